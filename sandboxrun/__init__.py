@@ -1,0 +1,32 @@
+"""sandboxrun: a declarative runner for agent sandboxes on Docker.
+
+The names below are the Python API. They are imported on first use, so that importing the package costs
+nothing on the command line's start-up path.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from sandboxrun.service import Sandbox, SandboxService
+    from sandboxrun.settings import Settings
+    from sandboxrun.spawner import AgentResult, AgentSession, AgentSpawner
+
+_HOME = {
+    "Sandbox": "service",
+    "SandboxService": "service",
+    "Settings": "settings",
+    "AgentResult": "spawner",
+    "AgentSession": "spawner",
+    "AgentSpawner": "spawner",
+}
+__all__ = ["AgentResult", "AgentSession", "AgentSpawner", "Sandbox", "SandboxService", "Settings", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"sandboxrun.{_HOME[name]}"), name)

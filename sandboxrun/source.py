@@ -1,0 +1,117 @@
+"""Where things stand in a file: source texts, spans, and the nodes a YAML document is parsed to.
+
+Owns positions. Must not know YAML, options or the engine: the same nodes are built from plain Python
+values by :func:`node_of`, which is how the Python API reaches the parsers of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class SourceFile:
+    """A text that was read: `name` as the user would type it, `text` whole."""
+
+    name: str
+    text: str = attrs.field(repr=False)
+
+    def line(self, number: int) -> str:
+        """The text of line `number` (1-based), without its line end; "" past the end of the file."""
+        lines = self.text.splitlines()
+        return lines[number - 1] if 0 < number <= len(lines) else ""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Span:
+    """A place in a file: 1-based `line` and `column`; `length` characters on that line (at least 1)."""
+
+    file: SourceFile
+    line: int
+    column: int
+    length: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file.name}:{self.line}:{self.column}"
+
+
+Plain = str | int | float | bool | None
+
+
+@attrs.frozen(kw_only=True)
+class Scalar:
+    """One value. `text` is what the file said (so that `3.10` can be quoted back as it was written)."""
+
+    value: Plain
+    text: str = ""
+    span: Span | None = attrs.field(default=None, eq=False, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class ListNode:
+    """A sequence of nodes."""
+
+    items: tuple[Node, ...]
+    span: Span | None = attrs.field(default=None, eq=False, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class MapNode:
+    """A mapping, in the file's order; keys are unique scalars whose values are strings."""
+
+    entries: tuple[tuple[Scalar, Node], ...]
+    span: Span | None = attrs.field(default=None, eq=False, repr=False)
+
+    def get(self, key: str) -> Node | None:
+        """The value under `key`, or None."""
+        return next((value for name, value in self.entries if name.value == key), None)
+
+    def key(self, key: str) -> Scalar | None:
+        """The key node of `key`: the place to point at when the entry as a whole is wrong."""
+        return next((name for name, _ in self.entries if name.value == key), None)
+
+    def without(self, *keys: str) -> MapNode:
+        """The same mapping less `keys`."""
+        return attrs.evolve(self, entries=tuple(e for e in self.entries if e[0].value not in keys))
+
+
+Node = Scalar | ListNode | MapNode
+
+
+def node_of(value: Any, span: Span | None = None) -> Node:
+    """Plain Python data (str, int, float, bool, None, list, tuple, mapping) as nodes, all at `span`."""
+    match value:
+        case str() | bool() | int() | float() | None:
+            return Scalar(value=value, text=value if isinstance(value, str) else str(value), span=span)
+        case Mapping():
+            entries = tuple((Scalar(value=str(k), text=str(k), span=span), node_of(v, span)) for k, v in value.items())
+            return MapNode(entries=entries, span=span)
+        case Sequence() | set() | frozenset():
+            return ListNode(items=tuple(node_of(item, span) for item in value), span=span)
+    raise TypeError(f"{type(value).__name__} has no form in a profile: {value!r}")
+
+
+def plain_of(node: Node) -> Any:
+    """The node as plain data: dict, list and scalars."""
+    match node:
+        case Scalar():
+            return node.value
+        case ListNode():
+            return [plain_of(item) for item in node.items]
+        case MapNode():
+            return {str(key.value): plain_of(value) for key, value in node.entries}
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """The node and everything below it, keys left out, in the file's order."""
+    yield node
+    match node:
+        case ListNode():
+            for item in node.items:
+                yield from walk(item)
+        case MapNode():
+            for _, value in node.entries:
+                yield from walk(value)
