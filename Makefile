@@ -1,0 +1,60 @@
+# What a checkout can do; every target sets up what it needs. `make help` lists them.
+#
+#   PYTHON=python3.13      the Python to make .venv with (3.11 or later)
+#   WORKERS=2              run tests side by side
+#   PYTEST_ARGS="-k plan"  more arguments for pytest
+#   DOCKER_HOST=...        the engine to use; without it the default socket's, or one started here
+
+PYTHON ?= python3
+WORKERS ?=
+PYTEST_ARGS ?=
+RUN := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help test demo venv engine engine-stop image tools schema bench lint clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+test: lint engine image tools  ## run all the tests, on a real engine, with the coverage floors
+	@rm -rf .cache/coverage && mkdir -p .cache/coverage
+	@$(RUN) -m coverage run -m pytest --junitxml=.cache/junit.xml $(if $(WORKERS),-n $(WORKERS)) $(PYTEST_ARGS)
+	@$(RUN) -m coverage combine --quiet
+	@$(RUN) -m coverage report
+	@$(RUN) -m scripts.floors .cache/junit.xml
+
+demo: venv engine image  ## the main job on real input: three agents, evidence, nothing left behind
+	@$(RUN) examples/demo/demo.py
+
+venv: .venv/.installed  ## .venv with the package and its test extras
+
+.venv/.installed: pyproject.toml scripts/venv.py
+	@$(PYTHON) -m scripts.venv
+	@touch $@
+
+engine: venv  ## see that an engine answers; start one where none does
+	@$(RUN) -m scripts.engine start
+
+engine-stop:  ## stop the engine that `make engine` started, and no other
+	@if [ -x $(RUN) ]; then $(RUN) -m scripts.engine stop; fi
+
+image: engine  ## the base images, from the system's packages, where the engine lacks them
+	@$(RUN) -m scripts.image
+
+tools: venv  # programs that only tests need
+	@$(RUN) -m scripts.system docker-registry
+
+schema: venv  ## write schemas/ anew from the model's rows
+	@$(RUN) -m scripts.schema
+
+bench: venv engine image  ## the benchmarks, as ratios side by side in one run
+	@$(RUN) -m benchmarks
+
+lint: venv  ## ruff and mypy
+	@$(RUN) -m ruff check --quiet .
+	@$(RUN) -m mypy --no-error-summary
+
+clean:  ## stop the engine started here and remove what was built; installed packages stay
+	@if [ -x $(RUN) ]; then $(RUN) -m scripts.engine clean; fi
+	rm -rf .venv .cache .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage .coverage.* build dist

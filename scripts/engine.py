@@ -1,0 +1,132 @@
+"""The engine for `make demo` and `make test`: use the one that answers, else start one, and stop just that one.
+
+Usage: python -m scripts.engine start|stop|status
+
+The engine is looked for where docker users expect it: DOCKER_HOST (with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH),
+DOCKER_SOCKET, the docker CLI's context, the default socket. Where none answers and none was named, Debian's packages
+are installed and dockerd is started on the default socket, its files below SANDBOXRUN_DEV_STATE (by default
+/var/lib/sandboxrun-dev).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import docker
+import docker.errors
+import requests
+
+from scripts import system
+from scripts.daemon import Daemon, DaemonError, answers
+
+DEFAULT_SOCKET = Path("/var/run/docker.sock")
+OURS = Daemon(root=Path(os.environ.get("SANDBOXRUN_DEV_STATE", "/var/lib/sandboxrun-dev")), socket=DEFAULT_SOCKET)
+
+
+def client(timeout: float = 60) -> docker.DockerClient:
+    """A client of the engine that is to be used; raises docker.errors.DockerException where it does not answer."""
+    if "DOCKER_HOST" not in os.environ and (path := os.environ.get("DOCKER_SOCKET")):
+        found = docker.DockerClient(base_url=f"unix://{path}", version="auto", timeout=timeout)
+    else:
+        found = docker.from_env(version="auto", timeout=timeout)
+    try:
+        found.ping()
+    except requests.RequestException as error:
+        raise docker.errors.DockerException(str(error)) from error
+    return found
+
+
+def endpoint() -> str:
+    """The engine's address as DOCKER_HOST takes it, for messages and for processes started by tests."""
+    if "DOCKER_HOST" in os.environ:
+        return os.environ["DOCKER_HOST"]
+    return f"unix://{os.environ.get('DOCKER_SOCKET', DEFAULT_SOCKET)}"
+
+
+def start() -> None:
+    """See that an engine answers."""
+    try:
+        _tell(client())
+        return
+    except docker.errors.DockerException as error:
+        reason = str(error)
+    _refuse_unless_ours_to_start(reason)
+    if system.program("dockerd") is None or system.program("iptables") is None:
+        system.say("No engine answers: installing the packages docker.io, iptables and ca-certificates")
+        system.install("docker.io", "iptables", "ca-certificates")
+    if Path("/run/systemd/system").exists():
+        system.say("Starting the system's engine: systemctl start docker")
+        subprocess.run(["systemctl", "start", "docker"], check=False)
+    elif not answers(DEFAULT_SOCKET):  # installing the package may have started it
+        system.say(f"Starting dockerd on {DEFAULT_SOCKET}, its files in {OURS.root}; `make engine-stop` stops it")
+        _start_ours()
+    _tell(client())
+
+
+def stop() -> None:
+    """Stop the engine that `start` started; any other is left alone."""
+    if OURS.pid is None:
+        system.say("No engine was started from here: nothing to stop")
+        return
+    if not system.is_root():
+        system.fail(f"dockerd {OURS.pid} belongs to root; run this as root")
+    system.say(f"Stopping dockerd {OURS.pid}")
+    OURS.stop()
+
+
+def clean() -> None:
+    """Stop it and remove its files, images included."""
+    stop()
+    if OURS.root.exists() and system.is_root():
+        system.say(f"Removing {OURS.root}")
+        shutil.rmtree(OURS.root)
+
+
+def status() -> None:
+    """Say which engine answers; ends with 1 where none does."""
+    try:
+        _tell(client())
+    except docker.errors.DockerException as error:
+        system.fail(f"no engine answers at {endpoint()}: {error}")
+    if OURS.pid is not None:
+        system.say(f"It was started from here: dockerd {OURS.pid}, files in {OURS.root}")
+
+
+def _refuse_unless_ours_to_start(reason: str) -> None:
+    for name in ("DOCKER_HOST", "DOCKER_SOCKET", "DOCKER_CONTEXT"):
+        if os.environ.get(name):
+            system.fail(f"{name} is set, but no engine answers there: {reason}\nstart that engine, or unset {name}")
+    if not system.is_root():
+        system.fail(
+            f"no engine answers at {DEFAULT_SOCKET}: {reason}\n"
+            "start Docker and see that you may use it (`docker info`), set DOCKER_HOST to another engine,\n"
+            "or start one as root: sudo .venv/bin/python -m scripts.engine start"
+        )
+
+
+def _start_ours() -> None:
+    try:
+        OURS.start()
+    except (DaemonError, FileNotFoundError) as error:
+        system.fail(str(error))
+
+
+def _tell(found: docker.DockerClient) -> None:
+    version = found.version()
+    system.say(f"Using the engine at {endpoint()}: {version['Version']}, API {version['ApiVersion']}")
+
+
+def main(arguments: list[str]) -> None:
+    """Run one subcommand."""
+    commands = {"start": start, "stop": stop, "status": status, "clean": clean}
+    if len(arguments) != 1 or arguments[0] not in commands:
+        system.fail(f"usage: python -m scripts.engine {'|'.join(commands)}")
+    commands[arguments[0]]()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

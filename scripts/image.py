@@ -1,0 +1,170 @@
+"""Images made on this machine from Debian's packages, for engines that can reach no image registry.
+
+Usage: python -m scripts.image [--rebuild]
+
+- `sandboxrun/agent:latest`, about 290 MB: node, python, git and curl on Debian. It stands in for node:20-alpine
+  where that cannot be pulled; an image of your own under this name is used as it is.
+- `sandboxrun/busybox:latest`, 2 MB: one static busybox, for tests that need no more.
+
+Both have a user `agent` with uid 1000 and a home, and leave USER unset as node:20-alpine does.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import docker
+import docker.errors
+
+from scripts import engine, system
+
+AGENT = "sandboxrun/agent:latest"
+BUSYBOX = "sandboxrun/busybox:latest"
+
+_PACKAGES = ("nodejs", "python3", "git", "ca-certificates", "curl")
+_PATH = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PASSWD = "agent:x:1000:1000::/home/agent:/bin/sh"
+_GROUP = "agent:x:1000:"
+
+
+def ensure(client: docker.DockerClient, *, rebuild: bool = False) -> None:
+    """See that both images are on the engine."""
+    with system.locked(system.CACHE / "image.lock"):
+        for name, build in ((BUSYBOX, import_busybox), (AGENT, import_agent)):
+            if present(client, name) and not rebuild:
+                system.say(f"Using the image {name} that the engine has")
+            else:
+                build(client)
+
+
+def present(client: docker.DockerClient, name: str) -> bool:
+    """Whether the engine has it."""
+    try:
+        client.images.get(name)
+    except docker.errors.ImageNotFound:
+        return False
+    return True
+
+
+def import_agent(client: docker.DockerClient) -> None:
+    """Bootstrap a small Debian with the agent's tools and import it."""
+    system.say(f"Building the image {AGENT} from the system's packages ({', '.join(_PACKAGES)}): about a minute")
+    with tempfile.TemporaryDirectory(dir=system.CACHE) as folder:
+        archive = Path(folder) / "agent.tar"
+        _bootstrap(archive, Path(folder))
+        _import(client, AGENT, archive.read_bytes(), command='["node"]')
+
+
+def import_busybox(client: docker.DockerClient, name: str = BUSYBOX, extra: Mapping[str, bytes] | None = None) -> str:
+    """Import the busybox image, with `extra` files (path to content) if given. Returns the image id."""
+    system.say(f"Importing the image {name}")
+    return _import(client, name, busybox_archive(extra or {}), command='["sh"]')
+
+
+def busybox_archive(extra: Mapping[str, bytes]) -> bytes:
+    """A root file system as a tar: busybox, a link for each of its commands, users, homes, /tmp."""
+    (binary,) = [p for p in system.unpacked("busybox-static").rglob("bin/busybox") if p.is_file()]
+    commands = subprocess.run([binary, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    files = {
+        "etc/passwd": f"root:x:0:0::/root:/bin/sh\n{_PASSWD}\n".encode(),
+        "etc/group": f"root:x:0:\n{_GROUP}\n".encode(),
+        **extra,
+    }
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path, mode, owner in (("tmp", 0o1777, 0), ("root", 0o700, 0), ("home/agent", 0o755, 1000)):
+            _add(tar, path, tarfile.DIRTYPE, mode=mode, owner=owner)
+        _add(tar, "bin/busybox", tarfile.REGTYPE, content=binary.read_bytes(), mode=0o755)
+        for command in commands:
+            if command != "busybox":
+                _add(tar, f"bin/{command}", tarfile.SYMTYPE, link="busybox")
+        for path, content in files.items():
+            _add(tar, path, tarfile.REGTYPE, content=content)
+    return buffer.getvalue()
+
+
+def _add(
+    tar: tarfile.TarFile,
+    path: str,
+    kind: bytes,
+    *,
+    content: bytes = b"",
+    mode: int = 0o644,
+    owner: int = 0,
+    link: str = "",
+) -> None:
+    entry = tarfile.TarInfo(path)
+    entry.type, entry.mode, entry.size, entry.linkname = kind, mode, len(content), link
+    entry.uid = entry.gid = owner
+    tar.addfile(entry, io.BytesIO(content))
+
+
+def _bootstrap(archive: Path, folder: Path) -> None:
+    sources = folder / "debian.list"
+    sources.write_text(_sources())
+    users = "; ".join(
+        [
+            f'echo {shlex.quote(_PASSWD)} >>"$1/etc/passwd"',
+            f'echo {shlex.quote(_GROUP)} >>"$1/etc/group"',
+            'mkdir -p "$1/home/agent" && chown 1000:1000 "$1/home/agent"',
+            'rm -f "$1"/etc/apt/sources.list.d/*',  # the machine's mirrors are none of the image's business
+        ]
+    )
+    left_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "doc", "locale", "info")]
+    command = [
+        str(system.unpacked("mmdebstrap") / "usr/bin/mmdebstrap"), "--quiet", "--variant=essential",
+        f"--include={','.join(_PACKAGES)}", *left_out, f"--customize-hook={users}", "", str(archive), str(sources),
+    ]  # fmt: skip
+    environment = {**os.environ, "PATH": system.SEARCH_PATH}
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        system.fail(f"{done.stdout}the image could not be built; tag one of your own as {AGENT} instead")
+
+
+def _sources() -> str:
+    """The machine's own package sources of its distribution, one a line; third parties' are left out."""
+    wanted = "$(REPO_URI) $(RELEASE) $(COMPONENT)"
+    distribution = _distribution()
+    listed = subprocess.run(
+        ["apt-get", "indextargets", f"--format={wanted}", "Created-By: Packages", f"Origin: {distribution.title()}"],
+        capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    if not listed:
+        system.fail(f"apt has no package lists of {distribution}; run `apt-get update` as root, then this again")
+    keyring = Path(f"/usr/share/keyrings/{distribution}-archive-keyring.gpg")
+    signed = f"[signed-by={keyring}] " if keyring.exists() else ""
+    return "".join(f"deb {signed}{line}\n" for line in dict.fromkeys(listed))
+
+
+def _distribution() -> str:
+    lines = Path("/etc/os-release").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line).get("ID", "debian").strip('"')
+
+
+def _import(client: docker.DockerClient, name: str, archive: bytes, *, command: str) -> str:
+    repository, _, tag = name.rpartition(":")
+    answer = client.api.import_image_from_data(archive, repository, tag, changes=[_PATH, f"CMD {command}"])
+    try:
+        return str(client.images.get(name).id)
+    except docker.errors.ImageNotFound:
+        system.fail(f"the engine did not take the image {name}: {answer}")
+
+
+def main(arguments: list[str]) -> None:
+    """Make what is missing; with --rebuild, both anew."""
+    ensure(engine.client(timeout=600), rebuild="--rebuild" in arguments)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
