@@ -1,0 +1,39 @@
+"""The labels that make an engine's objects ours. They are the state: set at creation, never changed.
+
+Owns the label names and the JSON forms they hold. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+PREFIX = "sandboxrun."
+PROJECT = PREFIX + "project"
+SANDBOX = PREFIX + "sandbox"  # the address
+RUN = PREFIX + "run"  # one id a container, from creation to its evidence
+SPEC = PREFIX + "spec"  # the spec as last applied, canonical JSON
+SPEC_DIGEST = PREFIX + "spec-digest"
+PROFILE_DIGEST = PREFIX + "profile-digest"
+PLAN_DIGEST = PREFIX + "plan-digest"
+INPUTS_DIGEST = PREFIX + "inputs-digest"
+WORKSPACE = PREFIX + "workspace"
+SECRETS = PREFIX + "secrets"
+CONFIGS = PREFIX + "configs"
+DEADLINE = PREFIX + "ttl-deadline"  # absolute, RFC 3339; past it the container is collected whoever made it
+OWNER = PREFIX + "owner"  # who made a one-off: its death makes the container an orphan
+ONE_OFF = PREFIX + "one-off"  # made by `run`, not by `apply`
+ROLE = PREFIX + "role"  # "courier": carries files into a volume; never started
+NETWORK = PREFIX + "network"  # the key of a network
+VOLUME = PREFIX + "volume"  # the key of a volume, or "<address>.<part>"
+CONFIG = PREFIX + "config-digest"  # of a network's or volume's own options
+VERSION = PREFIX + "version"
+
+
+def ours(labels: Mapping[str, str] | None, project: str) -> bool:
+    """Whether an object carries the project's label."""
+    return (labels or {}).get(PROJECT) == project
+
+
+def of_user(labels: Mapping[str, str] | None) -> dict[str, str]:
+    """The labels that are not sandboxrun's own."""
+    return {name: value for name, value in (labels or {}).items() if not name.startswith(PREFIX)}

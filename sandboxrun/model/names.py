@@ -1,0 +1,76 @@
+"""Names: what sandboxrun's objects are called on the engine, and back.
+
+Owns the naming scheme: containers `<project>-<sandbox>[-<each>]`, networks and volumes `<project>_<key>`,
+a sandbox's own volumes `<container>.<part>`. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+import attrs
+
+PROJECT = r"[a-z0-9][a-z0-9_-]{0,62}"  # Compose's rule for project names
+KEY = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
+WORKSPACE, SECRETS, CONFIGS = "workspace", "secrets", "configs"
+PARTS = (WORKSPACE, SECRETS, CONFIGS)
+
+
+def address(sandbox: str, each: str | None = None) -> str:
+    """How plans and `--target` name a sandbox: `reviewer`, or `reviewer["lint"]` for one of a `for_each`."""
+    if each is None:
+        return sandbox
+    escaped = each.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{sandbox}["{escaped}"]'
+
+
+def container_name(project: str, sandbox: str, each: str | None = None) -> str:
+    """The container's name. Where `each` is no name by itself, a digest keeps two of them apart."""
+    if each is None:
+        return f"{project}-{sandbox}"
+    slug = re.sub(r"[^A-Za-z0-9_.]+", "-", each).strip("-.")[:40]
+    if slug == each:
+        return f"{project}-{sandbox}-{each}"
+    digest = hashlib.sha256(each.encode()).hexdigest()[:8]
+    return f"{project}-{sandbox}-{slug}-{digest}" if slug else f"{project}-{sandbox}-{digest}"
+
+
+def part_volume(container: str, part: str) -> str:
+    """The volume that holds a sandbox's `part` (workspace, secrets, configs)."""
+    return f"{container}.{part}"
+
+
+@attrs.frozen(kw_only=True)
+class Names:
+    """Keys of a profile's networks and volumes as engine names. `given` maps those with a name of their own
+    (`name:` or `external:`); all others are `<project>_<key>`.
+    """
+
+    project: str
+    given_networks: Mapping[str, str] = attrs.field(factory=dict)
+    given_volumes: Mapping[str, str] = attrs.field(factory=dict)
+
+    def network(self, key: str) -> str:
+        """The engine's name of the network `key`."""
+        return self.given_networks.get(key, f"{self.project}_{key}")
+
+    def volume(self, key: str) -> str:
+        """The engine's name of the volume `key`."""
+        return self.given_volumes.get(key, f"{self.project}_{key}")
+
+    def network_key(self, name: str) -> str:
+        """The key whose engine name is `name`; a name that is none of ours stands for itself."""
+        return _key(self.project, self.given_networks, name)
+
+    def volume_key(self, name: str) -> str:
+        """The key whose engine name is `name`; a name that is none of ours stands for itself."""
+        return _key(self.project, self.given_volumes, name)
+
+
+def _key(project: str, given: Mapping[str, str], name: str) -> str:
+    for key, engine_name in given.items():
+        if engine_name == name:
+            return key
+    return name.removeprefix(f"{project}_")

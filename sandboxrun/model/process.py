@@ -1,0 +1,184 @@
+"""Options of the process: what runs, as whom, with what around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from sandboxrun.model import labels
+from sandboxrun.model import placements as at
+from sandboxrun.model.option import Effect, option
+from sandboxrun.model.records import Healthcheck, HealthcheckType, Logging, LoggingType
+from sandboxrun.model.types import Choice, Command, Duration, Flag, ListOf, Pairs, Text, freeze
+
+NAME = Text(pattern=r"[A-Za-z_][A-Za-z0-9_.-]*", hint="a variable's name")
+LABEL = Text(pattern=r"[^=\0\s]+", hint="a label's name")
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class ProcessOptions:
+    """Rows of the process."""
+
+    image: str = option(
+        Text(pattern=r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}", hint="an image reference"),
+        default="node:20-alpine",
+        description="The image to run, by tag or, better, by digest.",
+        example="node:20-alpine",
+        at=at.Config("Image", read=at.text),
+    )
+    command: tuple[str, ...] | None = option(
+        Command(),
+        default=None,
+        description="The command, in place of the image's.",
+        example=["node", "/agent/run.js"],
+        at=at.Config("Cmd", write=list, read=at.words_or_none),
+        inherited=True,
+    )
+    entrypoint: tuple[str, ...] | None = option(
+        Command(),
+        default=None,
+        description="The entry point, in place of the image's.",
+        example=["/usr/bin/env"],
+        at=at.Config("Entrypoint", write=list, read=at.words_or_none),
+        inherited=True,
+    )
+    user: str = option(
+        Text(numbers=True, pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?", hint="uid or uid:gid"),
+        default="1000:1000",
+        description="The user, and group, that the command runs as; never root unless you say so.",
+        example="1000:1000",
+        at=at.Config("User", read=at.text),
+        always=True,
+    )
+    working_dir: str | None = option(
+        Text(pattern=r"/[^\0]*", hint="an absolute path"),
+        default=None,
+        description="The working directory; the workspace's target when there is one.",
+        example="/workspace",
+        at=at.Config("WorkingDir", read=at.text_or_none),
+        inherited=True,
+    )
+    environment: Mapping[str, str | None] = option(
+        Pairs(bare=True, name=NAME),
+        default=freeze({}),
+        description="Environment variables. Not for secrets: whoever can inspect the container reads them.",
+        example={"CI": "1"},
+        at=at.Config("Env", write=at.to_equals, read=at.from_equals),
+        inherited=True,
+        merge="map",
+    )
+    init: bool = option(
+        Flag(),
+        default=True,
+        description="Run an init as PID 1, which forwards signals and reaps children.",
+        example=True,
+        at=at.Host("Init", read=at.flag),
+    )
+    tty: bool = option(
+        Flag(),
+        default=False,
+        description="Give the command a terminal; stdout and stderr become one stream.",
+        example=False,
+        at=at.Config("Tty", read=at.flag),
+    )
+    stdin_open: bool = option(
+        Flag(),
+        default=False,
+        description="Keep standard input open.",
+        example=False,
+        at=at.Config("OpenStdin", read=at.flag),
+    )
+    stop_signal: str | None = option(
+        Text(pattern=r"(SIG)?[A-Z0-9+-]{1,12}|\d{1,2}", hint="a signal's name", numbers=True),
+        default=None,
+        description="The signal that asks the command to end.",
+        example="SIGTERM",
+        at=at.Config("StopSignal", read=at.text_or_none),
+        inherited=True,
+    )
+    stop_grace_period: int = option(
+        Duration(),
+        default=10_000_000_000,
+        description="How long it may take to end after that, in whole seconds, before it is killed.",
+        example="10s",
+        at=at.Config("StopTimeout", write=at.seconds, read=at.nanoseconds),
+    )
+    restart: str = option(
+        Text(pattern=r"no|always|unless-stopped|on-failure(:\d{1,6})?", hint="no, on-failure[:n], always or unless-stopped"),
+        default="no",
+        description="Whether the engine starts it again. A sandbox is a task: leave it at no.",
+        example="no",
+        at=at.Host("RestartPolicy", write=at.to_restart, read=at.from_restart),
+        effect=Effect.LIVE,
+    )
+    healthcheck: Healthcheck | None = option(
+        HealthcheckType,
+        default=None,
+        description="How the engine tests that the sandbox is healthy.",
+        example={"test": ["CMD", "true"], "interval": "30s"},
+        at=at.Config("Healthcheck", write=at.to_health, read=at.from_health),
+        inherited=True,
+        merge="map",
+    )
+    hostname: str | None = option(
+        Text(pattern=r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?", hint="a host name"),
+        default=None,
+        description="The host name inside.",
+        example="agent",
+        at=at.Hostname(),
+    )
+    labels: Mapping[str, str] = option(
+        Pairs(name=LABEL, reserved=labels.PREFIX),
+        default=freeze({}),
+        description="Labels of your own.",
+        example={"team": "research"},
+        at=at.Labels(),
+        inherited=True,
+        merge="map",
+    )
+    annotations: Mapping[str, str] = option(
+        Pairs(name=LABEL),
+        default=freeze({}),
+        description="Annotations for the OCI runtime.",
+        example={"com.example.note": "reviewed"},
+        at=at.Host("Annotations", write=dict, read=at.mapping),
+        since="1.43",
+        merge="map",
+    )
+    platform: str | None = option(
+        Text(pattern=r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?", hint="os/arch[/variant]"),
+        default=None,
+        description="The platform of the image.",
+        example="linux/amd64",
+        at=at.Recorded(),
+    )
+    pull_policy: str = option(
+        Choice(values=("missing", "always", "never", "if_not_present")),
+        default="missing",
+        description="When the image is pulled.",
+        example="missing",
+        effect=Effect.NONE,
+    )
+    runtime: str | None = option(
+        Text(pattern=r"[A-Za-z0-9._-]+", hint="the name of a runtime"),
+        default=None,
+        description="The OCI runtime, for example runsc for gVisor; the engine's own when left out.",
+        example="runsc",
+        at=at.Host("Runtime", read=at.text_or_none),
+    )
+    logging: Logging = option(
+        LoggingType,
+        default=Logging(),
+        description="Where the engine writes the output, and how much of it is kept.",
+        example={"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}},
+        at=at.Host("LogConfig", write=at.to_logging, read=at.from_logging),
+    )
+    group_add: tuple[str, ...] = option(
+        ListOf(item=Text(numbers=True, pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]*", hint="a group"), unique=True),
+        default=(),
+        description="More groups of the user.",
+        example=["2000"],
+        at=at.Host("GroupAdd", write=list, read=at.words),
+        merge="append",
+    )

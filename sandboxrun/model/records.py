@@ -1,0 +1,318 @@
+"""The small records that options are made of: mounts, limits, health checks, the workspace, the lifetime …
+
+Owns each record's fields (rows themselves) and its short form. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import attrs
+
+from sandboxrun.errors import Problems
+from sandboxrun.model.option import Record, option
+from sandboxrun.model.types import (
+    Choice,
+    Command,
+    Duration,
+    Flag,
+    Integer,
+    ListOf,
+    MapOf,
+    Pairs,
+    Short,
+    Size,
+    Text,
+    freeze,
+    span_of,
+)
+from sandboxrun.source import MapNode, Node, Scalar
+
+ABSOLUTE = r"/[^\0:]*"
+AbsolutePath = Text(pattern=ABSOLUTE, hint="an absolute path")
+FileName = Text(pattern=r"[^/\0]+", hint="a file name")
+FileMode = Integer(least=0, most=0o7777)
+
+
+@attrs.frozen(kw_only=True)
+class Mount:
+    """A mount that the profile asks for. `source` is a host path (bind), a volume's key, or "" (tmpfs)."""
+
+    type: str = option(Choice(values=("bind", "volume", "tmpfs")), description="What is mounted.", example="bind")
+    source: str | None = option(
+        Text(hint="a path or a volume"),
+        default=None,
+        description="The host path, relative to the profile, or the volume's key.",
+        example="./data",
+    )
+    target: str = option(AbsolutePath, description="Where it stands in the sandbox.", example="/data")
+    read_only: bool = option(Flag(), default=False, description="Mount it read-only.", example=True)
+
+
+def _check_mount(mount: Mount, node: MapNode, problems: Problems) -> None:
+    if mount.type != "tmpfs" and mount.source is None:
+        problems.add(f'a {mount.type} mount needs a "source"', node.span)
+    if mount.type == "tmpfs":
+        problems.add(
+            "a tmpfs stands under its own key", span_of(node, "type"), f'write tmpfs: ["{mount.target}:size=64m"]'
+        )
+
+
+def read_mount(text: str) -> Mount:
+    """Compose's short syntax `source:target[:ro|rw]`; a source with a slash or a leading dot is a path."""
+    parts = text.split(":")
+    if len(parts) < 2:
+        raise ValueError("an anonymous volume outlives nothing; name a source, as in ./data:/data")
+    source, target, *rest = parts
+    modes = rest[0].split(",") if rest else []
+    if len(rest) > 1 or any(mode not in ("ro", "rw") for mode in modes):
+        raise ValueError(f'the mode must be ro or rw, not "{":".join(rest)}"')
+    if not source or not target.startswith("/"):
+        raise ValueError("the target must be an absolute path")
+    kind = "bind" if source.startswith((".", "/", "~")) or "/" in source else "volume"
+    return Mount(type=kind, source=source, target=target, read_only="ro" in modes)
+
+
+MountType = Short(
+    record=Record(cls=Mount, title="a volume", check=_check_mount),
+    read=read_mount,
+    expected="a volume, such as ./data:/data:ro",
+    pattern=r"[^:]+:/[^:]*(:(ro|rw)(,(ro|rw))*)?",
+)
+
+
+@attrs.frozen(kw_only=True)
+class Ulimit:
+    """A resource limit of the kernel; -1 is unlimited."""
+
+    soft: int = option(Integer(least=-1), description="The limit in force.", example=1024)
+    hard: int = option(Integer(least=-1), description="The ceiling a process may raise it to.", example=2048)
+
+
+def _read_ulimit(text: str) -> Ulimit:
+    if not re.fullmatch(r"-?\d{1,19}", text) or int(text) < -1:
+        raise ValueError("a limit is a whole number, or -1")
+    return Ulimit(soft=int(text), hard=int(text))
+
+
+def _check_ulimit(limit: Ulimit, node: MapNode, problems: Problems) -> None:
+    if limit.hard != -1 and (limit.soft == -1 or limit.soft > limit.hard):
+        problems.add(f"the soft limit {limit.soft} is above the hard limit {limit.hard}", span_of(node, "soft"))
+
+
+UlimitType = Short(
+    record=Record(cls=Ulimit, title="a ulimit", check=_check_ulimit),
+    read=_read_ulimit,
+    expected="a limit, or a mapping of soft and hard",
+    pattern=r"-?\d{1,19}",
+)
+ULIMIT_NAMES = "core|cpu|data|fsize|locks|memlock|msgqueue|nice|nofile|nproc|rss|rtprio|rttime|sigpending|stack"
+Ulimits = MapOf(item=UlimitType, name=Text(pattern=ULIMIT_NAMES, hint="the name of a ulimit, such as nofile"))
+
+
+@attrs.frozen(kw_only=True)
+class HealthTest(Command):
+    """A test: a list that begins with CMD or CMD-SHELL, or a text, which the sandbox's shell runs."""
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        if isinstance(node, Scalar) and isinstance(node.value, str):
+            return ("CMD-SHELL", node.value)
+        return super().parse(node, problems)
+
+
+@attrs.frozen(kw_only=True)
+class Healthcheck:
+    """How the engine tests that the sandbox is healthy."""
+
+    test: tuple[str, ...] | None = option(
+        HealthTest(), default=None, description="The test; a list begins with CMD or CMD-SHELL.", example=["CMD", "true"]
+    )
+    interval: int | None = option(Duration(), default=None, description="Time between tests.", example="30s")
+    timeout: int | None = option(Duration(), default=None, description="Time one test may take.", example="5s")
+    retries: int | None = option(Integer(least=1), default=None, description="Failures before unhealthy.", example=3)
+    start_period: int | None = option(
+        Duration(), default=None, description="Time in which failures do not count.", example="10s"
+    )
+    disable: bool = option(Flag(), default=False, description="Turn the image's own test off.", example=True)
+
+
+def _check_health(check: Healthcheck, node: MapNode, problems: Problems) -> None:
+    if check.test and not check.disable and check.test[0] not in ("CMD", "CMD-SHELL", "NONE"):
+        problems.add("the test must begin with CMD, CMD-SHELL or NONE", span_of(node, "test"))
+
+
+@attrs.frozen(kw_only=True)
+class Logging:
+    """Where the engine writes what the sandbox prints, and how much of it is kept."""
+
+    driver: str = option(
+        Choice(values=("json-file", "local", "none")),
+        default="json-file",
+        description="The engine's log driver; only those that can be read back.",
+        example="local",
+    )
+    options: dict[str, str] = option(
+        Pairs(),
+        default=freeze({"max-size": "10m", "max-file": "3"}),
+        description="The driver's options.",
+        example={"max-size": "10m", "max-file": "3"},
+    )
+
+
+@attrs.frozen(kw_only=True)
+class FileRef:
+    """A secret or config as the sandbox sees it: a file under /run/secrets or /run/configs."""
+
+    source: str = option(Text(hint="a key of the top level"), description="The key it has at the top level.")
+    target: str | None = option(FileName, default=None, description="The file's name; the key when left out.")
+    uid: int | None = option(Integer(most=2**32 - 2), default=None, description="The owner; the sandbox's user.")
+    gid: int | None = option(Integer(most=2**32 - 2), default=None, description="The group; the sandbox's user's.")
+    mode: int = option(FileMode, default=0o400, description="The permissions, in octal.", example=0o400)
+
+    @property
+    def file_name(self) -> str:
+        """The name under /run/secrets or /run/configs."""
+        return self.target or self.source
+
+
+FileRefType = Short(
+    record=Record(cls=FileRef, title="a file reference"),
+    read=lambda text: FileRef(source=text),
+    expected="the key of a secret or config",
+    pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
+)
+
+
+@attrs.frozen(kw_only=True)
+class Workspace:
+    """The files an agent works on."""
+
+    source: str = option(
+        Text(hint="a path"), default=".", description="The directory, relative to the profile.", example="."
+    )
+    target: str = option(AbsolutePath, default="/workspace", description="Where it stands.", example="/workspace")
+    access: str = option(
+        Choice(values=("copy", "rw", "ro")),
+        default="copy",
+        description="copy: works on a copy, changes come back as a patch; rw, ro: the directory itself.",
+        example="copy",
+    )
+
+
+WorkspaceType = Short(
+    record=Record(cls=Workspace, title="workspace"),
+    read=lambda text: Workspace(source=text),
+    expected="a path, or a mapping of source, target and access",
+)
+
+
+@attrs.frozen(kw_only=True)
+class Lifetime:
+    """How long a sandbox may live."""
+
+    timeout: int | None = option(
+        Duration(), default=None, description="Wall-clock time from its start until it is ended.", example="30m"
+    )
+    idle: int | None = option(
+        Duration(),
+        default=None,
+        description="Time without output after which `run` and `apply --wait` end it.",
+        example="10m",
+    )
+    ttl: int | None = option(
+        Duration(),
+        default=None,
+        description="Time from its creation until anyone may collect it, whatever its state.",
+        example="2h",
+    )
+
+
+@attrs.frozen(kw_only=True)
+class EvidencePolicy:
+    """What is kept of a run beside what is always kept."""
+
+    artifacts: tuple[str, ...] = option(
+        ListOf(item=AbsolutePath, unique=True),
+        default=(),
+        description="Files and directories copied out of the sandbox when it has ended.",
+        example=["/workspace/report"],
+    )
+    artifacts_limit: int = option(
+        Size(), default=64 * 1024**2, description="The most that artifacts may hold, in all.", example="64m"
+    )
+    logs_limit: int = option(
+        Size(), default=64 * 1024**2, description="The most that is kept of each output stream.", example="64m"
+    )
+    filesystem_changes: bool = option(
+        Flag(), default=True, description="List the files changed outside mounts.", example=True
+    )
+    patch: bool = option(
+        Flag(), default=True, description="Keep the changes of a copied workspace as a patch.", example=True
+    )
+    usage_every: int = option(
+        Duration(), default=1_000_000_000, description="How often resource usage is sampled.", example="1s"
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Dependency:
+    """What must hold of another sandbox before this one starts."""
+
+    condition: str = option(
+        Choice(values=("service_started", "service_healthy", "service_completed_successfully")),
+        default="service_started",
+        description="What must hold of the other sandbox.",
+        example="service_completed_successfully",
+    )
+    required: bool = option(
+        Flag(), default=True, description="Whether it is an error when the other is not declared.", example=False
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Device:
+    """A host device in the sandbox."""
+
+    source: str = option(AbsolutePath, description="The device on the host.", example="/dev/fuse")
+    target: str | None = option(AbsolutePath, default=None, description="Its path inside; the same when left out.")
+    permissions: str = option(
+        Text(pattern="[rwm]{1,3}", hint="some of r, w and m"), default="rwm", description="read, write, mknod."
+    )
+
+
+def _read_device(text: str) -> Device:
+    source, *rest = text.split(":")
+    target = rest[0] if rest else source
+    permissions = rest[1] if len(rest) > 1 else "rwm"
+    if len(rest) > 2 or not re.fullmatch("[rwm]{1,3}", permissions) or not (source + target).startswith("/"):
+        raise ValueError("the form is /dev/host[:/dev/inside[:rwm]]")
+    return Device(source=source, target=target, permissions=permissions)
+
+
+DeviceType = Short(
+    record=Record(cls=Device, title="a device"), read=_read_device, expected="a device", pattern=r"/[^:]*(:[^:]*){0,2}"
+)
+
+
+@attrs.frozen(kw_only=True)
+class Attachment:
+    """How a sandbox joins a network."""
+
+    aliases: tuple[str, ...] = option(
+        ListOf(item=Text(hint="a host name"), unique=True), default=(), description="More names on that network."
+    )
+    ipv4_address: str | None = option(
+        Text(pattern=r"\d{1,3}(\.\d{1,3}){3}", hint="an IPv4 address"),
+        default=None,
+        description="A fixed address; the network needs a subnet.",
+        example="10.77.0.2",
+    )
+
+
+HealthcheckType = Record(cls=Healthcheck, title="healthcheck", check=_check_health)
+LoggingType = Record(cls=Logging, title="logging")
+LifetimeType = Record(cls=Lifetime, title="lifetime")
+EvidenceType = Record(cls=EvidencePolicy, title="evidence")
+AttachmentType = Record(cls=Attachment, title="a network attachment")
+DependencyType = Record(cls=Dependency, title="depends_on")

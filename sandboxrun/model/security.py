@@ -1,0 +1,119 @@
+"""Options of privilege: what the kernel lets the sandbox do. Some are fixed: no profile can change them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from sandboxrun.model import placements as at
+from sandboxrun.model.capabilities import Capabilities
+from sandboxrun.model.option import option
+from sandboxrun.model.security_opt import SecurityOpts
+from sandboxrun.model.types import Choice, Flag, Pairs, Text, freeze
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class SecurityOptions:
+    """Rows of privilege."""
+
+    read_only: bool = option(
+        Flag(),
+        default=True,
+        description="Mount the root filesystem read-only.",
+        example=True,
+        at=at.Host("ReadonlyRootfs", read=at.flag),
+        always=True,
+    )
+    cap_drop: tuple[str, ...] = option(
+        Capabilities(),
+        default=("ALL",),
+        description="Capabilities taken away. All of them, unless you say which.",
+        example=["ALL"],
+        at=at.Host("CapDrop", write=list, read=at.capabilities),
+        always=True,
+        merge="append",
+    )
+    cap_add: tuple[str, ...] = option(
+        Capabilities(),
+        default=(),
+        description="Capabilities given.",
+        example=["NET_BIND_SERVICE"],
+        at=at.Host("CapAdd", write=list, read=at.capabilities),
+        always=True,
+        merge="append",
+    )
+    security_opt: Mapping[str, str] = option(
+        SecurityOpts(),
+        default=freeze({"no-new-privileges": "true"}),
+        description="Security options of the engine; no-new-privileges stays on unless you turn it off by name.",
+        example=["no-new-privileges:true"],
+        at=at.Host("SecurityOpt", write=at.to_security, read=at.from_security),
+        always=True,
+        merge="map",
+    )
+    userns_mode: str | None = option(
+        Choice(values=("host",)),
+        default=None,
+        description="host turns the engine's user namespaces off for this sandbox.",
+        example="host",
+        at=at.Host("UsernsMode", read=at.text_or_none),
+        always=True,
+    )
+    ipc: str = option(
+        Choice(values=("private", "none", "shareable")),
+        default="private",
+        description="The IPC namespace; none has no /dev/shm.",
+        example="private",
+        at=at.Host("IpcMode", read=at.text),
+        always=True,
+    )
+    sysctls: Mapping[str, str] = option(
+        Pairs(name=Text(pattern=r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", hint="the name of a sysctl")),
+        default=freeze({}),
+        description="Kernel parameters of the sandbox's own namespaces.",
+        example={"net.ipv4.ip_unprivileged_port_start": "0"},
+        at=at.Host("Sysctls", write=dict, read=at.mapping),
+        always=True,
+        merge="map",
+    )
+    privileged: bool = option(
+        Flag(),
+        default=False,
+        description="Never.",
+        at=at.Host("Privileged", read=at.flag),
+        always=True,
+        settable=False,
+    )
+    pid: str = option(
+        Choice(values=("",)),
+        default="",
+        description="The PID namespace is always the sandbox's own.",
+        at=at.Host("PidMode", read=at.text),
+        always=True,
+        settable=False,
+    )
+    uts: str = option(
+        Choice(values=("",)),
+        default="",
+        description="The UTS namespace is always the sandbox's own.",
+        at=at.Host("UTSMode", read=at.text),
+        always=True,
+        settable=False,
+    )
+    cgroup: str = option(
+        Choice(values=("private",)),
+        default="private",
+        description="The cgroup namespace is always the sandbox's own.",
+        at=at.Host("CgroupnsMode", read=at.text),
+        always=True,
+        settable=False,
+    )
+    auto_remove: bool = option(
+        Flag(),
+        default=False,
+        description="Never: it loses the evidence.",
+        at=at.Host("AutoRemove", read=at.flag),
+        always=True,
+        settable=False,
+    )

@@ -1,0 +1,159 @@
+"""The spec of one sandbox: every option, as rows.
+
+Owns the list of options, the keys of Compose that are not offered with what to do instead, and what options
+imply of each other. The rows themselves stand by theme in process, resources, security and placing. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from sandboxrun.errors import Problems
+from sandboxrun.model.option import Record, Row, rows, to_plain
+from sandboxrun.model.placing import PlaceOptions
+from sandboxrun.model.process import ProcessOptions
+from sandboxrun.model.records import Attachment
+from sandboxrun.model.resources import ResourceOptions
+from sandboxrun.model.security import SecurityOptions
+from sandboxrun.model.types import freeze, span_of
+from sandboxrun.source import MapNode
+
+NOT_OFFERED: Mapping[str, str] = freeze(
+    {
+        "build": "build and push the image in an earlier step, then name it by digest in image:",
+        "ports": "a sandbox publishes no ports; read results as evidence, or use sandboxrun exec",
+        "expose": "sandboxes do not reach each other; leave it out",
+        "privileged": "a privileged container is no sandbox; name single capabilities in cap_add:",
+        "container_name": "containers are named after project and sandbox; set name: at the top level",
+        "deploy": "set mem_limit, cpus and pids_limit on the sandbox; for several of one kind use for_each",
+        "scale": "use for_each",
+        "links": "use networks",
+        "external_links": "use networks",
+        "volumes_from": "name each volume under volumes:",
+        "pid": "the PID namespace is always the sandbox's own",
+        "uts": "the UTS namespace is always the sandbox's own",
+        "cgroup": "the cgroup namespace is always the sandbox's own",
+        "cgroup_parent": "limits are set on the sandbox itself",
+        "oom_kill_disable": "a sandbox beyond its memory limit is ended and reported as OOM",
+        "device_cgroup_rules": "name each device under devices:",
+        "credential_spec": "it is for Windows containers",
+        "isolation": "it is for Windows containers",
+        "develop": "it is for development with Compose",
+        "profiles": "use when:",
+        "provider": "it is for Compose's plug-ins",
+        "mac_address": "the engine chooses it",
+        "cpu_period": "use cpus:",
+        "cpu_quota": "use cpus:",
+        "cpu_count": "use cpus:",
+        "cpu_percent": "use cpus:",
+        "cpu_rt_runtime": "use cpus:",
+        "cpu_rt_period": "use cpus:",
+        "mem_swappiness": "use memswap_limit:",
+        "blkio_config": "engines before API 1.55 take it and ignore it",
+        "attach": "use sandboxrun logs",
+        "label_file": "use labels:",
+        "domainname": "use hostname:",
+        "post_start": "make it part of the command",
+        "pre_stop": "make it part of the command",
+        "egress": "this version has network_mode: none and bridge; an allow-list by name is not there yet",
+    }
+)
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class SandboxSpec(ProcessOptions, ResourceOptions, SecurityOptions, PlaceOptions):
+    """Everything that one sandbox is; `SandboxSpec()` is the default sandbox with all that is silent closed.
+
+    Build it with keyword arguments in the model's own units (bytes, nanoseconds), or from a profile's
+    values with `parse_spec`.
+    """
+
+    @property
+    def digest(self) -> str:
+        """`sha256:…` of the canonical JSON: equal for equal specs, whatever they were written like."""
+        return digest_of(to_plain(self, defaults=True))
+
+
+def digest_of(plain: Any) -> str:
+    """`sha256:…` of JSON data in its canonical form: keys sorted, no white space."""
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
+    """What must hold between options."""
+    if spec.network_mode == "none" and spec.networks:
+        problems.add("network_mode: none has no networks", span_of(node, "networks"), "remove one of the two")
+    memory, both = spec.mem_limit, spec.memswap_limit
+    if both is not None and both > 0 and memory == 0:
+        problems.add("memswap_limit needs a mem_limit", span_of(node, "memswap_limit"))
+    if both is not None and 0 < both < memory:
+        problems.add(
+            "memswap_limit counts memory and swap together, so it can't be below mem_limit",
+            span_of(node, "memswap_limit"),
+            "leave it out for no swap",
+        )
+    if spec.mem_reservation > memory > 0:
+        problems.add("mem_reservation is above mem_limit", span_of(node, "mem_reservation"))
+    if 0 < memory < 6 * 1024**2:
+        problems.add("mem_limit is below 6m", span_of(node, "mem_limit"), "the engine refuses less")
+    if spec.logging.driver == "none":
+        problems.add("logging with driver none leaves no evidence", span_of(node, "logging"), "use json-file or local")
+    _check_targets(spec, node, problems)
+
+
+def _check_targets(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
+    taken: dict[str, str] = {}
+    places = [(path, "tmpfs") for path in spec.tmpfs]
+    places += [(mount.target, "volumes") for mount in spec.volumes]
+    places += [(spec.workspace.target, "workspace")] if spec.workspace else []
+    places += [("/run/secrets", "secrets")] if spec.secrets else []
+    places += [("/run/configs", "configs")] if spec.configs else []
+    for path, key in places:
+        path = path.rstrip("/") or "/"
+        if path == "/":
+            problems.add("nothing can be mounted over /", span_of(node, key))
+        if path in taken:
+            problems.add(f"{path} is mounted by {taken[path]} and by {key}", span_of(node, key), "choose another path")
+        taken[path] = key
+
+
+SpecType = Record(cls=SandboxSpec, title="a sandbox", refused=NOT_OFFERED, check=_check)
+
+
+def settle(spec: SandboxSpec) -> SandboxSpec:
+    """The spec with what its options imply written out: no swap, the default network, the workspace as directory.
+
+    Idempotent. Plans, payloads and labels hold settled specs only.
+    """
+    implied: dict[str, Any] = {}
+    if spec.memswap_limit is None:
+        implied["memswap_limit"] = spec.mem_limit
+    if spec.network_mode == "bridge" and not spec.networks:
+        implied["networks"] = freeze({"default": Attachment()})
+    if spec.working_dir is None and spec.workspace is not None:
+        implied["working_dir"] = spec.workspace.target
+    if spec.network_mode == "bridge" and spec.networks:
+        implied["networks"] = freeze(dict(sorted(spec.networks.items())))
+    if spec.volumes:
+        implied["volumes"] = tuple(sorted(spec.volumes, key=lambda mount: mount.target))
+    if spec.pids_limit == -1:
+        implied["pids_limit"] = 0
+    if spec.pull_policy == "if_not_present":
+        implied["pull_policy"] = "missing"
+    return attrs.evolve(spec, **implied) if implied else spec
+
+
+def parse_spec(node: Any, problems: Problems) -> SandboxSpec | None:
+    """A node as a settled spec, or None with the reasons in `problems`."""
+    spec = SpecType.parse(node, problems)
+    return settle(spec) if isinstance(spec, SandboxSpec) else None
+
+
+ROWS: tuple[Row, ...] = rows(SandboxSpec)
+BY_KEY: Mapping[str, Row] = freeze({row.key: row for row in ROWS})
