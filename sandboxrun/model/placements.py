@@ -81,7 +81,7 @@ def text(value: Any) -> str:
 
 
 def text_or_none(value: Any) -> str | None:
-    """"" is not set."""
+    """ "" is not set."""
     return str(value) if value else None
 
 
@@ -415,8 +415,10 @@ class NetworkMode:
             return "none"
         attached = ((live.inspect.get("NetworkSettings") or {}).get("Networks") or {}).keys()
         # the engine's own networks are never ours: show them for what they are
-        return str(mode) if mode in ("host", "bridge", "default") or str(mode).startswith("container:") else (
-            "bridge" if attached or mode else "none"
+        return (
+            str(mode)
+            if mode in ("host", "bridge", "default") or str(mode).startswith("container:")
+            else ("bridge" if attached or mode else "none")
         )
 
 

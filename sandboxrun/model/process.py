@@ -44,7 +44,9 @@ class ProcessOptions:
         inherited=True,
     )
     user: str = option(
-        Text(numbers=True, pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?", hint="uid or uid:gid"),
+        Text(
+            numbers=True, pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?", hint="uid or uid:gid"
+        ),
         default="1000:1000",
         description="The user, and group, that the command runs as; never root unless you say so.",
         example="1000:1000",
@@ -105,7 +107,10 @@ class ProcessOptions:
         at=at.Config("StopTimeout", write=at.seconds, read=at.nanoseconds),
     )
     restart: str = option(
-        Text(pattern=r"no|always|unless-stopped|on-failure(:\d{1,6})?", hint="no, on-failure[:n], always or unless-stopped"),
+        Text(
+            pattern=r"no|always|unless-stopped|on-failure(:\d{1,6})?",
+            hint="no, on-failure[:n], always or unless-stopped",
+        ),
         default="no",
         description="Whether the engine starts it again. A sandbox is a task: leave it at no.",
         example="no",

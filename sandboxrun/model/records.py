@@ -6,6 +6,7 @@ Owns each record's fields (rows themselves) and its short form. Pure.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -126,7 +127,10 @@ class Healthcheck:
     """How the engine tests that the sandbox is healthy."""
 
     test: tuple[str, ...] | None = option(
-        HealthTest(), default=None, description="The test; a list begins with CMD or CMD-SHELL.", example=["CMD", "true"]
+        HealthTest(),
+        default=None,
+        description="The test; a list begins with CMD or CMD-SHELL.",
+        example=["CMD", "true"],
     )
     interval: int | None = option(Duration(), default=None, description="Time between tests.", example="30s")
     timeout: int | None = option(Duration(), default=None, description="Time one test may take.", example="5s")
@@ -152,7 +156,7 @@ class Logging:
         description="The engine's log driver; only those that can be read back.",
         example="local",
     )
-    options: dict[str, str] = option(
+    options: Mapping[str, str] = option(
         Pairs(),
         default=freeze({"max-size": "10m", "max-file": "3"}),
         description="The driver's options.",

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import attrs
 
 from sandboxrun.model import placements as at
-from sandboxrun.model.option import Effect, option
-from sandboxrun.model.records import DeviceType, Device, Ulimit, Ulimits
-from sandboxrun.model.types import Cpus, Integer, ListOf, Pairs, Short, Size, Text, freeze
 from sandboxrun.model.gpus import Gpus
+from sandboxrun.model.option import Effect, option
+from sandboxrun.model.records import Device, DeviceType, Ulimit, Ulimits
+from sandboxrun.model.types import Cpus, Integer, ListOf, Pairs, Size, Text, freeze
 
 MIB = 1024**2
 
@@ -69,12 +69,12 @@ class ResourceOptions:
         effect=Effect.LIVE,
         can_clear=False,
     )
-    cpuset: str = option(
+    cpuset: str | None = option(
         Text(pattern=r"\d+(-\d+)?(,\d+(-\d+)?)*", hint="CPUs, such as 0-1 or 0,2", numbers=True),
-        default="",
+        default=None,
         description="The CPUs it may run on.",
         example="0-1",
-        at=at.Host("CpusetCpus", read=at.text),
+        at=at.Host("CpusetCpus", read=at.text_or_none),
         effect=Effect.LIVE,
         can_clear=False,
     )

@@ -31,9 +31,7 @@ class SecurityOpts:
                 if len(pairs) != len(node.items):
                     return refuse(problems, node, "a list of texts")
             case MapNode():
-                pairs = [
-                    ((str(k.value), v.text or str(v.value)), v) for k, v in node.entries if isinstance(v, Scalar)
-                ]
+                pairs = [((str(k.value), v.text or str(v.value)), v) for k, v in node.entries if isinstance(v, Scalar)]
                 if len(pairs) != len(node.entries):
                     return refuse(problems, node, "a mapping of texts")
             case _:

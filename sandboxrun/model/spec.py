@@ -66,7 +66,7 @@ NOT_OFFERED: Mapping[str, str] = freeze(
 
 
 @attrs.frozen(kw_only=True, slots=False)
-class SandboxSpec(ProcessOptions, ResourceOptions, SecurityOptions, PlaceOptions):
+class SandboxSpec(PlaceOptions, SecurityOptions, ResourceOptions, ProcessOptions):  # attrs takes the last base first
     """Everything that one sandbox is; `SandboxSpec()` is the default sandbox with all that is silent closed.
 
     Build it with keyword arguments in the model's own units (bytes, nanoseconds), or from a profile's

@@ -88,7 +88,11 @@ class Tmpfs:
     def schema(self) -> Schema:
         item: Schema = {"type": "string", "pattern": r"^/[^:]*(:[a-z_,=0-9a-zA-Z.]*)?$"}
         names: Schema = {"pattern": "^/"}
-        by_path: Schema = {"type": "object", "propertyNames": names, "additionalProperties": {"type": ["string", "null"]}}
+        by_path: Schema = {
+            "type": "object",
+            "propertyNames": names,
+            "additionalProperties": {"type": ["string", "null"]},
+        }
         return {"anyOf": [item, {"type": "array", "items": item, "uniqueItems": True}, by_path]}
 
     def plain(self, value: Mapping[str, str]) -> list[str]:

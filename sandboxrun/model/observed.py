@@ -1,0 +1,208 @@
+"""What the engine shows: sandboxes, networks, volumes and images of one project, at one moment.
+
+Owns the snapshot's types and the decoding of inspect answers into them. Pure: reading the engine is the
+workflow's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+
+from sandboxrun.model import labels
+from sandboxrun.model.codec import ImageConfig, decode, from_label, without_inherited
+from sandboxrun.model.names import Names
+from sandboxrun.model.objects import NetworkSpec, decode_network
+from sandboxrun.model.spec import SandboxSpec
+from sandboxrun.model.types import freeze
+
+
+@attrs.frozen(kw_only=True)
+class Created:
+    """Made, never started: the apply that made it did not live to start it."""
+
+
+@attrs.frozen(kw_only=True)
+class Running:
+    """Running (or paused, or being restarted) since `started`."""
+
+    started: datetime
+    paused: bool = False
+    health: str | None = None  # starting, healthy, unhealthy; None without a health check
+
+
+@attrs.frozen(kw_only=True)
+class Ended:
+    """Ran and ended."""
+
+    exit_code: int
+    oom: bool
+    started: datetime | None
+    finished: datetime | None
+    error: str = ""
+
+
+State = Created | Running | Ended
+
+
+@attrs.frozen(kw_only=True)
+class ObservedSandbox:
+    """One container of ours. `spec` is what it really is, less what its image gives; `applied` what was asked
+    when it was made (None when the label can't be read)."""
+
+    id: str
+    name: str
+    address: str
+    run: str
+    state: State
+    spec: SandboxSpec
+    applied: SandboxSpec | None
+    image_id: str
+    deadline: datetime | None
+    one_off: bool
+    owner: str | None
+    labels: Mapping[str, str]
+    inspect: Mapping[str, Any] = attrs.field(repr=False, eq=False)
+
+
+@attrs.frozen(kw_only=True)
+class ObservedNetwork:
+    """One network of ours; `attached` are the ids of running containers on it."""
+
+    id: str
+    name: str
+    key: str
+    config: str
+    spec: NetworkSpec
+    attached: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class ObservedVolume:
+    """One volume of ours; `key` is the profile's, or `<container>.<part>` for a sandbox's own."""
+
+    name: str
+    key: str
+    config: str | None
+    run: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Image:
+    """What a reference means on the engine now. `digest` is the registry's, where one was asked."""
+
+    reference: str
+    config: ImageConfig | None
+    digest: str | None = None
+    note: str | None = None  # why the registry could not say
+
+
+@attrs.frozen(kw_only=True)
+class Foreign:
+    """An object that has a name we need and is not ours."""
+
+    kind: str  # container, network, volume
+    name: str
+    id: str
+    whose: str  # "no labels of sandboxrun", or the other project's name
+
+
+@attrs.frozen(kw_only=True)
+class Snapshot:
+    """All that the planner looks at. `taken` is by the engine's clock, UTC."""
+
+    project: str
+    taken: datetime
+    api_version: str
+    engine_id: str = ""
+    shares_filesystem: bool = True
+    filesystem_note: str = ""
+    runtimes: tuple[str, ...] = ()
+    sandboxes: tuple[ObservedSandbox, ...] = ()
+    networks: tuple[ObservedNetwork, ...] = ()
+    volumes: tuple[ObservedVolume, ...] = ()
+    images: Mapping[str, Image] = attrs.field(factory=lambda: freeze({}))
+    foreign: tuple[Foreign, ...] = ()
+    orphaned: frozenset[str] = frozenset()  # ids of one-offs whose owner is gone
+    couriers: tuple[str, ...] = ()  # ids of couriers left by an apply that was killed
+    completed: Mapping[str, frozenset[str]] = attrs.field(factory=lambda: freeze({}))  # address → spec digests
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """The engine's RFC 3339 time (nanoseconds, zero meaning never) in UTC."""
+    if not text or text.startswith("0001-"):
+        return None
+    head, _, rest = text.partition(".")
+    if rest:
+        digits = "".join(c for c in rest.split("Z")[0].split("+")[0].split("-")[0] if c.isdigit())
+        zone = rest[len(digits) :]
+        text = f"{head}.{digits[:6]:0<6}{zone}"
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
+    except ValueError:
+        return None
+
+
+def observe(inspect: Mapping[str, Any], names: Names, image: ImageConfig | None) -> ObservedSandbox:
+    """A container's inspect answer as an observed sandbox."""
+    own = (inspect.get("Config") or {}).get("Labels") or {}
+    applied = from_label(own.get(labels.SPEC))
+    return ObservedSandbox(
+        id=str(inspect["Id"]),
+        name=str(inspect["Name"]).removeprefix("/"),
+        address=str(own.get(labels.SANDBOX) or ""),
+        run=str(own.get(labels.RUN) or inspect["Id"]),
+        state=_state(inspect.get("State") or {}),
+        spec=without_inherited(decode(inspect, names, applied), image),
+        applied=applied,
+        image_id=str(inspect.get("Image") or ""),
+        deadline=parse_time(own.get(labels.DEADLINE)),
+        one_off=labels.ONE_OFF in own,
+        owner=own.get(labels.OWNER),
+        labels=freeze(own),
+        inspect=inspect,
+    )
+
+
+def _state(state: Mapping[str, Any]) -> State:
+    started = parse_time(state.get("StartedAt"))
+    health = (state.get("Health") or {}).get("Status")
+    if state.get("Running") or state.get("Restarting") or state.get("Paused"):
+        epoch = datetime.fromtimestamp(0, UTC)
+        return Running(started=started or epoch, paused=bool(state.get("Paused")), health=health)
+    if state.get("Status") == "created" and started is None and not state.get("Error"):
+        return Created()
+    return Ended(
+        exit_code=int(state.get("ExitCode") or 0),
+        oom=bool(state.get("OOMKilled")),
+        started=started,
+        finished=parse_time(state.get("FinishedAt")),
+        error=str(state.get("Error") or ""),
+    )
+
+
+def observe_network(inspect: Mapping[str, Any]) -> ObservedNetwork:
+    """A network's inspect answer."""
+    own = inspect.get("Labels") or {}
+    return ObservedNetwork(
+        id=str(inspect["Id"]),
+        name=str(inspect["Name"]),
+        key=str(own.get(labels.NETWORK) or ""),
+        config=str(own.get(labels.CONFIG) or ""),
+        spec=decode_network(inspect),
+        attached=tuple(sorted(inspect.get("Containers") or ())),
+    )
+
+
+def observe_volume(inspect: Mapping[str, Any]) -> ObservedVolume:
+    """A volume's inspect answer."""
+    own = inspect.get("Labels") or {}
+    return ObservedVolume(
+        name=str(inspect["Name"]),
+        key=str(own.get(labels.VOLUME) or ""),
+        config=own.get(labels.CONFIG),
+        run=own.get(labels.RUN),
+    )
