@@ -60,7 +60,7 @@ class Daemon:
         with locked(self.root / "lock"):  # two daemons on one data-root corrupt each other
             process = None
             if self.pid is None:
-                self._pidfile.unlink(missing_ok=True)  # a SIGKILL leaves it, and dockerd refuses to start over it
+                self._drop_stale_pidfiles()
                 process = self._spawn()
             ended = (lambda: process.poll() is not None) if process else (lambda: self.pid is None)
             self._wait_until_it_answers(ended, within)
@@ -84,6 +84,18 @@ class Daemon:
     @property
     def _pidfile(self) -> Path:
         return self.root / "dockerd.pid"
+
+    def _drop_stale_pidfiles(self) -> None:
+        """After a SIGKILL: dockerd refuses to start over its own, and waits for a dead containerd over the other.
+
+        The kernel ends containerd with its parent, but dockerd 20.10 takes it for running while it is a zombie.
+        """
+        self._pidfile.unlink(missing_ok=True)
+        theirs = self.root / "exec/containerd/containerd.pid"
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            pid = int(theirs.read_text())
+            if _eventually(lambda: str(theirs.parent) not in " ".join(_argv(pid)), 5):  # a zombie has no argv
+                theirs.unlink()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         command = [

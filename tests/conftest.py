@@ -1,0 +1,106 @@
+"""Fixtures of all tests: a clean environment, hypothesis' settings, and the command line in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import attrs
+import hypothesis
+import pytest
+
+# A slow machine is no fault of the code: no test may fail by the clock.
+hypothesis.settings.register_profile("sandboxrun", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("sandboxrun")
+
+_STEERING = ("SANDBOXRUN_", "SANDBOX_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "COLUMNS")
+
+
+@pytest.fixture(autouse=True)
+def _no_steering_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the caller's environment says about sandboxrun and its output must not decide a test."""
+    for name in list(os.environ):
+        if name.startswith(_STEERING) and not name.startswith("SANDBOXRUN_DEV_"):
+            monkeypatch.delenv(name)
+
+
+@attrs.frozen(kw_only=True)
+class Ran:
+    """How a process ended. `code` is negative where a signal ended it, as subprocess has it."""
+
+    code: int
+    out: str
+    err: str
+
+
+@attrs.frozen(kw_only=True)
+class Cli:
+    """Runs `python -m sandboxrun` in a process of its own, below `cwd`; coverage follows it there."""
+
+    cwd: Path
+    _started: list[subprocess.Popen[str]] = attrs.field(factory=list)
+
+    def __call__(
+        self,
+        *arguments: str | Path,
+        input: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        timeout: float = 120,
+    ) -> Ran:
+        """Run it to its end. Standard input is empty unless `input` is given; `env` is added to the environment."""
+        process = self.start(*arguments, env=env, cwd=cwd)
+        return self.finish(process, input=input, timeout=timeout)
+
+    def start(
+        self, *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> subprocess.Popen[str]:
+        """Start it in a process group of its own, for tests that signal it; killed at the test's end if need be."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sandboxrun", *map(str, arguments)],
+            cwd=cwd or self.cwd,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            start_new_session=True,
+        )
+        self._started.append(process)
+        return process
+
+    def finish(self, process: subprocess.Popen[str], *, input: str | None = None, timeout: float = 120) -> Ran:
+        """Wait for a started one. A test fails where it takes longer than `timeout` seconds."""
+        try:
+            out, err = process.communicate(input, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            out, err = process.communicate()
+            pytest.fail(f"{process.args} took longer than {timeout} s\nstdout:\n{out}\nstderr:\n{err}")
+        return Ran(code=process.returncode, out=out, err=err)
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        for process in self._started:
+            _kill(process)
+            process.communicate()
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """The whole group: what the command line started itself must go too."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[Cli]:
+    """The command line, run in the test's own folder."""
+    runner = Cli(cwd=tmp_path)
+    yield runner
+    runner.close()
