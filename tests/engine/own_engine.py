@@ -42,7 +42,7 @@ class OwnEngine:
         self.daemon.stop()
 
     def kill(self) -> None:
-        """SIGKILL the daemon: its containers run on until the next start, which ends them as exited 255."""
+        """SIGKILL the daemon: its containers run on until the next start, which stops them (SIGTERM, 10 s, SIGKILL)."""
         self.daemon.kill()
 
     def close(self) -> None:

@@ -59,7 +59,7 @@ def test_an_own_engine_is_killed_and_started_again(own_engine: OwnEngine, engine
             client.ping()
         own_engine.start()
         container.reload()
-        assert (container.status, container.attrs["State"]["ExitCode"]) == ("exited", 255)
+        assert (container.status, container.attrs["State"]["ExitCode"]) == ("exited", 143)
         assert client.networks.list(names=["mine"])
     with pytest.raises(docker.errors.NotFound):
         engine_client.containers.get(container.id)
