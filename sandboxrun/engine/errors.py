@@ -1,0 +1,93 @@
+"""What can go wrong at the engine, as exceptions that name the operation, the object and the engine's own cause.
+
+Owns the translation of an HTTP status and message. Must not know how the answer was carried.
+"""
+
+from __future__ import annotations
+
+from sandboxrun.errors import Diagnostic, SandboxrunError
+
+
+class EngineError(SandboxrunError):
+    """An engine call failed: `operation` ("creating container demo-a"), the engine's `cause`, its HTTP `status`."""
+
+    def __init__(self, operation: str, cause: str, *, status: int | None = None, help: str | None = None) -> None:
+        self.operation = operation
+        self.cause = cause
+        self.status = status
+        super().__init__(Diagnostic(message=f"{operation}: {cause}", help=help))
+
+
+class NotFound(EngineError):
+    """The object that a call names does not exist (any more)."""
+
+
+class NameConflict(EngineError):
+    """Another object has the name already."""
+
+
+class EngineUnreachable(EngineError):
+    """No answer: the engine cannot be reached, or went away before it had answered.
+
+    `maybe_done` is True when the request had been sent: whether it was carried out is then unknown.
+    """
+
+    def __init__(self, operation: str, cause: str, *, help: str | None = None, maybe_done: bool = False) -> None:
+        self.maybe_done = maybe_done
+        super().__init__(operation, cause, help=help)
+
+
+class EngineTimeout(EngineError):
+    """The engine is there, and did not answer within the time that the call was given."""
+
+
+class RegistryError(EngineError):
+    """The engine could not ask an image's registry: unreachable, refused, or not allowed."""
+
+
+class Unsupported(EngineError):
+    """This engine or this connection cannot do what was asked."""
+
+
+_HELP: tuple[tuple[str, str], ...] = (
+    ("no such image", "pull the image first, or set pull_policy: missing"),
+    ("all predefined address pools", "remove unused networks (docker network prune), or give the network a subnet"),
+    ("non-overlapping", "remove unused networks (docker network prune), or give the network a subnet"),
+    ("pool overlaps", "another network has this subnet already: choose a different one"),
+    ("runtime name", "`sandboxrun doctor` lists the runtimes this engine has"),
+    ("unknown or invalid runtime", "`sandboxrun doctor` lists the runtimes this engine has"),
+    ("executable file not found", "the image has no such program: check command and entrypoint"),
+    ("bind source path does not exist", "the engine looks for the path on its own filesystem: create it there"),
+    ("no space left on device", "free some space on the engine's disk (docker system df shows what uses it)"),
+    ("pull access denied", "check the image's name; for a private image, log in first (docker login)"),
+    ("unauthorized", "log in to the registry first (docker login)"),
+    ("storage-opt", "a disk quota needs a storage driver that has one: see `sandboxrun doctor`"),
+    ("--storage-opt", "a disk quota needs a storage driver that has one: see `sandboxrun doctor`"),
+    ("port is already allocated", "another container publishes this port: choose a different one"),
+    ("x509", "the registry's certificate is not trusted by the engine"),
+    ("server gave http response to https", "the registry has no TLS: list it in the engine's insecure-registries"),
+)
+
+
+def help_for(cause: str) -> str | None:
+    """What to do about the engine's message `cause`, where that is known."""
+    lowered = cause.lower()
+    return next((help for mark, help in _HELP if mark in lowered), None)
+
+
+def _is_name_conflict(status: int, cause: str) -> bool:
+    """409 is also "container is running"; Podman (5.4) answers 500 when a name is taken."""
+    lowered = cause.lower()
+    taken = any(mark in lowered for mark in ("is already in use", "already exists", "name is in use", "already used"))
+    return taken and status in (409, 500)
+
+
+def failure(operation: str, status: int, cause: str) -> EngineError:
+    """The exception for an answer with an error status (400 to 599) and the engine's message."""
+    cause = cause.strip().rstrip(".") or f"the engine answered with status {status} and no message"
+    help = help_for(cause)
+    if status == 404:
+        return NotFound(operation, cause, status=status, help=help)
+    if _is_name_conflict(status, cause):
+        return NameConflict(operation, cause, status=status, help=help)
+    return EngineError(operation, cause, status=status, help=help)
