@@ -1,0 +1,379 @@
+"""Evaluating a template: a closed interpreter over Jinja's syntax tree.
+
+Owns the meaning of each kind of node. Jinja's own runtime compiles templates to Python and then guards what they
+may touch; here nothing is compiled. Values are plain data (null, booleans, numbers, texts, lists, mappings), only
+the functions of `template_functions` can be called, and every node costs a step, so that no template can run for
+long or reach anything, in whatever thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sandboxrun.errors import did_you_mean
+from sandboxrun.profile.bounds import TemplateError, Work, integer
+from sandboxrun.profile.template_functions import (
+    COMPARISONS,
+    FILTERS,
+    MAP_METHODS,
+    TEXT_METHODS,
+    Missing,
+    contains,
+    kind,
+    make_range,
+    text_of,
+)
+from sandboxrun.profile.template_program import Lookup, Program, test_of
+
+
+def evaluate(program: Program, scope: Mapping[str, Any], work: Work) -> Any:
+    """The template's value: of the expression's own type when it is one whole, else a text."""
+    work.begin()
+    run = _Run(scope, work)
+    if program.parts:
+        values = [part if isinstance(part, str) else run.lookup(part) for part in program.parts]
+        if program.whole:
+            return _present(values[0])
+        return run.joined([text_of(value, work) for value in values])
+    if program.whole:
+        return _present(run.value(program.body[0].nodes[0]))
+    made: list[str] = []
+    run.statements(program.body, made)
+    return run.joined(made)
+
+
+def _present(value: Any) -> Any:
+    if isinstance(value, Missing):
+        raise value.error()
+    return value
+
+
+class _Run:
+    """One evaluation: its scopes (innermost last) and its work."""
+
+    def __init__(self, scope: Mapping[str, Any], work: Work) -> None:
+        self.scopes: list[Mapping[str, Any]] = [scope, {}]
+        self.work = work
+        self.length = 0
+
+    def joined(self, texts: list[str]) -> str:
+        self.work.text(sum(map(len, texts)))
+        return "".join(texts)
+
+    def lookup(self, part: Lookup) -> Any:
+        try:
+            value = self.name(part.name)
+            for key in part.keys:
+                value = self.attribute(value, key)
+            return value if not isinstance(value, Missing) else _present(value)
+        except TemplateError as error:
+            error.line = part.line
+            raise
+
+    def name(self, name: str) -> Any:
+        self.work.spend()
+        for scope in reversed(self.scopes):
+            if name in scope:
+                return scope[name]
+        return Missing(f'"{name}" has no value here', name)
+
+    def attribute(self, value: Any, key: Any) -> Any:
+        self.work.spend()
+        if isinstance(value, Missing):
+            return value
+        if isinstance(value, dict):
+            if key in value:
+                return value[key]
+            return Missing(f'there is no "{key}" in this mapping', str(key), did_you_mean(str(key), value))
+        return Missing(f'{kind(value)} has no "{key}"', str(key))
+
+    # -- statements ------------------------------------------------------------------------------------------
+
+    def statements(self, nodes: Any, made: list[str]) -> None:
+        for node in nodes:
+            self.work.spend()
+            try:
+                self.statement(node, made)
+            except TemplateError as error:
+                _at(error, node)
+                raise
+
+    def statement(self, node: Any, made: list[str]) -> None:
+        match type(node).__name__:
+            case "Output":
+                for part in node.nodes:
+                    self.emit(part, made)
+            case "If":
+                self.conditional(node, made)
+            case "For":
+                self.loop(node, made)
+            case "Assign":
+                self.assign(node.target, _present(self.value(node.node)))
+
+    def emit(self, part: Any, made: list[str]) -> None:
+        text = part.data if type(part).__name__ == "TemplateData" else text_of(self.value(part), self.work)
+        self.length += len(text)
+        self.work.text(self.length)
+        made.append(text)
+
+    def conditional(self, node: Any, made: list[str]) -> None:
+        for branch in (node, *node.elif_):
+            if self.truth(branch.test):
+                self.statements(branch.body, made)
+                return
+        self.statements(node.else_, made)
+
+    def assign(self, target: Any, value: Any) -> None:
+        scope = self.scopes[-1]
+        assert isinstance(scope, dict)
+        if type(target).__name__ == "Name":
+            scope[target.name] = value
+            return
+        if not isinstance(value, list) or len(value) != len(target.items):
+            raise TemplateError(f"{kind(value)} does not fall into {len(target.items)} names")
+        for inner, item in zip(target.items, value, strict=True):
+            self.assign(inner, item)
+
+    def loop(self, node: Any, made: list[str]) -> None:
+        value = _present(self.value(node.iter))
+        if not isinstance(value, list | dict):
+            raise TemplateError(f"{kind(value)} can't be looped over", help="loop over a list or a mapping")
+        items = list(value)
+        self.work.items(len(items))
+        if node.test is not None:
+            items = [item for item in items if self.inside(node, item, {}, lambda: self.truth(node.test))]
+        for index, item in enumerate(items):
+            self.work.spend()
+            state = {"loop": _loop_state(index, items)}
+            self.inside(node, item, state, lambda: self.statements(node.body, made))
+        if not items:
+            self.statements(node.else_, made)
+
+    def inside(self, node: Any, item: Any, scope: dict[str, Any], act: Callable[[], Any]) -> Any:
+        """`act` in a scope of the loop's own, where its target holds `item`."""
+        self.scopes.append(scope)
+        try:
+            self.assign(node.target, item)
+            return act()
+        finally:
+            self.scopes.pop()
+
+    # -- expressions -----------------------------------------------------------------------------------------
+
+    def truth(self, node: Any) -> bool:
+        return bool(_present(self.value(node)))
+
+    def value(self, node: Any) -> Any:
+        self.work.spend()
+        try:
+            value = _EXPRESSIONS[type(node).__name__](self, node)
+        except TemplateError as error:
+            _at(error, node)
+            raise
+        match value:
+            case str():
+                self.work.text(len(value))
+            case bool():
+                pass
+            case int():
+                integer(value)
+            case float() if value - value != 0:
+                raise _at(TemplateError("this template makes a number that is too large"), node)
+        return value
+
+    def present(self, node: Any) -> Any:
+        return _present(self.value(node))
+
+    def arguments(self, node: Any) -> tuple[list[Any], dict[str, Any]]:
+        args = [self.present(arg) for arg in node.args or ()]
+        return args, {pair.key: self.present(pair.value) for pair in node.kwargs or ()}
+
+    def apply(self, what: str, function: Callable[..., Any], first: tuple[Any, ...], node: Any) -> Any:
+        args, kwargs = self.arguments(node)
+        try:
+            return function(self.work, *first, *args, **kwargs)
+        except TypeError:
+            raise TemplateError(f"{what} does not take these arguments") from None
+        except (ValueError, OverflowError, ArithmeticError):
+            raise TemplateError(f"{what} can't work with these values") from None
+
+    def call(self, node: Any) -> Any:
+        target = node.node
+        if type(target).__name__ == "Name" and target.name == "range":
+            return self.apply('"range"', make_range, (), node)
+        if type(target).__name__ != "Getattr":
+            raise TemplateError("this can't be called", help="only range and methods of texts and mappings can")
+        value = self.present(target.node)
+        known = TEXT_METHODS if isinstance(value, str) else MAP_METHODS if isinstance(value, dict) else {}
+        if target.attr not in known:
+            help = did_you_mean(target.attr, known) or (f"it has: {', '.join(known)}" if known else None)
+            raise TemplateError(f'{kind(value)} has no method "{target.attr}"', word=target.attr, help=help)
+        return self.apply(f'"{target.attr}"', known[target.attr], (value,), node)
+
+    def item(self, node: Any) -> Any:
+        value = self.value(node.node)
+        if type(node.arg).__name__ == "Slice":
+            return self.slice(_present(value), node.arg)
+        key = self.present(node.arg)
+        if isinstance(value, list | str) and isinstance(key, int) and not isinstance(key, bool):
+            if -len(value) <= key < len(value):
+                return value[key]
+            return Missing(f"{kind(value)} of length {len(value)} has no item {key}", "")
+        if isinstance(key, list | dict):
+            raise TemplateError(f"{kind(key)} can't be a key")
+        return self.attribute(value, key)
+
+    def slice(self, value: Any, node: Any) -> Any:
+        if not isinstance(value, list | str):
+            raise TemplateError(f"{kind(value)} can't be cut")
+        bounds = [None if part is None else self.present(part) for part in (node.start, node.stop, node.step)]
+        if any(not isinstance(bound, int | None) for bound in bounds) or bounds[2] == 0:
+            raise TemplateError("a slice needs integers, and a step other than zero")
+        self.work.items(len(value) // 8)
+        return value[slice(*bounds)]
+
+    def compare(self, node: Any) -> bool:
+        left = self.present(node.expr)
+        for operand in node.ops:
+            right = self.present(operand.expr)
+            if operand.op in ("in", "notin"):
+                holds = contains(self.work, right, left) == (operand.op == "in")
+            else:
+                holds = COMPARISONS[operand.op](self.work, left, right)
+            if not holds:
+                return False
+            left = right
+        return True
+
+    def collection(self, node: Any) -> Any:
+        made: Any
+        if type(node).__name__ == "Dict":
+            made = {}
+            for pair in node.items:
+                key = self.present(pair.key)
+                if not isinstance(key, str):
+                    raise TemplateError(f"{kind(key)} can't be a key")
+                made[key] = self.present(pair.value)
+        else:
+            made = [self.present(item) for item in node.items]
+        self.work.tree(made)
+        return made
+
+    def choice(self, node: Any) -> Any:
+        if self.truth(node.test):
+            return self.value(node.expr1)
+        if node.expr2 is None:
+            return Missing("this condition has no else, and does not hold", "", "add else")
+        return self.value(node.expr2)
+
+    def arithmetic(self, node: Any) -> Any:
+        left, right = self.present(node.left), self.present(node.right)
+        operator = type(node).__name__
+        if operator == "Add" and isinstance(left, str) and isinstance(right, str):
+            self.work.text(len(left) + len(right))
+            return left + right
+        if operator == "Add" and isinstance(left, list) and isinstance(right, list):
+            self.work.tree([left, right])
+            return left + right
+        if operator == "Mul" and isinstance(left, str) and isinstance(right, int):
+            self.work.text(len(left) * max(0, right))
+            return left * right
+        for side in (left, right):
+            if isinstance(side, bool) or not isinstance(side, int | float):
+                help = "join texts with ~" if isinstance(side, str) else None
+                raise TemplateError(f"{kind(side)} is not a number to calculate with", help=help)
+        try:
+            return _ARITHMETIC[operator](left, right)
+        except ZeroDivisionError:
+            raise TemplateError("a division by zero") from None
+        except OverflowError:
+            raise TemplateError("this template makes a number that is too large") from None
+
+    def sign(self, node: Any) -> Any:
+        value = self.present(node.node)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TemplateError(f"{kind(value)} is not a number to calculate with")
+        return -value if type(node).__name__ == "Neg" else value
+
+    def either(self, node: Any) -> Any:
+        left = self.present(node.left)
+        return left if bool(left) == (type(node).__name__ == "Or") else self.present(node.right)
+
+    def filter(self, node: Any) -> Any:
+        if node.node is None:
+            raise TemplateError("a filter needs a value before it")
+        return self.apply(f'the filter "{node.name}"', FILTERS[node.name], (self.value(node.node),), node)
+
+    def test(self, node: Any) -> Any:
+        value = self.value(node.node)
+        if isinstance(value, Missing) and node.name not in ("defined", "undefined"):
+            raise value.error()
+        return self.apply(f'the test "{node.name}"', test_of(node.name), (value,), node)
+
+
+def _loop_state(index: int, items: list[Any]) -> dict[str, Any]:
+    count = len(items)
+    state = {
+        "index": index + 1,
+        "index0": index,
+        "revindex": count - index,
+        "revindex0": count - index - 1,
+        "first": index == 0,
+        "last": index == count - 1,
+        "length": count,
+    }
+    if index > 0:
+        state["previtem"] = items[index - 1]
+    if index < count - 1:
+        state["nextitem"] = items[index + 1]
+    return state
+
+
+def _at(error: TemplateError, node: Any) -> TemplateError:
+    """The innermost node that failed says the line."""
+    if error.line == 0:
+        error.line = node.lineno
+    return error
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    if abs(exponent) > 64:
+        raise OverflowError
+    power = base**exponent
+    if isinstance(power, complex):
+        raise TemplateError("a root of a negative number")
+    return power
+
+
+_ARITHMETIC: Mapping[str, Callable[[Any, Any], Any]] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Div": lambda a, b: a / b,
+    "FloorDiv": lambda a, b: a // b,
+    "Mod": lambda a, b: a % b,
+    "Pow": _power,
+}
+_EXPRESSIONS: Mapping[str, Callable[[_Run, Any], Any]] = {
+    "Name": lambda run, node: run.name(node.name),
+    "Const": lambda run, node: node.value,
+    "TemplateData": lambda run, node: node.data,
+    "Getattr": lambda run, node: run.attribute(run.value(node.node), node.attr),
+    "Getitem": _Run.item,
+    "Call": _Run.call,
+    "Filter": _Run.filter,
+    "Test": _Run.test,
+    "Compare": _Run.compare,
+    "CondExpr": _Run.choice,
+    "Not": lambda run, node: not run.truth(node.node),
+    "And": _Run.either,
+    "Or": _Run.either,
+    "Neg": _Run.sign,
+    "Pos": _Run.sign,
+    "Concat": lambda run, node: run.joined([text_of(run.value(part), run.work) for part in node.nodes]),
+    "List": _Run.collection,
+    "Tuple": _Run.collection,
+    "Dict": _Run.collection,
+    **dict.fromkeys(_ARITHMETIC, _Run.arithmetic),
+}

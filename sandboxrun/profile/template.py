@@ -1,0 +1,189 @@
+"""Rendering: nodes with templates in, the same nodes with values in their place out.
+
+Owns what a template may do to a document, which is little: only values are templates, never keys; a scalar becomes a
+scalar, or, where it is one whole `{{ expression }}`, a list of scalars. It never becomes a mapping, and what comes
+out is never read as YAML or as a template again: whatever a variable holds, no key is added, dropped or renamed.
+A mapping is taken in one place only, `for_each`, where it is data to iterate over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.profile.bounds import TemplateError, Work
+from sandboxrun.profile.evaluate import evaluate
+from sandboxrun.profile.template_functions import kind
+from sandboxrun.profile.template_program import MARKS, Program, read_template
+from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, node_of
+
+
+@attrs.frozen(kw_only=True)
+class Scope:
+    """The names that templates may use. `sensitive` names a part of them; `each_help` explains a missing `each`."""
+
+    values: Mapping[str, Any]
+    sensitive: frozenset[str] = frozenset()
+
+    def with_each(self, each: Any) -> Scope:
+        """The scope of one instance of a `for_each`."""
+        return attrs.evolve(self, values={**self.values, "each": each})
+
+
+def is_template(node: Node) -> bool:
+    """Whether a node is a scalar that holds a template's mark."""
+    return isinstance(node, Scalar) and isinstance(node.value, str) and MARKS.search(node.value) is not None
+
+
+class Renderer:
+    """Renders the nodes of one profile: programs are read once, and all work is counted together.
+
+    `secrets` collects the texts that were made with sensitive names, for masking.
+    """
+
+    def __init__(self, problems: Problems) -> None:
+        self.problems = problems
+        self.work = Work()
+        self.secrets: set[str] = set()
+        self._programs: dict[str, Program | TemplateError] = {}
+
+    def render(self, node: Node, scope: Scope) -> Node | None:
+        """`node` with every template in it rendered; the very same node where there is none. None after a fault."""
+        match node:
+            case Scalar():
+                return self.scalar(node, scope) if is_template(node) else node
+            case ListNode():
+                items = [self.render(item, scope) for item in node.items]
+                if all(new is old for new, old in zip(items, node.items, strict=True)):
+                    return node
+                kept = tuple(item for item in items if item is not None)
+                return attrs.evolve(node, items=kept) if len(kept) == len(items) else None
+            case MapNode():
+                return self._mapping(node, scope)
+
+    def _mapping(self, node: MapNode, scope: Scope) -> Node | None:
+        entries: list[tuple[Scalar, Node]] = []
+        same = whole = True
+        for key, value in node.entries:
+            whole = self.check_key(key) and whole
+            new = self.render(value, scope)
+            same = same and new is value
+            if new is None:
+                whole = False
+            else:
+                entries.append((key, new))
+        if not whole:
+            return None
+        return node if same else attrs.evolve(node, entries=tuple(entries))
+
+    def check_key(self, key: Scalar) -> bool:
+        """Note a key that looks like a template."""
+        if not is_template(key):
+            return True
+        self.problems.add("a key can't be a template", key.span, "write the key out; only values are rendered")
+        return False
+
+    def scalar(self, node: Scalar, scope: Scope, *, mapping: bool = False) -> Node | None:
+        """The node that a template makes, at its own place; None after a fault. `mapping`: it may be one."""
+        text = str(node.value)
+        try:
+            program = self._program(text)
+            if not self._names_known(program, node, scope):
+                return None
+            value = evaluate(program, scope.values, self.work)
+            if not _fits(value, mapping):
+                raise _unfit(value, mapping)
+        except TemplateError as error:
+            self.problems.add(error.message, locate(node, error.line, error.word), error.help)
+            return None
+        except RecursionError:
+            self.problems.add("this template is nested too deeply", node.span)
+            return None
+        if any(name in scope.sensitive for name, _ in program.names):
+            self._keep_secret(value)
+        return node_of(value, node.span)
+
+    def _program(self, text: str) -> Program:
+        program = self._programs.get(text)
+        if program is None:
+            try:
+                program = read_template(text)
+            except TemplateError as error:
+                program = error
+            self._programs[text] = program
+        if isinstance(program, TemplateError):
+            raise program.with_traceback(None)
+        return program
+
+    def _names_known(self, program: Program, node: Scalar, scope: Scope) -> bool:
+        known = True
+        for name, line in program.names:
+            if name in scope.values:
+                continue
+            known = False
+            if name == "each":
+                help = "each exists in a sandbox with for_each, and not in for_each itself"
+            else:
+                help = did_you_mean(name, scope.values) or f"declare it: variables: {{{name}: {{type: string}}}}"
+            self.problems.add(f'the variable "{name}" is not declared', locate(node, line, name), help)
+        return known
+
+    def _keep_secret(self, value: Any) -> None:
+        for item in value if isinstance(value, list) else (value,):
+            if isinstance(item, str | int | float) and not isinstance(item, bool) and item != "":
+                self.secrets.add(str(item))
+
+
+def _fits(value: Any, mapping: bool) -> bool:
+    if isinstance(value, dict):
+        return mapping
+    return not isinstance(value, list) or not any(isinstance(item, list | dict) for item in value)
+
+
+def _unfit(value: Any, mapping: bool) -> TemplateError:
+    if isinstance(value, dict):
+        return TemplateError(
+            "a template can't make a mapping", help="write its keys out: a value never adds a key to a profile"
+        )
+    inner = next(item for item in value if isinstance(item, list | dict))
+    return TemplateError(f"a template's list can't hold {kind(inner)}", help="make it a list of plain values")
+
+
+def locate(node: Scalar, line: int, word: str) -> Span | None:
+    """The place of `word` on the `line`-th line of a scalar's text; the scalar's own where it can't be found.
+
+    A block text's lines are the file's; a folded or quoted one is searched on its first line.
+    """
+    span = node.span
+    if span is None:
+        return None
+    lines = str(node.value).splitlines()
+    wanted = lines[line - 1].strip() if 0 < line <= len(lines) else ""
+    for number in (span.line + line, span.line):
+        shown = span.file.line(number)
+        start = span.column - 1 if number == span.line else 0
+        if number != span.line and shown.strip() != wanted:
+            continue
+        if found := _find(shown, start, word):
+            return Span(file=span.file, line=number, column=found[0] + 1, length=found[1])
+    return span
+
+
+def _find(shown: str, start: int, word: str) -> tuple[int, int] | None:
+    """Where the word stands inside a mark, or where the first mark does: offset and length."""
+    mark = MARKS.search(shown, start)
+    if mark is None:
+        return None
+    if word and (
+        found := re.compile(rf"(?<![\w.]){re.escape(word)}(?!\w)|\.\s*{re.escape(word)}(?!\w)").search(
+            shown, mark.end()
+        )
+    ):
+        skip = len(found[0]) - len(word)
+        return found.start() + skip, len(word)
+    close = shown.find({"{{": "}}", "{%": "%}", "{#": "#}"}[mark[0]], mark.end())
+    return mark.start(), (close + 2 if close >= 0 else len(shown.rstrip())) - mark.start()
