@@ -7,6 +7,7 @@ never touches a process that does not name that folder.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -19,6 +20,8 @@ import attrs
 
 from scripts.system import SEARCH_PATH, locked
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_MNT_DETACH = 2
 _OURS = ("dockerd", "containerd", "containerd-shim", "containerd-shim-runc-v2")
 
 
@@ -123,7 +126,7 @@ class Daemon:
                 os.kill(pid, signal.SIGKILL)
         _eventually(lambda: not list(self._processes()), 10)
         for mount in self._mounts():
-            subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)
+            _LIBC.umount2(mount.encode(), _MNT_DETACH)
         self.socket.unlink(missing_ok=True)
         self._pidfile.unlink(missing_ok=True)
 
