@@ -22,6 +22,11 @@ class Created:
     warnings: tuple[str, ...]
 
 
+def named(id: str) -> str:
+    """A container in a message: an id is cut to the twelve digits that the docker command shows, a name stays."""
+    return id[:12] if len(id) == 64 else id
+
+
 def path_of(id: str, rest: str = "") -> str:
     """The path of a container's calls. An empty id would name the list of all: that is an error of the caller."""
     if not id:
@@ -44,7 +49,7 @@ def containers(
 
 def inspect_container(engine: Caller, id: str) -> Json:
     """All that the engine knows of a container, by id or name. Raises NotFound."""
-    return engine.request("GET", path_of(id, "/json"), operation=f"inspecting container {id}").mapping()
+    return engine.request("GET", path_of(id, "/json"), operation=f"inspecting container {named(id)}").mapping()
 
 
 def inspect_containers(engine: Caller, ids: Iterable[str]) -> tuple[Json, ...]:
@@ -77,7 +82,7 @@ def create_container(engine: Caller, name: str, payload: Json, *, platform: str 
 
 def start_container(engine: Caller, id: str) -> None:
     """Start it; no error when it runs already."""
-    engine.request("POST", path_of(id, "/start"), operation=f"starting container {id}").read()
+    engine.request("POST", path_of(id, "/start"), operation=f"starting container {named(id)}").read()
 
 
 def stop_container(engine: Caller, id: str, *, timeout: int) -> None:
@@ -85,41 +90,43 @@ def stop_container(engine: Caller, id: str, *, timeout: int) -> None:
     query = {"t": timeout}
     bound = TIMEOUT + timeout
     engine.request(
-        "POST", path_of(id, "/stop"), operation=f"stopping container {id}", query=query, timeout=bound
+        "POST", path_of(id, "/stop"), operation=f"stopping container {named(id)}", query=query, timeout=bound
     ).read()
 
 
 def kill_container(engine: Caller, id: str, signal: str = "KILL") -> None:
     """Send it a signal. Raises EngineError with status 409 when it does not run."""
-    operation = f"sending {signal} to container {id}"
+    operation = f"sending {signal} to container {named(id)}"
     engine.request("POST", path_of(id, "/kill"), operation=operation, query={"signal": signal}).read()
 
 
 def remove_container(engine: Caller, id: str, *, force: bool = False, volumes: bool = False) -> None:
     """Remove it: running ones with `force` only; its anonymous volumes with `volumes`. Raises NotFound."""
     query = {"force": force, "v": volumes}
-    engine.request("DELETE", path_of(id), operation=f"removing container {id}", query=query).read()
+    engine.request("DELETE", path_of(id), operation=f"removing container {named(id)}", query=query).read()
 
 
 def pause_container(engine: Caller, id: str) -> None:
     """Freeze its processes."""
-    engine.request("POST", path_of(id, "/pause"), operation=f"pausing container {id}").read()
+    engine.request("POST", path_of(id, "/pause"), operation=f"pausing container {named(id)}").read()
 
 
 def unpause_container(engine: Caller, id: str) -> None:
     """Let its processes go on."""
-    engine.request("POST", path_of(id, "/unpause"), operation=f"unpausing container {id}").read()
+    engine.request("POST", path_of(id, "/unpause"), operation=f"unpausing container {named(id)}").read()
 
 
 def update_container(engine: Caller, id: str, payload: Json) -> tuple[str, ...]:
     """Change its limits or restart policy; what the engine said it did not do."""
-    answer = engine.request("POST", path_of(id, "/update"), operation=f"updating container {id}", payload=payload)
+    answer = engine.request(
+        "POST", path_of(id, "/update"), operation=f"updating container {named(id)}", payload=payload
+    )
     return tuple(answer.mapping().get("Warnings") or ())
 
 
 def rename_container(engine: Caller, id: str, name: str) -> None:
     """Give it another name. Raises NameConflict."""
-    operation = f"renaming container {id} to {name}"
+    operation = f"renaming container {named(id)} to {name}"
     engine.request("POST", path_of(id, "/rename"), operation=operation, query={"name": name}).read()
 
 
@@ -128,7 +135,7 @@ def wait_container(engine: Caller, id: str, *, timeout: float | None = None) -> 
 
     Raises EngineTimeout after `timeout` seconds (None: waits for ever).
     """
-    operation = f"waiting for container {id}"
+    operation = f"waiting for container {named(id)}"
     answer = engine.request("POST", path_of(id, "/wait"), operation=operation, timeout=timeout).mapping()
     error = answer.get("Error") or {}
     if error.get("Message"):
@@ -138,14 +145,16 @@ def wait_container(engine: Caller, id: str, *, timeout: float | None = None) -> 
 
 def changes(engine: Caller, id: str) -> tuple[Json, ...]:
     """What its filesystem has over the image's: {"Path", "Kind": 0 modified, 1 added, 2 deleted}."""
-    return engine.request("GET", path_of(id, "/changes"), operation=f"listing the changes of container {id}").sequence()
+    return engine.request(
+        "GET", path_of(id, "/changes"), operation=f"listing the changes of container {named(id)}"
+    ).sequence()
 
 
 def stats(engine: Caller, id: str) -> Json:
     """One sample of its usage, at once (`precpu_stats` is empty)."""
     query = {"stream": False, "one-shot": True}
     return engine.request(
-        "GET", path_of(id, "/stats"), operation=f"reading the usage of container {id}", query=query
+        "GET", path_of(id, "/stats"), operation=f"reading the usage of container {named(id)}", query=query
     ).mapping()
 
 
@@ -153,13 +162,13 @@ def top(engine: Caller, id: str, ps_args: str | None = None) -> Json:
     """Its processes: {"Titles": [...], "Processes": [[...]]}."""
     query = {"ps_args": ps_args}
     return engine.request(
-        "GET", path_of(id, "/top"), operation=f"listing the processes of container {id}", query=query
+        "GET", path_of(id, "/top"), operation=f"listing the processes of container {named(id)}", query=query
     ).mapping()
 
 
 def exec_create(engine: Caller, id: str, payload: Mapping[str, Any]) -> str:
     """Prepare a command in a running container; the exec's id."""
-    operation = f"preparing a command in container {id}"
+    operation = f"preparing a command in container {named(id)}"
     return str(engine.request("POST", path_of(id, "/exec"), operation=operation, payload=payload).mapping()["Id"])
 
 

@@ -7,9 +7,12 @@ go another way (unix.py).
 
 from __future__ import annotations
 
+import select
 import socket
+import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sandboxrun.engine.errors import Unsupported
 from sandboxrun.engine.transport import Broken, TimedOut, TransportError, Unreachable
@@ -17,6 +20,7 @@ from sandboxrun.engine.transport import Broken, TimedOut, TransportError, Unreac
 if TYPE_CHECKING:
     from sandboxrun.engine.connect import Endpoint, Tls
 
+T = TypeVar("T")
 PIECE = 64 * 1024
 _BASE_VERSION = "1.41"  # docker-py wants one; the paths sent are this program's own
 
@@ -90,19 +94,19 @@ class HijackedConnection:
         self._response = response
         self._file = response.raw._fp.fp
         self._sock = _socket_of(response.raw)
-        self._sock.settimeout(None)
+        # Never waits in the socket: with TLS, Python's may not be read in one thread and written in another at once,
+        # so a lock is held for each step, and the waiting is done by poll.
+        self._sock.setblocking(False)
+        self._lock = threading.Lock()
         self._ended = False
-        # What came along with the head is in the buffered reader: ask for it without waiting for more.
         self._early = self._drain()
 
     def _drain(self) -> bytes:
-        self._sock.setblocking(False)
+        """What came along with the head: it lies in the buffered reader."""
         try:
             return bytes(self._file.read1(PIECE) or b"") if self._file.peek(1) else b""
         except OSError:
             return b""  # nothing there yet (with TLS, said by an exception)
-        finally:
-            self._sock.setblocking(True)
 
     def recv(self, size: int) -> bytes:
         """What has arrived; b"" at the end."""
@@ -110,19 +114,40 @@ class HijackedConnection:
             taken, self._early = self._early[:size], self._early[size:]
             return taken
         try:
-            return self._sock.recv(size)
-        except (OSError, ValueError) as error:
+            return self._step(lambda: self._sock.recv(size), select.POLLIN)
+        except Broken:
             if self._ended:
                 return b""
-            raise Broken(f"the connection was lost ({error})") from error
+            raise
 
     def send(self, data: bytes) -> int:
         """Send all of `data`."""
-        try:
-            self._sock.sendall(data)
-        except OSError as error:
-            raise Broken(f"the connection was lost ({error})") from error
+        left = memoryview(data)
+        while left:
+            left = left[self._step(partial(self._sock.send, left), select.POLLOUT) :]
         return len(data)
+
+    def _step(self, step: Callable[[], T], events: int) -> T:
+        """Do `step` once it can be done without waiting; `events` is what it waits for."""
+        import ssl
+
+        wanted = events
+
+        while True:
+            try:
+                with self._lock:
+                    return step()
+            except ssl.SSLWantReadError:
+                wanted = select.POLLIN
+            except ssl.SSLWantWriteError:
+                wanted = select.POLLOUT
+            except BlockingIOError:
+                wanted = events
+            except (OSError, ValueError) as error:
+                raise Broken(f"the connection was lost ({error})") from error
+            waiter = select.poll()
+            waiter.register(self._sock.fileno(), wanted)
+            waiter.poll()
 
     def end_input(self) -> None:
         """Nothing more will be sent. TLS in Python can only be ended both ways at once: Unsupported."""
@@ -234,6 +259,8 @@ class DockerPyTransport:
         # Once instead of at each request; and no .netrc, whose passwords are not meant for an engine.
         self._client.proxies = get_environ_proxies(self._client.base_url)
         self._client.trust_env = False
+        # Else the engine compresses archives, which would then be no tar.
+        self._client.headers["Accept-Encoding"] = "identity"
         for scheme in ("http://", "https://"):
             self._client.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=max(10, parallelism)))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sandboxrun.engine.calls import Caller, Json, label_filter, quote
+from sandboxrun.engine.containers import named
 from sandboxrun.engine.errors import NotFound
 
 _LIST = "listing networks"
@@ -50,20 +51,20 @@ def remove_network(engine: Caller, id: str) -> None:
     """Remove a network that no container uses. Raises NotFound."""
     if not id:
         raise ValueError("a network's id cannot be empty")
-    engine.request("DELETE", f"/networks/{quote(id)}", operation=f"removing network {id}").read()
+    engine.request("DELETE", f"/networks/{quote(id)}", operation=f"removing network {named(id)}").read()
 
 
 def connect_network(engine: Caller, network: str, container: str, config: Json | None = None) -> None:
     """Attach a container; `config` is the API's EndpointConfig (Aliases, IPAMConfig …)."""
     payload = {"Container": container, "EndpointConfig": dict(config or {})}
-    operation = f"connecting container {container} to network {network}"
+    operation = f"connecting container {named(container)} to network {named(network)}"
     engine.request("POST", f"/networks/{quote(network)}/connect", operation=operation, payload=payload).read()
 
 
 def disconnect_network(engine: Caller, network: str, container: str, *, force: bool = False) -> None:
     """Detach a container."""
     payload = {"Container": container, "Force": force}
-    operation = f"disconnecting container {container} from network {network}"
+    operation = f"disconnecting container {named(container)} from network {named(network)}"
     engine.request("POST", f"/networks/{quote(network)}/disconnect", operation=operation, payload=payload).read()
 
 

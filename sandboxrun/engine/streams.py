@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Generic, Self, TypeVar
 import attrs
 
 from sandboxrun.engine.calls import Answer, Caller, Json, translated
-from sandboxrun.engine.containers import exec_create, exec_inspect, inspect_container, path_of
+from sandboxrun.engine.containers import exec_create, exec_inspect, inspect_container, named, path_of
 from sandboxrun.engine.errors import EngineError, EngineTimeout
 from sandboxrun.engine.frames import STDOUT, demultiplex
 from sandboxrun.engine.jsonlines import json_lines
@@ -145,7 +145,7 @@ def logs(
     tty = _has_tty(engine, id) if tty is None else tty
     query: dict[str, str | int | bool | None] = {"stdout": True, "stderr": True, "follow": follow, "since": since}
     query |= {"tail": tail, "timestamps": timestamps}
-    operation = f"reading the logs of container {id}"
+    operation = f"reading the logs of container {named(id)}"
     answer = engine.request("GET", path_of(id, "/logs"), operation=operation, query=query, stream=True)
     return _output(answer, answer.pieces(), tty=tty)
 
@@ -154,7 +154,7 @@ def attach(engine: Caller, id: str, *, tty: bool | None = None) -> LogStream:
     """What a container writes from now on. Open it before the start, and nothing is lost."""
     tty = _has_tty(engine, id) if tty is None else tty
     query = {"stream": True, "stdout": True, "stderr": True}
-    operation = f"attaching to container {id}"
+    operation = f"attaching to container {named(id)}"
     answer = engine.request("POST", path_of(id, "/attach"), operation=operation, query=query, upgrade=True)
     return _output(answer, answer.pieces(), tty=tty)
 
@@ -162,12 +162,12 @@ def attach(engine: Caller, id: str, *, tty: bool | None = None) -> LogStream:
 def attach_terminal(engine: Caller, id: str) -> Terminal:
     """The terminal of a container that was created with Tty and OpenStdin."""
     query = {"stream": True, "stdin": True, "stdout": True, "stderr": True}
-    operation = f"attaching to container {id}"
+    operation = f"attaching to container {named(id)}"
     answer = engine.request("POST", path_of(id, "/attach"), operation=operation, query=query, upgrade=True)
 
     def resize(rows: int, columns: int) -> None:
         size = {"h": rows, "w": columns}
-        engine.request("POST", path_of(id, "/resize"), operation=f"resizing container {id}", query=size).read()
+        engine.request("POST", path_of(id, "/resize"), operation=f"resizing container {named(id)}", query=size).read()
 
     return Terminal(operation, answer.connection(), resize)
 
@@ -221,7 +221,7 @@ def exec(
     payload |= {"AttachStdin": stdin or tty, "Tty": tty, "Env": list(env)}
     payload |= {"User": user or "", "WorkingDir": workdir or ""}
     exec_id = exec_create(engine, id, payload)
-    operation = f"running {argv[0] if argv else 'nothing'} in container {id}"
+    operation = f"running {argv[0] if argv else 'nothing'} in container {named(id)}"
     start = {"Detach": False, "Tty": tty}
     answer = engine.request("POST", f"/exec/{exec_id}/start", operation=operation, payload=start, upgrade=True)
 
@@ -235,7 +235,7 @@ def exec(
 
 def stats_stream(engine: Caller, id: str) -> StatsStream:
     """Samples of a container's usage, about one a second, until it is gone."""
-    operation = f"reading the usage of container {id}"
+    operation = f"reading the usage of container {named(id)}"
     answer = engine.request("GET", path_of(id, "/stats"), operation=operation, query={"stream": True}, stream=True)
     return StatsStream(json_lines(answer.pieces(), operation), answer.close)
 
@@ -258,7 +258,7 @@ def put_archive(engine: Caller, id: str, path: str, tar: BinaryIO) -> None:
     """Unpack an uncompressed tar into a container's folder `path`, which must exist. Read and sent in pieces."""
     pieces = iter(lambda: tar.read(PIECE), b"")
     headers = {"Content-Type": "application/x-tar"}
-    operation = f"copying into container {id} at {path}"
+    operation = f"copying into container {named(id)} at {path}"
     engine.request(
         "PUT", path_of(id, "/archive"), operation=operation, query={"path": path}, body=pieces, headers=headers,
         timeout=None,
@@ -288,7 +288,7 @@ class Archive:
 
 def get_archive(engine: Caller, id: str, path: str) -> Archive:
     """A file or folder of a container, as a tar in pieces. Raises NotFound (the path, or the container)."""
-    operation = f"copying {path} out of container {id}"
+    operation = f"copying {path} out of container {named(id)}"
     answer = engine.request("GET", path_of(id, "/archive"), operation=operation, query={"path": path}, stream=True)
     return Archive(stat=_stat(answer), stream=Stream(answer.pieces(), answer.close))
 
