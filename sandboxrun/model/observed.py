@@ -111,16 +111,44 @@ class Foreign:
 
 
 @attrs.frozen(kw_only=True)
+class Completed:
+    """One entry of the record: a spec that ran to its end and was torn down."""
+
+    outcome: str  # exited, failed, oom, timeout
+    exit_code: int | None
+    run: str
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it ended by itself with 0."""
+        return self.outcome == "exited" and self.exit_code == 0
+
+
+@attrs.frozen(kw_only=True)
+class Offers:
+    """What the engine can enforce; an option that needs more is refused at plan time, by name."""
+
+    api_version: str
+    shares_filesystem: bool = True
+    filesystem_note: str = ""
+    runtimes: tuple[str, ...] | None = None  # None: the engine was not asked
+    memory: bool = True
+    swap: bool = True
+    cpu: bool = True
+    cpuset: bool = True
+    pids: bool = True
+    seccomp: bool = True
+    quota: bool = True  # storage_opt size
+
+
+@attrs.frozen(kw_only=True)
 class Snapshot:
     """All that the planner looks at. `taken` is by the engine's clock, UTC."""
 
     project: str
     taken: datetime
-    api_version: str
+    offers: Offers
     engine_id: str = ""
-    shares_filesystem: bool = True
-    filesystem_note: str = ""
-    runtimes: tuple[str, ...] = ()
     sandboxes: tuple[ObservedSandbox, ...] = ()
     networks: tuple[ObservedNetwork, ...] = ()
     volumes: tuple[ObservedVolume, ...] = ()
@@ -128,7 +156,7 @@ class Snapshot:
     foreign: tuple[Foreign, ...] = ()
     orphaned: frozenset[str] = frozenset()  # ids of one-offs whose owner is gone
     couriers: tuple[str, ...] = ()  # ids of couriers left by an apply that was killed
-    completed: Mapping[str, frozenset[str]] = attrs.field(factory=lambda: freeze({}))  # address → spec digests
+    completed: Mapping[str, Mapping[str, Completed]] = attrs.field(factory=lambda: freeze({}))  # address → spec digest
 
 
 def parse_time(text: str | None) -> datetime | None:
@@ -146,10 +174,15 @@ def parse_time(text: str | None) -> datetime | None:
         return None
 
 
-def observe(inspect: Mapping[str, Any], names: Names, image: ImageConfig | None) -> ObservedSandbox:
-    """A container's inspect answer as an observed sandbox."""
+def observe(
+    inspect: Mapping[str, Any], names: Names, image: ImageConfig | None, updated: SandboxSpec | None = None
+) -> ObservedSandbox:
+    """A container's inspect answer as an observed sandbox.
+
+    `updated` is the spec of the last update in place: labels can't change, so it is recorded beside the engine.
+    """
     own = (inspect.get("Config") or {}).get("Labels") or {}
-    applied = from_label(own.get(labels.SPEC))
+    applied = updated or from_label(own.get(labels.SPEC))
     return ObservedSandbox(
         id=str(inspect["Id"]),
         name=str(inspect["Name"]).removeprefix("/"),

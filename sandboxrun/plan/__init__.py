@@ -1,0 +1,1 @@
+"""The planner: what must happen for the engine to hold what the profile declares."""

@@ -1,0 +1,177 @@
+"""What happens to one sandbox: the table of the design, row by row.
+
+Owns the decision for a single sandbox. Pure; the steps that carry it out are laid in `steps.py`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import assert_never
+
+import attrs
+
+from sandboxrun.model import units
+from sandboxrun.model.declared import DeclaredSandbox
+from sandboxrun.model.observed import Completed, Created, Ended, ObservedSandbox, Running, Snapshot
+from sandboxrun.model.option import Effect
+from sandboxrun.plan.changes import Action, Change, Reason
+from sandboxrun.plan.diff import Difference, compare, spec_plain
+
+
+@attrs.frozen(kw_only=True)
+class Decision:
+    """What happens to one sandbox; `how` is the outcome to record where the planner is the one who ends it."""
+
+    change: Change
+    declared: DeclaredSandbox | None
+    observed: ObservedSandbox | None
+    how: str | None = None
+
+    @property
+    def makes(self) -> bool:
+        """Whether a container is made."""
+        return self.change.action in (Action.CREATE, Action.REPLACE)
+
+    @property
+    def ends(self) -> bool:
+        """Whether the container that is there goes."""
+        return self.observed is not None and self.change.action in (Action.REPLACE, Action.DELETE)
+
+
+def decide(
+    declared: DeclaredSandbox, observed: ObservedSandbox | None, snapshot: Snapshot, *, replace: bool, rerun: bool
+) -> Decision:
+    """The decision for a declared sandbox."""
+    record = snapshot.completed.get(declared.address, {}).get(declared.spec.digest)
+    if observed is None:
+        return _absent(declared, record, rerun or replace)
+    match observed.state:
+        case Created():
+            return _decision(declared, observed, Action.REPLACE, Reason.HALF_MADE, "made, but never started")
+        case Running():
+            return _running(declared, observed, snapshot, replace)
+        case Ended() as ended:
+            return _ended(declared, observed, ended, rerun or replace)
+        case _:
+            assert_never(observed.state)
+
+
+def decide_undeclared(
+    observed: ObservedSandbox, declared: DeclaredSandbox | None, snapshot: Snapshot, reason: Reason
+) -> Decision:
+    """The decision for a container that goes whatever its state."""
+    note = {
+        Reason.UNDECLARED: "no longer declared",
+        Reason.ORPHANED: "the run that made it is gone",
+        Reason.EXPIRED: "past its ttl",
+    }.get(reason, "")
+    how = None if isinstance(observed.state, Ended) else "timeout" if reason is Reason.EXPIRED else "killed"
+    return _decision(declared, observed, Action.DELETE, reason, note, how=how)
+
+
+def _absent(declared: DeclaredSandbox, record: Completed | None, again: bool) -> Decision:
+    if record is None:
+        return _decision(declared, None, Action.CREATE, Reason.NEW)
+    said = _said(record)
+    if again:
+        return _decision(declared, None, Action.CREATE, Reason.RERUN, f"{said} in run {record.run[:12]}")
+    return _decision(
+        declared, None, Action.NONE, Reason.DONE, f"{said} in run {record.run[:12]}; --rerun runs it again"
+    )
+
+
+def _said(record: Completed) -> str:
+    if record.outcome == "exited" or record.exit_code not in (None, 0):
+        shown = f"ended with {record.exit_code}"
+        return shown if record.outcome in ("exited", "failed") else f"{shown} ({record.outcome})"
+    return f"ended ({record.outcome})"
+
+
+def _running(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot, replace: bool) -> Decision:
+    over = _overdue(declared, observed, snapshot)
+    if over is not None:
+        return over
+    if replace:
+        return _decision(declared, observed, Action.REPLACE, Reason.REQUESTED, "--replace")
+    differences = compare(declared.spec, observed, snapshot.images.get(declared.spec.image))
+    if observed.name != declared.name:
+        differences = (
+            Difference(key="name", before=observed.name, after=declared.name, effect=Effect.REPLACE, drift=True),
+            *differences,
+        )
+    if not differences:
+        return _decision(declared, observed, Action.NONE, Reason.UP_TO_DATE)
+    action = Action.REPLACE if any(d.effect is Effect.REPLACE for d in differences) else Action.UPDATE
+    return _decision(declared, observed, action, _why(action, differences), differences=differences)
+
+
+def _why(action: Action, differences: tuple[Difference, ...]) -> Reason:
+    if action is Action.UPDATE:
+        return Reason.DRIFTED if all(d.drift for d in differences) else Reason.CHANGED
+    forcing = [d for d in differences if d.effect is Effect.REPLACE]
+    moved = all(d.key == "image" and d.reason for d in forcing)
+    return Reason.IMAGE_MOVED if moved else Reason.CANNOT_UPDATE
+
+
+def _overdue(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot) -> Decision | None:
+    """A sandbox past its lifetime: it is ended, its evidence kept, and it is not run again."""
+    state = observed.state
+    timeout = declared.spec.lifetime.timeout
+    if isinstance(state, Running) and timeout is not None:
+        if snapshot.taken >= state.started + timedelta(microseconds=timeout / 1000):
+            note = f"past its timeout of {units.format_duration(timeout)}"
+            return _decision(declared, observed, Action.DELETE, Reason.TIMEOUT, note, how="timeout")
+    if observed.deadline is not None and snapshot.taken >= observed.deadline:
+        return _decision(declared, observed, Action.DELETE, Reason.EXPIRED, "past its ttl", how="timeout")
+    return None
+
+
+def _ended(declared: DeclaredSandbox, observed: ObservedSandbox, ended: Ended, again: bool) -> Decision:
+    reason, note = ended_reason(ended)
+    if again:
+        return _decision(declared, observed, Action.REPLACE, Reason.RERUN, note)
+    if observed.applied is not None and observed.applied.digest != declared.spec.digest:
+        return _decision(declared, observed, Action.REPLACE, Reason.ENDED_CHANGED, f"{note}; the profile has changed")
+    return _decision(declared, observed, Action.DELETE, reason, note)
+
+
+def ended_reason(ended: Ended) -> tuple[Reason, str]:
+    """How an ended sandbox is spoken of in a plan."""
+    if ended.oom:
+        return Reason.OOM, "killed for exceeding its memory limit"
+    if ended.error:
+        return Reason.FAILED, ended.error
+    if ended.exit_code == 0:
+        return Reason.COMPLETED, "completed"
+    return Reason.FAILED, f"exited with {ended.exit_code}"
+
+
+def _decision(
+    declared: DeclaredSandbox | None,
+    observed: ObservedSandbox | None,
+    action: Action,
+    reason: Reason,
+    note: str = "",
+    *,
+    differences: tuple[Difference, ...] = (),
+    how: str | None = None,
+) -> Decision:
+    stays = action in (Action.NONE, Action.UPDATE)
+    after = spec_plain(declared.spec) if declared is not None and action is not Action.DELETE else None
+    address = observed.address if observed is not None else declared.address if declared is not None else ""
+    name = observed.name if observed is not None and (stays or declared is None) else ""
+    if observed is not None and observed.one_off:
+        address = f"{address} (run {observed.run[:12]})"
+    change = Change(
+        kind="sandbox",
+        address=address,
+        name=name or (declared.name if declared is not None else ""),
+        action=action,
+        reason=reason,
+        note=note,
+        before=spec_plain(observed.spec) if observed is not None else None,
+        after=after,
+        differences=differences,
+        container=observed.id if observed is not None else None,
+    )
+    return Decision(change=change, declared=declared, observed=observed, how=how)

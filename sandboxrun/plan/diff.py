@@ -1,0 +1,105 @@
+"""Spec against spec: which options differ, since when, and what each difference asks of the engine.
+
+Owns `Difference` and the three-way comparison (last applied, live, declared). Pure; knows no engine and no
+single option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from sandboxrun.model.codec import ImageConfig, without_inherited
+from sandboxrun.model.observed import Image, ObservedSandbox
+from sandboxrun.model.option import Effect, Row, value_of
+from sandboxrun.model.spec import ROWS, SandboxSpec
+
+
+@attrs.frozen(kw_only=True)
+class Difference:
+    """One option that is not as declared. `before` and `after` are in the profile's own form."""
+
+    key: str
+    before: Any
+    after: Any
+    effect: Effect
+    drift: bool = False  # nobody changed the profile: the container was changed behind our back
+    reason: str = ""
+
+
+def compare(declared: SandboxSpec, observed: ObservedSandbox, image: Image | None) -> tuple[Difference, ...]:
+    """All differences of a sandbox, in the rows' order."""
+    config = image.config if image is not None else None
+    want = without_inherited(declared, config)
+    applied = without_inherited(observed.applied, config) if observed.applied is not None else None
+    found = [moved] if (moved := _moved(declared, observed, config)) is not None else []
+    for row in ROWS:
+        difference = _compare_row(row, want, observed.spec, applied)
+        if difference is not None:
+            found.append(difference)
+    return tuple(found)
+
+
+def mismatches(asked: SandboxSpec, live: SandboxSpec) -> tuple[Difference, ...]:
+    """The read-back: what the engine made that is not what was asked. Both less what the image gives."""
+    found = (_compare_row(row, asked, live, None) for row in ROWS)
+    return tuple(difference for difference in found if difference is not None)
+
+
+def _moved(declared: SandboxSpec, observed: ObservedSandbox, config: ImageConfig | None) -> Difference | None:
+    """A tag that means another image now."""
+    if config is None or declared.image != observed.spec.image or config.id == observed.image_id:
+        return None
+    return Difference(
+        key="image",
+        before=f"{declared.image} ({short(observed.image_id)})",
+        after=f"{declared.image} ({short(config.id)})",
+        effect=Effect.REPLACE,
+        reason="the tag has moved to another image",
+    )
+
+
+def short(image_id: str) -> str:
+    """The first 12 digits of an image's id."""
+    return image_id.removeprefix("sha256:")[:12]
+
+
+def _compare_row(row: Row, want: SandboxSpec, have: SandboxSpec, applied: SandboxSpec | None) -> Difference | None:
+    if row.at is None or row.effect is Effect.NONE:
+        return None
+    wanted, live = value_of(want, row), value_of(have, row)
+    before = value_of(applied, row) if applied is not None else None
+    if wanted == live or not _compared(row, wanted, before):
+        return None
+    drift = applied is not None and before == wanted
+    return Difference(
+        key=row.key,
+        before=_plain(row, live),
+        after=_plain(row, wanted),
+        effect=_effect(row, wanted, live),
+        drift=drift,
+        reason="changed on the engine" if drift else "",
+    )
+
+
+def _compared(row: Row, wanted: Any, applied: Any) -> bool:
+    """An option that nobody declares is the engine's to choose, unless it is of security; one that was
+    declared and no longer is has to go."""
+    return wanted is not None or row.always or applied is not None
+
+
+def _effect(row: Row, wanted: Any, live: Any) -> Effect:
+    if row.effect is Effect.LIVE and not row.can_clear and not wanted and live:
+        return Effect.REPLACE  # the engine reads 0 and "" as "unchanged"
+    return row.effect
+
+
+def _plain(row: Row, value: Any) -> Any:
+    return None if value is None else row.type.plain(value)
+
+
+def spec_plain(spec: SandboxSpec) -> Mapping[str, Any]:
+    """A spec as plans show it: every option that has a value."""
+    return {row.key: _plain(row, value_of(spec, row)) for row in ROWS if value_of(spec, row) is not None}

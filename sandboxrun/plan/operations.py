@@ -1,0 +1,211 @@
+"""Operations: a plan's steps. Each is one engine call (an upload through a courier is three), with its cause
+and the steps it needs.
+
+Owns the union. Whoever walks it matches on the classes and ends with `assert_never`. Pure data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from sandboxrun.model.declared import DeclaredSandbox
+from sandboxrun.model.objects import NetworkSpec, VolumeSpec
+from sandboxrun.model.records import Attachment, FileRef
+
+
+@attrs.frozen(kw_only=True)
+class _Step:
+    id: str  # unique in a plan, such as "create reviewer"
+    address: str  # the resource it belongs to
+    cause: str
+    needs: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class PullImage(_Step):
+    """Pull `reference`; afterwards it must be `digest`, where the plan knew it."""
+
+    reference: str
+    platform: str | None
+    digest: str | None
+
+
+@attrs.frozen(kw_only=True)
+class CreateNetwork(_Step):
+    """Make a network of the project."""
+
+    key: str
+    spec: NetworkSpec
+
+
+@attrs.frozen(kw_only=True)
+class RemoveNetwork(_Step):
+    """Remove a network of the project."""
+
+    network: str
+    name: str
+
+
+@attrs.frozen(kw_only=True)
+class CreateVolume(_Step):
+    """Make a volume of the profile's."""
+
+    key: str
+    spec: VolumeSpec
+
+
+@attrs.frozen(kw_only=True)
+class RemoveVolume(_Step):
+    """Remove a volume: the profile's, or what is left of a sandbox's own."""
+
+    name: str
+
+
+@attrs.frozen(kw_only=True)
+class RemoveCourier(_Step):
+    """Remove a courier that an apply left when it was killed."""
+
+    container: str
+
+
+@attrs.frozen(kw_only=True)
+class CreatePart(_Step):
+    """Make the volume that holds a sandbox's workspace, secrets or configs."""
+
+    sandbox: DeclaredSandbox
+    part: str
+
+
+@attrs.frozen(kw_only=True)
+class CreateSandbox(_Step):
+    """Create a container, without starting it, and read it back: every option must be as declared."""
+
+    sandbox: DeclaredSandbox
+    image_id: str | None  # what the reference must mean; None where it is pulled first
+
+
+@attrs.frozen(kw_only=True)
+class UploadWorkspace(_Step):
+    """Put the copy of the workspace into the container that was created."""
+
+    sandbox: DeclaredSandbox
+
+
+@attrs.frozen(kw_only=True)
+class UploadFiles(_Step):
+    """Put secrets or configs into their volume, through a courier: the sandbox has it read-only."""
+
+    sandbox: DeclaredSandbox
+    part: str
+    files: tuple[FileRef, ...]
+
+
+@attrs.frozen(kw_only=True)
+class ConnectNetwork(_Step):
+    """Attach a container to a network. `container` is None for one that the plan itself creates."""
+
+    container: str | None
+    network: str  # the engine's name
+    attachment: Attachment
+
+
+@attrs.frozen(kw_only=True)
+class DisconnectNetwork(_Step):
+    """Detach a container from a network."""
+
+    container: str
+    network: str
+
+
+@attrs.frozen(kw_only=True)
+class AwaitSandbox(_Step):
+    """Wait until `condition` holds of the sandbox `dependency`."""
+
+    dependency: str
+    condition: str
+
+
+@attrs.frozen(kw_only=True)
+class StartSandbox(_Step):
+    """Start a container that was created."""
+
+    sandbox: DeclaredSandbox
+
+
+@attrs.frozen(kw_only=True)
+class UpdateSandbox(_Step):
+    """Change options of a running container in place, and read them back."""
+
+    sandbox: DeclaredSandbox
+    container: str
+    options: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class StopSandbox(_Step):
+    """Ask a running container to end; kill it when its grace period is over."""
+
+    container: str
+    grace: int  # seconds
+    how: str  # the outcome to record: timeout, killed
+
+
+@attrs.frozen(kw_only=True)
+class CaptureEvidence(_Step):
+    """Keep what the container leaves, before it is removed."""
+
+    container: str
+    name: str
+    run: str
+    how: str | None  # the outcome where the plan decides it (timeout, killed); None: as the engine says
+
+
+@attrs.frozen(kw_only=True)
+class RemoveSandbox(_Step):
+    """Remove a container, and the volumes that are its own."""
+
+    container: str
+    name: str
+    volumes: tuple[str, ...]
+
+
+Operation = (
+    PullImage
+    | CreateNetwork
+    | RemoveNetwork
+    | CreateVolume
+    | RemoveVolume
+    | RemoveCourier
+    | CreatePart
+    | CreateSandbox
+    | UploadWorkspace
+    | UploadFiles
+    | ConnectNetwork
+    | DisconnectNetwork
+    | AwaitSandbox
+    | StartSandbox
+    | UpdateSandbox
+    | StopSandbox
+    | CaptureEvidence
+    | RemoveSandbox
+)
+
+
+def describe(operation: Operation) -> Mapping[str, Any]:
+    """An operation as data: for saved plans and their digest."""
+    plain: dict[str, Any] = {"kind": type(operation).__name__}
+    for field in attrs.fields(type(operation)):
+        value = getattr(operation, field.name)
+        match value:
+            case DeclaredSandbox():
+                plain[field.name] = {"name": value.name, "spec": value.spec.digest}
+            case str() | int() | bool() | None:
+                plain[field.name] = value
+            case tuple():
+                plain[field.name] = [str(item) for item in value]
+            case _:
+                plain[field.name] = str(value)
+    return plain

@@ -1,0 +1,181 @@
+"""The planner: a profile and one snapshot of the engine in, a plan out.
+
+Pure: no engine, no clock, no prompt. Each sandbox is decided by itself (`decide.py`), then what stands around
+them (networks, volumes, images), then the steps are laid out (`steps.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from sandboxrun.errors import Diagnostic, PlanError, UsageError, did_you_mean
+from sandboxrun.model.declared import DeclaredSandbox, Profile
+from sandboxrun.model.names import part_volume
+from sandboxrun.model.observed import Foreign, ObservedSandbox, Snapshot
+from sandboxrun.plan.changes import Action, Change, Plan, Reason
+from sandboxrun.plan.decide import Decision, decide, decide_undeclared
+from sandboxrun.plan.preflight import preflight
+from sandboxrun.plan.steps import Steps
+from sandboxrun.plan.surroundings import image_changes, network_changes, volume_changes
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """What the caller asked of a plan. Addresses are as in `reviewer["lint"]`; a bare name means all of them."""
+
+    targets: tuple[str, ...] = ()
+    replace: tuple[str, ...] = ()
+    rerun: bool = False
+    refresh_only: bool = False
+
+
+def make_plan(profile: Profile, snapshot: Snapshot, options: Options | None = None) -> Plan:
+    """The plan that makes the engine hold what the profile declares. Raises PlanError, all faults at once."""
+    options = options or Options()
+    wanted = _targeted(profile, options.targets)
+    replaced = frozenset(s.address for s in _selected(profile, options.replace, "--replace"))
+    faults = [*preflight(wanted, profile, snapshot.offers), *_conflicts(snapshot)]
+    if faults:
+        raise PlanError(*faults)
+    decisions = [*_declared(wanted, snapshot, replaced, options), *_undeclared(profile, snapshot, options)]
+    return _plan(profile, snapshot, decisions, options)
+
+
+def make_destroy_plan(profile: Profile, snapshot: Snapshot, targets: tuple[str, ...] = ()) -> Plan:
+    """The plan that keeps the evidence of everything the project has on the engine, and removes it."""
+    known = {s.address: s for s in profile.sandboxes}
+    _check_known(targets, [*known, *(o.address for o in snapshot.sandboxes)], "--target")
+    chosen = [o for o in snapshot.sandboxes if not targets or _matches(o.address, targets)]
+    decisions = [decide_undeclared(o, known.get(o.address), snapshot, Reason.DESTROY) for o in chosen]
+    return _plan(profile, snapshot, decisions, Options(targets=targets), destroy=True)
+
+
+def _plan(
+    profile: Profile, snapshot: Snapshot, decisions: list[Decision], options: Options, *, destroy: bool = False
+) -> Plan:
+    steps = Steps(profile, snapshot)
+    networks = network_changes(profile, snapshot, decisions, whole=not options.targets)
+    volumes = volume_changes(profile, snapshot, decisions, whole=not options.targets, destroy=destroy)
+    images = image_changes(decisions, snapshot)
+    operations = () if options.refresh_only else steps.lay(decisions, networks, volumes, images)
+    changes = [*images, *networks, *volumes, *(d.change for d in decisions)]
+    if options.refresh_only:
+        changes = [_only_drift(change) for change in changes]
+    return Plan(
+        project=profile.project,
+        changes=tuple(changes),
+        operations=tuple(operations),
+        profile_digest=profile.digest,
+        inputs_digest=profile.inputs_digest,
+        engine_id=snapshot.engine_id,
+        observed=tuple(sorted((o.id, type(o.state).__name__) for o in snapshot.sandboxes)),
+        inputs=profile.inputs,
+        sensitive=profile.sensitive,
+        refresh_only=options.refresh_only,
+        destroy=destroy,
+    )
+
+
+def _only_drift(change: Change) -> Change:
+    """The change as `--refresh-only` shows it: what drifted, and nothing to do."""
+    return attrs.evolve(change, action=Action.NONE, differences=change.drift)
+
+
+def _declared(
+    wanted: Iterable[DeclaredSandbox], snapshot: Snapshot, replaced: frozenset[str], options: Options
+) -> list[Decision]:
+    by_address = {o.address: o for o in snapshot.sandboxes if not o.one_off}
+    return [
+        decide(s, by_address.get(s.address), snapshot, replace=s.address in replaced, rerun=options.rerun)
+        for s in wanted
+    ]
+
+
+def _undeclared(profile: Profile, snapshot: Snapshot, options: Options) -> list[Decision]:
+    """What the engine has of this project beyond what the profile declares."""
+    declared = {s.address for s in profile.sandboxes}
+    seen: set[str] = set()
+    decisions = []
+    for observed in snapshot.sandboxes:
+        if options.targets and not _matches(observed.address, options.targets):
+            continue
+        if observed.one_off:
+            reason = _collectable(observed, snapshot)
+            if reason is not None:
+                decisions.append(decide_undeclared(observed, None, snapshot, reason))
+        elif observed.address not in declared or observed.address in seen:
+            decisions.append(decide_undeclared(observed, None, snapshot, Reason.UNDECLARED))
+        seen.add(observed.address)
+    return decisions
+
+
+def _collectable(observed: ObservedSandbox, snapshot: Snapshot) -> Reason | None:
+    """Why a one-off may be taken away though its `run` did not do it; None while that is alive."""
+    if observed.deadline is not None and snapshot.taken >= observed.deadline:
+        return Reason.EXPIRED
+    return Reason.ORPHANED if observed.id in snapshot.orphaned else None
+
+
+def _targeted(profile: Profile, targets: tuple[str, ...]) -> tuple[DeclaredSandbox, ...]:
+    """The sandboxes of `--target`, with everything they depend on, in the file's order."""
+    if not targets:
+        return profile.sandboxes
+    chosen = {s.address for s in _selected(profile, targets, "--target")}
+    todo = list(chosen)
+    while todo:
+        sandbox = profile.sandbox(todo.pop())
+        for needed in sandbox.depends_on if sandbox is not None else ():
+            if needed not in chosen:
+                chosen.add(needed)
+                todo.append(needed)
+    return tuple(s for s in profile.sandboxes if s.address in chosen)
+
+
+def _selected(profile: Profile, names: tuple[str, ...], option: str) -> tuple[DeclaredSandbox, ...]:
+    _check_known(names, [s.address for s in profile.sandboxes], option)
+    return tuple(s for s in profile.sandboxes if _matches(s.address, names))
+
+
+def _matches(address: str, names: tuple[str, ...]) -> bool:
+    return address in names or address.partition("[")[0] in names
+
+
+def _check_known(names: tuple[str, ...], addresses: list[str], option: str) -> None:
+    known = {*addresses, *(a.partition("[")[0] for a in addresses)}
+    faults = [
+        Diagnostic(
+            message=f'{option}: there is no sandbox "{name}"',
+            help=did_you_mean(name, known) or f"there are: {', '.join(sorted(known)) or 'none'}",
+        )
+        for name in names
+        if name not in known
+    ]
+    if faults:
+        raise UsageError(*faults)
+
+
+def select(profile: Profile, names: tuple[str, ...], option: str = "sandbox") -> tuple[DeclaredSandbox, ...]:
+    """The sandboxes named, all when none is. Raises UsageError for an unknown name."""
+    return _selected(profile, names, option) if names else profile.sandboxes
+
+
+def _conflicts(snapshot: Snapshot) -> list[Diagnostic]:
+    return [_conflict(foreign) for foreign in snapshot.foreign]
+
+
+def _conflict(foreign: Foreign) -> Diagnostic:
+    return Diagnostic(
+        message=f"the {foreign.kind} {foreign.name} exists and is not this project's ({foreign.whose})",
+        help=f"nothing foreign is touched: rename or remove it, or give the profile another name: ({foreign.id[:12]})",
+    )
+
+
+def own_volumes(name: str, snapshot: Snapshot) -> tuple[str, ...]:
+    """The volumes that belong to the container `name` alone."""
+    parts = {part_volume(name, part) for part in ("workspace", "secrets", "configs")}
+    return tuple(volume.name for volume in snapshot.volumes if volume.name in parts)
+
+
+__all__ = ["Options", "make_destroy_plan", "make_plan", "own_volumes", "select"]

@@ -1,0 +1,78 @@
+"""What the engine could not enforce: each such option is refused before anything is made.
+
+Pure: the offers come with the snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from sandboxrun.errors import Diagnostic
+from sandboxrun.model.codec import unsupported
+from sandboxrun.model.declared import DeclaredSandbox, Profile
+from sandboxrun.model.observed import Offers
+from sandboxrun.source import Span
+
+
+def preflight(sandboxes: Iterable[DeclaredSandbox], profile: Profile, offers: Offers) -> list[Diagnostic]:
+    """One diagnostic for each option of each sandbox that the engine can't enforce, in the file's order."""
+    return [fault for sandbox in sandboxes for fault in _sandbox_faults(sandbox, offers)]
+
+
+def _sandbox_faults(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
+    for row in unsupported(sandbox.spec, offers.api_version):
+        yield _fault(
+            sandbox,
+            row.key,
+            f"the engine's API {offers.api_version} does not know {row.key}",
+            f"it needs API {row.since}",
+        )
+    yield from _limits(sandbox, offers)
+    yield from _runtime(sandbox, offers)
+    yield from _binds(sandbox, offers)
+
+
+def _limits(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
+    spec = sandbox.spec
+    swap_limited = spec.memswap_limit not in (None, 0, -1)
+    wanted = [
+        ("mem_limit", spec.mem_limit != 0, offers.memory, "memory limits"),
+        ("memswap_limit", swap_limited, offers.memory and offers.swap, "swap limits"),
+        ("cpus", spec.cpus != 0, offers.cpu, "CPU limits"),
+        ("cpuset", spec.cpuset is not None, offers.cpuset, "cpusets"),
+        ("pids_limit", spec.pids_limit > 0, offers.pids, "process limits"),
+        ("storage_opt", "size" in spec.storage_opt, offers.quota, "storage quotas"),
+        ("security_opt", spec.security_opt.get("seccomp") != "unconfined", offers.seccomp, "seccomp"),
+    ]
+    for key, asked, offered, what in wanted:
+        if asked and not offered:
+            yield _fault(sandbox, key, f"the engine can't enforce {what}", "see `sandboxrun doctor`")
+
+
+def _runtime(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
+    runtime = sandbox.spec.runtime
+    if runtime is not None and offers.runtimes is not None and runtime not in offers.runtimes:
+        have = ", ".join(sorted(offers.runtimes))
+        yield _fault(sandbox, "runtime", f'the engine has no runtime "{runtime}"', f"it has: {have}")
+
+
+def _binds(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
+    """A bind names a path of the engine's host: on an engine elsewhere that is another directory, or none."""
+    if offers.shares_filesystem:
+        return
+    help = "use workspace: {access: copy}, which is uploaded, or a volume"
+    if sandbox.spec.workspace is not None and sandbox.spec.workspace.access != "copy":
+        access = sandbox.spec.workspace.access
+        yield _fault(sandbox, "workspace", f"workspace access {access} can't be right: {offers.filesystem_note}", help)
+    for mount in sandbox.spec.volumes:
+        if mount.type == "bind":
+            yield _fault(sandbox, "volumes", f"the bind {mount.target} can't be right: {offers.filesystem_note}", help)
+
+
+def _fault(sandbox: DeclaredSandbox, key: str, message: str, help: str) -> Diagnostic:
+    return Diagnostic(message=f"{sandbox.address}: {message}", span=_span(sandbox, key), help=help)
+
+
+def _span(sandbox: DeclaredSandbox, key: str) -> Span | None:
+    found = sandbox.provenance.get(key)
+    return found.span if found is not None and found.span is not None else sandbox.span

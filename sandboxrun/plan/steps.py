@@ -1,0 +1,380 @@
+"""Lays out the steps that carry decisions out, with what each needs before it.
+
+Owns the order: evidence before removal, containers before networks and volumes when tearing down, the reverse
+when building up, dependencies before dependents. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sandboxrun.model.declared import DeclaredSandbox, Profile
+from sandboxrun.model.names import CONFIGS, PARTS, SECRETS, WORKSPACE, part_volume
+from sandboxrun.model.objects import NetworkSpec, VolumeSpec
+from sandboxrun.model.observed import Ended, ObservedSandbox, Running, Snapshot
+from sandboxrun.model.option import Effect
+from sandboxrun.plan import operations as op
+from sandboxrun.plan.changes import Action, Change
+from sandboxrun.plan.decide import Decision
+
+Ids = tuple[str, ...]
+
+
+class Steps:
+    """Builds one plan's list of operations."""
+
+    def __init__(self, profile: Profile, snapshot: Snapshot) -> None:
+        self._profile = profile
+        self._snapshot = snapshot
+        self._steps: list[op.Operation] = []
+        self._removed: dict[str, str] = {}  # container id → the step that removes it
+        self._networks: dict[str, str] = {}  # engine name → the step that makes it
+        self._volumes: dict[str, str] = {}
+        self._pulls: dict[str, str] = {}
+        self._started: dict[str, str] = {}  # address → the step that starts it
+
+    def lay(
+        self, decisions: list[Decision], networks: list[Change], volumes: list[Change], images: list[Change]
+    ) -> list[op.Operation]:
+        """All steps; those with no needs in common may run side by side."""
+        for container in self._snapshot.couriers:
+            self._add(
+                op.RemoveCourier(id=f"courier {container[:12]}", address="", cause="left over", container=container)
+            )
+        for decision in decisions:
+            if decision.ends:
+                self._teardown(decision)
+        self._pull(images, decisions)
+        self._make_networks(networks, decisions)
+        self._make_volumes(volumes)
+        for decision in _by_dependency(decisions):
+            self._carry_out(decision)
+        self._remove_surroundings(networks, volumes)
+        return self._steps
+
+    def _add(self, step: op.Operation) -> str:
+        self._steps.append(step)
+        return step.id
+
+    # -- tearing down ---------------------------------------------------------------------------------------
+
+    def _teardown(self, decision: Decision) -> None:
+        observed, change = decision.observed, decision.change
+        assert observed is not None
+        last: Ids = ()
+        common = {"address": change.address, "cause": change.note or change.reason.value}
+        if isinstance(observed.state, Running):
+            spec = observed.applied or observed.spec
+            grace = -(-spec.stop_grace_period // 1_000_000_000)
+            step = op.StopSandbox(
+                id=f"stop {change.address}", **common, container=observed.id, grace=grace, how=decision.how or "killed"
+            )
+            last = (self._add(step),)
+        if isinstance(observed.state, Running | Ended):
+            how = decision.how or ("killed" if isinstance(observed.state, Running) else None)
+            step = op.CaptureEvidence(
+                id=f"evidence {change.address}",
+                **common,
+                needs=last,
+                container=observed.id,
+                name=observed.name,
+                run=observed.run,
+                how=how,
+            )
+            last = (self._add(step),)
+        remove = op.RemoveSandbox(
+            id=f"remove {change.address}",
+            **common,
+            needs=last,
+            container=observed.id,
+            name=observed.name,
+            volumes=_own_volumes(observed.name, self._snapshot),
+        )
+        self._removed[observed.id] = self._add(remove)
+
+    def _remove_surroundings(self, networks: list[Change], volumes: list[Change]) -> None:
+        after = tuple(self._removed.values())
+        moved = tuple(s.id for s in self._steps if isinstance(s, op.DisconnectNetwork | op.ConnectNetwork))
+        for change in networks:
+            if change.action is Action.DELETE and change.container is not None:
+                step = op.RemoveNetwork(
+                    id=f"remove {change.address}",
+                    address=change.address,
+                    cause=change.note,
+                    needs=(*after, *moved),
+                    network=change.container,
+                    name=change.name,
+                )
+                self._add(step)
+        for change in volumes:
+            if change.action is Action.DELETE:
+                step = op.RemoveVolume(
+                    id=f"remove {change.name}", address=change.address, cause=change.note, needs=after, name=change.name
+                )
+                self._add(step)
+
+    # -- what must be there first -----------------------------------------------------------------------------
+
+    def _pull(self, images: list[Change], decisions: list[Decision]) -> None:
+        platforms = {d.declared.spec.image: d.declared.spec.platform for d in decisions if d.declared is not None}
+        for change in images:
+            image = self._snapshot.images.get(change.name)
+            step = op.PullImage(
+                id=f"pull {change.name}",
+                address=change.address,
+                cause=change.note,
+                reference=change.name,
+                platform=platforms.get(change.name),
+                digest=image.digest if image is not None else None,
+            )
+            self._pulls[change.name] = self._add(step)
+
+    def _make_networks(self, networks: list[Change], decisions: list[Decision]) -> None:
+        for change in networks:
+            if change.action is Action.CREATE:
+                self._networks[change.name] = self._create_network(change, ())
+            elif change.action is Action.REPLACE:
+                self._replace_network(change, decisions)
+
+    def _create_network(self, change: Change, needs: Ids) -> str:
+        key = change.address.removeprefix("network.")
+        spec = self._profile.networks.get(key, NetworkSpec())
+        step = op.CreateNetwork(
+            id=f"create {change.address}",
+            address=change.address,
+            cause=change.reason.value,
+            needs=needs,
+            key=key,
+            spec=spec,
+        )
+        return self._add(step)
+
+    def _replace_network(self, change: Change, decisions: list[Decision]) -> None:
+        """Detach everything that stays, make it anew, attach it again: running sandboxes keep running."""
+        key = change.address.removeprefix("network.")
+        staying = [o for o in self._snapshot.sandboxes if key in o.spec.networks and o.id not in self._removed]
+        common = {"address": change.address, "cause": change.reason.value}
+        detached = tuple(
+            self._add(
+                op.DisconnectNetwork(id=f"disconnect {o.address} {key}", **common, container=o.id, network=change.name)
+            )
+            for o in staying
+        )
+        assert change.container is not None
+        removed = self._add(
+            op.RemoveNetwork(
+                id=f"remove {change.address}",
+                **common,
+                needs=(*detached, *self._removed.values()),
+                network=change.container,
+                name=change.name,
+            )
+        )
+        created = self._create_network(change, (removed,))
+        self._networks[change.name] = created
+        for o in staying:
+            attachment = o.spec.networks[key]
+            step = op.ConnectNetwork(
+                id=f"connect {o.address} {key}",
+                **common,
+                needs=(created,),
+                container=o.id,
+                network=change.name,
+                attachment=attachment,
+            )
+            self._add(step)
+
+    def _make_volumes(self, volumes: list[Change]) -> None:
+        for change in volumes:
+            if change.action is Action.CREATE:
+                key = change.address.removeprefix("volume.")
+                step = op.CreateVolume(
+                    id=f"create {change.address}",
+                    address=change.address,
+                    cause=change.reason.value,
+                    key=key,
+                    spec=self._profile.volumes.get(key, VolumeSpec()),
+                )
+                self._volumes[key] = self._add(step)
+
+    # -- sandboxes --------------------------------------------------------------------------------------------
+
+    def _carry_out(self, decision: Decision) -> None:
+        if decision.makes and decision.declared is not None:
+            self._make(decision.declared, decision)
+        elif decision.change.action is Action.UPDATE and decision.declared is not None:
+            self._update(decision.declared, decision)
+
+    def _make(self, sandbox: DeclaredSandbox, decision: Decision) -> None:
+        spec, address, name = sandbox.spec, sandbox.address, self._profile.names
+        cause = decision.change.note or decision.change.reason.value
+        needs: list[str] = []
+        if decision.observed is not None and decision.observed.id in self._removed:
+            needs.append(self._removed[decision.observed.id])
+        parts = {
+            part: self._add(
+                op.CreatePart(
+                    id=f"volume {address} {part}",
+                    address=address,
+                    cause=cause,
+                    needs=tuple(needs),
+                    sandbox=sandbox,
+                    part=part,
+                )
+            )
+            for part in _parts(sandbox)
+        }
+        needs += [self._pulls[spec.image]] if spec.image in self._pulls else []
+        networks = [name.network(key) for key in spec.networks]
+        needs += [self._networks[n] for n in networks if n in self._networks]
+        needs += [self._volumes[m.source] for m in spec.volumes if m.source in self._volumes]
+        needs += parts.values()
+        image = self._snapshot.images.get(spec.image)
+        known = (
+            image.config.id
+            if image is not None and image.config is not None and spec.image not in self._pulls
+            else None
+        )
+        created = self._add(
+            op.CreateSandbox(
+                id=f"create {address}",
+                address=address,
+                cause=cause,
+                needs=tuple(needs),
+                sandbox=sandbox,
+                image_id=known,
+            )
+        )
+        ready = [created, *self._fill(sandbox, created, cause), *self._join(sandbox, created, cause)]
+        ready += self._dependencies(sandbox, cause)
+        self._started[address] = self._add(
+            op.StartSandbox(id=f"start {address}", address=address, cause=cause, needs=tuple(ready), sandbox=sandbox)
+        )
+
+    def _fill(self, sandbox: DeclaredSandbox, created: str, cause: str) -> list[str]:
+        address, filled = sandbox.address, []
+        if sandbox.workspace is not None:
+            step = op.UploadWorkspace(
+                id=f"upload {address} {WORKSPACE}", address=address, cause=cause, needs=(created,), sandbox=sandbox
+            )
+            filled.append(self._add(step))
+        for part, files in ((SECRETS, sandbox.spec.secrets), (CONFIGS, sandbox.spec.configs)):
+            if files:
+                upload = op.UploadFiles(
+                    id=f"upload {address} {part}",
+                    address=address,
+                    cause=cause,
+                    needs=(created,),
+                    sandbox=sandbox,
+                    part=part,
+                    files=files,
+                )
+                filled.append(self._add(upload))
+        return filled
+
+    def _join(self, sandbox: DeclaredSandbox, created: str, cause: str) -> list[str]:
+        """The first network is given at creation: engines before API 1.44 take only one there."""
+        return [
+            self._add(
+                op.ConnectNetwork(
+                    id=f"connect {sandbox.address} {key}",
+                    address=sandbox.address,
+                    cause=cause,
+                    needs=(created,),
+                    container=None,
+                    network=self._profile.names.network(key),
+                    attachment=attachment,
+                )
+            )
+            for key, attachment in list(sandbox.spec.networks.items())[1:]
+        ]
+
+    def _dependencies(self, sandbox: DeclaredSandbox, cause: str) -> list[str]:
+        waits = []
+        for address, dependency in sandbox.depends_on.items():
+            started = self._started.get(address)
+            step = op.AwaitSandbox(
+                id=f"await {sandbox.address} {address}",
+                address=sandbox.address,
+                cause=cause,
+                needs=(started,) if started is not None else (),
+                dependency=address,
+                condition=dependency.condition,
+            )
+            waits.append(self._add(step))
+        return waits
+
+    def _update(self, sandbox: DeclaredSandbox, decision: Decision) -> None:
+        assert decision.observed is not None
+        cause = decision.change.reason.value
+        live = tuple(d.key for d in decision.change.differences if d.effect is Effect.LIVE)
+        if live:
+            step = op.UpdateSandbox(
+                id=f"update {sandbox.address}",
+                address=sandbox.address,
+                cause=cause,
+                sandbox=sandbox,
+                container=decision.observed.id,
+                options=live,
+            )
+            self._add(step)
+        if any(d.effect is Effect.RECONNECT for d in decision.change.differences):
+            self._reconnect(sandbox, decision.observed, cause)
+
+    def _reconnect(self, sandbox: DeclaredSandbox, observed: ObservedSandbox, cause: str) -> None:
+        before, after, names = observed.spec.networks, sandbox.spec.networks, self._profile.names
+        common = {"address": sandbox.address, "cause": cause}
+        for key, attachment in before.items():
+            if after.get(key) != attachment:
+                network = names.network(key)
+                step = op.DisconnectNetwork(
+                    id=f"disconnect {sandbox.address} {key}", **common, container=observed.id, network=network
+                )
+                self._add(step)
+        gone = {s.id for s in self._steps}
+        for key, attachment in after.items():
+            if before.get(key) != attachment:
+                network = names.network(key)
+                detached = f"disconnect {sandbox.address} {key}"
+                needs = [n for n in (self._networks.get(network), detached if detached in gone else None) if n]
+                join = op.ConnectNetwork(
+                    id=f"connect {sandbox.address} {key}",
+                    **common,
+                    needs=tuple(needs),
+                    container=observed.id,
+                    network=network,
+                    attachment=attachment,
+                )
+                self._add(join)
+
+
+def _parts(sandbox: DeclaredSandbox) -> tuple[str, ...]:
+    has = {
+        WORKSPACE: sandbox.workspace is not None,
+        SECRETS: bool(sandbox.spec.secrets),
+        CONFIGS: bool(sandbox.spec.configs),
+    }
+    return tuple(part for part in PARTS if has[part])
+
+
+def _own_volumes(name: str, snapshot: Snapshot) -> tuple[str, ...]:
+    parts = {part_volume(name, part) for part in PARTS}
+    return tuple(volume.name for volume in snapshot.volumes if volume.name in parts)
+
+
+def _by_dependency(decisions: Iterable[Decision]) -> list[Decision]:
+    """Dependencies before dependents, otherwise in the given order. The profile has no cycles."""
+    by_address = {d.declared.address: d for d in decisions if d.declared is not None}
+    ordered: dict[str, Decision] = {}
+
+    def place(decision: Decision) -> None:
+        assert decision.declared is not None
+        for address in decision.declared.depends_on:
+            if address in by_address and address not in ordered:
+                place(by_address[address])
+        ordered[decision.declared.address] = decision
+
+    for decision in by_address.values():
+        if decision.declared is not None and decision.declared.address not in ordered:
+            place(decision)
+    return list(ordered.values())

@@ -1,0 +1,185 @@
+"""What happens to what stands around sandboxes: networks, volumes and images.
+
+Owns those decisions. A network is needed while a sandbox that stays or is made uses it. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sandboxrun.model.declared import Profile
+from sandboxrun.model.names import PARTS, part_volume
+from sandboxrun.model.objects import NetworkSpec, config_digest
+from sandboxrun.model.observed import ObservedNetwork, ObservedVolume, Snapshot
+from sandboxrun.model.option import Effect, to_plain
+from sandboxrun.model.spec import SandboxSpec
+from sandboxrun.plan.changes import Action, Change, Reason
+from sandboxrun.plan.decide import Decision
+from sandboxrun.plan.diff import Difference, short
+
+
+def remaining(decisions: Iterable[Decision], snapshot: Snapshot) -> list[SandboxSpec]:
+    """The specs of all sandboxes there will be: those that stay, those made, and those the plan leaves alone."""
+    decided = {d.observed.id for d in decisions if d.observed is not None}
+    specs = [o.spec for o in snapshot.sandboxes if o.id not in decided]
+    for decision in decisions:
+        if decision.declared is not None and (decision.makes or (decision.observed and not decision.ends)):
+            specs.append(decision.declared.spec)
+    return specs
+
+
+def network_changes(profile: Profile, snapshot: Snapshot, decisions: list[Decision], *, whole: bool) -> list[Change]:
+    """A change for each network that is needed or there. `whole` is False under `--target`: nothing is removed."""
+    specs = remaining(decisions, snapshot)
+    needed = sorted({key for spec in specs if spec.network_mode != "none" for key in spec.networks})
+    by_key = {network.key: network for network in snapshot.networks}
+    changes = []
+    for key in needed:
+        spec = profile.networks.get(key, NetworkSpec())
+        if not spec.external:
+            changes.append(_network(key, spec, by_key.get(key), profile))
+    for network in snapshot.networks:
+        if network.key not in needed and whole:
+            changes.append(_unused(network))
+    return changes
+
+
+def _network(key: str, spec: NetworkSpec, observed: ObservedNetwork | None, profile: Profile) -> Change:
+    name = profile.names.network(key)
+    after = to_plain(spec, defaults=True)
+    if observed is None:
+        return Change(
+            kind="network", address=f"network.{key}", name=name, action=Action.CREATE, reason=Reason.NEW, after=after
+        )
+    differences = _network_differences(spec, observed)
+    return Change(
+        kind="network",
+        address=f"network.{key}",
+        name=name,
+        action=Action.REPLACE if differences else Action.NONE,
+        reason=Reason.CANNOT_UPDATE if differences else Reason.UP_TO_DATE,
+        before=to_plain(observed.spec, defaults=True),
+        after=after,
+        differences=differences,
+        container=observed.id,
+    )
+
+
+def _network_differences(spec: NetworkSpec, observed: ObservedNetwork) -> tuple[Difference, ...]:
+    """An engine adds options of its own: those declared must be there, the rest is its business."""
+    live, drift = observed.spec, observed.config == config_digest(spec)
+    pairs = [
+        ("internal", live.internal, spec.internal),
+        ("enable_ipv6", live.enable_ipv6, spec.enable_ipv6),
+        ("driver_opts", {k: live.driver_opts.get(k) for k in spec.driver_opts}, dict(spec.driver_opts)),
+        ("labels", {k: live.labels.get(k) for k in spec.labels}, dict(spec.labels)),
+    ]
+    if spec.subnet is not None:
+        pairs.append(("subnet", live.subnet, spec.subnet))
+    return tuple(
+        Difference(key=key, before=before, after=after, effect=Effect.REPLACE, drift=drift)
+        for key, before, after in pairs
+        if before != after
+    )
+
+
+def _unused(network: ObservedNetwork) -> Change:
+    return Change(
+        kind="network",
+        address=f"network.{network.key}",
+        name=network.name,
+        action=Action.DELETE,
+        reason=Reason.UNUSED,
+        note="no sandbox uses it",
+        before=to_plain(network.spec, defaults=True),
+        container=network.id,
+    )
+
+
+def volume_changes(
+    profile: Profile, snapshot: Snapshot, decisions: list[Decision], *, whole: bool, destroy: bool
+) -> list[Change]:
+    """A change for each volume of the profile's, and for what is left of sandboxes that are gone."""
+    specs = remaining(decisions, snapshot)
+    used = {mount.source for spec in specs for mount in spec.volumes if mount.type == "volume"}
+    observed = {volume.key: volume for volume in snapshot.volumes if not _is_part(volume)}
+    changes = []
+    for key in sorted(used | set() if not destroy else set()):
+        spec = profile.volumes.get(key or "")
+        if key is None or spec is None or spec.external:
+            continue
+        there = key in observed
+        changes.append(
+            Change(
+                kind="volume",
+                address=f"volume.{key}",
+                name=profile.names.volume(key),
+                action=Action.NONE if there else Action.CREATE,
+                reason=Reason.UP_TO_DATE if there else Reason.NEW,
+                before=to_plain(spec, defaults=True) if there else None,
+                after=to_plain(spec, defaults=True),
+            )
+        )
+    if whole:
+        gone = [v for v in observed.values() if destroy or v.key not in profile.volumes]
+        changes += [
+            _volume_gone(v, Reason.DESTROY if destroy else Reason.UNDECLARED) for v in gone if v.key not in used
+        ]
+        changes += [_volume_gone(volume, Reason.UNUSED) for volume in _left_parts(snapshot)]
+    return changes
+
+
+def _is_part(volume: ObservedVolume) -> bool:
+    return volume.key.rpartition(".")[2] in PARTS and volume.run is not None
+
+
+def _left_parts(snapshot: Snapshot) -> list[ObservedVolume]:
+    """Volumes of containers that are not there: an apply was killed between two calls."""
+    owned = {part_volume(o.name, part) for o in snapshot.sandboxes for part in PARTS}
+    return [volume for volume in snapshot.volumes if _is_part(volume) and volume.name not in owned]
+
+
+def _volume_gone(volume: ObservedVolume, reason: Reason) -> Change:
+    return Change(
+        kind="volume",
+        address=f"volume.{volume.key}",
+        name=volume.name,
+        action=Action.DELETE,
+        reason=reason,
+        note="left by a sandbox that is gone" if reason is Reason.UNUSED else "",
+        before={},
+    )
+
+
+def image_changes(decisions: list[Decision], snapshot: Snapshot) -> list[Change]:
+    """A change for each image that has to be pulled."""
+    changes: dict[str, Change] = {}
+    for decision in decisions:
+        if decision.declared is None or not decision.makes:
+            continue
+        spec = decision.declared.spec
+        image = snapshot.images.get(spec.image)
+        if image is None or spec.image in changes or not needs_pull(spec, snapshot):
+            continue
+        there = image.config is not None
+        changes[spec.image] = Change(
+            kind="image",
+            address=f"image.{spec.image}",
+            name=spec.image,
+            action=Action.UPDATE if there else Action.CREATE,
+            reason=Reason.IMAGE_MOVED if there else Reason.NEW,
+            note=f"pull {image.digest or ''}".strip(),
+            before={"id": short(image.config.id)} if image.config is not None else None,
+            after={"digest": image.digest} if image.digest else {},
+        )
+    return list(changes.values())
+
+
+def needs_pull(spec: SandboxSpec, snapshot: Snapshot) -> bool:
+    """Whether the image has to be fetched: it is not there, or the registry has another under the tag."""
+    image = snapshot.images.get(spec.image)
+    if image is None or image.config is None:
+        return spec.pull_policy != "never"
+    if spec.pull_policy != "always":
+        return False
+    return image.digest is None or not any(d.endswith(f"@{image.digest}") for d in image.config.digests)
