@@ -1,0 +1,278 @@
+"""Takes a run's evidence: all parts, each on its own, within a time, then the index and the chain.
+
+Owns the order and the promise: capturing never raises, and what could not be kept is said in the index. Whether
+the container may be removed is for the caller to see from `Captured.entry`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+
+from sandboxrun.evidence import parts
+from sandboxrun.evidence.chain import Entry
+from sandboxrun.evidence.index import Digests, Index, Kept, Missing, Refused
+from sandboxrun.evidence.masking import Masker
+from sandboxrun.evidence.outcome import NEVER, StoppedBy, decide
+from sandboxrun.evidence.parts import CaptureLimits, Part, Source, reason_of
+from sandboxrun.evidence.runfolder import RunFolder
+from sandboxrun.evidence.store import Store
+from sandboxrun.evidence.usage import Usage
+
+if TYPE_CHECKING:
+    from sandboxrun.engine.client import Engine
+
+T = TypeVar("T")
+_LISTED = 1_000  # refused members that the index names
+_GRACE = 5.0  # seconds a part gets beyond the deadline to bring what it has to its end
+
+
+@attrs.frozen(kw_only=True)
+class CaptureRequest:
+    """What the caller knows of a run. `secrets` are the values to mask in everything that is text.
+
+    `workspace` is the target of a workspace copy, `artifacts` absolute paths in the container, `profile` the
+    effective profile's text. `live_logs`: the runner kept all output in the staging folder, the engine's own
+    log is not needed. `stopped_by`, `watched` and `events` as `outcome.decide` has them.
+    """
+
+    run: str
+    project: str
+    sandbox: str
+    digests: Digests = Digests()
+    profile: str = ""
+    secrets: tuple[str | bytes, ...] = attrs.field(default=(), repr=False)
+    stopped_by: StoppedBy = StoppedBy.ITSELF
+    watched: bool = False
+    events: Sequence[Mapping[str, Any]] = ()
+    live_logs: bool = False
+    filesystem_changes: bool = True
+    artifacts: tuple[str, ...] = ()
+    workspace: str | None = None
+    limits: CaptureLimits = CaptureLimits()
+
+
+@attrs.frozen(kw_only=True)
+class Captured:
+    """What came of it. `entry` is None, and `failure` says why, when there is no evidence to rely on.
+
+    `already`: this run had been captured before, and that is what is told here.
+    """
+
+    entry: Entry | None
+    folder: Path | None = None
+    index: Index | None = None
+    already: bool = False
+    failure: str | None = None
+
+
+def capture(engine: Engine, container_id: str, request: CaptureRequest, store: Store) -> Captured:
+    """Take a run's evidence. Never raises an Exception; an interrupt leaves a folder that the next capture redoes."""
+    try:
+        return _Capture(engine, container_id, request, store).run()
+    except Exception as error:
+        return Captured(entry=None, failure=reason_of(error))
+
+
+class _Capture:
+    def __init__(self, engine: Engine, container_id: str, request: CaptureRequest, store: Store) -> None:
+        self._engine, self._id, self._request, self._store = engine, container_id, request, store
+        self._began = time.monotonic()
+        self._deadline = self._began + request.limits.seconds
+        self._masker = Masker(request.secrets)
+        self._missing: list[Missing] = []
+        self._refused: list[Refused] = []
+        self._refused_total = 0
+        self._usage: Usage | None = None
+        self._unreachable: str | None = None
+
+    def run(self) -> Captured:
+        if done := next((e for e in self._store.entries() if e.run == self._request.run), None):
+            return self._already(done)
+        answer = self._ask("inspect", lambda: self._engine.inspect_container(self._id))
+        name = str(answer.get("Name", "")).lstrip("/") if answer else ""
+        with self._store.recording(self._request.run, name or self._id[:12]) as found:
+            if isinstance(found, Entry):
+                return self._already(found)
+            captured = self._into(found, answer)
+        with contextlib.suppress(Exception):
+            self._store.unstage(self._request.run)
+        return captured
+
+    def _already(self, entry: Entry) -> Captured:
+        folder = self._store.path / entry.folder
+        try:
+            return Captured(entry=entry, folder=folder, index=self._store.index(entry), already=True)
+        except Exception as error:
+            return Captured(entry=None, folder=folder, already=True, failure=reason_of(error))
+
+    def _into(self, folder: RunFolder, answer: Mapping[str, Any] | None) -> Captured:
+        source = Source(
+            engine=self._engine,
+            container_id=self._id,
+            run=self._request.run,
+            store=self._store,
+            folder=folder,
+            masker=self._masker,
+            limits=self._request.limits,
+            deadline=self._deadline,
+        )
+        for name, part in self._parts(source, answer):
+            self._add(self._ask(name, part))
+        digests, engine = self._image(answer), self._version()
+        kept = folder.close_parts()
+        indexes: list[Index] = []
+
+        def index_after(previous: str | None) -> Index:
+            indexes.append(self._index(answer or {}, kept, digests, engine, previous))
+            return indexes[-1]
+
+        entry = self._store.finish(folder, index_after)
+        return Captured(entry=entry, folder=folder.path, index=indexes[-1])
+
+    def _parts(self, source: Source, answer: Mapping[str, Any] | None) -> list[tuple[str, Callable[[], Part]]]:
+        request = self._request
+        wanted: list[tuple[str, Callable[[], Part]]] = []
+        if request.profile:
+            wanted.append(("profile", lambda: parts.profile(source, request.profile)))
+        if request.live_logs:
+            wanted.append(("logs", lambda: parts.live_logs(source)))
+        wanted.append(("usage", lambda: parts.usage(source)))
+        if answer is None:
+            self._gone(["changes", *(f"artifact {p}" for p in request.artifacts)])
+            return wanted
+        wanted.append(("inspect", lambda: parts.inspect(source, answer)))
+        if not request.live_logs:
+            tty = bool((answer.get("Config") or {}).get("Tty"))
+            wanted.append(("logs", lambda: parts.engine_logs(source, tty)))
+        if request.filesystem_changes:
+            wanted.append(("changes", lambda: parts.changes(source)))
+        wanted += [(f"artifact {p}", lambda p=p: parts.artifact(source, p)) for p in request.artifacts]  # type: ignore[misc]
+        if target := request.workspace:
+            wanted.append(("workspace", lambda: parts.workspace(source, target)))
+        return wanted
+
+    def _gone(self, names: list[str]) -> None:
+        """Without an answer to inspect there is nothing to ask the engine for."""
+        names += ["logs"] * (not self._request.live_logs) + ["workspace"] * bool(self._request.workspace)
+        self._missing += [Missing(part=name, reason="the container could not be inspected") for name in names]
+
+    def _ask(self, part: str, call: Callable[[], T]) -> T | None:
+        """Do one part within the time that is left; None, and a note, when it fails or does not end."""
+        if self._unreachable is not None and part not in ("profile", "usage", "inspect"):
+            self._missing.append(Missing(part=part, reason=self._unreachable))
+            return None
+        done: list[T] = []
+        failed: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                done.append(call())
+            except BaseException as error:
+                failed.append(error)
+
+        # A thread of its own, since an engine that hangs could hold any of its calls for ever.
+        thread = threading.Thread(target=work, name=f"evidence: {part}", daemon=True)
+        thread.start()
+        thread.join(max(0.0, self._deadline + _GRACE - time.monotonic()))
+        if done:
+            return done[0]
+        reason = reason_of(failed[0]) if failed else f"not done within {self._request.limits.seconds:g} seconds"
+        self._note_unreachable(failed, reason)
+        self._missing.append(Missing(part=part, reason=self._masker.text(reason)))
+        return None
+
+    def _note_unreachable(self, failed: Sequence[BaseException], reason: str) -> None:
+        from sandboxrun.engine.errors import EngineUnreachable
+
+        if failed and isinstance(failed[0], EngineUnreachable):
+            self._unreachable = reason
+
+    def _add(self, part: Part | None) -> None:
+        if part is None:
+            return
+        self._missing += part.missing
+        self._refused += part.refused
+        self._refused_total += part.refused_total
+        self._usage = self._usage or part.usage
+
+    def _image(self, answer: Mapping[str, Any] | None) -> Digests:
+        given, image = self._request.digests, str((answer or {}).get("Image", ""))
+        if not image or given.repo_digests:
+            return attrs.evolve(given, image=given.image or image)
+        found = self._ask("image digests", lambda: self._engine.image(image)) or {}
+        return attrs.evolve(given, image=image, repo_digests=tuple(str(d) for d in found.get("RepoDigests") or ()))
+
+    def _version(self) -> Mapping[str, str]:
+        found = self._ask("engine version", self._engine.version) or {}
+        fields = {
+            "version": "Version",
+            "api_version": "ApiVersion",
+            "os": "Os",
+            "arch": "Arch",
+            "kernel": "KernelVersion",
+        }
+        return MappingProxyType({ours: str(found[theirs]) for ours, theirs in fields.items() if theirs in found})
+
+    def _index(
+        self,
+        answer: Mapping[str, Any],
+        kept: tuple[Kept, ...],
+        digests: Digests,
+        engine: Mapping[str, str],
+        previous: str | None,
+    ) -> Index:
+        request, state = self._request, answer.get("State") or {}
+        ending = decide(
+            state if answer else None, stopped_by=request.stopped_by, watched=request.watched, events=request.events
+        )
+        started, finished = _time(state.get("StartedAt")), _time(state.get("FinishedAt"))
+        if finished is not None and started is None:
+            finished = None
+        labels = self._masker.json((answer.get("Config") or {}).get("Labels") or {})
+        return Index(
+            run=request.run,
+            project=request.project,
+            sandbox=request.sandbox,
+            container_id=str(answer.get("Id", self._id)),
+            container_name=str(answer.get("Name", "")).lstrip("/"),
+            ending=attrs.evolve(ending, detail=self._masker.text(ending.detail) if ending.detail else None),
+            created_at=_time(answer.get("Created")),
+            started_at=started,
+            finished_at=finished,
+            captured_at=datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z"),
+            ran_seconds=_between(started, finished),
+            capture_seconds=round(time.monotonic() - self._began, 3),
+            digests=digests,
+            engine=engine,
+            labels=MappingProxyType({str(key): str(value) for key, value in labels.items()}),
+            usage=self._usage,
+            kept=kept,
+            missing=tuple(attrs.evolve(m, reason=self._masker.text(m.reason)) for m in self._missing),
+            refused=tuple(self._refused[:_LISTED]),
+            refused_total=self._refused_total,
+            previous=previous,
+        )
+
+
+def _time(value: Any) -> str | None:
+    return str(value) if value and value != NEVER else None
+
+
+def _between(started: str | None, finished: str | None) -> float | None:
+    """Seconds between two of the engine's times; None when one is missing or cannot be read."""
+    if started is None or finished is None:
+        return None
+    try:
+        seconds = datetime.datetime.fromisoformat(finished) - datetime.datetime.fromisoformat(started)
+    except ValueError:
+        return None
+    return round(max(0.0, seconds.total_seconds()), 6)

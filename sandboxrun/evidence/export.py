@@ -1,0 +1,169 @@
+"""Takes files out of a container: regular files and directories, under limits, and nothing else.
+
+Owns the decision what is taken over. Everything in the stream is hostile: names, sizes, kinds, its length.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+import attrs
+
+from sandboxrun.evidence.index import EvidenceError, Kept, Missing, Refused
+from sandboxrun.evidence.masking import Masker
+from sandboxrun.evidence.runfolder import RunFolder
+from sandboxrun.evidence.tarstream import Kind, Member, TarError, TarReader
+
+LONGEST_NAME = 255  # bytes of one component, as Linux file systems have it
+LONGEST_PATH = 1024
+DEEPEST = 32
+_SETUID_SETGID = 0o6000
+
+
+@attrs.frozen(kw_only=True)
+class ExportLimits:
+    """How much is taken, in bytes and files; `refused` is how many refusals are told one by one."""
+
+    bytes: int = 256 << 20
+    files: int = 10_000
+    file_bytes: int = 128 << 20
+    refused: int = 1_000
+
+
+@attrs.frozen(kw_only=True)
+class Exported:
+    """What became of a stream: files kept, members refused (the first, and how many in all), why it ended early."""
+
+    kept: tuple[Kept, ...]
+    refused: tuple[Refused, ...]
+    refused_total: int
+    missing: tuple[Missing, ...]
+
+
+def export(
+    stream: Iterable[bytes],
+    into: RunFolder,
+    *,
+    part: str,
+    under: str,
+    limits: ExportLimits | None = None,
+    masker: Masker | None = None,
+    deadline: float | None = None,
+) -> Exported:
+    """Write a tar stream's regular files to `into`, below the folder `under`. Raises OSError, EvidenceError.
+
+    `part` names the stream in what is reported, `masker` finds (and does not change) secrets in the files,
+    `deadline` is a `time.monotonic` value. Whatever is wrong with the stream ends it; what came before stays.
+    """
+    task = _Export(into, part, under, limits or ExportLimits(), masker or Masker(), deadline)
+    reader = TarReader(task.bounded(stream))
+    try:
+        for member in reader:
+            task.take(member, reader)
+    except TarError as error:
+        task.missing.append(Missing(part=part, reason=f"not all of it was taken: {error}"))
+    return Exported(
+        kept=tuple(task.kept),
+        refused=tuple(task.refused),
+        refused_total=task.refused_total,
+        missing=tuple(task.missing),
+    )
+
+
+class _Export:
+    def __init__(
+        self, into: RunFolder, part: str, under: str, limits: ExportLimits, masker: Masker, deadline: float | None
+    ) -> None:
+        self._into, self._part, self._under, self._limits = into, part, under, limits
+        self._masker, self._deadline = masker, deadline
+        self._bytes = 0
+        self._members = 0
+        self._directories = set[str]()
+        self.kept: list[Kept] = []
+        self.refused: list[Refused] = []
+        self.refused_total = 0
+        self.missing: list[Missing] = []
+
+    def bounded(self, stream: Iterable[bytes]) -> Iterable[bytes]:
+        """The stream, cut where it is longer than what the limits can ask for (its headers included)."""
+        left = self._limits.bytes + (self._limits.files + self._limits.refused) * 4096 + (1 << 20)
+        for chunk in stream:
+            left -= len(chunk)
+            if left < 0:
+                raise TarError("the stream is longer than the limits allow")
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                raise TarError("ran out of time")
+            yield chunk
+
+    def take(self, member: Member, reader: TarReader) -> None:
+        self._members += 1
+        if self._members > 8 * self._limits.files + self._limits.refused:
+            raise TarError("too many members")
+        path = f"{self._under}/{member.name.rstrip('/')}"
+        if reason := name_fault(member.name) or _kind_fault(member):
+            return self._refuse(member, reason)
+        if member.kind is Kind.DIRECTORY:
+            self._directories.add(path)
+            return None
+        if len(self.kept) >= self._limits.files:
+            raise TarError(f"more than {self._limits.files} files")
+        if member.size > self._limits.file_bytes:
+            return self._refuse(member, f"larger than {self._limits.file_bytes} bytes")
+        if self._bytes + member.size > self._limits.bytes:
+            return self._refuse(member, f"all files together are larger than {self._limits.bytes} bytes")
+        return self._write(member, path, reader)
+
+    def _write(self, member: Member, path: str, reader: TarReader) -> None:
+        search: Callable[[bytes], bytes] = (stream := self._masker.stream()).feed
+        if path in self._directories:
+            return self._refuse(member, "a second member of that name")
+        try:
+            writer = self._into.writer(path, durable=False)
+        except (EvidenceError, FileExistsError):
+            return self._refuse(member, "a second member of that name")
+        with writer:
+            for chunk in reader.content():
+                writer.write(chunk)
+                search(chunk)
+                self._bytes += len(chunk)
+            stream.finish()
+            self.kept.append(writer.commit(sensitive=stream.hits > 0))
+        return None
+
+    def _refuse(self, member: Member, reason: str) -> None:
+        self.refused_total += 1
+        if len(self.refused) < self._limits.refused:
+            self.refused.append(Refused(part=self._part, path=shown(member.name), reason=reason))
+
+
+def shown(name: str) -> str:
+    """A hostile name in a report: of bounded length, valid Unicode, no control characters."""
+    cut = name if len(name) <= LONGEST_PATH else f"{name[:LONGEST_PATH]}…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in cut)
+
+
+def name_fault(name: str, *, odd: bool = False) -> str | None:
+    """Why a member's name is not taken; None for one that is. `odd` lets unprintable characters pass."""
+    parts = name.rstrip("/").split("/")
+    if name.startswith("/"):
+        return "an absolute name"
+    if ".." in parts:
+        return 'a name with ".."'
+    if any(part in ("", ".") for part in parts):
+        return "a name with an empty or dot component"
+    if not odd and any(not c.isprintable() for c in name):
+        return "a name with control or undecodable characters"
+    if any(_length(part) > LONGEST_NAME for part in parts) or _length(name) > LONGEST_PATH:
+        return "a name that is too long"
+    return "nested too deep" if len(parts) > DEEPEST else None
+
+
+def _length(name: str) -> int:
+    return len(name.encode("utf-8", "surrogateescape"))
+
+
+def _kind_fault(member: Member) -> str | None:
+    if member.kind not in (Kind.FILE, Kind.DIRECTORY):
+        return f"a {member.kind.value}"
+    return "a setuid or setgid file" if member.kind is Kind.FILE and member.mode & _SETUID_SETGID else None

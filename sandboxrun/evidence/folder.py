@@ -1,0 +1,189 @@
+"""Folders held by descriptor, and files written whole or not at all.
+
+Owns the system calls. The project's directory may come from a hostile checkout, so nothing below it is ever
+reached by a path of several components: each is opened from the one above it, and a symlink is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from sandboxrun.evidence.index import EvidenceError
+
+PARTIAL = ".partial-"  # starts the names of files that are being written
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Folder:
+    """An open directory. `path` is for messages only. Close it, or use it as a context manager."""
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self.fd = fd
+        self.path = path
+
+    @classmethod
+    def at(cls, path: Path) -> Folder:
+        """Open an existing directory the user named: symlinks on the way to it are the user's own."""
+        try:
+            return cls(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), path)
+        except OSError as error:
+            raise EvidenceError(f"cannot open the directory {path}: {error.strerror}") from error
+
+    def enter(self, name: str, *, create: bool = False) -> Folder:
+        """The directory `name` in this one; `create` makes it, 0700. Raises FileNotFoundError, EvidenceError."""
+        path = self.path / name
+        if create:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=self.fd)
+        try:
+            return Folder(os.open(name, _DIRECTORY, dir_fd=self.fd), path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise EvidenceError(
+                    f"{path} is not a directory of its own (a symlink or a file stands there)",
+                    help="evidence is never written through a symlink: remove it, or name another place",
+                ) from error
+            raise EvidenceError(f"cannot open the directory {path}: {error.strerror}") from error
+
+    def walk_to(self, parts: tuple[str, ...], *, create: bool = False) -> Folder:
+        """The directory several steps down."""
+        here = Folder(os.dup(self.fd), self.path)
+        for part in parts:
+            with here:
+                below = here.enter(part, create=create)
+            here = below
+        return here
+
+    def names(self) -> list[str]:
+        """What is in it, sorted."""
+        return sorted(os.listdir(self.fd))
+
+    def kind(self, name: str) -> int:
+        """The file type bits (`stat.S_IFREG` …) of `name`, symlinks not followed; 0 when nothing is there."""
+        try:
+            return stat.S_IFMT(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return 0
+
+    def open(self, name: str) -> BinaryIO:
+        """A regular file for reading. Raises FileNotFoundError, EvidenceError."""
+        return _regular(self, name, _READ, "rb")
+
+    def append(self, name: str) -> BinaryIO:
+        """A regular file for reading and appending, without buffer, made 0600 when it is not there."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return _regular(self, name, flags, "r+b", buffering=0)
+
+    def write(self, name: str, data: bytes) -> None:
+        """A file, whole or not at all, on the disk when this returns."""
+        partial = f"{PARTIAL}{secrets.token_hex(8)}"
+        with os.fdopen(self.create(partial), "wb") as file:
+            file.write(data)
+            sync(file)
+        self.rename(partial, name)
+
+    def create(self, name: str) -> int:
+        """A new file's descriptor, 0600; it must not exist."""
+        return os.open(name, _CREATE, 0o600, dir_fd=self.fd)
+
+    def scratch(self) -> BinaryIO:
+        """A file without a name, for reading and writing, gone when it is closed."""
+        name = f"{PARTIAL}{secrets.token_hex(8)}"
+        fd = os.open(name, _CREATE & ~os.O_WRONLY | os.O_RDWR, 0o600, dir_fd=self.fd)
+        self.unlink(name)
+        return os.fdopen(fd, "w+b")
+
+    def rename(self, old: str, new: str) -> None:
+        """Put a file in place."""
+        os.rename(old, new, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+
+    def unlink(self, name: str) -> None:
+        """Remove a file; one that is gone already is fine."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.fd)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a directory with all it holds; symlinks are removed, never followed."""
+        if self.kind(name) == stat.S_IFDIR:
+            import shutil
+
+            shutil.rmtree(name, dir_fd=self.fd)
+        else:
+            self.unlink(name)
+
+    def clear(self) -> None:
+        """Remove all that is in it."""
+        for name in os.listdir(self.fd):
+            self.remove(name)
+
+    def sync(self) -> None:
+        """Bring its names to the disk."""
+        os.fsync(self.fd)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def sync(file: BinaryIO) -> None:
+    """Bring what was written to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _regular(folder: Folder, name: str, flags: int, mode: str, buffering: int = -1) -> BinaryIO:
+    path = folder.path / name
+    try:
+        fd = os.open(name, flags, 0o600, dir_fd=folder.fd)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise EvidenceError(f"cannot open {path}: {error.strerror}", help="evidence never follows symlinks") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise EvidenceError(f"{path} is not a regular file")
+    return cast(BinaryIO, os.fdopen(fd, mode, buffering))
+
+
+@contextlib.contextmanager
+def locked(fd: int, path: Path, *, wait: float) -> Iterator[None]:
+    """Hold the exclusive `flock` of an open file or directory; EvidenceError after `wait` seconds of trying."""
+    import fcntl
+
+    end, pause = time.monotonic() + wait, threading.Event()
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise EvidenceError(
+                    f"{path} has been locked by another process for {wait:g} s",
+                    help="another run is being recorded there: try again when it is done",
+                ) from None
+            pause.wait(0.01)
+    try:
+        yield
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)

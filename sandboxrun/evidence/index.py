@@ -1,0 +1,144 @@
+"""The index of a run's evidence: its types and their JSON form (`schemas/evidence.schema.json`).
+
+Owns the format. Must not read or write files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from sandboxrun.errors import SandboxrunError
+from sandboxrun.evidence.outcome import Ending, How
+from sandboxrun.evidence.usage import Usage
+
+FORMAT_VERSION = "1.0"
+
+
+class EvidenceError(SandboxrunError):
+    """Evidence could not be written or read."""
+
+
+@attrs.frozen(kw_only=True)
+class Kept:
+    """A file of the evidence: `path` inside the run's folder, `bytes` its size, `truncated` at a limit.
+
+    `sensitive`: a secret's value was seen in it and left there, since masking would break the file.
+    """
+
+    path: str
+    sha256: str
+    bytes: int
+    truncated: bool = False
+    sensitive: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Missing:
+    """A part that could not be kept, whole or partly, and why."""
+
+    part: str
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Refused:
+    """A name the agent left that was not taken over: `path` in the container, and why."""
+
+    part: str
+    path: str
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Digests:
+    """What ran, by digest. All but `image` (the engine's image id) are given by the caller."""
+
+    spec: str = ""
+    inputs: str = ""
+    profile: str = ""
+    plan: str = ""
+    image: str = ""
+    repo_digests: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Index:
+    """One run. Times are UTC in RFC 3339, as the engine gives them, None where the thing never happened."""
+
+    run: str
+    project: str
+    sandbox: str
+    container_id: str
+    container_name: str
+    ending: Ending
+    created_at: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    captured_at: str = ""
+    ran_seconds: float | None = None
+    capture_seconds: float = 0.0
+    digests: Digests = Digests()
+    engine: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}))
+    labels: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}))
+    usage: Usage | None = None
+    kept: tuple[Kept, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    refused_total: int = 0  # `refused` lists the first of them
+    previous: str | None = None  # SHA-256 of the chain's line before this run's
+
+    def to_json(self) -> bytes:
+        """The file's bytes."""
+        body = {"format_version": FORMAT_VERSION, **attrs.asdict(self, value_serializer=_plain)}
+        return json.dumps(body, indent=2, ensure_ascii=True).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Index:
+        """Read a file's bytes; raises EvidenceError for anything else than an index of this format."""
+        try:
+            body = json.loads(data)
+            version = body.pop("format_version")
+            if str(version).partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
+                raise EvidenceError(
+                    f"the evidence index has format {version}, this sandboxrun reads {FORMAT_VERSION}",
+                    help="read it with the sandboxrun that wrote it, or a newer one",
+                )
+            return _index(body)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise EvidenceError(f"not an evidence index: {error}") from error
+
+
+def _plain(_owner: type, _field: Any, value: Any) -> Any:
+    """Enums and read-only mappings as JSON has them."""
+    match value:
+        case How():
+            return value.value
+        case Mapping():
+            return dict(value)
+    return value
+
+
+def _index(body: dict[str, Any]) -> Index:
+    ending = body.pop("ending")
+    usage = body.pop("usage")
+    known = {field.name for field in attrs.fields(Index)}
+    parts: dict[str, Any] = {
+        "ending": Ending(**{**ending, "how": How(ending["how"])}),
+        "digests": Digests(**_tupled(body.pop("digests"), "repo_digests")),
+        "usage": Usage(**usage) if usage is not None else None,
+        "kept": tuple(Kept(**item) for item in body.pop("kept")),
+        "missing": tuple(Missing(**item) for item in body.pop("missing")),
+        "refused": tuple(Refused(**item) for item in body.pop("refused")),
+        "engine": MappingProxyType(dict(body.pop("engine"))),
+        "labels": MappingProxyType(dict(body.pop("labels"))),
+    }
+    return Index(**parts, **{key: value for key, value in body.items() if key in known})
+
+
+def _tupled(body: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: tuple(value) if key in keys else value for key, value in body.items()}

@@ -1,0 +1,263 @@
+"""The parts of a run's evidence, each a function that writes its files and says what it could not keep.
+
+Owns what is read from the engine and how. Failures are raised: `capture` turns them into the index's `missing`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import attrs
+
+from sandboxrun.evidence.export import ExportLimits, export
+from sandboxrun.evidence.index import EvidenceError, Missing, Refused
+from sandboxrun.evidence.masking import Masker
+from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
+from sandboxrun.evidence.runfolder import RunFolder, Writer
+from sandboxrun.evidence.sampler import USAGE
+from sandboxrun.evidence.staged import STDERR, STDOUT, baseline_of
+from sandboxrun.evidence.store import Store
+from sandboxrun.evidence.usage import Usage, summary_of
+
+if TYPE_CHECKING:
+    from sandboxrun.engine.client import Engine
+
+_CHUNK = 1 << 16
+_KINDS = {0: "modified", 1: "added", 2: "deleted"}
+_USAGE_BYTES = 64 << 20
+
+
+@attrs.frozen(kw_only=True)
+class CaptureLimits:
+    """Bounds of a capture: bytes of each log, entries of the filesystem's changes, seconds for all of it."""
+
+    log_bytes: int = 64 << 20
+    changes: int = 50_000
+    artifacts: ExportLimits = ExportLimits()
+    workspace: ExportLimits = ExportLimits(bytes=512 << 20, files=50_000)
+    patch: PatchLimits = PatchLimits()
+    seconds: float = 300.0
+
+
+@attrs.frozen(kw_only=True)
+class Part:
+    """What a part has to tell the index beyond its files."""
+
+    missing: tuple[Missing, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    refused_total: int = 0
+    usage: Usage | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Source:
+    """Where the parts are read from and written to. `deadline` is a `time.monotonic` value."""
+
+    engine: Engine
+    container_id: str
+    run: str
+    store: Store
+    folder: RunFolder
+    masker: Masker
+    limits: CaptureLimits
+    deadline: float
+
+
+def inspect(source: Source, answer: Mapping[str, Any]) -> Part:
+    """`inspect.json`: the engine's whole answer, secrets masked."""
+    source.folder.write("inspect.json", _json(source.masker.json(answer)))
+    return Part()
+
+
+def profile(source: Source, text: str) -> Part:
+    """`profile.yaml`: the effective profile, secrets masked."""
+    source.folder.write("profile.yaml", source.masker.text(text).encode("utf-8", "surrogateescape"))
+    return Part()
+
+
+def engine_logs(source: Source, tty: bool) -> Part:
+    """`stdout.log` and `stderr.log` as the engine kept them, secrets masked, otherwise byte for byte."""
+    with (
+        source.folder.writer(STDOUT) as out,
+        source.folder.writer(STDERR) as err,
+        source.engine.logs(source.container_id, tty=tty) as output,
+    ):
+        logs = {1: _Log(out, source), 2: _Log(err, source)}
+        return _written(logs, output, source)
+
+
+def live_logs(source: Source) -> Part:
+    """The same from the files in which the runner kept the output as it came."""
+    with (
+        source.store.staging(source.run, create=False) as staging,
+        source.folder.writer(STDOUT) as out,
+        source.folder.writer(STDERR) as err,
+        staging.open(STDOUT) as one,
+        staging.open(STDERR) as two,
+    ):
+        logs = {1: _Log(out, source), 2: _Log(err, source)}
+        return _written(logs, ((n, chunk) for n, file in ((1, one), (2, two)) for chunk in _chunks(file)), source)
+
+
+class _Log:
+    """One log being masked and written up to its limit."""
+
+    def __init__(self, writer: Writer, source: Source) -> None:
+        self._writer, self._mask, self._left = writer, source.masker.stream(), source.limits.log_bytes
+        self.full = False
+
+    def write(self, data: bytes) -> None:
+        masked = self._mask.feed(data)
+        self._put(masked)
+
+    def _put(self, data: bytes) -> None:
+        self.full = self.full or len(data) > self._left
+        data = data[: self._left]
+        self._left -= len(data)
+        self._writer.write(data)
+
+    def commit(self, cut: bool) -> None:
+        if not cut:
+            self._put(self._mask.finish())
+        self._writer.commit(truncated=self.full or cut)
+
+
+def _written(logs: Mapping[int, _Log], output: Iterable[tuple[int, bytes]], source: Source) -> Part:
+    """Write all of it; when reading fails in the middle, what came before is kept, and both logs count as cut."""
+    reason, expired = None, False
+    try:
+        for stream, data in output:
+            if not logs[stream].full:
+                logs[stream].write(data)
+            expired = time.monotonic() > source.deadline
+            if expired or all(log.full for log in logs.values()):
+                break
+    except Exception as error:
+        reason = reason_of(error)
+    for log in logs.values():
+        log.commit(cut=expired or reason is not None)
+    if expired:
+        reason = "ran out of time; the logs are cut"
+    elif reason is None and any(log.full for log in logs.values()):
+        reason = f"longer than {source.limits.log_bytes} bytes; what came after is not kept"
+    return Part(missing=(Missing(part="logs", reason=reason),) if reason else ())
+
+
+def changes(source: Source) -> Part:
+    """`changes.json`: [{"path", "kind": modified | added | deleted}], by path."""
+    found = source.engine.changes(source.container_id)
+    listed = sorted(({"path": str(c.get("Path", "")), "kind": _KINDS.get(c.get("Kind", 0), "?")} for c in found),
+                    key=lambda change: change["path"])  # fmt: skip
+    most = source.limits.changes
+    source.folder.write("changes.json", _json(source.masker.json(listed[:most])), truncated=len(listed) > most)
+    if len(listed) <= most:
+        return Part()
+    return Part(missing=(Missing(part="changes", reason=f"{len(listed)} changes, of which {most} are listed"),))
+
+
+def usage(source: Source) -> Part:
+    """`usage.jsonl`: the samples taken while it ran, and their summary. None at all for a run that was too short."""
+    try:
+        with source.store.staging(source.run, create=False) as staging, staging.open(USAGE) as file:
+            data = file.read(_USAGE_BYTES + 1)
+    except FileNotFoundError:
+        return Part()
+    cut = len(data) > _USAGE_BYTES
+    data = data[: data.rfind(b"\n", 0, _USAGE_BYTES) + 1]
+    if not data:
+        return Part()
+    source.folder.write(USAGE, data, truncated=cut)
+    missing = (Missing(part="usage", reason=f"longer than {_USAGE_BYTES} bytes"),) if cut else ()
+    return Part(usage=summary_of(_samples(data)), missing=missing)
+
+
+def _samples(data: bytes) -> Iterator[Mapping[str, Any]]:
+    for line in data.splitlines():
+        try:
+            sample = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(sample, dict):
+            yield sample
+
+
+def artifact(source: Source, path: str) -> Part:
+    """`artifacts/<path in the container>`: regular files and directories, under limits."""
+    return _exported(source, path, f"artifact {path}", "artifacts", source.limits.artifacts)
+
+
+def _exported(source: Source, path: str, part: str, under: str, limits: ExportLimits) -> Part:
+    above = [step for step in path.split("/") if step][:-1]
+    if ".." in above or not path.startswith("/"):
+        raise EvidenceError(f"not an absolute path in the container: {path}")
+    with source.engine.get_archive(source.container_id, path) as archive:
+        done = export(
+            archive.stream,
+            source.folder,
+            part=part,
+            under="/".join([under, *above]),
+            limits=limits,
+            masker=source.masker,
+            deadline=source.deadline,
+        )
+    return Part(missing=done.missing, refused=done.refused, refused_total=done.refused_total)
+
+
+def workspace(source: Source, target: str) -> Part:
+    """`workspace.patch` against the staged baseline; without one, the whole workspace below `workspace/`."""
+    try:
+        with source.store.staging(source.run, create=False) as staging:
+            baseline = baseline_of(staging)
+    except (FileNotFoundError, EvidenceError) as error:
+        why = "its baseline is not on this machine" if isinstance(error, FileNotFoundError) else reason_of(error)
+        part = _exported(source, target, "workspace", "workspace", source.limits.workspace)
+        note = Missing(part="workspace.patch", reason=f"{why}: the workspace is kept whole instead")
+        return attrs.evolve(part, missing=(note, *part.missing))
+    with (
+        baseline.file,
+        source.folder.folder.scratch() as spool,
+        source.engine.get_archive(source.container_id, target) as archive,
+    ):
+        patch = make_patch(
+            baseline.file,
+            archive.stream,
+            limits=source.limits.patch,
+            exclude=baseline.exclude,
+            spool=spool,
+            deadline=source.deadline,
+        )
+    return _patched(source, patch)
+
+
+def _patched(source: Source, patch: Patch) -> Part:
+    finder = source.masker.stream()
+    finder.feed(patch.data)
+    finder.finish()
+    with source.folder.writer("workspace.patch") as writer:
+        writer.write(patch.data)
+        writer.commit(sensitive=finder.hits > 0)
+    if patch.git_changes:
+        listed = [attrs.asdict(change) for change in patch.git_changes]
+        source.folder.write("workspace-git.json", _json(source.masker.json(listed)))
+    return Part(refused=patch.left_out, refused_total=len(patch.left_out))
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in one line, for the index."""
+    from sandboxrun.errors import SandboxrunError
+
+    if isinstance(error, SandboxrunError):
+        return "; ".join(diagnostic.message for diagnostic in error.diagnostics)
+    return f"{type(error).__name__}: {error}"
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK):
+        yield chunk
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=True).encode() + b"\n"

@@ -1,0 +1,83 @@
+"""What of a run waits in its staging folder until it is captured: the workspace it began with.
+
+Owns the names and the form of these files. Whoever captures a run, perhaps another process later, finds them
+by the run's id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import attrs
+
+from sandboxrun.evidence.baseline import BASELINE, PackedWorkspace, WorkspaceLimits, pack, unpacked
+from sandboxrun.evidence.folder import Folder, sync
+from sandboxrun.evidence.index import EvidenceError
+from sandboxrun.evidence.store import Store
+
+NOTE = "workspace.json"  # written when the tar is whole
+STDOUT, STDERR = "stdout.log", "stderr.log"  # live output, as the runner saw it
+
+
+@attrs.frozen(kw_only=True)
+class Baseline:
+    """A staged workspace, opened: `file` is the tar."""
+
+    file: BinaryIO
+    exclude: tuple[str, ...]
+
+
+def stage_workspace(
+    store: Store,
+    run: str,
+    source: Path,
+    *,
+    uid: int,
+    gid: int,
+    limits: WorkspaceLimits | None = None,
+    exclude: Iterable[str] = (),
+) -> PackedWorkspace:
+    """Pack `source` (see `pack`) into the run's staging folder, replacing what is there. Raises EvidenceError.
+
+    `open_workspace` then gives the tar to upload; capture makes the patch against it and removes it.
+    """
+    patterns = tuple(exclude)
+    with store.staging(run) as staging:
+        for name in (NOTE, BASELINE):
+            staging.unlink(name)
+        with staging.append(BASELINE) as raw:
+            packed = pack(source, raw, uid=uid, gid=gid, limits=limits, exclude=patterns)
+            sync(raw)
+        note = {"sha256": packed.sha256, "exclude": patterns}
+        staging.write(NOTE, json.dumps(note).encode())
+    return packed
+
+
+def open_workspace(store: Store, run: str) -> BinaryIO:
+    """The staged tar, for `Engine.put_archive`. Raises EvidenceError when there is none."""
+    try:
+        with store.staging(run, create=False) as staging:
+            return staging.open(BASELINE)
+    except FileNotFoundError as error:
+        raise EvidenceError(f"no workspace is staged for run {run}") from error
+
+
+def baseline_of(staging: Folder) -> Baseline:
+    """The staged workspace, checked to be whole. Raises FileNotFoundError, EvidenceError."""
+    with staging.open(NOTE) as file:
+        try:
+            note = json.loads(file.read())
+            expected, exclude = str(note["sha256"]), tuple(str(pattern) for pattern in note["exclude"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise EvidenceError(f"{staging.path / NOTE} cannot be read: {error}") from error
+    tar, digest = staging.open(BASELINE), hashlib.sha256()
+    for chunk in unpacked(tar):
+        digest.update(chunk)
+    if digest.hexdigest() != expected:
+        tar.close()
+        raise EvidenceError(f"{staging.path / BASELINE} is not what was packed")
+    return Baseline(file=tar, exclude=exclude)

@@ -1,0 +1,225 @@
+"""The evidence store: a folder a run, written crash-safely, its index last, and the chain over all of them.
+
+Owns where evidence lies. Must not know what is in it beyond the index.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO
+
+import attrs
+
+from sandboxrun.evidence import chain
+from sandboxrun.evidence.chain import Entry
+from sandboxrun.evidence.folder import Folder, locked
+from sandboxrun.evidence.index import EvidenceError, Index
+from sandboxrun.evidence.outcome import How
+from sandboxrun.evidence.runfolder import INDEX, RunFolder
+
+HOME = ".sandboxrun"
+ENDED = frozenset({How.EXITED, How.FAILED, How.OOM, How.TIMEOUT})  # the ends of a run that had its chance
+_SHORT = 12
+_DIFFER = f"the ids of runs must differ in their first {_SHORT} characters"
+
+
+@attrs.frozen(kw_only=True)
+class Store:
+    """The store of a project. Making one touches nothing; folders are made when something is written.
+
+    `project_directory` must exist. `root` is the place given by the user, relative to it; None for
+    `.sandboxrun/evidence`. Inside the project's directory no symlink is followed; a root outside it is the
+    user's own choice and only its last component may not be one.
+    """
+
+    project_directory: Path
+    root: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where runs are kept."""
+        return self.project_directory / (self.root if self.root is not None else Path(HOME, "evidence"))
+
+    @contextlib.contextmanager
+    def recording(self, run: str, name: str, *, wait: float = 60.0) -> Iterator[RunFolder | Entry]:
+        """The empty folder to write a run's evidence to, held against others; its Entry when it is captured.
+
+        A folder that a killed capture of the same run left is emptied and used again. Raises EvidenceError,
+        OSError.
+        """
+        with self.open_root(create=True) as root:
+            with chain.opened(root, wait=wait) as opened:
+                entry = _entry_of(opened.data, run)
+                place = None if entry else self._place(root, run, name)
+            if entry or place is None:
+                yield _found(entry, run)
+                return
+            with place, locked(place.fd, place.path, wait=wait):
+                if captured := _entry_of(chain.read(root), run):
+                    yield captured
+                    return
+                if any(other.folder == place.path.name for other in self.entries()):
+                    raise EvidenceError(f"another run's evidence is in {place.path}", help=_DIFFER)
+                place.clear()
+                yield RunFolder(place, place.path.name)
+
+    def finish(self, folder: RunFolder, index_after: Callable[[str | None], Index], *, wait: float = 60.0) -> Entry:
+        """Write the index (made from the digest of the chain's last line) and the chain's line."""
+        with self.open_root(create=True) as root, chain.opened(root, wait=wait) as opened:
+
+            def entry_after(previous: str | None) -> Entry:
+                index = index_after(previous)
+                data = index.to_json()
+                folder.folder.write(INDEX, data)
+                folder.folder.sync()
+                root.sync()
+                return _entry(index, folder.name, data, previous)
+
+            return opened.append(entry_after)
+
+    def entries(self, project: str | None = None) -> tuple[Entry, ...]:
+        """All runs that were captured (of one project), oldest first."""
+        found = chain.entries(self._chain(), project or "")
+        return tuple(entry for entry in found if project is None or entry.project == project)
+
+    def completed(self, project: str, *, ended: Iterable[How] = ENDED) -> Mapping[str, frozenset[str]]:
+        """For the planner: sandbox address → digests of the specs that ran to one of the ends in `ended`.
+
+        A run whose folder or index is gone or was changed does not count: its evidence cannot be shown.
+        """
+        ends, found = frozenset(ended), dict[str, set[str]]()
+        for entry in self.entries(project):
+            if entry.outcome in ends and self._stands(entry):
+                found.setdefault(entry.sandbox, set()).add(entry.spec)
+        return MappingProxyType({address: frozenset(specs) for address, specs in found.items()})
+
+    def index(self, entry: Entry) -> Index:
+        """A run's index. Raises EvidenceError when it is gone or not the one that was chained."""
+        with self.open(entry, INDEX) as file:
+            data = file.read()
+        if hashlib.sha256(data).hexdigest() != entry.index_sha256:
+            raise EvidenceError(f"{self.path / entry.folder / INDEX} is not the index that was recorded")
+        return Index.from_json(data)
+
+    def open(self, entry: Entry, path: str) -> BinaryIO:
+        """A file of a run's evidence, by its `Kept.path`. Raises EvidenceError."""
+        *folders, name = (entry.folder, *path.split("/"))
+        if any(part in ("", ".", "..") or "/" in part for part in (*folders, name)):
+            raise EvidenceError(f"not a path in the evidence: {entry.folder}/{path}")
+        try:
+            with self.open_root() as root, root.walk_to(tuple(folders)) as place:
+                return place.open(name)
+        except FileNotFoundError as error:
+            raise EvidenceError(f"{self.path / entry.folder / path} is not there") from error
+
+    @contextlib.contextmanager
+    def staging(self, run: str, *, create: bool = True) -> Iterator[Folder]:
+        """The folder for what is needed until a run is captured (baseline, live logs, usage).
+
+        Without `create`, raises FileNotFoundError when there is none.
+        """
+        with Folder.at(self.project_directory) as project, project.enter(HOME, create=create) as home:
+            if create:
+                _ignore(home)
+            with home.walk_to(("staging", _safe(run)), create=create) as folder:
+                yield folder
+
+    def unstage(self, run: str) -> None:
+        """Remove a run's staging folder; fine when there is none."""
+        with (
+            contextlib.suppress(FileNotFoundError),
+            Folder.at(self.project_directory) as project,
+            project.walk_to((HOME, "staging")) as staging,
+        ):
+            staging.remove(_safe(run))
+
+    def _stands(self, entry: Entry) -> bool:
+        try:
+            self.index(entry)
+        except EvidenceError:
+            return False
+        return True
+
+    def _chain(self) -> bytes:
+        try:
+            with self.open_root() as root:
+                return chain.read(root)
+        except FileNotFoundError:
+            return b""
+
+    def open_root(self, *, create: bool = False) -> Folder:
+        """The root, opened. Raises FileNotFoundError when it is not there and not to be made."""
+        parts = _inside(self.path, self.project_directory)
+        if parts is None:
+            if create:
+                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self.path.parent.is_dir():
+                raise FileNotFoundError(self.path.parent)
+            with Folder.at(self.path.parent) as parent:
+                return parent.enter(self.path.name, create=create)
+        with Folder.at(self.project_directory) as project:
+            if create and parts[:1] == (HOME,):
+                with project.enter(HOME, create=True) as home:
+                    _ignore(home)
+            return project.walk_to(parts, create=create)
+
+    def _place(self, root: Folder, run: str, name: str) -> Folder:
+        """The run's folder: the one a killed capture began, or a new one named by the time."""
+        tail = f"-{_safe(name)}-{_safe(run)[:_SHORT]}"
+        recorded = {entry.folder for entry in chain.entries(chain.read(root), tail[1:])}
+        begun = [n for n in root.names() if re.fullmatch(r"\d{8}T\d{6}Z" + re.escape(tail), n) and n not in recorded]
+        now = datetime.datetime.now(datetime.UTC)
+        fresh = f"{now:%Y%m%dT%H%M%SZ}{tail}"
+        if not begun and fresh in recorded:
+            raise EvidenceError(f"another run's evidence is in {root.path / fresh}", help=_DIFFER)
+        return root.enter(begun[-1] if begun else fresh, create=True)
+
+
+def _found(entry: Entry | None, run: str) -> Entry:
+    if entry is None:
+        raise EvidenceError(f"run {run} is not recorded")
+    return entry
+
+
+def _entry_of(data: bytes, run: str) -> Entry | None:
+    return next((entry for entry in chain.entries(data, run) if entry.run == run), None)
+
+
+def _entry(index: Index, folder: str, data: bytes, previous: str | None) -> Entry:
+    return Entry(
+        run=index.run,
+        project=index.project,
+        sandbox=index.sandbox,
+        folder=folder,
+        index_sha256=hashlib.sha256(data).hexdigest(),
+        previous=previous,
+        spec=index.digests.spec,
+        inputs=index.digests.inputs,
+        outcome=index.ending.how,
+        finished_at=index.finished_at,
+    )
+
+
+def _ignore(home: Folder) -> None:
+    """Keep git from seeing what we write."""
+    if not home.kind(".gitignore"):
+        home.write(".gitignore", b"*\n")
+
+
+def _safe(text: str) -> str:
+    """`text` as part of a folder's name: labels may hold anything."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:100].lstrip(".") or "_"
+
+
+def _inside(path: Path, base: Path) -> tuple[str, ...] | None:
+    """The steps from `base` down to `path`; None when it lies elsewhere. By name only, nothing is looked up."""
+    full, top = os.path.abspath(path), os.path.abspath(base)
+    steps = tuple(os.path.relpath(full, top).split(os.sep))
+    return None if steps[0] in (os.pardir, os.curdir) else steps

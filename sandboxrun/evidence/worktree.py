@@ -1,0 +1,225 @@
+"""A workspace's files as git would name them, read from a tar: path, mode, blob id, where the content lies.
+
+Owns the reading of both sides of a patch. Git itself is never run, and nothing in a `.git` is interpreted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+import attrs
+
+from sandboxrun.evidence.baseline import link_fault
+from sandboxrun.evidence.export import name_fault, shown
+from sandboxrun.evidence.index import Refused
+from sandboxrun.evidence.tarstream import Kind, Member, TarError, TarReader
+
+FILE, EXECUTABLE, LINK = "100644", "100755", "120000"
+
+# What any git, on any file system, takes for `.git` (or for a link named `.gitmodules`): upper case, trailing
+# dots and spaces, NTFS streams and short names, and the characters HFS+ ignores.
+_GIT = re.compile(r"(\.git|git~1)[ .]*(:.*)?", re.DOTALL)
+_MODULES = re.compile(r"(\.gitmodules|gitmod~\d|gi7eb).*", re.DOTALL)
+_IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
+
+
+@attrs.frozen(kw_only=True)
+class Entry:
+    """A file or symlink. `at` is a file's offset in the tree's file, None when its content was not kept."""
+
+    path: str
+    mode: str
+    oid: str
+    size: int
+    at: int | None = None
+    target: bytes | None = None  # a symlink's
+
+    @property
+    def known(self) -> bool:
+        """Whether the content can be read."""
+        return self.at is not None or self.target is not None
+
+
+class Tree:
+    """The entries of one side. What lies in a `.git` is only hashed, into `git`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.entries: dict[str, Entry] = {}
+        self.git: dict[str, str] = {}
+        self.left_out: dict[str, Refused] = {}
+
+    def content(self, entry: Entry) -> bytes:
+        """An entry's bytes."""
+        if entry.target is not None:
+            return entry.target
+        assert entry.at is not None
+        self.file.seek(entry.at)
+        return self.file.read(entry.size)
+
+    def leave_out(self, path: str, reason: str) -> None:
+        """Note that a path's state here is not known."""
+        self.left_out[path] = Refused(part="workspace.patch", path=shown(path), reason=reason)
+
+
+@attrs.frozen(kw_only=True)
+class TreeLimits:
+    """Bounds of what is read from a container's workspace; `file_bytes` of a file that can be in a patch."""
+
+    files: int = 100_000
+    bytes: int = 1 << 30
+    file_bytes: int = 32 << 20
+    kept_bytes: int = 512 << 20
+
+
+def read_baseline(tar: BinaryIO, chunks: Iterable[bytes]) -> Tree:
+    """The tree of a packed workspace: `chunks` are the bytes of `tar`, which also serves the content later."""
+    tree, reader = Tree(tar), TarReader(chunks)
+    for member in reader:
+        if member.kind is Kind.DIRECTORY:
+            continue
+        if member.kind is Kind.SYMLINK:
+            _add(tree, member.name, _link(member, member.name))
+            continue
+        at = reader.position
+        oid = _oid(member.size, reader.content())
+        _add(tree, member.name, Entry(path=member.name, mode=_mode(member), oid=oid, size=member.size, at=at))
+    return tree
+
+
+def read_workspace(
+    stream: Iterable[bytes],
+    baseline: Tree,
+    spool: BinaryIO,
+    *,
+    limits: TreeLimits,
+    excluded: Callable[[str], bool],
+    deadline: float | None = None,
+) -> Tree:
+    """The tree of a container's workspace as the engine archives it (all below one leading component).
+
+    Only what differs from `baseline` is kept, in `spool`. Raises TarError when the stream cannot be read to its
+    end: a tree of a part of it would show everything else as deleted.
+    """
+    tree = Tree(spool)
+    reader = TarReader(_bounded(stream, limits, deadline))
+    count = 0
+    for member in reader:
+        count += 1
+        if count > limits.files:
+            raise TarError(f"more than {limits.files} files")
+        path = member.name.rstrip("/").partition("/")[2]
+        if member.kind is Kind.DIRECTORY or not path or _is_excluded(path, excluded):
+            continue
+        _read(tree, baseline, member, path, reader, limits)
+    return tree
+
+
+def _read(tree: Tree, baseline: Tree, member: Member, path: str, reader: TarReader, limits: TreeLimits) -> None:
+    if fault := name_fault(path, odd=True):
+        return tree.leave_out(path, fault)
+    match member.kind:
+        case Kind.FILE:
+            return _add(tree, path, _spooled(tree, baseline, member, path, reader, limits))
+        case Kind.SYMLINK:
+            if not is_git(path) and (fault := link_fault(path, member.link) or _modules_fault(path)):
+                return tree.leave_out(path, fault)
+            return _add(tree, path, _link(member, path))
+        case Kind.HARDLINK:
+            return _hard_link(tree, baseline, path, member.link.partition("/")[2])
+    return tree.leave_out(path, f"a {member.kind.value}")
+
+
+def _hard_link(tree: Tree, baseline: Tree, path: str, target: str) -> None:
+    """A second name of a file that came earlier: the same content again."""
+    if is_git(path) or is_git(target):
+        if is_git(path) and (oid := tree.git.get(target)):
+            tree.git[path] = oid
+            return None
+        return tree.leave_out(path, "a hard link into or out of .git")
+    entry = tree.entries.get(target)
+    if entry is None:
+        return tree.leave_out(path, "a hard link to something that was not taken")
+    before = baseline.entries.get(target)
+    if not entry.known and before is not None and before.oid == entry.oid:
+        at = tree.file.tell()
+        tree.file.write(baseline.content(before))
+        entry = attrs.evolve(entry, at=at)
+    return _add(tree, path, attrs.evolve(entry, path=path))
+
+
+def _spooled(tree: Tree, baseline: Tree, member: Member, path: str, reader: TarReader, limits: TreeLimits) -> Entry:
+    start = tree.file.tell()
+    keep = not is_git(path) and member.size <= limits.file_bytes and start + member.size <= limits.kept_bytes
+
+    def kept() -> Iterator[bytes]:
+        for chunk in reader.content():
+            if keep:
+                tree.file.write(chunk)
+            yield chunk
+
+    oid = _oid(member.size, kept())
+    before = baseline.entries.get(path)
+    if keep and before is not None and before.oid == oid and before.mode != LINK:
+        tree.file.seek(start)
+        tree.file.truncate()
+        keep = False
+    return Entry(path=path, mode=_mode(member), oid=oid, size=member.size, at=start if keep else None)
+
+
+def _add(tree: Tree, path: str, entry: Entry) -> None:
+    if is_git(path):
+        tree.git[path] = entry.oid
+    elif path in tree.entries:
+        tree.leave_out(path, "a second member of that name")
+    else:
+        tree.entries[path] = entry
+
+
+def _link(member: Member, path: str) -> Entry:
+    target = member.link.encode("utf-8", "surrogateescape")
+    return Entry(path=path, mode=LINK, oid=_oid(len(target), (target,)), size=len(target), target=target)
+
+
+def _oid(size: int, chunks: Iterable[bytes]) -> str:
+    """Git's blob id (SHA-1): `git apply` compares it before it applies a binary patch."""
+    digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _mode(member: Member) -> str:
+    return EXECUTABLE if member.mode & 0o100 else FILE
+
+
+def is_git(path: str) -> bool:
+    """Whether a component of `path` is `.git` to some git on some file system."""
+    return any(_GIT.fullmatch(_IGNORED.sub("", part).lower()) for part in re.split(r"[/\\]", path))
+
+
+def _modules_fault(path: str) -> str | None:
+    """Git refuses a symlink of that name, and with it the whole patch."""
+    found = any(_MODULES.fullmatch(_IGNORED.sub("", part).lower()) for part in re.split(r"[/\\]", path))
+    return "a symlink named .gitmodules" if found else None
+
+
+def _is_excluded(path: str, excluded: Callable[[str], bool]) -> bool:
+    """Whether the path or a directory above it is left out, as when packing."""
+    parts = path.split("/")
+    return any(excluded("/".join(parts[:end])) for end in range(1, len(parts) + 1))
+
+
+def _bounded(stream: Iterable[bytes], limits: TreeLimits, deadline: float | None) -> Iterator[bytes]:
+    left = limits.bytes + limits.files * 2048
+    for chunk in stream:
+        left -= len(chunk)
+        if left < 0:
+            raise TarError(f"the workspace is larger than {limits.bytes} bytes")
+        if deadline is not None and time.monotonic() > deadline:
+            raise TarError("ran out of time")
+        yield chunk

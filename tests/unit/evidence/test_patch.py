@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sandboxrun.evidence import linediff
+from sandboxrun.evidence.baseline import pack
+from sandboxrun.evidence.index import EvidenceError
+from sandboxrun.evidence.linediff import Budget, hunks
+from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
+from sandboxrun.evidence.worktree import TreeLimits, is_git
+
+# A tree: path → (kind, content); kinds: "f" file, "x" executable, "l" symlink.
+Tree = dict[str, tuple[str, bytes]]
+GIT = {"GIT_CONFIG_NOSYSTEM": "1", "HOME": "/nonexistent", "PATH": os.environ["PATH"], "GIT_CEILING_DIRECTORIES": "/"}
+
+
+def write(tree: Tree, base: Path) -> Path:
+    base.mkdir()
+    for path, (kind, content) in tree.items():
+        file = base / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "l":
+            os.symlink(content, bytes(file))
+        else:
+            file.write_bytes(content)
+            file.chmod(0o755 if kind == "x" else 0o644)
+    return base
+
+
+def read(base: Path) -> Tree:
+    found: Tree = {}
+    for folder, directories, files in os.walk(base):
+        for name in [*directories, *files]:
+            full = Path(folder, name)
+            path = str(full.relative_to(base))
+            if full.is_symlink():
+                found[path] = ("l", os.readlink(bytes(full)))
+            elif full.is_file():
+                found[path] = ("x" if full.stat().st_mode & 0o100 else "f", full.read_bytes())
+    return found
+
+
+def packed(base: Path) -> io.BytesIO:
+    buffer = io.BytesIO()
+    pack(base, buffer, uid=1000, gid=1000)
+    return buffer
+
+
+def archived(tree: Tree, *extra: tarfile.TarInfo) -> Iterator[bytes]:
+    """The tree as an engine streams it: below one component, odd chunk sizes."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        top = tarfile.TarInfo("work")
+        top.type = tarfile.DIRTYPE
+        tar.addfile(top)
+        for path, (kind, content) in tree.items():
+            info = tarfile.TarInfo(f"work/{path}")
+            if kind == "l":
+                info.type, info.linkname = tarfile.SYMTYPE, content.decode("utf-8", "surrogateescape")
+                tar.addfile(info)
+            else:
+                info.size, info.mode = len(content), 0o755 if kind == "x" else 0o644
+                tar.addfile(info, io.BytesIO(content))
+        for info in extra:
+            tar.addfile(info)
+    data = buffer.getvalue()
+    yield from (data[at : at + 1000] for at in range(0, len(data), 1000))
+
+
+def patch_of(before: Tree, after: Tree, tmp: Path, *extra: tarfile.TarInfo, limits: PatchLimits | None = None) -> Patch:
+    return make_patch(packed(write(before, tmp / "before")), archived(after, *extra), limits=limits)
+
+
+def applied(before: Tree, patch: bytes, tmp: Path) -> Tree:
+    """What `git apply` makes of `before` in a directory that only this test wrote."""
+    base = write(before, tmp / "clean")
+    if patch:
+        done = subprocess.run(
+            ["git", "apply", "--whitespace=nowarn", "-"], cwd=base, input=patch, capture_output=True, env=GIT
+        )
+        assert done.returncode == 0, done.stderr.decode() + patch.decode("utf-8", "backslashreplace")
+    return read(base)
+
+
+CASES: list[tuple[Tree, Tree]] = [
+    ({"a": ("f", b"1\n2\n")}, {"a": ("f", b"1\n2\n")}),
+    ({"a": ("f", b"1\n2\n")}, {"a": ("f", b"1\n3\n")}),
+    ({"a": ("f", b"x")}, {"a": ("f", b"x\n")}),
+    ({"a": ("f", b"x\n")}, {"a": ("f", b"x")}),
+    ({"a": ("f", b"x\ny")}, {"a": ("f", b"z\ny")}),
+    ({}, {"new/deep/file": ("f", b"hello\n"), "empty": ("f", b"")}),
+    ({"gone": ("f", b"hello\n"), "empty": ("f", b""), "d/e": ("x", b"1")}, {}),
+    ({"a": ("f", b"x\n")}, {"a": ("x", b"x\n")}),
+    ({"a": ("x", b"x\n")}, {"a": ("f", b"y\n")}),
+    ({"a": ("f", b"")}, {"a": ("f", b"text\n")}),
+    ({"a": ("f", b"text\n")}, {"a": ("f", b"")}),
+    ({"b": ("f", b"\0\1\2")}, {"b": ("f", bytes(range(256)) * 9)}),
+    ({"b": ("f", b"\0\1\2")}, {}),
+    ({"b": ("f", b"\0\1\2")}, {"b": ("f", b"text\n")}),
+    ({"b": ("f", b"text\n")}, {"b": ("x", b"\0")}),
+    ({}, {"with space": ("f", b"1\n"), "tab\there": ("f", b"2\n"), 'quo"te\\n': ("f", b"3"), "naïve ☃": ("f", b"4\n")}),
+    ({"trailing ": ("f", b"1\n"), " leading": ("f", b"")}, {"trailing ": ("f", b"2\n"), " leading": ("x", b"")}),
+    ({"new\nline": ("f", b"1\n")}, {"new\nline": ("f", b"2\n")}),
+    ({"l": ("l", b"a"), "a": ("f", b"a")}, {"l": ("l", b"b"), "a": ("f", b"a")}),
+    ({"l": ("l", b"a"), "a": ("f", b"1")}, {"l": ("f", b"a"), "a": ("f", b"1")}),
+    ({"l": ("f", b"a"), "a": ("f", b"1")}, {"l": ("l", b"a"), "a": ("f", b"1")}),
+    ({"d/x": ("f", b"1\n"), "d/y": ("f", b"1\n")}, {"d": ("f", b"now a file\n")}),
+    ({"d": ("f", b"a file\n")}, {"d/x": ("f", b"now below\n")}),
+    ({"d/x": ("f", b"1\n"), "e/x": ("f", b"1\n")}, {"d": ("l", b"e"), "e/x": ("f", b"1\n")}),
+    ({"d": ("l", b"e"), "e/x": ("f", b"1\n")}, {"d/x": ("f", b"1\n"), "e/x": ("f", b"1\n")}),
+    ({"crlf": ("f", b"1\r\n2\r\n")}, {"crlf": ("f", b"1\r\n2\n")}),
+    ({"sub/l": ("l", b"../a"), "a": ("f", b"1")}, {"sub/m": ("l", b"../a"), "a": ("f", b"1")}),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), CASES, ids=range(len(CASES)))
+def test_git_applies_the_patch_and_gives_the_tree_that_was_exported(before: Tree, after: Tree, tmp_path: Path) -> None:
+    patch = patch_of(before, after, tmp_path)
+    assert applied(before, patch.data, tmp_path) == after
+    assert patch.left_out == ()
+    assert bool(patch.data) == (before != after)
+
+
+def test_the_text_of_a_patch(tmp_path: Path) -> None:
+    before: Tree = {"run me.sh": ("f", b"".join(b"%d\n" % n for n in range(1, 11))), "old": ("f", b"gone\n")}
+    after: Tree = {"run me.sh": ("x", before["run me.sh"][1].replace(b"5\n", b"five\n"))}
+    assert patch_of(before, after, tmp_path).data == (
+        b"diff --git a/old b/old\n"
+        b"deleted file mode 100644\n"
+        b"index 286c5f5776916d7d7d5849988ca9d83e722cf9c2..0000000000000000000000000000000000000000\n"
+        b"--- a/old\n"
+        b"+++ /dev/null\n"
+        b"@@ -1,1 +0,0 @@\n"
+        b"-gone\n"
+        b"diff --git a/run me.sh b/run me.sh\n"
+        b"old mode 100644\n"
+        b"new mode 100755\n"
+        b"index f00c965d8307308469e537302baa73048488f162..33011fd77b7414b66200a64a0024dab6d1924191\n"
+        b"--- a/run me.sh\t\n"
+        b"+++ b/run me.sh\t\n"
+        b"@@ -2,7 +2,7 @@\n"
+        b" 2\n 3\n 4\n-5\n+five\n 6\n 7\n 8\n"
+    )
+
+
+# Names that could clash on disk (a file and a directory of one name) are kept apart by their depth.
+name = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0/"), min_size=1, max_size=6).filter(
+    lambda n: n not in (".", "..") and not is_git(n) and n != ".sandboxrun" and len(n.encode()) < 200
+)
+content = st.one_of(
+    st.binary(max_size=300),
+    st.lists(st.sampled_from([b"a\n", b"b\n", b"c\n", b"\n", b"a b\r\n", b"-\n", b"@@\n"]), max_size=40).map(b"".join),
+    st.lists(st.sampled_from([b"a\n", b"b\n", b"c"]), max_size=20).map(b"".join),
+)
+kinds = st.tuples(st.sampled_from("ffx"), content)
+trees = st.dictionaries(
+    st.one_of(name.map("t{}".format), st.tuples(name, name).map(lambda p: f"d{p[0]}/f{p[1]}")), kinds, max_size=5
+)
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> tuple[Tree, Tree]:
+    before = draw(trees)
+    after = {path: draw(st.one_of(st.just(value), kinds)) for path, value in before.items() if draw(st.integers(0, 3))}
+    return before, {**after, **draw(trees)}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(changes())
+def test_any_change_survives_git_apply(tmp_path_factory: pytest.TempPathFactory, change: tuple[Tree, Tree]) -> None:
+    before, after = change
+    tmp = tmp_path_factory.mktemp("change")
+    patch = patch_of(before, after, tmp)
+    assert applied(before, patch.data, tmp) == after
+
+
+lines = st.lists(st.sampled_from([b"a\n", b"b\n", b"c\n", b"d\n"]), max_size=60).map(b"".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(lines, lines, st.sampled_from([b"", b"x", b"y"]), st.integers(0, 400))
+def test_hunks_give_the_new_text_whatever_the_budget(old: bytes, new: bytes, end: bytes, steps: int) -> None:
+    new += end
+    assert _patched(old, hunks(old, new, Budget(steps))) == new
+
+
+def _patched(old: bytes, body: bytes) -> bytes:
+    """Apply hunks by the rules of the format."""
+    source = [line + b"\n" for line in old.split(b"\n")]
+    source[-1] = source[-1][:-1]
+    out: list[bytes] = []
+    at = 0
+    for line in [piece + b"\n" for piece in body.split(b"\n")][:-1]:
+        if line.startswith(b"@@"):
+            start, count = (int(n) for n in line.split()[1][1:].split(b","))
+            begin = start - 1 if count else start
+            out += source[at:begin]
+            at = begin
+        elif line.startswith(b"\\"):
+            out[-1] = out[-1].removesuffix(b"\n")
+        elif line[:1] in (b" ", b"-"):
+            assert source[at].removesuffix(b"\n") == line[1:-1]
+            if line[:1] == b" ":
+                out.append(line[1:])
+            at += 1
+        else:
+            out.append(line[1:])
+    return b"".join(out + source[at:])
+
+
+def test_texts_made_to_be_slow_take_bounded_steps() -> None:
+    budget = Budget()
+    old = b"".join(b"%d\n" % (n % 7) for n in range(40_000))
+    new = b"".join(b"%d\n" % (n % 5) for n in range(40_000))
+    before = budget.left
+    assert _patched(old, hunks(old, new, budget)) == new
+    assert before - budget.left < 3_000_000
+    spent = Budget(0)
+    assert _patched(old, hunks(old, new, spent)) == new
+
+
+def test_a_text_of_very_many_lines_is_replaced_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linediff, "_MOST_LINES", 10)
+    old, new = b"same\n" + b"a\n" * 20 + b"end", b"same\n" + b"b\n" * 30 + b"end"
+    assert hunks(old, new, Budget()) == (
+        b"@@ -1,22 +1,32 @@\n-same\n" + b"-a\n" * 20 + b"-end\n\\ No newline at end of file\n"
+        b"+same\n" + b"+b\n" * 30 + b"+end\n\\ No newline at end of file\n"
+    )
+
+
+def test_what_lies_in_git_is_listed_by_hash_and_never_in_the_patch(tmp_path: Path) -> None:
+    before: Tree = {".git/config": ("f", b"[core]\n"), ".git/HEAD": ("f", b"ref\n"), "a": ("f", b"1\n")}
+    after: Tree = {
+        ".git/config": ("f", b"[core]\nfsmonitor = evil\n"),
+        ".git/hooks/pre-commit": ("x", b"#!/bin/sh\n"),
+        "sub/.GIT/config": ("f", b"x"),
+        "git~1/x": ("f", b"x"),
+        "a": ("f", b"1\n"),
+    }
+    patch = patch_of(before, after, tmp_path)
+    assert patch.data == b""
+    assert [(c.path, c.before is None, c.after is None) for c in patch.git_changes] == [
+        (".git/HEAD", False, True),
+        (".git/config", False, False),
+        (".git/hooks/pre-commit", True, False),
+        ("git~1/x", True, False),
+        ("sub/.GIT/config", True, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", [".git", "a/.git/x", ".GiT/x", ".git. ./x", ".git::$INDEX_ALLOCATION", "git~1", "a\\.git"]
+)
+def test_names_that_are_git_somewhere(path: str) -> None:
+    assert is_git(path)
+
+
+@pytest.mark.parametrize("path", [".gitignore", "git", "a.git", ".github/x", "git~2"])
+def test_names_that_are_not(path: str) -> None:
+    assert not is_git(path)
+
+
+def info(path: str, kind: bytes, link: str = "", mode: int = 0o644) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(f"work/{path}")
+    member.type, member.linkname, member.mode = kind, link, mode
+    return member
+
+
+def test_what_cannot_be_in_a_patch_is_left_out_by_name_and_changes_nothing(tmp_path: Path) -> None:
+    before: Tree = {"a": ("f", b"1\n"), "keep": ("f", b"k\n")}
+    extra = (
+        info("a", tarfile.FIFOTYPE),
+        info("dev", tarfile.CHRTYPE),
+        info("out", tarfile.SYMTYPE, "/etc/passwd"),
+        info("up", tarfile.SYMTYPE, "../x"),
+        info("via", tarfile.SYMTYPE, "d/../../x"),
+        info(".gitmodules", tarfile.SYMTYPE, "keep"),
+        info("hard", tarfile.LNKTYPE, "work/nothing"),
+        info("../escape", tarfile.REGTYPE),
+        info("x//y", tarfile.REGTYPE),
+    )
+    patch = patch_of(before, {"keep": ("f", b"k\n")}, tmp_path, *extra)
+    assert patch.data == b""
+    assert {refused.path: refused.reason for refused in patch.left_out} == {
+        "a": "a fifo",
+        "dev": "a device",
+        "out": "a symlink to an absolute path",
+        "up": "a symlink that leads out of the workspace",
+        "via": 'a symlink with ".." inside its target',
+        ".gitmodules": "a symlink named .gitmodules",
+        "hard": "a hard link to something that was not taken",
+        "../escape": 'a name with ".."',
+        "x//y": "a name with an empty or dot component",
+    }
+
+
+def test_a_hard_link_is_the_same_content_again(tmp_path: Path) -> None:
+    before: Tree = {"a": ("f", b"1\n"), "b": ("f", b"2\n")}
+    after: Tree = {"a": ("f", b"1\n"), "b": ("f", b"new\n")}
+    patch = patch_of(
+        before, after, tmp_path, info("a2", tarfile.LNKTYPE, "work/a"), info("b2", tarfile.LNKTYPE, "work/b")
+    )
+    assert applied(before, patch.data, tmp_path) == {**after, "a2": ("f", b"1\n"), "b2": ("f", b"new\n")}
+
+
+def test_a_stream_that_ends_early_gives_no_patch_at_all(tmp_path: Path) -> None:
+    baseline = packed(write({"a": ("f", b"1\n"), "b": ("f", b"2\n")}, tmp_path / "before"))
+    chunks = list(archived({"a": ("f", b"1\n"), "b": ("f", b"2\n" * 5000)}))
+    with pytest.raises(EvidenceError, match="the stream ends in the middle"):
+        make_patch(baseline, chunks[:3])
+
+
+def test_limits(tmp_path: Path) -> None:
+    after: Tree = {"big": ("f", b"x" * 3000), "small": ("f", b"y\n"), "random": ("f", os.urandom(900) + b"\0")}
+    limits = PatchLimits(tree=TreeLimits(file_bytes=2000), patch_bytes=800)
+    patch = patch_of({"gone": ("f", b"1\n")}, after, tmp_path, limits=limits)
+    assert {refused.path for refused in patch.left_out} == {"big", "random"}
+    assert patch.changed == 2
+    baseline = packed(tmp_path / "before")
+    for bound in (TreeLimits(files=2), TreeLimits(bytes=10, files=1)):
+        with pytest.raises(EvidenceError):
+            make_patch(baseline, archived(after), limits=PatchLimits(tree=bound))
+    with pytest.raises(EvidenceError, match="ran out of time"):
+        make_patch(baseline, archived(after), deadline=0.0)
+
+
+def test_what_was_excluded_when_packing_is_excluded_from_the_patch(tmp_path: Path) -> None:
+    base = write({"a": ("f", b"1\n"), "node_modules/x": ("f", b"1\n")}, tmp_path / "before")
+    buffer = io.BytesIO()
+    pack(base, buffer, uid=0, gid=0, exclude=["node_modules", "*.log"])
+    after: Tree = {"a": ("f", b"1\n"), "node_modules/y": ("f", b"2\n"), "d/z.log": ("f", b"3\n")}
+    assert make_patch(buffer, archived(after), exclude=["node_modules", "*.log"]).data == b""
