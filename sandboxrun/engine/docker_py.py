@@ -98,6 +98,7 @@ class HijackedConnection:
         # so a lock is held for each step, and the waiting is done by poll.
         self._sock.setblocking(False)
         self._lock = threading.Lock()
+        self._reading = threading.RLock()
         self._ended = False
         self._early = self._drain()
 
@@ -113,12 +114,15 @@ class HijackedConnection:
         if self._early:
             taken, self._early = self._early[:size], self._early[size:]
             return taken
-        try:
-            return self._step(lambda: self._sock.recv(size), select.POLLIN)
-        except Broken:
+        with self._reading:
             if self._ended:
                 return b""
-            raise
+            try:
+                return self._step(lambda: self._sock.recv(size), select.POLLIN)
+            except Broken:
+                if self._ended:
+                    return b""
+                raise
 
     def send(self, data: bytes) -> int:
         """Send all of `data`."""
@@ -145,6 +149,8 @@ class HijackedConnection:
                 wanted = events
             except (OSError, ValueError) as error:
                 raise Broken(f"the connection was lost ({error})") from error
+            if self._ended:
+                raise Broken("the connection was ended")
             waiter = select.poll()
             waiter.register(self._sock.fileno(), wanted)
             waiter.poll()
@@ -166,10 +172,11 @@ class HijackedConnection:
         return bool(self._early) or bool(getattr(self._sock, "pending", int)())
 
     def close(self) -> None:
-        """End it."""
+        """End it: wake whoever reads, and give the descriptor back once nobody does."""
         self._ended = True
         _shut(self._sock)
-        self._response.close()
+        with self._reading:
+            self._response.close()
 
 
 def _shut(sock: socket.socket) -> None:

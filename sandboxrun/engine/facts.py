@@ -1,0 +1,186 @@
+"""What an engine offers, read out of its own answers: for `doctor`, and for refusing early what it could not enforce.
+
+Owns the reading: a pure function of three answers. Must not call the engine.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+Json = Mapping[str, Any]
+
+
+class Quota(enum.Enum):
+    """Whether a container's disk use can be limited (`storage_opt: {size: …}`)."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"  # depends on a mount option that the engine does not tell
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """Which limits the engine says its kernel enforces."""
+
+    memory: bool
+    swap: bool
+    cpus: bool
+    cpu_shares: bool
+    cpuset: bool
+    pids: bool
+    oom_kill_disable: bool
+
+
+@attrs.frozen(kw_only=True)
+class Pool:
+    """Addresses that networks without a subnet of their own are cut from: `base`, in pieces of prefix `size`."""
+
+    base: str
+    size: int
+
+
+@attrs.frozen(kw_only=True)
+class EngineFacts:
+    """An engine. Source: GET /version, /info and /networks."""
+
+    name: str
+    version: str
+    api_version: str
+    os: str
+    system: str
+    architecture: str
+    kernel: str
+    cpus: int
+    memory: int  # bytes
+    cgroup_version: int
+    cgroup_driver: str
+    runtimes: tuple[str, ...]
+    default_runtime: str
+    seccomp: str | None  # the default profile's name; None: no seccomp
+    apparmor: bool
+    selinux: bool
+    userns: bool
+    rootless: bool
+    limits: Limits
+    storage_driver: str
+    storage_quota: Quota
+    logging_driver: str
+    pools: tuple[Pool, ...]
+    free_subnets: int
+    is_podman: bool
+    warnings: tuple[str, ...]
+
+
+# libnetwork's own (ipamutils), used when the engine tells no others; 20.10 to 28 agree.
+DEFAULT_POOLS = (
+    Pool(base="172.17.0.0/16", size=16),
+    Pool(base="172.18.0.0/16", size=16),
+    Pool(base="172.19.0.0/16", size=16),
+    Pool(base="172.20.0.0/14", size=16),
+    Pool(base="172.24.0.0/14", size=16),
+    Pool(base="172.28.0.0/14", size=16),
+    Pool(base="192.168.0.0/16", size=20),
+)
+
+
+def engine_facts(version: Json, info: Json, networks: Sequence[Json]) -> EngineFacts:
+    """The facts of the engine whose answers these are. What an engine leaves out counts as not offered."""
+    security = _security(info.get("SecurityOptions") or ())
+    pools = _pools(info)
+    names = [str(c.get("Name")) for c in version.get("Components") or ()]
+    podman = any("podman" in name.lower() for name in names)
+    return EngineFacts(
+        name="Podman" if podman else "Docker",
+        version=str(version.get("Version", "")),
+        api_version=str(version.get("ApiVersion", "")),
+        os=str(version.get("Os") or info.get("OSType") or ""),
+        system=str(info.get("OperatingSystem", "")),
+        architecture=str(version.get("Arch") or info.get("Architecture") or ""),
+        kernel=str(info.get("KernelVersion") or version.get("KernelVersion") or ""),
+        cpus=int(info.get("NCPU") or 0),
+        memory=int(info.get("MemTotal") or 0),
+        cgroup_version=int(info.get("CgroupVersion") or 1),
+        cgroup_driver=str(info.get("CgroupDriver", "")),
+        runtimes=tuple(sorted(info.get("Runtimes") or ())),
+        default_runtime=str(info.get("DefaultRuntime", "")),
+        seccomp=security["seccomp"].get("profile", "default") if "seccomp" in security else None,
+        apparmor="apparmor" in security,
+        selinux="selinux" in security,
+        userns="userns" in security,
+        rootless="rootless" in security,
+        limits=_limits(info),
+        storage_driver=str(info.get("Driver", "")),
+        storage_quota=_quota(info),
+        logging_driver=str(info.get("LoggingDriver", "")),
+        pools=pools,
+        free_subnets=free_subnets(pools, _subnets(networks)),
+        is_podman=podman,
+        warnings=tuple(str(w) for w in info.get("Warnings") or ()),
+    )
+
+
+def _security(options: Iterable[str]) -> dict[str, dict[str, str]]:
+    """`name=seccomp,profile=default` by name; engines before 1.25 and Podman may give the bare name."""
+    found: dict[str, dict[str, str]] = {}
+    for option in options:
+        pairs = dict(part.split("=", 1) if "=" in part else ("name", part) for part in option.split(","))
+        found[pairs.pop("name", option)] = pairs
+    return found
+
+
+def _limits(info: Json) -> Limits:
+    return Limits(
+        memory=bool(info.get("MemoryLimit")),
+        swap=bool(info.get("SwapLimit")),
+        cpus=bool(info.get("CpuCfsQuota") and info.get("CpuCfsPeriod")),
+        cpu_shares=bool(info.get("CPUShares")),
+        cpuset=bool(info.get("CPUSet")),
+        pids=bool(info.get("PidsLimit")),
+        oom_kill_disable=bool(info.get("OomKillDisable")),
+    )
+
+
+def _quota(info: Json) -> Quota:
+    """overlay2 has quotas on xfs mounted with pquota only (seen on 20.10, 26.1 and 28.5); btrfs and zfs have their own."""
+    driver = str(info.get("Driver", ""))
+    status = {str(k): str(v) for k, v in info.get("DriverStatus") or ()}
+    if driver in ("btrfs", "zfs", "devicemapper", "windowsfilter"):
+        return Quota.YES
+    if driver in ("overlay2", "overlay", "vfs") and status.get("Backing Filesystem", "xfs") == "xfs":
+        return Quota.UNKNOWN
+    return Quota.NO
+
+
+def _pools(info: Json) -> tuple[Pool, ...]:
+    told = info.get("DefaultAddressPools") or ()
+    return tuple(Pool(base=str(p["Base"]), size=int(p["Size"])) for p in told) or DEFAULT_POOLS
+
+
+def _subnets(networks: Sequence[Json]) -> tuple[str, ...]:
+    configs = [c for n in networks for c in ((n.get("IPAM") or {}).get("Config") or ())]
+    return tuple(str(c["Subnet"]) for c in configs if c.get("Subnet"))
+
+
+def free_subnets(pools: Sequence[Pool], used: Iterable[str]) -> int:
+    """How many more IPv4 networks the pools have room for. The engine also leaves out what its host's routes use."""
+    from ipaddress import IPv4Network, ip_network
+
+    taken = [n for n in (ip_network(u, strict=False) for u in used) if isinstance(n, IPv4Network)]
+    free = 0
+    for pool in pools:
+        base = ip_network(pool.base, strict=False)
+        if not isinstance(base, IPv4Network) or not base.prefixlen <= pool.size <= 32:
+            continue
+        pieces: set[int] = set()
+        step = 1 << (32 - pool.size)
+        for network in taken:
+            if network.overlaps(base):
+                first = max(int(network.network_address), int(base.network_address)) // step
+                last = min(int(network.broadcast_address), int(base.broadcast_address)) // step
+                pieces.update(range(first, last + 1))
+        free += (1 << (pool.size - base.prefixlen)) - len(pieces)
+    return free

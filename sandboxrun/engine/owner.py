@@ -1,0 +1,83 @@
+"""Who holds a lock: a process, named so that another one on the same machine can tell whether it still runs.
+
+Owns the identity and the check. Linux tells it; elsewhere nothing is known of other processes, and only leases count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Owner:
+    """A process: `kernel` names the running kernel and pid namespace its `pid` counts in ("" when not known).
+
+    The machine's id is no part of it: clones share one, and a lock must not be taken from a living holder.
+    """
+
+    kernel: str
+    pid: int
+    started: int
+    who: str
+
+    def encode(self) -> str:
+        """As a label's value."""
+        return json.dumps(attrs.asdict(self), sort_keys=True)
+
+    @property
+    def is_gone(self) -> bool:
+        """True when it certainly does not run any more; False also when that cannot be known from here."""
+        if not self.kernel or self.kernel != _kernel():
+            return False
+        try:
+            os.kill(self.pid, 0)  # not /proc: it may hide other users' processes
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass
+        found = _state(self.pid)
+        return found is not None and (found[0] in "ZX" or found[1] != self.started)
+
+
+def this_process() -> Owner:
+    """The owner that this process is."""
+    import socket
+
+    found = _state(os.getpid())
+    user = os.environ.get("USER") or os.environ.get("LOGNAME") or f"uid {os.getuid()}"
+    who = f"{user}@{socket.gethostname()}"
+    return Owner(kernel=_kernel() if found else "", pid=os.getpid(), started=found[1] if found else 0, who=who)
+
+
+def decode(text: str) -> Owner | None:
+    """An owner from a label's value; None for anything else."""
+    try:
+        value: Any = json.loads(text)
+        return Owner(
+            kernel=str(value["kernel"]), pid=int(value["pid"]), started=int(value["started"]), who=str(value["who"])
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _kernel() -> str:
+    """The boot's random id and the pid namespace's inode, both from the running kernel."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
+
+
+def _state(pid: int) -> tuple[str, int] | None:
+    """A process's state letter and start time in clock ticks since boot (proc(5), fields 3 and 22)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        return fields[0], int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None
