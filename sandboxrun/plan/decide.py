@@ -75,9 +75,8 @@ def _absent(declared: DeclaredSandbox, record: Completed | None, again: bool) ->
     said = _said(record)
     if again:
         return _decision(declared, None, Action.CREATE, Reason.RERUN, f"{said} in run {record.run[:12]}")
-    return _decision(
-        declared, None, Action.NONE, Reason.DONE, f"{said} in run {record.run[:12]}; --rerun runs it again"
-    )
+    note = f"{said} in run {record.run[:12]}; --rerun runs it again"
+    return _decision(declared, None, Action.NONE, Reason.DONE, note)
 
 
 def _said(record: Completed) -> str:
@@ -117,10 +116,10 @@ def _overdue(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Sna
     """A sandbox past its lifetime: it is ended, its evidence kept, and it is not run again."""
     state = observed.state
     timeout = declared.spec.lifetime.timeout
-    if isinstance(state, Running) and timeout is not None:
-        if snapshot.taken >= state.started + timedelta(microseconds=timeout / 1000):
-            note = f"past its timeout of {units.format_duration(timeout)}"
-            return _decision(declared, observed, Action.DELETE, Reason.TIMEOUT, note, how="timeout")
+    ends = state.started + timedelta(microseconds=(timeout or 0) / 1000) if isinstance(state, Running) else None
+    if timeout is not None and ends is not None and snapshot.taken >= ends:
+        note = f"past its timeout of {units.format_duration(timeout)}"
+        return _decision(declared, observed, Action.DELETE, Reason.TIMEOUT, note, how="timeout")
     if observed.deadline is not None and snapshot.taken >= observed.deadline:
         return _decision(declared, observed, Action.DELETE, Reason.EXPIRED, "past its ttl", how="timeout")
     return None

@@ -21,12 +21,8 @@ def preflight(sandboxes: Iterable[DeclaredSandbox], profile: Profile, offers: Of
 
 def _sandbox_faults(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     for row in unsupported(sandbox.spec, offers.api_version):
-        yield _fault(
-            sandbox,
-            row.key,
-            f"the engine's API {offers.api_version} does not know {row.key}",
-            f"it needs API {row.since}",
-        )
+        message = f"the engine's API {offers.api_version} does not know {row.key}"
+        yield _fault(sandbox, row.key, message, f"it needs API {row.since}")
     yield from _limits(sandbox, offers)
     yield from _runtime(sandbox, offers)
     yield from _binds(sandbox, offers)

@@ -7,6 +7,7 @@ when building up, dependencies before dependents. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.names import CONFIGS, PARTS, SECRETS, WORKSPACE, part_volume
@@ -38,9 +39,8 @@ class Steps:
     ) -> list[op.Operation]:
         """All steps; those with no needs in common may run side by side."""
         for container in self._snapshot.couriers:
-            self._add(
-                op.RemoveCourier(id=f"courier {container[:12]}", address="", cause="left over", container=container)
-            )
+            step = op.RemoveCourier(id=f"courier {container[:12]}", address="", cause="left over", container=container)
+            self._add(step)
         for decision in decisions:
             if decision.ends:
                 self._teardown(decision)
@@ -62,17 +62,17 @@ class Steps:
         observed, change = decision.observed, decision.change
         assert observed is not None
         last: Ids = ()
-        common = {"address": change.address, "cause": change.note or change.reason.value}
+        common: dict[str, Any] = {"address": change.address, "cause": change.note or change.reason.value}
         if isinstance(observed.state, Running):
             spec = observed.applied or observed.spec
             grace = -(-spec.stop_grace_period // 1_000_000_000)
-            step = op.StopSandbox(
+            stop = op.StopSandbox(
                 id=f"stop {change.address}", **common, container=observed.id, grace=grace, how=decision.how or "killed"
             )
-            last = (self._add(step),)
+            last = (self._add(stop),)
         if isinstance(observed.state, Running | Ended):
             how = decision.how or ("killed" if isinstance(observed.state, Running) else None)
-            step = op.CaptureEvidence(
+            capture = op.CaptureEvidence(
                 id=f"evidence {change.address}",
                 **common,
                 needs=last,
@@ -81,7 +81,7 @@ class Steps:
                 run=observed.run,
                 how=how,
             )
-            last = (self._add(step),)
+            last = (self._add(capture),)
         remove = op.RemoveSandbox(
             id=f"remove {change.address}",
             **common,
@@ -108,10 +108,10 @@ class Steps:
                 self._add(step)
         for change in volumes:
             if change.action is Action.DELETE:
-                step = op.RemoveVolume(
+                gone = op.RemoveVolume(
                     id=f"remove {change.name}", address=change.address, cause=change.note, needs=after, name=change.name
                 )
-                self._add(step)
+                self._add(gone)
 
     # -- what must be there first -----------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class Steps:
         """Detach everything that stays, make it anew, attach it again: running sandboxes keep running."""
         key = change.address.removeprefix("network.")
         staying = [o for o in self._snapshot.sandboxes if key in o.spec.networks and o.id not in self._removed]
-        common = {"address": change.address, "cause": change.reason.value}
+        common: dict[str, Any] = {"address": change.address, "cause": change.reason.value}
         detached = tuple(
             self._add(
                 op.DisconnectNetwork(id=f"disconnect {o.address} {key}", **common, container=o.id, network=change.name)
@@ -206,50 +206,43 @@ class Steps:
             self._update(decision.declared, decision)
 
     def _make(self, sandbox: DeclaredSandbox, decision: Decision) -> None:
-        spec, address, name = sandbox.spec, sandbox.address, self._profile.names
-        cause = decision.change.note or decision.change.reason.value
-        needs: list[str] = []
-        if decision.observed is not None and decision.observed.id in self._removed:
-            needs.append(self._removed[decision.observed.id])
-        parts = {
-            part: self._add(
-                op.CreatePart(
-                    id=f"volume {address} {part}",
-                    address=address,
-                    cause=cause,
-                    needs=tuple(needs),
-                    sandbox=sandbox,
-                    part=part,
-                )
+        address, cause = sandbox.address, decision.change.note or decision.change.reason.value
+        needs = self._before(sandbox, decision)
+        for part in _parts(sandbox):
+            volume = op.CreatePart(
+                id=f"volume {address} {part}", address=address, cause=cause, needs=needs, sandbox=sandbox, part=part
             )
-            for part in _parts(sandbox)
-        }
-        needs += [self._pulls[spec.image]] if spec.image in self._pulls else []
-        networks = [name.network(key) for key in spec.networks]
-        needs += [self._networks[n] for n in networks if n in self._networks]
-        needs += [self._volumes[m.source] for m in spec.volumes if m.source in self._volumes]
-        needs += parts.values()
-        image = self._snapshot.images.get(spec.image)
-        known = (
-            image.config.id
-            if image is not None and image.config is not None and spec.image not in self._pulls
-            else None
+            needs = (*needs, self._add(volume))
+        create = op.CreateSandbox(
+            id=f"create {address}",
+            address=address,
+            cause=cause,
+            needs=needs,
+            sandbox=sandbox,
+            image_id=self._image_id(sandbox.spec.image),
         )
-        created = self._add(
-            op.CreateSandbox(
-                id=f"create {address}",
-                address=address,
-                cause=cause,
-                needs=tuple(needs),
-                sandbox=sandbox,
-                image_id=known,
-            )
-        )
+        created = self._add(create)
         ready = [created, *self._fill(sandbox, created, cause), *self._join(sandbox, created, cause)]
         ready += self._dependencies(sandbox, cause)
-        self._started[address] = self._add(
-            op.StartSandbox(id=f"start {address}", address=address, cause=cause, needs=tuple(ready), sandbox=sandbox)
+        start = op.StartSandbox(
+            id=f"start {address}", address=address, cause=cause, needs=tuple(ready), sandbox=sandbox
         )
+        self._started[address] = self._add(start)
+
+    def _before(self, sandbox: DeclaredSandbox, decision: Decision) -> Ids:
+        """What must be done before the container can be made."""
+        spec, names = sandbox.spec, self._profile.names
+        networks = [self._networks.get(names.network(key)) for key in spec.networks]
+        volumes = [self._volumes.get(mount.source or "") for mount in spec.volumes]
+        replaced = self._removed.get(decision.observed.id) if decision.observed is not None else None
+        return tuple(step for step in (replaced, self._pulls.get(spec.image), *networks, *volumes) if step)
+
+    def _image_id(self, reference: str) -> str | None:
+        """What the reference means now; None where it is pulled first."""
+        image = self._snapshot.images.get(reference)
+        if image is None or image.config is None or reference in self._pulls:
+            return None
+        return image.config.id
 
     def _fill(self, sandbox: DeclaredSandbox, created: str, cause: str) -> list[str]:
         address, filled = sandbox.address, []
@@ -323,7 +316,7 @@ class Steps:
 
     def _reconnect(self, sandbox: DeclaredSandbox, observed: ObservedSandbox, cause: str) -> None:
         before, after, names = observed.spec.networks, sandbox.spec.networks, self._profile.names
-        common = {"address": sandbox.address, "cause": cause}
+        common: dict[str, Any] = {"address": sandbox.address, "cause": cause}
         for key, attachment in before.items():
             if after.get(key) != attachment:
                 network = names.network(key)

@@ -101,12 +101,12 @@ def volume_changes(
 ) -> list[Change]:
     """A change for each volume of the profile's, and for what is left of sandboxes that are gone."""
     specs = remaining(decisions, snapshot)
-    used = {mount.source for spec in specs for mount in spec.volumes if mount.type == "volume"}
+    used = {mount.source or "" for spec in specs for mount in spec.volumes if mount.type == "volume"}
     observed = {volume.key: volume for volume in snapshot.volumes if not _is_part(volume)}
     changes = []
-    for key in sorted(used | set() if not destroy else set()):
-        spec = profile.volumes.get(key or "")
-        if key is None or spec is None or spec.external:
+    for key in sorted(used) if not destroy else ():
+        spec = profile.volumes.get(key)
+        if spec is None or spec.external:
             continue
         there = key in observed
         changes.append(
@@ -121,10 +121,9 @@ def volume_changes(
             )
         )
     if whole:
-        gone = [v for v in observed.values() if destroy or v.key not in profile.volumes]
-        changes += [
-            _volume_gone(v, Reason.DESTROY if destroy else Reason.UNDECLARED) for v in gone if v.key not in used
-        ]
+        reason = Reason.DESTROY if destroy else Reason.UNDECLARED
+        gone = [v for v in observed.values() if (destroy or v.key not in profile.volumes) and v.key not in used]
+        changes += [_volume_gone(volume, reason) for volume in gone]
         changes += [_volume_gone(volume, Reason.UNUSED) for volume in _left_parts(snapshot)]
     return changes
 

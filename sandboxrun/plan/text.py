@@ -77,7 +77,8 @@ def _change_text(change: Change, plan: Plan) -> str:
     if change.differences:
         lines += [_difference_text(d, plan) for d in change.differences]
     elif change.action is Action.CREATE and change.kind == "sandbox":
-        lines += [f"          + {key}: {_show(value, plan)}" for key, value in (change.after or {}).items()]
+        shown = {key: value for key, value in (change.after or {}).items() if value not in ("", [], {})}
+        lines += [f"          + {key}: {_show(value, plan)}" for key, value in shown.items()]
     return "\n".join(lines)
 
 
