@@ -37,7 +37,7 @@ engine: venv  ## see that an engine answers; start one where none does
 	@$(RUN) -m scripts.engine start
 
 engine-stop:  ## stop the engine that `make engine` started, and no other
-	@if [ -x $(RUN) ]; then $(RUN) -m scripts.engine stop; fi
+	@$(PYTHON) -m scripts.engine stop
 
 image: engine  ## the base images, from the system's packages, where the engine lacks them
 	@$(RUN) -m scripts.image
@@ -56,5 +56,5 @@ lint: venv  ## ruff and mypy
 	@$(RUN) -m mypy --no-error-summary
 
 clean:  ## stop the engine started here and remove what was built; installed packages stay
-	@if [ -x $(RUN) ]; then $(RUN) -m scripts.engine clean; fi
+	@$(PYTHON) -m scripts.engine clean
 	rm -rf .venv .cache .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage .coverage.* build dist

@@ -1,13 +1,15 @@
 """A dockerd of one's own: where its files lie, starting, stopping and killing it, and what it leaves behind.
 
 Everything of one daemon lies below one folder, so that its processes and mounts are told from any other's. It
-never touches a process that does not name that folder.
+never touches a process that does not name that folder. Standard library only: an engine can be stopped when the
+virtual environment is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import os
 import signal
 import socket
@@ -15,8 +17,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import attrs
 
 from scripts.system import SEARCH_PATH, locked
 
@@ -29,7 +29,7 @@ class DaemonError(Exception):
     """The daemon did not start or stop; the text says why, with the end of its log."""
 
 
-@attrs.frozen(kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Daemon:
     """One dockerd. `enter` is put before its command line (`nsenter …`), `options` after it."""
 

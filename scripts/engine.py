@@ -15,28 +15,36 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-import docker
-import docker.errors
-import requests
+from typing import TYPE_CHECKING
 
 from scripts import system
 from scripts.daemon import Daemon, DaemonError, answers
+
+if TYPE_CHECKING:
+    import docker
 
 DEFAULT_SOCKET = Path("/var/run/docker.sock")
 OURS = Daemon(root=Path(os.environ.get("SANDBOXRUN_DEV_STATE", "/var/lib/sandboxrun-dev")), socket=DEFAULT_SOCKET)
 
 
+class NoEngine(Exception):
+    """No engine answers; the text is the reason."""
+
+
 def client(timeout: float = 60) -> docker.DockerClient:
-    """A client of the engine that is to be used; raises docker.errors.DockerException where it does not answer."""
-    if "DOCKER_HOST" not in os.environ and (path := os.environ.get("DOCKER_SOCKET")):
-        found = docker.DockerClient(base_url=f"unix://{path}", version="auto", timeout=timeout)
-    else:
-        found = docker.from_env(version="auto", timeout=timeout)
+    """A client of the engine that is to be used. Raises NoEngine."""
+    import docker  # here, so that `stop` and `clean` work without the virtual environment
+    import docker.errors
+    import requests
+
     try:
+        if "DOCKER_HOST" not in os.environ and (path := os.environ.get("DOCKER_SOCKET")):
+            found = docker.DockerClient(base_url=f"unix://{path}", version="auto", timeout=timeout)
+        else:
+            found = docker.from_env(version="auto", timeout=timeout)
         found.ping()
-    except requests.RequestException as error:
-        raise docker.errors.DockerException(str(error)) from error
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        raise NoEngine(str(error)) from error
     return found
 
 
@@ -52,7 +60,7 @@ def start() -> None:
     try:
         _tell(client())
         return
-    except docker.errors.DockerException as error:
+    except NoEngine as error:
         reason = str(error)
     _refuse_unless_ours_to_start(reason)
     if system.program("dockerd") is None or system.program("iptables") is None:
@@ -64,7 +72,7 @@ def start() -> None:
     elif not answers(DEFAULT_SOCKET):  # installing the package may have started it
         system.say(f"Starting dockerd on {DEFAULT_SOCKET}, its files in {OURS.root}; `make engine-stop` stops it")
         _start_ours()
-    _tell(client())
+    status()
 
 
 def stop() -> None:
@@ -90,7 +98,7 @@ def status() -> None:
     """Say which engine answers; ends with 1 where none does."""
     try:
         _tell(client())
-    except docker.errors.DockerException as error:
+    except NoEngine as error:
         system.fail(f"no engine answers at {endpoint()}: {error}")
     if OURS.pid is not None:
         system.say(f"It was started from here: dockerd {OURS.pid}, files in {OURS.root}")

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import docker
-import docker.errors
 import pytest
 
 from scripts import engine, image
@@ -36,7 +35,7 @@ def engine_client() -> Iterator[docker.DockerClient]:
     """A docker-py client of the engine under test, to look at what sandboxrun made. No engine is a failure."""
     try:
         client = engine.client()
-    except docker.errors.DockerException as error:
+    except engine.NoEngine as error:
         pytest.fail(f"no engine answers at {engine.endpoint()} ({error}); `make engine` starts one")
     yield client
     client.close()
