@@ -119,11 +119,12 @@ def _bootstrap(archive: Path, folder: Path) -> None:
         ]
     )
     left_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "doc", "locale", "info")]
+    tools = system.unpacked("mmdebstrap") / "usr/bin"
     command = [
-        str(system.unpacked("mmdebstrap") / "usr/bin/mmdebstrap"), "--quiet", "--variant=essential",
+        str(tools / "mmdebstrap"), "--quiet", "--variant=essential",
         f"--include={','.join(_PACKAGES)}", *left_out, f"--customize-hook={users}", "", str(archive), str(sources),
     ]  # fmt: skip
-    environment = {**os.environ, "PATH": system.SEARCH_PATH}
+    environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{system.SEARCH_PATH}"}  # it calls its mmtarfilter
     done = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, check=False,
