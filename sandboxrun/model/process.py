@@ -13,7 +13,7 @@ from sandboxrun.model.records import Healthcheck, HealthcheckType, Logging, Logg
 from sandboxrun.model.types import Choice, Command, Duration, Flag, ListOf, Pairs, Text, freeze
 
 NAME = Text(pattern=r"[A-Za-z_][A-Za-z0-9_.-]*", hint="a variable's name")
-LABEL = Text(pattern=r"[^=\0\s]+", hint="a label's name")
+LABEL = Text(pattern=r"[^=\x00\s]+", hint="a label's name")
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -54,7 +54,7 @@ class ProcessOptions:
         always=True,
     )
     working_dir: str | None = option(
-        Text(pattern=r"/[^\0]*", hint="an absolute path"),
+        Text(pattern=r"/[^\x00]*", hint="an absolute path"),
         default=None,
         description="The working directory; the workspace's target when there is one.",
         example="/workspace",

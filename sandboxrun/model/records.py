@@ -30,9 +30,9 @@ from sandboxrun.model.types import (
 )
 from sandboxrun.source import MapNode, Node, Scalar
 
-ABSOLUTE = r"/[^\0:]*"
+ABSOLUTE = r"/[^\x00:]*"
 AbsolutePath = Text(pattern=ABSOLUTE, hint="an absolute path")
-FileName = Text(pattern=r"[^/\0]+", hint="a file name")
+FileName = Text(pattern=r"[^/\x00]+", hint="a file name")
 FileMode = Integer(least=0, most=0o7777)
 
 

@@ -357,7 +357,7 @@ class Pairs:
 
     separators: str = "="
     bare: bool = False
-    name: Text = Text(pattern=r"[^=\0\s]+", hint="a name")
+    name: Text = Text(pattern=r"[^=\x00\s]+", hint="a name")
     reserved: str | None = None  # a prefix that is ours
 
     def parse(self, node: Node, problems: Problems) -> Any:
