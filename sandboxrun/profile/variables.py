@@ -121,7 +121,7 @@ def _rules(name: str, node: MapNode, span: Span | None, problems: Problems) -> R
             help = f"it is for {' and '.join(needed)}"
             problems.add(f'"{word}" means nothing for type {kind}', span_of(node, word), help)
             return None
-    items = _items(node.get("items"), problems) if node.get("items") is not None else None
+    items = _items(inner, problems) if (inner := node.get("items")) is not None else None
     unit = "Length" if kind == "string" else "Items"
     pattern, matches = _pattern(node.get("pattern"), problems)
     rules = Rules(

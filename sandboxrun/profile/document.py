@@ -1,0 +1,133 @@
+"""One file of a profile, split into its parts.
+
+Owns the keys of the top level. Must not compose files or render anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+
+from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.model.names import KEY
+from sandboxrun.model.types import Text, describe
+from sandboxrun.profile.files import read_source
+from sandboxrun.profile.template import is_template
+from sandboxrun.profile.yaml_nodes import parse_yaml
+from sandboxrun.source import MapNode, Node, Scalar, SourceFile, Span
+
+OBJECTS = ("networks", "volumes", "secrets", "configs")
+KEYS = ("name", "variables", "sandboxes", *OBJECTS)
+_REFUSED = {
+    "services": "here they are called sandboxes:",
+    "version": "remove it: Compose no longer reads it either",
+    "include": "use extends: {file: …, sandbox: …} in a sandbox",
+    "models": "give the sandbox a network and a secret instead",
+}
+MOST_SANDBOXES = 1000
+_NAME = Text(pattern=KEY, hint="a name of letters, digits, _ . and -")
+EMPTY = MapNode(entries=())
+
+
+@attrs.frozen(kw_only=True)
+class Document:
+    """A file's parts. `directory` is where its relative paths start; `base` names a shipped base."""
+
+    file: SourceFile | None
+    directory: Path
+    base: str | None = None
+    name: Node | None = None
+    variables: Node | None = None
+    sandboxes: Mapping[str, tuple[Scalar, MapNode]] = attrs.field(factory=dict)
+    objects: Mapping[str, MapNode] = attrs.field(factory=dict)  # networks, volumes, secrets, configs
+    has_sandboxes: bool = False
+
+
+def read_document(
+    path: Path,
+    name: str,
+    directory: Path,
+    problems: Problems,
+    *,
+    base: str | None = None,
+    asked_at: Span | None = None,
+) -> Document | None:
+    """The file at `path` as a document; None, with the reason noted, when it is none."""
+    file = read_source(path, name, problems, asked_at=asked_at)
+    if file is None:
+        return None
+    node = parse_yaml(file, problems)
+    return None if node is None else split_document(node, file, directory, problems, base=base)
+
+
+def split_document(
+    node: Node, file: SourceFile | None, directory: Path, problems: Problems, *, base: str | None = None
+) -> Document | None:
+    """A root node as a document."""
+    if isinstance(node, Scalar) and node.value is None:
+        problems.add("the profile is empty", node.span, "begin with sandboxes: {agent: {image: …}}")
+        return None
+    if not isinstance(node, MapNode):
+        problems.add(f"expected a profile, found {describe(node)}", node.span, f"its keys are {', '.join(KEYS)}")
+        return None
+    for key, _ in node.entries:
+        _check_key(key, problems)
+    return Document(
+        file=file,
+        directory=directory,
+        base=base,
+        name=node.get("name"),
+        variables=node.get("variables"),
+        sandboxes=_sandboxes(node.get("sandboxes"), problems),
+        objects={key: _object_map(node.get(key), key, problems) for key in OBJECTS},
+        has_sandboxes=node.get("sandboxes") is not None,
+    )
+
+
+def _check_key(key: Scalar, problems: Problems) -> None:
+    word = str(key.value)
+    if word in KEYS or word.startswith("x-"):
+        return
+    if is_template(key):
+        problems.add("a key can't be a template", key.span, "write the key out; only values are rendered")
+    elif word in _REFUSED:
+        problems.add(f'"{word}" is not offered', key.span, _REFUSED[word])
+    else:
+        help = did_you_mean(word, KEYS) or f"a profile has: {', '.join(KEYS)}, and x-… of your own"
+        problems.add(f'unknown key "{word}" in the profile', key.span, help)
+
+
+def _object_map(node: Node | None, key: str, problems: Problems) -> MapNode:
+    match node:
+        case None | Scalar(value=None):
+            return EMPTY
+        case MapNode():
+            return attrs.evolve(node, entries=tuple(entry for entry in node.entries if _named(entry[0], problems)))
+    problems.add(f"expected a mapping of {key}, found {describe(node)}", node.span, f"write {key}: {{NAME: {{…}}}}")
+    return EMPTY
+
+
+def _named(key: Scalar, problems: Problems) -> bool:
+    if is_template(key):
+        problems.add("a key can't be a template", key.span, "write the key out; only values are rendered")
+        return False
+    return isinstance(_NAME.parse(key, problems), str)
+
+
+def _sandboxes(node: Node | None, problems: Problems) -> dict[str, tuple[Scalar, MapNode]]:
+    mapping = _object_map(node, "sandboxes", problems)
+    if len(mapping.entries) > MOST_SANDBOXES:
+        problems.add(f"more than {MOST_SANDBOXES} sandboxes", mapping.span, "use for_each")
+        return {}
+    found: dict[str, tuple[Scalar, MapNode]] = {}
+    for key, value in mapping.entries:
+        match value:
+            case MapNode():
+                found[str(key.value)] = (key, value)
+            case Scalar(value=None):
+                found[str(key.value)] = (key, MapNode(entries=(), span=key.span))
+            case _:
+                problems.add(f"expected a sandbox, found {describe(value)}", value.span, "write image: … below it")
+    return found

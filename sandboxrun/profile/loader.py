@@ -1,0 +1,222 @@
+"""From files to a `Profile`: the room's entry.
+
+Owns the order: read, split, compose, values, render, parse, check. All faults of all files are told at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from sandboxrun.errors import Diagnostic, Problems, ProfileError
+from sandboxrun.model.declared import Profile
+from sandboxrun.model.names import PROJECT
+from sandboxrun.model.spec import digest_of
+from sandboxrun.model.types import Text
+from sandboxrun.profile.dependencies import with_dependencies
+from sandboxrun.profile.document import Document, read_document, split_document
+from sandboxrun.profile.effective import effective
+from sandboxrun.profile.extends import Bases, Layer
+from sandboxrun.profile.foreach import holds, instances
+from sandboxrun.profile.inputs import Inputs, resolve_values
+from sandboxrun.profile.instance import MOST_NODES, Composed, Made, Maker, check_keys
+from sandboxrun.profile.objects import check_references, merged_objects, parse_objects, with_default_network
+from sandboxrun.profile.paths import Places
+from sandboxrun.profile.template import Renderer, Scope
+from sandboxrun.profile.variables import Variable, parse_variables
+from sandboxrun.source import Node, Scalar, SourceFile, node_of
+
+MOST_INSTANCES = 2000
+_STOP_AFTER = 10  # faulty instances of one for_each: more would say the same again
+
+
+def load(
+    paths: Sequence[Path],
+    *,
+    inputs: Inputs | None = None,
+    directory: Path | None = None,
+    gate: bool = True,
+) -> Profile:
+    """The profile in `paths`, later files merged over earlier ones.
+
+    `directory` is the project's (where relative paths start); the first file's when left out. `gate` checks the
+    rendered options against the JSON Schema as well: leave it on unless the same profile and inputs passed before.
+    Raises ProfileError with every fault.
+    """
+    problems = Problems()
+    root = Path(os.path.abspath(directory or paths[0].parent))
+    documents = [read_document(path, str(path), root, problems) for path in paths]
+    found = [document for document in documents if document is not None]
+    return _Loader(root, inputs or Inputs(), problems).profile(found, len(found) == len(paths), gate)
+
+
+def load_data(data: Mapping[str, Any], *, directory: Path, inputs: Inputs | None = None, gate: bool = True) -> Profile:
+    """The same from plain Python data in a profile's shape, for the Python API and for commands without a file."""
+    problems = Problems()
+    root = Path(os.path.abspath(directory))
+    document = split_document(node_of(data), None, root, problems)
+    found = [document] if document is not None else []
+    return _Loader(root, inputs or Inputs(), problems).profile(found, document is not None, gate)
+
+
+class _Loader:
+    """One load: what its steps share."""
+
+    def __init__(self, root: Path, inputs: Inputs, problems: Problems) -> None:
+        self.root, self.inputs, self.problems = root, inputs, problems
+        self.bases = Bases(root, problems)
+        self.renderer = Renderer(problems)
+        self.secrets: frozenset[str] = frozenset()
+
+    def profile(self, documents: list[Document], complete: bool, gate: bool) -> Profile:
+        composed = self._compose(documents)
+        before = len(self.problems)
+        values, files = resolve_values(self._variables(documents), self.inputs, self.problems)
+        self.secrets = values.secrets
+        if not complete or len(self.problems) > before:
+            self._finish()  # without the values every template would fail for no fault of its own
+        scope = Scope(values=values.values, sensitive=values.sensitive)
+        project = self._project(documents, scope)
+        places = Places(root=self.root, directories=self._directories())
+        maker = Maker(project, places, self.renderer, self.inputs.environment, self.problems)
+        objects = parse_objects(project, documents, self.renderer, scope, places, self.problems)
+        made = self._instances(composed, maker, scope)
+        self._check_names(made)
+        sandboxes = with_dependencies(made, [one.name for one in composed], self.problems)
+        check_references(made, objects, merged_objects(documents), self.problems)
+        if gate and not self.problems:
+            from sandboxrun.profile.gate import check_schema
+
+            check_schema(made, self.problems)
+        self._finish()
+        objects = with_default_network(objects, made)
+        profile = Profile(
+            project=project,
+            directory=self.root,
+            sandboxes=sandboxes,
+            names=objects.names,
+            networks=objects.networks,
+            volumes=objects.volumes,
+            secrets=objects.secrets,
+            configs=objects.configs,
+            inputs=values.masked,
+            sensitive=self._all_secrets(),
+            inputs_digest=digest_of(dict(values.values)),
+            files=self._files(documents, files, maker),
+        )
+        return attrs.evolve(profile, digest=digest_of(effective(profile)))
+
+    # -- composing -------------------------------------------------------------------------------------------
+
+    def _compose(self, documents: list[Document]) -> list[Composed]:
+        """The sandboxes of all files; one that several files hold has the layers of each."""
+        found: dict[str, Composed] = {}
+        if documents and not any(document.has_sandboxes for document in documents):
+            file = documents[-1].file
+            self.problems.add(
+                f"{file.name if file else 'the profile'} has no sandboxes", None, "add sandboxes: {agent: {…}}"
+            )
+        for document in documents:
+            for name, (key, _) in document.sandboxes.items():
+                layers: tuple[Layer, ...] = tuple(self.bases.layers(document, name))
+                if name in found:
+                    layers = (*found[name].layers, *layers)
+                found[name] = Composed(name=name, span=key.span, layers=layers)
+        for composed in found.values():
+            check_keys(composed, self.problems)
+        return list(found.values())
+
+    def _variables(self, documents: list[Document]) -> dict[str, Variable]:
+        """The declared variables: those of bases too, where the profile itself does not declare the name."""
+        found: dict[str, Variable] = {}
+        others = [document for document in self.bases.documents.values() if document is not None]
+        for document in [*others, *documents]:
+            found.update(parse_variables(document.variables, self.problems))
+        return found
+
+    def _directories(self) -> dict[str, Path]:
+        """The directories of files reached by `extends`; all others' paths start at the project's."""
+        others = self.bases.documents.values()
+        return {d.file.name: d.directory for d in others if d is not None and d.file is not None and d.base is None}
+
+    def _project(self, documents: list[Document], scope: Scope) -> str:
+        """The project's name: given, else made of the directory's as Compose does."""
+        given: Node | None = next((d.name for d in reversed(documents) if d.name is not None), None)
+        if given is None or (isinstance(given, Scalar) and given.value is None):
+            made = re.sub(r"[^a-z0-9_-]", "", self.root.name.lower()).lstrip("_-")[:63]
+            if not made:
+                self.problems.add("the project has no name", None, "add name: at the top of the profile")
+            return made or "unnamed"
+        rendered = self.renderer.render(given, scope)
+        if rendered is None:
+            return "unnamed"
+        name = _NAME.parse(rendered, self.problems)
+        return name if isinstance(name, str) else "unnamed"
+
+    # -- instances -------------------------------------------------------------------------------------------
+
+    def _instances(self, composed: list[Composed], maker: Maker, scope: Scope) -> list[Made]:
+        made: list[Made] = []
+        nodes = 0
+        for one in composed:
+            each = instances(one.top("for_each"), self.renderer, scope, self.problems)
+            nodes += one.size * len(each)
+            if len(made) + len(each) > MOST_INSTANCES or nodes > MOST_NODES:
+                self.problems.add("the profile declares too many sandboxes", one.span, "split it into several projects")
+                break
+            faulty = 0
+            for item in each:
+                before = len(self.problems)
+                inner = scope if item.key is None else scope.with_each(item.value)
+                if holds(one.top("when"), self.renderer, inner, self.problems):
+                    instance = maker.make(one, item, inner)
+                    made += [instance] if instance is not None else []
+                faulty += len(self.problems) > before
+                if faulty >= _STOP_AFTER:
+                    break
+        return made
+
+    def _check_names(self, made: list[Made]) -> None:
+        taken: dict[str, str] = {}
+        for one in made:
+            other = taken.setdefault(one.sandbox.name, one.sandbox.address)
+            if other != one.sandbox.address:
+                message = f"{one.sandbox.address} and {other} would both be called {one.sandbox.name}"
+                self.problems.add(message, one.sandbox.span, "rename one of them")
+
+    # -- ending ----------------------------------------------------------------------------------------------
+
+    def _all_secrets(self) -> frozenset[str]:
+        return self.secrets | frozenset(self.renderer.secrets)
+
+    def _files(self, documents: list[Document], read: tuple[SourceFile, ...], maker: Maker) -> tuple[SourceFile, ...]:
+        own = [document.file for document in documents if document.file is not None]
+        return (*own, *self.bases.files, *read, *maker.env_files.files)
+
+    def _finish(self) -> None:
+        """Raise what was found, with no secret in it."""
+        if self.problems:
+            hide = _hider(self._all_secrets())
+            raise ProfileError(*(_hidden(diagnostic, hide) for diagnostic in self.problems.diagnostics))
+
+
+_NAME = Text(pattern=PROJECT, hint="a project's name: lower-case letters, digits, - and _")
+
+
+def _hider(secrets: frozenset[str]) -> Any:
+    long = sorted((re.escape(text) for text in secrets if len(text) >= 4), key=len, reverse=True)
+    if not long:
+        return None
+    return re.compile("|".join(long))
+
+
+def _hidden(diagnostic: Diagnostic, hide: re.Pattern[str] | None) -> Diagnostic:
+    if hide is None:
+        return diagnostic
+    help = hide.sub("***", diagnostic.help) if diagnostic.help else None
+    return attrs.evolve(diagnostic, message=hide.sub("***", diagnostic.message), help=help)

@@ -1,0 +1,147 @@
+"""What stands beside the sandboxes (networks, volumes, secrets, configs), and what sandboxes name of it.
+
+Owns parsing the four blocks and the checks of references. Compose's rule: what is used is declared, less the
+network `default`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.model.names import Names
+from sandboxrun.model.objects import (
+    ConfigType,
+    FileSpec,
+    NetworkSpec,
+    NetworkType,
+    SecretType,
+    VolumeSpec,
+    VolumeType,
+)
+from sandboxrun.model.option import Record
+from sandboxrun.model.types import INVALID, freeze
+from sandboxrun.profile.document import OBJECTS, Document
+from sandboxrun.profile.instance import Made
+from sandboxrun.profile.merge import identity
+from sandboxrun.profile.paths import Places
+from sandboxrun.profile.template import Renderer, Scope
+from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span
+
+_TYPES: Mapping[str, Record] = {
+    "networks": NetworkType,
+    "volumes": VolumeType,
+    "secrets": SecretType,
+    "configs": ConfigType,
+}
+
+
+@attrs.frozen(kw_only=True)
+class Objects:
+    """The four blocks, parsed. `names` is what the keys are called on the engine."""
+
+    networks: Mapping[str, NetworkSpec]
+    volumes: Mapping[str, VolumeSpec]
+    secrets: Mapping[str, FileSpec]
+    configs: Mapping[str, FileSpec]
+    names: Names
+
+
+def merged_objects(documents: Sequence[Document]) -> dict[str, dict[str, tuple[Scalar, Node]]]:
+    """The blocks of several files as one: a later file's mapping is merged over the earlier's, key by key."""
+    found: dict[str, dict[str, tuple[Scalar, Node]]] = {kind: {} for kind in OBJECTS}
+    for document in documents:
+        for kind, node in document.objects.items():
+            for key, value in node.entries:
+                name = str(key.value)
+                earlier = found[kind].get(name)
+                if earlier is not None and isinstance(earlier[1], MapNode) and isinstance(value, MapNode):
+                    names = {k.value for k, _ in value.entries}
+                    kept = tuple(entry for entry in earlier[1].entries if entry[0].value not in names)
+                    value = attrs.evolve(value, entries=(*kept, *value.entries))
+                found[kind][name] = (key, value)
+    return found
+
+
+def parse_objects(
+    project: str, documents: Sequence[Document], renderer: Renderer, scope: Scope, places: Places, problems: Problems
+) -> Objects:
+    """All four blocks; faulty entries are left out, with the reason noted."""
+    parsed: dict[str, dict[str, Any]] = {}
+    for kind, entries in merged_objects(documents).items():
+        parsed[kind] = {}
+        for name, (key, node) in entries.items():
+            value = _parse(_TYPES[kind], key, node, renderer, scope, problems)
+            if value is not INVALID:
+                parsed[kind][name] = _placed(value, node, places)
+    names = Names(project=project, given_networks=_given(parsed["networks"]), given_volumes=_given(parsed["volumes"]))
+    return Objects(names=names, **{kind: freeze(values) for kind, values in parsed.items()})
+
+
+def _parse(type_: Record, key: Scalar, node: Node, renderer: Renderer, scope: Scope, problems: Problems) -> Any:
+    rendered = renderer.render(node, scope)
+    if rendered is None:
+        return INVALID
+    if isinstance(rendered, Scalar) and rendered.value is None:
+        rendered = MapNode(entries=(), span=key.span)
+    return type_.parse(rendered, problems)
+
+
+def _placed(value: Any, node: Node, places: Places) -> Any:
+    if not isinstance(value, FileSpec) or value.file is None:
+        return value
+    at = node.get("file") if isinstance(node, MapNode) else None
+    return attrs.evolve(value, file=str(places.absolute(value.file, (at or node).span)))
+
+
+def _given(specs: Mapping[str, Any]) -> dict[str, str]:
+    """Names of their own; an external one without a name is called by its key."""
+    return {key: spec.name or key for key, spec in specs.items() if spec.name is not None or spec.external}
+
+
+def with_default_network(objects: Objects, made: Sequence[Made]) -> Objects:
+    """The objects with the network `default`, if a sandbox joins it and nobody declares it."""
+    if "default" in objects.networks or not any("default" in one.sandbox.spec.networks for one in made):
+        return objects
+    return attrs.evolve(objects, networks=freeze({"default": NetworkSpec(), **objects.networks}))
+
+
+def check_references(made: Sequence[Made], objects: Objects, declared: Mapping[str, Any], problems: Problems) -> None:
+    """Note what sandboxes name and nobody declares. `declared` are the keys of the four blocks, faulty ones too."""
+    for one in made:
+        for kind, name, span in _references(one):
+            if name in declared[kind] or (kind == "networks" and name == "default"):
+                continue
+            help = did_you_mean(name, declared[kind]) or f"declare it at the top level: {kind}: {{{name}: …}}"
+            problems.add(f'"{name}" is not declared under {kind}', span, help)
+
+
+def _references(one: Made) -> Iterator[tuple[str, str, Span | None]]:
+    spec, node = one.sandbox.spec, one.node
+    for name in spec.networks:
+        yield "networks", name, _place(node, "networks", name)
+    for mount in spec.volumes:
+        if mount.type == "volume" and mount.source is not None:
+            yield "volumes", mount.source, _place(node, "volumes", mount.target)
+    for ref in spec.secrets:
+        yield "secrets", ref.source, _place(node, "secrets", ref.file_name)
+    for ref in spec.configs:
+        yield "configs", ref.source, _place(node, "configs", ref.file_name)
+
+
+def _place(node: MapNode, option: str, name: str) -> Span | None:
+    """Where an option's item of that name stands, or the option."""
+    from sandboxrun.model.spec import BY_KEY
+
+    value = node.get(option)
+    match value:
+        case MapNode() if (key := value.key(name)) is not None:
+            return key.span
+        case ListNode():
+            items = (item for item in value.items if identity(BY_KEY[option], item) == name)
+            found = next(items, value)
+            return found.span
+    return value.span if value is not None else node.span
