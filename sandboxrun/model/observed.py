@@ -188,7 +188,7 @@ def observe(
         name=str(inspect["Name"]).removeprefix("/"),
         address=str(own.get(labels.SANDBOX) or ""),
         run=str(own.get(labels.RUN) or inspect["Id"]),
-        state=_state(inspect.get("State") or {}),
+        state=read_state(inspect.get("State") or {}),
         spec=without_inherited(decode(inspect, names, applied), image),
         applied=applied,
         image_id=str(inspect.get("Image") or ""),
@@ -200,7 +200,7 @@ def observe(
     )
 
 
-def _state(state: Mapping[str, Any]) -> State:
+def read_state(state: Mapping[str, Any]) -> State:
     started = parse_time(state.get("StartedAt"))
     health = (state.get("Health") or {}).get("Status")
     if state.get("Running") or state.get("Restarting") or state.get("Paused"):

@@ -33,7 +33,28 @@ from sandboxrun.source import MapNode, Node, Scalar
 ABSOLUTE = r"/[^\x00:]*"
 AbsolutePath = Text(pattern=ABSOLUTE, hint="an absolute path")
 FileName = Text(pattern=r"[^/\x00]+", hint="a file name")
-FileMode = Integer(least=0, most=0o7777)
+
+
+@attrs.frozen(kw_only=True)
+class FileMode:
+    """Permissions in octal: `0o440`, `0440` or `"0440"`. Without the zero nobody could tell what 440 means."""
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        match node:
+            case Scalar(value=bool()):
+                pass
+            case Scalar(value=int() | str()) if re.fullmatch("0o?[0-7]{3,4}", node.text):
+                return int(node.text.removeprefix("0o"), 8)
+        return refuse(problems, node, "permissions in octal, such as 0400", "begin them with a zero")
+
+    def schema(self) -> Schema:
+        text: Schema = {"type": "string", "pattern": "^0o?[0-7]{3,4}$"}
+        return {"anyOf": [text, {"type": "integer", "minimum": 0, "maximum": 0o7777}]}
+
+    def plain(self, value: Any) -> Any:
+        return f"{value:04o}"
+
+
 
 
 @attrs.frozen(kw_only=True)
@@ -172,7 +193,7 @@ class FileRef:
     target: str | None = option(FileName, default=None, description="The file's name; the key when left out.")
     uid: int | None = option(Integer(most=2**32 - 2), default=None, description="The owner; the sandbox's user.")
     gid: int | None = option(Integer(most=2**32 - 2), default=None, description="The group; the sandbox's user's.")
-    mode: int = option(FileMode, default=0o400, description="The permissions, in octal.", example=0o400)
+    mode: int = option(FileMode(), default=0o400, description="The permissions, in octal.", example="0400")
 
     @property
     def file_name(self) -> str:

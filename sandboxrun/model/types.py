@@ -143,7 +143,7 @@ class Integer:
                 if self.least <= number <= self.most:
                     return number
                 return refuse(problems, node, self._range())
-            case Scalar(value=str() as text) if re.fullmatch(r"-?\d{1,19}", text):
+            case Scalar(value=str() as text) if re.fullmatch(r"-?(0|[1-9][0-9]{0,18})", text):
                 # "{{ n }}pids" style templates and quoted numbers give text; Compose takes it too.
                 if self.least <= int(text) <= self.most:
                     return int(text)
@@ -159,7 +159,7 @@ class Integer:
         number: Schema = {"type": "integer", "minimum": self.least}
         if self.most != 2**63 - 1:
             number["maximum"] = self.most
-        return {"anyOf": [number, {"type": "string", "pattern": r"^-?\d{1,19}$"}]}
+        return {"anyOf": [number, {"type": "string", "pattern": r"^-?(0|[1-9][0-9]{0,18})$"}]}
 
     def plain(self, value: Any) -> Any:
         return value

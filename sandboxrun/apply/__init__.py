@@ -1,0 +1,1 @@
+"""Carries plans out. No decision is made here."""

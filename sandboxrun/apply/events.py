@@ -1,0 +1,66 @@
+"""What an apply tells while it works: one event a step's beginning, progress and end. Pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from sandboxrun.errors import SandboxrunError
+from sandboxrun.plan.operations import Operation
+
+
+@attrs.frozen(kw_only=True)
+class StepStarted:
+    """A step begins."""
+
+    step: Operation
+
+
+@attrs.frozen(kw_only=True)
+class StepProgress:
+    """A step that takes long says how far it is: a layer pulled, a condition waited for."""
+
+    step: Operation
+    text: str
+
+
+@attrs.frozen(kw_only=True)
+class StepDone:
+    """A step ended well, after `seconds`."""
+
+    step: Operation
+    seconds: float
+    note: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class StepFailed:
+    """A step failed."""
+
+    step: Operation
+    error: SandboxrunError
+
+
+@attrs.frozen(kw_only=True)
+class StepSkipped:
+    """A step was not done: one that it needs failed, or the apply was told to stop."""
+
+    step: Operation
+    why: str
+
+
+@attrs.frozen(kw_only=True)
+class Undone:
+    """What this apply had made and could not finish was removed again."""
+
+    address: str
+    what: str
+
+
+Event = StepStarted | StepProgress | StepDone | StepFailed | StepSkipped | Undone
+Listener = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """A listener that does nothing."""

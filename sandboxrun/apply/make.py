@@ -1,0 +1,161 @@
+"""Makes sandboxes: volume, container, files, start, and the read-back after each.
+
+Owns these steps' engine calls. No decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sandboxrun.apply.events import StepProgress
+from sandboxrun.apply.readback import read_back, refuse_warnings
+from sandboxrun.apply.session import Made, Session
+from sandboxrun.apply.tarballs import files_tar, owned_tar
+from sandboxrun.errors import ApplyError
+from sandboxrun.model import labels
+from sandboxrun.model.codec import ImageConfig, encode, encode_update
+from sandboxrun.model.declared import DeclaredSandbox
+from sandboxrun.model.names import CONFIGS, SECRETS, part_volume
+from sandboxrun.model.objects import volume_payload
+from sandboxrun.plan import operations as op
+
+DIRECTORY = {SECRETS: "/run/secrets", CONFIGS: "/run/configs"}
+
+
+def pull_image(step: op.PullImage, session: Session) -> str:
+    """Pull, and check that what came is what was planned."""
+    layers: dict[str, str] = {}
+
+    def progress(entry: Mapping[str, Any]) -> None:
+        layer, status = str(entry.get("id") or ""), str(entry.get("status") or "")
+        if layer and layers.get(layer) != status:
+            layers[layer] = status
+            done = sum(s in ("Pull complete", "Already exists") for s in layers.values())
+            session.listener(StepProgress(step=step, text=f"{done} of {len(layers)} layers"))
+
+    session.engine.pull(step.reference, platform=step.platform, progress=progress)
+    config = ImageConfig.of(session.engine.image(step.reference) or {})
+    if step.digest and not any(digest.endswith(f"@{step.digest}") for digest in config.digests):
+        raise ApplyError(
+            f"{step.reference} was {step.digest} when planned and the registry gave another",
+            help="the tag has moved meanwhile: plan again",
+        )
+    session.know_image(step.reference, config)
+    return next((digest.partition("@")[2] for digest in config.digests), config.id)
+
+
+def create_volume(step: op.CreateVolume, session: Session) -> None:
+    """Make a volume of the profile's."""
+    made = session.engine.create_volume(volume_payload(step.key, step.spec, session.profile.names))
+    if (made.get("Labels") or {}).get(labels.PROJECT) != session.profile.project:
+        raise ApplyError(f"the volume {made.get('Name')} exists and is not this project's", help="rename it")
+    session.volumes_made.add(str(made["Name"]))
+
+
+def create_part(step: op.CreatePart, session: Session) -> None:
+    """Make a volume that is a sandbox's own. The engine answers with an older one of that name if there is one."""
+    name = part_volume(step.sandbox.name, step.part)
+    wanted = session.part_labels(step.address, step.sandbox.name, step.part)
+    payload = {"Name": name, "Driver": "local", "Labels": wanted}
+    made = session.engine.create_volume(payload)
+    have = (made.get("Labels") or {}).get(labels.RUN)
+    if have == wanted[labels.RUN]:
+        return
+    if (made.get("Labels") or {}).get(labels.PROJECT) != session.profile.project:
+        raise ApplyError(f"the volume {name} exists and is not this project's", help="rename or remove it")
+    # Left by an apply that was killed: its files must not become this run's.
+    session.engine.remove_volume(name)
+    session.engine.create_volume(payload)
+
+
+def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
+    """Create the container and read it back: nothing of it has run yet."""
+    sandbox, names = step.sandbox, session.profile.names
+    payload = encode(sandbox.spec, name=sandbox.name, names=names, own_labels=session.labels(sandbox))
+    created = session.engine.create_container(sandbox.name, payload, platform=sandbox.spec.platform)
+    session.made[sandbox.address] = Made(id=created.id, run=session.run_of(sandbox.address))
+    refuse_warnings(sandbox, created.warnings)
+    if len(sandbox.spec.networks) <= 1:
+        read_back(sandbox, created.id, session, step.image_id)
+    return created.id[:12]
+
+
+def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
+    """Pack the workspace, keep it as the baseline of the patch, and put it into its volume."""
+    from sandboxrun.evidence.staged import open_workspace, stage_workspace
+
+    sandbox, container = step.sandbox, session.made[step.address]
+    assert sandbox.workspace is not None and sandbox.spec.workspace is not None
+    uid, gid = owner(sandbox, container.id, session)
+    packed = stage_workspace(session.store, container.run, sandbox.workspace, uid=uid, gid=gid)
+    with open_workspace(session.store, container.run) as tar:
+        session.engine.put_archive(container.id, sandbox.spec.workspace.target, owned_tar(tar, uid, gid))
+    return f"{packed.files} files"
+
+
+def upload_files(step: op.UploadFiles, session: Session) -> None:
+    """Put secrets or configs into their volume, through a container that is never started: the sandbox has the
+    volume read-only, and the engine refuses an upload through a read-only mount."""
+    sandbox, container = step.sandbox, session.made[step.address]
+    uid, gid = owner(sandbox, container.id, session)
+    directory = DIRECTORY[step.part]
+    mount = {"Type": "volume", "Source": part_volume(sandbox.name, step.part), "Target": directory}
+    courier = session.engine.create_container(
+        f"{sandbox.name}.courier-{step.part}",
+        {
+            "Image": sandbox.spec.image,
+            "Cmd": ["true"],
+            "NetworkDisabled": True,
+            "Labels": {labels.PROJECT: session.profile.project, labels.ROLE: "courier"},
+            "HostConfig": {"NetworkMode": "none", "Mounts": [mount]},
+        },
+        platform=sandbox.spec.platform,
+    )
+    try:
+        contents = {ref: session.files[step.part, ref.source] for ref in step.files}
+        session.engine.put_archive(courier.id, directory, files_tar(contents, uid, gid))
+    finally:
+        session.engine.remove_container(courier.id, force=True)
+
+
+def start_sandbox(step: op.StartSandbox, session: Session) -> str:
+    """Start the container, and read it back once more: what the start itself changed counts too."""
+    container = session.made[step.address]
+    if len(step.sandbox.spec.networks) > 1:
+        read_back(step.sandbox, container.id, session)
+    session.engine.start_container(container.id)
+    read_back(step.sandbox, container.id, session)
+    return container.id[:12]
+
+
+def update_sandbox(step: op.UpdateSandbox, session: Session) -> str:
+    """Change options in place, and read them back."""
+    payload = encode_update(step.sandbox.spec, step.options)
+    refuse_warnings(step.sandbox, session.engine.update_container(step.container, payload))
+    read_back_options(step, session)
+    return ", ".join(step.options)
+
+
+def read_back_options(step: op.UpdateSandbox, session: Session) -> None:
+    """Only what was updated: other differences may be another step's, such as a network to be joined."""
+    from sandboxrun.model.codec import decode
+    from sandboxrun.plan.diff import mismatches
+
+    live = decode(session.engine.inspect_container(step.container), session.profile.names, step.sandbox.spec)
+    wrong = [d for d in mismatches(step.sandbox.spec, live) if d.key in step.options]
+    if wrong:
+        raise ApplyError(
+            *(f"{step.address}: the engine did not take {d.key}: it is {d.before}, not {d.after}" for d in wrong),
+            help="see `sandboxrun doctor`",
+        )
+
+
+def owner(sandbox: DeclaredSandbox, container: str, session: Session) -> tuple[int, int]:
+    """uid and gid of the sandbox's user; names are looked up in the image's own /etc/passwd and /etc/group."""
+    user, _, group = sandbox.spec.user.partition(":")
+    if user.isdigit() and (group.isdigit() or not group):
+        return int(user), int(group or user)
+    from sandboxrun.apply.accounts import look_up
+
+    return look_up(session.engine, container, user, group)

@@ -1,0 +1,130 @@
+"""Ends sandboxes: stop, evidence, removal; each is fine when it was done already.
+
+Owns these steps' engine calls, and the rule that nothing is removed before its evidence is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING
+
+from sandboxrun.apply.session import Session, Watched
+from sandboxrun.engine.errors import NotFound
+from sandboxrun.errors import ApplyError
+from sandboxrun.model import labels
+from sandboxrun.model.names import PARTS, part_volume
+from sandboxrun.model.observed import ObservedSandbox, observe
+from sandboxrun.model.option import to_plain
+from sandboxrun.plan import operations as op
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.capture import CaptureRequest
+
+
+def stop_sandbox(step: op.StopSandbox, session: Session) -> None:
+    """Ask it to end; the engine kills it after its grace period."""
+    try:
+        session.engine.stop_container(step.container, timeout=step.grace)
+    except NotFound:
+        return
+
+
+def capture_evidence(step: op.CaptureEvidence, session: Session) -> str:
+    """Keep what it leaves. Raises ApplyError when nothing to rely on was kept: then it must not be removed."""
+    observed = session.observed(step.container)
+    watched = session.watched.get(step.run, Watched(stopped_by=step.how or "itself"))
+    return keep(observed, watched, session, known=step.run in session.watched)
+
+
+def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known: bool) -> str:
+    """Take one container's evidence. `known`: the caller saw it end."""
+    from sandboxrun.evidence.capture import capture
+
+    request = _request(observed, watched, session, known=known)
+    captured = capture(session.engine, observed.id, request, session.store)
+    session.captured[observed.run] = captured
+    if captured.entry is None:
+        raise ApplyError(
+            f"the evidence of {observed.address} could not be kept: {captured.failure}",
+            help=f"it is not removed; free the cause and apply again (container {observed.name})",
+        )
+    return str(captured.folder or "")
+
+
+def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, known: bool) -> CaptureRequest:
+    from sandboxrun.evidence.capture import CaptureRequest
+    from sandboxrun.evidence.export import ExportLimits
+    from sandboxrun.evidence.index import Digests
+    from sandboxrun.evidence.outcome import StoppedBy
+    from sandboxrun.evidence.parts import CaptureLimits
+
+    spec, own = observed.applied or observed.spec, observed.labels
+    policy, workspace = spec.evidence, spec.workspace
+    copied = workspace is not None and workspace.access == "copy" and policy.patch
+    return CaptureRequest(
+        run=observed.run,
+        project=session.profile.project,
+        sandbox=observed.address,
+        digests=Digests(
+            spec=own.get(labels.SPEC_DIGEST, ""),
+            inputs=own.get(labels.INPUTS_DIGEST, ""),
+            profile=own.get(labels.PROFILE_DIGEST, ""),
+            plan=own.get(labels.PLAN_DIGEST, ""),
+        ),
+        profile=json.dumps(to_plain(spec, defaults=True), indent=2, sort_keys=True, ensure_ascii=False) + "\n",
+        secrets=session.masked,
+        stopped_by=StoppedBy(watched.stopped_by),
+        watched=known,
+        live_logs=watched.live_logs,
+        filesystem_changes=policy.filesystem_changes,
+        artifacts=policy.artifacts,
+        workspace=workspace.target if copied and workspace is not None else None,
+        limits=CaptureLimits(log_bytes=policy.logs_limit, artifacts=ExportLimits(bytes=policy.artifacts_limit)),
+    )
+
+
+def remove_sandbox(step: op.RemoveSandbox, session: Session) -> None:
+    """Remove the container and what is its own."""
+    with contextlib.suppress(NotFound):
+        session.engine.remove_container(step.container, force=True, volumes=True)
+    for volume in step.volumes:
+        _remove_volume(volume, session)
+
+
+def remove_volume(step: op.RemoveVolume, session: Session) -> None:
+    """Remove a volume."""
+    _remove_volume(step.name, session)
+
+
+def _remove_volume(name: str, session: Session) -> None:
+    try:
+        session.engine.remove_volume(name)
+    except NotFound:
+        return
+
+
+def remove_courier(step: op.RemoveCourier, session: Session) -> None:
+    """Remove a container that carried files and was never started."""
+    try:
+        session.engine.remove_container(step.container, force=True)
+    except NotFound:
+        return
+
+
+def discard(address: str, session: Session) -> str:
+    """Take away a sandbox that this apply made and could not finish: its evidence first, where it had started."""
+    made = session.made[address]
+    try:
+        inspect = session.engine.inspect_container(made.id)
+    except NotFound:
+        return "was gone"
+    observed = observe(inspect, session.profile.names, None)
+    started = (inspect.get("State") or {}).get("StartedAt", "").startswith("0001-") is False
+    if started:
+        session.engine.stop_container(made.id, timeout=1)
+        keep(observed, Watched(stopped_by="killed"), session, known=True)
+    session.engine.remove_container(made.id, force=True, volumes=True)
+    for part in PARTS:
+        _remove_volume(part_volume(observed.name, part), session)
+    return "evidence kept, removed" if started else "removed"

@@ -1,0 +1,52 @@
+"""Takes back what an apply had made and could not finish, so that nothing is left half-made.
+
+Owns that cleanup. What fails here is told and left: the next apply or destroy finds it by its labels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from sandboxrun.apply.events import Undone
+from sandboxrun.apply.session import Session
+from sandboxrun.apply.teardown import discard
+from sandboxrun.errors import SandboxrunError
+from sandboxrun.model.names import part_volume
+from sandboxrun.plan import operations as op
+from sandboxrun.plan.operations import Operation
+
+_MAKING = op.CreatePart | op.CreateSandbox | op.UploadWorkspace | op.UploadFiles | op.ConnectNetwork | op.StartSandbox
+
+
+def undo(session: Session, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
+    """Remove the sandboxes whose making did not come to its end, then networks that nothing uses after all."""
+    unfinished = {s.address for s in (*failed, *skipped) if isinstance(s, _MAKING | op.AwaitSandbox)}
+    for address in sorted(unfinished & session.made.keys()):
+        try:
+            session.listener(Undone(address=address, what=discard(address, session)))
+        except SandboxrunError as error:
+            session.listener(Undone(address=address, what=f"could not be removed: {error}"))
+    for step in (*failed, *skipped):
+        if isinstance(step, op.CreatePart | op.CreateSandbox):
+            _part(step, session)
+    if failed or skipped:
+        _networks(session)
+
+
+def _part(step: op.CreatePart | op.CreateSandbox, session: Session) -> None:
+    """Volumes of a sandbox whose container was never made."""
+    if step.address in session.made:
+        return
+    for part in ("workspace", "secrets", "configs"):
+        with contextlib.suppress(SandboxrunError):
+            session.engine.remove_volume(part_volume(step.sandbox.name, part))
+
+
+def _networks(session: Session) -> None:
+    """A network that this apply made goes again when no container is on it; the engine refuses the others."""
+    for name, network in session.networks_made.items():
+        with contextlib.suppress(SandboxrunError):
+            if not (session.engine.network(network) or {}).get("Containers"):
+                session.engine.remove_network(network)
+                session.listener(Undone(address=name, what="removed"))
