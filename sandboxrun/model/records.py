@@ -22,10 +22,12 @@ from sandboxrun.model.types import (
     ListOf,
     MapOf,
     Pairs,
+    Schema,
     Short,
     Size,
     Text,
     freeze,
+    refuse,
     span_of,
 )
 from sandboxrun.source import MapNode, Node, Scalar
@@ -53,8 +55,6 @@ class FileMode:
 
     def plain(self, value: Any) -> Any:
         return f"{value:04o}"
-
-
 
 
 @attrs.frozen(kw_only=True)
@@ -189,10 +189,18 @@ class Logging:
 class FileRef:
     """A secret or config as the sandbox sees it: a file under /run/secrets or /run/configs."""
 
-    source: str = option(Text(hint="a key of the top level"), description="The key it has at the top level.")
-    target: str | None = option(FileName, default=None, description="The file's name; the key when left out.")
-    uid: int | None = option(Integer(most=2**32 - 2), default=None, description="The owner; the sandbox's user.")
-    gid: int | None = option(Integer(most=2**32 - 2), default=None, description="The group; the sandbox's user's.")
+    source: str = option(
+        Text(hint="a key of the top level"), description="The key it has at the top level.", example="api_key"
+    )
+    target: str | None = option(
+        FileName, default=None, description="The file's name; the key when left out.", example="key"
+    )
+    uid: int | None = option(
+        Integer(most=2**32 - 2), default=None, description="The owner; the sandbox's user.", example=1000
+    )
+    gid: int | None = option(
+        Integer(most=2**32 - 2), default=None, description="The group; the sandbox's user's.", example=1000
+    )
     mode: int = option(FileMode(), default=0o400, description="The permissions, in octal.", example="0400")
 
     @property
@@ -300,9 +308,14 @@ class Device:
     """A host device in the sandbox."""
 
     source: str = option(AbsolutePath, description="The device on the host.", example="/dev/fuse")
-    target: str | None = option(AbsolutePath, default=None, description="Its path inside; the same when left out.")
+    target: str | None = option(
+        AbsolutePath, default=None, description="Its path inside; the same when left out.", example="/dev/fuse"
+    )
     permissions: str = option(
-        Text(pattern="[rwm]{1,3}", hint="some of r, w and m"), default="rwm", description="read, write, mknod."
+        Text(pattern="[rwm]{1,3}", hint="some of r, w and m"),
+        default="rwm",
+        description="read, write, mknod.",
+        example="rw",
     )
 
 
@@ -325,7 +338,10 @@ class Attachment:
     """How a sandbox joins a network."""
 
     aliases: tuple[str, ...] = option(
-        ListOf(item=Text(hint="a host name"), unique=True), default=(), description="More names on that network."
+        ListOf(item=Text(hint="a host name"), unique=True),
+        default=(),
+        description="More names on that network.",
+        example=["db"],
     )
     ipv4_address: str | None = option(
         Text(pattern=r"\d{1,3}(\.\d{1,3}){3}", hint="an IPv4 address"),
