@@ -45,8 +45,9 @@ image: engine  ## the base images, from the system's packages, where the engine 
 tools: venv  # programs that only tests need
 	@$(RUN) -m scripts.system docker-registry
 
-schema: venv  ## write schemas/ anew from the model's rows
-	@$(RUN) -m scripts.schema
+schema: venv  ## write schemas/sandbox.schema.json anew from the model's rows
+	@mkdir -p .cache
+	@$(RUN) -m sandboxrun schema >.cache/schema.json && mv .cache/schema.json schemas/sandbox.schema.json
 
 bench: venv engine image  ## the benchmarks, as ratios side by side in one run
 	@$(RUN) -m benchmarks

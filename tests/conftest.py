@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -89,7 +90,10 @@ class Cli:
         """Kill what still runs."""
         for process in self._started:
             _kill(process)
-            process.communicate()
+            process.wait()
+            for stream in filter(None, (process.stdin, process.stdout, process.stderr)):
+                with contextlib.suppress(OSError):  # input that a process now gone never took
+                    stream.close()
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
