@@ -127,7 +127,10 @@ def _security(options: Iterable[str]) -> dict[str, dict[str, str]]:
     """`name=seccomp,profile=default` by name; engines before 1.25 and Podman may give the bare name."""
     found: dict[str, dict[str, str]] = {}
     for option in options:
-        pairs = dict(part.split("=", 1) if "=" in part else ("name", part) for part in option.split(","))
+        pairs: dict[str, str] = {}
+        for part in option.split(","):
+            key, equals, value = part.partition("=")
+            pairs[key if equals else "name"] = value if equals else key
         found[pairs.pop("name", option)] = pairs
     return found
 
@@ -145,7 +148,7 @@ def _limits(info: Json) -> Limits:
 
 
 def _quota(info: Json) -> Quota:
-    """overlay2 has quotas on xfs mounted with pquota only (seen on 20.10, 26.1 and 28.5); btrfs and zfs have their own."""
+    """overlay2 has quotas only on xfs mounted with pquota (20.10, 26.1, 28.5); btrfs and zfs have their own."""
     driver = str(info.get("Driver", ""))
     status = {str(k): str(v) for k, v in info.get("DriverStatus") or ()}
     if driver in ("btrfs", "zfs", "devicemapper", "windowsfilter"):

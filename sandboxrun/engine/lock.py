@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import attrs
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sandboxrun.engine.client import Engine
 
 LABEL = "sandboxrun.lock"
-LEASE = 60.0  # seconds
+LEASE = 60  # seconds
 _TOKEN = f"{LABEL}.token"
 _OWNER = f"{LABEL}.owner"
 _LEASE = f"{LABEL}.lease"
@@ -51,7 +51,7 @@ class Claim:
     token: str
     owner: Owner | None
     since: datetime
-    lease: float
+    lease: int
 
     @property
     def holder(self) -> str:
@@ -70,14 +70,14 @@ def claim_of(volume: Json) -> Claim:
     """A lock volume's claim. One whose labels make no sense counts as any other, for the usual lease."""
     labels = volume.get("Labels") or {}
     try:
-        lease = min(max(float(labels.get(_LEASE, "")), 0.0), 3600.0)
+        lease = min(max(int(labels.get(_LEASE, "")), 0), 3600)
     except ValueError:
         lease = LEASE
     return Claim(
         volume=str(volume["Name"]),
         token=str(labels.get(_TOKEN, volume["Name"])),
         owner=decode(str(labels.get(_OWNER, ""))),
-        since=datetime.fromisoformat(str(volume["CreatedAt"])),
+        since=datetime.fromisoformat(str(volume["CreatedAt"])).astimezone(UTC),
         lease=lease,
     )
 
@@ -90,7 +90,7 @@ def _now() -> float:
 class ProjectLock:
     """A project's lock, while it is held. `check` before each change."""
 
-    def __init__(self, engine: Engine, project: str, lease: float) -> None:
+    def __init__(self, engine: Engine, project: str, lease: int) -> None:
         self._engine = engine
         self._project = project
         self._lease = lease
@@ -109,7 +109,7 @@ class ProjectLock:
     def check(self) -> None:
         """Raise LockLost unless the lock is still held."""
         if self.lost:
-            message = f"the lock of project {self._project} was lost: its lease of {self._lease:g} seconds ran out"
+            message = f"the lock of project {self._project} was lost: its lease of {self._lease} seconds ran out"
             raise LockLost(message, help="the machine slept or the engine did not answer: run the command again")
 
     def claims(self) -> tuple[Claim, ...]:
@@ -120,10 +120,10 @@ class ProjectLock:
         """Make one more volume of this holder, and count the lease from before the call."""
         began = _now()
         name = f"sandboxrun-lock-{self._project}-{self._token}-{len(self._volumes) + secrets.randbits(32):x}"
-        labels = {LABEL: self._project, _TOKEN: self._token, _OWNER: self._owner, _LEASE: f"{self._lease:g}"}
+        labels = {LABEL: self._project, _TOKEN: self._token, _OWNER: self._owner, _LEASE: f"{self._lease}"}
         self._volumes.append(name)  # before the call: when it is cut short, the volume may be there
         self._engine.create_volume({"Name": name, "Labels": labels})
-        self._until = began + self._lease
+        self._until = began + self._lease * 0.9  # what is begun before that ends before others may take over
 
     def release(self, *, keep_newest: bool = False) -> None:
         """Remove this holder's volumes. Those of an engine that is gone end with their lease."""
@@ -217,7 +217,7 @@ def project_lock(
     *,
     wait: float,
     on_wait: Callable[[str], None] | None = None,
-    lease: float = LEASE,
+    lease: int = LEASE,
 ) -> Iterator[ProjectLock]:
     """Hold a project's lock on an engine. Raises LockHeld after `wait` seconds, naming the holder.
 

@@ -81,7 +81,7 @@ class Reader:
         """Everything before `mark`, which is taken too. Raises Broken at the end or past `limit` bytes."""
         start = 0
         while (at := self._buffer.find(mark, start)) < 0:
-            if len(self._buffer) > limit:
+            if len(self._buffer) >= limit + len(mark):  # what is before the mark is longer, wherever it will be
                 raise Broken(f"{what} is longer than {limit} bytes")
             start = max(0, len(self._buffer) - len(mark) + 1)
             if not self._fill():
@@ -162,12 +162,17 @@ class ChunkedBody(Body):
     def __init__(self, reader: Reader) -> None:
         super().__init__(reader)
         self._left = 0
+        self._begun = False
 
     def some(self) -> bytes:
         """The next piece, at most one chunk; b"" at the end."""
         if self.ended:
             return b""
         if self._left == 0:
+            # The line end after a chunk is taken with the next size: waiting for it would keep the piece back.
+            if self._begun and self._reader.until(b"\r\n", 0, "a chunk"):
+                raise Broken("a chunk of the answer is malformed")
+            self._begun = True
             self._left = self._size()
             if self._left == 0:
                 self._trailer()
@@ -177,8 +182,6 @@ class ChunkedBody(Body):
         if not piece:
             raise Broken("the connection ended before the answer did")
         self._left -= len(piece)
-        if self._left == 0 and self._reader.until(b"\r\n", 0, "a chunk"):
-            raise Broken("a chunk of the answer is malformed")
         return piece
 
     def _size(self) -> int:

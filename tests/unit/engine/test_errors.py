@@ -1,0 +1,77 @@
+"""What the engine's statuses and messages come to, as a user sees them."""
+
+from __future__ import annotations
+
+import pytest
+
+from sandboxrun.engine.calls import translated
+from sandboxrun.engine.errors import (
+    EngineError,
+    EngineTimeout,
+    EngineUnreachable,
+    NameConflict,
+    NotFound,
+    failure,
+)
+from sandboxrun.engine.transport import Broken, TimedOut, Unreachable
+
+CONFLICT = 'Conflict. The container name "/demo-a" is already in use by container "0123". You have to remove it.'
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "kind"),
+    [
+        (404, "No such container: x", NotFound),
+        (409, CONFLICT, NameConflict),
+        (500, 'creating container storage: the container name "a" is already in use by 12', NameConflict),  # Podman
+        (409, "network with name demo already exists", NameConflict),
+        (409, "Container 12 is not running", EngineError),
+        (400, "name is already in use", EngineError),
+        (500, "server error", EngineError),
+    ],
+)
+def test_kinds(status: int, cause: str, kind: type[EngineError]) -> None:
+    error = failure("doing it", status, cause)
+    assert type(error) is kind
+    assert (error.operation, error.status) == ("doing it", status)
+
+
+def test_the_message_names_operation_and_cause() -> None:
+    assert str(failure("creating container demo-a", 409, CONFLICT)) == (
+        'error: creating container demo-a: Conflict. The container name "/demo-a" is already in use by container '
+        '"0123". You have to remove it'
+    )
+
+
+def test_no_message_at_all() -> None:
+    error = failure("listing networks", 502, " \n")
+    assert error.cause == "the engine answered with status 502 and no message"
+
+
+@pytest.mark.parametrize(
+    ("cause", "help"),
+    [
+        ("No such image: a:1", "pull the image first, or set pull_policy: missing"),
+        ("all predefined address pools have been fully subnetted", "remove unused networks"),
+        ("could not find an available, non-overlapping IPv4 address pool", "remove unused networks"),
+        ("Unknown runtime specified x: unknown or invalid runtime name: x", "`sandboxrun doctor` lists the runtimes"),
+        ('exec: "nope": executable file not found in $PATH', "the image has no such program"),
+        ("--storage-opt is supported only for overlay over xfs with 'pquota'", "a disk quota needs a storage driver"),
+        ("write /x: no space left on device", "free some space on the engine's disk"),
+    ],
+)
+def test_help(cause: str, help: str) -> None:
+    assert f"help: {help}" in str(failure("doing it", 500, cause))
+
+
+def test_the_engines_words_cannot_steer_a_terminal() -> None:
+    assert "\x1b" not in str(failure("doing it", 500, "\x1b[2Jgone"))
+
+
+def test_carrying_failures() -> None:
+    unreachable = translated("listing", Unreachable("there is no socket /a", "start it"), sent=True)
+    assert isinstance(unreachable, EngineUnreachable) and not unreachable.maybe_done
+    assert str(unreachable) == "error: listing: there is no socket /a\n  help: start it"
+    broken = translated("listing", Broken("the connection was lost"), sent=True)
+    assert isinstance(broken, EngineUnreachable) and broken.maybe_done
+    assert isinstance(translated("listing", TimedOut("no answer in time"), sent=True), EngineTimeout)

@@ -1,0 +1,70 @@
+"""Whether a lock's owner still runs, and what a lock volume's labels say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import attrs
+import pytest
+
+from sandboxrun.engine.lock import LEASE, claim_of
+from sandboxrun.engine.owner import decode, this_process
+
+SINCE = datetime(2026, 11, 24, 10, 0, 0, tzinfo=UTC)
+
+
+def test_this_process_is_alive_and_survives_its_label() -> None:
+    owner = this_process()
+    assert not owner.is_gone
+    assert decode(owner.encode()) == owner
+
+
+def test_a_process_that_ended_is_gone_even_while_nobody_asked_for_its_status() -> None:
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    stat = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+    owner = attrs.evolve(this_process(), pid=child.pid, started=int(stat[19]))
+    assert not owner.is_gone
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert owner.is_gone  # a zombie
+    child.communicate()
+    assert owner.is_gone
+
+
+def test_a_pid_that_was_given_again_is_gone() -> None:
+    assert attrs.evolve(this_process(), started=1).is_gone
+
+
+@pytest.mark.parametrize("kernel", ["", "another-boot/1"])
+def test_of_another_machine_nothing_is_known(kernel: str) -> None:
+    assert not attrs.evolve(this_process(), kernel=kernel, started=1).is_gone
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"kernel": "a", "pid": "x", "started": 1, "who": "b"}'])
+def test_labels_that_name_nobody(text: str) -> None:
+    assert decode(text) is None
+
+
+def test_a_claim_lives_as_long_as_its_lease() -> None:
+    labels = {"sandboxrun.lock": "p", "sandboxrun.lock.lease": "10", "sandboxrun.lock.token": "t"}
+    claim = claim_of({"Name": "v", "CreatedAt": "2026-11-24T11:00:00+01:00", "Labels": labels})
+    assert (claim.token, claim.since, claim.lease) == ("t", SINCE, 10)
+    assert not claim.is_dead(lambda: SINCE + timedelta(seconds=12))
+    assert claim.is_dead(lambda: SINCE + timedelta(seconds=13))
+    assert claim.holder == "an unknown process, since 10:00:00 by the engine's clock"
+
+
+@pytest.mark.parametrize(("told", "lease"), [("", LEASE), ("x", LEASE), ("-5", 0), ("100000", 3600), ("nan", LEASE)])
+def test_leases_that_make_no_sense(told: str, lease: int) -> None:
+    labels = {"sandboxrun.lock.lease": told}
+    assert claim_of({"Name": "v", "CreatedAt": "2026-11-24T10:00:00Z", "Labels": labels}).lease == lease
+
+
+def test_a_claim_of_a_dead_process_needs_no_clock() -> None:
+    owner = attrs.evolve(this_process(), started=1)
+    labels = {"sandboxrun.lock.owner": owner.encode()}
+    claim = claim_of({"Name": "v", "CreatedAt": "2026-11-24T10:00:00Z", "Labels": labels})
+    assert claim.is_dead(lambda: pytest.fail("the clock was asked"))
