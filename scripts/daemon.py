@@ -144,14 +144,32 @@ class Daemon:
 
 def answers(path: Path) -> bool:
     """Whether an engine answers on this socket within two seconds."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(2)
+    with _connected(path) as connection:
+        if connection is None:
+            return False
         try:
-            connection.connect(str(path))
             connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
             return b" 200 " in connection.recv(64)
         except OSError:
             return False
+
+
+def listens(path: Path) -> bool:
+    """Whether any process holds this socket open, answering or not: a daemon started on it would take it away."""
+    with _connected(path) as connection:
+        return connection is not None
+
+
+@contextlib.contextmanager
+def _connected(path: Path) -> Iterator[socket.socket | None]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(2)
+        try:
+            connection.connect(str(path))
+        except OSError:
+            yield None
+        else:
+            yield connection
 
 
 def _argv(pid: int) -> list[str]:

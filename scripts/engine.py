@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts import system
-from scripts.daemon import Daemon, DaemonError, answers
+from scripts.daemon import Daemon, DaemonError, answers, listens
 
 if TYPE_CHECKING:
     import docker
@@ -114,6 +114,8 @@ def _refuse_unless_ours_to_start(reason: str) -> None:
             "start Docker and see that you may use it (`docker info`), set DOCKER_HOST to another engine,\n"
             "or start one as root: sudo .venv/bin/python -m scripts.engine start"
         )
+    if listens(DEFAULT_SOCKET):
+        system.fail(f"a process listens at {DEFAULT_SOCKET} but gives no good answer: {reason}\nstop or mend it first")
 
 
 def _start_ours() -> None:
