@@ -1,15 +1,19 @@
 """The effective profile as plain data: every option written out, every template rendered.
 
-Owns its shape, which is a profile's own: what it gives can be loaded again. Paths below the project are relative,
-so that its digest does not depend on where the project lies.
+Owns its shape: a profile's own, with an address in place of each sandbox's name. Paths below the project are
+relative, so that its digest does not depend on where the project lies.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import attrs
+
 from sandboxrun.model.declared import DeclaredSandbox, Profile
-from sandboxrun.model.option import to_plain
+from sandboxrun.model.option import Row, rows, value_of
 from sandboxrun.profile.paths import Places
 
 
@@ -23,23 +27,40 @@ def effective(profile: Profile) -> dict[str, Any]:
     for kind in ("networks", "volumes", "secrets", "configs"):
         specs = getattr(profile, kind)
         if specs:
-            plain[kind] = {key: _relative(to_plain(spec), places) for key, spec in specs.items()}
+            plain[kind] = {key: _relative(spelled_out(spec), places) for key, spec in specs.items()}
     return plain
 
 
 def sandbox_plain(sandbox: DeclaredSandbox, places: Places) -> dict[str, Any]:
     """One sandbox's options, the defaults included, dependencies by address."""
-    plain = to_plain(sandbox.spec, defaults=True)
+    plain = spelled_out(sandbox.spec)
     for mount in plain.get("volumes", ()):
         if mount.get("type") == "bind":
             mount["source"] = _shown(mount["source"], places)
     if "workspace" in plain and "source" in plain["workspace"]:
         plain["workspace"]["source"] = _shown(plain["workspace"]["source"], places)
     if sandbox.depends_on:
-        plain["depends_on"] = {
-            address: to_plain(dependency, defaults=True) for address, dependency in sandbox.depends_on.items()
-        }
+        plain["depends_on"] = {address: spelled_out(dependency) for address, dependency in sandbox.depends_on.items()}
     return plain
+
+
+def spelled_out(record: Any) -> dict[str, Any]:
+    """A record as plain data with every option that has a value, also in the records inside it."""
+    return {
+        row.key: _spelled(row, value)
+        for row in rows(type(record))
+        if row.settable and (value := value_of(record, row)) is not None
+    }
+
+
+def _spelled(row: Row, value: Any) -> Any:
+    if attrs.has(type(value)):
+        return spelled_out(value)
+    if isinstance(value, tuple) and value and attrs.has(type(value[0])):
+        return [spelled_out(item) for item in value]
+    if isinstance(value, Mapping) and value and attrs.has(type(next(iter(value.values())))):
+        return {key: spelled_out(item) for key, item in value.items()}
+    return row.type.plain(value)
 
 
 def _relative(plain: dict[str, Any], places: Places) -> dict[str, Any]:
@@ -47,6 +68,4 @@ def _relative(plain: dict[str, Any], places: Places) -> dict[str, Any]:
 
 
 def _shown(path: str, places: Places) -> str:
-    from pathlib import Path
-
     return places.relative(Path(path)) if path.startswith("/") else path

@@ -38,7 +38,7 @@ class Variable:
     span: Span | None = attrs.field(default=None, eq=False, repr=False)
 
 
-_KEYS: Mapping[str, str] = {
+KEYS: Mapping[str, str] = {
     "type": "string, integer, number, boolean, array or object",
     "items": "what an array holds: {type: …}",
     "default": "the value when none is given",
@@ -101,8 +101,8 @@ def _variable(key: Scalar, node: Node, problems: Problems) -> Variable | None:
         if is_template(inner):
             problems.add("a variable's declaration can't hold a template", inner.span, "write the value out")
     for word, _ in node.entries:
-        if word.value not in _KEYS:
-            help = did_you_mean(str(word.value), _KEYS) or f"a variable has: {', '.join(_KEYS)}"
+        if word.value not in KEYS:
+            help = did_you_mean(str(word.value), KEYS) or f"a variable has: {', '.join(KEYS)}"
             problems.add(f'unknown key "{word.value}" in a variable', word.span, help)
     rules = _rules(name, node, key.span, problems)
     if rules is None or len(problems) > before:

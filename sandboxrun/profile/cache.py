@@ -1,0 +1,104 @@
+"""The verdict cache of `validate`: what was valid before, byte for byte, is valid now.
+
+Owns a directory of empty files, each named by the digest of everything a verdict rests on: this version of
+sandboxrun, its own source, every file that was read, and the inputs. Never trusted for anything but speed: it can
+only skip the work of saying "valid" again, never decide what a profile means. Must not import what it saves
+(yaml, jinja2, jsonschema).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sandboxrun import __version__
+
+MOST_ENTRIES = 1000
+_LARGEST = 1024 * 1024
+
+
+class VerdictCache:
+    """The verdicts of one user. Every failure to read or write it counts as "not known"."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        base = environment.get("XDG_CACHE_HOME") or ""
+        if not os.path.isabs(base):
+            base = os.path.join(os.path.expanduser("~"), ".cache")
+        self.directory = Path(base) / "sandboxrun" / "verdicts"
+
+    def knows(self, paths: Sequence[Path], inputs: str) -> tuple[str, ...] | None:
+        """The addresses that these files declared when they were last found valid with these inputs, or None.
+
+        `inputs` is `inputs_key` of what was given.
+        """
+        try:
+            entry = self._entry(paths, inputs)
+            if not self._trusted() or entry.stat().st_size > _LARGEST:
+                return None
+            record = json.loads(entry.read_text(encoding="utf-8"))
+            files = record["files"]
+            if all(_digest(Path(path)) == digest for path, digest in files.items()):
+                return tuple(map(str, record["addresses"]))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            pass
+        return None
+
+    def learn(self, paths: Sequence[Path], inputs: str, read: Sequence[Path], addresses: Sequence[str]) -> None:
+        """Remember that the profile is valid; `read` are all files that it took, `paths` among them."""
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._trusted():
+                return
+            self._bound()
+            files = {os.path.abspath(path): _digest(path) for path in read}
+            entry = self._entry(paths, inputs)
+            part = entry.with_suffix(f".{os.getpid()}")
+            part.write_text(json.dumps({"files": files, "addresses": list(addresses)}), encoding="utf-8")
+            os.replace(part, entry)
+        except OSError:
+            pass
+
+    def _entry(self, paths: Sequence[Path], inputs: str) -> Path:
+        named = json.dumps([__version__, _own_code(), [os.path.abspath(path) for path in paths], inputs])
+        return self.directory / hashlib.sha256(named.encode("utf-8", "surrogateescape")).hexdigest()
+
+    def _trusted(self) -> bool:
+        """Whether nobody but this user can write there."""
+        found = os.lstat(self.directory)
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+
+    def _bound(self) -> None:
+        entries = sorted(self.directory.iterdir(), key=lambda path: path.stat().st_mtime)
+        for path in entries[: max(0, len(entries) - MOST_ENTRIES)]:
+            path.unlink(missing_ok=True)
+
+
+def inputs_key(
+    vars: Sequence[str], var_files: Sequence[Path], environment: Mapping[str, str], directory: Path | None
+) -> str:
+    """A digest of what is given beside the files; of the environment, what variables are read from."""
+    own = sorted((name, value) for name, value in environment.items() if name.startswith("SANDBOXRUN_VAR_"))
+    given = [list(vars), [os.path.abspath(path) for path in var_files], own, str(directory or ""), os.getcwd()]
+    return hashlib.sha256(json.dumps(given).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError("not a regular file")
+        return hashlib.sha256(stream.read(_LARGEST + 1)).hexdigest()
+
+
+def _own_code() -> str:
+    """Changes whenever the code that judges does: a checkout's version stays the same while it is worked on."""
+    package = Path(__file__).resolve().parent.parent
+    stamps = []
+    for room in (package, package / "model", package / "profile"):
+        with os.scandir(room) as found:
+            stamps += [(entry.name, entry.stat().st_mtime_ns) for entry in found if entry.name.endswith(".py")]
+    return hashlib.sha256(json.dumps(sorted(stamps)).encode()).hexdigest()

@@ -1,0 +1,218 @@
+"""The JSON Schema of a profile, derived from the rows: what editors check, and what `schemas/` holds.
+
+Owns the frame around the rows (top level, variables, the profile's own keys) and the loosening that lets a template
+stand where a value may be templated. Draft-07, which editors know best.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sandboxrun.model.names import KEY, PROJECT
+from sandboxrun.model.objects import ConfigType, NetworkType, SecretType, VolumeType
+from sandboxrun.model.spec import SpecType
+from sandboxrun.model.types import Schema
+from sandboxrun.profile.shipped import bases
+from sandboxrun.profile.variable_types import SCALARS, TYPES
+from sandboxrun.profile.variables import KEYS as VARIABLE_KEYS
+
+DRAFT = "http://json-schema.org/draft-07/schema#"
+_TEMPLATE = {"$ref": "#/definitions/template"}
+_NAMES = {"pattern": f"^(?:{KEY})$"}
+_PRIVATE: Schema = {"^x-": {}}
+
+
+def schema_text() -> str:
+    """The schema as the file under `schemas/` holds it."""
+    return json.dumps(profile_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def profile_schema() -> Schema:
+    """The schema of a whole profile file, templates allowed."""
+    return {
+        "$schema": DRAFT,
+        "title": "sandboxrun profile",
+        "description": "A project of sandboxes for agents: what runs in each, and what it may do.",
+        "type": "object",
+        "properties": {
+            "name": {
+                **_templated({"type": "string", "pattern": f"^(?:{PROJECT})$"}),
+                "description": "The project: it names and labels every object. The directory's name when left out.",
+                "examples": ["review"],
+            },
+            "variables": _variables(),
+            "sandboxes": {
+                "description": "The sandboxes by name.",
+                "examples": [{"agent": {"image": "node:20-alpine"}}],
+                "type": "object",
+                "propertyNames": _NAMES,
+                "additionalProperties": {"anyOf": [{"$ref": "#/definitions/sandbox"}, {"type": "null"}]},
+            },
+            "networks": _objects(NetworkType, "The project's networks by key.", {"default": {"internal": True}}),
+            "volumes": _objects(VolumeType, "The project's volumes by key.", {"cache": {}}),
+            "secrets": _objects(SecretType, "Secrets by key.", {"api_key": {"environment": "AGENT_API_KEY"}}),
+            "configs": _objects(ConfigType, "Configuration files by key.", {"settings": {"file": "./settings.json"}}),
+        },
+        "patternProperties": _PRIVATE,
+        "additionalProperties": False,
+        "definitions": {"template": _template(), "sandbox": _sandbox()},
+    }
+
+
+def _template() -> Schema:
+    return {
+        "type": "string",
+        "pattern": r"\{\{|\{%|\{#",
+        "description": "A template: its value is made of variables.",
+        "examples": ["{{ name }}"],
+    }
+
+
+def _sandbox() -> Schema:
+    schema = _loose(SpecType.schema())
+    own = {**_own_keys(), **schema["properties"]}
+    return {**schema, "description": "One sandbox.", "properties": own, "patternProperties": _PRIVATE}
+
+
+def _own_keys() -> dict[str, Schema]:
+    text = {"type": "string", "minLength": 1}
+    path = {
+        "type": "object",
+        "properties": {
+            "path": {**text, "description": "The file.", "examples": ["agent.env"]},
+            "required": {"type": "boolean", "description": "Whether it must exist.", "examples": [False]},
+        },
+        "required": ["path"],
+        "additionalProperties": False,
+    }
+    return {
+        "extends": {
+            "description": "What this sandbox builds on: a shipped base, or a sandbox of a file in the project.",
+            "examples": ["hardened", {"file": "bases.yaml", "sandbox": "agent"}],
+            "anyOf": [{"enum": list(bases())}, _other_base(), {"type": "null"}],
+        },
+        "for_each": {
+            "description": "One sandbox for each item; templates see it as each, or each.key and each.value.",
+            "examples": [["lint", "tests"], "{{ tasks }}"],
+            "anyOf": [
+                {"type": "array", "items": {"type": ["string", "number", "boolean"]}, "maxItems": 1000},
+                {"type": "object", "maxProperties": 1000},
+                _TEMPLATE,
+                {"type": "null"},
+            ],
+        },
+        "when": {
+            "description": "Whether the sandbox is there at all.",
+            "examples": ["{{ ref != 'skip' }}"],
+            "anyOf": [{"type": "boolean"}, _TEMPLATE, {"type": "null"}],
+        },
+        "env_file": {
+            "description": "Files of NAME=value lines for the environment; environment: wins over them.",
+            "examples": [["agent.env"]],
+            "anyOf": [text, {"type": "array", "items": {"anyOf": [text, path]}}, {"type": "null"}],
+        },
+    }
+
+
+def _other_base() -> Schema:
+    text = {"type": "string", "minLength": 1}
+    return {
+        "type": "object",
+        "properties": {
+            "file": {
+                **text,
+                "description": "A file in the project; this one when left out.",
+                "examples": ["bases.yaml"],
+            },
+            "sandbox": {**text, "description": "The sandbox to build on.", "examples": ["agent"]},
+        },
+        "required": ["sandbox"],
+        "additionalProperties": False,
+    }
+
+
+def _objects(type_: Any, description: str, example: Any) -> Schema:
+    return {
+        "description": description,
+        "examples": [example],
+        "type": "object",
+        "propertyNames": _NAMES,
+        "additionalProperties": {"anyOf": [_loose(type_.schema()), {"type": "null"}]},
+    }
+
+
+_VARIABLE_SCHEMAS: dict[str, tuple[Schema, Any]] = {
+    "type": ({"enum": list(TYPES)}, "string"),
+    "items": (
+        {
+            "type": "object",
+            "properties": {
+                "type": {"enum": list(SCALARS), "description": "The type of each item.", "examples": ["string"]}
+            },
+            "required": ["type"],
+            "additionalProperties": False,
+        },
+        {"type": "string"},
+    ),
+    "default": ({}, "main"),
+    "required": ({"type": "boolean"}, True),
+    "enum": ({"type": "array", "minItems": 1}, ["fast", "thorough"]),
+    "pattern": ({"type": "string", "maxLength": 1000}, "^[a-z]+$"),
+    "description": ({"type": "string"}, "The revision to review."),
+    "sensitive": ({"type": "boolean"}, True),
+    "minimum": ({"type": "number"}, 1),
+    "maximum": ({"type": "number"}, 8),
+    "minLength": ({"type": "integer", "minimum": 0}, 1),
+    "maxLength": ({"type": "integer", "minimum": 0}, 100),
+    "minItems": ({"type": "integer", "minimum": 0}, 1),
+    "maxItems": ({"type": "integer", "minimum": 0}, 10),
+}
+
+
+def _variables() -> Schema:
+    properties = {
+        key: {**_VARIABLE_SCHEMAS[key][0], "description": words, "examples": [_VARIABLE_SCHEMAS[key][1]]}
+        for key, words in VARIABLE_KEYS.items()
+    }
+    return {
+        "description": "The inputs of the templates, each typed.",
+        "examples": [{"ref": {"type": "string", "default": "main"}}],
+        "type": "object",
+        "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$"},
+        "additionalProperties": {
+            "type": "object",
+            "properties": properties,
+            "required": ["type"],
+            "additionalProperties": False,
+        },
+    }
+
+
+# -- templates where a value may be ------------------------------------------------------------------------------
+
+
+def _templated(schema: Schema) -> Schema:
+    """`schema`, or a template in its place. A template can't make a mapping, so one that takes only mappings stays."""
+    loose = _loose(schema)
+    if loose.get("type") == "object":
+        return loose
+    words: Schema = {key: loose.pop(key) for key in ("description", "default", "examples") if key in loose}
+    forms = loose.pop("anyOf") if set(loose) == {"anyOf"} else [loose]
+    if all(form.get("type") in ("object", "null") for form in forms):
+        return {**words, "anyOf": forms}
+    return {**words, "anyOf": [*forms, _TEMPLATE]}
+
+
+def _loose(schema: Schema) -> Schema:
+    """`schema` with templates allowed in what it holds."""
+    loose = dict(schema)
+    if "properties" in loose:
+        loose["properties"] = {key: _templated(value) for key, value in loose["properties"].items()}
+    if isinstance(loose.get("additionalProperties"), dict):
+        loose["additionalProperties"] = _templated(loose["additionalProperties"])
+    if isinstance(loose.get("items"), dict):
+        loose["items"] = _templated(loose["items"])
+    if "anyOf" in loose:
+        loose["anyOf"] = [_loose(form) for form in loose["anyOf"]]
+    return loose
