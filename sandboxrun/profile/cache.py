@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sandboxrun import __version__
+from sandboxrun.source import SourceFile
 
 MOST_ENTRIES = 1000
 _LARGEST = 1024 * 1024
@@ -47,14 +48,16 @@ class VerdictCache:
             pass
         return None
 
-    def learn(self, paths: Sequence[Path], inputs: str, read: Sequence[Path], addresses: Sequence[str]) -> None:
-        """Remember that the profile is valid; `read` are all files that it took, `paths` among them."""
+    def learn(
+        self, paths: Sequence[Path], inputs: str, read: Mapping[Path, SourceFile | None], addresses: Sequence[str]
+    ) -> None:
+        """Remember that the profile is valid; `read` are all files that it took (None: looked for, and not there)."""
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self._trusted():
                 return
             self._bound()
-            files = {os.path.abspath(path): _digest(path) for path in read}
+            files = {os.path.abspath(path): _digest_of(file) for path, file in read.items()}
             entry = self._entry(paths, inputs)
             part = entry.with_suffix(f".{os.getpid()}")
             part.write_text(json.dumps({"files": files, "addresses": list(addresses)}), encoding="utf-8")
@@ -86,12 +89,24 @@ def inputs_key(
     return hashlib.sha256(json.dumps(given).encode("utf-8", "surrogateescape")).hexdigest()
 
 
+_ABSENT = "absent"
+_MARK = b"\xef\xbb\xbf"  # the byte order mark, which is no part of a file's text
+
+
 def _digest(path: Path) -> str:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return _ABSENT
     with os.fdopen(handle, "rb") as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise OSError("not a regular file")
-        return hashlib.sha256(stream.read(_LARGEST + 1)).hexdigest()
+        return hashlib.sha256(stream.read(_LARGEST + 1).removeprefix(_MARK)).hexdigest()
+
+
+def _digest_of(file: SourceFile | None) -> str:
+    """The same of a text that was read: what was judged, even where the file has changed since."""
+    return _ABSENT if file is None else hashlib.sha256(file.text.encode()).hexdigest()
 
 
 def _own_code() -> str:

@@ -6,6 +6,7 @@ the caller has none, as in Compose.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class EnvFiles:
         self.places, self.problems = places, problems
         self._root = places.root.resolve()
         self._read: dict[Path, list[Pair]] = {}
-        self.files: list[SourceFile] = []
+        self.files: dict[Path, SourceFile | None] = {}  # None: not there, and not required
 
     def entries(self, node: Node) -> list[Pair]:
         """The variables of a rendered `env_file`: a path, a list of them, or mappings of path and required."""
@@ -65,11 +66,10 @@ class EnvFiles:
             return []
         if path not in self._read:
             if not required and not path.exists():
+                self.files[path] = None
                 return []
-            file = read_source(path, text, self.problems, asked_at=span)
+            file = self.files[path] = read_source(path, os.path.normpath(text), self.problems, asked_at=span)
             self._read[path] = parse_dotenv(file, self.problems) if file is not None else []
-            if file is not None:
-                self.files.append(file)
         return self._read[path]
 
 

@@ -138,9 +138,9 @@ class Bases:
         return self.documents[path]
 
     @property
-    def files(self) -> list[SourceFile]:
+    def files(self) -> dict[Path, SourceFile]:
         """The texts of all bases that were read."""
-        return [document.file for document in self.documents.values() if document and document.file]
+        return {path: document.file for path, document in self.documents.items() if document and document.file}
 
 
 _KEYS = ("file", "sandbox")

@@ -73,17 +73,17 @@ def _texts(value: Any) -> list[str]:
 
 def resolve_values(
     declared: Mapping[str, Variable], inputs: Inputs, problems: Problems
-) -> tuple[Values, tuple[SourceFile, ...]]:
+) -> tuple[Values, dict[Path, SourceFile]]:
     """Every declared variable's value, and the files read for them; faults, the missing ones among them, are noted."""
     found: dict[str, tuple[Any, str]] = {
         name: (variable.default, "default") for name, variable in declared.items() if not variable.required
     }
     found.update(_from_environment(declared, inputs.environment, problems))
-    files: list[SourceFile] = []
+    files: dict[Path, SourceFile] = {}
     for path in inputs.var_files:
         file = read_source(path, str(path), problems)
         if file is not None:
-            files.append(file)
+            files[path] = file
             found.update(_from_file(declared, file, path, problems))
     found.update(_from_options(declared, inputs.vars, problems))
     found.update(_from_python(declared, inputs.values, problems))
@@ -92,7 +92,7 @@ def resolve_values(
     origins = {name: found[name][1] for name in declared if name in found}
     sensitive = frozenset(name for name, variable in declared.items() if variable.sensitive)
     made = Values(values=MappingProxyType(values), origins=MappingProxyType(origins), sensitive=sensitive)
-    return made, tuple(files)
+    return made, files
 
 
 Found = dict[str, tuple[Any, str]]

@@ -48,11 +48,29 @@ def load(
     rendered options against the JSON Schema as well: leave it on unless the same profile and inputs passed before.
     Raises ProfileError with every fault.
     """
+    return load_tracked(paths, inputs=inputs, directory=directory, gate=gate).profile
+
+
+@attrs.frozen(kw_only=True)
+class Loaded:
+    """A profile, and every file that it rests on by its path; None for one that was looked for and is not there."""
+
+    profile: Profile
+    read: Mapping[Path, SourceFile | None]
+
+
+def load_tracked(
+    paths: Sequence[Path], *, inputs: Inputs | None = None, directory: Path | None = None, gate: bool = True
+) -> Loaded:
+    """`load`, with the files that were read (for the verdict cache)."""
     problems = Problems()
     root = Path(os.path.abspath(directory or paths[0].parent))
-    documents = [read_document(path, str(path), root, problems) for path in paths]
-    found = [document for document in documents if document is not None]
-    return _Loader(root, inputs or Inputs(), problems).profile(found, len(found) == len(paths), gate)
+    documents = {path: read_document(path, str(path), root, problems) for path in paths}
+    found = [document for document in documents.values() if document is not None]
+    loader = _Loader(root, inputs or Inputs(), problems)
+    profile = loader.profile(found, len(found) == len(documents), gate)
+    own = {path: document.file for path, document in documents.items() if document is not None}
+    return Loaded(profile=profile, read={**own, **loader.read})
 
 
 def load_data(data: Mapping[str, Any], *, directory: Path, inputs: Inputs | None = None, gate: bool = True) -> Profile:
@@ -72,6 +90,7 @@ class _Loader:
         self.bases = Bases(root, problems)
         self.renderer = Renderer(problems)
         self.secrets: frozenset[str] = frozenset()
+        self.read: dict[Path, SourceFile | None] = {}  # beside the profile's own files
 
     def profile(self, documents: list[Document], complete: bool, gate: bool) -> Profile:
         composed = self._compose(documents)
@@ -94,6 +113,7 @@ class _Loader:
 
             check_schema(made, self.problems)
         self._finish()
+        self.read = {**self.bases.files, **files, **maker.env_files.files}
         objects = with_default_network(objects, made)
         profile = Profile(
             project=project,
@@ -107,7 +127,7 @@ class _Loader:
             inputs=values.masked,
             sensitive=self._all_secrets(),
             inputs_digest=digest_of(dict(values.values)),
-            files=self._files(documents, files, maker),
+            files=self._files(documents),
         )
         return attrs.evolve(profile, digest=digest_of(effective(profile)))
 
@@ -194,9 +214,9 @@ class _Loader:
     def _all_secrets(self) -> frozenset[str]:
         return self.secrets | frozenset(self.renderer.secrets)
 
-    def _files(self, documents: list[Document], read: tuple[SourceFile, ...], maker: Maker) -> tuple[SourceFile, ...]:
-        own = [document.file for document in documents if document.file is not None]
-        return (*own, *self.bases.files, *read, *maker.env_files.files)
+    def _files(self, documents: list[Document]) -> tuple[SourceFile, ...]:
+        own = [document.file for document in documents]
+        return tuple(file for file in (*own, *self.read.values()) if file is not None)
 
     def _finish(self) -> None:
         """Raise what was found, with no secret in it."""
