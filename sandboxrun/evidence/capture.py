@@ -19,7 +19,7 @@ import attrs
 
 from sandboxrun.evidence import parts
 from sandboxrun.evidence.chain import Entry
-from sandboxrun.evidence.index import Digests, Index, Kept, Missing, Refused
+from sandboxrun.evidence.index import Digests, EvidenceError, Index, Kept, Missing, Refused
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.outcome import NEVER, StoppedBy, decide
 from sandboxrun.evidence.parts import CaptureLimits, Part, Source, reason_of
@@ -97,7 +97,7 @@ class _Capture:
     def run(self) -> Captured:
         if done := next((e for e in self._store.entries() if e.run == self._request.run), None):
             return self._already(done)
-        answer = self._ask("inspect", lambda: self._engine.inspect_container(self._id))
+        answer = self._inspect()
         name = str(answer.get("Name", "")).lstrip("/") if answer else ""
         with self._store.recording(self._request.run, name or self._id[:12]) as found:
             if isinstance(found, Entry):
@@ -106,6 +106,21 @@ class _Capture:
         with contextlib.suppress(Exception):
             self._store.unstage(self._request.run)
         return captured
+
+    def _inspect(self) -> Mapping[str, Any] | None:
+        """The engine's answer, None for a container that is gone. Whatever else went wrong may pass: it is raised."""
+        from sandboxrun.engine.errors import NotFound
+
+        def asked() -> tuple[Mapping[str, Any] | None]:
+            try:
+                return (self._engine.inspect_container(self._id),)
+            except NotFound as error:
+                self._missing.append(Missing(part="inspect", reason=reason_of(error)))
+                return (None,)
+
+        if (found := self._ask("inspect", asked)) is None:
+            raise EvidenceError(self._missing[-1].reason)
+        return found[0]
 
     def _already(self, entry: Entry) -> Captured:
         folder = self._store.path / entry.folder
@@ -128,6 +143,9 @@ class _Capture:
         for name, part in self._parts(source, answer):
             self._add(self._ask(name, part))
         digests, engine = self._image(answer), self._version()
+        if self._unreachable is not None:
+            # Nothing can be removed now either: the next try, with the engine back, gets all of it.
+            return Captured(entry=None, folder=folder.path, failure=self._unreachable)
         kept = folder.close_parts()
         indexes: list[Index] = []
 
@@ -152,7 +170,8 @@ class _Capture:
         wanted.append(("inspect", lambda: parts.inspect(source, answer)))
         if not request.live_logs:
             tty = bool((answer.get("Config") or {}).get("Tty"))
-            wanted.append(("logs", lambda: parts.engine_logs(source, tty)))
+            driver = str(((answer.get("HostConfig") or {}).get("LogConfig") or {}).get("Type", ""))
+            wanted.append(("logs", lambda: parts.engine_logs(source, tty, driver)))
         if request.filesystem_changes:
             wanted.append(("changes", lambda: parts.changes(source)))
         wanted += [(f"artifact {p}", lambda p=p: parts.artifact(source, p)) for p in request.artifacts]  # type: ignore[misc]
@@ -167,8 +186,7 @@ class _Capture:
 
     def _ask(self, part: str, call: Callable[[], T]) -> T | None:
         """Do one part within the time that is left; None, and a note, when it fails or does not end."""
-        if self._unreachable is not None and part not in ("profile", "usage", "inspect"):
-            self._missing.append(Missing(part=part, reason=self._unreachable))
+        if self._unreachable is not None:
             return None
         done: list[T] = []
         failed: list[BaseException] = []

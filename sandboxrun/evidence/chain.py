@@ -99,10 +99,7 @@ class Chain:
 
     def append(self, entry_after: Callable[[str | None], Entry]) -> Entry:
         """Add the entry made from the last line's digest; on the disk, or not at all, when this returns."""
-        complete, torn = lines_of(self.data)
-        if torn:
-            self._mend(torn)
-            complete, _ = lines_of(self.data)
+        complete, _ = lines_of(self.data)
         entry = entry_after(digest_of(complete[-1]) if complete else None)
         fd, line = self._file.fileno(), entry.to_line()
         size = os.fstat(fd).st_size
@@ -116,9 +113,12 @@ class Chain:
             raise
         return entry
 
-    def _mend(self, torn: bytes) -> None:
+    def mend(self) -> None:
         """A writer was killed in mid-line: a line that lacks only its end is completed, half a line is cut off."""
+        _, torn = lines_of(self.data)
         fd = self._file.fileno()
+        if not torn:
+            return
         try:
             Entry.from_line(torn)
             os.write(fd, b"\n")
@@ -133,4 +133,6 @@ def opened(root: Folder, *, wait: float = 60.0) -> Iterator[Chain]:
         root.append(NAME) as file,
         locked(file.fileno(), root.path / NAME, wait=wait),
     ):
-        yield Chain(file)
+        chain = Chain(file)
+        chain.mend()
+        yield chain

@@ -23,11 +23,16 @@ _SETUID_SETGID = 0o6000
 
 @attrs.frozen(kw_only=True)
 class ExportLimits:
-    """How much is taken, in bytes and files; `refused` is how many refusals are told one by one."""
+    """How much is taken, in bytes and files; `refused` is how many refusals are told one by one.
+
+    `skipped_bytes`: how much of what is refused is read past to get at the rest, since a stream cannot be
+    sought in. A sparse giant can still end it there.
+    """
 
     bytes: int = 256 << 20
     files: int = 10_000
     file_bytes: int = 128 << 20
+    skipped_bytes: int = 2 << 30
     refused: int = 1_000
 
 
@@ -87,7 +92,8 @@ class _Export:
 
     def bounded(self, stream: Iterable[bytes]) -> Iterable[bytes]:
         """The stream, cut where it is longer than what the limits can ask for (its headers included)."""
-        left = self._limits.bytes + (self._limits.files + self._limits.refused) * 4096 + (1 << 20)
+        left = self._limits.bytes + self._limits.skipped_bytes
+        left += (self._limits.files + self._limits.refused) * 4096 + (1 << 20)
         for chunk in stream:
             left -= len(chunk)
             if left < 0:
@@ -122,6 +128,8 @@ class _Export:
             writer = self._into.writer(path, durable=False)
         except (EvidenceError, FileExistsError):
             return self._refuse(member, "a second member of that name")
+        steps = path.split("/")
+        self._directories.update("/".join(steps[:end]) for end in range(1, len(steps)))
         with writer:
             for chunk in reader.content():
                 writer.write(chunk)
@@ -152,7 +160,7 @@ def name_fault(name: str, *, odd: bool = False) -> str | None:
         return 'a name with ".."'
     if any(part in ("", ".") for part in parts):
         return "a name with an empty or dot component"
-    if not odd and any(not c.isprintable() for c in name):
+    if "\0" in name or (not odd and any(not c.isprintable() for c in name)):
         return "a name with control or undecodable characters"
     if any(_length(part) > LONGEST_NAME for part in parts) or _length(name) > LONGEST_PATH:
         return "a name that is too long"

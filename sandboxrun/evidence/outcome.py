@@ -30,6 +30,7 @@ class StoppedBy(enum.StrEnum):
     ITSELF = "itself"
     TIMEOUT = "timeout"
     KILLED = "killed"
+    ENGINE = "engine"  # the connection to the engine broke while it ran
 
 
 @attrs.frozen(kw_only=True)
@@ -44,7 +45,7 @@ class Ending:
 
 
 NEVER = "0001-01-01T00:00:00Z"  # the engine's zero time
-_LOST = 255  # what an engine that died gives, at its next start, to the containers that ran meanwhile
+_LOST = 255  # what an engine gives, at its start, to a container that it had left running and finds ended
 _HIGHEST_SIGNAL = 64
 
 
@@ -60,7 +61,8 @@ def decide(
     `state` is `State` of the engine's inspect answer, None when the container is gone. `watched` is true when
     somebody was connected to the engine at the moment of the exit (a `wait` that answered, a `die` event):
     only then can the exit code 255 be the program's own, because an engine that was killed gives that code to
-    everything that ran. `events` are the engine's for this container.
+    what ended meanwhile. What still runs at its next start it stops in an orderly way (20.10), with any code:
+    that only somebody who was connected can tell (`StoppedBy.ENGINE`). `events` are the engine's for this container.
     """
     if state is None:
         return Ending(how=How.ENGINE_LOST, detail="the container is not on the engine any more")
@@ -92,7 +94,11 @@ def _how(code: int | None, oom: bool, stopped_by: StoppedBy, watched: bool, kill
 
 
 def _stopped(stopped_by: StoppedBy) -> How | None:
-    return {StoppedBy.TIMEOUT: How.TIMEOUT, StoppedBy.KILLED: How.KILLED}.get(stopped_by)
+    return {
+        StoppedBy.TIMEOUT: How.TIMEOUT,
+        StoppedBy.KILLED: How.KILLED,
+        StoppedBy.ENGINE: How.ENGINE_LOST,
+    }.get(stopped_by)
 
 
 def _never_started(state: Mapping[str, Any]) -> bool:

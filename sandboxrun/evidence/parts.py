@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 16
 _KINDS = {0: "modified", 1: "added", 2: "deleted"}
+_REPLACEMENT = "\ufffd".encode()
+_REPLACED = "the engine's log driver json-file put U+FFFD in place of bytes that are not UTF-8"
 _USAGE_BYTES = 64 << 20
 
 
@@ -78,15 +80,21 @@ def profile(source: Source, text: str) -> Part:
     return Part()
 
 
-def engine_logs(source: Source, tty: bool) -> Part:
-    """`stdout.log` and `stderr.log` as the engine kept them, secrets masked, otherwise byte for byte."""
+def engine_logs(source: Source, tty: bool, driver: str) -> Part:
+    """`stdout.log` and `stderr.log` as the engine kept them, secrets masked.
+
+    Byte for byte with the log driver `local`; `json-file` replaces what is not UTF-8.
+    """
     with (
         source.folder.writer(STDOUT) as out,
         source.folder.writer(STDERR) as err,
         source.engine.logs(source.container_id, tty=tty) as output,
     ):
         logs = {1: _Log(out, source), 2: _Log(err, source)}
-        return _written(logs, output, source)
+        part = _written(logs, output, source)
+    if driver != "json-file" or not any(log.replaced for log in logs.values()):
+        return part
+    return attrs.evolve(part, missing=(*part.missing, Missing(part="logs", reason=_REPLACED)))
 
 
 def live_logs(source: Source) -> Part:
@@ -108,10 +116,11 @@ class _Log:
     def __init__(self, writer: Writer, source: Source) -> None:
         self._writer, self._mask, self._left = writer, source.masker.stream(), source.limits.log_bytes
         self.full = False
+        self.replaced = False  # whether U+FFFD was seen, ours or a log driver's
 
     def write(self, data: bytes) -> None:
-        masked = self._mask.feed(data)
-        self._put(masked)
+        self.replaced = self.replaced or _REPLACEMENT in data
+        self._put(self._mask.feed(data))
 
     def _put(self, data: bytes) -> None:
         self.full = self.full or len(data) > self._left
@@ -229,10 +238,10 @@ def workspace(source: Source, target: str) -> Part:
             spool=spool,
             deadline=source.deadline,
         )
-    return _patched(source, patch)
+    return _patched(source, patch, baseline.left_out)
 
 
-def _patched(source: Source, patch: Patch) -> Part:
+def _patched(source: Source, patch: Patch, left_out: tuple[Refused, ...]) -> Part:
     finder = source.masker.stream()
     finder.feed(patch.data)
     finder.finish()
@@ -242,7 +251,8 @@ def _patched(source: Source, patch: Patch) -> Part:
     if patch.git_changes:
         listed = [attrs.asdict(change) for change in patch.git_changes]
         source.folder.write("workspace-git.json", _json(source.masker.json(listed)))
-    return Part(refused=patch.left_out, refused_total=len(patch.left_out))
+    refused = (*left_out, *patch.left_out)
+    return Part(refused=refused, refused_total=len(refused))
 
 
 def reason_of(error: BaseException) -> str:

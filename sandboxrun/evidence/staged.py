@@ -16,7 +16,7 @@ import attrs
 
 from sandboxrun.evidence.baseline import BASELINE, PackedWorkspace, WorkspaceLimits, pack, unpacked
 from sandboxrun.evidence.folder import Folder, sync
-from sandboxrun.evidence.index import EvidenceError
+from sandboxrun.evidence.index import EvidenceError, Refused
 from sandboxrun.evidence.store import Store
 
 NOTE = "workspace.json"  # written when the tar is whole
@@ -29,6 +29,7 @@ class Baseline:
 
     file: BinaryIO
     exclude: tuple[str, ...]
+    left_out: tuple[Refused, ...]
 
 
 def stage_workspace(
@@ -52,7 +53,8 @@ def stage_workspace(
         with staging.append(BASELINE) as raw:
             packed = pack(source, raw, uid=uid, gid=gid, limits=limits, exclude=patterns)
             sync(raw)
-        note = {"sha256": packed.sha256, "exclude": patterns}
+        left_out = [attrs.asdict(refused) for refused in packed.left_out]
+        note = {"sha256": packed.sha256, "exclude": patterns, "left_out": left_out}
         staging.write(NOTE, json.dumps(note).encode())
     return packed
 
@@ -72,6 +74,7 @@ def baseline_of(staging: Folder) -> Baseline:
         try:
             note = json.loads(file.read())
             expected, exclude = str(note["sha256"]), tuple(str(pattern) for pattern in note["exclude"])
+            left_out = tuple(Refused(**refused) for refused in note["left_out"])
         except (ValueError, KeyError, TypeError) as error:
             raise EvidenceError(f"{staging.path / NOTE} cannot be read: {error}") from error
     tar, digest = staging.open(BASELINE), hashlib.sha256()
@@ -80,4 +83,4 @@ def baseline_of(staging: Folder) -> Baseline:
     if digest.hexdigest() != expected:
         tar.close()
         raise EvidenceError(f"{staging.path / BASELINE} is not what was packed")
-    return Baseline(file=tar, exclude=exclude)
+    return Baseline(file=tar, exclude=exclude, left_out=left_out)

@@ -30,7 +30,7 @@ class Kind(enum.Enum):
     FIFO = "fifo"
     DEVICE = "device"
     SPARSE = "sparse file"
-    OTHER = "unknown kind of member"
+    OTHER = "member of an unknown kind"
 
 
 _KINDS = {

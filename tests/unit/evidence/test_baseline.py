@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import io
+import os
+import socket
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from sandboxrun.evidence.baseline import WorkspaceLimits, link_fault, pack
+from sandboxrun.evidence.index import EvidenceError
+from sandboxrun.evidence.staged import baseline_of, open_workspace, stage_workspace
+from sandboxrun.evidence.store import Store
+
+
+def packed(source: Path, **options: object) -> dict[str, tarfile.TarInfo]:
+    buffer = io.BytesIO()
+    pack(source, buffer, **{"uid": 1000, "gid": 1001, **options})  # type: ignore[arg-type]
+    buffer.seek(0)
+    with tarfile.open(fileobj=buffer, mode="r:") as tar:
+        return {info.name: info for info in tar.getmembers()}
+
+
+def test_everything_goes_along_owned_by_the_agent(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir(mode=0o500)
+    (tmp_path / "run.sh").write_bytes(b"#!")
+    (tmp_path / "run.sh").chmod(0o4555)
+    (tmp_path / ("long" * 40)).write_bytes(b"")
+    (tmp_path / "ünï").write_bytes(b"u")
+    Path(os.fsdecode(bytes(tmp_path) + b"/\xff")).write_bytes(b"raw")
+    os.symlink("run.sh", tmp_path / "link")
+    (tmp_path / ".sandboxrun").mkdir()
+    (tmp_path / ".sandboxrun/evidence").write_bytes(b"x")
+    found = packed(tmp_path)
+    assert set(found) == {"sub", "run.sh", "long" * 40, "ünï", "\udcff", "link"}
+    assert {(i.uid, i.gid) for i in found.values()} == {(1000, 1001)}
+    assert (found["run.sh"].mode, found["sub"].mode, found["link"].linkname) == (0o755, 0o700, "run.sh")
+    assert {i.uname for i in found.values()} == {""}
+
+
+def test_links_that_leave_are_left_out_and_listed(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name, target in [("a/up", "../b"), ("a/out", "../../b"), ("abs", "/etc"), ("self", ".")]:
+        os.symlink(target, tmp_path / name)
+    buffer = io.BytesIO()
+    done = pack(tmp_path, buffer, uid=0, gid=0)
+    assert {refused.path for refused in done.left_out} == {"a/out", "abs"}
+    assert set(packed(tmp_path)) == {"a", "a/up", "self"}
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "stays"),
+    [
+        ("a", "b", True),
+        ("a", "./b/c", True),
+        ("a/b", "..", True),
+        ("a/b/c", "../../d", True),
+        ("a", "..", False),
+        ("a", "../x", False),
+        ("a", "", False),
+        ("a", "/x", False),
+        ("d/a", "b/../../../x", False),
+        ("d/a", "b/..", False),
+    ],
+)
+def test_links_that_stay(path: str, target: str, stays: bool) -> None:
+    assert (link_fault(path, target) is None) is stays
+
+
+def test_patterns_leave_out_paths_and_names(tmp_path: Path) -> None:
+    for path in ("node_modules/x", "deep/node_modules/y", "a.log", "build/keep", "src/build"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"")
+    found = packed(tmp_path, exclude=["node_modules", "*.log", "src/*"])
+    assert set(found) == {"deep", "build", "build/keep", "src"}
+
+
+def test_what_is_too_large_or_special_is_refused(tmp_path: Path) -> None:
+    for n in range(4):
+        (tmp_path / f"f{n}").write_bytes(b"x" * 100)
+    with pytest.raises(EvidenceError, match="holds more than 3 files"):
+        packed(tmp_path, limits=WorkspaceLimits(files=3))
+    with pytest.raises(EvidenceError, match="holds more than 399 bytes"):
+        packed(tmp_path, limits=WorkspaceLimits(bytes=399))
+    assert len(packed(tmp_path, limits=WorkspaceLimits(files=4, bytes=400))) == 4
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "sock"))
+        with pytest.raises(EvidenceError) as caught:
+            packed(tmp_path)
+    assert [d.message for d in caught.value.diagnostics] == [
+        "the workspace holds a special file (socket, fifo or device): pipe",
+        "the workspace holds a special file (socket, fifo or device): sock",
+    ]
+    with pytest.raises(EvidenceError, match="is not a directory"):
+        packed(tmp_path / "f0")
+
+
+def test_nesting_has_a_bound(tmp_path: Path) -> None:
+    deep = tmp_path
+    for _ in range(110):
+        deep = deep / "d"
+    deep.mkdir(parents=True)
+    with pytest.raises(EvidenceError, match="nested too deep"):
+        packed(tmp_path)
+
+
+def test_a_staged_workspace_waits_for_whoever_captures_the_run(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a").write_bytes(b"1")
+    os.symlink("/etc", source / "out")
+    store = Store(project_directory=tmp_path)
+    with pytest.raises(EvidenceError, match="no workspace is staged"):
+        open_workspace(store, "run-1")
+    done = stage_workspace(store, "run-1", source, uid=1, gid=1, exclude=["*.log"])
+    assert stage_workspace(store, "run-1", source, uid=1, gid=1, exclude=["*.log"]) == done
+    with open_workspace(store, "run-1") as tar:
+        assert len(tar.read()) == done.tar_bytes
+    with store.staging("run-1", create=False) as staging:
+        baseline = baseline_of(staging)
+        baseline.file.close()
+        assert baseline.exclude == ("*.log",) and [r.path for r in baseline.left_out] == ["out"]
+        with staging.append("workspace.tar") as tar:
+            tar.write(b"more")
+        with pytest.raises(EvidenceError, match="is not what was packed"):
+            baseline_of(staging)
+        staging.write("workspace.json", b"{}")
+        with pytest.raises(EvidenceError, match="cannot be read"):
+            baseline_of(staging)
+    store.unstage("run-1")
+    with pytest.raises(FileNotFoundError), store.staging("run-1", create=False):
+        raise AssertionError("not reached")

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import MappingProxyType
+
+import attrs
+import jsonschema
+import pytest
+
+from sandboxrun.evidence.index import Digests, EvidenceError, Index, Kept, Missing, Refused
+from sandboxrun.evidence.outcome import Ending, How
+from sandboxrun.evidence.usage import Usage
+
+SCHEMA = json.loads(Path(__file__, "../../../../schemas/evidence.schema.json").resolve().read_bytes())
+
+FULL = Index(
+    run="r1",
+    project="demo",
+    sandbox='agent["a"]',
+    container_id="c1",
+    container_name="demo-agent-a",
+    ending=Ending(how=How.OOM, exit_code=137, signal=9, oom_killed=True, detail="x"),
+    created_at="2026-01-01T00:00:00.123456789Z",
+    started_at="2026-01-01T00:00:01Z",
+    finished_at="2026-01-01T00:00:02Z",
+    captured_at="2026-01-01T00:00:03.5Z",
+    ran_seconds=1.0,
+    capture_seconds=0.25,
+    digests=Digests(spec="s", inputs="i", profile="p", plan="l", image="sha256:1", repo_digests=("a@sha256:2",)),
+    engine=MappingProxyType({"version": "20.10"}),
+    labels=MappingProxyType({"a": "b"}),
+    usage=Usage(samples=2, cpu_seconds=1.5, memory_peak_bytes=10),
+    kept=(Kept(path="logs/a", sha256="0" * 64, bytes=1, truncated=True),),
+    missing=(Missing(part="logs", reason="r"),),
+    refused=(Refused(part="artifact /x", path="l", reason="a symlink"),),
+    refused_total=1,
+    previous="f" * 64,
+)
+LEAST = Index(
+    run="r1",
+    project="",
+    sandbox="",
+    container_id="",
+    container_name="",
+    ending=Ending(how=How.NOT_STARTED),
+    captured_at="2026-01-01T00:00:03Z",
+)
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize("index", [FULL, LEAST])
+def test_an_index_survives_its_file_and_fits_the_schema(index: Index) -> None:
+    data = index.to_json()
+    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(data))
+    assert Index.from_json(data) == index
+
+
+@pytest.mark.parametrize("how", How)
+def test_the_schema_knows_every_end(how: How) -> None:
+    assert how.value in SCHEMA["properties"]["ending"]["properties"]["how"]["enum"]
+
+
+def test_the_schema_has_every_field_and_no_other() -> None:
+    def fields(kind: type) -> set[str]:
+        return {field.name for field in attrs.fields(kind)}
+
+    top = SCHEMA["properties"]
+    assert set(top) == fields(Index) | {"format_version"}
+    assert set(top["ending"]["properties"]) == fields(Ending)
+    assert set(top["digests"]["properties"]) == fields(Digests)
+    assert set(top["usage"]["oneOf"][1]["properties"]) == fields(Usage)
+    for name, kind in (("kept", Kept), ("missing", Missing), ("refused", Refused)):
+        assert set(top[name]["items"]["properties"]) == fields(kind)
+
+
+def test_a_later_index_of_the_same_format_can_be_read() -> None:
+    body = {**json.loads(FULL.to_json()), "format_version": "1.7", "later": 1}
+    assert Index.from_json(json.dumps(body).encode()) == FULL
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"format_version": "1.0"}', b"\xff", b"null"])
+def test_what_is_no_index_is_an_error(data: bytes) -> None:
+    with pytest.raises(EvidenceError, match="not an evidence index"):
+        Index.from_json(data)
+
+
+def test_another_format_is_an_error_that_says_so() -> None:
+    body = {**json.loads(FULL.to_json()), "format_version": "2.0"}
+    with pytest.raises(EvidenceError, match=r"has format 2\.0, this sandboxrun reads 1\.0"):
+        Index.from_json(json.dumps(body).encode())
