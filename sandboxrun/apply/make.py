@@ -12,9 +12,10 @@ from sandboxrun.apply.events import StepProgress
 from sandboxrun.apply.readback import read_back, refuse_warnings
 from sandboxrun.apply.session import Made, Session
 from sandboxrun.apply.tarballs import files_tar, owned_tar
+from sandboxrun.apply.updates import record_update
 from sandboxrun.errors import ApplyError
 from sandboxrun.model import labels
-from sandboxrun.model.codec import ImageConfig, encode, encode_update
+from sandboxrun.model.codec import ImageConfig, encode, encode_update, to_label
 from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.model.names import CONFIGS, SECRETS, part_volume
 from sandboxrun.model.objects import volume_payload
@@ -134,6 +135,7 @@ def update_sandbox(step: op.UpdateSandbox, session: Session) -> str:
     payload = encode_update(step.sandbox.spec, step.options)
     refuse_warnings(step.sandbox, session.engine.update_container(step.container, payload))
     read_back_options(step, session)
+    record_update(session.store, session.observed(step.container).run, to_label(step.sandbox.spec))
     return ", ".join(step.options)
 
 

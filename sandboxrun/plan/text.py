@@ -10,8 +10,9 @@ from typing import Any
 
 from sandboxrun.errors import printable
 from sandboxrun.model.option import Effect
+from sandboxrun.model.spec import SandboxSpec
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
-from sandboxrun.plan.diff import Difference
+from sandboxrun.plan.diff import Difference, spec_plain
 
 SYMBOL = {Action.CREATE: "+", Action.UPDATE: "~", Action.REPLACE: "-/+", Action.DELETE: "-", Action.NONE: " "}
 VERB = {
@@ -22,6 +23,10 @@ VERB = {
     Action.NONE: "is up to date",
 }
 MASK = "(sensitive value)"
+DEFAULTS = spec_plain(SandboxSpec())
+ALWAYS = frozenset(
+    {"image", "user", "mem_limit", "cpus", "pids_limit", "network_mode"}
+)  # what a reviewer looks for first
 
 
 def mask(value: Any, sensitive: frozenset[str]) -> Any:
@@ -77,8 +82,10 @@ def _change_text(change: Change, plan: Plan) -> str:
     if change.differences:
         lines += [_difference_text(d, plan) for d in change.differences]
     elif change.action is Action.CREATE and change.kind == "sandbox":
-        shown = {key: value for key, value in (change.after or {}).items() if value not in ("", [], {})}
+        after = change.after or {}
+        shown = {key: value for key, value in after.items() if key in ALWAYS or value != DEFAULTS.get(key)}
         lines += [f"          + {key}: {_show(value, plan)}" for key, value in shown.items()]
+        lines += ["          # everything else at its closed default: sandboxrun render --defaults shows it"]
     return "\n".join(lines)
 
 

@@ -1,0 +1,191 @@
+"""plan, apply and destroy.
+
+Owns their order: the lock around everything that changes the engine, the plan shown before it is carried out,
+evidence before removal, and the read-back of all at the end.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+
+from sandboxrun.apply.events import Listener, silent
+from sandboxrun.apply.executor import Applied, execute
+from sandboxrun.apply.files import file_contents
+from sandboxrun.apply.session import Session, Watched
+from sandboxrun.engine.client import Engine
+from sandboxrun.engine.lock import project_lock
+from sandboxrun.errors import ApplyError, Diagnostic, PlanError
+from sandboxrun.model.declared import DeclaredSandbox, Profile
+from sandboxrun.model.observed import Running, Snapshot
+from sandboxrun.plan.changes import Action, Plan
+from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
+from sandboxrun.workflow.observe import take_snapshot
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.store import Store
+
+Confirm = Callable[[Plan], bool]
+
+
+@attrs.define(kw_only=True)
+class Settings:
+    """How a change of the engine is carried out. Times in seconds; `stop` set from a signal ends it cleanly."""
+
+    parallelism: int = 4
+    lock_wait: float = 60.0
+    listener: Listener = silent
+    on_wait: Callable[[str], None] | None = None
+    stop: threading.Event = attrs.field(factory=threading.Event)
+    environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """What an apply or destroy did: its plan, what came of it (None when it was declined), and its session."""
+
+    plan: Plan
+    applied: Applied | None = None
+    session: Session | None = None
+
+
+def plan(engine: Engine, profile: Profile, store: Store, options: Options | None = None) -> Plan:
+    """The plan, made without changing anything and without the lock."""
+    return make_plan(profile, take_snapshot(engine, profile, store), options)
+
+
+def destroy_plan(engine: Engine, profile: Profile, store: Store, targets: tuple[str, ...] = ()) -> Plan:
+    """The plan of a destroy."""
+    return make_destroy_plan(profile, take_snapshot(engine, profile, store), targets)
+
+
+def apply(
+    engine: Engine,
+    profile: Profile,
+    store: Store,
+    *,
+    options: Options | None = None,
+    settings: Settings | None = None,
+    confirm: Confirm = lambda plan: True,
+    expected: str | None = None,
+    watched: Mapping[str, Watched] | None = None,
+) -> Outcome:
+    """Make the engine hold what the profile declares. `expected` is the digest of a saved plan.
+
+    Raises PlanError when the saved plan is stale, ApplyError when a step failed or the result is not as declared.
+    """
+    settings = settings or Settings()
+    with locked(engine, profile, settings) as guard:
+        snapshot = take_snapshot(engine, profile, store)
+        made = make_plan(profile, snapshot, options)
+        if expected is not None and made.digest != expected:
+            raise PlanError(stale(made))
+        if not confirm(made):
+            return Outcome(plan=made)
+        outcome = carry_out(made, snapshot, engine, profile, store, settings, guard, watched=watched)
+        assert outcome.applied is not None
+        outcome.applied.check()
+        if not made.empty and not made.refresh_only:
+            verify(engine, profile, store, options)
+    return outcome
+
+
+def destroy(
+    engine: Engine,
+    profile: Profile,
+    store: Store,
+    *,
+    targets: tuple[str, ...] = (),
+    settings: Settings | None = None,
+    confirm: Confirm = lambda plan: True,
+) -> Outcome:
+    """Keep the evidence of everything the project has on the engine, and remove it."""
+    settings = settings or Settings()
+    with locked(engine, profile, settings) as guard:
+        snapshot = take_snapshot(engine, profile, store)
+        made = make_destroy_plan(profile, snapshot, targets)
+        if not confirm(made):
+            return Outcome(plan=made)
+        outcome = carry_out(made, snapshot, engine, profile, store, settings, guard)
+        assert outcome.applied is not None
+        outcome.applied.check()
+    return outcome
+
+
+def carry_out(
+    made: Plan,
+    snapshot: Snapshot,
+    engine: Engine,
+    profile: Profile,
+    store: Store,
+    settings: Settings,
+    guard: Callable[[], None],
+    *,
+    watched: Mapping[str, Watched] | None = None,
+    prepare: Callable[[Session], None] = lambda session: None,
+) -> Outcome:
+    """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`."""
+    contents = file_contents(profile, settings.environment, _making(made, profile))
+    session = Session(
+        engine=engine,
+        profile=profile,
+        snapshot=snapshot,
+        store=store,
+        plan_digest=made.digest,
+        files=contents.files,
+        masked=tuple(sorted({*profile.sensitive, *contents.masked})),
+        listener=settings.listener,
+        guard=guard,
+        stop=settings.stop,
+    )
+    session.watched.update(watched or {})
+    prepare(session)
+    applied = execute(made.operations, session, parallelism=settings.parallelism)
+    return Outcome(plan=made, applied=applied, session=session)
+
+
+def _making(made: Plan, profile: Profile) -> tuple[DeclaredSandbox, ...]:
+    """The sandboxes that the plan makes: their secrets must be there before anything is touched."""
+    addresses = {c.address for c in made.changes if c.action in (Action.CREATE, Action.REPLACE)}
+    return tuple(s for s in profile.sandboxes if s.address in addresses)
+
+
+@contextmanager
+def locked(engine: Engine, profile: Profile, settings: Settings) -> Iterator[Callable[[], None]]:
+    """Hold the project's lock; gives the check to make before each change."""
+    with project_lock(engine, profile.project, wait=settings.lock_wait, on_wait=settings.on_wait) as lock:
+        yield lock.check
+
+
+def verify(engine: Engine, profile: Profile, store: Store, options: Options | None = None) -> None:
+    """Read everything back: what is enforced must be what is declared. Raises ApplyError, option by option.
+
+    A sandbox that has ended meanwhile is fine: it was read back when it was started.
+    """
+    snapshot = take_snapshot(engine, profile, store)
+    running = {o.id for o in snapshot.sandboxes if isinstance(o.state, Running)}
+    targets = options.targets if options is not None else ()
+    again = make_plan(profile, snapshot, Options(targets=targets))
+    faults = [
+        Diagnostic(
+            message=f"{change.address}: after apply it is still not as declared: "
+            + (", ".join(d.key for d in change.differences) or change.reason.value),
+            help="run plan to see the differences",
+        )
+        for change in again.pending
+        if change.kind == "sandbox" and change.container in running
+    ]
+    if faults:
+        raise ApplyError(*faults)
+
+
+def stale(fresh: Plan) -> Diagnostic:
+    """The message for a saved plan that no longer holds."""
+    return Diagnostic(
+        message="the saved plan is stale: the profile, its inputs or the engine have changed since it was made",
+        help="make a new plan, read it, and apply that; without the file, apply shows what it would do now",
+    )

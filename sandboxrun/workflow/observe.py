@@ -1,0 +1,193 @@
+"""Reads the engine into a snapshot: everything of one project, and what stands in its way.
+
+Owns which calls that takes: four for any number of sandboxes, and one inspect each. No decisions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from sandboxrun.apply.updates import updated_spec
+from sandboxrun.engine.client import Engine
+from sandboxrun.engine.errors import EngineError
+from sandboxrun.model import labels
+from sandboxrun.model.codec import ImageConfig
+from sandboxrun.model.declared import DeclaredSandbox, Profile
+from sandboxrun.model.objects import NetworkSpec
+from sandboxrun.model.observed import (
+    Completed,
+    Foreign,
+    Image,
+    ObservedSandbox,
+    Offers,
+    Running,
+    Snapshot,
+    observe,
+    observe_network,
+    observe_volume,
+)
+from sandboxrun.model.spec import SandboxSpec
+from sandboxrun.model.types import freeze
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.store import Store
+
+
+def take_snapshot(engine: Engine, profile: Profile, store: Store) -> Snapshot:
+    """The project on the engine now. Raises EngineError."""
+    own = {labels.PROJECT: profile.project}
+    listed = engine.containers(labels=own)
+    couriers = tuple(str(c["Id"]) for c in listed if (c.get("Labels") or {}).get(labels.ROLE))
+    inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in couriers])
+    images = _Images(engine)
+    sandboxes = tuple(
+        observe(answer, profile.names, images.of(str(answer.get("Image") or "")), updated_spec(answer, store))
+        for answer in inspected
+    )
+    networks = tuple(observe_network(answer) for answer in engine.networks(labels=own))
+    volumes = tuple(observe_volume(answer) for answer in engine.volumes(labels=own))
+    running = {o.address for o in sandboxes if isinstance(o.state, Running)}
+    absent = [s for s in profile.sandboxes if s.address not in running]
+    info = engine.info() if absent else None
+    snapshot = Snapshot(
+        project=profile.project,
+        taken=engine.clock(),
+        offers=_offers(engine, info, profile.sandboxes if absent else ()),
+        engine_id=str((info or {}).get("ID") or ""),
+        sandboxes=sandboxes,
+        networks=networks,
+        volumes=volumes,
+        images=freeze({s.spec.image: images.reference(s) for s in profile.sandboxes}),
+        orphaned=frozenset(o.id for o in sandboxes if o.one_off and _owner_gone(o)),
+        couriers=couriers,
+        completed=_completed(profile, store),
+    )
+    return attrs.evolve(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, absent)))
+
+
+class _Images:
+    """What images are, each asked once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._known: dict[str, ImageConfig | None] = {}
+
+    def of(self, reference: str) -> ImageConfig | None:
+        if not reference:
+            return None
+        if reference not in self._known:
+            inspect = self._engine.image(reference)
+            self._known[reference] = ImageConfig.of(inspect) if inspect is not None else None
+        return self._known[reference]
+
+    def reference(self, sandbox: DeclaredSandbox) -> Image:
+        """What a declared reference means; the registry is asked where the profile wants the newest, or has none."""
+        config = self.of(sandbox.spec.image)
+        if sandbox.spec.pull_policy == "never" or (config is not None and sandbox.spec.pull_policy != "always"):
+            return Image(reference=sandbox.spec.image, config=config)
+        try:
+            digest, note = self._engine.registry_digest(sandbox.spec.image), None
+        except EngineError as error:
+            digest, note = None, error.cause
+        return Image(reference=sandbox.spec.image, config=config, digest=digest, note=note)
+
+
+def _offers(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Iterable[DeclaredSandbox]) -> Offers:
+    """What the engine can enforce; asked only where something may have to be made."""
+    if info is None:
+        return Offers(api_version=engine.api_version)
+    from sandboxrun.engine.facts import Quota, engine_facts
+
+    facts = engine_facts({}, info, ())
+    shares = not any(_binds(s.spec) for s in sandboxes) or engine.shares_filesystem()
+    return Offers(
+        api_version=engine.api_version,
+        shares_filesystem=shares,
+        filesystem_note="" if shares else engine.filesystem_reason(),
+        runtimes=facts.runtimes,
+        memory=facts.limits.memory,
+        swap=facts.limits.swap,
+        cpu=facts.limits.cpus,
+        cpuset=facts.limits.cpuset,
+        pids=facts.limits.pids,
+        seccomp=facts.seccomp is not None,
+        quota=facts.storage_quota is not Quota.NO,
+    )
+
+
+def _binds(spec: SandboxSpec) -> bool:
+    """Whether the sandbox has a path of the host in it."""
+    direct = spec.workspace is not None and spec.workspace.access != "copy"
+    return direct or any(mount.type == "bind" for mount in spec.volumes)
+
+
+def _owner_gone(observed: ObservedSandbox) -> bool:
+    from sandboxrun.engine.owner import decode
+
+    owner = decode(observed.owner or "")
+    return owner is not None and owner.is_gone
+
+
+def _completed(profile: Profile, store: Store) -> Mapping[str, Mapping[str, Completed]]:
+    """Which of the declared specs ran to their end, by the record; one whose evidence was changed does not count."""
+    from sandboxrun.evidence.index import EvidenceError
+    from sandboxrun.evidence.store import ENDED
+
+    wanted = {(s.address, s.spec.digest) for s in profile.sandboxes}
+    found: dict[str, dict[str, Completed]] = {}
+    for entry in store.entries(profile.project):
+        if (entry.sandbox, entry.spec) not in wanted or entry.outcome not in ENDED:
+            continue
+        with contextlib.suppress(EvidenceError):
+            code = store.index(entry).ending.exit_code
+            record = Completed(outcome=entry.outcome.value, exit_code=code, run=entry.run)
+            found.setdefault(entry.sandbox, {})[entry.spec] = record
+    return freeze({address: freeze(specs) for address, specs in found.items()})
+
+
+def _foreign(
+    engine: Engine, profile: Profile, snapshot: Snapshot, absent: Iterable[DeclaredSandbox]
+) -> Iterable[Foreign]:
+    """Objects that have a name the profile needs and are not the project's."""
+    ours = {o.name for o in snapshot.sandboxes}
+    names = [s.name for s in absent if s.name not in ours]
+    for container in engine.containers(names=names) if names else ():
+        own = container.get("Labels") or {}
+        if not labels.ours(own, profile.project):
+            name = str((container.get("Names") or ["?"])[0]).removeprefix("/")
+            yield Foreign(kind="container", name=name, id=str(container["Id"]), whose=_whose(own))
+    yield from _foreign_networks(engine, profile, snapshot, absent)
+    yield from _foreign_volumes(engine, profile, snapshot, absent)
+
+
+def _foreign_networks(
+    engine: Engine, profile: Profile, snapshot: Snapshot, absent: Iterable[DeclaredSandbox]
+) -> Iterable[Foreign]:
+    there = {network.key for network in snapshot.networks}
+    for key in sorted({key for s in absent for key in s.spec.networks} - there):
+        external = profile.networks.get(key, NetworkSpec()).external
+        name = profile.names.network(key)
+        found = engine.network(name)
+        if found is not None and not external and not labels.ours(found.get("Labels"), profile.project):
+            yield Foreign(kind="network", name=name, id=str(found["Id"]), whose=_whose(found.get("Labels")))
+
+
+def _foreign_volumes(
+    engine: Engine, profile: Profile, snapshot: Snapshot, absent: Iterable[DeclaredSandbox]
+) -> Iterable[Foreign]:
+    there = {volume.key for volume in snapshot.volumes}
+    used = {m.source or "" for s in absent for m in s.spec.volumes if m.type == "volume"} - there
+    for key in sorted(used):
+        spec = profile.volumes.get(key)
+        found = engine.volume(profile.names.volume(key)) if spec is not None and not spec.external else None
+        if found is not None and not labels.ours(found.get("Labels"), profile.project):
+            yield Foreign(kind="volume", name=str(found["Name"]), id="", whose=_whose(found.get("Labels")))
+
+
+def _whose(own: Mapping[str, str] | None) -> str:
+    project = (own or {}).get(labels.PROJECT)
+    return f"it is project {project}'s" if project else "it has no labels of sandboxrun"
