@@ -6,10 +6,12 @@ on every machine.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import attrs
 
+MARKS = re.compile(r"\{\{|\{%|\{#")  # what makes a scalar a template
 LONGEST_TEXT = 64 * 1024  # characters that one value may have, on the way or at its end
 LONGEST_LIST = 10_000
 LARGEST_INTEGER = 2**63 - 1

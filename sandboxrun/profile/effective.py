@@ -53,7 +53,18 @@ def spelled_out(record: Any) -> dict[str, Any]:
     }
 
 
+_DEFAULTS: dict[int, tuple[Row, Any]] = {}  # most options stand at their default: write each once
+
+
 def _spelled(row: Row, value: Any) -> Any:
+    if value is not row.default:
+        return _written(row, value)
+    if id(row) not in _DEFAULTS:
+        _DEFAULTS[id(row)] = (row, _written(row, value))
+    return _DEFAULTS[id(row)][1]
+
+
+def _written(row: Row, value: Any) -> Any:
     if attrs.has(type(value)):
         return spelled_out(value)
     if isinstance(value, tuple) and value and attrs.has(type(value[0])):

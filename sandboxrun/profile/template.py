@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.profile.bounds import TemplateError, Work
-from sandboxrun.profile.evaluate import evaluate
-from sandboxrun.profile.template_functions import kind
-from sandboxrun.profile.template_program import MARKS, Program, read_template
+from sandboxrun.profile.bounds import MARKS, TemplateError, Work
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, node_of
+
+if TYPE_CHECKING:
+    from sandboxrun.profile.template_program import Program
 
 
 @attrs.frozen(kw_only=True)
@@ -89,6 +89,8 @@ class Renderer:
 
     def scalar(self, node: Scalar, scope: Scope, *, mapping: bool = False) -> Node | None:
         """The node that a template makes, at its own place; None after a fault. `mapping`: it may be one."""
+        from sandboxrun.profile.evaluate import evaluate
+
         text = str(node.value)
         try:
             program = self._program(text)
@@ -96,7 +98,7 @@ class Renderer:
                 return None
             value = evaluate(program, scope.values, self.work)
             if not _fits(value, mapping):
-                raise _unfit(value, mapping)
+                raise _unfit(value)
         except TemplateError as error:
             self.problems.add(error.message, locate(node, error.line, error.word), error.help)
             return None
@@ -108,6 +110,8 @@ class Renderer:
         return node_of(value, node.span)
 
     def _program(self, text: str) -> Program:
+        from sandboxrun.profile.template_program import read_template
+
         program = self._programs.get(text)
         if program is None:
             try:
@@ -144,7 +148,9 @@ def _fits(value: Any, mapping: bool) -> bool:
     return not isinstance(value, list) or not any(isinstance(item, list | dict) for item in value)
 
 
-def _unfit(value: Any, mapping: bool) -> TemplateError:
+def _unfit(value: Any) -> TemplateError:
+    from sandboxrun.profile.template_functions import kind
+
     if isinstance(value, dict):
         return TemplateError(
             "a template can't make a mapping", help="write its keys out: a value never adds a key to a profile"

@@ -14,10 +14,9 @@ from typing import Any
 import attrs
 
 from sandboxrun.errors import did_you_mean
-from sandboxrun.profile.bounds import DEEPEST_EXPRESSION, LONGEST_TEMPLATE, TemplateError
+from sandboxrun.profile.bounds import DEEPEST_EXPRESSION, LONGEST_TEMPLATE, MARKS, TemplateError
 from sandboxrun.profile.template_functions import FILTERS, TESTS
 
-MARKS = re.compile(r"\{\{|\{%|\{#")
 _SIMPLE = re.compile(r"\{\{ *([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*) *\}\}")
 _WORDS = frozenset("and else false False if in is loop none None not or recursive self true True".split())
 GLOBALS = frozenset({"range"})

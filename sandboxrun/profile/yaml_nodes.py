@@ -183,7 +183,8 @@ class _Builder:
         self._start(event, "sequence")
 
     def _start(self, event: Any, kind: str) -> None:
-        span = mark_span(self.file, event.start_mark)
+        start = event.start_mark
+        span = Span(file=self.file, line=start.line + 1, column=start.column + 1)
         if self._awaits_key():
             self._complex_key(kind, span)
         if len(self._open) >= DEEPEST:
