@@ -125,7 +125,9 @@ def start_sandbox(step: op.StartSandbox, session: Session) -> str:
     container = session.made[step.address]
     if len(step.sandbox.spec.networks) > 1:
         read_back(step.sandbox, container.id, session)
+    session.before_start(step.sandbox, container)
     session.engine.start_container(container.id)
+    session.after_start(step.sandbox, container)
     read_back(step.sandbox, container.id, session)
     return container.id[:12]
 

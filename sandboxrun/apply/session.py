@@ -42,6 +42,7 @@ class Watched:
 
     stopped_by: str = "itself"
     live_logs: bool = False
+    note: str = ""
 
 
 @attrs.define(kw_only=True)
@@ -59,6 +60,8 @@ class Session:
     listener: Listener = silent
     guard: Callable[[], None] = lambda: None
     extra_labels: Mapping[str, str] = attrs.field(factory=dict)
+    before_start: Callable[[DeclaredSandbox, Made], None] = lambda sandbox, made: None
+    after_start: Callable[[DeclaredSandbox, Made], None] = lambda sandbox, made: None
     stop: threading.Event = attrs.field(factory=threading.Event)
     made: dict[str, Made] = attrs.field(factory=dict)
     watched: dict[str, Watched] = attrs.field(factory=dict)  # by run

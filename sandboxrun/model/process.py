@@ -176,7 +176,7 @@ class ProcessOptions:
         LoggingType,
         default=Logging(),
         description="Where the engine writes the output, and how much of it is kept.",
-        example={"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}},
+        example={"driver": "local", "options": {"max-size": "10m", "max-file": "3"}},
         at=at.Host("LogConfig", write=at.to_logging, read=at.from_logging),
     )
     group_add: tuple[str, ...] = option(

@@ -172,9 +172,9 @@ class Logging:
     """Where the engine writes what the sandbox prints, and how much of it is kept."""
 
     driver: str = option(
-        Choice(values=("json-file", "local", "none")),
-        default="json-file",
-        description="The engine's log driver; only those that can be read back.",
+        Choice(values=("local", "json-file", "none")),
+        default="local",
+        description="The engine's log driver. local keeps the output byte for byte; json-file only what is UTF-8.",
         example="local",
     )
     options: Mapping[str, str] = option(

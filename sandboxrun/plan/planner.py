@@ -52,12 +52,33 @@ def make_destroy_plan(profile: Profile, snapshot: Snapshot, targets: tuple[str, 
     return _plan(profile, snapshot, decisions, Options(targets=targets), destroy=True)
 
 
+def make_collect_plan(profile: Profile, snapshot: Snapshot, names: frozenset[str], *, networks: bool) -> Plan:
+    """The plan that keeps the evidence of the containers `names` and removes them: the end of a `run`.
+
+    `networks`: also those that nothing uses then; only for who holds the project's lock.
+    """
+    mine = [o for o in snapshot.sandboxes if o.name in names]
+    decisions = [decide_undeclared(o, None, snapshot, Reason.DESTROY) for o in mine]
+    own = attrs.evolve(snapshot, couriers=())
+    return _plan(profile, own, decisions, Options(), whole=networks, sweep=False)
+
+
 def _plan(
-    profile: Profile, snapshot: Snapshot, decisions: list[Decision], options: Options, *, destroy: bool = False
+    profile: Profile,
+    snapshot: Snapshot,
+    decisions: list[Decision],
+    options: Options,
+    *,
+    destroy: bool = False,
+    whole: bool | None = None,
+    sweep: bool | None = None,
 ) -> Plan:
+    """`whole` removes networks that nothing uses, `sweep` volumes; neither under `--target`."""
+    whole = not options.targets if whole is None else whole
+    sweep = not options.targets if sweep is None else sweep
     steps = Steps(profile, snapshot)
-    networks = network_changes(profile, snapshot, decisions, whole=not options.targets)
-    volumes = volume_changes(profile, snapshot, decisions, whole=not options.targets, destroy=destroy)
+    networks = network_changes(profile, snapshot, decisions, whole=whole)
+    volumes = volume_changes(profile, snapshot, decisions, whole=sweep, destroy=destroy)
     images = image_changes(decisions, snapshot)
     operations = () if options.refresh_only else steps.lay(decisions, networks, volumes, images)
     changes = [*images, *networks, *volumes, *(d.change for d in decisions)]
@@ -122,7 +143,12 @@ def _targeted(profile: Profile, targets: tuple[str, ...]) -> tuple[DeclaredSandb
     """The sandboxes of `--target`, with everything they depend on, in the file's order."""
     if not targets:
         return profile.sandboxes
-    chosen = {s.address for s in _selected(profile, targets, "--target")}
+    return with_dependencies(profile, _selected(profile, targets, "--target"))
+
+
+def with_dependencies(profile: Profile, sandboxes: Iterable[DeclaredSandbox]) -> tuple[DeclaredSandbox, ...]:
+    """The sandboxes and all that they depend on, in the file's order."""
+    chosen = {s.address for s in sandboxes}
     todo = list(chosen)
     while todo:
         sandbox = profile.sandbox(todo.pop())

@@ -1,0 +1,214 @@
+"""Watches one sandbox from its start to its end: output, usage, timeout, signals.
+
+Owns the threads of one watch. It ends a sandbox only for a reason it was given (its lifetime, a caller's word), and
+takes no evidence: it says what it saw, and teardown keeps it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import TYPE_CHECKING, BinaryIO
+
+import attrs
+
+from sandboxrun.apply.session import Watched
+from sandboxrun.engine.client import Engine
+from sandboxrun.engine.errors import EngineError, EngineTimeout, NotFound
+from sandboxrun.model.spec import SandboxSpec
+
+if TYPE_CHECKING:
+    from sandboxrun.engine.streams import LogStream, Terminal
+    from sandboxrun.evidence.sampler import Sampler
+    from sandboxrun.evidence.store import Store
+
+LOOK = 0.5  # seconds between looks at the clock while nothing happens
+DRAIN = 5.0  # seconds that the rest of the output may take once the sandbox has ended
+
+Output = Callable[[str, int, bytes], None]  # address, stream (1 stdout, 2 stderr), data
+Pump = Callable[["Terminal", Callable[[bytes], None]], None]  # moves a terminal's bytes; tells what came out
+
+
+@attrs.frozen(kw_only=True)
+class Watching:
+    """What a watch does beside waiting: `output` gets what the sandbox prints (and it is kept in the staging folder),
+    `sample` reads usage, `pump` gives it a terminal. `timeout` in seconds goes before the profile's."""
+
+    output: Output | None = None
+    sample: bool = True
+    pump: Pump | None = None
+    timeout: float | None = None
+
+
+class Watch:
+    """One sandbox being watched. `before_start`, then `begin` once it runs, then `wait` for the result."""
+
+    def __init__(
+        self, engine: Engine, store: Store, *, address: str, container: str, run: str, spec: SandboxSpec, how: Watching
+    ) -> None:
+        self.address, self.container, self.run = address, container, run
+        self.exit_code: int | None = None
+        self.error: EngineError | None = None
+        self._engine, self._store, self._spec, self._how = engine, store, spec, how
+        self._stopped_by = "itself"
+        self._note = ""
+        self._last_output = monotonic()
+        self._ended = threading.Event()
+        self._cleanup = contextlib.ExitStack()
+        self._threads: list[threading.Thread] = []
+        self._sampler: Sampler | None = None
+        self._stream: LogStream | None = None
+        self._terminal: Terminal | None = None
+        self._live = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._ended.is_set()
+
+    @property
+    def result(self) -> Watched:
+        """What teardown needs to know of it."""
+        return Watched(stopped_by=self._stopped_by, live_logs=self._live, note=self._note)
+
+    def before_start(self) -> None:
+        """Attach, so that nothing it prints is lost. Raises EngineError."""
+        if self._how.pump is not None:
+            self._terminal = self._engine.attach_terminal(self.container)
+        elif self._how.output is not None:
+            self._stream = self._engine.attach(self.container, tty=self._spec.tty)
+
+    def begin(self) -> None:
+        """It runs: read, sample and wait, each in a thread of its own."""
+        if self._how.output is not None:
+            self._thread(self._read_output)
+        if self._how.sample:
+            self._start_sampler()
+        self._thread(self._until_end)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait at most `timeout` seconds; whether it has ended."""
+        return self._ended.wait(timeout)
+
+    def send(self, signal: str) -> None:
+        """Forward a signal to its command."""
+        with contextlib.suppress(EngineError):
+            self._engine.kill_container(self.container, signal)
+
+    def end(self, stopped_by: str, note: str = "", *, grace: int | None = None) -> None:
+        """End it now, within its grace period."""
+        if self.ended:
+            return
+        self._stopped_by, self._note = stopped_by, note
+        seconds = -(-self._spec.stop_grace_period // 10**9) if grace is None else grace
+        with contextlib.suppress(EngineError):
+            self._engine.stop_container(self.container, timeout=seconds)
+
+    def interrupted(self) -> None:
+        """Note that a signal was forwarded: if it ends now, it was killed, whatever its code."""
+        self._stopped_by = "killed"
+
+    def close(self) -> None:
+        """Wait for the output's rest, and give everything back."""
+        if self._sampler is not None:
+            self._sampler.stop()
+        for thread in self._threads:
+            thread.join(DRAIN)
+        for stream in (self._stream, self._terminal):
+            if stream is not None:
+                stream.close()
+        self._cleanup.close()
+
+    # -- threads ----------------------------------------------------------------------------------------------
+
+    def _thread(self, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target, name=f"{target.__name__} {self.address}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _start_sampler(self) -> None:
+        from sandboxrun.evidence.sampler import USAGE, Sampler
+
+        staging = self._cleanup.enter_context(self._store.staging(self.run))
+        file = self._cleanup.enter_context(contextlib.closing(staging.append(USAGE)))
+        self._sampler = Sampler(self._engine, self.container, file, every=self._spec.evidence.usage_every / 1e9)
+        self._sampler.start()
+
+    def _until_end(self) -> None:
+        began = monotonic()
+        try:
+            while self.exit_code is None:
+                try:
+                    self.exit_code = self._engine.wait_container(self.container, timeout=self._patience(began))
+                except EngineTimeout:
+                    self._enforce(began)
+        except NotFound as error:
+            self.error = error
+        except EngineError as error:
+            self.error = error
+        finally:
+            self._ended.set()
+
+    def _limit(self) -> float | None:
+        lifetime = self._spec.lifetime.timeout
+        return self._how.timeout if self._how.timeout is not None else None if lifetime is None else lifetime / 1e9
+
+    def _patience(self, began: float) -> float:
+        """How long to wait before looking at the clock again."""
+        limit = self._limit()
+        left = LOOK if limit is None else began + limit - monotonic()
+        return min(LOOK if self._spec.lifetime.idle is not None else 3600.0, max(left, 0.01) if limit else 3600.0)
+
+    def _enforce(self, began: float) -> None:
+        limit, idle = self._limit(), self._spec.lifetime.idle
+        if limit is not None and monotonic() >= began + limit:
+            self.end("timeout", f"past its timeout of {limit:g} seconds")
+        elif idle is not None and self._how.output is not None and monotonic() >= self._last_output + idle / 1e9:
+            self.end("timeout", f"no output for {idle / 1e9:g} seconds")
+
+    def _read_output(self) -> None:
+        with contextlib.ExitStack() as files:
+            staging = files.enter_context(self._store.staging(self.run))
+            from sandboxrun.evidence.staged import STDERR, STDOUT
+
+            limit = self._spec.evidence.logs_limit
+            logs = {
+                stream: _Log(files.enter_context(contextlib.closing(staging.append(name))), limit)
+                for stream, name in ((1, STDOUT), (2, STDERR))
+            }
+            self._live = True
+            try:
+                self._pump_or_read(logs)
+            except EngineError as error:
+                # What came is kept; the engine's own log has the rest, so evidence is read from there.
+                self._live = False
+                self.error = self.error or error
+
+    def _pump_or_read(self, logs: dict[int, _Log]) -> None:
+        if self._terminal is not None and self._how.pump is not None:
+            self._how.pump(self._terminal, lambda data: self._take(1, data, logs))
+            return
+        output: Iterable[tuple[int, bytes]] = self._stream if self._stream is not None else ()
+        for stream, data in output:
+            self._take(stream, data, logs)
+
+    def _take(self, stream: int, data: bytes, logs: dict[int, _Log]) -> None:
+        self._last_output = monotonic()
+        logs[stream].write(data)
+        if self._how.output is not None:
+            self._how.output(self.address, stream, data)
+
+
+class _Log:
+    """A staged log: one byte more than its limit at most, which tells the capture that it was cut."""
+
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        self._file, self._left = file, limit + 1
+
+    def write(self, data: bytes) -> None:
+        kept = data[: self._left]
+        self._left -= len(kept)
+        if kept:
+            self._file.write(kept)

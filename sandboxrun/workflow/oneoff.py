@@ -1,0 +1,247 @@
+"""`run`: create, start, stream, wait, keep the evidence, tear down; one container a sandbox, for this call only.
+
+Owns that order, and what a run's exit code is. A run that is killed leaves a container whose label names its owner:
+the next apply, run or destroy of the project collects it, evidence first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import attrs
+
+from sandboxrun.apply.executor import Applied
+from sandboxrun.apply.session import Made, Session
+from sandboxrun.apply.watch import Output, Pump, Watch, Watching
+from sandboxrun.engine.client import Engine
+from sandboxrun.engine.owner import this_process
+from sandboxrun.errors import ApplyError, ExitCode
+from sandboxrun.model import labels
+from sandboxrun.model.declared import DeclaredSandbox, Profile
+from sandboxrun.plan.planner import Options, make_collect_plan, make_plan, with_dependencies
+from sandboxrun.workflow.converge import Settings, carry_out, locked
+from sandboxrun.workflow.observe import take_snapshot
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.capture import Captured
+    from sandboxrun.evidence.store import Store
+
+SECOND_SIGNAL_GRACE = 1  # seconds: whoever signals twice does not want to wait
+
+
+@attrs.frozen(kw_only=True)
+class RunOptions:
+    """How to run. `command` replaces the profile's, `timeout` (seconds) goes before its lifetime, `pump` gives a
+    terminal."""
+
+    command: tuple[str, ...] | None = None
+    timeout: float | None = None
+    output: Output | None = None
+    pump: Pump | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RunResult:
+    """How one sandbox ended. `evidence` is None when it never came to be."""
+
+    address: str
+    evidence: Captured | None
+    note: str = ""
+    timed_out: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """The agent's own code; 124 for a timeout, 125 when it did not run or nothing is known of its end."""
+        return exit_code(self.evidence)
+
+
+def exit_code(captured: Captured | None) -> int:
+    """The exit code that evidence stands for."""
+    from sandboxrun.evidence.outcome import How
+
+    if captured is None or captured.index is None:
+        return ExitCode.NOT_RUN
+    ending = captured.index.ending
+    match ending.how:
+        case How.TIMEOUT:
+            return ExitCode.TIMEOUT
+        case How.ENGINE_LOST | How.NOT_STARTED:
+            return ExitCode.NOT_RUN
+        case How.OOM:
+            return ending.exit_code or 137
+        case How.KILLED:
+            return ending.exit_code or ExitCode.TERMINATED
+        case How.EXITED | How.FAILED:
+            return ending.exit_code if ending.exit_code is not None else ExitCode.NOT_RUN
+
+
+class Runner:
+    """One `run`. `signal` may be called from a signal handler while `run` works."""
+
+    def __init__(self, engine: Engine, profile: Profile, store: Store, settings: Settings, options: RunOptions) -> None:
+        self._engine, self._profile, self._store = engine, profile, store
+        self._settings, self._options = settings, options
+        self._watches: dict[str, Watch] = {}
+        self._signals = 0
+        self._lock = threading.Lock()
+
+    def run(self, sandboxes: tuple[DeclaredSandbox, ...]) -> tuple[RunResult, ...]:
+        """Run them, with what they depend on, to their end. Raises SandboxrunError when one could not be run."""
+        chosen = with_dependencies(self._profile, sandboxes)
+        profile = attrs.evolve(self._profile, sandboxes=tuple(self._one_off(s) for s in chosen))
+        session, applied = self._start(profile)
+        try:
+            self._wait()
+        finally:
+            for watch in self._watches.values():
+                watch.close()
+            captured = {**session.captured, **self._collect(profile)}
+        _check(applied)
+        return tuple(self._result(s, captured) for s in profile.sandboxes)
+
+    def signal(self, name: str) -> None:
+        """Forward a signal to every sandbox; the second one ends them."""
+        self._signals += 1
+        self._settings.stop.set()
+        for watch in list(self._watches.values()):
+            watch.interrupted()
+            if self._signals == 1:
+                threading.Thread(target=self._forward, args=(watch, name), daemon=True).start()
+            else:
+                kwargs = {"grace": SECOND_SIGNAL_GRACE}
+                threading.Thread(target=watch.end, args=("killed",), kwargs=kwargs, daemon=True).start()
+
+    def _forward(self, watch: Watch, name: str) -> None:
+        """A command that does not end by the signal is stopped after its grace period."""
+        watch.send(name)
+        grace = 10.0
+        if not watch.wait(grace):
+            watch.end("killed", f"did not end within {grace:g} seconds of {name}")
+
+    # -- steps --------------------------------------------------------------------------------------------------
+
+    def _one_off(self, sandbox: DeclaredSandbox) -> DeclaredSandbox:
+        spec = sandbox.spec
+        if self._options.command is not None:
+            spec = attrs.evolve(spec, command=self._options.command)
+        if self._options.pump is not None:
+            spec = attrs.evolve(spec, tty=True, stdin_open=True)
+        return attrs.evolve(sandbox, name=f"{sandbox.name}-run-{uuid4().hex[:6]}", spec=spec)
+
+    def _start(self, profile: Profile) -> tuple[Session, Applied]:
+        prepared: list[Session] = []
+
+        def prepare(session: Session) -> None:
+            session.extra_labels = {labels.ONE_OFF: "1", labels.OWNER: this_process().encode()}
+            session.before_start, session.after_start = self._before_start(session), self._after_start
+            prepared.append(session)
+
+        with self._making(profile) as guard:
+            snapshot = attrs.evolve(take_snapshot(self._engine, profile, self._store), sandboxes=(), completed={})
+            targets = tuple(s.address for s in profile.sandboxes)
+            made = make_plan(profile, snapshot, Options(targets=targets))
+            outcome = carry_out(
+                made, snapshot, self._engine, profile, self._store, self._settings, guard, prepare=prepare
+            )
+        assert outcome.applied is not None
+        return prepared[0], outcome.applied
+
+    @contextlib.contextmanager
+    def _making(self, profile: Profile) -> Iterator[Callable[[], None]]:
+        """The project's lock, where the run touches what is the project's: networks and volumes. A run of sandboxes
+        that have nothing in common with others needs none: its containers have names of their own."""
+        if shares(profile):
+            with locked(self._engine, profile, self._settings) as guard:
+                yield guard
+        else:
+            yield lambda: None
+
+    def _before_start(self, session: Session) -> Callable[[DeclaredSandbox, Made], None]:
+        def attach(sandbox: DeclaredSandbox, made: Made) -> None:
+            options = self._options
+            how = Watching(output=options.output or _nowhere, pump=options.pump, timeout=options.timeout)
+            watch = Watch(
+                self._engine,
+                self._store,
+                address=sandbox.address,
+                container=made.id,
+                run=made.run,
+                spec=sandbox.spec,
+                how=how,
+            )
+            watch.before_start()
+            with self._lock:
+                self._watches[sandbox.address] = watch
+
+        return attach
+
+    def _after_start(self, sandbox: DeclaredSandbox, made: Made) -> None:
+        self._watches[sandbox.address].begin()
+
+    def _wait(self) -> None:
+        for watch in list(self._watches.values()):
+            while not watch.wait(0.2):  # bounded, so that signal handlers run
+                pass
+
+    def _collect(self, profile: Profile) -> Mapping[str, Captured]:
+        """Evidence and removal of what this run made, and of networks that nothing uses any more."""
+        watched = {watch.run: watch.result for watch in self._watches.values()}
+        settings = attrs.evolve(self._settings, stop=threading.Event())
+        with self._making(profile) as guard:
+            snapshot = take_snapshot(self._engine, profile, self._store)
+            names = frozenset(s.name for s in profile.sandboxes)
+            made = make_collect_plan(profile, snapshot, names, networks=shares(profile))
+            outcome = carry_out(made, snapshot, self._engine, profile, self._store, settings, guard, watched=watched)
+        assert outcome.applied is not None and outcome.session is not None
+        outcome.applied.check()
+        return outcome.session.captured
+
+    def _result(self, sandbox: DeclaredSandbox, captured: Mapping[str, Captured]) -> RunResult:
+        watch = self._watches.get(sandbox.address)
+        if watch is None:
+            return RunResult(address=sandbox.address, evidence=None, note="it was not started")
+        return RunResult(address=sandbox.address, evidence=captured.get(watch.run), note=watch.result.note)
+
+
+def shares(profile: Profile) -> bool:
+    """Whether the sandboxes need anything beside their containers: networks and volumes are made, found and swept
+    by whoever holds the project's lock."""
+    return any(
+        s.spec.networks
+        or s.workspace is not None
+        or s.spec.secrets
+        or s.spec.configs
+        or any(mount.type == "volume" for mount in s.spec.volumes)
+        for s in profile.sandboxes
+    )
+
+
+def _nowhere(address: str, stream: int, data: bytes) -> None:
+    """Output that nobody reads is kept all the same."""
+
+
+def _check(applied: Applied) -> None:
+    """Raise ApplyError for what could not be made; sandboxes left out because of a signal have no evidence."""
+    try:
+        if applied.failures:
+            applied.check()
+    except ApplyError as error:
+        error.exit_code = ExitCode.NOT_RUN
+        raise
+
+
+def run(
+    engine: Engine,
+    profile: Profile,
+    store: Store,
+    sandboxes: tuple[DeclaredSandbox, ...],
+    *,
+    settings: Settings | None = None,
+    options: RunOptions | None = None,
+) -> tuple[RunResult, ...]:
+    """Run sandboxes to their end; see `Runner`."""
+    return Runner(engine, profile, store, settings or Settings(), options or RunOptions()).run(sandboxes)
