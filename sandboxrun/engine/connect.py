@@ -15,7 +15,7 @@ import attrs
 from sandboxrun.engine.client import Engine
 from sandboxrun.engine.credentials import config_folder, read_config
 from sandboxrun.engine.errors import EngineError, EngineTimeout, EngineUnreachable, Unsupported
-from sandboxrun.engine.transport import Transport
+from sandboxrun.engine.transport import Transport, Unreachable
 from sandboxrun.errors import Diagnostic, UsageError
 
 DEFAULT = "unix:///var/run/docker.sock"
@@ -169,15 +169,18 @@ def connect(host: str | None = None, *, parallelism: int = 4, env: Mapping[str, 
         _ = engine.api_version
     except (EngineUnreachable, EngineTimeout) as error:
         engine.close()
-        raise EngineUnreachable(f"connecting to the engine at {endpoint}", error.cause, help=_help(error)) from error
+        help = _help(endpoint, error)
+        raise EngineUnreachable(f"connecting to the engine at {endpoint}", error.cause, help=help) from error
     except BaseException:
         engine.close()
         raise
     return engine
 
 
-def _help(error: EngineError) -> str:
+def _help(endpoint: Endpoint, error: EngineError) -> str:
     [diagnostic] = error.diagnostics
+    if endpoint.url.startswith("ssh://") and not isinstance(error.__cause__, Unreachable):
+        return "what ssh says stands above; on the other machine, `docker system dial-stdio` must work for this user"
     return diagnostic.help or "start the engine, or name another one with --host or DOCKER_HOST"
 
 
