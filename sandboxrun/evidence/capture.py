@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from sandboxrun.evidence import parts
+from sandboxrun.evidence.call import Call
 from sandboxrun.evidence.chain import Entry
-from sandboxrun.evidence.index import Digests, EvidenceError, Index, Kept, Missing, Refused
+from sandboxrun.evidence.index import Digests, Index, Kept, Missing, Refused
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.outcome import NEVER, StoppedBy, decide
 from sandboxrun.evidence.parts import CaptureLimits, Part, Source, reason_of
@@ -87,6 +88,7 @@ class _Capture:
         self._engine, self._id, self._request, self._store = engine, container_id, request, store
         self._began = time.monotonic()
         self._deadline = self._began + request.limits.seconds
+        self._until = self._deadline + _GRACE
         self._masker = Masker(request.secrets)
         self._missing: list[Missing] = []
         self._refused: list[Refused] = []
@@ -103,24 +105,20 @@ class _Capture:
             if isinstance(found, Entry):
                 return self._already(found)
             captured = self._into(found, answer)
-        with contextlib.suppress(Exception):
-            self._store.unstage(self._request.run)
+        if captured.entry is not None:
+            with contextlib.suppress(Exception):
+                self._store.unstage(self._request.run)
         return captured
 
     def _inspect(self) -> Mapping[str, Any] | None:
-        """The engine's answer, None for a container that is gone. Whatever else went wrong may pass: it is raised."""
+        """The engine's answer, None for a container that is gone. Whatever else goes wrong may pass: it is raised."""
         from sandboxrun.engine.errors import NotFound
 
-        def asked() -> tuple[Mapping[str, Any] | None]:
-            try:
-                return (self._engine.inspect_container(self._id),)
-            except NotFound as error:
-                self._missing.append(Missing(part="inspect", reason=reason_of(error)))
-                return (None,)
-
-        if (found := self._ask("inspect", asked)) is None:
-            raise EvidenceError(self._missing[-1].reason)
-        return found[0]
+        try:
+            return Call("inspect", lambda: self._engine.inspect_container(self._id)).result(self._until)
+        except NotFound as error:
+            self._missing.append(Missing(part="inspect", reason=reason_of(error)))
+            return None
 
     def _already(self, entry: Entry) -> Captured:
         folder = self._store.path / entry.folder
@@ -130,19 +128,7 @@ class _Capture:
             return Captured(entry=None, folder=folder, already=True, failure=reason_of(error))
 
     def _into(self, folder: RunFolder, answer: Mapping[str, Any] | None) -> Captured:
-        source = Source(
-            engine=self._engine,
-            container_id=self._id,
-            run=self._request.run,
-            store=self._store,
-            folder=folder,
-            masker=self._masker,
-            limits=self._request.limits,
-            deadline=self._deadline,
-        )
-        for name, part in self._parts(source, answer):
-            self._add(self._ask(name, part))
-        digests, engine = self._image(answer), self._version()
+        digests, engine = self._gather(folder, answer)
         if self._unreachable is not None:
             # Nothing can be removed now either: the next try, with the engine back, gets all of it.
             return Captured(entry=None, folder=folder.path, failure=self._unreachable)
@@ -156,63 +142,69 @@ class _Capture:
         entry = self._store.finish(folder, index_after)
         return Captured(entry=entry, folder=folder.path, index=indexes[-1])
 
-    def _parts(self, source: Source, answer: Mapping[str, Any] | None) -> list[tuple[str, Callable[[], Part]]]:
-        request = self._request
-        wanted: list[tuple[str, Callable[[], Part]]] = []
-        if request.profile:
-            wanted.append(("profile", lambda: parts.profile(source, request.profile)))
-        if request.live_logs:
-            wanted.append(("logs", lambda: parts.live_logs(source)))
-        wanted.append(("usage", lambda: parts.usage(source)))
-        if answer is None:
-            self._gone(["changes", *(f"artifact {p}" for p in request.artifacts)])
-            return wanted
-        wanted.append(("inspect", lambda: parts.inspect(source, answer)))
+    def _gather(self, folder: RunFolder, answer: Mapping[str, Any] | None) -> tuple[Digests, Mapping[str, str]]:
+        """All parts: what the engine has to be asked for side by side, the rest meanwhile."""
+        source = Source(
+            engine=self._engine,
+            container_id=self._id,
+            run=self._request.run,
+            store=self._store,
+            folder=folder,
+            masker=self._masker,
+            limits=self._request.limits,
+            deadline=self._deadline,
+        )
+        image = Call("image digests", lambda: self._image(answer))
+        version = Call("engine version", self._version)
+        calls = [Call(name, part) for name, part in self._engine_parts(source, answer)]
+        for name, part in self._own_parts(source, answer):
+            self._add(self._guarded(name, part))
+        for call in calls:
+            self._add(self._guarded(call.name, partial(call.result, self._until)))
+        digests = self._guarded(image.name, partial(image.result, self._until))
+        engine = self._guarded(version.name, partial(version.result, self._until))
+        return digests or self._request.digests, engine or {}
+
+    def _own_parts(self, source: Source, answer: Mapping[str, Any] | None) -> Iterator[tuple[str, Callable[[], Part]]]:
+        """What is here already."""
+        if self._request.profile:
+            yield "profile", lambda: parts.profile(source, self._request.profile)
+        if answer is not None:
+            yield "inspect", lambda: parts.inspect(source, answer)
+        if self._request.live_logs:
+            yield "logs", lambda: parts.live_logs(source)
+        yield "usage", lambda: parts.usage(source)
+
+    def _engine_parts(
+        self, source: Source, answer: Mapping[str, Any] | None
+    ) -> Iterator[tuple[str, Callable[[], Part]]]:
+        """What the engine has to be asked for; nothing without an answer to inspect, and the index says so."""
+        request, wanted = self._request, list[tuple[str, Callable[[], Part]]]()
         if not request.live_logs:
-            tty = bool((answer.get("Config") or {}).get("Tty"))
-            driver = str(((answer.get("HostConfig") or {}).get("LogConfig") or {}).get("Type", ""))
-            wanted.append(("logs", lambda: parts.engine_logs(source, tty, driver)))
+            wanted.append(("logs", lambda: parts.engine_logs(source, answer or {})))
         if request.filesystem_changes:
             wanted.append(("changes", lambda: parts.changes(source)))
-        wanted += [(f"artifact {p}", lambda p=p: parts.artifact(source, p)) for p in request.artifacts]  # type: ignore[misc]
+        if request.artifacts:
+            wanted.append(("artifacts", lambda: parts.artifacts(source, request.artifacts)))
         if target := request.workspace:
             wanted.append(("workspace", lambda: parts.workspace(source, target)))
-        return wanted
+        if answer is not None:
+            yield from wanted
+            return
+        self._missing += [Missing(part=name, reason="the container could not be inspected") for name, _ in wanted]
 
-    def _gone(self, names: list[str]) -> None:
-        """Without an answer to inspect there is nothing to ask the engine for."""
-        names += ["logs"] * (not self._request.live_logs) + ["workspace"] * bool(self._request.workspace)
-        self._missing += [Missing(part=name, reason="the container could not be inspected") for name in names]
-
-    def _ask(self, part: str, call: Callable[[], T]) -> T | None:
-        """Do one part within the time that is left; None, and a note, when it fails or does not end."""
-        if self._unreachable is not None:
-            return None
-        done: list[T] = []
-        failed: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                done.append(call())
-            except BaseException as error:
-                failed.append(error)
-
-        # A thread of its own, since an engine that hangs could hold any of its calls for ever.
-        thread = threading.Thread(target=work, name=f"evidence: {part}", daemon=True)
-        thread.start()
-        thread.join(max(0.0, self._deadline + _GRACE - time.monotonic()))
-        if done:
-            return done[0]
-        reason = reason_of(failed[0]) if failed else f"not done within {self._request.limits.seconds:g} seconds"
-        self._note_unreachable(failed, reason)
-        self._missing.append(Missing(part=part, reason=self._masker.text(reason)))
-        return None
-
-    def _note_unreachable(self, failed: Sequence[BaseException], reason: str) -> None:
+    def _guarded(self, part: str, call: Callable[[], T]) -> T | None:
+        """What `call` gives; None, and a note, when it fails."""
         from sandboxrun.engine.errors import EngineUnreachable
 
-        if failed and isinstance(failed[0], EngineUnreachable):
-            self._unreachable = reason
+        try:
+            return call()
+        except Exception as error:
+            reason = reason_of(error)
+            if isinstance(error, EngineUnreachable):
+                self._unreachable = reason
+            self._missing.append(Missing(part=part, reason=reason))
+            return None
 
     def _add(self, part: Part | None) -> None:
         if part is None:
@@ -226,11 +218,11 @@ class _Capture:
         given, image = self._request.digests, str((answer or {}).get("Image", ""))
         if not image or given.repo_digests:
             return attrs.evolve(given, image=given.image or image)
-        found = self._ask("image digests", lambda: self._engine.image(image)) or {}
+        found = self._engine.image(image) or {}
         return attrs.evolve(given, image=image, repo_digests=tuple(str(d) for d in found.get("RepoDigests") or ()))
 
     def _version(self) -> Mapping[str, str]:
-        found = self._ask("engine version", self._engine.version) or {}
+        found = self._engine.version()
         fields = {
             "version": "Version",
             "api_version": "ApiVersion",

@@ -19,7 +19,7 @@ Edit = tuple[int, int, int, int]  # lines old[a:b] became new[c:d]
 
 
 class Budget:
-    """Steps of comparing that a whole patch may take (about ten million a second or two)."""
+    """What a whole patch may take: steps of comparing lines (ten million are a second or two)."""
 
     def __init__(self, steps: int = 30_000_000) -> None:
         self.left = steps
@@ -108,7 +108,10 @@ def _edits(old: list[bytes], new: list[bytes], budget: Budget) -> list[Edit]:
 def _myers(a: list[int], b: list[int], budget: Budget) -> list[Edit] | None:
     """A shortest edit script, or None when finding it would take too many steps."""
     steps = min(_STEPS_A_FILE, budget.left)
-    spent, most = 0, min(len(a) + len(b), _MOST_EDITS)
+    if set(a).isdisjoint(b):
+        return None
+    n, m = len(a), len(b)
+    spent, most = 0, min(n + m, _MOST_EDITS)
     reach = [0] * (2 * most + 3)  # by diagonal, from -most-1 on: the furthest line of `a`
     trace: list[list[int]] = []
     for d in range(most + 1):
@@ -117,13 +120,13 @@ def _myers(a: list[int], b: list[int], budget: Budget) -> list[Edit] | None:
             at = most + 1 + k
             x = reach[at + 1] if k == -d or (k != d and reach[at - 1] < reach[at + 1]) else reach[at - 1] + 1
             y, begin = x - k, x
-            while x < len(a) and y < len(b) and a[x] == b[y]:
+            while x < n and y < m and a[x] == b[y]:
                 x, y = x + 1, y + 1
             reach[at] = x
             spent += 1 + x - begin
-            if x == len(a) and y == len(b):
+            if x == n and y == m:
                 budget.left -= spent
-                return _path(trace, len(a), len(b))
+                return _path(trace, n, m)
             if spent > steps:
                 budget.left -= spent
                 return None

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 
+from sandboxrun.engine.errors import EngineUnreachable
+from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.export import ExportLimits, export
 from sandboxrun.evidence.index import EvidenceError, Missing, Refused
 from sandboxrun.evidence.masking import Masker
@@ -80,11 +82,13 @@ def profile(source: Source, text: str) -> Part:
     return Part()
 
 
-def engine_logs(source: Source, tty: bool, driver: str) -> Part:
+def engine_logs(source: Source, inspected: Mapping[str, Any]) -> Part:
     """`stdout.log` and `stderr.log` as the engine kept them, secrets masked.
 
     Byte for byte with the log driver `local`; `json-file` replaces what is not UTF-8.
     """
+    tty = bool((inspected.get("Config") or {}).get("Tty"))
+    driver = ((inspected.get("HostConfig") or {}).get("LogConfig") or {}).get("Type")
     with (
         source.folder.writer(STDOUT) as out,
         source.folder.writer(STDERR) as err,
@@ -193,9 +197,26 @@ def _samples(data: bytes) -> Iterator[Mapping[str, Any]]:
             yield sample
 
 
-def artifact(source: Source, path: str) -> Part:
-    """`artifacts/<path in the container>`: regular files and directories, under limits."""
-    return _exported(source, path, f"artifact {path}", "artifacts", source.limits.artifacts)
+def artifacts(source: Source, paths: Iterable[str]) -> Part:
+    """`artifacts/<path in the container>`: regular files and directories, under limits; each path on its own."""
+    done = Part()
+    for path in paths:
+        name = f"artifact {path}"
+        try:
+            done = _joined(done, _exported(source, path, name, "artifacts", source.limits.artifacts))
+        except EngineUnreachable:
+            raise
+        except Exception as error:
+            done = _joined(done, Part(missing=(Missing(part=name, reason=reason_of(error)),)))
+    return done
+
+
+def _joined(one: Part, other: Part) -> Part:
+    return Part(
+        missing=one.missing + other.missing,
+        refused=one.refused + other.refused,
+        refused_total=one.refused_total + other.refused_total,
+    )
 
 
 def _exported(source: Source, path: str, part: str, under: str, limits: ExportLimits) -> Part:
@@ -257,8 +278,6 @@ def _patched(source: Source, patch: Patch, left_out: tuple[Refused, ...]) -> Par
 
 def reason_of(error: BaseException) -> str:
     """An error in one line, for the index."""
-    from sandboxrun.errors import SandboxrunError
-
     if isinstance(error, SandboxrunError):
         return "; ".join(diagnostic.message for diagnostic in error.diagnostics)
     return f"{type(error).__name__}: {error}"

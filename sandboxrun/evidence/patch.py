@@ -20,6 +20,8 @@ from sandboxrun.evidence.worktree import LINK, Entry, Tree, TreeLimits, read_bas
 
 _NO_OID = "0" * 40
 _B85_LINE = 52
+_LENGTHS = b"?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # by how many bytes a line holds
+_READ_TO_WRITTEN = 4  # how much more may be read, for deflating and comparing, than the patch may hold
 _ESCAPES = {7: "\\a", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 12: "\\f", 13: "\\r", 34: '\\"', 92: "\\\\"}
 
 
@@ -86,7 +88,7 @@ def make_patch(
 
 def _patch(before: Tree, after: Tree, limits: PatchLimits, deadline: float | None) -> Patch:
     pieces: list[bytes] = []
-    size, changed, budget = 0, 0, Budget()
+    size, changed, read, budget = 0, 0, 0, Budget()
     for path in sorted(before.entries.keys() | after.entries.keys(), key=_bytes):
         old, new = before.entries.get(path), after.entries.get(path)
         if path in after.left_out or (old and new and (old.oid, old.mode) == (new.oid, new.mode)):
@@ -96,8 +98,15 @@ def _patch(before: Tree, after: Tree, limits: PatchLimits, deadline: float | Non
             continue
         if deadline is not None and time.monotonic() > deadline:
             raise TarError("ran out of time")
-        piece = b"".join(_file(before, old, after, new, budget))
-        if size + len(piece) > limits.patch_bytes:
+        read += new.size if new else 0
+        if read > _READ_TO_WRITTEN * limits.patch_bytes:
+            after.leave_out(path, "all changes together too large")
+            continue
+        try:
+            piece = b"".join(_file(before, old, after, new, budget, limits.patch_bytes - size))
+        except _TooLargeError:
+            piece = b""
+        if not piece or size + len(piece) > limits.patch_bytes:
             after.leave_out(path, f"the patch would be larger than {limits.patch_bytes} bytes")
             continue
         pieces.append(piece)
@@ -116,11 +125,17 @@ def _git_changes(before: dict[str, str], after: dict[str, str]) -> Iterator[GitC
             yield GitChange(path=path, before=before.get(path), after=after.get(path))
 
 
-def _file(before: Tree, old: Entry | None, after: Tree, new: Entry | None, budget: Budget) -> Iterator[bytes]:
+class _TooLargeError(Exception):
+    """A binary file's new content does not fit what is left of the patch."""
+
+
+def _file(
+    before: Tree, old: Entry | None, after: Tree, new: Entry | None, budget: Budget, room: int
+) -> Iterator[bytes]:
     """One path's part of the patch. A file that became a link (or the reverse) is deleted, then created."""
     if old and new and (old.mode == LINK) != (new.mode == LINK):
-        yield from _file(before, old, after, None, budget)
-        yield from _file(before, None, after, new, budget)
+        yield from _file(before, old, after, None, budget, room)
+        yield from _file(before, None, after, new, budget, room)
         return
     entry = new or old
     assert entry is not None
@@ -134,7 +149,7 @@ def _file(before: Tree, old: Entry | None, after: Tree, new: Entry | None, budge
     yield f"index {old_oid}..{new_oid}{both}\n".encode()
     one, other = before.content(old) if old else b"", after.content(new) if new else b""
     if b"\0" in one or b"\0" in other:
-        yield _binary(other)
+        yield _binary(other, room)
     elif body := hunks(one, other, budget):
         # Git ends a name that holds white space with a tab, so that it can be told from a date.
         tab = b"\t" if any(c.isspace() for c in entry.path) and not a.startswith(b'"') else b""
@@ -152,17 +167,22 @@ def _modes(old: Entry | None, new: Entry | None) -> Iterator[bytes]:
         yield f"old mode {old.mode}\nnew mode {new.mode}\n".encode()
 
 
-def _binary(content: bytes) -> bytes:
+def _binary(content: bytes, room: int) -> bytes:
     """The file's new content whole, deflated, in git's base 85: 52 bytes a line, each line with its length."""
     import base64
     import zlib
 
-    deflated = zlib.compress(content, 6)
+    deflated = zlib.compress(content, 6 if len(content) < 1 << 20 else 1)
+    if len(deflated) * 5 // 4 > room:
+        raise _TooLargeError
     lines = [b"GIT binary patch\nliteral %d\n" % len(content)]
-    for at in range(0, len(deflated), _B85_LINE):
-        part = deflated[at : at + _B85_LINE]
-        length = chr(ord("A") + len(part) - 1) if len(part) <= 26 else chr(ord("a") + len(part) - 27)
-        lines.append(length.encode() + base64.b85encode(part, pad=True) + b"\n")
+    for begin in range(0, len(deflated), _B85_LINE * 1024):
+        block = deflated[begin : begin + _B85_LINE * 1024]
+        # 52 bytes are 65 characters, so that the lines of a block can be cut from its encoding.
+        encoded = base64.b85encode(block, pad=True)
+        for at in range(0, len(block), _B85_LINE):
+            part, start = min(_B85_LINE, len(block) - at), at * 5 // 4
+            lines.append(_LENGTHS[part : part + 1] + encoded[start : start + (part + 3) // 4 * 5] + b"\n")
     return b"".join(lines) + b"\n"
 
 

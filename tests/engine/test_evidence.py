@@ -369,7 +369,7 @@ def test_a_container_that_is_gone_is_recorded_as_such(engine: Engine, store: Sto
     checked(store, captured)
     index = captured.index
     assert index is not None and index.ending.how is How.ENGINE_LOST and index.container_id == "f" * 64
-    assert [missing.part for missing in index.missing] == ["inspect", "changes", "artifact /x", "logs", "workspace"]
+    assert [missing.part for missing in index.missing] == ["inspect", "logs", "changes", "artifacts", "workspace"]
     assert [kept.path for kept in index.kept] == ["profile.yaml"]
 
 
