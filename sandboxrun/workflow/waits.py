@@ -1,0 +1,196 @@
+"""`apply --wait` and `wait`: watch sandboxes that were applied until they have ended.
+
+Owns that order: apply, watch, and one more apply, which by the plan's own rules keeps the evidence of what has ended
+and tears it down.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import attrs
+
+from sandboxrun.apply.session import Watched
+from sandboxrun.apply.watch import Watch, Watching
+from sandboxrun.engine.client import Engine
+from sandboxrun.errors import Diagnostic, ExitCode, SandboxrunError
+from sandboxrun.model.declared import DeclaredSandbox, Profile
+from sandboxrun.model.observed import Created, ObservedSandbox, Snapshot
+from sandboxrun.plan.planner import Options, select
+from sandboxrun.workflow.converge import Confirm, Outcome, Settings, apply
+from sandboxrun.workflow.observe import take_snapshot
+from sandboxrun.workflow.oneoff import RunResult
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.store import Store
+
+
+class WaitTimeout(SandboxrunError):
+    """Sandboxes still ran when the caller's patience ended; they go on running."""
+
+    exit_code = ExitCode.TIMEOUT
+
+
+@attrs.frozen(kw_only=True)
+class Waited:
+    """What an `apply --wait` came to: the plan and its outcome, and how each declared sandbox ended."""
+
+    outcome: Outcome
+    results: tuple[RunResult, ...] = ()
+    earlier: Mapping[str, int] = attrs.field(factory=dict)  # address → code of those that ran in an earlier apply
+
+    @property
+    def exit_code(self) -> int:
+        """The first code that is not 0, in the file's order."""
+        codes = [*(r.exit_code for r in self.results), *self.earlier.values()]
+        return next((code for code in codes if code != 0), 0)
+
+
+def apply_and_wait(
+    engine: Engine,
+    profile: Profile,
+    store: Store,
+    *,
+    options: Options | None = None,
+    settings: Settings | None = None,
+    confirm: Confirm = lambda plan: True,
+    expected: str | None = None,
+    patience: float | None = None,
+) -> Waited:
+    """Apply, wait for every sandbox to end, keep the evidence and tear down. `patience` in seconds.
+
+    Raises what apply raises, and WaitTimeout.
+    """
+    settings = settings or Settings()
+    outcome = apply(engine, profile, store, options=options, settings=settings, confirm=confirm, expected=expected)
+    if outcome.applied is None:
+        return Waited(outcome=outcome)
+    targets = options.targets if options is not None else ()
+    chosen = select(profile, targets)
+    watched = wait_for(engine, profile, store, chosen, patience=patience, stop=settings.stop, sample=True)
+    again = Options(targets=targets)
+    last = apply(engine, profile, store, options=again, settings=settings, watched=watched)
+    return _waited(profile, store, outcome, last, chosen, watched)
+
+
+def _waited(
+    profile: Profile,
+    store: Store,
+    first: Outcome,
+    last: Outcome,
+    chosen: Iterable[DeclaredSandbox],
+    watched: Mapping[str, Watched],
+) -> Waited:
+    sessions = [o.session for o in (first, last) if o.session is not None]
+    captured = {run: c for session in sessions for run, c in session.captured.items()}
+    runs = {c.index.sandbox: run for run, c in captured.items() if c.index is not None}
+    results, earlier = [], {}
+    for sandbox in chosen:
+        run = runs.get(sandbox.address)
+        if run is not None:
+            note = watched[run].note if run in watched else ""
+            results.append(RunResult(address=sandbox.address, evidence=captured[run], note=note))
+            continue
+        record = sessions[0].snapshot.completed.get(sandbox.address, {}).get(sandbox.spec.digest)
+        earlier[sandbox.address] = (
+            ExitCode.NOT_RUN if record is None else recorded_code(record.outcome, record.exit_code)
+        )
+    return Waited(outcome=first, results=tuple(results), earlier=earlier)
+
+
+def recorded_code(outcome: str, code: int | None) -> int:
+    """The exit code that a record stands for."""
+    if outcome == "timeout":
+        return ExitCode.TIMEOUT
+    return code if code is not None else ExitCode.NOT_RUN
+
+
+def wait_for(
+    engine: Engine,
+    profile: Profile,
+    store: Store,
+    sandboxes: Iterable[DeclaredSandbox],
+    *,
+    patience: float | None = None,
+    stop: threading.Event | None = None,
+    sample: bool = False,
+) -> Mapping[str, Watched]:
+    """Wait until none of the sandboxes runs; what was seen of each, by run. Their lifetimes are enforced meanwhile.
+
+    Raises WaitTimeout after `patience` seconds.
+    """
+    addresses = {s.address: s for s in sandboxes}
+    snapshot = take_snapshot(engine, profile, store)
+    watches = [
+        _watch(engine, store, observed, addresses[observed.address], sample) for observed in _there(snapshot, addresses)
+    ]
+    try:
+        _until_ended(watches, patience, stop or threading.Event())
+    finally:
+        for watch in watches:
+            watch.close()
+    return {watch.run: watch.result for watch in watches if watch.ended}
+
+
+def _there(snapshot: Snapshot, addresses: Mapping[str, DeclaredSandbox]) -> list[ObservedSandbox]:
+    return [
+        o for o in snapshot.sandboxes if o.address in addresses and not o.one_off and not isinstance(o.state, Created)
+    ]
+
+
+def _watch(engine: Engine, store: Store, observed: ObservedSandbox, declared: DeclaredSandbox, sample: bool) -> Watch:
+    from datetime import UTC, datetime
+
+    from sandboxrun.model.observed import Running
+
+    timeout = declared.spec.lifetime.timeout
+    left = None
+    if timeout is not None and isinstance(observed.state, Running):
+        ran = (datetime.now(UTC) - observed.state.started).total_seconds()
+        left = max(0.0, timeout / 1e9 - ran)
+    watch = Watch(
+        engine,
+        store,
+        address=observed.address,
+        container=observed.id,
+        run=observed.run,
+        spec=declared.spec,
+        how=Watching(sample=sample and isinstance(observed.state, Running), timeout=left),
+    )
+    watch.begin()
+    return watch
+
+
+def _until_ended(watches: list[Watch], patience: float | None, stop: threading.Event) -> None:
+    until = None if patience is None else monotonic() + patience
+    while running := [watch for watch in watches if not watch.ended]:
+        if stop.is_set():
+            raise _still(running, "stopped while waiting for", "they go on running; apply or destroy collects them")
+        if until is not None and monotonic() >= until:
+            raise _still(running, f"after {patience:g} seconds these still run:", "wait longer, or destroy them")
+        running[0].wait(0.1)
+
+
+def _still(running: list[Watch], what: str, help: str) -> WaitTimeout:
+    names = ", ".join(watch.address for watch in running)
+    return WaitTimeout(Diagnostic(message=f"{what} {names}", help=help))
+
+
+def codes(
+    engine: Engine, profile: Profile, store: Store, sandboxes: tuple[DeclaredSandbox, ...]
+) -> Mapping[str, int | None]:
+    """For `wait`: the exit code of each, from the engine or the record; None for one that never ran."""
+    from sandboxrun.model.observed import Ended
+
+    snapshot = take_snapshot(engine, profile, store)
+    found: dict[str, int | None] = {}
+    for sandbox in sandboxes:
+        record = snapshot.completed.get(sandbox.address, {}).get(sandbox.spec.digest)
+        found[sandbox.address] = recorded_code(record.outcome, record.exit_code) if record is not None else None
+    for observed in snapshot.sandboxes:
+        if observed.address in found and not observed.one_off and isinstance(observed.state, Ended):
+            found[observed.address] = observed.state.exit_code
+    return found
