@@ -18,6 +18,7 @@ from sandboxrun.apply.session import Watched
 from sandboxrun.engine.client import Engine
 from sandboxrun.engine.errors import EngineError, EngineTimeout, NotFound
 from sandboxrun.model.spec import SandboxSpec
+from sandboxrun.model.units import SECOND, format_duration
 
 if TYPE_CHECKING:
     from sandboxrun.engine.streams import LogStream, Terminal
@@ -40,6 +41,7 @@ class Watching:
     sample: bool = True
     pump: Pump | None = None
     timeout: float | None = None
+    elapsed: float = 0.0  # how long it runs already
 
 
 class Watch:
@@ -137,7 +139,7 @@ class Watch:
         self._sampler.start()
 
     def _until_end(self) -> None:
-        began = monotonic()
+        began = monotonic() - self._how.elapsed
         try:
             while self.exit_code is None:
                 try:
@@ -164,9 +166,9 @@ class Watch:
     def _enforce(self, began: float) -> None:
         limit, idle = self._limit(), self._spec.lifetime.idle
         if limit is not None and monotonic() >= began + limit:
-            self.end("timeout", f"past its timeout of {limit:g} seconds")
+            self.end("timeout", f"past its timeout of {format_duration(round(limit * SECOND))}")
         elif idle is not None and self._how.output is not None and monotonic() >= self._last_output + idle / 1e9:
-            self.end("timeout", f"no output for {idle / 1e9:g} seconds")
+            self.end("timeout", f"no output for {format_duration(idle)}")
 
     def _read_output(self) -> None:
         with contextlib.ExitStack() as files:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from sandboxrun.apply.watch import Watch, Watching
 from sandboxrun.engine.client import Engine
 from sandboxrun.errors import Diagnostic, ExitCode, SandboxrunError
 from sandboxrun.model.declared import DeclaredSandbox, Profile
-from sandboxrun.model.observed import Created, ObservedSandbox, Snapshot
+from sandboxrun.model.observed import Created, ObservedSandbox, Running, Snapshot
 from sandboxrun.plan.planner import Options, select
 from sandboxrun.workflow.converge import Confirm, Outcome, Settings, apply
 from sandboxrun.workflow.observe import take_snapshot
@@ -95,9 +96,8 @@ def _waited(
             results.append(RunResult(address=sandbox.address, evidence=captured[run], note=note))
             continue
         record = sessions[0].snapshot.completed.get(sandbox.address, {}).get(sandbox.spec.digest)
-        earlier[sandbox.address] = (
-            ExitCode.NOT_RUN if record is None else recorded_code(record.outcome, record.exit_code)
-        )
+        code = ExitCode.NOT_RUN if record is None else recorded_code(record.outcome, record.exit_code)
+        earlier[sandbox.address] = code
     return Waited(outcome=first, results=tuple(results), earlier=earlier)
 
 
@@ -125,7 +125,8 @@ def wait_for(
     addresses = {s.address: s for s in sandboxes}
     snapshot = take_snapshot(engine, profile, store)
     watches = [
-        _watch(engine, store, observed, addresses[observed.address], sample) for observed in _there(snapshot, addresses)
+        _watch(engine, store, observed, addresses[observed.address], sample, snapshot.taken)
+        for observed in _there(snapshot, addresses)
     ]
     try:
         _until_ended(watches, patience, stop or threading.Event())
@@ -141,16 +142,12 @@ def _there(snapshot: Snapshot, addresses: Mapping[str, DeclaredSandbox]) -> list
     ]
 
 
-def _watch(engine: Engine, store: Store, observed: ObservedSandbox, declared: DeclaredSandbox, sample: bool) -> Watch:
-    from datetime import UTC, datetime
+def _watch(
+    engine: Engine, store: Store, observed: ObservedSandbox, declared: DeclaredSandbox, sample: bool, taken: datetime
+) -> Watch:
 
-    from sandboxrun.model.observed import Running
-
-    timeout = declared.spec.lifetime.timeout
-    left = None
-    if timeout is not None and isinstance(observed.state, Running):
-        ran = (datetime.now(UTC) - observed.state.started).total_seconds()
-        left = max(0.0, timeout / 1e9 - ran)
+    running = isinstance(observed.state, Running)
+    ran = (taken - observed.state.started).total_seconds() if isinstance(observed.state, Running) else 0.0
     watch = Watch(
         engine,
         store,
@@ -158,7 +155,7 @@ def _watch(engine: Engine, store: Store, observed: ObservedSandbox, declared: De
         container=observed.id,
         run=observed.run,
         spec=declared.spec,
-        how=Watching(sample=sample and isinstance(observed.state, Running), timeout=left),
+        how=Watching(sample=sample and running, elapsed=max(0.0, ran)),
     )
     watch.begin()
     return watch
