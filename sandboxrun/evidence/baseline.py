@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ALWAYS_EXCLUDED = ".sandboxrun"
 BASELINE = "workspace.tar"  # its name in a run's staging folder
+LEADING = "workspace"  # the component that everything is packed below, as in an engine's own archive of a directory
 DEEPEST = 100
 _MOST_NAMED = 20
 _CHUNK = 1 << 20
@@ -58,8 +59,10 @@ def pack(
     limits: WorkspaceLimits | None = None,
     exclude: Iterable[str] = (),
 ) -> PackedWorkspace:
-    """Write `source` to `into` as an uncompressed tar without a leading component, all owned by `uid:gid`.
+    """Write `source` to `into` as an uncompressed tar, all owned by `uid:gid` and below `workspace/`, the directory itself.
 
+    An engine leaves the entry "./" out, so that a new volume's root would stay root's: hence the leading component.
+    The folder it is unpacked into stays as it is: see `directory_tar`.
     Modes are kept, less setuid, setgid and sticky, and the owner can always read and write. Symlinks go along
     when they stay inside `source` by a relative way; others are left out and listed. `.sandboxrun` never goes
     along, nor what matches a pattern in `exclude` (`fnmatch`, against the path below `source` or one component).
@@ -76,6 +79,20 @@ def pack(
         ) from error
     packing.problems.check(EvidenceError)
     return packing.result()
+
+
+def directory_tar(name: str, *, uid: int, gid: int, mode: int = 0o755) -> bytes:
+    """A tar of one empty directory, owned by `uid:gid`.
+
+    Unpacked into the folder above a volume's mount point it makes the volume the agent's: a new volume is
+    root's, and engines (20.10) skip a member "./" that would change the folder unpacked into. A container with
+    a read-only root takes it nowhere but inside a volume; a container that is never started can do it for one.
+    """
+    import tarfile
+
+    info = tarfile.TarInfo(name)
+    info.type, info.uid, info.gid, info.mode = tarfile.DIRTYPE, uid, gid, mode
+    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape") + bytes(2 * BLOCK)
 
 
 class _Packing:
@@ -103,6 +120,7 @@ class _Packing:
             raise EvidenceError(f"the workspace {self._source} is not a directory", help="name an existing directory")
         root = os.open(self._source, os.O_RDONLY | os.O_DIRECTORY)
         try:
+            self._add_directory(LEADING, os.fstat(root))
             for path, entry, fd in _walk(root, "", self._excluded):
                 self._files += 1
                 if self._files > self._limits.files:
@@ -122,15 +140,12 @@ class _Packing:
         )
 
     def _add(self, path: str, entry: os.stat_result, fd: int) -> None:
-        from tarfile import DIRTYPE, SYMTYPE, TarInfo
+        from tarfile import SYMTYPE
 
-        info = TarInfo(path)
-        info.uid, info.gid, info.mtime = self._uid, self._gid, int(entry.st_mtime)
-        info.mode = stat.S_IMODE(entry.st_mode) & 0o777 | 0o600
+        info = self._info(f"{LEADING}/{path}", entry)
         name = path.rpartition("/")[2]
         if stat.S_ISDIR(entry.st_mode):
-            info.type, info.mode = DIRTYPE, info.mode | 0o700
-            self._emit_header(info)
+            self._add_directory(info.name, entry)
         elif stat.S_ISREG(entry.st_mode):
             self._add_file(info, name, fd)
         elif stat.S_ISLNK(entry.st_mode):
@@ -141,6 +156,21 @@ class _Packing:
                 self._emit_header(info)
         else:
             self._special(path)
+
+    def _info(self, name: str, entry: os.stat_result) -> tarfile.TarInfo:
+        from tarfile import TarInfo
+
+        info = TarInfo(name)
+        info.uid, info.gid, info.mtime = self._uid, self._gid, int(entry.st_mtime)
+        info.mode = stat.S_IMODE(entry.st_mode) & 0o777 | 0o600
+        return info
+
+    def _add_directory(self, name: str, entry: os.stat_result) -> None:
+        from tarfile import DIRTYPE
+
+        info = self._info(name, entry)
+        info.type, info.mode = DIRTYPE, info.mode | 0o700
+        self._emit_header(info)
 
     def _special(self, path: str) -> None:
         if len(self.problems) < _MOST_NAMED:

@@ -182,7 +182,7 @@ def locked(fd: int, path: Path, *, wait: float) -> Iterator[None]:
                     f"{path} has been locked by another process for {wait:g} s",
                     help="another run is being recorded there: try again when it is done",
                 ) from None
-            pause.wait(0.01)
+            pause.wait(0.002)
     try:
         yield
     finally:

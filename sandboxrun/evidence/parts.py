@@ -20,7 +20,7 @@ from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
 from sandboxrun.evidence.runfolder import RunFolder, Writer
 from sandboxrun.evidence.sampler import USAGE
-from sandboxrun.evidence.staged import STDERR, STDOUT, baseline_of
+from sandboxrun.evidence.staged import LOG_BYTES, STDERR, STDOUT, baseline_of
 from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.usage import Usage, summary_of
 
@@ -38,7 +38,7 @@ _USAGE_BYTES = 64 << 20
 class CaptureLimits:
     """Bounds of a capture: bytes of each log, entries of the filesystem's changes, seconds for all of it."""
 
-    log_bytes: int = 64 << 20
+    log_bytes: int = LOG_BYTES
     changes: int = 50_000
     artifacts: ExportLimits = ExportLimits()
     workspace: ExportLimits = ExportLimits(bytes=512 << 20, files=50_000)
@@ -220,7 +220,7 @@ def _joined(one: Part, other: Part) -> Part:
 
 
 def _exported(source: Source, path: str, part: str, under: str, limits: ExportLimits) -> Part:
-    above = [step for step in path.split("/") if step][:-1]
+    above = [step for step in path.split("/") if step not in ("", ".")][:-1]
     if ".." in above or not path.startswith("/"):
         raise EvidenceError(f"not an absolute path in the container: {path}")
     with source.engine.get_archive(source.container_id, path) as archive:

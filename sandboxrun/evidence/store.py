@@ -89,16 +89,21 @@ class Store:
         found = chain.entries(self._chain(), project or "")
         return tuple(entry for entry in found if project is None or entry.project == project)
 
-    def completed(self, project: str, *, ended: Iterable[How] = ENDED) -> Mapping[str, frozenset[str]]:
+    def completed(
+        self, project: str, *, ended: Iterable[How] = ENDED, inputs: str | None = None
+    ) -> Mapping[str, frozenset[str]]:
         """For the planner: sandbox address → digests of the specs that ran to one of the ends in `ended`.
 
-        A run whose folder or index is gone or was changed does not count: its evidence cannot be shown.
+        `inputs`: only runs with these inputs' digest. A run whose folder or index is gone or was changed does
+        not count: its evidence cannot be shown. (Whoever can write the store can still forge one.)
         """
         ends, found = frozenset(ended), dict[str, set[str]]()
-        for entry in self.entries(project):
-            if entry.outcome in ends and self._stands(entry):
-                found.setdefault(entry.sandbox, set()).add(entry.spec)
-        return MappingProxyType({address: frozenset(specs) for address, specs in found.items()})
+        for entry in reversed(self.entries(project)):
+            specs = found.setdefault(entry.sandbox, set())
+            wanted = entry.outcome in ends and inputs in (None, entry.inputs) and entry.spec not in specs
+            if wanted and self._stands(entry):
+                specs.add(entry.spec)
+        return MappingProxyType({address: frozenset(specs) for address, specs in found.items() if specs})
 
     def index(self, entry: Entry) -> Index:
         """A run's index. Raises EvidenceError when it is gone or not the one that was chained."""

@@ -77,17 +77,21 @@ class TreeLimits:
 
 
 def read_baseline(tar: BinaryIO, chunks: Iterable[bytes]) -> Tree:
-    """The tree of a packed workspace: `chunks` are the bytes of `tar`, which also serves the content later."""
+    """The tree of a packed workspace: `chunks` are the bytes of `tar`, which also serves the content later.
+
+    As in an engine's archive, all lies below one leading component.
+    """
     tree, reader = Tree(tar), TarReader(chunks)
     for member in reader:
         if member.kind is Kind.DIRECTORY:
             continue
+        path = member.name.partition("/")[2]
         if member.kind is Kind.SYMLINK:
-            _add(tree, member.name, _link(member, member.name))
+            _add(tree, path, _link(member, path))
             continue
         at = reader.position
         oid = _oid(member.size, reader.content())
-        _add(tree, member.name, Entry(path=member.name, mode=_mode(member), oid=oid, size=member.size, at=at))
+        _add(tree, path, Entry(path=path, mode=_mode(member), oid=oid, size=member.size, at=at))
     return tree
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,12 +17,14 @@ import pytest
 
 from sandboxrun.engine.client import Engine
 from sandboxrun.engine.connect import connect
+from sandboxrun.evidence.baseline import directory_tar
 from sandboxrun.evidence.capture import Captured, CaptureRequest, capture
 from sandboxrun.evidence.export import ExportLimits
+from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.outcome import How, StoppedBy
 from sandboxrun.evidence.parts import CaptureLimits
 from sandboxrun.evidence.sampler import USAGE, Sampler
-from sandboxrun.evidence.staged import open_workspace, stage_workspace
+from sandboxrun.evidence.staged import live_output, open_workspace, stage_workspace
 from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.verify import verify_chain
 
@@ -253,13 +254,7 @@ def agent(engine: Engine, store: Store, make: Make, request: CaptureRequest, sou
     stage_workspace(store, request.run, source, uid=1000, gid=1000)
     mount = {"Type": "volume", "Source": volume, "Target": "/workspace"}
     container = make(AGENT, host={"Mounts": [mount]}, User="1000:1000")
-    top = io.BytesIO()
-    with tarfile.open(fileobj=top, mode="w") as tar:
-        info = tarfile.TarInfo("workspace")
-        info.type, info.mode, info.uid, info.gid = tarfile.DIRTYPE, 0o755, 1000, 1000
-        tar.addfile(info)
-    top.seek(0)
-    engine.put_archive(container, "/", top)
+    engine.put_archive(container, "/", io.BytesIO(directory_tar("workspace", uid=1000, gid=1000)))
     with open_workspace(store, request.run) as tar_file:
         engine.put_archive(container, "/workspace", tar_file)
     return run(engine, container)
@@ -344,15 +339,16 @@ def test_output_the_runner_kept_is_used(engine: Engine, store: Store, make: Make
     container = run(engine, make("true", host={"LogConfig": {"Type": "none", "Config": {}}}))
     captured = capture(engine, container, attrs.evolve(request_of, run="engine"), store)
     assert captured.index is not None and [m.part for m in captured.index.missing] == ["logs"]
-    with store.staging(request_of.run) as staging:
-        for name in ("stdout.log", "stderr.log"):
-            with staging.append(name) as file:
-                file.write(b"live hunter22 " + name.encode())
+    with live_output(store, request_of.run, masker=Masker(["hunter22"])) as keep:
+        keep(1, b"live\n")
+        keep(2, b"live \xff hun")
+        keep(2, b"ter22 more")
     request = attrs.evolve(request_of, live_logs=True, secrets=("hunter22",), filesystem_changes=False)
     captured = capture(engine, container, request, store)
     checked(store, captured)
     assert captured.index is not None and captured.index.missing == ()
-    assert content(store, captured, "stderr.log") == b"live *** stderr.log"
+    assert content(store, captured, "stderr.log") == b"live \xff *** more"
+    assert content(store, captured, "stdout.log") == b"live\n"
 
 
 def test_a_terminal_has_one_log(engine: Engine, store: Store, make: Make, request_of: CaptureRequest) -> None:

@@ -83,7 +83,8 @@ def test_the_planner_sees_the_specs_that_completed_with_evidence_that_stands(sto
     (store.path / changed.folder / "index.json").write_bytes(b"{}")
     assert store.completed("demo") == {'agent["a"]': frozenset({"a", "c"})}
     assert store.completed("demo", ended=[How.KILLED]) == {'agent["a"]': frozenset({"b"})}
-    assert store.completed("other") == {}
+    assert store.completed("other") == {} == store.completed("demo", inputs="x")
+    assert store.completed("demo", inputs="i") == store.completed("demo")
 
 
 def test_a_run_captured_twice_is_one_entry(store: Store) -> None:
