@@ -1,0 +1,28 @@
+"""`sandboxrun render`: the effective profile."""
+
+from __future__ import annotations
+
+import click
+
+from sandboxrun.cli.options import Given, as_json, on_profile
+from sandboxrun.cli.output import result
+
+
+@click.command()
+@on_profile
+@click.option("--format", "form", type=click.Choice(["yaml", "json"]), help="How to print it. Default: yaml.")
+@as_json
+@click.option("--defaults", is_flag=True, help="With the options that nobody set (JSON always has them).")
+def render(given: Given, form: str | None, as_json: bool, defaults: bool) -> None:
+    """Print the effective profile: templates filled in, bases merged, every value with where it came from.
+
+    Sensitive values are masked.
+    """
+    from sandboxrun.cli.options import chosen_format
+    from sandboxrun.cli.project import load_profile
+
+    form = chosen_format(form, as_json, default="yaml")
+    profile = load_profile(given)
+    from sandboxrun.profile.render import render_json, render_yaml
+
+    result(render_json(profile) if form == "json" else render_yaml(profile, defaults=defaults))

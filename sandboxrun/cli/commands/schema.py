@@ -1,0 +1,32 @@
+"""`sandboxrun schema`: the formats as JSON Schema."""
+
+from __future__ import annotations
+
+import click
+
+from sandboxrun.cli.output import result
+
+
+@click.command()
+@click.option("--evidence", is_flag=True, help="The schema of a run's index.json.")
+@click.option("--plan", is_flag=True, help="The schema of plan --json.")
+def schema(evidence: bool, plan: bool) -> None:
+    """Print the JSON Schema of a profile.
+
+    An editor takes it from a profile's first line:
+    # yaml-language-server: $schema=sandbox.schema.json
+    """
+    if evidence and plan:
+        raise click.UsageError("--evidence and --plan exclude each other")
+    if evidence or plan:
+        result(_shipped("evidence" if evidence else "plan"))
+    else:
+        from sandboxrun.profile.schema import schema_text
+
+        result(schema_text())
+
+
+def _shipped(name: str) -> str:
+    from sandboxrun.profile.shipped import data_directory
+
+    return (data_directory("schemas") / f"{name}.schema.json").read_text(encoding="utf-8")

@@ -1,0 +1,118 @@
+"""`sandboxrun validate`: check profiles without an engine.
+
+Owns how a verdict is printed. An unchanged profile's verdict comes from the cache, without importing what reads
+YAML, so nothing heavy may be imported above the look-up.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sandboxrun.cli.options import Given, Talk, as_json, chosen_format, format_of, on_profile, telling
+from sandboxrun.cli.output import json_text, result
+
+if TYPE_CHECKING:
+    from sandboxrun.errors import Diagnostic
+
+
+@click.command()
+@on_profile
+@format_of("text", "json", "github")
+@as_json
+@telling
+@click.pass_context
+def validate(ctx: click.Context, given: Given, form: str | None, as_json: bool, talk: Talk) -> int:
+    """Check a profile: its form, its values, its templates. No engine is asked.
+
+    Several --file are merged into one profile, as in all commands.
+    """
+    from sandboxrun.cli.project import profile_files
+
+    form = chosen_format(form, as_json)
+    files = profile_files(given)
+    addresses = _verdict(given, files)
+    if isinstance(addresses, list):
+        return _refused(addresses, form)
+    _accepted(files, addresses, form, talk)
+    return 0
+
+
+def _verdict(given: Given, files: tuple[Path, ...]) -> tuple[str, ...] | list[Diagnostic]:
+    """The addresses that a valid profile declares, or the faults."""
+    from sandboxrun.profile.cache import VerdictCache, inputs_key
+
+    cache = VerdictCache(os.environ)
+    key = inputs_key((*given.vars, f"outside={given.allow_outside}"), given.var_files, os.environ, None)
+    known = cache.knows(files, key)
+    if known is not None:
+        return known
+    from sandboxrun.cli.project import load_tracked_profile
+    from sandboxrun.errors import ProfileError
+
+    try:
+        loaded = load_tracked_profile(given, files)
+    except ProfileError as error:
+        return list(error.diagnostics)
+    addresses = tuple(sandbox.address for sandbox in loaded.profile.sandboxes)
+    cache.learn(files, key, loaded.read, addresses)
+    return addresses
+
+
+def _accepted(files: tuple[Path, ...], addresses: tuple[str, ...], form: str, talk: Talk) -> None:
+    if form == "json":
+        result(json_text({"valid": True, "sandboxes": list(addresses), "diagnostics": []}))
+        return
+    if talk.quiet or form == "github":
+        return
+    counted = f"{len(addresses)} sandbox{'' if len(addresses) == 1 else 'es'}"
+    for file in files[:-1]:
+        result(f"{file}: valid, merged into {files[-1]}")
+    result(f"{files[-1]}: valid, {counted}" + (f": {', '.join(addresses)}" if talk.verbose and addresses else ""))
+
+
+def _refused(faults: list[Diagnostic], form: str) -> int:
+    if form == "json":
+        result(json_text({"valid": False, "sandboxes": [], "diagnostics": [_plain(fault) for fault in faults]}))
+        return 1
+    if form == "github":
+        for fault in faults:
+            result(annotation(fault))
+        return 1
+    from sandboxrun.errors import ProfileError
+
+    raise ProfileError(*faults)
+
+
+def _plain(fault: Diagnostic) -> dict[str, object]:
+    """A diagnostic for programs: `line` and `column` count from 1, null where it has no place."""
+    span = fault.span
+    return {
+        "severity": fault.severity,
+        "message": fault.message,
+        "help": fault.help,
+        "file": span.file.name if span else None,
+        "line": span.line if span else None,
+        "column": span.column if span else None,
+        "length": span.length if span else None,
+    }
+
+
+def annotation(fault: Diagnostic) -> str:
+    """A diagnostic as a line that GitHub shows beside the code."""
+    text = fault.message + (f"\nhelp: {fault.help}" if fault.help else "")
+    span = fault.span
+    where = f" file={_property(span.file.name)},line={span.line},col={span.column}" if span else ""
+    return f"::{'error' if fault.severity == 'error' else 'warning'}{where}::{_escaped(text)}"
+
+
+def _escaped(text: str) -> str:
+    """A workflow command's message: what could end it, or begin another, is encoded."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _escaped(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,29 @@
+"""Where the traceback of a bug goes: a file of the user's own, never the terminal."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from pathlib import Path
+
+
+def write_crash(error: BaseException) -> Path | None:
+    """Write the traceback to a new file that only the user can read; None when that fails too."""
+    text = "".join(traceback.format_exception(error))
+    for folder in (_state_folder(), None):
+        try:
+            if folder is not None:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix="sandboxrun-crash-", suffix=".log", dir=folder)
+            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+            return Path(name)
+        except OSError:
+            continue
+    return None
+
+
+def _state_folder() -> Path:
+    base = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state") / "sandboxrun"

@@ -1,0 +1,188 @@
+"""The options, each declared once: a decorator a option, and groups of those that go together.
+
+Owns names, help texts and what is read from the text. What a command does with them is its own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+
+class Given(NamedTuple):
+    """Which profile, with what values: the options that every command on a profile takes."""
+
+    files: tuple[Path, ...]
+    vars: tuple[str, ...]
+    var_files: tuple[Path, ...]
+    allow_outside: bool
+    evidence: Path | None = None
+
+
+class Talk(NamedTuple):
+    """How much is told on stderr beside the result."""
+
+    quiet: bool
+    verbose: bool
+
+
+class Seconds(click.ParamType):
+    """A duration as a profile writes it (`90s`, `30m`, `1h30m`), or a number of seconds; in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds. Fails for what is neither."""
+        if isinstance(value, (int, float)):
+            return float(value)
+        from sandboxrun.model.units import SECOND, parse_duration
+
+        try:
+            return float(value) if value.replace(".", "", 1).isdecimal() else parse_duration(value) / SECOND
+        except ValueError:
+            self.fail(f'"{value}" is not a duration, such as 90s, 30m or 1h30m', param, ctx)
+
+
+_PATH = click.Path(path_type=Path)
+
+file = click.option(
+    "-f",
+    "--file",
+    "files",
+    multiple=True,
+    type=_PATH,
+    metavar="FILE",
+    help="The profile; several are merged, later ones over earlier ones. Default: sandbox.yaml, sandbox.yml.",
+)
+var = click.option("--var", "vars", multiple=True, metavar="NAME=VALUE", help="Give a variable's value.")
+var_file = click.option(
+    "--var-file", "var_files", multiple=True, type=_PATH, metavar="FILE", help="Read values from YAML or dotenv."
+)
+allow_outside = click.option(
+    "--allow-outside", is_flag=True, help="Let binds and workspaces name paths outside the project's directory."
+)
+evidence = click.option(
+    "--evidence",
+    type=_PATH,
+    metavar="DIR",
+    help="Where evidence is kept, from the project's directory. Default: .sandboxrun/evidence.",
+)
+host = click.option(
+    "--host", metavar="URL", help="The engine: unix:///path, tcp://host:port or ssh://user@host. Default: as docker's."
+)
+quiet = click.option("-q", "--quiet", is_flag=True, help="Tell nothing but the result and errors.")
+verbose = click.option("-v", "--verbose", is_flag=True, help="Tell each step.")
+target = click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help='Only this sandbox (all of its for_each, or one: reviewer["lint"]), and what it depends on.',
+)
+replace = click.option("--replace", multiple=True, metavar="NAME", help="Replace this sandbox even if it is equal.")
+rerun = click.option("--rerun", is_flag=True, help="Run again what has completed.")
+refresh_only = click.option("--refresh-only", is_flag=True, help="Only look for what changed outside sandboxrun.")
+parallelism = click.option(
+    "--parallelism", type=click.IntRange(1, 64), default=4, show_default=True, metavar="N", help="Steps at once."
+)
+lock_timeout = click.option(
+    "--lock-timeout",
+    type=Seconds(),
+    default=60.0,
+    metavar="DURATION",
+    help="How long to wait for another run of the project. Default: 60s.",
+)
+yes = click.option("-y", "--yes", is_flag=True, help="Do it without asking.")
+as_json = click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+detailed_exitcode = click.option(
+    "--detailed-exitcode", is_flag=True, help="Exit with 0 for no changes, 1 for an error, 2 for changes."
+)
+out = click.option("--out", type=_PATH, metavar="FILE", help="Save the plan, for apply to carry out as it was shown.")
+wait = click.option(
+    "--wait", is_flag=True, help="Wait until all have ended, tear them down, exit with the first code that is not 0."
+)
+wait_timeout = click.option(
+    "--wait-timeout", type=Seconds(), metavar="DURATION", help="With --wait: give up after this; they go on running."
+)
+timeout = click.option("--timeout", type=Seconds(), metavar="DURATION", help="End a sandbox that runs longer.")
+interactive = click.option("-i", "--interactive", is_flag=True, help="Take standard input; a terminal if it is one.")
+names = click.argument("names", nargs=-1, metavar="[NAME]...")
+
+
+def format_of(*formats: str) -> Decorator[Any]:
+    """`--format`, with what the command can write; the first is the default. `--json` is short for one of them."""
+    return click.option(
+        "--format", "form", type=click.Choice(formats), help=f"How to print the result. Default: {formats[0]}."
+    )
+
+
+def chosen_format(form: str | None, as_json: bool, default: str = "text") -> str:
+    """What `--format` and `--json` come to. Raises UsageError where they clash."""
+    if as_json and form not in (None, "json"):
+        from sandboxrun.errors import UsageError
+
+        raise UsageError(f"--json and --format {form} exclude each other")
+    return "json" if as_json else form or default
+
+
+def _together(function: Callable[..., Any], *options: Decorator[Any]) -> Any:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def on_profile(function: Callable[..., Any]) -> Any:
+    """The options of a command on a profile, as `given`."""
+
+    @functools.wraps(function)
+    def packed(**values: Any) -> Any:
+        given = Given(
+            files=values.pop("files"),
+            vars=values.pop("vars"),
+            var_files=values.pop("var_files"),
+            allow_outside=values.pop("allow_outside"),
+            evidence=values.pop("evidence", None),
+        )
+        return function(given=given, **values)
+
+    return _together(packed, file, var, var_file, allow_outside)
+
+
+def on_engine(function: Callable[..., Any]) -> Any:
+    """The options of a command on a profile and an engine: `given` and `host`."""
+    return _together(on_profile(function), evidence, host)
+
+
+def telling(function: Callable[..., Any]) -> Any:
+    """`-q` and `-v`, as `talk`."""
+
+    @functools.wraps(function)
+    def packed(**values: Any) -> Any:
+        return function(talk=Talk(quiet=values.pop("quiet"), verbose=values.pop("verbose")), **values)
+
+    return _together(packed, quiet, verbose)
+
+
+class WithCommand(click.Command):
+    """A command whose arguments may be followed by `-- COMMAND...`, passed as `command` (None: nothing followed)."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Set the sandbox's command aside before click reads the rest."""
+        ours, dashes, theirs = args, None, []
+        if "--" in args:
+            dashes = args.index("--")
+            ours, theirs = args[:dashes], args[dashes + 1 :]
+        left = super().parse_args(ctx, ours)
+        ctx.params["command"] = tuple(theirs) if dashes is not None else None
+        return left
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """The usage line's words."""
+        return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]

@@ -1,0 +1,80 @@
+"""From options to what the workflow takes: the profile, the engine, the evidence store.
+
+Owns the default file names, and the words for when there is none.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandboxrun.cli.options import Given
+
+if TYPE_CHECKING:
+    from sandboxrun.engine.client import Engine
+    from sandboxrun.evidence.store import Store
+    from sandboxrun.model.declared import Profile
+    from sandboxrun.profile.inputs import Inputs
+    from sandboxrun.profile.loader import Loaded
+
+DEFAULT_FILES = ("sandbox.yaml", "sandbox.yml")
+
+
+def default_files() -> tuple[Path, ...]:
+    """The profile in the current directory, if there is one."""
+    found = [Path(name) for name in DEFAULT_FILES if os.path.lexists(name)]
+    if len(found) > 1:
+        from sandboxrun.errors import UsageError
+
+        raise UsageError("there are both sandbox.yaml and sandbox.yml", help="name the one you mean with --file")
+    return tuple(found)
+
+
+def profile_files(given: Given) -> tuple[Path, ...]:
+    """The files of the profile. Raises UsageError when there is none."""
+    files = given.files or default_files()
+    if not files:
+        from sandboxrun.errors import UsageError
+
+        raise UsageError(
+            f"there is no profile here: neither sandbox.yaml nor sandbox.yml is in {os.getcwd()}",
+            help="write one with `sandboxrun init`, or name one with --file",
+        )
+    return files
+
+
+def inputs_of(given: Given) -> Inputs:
+    """What the command line gives the profile's variables."""
+    from sandboxrun.profile.inputs import Inputs
+
+    return Inputs(vars=given.vars, var_files=given.var_files, environment=os.environ)
+
+
+def load_profile(given: Given) -> Profile:
+    """The profile that the options name. Raises UsageError, ProfileError."""
+    files = profile_files(given)
+    from sandboxrun.profile.loader import load
+
+    return load(files, inputs=inputs_of(given))
+
+
+def open_store(profile: Profile, given: Given) -> Store:
+    """The store of the project's evidence."""
+    from sandboxrun.evidence.store import Store
+
+    return Store(project_directory=profile.directory, root=given.evidence)
+
+
+def open_engine(host: str | None, parallelism: int = 4) -> Engine:
+    """The engine. Raises EngineUnreachable, UsageError."""
+    from sandboxrun.engine.connect import connect
+
+    return connect(host, parallelism=parallelism)
+
+
+def load_tracked_profile(given: Given, files: tuple[Path, ...]) -> Loaded:
+    """The same with every file that was read, for the verdict cache."""
+    from sandboxrun.profile.loader import load_tracked
+
+    return load_tracked(files, inputs=inputs_of(given))
