@@ -14,9 +14,12 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sandboxrun import __version__
-from sandboxrun.source import SourceFile
+
+if TYPE_CHECKING:  # source imports attrs
+    from sandboxrun.source import SourceFile
 
 MOST_ENTRIES = 1000
 _LARGEST = 1024 * 1024
