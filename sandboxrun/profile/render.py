@@ -29,8 +29,11 @@ def render_json(profile: Profile) -> str:
     return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
 
 
-def render_yaml(profile: Profile) -> str:
-    """The effective profile as YAML, each option with its origin: `# sandbox.yaml:12`, `# base x`, `# default`."""
+def render_yaml(profile: Profile, *, defaults: bool = True) -> str:
+    """The effective profile as YAML, each option with its origin: `# sandbox.yaml:12`, `# base x`, `# default`.
+
+    Without `defaults`, options at a default that nobody wrote are left out.
+    """
     plain = _masked(effective(profile), _Mask(profile))
     lines = [f"name: {_scalar(plain.pop('name'))}"]
     sandboxes = plain.pop("sandboxes")
@@ -38,17 +41,19 @@ def render_yaml(profile: Profile) -> str:
         lines.append("sandboxes:")
     for sandbox in profile.sandboxes:
         lines.append(f"  {_scalar(sandbox.address)}:")
-        lines += _options(sandbox, sandboxes[sandbox.address])
+        lines += _options(sandbox, sandboxes[sandbox.address], defaults)
     for kind, specs in plain.items():
         lines.append(f"{kind}:")
         lines += _mapping(specs, "  ")
     return "\n".join(lines) + "\n"
 
 
-def _options(sandbox: DeclaredSandbox, plain: Mapping[str, Any]) -> Iterator[str]:
+def _options(sandbox: DeclaredSandbox, plain: Mapping[str, Any], defaults: bool) -> Iterator[str]:
     for key, value in plain.items():
-        first, *rest = _mapping({key: value}, "    ")
         origin = _origin(sandbox.provenance.get(key))
+        if origin == "default" and not defaults:
+            continue
+        first, *rest = _mapping({key: value}, "    ")
         yield f"{first:<{_COLUMN}}  # {origin}" if origin else first
         yield from rest
 
