@@ -51,9 +51,14 @@ class Work:
 
     def text(self, length: int) -> None:
         """Raises TemplateError when a text of `length` characters must not be made; else pays for it."""
+        self.fits(length)
+        self.spend(1 + length // 64)
+
+    @staticmethod
+    def fits(length: int) -> None:
+        """Raises TemplateError when a text of `length` characters must not be made."""
         if length > LONGEST_TEXT:
             raise TemplateError(f"this template makes a text longer than {LONGEST_TEXT // 1024} KiB")
-        self.spend(1 + length // 64)
 
     def items(self, count: int) -> None:
         """The same for a list of `count` items."""

@@ -61,10 +61,11 @@ def _check_circles(made: Sequence[Made], problems: Problems) -> None:
     for one in made:
         first.setdefault(one.sandbox.sandbox, one)
         edges[one.sandbox.sandbox] = tuple(one.sandbox.spec.depends_on)
-    if circle := find_circle(edges):
+    while circle := find_circle(edges):
         one = first[circle[0]]
         shown = " -> ".join((*circle, circle[0]))
         problems.add(f"depends_on goes in a circle: {shown}", _span(one, circle[1 % len(circle)]), "remove one of them")
+        edges = {name: others for name, others in edges.items() if name not in circle}
 
 
 def find_circle(edges: Mapping[str, Sequence[str]]) -> tuple[str, ...] | None:

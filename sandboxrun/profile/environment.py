@@ -68,9 +68,15 @@ class EnvFiles:
             if not required and not path.exists():
                 self.files[path] = None
                 return []
-            file = self.files[path] = read_source(path, os.path.normpath(text), self.problems, asked_at=span)
+            file = self.files[path] = read_source(path, self._name(text, span), self.problems, asked_at=span)
             self._read[path] = parse_dotenv(file, self.problems) if file is not None else []
         return self._read[path]
+
+    def _name(self, text: str, span: Span | None) -> str:
+        """The file's name as it is shown: from the current directory, as those of profiles are."""
+        own = span is not None and span.file.name in self.places.directories
+        directory = os.path.dirname(span.file.name) if span is not None and own else os.path.relpath(self.places.root)
+        return os.path.normpath(os.path.join(directory, text))
 
 
 def pass_through(spec: SandboxSpec, environment: Mapping[str, str], secrets: set[str]) -> SandboxSpec:

@@ -114,7 +114,7 @@ class _Run:
     def emit(self, part: Any, made: list[str]) -> None:
         text = part.data if type(part).__name__ == "TemplateData" else text_of(self.value(part), self.work)
         self.length += len(text)
-        self.work.text(self.length)
+        self.work.fits(self.length)
         made.append(text)
 
     def conditional(self, node: Any, made: list[str]) -> None:
@@ -333,7 +333,7 @@ def _loop_state(index: int, items: list[Any]) -> dict[str, Any]:
 def _at(error: TemplateError, node: Any) -> TemplateError:
     """The innermost node that failed says the line."""
     if error.line == 0:
-        error.line = node.lineno
+        error.line = node.lineno or 1
     return error
 
 

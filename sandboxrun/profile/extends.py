@@ -46,6 +46,7 @@ class Bases:
         self.root = root.resolve()
         self.problems = problems
         self.documents: dict[Path, Document | None] = {}
+        self._circles: set[frozenset[str]] = set()
 
     def layers(self, document: Document, sandbox: str, chain: tuple[_Step, ...] = ()) -> list[Layer]:
         """The layers of a sandbox of `document`, its own last; faults are noted and their base left out."""
@@ -60,14 +61,21 @@ class Bases:
         if target is None:
             return [own]
         seen = (*chain, step)
-        if any(target == earlier for earlier in seen):
-            shown = " -> ".join(map(str, (*seen, target)))
-            self.problems.add(f"extends goes in a circle: {shown}", span, "remove one of them")
+        if target in seen:
+            self._circle(seen[seen.index(target) :], span)
             return [own]
         if len(seen) >= DEEPEST:
             self.problems.add(f"more than {DEEPEST} sandboxes extend each other", span, "flatten the bases")
             return [own]
         return [*self.layers(target.document, target.sandbox, seen), own]
+
+    def _circle(self, steps: tuple[_Step, ...], span: Span | None) -> None:
+        """Note a circle, once: each of its members leads into it."""
+        members = frozenset(map(str, steps))
+        if members not in self._circles:
+            self._circles.add(members)
+            shown = " -> ".join(map(str, (*steps, steps[0])))
+            self.problems.add(f"extends goes in a circle: {shown}", span, "remove one of them")
 
     def _target(self, node: Node, document: Document) -> _Step | None:
         match node:
@@ -110,9 +118,9 @@ class Bases:
         if "sandbox" not in words:
             self.problems.add('extends lacks "sandbox"', node.span, "say which sandbox of the file")
             return None
-        span = span_of(node, "file" if "file" in words else "sandbox")
-        other = self._file(words["file"], span, document) if "file" in words else document
-        return None if other is None else self._step(other, words["sandbox"], span_of(node, "sandbox"))
+        spans = {str(key.value): value.span for key, value in node.entries}
+        other = self._file(words["file"], spans["file"], document) if "file" in words else document
+        return None if other is None else self._step(other, words["sandbox"], spans["sandbox"])
 
     def _step(self, document: Document | None, sandbox: str, span: Span | None) -> _Step | None:
         if document is None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sandboxrun.errors import Problems
 from sandboxrun.model.spec import SpecType
+from sandboxrun.model.types import Schema
 from sandboxrun.profile.instance import Made
 from sandboxrun.source import ListNode, MapNode, Node, Span, plain_of
 
@@ -20,8 +21,11 @@ from sandboxrun.source import ListNode, MapNode, Node, Span, plain_of
 def _validator() -> Any:
     import jsonschema_rs
 
-    schema = {"$schema": "http://json-schema.org/draft-07/schema#", **SpecType.schema()}
-    return jsonschema_rs.Draft7Validator(schema)
+    return jsonschema_rs.Draft7Validator(_schema())
+
+
+def _schema() -> Schema:
+    return SpecType.schema()
 
 
 def check_schema(made: Sequence[Made], problems: Problems) -> None:

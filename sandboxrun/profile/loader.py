@@ -29,7 +29,7 @@ from sandboxrun.profile.objects import check_references, merged_objects, parse_o
 from sandboxrun.profile.paths import Places
 from sandboxrun.profile.template import Renderer, Scope
 from sandboxrun.profile.variables import Variable, parse_variables
-from sandboxrun.source import Node, Scalar, SourceFile, node_of
+from sandboxrun.source import Node, Scalar, SourceFile, Span, node_of
 
 MOST_INSTANCES = 2000
 _STOP_AFTER = 10  # faulty instances of one for_each: more would say the same again
@@ -138,9 +138,8 @@ class _Loader:
         found: dict[str, Composed] = {}
         if documents and not any(document.has_sandboxes for document in documents):
             file = documents[-1].file
-            self.problems.add(
-                f"{file.name if file else 'the profile'} has no sandboxes", None, "add sandboxes: {agent: {…}}"
-            )
+            span = Span(file=file, line=1, column=1) if file is not None else None
+            self.problems.add("the profile has no sandboxes", span, "add sandboxes: {agent: {image: …}}")
         for document in documents:
             for name, (key, _) in document.sandboxes.items():
                 layers: tuple[Layer, ...] = tuple(self.bases.layers(document, name))

@@ -68,7 +68,8 @@ def _read_simple(text: str) -> Program | None:
         end = match.end()
     if end < len(text):
         parts.append(text[end:])
-    if any(MARKS.search(part) for part in parts if isinstance(part, str)):
+    texts = [part for part in parts if isinstance(part, str)]
+    if any(MARKS.search(part) or part.endswith("{") for part in texts):  # Jinja takes the first {{ of {{{
         return None
     names = tuple((part.name, part.line) for part in parts if isinstance(part, Lookup))
     return Program(whole=len(parts) == 1, names=names, parts=tuple(parts))
@@ -132,7 +133,7 @@ _OFFERED = frozenset(
 _STATEMENTS = {
     "AssignBlock": "set … endset", "Block": "block", "CallBlock": "call", "Extends": "extends",
     "FilterBlock": "filter", "FromImport": "from … import", "Import": "import", "Include": "include",
-    "Macro": "macro", "ScopedEvalContextModifier": "autoescape", "With": "with", "NSRef": "namespace",
+    "Macro": "macro", "Scope": "autoescape", "With": "with", "NSRef": "namespace",
 }  # fmt: skip
 
 
@@ -145,7 +146,7 @@ def _check(body: list[Any]) -> Iterator[tuple[str, int]]:
         node, depth, tested = waiting.pop()
         kind = type(node).__name__
         if depth > DEEPEST_EXPRESSION:
-            raise TemplateError("this template is nested too deeply", line=node.lineno)
+            raise TemplateError("this template is nested too deeply", line=node.lineno or 1)
         _check_offered(node, kind)
         if kind == "For":
             own.add("loop")
@@ -164,15 +165,15 @@ def _check(body: list[Any]) -> Iterator[tuple[str, int]]:
 def _check_offered(node: Any, kind: str) -> None:
     if kind not in _OFFERED:
         word = _STATEMENTS.get(kind, kind.lower())
-        raise TemplateError(f'"{word}" is not offered in a profile', line=node.lineno, word=word.split()[0])
+        raise TemplateError(f'"{word}" is not offered in a profile', line=node.lineno or 1, word=word.split()[0])
     if kind == "Filter" and node.name not in FILTERS:
         raise _unknown("filter", node, FILTERS)
     if kind == "Test" and node.name not in _TEST_NAMES:
         raise _unknown("test", node, TESTS)
     if kind in ("Filter", "Test", "Call") and (node.dyn_args is not None or node.dyn_kwargs is not None):
-        raise TemplateError("* and ** arguments are not offered", line=node.lineno)
+        raise TemplateError("* and ** arguments are not offered", line=node.lineno or 1)
     if kind == "For" and node.recursive:
-        raise TemplateError('"recursive" is not offered in a profile', line=node.lineno, word="recursive")
+        raise TemplateError('"recursive" is not offered in a profile', line=node.lineno or 1, word="recursive")
 
 
 _SYMBOLS = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
@@ -181,7 +182,7 @@ _TEST_NAMES = frozenset(TESTS) | frozenset(_SYMBOLS)
 
 def _unknown(what: str, node: Any, known: Any) -> TemplateError:
     help = did_you_mean(node.name, known) or f"{what}s are: {', '.join(known)}"
-    return TemplateError(f'unknown {what} "{node.name}"', line=node.lineno, word=node.name, help=help)
+    return TemplateError(f'unknown {what} "{node.name}"', line=node.lineno or 1, word=node.name, help=help)
 
 
 def test_of(name: str) -> Any:

@@ -155,7 +155,7 @@ class _Builder:
             value = text if tag is None else tagged(tag, text)
         except ValueError as error:
             self.problems.add(str(error), span, "quote it if it is a text")
-            return text
+            return None
         if any("\ud800" <= c <= "\udfff" for c in text):
             self.problems.add("half of a surrogate pair is no character", span, "write the character itself")
             return ""

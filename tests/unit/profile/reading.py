@@ -1,0 +1,13 @@
+"""Helpers of the profile room's tests: nodes from text."""
+
+from __future__ import annotations
+
+from sandboxrun.errors import Problems
+from sandboxrun.profile.yaml_nodes import parse_yaml
+from sandboxrun.source import Node, SourceFile
+
+
+def nodes(text: str) -> tuple[Node | None, Problems]:
+    """The nodes of a text, with what was wrong with it."""
+    problems = Problems()
+    return parse_yaml(SourceFile(name="f.yaml", text=text), problems), problems

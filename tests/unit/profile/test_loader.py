@@ -1,0 +1,344 @@
+"""Loading: several files, bases, paths, digests, masking, and hostile input."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sandboxrun.errors import ProfileError
+from sandboxrun.model.declared import Profile
+from sandboxrun.model.option import rows, value_of
+from sandboxrun.model.spec import SandboxSpec, settle
+from sandboxrun.profile.effective import effective
+from sandboxrun.profile.inputs import Inputs
+from sandboxrun.profile.loader import load, load_data, load_tracked
+from sandboxrun.profile.render import render_json, render_yaml
+from sandboxrun.profile.shipped import bases
+
+Load = Callable[..., Profile]
+
+
+def spec(profile: Profile, address: str = "agent") -> SandboxSpec:
+    sandbox = profile.sandbox(address)
+    assert sandbox is not None
+    return sandbox.spec
+
+
+def faults(load_text: Load, *texts: str, **inputs: object) -> list[str]:
+    with pytest.raises(ProfileError) as raised:
+        load_text(*texts, **inputs)
+    return [diagnostic.message for diagnostic in raised.value.diagnostics]
+
+
+def test_a_sandbox_that_says_nothing_is_the_default_one(load_text: Load) -> None:
+    assert spec(load_text("sandboxes: {agent: }")) == settle(SandboxSpec())
+
+
+def test_hardened_spells_out_what_is_the_default_anyway(load_text: Load) -> None:
+    plain = spec(load_text("sandboxes: {agent: {}}"))
+    extended = spec(load_text("sandboxes: {agent: {extends: hardened}}"))
+    assert extended == plain
+    written = bases()["hardened"].read_text()
+    silent = {"image", "workspace"}
+    for row in rows(SandboxSpec):
+        closes = row.settable and row.always and row.default not in (None, (), {}) and row.key not in silent
+        assert not closes or f"    {row.key}:" in written, row.key
+
+
+@pytest.mark.parametrize("name", sorted(bases()))
+def test_every_shipped_base_loads_by_itself_and_as_a_base(name: str, load_text: Load) -> None:
+    alone = load([bases()[name]])
+    assert [sandbox.sandbox for sandbox in alone.sandboxes] == [name]
+    assert alone.project == name
+    extended = load_text(f"sandboxes: {{agent: {{extends: {name}}}}}")
+    assert spec(extended) == spec(alone, name)
+    assert extended.sandboxes[0].workspace in (None, extended.directory)
+
+
+def test_the_default_base_is_the_sandbox_the_design_names(load_text: Load) -> None:
+    found = spec(load_text("sandboxes: {agent: {extends: default}}"))
+    assert (found.image, found.mem_limit, found.cpus) == ("node:20-alpine", 512 * 1024**2, 1.0)
+    assert (found.user, found.network_mode) == ("1000:1000", "bridge")
+    assert found.workspace is not None and found.workspace.access == "copy"
+    assert spec(load_text("sandboxes: {agent: {extends: offline}}")).network_mode == "none"
+    assert spec(load_text("sandboxes: {agent: {extends: gvisor}}")).runtime == "runsc"
+
+
+def test_later_files_are_merged_over_earlier_ones(load_text: Load) -> None:
+    profile = load_text(
+        "name: one\nvariables: {a: {type: string, default: x}}\n"
+        "sandboxes:\n  agent: {image: a, environment: {A: '1', B: '1'}, cap_add: [CHOWN]}\n  other: {}\n"
+        "networks: {default: {internal: true}}\n",
+        "name: two\nsandboxes:\n  agent: {image: '{{ a }}', environment: [B=2], cap_add: [KILL]}\n"
+        "networks: {default: {enable_ipv6: true}}\n",
+    )
+    assert profile.project == "two"
+    assert [sandbox.address for sandbox in profile.sandboxes] == ["agent", "other"]
+    found = spec(profile)
+    assert found.image == "x" and dict(found.environment) == {"A": "1", "B": "2"}
+    assert found.cap_add == ("CHOWN", "KILL")
+    assert profile.networks["default"].internal and profile.networks["default"].enable_ipv6
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "key", "value"),
+    [
+        ("command: [a]", "command: [b]", "command", ("b",)),
+        ("command: [a]", "command: null", "command", None),
+        ("cap_add: [CHOWN]", "cap_add: [cap_chown, KILL]", "cap_add", ("CHOWN", "KILL")),
+        ("cap_add: [CHOWN]", "cap_add: null", "cap_add", ()),
+        ("dns: 192.0.2.1", "dns: [192.0.2.2, 192.0.2.1]", "dns", ("192.0.2.2", "192.0.2.1")),
+        ("labels: [a=1, b=1]", "labels: {b: 2}", "labels", {"a": "1", "b": "2"}),
+        ("extra_hosts: ['a:192.0.2.1']", "extra_hosts: {b: 192.0.2.2}", "extra_hosts",
+         {"a": "192.0.2.1", "b": "192.0.2.2"}),
+        ("ulimits: {nproc: 1}", "ulimits: null", "ulimits", SandboxSpec().ulimits),
+        ("security_opt: ['no-new-privileges:false']", "security_opt: [seccomp=unconfined]", "security_opt",
+         {"no-new-privileges": "false", "seccomp": "unconfined"}),
+        ("mem_limit: 1g", "mem_limit: 2g", "mem_limit", 2 * 1024**3),
+        ("mem_limit: 1g", "mem_limit: '{{ none_ }}'", "mem_limit", 512 * 1024**2),
+        ("lifetime: {timeout: 1m, ttl: 2m}", "lifetime: {timeout: 3m}", "lifetime.ttl", 120 * 10**9),
+        ("lifetime: {timeout: 1m, ttl: 2m}", "lifetime: {ttl: null}", "lifetime.ttl", None),
+    ],
+)  # fmt: skip
+def test_merging_by_option(load_text: Load, below: str, above: str, key: str, value: object) -> None:
+    profile = load_text(
+        f"variables: {{none_: {{type: string, required: false}}}}\nsandboxes: {{agent: {{{below}}}}}\n",
+        f"sandboxes: {{agent: {{{above}}}}}\n",
+    )
+    found: object = spec(profile)
+    for part in key.split("."):
+        found = getattr(found, part)
+    assert found == value
+
+
+def test_tmp_stays_beside_a_tmpfs_of_ones_own_and_gives_way_to_a_mount(load_text: Load) -> None:
+    assert set(spec(load_text("sandboxes: {agent: {tmpfs: [/run]}}")).tmpfs) == {"/tmp", "/run"}
+    assert set(spec(load_text("sandboxes: {agent: {volumes: ['./t:/tmp']}}")).tmpfs) == set()
+    both = "sandboxes: {agent: {tmpfs: [/run], volumes: ['./t:/tmp']}}"
+    assert set(spec(load_text(both)).tmpfs) == {"/run"}
+    clash = "sandboxes: {agent: {tmpfs: [/tmp], volumes: ['./t:/tmp']}}"
+    assert faults(load_text, clash) == ["/tmp is mounted by tmpfs and by volumes"]
+
+
+def test_paths_start_at_the_project_and_in_a_base_at_its_file(load_text: Load, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "base.yaml").write_text(
+        "sandboxes: {agent: {volumes: ['./b:/b', '../up:/up'], workspace: {source: w, access: rw}}}"
+    )
+    profile = load_text(
+        "sandboxes: {agent: {extends: {file: deep/base.yaml, sandbox: agent}, volumes: ['./a:/a', '/abs:/abs']}}"
+    )
+    sources = {mount.target: mount.source for mount in spec(profile).volumes}
+    assert sources == {
+        "/a": str(tmp_path / "a"),
+        "/b": str(tmp_path / "deep" / "b"),
+        "/up": str(tmp_path / "up"),
+        "/abs": "/abs",
+    }
+    workspace = spec(profile).workspace
+    assert workspace is not None and workspace.source == str(tmp_path / "deep" / "w")
+    assert profile.sandboxes[0].workspace is None
+
+
+def test_a_copied_workspace_keeps_its_spec_free_of_the_place(load_text: Load, tmp_path: Path) -> None:
+    profile = load_text("sandboxes: {agent: {workspace: {source: ./src}}}")
+    assert profile.sandboxes[0].workspace == tmp_path / "src"
+    workspace = spec(profile).workspace
+    assert workspace is not None and workspace.source == "./src"
+
+
+@pytest.mark.parametrize("text", ["sandbox.yaml", "sub/../../x.yaml", "../x.yaml", "link.yaml", "linked/x.yaml"])
+def test_no_file_outside_of_the_project_is_read(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (tmp_path / "x.yaml").write_text("sandboxes: {agent: {image: stolen}}")
+    (project / "link.yaml").symlink_to(tmp_path / "x.yaml")
+    (project / "linked").symlink_to(tmp_path)
+    monkeypatch.chdir(project)
+    (project / "sandbox.yaml").write_text(
+        f"sandboxes: {{agent: {{}}, other: {{extends: {{file: {text}, sandbox: agent}}}}}}"
+    )
+    if text == "sandbox.yaml":
+        assert load([Path("sandbox.yaml")]).sandbox("other") is not None
+        return
+    with pytest.raises(ProfileError, match="outside of the project"):
+        load([Path("sandbox.yaml")])
+
+
+def test_a_pipe_is_no_profile(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ProfileError, match="can't be read: not a regular file"):
+        load([tmp_path / "pipe.yaml"])
+    with pytest.raises(ProfileError, match="can't be read"):
+        load([tmp_path])
+
+
+def test_the_callers_environment_reaches_bare_names_only(load_text: Load) -> None:
+    profile = load_text(
+        "sandboxes: {agent: {environment: [KEY, ABSENT, OWN=1]}}", environment={"KEY": "swordfish", "OWN": "theirs"}
+    )
+    assert dict(spec(profile).environment) == {"KEY": "swordfish", "OWN": "1"}
+    assert "swordfish" in profile.sensitive
+    assert "swordfish" not in render_json(profile) and "swordfish" not in render_yaml(profile)
+
+
+def test_secrets_are_masked_everywhere(load_text: Load) -> None:
+    text = (
+        "variables: {token: {type: string, sensitive: true}, pin: {type: integer, sensitive: true}}\n"
+        "sandboxes: {agent: {environment: {A: '{{ token }}', B: 'x{{ token }}y', C: '{{ token | upper }}',"
+        " D: '{{ pin }}'}}}\n"
+    )
+    profile = load_text(text, vars=("token=swordfish", "pin=42"))
+    assert spec(profile).environment["B"] == "xswordfishy"
+    for shown in (render_json(profile), render_yaml(profile), str(profile.inputs), repr(profile.inputs)):
+        assert "swordfish" not in shown.lower() and '"42"' not in shown
+
+
+def test_the_digest_follows_meaning_and_not_writing(load_text: Load, tmp_path: Path) -> None:
+    one = load_text("name: n\nsandboxes:\n  agent: {mem_limit: 512m, cpus: 1}\n")
+    two = load_text("# a comment\nsandboxes: {agent: {cpus: 1.0, mem_limit: '0.5g'}}\nname: n\n")
+    other = load_text("name: n\nsandboxes: {agent: {mem_limit: 513m}}\n")
+    assert one.digest == two.digest != other.digest
+    assert one.digest.startswith("sha256:")
+
+
+def test_the_digest_does_not_follow_the_project_around(tmp_path: Path) -> None:
+    found = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "sandbox.yaml"
+        path.write_text("name: n\nsandboxes: {agent: {volumes: ['./d:/d'], workspace: {access: rw}}}\n")
+        found.append(load([path]).digest)
+    assert found[0] == found[1]
+
+
+def test_origins(load_text: Load) -> None:
+    profile = load_text(
+        "variables: {m: {type: string, default: 1g}}\n"
+        "sandboxes:\n  agent:\n    extends: offline\n    mem_limit: '{{ m }}'\n    workspace: .\n"
+    )
+    shown = {
+        line.split(":")[0].strip(): line.rsplit("# ", 1)[1]
+        for line in render_yaml(profile).splitlines()
+        if "# " in line
+    }
+    assert shown["mem_limit"] == "sandbox.yaml:5"
+    assert shown["memswap_limit"] == "implied by mem_limit"
+    assert shown["network_mode"] == "base offline"
+    assert shown["image"] == "base default"
+    assert shown["pids_limit"] == "default"
+    assert shown["working_dir"] == "implied by workspace.target"
+
+
+def test_a_fault_of_a_base_points_into_the_base(load_text: Load, tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("sandboxes:\n  agent:\n    cpus: '{{ n }}'\n")
+    with pytest.raises(ProfileError) as raised:
+        load_text(
+            "variables: {n: {type: string, default: many}}\n"
+            "sandboxes: {a: {extends: {file: base.yaml, sandbox: agent}}, b: {image: '{{ n | nope }}'}}\n"
+        )
+    assert [str(d.span) for d in raised.value.diagnostics] == ["base.yaml:3:11", "sandbox.yaml:2:81"]
+
+
+def test_a_template_that_is_overridden_is_not_rendered(load_text: Load) -> None:
+    profile = load_text("sandboxes: {agent: {command: '{{ missing }}'}}", "sandboxes: {agent: {command: [b]}}")
+    assert spec(profile).command == ("b",)
+
+
+def test_too_many_sandboxes(load_text: Load) -> None:
+    assert faults(load_text, "sandboxes: {agent: {for_each: '{{ range(1001) }}'}}") == [
+        "for_each has more than 1000 items"
+    ]
+    many = "x-l: &l [" + ", ".join(["a=b"] * 700) + "]\nsandboxes: {a: {for_each: '{{ range(999) }}', labels: *l}}"
+    assert faults(load_text, many) == ["the profile declares too many sandboxes"]
+
+
+def test_a_thousand_faulty_instances_do_not_say_it_a_thousand_times(load_text: Load) -> None:
+    found = faults(load_text, "sandboxes: {agent: {for_each: '{{ range(900) }}', cpus: 'x{{ each }}'}}")
+    assert len(found) == 10
+
+
+def test_deep_bases_are_bounded(load_text: Load) -> None:
+    chain = "".join(f"  s{i}: {{extends: {{sandbox: s{i + 1}}}}}\n" for i in range(30))
+    assert "more than 10 sandboxes extend each other" in faults(load_text, f"sandboxes:\n{chain}  s30: {{}}\n")
+
+
+def test_data_instead_of_files(tmp_path: Path) -> None:
+    profile = load_data(
+        {"name": "api", "variables": {"n": {"type": "integer"}}, "sandboxes": {"agent": {"cpus": "{{ n }}"}}},
+        directory=tmp_path,
+        inputs=Inputs(values={"n": 2}),
+    )
+    assert spec(profile).cpus == 2.0
+    with pytest.raises(ProfileError, match="expected a number of CPUs"):
+        load_data({"sandboxes": {"agent": {"cpus": "many"}}}, directory=tmp_path)
+
+
+def test_every_file_that_was_read_is_named(load_text: Load, tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("sandboxes: {agent: {env_file: [{path: none.env, required: false}, a.env]}}")
+    (tmp_path / "a.env").write_text("A=1")
+    (tmp_path / "v.yaml").write_text("{}")
+    load_text("sandboxes: {agent: {extends: {file: base.yaml, sandbox: agent}}}")
+    loaded = load_tracked([Path("sandbox.yaml")], inputs=Inputs(var_files=(Path("v.yaml"),)))
+    names = {os.path.relpath(path): file is not None for path, file in loaded.read.items()}
+    assert names == {"sandbox.yaml": True, "base.yaml": True, "a.env": True, "none.env": False, "v.yaml": True}
+    assert loaded.profile.files[0].name == "sandbox.yaml"
+
+
+def test_the_effective_profile_says_everything(load_text: Load) -> None:
+    plain = effective(load_text("sandboxes: {agent: {healthcheck: {test: 'true'}, ulimits: {nproc: 5}}}"))
+    agent = plain["sandboxes"]["agent"]
+    assert agent["healthcheck"]["disable"] is False
+    assert agent["ulimits"]["nproc"] == {"soft": 5, "hard": 5}
+    assert set(agent) >= {row.key for row in rows(SandboxSpec) if row.settable and value_of(SandboxSpec(), row)}
+
+
+PROFILEISH = st.recursive(
+    st.one_of(
+        st.integers(-2, 9),
+        st.booleans(),
+        st.none(),
+        st.sampled_from(["a", "512m", "/x:/y", "{{ n }}", "{{ l }}", ""]),
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                "sandboxes agent image command environment extends for_each when networks volumes tmpfs ulimits name "
+                "file sandbox depends_on variables type default secrets labels env_file workspace x-a healthcheck".split()
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=20,
+)
+VARIABLES = {"n": {"type": "integer", "default": 1}, "l": {"type": "array", "default": ["a"]}}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(one=PROFILEISH, two=PROFILEISH, whole=st.booleans())
+def test_any_data_gives_a_profile_or_diagnostics(one: object, two: object, whole: bool, tmp_path: Path) -> None:
+    data = {"variables": VARIABLES, "sandboxes": {"agent": one, "other": two}}
+    try:
+        profile = load_data(one if whole and isinstance(one, dict) else data, directory=tmp_path)
+    except ProfileError as error:
+        assert error.diagnostics
+    else:
+        assert profile.digest and render_yaml(profile) and render_json(profile)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=200))
+def test_any_bytes_give_a_profile_or_diagnostics(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "sandbox.yaml"
+    path.write_bytes(data)
+    try:
+        load([path])
+    except ProfileError as error:
+        assert str(error)
