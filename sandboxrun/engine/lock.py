@@ -32,6 +32,7 @@ LEASE = 60  # seconds
 _TOKEN = f"{LABEL}.token"
 _OWNER = f"{LABEL}.owner"
 _LEASE = f"{LABEL}.lease"
+_abandoned: set[str] = set()  # tokens of this process's own holders that could not release on an engine that was away
 _SLACK = 2.0  # seconds: the engine tells its time, and a volume's, in whole ones
 
 
@@ -61,7 +62,7 @@ class Claim:
 
     def is_dead(self, now: Callable[[], datetime]) -> bool:
         """Whether it no longer counts; `now` gives the engine's time."""
-        if self.owner is not None and self.owner.is_gone:
+        if self.token in _abandoned or (self.owner is not None and self.owner.is_gone):
             return True
         return now() - self.since > timedelta(seconds=self.lease + _SLACK)
 
@@ -133,6 +134,11 @@ class ProjectLock:
                 with suppress(NotFound):
                     self._engine.remove_volume(name)
                 self._volumes.remove(name)
+
+    def abandon(self) -> None:
+        """What could not be removed, since the engine was away, counts for nothing any more, though its process lives."""
+        if self._volumes:
+            _abandoned.add(self._token)
 
     def rivals(self) -> tuple[Claim, ...]:
         """The live claims of others; dead ones are removed on the way."""
@@ -235,3 +241,4 @@ def project_lock(
         if keeper.ident is not None:
             keeper.join(timeout=5)
         lock.release()
+        lock.abandon()

@@ -1,0 +1,168 @@
+"""An apply that dies anywhere: the next apply, or destroy, converges, and no evidence is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from sandboxrun.evidence.verify import verify_chain
+from tests.engine.chaos import FIRST, RUNNING, SECOND, Project, calls_of, killed_at
+from tests.engine.own_engine import OwnEngine
+
+CALLS = 120  # more than the apply makes; what is beyond its last call ends by itself
+STEP = 12
+
+
+@pytest.fixture
+def chaos(project: str, tmp_path: Path, engine_host: str, busybox: str) -> Iterator[Project]:
+    made = Project(name=project, directory=tmp_path, host=engine_host, image=busybox)
+    yield made
+    made.destroy()
+
+
+def _begin(chaos: Project, client: docker.DockerClient) -> None:
+    """One sandbox that has ended, one that will be undeclared, one that will be updated."""
+    chaos.write(FIRST)
+    chaos.apply()
+    deadline = time.monotonic() + 30
+    while client.containers.get(f"{chaos.name}-done").status != "exited":
+        assert time.monotonic() < deadline, "the sandbox `done` did not end"
+        time.sleep(0.02)
+    chaos.write(SECOND)
+
+
+def _containers(chaos: Project, client: docker.DockerClient) -> list[str]:
+    found = client.api.containers(all=True, filters={"label": f"sandboxrun.project={chaos.name}"})
+    return sorted(c["Names"][0].removeprefix(f"/{chaos.name}-") for c in found)
+
+
+def _assert_converged(chaos: Project, client: docker.DockerClient) -> None:
+    chaos.apply()
+    assert chaos.plan().empty, str(chaos.plan())
+    assert _containers(chaos, client) == list(RUNNING)
+    assert client.containers.get(f"{chaos.name}-kept").attrs["HostConfig"]["Memory"] == 24 * 1024**2
+    assert verify_chain(chaos.store) == ()
+    kept = {entry.sandbox: entry for entry in chaos.store.entries(chaos.name)}
+    assert {"done", "gone"} <= kept.keys(), "evidence of what ran was lost"
+    for name, text in (("done", b"finished\n"), ("gone", b"here\n")):
+        with chaos.store.open(kept[name], "stdout.log") as log:
+            assert log.read() == text
+
+
+def _assert_nothing_left(chaos: Project, client: docker.DockerClient) -> None:
+    label = f"sandboxrun.project={chaos.name}"
+    assert _containers(chaos, client) == []
+    assert client.networks.list(filters={"label": label}) == []
+    assert client.volumes.list(filters={"label": label}) == []
+    assert client.volumes.list(filters={"label": f"sandboxrun.lock={chaos.name}"}) == []
+
+
+@pytest.mark.parametrize("first", range(1, CALLS, STEP))
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_at_any_engine_call_converges(
+    chaos: Project, engine_client: docker.DockerClient, when: str, first: int
+) -> None:
+    for number in range(first, first + STEP):
+        _begin(chaos, engine_client)
+        if not killed_at(number, when, lambda: chaos.apply(parallelism=1)):
+            chaos.destroy()
+            break
+        if number % 2:
+            _assert_converged(chaos, engine_client)
+        chaos.destroy()
+        _assert_nothing_left(chaos, engine_client)
+        assert verify_chain(chaos.store) == ()
+        _forget(chaos)
+
+
+def _forget(chaos: Project) -> None:
+    """A new store for the next try: what completed would not run again."""
+    (chaos.directory / ".sandboxrun").rename(chaos.directory / f".old-{time.monotonic_ns()}")
+
+
+def test_every_call_of_the_apply_is_tried(chaos: Project, engine_client: docker.DockerClient) -> None:
+    _begin(chaos, engine_client)
+    calls = calls_of(lambda: chaos.apply(parallelism=1))
+    assert 40 < calls < CALLS
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_at_any_engine_call_of_destroy_converges(
+    chaos: Project, engine_client: docker.DockerClient, when: str
+) -> None:
+    for number in range(1, 60):
+        _begin(chaos, engine_client)
+        done = not killed_at(number, when, lambda: chaos.destroy(parallelism=1))
+        chaos.destroy()
+        _assert_nothing_left(chaos, engine_client)
+        kept = {entry.sandbox for entry in chaos.store.entries(chaos.name)}
+        assert {"done", "gone", "kept"} <= kept, "evidence of what ran was lost"
+        if done:
+            return
+        _forget(chaos)
+    pytest.fail("a destroy makes more calls than were tried")
+
+
+def _apply_quietly(chaos: Project, gate: object) -> None:
+    gate.wait()  # type: ignore[attr-defined]
+    chaos.apply(parallelism=2)
+
+
+def test_ten_concurrent_applies_make_one_container_a_sandbox(
+    chaos: Project, engine_client: docker.DockerClient
+) -> None:
+    chaos.write(SECOND.replace('command: [sh, -c, "echo finished; exit 3"]', 'command: [sleep, "300"]'))
+    context = multiprocessing.get_context("spawn")
+    gate = context.Barrier(10)
+    workers = [context.Process(target=_apply_quietly, args=(chaos, gate)) for _ in range(10)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(180)
+    assert [worker.exitcode for worker in workers] == [0] * 10
+    assert _containers(chaos, engine_client) == ["also", "done", "full", "kept"]
+    assert chaos.plan().empty
+
+
+def test_an_engine_that_stops_and_starts_in_mid_apply(
+    project: str, tmp_path: Path, own_engine: OwnEngine
+) -> None:
+    chaos = Project(name=project, directory=tmp_path, host=own_engine.host, image="sandboxrun/busybox:latest")
+    names = [f"s{n}" for n in range(12)]
+    one = "{{image: {image}, command: [sleep, '300'], network_mode: none, mem_limit: 16m}}"
+    chaos.write("name: {project}\nsandboxes:\n" + "".join(f"  {n}: {one}\n" for n in names))
+    failed: list[BaseException] = []
+
+    def apply() -> None:
+        try:
+            chaos.apply(parallelism=2)
+        except Exception as error:
+            failed.append(error)
+
+    worker = threading.Thread(target=apply)
+    worker.start()
+    with contextlib.closing(own_engine.client()) as client:
+        deadline = time.monotonic() + 30
+        while not client.api.containers(filters={"label": f"sandboxrun.project={project}"}):
+            assert time.monotonic() < deadline, "no sandbox was started"
+            time.sleep(0.01)
+    own_engine.stop()
+    worker.join(60)
+    assert not worker.is_alive()
+    assert failed and "Traceback" not in str(failed[0])
+    own_engine.start()
+    with contextlib.closing(own_engine.client()) as client:
+        chaos.apply()
+        # What the stopped engine ended has run: its evidence is kept, and it is not run a second time.
+        ran = {entry.sandbox for entry in chaos.store.entries(project)}
+        running = {name for name in _containers(chaos, client) if name in names}
+        assert ran | running == set(names)
+        chaos.destroy()
+        assert _containers(chaos, client) == []
