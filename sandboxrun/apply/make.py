@@ -5,23 +5,24 @@ Owns these steps' engine calls. No decisions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from sandboxrun.apply.events import StepProgress
 from sandboxrun.apply.readback import read_back, refuse_warnings
 from sandboxrun.apply.session import Made, Session
-from sandboxrun.apply.tarballs import files_tar, owned_tar
+from sandboxrun.apply.tarballs import files_tar
 from sandboxrun.apply.updates import record_update
 from sandboxrun.errors import ApplyError
 from sandboxrun.model import labels
 from sandboxrun.model.codec import ImageConfig, encode, encode_update, to_label
 from sandboxrun.model.declared import DeclaredSandbox
-from sandboxrun.model.names import CONFIGS, SECRETS, part_volume
+from sandboxrun.model.names import WORKSPACE, part_volume
 from sandboxrun.model.objects import volume_payload
 from sandboxrun.plan import operations as op
 
-DIRECTORY = {SECRETS: "/run/secrets", CONFIGS: "/run/configs"}
+LANDING = "/sandboxrun"  # where a courier has what it carries
 
 
 def pull_image(step: op.PullImage, session: Session) -> str:
@@ -90,20 +91,35 @@ def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
     assert sandbox.workspace is not None and sandbox.spec.workspace is not None
     uid, gid = owner(sandbox, container.id, session)
     packed = stage_workspace(session.store, container.run, sandbox.workspace, uid=uid, gid=gid)
-    with open_workspace(session.store, container.run) as tar:
-        session.engine.put_archive(container.id, sandbox.spec.workspace.target, owned_tar(tar, uid, gid))
+    with open_workspace(session.store, container.run) as tar, courier(sandbox, WORKSPACE, session) as carrier:
+        session.engine.put_archive(carrier, LANDING, tar)
     return f"{packed.files} files"
 
 
 def upload_files(step: op.UploadFiles, session: Session) -> None:
-    """Put secrets or configs into their volume, through a container that is never started: the sandbox has the
-    volume read-only, and the engine refuses an upload through a read-only mount."""
+    """Put secrets or configs into their volume."""
     sandbox, container = step.sandbox, session.made[step.address]
     uid, gid = owner(sandbox, container.id, session)
-    directory = DIRECTORY[step.part]
-    mount = {"Type": "volume", "Source": part_volume(sandbox.name, step.part), "Target": directory}
-    courier = session.engine.create_container(
-        f"{sandbox.name}.courier-{step.part}",
+    contents = {ref: session.files[step.part, ref.source] for ref in step.files}
+    with courier(sandbox, step.part, session) as carrier:
+        session.engine.put_archive(carrier, f"{LANDING}/{step.part}", files_tar(contents, uid, gid))
+
+
+@contextmanager
+def courier(sandbox: DeclaredSandbox, part: str, session: Session) -> Iterator[str]:
+    """A container that is never started, with the volume of `part` under /sandboxrun; gone afterwards.
+
+    The engine takes no upload through a read-only mount, and none into the directory above a mount when the
+    root is read-only; only from there can a volume's own root be given to the sandbox's user.
+    """
+    mount = {
+        "Type": "volume",
+        "Source": part_volume(sandbox.name, part),
+        "Target": f"{LANDING}/{part}",
+        "VolumeOptions": {"NoCopy": True},
+    }
+    made = session.engine.create_container(
+        f"{sandbox.name}.courier-{part}",
         {
             "Image": sandbox.spec.image,
             "Cmd": ["true"],
@@ -114,10 +130,9 @@ def upload_files(step: op.UploadFiles, session: Session) -> None:
         platform=sandbox.spec.platform,
     )
     try:
-        contents = {ref: session.files[step.part, ref.source] for ref in step.files}
-        session.engine.put_archive(courier.id, directory, files_tar(contents, uid, gid))
+        yield made.id
     finally:
-        session.engine.remove_container(courier.id, force=True)
+        session.engine.remove_container(made.id, force=True)
 
 
 def start_sandbox(step: op.StartSandbox, session: Session) -> str:

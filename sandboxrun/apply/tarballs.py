@@ -1,4 +1,4 @@
-"""The tars that are uploaded: secrets and configs, and a workspace's own directory entry.
+"""The tar of secrets or configs that is uploaded.
 
 Pure: bytes in, bytes out.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Mapping
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from sandboxrun.model.records import FileRef
 
@@ -25,25 +25,3 @@ def files_tar(contents: Mapping[FileRef, bytes], uid: int, gid: int) -> BinaryIO
             tar.addfile(info, io.BytesIO(content))
     buffer.seek(0)
     return buffer
-
-
-def owned_tar(tar: BinaryIO, uid: int, gid: int) -> BinaryIO:
-    """`tar`, with an entry for the directory itself in front: a new volume belongs to root."""
-    info = tarfile.TarInfo("./")
-    info.type, info.mode, info.uid, info.gid = tarfile.DIRTYPE, 0o755, uid, gid
-    return cast(BinaryIO, _Joined(io.BytesIO(info.tobuf(tarfile.GNU_FORMAT)), tar))
-
-
-class _Joined:
-    """Two files read one after the other."""
-
-    def __init__(self, first: BinaryIO, second: BinaryIO) -> None:
-        self._files = [first, second]
-
-    def read(self, size: int = -1) -> bytes:
-        while self._files:
-            data = self._files[0].read(size)
-            if data:
-                return data
-            self._files.pop(0)
-        return b""

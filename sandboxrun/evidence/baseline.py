@@ -59,10 +59,10 @@ def pack(
     limits: WorkspaceLimits | None = None,
     exclude: Iterable[str] = (),
 ) -> PackedWorkspace:
-    """Write `source` to `into` as an uncompressed tar, all owned by `uid:gid` and below `workspace/`, the directory itself.
+    """Write `source` to `into` as an uncompressed tar, all below `workspace/` and owned by `uid:gid`.
 
-    An engine leaves the entry "./" out, so that a new volume's root would stay root's: hence the leading component.
-    The folder it is unpacked into stays as it is: see `directory_tar`.
+    Unpacked above the mount point of a new volume it makes the volume's own root the agent's: engines leave out
+    an entry "./", which would do the same without the leading component.
     Modes are kept, less setuid, setgid and sticky, and the owner can always read and write. Symlinks go along
     when they stay inside `source` by a relative way; others are left out and listed. `.sandboxrun` never goes
     along, nor what matches a pattern in `exclude` (`fnmatch`, against the path below `source` or one component).
@@ -79,20 +79,6 @@ def pack(
         ) from error
     packing.problems.check(EvidenceError)
     return packing.result()
-
-
-def directory_tar(name: str, *, uid: int, gid: int, mode: int = 0o755) -> bytes:
-    """A tar of one empty directory, owned by `uid:gid`.
-
-    Unpacked into the folder above a volume's mount point it makes the volume the agent's: a new volume is
-    root's, and engines (20.10) skip a member "./" that would change the folder unpacked into. A container with
-    a read-only root takes it nowhere but inside a volume; a container that is never started can do it for one.
-    """
-    import tarfile
-
-    info = tarfile.TarInfo(name)
-    info.type, info.uid, info.gid, info.mode = tarfile.DIRTYPE, uid, gid, mode
-    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape") + bytes(2 * BLOCK)
 
 
 class _Packing:

@@ -17,7 +17,6 @@ import pytest
 
 from sandboxrun.engine.client import Engine
 from sandboxrun.engine.connect import connect
-from sandboxrun.evidence.baseline import directory_tar
 from sandboxrun.evidence.capture import Captured, CaptureRequest, capture
 from sandboxrun.evidence.export import ExportLimits
 from sandboxrun.evidence.masking import Masker
@@ -254,9 +253,8 @@ def agent(engine: Engine, store: Store, make: Make, request: CaptureRequest, sou
     stage_workspace(store, request.run, source, uid=1000, gid=1000)
     mount = {"Type": "volume", "Source": volume, "Target": "/workspace"}
     container = make(AGENT, host={"Mounts": [mount]}, User="1000:1000")
-    engine.put_archive(container, "/", io.BytesIO(directory_tar("workspace", uid=1000, gid=1000)))
     with open_workspace(store, request.run) as tar_file:
-        engine.put_archive(container, "/workspace", tar_file)
+        engine.put_archive(container, "/", tar_file)
     return run(engine, container)
 
 
@@ -285,6 +283,7 @@ def test_a_workspace_comes_back_as_a_patch(
     assert [missing.part for missing in index.missing] == []
     assert {refused.path for refused in index.refused} == {"outside"}
     assert [kept.path for kept in index.kept if kept.sensitive] == ["workspace.patch"]
+    assert index.patched_paths == 5
     changed = json.loads(content(store, captured, "workspace-git.json"))
     assert [change["path"] for change in changed] == [".git/config"]
     (source / ".git/config").unlink()
