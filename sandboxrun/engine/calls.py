@@ -143,6 +143,15 @@ class Caller(Protocol):
         """See Engine.request."""
         ...
 
+    def get_all(self, paths: Sequence[str], *, operation: str) -> tuple[Json | None, ...]:
+        """See Engine.get_all."""
+        ...
+
+
+def is_failure(status: int) -> bool:
+    """Redirects too: no engine sends them, and what is between must not choose where requests go."""
+    return status >= 300 and status != 304
+
 
 def error_of(operation: str, response: Response) -> EngineError:
     """The failure that an answer with an error status tells."""
@@ -150,10 +159,25 @@ def error_of(operation: str, response: Response) -> EngineError:
         data = response.read()
     except TransportError as error:
         data = str(error).encode()
-    return failure(operation, response.status, _message(data))
+    return failure(operation, response.status, message_of(data))
 
 
-def _message(data: bytes) -> str:
+def object_of(operation: str, status: int, data: bytes) -> Json | None:
+    """A whole answer as a JSON object; None for 404. Raises the EngineError of any other error status."""
+    if status == 404:
+        return None
+    if is_failure(status):
+        raise failure(operation, status, message_of(data))
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise EngineError(operation, "the engine's answer is not JSON", status=status) from error
+    if not isinstance(value, dict):
+        raise EngineError(operation, "the engine's answer is not a JSON object", status=status)
+    return value
+
+
+def message_of(data: bytes) -> str:
     """The engine's own text: Docker's {"message"}, Podman's {"cause", "message"}, or plain text from a proxy."""
     try:
         value = json.loads(data)

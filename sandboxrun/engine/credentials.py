@@ -52,11 +52,15 @@ def registry_auth(ref: str, env: Mapping[str, str] | None = None) -> dict[str, s
         raise EngineError(operation, printable(str(error))) from error
     if not any(config.get(key) for key in ("auths", "credsStore", "credHelpers")):
         return {}
+    import warnings
+
     from docker import auth, errors
 
     try:
-        registry, _ = auth.resolve_repository_name(ref.partition("@")[0])
-        found = auth.AuthConfig.load_config(None, dict(config)).resolve_authconfig(registry)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of them is raised
+            registry, _ = auth.resolve_repository_name(ref.partition("@")[0])
+            found = auth.AuthConfig.load_config(None, dict(config)).resolve_authconfig(registry)
     except errors.DockerException as error:
         raise EngineError(operation, printable(str(error))) from error
     return {"X-Registry-Auth": auth.encode_header(found).decode("ascii")} if found else {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -283,14 +283,32 @@ class DockerPyTransport:
         stream: bool,
     ) -> DockerPyResponse:
         """See Transport. `timeout` bounds each wait for bytes, as requests has it; none after a stream's head."""
-        from requests.exceptions import RequestException
-
         fields = {**headers, "Connection": "Upgrade", "Upgrade": "tcp"} if upgrade else dict(headers)
         try:
-            response = self._client.request(
+            response = self._send(method, target, fields, body, timeout)
+        except Broken:
+            if method != "GET":
+                raise
+            response = self._send(method, target, fields, body, timeout)  # a kept connection that had ended
+        if stream and (sock := getattr(getattr(response.raw._fp, "fp", None), "raw", None)):
+            sock._sock.settimeout(None)
+        return DockerPyResponse(response, upgraded=upgrade and response.status_code in (101, 200))
+
+    def _send(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | Iterable[bytes] | None,
+        timeout: float | None,
+    ) -> Any:
+        from requests.exceptions import RequestException
+
+        try:
+            return self._client.request(
                 method,
                 self._client.base_url + target,
-                headers=fields,
+                headers=headers,
                 data=body,
                 timeout=(timeout, timeout),
                 stream=True,
@@ -298,9 +316,14 @@ class DockerPyTransport:
             )
         except (RequestException, OSError) as error:
             raise _translated(error) from error
-        if stream and (sock := getattr(getattr(response.raw._fp, "fp", None), "raw", None)):
-            sock._sock.settimeout(None)
-        return DockerPyResponse(response, upgraded=upgrade and response.status_code in (101, 200))
+
+    def get_all(self, targets: Sequence[str], *, timeout: float) -> tuple[tuple[int, bytes], ...]:
+        """See Transport. One after the other: docker-py cannot do better."""
+        found = []
+        for target in targets:
+            response = self.request("GET", target, headers={}, body=None, timeout=timeout, upgrade=False, stream=False)
+            found.append((response.status, response.read()))
+        return tuple(found)
 
     def peer_pid(self) -> None:
         """See Transport: tcp does not tell."""

@@ -5,7 +5,7 @@ Owns the shape of a request's answer and the three ways in which carrying it can
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 
@@ -111,6 +111,10 @@ class Transport(Protocol):
         `target` is path and query, quoted. `timeout` in seconds bounds connecting, and the whole exchange unless
         `stream` (then up to the head). `upgrade` asks to take the connection over. Raises TransportError.
         """
+        ...
+
+    def get_all(self, targets: Sequence[str], *, timeout: float) -> tuple[tuple[int, bytes], ...]:
+        """Several GETs at once: the status and whole body of each, in their order. Raises TransportError."""
         ...
 
     def peer_pid(self) -> int | None:

@@ -270,3 +270,63 @@ def test_control_characters_never_get_into_a_head(peer: Callable[[Script], Engin
     engine = peer(lambda client, number: None)
     with pytest.raises(ValueError, match="control characters"):
         engine.request("GET", "/x\r\nHost: other", operation="trying")
+
+
+def ids_in(heads: bytes) -> list[bytes]:
+    return [line.split(b"/")[3] for line in heads.split(b"\r\n") if line.startswith(b"GET")]
+
+
+def answer_to(id: bytes, fields: bytes = b"") -> bytes:
+    body = b'{"Id": "%b"}' % id
+    return b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b" % (fields, len(body), body)
+
+
+def test_several_gets_are_sent_before_the_first_is_answered(peer: Callable[[Script], Engine]) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        data = b""
+        while data.count(b"\r\n\r\n") < 3:
+            data += client.recv(65536)
+        first, second, third = ids_in(data)
+        gone = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}"
+        client.sendall(answer_to(first) + gone + answer_to(third))
+        assert second == b"b"
+
+    assert [c["Id"] for c in peer(script).inspect_containers(["a", "b", "c"])] == ["a", "c"]
+
+
+def test_what_a_connection_left_unanswered_is_asked_on_the_next(peer: Callable[[Script], Engine]) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        id = ids_in(until_end_of_head(client))[0]
+        client.sendall(answer_to(id, b"Connection: close\r\n" if number == 0 else b""))
+
+    assert [c["Id"] for c in peer(script).inspect_containers(["a", "b", "c"])] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (b"", "the connection ended without an answer"),
+        (b"HTTP/1.1 500 Oh\r\nContent-Length: 4\r\n\r\noops", "oops"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "the engine's answer is not a JSON object"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno", "the engine's answer is not JSON"),
+    ],
+)
+def test_several_gets_that_fail(peer: Callable[[Script], Engine], said: bytes, message: str) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(said)
+
+    with pytest.raises(EngineError, match=f"inspecting 2 containers: {message}"):
+        peer(script).inspect_containers(["a", "b"])
+
+
+def test_an_end_in_the_middle_of_a_kept_connection_is_no_failure(peer: Callable[[Script], Engine]) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        id = ids_in(until_end_of_head(client))[0]
+        client.sendall(answer_to(id))
+        if number == 0:
+            until_end_of_head(client)  # the second batch, never answered
+
+    engine = peer(script)
+    assert len(engine.inspect_containers(["a"])) == 1
+    assert len(engine.inspect_containers(["b"])) == 1
