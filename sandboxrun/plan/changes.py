@@ -92,6 +92,7 @@ class Plan:
     sensitive: frozenset[str] = attrs.field(default=frozenset(), repr=False)
     refresh_only: bool = False
     destroy: bool = False
+    targeted: bool = False  # a part of the project only
 
     def __str__(self) -> str:
         from sandboxrun.plan.text import plan_text

@@ -91,12 +91,19 @@ def _plan(
         profile_digest=profile.digest,
         inputs_digest=profile.inputs_digest,
         engine_id=snapshot.engine_id,
-        observed=tuple(sorted((o.id, type(o.state).__name__) for o in snapshot.sandboxes)),
+        observed=tuple(sorted((o.id, type(o.state).__name__) for o in _bound(snapshot, decisions))),
         inputs=profile.inputs,
         sensitive=profile.sensitive,
         refresh_only=options.refresh_only,
         destroy=destroy,
+        targeted=bool(options.targets),
     )
+
+
+def _bound(snapshot: Snapshot, decisions: list[Decision]) -> Iterable[ObservedSandbox]:
+    """What a saved plan is bound to: a `run` that comes and goes meanwhile does not make it stale."""
+    decided = {d.observed.id for d in decisions if d.observed is not None}
+    return (o for o in snapshot.sandboxes if o.id in decided or not o.one_off)
 
 
 def _only_drift(change: Change) -> Change:

@@ -1,16 +1,19 @@
 """A plan as text, in the conventions of OpenTofu: what a person reads before saying yes.
 
-Owns the wording. Everything shown passes `printable` and the mask. Pure.
+Owns the wording, and the masking of sensitive values. Everything shown passes `printable` and the mask. Pure.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+import attrs
 
 from sandboxrun.errors import printable
 from sandboxrun.model.option import Effect
-from sandboxrun.model.spec import SandboxSpec
+from sandboxrun.model.spec import SandboxSpec, settle
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.diff import Difference, spec_plain
 
@@ -19,84 +22,192 @@ VERB = {
     Action.CREATE: "will be created",
     Action.UPDATE: "will be updated in place",
     Action.REPLACE: "must be replaced",
-    Action.DELETE: "will be torn down",
+    Action.DELETE: "will be removed",
     Action.NONE: "is up to date",
 }
+_VERB_OF = {
+    ("image", Action.CREATE): "will be pulled",
+    ("image", Action.UPDATE): "will be pulled again",
+    ("sandbox", Action.DELETE): "will be torn down",
+    ("volume", Action.DELETE): "will be removed with all that is in it",
+}
+WHY = {
+    Reason.RERUN: "asked for with --rerun",
+    Reason.REQUESTED: "asked for with --replace",
+    Reason.IMAGE_MOVED: "its tag means another image now",
+    Reason.UNDECLARED: "no longer declared",
+    Reason.UNUSED: "nothing uses it",
+}
 MASK = "(sensitive value)"
-DEFAULTS = spec_plain(SandboxSpec())
+DEFAULTS = spec_plain(settle(SandboxSpec()))
 # What a reviewer looks for first, shown even at its default.
 ALWAYS = frozenset({"image", "user", "mem_limit", "cpus", "pids_limit", "network_mode"})
+_SHORT = 4  # a sensitive text below this length is masked only where it is the whole value, or all would be
 
 
 def mask(value: Any, sensitive: frozenset[str]) -> Any:
-    """`value` with every text that holds a sensitive one masked, at any depth."""
+    """`value` as plain data, with every text or number that holds a sensitive one masked, at any depth."""
     match value:
         case str():
-            return MASK if any(secret in value for secret in sensitive if secret) else value
-        case list() | tuple():
-            return [mask(item, sensitive) for item in value]
-        case dict():
+            return MASK if _holds(value, sensitive) else value
+        case bool() | None:
+            return value
+        case int() | float():
+            return MASK if str(value) in sensitive else value
+        case Mapping():
             return {key: mask(item, sensitive) for key, item in value.items()}
-    return value
+    return [mask(item, sensitive) for item in value]
+
+
+def _holds(text: str, sensitive: frozenset[str]) -> bool:
+    return (text != "" and text in sensitive) or any(s in text for s in sensitive if len(s) >= _SHORT)
+
+
+def redact(text: str, sensitive: Iterable[str]) -> str:
+    """A sentence with the sensitive texts in it masked, the rest left readable."""
+    for secret in sorted((s for s in sensitive if s), key=len, reverse=True):
+        if len(secret) >= _SHORT:
+            text = text.replace(secret, MASK)
+        elif text == secret:
+            return MASK
+    return text
+
+
+def one_line(text: str) -> str:
+    """`text` as part of a line: printable, its own line ends and tabs written out."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def shown(value: Any, sensitive: frozenset[str] = frozenset()) -> str:
+    """A value on one line: JSON, with `(not set)` for none and the mask without quotes."""
+    if value is None:
+        return "(not set)"
+    masked = mask(value, sensitive)
+    return MASK if masked == MASK else one_line(json.dumps(masked, ensure_ascii=False))
+
+
+def label(change: Change, sensitive: frozenset[str] = frozenset()) -> str:
+    """What a change is about: `sandbox reviewer`, `network default`."""
+    return one_line(f"{change.kind} {redact(change.address.removeprefix(f'{change.kind}.'), sensitive)}")
+
+
+def verb(change: Change) -> str:
+    """What happens to it."""
+    return _VERB_OF.get((change.kind, change.action), VERB[change.action])
+
+
+def why(change: Change, sensitive: frozenset[str] = frozenset()) -> str:
+    """Why, where that is more than the differences say; "" otherwise."""
+    note = WHY.get(change.reason, "")
+    if change.note and not change.note.startswith("--"):
+        note = f"{note}; {change.note}" if change.reason in (Reason.RERUN, Reason.REQUESTED) else change.note
+    return one_line(redact(note, sensitive))
 
 
 def plan_text(plan: Plan) -> str:
-    """The whole plan: drift first, then every change, then the counts."""
+    """The whole plan: drift first, then every change, then what has run already, then the counts."""
     blocks = [_drift_text(plan)] if any(c.drift for c in plan.changes) else []
     if plan.refresh_only:
-        return "\n\n".join([*blocks, "No changes are planned: this only looked." if blocks else "No drift."])
-    blocks += [_change_text(change, plan) for change in plan.pending]
-    done = [c for c in plan.changes if c.reason is Reason.DONE]
+        return "\n\n".join([*blocks, summary(plan)])
+    blocks += [change_text(change, plan) for change in plan.pending]
+    done = [change for change in plan.changes if change.reason is Reason.DONE]
     if done:
-        blocks.append("\n".join(f"  {c.address}: {c.note}" for c in done))
-    blocks.append(summary(plan))
-    return printable("\n\n".join(blocks))
+        blocks.append("\n".join(f"    {label(c, plan.sensitive)}: {why(c, plan.sensitive)}" for c in done))
+    return "\n\n".join([*blocks, summary(plan)])
 
 
 def summary(plan: Plan) -> str:
     """The last line."""
+    if plan.refresh_only:
+        if any(change.drift for change in plan.changes):
+            return "Nothing is changed by this: plan without --refresh-only shows how it would be put right."
+        return f"No drift. What runs is as it was applied ({plan.project})."
+    if plan.empty and plan.destroy:
+        return f"Nothing to destroy. The engine has nothing of {plan.project}."
     if plan.empty:
         return f"No changes. What runs matches the profile ({plan.project})."
     add, change, destroy = plan.counts
+    if (add, change, destroy) == (0, 0, 0) and not any(c.kind == "image" for c in plan.pending):
+        return f"Nothing to add, change or destroy ({plan.project})."
     return f"Plan: {add} to add, {change} to change, {destroy} to destroy."
 
 
 def _drift_text(plan: Plan) -> str:
-    lines = ["Changed outside sandboxrun:"]
+    lines = ["Changed outside sandboxrun since the last apply:"]
     for change in plan.changes:
         if change.drift:
-            lines.append(f"  {change.address}")
-            lines += [f"      {_pair(d, plan, back=True)}" for d in change.drift]
+            lines += ["", f"  ~ {label(change, plan.sensitive)}"]
+            lines += [f"      {line}" for line in drift_lines(change, plan.sensitive)]
     return "\n".join(lines)
 
 
-def _pair(difference: Difference, plan: Plan, *, back: bool = False) -> str:
-    before, after = (_show(v, plan) for v in (difference.before, difference.after))
-    return f"{difference.key}: {after} -> {before}" if back else f"{difference.key}: {before} -> {after}"
+def drift_lines(change: Change, sensitive: frozenset[str]) -> list[str]:
+    """What drifted, from what was applied to what is, a line each."""
+    turned = [attrs.evolve(d, before=d.after, after=d.before, effect=Effect.NONE, reason="") for d in change.drift]
+    return _difference_lines(turned, sensitive)
 
 
-def _change_text(change: Change, plan: Plan) -> str:
-    note = f" ({change.note})" if change.note else ""
-    lines = [f"  {SYMBOL[change.action]:>3} {change.kind} {change.address} {VERB[change.action]}{note}"]
+def change_text(change: Change, plan: Plan) -> str:
+    """One change: its line, then its options."""
+    note = why(change, plan.sensitive)
+    head = f"{SYMBOL[change.action]:>3} {label(change, plan.sensitive)} {verb(change)}{f' ({note})' if note else ''}"
+    return "\n".join([head, *(f"      {line}" for line in option_lines(change, plan.sensitive))])
+
+
+def option_lines(change: Change, sensitive: frozenset[str]) -> list[str]:
+    """The options of a change, a line each, every one with its symbol: differences, or what a new one is made of."""
     if change.differences:
-        lines += [_difference_text(d, plan) for d in change.differences]
-    elif change.action is Action.CREATE and change.kind == "sandbox":
-        after = change.after or {}
-        shown = {key: value for key, value in after.items() if key in ALWAYS or value != DEFAULTS.get(key)}
-        lines += [f"          + {key}: {_show(value, plan)}" for key, value in shown.items()]
-        lines += ["          # everything else at its closed default: sandboxrun render --defaults shows it"]
-    return "\n".join(lines)
+        return _difference_lines(change.differences, sensitive)
+    if change.action is not Action.CREATE or change.after is None:
+        return []
+    if change.kind != "sandbox":
+        return [f"+ {row}" for row in _aligned([(k, shown(v, sensitive)) for k, v in change.after.items() if v])]
+    told = {key: value for key, value in change.after.items() if key in ALWAYS or not _implied(key, change.after)}
+    rows = _aligned([(key, shown(value, sensitive)) for key, value in told.items()])
+    return [*(f"+ {row}" for row in rows), "# every other option at its closed default: see sandboxrun render"]
 
 
-def _difference_text(difference: Difference, plan: Plan) -> str:
+def _implied(key: str, after: Mapping[str, Any]) -> bool:
+    """Whether an option says nothing that the defaults, or `mem_limit`, do not say already."""
+    usual = after.get("mem_limit") if key == "memswap_limit" else DEFAULTS.get(key)
+    return bool(after[key] == usual)
+
+
+def _difference_lines(differences: Iterable[Difference], sensitive: frozenset[str]) -> list[str]:
+    """The pairs aligned; where both sides are mappings, what differs in them."""
+    differences = tuple(differences)
+    width = max(len(d.key) for d in differences) + 1
+    lines = []
+    for d in differences:
+        inner = _inner(d, sensitive)
+        pair = f" {shown(d.before, sensitive)} -> {shown(d.after, sensitive)}" if not inner else ""
+        lines.append(f"~ {d.key + ':':<{width if pair else 0}}{pair}{_remark(d)}")
+        lines += inner
+    return lines
+
+
+def _inner(difference: Difference, sensitive: frozenset[str]) -> list[str]:
+    """A line for each entry that differs, where both sides are mappings that hold something."""
+    before, after = difference.before, difference.after
+    if not (isinstance(before, Mapping) and isinstance(after, Mapping) and before and after):
+        return []
+    symbols, rows = [], []
+    for key in [*before, *(k for k in after if k not in before)]:
+        sides = [shown(side[key], sensitive) for side in (before, after) if key in side]
+        if len(sides) == 2 and before[key] == after[key]:
+            continue
+        symbols.append("~" if len(sides) == 2 else "-" if key in before else "+")
+        rows.append((one_line(redact(str(key), sensitive)), " -> ".join(sides)))
+    return [f"    {symbol} {row}" for symbol, row in zip(symbols, _aligned(rows), strict=True)]
+
+
+def _remark(difference: Difference) -> str:
     remarks = ["forces replacement"] if difference.effect is Effect.REPLACE else []
     remarks += [difference.reason] if difference.reason else []
-    remark = f"  # {', '.join(remarks)}" if remarks else ""
-    return f"          ~ {_pair(difference, plan)}{remark}"
+    return f"  # {', '.join(remarks)}" if remarks else ""
 
 
-def _show(value: Any, plan: Plan) -> str:
-    if value is None:
-        return "(not set)"
-    masked = mask(value, plan.sensitive)
-    return masked if isinstance(masked, str) and masked == MASK else json.dumps(masked, ensure_ascii=False)
+def _aligned(rows: list[tuple[str, str]]) -> list[str]:
+    """`key: text` with the texts in one column."""
+    width = max((len(key) for key, _ in rows), default=0) + 1
+    return [f"{key + ':':<{width}} {text}".rstrip() for key, text in rows]

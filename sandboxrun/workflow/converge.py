@@ -28,6 +28,7 @@ from sandboxrun.workflow.observe import take_snapshot
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
+    from sandboxrun.workflow.saved import SavedPlan
 
 Confirm = Callable[[Plan], bool]
 
@@ -71,19 +72,21 @@ def apply(
     options: Options | None = None,
     settings: Settings | None = None,
     confirm: Confirm = lambda plan: True,
-    expected: str | None = None,
+    expected: SavedPlan | None = None,
     watched: Mapping[str, Watched] | None = None,
 ) -> Outcome:
-    """Make the engine hold what the profile declares. `expected` is the digest of a saved plan.
+    """Make the engine hold what the profile declares. `expected` is a saved plan: nothing else may come of it.
 
     Raises PlanError when the saved plan is stale, ApplyError when a step failed or the result is not as declared.
     """
     settings = settings or Settings()
+    if expected is not None:
+        options = expected.options
     with locked(engine, profile, settings) as guard:
         snapshot = take_snapshot(engine, profile, store)
         made = make_plan(profile, snapshot, options)
-        if expected is not None and made.digest != expected:
-            raise PlanError(stale(made))
+        if expected is not None:
+            refuse_stale(expected, made)
         if not confirm(made):
             return Outcome(plan=made)
         outcome = carry_out(made, snapshot, engine, profile, store, settings, guard, watched=watched)
@@ -183,9 +186,11 @@ def verify(engine: Engine, profile: Profile, store: Store, options: Options | No
         raise ApplyError(*faults)
 
 
-def stale(fresh: Plan) -> Diagnostic:
-    """The message for a saved plan that no longer holds."""
-    return Diagnostic(
-        message="the saved plan is stale: the profile, its inputs or the engine have changed since it was made",
-        help="make a new plan, read it, and apply that; without the file, apply shows what it would do now",
-    )
+def refuse_stale(saved: SavedPlan, fresh: Plan) -> None:
+    """Raise PlanError, saying what has moved, unless the plan is still the one that was saved."""
+    from sandboxrun.workflow.saved import explain_stale
+
+    if saved.destroy:
+        raise PlanError("the saved plan is of a destroy", help="run destroy")
+    if saved.digest != fresh.digest:
+        raise PlanError(explain_stale(saved, fresh))

@@ -27,6 +27,7 @@ from sandboxrun.workflow.oneoff import RunResult
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
+    from sandboxrun.workflow.saved import SavedPlan
 
 
 class WaitTimeout(SandboxrunError):
@@ -58,7 +59,7 @@ def apply_and_wait(
     options: Options | None = None,
     settings: Settings | None = None,
     confirm: Confirm = lambda plan: True,
-    expected: str | None = None,
+    expected: SavedPlan | None = None,
     patience: float | None = None,
 ) -> Waited:
     """Apply, wait for every sandbox to end, keep the evidence and tear down. `patience` in seconds.
@@ -66,6 +67,8 @@ def apply_and_wait(
     Raises what apply raises, and WaitTimeout.
     """
     settings = settings or Settings()
+    if expected is not None:
+        options = expected.options
     outcome = apply(engine, profile, store, options=options, settings=settings, confirm=confirm, expected=expected)
     if outcome.applied is None:
         return Waited(outcome=outcome)
