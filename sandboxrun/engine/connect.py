@@ -144,12 +144,11 @@ def open_transport(endpoint: Endpoint, *, parallelism: int) -> Transport:
         from sandboxrun.engine.docker_py import DockerPyTransport
 
         return DockerPyTransport(endpoint, parallelism=parallelism)
-    from sandboxrun.engine.unix import SocketTransport, dial_unix
+    from sandboxrun.engine.dial import dial_ssh, dial_unix
+    from sandboxrun.engine.unix import SocketTransport
 
     if scheme == "unix":
         return SocketTransport(endpoint.url, dial_unix(rest), parallelism=parallelism, local=True)
-    from sandboxrun.engine.ssh import dial_ssh
-
     try:
         dial = dial_ssh(endpoint.url)
     except ValueError as error:

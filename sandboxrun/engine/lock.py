@@ -136,7 +136,7 @@ class ProjectLock:
                 self._volumes.remove(name)
 
     def abandon(self) -> None:
-        """What could not be removed, since the engine was away, counts for nothing any more, though its process lives."""
+        """What could not be removed (the engine was away) counts for nothing any more, though its process lives."""
         if self._volumes:
             _abandoned.add(self._token)
 

@@ -1,6 +1,6 @@
-"""HTTP/1.1 over sockets of our own: the engine's local socket, or a pipe to it through ssh.
+"""HTTP/1.1 over sockets of our own (dial.py opens them): the engine's local one, or a pipe to it through ssh.
 
-Owns connections: opening, keeping alive, timing, taking over, ending. Must not know the Engine API.
+Owns connections: keeping alive, timing, taking over, ending. Must not know the Engine API.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import suppress
 from sandboxrun.engine.transport import Broken, TimedOut, TransportError, Unreachable
 from sandboxrun.engine.wire import PIECE, Body, Head, OpenBody, Reader, body_of
 
-Dial = Callable[[float | None], socket.socket]
+Dial = Callable[[float | None], socket.socket]  # opens one, within so many seconds; raises TransportError
 
 
 class Link:
@@ -328,33 +328,3 @@ def _send(link: Link, head: bytes, body: bytes | Iterable[bytes] | None) -> bool
     except Broken:
         return False
     return True
-
-
-def dial_unix(path: str) -> Dial:
-    """Connections to the local socket at `path`."""
-
-    def dial(timeout: float | None) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            sock.settimeout(timeout)
-            sock.connect(path)
-        except OSError as error:
-            sock.close()
-            raise _refused(path, error) from error
-        return sock
-
-    return dial
-
-
-def _refused(path: str, error: OSError) -> TransportError:
-    match error:
-        case FileNotFoundError():
-            return Unreachable(f"there is no socket {path}", "start the engine, or say where it listens with --host")
-        case PermissionError():
-            help = 'join the group that owns the socket (usually `sudo usermod -aG docker "$USER"`, then log in anew)'
-            return Unreachable(f"no permission to use {path}", help)
-        case ConnectionRefusedError():
-            return Unreachable(f"nothing listens on {path}", "start the engine: the socket was left by one that ended")
-        case TimeoutError():
-            return TimedOut(f"{path} does not take connections")
-    return Unreachable(f"{path} does not connect ({error.strerror or error})", "check the socket's path")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sandboxrun.engine.connect import DEFAULT, Tls, connect, resolve
+from sandboxrun.engine.dial import ssh_command
 from sandboxrun.engine.errors import EngineUnreachable
-from sandboxrun.engine.ssh import ssh_command
 from sandboxrun.errors import UsageError
 
 

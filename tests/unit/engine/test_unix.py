@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from sandboxrun.engine.client import Engine
+from sandboxrun.engine.dial import dial_unix
 from sandboxrun.engine.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound, Unsupported
-from sandboxrun.engine.unix import SocketTransport, dial_unix
+from sandboxrun.engine.unix import SocketTransport
 
 Script = Callable[[socket.socket, int], None]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"

@@ -1,14 +1,48 @@
-"""Connections to an engine on another machine through the system's ssh, as the docker command makes them.
+"""Opening connections: to a local socket, and to another machine's through ssh, as the docker command does it.
 
-Owns the ssh process behind a connection. Must not know HTTP.
+Owns what stands behind a connection (the socket's path, the ssh process). Must not know HTTP.
 """
 
 from __future__ import annotations
 
 import socket
+from typing import TYPE_CHECKING
 
-from sandboxrun.engine.transport import Unreachable
+from sandboxrun.engine.transport import TimedOut, TransportError, Unreachable
 from sandboxrun.engine.unix import Dial
+
+if TYPE_CHECKING:
+    import subprocess
+
+
+def dial_unix(path: str) -> Dial:
+    """Connections to the local socket at `path`."""
+
+    def dial(timeout: float | None) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            sock.settimeout(timeout)
+            sock.connect(path)
+        except OSError as error:
+            sock.close()
+            raise _refused(path, error) from error
+        return sock
+
+    return dial
+
+
+def _refused(path: str, error: OSError) -> TransportError:
+    match error:
+        case FileNotFoundError():
+            return Unreachable(f"there is no socket {path}", "start the engine, or say where it listens with --host")
+        case PermissionError():
+            help = 'join the group that owns the socket (usually `sudo usermod -aG docker "$USER"`, then log in anew)'
+            return Unreachable(f"no permission to use {path}", help)
+        case ConnectionRefusedError():
+            return Unreachable(f"nothing listens on {path}", "start the engine: the socket was left by one that ended")
+        case TimeoutError():
+            return TimedOut(f"{path} does not take connections")
+    return Unreachable(f"{path} does not connect ({error.strerror or error})", "check the socket's path")
 
 
 def ssh_command(url: str) -> tuple[str, ...]:
@@ -50,8 +84,8 @@ def dial_ssh(url: str) -> Dial:
     return dial
 
 
-def _reap(process: object) -> None:
+def _reap(process: subprocess.Popen[bytes]) -> None:
     """Wait for the process in the background: it ends by itself once its socket is closed."""
     import threading
 
-    threading.Thread(target=getattr(process, "wait"), daemon=True, name="sandboxrun-ssh").start()  # noqa: B009
+    threading.Thread(target=process.wait, daemon=True, name="sandboxrun-ssh").start()
