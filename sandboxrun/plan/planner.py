@@ -12,13 +12,12 @@ import attrs
 
 from sandboxrun.errors import Diagnostic, PlanError, UsageError, did_you_mean
 from sandboxrun.model.declared import DeclaredSandbox, Profile
-from sandboxrun.model.names import part_volume
 from sandboxrun.model.observed import Foreign, ObservedSandbox, Snapshot
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.decide import Decision, decide, decide_undeclared
 from sandboxrun.plan.preflight import preflight
 from sandboxrun.plan.steps import Steps
-from sandboxrun.plan.surroundings import image_changes, network_changes, volume_changes
+from sandboxrun.plan.surroundings import image_changes, is_part, network_changes, volume_changes, volume_faults
 
 
 @attrs.frozen(kw_only=True)
@@ -36,7 +35,11 @@ def make_plan(profile: Profile, snapshot: Snapshot, options: Options | None = No
     options = options or Options()
     wanted = _targeted(profile, options.targets)
     replaced = frozenset(s.address for s in _selected(profile, options.replace, "--replace"))
-    faults = [*preflight(wanted, profile, snapshot.offers), *_conflicts(snapshot)]
+    faults = [
+        *preflight(wanted, profile, snapshot.offers),
+        *_conflicts(profile, snapshot, wanted),
+        *volume_faults(profile, snapshot, wanted),
+    ]
     if faults:
         raise PlanError(*faults)
     decisions = [*_declared(wanted, snapshot, replaced, options), *_undeclared(profile, snapshot, options)]
@@ -52,15 +55,22 @@ def make_destroy_plan(profile: Profile, snapshot: Snapshot, targets: tuple[str, 
     return _plan(profile, snapshot, decisions, Options(targets=targets), destroy=True)
 
 
-def make_collect_plan(profile: Profile, snapshot: Snapshot, names: frozenset[str], *, networks: bool) -> Plan:
+def make_collect_plan(
+    profile: Profile, snapshot: Snapshot, names: frozenset[str], *, networks: bool, leftovers: bool = False
+) -> Plan:
     """The plan that keeps the evidence of the containers `names` and removes them: the end of a `run`.
 
-    `networks`: also those that nothing uses then; only for who holds the project's lock.
+    `networks`: also those that nothing uses then; `leftovers`: also couriers, and the volumes of sandboxes that are
+    gone (the profile's own stay). Both only for who holds the project's lock.
     """
     mine = [o for o in snapshot.sandboxes if o.name in names]
     decisions = [decide_undeclared(o, None, snapshot, Reason.DESTROY) for o in mine]
-    own = attrs.evolve(snapshot, couriers=())
-    return _plan(profile, own, decisions, Options(), whole=networks, sweep=False)
+    own = attrs.evolve(
+        snapshot,
+        couriers=snapshot.couriers if leftovers else (),
+        volumes=tuple(v for v in snapshot.volumes if is_part(v) or v.key in profile.volumes),
+    )
+    return _plan(profile, own, decisions, Options(), whole=networks, sweep=leftovers)
 
 
 def _plan(
@@ -114,7 +124,10 @@ def _only_drift(change: Change) -> Change:
 def _declared(
     wanted: Iterable[DeclaredSandbox], snapshot: Snapshot, replaced: frozenset[str], options: Options
 ) -> list[Decision]:
-    by_address = {o.address: o for o in snapshot.sandboxes if not o.one_off}
+    by_address: dict[str, ObservedSandbox] = {}
+    for observed in snapshot.sandboxes:
+        if not observed.one_off:
+            by_address.setdefault(observed.address, observed)  # a second one of that address is undeclared
     return [
         decide(s, by_address.get(s.address), snapshot, replace=s.address in replaced, rerun=options.rerun)
         for s in wanted
@@ -135,7 +148,8 @@ def _undeclared(profile: Profile, snapshot: Snapshot, options: Options) -> list[
                 decisions.append(decide_undeclared(observed, None, snapshot, reason))
         elif observed.address not in declared or observed.address in seen:
             decisions.append(decide_undeclared(observed, None, snapshot, Reason.UNDECLARED))
-        seen.add(observed.address)
+        else:
+            seen.add(observed.address)
     return decisions
 
 
@@ -194,8 +208,14 @@ def select(profile: Profile, names: tuple[str, ...], option: str = "sandbox") ->
     return _selected(profile, names, option) if names else profile.sandboxes
 
 
-def _conflicts(snapshot: Snapshot) -> list[Diagnostic]:
-    return [_conflict(foreign) for foreign in snapshot.foreign]
+def _conflicts(profile: Profile, snapshot: Snapshot, wanted: Iterable[DeclaredSandbox]) -> list[Diagnostic]:
+    """Foreign objects that stand in the way of the sandboxes that are wanted."""
+    names, needed = profile.names, set[tuple[str, str]]()
+    for sandbox in wanted:
+        needed.add(("container", sandbox.name))
+        needed |= {("network", names.network(key)) for key in sandbox.spec.networks}
+        needed |= {("volume", names.volume(m.source or "")) for m in sandbox.spec.volumes if m.type == "volume"}
+    return [_conflict(foreign) for foreign in snapshot.foreign if (foreign.kind, foreign.name) in needed]
 
 
 def _conflict(foreign: Foreign) -> Diagnostic:
@@ -205,10 +225,4 @@ def _conflict(foreign: Foreign) -> Diagnostic:
     )
 
 
-def own_volumes(name: str, snapshot: Snapshot) -> tuple[str, ...]:
-    """The volumes that belong to the container `name` alone."""
-    parts = {part_volume(name, part) for part in ("workspace", "secrets", "configs")}
-    return tuple(volume.name for volume in snapshot.volumes if volume.name in parts)
-
-
-__all__ = ["Options", "make_destroy_plan", "make_plan", "own_volumes", "select"]
+__all__ = ["Options", "make_destroy_plan", "make_plan", "select"]

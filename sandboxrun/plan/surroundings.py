@@ -5,9 +5,10 @@ Owns those decisions. A network is needed while a sandbox that stays or is made 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from sandboxrun.model.declared import Profile
+from sandboxrun.errors import Diagnostic
+from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.names import PARTS, part_volume
 from sandboxrun.model.objects import NetworkSpec, config_digest
 from sandboxrun.model.observed import ObservedNetwork, ObservedVolume, Snapshot
@@ -102,7 +103,7 @@ def volume_changes(
     """A change for each volume of the profile's, and for what is left of sandboxes that are gone."""
     specs = remaining(decisions, snapshot)
     used = {mount.source or "" for spec in specs for mount in spec.volumes if mount.type == "volume"}
-    observed = {volume.key: volume for volume in snapshot.volumes if not _is_part(volume)}
+    observed = {volume.key: volume for volume in snapshot.volumes if not is_part(volume)}
     changes = []
     for key in sorted(used) if not destroy else ():
         spec = profile.volumes.get(key)
@@ -128,14 +129,29 @@ def volume_changes(
     return changes
 
 
-def _is_part(volume: ObservedVolume) -> bool:
+def volume_faults(profile: Profile, snapshot: Snapshot, wanted: Iterable[DeclaredSandbox]) -> Iterator[Diagnostic]:
+    """A volume that was made with other options is not replaced: its content would be lost."""
+    used = {mount.source or "" for sandbox in wanted for mount in sandbox.spec.volumes if mount.type == "volume"}
+    for volume in snapshot.volumes:
+        spec = profile.volumes.get(volume.key)
+        if is_part(volume) or spec is None or spec.external or volume.key not in used:
+            continue
+        if volume.config != config_digest(spec):
+            yield Diagnostic(
+                message=f"the volume {volume.name} was made with other options than volumes.{volume.key} has",
+                help="it is not replaced, its content would be lost: remove it yourself, or declare another volume",
+            )
+
+
+def is_part(volume: ObservedVolume) -> bool:
+    """Whether it is a sandbox's own volume, not one of the profile's."""
     return volume.key.rpartition(".")[2] in PARTS and volume.run is not None
 
 
 def _left_parts(snapshot: Snapshot) -> list[ObservedVolume]:
     """Volumes of containers that are not there: an apply was killed between two calls."""
     owned = {part_volume(o.name, part) for o in snapshot.sandboxes for part in PARTS}
-    return [volume for volume in snapshot.volumes if _is_part(volume) and volume.name not in owned]
+    return [volume for volume in snapshot.volumes if is_part(volume) and volume.name not in owned]
 
 
 def _volume_gone(volume: ObservedVolume, reason: Reason) -> Change:
@@ -181,4 +197,4 @@ def needs_pull(spec: SandboxSpec, snapshot: Snapshot) -> bool:
         return spec.pull_policy != "never"
     if spec.pull_policy != "always":
         return False
-    return image.digest is None or not any(d.endswith(f"@{image.digest}") for d in image.config.digests)
+    return not image.current

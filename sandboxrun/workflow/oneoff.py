@@ -142,6 +142,8 @@ class Runner:
 
         with self._making(profile) as guard:
             snapshot = attrs.evolve(take_snapshot(self._engine, profile, self._store), sandboxes=(), completed={})
+            if not shares(profile):  # without the lock, a courier may be another run's that still needs it
+                snapshot = attrs.evolve(snapshot, couriers=())
             targets = tuple(s.address for s in profile.sandboxes)
             made = make_plan(profile, snapshot, Options(targets=targets))
             outcome = carry_out(
