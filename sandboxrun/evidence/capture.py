@@ -20,10 +20,10 @@ import attrs
 from sandboxrun.evidence import parts
 from sandboxrun.evidence.call import Call
 from sandboxrun.evidence.chain import Entry
-from sandboxrun.evidence.index import Digests, Index, Kept, Missing, Refused
+from sandboxrun.evidence.index import Digests, Index, Kept, Missing, Refused, reason_of
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.outcome import NEVER, StoppedBy, decide
-from sandboxrun.evidence.parts import CaptureLimits, Part, Source, reason_of
+from sandboxrun.evidence.parts import CaptureLimits, Part, Source
 from sandboxrun.evidence.runfolder import RunFolder
 from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.usage import Usage
@@ -94,6 +94,7 @@ class _Capture:
         self._refused: list[Refused] = []
         self._refused_total = 0
         self._usage: Usage | None = None
+        self._patched_paths: int | None = None
         self._unreachable: str | None = None
 
     def run(self) -> Captured:
@@ -213,6 +214,7 @@ class _Capture:
         self._refused += part.refused
         self._refused_total += part.refused_total
         self._usage = self._usage or part.usage
+        self._patched_paths = part.patched_paths if self._patched_paths is None else self._patched_paths
 
     def _image(self, answer: Mapping[str, Any] | None) -> Digests:
         given, image = self._request.digests, str((answer or {}).get("Image", ""))
@@ -265,6 +267,7 @@ class _Capture:
             engine=engine,
             labels=MappingProxyType({str(key): str(value) for key, value in labels.items()}),
             usage=self._usage,
+            patched_paths=self._patched_paths,
             kept=kept,
             missing=tuple(attrs.evolve(m, reason=self._masker.text(m.reason)) for m in self._missing),
             refused=tuple(self._refused[:_LISTED]),

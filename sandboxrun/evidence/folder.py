@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 import threading
 import time
@@ -89,7 +88,7 @@ class Folder:
 
     def write(self, name: str, data: bytes) -> None:
         """A file, whole or not at all, on the disk when this returns."""
-        partial = f"{PARTIAL}{secrets.token_hex(8)}"
+        partial = f"{PARTIAL}{os.urandom(8).hex()}"
         with os.fdopen(self.create(partial), "wb") as file:
             file.write(data)
             sync(file)
@@ -101,7 +100,7 @@ class Folder:
 
     def scratch(self) -> BinaryIO:
         """A file without a name, for reading and writing, gone when it is closed."""
-        name = f"{PARTIAL}{secrets.token_hex(8)}"
+        name = f"{PARTIAL}{os.urandom(8).hex()}"
         fd = os.open(name, _CREATE & ~os.O_WRONLY | os.O_RDWR, 0o600, dir_fd=self.fd)
         self.unlink(name)
         return os.fdopen(fd, "w+b")

@@ -23,6 +23,13 @@ class EvidenceError(SandboxrunError):
     """Evidence could not be written or read."""
 
 
+def reason_of(error: BaseException) -> str:
+    """An error in one line, for the index."""
+    if isinstance(error, SandboxrunError):
+        return "; ".join(diagnostic.message for diagnostic in error.diagnostics)
+    return f"{type(error).__name__}: {error}"
+
+
 @attrs.frozen(kw_only=True)
 class Kept:
     """A file of the evidence: `path` inside the run's folder, `bytes` its size, `truncated` at a limit.
@@ -86,6 +93,7 @@ class Index:
     engine: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}))
     labels: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}))
     usage: Usage | None = None
+    patched_paths: int | None = None
     kept: tuple[Kept, ...] = ()
     missing: tuple[Missing, ...] = ()
     refused: tuple[Refused, ...] = ()

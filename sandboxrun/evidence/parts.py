@@ -6,6 +6,7 @@ Owns what is read from the engine and how. Failures are raised: `capture` turns 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -13,14 +14,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import attrs
 
 from sandboxrun.engine.errors import EngineUnreachable
-from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.export import ExportLimits, export
-from sandboxrun.evidence.index import EvidenceError, Missing, Refused
+from sandboxrun.evidence.index import EvidenceError, Missing, Refused, reason_of
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
 from sandboxrun.evidence.runfolder import RunFolder, Writer
 from sandboxrun.evidence.sampler import USAGE
-from sandboxrun.evidence.staged import LOG_BYTES, STDERR, STDOUT, baseline_of
+from sandboxrun.evidence.staged import STDERR, STDOUT, baseline_of
 from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.usage import Usage, summary_of
 
@@ -38,7 +38,7 @@ _USAGE_BYTES = 64 << 20
 class CaptureLimits:
     """Bounds of a capture: bytes of each log, entries of the filesystem's changes, seconds for all of it."""
 
-    log_bytes: int = LOG_BYTES
+    log_bytes: int = 64 << 20
     changes: int = 50_000
     artifacts: ExportLimits = ExportLimits()
     workspace: ExportLimits = ExportLimits(bytes=512 << 20, files=50_000)
@@ -54,6 +54,7 @@ class Part:
     refused: tuple[Refused, ...] = ()
     refused_total: int = 0
     usage: Usage | None = None
+    patched_paths: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -102,7 +103,7 @@ def engine_logs(source: Source, inspected: Mapping[str, Any]) -> Part:
 
 
 def live_logs(source: Source) -> Part:
-    """The same from the files in which the runner kept the output as it came."""
+    """The same from the files in which the runner kept the output as it came, up to a byte past the limit."""
     with (
         source.store.staging(source.run, create=False) as staging,
         source.folder.writer(STDOUT) as out,
@@ -111,6 +112,9 @@ def live_logs(source: Source) -> Part:
         staging.open(STDERR) as two,
     ):
         logs = {1: _Log(out, source), 2: _Log(err, source)}
+        for log, file in ((logs[1], one), (logs[2], two)):
+            # Masking makes it shorter: what is kept may then fit although it was cut.
+            log.cut = os.fstat(file.fileno()).st_size > source.limits.log_bytes
         return _written(logs, ((n, chunk) for n, file in ((1, one), (2, two)) for chunk in _chunks(file)), source)
 
 
@@ -120,6 +124,7 @@ class _Log:
     def __init__(self, writer: Writer, source: Source) -> None:
         self._writer, self._mask, self._left = writer, source.masker.stream(), source.limits.log_bytes
         self.full = False
+        self.cut = False  # before it came here
         self.replaced = False  # whether U+FFFD was seen, ours or a log driver's
 
     def write(self, data: bytes) -> None:
@@ -135,7 +140,7 @@ class _Log:
     def commit(self, cut: bool) -> None:
         if not cut:
             self._put(self._mask.finish())
-        self._writer.commit(truncated=self.full or cut)
+        self._writer.commit(truncated=self.full or self.cut or cut)
 
 
 def _written(logs: Mapping[int, _Log], output: Iterable[tuple[int, bytes]], source: Source) -> Part:
@@ -154,7 +159,7 @@ def _written(logs: Mapping[int, _Log], output: Iterable[tuple[int, bytes]], sour
         log.commit(cut=expired or reason is not None)
     if expired:
         reason = "ran out of time; the logs are cut"
-    elif reason is None and any(log.full for log in logs.values()):
+    elif reason is None and any(log.full or log.cut for log in logs.values()):
         reason = f"longer than {source.limits.log_bytes} bytes; what came after is not kept"
     return Part(missing=(Missing(part="logs", reason=reason),) if reason else ())
 
@@ -273,14 +278,7 @@ def _patched(source: Source, patch: Patch, left_out: tuple[Refused, ...]) -> Par
         listed = [attrs.asdict(change) for change in patch.git_changes]
         source.folder.write("workspace-git.json", _json(source.masker.json(listed)))
     refused = (*left_out, *patch.left_out)
-    return Part(refused=refused, refused_total=len(refused))
-
-
-def reason_of(error: BaseException) -> str:
-    """An error in one line, for the index."""
-    if isinstance(error, SandboxrunError):
-        return "; ".join(diagnostic.message for diagnostic in error.diagnostics)
-    return f"{type(error).__name__}: {error}"
+    return Part(refused=refused, refused_total=len(refused), patched_paths=patch.changed)
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

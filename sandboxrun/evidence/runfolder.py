@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import threading
 from pathlib import Path
 from typing import BinaryIO
@@ -83,7 +82,7 @@ class Writer:
 
     def __init__(self, run: RunFolder, place: Folder, path: str, name: str, durable: bool) -> None:
         self._run, self._place, self.path, self._name, self._durable = run, place, path, name, durable
-        self._partial = f"{PARTIAL}{secrets.token_hex(8)}"
+        self._partial = f"{PARTIAL}{os.urandom(8).hex()}"
         self._hash = hashlib.sha256()
         self.bytes = 0
         try:

@@ -6,10 +6,9 @@ by the run's id.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,37 +17,10 @@ import attrs
 from sandboxrun.evidence.baseline import BASELINE, PackedWorkspace, WorkspaceLimits, pack, unpacked
 from sandboxrun.evidence.folder import Folder, sync
 from sandboxrun.evidence.index import EvidenceError, Refused
-from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.store import Store
 
 NOTE = "workspace.json"  # written when the tar is whole
-LOG_BYTES = 64 << 20  # of each log
-STDOUT, STDERR = "stdout.log", "stderr.log"  # live output, as the runner saw it
-
-
-@contextlib.contextmanager
-def live_output(
-    store: Store, run: str, *, masker: Masker | None = None, limit: int = LOG_BYTES
-) -> Iterator[Callable[[int, bytes], None]]:
-    """A function that takes a run's output as it comes: stream (1 stdout, 2 stderr) and bytes.
-
-    What is kept is masked already, and ends one byte past `limit`, by which capture sees that it was cut.
-    """
-    with store.staging(run) as staging, staging.append(STDOUT) as out, staging.append(STDERR) as err:
-        files = {1: out, 2: err}
-        masks = {stream: (masker or Masker()).stream() for stream in files}
-        left = dict.fromkeys(files, limit + 1)
-
-        def put(stream: int, data: bytes) -> None:
-            data = data[: left[stream]]
-            left[stream] -= len(data)
-            files[stream].write(data)
-
-        try:
-            yield lambda stream, data: put(stream, masks[stream].feed(data))
-        finally:
-            for stream, mask in masks.items():
-                put(stream, mask.finish())
+STDOUT, STDERR = "stdout.log", "stderr.log"  # live output as the runner saw it, cut one byte past the limit
 
 
 @attrs.frozen(kw_only=True)

@@ -14,7 +14,7 @@ import attrs
 from sandboxrun.evidence import chain
 from sandboxrun.evidence.chain import Entry
 from sandboxrun.evidence.folder import Folder
-from sandboxrun.evidence.index import EvidenceError, Index
+from sandboxrun.evidence.index import EvidenceError, Index, reason_of
 from sandboxrun.evidence.runfolder import INDEX
 from sandboxrun.evidence.store import Store
 
@@ -75,7 +75,7 @@ def _run_problems(root: Folder, entry: Entry) -> Iterator[str]:
     except FileNotFoundError:
         yield "the folder is missing"
     except EvidenceError as error:
-        yield str(error)
+        yield reason_of(error)
 
 
 def _folder_problems(folder: Folder, entry: Entry) -> Iterator[str]:
@@ -87,7 +87,7 @@ def _folder_problems(folder: Folder, entry: Entry) -> Iterator[str]:
             return
         index = Index.from_json(data)
     except (FileNotFoundError, EvidenceError) as error:
-        yield f"{INDEX} is missing" if isinstance(error, FileNotFoundError) else f"{INDEX}: {error}"
+        yield f"{INDEX} is missing" if isinstance(error, FileNotFoundError) else f"{INDEX}: {reason_of(error)}"
         return
     found = dict(_files(folder, ""))
     for kept in index.kept:

@@ -19,11 +19,10 @@ from sandboxrun.engine.client import Engine
 from sandboxrun.engine.connect import connect
 from sandboxrun.evidence.capture import Captured, CaptureRequest, capture
 from sandboxrun.evidence.export import ExportLimits
-from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.outcome import How, StoppedBy
 from sandboxrun.evidence.parts import CaptureLimits
 from sandboxrun.evidence.sampler import USAGE, Sampler
-from sandboxrun.evidence.staged import live_output, open_workspace, stage_workspace
+from sandboxrun.evidence.staged import open_workspace, stage_workspace
 from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.verify import verify_chain
 
@@ -338,14 +337,23 @@ def test_output_the_runner_kept_is_used(engine: Engine, store: Store, make: Make
     container = run(engine, make("true", host={"LogConfig": {"Type": "none", "Config": {}}}))
     captured = capture(engine, container, attrs.evolve(request_of, run="engine"), store)
     assert captured.index is not None and [m.part for m in captured.index.missing] == ["logs"]
-    with live_output(store, request_of.run, masker=Masker(["hunter22"])) as keep:
-        keep(1, b"live\n")
-        keep(2, b"live \xff hun")
-        keep(2, b"ter22 more")
-    request = attrs.evolve(request_of, live_logs=True, secrets=("hunter22",), filesystem_changes=False)
+    with (
+        store.staging(request_of.run) as staging,
+        staging.append("stdout.log") as out,
+        staging.append("stderr.log") as err,
+    ):
+        out.write(b"live\n")
+        err.write(b"live \xff hunter22 more")
+    limits = CaptureLimits(log_bytes=18)
+    request = attrs.evolve(request_of, live_logs=True, limits=limits, secrets=("hunter22",), filesystem_changes=False)
     captured = capture(engine, container, request, store)
     checked(store, captured)
-    assert captured.index is not None and captured.index.missing == ()
+    assert captured.index is not None
+    assert [m.reason for m in captured.index.missing] == ["longer than 18 bytes; what came after is not kept"]
+    assert {k.path: k.truncated for k in captured.index.kept if k.path.endswith(".log")} == {
+        "stderr.log": True,
+        "stdout.log": False,
+    }
     assert content(store, captured, "stderr.log") == b"live \xff *** more"
     assert content(store, captured, "stdout.log") == b"live\n"
 

@@ -10,8 +10,7 @@ import pytest
 
 from sandboxrun.evidence.baseline import LEADING, WorkspaceLimits, link_fault, pack
 from sandboxrun.evidence.index import EvidenceError
-from sandboxrun.evidence.masking import Masker
-from sandboxrun.evidence.staged import baseline_of, live_output, open_workspace, stage_workspace
+from sandboxrun.evidence.staged import baseline_of, open_workspace, stage_workspace
 from sandboxrun.evidence.store import Store
 
 
@@ -135,17 +134,3 @@ def test_a_staged_workspace_waits_for_whoever_captures_the_run(tmp_path: Path) -
     store.unstage("run-1")
     with pytest.raises(FileNotFoundError), store.staging("run-1", create=False):
         raise AssertionError("not reached")
-
-
-def test_live_output_is_kept_masked_and_cut_one_byte_past_the_limit(tmp_path: Path) -> None:
-    store = Store(project_directory=tmp_path)
-    with live_output(store, "r", masker=Masker(["secret"]), limit=9) as keep:
-        keep(1, b"a sec")
-        keep(1, b"ret; and more")
-        keep(2, b"sec")
-    with (
-        store.staging("r", create=False) as staging,
-        staging.open("stdout.log") as out,
-        staging.open("stderr.log") as err,
-    ):
-        assert (out.read(), err.read()) == (b"a ***; and", b"sec")

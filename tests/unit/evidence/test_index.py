@@ -30,6 +30,7 @@ FULL = Index(
     digests=Digests(spec="s", inputs="i", profile="p", plan="l", image="sha256:1", repo_digests=("a@sha256:2",)),
     engine=MappingProxyType({"version": "20.10"}),
     labels=MappingProxyType({"a": "b"}),
+    patched_paths=3,
     usage=Usage(samples=2, cpu_seconds=1.5, memory_peak_bytes=10),
     kept=(Kept(path="logs/a", sha256="0" * 64, bytes=1, truncated=True),),
     missing=(Missing(part="logs", reason="r"),),

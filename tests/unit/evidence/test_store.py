@@ -333,3 +333,23 @@ def test_a_file_is_written_once(store: Store) -> None:
 def test_lines_that_are_none(line: bytes) -> None:
     with pytest.raises(ValueError):
         Entry.from_line(line)
+
+
+def _record_for_ever(base: Path, runs: int) -> None:
+    for number in range(runs):
+        record(Store(project_directory=base), f"run-{number}")
+
+
+@pytest.mark.parametrize("after", [0.002, 0.005, 0.01, 0.02, 0.03, 0.05])
+def test_a_writer_killed_at_any_moment_leaves_a_store_that_goes_on(store: Store, tmp_path: Path, after: float) -> None:
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=_record_for_ever, args=(tmp_path, 50))
+    process.start()
+    process.join(after)
+    process.kill()
+    process.join()
+    captured = store.entries()
+    _record_for_ever(tmp_path, len(captured) + 2)
+    assert verify_chain(store) == ()
+    assert store.entries()[: len(captured)] == captured
+    assert [entry.run for entry in store.entries()] == [f"run-{n}" for n in range(len(captured) + 2)]
