@@ -113,7 +113,7 @@ class Ulimit:
 
 
 def _read_ulimit(text: str) -> Ulimit:
-    if not re.fullmatch(r"-?\d{1,19}", text) or int(text) < -1:
+    if not re.fullmatch(r"-?[0-9]{1,19}", text) or int(text) < -1:
         raise ValueError("a limit is a whole number, or -1")
     return Ulimit(soft=int(text), hard=int(text))
 
@@ -323,7 +323,7 @@ def _read_device(text: str) -> Device:
     source, *rest = text.split(":")
     target = rest[0] if rest else source
     permissions = rest[1] if len(rest) > 1 else "rwm"
-    if len(rest) > 2 or not re.fullmatch("[rwm]{1,3}", permissions) or not (source + target).startswith("/"):
+    if len(rest) > 2 or not re.fullmatch("[rwm]{1,3}", permissions) or not (source.startswith("/") and target.startswith("/")):
         raise ValueError("the form is /dev/host[:/dev/inside[:rwm]]")
     return Device(source=source, target=target, permissions=permissions)
 

@@ -93,7 +93,7 @@ class Text:
             return refuse(problems, node, f"{self.hint} without NUL characters")
         if not text and not self.empty:
             return refuse(problems, node, self.hint, "the value is empty")
-        if self.pattern is not None and not re.fullmatch(self.pattern, text):
+        if self.pattern is not None and not re.fullmatch(self.pattern, text, re.ASCII):
             return refuse(problems, node, self.hint)
         return text
 
@@ -176,7 +176,7 @@ class Cpus:
                 return refuse(problems, node, "a number of CPUs, such as 1.5")
             case Scalar(value=int() | float() as value):
                 number = float(value)
-            case Scalar(value=str() as text) if re.fullmatch(r"\d{1,6}(\.\d{1,9})?", text):
+            case Scalar(value=str() as text) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text):
                 number = float(text)
             case _:
                 return refuse(problems, node, "a number of CPUs, such as 1.5")
@@ -301,12 +301,12 @@ class ListOf:
         return INVALID if INVALID in values else tuple(values)
 
     def _check_unique(self, nodes: tuple[Node, ...], values: list[Any], problems: Problems) -> None:
-        seen: list[Any] = []
+        seen: set[Any] = set()
         for node, value in zip(nodes, values, strict=True):
             identity = self.key(value) if self.key and value is not INVALID else value
             if identity is not INVALID and identity in seen:
                 problems.add(f'"{identity}" stands here twice', node.span, "remove one of them")
-            seen.append(identity)
+            seen.add(identity)
 
     def schema(self) -> Schema:
         item = self.item.schema()

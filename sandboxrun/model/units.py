@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(b|kb?|mb?|gb?|tb?|kib|mib|gib|tib)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,40}(?:\.[0-9]{1,40})?)\s*(b|kb?|mb?|gb?|tb?|kib|mib|gib|tib)?", re.IGNORECASE)
 _POWER = {"b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|ms|us|µs|ns|m|s|d)")
+_DURATION = re.compile(r"([0-9]{1,40}(?:\.[0-9]{1,40})?)(h|ms|us|µs|ns|m|s|d)")
 _NANOSECONDS = {
     "ns": 1,
     "us": 1_000,
