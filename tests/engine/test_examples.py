@@ -1,0 +1,273 @@
+"""Every example does what its README says, on a real engine; each is run as a project of its own in a copy."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import yaml
+
+from tests.conftest import Cli, Ran
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+EXAMPLES = CHECKOUT / "examples"
+
+
+@attrs.frozen(kw_only=True)
+class Example:
+    """A command line, and what must come of it.
+
+    `ends` are the sandboxes in any order with how each ended, as the evidence has it. `printed` and `artifacts` (a
+    part of a file's text by its path) are by sandbox; an address stands for its evidence's own.
+    """
+
+    command: tuple[str, ...]
+    ends: Mapping[str, str]
+    code: int = 0
+    printed: Mapping[str, str] = attrs.field(factory=dict)
+    artifacts: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
+
+
+CASES: Mapping[str, Example] = {
+    "offline": Example(
+        command=("run",),
+        ends={"reader": "exited"},
+        printed={"reader": "monday.md: 9 words\ntuesday.md: 10 words\nnothing can be sent: ENETUNREACH\n"},
+        artifacts={"reader": {"artifacts/workspace/summary.json": '"monday.md": 9'}},
+    ),
+    "matrix": Example(
+        command=("apply", "--wait", "--yes"),
+        ends=dict.fromkeys(("prepare", 'check["names"]', 'check["links"]', 'check["lengths"]'), "exited"),
+        printed={
+            "prepare": "inventory: prepare: 2 pages, 0 faults\n",
+            'check["links"]': "inventory: links: 2 pages, 0 faults\n",
+        },
+    ),
+    "extends": Example(
+        command=("run",),
+        ends={"reviewer": "exited", "writer": "exited"},
+        printed={
+            "reviewer": "team research, task review, user 1000\n"
+            "open files 1024, core 0, file size unlimited\nnetworks lo\n",
+            "writer": "team research, task write, user 1000\nopen files 1024, core 0, file size 1048576\nnetworks lo\n",
+        },
+    ),
+}
+ELSEWHERE = {"demo", "python-api", "pipelines"}  # these have tests of their own below
+
+
+def test_every_example_is_tested() -> None:
+    folders = {path.name for path in EXAMPLES.iterdir() if path.is_dir()}
+    assert folders == CASES.keys() | ELSEWHERE
+    assert all((EXAMPLES / name / "README.md").is_file() for name in folders)
+
+
+@pytest.mark.parametrize("profile", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: str(path.relative_to(EXAMPLES)))
+def test_an_editor_finds_the_schema(profile: Path) -> None:
+    named = re.match(r"# yaml-language-server: \$schema=(\S+)\n", profile.read_text())
+    assert named is not None
+    assert (profile.parent / named[1]).resolve() == CHECKOUT / "schemas" / "sandbox.schema.json"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_example(name: str, cli: Cli, project: str, agent_image: str, tmp_path: Path) -> None:
+    folder = copied(name, tmp_path, project)
+    case = CASES[name]
+    ran = cli(*case.command, "--var", f"image={agent_image}", cwd=folder)
+    assert ran.code == case.code, said(ran)
+    kept = evidence(folder)
+    assert {address: index["ending"]["how"] for address, (_, index) in kept.items()} == case.ends, said(ran)
+    for address, text in case.printed.items():
+        assert (kept[address][0] / "stdout.log").read_text() == text
+    for address, files in case.artifacts.items():
+        for path, part in files.items():
+            assert part in (kept[address][0] / path).read_text()
+
+
+def test_the_matrix_runs_only_what_has_not_run(cli: Cli, project: str, agent_image: str, tmp_path: Path) -> None:
+    folder = copied("matrix", tmp_path, project)
+    image = ("--var", f"image={agent_image}")
+    first = cli("apply", "--wait", "--yes", *image, "--var", 'tasks=["names"]', cwd=folder)
+    assert first.code == 0, said(first)
+    again = ("--var", 'tasks=["names", "links"]', "--var", "notify=true")
+    second = cli("apply", "--wait", "--yes", *image, *again, cwd=folder)
+    assert second.code == 0, said(second)
+    runs = sorted(index["sandbox"] for _, index in all_evidence(folder))
+    assert runs == ['check["links"]', 'check["names"]', "notify", "prepare"]
+
+
+def test_the_matrix_refuses_a_value_that_its_variable_does_not_take(cli: Cli, project: str, tmp_path: Path) -> None:
+    folder = copied("matrix", tmp_path, project)
+    ran = cli("validate", "--var", "project=In ventory", cwd=folder)
+    assert ran.code == 1
+    assert "project" in ran.err and "[a-z]+" in ran.err
+
+
+@pytest.mark.usefixtures("agent_image")
+def test_demo(cli: Cli, project: str, tmp_path: Path) -> None:
+    """Run twice: the second starts from what the first left."""
+    for _ in range(2):
+        ran = script(EXAMPLES / "demo" / "demo.py", "--folder", tmp_path / "demo", "--project", project)
+        assert ran.code == 0, said(ran)
+        assert "NOT AS EXPECTED" not in ran.out
+        assert len(ran.out.splitlines()) <= 90, ran.out
+    for path in re.findall(rf"^  \w+ +({re.escape(str(tmp_path))}\S+)$", ran.out, re.MULTILINE):
+        assert Path(path).exists()
+    repository = tmp_path / "demo" / "project"
+    assert shell("python3 -m unittest -q", repository, {}).code == 1
+    (patch,) = (tmp_path / "demo" / ".sandboxrun" / "evidence").glob("*/workspace.patch")
+    assert shell(f"git apply {patch}", repository, {}).code == 0
+    assert shell("python3 -m unittest -q", repository, {}).code == 0, "what the agent changed mends the tests"
+
+
+def test_demo_says_what_is_not_as_expected(cli: Cli, project: str, tmp_path: Path) -> None:
+    """An engine that is not there: the demo must not end well."""
+    ran = script(
+        EXAMPLES / "demo" / "demo.py",
+        *("--folder", tmp_path / "demo", "--project", project),
+        env={"DOCKER_HOST": f"unix://{tmp_path}/none.sock"},
+    )
+    assert ran.code == 1
+    assert "none.sock" in ran.err
+
+
+# -- pipelines ---------------------------------------------------------------------------------------------------
+
+# What cannot be done here, by how it begins: no package registry, no pull request to comment on.
+NOT_HERE = ("pip install", "gh pr comment")
+
+
+def github_lines() -> list[str]:
+    job = yaml.safe_load((EXAMPLES / "pipelines" / "github-actions.yml").read_text())["jobs"]["agents"]
+    return [step["run"] for step in job["steps"] if "run" in step]
+
+
+def gitlab_lines() -> list[str]:
+    job = yaml.safe_load((EXAMPLES / "pipelines" / "gitlab-ci.yml").read_text())["agents"]
+    return [*job["before_script"], *job["script"], *job["after_script"]]
+
+
+def published(name: str) -> str:
+    """The folder that the pipeline keeps."""
+    document = yaml.safe_load((EXAMPLES / "pipelines" / name).read_text())
+    if name == "gitlab-ci.yml":
+        return str(document["agents"]["artifacts"]["paths"][0])
+    (upload,) = [s for s in document["jobs"]["agents"]["steps"] if "upload-artifact" in s.get("uses", "")]
+    assert upload["with"]["include-hidden-files"] is True and upload["if"] == "always()"
+    return str(upload["with"]["path"])
+
+
+@pytest.mark.parametrize(("name", "lines"), [("github-actions.yml", github_lines()), ("gitlab-ci.yml", gitlab_lines())])
+def test_pipeline(name: str, lines: list[str], cli: Cli, project: str, agent_image: str, tmp_path: Path) -> None:
+    """Its lines, in a checkout of the matrix."""
+    folder = copied("matrix", tmp_path, project)
+    environment = runner(tmp_path, agent_image)
+    here = [line for line in lines if not line.startswith(NOT_HERE)]
+    assert len(here) >= 4
+    for line in here:
+        ran = shell(line, folder, environment)
+        assert ran.code == 0, f"{line}\n{said(ran)}"
+    plans = [p for p in (tmp_path / "temp" / "plan.md", folder / "plan.md") if p.exists()]
+    assert len(plans) == 1 and "4 to add" in plans[0].read_text()
+    assert len(list((folder / published(name)).glob("*/index.json"))) == 4
+
+
+@pytest.mark.parametrize("lines", [github_lines(), gitlab_lines()], ids=["github", "gitlab"])
+def test_pipeline_of_an_agent_that_fails(
+    lines: list[str], cli: Cli, project: str, agent_image: str, tmp_path: Path
+) -> None:
+    """The job's exit code is the agent's, and the evidence of what failed is kept."""
+    folder = copied("matrix", tmp_path, project)
+    (folder / "project" / "stock.md").write_text("# Stock\n\nSee [nowhere](nowhere.md).\n")
+    environment = runner(tmp_path, agent_image)
+    codes = {line: shell(line, folder, environment).code for line in lines if not line.startswith(NOT_HERE)}
+    assert {line: code for line, code in codes.items() if code != 0} == {
+        line: 1 for line in lines if line.startswith("sandboxrun apply")
+    }
+    assert evidence(folder)['check["links"]'][1]["ending"] == {
+        **evidence(folder)['check["links"]'][1]["ending"],
+        "how": "failed",
+        "exit_code": 1,
+    }
+
+
+def runner(tmp_path: Path, image: str) -> Mapping[str, str]:
+    """What a pipeline's machine gives: `sandboxrun` on the path, a folder for temporary files, a summary."""
+    for name in ("bin", "temp"):
+        (tmp_path / name).mkdir()
+    command = tmp_path / "bin" / "sandboxrun"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sandboxrun "$@"\n')
+    command.chmod(0o755)
+    return {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "RUNNER_TEMP": str(tmp_path / "temp"),
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "temp" / "summary.md"),
+        "SANDBOXRUN_VAR_image": image,
+    }
+
+
+# -- helpers -----------------------------------------------------------------------------------------------------
+
+
+def copied(name: str, tmp_path: Path, project: str) -> Path:
+    """A copy of an example whose project has the test's own name."""
+    folder = tmp_path / name
+    shutil.copytree(EXAMPLES / name, folder, ignore=shutil.ignore_patterns(".sandboxrun", "__pycache__"))
+    profile = folder / "sandbox.yaml"
+    text, count = re.subn(r"(?m)^name: \S+$", f"name: {project}", profile.read_text())
+    assert count == 1
+    profile.write_text(text)
+    return folder
+
+
+def all_evidence(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """All runs' folders with their indexes."""
+    found = sorted((folder / ".sandboxrun" / "evidence").glob("*/index.json"))
+    return [(path.parent, json.loads(path.read_text())) for path in found]
+
+
+def evidence(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """The same by sandbox; each must have run once."""
+    found = all_evidence(folder)
+    by_address = {index["sandbox"]: (path, index) for path, index in found}
+    assert len(by_address) == len(found)
+    assert all(not index["missing"] for _, index in found), [index["missing"] for _, index in found]
+    return by_address
+
+
+def script(path: Path, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Ran:
+    """Run one of the examples' own programs with this Python."""
+    return ended([sys.executable, str(path), *map(str, arguments)], path.parent, env or {})
+
+
+def shell(line: str, folder: Path, env: Mapping[str, str]) -> Ran:
+    """A pipeline's line, as its runner gives it to a shell."""
+    return ended(["bash", "-euo", "pipefail", "-c", line], folder, env)
+
+
+def ended(command: list[str], folder: Path, env: Mapping[str, str]) -> Ran:
+    ran = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    return Ran(code=ran.returncode, out=ran.stdout, err=ran.stderr)
+
+
+def said(ran: Ran) -> str:
+    """For a failure's message."""
+    return f"exit code {ran.code}\n{ran.out}\n{ran.err}"
