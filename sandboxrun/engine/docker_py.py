@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -259,6 +260,7 @@ class DockerPyTransport:
         from requests.utils import get_environ_proxies
 
         self.endpoint = endpoint.url
+        self._live: weakref.WeakSet[DockerPyResponse] = weakref.WeakSet()
         try:
             self._client = APIClient(endpoint.url, version=_BASE_VERSION, tls=_tls_config(endpoint.tls), timeout=None)
         except DockerException as error:
@@ -292,7 +294,9 @@ class DockerPyTransport:
             response = self._send(method, target, fields, body, timeout)  # a kept connection that had ended
         if stream and (sock := getattr(getattr(response.raw._fp, "fp", None), "raw", None)):
             sock._sock.settimeout(None)
-        return DockerPyResponse(response, upgraded=upgrade and response.status_code in (101, 200))
+        found = DockerPyResponse(response, upgraded=upgrade and response.status_code in (101, 200))
+        self._live.add(found)
+        return found
 
     def _send(
         self,
@@ -330,5 +334,7 @@ class DockerPyTransport:
         return None
 
     def close(self) -> None:
-        """End the idle connections; those in use end with their streams."""
+        """End all connections whose answer has begun, and the idle ones."""
+        for response in list(self._live):
+            response.close()
         self._client.close()

@@ -156,6 +156,22 @@ def test_an_upgrade_with_bytes_right_after_the_head(peer: Peer) -> None:
         assert terminal.recv() == b""
 
 
+def test_closing_the_engine_ends_its_streams(peer: Peer) -> None:
+    done = threading.Event()
+
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{}\n\r\n")
+        done.wait(60)
+
+    engine = peer(script)
+    stream = engine.events()
+    assert next(stream) == {}
+    threading.Timer(0.05, engine.close).start()
+    assert list(stream) == []
+    done.set()
+
+
 def test_an_upgrade_that_was_refused(peer: Peer) -> None:
     def script(client: socket.socket, number: int) -> None:
         until_end_of_head(client)
