@@ -1,0 +1,157 @@
+"""How runs ended, in words: what is said at the end of `run`, `apply --wait` and `destroy`.
+
+Owns the wording. What an engine or an agent wrote passes `printable` and the mask. Reads nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import assert_never
+
+import attrs
+
+from sandboxrun.evidence.capture import Captured
+from sandboxrun.evidence.index import Index
+from sandboxrun.evidence.outcome import Ending, How
+from sandboxrun.model.spec import SandboxSpec
+from sandboxrun.model.units import format_duration, format_size
+from sandboxrun.plan.text import one_line, redact
+
+PATCH = "workspace.patch"
+_LISTED = 5  # parts that are missing, told by name
+
+
+@attrs.frozen(kw_only=True)
+class Run:
+    """One run to tell of. `spec` is what it was told to be, for its limits; `note` what the caller saw of its end."""
+
+    address: str
+    captured: Captured | None
+    spec: SandboxSpec | None = None
+    note: str = ""
+
+
+def evidence_text(
+    runs: Iterable[Run], *, sensitive: frozenset[str] = frozenset(), relative_to: Path | None = None
+) -> str:
+    """All runs, a few lines each. Paths below `relative_to` are shown from there."""
+    return "\n".join(redact(line, sensitive) for run in runs for line in _run_lines(run, relative_to))
+
+
+def ending_text(ending: Ending, spec: SandboxSpec | None = None, note: str = "") -> str:
+    """How it ended, as a clause: `killed for exceeding its memory limit of 512m (exit 137)`."""
+    return one_line(_ending(ending, spec, note))
+
+
+def _run_lines(run: Run, base: Path | None) -> list[str]:
+    name = one_line(run.address)
+    captured = run.captured
+    if captured is None:
+        return [f"{name}: {one_line(run.note) or 'did not come to run'}"]
+    if captured.index is None:
+        return [f"{name}: its evidence could not be kept: {one_line(captured.failure or 'the reason is not known')}"]
+    index = captured.index
+    facts = [ending_text(index.ending, run.spec, run.note), *_measures(index)]
+    rows = [("evidence", one_line(_place(captured.folder, base)))] if captured.folder is not None else []
+    rows += _patch(index) + _missing(index)
+    width = max((len(key) for key, _ in rows), default=0) + 1
+    return [f"{name}: {', '.join(facts)}", *(f"    {key + ':':<{width}} {text}" for key, text in rows)]
+
+
+def _ending(ending: Ending, spec: SandboxSpec | None, note: str) -> str:
+    code = f" (exit {ending.exit_code})" if ending.exit_code is not None else ""
+    why = f": {ending.detail}" if ending.detail else ""
+    match ending.how:
+        case How.EXITED:
+            return "completed (exit 0)"
+        case How.FAILED:
+            return _failed(ending) + why
+        case How.OOM:
+            limit = f" of {format_size(spec.mem_limit)}" if spec is not None and spec.mem_limit else ""
+            aside = f"; {ending.detail}" if ending.detail else ""
+            return f"killed for exceeding its memory limit{limit}{code}{aside}"
+        case How.TIMEOUT:
+            return _timeout(spec, note) + code + (f"; {ending.detail}" if ending.detail else "")
+        case How.KILLED:
+            return f"stopped before its end{code}{f': {note}' if note else why}"
+        case How.ENGINE_LOST:
+            return f"lost: {ending.detail or 'the engine went away while it ran'}"
+        case How.NOT_STARTED:
+            return f"not started{code}{why}"
+    assert_never(ending.how)
+
+
+def _failed(ending: Ending) -> str:
+    if ending.signal is not None:
+        return f"failed with exit {ending.exit_code} (as {_signal(ending.signal)} gives)"
+    return f"failed with exit {ending.exit_code}" if ending.exit_code is not None else "failed"
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _timeout(spec: SandboxSpec | None, note: str) -> str:
+    if note:
+        return f"stopped: {note}"
+    limit = spec.lifetime.timeout if spec is not None else None
+    return f"stopped after its timeout{f' of {format_duration(limit)}' if limit is not None else ''}"
+
+
+def _measures(index: Index) -> list[str]:
+    told = [f"after {duration(index.ran_seconds)}"] if index.ran_seconds is not None else []
+    peak = index.usage.memory_peak_bytes if index.usage is not None else None
+    return [*told, f"peak memory {size(peak)}"] if peak is not None else told
+
+
+def _patch(index: Index) -> list[tuple[str, str]]:
+    if not any(kept.path == PATCH for kept in index.kept):
+        return []
+    count = index.patched_paths
+    files = "changes" if count is None else f"{count} file{'s' if count != 1 else ''} changed"
+    return [("patch", f"{PATCH}, {files}" if count != 0 else "nothing changed in the workspace")]
+
+
+def _missing(index: Index) -> list[tuple[str, str]]:
+    told = [one_line(f"{item.part} ({item.reason})") for item in index.missing[:_LISTED]]
+    more = len(index.missing) - len(told)
+    rows = [("missing", "; ".join(told) + (f"; and {more} more, see index.json" if more else ""))] if told else []
+    cut = [kept.path for kept in index.kept if kept.truncated]
+    rows += [("cut", one_line(", ".join(cut[:_LISTED])) + (" and more" if len(cut) > _LISTED else ""))] if cut else []
+    count = max(index.refused_total, len(index.refused))
+    if count:
+        rows.append(("refused", f"{count} name{'s' if count != 1 else ''} that the agent left, see index.json"))
+    return rows
+
+
+def _place(folder: Path, base: Path | None) -> str:
+    if base is None:
+        return str(folder)
+    shown = os.path.relpath(folder, base)
+    return str(folder) if shown.startswith(os.pardir) else shown
+
+
+def duration(seconds: float) -> str:
+    """A duration as a person says it: `0.4s`, `12.3s`, `3m05s`, `2h03m`."""
+    if seconds < 60:
+        return f"{max(0.0, seconds):.1f}s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def size(count: int) -> str:
+    """Bytes with one digit after the point: `41.2 MiB`."""
+    number = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.1f} {unit}" if unit != "B" else f"{count} B"
+        number /= 1024
+    return f"{number:.1f} TiB"

@@ -1,0 +1,182 @@
+"""An apply as JSON lines, in the shape of OpenTofu's machine-readable UI.
+
+Owns that format: one object a line, one `apply_start` and one `apply_complete` or `apply_errored` for each resource.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+from sandboxrun import __version__
+from sandboxrun.apply.events import Event, StepDone, StepFailed, StepProgress, StepSkipped, StepStarted, Undone
+from sandboxrun.plan.changes import Action, Change, Plan
+from sandboxrun.plan.text import one_line, redact, summary
+from sandboxrun.report import steps
+from sandboxrun.report.diagnostics import diagnostic_json
+from sandboxrun.report.plan_json import PROVIDER, resource_of
+from sandboxrun.report.progress import finished, masked, unfinished
+from sandboxrun.report.tracker import Resource, Tracker
+
+UI_VERSION = "1.0"
+_ACTION = {Action.NONE: "noop"}
+_BEGUN = {
+    "create": "Creating",
+    "update": "Modifying",
+    "delete": "Destroying",
+    "replace": "Replacing",
+    "noop": "Working",
+}
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class JsonProgress:
+    """Writes the lines. `now` gives the time that they carry, `clock` seconds for what takes how long."""
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        *,
+        clock: Callable[[], float] = monotonic,
+        now: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        self._write, self._now = write, now
+        self._tracker = Tracker(clock)
+        self._plan: Plan | None = None
+        self._changes: dict[str, Change] = {}
+        self._started: set[str] = set()
+        self._ended: dict[str, str] = {}  # address → completed, errored
+        self._told_version = False
+
+    def begin(self, plan: Plan) -> None:
+        """The version, what drifted, what is planned."""
+        self._plan = plan
+        self._changes = {change.address: change for change in plan.changes}
+        self._started, self._ended = set(), {}
+        self._tracker.expect(plan.operations)
+        self._version()
+        for change in plan.changes:
+            if change.drift:
+                self._planned("resource_drift", change, "Drift detected (update)", "update")
+        for change in plan.pending:
+            self._planned("planned_change", change, f"Plan to {_action(change)}", _action(change))
+        add, changed, remove = plan.counts
+        self._summary(summary(plan), add, changed, remove, "plan")
+
+    def __call__(self, event: Event) -> None:
+        resource = self._tracker.feed(event)
+        match event:
+            case Undone(address=address, what=what):
+                self._log("warn", f"{address}: taken back ({what})")
+            case StepSkipped(step=step, why=why):
+                self._log("warn", f"{step.address}: {step.id}: left out: {why}")
+            case _ if resource is not None:
+                self._step(event, resource)
+
+    def say(self, text: str) -> None:
+        """A remark."""
+        self._log("info", text)
+
+    def end(self) -> None:
+        """The counts of what was done."""
+        for resource in self._tracker.unfinished():
+            self._log("warn", f"{resource.address}: {unfinished(resource)}")
+        if self._plan is None:
+            return
+        done = [c for c in self._plan.pending if c.kind != "image" and self._ended.get(c.address) == "completed"]
+        actions = [change.action for change in done]
+        replaced = actions.count(Action.REPLACE)
+        add, change = actions.count(Action.CREATE) + replaced, actions.count(Action.UPDATE)
+        remove = actions.count(Action.DELETE) + replaced
+        text = f"Apply ended. Resources: {add} added, {change} changed, {remove} destroyed."
+        self._summary(text, add, change, remove, "destroy" if self._plan.destroy else "apply")
+
+    def _step(self, event: Event, resource: Resource) -> None:
+        address = resource.address
+        match event:
+            case StepStarted() if address not in self._started:
+                self._started.add(address)
+                self._hook("apply_start", resource, f"{_BEGUN[self._action_of(address)]}...")
+            case StepProgress(step=step, text=text):
+                self._hook("apply_progress", resource, f"{steps.doing(step)}: {text}", elapsed=True)
+            case StepDone() if resource.finished:
+                self._ended[address] = "completed"
+                told = finished(resource, self._tracker.now()).removeprefix(f"{steps.resource(address)}: ")
+                self._hook("apply_complete", resource, told, elapsed=True)
+            case StepFailed(step=step, error=error):
+                self._ended[address] = "errored"
+                self._hook("apply_errored", resource, f"failed while {steps.doing(step)}", elapsed=True, level="error")
+                for diagnostic in error.diagnostics:
+                    told_of = masked(diagnostic, self._sensitive)
+                    body = {"diagnostic": {**diagnostic_json(told_of), "address": self._shown(address)}}
+                    self._line("error", f"Error: {told_of.message}", "diagnostic", body)
+
+    def _hook(self, type: str, resource: Resource, message: str, *, elapsed: bool = False, level: str = "info") -> None:
+        hook: dict[str, Any] = {
+            "resource": self._resource(resource.address),
+            "action": self._action_of(resource.address),
+        }
+        if elapsed:
+            hook["elapsed_seconds"] = int(resource.seconds(self._tracker.now()))
+        self._line(level, f"{resource.address}: {message}", type, {"hook": hook})
+
+    def _planned(self, type: str, change: Change, message: str, action: str) -> None:
+        told = {"resource": self._resource(change.address), "action": action}
+        self._line("info", f"{change.address}: {message}", type, {"change": told})
+
+    def _summary(self, message: str, add: int, change: int, remove: int, operation: str) -> None:
+        counts = {"add": add, "change": change, "remove": remove, "operation": operation}
+        self._line("info", message, "change_summary", {"changes": counts})
+
+    def _version(self) -> None:
+        if not self._told_version:
+            self._told_version = True
+            self._line("info", f"sandboxrun {__version__}", "version", {"sandboxrun": __version__, "ui": UI_VERSION})
+
+    def _log(self, level: str, message: str) -> None:
+        self._line(level, message, "log", {})
+
+    def _line(self, level: str, message: str, type: str, body: Mapping[str, Any]) -> None:
+        told = {
+            "@level": level,
+            "@message": one_line(redact(message, self._sensitive)),
+            "@module": "sandboxrun.ui",
+            "@timestamp": self._now().isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            **body,
+            "type": type,
+        }
+        self._write(json.dumps(told, ensure_ascii=True))
+
+    def _resource(self, address: str) -> dict[str, Any]:
+        kind = self._changes[address].kind if address in self._changes else "sandbox"
+        named = resource_of(kind, address)
+        told = {
+            "addr": named["address"],
+            "module": "",
+            "resource": named["address"],
+            "implied_provider": PROVIDER,
+            "resource_type": named["type"],
+            "resource_name": named["name"],
+            "resource_key": named.get("index"),
+        }
+        return {key: self._shown(text) if isinstance(text, str) else text for key, text in told.items()}
+
+    def _action_of(self, address: str) -> str:
+        return _action(self._changes[address]) if address in self._changes else "noop"
+
+    def _shown(self, text: str) -> str:
+        return redact(text, self._sensitive)
+
+    @property
+    def _sensitive(self) -> frozenset[str]:
+        return self._plan.sensitive if self._plan is not None else frozenset()
+
+
+def _action(change: Change) -> str:
+    return _ACTION.get(change.action, change.action.value)

@@ -1,0 +1,97 @@
+"""The live display of an apply on a terminal: what goes on now, above it what is done. The one user of rich.
+
+Owns the display. What is shown is never markup.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from sandboxrun.apply.events import Event, StepFailed
+from sandboxrun.plan.changes import Plan
+from sandboxrun.plan.text import redact
+from sandboxrun.report import steps
+from sandboxrun.report.progress import LineProgress
+from sandboxrun.report.tracker import Tracker
+
+_MOST = 12  # resources shown at once; more would scroll the display out of the window
+
+
+class LiveProgress:
+    """Lines as `LineProgress` has them, and below them a row for each resource that is worked on."""
+
+    def __init__(
+        self, stream: TextIO, *, colour: bool = True, verbose: bool = False, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._console = Console(file=stream, no_color=not colour, highlight=False, markup=False, emoji=False)
+        self._spinner = Spinner("dots" if (self._console.encoding or "").startswith("utf") else "line")
+        self._tracker = Tracker(clock)
+        self._lines = LineProgress(self._print, verbose=verbose, clock=clock)
+        self._sensitive: frozenset[str] = frozenset()
+        self._live: Live | None = None
+        self._printing = threading.Lock()  # never taken while rich draws: it would wait for us, and we for it
+        self._style: str | None = None
+
+    def begin(self, plan: Plan) -> None:
+        """Start the display."""
+        self._sensitive = plan.sensitive
+        self._tracker.expect(plan.operations)
+        self._lines.begin(plan)
+        if self._live is None:
+            self._live = Live(
+                get_renderable=self._draw, console=self._console, refresh_per_second=8, transient=True,
+                redirect_stdout=False, redirect_stderr=False,
+            )  # fmt: skip
+            self._guarded(self._live.start)
+
+    def __call__(self, event: Event) -> None:
+        self._tracker.feed(event)
+        with self._printing:
+            self._style = "red" if isinstance(event, StepFailed) else None
+            self._lines(event)
+
+    def say(self, text: str) -> None:
+        """A remark."""
+        with self._printing:
+            self._style = "dim"
+            self._lines.say(text)
+
+    def end(self) -> None:
+        """Take the display away; the lines stay."""
+        live, self._live = self._live, None
+        if live is not None:
+            self._guarded(live.stop)
+        with self._printing:
+            self._style = "yellow"
+            self._lines.end()
+
+    def _print(self, line: str) -> None:
+        text = Text(line, style=self._style or "", overflow="fold")
+        self._guarded(lambda: self._console.print(text, soft_wrap=True))
+
+    def _guarded(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except (OSError, ValueError):  # the terminal has gone
+            return
+
+    def _draw(self) -> RenderableType:
+        active, now = self._tracker.active(), self._tracker.now()
+        rows = Table.grid(padding=(0, 1))
+        for resource in active[:_MOST]:
+            name = Text(steps.resource(redact(resource.address, self._sensitive)), style="bold", no_wrap=True)
+            going_on = Text(
+                redact("; ".join(resource.active.values()), self._sensitive), overflow="ellipsis", no_wrap=True
+            )
+            rows.add_row(self._spinner, name, going_on, Text(f"{resource.seconds(now):.0f}s", style="dim"))
+        more = [Text(f"  and {len(active) - _MOST} more", style="dim")] if len(active) > _MOST else []
+        return Group(rows, *more)
