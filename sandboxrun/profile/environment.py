@@ -19,6 +19,7 @@ from sandboxrun.profile.dotenv import Pair, parse_dotenv
 from sandboxrun.profile.extends import inside
 from sandboxrun.profile.files import read_source
 from sandboxrun.profile.paths import Places
+from sandboxrun.profile.scalars import is_text
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span
 
 SHORTEST_SECRET = 4  # characters; masking shorter texts would shred the output
@@ -79,7 +80,9 @@ class EnvFiles:
         return os.path.normpath(os.path.join(directory, text))
 
 
-def pass_through(spec: SandboxSpec, environment: Mapping[str, str], secrets: set[str]) -> SandboxSpec:
+def pass_through(
+    spec: SandboxSpec, environment: Mapping[str, str], secrets: set[str], span: Span | None, problems: Problems
+) -> SandboxSpec:
     """The spec with bare names given the caller's values, which are noted as secrets: they may well be."""
     if None not in spec.environment.values():
         return spec
@@ -87,6 +90,9 @@ def pass_through(spec: SandboxSpec, environment: Mapping[str, str], secrets: set
     for name, value in spec.environment.items():
         taken = environment.get(name) if value is None else value
         if taken is None:
+            continue
+        if not is_text(taken):
+            problems.add(f"the caller's {name} is not UTF-8", span, "give it by a secret with file:")
             continue
         if value is None and len(taken) >= SHORTEST_SECRET:
             secrets.add(taken)

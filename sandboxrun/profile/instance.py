@@ -91,7 +91,9 @@ class Maker:
         spec = parse_spec(node, self.problems)
         if spec is None or len(self.problems) > before:
             return None
-        spec = pass_through(spec, self.environment, self.renderer.secrets)
+        place = node.key("environment")
+        span = place.span if place is not None else composed.span
+        spec = pass_through(spec, self.environment, self.renderer.secrets, span, self.problems)
         spec, workspace = self._paths(spec, node)
         sandbox = DeclaredSandbox(
             address=address(composed.name, each.key),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ from sandboxrun.profile.inputs import Inputs, resolve_values
 from sandboxrun.profile.instance import MOST_NODES, Composed, Made, Maker, check_keys
 from sandboxrun.profile.objects import check_references, merged_objects, parse_objects, with_default_network
 from sandboxrun.profile.paths import Places
+from sandboxrun.profile.scalars import is_text
 from sandboxrun.profile.template import Renderer, Scope
 from sandboxrun.profile.variables import Variable, parse_variables
-from sandboxrun.source import Node, Scalar, SourceFile, Span, node_of
+from sandboxrun.source import Node, Scalar, SourceFile, Span, node_of, walk
 
 MOST_INSTANCES = 2000
 _STOP_AFTER = 10  # faulty instances of one for_each: more would say the same again
@@ -63,34 +64,65 @@ def load_tracked(
     paths: Sequence[Path], *, inputs: Inputs | None = None, directory: Path | None = None, gate: bool = True
 ) -> Loaded:
     """`load`, with the files that were read (for the verdict cache)."""
-    problems = Problems()
     root = Path(os.path.abspath(directory or paths[0].parent))
-    documents = {path: read_document(path, str(path), root, problems) for path in paths}
-    found = [document for document in documents.values() if document is not None]
-    loader = _Loader(root, inputs or Inputs(), problems)
-    profile = loader.profile(found, len(found) == len(documents), gate)
-    own = {path: document.file for path, document in documents.items() if document is not None}
+    loader = _Loader(root, inputs or Inputs())
+    profile = loader.run(lambda: [read_document(path, str(path), root, loader.problems) for path in paths], gate)
+    own = {path: profile.files[index] for index, path in enumerate(paths)}
     return Loaded(profile=profile, read={**own, **loader.read})
+
+
+def _checked(node: Node, problems: Problems) -> Node:
+    """Python data may hold what no file can: half of a surrogate pair."""
+    for inner in walk(node):
+        if isinstance(inner, Scalar) and isinstance(inner.value, str) and not is_text(inner.value):
+            problems.add("half of a surrogate pair is no character", inner.span)
+    return node
+
+
+MOST_PROBLEMS = 200
+
+
+class _Enough(Exception):
+    """So many faults that nobody reads more of them; a hostile file could have a million."""
+
+
+class _Bounded(Problems):
+    """Faults, up to a number."""
+
+    def add(self, message: str, span: Span | None = None, help: str | None = None) -> None:
+        super().add(message, span, help)
+        if len(self) >= MOST_PROBLEMS:
+            raise _Enough
 
 
 def load_data(data: Mapping[str, Any], *, directory: Path, inputs: Inputs | None = None, gate: bool = True) -> Profile:
     """The same from plain Python data in a profile's shape, for the Python API and for commands without a file."""
-    problems = Problems()
     root = Path(os.path.abspath(directory))
-    document = split_document(node_of(data), None, root, problems)
-    found = [document] if document is not None else []
-    return _Loader(root, inputs or Inputs(), problems).profile(found, document is not None, gate)
+    loader = _Loader(root, inputs or Inputs())
+    return loader.run(
+        lambda: [split_document(_checked(node_of(data), loader.problems), None, root, loader.problems)], gate
+    )
 
 
 class _Loader:
     """One load: what its steps share."""
 
-    def __init__(self, root: Path, inputs: Inputs, problems: Problems) -> None:
-        self.root, self.inputs, self.problems = root, inputs, problems
-        self.bases = Bases(root, problems)
-        self.renderer = Renderer(problems)
+    def __init__(self, root: Path, inputs: Inputs) -> None:
+        self.root, self.inputs, self.problems = root, inputs, _Bounded()
+        self.bases = Bases(root, self.problems)
+        self.renderer = Renderer(self.problems)
         self.secrets: frozenset[str] = frozenset()
         self.read: dict[Path, SourceFile | None] = {}  # beside the profile's own files
+
+    def run(self, read: Callable[[], list[Document | None]], gate: bool) -> Profile:
+        """Read and load; raises ProfileError with the faults, up to `MOST_PROBLEMS`."""
+        try:
+            documents = read()
+            found = [document for document in documents if document is not None]
+            return self.profile(found, len(found) == len(documents), gate)
+        except _Enough:
+            self._finish()
+            raise AssertionError("enough faults, and none") from None
 
     def profile(self, documents: list[Document], complete: bool, gate: bool) -> Profile:
         composed = self._compose(documents)

@@ -51,6 +51,14 @@ def _float(text: str) -> float:
     return value
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def is_text(text: str) -> bool:
+    """Whether a string is made of characters: half of a surrogate pair is none, and can't be written as UTF-8."""
+    return text.isascii() or _SURROGATE.search(text) is None
+
+
 def tagged(tag: str, text: str) -> Plain:
     """The value of a scalar with an explicit tag (`!!str` is `str`). Raises ValueError when they don't fit."""
     if tag == "str":

@@ -9,13 +9,14 @@ A mapping is taken in one place only, `for_each`, where it is data to iterate ov
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.profile.bounds import MARKS, TemplateError, Work
+from sandboxrun.profile.scalars import is_text
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, node_of
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ class Renderer:
             value = evaluate(program, scope.values, self.work)
             if not _fits(value, mapping):
                 raise _unfit(value)
+            if not all(map(is_text, _texts(value))):
+                raise TemplateError("this template makes half of a surrogate pair, which is no character")
         except TemplateError as error:
             self.problems.add(error.message, locate(node, error.line, error.word), error.help)
             return None
@@ -140,6 +143,20 @@ class Renderer:
         for item in value if isinstance(value, list) else (value,):
             if isinstance(item, str | int | float) and not isinstance(item, bool) and item != "":
                 self.secrets.add(str(item))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value, those in its lists and mappings too."""
+    match value:
+        case str():
+            yield value
+        case list():
+            for item in value:
+                yield from _texts(item)
+        case dict():
+            for key, item in value.items():
+                yield key
+                yield from _texts(item)
 
 
 def _fits(value: Any, mapping: bool) -> bool:

@@ -14,7 +14,7 @@ import attrs
 
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.model.types import describe
-from sandboxrun.profile.scalars import resolve
+from sandboxrun.profile.scalars import is_text, resolve
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span
 
 SCALARS = ("string", "integer", "number", "boolean")
@@ -60,8 +60,10 @@ def coerce(node: Node, rules: Rules, problems: Problems, *, span: Span | None = 
 
 def from_text(text: str, rules: Rules) -> Any:
     """The value that a text stands for. Raises Refused."""
-    if len(text) > LONGEST_VALUE or "\0" in text:
-        raise Refused(f"the value is longer than {LONGEST_VALUE // 1024} KiB, or holds a NUL")
+    if len(text) > LONGEST_VALUE:
+        raise Refused(f"the value is longer than {LONGEST_VALUE // 1024} KiB")
+    if "\0" in text or not is_text(text):
+        raise Refused("the value holds a NUL, or bytes that are not UTF-8")
     match rules.type:
         case "array":
             value: Any = [_scalar(part, rules.items) for part in _parts(text)]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sandboxrun.errors import Diagnostic, Problems, did_you_mean
-from sandboxrun.profile.scalars import resolve, tagged
+from sandboxrun.profile.scalars import is_text, resolve, tagged
 from sandboxrun.profile.yaml_errors import mark_span, syntax_error
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span
 
@@ -97,6 +97,7 @@ class _Builder:
         self.root: Node | None = None
         self._open: list[_Frame] = []
         self._anchors: dict[str, _Anchored | _Frame] = {}
+        self._lines: list[str] | None = None
         self._documents = 0
         self._nodes = 0
         self._handlers = {
@@ -122,8 +123,13 @@ class _Builder:
         elif event.style in ("|", ">"):
             length = 1
         else:
-            length = len(self.file.line(start.line + 1).rstrip()) - start.column
+            length = len(self._line(start.line).rstrip()) - start.column
         return Span(file=self.file, line=start.line + 1, column=start.column + 1, length=max(1, length))
+
+    def _line(self, index: int) -> str:
+        if self._lines is None:  # split once: a file may hold thousands of texts of several lines
+            self._lines = self.file.text.splitlines()
+        return self._lines[index] if index < len(self._lines) else ""
 
     def _document(self, event: Any) -> None:
         self._documents += 1
@@ -156,7 +162,7 @@ class _Builder:
         except ValueError as error:
             self.problems.add(str(error), span, "quote it if it is a text")
             return None
-        if any("\ud800" <= c <= "\udfff" for c in text):
+        if not is_text(text):
             self.problems.add("half of a surrogate pair is no character", span, "write the character itself")
             return ""
         return value

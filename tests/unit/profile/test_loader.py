@@ -298,6 +298,30 @@ def test_the_effective_profile_says_everything(load_text: Load) -> None:
     assert set(agent) >= {row.key for row in rows(SandboxSpec) if row.settable and value_of(SandboxSpec(), row)}
 
 
+HOSTILE = [
+    "9" * 400 + "s", "9" * 400 + ".5m", "9" * 5000, "1." + "9" * 500, "a" * 60000, "a:" * 30000, "\0", "\ud800", "٣", "٣m",
+    "a=b\n=c", "=", "::::", ":/", "~/x:/y", "%s", 2**62, -(2**62), 1e300, -0.0, "- 1", " ", "\n", [], {}, [[]], [{}],
+    {"": ""}, {"a": None}, [None], True, "no", ["a"] * 1000, {"source": "x"}, "CMD'", {"test": []}, {"soft": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "key", [row.key for row in rows(SandboxSpec) if row.settable] + ["for_each", "when", "env_file"]
+)
+def test_no_option_falls_over_a_hostile_value(key: str, tmp_path: Path) -> None:
+    for value in HOSTILE:
+        for form in (value, [value], {"a": value}):
+            try:
+                load_data({"sandboxes": {"agent": {key: form}}}, directory=tmp_path)
+            except ProfileError as error:
+                assert error.diagnostics
+
+
+def test_so_many_faults_are_enough(load_text: Load) -> None:
+    found = faults(load_text, "sandboxes:\n  agent:\n" + "".join(f"    k{i}: 1\n" for i in range(5000)))
+    assert len(found) == 200
+
+
 PROFILEISH = st.recursive(
     st.one_of(
         st.integers(-2, 9),
@@ -310,7 +334,7 @@ PROFILEISH = st.recursive(
         | st.dictionaries(
             st.sampled_from(
                 "sandboxes agent image command environment extends for_each when networks volumes tmpfs ulimits name "
-                "file sandbox depends_on variables type default secrets labels env_file workspace x-a healthcheck".split()
+                "file sandbox depends_on variables type default secrets labels env_file workspace healthcheck".split()
             ),
             inner,
             max_size=5,

@@ -233,6 +233,7 @@ def test_the_plain_templates_read_without_jinja_mean_the_same(parts: list[str]) 
         ("{{ }}", 'the template has "}}" where a value should be'),
         ("{# x", "the comment is not ended"),
         ("{% raw %}x", '"raw" is not ended'),
+        ("{{ '\\ud800' }}", "this template makes half of a surrogate pair, which is no character"),
         ("{% foo %}", 'unknown statement "foo"'),
     ],
 )

@@ -81,7 +81,9 @@ def test_texts_by_type(rules: Rules, text: str, value: Any) -> None:
         (Rules(type="integer", most=3), "4", "4 is above the maximum of 3"),
         (Rules(type="string", enum=("a", "b")), "c", '"c" is none of: "a", "b"'),
         (Rules(type="array", longest=1), "a,b", "the value has 2 items, and may have 1"),
-        (Rules(type="string"), "a\0", "the value is longer than 64 KiB, or holds a NUL"),
+        (Rules(type="string"), "a" * 65537, "the value is longer than 64 KiB"),
+        (Rules(type="string"), "a\0", "the value holds a NUL, or bytes that are not UTF-8"),
+        (Rules(type="string"), "a\udcff", "the value holds a NUL, or bytes that are not UTF-8"),
     ],
 )
 def test_texts_that_are_refused(rules: Rules, text: str, message: str) -> None:
