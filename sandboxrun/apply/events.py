@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import attrs
@@ -64,3 +65,13 @@ Listener = Callable[[Event], None]
 
 def silent(event: Event) -> None:
     """A listener that does nothing."""
+
+
+def guarded(listener: Listener) -> Listener:
+    """The listener, unable to raise: whoever listens must not stop an apply, nor leave its workers waiting."""
+
+    def tell(event: Event) -> None:
+        with contextlib.suppress(Exception):
+            listener(event)
+
+    return tell

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import attrs
 
-from sandboxrun.apply.events import Listener, silent
+from sandboxrun.apply.events import Listener, guarded, silent
 from sandboxrun.errors import ApplyError
 from sandboxrun.model import labels
 from sandboxrun.model.codec import ImageConfig, own_labels
@@ -57,7 +57,7 @@ class Session:
     plan_digest: str
     files: Mapping[tuple[str, str], bytes] = attrs.field(factory=dict, repr=False)
     masked: tuple[str, ...] = attrs.field(default=(), repr=False)
-    listener: Listener = silent
+    listener: Listener = attrs.field(default=silent, converter=guarded)
     guard: Callable[[], None] = lambda: None
     extra_labels: Mapping[str, str] = attrs.field(factory=dict)
     before_start: Callable[[DeclaredSandbox, Made], None] = lambda sandbox, made: None

@@ -156,8 +156,9 @@ def change_text(change: Change, plan: Plan) -> str:
 
 def option_lines(change: Change, sensitive: frozenset[str]) -> list[str]:
     """The options of a change, a line each, every one with its symbol: differences, or what a new one is made of."""
-    if change.differences:
-        return _difference_lines(change.differences, sensitive)
+    differences = change.differences or _since_it_ran(change)
+    if differences:
+        return _difference_lines(differences, sensitive)
     if change.action is not Action.CREATE or change.after is None:
         return []
     if change.kind != "sandbox":
@@ -165,6 +166,18 @@ def option_lines(change: Change, sensitive: frozenset[str]) -> list[str]:
     told = {key: value for key, value in change.after.items() if key in ALWAYS or not _implied(key, change.after)}
     rows = _aligned([(key, shown(value, sensitive)) for key, value in told.items()])
     return [*(f"+ {row}" for row in rows), "# every other option at its closed default: see sandboxrun render"]
+
+
+def _since_it_ran(change: Change) -> tuple[Difference, ...]:
+    """What a sandbox that has ended and is run anew will have otherwise than it had."""
+    before, after = change.before, change.after
+    if change.kind != "sandbox" or change.action is not Action.REPLACE or before is None or after is None:
+        return ()
+    return tuple(
+        Difference(key=key, before=before.get(key), after=after.get(key), effect=Effect.NONE)
+        for key in [*after, *(k for k in before if k not in after)]
+        if before.get(key) != after.get(key)
+    )
 
 
 def _implied(key: str, after: Mapping[str, Any]) -> bool:

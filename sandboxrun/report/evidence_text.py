@@ -99,7 +99,7 @@ def _signal(number: int) -> str:
 
 def _timeout(spec: SandboxSpec | None, note: str) -> str:
     if note:
-        return f"stopped: {note}"
+        return f"stopped {note.replace('past', 'after', 1)}" if note.startswith("past ") else f"stopped: {note}"
     limit = spec.lifetime.timeout if spec is not None else None
     return f"stopped after its timeout{f' of {format_duration(limit)}' if limit is not None else ''}"
 

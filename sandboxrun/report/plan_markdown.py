@@ -38,7 +38,7 @@ def plan_markdown(plan: Plan, *, title: str = "sandboxrun plan") -> str:
         page.cut(left, "of the changes' lines")
         page.add("\n")
     _blocks(page, _drift_blocks(plan), "of the resources that drifted")
-    _blocks(page, [_details(c, plan) for c in plan.pending if _has_options(c)], "of the changes' options")
+    _blocks(page, _all_details(plan), "of the changes' options")
     page.add(f"<sub>{_code(plan.digest)}</sub>\n")
     return page.text
 
@@ -108,10 +108,6 @@ def _reason(change: Change, plan: Plan) -> str:
     return said or ", ".join(d.key for d in change.differences)
 
 
-def _has_options(change: Change) -> bool:
-    return bool(change.differences) or change.action is Action.CREATE
-
-
 def _blocks(page: _Page, blocks: Iterable[str], of_what: str) -> None:
     page.cut(page.add_each(blocks), of_what)
 
@@ -129,10 +125,15 @@ def _drift(change: Change, plan: Plan) -> str:
     return f"\n{name}\n\n{fenced(_coloured(drift_lines(change, plan.sensitive)))}"
 
 
-def _details(change: Change, plan: Plan) -> str:
-    lines = _coloured(option_lines(change, plan.sensitive))
+def _all_details(plan: Plan) -> list[str]:
+    told = [(change, option_lines(change, plan.sensitive)) for change in plan.pending]
+    return [_details(change, lines, plan) for change, lines in told if lines]
+
+
+def _details(change: Change, lines: list[str], plan: Plan) -> str:
     name = _code(_cut(f"{SYMBOL[change.action]} {label(change, plan.sensitive)}", 300))
-    return f"\n<details><summary>{name} {verb(change)}</summary>\n\n{fenced(lines)}\n</details>\n"
+    summed = f"<summary>{name} {verb(change)}</summary>"
+    return f"\n<details>{summed}\n\n{fenced(_coloured(lines))}\n</details>\n"
 
 
 def _coloured(lines: Iterable[str]) -> list[str]:

@@ -121,7 +121,8 @@ class LineProgress:
     def _lines(self, event: Event, resource: Resource | None) -> list[str]:
         match event:
             case StepFailed(step=step, error=error):
-                lines = [f"{steps.resource(step.address)}: failed while {steps.doing(step)}: {said(error)}"]
+                before = f"{', '.join(resource.words)}; " if resource is not None and resource.words else ""
+                lines = [f"{steps.resource(step.address)}: {before}failed while {steps.doing(step)}: {said(error)}"]
                 return lines + (self._annotations(error) if self._github else [])
             case StepSkipped(step=step, why=why) if resource is not None and self._first_skip(resource):
                 return [f"{steps.resource(step.address)}: left out: {one_line(why)}"]
