@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from sandboxrun.errors import Problems
+from sandboxrun.model import units
 from sandboxrun.model.option import Record, Row, rows, to_plain
 from sandboxrun.model.placing import PlaceOptions
 from sandboxrun.model.process import ProcessOptions
@@ -127,7 +128,8 @@ SpecType = Record(cls=SandboxSpec, title="a sandbox", refused=NOT_OFFERED, check
 
 
 def settle(spec: SandboxSpec) -> SandboxSpec:
-    """The spec with what its options imply written out: no swap, the default network, the workspace as directory.
+    """The spec with what its options imply written out: no swap, the default network, the workspace as directory,
+    whole seconds of grace.
 
     Idempotent. Plans, payloads and labels hold settled specs only.
     """
@@ -142,6 +144,8 @@ def settle(spec: SandboxSpec) -> SandboxSpec:
         implied["networks"] = freeze(dict(sorted(spec.networks.items())))
     if spec.volumes:
         implied["volumes"] = tuple(sorted(spec.volumes, key=lambda mount: mount.target))
+    if spec.stop_grace_period % units.SECOND:  # the engine counts it in seconds
+        implied["stop_grace_period"] = -(-spec.stop_grace_period // units.SECOND) * units.SECOND
     if spec.pids_limit == -1:
         implied["pids_limit"] = 0
     if spec.pull_policy == "if_not_present":
