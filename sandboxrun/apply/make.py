@@ -152,8 +152,12 @@ def update_sandbox(step: op.UpdateSandbox, session: Session) -> str:
     payload = encode_update(step.sandbox.spec, step.options)
     refuse_warnings(step.sandbox, session.engine.update_container(step.container, payload))
     read_back_options(step, session)
-    record_update(session.store, session.observed(step.container).run, to_label(step.sandbox.spec))
     return ", ".join(step.options)
+
+
+def record_spec(step: op.RecordSpec, session: Session) -> None:
+    """Note what a container was changed to."""
+    record_update(session.store, step.run, to_label(step.sandbox.spec))
 
 
 def read_back_options(step: op.UpdateSandbox, session: Session) -> None:

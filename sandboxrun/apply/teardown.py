@@ -67,7 +67,8 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
         project=session.profile.project,
         sandbox=observed.address,
         digests=Digests(
-            spec=own.get(labels.SPEC_DIGEST, ""),
+            # not the label: an update in place leaves it as it was, and what ran to its end is the updated spec
+            spec=observed.applied.digest if observed.applied is not None else own.get(labels.SPEC_DIGEST, ""),
             inputs=own.get(labels.INPUTS_DIGEST, ""),
             profile=own.get(labels.PROFILE_DIGEST, ""),
             plan=own.get(labels.PLAN_DIGEST, ""),

@@ -14,6 +14,7 @@ import attrs
 
 PROJECT = r"[a-z0-9][a-z0-9_-]{0,62}"  # Compose's rule for project names
 KEY = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
+ENGINE = "engine:"  # before the name of a network or volume that is none of the project's: no key looks like it
 WORKSPACE, SECRETS, CONFIGS = "workspace", "secrets", "configs"
 PARTS = (WORKSPACE, SECRETS, CONFIGS)
 
@@ -54,23 +55,28 @@ class Names:
 
     def network(self, key: str) -> str:
         """The engine's name of the network `key`."""
-        return self.given_networks.get(key, f"{self.project}_{key}")
+        return _name(self.project, self.given_networks, key)
 
     def volume(self, key: str) -> str:
         """The engine's name of the volume `key`."""
-        return self.given_volumes.get(key, f"{self.project}_{key}")
+        return _name(self.project, self.given_volumes, key)
 
     def network_key(self, name: str) -> str:
-        """The key whose engine name is `name`; a name that is none of ours stands for itself."""
+        """The key whose engine name is `name`; `engine:<name>` where that is none of ours."""
         return _key(self.project, self.given_networks, name)
 
     def volume_key(self, name: str) -> str:
-        """The key whose engine name is `name`; a name that is none of ours stands for itself."""
+        """The key whose engine name is `name`; `engine:<name>` where that is none of ours."""
         return _key(self.project, self.given_volumes, name)
+
+
+def _name(project: str, given: Mapping[str, str], key: str) -> str:
+    return key.removeprefix(ENGINE) if key.startswith(ENGINE) else given.get(key, f"{project}_{key}")
 
 
 def _key(project: str, given: Mapping[str, str], name: str) -> str:
     for key, engine_name in given.items():
         if engine_name == name:
             return key
-    return name.removeprefix(f"{project}_")
+    ours = name.startswith(f"{project}_")
+    return name.removeprefix(f"{project}_") if ours else f"{ENGINE}{name}"

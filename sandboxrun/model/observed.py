@@ -7,7 +7,7 @@ workflow's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import attrs
@@ -99,6 +99,12 @@ class Image:
     digest: str | None = None
     note: str | None = None  # why the registry could not say
 
+    @property
+    def current(self) -> bool:
+        """Whether the engine has what the registry has under the tag. False while the registry did not say."""
+        digests = self.config.digests if self.config is not None else ()
+        return self.digest is not None and any(known.endswith(f"@{self.digest}") for known in digests)
+
 
 @attrs.frozen(kw_only=True)
 class Foreign:
@@ -183,6 +189,9 @@ def observe(
     """
     own = (inspect.get("Config") or {}).get("Labels") or {}
     applied = updated or from_label(own.get(labels.SPEC))
+    deadline = parse_time(own.get(labels.DEADLINE))
+    if updated is not None:
+        deadline = _deadline(updated, parse_time(inspect.get("Created")))
     return ObservedSandbox(
         id=str(inspect["Id"]),
         name=str(inspect["Name"]).removeprefix("/"),
@@ -192,12 +201,18 @@ def observe(
         spec=without_inherited(decode(inspect, names, applied), image),
         applied=applied,
         image_id=str(inspect.get("Image") or ""),
-        deadline=parse_time(own.get(labels.DEADLINE)),
+        deadline=deadline,
         one_off=labels.ONE_OFF in own,
         owner=own.get(labels.OWNER),
         labels=freeze(own),
         inspect=inspect,
     )
+
+
+def _deadline(spec: SandboxSpec, created: datetime | None) -> datetime | None:
+    """When a sandbox may be collected whose `lifetime` was changed while it ran."""
+    ttl = spec.lifetime.ttl
+    return created + timedelta(microseconds=ttl / 1000) if ttl is not None and created is not None else None
 
 
 def read_state(state: Mapping[str, Any]) -> State:

@@ -440,7 +440,7 @@ class Networks:
             {
                 live.names.network_key(name): _attachment(live, settings or {})
                 for name, settings in sorted(found.items())
-                if name not in ("none", "bridge", "host")
+                if name != "none"
             }
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.model.codec import ImageConfig, without_inherited
+from sandboxrun.model.codec import without_inherited
 from sandboxrun.model.observed import Image, ObservedSandbox
 from sandboxrun.model.option import Effect, Row, value_of
 from sandboxrun.model.spec import ROWS, SandboxSpec
@@ -34,7 +34,7 @@ def compare(declared: SandboxSpec, observed: ObservedSandbox, image: Image | Non
     config = image.config if image is not None else None
     want = without_inherited(declared, config)
     applied = without_inherited(observed.applied, config) if observed.applied is not None else None
-    found = [moved] if (moved := _moved(declared, observed, config)) is not None else []
+    found = [moved] if (moved := _moved(declared, observed, image)) is not None else []
     for row in ROWS:
         difference = _compare_row(row, want, observed.spec, applied)
         if difference is not None:
@@ -48,14 +48,17 @@ def mismatches(asked: SandboxSpec, live: SandboxSpec) -> tuple[Difference, ...]:
     return tuple(difference for difference in found if difference is not None)
 
 
-def _moved(declared: SandboxSpec, observed: ObservedSandbox, config: ImageConfig | None) -> Difference | None:
-    """A tag that means another image now."""
-    if config is None or declared.image != observed.spec.image or config.id == observed.image_id:
+def _moved(declared: SandboxSpec, observed: ObservedSandbox, image: Image | None) -> Difference | None:
+    """A tag that means another image now: on the engine, or in the registry where the newest is wanted."""
+    if image is None or image.config is None or declared.image != observed.spec.image:
+        return None
+    newer = image.digest if declared.pull_policy == "always" and not image.current else None
+    if newer is None and image.config.id == observed.image_id:
         return None
     return Difference(
         key="image",
         before=f"{declared.image} ({short(observed.image_id)})",
-        after=f"{declared.image} ({short(config.id)})",
+        after=f"{declared.image} ({short(newer or image.config.id)})",
         effect=Effect.REPLACE,
         reason="the tag has moved to another image",
     )
@@ -67,8 +70,6 @@ def short(image_id: str) -> str:
 
 
 def _compare_row(row: Row, want: SandboxSpec, have: SandboxSpec, applied: SandboxSpec | None) -> Difference | None:
-    if row.at is None or row.effect is Effect.NONE:
-        return None
     wanted, live = value_of(want, row), value_of(have, row)
     before = value_of(applied, row) if applied is not None else None
     if wanted == live or not _compared(row, wanted, before):

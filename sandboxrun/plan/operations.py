@@ -1,5 +1,5 @@
-"""Operations: a plan's steps. Each is one engine call (an upload through a courier is three), with its cause
-and the steps it needs.
+"""Operations: a plan's steps. Each is one engine call (an upload through a courier is three, a record none), with
+its cause and the steps it needs.
 
 Owns the union. Whoever walks it matches on the classes and ends with `assert_never`. Pure data.
 """
@@ -145,6 +145,14 @@ class UpdateSandbox(_Step):
 
 
 @attrs.frozen(kw_only=True)
+class RecordSpec(_Step):
+    """Note beside the engine what a running container was changed to: its labels can't change."""
+
+    sandbox: DeclaredSandbox
+    run: str
+
+
+@attrs.frozen(kw_only=True)
 class StopSandbox(_Step):
     """Ask a running container to end; kill it when its grace period is over."""
 
@@ -188,6 +196,7 @@ Operation = (
     | AwaitSandbox
     | StartSandbox
     | UpdateSandbox
+    | RecordSpec
     | StopSandbox
     | CaptureEvidence
     | RemoveSandbox

@@ -29,7 +29,9 @@ class Steps:
         self._snapshot = snapshot
         self._steps: list[op.Operation] = []
         self._removed: dict[str, str] = {}  # container id → the step that removes it
+        self._couriers: Ids = ()
         self._networks: dict[str, str] = {}  # engine name → the step that makes it
+        self._anew: set[str] = set()  # keys of networks that are replaced
         self._volumes: dict[str, str] = {}
         self._pulls: dict[str, str] = {}
         self._started: dict[str, str] = {}  # address → the step that starts it
@@ -38,9 +40,7 @@ class Steps:
         self, decisions: list[Decision], networks: list[Change], volumes: list[Change], images: list[Change]
     ) -> list[op.Operation]:
         """All steps; those with no needs in common may run side by side."""
-        for container in self._snapshot.couriers:
-            step = op.RemoveCourier(id=f"courier {container[:12]}", address="", cause="left over", container=container)
-            self._add(step)
+        self._couriers = tuple(self._remove_courier(container) for container in self._snapshot.couriers)
         for decision in decisions:
             if decision.ends:
                 self._teardown(decision)
@@ -55,6 +55,10 @@ class Steps:
     def _add(self, step: op.Operation) -> str:
         self._steps.append(step)
         return step.id
+
+    def _remove_courier(self, container: str) -> str:
+        step = op.RemoveCourier(id=f"courier {container[:12]}", address="", cause="left over", container=container)
+        return self._add(step)
 
     # -- tearing down ---------------------------------------------------------------------------------------
 
@@ -152,6 +156,8 @@ class Steps:
     def _replace_network(self, change: Change, decisions: list[Decision]) -> None:
         """Detach everything that stays, make it anew, attach it again: running sandboxes keep running."""
         key = change.address.removeprefix("network.")
+        self._anew.add(key)
+        declared = {d.observed.id: d.declared for d in decisions if d.observed is not None and d.declared is not None}
         staying = [o for o in self._snapshot.sandboxes if key in o.spec.networks and o.id not in self._removed]
         common: dict[str, Any] = {"address": change.address, "cause": change.reason.value}
         detached = tuple(
@@ -173,7 +179,10 @@ class Steps:
         created = self._create_network(change, (removed,))
         self._networks[change.name] = created
         for o in staying:
-            attachment = o.spec.networks[key]
+            wanted = declared[o.id].spec if o.id in declared else o.spec
+            attachment = wanted.networks.get(key)
+            if attachment is None:
+                continue
             step = op.ConnectNetwork(
                 id=f"connect {o.address} {key}",
                 **common,
@@ -235,7 +244,8 @@ class Steps:
         networks = [self._networks.get(names.network(key)) for key in spec.networks]
         volumes = [self._volumes.get(mount.source or "") for mount in spec.volumes]
         replaced = self._removed.get(decision.observed.id) if decision.observed is not None else None
-        return tuple(step for step in (replaced, self._pulls.get(spec.image), *networks, *volumes) if step)
+        needs = (replaced, self._pulls.get(spec.image), *networks, *volumes, *self._couriers)
+        return tuple(step for step in needs if step)
 
     def _image_id(self, reference: str) -> str | None:
         """What the reference means now; None where it is pulled first."""
@@ -300,6 +310,7 @@ class Steps:
     def _update(self, sandbox: DeclaredSandbox, decision: Decision) -> None:
         assert decision.observed is not None
         cause = decision.change.reason.value
+        before = len(self._steps)
         live = tuple(d.key for d in decision.change.differences if d.effect is Effect.LIVE)
         if live:
             step = op.UpdateSandbox(
@@ -313,12 +324,22 @@ class Steps:
             self._add(step)
         if any(d.effect is Effect.RECONNECT for d in decision.change.differences):
             self._reconnect(sandbox, decision.observed, cause)
+        if not all(d.drift for d in decision.change.differences):
+            record = op.RecordSpec(
+                id=f"record {sandbox.address}",
+                address=sandbox.address,
+                cause=cause,
+                needs=tuple(step.id for step in self._steps[before:]),
+                sandbox=sandbox,
+                run=decision.observed.run,
+            )
+            self._add(record)
 
     def _reconnect(self, sandbox: DeclaredSandbox, observed: ObservedSandbox, cause: str) -> None:
         before, after, names = observed.spec.networks, sandbox.spec.networks, self._profile.names
         common: dict[str, Any] = {"address": sandbox.address, "cause": cause}
         for key, attachment in before.items():
-            if after.get(key) != attachment:
+            if after.get(key) != attachment and key not in self._anew:
                 network = names.network(key)
                 step = op.DisconnectNetwork(
                     id=f"disconnect {sandbox.address} {key}", **common, container=observed.id, network=network
@@ -326,7 +347,7 @@ class Steps:
                 self._add(step)
         gone = {s.id for s in self._steps}
         for key, attachment in after.items():
-            if before.get(key) != attachment:
+            if before.get(key) != attachment and not (key in before and key in self._anew):
                 network = names.network(key)
                 detached = f"disconnect {sandbox.address} {key}"
                 needs = [n for n in (self._networks.get(network), detached if detached in gone else None) if n]

@@ -50,13 +50,14 @@ def take_snapshot(engine: Engine, profile: Profile, store: Store) -> Snapshot:
     )
     networks = tuple(observe_network(answer) for answer in engine.networks(labels=own))
     volumes = tuple(observe_volume(answer) for answer in engine.volumes(labels=own))
-    running = {o.address for o in sandboxes if isinstance(o.state, Running)}
-    absent = [s for s in profile.sandboxes if s.address not in running]
-    info = engine.info() if absent else None
+    running = {o.address: o.applied for o in sandboxes if isinstance(o.state, Running) and not o.one_off}
+    # Those that may have to be made, anew as well: what the engine can't enforce must be known before one goes.
+    unsettled = [s for s in profile.sandboxes if running.get(s.address) != s.spec]
+    info = engine.info() if unsettled else None
     snapshot = Snapshot(
         project=profile.project,
         taken=engine.clock(),
-        offers=_offers(engine, info, profile.sandboxes if absent else ()),
+        offers=_offers(engine, info, unsettled),
         engine_id=str((info or {}).get("ID") or ""),
         sandboxes=sandboxes,
         networks=networks,
@@ -66,7 +67,7 @@ def take_snapshot(engine: Engine, profile: Profile, store: Store) -> Snapshot:
         couriers=couriers,
         completed=_completed(profile, store),
     )
-    return attrs.evolve(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, absent)))
+    return attrs.evolve(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, unsettled)))
 
 
 class _Images:
@@ -150,25 +151,25 @@ def _completed(profile: Profile, store: Store) -> Mapping[str, Mapping[str, Comp
 
 
 def _foreign(
-    engine: Engine, profile: Profile, snapshot: Snapshot, absent: Iterable[DeclaredSandbox]
+    engine: Engine, profile: Profile, snapshot: Snapshot, sandboxes: Iterable[DeclaredSandbox]
 ) -> Iterable[Foreign]:
     """Objects that have a name the profile needs and are not the project's."""
     ours = {o.name for o in snapshot.sandboxes}
-    names = [s.name for s in absent if s.name not in ours]
+    names = [s.name for s in sandboxes if s.name not in ours]
     for container in engine.containers(names=names) if names else ():
         own = container.get("Labels") or {}
         if not labels.ours(own, profile.project):
             name = str((container.get("Names") or ["?"])[0]).removeprefix("/")
             yield Foreign(kind="container", name=name, id=str(container["Id"]), whose=_whose(own))
-    yield from _foreign_networks(engine, profile, snapshot, absent)
-    yield from _foreign_volumes(engine, profile, snapshot, absent)
+    yield from _foreign_networks(engine, profile, snapshot, sandboxes)
+    yield from _foreign_volumes(engine, profile, snapshot, sandboxes)
 
 
 def _foreign_networks(
-    engine: Engine, profile: Profile, snapshot: Snapshot, absent: Iterable[DeclaredSandbox]
+    engine: Engine, profile: Profile, snapshot: Snapshot, sandboxes: Iterable[DeclaredSandbox]
 ) -> Iterable[Foreign]:
     there = {network.key for network in snapshot.networks}
-    for key in sorted({key for s in absent for key in s.spec.networks} - there):
+    for key in sorted({key for s in sandboxes for key in s.spec.networks} - there):
         external = profile.networks.get(key, NetworkSpec()).external
         name = profile.names.network(key)
         found = engine.network(name)
@@ -177,10 +178,10 @@ def _foreign_networks(
 
 
 def _foreign_volumes(
-    engine: Engine, profile: Profile, snapshot: Snapshot, absent: Iterable[DeclaredSandbox]
+    engine: Engine, profile: Profile, snapshot: Snapshot, sandboxes: Iterable[DeclaredSandbox]
 ) -> Iterable[Foreign]:
     there = {volume.key for volume in snapshot.volumes}
-    used = {m.source or "" for s in absent for m in s.spec.volumes if m.type == "volume"} - there
+    used = {m.source or "" for s in sandboxes for m in s.spec.volumes if m.type == "volume"} - there
     for key in sorted(used):
         spec = profile.volumes.get(key)
         found = engine.volume(profile.names.volume(key)) if spec is not None and not spec.external else None
