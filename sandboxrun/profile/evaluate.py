@@ -13,18 +13,10 @@ from typing import Any
 
 from sandboxrun.errors import did_you_mean
 from sandboxrun.profile.bounds import TemplateError, Work, integer
-from sandboxrun.profile.template_functions import (
-    COMPARISONS,
-    FILTERS,
-    MAP_METHODS,
-    TEXT_METHODS,
-    Missing,
-    contains,
-    kind,
-    make_range,
-    text_of,
-)
+from sandboxrun.profile.template_functions import FILTERS, Missing, kind, text_of
+from sandboxrun.profile.template_methods import MAP_METHODS, TEXT_METHODS, make_range
 from sandboxrun.profile.template_program import Lookup, Program, test_of
+from sandboxrun.profile.template_tests import COMPARISONS, contains
 
 
 def evaluate(program: Program, scope: Mapping[str, Any], work: Work) -> Any:

@@ -71,12 +71,14 @@ def load_tracked(
     return Loaded(profile=profile, read={**own, **loader.read})
 
 
-def _checked(node: Node, problems: Problems) -> Node:
-    """Python data may hold what no file can: half of a surrogate pair."""
+def _from_data(data: Mapping[str, Any], root: Path, problems: Problems) -> Document | None:
+    """A document of Python data, which may hold what no file can: half of a surrogate pair."""
+    node = node_of(data)
     for inner in walk(node):
         if isinstance(inner, Scalar) and isinstance(inner.value, str) and not is_text(inner.value):
-            problems.add("half of a surrogate pair is no character", inner.span)
-    return node
+            problems.add("half of a surrogate pair is no character")
+            return None
+    return split_document(node, None, root, problems)
 
 
 MOST_PROBLEMS = 200
@@ -99,9 +101,7 @@ def load_data(data: Mapping[str, Any], *, directory: Path, inputs: Inputs | None
     """The same from plain Python data in a profile's shape, for the Python API and for commands without a file."""
     root = Path(os.path.abspath(directory))
     loader = _Loader(root, inputs or Inputs())
-    return loader.run(
-        lambda: [split_document(_checked(node_of(data), loader.problems), None, root, loader.problems)], gate
-    )
+    return loader.run(lambda: [_from_data(data, root, loader.problems)], gate)
 
 
 class _Loader:

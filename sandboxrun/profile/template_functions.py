@@ -64,7 +64,7 @@ def text_of(value: Any, work: Work) -> str:
     return text
 
 
-def _need(value: Any, what: str, *types: type) -> Any:
+def need(value: Any, what: str, *types: type) -> Any:
     if isinstance(value, Missing):
         raise value.error()
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
@@ -72,21 +72,21 @@ def _need(value: Any, what: str, *types: type) -> Any:
     return value
 
 
-def _text(value: Any) -> str:
-    return str(_need(value, "a text", str))
+def as_text(value: Any) -> str:
+    return str(need(value, "a text", str))
 
 
 def _list(value: Any) -> list[Any]:
-    value = _need(value, "a list", list, dict)
+    value = need(value, "a list", list, dict)
     return list(value)
 
 
-def _sized(value: Any) -> Any:
-    return _need(value, "a text, a list or a mapping", str, list, dict)
+def sized(value: Any) -> Any:
+    return need(value, "a text, a list or a mapping", str, list, dict)
 
 
 def _number(value: Any) -> Any:
-    return _need(value, "a number", int, float)
+    return need(value, "a number", int, float)
 
 
 def _default(work: Work, value: Any, default: Any = "", boolean: bool = False) -> Any:
@@ -94,15 +94,15 @@ def _default(work: Work, value: Any, default: Any = "", boolean: bool = False) -
     return default if absent else value
 
 
-def _replace(work: Work, value: Any, old: Any, new: Any, count: Any = None) -> str:
-    text, gone, made = text_of(value, work), _text(old), _text(new)
-    limit: int = -1 if count is None else _need(count, "an integer", int)
+def replaced(work: Work, value: Any, old: Any, new: Any, count: Any = None) -> str:
+    text, gone, made = text_of(value, work), as_text(old), as_text(new)
+    limit: int = -1 if count is None else need(count, "an integer", int)
     work.text(len(text) + text.count(gone) * max(0, len(made) - len(gone)))
     return text.replace(gone, made, limit)
 
 
-def _join(work: Work, value: Any, separator: Any = "") -> str:
-    between = _text(separator)
+def joined(work: Work, value: Any, separator: Any = "") -> str:
+    between = as_text(separator)
     parts = [text_of(item, work) for item in _list(value)]
     work.text(sum(map(len, parts)) + len(between) * len(parts))
     return between.join(parts)
@@ -114,16 +114,16 @@ def _int(work: Work, value: Any, default: Any = None, base: int = 10) -> int:
             if len(value) > 40:
                 raise ValueError(value)
             return integer(int(value, base) if base != 10 else int(value))
-        return integer(int(_need(value, "a number or a text", int, float, bool)))
+        return integer(int(need(value, "a number or a text", int, float, bool)))
     except ValueError:
         if default is None:
             raise TemplateError(f'"{str(value)[:40]}" is not an integer', help="give a default: | int(0)") from None
-        return integer(_need(default, "an integer", int))
+        return integer(need(default, "an integer", int))
 
 
 def _float(work: Work, value: Any, default: Any = None) -> float:
     try:
-        number = float(value if isinstance(value, str) else _need(value, "a number or a text", int, float, bool))
+        number = float(value if isinstance(value, str) else need(value, "a number or a text", int, float, bool))
         if number - number != 0:  # infinity and not-a-number are no profile's values
             raise ValueError(value)
         return number
@@ -135,7 +135,7 @@ def _float(work: Work, value: Any, default: Any = None) -> float:
 
 def _at(index: int) -> Callable[..., Any]:
     def pick(work: Work, value: Any) -> Any:
-        items = _sized(value)
+        items = sized(value)
         if not items:
             raise TemplateError(f"{kind(items)} with nothing in it has no first or last")
         return (list(items) if isinstance(items, dict) else items)[index]
@@ -182,12 +182,12 @@ def _unique(work: Work, value: Any, case_sensitive: bool = False) -> list[Any]:
 
 
 def _reverse(work: Work, value: Any) -> Any:
-    work.items(len(_sized(value)) // 16)
+    work.items(len(sized(value)) // 16)
     return value[::-1] if isinstance(value, str) else _list(value)[::-1]
 
 
-def _listed(work: Work, value: Any) -> list[Any]:
-    work.items(len(_sized(value)))
+def listed(work: Work, value: Any) -> list[Any]:
+    work.items(len(sized(value)))
     return list(value)
 
 
@@ -205,21 +205,21 @@ def _tojson(work: Work, value: Any, indent: Any = None) -> str:
 
     if isinstance(value, Missing):
         raise value.error()
-    if indent is not None and not 0 <= _need(indent, "an integer", int) <= 8:
+    if indent is not None and not 0 <= need(indent, "an integer", int) <= 8:
         raise TemplateError("indent goes from 0 to 8")
     made = json.dumps(value, ensure_ascii=False, sort_keys=True, indent=indent)
     work.text(len(made))
     return made
 
 
-def _items(work: Work, value: Any) -> list[Any]:
-    mapping = _need(value, "a mapping", dict)
+def pairs_of(work: Work, value: Any) -> list[Any]:
+    mapping = need(value, "a mapping", dict)
     work.items(len(mapping))
     return [[key, item] for key, item in mapping.items()]
 
 
 def _round(work: Work, value: Any, precision: Any = 0, method: Any = "common") -> float:
-    digits = _need(precision, "an integer", int)
+    digits = need(precision, "an integer", int)
     if method != "common" or not 0 <= digits <= 15:
         raise TemplateError("round takes a precision from 0 to 15 and no method but common")
     return float(round(_number(value), digits))
@@ -234,29 +234,29 @@ def _simple(method: Callable[..., str]) -> Callable[..., str]:
 
 
 def _trim(work: Work, value: Any, chars: Any = None) -> str:
-    return text_of(value, work).strip(None if chars is None else _text(chars))
+    return text_of(value, work).strip(None if chars is None else as_text(chars))
 
 
 Function = Callable[..., Any]
 FILTERS: Mapping[str, Function] = {
     "abs": lambda work, value: abs(_number(value)),
     "capitalize": _simple(str.capitalize),
-    "count": lambda work, value: len(_sized(value)),
+    "count": lambda work, value: len(sized(value)),
     "d": _default,
     "default": _default,
-    "dictsort": lambda work, value: _ordered(work, _items(work, value), lambda pair: _folded(pair[0])),
+    "dictsort": lambda work, value: _ordered(work, pairs_of(work, value), lambda pair: _folded(pair[0])),
     "first": _at(0),
     "float": _float,
     "int": _int,
-    "items": _items,
-    "join": _join,
+    "items": pairs_of,
+    "join": joined,
     "last": _at(-1),
-    "length": lambda work, value: len(_sized(value)),
-    "list": _listed,
+    "length": lambda work, value: len(sized(value)),
+    "list": listed,
     "lower": _simple(str.lower),
     "max": _extreme(True),
     "min": _extreme(False),
-    "replace": _replace,
+    "replace": replaced,
     "reverse": _reverse,
     "round": _round,
     "sort": _sort,
@@ -267,132 +267,3 @@ FILTERS: Mapping[str, Function] = {
     "unique": _unique,
     "upper": _simple(str.upper),
 }
-
-
-def _compare(check: Callable[[Any, Any], bool]) -> Function:
-    def test(work: Work, value: Any, other: Any) -> bool:
-        if isinstance(value, list | dict):
-            work.tree(value)
-        try:
-            return bool(check(value, other))
-        except TypeError:
-            raise TemplateError(f"{kind(value)} and {kind(other)} can't be compared") from None
-
-    return test
-
-
-def _is_in(work: Work, value: Any, container: Any) -> bool:
-    return contains(work, container, value)
-
-
-def contains(work: Work, container: Any, value: Any) -> bool:
-    """`value in container`; a text holds texts only."""
-    work.spend(1 + len(_sized(container)) // 8)
-    if isinstance(container, str):
-        return _text(value) in container
-    return value in container
-
-
-def _divisible(work: Work, value: Any, by: Any) -> bool:
-    value, by = _need(value, "an integer", int), _need(by, "an integer", int)
-    if by == 0:
-        raise TemplateError("nothing is divisible by zero")
-    return bool(value % by == 0)
-
-
-_EQUAL = _compare(lambda a, b: a == b)
-_DIFFERENT = _compare(lambda a, b: a != b)
-_LESS, _AT_MOST = _compare(lambda a, b: a < b), _compare(lambda a, b: a <= b)
-_MORE, _AT_LEAST = _compare(lambda a, b: a > b), _compare(lambda a, b: a >= b)
-COMPARISONS: Mapping[str, Function] = {
-    "eq": _EQUAL, "ne": _DIFFERENT, "lt": _LESS, "lteq": _AT_MOST, "gt": _MORE, "gteq": _AT_LEAST,
-}  # fmt: skip
-TESTS: Mapping[str, Function] = {
-    "boolean": lambda work, value: isinstance(value, bool),
-    "defined": lambda work, value: not isinstance(value, Missing),
-    "divisibleby": _divisible,
-    "eq": _EQUAL,
-    "equalto": _EQUAL,
-    "even": lambda work, value: _need(value, "an integer", int) % 2 == 0,
-    "false": lambda work, value: value is False,
-    "float": lambda work, value: isinstance(value, float),
-    "ge": _AT_LEAST,
-    "gt": _MORE,
-    "in": _is_in,
-    "integer": lambda work, value: isinstance(value, int) and not isinstance(value, bool),
-    "iterable": lambda work, value: isinstance(value, list | dict | str),
-    "le": _AT_MOST,
-    "lower": lambda work, value: _text(value).islower(),
-    "lt": _LESS,
-    "mapping": lambda work, value: isinstance(value, dict),
-    "ne": _DIFFERENT,
-    "none": lambda work, value: value is None,
-    "number": lambda work, value: isinstance(value, int | float),
-    "odd": lambda work, value: _need(value, "an integer", int) % 2 == 1,
-    "sequence": lambda work, value: isinstance(value, list | dict | str),
-    "string": lambda work, value: isinstance(value, str),
-    "true": lambda work, value: value is True,
-    "undefined": lambda work, value: isinstance(value, Missing),
-    "upper": lambda work, value: _text(value).isupper(),
-}
-
-
-def _split(right: bool) -> Function:
-    def split(work: Work, text: str, separator: Any = None, most: Any = -1) -> list[str]:
-        separator = None if separator is None else _text(separator)
-        if separator == "":
-            raise TemplateError("nothing can't separate: give split a text")
-        limit = _need(most, "an integer", int)
-        parts = text.rsplit(separator, limit) if right else text.split(separator, limit)
-        work.items(len(parts))
-        return parts
-
-    return split
-
-
-def _strip(method: Callable[..., str]) -> Function:
-    return lambda work, text, chars=None: method(text, None if chars is None else _text(chars))
-
-
-def _lines(work: Work, text: str) -> list[str]:
-    lines = text.splitlines()
-    work.items(len(lines))
-    return lines
-
-
-TEXT_METHODS: Mapping[str, Function] = {
-    "capitalize": lambda work, text: text.capitalize(),
-    "endswith": lambda work, text, part: text.endswith(_text(part)),
-    "isdigit": lambda work, text: text.isdigit(),
-    "join": lambda work, text, items: _join(work, items, text),
-    "lower": lambda work, text: text.lower(),
-    "lstrip": _strip(str.lstrip),
-    "removeprefix": lambda work, text, part: text.removeprefix(_text(part)),
-    "removesuffix": lambda work, text, part: text.removesuffix(_text(part)),
-    "replace": _replace,
-    "rsplit": _split(True),
-    "rstrip": _strip(str.rstrip),
-    "split": _split(False),
-    "splitlines": _lines,
-    "startswith": lambda work, text, part: text.startswith(_text(part)),
-    "strip": _strip(str.strip),
-    "upper": lambda work, text: text.upper(),
-}
-MAP_METHODS: Mapping[str, Function] = {
-    "get": lambda work, mapping, key, default=None: mapping.get(_text(key), default),
-    "items": _items,
-    "keys": lambda work, mapping: _listed(work, mapping),
-    "values": lambda work, mapping: _listed(work, list(mapping.values())),
-}
-
-
-def make_range(work: Work, *bounds: Any) -> list[int]:
-    """`range(stop)`, `range(start, stop[, step])` as a list, within the bound on lists."""
-    if not 1 <= len(bounds) <= 3:
-        raise TemplateError("range takes one to three integers")
-    numbers = [_need(bound, "an integer", int) for bound in bounds]
-    if len(numbers) == 3 and numbers[2] == 0:
-        raise TemplateError("the step of range must not be zero")
-    made = range(*numbers)
-    work.items(min(len(made), 10**9) if max(map(abs, numbers)) < 2**62 else 10**9)
-    return list(made)

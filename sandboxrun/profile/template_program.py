@@ -15,7 +15,8 @@ import attrs
 
 from sandboxrun.errors import did_you_mean
 from sandboxrun.profile.bounds import DEEPEST_EXPRESSION, LONGEST_TEMPLATE, MARKS, TemplateError
-from sandboxrun.profile.template_functions import FILTERS, TESTS
+from sandboxrun.profile.template_functions import FILTERS
+from sandboxrun.profile.template_tests import TESTS
 
 _SIMPLE = re.compile(r"\{\{ *([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*) *\}\}")
 _WORDS = frozenset("and else false False if in is loop none None not or recursive self true True".split())
