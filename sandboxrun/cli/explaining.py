@@ -87,7 +87,8 @@ def _unknown(name: str, known: Iterable[str], what: str, word: str | None = None
     there = list(known)
     prefix = name[: len(name) - len(word)] if word is not None else ""
     help = did_you_mean(name, [prefix + k for k in there])
-    listed = f"there are: {', '.join(prefix + k for k in there)}" if word and there else "`sandboxrun explain` lists all"
+    every = ", ".join(prefix + k for k in there)
+    listed = f"there are: {every}" if word and there else "`sandboxrun explain` lists them"
     return [Diagnostic(message=f'there is no {what} "{name}"', help=help or listed)]
 
 

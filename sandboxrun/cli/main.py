@@ -17,7 +17,7 @@ from sandboxrun.cli.exitcodes import BROKEN_PIPE, code_of_failure
 from sandboxrun.cli.group import root
 
 if TYPE_CHECKING:
-    from sandboxrun.errors import SandboxrunError
+    from sandboxrun.errors import Diagnostic, SandboxrunError
 
 COMPLETING = "_SANDBOXRUN_COMPLETE"  # set by the completion scripts
 
@@ -50,7 +50,7 @@ def _run(group: click.Group, arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except (KeyboardInterrupt, click.Abort):
-        _tell("interrupted")
+        click.echo("interrupted", err=True)
         return 130
     except Exception as error:
         command = context.invoked_subcommand if context is not None else None
@@ -65,7 +65,7 @@ def _report(error: Exception) -> int:
         case OSError(filename=str() | bytes() | os.PathLike()):
             from sandboxrun.errors import Diagnostic
 
-            _tell(str(Diagnostic(message=f"{os.fsdecode(error.filename)}: {error.strerror or error}")))
+            _tell(Diagnostic(message=f"{os.fsdecode(error.filename)}: {error.strerror or error}"))
             return 1
     if "sandboxrun.errors" in sys.modules:
         from sandboxrun.errors import SandboxrunError
@@ -76,8 +76,7 @@ def _report(error: Exception) -> int:
 
 
 def _report_expected(error: SandboxrunError) -> int:
-    for diagnostic in error.diagnostics:
-        _tell(str(diagnostic))
+    _tell(*error.diagnostics)
     return int(error.exit_code)
 
 
@@ -89,7 +88,7 @@ def _report_usage(error: click.ClickException) -> int:
     path = context.command_path if context is not None else "sandboxrun"
     message = error.format_message().rstrip(".").replace("\n", " ")
     message = message[:1].lower() + message[1:]
-    _tell(str(Diagnostic(message=message, help=f"see `{path} --help`")))
+    _tell(Diagnostic(message=message, help=f"see `{path} --help`"))
     return error.exit_code
 
 
@@ -100,16 +99,16 @@ def _report_bug(error: Exception) -> int:
     path = write_crash(error)
     help = f"what led to it is in {path}; please report it" if path else "please report it"
     said = f"{type(error).__name__}: {error}".splitlines()[0]
-    _tell(str(Diagnostic(message=f"this is a bug in sandboxrun: {said}", help=help)))
+    _tell(Diagnostic(message=f"this is a bug in sandboxrun: {said}", help=help))
     return 1
 
 
-def _tell(text: str) -> None:
-    """To stderr; the word "error" in red on a terminal."""
-    from sandboxrun.cli.output import emphasised
+def _tell(*diagnostics: Diagnostic) -> None:
+    from sandboxrun.cli.output import tell
 
     with contextlib.suppress(BrokenPipeError):
-        click.echo(emphasised(text, sys.stderr), err=True)
+        for diagnostic in diagnostics:
+            tell(diagnostic)
 
 
 def _flushed(code: int) -> int:

@@ -33,7 +33,7 @@ class Talk(NamedTuple):
     verbose: bool
 
 
-class Seconds(click.ParamType):
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
     """A duration as a profile writes it (`90s`, `30m`, `1h30m`), or a number of seconds; in seconds."""
 
     name = "duration"
@@ -112,6 +112,9 @@ wait_timeout = click.option(
     "--wait-timeout", type=Seconds(), metavar="DURATION", help="With --wait: give up after this; they go on running."
 )
 timeout = click.option("--timeout", type=Seconds(), metavar="DURATION", help="End a sandbox that runs longer.")
+timeout_of_wait = click.option(
+    "--timeout", type=Seconds(), metavar="DURATION", help="Give up after this; the sandboxes go on running."
+)
 interactive = click.option("-i", "--interactive", is_flag=True, help="Take standard input; a terminal if it is one.")
 names = click.argument("names", nargs=-1, metavar="[NAME]...")
 
@@ -130,6 +133,14 @@ def chosen_format(form: str | None, as_json: bool, default: str = "text") -> str
 
         raise UsageError(f"--json and --format {form} exclude each other")
     return "json" if as_json else form or default
+
+
+def check_json_asks_nobody(as_json: bool, yes: bool) -> None:
+    """Raise UsageError for --json without --yes: JSON lines leave no room for a question."""
+    if as_json and not yes:
+        from sandboxrun.errors import UsageError
+
+        raise UsageError("--json asks nobody", help="look at the plan first, then give --yes as well")
 
 
 def _together(function: Callable[..., Any], *options: Decorator[Any]) -> Any:

@@ -6,13 +6,14 @@ Owns colours and the streams. What an agent or a profile wrote has been through 
 from __future__ import annotations
 
 import os
-import re
 import sys
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-_ERROR = re.compile(r"(?:^|(?<=: ))(error|warning)(?=: )", re.MULTILINE)
+if TYPE_CHECKING:
+    from sandboxrun.errors import Diagnostic
+
 _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_yellow", "bright_green")
 
 
@@ -21,12 +22,11 @@ def coloured(stream: IO[Any]) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def emphasised(text: str, stream: IO[Any]) -> str:
-    """A diagnostic's text with its severity in colour."""
-    if not coloured(stream):
-        return text
-    shades = {"error": "red", "warning": "yellow"}
-    return _ERROR.sub(lambda m: click.style(m[1], fg=shades[m[1]], bold=True), text, count=1)
+def tell(diagnostic: Diagnostic) -> None:
+    """A diagnostic, on stderr; -q does not hide it."""
+    from sandboxrun.report.diagnostics import diagnostic_text
+
+    click.echo(diagnostic_text(diagnostic, colour=coloured(sys.stderr)), err=True, color=True)
 
 
 def result(text: str) -> None:
@@ -44,8 +44,7 @@ def warn(message: str, help: str | None = None) -> None:
     """A warning, on stderr, in a diagnostic's form; -q does not hide it."""
     from sandboxrun.errors import Diagnostic
 
-    text = str(Diagnostic(message=message, help=help, severity="warning"))
-    click.echo(emphasised(text, sys.stderr), err=True, color=True)
+    tell(Diagnostic(message=message, help=help, severity="warning"))
 
 
 def json_text(data: Any) -> str:
@@ -58,10 +57,3 @@ def json_text(data: Any) -> str:
 def colour_of(position: int) -> str:
     """The colour of the `position`-th of several sandboxes."""
     return _COLOURS[position % len(_COLOURS)]
-
-
-def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Columns two spaces apart, as wide as they must be; nothing is cut."""
-    lines = [heads, *rows]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(heads))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)

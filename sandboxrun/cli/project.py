@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sandboxrun.model.declared import Profile
     from sandboxrun.profile.inputs import Inputs
     from sandboxrun.profile.loader import Loaded
+    from sandboxrun.workflow.saved import SavedPlan
 
 DEFAULT_FILES = ("sandbox.yaml", "sandbox.yml")
 
@@ -78,3 +79,18 @@ def load_tracked_profile(given: Given, files: tuple[Path, ...]) -> Loaded:
     from sandboxrun.profile.loader import load_tracked
 
     return load_tracked(files, inputs=inputs_of(given))
+
+
+def load_saved(given: Given, saved: SavedPlan) -> Profile:
+    """The profile that a plan was made from, with the values it was made with; sensitive ones are given again.
+
+    The command line's names and values win, so that a plan that does not fit them is refused as stale.
+    """
+    import attrs
+
+    from sandboxrun.profile.loader import load
+
+    named = {text.partition("=")[0] for text in given.vars}
+    values = {name: value for name, value in saved.inputs.items() if name not in named}
+    inputs = attrs.evolve(inputs_of(given), values=values)
+    return load(saved.files, inputs=inputs, directory=saved.directory)

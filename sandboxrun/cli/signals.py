@@ -5,20 +5,26 @@ Owns the handlers while they are set. Before anything is being changed a signal 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sandboxrun.cli.output import note
+
+if TYPE_CHECKING:
+    from sandboxrun.apply.events import Event
+    from sandboxrun.plan.changes import Plan
 
 _CAUGHT = (signal.SIGINT, signal.SIGTERM)
 
 
 class CleanStop:
-    """A context: `stop` is set by the first signal after `begin`; a SandboxrunError that leaves it then has the
-    signal's exit code."""
+    """A context: `stop` is set by the first signal after what `before` wraps was called. A SandboxrunError that
+    leaves it then has the signal's exit code."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
@@ -26,9 +32,14 @@ class CleanStop:
         self._begun = False
         self._before: dict[int, Any] = {}
 
-    def begin(self) -> None:
-        """From now on something is being changed: signals stop it cleanly."""
-        self._begun = True
+    def before(self, begin: Callable[[Plan], None]) -> Callable[[Plan], None]:
+        """`begin`, from when on something is being changed: signals then stop it cleanly."""
+
+        def begun(plan: Plan) -> None:
+            self._begun = True
+            begin(plan)
+
+        return begun
 
     def exit_code(self, usual: int) -> int:
         """The exit code: the signal's, when there was one."""
@@ -57,3 +68,46 @@ class CleanStop:
 
             if isinstance(error, SandboxrunError):
                 error.exit_code = self.exit_code(error.exit_code)
+
+
+class Forwarding:
+    """Signals go to what runs: the first is forwarded, the second ends it, the third ends this process.
+
+    Before the first step a signal ends the command as it would any.
+    """
+
+    def __init__(self, listener: Callable[[Event], None]) -> None:
+        self.caught: int | None = None
+        self._listener = listener
+        self._begun = False
+        self._count = 0
+
+    def listener(self, event: Event) -> None:
+        """To be called with each step: from the first on there is something to forward to."""
+        self._begun = True
+        self._listener(event)
+
+    def exit_code(self, usual: int) -> int:
+        """The exit code: that of a sandbox that a signal kept from running is the signal's."""
+        return 128 + self.caught if self.caught is not None and usual in (0, 125) else usual
+
+    @contextlib.contextmanager
+    def to(self, forward: Callable[[str], None]) -> Iterator[None]:
+        """Forward to `forward` meanwhile."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if not self._begun:
+                raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+            self.caught = number
+            self._count += 1
+            if self._count > 2:
+                note("ended at once; the next run, apply or destroy collects what was left")
+                os._exit(128 + number)
+            forward(signal.Signals(number).name.removeprefix("SIG"))
+
+        before = {number: signal.signal(number, handle) for number in (*_CAUGHT, signal.SIGHUP, signal.SIGQUIT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -64,7 +64,8 @@ def _verdict(given: Given, files: tuple[Path, ...]) -> tuple[str, ...] | list[Di
 
 def _accepted(files: tuple[Path, ...], addresses: tuple[str, ...], form: str, talk: Talk) -> None:
     if form == "json":
-        result(json_text({"valid": True, "sandboxes": list(addresses), "diagnostics": []}))
+        counts = {"valid": True, "error_count": 0, "warning_count": 0}
+        result(json_text({"format_version": "1.0", **counts, "diagnostics": [], "sandboxes": list(addresses)}))
         return
     if talk.quiet or form == "github":
         return
@@ -75,44 +76,15 @@ def _accepted(files: tuple[Path, ...], addresses: tuple[str, ...], form: str, ta
 
 
 def _refused(faults: list[Diagnostic], form: str) -> int:
-    if form == "json":
-        result(json_text({"valid": False, "sandboxes": [], "diagnostics": [_plain(fault) for fault in faults]}))
-        return 1
-    if form == "github":
-        for fault in faults:
-            result(annotation(fault))
-        return 1
+    from sandboxrun.report import diagnostics
+
+    match form:
+        case "json":
+            result(json_text({**diagnostics.diagnostics_json(faults), "sandboxes": []}))
+            return 1
+        case "github":
+            result(diagnostics.annotations_text(faults))
+            return 1
     from sandboxrun.errors import ProfileError
 
     raise ProfileError(*faults)
-
-
-def _plain(fault: Diagnostic) -> dict[str, object]:
-    """A diagnostic for programs: `line` and `column` count from 1, null where it has no place."""
-    span = fault.span
-    return {
-        "severity": fault.severity,
-        "message": fault.message,
-        "help": fault.help,
-        "file": span.file.name if span else None,
-        "line": span.line if span else None,
-        "column": span.column if span else None,
-        "length": span.length if span else None,
-    }
-
-
-def annotation(fault: Diagnostic) -> str:
-    """A diagnostic as a line that GitHub shows beside the code."""
-    text = fault.message + (f"\nhelp: {fault.help}" if fault.help else "")
-    span = fault.span
-    where = f" file={_property(span.file.name)},line={span.line},col={span.column}" if span else ""
-    return f"::{'error' if fault.severity == 'error' else 'warning'}{where}::{_escaped(text)}"
-
-
-def _escaped(text: str) -> str:
-    """A workflow command's message: what could end it, or begin another, is encoded."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _escaped(text).replace(":", "%3A").replace(",", "%2C")

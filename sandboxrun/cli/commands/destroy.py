@@ -1,0 +1,54 @@
+"""`sandboxrun destroy`: everything of the project off the engine, its evidence kept."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from sandboxrun.cli import options as opt
+
+
+@click.command()
+@opt.on_engine
+@opt.target
+@opt.parallelism
+@opt.lock_timeout
+@opt.yes
+@opt.as_json
+@opt.telling
+def destroy(
+    given: opt.Given,
+    host: str | None,
+    targets: tuple[str, ...],
+    parallelism: int,
+    lock_timeout: float,
+    yes: bool,
+    as_json: bool,
+    talk: opt.Talk,
+) -> int:
+    """Keep the evidence of everything the project has on the engine, and remove it. Asks first, unless -y."""
+    from sandboxrun.cli.changing import Telling
+    from sandboxrun.cli.confirming import Asking
+    from sandboxrun.cli.project import load_profile, open_engine, open_store
+    from sandboxrun.cli.signals import CleanStop
+
+    opt.check_json_asks_nobody(as_json, yes)
+    profile = load_profile(given)
+    from sandboxrun.workflow import converge
+
+    with CleanStop() as stopping, open_engine(host, parallelism) as engine, Telling(talk, as_json) as telling:
+        settings = converge.Settings(
+            parallelism=parallelism,
+            lock_wait=lock_timeout,
+            listener=telling.listener,
+            on_wait=telling.waiting,
+            stop=stopping.stop,
+            environment=os.environ,
+        )
+        asking = Asking("destroy", yes=yes, show=telling.plan, begin=stopping.before(telling.begin))
+        outcome = converge.destroy(
+            engine, profile, open_store(profile, given), targets=targets, settings=settings, confirm=asking
+        )
+        telling.ended(outcome)
+        return stopping.exit_code(1 if asking.declined else 0)

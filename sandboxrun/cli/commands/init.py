@@ -1,0 +1,118 @@
+"""`sandboxrun init`: a commented profile to start from."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import click
+
+from sandboxrun.cli.options import Talk, telling
+from sandboxrun.cli.output import note, result
+
+SCHEMA = ".sandboxrun/sandbox.schema.json"
+TEXT = """\
+# yaml-language-server: $schema=%(schema)s
+#
+# What each sandbox of this project is and may do. What is not named here is closed: no capability, no write to the
+# root filesystem, no swap, bounded memory, CPU, processes and output.
+#
+#   sandboxrun plan              what apply would do, and why
+#   sandboxrun apply --wait      do it, wait for the end, exit with the agent's own code
+#   sandboxrun run agent         the same for one sandbox, its output on the terminal, nothing left behind
+#   sandboxrun explain OPTION    all about an option
+#   sandboxrun render --defaults every option that holds, and where its value came from
+
+name: %(name)s
+
+# The only inputs that {{ … }} below can use: --var task=review, a --var-file, or SANDBOXRUN_VAR_task.
+variables:
+  task:
+    type: string
+    default: look around
+    pattern: "[A-Za-z0-9 ._-]+"
+    description: what the agent is to do
+
+sandboxes:
+  agent:
+    extends: default        # shipped bases: %(bases)s
+    image: %(image)s
+    command: [sh, -c, 'echo "task: $0"; pwd; ls', "{{ task }}"]
+    # One sandbox for each item, if you want several:
+    # for_each: [lint, tests]          # then {{ each }} is the item
+
+    # The agent works on a copy; what it changes comes back as a patch among the evidence. rw and ro give it the
+    # directory itself.
+    workspace: {source: ., target: /workspace, access: copy}
+
+    # bridge: a network of the project's own, on which sandboxes can't reach each other. none: no network at all.
+    network_mode: none
+
+    mem_limit: 512m
+    cpus: 1.0
+    pids_limit: 256
+
+    lifetime:
+      timeout: 30m          # ended, and recorded as such, when it runs longer
+
+    # evidence:
+    #   artifacts: [/workspace/report]   # copied out before the sandbox is removed
+    # secrets: [api_key]                 # a file, /run/secrets/api_key
+
+# secrets:
+#   api_key: {environment: AGENT_API_KEY}
+"""
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path), default=Path("sandbox.yaml"), required=False)
+@click.option("--image", metavar="IMAGE", default="node:20-alpine", show_default=True, help="The image to write there.")
+@telling
+def init(file: Path, image: str, talk: Talk) -> None:
+    """Write a commented profile, FILE or sandbox.yaml, and its schema for editors. Nothing is overwritten."""
+    from sandboxrun.errors import UsageError
+    from sandboxrun.profile.shipped import bases
+
+    _check_image(image)
+    directory = Path(os.path.abspath(file)).parent
+    others = [name for name in ("sandbox.yaml", "sandbox.yml") if os.path.lexists(directory / name)]
+    if file.name in ("sandbox.yaml", "sandbox.yml") and others:
+        raise UsageError(f"{file.with_name(others[0])} exists", help="nothing was written; edit that one")
+    text = TEXT % {"schema": SCHEMA, "name": project_name(directory), "image": image, "bases": ", ".join(bases())}
+    try:
+        with open(file, "x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise UsageError(f"{file} exists", help="nothing was written; name another file") from None
+    _write_schema(directory)
+    result(f"{file} is written")
+    note("next: `sandboxrun plan` shows what it comes to, `sandboxrun run` runs it", quiet=talk.quiet)
+
+
+def _check_image(image: str) -> None:
+    from sandboxrun.errors import Problems, UsageError
+    from sandboxrun.model.spec import BY_KEY
+    from sandboxrun.source import node_of
+
+    problems = Problems()
+    BY_KEY["image"].type.parse(node_of(image), problems)
+    if problems:
+        raise UsageError(f"--image: {problems.diagnostics[0].message}")
+
+
+def project_name(directory: Path) -> str:
+    """A project's name made of the directory's."""
+    return re.sub(r"[^a-z0-9_-]+", "-", directory.name.lower()).strip("-_")[:63] or "sandbox"
+
+
+def _write_schema(directory: Path) -> None:
+    """The schema beside the evidence, where git does not see it; links are not followed."""
+    from sandboxrun.evidence.folder import Folder
+    from sandboxrun.evidence.store import HOME
+    from sandboxrun.profile.schema import schema_text
+
+    with Folder.at(directory) as project, project.enter(HOME, create=True) as home:
+        if not home.kind(".gitignore"):
+            home.write(".gitignore", b"*\n")
+        home.write(Path(SCHEMA).name, schema_text().encode())

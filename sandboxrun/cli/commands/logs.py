@@ -1,0 +1,129 @@
+"""`sandboxrun logs`: what sandboxes have written, from the engine or from the evidence of those torn down."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import click
+
+from sandboxrun.cli import options as opt
+
+if TYPE_CHECKING:
+    from sandboxrun.cli.lines import Lines
+    from sandboxrun.engine.client import Engine
+    from sandboxrun.evidence.chain import Entry
+    from sandboxrun.evidence.store import Store
+    from sandboxrun.model.declared import Profile
+    from sandboxrun.model.observed import ObservedSandbox
+
+
+@click.command()
+@opt.names
+@opt.on_engine
+@click.option("--follow", "-F", is_flag=True, help="Go on with what they write, until they end.")
+@click.option("--tail", type=click.IntRange(0), metavar="N", help="Only the last N lines of each.")
+@click.option("--timestamps", "-t", is_flag=True, help="Begin each line with its time (of those on the engine).")
+@click.option("--raw", is_flag=True, help="Terminal escapes as they came, instead of visible.")
+@opt.telling
+def logs(
+    names: tuple[str, ...],
+    given: opt.Given,
+    host: str | None,
+    follow: bool,
+    tail: int | None,
+    timestamps: bool,
+    raw: bool,
+    talk: opt.Talk,
+) -> None:
+    """Show what sandboxes have written; NAME is one, or all of a for_each. Without NAME, all.
+
+    What has been torn down is read from its evidence. Terminal escapes are made visible.
+    """
+    from sandboxrun.cli.lines import Lines
+    from sandboxrun.cli.project import load_profile, open_engine, open_store
+    from sandboxrun.cli.running import check_names, matches, observed
+
+    profile = load_profile(given)
+    store = open_store(profile, given)
+    with open_engine(host) as engine:
+        live = {label_of(o): o for o in observed(engine, profile)}
+        kept = _kept(store, profile, {o.run for o in live.values()})
+        check_names(names, [*(s.address for s in profile.sandboxes), *(o.address for o in live.values()), *kept])
+        live = {label: o for label, o in live.items() if not names or matches(o.address, names)}
+        there = {o.address for o in live.values()}
+        old = {a: e for a, e in kept.items() if a not in there and (not names or matches(a, names))}
+        lines = Lines([*live, *old], raw=raw)
+        for entry in old.values():
+            _from_evidence(store, entry, lines, tail, talk)
+        _from_engine(engine, live, lines, follow, tail, timestamps)
+        lines.finish()
+
+
+def label_of(sandbox: ObservedSandbox) -> str:
+    """What a container's lines begin with: its address, and the run where it is one of several."""
+    return f"{sandbox.address} (run {sandbox.run[:12]})" if sandbox.one_off else sandbox.address
+
+
+def _kept(store: Store, profile: Profile, live: set[str]) -> dict[str, Entry]:
+    """The newest run of each sandbox whose evidence is kept and whose container is gone, oldest first."""
+    found: dict[str, Entry] = {}
+    for entry in store.entries(profile.project):
+        if entry.run not in live:
+            found.pop(entry.sandbox, None)
+            found[entry.sandbox] = entry
+    return found
+
+
+def _from_evidence(store: Store, entry: Entry, lines: Lines, tail: int | None, talk: opt.Talk) -> None:
+    from sandboxrun.cli.output import note
+    from sandboxrun.evidence.index import EvidenceError
+    from sandboxrun.evidence.staged import STDERR, STDOUT
+
+    note(f"{entry.sandbox} has been torn down; this is from its evidence, {entry.folder}", quiet=talk.quiet)
+    for stream, name in ((1, STDOUT), (2, STDERR)):
+        try:
+            with store.open(entry, name) as file:
+                data = file.read()
+        except EvidenceError as error:
+            from sandboxrun.cli.output import warn
+
+            warn(f"{entry.sandbox}: {error.diagnostics[0].message}")
+            continue
+        if data:
+            lines(entry.sandbox, stream, data if tail is None else last_lines(data, tail))
+
+
+def last_lines(data: bytes, count: int) -> bytes:
+    """The last `count` lines; an unfinished last one counts."""
+    return b"".join(data.splitlines(keepends=True)[-count:]) if count else b""
+
+
+def _from_engine(
+    engine: Engine, live: dict[str, ObservedSandbox], lines: Lines, follow: bool, tail: int | None, timestamps: bool
+) -> None:
+    """Each container's log; with `follow`, all at once and until each has ended."""
+    faults: list[Exception] = []
+
+    def copy(label: str, sandbox: ObservedSandbox) -> None:
+        from sandboxrun.engine.errors import NotFound
+
+        try:
+            with engine.logs(sandbox.id, follow=follow, tail=tail, timestamps=timestamps) as output:
+                for stream, data in output:
+                    lines(label, stream, data)
+        except NotFound:
+            pass  # removed meanwhile: its log is among the evidence
+        except Exception as error:  # told by the main thread
+            faults.append(error)
+
+    threads = [threading.Thread(target=copy, args=pair, daemon=True) for pair in live.items()]
+    for thread in threads:
+        thread.start()
+        if not follow:
+            thread.join()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.2)  # bounded, so that ^C is seen
+    if faults:
+        raise faults[0]

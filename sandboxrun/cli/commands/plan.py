@@ -1,0 +1,110 @@
+"""`sandboxrun plan`: what apply would do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sandboxrun.cli import options as opt
+from sandboxrun.cli.output import json_text, note, result
+
+if TYPE_CHECKING:
+    from sandboxrun.plan.changes import Plan
+
+
+@click.command()
+@opt.on_engine
+@opt.target
+@opt.replace
+@opt.rerun
+@opt.refresh_only
+@click.option("--destroy", "destroying", is_flag=True, help="Plan what destroy would do.")
+@opt.out
+@opt.format_of("text", "json", "markdown", "github")
+@opt.as_json
+@opt.detailed_exitcode
+@opt.parallelism
+@opt.telling
+def plan(
+    given: opt.Given,
+    host: str | None,
+    targets: tuple[str, ...],
+    replace: tuple[str, ...],
+    rerun: bool,
+    refresh_only: bool,
+    destroying: bool,
+    out: Path | None,
+    form: str | None,
+    as_json: bool,
+    detailed_exitcode: bool,
+    parallelism: int,
+    talk: opt.Talk,
+) -> int:
+    """Show what apply would do: what is created, updated in place, replaced, torn down, and why. Nothing is changed."""
+    from sandboxrun.cli.project import load_profile, open_engine, open_store, profile_files
+
+    form = opt.chosen_format(form, as_json)
+    profile = load_profile(given)
+    from sandboxrun.plan.planner import Options
+    from sandboxrun.workflow import converge
+
+    store = open_store(profile, given)
+    chosen = Options(targets=targets, replace=replace, rerun=rerun, refresh_only=refresh_only)
+    _check_clash(destroying, chosen)
+    with open_engine(host, parallelism) as engine:
+        if destroying:
+            made = converge.destroy_plan(engine, profile, store, targets)
+        else:
+            made = converge.plan(engine, profile, store, chosen)
+    result(plan_in(form, made))
+    if out is not None:
+        from sandboxrun.workflow.saved import write_saved
+
+        write_saved(out, made, files=profile_files(given), directory=profile.directory, options=chosen)
+        note(f"saved: `sandboxrun apply {out}` carries out exactly this", quiet=talk.quiet)
+    return 2 if detailed_exitcode and _differs(made) else 0
+
+
+def _check_clash(destroying: bool, chosen: object) -> None:
+    from sandboxrun.errors import UsageError
+    from sandboxrun.plan.planner import Options
+
+    assert isinstance(chosen, Options)
+    if destroying and (chosen.replace or chosen.rerun or chosen.refresh_only):
+        raise UsageError("--destroy removes everything: it goes with --target only")
+    if chosen.refresh_only and (chosen.replace or chosen.rerun):
+        raise UsageError("--refresh-only plans no change: it goes with neither --replace nor --rerun")
+
+
+def _differs(made: Plan) -> bool:
+    """Whether there are changes; with --refresh-only, whether anything was changed outside."""
+    return any(change.drift for change in made.changes) if made.refresh_only else not made.empty
+
+
+def plan_in(form: str, made: Plan) -> str:
+    """The plan in one of the formats."""
+    match form:
+        case "json":
+            from sandboxrun.report.plan_json import plan_json
+
+            return json_text(plan_json(made))
+        case "markdown":
+            from sandboxrun.report.plan_markdown import plan_markdown
+
+            return plan_markdown(made)
+        case "github":
+            return _for_a_job(made)
+    return str(made)
+
+
+def _for_a_job(made: Plan) -> str:
+    """The text for the log of a GitHub job, where no line of it may be taken for a command, and a note on the job."""
+    from sandboxrun.errors import Diagnostic
+    from sandboxrun.plan.text import summary
+    from sandboxrun.report.diagnostics import annotation, without_commands
+
+    severity = "warning" if any(change.drift for change in made.changes) else "notice"
+    told = annotation(Diagnostic(message=summary(made), severity=severity))
+    return "\n".join([*map(without_commands, str(made).split("\n")), told])

@@ -1,0 +1,212 @@
+"""`sandboxrun ps`: the project's sandboxes on the engine, and with -a those that the evidence records."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
+
+import click
+
+from sandboxrun.cli import options as opt
+from sandboxrun.cli.output import json_text, note, result
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.store import Store
+    from sandboxrun.model.declared import Profile
+    from sandboxrun.model.observed import ObservedSandbox, Snapshot, State
+
+
+class Line(NamedTuple):
+    """One sandbox, as it is listed and as JSON has it."""
+
+    address: str
+    state: str
+    since: str | None  # RFC 3339
+    image: str
+    memory: int  # bytes, 0: no limit
+    cpus: float
+    health: str | None
+    differs: str
+    run: str
+    exit_code: int | None
+    container: str | None
+    evidence: str | None
+
+
+@click.command()
+@opt.names
+@opt.on_engine
+@click.option("-a", "--all", "everything", is_flag=True, help="Also the runs that the evidence records.")
+@opt.as_json
+@opt.telling
+def ps(
+    names: tuple[str, ...], given: opt.Given, host: str | None, everything: bool, as_json: bool, talk: opt.Talk
+) -> None:
+    """List sandboxes: their state, limits and health, and whether they are still as declared.
+
+    NAME is one, or all of a for_each. Without NAME, all.
+    """
+    from sandboxrun.cli.project import load_profile, open_engine, open_store
+
+    profile = load_profile(given)
+    store = open_store(profile, given)
+    from sandboxrun.cli.running import check_names, matches
+    from sandboxrun.workflow.observe import take_snapshot
+
+    with open_engine(host) as engine:
+        snapshot = take_snapshot(engine, profile, store)
+    live = [_live(o, profile, snapshot) for o in snapshot.sandboxes]
+    kept = _recorded(store, profile, {line.run for line in live})
+    check_names(names, [*(s.address for s in profile.sandboxes), *(line.address for line in [*live, *kept])])
+    shown = [line for line in [*live, *(kept if everything else [])] if not names or matches(line.address, names)]
+    order = {sandbox.address: n for n, sandbox in enumerate(profile.sandboxes)}
+    shown.sort(key=lambda line: (order.get(line.address, len(order)), line.address))
+    if as_json:
+        result(json_text([line._asdict() for line in shown]))
+    elif shown:
+        result(_text(shown, snapshot.taken))
+    else:
+        hidden = f"; -a lists {len(kept)} from the evidence" if kept and not everything else ""
+        note(f"project {profile.project} has no sandboxes on the engine{hidden}", quiet=talk.quiet)
+
+
+def _live(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> Line:
+    from sandboxrun.model.observed import Ended
+
+    state = sandbox.state
+    return Line(
+        address=sandbox.address,
+        state=state_words(state),
+        since=_time(_since(state)),
+        image=sandbox.spec.image,
+        memory=sandbox.spec.mem_limit,
+        cpus=sandbox.spec.cpus,
+        health=getattr(state, "health", None),
+        differs=_differs(sandbox, profile, snapshot),
+        run=sandbox.run,
+        exit_code=state.exit_code if isinstance(state, Ended) else None,
+        container=sandbox.id,
+        evidence=None,
+    )
+
+
+def state_words(state: State) -> str:
+    """A state in a word or two."""
+    from sandboxrun.model.observed import Created, Ended, Running
+
+    match state:
+        case Created():
+            return "created"
+        case Running(paused=True):
+            return "paused"
+        case Running():
+            return "running"
+        case Ended(oom=True):
+            return "out of memory"
+        case Ended(exit_code=code):
+            return f"exited {code}"
+        case _:
+            assert_never(state)
+
+
+def _since(state: State) -> datetime | None:
+    from sandboxrun.model.observed import Created, Ended, Running
+
+    match state:
+        case Created():
+            return None
+        case Running():
+            return state.started
+        case Ended():
+            return state.finished
+        case _:
+            assert_never(state)
+
+
+def _time(when: datetime | None) -> str | None:
+    return None if when is None else when.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _differs(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> str:
+    """What is not as declared, in words; "" where all is."""
+    from sandboxrun.model.observed import Running
+    from sandboxrun.plan.diff import compare
+
+    declared = profile.sandbox(sandbox.address)
+    if sandbox.one_off:
+        return "one run"
+    if declared is None:
+        return "not declared"
+    if not isinstance(sandbox.state, Running):
+        return ""
+    found = compare(declared.spec, sandbox, snapshot.images.get(declared.spec.image))
+    drift = [d.key for d in found if d.drift]
+    changed = [d.key for d in found if not d.drift]
+    words = [f"drift: {', '.join(drift)}"] if drift else []
+    return "; ".join([*words, *([f"profile changed: {', '.join(changed)}"] if changed else [])])
+
+
+def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
+    """The runs that were torn down, oldest first."""
+    from sandboxrun.evidence.index import EvidenceError
+
+    lines = []
+    for entry in store.entries(profile.project):
+        if entry.run in live:
+            continue
+        code: int | None = None
+        words = entry.outcome.value.replace("_", " ")
+        try:
+            code = store.index(entry).ending.exit_code
+        except EvidenceError:
+            words += " (evidence lost)"
+        lines.append(
+            Line(
+                address=entry.sandbox,
+                state=f"{words} {code}" if code is not None else words,
+                since=entry.finished_at,
+                image="",
+                memory=0,
+                cpus=0.0,
+                health=None,
+                differs="",
+                run=entry.run,
+                exit_code=code,
+                container=None,
+                evidence=str(store.path / entry.folder),
+            )
+        )
+    return lines
+
+
+def _text(lines: list[Line], now: datetime) -> str:
+    heads = ("SANDBOX", "STATE", "SINCE", "IMAGE", "MEMORY", "CPUS", "HEALTH", "DIFFERS")
+    from sandboxrun.report.table import table
+
+    return table(heads, [_row(line, now) for line in lines])
+
+
+def _row(line: Line, now: datetime) -> tuple[str, ...]:
+    from sandboxrun.errors import printable
+    from sandboxrun.model.units import format_size
+
+    live = line.container is not None
+    cells: list[Any] = [
+        line.address,
+        line.state,
+        _ago(line.since, now),
+        line.image if live else f"evidence {line.evidence.rpartition('/')[2]}" if line.evidence else "",
+        (format_size(line.memory) if line.memory else "no limit") if live else "",
+        (f"{line.cpus:g}" if line.cpus else "no limit") if live else "",
+        line.health or "",
+        line.differs,
+    ]
+    return tuple(printable(str(cell)) for cell in cells)
+
+
+def _ago(since: str | None, now: datetime) -> str:
+    from sandboxrun.cli.summary import seconds
+    from sandboxrun.model.observed import parse_time
+
+    then = parse_time(since)
+    return "" if then is None else f"{seconds(max(0.0, round((now - then).total_seconds())))} ago"

@@ -1,0 +1,135 @@
+"""`sandboxrun run`: sandboxes to their end, in one call."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from sandboxrun.cli import options as opt
+
+if TYPE_CHECKING:
+    from sandboxrun.cli.terminal import TerminalPump
+    from sandboxrun.model.declared import DeclaredSandbox, Profile
+    from sandboxrun.workflow.oneoff import RunResult
+
+
+@click.command(cls=opt.WithCommand)
+@opt.names
+@opt.on_engine
+@opt.interactive
+@opt.timeout
+@click.option("--base", metavar="BASE", help="Run in a shipped base (default, offline …), whatever profile is here.")
+@click.option("--image", metavar="IMAGE", help="With a base: the image.")
+@click.option("--user", metavar="USER", help="With a base: the user.")
+@click.option("--no-workspace", is_flag=True, help="With a base: without a copy of the current directory.")
+@click.option("--raw", is_flag=True, help="Terminal escapes as they came, instead of visible.")
+@opt.parallelism
+@opt.lock_timeout
+@opt.as_json
+@opt.telling
+def run(
+    names: tuple[str, ...],
+    command: tuple[str, ...] | None,
+    given: opt.Given,
+    host: str | None,
+    interactive: bool,
+    timeout: float | None,
+    base: str | None,
+    image: str | None,
+    user: str | None,
+    no_workspace: bool,
+    raw: bool,
+    parallelism: int,
+    lock_timeout: float,
+    as_json: bool,
+    talk: opt.Talk,
+) -> int:
+    """Run sandboxes to their end: create, start, show their output, keep the evidence, remove. Exits with their code.
+
+    NAME is a sandbox, or all of a for_each; without NAME, all run. COMMAND stands in place of the profile's. Without
+    a profile, COMMAND runs in the default base, on a copy of the current directory.
+    """
+    from sandboxrun.cli.choosing import one_off_profile, run_choice
+
+    own = {"image": image, "user": user, "no_workspace": no_workspace}
+    profile = one_off_profile(given, base, command, own)
+    chosen = run_choice(profile, names, command, interactive)
+    return _carry_out(
+        profile, chosen, command, given, host, interactive, timeout, raw, parallelism, lock_timeout, as_json, talk
+    )
+
+
+def _carry_out(
+    profile: Profile,
+    chosen: tuple[DeclaredSandbox, ...],
+    command: tuple[str, ...] | None,
+    given: opt.Given,
+    host: str | None,
+    interactive: bool,
+    timeout: float | None,
+    raw: bool,
+    parallelism: int,
+    lock_timeout: float,
+    as_json: bool,
+    talk: opt.Talk,
+) -> int:
+    from sandboxrun.cli.changing import Telling
+    from sandboxrun.cli.lines import Lines
+    from sandboxrun.cli.project import open_engine, open_store
+    from sandboxrun.cli.signals import Forwarding
+    from sandboxrun.plan.planner import with_dependencies
+    from sandboxrun.workflow.converge import Settings
+    from sandboxrun.workflow.oneoff import Runner, RunOptions
+
+    every = [s.address for s in with_dependencies(profile, chosen)]
+    lines = Lines(every, raw=raw or interactive, aside=as_json)
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(open_engine(host, max(parallelism, 4 * len(every) + 2)))
+        telling = stack.enter_context(Telling(opt.Talk(quiet=not talk.verbose, verbose=talk.verbose)))
+        forwarding = Forwarding(telling.listener)
+        settings = Settings(
+            parallelism=parallelism,
+            lock_wait=lock_timeout,
+            listener=forwarding.listener,
+            on_wait=telling.waiting,
+            environment=os.environ,
+        )
+        pump = stack.enter_context(_terminal()) if interactive else None
+        options = RunOptions(command=command, timeout=timeout, output=lines, pump=pump)
+        runner = Runner(engine, profile, open_store(profile, given), settings, options)
+        with forwarding.to(runner.signal):
+            results = runner.run(chosen)
+    lines.finish()
+    _report(results, as_json, talk)
+    return forwarding.exit_code(next((r.exit_code for r in results if r.exit_code != 0), 0))
+
+
+def _terminal() -> TerminalPump:
+    from sandboxrun.cli.terminal import TerminalPump
+
+    return TerminalPump()
+
+
+def _report(results: tuple[RunResult, ...], as_json: bool, talk: opt.Talk) -> None:
+    from sandboxrun.cli import summary
+    from sandboxrun.cli.output import json_text, note, result
+
+    if as_json:
+        told = [
+            {**(summary.plain([r.evidence])[0] if r.evidence else {}), "sandbox": r.address, "note": r.note}
+            for r in results
+        ]
+        result(json_text({"runs": told}))
+        return
+    sys.stdout.flush()
+    for one in results:
+        if one.evidence is None:
+            note(f"{one.address}: {one.note}", quiet=talk.quiet)
+            continue
+        note(summary.evidence_line(one.evidence, one.note), quiet=talk.quiet)
+        for line in summary.missing_lines(one.evidence):
+            note(f"  {line}", quiet=not talk.verbose)

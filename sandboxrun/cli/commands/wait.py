@@ -1,0 +1,58 @@
+"""`sandboxrun wait`: until sandboxes have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import click
+
+from sandboxrun.cli import options as opt
+from sandboxrun.cli.output import json_text, note, result
+
+
+@click.command()
+@opt.names
+@opt.on_engine
+@opt.timeout_of_wait
+@opt.as_json
+@opt.telling
+def wait(
+    names: tuple[str, ...],
+    given: opt.Given,
+    host: str | None,
+    timeout: float | None,
+    as_json: bool,
+    talk: opt.Talk,
+) -> int:
+    """Wait until sandboxes have ended; NAME is one, or all of a for_each. Without NAME, all.
+
+    Prints their exit codes, and exits with the first that is not 0. Timeouts of the profile are enforced meanwhile.
+    """
+    from sandboxrun.cli.project import load_profile, open_engine, open_store
+
+    profile = load_profile(given)
+    from sandboxrun.plan.planner import select
+    from sandboxrun.workflow.waits import codes, wait_for
+
+    chosen = select(profile, names)
+    store = open_store(profile, given)
+    with open_engine(host, parallelism=max(4, len(chosen) + 2)) as engine:
+        note(f"waiting for {', '.join(s.address for s in chosen)}", quiet=not talk.verbose)
+        wait_for(engine, profile, store, chosen, patience=timeout)
+        found = codes(engine, profile, store, chosen)
+    result(json_text(dict(found)) if as_json else codes_table(found))
+    return first_failure(found)
+
+
+def codes_table(codes: Mapping[str, int | None]) -> str:
+    """The codes for people; a sandbox that never ran has none."""
+    rows = [(address, "never ran" if code is None else str(code)) for address, code in codes.items()]
+    from sandboxrun.report.table import table
+
+    return table(("SANDBOX", "EXIT CODE"), rows)
+
+
+def first_failure(codes: Mapping[str, int | None]) -> int:
+    """The first code that is not 0, a sandbox that never ran counting as 125."""
+    every = (125 if code is None else code for code in codes.values())
+    return next((code for code in every if code != 0), 0)
