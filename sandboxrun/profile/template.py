@@ -93,6 +93,8 @@ class Renderer:
         from sandboxrun.profile.evaluate import evaluate
 
         text = str(node.value)
+        if self.work.left < 0:  # said once already
+            return None
         try:
             program = self._program(text)
             if not self._names_known(program, node, scope):
