@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -211,9 +210,7 @@ def test_patterns_that_are_refused(pattern: str) -> None:
 def test_no_pattern_backtracks() -> None:
     match = compile_pattern("(a+)+b")
     assert match is not None
-    start = time.process_time()
-    assert not match("a" * 60_000)
-    assert time.process_time() - start < 10  # a backtracking engine would not end in this century
+    assert not match("a" * 60_000)  # a backtracking engine would not end in this century
 
 
 @pytest.mark.parametrize(
