@@ -1,0 +1,345 @@
+"""The steps of a one-off's life, each carried out by the executor.
+
+Owns when the project's lock is held: while something is made or taken away that others may share, never while an
+agent runs or its evidence is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+
+from sandboxrun.api.declare import Declared
+from sandboxrun.api.sandbox import Held
+from sandboxrun.apply.executor import execute
+from sandboxrun.apply.session import Made, Session, Watched
+from sandboxrun.apply.watch import Watch, Watching
+from sandboxrun.engine.errors import NotFound
+from sandboxrun.engine.owner import this_process
+from sandboxrun.errors import Diagnostic, PlanError, SandboxrunError, UsageError
+from sandboxrun.model import labels
+from sandboxrun.model.declared import DeclaredSandbox, Profile
+from sandboxrun.model.names import Names
+from sandboxrun.model.objects import NetworkSpec
+from sandboxrun.model.observed import (
+    Created,
+    Ended,
+    ObservedSandbox,
+    Offers,
+    Running,
+    Snapshot,
+    observe,
+    observe_volume,
+)
+from sandboxrun.plan import operations as op
+from sandboxrun.plan.changes import Plan
+from sandboxrun.plan.planner import Options, make_collect_plan, make_plan
+from sandboxrun.workflow import converge
+from sandboxrun.workflow.observe import take_snapshot
+from sandboxrun.workflow.oneoff import shares
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.capture import Captured
+    from sandboxrun.service import SandboxService
+
+NOTICE = 10.0  # seconds until a watch has noticed that its sandbox was stopped
+LOCK_WAIT = 300.0  # seconds: another process may be uploading a large workspace
+_FOREIGN = op.RemoveNetwork | op.DisconnectNetwork | op.RemoveVolume | op.StopSandbox | op.RemoveSandbox
+
+
+class Lifecycle:
+    """The steps, for one service. Those on one sandbox come one after another; sandboxes do not wait for each other."""
+
+    def __init__(self, service: SandboxService) -> None:
+        self._service = service
+        self._mutex = threading.Lock()  # before the project's lock: threads need not find each other on the engine
+        self._held: dict[str, Held] = {}  # by container id; those of this service
+        self._table = threading.Lock()
+
+    # -- create and start ------------------------------------------------------------------------------------
+
+    def create(self, declared: Declared, stop: threading.Event) -> Held:
+        """Everything up to the start, which is left out of the plan."""
+        service, profile, sandbox = self._service, declared.profile, declared.sandbox
+        engine, settings = service.engine, self._settings(declared.environment, stop)
+        sessions: list[Session] = []
+
+        def prepare(session: Session) -> None:
+            session.extra_labels = {labels.ONE_OFF: "1", labels.OWNER: this_process().encode()}
+            sessions.append(session)
+
+        with self._exclusive(shares(profile)) as guard:
+            snapshot = take_snapshot(engine, profile, service.store)
+            self._check_name(snapshot, sandbox)
+            couriers = snapshot.couriers if shares(profile) else ()
+            snapshot = attrs.evolve(snapshot, sandboxes=(), completed={}, couriers=couriers)
+            made = self._without_start(make_plan(profile, snapshot, Options(targets=(sandbox.address,))))
+            outcome = converge.carry_out(
+                made, snapshot, engine, profile, service.store, settings, guard, prepare=prepare
+            )
+        assert outcome.applied is not None
+        outcome.applied.check()
+        return self._keep(declared, sessions[0])
+
+    def _check_name(self, snapshot: Snapshot, sandbox: DeclaredSandbox) -> None:
+        for other in snapshot.sandboxes:
+            if other.name == sandbox.name:
+                message = f"there is a sandbox {sandbox.address} of project {snapshot.project} already"
+                raise UsageError(Diagnostic(message=message, help="remove it first, or choose another name"))
+
+    def _without_start(self, made: Plan) -> Plan:
+        """The plan's steps less the start. A plan that would change what others made is refused."""
+        for step in made.operations:
+            if isinstance(step, _FOREIGN):
+                raise PlanError(
+                    Diagnostic(
+                        message=f"{step.address}: project {made.project} has another one of that name",
+                        help="a profile of that project made it: give the service a project of its own",
+                    )
+                )
+        return attrs.evolve(made, operations=tuple(s for s in made.operations if not isinstance(s, op.StartSandbox)))
+
+    def _keep(self, declared: Declared, session: Session) -> Held:
+        container = session.made[declared.sandbox.address].id
+        answer = self._service.engine.inspect_container(container)
+        held = Held(declared=declared, session=session, observed=observe(answer, declared.profile.names, None))
+        with self._table:
+            self._held[container] = held
+        return held
+
+    def start(self, held: Held, on_output: Callable[[int, bytes], None] | None) -> None:
+        """Attach, start, watch; a start that fails takes the sandbox away."""
+        with held.lock:
+            sandbox, session = held.declared.sandbox, held.session
+            if held.removed or held.watch is not None or not isinstance(self._now(held).state, Created):
+                raise UsageError(f"{sandbox.address} cannot be started: it was started before", help="create another")
+            watch = held.watch = self._watch(held, on_output)
+            session.before_start = lambda _sandbox, _made: watch.before_start()
+            session.after_start = lambda _sandbox, _made: watch.begin()
+            step = op.StartSandbox(
+                id=f"start {sandbox.address}", address=sandbox.address, cause="asked to", sandbox=sandbox
+            )
+            applied = execute([step], session, parallelism=1)
+            if applied.failures or applied.skipped:
+                watch.close()
+                self._gone(held, session.captured.get(held.observed.run))
+                applied.check()
+
+    def _watch(self, held: Held, on_output: Callable[[int, bytes], None] | None) -> Watch:
+        sandbox, output = held.declared.sandbox, None
+        if on_output is not None or sandbox.spec.lifetime.idle is not None:
+
+            def output(_address: str, stream: int, data: bytes) -> None:
+                if on_output is not None:
+                    on_output(stream, data)
+
+        return Watch(
+            self._service.engine,
+            self._service.store,
+            address=sandbox.address,
+            container=held.observed.id,
+            run=held.observed.run,
+            spec=sandbox.spec,
+            how=Watching(output=output),
+        )
+
+    # -- stop and remove -------------------------------------------------------------------------------------
+
+    def stop(self, held: Held, timeout: float | None) -> None:
+        """End it, within its grace period or `timeout`. Not under its lock: a second, shorter stop must get through."""
+        if held.removed:
+            return
+        spec = held.declared.sandbox.spec
+        grace = math.ceil(spec.stop_grace_period / 1e9 if timeout is None else max(timeout, 0))
+        if held.watch is not None:
+            held.watch.end("killed", grace=grace)
+            if held.watch.wait(NOTICE):
+                return
+        with contextlib.suppress(NotFound):  # tells, unlike the watch, why it could not be stopped
+            self._service.engine.stop_container(held.observed.id, timeout=grace)
+
+    def remove(self, held: Held, *, force: bool) -> Captured | None:
+        """Evidence, then removal; the project's networks go with the last sandbox that used them."""
+        with held.lock:
+            if held.removed:
+                return held.evidence
+            if isinstance(self._now(held).state, Running):
+                if not force:
+                    message = f"{held.declared.sandbox.address} still runs"
+                    raise UsageError(Diagnostic(message=message, help="stop it first, or give force=True"))
+                self.stop(held, None)
+            session = self._end(held)
+            self._gone(held, session.captured.get(held.observed.run))
+        if held.declared.sandbox.spec.networks:
+            self._drop_networks()
+        return held.evidence
+
+    def _end(self, held: Held) -> Session:
+        watched: dict[str, Watched] = {}
+        if held.watch is not None:
+            held.watch.close()
+            watched[held.observed.run] = held.watch.result
+        held.observed = observed = self._now(held)
+        profile, engine, store = held.declared.profile, self._service.engine, self._service.store
+        own = {labels.PROJECT: profile.project, labels.RUN: observed.run}
+        snapshot = Snapshot(
+            project=profile.project,
+            taken=engine.clock(),
+            offers=Offers(api_version=engine.api_version),
+            sandboxes=(observed,),
+            volumes=tuple(observe_volume(answer) for answer in engine.volumes(labels=own)),
+        )
+        made = make_collect_plan(profile, snapshot, frozenset({observed.name}), networks=False)
+        settings = self._settings(held.declared.environment, threading.Event())
+        outcome = converge.carry_out(made, snapshot, engine, profile, store, settings, lambda: None, watched=watched)
+        assert outcome.applied is not None and outcome.session is not None
+        outcome.applied.check()
+        return outcome.session
+
+    def _now(self, held: Held) -> ObservedSandbox:
+        """The sandbox as it is now; one that somebody else removed counts as ended, its evidence as far as known."""
+        try:
+            answer = self._service.engine.inspect_container(held.observed.id)
+        except NotFound:
+            ended = Ended(exit_code=0, oom=False, started=None, finished=None)
+            return attrs.evolve(held.observed, state=ended)
+        return observe(answer, held.declared.profile.names, None)
+
+    def _gone(self, held: Held, evidence: Captured | None) -> None:
+        held.removed, held.evidence = True, evidence
+        with self._table:
+            self._held.pop(held.observed.id, None)
+
+    def _drop_networks(self) -> None:
+        """With the last sandbox of this process that used one. What fails here the next start finds by its label."""
+        with self._table:
+            if any(held.declared.sandbox.spec.networks for held in self._held.values()):
+                return
+        with contextlib.suppress(SandboxrunError):
+            self._collect(lambda snapshot: [], leftovers=False)
+
+    # -- find and collect ------------------------------------------------------------------------------------
+
+    def find(self, name: str | None) -> list[Held]:
+        """The one-offs on the engine; this service's own come as they are held."""
+        wanted: dict[str, str] = {labels.PROJECT: self._service.project, labels.ONE_OFF: "1"}
+        if name is not None:
+            wanted[labels.SANDBOX] = name
+        engine = self._service.engine
+        found = engine.inspect_containers([str(c["Id"]) for c in engine.containers(labels=wanted)])
+        with self._table:
+            held = dict(self._held)
+        return [held.get(str(answer["Id"])) or self._adopt(answer) for answer in found]
+
+    def _adopt(self, answer: Mapping[str, object]) -> Held:
+        """A sandbox that another process made, by its labels."""
+        service, names = self._service, Names(project=self._service.project)
+        observed = observe(answer, names, None)
+        sandbox = DeclaredSandbox(
+            address=observed.address,
+            sandbox=observed.address,
+            each=None,
+            name=observed.name,
+            spec=observed.applied or observed.spec,
+        )
+        profile = Profile(project=service.project, directory=service.directory, sandboxes=(sandbox,), names=names)
+        engine = service.engine
+        snapshot = Snapshot(
+            project=service.project, taken=engine.clock(), offers=Offers(api_version=engine.api_version)
+        )
+        session = Session(engine=engine, profile=profile, snapshot=snapshot, store=service.store, plan_digest="")
+        session.made[observed.address] = Made(id=observed.id, run=observed.run)
+        declared = Declared(profile=profile, sandbox=sandbox, environment={})
+        return Held(declared=declared, session=session, observed=observed)
+
+    def collect(self) -> tuple[Captured, ...]:
+        """What killed processes left. Looked at without the lock first: mostly there is nothing."""
+        return tuple(self._collect(_left, leftovers=True).values())
+
+    def _collect(
+        self, choose: Callable[[Snapshot], list[ObservedSandbox]], *, leftovers: bool
+    ) -> Mapping[str, Captured]:
+        made, _, _ = self._collect_plan(choose, leftovers)
+        if not made.operations:
+            return {}
+        service = self._service
+        with self._exclusive(True) as guard:
+            made, snapshot, profile = self._collect_plan(choose, leftovers)
+            watched = {
+                o.run: Watched(stopped_by="timeout", note="past its ttl")
+                for o in choose(snapshot)
+                if _expired(o, snapshot) and isinstance(o.state, Running)
+            }
+            settings = self._settings({}, threading.Event())
+            outcome = converge.carry_out(
+                made, snapshot, service.engine, profile, service.store, settings, guard, watched=watched
+            )
+        assert outcome.applied is not None and outcome.session is not None
+        outcome.applied.check()
+        return outcome.session.captured
+
+    def _collect_plan(
+        self, choose: Callable[[Snapshot], list[ObservedSandbox]], leftovers: bool
+    ) -> tuple[Plan, Snapshot, Profile]:
+        service = self._service
+        bare = Profile(
+            project=service.project,
+            directory=service.directory,
+            sandboxes=(),
+            names=Names(project=service.project),
+        )
+        snapshot = take_snapshot(service.engine, bare, service.store)
+        profile = _as_found(bare, snapshot)
+        names = frozenset(o.name for o in choose(snapshot))
+        return make_collect_plan(profile, snapshot, names, networks=True, leftovers=leftovers), snapshot, profile
+
+    # -- shared ----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _exclusive(self, needed: bool) -> Iterator[Callable[[], None]]:
+        if not needed:
+            yield lambda: None
+            return
+        bare = Profile(
+            project=self._service.project,
+            directory=self._service.directory,
+            sandboxes=(),
+            names=Names(project=self._service.project),
+        )
+        with self._mutex, converge.locked(self._service.engine, bare, self._settings({}, threading.Event())) as guard:
+            yield guard
+
+    def _settings(self, environment: Mapping[str, str], stop: threading.Event) -> converge.Settings:
+        return converge.Settings(environment=environment, stop=stop, lock_wait=LOCK_WAIT)
+
+    def close(self) -> None:
+        """Let go of the watches, whose connections have ended: nobody is told any more when a sandbox ends."""
+        with self._table:
+            held, self._held = list(self._held.values()), {}
+        for one in held:
+            if one.watch is not None:
+                one.watch.close()
+
+
+def _left(snapshot: Snapshot) -> list[ObservedSandbox]:
+    """One-offs that nobody looks after any more."""
+    return [o for o in snapshot.sandboxes if o.one_off and (o.id in snapshot.orphaned or _expired(o, snapshot))]
+
+
+def _expired(observed: ObservedSandbox, snapshot: Snapshot) -> bool:
+    return observed.deadline is not None and snapshot.taken >= observed.deadline
+
+
+def _as_found(profile: Profile, snapshot: Snapshot) -> Profile:
+    """The profile with the project's networks as they are: collecting must not put right what others declared."""
+    networks = {n.key: n.spec for n in snapshot.networks}
+    for observed in snapshot.sandboxes:
+        for key in observed.spec.networks:
+            networks.setdefault(key, NetworkSpec(external=True))
+    names = attrs.evolve(profile.names, given_networks={n.key: n.name for n in snapshot.networks})
+    return attrs.evolve(profile, networks=networks, names=names)
