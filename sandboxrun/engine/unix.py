@@ -118,6 +118,7 @@ class SocketResponse:
         self._keep = clean and head.keeps_alive and not upgraded
         self._body: Body = OpenBody(link.reader) if upgraded else body_of(head, link.reader)
         self._finished = False
+        self._ending = threading.Lock()
 
     def read(self) -> bytes:
         """The whole body."""
@@ -141,18 +142,23 @@ class SocketResponse:
         return data
 
     def _finish(self) -> None:
-        if not self._finished:
-            self._finished = True
+        if self._ends():
             self._transport.give_back(self._link, keep=self._keep and self._body.ended)
+
+    def _ends(self) -> bool:
+        """True once: from then on the link may be another request's, and is not ours to end."""
+        with self._ending:
+            first, self._finished = not self._finished, True
+        return first
 
     def connection(self) -> Link:
         """The connection itself."""
         return self._link
 
     def close(self) -> None:
-        """Drop the rest."""
-        self._finished = True
-        self._transport.give_back(self._link, keep=False)
+        """Drop the rest; nothing when the body's end was read."""
+        if self._ends():
+            self._transport.give_back(self._link, keep=False)
 
 
 class SocketTransport:
