@@ -98,9 +98,11 @@ def verb(change: Change) -> str:
 
 def why(change: Change, sensitive: frozenset[str] = frozenset()) -> str:
     """Why, where that is more than the differences say; "" otherwise."""
-    note = WHY.get(change.reason, "")
-    if change.note and not change.note.startswith("--"):
-        note = f"{note}; {change.note}" if change.reason in (Reason.RERUN, Reason.REQUESTED) else change.note
+    note, more = WHY.get(change.reason, ""), change.note
+    if change.kind == "image":
+        more = more.removeprefix("pull").strip()  # which its verb says
+    if more and not more.startswith("--"):
+        note = f"{note}; {more}" if change.reason in (Reason.RERUN, Reason.REQUESTED) else more
     return one_line(redact(note, sensitive))
 
 
