@@ -323,7 +323,11 @@ def _read_device(text: str) -> Device:
     source, *rest = text.split(":")
     target = rest[0] if rest else source
     permissions = rest[1] if len(rest) > 1 else "rwm"
-    if len(rest) > 2 or not re.fullmatch("[rwm]{1,3}", permissions) or not (source.startswith("/") and target.startswith("/")):
+    if (
+        len(rest) > 2
+        or not re.fullmatch("[rwm]{1,3}", permissions)
+        or not (source.startswith("/") and target.startswith("/"))
+    ):
         raise ValueError("the form is /dev/host[:/dev/inside[:rwm]]")
     return Device(source=source, target=target, permissions=permissions)
 
