@@ -116,7 +116,7 @@ class Watch:
         """Wait for the output's rest, and give everything back."""
         if self._sampler is not None:
             self._sampler.stop()
-        for thread in self._threads:
+        for thread in self._threads if self.ended else ():  # of one that runs on there is no end to wait for
             thread.join(DRAIN)
         for stream in (self._stream, self._terminal):
             if stream is not None:
