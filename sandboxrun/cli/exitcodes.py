@@ -37,6 +37,8 @@ def code_of_failure(command: str | None, arguments: Sequence[str], usual: int) -
 
     `arguments` are looked at as they were written: they may be what could not be understood.
     """
+    if usual not in (1, 2):
+        return usual  # a timeout says more than that
     ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
     for (name, option), code in _FAILS_WITH.items():
         if name == command and (option is None or option in ours):

@@ -73,7 +73,9 @@ def _used(index: Index) -> list[str]:
 
 
 def seconds(count: float) -> str:
-    """A stretch of time for people: 0.4s, 12s, 3m20s, 2h05m."""
+    """A stretch of time for people: 40ms, 1.4s, 12s, 3m20s, 2h05m."""
+    if count < 1:
+        return f"{count * 1000:.0f}ms"
     if count < 10:
         return f"{count:.1f}s"
     whole = round(count)

@@ -64,7 +64,7 @@ def ps(
     if as_json:
         result(json_text([line._asdict() for line in shown]))
     elif shown:
-        result(_text(shown, snapshot.taken))
+        result(_text(shown, snapshot.taken, everything))
     else:
         hidden = f"; -a lists {len(kept)} from the evidence" if kept and not everything else ""
         note(f"project {profile.project} has no sandboxes on the engine{hidden}", quiet=talk.quiet)
@@ -179,14 +179,14 @@ def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
     return lines
 
 
-def _text(lines: list[Line], now: datetime) -> str:
-    heads = ("SANDBOX", "STATE", "SINCE", "IMAGE", "MEMORY", "CPUS", "HEALTH", "DIFFERS")
+def _text(lines: list[Line], now: datetime, everything: bool) -> str:
+    heads = ("SANDBOX", "STATE", "SINCE", "IMAGE", "MEMORY", "CPUS", "HEALTH", "DIFFERS", *(["EVIDENCE"] if everything else []))
     from sandboxrun.report.table import table
 
-    return table(heads, [_row(line, now) for line in lines])
+    return table(heads, [_row(line, now, everything) for line in lines])
 
 
-def _row(line: Line, now: datetime) -> tuple[str, ...]:
+def _row(line: Line, now: datetime, everything: bool) -> tuple[str, ...]:
     from sandboxrun.errors import printable
     from sandboxrun.model.units import format_size
 
@@ -195,11 +195,12 @@ def _row(line: Line, now: datetime) -> tuple[str, ...]:
         line.address,
         line.state,
         _ago(line.since, now),
-        line.image if live else f"evidence {line.evidence.rpartition('/')[2]}" if line.evidence else "",
+        line.image,
         (format_size(line.memory) if line.memory else "no limit") if live else "",
         (f"{line.cpus:g}" if line.cpus else "no limit") if live else "",
         line.health or "",
         line.differs,
+        *([(line.evidence or "").rpartition("/")[2]] if everything else []),
     ]
     return tuple(printable(str(cell)) for cell in cells)
 
@@ -209,4 +210,7 @@ def _ago(since: str | None, now: datetime) -> str:
     from sandboxrun.model.observed import parse_time
 
     then = parse_time(since)
-    return "" if then is None else f"{seconds(max(0.0, round((now - then).total_seconds())))} ago"
+    if then is None:
+        return ""
+    count = max(0, round((now - then).total_seconds()))
+    return f"{count}s ago" if count < 10 else f"{seconds(count)} ago"
