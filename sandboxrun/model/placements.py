@@ -164,7 +164,7 @@ def from_hosts(value: Any) -> Mapping[str, str]:
 
 def to_security(value: Mapping[str, str]) -> list[str]:
     """Security options by name to the engine's list."""
-    return [f"{name}:{item}" if name == "no-new-privileges" else f"{name}={item}" for name, item in value.items()]
+    return [f"{name}={item}" for name, item in value.items()]
 
 
 def from_security(value: Any) -> Mapping[str, str]:

@@ -89,7 +89,7 @@ class Steps:
         remove = op.RemoveSandbox(
             id=f"remove {change.address}",
             **common,
-            needs=last,
+            needs=(*last, *self._couriers),  # a courier holds the volumes that go with the container
             container=observed.id,
             name=observed.name,
             volumes=_own_volumes(observed.name, self._snapshot),
@@ -97,7 +97,7 @@ class Steps:
         self._removed[observed.id] = self._add(remove)
 
     def _remove_surroundings(self, networks: list[Change], volumes: list[Change]) -> None:
-        after = tuple(self._removed.values())
+        after = (*self._removed.values(), *self._couriers)
         moved = tuple(s.id for s in self._steps if isinstance(s, op.DisconnectNetwork | op.ConnectNetwork))
         for change in networks:
             if change.action is Action.DELETE and change.container is not None:

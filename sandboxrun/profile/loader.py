@@ -158,7 +158,7 @@ class _Loader:
             configs=objects.configs,
             inputs=values.masked,
             sensitive=self._all_secrets(),
-            inputs_digest=digest_of(dict(values.values)),
+            inputs_digest=digest_of(dict(values.masked)),  # not of sensitive values: a short one could be guessed
             files=self._files(documents),
         )
         return attrs.evolve(profile, digest=digest_of(effective(profile)))
