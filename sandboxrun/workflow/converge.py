@@ -84,7 +84,10 @@ def apply(
         options = expected.options
     with locked(engine, profile, settings) as guard:
         snapshot = take_snapshot(engine, profile, store)
-        made = make_plan(profile, snapshot, options)
+        if expected is not None and expected.destroy:
+            made = make_destroy_plan(profile, snapshot, expected.options.targets)
+        else:
+            made = make_plan(profile, snapshot, options)
         if expected is not None:
             refuse_stale(expected, made)
         if not confirm(made):
@@ -92,7 +95,7 @@ def apply(
         outcome = carry_out(made, snapshot, engine, profile, store, settings, guard, watched=watched)
         assert outcome.applied is not None
         outcome.applied.check()
-        if not made.empty and not made.refresh_only:
+        if not made.empty and not made.refresh_only and not made.destroy:
             verify(engine, profile, store, options)
     return outcome
 
@@ -190,7 +193,5 @@ def refuse_stale(saved: SavedPlan, fresh: Plan) -> None:
     """Raise PlanError, saying what has moved, unless the plan is still the one that was saved."""
     from sandboxrun.workflow.saved import explain_stale
 
-    if saved.destroy:
-        raise PlanError("the saved plan is of a destroy", help="run destroy")
     if saved.digest != fresh.digest:
         raise PlanError(explain_stale(saved, fresh))

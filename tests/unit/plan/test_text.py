@@ -1,0 +1,234 @@
+"""The plan's text, whole: what a user reads before saying yes."""
+
+from __future__ import annotations
+
+from sandboxrun.model.codec import ImageConfig
+from sandboxrun.model.observed import Completed, Created, Image
+from sandboxrun.model.types import freeze
+from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
+from sandboxrun.plan.text import MASK, mask, redact
+from tests.unit.plan.world import NODE, declared, ended, network, observed, profile, snapshot
+
+LINT = declared("lint", command=("npm", "run", "lint"), environment=freeze({"CI": "1"}))
+TESTS = declared("agent", "tests", mem_limit=2**30)
+
+
+def text(plan: object) -> list[str]:
+    return str(plan).split("\n")
+
+
+def test_what_is_new_shows_the_options_that_matter() -> None:
+    plan = make_plan(profile(LINT, TESTS), snapshot(networks=()))
+    assert text(plan) == [
+        "  + network default will be created",
+        '      + driver_opts: {"com.docker.network.bridge.enable_icc": "false"}',
+        "",
+        "  + sandbox lint will be created",
+        '      + image:        "node:20-alpine"',
+        '      + command:      ["npm", "run", "lint"]',
+        '      + user:         "1000:1000"',
+        '      + environment:  {"CI": "1"}',
+        '      + mem_limit:    "512m"',
+        "      + cpus:         1",
+        "      + pids_limit:   256",
+        '      + network_mode: "bridge"',
+        "      # every other option at its closed default: see sandboxrun render",
+        "",
+        '  + sandbox agent["tests"] will be created',
+        '      + image:        "node:20-alpine"',
+        '      + user:         "1000:1000"',
+        '      + mem_limit:    "1g"',
+        "      + cpus:         1",
+        "      + pids_limit:   256",
+        '      + network_mode: "bridge"',
+        "      # every other option at its closed default: see sandboxrun render",
+        "",
+        "Plan: 3 to add, 0 to change, 0 to destroy.",
+    ]
+
+
+def test_nothing_to_do() -> None:
+    assert text(make_plan(profile(LINT), snapshot(observed(LINT)))) == [
+        "No changes. What runs matches the profile (review)."
+    ]
+
+
+def test_an_update_in_place_a_replacement_and_a_teardown() -> None:
+    lint = declared("lint", command=("npm", "run", "lint"), mem_limit=2**30, memswap_limit=2**30)
+    agent = declared("agent", "tests", user="2000:2000", environment=freeze({"A": "1", "C": "3"}))
+    was = declared("agent", "tests", environment=freeze({"A": "1", "B": "2"}))
+    old = declared("old")
+    live = snapshot(observed(declared("lint", command=("npm", "run", "lint"))), observed(was), observed(old, ended(3)))
+    assert text(make_plan(profile(lint, agent), live)) == [
+        "  ~ sandbox lint will be updated in place",
+        '      ~ mem_limit:     "512m" -> "1g"',
+        '      ~ memswap_limit: "512m" -> "1g"',
+        "",
+        '-/+ sandbox agent["tests"] must be replaced',
+        '      ~ user:        "1000:1000" -> "2000:2000"  # forces replacement',
+        "      ~ environment:  # forces replacement",
+        '          - B: "2"',
+        '          + C: "3"',
+        "",
+        "  - sandbox old will be torn down (no longer declared)",
+        "",
+        "Plan: 1 to add, 1 to change, 2 to destroy.",
+    ]
+
+
+def test_drift_comes_first_and_is_put_right() -> None:
+    live = snapshot(observed(LINT, environment=freeze({"CI": "0"})), observed(TESTS, mem_limit=2**29))
+    assert text(make_plan(profile(LINT, TESTS), live)) == [
+        "Changed outside sandboxrun since the last apply:",
+        "",
+        "  ~ sandbox lint",
+        "      ~ environment:",
+        '          ~ CI: "1" -> "0"',
+        "",
+        '  ~ sandbox agent["tests"]',
+        '      ~ mem_limit: "1g" -> "512m"',
+        "",
+        "-/+ sandbox lint must be replaced",
+        "      ~ environment:  # forces replacement, changed on the engine",
+        '          ~ CI: "0" -> "1"',
+        "",
+        '  ~ sandbox agent["tests"] will be updated in place',
+        '      ~ mem_limit: "512m" -> "1g"  # changed on the engine',
+        "",
+        "Plan: 1 to add, 1 to change, 1 to destroy.",
+    ]
+
+
+def test_refresh_only_shows_drift_and_nothing_else() -> None:
+    live = snapshot(observed(TESTS, mem_limit=2**29))
+    assert text(make_plan(profile(TESTS), live, Options(refresh_only=True))) == [
+        "Changed outside sandboxrun since the last apply:",
+        "",
+        '  ~ sandbox agent["tests"]',
+        '      ~ mem_limit: "1g" -> "512m"',
+        "",
+        "Nothing is changed by this: plan without --refresh-only shows how it would be put right.",
+    ]
+    same = make_plan(profile(TESTS), snapshot(observed(TESTS)), Options(refresh_only=True))
+    assert text(same) == ["No drift. What runs is as it was applied (review)."]
+
+
+def test_how_sandboxes_ended_is_said() -> None:
+    a, b, c, d = (declared(name) for name in "abcd")
+    live = snapshot(
+        observed(a, ended(0)), observed(b, ended(137, oom=True)), observed(c, ended(2)), observed(d, Created())
+    )
+    assert text(make_plan(profile(a, b, c, d), live)) == [
+        "  - sandbox a will be torn down (completed)",
+        "",
+        "  - sandbox b will be torn down (killed for exceeding its memory limit)",
+        "",
+        "  - sandbox c will be torn down (exited with 2)",
+        "",
+        "-/+ sandbox d must be replaced (made, but never started)",
+        "",
+        "Plan: 1 to add, 0 to change, 4 to destroy.",
+    ]
+
+
+def test_what_has_run_already_is_told_with_how_to_run_it_again() -> None:
+    record = {
+        LINT.address: freeze({LINT.spec.digest: Completed(outcome="exited", exit_code=0, run="0123456789abcdef")})
+    }
+    plan = make_plan(profile(LINT), snapshot(networks=(), completed=record))
+    assert text(plan) == [
+        "    sandbox lint: ended with 0 in run 0123456789ab; --rerun runs it again",
+        "",
+        "No changes. What runs matches the profile (review).",
+    ]
+    again = make_plan(profile(LINT), snapshot(completed=record), Options(rerun=True))
+    assert text(again)[0] == (
+        "  + sandbox lint will be created (asked for with --rerun; ended with 0 in run 0123456789ab)"
+    )
+
+
+def test_an_ended_sandbox_whose_profile_changed_shows_what_changed() -> None:
+    now = declared("lint", cpus=2.0)
+    was = declared("lint")
+    assert text(make_plan(profile(now), snapshot(observed(was, ended(1))))) == [
+        "-/+ sandbox lint must be replaced (exited with 1; the profile has changed)",
+        "      ~ cpus: 1 -> 2",
+        "",
+        "Plan: 1 to add, 0 to change, 1 to destroy.",
+    ]
+
+
+def test_images_are_pulled_and_a_moved_tag_is_named() -> None:
+    missing = {"node:20-alpine": Image(reference="node:20-alpine", config=None, digest="sha256:" + "b" * 64)}
+    plan = make_plan(profile(declared("a")), snapshot(images=missing))
+    assert text(plan)[0] == f"  + image node:20-alpine will be pulled (sha256:{'b' * 64})"
+    moved = {"node:20-alpine": Image(reference="node:20-alpine", config=ImageConfig(id="sha256:" + "c" * 64))}
+    a = declared("a")
+    assert text(make_plan(profile(a), snapshot(observed(a), images=moved))) == [
+        "-/+ sandbox a must be replaced (its tag means another image now)",
+        f'      ~ image: "node:20-alpine ({NODE[7:19]})" -> "node:20-alpine (cccccccccccc)"'
+        "  # forces replacement, the tag has moved to another image",
+        "",
+        "Plan: 1 to add, 0 to change, 1 to destroy.",
+    ]
+
+
+def test_destroy() -> None:
+    live = snapshot(observed(LINT), networks=(network(), network("x")))
+    assert text(make_destroy_plan(profile(LINT), live)) == [
+        "  - network default will be removed (no sandbox uses it)",
+        "",
+        "  - network x will be removed (no sandbox uses it)",
+        "",
+        "  - sandbox lint will be torn down",
+        "",
+        "Plan: 0 to add, 0 to change, 3 to destroy.",
+    ]
+    assert text(make_destroy_plan(profile(LINT), snapshot(networks=()))) == [
+        "Nothing to destroy. The engine has nothing of review."
+    ]
+
+
+def test_sensitive_values_are_masked_wherever_they_are() -> None:
+    secret = "hunter2-secret"
+    a = declared("a", environment=freeze({"TOKEN": secret}), command=("run", f"--token={secret}"), pids_limit=4321)
+    was = declared("a", environment=freeze({"TOKEN": f"old {secret}"}))
+    p = profile(a, sensitive=frozenset({secret, "4321"}))
+    new, changed = make_plan(p, snapshot()), make_plan(p, snapshot(observed(was)))
+    failed = make_plan(p, snapshot(observed(a, ended(127, error=f'exec: "{secret}": not found'))))
+    for plan in (new, changed, failed):
+        assert secret not in str(plan)
+        assert "4321" not in str(plan)
+        assert MASK in str(plan)
+    assert '      + command:      ["run", "(sensitive value)"]' in text(new)
+    assert '  - sandbox a will be torn down (exec: "(sensitive value)": not found)' in text(failed)
+
+
+def test_what_a_profile_or_the_engine_wrote_cannot_break_out_of_its_line() -> None:
+    a = declared("agent", "x\n  + sandbox forged\x1b[2J\u202e", command=("echo", "\x1b]52;c;eA==\x07\n"))
+    plan = str(make_plan(profile(a), snapshot(observed(declared("b"), ended(1, error="no\nsuch\tfile\r")))))
+    assert "\x1b" not in plan and "\r" not in plan and "\u202e" not in plan and "\t" not in plan
+    assert '  + sandbox agent["x\\n  + sandbox forged\\x1b[2J\\u202e"] will be created' in plan.split("\n")
+    assert not any(line.startswith("  + sandbox forged") for line in plan.split("\n"))
+
+
+def test_mask_reaches_every_depth_and_keeps_short_values_apart() -> None:
+    value = {"a": ["x-secret", {"b": ("secret",)}], "n": 12, "t": True, "none": None, "f": 1.5}
+    assert mask(value, frozenset({"secret", "12", "1.5", "True"})) == {
+        "a": [MASK, {"b": [MASK]}], "n": MASK, "t": True, "none": None, "f": MASK,
+    }  # fmt: skip
+    assert mask(["ab", "about"], frozenset({"ab", ""})) == [MASK, "about"]
+    assert redact("ab is in a secret sentence", frozenset({"ab", "secret", ""})) == (
+        "ab is in a (sensitive value) sentence"
+    )
+    assert redact("ab", frozenset({"ab"})) == MASK
+
+
+def test_the_same_state_gives_the_same_digest() -> None:
+    live = snapshot(observed(LINT), networks=())
+    again = snapshot(observed(LINT, run="f" * 32), networks=())
+    first, second = make_plan(profile(LINT, TESTS), live), make_plan(profile(LINT, TESTS), again)
+    assert first.digest == second.digest
+    one_off = observed(declared("lint"), one_off=True)
+    assert make_plan(profile(LINT, TESTS), snapshot(observed(LINT), one_off, networks=())).digest == first.digest
+    assert make_plan(profile(LINT, TESTS), snapshot(observed(LINT, ended()), networks=())).digest != first.digest
