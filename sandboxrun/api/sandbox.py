@@ -86,6 +86,11 @@ class Sandbox:
         return self._held.evidence
 
     @property
+    def started(self) -> bool:
+        """Whether it was started, or is being started, through this handle."""
+        return self._held.watch is not None
+
+    @property
     def state(self) -> str:
         """`created`, `running`, `paused`, `exited` or `removed`, as the engine says it now."""
         if self._held.removed:
@@ -158,15 +163,21 @@ class Sandbox:
         from sandboxrun.workflow.waits import WaitTimeout
 
         self._check_there()
-        if self.state == "created":
+        watch = self._held.watch
+        if watch is None and self.state == "created":
             raise UsageError(f"{self.name} was never started", help="start it first")
+        code = self._wait_for_engine(timeout) if watch is None else _watched(watch, timeout)
+        if code is None:
+            message = f"{self.name} still runs after {timeout or 0:g} seconds"
+            raise WaitTimeout(Diagnostic(message=message, help="wait longer, or stop it"))
+        return code
+
+    def _wait_for_engine(self, timeout: float | None) -> int | None:
+        """The exit code of a sandbox that another process watches; None when it still runs."""
         try:
             return self._service.engine.wait_container(self.id, timeout=timeout)
         except EngineTimeout:
-            if timeout is None:
-                raise
-        help = "wait longer, or stop it"
-        raise WaitTimeout(Diagnostic(message=f"{self.name} still runs after {timeout:g} seconds", help=help))
+            return None
 
     def put(self, source: Source, target: str) -> None:
         """Put files into the directory `target`, which must exist inside: owned by the sandbox's user.
@@ -209,3 +220,12 @@ class Sandbox:
             raise UsageError(
                 Diagnostic(message=f"{self.name} was removed", help=f"its evidence is in {folder}" if folder else None)
             )
+
+
+def _watched(watch: Watch, timeout: float | None) -> int | None:
+    """The exit code of a sandbox that is watched; None when it still runs. Raises what the watch met."""
+    if not watch.wait(timeout):
+        return None
+    if watch.exit_code is None and watch.error is not None:
+        raise watch.error
+    return watch.exit_code

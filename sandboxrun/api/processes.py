@@ -1,0 +1,277 @@
+"""Plain processes, for a spawner whose sandbox option is off: a group each, that does not outlive its spawner.
+
+Owns starting and ending them. A process here is not isolated from anything: only its end is seen to.
+
+A process that is killed cannot clean up, so two others do: the kernel kills each agent's first process with the thread
+that started it (PR_SET_PDEATHSIG), and one guard process a spawner, which notices that the spawner is gone by the end
+of its pipe, kills the groups. An agent's command begins only when the guard knows its group. Out of reach is what
+leaves its group and session by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import monotonic, sleep
+from typing import TYPE_CHECKING
+
+from sandboxrun.api.commands import Output
+from sandboxrun.errors import Diagnostic, SandboxrunError
+
+if TYPE_CHECKING:
+    import subprocess
+
+_PASSED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "TERM")
+_PIECE = 64 * 1024
+_DRAIN = 5.0  # seconds that the rest of the output may take once the group has ended
+
+# Reads "+GROUP" and "-GROUP" lines; at the end of its input it kills the groups that are left.
+_GUARD = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+groups = set()
+for line in sys.stdin:
+    (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
+    sys.stdout.write("k"); sys.stdout.flush()
+for group in groups:
+    try: os.killpg(group, signal.SIGKILL)
+    except OSError: pass
+"""
+
+# Becomes the command: argv is spawner's pid, gate's descriptor, report's descriptor, command. What hinders it is told.
+_LAUNCHER = """
+import ctypes, os, signal, sys
+gate, report = int(sys.argv[2]), int(sys.argv[3])
+try:
+    if ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+    if os.getppid() != int(sys.argv[1]) or os.read(gate, 1) != b"g":
+        os._exit(125)
+    os.close(gate)
+    os.set_inheritable(report, False)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.execvp(sys.argv[4], sys.argv[4:])
+except OSError as error:
+    os.write(report, (error.strerror or str(error)).encode())
+    os._exit(127)
+"""
+
+
+class ProcessFailed(SandboxrunError):
+    """A plain process could not be started."""
+
+
+class Guard:
+    """Kills the groups it knows when this process ends, however it ends. One a spawner, started when first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def add(self, group: int) -> None:
+        """Know a group. Raises ProcessFailed when the guard does not answer: then nothing may be started."""
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._process = self._start()
+            self._tell(self._process, f"+{group}\n")
+
+    def discard(self, group: int) -> None:
+        """Forget a group that has ended."""
+        with self._lock, contextlib.suppress(ProcessFailed):
+            if self._process is not None:
+                self._tell(self._process, f"-{group}\n")
+
+    def close(self) -> None:
+        """End the guard; it kills what it still knows."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.close()
+            process.wait()
+            process.stdout.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        import subprocess
+
+        # In a session of its own: a terminal's ^C or hang-up must not end it before this process.
+        argv = [sys.executable, "-I", "-S", "-c", _GUARD]
+        return subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True, cwd="/"
+        )
+
+    def _tell(self, process: subprocess.Popen[bytes], line: str) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(line.encode())
+            if process.stdout.read(1) == b"k":
+                return
+        except OSError:
+            pass
+        raise ProcessFailed("the guard of plain processes has ended", help="see why: it runs as python -I -S -c")
+
+
+class PlainProcess:
+    """One agent as a plain process. `start`, `wait` and `reap` it in one thread, which must live on; `signal` from any."""
+
+    def __init__(self, guard: Guard, *, limit: int, on_output: Callable[[int, bytes], None] | None) -> None:
+        self.output = Output(limit)
+        self._guard, self._on_output = guard, on_output
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._ended = False
+        self._readers: list[threading.Thread] = []
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, which is its group's too; None before its start."""
+        return self._process.pid if self._process is not None else None
+
+    def start(self, argv: Sequence[str], *, cwd: Path, environment: Mapping[str, str | None]) -> None:
+        """Start it. Raises ProcessFailed when the command cannot be executed."""
+        gate_out, gate_in = os.pipe()
+        report_out, report_in = os.pipe()
+        with contextlib.ExitStack() as ours:
+            ours.callback(os.close, gate_in)
+            ours.callback(os.close, report_out)
+            try:
+                self._process = _launch(argv, cwd, process_environment(environment), gate_out, report_in)
+            finally:
+                os.close(gate_out)
+                os.close(report_in)
+            self._read()
+            try:
+                self._guard.add(self._process.pid)
+            except SandboxrunError:
+                self.reap()
+                raise
+            with contextlib.suppress(OSError):  # it has ended already: the report or its code says why
+                os.write(gate_in, b"g")
+            if fault := os.read(report_out, 4096):
+                self.reap()
+                raise _failed(argv[0], fault.decode(errors="replace"))
+
+    def _read(self) -> None:
+        assert self._process is not None
+        for number, stream in ((1, self._process.stdout), (2, self._process.stderr)):
+            assert stream is not None
+            reader = threading.Thread(target=self._pump, args=(number, stream.fileno()), daemon=True)
+            self._readers.append(reader)
+            reader.start()
+
+    def _pump(self, number: int, descriptor: int) -> None:
+        with contextlib.suppress(OSError):
+            while data := os.read(descriptor, _PIECE):
+                self.output.add(number, data)
+                if self._on_output is not None:
+                    self._on_output(number, data)
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait at most `timeout` seconds; whether its first process has ended. It is not reaped."""
+        assert self._process is not None
+        return has_ended(self._process.pid, timeout)
+
+    def reap(self) -> int:
+        """Kill what is left of its group; the first process's exit code, negative for a signal."""
+        assert self._process is not None
+        with self._lock:  # the group is ended before its leader is reaped: until then its number is nobody else's
+            self._ended = True
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            has_ended(self._process.pid, None)
+            self._guard.discard(self._process.pid)
+            code = self._process.wait()
+        for reader in self._readers:
+            reader.join(_DRAIN)
+        self._close()
+        return code
+
+    def _close(self) -> None:
+        """Give the pipes back, unless a process that left the group still holds one open: its reader has it then."""
+        assert self._process is not None
+        for reader, stream in zip(self._readers, (self._process.stdout, self._process.stderr), strict=True):
+            if stream is not None and not reader.is_alive():
+                stream.close()
+
+    def signal(self, number: int) -> None:
+        """Send its group a signal; nothing when it has ended."""
+        with self._lock:
+            if self._process is not None and not self._ended:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, number)
+
+
+def _launch(
+    argv: Sequence[str], cwd: Path, environment: Mapping[str, str], gate: int, report: int
+) -> subprocess.Popen[bytes]:
+    """The launcher, waiting at its gate, in a session and a group of its own."""
+    import subprocess
+
+    launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, f"{os.getpid()}", f"{gate}", f"{report}", *argv]
+    try:
+        return subprocess.Popen(
+            launcher,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            cwd=cwd,
+            env=environment,
+            start_new_session=True,
+            pass_fds=(gate, report),
+        )
+    except (OSError, ValueError) as error:  # the directory, or a NUL in a word
+        raise _failed(argv[0], getattr(error, "strerror", None) or str(error)) from error
+
+
+def has_ended(pid: int, timeout: float | None) -> bool:
+    """Whether a child has ended, without reaping it; waits at most `timeout` seconds."""
+    if timeout is None:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return True
+    until = monotonic() + timeout
+    try:
+        descriptor = os.pidfd_open(pid)
+    except (AttributeError, OSError):  # before Linux 5.3
+        return _poll(pid, until)
+    try:
+        import select
+
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+    finally:
+        os.close(descriptor)
+
+
+def _poll(pid: int, until: float) -> bool:
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if monotonic() >= until:
+            return False
+        sleep(0.02)
+    return True
+
+
+def process_environment(given: Mapping[str, str | None]) -> dict[str, str]:
+    """What a plain process gets: the few variables that programs need to run, and those given.
+
+    Not the spawner's own: what it holds (keys, tokens) is no more an agent's business than in a sandbox.
+    """
+    env = {name: value for name, value in os.environ.items() if name in _PASSED or name.startswith("LC_")}
+    for name, value in given.items():
+        if value is None:
+            value = os.environ.get(name)
+        if value is not None:
+            env[name] = value
+    return env
+
+
+def _failed(command: str, why: str) -> ProcessFailed:
+    return ProcessFailed(
+        Diagnostic(message=f"{command} could not be started: {why}", help="check the command and its workspace")
+    )
