@@ -174,7 +174,7 @@ def finished(resource: Resource, now: float) -> str:
 
 def unfinished(resource: Resource) -> str:
     """How far a resource came when the apply was stopped."""
-    return f"stopped after it was {', '.join(resource.words)}" if resource.words else "not begun"
+    return f"{', '.join(resource.words)}; not finished" if resource.words else "not begun"
 
 
 def said(error: SandboxrunError) -> str:

@@ -26,13 +26,19 @@ from sandboxrun.report.tracker import Tracker
 _MOST = 12  # resources shown at once; more would scroll the display out of the window
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """The terminal has gone: fall silent. rich would end the process, and with it the apply."""
+        self.quiet = True
+
+
 class LiveProgress:
     """Lines as `LineProgress` has them, and below them a row for each resource that is worked on."""
 
     def __init__(
         self, stream: TextIO, *, colour: bool = True, verbose: bool = False, clock: Callable[[], float] = monotonic
     ) -> None:
-        self._console = Console(file=stream, no_color=not colour, highlight=False, markup=False, emoji=False)
+        self._console = _Console(file=stream, no_color=not colour, highlight=False, markup=False, emoji=False)
         self._spinner = Spinner("dots" if (self._console.encoding or "").startswith("utf") else "line")
         self._tracker = Tracker(clock)
         self._lines = LineProgress(self._print, verbose=verbose, clock=clock)

@@ -170,7 +170,7 @@ def test_foreign_newer_and_torn_files_say_what_they_are(project: Path) -> None:
         read_saved(project)
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)

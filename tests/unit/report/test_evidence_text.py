@@ -1,0 +1,153 @@
+"""How runs ended, in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandboxrun.evidence.capture import Captured
+from sandboxrun.evidence.index import Index, Kept, Missing, Refused
+from sandboxrun.evidence.outcome import Ending, How
+from sandboxrun.evidence.usage import Usage
+from sandboxrun.model.records import Lifetime
+from sandboxrun.model.spec import SandboxSpec
+from sandboxrun.report.evidence_text import Run, duration, ending_text, evidence_text, size
+
+ROOT = Path("/project")
+FOLDER = ROOT / ".sandboxrun/evidence/20260301T120000Z-review-lint-0123456789ab"
+SPEC = SandboxSpec(lifetime=Lifetime(timeout=30 * 10**9))
+
+
+def captured(ending: Ending, **rest: Any) -> Captured:
+    index = Index(
+        run="0123456789ab",
+        project="review",
+        sandbox="lint",
+        container_id="c",
+        container_name="review-lint",
+        ending=ending,
+        **rest,
+    )
+    return Captured(entry=None, folder=FOLDER, index=index)
+
+
+def kept(path: str, *, truncated: bool = False) -> Kept:
+    return Kept(path=path, sha256="", bytes=1, truncated=truncated)
+
+
+def test_a_run_that_went_well() -> None:
+    done = captured(
+        Ending(how=How.EXITED, exit_code=0),
+        ran_seconds=3.24,
+        usage=Usage(samples=3, memory_peak_bytes=43201331),
+        kept=(kept("stdout"), kept("workspace.patch")),
+        patched_paths=3,
+    )
+    assert evidence_text([Run(address="lint", captured=done, spec=SPEC)], relative_to=ROOT).split("\n") == [
+        "lint: completed (exit 0), after 3.2s, peak memory 41.2 MiB",
+        "    evidence: .sandboxrun/evidence/20260301T120000Z-review-lint-0123456789ab",
+        "    patch:    workspace.patch, 3 files changed",
+    ]
+
+
+def test_what_is_missing_cut_and_refused_is_said() -> None:
+    gone = tuple(Missing(part=f"part{n}", reason="it\nbroke\x1b[2J") for n in range(7))
+    done = captured(
+        Ending(how=How.FAILED, exit_code=2),
+        missing=gone,
+        kept=(kept("stdout", truncated=True), kept("workspace.patch")),
+        patched_paths=0,
+        refused=(Refused(part="artifacts", path="/x", reason="a socket"),),
+        refused_total=12,
+    )
+    told = evidence_text([Run(address="lint", captured=done)], relative_to=Path("/elsewhere")).split("\n")
+    listed = "; ".join(f"part{n} (it\\nbroke\\x1b[2J)" for n in range(5))
+    assert told == [
+        "lint: failed with exit 2",
+        f"    evidence: {FOLDER}",
+        "    patch:    nothing changed in the workspace",
+        f"    missing:  {listed}; and 2 more, see index.json",
+        "    cut:      stdout",
+        "    refused:  12 names that the agent left, see index.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ending", "note", "said"),
+    [
+        (Ending(how=How.EXITED, exit_code=0), "", "completed (exit 0)"),
+        (Ending(how=How.FAILED, exit_code=3), "", "failed with exit 3"),
+        (Ending(how=How.FAILED, exit_code=139, signal=11), "", "failed with exit 139 (as SIGSEGV gives)"),
+        (Ending(how=How.FAILED, exit_code=160, signal=32), "", "failed with exit 160 (as signal 32 gives)"),
+        (
+            Ending(how=How.OOM, exit_code=137, signal=9, oom_killed=True),
+            "",
+            "killed for exceeding its memory limit of 512m (exit 137)",
+        ),
+        (
+            Ending(how=How.OOM, exit_code=1, oom_killed=True, detail="a process in it was killed for memory"),
+            "",
+            "killed for exceeding its memory limit of 512m (exit 1); a process in it was killed for memory",
+        ),
+        (Ending(how=How.TIMEOUT, exit_code=143), "", "stopped after its timeout of 30s (exit 143)"),
+        (
+            Ending(how=How.TIMEOUT, exit_code=143),
+            "past its timeout of 5s",
+            "stopped after its timeout of 5s (exit 143)",
+        ),
+        (Ending(how=How.TIMEOUT), "no output for 10m", "stopped: no output for 10m"),
+        (Ending(how=How.KILLED, exit_code=137), "", "stopped before its end (exit 137)"),
+        (
+            Ending(how=How.KILLED, exit_code=143, detail="stopped by somebody else"),
+            "",
+            "stopped before its end (exit 143): stopped by somebody else",
+        ),
+        (Ending(how=How.KILLED), "did not end\x1b", "stopped before its end: did not end\\x1b"),
+        (Ending(how=How.ENGINE_LOST), "", "lost: the engine went away while it ran"),
+        (Ending(how=How.ENGINE_LOST, detail="exit code 255"), "", "lost: exit code 255"),
+        (Ending(how=How.NOT_STARTED, exit_code=127, detail="no sh"), "", "not started (exit 127): no sh"),
+    ],
+)
+def test_endings(ending: Ending, note: str, said: str) -> None:
+    assert ending_text(ending, SPEC, note) == said
+
+
+def test_without_a_spec_limits_are_not_guessed() -> None:
+    assert ending_text(Ending(how=How.OOM, exit_code=137)) == "killed for exceeding its memory limit (exit 137)"
+    assert ending_text(Ending(how=How.TIMEOUT)) == "stopped after its timeout"
+
+
+def test_a_run_that_never_was_and_evidence_that_was_not_kept() -> None:
+    lost = Captured(entry=None, failure="no space is left\n")
+    runs = [
+        Run(address='agent["a\nb"]', captured=None),
+        Run(address="b", captured=None, note="it was not started"),
+        Run(address="c", captured=lost),
+    ]
+    assert evidence_text(runs).split("\n") == [
+        'agent["a\\nb"]: did not come to run',
+        "b: it was not started",
+        "c: its evidence could not be kept: no space is left\\n",
+    ]
+
+
+def test_secrets_are_masked() -> None:
+    failed = captured(Ending(how=How.NOT_STARTED, exit_code=127, detail='exec: "hunter2-secret"'))
+    told = evidence_text([Run(address="a", captured=failed)], sensitive=frozenset({"hunter2-secret"}))
+    assert told.startswith('a: not started (exit 127): exec: "(sensitive value)"')
+
+
+def test_measures() -> None:
+    assert [duration(s) for s in (0, 0.44, 59.9, 60, 185.4, 7380)] == [
+        "0.0s",
+        "0.4s",
+        "59.9s",
+        "1m00s",
+        "3m05s",
+        "2h03m",
+    ]
+    assert [size(n) for n in (0, 1023, 1024, 43201331, 3 << 30, 5 << 40)] == [
+        "0 B", "1023 B", "1.0 KiB", "41.2 MiB", "3.0 GiB", "5.0 TiB",
+    ]  # fmt: skip
