@@ -266,7 +266,8 @@ def _profile_moved(saved: SavedPlan, fresh: Plan) -> list[str]:
     if saved.project != fresh.project:
         reasons.append(f"it is for the project {saved.project}, this profile is {fresh.project}")
     if saved.profile_digest != fresh.profile_digest:
-        reasons.append("the profile has changed")
+        maybe = f", or another value is given for a sensitive variable ({', '.join(saved.ask)})" if saved.ask else ""
+        reasons.append(f"the profile has changed{maybe}")
     if saved.inputs_digest != fresh.inputs_digest:
         reasons.append(_inputs_moved(saved, fresh))
     return reasons
@@ -275,9 +276,7 @@ def _profile_moved(saved: SavedPlan, fresh: Plan) -> list[str]:
 def _inputs_moved(saved: SavedPlan, fresh: Plan) -> str:
     now = {name: value for name, value in fresh.inputs.items() if name not in saved.ask}
     names = [n for n in sorted({*saved.inputs, *now}) if saved.inputs.get(n) != now.get(n)]
-    if names:
-        return f"other values are given for {', '.join(names)}"
-    return "another value is given for a sensitive variable" + (f" ({', '.join(saved.ask)})" if saved.ask else "")
+    return f"other values are given for {', '.join(names)}" if names else "other variables are sensitive"
 
 
 def _engine_moved(saved: SavedPlan, fresh: Plan) -> list[str]:

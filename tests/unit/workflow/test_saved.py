@@ -203,14 +203,19 @@ def said(project: Path, before: Plan, after: Plan) -> str:
 
 
 def test_profile_inputs_and_engine(project: Path) -> None:
-    assert said(project, made(), made(digest="sha256:other")) == "the profile has changed"
+    assert said(project, made(), made(digest="sha256:other")) == (
+        "the profile has changed, or another value is given for a sensitive variable (token)"
+    )
+    plain = profile(LINT)
+    assert (
+        said(project, make_plan(plain, snapshot()), make_plan(attrs.evolve(plain, digest="sha256:other"), snapshot()))
+        == "the profile has changed"
+    )
     other = freeze({**INPUTS, "ref": "dev", "n": 4})
     assert (
         said(project, made(), made(inputs=other, inputs_digest="sha256:other")) == "other values are given for n, ref"
     )
-    assert said(project, made(), made(inputs_digest="sha256:other")) == (
-        "another value is given for a sensitive variable (token)"
-    )
+    assert said(project, made(), made(inputs_digest="sha256:other")) == "other variables are sensitive"
     assert said(project, made(), attrs.evolve(made(), engine_id="ENGINE:2")) == "it was made for another engine"
     elsewhere = attrs.evolve(made(), project="other")
     assert said(project, made(), elsewhere) == "it is for the project review, this profile is other"
