@@ -27,6 +27,7 @@ PROJECT = "sandboxrun-demo"
 GIT = {
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_CONFIG_NOSYSTEM": "1",
+    "LC_ALL": "C.UTF-8",
     **{f"GIT_{who}_NAME": "Demo" for who in ("AUTHOR", "COMMITTER")},
     **{f"GIT_{who}_EMAIL": "demo@example.com" for who in ("AUTHOR", "COMMITTER")},
 }
@@ -45,7 +46,7 @@ class Demo:
 
         `sandboxrun` is this checkout's, run by this very Python.
         """
-        print(f"\n$ {' '.join(command)}", flush=True)
+        print(f"$ {' '.join(command)}", flush=True)
         head = [sys.executable, "-m", "sandboxrun"] if command[0] == "sandboxrun" else [command[0]]
         process = subprocess.Popen(
             [*head, *command[1:]],
@@ -116,7 +117,7 @@ def fixer(demo: Demo) -> Path:
     demo.expect("2 failed" in said and "all passed" in said, "fixer should mend two failing tests")
     folder, index = demo.evidence("fixer")
     tell("The container is gone. What is kept of it:")
-    demo.run("ls", str(folder))
+    demo.run("ls", "-x", str(folder))
     kept = {item["path"] for item in index["kept"]}
     for path in ("workspace.patch", "stdout.log", "usage.jsonl", "artifacts/workspace/report/fixes.md"):
         demo.expect(path in kept, f"{path} should be in the evidence of fixer: {index['missing']}")
@@ -124,8 +125,8 @@ def fixer(demo: Demo) -> Path:
     print(f"(index.json: {summary(index)})")
     tell("The repository is as it was, and takes the patch:")
     patch = f"../{folder / 'workspace.patch'}"
-    changed = demo.run("git", "-C", "project", "status", "--short")
-    demo.expect(changed == "", "the repository should not have changed")
+    status = demo.run("git", "-C", "project", "status")
+    demo.expect("working tree clean" in status, "the repository should not have changed")
     demo.run("git", "-C", "project", "apply", "--check", "--stat", patch)
     return folder
 
@@ -140,14 +141,14 @@ def summary(index: dict[str, Any]) -> str:
 
 def hog_and_slow(demo: Demo) -> None:
     """The agents that are ended."""
-    tell("hog takes memory without end, slow works for an hour: side by side, as a pipeline would run them")
-    said = demo.run("sandboxrun", "apply", "--wait", "--yes", "--target", "hog", "--target", "slow", code=137)
+    tell("hog takes memory without end, slow works for an hour; the exit code is the first one's")
+    said = demo.run("sandboxrun", "run", "hog", "slow", code=137)
     for sandbox, how, code in (("hog", "oom", 137), ("slow", "timeout", 143)):
         _, index = demo.evidence(sandbox)
         ended = (index["ending"]["how"], index["ending"]["exit_code"])
         demo.expect(ended == (how, code), f"{sandbox} should have ended as {how} with {code}, not {ended}")
-        print(f"({sandbox}: {summary(index)})")
-    demo.expect("oom" in said.lower(), "apply should say that hog was killed for its memory")
+    demo.expect("hog was killed for exceeding its memory limit" in said, "run should say why hog was killed")
+    demo.expect("slow was ended by its timeout" in said, "run should say why slow was ended")
 
 
 def nothing_left(demo: Demo) -> None:
@@ -178,6 +179,7 @@ def main() -> int:
     prepare(demo)
     tell(f"A git repository with failing tests, and a profile of three agents beside it, in {demo.folder}")
     demo.run("sandboxrun", "validate")
+    tell("What apply or run would do for one of them:")
     demo.run("sandboxrun", "plan", "--target", "fixer")
     folder = fixer(demo)
     hog_and_slow(demo)

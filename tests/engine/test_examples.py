@@ -140,6 +140,52 @@ def test_demo_says_what_is_not_as_expected(cli: Cli, project: str, tmp_path: Pat
     assert "none.sock" in ran.err
 
 
+# -- Python ------------------------------------------------------------------------------------------------------
+
+
+def test_python_by_hand(project: str, agent_image: str, tmp_path: Path) -> None:
+    ran = python_example("by_hand.py", project, tmp_path, SANDBOX_DEFAULT_IMAGE=agent_image)
+    assert ran.code == 0, said(ran)
+    assert ran.out.splitlines() == [
+        "state: running",
+        "exit code: 0",
+        *("words: 9 monday.md", "10 tuesday.md", "19 total"),
+        "elsewhere: touch: cannot touch '/etc/mine': Read-only file system",
+        "state: removed",
+        "kept: changes.json, inspect.json, profile.yaml, stderr.log, stdout.log, usage.jsonl, workspace.patch",
+    ]
+    assert evidence(tmp_path)["counter"][1]["ending"]["how"] == "killed"
+
+
+def test_python_orchestrate(project: str, agent_image: str, tmp_path: Path) -> None:
+    ran = python_example("orchestrate.py", project, tmp_path, SANDBOX_DEFAULT_IMAGE=agent_image)
+    assert ran.code == 0, said(ran)
+    assert ran.out.splitlines() == [
+        "lister: completed, exited, exit code 0",
+        *("  monday.md", "  tuesday.md"),
+        "failing: failed, failed, exit code 3",
+        "  something is wrong",
+        "endless: timed_out, timeout, exit code 124",
+        "editor: completed, exited, exit code 0",
+        "  its patch: +Looked at.",
+    ]
+    ends = {name: index["ending"]["how"] for name, (_, index) in evidence(tmp_path).items()}
+    assert ends == {"lister": "exited", "failing": "failed", "endless": "timeout", "editor": "exited"}
+    notes = EXAMPLES / "python-api" / "notes" / "monday.md"
+    assert "Looked at" not in notes.read_text(), "it worked on a copy"
+
+
+def test_python_orchestrate_without_sandboxes(project: str, tmp_path: Path) -> None:
+    ran = python_example("orchestrate.py", project, tmp_path, SANDBOX_ENABLED="false", DOCKER_HOST="unix:///nowhere")
+    assert ran.code == 0, said(ran)
+    assert "endless: timed_out, timeout, exit code 124" in ran.out.splitlines()
+    assert not list(tmp_path.iterdir())
+
+
+def python_example(name: str, project: str, folder: Path, **env: str) -> Ran:
+    return ended([sys.executable, str(EXAMPLES / "python-api" / name), project], folder, env)
+
+
 # -- pipelines ---------------------------------------------------------------------------------------------------
 
 # What cannot be done here, by how it begins: no package registry, no pull request to comment on.

@@ -2,10 +2,10 @@
 
 import time
 
-STEP = 8 << 20
+STEP = 16 << 20
 
 held = []
 while True:
     held.append(bytearray(STEP))  # zeroed, and so really taken
     print(f"I hold {len(held) * STEP >> 20} MB", flush=True)
-    time.sleep(0.2)  # slow enough to be watched
+    time.sleep(0.4)  # slow enough to be watched
