@@ -191,7 +191,7 @@ def verify(engine: Engine, profile: Profile, store: Store, options: Options | No
 
 def refuse_stale(saved: SavedPlan, fresh: Plan) -> None:
     """Raise PlanError, saying what has moved, unless the plan is still the one that was saved."""
-    from sandboxrun.workflow.saved import explain_stale
+    from sandboxrun.workflow.stale import explain_stale
 
     if saved.digest != fresh.digest:
         raise PlanError(explain_stale(saved, fresh))

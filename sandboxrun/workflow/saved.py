@@ -1,6 +1,6 @@
 """Saved plans: what `plan --out` writes and `apply FILE` reads.
 
-Owns the file's form, and the words for what has moved since. A saved plan holds no step that is carried out: apply
+Owns the file's form. A saved plan holds no step that is carried out: apply
 makes the plan anew and goes on only where it is the same. So a file that was tampered with can be refused or stale,
 and nothing worse; who approves a plan approves its digest.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from sandboxrun import __version__
-from sandboxrun.errors import Diagnostic, PlanError, printable
+from sandboxrun.errors import PlanError, printable
 from sandboxrun.model.names import PROJECT
 from sandboxrun.model.spec import digest_of
 from sandboxrun.model.types import freeze
@@ -28,7 +28,6 @@ from sandboxrun.plan.text import redact
 FORMAT = "sandboxrun-saved-plan"
 FORMAT_VERSION = "1.0"
 LARGEST = 64 << 20  # bytes; a plan of 2000 sandboxes has about 20
-_AGAIN = "make a new plan, read it, and apply that; without the file, apply shows what it would do now"
 
 
 @attrs.frozen(kw_only=True)
@@ -101,9 +100,9 @@ def saved_document(
         "options": {**attrs.asdict(options), "destroy": plan.destroy},
         "inputs": {name: value for name, value in plan.inputs.items() if value != MASK},
         "ask": [name for name, value in plan.inputs.items() if value == MASK],
-        "observed": [attrs.asdict(seen) for seen in _seen(plan)],
-        "images": _images(plan),
-        "steps": _steps(plan),
+        "observed": [attrs.asdict(seen) for seen in seen_in(plan)],
+        "images": images_in(plan),
+        "steps": steps_in(plan),
         "plan": plan_json(plan),
     }
     return {**body, "checksum": digest_of(body)}
@@ -132,6 +131,30 @@ def _replace(path: Path, data: bytes) -> None:
     except BaseException:
         os.unlink(name)
         raise
+
+
+def seen_in(plan: Plan) -> tuple[Seen, ...]:
+    """The containers that a plan was made for."""
+    addresses = {change.container: change.address for change in plan.changes if change.container is not None}
+    named = {id: redact(address, plan.sensitive) for id, address in addresses.items()}
+    return tuple(Seen(container=id, state=state, address=named.get(id, "")) for id, state in plan.observed)
+
+
+def images_in(plan: Plan) -> dict[str, str]:
+    """What each image reference is taken to mean: an id, or the digest that it is to be pulled by."""
+    found: dict[str, str] = {}
+    for step in plan.operations:
+        match step:
+            case op.CreateSandbox() if step.image_id is not None:
+                found[step.sandbox.spec.image] = step.image_id
+            case op.PullImage() if step.digest is not None:
+                found[step.reference] = step.digest
+    return found
+
+
+def steps_in(plan: Plan) -> list[str]:
+    """Its steps' names."""
+    return [redact(step.id, plan.sensitive) for step in plan.operations]
 
 
 # -- reading ----------------------------------------------------------------------------------------------------
@@ -244,93 +267,3 @@ def _below(text: str) -> str:
     if os.pardir in _path(text).split("/"):
         raise ValueError(f'"{printable(text)[:80]}" leads out of the project')
     return text
-
-
-# -- what has moved ---------------------------------------------------------------------------------------------
-
-
-def explain_stale(saved: SavedPlan, fresh: Plan) -> Diagnostic:
-    """The fault that tells what is not as it was when the plan was made. Call it when the digests differ."""
-    reasons = [*_profile_moved(saved, fresh), *_engine_moved(saved, fresh)]
-    if not reasons:
-        reasons = _steps_moved(saved, fresh)
-    told = "; ".join(reasons[:_MOST]) + (f"; and {len(reasons) - _MOST} more" if len(reasons) > _MOST else "")
-    return Diagnostic(message=f"the saved plan is stale: {redact(told, fresh.sensitive)}", help=_AGAIN)
-
-
-_MOST = 6
-
-
-def _profile_moved(saved: SavedPlan, fresh: Plan) -> list[str]:
-    reasons = []
-    if saved.project != fresh.project:
-        reasons.append(f"it is for the project {saved.project}, this profile is {fresh.project}")
-    if saved.profile_digest != fresh.profile_digest:
-        maybe = f", or another value is given for a sensitive variable ({', '.join(saved.ask)})" if saved.ask else ""
-        reasons.append(f"the profile has changed{maybe}")
-    if saved.inputs_digest != fresh.inputs_digest:
-        reasons.append(_inputs_moved(saved, fresh))
-    return reasons
-
-
-def _inputs_moved(saved: SavedPlan, fresh: Plan) -> str:
-    now = {name: value for name, value in fresh.inputs.items() if name not in saved.ask}
-    names = [n for n in sorted({*saved.inputs, *now}) if saved.inputs.get(n) != now.get(n)]
-    return f"other values are given for {', '.join(names)}" if names else "other variables are sensitive"
-
-
-def _engine_moved(saved: SavedPlan, fresh: Plan) -> list[str]:
-    reasons = []
-    if saved.engine_id and fresh.engine_id and saved.engine_id != fresh.engine_id:
-        reasons.append("it was made for another engine")
-    then = {seen.container: seen for seen in saved.observed}
-    now = {seen.container: seen for seen in _seen(fresh)}
-    reasons += [f"{_named(seen)} has appeared" for id, seen in now.items() if id not in then]
-    reasons += [f"{_named(seen)} has gone" for id, seen in then.items() if id not in now]
-    reasons += [
-        f"{_named(seen)} {_STATE.get(seen.state, seen.state)}"
-        for id, seen in now.items()
-        if id in then and then[id].state != seen.state
-    ]
-    images = _images(fresh)
-    moved = [ref for ref, meant in saved.images.items() if images.get(ref, meant) != meant]
-    return reasons + [f"{ref} means another image now" for ref in moved]
-
-
-_STATE = {"Created": "is only created", "Running": "runs now", "Ended": "has ended"}
-
-
-def _named(seen: Seen) -> str:
-    return f"{seen.address or 'the container'} ({seen.container[:12]})"
-
-
-def _steps_moved(saved: SavedPlan, fresh: Plan) -> list[str]:
-    now = _steps(fresh)
-    come = [step for step in now if step not in saved.steps]
-    gone = [step for step in saved.steps if step not in now]
-    reasons = [f'it would now also do "{step}"' for step in come] + [f'it would no longer do "{step}"' for step in gone]
-    return reasons or [
-        "what it would do is the same, but not in every detail (images, networks, or how runs have ended)"
-    ]
-
-
-def _seen(plan: Plan) -> tuple[Seen, ...]:
-    addresses = {change.container: change.address for change in plan.changes if change.container is not None}
-    named = {id: redact(address, plan.sensitive) for id, address in addresses.items()}
-    return tuple(Seen(container=id, state=state, address=named.get(id, "")) for id, state in plan.observed)
-
-
-def _images(plan: Plan) -> dict[str, str]:
-    """What each image reference is taken to mean: an id, or the digest that it is to be pulled by."""
-    found: dict[str, str] = {}
-    for step in plan.operations:
-        match step:
-            case op.CreateSandbox() if step.image_id is not None:
-                found[step.sandbox.spec.image] = step.image_id
-            case op.PullImage() if step.digest is not None:
-                found[step.reference] = step.digest
-    return found
-
-
-def _steps(plan: Plan) -> list[str]:
-    return [redact(step.id, plan.sensitive) for step in plan.operations]

@@ -21,7 +21,8 @@ from sandboxrun.model.types import freeze
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
 from sandboxrun.report.plan_json import plan_json
-from sandboxrun.workflow.saved import SavedPlan, explain_stale, read_saved, write_saved
+from sandboxrun.workflow.saved import SavedPlan, read_saved, write_saved
+from sandboxrun.workflow.stale import explain_stale
 from tests.unit.plan.world import declared, ended, observed, profile, snapshot
 
 SECRET = "hunter2-secret"
