@@ -29,6 +29,12 @@ def _no_steering_variables(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The user's own key and caches are left alone."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+
+
 @attrs.frozen(kw_only=True)
 class Ran:
     """How a process ended. `code` is negative where a signal ended it, as subprocess has it."""

@@ -1,8 +1,8 @@
 """The chain: one line a run, each holding the SHA-256 of the line before it.
 
-Owns the line's form, appending and reading. The chain shows that evidence was changed afterwards; it is not
-signed, so whoever can write the whole store can write a whole new chain. Keep its last line elsewhere (a
-pipeline's log, say) to notice that too.
+Owns the line's form, appending and reading. The chain shows that evidence was changed afterwards, and each line's
+seal (`seal.py`) that this user wrote it. Who can write the store and read the user's key can still write a whole
+new chain: keep its last line elsewhere (a pipeline's log, say) to notice that too.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ class Entry:
     inputs: str
     outcome: How
     finished_at: str | None
+    seal: str | None = None  # None where the user has no place for a key
+
+    @property
+    def body(self) -> bytes:
+        """What the seal is made of: the line without it."""
+        return attrs.evolve(self, seal=None).to_line()
 
     def to_line(self) -> bytes:
         """The line, with its newline."""
@@ -51,7 +57,9 @@ class Entry:
         except (TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"not a line of the chain: {error}") from error
         fields = ("run", "project", "sandbox", "folder", "index_sha256", "spec", "inputs")
-        if not all(isinstance(getattr(entry, field), str) for field in fields):
+        if not all(isinstance(getattr(entry, field), str) for field in fields) or not isinstance(
+            entry.seal, str | None
+        ):
             raise ValueError("not a line of the chain: a field is not a text")
         return entry
 

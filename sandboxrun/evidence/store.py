@@ -23,6 +23,7 @@ from sandboxrun.evidence.folder import Folder, locked
 from sandboxrun.evidence.index import EvidenceError, Index
 from sandboxrun.evidence.outcome import How
 from sandboxrun.evidence.runfolder import INDEX, RunFolder
+from sandboxrun.evidence.seal import is_sealed, seal_of
 
 HOME = ".sandboxrun"
 ENDED = frozenset({How.EXITED, How.FAILED, How.OOM, How.TIMEOUT})  # the ends of a run that had its chance
@@ -80,7 +81,8 @@ class Store:
                 folder.folder.write(INDEX, data)
                 folder.folder.sync()
                 root.sync()
-                return _entry(index, folder.name, data, previous)
+                entry = _entry(index, folder.name, data, previous)
+                return attrs.evolve(entry, seal=seal_of(entry.body, create=True))
 
             return opened.append(entry_after)
 
@@ -95,15 +97,19 @@ class Store:
         """For the planner: sandbox address → digests of the specs that ran to one of the ends in `ended`.
 
         `inputs`: only runs with these inputs' digest. A run whose folder or index is gone or was changed does
-        not count: its evidence cannot be shown. (Whoever can write the store can still forge one.)
+        not count: its evidence cannot be shown. Nor does one that this user did not seal: a checkout may bring any.
         """
         ends, found = frozenset(ended), dict[str, set[str]]()
         for entry in reversed(self.entries(project)):
             specs = found.setdefault(entry.sandbox, set())
             wanted = entry.outcome in ends and inputs in (None, entry.inputs) and entry.spec not in specs
-            if wanted and self._stands(entry):
+            if wanted and self.is_own(entry) and self._stands(entry):
                 specs.add(entry.spec)
         return MappingProxyType({address: frozenset(specs) for address, specs in found.items() if specs})
+
+    def is_own(self, entry: Entry) -> bool:
+        """Whether this user's sandboxrun wrote the entry."""
+        return is_sealed(entry.body, entry.seal)
 
     def index(self, entry: Entry) -> Index:
         """A run's index. Raises EvidenceError when it is gone or not the one that was chained."""

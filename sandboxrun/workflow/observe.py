@@ -57,7 +57,7 @@ def take_snapshot(engine: Engine, profile: Profile, store: Store) -> Snapshot:
     snapshot = Snapshot(
         project=profile.project,
         taken=engine.clock(),
-        offers=_offers(engine, info, unsettled),
+        offers=offers_of(engine, info, unsettled),
         engine_id=str((info or {}).get("ID") or ""),
         sandboxes=sandboxes,
         networks=networks,
@@ -97,7 +97,7 @@ class _Images:
         return Image(reference=sandbox.spec.image, config=config, digest=digest, note=note)
 
 
-def _offers(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Iterable[DeclaredSandbox]) -> Offers:
+def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Iterable[DeclaredSandbox]) -> Offers:
     """What the engine can enforce; asked only where something may have to be made."""
     if info is None:
         return Offers(api_version=engine.api_version)
@@ -141,7 +141,7 @@ def _completed(profile: Profile, store: Store) -> Mapping[str, Mapping[str, Comp
     wanted = {(s.address, s.spec.digest) for s in profile.sandboxes}
     found: dict[str, dict[str, Completed]] = {}
     for entry in store.entries(profile.project):
-        if (entry.sandbox, entry.spec) not in wanted or entry.outcome not in ENDED:
+        if (entry.sandbox, entry.spec) not in wanted or entry.outcome not in ENDED or not store.is_own(entry):
             continue
         with contextlib.suppress(EvidenceError):
             code = store.index(entry).ending.exit_code

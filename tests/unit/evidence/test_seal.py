@@ -1,0 +1,77 @@
+"""The record that a spec has run counts only when this user wrote it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import attrs
+import pytest
+
+from sandboxrun.evidence import seal
+from sandboxrun.evidence.chain import Entry
+from sandboxrun.evidence.outcome import How
+
+ENTRY = Entry(
+    run="r1",
+    project="p",
+    sandbox="a",
+    folder="f",
+    index_sha256="0" * 64,
+    previous=None,
+    spec="sha256:1",
+    inputs="sha256:2",
+    outcome=How.EXITED,
+    finished_at=None,
+)
+
+
+@pytest.fixture(autouse=True)
+def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+
+def _sealed(entry: Entry) -> Entry:
+    return attrs.evolve(entry, seal=seal.seal_of(entry.body, create=True))
+
+
+def test_a_sealed_line_is_known_again_after_reading() -> None:
+    line = _sealed(ENTRY).to_line()
+    read = Entry.from_line(line)
+    assert read.seal is not None
+    assert seal.is_sealed(read.body, read.seal)
+
+
+@pytest.mark.parametrize("field", ["run", "project", "sandbox", "folder", "index_sha256", "spec", "finished_at"])
+def test_a_changed_field_breaks_the_seal(field: str) -> None:
+    changed = attrs.evolve(_sealed(ENTRY), **{field: "other"})
+    assert not seal.is_sealed(changed.body, changed.seal)
+
+
+def test_a_line_without_a_seal_or_with_another_users_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = _sealed(ENTRY)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
+    assert not seal.is_sealed(theirs.body, theirs.seal)
+    _sealed(ENTRY)
+    assert not seal.is_sealed(theirs.body, theirs.seal)
+    assert not seal.is_sealed(ENTRY.body, None)
+
+
+def test_without_a_place_for_the_key_there_is_no_seal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    assert seal.seal_of(b"x", create=True) is None
+
+
+def test_the_key_is_the_users_alone_and_made_once(tmp_path: Path) -> None:
+    found: list[str | None] = []
+    workers = [threading.Thread(target=lambda: found.append(seal.seal_of(b"x", create=True))) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(set(found)) == 1 and found[0] is not None
+    assert seal.key_path().stat().st_mode & 0o777 == 0o600
+    assert [p.name for p in seal.key_path().parent.iterdir()] == ["seal.key"]
