@@ -16,7 +16,7 @@ import attrs
 
 from sandboxrun.apply.session import Watched
 from sandboxrun.engine.client import Engine
-from sandboxrun.engine.errors import EngineError, EngineTimeout, NotFound
+from sandboxrun.engine.errors import EngineError, EngineTimeout, EngineUnreachable
 from sandboxrun.model.spec import SandboxSpec
 from sandboxrun.model.units import SECOND, format_duration
 
@@ -146,8 +146,9 @@ class Watch:
                     self.exit_code = self._engine.wait_container(self.container, timeout=self._patience(began))
                 except EngineTimeout:
                     self._enforce(began)
-        except NotFound as error:
-            self.error = error
+        except EngineUnreachable as error:
+            # Its containers may have ended with it: whatever code they show later is not their own.
+            self.error, self._stopped_by = error, "engine"
         except EngineError as error:
             self.error = error
         finally:
