@@ -47,6 +47,19 @@ def test_what_is_new_shows_the_options_that_matter() -> None:
     ]
 
 
+def test_what_another_option_says_already_is_left_out() -> None:
+    alone = declared("alone", network_mode="none", mem_limit=2**30, memswap_limit=2**31)
+    assert text(make_plan(profile(alone), snapshot(networks=())))[1:-3] == [
+        '      + image:         "node:20-alpine"',
+        '      + user:          "1000:1000"',
+        '      + mem_limit:     "1g"',
+        '      + memswap_limit: "2g"',
+        "      + cpus:          1",
+        "      + pids_limit:    256",
+        '      + network_mode:  "none"',
+    ]
+
+
 def test_nothing_to_do() -> None:
     assert text(make_plan(profile(LINT), snapshot(observed(LINT)))) == [
         "No changes. What runs matches the profile (review)."
