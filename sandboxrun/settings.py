@@ -85,10 +85,8 @@ class Settings:
         Everything else is closed: a non-root user (1000:1000), no capabilities, a read-only root, and never removed by
         the engine itself. None takes an option's default. Raises UsageError, all faults at once.
         """
+        check_options(overrides)
         problems = Problems()
-        for key in overrides:
-            check_option(key, problems)
-        problems.check(UsageError)
         spec = parse_spec(_merged({**self.options, **overrides}), problems)
         problems.check(UsageError)
         assert spec is not None
@@ -109,14 +107,31 @@ class Settings:
         return connect(parallelism=parallelism, env=env)
 
 
-def check_option(key: str, problems: Problems) -> None:
-    """Note a name that is no option of a sandbox, with what to do instead."""
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise UsageError naming every option that there is not, and every value that its option does not take.
+
+    The loader would find the same; but it points to places in a file, and here there is none.
+    """
+    problems = Problems()
     known = [row.key for row in ROWS if row.settable]
-    if key in NOT_OFFERED:
-        problems.add(f'"{key}" is not offered', help=NOT_OFFERED[key])
-    elif key not in known:
-        help = did_you_mean(key, known) or "the options are listed by: sandboxrun explain"
-        problems.add(f'a sandbox has no option "{key}"', help=help)
+    for key, value in options.items():
+        if key in NOT_OFFERED:
+            problems.add(f'"{key}" is not offered', help=NOT_OFFERED[key])
+        elif key not in known:
+            help = did_you_mean(key, known) or "the options are listed by: sandboxrun explain"
+            problems.add(f'a sandbox has no option "{key}"', help=help)
+        elif value is not None:
+            _check_value(key, value, problems)
+    problems.check(UsageError)
+
+
+def _check_value(key: str, value: Any, problems: Problems) -> None:
+    found = Problems()
+    try:
+        BY_KEY[key].type.parse(node_of(value), found)
+    except TypeError as error:
+        found.add(str(error), help="give texts, numbers, lists and mappings")
+    problems.extend(attrs.evolve(d, message=f"{key}: {d.message}") for d in found.diagnostics)
 
 
 def _merged(options: Mapping[str, Any]) -> MapNode:
@@ -125,10 +140,7 @@ def _merged(options: Mapping[str, Any]) -> MapNode:
 
     entries = []
     for key, value in options.items():
-        try:
-            merged = merge_option(BY_KEY[key], [node_of(value)])
-        except TypeError as error:
-            raise UsageError(f"{key}: {error}") from error
+        merged = merge_option(BY_KEY[key], [node_of(value)])
         if merged is not None:
             entries.append((Scalar(value=key, text=key), merged))
     return MapNode(entries=tuple(entries))

@@ -14,11 +14,11 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.errors import Diagnostic, Problems, UsageError
+from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.profile.bounds import MARKS
 from sandboxrun.profile.inputs import Inputs
-from sandboxrun.settings import check_option
+from sandboxrun.settings import check_options
 
 _SECRET = "SANDBOXRUN_API_SECRET_"
 
@@ -44,15 +44,12 @@ def declare(
     """The profile of one sandbox. `options` are a profile's, in its form; None leaves an option at its default.
 
     `secrets` become files under /run/secrets; `environment` gives values to names without one. Raises UsageError
-    for an option that there is not, ProfileError for everything a profile would be refused for.
+    for an option that there is not or that does not take its value, ProfileError for what does not fit together.
     """
     from sandboxrun.profile.loader import load_data
 
-    problems = Problems()
-    given = {key: value for key, value in options.items() if value is not None}
-    for key in given:
-        check_option(key, problems)
-    problems.check(UsageError)
+    given = {key: _plain(value) for key, value in options.items() if value is not None}
+    check_options(given)
     texts: dict[str, str] = {}
     values = {f"{_SECRET}{number}": value for number, value in enumerate((secrets or {}).values())}
     if secrets:
@@ -63,28 +60,34 @@ def declare(
     if texts:
         data["variables"] = {key: {"type": "string"} for key in texts}
     inputs = Inputs(values=texts, environment=environment or {})
-    profile = load_data(data, directory=directory, inputs=inputs)
+    profile = load_data(data, directory=directory, inputs=inputs, allow_outside=True)  # a program's own word, no file's
     return Declared(profile=profile, sandbox=profile.sandboxes[0], environment=values)
 
 
-def _literal(value: Any, texts: dict[str, str]) -> Any:
-    """`value` as plain data. A text that would be read as a template becomes a variable that holds it."""
+def _plain(value: Any) -> Any:
+    """Paths as texts, everything else as it is."""
     match value:
-        case str():
-            if MARKS.search(value) is None:
-                return value
+        case os.PathLike():
+            return os.fspath(value)
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item) for item in value]
+    return value
+
+
+def _literal(value: Any, texts: dict[str, str]) -> Any:
+    """`value` with each text that would be read as a template made a variable that holds it."""
+    match value:
+        case str() if MARKS.search(value) is not None:
             key = f"text{len(texts)}"
             texts[key] = value
             return f"{{{{ {key} }}}}"
-        case bool() | int() | float() | None:
-            return value
-        case os.PathLike():
-            return _literal(os.fspath(value), texts)
-        case Mapping():
-            return {str(key): _literal(item, texts) for key, item in value.items()}
-        case list() | tuple() | set() | frozenset():
+        case dict():
+            return {key: _literal(item, texts) for key, item in value.items()}
+        case list():
             return [_literal(item, texts) for item in value]
-    raise UsageError(f"{type(value).__name__} has no form in a profile", help="give texts, numbers, lists and mappings")
+    return value
 
 
 def workspace_option(workspace: Path | str, access: str, target: str) -> dict[str, str]:

@@ -117,7 +117,7 @@ class Guard:
 
 
 class PlainProcess:
-    """One agent as a plain process. `start`, `wait` and `reap` it in one thread, which must live on; `signal` from any."""
+    """One agent as a plain process. `start`, `wait` and `reap` it in one thread, which lives on; `signal` from any."""
 
     def __init__(self, guard: Guard, *, limit: int, on_output: Callable[[int, bytes], None] | None) -> None:
         self.output = Output(limit)
