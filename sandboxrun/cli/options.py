@@ -66,7 +66,7 @@ var_file = click.option(
     "--var-file", "var_files", multiple=True, type=_PATH, metavar="FILE", help="Read values from YAML or dotenv."
 )
 allow_outside = click.option(
-    "--allow-outside", is_flag=True, help="Let binds and workspaces name paths outside the project's directory."
+    "--allow-outside", is_flag=True, help="Let binds, workspaces, secrets and configs name paths outside the project."
 )
 evidence = click.option(
     "--evidence",

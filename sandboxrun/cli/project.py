@@ -57,7 +57,7 @@ def load_profile(given: Given) -> Profile:
     files = profile_files(given)
     from sandboxrun.profile.loader import load
 
-    return load(files, inputs=inputs_of(given))
+    return load(files, inputs=inputs_of(given), allow_outside=given.allow_outside)
 
 
 def open_store(profile: Profile, given: Given) -> Store:
@@ -78,7 +78,7 @@ def load_tracked_profile(given: Given, files: tuple[Path, ...]) -> Loaded:
     """The same with every file that was read, for the verdict cache."""
     from sandboxrun.profile.loader import load_tracked
 
-    return load_tracked(files, inputs=inputs_of(given))
+    return load_tracked(files, inputs=inputs_of(given), allow_outside=given.allow_outside)
 
 
 def load_saved(given: Given, saved: SavedPlan) -> Profile:
@@ -93,4 +93,4 @@ def load_saved(given: Given, saved: SavedPlan) -> Profile:
     named = {text.partition("=")[0] for text in given.vars}
     values = {name: value for name, value in saved.inputs.items() if name not in named}
     inputs = attrs.evolve(inputs_of(given), values=values)
-    return load(saved.files, inputs=inputs, directory=saved.directory)
+    return load(saved.files, inputs=inputs, directory=saved.directory, allow_outside=given.allow_outside)

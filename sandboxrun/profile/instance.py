@@ -169,7 +169,8 @@ class Maker:
             changed["volumes"] = tuple(self._bind(mount, spans) for mount in spec.volumes)
         directory = None
         if spec.workspace is not None:
-            directory = self.places.absolute(spec.workspace.source, _workspace_span(node))
+            span = _workspace_span(node)
+            directory = self.places.checked(spec.workspace.source, span, "the workspace", self.problems)
             changed["workspace"] = self._workspace(spec.workspace, directory)
         copied = directory if spec.workspace is not None and spec.workspace.access == "copy" else None
         return (attrs.evolve(spec, **changed) if changed else spec), copied
@@ -177,7 +178,8 @@ class Maker:
     def _bind(self, mount: Mount, spans: Mapping[str, Span | None]) -> Mount:
         if mount.type != "bind" or mount.source is None:
             return mount
-        return attrs.evolve(mount, source=str(self.places.absolute(mount.source, spans.get(mount.target))))
+        span = spans.get(mount.target)
+        return attrs.evolve(mount, source=str(self.places.checked(mount.source, span, "the bind", self.problems)))
 
     def _workspace(self, workspace: Workspace, directory: Any) -> Workspace:
         source = self.places.relative(directory) if workspace.access == "copy" else str(directory)

@@ -42,14 +42,18 @@ def load(
     inputs: Inputs | None = None,
     directory: Path | None = None,
     gate: bool = True,
+    allow_outside: bool = False,
 ) -> Profile:
     """The profile in `paths`, later files merged over earlier ones.
 
     `directory` is the project's (where relative paths start); the first file's when left out. `gate` checks the
     rendered options against the JSON Schema as well: leave it on unless the same profile and inputs passed before.
+    `allow_outside` lets binds, workspaces, secrets and configs name paths outside of that directory.
     Raises ProfileError with every fault.
     """
-    return load_tracked(paths, inputs=inputs, directory=directory, gate=gate).profile
+    return load_tracked(
+        paths, inputs=inputs, directory=directory, gate=gate, allow_outside=allow_outside
+    ).profile
 
 
 @attrs.frozen(kw_only=True)
@@ -61,11 +65,16 @@ class Loaded:
 
 
 def load_tracked(
-    paths: Sequence[Path], *, inputs: Inputs | None = None, directory: Path | None = None, gate: bool = True
+    paths: Sequence[Path],
+    *,
+    inputs: Inputs | None = None,
+    directory: Path | None = None,
+    gate: bool = True,
+    allow_outside: bool = False,
 ) -> Loaded:
     """`load`, with the files that were read (for the verdict cache)."""
     root = Path(os.path.abspath(directory or paths[0].parent))
-    loader = _Loader(root, inputs or Inputs())
+    loader = _Loader(root, inputs or Inputs(), allow_outside)
     profile = loader.run(lambda: [read_document(path, str(path), root, loader.problems) for path in paths], gate)
     own = {path: profile.files[index] for index, path in enumerate(paths)}
     return Loaded(profile=profile, read={**own, **loader.read})
@@ -97,18 +106,26 @@ class _Bounded(Problems):
             raise _Enough
 
 
-def load_data(data: Mapping[str, Any], *, directory: Path, inputs: Inputs | None = None, gate: bool = True) -> Profile:
+def load_data(
+    data: Mapping[str, Any],
+    *,
+    directory: Path,
+    inputs: Inputs | None = None,
+    gate: bool = True,
+    allow_outside: bool = False,
+) -> Profile:
     """The same from plain Python data in a profile's shape, for the Python API and for commands without a file."""
     root = Path(os.path.abspath(directory))
-    loader = _Loader(root, inputs or Inputs())
+    loader = _Loader(root, inputs or Inputs(), allow_outside)
     return loader.run(lambda: [_from_data(data, root, loader.problems)], gate)
 
 
 class _Loader:
     """One load: what its steps share."""
 
-    def __init__(self, root: Path, inputs: Inputs) -> None:
+    def __init__(self, root: Path, inputs: Inputs, allow_outside: bool) -> None:
         self.root, self.inputs, self.problems = root, inputs, _Bounded()
+        self.allow_outside = allow_outside
         self.bases = Bases(root, self.problems)
         self.renderer = Renderer(self.problems)
         self.secrets: frozenset[str] = frozenset()
@@ -133,7 +150,7 @@ class _Loader:
             self._finish()  # without the values every template would fail for no fault of its own
         scope = Scope(values=values.values, sensitive=values.sensitive)
         project = self._project(documents, scope)
-        places = Places(root=self.root, directories=self._directories())
+        places = Places(root=self.root, directories=self._directories(), allow_outside=self.allow_outside)
         maker = Maker(project, places, self.renderer, self.inputs.environment, self.problems)
         objects = parse_objects(project, documents, self.renderer, scope, places, self.problems)
         made = self._instances(composed, maker, scope)

@@ -76,7 +76,7 @@ def parse_objects(
         for name, (key, node) in entries.items():
             value = _parse(_TYPES[kind], key, node, renderer, scope, problems)
             if value is not INVALID:
-                parsed[kind][name] = _placed(value, node, places)
+                parsed[kind][name] = _placed(value, node, f"the {kind.removesuffix('s')}", places, problems)
     names = Names(project=project, given_networks=_given(parsed["networks"]), given_volumes=_given(parsed["volumes"]))
     return Objects(names=names, **{kind: freeze(values) for kind, values in parsed.items()})
 
@@ -90,11 +90,12 @@ def _parse(type_: Record, key: Scalar, node: Node, renderer: Renderer, scope: Sc
     return type_.parse(rendered, problems)
 
 
-def _placed(value: Any, node: Node, places: Places) -> Any:
+def _placed(value: Any, node: Node, what: str, places: Places, problems: Problems) -> Any:
     if not isinstance(value, FileSpec) or value.file is None:
         return value
     at = node.get("file") if isinstance(node, MapNode) else None
-    return attrs.evolve(value, file=str(places.absolute(value.file, (at or node).span)))
+    path = places.checked(value.file, (at or node).span, f"{what}'s file", problems)
+    return attrs.evolve(value, file=str(path))
 
 
 def _given(specs: Mapping[str, Any]) -> dict[str, str]:

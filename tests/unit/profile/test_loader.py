@@ -131,14 +131,15 @@ def test_paths_start_at_the_project_and_in_a_base_at_its_file(load_text: Load, t
         "sandboxes: {agent: {volumes: ['./b:/b', '../up:/up'], workspace: {source: w, access: rw}}}"
     )
     profile = load_text(
-        "sandboxes: {agent: {extends: {file: deep/base.yaml, sandbox: agent}, volumes: ['./a:/a', '/abs:/abs']}}"
+        "sandboxes: {agent: {extends: {file: deep/base.yaml, sandbox: agent}, volumes: ['./a:/a', "
+        f"'{tmp_path}/abs:/abs']}}}}"
     )
     sources = {mount.target: mount.source for mount in spec(profile).volumes}
     assert sources == {
         "/a": str(tmp_path / "a"),
         "/b": str(tmp_path / "deep" / "b"),
         "/up": str(tmp_path / "up"),
-        "/abs": "/abs",
+        "/abs": str(tmp_path / "abs"),
     }
     workspace = spec(profile).workspace
     assert workspace is not None and workspace.source == str(tmp_path / "deep" / "w")
@@ -367,3 +368,38 @@ def test_any_bytes_give_a_profile_or_diagnostics(data: bytes, tmp_path: Path) ->
         load([path])
     except ProfileError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "volumes: ['./link:/a']",
+        "volumes: ['link/below:/a:ro']",
+        "volumes: ['{{ where }}:/a']",
+        "volumes: ['./loop:/a']",
+        "workspace: {source: link, access: copy}",
+        "workspace: {source: .., access: ro}",
+        "workspace: '{{ where }}'",
+    ],
+)
+def test_paths_outside_the_project_are_refused_unless_allowed(load_text: Load, tmp_path: Path, options: str) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "link").symlink_to(tmp_path)
+    (project / "loop").symlink_to("loop")
+    profile = project / "sandbox.yaml"
+    variables = f"variables: {{where: {{type: string, default: '{tmp_path}'}}}}\n"
+    profile.write_text(f"{variables}sandboxes: {{agent: {{{options}}}}}\n")
+    if "loop" in options:
+        load([profile])  # leads nowhere: the engine refuses it
+        return
+    with pytest.raises(ProfileError, match="is outside of the project"):
+        load([profile])
+    assert load([profile], allow_outside=True).sandbox("agent") is not None
+
+
+@pytest.mark.parametrize("base", ["hardened", "default", "offline", "gvisor"])
+@pytest.mark.parametrize("limit", ["256m", "1g"])
+def test_a_base_allows_no_swap_whatever_the_memory_limit(load_text: Load, base: str, limit: str) -> None:
+    found = spec(load_text(f"sandboxes: {{agent: {{extends: {base}, mem_limit: {limit}}}}}"))
+    assert found.memswap_limit == found.mem_limit
