@@ -31,13 +31,15 @@ class Named:
             case _:
                 return refuse(problems, node, "a list of names, or a mapping")
         values: dict[str, Any] = {}
+        twice = False
         for key, value in pairs:
             name = _NAME.parse(key, problems)
-            if name in values:
+            if name in values and name is not INVALID:
+                twice = True
                 problems.add(f'"{name}" stands here twice', key.span, "remove one of them")
             bare = value is None or (isinstance(value, Scalar) and value.value is None)
             values[name] = self.empty if bare or value is None else self.item.parse(value, problems)
-        return INVALID if INVALID in values or INVALID in values.values() else freeze(values)
+        return INVALID if twice or INVALID in values or INVALID in values.values() else freeze(values)
 
     def schema(self) -> Schema:
         by_name = MapOf(item=self.item, name=_NAME).schema()

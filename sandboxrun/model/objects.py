@@ -35,7 +35,7 @@ class NetworkSpec:
         merge="map",
     )
     subnet: str | None = option(
-        Text(pattern=r"[0-9A-Fa-f.:]+/\d{1,3}", hint="a subnet, such as 10.77.0.0/29"),
+        Text(pattern=r"[0-9A-Fa-f.:]+/[0-9]{1,3}", hint="a subnet, such as 10.77.0.0/29"),
         default=None,
         description="The subnet; the engine chooses one when left out.",
         example="10.77.0.0/29",

@@ -92,7 +92,7 @@ class ProcessOptions:
         at=at.Config("OpenStdin", read=at.flag),
     )
     stop_signal: str | None = option(
-        Text(pattern=r"(SIG)?[A-Z0-9+-]{1,12}|\d{1,2}", hint="a signal's name", numbers=True),
+        Text(pattern=r"(SIG)?[A-Z0-9+-]{1,12}|[0-9]{1,2}", hint="a signal's name", numbers=True),
         default=None,
         description="The signal that asks the command to end.",
         example="SIGTERM",
@@ -108,7 +108,7 @@ class ProcessOptions:
     )
     restart: str = option(
         Text(
-            pattern=r"no|always|unless-stopped|on-failure(:\d{1,6})?",
+            pattern=r"no|always|unless-stopped|on-failure(:[0-9]{1,6})?",
             hint="no, on-failure[:n], always or unless-stopped",
         ),
         default="no",

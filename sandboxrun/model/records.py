@@ -127,7 +127,7 @@ UlimitType = Short(
     record=Record(cls=Ulimit, title="a ulimit", check=_check_ulimit),
     read=_read_ulimit,
     expected="a limit, or a mapping of soft and hard",
-    pattern=r"-?\d{1,19}",
+    pattern=r"-?[0-9]{1,19}",
 )
 ULIMIT_NAMES = "core|cpu|data|fsize|locks|memlock|msgqueue|nice|nofile|nproc|rss|rtprio|rttime|sigpending|stack"
 Ulimits = MapOf(item=UlimitType, name=Text(pattern=ULIMIT_NAMES, hint="the name of a ulimit, such as nofile"))
@@ -209,11 +209,20 @@ class FileRef:
         return self.target or self.source
 
 
+_KEY = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+
+
+def _read_ref(text: str) -> FileRef:
+    if not re.fullmatch(_KEY, text):
+        raise ValueError("a key is of letters, digits, _ . and -")
+    return FileRef(source=text)
+
+
 FileRefType = Short(
     record=Record(cls=FileRef, title="a file reference"),
-    read=lambda text: FileRef(source=text),
+    read=_read_ref,
     expected="the key of a secret or config",
-    pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
+    pattern=_KEY,
 )
 
 
@@ -348,7 +357,7 @@ class Attachment:
         example=["db"],
     )
     ipv4_address: str | None = option(
-        Text(pattern=r"\d{1,3}(\.\d{1,3}){3}", hint="an IPv4 address"),
+        Text(pattern=r"[0-9]{1,3}(\.[0-9]{1,3}){3}", hint="an IPv4 address"),
         default=None,
         description="A fixed address; the network needs a subnet.",
         example="10.77.0.2",

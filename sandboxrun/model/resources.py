@@ -70,7 +70,7 @@ class ResourceOptions:
         can_clear=False,
     )
     cpuset: str | None = option(
-        Text(pattern=r"\d+(-\d+)?(,\d+(-\d+)?)*", hint="CPUs, such as 0-1 or 0,2", numbers=True),
+        Text(pattern=r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*", hint="CPUs, such as 0-1 or 0,2", numbers=True),
         default=None,
         description="The CPUs it may run on.",
         example="0-1",

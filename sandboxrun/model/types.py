@@ -190,7 +190,7 @@ class Cpus:
         return {
             "anyOf": [
                 {"type": "number", "minimum": 0, "maximum": 65536},
-                {"type": "string", "pattern": r"^\d{1,6}(\.\d{1,9})?$"},
+                {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,9})?$"},
             ]
         }
 
@@ -224,7 +224,7 @@ class Size:
 
     def schema(self) -> Schema:
         least = -1 if self.unlimited else 0
-        text = r"^\s*(\d+(\.\d+)?)\s*([bB]|[kKmMgGtT]([iI]?[bB])?)?\s*$"
+        text = r"^\s*([0-9]+(\.[0-9]+)?)\s*([bB]|[kKmMgGtT]([iI]?[bB])?)?\s*$"
         also = [{"const": "-1"}] if self.unlimited else []
         return {"anyOf": [{"type": "integer", "minimum": least}, {"type": "string", "pattern": text}, *also]}
 
@@ -248,7 +248,7 @@ class Duration:
         return refuse(problems, node, "a duration, such as 30s, 10m or 1h30m", "units are ms, s, m, h and d")
 
     def schema(self) -> Schema:
-        return {"type": "string", "pattern": r"^\s*(0|(\d+(\.\d+)?(d|h|m|s|ms|us|µs|ns))+)\s*$"}
+        return {"type": "string", "pattern": r"^\s*(0|([0-9]+(\.[0-9]+)?(d|h|m|s|ms|us|µs|ns))+)\s*$"}
 
     def plain(self, value: Any) -> Any:
         return units.format_duration(value)
@@ -295,10 +295,11 @@ class ListOf:
                 nodes = (node,)
             case _:
                 return refuse(problems, node, "a list")
+        before = len(problems)
         values = [self.item.parse(item, problems) for item in nodes]
         if self.unique:
             self._check_unique(nodes, values, problems)
-        return INVALID if INVALID in values else tuple(values)
+        return tuple(values) if len(problems) == before else INVALID
 
     def _check_unique(self, nodes: tuple[Node, ...], values: list[Any], problems: Problems) -> None:
         seen: set[Any] = set()
@@ -467,7 +468,7 @@ class Short:
     def parse(self, node: Node, problems: Problems) -> Any:
         if isinstance(node, MapNode):
             return self.record.parse(node, problems)
-        if not isinstance(node, Scalar) or node.value is None or isinstance(node.value, bool):
+        if not isinstance(node, Scalar) or node.value is None or isinstance(node.value, bool | float):
             return refuse(problems, node, self.expected)
         try:
             return self.read(str(node.value) if isinstance(node.value, str) else node.text)

@@ -52,7 +52,8 @@ def parse_duration(text: str) -> int:
     for match in _DURATION.finditer(text):
         if match.start() != at:
             raise ValueError("not a duration")
-        total += round(float(match.group(1)) * _NANOSECONDS[match.group(2)])
+        number, unit = match.group(1), _NANOSECONDS[match.group(2)]
+        total += round(float(number) * unit) if "." in number else int(number) * unit
         at = match.end()
     if at == 0 or at != len(text):
         if text == "0":

@@ -1,0 +1,106 @@
+"""Every option's type: reading, schema and canonical form agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sandboxrun.errors import Problems
+from sandboxrun.model.objects import ConfigType, NetworkType, SecretType, VolumeType
+from sandboxrun.model.spec import SpecType
+from sandboxrun.model.types import INVALID
+from sandboxrun.source import node_of
+from tests.unit.model.values import CASES, Case, raw, values
+
+OBJECTS = (
+    Case("network", NetworkType),
+    Case("volume", VolumeType),
+    Case("secret", SecretType),
+    Case("config", ConfigType),
+)
+VALIDATORS = {case.name: jsonschema_rs.validator_for(case.type.schema()) for case in (*CASES, *OBJECTS)}
+ALL = pytest.mark.parametrize("case", [*CASES, *OBJECTS], ids=lambda case: case.name)
+
+# What the parser refuses beyond the schema, and why no schema can say it.
+STRICTER = {
+    "command": "quotes that are not closed",
+    "entrypoint": "quotes that are not closed",
+    "healthcheck": "the test's first word; durations beyond 2^63 ns",
+    "evidence": "sizes and durations beyond 2^63",
+    "lifetime": "durations beyond 2^63 ns",
+    "stop_grace_period": "durations beyond 2^63 ns",
+    "mem_limit": "sizes beyond 2^63",
+    "memswap_limit": "sizes beyond 2^63",
+    "mem_reservation": "sizes beyond 2^63",
+    "shm_size": "sizes beyond 2^63",
+    "cpus": "CPUs below 0.01, texts beyond 65536",
+    "cpu_shares": "texts out of range",
+    "oom_score_adj": "texts out of range",
+    "pids_limit": "texts out of range",
+    "ulimits": "soft above hard, texts out of range",
+    "tmpfs": "unknown options, the same path twice",
+    "security_opt": "values out of range",
+    "volumes": "two mounts of one target; a bind without source",
+    "secrets": "two files of one name",
+    "configs": "two files of one name",
+    "group_add": "a number that is no group",
+    "cpuset": "a number that is no CPU",
+    "stop_signal": "a number that is no signal",
+    "user": "a number that is no uid",
+    "devices": "two devices of one path",
+    "labels": "our own prefix, the same name twice",
+    "environment": "the same name twice, names in a list",
+    "annotations": "the same name twice, names in a list",
+    "sysctls": "the same name twice, names in a list",
+    "storage_opt": "the same name twice, names in a list",
+    "logging": "the same name twice, names in a list",
+    "extra_hosts": "the same name twice, names in a list",
+    "network": "the same name twice, names in a list",
+    "volume": "the same name twice, names in a list",
+    "secret": "exactly one source, no content",
+    "config": "exactly one source",
+}
+
+
+def parse(case: Case, data: Any) -> tuple[Any, Problems]:
+    problems = Problems()
+    return case.type.parse(node_of(data), problems), problems
+
+
+@ALL
+@given(data=st.data())
+@settings(max_examples=20)
+def test_the_canonical_form_is_read_as_the_value(case: Case, data: st.DataObject) -> None:
+    value = data.draw(values(case.type))
+    read, problems = parse(case, case.type.plain(value))
+    assert not problems, str(problems.diagnostics[0])
+    assert read == value
+
+
+@ALL
+@given(data=st.data())
+@settings(max_examples=60)
+def test_parser_and_schema_agree(case: Case, data: st.DataObject) -> None:
+    given = data.draw(raw(case.type))
+    value, problems = parse(case, given)
+    in_schema = VALIDATORS[case.name].is_valid(given)
+    assert (value is INVALID) is bool(problems)
+    if value is not INVALID:
+        assert in_schema, "an editor would underline what is right"
+        assert case.type.plain(value) is not None
+    elif in_schema:
+        assert case.name in STRICTER, str(problems.diagnostics[0])
+
+
+@given(data=st.data())
+def test_a_sandbox_of_any_data_gives_a_spec_or_its_faults(data: st.DataObject) -> None:
+    keys = data.draw(st.lists(st.sampled_from([case.name for case in CASES]), max_size=3, unique=True))
+    by_name = {case.name: case for case in CASES}
+    given = {key: data.draw(raw(by_name[key].type)) for key in keys}
+    problems = Problems()
+    value = SpecType.parse(node_of(given), problems)
+    assert (value is INVALID) is bool(problems)
