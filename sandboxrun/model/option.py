@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Protocol
 
 import attrs
@@ -85,6 +86,25 @@ class Row:
     settable: bool = True
     merge: str = "replace"  # how extends and several files combine it: replace, append, map, target
     required: bool = False
+    attribute: str = attrs.field(init=False)  # the record's attribute that holds it
+
+    @attribute.default
+    def _of_key(self) -> str:
+        return f"{self.key}_" if self.key in _KEYWORDS else self.key
+
+    def plain(self, value: Any) -> Any:
+        """A value as canonical JSON data, None as None. Not to be changed: a default, which most are, is made once."""
+        if value is None:
+            return None
+        return _plain_default(self) if value is self.default else self.type.plain(value)
+
+
+_KEYWORDS = {"from", "global", "class"}
+
+
+@cache
+def _plain_default(row: Row) -> Any:
+    return row.type.plain(row.default)
 
 
 @attrs.frozen(kw_only=True)
@@ -159,7 +179,7 @@ class Record:
             elif isinstance(value, Scalar) and value.value is None and not row.required:
                 continue  # `key:` with nothing is the default, as in Compose
             else:
-                values[_field(row.key)] = row.type.parse(value, problems)
+                values[row.attribute] = row.type.parse(value, problems)
         for row in by_key.values():
             if row.required and node.get(row.key) is None:
                 problems.add(f'{self.title} lacks "{row.key}"', node.span, f"add {row.key}: {row.description}")
@@ -190,7 +210,7 @@ class Record:
         return schema
 
     def plain(self, value: Any) -> Any:
-        return to_plain(value)
+        return to_plain(value, defaults=True)  # spelled out: a record's defaults are none of its reader's business
 
 
 def row_schema(row: Row) -> Schema:
@@ -214,24 +234,17 @@ def to_plain(value: Any, *, defaults: bool = False) -> dict[str, Any]:
     """A record as canonical JSON data; options at their default only with `defaults`."""
     plain = {}
     for row in rows(type(value)):
-        item = getattr(value, _field(row.key))
+        item = getattr(value, row.attribute)
         if item is None or not row.settable:
             continue
         if defaults or row.required or item != row.default:
-            plain[row.key] = row.type.plain(item)
+            plain[row.key] = row.plain(item)
     return plain
-
-
-_KEYWORDS = {"from", "global", "class"}
-
-
-def _field(key: str) -> str:
-    return f"{key}_" if key in _KEYWORDS else key
 
 
 def value_of(record: Any, row: Row) -> Any:
     """The record's value of `row`."""
-    return getattr(record, _field(row.key))
+    return getattr(record, row.attribute)
 
 
 __all__ = [
