@@ -10,11 +10,13 @@ import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import attrs
 
 from sandboxrun.api.declare import Declared
+from sandboxrun.api.gate import Gate
 from sandboxrun.api.sandbox import Held
 from sandboxrun.apply.executor import execute
 from sandboxrun.apply.session import Made, Session, Watched
@@ -57,7 +59,9 @@ class Lifecycle:
 
     def __init__(self, service: SandboxService) -> None:
         self._service = service
-        self._mutex = threading.Lock()  # before the project's lock: threads need not find each other on the engine
+        self._gate = Gate(self._project_lock)
+        self._planning = threading.Lock()  # held from the snapshot until what others share was made
+        self._making: set[str] = set()
         self._held: dict[str, Held] = {}  # by container id; those of this service
         self._table = threading.Lock()
 
@@ -65,32 +69,50 @@ class Lifecycle:
 
     def create(self, declared: Declared, stop: threading.Event) -> Held:
         """Everything up to the start, which is left out of the plan."""
-        service, profile, sandbox = self._service, declared.profile, declared.sandbox
-        engine, settings = service.engine, self._settings(declared.environment, stop)
         sessions: list[Session] = []
 
         def prepare(session: Session) -> None:
             session.extra_labels = {labels.ONE_OFF: "1", labels.OWNER: this_process().encode()}
             sessions.append(session)
 
-        with self._exclusive(shares(profile)) as guard:
-            snapshot = take_snapshot(engine, profile, service.store)
-            self._check_name(snapshot, sandbox)
-            couriers = snapshot.couriers if shares(profile) else ()
-            snapshot = attrs.evolve(snapshot, sandboxes=(), completed={}, couriers=couriers)
-            made = self._without_start(make_plan(profile, snapshot, Options(targets=(sandbox.address,))))
+        with self._named(declared.sandbox), self._with_others(declared.profile) as check, ExitStack() as planning:
+            planning.enter_context(self._planning)
+            made, snapshot = self._create_plan(declared)
+            if not any(isinstance(step, op.CreateNetwork) for step in made.operations):
+                planning.close()  # what is made now is this sandbox's alone
+            service, settings = self._service, self._settings(declared.environment, stop)
             outcome = converge.carry_out(
-                made, snapshot, engine, profile, service.store, settings, guard, prepare=prepare
+                made, snapshot, service.engine, declared.profile, service.store, settings, check, prepare=prepare
             )
         assert outcome.applied is not None
         outcome.applied.check()
+        sessions[0].networks_made.clear()  # others may use them by now: they go with the last of them
         return self._keep(declared, sessions[0])
 
-    def _check_name(self, snapshot: Snapshot, sandbox: DeclaredSandbox) -> None:
-        for other in snapshot.sandboxes:
-            if other.name == sandbox.name:
-                message = f"there is a sandbox {sandbox.address} of project {snapshot.project} already"
-                raise UsageError(Diagnostic(message=message, help="remove it first, or choose another name"))
+    @contextlib.contextmanager
+    def _named(self, sandbox: DeclaredSandbox) -> Iterator[None]:
+        """Two threads must not make one name at once: each would take the other's volumes for left-overs."""
+        with self._table:
+            if sandbox.name in self._making:
+                raise _taken(sandbox, self._service.project)
+            self._making.add(sandbox.name)
+        try:
+            yield
+        finally:
+            with self._table:
+                self._making.discard(sandbox.name)
+
+    def _with_others(self, profile: Profile) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        return self._gate.together() if shares(profile) else contextlib.nullcontext(lambda: None)
+
+    def _create_plan(self, declared: Declared) -> tuple[Plan, Snapshot]:
+        service, sandbox = self._service, declared.sandbox
+        snapshot = take_snapshot(service.engine, declared.profile, service.store)
+        if any(other.name == sandbox.name for other in snapshot.sandboxes):
+            raise _taken(sandbox, service.project)
+        snapshot = attrs.evolve(snapshot, sandboxes=(), completed={}, couriers=())
+        made = make_plan(declared.profile, snapshot, Options(targets=(sandbox.address,)))
+        return self._without_start(made), snapshot
 
     def _without_start(self, made: Plan) -> Plan:
         """The plan's steps less the start. A plan that would change what others made is refused."""
@@ -125,10 +147,12 @@ class Lifecycle:
                 id=f"start {sandbox.address}", address=sandbox.address, cause="asked to", sandbox=sandbox
             )
             applied = execute([step], session, parallelism=1)
-            if applied.failures or applied.skipped:
-                watch.close()
-                self._gone(held, session.captured.get(held.observed.run))
-                applied.check()
+            if not applied.failures and not applied.skipped:
+                return
+            watch.close()
+            self._gone(held, session.captured.get(held.observed.run))
+        self._drop_networks(held)
+        applied.check()
 
     def _watch(self, held: Held, on_output: Callable[[int, bytes], None] | None) -> Watch:
         sandbox, output = held.declared.sandbox, None
@@ -175,8 +199,7 @@ class Lifecycle:
                 self.stop(held, None)
             session = self._end(held)
             self._gone(held, session.captured.get(held.observed.run))
-        if held.declared.sandbox.spec.networks:
-            self._drop_networks()
+        self._drop_networks(held)
         return held.evidence
 
     def _end(self, held: Held) -> Session:
@@ -215,8 +238,10 @@ class Lifecycle:
         with self._table:
             self._held.pop(held.observed.id, None)
 
-    def _drop_networks(self) -> None:
+    def _drop_networks(self, gone: Held) -> None:
         """With the last sandbox of this process that used one. What fails here the next start finds by its label."""
+        if not gone.declared.sandbox.spec.networks:
+            return
         with self._table:
             if any(held.declared.sandbox.spec.networks for held in self._held.values()):
                 return
@@ -265,10 +290,10 @@ class Lifecycle:
         self, choose: Callable[[Snapshot], list[ObservedSandbox]], *, leftovers: bool
     ) -> Mapping[str, Captured]:
         made, _, _ = self._collect_plan(choose, leftovers)
-        if not made.operations:
+        if not made.operations and not (leftovers and self._lock_is_dead()):
             return {}
         service = self._service
-        with self._exclusive(True) as guard:
+        with self._gate.alone() as guard:
             made, snapshot, profile = self._collect_plan(choose, leftovers)
             watched = {
                 o.run: Watched(stopped_by="timeout", note="past its ttl")
@@ -283,16 +308,19 @@ class Lifecycle:
         outcome.applied.check()
         return outcome.session.captured
 
+    def _lock_is_dead(self) -> bool:
+        """Whether a killed process left the lock itself: taking it takes that away."""
+        from sandboxrun.engine.lock import LABEL, claim_of
+
+        engine = self._service.engine
+        claims = [claim_of(volume) for volume in engine.volumes(labels={LABEL: self._service.project})]
+        return any(claim.is_dead(engine.clock) for claim in claims)
+
     def _collect_plan(
         self, choose: Callable[[Snapshot], list[ObservedSandbox]], leftovers: bool
     ) -> tuple[Plan, Snapshot, Profile]:
         service = self._service
-        bare = Profile(
-            project=service.project,
-            directory=service.directory,
-            sandboxes=(),
-            names=Names(project=service.project),
-        )
+        bare = self._bare()
         snapshot = take_snapshot(service.engine, bare, service.store)
         profile = _as_found(bare, snapshot)
         names = frozenset(o.name for o in choose(snapshot))
@@ -300,19 +328,15 @@ class Lifecycle:
 
     # -- shared ----------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _exclusive(self, needed: bool) -> Iterator[Callable[[], None]]:
-        if not needed:
-            yield lambda: None
-            return
-        bare = Profile(
-            project=self._service.project,
-            directory=self._service.directory,
-            sandboxes=(),
-            names=Names(project=self._service.project),
-        )
-        with self._mutex, converge.locked(self._service.engine, bare, self._settings({}, threading.Event())) as guard:
-            yield guard
+    def _project_lock(self) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        settings = self._settings({}, threading.Event())
+        return converge.locked(self._service.engine, self._bare(), settings)
+
+    def _bare(self) -> Profile:
+        """The project, with nothing declared."""
+        service = self._service
+        names = Names(project=service.project)
+        return Profile(project=service.project, directory=service.directory, sandboxes=(), names=names)
 
     def _settings(self, environment: Mapping[str, str], stop: threading.Event) -> converge.Settings:
         return converge.Settings(environment=environment, stop=stop, lock_wait=LOCK_WAIT)
@@ -324,6 +348,11 @@ class Lifecycle:
         for one in held:
             if one.watch is not None:
                 one.watch.close()
+
+
+def _taken(sandbox: DeclaredSandbox, project: str) -> UsageError:
+    message = f"there is a sandbox {sandbox.address} of project {project} already"
+    return UsageError(Diagnostic(message=message, help="remove it first, or choose another name"))
 
 
 def _left(snapshot: Snapshot) -> list[ObservedSandbox]:

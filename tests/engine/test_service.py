@@ -20,9 +20,11 @@ from sandboxrun.engine.errors import EngineUnreachable, NotFound
 from sandboxrun.errors import ApplyError, PlanError, ProfileError, UsageError
 from sandboxrun.evidence.index import EvidenceError
 from sandboxrun.evidence.outcome import How
+from sandboxrun.evidence.verify import verify_chain
 from sandboxrun.profile.loader import load_data
 from sandboxrun.workflow import converge
 from sandboxrun.workflow.waits import WaitTimeout
+from tests.engine.chaos import killed_at
 
 SLEEP = ["sleep", "600"]
 Make = Callable[..., SandboxService]
@@ -496,3 +498,33 @@ def test_collect_takes_what_is_past_its_ttl(service: SandboxService) -> None:
         captured = service.collect()
     assert [one.index.ending.how for one in captured] == [How.TIMEOUT]
     assert made.state == "removed"
+
+
+def _whole_life(settings: Settings, project: str, home: Path, workspace: Path) -> None:
+    """All calls that there are: a network, volumes, couriers, a start, evidence, removal."""
+    service = SandboxService(settings, project=project, directory=home)
+    options: dict[str, Any] = {"workspace": workspace, "secrets": {"key": "x"}, "network_mode": "bridge"}
+    made = service.create("a", command=["sh", "-c", "echo ran"], **options)
+    made.start()
+    made.wait()
+    made.remove()
+    service.close()
+
+
+@pytest.mark.parametrize("first", range(5))
+def test_a_kill_at_any_engine_call_leaves_nothing_after_the_next_start(
+    _nothing_left: None, settings: Settings, project: str, tmp_path: Path, workspace: Path, first: int
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    number, killed = first + 1, True
+    while killed:
+        killed = killed_at(number, "before", lambda: _whole_life(settings, project, home, workspace))
+        with SandboxService(settings, project=project, directory=home) as service:
+            own = {"sandboxrun.project": project}
+            assert service.engine.containers(labels=own) == (), number
+            assert service.engine.networks(labels=own) == (), number
+            assert service.engine.volumes(labels=own) == (), number
+            assert service.engine.volumes(labels={"sandboxrun.lock": project}) == (), number
+            assert verify_chain(service.store) == ()
+        number += 5
