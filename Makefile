@@ -12,7 +12,7 @@ RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test demo venv engine engine-stop image tools schema bench lint clean
+.PHONY: help test demo venv engine engine-stop image tools schema reference bench lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,9 @@ tools: venv  # programs that only tests need
 schema: venv  ## write schemas/sandbox.schema.json anew from the model's rows
 	@mkdir -p .cache
 	@$(RUN) -m sandboxrun schema >.cache/schema.json && mv .cache/schema.json schemas/sandbox.schema.json
+
+reference: venv  ## write docs/reference.md anew from the rows and the commands
+	@$(RUN) -m scripts.reference
 
 bench: venv engine image  ## the benchmarks, as ratios side by side in one run
 	@$(RUN) -m benchmarks
