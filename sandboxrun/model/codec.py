@@ -15,7 +15,7 @@ import attrs
 from sandboxrun.errors import Problems
 from sandboxrun.model import labels
 from sandboxrun.model.names import Names
-from sandboxrun.model.option import Live, Payload, Row, to_plain, value_of
+from sandboxrun.model.option import Live, Payload, Row, value_of
 from sandboxrun.model.spec import BY_KEY, ROWS, SandboxSpec, parse_spec
 from sandboxrun.model.types import freeze
 from sandboxrun.source import node_of
@@ -102,14 +102,14 @@ def without_inherited(spec: SandboxSpec, image: ImageConfig | None) -> SandboxSp
             kept = {key: value for key, value in mine.items() if key not in theirs or theirs[key] != value}
             if len(kept) != len(mine):
                 changed[row.key] = freeze(kept)
-        elif mine is not None and mine == theirs:
+        elif mine is not None and (mine == theirs or (mine == () and theirs is None)):
             changed[row.key] = None
     return attrs.evolve(spec, **changed) if changed else spec
 
 
 def to_label(spec: SandboxSpec) -> str:
     """The spec as the text of its label: canonical JSON, defaults included, so that it outlives their change."""
-    return json.dumps(to_plain(spec, defaults=True), sort_keys=True, separators=(",", ":"))
+    return json.dumps(spec.plain, sort_keys=True, separators=(",", ":"))
 
 
 def from_label(text: str | None) -> SandboxSpec | None:

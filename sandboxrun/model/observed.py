@@ -181,14 +181,20 @@ def parse_time(text: str | None) -> datetime | None:
 
 
 def observe(
-    inspect: Mapping[str, Any], names: Names, image: ImageConfig | None, updated: SandboxSpec | None = None
+    inspect: Mapping[str, Any],
+    names: Names,
+    image: ImageConfig | None,
+    updated: SandboxSpec | None = None,
+    known: Mapping[str, SandboxSpec] | None = None,
 ) -> ObservedSandbox:
     """A container's inspect answer as an observed sandbox.
 
     `updated` is the spec of the last update in place: labels can't change, so it is recorded beside the engine.
+    `known` are specs by their label's text: a label that is one of them need not be parsed.
     """
     own = (inspect.get("Config") or {}).get("Labels") or {}
-    applied = updated or from_label(own.get(labels.SPEC))
+    text = own.get(labels.SPEC)
+    applied = updated or (known or {}).get(text) or from_label(text)
     deadline = parse_time(own.get(labels.DEADLINE))
     if updated is not None:
         deadline = _deadline(updated, parse_time(inspect.get("Created")))

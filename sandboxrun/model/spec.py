@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -74,10 +75,15 @@ class SandboxSpec(PlaceOptions, SecurityOptions, ResourceOptions, ProcessOptions
     values with `parse_spec`.
     """
 
-    @property
+    @cached_property
+    def plain(self) -> Mapping[str, Any]:
+        """The spec as canonical JSON data, defaults included. Made once: not to be changed."""
+        return to_plain(self, defaults=True)
+
+    @cached_property
     def digest(self) -> str:
         """`sha256:…` of the canonical JSON: equal for equal specs, whatever they were written like."""
-        return digest_of(to_plain(self, defaults=True))
+        return digest_of(self.plain)
 
 
 def digest_of(plain: Any) -> str:

@@ -42,7 +42,8 @@ def decide(
     declared: DeclaredSandbox, observed: ObservedSandbox | None, snapshot: Snapshot, *, replace: bool, rerun: bool
 ) -> Decision:
     """The decision for a declared sandbox."""
-    record = snapshot.completed.get(declared.address, {}).get(declared.spec.digest)
+    ended = snapshot.completed.get(declared.address)
+    record = ended.get(declared.spec.digest) if ended else None
     if observed is None:
         return _absent(declared, record, rerun or replace)
     match observed.state:

@@ -77,8 +77,8 @@ def _compare_row(row: Row, want: SandboxSpec, have: SandboxSpec, applied: Sandbo
     drift = applied is not None and before == wanted
     return Difference(
         key=row.key,
-        before=_plain(row, live),
-        after=_plain(row, wanted),
+        before=row.plain(live),
+        after=row.plain(wanted),
         effect=_effect(row, wanted, live),
         drift=drift,
         reason="changed on the engine" if drift else "",
@@ -97,10 +97,6 @@ def _effect(row: Row, wanted: Any, live: Any) -> Effect:
     return row.effect
 
 
-def _plain(row: Row, value: Any) -> Any:
-    return None if value is None else row.type.plain(value)
-
-
 def spec_plain(spec: SandboxSpec) -> Mapping[str, Any]:
     """A spec as plans show it: every option that has a value."""
-    return {row.key: _plain(row, value_of(spec, row)) for row in ROWS if value_of(spec, row) is not None}
+    return {row.key: row.plain(value) for row in ROWS if (value := value_of(spec, row)) is not None}

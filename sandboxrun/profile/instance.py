@@ -224,9 +224,10 @@ def _origins(spec: SandboxSpec, node: MapNode, composed: Composed) -> Iterator[t
         elif value != row.default and row.key in _IMPLIED:
             yield row.key, Provenance(via=f"implied by {_IMPLIED[row.key]}")
         else:
-            yield row.key, Provenance(via="default")
+            yield row.key, _BY_DEFAULT
 
 
+_BY_DEFAULT = Provenance(via="default")
 _IMPLIED = {"memswap_limit": "mem_limit", "working_dir": "workspace.target", "networks": "network_mode"}
 
 

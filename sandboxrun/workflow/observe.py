@@ -15,7 +15,7 @@ from sandboxrun.apply.updates import updated_spec
 from sandboxrun.engine.client import Engine
 from sandboxrun.engine.errors import EngineError
 from sandboxrun.model import labels
-from sandboxrun.model.codec import ImageConfig
+from sandboxrun.model.codec import ImageConfig, to_label
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.objects import NetworkSpec
 from sandboxrun.model.observed import (
@@ -44,8 +44,9 @@ def take_snapshot(engine: Engine, profile: Profile, store: Store) -> Snapshot:
     couriers = tuple(str(c["Id"]) for c in listed if (c.get("Labels") or {}).get(labels.ROLE))
     inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in couriers])
     images = _Images(engine)
+    declared = {to_label(s.spec): s.spec for s in profile.sandboxes} if inspected else {}
     sandboxes = tuple(
-        observe(answer, profile.names, images.of(str(answer.get("Image") or "")), updated_spec(answer, store))
+        observe(answer, profile.names, images.of(str(answer.get("Image") or "")), updated_spec(answer, store), declared)
         for answer in inspected
     )
     networks = tuple(observe_network(answer) for answer in engine.networks(labels=own))
@@ -138,10 +139,11 @@ def _completed(profile: Profile, store: Store) -> Mapping[str, Mapping[str, Comp
     from sandboxrun.evidence.index import EvidenceError
     from sandboxrun.evidence.store import ENDED
 
-    wanted = {(s.address, s.spec.digest) for s in profile.sandboxes}
+    wanted = {s.address: s.spec for s in profile.sandboxes}
     found: dict[str, dict[str, Completed]] = {}
     for entry in store.entries(profile.project):
-        if (entry.sandbox, entry.spec) not in wanted or entry.outcome not in ENDED or not store.is_own(entry):
+        spec = wanted.get(entry.sandbox)
+        if spec is None or entry.spec != spec.digest or entry.outcome not in ENDED or not store.is_own(entry):
             continue
         with contextlib.suppress(EvidenceError):
             code = store.index(entry).ending.exit_code
