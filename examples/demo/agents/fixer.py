@@ -105,8 +105,10 @@ def wrong_comparison(node: ast.Compare, text: str) -> Iterator[Fix]:
     negated = isinstance(node.ops[0], ast.IsNot | ast.NotEq)
     if right.value is None and isinstance(node.ops[0], ast.Eq | ast.NotEq):
         sign, fault = "is not" if negated else "is", "None is compared by value"
-    elif isinstance(right.value, str | int) and not isinstance(right.value, bool) and (
-        isinstance(node.ops[0], ast.Is | ast.IsNot)
+    elif (
+        isinstance(right.value, str | int)
+        and not isinstance(right.value, bool)
+        and isinstance(node.ops[0], ast.Is | ast.IsNot)
     ):
         sign, fault = "!=" if negated else "==", f"{right.value!r} is compared by identity"
     else:
