@@ -30,17 +30,17 @@ class ProcessOptions:
     command: tuple[str, ...] | None = option(
         Command(),
         default=None,
-        description="The command, in place of the image's.",
+        description="The command, in place of the image's; [] for none where there is an entrypoint.",
         example=["node", "/agent/run.js"],
-        at=at.Config("Cmd", write=list, read=at.words_or_none),
+        at=at.Config("Cmd", write=list, read=at.words),
         inherited=True,
     )
     entrypoint: tuple[str, ...] | None = option(
         Command(),
         default=None,
-        description="The entry point, in place of the image's.",
+        description="The entry point, in place of the image's; [] for none.",
         example=["/usr/bin/env"],
-        at=at.Config("Entrypoint", write=list, read=at.words_or_none),
+        at=at.Config("Entrypoint", write=list, read=at.words),
         inherited=True,
     )
     user: str = option(

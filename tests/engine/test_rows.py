@@ -44,6 +44,7 @@ WALKS: Mapping[str, tuple[Walk, ...]] = {
     "entrypoint": (
         Walk(first=["sleep"], then=["/bin/sleep"], also={"command": ["300"]}),
         Walk(first=["env"], then=UNSET),
+        Walk(first=[], then=["env"]),
     ),
     "user": (Walk(first="1234", then="agent:agent"),),
     "working_dir": (Walk(first="/tmp", then="/home"), Walk(first="/tmp", then=UNSET)),
