@@ -64,7 +64,8 @@ class Telling:
 
     def begin(self, plan: Plan) -> None:
         """The plan is agreed on."""
-        self._progress.begin(plan)
+        if self._json or not plan.empty:
+            self._progress.begin(plan)
 
     def ended(self, outcome: Outcome) -> None:
         """An apply or destroy is done."""

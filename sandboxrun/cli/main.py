@@ -82,13 +82,18 @@ def _report_expected(error: SandboxrunError) -> int:
 
 def _report_usage(error: click.ClickException) -> int:
     """What click found wrong with the command line, in our own form."""
-    from sandboxrun.errors import Diagnostic
+    from sandboxrun.errors import Diagnostic, did_you_mean
 
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "sandboxrun"
-    message = error.format_message().rstrip(".").replace("\n", " ")
-    message = message[:1].lower() + message[1:]
-    _tell(Diagnostic(message=message, help=f"see `{path} --help`"))
+    message = error.format_message()
+    help = None
+    if isinstance(error, click.NoSuchOption) and context is not None:
+        message = f"no such option {error.option_name}"
+        known = [name for option in context.command.get_params(context) for name in option.opts]
+        help = did_you_mean(error.option_name, known)
+    message = (message[:1].lower() + message[1:]).rstrip(".").replace("\n", " ")
+    _tell(Diagnostic(message=message, help=help or f"see `{path} --help`"))
     return error.exit_code
 
 

@@ -115,7 +115,9 @@ timeout = click.option("--timeout", type=Seconds(), metavar="DURATION", help="En
 timeout_of_wait = click.option(
     "--timeout", type=Seconds(), metavar="DURATION", help="Give up after this; the sandboxes go on running."
 )
-interactive = click.option("-i", "--interactive", is_flag=True, help="Take standard input; a terminal if it is one.")
+interactive = click.option(
+    "-i", "--interactive", is_flag=True, help="Pass standard input on to it; run: your terminal."
+)
 names = click.argument("names", nargs=-1, metavar="[NAME]...")
 
 
@@ -168,7 +170,12 @@ def on_profile(function: Callable[..., Any]) -> Any:
 
 def on_engine(function: Callable[..., Any]) -> Any:
     """The options of a command on a profile and an engine: `given` and `host`."""
-    return _together(on_profile(function), evidence, host)
+    return on_profile(_together(function, host))
+
+
+def on_project(function: Callable[..., Any]) -> Any:
+    """The same with the place of evidence, which is part of `given`."""
+    return on_profile(_together(function, evidence, host))
 
 
 def telling(function: Callable[..., Any]) -> Any:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("planfile", required=False, type=click.Path(path_type=Path), metavar="[PLANFILE]")
-@opt.on_engine
+@opt.on_project
 @opt.target
 @opt.replace
 @opt.rerun

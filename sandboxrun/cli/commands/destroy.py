@@ -10,7 +10,7 @@ from sandboxrun.cli import options as opt
 
 
 @click.command()
-@opt.on_engine
+@opt.on_project
 @opt.target
 @opt.parallelism
 @opt.lock_timeout

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @opt.names
-@opt.on_engine
+@opt.on_project
 @click.option("--follow", "-F", is_flag=True, help="Go on with what they write, until they end.")
 @click.option("--tail", type=click.IntRange(0), metavar="N", help="Only the last N lines of each.")
 @click.option("--timestamps", "-t", is_flag=True, help="Begin each line with its time (of those on the engine).")

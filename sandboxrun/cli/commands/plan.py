@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@opt.on_engine
+@opt.on_project
 @opt.target
 @opt.replace
 @opt.rerun

@@ -35,7 +35,7 @@ class Line(NamedTuple):
 
 @click.command()
 @opt.names
-@opt.on_engine
+@opt.on_project
 @click.option("-a", "--all", "everything", is_flag=True, help="Also the runs that the evidence records.")
 @opt.as_json
 @opt.telling
@@ -180,7 +180,17 @@ def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
 
 
 def _text(lines: list[Line], now: datetime, everything: bool) -> str:
-    heads = ("SANDBOX", "STATE", "SINCE", "IMAGE", "MEMORY", "CPUS", "HEALTH", "DIFFERS", *(["EVIDENCE"] if everything else []))
+    heads = (
+        "SANDBOX",
+        "STATE",
+        "SINCE",
+        "IMAGE",
+        "MEMORY",
+        "CPUS",
+        "HEALTH",
+        "DIFFERS",
+        *(["EVIDENCE"] if everything else []),
+    )
     from sandboxrun.report.table import table
 
     return table(heads, [_row(line, now, everything) for line in lines])

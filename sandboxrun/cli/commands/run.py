@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=opt.WithCommand)
 @opt.names
-@opt.on_engine
+@opt.on_project
 @opt.interactive
 @opt.timeout
 @click.option("--base", metavar="BASE", help="Run in a shipped base (default, offline …), whatever profile is here.")

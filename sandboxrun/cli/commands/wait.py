@@ -12,7 +12,7 @@ from sandboxrun.cli.output import json_text, note, result
 
 @click.command()
 @opt.names
-@opt.on_engine
+@opt.on_project
 @opt.timeout_of_wait
 @opt.as_json
 @opt.telling
