@@ -125,7 +125,7 @@ def volume_changes(
         reason = Reason.DESTROY if destroy else Reason.UNDECLARED
         gone = [v for v in observed.values() if (destroy or v.key not in profile.volumes) and v.key not in used]
         changes += [_volume_gone(volume, reason) for volume in gone]
-        changes += [_volume_gone(volume, Reason.UNUSED) for volume in _left_parts(snapshot)]
+        changes += [_volume_gone(volume, Reason.UNUSED) for volume in _left_parts(snapshot, decisions)]
     return changes
 
 
@@ -148,9 +148,11 @@ def is_part(volume: ObservedVolume) -> bool:
     return volume.key.rpartition(".")[2] in PARTS and volume.run is not None
 
 
-def _left_parts(snapshot: Snapshot) -> list[ObservedVolume]:
-    """Volumes of containers that are not there: an apply was killed between two calls."""
-    owned = {part_volume(o.name, part) for o in snapshot.sandboxes for part in PARTS}
+def _left_parts(snapshot: Snapshot, decisions: list[Decision]) -> list[ObservedVolume]:
+    """Volumes of containers that are not there: an apply was killed between two calls. A sandbox that is made takes
+    care of its own, which may be among them."""
+    names = {o.name for o in snapshot.sandboxes} | {d.declared.name for d in decisions if d.makes and d.declared}
+    owned = {part_volume(name, part) for name in names for part in PARTS}
     return [volume for volume in snapshot.volumes if is_part(volume) and volume.name not in owned]
 
 
