@@ -83,7 +83,7 @@ WALKS: Mapping[str, tuple[Walk, ...]] = {
     "oom_score_adj": (Walk(first=500, then=UNSET),),
     "devices": (Walk(first=["/dev/zero:/dev/nil:r"], then=["/dev/zero:/dev/nil:rw"]), Walk(first=["/dev/zero"], then=[])),
     "read_only": (Walk(first=False, then=True),),
-    "cap_drop": (Walk(first=["NET_RAW", "CAP_KILL"], then=["ALL"]),),
+    "cap_drop": (Walk(first=["NET_RAW", "CAP_KILL"], then=[]),),
     "cap_add": (Walk(first=["NET_BIND_SERVICE", "chown"], then=["CHOWN"]), Walk(first=["KILL"], then=[])),
     "security_opt": (
         Walk(first=["no-new-privileges:false"], then=UNSET),
