@@ -128,9 +128,6 @@ def test_the_root_is_read_only(inside: Inside) -> None:
 def test_a_tmpfs_has_its_size_and_runs_nothing(inside: Inside) -> None:
     code, output = inside.run("dd if=/dev/zero of=/tmp/big bs=1024 count=2048 2>&1; rm -f /tmp/big")
     assert "No space left on device" in output
-    code, output = inside.run("cp /bin/busybox /tmp/b || cp /bin/true /tmp/b; /tmp/b true")
-    assert code != 0
-    inside.run("rm -f /tmp/b")
     assert inside.run("echo '#!/bin/sh' > /run/exec/b; chmod +x /run/exec/b; /run/exec/b")[0] == 0
     code, _ = inside.run("echo '#!/bin/sh' > /tmp/b; chmod +x /tmp/b; /tmp/b")
     assert code == 126
@@ -212,5 +209,5 @@ def test_what_is_opened_is_open(engine_host: str, project: str, tmp_path: Path, 
         assert effective == 1 << 25 | 1
         assert inside.text("touch /file; chown 5 /file; stat -c %u /file") == "5"
         assert "eth0" in inside.text("ls /sys/class/net").split()
-        assert inside.text("cp /bin/busybox /tmp/b; /tmp/b echo ran") == "ran"
+        assert inside.text("cp /bin/busybox /tmp/busybox && /tmp/busybox echo ran") == "ran"
         assert inside.cgroup("pids/pids.max", "pids.max") == "max"
