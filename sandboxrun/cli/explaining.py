@@ -86,7 +86,9 @@ def _unknown(name: str, known: Iterable[str], what: str, word: str | None = None
         return [Diagnostic(message=f'"{name}" is not offered', help=NOT_OFFERED[name])]
     there = list(known)
     prefix = name[: len(name) - len(word)] if word is not None else ""
-    help = did_you_mean(name, [prefix + k for k in there])
+    help = did_you_mean(word or name, there)
+    if help is not None:
+        help = help.replace('"', f'"{prefix}', 1)
     every = ", ".join(prefix + k for k in there)
     listed = f"there are: {every}" if word and there else "`sandboxrun explain` lists them"
     return [Diagnostic(message=f'there is no {what} "{name}"', help=help or listed)]

@@ -116,7 +116,7 @@ timeout_of_wait = click.option(
     "--timeout", type=Seconds(), metavar="DURATION", help="Give up after this; the sandboxes go on running."
 )
 interactive = click.option(
-    "-i", "--interactive", is_flag=True, help="Pass standard input on to it; run: your terminal."
+    "-i", "--interactive", is_flag=True, help="Pass standard input on; run: your terminal."
 )
 names = click.argument("names", nargs=-1, metavar="[NAME]...")
 

@@ -77,7 +77,7 @@ def _kept(store: Store, profile: Profile, live: set[str]) -> dict[str, Entry]:
 
 def _from_evidence(store: Store, entry: Entry, lines: Lines, tail: int | None, talk: opt.Talk) -> None:
     from sandboxrun.cli.output import note
-    from sandboxrun.evidence.index import EvidenceError
+    from sandboxrun.evidence.errors import EvidenceError
     from sandboxrun.evidence.staged import STDERR, STDOUT
 
     note(f"{entry.sandbox} has been torn down; this is from its evidence, {entry.folder}", quiet=talk.quiet)

@@ -48,16 +48,16 @@ def plan(
     form = opt.chosen_format(form, as_json)
     profile = load_profile(given)
     from sandboxrun.plan.planner import Options
-    from sandboxrun.workflow import converge
+    from sandboxrun.workflow import planning
 
     store = open_store(profile, given)
     chosen = Options(targets=targets, replace=replace, rerun=rerun, refresh_only=refresh_only)
     _check_clash(destroying, chosen)
     with open_engine(host, parallelism) as engine:
         if destroying:
-            made = converge.destroy_plan(engine, profile, store, targets)
+            made = planning.destroy_plan(engine, profile, store, targets)
         else:
-            made = converge.plan(engine, profile, store, chosen)
+            made = planning.plan(engine, profile, store, chosen)
     result(plan_in(form, made))
     if out is not None:
         from sandboxrun.workflow.saved import write_saved

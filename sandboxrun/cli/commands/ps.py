@@ -148,7 +148,7 @@ def _differs(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> 
 
 def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
     """The runs that were torn down, oldest first."""
-    from sandboxrun.evidence.index import EvidenceError
+    from sandboxrun.evidence.errors import EvidenceError
 
     lines = []
     for entry in store.entries(profile.project):

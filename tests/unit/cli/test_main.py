@@ -1,0 +1,231 @@
+"""The entry point: what is imported, how errors are told, and the exit codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from sandboxrun import __version__
+from sandboxrun.cli import exitcodes, project
+from sandboxrun.cli.group import root
+from sandboxrun.cli.table import COMMANDS
+from sandboxrun.errors import ExitCode
+
+from .conftest import Say
+
+
+def test_version(say: Say) -> None:
+    said = say("--version")
+    assert (said.code, said.out, said.err) == (0, f"sandboxrun {__version__}\n", "")
+
+
+def test_help_names_every_command_and_no_arguments_are_a_call_for_help(say: Say) -> None:
+    said = say("--help")
+    assert said.code == 0
+    assert all(f"\n  {name} " in said.out and entry.help.split(",")[0] in said.out for name, entry in COMMANDS.items())
+    assert say().out == said.out
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_the_short_answers_import_none_of_what_is_heavy(option: str) -> None:
+    """By the modules that are loaded rather than by the clock."""
+    code = (
+        "import sys; from sandboxrun.cli.main import main; main(sys.argv[1:]); "
+        "print([m for m in sys.modules if m.split('.')[0] in "
+        "('attr', 'attrs', 'yaml', 'jinja2', 'jsonschema_rs', 'docker', 'rich', 'json', 'subprocess')], "
+        "[m for m in sys.modules if m.startswith('sandboxrun.') and not m.startswith('sandboxrun.cli')])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, option], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "[] []"
+
+
+def test_every_command_can_be_imported_and_has_help() -> None:
+    group = root()
+    context = click.Context(group, info_name="sandboxrun")
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None and command.name == name and command.help, name
+        described = [p.help for p in command.params if isinstance(p, click.Option)]
+        assert all(described), name
+        ran = CliRunner().invoke(group, [name, "--help"])
+        assert ran.exit_code == 0 and ran.output.startswith(f"Usage: sandboxrun {name}"), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["valdate"], 2, 'error: there is no command "valdate"\n  help: did you mean "validate"?\n'),
+        (["frob"], 2, 'error: there is no command "frob"\n  help: `sandboxrun --help` lists the commands\n'),
+        (["--bog"], 2, "error: no such option --bog\n  help: see `sandboxrun --help`\n"),
+        (["plan", "--tarrget", "a"], 2, 'error: no such option --tarrget\n  help: did you mean "--target"?\n'),
+        (
+            ["plan", "--parallelism", "0"],
+            2,
+            "error: invalid value for '--parallelism': 0 is not in the range 1<=x<=64\n"
+            "  help: see `sandboxrun plan --help`\n",
+        ),
+        (["schema", "b"], 2, "error: got unexpected extra argument (b)\n  help: see `sandboxrun schema --help`\n"),
+        (
+            ["wait", "--timeout", "5x"],
+            125,
+            "error: invalid value for '--timeout': \"5x\" is not a duration, such as 90s, 30m or 1h30m\n"
+            "  help: see `sandboxrun wait --help`\n",
+        ),
+        (["plan", "--json", "--format", "text"], 2, "error: --json and --format text exclude each other\n"),
+        (
+            ["apply", "--json"],
+            2,
+            "error: --json asks nobody\n  help: look at the plan first, then give --yes as well\n",
+        ),
+        (["apply", "--wait-timeout", "3"], 2, "error: --wait-timeout goes with --wait\n"),
+        (
+            ["apply", "--refresh-only", "--rerun"],
+            2,
+            "error: --refresh-only changes nothing: it goes with neither --replace nor --rerun nor --wait\n",
+        ),
+        (["run", "--"], 125, "error: there is no command after --\n"),
+        (
+            ["run", "--base", "offlin", "--", "ls"],
+            125,
+            'error: there is no base "offlin"\n  help: did you mean "offline"?\n',
+        ),
+        (
+            ["run", "--base", "offline"],
+            125,
+            "error: --base needs a command\n  help: sandboxrun run --base default -- COMMAND\n",
+        ),
+        (
+            ["exec", "agent"],
+            125,
+            "error: there is no command to run\n  help: write it after the name: sandboxrun exec agent -- ls\n",
+        ),
+        (["schema", "--evidence", "--plan"], 2,
+         "error: --evidence and --plan exclude each other\n  help: see `sandboxrun schema --help`\n"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_line(say: Say, arguments: list[str], code: int, text: str) -> None:
+    said = say(*arguments)
+    assert (said.code, said.out, said.err) == (code, "", text)
+
+
+@pytest.mark.parametrize("command", ["validate", "render", "plan", "apply", "ps", "logs", "destroy"])
+def test_without_a_profile(say: Say, here: Path, command: str) -> None:
+    said = say(command)
+    assert (said.code, said.out, said.err) == (
+        2,
+        "",
+        f"error: there is no profile here: neither sandbox.yaml nor sandbox.yml is in {here}\n"
+        "  help: write one with `sandboxrun init`, or name one with --file\n",
+    )
+
+
+def test_two_default_profiles_are_one_too_many(say: Say, here: Path) -> None:
+    (here / "sandbox.yaml").touch()
+    (here / "sandbox.yml").touch()
+    said = say("plan")
+    assert said.err == (
+        "error: there are both sandbox.yaml and sandbox.yml\n  help: name the one you mean with --file\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "usual", "code"),
+    [
+        ("plan", ["plan"], 1, 1),
+        ("plan", ["plan"], 2, 2),
+        ("plan", ["plan", "--detailed-exitcode"], 2, 1),
+        ("apply", ["apply"], 1, 1),
+        ("apply", ["apply", "--wait"], 1, 125),
+        ("run", ["run"], 1, 125),
+        ("run", ["run"], 2, 125),
+        ("run", ["run"], 124, 124),
+        ("run", ["run"], 130, 130),
+        ("exec", ["exec"], 1, 125),
+        ("wait", ["wait"], 1, 125),
+        ("plan", ["plan", "--", "--detailed-exitcode"], 2, 2),
+        (None, [], 2, 2),
+    ],
+)
+def test_a_failure_is_told_from_an_agents_own_code(
+    command: str | None, arguments: list[str], usual: int, code: int
+) -> None:
+    assert exitcodes.code_of_failure(command, arguments, usual) == code
+
+
+def test_the_table_has_every_code() -> None:
+    assert {str(int(code)) for code in ExitCode} < exitcodes.TABLE.keys()
+
+
+def test_a_bug_is_one_line_and_a_log(say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(given: object) -> None:
+        raise RuntimeError("boo\nmore")
+
+    monkeypatch.setattr(project, "profile_files", broken)
+    said = say("validate")
+    [log] = (tmp_path / "state" / "sandboxrun").iterdir()
+    assert (said.code, said.out, said.err) == (
+        1,
+        "",
+        f"error: this is a bug in sandboxrun: RuntimeError: boo\n"
+        f"  help: what led to it is in {log}; please report it\n",
+    )
+    assert "Traceback" in log.read_text() and "in broken" in log.read_text()
+    assert log.stat().st_mode & 0o077 == 0
+
+
+def test_a_log_that_cannot_be_written_where_it_belongs_goes_to_the_temporary_folder(
+    say: Say, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(project, "profile_files", lambda given: 1 / 0)
+    (here / "a file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(here / "a file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert say("validate").code == 1
+    assert len(list(tmp_path.glob("sandboxrun-crash-*.log"))) == 1
+
+
+def test_an_interrupt_is_no_bug(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(project, "profile_files", interrupted)
+    said = say("validate")
+    assert (said.code, said.out, said.err) == (130, "", "interrupted\n")
+
+
+def test_what_the_system_refuses_is_named(say: Say, here: Path) -> None:
+    (here / "folder").mkdir()
+    (here / ".sandboxrun").write_text("in the way")
+    said = say("init", here / "folder" / "missing" / "x.yaml")
+    assert (said.code, said.err) == (1, f"error: {here}/folder/missing/x.yaml: No such file or directory\n")
+
+
+def test_a_reader_that_goes_away_ends_it_quietly() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    ran = subprocess.run([sys.executable, "-m", "sandboxrun", "schema"], stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (ran.returncode, ran.stderr) == (exitcodes.BROKEN_PIPE, b"")
+
+
+def test_colours_only_on_a_terminal_that_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sandboxrun.cli.output import coloured
+
+    class Stream:
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Stream()
+    assert coloured(terminal)  # type: ignore[arg-type]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not coloured(terminal)  # type: ignore[arg-type]
+    monkeypatch.setenv("NO_COLOR", "")
+    assert coloured(terminal)  # type: ignore[arg-type]
+    monkeypatch.setenv("TERM", "dumb")
+    assert not coloured(terminal)  # type: ignore[arg-type]
