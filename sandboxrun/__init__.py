@@ -9,19 +9,33 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sandboxrun.service import Sandbox, SandboxService
+    from sandboxrun.service import ExecResult, ExecTimeout, Sandbox, SandboxService
     from sandboxrun.settings import Settings
-    from sandboxrun.spawner import AgentResult, AgentSession, AgentSpawner
+    from sandboxrun.spawner import AgentResult, AgentSession, AgentSpawner, AgentState
 
 _HOME = {
+    "ExecResult": "service",
+    "ExecTimeout": "service",
     "Sandbox": "service",
     "SandboxService": "service",
     "Settings": "settings",
     "AgentResult": "spawner",
     "AgentSession": "spawner",
     "AgentSpawner": "spawner",
+    "AgentState": "spawner",
 }
-__all__ = ["AgentResult", "AgentSession", "AgentSpawner", "Sandbox", "SandboxService", "Settings", "__version__"]
+__all__ = [
+    "AgentResult",
+    "AgentSession",
+    "AgentSpawner",
+    "AgentState",
+    "ExecResult",
+    "ExecTimeout",
+    "Sandbox",
+    "SandboxService",
+    "Settings",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

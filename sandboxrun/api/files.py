@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
 from sandboxrun.errors import Diagnostic, UsageError, printable
+from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import Exported, ExportLimits, export
 from sandboxrun.evidence.folder import Folder
-from sandboxrun.evidence.index import EvidenceError
 from sandboxrun.evidence.runfolder import RunFolder
 from sandboxrun.evidence.tarstream import Kind, TarError, TarReader
 from sandboxrun.model.spec import SandboxSpec

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from sandboxrun.api.collecting import LOCK_WAIT, Collector, nothing_declared
 from sandboxrun.api.declare import Declared
 from sandboxrun.api.gate import Gate
 from sandboxrun.api.sandbox import Held
@@ -27,7 +28,6 @@ from sandboxrun.errors import Diagnostic, PlanError, SandboxrunError, UsageError
 from sandboxrun.model import labels
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.names import Names
-from sandboxrun.model.objects import NetworkSpec
 from sandboxrun.model.observed import (
     Created,
     Ended,
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from sandboxrun.service import SandboxService
 
 NOTICE = 10.0  # seconds until a watch has noticed that its sandbox was stopped
-LOCK_WAIT = 300.0  # seconds: another process may be uploading a large workspace
 _FOREIGN = op.RemoveNetwork | op.DisconnectNetwork | op.RemoveVolume | op.StopSandbox | op.RemoveSandbox
 
 
@@ -60,6 +59,7 @@ class Lifecycle:
     def __init__(self, service: SandboxService) -> None:
         self._service = service
         self._gate = Gate(self._project_lock)
+        self._collector = Collector(service, self._gate)
         self._planning = threading.Lock()  # held from the snapshot until what others share was made
         self._making: set[str] = set()
         self._held: dict[str, Held] = {}  # by container id; those of this service
@@ -246,7 +246,7 @@ class Lifecycle:
             if any(held.declared.sandbox.spec.networks for held in self._held.values()):
                 return
         with contextlib.suppress(SandboxrunError):
-            self._collect(lambda snapshot: [], leftovers=False)
+            self._collector.drop_networks()
 
     # -- find and collect ------------------------------------------------------------------------------------
 
@@ -283,60 +283,14 @@ class Lifecycle:
         return Held(declared=declared, session=session, observed=observed)
 
     def collect(self) -> tuple[Captured, ...]:
-        """What killed processes left. Looked at without the lock first: mostly there is nothing."""
-        return tuple(self._collect(_left, leftovers=True).values())
-
-    def _collect(
-        self, choose: Callable[[Snapshot], list[ObservedSandbox]], *, leftovers: bool
-    ) -> Mapping[str, Captured]:
-        made, _, _ = self._collect_plan(choose, leftovers)
-        if not made.operations and not (leftovers and self._lock_is_dead()):
-            return {}
-        service = self._service
-        with self._gate.alone() as guard:
-            made, snapshot, profile = self._collect_plan(choose, leftovers)
-            watched = {
-                o.run: Watched(stopped_by="timeout", note="past its ttl")
-                for o in choose(snapshot)
-                if _expired(o, snapshot) and isinstance(o.state, Running)
-            }
-            settings = self._settings({}, threading.Event())
-            outcome = converge.carry_out(
-                made, snapshot, service.engine, profile, service.store, settings, guard, watched=watched
-            )
-        assert outcome.applied is not None and outcome.session is not None
-        outcome.applied.check()
-        return outcome.session.captured
-
-    def _lock_is_dead(self) -> bool:
-        """Whether a killed process left the lock itself: taking it takes that away."""
-        from sandboxrun.engine.lock import LABEL, claim_of
-
-        engine = self._service.engine
-        claims = [claim_of(volume) for volume in engine.volumes(labels={LABEL: self._service.project})]
-        return any(claim.is_dead(engine.clock) for claim in claims)
-
-    def _collect_plan(
-        self, choose: Callable[[Snapshot], list[ObservedSandbox]], leftovers: bool
-    ) -> tuple[Plan, Snapshot, Profile]:
-        service = self._service
-        bare = self._bare()
-        snapshot = take_snapshot(service.engine, bare, service.store)
-        profile = _as_found(bare, snapshot)
-        names = frozenset(o.name for o in choose(snapshot))
-        return make_collect_plan(profile, snapshot, names, networks=True, leftovers=leftovers), snapshot, profile
+        """See `collecting.Collector`."""
+        return tuple(self._collector.collect().values())
 
     # -- shared ----------------------------------------------------------------------------------------------
 
     def _project_lock(self) -> contextlib.AbstractContextManager[Callable[[], None]]:
-        settings = self._settings({}, threading.Event())
-        return converge.locked(self._service.engine, self._bare(), settings)
-
-    def _bare(self) -> Profile:
-        """The project, with nothing declared."""
-        service = self._service
-        names = Names(project=service.project)
-        return Profile(project=service.project, directory=service.directory, sandboxes=(), names=names)
+        service, settings = self._service, self._settings({}, threading.Event())
+        return converge.locked(service.engine, nothing_declared(service), settings)
 
     def _settings(self, environment: Mapping[str, str], stop: threading.Event) -> converge.Settings:
         return converge.Settings(environment=environment, stop=stop, lock_wait=LOCK_WAIT)
@@ -353,22 +307,3 @@ class Lifecycle:
 def _taken(sandbox: DeclaredSandbox, project: str) -> UsageError:
     message = f"there is a sandbox {sandbox.address} of project {project} already"
     return UsageError(Diagnostic(message=message, help="remove it first, or choose another name"))
-
-
-def _left(snapshot: Snapshot) -> list[ObservedSandbox]:
-    """One-offs that nobody looks after any more."""
-    return [o for o in snapshot.sandboxes if o.one_off and (o.id in snapshot.orphaned or _expired(o, snapshot))]
-
-
-def _expired(observed: ObservedSandbox, snapshot: Snapshot) -> bool:
-    return observed.deadline is not None and snapshot.taken >= observed.deadline
-
-
-def _as_found(profile: Profile, snapshot: Snapshot) -> Profile:
-    """The profile with the project's networks as they are: collecting must not put right what others declared."""
-    networks = {n.key: n.spec for n in snapshot.networks}
-    for observed in snapshot.sandboxes:
-        for key in observed.spec.networks:
-            networks.setdefault(key, NetworkSpec(external=True))
-    names = attrs.evolve(profile.names, given_networks={n.key: n.name for n in snapshot.networks})
-    return attrs.evolve(profile, networks=networks, names=names)

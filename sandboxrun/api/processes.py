@@ -72,27 +72,37 @@ class Guard:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._groups: set[int] = set()
 
     def add(self, group: int) -> None:
         """Know a group. Raises ProcessFailed when the guard does not answer: then nothing may be started."""
         with self._lock:
+            new = {group}
             if self._process is None or self._process.poll() is not None:
-                self._process = self._start()
-            self._tell(self._process, f"+{group}\n")
+                self._drop()
+                self._process, new = self._start(), {*self._groups, group}
+            for each in new:
+                self._tell(self._process, f"+{each}\n")
+            self._groups.add(group)
 
     def discard(self, group: int) -> None:
         """Forget a group that has ended."""
         with self._lock, contextlib.suppress(ProcessFailed):
+            self._groups.discard(group)
             if self._process is not None:
                 self._tell(self._process, f"-{group}\n")
 
     def close(self) -> None:
         """End the guard; it kills what it still knows."""
         with self._lock:
-            process, self._process = self._process, None
+            self._drop()
+
+    def _drop(self) -> None:
+        process, self._process = self._process, None
         if process is not None:
             assert process.stdin is not None and process.stdout is not None
-            process.stdin.close()
+            with contextlib.suppress(OSError):
+                process.stdin.close()
             process.wait()
             process.stdout.close()
 

@@ -16,6 +16,7 @@ import pytest
 
 from sandboxrun import Sandbox, SandboxService, Settings
 from sandboxrun.api.commands import ExecTimeout
+from sandboxrun.engine.client import Engine
 from sandboxrun.engine.errors import EngineUnreachable, NotFound
 from sandboxrun.errors import ApplyError, PlanError, ProfileError, UsageError
 from sandboxrun.evidence.index import EvidenceError
@@ -511,15 +512,38 @@ def _whole_life(settings: Settings, project: str, home: Path, workspace: Path) -
     service.close()
 
 
-@pytest.mark.parametrize("first", range(5))
-def test_a_kill_at_any_engine_call_leaves_nothing_after_the_next_start(
-    _nothing_left: None, settings: Settings, project: str, tmp_path: Path, workspace: Path, first: int
+def _changing(monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> list[int]:
+    """The numbers of the requests by which `work` changes something: between two of them nothing new can be left."""
+    methods: list[str] = []
+    real = Engine.request
+
+    def request(self: Engine, method: str, path: str, **rest: Any) -> Any:
+        methods.append(method)
+        return real(self, method, path, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "request", request)
+        work()
+    return [number for number, method in enumerate(methods, 1) if method != "GET"]
+
+
+def test_a_kill_after_any_change_leaves_nothing_after_the_next_start(
+    _nothing_left: None,
+    settings: Settings,
+    project: str,
+    tmp_path: Path,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    number, killed = first + 1, True
-    while killed:
-        killed = killed_at(number, "before", lambda: _whole_life(settings, project, home, workspace))
+    (home := tmp_path / "home").mkdir()
+
+    def life() -> None:
+        _whole_life(settings, project, home, workspace)
+
+    numbers = _changing(monkeypatch, life)
+    assert len(numbers) > 15
+    for number in numbers:
+        killed_at(number, "after", life)
         with SandboxService(settings, project=project, directory=home) as service:
             own = {"sandboxrun.project": project}
             assert service.engine.containers(labels=own) == (), number
@@ -527,4 +551,3 @@ def test_a_kill_at_any_engine_call_leaves_nothing_after_the_next_start(
             assert service.engine.volumes(labels=own) == (), number
             assert service.engine.volumes(labels={"sandboxrun.lock": project}) == (), number
             assert verify_chain(service.store) == ()
-        number += 5

@@ -473,3 +473,17 @@ def test_many_plain_processes_from_many_threads(plain: AgentSpawner, workspace: 
         thread.join()
     assert sorted(s.result(PATIENCE).exit_code for s in sessions) == list(range(15))
     assert all(s.pid is not None and not runs(s.pid) for s in sessions)
+
+
+def test_a_guard_that_was_killed_is_replaced_and_knows_all_groups(plain: AgentSpawner, workspace: Path) -> None:
+    first = plain.spawn(["sleep", "604"], workspace=workspace)
+    until(lambda: first.state == "running")
+    guard = plain._guard._process
+    assert guard is not None
+    os.kill(guard.pid, signal.SIGKILL)
+    guard.wait()
+    second = plain.spawn(["sleep", "605"], workspace=workspace)
+    until(lambda: second.state == "running")
+    assert plain._guard._process is not guard
+    plain._guard.close()  # as the end of this process would
+    assert first.result(PATIENCE).exit_code == second.result(PATIENCE).exit_code == 137
