@@ -12,7 +12,6 @@ from typing import Any
 from sandboxrun.apply.events import StepProgress
 from sandboxrun.apply.readback import read_back, refuse_warnings
 from sandboxrun.apply.session import Made, Session
-from sandboxrun.apply.tarballs import files_tar
 from sandboxrun.apply.updates import record_update
 from sandboxrun.errors import ApplyError
 from sandboxrun.model import labels
@@ -98,6 +97,8 @@ def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
 
 def upload_files(step: op.UploadFiles, session: Session) -> None:
     """Put secrets or configs into their volume."""
+    from sandboxrun.apply.tarballs import files_tar
+
     sandbox, container = step.sandbox, session.made[step.address]
     uid, gid = owner(sandbox, container.id, session)
     contents = {ref: session.files[step.part, ref.source] for ref in step.files}

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, BinaryIO
 import attrs
 
 from sandboxrun.errors import Diagnostic, Problems
+from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import shown
-from sandboxrun.evidence.index import EvidenceError, Refused
+from sandboxrun.evidence.index import Refused
 from sandboxrun.evidence.tarstream import BLOCK
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ import attrs
 from sandboxrun.evidence import parts
 from sandboxrun.evidence.call import Call
 from sandboxrun.evidence.chain import Entry
-from sandboxrun.evidence.index import Digests, Index, Kept, Missing, Refused, reason_of
+from sandboxrun.evidence.errors import reason_of
+from sandboxrun.evidence.index import Digests, Index, Kept, Missing, Refused
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.outcome import NEVER, StoppedBy, decide
 from sandboxrun.evidence.parts import CaptureLimits, Part, Source

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
-from sandboxrun.evidence.index import EvidenceError, Kept, Missing, Refused
+from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.index import Kept, Missing, Refused
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.runfolder import RunFolder
 from sandboxrun.evidence.tarstream import Kind, Member, TarError, TarReader

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from sandboxrun.evidence.index import EvidenceError
+from sandboxrun.evidence.errors import EvidenceError
 
 PARTIAL = ".partial-"  # starts the names of files that are being written
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -12,22 +12,11 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.errors import SandboxrunError
+from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.outcome import Ending, How
 from sandboxrun.evidence.usage import Usage
 
 FORMAT_VERSION = "1.0"
-
-
-class EvidenceError(SandboxrunError):
-    """Evidence could not be written or read."""
-
-
-def reason_of(error: BaseException) -> str:
-    """An error in one line, for the index."""
-    if isinstance(error, SandboxrunError):
-        return "; ".join(diagnostic.message for diagnostic in error.diagnostics)
-    return f"{type(error).__name__}: {error}"
 
 
 @attrs.frozen(kw_only=True)

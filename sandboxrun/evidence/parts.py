@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import attrs
 
 from sandboxrun.engine.errors import EngineUnreachable
+from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.export import ExportLimits, export
-from sandboxrun.evidence.index import EvidenceError, Missing, Refused, reason_of
+from sandboxrun.evidence.index import Missing, Refused
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
 from sandboxrun.evidence.runfolder import RunFolder, Writer

@@ -13,7 +13,8 @@ from typing import BinaryIO, cast
 import attrs
 
 from sandboxrun.evidence.baseline import excluder, unpacked
-from sandboxrun.evidence.index import EvidenceError, Refused
+from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.index import Refused
 from sandboxrun.evidence.linediff import Budget, hunks
 from sandboxrun.evidence.tarstream import TarError
 from sandboxrun.evidence.worktree import LINK, Entry, Tree, TreeLimits, read_baseline, read_workspace

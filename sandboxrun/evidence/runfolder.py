@@ -9,10 +9,13 @@ import hashlib
 import os
 import threading
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
+from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import PARTIAL, Folder, sync
-from sandboxrun.evidence.index import EvidenceError, Kept
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.index import Kept
 
 INDEX = "index.json"
 
@@ -100,6 +103,8 @@ class Writer:
 
     def commit(self, *, truncated: bool = False, sensitive: bool = False) -> Kept:
         """Put it in place, whole."""
+        from sandboxrun.evidence.index import Kept
+
         if self._durable:
             sync(self._file)
         self._file.close()

@@ -15,8 +15,9 @@ from typing import BinaryIO
 import attrs
 
 from sandboxrun.evidence.baseline import BASELINE, PackedWorkspace, WorkspaceLimits, pack, unpacked
+from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import Folder, sync
-from sandboxrun.evidence.index import EvidenceError, Refused
+from sandboxrun.evidence.index import Refused
 from sandboxrun.evidence.store import Store
 
 NOTE = "workspace.json"  # written when the tar is whole

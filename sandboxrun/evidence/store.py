@@ -13,17 +13,20 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
 
 from sandboxrun.evidence import chain
 from sandboxrun.evidence.chain import Entry
+from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import Folder, locked
-from sandboxrun.evidence.index import EvidenceError, Index
 from sandboxrun.evidence.outcome import How
 from sandboxrun.evidence.runfolder import INDEX, RunFolder
 from sandboxrun.evidence.seal import is_sealed, seal_of
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.index import Index
 
 HOME = ".sandboxrun"
 ENDED = frozenset({How.EXITED, How.FAILED, How.OOM, How.TIMEOUT})  # the ends of a run that had its chance
@@ -113,6 +116,8 @@ class Store:
 
     def index(self, entry: Entry) -> Index:
         """A run's index. Raises EvidenceError when it is gone or not the one that was chained."""
+        from sandboxrun.evidence.index import Index
+
         with self.open(entry, INDEX) as file:
             data = file.read()
         if hashlib.sha256(data).hexdigest() != entry.index_sha256:

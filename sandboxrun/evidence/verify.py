@@ -13,8 +13,9 @@ import attrs
 
 from sandboxrun.evidence import chain
 from sandboxrun.evidence.chain import Entry
+from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.folder import Folder
-from sandboxrun.evidence.index import EvidenceError, Index, reason_of
+from sandboxrun.evidence.index import Index
 from sandboxrun.evidence.runfolder import INDEX
 from sandboxrun.evidence.store import Store
 

@@ -193,7 +193,7 @@ def observe(
     `known` are specs by their label's text: a label that is one of them need not be parsed.
     """
     own = (inspect.get("Config") or {}).get("Labels") or {}
-    text = own.get(labels.SPEC)
+    text = str(own.get(labels.SPEC) or "")
     applied = updated or (known or {}).get(text) or from_label(text)
     deadline = parse_time(own.get(labels.DEADLINE))
     if updated is not None:

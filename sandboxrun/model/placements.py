@@ -27,7 +27,7 @@ def same(value: Any) -> Any:
     return value
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Host:
     """A field of HostConfig. `absent` is what the engine shows for a value that was never set."""
 
@@ -46,7 +46,7 @@ class Host:
         return self.read(live.host(self.field))
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Config:
     """A field of Config (at the top level of a create payload)."""
 
@@ -251,7 +251,7 @@ def from_gpus(value: Any) -> int | None:
     return int(requests[0].get("Count") or 0) if requests else None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Labels:
     """The user's labels; sandboxrun's own are written by the codec."""
 
@@ -264,7 +264,7 @@ class Labels:
         return freeze(labels.of_user(live.config("Labels")))
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Hostname:
     """The engine names a container after its id when nothing was declared."""
 
@@ -298,7 +298,7 @@ def _live_mounts(live: Live) -> list[Mapping[str, Any]]:
     return list(live.inspect.get("Mounts") or ())
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Volumes:
     """The profile's own mounts, less the workspace, secrets and configs, which have rows of their own."""
 
@@ -343,7 +343,7 @@ def _json_label(live: Live, name: str, default: Any) -> Any:
     return value if isinstance(value, type(default)) else default
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class WorkspaceMount:
     """A copy lives in a volume of the sandbox's own; rw and ro are the directory itself."""
 
@@ -369,7 +369,7 @@ class WorkspaceMount:
         return None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Files:
     """Secrets or configs: files in a volume of the sandbox's own, mounted read-only under `directory`."""
 
@@ -399,7 +399,7 @@ class Files:
         )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class NetworkMode:
     """`none`, or the first of the sandbox's networks."""
 
@@ -422,7 +422,7 @@ class NetworkMode:
         )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Networks:
     """The networks a sandbox is attached to. The first is given at creation, the others are connected."""
 
@@ -461,7 +461,7 @@ def _attachment(live: Live, settings: Mapping[str, Any]) -> Attachment:
     return Attachment(aliases=aliases, ipv4_address=(settings.get("IPAMConfig") or {}).get("IPv4Address") or None)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Recorded:
     """Kept in our own label only: the engine shows nothing to read back."""
 

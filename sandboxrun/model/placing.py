@@ -39,7 +39,7 @@ def _file_name(ref: FileRef) -> str:
     return ref.file_name
 
 
-@attrs.frozen(kw_only=True, slots=False)
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)  # a part of SandboxSpec only
 class PlaceOptions:
     """Rows of files, networks and the task."""
 

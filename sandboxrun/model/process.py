@@ -16,7 +16,7 @@ NAME = Text(pattern=r"[A-Za-z_][A-Za-z0-9_.-]*", hint="a variable's name")
 LABEL = Text(pattern=r"[^=\x00\s]+", hint="a label's name")
 
 
-@attrs.frozen(kw_only=True, slots=False)
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)  # a part of SandboxSpec only
 class ProcessOptions:
     """Rows of the process."""
 

@@ -15,7 +15,7 @@ from sandboxrun.model.types import Cpus, Integer, ListOf, Pairs, Size, Text, fre
 MIB = 1024**2
 
 
-@attrs.frozen(kw_only=True, slots=False)
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)  # a part of SandboxSpec only
 class ResourceOptions:
     """Rows of resources."""
 

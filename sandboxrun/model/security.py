@@ -13,7 +13,7 @@ from sandboxrun.model.security_opt import SecurityOpts
 from sandboxrun.model.types import Choice, Flag, Pairs, Text, freeze
 
 
-@attrs.frozen(kw_only=True, slots=False)
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)  # a part of SandboxSpec only
 class SecurityOptions:
     """Rows of privilege."""
 

@@ -69,7 +69,7 @@ def refuse(problems: Problems, node: Node, expected: str, help: str | None = Non
     return INVALID
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Text:
     """A string, optionally matching `pattern` whole (`hint` says what it means in words)."""
 
@@ -111,7 +111,7 @@ class Text:
         return value
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Flag:
     """true or false."""
 
@@ -128,7 +128,7 @@ class Flag:
         return value
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Integer:
     """A whole number between `least` and `most`, both included."""
 
@@ -165,7 +165,7 @@ class Integer:
         return value
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Cpus:
     """A number of CPUs, in thousandths at the finest; 0 is unlimited."""
 
@@ -198,7 +198,7 @@ class Cpus:
         return int(value) if float(value).is_integer() else value
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Size:
     """Bytes, as an integer or with a unit (`512m`). `unlimited` admits -1."""
 
@@ -232,7 +232,7 @@ class Size:
         return -1 if value == -1 else units.format_size(value)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Duration:
     """Nanoseconds, written `30s` or `1h30m`."""
 
@@ -254,7 +254,7 @@ class Duration:
         return units.format_duration(value)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Choice:
     """One of `values`."""
 
@@ -278,7 +278,7 @@ class Choice:
         return value
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ListOf:
     """A tuple of items. `single`: one item may stand without the list. `unique`: twice is an error."""
 
@@ -320,7 +320,7 @@ class ListOf:
         return [self.item.plain(item) for item in value]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Command:
     """A command line: a list of words, or one text that is split as a shell splits words (no shell runs)."""
 
@@ -349,7 +349,7 @@ class Command:
 _WORD = Text(numbers=True, empty=True, hint="a word of the command")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Pairs:
     """Names with values, as a mapping or a list of `NAME<separator>value`; a read-only mapping of texts.
 
@@ -429,7 +429,7 @@ class Pairs:
         return dict(value)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class MapOf:
     """A mapping from names to values of one type; read-only."""
 
@@ -453,7 +453,7 @@ class MapOf:
         return {name: self.item.plain(item) for name, item in value.items()}
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Short:
     """A record that may also be written short, as one text (or number): `read` turns that into a value.
 

@@ -42,8 +42,8 @@ def decide(
     declared: DeclaredSandbox, observed: ObservedSandbox | None, snapshot: Snapshot, *, replace: bool, rerun: bool
 ) -> Decision:
     """The decision for a declared sandbox."""
-    ended = snapshot.completed.get(declared.address)
-    record = ended.get(declared.spec.digest) if ended else None
+    runs = snapshot.completed.get(declared.address)
+    record = runs.get(declared.spec.digest) if runs else None
     if observed is None:
         return _absent(declared, record, rerun or replace)
     match observed.state:

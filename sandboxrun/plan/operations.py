@@ -16,15 +16,18 @@ from sandboxrun.model.objects import NetworkSpec, VolumeSpec
 from sandboxrun.model.records import Attachment, FileRef
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class _Step:
     id: str  # unique in a plan, such as "create reviewer"
     address: str  # the resource it belongs to
     cause: str
     needs: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id!r})"
 
-@attrs.frozen(kw_only=True)
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class PullImage(_Step):
     """Pull `reference`; afterwards it must be `digest`, where the plan knew it."""
 
@@ -33,7 +36,7 @@ class PullImage(_Step):
     digest: str | None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CreateNetwork(_Step):
     """Make a network of the project."""
 
@@ -41,7 +44,7 @@ class CreateNetwork(_Step):
     spec: NetworkSpec
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RemoveNetwork(_Step):
     """Remove a network of the project."""
 
@@ -49,7 +52,7 @@ class RemoveNetwork(_Step):
     name: str
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CreateVolume(_Step):
     """Make a volume of the profile's."""
 
@@ -57,21 +60,21 @@ class CreateVolume(_Step):
     spec: VolumeSpec
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RemoveVolume(_Step):
     """Remove a volume: the profile's, or what is left of a sandbox's own."""
 
     name: str
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RemoveCourier(_Step):
     """Remove a courier that an apply left when it was killed."""
 
     container: str
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CreatePart(_Step):
     """Make the volume that holds a sandbox's workspace, secrets or configs."""
 
@@ -79,7 +82,7 @@ class CreatePart(_Step):
     part: str
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CreateSandbox(_Step):
     """Create a container, without starting it, and read it back: every option must be as declared."""
 
@@ -87,14 +90,14 @@ class CreateSandbox(_Step):
     image_id: str | None  # what the reference must mean; None where it is pulled first
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class UploadWorkspace(_Step):
     """Put the copy of the workspace into the container that was created."""
 
     sandbox: DeclaredSandbox
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class UploadFiles(_Step):
     """Put secrets or configs into their volume, through a courier: the sandbox has it read-only."""
 
@@ -103,7 +106,7 @@ class UploadFiles(_Step):
     files: tuple[FileRef, ...]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ConnectNetwork(_Step):
     """Attach a container to a network. `container` is None for one that the plan itself creates."""
 
@@ -112,7 +115,7 @@ class ConnectNetwork(_Step):
     attachment: Attachment
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class DisconnectNetwork(_Step):
     """Detach a container from a network."""
 
@@ -120,7 +123,7 @@ class DisconnectNetwork(_Step):
     network: str
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class AwaitSandbox(_Step):
     """Wait until `condition` holds of the sandbox `dependency`."""
 
@@ -128,14 +131,14 @@ class AwaitSandbox(_Step):
     condition: str
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class StartSandbox(_Step):
     """Start a container that was created."""
 
     sandbox: DeclaredSandbox
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class UpdateSandbox(_Step):
     """Change options of a running container in place, and read them back."""
 
@@ -144,7 +147,7 @@ class UpdateSandbox(_Step):
     options: tuple[str, ...]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RecordSpec(_Step):
     """Note beside the engine what a running container was changed to: its labels can't change."""
 
@@ -152,7 +155,7 @@ class RecordSpec(_Step):
     run: str
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class StopSandbox(_Step):
     """Ask a running container to end; kill it when its grace period is over."""
 
@@ -161,7 +164,7 @@ class StopSandbox(_Step):
     how: str  # the outcome to record: timeout, killed
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CaptureEvidence(_Step):
     """Keep what the container leaves, before it is removed."""
 
@@ -171,7 +174,7 @@ class CaptureEvidence(_Step):
     how: str | None  # the outcome where the plan decides it (timeout, killed); None: as the engine says
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RemoveSandbox(_Step):
     """Remove a container, and the volumes that are its own."""
 

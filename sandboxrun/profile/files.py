@@ -8,14 +8,25 @@ from __future__ import annotations
 import os
 import re
 import stat
+from functools import cache
 from pathlib import Path
 
 from sandboxrun.errors import Problems
 from sandboxrun.source import SourceFile, Span
 
 LARGEST_FILE = 1024 * 1024  # bytes
-# What YAML 1.2 (and any sane dotenv file) calls printable, less the byte order mark.
-_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_PLAIN = re.compile("[\t\n\r\x20-\x7e]*")
+
+
+@cache
+def _unprintable() -> re.Pattern[str]:
+    """All but what YAML 1.2 (and any sane dotenv file) calls printable, less the byte order mark.
+
+    Compiling so wide a set takes longer than reading a profile, and most are plain ASCII.
+    """
+    return re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+
+
 
 
 def read_source(path: Path, name: str, problems: Problems, *, asked_at: Span | None = None) -> SourceFile | None:
@@ -62,7 +73,7 @@ def source_of(data: bytes, name: str, problems: Problems) -> SourceFile | None:
         problems.add(f"the file {what}", span, "save it as UTF-8")
         return None
     file = SourceFile(name=name, text=text)
-    if (bad := _UNPRINTABLE.search(text)) is not None:
+    if not _PLAIN.fullmatch(text) and (bad := _unprintable().search(text)) is not None:
         code = f"U+{ord(bad.group()):04X}"
         problems.add(f"the file holds {code}, a character that can't be seen", place(file, bad.start()), "remove it")
         return None

@@ -1,4 +1,4 @@
-"""plan, apply and destroy.
+"""apply and destroy.
 
 Owns their order: the lock around everything that changes the engine, the plan shown before it is carried out,
 evidence before removal, and the read-back of all at the end.
@@ -25,6 +25,7 @@ from sandboxrun.model.observed import Running, Snapshot
 from sandboxrun.plan.changes import Action, Plan
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
 from sandboxrun.workflow.observe import take_snapshot
+from sandboxrun.workflow.planning import destroy_plan, plan
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
@@ -52,16 +53,6 @@ class Outcome:
     plan: Plan
     applied: Applied | None = None
     session: Session | None = None
-
-
-def plan(engine: Engine, profile: Profile, store: Store, options: Options | None = None) -> Plan:
-    """The plan, made without changing anything and without the lock."""
-    return make_plan(profile, take_snapshot(engine, profile, store), options)
-
-
-def destroy_plan(engine: Engine, profile: Profile, store: Store, targets: tuple[str, ...] = ()) -> Plan:
-    """The plan of a destroy."""
-    return make_destroy_plan(profile, take_snapshot(engine, profile, store), targets)
 
 
 def apply(
@@ -195,3 +186,18 @@ def refuse_stale(saved: SavedPlan, fresh: Plan) -> None:
 
     if saved.digest != fresh.digest:
         raise PlanError(explain_stale(saved, fresh))
+
+
+__all__ = [
+    "Confirm",
+    "Outcome",
+    "Settings",
+    "apply",
+    "carry_out",
+    "destroy",
+    "destroy_plan",
+    "locked",
+    "plan",
+    "refuse_stale",
+    "verify",
+]

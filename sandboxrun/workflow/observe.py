@@ -136,7 +136,7 @@ def _owner_gone(observed: ObservedSandbox) -> bool:
 
 def _completed(profile: Profile, store: Store) -> Mapping[str, Mapping[str, Completed]]:
     """Which of the declared specs ran to their end, by the record; one whose evidence was changed does not count."""
-    from sandboxrun.evidence.index import EvidenceError
+    from sandboxrun.evidence.errors import EvidenceError
     from sandboxrun.evidence.store import ENDED
 
     wanted = {s.address: s.spec for s in profile.sandboxes}
