@@ -232,7 +232,8 @@ class SandboxService:
     def collect(self) -> tuple[Captured, ...]:
         """Take away what killed processes left, evidence first: sandboxes whose owner is gone or whose ttl is over,
         and networks, volumes and couriers that belong to nothing. What was kept. Nothing of a living process is
-        touched. Raises ApplyError when something could not be taken away."""
+        touched, but what this service itself should have removed and could not (the engine was away) is tried again.
+        Raises ApplyError when something could not be taken away, EngineError."""
         return self._life.collect()
 
     def close(self) -> None:

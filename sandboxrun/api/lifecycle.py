@@ -150,9 +150,20 @@ class Lifecycle:
             if not applied.failures and not applied.skipped:
                 return
             watch.close()
-            self._gone(held, session.captured.get(held.observed.run))
+            self._undone(held)
         self._drop_networks(held)
         applied.check()
+
+    def _undone(self, held: Held) -> None:
+        """After a start that failed: it was removed, unless that failed too."""
+        try:
+            self._service.engine.inspect_container(held.observed.id)
+        except NotFound:
+            self._gone(held, held.session.captured.get(held.observed.run))
+            return
+        except SandboxrunError:
+            pass
+        held.left = True
 
     def _watch(self, held: Held, on_output: Callable[[int, bytes], None] | None) -> Watch:
         sandbox, output = held.declared.sandbox, None
@@ -192,6 +203,7 @@ class Lifecycle:
         with held.lock:
             if held.removed:
                 return held.evidence
+            held.left = force
             if isinstance(self._now(held).state, Running):
                 if not force:
                     message = f"{held.declared.sandbox.address} still runs"
@@ -283,8 +295,11 @@ class Lifecycle:
         return Held(declared=declared, session=session, observed=observed)
 
     def collect(self) -> tuple[Captured, ...]:
-        """See `collecting.Collector`."""
-        return tuple(self._collector.collect().values())
+        """What killed processes left, and what this one could not take away when it was to."""
+        with self._table:
+            left = [held for held in self._held.values() if held.left]
+        again = [self.remove(held, force=True) for held in left]
+        return (*(one for one in again if one is not None), *self._collector.collect().values())
 
     # -- shared ----------------------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ class Held:
     lock: threading.RLock = attrs.field(factory=threading.RLock)
     watch: Watch | None = None
     removed: bool = False
+    left: bool = False  # it should be gone, and could not be taken away: collecting tries again
     evidence: Captured | None = None
 
 

@@ -24,6 +24,7 @@ from sandboxrun.engine.errors import EngineUnreachable
 from sandboxrun.errors import ApplyError, UsageError
 from sandboxrun.evidence.outcome import How
 from sandboxrun.workflow.waits import WaitTimeout
+from tests.engine.own_engine import OwnEngine
 
 PATIENCE = 120  # seconds; no test needs them
 
@@ -362,6 +363,25 @@ def test_plain_processes_do_not_outlive_their_spawner(
     assert _program(settings, project, home, workspace, "no", how) == (-signal.SIGKILL if how == "kill" else 0)
     agent, child = (int(file_of(workspace / name)) for name in ("up", "child"))
     until(lambda: not runs(agent) and not runs(child))
+
+
+def test_an_engine_that_goes_away_loses_no_evidence(
+    own_engine: OwnEngine, settings: Settings, project: str, home: Path, workspace: Path
+) -> None:
+    there = attrs.evolve(settings, docker_host=own_engine.host)
+    with AgentSpawner(there, project=project, directory=home) as spawner:
+        session = spawner.spawn(["sh", "-c", "echo begun; exec sleep 600"], workspace=workspace)
+        until(lambda: session.state == "running" and spawner.service.list()[0].exec(["true"]).exit_code == 0)
+        own_engine.kill()
+        with pytest.raises(EngineUnreachable):
+            session.result(PATIENCE)
+        assert session.state == "failed"
+        own_engine.start()
+        (captured,) = spawner.service.collect()
+        assert captured.index is not None and captured.folder is not None
+        assert (captured.index.ending.how, captured.index.sandbox) == (How.ENGINE_LOST, session.name)
+        assert (captured.folder / "stdout.log").read_bytes() == b"begun\n"
+        assert spawner.service.list() == ()
 
 
 # -- plain processes -------------------------------------------------------------------------------------------------
