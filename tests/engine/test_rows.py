@@ -71,7 +71,11 @@ WALKS: Mapping[str, tuple[Walk, ...]] = {
         Walk(first={"options": {"max-size": "1m", "max-file": "2"}}, then=UNSET),
     ),
     "group_add": (Walk(first=[2000, "agent"], then=["2000"]),),
-    "mem_limit": (Walk(first="128m", then="64m"), Walk(first="64m", then="1g"), Walk(first="64m", then=0, action=REMOVED)),
+    "mem_limit": (
+        Walk(first="128m", then="64m"),
+        Walk(first="64m", then="1g"),
+        Walk(first="64m", then=0, action=REMOVED),
+    ),
     "memswap_limit": (Walk(first="600m", then="700m"), Walk(first="600m", then=-1), Walk(first=-1, then=UNSET)),
     "mem_reservation": (Walk(first="32m", then="64m"), Walk(first="32m", then=UNSET, action=REMOVED)),
     "cpus": (Walk(first=0.5, then="0.25"), Walk(first=0.5, then=0, action=REMOVED), Walk(first=0, then=1.5)),
@@ -81,7 +85,10 @@ WALKS: Mapping[str, tuple[Walk, ...]] = {
     "ulimits": (Walk(first={"nofile": {"soft": 100, "hard": 200}, "nproc": 99}, then={"nofile": 50}),),
     "shm_size": (Walk(first="1m", then="2m"),),
     "oom_score_adj": (Walk(first=500, then=UNSET),),
-    "devices": (Walk(first=["/dev/zero:/dev/nil:r"], then=["/dev/zero:/dev/nil:rw"]), Walk(first=["/dev/zero"], then=[])),
+    "devices": (
+        Walk(first=["/dev/zero:/dev/nil:r"], then=["/dev/zero:/dev/nil:rw"]),
+        Walk(first=["/dev/zero"], then=[]),
+    ),
     "read_only": (Walk(first=False, then=True),),
     "cap_drop": (Walk(first=["NET_RAW", "CAP_KILL"], then=[]),),
     "cap_add": (Walk(first=["NET_BIND_SERVICE", "chown"], then=["CHOWN"]), Walk(first=["KILL"], then=[])),
@@ -110,7 +117,12 @@ WALKS: Mapping[str, tuple[Walk, ...]] = {
     "network_mode": (Walk(first="none", then="bridge"), Walk(first="bridge", then="none")),
     "networks": (
         Walk(first=["one"], then=["two"], also=BRIDGE, top=NETWORKS),
-        Walk(first=["one", "two"], then={"one": {"aliases": ["x"], "ipv4_address": "10.251.77.9"}}, also=BRIDGE, top=NETWORKS),
+        Walk(
+            first=["one", "two"],
+            then={"one": {"aliases": ["x"], "ipv4_address": "10.251.77.9"}},
+            also=BRIDGE,
+            top=NETWORKS,
+        ),
         Walk(first={"one": {"aliases": ["x"]}}, then=UNSET, also=BRIDGE, top=NETWORKS),
     ),
     "dns": (Walk(first="127.0.0.1", then=["192.0.2.1", "::1"]),),

@@ -62,9 +62,7 @@ class World:
 
     def destroy(self, profile: Profile, targets: tuple[str, ...] = ()) -> Plan:
         """Destroy; its plan."""
-        return converge.destroy(
-            self.engine, profile, self.store, targets=targets, settings=self._settings()
-        ).plan
+        return converge.destroy(self.engine, profile, self.store, targets=targets, settings=self._settings()).plan
 
     def _settings(self) -> converge.Settings:
         return converge.Settings(environment=self.environment, listener=self.events.append)

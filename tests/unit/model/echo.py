@@ -12,7 +12,9 @@ from sandboxrun.model.spec import SandboxSpec
 CONTAINER = "c0ffee" + "0" * 58
 
 
-def as_inspect(body: Mapping[str, Any], spec: SandboxSpec, *, name: str, names: Names, image_id: str = "") -> dict[str, Any]:
+def as_inspect(
+    body: Mapping[str, Any], spec: SandboxSpec, *, name: str, names: Names, image_id: str = ""
+) -> dict[str, Any]:
     """The answer to GET /containers/{id}/json for a create payload, with every network of the spec attached."""
     host = dict(body["HostConfig"])
     config = {key: value for key, value in body.items() if key not in ("HostConfig", "NetworkingConfig")}

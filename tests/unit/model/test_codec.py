@@ -169,7 +169,9 @@ def test_an_entry_point_can_be_taken_away() -> None:
     assert encode(none, name=NAME, names=NAMES, own_labels={})["Entrypoint"] == []
     found = there_and_back(none)
     assert without_inherited(found, IMAGE).entrypoint == () == without_inherited(none, IMAGE).entrypoint
-    assert without_inherited(found, ImageConfig()).entrypoint is None is without_inherited(none, ImageConfig()).entrypoint
+    assert (
+        without_inherited(found, ImageConfig()).entrypoint is None is without_inherited(none, ImageConfig()).entrypoint
+    )
 
 
 def test_an_update_sends_what_belongs_together_and_nothing_else() -> None:

@@ -45,7 +45,17 @@ def test_keys_and_engine_names(key: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("0", 0), ("4096", 4096), ("1k", 1024), ("1KB", 1024), ("1 KiB", 1024), ("512m", 512 << 20), ("1.5g", 3 << 29), ("2t", 2 << 40), ("7b", 7)],
+    [
+        ("0", 0),
+        ("4096", 4096),
+        ("1k", 1024),
+        ("1KB", 1024),
+        ("1 KiB", 1024),
+        ("512m", 512 << 20),
+        ("1.5g", 3 << 29),
+        ("2t", 2 << 40),
+        ("7b", 7),
+    ],
 )
 def test_sizes(text: str, size: int) -> None:
     assert units.parse_size(text) == size
@@ -107,5 +117,7 @@ def test_states() -> None:
     assert isinstance(sick, Running) and sick.health == "unhealthy"
     again = read_state({"Restarting": True, "StartedAt": never})
     assert isinstance(again, Running)
-    killed = read_state({"Status": "exited", "ExitCode": 137, "OOMKilled": True, "StartedAt": began, "FinishedAt": began})
+    killed = read_state(
+        {"Status": "exited", "ExitCode": 137, "OOMKilled": True, "StartedAt": began, "FinishedAt": began}
+    )
     assert isinstance(killed, Ended) and killed.oom and killed.finished == killed.started

@@ -107,7 +107,7 @@ def _tmpfs() -> st.SearchStrategy[Any]:
 
 def _security() -> st.SearchStrategy[Any]:
     other = st.dictionaries(
-        st.sampled_from(["seccomp", "apparmor", "label"]), st.text("a{}\":,=", min_size=1, max_size=9), max_size=3
+        st.sampled_from(["seccomp", "apparmor", "label"]), st.text('a{}":,=', min_size=1, max_size=9), max_size=3
     )
     return st.builds(
         lambda privileges, rest: freeze({"no-new-privileges": privileges, **rest}),
@@ -178,12 +178,16 @@ SCALARS = st.one_of(
     st.booleans(),
     st.integers(-3, 70000),
     st.floats(0, 99, allow_nan=False),
-    st.sampled_from(["", "a", "1", "0", "-1", "512m", "30s", "/tmp", "/a:/b", "a=b", "ALL", "no", "0400", "a:b", "/x:ro"]),
+    st.sampled_from(
+        ["", "a", "1", "0", "-1", "512m", "30s", "/tmp", "/a:/b", "a=b", "ALL", "no", "0400", "a:b", "/x:ro"]
+    ),
     FREE,
 )
 RAW = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "/a", "nofile", "B"]), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "/a", "nofile", "B"]), inner, max_size=2)
+    ),
     max_leaves=5,
 )
 
