@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sandboxrun.apply.events import Event
 from sandboxrun.cli import summary
 from sandboxrun.cli.options import Talk
 from sandboxrun.cli.output import note, result
+from sandboxrun.errors import printable
 from sandboxrun.plan.changes import Plan
 from sandboxrun.report.progress import Progress, progress_for
 
@@ -88,6 +89,10 @@ class Telling:
         for one in waited.results:
             if one.evidence is not None:
                 self.runs([one.evidence], one.note)
+            elif self._json:
+                _json_line({"sandbox": one.address, "outcome": "not_started"}, f"{one.address}: {one.note}")
+            else:
+                result(printable(f"{one.address}: {one.note}"))
         if not self._json:
             for address, code in waited.earlier.items():
                 result(f"{address} ended with {code} in an earlier apply; --rerun runs it again")
@@ -96,7 +101,7 @@ class Telling:
         """How runs ended, and where their evidence is."""
         for one in captured:
             if self._json:
-                _json_line(one, summary.evidence_line(one, remark))
+                _json_line(summary.plain([one])[0], summary.evidence_line(one, remark))
                 continue
             result(summary.evidence_line(one, remark))
             for line in summary.missing_lines(one):
@@ -106,10 +111,9 @@ class Telling:
         note("Nothing was changed.", quiet=self._talk.quiet)
 
 
-def _json_line(captured: Captured, message: str) -> None:
+def _json_line(told: Mapping[str, Any], message: str) -> None:
     """A run's end in the shape of the other JSON lines."""
     import json
 
-    [told] = summary.plain([captured])
     line = {"@level": "info", "@message": message, "@module": "sandboxrun.ui", "run": told, "type": "run_ended"}
     result(json.dumps(line, ensure_ascii=True))

@@ -115,9 +115,7 @@ timeout = click.option("--timeout", type=Seconds(), metavar="DURATION", help="En
 timeout_of_wait = click.option(
     "--timeout", type=Seconds(), metavar="DURATION", help="Give up after this; the sandboxes go on running."
 )
-interactive = click.option(
-    "-i", "--interactive", is_flag=True, help="Pass standard input on; run: your terminal."
-)
+interactive = click.option("-i", "--interactive", is_flag=True, help="Pass standard input on; run: your terminal.")
 names = click.argument("names", nargs=-1, metavar="[NAME]...")
 
 

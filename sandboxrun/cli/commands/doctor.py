@@ -100,7 +100,8 @@ def _verdict(profile: Profile, faults: list[Diagnostic]) -> int:
     if not faults:
         result(f"\nproject {profile.project}: every option of its {of_what} can be enforced here")
         return 0
-    result(f"\nproject {profile.project}: {len(faults)} options of its {of_what} can't be enforced here")
+    options = f"{len(faults)} option{'' if len(faults) == 1 else 's'}"
+    result(f"\nproject {profile.project}: {options} of its {of_what} can't be enforced here")
     for fault in faults:
         tell(fault)
     return 1

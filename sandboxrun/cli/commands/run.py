@@ -83,7 +83,7 @@ def _carry_out(
     from sandboxrun.cli.signals import Forwarding
     from sandboxrun.plan.planner import with_dependencies
     from sandboxrun.workflow.converge import Settings
-    from sandboxrun.workflow.oneoff import Runner, RunOptions
+    from sandboxrun.workflow.oneoff import Runner, RunOptions, code_of
 
     every = [s.address for s in with_dependencies(profile, chosen)]
     lines = Lines(every, raw=raw or interactive, aside=as_json)
@@ -105,7 +105,7 @@ def _carry_out(
             results = runner.run(chosen)
     lines.finish()
     _report(results, as_json, talk)
-    return forwarding.exit_code(next((r.exit_code for r in results if r.exit_code != 0), 0))
+    return forwarding.exit_code(code_of(results))
 
 
 def _terminal() -> TerminalPump:
