@@ -64,6 +64,7 @@ _HELP: tuple[tuple[str, str], ...] = (
     ("storage-opt", "a disk quota needs a storage driver that has one: see `sandboxrun doctor`"),
     ("--storage-opt", "a disk quota needs a storage driver that has one: see `sandboxrun doctor`"),
     ("port is already allocated", "another container publishes this port: choose a different one"),
+    ("no such host", "the engine can't reach the registry: check its network, or name an image that is already there"),
     ("x509", "the registry's certificate is not trusted by the engine"),
     ("server gave http response to https", "the registry has no TLS: list it in the engine's insecure-registries"),
 )
