@@ -1,0 +1,216 @@
+"""What is measured, beside what, and the target of each.
+
+Owns the list. A measure is a function of the world that yields results; it leaves nothing behind that it needs no
+more.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import attrs
+
+from benchmarks import raw
+from benchmarks.table import Result, compared
+from benchmarks.timing import Program, Times, Took, in_turns
+from benchmarks.world import LABEL, WORKERS, World
+
+
+@attrs.frozen(kw_only=True)
+class Effort:
+    """How much is measured: `rounds` of quick programs, `few` of slow ones, and how many sandboxes."""
+
+    rounds: int = 11
+    few: int = 3
+    plans: tuple[int, ...] = (1, 10, 50, 100, 200, 500)
+    applies: tuple[int, ...] = (10, 50)
+
+
+QUICK = Effort(rounds=5, few=1, plans=(1, 10), applies=(10,))
+
+PLAN_TARGETS = {10: 2.0, 100: 1.5, 200: 1.5}  # to `docker compose up -d`, which looks at labels only
+MOST_COMPOSED = 200
+PEAK = 80  # MB
+
+
+def start(world: World, effort: Effort) -> Iterator[Result]:
+    """The start of the process."""
+    nothing, version, help, bare = in_turns(
+        [
+            world.python("python -c pass", "-c", "pass"),
+            world.sandboxrun("--version", "--version"),
+            world.sandboxrun("--help", "--help"),
+            world.python("click --help", "-c", _BARE, "--help"),
+        ],
+        effort.rounds,
+    )
+    yield compared("start: --version", version, nothing, 5)
+    yield compared("start: --help", help, nothing, 6)
+    yield compared("start: --help beside a bare click's", help, bare)
+
+
+_BARE = "import click; click.command()(lambda: None)()"
+
+
+def validate(world: World, effort: Effort) -> Iterator[Result]:
+    """Checking one profile: for the first time, and unchanged since."""
+    profile = world.profile("validate")
+    nothing = world.python("python -c pass", "-c", "pass")
+    checked = world.sandboxrun("validate", "validate", "--file", str(profile))
+    verdicts = Path(world.env["XDG_CACHE_HOME"])
+    times: dict[str, list[Took]] = {"pass": [], "cold": [], "unchanged": []}
+    for _ in range(effort.rounds):
+        times["pass"].append(nothing.run())
+        shutil.rmtree(verdicts, ignore_errors=True)
+        times["cold"].append(checked.run())
+        times["unchanged"].append(checked.run())
+    none, cold, unchanged = (Times(name=name, runs=tuple(runs)) for name, runs in times.items())
+    yield compared("validate, cold", cold, attrs.evolve(none, name="python -c pass"), 12)
+    yield compared("validate, unchanged", unchanged, attrs.evolve(none, name="python -c pass"), 7)
+
+
+def plan(world: World, effort: Effort) -> Iterator[Result]:
+    """Plan and no-op apply of running, unchanged sandboxes, and their memory."""
+    profile = world.profile("plan")
+    label = f"sandboxrun.project={world.project('plan')}"
+    each: dict[int, tuple[float, float]] = {}
+    for count in effort.plans:
+        given = ("--file", str(profile), "--var", f"n={count}")
+        world.sandboxrun("apply", "apply", "--yes", "--quiet", *given).run()
+        programs = [
+            world.sandboxrun("plan", "plan", *given),
+            world.sandboxrun("apply", "apply", "--yes", *given),
+            world.raw("raw list + inspect", "list", label),
+            world.python("python -c pass", "-c", "pass"),
+        ]
+        if count <= MOST_COMPOSED and (up := _composed_up(world, count)) is not None:
+            programs.append(up)
+        planned, applied, floor, nothing, *composed = in_turns(programs, effort.rounds if count < 200 else effort.few)
+        each[count] = planned.least, floor.least
+        for times in composed:
+            yield compared(f"plan of {count}", planned, times, PLAN_TARGETS.get(count))
+            yield compared(f"no-op apply of {count}", applied, times)
+        yield compared(f"plan of {count}", planned, floor)
+        yield compared(f"plan of {count}", planned, nothing)
+        if count == 500:
+            yield _peak(planned)
+    if {100, 500} <= each.keys():
+        yield _growth(each)
+    world.clean()
+
+
+def _composed_up(world: World, count: int) -> Program | None:
+    """compose's no-op, once all of it runs."""
+    up = world.composed("compose up -d", world.compose_file(count), "up", "-d")
+    if up is not None:
+        up.run()
+    return up
+
+
+def _peak(planned: Times) -> Result:
+    most = planned.peak / 1e6
+    return Result(
+        measure="peak memory, plan of 500", a="plan", a_ms=most, b="target", b_ms=PEAK, ratio=most / PEAK, target=1,
+        unit="MB",
+    )  # fmt: skip
+
+
+def _growth(each: Mapping[int, tuple[float, float]]) -> Result:
+    ours, floor = ((each[500][n] - each[100][n]) / 400 * 1000 for n in (0, 1))
+    return Result(
+        measure="plan, each sandbox from 100 to 500", a="plan, 1000 of them", a_ms=ours * 1000, b="raw inspect",
+        b_ms=floor * 1000, ratio=ours / floor, target=1.5,
+    )  # fmt: skip
+
+
+def apply(world: World, effort: Effort) -> Iterator[Result]:
+    """The first apply, and destroy."""
+    profile = world.profile("apply")
+    for count in effort.applies:
+        file, composed = world.payloads(profile, count), world.compose_file(count)
+        given = ("--file", str(profile), "--var", f"n={count}")
+        programs = [
+            world.sandboxrun("apply", "apply", "--yes", "--quiet", *given),
+            world.sandboxrun("destroy", "destroy", "--yes", "--quiet", *given),
+            world.raw("raw create + start", "up", str(file), str(WORKERS)),
+            world.raw("raw stop + remove", "down", f"{LABEL}={world.token}", str(WORKERS)),
+            world.composed("compose up -d", composed, "up", "-d"),
+            world.composed("compose down -t 0", composed, "down", "-t", "0"),
+        ]
+        there = [program for program in programs if program is not None]
+        applied, destroyed, up, down, *others = in_turns(there, effort.few, warm=False)
+        small = count < 50  # the targets are for fifty: with ten, the start of the process weighs more
+        yield compared(f"first apply of {count}, read-back included", applied, up, None if small else 1.1)
+        yield compared(f"destroy of {count}, evidence included", destroyed, down)
+        if others:
+            yield compared(f"first apply of {count}, read-back included", applied, others[0], None if small else 1.0)
+            yield compared(f"destroy of {count}, evidence included", destroyed, others[1], None if small else 1.2)
+
+
+def run(world: World, effort: Effort) -> Iterator[Result]:
+    """One run of `true`."""
+    profile = world.profile("run", '["true"]')
+    programs = [
+        world.sandboxrun("run", "run", "--file", str(profile)),
+        world.raw("raw create to remove", "run", str(world.payloads(profile, 1))),
+        world.composed("compose run --rm", world.compose_file(1), "run", "--rm", "-T", "s-0", "true"),
+    ]
+    ours, floor, *others = in_turns([program for program in programs if program is not None], effort.rounds)
+    yield compared("run of true, evidence included", ours, floor, 1.5)
+    for times in others:
+        yield compared("run of true, evidence included", ours, times)
+
+
+def exit(world: World, effort: Effort) -> Iterator[Result]:
+    """From a sandbox's exit to its evidence stored and its container gone, by the engine's events."""
+    profile = world.profile("exit", '["true"]')
+    file = world.payloads(profile, 1)
+    ours = world.sandboxrun("run", "run", "--file", str(profile))
+    floor = world.raw("raw events, logs, remove", "watch", str(file))
+    seen: dict[str, list[float]] = {"run": [], "raw": []}
+    for _ in range(effort.rounds):
+        seen["run"].append(_to_gone(world, ours, f"sandboxrun.project={world.project('exit')}"))
+        seen["raw"].append(_to_gone(world, floor, f"{LABEL}={world.token}"))
+    a, b = (statistics.median(times) * 1000 for times in seen.values())
+    least = min(seen["run"]) / min(seen["raw"])
+    yield Result(
+        measure="exit to evidence stored, gone", a="run", a_ms=a, b=floor.name, b_ms=b, ratio=a / b, least=least,
+        target=1.3,
+    )  # fmt: skip
+
+
+def _to_gone(world: World, program: Program, label: str) -> float:
+    """Run it; seconds between its container's end and its removal."""
+    filters = raw.quoted({"label": [label], "event": ["die", "destroy"]})
+    at: dict[str, int] = {}
+    listening, over = threading.Event(), threading.Event()
+
+    def listen() -> None:
+        with closing(raw.Connection(world.socket)) as connection:
+            events = connection.lines(f"/events?filters={filters}", begun=listening.set)
+            for event in events:
+                at[event["Action"]] = event["timeNano"]
+                if event["Action"] == "destroy":
+                    break
+        over.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    listening.wait(10)
+    program.run()
+    over.wait(10)
+    return (at["destroy"] - at["die"]) / 1e9
+
+
+MEASURES: Mapping[str, Callable[[World, Effort], Iterator[Result]]] = {
+    "start": start,
+    "validate": validate,
+    "run": run,
+    "exit": exit,
+    "apply": apply,
+    "plan": plan,
+}
