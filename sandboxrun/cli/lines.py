@@ -5,6 +5,7 @@ Owns the lines' form. Usable from several threads: a line is never torn by anoth
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ import click
 
 from sandboxrun.cli.output import colour_of, coloured
 from sandboxrun.errors import printable
+from sandboxrun.plan.text import redact
+from sandboxrun.report.diagnostics import without_commands
 
 _LONGEST = 64 * 1024  # bytes of a line: what never ends one is written in pieces
 
@@ -21,12 +24,20 @@ _LONGEST = 64 * 1024  # bytes of a line: what never ends one is written in piece
 class Lines:
     """A sink for output as the engine gives it: address, stream (1 stdout, 2 stderr), bytes."""
 
-    def __init__(self, addresses: Sequence[str], *, raw: bool = False, aside: bool = False) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        raw: bool = False,
+        aside: bool = False,
+        sensitive: frozenset[str] = frozenset(),
+    ) -> None:
         """Lines are prefixed where there are several addresses. `raw`: bytes as they come, escapes and all; `aside`:
-        all to stderr, because stdout is for something else."""
+        all to stderr, because stdout is for something else. `sensitive` texts are masked, unless raw."""
         self._prefixed = len(addresses) > 1
-        self._aside = aside
+        self._aside, self._sensitive = aside, sensitive
         self._raw = raw
+        self._in_a_job = os.environ.get("GITHUB_ACTIONS") == "true"  # whose log obeys lines such as ::add-path::
         self._width = max(map(len, addresses), default=0)
         self._colours = {address: colour_of(n) for n, address in enumerate(addresses)}
         self._begun: dict[tuple[str, int], bytes] = {}
@@ -59,7 +70,10 @@ class Lines:
         if self._raw:
             self._put(stream, prefix.encode() + line + end)
             return
-        text = printable(line.removesuffix(b"\r").decode("utf-8", "backslashreplace"))
+        text = redact(line.removesuffix(b"\r").decode("utf-8", "backslashreplace"), self._sensitive)
+        text = printable(text)
+        if self._in_a_job:
+            text = without_commands(text)
         self._put(stream, (prefix + text).encode("utf-8", "backslashreplace") + end)
 
     def _prefix(self, address: str, stream: int) -> str:

@@ -53,7 +53,7 @@ def logs(
         live = {label: o for label, o in live.items() if not names or matches(o.address, names)}
         there = {o.address for o in live.values()}
         old = {a: e for a, e in kept.items() if a not in there and (not names or matches(a, names))}
-        lines = Lines([*live, *old], raw=raw)
+        lines = Lines([*live, *old], raw=raw, sensitive=profile.sensitive)
         for entry in old.values():
             _from_evidence(store, entry, lines, tail, talk)
         _from_engine(engine, live, lines, follow, tail, timestamps)

@@ -86,7 +86,7 @@ def _carry_out(
     from sandboxrun.workflow.oneoff import Runner, RunOptions, code_of
 
     every = [s.address for s in with_dependencies(profile, chosen)]
-    lines = Lines(every, raw=raw or interactive, aside=as_json)
+    lines = Lines(every, raw=raw or interactive, aside=as_json, sensitive=profile.sensitive)
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(open_engine(host, max(parallelism, 4 * len(every) + 2)))
         telling = stack.enter_context(Telling(opt.Talk(quiet=not talk.verbose, verbose=talk.verbose)))

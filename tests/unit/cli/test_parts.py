@@ -64,6 +64,21 @@ def test_escapes_are_made_visible_unless_raw(capfd: pytest.CaptureFixture[str]) 
     assert capfd.readouterr().out == "b | \x1b[1m\n"
 
 
+def test_sensitive_texts_are_masked(capfd: pytest.CaptureFixture[str]) -> None:
+    Lines(["a"], sensitive=frozenset({"hunter2hunter2"}))("a", 1, b"token=hunter2hunter2!\n")
+    shown = capfd.readouterr().out
+    assert "hunter2" not in shown and shown.startswith("token=(sensitive") and shown.endswith("!\n")
+
+
+def test_no_line_is_a_command_to_the_job_that_shows_it(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Lines(["a"])("a", 1, b"::add-path::/tmp\n")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    Lines(["a"])("a", 1, b"::add-path::/tmp\n")
+    assert capfd.readouterr().out == "::add-path::/tmp\n\u2060::add-path::/tmp\n"
+
+
 def test_output_goes_aside_where_stdout_is_for_something_else(capfd: pytest.CaptureFixture[str]) -> None:
     Lines(["a"], aside=True)("a", 1, b"x\n")
     assert capfd.readouterr() == ("", "x\n")
