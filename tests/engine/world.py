@@ -1,4 +1,4 @@
-"""One project on the engine under test: plan, apply and destroy as the command line does them, and a look at what runs."""
+"""One project on the engine under test: plan, apply and destroy as the command line does, and a look at what runs."""
 
 from __future__ import annotations
 

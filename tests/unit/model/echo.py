@@ -1,4 +1,4 @@
-"""What an engine answers to an inspect of a container that was made as asked: the payload, in the engine's own words."""
+"""What an engine answers to an inspect of a container made as asked: the payload, in the engine's own words."""
 
 from __future__ import annotations
 
