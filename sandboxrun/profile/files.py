@@ -27,8 +27,6 @@ def _unprintable() -> re.Pattern[str]:
     return re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
-
-
 def read_source(path: Path, name: str, problems: Problems, *, asked_at: Span | None = None) -> SourceFile | None:
     """The text of the file at `path`, called `name` in messages; None, with the reason noted, when it has none.
 

@@ -16,7 +16,7 @@ from sandboxrun.model.names import address, container_name
 from sandboxrun.model.option import Row, value_of
 from sandboxrun.model.records import Mount, Workspace
 from sandboxrun.model.spec import BY_KEY, NOT_OFFERED, ROWS, SandboxSpec, parse_spec
-from sandboxrun.model.types import freeze
+from sandboxrun.model.types import INVALID, freeze
 from sandboxrun.profile.document import Document
 from sandboxrun.profile.environment import EnvFiles, pass_through
 from sandboxrun.profile.extends import Layer
@@ -85,11 +85,10 @@ class Maker:
         self.env_files = EnvFiles(places, problems)
 
     def make(self, composed: Composed, each: Each, scope: Scope) -> Made | None:
-        """The instance; None after a fault."""
-        before = len(self.problems)
+        """The instance. With faults, what is left of it, so that paths and dependencies are checked in the same run."""
         node = self._options(composed, scope)
-        spec = parse_spec(node, self.problems)
-        if spec is None or len(self.problems) > before:
+        spec = parse_spec(node, self.problems) or parse_spec(_sound(node), Problems())
+        if spec is None:
             return None
         place = node.key("environment")
         span = place.span if place is not None else composed.span
@@ -184,6 +183,16 @@ class Maker:
     def _workspace(self, workspace: Workspace, directory: Any) -> Workspace:
         source = self.places.relative(directory) if workspace.access == "copy" else str(directory)
         return attrs.evolve(workspace, source=source)
+
+
+def _sound(node: MapNode) -> MapNode:
+    """The options that are right by themselves."""
+    entries = tuple(
+        (key, value)
+        for key, value in node.entries
+        if BY_KEY[str(key.value)].type.parse(value, Problems()) is not INVALID
+    )
+    return attrs.evolve(node, entries=entries)
 
 
 def _targets(node: MapNode) -> Iterator[str]:

@@ -51,9 +51,7 @@ def load(
     `allow_outside` lets binds, workspaces, secrets and configs name paths outside of that directory.
     Raises ProfileError with every fault.
     """
-    return load_tracked(
-        paths, inputs=inputs, directory=directory, gate=gate, allow_outside=allow_outside
-    ).profile
+    return load_tracked(paths, inputs=inputs, directory=directory, gate=gate, allow_outside=allow_outside).profile
 
 
 @attrs.frozen(kw_only=True)
