@@ -1,0 +1,534 @@
+"""The planner's table, row by row: what the engine shows, what the profile says, what happens and in which order."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sandboxrun.errors import PlanError, UsageError
+from sandboxrun.model.codec import ImageConfig
+from sandboxrun.model.names import part_volume
+from sandboxrun.model.objects import NetworkSpec, VolumeSpec
+from sandboxrun.model.observed import Completed, Created, Foreign, Image, ObservedVolume, Running
+from sandboxrun.model.records import Attachment, Dependency, FileRef, Lifetime, Mount, Workspace
+from sandboxrun.model.types import freeze
+from sandboxrun.plan import operations as op
+from sandboxrun.plan.changes import Action, Plan, Reason
+from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, select
+from tests.unit.model.values import specs
+from tests.unit.plan.world import (
+    NODE,
+    NOW,
+    STARTED,
+    declared,
+    ended,
+    network,
+    observed,
+    profile,
+    snapshot,
+    spec,
+)
+
+A = declared("a", network_mode="none")
+B = declared("b", network_mode="none")
+NONE: dict[str, Any] = {"networks": ()}
+
+
+def text(plan: Plan) -> list[str]:
+    return str(plan).split("\n")
+
+
+def steps(plan: Plan) -> list[str]:
+    return [step.id for step in plan.operations]
+
+
+def needs(plan: Plan) -> dict[str, tuple[str, ...]]:
+    return {step.id: step.needs for step in plan.operations}
+
+
+def only(plan: Plan) -> tuple[Action, Reason]:
+    (change,) = plan.pending
+    return change.action, change.reason
+
+
+# -- one sandbox -------------------------------------------------------------------------------------------------
+
+
+def test_absent_and_no_record_is_created() -> None:
+    plan = make_plan(profile(A), snapshot(**NONE))
+    assert only(plan) == (Action.CREATE, Reason.NEW)
+    assert steps(plan) == ["create a", "start a"]
+
+
+def test_running_and_equal_is_left_alone() -> None:
+    plan = make_plan(profile(A), snapshot(observed(A), **NONE))
+    assert plan.empty and plan.operations == () and plan.counts == (0, 0, 0)
+    assert [(c.action, c.reason) for c in plan.changes] == [(Action.NONE, Reason.UP_TO_DATE)]
+
+
+def test_a_live_option_is_updated_in_place() -> None:
+    new = attrs.evolve(A, spec=spec(network_mode="none", mem_limit=2**30, pids_limit=5))
+    plan = make_plan(profile(new), snapshot(observed(A), **NONE))
+    assert only(plan) == (Action.UPDATE, Reason.CHANGED)
+    assert text(plan) == [
+        "  ~ sandbox a will be updated in place",
+        '      ~ mem_limit:     "512m" -> "1g"',
+        '      ~ memswap_limit: "512m" -> "1g"',
+        "      ~ pids_limit:    256 -> 5",
+        "",
+        "Plan: 0 to add, 1 to change, 0 to destroy.",
+    ]
+    assert steps(plan) == ["update a", "record a"]
+    assert needs(plan)["record a"] == ("update a",)
+    (update, _) = plan.operations
+    assert isinstance(update, op.UpdateSandbox)
+    assert update.options == ("mem_limit", "memswap_limit", "pids_limit")
+
+
+@pytest.mark.parametrize("options", [{"mem_limit": 0}, {"cpus": 0.0}, {"user": "5"}, {"read_only": False}])
+def test_what_cannot_change_live_is_replaced(options: dict[str, Any]) -> None:
+    new = attrs.evolve(A, spec=spec(network_mode="none", **options))
+    plan = make_plan(profile(new), snapshot(observed(A), **NONE))
+    assert only(plan) == (Action.REPLACE, Reason.CANNOT_UPDATE)
+    assert "# forces replacement" in str(plan)
+    assert plan.counts == (1, 0, 1)
+    assert steps(plan) == ["stop a", "evidence a", "remove a", "create a", "start a"]
+    assert needs(plan) == {
+        "stop a": (),
+        "evidence a": ("stop a",),
+        "remove a": ("evidence a",),
+        "create a": ("remove a",),
+        "start a": ("create a",),
+    }
+
+
+def test_an_option_of_our_own_is_recorded_and_nothing_else() -> None:
+    new = attrs.evolve(A, spec=spec(network_mode="none", lifetime=Lifetime(timeout=5 * 10**9)))
+    plan = make_plan(profile(new), snapshot(observed(A), taken=STARTED, **NONE))
+    assert only(plan) == (Action.UPDATE, Reason.CHANGED)
+    assert steps(plan) == ["record a"]
+
+
+def test_drift_is_shown_and_put_right() -> None:
+    plan = make_plan(profile(A), snapshot(observed(A, cpus=2.0), **NONE))
+    assert only(plan) == (Action.UPDATE, Reason.DRIFTED)
+    assert steps(plan) == ["update a"]  # what is recorded is right already
+    (change,) = plan.pending
+    assert [(d.key, d.before, d.after, d.drift) for d in change.differences] == [("cpus", 2, 1, True)]
+    replaced = make_plan(profile(A), snapshot(observed(A, read_only=False), **NONE))
+    assert only(replaced) == (Action.REPLACE, Reason.CANNOT_UPDATE)
+    assert [d.drift for d in replaced.pending[0].differences] == [True]
+
+
+def test_changed_and_drifted_are_told_apart() -> None:
+    """Last applied 512m; live 1g; the profile says 2g: both happened, what was declared wins."""
+    new = attrs.evolve(A, spec=spec(network_mode="none", mem_limit=2**31))
+    plan = make_plan(profile(new), snapshot(observed(A, mem_limit=2**30, cpus=3.0), **NONE))
+    (change,) = plan.pending
+    assert {d.key: d.drift for d in change.differences} == {"mem_limit": False, "memswap_limit": False, "cpus": True}
+    assert change.reason is Reason.CHANGED
+    # a label that cannot be read: nobody can say, so it counts as changed
+    unknown = attrs.evolve(observed(A, cpus=3.0), applied=None)
+    plan = make_plan(profile(A), snapshot(unknown, **NONE))
+    assert [d.drift for d in plan.pending[0].differences] == [False]
+
+
+def test_refresh_only_looks_and_does_nothing() -> None:
+    plan = make_plan(profile(A, B), snapshot(observed(A, cpus=2.0), **NONE), Options(refresh_only=True))
+    assert plan.empty and plan.operations == ()
+    assert [d.key for change in plan.changes for d in change.differences] == ["cpus"]
+
+
+def test_a_tag_that_moved_is_a_replacement_with_that_reason() -> None:
+    other = "sha256:" + "b" * 64
+    moved = {"node:20-alpine": Image(reference="node:20-alpine", config=ImageConfig(id=other))}
+    plan = make_plan(profile(A), snapshot(observed(A), images=moved, **NONE))
+    assert only(plan) == (Action.REPLACE, Reason.IMAGE_MOVED)
+    assert "the tag has moved" in str(plan)
+    (create,) = [step for step in plan.operations if isinstance(step, op.CreateSandbox)]
+    assert create.image_id == other
+
+
+def test_a_tag_that_moved_in_the_registry_counts_where_the_newest_is_wanted() -> None:
+    always = declared("a", network_mode="none", pull_policy="always")
+    known = ImageConfig(id=NODE, digests=("node@sha256:old",))
+    newer = {"node:20-alpine": Image(reference="node:20-alpine", config=known, digest="sha256:new")}
+    same = {"node:20-alpine": Image(reference="node:20-alpine", config=known, digest="sha256:old")}
+    plan = make_plan(profile(always), snapshot(observed(always), images=newer, **NONE))
+    assert [(c.address, c.action, c.reason) for c in plan.pending] == [
+        ("image.node:20-alpine", Action.UPDATE, Reason.IMAGE_MOVED),
+        ("a", Action.REPLACE, Reason.IMAGE_MOVED),
+    ]
+    assert steps(plan) == ["stop a", "evidence a", "remove a", "pull node:20-alpine", "create a", "start a"]
+    assert set(needs(plan)["create a"]) == {"remove a", "pull node:20-alpine"}
+    assert make_plan(profile(always), snapshot(observed(always), images=same, **NONE)).empty
+    assert make_plan(profile(A), snapshot(observed(A), images=newer, **NONE)).empty
+
+
+def test_an_image_that_is_not_there_is_pulled() -> None:
+    absent = {"node:20-alpine": Image(reference="node:20-alpine", config=None, digest="sha256:new")}
+    plan = make_plan(profile(A, B), snapshot(images=absent, **NONE))
+    assert steps(plan) == ["pull node:20-alpine", "create a", "start a", "create b", "start b"]
+    assert plan.counts == (2, 0, 0)
+    never = declared("a", network_mode="none", pull_policy="never")
+    assert steps(make_plan(profile(never), snapshot(images=absent, **NONE))) == ["create a", "start a"]
+
+
+def test_half_made_is_made_anew() -> None:
+    plan = make_plan(profile(A), snapshot(observed(A, Created()), **NONE))
+    assert only(plan) == (Action.REPLACE, Reason.HALF_MADE)
+    assert steps(plan) == ["remove a", "create a", "start a"]  # nothing of it ran: no evidence
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "note"),
+    [
+        (ended(0), Reason.COMPLETED, "completed"),
+        (ended(3), Reason.FAILED, "exited with 3"),
+        (ended(137, oom=True), Reason.OOM, "killed for exceeding its memory limit"),
+        (ended(127, error="no such file"), Reason.FAILED, "no such file"),
+    ],
+)
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_what_has_ended_is_torn_down_its_evidence_first(
+    state: Any, reason: Reason, note: str, is_declared: bool
+) -> None:
+    plan = make_plan(profile(*([A] if is_declared else [])), snapshot(observed(A, state), **NONE))
+    assert only(plan) == (Action.DELETE, reason if is_declared else Reason.UNDECLARED)
+    if is_declared:
+        assert plan.pending[0].note == note
+    assert steps(plan) == ["evidence a", "remove a"]
+    evidence = plan.operations[0]
+    assert isinstance(evidence, op.CaptureEvidence) and evidence.how is None  # as the engine says
+
+
+def test_ended_and_changed_meanwhile_is_torn_down_and_made() -> None:
+    new = attrs.evolve(A, spec=spec(network_mode="none", user="5"))
+    plan = make_plan(profile(new), snapshot(observed(A, ended(0)), **NONE))
+    assert only(plan) == (Action.REPLACE, Reason.ENDED_CHANGED)
+    assert steps(plan) == ["evidence a", "remove a", "create a", "start a"]
+
+
+def test_rerun_and_replace() -> None:
+    done = {"a": freeze({A.spec.digest: Completed(outcome="exited", exit_code=0, run="0123456789abcdef")})}
+    plan = make_plan(profile(A), snapshot(completed=done, **NONE))
+    assert plan.empty
+    assert [(c.reason, c.note) for c in plan.changes] == [(Reason.DONE, plan.changes[0].note)]
+    assert "--rerun runs it again" in str(plan)
+    for options in (Options(rerun=True), Options(replace=("a",))):
+        assert only(make_plan(profile(A), snapshot(completed=done, **NONE), options)) == (Action.CREATE, Reason.RERUN)
+        ran = snapshot(observed(A, ended(1)), **NONE)
+        assert only(make_plan(profile(A), ran, options)) == (Action.REPLACE, Reason.RERUN)
+    changed = attrs.evolve(A, spec=spec(network_mode="none", user="5"))
+    assert only(make_plan(profile(changed), snapshot(completed=done, **NONE))) == (Action.CREATE, Reason.NEW)
+    assert only(make_plan(profile(A), snapshot(observed(A), **NONE), Options(replace=("a",)))) == (
+        Action.REPLACE,
+        Reason.REQUESTED,
+    )
+    assert make_plan(profile(A), snapshot(observed(A), **NONE), Options(rerun=True)).empty  # it still runs
+
+
+def test_past_its_lifetime_it_is_ended_and_not_run_again() -> None:
+    timed = declared("a", network_mode="none", lifetime=Lifetime(timeout=60 * 10**9))
+    at = STARTED + timedelta(seconds=60)
+    plan = make_plan(profile(timed), snapshot(observed(timed), taken=at, **NONE))
+    assert only(plan) == (Action.DELETE, Reason.TIMEOUT)
+    assert steps(plan) == ["stop a", "evidence a", "remove a"]
+    assert [getattr(step, "how", None) for step in plan.operations] == ["timeout", "timeout", None]
+    before = snapshot(observed(timed), taken=at - timedelta(microseconds=1), **NONE)
+    assert make_plan(profile(timed), before).empty
+    expired = attrs.evolve(observed(A), deadline=NOW)
+    assert only(make_plan(profile(A), snapshot(expired, **NONE))) == (Action.DELETE, Reason.EXPIRED)
+    assert only(make_plan(profile(A), snapshot(expired, **NONE), Options(replace=("a",))))[1] is Reason.EXPIRED
+
+
+def test_undeclared_leaves_evidence_and_goes() -> None:
+    plan = make_plan(profile(B), snapshot(observed(A), observed(B), **NONE))
+    assert only(plan) == (Action.DELETE, Reason.UNDECLARED)
+    assert steps(plan) == ["stop a", "evidence a", "remove a"]
+    assert plan.operations[0].how == "killed"  # type: ignore[union-attr]
+
+
+def test_a_second_container_of_one_address_goes_the_first_stays() -> None:
+    twin = attrs.evolve(observed(A), id="f" * 64, name="elsewhere")
+    plan = make_plan(profile(A), snapshot(observed(A), twin, **NONE))
+    assert [(c.action, c.container) for c in plan.changes] == [
+        (Action.NONE, observed(A).id),
+        (Action.DELETE, twin.id),
+    ]
+
+
+def test_a_renamed_one_is_replaced() -> None:
+    plan = make_plan(profile(A), snapshot(attrs.evolve(observed(A), name="elsewhere"), **NONE))
+    assert only(plan) == (Action.REPLACE, Reason.CANNOT_UPDATE)
+    assert [d.key for d in plan.pending[0].drift] == ["name"]
+
+
+def test_one_offs_are_let_live_and_collected_when_nobody_owns_them() -> None:
+    alive = observed(A, one_off=True)
+    assert make_plan(profile(), snapshot(alive, **NONE)).empty
+    assert only(make_plan(profile(A), snapshot(alive, **NONE))) == (
+        Action.CREATE,
+        Reason.NEW,
+    )  # a run is not the sandbox
+    orphan = make_plan(profile(), snapshot(alive, orphaned=frozenset({alive.id}), **NONE))
+    assert only(orphan) == (Action.DELETE, Reason.ORPHANED)
+    assert orphan.pending[0].address == "a (run 0123456789ab)"
+    expired = make_plan(profile(), snapshot(attrs.evolve(alive, deadline=NOW), **NONE))
+    assert only(expired) == (Action.DELETE, Reason.EXPIRED)
+    finished = observed(A, ended(0), one_off=True)
+    assert make_plan(profile(), snapshot(finished, **NONE)).empty  # its run is about to take it
+
+
+def test_foreign_names_are_refused_all_at_once_where_they_are_in_the_way() -> None:
+    mounted = declared("a", volumes=(Mount(type="volume", source="data", target="/data"),))
+    strangers = (
+        Foreign(kind="container", name="review-a", id="1" * 64, whose="it has no labels of sandboxrun"),
+        Foreign(kind="network", name="review_default", id="2" * 64, whose="it is project x's"),
+        Foreign(kind="volume", name="review_data", id="", whose="it is project y's"),
+    )
+    with pytest.raises(PlanError) as caught:
+        make_plan(profile(mounted, B), snapshot(foreign=strangers, **NONE))
+    assert [d.message for d in caught.value.diagnostics] == [
+        "the container review-a exists and is not this project's (it has no labels of sandboxrun)",
+        "the network review_default exists and is not this project's (it is project x's)",
+        "the volume review_data exists and is not this project's (it is project y's)",
+    ]
+    assert "111111111111" in str(caught.value)
+    plan = make_plan(profile(mounted, B), snapshot(foreign=strangers, **NONE), Options(targets=("b",)))
+    assert steps(plan) == ["create b", "start b"]
+
+
+# -- several ------------------------------------------------------------------------------------------------------
+
+
+def test_dependencies_come_first() -> None:
+    done = Dependency(condition="service_completed_successfully")
+    last = attrs.evolve(A, depends_on=freeze({"b": done, "c": Dependency()}))
+    middle = attrs.evolve(declared("c", network_mode="none"), depends_on=freeze({"b": Dependency()}))
+    plan = make_plan(profile(last, middle, B), snapshot(**NONE))
+    assert steps(plan) == [
+        *("create b", "start b"),
+        *("create c", "await c b", "start c"),
+        *("create a", "await a b", "await a c", "start a"),
+    ]
+    assert needs(plan)["await a b"] == ("start b",)
+    assert needs(plan)["start a"] == ("create a", "await a b", "await a c")
+    # what runs already, or has run, is waited for as well
+    plan = make_plan(profile(last, middle, B), snapshot(observed(B), observed(middle), **NONE))
+    assert steps(plan) == ["create a", "await a b", "await a c", "start a"]
+    assert needs(plan)["await a b"] == ()
+
+
+def test_targets_bring_what_they_depend_on_and_remove_nothing_else() -> None:
+    last = attrs.evolve(A, depends_on=freeze({"b": Dependency()}))
+    each = [declared("m", "x", network_mode="none"), declared("m", "y", network_mode="none")]
+    all = profile(last, B, *each)
+    gone = observed(declared("gone", network_mode="none"))
+    seen = snapshot(gone, networks=(network(),))
+    assert steps(make_plan(all, seen, Options(targets=("a",)))) == [
+        "create b",
+        "start b",
+        "create a",
+        "await a b",
+        "start a",
+    ]
+    assert [c.address for c in make_plan(all, seen, Options(targets=('m["x"]',))).pending] == ['m["x"]']
+    assert [c.address for c in make_plan(all, seen, Options(targets=("m",))).pending] == ['m["x"]', 'm["y"]']
+    with pytest.raises(UsageError, match=r'--target: there is no sandbox "n"'):
+        make_plan(all, seen, Options(targets=("n",)))
+    with pytest.raises(UsageError, match=r'--replace: there is no sandbox "aa"'):
+        make_plan(all, seen, Options(replace=("aa",)))
+    assert select(all, ()) == all.sandboxes
+    assert [s.address for s in select(all, ("m", "a"))] == ["a", 'm["x"]', 'm["y"]']
+
+
+def test_everything_around_a_sandbox_is_made_before_and_removed_after() -> None:
+    full = attrs.evolve(
+        declared(
+            "a",
+            workspace=Workspace(source="."),
+            secrets=(FileRef(source="k"),),
+            volumes=(Mount(type="volume", source="data", target="/data"),),
+            networks=freeze({"default": Attachment(), "other": Attachment(aliases=("x",))}),
+        ),
+        workspace=profile().directory,
+    )
+    declaring = profile(full, volumes=freeze({"data": VolumeSpec()}))
+    plan = make_plan(declaring, snapshot(couriers=("e" * 64,), **NONE))
+    assert steps(plan) == [
+        "courier eeeeeeeeeeee",
+        "create network.default",
+        "create network.other",
+        "create volume.data",
+        "volume a workspace",
+        "volume a secrets",
+        "create a",
+        "upload a workspace",
+        "upload a secrets",
+        "connect a other",
+        "start a",
+    ]
+    assert set(needs(plan)["create a"]) == {
+        "create network.default",
+        "create network.other",
+        "create volume.data",
+        "courier eeeeeeeeeeee",
+        "volume a workspace",
+        "volume a secrets",
+    }
+    assert needs(plan)["start a"] == ("create a", "upload a workspace", "upload a secrets", "connect a other")
+    there = (
+        ObservedVolume(name="review_data", key="data", config=None),
+        ObservedVolume(name="review-a.workspace", key="review-a.workspace", config=None, run="r"),
+        ObservedVolume(name="review-z.secrets", key="review-z.secrets", config=None, run="r"),
+    )
+    seen = snapshot(observed(full), networks=(network(), network("other")), volumes=there)
+    plan = make_destroy_plan(declaring, seen)
+    assert plan.destroy
+    assert steps(plan) == [
+        "stop a",
+        "evidence a",
+        "remove a",
+        "remove network.default",
+        "remove network.other",
+        "remove review_data",
+        "remove review-z.secrets",
+    ]
+    (remove,) = [step for step in plan.operations if isinstance(step, op.RemoveSandbox)]
+    assert remove.volumes == (part_volume("review-a", "workspace"),)
+    assert needs(plan)["remove network.default"] == ("remove a",)
+    assert needs(plan)["remove review_data"] == ("remove a",)
+    assert steps(make_destroy_plan(declaring, seen, ("a",))) == ["stop a", "evidence a", "remove a"]
+
+
+def test_networks_are_joined_and_left_while_it_runs() -> None:
+    both = declared("a", networks=freeze({"one": Attachment(), "two": Attachment(aliases=("x",))}))
+    other = attrs.evolve(both, spec=spec(networks=freeze({"two": Attachment(), "three": Attachment()})))
+    seen = snapshot(observed(both), networks=(network("one"), network("two")))
+    plan = make_plan(profile(other), seen)
+    assert steps(plan) == [
+        "create network.three",
+        "disconnect a one",
+        "disconnect a two",
+        "connect a three",
+        "connect a two",
+        "record a",
+        "remove network.one",
+    ]
+    assert needs(plan)["connect a three"] == ("create network.three",)
+    assert needs(plan)["connect a two"] == ("disconnect a two",)
+    assert set(needs(plan)["remove network.one"]) >= {"disconnect a one"}
+
+
+def test_a_network_of_somebody_else_is_left() -> None:
+    plain = declared("a")
+    strange = observed(plain, networks=freeze({"default": Attachment(), "engine:bridge": Attachment()}))
+    plan = make_plan(profile(plain), snapshot(strange))
+    assert steps(plan) == ["disconnect a engine:bridge"]
+    (step,) = plan.operations
+    assert isinstance(step, op.DisconnectNetwork) and step.network == "bridge"
+
+
+def test_a_network_with_other_options_is_made_anew_under_what_runs() -> None:
+    a, b = declared("a"), declared("b")
+    new = attrs.evolve(b, spec=spec(networks=freeze({"default": Attachment(aliases=("x",))})))
+    declaring = profile(a, new, networks=freeze({"default": NetworkSpec(internal=True)}))
+    plan = make_plan(declaring, snapshot(observed(a), observed(b)))
+    assert steps(plan) == [
+        "disconnect a default",
+        "disconnect b default",
+        "remove network.default",
+        "create network.default",
+        "connect a default",
+        "connect b default",
+        "record b",
+    ]
+    joined = [step.attachment.aliases for step in plan.operations if isinstance(step, op.ConnectNetwork)]
+    assert joined == [(), ("x",)]
+    assert needs(plan)["remove network.default"] == ("disconnect a default", "disconnect b default")
+
+
+def test_networks_that_nothing_uses_go_and_those_of_a_living_run_stay() -> None:
+    one_off = observed(declared("a"), one_off=True)
+    assert steps(make_plan(profile(B), snapshot(observed(B)))) == ["remove network.default"]
+    assert make_plan(profile(B), snapshot(observed(B), one_off)).empty
+
+
+@pytest.mark.parametrize(
+    ("options", "offers", "message"),
+    [
+        ({"annotations": freeze({"a": "b"})}, {}, "the engine's API 1.41 does not know annotations"),
+        ({"runtime": "runsc"}, {"runtimes": ("runc",)}, 'the engine has no runtime "runsc"'),
+        ({}, {"memory": False}, "the engine can't enforce memory limits"),
+        ({"mem_limit": 0, "memswap_limit": None}, {"pids": False}, "the engine can't enforce process limits"),
+        ({"cpus": 1.0}, {"cpu": False}, "the engine can't enforce CPU limits"),
+        ({"cpuset": "0"}, {"cpuset": False}, "the engine can't enforce cpusets"),
+        ({}, {"swap": False}, "the engine can't enforce swap limits"),
+        ({}, {"seccomp": False}, "the engine can't enforce seccomp"),
+        ({"storage_opt": freeze({"size": "1g"})}, {"quota": False}, "the engine can't enforce storage quotas"),
+        (
+            {"workspace": Workspace(source="/src", access="rw")},
+            {"shares_filesystem": False, "filesystem_note": "it is elsewhere"},
+            "workspace access rw can't be right: it is elsewhere",
+        ),
+        (
+            {"volumes": (Mount(type="bind", source="/src", target="/dst"),)},
+            {"shares_filesystem": False, "filesystem_note": "it is elsewhere"},
+            "the bind /dst can't be right: it is elsewhere",
+        ),
+    ],
+)
+def test_what_the_engine_cannot_enforce_is_refused_by_name(
+    options: dict[str, Any], offers: dict[str, Any], message: str
+) -> None:
+    seen = snapshot(**NONE)
+    seen = attrs.evolve(seen, offers=attrs.evolve(seen.offers, **offers))
+    with pytest.raises(PlanError) as caught:
+        make_plan(profile(declared("a", network_mode="none", **options)), seen)
+    assert f"a: {message}" in [d.message for d in caught.value.diagnostics]
+    assert all(d.help for d in caught.value.diagnostics)
+
+
+# -- properties ---------------------------------------------------------------------------------------------------
+
+
+@given(found=st.lists(specs, min_size=1, max_size=3))
+@settings(max_examples=40)
+def test_a_plan_of_what_was_applied_is_empty(found: list[Any]) -> None:
+    sandboxes = [attrs.evolve(declared(f"s{n}"), spec=one) for n, one in enumerate(found)]
+    running = [observed(s, Running(started=NOW)) for s in sandboxes]
+    keys = sorted({key for one in found if one.network_mode != "none" for key in one.networks})
+    images = {one.image: Image(reference=one.image, config=ImageConfig(id=NODE)) for one in found}
+    volumes = tuple(
+        ObservedVolume(name=f"review_{m.source}", key=m.source or "", config=None)
+        for one in found
+        for m in one.volumes
+        if m.type == "volume"
+    )
+    shown = snapshot(*running, networks=tuple(network(key) for key in keys), images=images, volumes=volumes, taken=NOW)
+    shown = attrs.evolve(shown, offers=attrs.evolve(shown.offers, api_version="1.50"))
+    declaring = profile(*sandboxes)
+    if any(one.lifetime.timeout == 0 for one in found):
+        return  # ended the moment it started
+    plan = make_plan(declaring, shown)
+    assert [c for c in plan.pending if c.kind == "sandbox"] == []
+    assert plan.digest == make_plan(declaring, shown).digest
+
+
+def test_a_digest_moves_with_all_that_a_plan_rests_on() -> None:
+    base = make_plan(profile(A), snapshot(**NONE))
+    assert base.digest == make_plan(profile(A), snapshot(taken=NOW + timedelta(days=1), **NONE)).digest
+    others = [
+        make_plan(profile(A, digest="sha256:other"), snapshot(**NONE)),
+        make_plan(profile(A, inputs_digest="sha256:other"), snapshot(**NONE)),
+        make_plan(profile(A), snapshot(engine_id="other", **NONE)),
+        make_plan(profile(A, B), snapshot(observed(B), **NONE)),
+        make_plan(profile(declared("a", network_mode="none", user="5")), snapshot(**NONE)),
+    ]
+    assert len({base.digest, *(plan.digest for plan in others)}) == 1 + len(others)
