@@ -52,15 +52,20 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic from click 
 
 _PATH = click.Path(path_type=Path)
 
-file = click.option(
-    "-f",
-    "--file",
-    "files",
-    multiple=True,
-    type=_PATH,
-    metavar="FILE",
-    help="The profile; several are merged, later ones over earlier ones. Default: sandbox.yaml, sandbox.yml.",
-)
+
+def _file(*spelled: str) -> Decorator[Any]:
+    return click.option(
+        *spelled,
+        "files",
+        multiple=True,
+        type=_PATH,
+        metavar="FILE",
+        help="The profile; several are merged, later ones over earlier ones. Default: sandbox.yaml, sandbox.yml.",
+    )
+
+
+file = _file("-f", "--file")
+file_spelled_out = _file("--file")  # where -f means follow
 var = click.option("--var", "vars", multiple=True, metavar="NAME=VALUE", help="Give a variable's value.")
 var_file = click.option(
     "--var-file", "var_files", multiple=True, type=_PATH, metavar="FILE", help="Read values from YAML or dotenv."
@@ -149,7 +154,7 @@ def _together(function: Callable[..., Any], *options: Decorator[Any]) -> Any:
     return function
 
 
-def on_profile(function: Callable[..., Any]) -> Any:
+def on_profile(function: Callable[..., Any], file: Decorator[Any] = file) -> Any:
     """The options of a command on a profile, as `given`."""
 
     @functools.wraps(function)
@@ -174,6 +179,11 @@ def on_engine(function: Callable[..., Any]) -> Any:
 def on_project(function: Callable[..., Any]) -> Any:
     """The same with the place of evidence, which is part of `given`."""
     return on_profile(_together(function, evidence, host))
+
+
+def on_followed_project(function: Callable[..., Any]) -> Any:
+    """The same without `-f`, which is the command's own."""
+    return on_profile(_together(function, evidence, host), file_spelled_out)
 
 
 def telling(function: Callable[..., Any]) -> Any:

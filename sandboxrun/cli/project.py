@@ -54,10 +54,7 @@ def inputs_of(given: Given) -> Inputs:
 
 def load_profile(given: Given) -> Profile:
     """The profile that the options name. Raises UsageError, ProfileError."""
-    files = profile_files(given)
-    from sandboxrun.profile.loader import load
-
-    return load(files, inputs=inputs_of(given), allow_outside=given.allow_outside)
+    return load_checked(given, profile_files(given)).profile
 
 
 def open_store(profile: Profile, given: Given) -> Store:
@@ -74,11 +71,27 @@ def open_engine(host: str | None, parallelism: int = 4) -> Engine:
     return connect(host, parallelism=parallelism)
 
 
-def load_tracked_profile(given: Given, files: tuple[Path, ...]) -> Loaded:
-    """The same with every file that was read, for the verdict cache."""
+def load_checked(given: Given, files: tuple[Path, ...]) -> Loaded:
+    """The same with every file that was read. What passed the schema's check before is not checked by it again."""
     from sandboxrun.profile.loader import load_tracked
 
-    return load_tracked(files, inputs=inputs_of(given), allow_outside=given.allow_outside)
+    cache, key = VerdictCache(os.environ), verdict_key(given)
+    known = False
+
+    def passed(read: Mapping[Path, SourceFile | None]) -> bool:
+        nonlocal known
+        known = cache.covers(files, key, read)
+        return known
+
+    loaded = load_tracked(files, inputs=inputs_of(given), allow_outside=given.allow_outside, passed=passed)
+    if not known:
+        cache.learn(files, key, loaded.read, [sandbox.address for sandbox in loaded.profile.sandboxes])
+    return loaded
+
+
+def verdict_key(given: Given) -> str:
+    """What a profile's verdict rests on beside its files."""
+    return inputs_key((*given.vars, f"outside={given.allow_outside}"), given.var_files, os.environ, None)
 
 
 def load_saved(given: Given, saved: SavedPlan) -> Profile:

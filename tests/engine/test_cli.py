@@ -313,7 +313,7 @@ def test_the_second_signal_ends_what_does_not_listen(profile: Path, cli: Cli) ->
 
 
 def test_logs_follow_until_the_end(profile: Path, cli: Cli, lint: str) -> None:
-    process = cli.start("logs", "-F", "agent")
+    process = cli.start("logs", "-f", "agent")
     wait_for(process, "up\n")
     assert cli("destroy", "-y", "-q", "--target", "agent").code == 0
     assert cli.finish(process).code == 0

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @opt.names
-@opt.on_project
-@click.option("--follow", "-F", is_flag=True, help="Go on with what they write, until they end.")
+@opt.on_followed_project
+@click.option("-f", "--follow", is_flag=True, help="Go on with what they write, until they end.")
 @click.option("--tail", type=click.IntRange(0), metavar="N", help="Only the last N lines of each.")
 @click.option("--timestamps", "-t", is_flag=True, help="Begin each line with its time (of those on the engine).")
 @click.option("--raw", is_flag=True, help="Terminal escapes as they came, instead of visible.")
@@ -44,6 +44,7 @@ def logs(
     from sandboxrun.cli.project import load_profile, open_engine, open_store
     from sandboxrun.cli.running import check_names, matches, observed
 
+    _check_no_files(names)
     profile = load_profile(given)
     store = open_store(profile, given)
     with open_engine(host) as engine:
@@ -58,6 +59,15 @@ def logs(
             _from_evidence(store, entry, lines, tail, talk)
         _from_engine(engine, live, lines, follow, tail, timestamps)
         lines.finish()
+
+
+def _check_no_files(names: tuple[str, ...]) -> None:
+    """Raise UsageError for `-f FILE`, which names the profile everywhere else."""
+    from sandboxrun.errors import UsageError
+
+    for name in names:
+        if name.endswith((".yaml", ".yml")):
+            raise UsageError(f'there is no sandbox "{name}"', help=f"here -f means follow: write --file {name}")
 
 
 def label_of(sandbox: ObservedSandbox) -> str:

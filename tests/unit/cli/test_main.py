@@ -89,6 +89,11 @@ def test_every_command_can_be_imported_and_has_help() -> None:
             2,
             "error: --refresh-only changes nothing: it goes with neither --replace nor --rerun nor --wait\n",
         ),
+        (
+            ["logs", "-f", "other.yaml"],
+            2,
+            'error: there is no sandbox "other.yaml"\n  help: here -f means follow: write --file other.yaml\n',
+        ),
         (["run", "--"], 125, "error: there is no command after --\n"),
         (
             ["run", "--base", "offlin", "--", "ls"],

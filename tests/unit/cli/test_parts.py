@@ -73,6 +73,7 @@ def test_sensitive_texts_are_masked(capfd: pytest.CaptureFixture[str]) -> None:
 def test_no_line_is_a_command_to_the_job_that_shows_it(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     Lines(["a"])("a", 1, b"::add-path::/tmp\n")
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     Lines(["a"])("a", 1, b"::add-path::/tmp\n")
