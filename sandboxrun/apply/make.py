@@ -30,7 +30,7 @@ def pull_image(step: op.PullImage, session: Session) -> str:
 
     def progress(entry: Mapping[str, Any]) -> None:
         layer, status = str(entry.get("id") or ""), str(entry.get("status") or "")
-        if layer and layers.get(layer) != status:
+        if layer and not status.startswith("Pulling from") and layers.get(layer) != status:  # that names the tag
             layers[layer] = status
             done = sum(s in ("Pull complete", "Already exists") for s in layers.values())
             session.listener(StepProgress(step=step, text=f"{done} of {len(layers)} layers"))

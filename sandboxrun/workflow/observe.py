@@ -1,4 +1,4 @@
-"""Reads the engine into a snapshot: everything of one project, and what stands in its way.
+"""Reads the engine into a snapshot: everything of one project, and what stands in its way; for a `run` its part of it.
 
 Owns which calls that takes: four for any number of sandboxes, and one inspect each. No decisions.
 """
@@ -63,12 +63,48 @@ def take_snapshot(engine: Engine, profile: Profile, store: Store) -> Snapshot:
         sandboxes=sandboxes,
         networks=networks,
         volumes=volumes,
-        images=freeze({s.spec.image: images.reference(s) for s in profile.sandboxes}),
+        images=freeze(images.references(profile.sandboxes)),
         orphaned=frozenset(o.id for o in sandboxes if o.one_off and _owner_gone(o)),
         couriers=couriers,
         completed=_completed(profile, store),
     )
     return attrs.evolve(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, unsettled)))
+
+
+def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Snapshot:
+    """What a `run` has to know: no other sandbox, and what stands around them only where it has a part in it (`shared`).
+
+    Raises EngineError.
+    """
+    own, images, info = {labels.PROJECT: profile.project}, _Images(engine), engine.info()
+    snapshot = Snapshot(
+        project=profile.project,
+        taken=engine.clock(),
+        offers=offers_of(engine, info, profile.sandboxes),
+        engine_id=str(info.get("ID") or ""),
+        images=freeze({s.spec.image: images.reference(s) for s in profile.sandboxes}),
+    )
+    if not shared:
+        return snapshot
+    listed = engine.containers(labels={**own, labels.ROLE: None})
+    snapshot = attrs.evolve(
+        snapshot,
+        couriers=tuple(str(c["Id"]) for c in listed),
+        networks=tuple(observe_network(answer) for answer in engine.networks(labels=own)),
+        volumes=tuple(observe_volume(answer) for answer in engine.volumes(labels=own)),
+    )
+    return attrs.evolve(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, profile.sandboxes)))
+
+
+def snapshot_after_run(engine: Engine, profile: Profile, names: Iterable[str]) -> Snapshot:
+    """The containers `names` and nothing else, to be collected. Raises EngineError."""
+    found = engine.inspect_containers(names)
+    return Snapshot(
+        project=profile.project,
+        taken=engine.clock(),
+        offers=Offers(api_version=engine.api_version),
+        sandboxes=tuple(observe(answer, profile.names, None) for answer in found),
+    )
 
 
 class _Images:
@@ -85,6 +121,11 @@ class _Images:
             inspect = self._engine.image(reference)
             self._known[reference] = ImageConfig.of(inspect) if inspect is not None else None
         return self._known[reference]
+
+    def references(self, sandboxes: Iterable[DeclaredSandbox]) -> Mapping[str, Image]:
+        """What each reference means; of two sandboxes with one image, the one that wants the newest is asked for."""
+        by_policy = sorted(sandboxes, key=lambda s: s.spec.pull_policy == "always")
+        return {reference: self.reference(s) for reference, s in {s.spec.image: s for s in by_policy}.items()}
 
     def reference(self, sandbox: DeclaredSandbox) -> Image:
         """What a declared reference means; the registry is asked where the profile wants the newest, or has none."""
