@@ -6,10 +6,12 @@ Owns the default file names, and the words for when there is none.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandboxrun.cli.options import Given
+from sandboxrun.profile.cache import VerdictCache, inputs_key
 
 if TYPE_CHECKING:
     from sandboxrun.engine.client import Engine
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from sandboxrun.model.declared import Profile
     from sandboxrun.profile.inputs import Inputs
     from sandboxrun.profile.loader import Loaded
+    from sandboxrun.source import SourceFile
     from sandboxrun.workflow.saved import SavedPlan
 
 DEFAULT_FILES = ("sandbox.yaml", "sandbox.yml")

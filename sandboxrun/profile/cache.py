@@ -1,4 +1,4 @@
-"""The verdict cache of `validate`: what was valid before, byte for byte, is valid now.
+"""The verdict cache: what was valid before, byte for byte, is valid now.
 
 Owns a directory of empty files, each named by the digest of everything a verdict rests on: this version of
 sandboxrun, its own source, every file that was read, and the inputs. Never trusted for anything but speed: it can
@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sandboxrun import __version__
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # source imports attrs
 
 MOST_ENTRIES = 1000
 _LARGEST = 1024 * 1024
+_FAILURES = (OSError, ValueError, TypeError, KeyError, AttributeError)
 
 
 class VerdictCache:
@@ -40,16 +41,27 @@ class VerdictCache:
         `inputs` is `inputs_key` of what was given.
         """
         try:
-            entry = self._entry(paths, inputs)
-            if not self._trusted() or entry.stat().st_size > _LARGEST:
-                return None
-            record = json.loads(entry.read_text(encoding="utf-8"))
-            files = record["files"]
-            if all(_digest(Path(path)) == digest for path, digest in files.items()):
+            record = self._record(paths, inputs)
+            if all(_digest(Path(path)) == digest for path, digest in record["files"].items()):
                 return tuple(map(str, record["addresses"]))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except _FAILURES:
             pass
         return None
+
+    def covers(self, paths: Sequence[Path], inputs: str, read: Mapping[Path, SourceFile | None]) -> bool:
+        """Whether just what was `read` was found valid before: told by the texts themselves, not by the files."""
+        try:
+            return self._record(paths, inputs)["files"] == _digests(read)
+        except _FAILURES:
+            return False
+
+    def _record(self, paths: Sequence[Path], inputs: str) -> dict[str, Any]:
+        """What was learned; raises one of `_FAILURES` when that is nothing, or not to be trusted."""
+        entry = self._entry(paths, inputs)
+        if not self._trusted() or entry.stat().st_size > _LARGEST:
+            raise OSError("not to be trusted")
+        record: dict[str, Any] = json.loads(entry.read_text(encoding="utf-8"))
+        return record
 
     def learn(
         self, paths: Sequence[Path], inputs: str, read: Mapping[Path, SourceFile | None], addresses: Sequence[str]
@@ -60,7 +72,7 @@ class VerdictCache:
             if not self._trusted():
                 return
             self._bound()
-            files = {os.path.abspath(path): _digest_of(file) for path, file in read.items()}
+            files = _digests(read)
             entry = self._entry(paths, inputs)
             part = entry.with_suffix(f".{os.getpid()}")
             part.write_text(json.dumps({"files": files, "addresses": list(addresses)}), encoding="utf-8")
@@ -105,6 +117,10 @@ def _digest(path: Path) -> str:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise OSError("not a regular file")
         return hashlib.sha256(stream.read(_LARGEST + 1).removeprefix(_MARK)).hexdigest()
+
+
+def _digests(read: Mapping[Path, SourceFile | None]) -> dict[str, str]:
+    return {os.path.abspath(path): _digest_of(file) for path, file in read.items()}
 
 
 def _digest_of(file: SourceFile | None) -> str:

@@ -68,13 +68,23 @@ def load_tracked(
     inputs: Inputs | None = None,
     directory: Path | None = None,
     gate: bool = True,
+    passed: Callable[[Mapping[Path, SourceFile | None]], bool] = lambda read: False,
     allow_outside: bool = False,
 ) -> Loaded:
-    """`load`, with the files that were read (for the verdict cache)."""
+    """`load`, with the files that were read (for the verdict cache).
+
+    `passed` says of what was read whether just this passed the schema's check before: then it is not made again.
+    """
     root = Path(os.path.abspath(directory or paths[0].parent))
     loader = _Loader(root, inputs or Inputs(), allow_outside)
-    profile = loader.run(lambda: [read_document(path, str(path), root, loader.problems) for path in paths], gate)
-    own = {path: profile.files[index] for index, path in enumerate(paths)}
+    own: dict[Path, SourceFile | None] = {}
+
+    def read() -> list[Document | None]:
+        documents = [read_document(path, str(path), root, loader.problems) for path in paths]
+        own.update((path, document.file) for path, document in zip(paths, documents, strict=True) if document)
+        return documents
+
+    profile = loader.run(read, lambda: gate and not passed({**own, **loader.read}))
     return Loaded(profile=profile, read={**own, **loader.read})
 
 
@@ -115,7 +125,7 @@ def load_data(
     """The same from plain Python data in a profile's shape, for the Python API and for commands without a file."""
     root = Path(os.path.abspath(directory))
     loader = _Loader(root, inputs or Inputs(), allow_outside)
-    return loader.run(lambda: [_from_data(data, root, loader.problems)], gate)
+    return loader.run(lambda: [_from_data(data, root, loader.problems)], lambda: gate)
 
 
 class _Loader:
@@ -129,7 +139,7 @@ class _Loader:
         self.secrets: frozenset[str] = frozenset()
         self.read: dict[Path, SourceFile | None] = {}  # beside the profile's own files
 
-    def run(self, read: Callable[[], list[Document | None]], gate: bool) -> Profile:
+    def run(self, read: Callable[[], list[Document | None]], gate: Callable[[], bool]) -> Profile:
         """Read and load; raises ProfileError with the faults, up to `MOST_PROBLEMS`."""
         try:
             documents = read()
@@ -139,7 +149,7 @@ class _Loader:
             self._finish()
             raise AssertionError("enough faults, and none") from None
 
-    def profile(self, documents: list[Document], complete: bool, gate: bool) -> Profile:
+    def profile(self, documents: list[Document], complete: bool, gate: Callable[[], bool]) -> Profile:
         composed = self._compose(documents)
         before = len(self.problems)
         values, files = resolve_values(self._variables(documents), self.inputs, self.problems)
@@ -155,12 +165,12 @@ class _Loader:
         self._check_names(made)
         sandboxes = with_dependencies(made, [one.name for one in composed], self.problems)
         check_references(made, objects, merged_objects(documents), self.problems)
-        if gate and not self.problems:
+        self.read = {**self.bases.files, **files, **maker.env_files.files}
+        if not self.problems and gate():
             from sandboxrun.profile.gate import check_schema
 
             check_schema(made, self.problems)
         self._finish()
-        self.read = {**self.bases.files, **files, **maker.env_files.files}
         objects = with_default_network(objects, made)
         profile = Profile(
             project=project,

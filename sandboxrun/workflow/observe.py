@@ -72,7 +72,7 @@ def take_snapshot(engine: Engine, profile: Profile, store: Store) -> Snapshot:
 
 
 def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Snapshot:
-    """What a `run` has to know: no other sandbox, and what stands around them only where it has a part in it (`shared`).
+    """What a `run` has to know: no other sandbox, and what they have in common only where it takes part (`shared`).
 
     Raises EngineError.
     """

@@ -43,23 +43,19 @@ def validate(ctx: click.Context, given: Given, form: str | None, as_json: bool, 
 
 def _verdict(given: Given, files: tuple[Path, ...]) -> tuple[str, ...] | list[Diagnostic]:
     """The addresses that a valid profile declares, or the faults."""
-    from sandboxrun.profile.cache import VerdictCache, inputs_key
+    from sandboxrun.cli.project import load_checked, verdict_key
+    from sandboxrun.profile.cache import VerdictCache
 
-    cache = VerdictCache(os.environ)
-    key = inputs_key((*given.vars, f"outside={given.allow_outside}"), given.var_files, os.environ, None)
-    known = cache.knows(files, key)
+    known = VerdictCache(os.environ).knows(files, verdict_key(given))
     if known is not None:
         return known
-    from sandboxrun.cli.project import load_tracked_profile
     from sandboxrun.errors import ProfileError
 
     try:
-        loaded = load_tracked_profile(given, files)
+        loaded = load_checked(given, files)
     except ProfileError as error:
         return list(error.diagnostics)
-    addresses = tuple(sandbox.address for sandbox in loaded.profile.sandboxes)
-    cache.learn(files, key, loaded.read, addresses)
-    return addresses
+    return tuple(sandbox.address for sandbox in loaded.profile.sandboxes)
 
 
 def _accepted(files: tuple[Path, ...], addresses: tuple[str, ...], form: str, talk: Talk) -> None:

@@ -50,6 +50,20 @@ def test_any_change_makes_it_forget(cache: VerdictCache, tmp_path: Path) -> None
         assert cache.knows([path], KEY) == ()
 
 
+def test_what_was_read_is_covered_by_its_texts(cache: VerdictCache, tmp_path: Path) -> None:
+    path, base = tmp_path / "sandbox.yaml", tmp_path / "base.yaml"
+    read = {path: write(path, "a"), base: write(base, "b")}
+    assert not cache.covers([path], KEY, read)
+    cache.learn([path], KEY, read, [])
+    path.write_text("changed since")
+    assert cache.covers([path], KEY, read)
+    assert not cache.covers([path], KEY, {path: SourceFile(name="x", text="changed since"), base: read[base]})
+    assert not cache.covers([path], KEY, {path: read[path]})
+    assert not cache.covers([path], inputs_key(("a=1",), (), {}, None), read)
+    cache.directory.chmod(0o755)
+    assert not cache.covers([path], KEY, read)
+
+
 def test_what_was_judged_counts_and_not_what_stands_there_now(cache: VerdictCache, tmp_path: Path) -> None:
     path = tmp_path / "sandbox.yaml"
     file = write(path, "good")
