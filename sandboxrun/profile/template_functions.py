@@ -65,6 +65,7 @@ def text_of(value: Any, work: Work) -> str:
 
 
 def need(value: Any, what: str, *types: type) -> Any:
+    """`value`, which must be of `types`. Raises TemplateError saying `what` was expected."""
     if isinstance(value, Missing):
         raise value.error()
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
@@ -73,6 +74,7 @@ def need(value: Any, what: str, *types: type) -> Any:
 
 
 def as_text(value: Any) -> str:
+    """A value that must be a text. Raises TemplateError."""
     return str(need(value, "a text", str))
 
 
@@ -82,6 +84,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def sized(value: Any) -> Any:
+    """A value that has a length. Raises TemplateError."""
     return need(value, "a text, a list or a mapping", str, list, dict)
 
 
@@ -95,6 +98,7 @@ def _default(work: Work, value: Any, default: Any = "", boolean: bool = False) -
 
 
 def replaced(work: Work, value: Any, old: Any, new: Any, count: Any = None) -> str:
+    """The filter `replace`; what it may make is counted first."""
     text, gone, made = text_of(value, work), as_text(old), as_text(new)
     limit: int = -1 if count is None else need(count, "an integer", int)
     work.text(len(text) + text.count(gone) * max(0, len(made) - len(gone)))
@@ -102,6 +106,7 @@ def replaced(work: Work, value: Any, old: Any, new: Any, count: Any = None) -> s
 
 
 def joined(work: Work, value: Any, separator: Any = "") -> str:
+    """The filter `join`; what it makes is counted first."""
     between = as_text(separator)
     parts = [text_of(item, work) for item in _list(value)]
     work.text(sum(map(len, parts)) + len(between) * len(parts))
@@ -187,6 +192,7 @@ def _reverse(work: Work, value: Any) -> Any:
 
 
 def listed(work: Work, value: Any) -> list[Any]:
+    """The filter `list`, its items counted."""
     work.items(len(sized(value)))
     return list(value)
 
@@ -213,6 +219,7 @@ def _tojson(work: Work, value: Any, indent: Any = None) -> str:
 
 
 def pairs_of(work: Work, value: Any) -> list[Any]:
+    """A mapping's keys and values as pairs, counted."""
     mapping = need(value, "a mapping", dict)
     work.items(len(mapping))
     return [[key, item] for key, item in mapping.items()]

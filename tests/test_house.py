@@ -1,0 +1,236 @@
+"""The house's rules that no single test could guard: which way imports run, how long things may be, what has words."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import click
+import pytest
+
+from sandboxrun.cli.table import COMMANDS
+from sandboxrun.model import declared, objects, records, spec
+from sandboxrun.model.option import Record, Row, rows
+from sandboxrun.profile.loader import load
+from sandboxrun.profile.schema import schema_text
+from sandboxrun.profile.shipped import bases
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "sandboxrun"
+MODULES = tuple(sorted(PACKAGE.rglob("*.py")))
+
+# Rooms from the ground up; a room imports from lower tiers only, and from itself.
+TIERS: tuple[frozenset[str], ...] = (
+    frozenset({"source"}),
+    frozenset({"errors"}),
+    frozenset({"model"}),
+    frozenset({"profile", "plan", "audit"}),
+    frozenset({"engine"}),
+    frozenset({"evidence", "gateway", "probe"}),
+    frozenset({"apply"}),
+    frozenset({"report"}),
+    frozenset({"workflow"}),  # a saved plan holds the JSON of the report
+    frozenset({"api", "service", "spawner", "settings"}),
+    frozenset({"cli"}),
+)
+TIER = {room: height for height, rooms in enumerate(TIERS) for room in rooms}
+ONE_ROOM = frozenset({"api", "service", "spawner", "settings"})  # the Python API: a room and its front doors
+OWNERS = {"docker": {"engine"}, "click": {"cli"}, "rich": {"report", "cli"}, "jinja2": {"profile"}, "yaml": {"profile"}}
+
+
+def room_of(path: Path) -> str:
+    """The room that a module stands in; "" for the package itself, whose names are imported on first use."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return "" if first in ("__init__.py", "__main__.py") else first.removesuffix(".py")
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Every import of a module wherever it stands, as line and dotted name."""
+    for node in ast.walk(tree_of(path)):
+        match node:
+            case ast.Import():
+                yield from ((node.lineno, alias.name) for alias in node.names)
+            case ast.ImportFrom(level=0, module=str() as module):
+                yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+            case ast.ImportFrom():
+                raise AssertionError(f"{path}:{node.lineno}: a relative import")
+
+
+def place(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def test_every_room_is_known() -> None:
+    assert {room_of(path) for path in MODULES} - {""} <= TIER.keys()
+
+
+def test_imports_run_one_way() -> None:
+    wrong = []
+    for path in MODULES:
+        room = room_of(path)
+        for line, name in imports_of(path):
+            parts = name.split(".")
+            if not room or parts[0] != "sandboxrun" or parts[1] not in TIER or parts[1] == room:
+                continue
+            if {room, parts[1]} <= ONE_ROOM:
+                continue
+            if TIER[parts[1]] >= TIER[room]:
+                wrong.append(f"{place(path, line)}: {room} imports {name}")
+    assert wrong == []
+
+
+def test_each_library_has_its_rooms() -> None:
+    wrong = []
+    for path in MODULES:
+        for line, name in imports_of(path):
+            owners = OWNERS.get(name.split(".")[0])
+            if owners is not None and room_of(path) not in owners:
+                wrong.append(f"{place(path, line)}: imports {name}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("room", ["model", "plan"])
+def test_the_core_reaches_nothing_outside(room: str) -> None:
+    outside = {"socket", "subprocess", "http", "urllib", "os", "pathlib", "threading", "time", "shutil", "tempfile"}
+    paths_only = {PACKAGE / "model/declared.py"}  # Path as a type
+    found = [
+        f"{place(path, line)}: imports {name}"
+        for path in MODULES
+        if room_of(path) == room
+        for line, name in imports_of(path)
+        if name.split(".")[0] in outside and not (path in paths_only and name == "pathlib.Path")
+    ]
+    assert found == []
+
+
+def test_no_function_is_longer_than_sixty_lines() -> None:
+    long = [
+        f"{place(path, node.lineno)}: {node.name} has {length} lines"
+        for path in MODULES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > 60
+    ]
+    assert long == []
+
+
+def test_no_file_is_much_longer_than_three_hundred_lines() -> None:
+    allowed = {"sandboxrun/model/types.py": 520, "sandboxrun/model/placements.py": 500}  # many small classes each
+    long = {
+        str(path.relative_to(ROOT)): count
+        for path in MODULES
+        if (count := len(path.read_text(encoding="utf-8").splitlines())) > 400
+    }
+    assert {name: count for name, count in long.items() if count > allowed.get(name, 400)} == {}
+
+
+def test_every_module_says_what_it_owns() -> None:
+    silent = [
+        str(path.relative_to(ROOT)) for path in MODULES if path.stat().st_size and not ast.get_docstring(tree_of(path))
+    ]
+    assert silent == []
+
+
+def test_every_public_name_is_described() -> None:
+    silent = []
+    for path in MODULES:
+        for node in tree_of(path).body:
+            public = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name[0] != "_"
+            if public and not ast.get_docstring(node):  # type: ignore[arg-type]
+                silent.append(f"{place(path, node.lineno)}: {node.name}")  # type: ignore[attr-defined]
+    assert silent == []
+
+
+# Spelled apart, so that this file does not find itself.
+FORBIDDEN = ("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK")
+
+
+def test_nothing_is_put_off() -> None:
+    word = re.compile(rf"\b({'|'.join(FORBIDDEN)})\b")
+    places = [*MODULES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "scripts").rglob("*.py"), *ROOT.glob("*.md")]
+    found = [
+        place(path, number)
+        for path in places
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if word.search(line)
+    ]
+    assert found == []
+
+
+def test_no_test_pretends_to_be_an_engine() -> None:
+    names = ("unittest" + ".mock", "pytest" + "_mock")
+    found = [
+        f"{place(path, line)}: imports {name}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for line, name in _test_imports(path)
+        if name.startswith(names)
+    ]
+    assert found == []
+
+
+def _test_imports(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def _records() -> Iterator[tuple[str, type]]:
+    for module in (records, objects, spec, declared):
+        for value in vars(module).values():
+            if isinstance(value, Record):
+                yield value.title, value.cls
+
+
+ALL_ROWS = [
+    pytest.param(row, id=f"{cls.__name__}.{row.key}") for cls in {cls for _, cls in _records()} for row in rows(cls)
+]
+
+
+@pytest.mark.parametrize("row", sorted(ALL_ROWS, key=lambda param: str(param.id)))
+def test_every_option_has_a_description_and_an_example(row: Row) -> None:
+    assert row.description.endswith("."), row.description
+    assert row.description[0].isupper() or row.description.startswith(tuple("abcdefghijklmnopqrstuvwxyz")), row.key
+    if row.settable:
+        assert row.example is not None
+        _reads(row)
+
+
+def _reads(row: Row) -> None:
+    from sandboxrun.errors import Problems
+    from sandboxrun.source import node_of
+
+    problems = Problems()
+    row.type.parse(node_of(row.example), problems)
+    assert not problems, [str(d) for d in problems.diagnostics]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_its_options_have_help(name: str) -> None:
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    command = getattr(importlib.import_module(f"sandboxrun.cli.commands.{module}"), attribute)
+    assert isinstance(command, click.Command)
+    assert command.help, name
+    assert COMMANDS[name].help.endswith(".")
+    silent = [p.name for p in command.params if isinstance(p, click.Option) and not p.help and not p.hidden]
+    assert silent == []
+
+
+def test_the_schema_is_fresh() -> None:
+    assert (ROOT / "schemas/sandbox.schema.json").read_text(encoding="utf-8") == schema_text(), "run `make schema`"
+
+
+@pytest.mark.parametrize("name", bases())
+def test_every_shipped_base_is_valid(name: str) -> None:
+    profile = load([bases()[name]])
+    assert profile.sandboxes
