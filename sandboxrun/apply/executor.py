@@ -16,8 +16,9 @@ from sandboxrun.apply.events import StepDone, StepFailed, StepSkipped, StepStart
 from sandboxrun.apply.handlers import carry_out
 from sandboxrun.apply.session import Session
 from sandboxrun.apply.undo import undo
+from sandboxrun.apply.waiting import DependencyFailed
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
-from sandboxrun.plan.operations import Operation
+from sandboxrun.plan.operations import Operation, StartSandbox
 
 
 @attrs.frozen(kw_only=True)
@@ -36,11 +37,19 @@ class Applied:
     failures: tuple[Failure, ...]
     skipped: tuple[str, ...]
     stopped: bool
+    left_out: tuple[str, ...] = ()  # the addresses of sandboxes that were not started for a failure of another step
+
+    @property
+    def dependencies_failed(self) -> bool:
+        """Whether all that failed is what sandboxes depend on: no fault of the apply's own."""
+        return bool(self.failures) and all(isinstance(f.error, DependencyFailed) for f in self.failures)
 
     def check(self) -> None:
         """Raise ApplyError, naming every failure, unless all steps were done."""
         if self.failures:
-            raise ApplyError(*(d for failure in self.failures for d in _told(failure)))
+            # two steps may find the same fault
+            told = {d.message: d for failure in self.failures for d in _told(failure)}
+            raise ApplyError(*told.values())
         if self.skipped:
             raise ApplyError(
                 f"stopped before it was finished: {len(self.skipped)} steps were left out",
@@ -51,9 +60,14 @@ class Applied:
 def _told(failure: Failure) -> list[Diagnostic]:
     step = failure.step
     return [
-        attrs.evolve(d, message=f"{step.address}: {d.message}" if step.address not in d.message else d.message)
+        d if _names(d.message, step.address) else attrs.evolve(d, message=f"{step.address}: {d.message}")
         for d in failure.error.diagnostics
     ]
+
+
+def _names(message: str, address: str) -> bool:
+    """Whether the message begins with the resource already."""
+    return not address or message.startswith(tuple(f"{address}{then}" for then in (": ", " needs ", " waits ")))
 
 
 def execute(steps: Sequence[Operation], session: Session, *, parallelism: int) -> Applied:
@@ -163,4 +177,5 @@ class _Run:
             failures=tuple(self._failures),
             skipped=tuple(left),
             stopped=self._session.stop.is_set(),
+            left_out=tuple(self._steps[id].address for id in left if isinstance(self._steps[id], StartSandbox)),
         )

@@ -9,6 +9,8 @@ import contextlib
 import json
 from typing import TYPE_CHECKING
 
+import attrs
+
 from sandboxrun.apply.session import Session, Watched
 from sandboxrun.engine.errors import NotFound
 from sandboxrun.errors import ApplyError
@@ -33,7 +35,9 @@ def stop_sandbox(step: op.StopSandbox, session: Session) -> None:
 def capture_evidence(step: op.CaptureEvidence, session: Session) -> str:
     """Keep what it leaves. Raises ApplyError when nothing to rely on was kept: then it must not be removed."""
     observed = session.observed(step.container)
-    watched = session.watched.get(step.run, Watched(stopped_by=step.how or "itself"))
+    watched = session.watched.get(step.run, Watched())
+    if watched.stopped_by == "itself" and step.how is not None:  # nobody saw it, or only that it had ended
+        watched = attrs.evolve(watched, stopped_by=step.how)
     return keep(observed, watched, session, known=step.run in session.watched)
 
 

@@ -13,6 +13,14 @@ from sandboxrun.plan import operations as op
 EVERY = 0.1  # seconds between looks
 
 
+class DependencyFailed(ApplyError):
+    """What a sandbox waits for can't come any more: `dependency` (an address) has ended, and `ending` says how."""
+
+    def __init__(self, address: str, dependency: str, ending: str, *, help: str | None = None) -> None:
+        super().__init__(f"{address} needs {dependency}, which {ending}", help=help)
+        self.address, self.dependency, self.ending = address, dependency, ending
+
+
 def await_condition(step: op.AwaitSandbox, session: Session) -> None:
     """Wait until the condition holds. Raises ApplyError when it no longer can."""
     container = _container(step, session)
@@ -45,9 +53,18 @@ def _by_record(step: op.AwaitSandbox, session: Session) -> None:
     declared = session.profile.sandbox(step.dependency)
     digest = declared.spec.digest if declared is not None else ""
     record: Completed | None = session.snapshot.completed.get(step.dependency, {}).get(digest)
-    if record is None or (step.condition == "service_completed_successfully" and not record.succeeded):
-        said = "is not there" if record is None else f"ended with {record.exit_code} ({record.outcome})"
-        raise ApplyError(f"{step.address} needs {step.dependency}, which {said}", help="--rerun runs it again")
+    if record is None:
+        raise ApplyError(f"{step.address} needs {step.dependency}, which is not there", help="--rerun runs it again")
+    if step.condition == "service_completed_successfully" and not record.succeeded:
+        raise DependencyFailed(
+            step.address, step.dependency, f"{record.ending} in an earlier run", help="--rerun runs it again"
+        )
+
+
+def _ending(ended: Ended) -> str:
+    if ended.oom:
+        return "was killed for exceeding its memory limit"
+    return f"could not be started: {ended.error}" if ended.error else f"exited with {ended.exit_code}"
 
 
 def _holds(step: op.AwaitSandbox, state: State) -> bool:
@@ -68,6 +85,5 @@ def _holds(step: op.AwaitSandbox, state: State) -> bool:
         case "service_completed_successfully", Ended(exit_code=0):
             return True
         case _, Ended() as ended:
-            why = "was killed for exceeding its memory limit" if ended.oom else f"ended with {ended.exit_code}"
-            raise ApplyError(f"{step.address} needs {step.dependency}, which {why}")
+            raise DependencyFailed(step.address, step.dependency, _ending(ended))
     return False

@@ -71,6 +71,11 @@ class Watch:
         return self._ended.is_set()
 
     @property
+    def begun(self) -> bool:
+        """Whether it was started: of one that could not be, no end will come."""
+        return bool(self._threads)
+
+    @property
     def result(self) -> Watched:
         """What teardown needs to know of it."""
         return Watched(stopped_by=self._stopped_by, live_logs=self._live, note=self._note)

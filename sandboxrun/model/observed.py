@@ -67,6 +67,18 @@ class ObservedSandbox:
     labels: Mapping[str, str]
     inspect: Mapping[str, Any] = attrs.field(repr=False, eq=False)
 
+    @property
+    def timed_out(self) -> bool:
+        """Whether it ended past its timeout: then it was stopped for that, whatever code it gave.
+
+        Of a one-off nobody can tell: its `run` may have given it another.
+        """
+        timeout = (self.applied or self.spec).lifetime.timeout
+        match self.state:
+            case Ended(started=datetime() as started, finished=datetime() as finished, error="") if timeout is not None:
+                return not self.one_off and finished - started >= timedelta(microseconds=timeout / 1000)
+        return False
+
 
 @attrs.frozen(kw_only=True)
 class ObservedNetwork:
@@ -123,6 +135,16 @@ class Completed:
     outcome: str  # exited, failed, oom, timeout
     exit_code: int | None
     run: str
+
+    @property
+    def ending(self) -> str:
+        """How it ended, as a clause: `exited with 3`, `was stopped after its timeout`."""
+        code = "" if self.exit_code is None else f" with {self.exit_code}"
+        known = {
+            "timeout": "was stopped after its timeout",
+            "oom": f"was killed for exceeding its memory limit{f' (exit {self.exit_code})' if code else ''}",
+        }
+        return known.get(self.outcome) or f"exited{code}"
 
     @property
     def succeeded(self) -> bool:
@@ -222,6 +244,7 @@ def _deadline(spec: SandboxSpec, created: datetime | None) -> datetime | None:
 
 
 def read_state(state: Mapping[str, Any]) -> State:
+    """The `State` of an inspect answer. One whose start failed counts as ended, with the engine's reason."""
     started = parse_time(state.get("StartedAt"))
     health = (state.get("Health") or {}).get("Status")
     if state.get("Running") or state.get("Restarting") or state.get("Paused"):

@@ -66,25 +66,19 @@ def decide_undeclared(
         Reason.ORPHANED: "the run that made it is gone",
         Reason.EXPIRED: "past its ttl",
     }.get(reason, "")
-    how = None if isinstance(observed.state, Ended) else "timeout" if reason is Reason.EXPIRED else "killed"
+    ends = "timeout" if reason is Reason.EXPIRED else "killed"
+    how = _how(observed) if isinstance(observed.state, Ended) else ends
     return _decision(declared, observed, Action.DELETE, reason, note, how=how)
 
 
 def _absent(declared: DeclaredSandbox, record: Completed | None, again: bool) -> Decision:
     if record is None:
         return _decision(declared, None, Action.CREATE, Reason.NEW)
-    said = _said(record)
+    said = record.ending
     if again:
         return _decision(declared, None, Action.CREATE, Reason.RERUN, f"{said} in run {record.run[:12]}")
     note = f"{said} in run {record.run[:12]}; --rerun runs it again"
     return _decision(declared, None, Action.NONE, Reason.DONE, note)
-
-
-def _said(record: Completed) -> str:
-    if record.outcome == "exited" or record.exit_code not in (None, 0):
-        shown = f"ended with {record.exit_code}"
-        return shown if record.outcome in ("exited", "failed") else f"{shown} ({record.outcome})"
-    return f"ended ({record.outcome})"
 
 
 def _running(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot, replace: bool) -> Decision:
@@ -127,12 +121,19 @@ def _overdue(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Sna
 
 
 def _ended(declared: DeclaredSandbox, observed: ObservedSandbox, ended: Ended, again: bool) -> Decision:
-    reason, note = ended_reason(ended)
+    reason, note = (Reason.TIMEOUT, "stopped after its timeout") if observed.timed_out else ended_reason(ended)
+    how = _how(observed)
     if again:
-        return _decision(declared, observed, Action.REPLACE, Reason.RERUN, note)
+        return _decision(declared, observed, Action.REPLACE, Reason.RERUN, note, how=how)
     if observed.applied is not None and observed.applied.digest != declared.spec.digest:
-        return _decision(declared, observed, Action.REPLACE, Reason.ENDED_CHANGED, f"{note}; the profile has changed")
-    return _decision(declared, observed, Action.DELETE, reason, note)
+        note = f"{note}; the profile has changed"
+        return _decision(declared, observed, Action.REPLACE, Reason.ENDED_CHANGED, note, how=how)
+    return _decision(declared, observed, Action.DELETE, reason, note, how=how)
+
+
+def _how(observed: ObservedSandbox) -> str | None:
+    """The outcome to record of one that has ended; None: as the engine says."""
+    return "timeout" if observed.timed_out else None
 
 
 def ended_reason(ended: Ended) -> tuple[Reason, str]:

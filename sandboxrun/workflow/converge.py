@@ -65,8 +65,12 @@ def apply(
     confirm: Confirm = lambda plan: True,
     expected: SavedPlan | None = None,
     watched: Mapping[str, Watched] | None = None,
+    blocked: bool = False,
 ) -> Outcome:
     """Make the engine hold what the profile declares. `expected` is a saved plan: nothing else may come of it.
+
+    With `blocked` it is no error that sandboxes were not started because what they depend on failed: the outcome
+    says it.
 
     Raises PlanError when the saved plan is stale, ApplyError when a step failed or the result is not as declared.
     """
@@ -85,7 +89,8 @@ def apply(
             return Outcome(plan=made)
         outcome = carry_out(made, snapshot, engine, profile, store, settings, guard, watched=watched)
         assert outcome.applied is not None
-        outcome.applied.check()
+        if not (blocked and outcome.applied.dependencies_failed):
+            outcome.applied.check()
         if not made.empty and not made.refresh_only and not made.destroy:
             verify(engine, profile, store, options)
     return outcome
@@ -161,7 +166,7 @@ def locked(engine: Engine, profile: Profile, settings: Settings) -> Iterator[Cal
 def verify(engine: Engine, profile: Profile, store: Store, options: Options | None = None) -> None:
     """Read everything back: what is enforced must be what is declared. Raises ApplyError, option by option.
 
-    A sandbox that has ended meanwhile is fine: it was read back when it was started.
+    A sandbox that has ended meanwhile, or is past its lifetime, is fine: it was read back when it was started.
     """
     snapshot = take_snapshot(engine, profile, store)
     running = {o.id for o in snapshot.sandboxes if isinstance(o.state, Running)}
@@ -170,11 +175,11 @@ def verify(engine: Engine, profile: Profile, store: Store, options: Options | No
     faults = [
         Diagnostic(
             message=f"{change.address}: after apply it is still not as declared: "
-            + (", ".join(d.key for d in change.differences) or change.reason.value),
+            + ", ".join(d.key for d in change.differences),
             help="run plan to see the differences",
         )
         for change in again.pending
-        if change.kind == "sandbox" and change.container in running
+        if change.kind == "sandbox" and change.container in running and change.differences
     ]
     if faults:
         raise ApplyError(*faults)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -23,8 +23,9 @@ from sandboxrun.errors import ApplyError, ExitCode
 from sandboxrun.model import labels
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.plan.planner import Options, make_collect_plan, make_plan, with_dependencies
+from sandboxrun.workflow.blocked import not_started, overall
 from sandboxrun.workflow.converge import Settings, carry_out, locked
-from sandboxrun.workflow.observe import take_snapshot
+from sandboxrun.workflow.observe import snapshot_after_run, snapshot_before_run, take_snapshot
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.capture import Captured
@@ -51,7 +52,7 @@ class RunResult:
     address: str
     evidence: Captured | None
     note: str = ""
-    timed_out: bool = False
+    blocked: bool = False  # not started: what it depends on failed
 
     @property
     def exit_code(self) -> int:
@@ -79,6 +80,13 @@ def exit_code(captured: Captured | None) -> int:
             return ending.exit_code if ending.exit_code is not None else ExitCode.NOT_RUN
 
 
+def code_of(results: Iterable[RunResult]) -> int:
+    """What a program that ran these exits with: the first code that is not 0, of those that came to run."""
+    every = tuple(results)
+    codes = (result.exit_code for result in every if not result.blocked)
+    return overall(codes, blocked=any(result.blocked for result in every))
+
+
 class Runner:
     """One `run`. `signal` may be called from a signal handler while `run` works."""
 
@@ -100,8 +108,10 @@ class Runner:
             for watch in self._watches.values():
                 watch.close()
             captured = {**session.captured, **self._collect(profile)}
-        _check(applied)
-        return tuple(self._result(s, captured) for s in profile.sandboxes)
+        blocked = not_started(profile, applied)
+        if not blocked:
+            _check(applied)
+        return tuple(self._result(s, captured, blocked.get(s.address, "")) for s in profile.sandboxes)
 
     def signal(self, name: str) -> None:
         """Forward a signal to every sandbox; the second one ends them."""
@@ -139,11 +149,10 @@ class Runner:
             session.extra_labels = {labels.ONE_OFF: "1", labels.OWNER: this_process().encode()}
             session.before_start, session.after_start = self._before_start(session), self._after_start
             prepared.append(session)
+            threading.Thread(target=_get_ready, name="get ready", daemon=True).start()
 
         with self._making(profile) as guard:
-            snapshot = attrs.evolve(take_snapshot(self._engine, profile, self._store), sandboxes=(), completed={})
-            if not shares(profile):  # without the lock, a courier may be another run's that still needs it
-                snapshot = attrs.evolve(snapshot, couriers=())
+            snapshot = snapshot_before_run(self._engine, profile, shared=shares(profile))
             targets = tuple(s.address for s in profile.sandboxes)
             made = make_plan(profile, snapshot, Options(targets=targets))
             outcome = carry_out(
@@ -185,7 +194,7 @@ class Runner:
         self._watches[sandbox.address].begin()
 
     def _wait(self) -> None:
-        for watch in list(self._watches.values()):
+        for watch in [watch for watch in self._watches.values() if watch.begun]:
             while not watch.wait(0.2):  # bounded, so that signal handlers run
                 pass
 
@@ -194,18 +203,22 @@ class Runner:
         watched = {watch.run: watch.result for watch in self._watches.values()}
         settings = attrs.evolve(self._settings, stop=threading.Event())
         with self._making(profile) as guard:
-            snapshot = take_snapshot(self._engine, profile, self._store)
             names = frozenset(s.name for s in profile.sandboxes)
+            if shares(profile):
+                snapshot = take_snapshot(self._engine, profile, self._store)
+            else:
+                snapshot = snapshot_after_run(self._engine, profile, names)
             made = make_collect_plan(profile, snapshot, names, networks=shares(profile))
             outcome = carry_out(made, snapshot, self._engine, profile, self._store, settings, guard, watched=watched)
         assert outcome.applied is not None and outcome.session is not None
         outcome.applied.check()
         return outcome.session.captured
 
-    def _result(self, sandbox: DeclaredSandbox, captured: Mapping[str, Captured]) -> RunResult:
+    def _result(self, sandbox: DeclaredSandbox, captured: Mapping[str, Captured], blocked: str) -> RunResult:
         watch = self._watches.get(sandbox.address)
         if watch is None:
-            return RunResult(address=sandbox.address, evidence=None, note="it was not started")
+            note = blocked or "not started"
+            return RunResult(address=sandbox.address, evidence=None, note=note, blocked=bool(blocked))
         return RunResult(address=sandbox.address, evidence=captured.get(watch.run), note=watch.result.note)
 
 
@@ -220,6 +233,11 @@ def shares(profile: Profile) -> bool:
         or any(mount.type == "volume" for mount in s.spec.volumes)
         for s in profile.sandboxes
     )
+
+
+def _get_ready() -> None:
+    """What keeps the evidence is imported while the engine starts the sandboxes, not once they have ended."""
+    import sandboxrun.evidence.capture  # noqa: F401
 
 
 def _nowhere(address: str, stream: int, data: bytes) -> None:

@@ -20,7 +20,8 @@ from sandboxrun.engine.client import Engine
 from sandboxrun.errors import Diagnostic, ExitCode, SandboxrunError
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.observed import Created, ObservedSandbox, Running, Snapshot
-from sandboxrun.plan.planner import Options, select
+from sandboxrun.plan.planner import Options, select, with_dependencies
+from sandboxrun.workflow.blocked import not_started, overall
 from sandboxrun.workflow.converge import Confirm, Outcome, Settings, apply
 from sandboxrun.workflow.observe import take_snapshot
 from sandboxrun.workflow.oneoff import RunResult
@@ -38,17 +39,20 @@ class WaitTimeout(SandboxrunError):
 
 @attrs.frozen(kw_only=True)
 class Waited:
-    """What an `apply --wait` came to: the plan and its outcome, and how each declared sandbox ended."""
+    """What an `apply --wait` came to: the plan and its outcome, and how each declared sandbox ended.
+
+    `results` are in the file's order, those that were not started because what they depend on failed among them.
+    """
 
     outcome: Outcome
     results: tuple[RunResult, ...] = ()
-    earlier: Mapping[str, int] = attrs.field(factory=dict)  # address → code of those that ran in an earlier apply
+    earlier: Mapping[str, int] = attrs.field(factory=dict)  # address → code of those that ran in an earlier run
 
     @property
     def exit_code(self) -> int:
-        """The first code that is not 0, in the file's order."""
-        codes = [*(r.exit_code for r in self.results), *self.earlier.values()]
-        return next((code for code in codes if code != 0), 0)
+        """The first code that is not 0, in the file's order, of those that came to run."""
+        codes = [*(r.exit_code for r in self.results if not r.blocked), *self.earlier.values()]
+        return overall(codes, blocked=any(r.blocked for r in self.results))
 
 
 def apply_and_wait(
@@ -64,35 +68,45 @@ def apply_and_wait(
 ) -> Waited:
     """Apply, wait for every sandbox to end, keep the evidence and tear down. `patience` in seconds.
 
+    What a failed dependency kept from starting is no error here: the others are waited for, and the results say it.
     Raises what apply raises, and WaitTimeout.
     """
     settings = settings or Settings()
     if expected is not None:
         options = expected.options
-    outcome = apply(engine, profile, store, options=options, settings=settings, confirm=confirm, expected=expected)
+    outcome = apply(
+        engine, profile, store, options=options, settings=settings, confirm=confirm, expected=expected, blocked=True
+    )
     if outcome.applied is None:
         return Waited(outcome=outcome)
     targets = options.targets if options is not None else ()
     chosen = select(profile, targets)
+    blocked = not_started(profile, outcome.applied)
+    if blocked:  # what they depend on is told of too, for its code is the result
+        chosen = with_dependencies(profile, chosen)
     watched = wait_for(engine, profile, store, chosen, patience=patience, stop=settings.stop, sample=True)
-    again = Options(targets=targets)
-    last = apply(engine, profile, store, options=again, settings=settings, watched=watched)
-    return _waited(profile, store, outcome, last, chosen, watched)
+    started = attrs.evolve(profile, sandboxes=tuple(s for s in profile.sandboxes if s.address not in blocked))
+    again = Options(targets=tuple(s.address for s in chosen if s.address not in blocked) if targets else ())
+    last = apply(engine, started, store, options=again, settings=settings, watched=watched)
+    return _waited(outcome, last, chosen, watched, blocked)
 
 
 def _waited(
-    profile: Profile,
-    store: Store,
     first: Outcome,
     last: Outcome,
     chosen: Iterable[DeclaredSandbox],
     watched: Mapping[str, Watched],
+    blocked: Mapping[str, str],
 ) -> Waited:
     sessions = [o.session for o in (first, last) if o.session is not None]
     captured = {run: c for session in sessions for run, c in session.captured.items()}
     runs = {c.index.sandbox: run for run, c in captured.items() if c.index is not None}
     results, earlier = [], {}
     for sandbox in chosen:
+        if sandbox.address in blocked:
+            note = blocked[sandbox.address]
+            results.append(RunResult(address=sandbox.address, evidence=None, note=note, blocked=True))
+            continue
         run = runs.get(sandbox.address)
         if run is not None:
             note = watched[run].note if run in watched else ""
@@ -192,5 +206,5 @@ def codes(
         found[sandbox.address] = recorded_code(record.outcome, record.exit_code) if record is not None else None
     for observed in snapshot.sandboxes:
         if observed.address in found and not observed.one_off and isinstance(observed.state, Ended):
-            found[observed.address] = observed.state.exit_code
+            found[observed.address] = ExitCode.TIMEOUT if observed.timed_out else observed.state.exit_code
     return found

@@ -150,13 +150,13 @@ def test_what_has_run_already_is_told_with_how_to_run_it_again() -> None:
     }
     plan = make_plan(profile(LINT), snapshot(networks=(), completed=record))
     assert text(plan) == [
-        "    sandbox lint: ended with 0 in run 0123456789ab; --rerun runs it again",
+        "    sandbox lint: exited with 0 in run 0123456789ab; --rerun runs it again",
         "",
         "No changes. What runs matches the profile (review).",
     ]
     again = make_plan(profile(LINT), snapshot(completed=record), Options(rerun=True))
     assert text(again)[0] == (
-        "  + sandbox lint will be created (asked for with --rerun; ended with 0 in run 0123456789ab)"
+        "  + sandbox lint will be created (asked for with --rerun; exited with 0 in run 0123456789ab)"
     )
 
 

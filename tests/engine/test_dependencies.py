@@ -1,0 +1,120 @@
+"""Sandboxes whose dependency fails: evidence of all that ran, nothing left, and the dependency's own code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandboxrun.errors import ApplyError, ExitCode
+from sandboxrun.evidence.outcome import How
+from sandboxrun.model.declared import Profile
+from sandboxrun.plan.planner import Options
+from sandboxrun.workflow import oneoff
+from sandboxrun.workflow.oneoff import code_of
+from sandboxrun.workflow.waits import apply_and_wait, codes
+from tests.engine.world import World, open_world
+
+COMPLETED = {"condition": "service_completed_successfully"}
+
+
+@pytest.fixture
+def world(engine_host: str, project: str, tmp_path: Path, busybox: str) -> Iterator[World]:
+    with open_world(engine_host, project, tmp_path, busybox) as opened:
+        yield opened
+
+
+def chain(world: World, prepare: str = "echo no; exit 3") -> Profile:
+    """`last` needs `main` needs `prepare`; `other` stands alone."""
+    return world.profile(
+        {
+            "last": {"command": ["true"], "depends_on": {"main": {"condition": "service_started"}}},
+            "main": {"command": ["true"], "depends_on": {"prepare": COMPLETED}},
+            "other": {"command": ["sh", "-c", "sleep 1; exit 0"]},
+            "prepare": {"command": ["sh", "-c", prepare]},
+        }
+    )
+
+
+NOT_STARTED = {
+    "last": "not started: main was not started",
+    "main": "not started: prepare exited with 3",
+}
+
+
+def test_apply_and_wait_gives_the_dependencys_code(world: World) -> None:
+    profile = chain(world)
+    waited = apply_and_wait(world.engine, profile, world.store)
+    assert [r.address for r in waited.results] == ["last", "main", "other", "prepare"]
+    assert {r.address: r.note for r in waited.results if r.blocked} == NOT_STARTED
+    assert waited.exit_code == 3
+    ends = {r.address: r.evidence.index.ending.how for r in waited.results if r.evidence and r.evidence.index}
+    assert ends == {"other": How.EXITED, "prepare": How.FAILED}
+    assert world.ids(profile) == {}
+    assert world.engine.volumes(labels={"sandboxrun.project": world.project}) == ()
+
+    again = apply_and_wait(world.engine, profile, world.store)  # the record says how it ended
+    assert (again.exit_code, dict(again.earlier)) == (3, {"other": 0, "prepare": 3})
+    assert {r.address: r.note for r in again.results} == {
+        "last": "not started: main was not started",
+        "main": "not started: prepare exited with 3 in an earlier run",
+    }
+
+
+def test_a_target_brings_its_dependency_along(world: World) -> None:
+    profile = chain(world)
+    waited = apply_and_wait(world.engine, profile, world.store, options=Options(targets=("main",)))
+    assert [(r.address, r.blocked) for r in waited.results] == [("main", True), ("prepare", False)]
+    assert waited.exit_code == 3
+    assert world.ids(profile) == {}
+
+
+def test_run_gives_the_dependencys_code(world: World) -> None:
+    profile = chain(world)
+    results = oneoff.run(world.engine, profile, world.store, profile.sandboxes)
+    assert {r.address: r.note for r in results if r.blocked} == NOT_STARTED
+    assert [r.exit_code for r in results if not r.blocked] == [0, 3]
+    assert code_of(results) == 3
+    assert world.ids(profile) == {}
+
+
+def test_a_plain_apply_fails_and_leaves_the_evidence_to_the_next(world: World) -> None:
+    profile = chain(world)
+    with pytest.raises(ApplyError) as raised:
+        world.apply(profile)
+    assert [d.message for d in raised.value.diagnostics] == ["main needs prepare, which exited with 3"]
+    assert raised.value.exit_code == ExitCode.ERROR
+    assert set(world.ids(profile)) == {"other", "prepare"}
+
+
+def test_another_fault_beside_it_is_the_error(world: World) -> None:
+    profile = world.profile(
+        {
+            "main": {"depends_on": {"prepare": COMPLETED}},
+            "prepare": {"command": ["false"]},
+            "broken": {"command": ["/no/such/program"], "init": False},
+        }
+    )
+    with pytest.raises(ApplyError, match="/no/such/program") as raised:
+        oneoff.run(world.engine, profile, world.store, profile.sandboxes)
+    assert raised.value.exit_code == ExitCode.NOT_RUN
+    assert world.ids(profile) == {}
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_what_ended_past_its_timeout_is_told_as_that(world: World, code: int) -> None:
+    """Whoever stopped it: the engine shows how long it ran, and nobody may take its code for the agent's own."""
+    trap = f"trap 'exit {code}' TERM; sleep 30 & wait"
+    profile = world.profile({"slow": {"command": ["sh", "-c", trap], "lifetime": {"timeout": "1s"}}})
+    world.apply(profile)
+    from sandboxrun.workflow.waits import wait_for
+
+    wait_for(world.engine, profile, world.store, profile.sandboxes)
+    assert dict(codes(world.engine, profile, world.store, profile.sandboxes)) == {"slow": ExitCode.TIMEOUT}
+    (change,) = world.plan(profile).pending
+    assert (change.note, change.reason.value) == ("stopped after its timeout", "delete_because_timeout")
+    world.apply(profile)
+    (done,) = world.plan(profile).changes
+    assert done.note.startswith("was stopped after its timeout in run ")
+    assert dict(codes(world.engine, profile, world.store, profile.sandboxes)) == {"slow": ExitCode.TIMEOUT}

@@ -1,0 +1,55 @@
+"""What a failed dependency comes to: who was not started, why, and the one exit code."""
+
+from __future__ import annotations
+
+import attrs
+
+from sandboxrun.apply.executor import Applied, Failure
+from sandboxrun.apply.waiting import DependencyFailed
+from sandboxrun.errors import ApplyError, SandboxrunError
+from sandboxrun.model.declared import DeclaredSandbox
+from sandboxrun.model.records import Dependency
+from sandboxrun.model.types import freeze
+from sandboxrun.plan import operations as op
+from sandboxrun.workflow.blocked import not_started, overall
+from tests.unit.plan.world import declared, profile
+
+
+def needing(name: str, *others: str) -> DeclaredSandbox:
+    return attrs.evolve(declared(name), depends_on=freeze({other: Dependency() for other in others}))
+
+
+PROFILE = profile(needing("last", "main"), needing("main", "prepare", "seed"), declared("prepare"), declared("seed"))
+
+
+def applied(*errors: SandboxrunError, left_out: tuple[str, ...] = ("last", "main")) -> Applied:
+    step = op.AwaitSandbox(id="await main prepare", address="main", cause="", dependency="prepare", condition="")
+    failures = tuple(Failure(step=step, error=error) for error in errors)
+    return Applied(done=(), failures=failures, skipped=(), stopped=False, left_out=left_out)
+
+
+def test_who_needs_what_failed_is_not_started_nor_who_needs_that() -> None:
+    one = DependencyFailed("main", "prepare", "exited with 3")
+    two = DependencyFailed("main", "seed", "was killed for exceeding its memory limit")
+    assert str(one) == "error: main needs prepare, which exited with 3"
+    assert not_started(PROFILE, applied(one, two)) == {
+        "main": "not started: prepare exited with 3; seed was killed for exceeding its memory limit",
+        "last": "not started: main was not started",
+    }
+    assert not_started(PROFILE, applied(one, left_out=("main", "stranger"))) == {
+        "main": "not started: prepare exited with 3"
+    }
+
+
+def test_another_failure_beside_it_stays_an_error() -> None:
+    failed = DependencyFailed("main", "prepare", "exited with 3")
+    assert not_started(PROFILE, applied()) == {}
+    assert not_started(PROFILE, applied(failed, ApplyError("no space"))) == {}
+    assert not applied().dependencies_failed and applied(failed).dependencies_failed
+
+
+def test_the_first_code_that_is_not_0() -> None:
+    assert overall([0, 3, 4], blocked=True) == 3
+    assert overall([0, 0], blocked=False) == 0
+    assert overall([0], blocked=True) == 125
+    assert overall([], blocked=True) == 125
