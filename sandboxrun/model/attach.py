@@ -8,8 +8,9 @@ from typing import Any
 import attrs
 
 from sandboxrun.errors import Problems
+from sandboxrun.model.composite import MapOf
 from sandboxrun.model.names import KEY
-from sandboxrun.model.types import INVALID, MapOf, OptionType, Schema, Text, freeze, refuse
+from sandboxrun.model.types import INVALID, OptionType, Schema, Text, freeze, refuse
 from sandboxrun.source import ListNode, MapNode, Node, Scalar
 
 _NAME = Text(pattern=KEY, hint="a name of letters, digits, _ . and -")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import attrs
 
 from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.model.types import INVALID, ListOf, OptionType, Schema, Text
+from sandboxrun.model.composite import ListOf
+from sandboxrun.model.types import INVALID, OptionType, Schema, Text
 from sandboxrun.source import Node, Scalar
 
 # capabilities(7), Linux 5.9 and later

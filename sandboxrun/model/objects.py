@@ -12,10 +12,11 @@ import attrs
 
 from sandboxrun.errors import Problems
 from sandboxrun.model import labels
+from sandboxrun.model.composite import Pairs, span_of
 from sandboxrun.model.names import Names
 from sandboxrun.model.option import Record, option, to_plain
 from sandboxrun.model.spec import digest_of
-from sandboxrun.model.types import Flag, Pairs, Text, freeze, span_of
+from sandboxrun.model.types import Flag, Text, freeze
 from sandboxrun.source import MapNode
 
 # Sandboxes on one network must not reach each other.

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import attrs
 
-from sandboxrun.model import labels
+from sandboxrun.model import convert, labels
 from sandboxrun.model import placements as at
 from sandboxrun.model.attach import Named
+from sandboxrun.model.composite import ListOf, Pairs
 from sandboxrun.model.names import CONFIGS, SECRETS
 from sandboxrun.model.option import Effect, option
 from sandboxrun.model.records import (
@@ -28,7 +29,7 @@ from sandboxrun.model.records import (
     WorkspaceType,
 )
 from sandboxrun.model.tmpfs import Tmpfs, read_options
-from sandboxrun.model.types import Choice, ListOf, Pairs, Text, freeze
+from sandboxrun.model.types import Choice, Text, freeze
 
 
 def _target(mount: Mount) -> str:
@@ -48,7 +49,7 @@ class PlaceOptions:
         default=freeze({"/tmp": read_options("mode=1777")}),
         description="Memory filesystems; noexec, nosuid, nodev and size=64m unless said otherwise.",
         example=["/tmp:size=64m"],
-        at=at.Host("Tmpfs", write=dict, read=at.mapping),
+        at=at.Host("Tmpfs", write=dict, read=convert.mapping),
         always=True,
         merge="map",
     )
@@ -110,7 +111,7 @@ class PlaceOptions:
         default=(),
         description="Name servers.",
         example=["127.0.0.1"],
-        at=at.Host("Dns", write=list, read=at.words),
+        at=at.Host("Dns", write=list, read=convert.words),
         merge="append",
     )
     dns_search: tuple[str, ...] = option(
@@ -118,7 +119,7 @@ class PlaceOptions:
         default=(),
         description="Search domains.",
         example=["example.com"],
-        at=at.Host("DnsSearch", write=list, read=at.words),
+        at=at.Host("DnsSearch", write=list, read=convert.words),
         merge="append",
     )
     dns_opt: tuple[str, ...] = option(
@@ -126,7 +127,7 @@ class PlaceOptions:
         default=(),
         description="Options of the resolver.",
         example=["timeout:2"],
-        at=at.Host("DnsOptions", write=list, read=at.words),
+        at=at.Host("DnsOptions", write=list, read=convert.words),
         merge="append",
     )
     extra_hosts: Mapping[str, str] = option(
@@ -134,7 +135,7 @@ class PlaceOptions:
         default=freeze({}),
         description="Lines for /etc/hosts.",
         example={"api.example.com": "192.0.2.10"},
-        at=at.Host("ExtraHosts", write=at.to_hosts, read=at.from_hosts),
+        at=at.Host("ExtraHosts", write=convert.to_hosts, read=convert.from_hosts),
         merge="map",
     )
     depends_on: Mapping[str, Dependency] = option(

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import attrs
 
-from sandboxrun.model import labels
+from sandboxrun.model import convert, labels
 from sandboxrun.model import placements as at
+from sandboxrun.model.composite import Command, ListOf, Pairs
 from sandboxrun.model.option import Effect, option
 from sandboxrun.model.records import Healthcheck, HealthcheckType, Logging, LoggingType
-from sandboxrun.model.types import Choice, Command, Duration, Flag, ListOf, Pairs, Text, freeze
+from sandboxrun.model.types import Choice, Duration, Flag, Text, freeze
 
 NAME = Text(pattern=r"[A-Za-z_][A-Za-z0-9_.-]*", hint="a variable's name")
 LABEL = Text(pattern=r"[^=\x00\s]+", hint="a label's name")
@@ -25,14 +26,14 @@ class ProcessOptions:
         default="node:20-alpine",
         description="The image to run, by tag or, better, by digest.",
         example="node:20-alpine",
-        at=at.Config("Image", read=at.text),
+        at=at.Config("Image", read=convert.text),
     )
     command: tuple[str, ...] | None = option(
         Command(),
         default=None,
         description="The command, in place of the image's; [] for none where there is an entrypoint.",
         example=["node", "/agent/run.js"],
-        at=at.Config("Cmd", write=list, read=at.words),
+        at=at.Config("Cmd", write=list, read=convert.words),
         inherited=True,
     )
     entrypoint: tuple[str, ...] | None = option(
@@ -40,7 +41,7 @@ class ProcessOptions:
         default=None,
         description="The entry point, in place of the image's; [] for none.",
         example=["/usr/bin/env"],
-        at=at.Config("Entrypoint", write=list, read=at.words),
+        at=at.Config("Entrypoint", write=list, read=convert.words),
         inherited=True,
     )
     user: str = option(
@@ -50,7 +51,7 @@ class ProcessOptions:
         default="1000:1000",
         description="The user, and group, that the command runs as; never root unless you say so.",
         example="1000:1000",
-        at=at.Config("User", read=at.text),
+        at=at.Config("User", read=convert.text),
         always=True,
     )
     working_dir: str | None = option(
@@ -58,7 +59,7 @@ class ProcessOptions:
         default=None,
         description="The working directory; the workspace's target when there is one.",
         example="/workspace",
-        at=at.Config("WorkingDir", read=at.text_or_none),
+        at=at.Config("WorkingDir", read=convert.text_or_none),
         inherited=True,
     )
     environment: Mapping[str, str | None] = option(
@@ -66,7 +67,7 @@ class ProcessOptions:
         default=freeze({}),
         description="Environment variables. Not for secrets: whoever can inspect the container reads them.",
         example={"CI": "1"},
-        at=at.Config("Env", write=at.to_equals, read=at.from_equals),
+        at=at.Config("Env", write=convert.to_equals, read=convert.from_equals),
         inherited=True,
         merge="map",
     )
@@ -75,28 +76,28 @@ class ProcessOptions:
         default=True,
         description="Run an init as PID 1, which forwards signals and reaps children.",
         example=True,
-        at=at.Host("Init", read=at.flag),
+        at=at.Host("Init", read=convert.flag),
     )
     tty: bool = option(
         Flag(),
         default=False,
         description="Give the command a terminal; stdout and stderr become one stream.",
         example=False,
-        at=at.Config("Tty", read=at.flag),
+        at=at.Config("Tty", read=convert.flag),
     )
     stdin_open: bool = option(
         Flag(),
         default=False,
         description="Keep standard input open.",
         example=False,
-        at=at.Config("OpenStdin", read=at.flag),
+        at=at.Config("OpenStdin", read=convert.flag),
     )
     stop_signal: str | None = option(
         Text(pattern=r"(SIG)?[A-Z0-9+-]{1,12}|[0-9]{1,2}", hint="a signal's name", numbers=True),
         default=None,
         description="The signal that asks the command to end.",
         example="SIGTERM",
-        at=at.Config("StopSignal", read=at.text_or_none),
+        at=at.Config("StopSignal", read=convert.text_or_none),
         inherited=True,
     )
     stop_grace_period: int = option(
@@ -104,7 +105,7 @@ class ProcessOptions:
         default=10_000_000_000,
         description="How long it may take to end after that, in whole seconds, before it is killed.",
         example="10s",
-        at=at.Config("StopTimeout", write=at.seconds, read=at.nanoseconds),
+        at=at.Config("StopTimeout", write=convert.seconds, read=convert.nanoseconds),
     )
     restart: str = option(
         Text(
@@ -114,7 +115,7 @@ class ProcessOptions:
         default="no",
         description="Whether the engine starts it again. A sandbox is a task: leave it at no.",
         example="no",
-        at=at.Host("RestartPolicy", write=at.to_restart, read=at.from_restart),
+        at=at.Host("RestartPolicy", write=convert.to_restart, read=convert.from_restart),
         effect=Effect.LIVE,
     )
     healthcheck: Healthcheck | None = option(
@@ -122,7 +123,7 @@ class ProcessOptions:
         default=None,
         description="How the engine tests that the sandbox is healthy.",
         example={"test": ["CMD", "true"], "interval": "30s"},
-        at=at.Config("Healthcheck", write=at.to_health, read=at.from_health),
+        at=at.Config("Healthcheck", write=convert.to_health, read=convert.from_health),
         inherited=True,
         merge="map",
     )
@@ -147,7 +148,7 @@ class ProcessOptions:
         default=freeze({}),
         description="Annotations for the OCI runtime.",
         example={"com.example.note": "reviewed"},
-        at=at.Host("Annotations", write=dict, read=at.mapping),
+        at=at.Host("Annotations", write=dict, read=convert.mapping),
         since="1.43",
         merge="map",
     )
@@ -170,20 +171,20 @@ class ProcessOptions:
         default=None,
         description="The OCI runtime, for example runsc for gVisor; the engine's own when left out.",
         example="runsc",
-        at=at.Host("Runtime", read=at.text_or_none),
+        at=at.Host("Runtime", read=convert.text_or_none),
     )
     logging: Logging = option(
         LoggingType,
         default=Logging(),
         description="Where the engine writes the output, and how much of it is kept.",
         example={"driver": "local", "options": {"max-size": "10m", "max-file": "3"}},
-        at=at.Host("LogConfig", write=at.to_logging, read=at.from_logging),
+        at=at.Host("LogConfig", write=convert.to_logging, read=convert.from_logging),
     )
     group_add: tuple[str, ...] = option(
         ListOf(item=Text(numbers=True, pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]*", hint="a group"), unique=True),
         default=(),
         description="More groups of the user.",
         example=["2000"],
-        at=at.Host("GroupAdd", write=list, read=at.words),
+        at=at.Host("GroupAdd", write=list, read=convert.words),
         merge="append",
     )

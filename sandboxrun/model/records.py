@@ -12,24 +12,9 @@ from typing import Any
 import attrs
 
 from sandboxrun.errors import Problems
+from sandboxrun.model.composite import Command, ListOf, MapOf, Pairs, Short, span_of
 from sandboxrun.model.option import Record, option
-from sandboxrun.model.types import (
-    Choice,
-    Command,
-    Duration,
-    Flag,
-    Integer,
-    ListOf,
-    MapOf,
-    Pairs,
-    Schema,
-    Short,
-    Size,
-    Text,
-    freeze,
-    refuse,
-    span_of,
-)
+from sandboxrun.model.types import Choice, Duration, Flag, Integer, Schema, Size, Text, freeze, refuse
 from sandboxrun.source import MapNode, Node, Scalar
 
 ABSOLUTE = r"/[^\x00:]*"

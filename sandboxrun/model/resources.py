@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import attrs
 
+from sandboxrun.model import convert
 from sandboxrun.model import placements as at
+from sandboxrun.model.composite import ListOf, Pairs
 from sandboxrun.model.gpus import Gpus
 from sandboxrun.model.option import Effect, option
 from sandboxrun.model.records import Device, DeviceType, Ulimit, Ulimits
-from sandboxrun.model.types import Cpus, Integer, ListOf, Pairs, Size, Text, freeze
+from sandboxrun.model.types import Cpus, Integer, Size, Text, freeze
 
 MIB = 1024**2
 
@@ -24,7 +26,7 @@ class ResourceOptions:
         default=512 * MIB,
         description="Memory, a hard limit: beyond it the sandbox is killed and reported as OOM. 0 is unlimited.",
         example="512m",
-        at=at.Host("Memory", read=at.number),
+        at=at.Host("Memory", read=convert.number),
         effect=Effect.LIVE,
         together=("memswap_limit",),
         can_clear=False,
@@ -35,7 +37,7 @@ class ResourceOptions:
         default=None,
         description="Memory and swap together; equal to mem_limit when left out, that is no swap. -1 is unlimited.",
         example="512m",
-        at=at.Host("MemorySwap", read=at.number),
+        at=at.Host("MemorySwap", read=convert.number),
         effect=Effect.LIVE,
         together=("mem_limit",),
         can_clear=False,
@@ -46,7 +48,7 @@ class ResourceOptions:
         default=0,
         description="Memory the engine tries to leave to the sandbox when the host runs short.",
         example="256m",
-        at=at.Host("MemoryReservation", read=at.number),
+        at=at.Host("MemoryReservation", read=convert.number),
         effect=Effect.LIVE,
         can_clear=False,
     )
@@ -55,7 +57,7 @@ class ResourceOptions:
         default=1.0,
         description="CPU time, as a number of CPUs. 0 is unlimited.",
         example=1.5,
-        at=at.Host("NanoCpus", write=at.cpus_to_nano, read=at.nano_to_cpus),
+        at=at.Host("NanoCpus", write=convert.cpus_to_nano, read=convert.nano_to_cpus),
         effect=Effect.LIVE,
         can_clear=False,
         always=True,
@@ -65,7 +67,7 @@ class ResourceOptions:
         default=0,
         description="Relative weight when CPUs are short; 0 is the engine's default of 1024.",
         example=512,
-        at=at.Host("CpuShares", read=at.number),
+        at=at.Host("CpuShares", read=convert.number),
         effect=Effect.LIVE,
         can_clear=False,
     )
@@ -74,7 +76,7 @@ class ResourceOptions:
         default=None,
         description="The CPUs it may run on.",
         example="0-1",
-        at=at.Host("CpusetCpus", read=at.text_or_none),
+        at=at.Host("CpusetCpus", read=convert.text_or_none),
         effect=Effect.LIVE,
         can_clear=False,
     )
@@ -83,7 +85,7 @@ class ResourceOptions:
         default=256,
         description="Processes and threads, in all. 0 or -1 is unlimited.",
         example=256,
-        at=at.Host("PidsLimit", read=at.pids),
+        at=at.Host("PidsLimit", read=convert.pids),
         effect=Effect.LIVE,
         always=True,
     )
@@ -92,7 +94,7 @@ class ResourceOptions:
         default=freeze({"core": Ulimit(soft=0, hard=0), "nofile": Ulimit(soft=4096, hard=4096)}),
         description="Limits of each process: open files, core dumps and so on.",
         example={"nofile": 1024, "core": {"soft": 0, "hard": 0}},
-        at=at.Host("Ulimits", write=at.to_ulimits, read=at.from_ulimits),
+        at=at.Host("Ulimits", write=convert.to_ulimits, read=convert.from_ulimits),
         merge="map",
     )
     shm_size: int = option(
@@ -100,14 +102,14 @@ class ResourceOptions:
         default=64 * MIB,
         description="The size of /dev/shm.",
         example="64m",
-        at=at.Host("ShmSize", read=at.number),
+        at=at.Host("ShmSize", read=convert.number),
     )
     storage_opt: Mapping[str, str] = option(
         Pairs(),
         default=freeze({}),
         description="Options of the storage driver: size bounds the writable layer where the engine has quotas.",
         example={"size": "1g"},
-        at=at.Host("StorageOpt", write=dict, read=at.mapping),
+        at=at.Host("StorageOpt", write=dict, read=convert.mapping),
         merge="map",
     )
     oom_score_adj: int = option(
@@ -115,14 +117,14 @@ class ResourceOptions:
         default=0,
         description="How soon the kernel picks the sandbox when the host runs out of memory; never below 0.",
         example=500,
-        at=at.Host("OomScoreAdj", read=at.number),
+        at=at.Host("OomScoreAdj", read=convert.number),
     )
     devices: tuple[Device, ...] = option(
         ListOf(item=DeviceType, unique=True, key=lambda d: d.target or d.source),
         default=(),
         description="Host devices in the sandbox.",
         example=["/dev/fuse:/dev/fuse:rw"],
-        at=at.Host("Devices", write=at.to_devices, read=at.from_devices),
+        at=at.Host("Devices", write=convert.to_devices, read=convert.from_devices),
         merge="append",
         always=True,
     )
@@ -131,6 +133,6 @@ class ResourceOptions:
         default=None,
         description="GPUs: all, or how many.",
         example="all",
-        at=at.Host("DeviceRequests", write=at.to_gpus, read=at.from_gpus),
+        at=at.Host("DeviceRequests", write=convert.to_gpus, read=convert.from_gpus),
         always=True,
     )

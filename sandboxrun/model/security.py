@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import attrs
 
+from sandboxrun.model import convert
 from sandboxrun.model import placements as at
 from sandboxrun.model.capabilities import Capabilities
+from sandboxrun.model.composite import Pairs
 from sandboxrun.model.option import option
 from sandboxrun.model.security_opt import SecurityOpts
-from sandboxrun.model.types import Choice, Flag, Pairs, Text, freeze
+from sandboxrun.model.types import Choice, Flag, Text, freeze
 
 
 @attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)  # a part of SandboxSpec only
@@ -22,7 +24,7 @@ class SecurityOptions:
         default=True,
         description="Mount the root filesystem read-only.",
         example=True,
-        at=at.Host("ReadonlyRootfs", read=at.flag),
+        at=at.Host("ReadonlyRootfs", read=convert.flag),
         always=True,
     )
     cap_drop: tuple[str, ...] = option(
@@ -30,7 +32,7 @@ class SecurityOptions:
         default=("ALL",),
         description="Capabilities taken away. All of them, unless you say which.",
         example=["ALL"],
-        at=at.Host("CapDrop", write=list, read=at.capabilities),
+        at=at.Host("CapDrop", write=list, read=convert.capabilities),
         always=True,
         merge="append",
     )
@@ -39,7 +41,7 @@ class SecurityOptions:
         default=(),
         description="Capabilities given.",
         example=["NET_BIND_SERVICE"],
-        at=at.Host("CapAdd", write=list, read=at.capabilities),
+        at=at.Host("CapAdd", write=list, read=convert.capabilities),
         always=True,
         merge="append",
     )
@@ -48,7 +50,7 @@ class SecurityOptions:
         default=freeze({"no-new-privileges": "true"}),
         description="Security options of the engine; no-new-privileges stays on unless you turn it off by name.",
         example=["no-new-privileges:true"],
-        at=at.Host("SecurityOpt", write=at.to_security, read=at.from_security),
+        at=at.Host("SecurityOpt", write=convert.to_security, read=convert.from_security),
         always=True,
         merge="map",
     )
@@ -57,7 +59,7 @@ class SecurityOptions:
         default=None,
         description="host turns the engine's user namespaces off for this sandbox.",
         example="host",
-        at=at.Host("UsernsMode", read=at.text_or_none),
+        at=at.Host("UsernsMode", read=convert.text_or_none),
         always=True,
     )
     ipc: str = option(
@@ -65,7 +67,7 @@ class SecurityOptions:
         default="private",
         description="The IPC namespace; none has no /dev/shm.",
         example="private",
-        at=at.Host("IpcMode", read=at.text),
+        at=at.Host("IpcMode", read=convert.text),
         always=True,
     )
     sysctls: Mapping[str, str] = option(
@@ -73,7 +75,7 @@ class SecurityOptions:
         default=freeze({}),
         description="Kernel parameters of the sandbox's own namespaces.",
         example={"net.ipv4.ip_unprivileged_port_start": "0"},
-        at=at.Host("Sysctls", write=dict, read=at.mapping),
+        at=at.Host("Sysctls", write=dict, read=convert.mapping),
         always=True,
         merge="map",
     )
@@ -81,7 +83,7 @@ class SecurityOptions:
         Flag(),
         default=False,
         description="Never.",
-        at=at.Host("Privileged", read=at.flag),
+        at=at.Host("Privileged", read=convert.flag),
         always=True,
         settable=False,
     )
@@ -89,7 +91,7 @@ class SecurityOptions:
         Choice(values=("",)),
         default="",
         description="The PID namespace is always the sandbox's own.",
-        at=at.Host("PidMode", read=at.text),
+        at=at.Host("PidMode", read=convert.text),
         always=True,
         settable=False,
     )
@@ -97,7 +99,7 @@ class SecurityOptions:
         Choice(values=("",)),
         default="",
         description="The UTS namespace is always the sandbox's own.",
-        at=at.Host("UTSMode", read=at.text),
+        at=at.Host("UTSMode", read=convert.text),
         always=True,
         settable=False,
     )
@@ -105,7 +107,7 @@ class SecurityOptions:
         Choice(values=("private",)),
         default="private",
         description="The cgroup namespace is always the sandbox's own.",
-        at=at.Host("CgroupnsMode", read=at.text),
+        at=at.Host("CgroupnsMode", read=convert.text),
         always=True,
         settable=False,
     )
@@ -113,7 +115,7 @@ class SecurityOptions:
         Flag(),
         default=False,
         description="Never: it loses the evidence.",
-        at=at.Host("AutoRemove", read=at.flag),
+        at=at.Host("AutoRemove", read=convert.flag),
         always=True,
         settable=False,
     )

@@ -16,13 +16,14 @@ import attrs
 
 from sandboxrun.errors import Problems
 from sandboxrun.model import units
+from sandboxrun.model.composite import span_of
 from sandboxrun.model.option import Record, Row, rows, to_plain
 from sandboxrun.model.placing import PlaceOptions
 from sandboxrun.model.process import ProcessOptions
 from sandboxrun.model.records import Attachment
 from sandboxrun.model.resources import ResourceOptions
 from sandboxrun.model.security import SecurityOptions
-from sandboxrun.model.types import freeze, span_of
+from sandboxrun.model.types import freeze
 from sandboxrun.source import MapNode
 
 NOT_OFFERED: Mapping[str, str] = freeze(

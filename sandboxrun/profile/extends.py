@@ -12,7 +12,8 @@ from pathlib import Path
 import attrs
 
 from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.model.types import describe, span_of
+from sandboxrun.model.composite import span_of
+from sandboxrun.model.types import describe
 from sandboxrun.profile.document import Document, read_document
 from sandboxrun.profile.shipped import bases
 from sandboxrun.profile.template import is_template

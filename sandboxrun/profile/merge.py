@@ -15,11 +15,11 @@ from typing import Any
 import attrs
 
 from sandboxrun.model.attach import Named
+from sandboxrun.model.composite import ListOf, Pairs
 from sandboxrun.model.option import Row, to_plain
 from sandboxrun.model.security_opt import SecurityOpts, split_security
 from sandboxrun.model.spec import ROWS
 from sandboxrun.model.tmpfs import Tmpfs
-from sandboxrun.model.types import ListOf, Pairs
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, node_of
 
 Entry = tuple[Scalar, Node]

@@ -12,7 +12,8 @@ from typing import Any
 import attrs
 
 from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.model.types import describe, span_of
+from sandboxrun.model.composite import span_of
+from sandboxrun.model.types import describe
 from sandboxrun.profile.patterns import compile_pattern
 from sandboxrun.profile.template import is_template
 from sandboxrun.profile.variable_types import SCALARS, TYPES, Rules, coerce

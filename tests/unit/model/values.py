@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sandboxrun.errors import Problems
 from sandboxrun.model.attach import Named
 from sandboxrun.model.capabilities import NAMES, Capabilities
+from sandboxrun.model.composite import Command, ListOf, MapOf, Pairs, Short
 from sandboxrun.model.gpus import Gpus
 from sandboxrun.model.names import KEY
 from sandboxrun.model.option import Record, rows
@@ -18,22 +19,7 @@ from sandboxrun.model.records import FileMode, HealthTest, Mount
 from sandboxrun.model.security_opt import SecurityOpts
 from sandboxrun.model.spec import ROWS, SandboxSpec, SpecType, settle
 from sandboxrun.model.tmpfs import Tmpfs, read_options
-from sandboxrun.model.types import (
-    Choice,
-    Command,
-    Cpus,
-    Duration,
-    Flag,
-    Integer,
-    ListOf,
-    MapOf,
-    OptionType,
-    Pairs,
-    Short,
-    Size,
-    Text,
-    freeze,
-)
+from sandboxrun.model.types import Choice, Cpus, Duration, Flag, Integer, OptionType, Size, Text, freeze
 from sandboxrun.source import node_of
 
 CHARACTERS = st.characters(codec="utf-8", exclude_characters="\0")
