@@ -76,13 +76,11 @@ def label_of(sandbox: ObservedSandbox) -> str:
 
 
 def _kept(store: Store, profile: Profile, live: set[str]) -> dict[str, Entry]:
-    """The newest run of each sandbox whose evidence is kept and whose container is gone, oldest first."""
-    found: dict[str, Entry] = {}
-    for entry in store.entries(profile.project):
-        if entry.run not in live:
-            found.pop(entry.sandbox, None)
-            found[entry.sandbox] = entry
-    return found
+    """The newest run of each sandbox whose evidence is kept and whose container is gone, in the profile's order."""
+    found = {entry.sandbox: entry for entry in store.entries(profile.project) if entry.run not in live}
+    declared = [s.address for s in profile.sandboxes]
+    order = [*(a for a in declared if a in found), *(a for a in found if a not in declared)]
+    return {address: found[address] for address in order}
 
 
 def _from_evidence(store: Store, entry: Entry, lines: Lines, tail: int | None, talk: opt.Talk) -> None:
