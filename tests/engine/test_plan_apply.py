@@ -23,6 +23,7 @@ from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.planner import make_plan
 from sandboxrun.workflow import converge
 from sandboxrun.workflow.saved import SavedPlan
+from tests.engine.own_engine import open_engine, why_impossible
 from tests.engine.world import World, change, open_world
 
 BRIDGE = {"network_mode": "bridge"}
@@ -494,6 +495,39 @@ def test_what_the_engine_lacks_is_refused_before_what_runs_is_replaced(world: Wo
     if world.engine.api_version == "1.41":
         assert "a: the engine's API 1.41 does not know annotations" in told
     assert world.ids(then) == before
+
+
+def test_a_limit_that_the_engine_drops_with_a_warning_is_not_taken_for_set(
+    tmp_path: Path, project: str, busybox: str
+) -> None:
+    """An engine without the pids cgroup: the plan refuses it; where a plan did not know, the apply fails closed."""
+    pids = Path("/sys/fs/cgroup/pids")
+    if (reason := why_impossible()) or not pids.is_mount():
+        pytest.skip(reason or "this machine has no cgroup that could be taken away from an engine alone")
+    engine = open_engine(without=str(pids))
+    try:
+        with open_world(engine.host, project, tmp_path, busybox) as world:
+            profile = world.profile({"a": {}})
+            with pytest.raises(PlanError, match="a: the engine can't enforce process limits"):
+                world.apply(profile)
+            snapshot = world.snapshot(profile)
+            trusting = attrs.evolve(snapshot, offers=attrs.evolve(snapshot.offers, pids=True))
+            outcome = converge.carry_out(
+                make_plan(profile, trusting),
+                trusting,
+                world.engine,
+                profile,
+                world.store,
+                converge.Settings(listener=world.events.append),
+                lambda: None,
+            )
+            assert outcome.applied is not None
+            with pytest.raises(ApplyError, match=r"a: the engine warned: .*(?i:pids)"):
+                outcome.applied.check()
+            assert [e.address for e in world.events if isinstance(e, Undone)] == ["a"]
+            assert world.snapshot(profile).sandboxes == ()
+    finally:
+        engine.close()
 
 
 def test_what_a_killed_apply_left_is_collected(world: World, busybox: str) -> None:
