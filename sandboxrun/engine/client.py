@@ -34,6 +34,7 @@ class Engine:
         self._transport = transport
         self._version = api_version
         self._sharing: tuple[bool, str] | None = None
+        self._about: Json | None = None
 
     @property
     def endpoint(self) -> str:
@@ -119,8 +120,10 @@ class Engine:
         return tuple(object_of(operation, status, data) for status, data in found)
 
     def version(self) -> Json:
-        """GET /version."""
-        return self.request("GET", "/version", operation="asking the engine for its version").mapping()
+        """GET /version, once: an engine that is replaced ends its connections, and this object with them."""
+        if self._about is None:
+            self._about = self.request("GET", "/version", operation="asking the engine for its version").mapping()
+        return self._about
 
     def info(self) -> Json:
         """GET /info."""

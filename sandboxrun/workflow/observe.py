@@ -44,7 +44,7 @@ def take_snapshot(engine: Engine, profile: Profile, store: Store) -> Snapshot:
     couriers = tuple(str(c["Id"]) for c in listed if (c.get("Labels") or {}).get(labels.ROLE))
     inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in couriers])
     images = _Images(engine)
-    declared = {to_label(s.spec): s.spec for s in profile.sandboxes} if inspected else {}
+    declared = _by_label(profile) if inspected else {}
     sandboxes = tuple(
         observe(answer, profile.names, images.of(str(answer.get("Image") or "")), updated_spec(answer, store), declared)
         for answer in inspected
@@ -98,13 +98,18 @@ def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Sn
 
 def snapshot_after_run(engine: Engine, profile: Profile, names: Iterable[str]) -> Snapshot:
     """The containers `names` and nothing else, to be collected. Raises EngineError."""
-    found = engine.inspect_containers(names)
+    found, declared = engine.inspect_containers(names), _by_label(profile)
     return Snapshot(
         project=profile.project,
         taken=engine.clock(),
         offers=Offers(api_version=engine.api_version),
-        sandboxes=tuple(observe(answer, profile.names, None) for answer in found),
+        sandboxes=tuple(observe(answer, profile.names, None, None, declared) for answer in found),
     )
+
+
+def _by_label(profile: Profile) -> Mapping[str, SandboxSpec]:
+    """The declared specs by their label's text: what runs is mostly one of them, and need not be parsed then."""
+    return {to_label(s.spec): s.spec for s in profile.sandboxes}
 
 
 class _Images:
