@@ -20,6 +20,7 @@ from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.model.names import WORKSPACE, part_volume
 from sandboxrun.model.objects import volume_payload
 from sandboxrun.plan import operations as op
+from sandboxrun.profile.contents import digest
 
 LANDING = "/sandboxrun"  # where a courier has what it carries
 
@@ -102,6 +103,9 @@ def upload_files(step: op.UploadFiles, session: Session) -> None:
     sandbox, container = step.sandbox, session.made[step.address]
     uid, gid = owner(sandbox, container.id, session)
     contents = {ref: session.files[step.part, ref.source] for ref in step.files}
+    for ref, content in contents.items():
+        if ref.digest is not None and ref.digest != digest(content):
+            raise ApplyError(f"the content of {ref.source} has changed since it was planned", help="plan again")
     with courier(sandbox, step.part, session) as carrier:
         session.engine.put_archive(carrier, f"{LANDING}/{step.part}", files_tar(contents, uid, gid))
 

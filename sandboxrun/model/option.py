@@ -68,7 +68,8 @@ class Row:
     send along; `can_clear` False when the engine takes 0 or ""
     as "unchanged", so that removing the limit is a replace; `inherited` marks what an image may set;
     `always` is compared even where nothing was declared; `since` is the first API version that knows it;
-    `settable` False fixes a value that no profile can change.
+    `settable` False fixes a value that no profile can change; `derived` is one that sandboxrun itself works out: no
+    profile can give it, and plans and labels show it.
     """
 
     key: str
@@ -84,6 +85,7 @@ class Row:
     always: bool = False
     since: str | None = None
     settable: bool = True
+    derived: bool = False
     merge: str = "replace"  # how extends and several files combine it: replace, append, map, target
     required: bool = False
     attribute: str = attrs.field(init=False)  # the record's attribute that holds it
@@ -173,7 +175,7 @@ class Record:
         by_key = {row.key: row for row in rows(self.cls) if row.settable}
         values = {}
         for key, value in node.entries:
-            row = by_key.get(str(key.value))
+            row = by_key.get(str(key.value)) or self._derived(key)
             if row is None:
                 self._unknown(key, by_key, problems)
             elif isinstance(value, Scalar) and value.value is None and not row.required:
@@ -189,6 +191,11 @@ class Record:
         if self.check is not None:
             self.check(built, node, problems)
         return built if len(problems) == before else INVALID
+
+    def _derived(self, key: Scalar) -> Row | None:
+        """A row that our own data may hold, which stands in no file."""
+        found = (row for row in rows(self.cls) if row.derived and row.key == key.value)
+        return next(found, None) if key.span is None else None
 
     def _unknown(self, key: Scalar, known: Mapping[str, Row], problems: Problems) -> None:
         word = str(key.value)
@@ -235,7 +242,7 @@ def to_plain(value: Any, *, defaults: bool = False) -> dict[str, Any]:
     plain = {}
     for row in rows(type(value)):
         item = getattr(value, row.attribute)
-        if item is None or not row.settable:
+        if item is None or not (row.settable or row.derived):
             continue
         if defaults or row.required or item != row.default:
             plain[row.key] = row.plain(item)

@@ -193,7 +193,7 @@ class Files:
 
     def put(self, value: tuple[FileRef, ...], payload: Payload) -> None:
         if value:
-            refs = [[ref.source, ref.file_name, ref.uid, ref.gid, ref.mode] for ref in value]
+            refs = [[ref.source, ref.file_name, ref.uid, ref.gid, ref.mode, ref.digest] for ref in value]
             payload.config.setdefault("Labels", {})[self.label] = json.dumps(refs)
             _add_mount(payload, _volume(part_volume(payload.name, self.part), self.directory, True))
 
@@ -207,8 +207,8 @@ class Files:
             return ()
         refs = _json_label(live, self.label, [])
         return tuple(
-            FileRef(source=source, target=None if source == name else name, uid=uid, gid=gid, mode=mode)
-            for source, name, uid, gid, mode in refs
+            FileRef(source=source, target=None if source == name else name, uid=uid, gid=gid, mode=mode, digest=digest)
+            for source, name, uid, gid, mode, digest in (ref for ref in refs if isinstance(ref, list) and len(ref) == 6)
         )
 
 

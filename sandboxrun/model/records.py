@@ -15,6 +15,7 @@ from sandboxrun.errors import Problems
 from sandboxrun.model.composite import Command, ListOf, MapOf, Pairs, Short, span_of
 from sandboxrun.model.option import Record, option
 from sandboxrun.model.types import Choice, Duration, Flag, Integer, Schema, Size, Text, freeze, refuse
+from sandboxrun.model.units import SECOND
 from sandboxrun.source import MapNode, Node, Scalar
 
 ABSOLUTE = r"/[^\x00:]*"
@@ -138,18 +139,20 @@ class Healthcheck:
         description="The test; a list begins with CMD or CMD-SHELL.",
         example=["CMD", "true"],
     )
-    interval: int | None = option(Duration(), default=None, description="Time between tests.", example="30s")
-    timeout: int | None = option(Duration(), default=None, description="Time one test may take.", example="5s")
-    retries: int | None = option(Integer(least=1), default=None, description="Failures before unhealthy.", example=3)
-    start_period: int | None = option(
-        Duration(), default=None, description="Time in which failures do not count.", example="10s"
-    )
+    interval: int = option(Duration(), default=30 * SECOND, description="Time between tests.", example="30s")
+    timeout: int = option(Duration(), default=30 * SECOND, description="Time one test may take.", example="5s")
+    retries: int = option(Integer(least=1), default=3, description="Failures before unhealthy.", example=3)
+    start_period: int = option(Duration(), default=0, description="Time in which failures do not count.", example="10s")
     disable: bool = option(Flag(), default=False, description="Turn the image's own test off.", example=True)
 
 
 def _check_health(check: Healthcheck, node: MapNode, problems: Problems) -> None:
-    if check.test and not check.disable and check.test[0] not in ("CMD", "CMD-SHELL", "NONE"):
-        problems.add("the test must begin with CMD, CMD-SHELL or NONE", span_of(node, "test"))
+    if check.disable:
+        return
+    if not check.test:
+        problems.add("a healthcheck needs a test", node.span, "leave healthcheck out to keep the image's own")
+    elif check.test[0] not in ("CMD", "CMD-SHELL"):
+        problems.add("the test must begin with CMD or CMD-SHELL", span_of(node, "test"), "disable: true turns it off")
 
 
 @attrs.frozen(kw_only=True)
@@ -187,6 +190,13 @@ class FileRef:
         Integer(most=2**32 - 2), default=None, description="The group; the sandbox's user's.", example=1000
     )
     mode: int = option(FileMode(), default=0o400, description="The permissions, in octal.", example="0400")
+    digest: str | None = option(
+        Text(pattern="sha256:[0-9a-f]{64}", hint="a digest"),
+        default=None,
+        description="Of a config's content, so that a changed one is seen; never of a secret's.",
+        settable=False,
+        derived=True,
+    )
 
     @property
     def file_name(self) -> str:

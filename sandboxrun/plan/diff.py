@@ -75,14 +75,26 @@ def _compare_row(row: Row, want: SandboxSpec, have: SandboxSpec, applied: Sandbo
     if wanted == live or not _compared(row, wanted, before):
         return None
     drift = applied is not None and before == wanted
+    shown, asked = row.plain(live), row.plain(wanted)
+    content = "the content has changed" if _less_content(shown) == _less_content(asked) else ""
     return Difference(
         key=row.key,
-        before=row.plain(live),
-        after=row.plain(wanted),
+        before=shown,
+        after=asked,
         effect=_effect(row, wanted, live),
         drift=drift,
-        reason="changed on the engine" if drift else "",
+        reason="changed on the engine" if drift else content,
     )
+
+
+def _less_content(plain: Any) -> Any:
+    """An option's plain value without the digests of contents in it."""
+    if not isinstance(plain, list):
+        return plain
+    return [
+        {key: value for key, value in item.items() if key != "digest"} if isinstance(item, Mapping) else item
+        for item in plain
+    ]
 
 
 def _compared(row: Row, wanted: Any, applied: Any) -> bool:

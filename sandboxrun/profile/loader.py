@@ -18,6 +18,7 @@ from sandboxrun.model.declared import Profile
 from sandboxrun.model.names import PROJECT
 from sandboxrun.model.spec import digest_of
 from sandboxrun.model.types import Text
+from sandboxrun.profile.contents import with_digests
 from sandboxrun.profile.dependencies import with_dependencies
 from sandboxrun.profile.document import Document, read_document, split_document
 from sandboxrun.profile.effective import effective
@@ -175,7 +176,9 @@ class _Loader:
         profile = Profile(
             project=project,
             directory=self.root,
-            sandboxes=sandboxes,
+            sandboxes=with_digests(
+                sandboxes, objects.configs, self.root, self.inputs.environment, self._all_secrets()
+            ),
             names=objects.names,
             networks=objects.networks,
             volumes=objects.volumes,
