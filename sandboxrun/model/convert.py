@@ -11,6 +11,7 @@ from typing import Any
 from sandboxrun.model.records import Device, Healthcheck, Logging, Ulimit
 from sandboxrun.model.security_opt import split_security
 from sandboxrun.model.types import freeze
+from sandboxrun.model.units import SECOND
 
 
 def number(value: Any) -> int:
@@ -133,31 +134,30 @@ def from_restart(value: Any) -> str:
 
 
 def to_health(value: Healthcheck) -> dict[str, Any]:
-    """A health check to Config.Healthcheck."""
+    """A health check to Config.Healthcheck, all of it: the engine takes what is left out from the image's."""
     if value.disable:
         return {"Test": ["NONE"]}
-    fields = {
-        "Test": list(value.test) if value.test else None,
+    return {
+        "Test": list(value.test or ()),
         "Interval": value.interval,
         "Timeout": value.timeout,
         "Retries": value.retries,
         "StartPeriod": value.start_period,
     }
-    return {name: item for name, item in fields.items() if item is not None}
 
 
 def from_health(value: Any) -> Healthcheck | None:
-    """Config.Healthcheck to a health check."""
+    """Config.Healthcheck to a health check; the engine's own defaults for what an image leaves out."""
     if not value:
         return None
     if value.get("Test") == ["NONE"]:
         return Healthcheck(disable=True)
     return Healthcheck(
         test=words_or_none(value.get("Test")),
-        interval=value.get("Interval") or None,
-        timeout=value.get("Timeout") or None,
-        retries=value.get("Retries") or None,
-        start_period=value.get("StartPeriod") or None,
+        interval=value.get("Interval") or 30 * SECOND,
+        timeout=value.get("Timeout") or 30 * SECOND,
+        retries=value.get("Retries") or 3,
+        start_period=value.get("StartPeriod") or 0,
     )
 
 

@@ -148,8 +148,9 @@ class Healthcheck:
 
 def _check_health(check: Healthcheck, node: MapNode, problems: Problems) -> None:
     if check.disable:
-        return
-    if not check.test:
+        if check != Healthcheck(disable=True):
+            problems.add("disable: true stands alone", span_of(node, "disable"), "remove it, or the rest")
+    elif not check.test:
         problems.add("a healthcheck needs a test", node.span, "leave healthcheck out to keep the image's own")
     elif check.test[0] not in ("CMD", "CMD-SHELL"):
         problems.add("the test must begin with CMD or CMD-SHELL", span_of(node, "test"), "disable: true turns it off")
