@@ -46,9 +46,9 @@ class Gate:
             self._leave()
 
     def _admits(self) -> bool:
-        if self._turning:
+        if self._turning or self._wanted:
             return False
-        return not self._inside or (not self._wanted and monotonic() < self._since + LONGEST)
+        return not self._inside or monotonic() < self._since + LONGEST
 
     def _enter(self) -> None:
         try:
