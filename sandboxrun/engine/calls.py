@@ -27,6 +27,8 @@ _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456
 
 def quote(text: str, also: bytes = b"") -> str:
     """Percent-encode `text` for a path or a query, except letters, digits, `-._~` and `also`."""
+    if text.isascii() and text.isalnum():  # an id, mostly
+        return text
     return "".join(chr(b) if b in _PLAIN or b in also else f"%{b:02X}" for b in text.encode("utf-8", "surrogateescape"))
 
 

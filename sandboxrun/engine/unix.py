@@ -5,6 +5,7 @@ Owns connections: keeping alive, timing, taking over, ending. Must not know the 
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import threading
@@ -15,6 +16,7 @@ from contextlib import suppress
 from sandboxrun.engine.transport import Broken, TimedOut, TransportError, Unreachable
 from sandboxrun.engine.wire import PIECE, Body, Head, OpenBody, Reader, body_of
 
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
 Dial = Callable[[float | None], socket.socket]  # opens one, within so many seconds; raises TransportError
 
 
@@ -314,7 +316,7 @@ def _head(
     elif method not in ("GET", "HEAD"):
         fields["Content-Length"] = "0"
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-    if any(ord(c) < 32 or ord(c) == 127 for line in lines for c in line):
+    if any(map(_CONTROL.search, lines)):
         raise ValueError("a request's head cannot hold control characters")
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 

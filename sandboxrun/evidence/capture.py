@@ -99,7 +99,7 @@ class _Capture:
         self._unreachable: str | None = None
 
     def run(self) -> Captured:
-        if done := next((e for e in self._store.entries() if e.run == self._request.run), None):
+        if done := self._store.entry(self._request.run):
             return self._already(done)
         answer = self._inspect()
         name = str(answer.get("Name", "")).lstrip("/") if answer else ""

@@ -69,7 +69,7 @@ class Store:
                 if captured := _entry_of(chain.read(root), run):
                     yield captured
                     return
-                if any(other.folder == place.path.name for other in self.entries()):
+                if any(other.folder == place.path.name for other in chain.entries(chain.read(root), place.path.name)):
                     raise EvidenceError(f"another run's evidence is in {place.path}", help=_DIFFER)
                 place.clear()
                 yield RunFolder(place, place.path.name)
@@ -93,6 +93,10 @@ class Store:
         """All runs that were captured (of one project), oldest first."""
         found = chain.entries(self._chain(), project or "")
         return tuple(entry for entry in found if project is None or entry.project == project)
+
+    def entry(self, run: str) -> Entry | None:
+        """A run's entry, where it was captured."""
+        return _entry_of(self._chain(), run)
 
     def completed(
         self, project: str, *, ended: Iterable[How] = ENDED, inputs: str | None = None
