@@ -64,6 +64,7 @@ class Watch:
         self._stream: LogStream | None = None
         self._terminal: Terminal | None = None
         self._live = False
+        self._deaf = False  # whether nothing can be known of its output, so that silence means nothing
 
     @property
     def ended(self) -> bool:
@@ -91,6 +92,8 @@ class Watch:
         """It runs: read, sample and wait, each in a thread of its own."""
         if self._how.output is not None:
             self._thread(self._read_output)
+        elif self._spec.lifetime.idle is not None:
+            self._thread(self._listen)
         if self._how.sample:
             self._start_sampler()
         self._thread(self._until_end)
@@ -173,8 +176,17 @@ class Watch:
         limit, idle = self._limit(), self._spec.lifetime.idle
         if limit is not None and monotonic() >= began + limit:
             self.end("timeout", f"past its timeout of {format_duration(round(limit * SECOND))}")
-        elif idle is not None and self._how.output is not None and monotonic() >= self._last_output + idle / 1e9:
+        elif idle is not None and not self._deaf and monotonic() >= self._last_output + idle / 1e9:
             self.end("timeout", f"no output for {format_duration(idle)}")
+
+    def _listen(self) -> None:
+        """Notice output, for its idle time; the engine's own log keeps it."""
+        try:
+            self._stream = self._engine.attach(self.container, tty=self._spec.tty)
+            for _ in self._stream:
+                self._last_output = monotonic()
+        except EngineError:
+            self._deaf = True
 
     def _read_output(self) -> None:
         with contextlib.ExitStack() as files:

@@ -93,8 +93,8 @@ def apply(
 
 
 def _connections(parallelism: int, profile: Profile, wait: bool) -> int:
-    """How many threads ask the engine at once; a wait has two a sandbox."""
-    return max(parallelism, 2 * len(profile.sandboxes) + 2) if wait else parallelism
+    """How many threads ask the engine at once; a wait has three a sandbox."""
+    return max(parallelism, 3 * len(profile.sandboxes) + 2) if wait else parallelism
 
 
 def _profile(given: opt.Given, planfile: Path | None, chosen: Options) -> tuple[Profile, SavedPlan | None]:

@@ -36,7 +36,7 @@ def wait(
 
     chosen = select(profile, names)
     store = open_store(profile, given)
-    with open_engine(host, parallelism=max(4, len(chosen) + 2)) as engine:
+    with open_engine(host, parallelism=max(4, 2 * len(chosen) + 2)) as engine:
         note(f"waiting for {', '.join(s.address for s in chosen)}", quiet=not talk.verbose)
         wait_for(engine, profile, store, chosen, patience=timeout)
         found = codes(engine, profile, store, chosen)

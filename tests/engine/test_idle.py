@@ -1,0 +1,39 @@
+"""`lifetime.idle`: a sandbox that falls silent is ended by whatever watches it, and one that goes on writing is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli
+
+
+@pytest.fixture
+def profile(project: str, busybox: str, tmp_path: Path) -> Path:
+    sandbox = {"image": busybox, "network_mode": "none", "lifetime": {"idle": "3s"}}
+    silent = {**sandbox, "command": ["sh", "-c", "echo begun; sleep 600"]}
+    lively = {**sandbox, "command": ["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 1; done"]}
+    path = tmp_path / "sandbox.yaml"
+    path.write_text(json.dumps({"name": project, "sandboxes": {"silent": silent, "lively": lively}}))
+    return path
+
+
+@pytest.mark.parametrize("command", [("run",), ("apply", "--wait", "--yes")], ids=["run", "apply"])
+def test_silence_ends_a_sandbox(command: tuple[str, ...], profile: Path, cli: Cli) -> None:
+    ran = cli(*command)
+    assert ran.code == 124, ran.err
+    assert "silent was ended by its timeout" in ran.out + ran.err
+    assert "no output for 3s" in ran.out + ran.err
+    assert "lively exited with 0" in ran.out + ran.err
+    (log,) = (profile.parent / ".sandboxrun" / "evidence").glob("*-silent-*/stdout.log")
+    assert log.read_text() == "begun\n"
+
+
+def test_wait_ends_it_too(profile: Path, cli: Cli) -> None:
+    assert cli("apply", "--yes").code == 0
+    waited = cli("wait")
+    assert waited.code != 0 and "silent" in waited.out
+    destroyed = cli("destroy", "--yes")
+    assert destroyed.code == 0, destroyed.err
