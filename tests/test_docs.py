@@ -6,6 +6,7 @@ fragment` a part that only has to be YAML; in `console` and `sh` blocks every li
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -157,7 +158,7 @@ def words_of(line: str) -> list[str] | None:
         words = words[1:]
     if words[:1] != ["sandboxrun"]:
         return None
-    ends = [number for number, word in enumerate(words) if word in ("|", ">", "2>", "&&", ";", "||")]
+    ends = [number for number, word in enumerate(words) if word.startswith((">", "2>")) or word in ("|", "&&", ";")]
     return words[1 : min(ends, default=len(words))]
 
 
@@ -221,8 +222,8 @@ def test_no_paper_names_a_place_that_is_not_everybodys(path: Path) -> None:
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_python_is_python_and_imports_what_there_is(block: Block) -> None:
-    code = compile(block.text, str(block), "exec", flags=__import__("ast").PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    assert code is not None
+    tree = ast.parse(block.text) if not block.text.startswith(" ") else ast.parse(f"class Options:\n{block.text}")
+    assert tree.body
     for module, names in re.findall(r"(?m)^\s*from (sandboxrun\S*) import (.+)$", block.text):
         found = __import__(module, fromlist=["x"])
         assert [name for name in names.split(", ") if not hasattr(found, name)] == []
