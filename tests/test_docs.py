@@ -24,6 +24,10 @@ from sandboxrun.engine.connect import resolve
 from sandboxrun.model.option import rows
 from sandboxrun.model.spec import NOT_OFFERED, ROWS
 from sandboxrun.profile.loader import load
+from sandboxrun.profile.shipped import bases
+from sandboxrun.profile.template_functions import FILTERS
+from sandboxrun.profile.template_methods import MAP_METHODS, TEXT_METHODS
+from sandboxrun.settings import _VARIABLES
 from scripts import reference
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -244,3 +248,55 @@ def test_the_engines_paper_has_the_order_in_which_settings_count() -> None:
     assert resolve(None, env).url == "unix:///b.sock"
 
 
+
+
+def paper(name: str) -> str:
+    return (CHECKOUT / "docs" / name).read_text(encoding="utf-8")
+
+
+def test_the_exit_codes_are_those_of_the_program() -> None:
+    told = re.findall(r"(?m)^\| (\d+|other) \| (.+) \|$", paper("plan-and-apply.md"))
+    assert dict(told) == dict(TABLE)
+
+
+def test_the_profiles_paper_names_every_filter_and_method() -> None:
+    [filters] = re.findall(r"(?m)^\| many filters \| (.+) \|$", paper("profile.md"))
+    named = set(re.findall(r"\w+", filters))
+    assert named == set(FILTERS)
+    [methods] = re.findall(r"(?m)^\| any method \| of texts: (.+); of mappings: (.+) \|$", paper("profile.md"))
+    assert [set(part.split(", ")) for part in methods] == [set(TEXT_METHODS), set(MAP_METHODS)]
+
+
+def test_the_profiles_paper_says_how_options_combine() -> None:
+    """A rule's options are listed in full, but those of `replace`, and of `map` where it ends with an ellipsis."""
+    table = dict(re.findall(r"(?m)^\| (append|map|target) \| (.+?) \|", paper("profile.md")))
+    for rule, options in table.items():
+        listed = set(re.findall(r"`(\w+)`", options))
+        really = {row.key for row in ROWS if row.merge == rule}
+        assert listed <= really if "…" in options else listed == really
+
+
+def test_the_shipped_bases_are_named() -> None:
+    assert [name for name in bases() if f"`{name}`" not in paper("profile.md")] == []
+
+
+def test_the_python_paper_has_every_setting() -> None:
+    told = set(re.findall(r"(?m)^\| `([A-Z_]+)` \|", paper("python-api.md")))
+    assert told == {"DOCKER_SOCKET", "DOCKER_HOST", *_VARIABLES}
+
+
+def test_what_the_security_paper_points_at_is_there() -> None:
+    text = (CHECKOUT / "SECURITY.md").read_text(encoding="utf-8")
+    rooms = "tests|profiles|apply|cli|engine|evidence|model|plan|profile|report|workflow"
+    named = re.findall(rf"`((?:{rooms})/[^`]*)`", text)
+    assert len(named) > 20
+    roots = (CHECKOUT, CHECKOUT / "sandboxrun")
+    assert [name for name in named if not any((root / name).exists() for root in roots)] == []
+
+
+def test_the_contributing_paper_has_every_target_and_room() -> None:
+    text = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    targets = re.findall(r"(?m)^([a-z-]+):.*## ", (CHECKOUT / "Makefile").read_text(encoding="utf-8"))
+    assert [name for name in targets if f"make {name}" not in text] == []
+    rooms = [path.name for path in (CHECKOUT / "sandboxrun").iterdir() if (path / "__init__.py").exists()]
+    assert [room for room in rooms if f"`{room}/`" not in text] == []
