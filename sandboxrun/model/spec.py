@@ -153,6 +153,10 @@ def settle(spec: SandboxSpec) -> SandboxSpec:
         implied["volumes"] = tuple(sorted(spec.volumes, key=lambda mount: mount.target))
     if spec.stop_grace_period % units.SECOND:  # the engine counts it in seconds
         implied["stop_grace_period"] = -(-spec.stop_grace_period // units.SECOND) * units.SECOND
+    if any(device.target is None for device in spec.devices):
+        implied["devices"] = tuple(
+            attrs.evolve(device, target=device.target or device.source) for device in spec.devices
+        )
     if spec.pids_limit == -1:
         implied["pids_limit"] = 0
     if spec.pull_policy == "if_not_present":
