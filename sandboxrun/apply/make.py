@@ -88,9 +88,10 @@ def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
     from sandboxrun.evidence.staged import open_workspace, stage_workspace
 
     sandbox, container = step.sandbox, session.made[step.address]
-    assert sandbox.workspace is not None and sandbox.spec.workspace is not None
+    policy = sandbox.spec.workspace
+    assert sandbox.workspace is not None and policy is not None
     uid, gid = owner(sandbox, container.id, session)
-    packed = stage_workspace(session.store, container.run, sandbox.workspace, uid=uid, gid=gid)
+    packed = stage_workspace(session.store, container.run, sandbox.workspace, uid=uid, gid=gid, exclude=policy.exclude)
     with open_workspace(session.store, container.run) as tar, courier(sandbox, WORKSPACE, session) as carrier:
         session.engine.put_archive(carrier, LANDING, tar)
     return f"{packed.files} files"

@@ -42,9 +42,14 @@ class WorkspaceLimits:
 
 @attrs.frozen(kw_only=True)
 class PackedWorkspace:
-    """A packed workspace: the tar's SHA-256 and size, how many members, their bytes, and the links left out."""
+    """A packed workspace: the tar's SHA-256 and size, how many members, their bytes, and the links left out.
+
+    `content` is `sha256:…` of what an agent would see of it: paths, modes, links' targets and data, less times, owners
+    and all that lies in a `.git`, which changes by being looked at.
+    """
 
     sha256: str
+    content: str
     tar_bytes: int
     files: int
     bytes: int
@@ -88,7 +93,8 @@ class _Packing:
     ) -> None:
         self._source, self._into, self._uid, self._gid = source, into, uid, gid
         self._limits, self._excluded = limits, excluder(exclude)
-        self._hash = hashlib.sha256()
+        self._hash, self._content = hashlib.sha256(), hashlib.sha256()
+        self._counts = False  # whether what is being added counts for the content's digest
         self._tar_bytes = self._files = self._bytes = 0
         self._left_out: list[Refused] = []
         self.problems = Problems()
@@ -96,6 +102,7 @@ class _Packing:
     def result(self) -> PackedWorkspace:
         return PackedWorkspace(
             sha256=self._hash.hexdigest(),
+            content="sha256:" + self._content.hexdigest(),
             tar_bytes=self._tar_bytes,
             files=self._files,
             bytes=self._bytes,
@@ -181,6 +188,8 @@ class _Packing:
             self._emit_header(info)
             while left and (chunk := file.read(min(left, _CHUNK))):
                 self._emit(chunk)
+                if self._counts:
+                    self._content.update(chunk)
                 left -= len(chunk)
         if left:
             raise EvidenceError(f"{info.name} shrank while the workspace was packed", help="try again")
@@ -190,6 +199,11 @@ class _Packing:
         import tarfile
 
         self._emit(info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
+        _, *path = info.name.split("/")
+        self._counts = ".git" not in path
+        if self._counts:
+            facts = (info.type.decode(), f"{info.mode:o}", str(info.size), info.linkname, "/".join(path), "")
+            self._content.update("\0".join(facts).encode("utf-8", "surrogateescape"))
 
     def _emit(self, data: bytes) -> None:
         self._hash.update(data)

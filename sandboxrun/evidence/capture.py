@@ -26,6 +26,7 @@ from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.outcome import NEVER, StoppedBy, decide
 from sandboxrun.evidence.parts import CaptureLimits, Part, Source
 from sandboxrun.evidence.runfolder import RunFolder
+from sandboxrun.evidence.staged import staged_content
 from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.usage import Usage
 
@@ -165,7 +166,8 @@ class _Capture:
             self._add(self._guarded(call.name, partial(call.result, self._until)))
         digests = self._guarded(image.name, partial(image.result, self._until))
         engine = self._guarded(version.name, partial(version.result, self._until))
-        return digests or self._request.digests, engine or {}
+        workspace = self._guarded("workspace digest", lambda: staged_content(self._store, self._request.run))
+        return attrs.evolve(digests or self._request.digests, workspace=workspace or ""), engine or {}
 
     def _own_parts(self, source: Source, answer: Mapping[str, Any] | None) -> Iterator[tuple[str, Callable[[], Part]]]:
         """What is here already."""
@@ -189,7 +191,7 @@ class _Capture:
         if request.artifacts:
             wanted.append(("artifacts", lambda: parts.artifacts(source, request.artifacts)))
         if target := request.workspace:
-            wanted.append(("workspace", lambda: parts.workspace(source, target)))
+            wanted.append(("workspace", lambda: parts.workspace(source, target, request.artifacts)))
         if answer is not None:
             yield from wanted
             return

@@ -52,13 +52,15 @@ class Refused:
 
 @attrs.frozen(kw_only=True)
 class Digests:
-    """What ran, by digest. All but `image` (the engine's image id) are given by the caller."""
+    """What ran, by digest. All but `image` (the engine's image id) and `workspace` (of a copy's content) are given by
+    the caller."""
 
     spec: str = ""
     inputs: str = ""
     profile: str = ""
     plan: str = ""
     image: str = ""
+    workspace: str = ""
     repo_digests: tuple[str, ...] = ()
 
 

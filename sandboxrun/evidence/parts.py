@@ -242,8 +242,11 @@ def _exported(source: Source, path: str, part: str, under: str, limits: ExportLi
     return Part(missing=done.missing, refused=done.refused, refused_total=done.refused_total)
 
 
-def workspace(source: Source, target: str) -> Part:
-    """`workspace.patch` against the staged baseline; without one, the whole workspace below `workspace/`."""
+def workspace(source: Source, target: str, artifacts: Iterable[str] = ()) -> Part:
+    """`workspace.patch` against the staged baseline; without one, the whole workspace below `workspace/`.
+
+    What is new below one of the `artifacts` is not in the patch as well.
+    """
     try:
         with source.store.staging(source.run, create=False) as staging:
             baseline = baseline_of(staging)
@@ -262,10 +265,19 @@ def workspace(source: Source, target: str) -> Part:
             archive.stream,
             limits=source.limits.patch,
             exclude=baseline.exclude,
+            artifacts=_below(target, artifacts),
             spool=spool,
             deadline=source.deadline,
         )
     return _patched(source, patch, baseline.left_out)
+
+
+def _below(target: str, paths: Iterable[str]) -> Iterator[str]:
+    """Those of the paths that lie inside `target`, from there. One that holds all of it leaves the patch whole."""
+    for path in paths:
+        relative = os.path.relpath(os.path.normpath(path), os.path.normpath(target))
+        if relative not in (".", "..") and not relative.startswith("../"):
+            yield relative
 
 
 def _patched(source: Source, patch: Patch, left_out: tuple[Refused, ...]) -> Part:

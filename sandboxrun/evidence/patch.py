@@ -59,12 +59,14 @@ def make_patch(
     *,
     limits: PatchLimits | None = None,
     exclude: Iterable[str] = (),
+    artifacts: Iterable[str] = (),
     spool: BinaryIO | None = None,
     deadline: float | None = None,
 ) -> Patch:
     """The patch from a packed workspace (`baseline`, seekable) to the engine's archive of the workspace now.
 
-    `exclude` are the patterns it was packed with, `spool` a scratch file for what changed, `deadline` a
+    `exclude` are the patterns it was packed with, `artifacts` paths below the workspace that are kept by themselves:
+    what is new there is not in the patch. `spool` a scratch file for what changed, `deadline` a
     `time.monotonic` value. Raises EvidenceError when either side cannot be read whole.
     """
     import tempfile
@@ -80,6 +82,7 @@ def make_patch(
                 spool if spool is not None else cast(BinaryIO, scratch),
                 limits=bounds.tree,
                 excluded=excluder(exclude),
+                elsewhere=tuple(artifacts),
                 deadline=deadline,
             )
             return _patch(before, after, bounds, deadline)

@@ -6,11 +6,13 @@ by the run's id.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import attrs
 
@@ -47,7 +49,7 @@ def stage_workspace(
 
     `open_workspace` then gives the tar to upload; capture makes the patch against it and removes it.
     """
-    patterns = tuple(exclude)
+    patterns = _patterns(store, source, exclude)
     with store.staging(run) as staging:
         for name in (NOTE, BASELINE):
             staging.unlink(name)
@@ -55,7 +57,7 @@ def stage_workspace(
             packed = pack(source, raw, uid=uid, gid=gid, limits=limits, exclude=patterns)
             sync(raw)
         left_out = [attrs.asdict(refused) for refused in packed.left_out]
-        note = {"sha256": packed.sha256, "exclude": patterns, "left_out": left_out}
+        note = {"sha256": packed.sha256, "content": packed.content, "exclude": patterns, "left_out": left_out}
         staging.write(NOTE, json.dumps(note).encode())
     return packed
 
@@ -67,6 +69,36 @@ def open_workspace(store: Store, run: str) -> BinaryIO:
             return staging.open(BASELINE)
     except FileNotFoundError as error:
         raise EvidenceError(f"no workspace is staged for run {run}") from error
+
+
+def staged_content(store: Store, run: str) -> str:
+    """The digest of the staged workspace's content (see `PackedWorkspace`); "" when none is staged."""
+    try:
+        with store.staging(run, create=False) as staging, staging.open(NOTE) as file:
+            return str(json.loads(file.read())["content"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def content_now(store: Store, source: Path, exclude: Iterable[str]) -> str | None:
+    """The same of the directory as it is; None for one that can't be packed."""
+    patterns = _patterns(store, source, exclude)
+    try:
+        return pack(source, cast(BinaryIO, _Nowhere()), uid=0, gid=0, exclude=patterns).content
+    except EvidenceError:
+        return None
+
+
+def _patterns(store: Store, source: Path, exclude: Iterable[str]) -> tuple[str, ...]:
+    """What is left out: the evidence of other runs too, wherever in the directory it is kept."""
+    root = os.path.relpath(store.path, source)
+    inside = root not in (os.curdir, os.pardir) and not root.startswith(f"{os.pardir}{os.sep}")
+    return (*exclude, *([glob.escape(root)] if inside else []))
+
+
+class _Nowhere:
+    def write(self, data: bytes) -> int:
+        return len(data)
 
 
 def baseline_of(staging: Folder) -> Baseline:

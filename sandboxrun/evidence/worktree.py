@@ -102,11 +102,13 @@ def read_workspace(
     *,
     limits: TreeLimits,
     excluded: Callable[[str], bool],
+    elsewhere: tuple[str, ...] = (),
     deadline: float | None = None,
 ) -> Tree:
     """The tree of a container's workspace as the engine archives it (all below one leading component).
 
-    Only what differs from `baseline` is kept, in `spool`. Raises TarError when the stream cannot be read to its
+    Only what differs from `baseline` is kept, in `spool`; what is new at or below the paths `elsewhere` is left out,
+    for it is kept elsewhere. Raises TarError when the stream cannot be read to its
     end: a tree of a part of it would show everything else as deleted.
     """
     tree = Tree(spool)
@@ -118,6 +120,8 @@ def read_workspace(
             raise TarError(f"more than {limits.files} files")
         path = member.name.rstrip("/").partition("/")[2]
         if member.kind is Kind.DIRECTORY or not path or _is_excluded(path, excluded):
+            continue
+        if path not in baseline.entries and any(path == at or path.startswith(f"{at}/") for at in elsewhere):
             continue
         _read(tree, baseline, member, path, reader, limits)
     return tree

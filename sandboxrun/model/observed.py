@@ -135,6 +135,7 @@ class Completed:
     outcome: str  # exited, failed, oom, timeout
     exit_code: int | None
     run: str
+    workspace_changed: bool = False  # its workspace copy would be another now
 
     @property
     def ending(self) -> str:

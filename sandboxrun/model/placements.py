@@ -163,7 +163,7 @@ class WorkspaceMount:
     engine: str = "HostConfig.Mounts"
 
     def put(self, value: Workspace, payload: Payload) -> None:
-        label = {"source": value.source, "target": value.target}
+        label = {"source": value.source, "target": value.target, "exclude": list(value.exclude)}
         payload.config.setdefault("Labels", {})[labels.WORKSPACE] = json.dumps(label, sort_keys=True)
         if value.access == "copy":
             _add_mount(payload, _volume(part_volume(payload.name, WORKSPACE), value.target, False))
@@ -176,7 +176,13 @@ class WorkspaceMount:
             if found["Destination"] != label.get("target"):
                 continue
             if found.get("Name") == part_volume(live.name, WORKSPACE):
-                return Workspace(source=str(label.get("source")), target=found["Destination"], access="copy")
+                left = label.get("exclude")
+                return Workspace(
+                    source=str(label.get("source")),
+                    target=found["Destination"],
+                    access="copy",
+                    exclude=tuple(map(str, left)) if isinstance(left, list) else (),
+                )
             access = "rw" if found["RW"] else "ro"
             return Workspace(source=found["Source"], target=found["Destination"], access=access)
         return None

@@ -236,12 +236,27 @@ class Workspace:
         description="copy: works on a copy, changes come back as a patch; rw, ro: the directory itself.",
         example="copy",
     )
+    exclude: tuple[str, ...] = option(
+        ListOf(item=Text(hint="a pattern"), unique=True),
+        default=(),
+        description="Patterns of what a copy leaves out, against the path below the directory or the name alone.",
+        example=["node_modules", "*.log"],
+    )
+
+
+def _check_workspace(workspace: Workspace, node: MapNode, problems: Problems) -> None:
+    if workspace.exclude and workspace.access != "copy":
+        problems.add(
+            f"access {workspace.access} excludes nothing: it is the directory itself",
+            span_of(node, "exclude"),
+            "leave out exclude, or use access: copy",
+        )
 
 
 WorkspaceType = Short(
-    record=Record(cls=Workspace, title="workspace"),
+    record=Record(cls=Workspace, title="workspace", check=_check_workspace),
     read=lambda text: Workspace(source=text),
-    expected="a path, or a mapping of source, target and access",
+    expected="a path, or a mapping of source, target, access and exclude",
 )
 
 

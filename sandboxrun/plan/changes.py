@@ -32,6 +32,7 @@ class Reason(enum.Enum):
 
     NEW = "create_because_declared"
     RERUN = "create_because_rerun"
+    WORKSPACE_CHANGED = "create_because_workspace_changed"
     CHANGED = "update_because_changed"
     DRIFTED = "update_because_drift"
     CANNOT_UPDATE = "replace_because_cannot_update"

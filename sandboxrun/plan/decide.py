@@ -77,6 +77,9 @@ def _absent(declared: DeclaredSandbox, record: Completed | None, again: bool) ->
     said = record.ending
     if again:
         return _decision(declared, None, Action.CREATE, Reason.RERUN, f"{said} in run {record.run[:12]}")
+    if record.workspace_changed:
+        note = f"the workspace has changed since run {record.run[:12]}"
+        return _decision(declared, None, Action.CREATE, Reason.WORKSPACE_CHANGED, note)
     note = f"{said} in run {record.run[:12]}; --rerun runs it again"
     return _decision(declared, None, Action.NONE, Reason.DONE, note)
 

@@ -78,7 +78,8 @@ def apply(
     if expected is not None:
         options = expected.options
     with locked(engine, profile, settings) as guard:
-        snapshot = take_snapshot(engine, profile, store)
+        # What was watched to its end is only collected: a workspace that changed meanwhile must not run it again.
+        snapshot = take_snapshot(engine, profile, store, workspaces=watched is None)
         if expected is not None and expected.destroy:
             made = make_destroy_plan(profile, snapshot, expected.options.targets)
         else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -37,8 +38,12 @@ if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
 
 
-def take_snapshot(engine: Engine, profile: Profile, store: Store) -> Snapshot:
-    """The project on the engine now. Raises EngineError."""
+def take_snapshot(engine: Engine, profile: Profile, store: Store, *, workspaces: bool = False) -> Snapshot:
+    """The project on the engine now. Raises EngineError.
+
+    `workspaces`: those of sandboxes that have completed are compared with what they are now, which reads all their
+    files.
+    """
     own = {labels.PROJECT: profile.project}
     listed = engine.containers(labels=own)
     couriers = tuple(str(c["Id"]) for c in listed if (c.get("Labels") or {}).get(labels.ROLE))
@@ -66,7 +71,7 @@ def take_snapshot(engine: Engine, profile: Profile, store: Store) -> Snapshot:
         images=freeze(images.references(profile.sandboxes)),
         orphaned=frozenset(o.id for o in sandboxes if o.one_off and _owner_gone(o)),
         couriers=couriers,
-        completed=_completed(profile, store),
+        completed=_completed(profile, store, workspaces),
     )
     return attrs.evolve(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, unsettled)))
 
@@ -180,22 +185,52 @@ def _owner_gone(observed: ObservedSandbox) -> bool:
     return owner is not None and owner.is_gone
 
 
-def _completed(profile: Profile, store: Store) -> Mapping[str, Mapping[str, Completed]]:
-    """Which of the declared specs ran to their end, by the record; one whose evidence was changed does not count."""
+def _completed(profile: Profile, store: Store, compare: bool) -> Mapping[str, Mapping[str, Completed]]:
+    """Which of the declared specs ran to their end, by the record; one whose evidence was changed does not count.
+
+    The last run of each; where workspaces are compared, the last one that had the workspace as it is now, if any.
+    """
     from sandboxrun.evidence.errors import EvidenceError
     from sandboxrun.evidence.store import ENDED
 
-    wanted = {s.address: s.spec for s in profile.sandboxes}
-    found: dict[str, dict[str, Completed]] = {}
+    wanted = {s.address: s for s in profile.sandboxes}
+    found: dict[str, Completed] = {}
+    contents = _Contents(store)
     for entry in store.entries(profile.project):
-        spec = wanted.get(entry.sandbox)
-        if spec is None or entry.spec != spec.digest or entry.outcome not in ENDED or not store.is_own(entry):
+        sandbox = wanted.get(entry.sandbox)
+        if sandbox is None or entry.spec != sandbox.spec.digest or entry.outcome not in ENDED:
+            continue
+        if not store.is_own(entry):
             continue
         with contextlib.suppress(EvidenceError):
-            code = store.index(entry).ending.exit_code
-            record = Completed(outcome=entry.outcome.value, exit_code=code, run=entry.run)
-            found.setdefault(entry.sandbox, {})[entry.spec] = record
-    return freeze({address: freeze(specs) for address, specs in found.items()})
+            index = store.index(entry)
+            changed = compare and contents.differ(sandbox, index.digests.workspace)
+            record = Completed(
+                outcome=entry.outcome.value, exit_code=index.ending.exit_code, run=entry.run, workspace_changed=changed
+            )
+            earlier = found.get(entry.sandbox)
+            if earlier is None or earlier.workspace_changed or not changed:
+                found[entry.sandbox] = record
+    return freeze({address: freeze({wanted[address].spec.digest: record}) for address, record in found.items()})
+
+
+class _Contents:
+    """What workspaces hold now, each read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[tuple[Path, tuple[str, ...]], str | None] = {}
+
+    def differ(self, sandbox: DeclaredSandbox, recorded: str) -> bool:
+        """Whether the sandbox's copy would be another than the one recorded."""
+        if sandbox.workspace is None or sandbox.spec.workspace is None:
+            return False
+        from sandboxrun.evidence.staged import content_now
+
+        key = (sandbox.workspace, sandbox.spec.workspace.exclude)
+        if key not in self._known:
+            self._known[key] = content_now(self._store, *key)
+        return self._known[key] != recorded
 
 
 def _foreign(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def plan(engine: Engine, profile: Profile, store: Store, options: Options | None = None) -> Plan:
     """What apply would do. Raises PlanError, EngineError."""
-    return make_plan(profile, take_snapshot(engine, profile, store), options)
+    return make_plan(profile, take_snapshot(engine, profile, store, workspaces=True), options)
 
 
 def destroy_plan(engine: Engine, profile: Profile, store: Store, targets: tuple[str, ...] = ()) -> Plan:

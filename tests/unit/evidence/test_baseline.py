@@ -10,7 +10,7 @@ import pytest
 
 from sandboxrun.evidence.baseline import LEADING, WorkspaceLimits, link_fault, pack
 from sandboxrun.evidence.index import EvidenceError
-from sandboxrun.evidence.staged import baseline_of, open_workspace, stage_workspace
+from sandboxrun.evidence.staged import baseline_of, content_now, open_workspace, stage_workspace, staged_content
 from sandboxrun.evidence.store import Store
 
 
@@ -134,3 +134,50 @@ def test_a_staged_workspace_waits_for_whoever_captures_the_run(tmp_path: Path) -
     store.unstage("run-1")
     with pytest.raises(FileNotFoundError), store.staging("run-1", create=False):
         raise AssertionError("not reached")
+
+
+def content(source: Path, **options: object) -> str:
+    return pack(source, io.BytesIO(), **{"uid": 1, "gid": 1, **options}).content  # type: ignore[arg-type]
+
+
+def test_the_contents_digest_is_of_what_an_agent_sees(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "sub/a").write_text("1")
+    (source / ".git").mkdir()
+    before = content(source)
+    os.utime(source / "sub/a", (1, 1))
+    (source / ".git/index").write_text("x")
+    (source / ".sandboxrun").mkdir()
+    assert content(source, uid=7, gid=8) == before
+    seen = {before}
+    changes = [
+        lambda: (source / "sub/a").write_text("2"),
+        lambda: (source / "sub/a").chmod(0o755),
+        lambda: (source / "sub/a").rename(source / "sub/b"),
+        lambda: (source / "empty").mkdir(),
+        lambda: (source / "link").symlink_to("sub"),
+        lambda: ((source / "link").unlink(), (source / "link").symlink_to("empty")),
+        lambda: (source / "gitignore.log").write_text(""),
+    ]
+    for change in changes:
+        change()
+        assert content(source) not in seen
+        seen.add(content(source))
+    assert content(source, exclude=["*.log"]) in seen
+
+
+def test_what_is_staged_is_what_is_there_now(tmp_path: Path) -> None:
+    store = Store(project_directory=tmp_path, root=Path("out[1]/evidence"))
+    (tmp_path / "a").write_text("1")
+    staged = stage_workspace(store, "run", tmp_path, uid=1, gid=1, exclude=["*.log"]).content
+    assert staged_content(store, "run") == staged == content_now(store, tmp_path, ["*.log"])
+    (tmp_path / "x.log").write_text("left out by its pattern")
+    (tmp_path / "out[1]/evidence").mkdir(parents=True)
+    folder = content_now(store, tmp_path, ["*.log"])
+    (tmp_path / "out[1]/evidence/r").write_text("the evidence of other runs is none of it")
+    assert folder == content_now(store, tmp_path, ["*.log"])
+    (tmp_path / "a").write_text("2")
+    assert content_now(store, tmp_path, ["*.log"]) != folder
+    assert staged_content(store, "other") == ""
+    assert content_now(store, tmp_path / "gone", []) is None

@@ -15,6 +15,7 @@ from sandboxrun.evidence import linediff
 from sandboxrun.evidence.baseline import pack
 from sandboxrun.evidence.index import EvidenceError
 from sandboxrun.evidence.linediff import Budget, hunks
+from sandboxrun.evidence.parts import _below
 from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
 from sandboxrun.evidence.worktree import TreeLimits, is_git
 
@@ -339,3 +340,33 @@ def test_what_was_excluded_when_packing_is_excluded_from_the_patch(tmp_path: Pat
     pack(base, buffer, uid=0, gid=0, exclude=["node_modules", "*.log"])
     after: Tree = {"a": ("f", b"1\n"), "node_modules/y": ("f", b"2\n"), "d/z.log": ("f", b"3\n")}
     assert make_patch(buffer, archived(after), exclude=["node_modules", "*.log"]).data == b""
+
+
+def test_what_is_new_below_an_artifact_is_kept_there_alone(tmp_path: Path) -> None:
+    base = write({"report/old": ("f", b"1\n"), "report.md": ("f", b"1\n")}, tmp_path / "before")
+    after: Tree = {
+        "report/old": ("f", b"2\n"),
+        "report/new": ("f", b"3\n"),
+        "report.md": ("f", b"4\n"),
+        "reports": ("f", b"5\n"),
+        "summary": ("f", b"6\n"),
+    }
+    patch = make_patch(packed(base), archived(after), artifacts=["report", "summary"])
+    assert [line for line in patch.data.decode().splitlines() if line.startswith("diff")] == [
+        "diff --git a/report.md b/report.md",
+        "diff --git a/report/old b/report/old",
+        "diff --git a/reports b/reports",
+    ]
+    assert (patch.changed, patch.left_out) == (3, ())
+
+
+@pytest.mark.parametrize(
+    ("paths", "below"),
+    [
+        (["/workspace/report", "/workspace/a/../b/"], ["report", "b"]),
+        (["/workspace", "/", "/workspaces/x", "/tmp/x", "/workspace/.."], []),
+        (["/workspace/..x"], ["..x"]),
+    ],
+)
+def test_which_artifacts_lie_in_the_workspace(paths: list[str], below: list[str]) -> None:
+    assert list(_below("/workspace/", paths)) == below
