@@ -35,6 +35,8 @@ def carry_out(step: op.Operation, session: Session) -> str | None:
             return make.upload_workspace(step, session)
         case op.UploadFiles():
             make.upload_files(step, session)
+        case op.GiveVolume():
+            make.give_volume(step, session)
         case op.ConnectNetwork():
             joining.connect(step, session)
         case op.DisconnectNetwork():

@@ -92,7 +92,8 @@ def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
     assert sandbox.workspace is not None and policy is not None
     uid, gid = owner(sandbox, container.id, session)
     packed = stage_workspace(session.store, container.run, sandbox.workspace, uid=uid, gid=gid, exclude=policy.exclude)
-    with open_workspace(session.store, container.run) as tar, courier(sandbox, WORKSPACE, session) as carrier:
+    volume = part_volume(sandbox.name, WORKSPACE)
+    with open_workspace(session.store, container.run) as tar, courier(sandbox, WORKSPACE, volume, session) as carrier:
         session.engine.put_archive(carrier, LANDING, tar)
     return f"{packed.files} files"
 
@@ -107,20 +108,30 @@ def upload_files(step: op.UploadFiles, session: Session) -> None:
     for ref, content in contents.items():
         if ref.digest is not None and ref.digest != digest(content):
             raise ApplyError(f"the content of {ref.source} has changed since it was planned", help="plan again")
-    with courier(sandbox, step.part, session) as carrier:
+    with courier(sandbox, step.part, part_volume(sandbox.name, step.part), session) as carrier:
         session.engine.put_archive(carrier, f"{LANDING}/{step.part}", files_tar(contents, uid, gid))
 
 
+def give_volume(step: op.GiveVolume, session: Session) -> None:
+    """Give a volume's root to the sandbox's user."""
+    from sandboxrun.apply.tarballs import directory_tar
+
+    sandbox, part = step.sandbox, f"volume-{step.key}"
+    uid, gid = owner(sandbox, session.made[step.address].id, session)
+    with courier(sandbox, part, session.profile.names.volume(step.key), session) as carrier:
+        session.engine.put_archive(carrier, LANDING, directory_tar(part, uid, gid))
+
+
 @contextmanager
-def courier(sandbox: DeclaredSandbox, part: str, session: Session) -> Iterator[str]:
-    """A container that is never started, with the volume of `part` under /sandboxrun; gone afterwards.
+def courier(sandbox: DeclaredSandbox, part: str, volume: str, session: Session) -> Iterator[str]:
+    """A container that is never started, with `volume` under /sandboxrun/<part>; gone afterwards.
 
     The engine takes no upload through a read-only mount, and none into the directory above a mount when the
     root is read-only; only from there can a volume's own root be given to the sandbox's user.
     """
     mount = {
         "Type": "volume",
-        "Source": part_volume(sandbox.name, part),
+        "Source": volume,
         "Target": f"{LANDING}/{part}",
         "VolumeOptions": {"NoCopy": True},
     }

@@ -16,11 +16,12 @@ from sandboxrun.model.names import part_volume
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.operations import Operation
 
-_MAKING = op.CreatePart | op.CreateSandbox | op.UploadWorkspace | op.UploadFiles | op.ConnectNetwork | op.StartSandbox
+_FILLING = op.UploadWorkspace | op.UploadFiles | op.GiveVolume
+_MAKING = op.CreatePart | op.CreateSandbox | _FILLING | op.ConnectNetwork | op.StartSandbox
 
 
 def undo(session: Session, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
-    """Remove the sandboxes whose making did not come to its end, then networks that nothing uses after all."""
+    """Remove the sandboxes whose making did not come to its end, then volumes and networks that nothing uses."""
     unfinished = {s.address for s in (*failed, *skipped) if isinstance(s, _MAKING | op.AwaitSandbox)}
     for address in sorted(unfinished & session.made.keys()):
         try:
@@ -30,6 +31,8 @@ def undo(session: Session, failed: Sequence[Operation], skipped: Sequence[Operat
     for step in (*failed, *skipped):
         if isinstance(step, op.CreatePart | op.CreateSandbox):
             _part(step, session)
+        if isinstance(step, op.GiveVolume):
+            _volume(step, session)
     if failed or skipped:
         _networks(session)
 
@@ -41,6 +44,15 @@ def _part(step: op.CreatePart | op.CreateSandbox, session: Session) -> None:
     for part in ("workspace", "secrets", "configs"):
         with contextlib.suppress(SandboxrunError):
             session.engine.remove_volume(part_volume(step.sandbox.name, part))
+
+
+def _volume(step: op.GiveVolume, session: Session) -> None:
+    """A volume that this apply made and could not give away: the next apply makes and gives it. Nobody wrote to it,
+    for whoever mounts it waits for that."""
+    name = session.profile.names.volume(step.key)
+    if name in session.volumes_made:
+        with contextlib.suppress(SandboxrunError):
+            session.engine.remove_volume(name)
 
 
 def _networks(session: Session) -> None:

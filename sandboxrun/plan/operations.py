@@ -107,6 +107,14 @@ class UploadFiles(_Step):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
+class GiveVolume(_Step):
+    """Give the root of a volume of the profile's, made just now, to the user of the first sandbox that writes to it."""
+
+    sandbox: DeclaredSandbox
+    key: str
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ConnectNetwork(_Step):
     """Attach a container to a network. `container` is None for one that the plan itself creates."""
 
@@ -194,6 +202,7 @@ Operation = (
     | CreateSandbox
     | UploadWorkspace
     | UploadFiles
+    | GiveVolume
     | ConnectNetwork
     | DisconnectNetwork
     | AwaitSandbox

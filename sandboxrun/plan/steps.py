@@ -33,6 +33,7 @@ class Steps:
         self._networks: dict[str, str] = {}  # engine name → the step that makes it
         self._anew: set[str] = set()  # keys of networks that are replaced
         self._volumes: dict[str, str] = {}
+        self._given: dict[str, str] = {}  # volume key → the step that gives it to a sandbox's user
         self._pulls: dict[str, str] = {}
         self._started: dict[str, str] = {}  # address → the step that starts it
 
@@ -232,11 +233,33 @@ class Steps:
         )
         created = self._add(create)
         ready = [created, *self._fill(sandbox, created, cause), *self._join(sandbox, created, cause)]
+        ready += self._give_volumes(sandbox, created, cause)
         ready += self._dependencies(sandbox, cause)
         start = op.StartSandbox(
             id=f"start {address}", address=address, cause=cause, needs=tuple(ready), sandbox=sandbox
         )
         self._started[address] = self._add(start)
+
+    def _give_volumes(self, sandbox: DeclaredSandbox, created: str, cause: str) -> list[str]:
+        """A new volume is root's: whoever is the first to write to it owns it, before anyone who mounts it starts.
+
+        One with driver options may be a host's directory or a remote one, whose owner is not ours to change.
+        """
+        mounts = [m for m in sandbox.spec.volumes if m.type == "volume" and m.source in self._volumes]
+        for mount in mounts:
+            key = mount.source or ""
+            plain = not self._profile.volumes.get(key, VolumeSpec()).driver_opts
+            if plain and not mount.read_only and key not in self._given:
+                step = op.GiveVolume(
+                    id=f"give {sandbox.address} {key}",
+                    address=sandbox.address,
+                    cause=cause,
+                    needs=(created,),
+                    sandbox=sandbox,
+                    key=key,
+                )
+                self._given[key] = self._add(step)
+        return [self._given[m.source or ""] for m in mounts if m.source in self._given]
 
     def _before(self, sandbox: DeclaredSandbox, decision: Decision) -> Ids:
         """What must be done before the container can be made."""

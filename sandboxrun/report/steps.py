@@ -28,7 +28,7 @@ def done(step: Operation, note: str = "") -> str:
 
 def minor(step: Operation) -> bool:
     """Whether the step is a part of another one in a person's eyes: told with -v only."""
-    return isinstance(step, op.CreatePart | op.RecordSpec)
+    return isinstance(step, op.CreatePart | op.RecordSpec | op.GiveVolume)
 
 
 def _words(step: Operation) -> tuple[str, str]:
@@ -47,6 +47,8 @@ def _words(step: Operation) -> tuple[str, str]:
             return "copying the workspace in", "workspace copied in"
         case op.UploadFiles():
             return f"putting {step.part} in place", f"{step.part} in place"
+        case op.GiveVolume():
+            return f"giving the volume {step.key} to its user", f"volume {step.key} given to its user"
         case op.ConnectNetwork():
             return f"connecting to {step.network}", f"connected to {step.network}"
         case op.DisconnectNetwork():

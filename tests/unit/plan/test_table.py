@@ -372,6 +372,7 @@ def test_everything_around_a_sandbox_is_made_before_and_removed_after() -> None:
         "upload a workspace",
         "upload a secrets",
         "connect a other",
+        "give a data",
         "start a",
     ]
     assert set(needs(plan)["create a"]) == {
@@ -382,7 +383,8 @@ def test_everything_around_a_sandbox_is_made_before_and_removed_after() -> None:
         "volume a workspace",
         "volume a secrets",
     }
-    assert needs(plan)["start a"] == ("create a", "upload a workspace", "upload a secrets", "connect a other")
+    filled = ("create a", "upload a workspace", "upload a secrets", "connect a other", "give a data")
+    assert needs(plan)["start a"] == filled
     there = (
         ObservedVolume(name="review_data", key="data", config=None),
         ObservedVolume(name="review-a.workspace", key="review-a.workspace", config=None, run="r"),
