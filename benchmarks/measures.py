@@ -76,11 +76,10 @@ def validate(world: World, effort: Effort) -> Iterator[Result]:
 
 def plan(world: World, effort: Effort) -> Iterator[Result]:
     """Plan and no-op apply of running, unchanged sandboxes, and their memory."""
-    profile = world.profile("plan")
     label = f"sandboxrun.project={world.project('plan')}"
     each: dict[int, tuple[float, float]] = {}
     for count in effort.plans:
-        given = ("--file", str(profile), "--var", f"n={count}")
+        given = ("--file", str(world.profile("plan", count)))
         world.sandboxrun("apply", "apply", "--yes", "--quiet", *given).run()
         programs = [
             world.sandboxrun("plan", "plan", *given),
@@ -130,10 +129,10 @@ def _growth(each: Mapping[int, tuple[float, float]]) -> Result:
 
 def apply(world: World, effort: Effort) -> Iterator[Result]:
     """The first apply, and destroy."""
-    profile = world.profile("apply")
     for count in effort.applies:
-        file, composed = world.payloads(profile, count), world.compose_file(count)
-        given = ("--file", str(profile), "--var", f"n={count}")
+        profile = world.profile("apply", count)
+        file, composed = world.payloads(profile), world.compose_file(count)
+        given = ("--file", str(profile))
         programs = [
             world.sandboxrun("apply", "apply", "--yes", "--quiet", *given),
             world.sandboxrun("destroy", "destroy", "--yes", "--quiet", *given),
@@ -154,10 +153,10 @@ def apply(world: World, effort: Effort) -> Iterator[Result]:
 
 def run(world: World, effort: Effort) -> Iterator[Result]:
     """One run of `true`."""
-    profile = world.profile("run", '["true"]')
+    profile = world.profile("run", command='["true"]')
     programs = [
         world.sandboxrun("run", "run", "--file", str(profile)),
-        world.raw("raw create to remove", "run", str(world.payloads(profile, 1))),
+        world.raw("raw create to remove", "run", str(world.payloads(profile))),
         world.composed("compose run --rm", world.compose_file(1), "run", "--rm", "-T", "s-0", "true"),
     ]
     ours, floor, *others = in_turns([program for program in programs if program is not None], effort.rounds)
@@ -168,8 +167,8 @@ def run(world: World, effort: Effort) -> Iterator[Result]:
 
 def exit(world: World, effort: Effort) -> Iterator[Result]:
     """From a sandbox's exit to its evidence stored and its container gone, by the engine's events."""
-    profile = world.profile("exit", '["true"]')
-    file = world.payloads(profile, 1)
+    profile = world.profile("exit", command='["true"]')
+    file = world.payloads(profile)
     ours = world.sandboxrun("run", "run", "--file", str(profile))
     floor = world.raw("raw events, logs, remove", "watch", str(file))
     seen: dict[str, list[float]] = {"run": [], "raw": []}

@@ -30,13 +30,8 @@ IMAGE = os.environ.get("SANDBOXRUN_TEST_IMAGE", "sandboxrun/busybox:latest")
 LABEL = "sandboxrun.bench"
 WORKERS = 4  # more gain nothing on two cores: the engine is the limit
 
-PROFILE = """\
-name: {project}
-variables:
-  n: {{type: integer, default: 1}}
-sandboxes:
-  s:
-    for_each: "{{{{ range(n) }}}}"
+SANDBOX = """\
+  s-{number}:
     image: {image}
     command: {command}
     network_mode: none
@@ -110,13 +105,13 @@ class World:
         """A project's name of this run."""
         return f"bench-{self.token}-{part}"
 
-    def profile(self, part: str, command: str = '[sleep, "100000"]') -> Path:
-        """A profile in a folder of its own; `n` sandboxes, by variable."""
-        folder = self.folder / part
-        folder.mkdir(exist_ok=True)
-        text = PROFILE.format(project=self.project(part), image=IMAGE, command=command)
-        (folder / "sandbox.yaml").write_text(text)
-        return folder / "sandbox.yaml"
+    def profile(self, part: str, count: int = 1, command: str = '[sleep, "100000"]') -> Path:
+        """A profile of `count` sandboxes, written out as a Compose file's must be, in a folder of its own."""
+        path = self.folder / part / "sandbox.yaml"
+        path.parent.mkdir(exist_ok=True)
+        sandboxes = "".join(SANDBOX.format(number=n, image=IMAGE, command=command) for n in range(count))
+        path.write_text(f"name: {self.project(part)}\nsandboxes:\n{sandboxes}")
+        return path
 
     def compose_file(self, count: int) -> Path:
         """The same sandboxes as services."""
@@ -125,20 +120,19 @@ class World:
         path.write_text(f"services:\n{services}")
         return path
 
-    def payloads(self, profile: Path, count: int) -> Path:
+    def payloads(self, profile: Path) -> Path:
         """What sandboxrun would have the engine create for `profile`, for the floor to create the same."""
         from sandboxrun.model.codec import encode, own_labels
-        from sandboxrun.profile.inputs import Inputs
         from sandboxrun.profile.loader import load
 
-        loaded = load([profile], inputs=Inputs(vars=(f"n={count}",)))
+        loaded = load([profile])
         containers = []
         for sandbox in loaded.sandboxes:
             labels = own_labels(project="raw", address=sandbox.address, run="r", spec=sandbox.spec)
             named = {name.replace("sandboxrun.", "raw."): value for name, value in labels.items()}
             body = encode(sandbox.spec, name=sandbox.name, names=loaded.names, own_labels={**named, LABEL: self.token})
             containers.append({"name": f"raw-{sandbox.name}", "body": body})
-        path = self.folder / f"payloads-{profile.parent.name}-{count}.json"
+        path = profile.with_name(f"payloads-{len(containers)}.json")
         path.write_text(json.dumps(containers))
         return path
 
