@@ -221,7 +221,7 @@ def _conflicts(profile: Profile, snapshot: Snapshot, wanted: Iterable[DeclaredSa
 def _conflict(foreign: Foreign) -> Diagnostic:
     return Diagnostic(
         message=f"the {foreign.kind} {foreign.name} exists and is not this project's ({foreign.whose})",
-        help=f"nothing foreign is touched: rename or remove {foreign.id[:12]}, or change name: at the top of the profile",
+        help=f"nothing foreign is touched: rename or remove {foreign.id[:12]}, or change name: at the profile's top",
     )
 
 

@@ -6,17 +6,17 @@ when building up, dependencies before dependents. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from sandboxrun.model.declared import DeclaredSandbox, Profile
-from sandboxrun.model.names import CONFIGS, PARTS, SECRETS, WORKSPACE, part_volume
+from sandboxrun.model.names import CONFIGS, SECRETS, WORKSPACE
 from sandboxrun.model.objects import NetworkSpec, VolumeSpec
 from sandboxrun.model.observed import Ended, ObservedSandbox, Running, Snapshot
 from sandboxrun.model.option import Effect
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Change
 from sandboxrun.plan.decide import Decision
+from sandboxrun.plan.order import by_dependency, own_volumes, parts_of
 
 Ids = tuple[str, ...]
 
@@ -48,7 +48,7 @@ class Steps:
         self._pull(images, decisions)
         self._make_networks(networks, decisions)
         self._make_volumes(volumes)
-        for decision in _by_dependency(decisions):
+        for decision in by_dependency(decisions):
             self._carry_out(decision)
         self._remove_surroundings(networks, volumes)
         return self._steps
@@ -93,7 +93,7 @@ class Steps:
             needs=(*last, *self._couriers),  # a courier holds the volumes that go with the container
             container=observed.id,
             name=observed.name,
-            volumes=_own_volumes(observed.name, self._snapshot),
+            volumes=own_volumes(observed.name, self._snapshot),
         )
         self._removed[observed.id] = self._add(remove)
 
@@ -218,7 +218,7 @@ class Steps:
     def _make(self, sandbox: DeclaredSandbox, decision: Decision) -> None:
         address, cause = sandbox.address, decision.change.note or decision.change.reason.value
         needs = self._before(sandbox, decision)
-        for part in _parts(sandbox):
+        for part in parts_of(sandbox):
             volume = op.CreatePart(
                 id=f"volume {address} {part}", address=address, cause=cause, needs=needs, sandbox=sandbox, part=part
             )
@@ -383,35 +383,3 @@ class Steps:
                     attachment=attachment,
                 )
                 self._add(join)
-
-
-def _parts(sandbox: DeclaredSandbox) -> tuple[str, ...]:
-    has = {
-        WORKSPACE: sandbox.workspace is not None,
-        SECRETS: bool(sandbox.spec.secrets),
-        CONFIGS: bool(sandbox.spec.configs),
-    }
-    return tuple(part for part in PARTS if has[part])
-
-
-def _own_volumes(name: str, snapshot: Snapshot) -> tuple[str, ...]:
-    parts = {part_volume(name, part) for part in PARTS}
-    return tuple(volume.name for volume in snapshot.volumes if volume.name in parts)
-
-
-def _by_dependency(decisions: Iterable[Decision]) -> list[Decision]:
-    """Dependencies before dependents, otherwise in the given order. The profile has no cycles."""
-    by_address = {d.declared.address: d for d in decisions if d.declared is not None}
-    ordered: dict[str, Decision] = {}
-
-    def place(decision: Decision) -> None:
-        assert decision.declared is not None
-        for address in decision.declared.depends_on:
-            if address in by_address and address not in ordered:
-                place(by_address[address])
-        ordered[decision.declared.address] = decision
-
-    for decision in by_address.values():
-        if decision.declared is not None and decision.declared.address not in ordered:
-            place(decision)
-    return list(ordered.values())
