@@ -57,7 +57,8 @@ class Tmpfs:
         match node:
             case MapNode():
                 found = [(str(k.value), v) for k, v in node.entries]
-                items = [(path, str(v.value or ""), v) for path, v in found if isinstance(v, Scalar)]
+                texts = [(path, v) for path, v in found if isinstance(v, Scalar) and isinstance(v.value, str | None)]
+                items = [(path, str(v.value or ""), v) for path, v in texts]
                 if len(items) != len(found):
                     return refuse(problems, node, "a mapping of paths to mount options")
             case ListNode() | Scalar(value=str()):
