@@ -18,6 +18,7 @@ from sandboxrun.model.types import Choice, Duration, Flag, Integer, Schema, Size
 from sandboxrun.model.units import SECOND
 from sandboxrun.source import MapNode, Node, Scalar
 
+MILLISECOND = SECOND // 1000
 ABSOLUTE = r"/[^\x00:]*"
 AbsolutePath = Text(pattern=ABSOLUTE, hint="an absolute path")
 FileName = Text(pattern=r"[^/\x00]+", hint="a file name")
@@ -154,6 +155,9 @@ def _check_health(check: Healthcheck, node: MapNode, problems: Problems) -> None
         problems.add("a healthcheck needs a test", node.span, "leave healthcheck out to keep the image's own")
     elif check.test[0] not in ("CMD", "CMD-SHELL"):
         problems.add("the test must begin with CMD or CMD-SHELL", span_of(node, "test"), "disable: true turns it off")
+    for key in ("interval", "timeout", "start_period"):
+        if getattr(check, key) < MILLISECOND and not (key == "start_period" and check.start_period == 0):
+            problems.add(f"{key} is below 1ms", span_of(node, key), "the engine refuses less")
 
 
 @attrs.frozen(kw_only=True)
