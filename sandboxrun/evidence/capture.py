@@ -177,7 +177,8 @@ class _Capture:
             yield "inspect", lambda: parts.inspect(source, answer)
         if self._request.live_logs:
             yield "logs", lambda: parts.live_logs(source)
-        yield "usage", lambda: parts.usage(source)
+        started = _time(((answer or {}).get("State") or {}).get("StartedAt")) is not None
+        yield "usage", lambda: parts.usage(source, ran=started)
 
     def _engine_parts(
         self, source: Source, answer: Mapping[str, Any] | None

@@ -177,20 +177,24 @@ def changes(source: Source) -> Part:
     return Part(missing=(Missing(part="changes", reason=f"{len(listed)} changes, of which {most} are listed"),))
 
 
-def usage(source: Source) -> Part:
-    """`usage.jsonl`: the samples taken while it ran, and their summary. None at all for a run that was too short."""
+def usage(source: Source, *, ran: bool) -> Part:
+    """`usage.jsonl`: the samples taken while it ran, and their summary. `ran`: there should be some."""
     try:
         with source.store.staging(source.run, create=False) as staging, staging.open(USAGE) as file:
             data = file.read(_USAGE_BYTES + 1)
     except FileNotFoundError:
-        return Part()
+        return _unsampled("nobody watched it while it ran") if ran else Part()
     cut = len(data) > _USAGE_BYTES
     data = data[: data.rfind(b"\n", 0, _USAGE_BYTES) + 1]
     if not data:
-        return Part()
+        return _unsampled("it ended before the first sample")
     source.folder.write(USAGE, data, truncated=cut)
     missing = (Missing(part="usage", reason=f"longer than {_USAGE_BYTES} bytes"),) if cut else ()
     return Part(usage=summary_of(_samples(data)), missing=missing)
+
+
+def _unsampled(reason: str) -> Part:
+    return Part(missing=(Missing(part="usage", reason=reason),))
 
 
 def _samples(data: bytes) -> Iterator[Mapping[str, Any]]:

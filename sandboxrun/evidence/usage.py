@@ -38,11 +38,16 @@ class Sample:
 
 @attrs.frozen(kw_only=True)
 class Usage:
-    """The summary of a run's samples. `memory_peak_bytes` is the highest seen, by the kernel or by us."""
+    """The summary of a run's samples.
+
+    `memory_peak_bytes` is the kernel's own mark where it keeps one (`memory_peak_by` is "kernel"), else the highest
+    sample ("samples"): between two it may have been more.
+    """
 
     samples: int
     cpu_seconds: float | None = None
     memory_peak_bytes: int | None = None
+    memory_peak_by: str | None = None
     pids_peak: int | None = None
     read_bytes: int | None = None
     write_bytes: int | None = None
@@ -90,6 +95,7 @@ def summary_of(samples: Iterable[Mapping[str, Any]]) -> Usage | None:
         samples=count,
         cpu_seconds=round(peak["cpu_ns"] / 1e9, 6) if "cpu_ns" in peak else None,
         memory_peak_bytes=max(memory, default=None),
+        memory_peak_by=("kernel" if "memory_peak_bytes" in peak else "samples") if memory else None,
         pids_peak=peak.get("pids"),
         **{key: peak.get(key) for key in counters},
     )

@@ -308,7 +308,10 @@ class EvidencePolicy:
         Flag(), default=True, description="Keep the changes of a copied workspace as a patch.", example=True
     )
     usage_every: int = option(
-        Duration(), default=1_000_000_000, description="How often resource usage is sampled.", example="1s"
+        Duration(least=SECOND),  # an engine takes so long for one sample
+        default=SECOND,
+        description="How often resource usage is sampled; at least 1s.",
+        example="5s",
     )
 
 

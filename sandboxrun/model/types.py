@@ -234,15 +234,21 @@ class Size:
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Duration:
-    """Nanoseconds, written `30s` or `1h30m`."""
+    """Nanoseconds, written `30s` or `1h30m`; at least `least`."""
+
+    least: int = 0
 
     def parse(self, node: Node, problems: Problems) -> Any:
         match node:
             case Scalar(value=str() as text):
                 try:
-                    return units.parse_duration(text)
+                    found = units.parse_duration(text)
                 except ValueError:
                     pass
+                else:
+                    if found >= self.least:
+                        return found
+                    return refuse(problems, node, f"a duration of at least {units.format_duration(self.least)}")
             case Scalar(value=int() | float()) if not isinstance(node.value, bool):
                 return refuse(problems, node, "a duration", f'give it a unit: "{node.text}s" for seconds')
         return refuse(problems, node, "a duration, such as 30s, 10m or 1h30m", "units are ms, s, m, h and d")

@@ -106,8 +106,11 @@ def _timeout(spec: SandboxSpec | None, note: str) -> str:
 
 def _measures(index: Index) -> list[str]:
     told = [f"after {duration(index.ran_seconds)}"] if index.ran_seconds is not None else []
-    peak = index.usage.memory_peak_bytes if index.usage is not None else None
-    return [*told, f"peak memory {size(peak)}"] if peak is not None else told
+    usage = index.usage
+    if usage is None or usage.memory_peak_bytes is None:
+        return told
+    surely = usage.memory_peak_by == "kernel" and index.ending.how is not How.OOM  # what came last was not sampled
+    return [*told, f"peak memory {'' if surely else 'at least '}{size(usage.memory_peak_bytes)}"]
 
 
 def _patch(index: Index) -> list[tuple[str, str]]:

@@ -119,7 +119,8 @@ def test_a_run_that_fails(engine: Engine, store: Store, make: Make, request_of: 
     assert {"path": "/r/report", "kind": "added"} in json.loads(content(store, captured, "changes.json"))
     inspect = json.loads(content(store, captured, "inspect.json"))
     assert inspect["Id"] == container and {"TOKEN=***", "PIN=***"} <= set(inspect["Config"]["Env"])
-    assert [missing.part for missing in index.missing] == ["artifact /nothing"]
+    assert [missing.part for missing in index.missing] == ["usage", "artifact /nothing"]
+    assert index.missing[0].reason == "nobody watched it while it ran"
     assert index.digests.image.startswith("sha256:") and index.engine["version"]
     assert index.ran_seconds is not None and index.started_at is not None and index.usage is None
     again = capture(engine, container, request, store)
@@ -225,7 +226,7 @@ def test_hostile_artifacts(engine: Engine, store: Store, make: Make, request_of:
         "r/giant": "larger than 1048576 bytes",
     }
     assert index.refused_total == len(index.refused) == 8
-    assert {missing.part for missing in index.missing} == {"artifact relative", "artifact /r/../etc"}
+    assert {missing.part for missing in index.missing} == {"usage", "artifact relative", "artifact /r/../etc"}
     assert all(not path.is_symlink() for path in captured.folder.rglob("*"))
 
 
@@ -279,7 +280,7 @@ def test_a_workspace_comes_back_as_a_patch(
     checked(store, captured)
     index = captured.index
     assert index is not None and index.ending.how is How.EXITED, content(store, captured, "stderr.log")
-    assert [missing.part for missing in index.missing] == []
+    assert [missing.part for missing in index.missing] == ["usage"]
     assert {refused.path for refused in index.refused} == {"outside"}
     assert [kept.path for kept in index.kept if kept.sensitive] == ["workspace.patch"]
     assert index.patched_paths == 5
@@ -302,7 +303,7 @@ def test_without_its_baseline_the_workspace_is_kept_whole(
     captured = capture(engine, container, attrs.evolve(request_of, workspace="/workspace"), store)
     checked(store, captured)
     assert captured.index is not None
-    assert [(m.part, m.reason) for m in captured.index.missing] == [
+    assert [(m.part, m.reason) for m in captured.index.missing if m.part != "usage"] == [
         ("workspace.patch", "its baseline is not on this machine: the workspace is kept whole instead")
     ]
     assert content(store, captured, "workspace/workspace/fix me.txt") == b"one\n2\nthree\n"
@@ -320,7 +321,7 @@ def test_limits_of_logs_and_changes(engine: Engine, store: Store, make: Make, re
     assert cut["stdout.log"] == cut["stderr.log"] == (1000, True)
     assert content(store, captured, "stdout.log").startswith(b"1\n2\n3\n")
     assert len(json.loads(content(store, captured, "changes.json"))) == 2
-    assert {m.part for m in index.missing} == {"logs", "changes"}
+    assert {m.part for m in index.missing} == {"logs", "usage", "changes"}
 
 
 def test_a_log_driver_that_replaces_bytes_is_told(
@@ -330,13 +331,13 @@ def test_a_log_driver_that_replaces_bytes_is_told(
     captured = capture(engine, container, request_of, store)
     checked(store, captured)
     assert captured.index is not None
-    assert [(m.part, "json-file" in m.reason) for m in captured.index.missing] == [("logs", True)]
+    assert [(m.part, "json-file" in m.reason) for m in captured.index.missing if m.part != "usage"] == [("logs", True)]
 
 
 def test_output_the_runner_kept_is_used(engine: Engine, store: Store, make: Make, request_of: CaptureRequest) -> None:
     container = run(engine, make("true", host={"LogConfig": {"Type": "none", "Config": {}}}))
     captured = capture(engine, container, attrs.evolve(request_of, run="engine"), store)
-    assert captured.index is not None and [m.part for m in captured.index.missing] == ["logs"]
+    assert captured.index is not None and [m.part for m in captured.index.missing if m.part != "usage"] == ["logs"]
     with (
         store.staging(request_of.run) as staging,
         staging.append("stdout.log") as out,
@@ -349,7 +350,9 @@ def test_output_the_runner_kept_is_used(engine: Engine, store: Store, make: Make
     captured = capture(engine, container, request, store)
     checked(store, captured)
     assert captured.index is not None
-    assert [m.reason for m in captured.index.missing] == ["longer than 18 bytes; what came after is not kept"]
+    assert [m.reason for m in captured.index.missing if m.part != "usage"] == [
+        "longer than 18 bytes; what came after is not kept"
+    ]
     assert {k.path: k.truncated for k in captured.index.kept if k.path.endswith(".log")} == {
         "stderr.log": True,
         "stdout.log": False,

@@ -288,7 +288,8 @@ def evidence(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     found = all_evidence(folder)
     by_address = {index["sandbox"]: (path, index) for path, index in found}
     assert len(by_address) == len(found)
-    assert all(not index["missing"] for _, index in found), [index["missing"] for _, index in found]
+    missing = [one for _, index in found for one in index["missing"] if one["part"] != "usage"]  # most are too short
+    assert missing == []
     return by_address
 
 

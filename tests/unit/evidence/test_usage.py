@@ -73,5 +73,10 @@ def test_the_summary_holds_the_last_counters_and_the_peaks() -> None:
         {"time": "a", "cpu_ns": 1_500_000_000, "memory_bytes": 500, "pids": 9, "read_bytes": 1},
         {"time": "b", "cpu_ns": 2_500_000_000, "memory_bytes": 300, "memory_peak_bytes": 700, "pids": 2},
     ]
-    assert summary_of(samples) == Usage(samples=2, cpu_seconds=2.5, memory_peak_bytes=700, pids_peak=9, read_bytes=1)
+    assert summary_of(samples) == Usage(
+        samples=2, cpu_seconds=2.5, memory_peak_bytes=700, memory_peak_by="kernel", pids_peak=9, read_bytes=1
+    )
+    assert summary_of(samples[:1]) == Usage(
+        samples=1, cpu_seconds=1.5, memory_peak_bytes=500, memory_peak_by="samples", pids_peak=9, read_bytes=1
+    )
     assert summary_of([]) is None

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sandboxrun.errors import Problems
 from sandboxrun.model.objects import ConfigType, NetworkType, SecretType, VolumeType
+from sandboxrun.model.records import EvidencePolicy, EvidenceType
 from sandboxrun.model.spec import SpecType
 from sandboxrun.model.types import INVALID
 from sandboxrun.source import node_of
@@ -29,8 +30,8 @@ ALL = pytest.mark.parametrize("case", [*CASES, *OBJECTS], ids=lambda case: case.
 STRICTER = {
     "command": "quotes that are not closed",
     "entrypoint": "quotes that are not closed",
-    "healthcheck": "the test's first word; durations beyond 2^63 ns",
-    "evidence": "sizes and durations beyond 2^63",
+    "healthcheck": "the test's first word; disable with more; times below 1ms; durations beyond 2^63 ns",
+    "evidence": "sizes and durations beyond 2^63; usage_every below 1s",
     "lifetime": "durations beyond 2^63 ns",
     "stop_grace_period": "durations beyond 2^63 ns",
     "mem_limit": "sizes beyond 2^63",
@@ -104,3 +105,10 @@ def test_a_sandbox_of_any_data_gives_a_spec_or_its_faults(data: st.DataObject) -
     problems = Problems()
     value = SpecType.parse(node_of(given), problems)
     assert (value is INVALID) is bool(problems)
+
+
+def test_usage_is_sampled_once_a_second_at_most() -> None:
+    problems = Problems()
+    assert EvidenceType.parse(node_of({"usage_every": "999ms"}), problems) is INVALID
+    assert [d.message for d in problems.diagnostics] == ['expected a duration of at least 1s, found the text "999ms"']
+    assert EvidenceType.parse(node_of({"usage_every": "1s"}), Problems()) == EvidencePolicy()

@@ -52,7 +52,7 @@ def values(type: OptionType) -> st.SearchStrategy[Any]:
         case Size():
             return st.integers(-1 if type.unlimited else 0, LARGEST)
         case Duration():
-            return st.integers(0, LARGEST)
+            return st.integers(type.least, LARGEST)
         case Choice():
             return st.sampled_from(type.values)
         case Gpus():

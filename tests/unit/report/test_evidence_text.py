@@ -41,7 +41,7 @@ def test_a_run_that_went_well() -> None:
     done = captured(
         Ending(how=How.EXITED, exit_code=0),
         ran_seconds=3.24,
-        usage=Usage(samples=3, memory_peak_bytes=43201331),
+        usage=Usage(samples=3, memory_peak_bytes=43201331, memory_peak_by="kernel"),
         kept=(kept("stdout"), kept("workspace.patch")),
         patched_paths=3,
     )
@@ -151,3 +151,16 @@ def test_measures() -> None:
     assert [size(n) for n in (0, 1023, 1024, 43201331, 3 << 30, 5 << 40)] == [
         "0 B", "1023 B", "1.0 KiB", "41.2 MiB", "3.0 GiB", "5.0 TiB",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("how", "by", "said"),
+    [
+        (How.EXITED, "kernel", "peak memory 1.0 MiB"),
+        (How.EXITED, "samples", "peak memory at least 1.0 MiB"),
+        (How.OOM, "kernel", "peak memory at least 1.0 MiB"),
+    ],
+)
+def test_a_peak_that_may_have_been_higher_is_told_as_such(how: How, by: str, said: str) -> None:
+    done = captured(Ending(how=how), usage=Usage(samples=1, memory_peak_bytes=1 << 20, memory_peak_by=by))
+    assert evidence_text([Run(address="a", captured=done)]).split("\n")[0].endswith(f", {said}")
