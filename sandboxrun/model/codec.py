@@ -15,7 +15,7 @@ import attrs
 from sandboxrun.errors import Problems
 from sandboxrun.model import labels
 from sandboxrun.model.names import Names
-from sandboxrun.model.option import Live, Payload, Row, value_of
+from sandboxrun.model.option import Live, Payload, Row, value_of, values_of
 from sandboxrun.model.spec import BY_KEY, ROWS, SandboxSpec, parse_spec
 from sandboxrun.model.types import freeze
 from sandboxrun.source import node_of
@@ -56,8 +56,7 @@ def encode(spec: SandboxSpec, *, name: str, names: Names, own_labels: Mapping[st
     `own_labels` are sandboxrun's labels beside those that options themselves write.
     """
     payload = Payload(name=name, names=names)
-    for row in ROWS:
-        value = value_of(spec, row)
+    for row, value in zip(ROWS, values_of(spec), strict=True):
         if value is not None and row.at is not None:
             row.at.put(value, payload)
     payload.config.setdefault("Labels", {}).update(own_labels)
@@ -80,13 +79,15 @@ def decode(inspect: Mapping[str, Any], names: Names, recorded: SandboxSpec | Non
     The values are as the engine reports them, what the image gave included: see `without_inherited`.
     """
     live = Live(inspect=inspect, names=names)
-    values: dict[str, Any] = {}
-    for row in ROWS:
-        if row.at is None or row.at.engine.startswith("label "):
-            values[row.key] = value_of(recorded, row) if recorded is not None else row.default
-        else:
-            values[row.key] = row.at.get(live)
+    values = {row.key: placement.get(live) for row, placement in _SHOWN}
+    for row in _RECORDED:
+        values[row.key] = value_of(recorded, row) if recorded is not None else row.default
     return SandboxSpec(**values)
+
+
+_SHOWN = tuple((row, row.at) for row in ROWS if row.at is not None and not row.at.engine.startswith("label "))
+_RECORDED = tuple(row for row in ROWS if row.at is None or row.at.engine.startswith("label "))
+_INHERITED = tuple(row for row in ROWS if row.inherited)
 
 
 def without_inherited(spec: SandboxSpec, image: ImageConfig | None) -> SandboxSpec:
@@ -94,9 +95,7 @@ def without_inherited(spec: SandboxSpec, image: ImageConfig | None) -> SandboxSp
     if image is None:
         return spec
     changed: dict[str, Any] = {}
-    for row in ROWS:
-        if not row.inherited:
-            continue
+    for row in _INHERITED:
         mine, theirs = value_of(spec, row), getattr(image, row.key)
         if isinstance(mine, Mapping):
             kept = {key: value for key, value in mine.items() if key not in theirs or theirs[key] != value}

@@ -6,14 +6,14 @@ single option.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from sandboxrun.model.codec import without_inherited
 from sandboxrun.model.observed import Image, ObservedSandbox
-from sandboxrun.model.option import Effect, Row, value_of
+from sandboxrun.model.option import Effect, Row, values_of
 from sandboxrun.model.spec import ROWS, SandboxSpec
 
 
@@ -35,17 +35,12 @@ def compare(declared: SandboxSpec, observed: ObservedSandbox, image: Image | Non
     want = without_inherited(declared, config)
     applied = without_inherited(observed.applied, config) if observed.applied is not None else None
     found = [moved] if (moved := _moved(declared, observed, image)) is not None else []
-    for row in ROWS:
-        difference = _compare_row(row, want, observed.spec, applied)
-        if difference is not None:
-            found.append(difference)
-    return tuple(found)
+    return (*found, *_compare_rows(want, observed.spec, applied))
 
 
 def mismatches(asked: SandboxSpec, live: SandboxSpec) -> tuple[Difference, ...]:
     """The read-back: what the engine made that is not what was asked. Both less what the image gives."""
-    found = (_compare_row(row, asked, live, None) for row in ROWS)
-    return tuple(difference for difference in found if difference is not None)
+    return tuple(_compare_rows(asked, live, None))
 
 
 def _moved(declared: SandboxSpec, observed: ObservedSandbox, image: Image | None) -> Difference | None:
@@ -69,12 +64,17 @@ def short(image_id: str) -> str:
     return image_id.removeprefix("sha256:")[:12]
 
 
-def _compare_row(row: Row, want: SandboxSpec, have: SandboxSpec, applied: SandboxSpec | None) -> Difference | None:
-    wanted, live = value_of(want, row), value_of(have, row)
-    before = value_of(applied, row) if applied is not None else None
-    if wanted == live or not _compared(row, wanted, before):
-        return None
-    drift = applied is not None and before == wanted
+def _compare_rows(want: SandboxSpec, have: SandboxSpec, applied: SandboxSpec | None) -> Iterator[Difference]:
+    before = values_of(applied) if applied is not None else _UNKNOWN
+    for row, wanted, live, asked in zip(ROWS, values_of(want), values_of(have), before, strict=True):
+        if wanted != live and _compared(row, wanted, asked):
+            yield _difference(row, wanted, live, drift=applied is not None and asked == wanted)
+
+
+_UNKNOWN = (None,) * len(ROWS)
+
+
+def _difference(row: Row, wanted: Any, live: Any, *, drift: bool) -> Difference:
     shown, asked = row.plain(live), row.plain(wanted)
     content = "the content has changed" if _less_content(shown) == _less_content(asked) else ""
     return Difference(
@@ -111,4 +111,4 @@ def _effect(row: Row, wanted: Any, live: Any) -> Effect:
 
 def spec_plain(spec: SandboxSpec) -> Mapping[str, Any]:
     """A spec as plans show it: every option that has a value."""
-    return {row.key: row.plain(value) for row in ROWS if (value := value_of(spec, row)) is not None}
+    return {row.key: row.plain(value) for row, value in zip(ROWS, values_of(spec), strict=True) if value is not None}

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from sandboxrun.model.declared import DeclaredSandbox, Profile
-from sandboxrun.model.option import Row, rows, value_of
+from sandboxrun.model.option import Row, rows, values_of
 from sandboxrun.profile.paths import Places
 
 
@@ -48,8 +48,8 @@ def spelled_out(record: Any) -> dict[str, Any]:
     """A record as plain data with every option that has a value, also in the records inside it."""
     return {
         row.key: _spelled(row, value)
-        for row in rows(type(record))
-        if row.settable and (value := value_of(record, row)) is not None
+        for row, value in zip(rows(type(record)), values_of(record), strict=True)
+        if row.settable and value is not None
     }
 
 

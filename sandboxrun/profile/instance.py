@@ -13,7 +13,7 @@ import attrs
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.model.declared import DeclaredSandbox, Provenance
 from sandboxrun.model.names import address, container_name
-from sandboxrun.model.option import Row, value_of
+from sandboxrun.model.option import Row, values_of
 from sandboxrun.model.records import Mount, Workspace
 from sandboxrun.model.spec import BY_KEY, NOT_OFFERED, ROWS, SandboxSpec, parse_spec
 from sandboxrun.model.types import INVALID, freeze
@@ -223,8 +223,8 @@ def _source_span(node: Node) -> Span | None:
 def _origins(spec: SandboxSpec, node: MapNode, composed: Composed) -> Iterator[tuple[str, Provenance]]:
     names = {layer.document.file.name: layer.document for layer in composed.layers if layer.document.file is not None}
     given = {str(key.value): (key, value) for key, value in node.entries}
-    for row in ROWS:
-        if not row.settable or (value := value_of(spec, row)) is None:
+    for row, value in zip(ROWS, values_of(spec), strict=True):
+        if not row.settable or value is None:
             continue
         if row.key in given:
             key, found = given[row.key]
