@@ -82,7 +82,7 @@ WALKS: Mapping[str, tuple[Walk, ...]] = {
     "cpu_shares": (Walk(first=512, then=256), Walk(first=512, then=UNSET, action=REMOVED)),
     "cpuset": (Walk(first="0", then="0-1"), Walk(first="0", then=UNSET, action=REMOVED)),
     "pids_limit": (Walk(first=64, then=32), Walk(first=64, then=-1), Walk(first=0, then=64)),
-    "ulimits": (Walk(first={"nofile": {"soft": 100, "hard": 200}, "nproc": 99}, then={"nofile": 50}),),
+    "ulimits": (Walk(first={"nofile": {"soft": 100, "hard": 200}, "stack": 8388608}, then={"nofile": 50}),),
     "shm_size": (Walk(first="1m", then="2m"),),
     "oom_score_adj": (Walk(first=500, then=UNSET),),
     "devices": (
