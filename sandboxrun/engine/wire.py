@@ -6,6 +6,7 @@ standard library's client costs more than a whole listing (see benchmarks/); it 
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping
 
 import attrs
@@ -113,16 +114,16 @@ _HEAD = "the answer's head"
 _NONE = "the connection ended without an answer"
 
 
-class Body:
+class Body(abc.ABC):
     """A body, piece by piece. `ended` tells whether its end was seen."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self.ended = False
 
+    @abc.abstractmethod
     def some(self) -> bytes:
         """The next piece; b"" at the end. Raises Broken when the connection ends first."""
-        raise NotImplementedError
 
     def read(self) -> bytes:
         """All of it. Raises Broken past MAX_WHOLE bytes."""
