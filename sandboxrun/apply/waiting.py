@@ -49,7 +49,7 @@ def _container(step: op.AwaitSandbox, session: Session) -> str | Ended | None:
 
 
 def _by_record(step: op.AwaitSandbox, session: Session) -> None:
-    """The dependency ran in an earlier apply and is gone: the record says how it ended."""
+    """The dependency ran in an earlier run and is gone: the record says how it ended."""
     declared = session.profile.sandbox(step.dependency)
     digest = declared.spec.digest if declared is not None else ""
     record: Completed | None = session.snapshot.completed.get(step.dependency, {}).get(digest)

@@ -8,20 +8,22 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sandboxrun.apply.events import Event
-from sandboxrun.cli import summary
 from sandboxrun.cli.options import Talk
 from sandboxrun.cli.output import note, result
-from sandboxrun.errors import printable
 from sandboxrun.plan.changes import Plan
 from sandboxrun.report.progress import Progress, progress_for
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.capture import Captured
+    from sandboxrun.model.declared import Profile
+    from sandboxrun.report.evidence_text import Run
     from sandboxrun.workflow.converge import Outcome
+    from sandboxrun.workflow.oneoff import RunResult
     from sandboxrun.workflow.waits import Waited
 
 
@@ -75,7 +77,8 @@ class Telling:
             return
         self._end()
         if outcome.session is not None:
-            self.runs(outcome.session.captured.values())
+            session = outcome.session
+            self._runs([_run(one, session.profile) for one in session.captured.values()], session.profile)
         if not self._json and not outcome.plan.empty:
             add, change, destroyed = outcome.plan.counts
             result(f"Done: {add} added, {change} changed, {destroyed} destroyed.")
@@ -86,29 +89,44 @@ class Telling:
             self._declined()
             return
         self._end()
-        for one in waited.results:
-            if one.evidence is not None:
-                self.runs([one.evidence], one.note)
-            elif self._json:
-                _json_line({"sandbox": one.address, "outcome": "not_started"}, f"{one.address}: {one.note}")
-            else:
-                result(printable(f"{one.address}: {one.note}"))
+        assert waited.outcome.session is not None
+        profile = waited.outcome.session.profile
+        self._runs([run_of(one, profile) for one in waited.results], profile)
         if not self._json:
-            for address, code in waited.earlier.items():
-                result(f"{address} ended with {code} in an earlier apply; --rerun runs it again")
+            for address, record in waited.earlier.items():
+                said = f"{record.ending} in an earlier run" if record is not None else "did not come to run"
+                result(f"{address} {said}; --rerun runs it again")
 
-    def runs(self, captured: Iterable[Captured], remark: str = "") -> None:
+    def _runs(self, runs: Iterable[Run], profile: Profile) -> None:
         """How runs ended, and where their evidence is."""
-        for one in captured:
+        from sandboxrun.report.evidence_text import evidence_plain, evidence_text
+
+        for one in runs:
+            text = evidence_text([one], sensitive=profile.sensitive, relative_to=Path.cwd())
             if self._json:
-                _json_line(summary.plain([one])[0], summary.evidence_line(one, remark))
-                continue
-            result(summary.evidence_line(one, remark))
-            for line in summary.missing_lines(one):
-                note(f"  {line}", quiet=not self._talk.verbose)
+                _json_line(evidence_plain(one), text.partition("\n")[0])
+            else:
+                result(text)
 
     def _declined(self) -> None:
         note("Nothing was changed.", quiet=self._talk.quiet)
+
+
+def run_of(result: RunResult, profile: Profile) -> Run:
+    """A result as the report tells it."""
+    from sandboxrun.report.evidence_text import Run
+
+    sandbox = profile.sandbox(result.address)
+    spec = sandbox.spec if sandbox is not None else None
+    return Run(address=result.address, captured=result.evidence, spec=spec, note=result.note)
+
+
+def _run(captured: Captured, profile: Profile) -> Run:
+    from sandboxrun.report.evidence_text import Run
+
+    address = captured.index.sandbox if captured.index is not None else "a sandbox"
+    sandbox = profile.sandbox(address)
+    return Run(address=address, captured=captured, spec=sandbox.spec if sandbox is not None else None)
 
 
 def _json_line(told: Mapping[str, Any], message: str) -> None:

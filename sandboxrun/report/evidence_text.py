@@ -9,10 +9,11 @@ import os
 import signal
 from collections.abc import Iterable
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import attrs
 
+from sandboxrun.errors import ExitCode
 from sandboxrun.evidence.capture import Captured
 from sandboxrun.evidence.index import Index
 from sandboxrun.evidence.outcome import Ending, How
@@ -46,6 +47,30 @@ def ending_text(ending: Ending, spec: SandboxSpec | None = None, note: str = "")
     return one_line(_ending(ending, spec, note))
 
 
+def evidence_plain(run: Run) -> dict[str, Any]:
+    """A run as data, in the words that `--json` has. A timeout is 124, whatever the program gave."""
+    captured = run.captured
+    told = {"sandbox": run.address, "note": run.note}
+    if captured is None:
+        return {**told, "outcome": How.NOT_STARTED.value}
+    index = captured.index
+    if index is None:
+        return {**told, "failure": captured.failure}
+    return {
+        **told,
+        "run": index.run,
+        "outcome": index.ending.how.value,
+        "exit_code": _code(index.ending),
+        "ran_seconds": index.ran_seconds,
+        "evidence": str(captured.folder) if captured.folder is not None else None,
+        "missing": [item.part for item in index.missing],
+    }
+
+
+def _code(ending: Ending) -> int | None:
+    return ExitCode.TIMEOUT if ending.how is How.TIMEOUT else ending.exit_code
+
+
 def _run_lines(run: Run, base: Path | None) -> list[str]:
     name = one_line(run.address)
     captured = run.captured
@@ -62,7 +87,7 @@ def _run_lines(run: Run, base: Path | None) -> list[str]:
 
 
 def _ending(ending: Ending, spec: SandboxSpec | None, note: str) -> str:
-    code = f" (exit {ending.exit_code})" if ending.exit_code is not None else ""
+    code = f" (exit {_code(ending)})" if _code(ending) is not None else ""
     why = f": {ending.detail}" if ending.detail else ""
     match ending.how:
         case How.EXITED:
@@ -105,12 +130,16 @@ def _timeout(spec: SandboxSpec | None, note: str) -> str:
 
 
 def _measures(index: Index) -> list[str]:
-    told = [f"after {duration(index.ran_seconds)}"] if index.ran_seconds is not None else []
+    told = [f"after {_ran(index.ran_seconds)}"] if index.ran_seconds is not None else []
     usage = index.usage
     if usage is None or usage.memory_peak_bytes is None:
         return told
     surely = usage.memory_peak_by == "kernel" and index.ending.how is not How.OOM  # what came last was not sampled
     return [*told, f"peak memory {'' if surely else 'at least '}{size(usage.memory_peak_bytes)}"]
+
+
+def _ran(seconds: float) -> str:
+    return duration(seconds) if seconds >= 0.05 else "less than 0.1s"
 
 
 def _patch(index: Index) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from sandboxrun.apply.watch import Watch, Watching
 from sandboxrun.engine.client import Engine
 from sandboxrun.errors import Diagnostic, ExitCode, SandboxrunError
 from sandboxrun.model.declared import DeclaredSandbox, Profile
-from sandboxrun.model.observed import Created, ObservedSandbox, Running, Snapshot
+from sandboxrun.model.observed import Completed, Created, ObservedSandbox, Running, Snapshot
 from sandboxrun.plan.planner import Options, select, with_dependencies
 from sandboxrun.workflow.blocked import not_started, overall
 from sandboxrun.workflow.converge import Confirm, Outcome, Settings, apply
@@ -41,18 +41,20 @@ class WaitTimeout(SandboxrunError):
 class Waited:
     """What an `apply --wait` came to: the plan and its outcome, and how each declared sandbox ended.
 
-    `results` are in the file's order, those that were not started because what they depend on failed among them.
+    `results` are in the file's order, those that were not started because what they depend on failed among them;
+    `earlier` are those that ran in an earlier run, None where that is not known; `codes` the exit codes of all that
+    came to run, in the file's order.
     """
 
     outcome: Outcome
     results: tuple[RunResult, ...] = ()
-    earlier: Mapping[str, int] = attrs.field(factory=dict)  # address → code of those that ran in an earlier run
+    earlier: Mapping[str, Completed | None] = attrs.field(factory=dict)  # by address
+    codes: tuple[int, ...] = ()
 
     @property
     def exit_code(self) -> int:
         """The first code that is not 0, in the file's order, of those that came to run."""
-        codes = [*(r.exit_code for r in self.results if not r.blocked), *self.earlier.values()]
-        return overall(codes, blocked=any(r.blocked for r in self.results))
+        return overall(self.codes, blocked=any(r.blocked for r in self.results))
 
 
 def apply_and_wait(
@@ -101,7 +103,9 @@ def _waited(
     sessions = [o.session for o in (first, last) if o.session is not None]
     captured = {run: c for session in sessions for run, c in session.captured.items()}
     runs = {c.index.sandbox: run for run, c in captured.items() if c.index is not None}
-    results, earlier = [], {}
+    results: list[RunResult] = []
+    earlier: dict[str, Completed | None] = {}
+    codes: list[int] = []
     for sandbox in chosen:
         if sandbox.address in blocked:
             note = blocked[sandbox.address]
@@ -111,11 +115,12 @@ def _waited(
         if run is not None:
             note = watched[run].note if run in watched else ""
             results.append(RunResult(address=sandbox.address, evidence=captured[run], note=note))
+            codes.append(results[-1].exit_code)
             continue
         record = sessions[0].snapshot.completed.get(sandbox.address, {}).get(sandbox.spec.digest)
-        code = ExitCode.NOT_RUN if record is None else recorded_code(record.outcome, record.exit_code)
-        earlier[sandbox.address] = code
-    return Waited(outcome=first, results=tuple(results), earlier=earlier)
+        earlier[sandbox.address] = record
+        codes.append(ExitCode.NOT_RUN if record is None else recorded_code(record.outcome, record.exit_code))
+    return Waited(outcome=first, results=tuple(results), earlier=earlier, codes=tuple(codes))
 
 
 def recorded_code(outcome: str, code: int | None) -> int:
@@ -208,3 +213,10 @@ def codes(
         if observed.address in found and not observed.one_off and isinstance(observed.state, Ended):
             found[observed.address] = ExitCode.TIMEOUT if observed.timed_out else observed.state.exit_code
     return found
+
+
+def without_code(store: Store, profile: Profile, codes: Mapping[str, int | None]) -> Mapping[str, str]:
+    """Of those that `codes` has no code for: why, in words."""
+    ran = {entry.sandbox for entry in store.entries(profile.project)}
+    words = {True: "has not run with this spec", False: "never ran"}
+    return {address: words[address in ran] for address, code in codes.items() if code is None}

@@ -55,7 +55,11 @@ def test_apply_and_wait_gives_the_dependencys_code(world: World) -> None:
     assert world.engine.volumes(labels={"sandboxrun.project": world.project}) == ()
 
     again = apply_and_wait(world.engine, profile, world.store)  # the record says how it ended
-    assert (again.exit_code, dict(again.earlier)) == (3, {"other": 0, "prepare": 3})
+    assert (again.exit_code, again.codes) == (3, (0, 3))
+    assert {address: record and record.exit_code for address, record in again.earlier.items()} == {
+        "other": 0,
+        "prepare": 3,
+    }
     assert {r.address: r.note for r in again.results} == {
         "last": "not started: main was not started",
         "main": "not started: prepare exited with 3 in an earlier run",

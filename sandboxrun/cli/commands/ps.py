@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 import click
 
@@ -31,6 +31,7 @@ class Line(NamedTuple):
     exit_code: int | None
     container: str | None
     evidence: str | None
+    ran_seconds: float | None = None
 
 
 @click.command()
@@ -64,19 +65,20 @@ def ps(
     if as_json:
         result(json_text([line._asdict() for line in shown]))
     elif shown:
-        result(_text(shown, snapshot.taken, everything))
+        result(_text(shown, snapshot.taken))
     else:
         hidden = f"; -a lists {len(kept)} from the evidence" if kept and not everything else ""
         note(f"project {profile.project} has no sandboxes on the engine{hidden}", quiet=talk.quiet)
 
 
 def _live(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> Line:
+    from sandboxrun.errors import ExitCode
     from sandboxrun.model.observed import Ended
 
     state = sandbox.state
     return Line(
         address=sandbox.address,
-        state=state_words(state),
+        state="timeout" if sandbox.timed_out else state_words(state),
         since=_time(_since(state)),
         image=sandbox.spec.image,
         memory=sandbox.spec.mem_limit,
@@ -84,7 +86,7 @@ def _live(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> Lin
         health=getattr(state, "health", None),
         differs=_differs(sandbox, profile, snapshot),
         run=sandbox.run,
-        exit_code=state.exit_code if isinstance(state, Ended) else None,
+        exit_code=ExitCode.TIMEOUT if sandbox.timed_out else state.exit_code if isinstance(state, Ended) else None,
         container=sandbox.id,
         evidence=None,
     )
@@ -149,15 +151,18 @@ def _differs(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> 
 def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
     """The runs that were torn down, oldest first."""
     from sandboxrun.evidence.errors import EvidenceError
+    from sandboxrun.workflow.waits import recorded_code
 
     lines = []
     for entry in store.entries(profile.project):
         if entry.run in live:
             continue
-        code: int | None = None
+        code, ran = None, None
         words = entry.outcome.value.replace("_", " ")
         try:
-            code = store.index(entry).ending.exit_code
+            index = store.index(entry)
+            ran, code = index.ran_seconds, index.ending.exit_code
+            code = recorded_code(entry.outcome.value, code) if code is not None else None
         except EvidenceError:
             words += " (evidence lost)"
         lines.append(
@@ -174,53 +179,62 @@ def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
                 exit_code=code,
                 container=None,
                 evidence=str(store.path / entry.folder),
+                ran_seconds=ran,
             )
         )
     return lines
 
 
-def _text(lines: list[Line], now: datetime, everything: bool) -> str:
-    heads = (
-        "SANDBOX",
-        "STATE",
-        "SINCE",
-        "IMAGE",
-        "MEMORY",
-        "CPUS",
-        "HEALTH",
-        "DIFFERS",
-        *(["EVIDENCE"] if everything else []),
-    )
+def _text(lines: list[Line], now: datetime) -> str:
+    """Those on the engine, and below them the runs that ended: of these other things are to be told."""
+    live = [line for line in lines if line.container is not None]
+    kept = [line for line in lines if line.container is None]
     from sandboxrun.report.table import table
 
-    return table(heads, [_row(line, now, everything) for line in lines])
+    shown = []
+    if live:
+        heads = ("SANDBOX", "STATE", "SINCE", "IMAGE", "MEMORY", "CPUS", "HEALTH", "DIFFERS")
+        shown.append(table(heads, [_printable(_row(line, now)) for line in live]))
+    if kept:
+        ended = ("SANDBOX", "ENDED", "WHEN", "RAN", "EVIDENCE")
+        shown.append(table(ended, [_printable(_kept_row(line, now)) for line in kept]))
+    return "\n\n".join(shown)
 
 
-def _row(line: Line, now: datetime, everything: bool) -> tuple[str, ...]:
-    from sandboxrun.errors import printable
+def _row(line: Line, now: datetime) -> tuple[str, ...]:
     from sandboxrun.model.units import format_size
 
-    live = line.container is not None
-    cells: list[Any] = [
+    return (
         line.address,
         line.state,
         _ago(line.since, now),
         line.image,
-        (format_size(line.memory) if line.memory else "no limit") if live else "",
-        (f"{line.cpus:g}" if line.cpus else "no limit") if live else "",
+        format_size(line.memory) if line.memory else "no limit",
+        f"{line.cpus:g}" if line.cpus else "no limit",
         line.health or "",
         line.differs,
-        *([(line.evidence or "").rpartition("/")[2]] if everything else []),
-    ]
-    return tuple(printable(str(cell)) for cell in cells)
+    )
+
+
+def _kept_row(line: Line, now: datetime) -> tuple[str, ...]:
+    from sandboxrun.report.evidence_text import duration
+
+    ran = duration(line.ran_seconds) if line.ran_seconds is not None else ""
+    return line.address, line.state, _ago(line.since, now), ran, (line.evidence or "").rpartition("/")[2]
+
+
+def _printable(cells: tuple[str, ...]) -> tuple[str, ...]:
+    from sandboxrun.errors import printable
+
+    return tuple(printable(cell) for cell in cells)
 
 
 def _ago(since: str | None, now: datetime) -> str:
-    from sandboxrun.cli.summary import seconds
     from sandboxrun.model.observed import parse_time
+    from sandboxrun.report.evidence_text import duration
 
     then = parse_time(since)
     if then is None:
         return ""
     count = max(0, round((now - then).total_seconds()))
-    return f"{count}s ago" if count < 10 else f"{seconds(count)} ago"
+    return f"{count}s ago" if count < 60 else f"{duration(count)} ago"

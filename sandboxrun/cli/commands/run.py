@@ -104,7 +104,7 @@ def _carry_out(
         with forwarding.to(runner.signal):
             results = runner.run(chosen)
     lines.finish()
-    _report(results, as_json, talk)
+    _report(results, profile, as_json, talk)
     return forwarding.exit_code(code_of(results))
 
 
@@ -114,22 +114,16 @@ def _terminal() -> TerminalPump:
     return TerminalPump()
 
 
-def _report(results: tuple[RunResult, ...], as_json: bool, talk: opt.Talk) -> None:
-    from sandboxrun.cli import summary
-    from sandboxrun.cli.output import json_text, note, result
+def _report(results: tuple[RunResult, ...], profile: Profile, as_json: bool, talk: opt.Talk) -> None:
+    from pathlib import Path
 
+    from sandboxrun.cli.changing import run_of
+    from sandboxrun.cli.output import json_text, note, result
+    from sandboxrun.report.evidence_text import evidence_plain, evidence_text
+
+    runs = [run_of(one, profile) for one in results]
     if as_json:
-        told = [
-            {**(summary.plain([r.evidence])[0] if r.evidence else {}), "sandbox": r.address, "note": r.note}
-            for r in results
-        ]
-        result(json_text({"runs": told}))
+        result(json_text({"runs": [evidence_plain(run) for run in runs]}))
         return
     sys.stdout.flush()
-    for one in results:
-        if one.evidence is None:
-            note(f"{one.address}: {one.note}", quiet=talk.quiet)
-            continue
-        note(summary.evidence_line(one.evidence, one.note), quiet=talk.quiet)
-        for line in summary.missing_lines(one.evidence):
-            note(f"  {line}", quiet=not talk.verbose)
+    note(evidence_text(runs, sensitive=profile.sensitive, relative_to=Path.cwd()), quiet=talk.quiet)

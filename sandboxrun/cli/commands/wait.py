@@ -32,7 +32,7 @@ def wait(
 
     profile = load_profile(given)
     from sandboxrun.plan.planner import select
-    from sandboxrun.workflow.waits import codes, wait_for
+    from sandboxrun.workflow.waits import codes, wait_for, without_code
 
     chosen = select(profile, names)
     store = open_store(profile, given)
@@ -40,13 +40,13 @@ def wait(
         note(f"waiting for {', '.join(s.address for s in chosen)}", quiet=not talk.verbose)
         wait_for(engine, profile, store, chosen, patience=timeout)
         found = codes(engine, profile, store, chosen)
-    result(json_text(dict(found)) if as_json else codes_table(found))
+    result(json_text(dict(found)) if as_json else codes_table(found, without_code(store, profile, found)))
     return first_failure(found)
 
 
-def codes_table(codes: Mapping[str, int | None]) -> str:
-    """The codes for people; a sandbox that never ran has none."""
-    rows = [(address, "never ran" if code is None else str(code)) for address, code in codes.items()]
+def codes_table(codes: Mapping[str, int | None], others: Mapping[str, str]) -> str:
+    """The codes for people; `others` is what is said of those that have none."""
+    rows = [(address, others[address] if code is None else str(code)) for address, code in codes.items()]
     from sandboxrun.report.table import table
 
     return table(("SANDBOX", "EXIT CODE"), rows)

@@ -1,4 +1,4 @@
-"""The parts that commands share: lines of output, words on how runs ended, signals, durations, arguments."""
+"""The parts that commands share: lines of output, signals, durations, arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from sandboxrun.cli import doctoring, summary
+from sandboxrun.cli import doctoring
 from sandboxrun.cli.commands.logs import last_lines
 from sandboxrun.cli.commands.wait import first_failure
 from sandboxrun.cli.lines import Lines
@@ -21,10 +21,6 @@ from sandboxrun.cli.running import matches
 from sandboxrun.cli.signals import CleanStop, Forwarding
 from sandboxrun.engine.connect import resolve
 from sandboxrun.errors import PlanError
-from sandboxrun.evidence.capture import Captured
-from sandboxrun.evidence.index import Index, Missing
-from sandboxrun.evidence.outcome import Ending, How
-from sandboxrun.evidence.usage import Usage
 from sandboxrun.plan.changes import Plan
 
 from .conftest import Say
@@ -100,60 +96,7 @@ def test_the_last_lines(data: bytes, count: int, left: bytes) -> None:
     assert last_lines(data, count) == left
 
 
-# -- how runs ended
-
-
-def captured(how: How, code: int | None = None, **more: object) -> Captured:
-    ending = Ending(how=how, exit_code=code)
-    index = Index(
-        run="r1", project="p", sandbox="a", container_id="c", container_name="p-a", ending=ending, **more  # type: ignore[arg-type]
-    )  # fmt: skip
-    return Captured(entry=None, folder=Path.cwd() / "evidence" / "x", index=index)
-
-
-@pytest.mark.parametrize(
-    ("how", "code", "text"),
-    [
-        (How.EXITED, 0, "exited with 0"),
-        (How.FAILED, 3, "failed with 3"),
-        (How.OOM, 137, "was killed for exceeding its memory limit (exit code 137)"),
-        (How.OOM, None, "was killed for exceeding its memory limit"),
-        (How.TIMEOUT, 143, "was ended by its timeout"),
-        (How.KILLED, 137, "was killed (exit code 137)"),
-        (How.KILLED, None, "was killed"),
-        (How.ENGINE_LOST, None, "was lost with the engine"),
-        (How.NOT_STARTED, None, "was never started"),
-    ],
-)
-def test_every_end_has_its_words(how: How, code: int | None, text: str) -> None:
-    assert summary.evidence_line(captured(how, code)) == f"a {text}; evidence in evidence/x"
-
-
-def test_a_runs_line_says_what_matters() -> None:
-    one = captured(How.FAILED, 3, ran_seconds=75.2, usage=Usage(samples=1, memory_peak_bytes=10 * 2**20))
-    assert (
-        summary.evidence_line(one, "why") == "a failed with 3 after 1m15s (why); 10 MiB at most; evidence in evidence/x"
-    )
-    lost = Captured(entry=None, failure="the disk\x1b is full")
-    assert summary.evidence_line(lost) == "no evidence could be kept: the disk\\x1b is full"
-    assert summary.missing_lines(lost) == []
-    assert summary.plain([lost]) == [{"failure": "the disk\x1b is full"}]
-
-
-def test_what_was_not_kept_is_said() -> None:
-    one = captured(How.EXITED, 0, missing=(Missing(part="logs", reason="too long"),), refused_total=2)
-    assert summary.missing_lines(one) == [
-        "a: logs not kept: too long",
-        "a: 2 files were not taken over; index.json says which and why",
-    ]
-    assert summary.plain([one])[0]["missing"] == ["logs"]
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0.04, "40ms"), (1.44, "1.4s"), (12.4, "12s"), (200, "3m20s"), (7500, "2h05m")]
-)
-def test_stretches_of_time(count: float, text: str) -> None:
-    assert summary.seconds(count) == text
+# -- exit codes
 
 
 @pytest.mark.parametrize(

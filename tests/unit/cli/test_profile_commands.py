@@ -256,7 +256,7 @@ workspace.access
         (
             "workspace.qq",
             'error: there is no option "workspace.qq"\n'
-            "  help: there are: workspace.source, workspace.target, workspace.access\n",
+            "  help: there are: workspace.source, workspace.target, workspace.access, workspace.exclude\n",
         ),
         ("mem_limit.x", 'error: there is no option "mem_limit.x"\n  help: `sandboxrun explain` lists them\n'),
         (

@@ -13,7 +13,7 @@ from sandboxrun.evidence.outcome import Ending, How
 from sandboxrun.evidence.usage import Usage
 from sandboxrun.model.records import Lifetime
 from sandboxrun.model.spec import SandboxSpec
-from sandboxrun.report.evidence_text import Run, duration, ending_text, evidence_text, size
+from sandboxrun.report.evidence_text import Run, duration, ending_text, evidence_plain, evidence_text, size
 
 ROOT = Path("/project")
 FOLDER = ROOT / ".sandboxrun/evidence/20260301T120000Z-review-lint-0123456789ab"
@@ -91,13 +91,13 @@ def test_what_is_missing_cut_and_refused_is_said() -> None:
             "",
             "killed for exceeding its memory limit of 512m (exit 1); a process in it was killed for memory",
         ),
-        (Ending(how=How.TIMEOUT, exit_code=143), "", "stopped after its timeout of 30s (exit 143)"),
+        (Ending(how=How.TIMEOUT, exit_code=143), "", "stopped after its timeout of 30s (exit 124)"),
         (
             Ending(how=How.TIMEOUT, exit_code=143),
             "past its timeout of 5s",
-            "stopped after its timeout of 5s (exit 143)",
+            "stopped after its timeout of 5s (exit 124)",
         ),
-        (Ending(how=How.TIMEOUT), "no output for 10m", "stopped: no output for 10m"),
+        (Ending(how=How.TIMEOUT), "no output for 10m", "stopped: no output for 10m (exit 124)"),
         (Ending(how=How.KILLED, exit_code=137), "", "stopped before its end (exit 137)"),
         (
             Ending(how=How.KILLED, exit_code=143, detail="stopped by somebody else"),
@@ -116,7 +116,7 @@ def test_endings(ending: Ending, note: str, said: str) -> None:
 
 def test_without_a_spec_limits_are_not_guessed() -> None:
     assert ending_text(Ending(how=How.OOM, exit_code=137)) == "killed for exceeding its memory limit (exit 137)"
-    assert ending_text(Ending(how=How.TIMEOUT)) == "stopped after its timeout"
+    assert ending_text(Ending(how=How.TIMEOUT)) == "stopped after its timeout (exit 124)"
 
 
 def test_a_run_that_never_was_and_evidence_that_was_not_kept() -> None:
@@ -164,3 +164,35 @@ def test_measures() -> None:
 def test_a_peak_that_may_have_been_higher_is_told_as_such(how: How, by: str, said: str) -> None:
     done = captured(Ending(how=how), usage=Usage(samples=1, memory_peak_bytes=1 << 20, memory_peak_by=by))
     assert evidence_text([Run(address="a", captured=done)]).split("\n")[0].endswith(f", {said}")
+
+
+def test_runs_as_data() -> None:
+    late = captured(Ending(how=How.TIMEOUT, exit_code=143), ran_seconds=5.0, missing=(Missing(part="logs", reason=""),))
+    assert evidence_plain(Run(address="lint", captured=late, note="past its timeout of 5s")) == {
+        "sandbox": "lint",
+        "note": "past its timeout of 5s",
+        "run": "0123456789ab",
+        "outcome": "timeout",
+        "exit_code": 124,
+        "ran_seconds": 5.0,
+        "evidence": str(FOLDER),
+        "missing": ["logs"],
+    }
+    assert evidence_plain(Run(address="a", captured=None, note="not started: b exited with 1")) == {
+        "sandbox": "a",
+        "note": "not started: b exited with 1",
+        "outcome": "not_started",
+    }
+    lost = Captured(entry=None, failure="the disk is full")
+    assert evidence_plain(Run(address="a", captured=lost)) == {
+        "sandbox": "a",
+        "note": "",
+        "failure": "the disk is full",
+    }
+
+
+def test_a_run_of_no_time_at_all() -> None:
+    done = captured(Ending(how=How.EXITED, exit_code=0), ran_seconds=0.0)
+    assert (
+        evidence_text([Run(address="a", captured=done)]).split("\n")[0] == "a: completed (exit 0), after less than 0.1s"
+    )
