@@ -3,11 +3,13 @@
 #   PYTHON=python3.13      the Python to make .venv with (3.11 or later)
 #   WORKERS=2              run tests side by side
 #   PYTEST_ARGS="-k plan"  more arguments for pytest
+#   BENCH_ARGS=--quick     arguments for the benchmarks (--quick, --only NAME, --json)
 #   DOCKER_HOST=...        the engine to use; without it the default socket's, or one started here
 
 PYTHON ?= python3
 WORKERS ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
@@ -53,7 +55,7 @@ reference: venv  ## write docs/reference.md anew from the rows and the commands
 	@$(RUN) -m scripts.reference
 
 bench: venv engine image  ## the benchmarks, as ratios side by side in one run
-	@$(RUN) -m benchmarks
+	@$(RUN) -m benchmarks $(BENCH_ARGS)
 
 lint: venv  ## ruff and mypy
 	@$(RUN) -m ruff check --quiet .
