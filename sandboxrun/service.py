@@ -111,7 +111,7 @@ class SandboxService:
         made = declare(
             self.project, self.directory, name, given, secrets=secrets, environment=self.settings.environment
         )
-        check_writable(made.sandbox, self.store.path, self.directory / ".sandboxrun")
+        check_writable(made.sandbox, self.store)
         return made
 
     def create(

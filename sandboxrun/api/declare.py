@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -19,6 +19,10 @@ from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.profile.bounds import MARKS
 from sandboxrun.profile.inputs import Inputs
 from sandboxrun.settings import check_options
+from sandboxrun.workflow.outside import check_outside
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.store import Store
 
 _SECRET = "SANDBOXRUN_API_SECRET_"
 
@@ -106,21 +110,14 @@ def writer_of(workspace: Path) -> str | None:
     return f"{found.st_uid}:{found.st_gid}" if found.st_uid != 0 else None
 
 
-def check_writable(sandbox: DeclaredSandbox, evidence: Path, state: Path) -> None:
-    """Raise UsageError for a read-write workspace that the sandbox's user cannot write to, or that holds the
-    evidence: what an agent can write proves nothing about it."""
+def check_writable(sandbox: DeclaredSandbox, store: Store) -> None:
+    """Raise UsageError for a read-write workspace that the sandbox's user cannot write to, PlanError for one that holds
+    the evidence: what an agent can write proves nothing about it."""
+    check_outside((sandbox,), store)
     workspace = sandbox.spec.workspace
     if workspace is None or workspace.access != "rw":
         return
     source = Path(os.path.realpath(workspace.source))
-    for place, what in ((evidence, "evidence"), (state, "state")):
-        if Path(os.path.realpath(place)).is_relative_to(source):
-            raise UsageError(
-                Diagnostic(
-                    message=f"the {what} in {place} lies in the workspace {source}, which the sandbox may write to",
-                    help="give directory= and evidence= places outside of the workspace, or access='copy'",
-                )
-            )
     if not _may_write(source, sandbox.spec.user):
         raise UsageError(
             Diagnostic(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sandboxrun.evidence.index import Index
 
 HOME = ".sandboxrun"
+STAGING = "staging"
 ENDED = frozenset({How.EXITED, How.FAILED, How.OOM, How.TIMEOUT})  # the ends of a run that had its chance
 _SHORT = 12
 _DIFFER = f"the ids of runs must differ in their first {_SHORT} characters"
@@ -145,20 +146,30 @@ class Store:
 
         Without `create`, raises FileNotFoundError when there is none.
         """
-        with Folder.at(self.project_directory) as project, project.enter(HOME, create=create) as home:
-            if create:
-                _ignore(home)
-            with home.walk_to(("staging", _safe(run)), create=create) as folder:
-                yield folder
+        with self._staged(create=create) as staging, staging.walk_to((_safe(run),), create=create) as folder:
+            yield folder
 
     def unstage(self, run: str) -> None:
         """Remove a run's staging folder; fine when there is none."""
-        with (
-            contextlib.suppress(FileNotFoundError),
-            Folder.at(self.project_directory) as project,
-            project.walk_to((HOME, "staging")) as staging,
-        ):
+        with contextlib.suppress(FileNotFoundError), self._staged(create=False) as staging:
             staging.remove(_safe(run))
+
+    @property
+    def staging_path(self) -> Path:
+        """Where runs wait to be captured: beside the evidence, or in it where the user named its place."""
+        return self.project_directory / HOME / STAGING if self.root is None else self.path / f".{STAGING}"
+
+    @contextlib.contextmanager
+    def _staged(self, *, create: bool) -> Iterator[Folder]:
+        if self.root is not None:
+            with self.open_root(create=create) as root, root.walk_to((f".{STAGING}",), create=create) as staging:
+                yield staging
+            return
+        with Folder.at(self.project_directory) as project, project.enter(HOME, create=create) as home:
+            if create:
+                _ignore(home)
+            with home.walk_to((STAGING,), create=create) as staging:
+                yield staging
 
     def _stands(self, entry: Entry) -> bool:
         try:

@@ -17,7 +17,7 @@ from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.folder import Folder
 from sandboxrun.evidence.index import Index
 from sandboxrun.evidence.runfolder import INDEX
-from sandboxrun.evidence.store import Store
+from sandboxrun.evidence.store import STAGING, Store
 
 _CHUNK = 1 << 20
 
@@ -62,7 +62,7 @@ def _problems(root: Folder) -> Iterator[ChainProblem]:
     if torn:
         yield ChainProblem(folder="", problem="the last line of the chain is torn (a writer was killed)")
     for name in root.names():
-        if name not in folders and name != chain.NAME:
+        if name not in folders and name not in (chain.NAME, f".{STAGING}"):
             yield ChainProblem(folder=name, problem="not recorded in the chain (an unfinished capture, or put there)")
 
 

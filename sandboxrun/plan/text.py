@@ -39,6 +39,7 @@ WHY = {
     Reason.UNUSED: "nothing uses it",
 }
 MASK = "(sensitive value)"
+LONGEST, KEPT = 400, 120  # characters of one text: a seccomp profile has ten thousand
 DEFAULTS = spec_plain(settle(SandboxSpec()))
 # What a reviewer looks for first, shown even at its default.
 ALWAYS = frozenset({"image", "user", "mem_limit", "cpus", "pids_limit", "network_mode"})
@@ -83,7 +84,22 @@ def shown(value: Any, sensitive: frozenset[str] = frozenset()) -> str:
     if value is None:
         return "(not set)"
     masked = mask(value, sensitive)
-    return MASK if masked == MASK else one_line(json.dumps(masked, ensure_ascii=False))
+    return MASK if masked == MASK else one_line(json.dumps(brief(masked), ensure_ascii=False))
+
+
+def brief(value: Any) -> Any:
+    """A value without what no reader misses: entries of a mapping that are empty, and the middle of a long text."""
+    match value:
+        case str() if len(value) > LONGEST:
+            import hashlib
+
+            digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()[:12]
+            return f"{value[:KEPT]}… ({len(value)} characters, sha256:{digest}…)"
+        case list() | tuple():
+            return [brief(item) for item in value]
+        case dict():
+            return {key: brief(item) for key, item in value.items() if item not in ([], {}, None)}
+    return value
 
 
 def label(change: Change, sensitive: frozenset[str] = frozenset()) -> str:
@@ -100,7 +116,7 @@ def why(change: Change, sensitive: frozenset[str] = frozenset()) -> str:
     """Why, where that is more than the differences say; "" otherwise."""
     note, more = WHY.get(change.reason, ""), change.note
     if change.kind == "image":
-        more = more.removeprefix("pull").strip()  # which its verb says
+        more = more.removeprefix("pull").lstrip(" ;")  # which its verb says
     if more and not more.startswith("--"):
         note = f"{note}; {more}" if change.reason in (Reason.RERUN, Reason.REQUESTED) else more
     return one_line(redact(note, sensitive))

@@ -23,6 +23,7 @@ from sandboxrun.profile.extends import Layer
 from sandboxrun.profile.foreach import Each
 from sandboxrun.profile.merge import identity, merge_option
 from sandboxrun.profile.paths import Places
+from sandboxrun.profile.seccomp import read_seccomp
 from sandboxrun.profile.template import Renderer, Scope, is_template
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, walk
 
@@ -93,6 +94,7 @@ class Maker:
         place = node.key("environment")
         span = place.span if place is not None else composed.span
         spec = pass_through(spec, self.environment, self.renderer.secrets, span, self.problems)
+        spec = self._seccomp(spec, node)
         spec, workspace = self._paths(spec, node)
         sandbox = DeclaredSandbox(
             address=address(composed.name, each.key),
@@ -159,6 +161,19 @@ class Maker:
         kept = tuple(e for e in tmpfs.entries if e[0].span is not None or e[0].value not in taken)
         entries = tuple((k, attrs.evolve(tmpfs, entries=kept) if k.value == "tmpfs" else v) for k, v in node.entries)
         return attrs.evolve(node, entries=entries)
+
+    def _seccomp(self, spec: SandboxSpec, node: MapNode) -> SandboxSpec:
+        """A seccomp profile named by its file, as its content: the engine knows no path of ours."""
+        given = spec.security_opt.get("seccomp")
+        if given is None or given == "unconfined" or given.lstrip().startswith("{"):
+            return spec
+        place = node.get("security_opt")
+        span = place.span if place is not None else node.span
+        content = read_seccomp(
+            self.places.checked(given, span, "the seccomp profile", self.problems), given, span, self.problems
+        )
+        options = freeze({**spec.security_opt, "seccomp": content})
+        return attrs.evolve(spec, security_opt=options)
 
     def _paths(self, spec: SandboxSpec, node: MapNode) -> tuple[SandboxSpec, Any]:
         """Host paths made absolute; a copied workspace's directory stands beside the spec, which stays movable."""

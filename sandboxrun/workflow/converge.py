@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from sandboxrun.apply.events import Listener, silent
+from sandboxrun.apply.events import Listener, Planned, silent
 from sandboxrun.apply.executor import Applied, execute
 from sandboxrun.apply.files import file_contents
 from sandboxrun.apply.session import Session, Watched
@@ -25,6 +25,7 @@ from sandboxrun.model.observed import Running, Snapshot
 from sandboxrun.plan.changes import Action, Plan
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
 from sandboxrun.workflow.observe import take_snapshot
+from sandboxrun.workflow.outside import check_outside
 from sandboxrun.workflow.planning import destroy_plan, plan
 
 if TYPE_CHECKING:
@@ -132,7 +133,9 @@ def carry_out(
     prepare: Callable[[Session], None] = lambda session: None,
 ) -> Outcome:
     """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`."""
-    contents = file_contents(profile, settings.environment, _making(made, profile))
+    making = _making(made, profile)
+    check_outside(making, store)
+    contents = file_contents(profile, settings.environment, making)
     session = Session(
         engine=engine,
         profile=profile,
@@ -147,12 +150,13 @@ def carry_out(
     )
     session.watched.update(watched or {})
     prepare(session)
+    session.listener(Planned(operations=made.operations))
     applied = execute(made.operations, session, parallelism=settings.parallelism)
     return Outcome(plan=made, applied=applied, session=session)
 
 
 def _making(made: Plan, profile: Profile) -> tuple[DeclaredSandbox, ...]:
-    """The sandboxes that the plan makes: their secrets must be there before anything is touched."""
+    """The sandboxes that the plan makes: what they need must be right before anything is touched."""
     addresses = {c.address for c in made.changes if c.action in (Action.CREATE, Action.REPLACE)}
     return tuple(s for s in profile.sandboxes if s.address in addresses)
 

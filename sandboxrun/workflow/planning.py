@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
 from sandboxrun.workflow.observe import take_snapshot
+from sandboxrun.workflow.outside import check_outside
 
 if TYPE_CHECKING:
     from sandboxrun.engine.client import Engine
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 def plan(engine: Engine, profile: Profile, store: Store, options: Options | None = None) -> Plan:
     """What apply would do. Raises PlanError, EngineError."""
+    check_outside(profile.sandboxes, store)
     return make_plan(profile, take_snapshot(engine, profile, store, workspaces=True), options)
 
 

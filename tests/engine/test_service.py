@@ -394,7 +394,7 @@ def test_a_workspace_that_is_written_to_belongs_to_the_sandboxs_user(service: Sa
 
 def test_the_evidence_lies_where_no_agent_can_write(settings: Settings, project: str, workspace: Path) -> None:
     service = SandboxService(settings, project=project, directory=workspace)
-    with pytest.raises(UsageError, match="lies in the workspace"):
+    with pytest.raises(PlanError, match="lets the sandbox write to its own evidence"):
         service.create("a", workspace=workspace, access="rw")
     service.close()
 

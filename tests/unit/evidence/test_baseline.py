@@ -173,7 +173,7 @@ def test_what_is_staged_is_what_is_there_now(tmp_path: Path) -> None:
     staged = stage_workspace(store, "run", tmp_path, uid=1, gid=1, exclude=["*.log"]).content
     assert staged_content(store, "run") == staged == content_now(store, tmp_path, ["*.log"])
     (tmp_path / "x.log").write_text("left out by its pattern")
-    (tmp_path / "out[1]/evidence").mkdir(parents=True)
+    (tmp_path / "out[1]/evidence").mkdir(parents=True, exist_ok=True)
     folder = content_now(store, tmp_path, ["*.log"])
     (tmp_path / "out[1]/evidence/r").write_text("the evidence of other runs is none of it")
     assert folder == content_now(store, tmp_path, ["*.log"])

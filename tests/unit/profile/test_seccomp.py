@@ -1,0 +1,63 @@
+"""A seccomp profile is named by a file inside the project, and sent as its content."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sandboxrun.errors import ProfileError
+from sandboxrun.model.declared import Profile
+from sandboxrun.profile.loader import load
+
+PROFILE = "name: p\nsandboxes:\n  a: {image: example, security_opt: ['seccomp=%s']}\n"
+
+
+def _load(directory: Path, named: str) -> Profile:
+    file = directory / "sandbox.yaml"
+    file.write_text(PROFILE % named)
+    return load([file])
+
+
+def _fault(directory: Path, named: str) -> str:
+    with pytest.raises(ProfileError) as caught:
+        _load(directory, named)
+    (fault,) = caught.value.diagnostics
+    assert fault.span is not None
+    return fault.message
+
+
+def test_the_files_content_is_sent(tmp_path: Path) -> None:
+    wanted = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]}
+    (tmp_path / "calls.json").write_text(json.dumps(wanted, indent=2))
+    options = _load(tmp_path, "calls.json").sandboxes[0].spec.security_opt
+    assert json.loads(options["seccomp"]) == wanted
+    assert "\n" not in options["seccomp"]
+    assert options["no-new-privileges"] == "true"
+
+
+def test_a_profile_inline_and_unconfined_stay_as_they_are(tmp_path: Path) -> None:
+    assert _load(tmp_path, "unconfined").sandboxes[0].spec.security_opt["seccomp"] == "unconfined"
+    inline = '{"defaultAction":"SCMP_ACT_ALLOW"}'
+    assert _load(tmp_path, inline).sandboxes[0].spec.security_opt["seccomp"] == inline
+
+
+def test_what_is_no_profile_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("nonsense")
+    (tmp_path / "list").write_text("[]")
+    (tmp_path / "huge").write_text(" " * (256 * 1024 + 1))
+    assert (
+        _fault(tmp_path, "missing.json")
+        == 'the seccomp profile "missing.json" can\'t be read: No such file or directory'
+    )
+    assert _fault(tmp_path, "text").startswith('the seccomp profile "text" is not JSON')
+    assert _fault(tmp_path, "list") == 'the seccomp profile "list" has no defaultAction'
+    assert _fault(tmp_path, "huge") == 'the seccomp profile "huge" is larger than 262144 bytes'
+
+
+def test_a_file_outside_of_the_project_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "calls.json").write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    project = tmp_path / "project"
+    project.mkdir()
+    assert _fault(project, "../calls.json") == 'the seccomp profile "../calls.json" is outside of the project'

@@ -1,0 +1,61 @@
+"""No sandbox may write to its own evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sandboxrun.errors import PlanError
+from sandboxrun.evidence.store import Store
+from sandboxrun.evidence.verify import verify_chain
+from sandboxrun.model.declared import Profile
+from sandboxrun.profile.loader import load
+from sandboxrun.workflow.outside import check_outside
+
+
+def _load(directory: Path, options: str) -> Profile:
+    (directory / "src").mkdir(exist_ok=True)
+    file = directory / "sandbox.yaml"
+    file.write_text(f"name: p\nsandboxes:\n  a:\n    image: example\n    {options}\n")
+    return load([file])
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["workspace: {access: rw}", "volumes: ['.:/data']", "volumes: ['./link:/data']", "volumes: ['.sandboxrun:/data']"],
+)
+def test_a_place_that_holds_the_evidence_is_refused(tmp_path: Path, options: str) -> None:
+    (tmp_path / "link").symlink_to(".")
+    (tmp_path / ".sandboxrun").mkdir()
+    with pytest.raises(PlanError) as caught:
+        check_outside(_load(tmp_path, options).sandboxes, Store(project_directory=tmp_path))
+    (fault,) = caught.value.diagnostics
+    assert fault.message.endswith("lets the sandbox write to its own evidence")
+    assert fault.span is not None and fault.span.line == 5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "workspace: {access: ro}",
+        "workspace: {access: copy}",
+        "workspace: {source: src, access: rw}",
+        "volumes: ['.:/data:ro', './src:/src']",
+    ],
+)
+def test_other_places_are_fine(tmp_path: Path, options: str) -> None:
+    check_outside(_load(tmp_path, options).sandboxes, Store(project_directory=tmp_path))
+
+
+def test_with_the_evidence_elsewhere_the_whole_project_may_be_written(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    store = Store(project_directory=project, root=tmp_path / "kept")
+    check_outside(_load(project, "workspace: {access: rw}").sandboxes, store)
+    with store.staging("run") as staging:
+        staging.write("file", b"")
+    assert not (project / ".sandboxrun").exists()
+    store.unstage("run")
+    assert [path.name for path in store.staging_path.iterdir()] == []
+    assert verify_chain(store) == ()
