@@ -135,14 +135,14 @@ def test_an_engine_that_stops_and_starts_in_mid_apply(
     project: str, tmp_path: Path, own_engine: OwnEngine
 ) -> None:
     chaos = Project(name=project, directory=tmp_path, host=own_engine.host, image="sandboxrun/busybox:latest")
-    names = [f"s{n}" for n in range(12)]
+    names = [f"s{n}" for n in range(30)]  # far more than are made while the engine stops
     one = "{{image: {image}, command: [sleep, '300'], network_mode: none, mem_limit: 16m}}"
     chaos.write("name: {project}\nsandboxes:\n" + "".join(f"  {n}: {one}\n" for n in names))
     failed: list[BaseException] = []
 
     def apply() -> None:
         try:
-            chaos.apply(parallelism=2)
+            chaos.apply(parallelism=1)
         except Exception as error:
             failed.append(error)
 
