@@ -26,7 +26,7 @@ from sandboxrun.profile.extends import Bases, Layer
 from sandboxrun.profile.foreach import holds, instances
 from sandboxrun.profile.inputs import Inputs, resolve_values
 from sandboxrun.profile.instance import MOST_NODES, Composed, Made, Maker, check_keys
-from sandboxrun.profile.objects import check_references, merged_objects, parse_objects, with_default_network
+from sandboxrun.profile.objects import Documents, check_references, merged_objects, parse_objects, with_default_network
 from sandboxrun.profile.paths import Places
 from sandboxrun.profile.scalars import is_text
 from sandboxrun.profile.template import Renderer, Scope
@@ -165,7 +165,8 @@ class _Loader:
         made = self._instances(composed, maker, scope)
         self._check_names(made)
         sandboxes = with_dependencies(made, [one.name for one in composed], self.problems)
-        check_references(made, objects, merged_objects(documents), self.problems)
+        bases = [document for document in self.bases.documents.values() if document is not None]
+        check_references(made, merged_objects(documents), Documents(own=documents, bases=bases), self.problems)
         self.read = {**self.bases.files, **files, **maker.env_files.files}
         if not self.problems and gate():
             from sandboxrun.profile.gate import check_schema
@@ -176,9 +177,7 @@ class _Loader:
         profile = Profile(
             project=project,
             directory=self.root,
-            sandboxes=with_digests(
-                sandboxes, objects.configs, self.root, self.inputs.environment, self._all_secrets()
-            ),
+            sandboxes=with_digests(sandboxes, objects.configs, self.root, self.inputs.environment, self._all_secrets()),
             names=objects.names,
             networks=objects.networks,
             volumes=objects.volumes,

@@ -50,6 +50,28 @@ class Objects:
     names: Names
 
 
+@attrs.frozen(kw_only=True)
+class Documents:
+    """The profile's own files, and those that its sandboxes extend."""
+
+    own: Sequence[Document]
+    bases: Sequence[Document]
+
+    @property
+    def profile(self) -> str:
+        """What the profile is called in messages."""
+        files = [document.file.name for document in self.own if document.file is not None]
+        return files[0] if files else "the profile"
+
+    def declaring(self, kind: str, name: str) -> str | None:
+        """A base's file that declares something of that name."""
+        for document in self.bases:
+            block = document.objects.get(kind)
+            if block is not None and document.file is not None and block.get(name) is not None:
+                return document.file.name
+        return None
+
+
 def merged_objects(documents: Sequence[Document]) -> dict[str, dict[str, tuple[Scalar, Node]]]:
     """The blocks of several files as one: a later file's mapping is merged over the earlier's, key by key."""
     found: dict[str, dict[str, tuple[Scalar, Node]]] = {kind: {} for kind in OBJECTS}
@@ -110,14 +132,20 @@ def with_default_network(objects: Objects, made: Sequence[Made]) -> Objects:
     return attrs.evolve(objects, networks=freeze({"default": NetworkSpec(), **objects.networks}))
 
 
-def check_references(made: Sequence[Made], objects: Objects, declared: Mapping[str, Any], problems: Problems) -> None:
+def check_references(
+    made: Sequence[Made], declared: Mapping[str, Any], documents: Documents, problems: Problems
+) -> None:
     """Note what sandboxes name and nobody declares. `declared` are the keys of the four blocks, faulty ones too."""
     for one in made:
         for kind, name, span in _references(one):
             if name in declared[kind] or (kind == "networks" and name == "default"):
                 continue
+            message, base = f'"{name}" is not declared under {kind}', documents.declaring(kind, name)
             help = did_you_mean(name, declared[kind]) or f"declare it at the top level: {kind}: {{{name}: …}}"
-            problems.add(f'"{name}" is not declared under {kind}', span, help)
+            if base is not None:  # as in Compose
+                message += f" in {documents.profile}"
+                help = f"{base} declares it, but extends takes over sandboxes only: declare it in {documents.profile}"
+            problems.add(message, span, help)
 
 
 def _references(one: Made) -> Iterator[tuple[str, str, Span | None]]:
