@@ -9,10 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import attrs
+
 from sandboxrun.apply.events import StepProgress
 from sandboxrun.apply.readback import read_back, refuse_warnings
 from sandboxrun.apply.session import Made, Session
 from sandboxrun.apply.updates import record_update
+from sandboxrun.engine.errors import EngineError, EngineUnreachable
 from sandboxrun.errors import ApplyError
 from sandboxrun.model import labels
 from sandboxrun.model.codec import ImageConfig, encode, encode_update, to_label
@@ -22,6 +25,7 @@ from sandboxrun.model.objects import volume_payload
 from sandboxrun.plan import operations as op
 from sandboxrun.profile.contents import digest
 
+NO_IMAGE = "check the name, or `docker login`; to use an image that is on the engine set pull_policy: missing or never"
 LANDING = "/sandboxrun"  # where a courier has what it carries
 
 
@@ -36,7 +40,12 @@ def pull_image(step: op.PullImage, session: Session) -> str:
             done = sum(s in ("Pull complete", "Already exists") for s in layers.values())
             session.listener(StepProgress(step=step, text=f"{done} of {len(layers)} layers"))
 
-    session.engine.pull(step.reference, platform=step.platform, progress=progress)
+    try:
+        session.engine.pull(step.reference, platform=step.platform, progress=progress)
+    except EngineUnreachable:
+        raise
+    except EngineError as error:
+        raise ApplyError(*(attrs.evolve(d, help=d.help or NO_IMAGE) for d in error.diagnostics)) from error
     config = ImageConfig.of(session.engine.image(step.reference) or {})
     if step.digest and not any(digest.endswith(f"@{step.digest}") for digest in config.digests):
         raise ApplyError(
@@ -95,7 +104,7 @@ def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
     volume = part_volume(sandbox.name, WORKSPACE)
     with open_workspace(session.store, container.run) as tar, courier(sandbox, WORKSPACE, volume, session) as carrier:
         session.engine.put_archive(carrier, LANDING, tar)
-    return f"{packed.files} files"
+    return f"{packed.files} file{'s' if packed.files != 1 else ''}"
 
 
 def upload_files(step: op.UploadFiles, session: Session) -> None:

@@ -59,8 +59,6 @@ _HELP: tuple[tuple[str, str], ...] = (
     ("executable file not found", "the image has no such program: check command and entrypoint"),
     ("bind source path does not exist", "the engine looks for the path on its own filesystem: create it there"),
     ("no space left on device", "free some space on the engine's disk (docker system df shows what uses it)"),
-    ("pull access denied", "check the image's name; for a private image, log in first (docker login)"),
-    ("unauthorized", "log in to the registry first (docker login)"),
     ("storage-opt", "a disk quota needs a storage driver that has one: see `sandboxrun doctor`"),
     ("--storage-opt", "a disk quota needs a storage driver that has one: see `sandboxrun doctor`"),
     ("port is already allocated", "another container publishes this port: choose a different one"),

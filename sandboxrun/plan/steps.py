@@ -127,7 +127,7 @@ class Steps:
             step = op.PullImage(
                 id=f"pull {change.name}",
                 address=change.address,
-                cause=change.note,
+                cause=change.reason.value,  # the note may hold what a registry answered this time
                 reference=change.name,
                 platform=platforms.get(change.name),
                 digest=image.digest if image is not None else None,

@@ -11,7 +11,7 @@ from sandboxrun.errors import Diagnostic
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.names import PARTS, part_volume
 from sandboxrun.model.objects import NetworkSpec, config_digest
-from sandboxrun.model.observed import ObservedNetwork, ObservedVolume, Snapshot
+from sandboxrun.model.observed import Image, ObservedNetwork, ObservedVolume, Snapshot
 from sandboxrun.model.option import Effect, to_plain
 from sandboxrun.model.spec import SandboxSpec
 from sandboxrun.plan.changes import Action, Change, Reason
@@ -185,11 +185,19 @@ def image_changes(decisions: list[Decision], snapshot: Snapshot) -> list[Change]
             name=spec.image,
             action=Action.UPDATE if there else Action.CREATE,
             reason=Reason.IMAGE_MOVED if there else Reason.NEW,
-            note=f"pull {image.digest or ''}".strip(),
+            note=_pull_note(image),
             before={"id": short(image.config.id)} if image.config is not None else None,
             after={"digest": image.digest} if image.digest else {},
         )
     return list(changes.values())
+
+
+def _pull_note(image: Image) -> str:
+    """What is known of an image that is to be pulled, or why nothing is."""
+    if image.digest is not None:
+        return f"pull {image.digest}"
+    unknown = f"the registry could not be asked: {image.note}" if image.note else "its registry does not know it"
+    return f"pull; {unknown}"
 
 
 def needs_pull(spec: SandboxSpec, snapshot: Snapshot) -> bool:

@@ -14,7 +14,7 @@ from sandboxrun.cli import options as opt
 if TYPE_CHECKING:
     from sandboxrun.cli.terminal import TerminalPump
     from sandboxrun.model.declared import DeclaredSandbox, Profile
-    from sandboxrun.workflow.oneoff import RunResult
+    from sandboxrun.workflow.oneoff import Runner, RunResult
 
 
 @click.command(cls=opt.WithCommand)
@@ -102,10 +102,37 @@ def _carry_out(
         options = RunOptions(command=command, timeout=timeout, output=lines, pump=pump)
         runner = Runner(engine, profile, open_store(profile, given), settings, options)
         with forwarding.to(runner.signal):
-            results = runner.run(chosen)
+            results = _run(runner, chosen, based=_is_of_base(profile))
     lines.finish()
     _report(results, profile, as_json, talk)
     return forwarding.exit_code(code_of(results))
+
+
+def _run(runner: Runner, chosen: tuple[DeclaredSandbox, ...], *, based: bool) -> tuple[RunResult, ...]:
+    """The run; where there is no profile (`based`), an image that can't be had is to be named on the command line."""
+    import attrs
+
+    from sandboxrun.errors import ApplyError
+
+    try:
+        return runner.run(chosen)
+    except ApplyError as error:
+        if not based:
+            raise
+        told = [
+            attrs.evolve(d, help=BASE_IMAGE) if d.message.startswith("pulling image ") else d for d in error.diagnostics
+        ]
+        again = ApplyError(*told)
+        again.exit_code = error.exit_code
+        raise again from error
+
+
+def _is_of_base(profile: Profile) -> bool:
+    """Whether it stands in no file of the user's: a shipped base, made into a project."""
+    return all(file.name.startswith("shipped:") for file in profile.files)
+
+
+BASE_IMAGE = "name an image that is on the engine or that it can pull with --image IMAGE, or `docker login`"
 
 
 def _terminal() -> TerminalPump:
