@@ -140,9 +140,14 @@ class Problems:
             raise error(*self.diagnostics)
 
 
+def quoted(word: str) -> str:
+    """`word` in quotes, as it is where it has some of its own: `"agent"`, `agent["lint"]`."""
+    return word if '"' in word else f'"{word}"'
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """A help text naming the closest known word, or None when nothing is close."""
     import difflib
 
     close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return f'did you mean "{close[0]}"?' if close else None
+    return f"did you mean {quoted(close[0])}?" if close else None

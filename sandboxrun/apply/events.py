@@ -12,6 +12,13 @@ from sandboxrun.plan.operations import Operation
 
 
 @attrs.frozen(kw_only=True)
+class Planned:
+    """A plan is about to be carried out: the steps to come. One command may carry out several, one after another."""
+
+    operations: tuple[Operation, ...]
+
+
+@attrs.frozen(kw_only=True)
 class StepStarted:
     """A step begins."""
 
@@ -45,7 +52,7 @@ class StepFailed:
 
 @attrs.frozen(kw_only=True)
 class StepSkipped:
-    """A step was not done: one that it needs failed, or the apply was told to stop."""
+    """A step was not done: one that it needs failed. `why` is "" where that is a dependency's end, no fault of ours."""
 
     step: Operation
     why: str
@@ -59,7 +66,7 @@ class Undone:
     what: str
 
 
-Event = StepStarted | StepProgress | StepDone | StepFailed | StepSkipped | Undone
+Event = Planned | StepStarted | StepProgress | StepDone | StepFailed | StepSkipped | Undone
 Listener = Callable[[Event], None]
 
 

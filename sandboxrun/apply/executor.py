@@ -66,7 +66,9 @@ def _told(failure: Failure) -> list[Diagnostic]:
 
 
 def _names(message: str, address: str) -> bool:
-    """Whether the message begins with the resource already."""
+    """Whether the message names the resource already."""
+    if address.startswith("image."):
+        return address.removeprefix("image.") in message
     return not address or message.startswith(tuple(f"{address}{then}" for then in (": ", " needs ", " waits ")))
 
 
@@ -121,7 +123,7 @@ class _Run:
                     self._finish(step)
                 else:
                     self._failures.append(Failure(step=step, error=error))
-                    self._skip_dependents(step.id, f'"{step.id}" failed')
+                    self._skip_dependents(step.id, "" if isinstance(error, DependencyFailed) else f'"{step.id}" failed')
                 self._changed.notify_all()
 
     def _take(self) -> Operation | None:

@@ -29,7 +29,7 @@ def await_condition(step: op.AwaitSandbox, session: Session) -> None:
     if isinstance(container, Ended):  # torn down in this very apply, perhaps already
         _holds(step, container)
         return None
-    session.listener(StepProgress(step=step, text=f"{step.dependency}: {step.condition}"))
+    session.listener(StepProgress(step=step, text=""))
     while not _holds(step, read_state(session.engine.inspect_container(container).get("State") or {})):
         if session.stop.is_set():
             raise ApplyError(f"stopped while waiting for {step.dependency}")

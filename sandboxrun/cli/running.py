@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from sandboxrun.errors import UsageError, did_you_mean
+from sandboxrun.errors import UsageError, did_you_mean, quoted
 from sandboxrun.model import labels
 from sandboxrun.model.observed import ObservedSandbox, observe
 
@@ -43,7 +43,7 @@ def check_names(names: tuple[str, ...], addresses: Iterable[str]) -> None:
     known = sorted({name for a in addresses for name in (a, a.partition("[")[0])})
     faults = [
         Diagnostic(
-            message=f'there is no sandbox "{name}"',
+            message=f"there is no sandbox {quoted(name)}",
             help=did_you_mean(name, known) or f"there are: {', '.join(known) or 'none'}",
         )
         for name in names

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from sandboxrun.errors import Diagnostic, PlanError, UsageError, did_you_mean
+from sandboxrun.errors import Diagnostic, PlanError, UsageError, did_you_mean, quoted
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.observed import Foreign, ObservedSandbox, Snapshot
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
@@ -34,7 +34,7 @@ def make_plan(profile: Profile, snapshot: Snapshot, options: Options | None = No
     """The plan that makes the engine hold what the profile declares. Raises PlanError, all faults at once."""
     options = options or Options()
     wanted = _targeted(profile, options.targets)
-    replaced = frozenset(s.address for s in _selected(profile, options.replace, "--replace"))
+    replaced = frozenset(s.address for s in _selected(profile, options.replace, "--replace: "))
     faults = [
         *preflight(wanted, profile, snapshot.offers),
         *_conflicts(profile, snapshot, wanted),
@@ -49,7 +49,7 @@ def make_plan(profile: Profile, snapshot: Snapshot, options: Options | None = No
 def make_destroy_plan(profile: Profile, snapshot: Snapshot, targets: tuple[str, ...] = ()) -> Plan:
     """The plan that keeps the evidence of everything the project has on the engine, and removes it."""
     known = {s.address: s for s in profile.sandboxes}
-    _check_known(targets, [*known, *(o.address for o in snapshot.sandboxes)], "--target")
+    _check_known(targets, [*known, *(o.address for o in snapshot.sandboxes)], "--target: ")
     chosen = [o for o in snapshot.sandboxes if not targets or _matches(o.address, targets)]
     decisions = [decide_undeclared(o, known.get(o.address), snapshot, Reason.DESTROY) for o in chosen]
     return _plan(profile, snapshot, decisions, Options(targets=targets), destroy=True)
@@ -164,7 +164,7 @@ def _targeted(profile: Profile, targets: tuple[str, ...]) -> tuple[DeclaredSandb
     """The sandboxes of `--target`, with everything they depend on, in the file's order."""
     if not targets:
         return profile.sandboxes
-    return with_dependencies(profile, _selected(profile, targets, "--target"))
+    return with_dependencies(profile, _selected(profile, targets, "--target: "))
 
 
 def with_dependencies(profile: Profile, sandboxes: Iterable[DeclaredSandbox]) -> tuple[DeclaredSandbox, ...]:
@@ -193,7 +193,7 @@ def _check_known(names: tuple[str, ...], addresses: list[str], option: str) -> N
     known = {*addresses, *(a.partition("[")[0] for a in addresses)}
     faults = [
         Diagnostic(
-            message=f'{option}: there is no sandbox "{name}"',
+            message=f"{option}there is no sandbox {quoted(name)}",
             help=did_you_mean(name, known) or f"there are: {', '.join(sorted(known)) or 'none'}",
         )
         for name in names
@@ -203,9 +203,9 @@ def _check_known(names: tuple[str, ...], addresses: list[str], option: str) -> N
         raise UsageError(*faults)
 
 
-def select(profile: Profile, names: tuple[str, ...], option: str = "sandbox") -> tuple[DeclaredSandbox, ...]:
+def select(profile: Profile, names: tuple[str, ...]) -> tuple[DeclaredSandbox, ...]:
     """The sandboxes named, all when none is. Raises UsageError for an unknown name."""
-    return _selected(profile, names, option) if names else profile.sandboxes
+    return _selected(profile, names, "") if names else profile.sandboxes
 
 
 def _conflicts(profile: Profile, snapshot: Snapshot, wanted: Iterable[DeclaredSandbox]) -> list[Diagnostic]:

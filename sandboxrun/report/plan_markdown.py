@@ -105,7 +105,8 @@ def _reason(change: Change, plan: Plan) -> str:
     forcing = [d.key for d in change.differences if d.effect.value == "replace"]
     if change.action is Action.REPLACE and forcing:
         return "; ".join(filter(None, (said, f"{', '.join(forcing)} forces replacement")))
-    return said or ", ".join(d.key for d in change.differences)
+    changed = ", ".join(d.key for d in change.differences)
+    return said or changed or ("declared, and not there" if change.reason is Reason.NEW else "")
 
 
 def _blocks(page: _Page, blocks: Iterable[str], of_what: str) -> None:

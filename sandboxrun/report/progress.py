@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Protocol, TextIO
 
 from sandboxrun.apply.events import Event, StepDone, StepFailed, StepProgress, StepSkipped, Undone
+from sandboxrun.apply.waiting import DependencyFailed
 from sandboxrun.errors import Diagnostic, SandboxrunError
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.text import one_line, redact
@@ -95,6 +96,7 @@ class LineProgress:
         self._verbose, self._quiet, self._github = verbose, quiet, github
         self._tracker = Tracker(clock)
         self._sensitive: frozenset[str] = frozenset()
+        self._blocked: set[str] = set()  # addresses that were not started for a dependency's end
         self._told: dict[str, float] = {}  # step → when a line last told how far it is
         self._lock = threading.Lock()
 
@@ -120,18 +122,23 @@ class LineProgress:
 
     def _lines(self, event: Event, resource: Resource | None) -> list[str]:
         match event:
+            case StepFailed(step=step, error=DependencyFailed() as error):  # the caller tells it, with what it comes to
+                self._blocked.add(step.address)
+                return self._annotations(error) if self._github else []
             case StepFailed(step=step, error=error):
                 before = f"{', '.join(resource.words)}; " if resource is not None and resource.words else ""
                 lines = [f"{steps.resource(step.address)}: {before}failed while {steps.doing(step)}: {said(error)}"]
                 return lines + (self._annotations(error) if self._github else [])
+            case StepSkipped(step=step, why=""):
+                self._blocked.add(step.address)
             case StepSkipped(step=step, why=why) if resource is not None and self._first_skip(resource):
                 return [f"{steps.resource(step.address)}: left out: {one_line(why)}"]
-            case Undone(address=address, what=what):
-                return [f"{steps.resource(address)}: taken back ({one_line(what)})"]
+            case Undone(address=address, what=what) if address not in self._blocked:
+                return [f"{steps.resource(address)}: {undone(what)}"]
             case StepDone() if resource is not None and not self._quiet:
                 return self._done(event, resource)
             case StepProgress(step=step, text=text) if not self._quiet and self._due(step.id):
-                return [f"{steps.resource(step.address)}: {steps.doing(step)}: {one_line(text)}"]
+                return [f"{steps.resource(step.address)}: {steps.doing(step, text)}"]
         return []
 
     def _done(self, event: StepDone, resource: Resource) -> list[str]:
@@ -170,6 +177,11 @@ class LineProgress:
 def finished(resource: Resource, now: float) -> str:
     """`reviewer: created, started (0.4s)`."""
     return f"{steps.resource(resource.address)}: {', '.join(resource.words)} ({resource.seconds(now):.1f}s)"
+
+
+def undone(what: str) -> str:
+    """What became of what an apply had made and could not finish."""
+    return one_line(f"{what} again" if what.endswith("removed") else what)
 
 
 def unfinished(resource: Resource) -> str:

@@ -18,7 +18,7 @@ from sandboxrun.plan.text import one_line, redact, summary
 from sandboxrun.report import steps
 from sandboxrun.report.diagnostics import diagnostic_json
 from sandboxrun.report.plan_json import PROVIDER, resource_of
-from sandboxrun.report.progress import finished, masked, unfinished
+from sandboxrun.report.progress import finished, masked, undone, unfinished
 from sandboxrun.report.tracker import Resource, Tracker
 
 UI_VERSION = "1.0"
@@ -73,9 +73,9 @@ class JsonProgress:
         resource = self._tracker.feed(event)
         match event:
             case Undone(address=address, what=what):
-                self._log("warn", f"{address}: taken back ({what})")
+                self._log("warn", f"{address}: {undone(what)}")
             case StepSkipped(step=step, why=why):
-                self._log("warn", f"{step.address}: {step.id}: left out: {why}")
+                self._log("warn", f"{step.address}: {step.id}: left out: {why or 'a dependency failed'}")
             case _ if resource is not None:
                 self._step(event, resource)
 
@@ -104,7 +104,7 @@ class JsonProgress:
                 self._started.add(address)
                 self._hook("apply_start", resource, f"{_BEGUN[self._action_of(address)]}...")
             case StepProgress(step=step, text=text):
-                self._hook("apply_progress", resource, f"{steps.doing(step)}: {text}", elapsed=True)
+                self._hook("apply_progress", resource, steps.doing(step, text), elapsed=True)
             case StepDone() if resource.finished:
                 self._ended[address] = "completed"
                 told = finished(resource, self._tracker.now()).removeprefix(f"{steps.resource(address)}: ")

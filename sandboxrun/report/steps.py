@@ -8,6 +8,12 @@ from sandboxrun.plan import operations as op
 from sandboxrun.plan.operations import Operation
 from sandboxrun.plan.text import one_line
 
+_UNTIL = {
+    "service_started": "to start",
+    "service_healthy": "to be healthy",
+    "service_completed_successfully": "to complete",
+}
+
 
 def resource(address: str) -> str:
     """An address as the first word of a line: `reviewer["lint"]`, `network default`, `image node:20-alpine`."""
@@ -15,9 +21,10 @@ def resource(address: str) -> str:
     return one_line(f"{kind} {key}" if dot and kind in ("network", "volume", "image") else address or "leftovers")
 
 
-def doing(step: Operation) -> str:
-    """The step as something that goes on."""
-    return one_line(_words(step)[0])
+def doing(step: Operation, how_far: str = "") -> str:
+    """The step as something that goes on, with how far it is."""
+    words = _words(step)[0]
+    return one_line(f"{words}: {how_far}" if how_far else words)
 
 
 def done(step: Operation, note: str = "") -> str:
@@ -54,7 +61,7 @@ def _words(step: Operation) -> tuple[str, str]:
         case op.DisconnectNetwork():
             return f"disconnecting from {step.network}", f"disconnected from {step.network}"
         case op.AwaitSandbox():
-            return f"waiting for {step.dependency} ({step.condition})", f"waited for {step.dependency}"
+            return f"waiting for {step.dependency} {_UNTIL[step.condition]}", f"waited for {step.dependency}"
         case op.StartSandbox():
             return "starting", "started"
         case op.UpdateSandbox():

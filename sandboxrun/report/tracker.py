@@ -11,9 +11,8 @@ from time import monotonic
 
 import attrs
 
-from sandboxrun.apply.events import Event, StepDone, StepFailed, StepProgress, StepSkipped, StepStarted
+from sandboxrun.apply.events import Event, Planned, StepDone, StepFailed, StepProgress, StepSkipped, StepStarted
 from sandboxrun.plan.operations import Operation
-from sandboxrun.plan.text import one_line
 from sandboxrun.report import steps
 
 
@@ -53,9 +52,12 @@ class Tracker:
     def expect(self, operations: Iterable[Operation]) -> None:
         """The steps to come; forgets what was before."""
         with self._lock:
-            self._known = {}
-            for step in operations:
-                self._of(step).steps.add(step.id)
+            self._expect(operations)
+
+    def _expect(self, operations: Iterable[Operation]) -> None:
+        self._known = {}
+        for step in operations:
+            self._of(step).steps.add(step.id)
 
     def feed(self, event: Event) -> Resource | None:
         """Note an event; the resource that it is about, as it is now, or None for an event about no step."""
@@ -63,8 +65,11 @@ class Tracker:
             match event:
                 case StepStarted(step=step):
                     self._begin(step)
+                case Planned(operations=operations):
+                    self._expect(operations)
+                    return None
                 case StepProgress(step=step, text=text):
-                    self._of(step).active[step.id] = f"{steps.doing(step)}: {one_line(text)}"
+                    self._of(step).active[step.id] = steps.doing(step, text)
                 case StepDone(step=step, note=note):
                     self._end(step).words += [] if steps.minor(step) else [steps.done(step, note)]
                 case StepFailed(step=step):

@@ -14,6 +14,7 @@ from sandboxrun.engine.errors import (
     failure,
 )
 from sandboxrun.engine.transport import Broken, TimedOut, Unreachable
+from sandboxrun.errors import did_you_mean
 
 CONFLICT = 'Conflict. The container name "/demo-a" is already in use by container "0123". You have to remove it.'
 
@@ -75,3 +76,11 @@ def test_carrying_failures() -> None:
     broken = translated("listing", Broken("the connection was lost"), sent=True)
     assert isinstance(broken, EngineUnreachable) and broken.maybe_done
     assert isinstance(translated("listing", TimedOut("no answer in time"), sent=True), EngineTimeout)
+
+
+@pytest.mark.parametrize(
+    ("word", "help"),
+    [("agnet", 'did you mean "agent"?'), ('lint["bb"]', 'did you mean lint["b"]?'), ("zzz", None)],
+)
+def test_what_was_meant_is_quoted_once(word: str, help: str | None) -> None:
+    assert did_you_mean(word, ["agent", 'lint["b"]']) == help

@@ -157,3 +157,12 @@ def test_secrets_are_masked_and_refresh_only_has_no_table() -> None:
         shown = plan_markdown(make_plan(p, live, options))
         assert "hunter2" not in shown and "(sensitive value)" in shown
     assert "| --- |" not in shown and "Changed outside" in shown
+
+
+def test_what_is_new_says_why() -> None:
+    shown = plan_markdown(make_plan(profile(declared("a")), snapshot(networks=())))
+    rows = [line for line in shown.splitlines() if line.startswith("| <code>")]
+    assert rows == [
+        f"| <code>&#43;</code> | <code>{what}</code> | will be created | declared, and not there |"
+        for what in ("network default", "sandbox a")
+    ]

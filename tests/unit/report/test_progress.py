@@ -15,6 +15,7 @@ import pytest
 
 from sandboxrun.apply.events import (
     Event,
+    Planned,
     StepDone,
     StepFailed,
     StepProgress,
@@ -23,12 +24,13 @@ from sandboxrun.apply.events import (
     Undone,
     guarded,
 )
+from sandboxrun.apply.waiting import DependencyFailed
 from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.model.types import freeze
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.operations import Operation
-from sandboxrun.plan.planner import Options, make_plan
+from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
 from sandboxrun.report import steps
 from sandboxrun.report.progress import EVERY, LineProgress, Progress, progress_for, writer
 from sandboxrun.report.progress_json import JsonProgress
@@ -172,7 +174,7 @@ def test_an_apply_that_is_stopped_says_what_was_not_come_to() -> None:
 
     assert lines_of(LineProgress, act) == [
         "network default: created (0.0s)",
-        "lint: taken back (removed)",
+        "lint: removed again",
         "lint: evidence kept; not finished",
         'agent["a"]: not begun',
     ]
@@ -350,6 +352,44 @@ def test_lines_of_several_threads_stay_whole() -> None:
     assert told == sorted(f"{name}: created, started" for name in names)
 
 
+def waiting(condition: str) -> op.AwaitSandbox:
+    return op.AwaitSandbox(id="await lint db", address="lint", cause="", dependency="db", condition=condition)
+
+
+def test_the_end_of_a_dependency_is_told_by_the_caller() -> None:
+    """What it comes to (an error, or a result) is said once, at the end."""
+
+    def act(progress: Progress, clock: Clock) -> None:
+        plan = rerun()
+        progress.begin(plan)
+        one = waiting("service_completed_successfully")
+        progress(StepStarted(step=one))
+        progress(StepProgress(step=one, text=""))
+        progress(StepFailed(step=one, error=DependencyFailed("lint", "db", "exited with 3")))
+        progress(StepSkipped(step=step(plan, "start lint"), why=""))
+        progress(Undone(address="lint", what="removed"))
+
+    assert lines_of(LineProgress, act) == ["lint: waiting for db to complete"]
+
+
+def test_a_second_plan_begins_anew() -> None:
+    """As at the end of `apply --wait`: what the first one did to a resource is told."""
+
+    def act(progress: Progress, clock: Clock) -> None:
+        carry_out(progress, rerun(), clock)
+        ending = make_destroy_plan(profile(LINT), snapshot(observed(LINT, ended(0)), networks=()))
+        progress(Planned(operations=ending.operations))
+        for one in ending.operations:
+            progress(StepStarted(step=one))
+            clock.seconds += 0.1
+            progress(StepDone(step=one, seconds=0.1))
+
+    assert lines_of(LineProgress, act)[-2:] == [
+        'agent["a"]: created, started (0.2s)',
+        "lint: evidence kept, removed (0.2s)",
+    ]
+
+
 def test_every_step_has_words() -> None:
     common: dict[str, Any] = {"id": "i", "address": "a", "cause": "c"}
     values: dict[str, Any] = {
@@ -365,6 +405,8 @@ def test_every_step_has_words() -> None:
     assert all(doing and done for doing, done in told.values())
     assert told["UpdateSandbox"] == ("updating cpus, mem_limit", "updated cpus, mem_limit")
     assert told["UploadWorkspace"] == ("copying the workspace in", "workspace copied in (12 files)")
-    assert told["AwaitSandbox"] == ("waiting for db (service_started)", "waited for db")
+    assert told["AwaitSandbox"] == ("waiting for db to start", "waited for db")
+    assert steps.doing(waiting("service_completed_successfully")) == "waiting for db to complete"
+    assert steps.doing(waiting("service_healthy"), "unhealthy") == "waiting for db to be healthy: unhealthy"
     assert told["ConnectNetwork"] == ("connecting to review_x", "connected to review_x")
     assert steps.resource("") == "leftovers" and steps.resource("volume.x\ny") == "volume x\\ny"
