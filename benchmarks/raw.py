@@ -6,8 +6,10 @@ nothing but the status. Usage: raw.py COMMAND SOCKET ARGUMENTS…
     list LABEL            list the containers with LABEL, and inspect each
     up FILE WORKERS       create and start every container in FILE ([{"name", "body"}])
     down LABEL WORKERS    stop (no grace) and remove the containers with LABEL
+    collect LABEL WORKERS the same, with what evidence asks of the engine in between: inspect, logs, changes
     run FILE              create, start, wait, logs, remove
     watch FILE            the same, told by the events stream that it has ended
+    watch-collect FILE    the same again, with inspect and changes
 
 Must not import sandboxrun.
 """
@@ -141,6 +143,20 @@ def remove(connection: Connection, container: str) -> None:
     connection.request("DELETE", f"/containers/{container}?force=1&v=1")
 
 
+def collect(connection: Connection, container: str) -> None:
+    """What evidence asks of the engine, between the same stop and removal."""
+    connection.request("POST", f"/containers/{container}/stop?t=0")
+    connection.request("GET", f"/containers/{container}/logs?stdout=1&stderr=1")
+    questions(connection, container)
+    connection.request("DELETE", f"/containers/{container}?force=1&v=1")
+
+
+def questions(connection: Connection, container: str) -> None:
+    """What evidence asks beside the logs."""
+    connection.request("GET", f"/containers/{container}/json")
+    connection.request("GET", f"/containers/{container}/changes")
+
+
 def inspect_all(path: str, label: str) -> None:
     """List, and inspect each."""
     connection = Connection(path)
@@ -157,8 +173,8 @@ def run(path: str, container: dict[str, Any]) -> None:
     connection.request("DELETE", f"/containers/{made}?force=1&v=1")
 
 
-def watch(path: str, container: dict[str, Any]) -> None:
-    """The same, its end told by the events."""
+def watch(path: str, container: dict[str, Any], ask: Callable[[Connection, str], None] | None = None) -> None:
+    """The same, its end told by the events; `ask` comes before the removal."""
     filters = quoted({"container": [container["name"]], "event": ["die"]})
     listening = Connection(path)
     listening.begin("GET", f"/events?filters={filters}")
@@ -166,6 +182,8 @@ def watch(path: str, container: dict[str, Any]) -> None:
     made = start(connection, container)
     next(listening.rest())
     connection.request("GET", f"/containers/{made}/logs?stdout=1&stderr=1")
+    if ask is not None:
+        ask(connection, made)
     connection.request("DELETE", f"/containers/{made}?force=1&v=1")
 
 
@@ -184,10 +202,14 @@ def main(arguments: list[str]) -> None:
             in_parallel(path, int(workers), _containers(file), start)
         case ["down", path, label, workers]:
             in_parallel(path, int(workers), ids(Connection(path), label), remove)
+        case ["collect", path, label, workers]:
+            in_parallel(path, int(workers), ids(Connection(path), label), collect)
         case ["run", path, file]:
             run(path, _containers(file)[0])
         case ["watch", path, file]:
             watch(path, _containers(file)[0])
+        case ["watch-collect", path, file]:
+            watch(path, _containers(file)[0], questions)
         case _:
             raise SystemExit(__doc__)
 
