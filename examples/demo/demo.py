@@ -147,8 +147,8 @@ def hog_and_slow(demo: Demo) -> None:
         _, index = demo.evidence(sandbox)
         ended = (index["ending"]["how"], index["ending"]["exit_code"])
         demo.expect(ended == (how, code), f"{sandbox} should have ended as {how} with {code}, not {ended}")
-    demo.expect("hog was killed for exceeding its memory limit" in said, "run should say why hog was killed")
-    demo.expect("slow was ended by its timeout" in said, "run should say why slow was ended")
+    demo.expect("hog: killed for exceeding its memory limit" in said, "run should say why hog was killed")
+    demo.expect("slow: stopped after its timeout" in said, "run should say why slow was ended")
 
 
 def nothing_left(demo: Demo) -> None:

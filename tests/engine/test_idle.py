@@ -24,7 +24,7 @@ def profile(project: str, busybox: str, tmp_path: Path) -> Path:
 def test_silence_ends_a_sandbox(command: tuple[str, ...], profile: Path, cli: Cli) -> None:
     ran = cli(*command)
     assert ran.code == 124, ran.err
-    assert "silent was ended by its timeout" in ran.out + ran.err
+    assert "silent: stopped: no output for 3s (exit 124)" in ran.out + ran.err
     assert "no output for 3s" in ran.out + ran.err
     assert "lively exited with 0" in ran.out + ran.err
     (log,) = (profile.parent / ".sandboxrun" / "evidence").glob("*-silent-*/stdout.log")
