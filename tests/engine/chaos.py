@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ sandboxes:
 secrets:
   token: {{environment: TOKEN}}
 """
+PATIENCE = 60.0  # seconds that a child may take
 RUNNING = ("also", "full", "kept")
 
 
@@ -127,9 +129,23 @@ def killed_at(number: int, when: str, work: Callable[[], Any]) -> bool:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
-    _, status = os.waitpid(child, 0)
+    status = _end_of(child)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the apply failed instead of being killed"
     return os.WIFSIGNALED(status)
+
+
+def _end_of(child: int) -> int:
+    """The child's wait status. A fork beside other threads can inherit a lock that nobody will open again: such a child
+    is killed where it stands, which is one more moment to die at."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid == child:
+            return status
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            deadline = float("inf")
+        time.sleep(0.005)
 
 
 def _pass(number: int) -> None:
