@@ -26,7 +26,7 @@ def test_silence_ends_a_sandbox(command: tuple[str, ...], profile: Path, cli: Cl
     assert ran.code == 124, ran.err
     assert "silent: stopped: no output for 3s (exit 124)" in ran.out + ran.err
     assert "no output for 3s" in ran.out + ran.err
-    assert "lively exited with 0" in ran.out + ran.err
+    assert "lively: completed (exit 0)" in ran.out + ran.err
     (log,) = (profile.parent / ".sandboxrun" / "evidence").glob("*-silent-*/stdout.log")
     assert log.read_text() == "begun\n"
 
