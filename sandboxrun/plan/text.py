@@ -39,7 +39,7 @@ WHY = {
     Reason.UNUSED: "nothing uses it",
 }
 MASK = "(sensitive value)"
-LONGEST, KEPT = 400, 120  # characters of one text: a seccomp profile has ten thousand
+LONGEST, KEPT = 4000, 1000  # characters of one text: commands are shown whole, a seccomp profile has ten thousand
 DEFAULTS = spec_plain(settle(SandboxSpec()))
 # What a reviewer looks for first, shown even at its default.
 ALWAYS = frozenset({"image", "user", "mem_limit", "cpus", "pids_limit", "network_mode"})

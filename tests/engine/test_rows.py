@@ -102,11 +102,11 @@ WALKS: Mapping[str, tuple[Walk, ...]] = {
     "tmpfs": (Walk(first=["/tmp:size=1m,exec", "/x"], then=["/x:mode=700,uid=1000"]),),
     "volumes": (
         Walk(first=["data:/data"], then=["data:/data:ro", "./:/src:ro"], top={"volumes": {"data": {}}}),
-        Walk(first=["./:/src"], then=[]),
+        Walk(first=["./sub:/src"], then=[]),
     ),
     "workspace": (
         Walk(first={"access": "copy"}, then={"access": "ro"}),
-        Walk(first={"access": "rw", "target": "/w"}, then={"access": "copy", "target": "/w"}),
+        Walk(first={"source": "sub", "access": "rw", "target": "/w"}, then={"access": "copy", "target": "/w"}),
         Walk(first=".", then=UNSET),
     ),
     "secrets": (
@@ -152,6 +152,7 @@ def test_every_option_is_walked() -> None:
 @pytest.fixture
 def world(engine_host: str, project: str, tmp_path: Path, busybox: str, agent_image: str) -> Iterator[World]:
     (tmp_path / "file").write_text("content")
+    (tmp_path / "sub").mkdir()  # what a sandbox may write to lies apart from its evidence
     with open_world(engine_host, project, tmp_path, busybox) as opened:
         opened.environment |= {"A": "secret of a", "B": "secret of b"}
         yield opened
