@@ -13,7 +13,7 @@ from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.text import SYMBOL, drift_lines, label, one_line, option_lines, redact, summary, verb, why
 
 LIMIT = 60_000  # characters; GitHub refuses a comment of more than 65 536
-_LINE = 1_000  # characters of one option, so that one value cannot crowd out the rest
+_LINE = 2_500  # characters of one option: two values that were cut already fit, and none crowds out the rest
 _NOTES = 600  # kept for what says that something was cut
 _PLAIN = re.compile(r"[A-Za-z0-9 ,=-]")
 
