@@ -129,11 +129,11 @@ def test_a_run_that_fails(engine: Engine, store: Store, make: Make, request_of: 
 
 def test_out_of_memory(engine: Engine, store: Store, make: Make, request_of: CaptureRequest) -> None:
     memory = {"Memory": 16 << 20, "MemorySwap": 16 << 20}
-    own = run(engine, make("exec tail /dev/zero", host=memory))
+    own = run(engine, make("sleep 1; exec tail /dev/zero", host=memory))
     captured = capture(engine, own, request_of, store)
     checked(store, captured)
     assert captured.entry is not None and captured.entry.outcome is How.OOM
-    child = run(engine, make("tail /dev/zero; exit 5", host=memory))
+    child = run(engine, make("sleep 1; tail /dev/zero; exit 5", host=memory))
     captured = capture(engine, child, attrs.evolve(request_of, run="other"), store)
     assert captured.index is not None
     ending = captured.index.ending

@@ -185,7 +185,7 @@ def test_own_options_are_changed_without_the_engine(world: World) -> None:
     [
         ({"command": ["true"]}, Reason.COMPLETED, (How.EXITED, 0)),
         ({"command": ["sh", "-c", "exit 7"]}, Reason.FAILED, (How.FAILED, 7)),
-        ({"command": ["sh", "-c", "tail /dev/zero"], "mem_limit": "8m"}, Reason.OOM, (How.OOM, 137)),
+        ({"command": ["sh", "-c", "sleep 1; tail /dev/zero"], "mem_limit": "8m"}, Reason.OOM, (How.OOM, 137)),
     ],
     ids=["completed", "failed", "oom"],
 )
