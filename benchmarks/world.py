@@ -24,6 +24,7 @@ import attrs
 
 from benchmarks import raw
 from benchmarks.timing import BenchmarkError, Program
+from scripts.engine import endpoint
 
 HERE = Path(__file__).resolve().parent
 IMAGE = os.environ.get("SANDBOXRUN_TEST_IMAGE", "sandboxrun/busybox:latest")
@@ -181,7 +182,7 @@ def world() -> Iterator[World]:
 
 
 def _socket() -> str:
-    host = os.environ.get("DOCKER_HOST") or f"unix://{os.environ.get('DOCKER_SOCKET', '/var/run/docker.sock')}"
+    host = endpoint()
     if not host.startswith("unix://"):
         raise BenchmarkError(f"the floor speaks to a local socket only, and the engine is at {host}")
     return host.removeprefix("unix://")
@@ -200,7 +201,8 @@ def _engine(path: str) -> str:
 def _environment(folder: str, path: str) -> dict[str, str]:
     """The programs' environment: this one's, with caches and keys of their own, and bytecode as users have it."""
     own = {key: str(Path(folder, key.lower())) for key in ("XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME")}
-    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONDONTWRITEBYTECODE", "DOCKER_CONTEXT")}
+    dropped = ("PYTHONDONTWRITEBYTECODE", "DOCKER_SOCKET", "DOCKER_CONTEXT")
+    kept = {key: value for key, value in os.environ.items() if key not in dropped}
     paths = os.pathsep.join(filter(None, (str(HERE.parent), kept.get("PYTHONPATH"))))
     return {**kept, **own, "DOCKER_HOST": f"unix://{path}", "PYTHONPATH": paths}
 

@@ -2,9 +2,9 @@
 
 Usage: python -m scripts.engine start|stop|status
 
-The engine is looked for where docker users expect it: DOCKER_HOST (with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH),
-DOCKER_SOCKET, the docker CLI's context, the default socket. Where none answers and none was named, Debian's packages
-are installed and dockerd is started on the default socket, its files below SANDBOXRUN_DEV_STATE (by default
+The engine is looked for where sandboxrun looks for it: DOCKER_SOCKET, DOCKER_HOST (with DOCKER_TLS_VERIFY and
+DOCKER_CERT_PATH), the docker command's context, the default socket. Where none answers and none was named, Debian's
+packages are installed and dockerd is started on the default socket, its files below SANDBOXRUN_DEV_STATE (by default
 /var/lib/sandboxrun-dev).
 """
 
@@ -23,6 +23,8 @@ from scripts.daemon import Daemon, DaemonError, answers, listens
 if TYPE_CHECKING:
     import docker
 
+    from sandboxrun.engine.connect import Endpoint
+
 DEFAULT_SOCKET = Path("/var/run/docker.sock")
 OURS = Daemon(root=Path(os.environ.get("SANDBOXRUN_DEV_STATE", "/var/lib/sandboxrun-dev")), socket=DEFAULT_SOCKET)
 
@@ -37,11 +39,11 @@ def client(timeout: float = 60) -> docker.DockerClient:
     import docker.errors
     import requests
 
+    from sandboxrun.engine.docker_py import tls_config
+
+    at = _resolved()
     try:
-        if "DOCKER_HOST" not in os.environ and (path := os.environ.get("DOCKER_SOCKET")):
-            found = docker.DockerClient(base_url=f"unix://{path}", version="auto", timeout=timeout)
-        else:
-            found = docker.from_env(version="auto", timeout=timeout)
+        found = docker.DockerClient(base_url=at.url, tls=tls_config(at.tls), version="auto", timeout=timeout)
         found.ping()
     except (docker.errors.DockerException, requests.RequestException) as error:
         raise NoEngine(str(error)) from error
@@ -50,9 +52,18 @@ def client(timeout: float = 60) -> docker.DockerClient:
 
 def endpoint() -> str:
     """The engine's address as DOCKER_HOST takes it, for messages and for processes started by tests."""
-    if "DOCKER_HOST" in os.environ:
-        return os.environ["DOCKER_HOST"]
-    return f"unix://{os.environ.get('DOCKER_SOCKET', DEFAULT_SOCKET)}"
+    return _resolved().url
+
+
+def _resolved() -> Endpoint:
+    """By sandboxrun's own rule: tests that looked at another engine than the one it uses would prove nothing."""
+    from sandboxrun.engine.connect import resolve
+    from sandboxrun.errors import UsageError
+
+    try:
+        return resolve(None, os.environ)
+    except UsageError as error:
+        system.fail(str(error).removeprefix("error: "))
 
 
 def start() -> None:

@@ -26,7 +26,8 @@ PIECE = 64 * 1024
 _BASE_VERSION = "1.41"  # docker-py wants one; the paths sent are this program's own
 
 
-def _tls_config(tls: Tls | None) -> Any:
+def tls_config(tls: Tls | None) -> Any:
+    """As docker-py takes it; False without TLS. Raises Unsupported."""
     from docker.errors import TLSParameterError
     from docker.tls import TLSConfig
 
@@ -262,7 +263,7 @@ class DockerPyTransport:
         self.endpoint = endpoint.url
         self._live: weakref.WeakSet[DockerPyResponse] = weakref.WeakSet()
         try:
-            self._client = APIClient(endpoint.url, version=_BASE_VERSION, tls=_tls_config(endpoint.tls), timeout=None)
+            self._client = APIClient(endpoint.url, version=_BASE_VERSION, tls=tls_config(endpoint.tls), timeout=None)
         except DockerException as error:
             raise Unsupported(f"connecting to {endpoint}", str(error), help="check the address") from error
         # Once instead of at each request; and no .netrc, whose passwords are not meant for an engine.

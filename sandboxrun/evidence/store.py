@@ -10,9 +10,8 @@ import datetime
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
@@ -98,22 +97,6 @@ class Store:
     def entry(self, run: str) -> Entry | None:
         """A run's entry, where it was captured."""
         return _entry_of(self._chain(), run)
-
-    def completed(
-        self, project: str, *, ended: Iterable[How] = ENDED, inputs: str | None = None
-    ) -> Mapping[str, frozenset[str]]:
-        """For the planner: sandbox address → digests of the specs that ran to one of the ends in `ended`.
-
-        `inputs`: only runs with these inputs' digest. A run whose folder or index is gone or was changed does
-        not count: its evidence cannot be shown. Nor does one that this user did not seal: a checkout may bring any.
-        """
-        ends, found = frozenset(ended), dict[str, set[str]]()
-        for entry in reversed(self.entries(project)):
-            specs = found.setdefault(entry.sandbox, set())
-            wanted = entry.outcome in ends and inputs in (None, entry.inputs) and entry.spec not in specs
-            if wanted and self.is_own(entry) and self._stands(entry):
-                specs.add(entry.spec)
-        return MappingProxyType({address: frozenset(specs) for address, specs in found.items() if specs})
 
     def is_own(self, entry: Entry) -> bool:
         """Whether this user's sandboxrun wrote the entry."""

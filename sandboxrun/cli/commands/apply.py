@@ -12,9 +12,7 @@ from sandboxrun.cli import options as opt
 
 if TYPE_CHECKING:
     from sandboxrun.cli.changing import Telling
-    from sandboxrun.cli.confirming import Asking
-    from sandboxrun.engine.client import Engine
-    from sandboxrun.evidence.store import Store
+    from sandboxrun.cli.signals import CleanStop
     from sandboxrun.model.declared import Profile
     from sandboxrun.plan.planner import Options
     from sandboxrun.workflow.converge import Settings
@@ -70,7 +68,7 @@ def apply(
     from sandboxrun.cli.confirming import Asking
     from sandboxrun.cli.project import open_engine, open_store
     from sandboxrun.cli.signals import CleanStop
-    from sandboxrun.workflow.converge import Settings
+    from sandboxrun.workflow import converge
 
     store = open_store(profile, given)
     with (
@@ -78,18 +76,35 @@ def apply(
         open_engine(host, _connections(parallelism, profile, wait)) as engine,
         Telling(talk, as_json) as telling,
     ):
-        settings = Settings(
-            parallelism=parallelism,
-            lock_wait=lock_timeout,
-            listener=telling.listener,
-            on_wait=telling.waiting,
-            stop=stopping.stop,
-            environment=os.environ,
-        )
+        settings = _settings(telling, stopping, parallelism, lock_timeout)
         asking = Asking("apply", yes=yes, show=telling.plan, begin=stopping.before(telling.begin))
-        carry = _and_wait if wait else _only
-        code = carry(engine, profile, store, chosen, settings, asking, saved, telling, wait_timeout)
+        project = (engine, profile, store)
+        if wait:
+            from sandboxrun.workflow.waits import apply_and_wait
+
+            waited = apply_and_wait(
+                *project, options=chosen, settings=settings, confirm=asking, expected=saved, patience=wait_timeout
+            )
+            telling.waited(waited)
+            code = waited.exit_code
+        else:
+            outcome = converge.apply(*project, options=chosen, settings=settings, confirm=asking, expected=saved)
+            telling.ended(outcome)
+            code = 0
         return stopping.exit_code(1 if asking.declined else code)
+
+
+def _settings(telling: Telling, stopping: CleanStop, parallelism: int, lock_timeout: float) -> Settings:
+    from sandboxrun.workflow.converge import Settings
+
+    return Settings(
+        parallelism=parallelism,
+        lock_wait=lock_timeout,
+        listener=telling.listener,
+        on_wait=telling.waiting,
+        stop=stopping.stop,
+        environment=os.environ,
+    )
 
 
 def _connections(parallelism: int, profile: Profile, wait: bool) -> int:
@@ -114,48 +129,3 @@ def _profile(given: opt.Given, planfile: Path | None, chosen: Options) -> tuple[
 
     saved = read_saved(planfile)
     return load_saved(given, saved), saved
-
-
-def _only(
-    engine: Engine,
-    profile: Profile,
-    store: Store,
-    chosen: Options,
-    settings: Settings,
-    asking: Asking,
-    saved: SavedPlan | None,
-    telling: Telling,
-    patience: float | None,
-) -> int:
-    from sandboxrun.workflow.converge import apply as carry_out
-
-    outcome = carry_out(engine, profile, store, options=chosen, settings=settings, confirm=asking, expected=saved)
-    telling.ended(outcome)
-    return 0
-
-
-def _and_wait(
-    engine: Engine,
-    profile: Profile,
-    store: Store,
-    chosen: Options,
-    settings: Settings,
-    asking: Asking,
-    saved: SavedPlan | None,
-    telling: Telling,
-    patience: float | None,
-) -> int:
-    from sandboxrun.workflow.waits import apply_and_wait
-
-    waited = apply_and_wait(
-        engine,
-        profile,
-        store,
-        options=chosen,
-        settings=settings,
-        confirm=asking,
-        expected=saved,
-        patience=patience,
-    )
-    telling.waited(waited)
-    return waited.exit_code

@@ -55,7 +55,7 @@ def problems(store: Store) -> list[str]:
 
 
 def test_a_store_that_was_never_written_to_is_empty_and_stays_so(store: Store, tmp_path: Path) -> None:
-    assert (store.entries(), store.completed("demo"), verify_chain(store), last_line(store)) == ((), {}, (), None)
+    assert (store.entries(), verify_chain(store), last_line(store)) == ((), (), None)
     store.unstage("nothing")
     assert list(tmp_path.iterdir()) == []
 
@@ -73,18 +73,6 @@ def test_runs_are_kept_chained_and_closed_to_others(store: Store, tmp_path: Path
     assert store.index(second).previous == second.previous
     with store.open(first, "artifacts/deep/x") as file:
         assert file.read() == b"run-1"
-
-
-def test_the_planner_sees_the_specs_that_completed_with_evidence_that_stands(store: Store) -> None:
-    record(store, "run-1", spec="a")
-    record(store, "run-2", how=How.KILLED, spec="b")
-    record(store, "run-3", how=How.TIMEOUT, spec="c")
-    changed = record(store, "run-4", spec="d")
-    (store.path / changed.folder / "index.json").write_bytes(b"{}")
-    assert store.completed("demo") == {'agent["a"]': frozenset({"a", "c"})}
-    assert store.completed("demo", ended=[How.KILLED]) == {'agent["a"]': frozenset({"b"})}
-    assert store.completed("other") == {} == store.completed("demo", inputs="x")
-    assert store.completed("demo", inputs="i") == store.completed("demo")
 
 
 def test_a_run_captured_twice_is_one_entry(store: Store) -> None:
