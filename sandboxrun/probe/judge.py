@@ -1,0 +1,65 @@
+"""Verdicts: each control judged by what the sandbox showed and what the weak one did. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sandboxrun.model.types import freeze
+from sandboxrun.probe.controls import CONTROLS
+from sandboxrun.probe.types import Context, Control, Finding, Phase, Seen, Verdict
+
+NOTHING: Seen = freeze({})
+
+
+def judge(
+    sandbox: str, context: Context, seen: Mapping[Phase, Seen], control: Mapping[Phase, Seen]
+) -> tuple[Finding, ...]:
+    """A finding for every control, in the table's order. `seen` is what the sandbox showed in each phase, `control`
+    what the weak one did; a phase that did not run is left out of them, and what it should have told is inconclusive.
+    """
+    return tuple(_judge(sandbox, one, context, seen, control) for one in CONTROLS)
+
+
+def _judge(
+    sandbox: str, one: Control, context: Context, seen: Mapping[Phase, Seen], control: Mapping[Phase, Seen]
+) -> Finding:
+    reason = one.applies(context)
+    if reason is not None:
+        return _finding(sandbox, one, "", "", Verdict.NOT_APPLICABLE, reason)
+    strong, weak = seen.get(one.phase, NOTHING), control.get(one.phase, NOTHING)
+    verdict, note = _verdict(one, context, strong, weak)
+    return _finding(sandbox, one, one.expected(context), one.seen(strong) or "nothing", verdict, note)
+
+
+def _verdict(one: Control, context: Context, strong: Seen, weak: Seen) -> tuple[Verdict, str]:
+    holds = one.holds(strong, context)
+    if holds is None:
+        ended = "" if strong else ": the program did not run to it"
+        return Verdict.INCONCLUSIVE, f"what was seen does not tell{ended}"
+    if not holds:
+        return Verdict.FAILS, ""
+    if one.exempt:
+        return Verdict.HOLDS, f"without a negative control: {one.exempt}"
+    if not failed(one, context, strong, weak):
+        return Verdict.INCONCLUSIVE, f"the weak sandbox shows no difference: {one.seen(weak) or 'nothing was seen'}"
+    return Verdict.HOLDS, ""
+
+
+def failed(one: Control, context: Context, strong: Seen, weak: Seen) -> bool:
+    """Whether the negative control failed, as it must."""
+    if one.negative is not None:
+        return one.negative(strong, weak, context)
+    return one.holds(weak, context) is False
+
+
+def _finding(sandbox: str, one: Control, expected: str, seen: str, verdict: Verdict, note: str) -> Finding:
+    return Finding(
+        sandbox=sandbox,
+        control=one.id,
+        title=one.title,
+        field=one.field,
+        expected=expected,
+        seen=seen,
+        verdict=verdict,
+        note=note,
+    )

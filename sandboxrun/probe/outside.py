@@ -1,0 +1,207 @@
+"""What the host shows of a running container, as text of its kernel: the types, and how the text is read.
+
+Owns the reading of /proc and cgroup files' texts. Pure: opening files is the workflow's. What a process wrote into its
+own name or mounts is hostile; nothing here trusts more than the kernel's own form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import attrs
+
+from sandboxrun.model.types import freeze
+
+NAMESPACES = ("pid", "mnt", "net", "ipc", "uts", "cgroup")
+SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+UNLIMITED = 2**60  # bytes; cgroup v1 writes "no limit" as the largest number of whole pages
+
+
+@attrs.frozen(kw_only=True)
+class Process:
+    """One process: the fields of its status, and where its namespace links lead (`net:[4026531840]`), by kind."""
+
+    pid: int
+    status: Mapping[str, str]
+    namespaces: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """What it calls itself, with its number on the host."""
+        return f"{self.status.get('Name', '?')} ({self.pid})"
+
+    def ids(self, field: str) -> tuple[int, ...]:
+        """The numbers of `Uid`, `Gid` or `Groups`."""
+        return tuple(int(word) for word in self.status.get(field, "").split() if word.isdigit())
+
+
+@attrs.frozen(kw_only=True)
+class MountLine:
+    """One line of mountinfo. `root` is what of the filesystem is mounted, `peers` its `shared:1 master:2` fields."""
+
+    target: str
+    root: str
+    options: frozenset[str]
+    peers: tuple[str, ...]
+    type: str
+    source: str
+
+    @property
+    def writable(self) -> bool:
+        """Whether this mount can be written to."""
+        return "ro" not in self.options
+
+
+@attrs.frozen(kw_only=True)
+class Outside:
+    """A container as the host sees it. The first process is the engine's own (`State.Pid`).
+
+    `host` are the namespaces that are not the sandbox's to have, by whom they belong to; `cgroup` the texts of its
+    cgroup's files by name; `present` those of the paths to be masked that this host has; `unread` what could not be
+    read, with the reason.
+    """
+
+    processes: tuple[Process, ...] = ()
+    host: Mapping[str, str] = attrs.field(factory=lambda: freeze({}))
+    limits: Mapping[str, tuple[int, int]] = attrs.field(factory=lambda: freeze({}))  # -1 is unlimited
+    mounts: tuple[MountLine, ...] = ()
+    cgroup_version: int = 2
+    cgroup: Mapping[str, str] = attrs.field(factory=lambda: freeze({}))
+    interfaces: tuple[str, ...] = ()
+    default_route: bool = False
+    oom_score_adj: int | None = None
+    uid_map: str = ""
+    gid_map: str = ""
+    present: frozenset[str] = frozenset()
+    unread: Mapping[str, str] = attrs.field(factory=lambda: freeze({}))
+
+
+def read_status(text: str) -> Mapping[str, str]:
+    """The fields of /proc/<pid>/status. The kernel escapes line ends in a name, so every line is the kernel's."""
+    pairs = (line.partition(":") for line in text.split("\n") if ":" in line)
+    return freeze({name: value.strip() for name, _, value in pairs})
+
+
+_LIMITS = {
+    "Max cpu time": "cpu",
+    "Max file size": "fsize",
+    "Max data size": "data",
+    "Max stack size": "stack",
+    "Max core file size": "core",
+    "Max resident set": "rss",
+    "Max processes": "nproc",
+    "Max open files": "nofile",
+    "Max locked memory": "memlock",
+    "Max file locks": "locks",
+    "Max pending signals": "sigpending",
+    "Max msgqueue size": "msgqueue",
+    "Max nice priority": "nice",
+    "Max realtime priority": "rtprio",
+    "Max realtime timeout": "rttime",
+}
+
+
+def read_limits(text: str) -> Mapping[str, tuple[int, int]]:
+    """/proc/<pid>/limits as (soft, hard) by a ulimit's name; -1 is unlimited."""
+    found = {}
+    for title, name in _LIMITS.items():
+        for line in text.split("\n"):
+            words = line.removeprefix(title).split()
+            if line.startswith(f"{title} ") and len(words) >= 2:
+                found[name] = (_limit(words[0]), _limit(words[1]))
+    return freeze(found)
+
+
+def _limit(word: str) -> int:
+    return -1 if word == "unlimited" else int(word)
+
+
+def read_mounts(text: str) -> tuple[MountLine, ...]:
+    """/proc/<pid>/mountinfo. Lines that are not in its form are left out: there are none."""
+    found = []
+    for line in text.split("\n"):
+        before, dash, after = line.partition(" - ")
+        fields, kind = before.split(" "), after.split(" ")
+        if dash and len(fields) >= 6 and len(kind) >= 2:
+            found.append(
+                MountLine(
+                    target=_unescaped(fields[4]),
+                    root=_unescaped(fields[3]),
+                    options=frozenset(fields[5].split(",")),
+                    peers=tuple(fields[6:]),
+                    type=kind[0],
+                    source=_unescaped(kind[1]),
+                )
+            )
+    return tuple(found)
+
+
+def _unescaped(text: str) -> str:
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(code, character)
+    return text
+
+
+def read_cgroups(text: str) -> Mapping[str, str]:
+    """/proc/<pid>/cgroup: the path by controller; "" is the unified hierarchy's."""
+    found = {}
+    for line in text.split("\n"):
+        _, colon, rest = line.partition(":")
+        names, colon, path = rest.partition(":")
+        if colon:
+            found.update(dict.fromkeys(names.split(","), path))
+    return freeze(found)
+
+
+def read_interfaces(text: str) -> tuple[str, ...]:
+    """The names in /proc/<pid>/net/dev."""
+    return tuple(line.partition(":")[0].strip() for line in text.split("\n") if ":" in line)
+
+
+def has_default_route(ipv4: str, ipv6: str) -> bool:
+    """Whether /proc/<pid>/net/route or ipv6_route lead anywhere: a destination and mask of zeroes, not on loopback."""
+    for line in ipv4.split("\n")[1:]:
+        words = line.split()
+        if len(words) > 7 and words[1] == "00000000" and words[7] == "00000000":
+            return True
+    for line in ipv6.split("\n"):
+        words = line.split()
+        if len(words) > 9 and words[0] == "0" * 32 and words[1] == "00" and words[9] != "lo":
+            return True
+    return False
+
+
+def inside(number: int, id_map: str) -> int | None:
+    """An id of the host as the sandbox knows it, by its uid_map or gid_map; None where it has none for it."""
+    for line in id_map.split("\n"):
+        words = line.split()
+        if len(words) == 3 and all(word.isdigit() for word in words):
+            first, host, count = map(int, words)
+            if host <= number < host + count:
+                return first + number - host
+    return None
+
+
+def mask_of(status: Mapping[str, str], field: str) -> int | None:
+    """A set of capabilities as its bits."""
+    try:
+        return int(status.get(field, ""), 16)
+    except ValueError:
+        return None
+
+
+def first_number(text: str) -> int | None:
+    """The number that a cgroup file begins with; -1 for `max`, and for what is as good as none."""
+    word = (text.split() or [""])[0]
+    if word == "max":
+        return -1
+    if not word.removeprefix("-").isdigit():
+        return None
+    return -1 if int(word) >= UNLIMITED else int(word)
+
+
+def listed(words: Iterable[str], most: int = 8) -> str:
+    """Some words, and how many more there are."""
+    every = list(dict.fromkeys(words))
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more

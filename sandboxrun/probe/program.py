@@ -1,0 +1,133 @@
+"""The program that looks: its file for an architecture, where it stands in a sandbox, and its arguments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from sandboxrun.errors import SandboxrunError
+from sandboxrun.model import units
+from sandboxrun.model.egress import ALLOW
+from sandboxrun.probe.types import Context, Phase
+
+BIN = Path(__file__).resolve().parent / "bin"
+ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
+FILE = "sandboxrun-probe"
+RAISING = "sandboxrun-probe-setuid"  # the same program, root's, with the setuid bit: what it can raise is looked at
+FOLDER = "/run/configs"
+DENIED = "denied.sandboxrun.invalid:443"  # a name that no list allows and no name server knows
+PUBLIC = "example.com:443"  # stands for any public host where egress is open
+SMALL_MEMORY, SMALL_PROCESSES = 64 * 1024**2, 64  # what the phases that use up a limit are started with, at most
+STUBBORN_SECONDS = 8  # how long the stubborn one lives if it is let
+
+
+class ProbeError(SandboxrunError):
+    """A sandbox can't be probed."""
+
+
+def architecture(name: str) -> str:
+    """The kernel's name of an architecture that an image gives as `amd64`, `arm64/v8` ... Raises ProbeError."""
+    found = ARCHITECTURES.get(name.partition("/")[0])
+    if found is None:
+        raise ProbeError(
+            f'there is no probe program for images of the architecture "{name}"',
+            help=f"it is built for {' and '.join(sorted(set(ARCHITECTURES.values())))}",
+        )
+    return found
+
+
+def program(name: str) -> Path:
+    """The program's file for an image's architecture (`amd64`, `x86_64`, `arm64` ...). Raises ProbeError."""
+    path = BIN / f"probe-{architecture(name)}"
+    if not path.is_file():
+        raise ProbeError(f"the probe program {path.name} is missing", help="install sandboxrun again")
+    return path
+
+
+def command(phase: Phase, context: Context, *, weak: bool = False) -> tuple[str, ...]:
+    """The whole command line in a sandbox."""
+    return (f"{FOLDER}/{FILE}", *arguments(phase, context, weak=weak))
+
+
+def arguments(phase: Phase, context: Context, *, weak: bool = False) -> tuple[str, ...]:
+    """What the program is told, less its own name: the phase, then `key=value`, keys more than once where there are
+    several values. `weak`: it plays the parts that a weak sandbox has none for (a name server, a secret, a `.git`)."""
+    return (phase.value, *(f"{key}={value}" for key, value in _told(phase, context, weak)))
+
+
+def _told(phase: Phase, context: Context, weak: bool) -> Iterator[tuple[str, object]]:
+    spec = context.spec
+    match phase:
+        case Phase.MEMORY:
+            yield "bytes", taken_memory(context)
+        case Phase.PROCESSES:
+            yield "most", small_processes(context) + 32
+        case Phase.STUBBORN:
+            yield "seconds", STUBBORN_SECONDS
+        case Phase.BATTERY:
+            yield "weak", int(weak)
+            yield "setuid", f"{FOLDER}/{RAISING}"
+            yield from _limits(context)
+            yield from (("tmpfs", f"{size}:{path}") for path, size in tmpfs_sizes(context).items())
+            yield from (("host", address) for address in context.hosts)
+            yield from (("neighbour", address) for address in context.neighbours)
+            if context.proxy is not None and not weak:
+                yield from _gateway(context)
+            if spec.workspace is not None and spec.workspace.access == "rw" and not weak:
+                yield "git", f"{spec.workspace.target.rstrip('/')}/.git"
+
+
+def _limits(context: Context) -> Iterator[tuple[str, object]]:
+    for name in ("nofile", "core"):
+        limit = context.spec.ulimits.get(name)
+        if limit is not None and limit.hard >= 0:
+            yield name, limit.hard
+
+
+def _gateway(context: Context) -> Iterator[tuple[str, object]]:
+    yield "proxy", context.proxy or ""
+    yield "denied", DENIED
+    yield "allowed", allowed(context)
+
+
+def allowed(context: Context) -> str:
+    """A destination that its gateway must not refuse by rule."""
+    egress = context.egress
+    if egress is None or egress.mode != ALLOW or not egress.allow:
+        return PUBLIC
+    return re.sub(r"^\*\.", "sandboxrun-probe.", egress.allow[0])
+
+
+def small_memory(context: Context) -> int:
+    """The memory limit of the sandbox that is filled, in bytes; 0 where there is none."""
+    return min(context.spec.mem_limit, SMALL_MEMORY)
+
+
+def swap(context: Context) -> int | None:
+    """The swap it may use beside its memory, in bytes; None if without bound."""
+    spec = context.spec
+    both = spec.mem_limit if spec.memswap_limit is None else spec.memswap_limit
+    return None if both < 0 else max(0, both - spec.mem_limit)
+
+
+def taken_memory(context: Context) -> int:
+    """How much memory the program takes: more than the limit, and not much more."""
+    return small_memory(context) + (swap(context) or 0) + SMALL_MEMORY // 2
+
+
+def small_processes(context: Context) -> int:
+    """The process limit of the sandbox that is filled; 0 where there is none."""
+    return min(context.spec.pids_limit, SMALL_PROCESSES)
+
+
+def tmpfs_sizes(context: Context) -> dict[str, int]:
+    """The size of every memory filesystem that is declared, in bytes; /dev/shm is one."""
+    sizes = {}
+    for path, options in context.spec.tmpfs.items():
+        found = re.search(r"(?:^|,)size=([^,]+)", options)
+        if found:
+            sizes[path] = units.parse_size(found[1])
+    if context.spec.ipc != "none":
+        sizes["/dev/shm"] = context.spec.shm_size
+    return sizes

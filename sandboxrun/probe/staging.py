@@ -1,0 +1,100 @@
+"""The sandboxes that are started to be looked at: the profile's own with the program in its place, and the weak one.
+
+Owns what differs from the declared spec in each phase, and what the weak one is. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from sandboxrun.model.objects import NetworkSpec
+from sandboxrun.model.records import Attachment, EvidencePolicy, FileRef, Healthcheck, Lifetime
+from sandboxrun.model.spec import SandboxSpec, settle
+from sandboxrun.model.types import freeze
+from sandboxrun.model.units import SECOND
+from sandboxrun.probe.program import FILE, RAISING, command, small_memory, small_processes, swap
+from sandboxrun.probe.types import Context, Phase
+
+CONFIG = "sandboxrun-probe"  # the key that the program has among the profile's configs
+WEAK_NETWORK = "sandboxrun-weak"  # the key of the network that the weak sandboxes join
+WEAK_NETWORK_SPEC = NetworkSpec(driver_opts=freeze({}))  # neighbours reach each other, and the host
+MARK = "sandboxrun-stands-for-a-secret"
+_FILES = (
+    FileRef(source=CONFIG, target=FILE, uid=0, gid=0, mode=0o555),
+    FileRef(source=CONFIG, target=RAISING, uid=0, gid=0, mode=0o4555),
+)
+_TIMEOUT = {Phase.BATTERY: 60, Phase.PROCESSES: 30, Phase.MEMORY: 30, Phase.STUBBORN: 2}  # seconds
+
+
+def staged(context: Context, phase: Phase) -> SandboxSpec:
+    """The sandbox as it is started for a phase: as declared, with the program in place of its command.
+
+    What a phase uses up is smaller than declared: a limit of many gigabytes is neither filled nor left to be filled.
+    """
+    spec = context.spec
+    changed: dict[str, Any] = {"configs": (*spec.configs, *_FILES)}
+    match phase:
+        case Phase.MEMORY if spec.mem_limit:
+            small, more = small_memory(context), swap(context)
+            changed |= {"mem_limit": small, "memswap_limit": -1 if more is None else small + more, "mem_reservation": 0}
+        case Phase.PROCESSES if spec.pids_limit > 0:
+            changed |= {"pids_limit": small_processes(context)}
+        case Phase.STUBBORN:
+            changed |= {"stop_grace_period": SECOND}
+    return settle(attrs.evolve(spec, **changed, **_started(phase, command(phase, context), _TIMEOUT[phase])))
+
+
+def staged_weak(context: Context, phase: Phase) -> SandboxSpec:
+    """The weak sandbox as it is started for a phase. `context` is the strong one's, with the weak one's addresses."""
+    started = _started(phase, command(phase, context, weak=True), 60)
+    return settle(attrs.evolve(weak(context.spec), configs=_FILES, **started))
+
+
+def _started(phase: Phase, argv: tuple[str, ...], seconds: int) -> dict[str, Any]:
+    return {
+        "entrypoint": (),
+        "command": argv,
+        "tty": False,
+        "stdin_open": False,
+        "healthcheck": Healthcheck(disable=True),
+        "depends_on": freeze({}),
+        "restart": "no",
+        "lifetime": Lifetime(timeout=seconds * SECOND),
+        "evidence": EvidencePolicy(filesystem_changes=False, patch=False),
+    }
+
+
+def weak(spec: SandboxSpec) -> SandboxSpec:
+    """A sandbox of the same image with every restriction taken off that an option can take off.
+
+    It is root with all capabilities, writes everywhere, has no limits, and reaches whatever the engine's host reaches:
+    the negative control. It has none of the profile's files, volumes, secrets and variables.
+    """
+    return settle(
+        SandboxSpec(
+            image=spec.image,
+            platform=spec.platform,
+            pull_policy=spec.pull_policy,
+            runtime=spec.runtime,
+            init=spec.init,
+            user="0:0",
+            group_add=("1", "2"),
+            cap_drop=(),
+            cap_add=("ALL",),
+            security_opt=freeze({"no-new-privileges": "false", "seccomp": "unconfined", "apparmor": "unconfined"}),
+            read_only=False,
+            tmpfs=freeze({}),
+            ipc="shareable",
+            mem_limit=0,
+            cpus=0.0,
+            pids_limit=0,
+            ulimits=freeze({}),
+            shm_size=2 * spec.shm_size,
+            oom_score_adj=0,
+            environment=freeze({"SANDBOXRUN_PROBE": MARK}),
+            networks=freeze({WEAK_NETWORK: Attachment()}),
+            dns=("127.0.0.1",),
+        )
+    )
