@@ -12,7 +12,6 @@ Both have a user `agent` with uid 1000 and a home, and leave USER unset as node:
 from __future__ import annotations
 
 import io
-import os
 import shlex
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 import docker
 import docker.errors
 
-from scripts import engine, system
+from scripts import debian, engine, system
 
 AGENT = "sandboxrun/agent:latest"
 BUSYBOX = "sandboxrun/busybox:latest"
@@ -59,7 +58,7 @@ def import_agent(client: docker.DockerClient) -> None:
     system.say(f"Building the image {AGENT} from the system's packages ({', '.join(_PACKAGES)}): about a minute")
     with tempfile.TemporaryDirectory(dir=system.CACHE) as folder:
         archive = Path(folder) / "agent.tar"
-        _bootstrap(archive, Path(folder))
+        _bootstrap(archive)
         _import(client, AGENT, archive.read_bytes(), command='["node"]')
 
 
@@ -107,9 +106,7 @@ def _add(
     tar.addfile(entry, io.BytesIO(content))
 
 
-def _bootstrap(archive: Path, folder: Path) -> None:
-    sources = folder / "debian.list"
-    sources.write_text(_sources())
+def _bootstrap(archive: Path) -> None:
     users = "; ".join(
         [
             f'echo {shlex.quote(_PASSWD)} >>"$1/etc/passwd"',
@@ -118,39 +115,8 @@ def _bootstrap(archive: Path, folder: Path) -> None:
             'rm -f "$1"/etc/apt/sources.list.d/*',  # the machine's mirrors are none of the image's business
         ]
     )
-    left_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "doc", "locale", "info")]
-    tools = system.unpacked("mmdebstrap") / "usr/bin"
-    command = [
-        str(tools / "mmdebstrap"), "--quiet", "--variant=essential",
-        f"--include={','.join(_PACKAGES)}", *left_out, f"--customize-hook={users}", "", str(archive), str(sources),
-    ]  # fmt: skip
-    environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{system.SEARCH_PATH}"}  # it calls its mmtarfilter
-    done = subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        system.fail(f"{done.stdout}the image could not be built; tag one of your own as {AGENT} instead")
-
-
-def _sources() -> str:
-    """The machine's own package sources of its distribution, one a line; third parties' are left out."""
-    wanted = "$(REPO_URI) $(RELEASE) $(COMPONENT)"
-    distribution = _distribution()
-    listed = subprocess.run(
-        ["apt-get", "indextargets", f"--format={wanted}", "Created-By: Packages", f"Origin: {distribution.title()}"],
-        capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    if not listed:
-        system.fail(f"apt has no package lists of {distribution}; run `apt-get update` as root, then this again")
-    keyring = Path(f"/usr/share/keyrings/{distribution}-archive-keyring.gpg")
-    signed = f"[signed-by={keyring}] " if keyring.exists() else ""
-    return "".join(f"deb {signed}{line}\n" for line in dict.fromkeys(listed))
-
-
-def _distribution() -> str:
-    lines = Path("/etc/os-release").read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line).get("ID", "debian").strip('"')
+    if wrong := debian.bootstrap(archive, debian.own_sources(), _PACKAGES, f"--customize-hook={users}"):
+        system.fail(f"{wrong}the image could not be built; tag one of your own as {AGENT} instead")
 
 
 def _import(client: docker.DockerClient, name: str, archive: bytes, *, command: str) -> str:
