@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from sandboxrun.model.types import freeze
 from sandboxrun.probe.controls import CONTROLS
-from sandboxrun.probe.types import Context, Control, Finding, Phase, Seen, Verdict
+from sandboxrun.probe.findings import Finding, Verdict
+from sandboxrun.probe.types import Context, Control, Phase, Seen
 
 NOTHING: Seen = freeze({})
 

@@ -1,4 +1,4 @@
-"""What probing is made of: what was seen, what it is judged by, the verdicts. Pure data."""
+"""What probing is made of: what was seen, what it is judged by. Pure data."""
 
 from __future__ import annotations
 
@@ -24,34 +24,6 @@ class Phase(enum.StrEnum):
     PROCESSES = "processes"  # forks until it can't: gVisor ends a sandbox at its limit
     MEMORY = "memory"  # takes memory until it is killed
     STUBBORN = "stubborn"  # ignores TERM and outlives its deadline, if it is let
-
-
-class Verdict(enum.Enum):
-    """What became of one control. Unknown is never counted as passed."""
-
-    HOLDS = "holds"
-    FAILS = "does not hold"
-    INCONCLUSIVE = "inconclusive"
-    NOT_APPLICABLE = "not applicable"
-
-    @property
-    def passes(self) -> bool:
-        """Whether a verification with this verdict may succeed."""
-        return self in (Verdict.HOLDS, Verdict.NOT_APPLICABLE)
-
-
-@attrs.frozen(kw_only=True)
-class Finding:
-    """One control of one sandbox. `seen` may hold what an image wrote: escape it before it is shown."""
-
-    sandbox: str
-    control: str
-    title: str
-    field: str
-    expected: str
-    seen: str
-    verdict: Verdict
-    note: str = ""
 
 
 @attrs.frozen(kw_only=True)
