@@ -37,7 +37,8 @@ class Process:
 
 @attrs.frozen(kw_only=True)
 class MountLine:
-    """One line of mountinfo. `root` is what of the filesystem is mounted, `peers` its `shared:1 master:2` fields."""
+    """One line of mountinfo. `root` is what of the filesystem is mounted, `peers` its `shared:1 master:2` fields,
+    `system` the options of the filesystem itself."""
 
     target: str
     root: str
@@ -45,6 +46,7 @@ class MountLine:
     peers: tuple[str, ...]
     type: str
     source: str
+    system: frozenset[str] = frozenset()
 
     @property
     def writable(self) -> bool:
@@ -131,6 +133,7 @@ def read_mounts(text: str) -> tuple[MountLine, ...]:
                     peers=tuple(fields[6:]),
                     type=kind[0],
                     source=_unescaped(kind[1]),
+                    system=frozenset(kind[2].split(",")) if len(kind) > 2 else frozenset(),
                 )
             )
     return tuple(found)

@@ -12,6 +12,7 @@ import attrs
 from sandboxrun.model.spec import SandboxSpec
 from sandboxrun.probe.findings import Finding, Verdict
 from sandboxrun.probe.outside import Outside
+from sandboxrun.probe.types import GVISOR
 
 SENTRY = "the runtime's own kernel answers in there; its processes on the host are not the sandbox's"
 
@@ -68,7 +69,7 @@ def findings(sandbox: str, looked: Looked, checks: Iterable[Check]) -> tuple[Fin
 
 def _finding(sandbox: str, looked: Looked, check: Check) -> Finding:
     unread = [looked.outside.unread[part] for part in check.parts if part in looked.outside.unread]
-    if check.kernel and looked.spec.runtime == "runsc":
+    if check.kernel and (looked.spec.runtime or "").startswith(GVISOR):
         return _made(sandbox, check, Answer(expected="", seen="", holds=None, note=SENTRY), Verdict.NOT_APPLICABLE)
     if unread:
         answer = Answer(expected="", seen="not read", holds=None, note=unread[0])

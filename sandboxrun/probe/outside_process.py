@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sandboxrun.probe.capabilities import DEFAULT, allowed, mask, names
+from sandboxrun.probe.capabilities import DEFAULT, allowed, names
 from sandboxrun.probe.outside import NAMESPACES, SETS, Process, inside, listed, mask_of
 from sandboxrun.probe.outside_look import Answer, Check, Looked
 
@@ -44,7 +44,7 @@ def groups(looked: Looked) -> Answer | str:
     seen = {inside(gid, outside.gid_map) for process in outside.processes for gid in process.ids("Groups")}
     most = {accounts.gid, *accounts.groups}
     return Answer(
-        expected=f"none but {listed(map(str, sorted(most)))}",
+        expected=f"only {listed(map(str, sorted(most)))}",
         seen=listed(sorted("?" if gid is None else str(gid) for gid in seen)) or "none",
         holds=seen <= most,
         note=f"{OPEN}: {listed(looked.spec.group_add)}" if looked.spec.group_add else "",
@@ -162,5 +162,3 @@ CHECKS = (
         look=namespaces,
     ),
 )
-
-__all__ = ["CHECKS", "mask"]
