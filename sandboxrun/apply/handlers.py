@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from sandboxrun.apply import joining, make, teardown, waiting
+from sandboxrun.apply import gateways, joining, make, teardown, waiting
 from sandboxrun.apply.session import Session
 from sandboxrun.plan import operations as op
 
@@ -19,6 +19,14 @@ def carry_out(step: op.Operation, session: Session) -> str | None:
             return make.pull_image(step, session)
         case op.CreateNetwork():
             joining.create_network(step, session)
+        case op.CreatePrivateNetwork():
+            return gateways.create_private_network(step, session)
+        case op.CreateGateway():
+            return gateways.create_gateway(step, session)
+        case op.StartGateway():
+            return gateways.start_gateway(step, session)
+        case op.ReloadGateway():
+            return gateways.reload_gateway(step, session)
         case op.RemoveNetwork():
             joining.remove_network(step, session)
         case op.CreateVolume():

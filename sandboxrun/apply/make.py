@@ -83,7 +83,8 @@ def create_part(step: op.CreatePart, session: Session) -> None:
 def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
     """Create the container and read it back: nothing of it has run yet."""
     sandbox, names = step.sandbox, session.profile.names
-    payload = encode(sandbox.spec, name=sandbox.name, names=names, own_labels=session.labels(sandbox))
+    plot, own = session.plots.get(sandbox.address), session.labels(sandbox)
+    payload = encode(sandbox.spec, name=sandbox.name, names=names, own_labels=own, plot=plot)
     created = session.engine.create_container(sandbox.name, payload, platform=sandbox.spec.platform)
     session.made[sandbox.address] = Made(id=created.id, run=session.run_of(sandbox.address))
     refuse_warnings(sandbox, created.warnings)

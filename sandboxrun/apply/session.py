@@ -20,6 +20,7 @@ from sandboxrun.model import labels
 from sandboxrun.model.codec import ImageConfig, own_labels
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.observed import ObservedSandbox, Snapshot
+from sandboxrun.model.wiring import Plot
 
 if TYPE_CHECKING:
     from sandboxrun.engine.client import Engine
@@ -67,6 +68,11 @@ class Session:
     watched: dict[str, Watched] = attrs.field(factory=dict)  # by run
     captured: dict[str, Captured] = attrs.field(factory=dict)  # run → its evidence
     networks_made: dict[str, str] = attrs.field(factory=dict)  # engine name → id
+    plots: dict[str, Plot] = attrs.field(factory=dict)  # address → addresses on the sandbox's own network
+    private_networks: dict[str, str] = attrs.field(factory=dict)  # address → id, of those made here
+    gateways: dict[str, str] = attrs.field(factory=dict)  # address → id, of those made here
+    companions: dict[str, list[str]] = attrs.field(factory=dict)  # address → ids, of those made here
+    plotting: threading.Lock = attrs.field(factory=threading.Lock)
     volumes_made: set[str] = attrs.field(factory=set)
     _images: dict[str, ImageConfig] = attrs.field(factory=dict)
     _began: float = attrs.field(factory=monotonic)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from sandboxrun.apply.gateways import remove_companions
 from sandboxrun.apply.session import Session, Watched
 from sandboxrun.engine.errors import NotFound
 from sandboxrun.errors import ApplyError
@@ -38,14 +39,14 @@ def capture_evidence(step: op.CaptureEvidence, session: Session) -> str:
     watched = session.watched.get(step.run, Watched())
     if watched.stopped_by == "itself" and step.how is not None:  # nobody saw it, or only that it had ended
         watched = attrs.evolve(watched, stopped_by=step.how)
-    return keep(observed, watched, session, known=step.run in session.watched)
+    return keep(observed, watched, session, known=step.run in session.watched, gateway=step.gateway)
 
 
-def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known: bool) -> str:
-    """Take one container's evidence. `known`: the caller saw it end."""
+def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known: bool, gateway: str | None) -> str:
+    """Take one container's evidence. `known`: the caller saw it end; `gateway`: the container that has its records."""
     from sandboxrun.evidence.capture import capture
 
-    request = _request(observed, watched, session, known=known)
+    request = attrs.evolve(_request(observed, watched, session, known=known), gateway=gateway)
     captured = capture(session.engine, observed.id, request, session.store)
     session.captured[observed.run] = captured
     if captured.entry is None:
@@ -93,6 +94,7 @@ def remove_sandbox(step: op.RemoveSandbox, session: Session) -> None:
     """Remove the container and what is its own."""
     with contextlib.suppress(NotFound):
         session.engine.remove_container(step.container, force=True, volumes=True)
+    remove_companions(step.companions, step.network, session)
     for volume in step.volumes:
         _remove_volume(volume, session)
 
@@ -128,8 +130,10 @@ def discard(address: str, session: Session) -> str:
     started = (inspect.get("State") or {}).get("StartedAt", "").startswith("0001-") is False
     if started:
         session.engine.stop_container(made.id, timeout=1)
-        keep(observed, Watched(stopped_by="killed"), session, known=True)
+        gateway = session.gateways.get(address)
+        keep(observed, Watched(stopped_by="killed"), session, known=True, gateway=gateway)
     session.engine.remove_container(made.id, force=True, volumes=True)
+    remove_companions(session.companions.get(address, ()), session.private_networks.get(address), session)
     for part in PARTS:
         _remove_volume(part_volume(observed.name, part), session)
     return "evidence kept, removed" if started else "removed"

@@ -9,15 +9,17 @@ import contextlib
 from collections.abc import Sequence
 
 from sandboxrun.apply.events import Undone
+from sandboxrun.apply.gateways import remove_companions
 from sandboxrun.apply.session import Session
 from sandboxrun.apply.teardown import discard
 from sandboxrun.errors import SandboxrunError
-from sandboxrun.model.names import part_volume
+from sandboxrun.model.names import PARTS, part_volume
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.operations import Operation
 
 _FILLING = op.UploadWorkspace | op.UploadFiles | op.GiveVolume
-_MAKING = op.CreatePart | op.CreateSandbox | _FILLING | op.ConnectNetwork | op.StartSandbox
+_WIRING = op.CreatePrivateNetwork | op.CreateGateway | op.StartGateway
+_MAKING = op.CreatePart | op.CreateSandbox | _FILLING | op.ConnectNetwork | op.StartSandbox | _WIRING
 
 
 def undo(session: Session, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
@@ -29,7 +31,7 @@ def undo(session: Session, failed: Sequence[Operation], skipped: Sequence[Operat
         except SandboxrunError as error:
             session.listener(Undone(address=address, what=f"could not be removed: {error}"))
     for step in (*failed, *skipped):
-        if isinstance(step, op.CreatePart | op.CreateSandbox):
+        if isinstance(step, op.CreatePart | op.CreateSandbox | _WIRING):
             _part(step, session)
         if isinstance(step, op.GiveVolume):
             _volume(step, session)
@@ -37,11 +39,16 @@ def undo(session: Session, failed: Sequence[Operation], skipped: Sequence[Operat
         _networks(session)
 
 
-def _part(step: op.CreatePart | op.CreateSandbox, session: Session) -> None:
-    """Volumes of a sandbox whose container was never made."""
+def _part(step: op.CreatePart | op.CreateSandbox | _WIRING, session: Session) -> None:
+    """What was made for a sandbox whose container was never made; or a gateway for one that runs, and did not serve."""
     if step.address in session.made:
         return
-    for part in ("workspace", "secrets", "configs"):
+    with contextlib.suppress(SandboxrunError):
+        containers = session.companions.get(step.address, ())
+        remove_companions(containers, session.private_networks.get(step.address), session)
+    if isinstance(step, _WIRING) and getattr(step, "run", None) is not None:
+        return  # a running sandbox's: its volumes stay
+    for part in PARTS:
         with contextlib.suppress(SandboxrunError):
             session.engine.remove_volume(part_volume(step.sandbox.name, part))
 

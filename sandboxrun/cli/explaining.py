@@ -21,6 +21,7 @@ from sandboxrun.model.types import Choice, Cpus, Duration, Flag, Integer, Size, 
 NEEDS = {
     Effect.LIVE: "updated in place",
     Effect.RECONNECT: "reconnected in place",
+    Effect.RELOAD: "reloaded by its gateway in place; from or to none, or with other resolvers, it is replaced",
     Effect.REPLACE: "the sandbox is replaced",
     Effect.NONE: "nothing on the engine: sandboxrun's own behaviour",
 }

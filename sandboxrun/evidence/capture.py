@@ -20,8 +20,9 @@ import attrs
 from sandboxrun.evidence import parts
 from sandboxrun.evidence.call import Call
 from sandboxrun.evidence.chain import Entry
+from sandboxrun.evidence.egress import egress
 from sandboxrun.evidence.errors import reason_of
-from sandboxrun.evidence.index import Digests, Index, Kept, Missing, Refused
+from sandboxrun.evidence.index import Digests, Egress, Index, Kept, Missing, Refused
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.outcome import NEVER, StoppedBy, decide
 from sandboxrun.evidence.parts import CaptureLimits, Part, Source
@@ -42,9 +43,10 @@ _GRACE = 5.0  # seconds a part gets beyond the deadline to bring what it has to 
 class CaptureRequest:
     """What the caller knows of a run. `secrets` are the values to mask in everything that is text.
 
-    `workspace` is the target of a workspace copy, `artifacts` absolute paths in the container, `profile` the
-    effective profile's text. `live_logs`: the runner kept all output in the staging folder, the engine's own
-    log is not needed. `stopped_by`, `watched` and `events` as `outcome.decide` has them.
+    `workspace` is the target of a workspace copy, `gateway` the container that has the records of its requests,
+    `artifacts` absolute paths in the container, `profile` the effective profile's text. `live_logs`: the runner kept
+    all output in the staging folder, the engine's own log is not needed. `stopped_by`, `watched` and `events` as
+    `outcome.decide` has them.
     """
 
     run: str
@@ -60,6 +62,7 @@ class CaptureRequest:
     filesystem_changes: bool = True
     artifacts: tuple[str, ...] = ()
     workspace: str | None = None
+    gateway: str | None = None
     limits: CaptureLimits = CaptureLimits()
 
 
@@ -97,6 +100,7 @@ class _Capture:
         self._refused_total = 0
         self._usage: Usage | None = None
         self._patched_paths: int | None = None
+        self._egress: Egress | None = None
         self._unreachable: str | None = None
 
     def run(self) -> Captured:
@@ -193,6 +197,8 @@ class _Capture:
             wanted.append(("artifacts", lambda: parts.artifacts(source, request.artifacts)))
         if target := request.workspace:
             wanted.append(("workspace", lambda: parts.workspace(source, target, request.artifacts)))
+        if gateway := request.gateway:
+            yield "egress", lambda: egress(source, gateway)
         if answer is not None:
             yield from wanted
             return
@@ -218,6 +224,7 @@ class _Capture:
         self._refused += part.refused
         self._refused_total += part.refused_total
         self._usage = self._usage or part.usage
+        self._egress = self._egress or part.egress
         self._patched_paths = part.patched_paths if self._patched_paths is None else self._patched_paths
 
     def _image(self, answer: Mapping[str, Any] | None) -> Digests:
@@ -272,6 +279,7 @@ class _Capture:
             labels=MappingProxyType({str(key): str(value) for key, value in labels.items()}),
             usage=self._usage,
             patched_paths=self._patched_paths,
+            egress=self._egress,
             kept=kept,
             missing=tuple(attrs.evolve(m, reason=self._masker.text(m.reason)) for m in self._missing),
             refused=tuple(self._refused[:_LISTED]),

@@ -51,6 +51,15 @@ class Refused:
 
 
 @attrs.frozen(kw_only=True)
+class Egress:
+    """What the sandbox asked its gateway for: how many requests it let pass and refused; the first targets refused."""
+
+    allowed: int = 0
+    denied: int = 0
+    denied_targets: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
 class Digests:
     """What ran, by digest. All but `image` (the engine's image id) and `workspace` (of a copy's content) are given by
     the caller."""
@@ -85,6 +94,7 @@ class Index:
     labels: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}))
     usage: Usage | None = None
     patched_paths: int | None = None
+    egress: Egress | None = None  # None: it had no gateway
     kept: tuple[Kept, ...] = ()
     missing: tuple[Missing, ...] = ()
     refused: tuple[Refused, ...] = ()
@@ -124,12 +134,13 @@ def _plain(_owner: type, _field: Any, value: Any) -> Any:
 
 def _index(body: dict[str, Any]) -> Index:
     ending = body.pop("ending")
-    usage = body.pop("usage")
+    usage, egress = body.pop("usage"), body.pop("egress", None)
     known = {field.name for field in attrs.fields(Index)}
     parts: dict[str, Any] = {
         "ending": Ending(**{**ending, "how": How(ending["how"])}),
         "digests": Digests(**_tupled(body.pop("digests"), "repo_digests")),
         "usage": Usage(**usage) if usage is not None else None,
+        "egress": Egress(**_tupled(egress, "denied_targets")) if egress is not None else None,
         "kept": tuple(Kept(**item) for item in body.pop("kept")),
         "missing": tuple(Missing(**item) for item in body.pop("missing")),
         "refused": tuple(Refused(**item) for item in body.pop("refused")),

@@ -16,7 +16,7 @@ import attrs
 from sandboxrun.engine.errors import EngineUnreachable
 from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.export import ExportLimits, export
-from sandboxrun.evidence.index import Missing, Refused
+from sandboxrun.evidence.index import Egress, Missing, Refused
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
 from sandboxrun.evidence.runfolder import RunFolder, Writer
@@ -56,6 +56,7 @@ class Part:
     refused_total: int = 0
     usage: Usage | None = None
     patched_paths: int | None = None
+    egress: Egress | None = None
 
 
 @attrs.frozen(kw_only=True)

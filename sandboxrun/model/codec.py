@@ -18,6 +18,7 @@ from sandboxrun.model.names import Names
 from sandboxrun.model.option import Live, Payload, Row, value_of, values_of
 from sandboxrun.model.spec import BY_KEY, ROWS, SandboxSpec, parse_spec
 from sandboxrun.model.types import freeze
+from sandboxrun.model.wiring import Plot
 from sandboxrun.source import node_of
 
 
@@ -50,12 +51,15 @@ class ImageConfig:
         )
 
 
-def encode(spec: SandboxSpec, *, name: str, names: Names, own_labels: Mapping[str, str]) -> dict[str, Any]:
+def encode(
+    spec: SandboxSpec, *, name: str, names: Names, own_labels: Mapping[str, str], plot: Plot | None = None
+) -> dict[str, Any]:
     """The body of POST /containers/create for a settled spec.
 
-    `own_labels` are sandboxrun's labels beside those that options themselves write.
+    `own_labels` are sandboxrun's labels beside those that options themselves write; `plot` the addresses of one that
+    has a gateway.
     """
-    payload = Payload(name=name, names=names)
+    payload = Payload(name=name, names=names, plot=plot)
     for row, value in zip(ROWS, values_of(spec), strict=True):
         if value is not None and row.at is not None:
             row.at.put(value, payload)
@@ -78,7 +82,7 @@ def decode(inspect: Mapping[str, Any], names: Names, recorded: SandboxSpec | Non
 
     The values are as the engine reports them, what the image gave included: see `without_inherited`.
     """
-    live = Live(inspect=inspect, names=names)
+    live = Live(inspect=inspect, names=names, recorded=recorded)
     values = {row.key: placement.get(live) for row, placement in _SHOWN}
     for row in _RECORDED:
         values[row.key] = value_of(recorded, row) if recorded is not None else row.default

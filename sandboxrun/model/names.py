@@ -16,7 +16,11 @@ PROJECT = r"[a-z0-9][a-z0-9_-]{0,62}"  # Compose's rule for project names
 KEY = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 ENGINE = "engine:"  # before the name of a network or volume that is none of the project's: no key looks like it
 WORKSPACE, SECRETS, CONFIGS = "workspace", "secrets", "configs"
-PARTS = (WORKSPACE, SECRETS, CONFIGS)
+RULES = "rules"  # of the sandbox's gateway
+PARTS = (WORKSPACE, SECRETS, CONFIGS, RULES)
+EGRESS = "egress"  # the key of the network on which a project's gateways reach the outside
+GATEWAY, KEEPER = "gateway", "keeper"
+COMPANIONS = (GATEWAY, KEEPER)  # containers that live and go with one sandbox
 
 
 def address(sandbox: str, each: str | None = None) -> str:
@@ -41,6 +45,11 @@ def container_name(project: str, sandbox: str, each: str | None = None) -> str:
 def part_volume(container: str, part: str) -> str:
     """The volume that holds a sandbox's `part` (workspace, secrets, configs)."""
     return f"{container}.{part}"
+
+
+def companion(container: str, role: str) -> str:
+    """The container beside a sandbox's that has the `role` (gateway, keeper)."""
+    return f"{container}.{role}"
 
 
 @attrs.frozen(kw_only=True)

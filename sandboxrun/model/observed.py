@@ -90,6 +90,18 @@ class ObservedNetwork:
     config: str
     spec: NetworkSpec
     attached: tuple[str, ...] = ()
+    run: str | None = None  # of the sandbox whose own it is
+
+
+@attrs.frozen(kw_only=True)
+class Companion:
+    """A container of ours beside a sandbox's: its gateway, its keeper. `run` is the sandbox's."""
+
+    id: str
+    name: str
+    role: str
+    run: str
+    running: bool
 
 
 @attrs.frozen(kw_only=True)
@@ -167,6 +179,8 @@ class Offers:
     cpuset: bool = True
     pids: bool = True
     seccomp: bool = True
+    seccomp_content: bool = True  # a profile is taken as its content, not as a path on the engine's host
+    architecture: str = ""  # as the engine names it; "": it was not asked
     quota: bool = True  # storage_opt size
 
 
@@ -185,7 +199,13 @@ class Snapshot:
     foreign: tuple[Foreign, ...] = ()
     orphaned: frozenset[str] = frozenset()  # ids of one-offs whose owner is gone
     couriers: tuple[str, ...] = ()  # ids of couriers left by an apply that was killed
+    companions: tuple[Companion, ...] = ()
+    helper: Image | None = None  # the image of gateways and keepers; None where no sandbox needs one
     completed: Mapping[str, Mapping[str, Completed]] = attrs.field(factory=lambda: freeze({}))  # address → spec digest
+
+    def companion(self, run: str, role: str) -> Companion | None:
+        """The companion of that role of the sandbox of that run."""
+        return next((c for c in self.companions if c.run == run and c.role == role), None)
 
 
 def parse_time(text: str | None) -> datetime | None:
@@ -272,6 +292,19 @@ def observe_network(inspect: Mapping[str, Any]) -> ObservedNetwork:
         config=str(own.get(labels.CONFIG) or ""),
         spec=decode_network(inspect),
         attached=tuple(sorted(inspect.get("Containers") or ())),
+        run=own.get(labels.RUN),
+    )
+
+
+def observe_companion(listed: Mapping[str, Any]) -> Companion:
+    """A container of the engine's list."""
+    own = listed.get("Labels") or {}
+    return Companion(
+        id=str(listed["Id"]),
+        name=str((listed.get("Names") or ["?"])[0]).removeprefix("/"),
+        role=str(own.get(labels.ROLE) or ""),
+        run=str(own.get(labels.RUN) or ""),
+        running=listed.get("State") == "running",
     )
 
 

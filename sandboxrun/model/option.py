@@ -17,6 +17,7 @@ import attrs
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.model.names import Names
 from sandboxrun.model.types import INVALID, OptionType, Schema, refuse
+from sandboxrun.model.wiring import Plot
 from sandboxrun.source import MapNode, Node, Scalar
 
 
@@ -25,6 +26,7 @@ class Effect(enum.Enum):
 
     LIVE = "update"  # POST /containers/{id}/update
     RECONNECT = "reconnect"  # networks attach and detach
+    RELOAD = "reload"  # the sandbox's gateway reads its rules again
     REPLACE = "replace"
     NONE = "none"  # sandboxrun's own behaviour: nothing on the engine differs
 
@@ -48,6 +50,7 @@ class Payload:
 
     name: str
     names: Names
+    plot: Plot | None = None  # of a sandbox that has a gateway
     config: dict[str, Any] = attrs.field(factory=dict)
     host: dict[str, Any] = attrs.field(factory=dict)
     endpoints: dict[str, Any] = attrs.field(factory=dict)
@@ -116,6 +119,7 @@ class Live:
 
     inspect: Mapping[str, Any]
     names: Names
+    recorded: Any = None  # the spec as last applied, where that is known
 
     @property
     def name(self) -> str:

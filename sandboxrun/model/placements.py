@@ -7,16 +7,18 @@ in `spec.py`. Pure.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from sandboxrun.model import labels
+from sandboxrun.model.guard import parents, pins
 from sandboxrun.model.names import CONFIGS, SECRETS, WORKSPACE, part_volume
 from sandboxrun.model.option import Live, Payload
 from sandboxrun.model.records import Attachment, FileRef, Mount, Workspace
 from sandboxrun.model.types import freeze
+from sandboxrun.model.wiring import private_network
 
 Convert = Callable[[Any], Any]
 
@@ -127,11 +129,13 @@ class Volumes:
 
     def get(self, live: Live) -> tuple[Mount, ...]:
         own = {part_volume(live.name, part) for part in (WORKSPACE, SECRETS, CONFIGS)}
-        workspace = _workspace_label(live).get("target")
+        label = _workspace_label(live)
+        workspace = label.get("target")
+        inner = {f"{workspace}/{path}" for path, _ in _inner(_texts(label, "protected"))}
         mounts = []
         for found in _live_mounts(live):
             target, kind, name = found["Destination"], found["Type"], found.get("Name") or ""
-            if name in own or target == workspace or kind == "tmpfs" or _anonymous(found, live):
+            if name in own or target == workspace or target in inner or kind == "tmpfs" or _anonymous(found, live):
                 continue
             source = live.names.volume_key(name) if kind == "volume" else found["Source"]
             mounts.append(Mount(type=kind, source=source, target=target, read_only=not found["RW"]))
@@ -158,17 +162,26 @@ def _json_label(live: Live, name: str, default: Any) -> Any:
 
 @attrs.frozen(eq=False, repr=False)
 class WorkspaceMount:
-    """A copy lives in a volume of the sandbox's own; rw and ro are the directory itself."""
+    """A copy lives in a volume of the sandbox's own; rw and ro are the directory itself, in rw with read-only mounts over
+    what the sandbox must not write to."""
 
     engine: str = "HostConfig.Mounts"
 
     def put(self, value: Workspace, payload: Payload) -> None:
-        label = {"source": value.source, "target": value.target, "exclude": list(value.exclude)}
+        label = {
+            "source": value.source,
+            "target": value.target,
+            "exclude": list(value.exclude),
+            "writable": list(value.writable),
+            "protected": list(value.protected),
+        }
         payload.config.setdefault("Labels", {})[labels.WORKSPACE] = json.dumps(label, sort_keys=True)
         if value.access == "copy":
             _add_mount(payload, _volume(part_volume(payload.name, WORKSPACE), value.target, False))
-        else:
-            _add_mount(payload, _bind(value.source, value.target, value.access == "ro"))
+            return
+        _add_mount(payload, _bind(value.source, value.target, value.access == "ro"))
+        for path, read_only in _inner(value.protected):
+            _add_mount(payload, _bind(f"{value.source}/{path}", f"{value.target}/{path}", read_only))
 
     def get(self, live: Live) -> Workspace | None:
         label = _workspace_label(live)
@@ -176,16 +189,47 @@ class WorkspaceMount:
             if found["Destination"] != label.get("target"):
                 continue
             if found.get("Name") == part_volume(live.name, WORKSPACE):
-                left = label.get("exclude")
                 return Workspace(
                     source=str(label.get("source")),
                     target=found["Destination"],
                     access="copy",
-                    exclude=tuple(map(str, left)) if isinstance(left, list) else (),
+                    exclude=_texts(label, "exclude"),
                 )
             access = "rw" if found["RW"] else "ro"
-            return Workspace(source=found["Source"], target=found["Destination"], access=access)
+            return Workspace(
+                source=found["Source"],
+                target=found["Destination"],
+                access=access,
+                writable=_texts(label, "writable"),
+                protected=_kept(found, _texts(label, "protected"), live),
+            )
         return None
+
+
+def _inner(protected: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
+    """The mounts inside of a workspace, by path, the outer ones first; whether each is read-only."""
+    every = [(path, False) for path in pins(protected)] + [(path, True) for path in protected]
+    yield from sorted(every, key=lambda one: (one[0].count("/"), one[0]))
+
+
+def _kept(workspace: Mapping[str, Any], protected: tuple[str, ...], live: Live) -> tuple[str, ...]:
+    """Those of the paths that are really mounted, each from its own place and read-only, and none above it missing."""
+    source, target = workspace["Source"], workspace["Destination"]
+    real = {(found["Source"], found["Destination"], not found["RW"]) for found in _live_mounts(live)}
+
+    def is_mounted(path: str, read_only: bool) -> bool:
+        return (f"{source}/{path}", f"{target}/{path}", read_only) in real
+
+    return tuple(
+        path
+        for path in protected
+        if is_mounted(path, True) and all(is_mounted(above, False) for above in parents(path))
+    )
+
+
+def _texts(label: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    listed = label.get(key)
+    return tuple(map(str, listed)) if isinstance(listed, list) else ()
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -259,7 +303,7 @@ class Networks:
             {
                 live.names.network_key(name): _attachment(live, settings or {})
                 for name, settings in sorted(found.items())
-                if name != "none"
+                if name not in ("none", private_network(live.name))  # that one is the egress option's
             }
         )
 

@@ -10,6 +10,7 @@ from sandboxrun.model import convert, labels
 from sandboxrun.model import placements as at
 from sandboxrun.model.attach import Named
 from sandboxrun.model.composite import ListOf, Pairs
+from sandboxrun.model.egress import Egress, EgressOption
 from sandboxrun.model.names import CONFIGS, SECRETS
 from sandboxrun.model.option import Effect, option
 from sandboxrun.model.records import (
@@ -30,6 +31,7 @@ from sandboxrun.model.records import (
 )
 from sandboxrun.model.tmpfs import Tmpfs, read_options
 from sandboxrun.model.types import Choice, Text, freeze
+from sandboxrun.model.wired import Resolvers, Wiring
 
 
 def _target(mount: Mount) -> str:
@@ -91,7 +93,7 @@ class PlaceOptions:
     network_mode: str = option(
         Choice(values=("bridge", "none")),
         default="bridge",
-        description="bridge: networks of the project's own, never the engine's shared one; none: no network at all.",
+        description="bridge: a network of its own, never the engine's shared one; none: no network at all.",
         example="none",
         at=at.NetworkMode(),
         always=True,
@@ -99,7 +101,7 @@ class PlaceOptions:
     networks: Mapping[str, Attachment] = option(
         Named(item=AttachmentType, empty=Attachment()),
         default=freeze({}),
-        description="The project's networks it joins; `default` when left out and network_mode is bridge.",
+        description="Networks of the project that it joins, without a gateway: what they reach, it reaches.",
         example=["default"],
         at=at.Networks(),
         effect=Effect.RECONNECT,
@@ -109,10 +111,20 @@ class PlaceOptions:
     dns: tuple[str, ...] = option(
         ListOf(item=Text(pattern=r"[0-9A-Fa-f.:]+", hint="an IP address"), single=True, unique=True),
         default=(),
-        description="Name servers.",
+        description="Name servers, of a sandbox that names networks: with a gateway it asks none.",
         example=["127.0.0.1"],
-        at=at.Host("Dns", write=list, read=convert.words),
+        at=Resolvers(),
         merge="append",
+    )
+    egress: Egress | None = option(
+        EgressOption(),
+        default=None,
+        description="What it reaches, through a gateway of its own. Left out: nothing with network_mode none, what its "
+        "networks reach where it names networks, else every public host (open).",
+        example={"allow": ["api.example.com:443", "*.models.example.org:443"]},
+        at=Wiring(),
+        effect=Effect.RELOAD,
+        always=True,
     )
     dns_search: tuple[str, ...] = option(
         ListOf(item=Text(hint="a domain"), single=True, unique=True),

@@ -12,6 +12,7 @@ from sandboxrun.model.composite import Command, ListOf, Pairs
 from sandboxrun.model.option import Effect, option
 from sandboxrun.model.records import Healthcheck, HealthcheckType, Logging, LoggingType
 from sandboxrun.model.types import Choice, Duration, Flag, Text, freeze
+from sandboxrun.model.wired import Environment
 
 NAME = Text(pattern=r"[A-Za-z_][A-Za-z0-9_.-]*", hint="a variable's name")
 LABEL = Text(pattern=r"[^=\x00\s]+", hint="a label's name")
@@ -67,7 +68,7 @@ class ProcessOptions:
         default=freeze({}),
         description="Environment variables. Not for secrets: whoever can inspect the container reads them.",
         example={"CI": "1"},
-        at=at.Config("Env", write=convert.to_equals, read=convert.from_equals),
+        at=Environment(),
         inherited=True,
         merge="map",
     )

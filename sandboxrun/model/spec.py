@@ -17,13 +17,14 @@ import attrs
 from sandboxrun.errors import Problems
 from sandboxrun.model import units
 from sandboxrun.model.composite import span_of
+from sandboxrun.model.egress import CLOSED, PUBLIC, Egress
 from sandboxrun.model.option import Record, Row, rows, to_plain
 from sandboxrun.model.placing import PlaceOptions
 from sandboxrun.model.process import ProcessOptions
-from sandboxrun.model.records import Attachment
 from sandboxrun.model.resources import ResourceOptions
 from sandboxrun.model.security import SecurityOptions
 from sandboxrun.model.types import freeze
+from sandboxrun.model.wiring import VARIABLES
 from sandboxrun.source import MapNode
 
 NOT_OFFERED: Mapping[str, str] = freeze(
@@ -63,7 +64,6 @@ NOT_OFFERED: Mapping[str, str] = freeze(
         "domainname": "use hostname:",
         "post_start": "make it part of the command",
         "pre_stop": "make it part of the command",
-        "egress": "this version has network_mode: none and bridge; an allow-list by name is not there yet",
     }
 )
 
@@ -95,8 +95,7 @@ def digest_of(plain: Any) -> str:
 
 def _check(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
     """What must hold between options."""
-    if spec.network_mode == "none" and spec.networks:
-        problems.add("network_mode: none has no networks", span_of(node, "networks"), "remove one of the two")
+    _check_network(spec, node, problems)
     memory, both = spec.mem_limit, spec.memswap_limit
     if both is not None and both > 0 and memory == 0:
         problems.add("memswap_limit needs a mem_limit", span_of(node, "memswap_limit"))
@@ -113,6 +112,37 @@ def _check(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
     if spec.logging.driver == "none":
         problems.add("logging with driver none leaves no evidence", span_of(node, "logging"), "use json-file or local")
     _check_targets(spec, node, problems)
+
+
+def _check_network(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
+    """One of the three ways to say what it reaches; two would contradict each other."""
+    if spec.network_mode == "none" and spec.networks:
+        problems.add("network_mode: none has no networks", span_of(node, "networks"), "remove one of the two")
+    span = span_of(node, "egress")
+    if spec.networks and spec.egress is not None:
+        help = "remove networks: egress gives it one of its own, so that nothing leads past the gateway"
+        problems.add("egress and networks exclude each other", span, help)
+    if spec.network_mode == "none" and spec.egress is not None and spec.egress.has_gateway:
+        problems.add("network_mode: none reaches nothing", span, "remove network_mode, or write egress: none")
+    wired = _egress(spec)
+    if wired is None or not wired.has_gateway:
+        return
+    if spec.dns:
+        help = "the gateway resolves names: give it resolvers under egress"
+        problems.add("a sandbox with egress asks no name server", span_of(node, "dns"), help)
+    taken = [name for name in VARIABLES if name in spec.environment]
+    if taken:
+        help = "remove them: they lead to the gateway"
+        problems.add(f"egress sets {', '.join(taken)}", span_of(node, "environment"), help)
+
+
+def _egress(spec: SandboxSpec) -> Egress | None:
+    """What it reaches, said or implied; None where that is its networks' to say."""
+    if spec.egress is not None:
+        return spec.egress
+    if spec.network_mode == "none":
+        return CLOSED
+    return None if spec.networks else PUBLIC
 
 
 def _check_targets(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
@@ -143,8 +173,10 @@ def settle(spec: SandboxSpec) -> SandboxSpec:
     implied: dict[str, Any] = {}
     if spec.memswap_limit is None:
         implied["memswap_limit"] = spec.mem_limit
-    if spec.network_mode == "bridge" and not spec.networks:
-        implied["networks"] = freeze({"default": Attachment()})
+    if spec.egress is None:
+        implied["egress"] = _egress(spec)
+    if spec.egress == CLOSED:
+        implied["network_mode"] = "none"
     if spec.working_dir is None and spec.workspace is not None:
         implied["working_dir"] = spec.workspace.target
     if spec.network_mode == "bridge" and spec.networks:

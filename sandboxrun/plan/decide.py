@@ -12,8 +12,11 @@ import attrs
 
 from sandboxrun.model import units
 from sandboxrun.model.declared import DeclaredSandbox
+from sandboxrun.model.names import GATEWAY
 from sandboxrun.model.observed import Completed, Created, Ended, ObservedSandbox, Running, Snapshot
 from sandboxrun.model.option import Effect
+from sandboxrun.model.spec import BY_KEY
+from sandboxrun.plan.belongings import companions_of
 from sandboxrun.plan.changes import Action, Change, Reason
 from sandboxrun.plan.diff import Difference, compare, spec_plain
 
@@ -91,6 +94,8 @@ def _running(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Sna
     if replace:
         return _decision(declared, observed, Action.REPLACE, Reason.REQUESTED, "--replace")
     differences = compare(declared.spec, observed, snapshot.images.get(declared.spec.image))
+    if not any(d.key == "egress" for d in differences) and _is_cut_off(declared, observed, snapshot):
+        differences = (*differences, _cut_off(declared))
     if observed.name != declared.name:
         differences = (
             Difference(key="name", before=observed.name, after=declared.name, effect=Effect.REPLACE, drift=True),
@@ -100,6 +105,18 @@ def _running(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Sna
         return _decision(declared, observed, Action.NONE, Reason.UP_TO_DATE)
     action = Action.REPLACE if any(d.effect is Effect.REPLACE for d in differences) else Action.UPDATE
     return _decision(declared, observed, action, _why(action, differences), differences=differences)
+
+
+def _is_cut_off(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot) -> bool:
+    """Whether a sandbox that should have a gateway has none that runs: it reaches nothing then."""
+    gateway = snapshot.companion(observed.run, GATEWAY)
+    return GATEWAY in companions_of(declared.spec) and (gateway is None or not gateway.running)
+
+
+def _cut_off(declared: DeclaredSandbox) -> Difference:
+    row, reason = BY_KEY["egress"], "its gateway does not run"
+    after = row.plain(declared.spec.egress)
+    return Difference(key="egress", before="nothing", after=after, effect=Effect.RELOAD, drift=True, reason=reason)
 
 
 def _why(action: Action, differences: tuple[Difference, ...]) -> Reason:

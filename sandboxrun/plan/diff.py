@@ -15,6 +15,7 @@ from sandboxrun.model.codec import without_inherited
 from sandboxrun.model.observed import Image, ObservedSandbox
 from sandboxrun.model.option import Effect, Row, values_of
 from sandboxrun.model.spec import ROWS, SandboxSpec
+from sandboxrun.model.wired import same_gateway
 
 
 @attrs.frozen(kw_only=True)
@@ -106,6 +107,8 @@ def _compared(row: Row, wanted: Any, applied: Any) -> bool:
 def _effect(row: Row, wanted: Any, live: Any) -> Effect:
     if row.effect is Effect.LIVE and not row.can_clear and not wanted and live:
         return Effect.REPLACE  # the engine reads 0 and "" as "unchanged"
+    if row.effect is Effect.RELOAD and not same_gateway(wanted, live):
+        return Effect.REPLACE  # the sandbox is wired otherwise
     return row.effect
 
 

@@ -45,6 +45,44 @@ class CreateNetwork(_Step):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
+class CreatePrivateNetwork(_Step):
+    """Make the network that a sandbox shares with its gateway alone: no route out, no address of the host's on it."""
+
+    sandbox: DeclaredSandbox
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class CreateGateway(_Step):
+    """Make a sandbox's gateway, with its rules, on the sandbox's network and on the one that leads outside.
+
+    `run` is the sandbox's where that is there already; None for one that the plan makes.
+    """
+
+    sandbox: DeclaredSandbox
+    image_id: str
+    run: str | None = None
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class StartGateway(_Step):
+    """Start a gateway and wait until it serves by the rules it was given. `container` is one that has stopped; None
+    for one that the plan makes. `run` as above."""
+
+    sandbox: DeclaredSandbox
+    container: str | None = None
+    run: str | None = None
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ReloadGateway(_Step):
+    """Give a running gateway other rules, and wait until it serves by them. The sandbox is not touched."""
+
+    sandbox: DeclaredSandbox
+    container: str
+    run: str
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RemoveNetwork(_Step):
     """Remove a network of the project."""
 
@@ -180,20 +218,27 @@ class CaptureEvidence(_Step):
     name: str
     run: str
     how: str | None  # the outcome where the plan decides it (timeout, killed); None: as the engine says
+    gateway: str | None = None  # the container that keeps the records of what it reached
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RemoveSandbox(_Step):
-    """Remove a container, and the volumes that are its own."""
+    """Remove a container, and what is its own: companions, network, volumes."""
 
     container: str
     name: str
     volumes: tuple[str, ...]
+    companions: tuple[str, ...] = ()
+    network: str | None = None
 
 
 Operation = (
     PullImage
     | CreateNetwork
+    | CreatePrivateNetwork
+    | CreateGateway
+    | StartGateway
+    | ReloadGateway
     | RemoveNetwork
     | CreateVolume
     | RemoveVolume

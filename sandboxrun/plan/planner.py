@@ -13,9 +13,10 @@ import attrs
 from sandboxrun.errors import Diagnostic, PlanError, UsageError, did_you_mean, quoted
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.observed import Foreign, ObservedSandbox, Snapshot
+from sandboxrun.plan.belongings import networks_of
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.decide import Decision, decide, decide_undeclared
-from sandboxrun.plan.preflight import preflight
+from sandboxrun.plan.preflight import helper_faults, preflight
 from sandboxrun.plan.steps import Steps
 from sandboxrun.plan.surroundings import image_changes, is_part, network_changes, volume_changes, volume_faults
 
@@ -37,6 +38,7 @@ def make_plan(profile: Profile, snapshot: Snapshot, options: Options | None = No
     replaced = frozenset(s.address for s in _selected(profile, options.replace, "--replace: "))
     faults = [
         *preflight(wanted, profile, snapshot.offers),
+        *helper_faults(wanted, snapshot),
         *_conflicts(profile, snapshot, wanted),
         *volume_faults(profile, snapshot, wanted),
     ]
@@ -87,7 +89,7 @@ def _plan(
     whole = not options.targets if whole is None else whole
     sweep = not options.targets if sweep is None else sweep
     steps = Steps(profile, snapshot)
-    networks = network_changes(profile, snapshot, decisions, whole=whole)
+    networks = network_changes(profile, snapshot, decisions, whole=whole, sweep=sweep)
     volumes = volume_changes(profile, snapshot, decisions, whole=sweep, destroy=destroy)
     images = image_changes(decisions, snapshot)
     operations = () if options.refresh_only else steps.lay(decisions, networks, volumes, images)
@@ -213,7 +215,7 @@ def _conflicts(profile: Profile, snapshot: Snapshot, wanted: Iterable[DeclaredSa
     names, needed = profile.names, set[tuple[str, str]]()
     for sandbox in wanted:
         needed.add(("container", sandbox.name))
-        needed |= {("network", names.network(key)) for key in sandbox.spec.networks}
+        needed |= {("network", names.network(key)) for key in networks_of(sandbox.spec)}
         needed |= {("volume", names.volume(m.source or "")) for m in sandbox.spec.volumes if m.type == "volume"}
     return [_conflict(foreign) for foreign in snapshot.foreign if (foreign.kind, foreign.name) in needed]
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from sandboxrun.errors import Diagnostic
+from sandboxrun.model import seccomp
 from sandboxrun.model.codec import unsupported
 from sandboxrun.model.declared import DeclaredSandbox, Profile
-from sandboxrun.model.observed import Offers
+from sandboxrun.model.observed import Offers, Snapshot
+from sandboxrun.plan.belongings import companions_of
 from sandboxrun.source import Span
 
 
@@ -19,11 +21,35 @@ def preflight(sandboxes: Iterable[DeclaredSandbox], profile: Profile, offers: Of
     return [fault for sandbox in sandboxes for fault in _sandbox_faults(sandbox, offers)]
 
 
+def helper_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> list[Diagnostic]:
+    """One diagnostic when the image of gateways is needed to make a sandbox, and not there."""
+    needing = [s for s in sandboxes if companions_of(s.spec) and not _runs(s, snapshot)]
+    helper = snapshot.helper
+    if not needing or helper is None or helper.config is not None:
+        return []
+    first, more = needing[0], f" and {len(needing) - 1} more" if len(needing) > 1 else ""
+    return [
+        _fault(
+            first,
+            "egress",
+            f"its gateway{more} needs the image {helper.reference}, which is not on the engine",
+            "`sandboxrun gateway build` makes it; a sandbox with egress: none needs no gateway",
+        )
+    ]
+
+
+def _runs(sandbox: DeclaredSandbox, snapshot: Snapshot) -> bool:
+    """Whether it runs with all its companions already, so that none has to be made."""
+    found = next((o for o in snapshot.sandboxes if o.address == sandbox.address and not o.one_off), None)
+    return found is not None and all(snapshot.companion(found.run, role) for role in companions_of(sandbox.spec))
+
+
 def _sandbox_faults(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     for row in unsupported(sandbox.spec, offers.api_version):
         message = f"the engine's API {offers.api_version} does not know {row.key}"
         yield _fault(sandbox, row.key, message, f"it needs API {row.since}")
     yield from _limits(sandbox, offers)
+    yield from _seccomp(sandbox, offers)
     yield from _runtime(sandbox, offers)
     yield from _binds(sandbox, offers)
 
@@ -43,6 +69,20 @@ def _limits(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     for key, asked, offered, what in wanted:
         if asked and not offered:
             yield _fault(sandbox, key, f"the engine can't enforce {what}", "see `sandboxrun doctor`")
+
+
+def _seccomp(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
+    """A profile is sent as its content, which Podman takes for a path; ours knows two architectures."""
+    value = sandbox.spec.security_opt.get("seccomp")
+    if value in (None, seccomp.ENGINE, seccomp.UNCONFINED) or not offers.seccomp:
+        return
+    help = "security_opt: [seccomp=engine] uses the engine's own profile"
+    if not offers.seccomp_content:
+        message = "the engine takes a seccomp profile by its path on the engine's host only, not as content"
+        yield _fault(sandbox, "security_opt", message, help)
+    elif value in (seccomp.OWN, seccomp.DEBUG) and offers.architecture not in ("", *seccomp.ARCHITECTURES):
+        message = f"seccomp={value} is not made for the engine's architecture, {offers.architecture}"
+        yield _fault(sandbox, "security_opt", message, help)
 
 
 def _runtime(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:

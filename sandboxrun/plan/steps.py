@@ -9,14 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from sandboxrun.model.declared import DeclaredSandbox, Profile
-from sandboxrun.model.names import CONFIGS, SECRETS, WORKSPACE
+from sandboxrun.model.names import CONFIGS, EGRESS, GATEWAY, SECRETS, WORKSPACE
 from sandboxrun.model.objects import NetworkSpec, VolumeSpec
 from sandboxrun.model.observed import Ended, ObservedSandbox, Running, Snapshot
 from sandboxrun.model.option import Effect
+from sandboxrun.model.records import Attachment
 from sandboxrun.plan import operations as op
+from sandboxrun.plan.belongings import companions_of, own_companions, own_network, own_volumes, parts_of
 from sandboxrun.plan.changes import Action, Change
 from sandboxrun.plan.decide import Decision
-from sandboxrun.plan.order import by_dependency, own_volumes, parts_of
+from sandboxrun.plan.order import by_dependency
 
 Ids = tuple[str, ...]
 
@@ -85,6 +87,7 @@ class Steps:
                 name=observed.name,
                 run=observed.run,
                 how=how,
+                gateway=self._gateway(observed),
             )
             last = (self._add(capture),)
         remove = op.RemoveSandbox(
@@ -94,8 +97,14 @@ class Steps:
             container=observed.id,
             name=observed.name,
             volumes=own_volumes(observed.name, self._snapshot),
+            companions=own_companions(observed.run, self._snapshot),
+            network=own_network(observed.name, self._snapshot),
         )
         self._removed[observed.id] = self._add(remove)
+
+    def _gateway(self, observed: ObservedSandbox) -> str | None:
+        found = self._snapshot.companion(observed.run, GATEWAY)
+        return found.id if found is not None else None
 
     def _remove_surroundings(self, networks: list[Change], volumes: list[Change]) -> None:
         after = (*self._removed.values(), *self._couriers)
@@ -161,11 +170,10 @@ class Steps:
         declared = {d.observed.id: d.declared for d in decisions if d.observed is not None and d.declared is not None}
         staying = [o for o in self._snapshot.sandboxes if key in o.spec.networks and o.id not in self._removed]
         common: dict[str, Any] = {"address": change.address, "cause": change.reason.value}
+        on_it = {o.id: o.address for o in staying} | self._gateways_on(key)
         detached = tuple(
-            self._add(
-                op.DisconnectNetwork(id=f"disconnect {o.address} {key}", **common, container=o.id, network=change.name)
-            )
-            for o in staying
+            self._add(op.DisconnectNetwork(id=f"disconnect {of} {key}", **common, container=c, network=change.name))
+            for c, of in on_it.items()
         )
         assert change.container is not None
         removed = self._add(
@@ -179,20 +187,26 @@ class Steps:
         )
         created = self._create_network(change, (removed,))
         self._networks[change.name] = created
-        for o in staying:
-            wanted = declared[o.id].spec if o.id in declared else o.spec
-            attachment = wanted.networks.get(key)
+        wanted = {o.id: (declared[o.id].spec if o.id in declared else o.spec).networks.get(key) for o in staying}
+        for container, of in on_it.items():
+            attachment = wanted.get(container, Attachment())
             if attachment is None:
                 continue
             step = op.ConnectNetwork(
-                id=f"connect {o.address} {key}",
+                id=f"connect {of} {key}",
                 **common,
                 needs=(created,),
-                container=o.id,
+                container=container,
                 network=change.name,
                 attachment=attachment,
             )
             self._add(step)
+
+    def _gateways_on(self, key: str) -> dict[str, str]:
+        """The gateways of sandboxes that stay, by id, if `key` is the network they reach the outside on."""
+        runs = {o.run: o.address for o in self._snapshot.sandboxes if o.id not in self._removed}
+        mine = [c for c in self._snapshot.companions if c.role == GATEWAY and c.run in runs and key == EGRESS]
+        return {c.id: f"{runs[c.run]} {GATEWAY}" for c in mine}
 
     def _make_volumes(self, volumes: list[Change]) -> None:
         for change in volumes:
@@ -223,6 +237,10 @@ class Steps:
                 id=f"volume {address} {part}", address=address, cause=cause, needs=needs, sandbox=sandbox, part=part
             )
             needs = (*needs, self._add(volume))
+        wired: Ids = ()
+        if GATEWAY in companions_of(sandbox.spec):
+            network, gateway = self._wire(sandbox, needs, cause)
+            needs, wired = (*needs, network), (gateway,)
         create = op.CreateSandbox(
             id=f"create {address}",
             address=address,
@@ -232,13 +250,44 @@ class Steps:
             image_id=self._image_id(sandbox.spec.image),
         )
         created = self._add(create)
-        ready = [created, *self._fill(sandbox, created, cause), *self._join(sandbox, created, cause)]
+        ready = [created, *wired, *self._fill(sandbox, created, cause), *self._join(sandbox, created, cause)]
         ready += self._give_volumes(sandbox, created, cause)
         ready += self._dependencies(sandbox, cause)
         start = op.StartSandbox(
             id=f"start {address}", address=address, cause=cause, needs=tuple(ready), sandbox=sandbox
         )
         self._started[address] = self._add(start)
+
+    def _wire(self, sandbox: DeclaredSandbox, needs: Ids, cause: str) -> Ids:
+        """The sandbox's network and its gateway; the steps that the sandbox needs before it is made, and started."""
+        network = op.CreatePrivateNetwork(
+            id=f"network {sandbox.address}", address=sandbox.address, cause=cause, needs=needs, sandbox=sandbox
+        )
+        made = self._add(network)
+        return made, self._open_gateway(sandbox, (*needs, made), cause, run=None)
+
+    def _open_gateway(self, sandbox: DeclaredSandbox, needs: Ids, cause: str, run: str | None) -> str:
+        helper = self._snapshot.helper
+        assert helper is not None and helper.config is not None  # preflight
+        address, outside = sandbox.address, self._networks.get(self._profile.names.network(EGRESS))
+        gateway = op.CreateGateway(
+            id=f"create {address} {GATEWAY}",
+            address=address,
+            cause=cause,
+            needs=(*needs, outside) if outside else needs,
+            sandbox=sandbox,
+            image_id=helper.config.id,
+            run=run,
+        )
+        start = op.StartGateway(
+            id=f"start {address} {GATEWAY}",
+            address=address,
+            cause=cause,
+            needs=(self._add(gateway),),
+            sandbox=sandbox,
+            run=run,
+        )
+        return self._add(start)
 
     def _give_volumes(self, sandbox: DeclaredSandbox, created: str, cause: str) -> list[str]:
         """A new volume is root's: whoever is the first to write to it owns it, before anyone who mounts it starts.
@@ -345,6 +394,8 @@ class Steps:
                 options=live,
             )
             self._add(step)
+        if any(d.effect is Effect.RELOAD for d in decision.change.differences):
+            self._reload(sandbox, decision.observed, cause)
         if any(d.effect is Effect.RECONNECT for d in decision.change.differences):
             self._reconnect(sandbox, decision.observed, cause)
         if not all(d.drift for d in decision.change.differences):
@@ -357,6 +408,33 @@ class Steps:
                 run=decision.observed.run,
             )
             self._add(record)
+
+    def _reload(self, sandbox: DeclaredSandbox, observed: ObservedSandbox, cause: str) -> None:
+        """Other rules for the gateway that runs; one that does not is started again, one that is gone made anew."""
+        gateway = self._snapshot.companion(observed.run, GATEWAY)
+        address = sandbox.address
+        if gateway is None:
+            self._open_gateway(sandbox, (), cause, run=observed.run)
+        elif gateway.running:
+            step: op.Operation = op.ReloadGateway(
+                id=f"reload {address} {GATEWAY}",
+                address=address,
+                cause=cause,
+                sandbox=sandbox,
+                container=gateway.id,
+                run=observed.run,
+            )
+            self._add(step)
+        else:
+            step = op.StartGateway(
+                id=f"start {address} {GATEWAY}",
+                address=address,
+                cause=cause,
+                sandbox=sandbox,
+                container=gateway.id,
+                run=observed.run,
+            )
+            self._add(step)
 
     def _reconnect(self, sandbox: DeclaredSandbox, observed: ObservedSandbox, cause: str) -> None:
         before, after, names = observed.spec.networks, sandbox.spec.networks, self._profile.names

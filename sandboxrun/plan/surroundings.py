@@ -14,6 +14,7 @@ from sandboxrun.model.objects import NetworkSpec, config_digest
 from sandboxrun.model.observed import Image, ObservedNetwork, ObservedVolume, Snapshot
 from sandboxrun.model.option import Effect, to_plain
 from sandboxrun.model.spec import SandboxSpec
+from sandboxrun.plan.belongings import is_private, networks_of
 from sandboxrun.plan.changes import Action, Change, Reason
 from sandboxrun.plan.decide import Decision
 from sandboxrun.plan.diff import Difference, short
@@ -29,20 +30,32 @@ def remaining(decisions: Iterable[Decision], snapshot: Snapshot) -> list[Sandbox
     return specs
 
 
-def network_changes(profile: Profile, snapshot: Snapshot, decisions: list[Decision], *, whole: bool) -> list[Change]:
-    """A change for each network that is needed or there. `whole` is False under `--target`: nothing is removed."""
+def network_changes(
+    profile: Profile, snapshot: Snapshot, decisions: list[Decision], *, whole: bool, sweep: bool
+) -> list[Change]:
+    """A change for each network that is needed or there. `whole` is False under `--target`: nothing is removed;
+    `sweep` removes what sandboxes that are gone left of their own."""
     specs = remaining(decisions, snapshot)
-    needed = sorted({key for spec in specs if spec.network_mode != "none" for key in spec.networks})
-    by_key = {network.key: network for network in snapshot.networks}
+    needed = sorted({key for spec in specs for key in networks_of(spec)})
+    common = [network for network in snapshot.networks if not is_private(network)]
+    by_key = {network.key: network for network in common}
     changes = []
     for key in needed:
         spec = profile.networks.get(key, NetworkSpec())
         if not spec.external:
             changes.append(_network(key, spec, by_key.get(key), profile))
-    for network in snapshot.networks:
+    for network in common:
         if network.key not in needed and whole:
-            changes.append(_unused(network))
+            changes.append(_unused(network, "no sandbox uses it"))
+    if sweep:
+        changes += [_unused(network, "left by a sandbox that is gone") for network in _left_networks(snapshot)]
     return changes
+
+
+def _left_networks(snapshot: Snapshot) -> list[ObservedNetwork]:
+    """Networks of containers that are not there: an apply was killed between two calls."""
+    runs = {o.run for o in snapshot.sandboxes}
+    return [network for network in snapshot.networks if is_private(network) and network.run not in runs]
 
 
 def _network(key: str, spec: NetworkSpec, observed: ObservedNetwork | None, profile: Profile) -> Change:
@@ -84,14 +97,14 @@ def _network_differences(spec: NetworkSpec, observed: ObservedNetwork) -> tuple[
     )
 
 
-def _unused(network: ObservedNetwork) -> Change:
+def _unused(network: ObservedNetwork, note: str) -> Change:
     return Change(
         kind="network",
         address=f"network.{network.key}",
         name=network.name,
         action=Action.DELETE,
         reason=Reason.UNUSED,
-        note="no sandbox uses it",
+        note=note,
         before=to_plain(network.spec, defaults=True),
         container=network.id,
     )

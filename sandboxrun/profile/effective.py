@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from sandboxrun.model.declared import DeclaredSandbox, Profile
+from sandboxrun.model.egress import EgressOption
 from sandboxrun.model.option import Row, rows, values_of
 from sandboxrun.profile.paths import Places
 
@@ -65,7 +66,7 @@ def _spelled(row: Row, value: Any) -> Any:
 
 
 def _written(row: Row, value: Any) -> Any:
-    if attrs.has(type(value)):
+    if attrs.has(type(value)) and not isinstance(row.type, EgressOption):  # that has a form in one word
         return spelled_out(value)
     if isinstance(value, tuple) and value and attrs.has(type(value[0])):
         return [spelled_out(item) for item in value]

@@ -6,6 +6,7 @@ Owns the order of these steps and the origin of each value. Must not look at oth
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -15,6 +16,7 @@ from sandboxrun.model.declared import DeclaredSandbox, Provenance
 from sandboxrun.model.names import address, container_name
 from sandboxrun.model.option import Row, values_of
 from sandboxrun.model.records import Mount, Workspace
+from sandboxrun.model.seccomp import NAMES as SECCOMP_NAMES
 from sandboxrun.model.spec import BY_KEY, NOT_OFFERED, ROWS, SandboxSpec, parse_spec
 from sandboxrun.model.types import INVALID, freeze
 from sandboxrun.profile.document import Document
@@ -84,6 +86,7 @@ class Maker:
         self.project, self.places, self.renderer, self.problems = project, places, renderer, problems
         self.environment = environment
         self.env_files = EnvFiles(places, problems)
+        self.other_files: list[Path] = []  # beside those, what was read for a sandbox
 
     def make(self, composed: Composed, each: Each, scope: Scope) -> Made | None:
         """The instance. With faults, what is left of it, so that paths and dependencies are checked in the same run."""
@@ -165,13 +168,13 @@ class Maker:
     def _seccomp(self, spec: SandboxSpec, node: MapNode) -> SandboxSpec:
         """A seccomp profile named by its file, as its content: the engine knows no path of ours."""
         given = spec.security_opt.get("seccomp")
-        if given is None or given == "unconfined" or given.lstrip().startswith("{"):
+        if given is None or given in SECCOMP_NAMES or given.lstrip().startswith("{"):
             return spec
         place = node.get("security_opt")
         span = place.span if place is not None else node.span
-        content = read_seccomp(
-            self.places.checked(given, span, "the seccomp profile", self.problems), given, span, self.problems
-        )
+        path = self.places.checked(given, span, "the seccomp profile", self.problems)
+        self.other_files.append(path)
+        content = read_seccomp(path, given, span, self.problems)
         options = freeze({**spec.security_opt, "seccomp": content})
         return attrs.evolve(spec, security_opt=options)
 
@@ -252,7 +255,12 @@ def _origins(spec: SandboxSpec, node: MapNode, composed: Composed) -> Iterator[t
 
 
 _BY_DEFAULT = Provenance(via="default")
-_IMPLIED = {"memswap_limit": "mem_limit", "working_dir": "workspace.target", "networks": "network_mode"}
+_IMPLIED = {
+    "memswap_limit": "mem_limit",
+    "working_dir": "workspace.target",
+    "egress": "network_mode",
+    "network_mode": "egress",
+}
 
 
 def _via(span: Span | None, documents: Mapping[str, Document]) -> str:

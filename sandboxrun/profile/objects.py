@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.model.names import Names
+from sandboxrun.model.names import EGRESS, Names
 from sandboxrun.model.objects import (
     ConfigType,
     FileSpec,
@@ -96,6 +96,8 @@ def parse_objects(
     for kind, entries in merged_objects(documents).items():
         parsed[kind] = {}
         for name, (key, node) in entries.items():
+            if kind == "networks" and name == EGRESS:
+                problems.add(f"the network {EGRESS} is the gateways' own", key.span, "choose another name for yours")
             value = _parse(_TYPES[kind], key, node, renderer, scope, problems)
             if value is not INVALID:
                 parsed[kind][name] = _placed(value, node, f"the {kind.removesuffix('s')}", places, problems)

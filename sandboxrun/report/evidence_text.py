@@ -81,7 +81,7 @@ def _run_lines(run: Run, base: Path | None) -> list[str]:
     index = captured.index
     facts = [ending_text(index.ending, run.spec, run.note), *_measures(index)]
     rows = [("evidence", one_line(_place(captured.folder, base)))] if captured.folder is not None else []
-    rows += _patch(index) + _missing(index)
+    rows += _patch(index) + _egress(index) + _missing(index)
     width = max((len(key) for key, _ in rows), default=0) + 1
     return [f"{name}: {', '.join(facts)}", *(f"    {key + ':':<{width}} {text}" for key, text in rows)]
 
@@ -148,6 +148,16 @@ def _patch(index: Index) -> list[tuple[str, str]]:
     count = index.patched_paths
     files = "changes" if count is None else f"{count} file{'s' if count != 1 else ''} changed"
     return [("patch", f"{PATCH}, {files}" if count != 0 else "nothing changed in the workspace")]
+
+
+def _egress(index: Index) -> list[tuple[str, str]]:
+    """What it reached; who it was refused is what a reviewer looks for."""
+    egress = index.egress
+    if egress is None or not egress.allowed + egress.denied:
+        return []
+    listed = ", ".join(egress.denied_targets[:_LISTED]) + (" …" if len(egress.denied_targets) > _LISTED else "")
+    refused = f", {egress.denied} refused: {listed}" if egress.denied else ""
+    return [("egress", one_line(f"{egress.allowed} request{'s' if egress.allowed != 1 else ''} let pass{refused}"))]
 
 
 def _missing(index: Index) -> list[tuple[str, str]]:

@@ -35,7 +35,10 @@ def done(step: Operation, note: str = "") -> str:
 
 def minor(step: Operation) -> bool:
     """Whether the step is a part of another one in a person's eyes: told with -v only."""
-    return isinstance(step, op.CreatePart | op.RecordSpec | op.GiveVolume)
+    return isinstance(
+        step,
+        op.CreatePart | op.RecordSpec | op.GiveVolume | op.CreatePrivateNetwork | op.CreateGateway | op.StartGateway,
+    )
 
 
 def _words(step: Operation) -> tuple[str, str]:
@@ -44,6 +47,14 @@ def _words(step: Operation) -> tuple[str, str]:
             return "pulling", "pulled"
         case op.CreateNetwork() | op.CreateVolume() | op.CreateSandbox():
             return "creating", "created"
+        case op.CreatePrivateNetwork():
+            return "making its network", "network made"
+        case op.CreateGateway():
+            return "making its gateway", "gateway made"
+        case op.StartGateway():
+            return "starting its gateway", "gateway serves"
+        case op.ReloadGateway():
+            return "giving its gateway other rules", "gateway serves by other rules"
         case op.RemoveNetwork() | op.RemoveVolume() | op.RemoveSandbox():
             return "removing", "removed"
         case op.RemoveCourier():

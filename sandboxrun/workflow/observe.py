@@ -6,7 +6,7 @@ Owns which calls that takes: four for any number of sandboxes, and one inspect e
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,10 @@ from sandboxrun.engine.errors import EngineError
 from sandboxrun.model import labels
 from sandboxrun.model.codec import ImageConfig, to_label
 from sandboxrun.model.declared import DeclaredSandbox, Profile
+from sandboxrun.model.names import COMPANIONS
 from sandboxrun.model.objects import NetworkSpec
 from sandboxrun.model.observed import (
+    Companion,
     Completed,
     Foreign,
     Image,
@@ -28,11 +30,13 @@ from sandboxrun.model.observed import (
     Running,
     Snapshot,
     observe,
+    observe_companion,
     observe_network,
     observe_volume,
 )
 from sandboxrun.model.spec import SandboxSpec
 from sandboxrun.model.types import freeze
+from sandboxrun.plan.belongings import companions_of, networks_of
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
@@ -46,14 +50,15 @@ def take_snapshot(engine: Engine, profile: Profile, store: Store, *, workspaces:
     """
     own = {labels.PROJECT: profile.project}
     listed = engine.containers(labels=own)
-    couriers = tuple(str(c["Id"]) for c in listed if (c.get("Labels") or {}).get(labels.ROLE))
-    inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in couriers])
+    helpers = {str(c["Id"]): c for c in listed if (c.get("Labels") or {}).get(labels.ROLE)}
+    inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in helpers])
     images = _Images(engine)
     declared = _by_label(profile) if inspected else {}
     sandboxes = tuple(
         observe(answer, profile.names, images.of(str(answer.get("Image") or "")), updated_spec(answer, store), declared)
         for answer in inspected
     )
+    companions, couriers = _companions(helpers.values(), {o.run for o in sandboxes})
     networks = tuple(observe_network(answer) for answer in engine.networks(labels=own))
     volumes = tuple(observe_volume(answer) for answer in engine.volumes(labels=own))
     running = {o.address: o.applied for o in sandboxes if isinstance(o.state, Running) and not o.one_off}
@@ -71,6 +76,8 @@ def take_snapshot(engine: Engine, profile: Profile, store: Store, *, workspaces:
         images=freeze(images.references(profile.sandboxes)),
         orphaned=frozenset(o.id for o in sandboxes if o.one_off and _owner_gone(o)),
         couriers=couriers,
+        companions=companions,
+        helper=_helper(images, profile.sandboxes),
         completed=_completed(profile, store, workspaces),
     )
     return attrs.evolve(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, unsettled)))
@@ -88,10 +95,11 @@ def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Sn
         offers=offers_of(engine, info, profile.sandboxes),
         engine_id=str(info.get("ID") or ""),
         images=freeze({s.spec.image: images.reference(s) for s in profile.sandboxes}),
+        helper=_helper(images, profile.sandboxes),
     )
     if not shared:
         return snapshot
-    listed = engine.containers(labels={**own, labels.ROLE: None})
+    listed = engine.containers(labels={**own, labels.ROLE: "courier"})
     snapshot = attrs.evolve(
         snapshot,
         couriers=tuple(str(c["Id"]) for c in listed),
@@ -110,6 +118,25 @@ def snapshot_after_run(engine: Engine, profile: Profile, names: Iterable[str]) -
         offers=Offers(api_version=engine.api_version),
         sandboxes=tuple(observe(answer, profile.names, None, None, declared) for answer in found),
     )
+
+
+def _companions(
+    listed: Iterable[Mapping[str, Any]], runs: Collection[str]
+) -> tuple[tuple[Companion, ...], tuple[str, ...]]:
+    """The companions of sandboxes that are there; and the ids of what carried files, or is left of one that is gone."""
+    found = tuple(map(observe_companion, listed))
+    mine = tuple(c for c in found if c.role in COMPANIONS and c.run in runs)
+    return mine, tuple(c.id for c in found if c not in mine)
+
+
+def _helper(images: _Images, sandboxes: Iterable[DeclaredSandbox]) -> Image | None:
+    """The image of gateways and keepers; asked for only where a sandbox has one."""
+    if not any(companions_of(s.spec) for s in sandboxes):
+        return None
+    from sandboxrun.gateway.image import reference
+
+    name = reference()
+    return Image(reference=name, config=images.of(name))
 
 
 def _by_label(profile: Profile) -> Mapping[str, SandboxSpec]:
@@ -168,6 +195,8 @@ def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Iterabl
         cpuset=facts.limits.cpuset,
         pids=facts.limits.pids,
         seccomp=facts.seccomp is not None,
+        seccomp_content=not facts.is_podman,
+        architecture=facts.architecture,
         quota=facts.storage_quota is not Quota.NO,
     )
 
@@ -252,7 +281,7 @@ def _foreign_networks(
     engine: Engine, profile: Profile, snapshot: Snapshot, sandboxes: Iterable[DeclaredSandbox]
 ) -> Iterable[Foreign]:
     there = {network.key for network in snapshot.networks}
-    for key in sorted({key for s in sandboxes for key in s.spec.networks} - there):
+    for key in sorted({key for s in sandboxes for key in networks_of(s.spec)} - there):
         external = profile.networks.get(key, NetworkSpec()).external
         name = profile.names.network(key)
         found = engine.network(name)

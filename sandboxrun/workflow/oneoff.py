@@ -22,6 +22,7 @@ from sandboxrun.engine.owner import this_process
 from sandboxrun.errors import ApplyError, ExitCode
 from sandboxrun.model import labels
 from sandboxrun.model.declared import DeclaredSandbox, Profile
+from sandboxrun.plan.belongings import companions_of
 from sandboxrun.plan.planner import Options, make_collect_plan, make_plan, with_dependencies
 from sandboxrun.workflow.blocked import not_started, overall
 from sandboxrun.workflow.converge import Settings, carry_out, locked
@@ -227,6 +228,7 @@ def shares(profile: Profile) -> bool:
     by whoever holds the project's lock."""
     return any(
         s.spec.networks
+        or companions_of(s.spec)
         or s.workspace is not None
         or s.spec.secrets
         or s.spec.configs

@@ -8,6 +8,7 @@ from typing import Any
 from sandboxrun.model.names import Names
 from sandboxrun.model.placements import endpoint
 from sandboxrun.model.spec import SandboxSpec
+from sandboxrun.model.wiring import private_network
 
 CONTAINER = "c0ffee" + "0" * 58
 
@@ -30,7 +31,7 @@ def as_inspect(
         "Config": config,
         "HostConfig": host,
         "Mounts": [_mount(mount) for mount in host.get("Mounts") or ()],
-        "NetworkSettings": {"Networks": _networks(spec, names)},
+        "NetworkSettings": {"Networks": _networks(spec, name, names)},
         "State": {"Status": "running", "Running": True, "StartedAt": "2026-01-01T00:00:00.5Z"},
     }
 
@@ -42,9 +43,11 @@ def _mount(mount: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "Name": mount["Source"], "Source": f"/var/lib/docker/volumes/{mount['Source']}/_data"}
 
 
-def _networks(spec: SandboxSpec, names: Names) -> dict[str, Any]:
+def _networks(spec: SandboxSpec, name: str, names: Names) -> dict[str, Any]:
     if spec.network_mode == "none":
         return {"none": {"Aliases": None}}
+    if spec.egress is not None and spec.egress.has_gateway:
+        return {private_network(name): {"Aliases": [CONTAINER[:12]]}}
     return {names.network(key): _attached(endpoint(attachment)) for key, attachment in spec.networks.items()}
 
 

@@ -21,6 +21,7 @@ from sandboxrun.model.option import Effect, Live
 from sandboxrun.model.records import Attachment, FileRef, Healthcheck, Logging, Mount, Workspace
 from sandboxrun.model.spec import BY_KEY, ROWS, SandboxSpec, settle
 from sandboxrun.model.types import freeze
+from sandboxrun.model.wiring import Plot
 from tests.unit.model.echo import as_inspect
 from tests.unit.model.values import specs
 
@@ -30,7 +31,7 @@ NAMES = Names(project="p", given_networks={"shared": "office"}, given_volumes={"
 
 def there_and_back(spec: SandboxSpec, names: Names = NAMES) -> SandboxSpec:
     own = own_labels(project="p", address="a", run="r", spec=spec)
-    body = encode(spec, name=NAME, names=names, own_labels=own)
+    body = encode(spec, name=NAME, names=names, own_labels=own, plot=Plot.of("10.231.0.8/29"))
     return decode(as_inspect(body, spec, name=NAME, names=names), names, spec)
 
 

@@ -49,6 +49,8 @@ STRICTER = {
     "secrets": "two files of one name",
     "configs": "two files of one name",
     "group_add": "a number that is no group",
+    "gpus": "1.0, a whole number to a schema",
+    "egress": "nothing allowed; a list beside a mode; ports and ranges that are none",
     "cpuset": "a number that is no CPU",
     "stop_signal": "a number that is no signal",
     "user": "a number that is no uid",

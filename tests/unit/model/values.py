@@ -11,6 +11,7 @@ from sandboxrun.errors import Problems
 from sandboxrun.model.attach import Named
 from sandboxrun.model.capabilities import NAMES, Capabilities
 from sandboxrun.model.composite import Command, ListOf, MapOf, Pairs, Short
+from sandboxrun.model.egress import CLOSED, PUBLIC, Egress, EgressOption
 from sandboxrun.model.gpus import Gpus
 from sandboxrun.model.names import KEY
 from sandboxrun.model.option import Record, rows
@@ -75,6 +76,8 @@ def values(type: OptionType) -> st.SearchStrategy[Any]:
             return _tmpfs()
         case SecurityOpts():
             return _security()
+        case EgressOption():
+            return _egress()
         case Short():
             return values(type.record)
         case Record():
@@ -100,6 +103,17 @@ def _security() -> st.SearchStrategy[Any]:
         st.sampled_from(["true", "false"]),
         other,
     )
+
+
+def _egress() -> st.SearchStrategy[Any]:
+    hosts = st.sampled_from(["a.example.com:443", "*.example.org:443", "b.example.com:8443", "x--y.example:1"])
+    listed = st.builds(
+        Egress,
+        allow=st.sets(hosts, min_size=1).map(lambda found: tuple(sorted(found))),
+        private_networks=st.sets(st.sampled_from(["10.1.0.0/16", "fd00::/64"])).map(tuple),
+        resolvers=st.sets(st.sampled_from(["192.0.2.53", "10.1.0.53"])).map(tuple),
+    )
+    return st.sampled_from([CLOSED, PUBLIC, attrs.evolve(PUBLIC, resolvers=("192.0.2.53",))]) | listed
 
 
 def records(type: Record) -> st.SearchStrategy[Any]:

@@ -14,10 +14,11 @@ from sandboxrun.errors import PlanError, UsageError
 from sandboxrun.model.codec import ImageConfig
 from sandboxrun.model.names import part_volume
 from sandboxrun.model.objects import NetworkSpec, VolumeSpec
-from sandboxrun.model.observed import Completed, Created, Foreign, Image, ObservedVolume, Running
+from sandboxrun.model.observed import Companion, Completed, Created, Foreign, Image, ObservedVolume, Running
 from sandboxrun.model.records import Attachment, Dependency, FileRef, Lifetime, Mount, Workspace
 from sandboxrun.model.types import freeze
 from sandboxrun.plan import operations as op
+from sandboxrun.plan.belongings import networks_of
 from sandboxrun.plan.changes import Action, Plan, Reason
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, select
 from tests.unit.model.values import specs
@@ -517,7 +518,11 @@ def test_a_long_chain_of_dependencies_is_no_fault() -> None:
 def test_a_plan_of_what_was_applied_is_empty(found: list[Any]) -> None:
     sandboxes = [attrs.evolve(declared(f"s{n}"), spec=one) for n, one in enumerate(found)]
     running = [observed(s, Running(started=NOW)) for s in sandboxes]
-    keys = sorted({key for one in found if one.network_mode != "none" for key in one.networks})
+    keys = sorted({key for one in found for key in networks_of(one)})
+    running = [attrs.evolve(o, run=f"run{n}") for n, o in enumerate(running)]
+    companions = tuple(
+        Companion(id=f"g{n}", name=f"g{n}", role="gateway", run=o.run, running=True) for n, o in enumerate(running)
+    )
     images = {one.image: Image(reference=one.image, config=ImageConfig(id=NODE)) for one in found}
     volumes = tuple(
         ObservedVolume(name=f"review_{m.source}", key=m.source or "", config=None)
@@ -526,7 +531,7 @@ def test_a_plan_of_what_was_applied_is_empty(found: list[Any]) -> None:
         if m.type == "volume"
     )
     shown = snapshot(*running, networks=tuple(network(key) for key in keys), images=images, volumes=volumes, taken=NOW)
-    shown = attrs.evolve(shown, offers=attrs.evolve(shown.offers, api_version="1.50"))
+    shown = attrs.evolve(shown, companions=companions, offers=attrs.evolve(shown.offers, api_version="1.50"))
     declaring = profile(*sandboxes)
     assume(all(one.lifetime.timeout is None or one.lifetime.timeout > 10**6 for one in found))  # else it has ended
     plan = make_plan(declaring, shown)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from sandboxrun.model.codec import ImageConfig
+from sandboxrun.model.egress import PUBLIC
 from sandboxrun.model.observed import Completed, Created, Image
 from sandboxrun.model.types import freeze
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
 from sandboxrun.plan.text import MASK, mask, redact
-from tests.unit.plan.world import NODE, declared, ended, network, observed, profile, snapshot
+from tests.unit.plan.world import HELPER, NODE, declared, ended, network, observed, profile, snapshot
 
 LINT = declared("lint", command=("npm", "run", "lint"), environment=freeze({"CI": "1"}))
 TESTS = declared("agent", "tests", mem_limit=2**30)
@@ -32,6 +33,7 @@ def test_what_is_new_shows_the_options_that_matter() -> None:
         "      + cpus:         1",
         "      + pids_limit:   256",
         '      + network_mode: "bridge"',
+        '      + networks:     ["default"]',
         "      # every other option at its closed default: see sandboxrun render",
         "",
         '  + sandbox agent["tests"] will be created',
@@ -41,10 +43,17 @@ def test_what_is_new_shows_the_options_that_matter() -> None:
         "      + cpus:         1",
         "      + pids_limit:   256",
         '      + network_mode: "bridge"',
+        '      + networks:     ["default"]',
         "      # every other option at its closed default: see sandboxrun render",
         "",
         "Plan: 3 to add, 0 to change, 0 to destroy.",
     ]
+
+
+def test_what_it_reaches_is_always_told() -> None:
+    lines = text(make_plan(profile(declared("a", egress=PUBLIC)), snapshot(networks=(), helper=HELPER)))
+    assert lines[0] == "  + network egress will be created"
+    assert '      + egress:       "open"' in lines
 
 
 def test_what_another_option_says_already_is_left_out() -> None:

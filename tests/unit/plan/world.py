@@ -24,6 +24,7 @@ from sandboxrun.model.observed import (
     Snapshot,
     State,
 )
+from sandboxrun.model.records import Attachment
 from sandboxrun.model.spec import SandboxSpec, settle
 from sandboxrun.model.types import freeze
 
@@ -32,6 +33,7 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 STARTED = datetime(2026, 3, 1, 11, 59, tzinfo=UTC)
 NODE = "sha256:" + "a" * 64
 RUNNING = Running(started=STARTED)
+HELPER = Image(reference="sandboxrun/gateway:0123456789ab", config=ImageConfig(id="sha256:" + "e" * 64))
 
 
 def ended(code: int = 0, *, oom: bool = False, error: str = "") -> Ended:
@@ -39,6 +41,9 @@ def ended(code: int = 0, *, oom: bool = False, error: str = "") -> Ended:
 
 
 def spec(**options: Any) -> SandboxSpec:
+    """On the network `default`, unless the options say what it reaches."""
+    if not options.keys() & {"network_mode", "networks", "egress"}:
+        options["networks"] = freeze({"default": Attachment()})
     return settle(SandboxSpec(**options))
 
 

@@ -92,7 +92,7 @@ def test_later_files_are_merged_over_earlier_ones(load_text: Load) -> None:
         ("command: [a]", "command: null", "command", None),
         ("cap_add: [CHOWN]", "cap_add: [cap_chown, KILL]", "cap_add", ("CHOWN", "KILL")),
         ("cap_add: [CHOWN]", "cap_add: null", "cap_add", ()),
-        ("dns: 192.0.2.1", "dns: [192.0.2.2, 192.0.2.1]", "dns", ("192.0.2.2", "192.0.2.1")),
+        ("dns: 192.0.2.1, networks: [default]", "dns: [192.0.2.2, 192.0.2.1]", "dns", ("192.0.2.2", "192.0.2.1")),
         ("labels: [a=1, b=1]", "labels: {b: 2}", "labels", {"a": "1", "b": "2"}),
         ("extra_hosts: ['a:192.0.2.1']", "extra_hosts: {b: 192.0.2.2}", "extra_hosts",
          {"a": "192.0.2.1", "b": "192.0.2.2"}),
