@@ -3,18 +3,20 @@
 #   PYTHON=python3.13      the Python to make .venv with (3.11 or later)
 #   WORKERS=2              run tests side by side
 #   PYTEST_ARGS="-k plan"  more arguments for pytest
+#   ENGINES="podman-5"     the engines of test-engines (docker-26 docker-28 podman-5)
 #   BENCH_ARGS=--quick     arguments for the benchmarks (--quick, --only NAME, --json)
 #   DOCKER_HOST=...        the engine to use; without it the default socket's, or one started here
 
 PYTHON ?= python3
 WORKERS ?=
 PYTEST_ARGS ?=
+ENGINES ?=
 BENCH_ARGS ?=
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test demo venv engine engine-stop image tools schema reference bench lint clean
+.PHONY: help test test-engines demo venv engine engine-stop image tools schema reference bench lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +27,9 @@ test: lint engine image tools  ## run all the tests, on a real engine, with the 
 	@$(RUN) -m coverage combine --quiet
 	@$(RUN) -m coverage report
 	@$(RUN) -m scripts.floors .cache/junit.xml
+
+test-engines: venv engine image tools  ## the engine tests on newer engines, from newer Debian's packages; as root
+	@$(RUN) -m scripts.engines $(ENGINES) -- $(PYTEST_ARGS)
 
 demo: venv engine image  ## the main job on real input: three agents, evidence, nothing left behind
 	@$(RUN) examples/demo/demo.py

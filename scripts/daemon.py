@@ -55,7 +55,7 @@ class Daemon:
             pid = int(self._pidfile.read_text())
         except (FileNotFoundError, ValueError):
             return None
-        return pid if f"--pidfile={self._pidfile}" in _argv(pid) else None
+        return pid if any(word.endswith(self.endpoint) for word in _argv(pid)) else None
 
     def start(self, *, within: float = 90) -> None:
         """Start it unless it runs, and wait until it answers. Raises DaemonError with the log's end."""
@@ -101,16 +101,18 @@ class Daemon:
                 theirs.unlink()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        command = [
-            *self.enter, "dockerd",
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [*self.enter, *self._command()], env={**os.environ, "PATH": SEARCH_PATH}, cwd="/",
+                start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    def _command(self) -> list[str]:
+        return [
+            "dockerd",
             f"--data-root={self.root}/data", f"--exec-root={self.root}/exec", f"--pidfile={self._pidfile}",
             f"--host={self.endpoint}", *self.options,
         ]  # fmt: skip
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                command, env={**os.environ, "PATH": SEARCH_PATH}, cwd="/", start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
 
     def _wait_until_it_answers(self, ended: Callable[[], bool], within: float) -> None:
         if _eventually(lambda: answers(self.socket) or ended(), within) and answers(self.socket):

@@ -23,11 +23,16 @@ from tests.engine.registry import LocalRegistry, open_registry
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever lies here talks to an engine: `-m "not engine"` leaves it out."""
+    """Whatever lies here talks to an engine: `-m "not engine"` leaves it out.
+
+    What starts engines of its own says nothing of the engine that DOCKER_HOST names: `-m "not own_engine"`.
+    """
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.engine)
+        if "make_engine" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.own_engine)
 
 
 @pytest.fixture(scope="session")
