@@ -202,8 +202,8 @@ def _implied(key: str, after: Mapping[str, Any]) -> bool:
     """Whether an option says nothing that the defaults or another option do not say already."""
     if key == "networks" and not after[key]:
         return True  # network_mode or egress says it
-    if key == "egress" and after[key] == "none":
-        return True  # network_mode says it
+    if key == "egress":
+        return bool(after[key] == "none")  # network_mode says that; what it reaches is always told
     usual = after.get("mem_limit") if key == "memswap_limit" else DEFAULTS.get(key)
     return bool(after[key] == usual)
 

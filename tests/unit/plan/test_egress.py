@@ -1,0 +1,150 @@
+"""Gateways in plans: made with their sandbox, reloaded in place, started again, and gone with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+from sandboxrun.errors import PlanError
+from sandboxrun.model.declared import DeclaredSandbox
+from sandboxrun.model.egress import CLOSED, PUBLIC, Egress
+from sandboxrun.model.objects import NetworkSpec
+from sandboxrun.model.observed import Companion, Image, ObservedNetwork, ObservedSandbox, Snapshot
+from sandboxrun.plan import operations as op
+from sandboxrun.plan.changes import Action, Change, Plan
+from sandboxrun.plan.planner import make_destroy_plan, make_plan
+from tests.unit.plan.world import HELPER, declared, ended, network, observed, profile, snapshot
+
+API = Egress(allow=("api.example.com:443",))
+OUTSIDE = network("egress")
+RUN = "0123456789abcdef"
+
+
+def companion(role: str = "gateway", *, run: str = RUN, running: bool = True) -> Companion:
+    return Companion(id=f"{role:e<64}", name=f"review-a.{role}", role=role, run=run, running=running)
+
+
+def private(of: str = "review-a", run: str = RUN) -> ObservedNetwork:
+    name = f"{of}.net"
+    return ObservedNetwork(id=f"{name:f<64}", name=name, key=name, config="", spec=NetworkSpec(), run=run)
+
+
+def running(sandbox: DeclaredSandbox, *companions: Companion, **rest: Any) -> Snapshot:
+    networks = (OUTSIDE, private())
+    return snapshot(observed(sandbox), networks=networks, companions=companions, helper=HELPER, **rest)
+
+
+def ids(plan: Plan) -> list[str]:
+    return [step.id for step in plan.operations]
+
+
+def step(plan: Plan, kind: type) -> Any:
+    (found,) = [s for s in plan.operations if isinstance(s, kind)]
+    return found
+
+
+def of(plan: Plan, address: str) -> Change:
+    (found,) = [c for c in plan.changes if c.address == address]
+    return found
+
+
+def test_a_sandbox_starts_once_its_gateway_serves() -> None:
+    plan = make_plan(profile(declared("a", egress=API)), snapshot(networks=(), helper=HELPER))
+    assert ids(plan) == [
+        "create network.egress",
+        "volume a rules",
+        "network a",
+        "create a gateway",
+        "start a gateway",
+        "create a",
+        "start a",
+    ]
+    assert {"create network.egress", "network a", "volume a rules"} <= set(step(plan, op.CreateGateway).needs)
+    assert "network a" in step(plan, op.CreateSandbox).needs
+    assert "start a gateway" in step(plan, op.StartSandbox).needs
+    assert step(plan, op.CreateGateway).image_id == HELPER.config.id  # type: ignore[union-attr]
+
+
+def test_without_the_gateways_image_there_is_no_plan() -> None:
+    absent = Image(reference="sandboxrun/gateway:0123456789ab", config=None)
+    with pytest.raises(PlanError) as caught:
+        make_plan(profile(declared("a", egress=API), declared("b")), snapshot(helper=absent))
+    (fault,) = caught.value.diagnostics
+    assert fault.message == "a: its gateway needs the image sandboxrun/gateway:0123456789ab, which is not on the engine"
+    assert "sandboxrun gateway build" in (fault.help or "")
+    assert make_plan(profile(declared("b")), snapshot(helper=absent)).operations  # nobody needs it
+
+
+def test_a_running_sandbox_needs_no_image_any_more() -> None:
+    sandbox = declared("a", egress=API)
+    seen = attrs.evolve(running(sandbox, companion()), helper=Image(reference="x:1", config=None))
+    assert make_plan(profile(sandbox), seen).empty
+
+
+def test_another_list_reloads_the_gateway_and_leaves_the_sandbox_alone() -> None:
+    before, after = declared("a", egress=API), declared("a", egress=PUBLIC)
+    plan = make_plan(profile(after), running(before, companion()))
+    assert of(plan, "a").action is Action.UPDATE
+    assert ids(plan) == ["reload a gateway", "record a"]
+    assert step(plan, op.ReloadGateway).container == companion().id
+
+
+@pytest.mark.parametrize(("was", "will"), [(CLOSED, API), (API, CLOSED), (API, attrs.evolve(API, resolvers=("::1",)))])
+def test_a_sandbox_that_is_wired_otherwise_is_replaced(was: Egress, will: Egress) -> None:
+    plan = make_plan(profile(declared("a", egress=will)), running(declared("a", egress=was), companion()))
+    assert of(plan, "a").action is Action.REPLACE
+
+
+def test_a_gateway_that_died_is_drift_and_is_started_again() -> None:
+    sandbox = declared("a", egress=API)
+    plan = make_plan(profile(sandbox), running(sandbox, companion(running=False)))
+    (difference,) = of(plan, "a").differences
+    assert difference.drift and difference.reason == "its gateway does not run"
+    assert ids(plan) == ["start a gateway"]
+    assert step(plan, op.StartGateway).container == companion().id
+
+
+def test_a_gateway_that_is_gone_is_made_anew() -> None:
+    sandbox = declared("a", egress=API)
+    plan = make_plan(profile(sandbox), running(sandbox))
+    assert ids(plan) == ["create a gateway", "start a gateway"]
+    assert step(plan, op.CreateGateway).run == RUN
+
+
+def test_what_is_its_own_goes_with_it_and_its_records_are_kept_first() -> None:
+    sandbox = declared("a", egress=API)
+    seen = running(sandbox, companion(), companion("keeper"))
+    plan = make_destroy_plan(profile(sandbox), seen)
+    assert ids(plan) == ["stop a", "evidence a", "remove a", "remove network.egress"]
+    assert step(plan, op.CaptureEvidence).gateway == companion().id
+    removal = step(plan, op.RemoveSandbox)
+    assert removal.companions == (companion().id, companion("keeper").id)
+    assert removal.network == private().id
+
+
+def test_the_networks_of_sandboxes_that_are_gone_are_swept() -> None:
+    plan = make_plan(profile(), snapshot(networks=(private(),), couriers=("e" * 64,)))
+    assert ids(plan) == ["courier eeeeeeeeeeee", "remove network.review-a.net"]
+    assert step(plan, op.RemoveNetwork).needs == ("courier eeeeeeeeeeee",)
+
+
+def test_gateways_are_moved_when_the_network_to_the_outside_is_replaced() -> None:
+    sandbox = declared("a", egress=API)
+    drifted = attrs.evolve(OUTSIDE, spec=NetworkSpec(internal=True))
+    seen = attrs.evolve(running(sandbox, companion()), networks=(drifted, private()))
+    assert ids(make_plan(profile(sandbox), seen)) == [
+        "disconnect a gateway egress",
+        "remove network.egress",
+        "create network.egress",
+        "connect a gateway egress",
+    ]
+
+
+def test_a_sandbox_that_ended_takes_its_gateway_along() -> None:
+    sandbox = declared("a", egress=API)
+    ran: ObservedSandbox = observed(sandbox, ended(0))
+    seen = snapshot(ran, networks=(OUTSIDE, private()), companions=(companion(),), helper=HELPER)
+    plan = make_plan(profile(sandbox), seen)
+    assert ids(plan) == ["evidence a", "remove a", "remove network.egress"]
