@@ -9,6 +9,7 @@ import io
 import tarfile
 from typing import TYPE_CHECKING
 
+from sandboxrun.engine.errors import NotFound
 from sandboxrun.errors import ApplyError
 
 if TYPE_CHECKING:
@@ -47,3 +48,31 @@ def _read(engine: Engine, container: str, path: str) -> str:
         member = tar.next()
         file = tar.extractfile(member) if member is not None and member.isreg() else None
         return file.read().decode(errors="replace") if file is not None else ""
+
+
+def login(engine: Engine, container: str, user: str) -> tuple[int, int, frozenset[int]]:
+    """uid, gid and further groups that the engine gives a process of the container's `user`, as the image has them.
+
+    Without a group in `user` they are those of /etc/passwd and /etc/group; a number that stands in neither has group
+    0. Raises ApplyError for a name that is not there.
+    """
+    name, _, group = user.partition(":")
+    if group:
+        return (*look_up(engine, container, name, group), frozenset())
+    entry = next(
+        (fields for fields in _lines(engine, container, "/etc/passwd") if name in (fields[0], fields[2])), None
+    )
+    if entry is None:
+        return (int(name), 0, frozenset()) if name.isdigit() else (*look_up(engine, container, name, ""), frozenset())
+    member = (fields for fields in _lines(engine, container, "/etc/group") if entry[0] in fields[-1].split(","))
+    return int(entry[2]), int(entry[3]), frozenset(int(fields[2]) for fields in member)
+
+
+def _lines(engine: Engine, container: str, path: str) -> list[list[str]]:
+    """The entries of a file that have their numbers. An image without the file has none."""
+    try:
+        lines = _read(engine, container, path).splitlines()
+    except NotFound:
+        return []
+    entries = [line.split(":") for line in lines]
+    return [e for e in entries if len(e) >= 4 and e[2].isdigit() and (path == "/etc/group" or e[3].isdigit())]
