@@ -92,7 +92,8 @@ def engine_facts(version: Json, info: Json, networks: Sequence[Json]) -> EngineF
     security = _security(info.get("SecurityOptions") or ())
     pools = _pools(info)
     names = [str(c.get("Name")) for c in version.get("Components") or ()]
-    podman = any("podman" in name.lower() for name in names)
+    # Podman names itself in /version; in /info only the library that it builds images with
+    podman = any("podman" in name.lower() for name in names) or "BuildahVersion" in info
     return EngineFacts(
         name="Podman" if podman else "Docker",
         version=str(version.get("Version", "")),

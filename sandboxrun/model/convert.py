@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sandboxrun.model import seccomp
 from sandboxrun.model.records import Device, Healthcheck, Logging, Ulimit
 from sandboxrun.model.security_opt import split_security
 from sandboxrun.model.types import freeze
@@ -112,13 +113,15 @@ def from_hosts(value: Any) -> Mapping[str, str]:
 
 
 def to_security(value: Mapping[str, str]) -> list[str]:
-    """Security options by name to the engine's list."""
-    return [f"{name}={item}" for name, item in value.items()]
+    """Security options by name to the engine's list; a seccomp profile of ours goes as its content."""
+    sent = {name: seccomp.to_engine(item) if name == "seccomp" else item for name, item in value.items()}
+    return [f"{name}={item}" for name, item in sent.items() if item is not None]
 
 
 def from_security(value: Any) -> Mapping[str, str]:
-    """The engine's list, in either spelling, to options by name."""
-    return freeze(dict(split_security(str(item)) for item in value or ()))
+    """The engine's list, in either spelling, to options by name; a seccomp profile that is ours gets its name back."""
+    options = dict(split_security(str(item)) for item in value or ())
+    return freeze({**options, "seccomp": seccomp.from_engine(options.get("seccomp"))})
 
 
 def to_restart(value: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sandboxrun.model import placements as at
 from sandboxrun.model.capabilities import Capabilities
 from sandboxrun.model.composite import Pairs
 from sandboxrun.model.option import option
-from sandboxrun.model.security_opt import SecurityOpts
+from sandboxrun.model.security_opt import CLOSED, SecurityOpts
 from sandboxrun.model.types import Choice, Flag, Text, freeze
 
 
@@ -47,9 +47,10 @@ class SecurityOptions:
     )
     security_opt: Mapping[str, str] = option(
         SecurityOpts(),
-        default=freeze({"no-new-privileges": "true"}),
-        description="Security options of the engine; no-new-privileges stays on unless you turn it off by name.",
-        example=["no-new-privileges:true"],
+        default=CLOSED,
+        description="Security options of the engine; no-new-privileges and seccomp=sandboxrun stay on unless you name "
+        "another value. seccomp is sandboxrun, debug (opens ptrace), engine (the engine's own), unconfined or a file.",
+        example=["no-new-privileges:true", "seccomp=debug"],
         at=at.Host("SecurityOpt", write=convert.to_security, read=convert.from_security),
         always=True,
         merge="map",

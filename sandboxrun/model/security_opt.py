@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import attrs
 
 from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.model import seccomp
 from sandboxrun.model.types import INVALID, Schema, freeze, refuse
 from sandboxrun.source import ListNode, MapNode, Node, Scalar
 
 KNOWN = ("no-new-privileges", "seccomp", "apparmor", "label")
+CLOSED: Mapping[str, str] = freeze({"no-new-privileges": "true", "seccomp": seccomp.OWN})
 
 
 def split_security(item: str) -> tuple[str, str]:
@@ -21,8 +23,8 @@ def split_security(item: str) -> tuple[str, str]:
 
 @attrs.frozen(kw_only=True)
 class SecurityOpts:
-    """Options by name. no-new-privileges is on unless it is turned off by name: a list that only sets
-    another option must not loosen it."""
+    """Options by name. no-new-privileges and the seccomp profile are on unless they are turned off by name: a list
+    that only sets another option must not loosen them."""
 
     def parse(self, node: Node, problems: Problems) -> Mapping[str, str]:
         match node:
@@ -36,7 +38,7 @@ class SecurityOpts:
                     return refuse(problems, node, "a mapping of texts")
             case _:
                 return refuse(problems, node, "a list")
-        options = {"no-new-privileges": "true"}
+        options = dict(CLOSED)
         before = len(problems)
         for (name, value), item in pairs:
             _check(name, value, item, problems)

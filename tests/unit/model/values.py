@@ -8,6 +8,7 @@ import attrs
 from hypothesis import strategies as st
 
 from sandboxrun.errors import Problems
+from sandboxrun.model import seccomp
 from sandboxrun.model.attach import Named
 from sandboxrun.model.capabilities import NAMES, Capabilities
 from sandboxrun.model.composite import Command, ListOf, MapOf, Pairs, Short
@@ -95,13 +96,12 @@ def _tmpfs() -> st.SearchStrategy[Any]:
 
 
 def _security() -> st.SearchStrategy[Any]:
-    other = st.dictionaries(
-        st.sampled_from(["seccomp", "apparmor", "label"]), st.text('a{}":,=', min_size=1, max_size=9), max_size=3
-    )
+    texts = st.text('a{}":,=', min_size=1, max_size=9)
     return st.builds(
-        lambda privileges, rest: freeze({"no-new-privileges": privileges, **rest}),
+        lambda privileges, calls, rest: freeze({"no-new-privileges": privileges, "seccomp": calls, **rest}),
         st.sampled_from(["true", "false"]),
-        other,
+        st.sampled_from(seccomp.NAMES) | texts,
+        st.dictionaries(st.sampled_from(["apparmor", "label"]), texts, max_size=2),
     )
 
 

@@ -474,6 +474,16 @@ def test_networks_that_nothing_uses_go_and_those_of_a_living_run_stay() -> None:
         ({"cpuset": "0"}, {"cpuset": False}, "the engine can't enforce cpusets"),
         ({}, {"swap": False}, "the engine can't enforce swap limits"),
         ({}, {"seccomp": False}, "the engine can't enforce seccomp"),
+        (
+            {},
+            {"seccomp_content": False},
+            "the engine takes a seccomp profile by its path on the engine's host only, not as content",
+        ),
+        (
+            {"security_opt": freeze({"seccomp": "debug"})},
+            {"architecture": "s390x"},
+            "seccomp=debug is not made for the engine's architecture, s390x",
+        ),
         ({"storage_opt": freeze({"size": "1g"})}, {"quota": False}, "the engine can't enforce storage quotas"),
         (
             {"workspace": Workspace(source="/src", access="rw")},
@@ -496,6 +506,14 @@ def test_what_the_engine_cannot_enforce_is_refused_by_name(
         make_plan(profile(declared("a", network_mode="none", **options)), seen)
     assert f"a: {message}" in [d.message for d in caught.value.diagnostics]
     assert all(d.help for d in caught.value.diagnostics)
+
+
+@pytest.mark.parametrize("value", ["engine", "unconfined"])
+def test_an_engine_that_takes_no_profile_runs_what_sends_none(value: str) -> None:
+    seen = snapshot(**NONE)
+    seen = attrs.evolve(seen, offers=attrs.evolve(seen.offers, seccomp_content=False, architecture="s390x"))
+    options = {"network_mode": "none", "security_opt": freeze({"seccomp": value})}
+    assert not make_plan(profile(declared("a", **options)), seen).empty
 
 
 def test_a_long_chain_of_dependencies_is_no_fault() -> None:

@@ -37,8 +37,16 @@ def test_the_files_content_is_sent(tmp_path: Path) -> None:
     assert options["no-new-privileges"] == "true"
 
 
-def test_a_profile_inline_and_unconfined_stay_as_they_are(tmp_path: Path) -> None:
-    assert _load(tmp_path, "unconfined").sandboxes[0].spec.security_opt["seccomp"] == "unconfined"
+def test_a_list_that_sets_another_option_leaves_seccomp_closed(tmp_path: Path) -> None:
+    file = tmp_path / "sandbox.yaml"
+    for given in ("[]", "['no-new-privileges:false']", "{apparmor: unconfined}"):
+        file.write_text(f"name: p\nsandboxes:\n  a: {{image: example, security_opt: {given}}}\n")
+        assert load([file]).sandboxes[0].spec.security_opt["seccomp"] == "sandboxrun"
+
+
+def test_a_profile_inline_and_a_name_stay_as_they_are(tmp_path: Path) -> None:
+    for name in ("unconfined", "engine", "debug", "sandboxrun"):
+        assert _load(tmp_path, name).sandboxes[0].spec.security_opt["seccomp"] == name
     inline = '{"defaultAction":"SCMP_ACT_ALLOW"}'
     assert _load(tmp_path, inline).sandboxes[0].spec.security_opt["seccomp"] == inline
 
