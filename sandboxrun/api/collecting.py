@@ -17,6 +17,7 @@ from sandboxrun.model.declared import Profile
 from sandboxrun.model.names import Names
 from sandboxrun.model.objects import NetworkSpec
 from sandboxrun.model.observed import ObservedSandbox, Running, Snapshot
+from sandboxrun.plan.belongings import is_private, networks_of
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.workflow import converge
@@ -101,9 +102,10 @@ def _expired(observed: ObservedSandbox, snapshot: Snapshot) -> bool:
 
 def _as_found(profile: Profile, snapshot: Snapshot) -> Profile:
     """The profile with the project's networks as they are: collecting must not put right what others declared."""
-    networks = {n.key: n.spec for n in snapshot.networks}
+    common = [network for network in snapshot.networks if not is_private(network)]
+    networks = {n.key: n.spec for n in common}
     for observed in snapshot.sandboxes:
-        for key in observed.spec.networks:
+        for key in networks_of(observed.spec):
             networks.setdefault(key, NetworkSpec(external=True))
-    names = attrs.evolve(profile.names, given_networks={n.key: n.name for n in snapshot.networks})
+    names = attrs.evolve(profile.names, given_networks={n.key: n.name for n in common})
     return attrs.evolve(profile, networks=networks, names=names)

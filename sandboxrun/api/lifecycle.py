@@ -36,9 +36,12 @@ from sandboxrun.model.observed import (
     Running,
     Snapshot,
     observe,
+    observe_companion,
+    observe_network,
     observe_volume,
 )
 from sandboxrun.plan import operations as op
+from sandboxrun.plan.belongings import networks_of
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.planner import Options, make_collect_plan, make_plan
 from sandboxrun.workflow import converge
@@ -227,7 +230,9 @@ class Lifecycle:
             taken=engine.clock(),
             offers=Offers(api_version=engine.api_version),
             sandboxes=(observed,),
+            networks=tuple(observe_network(answer) for answer in engine.networks(labels=own)),
             volumes=tuple(observe_volume(answer) for answer in engine.volumes(labels=own)),
+            companions=tuple(map(observe_companion, engine.containers(labels={**own, labels.ROLE: None}))),
         )
         made = make_collect_plan(profile, snapshot, frozenset({observed.name}), networks=False)
         settings = self._settings(held.declared.environment, threading.Event())
@@ -252,10 +257,10 @@ class Lifecycle:
 
     def _drop_networks(self, gone: Held) -> None:
         """With the last sandbox of this process that used one. What fails here the next start finds by its label."""
-        if not gone.declared.sandbox.spec.networks:
+        if not networks_of(gone.declared.sandbox.spec):
             return
         with self._table:
-            if any(held.declared.sandbox.spec.networks for held in self._held.values()):
+            if any(networks_of(held.declared.sandbox.spec) for held in self._held.values()):
                 return
         with contextlib.suppress(SandboxrunError):
             self._collector.drop_networks()

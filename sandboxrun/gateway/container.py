@@ -53,6 +53,7 @@ def gateway_payload(sandbox: DeclaredSandbox, names: Names, run: str, plot: Plot
         **companion_host(memory=64 * MIB, pids=64),
         "NetworkMode": names.network(EGRESS),
         "Dns": list(egress.resolvers) if egress is not None else [],
+        "Sysctls": {"net.ipv4.ip_forward": "0"},  # what is not asked of the program does not pass
         "Mounts": [rules],
         "LogConfig": {"Type": "local", "Config": dict(RECORDS)},
     }

@@ -14,6 +14,8 @@ from pathlib import Path
 import docker
 import pytest
 
+from sandboxrun.engine.connect import connect
+from sandboxrun.gateway.image import build, reference
 from scripts import engine, image
 from tests.conftest import Cli
 from tests.engine.leftovers import TEST_LABEL, sweep
@@ -62,6 +64,17 @@ def busybox(engine_client: docker.DockerClient) -> str:
 def agent_image(engine_client: docker.DockerClient) -> str:
     """The reference of an image with node, python, git, curl and a user `agent` (1000)."""
     return _image(engine_client, image.AGENT)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gateway_image(engine_client: docker.DockerClient, engine_host: str) -> str:
+    """The reference of the gateways' image. Its name tells the program's version: a changed one is built here."""
+    name = reference()
+    if not image.present(engine_client, name):
+        _image(engine_client, image.AGENT)
+        with connect(engine_host) as built:
+            build(built, image.AGENT)
+    return name
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from sandboxrun.workflow.saved import SavedPlan
 from tests.engine.own_engine import open_engine, why_impossible
 from tests.engine.world import World, change, open_world
 
-BRIDGE = {"network_mode": "bridge"}
+BRIDGE = {"network_mode": "bridge", "networks": ["default"]}
 
 
 @pytest.fixture
