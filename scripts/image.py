@@ -5,8 +5,9 @@ Usage: python -m scripts.image [--rebuild]
 - `sandboxrun/agent:latest`, about 290 MB: node, python, git and curl on Debian. It stands in for node:20-alpine
   where that cannot be pulled; an image of your own under this name is used as it is.
 - `sandboxrun/busybox:latest`, 2 MB: one static busybox, for tests that need no more.
+- `sandboxrun/gateway:<digest>`: the gateway's program on the agent image, as `sandboxrun gateway build` makes it.
 
-Both have a user `agent` with uid 1000 and a home, and leave USER unset as node:20-alpine does.
+The first two have a user `agent` with uid 1000 and a home, and leave USER unset as node:20-alpine does.
 """
 
 from __future__ import annotations
@@ -35,13 +36,28 @@ _GROUP = "agent:x:1000:"
 
 
 def ensure(client: docker.DockerClient, *, rebuild: bool = False) -> None:
-    """See that both images are on the engine."""
+    """See that the images are on the engine."""
     with system.locked(system.CACHE / "image.lock"):
         for name, build in ((BUSYBOX, import_busybox), (AGENT, import_agent)):
             if present(client, name) and not rebuild:
                 system.say(f"Using the image {name} that the engine has")
             else:
                 build(client)
+        build_gateway()
+
+
+def build_gateway() -> None:
+    """Build the gateway's image where the engine lacks the one of this program."""
+    from sandboxrun.engine.connect import connect
+    from sandboxrun.gateway import image
+
+    with connect(engine.endpoint()) as built_on:
+        name = image.reference()
+        if built_on.image(name) is not None:
+            system.say(f"Using the image {name} that the engine has")
+        else:
+            system.say(f"Building the image {name}")
+            image.build(built_on, AGENT)
 
 
 def present(client: docker.DockerClient, name: str) -> bool:
@@ -129,7 +145,7 @@ def _import(client: docker.DockerClient, name: str, archive: bytes, *, command: 
 
 
 def main(arguments: list[str]) -> None:
-    """Make what is missing; with --rebuild, both anew."""
+    """Make what is missing; with --rebuild, all anew."""
     ensure(engine.client(timeout=600), rebuild="--rebuild" in arguments)
 
 

@@ -195,6 +195,9 @@ def _command(name: str, command: click.Command, above: click.Context) -> Iterato
     if lines:
         yield from _table(("option", "what it does"), lines)
         yield ""
+    if isinstance(command, click.Group):
+        for part, entry in command.commands.items():
+            yield from _command(f"{name} {part}", entry, above)
 
 
 def _paragraphs(help: str) -> Iterator[str]:

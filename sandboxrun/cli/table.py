@@ -35,6 +35,7 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "destroy": Entry("destroy:destroy", "Keep the evidence of everything, and remove it."),
     },
     "Around": {
+        "gateway": Entry("gateway:gateway", "Build the image of the sandboxes' gateways."),
         "doctor": Entry("doctor:doctor", "Say what the engine offers, and what it could not enforce."),
         "completion": Entry("completion:completion", "Print the completion script of a shell."),
     },

@@ -184,6 +184,7 @@ class Engine:
     image = _images.image
     images = _images.images
     pull = _images.pull
+    build_image = _images.build_image
     registry_digest = _images.registry_digest
 
     networks = _networks.networks

@@ -5,12 +5,15 @@ Each function is a method of Engine. Must not decide when an image is pulled.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Mapping
 
-from sandboxrun.engine.calls import Caller, Json, quote
+from sandboxrun.engine.calls import Answer, Caller, Json, quote
 from sandboxrun.engine.credentials import registry_auth
 from sandboxrun.engine.errors import EngineError, EngineTimeout, NotFound, RegistryError, help_for
 from sandboxrun.engine.jsonlines import json_lines
+
+BUILD_TIMEOUT = 600.0  # seconds until the engine begins to answer; a slow one unpacks the context first
 
 
 def _path(ref: str) -> str:
@@ -66,16 +69,54 @@ def pull(
         timeout=None,
         stream=True,
     )
+    for entry in _entries(answer, operation):
+        if progress is not None:
+            progress(entry)
+
+
+def _entries(answer: Answer, operation: str) -> Iterator[Json]:
+    """What the engine tells while it works. Raises the EngineError of a failure that it tells."""
     try:
         for entry in json_lines(answer.pieces(), operation):
             if "error" in entry or "errorDetail" in entry:
                 detail = entry.get("errorDetail") or {}
                 cause = str(detail.get("message") or entry.get("error")).strip().rstrip(".")
                 raise EngineError(operation, cause, help=help_for(cause))
-            if progress is not None:
-                progress(entry)
+            yield entry
     finally:
         answer.close()
+
+
+def build_image(
+    engine: Caller,
+    context: bytes,
+    tag: str,
+    *,
+    labels: Mapping[str, str] | None = None,
+    progress: Callable[[Json], None] | None = None,
+) -> str:
+    """Make an image from a tar with a Dockerfile, whose base the engine has, and name it `tag`; its id.
+
+    `progress` gets the engine's entries as they come: {"stream"}, {"aux"}. Raises EngineError.
+    """
+    operation = f"building image {tag}"
+    answer = engine.request(
+        "POST",
+        "/build",
+        operation=operation,
+        query={"t": tag, "labels": json.dumps(dict(labels or {})), "rm": True, "forcerm": True, "q": False},
+        body=(context,),
+        headers={"Content-Type": "application/x-tar"},
+        timeout=BUILD_TIMEOUT,
+        stream=True,
+    )
+    for entry in _entries(answer, operation):
+        if progress is not None:
+            progress(entry)
+    made = image(engine, tag)
+    if made is None:
+        raise EngineError(operation, "the engine said nothing went wrong, and has no such image")
+    return str(made["Id"])
 
 
 def registry_digest(engine: Caller, ref: str) -> str | None:

@@ -1,0 +1,56 @@
+"""`sandboxrun gateway`: the image that sandboxes' gateways run from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from sandboxrun.cli import options as opt
+from sandboxrun.cli.output import note, result
+
+if TYPE_CHECKING:
+    from sandboxrun.engine.client import Engine
+
+
+@click.group()
+def gateway() -> None:
+    """Make the image of the gateways, which are the only way out of sandboxes that have one."""
+
+
+@gateway.command()
+@click.option(
+    "--from",
+    "base",
+    metavar="IMAGE",
+    help="What to build on: any image with Python 3.11 or newer as python3. Default: python:3.13-alpine.",
+)
+@opt.host
+@opt.quiet
+def build(base: str | None, host: str | None, quiet: bool) -> None:
+    """Build the gateway's image on the engine, unless it is there, and print its name.
+
+    Nothing is downloaded but the image it is built on, and that only where the engine lacks it.
+    """
+    from sandboxrun.cli.project import open_engine
+    from sandboxrun.gateway import image
+
+    with open_engine(host) as engine:
+        if engine.image(image.reference()) is None or base is not None:
+            _build(engine, base or image.BASE, quiet)
+        result(image.reference())
+
+
+def _build(engine: Engine, base: str, quiet: bool) -> None:
+    from sandboxrun.gateway import image
+
+    if engine.image(base) is None:
+        _tell(f"pulling {base}", quiet)
+        image.pull_base(engine, base)
+    _tell(f"building {image.reference()} on {base}", quiet)
+    image.build(engine, base)
+
+
+def _tell(text: str, quiet: bool) -> None:
+    if not quiet:
+        note(text)
