@@ -8,7 +8,8 @@ import pytest
 
 from sandboxrun.model.types import freeze
 from sandboxrun.plan.planner import Options, make_plan
-from sandboxrun.report.plan_markdown import LIMIT, escaped, fenced, plan_markdown
+from sandboxrun.report.markdown import LIMIT, escaped, fenced
+from sandboxrun.report.plan_markdown import plan_markdown
 from tests.unit.plan.world import declared, ended, observed, profile, snapshot
 
 HOSTILE = "a|b`c```</details></code><script>@octocat\n| x |\r\n# h [l](https://example.com) <!-- --> \x1b[2J ~~~"
