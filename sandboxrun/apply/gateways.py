@@ -97,7 +97,9 @@ def start_gateway(step: op.StartGateway, session: Session) -> str:
     """Start it, and wait for its word that it serves by its rules."""
     container = step.container or session.gateways[step.address]
     run = step.run or session.run_of(step.address)
-    wanted = _give_rules(step.sandbox, container, run, session) if step.container else _digest(step.sandbox, run)
+    wanted = (
+        _give_rules(step.sandbox, container, run, session) if step.container else _digest(step.sandbox, run, session)
+    )
     with session.engine.attach(container, tty=False) as output:
         session.engine.start_container(container)
         _await(output, "ready", wanted, step.address)
@@ -122,23 +124,23 @@ def _plot_of(network: str, session: Session) -> Plot:
     return Plot.of(subnet)
 
 
-def _digest(sandbox: DeclaredSandbox, run: str) -> str:
+def _digest(sandbox: DeclaredSandbox, run: str, session: Session) -> str:
     from sandboxrun.gateway.rules import digest_of_rules
 
-    return digest_of_rules(_rules(sandbox, run))
+    return digest_of_rules(_rules(sandbox, run, session))
 
 
-def _rules(sandbox: DeclaredSandbox, run: str) -> bytes:
+def _rules(sandbox: DeclaredSandbox, run: str, session: Session) -> bytes:
     from sandboxrun.gateway.rules import rules_document
 
     assert sandbox.spec.egress is not None
-    return rules_document(sandbox.spec.egress, sandbox=sandbox.address, run=run)
+    return rules_document(sandbox.spec.egress, sandbox=sandbox.address, run=run, refused=session.host_addresses)
 
 
 def _give_rules(sandbox: DeclaredSandbox, container: str, run: str, session: Session) -> str:
     """Put the rules into their volume, as a file that the gateway can read and not write; their digest."""
-    session.engine.put_archive(container, DIRECTORY, _tar(_rules(sandbox, run)))
-    return _digest(sandbox, run)
+    session.engine.put_archive(container, DIRECTORY, _tar(_rules(sandbox, run, session)))
+    return _digest(sandbox, run, session)
 
 
 def _tar(document: bytes) -> BinaryIO:

@@ -77,6 +77,16 @@ class Session:
     _images: dict[str, ImageConfig] = attrs.field(factory=dict)
     _began: float = attrs.field(factory=monotonic)
     _runs: dict[str, str] = attrs.field(factory=dict)
+    _host: tuple[str, ...] | None = None
+
+    @property
+    def host_addresses(self) -> tuple[str, ...]:
+        """The addresses of the engine's machine, as this apply found them once."""
+        if self._host is None:
+            from sandboxrun.engine.addresses import host_addresses
+
+            self._host = host_addresses(self.engine)
+        return self._host
 
     def run_of(self, address: str) -> str:
         """The id of the run that this apply makes for `address`: its volumes and its container carry the same."""
