@@ -11,6 +11,7 @@ from typing import Any
 from sandboxrun.model import labels
 from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.model.names import EGRESS, RULES, Names, part_volume
+from sandboxrun.model.seccomp import to_engine
 from sandboxrun.model.wiring import PORT, Plot, private_network
 
 DIRECTORY = "/etc/sandboxrun"
@@ -76,7 +77,7 @@ def companion_host(*, memory: int, pids: int) -> dict[str, Any]:
     """The HostConfig that gateways and keepers have in common: nothing that they don't need."""
     return {
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges=true"],
+        "SecurityOpt": ["no-new-privileges=true", f"seccomp={to_engine('sandboxrun')}"],
         "ReadonlyRootfs": True,
         "Memory": memory,
         "MemorySwap": memory,
