@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from sandboxrun.apply.events import StepProgress
+from sandboxrun.apply.holding import held
 from sandboxrun.apply.readback import read_back, refuse_warnings
 from sandboxrun.apply.session import Made, Session
 from sandboxrun.apply.updates import record_update
@@ -85,7 +86,8 @@ def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
     sandbox, names = step.sandbox, session.profile.names
     plot, own = session.plots.get(sandbox.address), session.labels(sandbox)
     payload = encode(sandbox.spec, name=sandbox.name, names=names, own_labels=own, plot=plot)
-    created = session.engine.create_container(sandbox.name, payload, platform=sandbox.spec.platform)
+    with held(sandbox, session.store):
+        created = session.engine.create_container(sandbox.name, payload, platform=sandbox.spec.platform)
     session.made[sandbox.address] = Made(id=created.id, run=session.run_of(sandbox.address))
     refuse_warnings(sandbox, created.warnings)
     if len(sandbox.spec.networks) <= 1:

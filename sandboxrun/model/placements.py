@@ -7,13 +7,13 @@ in `spec.py`. Pure.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 
 from sandboxrun.model import labels
-from sandboxrun.model.guard import parents, pins
+from sandboxrun.model.guard import HIDDEN, mounts_of, parents
 from sandboxrun.model.names import CONFIGS, SECRETS, WORKSPACE, part_volume
 from sandboxrun.model.option import Live, Payload
 from sandboxrun.model.records import Attachment, FileRef, Mount, Workspace
@@ -131,7 +131,7 @@ class Volumes:
         own = {part_volume(live.name, part) for part in (WORKSPACE, SECRETS, CONFIGS)}
         label = _workspace_label(live)
         workspace = label.get("target")
-        inner = {f"{workspace}/{path}" for path, _ in _inner(_texts(label, "protected"))}
+        inner = {f"{workspace}/{path}" for path, _ in mounts_of(_texts(label, "protected"))}
         mounts = []
         for found in _live_mounts(live):
             target, kind, name = found["Destination"], found["Type"], found.get("Name") or ""
@@ -162,7 +162,7 @@ def _json_label(live: Live, name: str, default: Any) -> Any:
 
 @attrs.frozen(eq=False, repr=False)
 class WorkspaceMount:
-    """A copy lives in a volume of the sandbox's own; rw and ro are the directory itself, in rw with read-only mounts over
+    """A copy lives in a volume of the sandbox's own; rw and ro are the directory itself, rw with read-only mounts over
     what the sandbox must not write to."""
 
     engine: str = "HostConfig.Mounts"
@@ -180,8 +180,10 @@ class WorkspaceMount:
             _add_mount(payload, _volume(part_volume(payload.name, WORKSPACE), value.target, False))
             return
         _add_mount(payload, _bind(value.source, value.target, value.access == "ro"))
-        for path, read_only in _inner(value.protected):
-            _add_mount(payload, _bind(f"{value.source}/{path}", f"{value.target}/{path}", read_only))
+        for path, read_only in mounts_of(value.protected):
+            target = f"{value.target}/{path}"
+            hidden = {"Type": "tmpfs", "Target": target, "ReadOnly": True}
+            _add_mount(payload, hidden if path == HIDDEN else _bind(f"{value.source}/{path}", target, read_only))
 
     def get(self, live: Live) -> Workspace | None:
         label = _workspace_label(live)
@@ -206,19 +208,13 @@ class WorkspaceMount:
         return None
 
 
-def _inner(protected: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
-    """The mounts inside of a workspace, by path, the outer ones first; whether each is read-only."""
-    every = [(path, False) for path in pins(protected)] + [(path, True) for path in protected]
-    yield from sorted(every, key=lambda one: (one[0].count("/"), one[0]))
-
-
 def _kept(workspace: Mapping[str, Any], protected: tuple[str, ...], live: Live) -> tuple[str, ...]:
     """Those of the paths that are really mounted, each from its own place and read-only, and none above it missing."""
     source, target = workspace["Source"], workspace["Destination"]
-    real = {(found["Source"], found["Destination"], not found["RW"]) for found in _live_mounts(live)}
+    real = {(found.get("Source") or "", found["Destination"], not found["RW"]) for found in _live_mounts(live)}
 
     def is_mounted(path: str, read_only: bool) -> bool:
-        return (f"{source}/{path}", f"{target}/{path}", read_only) in real
+        return ("" if path == HIDDEN else f"{source}/{path}", f"{target}/{path}", read_only) in real
 
     return tuple(
         path

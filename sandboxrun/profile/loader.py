@@ -24,6 +24,7 @@ from sandboxrun.profile.document import Document, read_document, split_document
 from sandboxrun.profile.effective import effective
 from sandboxrun.profile.extends import Bases, Layer
 from sandboxrun.profile.foreach import holds, instances
+from sandboxrun.profile.guarding import own_files, with_protected
 from sandboxrun.profile.inputs import Inputs, resolve_values
 from sandboxrun.profile.instance import MOST_NODES, Composed, Made, Maker, check_keys
 from sandboxrun.profile.objects import Documents, check_references, merged_objects, parse_objects, with_default_network
@@ -77,7 +78,7 @@ def load_tracked(
     `passed` says of what was read whether just this passed the schema's check before: then it is not made again.
     """
     root = Path(os.path.abspath(directory or paths[0].parent))
-    loader = _Loader(root, inputs or Inputs(), allow_outside)
+    loader = _Loader(root, inputs or Inputs(), allow_outside, tuple(paths))
     own: dict[Path, SourceFile | None] = {}
 
     def read() -> list[Document | None]:
@@ -132,8 +133,9 @@ def load_data(
 class _Loader:
     """One load: what its steps share."""
 
-    def __init__(self, root: Path, inputs: Inputs, allow_outside: bool) -> None:
+    def __init__(self, root: Path, inputs: Inputs, allow_outside: bool, paths: tuple[Path, ...] = ()) -> None:
         self.root, self.inputs, self.problems = root, inputs, _Bounded()
+        self.paths = paths
         self.allow_outside = allow_outside
         self.bases = Bases(root, self.problems)
         self.renderer = Renderer(self.problems)
@@ -168,6 +170,8 @@ class _Loader:
         bases = [document for document in self.bases.documents.values() if document is not None]
         check_references(made, merged_objects(documents), Documents(own=documents, bases=bases), self.problems)
         self.read = {**self.bases.files, **files, **maker.env_files.files}
+        own = own_files((*self.paths, *self.read, *maker.other_files), objects.secrets, objects.configs)
+        sandboxes = with_protected(sandboxes, own, places, self.problems)
         if not self.problems and gate():
             from sandboxrun.profile.gate import check_schema
 

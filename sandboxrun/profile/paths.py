@@ -40,10 +40,14 @@ class Places:
         `what` names it in the message, as in "the workspace".
         """
         path = self.absolute(text, span)
-        if not self.allow_outside and not _real(path).is_relative_to(_real(self.root)):
+        if not self.allows(path):
             help = "use a path below the project's directory, or allow it with --allow-outside if you trust the profile"
             problems.add(f'{what} "{text}" is outside of the project', span, help)
         return path
+
+    def allows(self, path: Path) -> bool:
+        """Whether an absolute path may be used: it lies in the project, links followed, or the caller allows others."""
+        return self.allow_outside or _real(path).is_relative_to(_real(self.root))
 
     def relative(self, path: Path) -> str:
         """How the path is shown and digested: from the project's directory where it lies below."""

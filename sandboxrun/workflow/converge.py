@@ -16,6 +16,7 @@ import attrs
 from sandboxrun.apply.events import Listener, Planned, silent
 from sandboxrun.apply.executor import Applied, execute
 from sandboxrun.apply.files import file_contents
+from sandboxrun.apply.holding import release
 from sandboxrun.apply.session import Session, Watched
 from sandboxrun.engine.client import Engine
 from sandboxrun.engine.lock import project_lock
@@ -151,7 +152,10 @@ def carry_out(
     session.watched.update(watched or {})
     prepare(session)
     session.listener(Planned(operations=made.operations))
-    applied = execute(made.operations, session, parallelism=settings.parallelism)
+    try:
+        applied = execute(made.operations, session, parallelism=settings.parallelism)
+    finally:
+        release(engine, store)
     return Outcome(plan=made, applied=applied, session=session)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sandboxrun.errors import Diagnostic, PlanError
 from sandboxrun.model.declared import DeclaredSandbox
+from sandboxrun.model.guard import HIDDEN
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
@@ -29,18 +30,24 @@ def check_outside(sandboxes: Iterable[DeclaredSandbox], store: Store) -> None:
             help=HELP,
         )
         for sandbox in sandboxes
-        for key, what, source in _writable(sandbox)
-        if any(place.is_relative_to(os.path.realpath(source)) for place in kept)
+        for key, what, source, hidden in _writable(sandbox)
+        if any(place.is_relative_to(os.path.realpath(source)) and not _is_hidden(place, hidden) for place in kept)
     ]
     if faults:
         raise PlanError(*faults)
 
 
-def _writable(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str, str]]:
-    """The option, in words, and the host path, of each place that the sandbox may write to."""
+def _writable(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str, str, str | None]]:
+    """The option, in words, and the host path, of each place that the sandbox may write to; what of it it can't see."""
     workspace = sandbox.spec.workspace
     if workspace is not None and workspace.access == "rw":
-        yield "workspace", "the workspace", workspace.source
+        hidden = f"{workspace.source}/{HIDDEN}" if HIDDEN in workspace.protected else None
+        yield "workspace", "the workspace", workspace.source, hidden
     for mount in sandbox.spec.volumes:
         if mount.type == "bind" and not mount.read_only:
-            yield "volumes", "the bind", mount.source or ""
+            yield "volumes", "the bind", mount.source or "", None
+
+
+def _is_hidden(place: Path, hidden: str | None) -> bool:
+    """Whether another mount stands over it. Not through a link: that stays in the sandbox's reach."""
+    return hidden is not None and not os.path.islink(hidden) and place.is_relative_to(os.path.realpath(hidden))

@@ -107,6 +107,10 @@ WALKS: Mapping[str, tuple[Walk, ...]] = {
     "workspace": (
         Walk(first={"access": "copy"}, then={"access": "ro"}),
         Walk(first={"source": "sub", "access": "rw", "target": "/w"}, then={"access": "copy", "target": "/w"}),
+        Walk(
+            first={"source": "sub", "access": "rw"},
+            then={"source": "sub", "access": "rw", "writable": [".git", "Makefile"]},
+        ),
         Walk(first=".", then=UNSET),
     ),
     "secrets": (

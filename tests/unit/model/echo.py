@@ -38,8 +38,8 @@ def as_inspect(
 
 def _mount(mount: Mapping[str, Any]) -> dict[str, Any]:
     found = {"Type": mount["Type"], "Destination": mount["Target"], "RW": not mount["ReadOnly"]}
-    if mount["Type"] == "bind":
-        return {**found, "Source": mount["Source"]}
+    if mount["Type"] != "volume":
+        return {**found, "Source": mount.get("Source", "")}
     return {**found, "Name": mount["Source"], "Source": f"/var/lib/docker/volumes/{mount['Source']}/_data"}
 
 

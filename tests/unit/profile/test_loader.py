@@ -385,10 +385,10 @@ def test_any_bytes_give_a_profile_or_diagnostics(data: bytes, tmp_path: Path) ->
 def test_paths_outside_the_project_are_refused_unless_allowed(load_text: Load, tmp_path: Path, options: str) -> None:
     project = tmp_path / "project"
     project.mkdir()
-    (project / "link").symlink_to(tmp_path)
+    (project / "link").symlink_to(tmp_path / "other")
     (project / "loop").symlink_to("loop")
     profile = project / "sandbox.yaml"
-    variables = f"variables: {{where: {{type: string, default: '{tmp_path}'}}}}\n"
+    variables = f"variables: {{where: {{type: string, default: '{tmp_path}/other'}}}}\n"
     profile.write_text(f"{variables}sandboxes: {{agent: {{{options}}}}}\n")
     if "loop" in options:
         load([profile])  # leads nowhere: the engine refuses it

@@ -16,14 +16,13 @@ from sandboxrun.workflow.outside import check_outside
 
 def _load(directory: Path, options: str) -> Profile:
     (directory / "src").mkdir(exist_ok=True)
-    file = directory / "sandbox.yaml"
+    file = directory.parent / "sandbox.yaml"  # not in it: a bind of the directory would be refused for that
     file.write_text(f"name: p\nsandboxes:\n  a:\n    image: example\n    {options}\n")
-    return load([file])
+    return load([file], directory=directory)
 
 
 @pytest.mark.parametrize(
-    "options",
-    ["workspace: {access: rw}", "volumes: ['.:/data']", "volumes: ['./link:/data']", "volumes: ['.sandboxrun:/data']"],
+    "options", ["volumes: ['.:/data']", "volumes: ['./link:/data']", "volumes: ['.sandboxrun:/data']"]
 )
 def test_a_place_that_holds_the_evidence_is_refused(tmp_path: Path, options: str) -> None:
     (tmp_path / "link").symlink_to(".")
@@ -35,9 +34,24 @@ def test_a_place_that_holds_the_evidence_is_refused(tmp_path: Path, options: str
     assert fault.span is not None and fault.span.line == 5
 
 
+def test_evidence_in_another_place_of_a_workspace_is_refused(tmp_path: Path) -> None:
+    store = Store(project_directory=tmp_path, root=Path("kept"))
+    with pytest.raises(PlanError, match=r"the workspace .* lets the sandbox write to its own evidence"):
+        check_outside(_load(tmp_path, "workspace: {access: rw}").sandboxes, store)
+
+
+def test_evidence_behind_a_link_is_not_hidden(tmp_path: Path) -> None:
+    profile = _load(tmp_path, "workspace: {access: rw}")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / ".sandboxrun").symlink_to("kept")
+    with pytest.raises(PlanError, match="lets the sandbox write to its own evidence"):
+        check_outside(profile.sandboxes, Store(project_directory=tmp_path))
+
+
 @pytest.mark.parametrize(
     "options",
     [
+        "workspace: {access: rw}",  # a mount hides the evidence
         "workspace: {access: ro}",
         "workspace: {access: copy}",
         "workspace: {source: src, access: rw}",

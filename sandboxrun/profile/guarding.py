@@ -1,0 +1,117 @@
+"""What each `rw` workspace keeps read-only: what the host runs (`model/guard.py`), and every file that decides what the
+sandbox is.
+
+Owns which files those are, and what can't be kept: whatever a link stands for. Looks at the disk for links only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import attrs
+
+from sandboxrun.errors import Problems
+from sandboxrun.model.declared import DeclaredSandbox
+from sandboxrun.model.guard import GUARDS, guarded, parents
+from sandboxrun.model.objects import FileSpec
+from sandboxrun.model.records import Workspace
+from sandboxrun.model.spec import SandboxSpec
+from sandboxrun.profile.paths import Places
+from sandboxrun.source import Span
+
+_COPY = "use access: copy"
+
+
+def own_files(read: Iterable[Path], *files: Mapping[str, FileSpec]) -> frozenset[Path]:
+    """All that decides what sandboxes are, as written and as it really lies: `read` for the profile, and the files of
+    its secrets and configs."""
+    named = [Path(spec.file) for group in files for spec in group.values() if spec.file is not None]
+    every = [Path(os.path.abspath(path)) for path in (*read, *named)]
+    return frozenset((*every, *(Path(os.path.realpath(path)) for path in every)))
+
+
+def with_protected(
+    sandboxes: Iterable[DeclaredSandbox], own: frozenset[Path], places: Places, problems: Problems
+) -> tuple[DeclaredSandbox, ...]:
+    """The sandboxes with what their workspaces keep read-only written out; what can't be kept is noted."""
+    every = tuple(sandboxes)
+    for sandbox in every:
+        _check_binds(sandbox, own, places, problems)
+    return tuple(_guarded(sandbox, own, problems) for sandbox in every)
+
+
+def _check_binds(sandbox: DeclaredSandbox, own: frozenset[Path], places: Places, problems: Problems) -> None:
+    """No bind gives a sandbox the files that decide what it is."""
+    for mount in sandbox.spec.volumes:
+        if mount.type != "bind" or mount.read_only or mount.source is None:
+            continue
+        if not places.allows(Path(mount.source)):
+            continue  # which is told already
+        found = sorted(path for path in own if path.is_relative_to(os.path.realpath(mount.source)))
+        if found:
+            message = f"the bind {mount.target} lets the sandbox write to {found[0].name}, which the profile rests on"
+            place = sandbox.provenance.get("volumes")
+            span = place.span if place is not None and place.span is not None else sandbox.span
+            help = "mount it with :ro, or as the workspace with access: rw, which keeps such files"
+            problems.add(message, span, help)
+
+
+def _guarded(sandbox: DeclaredSandbox, own: frozenset[Path], problems: Problems) -> DeclaredSandbox:
+    workspace = sandbox.spec.workspace
+    if workspace is None or workspace.access != "rw":
+        return sandbox
+    every = guarded(workspace.writable, _inside(workspace.source, own))
+    covered = _covered(sandbox.spec, workspace)
+    paths = tuple(path for path in every if path.split("/")[0] not in covered)
+    found = sandbox.provenance.get("workspace")
+    span = found.span if found is not None and found.span is not None else sandbox.span
+    _check_mounts(sandbox.spec, workspace, paths, span, problems)
+    _check_links(workspace.source, paths, span, problems)
+    spec = attrs.evolve(sandbox.spec, workspace=attrs.evolve(workspace, protected=paths))
+    return attrs.evolve(sandbox, spec=spec)
+
+
+def _inside(source: str, own: frozenset[Path]) -> Iterator[str]:
+    """Those of the files that lie below the workspace, from there."""
+    tops = {Path(source), Path(os.path.realpath(source))}
+    for path in own:
+        for top in tops:
+            if path != top and path.is_relative_to(top):
+                yield str(path.relative_to(top))
+
+
+def _mounts_below(spec: SandboxSpec, workspace: Workspace) -> Iterator[str]:
+    """Where other mounts stand in the workspace, from its top."""
+    for target in (*(mount.target for mount in spec.volumes), *spec.tmpfs):
+        if target.rstrip("/").startswith(f"{workspace.target.rstrip('/')}/"):
+            yield os.path.relpath(target, workspace.target)
+
+
+def _covered(spec: SandboxSpec, workspace: Workspace) -> frozenset[str]:
+    """Names at the top that another mount hides: what lies under it is out of reach, and it can't be moved."""
+    return frozenset(path for path in _mounts_below(spec, workspace) if "/" not in path)
+
+
+def _check_mounts(
+    spec: SandboxSpec, workspace: Workspace, paths: tuple[str, ...], span: Span | None, problems: Problems
+) -> None:
+    taken = {*paths, *(above for path in paths for above in parents(path))}
+    for inner in sorted(set(_mounts_below(spec, workspace)) & taken):
+        message = f"a volume on {workspace.target}/{inner} would stand where the profile's own files are kept read-only"
+        problems.add(message, span, "give it another target")
+
+
+def _check_links(source: str, paths: tuple[str, ...], span: Span | None, problems: Problems) -> None:
+    for path in paths:
+        link = next((at for at in (*parents(path), path) if os.path.islink(os.path.join(source, at))), None)
+        if link is not None:
+            name = path.split("/")[0]
+            help = (
+                f'{_COPY}, or open it by writable: ["{name}"]'
+                if path in GUARDS
+                else f"{_COPY}, or name the file itself"
+            )
+            what = "it" if link == path else path
+            problems.add(f"{link} in the workspace is a link: {what} can't be kept read-only", span, help)
