@@ -24,6 +24,7 @@ from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.model.names import WORKSPACE, part_volume
 from sandboxrun.model.objects import volume_payload
 from sandboxrun.plan import operations as op
+from sandboxrun.plan.preflight import image_volumes_fault
 from sandboxrun.profile.contents import digest
 
 NO_IMAGE = "check the name, or `docker login`; to use an image that is on the engine set pull_policy: missing or never"
@@ -84,6 +85,8 @@ def create_part(step: op.CreatePart, session: Session) -> None:
 def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
     """Create the container and read it back: nothing of it has run yet."""
     sandbox, names = step.sandbox, session.profile.names
+    if step.image_id is None and (fault := image_volumes_fault(sandbox, session.image(sandbox.spec.image))):
+        raise ApplyError(fault)  # an image that was pulled just now
     plot, own = session.plots.get(sandbox.address), session.labels(sandbox)
     payload = encode(sandbox.spec, name=sandbox.name, names=names, own_labels=own, plot=plot)
     with held(sandbox, session.store):
@@ -161,7 +164,7 @@ def courier(sandbox: DeclaredSandbox, part: str, volume: str, session: Session) 
     try:
         yield made.id
     finally:
-        session.engine.remove_container(made.id, force=True)
+        session.engine.remove_container(made.id, force=True, volumes=True)
 
 
 def start_sandbox(step: op.StartSandbox, session: Session) -> str:

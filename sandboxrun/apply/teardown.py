@@ -114,7 +114,7 @@ def _remove_volume(name: str, session: Session) -> None:
 def remove_courier(step: op.RemoveCourier, session: Session) -> None:
     """Remove a container that carried files and was never started."""
     try:
-        session.engine.remove_container(step.container, force=True)
+        session.engine.remove_container(step.container, force=True, volumes=True)
     except NotFound:
         return
 

@@ -135,16 +135,11 @@ class Volumes:
         mounts = []
         for found in _live_mounts(live):
             target, kind, name = found["Destination"], found["Type"], found.get("Name") or ""
-            if name in own or target == workspace or target in inner or kind == "tmpfs" or _anonymous(found, live):
+            if name in own or target == workspace or target in inner or kind == "tmpfs":
                 continue
             source = live.names.volume_key(name) if kind == "volume" else found["Source"]
             mounts.append(Mount(type=kind, source=source, target=target, read_only=not found["RW"]))
         return tuple(sorted(mounts, key=lambda mount: mount.target))
-
-
-def _anonymous(found: Mapping[str, Any], live: Live) -> bool:
-    """Whether the engine made this volume because the image declares one there."""
-    return found["Type"] == "volume" and found["Destination"] in (live.config("Volumes") or {})
 
 
 def _workspace_label(live: Live) -> Mapping[str, Any]:

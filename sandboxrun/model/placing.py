@@ -33,6 +33,8 @@ from sandboxrun.model.tmpfs import Tmpfs, read_options
 from sandboxrun.model.types import Choice, Text, freeze
 from sandboxrun.model.wired import Resolvers, Wiring
 
+SECRETS_AT, CONFIGS_AT = "/run/secrets", "/run/configs"
+
 
 def _target(mount: Mount) -> str:
     return mount.target
@@ -78,7 +80,7 @@ class PlaceOptions:
         default=(),
         description="Secrets, as files under /run/secrets that only the sandbox's user can read.",
         example=["api_key"],
-        at=at.Files(SECRETS, labels.SECRETS, "/run/secrets"),
+        at=at.Files(SECRETS, labels.SECRETS, SECRETS_AT),
         always=True,
         merge="append",
     )
@@ -87,7 +89,7 @@ class PlaceOptions:
         default=(),
         description="Configuration files, under /run/configs.",
         example=["settings"],
-        at=at.Files(CONFIGS, labels.CONFIGS, "/run/configs"),
+        at=at.Files(CONFIGS, labels.CONFIGS, CONFIGS_AT),
         merge="append",
     )
     network_mode: str = option(

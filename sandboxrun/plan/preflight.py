@@ -5,13 +5,15 @@ Pure: the offers come with the snapshot.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 
 from sandboxrun.errors import Diagnostic
 from sandboxrun.model import seccomp
-from sandboxrun.model.codec import unsupported
+from sandboxrun.model.codec import ImageConfig, unsupported
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.observed import Offers, Snapshot
+from sandboxrun.model.placing import CONFIGS_AT, SECRETS_AT
 from sandboxrun.plan.belongings import companions_of
 from sandboxrun.source import Span
 
@@ -36,6 +38,39 @@ def helper_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> l
             "`sandboxrun gateway build` makes it; a sandbox with egress: none needs no gateway",
         )
     ]
+
+
+def image_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> list[Diagnostic]:
+    """One diagnostic for each sandbox whose image, where it is known, declares volumes that nothing is mounted over."""
+    found = ((s, snapshot.images.get(s.spec.image)) for s in sandboxes)
+    return [
+        fault
+        for sandbox, image in found
+        if image is not None and image.config is not None and (fault := image_volumes_fault(sandbox, image.config))
+    ]
+
+
+def image_volumes_fault(sandbox: DeclaredSandbox, image: ImageConfig) -> Diagnostic | None:
+    """What is wrong with an image's VOLUMEs: an engine makes a volume of each, on its disk and without a bound,
+    writable whatever the root is. None where something declared stands on each."""
+    covered = _covered(sandbox)
+    open_ = sorted({os.path.normpath(path) for path in image.volumes} - covered)
+    if not open_:
+        return None
+    sized = ", ".join(f'"{path}:size=64m"' for path in open_)
+    message = f"the image {sandbox.spec.image} declares VOLUME {' and '.join(open_)}: writable, and without a bound"
+    return _fault(sandbox, "image", message, f"write tmpfs: [{sized}], or mount a volume there")
+
+
+def _covered(sandbox: DeclaredSandbox) -> frozenset[str]:
+    """Where mounts stand. An engine takes the paths of tmpfs as they are written, those of others less a slash at the
+    end."""
+    spec = sandbox.spec
+    targets = [mount.target for mount in spec.volumes]
+    targets += [spec.workspace.target] if spec.workspace is not None else []
+    targets += [SECRETS_AT] if spec.secrets else []
+    targets += [CONFIGS_AT] if spec.configs else []
+    return frozenset((*spec.tmpfs, *map(os.path.normpath, targets)))
 
 
 def _runs(sandbox: DeclaredSandbox, snapshot: Snapshot) -> bool:

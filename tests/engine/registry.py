@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -34,14 +34,26 @@ class LocalRegistry:
         """An image reference in this registry."""
         return f"{self.address}/{repository}:{tag}"
 
-    def publish(self, repository: str, tag: str = "latest", *, files: Mapping[str, bytes] | None = None) -> str:
-        """Push a busybox image with these extra files under a tag, moving the tag if it was there. Returns its digest.
+    def publish(
+        self,
+        repository: str,
+        tag: str = "latest",
+        *,
+        files: Mapping[str, bytes] | None = None,
+        volumes: Sequence[str] = (),
+    ) -> str:
+        """Push a busybox image with these extra files and VOLUMEs under a tag, moving the tag if it was there. Returns
+        its digest.
 
         The engine keeps no copy: the next use really pulls.
         """
         ref = self.ref(repository, tag)
         image.import_busybox(self._client, ref, files)
         try:
+            if volumes:
+                made = self._client.api.create_container(ref, "true")
+                self._client.api.commit(made["Id"], ref, changes=[f"VOLUME {path}" for path in volumes])
+                self._client.api.remove_container(made["Id"], v=True)
             return self._push(ref)
         finally:
             self._client.images.remove(ref, force=True)
