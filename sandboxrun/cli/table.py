@@ -31,6 +31,7 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "ps": Entry("ps:ps", "List the project's sandboxes."),
         "logs": Entry("logs:logs", "Show what sandboxes have written."),
         "exec": Entry("exec:exec_", "Run a command in a sandbox."),
+        "verify": Entry("verify:verify", "Show by probes from inside that each restriction holds."),
         "wait": Entry("wait:wait", "Wait until sandboxes have ended."),
         "destroy": Entry("destroy:destroy", "Keep the evidence of everything, and remove it."),
     },

@@ -26,6 +26,7 @@ from sandboxrun.probe.outside_look import Accounts, Looked, findings
 from sandboxrun.probe.outside_process import CHECKS as PROCESS_CHECKS
 from sandboxrun.workflow.hostside import look
 
+MOST_RULES = 4 << 20
 MOST_LOG = 128 << 20  # beyond the engine's bound of a gateway's log
 
 
@@ -88,17 +89,49 @@ def _between(engine: Engine, name: str, observed: ObservedSandbox, gateway: Mapp
 def _rules(
     engine: Engine, name: str, spec: SandboxSpec, observed: ObservedSandbox, gateway: Mapping[str, Any]
 ) -> Finding:
-    """By which rules it says that it serves."""
+    """By which rules it says that it serves: those in its file, which must be the declared ones. The addresses that it
+    refuses beside them are the engine's machine's, as they were when it was started."""
+    from sandboxrun.gateway.container import DIRECTORY, FILE
     from sandboxrun.gateway.rules import digest_of_rules, rules_document
 
     assert spec.egress is not None
-    wanted = digest_of_rules(rules_document(spec.egress, sandbox=observed.address, run=observed.run))
+    title, field = "its gateway serves by the declared rules", f"{DIRECTORY}/{FILE}"
     said = _last_said(engine, str(gateway["Id"]))
-    note = "" if said else "its log no longer tells by which rules it serves"
-    return _finding(
-        name, "gateway rules", "its gateway serves by the declared rules", wanted[:19], (said or "not told")[:19],
-        said == wanted if said else None, note, field=f"{gateway.get('Name', '')}: rules",
-    )  # fmt: skip
+    if not said:
+        note = "its log no longer tells by which rules it serves"
+        return _finding(name, "gateway rules", title, "the declared rules", "not told", None, note, field=field)
+    document = _file(engine, str(gateway["Id"]), f"{DIRECTORY}/{FILE}")
+    declared = _less_refused(rules_document(spec.egress, sandbox=observed.address, run=observed.run))
+    wrong = [] if said == digest_of_rules(document) else ["not those in its file"]
+    wrong += [] if _less_refused(document) == declared else ["other rules than the declared ones"]
+    seen = listed(wrong) if wrong else f"the declared rules ({said[:19]})"
+    return _finding(name, "gateway rules", title, "the declared rules", seen, not wrong, field=field)
+
+
+def _less_refused(document: bytes) -> Any:
+    from sandboxrun.evidence.egress import record_of
+
+    return {key: value for key, value in record_of(document).items() if key != "refused"}
+
+
+def _file(engine: Engine, container: str, path: str) -> bytes:
+    """A file of the container, as the engine hands it out; at most MOST_RULES bytes of it count."""
+    import io
+    import tarfile
+
+    archive = engine.get_archive(container, path)
+    try:
+        data = bytearray()
+        for piece in archive.stream:
+            data += piece
+            if len(data) > MOST_RULES:
+                return b""
+    finally:
+        archive.close()
+    with tarfile.open(fileobj=io.BytesIO(bytes(data))) as tar:
+        member = tar.next()
+        file = tar.extractfile(member) if member is not None and member.isreg() else None
+        return file.read() if file is not None else b""
 
 
 def _last_said(engine: Engine, gateway: str) -> str:

@@ -32,18 +32,23 @@ if TYPE_CHECKING:
     from sandboxrun.evidence.capture import Captured
     from sandboxrun.evidence.store import Store
 
+Making = Callable[[], contextlib.AbstractContextManager[Callable[[], None]]]
 SECOND_SIGNAL_GRACE = 1  # seconds: whoever signals twice does not want to wait
 
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
     """How to run. `command` replaces the profile's, `timeout` (seconds) goes before its lifetime, `pump` gives a
-    terminal."""
+    terminal. `making` stands for the project's lock where the caller holds it; with `named` the sandboxes have names
+    of their own already; `started` is told each container's id once it runs."""
 
     command: tuple[str, ...] | None = None
     timeout: float | None = None
     output: Output | None = None
     pump: Pump | None = None
+    making: Making | None = None
+    named: bool = False
+    started: Callable[[str], None] = lambda container: None
 
 
 @attrs.frozen(kw_only=True)
@@ -141,7 +146,8 @@ class Runner:
             spec = attrs.evolve(spec, command=self._options.command)
         if self._options.pump is not None:
             spec = attrs.evolve(spec, tty=True, stdin_open=True)
-        return attrs.evolve(sandbox, name=f"{sandbox.name}-run-{uuid4().hex[:6]}", spec=spec)
+        name = sandbox.name if self._options.named else f"{sandbox.name}-run-{uuid4().hex[:6]}"
+        return attrs.evolve(sandbox, name=name, spec=spec)
 
     def _start(self, profile: Profile) -> tuple[Session, Applied]:
         prepared: list[Session] = []
@@ -167,7 +173,8 @@ class Runner:
         """The project's lock, where the run touches what is the project's: networks and volumes. A run of sandboxes
         that have nothing in common with others needs none: its containers have names of their own."""
         if shares(profile):
-            with locked(self._engine, profile, self._settings) as guard:
+            held = self._options.making
+            with held() if held is not None else locked(self._engine, profile, self._settings) as guard:
                 yield guard
         else:
             yield lambda: None
@@ -193,6 +200,7 @@ class Runner:
 
     def _after_start(self, sandbox: DeclaredSandbox, made: Made) -> None:
         self._watches[sandbox.address].begin()
+        self._options.started(made.id)
 
     def _wait(self) -> None:
         for watch in [watch for watch in self._watches.values() if watch.begun]:

@@ -1,0 +1,131 @@
+"""`sandboxrun verify`: whether each restriction really holds."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from sandboxrun.cli import options as opt
+from sandboxrun.cli.output import json_text, note, result
+
+_CONNECTIONS = 16  # of the probes that run side by side, four each
+
+if TYPE_CHECKING:
+    from sandboxrun.model.declared import Profile
+    from sandboxrun.probe.findings import Finding
+    from sandboxrun.report.verify import Report
+
+
+@click.command()
+@opt.names
+@opt.on_project
+@click.option("--running", is_flag=True, help="Look at the sandboxes that run, from outside, without entering them.")
+@opt.format_of("text", "json", "markdown")
+@opt.as_json
+@opt.parallelism
+@opt.lock_timeout
+@opt.telling
+def verify(
+    names: tuple[str, ...],
+    given: opt.Given,
+    host: str | None,
+    running: bool,
+    form: str | None,
+    as_json: bool,
+    parallelism: int,
+    lock_timeout: float,
+    talk: opt.Talk,
+) -> int:
+    """Show whether each restriction holds: what is declared, what is seen, and the verdict.
+
+    Each sandbox is started with its own options and a probe in place of its command, and a weak one beside it, in
+    which each probe must fail. NAME is one, or all of a for_each; without NAME, all. Exits with 1 when something does
+    not hold or can't be told.
+    """
+    from sandboxrun.cli.project import load_profile
+    from sandboxrun.report.verify import Report
+
+    form = opt.chosen_format(form, as_json)
+    profile = load_profile(given)
+    if running:
+        found = _running(profile, names, given, host, parallelism)
+    else:
+        found = _probed(profile, names, given, host, parallelism, lock_timeout, talk)
+    report = Report(project=profile.project, findings=found, running=running, sensitive=profile.sensitive)
+    result(report_in(form, report))
+    return 0 if report.verified else 1
+
+
+def _running(
+    profile: Profile, names: tuple[str, ...], given: opt.Given, host: str | None, parallelism: int
+) -> tuple[Finding, ...]:
+    from sandboxrun.cli.project import open_engine, open_store
+    from sandboxrun.workflow.running import verify_running
+
+    with open_engine(host, parallelism) as engine:
+        return verify_running(engine, profile, open_store(profile, given), names)
+
+
+def _probed(
+    profile: Profile,
+    names: tuple[str, ...],
+    given: opt.Given,
+    host: str | None,
+    parallelism: int,
+    lock_timeout: float,
+    talk: opt.Talk,
+) -> tuple[Finding, ...]:
+    import os
+
+    from sandboxrun.cli.project import open_engine
+    from sandboxrun.cli.signals import Forwarding
+    from sandboxrun.plan.planner import select
+    from sandboxrun.workflow.converge import Settings
+    from sandboxrun.workflow.probing import Interrupted
+    from sandboxrun.workflow.verify import Verification
+
+    chosen = select(profile, names)
+    with open_engine(host, max(parallelism, _CONNECTIONS)) as engine:
+        forwarding = Forwarding(lambda event: None)
+        settings = Settings(
+            parallelism=parallelism,
+            lock_wait=lock_timeout,
+            listener=forwarding.listener,
+            on_wait=lambda text: note(text, quiet=not talk.verbose),
+            environment=os.environ,
+        )
+        verification = Verification(engine, profile, settings, tell=lambda text: note(text, quiet=not talk.verbose))
+        try:
+            with forwarding.to(verification.signal):
+                return verification.run(chosen)
+        except Interrupted as error:
+            error.exit_code = forwarding.exit_code(0)
+            raise
+
+
+def report_in(form: str, report: Report) -> str:
+    """The report in one of the formats."""
+    match form:
+        case "json":
+            from sandboxrun.report.verify_json import verify_json
+
+            return json_text(verify_json(report))
+        case "markdown":
+            from sandboxrun.report.verify_markdown import verify_markdown
+
+            return verify_markdown(report)
+    from sandboxrun.cli.output import coloured
+    from sandboxrun.report.verify_text import verify_text
+
+    return verify_text(report, width=_width(), colour=coloured(sys.stdout))
+
+
+def _width() -> int | None:
+    """The terminal's columns; None where the output is read by something else."""
+    if not sys.stdout.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
