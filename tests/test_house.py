@@ -13,7 +13,7 @@ import click
 import pytest
 
 from sandboxrun.cli.table import COMMANDS
-from sandboxrun.model import declared, objects, records, spec
+from sandboxrun.model import declared, objects, records, spec, workspace
 from sandboxrun.model.option import Record, Row, rows
 from sandboxrun.profile.loader import load
 from sandboxrun.profile.schema import schema_text
@@ -186,7 +186,7 @@ def _test_imports(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _records() -> Iterator[tuple[str, type]]:
-    for module in (records, objects, spec, declared):
+    for module in (records, workspace, objects, spec, declared):
         for value in vars(module).values():
             if isinstance(value, Record):
                 yield value.title, value.cls

@@ -16,9 +16,10 @@ from sandboxrun.model import labels
 from sandboxrun.model.guard import HIDDEN, mounts_of, parents
 from sandboxrun.model.names import CONFIGS, SECRETS, WORKSPACE, part_volume
 from sandboxrun.model.option import Live, Payload
-from sandboxrun.model.records import Attachment, FileRef, Mount, Workspace
+from sandboxrun.model.records import Attachment, FileRef, Mount
 from sandboxrun.model.types import freeze
 from sandboxrun.model.wiring import private_network
+from sandboxrun.model.workspace import Workspace
 
 Convert = Callable[[Any], Any]
 

@@ -26,12 +26,11 @@ from sandboxrun.model.records import (
     LifetimeType,
     Mount,
     MountType,
-    Workspace,
-    WorkspaceType,
 )
 from sandboxrun.model.tmpfs import Tmpfs, read_options
 from sandboxrun.model.types import Choice, Text, freeze
 from sandboxrun.model.wired import Resolvers, Wiring
+from sandboxrun.model.workspace import Workspace, WorkspaceType
 
 SECRETS_AT, CONFIGS_AT = "/run/secrets", "/run/configs"
 

@@ -1,4 +1,4 @@
-"""The small records that options are made of: mounts, limits, health checks, the workspace, the lifetime …
+"""The small records that options are made of: mounts, limits, health checks, the lifetime …
 
 Owns each record's fields (rows themselves) and its short form. Pure.
 """
@@ -11,9 +11,8 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.errors import Problems
 from sandboxrun.model.composite import Command, ListOf, MapOf, Pairs, Short, span_of
-from sandboxrun.model.guard import GUARDS
 from sandboxrun.model.option import Record, option
 from sandboxrun.model.types import Choice, Duration, Flag, Integer, Schema, Size, Text, freeze, refuse
 from sandboxrun.model.units import SECOND
@@ -224,66 +223,6 @@ FileRefType = Short(
     read=_read_ref,
     expected="the key of a secret or config",
     pattern=_KEY,
-)
-
-
-@attrs.frozen(kw_only=True)
-class Workspace:
-    """The files an agent works on."""
-
-    source: str = option(
-        Text(hint="a path"), default=".", description="The directory, relative to the profile.", example="."
-    )
-    target: str = option(AbsolutePath, default="/workspace", description="Where it stands.", example="/workspace")
-    access: str = option(
-        Choice(values=("copy", "rw", "ro")),
-        default="copy",
-        description="copy: works on a copy, changes come back as a patch; rw, ro: the directory itself, of which rw "
-        "keeps read-only what the host runs.",
-        example="copy",
-    )
-    exclude: tuple[str, ...] = option(
-        ListOf(item=Text(hint="a pattern"), unique=True),
-        default=(),
-        description="Patterns of what a copy leaves out, against the path below the directory or the name alone.",
-        example=["node_modules", "*.log"],
-    )
-    writable: tuple[str, ...] = option(
-        ListOf(item=Text(hint="a name"), unique=True),
-        default=(),
-        description="What the sandbox may write to though the host runs it, of that which access rw keeps read-only: "
-        f"{', '.join(GUARDS)}.",
-        example=[".github"],
-    )
-    protected: tuple[str, ...] = option(
-        ListOf(item=Text(hint="a path"), unique=True),
-        default=(),
-        description="What is mounted read-only in a workspace of access rw, the profile's own files included.",
-        settable=False,
-        derived=True,
-    )
-
-
-def _check_workspace(workspace: Workspace, node: MapNode, problems: Problems) -> None:
-    for name in workspace.writable:
-        if name not in GUARDS:
-            help = did_you_mean(name, GUARDS) or f"kept read-only are: {', '.join(GUARDS)}, and the profile's own files"
-            problems.add(f'"{name}" is not kept read-only by itself', span_of(node, "writable"), help)
-    if workspace.writable and workspace.access != "rw":
-        help = "leave out writable, or use access: rw"
-        problems.add(f"with access {workspace.access} writable means nothing", span_of(node, "writable"), help)
-    if workspace.exclude and workspace.access != "copy":
-        problems.add(
-            f"access {workspace.access} excludes nothing: it is the directory itself",
-            span_of(node, "exclude"),
-            "leave out exclude, or use access: copy",
-        )
-
-
-WorkspaceType = Short(
-    record=Record(cls=Workspace, title="workspace", check=_check_workspace),
-    read=lambda text: Workspace(source=text),
-    expected="a path, or a mapping of source, target, access, exclude and writable",
 )
 
 

@@ -16,8 +16,8 @@ from sandboxrun.errors import Problems
 from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.model.guard import GUARDS, guarded, parents
 from sandboxrun.model.objects import FileSpec
-from sandboxrun.model.records import Workspace
 from sandboxrun.model.spec import SandboxSpec
+from sandboxrun.model.workspace import Workspace
 from sandboxrun.profile.paths import Places
 from sandboxrun.source import Span
 

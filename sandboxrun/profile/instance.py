@@ -15,10 +15,11 @@ from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.model.declared import DeclaredSandbox, Provenance
 from sandboxrun.model.names import address, container_name
 from sandboxrun.model.option import Row, values_of
-from sandboxrun.model.records import Mount, Workspace
+from sandboxrun.model.records import Mount
 from sandboxrun.model.seccomp import NAMES as SECCOMP_NAMES
 from sandboxrun.model.spec import BY_KEY, NOT_OFFERED, ROWS, SandboxSpec, parse_spec
 from sandboxrun.model.types import INVALID, freeze
+from sandboxrun.model.workspace import Workspace
 from sandboxrun.profile.document import Document
 from sandboxrun.profile.environment import EnvFiles, pass_through
 from sandboxrun.profile.extends import Layer

@@ -18,10 +18,11 @@ from sandboxrun.model.codec import (
 )
 from sandboxrun.model.names import Names
 from sandboxrun.model.option import Effect, Live
-from sandboxrun.model.records import Attachment, FileRef, Healthcheck, Logging, Mount, Workspace
+from sandboxrun.model.records import Attachment, FileRef, Healthcheck, Logging, Mount
 from sandboxrun.model.spec import BY_KEY, ROWS, SandboxSpec, settle
 from sandboxrun.model.types import freeze
 from sandboxrun.model.wiring import Plot
+from sandboxrun.model.workspace import Workspace
 from tests.unit.model.echo import as_inspect
 from tests.unit.model.values import specs
 

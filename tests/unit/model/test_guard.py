@@ -8,8 +8,8 @@ import pytest
 from sandboxrun.model.codec import decode, encode
 from sandboxrun.model.guard import GUARDS, HIDDEN, guarded, mounts_of, parents, pins
 from sandboxrun.model.names import Names
-from sandboxrun.model.records import Workspace
 from sandboxrun.model.spec import SandboxSpec, settle
+from sandboxrun.model.workspace import Workspace
 from tests.unit.model.echo import as_inspect
 
 

@@ -15,8 +15,9 @@ from sandboxrun.model.codec import ImageConfig
 from sandboxrun.model.names import part_volume
 from sandboxrun.model.objects import NetworkSpec, VolumeSpec
 from sandboxrun.model.observed import Companion, Completed, Created, Foreign, Image, ObservedVolume, Running
-from sandboxrun.model.records import Attachment, Dependency, FileRef, Lifetime, Mount, Workspace
+from sandboxrun.model.records import Attachment, Dependency, FileRef, Lifetime, Mount
 from sandboxrun.model.types import freeze
+from sandboxrun.model.workspace import Workspace
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.belongings import networks_of
 from sandboxrun.plan.changes import Action, Plan, Reason
