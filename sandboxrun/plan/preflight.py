@@ -5,7 +5,7 @@ Pure: the offers come with the snapshot.
 
 from __future__ import annotations
 
-import os
+import posixpath
 from collections.abc import Iterable, Iterator
 
 from sandboxrun.errors import Diagnostic
@@ -54,7 +54,7 @@ def image_volumes_fault(sandbox: DeclaredSandbox, image: ImageConfig) -> Diagnos
     """What is wrong with an image's VOLUMEs: an engine makes a volume of each, on its disk and without a bound,
     writable whatever the root is. None where something declared stands on each."""
     covered = _covered(sandbox)
-    open_ = sorted({os.path.normpath(path) for path in image.volumes} - covered)
+    open_ = sorted({posixpath.normpath(path) for path in image.volumes} - covered)
     if not open_:
         return None
     sized = ", ".join(f'"{path}:size=64m"' for path in open_)
@@ -70,13 +70,7 @@ def _covered(sandbox: DeclaredSandbox) -> frozenset[str]:
     targets += [spec.workspace.target] if spec.workspace is not None else []
     targets += [SECRETS_AT] if spec.secrets else []
     targets += [CONFIGS_AT] if spec.configs else []
-    return frozenset((*spec.tmpfs, *map(os.path.normpath, targets)))
-
-
-def _runs(sandbox: DeclaredSandbox, snapshot: Snapshot) -> bool:
-    """Whether it runs with all its companions already, so that none has to be made."""
-    found = next((o for o in snapshot.sandboxes if o.address == sandbox.address and not o.one_off), None)
-    return found is not None and all(snapshot.companion(found.run, role) for role in companions_of(sandbox.spec))
+    return frozenset((*spec.tmpfs, *map(posixpath.normpath, targets)))
 
 
 def _sandbox_faults(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
