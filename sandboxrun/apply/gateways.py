@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 from sandboxrun.apply.session import Session
-from sandboxrun.engine.errors import EngineError, NameConflict, NotFound
+from sandboxrun.engine.errors import EngineError, EngineUnreachable, NameConflict, NotFound
 from sandboxrun.errors import ApplyError, printable
 from sandboxrun.evidence.egress import lines, record_of
 from sandboxrun.gateway.container import DIRECTORY, FILE, SEALED, gateway_payload, network_payload, not_taken
@@ -28,6 +28,22 @@ from sandboxrun.plan import operations as op
 PATIENCE = 30.0  # seconds until a gateway must serve
 MOST_TRIES = 50  # subnets that others took meanwhile
 _OVERLAPS = ("overlap", "already used", "conflicts with network", "being used by", "subnet")
+
+
+def build_helper(step: op.BuildHelper, session: Session) -> str:
+    """Build the image of gateways and keepers; what it is built from is pulled where the engine lacks it."""
+    from sandboxrun.gateway.image import build, pull_base
+
+    try:
+        if session.engine.image(step.base) is None:
+            pull_base(session.engine, step.base)
+        return build(session.engine, step.base)
+    except EngineUnreachable:
+        raise
+    except EngineError as error:
+        message = f"{step.reference}, which gateways run from, could not be built from {step.base}: {error.cause}"
+        help = "`sandboxrun gateway build --from IMAGE` makes it on any image with Python 3.11 that the engine has"
+        raise ApplyError(message, help=help) from error
 
 
 def create_private_network(step: op.CreatePrivateNetwork, session: Session) -> str:
@@ -77,7 +93,7 @@ def create_gateway(step: op.CreateGateway, session: Session) -> str:
     sandbox, network = step.sandbox, private_network(step.sandbox.name)
     plot = session.plots.get(step.address) or _plot_of(network, session)
     run = step.run or session.run_of(step.address)
-    payload = gateway_payload(sandbox, session.profile.names, run, plot, step.image_id)
+    payload = gateway_payload(sandbox, session.profile.names, run, plot, step.image)
     made = session.engine.create_container(companion(sandbox.name, GATEWAY), payload)
     session.companions.setdefault(step.address, []).append(made.id)
     session.gateways[step.address] = made.id

@@ -17,6 +17,8 @@ def carry_out(step: op.Operation, session: Session) -> str | None:
     match step:
         case op.PullImage():
             return make.pull_image(step, session)
+        case op.BuildHelper():
+            return gateways.build_helper(step, session)
         case op.CreateNetwork():
             joining.create_network(step, session)
         case op.CreatePrivateNetwork():

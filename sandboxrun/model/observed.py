@@ -131,6 +131,16 @@ class Image:
 
 
 @attrs.frozen(kw_only=True)
+class Helper:
+    """The image of gateways and keepers: its reference, its id on the engine (None: it is to be built), and what it is
+    built from."""
+
+    reference: str
+    id: str | None
+    base: str
+
+
+@attrs.frozen(kw_only=True)
 class Foreign:
     """An object that has a name we need and is not ours."""
 
@@ -200,7 +210,7 @@ class Snapshot:
     orphaned: frozenset[str] = frozenset()  # ids of one-offs whose owner is gone
     couriers: tuple[str, ...] = ()  # ids of couriers left by an apply that was killed
     companions: tuple[Companion, ...] = ()
-    helper: Image | None = None  # the image of gateways and keepers; None where no sandbox needs one
+    helper: Helper | None = None  # the image of gateways and keepers; None where no sandbox needs one
     completed: Mapping[str, Mapping[str, Completed]] = attrs.field(factory=lambda: freeze({}))  # address → spec digest
 
     def companion(self, run: str, role: str) -> Companion | None:

@@ -31,6 +31,7 @@ class Reason(enum.Enum):
     """Why. The value is what the JSON plan says as `action_reason`."""
 
     NEW = "create_because_declared"
+    BUILD = "create_because_needed"
     RERUN = "create_because_rerun"
     WORKSPACE_CHANGED = "create_because_workspace_changed"
     CHANGED = "update_because_changed"

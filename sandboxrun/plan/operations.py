@@ -37,6 +37,14 @@ class PullImage(_Step):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
+class BuildHelper(_Step):
+    """Build the image of gateways and keepers, on the engine, from `base`."""
+
+    reference: str
+    base: str
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CreateNetwork(_Step):
     """Make a network of the project."""
 
@@ -59,7 +67,7 @@ class CreateGateway(_Step):
     """
 
     sandbox: DeclaredSandbox
-    image_id: str
+    image: str  # its id, or its reference where it is built first
     run: str | None = None
 
 
@@ -234,6 +242,7 @@ class RemoveSandbox(_Step):
 
 Operation = (
     PullImage
+    | BuildHelper
     | CreateNetwork
     | CreatePrivateNetwork
     | CreateGateway

@@ -16,7 +16,7 @@ from sandboxrun.model.observed import Foreign, ObservedSandbox, Snapshot
 from sandboxrun.plan.belongings import networks_of
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.decide import Decision, decide, decide_undeclared
-from sandboxrun.plan.preflight import helper_faults, image_faults, preflight
+from sandboxrun.plan.preflight import image_faults, preflight
 from sandboxrun.plan.steps import Steps
 from sandboxrun.plan.surroundings import image_changes, is_part, network_changes, volume_changes, volume_faults
 
@@ -39,7 +39,6 @@ def make_plan(profile: Profile, snapshot: Snapshot, options: Options | None = No
     faults = [
         *preflight(wanted, profile, snapshot.offers),
         *image_faults(wanted, snapshot),
-        *helper_faults(wanted, snapshot),
         *_conflicts(profile, snapshot, wanted),
         *volume_faults(profile, snapshot, wanted),
     ]

@@ -14,30 +14,12 @@ from sandboxrun.model.codec import ImageConfig, unsupported
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.observed import Offers, Snapshot
 from sandboxrun.model.placing import CONFIGS_AT, SECRETS_AT
-from sandboxrun.plan.belongings import companions_of
 from sandboxrun.source import Span
 
 
 def preflight(sandboxes: Iterable[DeclaredSandbox], profile: Profile, offers: Offers) -> list[Diagnostic]:
     """One diagnostic for each option of each sandbox that the engine can't enforce, in the file's order."""
     return [fault for sandbox in sandboxes for fault in _sandbox_faults(sandbox, offers)]
-
-
-def helper_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> list[Diagnostic]:
-    """One diagnostic when the image of gateways is needed to make a sandbox, and not there."""
-    needing = [s for s in sandboxes if companions_of(s.spec) and not _runs(s, snapshot)]
-    helper = snapshot.helper
-    if not needing or helper is None or helper.config is not None:
-        return []
-    first, more = needing[0], f" and {len(needing) - 1} more" if len(needing) > 1 else ""
-    return [
-        _fault(
-            first,
-            "egress",
-            f"its gateway{more} needs the image {helper.reference}, which is not on the engine",
-            "`sandboxrun gateway build` makes it; a sandbox with egress: none needs no gateway",
-        )
-    ]
 
 
 def image_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> list[Diagnostic]:

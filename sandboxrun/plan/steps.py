@@ -16,7 +16,7 @@ from sandboxrun.model.option import Effect
 from sandboxrun.model.records import Attachment
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.belongings import companions_of, own_companions, own_network, own_volumes, parts_of
-from sandboxrun.plan.changes import Action, Change
+from sandboxrun.plan.changes import Action, Change, Reason
 from sandboxrun.plan.decide import Decision
 from sandboxrun.plan.order import by_dependency
 
@@ -131,7 +131,10 @@ class Steps:
 
     def _pull(self, images: list[Change], decisions: list[Decision]) -> None:
         platforms = {d.declared.spec.image: d.declared.spec.platform for d in decisions if d.declared is not None}
+        helper = self._snapshot.helper
         for change in images:
+            if helper is not None and change.name == helper.reference:
+                continue  # it is built
             image = self._snapshot.images.get(change.name)
             step = op.PullImage(
                 id=f"pull {change.name}",
@@ -266,17 +269,34 @@ class Steps:
         made = self._add(network)
         return made, self._open_gateway(sandbox, (*needs, made), cause, run=None)
 
-    def _open_gateway(self, sandbox: DeclaredSandbox, needs: Ids, cause: str, run: str | None) -> str:
+    def _helper(self) -> tuple[str, Ids]:
+        """The image of gateways and keepers, and the step that builds it first, if it is not there."""
         helper = self._snapshot.helper
-        assert helper is not None and helper.config is not None  # preflight
+        assert helper is not None  # the snapshot was taken for these sandboxes
+        if helper.id is not None:
+            return helper.id, ()
+        if helper.reference not in self._pulls:
+            step = op.BuildHelper(
+                id=f"build {helper.reference}",
+                address=f"image.{helper.reference}",
+                cause=Reason.BUILD.value,
+                reference=helper.reference,
+                base=helper.base,
+            )
+            self._pulls[helper.reference] = self._add(step)
+        return helper.reference, (self._pulls[helper.reference],)
+
+    def _open_gateway(self, sandbox: DeclaredSandbox, needs: Ids, cause: str, run: str | None) -> str:
         address, outside = sandbox.address, self._networks.get(self._profile.names.network(EGRESS))
+        image, built = self._helper()
+        needs = (*needs, *built)
         gateway = op.CreateGateway(
             id=f"create {address} {GATEWAY}",
             address=address,
             cause=cause,
             needs=(*needs, outside) if outside else needs,
             sandbox=sandbox,
-            image_id=helper.config.id,
+            image=image,
             run=run,
         )
         start = op.StartGateway(

@@ -14,7 +14,7 @@ from sandboxrun.model.objects import NetworkSpec, config_digest
 from sandboxrun.model.observed import Image, ObservedNetwork, ObservedVolume, Snapshot
 from sandboxrun.model.option import Effect, to_plain
 from sandboxrun.model.spec import SandboxSpec
-from sandboxrun.plan.belongings import is_private, networks_of
+from sandboxrun.plan.belongings import companions_of, is_private, networks_of
 from sandboxrun.plan.changes import Action, Change, Reason
 from sandboxrun.plan.decide import Decision
 from sandboxrun.plan.diff import Difference, short
@@ -202,7 +202,26 @@ def image_changes(decisions: list[Decision], snapshot: Snapshot) -> list[Change]
             before={"id": short(image.config.id)} if image.config is not None else None,
             after={"digest": image.digest} if image.digest else {},
         )
-    return list(changes.values())
+    return [*changes.values(), *_helper_changes(decisions, snapshot)]
+
+
+def _helper_changes(decisions: list[Decision], snapshot: Snapshot) -> list[Change]:
+    """The image of gateways and keepers, where one is to be made and the image is not there."""
+    helper = snapshot.helper
+    made = any(companions_of(d.declared.spec) for d in decisions if d.makes and d.declared is not None)
+    if helper is None or helper.id is not None or not made:
+        return []
+    return [
+        Change(
+            kind="image",
+            address=f"image.{helper.reference}",
+            name=helper.reference,
+            action=Action.CREATE,
+            reason=Reason.BUILD,
+            note=f"from {helper.base}",
+            after={},
+        )
+    ]
 
 
 def _pull_note(image: Image) -> str:

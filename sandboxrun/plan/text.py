@@ -109,6 +109,8 @@ def label(change: Change, sensitive: frozenset[str] = frozenset()) -> str:
 
 def verb(change: Change) -> str:
     """What happens to it."""
+    if change.reason is Reason.BUILD:
+        return "will be built"
     return _VERB_OF.get((change.kind, change.action), VERB[change.action])
 
 

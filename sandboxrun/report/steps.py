@@ -45,6 +45,8 @@ def _words(step: Operation) -> tuple[str, str]:
     match step:
         case op.PullImage():
             return "pulling", "pulled"
+        case op.BuildHelper():
+            return "building", "built"
         case op.CreateNetwork() | op.CreateVolume() | op.CreateSandbox():
             return "creating", "created"
         case op.CreatePrivateNetwork():

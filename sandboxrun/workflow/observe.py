@@ -24,6 +24,7 @@ from sandboxrun.model.observed import (
     Companion,
     Completed,
     Foreign,
+    Helper,
     Image,
     ObservedSandbox,
     Offers,
@@ -129,14 +130,14 @@ def _companions(
     return mine, tuple(c.id for c in found if c not in mine)
 
 
-def _helper(images: _Images, sandboxes: Iterable[DeclaredSandbox]) -> Image | None:
+def _helper(images: _Images, sandboxes: Iterable[DeclaredSandbox]) -> Helper | None:
     """The image of gateways and keepers; asked for only where a sandbox has one."""
     if not any(companions_of(s.spec) for s in sandboxes):
         return None
-    from sandboxrun.gateway.image import reference
+    from sandboxrun.gateway.image import BASE, reference
 
-    name = reference()
-    return Image(reference=name, config=images.of(name))
+    found = images.of(name := reference())
+    return Helper(reference=name, id=found.id if found is not None else None, base=BASE)
 
 
 def _by_label(profile: Profile) -> Mapping[str, SandboxSpec]:

@@ -7,11 +7,10 @@ from typing import Any
 import attrs
 import pytest
 
-from sandboxrun.errors import PlanError
 from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.model.egress import CLOSED, PUBLIC, Egress
 from sandboxrun.model.objects import NetworkSpec
-from sandboxrun.model.observed import Companion, Image, ObservedNetwork, ObservedSandbox, Snapshot
+from sandboxrun.model.observed import Companion, ObservedNetwork, ObservedSandbox, Snapshot
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Change, Plan
 from sandboxrun.plan.planner import make_destroy_plan, make_plan
@@ -64,23 +63,25 @@ def test_a_sandbox_starts_once_its_gateway_serves() -> None:
     assert {"create network.egress", "network a", "volume a rules"} <= set(step(plan, op.CreateGateway).needs)
     assert "network a" in step(plan, op.CreateSandbox).needs
     assert "start a gateway" in step(plan, op.StartSandbox).needs
-    assert step(plan, op.CreateGateway).image_id == HELPER.config.id  # type: ignore[union-attr]
+    assert step(plan, op.CreateGateway).image == HELPER.id
 
 
-def test_without_the_gateways_image_there_is_no_plan() -> None:
-    absent = Image(reference="sandboxrun/gateway:0123456789ab", config=None)
-    with pytest.raises(PlanError) as caught:
-        make_plan(profile(declared("a", egress=API), declared("b")), snapshot(helper=absent))
-    (fault,) = caught.value.diagnostics
-    assert fault.message == "a: its gateway needs the image sandboxrun/gateway:0123456789ab, which is not on the engine"
-    assert "sandboxrun gateway build" in (fault.help or "")
-    assert make_plan(profile(declared("b")), snapshot(helper=absent)).operations  # nobody needs it
+def test_the_gateways_image_is_built_once_where_it_is_not_there() -> None:
+    absent = attrs.evolve(HELPER, id=None)
+    plan = make_plan(profile(declared("a", egress=API), declared("b", egress=API)), snapshot(helper=absent))
+    assert ids(plan).count(f"build {absent.reference}") == 1
+    gateways = [s for s in plan.operations if isinstance(s, op.CreateGateway)]
+    assert [g.image for g in gateways] == [absent.reference] * 2
+    assert all(f"build {absent.reference}" in g.needs for g in gateways)
+    assert f"  + image {absent.reference} will be built (from {absent.base})" in str(plan).split("\n")
 
 
-def test_a_running_sandbox_needs_no_image_any_more() -> None:
-    sandbox = declared("a", egress=API)
-    seen = attrs.evolve(running(sandbox, companion()), helper=Image(reference="x:1", config=None))
-    assert make_plan(profile(sandbox), seen).empty
+def test_an_image_that_nobody_needs_is_not_built() -> None:
+    absent, sandbox = attrs.evolve(HELPER, id=None), declared("a", egress=API)
+    assert make_plan(profile(sandbox), attrs.evolve(running(sandbox, companion()), helper=absent)).empty
+    assert not any(
+        isinstance(s, op.BuildHelper) for s in make_plan(profile(declared("b")), snapshot(helper=absent)).operations
+    )
 
 
 def test_another_list_reloads_the_gateway_and_leaves_the_sandbox_alone() -> None:

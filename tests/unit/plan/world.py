@@ -16,6 +16,7 @@ from sandboxrun.model.objects import NetworkSpec
 from sandboxrun.model.observed import (
     Completed,
     Ended,
+    Helper,
     Image,
     ObservedNetwork,
     ObservedSandbox,
@@ -33,7 +34,7 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 STARTED = datetime(2026, 3, 1, 11, 59, tzinfo=UTC)
 NODE = "sha256:" + "a" * 64
 RUNNING = Running(started=STARTED)
-HELPER = Image(reference="sandboxrun/gateway:0123456789ab", config=ImageConfig(id="sha256:" + "e" * 64))
+HELPER = Helper(reference="sandboxrun/gateway:0123456789ab", id="sha256:" + "e" * 64, base="python:3.13-alpine")
 
 
 def ended(code: int = 0, *, oom: bool = False, error: str = "") -> Ended:
