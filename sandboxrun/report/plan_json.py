@@ -26,7 +26,9 @@ ACTIONS: Mapping[Action, tuple[str, ...]] = {
     Action.DELETE: ("delete",),
 }
 _ADDRESS = re.compile(r'(?P<name>.*?)(?:\["(?P<each>.*)"\])?(?: \(run (?P<run>[^()]*)\))?', re.DOTALL)
-_UNREMARKABLE = frozenset({Reason.NEW, Reason.BUILD, Reason.CHANGED, Reason.UP_TO_DATE})  # OpenTofu gives no reason here
+_UNREMARKABLE = frozenset(
+    {Reason.NEW, Reason.BUILD, Reason.CHANGED, Reason.UP_TO_DATE}
+)  # OpenTofu gives no reason here
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:

@@ -58,11 +58,12 @@ class Report:
 
     def advice(self, finding: Finding) -> str:
         """What to do about one that does not hold or is inconclusive; "" for others."""
+        control = self.told(finding.control)
         match finding.verdict:
             case Verdict.HOLDS | Verdict.NOT_APPLICABLE:
                 return ""
             case Verdict.INCONCLUSIVE:
-                return f"what can't be told counts as not held; docs/verify.md says how {finding.control} is seen"
+                return f"what can't be told counts as not held; docs/verify.md says how {control} is seen"
             case Verdict.FAILS if self.running:
                 name = finding.sandbox.partition(" (run ")[0]
                 return self.told(
@@ -71,7 +72,7 @@ class Report:
             case _:
                 return (
                     f"the engine does not enforce it: `sandboxrun doctor` says what it offers, docs/verify.md how "
-                    f"{finding.control} is seen"
+                    f"{control} is seen"
                 )
 
 
