@@ -167,7 +167,8 @@ def test_the_whole_comment() -> None:
             "| | Sandbox | Control | Expected | Seen | What to do |",
             "| --- | --- | --- | --- | --- | --- |",
             "| **does not hold** | <code>agent</code> | <code>pids</code> | 256 | no limit | the engine does not "
-            "enforce it&#58; &#96;sandboxrun doctor&#96; says what it offers, docs&#47;verify&#46;md how pids is seen |",
+            "enforce it&#58; &#96;sandboxrun doctor&#96; says what it offers, docs&#47;verify&#46;md how pids is seen "
+            "|",
             "",
             "",
             "<details><summary><code>agent</code>: 1 holds, 1 does not hold, 0 inconclusive, 0 not applicable"
