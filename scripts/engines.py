@@ -3,7 +3,7 @@
 Usage: python -m scripts.engines [NAME...] [-- PYTEST ARGUMENT...]
 
 Each engine comes from packages of a newer Debian, unpacked as a system of its own below `.cache/engines`; it runs on
-that system's files (see pivot.py), its own state below SANDBOXRUN_DEV_STATE, in a network namespace of its own, in
+that system's programs (see enter.py), its own state below SANDBOXRUN_DEV_STATE, in a network namespace of its own, in
 which the tests run too: their loopback is the engine's. Started here, stopped here, by its id; whatever a run that was
 killed left is removed by the next. The images are those of the machine's own engine.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import resource
 import shutil
@@ -30,7 +31,7 @@ from scripts.daemon import Daemon, DaemonError
 
 FOLDER = system.CACHE / "engines"
 STATE = engine.OURS.root / "engines"
-PIVOT = Path(__file__).with_name("pivot.py")
+ENTER = Path(__file__).with_name("enter.py")
 # A mirror's copy of sid may be older than the week for which its signature is valid.
 _STALE = '--aptopt=Acquire::Check-Valid-Until "false"'
 
@@ -44,7 +45,7 @@ class Kind:
     podman: bool = False
 
 
-_DOCKER = ("docker.io", "iptables", "ca-certificates")
+_DOCKER = ("docker.io", "iptables", "ca-certificates", "procps")  # it lists processes by ps
 _PODMAN = ("podman", "catatonit", "crun", "netavark", "aardvark-dns", "nftables")
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
@@ -120,11 +121,12 @@ def running(name: str) -> Iterator[Daemon]:
 
 def system_root(kind: Kind) -> Path:
     """The folder with the engine's system, made where it is missing."""
-    target = FOLDER / kind.suite
+    wanted = hashlib.sha256(" ".join(kind.packages).encode()).hexdigest()[:8]
+    target = FOLDER / f"{kind.suite}-{wanted}"
     with system.locked(FOLDER / "lock"):
         if not target.exists():
             system.say(f"Making a system of Debian {kind.suite} with {', '.join(kind.packages)}: about a minute")
-            fresh = target.with_name(f"{kind.suite}.new")
+            fresh = target.with_name(f"{target.name}.new")
             shutil.rmtree(fresh, ignore_errors=True)
             if wrong := debian.bootstrap(fresh, debian.sources_of(kind.suite), kind.packages, _STALE):
                 system.fail(f"{wrong}the system of {kind.suite} could not be made; its output is above")
@@ -133,8 +135,7 @@ def system_root(kind: Kind) -> Path:
 
 
 def _daemon(kind: Kind, root: Path, state: Path) -> Daemon:
-    shared = ":".join(dict.fromkeys(map(str, (state, system.REPOSITORY, "/tmp"))))
-    enter = [sys.executable, str(PIVOT), str(root), str(state.with_suffix(".scratch")), shared]
+    enter = [sys.executable, str(ENTER), str(root), str(state.with_suffix(".scratch"))]
     # Podman takes a control group of version 2 beside those of version 1 for a host of version 2.
     unified = Path("/sys/fs/cgroup/unified")
     if kind.podman and unified.is_mount():
