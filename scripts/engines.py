@@ -26,7 +26,8 @@ from xml.etree import ElementTree
 
 import docker
 
-from scripts import debian, engine, system
+from sandboxrun.gateway.image import reference
+from scripts import debian, engine, image, system
 from scripts.daemon import Daemon, DaemonError
 
 FOLDER = system.CACHE / "engines"
@@ -154,8 +155,8 @@ def _remove(daemon: Daemon) -> None:
 def load_images(daemon: Daemon) -> None:
     """Put the images that the machine's own engine has from here onto this one."""
     with contextlib.closing(engine.client(timeout=600)) as source, contextlib.closing(_client(daemon)) as target:
-        tags = [t for i in source.images.list() for t in i.tags if t.startswith("sandboxrun/")]
-        system.say(f"Loading {', '.join(sorted(tags))}")
+        tags = [t for t in (image.AGENT, image.BUSYBOX, reference()) if image.present(source, t)]
+        system.say(f"Loading {', '.join(tags)}")
         for tag in tags:
             target.images.load(source.images.get(tag).save(named=tag))
 
