@@ -2,7 +2,7 @@
 
 Usage: python -m scripts.image [--rebuild]
 
-- `sandboxrun/agent:latest`, about 290 MB: node, python, git and curl on Debian. It stands in for node:20-alpine
+- `sandboxrun/agent:latest`, about 470 MB: node, python, git, curl and a C compiler on Debian. It stands in for node:20-alpine
   where that cannot be pulled; an image of your own under this name is used as it is.
 - `sandboxrun/busybox:latest`, 2 MB: one static busybox, for tests that need no more.
 - `sandboxrun/gateway:<digest>`: the gateway's program on the agent image, as `sandboxrun gateway build` makes it.
@@ -29,7 +29,7 @@ from scripts import debian, engine, system
 AGENT = "sandboxrun/agent:latest"
 BUSYBOX = "sandboxrun/busybox:latest"
 
-_PACKAGES = ("nodejs", "python3", "git", "ca-certificates", "curl")
+_PACKAGES = ("nodejs", "python3", "python3-venv", "git", "gcc", "libc6-dev", "make", "ca-certificates", "curl")
 _PATH = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSWD = "agent:x:1000:1000::/home/agent:/bin/sh"
 _GROUP = "agent:x:1000:"
