@@ -40,7 +40,7 @@ sandboxes:
     command: [sleep, "300"]
     workspace: {{source: src}}
     secrets: [token]
-  also: {{image: {image}, command: [sleep, "300"]}}
+  also: {{image: {image}, command: [sleep, "300"], networks: [default]}}
 secrets:
   token: {{environment: TOKEN}}
 """
