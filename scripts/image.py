@@ -2,8 +2,9 @@
 
 Usage: python -m scripts.image [--rebuild]
 
-- `sandboxrun/agent:latest`, about 470 MB: node, python, git, curl and a C compiler on Debian. It stands in for node:20-alpine
-  where that cannot be pulled; an image of your own under this name is used as it is.
+- `sandboxrun/agent:latest`, about 470 MB: node, python, git, curl and a C compiler on Debian. It stands in for
+  node:20-alpine where that cannot be pulled; an image of your own under this name is used as it is. One made here of
+  other packages is made anew.
 - `sandboxrun/busybox:latest`, 2 MB: one static busybox, for tests that need no more.
 - `sandboxrun/gateway:<digest>`: the gateway's program on the agent image, as `sandboxrun gateway build` makes it.
 
@@ -30,6 +31,7 @@ AGENT = "sandboxrun/agent:latest"
 BUSYBOX = "sandboxrun/busybox:latest"
 
 _PACKAGES = ("nodejs", "python3", "python3-venv", "git", "gcc", "libc6-dev", "make", "ca-certificates", "curl")
+_MADE_OF = "sandboxrun.packages"
 _PATH = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSWD = "agent:x:1000:1000::/home/agent:/bin/sh"
 _GROUP = "agent:x:1000:"
@@ -39,7 +41,7 @@ def ensure(client: docker.DockerClient, *, rebuild: bool = False) -> None:
     """See that the images are on the engine."""
     with system.locked(system.CACHE / "image.lock"):
         for name, build in ((BUSYBOX, import_busybox), (AGENT, import_agent)):
-            if present(client, name) and not rebuild:
+            if present(client, name) and (name != AGENT or _is_current(client)) and not rebuild:
                 system.say(f"Using the image {name} that the engine has")
             else:
                 build(client)
@@ -69,13 +71,20 @@ def present(client: docker.DockerClient, name: str) -> bool:
     return True
 
 
+def _is_current(client: docker.DockerClient) -> bool:
+    """Whether the agent image is somebody's own, or made of the packages it has today."""
+    packages = " ".join(_PACKAGES)
+    return bool((client.images.get(AGENT).labels or {}).get(_MADE_OF, packages) == packages)
+
+
 def import_agent(client: docker.DockerClient) -> None:
     """Bootstrap a small Debian with the agent's tools and import it."""
     system.say(f"Building the image {AGENT} from the system's packages ({', '.join(_PACKAGES)}): about a minute")
     with tempfile.TemporaryDirectory(dir=system.CACHE) as folder:
         archive = Path(folder) / "agent.tar"
         _bootstrap(archive)
-        _import(client, AGENT, archive.read_bytes(), command='["node"]')
+        made_of = f'LABEL {_MADE_OF}="{" ".join(_PACKAGES)}"'
+        _import(client, AGENT, archive.read_bytes(), made_of, command='["node"]')
 
 
 def import_busybox(client: docker.DockerClient, name: str = BUSYBOX, extra: Mapping[str, bytes] | None = None) -> str:
@@ -135,9 +144,9 @@ def _bootstrap(archive: Path) -> None:
         system.fail(f"{wrong}the image could not be built; tag one of your own as {AGENT} instead")
 
 
-def _import(client: docker.DockerClient, name: str, archive: bytes, *, command: str) -> str:
+def _import(client: docker.DockerClient, name: str, archive: bytes, *changes: str, command: str) -> str:
     repository, _, tag = name.rpartition(":")
-    answer = client.api.import_image_from_data(archive, repository, tag, changes=[_PATH, f"CMD {command}"])
+    answer = client.api.import_image_from_data(archive, repository, tag, changes=[_PATH, f"CMD {command}", *changes])
     try:
         return str(client.images.get(name).id)
     except docker.errors.ImageNotFound:

@@ -62,7 +62,7 @@ def busybox(engine_client: docker.DockerClient) -> str:
 
 @pytest.fixture(scope="session")
 def agent_image(engine_client: docker.DockerClient) -> str:
-    """The reference of an image with node, python, git, curl and a user `agent` (1000)."""
+    """The reference of an image with node, python, git, curl, a C compiler and a user `agent` (1000)."""
     return _image(engine_client, image.AGENT)
 
 

@@ -95,6 +95,7 @@ WALKS: Mapping[str, tuple[Walk, ...]] = {
     "security_opt": (
         Walk(first=["no-new-privileges:false"], then=UNSET),
         Walk(first=["seccomp=unconfined"], then=['seccomp={"defaultAction":"SCMP_ACT_ALLOW"}']),
+        Walk(first=["seccomp=engine"], then=["seccomp=debug"]),
     ),
     "userns_mode": (Walk(first="host", then=UNSET),),
     "ipc": (Walk(first="shareable", then="none"), Walk(first="none", then="private")),
