@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from sandboxrun.model.types import freeze
+from sandboxrun.probe import files, filesystem, kernel, network, privilege, requests, resources
 from sandboxrun.probe.types import Control
 
-CONTROLS: tuple[Control, ...] = ()
-BY_ID = {control.id: control for control in CONTROLS}
+FAMILIES: dict[str, tuple[Control, ...]] = {
+    "Privilege": privilege.CONTROLS,
+    "File system": filesystem.CONTROLS,
+    "Resources": resources.CONTROLS,
+    "Kernel": kernel.CONTROLS,
+    "Network": network.CONTROLS,
+    "Gateway": requests.CONTROLS,
+    "Files": files.CONTROLS,
+}
+CONTROLS: tuple[Control, ...] = tuple(control for family in FAMILIES.values() for control in family)
+BY_ID = freeze({control.id: control for control in CONTROLS})

@@ -39,6 +39,8 @@ def _verdict(one: Control, context: Context, strong: Seen, weak: Seen) -> tuple[
         return Verdict.INCONCLUSIVE, f"what was seen does not tell{ended}"
     if not holds:
         return Verdict.FAILS, ""
+    if (reason := one.moot(strong, weak, context)) is not None:
+        return Verdict.NOT_APPLICABLE, reason
     if one.exempt:
         return Verdict.HOLDS, f"without a negative control: {one.exempt}"
     if not failed(one, context, strong, weak):

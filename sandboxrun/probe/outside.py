@@ -70,7 +70,6 @@ class Outside:
     cgroup_version: int = 2
     cgroup: Mapping[str, str] = attrs.field(factory=lambda: freeze({}))
     interfaces: tuple[str, ...] = ()
-    default_route: bool = False
     oom_score_adj: int | None = None
     uid_map: str = ""
     gid_map: str = ""
@@ -159,19 +158,6 @@ def read_cgroups(text: str) -> Mapping[str, str]:
 def read_interfaces(text: str) -> tuple[str, ...]:
     """The names in /proc/<pid>/net/dev."""
     return tuple(line.partition(":")[0].strip() for line in text.split("\n") if ":" in line)
-
-
-def has_default_route(ipv4: str, ipv6: str) -> bool:
-    """Whether /proc/<pid>/net/route or ipv6_route lead anywhere: a destination and mask of zeroes, not on loopback."""
-    for line in ipv4.split("\n")[1:]:
-        words = line.split()
-        if len(words) > 7 and words[1] == "00000000" and words[7] == "00000000":
-            return True
-    for line in ipv6.split("\n"):
-        words = line.split()
-        if len(words) > 9 and words[0] == "0" * 32 and words[1] == "00" and words[9] != "lo":
-            return True
-    return False
 
 
 def inside(number: int, id_map: str) -> int | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.model import units
-from sandboxrun.model.egress import ALLOW
+from sandboxrun.probe.requests import requests
 from sandboxrun.probe.types import Context, Phase
 
 BIN = Path(__file__).resolve().parent / "bin"
@@ -16,8 +17,6 @@ ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aar
 FILE = "sandboxrun-probe"
 RAISING = "sandboxrun-probe-setuid"  # the same program, root's, with the setuid bit: what it can raise is looked at
 FOLDER = "/run/configs"
-DENIED = "denied.sandboxrun.invalid:443"  # a name that no list allows and no name server knows
-PUBLIC = "example.com:443"  # stands for any public host where egress is open
 SMALL_MEMORY, SMALL_PROCESSES = 64 * 1024**2, 64  # what the phases that use up a limit are started with, at most
 STUBBORN_SECONDS = 8  # how long the stubborn one lives if it is let
 
@@ -57,7 +56,6 @@ def arguments(phase: Phase, context: Context, *, weak: bool = False) -> tuple[st
 
 
 def _told(phase: Phase, context: Context, weak: bool) -> Iterator[tuple[str, object]]:
-    spec = context.spec
     match phase:
         case Phase.MEMORY:
             yield "bytes", taken_memory(context)
@@ -70,12 +68,31 @@ def _told(phase: Phase, context: Context, weak: bool) -> Iterator[tuple[str, obj
             yield "setuid", f"{FOLDER}/{RAISING}"
             yield from _limits(context)
             yield from (("tmpfs", f"{size}:{path}") for path, size in tmpfs_sizes(context).items())
+            yield from (("noexec", path) for path in noexec_paths(context))
             yield from (("host", address) for address in context.hosts)
             yield from (("neighbour", address) for address in context.neighbours)
-            if context.proxy is not None and not weak:
+            yield from _places(context, weak)
+            if not weak:
                 yield from _gateway(context)
-            if spec.workspace is not None and spec.workspace.access == "rw" and not weak:
-                yield "git", f"{spec.workspace.target.rstrip('/')}/.git"
+
+
+def _places(context: Context, weak: bool) -> Iterator[tuple[str, object]]:
+    spec = context.spec
+    if spec.cpus:
+        yield "burn", min(64, math.ceil(spec.cpus) + 1)
+    if spec.secrets:
+        yield "secrets", "/sandboxrun-weak/secrets" if weak else "/run/secrets"
+    if git_path(context):
+        yield "git", "/sandboxrun-weak/.git" if weak else git_path(context)
+    if weak or spec.egress is not None or not spec.networks:
+        yield "names", 1  # networks of one's own may well have name servers, which are not to be bothered
+
+
+def _gateway(context: Context) -> Iterator[tuple[str, object]]:
+    """The gateway's address stands in the sandbox's environment where it is not known beforehand."""
+    if context.proxy is not None:
+        yield "proxy", context.proxy
+    yield from (("request", request.argument) for request in requests(context))
 
 
 def _limits(context: Context) -> Iterator[tuple[str, object]]:
@@ -83,20 +100,6 @@ def _limits(context: Context) -> Iterator[tuple[str, object]]:
         limit = context.spec.ulimits.get(name)
         if limit is not None and limit.hard >= 0:
             yield name, limit.hard
-
-
-def _gateway(context: Context) -> Iterator[tuple[str, object]]:
-    yield "proxy", context.proxy or ""
-    yield "denied", DENIED
-    yield "allowed", allowed(context)
-
-
-def allowed(context: Context) -> str:
-    """A destination that its gateway must not refuse by rule."""
-    egress = context.egress
-    if egress is None or egress.mode != ALLOW or not egress.allow:
-        return PUBLIC
-    return re.sub(r"^\*\.", "sandboxrun-probe.", egress.allow[0])
 
 
 def small_memory(context: Context) -> int:
@@ -131,3 +134,14 @@ def tmpfs_sizes(context: Context) -> dict[str, int]:
     if context.spec.ipc != "none":
         sizes["/dev/shm"] = context.spec.shm_size
     return sizes
+
+
+def noexec_paths(context: Context) -> tuple[str, ...]:
+    """The memory filesystems that are declared and that nothing may be run from."""
+    return tuple(path for path, options in context.spec.tmpfs.items() if "noexec" in options.split(","))
+
+
+def git_path(context: Context) -> str | None:
+    """The .git of a workspace that is the host's own directory, writable."""
+    workspace = context.spec.workspace
+    return f"{workspace.target.rstrip('/')}/.git" if workspace is not None and workspace.access == "rw" else None

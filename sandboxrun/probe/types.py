@@ -34,7 +34,7 @@ class Context:
     gateway's address where it has one; `hosts` and `neighbours` addresses that must not be reached, beside those that
     the program finds itself; `networks` what the spec's networks are; `host_namespaces` the host's own namespaces as
     `/proc/self/ns` names them ("pid" to "pid:[4026531836]"), empty where nobody can tell; `host_cpus` how many CPUs
-    the engine has, 0 if unknown.
+    the engine has, 0 if unknown; `image_volumes` the paths that the image declares as volumes and the sandbox keeps.
     """
 
     spec: SandboxSpec
@@ -47,6 +47,7 @@ class Context:
     networks: Mapping[str, NetworkSpec] = attrs.field(factory=lambda: freeze({}))
     host_namespaces: Mapping[str, str] = attrs.field(factory=lambda: freeze({}))
     host_cpus: int = 0
+    image_volumes: tuple[str, ...] = ()
 
     @property
     def gvisor(self) -> bool:
@@ -71,7 +72,9 @@ class Control:
     `field` is the engine's; `applies` gives the reason where there is nothing to look for; `holds` is None where what
     was seen does not tell. `meaning`, `how` and `weak` are for the documentation: what it means, how it is seen, and
     what its negative control is. `negative` says whether that failed as it must, from what the sandbox and the weak
-    one showed: by default the weak one must not hold. `exempt` is the reason why nothing can be weakened.
+    one showed: by default the weak one must not hold. `moot` gives the reason where it shows
+    that there was nothing to look for after all (a kernel without that call). `exempt` is the reason why nothing can be
+    weakened.
     """
 
     id: str
@@ -86,4 +89,5 @@ class Control:
     applies: Callable[[Context], str | None] = lambda context: None
     phase: Phase = Phase.BATTERY
     negative: Callable[[Seen, Seen, Context], bool] | None = None
+    moot: Callable[[Seen, Seen, Context], str | None] = lambda strong, weak, context: None
     exempt: str = ""

@@ -6,7 +6,7 @@
 #include "probe.h"
 
 struct request {
-    char name[48], text[700], answer[200];
+    char name[160], text[800], answer[200];
     size_t got;
     int begun, over;
 };
@@ -104,12 +104,12 @@ static void say_requests(long count)
 
 void probe_gateway(void)
 {
-    const char *proxy = told("proxy"), *value;
+    const char *proxy = gateway_told(), *value;
     uint32_t address;
     uint16_t port = 0;
     long count = 0;
 
-    if (proxy == NULL || !parse_address(proxy, &address))
+    if (told("request") == NULL || proxy == NULL || !parse_address(proxy, &address))
         return;
     for (const char *at = proxy; *at; at++)
         if (*at == ':')

@@ -49,6 +49,9 @@ static long advise(const void *unused) { (void)unused; return CALL(NR_PROCESS_MA
 static long host_name(const void *unused) { (void)unused; return CALL(__NR_sethostname, NULL, 1000); }
 static long set_clock(const void *unused) { (void)unused; return CALL(__NR_clock_settime, 99, zeros); }
 static long quota(const void *unused) { (void)unused; return CALL(__NR_quotactl, 0, NULL, 0, NULL); }
+static long queue(const void *unused) { (void)unused; return CALL(__NR_mq_open, NULL, 0, 0, NULL); }
+static long io_old(const void *unused) { (void)unused; return CALL(__NR_io_setup, 0, NULL); }
+static long memory_policy(const void *unused) { (void)unused; return CALL(__NR_get_mempolicy, NULL, NULL, 0, NULL, 0); }
 static long persona(const void *unused) { (void)unused; return CALL(__NR_personality, 0x0040000); }
 
 static long compare(const void *unused)
@@ -94,13 +97,23 @@ static long handle_name(const void *unused)
     return CALL(__NR_name_to_handle_at, AT_HERE, "/", space, &mount, 0);
 }
 
-static long shared_memory(const void *unused)
+static long semaphores(const void *unused)
 {
-    long id = CALL(__NR_shmget, 0, 4096, 0600 | 01000);
+    long id = CALL(__NR_semget, 0, 1, 0600 | 01000);
 
     (void)unused;
     if (id >= 0)
-        CALL(__NR_shmctl, id, 0, NULL);
+        CALL(__NR_semctl, id, 0, 0, 0);
+    return id;
+}
+
+static long messages(const void *unused)
+{
+    long id = CALL(__NR_msgget, 0, 0600 | 01000);
+
+    (void)unused;
+    if (id >= 0)
+        CALL(__NR_msgctl, id, 0, NULL);
     return id;
 }
 
@@ -138,7 +151,8 @@ void probe_calls(void)
         {"finit_module", module_file}, {"delete_module", module_delete}, {"kexec_load", kexec}, {"reboot", restart},
         {"swapon", swap_on}, {"acct", account}, {"syslog", kernel_log}, {"fanotify_init", file_watch},
         {"sethostname", host_name}, {"clock_settime", set_clock}, {"quotactl", quota}, {"personality", persona},
-        {"shmget", shared_memory},
+        {"semget", semaphores}, {"msgget", messages}, {"mq_open", queue}, {"io_setup", io_old},
+        {"get_mempolicy", memory_policy},
 #if defined(__x86_64__)
         {"modify_ldt", local_table}, {"iopl", port_access}, {"i386", entry_i386}, {"x32", entry_x32},
 #endif

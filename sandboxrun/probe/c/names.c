@@ -6,17 +6,23 @@ static const char query[] = "\x53\x42\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00"
                             "\x10sandboxrun-probe\x07" "example\x03" "com\x00\x00\x01\x00\x01";
 
 /* The weak sandbox answers itself behind the engine's resolver: to show that an answer would be seen. */
-static _Noreturn void answer(void)
+static long listen_here(void)
 {
-    static const char record[] = "\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x01\x00\x04\xc0\x00\x02\x35"; /* 192.0.2.53 */
-    struct address4 here = {IPV4, swap16(53), 0, {0}}, from;
-    char packet[600];
+    struct address4 here = {IPV4, swap16(53), 0, {0}};
     long fd = CALL(__NR_socket, IPV4, DATAGRAM, 0);
 
-    CALL(__NR_prctl, 1, SIG_KILL);
     parse_address("127.0.0.1", &here.address);
-    if (fd < 0 || CALL(__NR_bind, fd, &here, sizeof here) < 0)
-        leave(1);
+    CALL(__NR_bind, fd, &here, sizeof here);
+    return fd;
+}
+
+static _Noreturn void answer(long fd)
+{
+    static const char record[] = "\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x01\x00\x04\xc0\x00\x02\x35"; /* 192.0.2.53 */
+    struct address4 from;
+    char packet[600];
+
+    CALL(__NR_prctl, 1, SIG_KILL); /* it does not outlive the program */
     for (;;) {
         int size = sizeof from;
         long got = CALL(__NR_recvfrom, fd, packet, 500, 0, &from, &size), end = 12;
@@ -31,6 +37,16 @@ static _Noreturn void answer(void)
         memcpy(packet + end, record, sizeof record - 1);
         CALL(__NR_sendto, fd, packet, end + (long)sizeof record - 1, 0, &from, sizeof from);
     }
+}
+
+static long start_answering(void)
+{
+    long fd = listen_here(), child = fork_child();
+
+    if (child == 0)
+        answer(fd);
+    close_fd(fd);
+    return child;
 }
 
 struct server {
@@ -112,10 +128,8 @@ void probe_names(void)
 
     if (told("names") == NULL)
         return;
-    if (is_weak() && (child = fork_child()) == 0)
-        answer();
-    if (child > 0)
-        sleep_ms(100); /* until it listens */
+    if (is_weak())
+        child = start_answering();
     count = ask_all(servers, 6);
     deadline = now_ms() + 2000;
     for (long i = 0; i < count; i++)

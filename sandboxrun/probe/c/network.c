@@ -170,12 +170,13 @@ static void say_targets(const char *name)
 
 static int is_own(uint32_t address, long count)
 {
-    uint32_t proxy;
+    const char *proxy = gateway_told();
+    uint32_t gateway;
 
     for (long i = 0; i < count; i++)
         if (interfaces[i].address.address == address)
             return 1;
-    return told("proxy") != NULL && parse_address(told("proxy"), &proxy) && proxy == address;
+    return proxy != NULL && parse_address(proxy, &gateway) && gateway == address;
 }
 
 static void reach_hosts(long count)

@@ -125,10 +125,8 @@ long fork_and_wait(long (*what)(const void *), const void *with)
 
     if (pid < 0)
         return NOT_RUN;
-    if (pid == 0) {
-        no_core_files();
+    if (pid == 0)
         leave((int)what(with));
-    }
     wait_for(pid, &status);
     return ended(status);
 }

@@ -1,0 +1,166 @@
+"""Controls of files: secrets, and the workspace's .git. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sandboxrun.probe.program import git_path
+from sandboxrun.probe.reading import UNKNOWN, every, fails, number, numbered, result, value
+from sandboxrun.probe.types import Context, Control, Seen
+
+TMPFS = 0x01021994  # statfs(2)'s number of a memory filesystem
+RAMFS = 0x858458F6
+
+
+def _secrets_apply(context: Context) -> str | None:
+    return None if context.spec.secrets else "the profile gives it no secrets"
+
+
+def _secrets(seen: Seen) -> list[Mapping[str, str]]:
+    return list(numbered(seen, "secret"))
+
+
+def _all(seen: Seen, context: Context) -> list[Mapping[str, str]] | None:
+    """Every declared one; None if one is missing."""
+    found = _secrets(seen)
+    names = {one.get("name") for one in found}
+    return found if value(seen, "secrets", "open") == "ok" and found and len(names) >= 1 else None
+
+
+def _expected_of(context: Context, name: str) -> tuple[int, int | None]:
+    """The declared mode and owner of a secret's file; the closed ones for a stranger's."""
+    user = number(context.spec.user.partition(":")[0])
+    for ref in context.spec.secrets:
+        if ref.file_name == name:
+            return ref.mode, ref.uid if ref.uid is not None else user
+    return 0o400, user
+
+
+def _mode_holds(seen: Seen, context: Context) -> bool | None:
+    found = _all(seen, context)
+    return None if found is None else every(_closed(one, context) for one in found)
+
+
+def _closed(one: Mapping[str, str], context: Context) -> bool | None:
+    mode, owner = one.get("mode", ""), number(one.get("uid", ""))
+    if owner is None or not mode or set(mode) - set("01234567"):
+        return None
+    allowed, user = _expected_of(context, one.get("name", ""))
+    return int(mode, 8) & ~allowed == 0 and (user is None or owner == user)
+
+
+def _mode_seen(seen: Seen) -> str:
+    return ", ".join(
+        f"{one.get('name')}: {one.get('mode', '').zfill(4)}, owner {one.get('uid')}" for one in _secrets(seen)
+    )
+
+
+def _memory_holds(seen: Seen, context: Context) -> bool | None:
+    found = _all(seen, context)
+    return None if found is None else every(number(one.get("magic", "")) in (TMPFS, RAMFS) for one in found)
+
+
+def _memory_seen(seen: Seen) -> str:
+    kinds = {TMPFS: "tmpfs", RAMFS: "ramfs"}
+    shown = ((one.get("name"), number(one.get("magic", ""))) for one in _secrets(seen))
+    return ", ".join(f"{name}: {kinds.get(magic or 0, f'file system {magic or 0:#x}')}" for name, magic in shown)
+
+
+def _environment_holds(seen: Seen, context: Context) -> bool | None:
+    found = [one for one in _secrets(seen) if "environ" in one]
+    return every(one.get("environ") == "no" and one.get("arguments") == "no" for one in found)
+
+
+def _environment_seen(seen: Seen) -> str:
+    found = [one for one in _secrets(seen) if "environ" in one]
+    held = [one.get("name", "") for one in found if "yes" in (one.get("environ"), one.get("arguments"))]
+    return f"{', '.join(held)} in them" if held else "in neither" if found else ""
+
+
+def _git_applies(context: Context) -> str | None:
+    return None if git_path(context) else "no directory of the host's is writable as its workspace"
+
+
+def _git_moves(seen: Seen, context: Context) -> bool | None:
+    how = value(seen, "git", "move")
+    if how in UNKNOWN or fails(how, "ENOENT"):
+        return None
+    return fails(how, "EBUSY", "EROFS", "EACCES", "EPERM", "EXDEV")
+
+
+def _git_absent(strong: Seen, weak: Seen, context: Context) -> str | None:
+    return "the workspace has no .git" if fails(value(strong, "git", "write"), "ENOENT") else None
+
+
+def _git_written(seen: Seen, context: Context) -> bool | None:
+    how = value(seen, "git", "write")
+    return None if how in UNKNOWN else how != "ok"
+
+
+CONTROLS = (
+    Control(
+        id="secrets-mode",
+        title="Secrets belong to the user alone",
+        field="Mounts /run/secrets",
+        meaning="Each file has the mode and owner declared, 0400 and the sandbox's user unless said otherwise.",
+        how="stat(2) of every file in /run/secrets.",
+        weak="Has a file of its own, with mode 0644.",
+        applies=_secrets_apply,
+        expected=lambda context: ", ".join(
+            f"{ref.file_name}: {ref.mode:04o}, owner {_expected_of(context, ref.file_name)[1]}"
+            for ref in context.spec.secrets
+        ),
+        seen=_mode_seen,
+        holds=_mode_holds,
+    ),
+    Control(
+        id="secrets-memory",
+        title="Secrets lie in memory",
+        field="Mounts /run/secrets",
+        meaning="They are written to no disk.",
+        how="statfs(2) of every file in /run/secrets.",
+        weak="Has a file of its own on its root.",
+        applies=_secrets_apply,
+        expected=lambda context: "tmpfs",
+        seen=_memory_seen,
+        holds=_memory_holds,
+    ),
+    Control(
+        id="secrets-environment",
+        title="Secrets stand in no environment",
+        field="Config.Env, Cmd",
+        meaning="Environments and arguments are inherited, shown by inspect, and kept with crash reports.",
+        how="The program looks for each value in /proc/1/environ, its own, and both command lines. It prints none.",
+        weak="Has its value in its environment.",
+        applies=_secrets_apply,
+        expected=lambda context: "in neither",
+        seen=_environment_seen,
+        holds=_environment_holds,
+    ),
+    Control(
+        id="git-moved",
+        title="The workspace's .git can't be moved",
+        field="HostConfig.Mounts workspace/.git",
+        meaning="A read-only .git that could be moved away would be replaced by one whose hooks the host runs.",
+        how="rename(2) onto a directory that is not empty, which moves nothing: a mount gives EBUSY, others ENOTEMPTY.",
+        weak="The same with a .git of its own.",
+        applies=_git_applies,
+        expected=lambda context: "EBUSY",
+        seen=lambda seen: result(value(seen, "git", "move")) if "git" in seen else "",
+        holds=_git_moves,
+        moot=_git_absent,
+    ),
+    Control(
+        id="git-written",
+        title="The workspace's .git can't be written",
+        field="HostConfig.Mounts workspace/.git",
+        meaning="Hooks, filters and settings in it are run by git on the host.",
+        how="access(2) for writing.",
+        weak="The same with a .git of its own.",
+        applies=_git_applies,
+        expected=lambda context: "EROFS",
+        seen=lambda seen: result(value(seen, "git", "write")) if "git" in seen else "",
+        holds=_git_written,
+        moot=_git_absent,
+    ),
+)

@@ -1,0 +1,352 @@
+"""Controls of the file system: what is mounted, what can be written and run, what stays hidden. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from sandboxrun.probe.program import noexec_paths, tmpfs_sizes
+from sandboxrun.probe.reading import UNKNOWN, every, fails, number, numbered, result, results, value
+from sandboxrun.probe.types import Context, Control, Seen
+
+# What the engine mounts into every container; of the root's own, a sandbox's user can write to none.
+ENGINE = frozenset({"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/console", "/sys/fs/cgroup"})
+PAGE = 4096
+
+
+def mounts(seen: Seen) -> dict[str, Mapping[str, str]]:
+    """The mounts by path: of several on one path the last counts, which lies on top."""
+    return {_octal(mount.get("path", "")): mount for mount in numbered(seen, "mount")}
+
+
+def _octal(text: str) -> str:
+    """Blanks and the like stand as \\040 in mountinfo."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
+def _listed(seen: Seen) -> bool:
+    return number(value(seen, "mounts", "count")) == len(list(numbered(seen, "mount"))) > 0
+
+
+# -- what can be written --------------------------------------------------------------------------------------------
+
+
+def _root_options(seen: Seen) -> list[str]:
+    return mounts(seen).get("/", {}).get("options", "").split(",")
+
+
+def _root_applies(context: Context) -> str | None:
+    return None if context.spec.read_only else "the profile leaves the root writable"
+
+
+def _root_seen(seen: Seen) -> str:
+    return f"{_root_options(seen)[0]}; {results(seen['root'])}" if "root" in seen and _listed(seen) else ""
+
+
+def _root_holds(seen: Seen, context: Context) -> bool | None:
+    tried = seen.get("root", {})
+    if not tried or not _listed(seen):
+        return None
+    written = [place for place, how in tried.items() if how == "ok" and place != "dev"]
+    return "ro" in _root_options(seen) and not written
+
+
+def _declared(context: Context) -> set[str]:
+    spec = context.spec
+    paths = {path for path, options in spec.tmpfs.items() if "ro" not in options.split(",")}
+    paths |= {mount.target for mount in spec.volumes if not mount.read_only}
+    if spec.workspace is not None and spec.workspace.access != "ro":
+        paths.add(spec.workspace.target)
+    paths |= set(context.image_volumes)
+    return {path.rstrip("/") or "/" for path in paths} | (set() if spec.read_only else {"/"})
+
+
+def _writable(seen: Seen) -> set[str]:
+    """The mounts that the sandbox's user can write to. /proc/keys and the like lie under /dev/null."""
+    return {
+        path
+        for path, mount in mounts(seen).items()
+        if mount.get("write") == "ok" and not (path.startswith("/proc/") and mount.get("root") == "/null")
+    } - ENGINE
+
+
+def _writable_expected(context: Context) -> str:
+    return f"none but {', '.join(sorted(_declared(context)))}" if _declared(context) else "none"
+
+
+def _files_of_the_engine(context: Context) -> set[str]:
+    """With a writable root these are, too."""
+    return set() if context.spec.read_only else {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
+
+
+def _writable_holds(seen: Seen, context: Context) -> bool | None:
+    if not _listed(seen):
+        return None
+    return _writable(seen) <= _declared(context) | _files_of_the_engine(context)
+
+
+def _writable_negative(strong: Seen, weak: Seen, context: Context) -> bool:
+    return "/" in _writable(weak)
+
+
+def _propagation_holds(seen: Seen, context: Context) -> bool | None:
+    return not _shared(seen) if _listed(seen) else None
+
+
+def _shared(seen: Seen) -> list[str]:
+    return [path for path, mount in mounts(seen).items() if mount.get("shared") != "no"]
+
+
+# -- what can be run, and how much fits -----------------------------------------------------------------------------
+
+
+def _noexec_applies(context: Context) -> str | None:
+    return None if noexec_paths(context) else "the profile lets every memory filesystem run programs"
+
+
+def _runs(seen: Seen) -> Iterator[tuple[str, str]]:
+    """Each place, and how running a copy in it ended."""
+    for tried in numbered(seen, "execution"):
+        copied, code = tried.get("copy", ""), tried.get("code", "")
+        how = f"no file could be made ({result(copied)})" if copied != "ok" else "it ran" if code == "42" else "refused"
+        mapped = "; mapped to run" if tried.get("map") == "ok" else ""
+        yield tried.get("path", ""), how + mapped if code or copied != "ok" else ""
+
+
+def _noexec_holds(seen: Seen, context: Context) -> bool | None:
+    runs = dict(_runs(seen))
+    found = (runs.get(path, "") for path in noexec_paths(context))
+    return every(None if not how or "made" in how else how == "refused" for how in found)
+
+
+def _sizes_apply(context: Context) -> str | None:
+    return None if tmpfs_sizes(context) else "there is none"
+
+
+def _sizes_seen(seen: Seen) -> str:
+    found = ((one.get("path", ""), number(one.get("bytes", "")), one.get("take", "")) for one in numbered(seen, "size"))
+    return "; ".join(f"{path}: {size} bytes, one page more: {result(take)}" for path, size, take in found)
+
+
+def _sizes_hold(seen: Seen, context: Context) -> bool | None:
+    found = {one.get("path", ""): one for one in numbered(seen, "size")}
+    return every(_bounded(found.get(path), size) for path, size in tmpfs_sizes(context).items())
+
+
+def _bounded(one: Mapping[str, str] | None, declared: int) -> bool | None:
+    if one is None or one.get("look") != "ok":
+        return None
+    size, take = number(one.get("bytes", "")), one.get("take", "")
+    if take == "ok" or size is None or size == 0:
+        return False if take == "ok" else None
+    within = size <= -(-declared // PAGE) * PAGE
+    return within and (fails(take, "ENOSPC", "EROFS", "EACCES", "EDQUOT", "EFBIG") or take == "")
+
+
+# -- what stays hidden ----------------------------------------------------------------------------------------------
+
+
+def _masks_hold(seen: Seen, context: Context) -> bool | None:
+    masks = seen.get("masks")
+    return every([number(count) == 0 for count in masks.values()] or [True]) if masks is not None else None
+
+
+def _masks_seen(seen: Seen) -> str:
+    shown = [name for name, count in seen.get("masks", {}).items() if count != "0"]
+    return f"content in /{', /'.join(shown)}" if shown else "nothing in any" if "masks" in seen else ""
+
+
+def _no_masks(strong: Seen, weak: Seen, context: Context) -> str | None:
+    return None if strong.get("masks") or weak.get("masks") else "this kernel shows none of them"
+
+
+def _closed_holds(seen: Seen, context: Context) -> bool | None:
+    return every(None if how in UNKNOWN else how != "ok" for how in seen.get("closed", {}).values())
+
+
+# -- devices, descriptors, sockets ----------------------------------------------------------------------------------
+
+
+def _mknod_holds(seen: Seen, context: Context) -> bool | None:
+    tried = seen.get("mknod", {}).values()
+    return every(None if how in UNKNOWN else how != "ok" for how in tried)
+
+
+def _null_seen(seen: Seen) -> str:
+    null = seen.get("null", {})
+    return f"{null.get('kind')} {null.get('major')}:{null.get('minor')}" if null.get("look") == "ok" else ""
+
+
+def _devices(seen: Seen) -> set[str]:
+    return {f"/dev/{name}" for name in seen.get("devices", {}) if name != "count"}
+
+
+def _devices_hold(seen: Seen, context: Context) -> bool | None:
+    if not value(seen, "devices", "count"):
+        return None
+    return _devices(seen) <= {device.target or device.source for device in context.spec.devices}
+
+
+def _devices_expected(context: Context) -> str:
+    declared = [device.target or device.source for device in context.spec.devices]
+    return f"none but {', '.join(declared)}" if declared else "none"
+
+
+def _count(seen: Seen, probe: str, key: str) -> bool | None:
+    found = number(value(seen, probe, key))
+    return found == 0 if found is not None else None
+
+
+def _engines_seen(seen: Seen) -> str:
+    engines = seen.get("engines", {})
+    shown = [path for key, path in engines.items() if key != "count"]
+    return ", ".join(shown) or ("none" if engines.get("count") == "0" else "")
+
+
+CONTROLS = (
+    Control(
+        id="root",
+        title="The root can't be written",
+        field="HostConfig.ReadonlyRootfs",
+        meaning="Nothing outlives the run but what is mounted, and no program of the image can be replaced.",
+        how="The root's options in /proc/self/mountinfo, and a new file in ten places.",
+        weak="Started with a writable root, as root.",
+        applies=_root_applies,
+        expected=lambda context: "ro; no file could be made",
+        seen=_root_seen,
+        holds=_root_holds,
+    ),
+    Control(
+        id="writable-mounts",
+        title="Only declared mounts can be written",
+        field="HostConfig.Mounts, Binds, Tmpfs",
+        meaning="Of all that is mounted, the sandbox's user can write to what the profile names, and to /dev/shm and "
+        "/dev/mqueue, which are its own IPC.",
+        how="access(2) on each path of /proc/self/mountinfo.",
+        weak="Started as root with a writable root: / is among them.",
+        expected=_writable_expected,
+        seen=lambda seen: (", ".join(sorted(_writable(seen))) or "none") if _listed(seen) else "",
+        holds=_writable_holds,
+        negative=_writable_negative,
+    ),
+    Control(
+        id="noexec",
+        title="Nothing runs from memory filesystems",
+        field="HostConfig.Tmpfs noexec",
+        meaning="What was downloaded into /tmp, or another tmpfs that is noexec, can be neither run nor mapped to run. "
+        "An interpreter can still read it.",
+        how="A copy of the probe program is started there, and mapped with PROT_EXEC.",
+        weak="The same path on its writable root: the copy runs.",
+        applies=_noexec_applies,
+        expected=lambda context: f"refused in {', '.join(noexec_paths(context))}",
+        seen=lambda seen: "; ".join(f"{path}: {how}" for path, how in _runs(seen)),
+        holds=_noexec_holds,
+    ),
+    Control(
+        id="tmpfs-size",
+        title="Memory filesystems are bounded",
+        field="HostConfig.Tmpfs size, ShmSize",
+        meaning="Unsized, each could take half of the host's memory.",
+        how="statfs(2) gives the size; to reserve one page more (fallocate) fails. Nothing is written. Of those above "
+        "1 GiB only the size is looked at.",
+        weak="The same paths on its root, and a /dev/shm of twice the size: more can be reserved.",
+        applies=_sizes_apply,
+        expected=lambda context: "; ".join(f"{path}: {size} bytes" for path, size in tmpfs_sizes(context).items()),
+        seen=_sizes_seen,
+        holds=_sizes_hold,
+    ),
+    Control(
+        id="propagation",
+        title="No mount is shared with the host",
+        field="HostConfig.Mounts BindOptions.Propagation",
+        meaning="On a shared mount, what is mounted inside would appear on the host.",
+        how="`shared:` among the optional fields of /proc/self/mountinfo.",
+        weak="Makes one of its own mounts shared, and looks.",
+        expected=lambda context: "none",
+        seen=lambda seen: (", ".join(_shared(seen)) or "none") if _listed(seen) else "",
+        holds=_propagation_holds,
+    ),
+    Control(
+        id="masked-paths",
+        title="Masked paths show nothing",
+        field="HostConfig.MaskedPaths",
+        meaning="/proc/kcore, /proc/keys, /sys/firmware and others tell of the host.",
+        how="Each mask is taken off, if that can be done, and what lies there is read.",
+        weak="Takes the masks off, and reads.",
+        expected=lambda context: "nothing in any",
+        seen=_masks_seen,
+        holds=_masks_hold,
+        moot=_no_masks,
+    ),
+    Control(
+        id="kernel-settings",
+        title="The kernel's settings can't be written",
+        field="HostConfig.ReadonlyPaths",
+        meaning="/proc/sys, /proc/sysrq-trigger and others would change the host.",
+        how="The mount that makes each read-only is taken off, if that can be done; then access(2) for writing.",
+        weak="Takes the mounts off, as root.",
+        expected=lambda context: "none can be written",
+        seen=lambda seen: results(seen.get("closed", {})),
+        holds=_closed_holds,
+    ),
+    Control(
+        id="mknod",
+        title="No device can be made",
+        field="HostConfig.CapDrop MKNOD",
+        meaning="A device file reaches the host's disks and memory, whatever is mounted.",
+        how="mknod(2) with /dev/null's number in /dev/shm, /tmp and the working directory.",
+        weak="Started with the capability: it works, and is removed again.",
+        expected=lambda context: "refused everywhere",
+        seen=lambda seen: results(seen.get("mknod", {})),
+        holds=_mknod_holds,
+    ),
+    Control(
+        id="devices",
+        title="No device of the host's but the declared",
+        field="HostConfig.Devices",
+        meaning="/dev holds the few that every program needs, and those of devices.",
+        how="Every block device in /dev, and character devices other than memory and terminals.",
+        weak="Makes a block device in its /dev, and looks.",
+        expected=_devices_expected,
+        seen=lambda seen: (
+            ", ".join(sorted(_devices(seen))) or ("none" if value(seen, "devices", "count") == "0" else "")
+        ),
+        holds=_devices_hold,
+    ),
+    Control(
+        id="null-device",
+        title="/dev/null is the null device",
+        field="runtime",
+        meaning="Runtimes have been tricked into mounting what stands there; masks are made of it.",
+        how="stat(2).",
+        weak="Puts /dev/zero over it, and looks.",
+        expected=lambda context: "character 1:3",
+        seen=_null_seen,
+        holds=lambda seen, context: (_null_seen(seen) == "character 1:3") if _null_seen(seen) else None,
+    ),
+    Control(
+        id="descriptors",
+        title="No directory is left open",
+        field="runtime",
+        meaning="A descriptor that a runtime forgot to close leads into the host's files (CVE-2024-21626).",
+        how="Every descriptor below 64 in /proc/self/fd.",
+        weak="Opens its root, and looks.",
+        expected=lambda context: "none",
+        seen=lambda seen: (
+            value(seen, "descriptors", "directory")
+            or ("none" if value(seen, "descriptors", "directories") == "0" else "")
+        ),
+        holds=lambda seen, context: _count(seen, "descriptors", "directories"),
+    ),
+    Control(
+        id="engine-sockets",
+        title="No engine's socket is within reach",
+        field="HostConfig.Mounts, Binds",
+        meaning="Whoever reaches an engine's socket is root on the host.",
+        how="The paths at which engines and system services listen, and every mount that is a socket.",
+        weak="Listens at /run/docker.sock itself, and looks.",
+        expected=lambda context: "none",
+        seen=_engines_seen,
+        holds=lambda seen, context: _count(seen, "engines", "count"),
+    ),
+)

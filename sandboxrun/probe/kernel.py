@@ -1,0 +1,210 @@
+"""Controls of the kernel: system calls and families of sockets that must be refused, by theme. Pure.
+
+Owns which of the program's attempts belong together, and which of them the engine's own filter refuses as well. Why
+each is refused stands in the seccomp room's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from sandboxrun.probe.reading import MISSING, REFUSED, UNKNOWN, every, results
+from sandboxrun.probe.types import Context, Control, Seen
+
+OURS, DEBUG, ENGINE, OFF = "sandboxrun", "debug", "engine", "unconfined"
+
+
+@attrs.frozen(kw_only=True)
+class Theme:
+    """Attempts that belong together. `engine` are those that the engine's default filter, with no capability left,
+    refuses too, in every version; `debug` says that the variant for debuggers lets them through; `native` that only
+    x86_64 has them."""
+
+    id: str
+    title: str
+    probe: str
+    ours: str
+    engine: str = ""
+    debug: bool = False
+    native: bool = False
+    meaning: str
+
+    def items(self, profile: str) -> tuple[str, ...]:
+        """The attempts that a seccomp profile refuses."""
+        return tuple((self.engine if profile == ENGINE else f"{self.engine} {self.ours}").split())
+
+
+THEMES = (
+    Theme(
+        id="io-uring",
+        title="Asynchronous I/O is refused",
+        probe="calls",
+        ours="io_uring_setup io_setup",
+        meaning="io_uring's operations run past every other rule of the filter.",
+    ),
+    Theme(
+        id="tracing",
+        title="Other processes can't be looked into",
+        probe="calls",
+        ours="ptrace process_vm_readv process_vm_writev process_madvise pidfd_getfd",
+        engine="kcmp",
+        debug=True,
+        meaning="All programs of a sandbox run as one user: each could take over the other.",
+    ),
+    Theme(
+        id="own-namespaces",
+        title="No namespace can be made or entered",
+        probe="calls",
+        ours="clone3",
+        engine="unshare.user unshare.mount unshare.net clone.user setns",
+        meaning="A namespace of one's own gives back all capabilities inside it. clone3, whose flags no filter reads, "
+        "says that it does not exist.",
+    ),
+    Theme(
+        id="mounting",
+        title="Nothing can be mounted",
+        probe="calls",
+        ours="",
+        engine="mount umount2 pivot_root chroot fsopen open_tree move_mount mount_setattr",
+        meaning="What is mounted is the profile's to say.",
+    ),
+    Theme(
+        id="handles",
+        title="Files can't be opened by handle",
+        probe="calls",
+        ours="name_to_handle_at",
+        engine="open_by_handle_at",
+        meaning="A handle names a file of the file system, mounted here or not: this is how a root was left.",
+    ),
+    Theme(
+        id="memory-calls",
+        title="Odd kinds of memory are refused",
+        probe="calls",
+        ours="memfd_secret vmsplice get_mempolicy",
+        engine="userfaultfd",
+        meaning="Memory that hides, stops the kernel in its middle, or is shared with pipes wins races in it.",
+    ),
+    Theme(
+        id="kernel-programs",
+        title="BPF and perf are refused",
+        probe="calls",
+        ours="",
+        engine="bpf perf_event_open",
+        meaning="They are the largest interfaces of the kernel, and show what other programs do.",
+    ),
+    Theme(
+        id="keys",
+        title="The kernel's key rings are refused",
+        probe="calls",
+        ours="",
+        engine="keyctl add_key request_key",
+        meaning="They are shared between containers of one uid.",
+    ),
+    Theme(
+        id="machine",
+        title="The machine's own settings are refused",
+        probe="calls",
+        ours="",
+        engine="init_module finit_module delete_module kexec_load reboot swapon acct syslog sethostname clock_settime "
+        "quotactl fanotify_init",
+        meaning="Kernel, modules, swap, power, clock, accounting and log are the host's. Each call has arguments that "
+        "change nothing.",
+    ),
+    Theme(
+        id="queues",
+        title="Counted queues and semaphores are refused",
+        probe="calls",
+        ours="semget msgget mq_open",
+        meaning="Their memory or their number is counted for the whole host: one sandbox could use up the others'.",
+    ),
+    Theme(
+        id="x86",
+        title="Relics of x86 are refused",
+        probe="calls",
+        ours="modify_ldt i386 x32",
+        engine="iopl",
+        native=True,
+        meaning="16-bit segments, ports, and the entries of i386 and x32 programs, whose calls have other numbers.",
+    ),
+    Theme(
+        id="socket-families",
+        title="Odd families of sockets are refused",
+        probe="families",
+        ours="vsock alg key xdp mptcp ping",
+        engine="packet raw raw6",
+        meaning="They reach the hypervisor, frames on the wire, and parts of the kernel that hardly anybody tests.",
+    ),
+    Theme(
+        id="netlink",
+        title="The kernel's own sockets are refused, routes apart",
+        probe="families",
+        ours="netlink.diag netlink.xfrm netlink.audit netlink.connector netlink.netfilter netlink.uevent "
+        "netlink.generic netlink.crypto",
+        meaning="Netlink is a large part of the kernel. That of routes stays, which every program uses that asks for "
+        "its own addresses.",
+    ),
+)
+
+
+def profile(context: Context) -> str:
+    """Which seccomp profile: sandboxrun, debug, engine, unconfined; "custom" for one of the user's own."""
+    named = context.spec.security_opt.get("seccomp", ENGINE)
+    return named if named in (OURS, DEBUG, ENGINE, OFF) else "custom"
+
+
+def _applies(theme: Theme, context: Context) -> str | None:
+    which = profile(context)
+    if context.gvisor:
+        return "gVisor's own kernel answers system calls: they do not reach the host's"
+    if theme.native and context.architecture != "x86_64":
+        return f"{context.architecture} has none of them"
+    if which == OFF:
+        return "the profile turns seccomp off"
+    if which == "custom":
+        return "the profile brings a seccomp profile of its own: what that refuses is not known here"
+    if which == DEBUG and theme.debug:
+        return "seccomp=debug opens them"
+    return None if theme.items(which) else "the engine's own seccomp profile lets them through"
+
+
+def _tried(theme: Theme, seen: Seen, context: Context) -> Mapping[str, str]:
+    values = seen.get(theme.probe, {})
+    return {item: values.get(item, "") for item in theme.items(profile(context))}
+
+
+def _holds(theme: Theme, seen: Seen, context: Context) -> bool | None:
+    tried = _tried(theme, seen, context).values()
+    return every(None if how in UNKNOWN else how in REFUSED or how in MISSING for how in tried)
+
+
+def _negative(theme: Theme, weak: Seen, context: Context) -> bool:
+    """Each gives something else where nothing refuses it, but for those that this kernel does not have."""
+    tried = _tried(theme, weak, context).values()
+    return all(how not in UNKNOWN and (how in MISSING or how not in REFUSED) for how in tried)
+
+
+def _moot(theme: Theme, weak: Seen, context: Context) -> str | None:
+    tried = _tried(theme, weak, context).values()
+    return "this kernel has none of them" if all(how in MISSING for how in tried) else None
+
+
+def _control(theme: Theme) -> Control:
+    return Control(
+        id=theme.id,
+        title=theme.title,
+        field="HostConfig.SecurityOpt seccomp",
+        meaning=theme.meaning,
+        how=f"Each is tried: {', '.join(f'`{item}`' for item in theme.items(OURS))}.",
+        weak="Started unconfined, with the capabilities they need: each gives something other than a refusal.",
+        applies=lambda context: _applies(theme, context),
+        expected=lambda context: f"refused: {', '.join(theme.items(profile(context)))}",
+        seen=lambda seen: results(seen.get(theme.probe, {}), theme.items(OURS)) if theme.probe in seen else "",
+        holds=lambda seen, context: _holds(theme, seen, context),
+        negative=lambda strong, weak, context: _negative(theme, weak, context),
+        moot=lambda strong, weak, context: _moot(theme, weak, context),
+    )
+
+
+CONTROLS = tuple(_control(theme) for theme in THEMES)

@@ -1,0 +1,183 @@
+"""Controls of the network: what there is no way to, whoever asks. What the gateway refuses stands in `requests`. Pure.
+
+The program sends nothing outside: a datagram socket that is connected tells whether there is a route. Nothing in it
+reads the proxy variables, so all of this holds with them unset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sandboxrun.probe.reading import UNKNOWN, every, fails, number, numbered, result, results, value
+from sandboxrun.probe.types import Context, Control, Seen
+
+NO_ROUTE = ("ENETUNREACH", "EHOSTUNREACH", "EADDRNOTAVAIL", "EAFNOSUPPORT", "EACCES", "EPERM")
+_JOINS = "it joins networks of the project: what they reach, it reaches"
+
+
+def isolated(context: Context) -> bool:
+    """Whether no network that it has leads outside."""
+    if context.egress is not None:
+        return True
+    known = [context.networks.get(key) for key in context.spec.networks]
+    return bool(known) and all(network is not None and network.internal for network in known)
+
+
+def _applies(context: Context) -> str | None:
+    return None if isolated(context) else _JOINS
+
+
+def _hosts_apply(context: Context) -> str | None:
+    return None if context.egress is not None else _JOINS
+
+
+def _neighbours_apply(context: Context) -> str | None:
+    if context.egress is not None:
+        return None
+    open_ = [
+        key
+        for key in context.spec.networks
+        if (net := context.networks.get(key)) is None
+        or net.driver_opts.get("com.docker.network.bridge.enable_icc") != "false"
+    ]
+    return f"the profile lets sandboxes on {', '.join(open_)} reach each other" if open_ else None
+
+
+def _routes(probe: str, seen: Seen) -> Mapping[str, str]:
+    return seen.get(probe, {})
+
+
+def _no_route(probe: str, seen: Seen) -> bool | None:
+    found = _routes(probe, seen).values()
+    return every(None if how in UNKNOWN else fails(how, *NO_ROUTE) for how in found)
+
+
+def _reached(probe: str, seen: Seen) -> list[str]:
+    """The addresses that answered, be it with a refusal: whoever refuses is there."""
+    return [key for key, how in seen.get(probe, {}).items() if how == "ok" or fails(how, "ECONNREFUSED", "ECONNRESET")]
+
+
+def _none_reached(probe: str, seen: Seen) -> bool | None:
+    return not _reached(probe, seen) if probe in seen else None
+
+
+def _reached_seen(probe: str, seen: Seen) -> str:
+    if probe not in seen:
+        return ""
+    reached = {key: seen[probe][key] for key in _reached(probe, seen)}
+    tried = f"{len(seen[probe])} tried"
+    return f"{results(reached)} ({tried})" if reached else f"none answered ({tried})"
+
+
+def _answered(server: Mapping[str, str]) -> bool:
+    """An answer, or the word that there is no such name: both come from whoever knows the outside's names."""
+    return server.get("got") == "ok" and server.get("code") in ("0", "3")
+
+
+def _names_hold(seen: Seen, context: Context) -> bool | None:
+    servers = list(numbered(seen, "resolver"))
+    if not servers or number(value(seen, "resolvers", "count")) != len(servers):
+        return None
+    return not any(map(_answered, servers))
+
+
+def _names_seen(seen: Seen) -> str:
+    return "; ".join(f"{server.get('server')}: {_answer(server)}" for server in numbered(seen, "resolver"))
+
+
+def _answer(server: Mapping[str, str]) -> str:
+    if server.get("sent") != "ok" or server.get("got") != "ok":
+        return result(server.get("got", "") if server.get("sent") == "ok" else server.get("sent", ""))
+    code = server.get("code", "")
+    if code == "0":
+        return f"{server.get('answers')} answers"
+    return {"2": "can't tell", "3": "no such name", "5": "refused"}.get(code, f"code {code}")
+
+
+def _route_control(id: str, probe: str, title: str, meaning: str, how: str, weak: str) -> Control:
+    return Control(
+        id=id,
+        title=title,
+        field="HostConfig.NetworkMode, NetworkSettings.Networks",
+        meaning=meaning,
+        how=how,
+        weak=weak,
+        applies=_applies,
+        expected=lambda context: "no route",
+        seen=lambda seen: results(_routes(probe, seen)),
+        holds=lambda seen, context: _no_route(probe, seen),
+    )
+
+
+CONTROLS = (
+    _route_control(
+        "routes",
+        "routes",
+        "No route outside",
+        "Programs that ignore the proxy variables, or unset them, reach nothing: there is no way but the gateway's.",
+        "connect(2) of a datagram socket, which sends nothing, to public addresses and those kept for documentation.",
+        "Started on a bridge with a way out: there is a route.",
+    ),
+    _route_control(
+        "routes-ipv6",
+        "routes6",
+        "No route outside by IPv6",
+        "What IPv4 closes, IPv6 must not open.",
+        "The same, to a public, a documentation, a private and the metadata address.",
+        "Gives itself an address of which everything is a neighbour: there is a route.",
+    ),
+    _route_control(
+        "metadata",
+        "metadata",
+        "The cloud's metadata can't be reached",
+        "A machine's credentials are had there for the asking.",
+        "The same, to 169.254.169.254 and the like.",
+        "Started on a bridge with a way out: there is a route.",
+    ),
+    _route_control(
+        "private-addresses",
+        "private",
+        "Private addresses can't be reached",
+        "The networks around the host.",
+        "The same, to the ends of 10/8, 172.16/12, 192.168/16 and to 100.64/10.",
+        "Started on a bridge with a way out: there is a route.",
+    ),
+    Control(
+        id="host",
+        title="The host's own addresses can't be reached",
+        field="Networks driver option com.docker.network.bridge.inhibit_ipv4",
+        meaning="Services of the host listen on its bridge's address and on its others. A refusal counts as reached.",
+        how="TCP to ports 1, 22, 80 and 2375 of the first address of each subnet, and of the addresses that verify "
+        "knows of the host.",
+        weak="Started on a plain bridge: the host refuses, that is, it answers.",
+        applies=_hosts_apply,
+        expected=lambda context: "none answers",
+        seen=lambda seen: _reached_seen("hosts", seen),
+        holds=lambda seen, context: _none_reached("hosts", seen),
+    ),
+    Control(
+        id="neighbours",
+        title="Other sandboxes can't be reached",
+        field="Networks driver option com.docker.network.bridge.enable_icc",
+        meaning="Sandboxes do not know of each other. A refusal counts as reached.",
+        how="TCP to the first addresses of its subnets, its gateway's apart, and to those of the project's others.",
+        weak="Another weak sandbox runs on its network: it refuses, that is, it answers.",
+        applies=_neighbours_apply,
+        expected=lambda context: "none answers",
+        seen=lambda seen: _reached_seen("neighbours", seen),
+        holds=lambda seen, context: _none_reached("neighbours", seen),
+    ),
+    Control(
+        id="names",
+        title="No name server answers for the outside",
+        field="HostConfig.Dns",
+        meaning="Names that are asked for carry data out, where a resolver forwards them.",
+        how="A question for a name of example.com to the engine's resolver, to 127.0.0.1 and to those of "
+        "/etc/resolv.conf. No answer, a refusal and a failure hold; an address, or that there is none, do not.",
+        weak="Has a name server of its own behind the engine's resolver: an answer comes.",
+        applies=_applies,
+        expected=lambda context: "no answer",
+        seen=_names_seen,
+        holds=_names_hold,
+    ),
+)

@@ -1,0 +1,241 @@
+"""Controls of privilege: who the sandbox's program is and what it may become. Pure."""
+
+from __future__ import annotations
+
+from sandboxrun.probe import capabilities
+from sandboxrun.probe.reading import every, number, value
+from sandboxrun.probe.types import Context, Control, Seen
+
+SETS = ("inheritable", "permitted", "effective", "bounding", "ambient")
+# The numbers of the namespaces that every kernel begins with (include/linux/proc_ns.h), but for those that vary.
+INITIAL = {"ipc": "4026531839", "uts": "4026531838", "pid": "4026531836", "cgroup": "4026531835"}
+
+
+def _account(context: Context) -> tuple[int | None, int | None]:
+    """The declared user and group; None for what only the image knows."""
+    user, _, group = context.spec.user.partition(":")
+    return number(user), number(group)
+
+
+def _root(context: Context) -> str | None:
+    return "the profile runs it as root" if _account(context)[0] == 0 or context.spec.user == "root" else None
+
+
+# -- capabilities ---------------------------------------------------------------------------------------------------
+
+
+def _allowed(context: Context) -> int:
+    return capabilities.allowed(context.spec.cap_add, context.spec.cap_drop)
+
+
+def _capabilities_apply(context: Context) -> str | None:
+    return "the profile gives every capability" if "ALL" in context.spec.cap_add else None
+
+
+def _capabilities_expected(context: Context) -> str:
+    return f"at most {', '.join(capabilities.names(_allowed(context)))}" if _allowed(context) else "none in any set"
+
+
+def _masks(seen: Seen) -> list[int | None]:
+    texts = (value(seen, "status", name) for name in SETS)
+    return [int(text, 16) if text and set(text) <= set("0123456789abcdef") else None for text in texts]
+
+
+def _capabilities_seen(seen: Seen) -> str:
+    masks = _masks(seen)
+    if None in masks:
+        return ""
+    shown = {name: capabilities.names(mask or 0) for name, mask in zip(SETS, masks, strict=True)}
+    return "; ".join(f"{name}: {', '.join(held)}" for name, held in shown.items() if held) or "none in any set"
+
+
+def _capabilities_hold(seen: Seen, context: Context) -> bool | None:
+    allowed = _allowed(context)
+    return every(None if mask is None else mask & ~allowed == 0 for mask in _masks(seen))
+
+
+# -- the rest of /proc/self/status ----------------------------------------------------------------------------------
+
+
+def _nnp_applies(context: Context) -> str | None:
+    off = context.spec.security_opt.get("no-new-privileges") == "false"
+    return "the profile turns no-new-privileges off" if off else None
+
+
+def _flag(key: str, wanted: str, seen: Seen) -> bool | None:
+    found = value(seen, "status", key)
+    return found == wanted if found else None
+
+
+def _seccomp_applies(context: Context) -> str | None:
+    if context.gvisor:
+        return "gVisor's own kernel answers system calls, and shows no filter"
+    return "the profile turns seccomp off" if context.spec.security_opt.get("seccomp") == "unconfined" else None
+
+
+def _ids(seen: Seen, key: str) -> set[int]:
+    return {found for text in value(seen, "status", key).split() if (found := number(text)) is not None}
+
+
+def _user_expected(context: Context) -> str:
+    uid, gid = _account(context)
+    return f"uid {uid if uid is not None else 'not 0'}, gid {gid if gid is not None else 'the image’s'}, in all of them"
+
+
+def _user_seen(seen: Seen) -> str:
+    uids, gids = _ids(seen, "uid"), _ids(seen, "gid")
+    return f"uid {', '.join(map(str, sorted(uids)))}, gid {', '.join(map(str, sorted(gids)))}" if uids and gids else ""
+
+
+def _user_holds(seen: Seen, context: Context) -> bool | None:
+    (uid, gid), uids, gids = _account(context), _ids(seen, "uid"), _ids(seen, "gid")
+    if not uids or not gids:
+        return None
+    return (uids == {uid} if uid is not None else 0 not in uids) and (gid is None or gids == {gid})
+
+
+def _groups(context: Context) -> set[int] | None:
+    """The groups it may have; None where the image's files say so."""
+    _, gid = _account(context)
+    added = [number(group) for group in context.spec.group_add]
+    return {gid, *added} - {None} if gid is not None and None not in added else None  # type: ignore[return-value]
+
+
+def _groups_apply(context: Context) -> str | None:
+    return "the profile gives it root's group" if 0 in (_groups(context) or ()) else None
+
+
+def _groups_expected(context: Context) -> str:
+    groups = _groups(context)
+    return "not root's (0)" if groups is None else f"none but {', '.join(map(str, sorted(groups)))}"
+
+
+def _groups_hold(seen: Seen, context: Context) -> bool | None:
+    if not value(seen, "status", "uid"):
+        return None
+    allowed, found = _groups(context), _ids(seen, "groups")
+    return 0 not in found if allowed is None else found <= allowed
+
+
+# -- what it may become ---------------------------------------------------------------------------------------------
+
+
+def _setuid_applies(context: Context) -> str | None:
+    return _nnp_applies(context) or _root(context)
+
+
+def _setuid_seen(seen: Seen) -> str:
+    mode, raised = value(seen, "setuid", "mode"), value(seen, "raised", "uid")
+    return f"a file of root with mode {mode} ran as uid {raised}" if raised else ""
+
+
+def _setuid_holds(seen: Seen, context: Context) -> bool | None:
+    mode, owner = value(seen, "setuid", "mode"), value(seen, "setuid", "owner")
+    raised = number(value(seen, "raised", "uid"))
+    if raised is None or len(mode) != 4 or mode[0] not in "4567" or owner != "0":
+        return None
+    return raised in _ids(seen, "uid") and raised != 0
+
+
+def _namespaces_seen(seen: Seen) -> str:
+    return ", ".join(f"{kind} {text.partition(':')[2]}" for kind, text in seen.get("namespaces", {}).items())
+
+
+def _namespaces_hold(seen: Seen, context: Context) -> bool | None:
+    host = {kind: f"{kind}:[{inode}]" for kind, inode in INITIAL.items()}
+    if not context.gvisor:
+        host |= {kind: text for kind, text in context.host_namespaces.items() if kind not in ("user", "time")}
+    found = {kind: value(seen, "namespaces", kind) for kind in host}
+    return every(None if not text else text != host[kind] for kind, text in found.items())
+
+
+CONTROLS = (
+    Control(
+        id="capabilities",
+        title="No capability beyond the declared",
+        field="HostConfig.CapDrop, CapAdd",
+        meaning="The parts of root's power that the kernel gives by name. None is left, in any of a process's five "
+        "sets, but those that cap_add names.",
+        how="The masks in /proc/self/status.",
+        weak="Started with nearly all capabilities.",
+        applies=_capabilities_apply,
+        expected=_capabilities_expected,
+        seen=_capabilities_seen,
+        holds=_capabilities_hold,
+    ),
+    Control(
+        id="no-new-privileges",
+        title="No new privileges",
+        field="HostConfig.SecurityOpt no-new-privileges",
+        meaning="No program, setuid or with file capabilities, gives its caller more than it has.",
+        how="NoNewPrivs in /proc/self/status.",
+        weak="Started without it.",
+        applies=_nnp_applies,
+        expected=lambda context: "1",
+        seen=lambda seen: value(seen, "status", "no-new-privileges"),
+        holds=lambda seen, context: _flag("no-new-privileges", "1", seen),
+    ),
+    Control(
+        id="seccomp",
+        title="System calls are filtered",
+        field="HostConfig.SecurityOpt seccomp",
+        meaning="A filter stands before every system call. What it refuses is seen by the controls of the kernel.",
+        how="Seccomp in /proc/self/status: 2 is a filter.",
+        weak="Started unconfined.",
+        applies=_seccomp_applies,
+        expected=lambda context: "2",
+        seen=lambda seen: value(seen, "status", "seccomp"),
+        holds=lambda seen, context: _flag("seccomp", "2", seen),
+    ),
+    Control(
+        id="user",
+        title="Runs as the declared user",
+        field="Config.User",
+        meaning="Real, effective, saved and file-system ids are the declared ones, and not root's.",
+        how="Uid and Gid in /proc/self/status.",
+        weak="Started as root.",
+        applies=_root,
+        expected=_user_expected,
+        seen=_user_seen,
+        holds=_user_holds,
+    ),
+    Control(
+        id="groups",
+        title="No further groups",
+        field="HostConfig.GroupAdd",
+        meaning="A group can open files and sockets: there is none but the user's own and those of group_add.",
+        how="Groups in /proc/self/status.",
+        weak="Started with groups 0, 1 and 2.",
+        applies=_groups_apply,
+        expected=_groups_expected,
+        seen=lambda seen: (
+            ", ".join(map(str, sorted(_ids(seen, "groups")))) or ("none" if value(seen, "status", "uid") else "")
+        ),
+        holds=_groups_hold,
+    ),
+    Control(
+        id="setuid",
+        title="Setuid programs are powerless",
+        field="HostConfig.SecurityOpt no-new-privileges",
+        meaning="A program of root's with the setuid bit, such as su, runs with its caller's id.",
+        how="The probe program starts itself from a file of root's with mode 4555, which then says who it is.",
+        weak="Becomes uid 65534 and starts the same file: it is root.",
+        applies=_setuid_applies,
+        expected=lambda context: "the caller's uid",
+        seen=_setuid_seen,
+        holds=_setuid_holds,
+    ),
+    Control(
+        id="namespaces",
+        title="Namespaces of its own",
+        field="HostConfig.PidMode, IpcMode, UTSMode, CgroupnsMode, NetworkMode",
+        meaning="Processes, IPC, host name and cgroups are not the host's; nor, where the engine runs on this machine, "
+        "are mounts and network.",
+        how="The numbers in /proc/self/ns, against those that a kernel begins with and those of the host.",
+        weak="None.",
+        exempt="no option shares them with the host; the host's own numbers are what they are compared with",
+        expected=lambda context: "none is the host's",
+        seen=_namespaces_seen,
+        holds=_namespaces_hold,
+    ),
+)

@@ -1,0 +1,350 @@
+"""Controls of resources: limits as the kernel holds them, and what becomes of a program that goes beyond. Pure."""
+
+from __future__ import annotations
+
+from sandboxrun.probe.output import OUTCOME, complete
+from sandboxrun.probe.program import small_memory, small_processes, swap
+from sandboxrun.probe.reading import every, fails, number, result, value
+from sandboxrun.probe.types import Context, Control, Phase, Seen
+
+UNLIMITED = 1 << 62  # beyond it, version 1 of cgroups means none
+GVISOR = "gVisor shows no cgroup inside; verify --running reads it on the host"
+TOLERANCE = 1.25  # the quota is counted anew every tenth of a second: the last one may be had twice
+
+
+def _limit(seen: Seen, v1: str, v2: str) -> int | None:
+    """A limit of either version's; -1 for none set, None where it could not be read."""
+    text = value(seen, "cgroup", v1) or value(seen, "cgroup", v2)
+    if text == "max":
+        return -1
+    found = number(text)
+    return -1 if found is not None and found >= UNLIMITED else found
+
+
+def _shown(limit: int | None, unit: str) -> str:
+    return "" if limit is None else "unlimited" if limit < 0 else f"{limit} {unit}"
+
+
+# -- the limits themselves ------------------------------------------------------------------------------------------
+
+
+def _memory_applies(context: Context) -> str | None:
+    return GVISOR if context.gvisor else None if context.spec.mem_limit else "the profile sets no mem_limit"
+
+
+def _memory_holds(seen: Seen, context: Context) -> bool | None:
+    found = _limit(seen, "v1.memory", "v2.memory.max")
+    return None if found is None else 0 < found <= context.spec.mem_limit
+
+
+def _swap_applies(context: Context) -> str | None:
+    return _memory_applies(context) or ("the profile allows any amount of swap" if swap(context) is None else None)
+
+
+def _swap(seen: Seen) -> int | None:
+    """Swap alone: version 1 counts it together with memory."""
+    both, memory = _limit(seen, "v1.memory.swap", ""), _limit(seen, "v1.memory", "")
+    if both is not None and memory is not None:
+        return -1 if both < 0 else both - memory
+    return _limit(seen, "", "v2.memory.swap.max")
+
+
+def _swap_holds(seen: Seen, context: Context) -> bool | None:
+    found, allowed = _swap(seen), swap(context)
+    return None if found is None or allowed is None else 0 <= found <= allowed
+
+
+def _pids_apply(context: Context) -> str | None:
+    return GVISOR if context.gvisor else _processes_apply(context)
+
+
+def _pids_hold(seen: Seen, context: Context) -> bool | None:
+    found = _limit(seen, "v1.pids", "v2.pids.max")
+    return None if found is None else 0 < found <= context.spec.pids_limit
+
+
+def _cpus_apply(context: Context) -> str | None:
+    return None if context.spec.cpus else "the profile sets no cpus"
+
+
+def _quota(seen: Seen) -> float | None:
+    """The CPUs that the quota amounts to; -1 for none set."""
+    quota, period = value(seen, "cgroup", "v1.cpu.quota"), value(seen, "cgroup", "v1.cpu.period")
+    if not quota:
+        quota, _, period = value(seen, "cgroup", "v2.cpu.max").partition(" ")
+    if quota in ("max", "-1"):
+        return -1
+    most, every_us = number(quota), number(period)
+    return most / every_us if most is not None and every_us else None
+
+
+def _quota_holds(seen: Seen, context: Context) -> bool | None:
+    found = _quota(seen)
+    return None if found is None else 0 < found <= context.spec.cpus + 1e-6
+
+
+def _quota_seen(seen: Seen) -> str:
+    found = _quota(seen)
+    return "" if found is None else "unlimited" if found < 0 else f"{found:g} CPUs"
+
+
+# -- CPU time, as used ----------------------------------------------------------------------------------------------
+
+
+def _used(seen: Seen) -> float | None:
+    used, wall = number(value(seen, "processors", "used_ms")), number(value(seen, "processors", "wall_ms"))
+    return used / wall if used is not None and wall else None
+
+
+def _used_applies(context: Context) -> str | None:
+    if context.host_cpus and context.spec.cpus >= context.host_cpus:
+        return f"the host has {context.host_cpus} CPUs"
+    return _cpus_apply(context)
+
+
+def _used_holds(seen: Seen, context: Context) -> bool | None:
+    used = _used(seen)
+    return None if used is None else used <= context.spec.cpus * TOLERANCE + 0.1
+
+
+def _used_negative(strong: Seen, weak: Seen, context: Context) -> bool:
+    """The weak one uses more; where others keep the host busy so that it can't, that it has no quota is what is left to
+    see."""
+    return _used_holds(weak, context) is False or _quota(weak) == -1
+
+
+# -- limits of each process -----------------------------------------------------------------------------------------
+
+
+def _ulimits_apply(context: Context) -> str | None:
+    return None if context.spec.ulimits else "the profile sets none"
+
+
+def _ulimits_seen(seen: Seen) -> str:
+    before, raised = seen.get("limits", {}), seen.get("limits.raised", {})
+    names = sorted({key.partition(".")[0] for key in before})
+    shown = (f"{name}: {before.get(f'{name}.soft')}/{before.get(f'{name}.hard')}" for name in names)
+    return ", ".join(shown) if raised else ""
+
+
+def _ulimits_hold(seen: Seen, context: Context) -> bool | None:
+    return every(
+        _at_most(number(value(seen, probe, f"{name}.{kind}")), most)
+        for name, limit in context.spec.ulimits.items()
+        for probe, kind, most in (
+            ("limits", "soft", limit.soft),
+            ("limits", "hard", limit.hard),
+            ("limits.raised", "hard", limit.hard),
+        )
+    )
+
+
+def _at_most(found: int | None, most: int) -> bool | None:
+    return None if found is None else most < 0 or 0 <= found <= most
+
+
+def _files_apply(context: Context) -> str | None:
+    limit = context.spec.ulimits.get("nofile")
+    if limit is None or limit.hard < 0:
+        return "the profile sets no ulimits.nofile"
+    return None if limit.hard + 64 <= 1 << 17 else "so many are not opened; see ulimits"
+
+
+def _files_hold(seen: Seen, context: Context) -> bool | None:
+    opened, last = number(value(seen, "files", "open")), value(seen, "files", "last")
+    if opened is None or not last:
+        return None
+    return opened <= context.spec.ulimits["nofile"].hard and fails(last, "EMFILE", "ENFILE")
+
+
+# -- those that may end the sandbox ---------------------------------------------------------------------------------
+
+
+def _processes_apply(context: Context) -> str | None:
+    return None if context.spec.pids_limit > 0 else "the profile sets no pids_limit"
+
+
+def _processes_hold(seen: Seen, context: Context) -> bool | None:
+    made, last = number(value(seen, "processes", "made")), value(seen, "processes", "last")
+    if made is None and context.gvisor and "processes.begin" in seen and not complete(seen):
+        return True  # it ends the sandbox at its limit
+    if made is None or not last:
+        return None
+    return made < small_processes(context) and fails(last, "EAGAIN")
+
+
+def _processes_seen(seen: Seen) -> str:
+    made, last = value(seen, "processes", "made"), value(seen, "processes", "last")
+    if made:
+        return f"{made} more processes, then {result(last)}"
+    return "ended by its runtime" if "processes.begin" in seen else ""
+
+
+def _oom_applies(context: Context) -> str | None:
+    if not context.spec.mem_limit:
+        return "the profile sets no mem_limit"
+    return "the profile allows any amount of swap" if swap(context) is None else None
+
+
+def _oom_holds(seen: Seen, context: Context) -> bool | None:
+    if value(seen, "memory", "taken"):
+        return False
+    if "memory.begin" not in seen or value(seen, "memory.begin", "map") != "ok" or OUTCOME not in seen:
+        return None
+    return value(seen, OUTCOME, "oom_killed") == "yes"
+
+
+def _oom_seen(seen: Seen) -> str:
+    taken = value(seen, "memory", "taken")
+    if taken:
+        return f"took {taken} bytes"
+    outcome = value(seen, OUTCOME, "how")
+    return f"ended: {outcome}, exit code {value(seen, OUTCOME, 'exit_code') or 'unknown'}" if outcome else ""
+
+
+def _stubborn_holds(seen: Seen, context: Context) -> bool | None:
+    if value(seen, "stubborn", "outlived"):
+        return False
+    if "stubborn.begin" not in seen or OUTCOME not in seen:
+        return None
+    return value(seen, OUTCOME, "how") == "timeout"
+
+
+def _stubborn_seen(seen: Seen) -> str:
+    if value(seen, "stubborn", "outlived"):
+        return "ended by itself, after its deadline"
+    outcome, seconds = value(seen, OUTCOME, "how"), value(seen, OUTCOME, "seconds")
+    return f"ended: {outcome}" + (f", after {seconds} s" if seconds else "") if outcome else ""
+
+
+CONTROLS = (
+    Control(
+        id="memory-limit",
+        title="Memory is limited",
+        field="HostConfig.Memory",
+        meaning="The kernel counts the sandbox's memory, memory filesystems included, and holds it below mem_limit.",
+        how="memory.limit_in_bytes or memory.max of its cgroup.",
+        weak="Started without a limit.",
+        applies=_memory_applies,
+        expected=lambda context: f"{context.spec.mem_limit} bytes",
+        seen=lambda seen: _shown(_limit(seen, "v1.memory", "v2.memory.max"), "bytes"),
+        holds=_memory_holds,
+    ),
+    Control(
+        id="swap-limit",
+        title="Swap is limited",
+        field="HostConfig.MemorySwap",
+        meaning="Left to itself, an engine allows as much swap again as memory.",
+        how="memory.memsw.limit_in_bytes or memory.swap.max of its cgroup.",
+        weak="Started without a limit.",
+        applies=_swap_applies,
+        expected=lambda context: f"{swap(context)} bytes",
+        seen=lambda seen: _shown(_swap(seen), "bytes"),
+        holds=_swap_holds,
+    ),
+    Control(
+        id="memory",
+        title="Memory beyond the limit ends it, as OOM",
+        field="HostConfig.Memory",
+        meaning="A program that takes more is killed, and the run is reported as OOM.",
+        how="A start of its own, with mem_limit or 64 MiB if that is less: the program takes half as much again. "
+        "The engine must say OOMKilled.",
+        weak="Takes the same without a limit, and lives.",
+        phase=Phase.MEMORY,
+        applies=_oom_applies,
+        expected=lambda context: f"killed for memory at {small_memory(context) + (swap(context) or 0)} bytes",
+        seen=_oom_seen,
+        holds=_oom_holds,
+    ),
+    Control(
+        id="pids-limit",
+        title="Processes are limited",
+        field="HostConfig.PidsLimit",
+        meaning="Processes and threads together, of the whole sandbox.",
+        how="pids.max of its cgroup.",
+        weak="Started without a limit.",
+        applies=_pids_apply,
+        expected=lambda context: f"{context.spec.pids_limit} processes",
+        seen=lambda seen: _shown(_limit(seen, "v1.pids", "v2.pids.max"), "processes"),
+        holds=_pids_hold,
+    ),
+    Control(
+        id="processes",
+        title="A fork loop ends at the limit",
+        field="HostConfig.PidsLimit",
+        meaning="A fork bomb stays in the sandbox.",
+        how="A start of its own, with pids_limit or 64 if that is less: fork(2) until it gives EAGAIN. gVisor ends the "
+        "sandbox there.",
+        weak="Forks on beyond it.",
+        phase=Phase.PROCESSES,
+        applies=_processes_apply,
+        expected=lambda context: f"EAGAIN before {small_processes(context)} more",
+        seen=_processes_seen,
+        holds=_processes_hold,
+    ),
+    Control(
+        id="ulimits",
+        title="Limits of each process",
+        field="HostConfig.Ulimits",
+        meaning="Open files, core dumps and the others of ulimits, soft and hard, can't be raised.",
+        how="prlimit(2) as it begins, and after an attempt to raise each.",
+        weak="Started with the engine's own.",
+        applies=_ulimits_apply,
+        expected=lambda context: ", ".join(f"{n}: {u.soft}/{u.hard}" for n, u in context.spec.ulimits.items()),
+        seen=_ulimits_seen,
+        holds=_ulimits_hold,
+    ),
+    Control(
+        id="open-files",
+        title="A loop that opens files ends at the limit",
+        field="HostConfig.Ulimits nofile",
+        meaning="The host's table of open files can't be used up.",
+        how="The soft limit is raised as far as it goes, then dup(2) until it fails.",
+        weak="Opens on beyond it.",
+        applies=_files_apply,
+        expected=lambda context: f"EMFILE at {context.spec.ulimits['nofile'].hard}",
+        seen=lambda seen: (
+            f"{value(seen, 'files', 'open')} open, then {result(value(seen, 'files', 'last'))}"
+            if "files" in seen
+            else ""
+        ),
+        holds=_files_hold,
+    ),
+    Control(
+        id="cpu-quota",
+        title="CPU time is limited",
+        field="HostConfig.NanoCpus",
+        meaning="The kernel gives the sandbox no more than so many CPUs' time.",
+        how="cpu.cfs_quota_us or cpu.max of its cgroup.",
+        weak="Started without a quota.",
+        applies=lambda context: GVISOR if context.gvisor else _cpus_apply(context),
+        expected=lambda context: f"{context.spec.cpus:g} CPUs",
+        seen=_quota_seen,
+        holds=_quota_holds,
+    ),
+    Control(
+        id="cpu-time",
+        title="CPU time over wall time",
+        field="HostConfig.NanoCpus",
+        meaning="What it really gets, with as many processes at work as could use more.",
+        how="One process more than cpus (64 at most) for a second; their CPU time by what the kernel counted.",
+        weak="The same without a quota; on a busy host, that it has none is what is looked at.",
+        applies=_used_applies,
+        expected=lambda context: f"at most {context.spec.cpus:g} and a quarter",
+        seen=lambda seen: f"{used:.2f}" if (used := _used(seen)) is not None else "",
+        holds=_used_holds,
+        negative=_used_negative,
+    ),
+    Control(
+        id="deadline",
+        title="Who ignores TERM is gone by the deadline",
+        field="none: sandboxrun ends it",
+        meaning="A command that ignores every signal it can is killed when its time and its grace are over.",
+        how="A start of its own with a timeout of 2 s and 1 s of grace; the program wants to live for 8 s.",
+        weak="Started without a deadline: it outlives it.",
+        phase=Phase.STUBBORN,
+        expected=lambda context: "ended: timeout",
+        seen=_stubborn_seen,
+        holds=_stubborn_holds,
+    ),
+)
