@@ -90,7 +90,7 @@ class Conversation:
             if not first and not self.http.trailing_data[0]:
                 async with asyncio.timeout(KEEP_ALIVE_SECONDS):
                     data = await self.client.read()
-                self.exchange = Exchange()
+                self.exchange.begin()  # waiting for it is no part of it
                 if not data:
                     return None
                 self.http.receive_data(data)

@@ -24,8 +24,7 @@ class Exchange:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.began = time.time()
-        self.started = time.monotonic()
+        self.begin()
         self.method = ""
         self.host = ""
         self.port = 0
@@ -36,6 +35,10 @@ class Exchange:
         self.received = 0
         self.ech = False
         self.told = False  # whether an `open` event has been recorded
+
+    def begin(self) -> None:
+        """It begins now."""
+        self.began, self.started = time.time(), time.monotonic()
 
     def aim(self, method: str, target: Target) -> None:
         """Note what is asked for."""

@@ -8,8 +8,13 @@ from __future__ import annotations
 MAX_HELLO = 16 * 1024  # bytes in all; those with post-quantum keys take about two thousand
 MAX_RECORDS = 64
 CLIENT_HELLO = 1
+SERVER_HELLO = 2
 SERVER_NAME = 0
 ECH = 0xFE0D
+# RFC 8446, 4.1.3: a ServerHello with this in place of its random bytes asks for another ClientHello
+RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
+SERVER_START = 5 + 4 + 2 + 32  # the heads of record and message, version, random
+CHANGE_CIPHER = b"\x14\x03\x03\x00\x01\x01"  # may stand before a second ClientHello
 ALERT = b"\x15\x03\x03\x00\x02\x02\x31"  # fatal: access denied
 
 
@@ -61,6 +66,18 @@ def read_hello(data: bytes) -> Hello | None:
             name, ech = _read_message(bytes(message[4:]))
             return Hello(name, ech, at)
     raise BadHello("its ClientHello comes in too many pieces")
+
+
+def asks_again(start: bytes) -> bool:
+    """Whether a server that begins like this (SERVER_START bytes) wants another ClientHello. Raises BadHello.
+
+    A server that ended before, or that began with an alert, wants none.
+    """
+    if len(start) < SERVER_START or start[:1] == b"\x15":
+        return False
+    if start[:2] != b"\x16\x03" or start[5] != SERVER_HELLO or int.from_bytes(start[3:5]) < SERVER_START - 5:
+        raise BadHello("the server's first message is no ServerHello")
+    return start[-32:] == RETRY
 
 
 def _record(data: bytes, at: int) -> bytes | None:

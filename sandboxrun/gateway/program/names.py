@@ -15,6 +15,7 @@ MAX_AUTHORITY = 300  # a name has 253 at most
 _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = re.compile(rf"(?:{_LABEL}\.)+{_LABEL}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)  # as a last label: what C libraries take for an address
+_BARE_IPV6 = re.compile(r"[0-9a-f.:]*:[0-9a-f.:]*", re.ASCII)
 _PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
 
 
@@ -44,7 +45,7 @@ def target_of(authority: str, default_port: int | None = None) -> Target:
     host, port = _split(authority.lower(), default_port)
     if host.startswith("["):
         return Target(host[1:-1], port, _ipv6(host))
-    if ":" in host:
+    if _BARE_IPV6.fullmatch(host):
         raise Refused("address", "an IPv6 address without brackets")
     if host.endswith("."):
         raise Refused("name", "the host ends with a dot")

@@ -24,6 +24,8 @@ class Side(asyncio.Protocol):
         self._reading: asyncio.Future[None] | None = None
         self._draining: asyncio.Future[None] | None = None
         self._slow = False  # the peer does not take what is written as fast as it comes
+        self._watched: bytearray | None = None
+        self._wanted = 0
         self._to: Side | None = None
         self._from: Side | None = None
         self.gone: asyncio.Future[None] = loop.create_future()
@@ -45,6 +47,8 @@ class Side(asyncio.Protocol):
         """Bytes have come in."""
         self.received += len(data)
         self.stirred = True
+        if self._watched is not None:
+            self._watch(data)
         if self._to is not None:
             self.passed += len(data)
             self._to.transport.write(data)
@@ -105,6 +109,29 @@ class Side(asyncio.Protocol):
         if not self.lost:
             self.transport.resume_reading()
         return data
+
+    def watch(self, count: int) -> None:
+        """Keep a copy of the first `count` bytes that come in, for `beginning`."""
+        self._watched, self._wanted = bytearray(), count
+
+    def _watch(self, data: bytes) -> None:
+        assert self._watched is not None
+        self._watched += data[: self._wanted - len(self._watched)]
+        self._wake_reader()
+
+    async def beginning(self) -> bytes:
+        """The first bytes that came in since `watch`, fewer only where the peer ended before."""
+        assert self._watched is not None
+        while len(self._watched) < self._wanted and not self.ended:
+            self._reading = self._loop.create_future()
+            await self._reading
+        found, self._watched = bytes(self._watched), None
+        return found
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing has come in yet."""
+        return not self.received
 
     def write(self, data: bytes) -> None:
         """Send."""

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[3]
 LISTEN = ("127.0.0.1", 3128)
 SERVER, OTHER, NAMES = "198.41.0.10", "198.41.0.11", "198.41.0.53"
 ALLOWED = ("api.example.com:443", "api.example.com:80", "ssh.example.com:22", "*.models.example.org:443")
+
+TABLE = {"api.example.com": [SERVER], "evil.example.net": [OTHER]}
 
 
 class NameServer:
@@ -93,10 +95,8 @@ class Server:
                 return
 
     def close(self) -> None:
-        try:
+        with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._sock.close()
 
 
@@ -111,7 +111,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.inner, self.outer = Space(), Space()
-        self._rules = folder / "rules.json"
+        self.rules = folder / "rules.json"
         self._servers: list[Any] = []
         self.process: subprocess.Popen[bytes] | None = None
         self.inner.ip("link", "add", "out", "type", "veth", "peer", "name", "in", "netns", str(self.outer.pid))
@@ -122,7 +122,8 @@ class World:
         for address in (SERVER, OTHER, NAMES, "10.50.0.10", "169.254.169.254", "127.0.0.9"):
             self.outer.ip("addr", "add", f"{address}/32", "dev", "lo")
         sock = self.outer.listen(NAMES, 53, socket.SOCK_DGRAM)
-        self.names = NameServer(sock, {"api.example.com": [SERVER], "evil.example.net": [OTHER]})
+        self.names = NameServer(sock, TABLE)
+        self._markers = 0
         self.records: list[dict[str, Any]] = []
         self._told = threading.Condition()
 
@@ -132,10 +133,24 @@ class World:
             self.process.wait()
             assert self.process.stdout is not None and self.process.stderr is not None
             self.process.stderr.close()
-        for server in (self.names, *self._servers):
-            server.close()
+        self.stop_servers()
+        self.names.close()
         self.inner.close()
         self.outer.close()
+
+    def stop_servers(self) -> None:
+        while self._servers:
+            self._servers.pop().close()
+
+    def forget(self) -> None:
+        """Begin as if anew, with the gateway that runs: all that was recorded so far is out, and gone."""
+        self._markers += 1
+        marker = f"marker{self._markers}.example.net"
+        self.connect(f"{marker}:443")
+        self.event("request", host=marker)
+        self.records.clear()
+        self.names.asked.clear()
+        self.names.table = dict(TABLE)
 
     # -- the gateway
 
@@ -143,7 +158,7 @@ class World:
         records = egress.pop("records", 1 << 24)
         refused = egress.pop("refused", ())
         values = {"mode": "allow", "allow": ALLOWED, "resolvers": (NAMES,), **egress}
-        self._rules.write_bytes(
+        self.rules.write_bytes(
             rules_document(Egress(**values), sandbox="agent", run="r1", records=records, refused=refused)
         )
 
@@ -153,7 +168,7 @@ class World:
         self.process = subprocess.Popen(
             [
                 *self.inner.command, sys.executable, "-m", "sandboxrun.gateway.program",
-                "serve", "--listen", f"{LISTEN[0]}:{LISTEN[1]}", "--rules", str(self._rules),
+                "serve", "--listen", f"{LISTEN[0]}:{LISTEN[1]}", "--rules", str(self.rules),
             ],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
