@@ -157,7 +157,8 @@ def _masks_seen(seen: Seen) -> str:
 
 
 def _no_masks(strong: Seen, weak: Seen, context: Context) -> str | None:
-    return None if strong.get("masks") or weak.get("masks") else "this kernel shows none of them"
+    none = all("masks" in seen and not seen["masks"] for seen in (strong, weak))
+    return "this kernel shows none of them" if none else None
 
 
 def _closed_holds(seen: Seen, context: Context) -> bool | None:
@@ -182,9 +183,11 @@ def _devices(seen: Seen) -> set[str]:
 
 
 def _devices_hold(seen: Seen, context: Context) -> bool | None:
-    if not value(seen, "devices", "count"):
+    count = number(value(seen, "devices", "count"))
+    if count is None:
         return None
-    return _devices(seen) <= {device.target or device.source for device in context.spec.devices}
+    named = len(_devices(seen)) == count
+    return named and _devices(seen) <= {device.target or device.source for device in context.spec.devices}
 
 
 def _devices_expected(context: Context) -> str:

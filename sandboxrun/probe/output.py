@@ -14,6 +14,7 @@ from sandboxrun.probe.types import Seen
 MOST_BYTES, MOST_LINES, MOST_VALUES, LONGEST = 1 << 20, 2000, 200, 4096
 OUTCOME = "@outcome"  # no line can have this name: what is known from outside
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,63}")
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 
 
@@ -32,7 +33,7 @@ def _values(fields: list[str]) -> dict[str, str]:
     values: dict[str, str] = {}
     for field in fields:
         key, equals, value = field.partition("=")
-        if equals and _NAME.fullmatch(key):
+        if equals and _KEY.fullmatch(key):
             values.setdefault(key, unescaped(value[:LONGEST]))
     return values
 

@@ -62,8 +62,8 @@ def requests(context: Context) -> tuple[Request, ...]:
     """All, in the program's order. With egress open, only what is refused in that mode as well."""
     if context.egress is None or not context.egress.has_gateway:
         return ()
-    listed = context.egress.mode == ALLOW
-    return tuple([Request(group=ALLOWED, target=allowed(context)), *_always(context), *(_by_list(context) * listed)])
+    more = _by_list(context) if context.egress.mode == ALLOW else []
+    return (Request(group=ALLOWED, target=allowed(context)), *_always(context), *more)
 
 
 def _always(context: Context) -> Iterator[Request]:
@@ -93,9 +93,7 @@ def _opened(text: str, context: Context) -> bool:
 def _by_list(context: Context) -> list[Request]:
     host, _, port = allowed(context).rpartition(":")
     hosts = (DENIED, DENIED.upper(), f"x{host}", f"{host}.{DENIED}", f"{DENIED}/{host}", f"{host}@{DENIED}")
-    found = [
-        Request(group="hosts", target=f"{name}:{port}") for name in hosts if f"{name}:{port}" not in _list(context)
-    ]
+    found = [Request(group="hosts", target=f"{name}:{port}") for name in hosts if not _lets(context, name, port)]
     found.append(Request(group="hosts", method="GET", target=f"http://{DENIED}/"))
     found.append(Request(group="hosts", method="GET", target=f"http://{DENIED}:{port}/", host=host))
     ports = [other for other in (22, 25, 2375, 8443, 0, 65536) if not _lets(context, host, other)]
@@ -108,7 +106,7 @@ def _list(context: Context) -> tuple[str, ...]:
     return context.egress.allow if context.egress is not None else ()
 
 
-def _lets(context: Context, host: str, port: int) -> bool:
+def _lets(context: Context, host: str, port: int | str) -> bool:
     """Whether another entry of the list allows the host with that port."""
     return any(
         entry == f"{host}:{port}" or (entry.startswith("*.") and f"{host}:{port}".endswith(entry[1:]))
@@ -219,7 +217,7 @@ CONTROLS = (
     _control(
         "spelling",
         "The gateway refuses odd spellings of a listed host",
-        "What two programs read differently leads past one of them: trailing dots, user names, doubled or missing ports.",
+        "What two programs read differently leads past one of them: trailing dots, user names, odd ports.",
         "CONNECT to a listed host, spelled so.",
     ),
     _control(

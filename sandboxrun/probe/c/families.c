@@ -34,7 +34,8 @@ void probe_families(void)
         {"xdp", 44, RAW, 0}, {"raw", 2, RAW, 1}, {"raw6", 10, RAW, 58}, {"netlink.diag", 16, RAW, 4},
         {"netlink.xfrm", 16, RAW, 6}, {"netlink.audit", 16, RAW, 9}, {"netlink.connector", 16, RAW, 11},
         {"netlink.netfilter", 16, RAW, 12}, {"netlink.uevent", 16, RAW, 15}, {"netlink.generic", 16, RAW, 16},
-        {"netlink.crypto", 16, RAW, 21}, {"netlink.route", 16, RAW, 0}, {"inet", 2, STREAM, 0},
+        {"netlink.crypto", 16, RAW, 21}, {"netlink.route", 16, RAW, 0}, {"mptcp", 2, STREAM, 262},
+        {"ping", 2, DATAGRAM, 1}, {"inet", 2, STREAM, 0},
         {"inet6", 10, STREAM, 0}, {"unix", 1, STREAM, 0},
     };
     static const struct kind pairs = {"unix", 1, STREAM, 0};

@@ -150,7 +150,7 @@ void say_numbered(const char *name, long number)
 static void put_key(const char *key)
 {
     put('\t');
-    put_text(key);
+    put_escaped(key, length_of(key));
     put('=');
 }
 
