@@ -16,8 +16,9 @@ from sandboxrun.model.observed import Foreign, ObservedSandbox, Snapshot
 from sandboxrun.plan.belongings import networks_of
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.decide import Decision, decide, decide_undeclared
+from sandboxrun.plan.operations import Operation
 from sandboxrun.plan.preflight import image_faults, preflight
-from sandboxrun.plan.steps import Steps
+from sandboxrun.plan.steps import lay
 from sandboxrun.plan.surroundings import image_changes, is_part, network_changes, volume_changes, volume_faults
 
 
@@ -88,18 +89,19 @@ def _plan(
     """`whole` removes networks that nothing uses, `sweep` volumes; neither under `--target`."""
     whole = not options.targets if whole is None else whole
     sweep = not options.targets if sweep is None else sweep
-    steps = Steps(profile, snapshot)
     networks = network_changes(profile, snapshot, decisions, whole=whole, sweep=sweep)
     volumes = volume_changes(profile, snapshot, decisions, whole=sweep, destroy=destroy)
     images = image_changes(decisions, snapshot)
-    operations = () if options.refresh_only else steps.lay(decisions, networks, volumes, images)
+    operations: tuple[Operation, ...] = ()
+    if not options.refresh_only:
+        operations = lay(profile, snapshot, decisions, networks=networks, volumes=volumes, images=images)
     changes = [*images, *networks, *volumes, *(d.change for d in decisions)]
     if options.refresh_only:
         changes = [_only_drift(change) for change in changes]
     return Plan(
         project=profile.project,
         changes=tuple(changes),
-        operations=tuple(operations),
+        operations=operations,
         profile_digest=profile.digest,
         inputs_digest=profile.inputs_digest,
         engine_id=snapshot.engine_id,
