@@ -66,6 +66,16 @@ void make_directory(const char *path)
     CALL(__NR_mkdirat, AT_HERE, so_far, 01777);
 }
 
+/* It takes masks off and fills what it finds: in a sandbox only, which has processes of its own. */
+static void refuse_the_host(void)
+{
+    char target[32] = {0};
+
+    CALL(__NR_readlinkat, AT_HERE, "/proc/self/ns/pid", target, sizeof target - 1);
+    if (same(target, "pid:[4026531836]"))
+        leave(3);
+}
+
 static void battery(void)
 {
     static void (*const probes[])(void) = {
@@ -75,6 +85,7 @@ static void battery(void)
         probe_processors, probe_routes, probe_reach, probe_names, probe_gateway,
     };
 
+    refuse_the_host();
     for (size_t i = 0; i < sizeof probes / sizeof *probes; i++)
         probes[i]();
 }
