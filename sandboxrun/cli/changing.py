@@ -5,25 +5,29 @@ Owns where each part goes: plan and results on stdout, progress on stderr; with 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sandboxrun.apply.events import Event
 from sandboxrun.cli.options import Talk
-from sandboxrun.cli.output import note, result
+from sandboxrun.cli.output import note, result, terminal_width
 from sandboxrun.plan.changes import Plan
 from sandboxrun.report.progress import Progress, progress_for
 
 if TYPE_CHECKING:
+    from sandboxrun.engine.client import Engine
     from sandboxrun.evidence.capture import Captured
     from sandboxrun.model.declared import Profile
+    from sandboxrun.probe.findings import Finding
     from sandboxrun.report.evidence_text import Run
-    from sandboxrun.workflow.converge import Outcome
+    from sandboxrun.workflow.converge import Outcome, Settings
     from sandboxrun.workflow.oneoff import RunResult
+    from sandboxrun.workflow.proving import Proving
     from sandboxrun.workflow.waits import Waited
 
 
@@ -40,6 +44,7 @@ class Telling:
             quiet=talk.quiet,
         )
         self._over = False
+        self._proving: Proving | None = None
 
     def __enter__(self) -> Telling:
         return self
@@ -70,6 +75,49 @@ class Telling:
         if self._json or not plan.empty:
             self._progress.begin(plan)
 
+    @contextlib.contextmanager
+    def proving(
+        self, engine: Engine, profile: Profile, settings: Settings, *, wanted: bool = True
+    ) -> Iterator[Proving | None]:
+        """What an apply --verify proves, told at the end: the table where something does not hold, else the counts."""
+        if not wanted:
+            yield None
+            return
+        from sandboxrun.workflow.proving import Proving
+
+        self._proving = Proving(engine, profile, settings, tell=lambda text: self.waiting(f"verifying {text}"))
+        try:
+            yield self._proving
+        finally:
+            self._end()
+            self._proven(profile)
+
+    def _proven(self, profile: Profile) -> None:
+        """Told once: before what came of the apply, if it came to its end."""
+        proving, self._proving = self._proving, None
+        if proving is None:
+            return
+        for findings, running in ((proving.inside, False), (proving.outside, True)):
+            if findings:
+                self._verified(findings, profile, running=running)
+
+    def _verified(self, findings: tuple[Finding, ...], profile: Profile, *, running: bool) -> None:
+        from sandboxrun.report.verify import Report, ended
+
+        report = Report(project=profile.project, findings=findings, running=running, sensitive=profile.sensitive)
+        looked = "looked at from outside" if running else "verified"
+        if self._json:
+            from sandboxrun.report.verify_json import verify_json
+
+            _json_line("verification", "verification", verify_json(report), f"{looked}: {ended(report)}")
+        elif report.verified and not self._talk.verbose:
+            result(f"{looked.capitalize()}: {ended(report)}")
+        else:
+            from sandboxrun.cli.output import coloured
+            from sandboxrun.report.verify_text import verify_text
+
+            result(verify_text(report, width=terminal_width(), colour=coloured(sys.stdout)))
+
     def ended(self, outcome: Outcome) -> None:
         """An apply or destroy is done."""
         if outcome.applied is None:
@@ -78,6 +126,7 @@ class Telling:
         self._end()
         if outcome.session is not None:
             session = outcome.session
+            self._proven(session.profile)
             self._runs([_run(one, session.profile) for one in session.captured.values()], session.profile)
         if not self._json and not outcome.plan.empty:
             add, change, destroyed = outcome.plan.counts
@@ -91,6 +140,7 @@ class Telling:
         self._end()
         assert waited.outcome.session is not None
         profile = waited.outcome.session.profile
+        self._proven(profile)
         self._runs([run_of(one, profile) for one in waited.results], profile)
         if not self._json:
             for address, record in waited.earlier.items():
@@ -104,7 +154,7 @@ class Telling:
         for one in runs:
             text = evidence_text([one], sensitive=profile.sensitive, relative_to=Path.cwd())
             if self._json:
-                _json_line(evidence_plain(one), text.partition("\n")[0])
+                _json_line("run_ended", "run", evidence_plain(one), text.partition("\n")[0])
             else:
                 result(text)
 
@@ -129,9 +179,9 @@ def _run(captured: Captured, profile: Profile) -> Run:
     return Run(address=address, captured=captured, spec=sandbox.spec if sandbox is not None else None)
 
 
-def _json_line(told: Mapping[str, Any], message: str) -> None:
-    """A run's end in the shape of the other JSON lines."""
+def _json_line(kind: str, key: str, told: Mapping[str, Any], message: str) -> None:
+    """A run's end, or a verification, in the shape of the other JSON lines."""
     import json
 
-    line = {"@level": "info", "@message": message, "@module": "sandboxrun.ui", "run": told, "type": "run_ended"}
+    line = {"@level": "info", "@message": message, "@module": "sandboxrun.ui", key: told, "type": kind}
     result(json.dumps(line, ensure_ascii=True))

@@ -116,6 +116,9 @@ wait = click.option(
 wait_timeout = click.option(
     "--wait-timeout", type=Seconds(), metavar="DURATION", help="With --wait: give up after this; they go on running."
 )
+verifying = click.option(
+    "--verify", "verifying", is_flag=True, help="Start nothing unless probes show that all restrictions hold."
+)
 timeout = click.option("--timeout", type=Seconds(), metavar="DURATION", help="End a sandbox that runs longer.")
 timeout_of_wait = click.option(
     "--timeout", type=Seconds(), metavar="DURATION", help="Give up after this; the sandboxes go on running."

@@ -22,6 +22,15 @@ def coloured(stream: IO[Any]) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def terminal_width() -> int | None:
+    """The columns of the terminal that results go to; None where something else reads them."""
+    if not sys.stdout.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
+
+
 def tell(diagnostic: Diagnostic) -> None:
     """A diagnostic, on stderr; -q does not hide it."""
     from sandboxrun.report.diagnostics import diagnostic_text

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
@@ -34,6 +34,20 @@ if TYPE_CHECKING:
     from sandboxrun.workflow.saved import SavedPlan
 
 Confirm = Callable[[Plan], bool]
+
+
+class Proof(Protocol):
+    """What an apply is to prove before it ends; each part raises ApplyError when something does not hold."""
+
+    def before(self, sandboxes: tuple[DeclaredSandbox, ...], guard: Callable[[], None]) -> None:
+        """Of what is to be made, before anything is; the project's lock is held, and `guard` checks it."""
+
+    def prepare(self, session: Session) -> None:
+        """To look at each sandbox once it runs."""
+
+
+def _unchanged(session: Session) -> None:
+    """A session as it is."""
 
 
 @attrs.define(kw_only=True)
@@ -68,11 +82,12 @@ def apply(
     expected: SavedPlan | None = None,
     watched: Mapping[str, Watched] | None = None,
     blocked: bool = False,
+    proof: Proof | None = None,
 ) -> Outcome:
     """Make the engine hold what the profile declares. `expected` is a saved plan: nothing else may come of it.
 
-    With `blocked` it is no error that sandboxes were not started because what they depend on failed: the outcome
-    says it.
+    With `proof` what is to be made is verified first, and each sandbox once it runs. With `blocked` it is no error that
+    sandboxes were not started because what they depend on failed: the outcome says it.
 
     Raises PlanError when the saved plan is stale, ApplyError when a step failed or the result is not as declared.
     """
@@ -90,7 +105,11 @@ def apply(
             refuse_stale(expected, made)
         if not confirm(made):
             return Outcome(plan=made)
-        outcome = carry_out(made, snapshot, engine, profile, store, settings, guard, watched=watched)
+        if proof is not None:
+            proof.before(sandboxes_made(made, profile), guard)
+            snapshot = attrs.evolve(snapshot, taken=engine.clock())
+        prepare = proof.prepare if proof is not None else _unchanged
+        outcome = carry_out(made, snapshot, engine, profile, store, settings, guard, watched=watched, prepare=prepare)
         assert outcome.applied is not None
         if not (blocked and outcome.applied.dependencies_failed):
             outcome.applied.check()
@@ -131,10 +150,10 @@ def carry_out(
     guard: Callable[[], None],
     *,
     watched: Mapping[str, Watched] | None = None,
-    prepare: Callable[[Session], None] = lambda session: None,
+    prepare: Callable[[Session], None] = _unchanged,
 ) -> Outcome:
     """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`."""
-    making = _making(made, profile)
+    making = sandboxes_made(made, profile)
     check_outside(making, store)
     contents = file_contents(profile, settings.environment, making)
     session = Session(
@@ -159,7 +178,7 @@ def carry_out(
     return Outcome(plan=made, applied=applied, session=session)
 
 
-def _making(made: Plan, profile: Profile) -> tuple[DeclaredSandbox, ...]:
+def sandboxes_made(made: Plan, profile: Profile) -> tuple[DeclaredSandbox, ...]:
     """The sandboxes that the plan makes: what they need must be right before anything is touched."""
     addresses = {c.address for c in made.changes if c.action in (Action.CREATE, Action.REPLACE)}
     return tuple(s for s in profile.sandboxes if s.address in addresses)
@@ -205,6 +224,7 @@ def refuse_stale(saved: SavedPlan, fresh: Plan) -> None:
 __all__ = [
     "Confirm",
     "Outcome",
+    "Proof",
     "Settings",
     "apply",
     "carry_out",
@@ -213,5 +233,6 @@ __all__ = [
     "locked",
     "plan",
     "refuse_stale",
+    "sandboxes_made",
     "verify",
 ]

@@ -6,9 +6,11 @@ asked; what could not be read is told by part, with the reason. No decisions.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import attrs
@@ -21,7 +23,6 @@ from sandboxrun.probe.outside import (
     Outside,
     Process,
     first_number,
-    has_default_route,
     read_cgroups,
     read_interfaces,
     read_limits,
@@ -33,6 +34,8 @@ from sandboxrun.probe.outside_places import MASKED, MASKED_SYS, READ_ONLY
 PROC = Path("/proc")
 MOST_BYTES = 4 << 20
 MOST_PROCESSES = 4096
+PATIENCE = 5.0  # seconds that a runtime may take to become the sandbox's command
+_RUNTIMES = ("runc:", "crun")  # what it calls itself until then; one that goes on calling itself so only waits
 _EVERYTHING = (
     *("processes", "namespaces", "maps", "limits", "mounts", "network", "oom_score_adj", "cgroup"),
 )  # what checks read, by the names they have in `Outside.unread`
@@ -61,8 +64,19 @@ def look(engine: Engine, inspect: Mapping[str, Any], others: Mapping[str, str]) 
         return unreadable(_why(error))
     if not _is_in(container, cgroups):
         return unreadable(f"process {pid}, which the engine tells, is in no cgroup of the container here")
+    _settle(pid)
     found = _Reading(container, pid, cgroups, others)
     return found.outside(_host_namespaces(engine))
+
+
+def _settle(pid: int) -> None:
+    """Wait until the runtime has made way for the sandbox's command: it gives up its rights last of all."""
+    until = monotonic() + PATIENCE
+    with contextlib.suppress(OSError):
+        while read_status(_read(PROC / str(pid) / "status")).get("Name", "").startswith(_RUNTIMES):
+            if monotonic() > until:
+                return  # then that is what runs there
+            sleep(0.02)
 
 
 def namespaces_of(pid: int) -> Mapping[str, str]:
@@ -120,7 +134,6 @@ class _Reading:
             cgroup_version=version,
             cgroup=freeze(self._limits(version)),
             interfaces=self._part("network", lambda: read_interfaces(self._file("net/dev")), ()),
-            default_route=self._part("network", self._default_route, False),
             oom_score_adj=self._part("oom_score_adj", lambda: first_number(self._file("oom_score_adj")), None),
             uid_map=self._part("maps", lambda: self._file("uid_map"), ""),
             gid_map=self._part("maps", lambda: self._file("gid_map"), ""),
@@ -143,13 +156,6 @@ class _Reading:
 
     def _file(self, name: str) -> str:
         return _read(PROC / str(self._pid) / name)
-
-    def _default_route(self) -> bool:
-        try:
-            ipv6 = self._file("net/ipv6_route")
-        except FileNotFoundError:  # a kernel without IPv6
-            ipv6 = ""
-        return has_default_route(self._file("net/route"), ipv6)
 
     # -- processes -------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from sandboxrun.engine.client import Engine
 from sandboxrun.engine.errors import EngineError
 from sandboxrun.errors import ApplyError, Diagnostic, UsageError
 from sandboxrun.model.declared import Profile
-from sandboxrun.model.observed import Image, ObservedSandbox, Running, Snapshot
+from sandboxrun.model.observed import Image, ObservedSandbox, Running
 from sandboxrun.model.spec import SandboxSpec
 from sandboxrun.plan.diff import compare
 from sandboxrun.probe import outside_limits, outside_places, outside_process
@@ -47,18 +47,25 @@ def verify_running(engine: Engine, profile: Profile, store: Store, names: tuple[
     found: list[Finding] = []
     for observed in chosen:
         others = {link: whose for id, links in spaces.items() if id != observed.id for link, whose in links.items()}
-        found += look_at(engine, profile, snapshot, observed, others)
+        spec = expected(profile, observed)
+        if profile.sandbox(observed.address) is None:
+            found.append(_undeclared(label(observed)))
+        found += look_at(engine, profile, observed, spec, snapshot.images.get(spec.image), others)
     return tuple(found)
 
 
 def look_at(
-    engine: Engine, profile: Profile, snapshot: Snapshot, observed: ObservedSandbox, others: Mapping[str, str]
+    engine: Engine,
+    profile: Profile,
+    observed: ObservedSandbox,
+    spec: SandboxSpec,
+    image: Image | None,
+    others: Mapping[str, str],
 ) -> tuple[Finding, ...]:
-    """All findings of one live sandbox. `others` are the namespaces of others, by whom they belong to."""
-    name, spec = label(observed), expected(profile, observed)
-    image = snapshot.images.get(spec.image) or Image(reference=spec.image, config=None)
-    known = () if _declares(profile, observed) else (_undeclared(name),)
-    differences = compare(spec, observed, image if image.config is not None else None)
+    """All findings of one live sandbox that must be as `spec`. `image` is what its reference means now, `others` are
+    the namespaces of others, by whom they belong to."""
+    name = label(observed)
+    differences = compare(spec, observed, image if image is not None and image.config is not None else None)
     shown = options(name, differences, applied=observed.applied is not None, sensitive=profile.sensitive)
     looked = Looked(
         spec=spec,
@@ -68,7 +75,6 @@ def look_at(
         volumes=frozenset((observed.inspect.get("Config") or {}).get("Volumes") or ()),
     )
     return (
-        *known,
         *shown,
         *findings(name, looked, CHECKS),
         *gateway_findings(engine, profile, name, spec, observed),
@@ -89,10 +95,6 @@ def expected(profile: Profile, observed: ObservedSandbox) -> SandboxSpec:
     if observed.one_off and applied is not None:
         return attrs.evolve(declared.spec, command=applied.command, tty=applied.tty, stdin_open=applied.stdin_open)
     return declared.spec
-
-
-def _declares(profile: Profile, observed: ObservedSandbox) -> bool:
-    return profile.sandbox(observed.address) is not None
 
 
 def _undeclared(name: str) -> Finding:

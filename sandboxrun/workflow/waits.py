@@ -22,7 +22,7 @@ from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.observed import Completed, Created, ObservedSandbox, Running, Snapshot
 from sandboxrun.plan.planner import Options, select, with_dependencies
 from sandboxrun.workflow.blocked import not_started, overall
-from sandboxrun.workflow.converge import Confirm, Outcome, Settings, apply
+from sandboxrun.workflow.converge import Confirm, Outcome, Proof, Settings, apply
 from sandboxrun.workflow.observe import take_snapshot
 from sandboxrun.workflow.oneoff import RunResult
 
@@ -67,6 +67,7 @@ def apply_and_wait(
     confirm: Confirm = lambda plan: True,
     expected: SavedPlan | None = None,
     patience: float | None = None,
+    proof: Proof | None = None,
 ) -> Waited:
     """Apply, wait for every sandbox to end, keep the evidence and tear down. `patience` in seconds.
 
@@ -77,7 +78,15 @@ def apply_and_wait(
     if expected is not None:
         options = expected.options
     outcome = apply(
-        engine, profile, store, options=options, settings=settings, confirm=confirm, expected=expected, blocked=True
+        engine,
+        profile,
+        store,
+        options=options,
+        settings=settings,
+        confirm=confirm,
+        expected=expected,
+        blocked=True,
+        proof=proof,
     )
     if outcome.applied is None:
         return Waited(outcome=outcome)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,8 @@ from sandboxrun.cli import options as opt
 if TYPE_CHECKING:
     from sandboxrun.cli.changing import Telling
     from sandboxrun.cli.signals import CleanStop
+    from sandboxrun.engine.client import Engine
+    from sandboxrun.evidence.store import Store
     from sandboxrun.model.declared import Profile
     from sandboxrun.plan.planner import Options
     from sandboxrun.workflow.converge import Settings
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 @opt.rerun
 @opt.refresh_only
 @opt.parallelism
+@opt.verifying
 @opt.wait
 @opt.wait_timeout
 @opt.lock_timeout
@@ -42,6 +45,7 @@ def apply(
     rerun: bool,
     refresh_only: bool,
     parallelism: int,
+    verifying: bool,
     wait: bool,
     wait_timeout: float | None,
     lock_timeout: float,
@@ -60,38 +64,43 @@ def apply(
     opt.check_json_asks_nobody(as_json, yes)
     if wait_timeout is not None and not wait:
         raise UsageError("--wait-timeout goes with --wait")
-    if refresh_only and (replace or rerun or wait):
-        raise UsageError("--refresh-only changes nothing: it goes with neither --replace nor --rerun nor --wait")
+    if refresh_only and (replace or rerun or wait or verifying):
+        raise UsageError("--refresh-only changes nothing: --replace, --rerun, --wait and --verify do not go with it")
     chosen = Options(targets=targets, replace=replace, rerun=rerun, refresh_only=refresh_only)
     profile, saved = _profile(given, planfile, chosen)
     from sandboxrun.cli.changing import Telling
     from sandboxrun.cli.confirming import Asking
     from sandboxrun.cli.project import open_engine, open_store
     from sandboxrun.cli.signals import CleanStop
-    from sandboxrun.workflow import converge
 
     store = open_store(profile, given)
     with (
         CleanStop() as stopping,
-        open_engine(host, _connections(parallelism, profile, wait)) as engine,
+        open_engine(host, _connections(parallelism, profile, wait, verifying)) as engine,
         Telling(talk, as_json) as telling,
     ):
         settings = _settings(telling, stopping, parallelism, lock_timeout)
         asking = Asking("apply", yes=yes, show=telling.plan, begin=stopping.before(telling.begin))
-        project = (engine, profile, store)
-        if wait:
-            from sandboxrun.workflow.waits import apply_and_wait
-
-            waited = apply_and_wait(
-                *project, options=chosen, settings=settings, confirm=asking, expected=saved, patience=wait_timeout
-            )
-            telling.waited(waited)
-            code = waited.exit_code
-        else:
-            outcome = converge.apply(*project, options=chosen, settings=settings, confirm=asking, expected=saved)
-            telling.ended(outcome)
-            code = 0
+        project, change = (engine, profile, store), {"options": chosen, "settings": settings, "expected": saved}
+        with telling.proving(engine, profile, settings, wanted=verifying) as proof:
+            code = _carry_out(project, telling, wait_timeout, wait=wait, confirm=asking, proof=proof, **change)
         return stopping.exit_code(1 if asking.declined else code)
+
+
+def _carry_out(
+    project: tuple[Engine, Profile, Store], telling: Telling, patience: float | None, *, wait: bool, **change: Any
+) -> int:
+    """The change, told; the exit code."""
+    if wait:
+        from sandboxrun.workflow.waits import apply_and_wait
+
+        waited = apply_and_wait(*project, patience=patience, **change)
+        telling.waited(waited)
+        return waited.exit_code
+    from sandboxrun.workflow import converge
+
+    telling.ended(converge.apply(*project, **change))
+    return 0
 
 
 def _settings(telling: Telling, stopping: CleanStop, parallelism: int, lock_timeout: float) -> Settings:
@@ -107,9 +116,10 @@ def _settings(telling: Telling, stopping: CleanStop, parallelism: int, lock_time
     )
 
 
-def _connections(parallelism: int, profile: Profile, wait: bool) -> int:
-    """How many threads ask the engine at once; a wait has three a sandbox."""
-    return max(parallelism, 3 * len(profile.sandboxes) + 2) if wait else parallelism
+def _connections(parallelism: int, profile: Profile, wait: bool, verifying: bool) -> int:
+    """How many threads ask the engine at once; a wait has three a sandbox, and four probes run side by side."""
+    waiting = 3 * len(profile.sandboxes) + 2 if wait else 0
+    return max(parallelism, waiting, 16 if verifying else 0)
 
 
 def _profile(given: opt.Given, planfile: Path | None, chosen: Options) -> tuple[Profile, SavedPlan | None]:

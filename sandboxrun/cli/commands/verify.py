@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sandboxrun.cli import options as opt
-from sandboxrun.cli.output import json_text, note, result
+from sandboxrun.cli.output import coloured, json_text, note, result, terminal_width
 
 _CONNECTIONS = 16  # of the probes that run side by side, four each
 
@@ -116,16 +116,6 @@ def report_in(form: str, report: Report) -> str:
             from sandboxrun.report.verify_markdown import verify_markdown
 
             return verify_markdown(report)
-    from sandboxrun.cli.output import coloured
     from sandboxrun.report.verify_text import verify_text
 
-    return verify_text(report, width=_width(), colour=coloured(sys.stdout))
-
-
-def _width() -> int | None:
-    """The terminal's columns; None where the output is read by something else."""
-    if not sys.stdout.isatty():
-        return None
-    import shutil
-
-    return shutil.get_terminal_size().columns
+    return verify_text(report, width=terminal_width(), colour=coloured(sys.stdout))

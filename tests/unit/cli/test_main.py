@@ -89,7 +89,7 @@ def test_every_command_can_be_imported_and_has_help() -> None:
         (
             ["apply", "--refresh-only", "--rerun"],
             2,
-            "error: --refresh-only changes nothing: it goes with neither --replace nor --rerun nor --wait\n",
+            "error: --refresh-only changes nothing: --replace, --rerun, --wait and --verify do not go with it\n",
         ),
         (
             ["logs", "-f", "other.yaml"],
