@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import attrs
@@ -19,7 +20,9 @@ from sandboxrun.model import labels
 from sandboxrun.model.names import PARTS, part_volume
 from sandboxrun.model.observed import ObservedSandbox, observe
 from sandboxrun.model.option import to_plain
+from sandboxrun.model.workspace import Workspace
 from sandboxrun.plan import operations as op
+from sandboxrun.profile.guarding import inside
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.capture import CaptureRequest
@@ -86,8 +89,15 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
         filesystem_changes=policy.filesystem_changes,
         artifacts=policy.artifacts,
         workspace=workspace.target if copied and workspace is not None else None,
+        own=frozenset(_rests_on(workspace, session)) if copied and workspace is not None else frozenset(),
         limits=CaptureLimits(log_bytes=policy.logs_limit, artifacts=ExportLimits(bytes=policy.artifacts_limit)),
     )
+
+
+def _rests_on(workspace: Workspace, session: Session) -> Iterator[str]:
+    """What of a copied workspace the profile rests on: a patch that changes it changes the next sandbox."""
+    profile = session.profile
+    return inside(str(profile.directory / workspace.source), profile.rests_on)
 
 
 def remove_sandbox(step: op.RemoveSandbox, session: Session) -> None:

@@ -43,10 +43,10 @@ _GRACE = 5.0  # seconds a part gets beyond the deadline to bring what it has to 
 class CaptureRequest:
     """What the caller knows of a run. `secrets` are the values to mask in everything that is text.
 
-    `workspace` is the target of a workspace copy, `gateway` the container that has the records of its requests,
-    `artifacts` absolute paths in the container, `profile` the effective profile's text. `live_logs`: the runner kept
-    all output in the staging folder, the engine's own log is not needed. `stopped_by`, `watched` and `events` as
-    `outcome.decide` has them.
+    `workspace` is the target of a workspace copy, `own` what of it the profile rests on, `gateway` the container that
+    has the records of its requests, `artifacts` absolute paths in the container, `profile` the effective profile's
+    text. `live_logs`: the runner kept all output in the staging folder, the engine's own log is not needed.
+    `stopped_by`, `watched` and `events` as `outcome.decide` has them.
     """
 
     run: str
@@ -62,6 +62,7 @@ class CaptureRequest:
     filesystem_changes: bool = True
     artifacts: tuple[str, ...] = ()
     workspace: str | None = None
+    own: frozenset[str] = frozenset()
     gateway: str | None = None
     limits: CaptureLimits = CaptureLimits()
 
@@ -100,6 +101,7 @@ class _Capture:
         self._refused_total = 0
         self._usage: Usage | None = None
         self._patched_paths: int | None = None
+        self._touched: tuple[str, ...] = ()
         self._egress: Egress | None = None
         self._unreachable: str | None = None
 
@@ -196,7 +198,7 @@ class _Capture:
         if request.artifacts:
             wanted.append(("artifacts", lambda: parts.artifacts(source, request.artifacts)))
         if target := request.workspace:
-            wanted.append(("workspace", lambda: parts.workspace(source, target, request.artifacts)))
+            wanted.append(("workspace", lambda: parts.workspace(source, target, request.artifacts, request.own)))
         if gateway := request.gateway:
             yield "egress", lambda: egress(source, gateway)
         if answer is not None:
@@ -226,6 +228,7 @@ class _Capture:
         self._usage = self._usage or part.usage
         self._egress = self._egress or part.egress
         self._patched_paths = part.patched_paths if self._patched_paths is None else self._patched_paths
+        self._touched += part.protected_paths_touched
 
     def _image(self, answer: Mapping[str, Any] | None) -> Digests:
         given, image = self._request.digests, str((answer or {}).get("Image", ""))
@@ -279,13 +282,24 @@ class _Capture:
             labels=MappingProxyType({str(key): str(value) for key, value in labels.items()}),
             usage=self._usage,
             patched_paths=self._patched_paths,
-            egress=self._egress,
+            protected_paths_touched=tuple(map(self._masker.text, self._touched)),
+            egress=self._masked_egress(),
             kept=kept,
             missing=tuple(attrs.evolve(m, reason=self._masker.text(m.reason)) for m in self._missing),
-            refused=tuple(self._refused[:_LISTED]),
+            refused=tuple(
+                attrs.evolve(r, path=self._masker.text(r.path), reason=self._masker.text(r.reason))
+                for r in self._refused[:_LISTED]
+            ),
             refused_total=self._refused_total,
             previous=previous,
         )
+
+    def _masked_egress(self) -> Egress | None:
+        """The hosts it asked for are the agent's words too."""
+        egress = self._egress
+        if egress is None:
+            return None
+        return attrs.evolve(egress, denied_targets=tuple(map(self._masker.text, egress.denied_targets)))
 
 
 def _time(value: Any) -> str | None:

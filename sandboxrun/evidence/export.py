@@ -5,6 +5,7 @@ Owns the decision what is taken over. Everything in the stream is hostile: names
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 
@@ -20,6 +21,11 @@ LONGEST_NAME = 255  # bytes of one component, as Linux file systems have it
 LONGEST_PATH = 1024
 DEEPEST = 32
 _SETUID_SETGID = 0o6000
+
+# What any git, on any file system, takes for `.git`: upper case, trailing dots and spaces, NTFS streams and short
+# names, and the characters HFS+ ignores.
+_GIT = re.compile(r"(\.git|git~1)[ .]*(:.*)?", re.DOTALL)
+_IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
 
 
 @attrs.frozen(kw_only=True)
@@ -86,6 +92,8 @@ class _Export:
         self._bytes = 0
         self._members = 0
         self._directories = set[str]()
+        self._repositories = set[str]()
+        self._names: dict[str, str] = {}  # as a file system that does not tell cases apart has them
         self.kept: list[Kept] = []
         self.refused: list[Refused] = []
         self.refused_total = 0
@@ -110,6 +118,12 @@ class _Export:
         path = f"{self._under}/{member.name.rstrip('/')}"
         if reason := name_fault(member.name) or _kind_fault(member):
             return self._refuse(member, reason)
+        if (repository := git_part(member.name.rstrip("/"))) is not None:
+            return self._refuse_repository(member, repository)
+        if self._masker.data(raw := member.name.encode("utf-8", "surrogateescape")) != raw:
+            return self._refuse(member, "a name that holds a secret")
+        if self._names.setdefault(_folded(path), path) != path:
+            return self._refuse(member, "a name that some file systems take for another one here")
         if member.kind is Kind.DIRECTORY:
             self._directories.add(path)
             return None
@@ -140,6 +154,12 @@ class _Export:
             self.kept.append(writer.commit(sensitive=stream.hits > 0))
         return None
 
+    def _refuse_repository(self, member: Member, repository: str) -> None:
+        """Once for all that lies in it."""
+        if repository not in self._repositories:
+            self._repositories.add(repository)
+            self._refuse(attrs.evolve(member, name=repository), "a repository: git on the host would run what is in it")
+
     def _refuse(self, member: Member, reason: str) -> None:
         self.refused_total += 1
         if len(self.refused) < self._limits.refused:
@@ -166,6 +186,34 @@ def name_fault(name: str, *, odd: bool = False) -> str | None:
     if any(_length(part) > LONGEST_NAME for part in parts) or _length(name) > LONGEST_PATH:
         return "a name that is too long"
     return "nested too deep" if len(parts) > DEEPEST else None
+
+
+def git_part(path: str) -> str | None:
+    """How far `path` leads to what git takes for a repository: a directory or file `.git` (by any of its spellings), or
+    a file named HEAD, without which no directory is a bare one. None for all others."""
+    parts = path.split("/")
+    end = next((at for at, part in enumerate(parts, 1) if is_git(part)), None)
+    if end is not None:
+        return "/".join(parts[:end])
+    return path if parts[-1].upper() == "HEAD" else None
+
+
+def is_git(path: str) -> bool:
+    """Whether a component of `path` is `.git` to some git on some file system."""
+    return any(_GIT.fullmatch(plain_name(part)) for part in re.split(r"[/\\]", path))
+
+
+def plain_name(part: str) -> str:
+    """A component as a file system may have it that tells neither cases nor invisible characters apart."""
+    return _IGNORED.sub("", part).lower()
+
+
+def _folded(path: str) -> str:
+    if path.isascii():
+        return path.lower()
+    import unicodedata
+
+    return unicodedata.normalize("NFD", path).casefold()
 
 
 def _length(name: str) -> int:

@@ -94,6 +94,7 @@ class Index:
     labels: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}))
     usage: Usage | None = None
     patched_paths: int | None = None
+    protected_paths_touched: tuple[str, ...] = ()  # the first of those in the patch that the host runs
     egress: Egress | None = None  # None: it had no gateway
     kept: tuple[Kept, ...] = ()
     missing: tuple[Missing, ...] = ()
@@ -144,6 +145,7 @@ def _index(body: dict[str, Any]) -> Index:
         "kept": tuple(Kept(**item) for item in body.pop("kept")),
         "missing": tuple(Missing(**item) for item in body.pop("missing")),
         "refused": tuple(Refused(**item) for item in body.pop("refused")),
+        "protected_paths_touched": tuple(body.pop("protected_paths_touched", ())),
         "engine": MappingProxyType(dict(body.pop("engine"))),
         "labels": MappingProxyType(dict(body.pop("labels"))),
     }

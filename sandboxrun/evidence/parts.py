@@ -15,7 +15,7 @@ import attrs
 
 from sandboxrun.engine.errors import EngineUnreachable
 from sandboxrun.evidence.errors import EvidenceError, reason_of
-from sandboxrun.evidence.export import ExportLimits, export
+from sandboxrun.evidence.export import ExportLimits, export, shown
 from sandboxrun.evidence.index import Egress, Missing, Refused
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
@@ -24,6 +24,7 @@ from sandboxrun.evidence.sampler import USAGE
 from sandboxrun.evidence.staged import STDERR, STDOUT, baseline_of
 from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.usage import Usage, summary_of
+from sandboxrun.model.guard import host_runs
 
 if TYPE_CHECKING:
     from sandboxrun.engine.client import Engine
@@ -33,6 +34,7 @@ _KINDS = {0: "modified", 1: "added", 2: "deleted"}
 _REPLACEMENT = "\ufffd".encode()
 _REPLACED = "the engine's log driver json-file put U+FFFD in place of bytes that are not UTF-8"
 _USAGE_BYTES = 64 << 20
+_TOUCHED = 100  # paths that the index names
 
 
 @attrs.frozen(kw_only=True)
@@ -56,6 +58,7 @@ class Part:
     refused_total: int = 0
     usage: Usage | None = None
     patched_paths: int | None = None
+    protected_paths_touched: tuple[str, ...] = ()
     egress: Egress | None = None
 
 
@@ -247,10 +250,10 @@ def _exported(source: Source, path: str, part: str, under: str, limits: ExportLi
     return Part(missing=done.missing, refused=done.refused, refused_total=done.refused_total)
 
 
-def workspace(source: Source, target: str, artifacts: Iterable[str] = ()) -> Part:
+def workspace(source: Source, target: str, artifacts: Iterable[str] = (), own: frozenset[str] = frozenset()) -> Part:
     """`workspace.patch` against the staged baseline; without one, the whole workspace below `workspace/`.
 
-    What is new below one of the `artifacts` is not in the patch as well.
+    What is new below one of the `artifacts` is not in the patch as well. `own` are paths that the profile rests on.
     """
     try:
         with source.store.staging(source.run, create=False) as staging:
@@ -274,7 +277,7 @@ def workspace(source: Source, target: str, artifacts: Iterable[str] = ()) -> Par
             spool=spool,
             deadline=source.deadline,
         )
-    return _patched(source, patch, baseline.left_out)
+    return _patched(source, patch, baseline.left_out, own)
 
 
 def _below(target: str, paths: Iterable[str]) -> Iterator[str]:
@@ -285,7 +288,7 @@ def _below(target: str, paths: Iterable[str]) -> Iterator[str]:
             yield relative
 
 
-def _patched(source: Source, patch: Patch, left_out: tuple[Refused, ...]) -> Part:
+def _patched(source: Source, patch: Patch, left_out: tuple[Refused, ...], own: frozenset[str]) -> Part:
     finder = source.masker.stream()
     finder.feed(patch.data)
     finder.finish()
@@ -296,7 +299,13 @@ def _patched(source: Source, patch: Patch, left_out: tuple[Refused, ...]) -> Par
         listed = [attrs.asdict(change) for change in patch.git_changes]
         source.folder.write("workspace-git.json", _json(source.masker.json(listed)))
     refused = (*left_out, *patch.left_out)
-    return Part(refused=refused, refused_total=len(refused), patched_paths=patch.changed)
+    touched = [shown(path) for path in patch.paths if path in own or host_runs(path)]
+    return Part(
+        refused=refused,
+        refused_total=len(refused),
+        patched_paths=patch.changed,
+        protected_paths_touched=tuple(touched[:_TOUCHED]),
+    )
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

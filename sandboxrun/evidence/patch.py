@@ -45,12 +45,17 @@ class GitChange:
 
 @attrs.frozen(kw_only=True)
 class Patch:
-    """`data` is the patch (b"" when nothing changed), `changed` how many paths are in it."""
+    """`data` is the patch (b"" when nothing changed), `paths` those in it."""
 
     data: bytes
-    changed: int
+    paths: tuple[str, ...]
     left_out: tuple[Refused, ...]
     git_changes: tuple[GitChange, ...]
+
+    @property
+    def changed(self) -> int:
+        """How many paths are in it."""
+        return len(self.paths)
 
 
 def make_patch(
@@ -92,7 +97,7 @@ def make_patch(
 
 def _patch(before: Tree, after: Tree, limits: PatchLimits, deadline: float | None) -> Patch:
     pieces: list[bytes] = []
-    size, changed, read, budget = 0, 0, 0, Budget()
+    size, paths, read, budget = 0, list[str](), 0, Budget()
     for path in sorted(before.entries.keys() | after.entries.keys(), key=_bytes):
         old, new = before.entries.get(path), after.entries.get(path)
         if path in after.left_out or (old and new and (old.oid, old.mode) == (new.oid, new.mode)):
@@ -114,10 +119,11 @@ def _patch(before: Tree, after: Tree, limits: PatchLimits, deadline: float | Non
             after.leave_out(path, f"the patch would be larger than {limits.patch_bytes} bytes")
             continue
         pieces.append(piece)
-        size, changed = size + len(piece), changed + 1
+        size += len(piece)
+        paths.append(path)
     return Patch(
         data=b"".join(pieces),
-        changed=changed,
+        paths=tuple(paths),
         left_out=tuple(after.left_out[path] for path in sorted(after.left_out)),
         git_changes=tuple(_git_changes(before.git, after.git)),
     )

@@ -14,17 +14,14 @@ from typing import BinaryIO
 import attrs
 
 from sandboxrun.evidence.baseline import link_fault
-from sandboxrun.evidence.export import name_fault, shown
+from sandboxrun.evidence.export import is_git, name_fault, plain_name, shown
 from sandboxrun.evidence.index import Refused
 from sandboxrun.evidence.tarstream import Kind, Member, TarError, TarReader
 
 FILE, EXECUTABLE, LINK = "100644", "100755", "120000"
 
-# What any git, on any file system, takes for `.git` (or for a link named `.gitmodules`): upper case, trailing
-# dots and spaces, NTFS streams and short names, and the characters HFS+ ignores.
-_GIT = re.compile(r"(\.git|git~1)[ .]*(:.*)?", re.DOTALL)
+# A link of that name is refused by git, and with it the whole patch; by any of its spellings.
 _MODULES = re.compile(r"(\.gitmodules|gitmod~\d|gi7eb).*", re.DOTALL)
-_IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
 
 
 @attrs.frozen(kw_only=True)
@@ -205,14 +202,9 @@ def _mode(member: Member) -> str:
     return EXECUTABLE if member.mode & 0o100 else FILE
 
 
-def is_git(path: str) -> bool:
-    """Whether a component of `path` is `.git` to some git on some file system."""
-    return any(_GIT.fullmatch(_IGNORED.sub("", part).lower()) for part in re.split(r"[/\\]", path))
-
-
 def _modules_fault(path: str) -> str | None:
     """Git refuses a symlink of that name, and with it the whole patch."""
-    found = any(_MODULES.fullmatch(_IGNORED.sub("", part).lower()) for part in re.split(r"[/\\]", path))
+    found = any(_MODULES.fullmatch(plain_name(part)) for part in re.split(r"[/\\]", path))
     return "a symlink named .gitmodules" if found else None
 
 

@@ -64,6 +64,7 @@ class Profile:
     digest: str = ""
     inputs_digest: str = ""
     files: tuple[SourceFile, ...] = attrs.field(default=(), eq=False, repr=False)
+    rests_on: frozenset[Path] = attrs.field(default=frozenset(), eq=False, repr=False)  # those, and others, absolute
 
     def sandbox(self, address: str) -> DeclaredSandbox | None:
         """The sandbox of that address."""

@@ -63,6 +63,14 @@ def guarded(writable: Collection[str], own: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(path for path in every if not any(above in every for above in parents(path))))
 
 
+def host_runs(path: str) -> bool:
+    """Whether the host runs a path of a workspace by itself or by habit, at any depth and in any case."""
+    return any(step.lower() in _RUN for step in path.split("/"))
+
+
+_RUN = frozenset(name.lower() for guard in GUARDS.values() for name in (guard.name, *guard.also))
+
+
 def parents(path: str) -> tuple[str, ...]:
     """The directories above a relative path, the topmost first."""
     steps = path.split("/")

@@ -62,7 +62,7 @@ def _guarded(sandbox: DeclaredSandbox, own: frozenset[Path], problems: Problems)
     workspace = sandbox.spec.workspace
     if workspace is None or workspace.access != "rw":
         return sandbox
-    every = guarded(workspace.writable, _inside(workspace.source, own))
+    every = guarded(workspace.writable, inside(workspace.source, own))
     covered = _covered(sandbox.spec, workspace)
     paths = tuple(path for path in every if path.split("/")[0] not in covered)
     found = sandbox.provenance.get("workspace")
@@ -73,7 +73,7 @@ def _guarded(sandbox: DeclaredSandbox, own: frozenset[Path], problems: Problems)
     return attrs.evolve(sandbox, spec=spec)
 
 
-def _inside(source: str, own: frozenset[Path]) -> Iterator[str]:
+def inside(source: str, own: frozenset[Path]) -> Iterator[str]:
     """Those of the files that lie below the workspace, from there."""
     tops = {Path(source), Path(os.path.realpath(source))}
     for path in own:

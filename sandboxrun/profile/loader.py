@@ -191,6 +191,7 @@ class _Loader:
             sensitive=self._all_secrets(),
             inputs_digest=digest_of(dict(values.masked)),  # not of sensitive values: a short one could be guessed
             files=self._files(documents),
+            rests_on=own,
         )
         return attrs.evolve(profile, digest=digest_of(effective(profile)))
 

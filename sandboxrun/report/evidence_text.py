@@ -64,6 +64,7 @@ def evidence_plain(run: Run) -> dict[str, Any]:
         "ran_seconds": index.ran_seconds,
         "evidence": str(captured.folder) if captured.folder is not None else None,
         "missing": [item.part for item in index.missing],
+        "protected_paths_touched": list(index.protected_paths_touched),
     }
 
 
@@ -147,7 +148,12 @@ def _patch(index: Index) -> list[tuple[str, str]]:
         return []
     count = index.patched_paths
     files = "changes" if count is None else f"{count} file{'s' if count != 1 else ''} changed"
-    return [("patch", f"{PATCH}, {files}" if count != 0 else "nothing changed in the workspace")]
+    told = [("patch", f"{PATCH}, {files}" if count != 0 else "nothing changed in the workspace")]
+    touched = index.protected_paths_touched
+    if touched:
+        listed = ", ".join(touched[:_LISTED]) + (" …" if len(touched) > _LISTED else "")
+        told.append(("careful", one_line(f"the patch changes what the host runs: {listed}")))
+    return told
 
 
 def _egress(index: Index) -> list[tuple[str, str]]:

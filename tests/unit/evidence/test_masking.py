@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import base64
+import contextlib
+import json
+import urllib.parse
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,3 +67,64 @@ def test_hits_are_counted() -> None:
     stream.feed(b"cd")
     stream.finish()
     assert stream.hits == 2
+
+
+SECRET = b"p4ss/w+rd 'x' \"y\" \xc3\xa9z"
+
+
+def encodings(value: bytes) -> dict[str, bytes]:
+    text = value.decode()
+    return {
+        "base64": base64.b64encode(value),
+        "base64 of more": base64.b64encode(b"user:" + value + b":rest of it"),
+        "base64 of more, by one": base64.b64encode(b"user:x" + value + b"!"),
+        "base64 for URLs": base64.urlsafe_b64encode(b"ab" + value + b"??>>"),
+        "hexadecimal": value.hex().encode(),
+        "hexadecimal in upper case": value.hex().upper().encode(),
+        "percent": urllib.parse.quote(text, safe="").encode(),
+        "percent with slashes": urllib.parse.quote(text).encode(),
+        "a form": urllib.parse.urlencode({"k": text}).encode(),
+        "JSON": json.dumps({"k": text}).encode(),
+        "JSON with letters": json.dumps({"k": text}, ensure_ascii=False).encode(),
+        "the shell": b"'" + value.replace(b"'", b"'\\''") + b"'",
+        "reversed": value[::-1],
+    }
+
+
+@pytest.mark.parametrize("name", encodings(SECRET))
+def test_what_usual_programs_make_of_a_secret_is_masked(name: str) -> None:
+    found = Masker([SECRET]).data(b"before " + encodings(SECRET)[name] + b" after")
+    assert MASK in found and found.startswith(b"before ") and found.endswith(b" after")
+    left = found.removeprefix(b"before ").removesuffix(b" after").replace(MASK, b"")
+    assert len(left) < 40 and SECRET not in left
+    assert not any(SECRET[at : at + 9] in decoded for decoded in decodings(left) for at in range(len(SECRET) - 8))
+
+
+def decodings(data: bytes) -> list[bytes]:
+    """What can be read from what was left."""
+    whole = data + b"=" * (-len(data) % 4)
+    tries = [data, data[::-1], urllib.parse.unquote_to_bytes(data)]
+    with contextlib.suppress(ValueError):
+        tries.append(base64.b64decode(whole, altchars=b"-_"))
+    with contextlib.suppress(ValueError):
+        tries.append(bytes.fromhex(data.decode()))
+    return tries
+
+
+@given(st.binary(min_size=8, max_size=40), st.binary(max_size=7), st.binary(max_size=7))
+def test_base64_is_found_wherever_it_lies(secret: bytes, before: bytes, after: bytes) -> None:
+    coded = base64.b64encode(before + secret + after)
+    left = Masker([secret]).data(coded)
+    assert MASK in left
+    assert len(left.replace(MASK, b"")) <= len(base64.b64encode(before)) + len(base64.b64encode(after)) + 8
+
+
+def test_the_lines_of_a_key_are_masked_one_by_one_and_its_frame_is_not() -> None:
+    lines = ["-----BEGIN PRIVATE KEY-----", "MIIEvQIBADANBgkqhkiG9w0BAQEF", "AASCBKcwggSjAgEAAoIBAQC7VJTU", "short"]
+    masker = Masker(["\n".join(lines) + "\n"])
+    assert masker.text(f"key: {lines[1]}\n  {lines[2]}\n{lines[0]} short") == f"key: ***\n  ***\n{lines[0]} short"
+
+
+def test_short_secrets_are_not_looked_for_in_their_encodings() -> None:
+    text = b"7365637265 c2VjcmV0 terces"
+    assert Masker(["secret"]).data(text) == text

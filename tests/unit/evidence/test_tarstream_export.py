@@ -76,6 +76,11 @@ HOSTILE = [
     (member("r/ok/below", content=b"x"), "r/ok/below", "a second member of that name"),
     (member("r/dir", content=b"x"), "r/dir", "a second member of that name"),
     (member("r", content=b"x"), "r", "a second member of that name"),
+    (member("r/OK", content=b"x"), "r/OK", "a name that some file systems take for another one here"),
+    (member("r/.git/config", content=b"x"), "r/.git", "a repository: git on the host would run what is in it"),
+    (member("r/.git", content=b"x"), "r/.git", "a repository: git on the host would run what is in it"),
+    (member("r/a/GIT~1/x/y", content=b"x"), "r/a/GIT~1", "a repository: git on the host would run what is in it"),
+    (member("r/bare/head", content=b"x"), "r/bare/head", "a repository: git on the host would run what is in it"),
     (member("r/big", content=b"x" * 2000), "r/big", "larger than 1500 bytes"),
 ]
 
@@ -155,6 +160,18 @@ def test_a_secret_in_a_file_is_noted_and_left(folder: RunFolder) -> None:
     data = member("r/a", content=b"token hunter22\n") + member("r/b", content=b"none")
     done = export([data, bytes(1024)], folder, part="a", under="x", masker=Masker(["hunter22"]))
     assert {k.path: k.sensitive for k in done.kept} == {"x/r/a": True, "x/r/b": False}
+
+
+def test_a_secret_in_a_name_is_refused(folder: RunFolder) -> None:
+    data = member("r/is-hunter22", content=b"x") + member("r/b", content=b"none")
+    done = export([data, bytes(1024)], folder, part="a", under="x", masker=Masker(["hunter22"]))
+    assert [r.reason for r in done.refused] == ["a name that holds a secret"]
+    assert set(on_disk(folder)) == {"x/r/b"}
+
+
+def test_a_repository_is_refused_once(folder: RunFolder) -> None:
+    done = taken(folder, member("r/.git", tarfile.DIRTYPE), *(member(f"r/.git/{n}", content=b"x") for n in range(9)))
+    assert [r.path for r in done.refused] == ["r/.git"] and done.refused_total == 1 and on_disk(folder) == {}
 
 
 def test_a_symlink_planted_in_the_folder_is_not_followed(folder: RunFolder, tmp_path: Path) -> None:

@@ -177,6 +177,7 @@ def test_runs_as_data() -> None:
         "ran_seconds": 5.0,
         "evidence": str(FOLDER),
         "missing": ["logs"],
+        "protected_paths_touched": [],
     }
     assert evidence_plain(Run(address="a", captured=None, note="not started: b exited with 1")) == {
         "sandbox": "a",
