@@ -41,7 +41,7 @@ class FileMode:
         return {"anyOf": [text, {"type": "integer", "minimum": 0, "maximum": 0o7777}]}
 
     def plain(self, value: Any) -> Any:
-        return f"{value:04o}"
+        return f"0{value:03o}"  # the zero that parse asks for, before a setuid bit too
 
 
 @attrs.frozen(kw_only=True)
