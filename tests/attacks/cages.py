@@ -1,0 +1,101 @@
+"""The sandboxes that attacks run in, as profiles; run as `sandboxrun run` does it, and read from their evidence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from sandboxrun.engine.client import Engine
+from sandboxrun.evidence.capture import Captured
+from sandboxrun.evidence.store import Store
+from sandboxrun.model.declared import Profile
+from sandboxrun.profile.loader import load_data
+from sandboxrun.workflow.converge import Settings
+from sandboxrun.workflow.oneoff import RunOptions, RunResult, run
+from tests.attacks.inside import exhaustion
+from tests.attacks.shipping import COMMAND, NAME, archive
+
+SECRET = "correct-horse-7391-battery"
+
+_CLOSED: Mapping[str, Any] = {
+    "network_mode": "none",
+    "mem_limit": exhaustion.MEMORY,
+    "pids_limit": exhaustion.PIDS,
+    "tmpfs": [f"/tmp:size={exhaustion.TMPFS}"],
+    "shm_size": exhaustion.SHM,
+    "ulimits": {"nofile": exhaustion.FILES},
+}
+CLOSED: Mapping[str, Any] = {
+    "closed": _CLOSED,
+    "slow": {**_CLOSED, "cpus": 0.1},
+    "files": {**_CLOSED, "mem_limit": "48m"},
+}
+
+
+@attrs.frozen(kw_only=True)
+class Ran:
+    """One sandbox's end: its evidence, and all that it wrote to stdout."""
+
+    result: RunResult
+    output: bytes
+    captured: Captured
+    store: Store
+
+
+@attrs.frozen(kw_only=True)
+class Cages:
+    """A project of sandboxes that run attacks. `directory` is the project's."""
+
+    engine: Engine
+    project: str
+    directory: Path
+    image: str
+    environment: Mapping[str, str] = attrs.field(factory=dict)
+
+    @property
+    def store(self) -> Store:
+        return Store(project_directory=self.directory)
+
+    def profile(self, sandboxes: Mapping[str, Any], **more: Any) -> Profile:
+        """A profile whose sandboxes run the attacks of the cage that they are named after, unless told otherwise."""
+        (self.directory / NAME).write_bytes(archive())
+        made = {name: self._sandbox(name, options) for name, options in sandboxes.items()}
+        configs = {"attacks": {"file": NAME}}
+        return load_data(
+            {"name": self.project, "sandboxes": made, "configs": configs, **more}, directory=self.directory
+        )
+
+    def _sandbox(self, name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {
+            "image": self.image,
+            "command": [*COMMAND, name],
+            "configs": [{"source": "attacks", "target": NAME}],
+            "environment": {"HOST_SOCKET": self.project},
+            "lifetime": {"timeout": "4m"},
+            **options,
+        }
+
+    def run(self, sandboxes: Mapping[str, Any], **more: Any) -> Mapping[str, Ran]:
+        """Run them all at once, to their ends; what became of each."""
+        profile = self.profile(sandboxes, **more)
+        store, settings = self.store, Settings(environment=self.environment)
+        results = run(self.engine, profile, store, profile.sandboxes, settings=settings, options=RunOptions())
+        return {name: self._ran(result, store) for name, result in zip(sandboxes, results, strict=True)}
+
+    def _ran(self, result: RunResult, store: Store) -> Ran:
+        captured = result.evidence
+        assert captured is not None and captured.entry is not None, result
+        with store.open(captured.entry, "stdout.log") as file:
+            return Ran(result=result, output=file.read(), captured=captured, store=store)
+
+
+def until(condition: Any, seconds: float = 15) -> None:
+    """Wait for it."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -1,0 +1,59 @@
+"""Fixtures of the attacks: those of the engine tests, and what the attacks of each cage said. Each cage runs once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import docker
+import pytest
+
+from sandboxrun.engine.connect import connect
+from tests.attacks.cages import CLOSED, Cages
+from tests.attacks.shipping import controlled, said_by
+from tests.attacks.weak import beside_a_host, run_weak
+from tests.engine.conftest import (  # noqa: F401 (pytest finds fixtures by their names here)
+    _nothing_left,
+    agent_image,
+    engine_client,
+    engine_host,
+    gateway_image,
+    labels,
+    project,
+    run_id,
+)
+from tests.engine.leftovers import TEST_LABEL
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever lies here talks to an engine, as in tests/engine."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.engine)
+
+
+@pytest.fixture(scope="session")
+def cages(engine_host: str, run_id: str, tmp_path_factory: pytest.TempPathFactory, agent_image: str) -> Iterator[Cages]:  # noqa: F811
+    """A project for the caged ones."""
+    with connect(engine_host) as engine:
+        yield Cages(
+            engine=engine, project=f"{run_id}-attacks", directory=tmp_path_factory.mktemp("attacks"), image=agent_image
+        )
+
+
+@pytest.fixture(scope="session")
+def caged(cages: Cages) -> Mapping[str, str]:
+    """What the attacks said from within a sandbox without a network, by their names."""
+    ran = cages.run(CLOSED)
+    return {name: said for one in ran.values() for name, said in said_by(one.output).items()}
+
+
+@pytest.fixture(scope="session")
+def uncaged(engine_client: docker.DockerClient, run_id: str, agent_image: str) -> Mapping[str, str]:  # noqa: F811
+    """What they said in the weak sandbox."""
+    mark, own = f"{run_id}-weak", {TEST_LABEL: run_id}
+    names = [one.name for one in controlled(*CLOSED)]
+    with beside_a_host(engine_client, agent_image, mark, own) as host:
+        return run_weak(host, agent_image, mark, own, names)
