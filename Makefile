@@ -56,8 +56,9 @@ schema: venv  ## write schemas/sandbox.schema.json anew from the model's rows
 	@mkdir -p .cache
 	@$(RUN) -m sandboxrun schema >.cache/schema.json && mv .cache/schema.json schemas/sandbox.schema.json
 
-reference: venv  ## write docs/reference.md anew from the rows and the commands
+reference: venv  ## write docs/reference.md and docs/seccomp.md anew from what they describe
 	@$(RUN) -m scripts.reference
+	@$(RUN) -m scripts.seccomp
 
 bench: venv engine image  ## the benchmarks, as ratios side by side in one run
 	@$(RUN) -m benchmarks $(BENCH_ARGS)

@@ -28,7 +28,7 @@ from sandboxrun.profile.shipped import bases
 from sandboxrun.profile.template_functions import FILTERS
 from sandboxrun.profile.template_methods import MAP_METHODS, TEXT_METHODS
 from sandboxrun.settings import _VARIABLES
-from scripts import reference
+from scripts import reference, seccomp
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAPERS = sorted(
@@ -86,6 +86,10 @@ def test_every_block_says_what_it_is() -> None:
 
 def test_the_reference_is_fresh() -> None:
     assert reference.FILE.read_text(encoding="utf-8") == reference.text(), "run `make reference`"
+
+
+def test_the_table_of_system_calls_is_fresh() -> None:
+    assert seccomp.FILE.read_text(encoding="utf-8") == seccomp.text(), "run `make reference`"
 
 
 def test_the_reference_has_every_option_command_and_exit_code() -> None:
