@@ -1,7 +1,7 @@
 """Controls of the network: what there is no way to, whoever asks. What the gateway refuses stands in `requests`. Pure.
 
-The program sends nothing outside: a datagram socket that is connected tells whether there is a route. Nothing in it
-reads the proxy variables, so all of this holds with them unset.
+The program sends nothing outside: a datagram socket that is connected tells whether there is a route, and its next hop
+is on the sandbox's own network. No proxy variable is used for any of this, so it holds with them unset.
 """
 
 from __future__ import annotations
@@ -15,19 +15,7 @@ NO_ROUTE = ("ENETUNREACH", "EHOSTUNREACH", "EADDRNOTAVAIL", "EAFNOSUPPORT", "EAC
 _JOINS = "it joins networks of the project: what they reach, it reaches"
 
 
-def isolated(context: Context) -> bool:
-    """Whether no network that it has leads outside."""
-    if context.egress is not None:
-        return True
-    known = [context.networks.get(key) for key in context.spec.networks]
-    return bool(known) and all(network is not None and network.internal for network in known)
-
-
 def _applies(context: Context) -> str | None:
-    return None if isolated(context) else _JOINS
-
-
-def _hosts_apply(context: Context) -> str | None:
     return None if context.egress is not None else _JOINS
 
 
@@ -103,7 +91,7 @@ def _route_control(id: str, probe: str, title: str, meaning: str, how: str, weak
         how=how,
         weak=weak,
         applies=_applies,
-        expected=lambda context: "no route",
+        expected=lambda context: "no route, or none that leads anywhere",
         seen=lambda seen: results(_routes(probe, seen)),
         holds=lambda seen, context: _no_route(probe, seen),
     )
@@ -115,7 +103,8 @@ CONTROLS = (
         "routes",
         "No route outside",
         "Programs that ignore the proxy variables, or unset them, reach nothing: there is no way but the gateway's.",
-        "connect(2) of a datagram socket, which sends nothing, to public addresses and those kept for documentation.",
+        "connect(2) of a datagram socket, which sends nothing, to public addresses and those kept for documentation. "
+        "Where there is a route, its next hop is tried: one that is not there is no way (EHOSTUNREACH).",
         "Started on a bridge with a way out: there is a route.",
     ),
     _route_control(
@@ -150,7 +139,7 @@ CONTROLS = (
         how="TCP to ports 1, 22, 80 and 2375 of the first address of each subnet, and of the addresses that verify "
         "knows of the host.",
         weak="Started on a plain bridge: the host refuses, that is, it answers.",
-        applies=_hosts_apply,
+        applies=_applies,
         expected=lambda context: "none answers",
         seen=lambda seen: _reached_seen("hosts", seen),
         holds=lambda seen, context: _none_reached("hosts", seen),

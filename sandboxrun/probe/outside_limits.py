@@ -152,7 +152,7 @@ def oom(looked: Looked) -> Answer | str:
 
 CHECKS = (
     Check(
-        id="memory",
+        id="memory-limit",
         title="memory is limited",
         field="HostConfig.Memory",
         parts=("cgroup", "cgroup memory"),
@@ -160,7 +160,7 @@ CHECKS = (
         kernel=False,
     ),
     Check(
-        id="swap",
+        id="swap-limit",
         title="swap is limited",
         field="HostConfig.MemorySwap",
         parts=("cgroup", "cgroup swap"),
@@ -168,7 +168,7 @@ CHECKS = (
         kernel=False,
     ),
     Check(
-        id="pids",
+        id="pids-limit",
         title="processes are limited",
         field="HostConfig.PidsLimit",
         parts=("cgroup", "cgroup pids"),
@@ -176,7 +176,7 @@ CHECKS = (
         kernel=False,
     ),
     Check(
-        id="cpus",
+        id="cpu-quota",
         title="CPU time is limited",
         field="HostConfig.NanoCpus",
         parts=("cgroup", "cgroup cpu"),

@@ -171,7 +171,7 @@ def _alone(spec: SandboxSpec) -> bool:
 
 CHECKS = (
     Check(
-        id="root-filesystem",
+        id="root",
         title="the root filesystem is read-only",
         field="HostConfig.ReadonlyRootfs",
         parts=("mounts",),

@@ -116,7 +116,7 @@ void probe_gateway(void)
             port = (uint16_t)number(at + 1, NULL);
     for (int at = 1; count < MOST_TARGETS && (value = told_next("request", &at)) != NULL; count++) {
         prepare(&requests[count], value);
-        targets[count] = (struct target){address, port, -1, NOT_RUN};
+        targets[count] = (struct target){address, port, -1, 0, NOT_RUN};
         begin_connect(&targets[count]);
     }
     finish_connects(targets, count, now_ms() + 2000);

@@ -82,7 +82,7 @@ static void battery(void)
         probe_identity, probe_setuid, probe_namespaces, probe_secrets, probe_descriptors, probe_limits,
         probe_open_files, probe_groups_of_control, probe_root, probe_execution, probe_sizes, probe_devices,
         probe_sockets_of_engines, probe_git, probe_mounts, probe_masks, probe_calls, probe_families,
-        probe_processors, probe_routes, probe_reach, probe_names, probe_gateway,
+        ask_names, probe_processors, probe_reach, probe_routes, probe_names, probe_gateway,
     };
 
     refuse_the_host();

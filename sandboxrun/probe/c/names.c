@@ -120,20 +120,28 @@ static long ask_all(struct server *servers, long most)
     return count;
 }
 
-void probe_names(void)
-{
-    struct server servers[6];
-    long count, deadline, child = -1;
-    int status;
+static struct server servers[6];
+static long count, begun, child = -1;
 
+/* The questions go out early, so that nobody waits for the answers. */
+void ask_names(void)
+{
     if (told("names") == NULL)
         return;
     if (is_weak())
         child = start_answering();
+    begun = now_ms();
     count = ask_all(servers, 6);
-    deadline = now_ms() + 2000;
+}
+
+void probe_names(void)
+{
+    int status;
+
+    if (told("names") == NULL)
+        return;
     for (long i = 0; i < count; i++)
-        hear(&servers[i], deadline);
+        hear(&servers[i], begun + 2500);
     for (long i = 0; i < count; i++)
         say_server(&servers[i], i);
     say("resolvers");

@@ -27,7 +27,7 @@ struct poll_fd {
 struct target {
     uint32_t address; /* in network order */
     uint16_t port;
-    int fd;
+    int fd, kind; /* the kind is the caller's */
     long result; /* 0: connected; -errno; TIMED_OUT */
 };
 
@@ -38,6 +38,9 @@ void show_address(uint32_t address, char *into);        /* 16 bytes */
 
 /* Begins to connect without waiting: fd and result of the target are set. */
 void begin_connect(struct target *target);
+/* The next hops of the routing table, and what was met at one of them when it was tried. */
+long next_hops(uint32_t *hops, long most);
+long hop_result(uint32_t address);
 /* Waits for all until the deadline of now_ms(). */
 void finish_connects(struct target *targets, long count, long deadline);
 

@@ -1,24 +1,15 @@
-/* What the network reaches. A datagram socket that is connected sends nothing: it tells whether there is a route. */
+/* Who answers on the networks that the sandbox is on: the host, neighbours, and the next hops of its routes. */
 #include "net.h"
 #include "probe.h"
 
 #define SIZE(of) (sizeof of / sizeof *of)
 #define GET_CONFIGURATION 0x8912
 #define GET_MASK 0x891b
-#define GET_INDEX 0x8933
-#define SET_ADDRESS 0x8916
 
 struct interface {
     char name[16];
     struct address4 address;
     char rest[8];
-};
-
-struct address6 {
-    uint16_t family, port;
-    uint32_t flow;
-    uint8_t address[16];
-    uint32_t scope;
 };
 
 static struct interface interfaces[16];
@@ -44,100 +35,19 @@ static uint32_t mask_of(const struct interface *one)
     return failed < 0 ? 0xffffffff : asked.address.address;
 }
 
-static long route4(const char *address)
-{
-    struct address4 to = {IPV4, swap16(53), 0, {0}};
-    long fd = CALL(__NR_socket, IPV4, DATAGRAM | CLOSE_ON_EXEC, 0), result;
-
-    parse_address(address, &to.address);
-    result = fd < 0 ? fd : CALL(__NR_connect, fd, &to, sizeof to);
-    if (fd >= 0)
-        close_fd(fd);
-    return result;
-}
-
-static long route6(const uint8_t *address)
-{
-    struct address6 to = {IPV6, swap16(53), 0, {0}, 0};
-    long fd = CALL(__NR_socket, IPV6, DATAGRAM | CLOSE_ON_EXEC, 0), result;
-
-    memcpy(to.address, address, 16);
-    result = fd < 0 ? fd : CALL(__NR_connect, fd, &to, sizeof to);
-    if (fd >= 0)
-        close_fd(fd);
-    return result;
-}
-
-/* The weak sandbox gives itself an address of which everything is a neighbour, to show that a route would be seen. */
-static void make_route6(void)
-{
-    struct { uint8_t address[16]; uint32_t prefix; int index; } added = {{0xfd, 0, 0xda, 0x7a, [15] = 1}, 1, 0};
-    struct { char name[16]; int index; char rest[20]; } asked = {"lo", 0, {0}};
-    long file = open_at("/proc/sys/net/ipv6/conf/lo/disable_ipv6", WRITE_ONLY, 0);
-    long fd = CALL(__NR_socket, IPV6, DATAGRAM | CLOSE_ON_EXEC, 0);
-
-    if (file >= 0) {
-        CALL(__NR_write, file, "0", 1);
-        close_fd(file);
-    }
-    if (CALL(__NR_ioctl, fd, GET_INDEX, &asked) == 0) {
-        added.index = asked.index;
-        CALL(__NR_ioctl, fd, SET_ADDRESS, &added);
-        added.address[0] = 0x20;
-        CALL(__NR_ioctl, fd, SET_ADDRESS, &added);
-    }
-    close_fd(fd);
-}
-
-static void say_routes6(void)
-{
-    static const struct { const char *name; uint8_t address[16]; } six[] = {
-        {"public", {0x26, 0x06, 0x47, 0x00, 0x47, 0x00, [14] = 0x11, [15] = 0x11}},
-        {"documentation", {0x20, 0x01, 0x0d, 0xb8, [15] = 1}},
-        {"metadata", {0xfd, 0x00, 0x0e, 0xc2, [14] = 0x02, [15] = 0x54}},
-        {"private", {0xfd, 0x12, 0x34, 0x56, [15] = 1}},
-    };
-
-    if (is_weak())
-        make_route6();
-    say("routes6");
-    for (size_t i = 0; i < SIZE(six); i++)
-        field_result(six[i].name, route6(six[i].address));
-    done();
-}
-
-void probe_routes(void)
-{
-    static const char *const four[] = {"1.1.1.1", "8.8.8.8", "192.0.2.1", "198.51.100.1", "203.0.113.1"};
-    static const char *const inner[] = {"169.254.169.254", "169.254.170.2", "100.100.100.200", "192.0.0.192"};
-    static const char *const private[] = {"10.255.255.254", "172.31.255.254", "192.168.255.254", "100.64.0.1"};
-
-    say("routes");
-    for (size_t i = 0; i < SIZE(four); i++)
-        field_result(four[i], route4(four[i]));
-    done();
-    say("metadata");
-    for (size_t i = 0; i < SIZE(inner); i++)
-        field_result(inner[i], route4(inner[i]));
-    done();
-    say("private");
-    for (size_t i = 0; i < SIZE(private); i++)
-        field_result(private[i], route4(private[i]));
-    done();
-    say_routes6();
-}
+enum { HOST, NEIGHBOUR, HOP };
 
 static struct target targets[MOST_TARGETS];
 static long target_count;
 
-static void add(uint32_t address, uint16_t port)
+static void add(int kind, uint32_t address, uint16_t port)
 {
     if (target_count == MOST_TARGETS)
         return;
     for (long i = 0; i < target_count; i++)
-        if (targets[i].address == address && targets[i].port == port)
+        if (targets[i].address == address && targets[i].port == port && targets[i].kind == kind)
             return;
-    targets[target_count] = (struct target){address, port, -1, NOT_RUN};
+    targets[target_count] = (struct target){address, port, -1, kind, NOT_RUN};
     begin_connect(&targets[target_count++]);
 }
 
@@ -146,26 +56,24 @@ static void add_host(uint32_t address)
     static const uint16_t ports[] = {1, 22, 80, 2375};
 
     for (size_t i = 0; i < SIZE(ports); i++)
-        add(address, ports[i]);
+        add(HOST, address, ports[i]);
 }
 
 /* What answers, and be it with a refusal, is there. */
-static void say_targets(const char *name)
+static void say_targets(const char *name, int kind)
 {
-    finish_connects(targets, target_count, now_ms() + 1500);
     say(name);
     for (long i = 0; i < target_count; i++) {
         char key[32];
         struct target *one = &targets[i];
 
+        if (one->kind != kind)
+            continue;
         show_address(one->address, key);
         join(key, sizeof key, key, one->port == 1 ? ".1" : one->port == 22 ? ".22" : one->port == 80 ? ".80" : ".2375");
         field_result(key, one->result);
-        if (one->fd >= 0)
-            close_fd(one->fd);
     }
     done();
-    target_count = 0;
 }
 
 static int is_own(uint32_t address, long count)
@@ -193,7 +101,6 @@ static void reach_hosts(long count)
         if ((swap32(own) >> 24) != 127 && !is_own(first, count))
             add_host(first);
     }
-    say_targets("hosts");
 }
 
 static void reach_neighbours(long count)
@@ -203,7 +110,7 @@ static void reach_neighbours(long count)
 
     for (int at = 1; (value = told_next("neighbour", &at)) != NULL;)
         if (parse_address(value, &address))
-            add(address, 1);
+            add(NEIGHBOUR, address, 1);
     for (long i = 0; i < count; i++) {
         uint32_t own = interfaces[i].address.address, mask = mask_of(&interfaces[i]);
 
@@ -212,15 +119,66 @@ static void reach_neighbours(long count)
         for (uint32_t host = 2; host < 15 && (swap32(host) & ~mask) == swap32(host); host++) {
             address = (own & mask) | swap32(host);
             if (!is_own(address, count) && address != ((own & mask) | ~mask))
-                add(address, 1);
+                add(NEIGHBOUR, address, 1);
         }
     }
-    say_targets("neighbours");
+}
+
+/* The next hops of all routes that have one: where none answers, a route leads nowhere. */
+static void reach_hops(void)
+{
+    uint32_t hops[8];
+    long count = next_hops(hops, SIZE(hops));
+
+    for (long i = 0; i < count; i++)
+        add(HOP, hops[i], 1);
+}
+
+long hop_result(uint32_t address)
+{
+    for (long i = 0; i < target_count; i++)
+        if (targets[i].kind == HOP && targets[i].address == address)
+            return targets[i].result;
+    return NOT_RUN;
+}
+
+/* A line of /proc/net/arp: address, kind (0x1), flags: 0x0 while no hardware's address is known. */
+static int is_resolved(const char *line)
+{
+    const char *kind = find(line, "0x");
+    const char *flags = kind == NULL ? NULL : find(kind + 2, "0x");
+
+    return flags != NULL && flags[2] != '0';
+}
+
+/* A hop that has not answered: while nobody told its hardware's address, nothing can be sent through it. */
+static void settle_hops(long deadline)
+{
+    static char table[8192];
+
+    read_file("/proc/net/arp", table, sizeof table);
+    for (long i = 0; i < target_count; i++) {
+        struct target *one = &targets[i];
+        char shown[24];
+        const char *line;
+
+        if (one->kind != HOP || one->result != TIMED_OUT)
+            continue;
+        show_address(one->address, shown);
+        join(shown, sizeof shown, shown, " ");
+        line = find(table, shown);
+        if (line == NULL) {
+            one->result = -E_INPROGRESS;
+            finish_connects(one, 1, deadline);
+        } else if (!is_resolved(line)) {
+            one->result = -E_HOSTUNREACH;
+        }
+    }
 }
 
 void probe_reach(void)
 {
-    long count = find_interfaces();
+    long count = find_interfaces(), begun = now_ms();
 
     say("interfaces");
     for (long i = 0; i < count; i++) {
@@ -232,4 +190,13 @@ void probe_reach(void)
     done();
     reach_hosts(count);
     reach_neighbours(count);
+    reach_hops();
+    finish_connects(targets, target_count, begun + 1500);
+    settle_hops(begun + 3600);
+    say_targets("hosts", HOST);
+    say_targets("neighbours", NEIGHBOUR);
+    say_targets("hops", HOP);
+    for (long i = 0; i < target_count; i++)
+        if (targets[i].fd >= 0)
+            close_fd(targets[i].fd);
 }

@@ -30,9 +30,11 @@ void probe_calls(void);
 /* families.c */
 void probe_families(void);
 /* network.c */
-void probe_routes(void);
 void probe_reach(void);
+/* routes.c: after that */
+void probe_routes(void);
 /* names.c */
+void ask_names(void);
 void probe_names(void);
 /* gateway.c */
 void probe_gateway(void);

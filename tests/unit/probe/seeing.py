@@ -1,0 +1,54 @@
+"""Contexts and sights to judge: a sandbox with everything that any control looks at, and what one showed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sandboxrun.model.egress import PUBLIC, Egress
+from sandboxrun.model.records import FileRef, Lifetime, Ulimit
+from sandboxrun.model.spec import SandboxSpec, settle
+from sandboxrun.model.types import freeze
+from sandboxrun.model.workspace import Workspace
+from sandboxrun.probe.types import Context, Seen
+
+GATEWAY = "10.231.0.2"
+
+
+def spec(**changed: Any) -> SandboxSpec:
+    """A closed sandbox that has a secret, a workspace of the host's, and a gateway with a list."""
+    full: dict[str, Any] = {
+        "egress": Egress(allow=("api.example.com:443",)),
+        "secrets": (FileRef(source="key"),),
+        "workspace": Workspace(source="/srv/project", access="rw"),
+        "lifetime": Lifetime(timeout=10**9),
+        "ulimits": freeze({"nofile": Ulimit(soft=100, hard=200), "core": Ulimit(soft=0, hard=0)}),
+    }
+    return settle(SandboxSpec(**{**full, **changed}))
+
+
+def context(**changed: Any) -> Context:
+    """Its context; `spec` may be given as a mapping of changes."""
+    given = changed.pop("spec", {})
+    made = spec(**given) if isinstance(given, Mapping) else given
+    return Context(**{"spec": made, "gateway": GATEWAY, "cgroup": 1, "host_cpus": 8, **changed})
+
+
+OPEN = spec(
+    user="0:0",
+    read_only=False,
+    cap_add=("ALL",),
+    security_opt=freeze({"no-new-privileges": "false", "seccomp": "unconfined"}),
+    egress=PUBLIC,
+    mem_limit=0,
+    cpus=0.0,
+    pids_limit=0,
+    ulimits=freeze({}),
+    secrets=(),
+    workspace=None,
+)
+
+
+def seen(**probes: Mapping[str, str]) -> Seen:
+    """What the program printed; `_` in a probe's name stands for a point."""
+    return freeze({name.replace("_", "."): freeze(dict(values)) for name, values in probes.items()})
