@@ -14,7 +14,7 @@ import attrs
 
 from sandboxrun.errors import Problems
 from sandboxrun.model.declared import DeclaredSandbox
-from sandboxrun.model.guard import GUARDS, guarded, parents
+from sandboxrun.model.guard import GUARDS, guarded, mounts_of, parents
 from sandboxrun.model.objects import FileSpec
 from sandboxrun.model.spec import SandboxSpec
 from sandboxrun.model.workspace import Workspace
@@ -39,7 +39,64 @@ def with_protected(
     every = tuple(sandboxes)
     for sandbox in every:
         _check_binds(sandbox, own, places, problems)
-    return tuple(_guarded(sandbox, own, problems) for sandbox in every)
+    guarded_ones = tuple(_guarded(sandbox, own, problems) for sandbox in every)
+    _check_apart(guarded_ones, problems)
+    return guarded_ones
+
+
+def _check_apart(sandboxes: tuple[DeclaredSandbox, ...], problems: Problems) -> None:
+    """No sandbox starts from a place that another one may move: it could put a link to any host path there."""
+    writers: dict[tuple[Path, tuple[str, ...]], list[str]] = {}  # a place and what of it can't be moved → who writes
+    for sandbox in sandboxes:
+        for reach in _writable(sandbox):
+            writers.setdefault(reach, []).append(sandbox.address)
+    known: dict[tuple[Path, Path, tuple[str, ...]], bool] = {}
+    for sandbox in sandboxes if writers else ():
+        for key, place in sources_of(sandbox):
+            for (top, fixed), addresses in writers.items():
+                at = (place, top, fixed)
+                if at not in known:
+                    known[at] = _can_move(top, fixed, place)
+                other = next((one for one in addresses if _is_at_once(sandbox, one)), None) if known[at] else None
+                if other is not None:
+                    found = sandbox.provenance.get(key)
+                    span = found.span if found is not None and found.span is not None else sandbox.span
+                    message = f"{place.name} lies where {other} may write: it could put a link in its place"
+                    help = "give each a directory of its own, or depend on it: service_completed_successfully"
+                    problems.add(message, span, help)
+
+
+def _is_at_once(sandbox: DeclaredSandbox, other: str) -> bool:
+    """Whether another sandbox may run when this one starts."""
+    waits = sandbox.depends_on.get(other)
+    return other != sandbox.address and (waits is None or waits.condition != "service_completed_successfully")
+
+
+def sources_of(sandbox: DeclaredSandbox) -> Iterator[tuple[str, Path]]:
+    """The options, and the host paths in them, that a sandbox is given when it starts."""
+    workspace = sandbox.spec.workspace
+    if workspace is not None:
+        yield "workspace", sandbox.workspace or Path(workspace.source)
+    for mount in sandbox.spec.volumes:
+        if mount.type == "bind" and mount.source is not None:
+            yield "volumes", Path(mount.source)
+
+
+def _writable(sandbox: DeclaredSandbox) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """The places that a sandbox may write to, and what below them it can't move."""
+    workspace = sandbox.spec.workspace
+    if workspace is not None and workspace.access == "rw":
+        yield Path(workspace.source), workspace.protected
+    yield from ((Path(m.source or ""), ()) for m in sandbox.spec.volumes if m.type == "bind" and not m.read_only)
+
+
+def _can_move(top: Path, fixed: tuple[str, ...], place: Path) -> bool:
+    """Whether who writes to `top` can put another thing where `place` is. A mount can't be moved."""
+    real, above = Path(os.path.realpath(place)), Path(os.path.realpath(top))
+    if real == above or not real.is_relative_to(above):
+        return False
+    mounts, inner = dict(mounts_of(fixed)), str(real.relative_to(above))
+    return not (inner in mounts or any(mounts.get(step) for step in parents(inner)))
 
 
 def _check_binds(sandbox: DeclaredSandbox, own: frozenset[Path], places: Places, problems: Problems) -> None:

@@ -1,0 +1,115 @@
+"""Which files a workspace of access rw keeps, and which sandboxes may not be near each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sandboxrun.errors import ProfileError
+from sandboxrun.model.declared import Profile
+from sandboxrun.profile.inputs import Inputs
+from sandboxrun.profile.loader import load
+
+
+def loaded(directory: Path, text: str, name: str = "sandbox.yaml", inputs: Inputs | None = None) -> Profile:
+    path = directory / name
+    path.write_text(text)
+    return load([path], directory=directory, inputs=inputs)
+
+
+def kept(profile: Profile) -> set[str]:
+    workspace = profile.sandboxes[0].spec.workspace
+    assert workspace is not None
+    return set(workspace.protected)
+
+
+def test_every_file_that_the_profile_rests_on_is_kept(tmp_path: Path) -> None:
+    for name in ("env", "key", "settings", "base.yaml", "calls.json", "values.yaml"):
+        (tmp_path / "d").mkdir(exist_ok=True)
+        (tmp_path / "d" / name).write_text("A=1\n")
+    (tmp_path / "d/base.yaml").write_text("sandboxes: {b: {image: example}}\n")
+    (tmp_path / "d/calls.json").write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    (tmp_path / "d/values.yaml").write_text("v: 1\n")
+    text = (
+        "variables: {v: {type: integer}}\n"
+        "sandboxes:\n  a:\n    extends: {file: d/base.yaml, sandbox: b}\n"
+        "    env_file: [d/env, {path: d/no, required: false}]\n"
+        "    security_opt: [seccomp=d/calls.json]\n    workspace: {access: rw}\n    secrets: [key]\n    configs: [c]\n"
+        "secrets: {key: {file: d/key}}\nconfigs: {c: {file: d/settings}}\n"
+    )
+    profile = loaded(tmp_path, text, inputs=Inputs(var_files=(tmp_path / "d/values.yaml",)))
+    own = {path for path in kept(profile) if "/" in path or path == "sandbox.yaml"}
+    names = ("base.yaml", "calls.json", "env", "key", "no", "settings", "values.yaml")
+    assert own == {"sandbox.yaml", *(f"d/{name}" for name in names)}
+
+
+def test_a_profile_beside_the_workspace_needs_no_keeping(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    assert "sandbox.yaml" not in kept(
+        loaded(tmp_path, "sandboxes: {a: {image: i, workspace: {source: src, access: rw}}}")
+    )
+
+
+def test_a_mount_over_a_kept_name_stands_for_it(tmp_path: Path) -> None:
+    mounts = "tmpfs: [/workspace/.idea], volumes: ['v:/workspace/.vscode']"
+    text = f"sandboxes: {{a: {{image: i, workspace: {{access: rw}}, {mounts}}}}}\nvolumes: {{v: }}\n"
+    found = kept(loaded(tmp_path, text))
+    assert ".git" in found and not found & {".idea", ".vscode"}
+
+
+def test_a_mount_where_the_profile_is_kept_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d/e").mkdir(parents=True)
+    text = "sandboxes: {a: {image: i, workspace: {access: rw}, volumes: ['v:/workspace/d/e']}}\nvolumes: {v: }\n"
+    with pytest.raises(ProfileError, match=r"a volume on /workspace/d/e would stand where the profile's own files"):
+        loaded(tmp_path, text, "d/e/sandbox.yaml")
+
+
+def test_a_profile_reached_through_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with pytest.raises(
+        ProfileError, match=r"link in the workspace is a link: link/sandbox\.yaml can't be kept read-only"
+    ):
+        loaded(tmp_path, "sandboxes: {a: {image: i, workspace: {access: rw}}}", "link/sandbox.yaml")
+
+
+BESIDE = """\
+sandboxes:
+  writer: {image: i, workspace: {source: work, access: rw}}
+  other: {image: i, OPTIONS}
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "volumes: ['./work/sub:/data:ro']",
+        "volumes: ['./work/sub/deep:/data']",
+        "volumes: ['./link:/data']",
+        "workspace: {source: work/sub, access: rw}",
+        "workspace: {source: work/sub, access: ro}",
+        "workspace: {source: work/sub}",
+        "workspace: {source: work/sub}, depends_on: [writer]",
+    ],
+)
+def test_no_sandbox_starts_from_where_another_may_put_a_link(tmp_path: Path, options: str) -> None:
+    (tmp_path / "work/sub/deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("work/sub")
+    with pytest.raises(ProfileError, match="lies where writer may write: it could put a link in its place"):
+        loaded(tmp_path, BESIDE.replace("OPTIONS", options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "workspace: {source: work, access: rw}",  # its own place can't be moved
+        "volumes: ['./work/.github:/data:ro']",  # nor what is kept
+        "volumes: ['./work/.github/workflows:/data:ro']",
+        "workspace: {source: work/sub}, depends_on: {writer: {condition: service_completed_successfully}}",
+        "volumes: ['./else:/data']",
+    ],
+)
+def test_other_neighbours_are_fine(tmp_path: Path, options: str) -> None:
+    (tmp_path / "work/sub").mkdir(parents=True)
+    loaded(tmp_path, BESIDE.replace("OPTIONS", options))
