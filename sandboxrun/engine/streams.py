@@ -17,7 +17,7 @@ import attrs
 
 from sandboxrun.engine.calls import Answer, Caller, Json, translated
 from sandboxrun.engine.containers import exec_create, exec_inspect, inspect_container, named, path_of
-from sandboxrun.engine.errors import EngineError, EngineTimeout
+from sandboxrun.engine.errors import EngineError, EngineTimeout, EngineUnreachable
 from sandboxrun.engine.frames import STDOUT, demultiplex
 from sandboxrun.engine.jsonlines import json_lines
 from sandboxrun.engine.transport import Connection, TransportError
@@ -259,10 +259,16 @@ def put_archive(engine: Caller, id: str, path: str, tar: BinaryIO) -> None:
     pieces = iter(lambda: tar.read(PIECE), b"")
     headers = {"Content-Type": "application/x-tar"}
     operation = f"copying into container {named(id)} at {path}"
-    engine.request(
-        "PUT", path_of(id, "/archive"), operation=operation, query={"path": path}, body=pieces, headers=headers,
-        timeout=None,
-    ).read()  # fmt: skip
+    place, query = path_of(id, "/archive"), {"path": path}
+    try:
+        engine.request(
+            "PUT", place, operation=operation, query=query, body=pieces, headers=headers, timeout=None
+        ).read()  # fmt: skip
+    except EngineUnreachable:
+        # Docker 28 refuses a folder that is not there without reading on: over tcp that can end the connection
+        # before its answer is seen.
+        engine.request("HEAD", place, operation=operation, query=query).read()
+        raise
 
 
 @attrs.frozen(kw_only=True)

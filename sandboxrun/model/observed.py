@@ -189,7 +189,7 @@ class Offers:
     cpuset: bool = True
     pids: bool = True
     seccomp: bool = True
-    seccomp_content: bool = True  # a profile is taken as its content, not as a path on the engine's host
+    podman: bool = False  # Podman, by its Docker API, which drops some of what it is asked for
     architecture: str = ""  # as the engine names it; "": it was not asked
     quota: bool = True  # storage_opt size
 

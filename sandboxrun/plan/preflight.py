@@ -22,17 +22,40 @@ def preflight(sandboxes: Iterable[DeclaredSandbox], profile: Profile, offers: Of
     return [fault for sandbox in sandboxes for fault in _sandbox_faults(sandbox, offers)]
 
 
+# What Podman's Docker API takes without an error and does not do, or does not show: tests/engine/test_controls.py
+# looks at each on a real one.
+_PODMAN = {
+    "cgroup": "Podman leaves it in the host's control-group namespace",
+    "read_only": "beside a read-only root Podman mounts /run and /var/tmp, writable and without a bound",
+    "logging": "Podman has no driver local, and does not show the bounds of the others",
+    "networks": "Podman lets an internal network reach the host, and sandboxes on one network reach each other",
+}
+
+
 def image_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> list[Diagnostic]:
-    """One diagnostic for each sandbox whose image, where it is known, declares volumes that nothing is mounted over."""
+    """One diagnostic for each sandbox whose image, where it is known, opens or claims what it must not."""
     found = ((s, snapshot.images.get(s.spec.image)) for s in sandboxes)
     return [
         fault
         for sandbox, image in found
-        if image is not None and image.config is not None and (fault := image_volumes_fault(sandbox, image.config))
+        if image is not None and image.config is not None and (fault := image_fault(sandbox, image.config))
     ]
 
 
-def image_volumes_fault(sandbox: DeclaredSandbox, image: ImageConfig) -> Diagnostic | None:
+def image_fault(sandbox: DeclaredSandbox, image: ImageConfig) -> Diagnostic | None:
+    """What is wrong with an image, if anything is."""
+    return _labels_fault(sandbox, image) or _volumes_fault(sandbox, image)
+
+
+def _labels_fault(sandbox: DeclaredSandbox, image: ImageConfig) -> Diagnostic | None:
+    """A container inherits its image's labels, and ours decide what is collected, by whom and when."""
+    if not image.reserved:
+        return None
+    message = f"the image {sandbox.spec.image} has labels that are sandboxrun's own: {', '.join(image.reserved)}"
+    return _fault(sandbox, "image", message, "build it without them; an image must not say who owns its containers")
+
+
+def _volumes_fault(sandbox: DeclaredSandbox, image: ImageConfig) -> Diagnostic | None:
     """What is wrong with an image's VOLUMEs: an engine makes a volume of each, on its disk and without a bound,
     writable whatever the root is. None where something declared stands on each."""
     covered = _covered(sandbox)
@@ -61,6 +84,7 @@ def _sandbox_faults(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagno
         yield _fault(sandbox, row.key, message, f"it needs API {row.since}")
     yield from _limits(sandbox, offers)
     yield from _seccomp(sandbox, offers)
+    yield from _podman(sandbox, offers)
     yield from _runtime(sandbox, offers)
     yield from _binds(sandbox, offers)
 
@@ -88,12 +112,21 @@ def _seccomp(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     if value in (None, seccomp.ENGINE, seccomp.UNCONFINED) or not offers.seccomp:
         return
     help = "security_opt: [seccomp=engine] uses the engine's own profile"
-    if not offers.seccomp_content:
+    if offers.podman:
         message = "the engine takes a seccomp profile by its path on the engine's host only, not as content"
         yield _fault(sandbox, "security_opt", message, help)
     elif value in (seccomp.OWN, seccomp.DEBUG) and offers.architecture not in ("", *seccomp.ARCHITECTURES):
         message = f"seccomp={value} is not made for the engine's architecture, {offers.architecture}"
         yield _fault(sandbox, "security_opt", message, help)
+
+
+def _podman(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
+    """No sandbox has its own control-group namespace there, hence none is made, whatever it declares."""
+    spec = sandbox.spec
+    asked = {"cgroup": True, "read_only": spec.read_only, "logging": True, "networks": spec.network_mode != "none"}
+    for key, why in _PODMAN.items():
+        if offers.podman and asked[key]:
+            yield _fault(sandbox, key, f"{key}: {why}", "use Docker's engine: docs/engines.md says what holds where")
 
 
 def _runtime(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:

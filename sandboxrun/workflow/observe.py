@@ -196,7 +196,7 @@ def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Iterabl
         cpuset=facts.limits.cpuset,
         pids=facts.limits.pids,
         seccomp=facts.seccomp is not None,
-        seccomp_content=not facts.is_podman,
+        podman=facts.is_podman,
         architecture=facts.architecture,
         quota=facts.storage_quota is not Quota.NO,
     )

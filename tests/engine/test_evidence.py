@@ -179,7 +179,7 @@ def test_a_timeout_and_usage(engine: Engine, store: Store, make: Make, request_o
     assert usage.samples == sampler.samples >= 3
     assert usage.cpu_seconds and usage.memory_peak_bytes and usage.pids_peak
     lines = content(store, captured, USAGE).splitlines()
-    assert len(lines) == usage.samples and {"time", "cpu_ns", "memory_bytes", "pids"} <= set(json.loads(lines[-1]))
+    assert len(lines) == usage.samples and {"time", "cpu_ns", "memory_bytes", "pids"} <= set(json.loads(lines[0]))
     with pytest.raises(FileNotFoundError), store.staging(request_of.run, create=False):
         raise AssertionError("staging was not removed")
 

@@ -477,7 +477,7 @@ def test_networks_that_nothing_uses_go_and_those_of_a_living_run_stay() -> None:
         ({}, {"seccomp": False}, "the engine can't enforce seccomp"),
         (
             {},
-            {"seccomp_content": False},
+            {"podman": True},
             "the engine takes a seccomp profile by its path on the engine's host only, not as content",
         ),
         (
@@ -485,6 +485,7 @@ def test_networks_that_nothing_uses_go_and_those_of_a_living_run_stay() -> None:
             {"architecture": "s390x"},
             "seccomp=debug is not made for the engine's architecture, s390x",
         ),
+        ({}, {"podman": True}, "cgroup: Podman leaves it in the host's control-group namespace"),
         ({"storage_opt": freeze({"size": "1g"})}, {"quota": False}, "the engine can't enforce storage quotas"),
         (
             {"workspace": Workspace(source="/src", access="rw")},
@@ -510,9 +511,9 @@ def test_what_the_engine_cannot_enforce_is_refused_by_name(
 
 
 @pytest.mark.parametrize("value", ["engine", "unconfined"])
-def test_an_engine_that_takes_no_profile_runs_what_sends_none(value: str) -> None:
+def test_an_engine_that_our_profile_is_not_made_for_runs_what_sends_none(value: str) -> None:
     seen = snapshot(**NONE)
-    seen = attrs.evolve(seen, offers=attrs.evolve(seen.offers, seccomp_content=False, architecture="s390x"))
+    seen = attrs.evolve(seen, offers=attrs.evolve(seen.offers, architecture="s390x"))
     options = {"network_mode": "none", "security_opt": freeze({"seccomp": value})}
     assert not make_plan(profile(declared("a", **options)), seen).empty
 
