@@ -155,11 +155,12 @@ def _rules(sandbox: DeclaredSandbox, run: str, session: Session) -> bytes:
 
 def _give_rules(sandbox: DeclaredSandbox, container: str, run: str, session: Session) -> str:
     """Put the rules into their volume, as a file that the gateway can read and not write; their digest."""
-    session.engine.put_archive(container, DIRECTORY, _tar(_rules(sandbox, run, session)))
+    session.engine.put_archive(container, DIRECTORY, rules_tar(_rules(sandbox, run, session)))
     return _digest(sandbox, run, session)
 
 
-def _tar(document: bytes) -> BinaryIO:
+def rules_tar(document: bytes) -> BinaryIO:
+    """The rules as a file that everybody reads and only root writes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
         info = tarfile.TarInfo(FILE)

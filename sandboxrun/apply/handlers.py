@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from sandboxrun.apply import gateways, joining, make, teardown, waiting
+from sandboxrun.apply import gateways, joining, keepers, make, teardown, waiting
 from sandboxrun.apply.session import Session
 from sandboxrun.plan import operations as op
 
@@ -39,6 +39,8 @@ def carry_out(step: op.Operation, session: Session) -> str | None:
             teardown.remove_courier(step, session)
         case op.CreatePart():
             make.create_part(step, session)
+        case op.StartKeeper():
+            return keepers.start_keeper(step, session)
         case op.CreateSandbox():
             return make.create_sandbox(step, session)
         case op.UploadWorkspace():

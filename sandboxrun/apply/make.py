@@ -13,6 +13,7 @@ import attrs
 
 from sandboxrun.apply.events import StepProgress
 from sandboxrun.apply.holding import held
+from sandboxrun.apply.keepers import held_at, part_options
 from sandboxrun.apply.readback import read_back, refuse_warnings
 from sandboxrun.apply.session import Made, Session
 from sandboxrun.apply.updates import record_update
@@ -24,7 +25,8 @@ from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.model.names import WORKSPACE, part_volume
 from sandboxrun.model.objects import volume_payload
 from sandboxrun.plan import operations as op
-from sandboxrun.plan.preflight import image_volumes_fault
+from sandboxrun.plan.belongings import held_parts
+from sandboxrun.plan.preflight import image_fault
 from sandboxrun.profile.contents import digest
 
 NO_IMAGE = "check the name, or `docker login`; to use an image that is on the engine set pull_policy: missing or never"
@@ -70,7 +72,7 @@ def create_part(step: op.CreatePart, session: Session) -> None:
     """Make a volume that is a sandbox's own. The engine answers with an older one of that name if there is one."""
     name = part_volume(step.sandbox.name, step.part)
     wanted = session.part_labels(step.address, step.sandbox.name, step.part)
-    payload = {"Name": name, "Driver": "local", "Labels": wanted}
+    payload = {"Name": name, "Driver": "local", "Labels": wanted, "DriverOpts": part_options(step, session)}
     made = session.engine.create_volume(payload)
     have = (made.get("Labels") or {}).get(labels.RUN)
     if have == wanted[labels.RUN]:
@@ -85,7 +87,7 @@ def create_part(step: op.CreatePart, session: Session) -> None:
 def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
     """Create the container and read it back: nothing of it has run yet."""
     sandbox, names = step.sandbox, session.profile.names
-    if step.image_id is None and (fault := image_volumes_fault(sandbox, session.image(sandbox.spec.image))):
+    if step.image_id is None and (fault := image_fault(sandbox, session.image(sandbox.spec.image))):
         raise ApplyError(fault)  # an image that was pulled just now
     plot, own = session.plots.get(sandbox.address), session.labels(sandbox)
     payload = encode(sandbox.spec, name=sandbox.name, names=names, own_labels=own, plot=plot)
@@ -123,8 +125,12 @@ def upload_files(step: op.UploadFiles, session: Session) -> None:
     for ref, content in contents.items():
         if ref.digest is not None and ref.digest != digest(content):
             raise ApplyError(f"the content of {ref.source} has changed since it was planned", help="plan again")
+    tar = files_tar(contents, uid, gid)
+    if step.part in held_parts(sandbox.spec):
+        session.engine.put_archive(session.keepers[step.address], held_at(step.part), tar)
+        return
     with courier(sandbox, step.part, part_volume(sandbox.name, step.part), session) as carrier:
-        session.engine.put_archive(carrier, f"{LANDING}/{step.part}", files_tar(contents, uid, gid))
+        session.engine.put_archive(carrier, f"{LANDING}/{step.part}", tar)
 
 
 def give_volume(step: op.GiveVolume, session: Session) -> None:

@@ -71,6 +71,7 @@ class Session:
     plots: dict[str, Plot] = attrs.field(factory=dict)  # address → addresses on the sandbox's own network
     private_networks: dict[str, str] = attrs.field(factory=dict)  # address → id, of those made here
     gateways: dict[str, str] = attrs.field(factory=dict)  # address → id, of those made here
+    keepers: dict[str, str] = attrs.field(factory=dict)  # address → id, of those made here
     companions: dict[str, list[str]] = attrs.field(factory=dict)  # address → ids, of those made here
     plotting: threading.Lock = attrs.field(factory=threading.Lock)
     volumes_made: set[str] = attrs.field(factory=set)

@@ -18,7 +18,7 @@ from sandboxrun.plan import operations as op
 from sandboxrun.plan.operations import Operation
 
 _FILLING = op.UploadWorkspace | op.UploadFiles | op.GiveVolume
-_WIRING = op.CreatePrivateNetwork | op.CreateGateway | op.StartGateway
+_WIRING = op.CreatePrivateNetwork | op.CreateGateway | op.StartGateway | op.StartKeeper
 _MAKING = op.CreatePart | op.CreateSandbox | _FILLING | op.ConnectNetwork | op.StartSandbox | _WIRING
 
 

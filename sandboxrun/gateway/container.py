@@ -68,6 +68,33 @@ def gateway_payload(sandbox: DeclaredSandbox, names: Names, run: str, plot: Plot
     }
 
 
+def keeper_payload(
+    sandbox: DeclaredSandbox, project: str, run: str, places: Mapping[str, str], image: str
+) -> dict[str, Any]:
+    """The body of POST /containers/create for a container that does nothing but hold volumes mounted.
+
+    `places`: where it has each of the sandbox's parts. The engine fills them; it can read none of the files.
+    """
+    mounts = [
+        {
+            "Type": "volume",
+            "Source": part_volume(sandbox.name, part),
+            "Target": target,
+            "VolumeOptions": {"NoCopy": True},
+        }
+        for part, target in places.items()
+    ]
+    return {
+        "Image": image,
+        "Cmd": ["keep"],
+        "User": USER,
+        "StopTimeout": 2,
+        "NetworkDisabled": True,
+        "Labels": companion_labels(sandbox, project, run, "keeper"),
+        "HostConfig": {**companion_host(memory=64 * MIB, pids=16), "NetworkMode": "none", "Mounts": mounts},
+    }
+
+
 def companion_labels(sandbox: DeclaredSandbox, project: str, run: str, role: str) -> dict[str, str]:
     """The labels of a container that lives and goes with a sandbox."""
     return {labels.PROJECT: project, labels.SANDBOX: sandbox.address, labels.RUN: run, labels.ROLE: role}
@@ -91,7 +118,7 @@ def companion_host(*, memory: int, pids: int) -> dict[str, Any]:
         "IpcMode": "private",
         "CgroupnsMode": "private",
         "RestartPolicy": {"Name": "no"},
-        "LogConfig": {"Type": "local", "Config": {"max-size": "1m", "max-file": "1"}},
+        "LogConfig": {"Type": "local", "Config": {"max-size": "1m", "max-file": "2"}},
     }
 
 

@@ -6,7 +6,18 @@ Pure.
 from __future__ import annotations
 
 from sandboxrun.model.declared import DeclaredSandbox
-from sandboxrun.model.names import COMPANIONS, CONFIGS, EGRESS, GATEWAY, PARTS, RULES, SECRETS, WORKSPACE, part_volume
+from sandboxrun.model.names import (
+    COMPANIONS,
+    CONFIGS,
+    EGRESS,
+    GATEWAY,
+    KEEPER,
+    PARTS,
+    RULES,
+    SECRETS,
+    WORKSPACE,
+    part_volume,
+)
 from sandboxrun.model.observed import ObservedNetwork, Snapshot
 from sandboxrun.model.spec import SandboxSpec
 from sandboxrun.model.wiring import private_network
@@ -25,8 +36,13 @@ def parts_of(sandbox: DeclaredSandbox) -> tuple[str, ...]:
 
 def companions_of(spec: SandboxSpec) -> tuple[str, ...]:
     """The containers that a sandbox needs beside its own."""
-    has = {GATEWAY: spec.egress is not None and spec.egress.has_gateway}
-    return tuple(role for role in COMPANIONS if has.get(role))
+    has = {GATEWAY: spec.egress is not None and spec.egress.has_gateway, KEEPER: bool(held_parts(spec))}
+    return tuple(role for role in COMPANIONS if has[role])
+
+
+def held_parts(spec: SandboxSpec) -> tuple[str, ...]:
+    """The parts that lie in memory: their volumes last as long as the keeper has them mounted."""
+    return (SECRETS,) if spec.secrets else ()
 
 
 def networks_of(spec: SandboxSpec) -> tuple[str, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from sandboxrun.model.declared import DeclaredSandbox
-from sandboxrun.model.names import CONFIGS, EGRESS, GATEWAY, SECRETS, WORKSPACE
+from sandboxrun.model.names import CONFIGS, EGRESS, GATEWAY, KEEPER, SECRETS, WORKSPACE
 from sandboxrun.model.objects import VolumeSpec
 from sandboxrun.plan import operations as op
-from sandboxrun.plan.belongings import companions_of, parts_of
+from sandboxrun.plan.belongings import companions_of, held_parts, parts_of
 from sandboxrun.plan.changes import Action, Change
 from sandboxrun.plan.decide import Decision
 from sandboxrun.plan.draft import Draft, Ids
@@ -50,11 +50,14 @@ def make(draft: Draft, sandbox: DeclaredSandbox, decision: Decision) -> None:
     """All of one sandbox, up to its start."""
     address, cause = sandbox.address, decision.change.note or decision.change.reason.value
     needs = _before(draft, sandbox, decision)
-    for part in parts_of(sandbox):
-        volume = op.CreatePart(
+    volumes = [
+        op.CreatePart(
             id=f"volume {address} {part}", address=address, cause=cause, needs=needs, sandbox=sandbox, part=part
         )
-        needs = (*needs, draft.add(volume))
+        for part in parts_of(sandbox)
+    ]
+    needs = (*needs, *(draft.add(volume) for volume in volumes))
+    held = _hold(draft, sandbox, needs, cause)
     wired: Ids = ()
     if GATEWAY in companions_of(sandbox.spec):
         network, gateway = _wire(draft, sandbox, needs, cause)
@@ -68,11 +71,29 @@ def make(draft: Draft, sandbox: DeclaredSandbox, decision: Decision) -> None:
         image_id=_image_id(draft, sandbox.spec.image),
     )
     created = draft.add(create)
-    ready = [created, *wired, *_fill(draft, sandbox, created, cause), *_join(draft, sandbox, created, cause)]
+    ready = [created, *wired, *_fill(draft, sandbox, (created, *held), cause), *_join(draft, sandbox, created, cause)]
     ready += _give_volumes(draft, sandbox, created, cause)
     ready += _dependencies(draft, sandbox, cause)
     start = op.StartSandbox(id=f"start {address}", address=address, cause=cause, needs=tuple(ready), sandbox=sandbox)
     draft.started[address] = draft.add(start)
+
+
+def _hold(draft: Draft, sandbox: DeclaredSandbox, needs: Ids, cause: str) -> Ids:
+    """The step after which what lies in memory can be filled; none where nothing does."""
+    parts = held_parts(sandbox.spec)
+    if not parts:
+        return ()
+    image, built = draft.helper()
+    step = op.StartKeeper(
+        id=f"start {sandbox.address} {KEEPER}",
+        address=sandbox.address,
+        cause=cause,
+        needs=(*needs, *built),
+        sandbox=sandbox,
+        image=image,
+        parts=parts,
+    )
+    return (draft.add(step),)
 
 
 def _wire(draft: Draft, sandbox: DeclaredSandbox, needs: Ids, cause: str) -> Ids:
@@ -149,11 +170,11 @@ def _image_id(draft: Draft, reference: str) -> str | None:
     return image.config.id
 
 
-def _fill(draft: Draft, sandbox: DeclaredSandbox, created: str, cause: str) -> list[str]:
+def _fill(draft: Draft, sandbox: DeclaredSandbox, ready: Ids, cause: str) -> list[str]:
     address, filled = sandbox.address, []
     if sandbox.workspace is not None:
         step = op.UploadWorkspace(
-            id=f"upload {address} {WORKSPACE}", address=address, cause=cause, needs=(created,), sandbox=sandbox
+            id=f"upload {address} {WORKSPACE}", address=address, cause=cause, needs=ready, sandbox=sandbox
         )
         filled.append(draft.add(step))
     for part, files in ((SECRETS, sandbox.spec.secrets), (CONFIGS, sandbox.spec.configs)):
@@ -162,7 +183,7 @@ def _fill(draft: Draft, sandbox: DeclaredSandbox, created: str, cause: str) -> l
                 id=f"upload {address} {part}",
                 address=address,
                 cause=cause,
-                needs=(created,),
+                needs=ready,
                 sandbox=sandbox,
                 part=part,
                 files=files,

@@ -129,6 +129,15 @@ class CreatePart(_Step):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
+class StartKeeper(_Step):
+    """Make and start the container that holds the `parts` which lie in memory, until the sandbox's end."""
+
+    sandbox: DeclaredSandbox
+    image: str  # its id, or its reference where it is built first
+    parts: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CreateSandbox(_Step):
     """Create a container, without starting it, and read it back: every option must be as declared."""
 
@@ -145,7 +154,7 @@ class UploadWorkspace(_Step):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class UploadFiles(_Step):
-    """Put secrets or configs into their volume, through a courier: the sandbox has it read-only."""
+    """Put secrets or configs into their volume: the sandbox has it read-only. Through a courier, or the keeper."""
 
     sandbox: DeclaredSandbox
     part: str
@@ -253,6 +262,7 @@ Operation = (
     | RemoveVolume
     | RemoveCourier
     | CreatePart
+    | StartKeeper
     | CreateSandbox
     | UploadWorkspace
     | UploadFiles

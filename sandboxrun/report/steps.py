@@ -33,12 +33,20 @@ def done(step: Operation, note: str = "") -> str:
     return one_line(f"{said} ({note})" if note and isinstance(step, op.UploadWorkspace) else said)
 
 
+_MINOR = (
+    op.CreatePart
+    | op.RecordSpec
+    | op.GiveVolume
+    | op.CreatePrivateNetwork
+    | op.CreateGateway
+    | op.StartGateway
+    | op.StartKeeper
+)
+
+
 def minor(step: Operation) -> bool:
     """Whether the step is a part of another one in a person's eyes: told with -v only."""
-    return isinstance(
-        step,
-        op.CreatePart | op.RecordSpec | op.GiveVolume | op.CreatePrivateNetwork | op.CreateGateway | op.StartGateway,
-    )
+    return isinstance(step, _MINOR)
 
 
 def _words(step: Operation) -> tuple[str, str]:
@@ -47,6 +55,8 @@ def _words(step: Operation) -> tuple[str, str]:
             return "pulling", "pulled"
         case op.BuildHelper():
             return "building", "built"
+        case op.StartKeeper():
+            return f"making room in memory for {' and '.join(step.parts)}", "room in memory made"
         case op.CreateNetwork() | op.CreateVolume() | op.CreateSandbox():
             return "creating", "created"
         case op.CreatePrivateNetwork():

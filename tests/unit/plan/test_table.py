@@ -24,6 +24,7 @@ from sandboxrun.plan.changes import Action, Plan, Reason
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, select
 from tests.unit.model.values import specs
 from tests.unit.plan.world import (
+    HELPER,
     NODE,
     NOW,
     STARTED,
@@ -362,7 +363,7 @@ def test_everything_around_a_sandbox_is_made_before_and_removed_after() -> None:
         workspace=profile().directory,
     )
     declaring = profile(full, volumes=freeze({"data": VolumeSpec()}))
-    plan = make_plan(declaring, snapshot(couriers=("e" * 64,), **NONE))
+    plan = make_plan(declaring, snapshot(couriers=("e" * 64,), helper=HELPER, **NONE))
     assert steps(plan) == [
         "courier eeeeeeeeeeee",
         "create network.default",
@@ -370,6 +371,7 @@ def test_everything_around_a_sandbox_is_made_before_and_removed_after() -> None:
         "create volume.data",
         "volume a workspace",
         "volume a secrets",
+        "start a keeper",
         "create a",
         "upload a workspace",
         "upload a secrets",
@@ -385,6 +387,7 @@ def test_everything_around_a_sandbox_is_made_before_and_removed_after() -> None:
         "volume a workspace",
         "volume a secrets",
     }
+    assert set(needs(plan)["upload a secrets"]) == {"create a", "start a keeper"}
     filled = ("create a", "upload a workspace", "upload a secrets", "connect a other", "give a data")
     assert needs(plan)["start a"] == filled
     there = (

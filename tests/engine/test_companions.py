@@ -1,0 +1,225 @@
+"""Gateways and keepers on a real engine: confined, there before their sandbox starts, repaired, and gone with it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from sandboxrun.errors import ApplyError
+from sandboxrun.evidence.index import Index
+from sandboxrun.plan import operations as op
+from sandboxrun.plan.changes import Action, Reason
+from tests.engine.world import World, change, open_world
+
+OPEN = {"network_mode": "bridge", "egress": "open"}
+VALUE = "a value that stands nowhere on a disk 7c1e"
+KEEPS = {"secrets": ["token"]}
+TOKEN = {"token": {"environment": "TOKEN"}}
+
+
+@pytest.fixture
+def world(engine_host: str, project: str, tmp_path: Path, busybox: str) -> Iterator[World]:
+    with open_world(engine_host, project, tmp_path, busybox) as opened:
+        opened.environment["TOKEN"] = VALUE
+        yield opened
+
+
+def allow(*hosts: str) -> dict[str, Any]:
+    return {"network_mode": "bridge", "egress": {"allow": list(hosts)}}
+
+
+def asking(host: str) -> str:
+    """What a shell with no more than nc does to ask the gateway for a host."""
+    request = f"GET http://{host}/ HTTP/1.1\\r\\nHost: {host}\\r\\n\\r\\n"
+    return f"printf '{request}' | nc -w 5 ${{http_proxy:7:-5}} 3128"
+
+
+def gateway(world: World, client: docker.DockerClient, role: str = "gateway") -> Any:
+    return client.containers.get(f"{world.project}-a.{role}")
+
+
+def said(container: Any) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in container.logs(stdout=True, stderr=False).splitlines()]
+
+
+def evidence(world: World) -> tuple[Index, Path]:
+    (entry,) = world.store.entries(world.project)
+    return world.store.index(entry), world.store.path / entry.folder
+
+
+def test_a_gateway_is_confined_whatever_it_is_asked(world: World, engine_client: docker.DockerClient) -> None:
+    world.apply(world.profile({"a": allow("api.example.com:443")}))
+    attrs = gateway(world, engine_client).attrs
+    host = attrs["HostConfig"]
+    assert attrs["Config"]["User"] == "65532:65532"
+    assert (host["CapDrop"], host["CapAdd"], host["Privileged"]) == (["ALL"], None, False)
+    assert host["ReadonlyRootfs"] and host["PidsLimit"] == 64 and host["Memory"] == host["MemorySwap"]
+    assert "no-new-privileges=true" in host["SecurityOpt"] and any(
+        o.startswith("seccomp={") for o in host["SecurityOpt"]
+    )
+    top = subprocess.run(["cat", f"/proc/{attrs['State']['Pid']}/status"], capture_output=True, text=True, check=False)
+    if top.returncode == 0:  # the engine is on this machine
+        assert "CapEff:\t0000000000000000" in top.stdout and "NoNewPrivs:\t1" in top.stdout
+    code, _ = gateway(world, engine_client).exec_run(["sh", "-c", "echo x > /etc/sandboxrun/rules.json"])
+    assert code != 0
+
+
+def test_another_list_is_served_by_the_same_gateway_beside_the_same_sandbox(
+    world: World, engine_client: docker.DockerClient
+) -> None:
+    first = world.profile({"a": allow("api.example.com:443")})
+    world.apply(first)
+    before, served = world.ids(first), gateway(world, engine_client)
+    then = world.profile({"a": allow("api.example.com:443", "*.example.org:443")})
+    assert change(world.plan(then), "a").action is Action.UPDATE
+    world.apply(then)
+    assert world.ids(then) == before
+    assert gateway(world, engine_client).id == served.id
+    events = said(served)
+    assert [e["event"] for e in events] == ["ready", "rules"]
+    assert events[0]["digest"] != events[1]["digest"]
+    assert world.plan(then).empty
+
+
+def test_a_gateway_that_died_cuts_the_sandbox_off_and_the_next_apply_brings_it_back(
+    world: World, engine_client: docker.DockerClient
+) -> None:
+    profile = world.profile({"a": OPEN})
+    world.apply(profile)
+    sandbox = world.ids(profile)["a"]
+    ask = ("sh", "-c", asking("169.254.169.254"))
+    assert "403" in world.run(sandbox, *ask)[1]
+    gateway(world, engine_client).kill()
+    assert "403" not in world.run(sandbox, *ask)[1]
+    found = change(world.plan(profile), "a")
+    assert (found.action, found.reason) == (Action.UPDATE, Reason.DRIFTED)
+    world.apply(profile)
+    assert world.ids(profile)["a"] == sandbox
+    assert "403" in world.run(sandbox, *ask)[1]
+    gateway(world, engine_client).remove(force=True)
+    world.apply(profile)
+    assert world.ids(profile)["a"] == sandbox
+    assert "403" in world.run(sandbox, *ask)[1]
+
+
+def test_requests_are_kept_as_evidence(world: World) -> None:
+    profile = world.profile({"a": allow("api.example.com:443")})
+    world.apply(profile)
+    asked = ("169.254.169.254", "denied.example.org", "denied.example.org")
+    world.run(world.ids(profile)["a"], "sh", "-c", "; ".join(map(asking, asked)))
+    world.destroy(profile)
+    index, folder = evidence(world)
+    assert index.egress is not None
+    assert (index.egress.allowed, index.egress.denied) == (0, 3)
+    assert index.egress.denied_targets == ("169.254.169.254:80", "denied.example.org:80")
+    records = [json.loads(line) for line in (folder / "egress.jsonl").read_bytes().splitlines()]
+    requests = [r for r in records if r["event"] == "request"]
+    assert [(r["sandbox"], r["method"], r["host"], r["verdict"]) for r in requests] == [
+        ("a", "GET", "169.254.169.254", "denied"),
+        ("a", "GET", "denied.example.org", "denied"),
+        ("a", "GET", "denied.example.org", "denied"),
+    ]
+    assert any(kept.path == "egress.jsonl" for kept in index.kept)
+    assert not any(missing.part == "egress" for missing in index.missing)
+
+
+def test_a_gateway_that_ended_before_its_sandbox_is_told(world: World, engine_client: docker.DockerClient) -> None:
+    profile = world.profile({"a": OPEN})
+    world.apply(profile)
+    gateway(world, engine_client).kill()
+    world.destroy(profile)
+    (missing,) = [m for m in evidence(world)[0].missing if m.part == "egress"]
+    assert missing.reason == "the gateway ended before the sandbox (exit 137): it reached nothing then"
+
+
+def test_a_gateway_that_does_not_serve_lets_no_sandbox_start(
+    world: World, engine_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sandboxrun.apply import gateways
+
+    whole = gateways.rules_tar
+    monkeypatch.setattr(gateways, "rules_tar", lambda document: whole(document[:-9]))  # cut short
+    with pytest.raises(ApplyError, match="its gateway does not serve by its rules"):
+        world.apply(world.profile({"a": OPEN}))
+    own = {"sandboxrun.project": world.project}
+    assert engine_client.containers.list(all=True, filters={"label": f"sandboxrun.project={world.project}"}) == []
+    assert world.engine.networks(labels=own) == () and world.engine.volumes(labels=own) == ()
+    assert tuple(world.store.entries(world.project)) == ()
+
+
+def test_a_name_server_is_not_asked_and_the_host_does_not_answer(world: World) -> None:
+    profile = world.profile({"a": OPEN})
+    world.apply(profile)
+    container = world.ids(profile)["a"]
+    assert "127.0.0.1" in json.dumps(world.engine.inspect_container(container)["HostConfig"]["Dns"])
+    assert world.run(container, "nslookup", "-timeout=2", "example.com")[0] != 0
+    attached = world.engine.inspect_container(container)["NetworkSettings"]["Networks"]
+    (settings,) = attached.values()
+    bridge = settings["Gateway"] or settings["IPAddress"].rpartition(".")[0] + ".1"
+    code, output = world.run(container, "ping", "-c", "1", "-W", "1", bridge)
+    assert code != 0, output
+
+
+def test_hundreds_of_networks_fit(world: World) -> None:
+    """As many as an engine's own pools hold, and more."""
+    names = [f"n{number}" for number in range(40)]
+    made: list[str] = []
+    from sandboxrun.gateway.subnets import candidates, taken_by
+
+    try:
+        for name in names:
+            subnet = next(candidates(name, taken_by(world.engine.networks())))
+            made.append(
+                world.engine.create_network(
+                    {
+                        "Name": f"{world.project}-{name}",
+                        "Driver": "bridge",
+                        "Internal": True,
+                        "IPAM": {"Config": [{"Subnet": subnet}]},
+                        "Labels": {"sandboxrun.test": world.project},
+                    }
+                )
+            )
+        assert len(set(made)) == len(names)
+    finally:
+        for network in made:
+            world.engine.remove_network(network)
+
+
+def test_secrets_lie_in_memory_and_are_the_users_alone(world: World, engine_client: docker.DockerClient) -> None:
+    profile = world.profile({"a": KEEPS}, secrets=TOKEN)
+    world.apply(profile)
+    container = world.ids(profile)["a"]
+    assert world.run(container, "cat", "/run/secrets/token") == (0, VALUE)
+    assert world.run(container, "stat", "-c", "%a %u %g", "/run/secrets/token")[1].split() == ["400", "1000", "1000"]
+    assert "tmpfs on /run/secrets type tmpfs (ro," in world.run(container, "mount")[1]
+    assert world.run(container, "cat", "/run/secrets/token", user="2000:2000")[0] != 0
+    keeper = gateway(world, engine_client, "keeper")
+    assert keeper.attrs["HostConfig"]["NetworkMode"] == "none"
+    assert keeper.exec_run(["cat", "/held/secrets/token"])[0] != 0
+    everything = json.dumps([world.engine.inspect_container(c) for c in (container, keeper.id)])
+    everything += json.dumps(world.engine.volumes(labels={"sandboxrun.project": world.project}))
+    assert VALUE not in everything and VALUE not in str(world.plan(profile))
+    world.destroy(profile)
+    for path in evidence(world)[1].rglob("*"):
+        assert not path.is_file() or VALUE.encode() not in path.read_bytes(), path
+
+
+def test_secrets_are_gone_with_their_keeper(world: World, engine_client: docker.DockerClient) -> None:
+    profile = world.profile({"a": {**KEEPS, "command": ["true"]}}, secrets=TOKEN)
+    world.apply(profile)
+    engine_client.containers.get(f"{world.project}-a").wait()
+    gateway(world, engine_client, "keeper").kill()
+    volume = world.engine.volume(f"{world.project}-a.secrets")
+    assert volume is not None
+    place = Path(volume["Mountpoint"])
+    if place.exists():  # the engine is on this machine
+        assert list(place.iterdir()) == []
+    world.apply(profile)
+    assert [type(s) for s in world.plan(profile).operations if isinstance(s, op.StartKeeper)] == []
