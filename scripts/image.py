@@ -31,7 +31,7 @@ AGENT = "sandboxrun/agent:latest"
 BUSYBOX = "sandboxrun/busybox:latest"
 
 _PACKAGES = ("nodejs", "python3", "python3-venv", "git", "gcc", "libc6-dev", "make", "ca-certificates", "curl")
-_MADE_OF = "sandboxrun.packages"
+_MADE_OF = "packages"  # no label of sandboxrun's own: containers inherit it
 _PATH = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSWD = "agent:x:1000:1000::/home/agent:/bin/sh"
 _GROUP = "agent:x:1000:"

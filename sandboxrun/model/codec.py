@@ -36,6 +36,7 @@ class ImageConfig:
     healthcheck: Any = None
     stop_signal: str | None = None
     volumes: tuple[str, ...] = ()
+    reserved: tuple[str, ...] = ()  # labels that only sandboxrun itself may set; `labels` are the others
 
     @classmethod
     def of(cls, inspect: Mapping[str, Any]) -> ImageConfig:
@@ -47,6 +48,7 @@ class ImageConfig:
             id=str(inspect.get("Id") or ""),
             digests=tuple(inspect.get("RepoDigests") or ()),
             volumes=tuple(config.get("Volumes") or ()),
+            reserved=tuple(sorted(name for name in config.get("Labels") or () if name.startswith(labels.PREFIX))),
             **read,
         )
 
