@@ -5,6 +5,7 @@ The one place where that is decided. Must not resolve names, and must not know w
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -76,15 +77,26 @@ def refusal(address: Address, opened: Iterable[Network] = (), own: Iterable[Netw
 
     `opened`: the ranges of private_networks. `own`: where the gateway itself stands, the machine next to it included.
     """
-    if within(address, own) or within(address, NEVER):
+    carried = IPv4Address(int(address) & 0xFFFFFFFF) if isinstance(address, IPv6Address) and address in NAT64 else None
+    if within(address, own) or (carried is not None and within(carried, own)):
         return "reserved"
-    if isinstance(address, IPv6Address):
-        if address in NAT64:
-            return refusal(IPv4Address(int(address) & 0xFFFFFFFF), opened, own)
-        if address.scope_id is not None or (int(address) >> 32) & 0xFFFFFFFF in ISATAP:
-            return "reserved"
+    kind = _kind(carried or address)
+    if kind == "private":
+        return None if within(carried or address, opened) else "private"
+    return kind
+
+
+@functools.lru_cache(maxsize=1024)
+def _kind(address: Address) -> str | None:
+    """The same by the address alone: "reserved", "private", or None for a public one."""
+    if within(address, NEVER):
+        return "reserved"
+    if isinstance(address, IPv6Address) and (
+        address.scope_id is not None or (int(address) >> 32) & 0xFFFFFFFF in ISATAP
+    ):
+        return "reserved"
     if within(address, PRIVATE):
-        return None if within(address, opened) else "private"
+        return "private"
     if isinstance(address, IPv6Address) and address not in PUBLIC_IPV6:
         return "reserved"
     return None if address.is_global else "reserved"

@@ -6,15 +6,15 @@ request needs stands in tunnel.py and plain.py.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import h11
 
 from sandboxrun.gateway.program.addresses import Address
 from sandboxrun.gateway.program.exchanges import Exchange, answer_to
+from sandboxrun.gateway.program.loop import Loop, Stopped
 from sandboxrun.gateway.program.names import Target, target_of
-from sandboxrun.gateway.program.plain import carry_out
+from sandboxrun.gateway.program.plain import Spare, carry_out
 from sandboxrun.gateway.program.refusals import Failed, Refused
 from sandboxrun.gateway.program.sides import Side
 from sandboxrun.gateway.program.tunnel import tunnel
@@ -26,32 +26,49 @@ MAX_HEAD = 32 * 1024  # bytes of a request's head
 HEAD_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 60.0
 LINGER_SECONDS = 1.0
+LEAVE_SECONDS = 10.0  # for what was written to go out
 
 
 class Conversation:
     """One client's connection."""
 
+    __slots__ = (
+        "address", "client", "ending", "exchange", "gateway", "http", "idle", "loop", "relaying", "spare", "target",
+        "upstream",
+    )  # fmt: skip
+
     def __init__(self, gateway: Gateway, client: Side) -> None:
         self.gateway = gateway
+        self.loop: Loop = gateway.loop
         self.client = client
         self.upstream: Side | None = None
+        self.spare: Spare | None = None  # a connection to a host that can be used again
         self.exchange = Exchange()
         self.target: Target | None = None
         self.address: Address | None = None  # what it is connected to
         self.relaying = False
-        self.idle = 0  # sweeps during which nothing moved
+        self.idle = 0  # seconds during which nothing moved
         self.ending = ""  # why the gateway itself ended it
         self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
 
     async def run(self) -> None:
         """Until the connection ends. Raises nothing that a client could cause."""
         first = True
-        while await self._one(first):
-            first = False
-            self.exchange = Exchange()
-        self.client.close()
-        if self.upstream is not None:
-            self.upstream.close()
+        try:
+            while await self._one(first):
+                first = False
+                self.exchange = Exchange()
+            if self.upstream is not None:
+                self.upstream.close()
+            await self.client.leave(self.loop.time() + LEAVE_SECONDS)
+        except Stopped:
+            pass
+        finally:
+            self.client.abort()
+            if self.upstream is not None:
+                self.upstream.abort()
+            if self.spare is not None:
+                self.spare.side.abort()
 
     async def _one(self, first: bool) -> bool:
         """One request; whether another may follow."""
@@ -65,18 +82,17 @@ class Conversation:
             exchange.verdict = "denied" if isinstance(error, Refused) else "allowed"
             exchange.reason = error.reason
             await self._answer(error)
-        except (ConnectionError, OSError):
+        except OSError:
             exchange.reason = exchange.reason or "broken"
-        except asyncio.CancelledError:
-            exchange.reason = self.ending or "stopped"
-            self.client.abort()
+        except Stopped:
+            exchange.reason = "stopped"
         except Exception:
             exchange.reason = "internal"  # a fault of this program: nothing goes through, and it is seen
             self.client.abort()
         finally:
             exchange.reason = self.ending or exchange.reason
             self._record(exchange, first)
-        return follows
+        return follows and not self.ending
 
     def _record(self, exchange: Exchange, first: bool) -> None:
         if exchange.method or exchange.reason or first:
@@ -88,8 +104,7 @@ class Conversation:
         """The next request's head; None when the client has none."""
         try:
             if not first and not self.http.trailing_data[0]:
-                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                    data = await self.client.read()
+                data = await self.client.read(self.loop.time() + KEEP_ALIVE_SECONDS)
                 self.exchange.begin()  # waiting for it is no part of it
                 if not data:
                     return None
@@ -97,14 +112,13 @@ class Conversation:
         except TimeoutError:
             return None
         try:
-            async with asyncio.timeout(HEAD_SECONDS):
-                return await self._request()
+            return await self._request(self.loop.time() + HEAD_SECONDS)
         except TimeoutError:
             if not self.client.received:
                 return None
             raise Refused("timeout", "the request's head did not come in time", 408) from None
 
-    async def _request(self) -> h11.Request | None:
+    async def _request(self, until: float) -> h11.Request | None:
         while True:
             try:
                 event = self.http.next_event()
@@ -116,7 +130,7 @@ class Conversation:
                 return event
             if event is not h11.NEED_DATA:
                 return None
-            data = await self.client.read()
+            data = await self.client.read(until)
             if not data and not self.http.trailing_data[0]:
                 return None
             self.http.receive_data(data)
@@ -150,11 +164,11 @@ class Conversation:
             return
         self.client.write(answer_to(error))
         self.client.finish()
+        until = self.loop.time() + LINGER_SECONDS
         try:
-            async with asyncio.timeout(LINGER_SECONDS):
-                while not self.client.ended:
-                    await self.client.read()
-        except TimeoutError:
+            while not self.client.ended:
+                await self.client.read(until)
+        except (TimeoutError, Stopped):
             return
 
 

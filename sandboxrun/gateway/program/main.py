@@ -36,29 +36,20 @@ def keep() -> int:
 
 def serve(address: str, path: str) -> int:
     """Serve until told to end."""
-    sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio loads it where it can; no TLS is spoken here
-    import asyncio
     import gc
-    import logging
 
     from sandboxrun.gateway.program.rules import RulesError
     from sandboxrun.gateway.program.server import Gateway, bound
 
-    logging.disable(logging.CRITICAL)  # what is told goes through the records and their budget
     try:
         gateway = Gateway(path)
         listener = bound(address)
     except (RulesError, OSError, ValueError) as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 1
-
-    async def run() -> None:
-        loop = asyncio.get_running_loop()
-        for number in ENDING:
-            loop.add_signal_handler(number, gateway.stop)
-        loop.add_signal_handler(signal.SIGHUP, gateway.reload)
-        await gateway.serve(listener)
-
+    for number in ENDING:
+        gateway.loop.on_signal(number, gateway.stop)
+    gateway.loop.on_signal(signal.SIGHUP, gateway.reload)
     gc.freeze()
-    asyncio.run(run())
+    gateway.serve(listener)
     return 0

@@ -1,15 +1,17 @@
 """Plain HTTP requests: read with h11, written anew with h11, so that both sides see the same message.
 
-Owns which fields go on. Must not decide where a request may go.
+Owns which fields go on, and the use of a host's connection for several requests of one client. Must not decide where a
+request may go.
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import h11
 
+from sandboxrun.gateway.program.addresses import Address
+from sandboxrun.gateway.program.loop import Stopped, Task
 from sandboxrun.gateway.program.refusals import Failed, Refused
 from sandboxrun.gateway.program.sides import Side
 
@@ -27,25 +29,55 @@ _HOP = frozenset(
 )
 
 
+class Spare:
+    """A connection to a host on which another request can be sent."""
+
+    __slots__ = ("address", "http", "key", "side")
+
+    def __init__(self, key: str, address: Address | None, side: Side, http: h11.Connection) -> None:
+        self.key = key
+        self.address = address
+        self.side = side
+        self.http = http
+
+
 async def carry_out(talk: Conversation, request: h11.Request, path: bytes) -> bool:
     """Carry out a request that the rules let through; whether the client may send another. Raises Refused, Failed."""
     fields = onward_fields(request)
-    upstream = talk.upstream = await talk.gateway.connect(talk)
-    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_RESPONSE_HEAD)
-    host = str(talk.target).removesuffix(":80").encode()
-    wanted = h11.Request(
+    used = await _connected(talk)
+    upstream, http = used.side, used.http
+    talk.upstream = upstream
+    head = h11.Request(
         method=request.method,
         target=path,
-        headers=[(b"Host", host), *fields, (b"Via", b"1.1 " + OURS), (b"Connection", b"close")],
+        headers=[(b"Host", str(talk.target).removesuffix(":80").encode()), *fields, (b"Via", b"1.1 " + OURS)],
     )
-    _send(talk, upstream, http.send(wanted))
-    sending = asyncio.ensure_future(_request_body(talk, upstream, http))
+    body: Task | None = None
     try:
-        return await _response(talk, upstream, http, sending)
+        _send(talk, upstream, http.send(head))
+        if not _without_body(talk, upstream, http):
+            body = talk.loop.spawn(_request_body(talk, upstream, http))
+        again = await _response(talk, used) and (body is None or body.done)
+        return _finished(talk, used, again)
     finally:
-        sending.cancel()
+        if body is not None:
+            body.wake(Stopped())
         talk.upstream = None
-        upstream.close()
+        if talk.spare is None:
+            upstream.close()
+
+
+async def _connected(talk: Conversation) -> Spare:
+    """The connection of the request before, where it leads to the same place and is fit; else a new one."""
+    spare, talk.spare = talk.spare, None
+    if spare is not None:
+        if spare.key == str(talk.target) and not spare.side.ended and talk.gateway.permits(talk, spare.address):
+            talk.exchange.verdict, talk.exchange.address = "allowed", str(spare.address)
+            return spare
+        spare.side.close()
+    side = await talk.gateway.connect(talk)
+    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_RESPONSE_HEAD)
+    return Spare(str(talk.target), talk.address, side, http)
 
 
 def onward_fields(request: h11.Request) -> Headers:
@@ -60,9 +92,8 @@ def onward_fields(request: h11.Request) -> Headers:
 
 
 def _without_hops(fields: Headers) -> Headers:
-    named = {
-        word.strip().lower() for name, value in fields if name.lower() == b"connection" for word in value.split(b",")
-    }
+    lists = [value.lower().split(b",") for name, value in fields if name.lower() == b"connection"]
+    named = {word.strip() for words in lists for word in words}
     dropped = _HOP | named - {b"content-length", b"transfer-encoding"}
     return [(name, value) for name, value in fields if name.lower() not in dropped]
 
@@ -73,12 +104,21 @@ def _send(talk: Conversation, upstream: Side, data: bytes | None) -> None:
         upstream.write(data)
 
 
+def _without_body(talk: Conversation, upstream: Side, out: h11.Connection) -> bool:
+    """Whether the request has none; then it is all sent."""
+    if talk.http.their_state is not h11.DONE:
+        return False
+    talk.http.next_event()
+    _send(talk, upstream, out.send(h11.EndOfMessage(headers=[])))
+    return True
+
+
 async def _request_body(talk: Conversation, upstream: Side, out: h11.Connection) -> None:
-    """The request's body, on to the host. Ends the conversation where it is malformed."""
+    """The request's body, on to the host. Where it is malformed, the host's connection ends."""
     http, client = talk.http, talk.client
-    if http.they_are_waiting_for_100_continue:
-        client.write(http.send(h11.InformationalResponse(status_code=100, headers=[])))
     try:
+        if http.they_are_waiting_for_100_continue:
+            client.write(http.send(h11.InformationalResponse(status_code=100, headers=[])))
         while True:
             event = http.next_event()
             if event is h11.NEED_DATA:
@@ -91,40 +131,44 @@ async def _request_body(talk: Conversation, upstream: Side, out: h11.Connection)
                 return
             else:
                 raise ConnectionResetError
-    except (h11.ProtocolError, ConnectionError):
+    except (h11.ProtocolError, OSError):
         upstream.abort()
+    except Stopped:
+        return
 
 
-async def _response(talk: Conversation, upstream: Side, http: h11.Connection, sending: asyncio.Future[None]) -> bool:
-    """The host's answer, on to the client; whether the connection can be used again."""
-    begun = False
+async def _response(talk: Conversation, used: Spare) -> bool:
+    """The host's answer, on to the client; whether the client may send another request. Raises Failed, OSError."""
+    begun, out = False, b""
     try:
         while True:
-            event = http.next_event()
+            event = used.http.next_event()
             if event is h11.NEED_DATA:
-                async with asyncio.timeout(RESPONSE_SECONDS):
-                    data = await upstream.read()
+                if out:
+                    talk.client.write(out)
+                    await talk.client.drain(talk.loop.time() + RESPONSE_SECONDS)
+                    out = b""
+                data = await used.side.read(talk.loop.time() + RESPONSE_SECONDS)
                 talk.exchange.received += len(data)
-                http.receive_data(data)
+                used.http.receive_data(data)
             elif isinstance(event, h11.Response):
                 begun = True
-                talk.client.write(talk.http.send(_onward_response(event)))
+                out += talk.http.send(_onward_response(event))
             elif isinstance(event, h11.Data):
-                talk.client.write(talk.http.send(h11.Data(data=event.data)) or b"")
-                await talk.client.drain()
+                out += talk.http.send(h11.Data(data=event.data)) or b""
             elif isinstance(event, h11.EndOfMessage):
-                talk.client.write(talk.http.send(h11.EndOfMessage(headers=[])) or b"")
+                talk.client.write(out + (talk.http.send(h11.EndOfMessage(headers=[])) or b""))
                 break
             elif not isinstance(event, h11.InformationalResponse):
                 raise ConnectionResetError
-    except (h11.ProtocolError, ConnectionError, TimeoutError) as error:
+    except (h11.ProtocolError, OSError) as error:
         if begun:
             talk.client.abort()  # what the client has must not look whole
             raise ConnectionResetError from None
         late = isinstance(error, TimeoutError)
         what = f"{talk.target} {'did not answer in time' if late else 'gave no answer that is HTTP'}"
         raise Failed("timeout" if late else "broken", what, 504 if late else 502) from None
-    return _again(talk, sending)
+    return talk.http.our_state is h11.DONE and talk.http.their_state is h11.DONE
 
 
 def _onward_response(response: h11.Response) -> h11.Response:
@@ -132,8 +176,13 @@ def _onward_response(response: h11.Response) -> h11.Response:
     return h11.Response(status_code=response.status_code, reason=response.reason, headers=fields)
 
 
-def _again(talk: Conversation, sending: asyncio.Future[None]) -> bool:
-    if not sending.done() or talk.http.our_state is not h11.DONE or talk.http.their_state is not h11.DONE:
-        return False
-    talk.http.start_next_cycle()
-    return True
+def _finished(talk: Conversation, used: Spare, again: bool) -> bool:
+    """After a whole answer: make both connections ready for another request, where they can be. Gives `again`."""
+    if again:
+        talk.http.start_next_cycle()
+    http = used.http
+    clean = http.our_state is h11.DONE and http.their_state is h11.DONE and not http.trailing_data[0]
+    if again and clean and not used.side.ended:
+        http.start_next_cycle()
+        talk.spare = used
+    return again

@@ -28,10 +28,9 @@ class Records:
     A log is bounded: without a budget, a client could push out of it what it did before.
     """
 
-    def __init__(self, write: Callable[[bytes], None], soon: Callable[[Callable[[], None]], Any]) -> None:
-        """`write` takes whole lines; `soon` calls a function once what is being done is done."""
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        """`write` takes whole lines, several at a time, when they are flushed."""
         self._write = write
-        self._soon = soon
         self._lines: list[str] = []
         self._left: int | None = None
         self.spent = False
@@ -46,12 +45,12 @@ class Records:
         """An event that no client can cause; it counts towards nothing."""
         self._add({"event": event, "time": timestamp(time.time()), **values})
 
-    def client(self, event: str, began: float, values: dict[str, Any]) -> None:
-        """What a client caused, at `began` (seconds since 1970). Past the budget it is only counted."""
+    def client(self, event: str, began: float | None, values: dict[str, Any]) -> None:
+        """What a client caused, at `began` (seconds since 1970; None: now). Past the budget it is only counted."""
         if self.spent:
             self.unrecorded += 1
             return
-        cost = self._add({"event": event, "time": timestamp(began), **values})
+        cost = self._add({"event": event, "time": timestamp(time.time() if began is None else began), **values})
         self._left = (self._left or 0) - cost
         if self._left <= 0:
             self.spent = True
@@ -59,8 +58,6 @@ class Records:
 
     def _add(self, values: dict[str, Any]) -> int:
         line = _encode(values)
-        if not self._lines:
-            self._soon(self.flush)
         self._lines.append(line)
         return len(line) + OVERHEAD
 

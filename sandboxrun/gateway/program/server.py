@@ -5,19 +5,19 @@ Owns the limits in number and time, and the one place where connections to hosts
 
 from __future__ import annotations
 
-import asyncio
+import select
 import socket
-from typing import Any
 
 from sandboxrun.gateway.program.addresses import Address
 from sandboxrun.gateway.program.conversation import Conversation
 from sandboxrun.gateway.program.exchanges import Exchange
+from sandboxrun.gateway.program.loop import Loop, Stopped, Task
 from sandboxrun.gateway.program.names import Target
 from sandboxrun.gateway.program.records import Records, to_stdout
 from sandboxrun.gateway.program.refusals import Failed, Refused
 from sandboxrun.gateway.program.resolver import Resolver
 from sandboxrun.gateway.program.rules import MAX_DOCUMENT, Rules, RulesError, read_rules
-from sandboxrun.gateway.program.sides import Side, no_noise
+from sandboxrun.gateway.program.sides import Side, connect
 from sandboxrun.gateway.program.surroundings import Surroundings, has_ipv6
 
 MAX_CONNECTIONS = 256  # at once; more wait to be taken
@@ -37,44 +37,49 @@ class Gateway:
         """Read the rules at `path`. Raises RulesError, OSError."""
         self._path = path
         self.rules = load(path)
-        self.talks: dict[Conversation, asyncio.Task[None]] = {}
+        self.loop = Loop()
+        self.records = Records(to_stdout)
+        self.talks: dict[Conversation, Task | None] = {}
         self._tokens = RATE
-        self._accepting = False
+        self._accepting = self._stopping = False
+        self._swept = self.loop.time()
         self._surroundings = Surroundings()
         self._resolver = self._new_resolver()
 
     def _new_resolver(self) -> Resolver:
-        return Resolver(self.rules.resolvers, ipv6=has_ipv6())
+        return Resolver(self.loop, self.rules.resolvers, ipv6=has_ipv6())
 
-    async def serve(self, listener: socket.socket) -> None:
+    def serve(self, listener: socket.socket) -> None:
         """Serve on a bound socket until stopped."""
-        self._loop = loop = asyncio.get_running_loop()
-        loop.set_exception_handler(no_noise)
-        self.records = Records(to_stdout, loop.call_soon)
-        self.records.allot(self.rules.budget)
-        self._stopped = loop.create_future()
         self._listener = listener
+        self.records.allot(self.rules.budget)
+        self.loop.each_turn, self.loop.each_tick, self.loop.fault = self.records.flush, self._tick, self._fault
         listener.setblocking(False)
         listener.listen(BACKLOG)
         self._accept_more()
         self.records.tell("ready", digest=self.rules.digest)
-        loop.call_later(1, self._sweep)
-        await self._stopped
-        await self._end()
+        self.loop.run()
+        self.records.tell("stopped", unrecorded=self.records.unrecorded)
+        self.records.flush()
 
     def stop(self) -> None:
         """Take no more connections, end those there are, and return from `serve`."""
-        if not self._stopped.done():
-            self._stopped.set_result(None)
-
-    async def _end(self) -> None:
+        self._stopping = True
         self._accept_no_more()
         for talk in list(self.talks):
             self._cut(talk, "stopped")
+        self.loop.soon(self._stopped)
+
+    def _stopped(self) -> None:
+        """Once the last has been recorded."""
         if self.talks:
-            await asyncio.wait(list(self.talks.values()), timeout=2)
-        self.records.tell("stopped", unrecorded=self.records.unrecorded)
-        self.records.flush()
+            self.loop.soon(self._stopped)
+        else:
+            self.loop.end()
+
+    def _fault(self) -> None:
+        """A fault of this program in a conversation: seen, and counted like what clients cause."""
+        self.records.client("fault", None, {})
 
     # -- rules
 
@@ -95,11 +100,19 @@ class Gateway:
         assert talk.target is not None
         try:
             self.rules.check(talk.target)
-            if talk.address is not None:
-                self._check_address(talk.target, talk.address)
         except Refused:
             return False
-        return True
+        return talk.address is None or self.permits(talk, talk.address)
+
+    def permits(self, talk: Conversation, address: Address | None) -> bool:
+        """Whether the talk's target may lead to `address`."""
+        assert talk.target is not None
+        try:
+            if address is not None:
+                self._check_address(talk.target, address)
+        except Refused:
+            return False
+        return address is not None
 
     def _check_address(self, target: Target, address: Address) -> None:
         try:
@@ -118,118 +131,102 @@ class Gateway:
         for address in addresses:
             talk.exchange.address = str(address)
             self._check_address(target, address)
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                side = await self._connect_any(talk, addresses)
-        except TimeoutError:
-            raise Failed("timeout", f"{target} did not answer in time", 504) from None
+        side = await self._connect_any(talk, target, addresses)
         if not self._still_allowed(talk):  # the rules may have changed while it was being connected
             side.abort()
             raise Refused("rules", f"{target} is no longer allowed")
         talk.exchange.verdict = "allowed"
         return side
 
-    async def _connect_any(self, talk: Conversation, addresses: tuple[Address, ...]) -> Side:
-        target, last = talk.target, None
-        assert target is not None
+    async def _connect_any(self, talk: Conversation, target: Target, addresses: tuple[Address, ...]) -> Side:
+        end = self.loop.time() + CONNECT_SECONDS
+        last: OSError | None = None
         for address in addresses:
             talk.exchange.address, talk.address = str(address), address
+            until = end if address is addresses[-1] else min(end, self.loop.time() + ATTEMPT_SECONDS)
             try:
-                async with asyncio.timeout(ATTEMPT_SECONDS if address is not addresses[-1] else None):
-                    return await self._connect(address, target.port)
-            except (OSError, TimeoutError) as error:
+                return await connect(self.loop, address, target.port, until)
+            except OSError as error:
                 last = error
-        if isinstance(last, TimeoutError):
-            raise TimeoutError
+        if isinstance(last, TimeoutError) and last.errno is None:
+            raise Failed("timeout", f"{target} did not answer in time", 504)
         why = (last.strerror or "no connection").lower() if last is not None else "no address"
         raise Failed("unreachable", f"{target} can't be reached: {why}")
-
-    async def _connect(self, address: Address, port: int) -> Side:
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            await self._loop.sock_connect(sock, (str(address), port))
-            _, side = await self._loop.create_connection(self._side, sock=sock)
-        except BaseException:
-            sock.close()
-            raise
-        return side
-
-    def _side(self) -> Side:
-        return Side(self._loop)
 
     # -- connections from clients
 
     def _accept_more(self) -> None:
-        if not self._accepting:
+        if not self._accepting and not self._stopping:
             self._accepting = True
-            self._loop.add_reader(self._listener, self._accept)
+            self.loop.watch(self._listener.fileno(), self._accept, select.EPOLLIN)
 
     def _accept_no_more(self) -> None:
         if self._accepting:
             self._accepting = False
-            self._loop.remove_reader(self._listener)
+            self.loop.forget(self._listener.fileno())
 
-    def _accept(self) -> None:
+    def _accept(self, _: int) -> None:
         if self._tokens <= 0 or len(self.talks) >= MAX_CONNECTIONS:
-            self._accept_no_more()
-            self._loop.call_later(0.05, self._accept_more)
+            self._accept_no_more()  # until there is room, or the next tick
             return
         try:
             sock, _ = self._listener.accept()
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except BlockingIOError:
             return
         except OSError:  # no descriptors, or the client is gone again
             self._accept_no_more()
-            self._loop.call_later(0.05, self._accept_more)
             return
         self._tokens -= 1
-        sock.setblocking(False)
-        client = self._side()
-        talk = Conversation(self, client)
-        self.talks[talk] = self._loop.create_task(self._converse(talk, sock))
+        talk = Conversation(self, Side(self.loop, sock))
+        self.talks[talk] = None
+        task = self.loop.spawn(self._converse(talk))
+        if not task.done:
+            self.talks[talk] = task
 
-    async def _converse(self, talk: Conversation, sock: socket.socket) -> None:
+    async def _converse(self, talk: Conversation) -> None:
         try:
-            await self._loop.connect_accepted_socket(lambda: talk.client, sock)
             await talk.run()
-        except OSError:
-            sock.close()
         finally:
             del self.talks[talk]
+            if not self._accepting and self._tokens > 0:
+                self._accept_more()
 
-    def _sweep(self) -> None:
-        """Each second: end what is idle or old, and say of what lasts that it has begun."""
-        self._loop.call_later(1, self._sweep)
-        self._tokens = RATE
-        for talk in list(self.talks):
-            if not talk.relaying or talk.upstream is None:
-                continue
-            moved = talk.client.stirred or talk.upstream.stirred
-            talk.client.stirred = talk.upstream.stirred = False
-            talk.idle = 0 if moved else talk.idle + 1
-            half = talk.client.ended or talk.upstream.ended
-            if talk.idle >= (HALF_SECONDS if half else IDLE_SECONDS):
-                self._cut(talk, "idle")
-            elif self._loop.time() - talk.exchange.started > LIFETIME_SECONDS:
-                self._cut(talk, "lifetime")
-            elif not talk.exchange.told:
-                self._tell_open(talk.exchange)
+    def _tick(self) -> None:
+        """Several times a second: take connections again; each second: look at those there are."""
+        self._tokens = min(RATE, self._tokens + RATE // 4)
+        self._accept_more()
+        if self.loop.time() - self._swept >= 1:
+            self._swept = self.loop.time()
+            for talk in list(self.talks):
+                self._look_at(talk)
 
-    def _tell_open(self, exchange: Exchange) -> None:
-        exchange.told = True
-        self.records.client("open", exchange.began, exchange.values(self.rules.sandbox))
+    def _look_at(self, talk: Conversation) -> None:
+        """End what is idle or old, and say of what lasts that it has begun."""
+        if not talk.relaying or talk.upstream is None:
+            return
+        moved = talk.client.stirred or talk.upstream.stirred
+        talk.client.stirred = talk.upstream.stirred = False
+        talk.idle = 0 if moved else talk.idle + 1
+        half = talk.client.ended or talk.upstream.ended
+        if talk.idle >= (HALF_SECONDS if half else IDLE_SECONDS):
+            self._cut(talk, "idle")
+        elif self.loop.time() - talk.exchange.started > LIFETIME_SECONDS:
+            self._cut(talk, "lifetime")
+        elif not talk.exchange.told:
+            talk.exchange.told = True
+            self.records.client("open", talk.exchange.began, talk.exchange.values(self.rules.sandbox))
 
     def _cut(self, talk: Conversation, why: str) -> None:
         """End a talk for a reason of the gateway's own."""
         talk.ending = why
-        task = self.talks.get(talk)
         for side in (talk.client, talk.upstream):
-            if side is not None and hasattr(side, "transport"):
+            if side is not None:
                 side.abort()
-        if task is not None and not talk.relaying:
-            task.cancel()
+        task = self.talks.get(talk)
+        if task is not None:
+            task.wake(Stopped())
 
     # -- records
 
@@ -250,6 +247,5 @@ def bound(address: str) -> socket.socket:
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    where: Any = (host.strip("[]"), int(port))
-    sock.bind(where)
+    sock.bind((host.strip("[]"), int(port)))
     return sock

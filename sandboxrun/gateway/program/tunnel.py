@@ -7,7 +7,6 @@ which the host speaks first work.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import h11
@@ -50,8 +49,9 @@ async def tunnel(talk: Conversation, request: h11.Request) -> None:
         rest = await _Opening(talk, upstream).judge(early) if judged else early
         _onward(talk, upstream, rest)
         client.pass_to(upstream)
-        await client.gone
-        await upstream.gone
+        for side in (client, upstream):
+            while not side.lost:
+                await side.gone.wait()
     finally:
         talk.exchange.sent, talk.exchange.received = client.passed, upstream.passed
 
@@ -77,8 +77,7 @@ class _Opening:
             data = data or await self._first()
             if not data:
                 return data
-            async with asyncio.timeout(HELLO_SECONDS):
-                hello, data = await self._hello(data)
+            hello, data = await self._hello(data, self.talk.loop.time() + HELLO_SECONDS)
         except NotTls:
             if self.target.port == TLS_PORT:
                 raise self._refused("not-tls") from None
@@ -92,13 +91,14 @@ class _Opening:
 
     async def _first(self) -> bytes:
         """The first bytes. Where the host may speak first, the client may wait for that as long as it likes."""
-        async with asyncio.timeout(HELLO_SECONDS if self.target.port == TLS_PORT else None):
-            return await self.talk.client.read()
+        until = self.talk.loop.time() + HELLO_SECONDS if self.target.port == TLS_PORT else None
+        return await self.talk.client.read(until)
 
-    async def _hello(self, data: bytes) -> tuple[Hello, bytes]:
-        """A ClientHello that names the host of the tunnel, and all bytes read. Raises NotTls, BadHello, Refused."""
+    async def _hello(self, data: bytes, until: float) -> tuple[Hello, bytes]:
+        """A ClientHello that names the host of the tunnel, and all bytes read. Raises NotTls, BadHello,
+        Refused, TimeoutError."""
         while (hello := read_hello(data)) is None:
-            more = await self.talk.client.read()
+            more = await self.talk.client.read(until)
             if not more:
                 raise BadHello("it ended before it was whole")
             data += more
@@ -113,30 +113,27 @@ class _Opening:
         _onward(self.talk, self.upstream, data[: hello.size])
         data = data[hello.size :]
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                again = asks_again(await self.upstream.beginning())
-            if not again:
-                return data
-            async with asyncio.timeout(HELLO_SECONDS):
-                return await self._second(data)
+            if asks_again(await self.upstream.beginning(self.talk.loop.time() + ANSWER_SECONDS)):
+                return await self._second(data, self.talk.loop.time() + HELLO_SECONDS)
         except (NotTls, BadHello):
             raise self._refused("hello") from None
         except TimeoutError:
             raise self._refused("timeout") from None
+        return data
 
-    async def _second(self, data: bytes) -> bytes:
+    async def _second(self, data: bytes, until: float) -> bytes:
         """The second ClientHello with what stands before it and after it."""
         size = len(CHANGE_CIPHER)
         while len(data) < size and CHANGE_CIPHER.startswith(data) and not self.talk.client.ended:
-            data += await self.talk.client.read()
+            data += await self.talk.client.read(until)
         lead = data[:size] if data.startswith(CHANGE_CIPHER) else b""
-        _, data = await self._hello(data[len(lead) :])
+        _, data = await self._hello(data[len(lead) :], until)
         return lead + data
 
     def _refused(self, reason: str, last: bytes = b"") -> Refused:
         """End both sides; the client may get some last bytes."""
-        self.upstream.abort()
         if last:
             self.talk.client.write(last)
+        self.upstream.abort()
         self.talk.client.close()
         return Refused(reason, "the tunnel was closed")

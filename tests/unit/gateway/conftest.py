@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.gateway.spaces import impossible
+from scripts.spaces import impossible
 from tests.unit.gateway.world import World, open_world
 
 

@@ -18,8 +18,7 @@ from sandboxrun.gateway.program.surroundings import neighbours, own_ipv4, own_ip
 def kept() -> tuple[Records, list[bytes]]:
     """Records that are written at once."""
     written: list[bytes] = []
-    waiting: list[Any] = []
-    records = Records(written.append, waiting.append)
+    records = Records(written.append)
     return records, written
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from sandboxrun.gateway.rules import rules_document
 from sandboxrun.model.egress import Egress
-from tests.unit.gateway.spaces import Space
+from scripts.spaces import Space
 
 ROOT = Path(__file__).resolve().parents[3]
 LISTEN = ("127.0.0.1", 3128)
