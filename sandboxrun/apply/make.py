@@ -14,6 +14,7 @@ import attrs
 from sandboxrun.apply.events import StepProgress
 from sandboxrun.apply.holding import held
 from sandboxrun.apply.keepers import held_at, part_options
+from sandboxrun.apply.places import check_places
 from sandboxrun.apply.readback import read_back, refuse_warnings
 from sandboxrun.apply.session import Made, Session
 from sandboxrun.apply.updates import record_update
@@ -91,6 +92,7 @@ def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
         raise ApplyError(fault)  # an image that was pulled just now
     plot, own = session.plots.get(sandbox.address), session.labels(sandbox)
     payload = encode(sandbox.spec, name=sandbox.name, names=names, own_labels=own, plot=plot)
+    check_places(sandbox, session.places)
     with held(sandbox, session.store):
         created = session.engine.create_container(sandbox.name, payload, platform=sandbox.spec.platform)
     session.made[sandbox.address] = Made(id=created.id, run=session.run_of(sandbox.address))
@@ -108,6 +110,7 @@ def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
     policy = sandbox.spec.workspace
     assert sandbox.workspace is not None and policy is not None
     uid, gid = owner(sandbox, container.id, session)
+    check_places(sandbox, session.places)
     packed = stage_workspace(session.store, container.run, sandbox.workspace, uid=uid, gid=gid, exclude=policy.exclude)
     volume = part_volume(sandbox.name, WORKSPACE)
     with open_workspace(session.store, container.run) as tar, courier(sandbox, WORKSPACE, volume, session) as carrier:
@@ -178,6 +181,7 @@ def start_sandbox(step: op.StartSandbox, session: Session) -> str:
     container = session.made[step.address]
     if len(step.sandbox.spec.networks) > 1:
         read_back(step.sandbox, container.id, session)
+    check_places(step.sandbox, session.places)
     session.before_start(step.sandbox, container)
     session.engine.start_container(container.id)
     session.after_start(step.sandbox, container)

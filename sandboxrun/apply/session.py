@@ -58,6 +58,7 @@ class Session:
     plan_digest: str
     files: Mapping[tuple[str, str], bytes] = attrs.field(factory=dict, repr=False)
     masked: tuple[str, ...] = attrs.field(default=(), repr=False)
+    places: Mapping[str, str] = attrs.field(factory=dict)  # host paths → where they led when the apply began
     listener: Listener = attrs.field(default=silent, converter=guarded)
     guard: Callable[[], None] = lambda: None
     extra_labels: Mapping[str, str] = attrs.field(factory=dict)

@@ -17,6 +17,7 @@ from sandboxrun.apply.events import Listener, Planned, silent
 from sandboxrun.apply.executor import Applied, execute
 from sandboxrun.apply.files import file_contents
 from sandboxrun.apply.holding import release
+from sandboxrun.apply.places import real_places
 from sandboxrun.apply.session import Session, Watched
 from sandboxrun.engine.client import Engine
 from sandboxrun.engine.lock import project_lock
@@ -163,6 +164,7 @@ def carry_out(
         store=store,
         plan_digest=made.digest,
         files=contents.files,
+        places=real_places(making),
         masked=tuple(sorted({*profile.sensitive, *contents.masked})),
         listener=settings.listener,
         guard=guard,

@@ -278,3 +278,25 @@ def test_labels_and_plans_say_what_is_kept(world: World) -> None:
     assert observed.spec.workspace is not None
     assert ".git" in to_plain(observed.spec.workspace)["protected"]
     assert ".git" in json.loads(observed.labels[labels.WORKSPACE])["protected"]
+
+
+@pytest.mark.parametrize("second", ["volumes: ['./work/sub:/data']", "workspace: {source: work/sub}"])
+def test_a_link_that_a_sandbox_leaves_leads_the_next_one_nowhere(world: World, second: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (world.directory / "work/sub").mkdir(parents=True)
+    text = (
+        f"name: {world.project}\n"
+        "sandboxes:\n"
+        f"  a: {{image: '{world.base['image']}', network_mode: none, workspace: {{source: work, access: rw}},\n"
+        f"      command: [sh, -c, 'mv sub away; ln -s {tmp_path}/elsewhere sub']}}\n"
+        f"  b: {{image: '{world.base['image']}', network_mode: none, {second}, command: [touch, /data/x],\n"
+        "      depends_on: {a: {condition: service_completed_successfully}}}\n"
+    )
+    (world.directory / "sandbox.yaml").write_text(text)
+    give(world.directory)
+    profile = load([world.directory / "sandbox.yaml"])
+    with pytest.raises(ApplyError, match=r"b: .*/work/sub leads elsewhere since this apply began"):
+        world.apply(profile)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    with pytest.raises(ProfileError, match="is outside of the project"):
+        load([world.directory / "sandbox.yaml"])
