@@ -53,19 +53,20 @@ class OwnEngine:
         shutil.rmtree(self.daemon.root)
 
 
-def open_engine(*options: str, without: str | None = None) -> OwnEngine:
-    """A started engine; `options` are added to dockerd's, `without` is a mount that it does not see.
+def open_engine(*options: str, mounts: str | None = None) -> OwnEngine:
+    """A started engine; `options` are added to dockerd's, `mounts` is a shell command that changes what is mounted
+    where it runs, and nowhere else.
 
     Needs root and dockerd.
     """
-    hide = ("unshare", "--mount", "--", "sh", "-c", 'umount "$0" && exec "$@"', without) if without is not None else ()
+    apart = ("unshare", "--mount", "--", "sh", "-c", f'{mounts} && exec "$@"', "sh") if mounts is not None else ()
     # A short path: a socket's may have 107 characters, and containerd's lie three folders deeper.
     root = Path(tempfile.mkdtemp(prefix="sandboxrun-engine-", dir="/tmp"))
     holder = _namespace()
     daemon = Daemon(
         root=root,
         socket=root / "docker.sock",
-        enter=("nsenter", f"--net=/proc/{holder.pid}/ns/net", "--", *hide),
+        enter=("nsenter", f"--net=/proc/{holder.pid}/ns/net", "--", *apart),
         options=options,
     )
     engine = OwnEngine(daemon=daemon, holder=holder)

@@ -497,21 +497,33 @@ def test_what_the_engine_lacks_is_refused_before_what_runs_is_replaced(world: Wo
     assert world.ids(then) == before
 
 
+# An engine without the pids controller, and one on a bare hierarchy of version 2 while version 1 has every controller.
+# Each: what makes it so, and what its warning names.
+_LACKING = {
+    "process": ("umount /sys/fs/cgroup/pids", "pids"),
+    "memory": ("umount --lazy --recursive /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup", "memory"),
+}
+
+
+@pytest.mark.own_engine
+@pytest.mark.parametrize("limit", _LACKING)
 def test_a_limit_that_the_engine_drops_with_a_warning_is_not_taken_for_set(
-    tmp_path: Path, project: str, busybox: str
+    tmp_path: Path, project: str, busybox: str, limit: str
 ) -> None:
-    """An engine without the pids cgroup: the plan refuses it; where a plan did not know, the apply fails closed."""
-    pids = Path("/sys/fs/cgroup/pids")
-    if (reason := why_impossible()) or not pids.is_mount():
+    """The plan refuses it; where a plan did not know, the apply fails closed."""
+    if (reason := why_impossible()) or not Path("/sys/fs/cgroup/pids").is_mount():
         pytest.skip(reason or "this machine has no cgroup that could be taken away from an engine alone")
-    engine = open_engine(without=str(pids))
+    mounts, warned = _LACKING[limit]
+    engine = open_engine(mounts=mounts)
     try:
         with open_world(engine.host, project, tmp_path, busybox) as world:
-            profile = world.profile({"a": {}})
-            with pytest.raises(PlanError, match="a: the engine can't enforce process limits"):
+            profile = world.profile({"a": {"cpus": 0}})  # a limit on CPUs would be refused by the engine itself
+            with pytest.raises(PlanError, match=f"a: the engine can't enforce {limit} limits"):
                 world.apply(profile)
             snapshot = world.snapshot(profile)
-            trusting = attrs.evolve(snapshot, offers=attrs.evolve(snapshot.offers, pids=True))
+            trusting = attrs.evolve(
+                snapshot, offers=attrs.evolve(snapshot.offers, pids=True, memory=True, swap=True, cpuset=True)
+            )
             outcome = converge.carry_out(
                 make_plan(profile, trusting),
                 trusting,
@@ -522,7 +534,7 @@ def test_a_limit_that_the_engine_drops_with_a_warning_is_not_taken_for_set(
                 lambda: None,
             )
             assert outcome.applied is not None
-            with pytest.raises(ApplyError, match=r"a: the engine warned: .*(?i:pids)"):
+            with pytest.raises(ApplyError, match=f"a: the engine warned: .*(?i:{warned})"):
                 outcome.applied.check()
             assert [e.address for e in world.events if isinstance(e, Undone)] == ["a"]
             assert world.snapshot(profile).sandboxes == ()
