@@ -78,7 +78,7 @@ def _is_wired(live: Live, attached: set[str]) -> bool:
     variables = {(name, item) for name, item in convert.from_equals(live.config("Env")).items()}
     wanted = _variables(live)
     return (
-        attached == {network}
+        network in attached  # what else it is on is the option networks' business
         and live.host("NetworkMode") == network
         and convert.words(live.host("Dns")) == (RESOLVER,)
         and bool(wanted)

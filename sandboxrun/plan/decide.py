@@ -93,18 +93,22 @@ def _running(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Sna
         return over
     if replace:
         return _decision(declared, observed, Action.REPLACE, Reason.REQUESTED, "--replace")
-    differences = compare(declared.spec, observed, snapshot.images.get(declared.spec.image))
-    if not any(d.key == "egress" for d in differences) and _is_cut_off(declared, observed, snapshot):
-        differences = (*differences, _cut_off(declared))
-    if observed.name != declared.name:
-        differences = (
-            Difference(key="name", before=observed.name, after=declared.name, effect=Effect.REPLACE, drift=True),
-            *differences,
-        )
-    if not differences:
+    found = differences(declared, observed, snapshot)
+    if not found:
         return _decision(declared, observed, Action.NONE, Reason.UP_TO_DATE)
-    action = Action.REPLACE if any(d.effect is Effect.REPLACE for d in differences) else Action.UPDATE
-    return _decision(declared, observed, action, _why(action, differences), differences=differences)
+    action = Action.REPLACE if any(d.effect is Effect.REPLACE for d in found) else Action.UPDATE
+    return _decision(declared, observed, action, _why(action, found), differences=found)
+
+
+def differences(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot) -> tuple[Difference, ...]:
+    """All in which a running sandbox is not as declared: its options, its gateway, its name."""
+    found = compare(declared.spec, observed, snapshot.images.get(declared.spec.image))
+    if not any(d.key == "egress" for d in found) and _is_cut_off(declared, observed, snapshot):
+        found = (*found, _cut_off(declared))
+    if observed.name == declared.name:
+        return found
+    moved = Difference(key="name", before=observed.name, after=declared.name, effect=Effect.REPLACE, drift=True)
+    return (moved, *found)
 
 
 def _is_cut_off(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot) -> bool:

@@ -108,6 +108,19 @@ def test_a_gateway_that_died_cuts_the_sandbox_off_and_the_next_apply_brings_it_b
     assert "403" in world.run(sandbox, *ask)[1]
 
 
+def test_a_network_that_somebody_joined_it_to_is_left_again(world: World, engine_client: docker.DockerClient) -> None:
+    profile = world.profile({"a": OPEN})
+    world.apply(profile)
+    before = world.ids(profile)
+    engine_client.networks.get("bridge").connect(before["a"])
+    found = change(world.plan(profile), "a")
+    assert (found.action, [d.key for d in found.drift]) == (Action.UPDATE, ["networks"])
+    world.apply(profile)
+    assert world.ids(profile) == before and world.plan(profile).empty
+    attached = world.engine.inspect_container(before["a"])["NetworkSettings"]["Networks"]
+    assert list(attached) == [f"{world.project}-a.net"]
+
+
 def test_requests_are_kept_as_evidence(world: World) -> None:
     profile = world.profile({"a": allow("api.example.com:443")})
     world.apply(profile)

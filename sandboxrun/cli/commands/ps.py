@@ -132,7 +132,7 @@ def _time(when: datetime | None) -> str | None:
 def _differs(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> str:
     """What is not as declared, in words; "" where all is."""
     from sandboxrun.model.observed import Running
-    from sandboxrun.plan.diff import compare
+    from sandboxrun.plan.decide import differences
 
     declared = profile.sandbox(sandbox.address)
     if sandbox.one_off:
@@ -141,7 +141,7 @@ def _differs(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> 
         return "not declared"
     if not isinstance(sandbox.state, Running):
         return ""
-    found = compare(declared.spec, sandbox, snapshot.images.get(declared.spec.image))
+    found = differences(declared, sandbox, snapshot)
     drift = [d.key for d in found if d.drift]
     changed = [d.key for d in found if not d.drift]
     words = [f"drift: {', '.join(drift)}"] if drift else []
