@@ -129,9 +129,15 @@ class Verification:
             cgroup=int(info.get("CgroupVersion") or 1),
             hosts=hosts,
             networks=freeze({key: profile.networks[key] for key in spec.networks if key in profile.networks}),
-            host_namespaces=namespaces_of(os.getpid()) if shares else freeze({}),
+            host_namespaces=self._host_namespaces() if shares else freeze({}),
             host_cpus=int(info.get("NCPU") or 0),
         )
+
+    def _host_namespaces(self) -> Mapping[str, str]:
+        """The engine's own, or where this user may not see them, this process's."""
+        with contextlib.suppress(OSError):
+            return namespaces_of(self._engine.transport.peer_pid() or os.getpid())
+        return namespaces_of(os.getpid())
 
     def _architecture(self, sandbox: DeclaredSandbox) -> str:
         """The image's, by the kernel's name. It is pulled where it is not there and may be."""
