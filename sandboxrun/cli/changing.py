@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,8 @@ class Telling:
         )
         self._over = False
         self._proving: Proving | None = None
+        self._aside: Talk | None = None
+        self.on_verifying: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Telling:
         return self
@@ -77,15 +79,20 @@ class Telling:
 
     @contextlib.contextmanager
     def proving(
-        self, engine: Engine, profile: Profile, settings: Settings, *, wanted: bool = True
+        self, engine: Engine, profile: Profile, settings: Settings, *, wanted: bool = True, aside: Talk | None = None
     ) -> Iterator[Proving | None]:
-        """What an apply --verify proves, told at the end: the table where something does not hold, else the counts."""
+        """What is proven, told at the end: the table where something does not hold, else the counts. `aside`: on
+        stderr, where stdout has what sandboxes print; how much of it."""
         if not wanted:
             yield None
             return
         from sandboxrun.workflow.proving import Proving
 
-        self._proving = Proving(engine, profile, settings, tell=lambda text: self.waiting(f"verifying {text}"))
+        def tell(text: str) -> None:
+            self.on_verifying()
+            self.waiting(f"verifying {text}")
+
+        self._proving, self._aside = Proving(engine, profile, settings, tell=tell), aside
         try:
             yield self._proving
         finally:
@@ -106,17 +113,24 @@ class Telling:
 
         report = Report(project=profile.project, findings=findings, running=running, sensitive=profile.sensitive)
         looked = "looked at from outside" if running else "verified"
-        if self._json:
+        if self._json and not self._aside:
             from sandboxrun.report.verify_json import verify_json
 
             _json_line("verification", "verification", verify_json(report), f"{looked}: {ended(report)}")
         elif report.verified and not self._talk.verbose:
-            result(f"{looked.capitalize()}: {ended(report)}")
+            self._say(f"{looked.capitalize()}: {ended(report)}", quiet=self._talk.quiet)
         else:
             from sandboxrun.cli.output import coloured
             from sandboxrun.report.verify_text import verify_text
 
-            result(verify_text(report, width=terminal_width(), colour=coloured(sys.stdout)))
+            self._say(verify_text(report, width=terminal_width(), colour=coloured(sys.stdout)))
+
+    def _say(self, text: str, *, quiet: bool = False) -> None:
+        """Of something that does not hold is always told."""
+        if self._aside is not None:
+            note(text, quiet=quiet and self._aside.quiet)
+        elif not quiet:
+            result(text)
 
     def ended(self, outcome: Outcome) -> None:
         """An apply or destroy is done."""

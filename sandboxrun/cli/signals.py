@@ -82,9 +82,13 @@ class Forwarding:
         self._begun = False
         self._count = 0
 
-    def listener(self, event: Event) -> None:
-        """To be called with each step: from the first on there is something to forward to."""
+    def begin(self) -> None:
+        """From now on there is something to forward to."""
         self._begun = True
+
+    def listener(self, event: Event) -> None:
+        """To be called with each step: the first is the beginning."""
+        self.begin()
         self._listener(event)
 
     def exit_code(self, usual: int) -> int:

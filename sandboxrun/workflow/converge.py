@@ -40,8 +40,8 @@ Confirm = Callable[[Plan], bool]
 class Proof(Protocol):
     """What an apply is to prove before it ends; each part raises ApplyError when something does not hold."""
 
-    def before(self, sandboxes: tuple[DeclaredSandbox, ...], guard: Callable[[], None]) -> None:
-        """Of what is to be made, before anything is; the project's lock is held, and `guard` checks it."""
+    def before(self, sandboxes: tuple[DeclaredSandbox, ...], guard: Callable[[], None] | None) -> None:
+        """Of what is to be made, before anything is. `guard` checks the project's lock, where that is held."""
 
     def prepare(self, session: Session) -> None:
         """To look at each sandbox once it runs."""

@@ -25,7 +25,7 @@ from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.plan.belongings import companions_of
 from sandboxrun.plan.planner import Options, make_collect_plan, make_plan, with_dependencies
 from sandboxrun.workflow.blocked import not_started, overall
-from sandboxrun.workflow.converge import Settings, carry_out, locked
+from sandboxrun.workflow.converge import Proof, Settings, carry_out, locked
 from sandboxrun.workflow.observe import snapshot_after_run, snapshot_before_run, take_snapshot
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ SECOND_SIGNAL_GRACE = 1  # seconds: whoever signals twice does not want to wait
 class RunOptions:
     """How to run. `command` replaces the profile's, `timeout` (seconds) goes before its lifetime, `pump` gives a
     terminal. `making` stands for the project's lock where the caller holds it; with `named` the sandboxes have names
-    of their own already; `started` is told each container's id once it runs."""
+    of their own already; `started` is told each container's id once it runs; `proof` is what must hold first."""
 
     command: tuple[str, ...] | None = None
     timeout: float | None = None
@@ -49,6 +49,7 @@ class RunOptions:
     making: Making | None = None
     named: bool = False
     started: Callable[[str], None] = lambda container: None
+    proof: Proof | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -106,6 +107,8 @@ class Runner:
     def run(self, sandboxes: tuple[DeclaredSandbox, ...]) -> tuple[RunResult, ...]:
         """Run them, with what they depend on, to their end. Raises SandboxrunError when one could not be run."""
         chosen = with_dependencies(self._profile, sandboxes)
+        if self._options.proof is not None:
+            self._options.proof.before(chosen, None)
         profile = attrs.evolve(self._profile, sandboxes=tuple(self._one_off(s) for s in chosen))
         session, applied = self._start(profile)
         try:
@@ -155,6 +158,8 @@ class Runner:
         def prepare(session: Session) -> None:
             session.extra_labels = {labels.ONE_OFF: "1", labels.OWNER: this_process().encode()}
             session.before_start, session.after_start = self._before_start(session), self._after_start
+            if self._options.proof is not None:
+                self._options.proof.prepare(session)
             prepared.append(session)
             threading.Thread(target=_get_ready, name="get ready", daemon=True).start()
 

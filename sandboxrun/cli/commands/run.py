@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--image", metavar="IMAGE", help="With a base: the image.")
 @click.option("--user", metavar="USER", help="With a base: the user.")
 @click.option("--no-workspace", is_flag=True, help="With a base: without a copy of the current directory.")
+@opt.verifying
 @click.option("--raw", is_flag=True, help="Terminal escapes as they came, instead of visible.")
 @opt.parallelism
 @opt.lock_timeout
@@ -42,6 +43,7 @@ def run(
     image: str | None,
     user: str | None,
     no_workspace: bool,
+    verifying: bool,
     raw: bool,
     parallelism: int,
     lock_timeout: float,
@@ -58,24 +60,25 @@ def run(
     own = {"image": image, "user": user, "no_workspace": no_workspace}
     profile = one_off_profile(given, base, command, own)
     chosen = run_choice(profile, names, command, interactive)
+    how = {"command": command, "timeout": timeout}
     return _carry_out(
-        profile, chosen, command, given, host, interactive, timeout, raw, parallelism, lock_timeout, as_json, talk
+        profile, chosen, given, host, interactive, raw, parallelism, lock_timeout, as_json, talk, verifying, **how
     )
 
 
 def _carry_out(
     profile: Profile,
     chosen: tuple[DeclaredSandbox, ...],
-    command: tuple[str, ...] | None,
     given: opt.Given,
     host: str | None,
     interactive: bool,
-    timeout: float | None,
     raw: bool,
     parallelism: int,
     lock_timeout: float,
     as_json: bool,
     talk: opt.Talk,
+    verifying: bool,
+    **how: Any,
 ) -> int:
     from sandboxrun.cli.changing import Telling
     from sandboxrun.cli.lines import Lines
@@ -88,7 +91,7 @@ def _carry_out(
     every = [s.address for s in with_dependencies(profile, chosen)]
     lines = Lines(every, raw=raw or interactive, aside=as_json, sensitive=profile.sensitive)
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(open_engine(host, max(parallelism, 4 * len(every) + 2)))
+        engine = stack.enter_context(open_engine(host, max(parallelism, 4 * len(every) + 2, 16 * verifying)))
         telling = stack.enter_context(Telling(opt.Talk(quiet=not talk.verbose, verbose=talk.verbose)))
         forwarding = Forwarding(telling.listener)
         settings = Settings(
@@ -99,7 +102,9 @@ def _carry_out(
             environment=os.environ,
         )
         pump = stack.enter_context(_terminal()) if interactive else None
-        options = RunOptions(command=command, timeout=timeout, output=lines, pump=pump)
+        telling.on_verifying = forwarding.begin
+        proof = stack.enter_context(telling.proving(engine, profile, settings, wanted=verifying, aside=talk))
+        options = RunOptions(output=lines, pump=pump, proof=proof, **how)
         runner = Runner(engine, profile, open_store(profile, given), settings, options)
         with forwarding.to(runner.signal):
             results = _run(runner, chosen, based=_is_of_base(profile))
