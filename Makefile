@@ -16,7 +16,7 @@ RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test test-engines demo venv engine engine-stop image tools schema reference bench lint clean
+.PHONY: help test test-engines demo venv engine engine-stop image tools schema reference probe bench lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -56,9 +56,13 @@ schema: venv  ## write schemas/sandbox.schema.json anew from the model's rows
 	@mkdir -p .cache
 	@$(RUN) -m sandboxrun schema >.cache/schema.json && mv .cache/schema.json schemas/sandbox.schema.json
 
-reference: venv  ## write docs/reference.md and docs/seccomp.md anew from what they describe
+reference: venv  ## write docs/reference.md, docs/seccomp.md and the controls of docs/verify.md anew
 	@$(RUN) -m scripts.reference
 	@$(RUN) -m scripts.seccomp
+	@$(RUN) -m scripts.controls
+
+probe: venv  ## build the probe program anew from its C source
+	@$(RUN) -m scripts.probe
 
 bench: venv engine image  ## the benchmarks, as ratios side by side in one run
 	@$(RUN) -m benchmarks $(BENCH_ARGS)

@@ -28,7 +28,7 @@ from sandboxrun.profile.shipped import bases
 from sandboxrun.profile.template_functions import FILTERS
 from sandboxrun.profile.template_methods import MAP_METHODS, TEXT_METHODS
 from sandboxrun.settings import _VARIABLES
-from scripts import reference, seccomp
+from scripts import controls, reference, seccomp
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAPERS = sorted(
@@ -90,6 +90,10 @@ def test_the_reference_is_fresh() -> None:
 
 def test_the_table_of_system_calls_is_fresh() -> None:
     assert seccomp.FILE.read_text(encoding="utf-8") == seccomp.text(), "run `make reference`"
+
+
+def test_the_controls_are_fresh() -> None:
+    assert controls.FILE.read_text(encoding="utf-8") == controls.text(), "run `make reference`"
 
 
 def test_the_reference_has_every_option_command_and_exit_code() -> None:

@@ -79,7 +79,8 @@ def _ids(seen: Seen, key: str) -> set[int]:
 
 def _user_expected(context: Context) -> str:
     uid, gid = _account(context)
-    return f"uid {uid if uid is not None else 'not 0'}, gid {gid if gid is not None else 'the image’s'}, in all of them"
+    shown = (uid if uid is not None else "not 0", gid if gid is not None else "the image's")
+    return f"uid {shown[0]}, gid {shown[1]}"
 
 
 def _user_seen(seen: Seen) -> str:

@@ -1,0 +1,122 @@
+"""Writes the controls into docs/verify.md: what each means, how it is seen, its negative control, where it is left out.
+
+Usage: python -m scripts.controls (a part of `make reference`). What stands before the heading "The controls" is written
+by hand and stays; the rest comes from where the program itself has it. Where a control is left out is found by asking
+it about sandboxes of every kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+from sandboxrun.model.egress import CLOSED, PUBLIC, Egress
+from sandboxrun.model.objects import NetworkSpec
+from sandboxrun.model.records import Attachment, Ulimit
+from sandboxrun.model.spec import SandboxSpec, settle
+from sandboxrun.model.types import freeze
+from sandboxrun.probe import outside_limits, outside_places, outside_process
+from sandboxrun.probe.controls import FAMILIES
+from sandboxrun.probe.types import Context, Control
+
+FILE = Path(__file__).resolve().parents[1] / "docs" / "verify.md"
+BEGIN = "## The controls\n"
+HEAD = (
+    BEGIN
+    + """
+Derived from the program itself by `make reference`, to the end of this page; a test fails when it is stale.
+"""
+)
+OPENED = settle(
+    SandboxSpec(
+        user="0:0",
+        read_only=False,
+        cap_add=("ALL",),
+        security_opt=freeze({"no-new-privileges": "false", "seccomp": "unconfined"}),
+        tmpfs=freeze({}),
+        ipc="none",
+        mem_limit=0,
+        cpus=0.0,
+        pids_limit=0,
+        ulimits=freeze({}),
+        egress=PUBLIC,
+    )
+)
+SPECS = (
+    OPENED,
+    settle(SandboxSpec(user="0:0")),
+    settle(SandboxSpec(egress=CLOSED)),
+    settle(SandboxSpec(networks=freeze({"team": Attachment()}))),
+    settle(SandboxSpec(egress=Egress(allow=("api.example.com:443",)), memswap_limit=-1)),
+    settle(SandboxSpec(ulimits=freeze({"nofile": Ulimit(soft=1 << 20, hard=1 << 20)}))),
+    *(
+        settle(SandboxSpec(security_opt=freeze({"no-new-privileges": "true", "seccomp": profile})))
+        for profile in ("debug", "engine", "{}")
+    ),
+)
+CONTEXTS = (
+    *(Context(spec=spec, gateway="10.231.0.2") for spec in SPECS),
+    Context(spec=SPECS[3], networks=freeze({"team": NetworkSpec(driver_opts=freeze({}))})),
+    Context(spec=SandboxSpec(), runtime="runsc"),
+    Context(spec=SandboxSpec(), architecture="aarch64"),
+    Context(spec=attrs.evolve(SandboxSpec(), cpus=8.0), host_cpus=2),
+)
+
+
+def text() -> str:
+    """The whole file: what is written by hand, and what is derived."""
+    return FILE.read_text(encoding="utf-8").partition(BEGIN)[0] + derived()
+
+
+def derived() -> str:
+    """The part that is derived."""
+    parts = [HEAD]
+    for family, controls in FAMILIES.items():
+        parts.append(f"### {family}\n")
+        for control in controls:
+            parts.extend(_control(control))
+    return "\n".join([*parts, *_outside()]) + "\n"
+
+
+def reasons(control: Control) -> list[str]:
+    """Why the control is left out, of whichever sandboxes it is."""
+    found = dict.fromkeys(reason for context in CONTEXTS if (reason := control.applies(context)) is not None)
+    return list(found)
+
+
+def _control(control: Control) -> Iterator[str]:
+    yield f"#### `{control.id}`: {_plain(control.title)}\n"
+    yield f"{_plain(control.meaning)}\n"
+    yield f"- on the engine: {_plain(control.field)}"
+    yield f"- seen by: {control.how}"
+    yield f"- negative control: {_plain(f'none: {control.exempt}' if control.exempt else control.weak)}"
+    left_out = reasons(control)
+    if left_out:
+        yield f"- not applicable: {'; '.join(map(_plain, left_out))}"
+    yield ""
+
+
+def _outside() -> Iterator[str]:
+    yield "### From outside\n"
+    yield "What `verify --running` reads of a live sandbox, on the engine and in the host's /proc and cgroups.\n"
+    yield "| check | what holds | on the engine |"
+    yield "| --- | --- | --- |"
+    for check in (*outside_process.CHECKS, *outside_limits.CHECKS, *outside_places.CHECKS):
+        yield f"| `{check.id}` | {_plain(check.title)} | {_plain(check.field)} |"
+
+
+def _plain(words: str) -> str:
+    """Words that hold no mark of Markdown's by accident."""
+    return words.replace("*", "\\*").replace("<", "\\<").replace("|", "\\|")
+
+
+def main() -> None:
+    """Write the file."""
+    FILE.write_text(text(), encoding="utf-8")
+    print(f"{FILE.relative_to(FILE.parents[1])} is written")
+
+
+if __name__ == "__main__":
+    main()
