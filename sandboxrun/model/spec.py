@@ -191,6 +191,9 @@ def settle(spec: SandboxSpec) -> SandboxSpec:
         )
     if spec.pids_limit == -1:
         implied["pids_limit"] = 0
+    name, _, count = spec.restart.partition(":")
+    if count and spec.restart != (canonical := f"{name}:{int(count)}" if int(count) else name):  # 0 is no bound
+        implied["restart"] = canonical
     if spec.pull_policy == "if_not_present":
         implied["pull_policy"] = "missing"
     return attrs.evolve(spec, **implied) if implied else spec

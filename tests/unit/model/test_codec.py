@@ -121,12 +121,12 @@ def test_a_network_or_volume_that_is_not_ours_says_so() -> None:
         assert decode(inspect, NAMES).network_mode == mode
 
 
-def test_an_anonymous_volume_of_the_image_is_no_mount_of_the_profile() -> None:
+def test_an_anonymous_volume_of_the_image_is_seen() -> None:
     spec = settle(SandboxSpec(network_mode="none"))
     inspect = as_inspect(encode(spec, name=NAME, names=NAMES, own_labels={}), spec, name=NAME, names=NAMES)
     inspect["Config"]["Volumes"] = {"/data": {}}
     inspect["Mounts"] = [{"Type": "volume", "Name": "f" * 64, "Source": "/x", "Destination": "/data", "RW": True}]
-    assert decode(inspect, NAMES).volumes == ()
+    assert [mount.target for mount in decode(inspect, NAMES).volumes] == ["/data"]
 
 
 IMAGE = ImageConfig.of(
