@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from sandboxrun.apply.session import Session
 from sandboxrun.errors import ApplyError
 from sandboxrun.gateway.container import keeper_payload, not_taken
-from sandboxrun.model.names import KEEPER, SECRETS, companion
+from sandboxrun.model.names import KEEPER, SECRETS, WORKSPACE, companion
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.belongings import held_parts
 
 PLACE = "/held"
 LEAST = 1 << 20  # bytes; what is put there needs whole pages
+PAGE, LEAST_INODES = 4096, 4096
 FLAGS = "noexec,nosuid,nodev"
 
 
@@ -27,9 +28,15 @@ def held_at(part: str) -> str:
 
 def part_options(step: op.CreatePart, session: Session) -> Mapping[str, str]:
     """The options of a part's volume: in memory, and no larger than it has to be, where it must not lie on a disk."""
-    if step.part not in held_parts(step.sandbox.spec):
+    spec = step.sandbox.spec
+    if step.part not in held_parts(spec):
         return {}
-    wanted = [(SECRETS, ref.source) for ref in step.sandbox.spec.secrets]
+    if step.part == WORKSPACE:
+        assert spec.workspace is not None and spec.workspace.size is not None
+        size = spec.workspace.size
+        inodes = max(LEAST_INODES, size // PAGE)  # without a bound, empty files would fill the memory outside of it
+        return {"type": "tmpfs", "device": "tmpfs", "o": f"size={size},nr_inodes={inodes},mode=0755,nosuid,nodev"}
+    wanted = [(SECRETS, ref.source) for ref in spec.secrets]
     size = max(LEAST, 2 * sum(len(session.files[at]) + 4096 for at in wanted))
     return {"type": "tmpfs", "device": "tmpfs", "o": f"size={size},mode=0755,{FLAGS}"}
 

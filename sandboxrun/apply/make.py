@@ -25,6 +25,7 @@ from sandboxrun.model.codec import ImageConfig, encode, encode_update, to_label
 from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.model.names import WORKSPACE, part_volume
 from sandboxrun.model.objects import volume_payload
+from sandboxrun.model.units import format_size
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.belongings import held_parts
 from sandboxrun.plan.preflight import image_fault
@@ -71,18 +72,23 @@ def create_volume(step: op.CreateVolume, session: Session) -> None:
 
 def create_part(step: op.CreatePart, session: Session) -> None:
     """Make a volume that is a sandbox's own. The engine answers with an older one of that name if there is one."""
-    name = part_volume(step.sandbox.name, step.part)
+    name, options = part_volume(step.sandbox.name, step.part), part_options(step, session)
     wanted = session.part_labels(step.address, step.sandbox.name, step.part)
-    payload = {"Name": name, "Driver": "local", "Labels": wanted, "DriverOpts": part_options(step, session)}
+    payload = {"Name": name, "Driver": "local", "Labels": wanted, "DriverOpts": options}
     made = session.engine.create_volume(payload)
-    have = (made.get("Labels") or {}).get(labels.RUN)
-    if have == wanted[labels.RUN]:
-        return
-    if (made.get("Labels") or {}).get(labels.PROJECT) != session.profile.project:
-        raise ApplyError(f"the volume {name} exists and is not this project's", help="rename or remove it")
-    # Left by an apply that was killed: its files must not become this run's.
-    session.engine.remove_volume(name)
-    session.engine.create_volume(payload)
+    if (made.get("Labels") or {}).get(labels.RUN) != wanted[labels.RUN]:
+        if (made.get("Labels") or {}).get(labels.PROJECT) != session.profile.project:
+            raise ApplyError(f"the volume {name} exists and is not this project's", help="rename or remove it")
+        # Left by an apply that was killed: its files must not become this run's.
+        session.engine.remove_volume(name)
+        made = session.engine.create_volume(payload)
+    taken = made.get("Options") or {}
+    lost = sorted(key for key, value in options.items() if taken.get(key) != value)
+    if lost:
+        raise ApplyError(
+            f"{step.address}: the engine did not make the volume {name} as asked: {', '.join(lost)}",
+            help="it must be able to make volumes in memory: its driver local with type tmpfs",
+        )
 
 
 def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
@@ -112,6 +118,11 @@ def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
     uid, gid = owner(sandbox, container.id, session)
     check_places(sandbox, session.places)
     packed = stage_workspace(session.store, container.run, sandbox.workspace, uid=uid, gid=gid, exclude=policy.exclude)
+    if policy.size is not None and packed.bytes > policy.size:
+        raise ApplyError(
+            f"{sandbox.address}: the workspace holds {packed.bytes} bytes, and its size is {format_size(policy.size)}",
+            help="exclude what the agent does not need, or give it a larger size",
+        )
     volume = part_volume(sandbox.name, WORKSPACE)
     with open_workspace(session.store, container.run) as tar, courier(sandbox, WORKSPACE, volume, session) as carrier:
         session.engine.put_archive(carrier, LANDING, tar)

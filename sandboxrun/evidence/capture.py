@@ -44,9 +44,10 @@ class CaptureRequest:
     """What the caller knows of a run. `secrets` are the values to mask in everything that is text.
 
     `workspace` is the target of a workspace copy, `own` what of it the profile rests on, `gateway` the container that
-    has the records of its requests, `artifacts` absolute paths in the container, `profile` the effective profile's
-    text. `live_logs`: the runner kept all output in the staging folder, the engine's own log is not needed.
-    `stopped_by`, `watched` and `events` as `outcome.decide` has them.
+    has the records of its requests, `keeper` the one that holds a workspace that lies in memory, `artifacts` absolute
+    paths in the container, `profile` the effective profile's text. `live_logs`: the runner kept all output in the
+    staging folder, the engine's own log is not needed. `stopped_by`, `watched` and `events` as `outcome.decide` has
+    them.
     """
 
     run: str
@@ -64,6 +65,7 @@ class CaptureRequest:
     workspace: str | None = None
     own: frozenset[str] = frozenset()
     gateway: str | None = None
+    keeper: str | None = None
     limits: CaptureLimits = CaptureLimits()
 
 
@@ -198,13 +200,18 @@ class _Capture:
         if request.artifacts:
             wanted.append(("artifacts", lambda: parts.artifacts(source, request.artifacts)))
         if target := request.workspace:
-            wanted.append(("workspace", lambda: parts.workspace(source, target, request.artifacts, request.own)))
+            wanted.append(("workspace", lambda: self._workspace(source, target, answer or {})))
         if gateway := request.gateway:
             yield "egress", lambda: egress(source, gateway)
         if answer is not None:
             yield from wanted
             return
         self._missing += [Missing(part=name, reason="the container could not be inspected") for name, _ in wanted]
+
+    def _workspace(self, source: Source, target: str, answer: Mapping[str, Any]) -> Part:
+        request, finished = self._request, (answer.get("State") or {}).get("FinishedAt")
+        lost = parts.held_workspace(source, request.keeper, finished) if request.keeper is not None else None
+        return lost or parts.workspace(source, target, request.artifacts, request.own)
 
     def _guarded(self, part: str, call: Callable[[], T]) -> T | None:
         """What `call` gives; None, and a note, when it fails."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 
-from sandboxrun.engine.errors import EngineUnreachable
+from sandboxrun.engine.errors import EngineUnreachable, NotFound
 from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.export import ExportLimits, export, shown
 from sandboxrun.evidence.index import Egress, Missing, Refused
@@ -25,6 +25,7 @@ from sandboxrun.evidence.staged import STDERR, STDOUT, baseline_of
 from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.usage import Usage, summary_of
 from sandboxrun.model.guard import host_runs
+from sandboxrun.model.observed import parse_time
 
 if TYPE_CHECKING:
     from sandboxrun.engine.client import Engine
@@ -248,6 +249,23 @@ def _exported(source: Source, path: str, part: str, under: str, limits: ExportLi
             deadline=source.deadline,
         )
     return Part(missing=done.missing, refused=done.refused, refused_total=done.refused_total)
+
+
+def held_workspace(source: Source, keeper: str, finished: str | None) -> Part | None:
+    """None while a workspace in memory is what the sandbox left; else a part that says why it is lost.
+
+    Its volume is empty again once neither the sandbox nor its keeper has it mounted: what is read then would look as if
+    the agent had removed everything.
+    """
+    try:
+        state = source.engine.inspect_container(keeper).get("State") or {}
+    except NotFound:
+        state = {}
+    begun, ended = parse_time(state.get("StartedAt")), parse_time(finished)
+    if state.get("Running") and begun is not None and (ended is None or begun < ended):
+        return None
+    reason = "it lay in memory, and its keeper ended before it could be read"
+    return Part(missing=(Missing(part="workspace.patch", reason=reason),))
 
 
 def workspace(source: Source, target: str, artifacts: Iterable[str] = (), own: frozenset[str] = frozenset()) -> Part:

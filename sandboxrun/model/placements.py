@@ -168,6 +168,7 @@ class WorkspaceMount:
             "source": value.source,
             "target": value.target,
             "exclude": list(value.exclude),
+            "size": value.size,
             "writable": list(value.writable),
             "protected": list(value.protected),
         }
@@ -192,6 +193,7 @@ class WorkspaceMount:
                     target=found["Destination"],
                     access="copy",
                     exclude=_texts(label, "exclude"),
+                    size=size if isinstance(size := label.get("size"), int) else None,  # of its volume, read back then
                 )
             access = "rw" if found["RW"] else "ro"
             return Workspace(

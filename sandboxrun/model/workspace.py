@@ -13,8 +13,10 @@ from sandboxrun.model.composite import ListOf, Short, span_of
 from sandboxrun.model.guard import GUARDS
 from sandboxrun.model.option import Record, option
 from sandboxrun.model.records import AbsolutePath
-from sandboxrun.model.types import Choice, Text
+from sandboxrun.model.types import Choice, Size, Text
 from sandboxrun.source import MapNode
+
+LEAST = 1024**2
 
 
 @attrs.frozen(kw_only=True)
@@ -37,6 +39,13 @@ class Workspace:
         default=(),
         description="Patterns of what a copy leaves out, against the path below the directory or the name alone.",
         example=["node_modules", "*.log"],
+    )
+    size: int | None = option(
+        Size(),
+        default=None,
+        description="The most that a copy may hold: it lies in memory then, and what the sandbox writes to it counts "
+        "against mem_limit. On the engine's disk, without a bound, when left out.",
+        example="256m",
     )
     writable: tuple[str, ...] = option(
         ListOf(item=Text(hint="a name"), unique=True),
@@ -62,6 +71,11 @@ def _check_workspace(workspace: Workspace, node: MapNode, problems: Problems) ->
     if workspace.writable and workspace.access != "rw":
         help = "leave out writable, or use access: rw"
         problems.add(f"with access {workspace.access} writable means nothing", span_of(node, "writable"), help)
+    if workspace.size is not None and workspace.access != "copy":
+        help = "leave out size, or use access: copy"
+        problems.add(f"access {workspace.access} has no size: it is the directory itself", span_of(node, "size"), help)
+    if workspace.size is not None and workspace.size < LEAST:
+        problems.add("a workspace needs at least 1m", span_of(node, "size"))
     if workspace.exclude and workspace.access != "copy":
         problems.add(
             f"access {workspace.access} excludes nothing: it is the directory itself",
@@ -73,5 +87,5 @@ def _check_workspace(workspace: Workspace, node: MapNode, problems: Problems) ->
 WorkspaceType = Short(
     record=Record(cls=Workspace, title="workspace", check=_check_workspace),
     read=lambda text: Workspace(source=text),
-    expected="a path, or a mapping of source, target, access, exclude and writable",
+    expected="a path, or a mapping of source, target, access, exclude, size and writable",
 )

@@ -42,7 +42,9 @@ def companions_of(spec: SandboxSpec) -> tuple[str, ...]:
 
 def held_parts(spec: SandboxSpec) -> tuple[str, ...]:
     """The parts that lie in memory: their volumes last as long as the keeper has them mounted."""
-    return (SECRETS,) if spec.secrets else ()
+    workspace = spec.workspace
+    sized = workspace is not None and workspace.access == "copy" and workspace.size is not None
+    return (*((WORKSPACE,) if sized else ()), *((SECRETS,) if spec.secrets else ()))
 
 
 def networks_of(spec: SandboxSpec) -> tuple[str, ...]:
