@@ -45,6 +45,11 @@ def words_or_none(value: Any) -> tuple[str, ...] | None:
     return tuple(value) if value else None
 
 
+def names(value: Any) -> tuple[str, ...]:
+    """The names in a mapping, sorted; null is ()."""
+    return tuple(sorted(value or ()))
+
+
 def mapping(value: Any) -> Mapping[str, str]:
     """null is {}."""
     return freeze(value or {})

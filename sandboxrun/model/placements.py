@@ -68,6 +68,20 @@ class Config:
 
 
 @attrs.frozen(eq=False, repr=False)
+class SystemPaths:
+    """The paths of /proc and /sys that the engine masks or makes read-only when nothing is said. An empty list unmasks
+    them; an engine that does not show them (Podman) says null."""
+
+    engine: str = "HostConfig.MaskedPaths, HostConfig.ReadonlyPaths"
+
+    def put(self, value: str, payload: Payload) -> None:
+        """Nothing: what is not named stays masked."""
+
+    def get(self, live: Live) -> str:
+        return "open" if [] in (live.host("MaskedPaths"), live.host("ReadonlyPaths")) else "masked"
+
+
+@attrs.frozen(eq=False, repr=False)
 class Labels:
     """The user's labels; sandboxrun's own are written by the codec."""
 

@@ -110,7 +110,7 @@ class ProcessOptions:
     )
     restart: str = option(
         Text(
-            pattern=r"no|always|unless-stopped|on-failure(:[0-9]{1,6})?",
+            pattern=r"no|always|unless-stopped|on-failure(:[1-9][0-9]{0,5})?",  # the engine shows a count of 0 as none
             hint="no, on-failure[:n], always or unless-stopped",
         ),
         default="no",

@@ -9,7 +9,7 @@ import attrs
 from sandboxrun.model import convert
 from sandboxrun.model import placements as at
 from sandboxrun.model.capabilities import Capabilities
-from sandboxrun.model.composite import Pairs
+from sandboxrun.model.composite import ListOf, Pairs
 from sandboxrun.model.option import option
 from sandboxrun.model.security_opt import CLOSED, SecurityOpts
 from sandboxrun.model.types import Choice, Flag, Text, freeze
@@ -109,6 +109,54 @@ class SecurityOptions:
         default="private",
         description="The cgroup namespace is always the sandbox's own.",
         at=at.Host("CgroupnsMode", read=convert.text),
+        always=True,
+        settable=False,
+    )
+    system_paths: str = option(
+        Choice(values=("masked", "open")),
+        default="masked",
+        description="What the engine masks below /proc and /sys stays masked.",
+        at=at.SystemPaths(),
+        always=True,
+        settable=False,
+    )
+    ports: tuple[str, ...] = option(
+        ListOf(item=Text()),
+        default=(),
+        description="No port is published.",
+        at=at.Host("PortBindings", write=lambda _: {}, read=convert.names),
+        always=True,
+        settable=False,
+    )
+    publish_all_ports: bool = option(
+        Flag(),
+        default=False,
+        description="Nor are those that the image names.",
+        at=at.Host("PublishAllPorts", read=convert.flag),
+        always=True,
+        settable=False,
+    )
+    volumes_from: tuple[str, ...] = option(
+        ListOf(item=Text()),
+        default=(),
+        description="No other container's mounts.",
+        at=at.Host("VolumesFrom", write=list, read=convert.words),
+        always=True,
+        settable=False,
+    )
+    device_cgroup_rules: tuple[str, ...] = option(
+        ListOf(item=Text()),
+        default=(),
+        description="No devices but those of `devices`.",
+        at=at.Host("DeviceCgroupRules", write=list, read=convert.words),
+        always=True,
+        settable=False,
+    )
+    oom_kill_disable: bool = option(
+        Flag(),
+        default=False,
+        description="A sandbox beyond its memory limit is ended.",
+        at=at.Host("OomKillDisable", read=convert.flag),
         always=True,
         settable=False,
     )
