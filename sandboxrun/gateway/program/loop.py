@@ -18,7 +18,8 @@ from typing import Any
 TICK = 0.25  # seconds
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
-_ALL = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+INCOMING = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+BOTH = INCOMING | select.EPOLLOUT
 _BATCH = 64
 
 
@@ -125,13 +126,21 @@ class Loop:
         self.current = before
         return task
 
-    def watch(self, descriptor: int, handler: Callable[[int], None], events: int = _ALL) -> None:
+    def watch(self, descriptor: int, handler: Callable[[int], None], events: int = INCOMING) -> None:
         """Call the handler with READABLE and WRITABLE bits when that changes. It may be called for no reason."""
         self._handlers[descriptor] = handler
         self._poll.register(descriptor, events)
 
+    def watch_both(self, descriptor: int) -> None:
+        """Tell of a watched one also when it can be written to; at once where it can be now."""
+        self._poll.modify(descriptor, BOTH)
+
+    def drop(self, descriptor: int) -> None:
+        """No more calls; it is closed now, whereupon the system forgets it too."""
+        self._handlers.pop(descriptor, None)
+
     def forget(self, descriptor: int) -> None:
-        """No more calls. To be called before it is closed."""
+        """No more calls, though it stays open."""
         if self._handlers.pop(descriptor, None) is not None:
             with contextlib.suppress(OSError):
                 self._poll.unregister(descriptor)

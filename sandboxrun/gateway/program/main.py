@@ -51,5 +51,6 @@ def serve(address: str, path: str) -> int:
         gateway.loop.on_signal(number, gateway.stop)
     gateway.loop.on_signal(signal.SIGHUP, gateway.reload)
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # a tunnel's objects mostly go without its help
     gateway.serve(listener)
     return 0

@@ -82,7 +82,7 @@ async def ask(loop: Loop, server: Address, host: str, kinds: Sequence[int], unti
                 sock.send(question(number, host, kind))
             found = await _answers(sock, arrived, host, numbers, until)
         finally:
-            loop.forget(sock.fileno())
+            loop.drop(sock.fileno())
     answers = [a if not a.cut else await _ask_again(loop, server, host, kind, until) for kind, a in found.items()]
     if any(answer.code not in (0, NXDOMAIN) for answer in answers):
         raise BadAnswer("the server failed")

@@ -16,6 +16,7 @@ from sandboxrun.gateway.program.refusals import Refused
 
 VERSION = 1
 MAX_DOCUMENT = 1 << 20
+MAX_JUDGED = 1024  # addresses
 KEYS = {
     "version", "sandbox", "run", "mode", "allow", "private_networks", "resolvers", "refused", "records",
 }  # fmt: skip
@@ -42,6 +43,8 @@ class Rules:
         self.opened = _networks(document["private_networks"])
         self.refused = _networks(document["refused"])
         self.resolvers = tuple(ipaddress.ip_address(text) for text in _texts(document["resolvers"]))
+        self._own: tuple[Network, ...] = ()
+        self._judged: dict[Address, str | None] = {}  # for these networks of its own
         self.budget = document["records"]
         if type(self.budget) is not int or self.budget < 0:
             raise ValueError("records is no number of bytes")
@@ -74,7 +77,13 @@ class Rules:
 
     def check_address(self, target: Target, address: Address, own: tuple[Network, ...]) -> None:
         """Raise Refused unless a sandbox may reach `address`, which is what the destination led to."""
-        why = refusal(address, self.opened, (*own, *self.refused))
+        if own is not self._own:
+            self._own, self._judged = own, {}
+        if address not in self._judged:
+            if len(self._judged) >= MAX_JUDGED:
+                self._judged.clear()
+            self._judged[address] = refusal(address, self.opened, (*own, *self.refused))
+        why = self._judged[address]
         if why is not None:
             what = "" if target.literal is not None else f" leads to {address}, which"
             raise Refused(why, f"{target}{what} is {'a private' if why == 'private' else 'a reserved'} address")

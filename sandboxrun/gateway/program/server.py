@@ -131,8 +131,9 @@ class Gateway:
         for address in addresses:
             talk.exchange.address = str(address)
             self._check_address(target, address)
+        rules = self.rules
         side = await self._connect_any(talk, target, addresses)
-        if not self._still_allowed(talk):  # the rules may have changed while it was being connected
+        if rules is not self.rules and not self._still_allowed(talk):  # they changed while it was being connected
             side.abort()
             raise Refused("rules", f"{target} is no longer allowed")
         talk.exchange.verdict = "allowed"
@@ -172,7 +173,6 @@ class Gateway:
         try:
             sock, _ = self._listener.accept()
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except BlockingIOError:
             return
         except OSError:  # no descriptors, or the client is gone again
@@ -247,5 +247,6 @@ def bound(address: str) -> socket.socket:
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # handed down to the connections taken
     sock.bind((host.strip("[]"), int(port)))
     return sock

@@ -10,7 +10,7 @@ import os
 import socket
 
 from sandboxrun.gateway.program.addresses import Address
-from sandboxrun.gateway.program.loop import READABLE, WRITABLE, Loop, Moment
+from sandboxrun.gateway.program.loop import BOTH, READABLE, WRITABLE, Loop, Moment
 
 HELD = 64 * 1024  # bytes that wait for a reader, or for the peer to take them, before the other end is made to wait
 PIECE = 64 * 1024  # bytes taken from a socket at once
@@ -22,9 +22,9 @@ class Side:
     """A connection to a client or to a host. Read until `pass_to` gives what comes in another way to go."""
 
     __slots__ = (
-        "_closing", "_connecting", "_drained", "_finishing", "_from", "_held", "_loop", "_more", "_out", "_pieces",
-        "_read", "_slow", "_sock", "_to", "_wanted", "_watched", "ended", "gone", "lost", "passed", "received",
-        "stirred",
+        "_both", "_closing", "_connecting", "_drained", "_finishing", "_from", "_held", "_loop", "_more", "_out",
+        "_pieces", "_read", "_slow", "_sock", "_to", "_wanted", "_watched", "ended", "gone", "lost", "passed",
+        "received", "stirred",
     )  # fmt: skip
 
     def __init__(self, loop: Loop, sock: socket.socket, *, connecting: bool = False) -> None:
@@ -48,12 +48,19 @@ class Side:
         self.received = 0  # bytes the peer has sent
         self.passed = 0  # of these, how many went on to the other end
         self.stirred = True  # whether anything moved since this was last set to False
-        loop.watch(sock.fileno(), self._event)
+        self._both = connecting
+        if connecting:
+            loop.watch(sock.fileno(), self._event, BOTH)
+        else:
+            self._take()  # a client's first bytes are mostly there by now
+            if not self.lost:
+                loop.watch(sock.fileno(), self._event)
 
     # -- what the system tells
 
     def _event(self, events: int) -> None:
         if self._connecting:
+            self._more = bool(events & READABLE)  # what is there already is not told again
             self._drained.come()
             return
         if events & WRITABLE and self._out:
@@ -117,10 +124,11 @@ class Side:
 
     def _pass_end(self, other: Side) -> None:
         """Tell the other end that no more comes; once that is so both ways, there is nothing left to do."""
-        other.finish()
         if other.ended and other._to is self:
             other.close()
             self.close()
+        else:
+            other.finish()
 
     def _flush(self) -> None:
         try:
@@ -157,7 +165,7 @@ class Side:
         self.ended = self.lost = True
         self._slow = False
         self._out.clear()
-        self._loop.forget(self._sock.fileno())
+        self._loop.drop(self._sock.fileno())
         self._sock.close()
         for moment in (self._read, self._drained, self.gone):
             moment.come()
@@ -173,6 +181,7 @@ class Side:
         self._connecting = False
         if error := self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise OSError(error, os.strerror(error))
+        self._take_on()
 
     async def read(self, until: float | None = None) -> bytes:
         """What has come in; b"" once the peer has sent its last byte. Raises TimeoutError."""
@@ -202,6 +211,9 @@ class Side:
                 return
             data = data[sent:]
         self._out += data
+        if not self._both:
+            self._both = True
+            self._loop.watch_both(self._sock.fileno())
         self._slow = self._slow or len(self._out) >= HELD
 
     async def drain(self, until: float | None = None) -> None:

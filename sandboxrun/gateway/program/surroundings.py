@@ -15,7 +15,7 @@ _FRESH = 1.0  # seconds
 
 
 class Surroundings:
-    """The networks around, read anew when they are older than a second."""
+    """The networks around, read anew when they are older than a second; the same object while nothing changed."""
 
     def __init__(self) -> None:
         self._networks: tuple[Network, ...] = ()
@@ -25,7 +25,8 @@ class Surroundings:
         """Own addresses and neighbouring networks. Raises OSError when they can't be read."""
         now = time.monotonic()
         if now - self._read >= _FRESH:
-            self._networks = (*neighbours(_text("route")), *_own_ipv4(), *_own_ipv6())
+            found: tuple[Network, ...] = (*neighbours(_text("route")), *_own_ipv4(), *_own_ipv6())
+            self._networks = self._networks if found == self._networks else found
             self._read = now
         return self._networks
 
