@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from sandboxrun.probe.findings import Finding, Verdict
     from sandboxrun.service import ExecResult, ExecTimeout, Sandbox, SandboxService
     from sandboxrun.settings import Settings
     from sandboxrun.spawner import AgentResult, AgentSession, AgentSpawner, AgentState
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _HOME = {
     "ExecResult": "service",
     "ExecTimeout": "service",
+    "Finding": "probe.findings",
     "Sandbox": "service",
     "SandboxService": "service",
     "Settings": "settings",
@@ -23,6 +25,7 @@ _HOME = {
     "AgentSession": "spawner",
     "AgentSpawner": "spawner",
     "AgentState": "spawner",
+    "Verdict": "probe.findings",
 }
 __all__ = [
     "AgentResult",
@@ -31,9 +34,11 @@ __all__ = [
     "AgentState",
     "ExecResult",
     "ExecTimeout",
+    "Finding",
     "Sandbox",
     "SandboxService",
     "Settings",
+    "Verdict",
     "__version__",
 ]
 

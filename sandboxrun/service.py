@@ -25,6 +25,7 @@ from sandboxrun.settings import Settings
 if TYPE_CHECKING:
     from sandboxrun.engine.client import Engine
     from sandboxrun.evidence.capture import Captured
+    from sandboxrun.probe.findings import Finding
 
 __all__ = ["ExecResult", "ExecTimeout", "Sandbox", "SandboxService"]
 
@@ -210,6 +211,24 @@ class SandboxService:
             if running:
                 with contextlib.suppress(EngineError):  # it was ended meanwhile
                     self.engine.unpause_container(sandbox.id)
+
+    # -- what holds ----------------------------------------------------------------------------------------------
+
+    def verify(self, what: Sandbox | Declared) -> tuple[Finding, ...]:
+        """Whether each restriction holds, a finding a control; unknown never counts as held (`Verdict.passes`).
+
+        Of what `declare` gave: a sandbox like it is started with the probe as its command, and a weak one beside it in
+        which each probe must fail; both are removed, and no evidence is kept. It takes about a quarter of a minute. Of
+        a sandbox that runs: it is looked at from outside, without entering it, where the engine is on this machine.
+        Raises UsageError for one that does not run, ApplyError, EngineError.
+        """
+        if isinstance(what, Declared):
+            from sandboxrun.workflow.converge import Settings as How
+            from sandboxrun.workflow.verify import Verification
+
+            how = How(environment=what.environment)
+            return Verification(self.engine, what.profile, how).run((what.sandbox,))
+        return self._life.look(held_of(what))
 
     # -- what there is -------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from sandboxrun.model.names import Names
 from sandboxrun.model.observed import (
     Created,
     Ended,
+    Image,
     ObservedSandbox,
     Offers,
     Running,
@@ -50,6 +51,7 @@ from sandboxrun.workflow.oneoff import shares
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.capture import Captured
+    from sandboxrun.probe.findings import Finding
     from sandboxrun.service import SandboxService
 
 NOTICE = 10.0  # seconds until a watch has noticed that its sandbox was stopped
@@ -185,6 +187,24 @@ class Lifecycle:
             spec=sandbox.spec,
             how=Watching(output=output),
         )
+
+    # -- look ------------------------------------------------------------------------------------------------
+
+    def look(self, held: Held) -> tuple[Finding, ...]:
+        """A running one from outside, against what it was declared as."""
+        from sandboxrun.model.codec import ImageConfig
+        from sandboxrun.workflow.running import look_at
+
+        sandbox, profile, engine = held.declared.sandbox, held.declared.profile, self._service.engine
+        with held.lock:
+            if held.removed or not isinstance(self._now(held).state, Running):
+                raise UsageError(Diagnostic(message=f"{sandbox.address} does not run", help="start it first"))
+            inspect = engine.inspect_container(held.observed.id)
+            image = engine.image(str(inspect["Image"]))
+            config = ImageConfig.of(image) if image is not None else None
+            observed = observe(inspect, profile.names, config)
+            now = Image(reference=sandbox.spec.image, config=config)
+            return look_at(engine, profile, observed, sandbox.spec, now, {})
 
     # -- stop and remove -------------------------------------------------------------------------------------
 

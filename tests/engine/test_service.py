@@ -15,7 +15,7 @@ from typing import Any
 import docker
 import pytest
 
-from sandboxrun import Sandbox, SandboxService, Settings
+from sandboxrun import Sandbox, SandboxService, Settings, Verdict
 from sandboxrun.api.commands import ExecTimeout
 from sandboxrun.engine.client import Engine
 from sandboxrun.engine.errors import EngineUnreachable, NotFound
@@ -561,3 +561,19 @@ def test_a_kill_after_any_change_leaves_nothing_after_the_next_start(
             assert service.engine.volumes(labels=own) == (), number
             assert service.engine.volumes(labels={"sandboxrun.lock": project}) == (), number
             assert verify_chain(service.store) == ()
+
+
+def test_verify_what_runs_and_what_is_declared(service: SandboxService, engine_client: docker.DockerClient) -> None:
+    made = sleeper(service)
+    found = service.verify(made)
+    assert found and all(finding.verdict.passes for finding in found), [f for f in found if not f.verdict.passes]
+    engine_client.containers.get(made.id).update(mem_limit="1g", memswap_limit="1g")
+    wrong = {finding.control for finding in service.verify(made) if finding.verdict is Verdict.FAILS}
+    assert wrong == {"option mem_limit", "option memswap_limit", "memory-limit", "swap-limit"}
+    made.remove(force=True)
+    with pytest.raises(UsageError, match="a does not run"):
+        service.verify(made)
+    found = service.verify(service.declare("b", command=SLEEP))
+    assert len(found) > 40 and all(finding.verdict.passes for finding in found)
+    assert service.list() == () and service.store.entries() != ()  # the evidence of `a` alone
+    assert {entry.sandbox for entry in service.store.entries()} == {"a"}
