@@ -16,6 +16,7 @@ from pathlib import Path
 import attrs
 
 from benchmarks import raw
+from benchmarks.costs import isolation
 from benchmarks.table import Result, compared
 from benchmarks.timing import Program, Times, Took, in_turns
 from benchmarks.world import LABEL, WORKERS, World
@@ -218,6 +219,7 @@ MEASURES: Mapping[str, Callable[[World, Effort], Iterator[Result]]] = {
     "validate": validate,
     "run": run,
     "exit": exit,
+    "isolation": lambda world, effort: isolation(world, effort.rounds),
     "apply": apply,
     "plan": plan,
 }

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from sandboxrun.apply.session import Session
 from sandboxrun.engine.errors import EngineError, EngineUnreachable, NameConflict, NotFound
-from sandboxrun.errors import ApplyError, printable
+from sandboxrun.errors import ApplyError, SandboxrunError, printable
 from sandboxrun.evidence.egress import lines, record_of
 from sandboxrun.gateway.container import DIRECTORY, FILE, SEALED, gateway_payload, network_payload, not_taken
 from sandboxrun.gateway.subnets import candidates, taken_by
@@ -40,10 +40,10 @@ def build_helper(step: op.BuildHelper, session: Session) -> str:
         return build(session.engine, step.base)
     except EngineUnreachable:
         raise
-    except EngineError as error:
-        message = f"{step.reference}, which gateways run from, could not be built from {step.base}: {error.cause}"
+    except SandboxrunError as error:
+        why = error.diagnostics[0].message
         help = "`sandboxrun gateway build --from IMAGE` makes it on any image with Python 3.11 that the engine has"
-        raise ApplyError(message, help=help) from error
+        raise ApplyError(f"{step.reference}, which gateways run from, could not be built: {why}", help=help) from error
 
 
 def create_private_network(step: op.CreatePrivateNetwork, session: Session) -> str:
