@@ -17,12 +17,12 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from scripts.system import SEARCH_PATH, locked
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _MNT_DETACH = 2
-_OURS = ("dockerd", "containerd", "containerd-shim", "containerd-shim-runc-v2")
 
 
 class DaemonError(Exception):
@@ -37,6 +37,7 @@ class Daemon:
     socket: Path
     enter: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    programs: ClassVar[tuple[str, ...]] = ("dockerd", "containerd", "containerd-shim", "containerd-shim-runc-v2")
 
     @property
     def endpoint(self) -> str:
@@ -122,7 +123,7 @@ class Daemon:
         raise DaemonError("\n".join([f"dockerd {what}; the end of {self.log}:", *tail]))
 
     def _clear(self) -> None:
-        """End this daemon's containerd, shims and containers, and undo its mounts."""
+        """End what this daemon started (containerd, shims) and their containers, and undo its mounts."""
         for pid in [pid for shim in self._processes() for pid in (*_children(shim), shim)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -135,7 +136,7 @@ class Daemon:
     def _processes(self) -> Iterator[int]:
         for entry in Path("/proc").glob("[0-9]*"):
             argv = _argv(int(entry.name))
-            if argv and Path(argv[0]).name in _OURS and any(f"{self.root}/" in word for word in argv):
+            if argv and Path(argv[0]).name in self.programs and any(f"{self.root}/" in word for word in argv):
                 yield int(entry.name)
 
     def _mounts(self) -> list[str]:

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import ClassVar
 from xml.etree import ElementTree
 
 import docker
@@ -63,7 +64,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Podman(Daemon):
-    """Podman's service of the Docker API. What it starts lies below the same folder, so it is found by it."""
+    """Podman's service of the Docker API. What it starts names the same folder, so it is found by it."""
+
+    programs: ClassVar[tuple[str, ...]] = ("podman", "conmon", "netavark", "aardvark-dns")
 
     def _command(self) -> list[str]:
         return [
