@@ -101,8 +101,8 @@ def devices(looked: Looked) -> Answer | str:
     """The devices that it may open, beside those that every container has."""
     if looked.outside.cgroup_version == 2:
         return "cgroup v2 keeps them in a program of the kernel, not in a file: the probe from inside tries them"
-    extra = []
-    for line in looked.outside.cgroup.get("devices", "").split("\n"):
+    text, extra = looked.outside.cgroup.get("devices", ""), []
+    for line in text.split("\n"):
         kind, _, rest = line.partition(" ")
         number, _, access = rest.partition(" ")
         known = number in _COMMON or f"{kind} {number}" in looked.devices
@@ -111,8 +111,8 @@ def devices(looked: Looked) -> Answer | str:
     declared = [device.source for device in looked.spec.devices]
     return Answer(
         expected=f"the common ones and {listed(declared)}" if declared else "the common ones",
-        seen=listed(extra) if extra else "no other",
-        holds=not extra,
+        seen=listed(extra) if extra else "no other" if text else "not told",
+        holds=not extra if text else None,
         note=f"{OPEN}: {listed(declared)}" if declared else "",
     )
 

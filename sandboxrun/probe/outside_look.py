@@ -69,6 +69,8 @@ def findings(sandbox: str, looked: Looked, checks: Iterable[Check]) -> tuple[Fin
 
 def _finding(sandbox: str, looked: Looked, check: Check) -> Finding:
     unread = [looked.outside.unread[part] for part in check.parts if part in looked.outside.unread]
+    if "processes" in check.parts and not looked.outside.processes:
+        unread.append("no process of it was seen")
     if check.kernel and (looked.spec.runtime or "").startswith(GVISOR):
         return _made(sandbox, check, Answer(expected="", seen="", holds=None, note=SENTRY), Verdict.NOT_APPLICABLE)
     if unread:
