@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from sandboxrun.probe.program import git_path
 from sandboxrun.probe.reading import UNKNOWN, every, fails, number, numbered, result, value
@@ -20,11 +20,12 @@ def _secrets(seen: Seen) -> list[Mapping[str, str]]:
     return list(numbered(seen, "secret"))
 
 
-def _all(seen: Seen, context: Context) -> list[Mapping[str, str]] | None:
-    """Every declared one; None if one is missing."""
+def _each(seen: Seen, context: Context, closed: Callable[[Mapping[str, str]], bool | None]) -> bool | None:
+    """Whether every secret is closed; None if one of the declared is missing and none of the others open."""
     found = _secrets(seen)
-    names = {one.get("name") for one in found}
-    return found if value(seen, "secrets", "open") == "ok" and found and len(names) >= 1 else None
+    missing = {ref.file_name for ref in context.spec.secrets} - {one.get("name") for one in found}
+    listed = value(seen, "secrets", "open") == "ok" and not missing
+    return every([*map(closed, found), *([] if listed else [None])])
 
 
 def _expected_of(context: Context, name: str) -> tuple[int, int | None]:
@@ -37,8 +38,7 @@ def _expected_of(context: Context, name: str) -> tuple[int, int | None]:
 
 
 def _mode_holds(seen: Seen, context: Context) -> bool | None:
-    found = _all(seen, context)
-    return None if found is None else every(_closed(one, context) for one in found)
+    return _each(seen, context, lambda one: _closed(one, context))
 
 
 def _closed(one: Mapping[str, str], context: Context) -> bool | None:
@@ -56,8 +56,7 @@ def _mode_seen(seen: Seen) -> str:
 
 
 def _memory_holds(seen: Seen, context: Context) -> bool | None:
-    found = _all(seen, context)
-    return None if found is None else every(number(one.get("magic", "")) in (TMPFS, RAMFS) for one in found)
+    return _each(seen, context, lambda one: number(one.get("magic", "")) in (TMPFS, RAMFS))
 
 
 def _memory_seen(seen: Seen) -> str:
@@ -67,8 +66,12 @@ def _memory_seen(seen: Seen) -> str:
 
 
 def _environment_holds(seen: Seen, context: Context) -> bool | None:
-    found = [one for one in _secrets(seen) if "environ" in one]
-    return every(one.get("environ") == "no" and one.get("arguments") == "no" for one in found)
+    return _each(seen, context, _absent)
+
+
+def _absent(one: Mapping[str, str]) -> bool | None:
+    """One that can't be read, or has no more than three bytes, can't be looked for."""
+    return {one.get("environ"), one.get("arguments")} == {"no"} if "environ" in one else None
 
 
 def _environment_seen(seen: Seen) -> str:

@@ -190,6 +190,11 @@ def _devices_hold(seen: Seen, context: Context) -> bool | None:
     return named and _devices(seen) <= {device.target or device.source for device in context.spec.devices}
 
 
+def _devices_seen(seen: Seen) -> str:
+    count = value(seen, "devices", "count")
+    return ", ".join(sorted(_devices(seen))) or ("none" if count == "0" else f"{count} without a name" if count else "")
+
+
 def _devices_expected(context: Context) -> str:
     declared = [device.target or device.source for device in context.spec.devices]
     return f"none but {', '.join(declared)}" if declared else "none"
@@ -311,9 +316,7 @@ CONTROLS = (
         how="Every block device in /dev, and character devices other than memory and terminals.",
         weak="Makes a block device in its /dev, and looks.",
         expected=_devices_expected,
-        seen=lambda seen: (
-            ", ".join(sorted(_devices(seen))) or ("none" if value(seen, "devices", "count") == "0" else "")
-        ),
+        seen=_devices_seen,
         holds=_devices_hold,
     ),
     Control(

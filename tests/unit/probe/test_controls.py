@@ -1,0 +1,427 @@
+"""The controls: that each says what it is, and what each makes of what was seen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import attrs
+import pytest
+
+from sandboxrun.model.egress import CLOSED, PUBLIC
+from sandboxrun.model.objects import NetworkSpec
+from sandboxrun.model.records import Attachment, Device, FileRef, Mount
+from sandboxrun.model.types import freeze
+from sandboxrun.probe import kernel
+from sandboxrun.probe.controls import BY_ID, CONTROLS, FAMILIES
+from sandboxrun.probe.output import OUTCOME
+from sandboxrun.probe.reading import result, results
+from sandboxrun.probe.requests import requests
+from sandboxrun.probe.types import Context, Control, Phase, Seen
+from tests.unit.probe.seeing import context, seen
+
+MIB = 1 << 20
+Case = tuple[str, Seen, bool | None]
+
+
+# -- what each says -------------------------------------------------------------------------------------------------
+
+
+def test_ids_are_unique_and_all_are_shown() -> None:
+    assert len(BY_ID) == len(CONTROLS) == sum(map(len, FAMILIES.values()))
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", one.id) for one in CONTROLS)
+
+
+@pytest.mark.parametrize("one", CONTROLS, ids=lambda one: one.id)
+def test_each_says_what_it_is(one: Control) -> None:
+    assert one.title and one.field and one.expected(context())
+    assert one.meaning.endswith(".") and one.how.endswith(".") and one.weak.endswith(".")
+    assert not one.title.endswith(".")
+    assert one.applies(context()) is None
+    assert one.seen({}) == ""
+
+
+@pytest.mark.parametrize("one", CONTROLS, ids=lambda one: one.id)
+def test_only_what_nobody_can_weaken_has_no_negative_control(one: Control) -> None:
+    assert bool(one.exempt) == (one.id == "namespaces")
+
+
+# -- what each makes of what was seen -------------------------------------------------------------------------------
+
+NONE = "0000000000000000"
+MASKS = {"inheritable": NONE, "permitted": NONE, "effective": NONE, "bounding": NONE, "ambient": NONE}
+ROOT = {"path": "/", "options": "ro,relatime", "write": "errno:30", "shared": "no", "root": "/"}
+TMP = {"path": "/tmp", "options": "rw", "write": "ok", "shared": "no", "root": "/"}
+
+
+def status(**values: str) -> Seen:
+    """A line of /proc/self/status."""
+    return seen(status={key.replace("_", "-"): value for key, value in values.items()})
+
+
+def mounted(*mounts: Mapping[str, str], **probes: Mapping[str, str]) -> Seen:
+    """Lines of mountinfo."""
+    numbered = {f"mount_{index}": mount for index, mount in enumerate(mounts)}
+    return seen(mounts={"count": str(len(mounts))}, **numbered, **probes)
+
+
+CASES: list[Case] = [
+    ("capabilities", status(**MASKS), True),
+    ("capabilities", status(**{**MASKS, "bounding": "0000000000200000"}), False),
+    ("capabilities", status(**{**MASKS, "ambient": "nonsense"}), None),
+    ("capabilities", status(inheritable=NONE), None),
+    ("no-new-privileges", status(no_new_privileges="1"), True),
+    ("no-new-privileges", status(no_new_privileges="0"), False),
+    ("seccomp", status(seccomp="2"), True),
+    ("seccomp", status(seccomp="0"), False),
+    ("user", status(uid="1000\t1000\t1000\t1000", gid="1000\t1000\t1000\t1000"), True),
+    ("user", status(uid="1000\t0\t1000\t1000", gid="1000\t1000\t1000\t1000"), False),
+    ("user", status(uid="1000\t1000\t1000\t1000", gid="1000\t1000\t0\t1000"), False),
+    ("user", status(uid="1000\t1000\t1000\t1000"), None),
+    ("groups", status(uid="1000", groups="1000 "), True),
+    ("groups", status(uid="1000", groups=""), True),
+    ("groups", status(uid="1000", groups="1000 999"), False),
+    ("setuid", seen(setuid={"mode": "4555", "owner": "0"}, raised={"uid": "1000"}, status={"uid": "1000"}), True),
+    ("setuid", seen(setuid={"mode": "4555", "owner": "0"}, raised={"uid": "0"}, status={"uid": "1000"}), False),
+    ("setuid", seen(setuid={"mode": "555", "owner": "0"}, raised={"uid": "1000"}, status={"uid": "1000"}), None),
+    ("setuid", seen(setuid={"mode": "4555", "owner": "7"}, raised={"uid": "1000"}, status={"uid": "1000"}), None),
+    ("root", mounted(ROOT, root={"root": "errno:30", "etc": "errno:30", "dev": "errno:13"}), True),
+    ("root", mounted(ROOT, root={"root": "ok"}), False),
+    ("root", mounted({**ROOT, "options": "rw"}, root={"root": "errno:13"}), False),
+    ("root", seen(root={"root": "errno:30"}), None),
+    ("writable-mounts", mounted(ROOT, TMP), True),
+    ("writable-mounts", mounted(ROOT, TMP, {**TMP, "path": "/dev/shm"}, {**TMP, "path": "/workspace"}), True),
+    ("writable-mounts", mounted(ROOT, {**TMP, "path": "/srv"}), False),
+    ("writable-mounts", mounted(ROOT, {**TMP, "path": "/srv\\040x"}), False),
+    ("writable-mounts", mounted({**ROOT, "write": "ok"}), False),
+    ("writable-mounts", mounted(ROOT, {**TMP, "path": "/proc/keys", "root": "/null"}), True),
+    ("writable-mounts", seen(mount_0=ROOT, mounts={"count": "2"}), None),
+    ("noexec", seen(execution_0={"path": "/tmp", "copy": "ok", "code": "126", "map": "errno:1"}), True),
+    ("noexec", seen(execution_0={"path": "/tmp", "copy": "ok", "code": "42", "map": "errno:1"}), False),
+    ("noexec", seen(execution_0={"path": "/tmp", "copy": "ok", "code": "126", "map": "ok"}), False),
+    ("noexec", seen(execution_0={"path": "/tmp", "copy": "errno:28"}), None),
+    ("propagation", mounted(ROOT), True),
+    ("propagation", mounted({**ROOT, "shared": "yes"}), False),
+    ("masked-paths", seen(masks={"proc/kcore": "0", "proc/keys": "0"}), True),
+    ("masked-paths", seen(masks={"proc/kcore": "1", "proc/keys": "0"}), False),
+    ("masked-paths", seen(masks={"proc/kcore": "?"}), False),
+    ("kernel-settings", seen(closed={"proc/sys/kernel/hostname": "errno:30"}), True),
+    ("kernel-settings", seen(closed={"proc/sys/kernel/hostname": "ok", "proc/irq": "errno:30"}), False),
+    ("mknod", seen(mknod={"shm": "errno:1", "here": "errno:30"}), True),
+    ("mknod", seen(mknod={"shm": "errno:1", "here": "ok"}), False),
+    ("mknod", seen(mknod={"shm": "timeout"}), None),
+    ("devices", seen(devices={"count": "0"}), True),
+    ("devices", seen(devices={"count": "1", "sda": "block"}), False),
+    ("devices", seen(devices={"count": "1"}), False),
+    ("null-device", seen(null={"look": "ok", "kind": "character", "major": "1", "minor": "3"}), True),
+    ("null-device", seen(null={"look": "ok", "kind": "character", "major": "1", "minor": "5"}), False),
+    ("null-device", seen(null={"look": "errno:2"}), None),
+    ("descriptors", seen(descriptors={"open": "3", "directories": "0"}), True),
+    ("descriptors", seen(descriptors={"open": "4", "directories": "1", "directory": "/"}), False),
+    ("engine-sockets", seen(engines={"count": "0"}), True),
+    ("engine-sockets", seen(engines={"count": "1", "socket": "/run/docker.sock"}), False),
+    ("memory-limit", seen(cgroup={"v1.memory": str(512 * MIB)}), True),
+    ("memory-limit", seen(cgroup={"v2.memory.max": str(512 * MIB)}), True),
+    ("memory-limit", seen(cgroup={"v1.memory": "9223372036854771712"}), False),
+    ("memory-limit", seen(cgroup={"v2.memory.max": "max"}), False),
+    ("memory-limit", seen(cgroup={"v2.memory.max": str(513 * MIB)}), False),
+    ("swap-limit", seen(cgroup={"v1.memory": str(512 * MIB), "v1.memory.swap": str(512 * MIB)}), True),
+    ("swap-limit", seen(cgroup={"v1.memory": str(512 * MIB), "v1.memory.swap": str(1024 * MIB)}), False),
+    ("swap-limit", seen(cgroup={"v1.memory": str(512 * MIB), "v1.memory.swap": "9223372036854771712"}), False),
+    ("swap-limit", seen(cgroup={"v2.memory.max": str(512 * MIB), "v2.memory.swap.max": "0"}), True),
+    ("swap-limit", seen(cgroup={"v2.memory.max": str(512 * MIB), "v2.memory.swap.max": "max"}), False),
+    ("swap-limit", seen(cgroup={"v1.memory": str(512 * MIB)}), None),
+    ("pids-limit", seen(cgroup={"v1.pids": "256"}), True),
+    ("pids-limit", seen(cgroup={"v2.pids.max": "max"}), False),
+    ("cpu-quota", seen(cgroup={"v1.cpu.quota": "100000", "v1.cpu.period": "100000"}), True),
+    ("cpu-quota", seen(cgroup={"v1.cpu.quota": "-1", "v1.cpu.period": "100000"}), False),
+    ("cpu-quota", seen(cgroup={"v2.cpu.max": "50000 100000"}), True),
+    ("cpu-quota", seen(cgroup={"v2.cpu.max": "150000 100000"}), False),
+    ("cpu-quota", seen(cgroup={"v2.cpu.max": "max 100000"}), False),
+    ("cpu-quota", seen(cgroup={"v1.cpu.quota": "100000", "v1.cpu.period": "0"}), None),
+    ("cpu-time", seen(processors={"used_ms": "1010", "wall_ms": "1000"}), True),
+    ("cpu-time", seen(processors={"used_ms": "1990", "wall_ms": "1000"}), False),
+    ("cpu-time", seen(processors={"used_ms": "1", "wall_ms": "0"}), None),
+    ("open-files", seen(files={"open": "200", "last": "errno:24"}), True),
+    ("open-files", seen(files={"open": "264", "last": "ok"}), False),
+    ("open-files", seen(files={"open": "264", "last": "errno:24"}), False),
+    ("processes", seen(processes={"made": "62", "last": "errno:11"}), True),
+    ("processes", seen(processes={"made": "96", "last": "ok"}), False),
+    ("processes", seen(processes_begin={"most": "96"}), None),
+    ("memory", seen(memory_begin={"map": "ok"}) | {OUTCOME: {"oom_killed": "yes", "how": "oom"}}, True),
+    ("memory", seen(memory_begin={"map": "ok"}) | {OUTCOME: {"oom_killed": "no", "how": "failed"}}, False),
+    ("memory", seen(memory={"taken": "9"}) | {OUTCOME: {"oom_killed": "yes"}}, False),
+    ("memory", seen(memory_begin={"map": "errno:12"}) | {OUTCOME: {"oom_killed": "yes"}}, None),
+    ("memory", seen(memory_begin={"map": "ok"}), None),
+    ("memory", {OUTCOME: {"oom_killed": "yes"}}, None),
+    ("deadline", seen(stubborn_begin={}) | {OUTCOME: {"how": "timeout"}}, True),
+    ("deadline", seen(stubborn_begin={}) | {OUTCOME: {"how": "failed"}}, False),
+    ("deadline", seen(stubborn_begin={}, stubborn={"outlived": "yes"}) | {OUTCOME: {"how": "timeout"}}, False),
+    ("deadline", {OUTCOME: {"how": "timeout"}}, None),
+    ("kernel-programs", seen(calls={"bpf": "errno:1", "perf_event_open": "errno:38"}), True),
+    ("kernel-programs", seen(calls={"bpf": "signal:31", "perf_event_open": "errno:1"}), True),
+    ("kernel-programs", seen(calls={"bpf": "errno:22", "perf_event_open": "errno:1"}), False),
+    ("kernel-programs", seen(calls={"bpf": "errno:1"}), None),
+    ("kernel-programs", seen(calls={"bpf": "errno:1", "perf_event_open": "timeout"}), None),
+    ("routes", seen(routes={"1.1.1.1": "errno:101", "192.0.2.1": "errno:113"}), True),
+    ("routes", seen(routes={"1.1.1.1": "ok", "192.0.2.1": "errno:101"}), False),
+    ("routes", seen(routes={"1.1.1.1": "errno:111"}), False),
+    ("routes-ipv6", seen(routes6={"public": "errno:99"}), True),
+    ("metadata", seen(metadata={"169.254.169.254": "ok"}), False),
+    ("private-addresses", seen(private={"10.255.255.254": "unrun"}), None),
+    ("host", seen(hosts={"192.0.2.1.1": "timeout", "192.0.2.1.22": "errno:113"}), True),
+    ("host", seen(hosts={"192.0.2.1.1": "errno:111"}), False),
+    ("host", seen(hosts={"192.0.2.1.22": "ok"}), False),
+    ("host", seen(hosts={}), True),
+    ("neighbours", seen(neighbours={"192.0.2.3.1": "timeout"}), True),
+    ("neighbours", seen(neighbours={"192.0.2.3.1": "errno:111"}), False),
+    ("names", seen(resolver_0={"sent": "ok", "got": "timeout"}, resolvers={"count": "1"}), True),
+    ("names", seen(resolver_0={"sent": "ok", "got": "ok", "code": "2"}, resolvers={"count": "1"}), True),
+    ("names", seen(resolver_0={"sent": "ok", "got": "ok", "code": "5"}, resolvers={"count": "1"}), True),
+    ("names", seen(resolver_0={"sent": "ok", "got": "ok", "code": "0"}, resolvers={"count": "1"}), False),
+    ("names", seen(resolver_0={"sent": "ok", "got": "ok", "code": "3"}, resolvers={"count": "1"}), False),
+    ("names", seen(resolver_0={"sent": "ok", "got": "timeout"}, resolvers={"count": "2"}), None),
+    ("git-moved", seen(git={"move": "errno:16"}), True),
+    ("git-moved", seen(git={"move": "errno:39"}), False),
+    ("git-moved", seen(git={"move": "errno:21"}), False),
+    ("git-moved", seen(git={"move": "ok"}), False),
+    ("git-moved", seen(git={"move": "errno:2"}), None),
+    ("git-written", seen(git={"write": "errno:30"}), True),
+    ("git-written", seen(git={"write": "ok"}), False),
+]
+
+
+@pytest.mark.parametrize(("id", "what", "holds"), CASES, ids=[f"{case[0]}-{n}" for n, case in enumerate(CASES)])
+def test_what_was_seen(id: str, what: Seen, holds: bool | None) -> None:
+    assert BY_ID[id].holds(what, context()) is holds
+    if holds is not None:
+        assert BY_ID[id].seen(what)
+
+
+def test_every_control_is_looked_at_here() -> None:
+    elsewhere = {"namespaces", "tmpfs-size", "ulimits", "secrets-mode", "secrets-memory", "secrets-environment"}
+    elsewhere |= {one.id for one in (*kernel.CONTROLS, *FAMILIES["Gateway"])}
+    assert {one.id for one in CONTROLS} - {case[0] for case in CASES} <= elsewhere
+
+
+# -- those that depend on more --------------------------------------------------------------------------------------
+
+
+def test_namespaces_against_a_kernels_first_and_the_hosts() -> None:
+    own = {"pid": "pid:[40]", "ipc": "ipc:[41]", "uts": "uts:[42]", "cgroup": "cgroup:[43]", "mnt": "mnt:[44]"}
+    holds = BY_ID["namespaces"].holds
+    assert holds(seen(namespaces=own), context()) is True
+    assert holds(seen(namespaces={**own, "pid": "pid:[4026531836]"}), context()) is False
+    host = freeze({"mnt": "mnt:[44]", "user": "user:[1]"})
+    assert holds(seen(namespaces=own), context(host_namespaces=host)) is False
+    assert holds(seen(namespaces={"pid": "pid:[40]"}), context()) is None
+
+
+def test_sizes_of_memory_filesystems() -> None:
+    shm = {"path": "/dev/shm", "look": "ok", "bytes": str(64 * MIB), "take": "errno:28"}
+    tmp = {**shm, "path": "/tmp"}
+    holds = BY_ID["tmpfs-size"].holds
+    assert holds(seen(size_0=tmp, size_1=shm), context()) is True
+    assert holds(seen(size_0={**tmp, "take": "ok"}, size_1=shm), context()) is False
+    assert holds(seen(size_0=tmp, size_1={**shm, "bytes": str(128 * MIB)}), context()) is False
+    assert holds(seen(size_0=tmp), context()) is None
+    assert holds(seen(size_0=tmp, size_1={**shm, "look": "errno:2"}), context()) is None
+    large = {**tmp, "bytes": str(2 << 30)}
+    del large["take"]
+    assert holds(seen(size_0=large, size_1=shm), context(spec={"tmpfs": freeze({"/tmp": "rw,size=2g"})})) is True
+
+
+def test_limits_of_a_process_before_and_after_it_raised_them() -> None:
+    limits = {"nofile.soft": "100", "nofile.hard": "200", "core.soft": "0", "core.hard": "0"}
+    holds = BY_ID["ulimits"].holds
+    assert holds(seen(limits=limits, limits_raised=limits), context()) is True
+    assert holds(seen(limits=limits, limits_raised={**limits, "core.hard": "-1"}), context()) is False
+    assert holds(seen(limits={**limits, "nofile.soft": "101"}, limits_raised=limits), context()) is False
+    assert holds(seen(limits=limits), context()) is None
+
+
+KEY = {"name": "key", "mode": "400", "uid": "1000", "gid": "1000", "magic": "16914836", "environ": "no"}
+SECRET = {**KEY, "arguments": "no"}
+
+
+@pytest.mark.parametrize(
+    ("change", "mode", "memory", "environment"),
+    [
+        ({}, True, True, True),
+        ({"mode": "440"}, False, True, True),
+        ({"mode": "4400"}, False, True, True),
+        ({"uid": "0"}, False, True, True),
+        ({"magic": "2035054128"}, True, False, True),
+        ({"environ": "yes"}, True, True, False),
+        ({"arguments": "yes"}, True, True, False),
+    ],
+)
+def test_secrets(change: Mapping[str, str], mode: bool, memory: bool, environment: bool) -> None:
+    what = seen(secret_0={**SECRET, **change}, secrets={"open": "ok", "count": "1"})
+    ids = ("secrets-mode", "secrets-memory", "secrets-environment")
+    assert [BY_ID[id].holds(what, context()) for id in ids] == [mode, memory, environment]
+
+
+def test_a_secret_that_is_missing_tells_nothing() -> None:
+    what = seen(secret_0=SECRET, secrets={"open": "ok", "count": "1"})
+    two = context(spec={"secrets": (FileRef(source="key"), FileRef(source="other", mode=0o440, uid=7))})
+    for id in ("secrets-mode", "secrets-memory", "secrets-environment"):
+        assert BY_ID[id].holds(what, two) is None, id
+    other = {**SECRET, "name": "other", "mode": "440", "uid": "7"}
+    both = seen(secret_0=SECRET, secret_1=other, secrets={"open": "ok", "count": "2"})
+    for id in ("secrets-mode", "secrets-memory", "secrets-environment"):
+        assert BY_ID[id].holds(both, two) is True, id
+
+
+def test_what_a_profile_names_is_allowed_and_no_more() -> None:
+    volume = Mount(type="volume", source="cache", target="/cache")
+    given = context(spec={"volumes": (volume,), "devices": (Device(source="/dev/fuse"),), "cap_add": ("KILL",)})
+    assert BY_ID["writable-mounts"].holds(mounted(ROOT, {**TMP, "path": "/cache"}), given) is True
+    assert BY_ID["devices"].holds(seen(devices={"count": "1", "fuse": "character"}), given) is True
+    assert BY_ID["devices"].holds(seen(devices={"count": "1", "kvm": "character"}), given) is False
+    assert BY_ID["capabilities"].holds(status(**{**MASKS, "bounding": "0000000000000020"}), given) is True
+    assert BY_ID["capabilities"].expected(given) == "at most KILL"
+    named = context(spec={"user": "agent"})
+    assert BY_ID["user"].holds(status(uid="7 7 7 7", gid="7 7 7 7"), named) is True
+    assert BY_ID["user"].holds(status(uid="0 0 0 0", gid="7 7 7 7"), named) is False
+
+
+def test_gvisor_is_judged_by_what_it_shows() -> None:
+    under = context(runtime="runsc")
+    for id in ("seccomp", "memory-limit", "pids-limit", "cpu-quota", "tracing", "x86", "socket-families"):
+        assert "gVisor" in (BY_ID[id].applies(under) or ""), id
+    begun = seen(processes_begin={"most": "96"})
+    assert BY_ID["processes"].holds(begun, under) is True
+    assert BY_ID["processes"].holds({**begun, "end": {}}, under) is None
+    assert BY_ID["memory"].applies(under) is None and BY_ID["routes"].applies(under) is None
+
+
+def test_networks_of_ones_own() -> None:
+    joined = {"egress": None, "networks": freeze({"team": Attachment()})}
+    team = NetworkSpec()
+    for id in ("routes", "metadata", "host", "names"):
+        assert (
+            BY_ID[id].applies(context(spec=joined)) == "it joins networks of the project: what they reach, it reaches"
+        )
+    neighbours = BY_ID["neighbours"].applies
+    assert neighbours(context(spec=joined, networks=freeze({"team": team}))) is None
+    opened = attrs.evolve(team, driver_opts=freeze({}))
+    reason = neighbours(context(spec=joined, networks=freeze({"team": opened})))
+    assert reason == "the profile lets sandboxes on team reach each other"
+
+
+# -- the kernel, by seccomp profile ---------------------------------------------------------------------------------
+
+
+def profiled(name: str, **changed: object) -> Context:
+    return context(spec={"security_opt": freeze({"no-new-privileges": "true", "seccomp": name})}, **changed)
+
+
+@pytest.mark.parametrize("theme", kernel.THEMES, ids=lambda theme: theme.id)
+def test_themes_by_seccomp_profile(theme: kernel.Theme) -> None:
+    one = BY_ID[theme.id]
+    assert one.applies(profiled("sandboxrun")) is None
+    assert (one.applies(profiled("debug")) is None) == (not theme.debug)
+    assert (one.applies(profiled("engine")) is None) == bool(theme.engine)
+    assert one.applies(profiled("unconfined")) == "the profile turns seccomp off"
+    assert "of its own" in (one.applies(profiled("{}")) or "")
+    assert (one.applies(profiled("sandboxrun", architecture="aarch64")) is None) == (not theme.native)
+
+
+def test_what_this_kernel_does_not_have_is_told_apart() -> None:
+    one, given = BY_ID["x86"], context()
+    strong = seen(calls={"modify_ldt": "errno:1", "i386": "signal:31", "x32": "signal:31", "iopl": "errno:1"})
+    weak = seen(calls={"modify_ldt": "ok", "i386": "ok", "x32": "errno:38", "iopl": "errno:38"})
+    assert one.holds(strong, given) is True
+    assert one.negative is not None
+    assert one.negative(strong, weak, given)
+    assert one.moot(strong, weak, given) is None
+    assert not one.negative(strong, strong, given)
+    without = seen(calls={"modify_ldt": "errno:38", "i386": "signal:11", "x32": "errno:38", "iopl": "errno:38"})
+    assert one.moot(without, without, given) == "this kernel has none of them"
+    assert one.moot(without, {}, given) is None
+
+
+def test_one_call_that_the_weak_one_may_not_make_either_proves_nothing() -> None:
+    one = BY_ID["kernel-programs"]
+    strong = seen(calls={"bpf": "errno:1", "perf_event_open": "errno:1"})
+    assert one.negative is not None
+    assert not one.negative(strong, seen(calls={"bpf": "errno:22", "perf_event_open": "errno:1"}), context())
+    assert one.negative(strong, seen(calls={"bpf": "errno:22", "perf_event_open": "errno:14"}), context())
+
+
+# -- the gateway ----------------------------------------------------------------------------------------------------
+
+
+def answered(given: Context, **statuses: str) -> Seen:
+    """What the gateway answered: 403 to all but what is said by group (`none`: no answer in time)."""
+    probes = {}
+    for index, request in enumerate(requests(given)):
+        status = statuses.get(request.group.replace("-", "_"), "502" if request.group == "allowed" else "403")
+        over = "no" if status == "none" else "yes"
+        line = "" if status in ("none", "0") else f"HTTP/1.1 {status} Said"
+        shown = {"name": request.name, "connect": "ok", "over": over, "line": line}
+        probes[f"request_{index}"] = {**shown, "status": "0" if status == "none" else status}
+    return seen(**probes)
+
+
+@pytest.mark.parametrize("one", FAMILIES["Gateway"], ids=lambda one: one.id)
+def test_the_gateways_answers(one: Control) -> None:
+    given = context(hosts=("192.0.2.9",))
+    group = one.id.removeprefix("gateway-").replace("-", "_")
+    assert one.negative is not None
+    for status, holds in {"403": True, "400": True, "505": True, "0": True, "502": False, "200": False}.items():
+        what = answered(given, **{group: status})
+        assert one.holds(what, given) is holds, status
+        assert one.negative(what, {}, given)
+    assert one.holds(answered(given, **{group: "none"}), given) is None
+    assert one.seen(answered(given)).startswith("all ")
+    assert "502 Said" in one.seen(answered(given, **{group: "502"}))
+
+
+@pytest.mark.parametrize(
+    ("status", "proves"), [("502", True), ("200", True), ("none", True), ("403", False), ("0", False)]
+)
+def test_a_gateway_that_refuses_everything_proves_nothing(status: str, proves: bool) -> None:
+    one, given = BY_ID["gateway-hosts"], context()
+    assert one.negative is not None
+    assert one.negative(answered(given, allowed=status), {}, given) is proves
+    assert not one.negative({}, {}, given)
+
+
+def test_a_gateway_that_is_not_there_tells_nothing() -> None:
+    given = context()
+    dead = {
+        name: {**values, "connect": "errno:111", "over": "no", "line": ""} for name, values in answered(given).items()
+    }
+    assert BY_ID["gateway-hosts"].holds(dead, given) is None
+    assert "can't be reached" in BY_ID["gateway-hosts"].seen(dead)
+
+
+def test_without_a_gateway_there_is_none_to_ask() -> None:
+    for one in FAMILIES["Gateway"]:
+        assert one.applies(context(spec={"egress": CLOSED})) == "it has no gateway"
+    opened = {one.id: one.applies(context(spec={"egress": PUBLIC})) for one in FAMILIES["Gateway"]}
+    assert {id for id, reason in opened.items() if reason} == {"gateway-hosts", "gateway-ports"}
+
+
+# -- words ----------------------------------------------------------------------------------------------------------
+
+
+def test_results_in_words() -> None:
+    words = [result(text) for text in ("ok", "errno:1", "errno:9999", "signal:31", "timeout", "unrun", "")]
+    assert words == [
+        "worked",
+        "EPERM",
+        "error 9999",
+        "killed by signal 31",
+        "no answer in time",
+        "not tried",
+        "not tried",
+    ]
+    assert results({"a": "errno:1", "b": "ok", "c": "errno:1"}) == "EPERM: a, c; worked: b"
+
+
+def test_phases_in_which_controls_are_told() -> None:
+    elsewhere = {one.id: one.phase for one in CONTROLS if one.phase is not Phase.BATTERY}
+    assert elsewhere == {"memory": Phase.MEMORY, "processes": Phase.PROCESSES, "deadline": Phase.STUBBORN}
