@@ -19,6 +19,7 @@ from sandboxrun.model.guard import GUARDS
 from sandboxrun.model.option import to_plain
 from sandboxrun.plan.changes import Action
 from sandboxrun.profile.loader import load
+from tests.engine.chaos import Project, killed_at
 from tests.engine.world import World, change, open_world
 
 AGENT = 1000
@@ -300,3 +301,23 @@ def test_a_link_that_a_sandbox_leaves_leads_the_next_one_nowhere(world: World, s
     assert list((tmp_path / "elsewhere").iterdir()) == []
     with pytest.raises(ProfileError, match="is outside of the project"):
         load([world.directory / "sandbox.yaml"])
+
+
+def test_no_kill_leaves_stand_ins(engine_host: str, project: str, tmp_path: Path, busybox: str) -> None:
+    """Killed before each of an apply's calls to the engine: destroy takes away what it had made."""
+    chaos = Project(name=project, directory=tmp_path, host=engine_host, image=busybox)
+    chaos.write(
+        "name: {project}\nsandboxes:\n"
+        "  a: {{image: {image}, command: [sleep, '300'], network_mode: none, workspace: {{source: src, access: rw}}}}\n"
+    )
+    held = []
+    for number in range(1, 60):
+        died = killed_at(number, "before", lambda: chaos.apply(parallelism=1))
+        held.append(sorted(path.name for path in (tmp_path / "src").iterdir()) != ["file"])
+        chaos.destroy()
+        assert [path.name for path in (tmp_path / "src").iterdir()] == ["file"]
+        if not died:
+            break
+    else:
+        pytest.fail("an apply makes more calls than were tried")
+    assert held.count(True) > 2 and held.count(False) > 2
