@@ -185,7 +185,15 @@ def option_lines(change: Change, sensitive: frozenset[str]) -> list[str]:
         return [f"+ {row}" for row in _aligned([(k, shown(v, sensitive)) for k, v in change.after.items() if v])]
     told = {key: value for key, value in change.after.items() if key in ALWAYS or not _implied(key, change.after)}
     rows = _aligned([(key, shown(value, sensitive)) for key, value in told.items()])
-    return [*(f"+ {row}" for row in rows), "# every other option at its closed default: see sandboxrun render"]
+    rest = "# every other option at its closed default: see sandboxrun render"
+    return [*(f"+ {row}" for row in rows), *_unbounded(change.after), rest]
+
+
+def _unbounded(after: Mapping[str, Any]) -> list[str]:
+    """A remark on a root that may grow as it likes."""
+    if after.get("read_only") is not False or "size" in (after.get("storage_opt") or {}):
+        return []
+    return ["# its root may fill the engine's disk: storage_opt: {size: …} bounds it where the engine has quotas"]
 
 
 def _since_it_ran(change: Change) -> tuple[Difference, ...]:
