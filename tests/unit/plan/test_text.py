@@ -71,8 +71,8 @@ def test_what_another_option_says_already_is_left_out() -> None:
 
 def test_a_root_without_a_bound_is_remarked_on() -> None:
     remark = "# its root may fill the engine's disk: storage_opt: {size: …} bounds it where the engine has quotas"
-    for options, said in (({"storage_opt": freeze({})}, True), ({"storage_opt": freeze({"size": "1g"})}, False)):
-        open_ = declared("a", network_mode="none", read_only=False, **options)
+    for quota, said in ((freeze({}), True), (freeze({"size": "1g"}), False)):
+        open_ = declared("a", network_mode="none", read_only=False, storage_opt=quota)
         lines = text(make_plan(profile(open_), snapshot(networks=())))
         assert (f"      {remark}" in lines) == said
 
