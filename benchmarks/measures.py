@@ -16,6 +16,7 @@ from pathlib import Path
 import attrs
 
 from benchmarks import raw
+from benchmarks.calls import seccomp
 from benchmarks.costs import isolation
 from benchmarks.table import Result, compared
 from benchmarks.timing import Program, Times, Took, in_turns
@@ -220,6 +221,7 @@ MEASURES: Mapping[str, Callable[[World, Effort], Iterator[Result]]] = {
     "run": run,
     "exit": exit,
     "isolation": lambda world, effort: isolation(world, effort.rounds),
+    "seccomp": lambda world, effort: seccomp(world, effort.rounds),
     "apply": apply,
     "plan": plan,
 }
