@@ -143,7 +143,7 @@ class Conversation:
             raise Refused("budget", "this sandbox has used up its records")
         if method == "CONNECT":
             self._aim(method, request.target.decode("ascii"), None)
-            check_host(request, self.target)
+            check_host(request, self.target, itself=self.gateway.listens_at)
             await tunnel(self, request)
             return False
         authority, path = split_url(request)
@@ -192,14 +192,19 @@ def split_url(request: h11.Request) -> tuple[str, bytes]:
     return authority.decode("ascii", "replace"), path if path.startswith(b"/") else b"/" + path
 
 
-def check_host(request: h11.Request, target: Target | None, default_port: int | None = None) -> None:
-    """Raise Refused unless the Host field, where there is one, names the target."""
+def check_host(request: h11.Request, target: Target | None, default_port: int | None = None, itself: str = "") -> None:
+    """Raise Refused unless the Host field, where there is one, names the target.
+
+    `itself` is the gateway's own `address:port`, which Node's http module puts there when it is told to CONNECT.
+    """
     assert target is not None
     hosts = [value for name, value in request.headers if name == b"host"]
     if len(hosts) > 1:
         raise Refused("host-header", "the request has several Host fields", 400)
     for value in hosts:
         said = value.decode("ascii", "replace").lower()
+        if itself and said == itself:
+            continue
         bare = str(target).rpartition(":")[0]
         if said != str(target) and not (said == bare and default_port in (None, target.port)):
             raise Refused("host-header", "the Host field names another host than the request's target")

@@ -36,6 +36,7 @@ class Gateway:
     def __init__(self, path: str) -> None:
         """Read the rules at `path`. Raises RulesError, OSError."""
         self._path = path
+        self.listens_at = ""
         self.rules = load(path)
         self.loop = Loop()
         self.records = Records(to_stdout)
@@ -52,6 +53,7 @@ class Gateway:
     def serve(self, listener: socket.socket) -> None:
         """Serve on a bound socket until stopped."""
         self._listener = listener
+        self.listens_at = "{}:{}".format(*listener.getsockname())
         self.records.allot(self.rules.budget)
         self.loop.each_turn, self.loop.each_tick, self.loop.fault = self.records.flush, self._tick, self._fault
         listener.setblocking(False)

@@ -123,6 +123,18 @@ def test_connect_of_http_1_0_without_a_host(gateway: World) -> None:
         assert head_of(sock).startswith(b"HTTP/1.1 200 ")
 
 
+def test_connect_whose_host_is_the_gateway(gateway: World) -> None:
+    """As Node's http module has it; the target counts."""
+    gateway.serve(SERVER, 22, echo)
+    gateway.names.table["ssh.example.com"] = [SERVER]
+    with gateway.client() as sock:
+        sock.sendall(b"CONNECT ssh.example.com:22 HTTP/1.1\r\nHost: 127.0.0.1:3128\r\n\r\n")
+        assert head_of(sock).startswith(b"HTTP/1.1 200 ")
+    assert gateway.ask(b"GET http://api.example.com/ HTTP/1.1\r\nHost: 127.0.0.1:3128\r\n\r\n").startswith(
+        b"HTTP/1.1 403 "
+    )
+
+
 def test_hosts_that_do_not_answer(gateway: World) -> None:
     assert gateway.connect("api.example.com:443").startswith(b"HTTP/1.1 502 api.example.com:443 can't be reached: conn")
     gateway.event("request", verdict="allowed", reason="unreachable", address=SERVER)
