@@ -85,13 +85,21 @@ class Answer:
         except TransportError as error:
             raise translated(self.operation, error, sent=True) from error
 
-    def read(self) -> bytes:
-        """The whole body."""
-        return self._guarded(self.response.read)
+    def read(self, limit: int | None = None) -> bytes:
+        """The whole body. With a `limit` one of more bytes is an error: an agent may have shaped what is in it."""
+        if limit is None:
+            return self._guarded(self.response.read)
+        data = bytearray()
+        for piece in self.pieces():
+            data += piece
+            if len(data) > limit:
+                self.close()
+                raise EngineError(self.operation, f"the engine's answer is larger than {limit} bytes")
+        return bytes(data)
 
-    def json(self) -> Any:
+    def json(self, limit: int | None = None) -> Any:
         """The whole body as JSON."""
-        data = self.read()
+        data = self.read(limit)
         try:
             return json.loads(data)
         except ValueError as error:
@@ -104,9 +112,9 @@ class Answer:
             raise EngineError(self.operation, "the engine's answer is not a JSON object", status=self.status)
         return value
 
-    def sequence(self) -> tuple[Any, ...]:
+    def sequence(self, limit: int | None = None) -> tuple[Any, ...]:
         """The whole body as a JSON array; null, which the engine sends for an empty one, is empty."""
-        value = self.json()
+        value = self.json(limit)
         if not isinstance(value, list | None):
             raise EngineError(self.operation, "the engine's answer is not a JSON array", status=self.status)
         return tuple(value or ())

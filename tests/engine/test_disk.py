@@ -100,3 +100,16 @@ def test_a_workspace_that_was_lost_is_not_told_as_removed_files(
     reasons = {missing.part: missing.reason for missing in index.missing}
     assert reasons["workspace.patch"] == "it lay in memory, and its keeper ended before it could be read"
     assert "workspace.patch" not in {kept.path for kept in index.kept}
+
+
+def test_an_endless_list_of_changes_is_not_read(world: World) -> None:
+    """Five thousand files, each with a path of almost four thousand characters."""
+    script = (
+        "n=$(printf %0250d 0); cd /home; for i in $(seq 14); do mkdir $n && cd $n || exit 1; done"
+        "; p=$(printf %0230d 0); i=0; while [ $i -lt 5000 ]; do : > $p$i || exit 1; i=$((i+1)); done"
+    )
+    waited, folder, index = carried_out(world, script, read_only=False, user="root", workspace=None)
+    assert waited.exit_code == 0, (folder / "stderr.log").read_text()
+    reasons = {missing["part"]: missing["reason"] for missing in index["missing"]}
+    assert "the engine's answer is larger than 16777216 bytes" in reasons["changes"]
+    assert "changes.json" not in {kept["path"] for kept in index["kept"]}
