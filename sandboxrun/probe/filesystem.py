@@ -11,7 +11,9 @@ from sandboxrun.probe.types import Context, Control, Seen
 
 # What the engine mounts into every container; of the root's own, a sandbox's user can write to none.
 ENGINE = frozenset({"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/console", "/sys/fs/cgroup"})
+GVISOR = frozenset({"/dev/fuse", "/dev/net/tun"})  # devices of its own kernel's, in every /dev
 PAGE = 4096
+MAPPED = "; mapped to run"
 
 
 def mounts(seen: Seen) -> dict[str, Mapping[str, str]]:
@@ -109,14 +111,15 @@ def _runs(seen: Seen) -> Iterator[tuple[str, str]]:
     for tried in numbered(seen, "execution"):
         copied, code = tried.get("copy", ""), tried.get("code", "")
         how = f"no file could be made ({result(copied)})" if copied != "ok" else "it ran" if code == "42" else "refused"
-        mapped = "; mapped to run" if tried.get("map") == "ok" else ""
+        mapped = MAPPED if tried.get("map") == "ok" else ""
         yield tried.get("path", ""), how + mapped if code or copied != "ok" else ""
 
 
 def _noexec_holds(seen: Seen, context: Context) -> bool | None:
     runs = dict(_runs(seen))
     found = (runs.get(path, "") for path in noexec_paths(context))
-    return every(None if not how or "made" in how else how == "refused" for how in found)
+    allowed = {"refused", f"refused{MAPPED}"} if context.gvisor else {"refused"}
+    return every(None if not how or "made" in how else how in allowed for how in found)
 
 
 def _sizes_apply(context: Context) -> str | None:
@@ -157,8 +160,10 @@ def _masks_seen(seen: Seen) -> str:
 
 
 def _no_masks(strong: Seen, weak: Seen, context: Context) -> str | None:
-    none = all("masks" in seen and not seen["masks"] for seen in (strong, weak))
-    return "this kernel shows none of them" if none else None
+    both = (strong, weak)
+    if context.gvisor and all(_masks_hold(seen, context) for seen in both):
+        return "gVisor's own kernel shows nothing of the host's"
+    return "this kernel shows none of them" if all("masks" in seen and not seen["masks"] for seen in both) else None
 
 
 def _closed_holds(seen: Seen, context: Context) -> bool | None:
@@ -186,8 +191,8 @@ def _devices_hold(seen: Seen, context: Context) -> bool | None:
     count = number(value(seen, "devices", "count"))
     if count is None:
         return None
-    named = len(_devices(seen)) == count
-    return named and _devices(seen) <= {device.target or device.source for device in context.spec.devices}
+    declared = {device.target or device.source for device in context.spec.devices}
+    return len(_devices(seen)) == count and _devices(seen) <= declared | (GVISOR if context.gvisor else set())
 
 
 def _devices_seen(seen: Seen) -> str:
@@ -243,7 +248,7 @@ CONTROLS = (
         field="HostConfig.Tmpfs noexec",
         meaning="What was downloaded into /tmp, or another tmpfs that is noexec, can be neither run nor mapped to run. "
         "An interpreter can still read it.",
-        how="A copy of the probe program is started there, and mapped with PROT_EXEC.",
+        how="A copy of the probe program is started there, and mapped with PROT_EXEC, which gVisor lets pass.",
         weak="The same path on its writable root: the copy runs.",
         applies=_noexec_applies,
         expected=lambda context: f"refused in {', '.join(noexec_paths(context))}",
@@ -270,6 +275,7 @@ CONTROLS = (
         meaning="On a shared mount, what is mounted inside would appear on the host.",
         how="`shared:` among the optional fields of /proc/self/mountinfo.",
         weak="Makes one of its own mounts shared, and looks.",
+        applies=lambda context: "gVisor has no shared mounts" if context.gvisor else None,
         expected=lambda context: "none",
         seen=lambda seen: (", ".join(_shared(seen)) or "none") if _listed(seen) else "",
         holds=_propagation_holds,

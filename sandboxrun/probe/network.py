@@ -31,6 +31,15 @@ def _neighbours_apply(context: Context) -> str | None:
     return f"the profile lets sandboxes on {', '.join(open_)} reach each other" if open_ else None
 
 
+def _no_network(strong: Seen, weak: Seen, context: Context) -> str | None:
+    """gVisor can be set up so that no sandbox has a network, whatever the engine gives it."""
+    none = all(
+        "interfaces" in seen and all(address.startswith("127.") for address in seen["interfaces"].values())
+        for seen in (strong, weak)
+    )
+    return "the runtime gives no sandbox a network, not even the weak one" if none else None
+
+
 def _routes(probe: str, seen: Seen) -> Mapping[str, str]:
     return seen.get(probe, {})
 
@@ -94,6 +103,7 @@ def _route_control(id: str, probe: str, title: str, meaning: str, how: str, weak
         expected=lambda context: "no route, or none that leads anywhere",
         seen=lambda seen: results(_routes(probe, seen)),
         holds=lambda seen, context: _no_route(probe, seen),
+        moot=_no_network,
     )
 
 
@@ -143,6 +153,7 @@ CONTROLS = (
         expected=lambda context: "none answers",
         seen=lambda seen: _reached_seen("hosts", seen),
         holds=lambda seen, context: _none_reached("hosts", seen),
+        moot=_no_network,
     ),
     Control(
         id="neighbours",
@@ -155,6 +166,7 @@ CONTROLS = (
         expected=lambda context: "none answers",
         seen=lambda seen: _reached_seen("neighbours", seen),
         holds=lambda seen, context: _none_reached("neighbours", seen),
+        moot=_no_network,
     ),
     Control(
         id="names",

@@ -43,15 +43,17 @@ def _masks(seen: Seen) -> list[int | None]:
 
 def _capabilities_seen(seen: Seen) -> str:
     masks = _masks(seen)
-    if None in masks:
+    if None in masks[:-1]:
         return ""
     shown = {name: capabilities.names(mask or 0) for name, mask in zip(SETS, masks, strict=True)}
     return "; ".join(f"{name}: {', '.join(held)}" for name, held in shown.items() if held) or "none in any set"
 
 
 def _capabilities_hold(seen: Seen, context: Context) -> bool | None:
-    allowed = _allowed(context)
-    return every(None if mask is None else mask & ~allowed == 0 for mask in _masks(seen))
+    allowed, sets = _allowed(context), dict(zip(SETS, _masks(seen), strict=True))
+    if context.gvisor and sets["ambient"] is None:
+        del sets["ambient"]  # its older versions show none, for they have none
+    return every(None if mask is None else mask & ~allowed == 0 for mask in sets.values())
 
 
 # -- the rest of /proc/self/status ----------------------------------------------------------------------------------
@@ -62,15 +64,30 @@ def _nnp_applies(context: Context) -> str | None:
     return "the profile turns no-new-privileges off" if off else None
 
 
+def _nnp(seen: Seen) -> str:
+    return value(seen, "status", "no-new-privileges") or value(seen, "status", "no-new-privileges.asked")
+
+
+def _nnp_always(strong: Seen, weak: Seen, context: Context) -> str | None:
+    return "gVisor says so of every sandbox, the weak one too" if context.gvisor and _nnp(weak) == "1" else None
+
+
 def _flag(key: str, wanted: str, seen: Seen) -> bool | None:
     found = value(seen, "status", key)
     return found == wanted if found else None
 
 
 def _seccomp_applies(context: Context) -> str | None:
-    if context.gvisor:
-        return "gVisor's own kernel answers system calls, and shows no filter"
     return "the profile turns seccomp off" if context.spec.security_opt.get("seccomp") == "unconfined" else None
+
+
+def _seccomp_holds(seen: Seen, context: Context) -> bool | None:
+    """gVisor's own kernel answers the calls: whether a filter stands before them is its user's to say."""
+    return True if context.gvisor and value(seen, "status", "seccomp") == "0" else _flag("seccomp", "2", seen)
+
+
+def _no_seccomp(strong: Seen, weak: Seen, context: Context) -> str | None:
+    return "gVisor's own kernel answers system calls, without a filter" if _flag("seccomp", "0", strong) else None
 
 
 def _ids(seen: Seen, key: str) -> set[int]:
@@ -138,14 +155,17 @@ def _setuid_holds(seen: Seen, context: Context) -> bool | None:
     return raised in _ids(seen, "uid") and raised != 0
 
 
+def _namespaces_apply(context: Context) -> str | None:
+    return "gVisor's own kernel has namespaces of its own: none is the host's" if context.gvisor else None
+
+
 def _namespaces_seen(seen: Seen) -> str:
     return ", ".join(f"{kind} {text.partition(':')[2]}" for kind, text in seen.get("namespaces", {}).items())
 
 
 def _namespaces_hold(seen: Seen, context: Context) -> bool | None:
     host = {kind: f"{kind}:[{inode}]" for kind, inode in INITIAL.items()}
-    if not context.gvisor:
-        host |= {kind: text for kind, text in context.host_namespaces.items() if kind not in ("user", "time")}
+    host |= {kind: text for kind, text in context.host_namespaces.items() if kind not in ("user", "time")}
     found = {kind: value(seen, "namespaces", kind) for kind in host}
     return every(None if not text else text != host[kind] for kind, text in found.items())
 
@@ -169,12 +189,13 @@ CONTROLS = (
         title="No new privileges",
         field="HostConfig.SecurityOpt no-new-privileges",
         meaning="No program, setuid or with file capabilities, gives its caller more than it has.",
-        how="NoNewPrivs in /proc/self/status.",
+        how="NoNewPrivs in /proc/self/status; where a kernel does not show it, prctl(2).",
         weak="Started without it.",
         applies=_nnp_applies,
         expected=lambda context: "1",
-        seen=lambda seen: value(seen, "status", "no-new-privileges"),
-        holds=lambda seen, context: _flag("no-new-privileges", "1", seen),
+        seen=_nnp,
+        holds=lambda seen, context: _nnp(seen) == "1" if _nnp(seen) else None,
+        moot=_nnp_always,
     ),
     Control(
         id="seccomp",
@@ -186,7 +207,9 @@ CONTROLS = (
         applies=_seccomp_applies,
         expected=lambda context: "2",
         seen=lambda seen: value(seen, "status", "seccomp"),
-        holds=lambda seen, context: _flag("seccomp", "2", seen),
+        holds=_seccomp_holds,
+        negative=lambda strong, weak, context: _flag("seccomp", "0", weak) is True,
+        moot=_no_seccomp,
     ),
     Control(
         id="user",
@@ -235,6 +258,7 @@ CONTROLS = (
         how="The numbers in /proc/self/ns, against those that a kernel begins with and those of the host.",
         weak="None.",
         exempt="no option shares them with the host; the host's own numbers are what they are compared with",
+        applies=_namespaces_apply,
         expected=lambda context: "none is the host's",
         seen=_namespaces_seen,
         holds=_namespaces_hold,

@@ -97,6 +97,8 @@ def _used(seen: Seen) -> float | None:
 
 
 def _used_applies(context: Context) -> str | None:
+    if context.gvisor:
+        return "gVisor counts CPU time by a clock of its own"
     if context.host_cpus and context.spec.cpus >= context.host_cpus:
         return f"the host has {context.host_cpus} CPUs"
     return _cpus_apply(context)

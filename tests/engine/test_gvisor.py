@@ -17,7 +17,9 @@ import pytest
 
 from sandboxrun.evidence.outcome import Ending, How
 from sandboxrun.model.declared import Profile
+from sandboxrun.probe.findings import Verdict
 from sandboxrun.workflow import oneoff
+from sandboxrun.workflow.verify import verify
 from scripts import system
 from tests.engine.own_engine import open_engine, why_impossible
 from tests.engine.world import World, open_world
@@ -126,6 +128,14 @@ def test_files_and_processes_are_limited(world: World, run: Run) -> None:
 def test_memory_is_limited_and_told(run: Run) -> None:
     ending, _, _ = run("tail /dev/zero", mem_limit="96m")
     assert (ending.exit_code, ending.how) == (137, How.OOM)
+
+
+def test_each_control_holds_or_does_not_apply(world: World) -> None:
+    declared = world.profile({"a": {"cpus": 0.5}})
+    findings = verify(world.engine, declared)
+    assert {f.control: f"{f.verdict.value}: {f.seen} {f.note}" for f in findings if not f.verdict.passes} == {}
+    held = {f.control for f in findings if f.verdict is Verdict.HOLDS}
+    assert {"capabilities", "user", "setuid", "root", "noexec", "tmpfs-size", "memory", "processes", "deadline"} <= held
 
 
 def test_evidence_is_kept(run: Run) -> None:

@@ -34,6 +34,7 @@ void probe_identity(void)
     field_of_status(status, "Uid", "uid");
     field_of_status(status, "Gid", "gid");
     field_of_status(status, "Groups", "groups");
+    field_number("no-new-privileges.asked", CALL(__NR_prctl, 39)); /* PR_GET_NO_NEW_PRIVS */
     done();
     read_file("/proc/self/uid_map", status, sizeof status);
     say("users");

@@ -288,12 +288,41 @@ def test_what_a_profile_names_is_allowed_and_no_more() -> None:
 
 def test_gvisor_is_judged_by_what_it_shows() -> None:
     under = context(runtime="runsc")
-    for id in ("seccomp", "memory-limit", "pids-limit", "cpu-quota", "tracing", "x86", "socket-families"):
+    for id in ("memory-limit", "pids-limit", "cpu-quota", "tracing", "x86", "socket-families"):
         assert "gVisor" in (BY_ID[id].applies(under) or ""), id
     begun = seen(processes_begin={"most": "96"})
     assert BY_ID["processes"].holds(begun, under) is True
     assert BY_ID["processes"].holds({**begun, "end": {}}, under) is None
     assert BY_ID["memory"].applies(under) is None and BY_ID["routes"].applies(under) is None
+    assert BY_ID["capabilities"].holds(status(**{**MASKS, "ambient": ""}), under) is True
+    assert BY_ID["devices"].holds(seen(devices={"count": "1", "fuse": "character"}), under) is True
+    ran = {"path": "/tmp", "copy": "ok", "code": "126", "map": "ok"}
+    assert BY_ID["noexec"].holds(seen(execution_0=ran), under) is True
+
+
+def test_gvisor_may_or_may_not_filter_calls() -> None:
+    one, under = BY_ID["seccomp"], context(runtime="runsc")
+    off, on = status(seccomp="0"), status(seccomp="2")
+    assert one.holds(off, under) is True and one.moot(off, off, under) is not None
+    assert one.holds(on, under) is True and one.moot(on, off, under) is None
+    assert one.negative is not None
+    assert one.negative(on, off, under) and not one.negative(on, on, under)
+    assert one.moot(off, off, context()) is not None and one.holds(off, context()) is False
+
+
+def test_what_gvisor_says_of_every_sandbox_proves_nothing() -> None:
+    one, on = BY_ID["no-new-privileges"], seen(status={"no-new-privileges.asked": "1"})
+    assert one.holds(on, context()) is True
+    assert one.moot(on, on, context(runtime="runsc")) is not None
+    assert one.moot(on, on, context()) is None
+
+
+def test_without_a_network_for_anyone_there_is_nothing_to_reach() -> None:
+    one, alone = BY_ID["routes"], seen(interfaces={"lo": "127.0.0.1"})
+    plugged = seen(interfaces={"lo": "127.0.0.1", "eth0": "172.20.0.2"})
+    assert one.moot(alone, alone, context()) is not None
+    assert one.moot(alone, plugged, context()) is None
+    assert one.moot(alone, {}, context()) is None
 
 
 def test_networks_of_ones_own() -> None:
