@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -109,6 +110,10 @@ def _check(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
         problems.add("mem_reservation is above mem_limit", span_of(node, "mem_reservation"))
     if 0 < memory < 6 * 1024**2:
         problems.add("mem_limit is below 6m", span_of(node, "mem_limit"), "the engine refuses less")
+    size = spec.workspace.size if spec.workspace is not None else None
+    if size is not None and 0 < memory <= size:
+        message = "workspace.size is not below mem_limit, and what is written there counts against that"
+        problems.add(message, span_of(node, "workspace"), "raise mem_limit, or take a smaller size")
     if spec.logging.driver == "none":
         problems.add("logging with driver none leaves no evidence", span_of(node, "logging"), "use json-file or local")
     _check_targets(spec, node, problems)
@@ -153,6 +158,9 @@ def _check_targets(spec: SandboxSpec, node: MapNode, problems: Problems) -> None
     places += [("/run/secrets", "secrets")] if spec.secrets else []
     places += [("/run/configs", "configs")] if spec.configs else []
     for path, key in places:
+        clean = posixpath.normpath(path)
+        if key in ("volumes", "workspace") and path != clean:
+            problems.add(f"{path} is not how an engine has it", span_of(node, key), f"write {clean}")
         path = path.rstrip("/") or "/"
         if path == "/":
             problems.add("nothing can be mounted over /", span_of(node, key))
