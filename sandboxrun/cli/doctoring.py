@@ -1,18 +1,21 @@
 """What `doctor` says: an engine's facts in words, what of a profile it could not enforce, where an engine was sought.
 
-Owns the words. Must not ask the engine.
+Owns the words. Asks the engine for nothing but the gateway's image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from sandboxrun.engine.connect import Endpoint
 from sandboxrun.engine.facts import EngineFacts, Quota
 from sandboxrun.errors import Diagnostic, printable
+
+if TYPE_CHECKING:
+    from sandboxrun.engine.client import Engine
 
 _QUOTA = {
     Quota.YES: "can be limited",
@@ -72,6 +75,19 @@ def engine_plain(facts: EngineFacts, api: str, endpoint: Endpoint, shares: bool,
         "shares_filesystem": shares,
         "filesystem_reason": why,
     }
+
+
+def gateway_plain(engine: Engine) -> dict[str, Any]:
+    """The image of sandboxes' gateways, and whether the engine has it."""
+    from sandboxrun.gateway.image import reference
+
+    return {"image": reference(), "present": engine.image(reference()) is not None}
+
+
+def gateway_line(engine: Engine) -> tuple[str, str]:
+    """The same in words."""
+    found = gateway_plain(engine)
+    return "gateway", f"image {found['image']}" if found["present"] else "NO image: `sandboxrun gateway build` makes it"
 
 
 def sought(host: str | None, environment: Mapping[str, str], taken: Endpoint | None) -> list[str]:

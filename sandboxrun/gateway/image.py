@@ -114,5 +114,5 @@ def build(engine: Engine, base: str = BASE) -> str:
     try:
         return engine.build_image(build_context(base), reference(), labels=labels)
     except EngineError as error:
-        help = f"{base} must have Python 3.11 or newer as python3, with asyncio"
+        help = f"{base} must have Python 3.11 or newer as python3"
         raise SandboxrunError(error.diagnostics[0].message, help=help) from error

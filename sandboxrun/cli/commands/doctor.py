@@ -48,10 +48,14 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given, as_json: bool
     faults = _faults(engine, profile) if profile is not None else []
     if as_json:
         told: dict[str, Any] = {"engine": doctoring.engine_plain(facts, engine.api_version, endpoint, shares, why)}
+        told["gateway"] = doctoring.gateway_plain(engine)
         told["profile"] = None if profile is None else _profile_plain(profile, faults)
         result(json_text(told))
         return 1 if faults else 0
-    lines = doctoring.engine_lines(facts, engine.api_version, endpoint, shares, why)
+    lines = [
+        *doctoring.engine_lines(facts, engine.api_version, endpoint, shares, why),
+        doctoring.gateway_line(engine),
+    ]
     width = max(len(name) for name, _ in lines)
     result("\n".join(f"{name:<{width}}  {text}" for name, text in lines))
     for warning in facts.warnings:

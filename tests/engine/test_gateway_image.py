@@ -1,0 +1,106 @@
+"""The gateway's image on a real engine: built from what the engine has, named by its content, confined."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from sandboxrun.engine.client import Engine
+from sandboxrun.engine.connect import connect
+from sandboxrun.engine.errors import EngineError
+from sandboxrun.errors import SandboxrunError
+from sandboxrun.gateway import image
+from tests.conftest import Cli
+
+
+@pytest.fixture
+def engine(engine_host: str) -> Iterator[Engine]:
+    with connect(engine_host) as opened:
+        yield opened
+
+
+@pytest.fixture
+def tag(project: str, engine_client: docker.DockerClient) -> Iterator[str]:
+    """A name for an image of the test's own, which is gone afterwards."""
+    name = f"{project}:latest"
+    yield name
+    for found in engine_client.images.list(project):
+        engine_client.images.remove(found.id, force=True)
+
+
+def context(recipe: str, **files: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in {"Dockerfile": recipe.encode(), **files}.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def test_an_image_is_built_from_a_context(
+    engine: Engine, engine_client: docker.DockerClient, busybox: str, tag: str
+) -> None:
+    told: list[str] = []
+    id = engine.build_image(
+        context(f"FROM {busybox}\nCOPY file /file\n", file=b"x"),
+        tag,
+        labels={"sandboxrun.test": "a b"},
+        progress=lambda entry: told.append(str(entry.get("stream", ""))),
+    )
+    found = engine_client.images.get(tag)
+    assert found.id == id and found.labels["sandboxrun.test"] == "a b"
+    assert any("COPY file" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "cause"),
+    [
+        ("FROM {busybox}\nCOPY none /none\n", "none"),
+        ("FROM {busybox}\nRUN false\n", "returned a non-zero code"),
+        ("NONSENSE\n", "NONSENSE"),
+    ],
+)
+def test_what_cannot_be_built_is_told(
+    engine: Engine, engine_client: docker.DockerClient, busybox: str, tag: str, recipe: str, cause: str
+) -> None:
+    with pytest.raises(EngineError, match=cause) as caught:
+        engine.build_image(context(recipe.format(busybox=busybox)), tag)
+    assert caught.value.operation == f"building image {tag}"
+    assert engine.image(tag) is None
+
+
+def test_a_base_without_python_is_told(engine: Engine, busybox: str) -> None:
+    with pytest.raises(SandboxrunError) as caught:
+        image.build(engine, busybox)
+    assert caught.value.diagnostics[0].help == f"{busybox} must have Python 3.11 or newer as python3"
+
+
+def test_the_command_prints_its_name(cli: Cli, gateway_image: str, agent_image: str) -> None:
+    ran = cli("gateway", "build")
+    assert (ran.code, ran.out, ran.err) == (0, f"{gateway_image}\n", "")
+    again = cli("gateway", "build", "--from", agent_image)
+    assert (again.code, again.out) == (0, f"{gateway_image}\n")
+    assert again.err == f"building {gateway_image} on {agent_image}\n"
+
+
+def test_a_base_that_is_nowhere(cli: Cli, project: str) -> None:
+    ran = cli("gateway", "build", "--from", f"127.0.0.1:1/{project}:none")
+    assert ran.code == 1 and ran.out == ""
+    assert "help: --from names an image that the engine has, with Python 3.11 or newer in it" in ran.err
+
+
+def test_doctor_says_whether_it_is_there(cli: Cli, gateway_image: str, tmp_path: Path) -> None:
+    assert f"image {gateway_image}" in cli("doctor", cwd=tmp_path).out
+
+
+def test_how_it_runs(engine_client: docker.DockerClient, gateway_image: str) -> None:
+    config = engine_client.images.get(gateway_image).attrs["Config"]
+    assert config["User"] == "65532:65532"
+    assert config["Entrypoint"][:4] == ["python3", "-I", "-S", "-B"]
+    assert config["Labels"]["sandboxrun.gateway.digest"] == image.digest()
