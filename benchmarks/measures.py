@@ -15,11 +15,13 @@ from pathlib import Path
 
 import attrs
 
+from benchmarks import gateway as proxies
 from benchmarks import raw
 from benchmarks.calls import seccomp
 from benchmarks.costs import isolation
 from benchmarks.table import Result, compared
 from benchmarks.timing import Program, Times, Took, in_turns
+from benchmarks.verifying import verifying
 from benchmarks.world import LABEL, WORKERS, World
 
 
@@ -215,13 +217,20 @@ def _to_gone(world: World, program: Program, label: str) -> float:
     return (at["destroy"] - at["die"]) / 1e9
 
 
+def gateway(world: World, effort: Effort) -> Iterator[Result]:
+    """The egress gateway beside squid."""
+    yield from proxies.gateway(world, count=400, rounds=effort.rounds)
+
+
 MEASURES: Mapping[str, Callable[[World, Effort], Iterator[Result]]] = {
     "start": start,
     "validate": validate,
     "run": run,
     "exit": exit,
     "isolation": lambda world, effort: isolation(world, effort.rounds),
+    "verify": lambda world, effort: verifying(world, effort.few),
     "seccomp": lambda world, effort: seccomp(world, effort.rounds),
     "apply": apply,
     "plan": plan,
+    "gateway": gateway,
 }
