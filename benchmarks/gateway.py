@@ -6,6 +6,7 @@ Owns their setting up. Both check the destination's name and resolve it themselv
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
