@@ -59,7 +59,6 @@ def _declared(context: Context) -> set[str]:
     paths |= {mount.target for mount in spec.volumes if not mount.read_only}
     if spec.workspace is not None and spec.workspace.access != "ro":
         paths.add(spec.workspace.target)
-    paths |= set(context.image_volumes)
     return {path.rstrip("/") or "/" for path in paths} | (set() if spec.read_only else {"/"})
 
 
@@ -123,7 +122,7 @@ def _noexec_holds(seen: Seen, context: Context) -> bool | None:
 
 
 def _sizes_apply(context: Context) -> str | None:
-    return None if tmpfs_sizes(context) else "there is none"
+    return None if tmpfs_sizes(context.spec) else "there is none"
 
 
 def _sizes_seen(seen: Seen) -> str:
@@ -133,7 +132,7 @@ def _sizes_seen(seen: Seen) -> str:
 
 def _sizes_hold(seen: Seen, context: Context) -> bool | None:
     found = {one.get("path", ""): one for one in numbered(seen, "size")}
-    return every(_bounded(found.get(path), size) for path, size in tmpfs_sizes(context).items())
+    return every(_bounded(found.get(path), size) for path, size in tmpfs_sizes(context.spec).items())
 
 
 def _bounded(one: Mapping[str, str] | None, declared: int) -> bool | None:
@@ -249,7 +248,7 @@ CONTROLS = (
         meaning="What was downloaded into /tmp, or another tmpfs that is noexec, can be neither run nor mapped to run. "
         "An interpreter can still read it.",
         how="A copy of the probe program is started there, and mapped with PROT_EXEC, which gVisor lets pass.",
-        weak="The same path on its writable root: the copy runs.",
+        weak="The same path without it: the copy runs.",
         applies=_noexec_applies,
         expected=lambda context: f"refused in {', '.join(noexec_paths(context))}",
         seen=lambda seen: "; ".join(f"{path}: {how}" for path, how in _runs(seen)),
@@ -262,9 +261,9 @@ CONTROLS = (
         meaning="Unsized, each could take half of the host's memory.",
         how="statfs(2) gives the size; to reserve one page more (fallocate) fails. Nothing is written. Of those above "
         "1 GiB only the size is looked at.",
-        weak="The same paths on its root, and a /dev/shm of twice the size: more can be reserved.",
+        weak="The same paths with twice the size: more can be reserved.",
         applies=_sizes_apply,
-        expected=lambda context: "; ".join(f"{path}: {size} bytes" for path, size in tmpfs_sizes(context).items()),
+        expected=lambda context: "; ".join(f"{path}: {size} bytes" for path, size in tmpfs_sizes(context.spec).items()),
         seen=_sizes_seen,
         holds=_sizes_hold,
     ),

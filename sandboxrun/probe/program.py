@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.model import units
+from sandboxrun.model.spec import SandboxSpec
 from sandboxrun.probe.requests import requests
 from sandboxrun.probe.types import Context, Phase
 
@@ -17,6 +18,7 @@ ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aar
 FILE = "sandboxrun-probe"
 RAISING = "sandboxrun-probe-setuid"  # the same program, root's, with the setuid bit: what it can raise is looked at
 FOLDER = "/run/configs"
+SHM = "/dev/shm"
 SMALL_MEMORY, SMALL_PROCESSES = 64 * 1024**2, 64  # what the phases that use up a limit are started with, at most
 STUBBORN_SECONDS = 8  # how long the stubborn one lives if it is let
 
@@ -67,7 +69,7 @@ def _told(phase: Phase, context: Context, weak: bool) -> Iterator[tuple[str, obj
             yield "weak", int(weak)
             yield "setuid", f"{FOLDER}/{RAISING}"
             yield from _limits(context)
-            yield from (("tmpfs", f"{size}:{path}") for path, size in tmpfs_sizes(context).items())
+            yield from (("tmpfs", f"{size}:{path}") for path, size in tmpfs_sizes(context.spec).items())
             yield from (("noexec", path) for path in noexec_paths(context))
             yield from (("host", address) for address in context.hosts)
             yield from (("neighbour", address) for address in context.neighbours)
@@ -124,15 +126,15 @@ def small_processes(context: Context) -> int:
     return min(context.spec.pids_limit, SMALL_PROCESSES)
 
 
-def tmpfs_sizes(context: Context) -> dict[str, int]:
+def tmpfs_sizes(spec: SandboxSpec) -> dict[str, int]:
     """The size of every memory filesystem that is declared, in bytes; /dev/shm is one."""
     sizes = {}
-    for path, options in context.spec.tmpfs.items():
+    for path, options in spec.tmpfs.items():
         found = re.search(r"(?:^|,)size=([^,]+)", options)
         if found:
             sizes[path] = units.parse_size(found[1])
-    if context.spec.ipc != "none":
-        sizes["/dev/shm"] = context.spec.shm_size
+    if spec.ipc != "none":
+        sizes[SHM] = spec.shm_size
     return sizes
 
 

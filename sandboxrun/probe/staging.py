@@ -13,9 +13,10 @@ from sandboxrun.model.capabilities import NAMES
 from sandboxrun.model.objects import NetworkSpec
 from sandboxrun.model.records import Attachment, EvidencePolicy, FileRef, Healthcheck, Lifetime
 from sandboxrun.model.spec import SandboxSpec, settle
+from sandboxrun.model.tmpfs import read_options
 from sandboxrun.model.types import freeze
 from sandboxrun.model.units import SECOND
-from sandboxrun.probe.program import RAISING, command, small_memory, small_processes, swap
+from sandboxrun.probe.program import RAISING, SHM, command, small_memory, small_processes, swap, tmpfs_sizes
 from sandboxrun.probe.types import Context, Phase
 
 CONFIG = "sandboxrun-probe"  # the key that the program has among the profile's configs
@@ -23,6 +24,7 @@ WEAK_NETWORK = "sandboxrun-weak"  # the key of the network that the weak sandbox
 WEAK_NETWORK_SPEC = NetworkSpec(driver_opts=freeze({}))  # neighbours reach each other, and the host
 # An engine that is nested itself lacks the first; kernels before 5.9 the others, and SYS_ADMIN includes them
 _SELDOM = frozenset({"SYS_RESOURCE", "BPF", "PERFMON", "CHECKPOINT_RESTORE"})
+MIB = 1024**2
 MARK = "sandboxrun-stands-for-a-secret"
 _FILES = (
     FileRef(source=CONFIG, uid=0, gid=0, mode=0o555),
@@ -69,6 +71,15 @@ def _started(phase: Phase, argv: tuple[str, ...], seconds: int) -> dict[str, Any
     }
 
 
+def _opened(spec: SandboxSpec) -> dict[str, str]:
+    """Something on every path that the sandbox has something on, lest the image's volumes have none; twice as large as
+    declared, and for programs and devices too."""
+    sizes = {path: 2 * size for path, size in tmpfs_sizes(spec).items() if path != SHM}
+    targets = [mount.target for mount in spec.volumes] + ([spec.workspace.target] if spec.workspace else [])
+    sizes |= {path.rstrip("/"): MIB for path in targets}
+    return {path: read_options(f"exec,suid,dev,mode=1777,size={size}") for path, size in sorted(sizes.items())}
+
+
 def weak(spec: SandboxSpec) -> SandboxSpec:
     """A sandbox of the same image with every restriction taken off that an option can take off.
 
@@ -88,7 +99,7 @@ def weak(spec: SandboxSpec) -> SandboxSpec:
             cap_add=tuple(name for name in NAMES if name not in _SELDOM),
             security_opt=freeze({"no-new-privileges": "false", "seccomp": "unconfined", "apparmor": "unconfined"}),
             read_only=False,
-            tmpfs=freeze({}),
+            tmpfs=freeze(_opened(spec)),
             ipc="shareable",
             mem_limit=0,
             cpus=0.0,

@@ -34,7 +34,7 @@ class Context:
     gateway's address where it has one; `hosts` and `neighbours` addresses that must not be reached, beside those that
     the program finds itself; `networks` what the spec's networks are; `host_namespaces` the host's own namespaces as
     `/proc/self/ns` names them ("pid" to "pid:[4026531836]"), empty where nobody can tell; `host_cpus` how many CPUs
-    the engine has, 0 if unknown; `image_volumes` the paths that the image declares as volumes and the sandbox keeps.
+    the engine has, 0 if unknown.
     """
 
     spec: SandboxSpec
@@ -47,7 +47,6 @@ class Context:
     networks: Mapping[str, NetworkSpec] = attrs.field(factory=lambda: freeze({}))
     host_namespaces: Mapping[str, str] = attrs.field(factory=lambda: freeze({}))
     host_cpus: int = 0
-    image_volumes: tuple[str, ...] = ()
 
     @property
     def gvisor(self) -> bool:

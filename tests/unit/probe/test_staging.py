@@ -10,6 +10,7 @@ import pytest
 from sandboxrun.model.codec import encode
 from sandboxrun.model.names import Names
 from sandboxrun.model.option import value_of
+from sandboxrun.model.records import Mount
 from sandboxrun.model.spec import BY_KEY, ROWS, SandboxSpec, settle
 from sandboxrun.model.types import freeze
 from sandboxrun.model.units import SECOND
@@ -89,11 +90,22 @@ def test_the_weak_one_has_every_restriction_taken_off() -> None:
     assert len(host["CapAdd"]) > 30 and {"SYS_ADMIN", "MKNOD", "NET_ADMIN", "SYS_PTRACE"} <= set(host["CapAdd"])
     assert not host.get("CapDrop")
     assert set(host["SecurityOpt"]) >= {"seccomp=unconfined"}
-    assert not host["ReadonlyRootfs"] and not host.get("Tmpfs")
+    assert not host["ReadonlyRootfs"]
     assert [host.get(field) or 0 for field in ("Memory", "MemorySwap", "NanoCpus", "PidsLimit")] == [0, 0, 0, 0]
     assert host["NetworkMode"] == f"p_{WEAK_NETWORK}"
     assert not host["Privileged"] and not host.get("PidMode") and not host.get("Devices")
     assert WEAK_NETWORK_SPEC.driver_opts == {} and not WEAK_NETWORK_SPEC.internal
+
+
+def test_the_weak_one_has_something_on_every_path_that_the_sandbox_has() -> None:
+    """An image's volume with nothing on it is refused; what stands there is twice as large, and runs programs."""
+    volume = Mount(type="volume", source="cache", target="/cache/")
+    made = weak(context(spec={"volumes": (volume,), "tmpfs": freeze({"/tmp": "rw,noexec,size=1m"})}).spec)
+    assert dict(made.tmpfs) == {
+        "/cache": "rw,exec,suid,dev,size=1m,mode=1777",
+        "/tmp": "rw,exec,suid,dev,size=2m,mode=1777",
+        "/workspace": "rw,exec,suid,dev,size=1m,mode=1777",
+    }
 
 
 def test_the_weak_one_differs_in_every_option_that_restricts() -> None:
