@@ -64,7 +64,11 @@ def _refused(sandbox: DeclaredSandbox, why: str) -> Diagnostic:
 
 def _hold(top: Folder, path: str, source: str, notes: Folder) -> None:
     *above, name = path.split("/")
-    with top.walk_to(tuple(above)) as place:
+    try:
+        opened = top.walk_to(tuple(above))
+    except FileNotFoundError as error:
+        raise _Fault(f"{'/'.join(above)} is not there, and {path} must be kept") from error
+    with opened as place:
         kind = place.kind(name)
         if kind == 0:
             return _stand_in(place, name, path, source, notes)

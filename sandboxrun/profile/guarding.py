@@ -7,6 +7,7 @@ Owns which files those are, and what can't be kept: whatever a link stands for. 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -119,7 +120,8 @@ def _guarded(sandbox: DeclaredSandbox, own: frozenset[Path], problems: Problems)
     workspace = sandbox.spec.workspace
     if workspace is None or workspace.access != "rw":
         return sandbox
-    every = guarded(workspace.writable, inside(workspace.source, own))
+    also = () if ".git" in workspace.writable else configured(Path(workspace.source))
+    every = guarded(workspace.writable, inside(workspace.source, own | frozenset(also)))
     covered = _covered(sandbox.spec, workspace)
     paths = tuple(path for path in every if path.split("/")[0] not in covered)
     found = sandbox.provenance.get("workspace")
@@ -128,6 +130,30 @@ def _guarded(sandbox: DeclaredSandbox, own: frozenset[Path], problems: Problems)
     _check_links(workspace.source, paths, span, problems)
     spec = attrs.evolve(sandbox.spec, workspace=attrs.evolve(workspace, protected=paths))
     return attrs.evolve(sandbox, spec=spec)
+
+
+_SETTING = re.compile(
+    rb"^[ \t]*(?:\[[^\]\n]*\][ \t]*)?(hookspath|path)[ \t]*=[ \t]*([^\n]*)", re.IGNORECASE | re.MULTILINE
+)
+_LARGEST = 1 << 20  # bytes of git's configuration
+
+
+def configured(top: Path) -> Iterator[Path]:
+    """Where git's configuration of the directory leads: the directory of its hooks, and files that it includes.
+
+    More is found than git may follow, and never less of what is written in the file itself.
+    """
+    try:
+        with (top / ".git/config").open("rb") as file:
+            text = file.read(_LARGEST)
+    except OSError:
+        return
+    for key, value in _SETTING.findall(text):
+        written = re.split(rb"[ \t]+[#;]", value.strip())[0].replace(b'"', b"")
+        place = os.path.expanduser(os.fsdecode(written.replace(b"\\\\", b"\\")))
+        start = top if key.lower() == b"hookspath" else top / ".git"
+        if place and "\0" not in place:
+            yield Path(os.path.normpath(start / place))
 
 
 def inside(source: str, own: frozenset[Path]) -> Iterator[str]:

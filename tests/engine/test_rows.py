@@ -112,6 +112,7 @@ WALKS: Mapping[str, tuple[Walk, ...]] = {
             first={"source": "sub", "access": "rw"},
             then={"source": "sub", "access": "rw", "writable": [".git", "Makefile"]},
         ),
+        Walk(first={"source": "sub", "size": "2m"}, then={"source": "sub", "size": "4m"}),
         Walk(first=".", then=UNSET),
     ),
     "secrets": (

@@ -321,3 +321,20 @@ def test_no_kill_leaves_stand_ins(engine_host: str, project: str, tmp_path: Path
     else:
         pytest.fail("an apply makes more calls than were tried")
     assert held.count(True) > 2 and held.count(False) > 2
+
+
+def test_hooks_that_gits_configuration_names_are_kept(world: World) -> None:
+    (world.directory / ".git/config").write_text(
+        "[core]\n\thooksPath = conf/hooks\n[include]\n\tpath = ../gone/config\n"
+    )
+    (world.directory / "conf/hooks").mkdir()
+    with pytest.raises(ApplyError, match="gone is not there, and gone/config must be kept"):
+        world.apply(profile_of(world))
+    (world.directory / ".git/config").write_text("[core]\n\thooksPath = conf/hooks\n[include]\n\tpath = ../shared\n")
+    profile = profile_of(world)
+    world.apply(profile)
+    assert "Read-only" in shell(world, profile, "echo x > conf/hooks/pre-commit")
+    assert "busy" in shell(world, profile, "mv conf/hooks aside")
+    assert "Read-only" in shell(world, profile, "echo x > shared")
+    world.destroy(profile)
+    assert not (world.directory / "shared").exists()

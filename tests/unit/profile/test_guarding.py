@@ -8,6 +8,7 @@ import pytest
 
 from sandboxrun.errors import ProfileError
 from sandboxrun.model.declared import Profile
+from sandboxrun.model.guard import guarded
 from sandboxrun.profile.inputs import Inputs
 from sandboxrun.profile.loader import load
 
@@ -113,3 +114,16 @@ def test_no_sandbox_starts_from_where_another_may_put_a_link(tmp_path: Path, opt
 def test_other_neighbours_are_fine(tmp_path: Path, options: str) -> None:
     (tmp_path / "work/sub").mkdir(parents=True)
     loaded(tmp_path, BESIDE.replace("OPTIONS", options))
+
+
+def test_what_gits_configuration_names_in_the_workspace_is_kept(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "tools").mkdir()
+    (tmp_path / ".git/config").write_text(
+        '[core]\n\tHooksPath = "tools/hooks" ; ours\n[include] path = ../.shared\n'
+        '[include]\n\tpath = /etc/gitconfig\n\tpath = ~/.gitconfig\n\tpath =\n[remote "o"]\n\turl = x\n'
+    )
+    found = kept(loaded(tmp_path, "sandboxes: {a: {image: i, workspace: {access: rw}}}"))
+    assert found - {"tools/hooks", ".shared", "sandbox.yaml"} == set(guarded((), ()))
+    opened = kept(loaded(tmp_path, "sandboxes: {a: {image: i, workspace: {access: rw, writable: [.git]}}}"))
+    assert found - opened == {"tools/hooks", ".shared", ".git"}
