@@ -19,6 +19,7 @@ from sandboxrun.evidence.outcome import Ending, How
 from sandboxrun.model.declared import Profile
 from sandboxrun.probe.findings import Verdict
 from sandboxrun.workflow import oneoff
+from sandboxrun.workflow.running import verify_running
 from sandboxrun.workflow.verify import verify
 from scripts import system
 from tests.engine.own_engine import open_engine, why_impossible
@@ -142,3 +143,13 @@ def test_evidence_is_kept(run: Run) -> None:
     ending, folder, output = run("cat file; echo more >> file; echo out; exit 3")
     assert (ending.exit_code, output) == (3, "content\nout\n")
     assert "+more" in (folder / "workspace.patch").read_text()
+
+
+def test_a_live_one_is_looked_at_from_outside(world: World) -> None:
+    """Of its processes the host's kernel knows nothing; its cgroup holds it all the same."""
+    declared, _ = _running(world)
+    found = {finding.control: finding for finding in verify_running(world.engine, declared, world.store)}
+    assert [finding for finding in found.values() if not finding.verdict.passes] == []
+    assert found["capabilities"].verdict is Verdict.NOT_APPLICABLE
+    for control in ("options", "memory-limit", "swap-limit", "pids-limit", "cpu-quota"):
+        assert found[control].verdict is Verdict.HOLDS

@@ -15,7 +15,16 @@ import docker
 import jsonschema
 import pytest
 
+from sandboxrun.apply.session import Made, Session
+from sandboxrun.engine.connect import connect
+from sandboxrun.errors import ApplyError
+from sandboxrun.evidence.store import Store
+from sandboxrun.model.declared import DeclaredSandbox
+from sandboxrun.probe.findings import Verdict
+from sandboxrun.profile.loader import load
 from sandboxrun.profile.shipped import bases
+from sandboxrun.workflow import converge
+from sandboxrun.workflow.proving import Proving
 from tests.conftest import Cli, Ran
 from tests.engine.own_engine import OwnEngine
 
@@ -217,6 +226,36 @@ def test_apply_tells_a_verification_as_a_json_line(
     for one in found:
         jsonschema.validate(one, SCHEMA)
         assert one["verified"]
+
+
+class Tampering(Proving):
+    """A proof in which somebody else raises a limit between the start of a sandbox and the look at it."""
+
+    def before(self, sandboxes: tuple[DeclaredSandbox, ...], guard: Callable[[], None] | None = None) -> None:
+        """What comes after is tested."""
+
+    def look(self, session: Session, sandbox: DeclaredSandbox, made: Made) -> None:
+        session.engine.update_container(made.id, {"Memory": 128 << 20, "MemorySwap": 128 << 20})
+        super().look(session, sandbox, made)
+
+
+def test_one_that_does_not_hold_once_it_runs_is_ended_with_its_evidence(
+    engine_client: docker.DockerClient, engine_host: str, folder: Path, project: str, busybox: str
+) -> None:
+    write(
+        folder,
+        project,
+        f"  agent: {{image: {busybox}, network_mode: none, mem_limit: 64m, command: [sh, -c, 'echo up; sleep 600']}}\n",
+    )
+    profile, store, settings = load([folder / "sandbox.yaml"]), Store(project_directory=folder), converge.Settings()
+    with connect(engine_host) as engine:
+        proof = Tampering(engine, profile, settings)
+        with pytest.raises(ApplyError, match="agent: memory-limit does not hold: expected 64m, seen 128m") as raised:
+            converge.apply(engine, profile, store, settings=settings, proof=proof)
+    assert "its evidence is kept" in str(raised.value)
+    assert {f.control for f in proof.outside if f.verdict is Verdict.FAILS} >= {"memory-limit", "swap-limit"}
+    assert [entry.sandbox for entry in store.entries()] == ["agent"]
+    assert engine_client.containers.list(all=True, filters={"label": f"sandboxrun.project={project}"}) == []
 
 
 def test_run_verifies_first(folder: Path, project: str, busybox: str, cli: Cli) -> None:
