@@ -121,7 +121,7 @@ class Prober:
         made = {}
         for phase in phases:
             spec = staged_weak(context, phase)
-            made[phase] = self._weak_one(phase, spec if phase is Phase.BATTERY else _unplugged(spec))
+            made[phase] = self._weak_one(phase, spec if phase is Phase.BATTERY else _bare(spec))
         return self._run(made, context)
 
     @contextlib.contextmanager
@@ -172,6 +172,15 @@ class Prober:
         for runner in runners:
             runner.signal(name)
             runner.signal(name)  # nothing in there has anything to finish
+
+    @contextlib.contextmanager
+    def ending_all(self) -> Iterator[None]:
+        """Around what others run beside: when it fails, nobody waits for their ends."""
+        try:
+            yield
+        except BaseException:
+            self.signal("KILL")
+            raise
 
     # -- steps -----------------------------------------------------------------------------------------------
 
@@ -238,14 +247,17 @@ def _probe(sandbox: DeclaredSandbox, phase: Phase, context: Context, name: str) 
         sandbox,
         address=sandbox.address if battery else f"{sandbox.address} {phase}",
         name=name if battery else f"{name}-{phase}",
-        spec=spec if battery else _unplugged(spec),
+        spec=spec if battery else _bare(spec),
+        workspace=sandbox.workspace if battery else None,
         depends_on=freeze({}),
     )
 
 
-def _unplugged(spec: SandboxSpec) -> SandboxSpec:
-    """Without a network: those phases fill memory, fork, or wait, and a network of their own only takes time."""
-    return settle(attrs.evolve(spec, network_mode="none", networks=freeze({}), egress=CLOSED, dns=()))
+def _bare(spec: SandboxSpec) -> SandboxSpec:
+    """Without a network and without files: those phases fill memory, fork, or wait. What the battery needs would be
+    made for them, filled and removed again."""
+    off = attrs.evolve(spec, network_mode="none", networks=freeze({}), egress=CLOSED, dns=())
+    return settle(attrs.evolve(off, workspace=None, working_dir=None, secrets=(), volumes=()))
 
 
 def _told(result: RunResult, output: bytes) -> Told:

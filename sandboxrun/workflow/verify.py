@@ -17,6 +17,7 @@ from typing import Any
 
 import attrs
 
+from sandboxrun.apply.files import file_contents
 from sandboxrun.engine.addresses import host_addresses
 from sandboxrun.engine.client import Engine
 from sandboxrun.errors import Diagnostic, SandboxrunError
@@ -65,6 +66,7 @@ class Verification:
         `signal`."""
         if not sandboxes:
             return ()
+        file_contents(self._profile, self._settings.environment, sandboxes)  # what is missing is told at once
         with _store(self._profile) as store, contextlib.ExitStack() as beside:
             self._prober = prober = Prober(self._engine, self._profile, store, self._settings, self._making)
             if self._stopped.is_set():
@@ -99,7 +101,11 @@ class Verification:
 
         # What only waits runs beside the others. The batteries run one after the other: each measures how much of the
         # processors it gets.
-        with Aside(lambda: strong(context, Phase.STUBBORN)) as stubborn, Aside(weak.stubborn) as outlived:
+        with (
+            Aside(lambda: strong(context, Phase.STUBBORN)) as stubborn,
+            Aside(weak.stubborn) as outlived,
+            prober.ending_all(),
+        ):
             with prober.neighbour(context, networks) if networks else contextlib.nullcontext(()) as more:
                 known = attrs.evolve(context, neighbours=(*context.neighbours, *more))
                 seen = strong(known, Phase.BATTERY)
