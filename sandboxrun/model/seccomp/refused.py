@@ -61,7 +61,8 @@ REFUSED = (
     ),
     Refused(
         title="Other processes' memory and descriptors",
-        why="A sandbox's programs run as one user: each could take over the other. Opened by seccomp=debug.",
+        why="For debuggers, and with a record of holes in their checks; seccomp=debug opens them. Programs of one user are "
+        "not apart from each other for that: /proc/PID/mem stays.",
         calls="ptrace process_vm_readv process_vm_writev kcmp pidfd_getfd process_madvise process_mrelease",
         errno=EPERM,
     ),
@@ -118,7 +119,8 @@ REFUSED = (
     ),
     Refused(
         title="Semaphores and messages of System V",
-        why="Before Linux 5.16 their memory was charged to nobody. Today's programs use POSIX semaphores and sockets.",
+        why="Before Linux 5.16 their memory was charged to nobody. Today's programs use POSIX semaphores and sockets; "
+        "fakeroot has a variant that does (fakeroot-tcp).",
         calls="semget semop semctl semtimedop msgget msgsnd msgrcv msgctl",
         errno=EPERM,
     ),
