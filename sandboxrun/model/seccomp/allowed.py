@@ -198,8 +198,8 @@ ALLOWED = (
     ),
     Allowed(
         title="Debugging",
-        why="gdb and strace on the sandbox's own processes. Since Linux 4.8 the filter stands after the debugger, so that "
-        "a call that it changes is judged as changed.",
+        why="gdb and strace on the sandbox's own processes. Since Linux 4.8 the filter stands after the debugger, so "
+        "that a call that it changes is judged as changed.",
         calls="ptrace process_vm_readv process_vm_writev kcmp pidfd_getfd",
         variant="debug",
     ),

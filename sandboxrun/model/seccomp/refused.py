@@ -49,7 +49,7 @@ REFUSED = (
     ),
     Refused(
         title="io_uring",
-        why="Its operations run past every other row of this table, and most kernel holes of late were in it.",
+        why="Its operations run past every other row of this table, and many holes of the last years were in it.",
         calls="io_uring_setup io_uring_enter io_uring_register",
         errno=EPERM,
     ),
@@ -61,8 +61,8 @@ REFUSED = (
     ),
     Refused(
         title="Other processes' memory and descriptors",
-        why="For debuggers, and with a record of holes in their checks; seccomp=debug opens them. Programs of one user are "
-        "not apart from each other for that: /proc/PID/mem stays.",
+        why="For debuggers, and with a record of holes in their checks; seccomp=debug opens them. Programs of one "
+        "user are not apart from each other for that: /proc/PID/mem stays.",
         calls="ptrace process_vm_readv process_vm_writev kcmp pidfd_getfd process_madvise process_mrelease",
         errno=EPERM,
     ),
