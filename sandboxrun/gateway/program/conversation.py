@@ -49,7 +49,14 @@ class Conversation:
         self.relaying = False
         self.idle = 0  # seconds during which nothing moved
         self.ending = ""  # why the gateway itself ended it
-        self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        self.http = self.new_http()
+
+    def new_http(self, data: bytes = b"") -> h11.Connection:
+        """Our end of the client's connection, at the beginning of a request that begins with `data`."""
+        http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        if data:
+            http.receive_data(data)
+        return http
 
     async def run(self) -> None:
         """Until the connection ends. Raises nothing that a client could cause."""

@@ -9,8 +9,7 @@ MAX_HELLO = 16 * 1024  # bytes in all; those with post-quantum keys take about t
 MAX_RECORDS = 64
 CLIENT_HELLO = 1
 SERVER_HELLO = 2
-SERVER_NAME = 0
-ECH = 0xFE0D
+SERVER_NAME, ECH = b"\x00\x00", b"\xfe\x0d"  # extensions
 # RFC 8446, 4.1.3: a ServerHello with this in place of its random bytes asks for another ClientHello
 RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 SERVER_START = 5 + 4 + 2 + 32  # the heads of record and message, version, random
@@ -95,70 +94,62 @@ def _record(data: bytes, at: int) -> bytes | None:
     return body if len(body) == length else None
 
 
-class _Reader:
-    """Takes pieces off the front of a message. Raises BadHello where it ends too early."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.at = 0
-
-    def take(self, count: int) -> bytes:
-        piece = self.data[self.at : self.at + count]
-        if len(piece) != count:
-            raise BadHello("its ClientHello ends too early")
-        self.at += count
-        return piece
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size))
-
-    def vector(self, size: int) -> bytes:
-        """A piece that begins with its own length, in `size` bytes."""
-        return self.take(self.number(size))
-
-    @property
-    def over(self) -> bool:
-        return self.at == len(self.data)
+def _vector(data: bytes, at: int, size: int) -> tuple[int, int]:
+    """Where a piece begins and ends that has its length before it, in `size` bytes. Raises BadHello."""
+    begin = at + size
+    end = begin + int.from_bytes(data[at:begin])
+    if end > len(data) or begin > len(data):
+        raise BadHello("its ClientHello ends too early")
+    return begin, end
 
 
 def _read_message(message: bytes) -> tuple[str | None, bool]:
     """Name and ECH of a ClientHello without its head."""
-    reader = _Reader(message)
-    reader.take(2 + 32)  # version, random
-    if len(reader.vector(1)) > 32:
+    begin, end = _vector(message, 2 + 32, 1)  # after version and random
+    if end - begin > 32:
         raise BadHello("its session id is too long")
-    suites = reader.vector(2)
-    if not suites or len(suites) % 2:
+    begin, end = _vector(message, end, 2)
+    if end == begin or (end - begin) % 2:
         raise BadHello("its cipher suites are malformed")
-    if not reader.vector(1):
+    begin, end = _vector(message, end, 1)
+    if end == begin:
         raise BadHello("its compression methods are missing")
-    if reader.over:
+    if end == len(message):
         return None, False
-    extensions = _extensions(reader.vector(2))
-    if not reader.over:
+    begin, end = _vector(message, end, 2)
+    if end != len(message):
         raise BadHello("something follows its extensions")
-    name = _server_name(extensions[SERVER_NAME]) if SERVER_NAME in extensions else None
-    return name, ECH in extensions
+    return _extensions(message, begin)
 
 
-def _extensions(data: bytes) -> dict[int, bytes]:
-    reader = _Reader(data)
-    found: dict[int, bytes] = {}
-    while not reader.over:
-        kind = reader.number(2)
-        if kind in found:
+def _extensions(message: bytes, at: int) -> tuple[str | None, bool]:
+    """Name and ECH of the extensions, which go on to the end."""
+    kinds, name = set(), None
+    while at < len(message):
+        kind = message[at : at + 2]
+        begin, end = _vector(message, at + 2, 2)
+        if kind in kinds:
             raise BadHello("an extension stands twice")
-        found[kind] = reader.vector(2)
-    return found
+        kinds.add(kind)
+        if kind == SERVER_NAME:
+            name = _server_name(message[begin:end])
+        at = end
+    return name, ECH in kinds
 
 
 def _server_name(data: bytes) -> str:
-    """The one host name of the extension."""
-    outer = _Reader(data)
-    names = _Reader(outer.vector(2))
-    kind, name = names.number(1), names.vector(2)
-    if kind != 0 or not names.over or not outer.over:
+    """The one host name of the extension: a list of one entry, of the kind 0."""
+    begin, end = _vector(data, 0, 2)
+    name_begin, name_end = _vector(data, begin + 1, 2)
+    if end != len(data) or data[begin] != 0 or name_end != end:
         raise BadHello("its server name is malformed")
-    if not name or len(name) > 255 or not all(0x21 <= byte < 0x7F for byte in name):
+    name = data[name_begin:name_end]
+    if (
+        not name
+        or len(name) > 255
+        or not name.isascii()
+        or not (text := name.decode("ascii")).isprintable()
+        or " " in text
+    ):
         raise BadHello("its server name has characters that no host name has")
-    return name.decode("ascii").lower()
+    return text.lower()

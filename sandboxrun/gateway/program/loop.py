@@ -92,10 +92,12 @@ class Moment:
         return self
 
     def __await__(self) -> Generator[None, None, None]:
+        task = self._task
         try:
             yield
         finally:
-            self._task = None
+            if self._task is task:  # else another waits meanwhile, and this one was woken by an error
+                self._task = None
 
 
 class Loop:
@@ -112,7 +114,7 @@ class Loop:
         self.current: Task | None = None
         self.each_tick: Callable[[], None] = _nothing
         self.each_turn: Callable[[], None] = _nothing  # before waiting
-        self.fault: Callable[[], None] = _nothing  # where a task ended with an error that it should have handled
+        self.fault: Callable[[], None] = _nothing  # where something raised what it should have handled
 
     def soon(self, call: Callable[[], None]) -> None:
         """Call it once what is being done is done."""
@@ -177,9 +179,15 @@ class Loop:
             for descriptor, events in poll(0 if ready else max(next_tick - self.time(), 0), _BATCH):
                 handler = handlers.get(descriptor)
                 if handler is not None:
-                    handler(events)
+                    try:
+                        handler(events)
+                    except Exception:  # of one connection; the others go on
+                        self.fault()
             for _ in range(len(ready)):
-                ready.popleft()()
+                try:
+                    ready.popleft()()
+                except Exception:
+                    self.fault()
             if (now := self.time()) >= next_tick:
                 next_tick = now + TICK
                 self._tick(now)

@@ -44,6 +44,7 @@ class Spare:
 async def carry_out(talk: Conversation, request: h11.Request, path: bytes) -> bool:
     """Carry out a request that the rules let through; whether the client may send another. Raises Refused, Failed."""
     fields = onward_fields(request)
+    simple = _is_simple(request)
     used = await _connected(talk)
     upstream, http = used.side, used.http
     talk.upstream = upstream
@@ -54,11 +55,14 @@ async def carry_out(talk: Conversation, request: h11.Request, path: bytes) -> bo
     )
     body: Task | None = None
     try:
-        _send(talk, upstream, http.send(head))
-        if not _without_body(talk, upstream, http):
+        if simple:
+            talk.http.next_event()  # its end
+            _send(talk, upstream, (http.send(head) or b"") + (http.send(h11.EndOfMessage(headers=[])) or b""))
+        else:
+            _send(talk, upstream, http.send(head))
             body = talk.loop.spawn(_request_body(talk, upstream, http))
-        again = await _response(talk, used) and (body is None or body.done)
-        return _finished(talk, used, again)
+        again = await _response(talk, used, simple)
+        return _finished(talk, used, again and (body is None or body.done))
     finally:
         if body is not None:
             body.wake(Stopped())
@@ -76,7 +80,7 @@ async def _connected(talk: Conversation) -> Spare:
             return spare
         spare.side.close()
     side = await talk.gateway.connect(talk)
-    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_RESPONSE_HEAD)
+    http = new_http()
     return Spare(str(talk.target), talk.address, side, http)
 
 
@@ -104,13 +108,11 @@ def _send(talk: Conversation, upstream: Side, data: bytes | None) -> None:
         upstream.write(data)
 
 
-def _without_body(talk: Conversation, upstream: Side, out: h11.Connection) -> bool:
-    """Whether the request has none; then it is all sent."""
-    if talk.http.their_state is not h11.DONE:
-        return False
-    talk.http.next_event()
-    _send(talk, upstream, out.send(h11.EndOfMessage(headers=[])))
-    return True
+def _is_simple(request: h11.Request) -> bool:
+    """Whether it has no body: then h11 need not follow what is answered."""
+    return request.method != b"HEAD" and not any(
+        name in (b"content-length", b"transfer-encoding", b"expect") for name, _ in request.headers
+    )
 
 
 async def _request_body(talk: Conversation, upstream: Side, out: h11.Connection) -> None:
@@ -137,7 +139,7 @@ async def _request_body(talk: Conversation, upstream: Side, out: h11.Connection)
         return
 
 
-async def _response(talk: Conversation, used: Spare) -> bool:
+async def _response(talk: Conversation, used: Spare, simple: bool) -> bool:
     """The host's answer, on to the client; whether the client may send another request. Raises Failed, OSError."""
     begun, out = False, b""
     try:
@@ -153,6 +155,8 @@ async def _response(talk: Conversation, used: Spare) -> bool:
                 used.http.receive_data(data)
             elif isinstance(event, h11.Response):
                 begun = True
+                if simple and (length := _length(event)) is not None:
+                    return await _passed(talk, used, event, length)
                 out += talk.http.send(_onward_response(event))
             elif isinstance(event, h11.Data):
                 out += talk.http.send(h11.Data(data=event.data)) or b""
@@ -171,6 +175,48 @@ async def _response(talk: Conversation, used: Spare) -> bool:
     return talk.http.our_state is h11.DONE and talk.http.their_state is h11.DONE
 
 
+def _length(response: h11.Response) -> int | None:
+    """How long the body is, where the head says so in bytes."""
+    fields = dict(response.headers)
+    if b"content-length" not in fields or b"transfer-encoding" in fields or response.status_code in (204, 304):
+        return None
+    return int(fields[b"content-length"])
+
+
+async def _passed(talk: Conversation, used: Spare, response: h11.Response, length: int) -> bool:
+    """An answer of so many bytes, as they come; whether the client may send another request. Raises OSError."""
+    reusable = response.http_version == b"1.1" and not any(name == b"connection" for name, _ in response.headers)
+    onward, ends = _onward_response(response), talk.http.their_state is h11.MUST_CLOSE
+    lines = [b"HTTP/1.1 %d %s" % (onward.status_code, onward.reason)]
+    lines += [b"%s: %s" % field for field in onward.headers.raw_items()]
+    if ends:
+        lines.append(b"Connection: close")
+    data, _ = used.http.trailing_data
+    out = b"\r\n".join([*lines, b"", data[:length]])
+    left, fits = length - len(data), len(data) <= length
+    while left > 0:
+        talk.client.write(out)
+        await talk.client.drain(talk.loop.time() + RESPONSE_SECONDS)
+        out = await used.side.read(talk.loop.time() + RESPONSE_SECONDS)
+        if not out:
+            raise ConnectionResetError
+        talk.exchange.received += len(out)
+        out, left, fits = out[:left], left - len(out), len(out) <= left
+    talk.client.write(out)
+    if ends:
+        return False
+    talk.http = talk.new_http(talk.http.trailing_data[0])
+    if reusable and fits and not used.side.ended:
+        used.http = new_http()
+        talk.spare = used
+    return True
+
+
+def new_http() -> h11.Connection:
+    """Our end of a connection to a host."""
+    return h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_RESPONSE_HEAD)
+
+
 def _onward_response(response: h11.Response) -> h11.Response:
     fields = [*_without_hops(response.headers.raw_items()), (b"Via", b"1.1 " + OURS)]
     return h11.Response(status_code=response.status_code, reason=response.reason, headers=fields)
@@ -178,6 +224,8 @@ def _onward_response(response: h11.Response) -> h11.Response:
 
 def _finished(talk: Conversation, used: Spare, again: bool) -> bool:
     """After a whole answer: make both connections ready for another request, where they can be. Gives `again`."""
+    if talk.spare is not None or talk.http.our_state is not h11.DONE:
+        return again  # it went past h11, and all is ready
     if again:
         talk.http.start_next_cycle()
     http = used.http

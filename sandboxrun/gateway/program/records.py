@@ -5,6 +5,7 @@ Owns their form, their bounds and their budget. Must not decide what is let thro
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -19,7 +20,12 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 def timestamp(seconds: float) -> str:
     """UTC, to the millisecond, as RFC 3339 has it."""
     whole = int(seconds)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int((seconds - whole) * 1000):03d}Z"
+    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@functools.lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 class Records:

@@ -127,15 +127,14 @@ class Gateway:
 
     async def connect(self, talk: Conversation) -> Side:
         """A connection to an address of the talk's target, all of which were checked. Raises Refused, Failed."""
-        target = talk.target
+        target, rules = talk.target, self.rules
         assert target is not None
         addresses = (target.literal,) if target.literal is not None else await self._resolver.resolve(target.host)
         for address in addresses:
             talk.exchange.address = str(address)
             self._check_address(target, address)
-        rules = self.rules
         side = await self._connect_any(talk, target, addresses)
-        if rules is not self.rules and not self._still_allowed(talk):  # they changed while it was being connected
+        if rules is not self.rules and not self._still_allowed(talk):  # they changed meanwhile
             side.abort()
             raise Refused("rules", f"{target} is no longer allowed")
         talk.exchange.verdict = "allowed"

@@ -175,6 +175,60 @@ def test_requests_one_after_the_other(gateway: World) -> None:
     assert len(gateway.requests()) == 3
 
 
+def test_a_client_that_wants_no_more(gateway: World) -> None:
+    gateway.serve(SERVER, 80, small)
+    with gateway.client() as sock:
+        sock.sendall(GET[:-2] + b"Connection: close\r\n\r\n" + GET)
+        answer = read_all(sock)
+    assert answer.count(b"HTTP/1.1 200 OK") == 1 and b"\r\nConnection: close\r\n" in answer
+    assert answer.endswith(b"GET / HTTP/1.1")
+
+
+def test_a_connection_to_a_host_serves_several_requests_of_one_client(gateway: World) -> None:
+    server = gateway.serve(SERVER, 80, small)
+    gateway.ask(GET * 3)
+    gateway.event("request", 3, verdict="allowed", address=SERVER)
+    assert server.connections == 1
+    gateway.ask(GET)
+    assert server.connections == 2
+
+
+def test_a_connection_that_a_host_ended_is_not_used_again(gateway: World) -> None:
+    def talk(peer: socket.socket) -> None:
+        head_of(peer)
+        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    server = gateway.serve(SERVER, 80, talk)
+    with gateway.client() as sock:
+        for _ in range(3):
+            sock.sendall(GET)
+            assert head_of(sock).startswith(b"HTTP/1.1 200") and sock.recv(2) == b"ok"
+            time.sleep(0.05)
+    assert server.connections == 3
+
+
+def test_an_answer_that_is_shorter_than_it_said(gateway: World) -> None:
+    def talk(peer: socket.socket) -> None:
+        head_of(peer)
+        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort")
+
+    gateway.serve(SERVER, 80, talk)
+    gateway.ask(GET)
+    gateway.event("request", verdict="allowed", reason="broken")
+
+
+def test_an_answer_that_is_longer_than_it_said(gateway: World) -> None:
+    def talk(peer: socket.socket) -> None:
+        head_of(peer)
+        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" + b"e" * 100)
+        head_of(peer)
+
+    server = gateway.serve(SERVER, 80, talk)
+    answer = gateway.ask(GET * 2)
+    assert answer.count(b"\r\n\r\nok") == 2 and b"ee" not in answer
+    assert server.connections == 2
+
+
 def test_requests_sent_at_once(gateway: World) -> None:
     gateway.serve(SERVER, 80, small)
     answer = gateway.ask(b"".join(GET.replace(b"/ HTTP", b"/%d HTTP" % number) for number in range(20)))

@@ -75,6 +75,7 @@ class Server:
         self._sock = sock
         self._talk = talk
         self.connections = 0
+        self.host = ""
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -113,6 +114,7 @@ class World:
         self.inner, self.outer = Space(), Space()
         self.rules = folder / "rules.json"
         self._servers: list[Any] = []
+        self._sockets: list[socket.socket] = []
         self.process: subprocess.Popen[bytes] | None = None
         self.inner.ip("link", "add", "out", "type", "veth", "peer", "name", "in", "netns", str(self.outer.pid))
         for space, name, address in ((self.inner, "out", "10.77.0.1/30"), (self.outer, "in", "10.77.0.2/30")):
@@ -134,6 +136,8 @@ class World:
             assert self.process.stdout is not None and self.process.stderr is not None
             self.process.stderr.close()
         self.stop_servers()
+        for sock in self._sockets:
+            sock.close()
         self.names.close()
         self.inner.close()
         self.outer.close()
@@ -200,8 +204,16 @@ class World:
 
     def serve(self, host: str, port: int, talk: Callable[[socket.socket], None]) -> Server:
         server = Server(self.outer.listen(host, port), talk)
+        server.host = host
         self._servers.append(server)
         return server
+
+    def keep(self, sock: socket.socket) -> None:
+        """Close it in the end."""
+        self._sockets.append(sock)
+
+    def servers_at(self, host: str) -> list[Server]:
+        return [server for server in self._servers if server.host == host]
 
     def client(self) -> socket.socket:
         return self.inner.connect(*LISTEN)
