@@ -137,3 +137,39 @@ def test_secrets_are_masked_in_all_that_is_text_however_they_are_written(world: 
     texts = "".join(path.read_text() for path in folder.iterdir() if path.is_file())
     for form in (SECRET, SECRET[::-1], SECRET.encode().hex()):
         assert form not in texts
+
+
+RACE = """
+cd /v; mkdir -p d; while true; do
+  echo more >> d/grows; : > d/shrinks; dd if=/dev/zero of=d/shrinks bs=64k count=8 2>/dev/null
+  rm -rf e; mv d e; ln -sfn /etc d; rm -f d; mv e d; ln -f d/grows d/hard; rm -f d/hard; mkfifo d/fifo; rm -f d/fifo
+done
+"""
+
+
+def test_files_that_change_while_they_are_read_break_nothing(world: World) -> None:
+    """Another sandbox goes on writing to the volume that the artifacts come from."""
+    shared = {"volumes": ["v:/v"]}
+    profile = world.profile(
+        {
+            "racer": {**shared, "command": ["sh", "-c", RACE]},
+            "a": {**shared, "command": ["sleep", "1"], "evidence": {"artifacts": ["/v/d", "/v/d/grows", "/v"]},
+                  "depends_on": ["racer"]},
+        },
+        volumes={"v": {}},
+    )  # fmt: skip
+    folders = []
+    for _ in range(4):
+        world.apply(profile, rerun=True)
+        container = world.ids(profile)["a"]
+        world.engine.wait_container(container)
+        world.apply(profile)
+        entry = [entry for entry in world.store.entries(world.project) if entry.sandbox == "a"][-1]
+        index, folder = world.store.index(entry), world.store.path / entry.folder
+        folders.append(folder)
+        for path in (folder / "artifacts").rglob("*") if (folder / "artifacts").exists() else ():
+            assert stat.S_ISDIR(path.lstat().st_mode) or stat.S_ISREG(path.lstat().st_mode)
+            assert path.name in ("artifacts", "v", "d", "e", "grows", "shrinks", "hard"), path
+        assert not any(kept.path.endswith(("passwd", "hostname")) for kept in index.kept)
+    assert any((folder / "artifacts").exists() for folder in folders)
+    assert len(set(folders)) == 4 and verify_chain(world.store) == ()
