@@ -232,7 +232,7 @@ def test_explain_an_option_inside_another(say: Say) -> None:
         said.out
         == """\
 workspace.access
-  copy: works on a copy, changes come back as a patch; rw, ro: the directory itself.
+  copy: works on a copy, changes come back as a patch; rw, ro: the directory itself, of which rw keeps read-only what the host runs.
 
   type       one of copy, rw, ro
   default    copy
@@ -257,7 +257,8 @@ workspace.access
         (
             "workspace.qq",
             'error: there is no option "workspace.qq"\n'
-            "  help: there are: workspace.source, workspace.target, workspace.access, workspace.exclude\n",
+            "  help: there are: workspace.source, workspace.target, workspace.access, workspace.exclude, "
+            "workspace.size, workspace.writable\n",
         ),
         ("mem_limit.x", 'error: there is no option "mem_limit.x"\n  help: `sandboxrun explain` lists them\n'),
         (

@@ -49,6 +49,7 @@ STRICTER = {
     "secrets": "two files of one name",
     "configs": "two files of one name",
     "group_add": "a number that is no group",
+    "workspace": "what access excludes; names that nothing guards; sizes beyond 2^63",
     "gpus": "1.0, a whole number to a schema",
     "egress": "nothing allowed; a list beside a mode; ports and ranges that are none",
     "cpuset": "a number that is no CPU",
