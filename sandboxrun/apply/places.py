@@ -1,4 +1,4 @@
-"""Host paths that sandboxes are given: each must still be what it was when the apply began.
+"""Host paths that sandboxes are given: each must still be what it was when the apply began, and nobody may move it.
 
 Owns that check. A sandbox that has run meanwhile may have put a link in the place of a directory that the next one
 starts from; the engine would follow it anywhere.
@@ -7,11 +7,18 @@ starts from; the engine would follow it anywhere.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sandboxrun.errors import ApplyError, Diagnostic
+from sandboxrun.model import labels
 from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.profile.guarding import sources_of
+from sandboxrun.source import Span
+
+if TYPE_CHECKING:
+    from sandboxrun.engine.client import Engine
 
 
 def real_places(sandboxes: Iterable[DeclaredSandbox]) -> Mapping[str, str]:
@@ -24,9 +31,48 @@ def check_places(sandbox: DeclaredSandbox, places: Mapping[str, str]) -> None:
     faults = []
     for key, path in sources_of(sandbox):
         if os.path.realpath(path) != places.get(str(path), os.path.realpath(path)):
-            found = sandbox.provenance.get(key)
-            span = found.span if found is not None and found.span is not None else sandbox.span
             message = f"{sandbox.address}: {path} leads elsewhere since this apply began"
-            faults.append(Diagnostic(message=message, span=span, help="see what has put a link there"))
+            help = "see what has put a link there"
+            faults.append(Diagnostic(message=message, span=_span(sandbox, key), help=help))
     if faults:
         raise ApplyError(*faults)
+
+
+def check_neighbours(sandboxes: Iterable[DeclaredSandbox], project: str, engine: Engine) -> None:
+    """Raise ApplyError for a path that a sandbox of another project, which is on the engine now, may move.
+
+    Those of one profile are compared when it is read.
+    """
+    given = [(sandbox, key, path) for sandbox in sandboxes for key, path in sources_of(sandbox)]
+    faults = []
+    for container in engine.containers(labels={labels.SANDBOX: None}) if given else ():
+        if labels.ours(container.get("Labels"), project):
+            continue
+        binds = [mount for mount in container.get("Mounts") or () if mount.get("Type") == "bind"]
+        whose = str((container.get("Names") or ["?"])[0]).removeprefix("/")
+        for sandbox, key, path in given:
+            if _is_movable(os.path.realpath(path), binds):
+                message = f"{sandbox.address}: {path} lies where {whose} may write: it could put a link in its place"
+                help = "wait until that one is gone, or give each a directory of its own"
+                faults.append(Diagnostic(message=message, span=_span(sandbox, key), help=help))
+    if faults:
+        raise ApplyError(*faults)
+
+
+def _is_movable(path: str, binds: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a container with these binds can put another thing where `path` is: it lies in one that it may write to,
+    and no mount of its own keeps it in place."""
+    for bind in binds:
+        top = os.path.realpath(str(bind.get("Source") or ""))
+        if not bind.get("RW") or path == top or os.path.commonpath((path, top)) != top:
+            continue
+        at = Path(str(bind.get("Destination"))) / os.path.relpath(path, top)
+        kept = {Path(str(other.get("Destination"))): not other.get("RW") for other in binds if other is not bind}
+        if at not in kept and not any(kept.get(above) for above in at.parents):
+            return True
+    return False
+
+
+def _span(sandbox: DeclaredSandbox, key: str) -> Span | None:
+    found = sandbox.provenance.get(key)
+    return found.span if found is not None and found.span is not None else sandbox.span

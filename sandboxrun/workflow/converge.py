@@ -17,7 +17,7 @@ from sandboxrun.apply.events import Listener, Planned, silent
 from sandboxrun.apply.executor import Applied, execute
 from sandboxrun.apply.files import file_contents
 from sandboxrun.apply.holding import release
-from sandboxrun.apply.places import real_places
+from sandboxrun.apply.places import check_neighbours, real_places
 from sandboxrun.apply.session import Session, Watched
 from sandboxrun.engine.client import Engine
 from sandboxrun.engine.lock import project_lock
@@ -156,6 +156,7 @@ def carry_out(
     """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`."""
     making = sandboxes_made(made, profile)
     check_outside(making, store)
+    check_neighbours(making, profile.project, engine)
     contents = file_contents(profile, settings.environment, making)
     session = Session(
         engine=engine,

@@ -338,3 +338,20 @@ def test_hooks_that_gits_configuration_names_are_kept(world: World) -> None:
     assert "Read-only" in shell(world, profile, "echo x > shared")
     world.destroy(profile)
     assert not (world.directory / "shared").exists()
+
+
+def test_a_sandbox_of_another_project_that_may_write_there_is_waited_for(world: World, engine_host: str) -> None:
+    """The profile of one knows nothing of the other's; the engine does."""
+    (world.directory / "work/sub").mkdir(parents=True)
+    (world.directory / "work/.vscode").mkdir()
+    writer = profile_of(world, "{source: work, access: rw}")
+    world.apply(writer)
+    with open_world(engine_host, f"{world.project}x", world.directory, str(world.base["image"])) as other:
+        for options in ({"volumes": ["./work/sub:/data"]}, {"workspace": {"source": "work/sub"}}):
+            with pytest.raises(ApplyError, match=f"work/sub lies where {world.project}-a may write"):
+                other.apply(other.profile({"b": options}))
+        kept = other.profile({"b": {"volumes": ["./work/.vscode:/data:ro", "./work:/work:ro", "./conf:/conf"]}})
+        other.apply(kept)
+        other.destroy(kept)
+        world.destroy(writer)
+        other.apply(other.profile({"b": {"volumes": ["./work/sub:/data"]}}))
