@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sandboxrun.errors import Problems
+from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.model.seccomp import NAMES
 from sandboxrun.source import Span
 
 LARGEST = 256 * 1024  # bytes; the engine's own profile is a tenth of that
@@ -20,7 +21,8 @@ def read_seccomp(path: Path, name: str, span: Span | None, problems: Problems) -
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
     except OSError as error:
-        problems.add(f'the seccomp profile "{name}" can\'t be read: {error.strerror}', span, "check the path")
+        help = did_you_mean(name, NAMES) or f"check the path; without a file there are {', '.join(NAMES)}"
+        problems.add(f'the seccomp profile "{name}" can\'t be read: {error.strerror}', span, help)
         return "{}"
     if len(content) > LARGEST:
         problems.add(f'the seccomp profile "{name}" is larger than {LARGEST} bytes', span)

@@ -64,6 +64,12 @@ def test_what_is_no_profile_is_refused(tmp_path: Path) -> None:
     assert _fault(tmp_path, "huge") == 'the seccomp profile "huge" is larger than 262144 bytes'
 
 
+def test_a_name_that_is_nearly_one_of_ours_is_recognised(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError) as caught:
+        _load(tmp_path, "unconfind")
+    assert [fault.help for fault in caught.value.diagnostics] == ['did you mean "unconfined"?']
+
+
 def test_a_file_outside_of_the_project_is_refused(tmp_path: Path) -> None:
     (tmp_path / "calls.json").write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
     project = tmp_path / "project"
