@@ -10,16 +10,18 @@ from sandboxrun.cli.output import result
 @click.command()
 @click.option("--evidence", is_flag=True, help="The schema of a run's index.json.")
 @click.option("--plan", is_flag=True, help="The schema of plan --json.")
-def schema(evidence: bool, plan: bool) -> None:
+@click.option("--verify", is_flag=True, help="The schema of verify --json.")
+def schema(**asked: bool) -> None:
     """Print the JSON Schema of a profile.
 
     An editor takes it from a profile's first line:
     # yaml-language-server: $schema=sandbox.schema.json
     """
-    if evidence and plan:
-        raise click.UsageError("--evidence and --plan exclude each other")
-    if evidence or plan:
-        result(_shipped("evidence" if evidence else "plan"))
+    named = [name for name, wanted in asked.items() if wanted]
+    if len(named) > 1:
+        raise click.UsageError(f"{' and '.join(f'--{name}' for name in named)} exclude each other")
+    if named:
+        result(_shipped(named[0]))
     else:
         from sandboxrun.profile.schema import schema_text
 

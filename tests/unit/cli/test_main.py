@@ -85,6 +85,7 @@ def test_every_command_can_be_imported_and_has_help() -> None:
             2,
             "error: --json asks nobody\n  help: look at the plan first, then give --yes as well\n",
         ),
+        (["verify", "--json", "--format", "markdown"], 2, "error: --json and --format markdown exclude each other\n"),
         (["apply", "--wait-timeout", "3"], 2, "error: --wait-timeout goes with --wait\n"),
         (
             ["apply", "--refresh-only", "--rerun"],
@@ -121,7 +122,7 @@ def test_a_wrong_command_line(say: Say, arguments: list[str], code: int, text: s
     assert (said.code, said.out, said.err) == (code, "", text)
 
 
-@pytest.mark.parametrize("command", ["validate", "render", "plan", "apply", "ps", "logs", "destroy"])
+@pytest.mark.parametrize("command", ["validate", "render", "plan", "apply", "ps", "logs", "verify", "destroy"])
 def test_without_a_profile(say: Say, here: Path, command: str) -> None:
     said = say(command)
     assert (said.code, said.out, said.err) == (
