@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.model import labels
-from sandboxrun.model.declared import DeclaredSandbox
+from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.profile.guarding import sources_of
 from sandboxrun.source import Span
 
@@ -38,15 +38,17 @@ def check_places(sandbox: DeclaredSandbox, places: Mapping[str, str]) -> None:
         raise ApplyError(*faults)
 
 
-def check_neighbours(sandboxes: Iterable[DeclaredSandbox], project: str, engine: Engine) -> None:
-    """Raise ApplyError for a path that a sandbox of another project, which is on the engine now, may move.
+def check_neighbours(sandboxes: Iterable[DeclaredSandbox], profile: Profile, engine: Engine) -> None:
+    """Raise ApplyError for a path that a sandbox which is on the engine now, and not in the profile, may move.
 
     Those of one profile are compared when it is read.
     """
+    declared = {sandbox.address for sandbox in profile.sandboxes}
     given = [(sandbox, key, path) for sandbox in sandboxes for key, path in sources_of(sandbox)]
     faults = []
     for container in engine.containers(labels={labels.SANDBOX: None}) if given else ():
-        if labels.ours(container.get("Labels"), project):
+        own = container.get("Labels") or {}
+        if labels.ours(own, profile.project) and own.get(labels.SANDBOX) in declared:
             continue
         binds = [mount for mount in container.get("Mounts") or () if mount.get("Type") == "bind"]
         whose = str((container.get("Names") or ["?"])[0]).removeprefix("/")

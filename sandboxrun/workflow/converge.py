@@ -156,7 +156,7 @@ def carry_out(
     """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`."""
     making = sandboxes_made(made, profile)
     check_outside(making, store)
-    check_neighbours(making, profile.project, engine)
+    check_neighbours(making, profile, engine)
     contents = file_contents(profile, settings.environment, making)
     session = Session(
         engine=engine,

@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from sandboxrun import SandboxService, Settings
 from sandboxrun.apply.holding import NOTES, release
 from sandboxrun.errors import ApplyError, PlanError, ProfileError
 from sandboxrun.model import labels
@@ -355,3 +356,16 @@ def test_a_sandbox_of_another_project_that_may_write_there_is_waited_for(world: 
         other.destroy(kept)
         world.destroy(writer)
         other.apply(other.profile({"b": {"volumes": ["./work/sub:/data"]}}))
+
+
+def test_sandboxes_of_a_service_keep_apart_too(world: World, engine_host: str) -> None:
+    (world.directory / "work/sub").mkdir(parents=True)
+    give(world.directory)
+    settings = Settings(docker_host=engine_host, default_image=str(world.base["image"]), network_mode="none")
+    with SandboxService(settings, project=world.project, directory=world.directory) as service:
+        command, work = ["sleep", "600"], world.directory / "work"
+        first = service.create("a", command=command, workspace=work, access="rw")
+        with pytest.raises(ApplyError, match=r"work/sub lies where .*-a may write"):
+            service.create("b", command=command, workspace=work / "sub", access="rw")
+        first.remove()
+        service.create("b", command=command, workspace=work / "sub", access="ro").remove()
