@@ -247,7 +247,7 @@ def to_plain(value: Any, *, defaults: bool = False) -> dict[str, Any]:
     plain = {}
     for row in rows(type(value)):
         item = getattr(value, row.attribute)
-        if item is None or not (row.settable or row.derived):
+        if item is None or not (row.settable or row.derived) or (row.derived and item == row.default):
             continue
         if defaults or row.required or item != row.default:
             plain[row.key] = row.plain(item)
