@@ -228,12 +228,12 @@ mem_limit
 
 def test_explain_an_option_inside_another(say: Say) -> None:
     said = say("explain", "workspace.access")
-    text = "copy: works on a copy, changes come back as a patch; rw, ro: the directory itself, of which rw keeps read-only "
+    text = "copy: works on a copy, changes come back as a patch; rw, ro: the directory itself, of which rw keeps "
     assert (
         said.out
         == f"""\
 workspace.access
-  {text}what the host runs.
+  {text}read-only what the host runs.
 
   type       one of copy, rw, ro
   default    copy
