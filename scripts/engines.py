@@ -45,7 +45,7 @@ class Kind:
     suite: str
     packages: tuple[str, ...]
     podman: bool = False
-    tests: tuple[str, ...] = ("tests/engine",)
+    tests: tuple[str, ...] = ("tests/engine", "tests/attacks")
 
 
 _DOCKER = ("docker.io", "iptables", "ca-certificates", "procps")  # it lists processes by ps
