@@ -45,6 +45,12 @@ class Ran:
     captured: Captured
     store: Store
 
+    def kept(self, path: str) -> bytes:
+        """A file of the evidence."""
+        assert self.captured.entry is not None
+        with self.store.open(self.captured.entry, path) as file:
+            return file.read()
+
 
 @attrs.frozen(kw_only=True)
 class Cages:

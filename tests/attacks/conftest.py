@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 
 from sandboxrun.engine.connect import connect
 from tests.attacks.cages import CLOSED, Cages
+from tests.attacks.outside import Outside, look_outside
 from tests.attacks.shipping import controlled, said_by
 from tests.attacks.weak import beside_a_host, run_weak
+from tests.attacks.world import open_world
 from tests.engine.conftest import (  # noqa: F401 (pytest finds fixtures by their names here)
     _nothing_left,
     agent_image,
@@ -23,6 +26,7 @@ from tests.engine.conftest import (  # noqa: F401 (pytest finds fixtures by thei
     run_id,
 )
 from tests.engine.leftovers import TEST_LABEL
+from tests.engine.own_engine import why_impossible
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -32,6 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.engine)
+            if "outside" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.own_engine)
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +63,16 @@ def uncaged(engine_client: docker.DockerClient, run_id: str, agent_image: str) -
     names = [one.name for one in controlled(*CLOSED)]
     with beside_a_host(engine_client, agent_image, mark, own) as host:
         return run_weak(host, agent_image, mark, own, names)
+
+
+@pytest.fixture(scope="session")
+def outside(
+    engine_client: docker.DockerClient,  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+    agent_image: str,  # noqa: F811
+) -> Outside:
+    """What the attacks with a network said, in their cages and in the weak sandbox, and what reached whom."""
+    if reason := why_impossible():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    with open_world(engine_client, agent_image) as world:
+        return look_outside(world, tmp_path_factory.mktemp("outside"))

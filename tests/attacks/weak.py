@@ -59,7 +59,7 @@ def run_weak(host: Any, image: str, mark: str, labels: Mapping[str, str], names:
     )  # fmt: skip
     weak = host.client.containers.get(made["Id"])
     try:
-        weak.put_archive("/", _tar(NAME, archive()))
+        weak.put_archive("/", tar_of(NAME, archive()))
         weak.start()
         weak.wait(timeout=SECONDS)
         return said_by(weak.logs(stdout=True, stderr=True))
@@ -67,7 +67,7 @@ def run_weak(host: Any, image: str, mark: str, labels: Mapping[str, str], names:
         weak.remove(force=True, v=True)
 
 
-def _tar(name: str, content: bytes) -> bytes:
+def tar_of(name: str, content: bytes) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         info = tarfile.TarInfo(name)

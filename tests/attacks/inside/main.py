@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from tests.attacks.inside import exhaustion, files, kernel, namespaces, record
+from tests.attacks.inside import asking, exhaustion, files, kernel, namespaces, network, record
 
-MODULES = (namespaces, kernel, files, exhaustion)
+MODULES = (namespaces, kernel, files, exhaustion, network, asking)
 
 
 def main() -> None:

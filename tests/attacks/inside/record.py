@@ -187,7 +187,9 @@ def main(cage: str, *names: str) -> None:
     """Run the attacks named, or all of a cage; one JSON object a line."""
     for one in list(ATTACKS.values()):
         if (one.name in names) if names else one.cage == cage:
+            began = time.monotonic()
             said = held(ELSEWHERE) if one.x86 and platform.machine() != "x86_64" else run(one)
-            print(json.dumps({"attack": one.name, "said": said}), flush=True)
+            took = round(time.monotonic() - began, 2)
+            print(json.dumps({"attack": one.name, "said": said, "seconds": took}), flush=True)
     print(json.dumps({"attack": "", "said": "all done"}), flush=True)
     sys.stdout.flush()

