@@ -143,16 +143,6 @@ def test_each_instance_and_only_those_named(folder: Path, project: str, busybox:
     assert wrong.code == 2 and 'did you mean "agent"?' in wrong.err
 
 
-def test_text_and_markdown(folder: Path, project: str, busybox: str, cli: Cli) -> None:
-    write(folder, project, f"  agent: {{image: {busybox}, network_mode: none}}\n")
-    text, comment = cli("verify"), cli("verify", "--format", "markdown")
-    assert json.loads(cli("schema", "--verify").out) == SCHEMA
-    assert text.out.split("\n")[1].split() == ["CONTROL", "ENGINE", "FIELD", "EXPECTED", "SEEN", "VERDICT"]
-    assert "0 do not hold, 0 inconclusive" in text.out.rstrip("\n").rpartition("\n")[2]
-    assert comment.out.startswith(f"<!-- sandboxrun verify {project} -->\n")
-    assert text.code == comment.code == 0
-
-
 def test_an_image_that_is_not_there_is_an_error(folder: Path, project: str, cli: Cli) -> None:
     write(folder, project, "  agent: {image: no-such-image:latest, network_mode: none, pull_policy: never}\n")
     ran = cli("verify", "--json")
@@ -290,6 +280,15 @@ def test_a_live_sandbox_holds(live: str, cli: Cli) -> None:
     seen = verdicts(found)
     for control in ("options", "user", "capabilities", "seccomp", "namespaces", "memory-limit", "pids-limit", "mounts"):
         assert seen[control] == "holds"
+
+
+def test_text_and_markdown(live: str, project: str, cli: Cli) -> None:
+    text, comment = cli("verify", "--running"), cli("verify", "--running", "--format", "markdown")
+    assert json.loads(cli("schema", "--verify").out) == SCHEMA
+    assert text.out.split("\n")[1].split() == ["CONTROL", "ENGINE", "FIELD", "EXPECTED", "SEEN", "VERDICT"]
+    assert "0 do not hold, 0 inconclusive" in text.out.rstrip("\n").rpartition("\n")[2]
+    assert comment.out.startswith(f"<!-- sandboxrun verify {project} -->\n")
+    assert text.code == comment.code == 0
 
 
 def test_a_limit_changed_behind_its_back_does_not_hold(live: str, engine_client: docker.DockerClient, cli: Cli) -> None:
