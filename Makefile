@@ -1,14 +1,14 @@
 # What a checkout can do; every target sets up what it needs. `make help` lists them.
 #
 #   PYTHON=python3.13      the Python to make .venv with (3.11 or later)
-#   WORKERS=2              run tests side by side
+#   WORKERS=1              run tests one after the other, not two side by side
 #   PYTEST_ARGS="-k plan"  more arguments for pytest
 #   ENGINES="podman-5"     the engines of test-engines (docker-26 docker-28 podman-5)
 #   BENCH_ARGS=--quick     arguments for the benchmarks (--quick, --only NAME, --json)
 #   DOCKER_HOST=...        the engine to use; without it the default socket's, or one started here
 
 PYTHON ?= python3
-WORKERS ?=
+WORKERS ?= 2
 PYTEST_ARGS ?=
 ENGINES ?=
 BENCH_ARGS ?=
