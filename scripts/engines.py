@@ -143,7 +143,7 @@ def system_root(kind: Kind) -> Path:
 
 
 def _daemon(kind: Kind, root: Path, state: Path) -> Daemon:
-    enter = [sys.executable, str(ENTER), str(root), str(state.with_suffix(".scratch"))]
+    enter = [sys.executable, str(ENTER), str(root), str(state / "scratch")]
     # Podman takes a control group of version 2 beside those of version 1 for a host of version 2.
     unified = Path("/sys/fs/cgroup/unified")
     if kind.podman and unified.is_mount():
@@ -154,9 +154,8 @@ def _daemon(kind: Kind, root: Path, state: Path) -> Daemon:
 
 def _remove(daemon: Daemon) -> None:
     daemon.stop()
-    for folder in (daemon.root, daemon.root.with_suffix(".scratch")):
-        if folder.exists():
-            shutil.rmtree(folder)
+    if daemon.root.exists():
+        shutil.rmtree(daemon.root)
 
 
 def load_images(daemon: Daemon) -> None:
@@ -182,9 +181,11 @@ def tests(name: str, daemon: Daemon, arguments: Sequence[str]) -> Result:
     report.unlink(missing_ok=True)
     dropped = ("DOCKER_SOCKET", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_TLS", "DOCKER_CERT_PATH")
     environment = {k: v for k, v in os.environ.items() if k not in dropped} | {"DOCKER_HOST": daemon.endpoint}
+    # The engines that tests start themselves are of the same kind.
+    environment["SANDBOXRUN_DEV_SYSTEM"] = str(system_root(KINDS[name]))
     command = [
         "nsenter", f"--net=/proc/{daemon.pid}/ns/net", "--",
-        sys.executable, "-m", "pytest", *KINDS[name].tests, "-m", "engine and not own_engine", f"--junitxml={report}",
+        sys.executable, "-m", "pytest", *KINDS[name].tests, f"--junitxml={report}",
         *arguments,
     ]  # fmt: skip
     subprocess.run(command, cwd=system.REPOSITORY, env=environment, stdin=subprocess.DEVNULL, check=False)

@@ -1,11 +1,12 @@
 """Run a program with another system's /usr and /etc: in a mount and a network namespace of its own.
 
-Usage: python scripts/enter.py SYSTEM SCRATCH [--without MOUNT] -- PROGRAM [ARGUMENT...]
+Usage: python scripts/enter.py SYSTEM SCRATCH [--keep-network] [--without MOUNT] -- PROGRAM [ARGUMENT...]
 
-SYSTEM is a folder with a Debian of whatever release; it is never written to: changes of /etc go to SCRATCH, /run is
-empty. All else is this machine's, at the same paths: an engine started so sees the files that its users see, and its
-root folder is theirs. Not chroot: an engine leaves that for its host's root, and what it does in containers would land
-there. Not another root by pivot_root: a bind mount would be of other files than the user meant.
+SYSTEM is a folder with a Debian of whatever release; it is never written to: /run lies in SCRATCH, and so do changes
+of /etc; a program that is started again finds both as they were. With --keep-network the network is the caller's. All
+else is this machine's, at the same paths: an engine started so sees the files that its users see, and its root folder
+is theirs. Not chroot: an engine leaves that for its host's root, and what it does in containers would land there. Not
+another root by pivot_root: a bind mount would be of other files than the user meant.
 
 The program takes this process's place and its id, and gets SIGTERM when its parent dies; the namespaces go with the
 last process in them. Standard library only, and run as a file: no working directory is asked for.
@@ -34,15 +35,18 @@ _CGROUPS = "/sys/fs/cgroup"
 _OF_ENGINES = ("overlay", "nsfs")
 
 
-def enter(root: Path, scratch: Path, without: str | None) -> None:
+def enter(root: Path, scratch: Path, *, keep_network: bool, without: str | None) -> None:
     """Put this process on the system below `root`."""
-    _check(_LIBC.unshare(_CLONE_NEWNS | _CLONE_NEWNET), "unshare")
+    _check(_LIBC.unshare(_CLONE_NEWNS | (0 if keep_network else _CLONE_NEWNET)), "unshare")
     _bring_loopback_up()
     _mount(None, "/", None, _RECURSIVE | _SLAVE)
-    for mount in [*_mounts_of_engines(), *filter(None, [without])]:
-        _check(_LIBC.umount2(mount.encode(), _DETACH), f"unmounting {mount}")
+    for mount in _mounts_of_engines():
+        _LIBC.umount2(mount.encode(), _DETACH)  # one whose container ended meanwhile is gone already
+    if without is not None:
+        _check(_LIBC.umount2(without.encode(), _DETACH), f"unmounting {without}")
     _own_sysfs()
-    _mount("tmpfs", "/run", "tmpfs", data="mode=755")
+    (scratch / "run").mkdir(parents=True, exist_ok=True)
+    _mount(f"{scratch}/run", "/run", None, _BIND)
     _own_etc(root, scratch)
     _mount(f"{root}/usr", "/usr", None, _BIND)
     _mount(None, "/usr", None, _READ_ONLY_BIND)
@@ -59,7 +63,7 @@ def _own_sysfs() -> None:
 def _own_etc(root: Path, scratch: Path) -> None:
     upper, work = scratch / "etc", scratch / "work"
     for folder in (upper, work):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
     for name in ("hosts", "resolv.conf"):
         if Path("/etc", name).exists():
             shutil.copyfile(Path("/etc", name), upper / name)
@@ -98,7 +102,8 @@ def main(arguments: list[str]) -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         sys.exit("the parent is gone already")
-    enter(Path(root), Path(scratch), rest[1] if rest[:1] == ["--without"] else None)
+    without = rest[rest.index("--without") + 1] if "--without" in rest else None
+    enter(Path(root), Path(scratch), keep_network="--keep-network" in rest, without=without)
     os.execvp(program[0], program)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +16,8 @@ import docker
 
 from scripts import image, system
 from scripts.daemon import Daemon
+
+ENTER = system.REPOSITORY / "scripts/enter.py"
 
 
 @attrs.frozen(kw_only=True)
@@ -55,13 +58,15 @@ class OwnEngine:
 
 def open_engine(*options: str, mounts: str | None = None) -> OwnEngine:
     """A started engine; `options` are added to dockerd's, `mounts` is a shell command that changes what is mounted
-    where it runs, and nowhere else.
+    where it runs, and nowhere else. Where SANDBOXRUN_DEV_SYSTEM names a Debian, it is that one's dockerd.
 
     Needs root and dockerd.
     """
-    apart = ("unshare", "--mount", "--", "sh", "-c", f'{mounts} && exec "$@"', "sh") if mounts is not None else ()
+    apart = ["unshare", "--mount", "--", "sh", "-c", f'{mounts} && exec "$@"', "sh"] if mounts is not None else []
     # A short path: a socket's may have 107 characters, and containerd's lie three folders deeper.
     root = Path(tempfile.mkdtemp(prefix="sandboxrun-engine-", dir="/tmp"))
+    if of := os.environ.get("SANDBOXRUN_DEV_SYSTEM"):
+        apart += [sys.executable, str(ENTER), of, str(root / "scratch"), "--keep-network", "--"]
     holder = _namespace()
     daemon = Daemon(
         root=root,
