@@ -35,7 +35,7 @@ from sandboxrun.workflow.oneoff import Making
 from sandboxrun.workflow.probing import Aside, Interrupted, Prober, Told
 
 _MOST_HOSTS = 6  # of the engine's machine's addresses: each is tried on several ports
-_QUICK = (Phase.MEMORY, Phase.PROCESSES)
+_BESIDE = (Phase.STUBBORN, Phase.MEMORY, Phase.PROCESSES)
 
 
 class Verification:
@@ -99,20 +99,14 @@ class Verification:
             self._tell(f"{sandbox.address}: {', '.join(phases)}")
             return dict(prober.strong(sandbox, context, phases))
 
-        # What only waits runs beside the others. The batteries run one after the other: each measures how much of the
-        # processors it gets.
-        with (
-            Aside(lambda: strong(context, Phase.STUBBORN)) as stubborn,
-            Aside(weak.stubborn) as outlived,
-            prober.ending_all(),
-        ):
+        # The batteries run one after the other, the weak one when all others but those that wait are over: it measures
+        # how much of the processors it gets.
+        with Aside(weak.beside) as outlived, Aside(lambda: strong(context, *_BESIDE)) as beside, prober.ending_all():
             with prober.neighbour(context, networks) if networks else contextlib.nullcontext(()) as more:
                 known = attrs.evolve(context, neighbours=(*context.neighbours, *more))
                 seen = strong(known, Phase.BATTERY)
             weak.battery()
-            seen |= strong(context, *_QUICK)
-            weak.quick()
-        seen |= stubborn.result()
+        seen |= beside.result()
         outlived.result()
         known = attrs.evolve(known, gateway=seen[Phase.BATTERY].gateway)
         found = judge(sandbox.address, known, _seen(seen), _seen(weak.seen))
@@ -176,13 +170,9 @@ class _Weak:
         """The battery, alone."""
         self._once(Phase.BATTERY)
 
-    def quick(self) -> None:
-        """Those that fill something, side by side."""
-        self._once(*_QUICK)
-
-    def stubborn(self) -> None:
-        """The one that waits."""
-        self._once(Phase.STUBBORN)
+    def beside(self) -> None:
+        """The others, side by side."""
+        self._once(*_BESIDE)
 
     def _once(self, *phases: Phase) -> None:
         if self.reason or all(phase in self.seen for phase in phases):
