@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
@@ -187,6 +188,29 @@ def test_a_signal_leaves_nothing(
     assert ran.code == 128 + number
     assert ran.out == "" and "interrupted: nothing is known" in ran.err
     assert engine_client.containers.list(all=True, filters={"label": f"sandboxrun.project={project}"}) == []
+
+
+def test_what_a_killed_one_left_is_collected(
+    engine_client: docker.DockerClient, folder: Path, project: str, busybox: str, cli: Cli
+) -> None:
+    """The next destroy takes its sandboxes, volumes and network; its probes were no run of the agent's."""
+    write(folder, project, f"  agent: {{image: {busybox}, network_mode: none, command: [sleep, '600']}}\n")
+    process = cli.start("verify", "-v")
+    assert process.stderr is not None
+    while "weak one beside it: battery" not in (line := process.stderr.readline()):
+        assert line, "ended before its time"
+    process.kill()
+    cli.finish(process)
+    mine = {"label": f"sandboxrun.project={project}"}
+    assert engine_client.containers.list(all=True, filters=mine) != []
+    planned = cli("plan", "--json")
+    changes = {c["address"]: c["change"]["actions"] for c in json.loads(planned.out)["resource_changes"]}
+    assert changes["agent"] == ["create"]
+    assert cli("destroy", "-y", "-q").code == 0
+    assert engine_client.containers.list(all=True, filters=mine) == []
+    assert engine_client.networks.list(filters=mine) == engine_client.volumes.list(filters=mine) == []
+    for left in Path(os.environ["TMPDIR"]).glob(f"{LEFT}*"):
+        shutil.rmtree(left)
 
 
 # -- apply --verify and run --verify --------------------------------------------------------------------------------
