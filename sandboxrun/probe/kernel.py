@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from sandboxrun.probe import capabilities
 from sandboxrun.probe.reading import MISSING, REFUSED, UNKNOWN, every, results
 from sandboxrun.probe.types import Context, Control, Seen
 
@@ -148,6 +149,39 @@ THEMES = (
 )
 
 
+# What a capability opens in our filter, which has it for whoever is given the capability, and in the engine's own.
+_OPENED: Mapping[str, str] = {
+    "SYS_PTRACE": "ptrace process_vm_readv process_vm_writev process_madvise pidfd_getfd kcmp",
+    "SYS_CHROOT": "chroot",
+    "SYS_TIME": "clock_settime",
+    "NET_RAW": "packet raw raw6",
+    "NET_ADMIN": "netlink.diag netlink.xfrm netlink.audit netlink.connector netlink.netfilter netlink.uevent "
+    "netlink.generic netlink.crypto",
+}
+_OPENED_BY_ENGINE: Mapping[str, str] = {
+    "SYS_ADMIN": "bpf clone3 clone.user fanotify_init fsopen mount mount_setattr move_mount open_tree perf_event_open "
+    "quotactl setns sethostname syslog umount2 unshare.user unshare.mount unshare.net",
+    "DAC_READ_SEARCH": "open_by_handle_at",
+    "SYS_BOOT": "reboot kexec_load",
+    "SYS_MODULE": "init_module finit_module delete_module",
+    "SYS_PACCT": "acct",
+    "SYS_RAWIO": "iopl",
+    "SYSLOG": "syslog",
+    "BPF": "bpf",
+    "PERFMON": "perf_event_open",
+}
+
+
+def _items(theme: Theme, context: Context) -> tuple[str, ...]:
+    """The attempts that must be refused: not those that a capability of the profile's opens."""
+    which, spec = profile(context), context.spec
+    opened: set[str] = set()
+    for name in capabilities.names(capabilities.allowed(spec.cap_add, spec.cap_drop)):
+        opened |= set(_OPENED.get(name, "").split())
+        opened |= set(_OPENED_BY_ENGINE.get(name, "").split()) if which == ENGINE else set()
+    return tuple(item for item in theme.items(which) if item not in opened)
+
+
 def profile(context: Context) -> str:
     """Which seccomp profile: sandboxrun, debug, engine, unconfined; "custom" for one of the user's own."""
     named = context.spec.security_opt.get("seccomp", ENGINE)
@@ -166,12 +200,14 @@ def _applies(theme: Theme, context: Context) -> str | None:
         return "the profile brings a seccomp profile of its own: what that refuses is not known here"
     if which == DEBUG and theme.debug:
         return "seccomp=debug opens them"
-    return None if theme.items(which) else "the engine's own seccomp profile lets them through"
+    if not theme.items(which):
+        return "the engine's own seccomp profile lets them through"
+    return None if _items(theme, context) else "the profile's capabilities open them"
 
 
 def _tried(theme: Theme, seen: Seen, context: Context) -> Mapping[str, str]:
     values = seen.get(theme.probe, {})
-    return {item: values.get(item, "") for item in theme.items(profile(context))}
+    return {item: values.get(item, "") for item in _items(theme, context)}
 
 
 def _holds(theme: Theme, seen: Seen, context: Context) -> bool | None:
@@ -199,7 +235,7 @@ def _control(theme: Theme) -> Control:
         how=f"Each is tried: {', '.join(f'`{item}`' for item in theme.items(OURS))}.",
         weak="Started unconfined, with the capabilities they need: each gives something other than a refusal.",
         applies=lambda context: _applies(theme, context),
-        expected=lambda context: f"refused: {', '.join(theme.items(profile(context)))}",
+        expected=lambda context: f"refused: {', '.join(_items(theme, context))}",
         seen=lambda seen: results(seen.get(theme.probe, {}), theme.items(OURS)) if theme.probe in seen else "",
         holds=lambda seen, context: _holds(theme, seen, context),
         negative=lambda strong, weak, context: _negative(theme, weak, context),

@@ -120,6 +120,8 @@ def _groups(context: Context) -> set[int] | None:
 
 
 def _groups_apply(context: Context) -> str | None:
+    if _root(context) and _account(context)[1] is None:
+        return "the profile runs it as root, with root's groups"
     return "the profile gives it root's group" if 0 in (_groups(context) or ()) else None
 
 

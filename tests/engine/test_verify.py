@@ -120,14 +120,24 @@ def test_what_the_profile_opens_is_said(folder: Path, project: str, busybox: str
         folder,
         project,
         f"  agent: {{image: {busybox}, network_mode: none, mem_limit: 0, pids_limit: 0, cpus: 0, read_only: false, "
-        'security_opt: ["no-new-privileges:false"]}\n',
+        'user: root, cap_add: [NET_ADMIN, SYS_PTRACE], security_opt: ["no-new-privileges:false"]}\n',
     )
     ran = cli("verify", "--json")
     found = document(ran)
     assert faults(found) == {} and ran.code == 0
     told = {f["control"]: f"{f['verdict']} {f['expected']} {f['note']}" for f in found["sandboxes"][0]["findings"]}
-    for control in ("no-new-privileges", "memory-limit", "pids-limit", "cpu-quota", "root"):
-        assert "declare" in told[control] or told[control].startswith("not_applicable"), told[control]
+    for control in (
+        "no-new-privileges",
+        "user",
+        "groups",
+        "netlink",
+        "tracing",
+        "memory-limit",
+        "pids-limit",
+        "cpu-quota",
+    ):
+        assert told[control].startswith("not_applicable  the profile"), told[control]
+    assert "at most NET_ADMIN, SYS_PTRACE" in told["capabilities"] and "runs it as root" in told["user"]
 
 
 def test_each_instance_and_only_those_named(folder: Path, project: str, busybox: str, cli: Cli) -> None:
