@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import select
 import socket
@@ -72,13 +73,15 @@ def _own() -> str:
 
 
 def _default_router() -> str:
-    """Where the route to everywhere leads: the bridge, by habit."""
+    """Where the route to everywhere leads: the bridge, by habit. Without one, the first address of the network."""
+    first = ""
     with open("/proc/net/route") as file:
         for line in file.readlines()[1:]:
             words = line.split()
             if words[1] == "00000000":
                 return socket.inet_ntoa(bytes.fromhex(words[2])[::-1])
-    return "0.0.0.0"
+            first = str(ipaddress.IPv4Address(bytes.fromhex(words[1])[::-1]) + 1)
+    return first
 
 
 # -- addresses ------------------------------------------------------------------------------------------------------
