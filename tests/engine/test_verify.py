@@ -413,3 +413,38 @@ def test_an_engine_that_is_not_seen_from_here_is_inconclusive(live: str, cli: Cl
     seen = verdicts(found)
     assert seen["options"] == "holds"
     assert {seen[c] for c in ("user", "capabilities", "memory-limit", "mounts", "network")} == {"inconclusive"}
+
+
+def test_a_gateway_is_looked_at_with_its_sandbox(
+    engine_client: docker.DockerClient, folder: Path, project: str, busybox: str, cli: Cli, destroyed: None
+) -> None:
+    """It holds; then a stranger joins its network, then it is gone."""
+    write(
+        folder,
+        project,
+        f"  agent: {{image: {busybox}, egress: {{allow: ['api.example.com:443']}}, command: [sleep, '600']}}\n",
+    )
+    applied = cli("apply", "-y", "-q")
+    assert applied.code == 0, applied.err
+    found = document(cli("verify", "--running", "--json"))
+    assert faults(found) == {}
+    assert {c for c in verdicts(found) if c.startswith("gateway")} >= {
+        *("gateway", "gateway network", "gateway rules", "gateway options", "gateway user", "gateway capabilities"),
+    }
+    network = engine_client.networks.get(f"{project}-agent.net")
+    stranger = engine_client.containers.run(
+        busybox, ["sleep", "600"], name=f"{project}-stranger", detach=True, network=network.name
+    )
+    ran = cli("verify", "--running", "--json")
+    assert ran.code == 1
+    assert faults(document(ran)) == {"gateway network": f"does_not_hold: {project}-stranger is on it "}
+    stranger.remove(force=True)
+
+    file = folder / "sandbox.yaml"
+    file.write_text(file.read_text().replace("api.example.com:443", "other.example.com:443"))
+    wrong = faults(document(cli("verify", "--running", "--json")))
+    assert wrong["gateway rules"] == "does_not_hold: other rules than the declared ones "
+
+    engine_client.containers.get(f"{project}-agent.gateway").kill()
+    wrong = faults(document(cli("verify", "--running", "--json")))
+    assert wrong["gateway"] == "does_not_hold: exited "
