@@ -20,7 +20,7 @@ from sandboxrun.gateway.program.rules import MAX_DOCUMENT, Rules, RulesError, re
 from sandboxrun.gateway.program.sides import Side, connect
 from sandboxrun.gateway.program.surroundings import Surroundings, has_ipv6
 
-MAX_CONNECTIONS = 256  # at once; more wait to be taken
+MAX_CONNECTIONS = 192  # at once; more wait to be taken
 RATE = 1000  # connections taken a second; more wait
 BACKLOG = 256
 CONNECT_SECONDS = 15.0

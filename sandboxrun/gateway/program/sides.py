@@ -14,8 +14,8 @@ from sandboxrun.gateway.program.loop import BOTH, READABLE, WRITABLE, Loop, Mome
 
 # With as many connections as there may be, both ways, this and what is read stay below the container's memory.
 HELD = 32 * 1024  # bytes that wait for a reader, or for the peer to take them, before the other end is made to wait
-PIECE = 32 * 1024  # bytes taken from a socket at once
-TURN = 16  # pieces taken before others have their turn
+PIECE = 64 * 1024  # bytes taken from a socket at once
+TURN = 8  # pieces taken before others have their turn
 _CLOSED = 0x2000 | 0x10 | 0x8  # EPOLLRDHUP, EPOLLHUP, EPOLLERR
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from sandboxrun.gateway.program.server import MAX_CONNECTIONS
 from tests.unit.gateway.hellos import hello
 from tests.unit.gateway.world import (
     OTHER,
@@ -394,11 +396,46 @@ def test_a_client_that_reads_nothing_makes_the_host_wait(gateway: World) -> None
     assert gateway.process is not None
 
 
+def test_its_memory_is_bounded_when_nobody_reads(world: World) -> None:
+    """With all the connections there may be, each stuck both ways, it stays well below its container's 64 MB."""
+    world.start()
+    sending = [0]
+
+    def talk(peer: socket.socket) -> None:
+        sending[0] += 1
+        peer.settimeout(None)
+        while True:
+            peer.sendall(b"x" * (1 << 20))
+
+    world.serve(SERVER, 22, talk)
+    world.names.table["ssh.example.com"] = [SERVER]
+    before = memory(world)
+    stuck = [world.tunnel("ssh.example.com:22") for _ in range(MAX_CONNECTIONS)]
+    for sock in stuck:
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock.send(b"y" * (1 << 20))
+    until(lambda: sending[0] == MAX_CONNECTIONS)
+    time.sleep(0.5)
+    assert memory(world) - before < 45 << 20
+    for sock in stuck:
+        sock.close()
+    world.event("request", MAX_CONNECTIONS, host="ssh.example.com")
+
+
+def memory(world: World) -> int:
+    """Bytes of its own."""
+    assert world.process is not None
+    lines = Path(f"/proc/{world.process.pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+
+
 def test_more_connections_than_there_may_be_wait(world: World) -> None:
     world.start()
     world.serve(SERVER, 22, echo)
     world.names.table["ssh.example.com"] = [SERVER]
-    held = [world.client() for _ in range(256)]
+    held = [world.client() for _ in range(MAX_CONNECTIONS)]
     waiting = world.client()
     waiting.sendall(connect_request("evil.example.net:443"))
     waiting.settimeout(0.3)
