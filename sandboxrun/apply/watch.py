@@ -89,7 +89,14 @@ class Watch:
             self._stream = self._engine.attach(self.container, tty=self._spec.tty)
 
     def begin(self) -> None:
-        """It runs: read, sample and wait, each in a thread of its own."""
+        """It runs: read, sample and wait, each in a thread of its own. Raises EngineError, EvidenceError, OSError."""
+        try:
+            self._begin()
+        except BaseException:
+            self._ended.set()  # nobody waits for it: whoever waited would wait for ever
+            raise
+
+    def _begin(self) -> None:
         if self._how.output is not None:
             self._thread(self._read_output)
         elif self._spec.lifetime.idle is not None:

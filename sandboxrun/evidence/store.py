@@ -51,6 +51,15 @@ class Store:
         """Where runs are kept."""
         return self.project_directory / (self.root if self.root is not None else Path(HOME, "evidence"))
 
+    def check(self) -> None:
+        """Make the folders, before anything runs whose evidence could not be kept then. Raises EvidenceError."""
+        try:
+            with self._staged(create=True), self.open_root(create=True):
+                return
+        except OSError as error:
+            what = f"evidence can't be kept in {self.path}: {error.strerror or error}"
+            raise EvidenceError(what, help="make it writable, or name another place: --evidence DIR") from error
+
     @contextlib.contextmanager
     def recording(self, run: str, name: str, *, wait: float = 60.0) -> Iterator[RunFolder | Entry]:
         """The empty folder to write a run's evidence to, held against others; its Entry when it is captured.

@@ -156,6 +156,8 @@ def carry_out(
     """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`."""
     making = sandboxes_made(made, profile)
     check_outside(making, store)
+    if making:
+        store.check()
     check_neighbours(making, profile, engine)
     contents = file_contents(profile, settings.environment, making)
     session = Session(

@@ -341,3 +341,16 @@ def test_a_writer_killed_at_any_moment_leaves_a_store_that_goes_on(store: Store,
     assert verify_chain(store) == ()
     assert store.entries()[: len(captured)] == captured
     assert [entry.run for entry in store.entries()] == [f"run-{n}" for n in range(len(captured) + 2)]
+
+
+def test_a_place_that_cannot_be_kept_in_is_told_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "good").mkdir()
+    Store(project_directory=tmp_path / "good").check()
+    assert (tmp_path / "good/.sandboxrun/staging").is_dir() and (tmp_path / "good/.sandboxrun/evidence").is_dir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/.sandboxrun").symlink_to(tmp_path / "good")
+    with pytest.raises(EvidenceError, match="not a directory of its own"):
+        Store(project_directory=tmp_path / "bad").check()
+    (tmp_path / "bad/file").touch()
+    with pytest.raises(EvidenceError):
+        Store(project_directory=tmp_path / "bad", root=Path("file/below")).check()
