@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +15,11 @@ from sandboxrun.engine.client import Engine
 from sandboxrun.evidence.capture import Captured
 from sandboxrun.evidence.store import Store
 from sandboxrun.model.declared import Profile
-from sandboxrun.profile.loader import load_data
+from sandboxrun.profile.loader import load
 from sandboxrun.workflow.converge import Settings
 from sandboxrun.workflow.oneoff import RunOptions, RunResult, run
 from tests.attacks.inside import exhaustion
 from tests.attacks.shipping import COMMAND, NAME, archive
-
-SECRET = "correct-horse-7391-battery"
 
 _CLOSED: Mapping[str, Any] = {
     "network_mode": "none",
@@ -68,19 +68,23 @@ class Cages:
 
     def profile(self, sandboxes: Mapping[str, Any], **more: Any) -> Profile:
         """A profile whose sandboxes run the attacks of the cage that they are named after, unless told otherwise."""
-        (self.directory / NAME).write_bytes(archive())
+        packed, path = self.directory / NAME, self.directory / "sandbox.yaml"
+        packed.write_bytes(archive())
         made = {name: self._sandbox(name, options) for name, options in sandboxes.items()}
         configs = {"attacks": {"file": NAME}}
-        return load_data(
-            {"name": self.project, "sandboxes": made, "configs": configs, **more}, directory=self.directory
-        )
+        path.write_text(json.dumps({"name": self.project, "sandboxes": made, "configs": configs, **more}))
+        if os.geteuid() == 0:
+            owner = self.directory.stat()
+            for made_here in (packed, path):
+                os.chown(made_here, owner.st_uid, owner.st_gid)
+        return load([path])
 
     def _sandbox(self, name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
         return {
             "image": self.image,
             "command": [*COMMAND, name],
             "configs": [{"source": "attacks", "target": NAME}],
-            "environment": {"HOST_SOCKET": self.project},
+            "environment": {"HOST_SOCKET": self.project, "MARK": self.project},
             "lifetime": {"timeout": "4m"},
             **options,
         }

@@ -12,12 +12,15 @@ import pytest
 from sandboxrun.engine.connect import connect
 from tests.attacks.cages import CLOSED, Cages
 from tests.attacks.outside import Outside, look_outside
+from tests.attacks.places import Bench, Copied, Shared, look_at_copied, look_at_shared
 from tests.attacks.shipping import controlled, said_by
 from tests.attacks.weak import beside_a_host, run_weak
 from tests.attacks.world import open_world
 from tests.engine.conftest import (  # noqa: F401 (pytest finds fixtures by their names here)
     _nothing_left,
     agent_image,
+    busybox,
+    cli,
     engine_client,
     engine_host,
     gateway_image,
@@ -76,3 +79,24 @@ def outside(
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     with open_world(engine_client, agent_image) as world:
         return look_outside(world, tmp_path_factory.mktemp("outside"))
+
+
+@pytest.fixture(scope="session")
+def bench(cages: Cages, engine_client: docker.DockerClient, run_id: str, agent_image: str) -> Bench:  # noqa: F811
+    """Where attacks on workspaces run."""
+    own = {TEST_LABEL: run_id}
+    return Bench(engine=cages.engine, client=engine_client, image=agent_image, mark=run_id, labels=own)
+
+
+@pytest.fixture(scope="session")
+def shared(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """What became of a workspace of access rw."""
+    if not bench.engine.shares_filesystem():
+        pytest.skip("the engine does not see this machine's files: rw is impossible there")
+    return look_at_shared(bench, tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture(scope="session")
+def copied(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Copied:
+    """What became of workspaces of access copy."""
+    return look_at_copied(bench, tmp_path_factory.mktemp("copied"))

@@ -129,7 +129,7 @@ def _weak(client: docker.DockerClient, hosts: str) -> Mapping[str, str]:
             network="bridge",
         )  # fmt: skip
         network.connect(weak)
-        weak.put_archive("/", tar_of(NAME, archive()))
+        weak.put_archive("/", tar_of({NAME: archive()}))
         weak.start()
         weak.wait(timeout=240)
         output = weak.logs()

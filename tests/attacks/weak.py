@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ print("ready", flush=True)
 time.sleep(600)
 """
 SECONDS = 240
+SECRET = "correct-horse-7391-battery"  # what stands for one
 # Not ALL: an engine that lacks one itself then starts nothing.
 CAPABILITIES = ["SYS_ADMIN", "SYS_PTRACE", "SYS_MODULE", "SYS_BOOT", "SYS_TIME", "SYS_NICE", "SYS_CHROOT", "SYSLOG",
                 "DAC_READ_SEARCH", "NET_ADMIN", "NET_RAW", "MKNOD", "SYS_PACCT"]  # fmt: skip
@@ -46,31 +47,53 @@ def beside_a_host(client: docker.DockerClient, image: str, mark: str, labels: Ma
         shared.remove(force=True)
 
 
-def run_weak(host: Any, image: str, mark: str, labels: Mapping[str, str], names: Sequence[str]) -> Mapping[str, str]:
-    """What the attacks named say in a weak sandbox beside that host."""
-    api, shared = host.client.api, f"{mark}-shared:/run/shared"
+def run_weak(
+    host: Any,
+    image: str,
+    mark: str,
+    labels: Mapping[str, str],
+    names: Sequence[str],
+    *,
+    files: Mapping[str, bytes | None] | None = None,
+    binds: Sequence[str] = (),
+    then: Callable[[Any], None] | None = None,
+) -> Mapping[str, str]:
+    """What the attacks named say in a weak sandbox beside that host; `then` looks at it when it has ended.
+
+    `files` are put into it by their paths, None for a directory.
+    """
+    api = host.client.api
     confined = api.create_host_config(
         cap_add=CAPABILITIES, security_opt=["seccomp=unconfined"], mem_limit="1g", pids_limit=1000, init=True,
-        network_mode=f"container:{host.id}", pid_mode=f"container:{host.id}", binds=[shared],
+        network_mode=f"container:{host.id}", pid_mode=f"container:{host.id}",
+        binds=[f"{mark}-shared:/run/shared", *binds],
     )  # fmt: skip
     made = api.create_container(
         image, ["python3", f"/{NAME}", "", *names], name=f"{mark}-weak", labels=dict(labels), user="0:0",
-        environment={"HOST_SOCKET": mark}, host_config={**confined, "MaskedPaths": [], "ReadonlyPaths": []},
+        environment={"HOST_SOCKET": mark, "KEY": SECRET},
+        host_config={**confined, "MaskedPaths": [], "ReadonlyPaths": []},
     )  # fmt: skip
     weak = host.client.containers.get(made["Id"])
     try:
-        weak.put_archive("/", tar_of(NAME, archive()))
+        weak.put_archive("/", tar_of({NAME: archive(), "run/secrets/key": SECRET.encode(), **(files or {})}))
         weak.start()
         weak.wait(timeout=SECONDS)
+        if then is not None:
+            then(weak)
         return said_by(weak.logs(stdout=True, stderr=True))
     finally:
         weak.remove(force=True, v=True)
 
 
-def tar_of(name: str, content: bytes) -> bytes:
+def tar_of(files: Mapping[str, bytes | None]) -> bytes:
+    """Files and directories (None) by their paths."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        info = tarfile.TarInfo(name)
-        info.size, info.mode = len(content), 0o444
-        tar.addfile(info, io.BytesIO(content))
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.mode = 0o755
+            if content is None:
+                info.type = tarfile.DIRTYPE
+            info.size = len(content or b"")
+            tar.addfile(info, io.BytesIO(content or b""))
     return buffer.getvalue()

@@ -6,12 +6,14 @@ import contextlib
 import errno
 import os
 import resource
+import signal
 import socket
 import stat
+import time
 from pathlib import Path
 
 from tests.attacks.inside.reasons import NO_CALL, NO_CAPABILITY, SEALED
-from tests.attacks.inside.record import ESCAPE, attack, call, held, name_of, won
+from tests.attacks.inside.record import ESCAPE, TAMPERING, attack, call, held, name_of, won
 
 BIND, REMOUNT = 4096, 32
 
@@ -216,3 +218,25 @@ def core_dump() -> str:
     except ValueError:
         return held("no core file: the limit can't be raised")
     return won("core files without limit")
+
+
+@attack(
+    TAMPERING,
+    "the engine's init is process 1 (init: true), and a namespace's first process takes no SIGKILL from within",
+    "it is there",
+    control="another process of the same user ends by the same signal, in the same attack",
+)
+def end_the_first_process() -> str:
+    """kill and stop process 1, so that nobody collects the others and tells of the end"""
+    child = os.fork()
+    if child == 0:
+        time.sleep(10)
+        os._exit(0)
+    os.kill(child, signal.SIGKILL)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
+        return "error: the signal ends nobody"
+    for number in (signal.SIGKILL, signal.SIGSTOP):
+        os.kill(1, number)
+    time.sleep(0.2)
+    state = Path("/proc/1/stat").read_text().rpartition(")")[2].split()[0]
+    return held("it is there, and at work") if state in "SR" else won(f"its state is {state}")

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import sys
 
-from tests.attacks.inside import asking, exhaustion, files, kernel, namespaces, network, record
+from tests.attacks.inside import (
+    asking,
+    ending,
+    exhaustion,
+    files,
+    kernel,
+    leaving,
+    namespaces,
+    network,
+    record,
+    workspace,
+)
 
-MODULES = (namespaces, kernel, files, exhaustion, network, asking)
+MODULES = (namespaces, kernel, files, exhaustion, network, asking, workspace, leaving, ending)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """An attack as a record, and what runs them inside a sandbox.
 
 Shipped into sandboxes: it and the attacks beside it need nothing but Python's own library, and say what they did in
-one line each. An attack returns `won(...)` or `held(...)`; an OSError means held, by its name.
+one line each. An attack returns `won(...)`, `held(...)` or `left(...)`; an OSError means held, by its name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 ESCAPE, EXFILTRATION, EXHAUSTION, TAMPERING = "escape", "exfiltration", "exhaustion", "tampering"
 SECONDS = 20.0
 ELSEWHERE = "not on this machine"
-Script = Callable[[], str]
+Script = Callable[..., str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,11 @@ def won(what: object) -> str:
 def held(why: object) -> str:
     """It had not."""
     return f"held: {why}"
+
+
+def left(what: object) -> str:
+    """Something is left behind: whether it does harm is seen later, from outside."""
+    return f"left: {what}"
 
 
 # -- system calls ---------------------------------------------------------------------------------------------------
@@ -184,7 +189,10 @@ def shell(script: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 def main(cage: str, *names: str) -> None:
-    """Run the attacks named, or all of a cage; one JSON object a line."""
+    """Run the attacks named, or all of a cage; one JSON object a line. `alone`: one, as the sandbox's own command."""
+    if cage == "alone":
+        print(ATTACKS[names[0]].script())
+        return
     for one in list(ATTACKS.values()):
         if (one.name in names) if names else one.cage == cage:
             began = time.monotonic()

@@ -1,0 +1,127 @@
+"""Tampering by what a checkout brings along: records of runs that never were, links in the place of the evidence.
+
+They are made on the host, by whoever wrote the checkout, and need no sandbox.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+
+from sandboxrun.evidence.store import Store
+from sandboxrun.evidence.verify import verify_chain
+from tests.attacks.inside.record import TAMPERING, attack, held, won
+from tests.conftest import Cli, Ran
+
+BESIDE = "the same without the forgery, in the same attack"
+
+
+@attrs.frozen(kw_only=True)
+class Checkout:
+    """A project whose one sandbox does something and ends; `cli` runs the command line in it."""
+
+    cli: Cli
+    project: str
+    image: str
+    directory: Path
+
+    def write(self) -> None:
+        """Its profile."""
+        sandbox = {"image": self.image, "command": ["true"], "egress": "none"}
+        text = json.dumps({"name": self.project, "sandboxes": {"job": sandbox}})
+        (self.directory / "sandbox.yaml").write_text(text)
+
+    def user(self, name: str) -> Mapping[str, str]:
+        """The environment of a user with a key of their own."""
+        return {"XDG_STATE_HOME": str(self.directory.parent / f"state-{name}")}
+
+    def run(self, *words: str, user: str = "victim") -> Ran:
+        """A command there."""
+        return self.cli(*words, cwd=self.directory, env=self.user(user))
+
+    @property
+    def store(self) -> Store:
+        return Store(project_directory=self.directory)
+
+
+@attack(
+    TAMPERING, "a record counts only with the seal of the user's own key", "2 changes", cage="checkout", control=BESIDE
+)
+def a_run_that_never_was(checkout: Checkout) -> str:
+    """bring a whole, well-formed record that says that the sandbox has run already"""
+    checkout.write()
+    done = checkout.run("apply", "-y", "--wait", user="attacker")
+    own = checkout.run("plan", "--detailed-exitcode", user="attacker").code
+    if done.code != 0 or own != 0:
+        return f"error: to its own user it does not count: {done.err}"
+    code = checkout.run("plan", "--detailed-exitcode").code
+    return won("it counts") if code == 0 else held(f"exit {code} changes")
+
+
+@attack(TAMPERING, "the evidence's folders are opened step by step, and no link is followed", "link", cage="checkout",
+        control=BESIDE)  # fmt: skip
+def evidence_that_leads_elsewhere(checkout: Checkout) -> str:
+    """bring a link in the place of .sandboxrun, so that what is kept overwrites something else"""
+    checkout.write()
+    elsewhere = checkout.directory.parent / "elsewhere"
+    elsewhere.mkdir()
+    (checkout.directory / ".sandboxrun").symlink_to(elsewhere)
+    code, said = _run(checkout)
+    if code == 0 or any(elsewhere.iterdir()):
+        return won(f"exit {code}")
+    (checkout.directory / ".sandboxrun").unlink()
+    if (code := _run(checkout)[0]) != 0:
+        return f"error: without it, exit {code}"
+    return held(said)
+
+
+def _run(checkout: Checkout) -> tuple[int, str]:
+    ran = checkout.run("run", "job")
+    return ran.code, ran.err
+
+
+@attack(TAMPERING, "each index holds the digest of every file, each line of the chain that of its index", "was changed",
+        cage="checkout", control=BESIDE)  # fmt: skip
+def an_ending_that_is_rewritten(checkout: Checkout) -> str:
+    """change how a run ended, in its index, after the fact"""
+    checkout.write()
+    checkout.run("run", "job")
+    if verify_chain(checkout.store):
+        return "error: it does not hold before"
+    (path,) = checkout.store.path.glob("*/index.json")
+    index = json.loads(path.read_text())
+    index["ending"]["how"] = "failed"
+    path.chmod(0o644)
+    path.write_text(json.dumps(index))
+    return _found(checkout.store)
+
+
+@attack(
+    TAMPERING,
+    "each line of the chain holds the digest of the line before",
+    "does not follow",
+    cage="checkout",
+    control=BESIDE,
+)
+def a_run_that_is_forgotten(checkout: Checkout) -> str:
+    """take a run out of the evidence, its folder and its line"""
+    checkout.write()
+    for _ in range(2):
+        checkout.run("run", "job")
+    if verify_chain(checkout.store):
+        return "error: it does not hold before"
+    chain = checkout.store.path / "chain.jsonl"
+    first, *rest = chain.read_bytes().splitlines(keepends=True)
+    shutil.rmtree(checkout.store.path / json.loads(first)["folder"])
+    chain.chmod(0o644)
+    chain.write_bytes(b"".join(rest))
+    return _found(checkout.store)
+
+
+def _found(store: Store) -> str:
+    problems = verify_chain(store)
+    return held("; ".join(map(str, problems))) if problems else won("nobody sees it")
