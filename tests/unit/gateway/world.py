@@ -125,7 +125,7 @@ class World:
             self.outer.ip("addr", "add", f"{address}/32", "dev", "lo")
         sock = self.outer.listen(NAMES, 53, socket.SOCK_DGRAM)
         self.names = NameServer(sock, TABLE)
-        self._markers = 0
+        self._markers = self._idle = 0
         self.records: list[dict[str, Any]] = []
         self._told = threading.Condition()
 
@@ -148,6 +148,7 @@ class World:
 
     def forget(self) -> None:
         """Begin as if anew, with the gateway that runs: all that was recorded so far is out, and gone."""
+        until(lambda: self._open_sockets() <= self._idle)  # connections of before that are still being ended
         self._markers += 1
         marker = f"marker{self._markers}.example.net"
         self.connect(f"{marker}:443")
@@ -178,6 +179,15 @@ class World:
         )  # fmt: skip
         threading.Thread(target=self._read, daemon=True).start()
         self.event("ready")
+        self._idle = self._open_sockets()
+
+    def _open_sockets(self) -> int:
+        assert self.process is not None
+        count = 0
+        for file in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with suppress(OSError):
+                count += os.readlink(file).startswith("socket:")
+        return count
 
     def _read(self) -> None:
         assert self.process is not None and self.process.stdout is not None
