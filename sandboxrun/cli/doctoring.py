@@ -90,6 +90,18 @@ def gateway_line(engine: Engine) -> tuple[str, str]:
     return "gateway", f"image {found['image']}" if found["present"] else "NO image: `sandboxrun gateway build` makes it"
 
 
+_BROADCASTS = {
+    True: "of sandboxes are dropped by the host (rp_filter)",
+    False: "of sandboxes reach the HOST's UDP services: set net.ipv4.conf.default.rp_filter=2, then make networks anew",
+    None: "of sandboxes: whether the host drops them (rp_filter) can't be seen from here",
+}
+
+
+def broadcasts_line(filters: bool | None) -> tuple[str, str]:
+    """What becomes of what a sandbox sends to everybody on its network, the engine's machine among them."""
+    return "broadcasts", _BROADCASTS[filters]
+
+
 def sought(host: str | None, environment: Mapping[str, str], taken: Endpoint | None) -> list[str]:
     """Where an engine was looked for, in the order that counts, the one that was taken marked."""
     given = [("--host", host), *((name, environment.get(name)) for name in SETTINGS)]

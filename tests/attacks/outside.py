@@ -16,7 +16,7 @@ from sandboxrun.engine.client import Engine
 from sandboxrun.engine.connect import connect
 from sandboxrun.workflow import converge
 from tests.attacks.cages import Cages, Ran
-from tests.attacks.shipping import NAME, archive, controlled, said_by
+from tests.attacks.shipping import COMMAND, NAME, archive, controlled, said_by
 from tests.attacks.weak import CAPABILITIES, tar_of
 from tests.attacks.world import ALLOWED, HOST, IMAGE, NAMES, PROXY, World
 
@@ -47,12 +47,16 @@ class Saw:
 
 @attrs.frozen(kw_only=True)
 class Outside:
-    """`caged` and `weak` are what the attacks said; `saw_caged` and `saw_weak` what the world saw of them."""
+    """`caged` and `weak` are what the attacks said; `saw_caged` and `saw_weak` what the world saw of them.
+
+    `saw_unfiltered` is what a host that filters no paths saw of the one attack that is run there too.
+    """
 
     caged: Mapping[str, str]
     weak: Mapping[str, str]
     saw_caged: Saw
     saw_weak: Saw
+    saw_unfiltered: Saw
     records: Mapping[str, bytes]  # egress.jsonl of each cage
     ran: Mapping[str, Ran]
 
@@ -66,10 +70,31 @@ def look_outside(world: World, directory: Path) -> Outside:
             variables = {"HOST_ADDRESSES": hosts, "HOST_SOCKET": "none", **beside}
             ran = cages.run({name: {"egress": egress, "environment": variables} for name, egress in EGRESS.items()})
         saw_caged = _saw(world)
+        saw_unfiltered = _unfiltered(world, engine, directory)
         weak = _weak(client, hosts)
     caged = {name: said for one in ran.values() for name, said in said_by(one.output).items()}
     records = {name: one.kept("egress.jsonl") for name, one in ran.items()}
-    return Outside(caged=caged, weak=weak, saw_caged=saw_caged, saw_weak=_saw(world), records=records, ran=ran)
+    return Outside(
+        caged=caged,
+        weak=weak,
+        saw_caged=saw_caged,
+        saw_weak=_saw(world),
+        saw_unfiltered=saw_unfiltered,
+        records=records,
+        ran=ran,
+    )
+
+
+def _unfiltered(world: World, engine: Engine, directory: Path) -> Saw:
+    """Shouts at a host that takes packets from senders to whom no way leads back."""
+    (folder := directory / "unfiltered").mkdir()
+    cages = Cages(engine=engine, project="unfiltered", directory=folder, image=IMAGE)
+    world.filter_paths(0)
+    try:
+        cages.run({"shout": {"egress": EGRESS["allow"], "command": [*COMMAND, "", "shout_to_the_host"]}})
+    finally:
+        world.filter_paths(2)
+    return _saw(world)
 
 
 def _saw(world: World) -> Saw:

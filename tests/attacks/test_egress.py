@@ -32,6 +32,12 @@ def test_nothing_reached_whom_it_must_not(outside: Outside) -> None:
     assert weak.get(f"0.0.0.0:{TCP}") and outside.saw_weak.datagrams
 
 
+def test_a_host_that_filters_no_paths_hears_shouts(outside: Outside) -> None:
+    """What is not defended, as SECURITY.md and doctor say it: were it otherwise, their words would have to change."""
+    assert b"shout" in outside.saw_unfiltered.datagrams
+    assert outside.saw_unfiltered.reached == {}
+
+
 def test_no_name_server_was_asked_what_carries_something_out(outside: Outside) -> None:
     assert [name for name in outside.saw_caged.asked if "evil" in name or "secret" in name] == []
     assert "api.example.com" in outside.saw_caged.asked

@@ -495,7 +495,7 @@ def test_doctor(profile: Path, cli: Cli, project: str, tmp_path: Path) -> None:
     ran = cli("doctor")
     assert (ran.code, ran.err) == (0, "")
     names = [line.split()[0] for line in ran.out.splitlines() if line]
-    assert names[:4] == ["engine", "API", "system", "machine"]
+    assert names[:4] == ["engine", "API", "system", "machine"] and {"gateway", "broadcasts"} <= set(names)
     assert ran.out.endswith(f"\nproject {project}: every option of its 5 sandboxes can be enforced here\n")
     (tmp_path / "more.yaml").write_text("name: demo\nsandboxes: {a: {image: example, runtime: nosuch}}\n")
     bad = cli("doctor", "-f", "more.yaml")
@@ -504,6 +504,7 @@ def test_doctor(profile: Path, cli: Cli, project: str, tmp_path: Path) -> None:
     assert bad.err.startswith("more.yaml:2:") and 'the engine has no runtime "nosuch"' in bad.err
     told = json.loads(cli("doctor", "-f", "more.yaml", "--json").out)
     assert told["profile"]["enforceable"] is False and told["engine"]["api_in_use"]
+    assert told["host_filters_paths"] in (True, False, None)
     empty = tmp_path / "empty"
     empty.mkdir()
     bare = cli("doctor", cwd=empty)

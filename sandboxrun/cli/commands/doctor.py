@@ -40,6 +40,7 @@ def doctor(given: opt.Given, host: str | None, as_json: bool) -> int:
 def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given, as_json: bool) -> int:
     from sandboxrun.cli import doctoring
     from sandboxrun.engine.facts import engine_facts
+    from sandboxrun.engine.paths import filters_paths
 
     facts = engine_facts(engine.version(), engine.info(), engine.networks())
     shares, why = engine.shares_filesystem(), engine.filesystem_reason()
@@ -49,12 +50,14 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given, as_json: bool
     if as_json:
         told: dict[str, Any] = {"engine": doctoring.engine_plain(facts, engine.api_version, endpoint, shares, why)}
         told["gateway"] = doctoring.gateway_plain(engine)
+        told["host_filters_paths"] = filters_paths(engine)
         told["profile"] = None if profile is None else _profile_plain(profile, faults)
         result(json_text(told))
         return 1 if faults else 0
     lines = [
         *doctoring.engine_lines(facts, engine.api_version, endpoint, shares, why),
         doctoring.gateway_line(engine),
+        doctoring.broadcasts_line(filters_paths(engine)),
     ]
     width = max(len(name) for name, _ in lines)
     result("\n".join(f"{name:<{width}}  {text}" for name, text in lines))
