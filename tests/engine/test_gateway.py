@@ -190,13 +190,15 @@ def test_names_are_not_resolved_inside(inside: Inside, script: str) -> None:
 
 
 def test_a_question_sent_to_any_name_server_gets_no_answer(inside: Inside) -> None:
+    """Newer engines' own resolver, 127.0.0.11, says at once that it failed; older ones say nothing."""
     script = (
         "import socket, sys\n"
         "q = b'\\0\\7\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\6secret\\7example\\3com\\0\\0\\1\\0\\1'\n"
         "for host in sys.argv[1:]:\n"
         "    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1)\n"
         "    try:\n"
-        "        s.sendto(q, (host, 53)); print(host, s.recv(512))\n"
+        "        s.sendto(q, (host, 53)); r = s.recv(512)\n"
+        "        print(host, 'no' if r[3] & 15 and r[6:8] == b'\\0\\0' else r)\n"
         "    except OSError as error:\n"
         "        print(host, 'no')\n"
     )
