@@ -116,12 +116,22 @@ def read_workspace(
         if count > limits.files:
             raise TarError(f"more than {limits.files} files")
         path = member.name.rstrip("/").partition("/")[2]
-        if member.kind is Kind.DIRECTORY or not path or _is_excluded(path, excluded):
+        if not path or _is_excluded(path, excluded):
             continue
         if path not in baseline.entries and any(path == at or path.startswith(f"{at}/") for at in elsewhere):
             continue
-        _read(tree, baseline, member, path, reader, limits)
+        if member.kind is Kind.DIRECTORY:
+            _directory(tree, path)
+        else:
+            _read(tree, baseline, member, path, reader, limits)
     return tree
+
+
+def _directory(tree: Tree, path: str) -> None:
+    """One too deep is told, once for all below it: what no path can name, the engine leaves out in silence."""
+    fault = name_fault(path, odd=True)
+    if fault and not name_fault(path.rpartition("/")[0] or "top", odd=True):
+        tree.leave_out(path, f"a directory: {fault}")
 
 
 def _read(tree: Tree, baseline: Tree, member: Member, path: str, reader: TarReader, limits: TreeLimits) -> None:

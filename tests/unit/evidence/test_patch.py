@@ -370,3 +370,16 @@ def test_what_is_new_below_an_artifact_is_kept_there_alone(tmp_path: Path) -> No
 )
 def test_which_artifacts_lie_in_the_workspace(paths: list[str], below: list[str]) -> None:
     assert list(_below("/workspace/", paths)) == below
+
+
+def test_directories_too_deep_are_told_once(tmp_path: Path) -> None:
+    """Without a file in them too: what lies deeper than paths can name, the engine leaves out in silence."""
+    made = []
+    for depth in (31, 32, 33, 34, 200):
+        info = tarfile.TarInfo("/".join(["work", *["d"] * depth]))
+        info.type = tarfile.DIRTYPE
+        made.append(info)
+    patch = patch_of({}, {}, tmp_path, *made)
+    assert [(one.path, one.reason) for one in patch.left_out] == [
+        ("/".join(["d"] * 33), "a directory: nested too deep")
+    ]
