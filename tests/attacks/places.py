@@ -136,4 +136,4 @@ def _copies() -> Mapping[str, Any]:
         "workspace": {"source": "work", "access": "copy"},
         "evidence": {"artifacts": ["/workspace/report", "/workspace/gate"], "artifacts_limit": "8m"},
     }
-    return {"copy": {**base, "secrets": ["key"]}, "giant": base, "many": base}
+    return {"copy": {**base, "secrets": ["key"]}, "giant": base, "many": base, "bottomless": base}

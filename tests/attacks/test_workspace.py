@@ -31,7 +31,7 @@ def test_what_is_kept_is_as_it_was(shared: Shared) -> None:
     assert shared.before == shared.after
 
 
-@pytest.mark.parametrize("one", attacks("copy", "giant", "many"), ids=lambda one: one.name)
+@pytest.mark.parametrize("one", attacks("copy", "giant", "many", "bottomless"), ids=lambda one: one.name)
 def test_what_is_left_does_no_harm(one: Attack, copied: Copied) -> None:
     said = copied.said[one.cage].get(one.name, "never ran")
     if one.held != "left":
@@ -41,7 +41,7 @@ def test_what_is_left_does_no_harm(one: Attack, copied: Copied) -> None:
     if one.name in OUTCOMES:
         assert OUTCOMES[one.name].stopped(copied.kept(one.cage))
     else:
-        assert one.cage in ("giant", "many") or one.name in PATCHED
+        assert one.cage in ("giant", "many", "bottomless") or one.name in PATCHED
 
 
 @pytest.mark.parametrize("name", [name for name, outcome in OUTCOMES.items() if outcome.real])
@@ -59,6 +59,13 @@ def test_giants_end_at_their_limit(copied: Copied) -> None:
     assert "larger than" in giant.refused("giant") + giant.missing() or "longer than the limits" in giant.missing()
     assert not any(path.endswith("giant") for path in giant.paths)
     assert "files" in many.missing() and len(many.paths) < 10_100
+
+
+def test_what_no_path_names_is_told_and_spoils_nothing_else(copied: Copied) -> None:
+    """And the volume went with the sandbox: else the run's own look at what is left would tell."""
+    kept = copied.kept("bottomless")
+    assert "a directory: nested too deep" in kept.refused("dddddddd")
+    assert "artifacts/workspace/report/kept.txt" in kept.paths
 
 
 def test_the_patch_changes_nothing_outside_of_the_workspace(copied: Copied, tmp_path: Path) -> None:

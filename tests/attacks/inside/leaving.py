@@ -151,6 +151,25 @@ def more_files_than_are_taken() -> str:
     return left("10100 files")
 
 
+@attack(
+    TAMPERING,
+    "what is too deep is told, the rest is kept, the volume goes",
+    LEFT,
+    cage="bottomless",
+    control="the engine leaves what no path names out of its archive, unsaid",
+)
+def paths_past_the_limit() -> str:
+    """directories deeper than any path can name, so that neither copying nor removing gets to their end"""
+    _report("kept.txt").write_text("x")
+    os.chdir(WORKSPACE)
+    for number in range(700):
+        os.mkdir("d" * 8)
+        os.chdir("d" * 8)
+        if number % 100 == 0:
+            Path("here").write_text("x")
+    return left("700 levels")
+
+
 # -- the patch ------------------------------------------------------------------------------------------------------
 
 
