@@ -177,7 +177,7 @@ def _read_cpus(text: str) -> float:
 
 def _read_network(text: str) -> str:
     if text not in ("bridge", "none"):
-        raise ValueError("write bridge (a network of the project's own) or none")
+        raise ValueError("write bridge (a network of its own, public hosts through a gateway) or none")
     return text
 
 

@@ -32,7 +32,7 @@ async def main(project: str) -> int:
                 workspace=WORKSPACE,
                 # A plain process has no copy: it works on the directory itself.
                 access="copy" if sandboxed else "rw",
-                # `bridge`, a network of the project's own, is the default; these agents need none.
+                # `bridge`, public hosts through a gateway, is the default; these agents need no network.
                 network_mode="none",
                 timeout=3.0 if name == "endless" else 60.0,
             )

@@ -82,7 +82,7 @@ def test_every_wrong_value_is_told_at_once() -> None:
         error: SANDBOX_ENABLED is ""
           help: write true or false (or 1, 0, yes, no)
         error: SANDBOX_NETWORK_MODE is "host"
-          help: write bridge (a network of the project's own) or none"""
+          help: write bridge (a network of its own, public hosts through a gateway) or none"""
     )
 
 

@@ -46,8 +46,8 @@ sandboxes:
     # directory itself.
     workspace: {source: ., target: /workspace, access: copy}
 
-    # bridge: a network of the project's own, on which sandboxes can't reach each other. none: no network at all.
-    network_mode: none
+    # What it reaches: none, open (every public host), or hosts by name: {allow: ["api.example.com:443"]}.
+    egress: none
 
     mem_limit: 512m
     cpus: 1.0
