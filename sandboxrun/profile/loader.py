@@ -15,7 +15,7 @@ import attrs
 
 from sandboxrun.errors import Diagnostic, Problems, ProfileError
 from sandboxrun.model.declared import Profile
-from sandboxrun.model.names import PROJECT
+from sandboxrun.model.names import COMPANIONS, PROJECT, companion
 from sandboxrun.model.spec import digest_of
 from sandboxrun.model.types import Text
 from sandboxrun.profile.contents import with_digests
@@ -265,12 +265,17 @@ class _Loader:
         return made
 
     def _check_names(self, made: list[Made]) -> None:
+        """No two containers of one name, those that stand beside a sandbox among them."""
         taken: dict[str, str] = {}
         for one in made:
-            other = taken.setdefault(one.sandbox.name, one.sandbox.address)
-            if other != one.sandbox.address:
-                message = f"{one.sandbox.address} and {other} would both be called {one.sandbox.name}"
-                self.problems.add(message, one.sandbox.span, "rename one of them")
+            sandbox = one.sandbox
+            beside = {companion(sandbox.name, role): f"the {role} of {sandbox.address}" for role in COMPANIONS}
+            for name, what in {sandbox.name: sandbox.address, **beside}.items():
+                other = taken.setdefault(name, what)
+                if other != what:
+                    message = f"{what} and {other} would both be called {name}"
+                    self.problems.add(message, sandbox.span, "rename one of them")
+                    break  # those beside them clash with each other then
 
     # -- ending ----------------------------------------------------------------------------------------------
 
