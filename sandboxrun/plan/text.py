@@ -186,7 +186,14 @@ def option_lines(change: Change, sensitive: frozenset[str]) -> list[str]:
     told = {key: value for key, value in change.after.items() if key in ALWAYS or not _implied(key, change.after)}
     rows = _aligned([(key, shown(value, sensitive)) for key, value in told.items()])
     rest = "# every other option at its closed default: see sandboxrun render"
-    return [*(f"+ {row}" for row in rows), *_unbounded(change.after), rest]
+    return [*(f"+ {row}" for row in rows), *_companions(change.after), *_unbounded(change.after), rest]
+
+
+def _companions(after: Mapping[str, Any]) -> list[str]:
+    """A remark on what is made along with it, for it is seen on the engine."""
+    if after.get("egress") in (None, "none"):
+        return []
+    return ["# with a network and a gateway of its own, its only way out: <container>.net, <container>.gateway"]
 
 
 def _unbounded(after: Mapping[str, Any]) -> list[str]:

@@ -54,6 +54,10 @@ def test_what_it_reaches_is_always_told() -> None:
     lines = text(make_plan(profile(declared("a", egress=PUBLIC)), snapshot(networks=(), helper=HELPER)))
     assert lines[0] == "  + network egress will be created"
     assert ["+", "egress:", '"open"'] in [line.split() for line in lines]
+    remark = "      # with a network and a gateway of its own, its only way out: <container>.net, <container>.gateway"
+    assert remark in lines
+    closed = text(make_plan(profile(declared("a", network_mode="none")), snapshot(networks=())))
+    assert remark not in closed
 
 
 def test_what_another_option_says_already_is_left_out() -> None:
