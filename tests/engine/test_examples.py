@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from tests.conftest import Cli, Ran
+from tests.engine.outside import open_outside, why_not
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EXAMPLES = CHECKOUT / "examples"
@@ -62,7 +63,7 @@ CASES: Mapping[str, Example] = {
         },
     ),
 }
-ELSEWHERE = {"demo", "python-api", "pipelines"}  # these have tests of their own below
+ELSEWHERE = {"demo", "python-api", "pipelines", "allowlist"}  # these have tests of their own below
 
 
 def test_every_example_is_tested() -> None:
@@ -110,6 +111,48 @@ def test_the_matrix_refuses_a_value_that_its_variable_does_not_take(cli: Cli, pr
     ran = cli("validate", "--var", "project=In ventory", cwd=folder)
     assert ran.code == 1
     assert "project" in ran.err and "[a-z]+" in ran.err
+
+
+ONE_HOST = """sandboxes:
+  caller: {configs: [authority], environment: {NODE_EXTRA_CA_CERTS: /run/configs/authority}}
+configs:
+  authority: {file: ca.pem}
+"""
+
+
+@pytest.mark.usefixtures("gateway_image")
+@pytest.mark.parametrize("known", [True, False], ids=["its host", "a host that nobody knows"])
+def test_the_allowlist_lets_out_to_one_host(
+    known: bool, cli: Cli, project: str, agent_image: str, tmp_path: Path
+) -> None:
+    if reason := why_not():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    host = "api.example.com" if known else "nobody.example.com"
+    folder = copied("allowlist", tmp_path, project)
+    with open_outside(folder) as outside:
+        (folder / "trust.yaml").write_text(ONE_HOST)
+        files = ("-f", "sandbox.yaml", "-f", "trust.yaml")
+        values = {
+            "image": agent_image,
+            "host": host,
+            "private_networks": outside.subnet,
+            "resolvers": outside.names_at,
+        }
+        options = [part for name, value in values.items() for part in ("--var", f"{name}={value}")]
+        ran = cli("run", *files, *options, cwd=folder)
+        asked = [(name, path) for name, _, path in outside.seen]
+    kept = evidence(folder)["caller"][0]
+    assert (ran.code, asked) == ((0, [(host, "/")]) if known else (1, [])), said(ran)
+    first, *others = (kept / "stdout.log").read_text().splitlines()
+    assert first.startswith(f"{host}:443: {'answered 404' if known else '502 '}")
+    assert others == [
+        f"{host}:22: 403 {host} is not allowed with port 22",
+        "paste.example.net:443: 403 paste.example.net:443 is not allowed",
+        "169.254.169.254:80: 403 169.254.169.254:80 is an address",
+        "192.0.2.1:443, past the gateway: EHOSTUNREACH",
+    ]
+    refused = f"3 refused: {host}:22, paste.example.net:443, 169.254.169.254:80"
+    assert f"egress:   1 request let pass, {refused}" in ran.out + ran.err
 
 
 @pytest.mark.usefixtures("agent_image")
