@@ -13,8 +13,11 @@ from sandboxrun.probe.outside_process import OPEN
 MASKED = ("/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/scsi")
 MASKED_SYS = ("/sys/firmware",)
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+# The engine's init is /sbin/docker-init, which is elsewhere where the image's /sbin is a link.
+_INIT = ("/sbin/docker-init", "/usr/sbin/docker-init", "/usr/bin/docker-init")
 _ENGINES_OWN = frozenset(
     {
+        *_INIT,
         "/",
         "/proc",
         "/dev",
@@ -23,7 +26,6 @@ _ENGINES_OWN = frozenset(
         "/dev/shm",
         "/dev/console",
         "/sys",
-        "/sbin/docker-init",
         "/dev/init",
         "/run/podman-init",
         "/run/.containerenv",
@@ -32,7 +34,7 @@ _ENGINES_OWN = frozenset(
         "/etc/hosts",
     }
 )
-_READ_ONLY_OWN = ("/sbin/docker-init", "/sys", "/dev/init", "/run/podman-init")
+_READ_ONLY_OWN = (*_INIT, "/sys", "/dev/init", "/run/podman-init")
 # Tunnels that the kernel puts into every network namespace once their modules are loaded; they are down.
 _FALLBACK = frozenset(
     "tunl0 gre0 gretap0 erspan0 ip_vti0 ip6_vti0 sit0 ip6tnl0 ip6gre0 ip6gretap0 ip6erspan0 teql0".split()

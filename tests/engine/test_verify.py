@@ -316,6 +316,18 @@ def test_a_live_sandbox_holds(live: str, cli: Cli) -> None:
         assert seen[control] == "holds"
 
 
+def test_a_live_sandbox_of_an_image_whose_sbin_is_a_link(
+    folder: Path, project: str, agent_image: str, cli: Cli, destroyed: None
+) -> None:
+    """There the engine's init stands elsewhere."""
+    write(folder, project, f"  agent: {{image: {agent_image}, network_mode: none, command: [sleep, '600']}}\n")
+    ran = cli("apply", "-y", "-q")
+    assert ran.code == 0, ran.err
+    link = cli("exec", "agent", "--", "readlink", "/sbin")
+    assert link.out == "usr/sbin\n", "the image has no such link: this test shows nothing"
+    assert faults(document(cli("verify", "--running", "--json"))) == {}
+
+
 def test_text_and_markdown(live: str, project: str, cli: Cli) -> None:
     text, comment = cli("verify", "--running"), cli("verify", "--running", "--format", "markdown")
     assert json.loads(cli("schema", "--verify").out) == SCHEMA

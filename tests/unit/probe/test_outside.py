@@ -269,6 +269,15 @@ def test_declared_mounts_and_only_they() -> None:
     assert seen(looked(changed(mounts=MOUNTS + "\n".join(moved)), **given), "mounts")[0] == "holds"
 
 
+@pytest.mark.parametrize("folder", ["/usr/sbin", "/usr/bin"])
+def test_the_engines_init_where_the_image_has_a_link(folder: str) -> None:
+    elsewhere = MOUNTS.replace(" /sbin/docker-init ", f" {folder}/docker-init ")
+    assert seen(looked(changed(mounts=elsewhere)), "mounts")[0] == "holds"
+    writable = elsewhere.replace("docker-init ro,", "docker-init rw,")
+    told = f"{folder}/docker-init (writable, ext4)"
+    assert seen(looked(changed(mounts=writable)), "mounts") == ("does not hold", told)
+
+
 def test_a_declared_device_is_expected_by_its_number() -> None:
     given = looked(
         changed(cgroup={"devices": "c 10:229 rwm"}),
