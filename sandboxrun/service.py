@@ -218,8 +218,8 @@ class SandboxService:
         """Whether each restriction holds, a finding a control; unknown never counts as held (`Verdict.passes`).
 
         Of what `declare` gave: a sandbox like it is started with the probe as its command, and a weak one beside it in
-        which each probe must fail; both are removed, and no evidence is kept. It takes about a quarter of a minute. Of
-        a sandbox that runs: it is looked at from outside, without entering it, where the engine is on this machine.
+        which what it tries must work; both are removed, and no evidence is kept. It takes some 15 seconds. Of a sandbox
+        that runs: it is looked at from outside, without entering it, where the engine is on this machine.
         Raises UsageError for one that does not run, ApplyError, EngineError.
         """
         if isinstance(what, Declared):

@@ -41,8 +41,8 @@ def verify(
     """Show whether each restriction holds: what is declared, what is seen, and the verdict.
 
     Each sandbox is started with its own options and a probe in place of its command, and a weak one beside it, in
-    which each probe must fail. NAME is one, or all of a for_each; without NAME, all. Exits with 1 when something does
-    not hold or can't be told.
+    which what the probe tries must work. NAME is one, or all of a for_each; without NAME, all. Exits with 1 when
+    something does not hold or can't be told.
     """
     from sandboxrun.cli.project import load_profile
     from sandboxrun.report.verify import Report
