@@ -72,9 +72,14 @@ def present(client: docker.DockerClient, name: str) -> bool:
 
 
 def _is_current(client: docker.DockerClient) -> bool:
-    """Whether the agent image is somebody's own, or made of the packages it has today."""
-    packages = " ".join(_PACKAGES)
-    return bool((client.images.get(AGENT).labels or {}).get(_MADE_OF, packages) == packages)
+    """Whether the agent image is somebody's own, or made of the packages it has today.
+
+    Before it was labelled, one made here could be told by how it was made: by an import.
+    """
+    image, packages = client.images.get(AGENT), " ".join(_PACKAGES)
+    made_of = (image.labels or {}).get(_MADE_OF)
+    own = made_of is None and not str(image.attrs.get("Comment") or "").startswith("Imported from")
+    return own or bool(made_of == packages)
 
 
 def import_agent(client: docker.DockerClient) -> None:
