@@ -13,6 +13,7 @@ from sandboxrun.apply.gateways import remove_companions
 from sandboxrun.apply.session import Session
 from sandboxrun.apply.teardown import discard
 from sandboxrun.errors import SandboxrunError
+from sandboxrun.model import labels
 from sandboxrun.model.names import PARTS, part_volume
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.operations import Operation
@@ -50,7 +51,14 @@ def _part(step: op.CreatePart | op.CreateSandbox | _WIRING, session: Session) ->
         return  # a running sandbox's: its volumes stay
     for part in PARTS:
         with contextlib.suppress(SandboxrunError):
-            session.engine.remove_volume(part_volume(step.sandbox.name, part))
+            _part_volume(part_volume(step.sandbox.name, part), session.run_of(step.address), session)
+
+
+def _part_volume(name: str, run: str, session: Session) -> None:
+    """One that this apply made; one of that name which stood in its way may be anybody's."""
+    found = session.engine.volume(name) or {}
+    if (found.get("Labels") or {}).get(labels.RUN) == run:
+        session.engine.remove_volume(name)
 
 
 def _volume(step: op.GiveVolume, session: Session) -> None:

@@ -459,6 +459,19 @@ def test_a_foreign_name_is_refused_and_untouched(
         volume.remove()
 
 
+@pytest.mark.parametrize("whose", [{}, {own.PROJECT: "another"}])
+def test_a_foreign_volume_of_a_workspaces_name_is_refused_and_untouched(
+    whose: dict[str, str], world: World, engine_client: docker.DockerClient, labels: Mapping[str, str], project: str
+) -> None:
+    volume = engine_client.volumes.create(f"{project}-a.workspace", labels={**labels, **whose})
+    try:
+        with pytest.raises(ApplyError, match="exists and is not this project's"):
+            world.apply(world.profile({"a": {"workspace": "."}}))
+        volume.reload()  # it is still there
+    finally:
+        volume.remove()
+
+
 @pytest.mark.parametrize("command", [["no-such-command"], ["/etc/passwd"]])
 def test_a_start_that_fails_leaves_nothing(command: list[str], world: World) -> None:
     world.environment["KEY"] = "x"
