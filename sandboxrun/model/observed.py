@@ -102,6 +102,7 @@ class Companion:
     role: str
     run: str
     running: bool
+    started: bool = True  # ever; one that was not may lack its place on a network
 
 
 @attrs.frozen(kw_only=True)
@@ -315,6 +316,7 @@ def observe_companion(listed: Mapping[str, Any]) -> Companion:
         role=str(own.get(labels.ROLE) or ""),
         run=str(own.get(labels.RUN) or ""),
         running=listed.get("State") == "running",
+        started=listed.get("State") != "created",
     )
 
 

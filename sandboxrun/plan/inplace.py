@@ -10,6 +10,7 @@ from sandboxrun.model.observed import ObservedSandbox
 from sandboxrun.model.option import Effect
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.decide import Decision
+from sandboxrun.plan.down import remove_courier
 from sandboxrun.plan.draft import Draft
 from sandboxrun.plan.making import open_gateway
 
@@ -47,11 +48,14 @@ def update(draft: Draft, sandbox: DeclaredSandbox, decision: Decision) -> None:
 
 
 def _reload(draft: Draft, sandbox: DeclaredSandbox, observed: ObservedSandbox, cause: str) -> None:
-    """Other rules for the gateway that runs; one that does not is started again, one that is gone made anew."""
+    """Other rules for the gateway that runs; one that does not is started again, one that is gone made anew, and so is
+    one that never ran: the apply that made it was killed before it was whole."""
     gateway = draft.snapshot.companion(observed.run, GATEWAY)
     address = sandbox.address
     if gateway is None:
         open_gateway(draft, sandbox, (), cause, run=observed.run)
+    elif not gateway.started:
+        open_gateway(draft, sandbox, (remove_courier(draft, gateway.id),), cause, run=observed.run)
     elif gateway.running:
         step: op.Operation = op.ReloadGateway(
             id=f"reload {address} {GATEWAY}",

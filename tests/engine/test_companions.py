@@ -108,6 +108,20 @@ def test_a_gateway_that_died_cuts_the_sandbox_off_and_the_next_apply_brings_it_b
     assert "403" in world.run(sandbox, *ask)[1]
 
 
+def test_a_gateway_that_an_apply_left_half_made_is_made_anew(world: World, engine_client: docker.DockerClient) -> None:
+    profile = world.profile({"a": OPEN})
+    world.apply(profile)
+    before, name = world.ids(profile), f"{world.project}-a.gateway"
+    whole = engine_client.containers.get(name)
+    labels, image = whole.labels, whole.image.id
+    whole.remove(force=True)
+    engine_client.containers.create(image, ["keep"], name=name, labels=labels, network_mode="none")
+    world.apply(profile)
+    assert world.ids(profile) == before
+    assert world.plan(profile).empty
+    assert engine_client.containers.get(name).attrs["Args"][-4] == "--listen"
+
+
 def test_a_network_that_somebody_joined_it_to_is_left_again(world: World, engine_client: docker.DockerClient) -> None:
     profile = world.profile({"a": OPEN})
     world.apply(profile)

@@ -114,6 +114,14 @@ def test_a_gateway_that_is_gone_is_made_anew() -> None:
     assert step(plan, op.CreateGateway).run == RUN
 
 
+def test_a_gateway_that_never_ran_is_made_anew() -> None:
+    """An apply that was killed made it: it may stand on no network yet, and its rules may not be there."""
+    sandbox, half = declared("a", egress=API), attrs.evolve(companion(running=False), started=False)
+    plan = make_plan(profile(sandbox), running(sandbox, half))
+    assert ids(plan) == [f"courier {half.id[:12]}", "create a gateway", "start a gateway"]
+    assert f"courier {half.id[:12]}" in step(plan, op.CreateGateway).needs
+
+
 def test_what_is_its_own_goes_with_it_and_its_records_are_kept_first() -> None:
     sandbox = declared("a", egress=API)
     seen = running(sandbox, companion(), companion("keeper"))
