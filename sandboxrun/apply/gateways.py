@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 from sandboxrun.apply.session import Session
+from sandboxrun.apply.updates import begin_rules
 from sandboxrun.engine.errors import EngineError, EngineUnreachable, NameConflict, NotFound
 from sandboxrun.errors import ApplyError, SandboxrunError, printable
 from sandboxrun.evidence.egress import lines, record_of
@@ -155,6 +156,9 @@ def _rules(sandbox: DeclaredSandbox, run: str, session: Session) -> bytes:
 
 def _give_rules(sandbox: DeclaredSandbox, container: str, run: str, session: Session) -> str:
     """Put the rules into their volume, as a file that the gateway can read and not write; their digest."""
+    seen = next((o for o in session.snapshot.sandboxes if o.run == run), None)
+    if seen is not None and (seen.applied is None or seen.applied.egress != sandbox.spec.egress):
+        begin_rules(session.store, run)  # until the end of this apply, what is recorded may not be so
     session.engine.put_archive(container, DIRECTORY, rules_tar(_rules(sandbox, run, session)))
     return _digest(sandbox, run, session)
 

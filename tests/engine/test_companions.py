@@ -87,6 +87,30 @@ def test_another_list_is_served_by_the_same_gateway_beside_the_same_sandbox(
     assert world.plan(then).empty
 
 
+def test_rules_of_an_apply_that_was_not_finished_are_not_taken_for_those_recorded(
+    world: World, engine_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else a profile that is taken back would seem to hold, while the gateway serves by the wider list."""
+    narrow, wide = (world.profile({"a": allow(*hosts)}) for hosts in (["a.example.com:443"], ["*.example.com:443"]))
+    world.apply(narrow)
+    before = world.ids(narrow)
+
+    def killed(*args: Any) -> None:
+        raise ApplyError("killed", help="")
+
+    with monkeypatch.context() as patched, pytest.raises(ApplyError, match="killed"):
+        patched.setattr("sandboxrun.apply.make.record_update", killed)
+        world.apply(wide)
+    for profile in (narrow, wide):
+        assert change(world.plan(profile), "a").action is Action.UPDATE
+    world.apply(narrow)
+    assert world.plan(narrow).empty and world.ids(narrow) == before
+    serving = gateway(world, engine_client)
+    assert [e["event"] for e in said(serving)] == ["ready", "rules", "rules"]
+    rules = b"".join(serving.get_archive("/etc/sandboxrun/rules.json")[0])
+    assert b'"a.example.com:443"' in rules and b"*.example.com" not in rules
+
+
 def test_a_gateway_that_died_cuts_the_sandbox_off_and_the_next_apply_brings_it_back(
     world: World, engine_client: docker.DockerClient
 ) -> None:
