@@ -17,12 +17,12 @@ from sandboxrun.apply.session import Session, Watched
 from sandboxrun.engine.errors import NotFound
 from sandboxrun.errors import ApplyError
 from sandboxrun.model import labels
-from sandboxrun.model.names import KEEPER, PARTS, WORKSPACE, companion, part_volume
+from sandboxrun.model.names import GATEWAY, KEEPER, PARTS, WORKSPACE, companion, part_volume
 from sandboxrun.model.observed import ObservedSandbox, observe
 from sandboxrun.model.option import to_plain
 from sandboxrun.model.workspace import Workspace
 from sandboxrun.plan import operations as op
-from sandboxrun.plan.belongings import held_parts
+from sandboxrun.plan.belongings import companions_of, held_parts
 from sandboxrun.profile.guarding import inside
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
         filesystem_changes=policy.filesystem_changes,
         artifacts=policy.artifacts,
         workspace=workspace.target if copied and workspace is not None else None,
+        wired=GATEWAY in companions_of(spec),
         keeper=companion(observed.name, KEEPER) if WORKSPACE in held_parts(spec) else None,
         own=frozenset(_rests_on(workspace, session)) if copied and workspace is not None else frozenset(),
         limits=CaptureLimits(log_bytes=policy.logs_limit, artifacts=ExportLimits(bytes=policy.artifacts_limit)),

@@ -44,10 +44,10 @@ class CaptureRequest:
     """What the caller knows of a run. `secrets` are the values to mask in everything that is text.
 
     `workspace` is the target of a workspace copy, `own` what of it the profile rests on, `gateway` the container that
-    has the records of its requests, `keeper` the one that holds a workspace that lies in memory, `artifacts` absolute
-    paths in the container, `profile` the effective profile's text. `live_logs`: the runner kept all output in the
-    staging folder, the engine's own log is not needed. `stopped_by`, `watched` and `events` as `outcome.decide` has
-    them.
+    has the records of its requests, `wired` whether there must be one, `keeper` the one that holds a workspace that
+    lies in memory, `artifacts` absolute paths in the container, `profile` the effective profile's text. `live_logs`:
+    the runner kept all output in the staging folder, the engine's own log is not needed. `stopped_by`, `watched` and
+    `events` as `outcome.decide` has them.
     """
 
     run: str
@@ -65,6 +65,7 @@ class CaptureRequest:
     workspace: str | None = None
     own: frozenset[str] = frozenset()
     gateway: str | None = None
+    wired: bool = False
     keeper: str | None = None
     limits: CaptureLimits = CaptureLimits()
 
@@ -203,6 +204,8 @@ class _Capture:
             wanted.append(("workspace", lambda: self._workspace(source, target, answer or {})))
         if gateway := request.gateway:
             yield "egress", lambda: egress(source, gateway)
+        elif request.wired:
+            self._missing.append(Missing(part="egress", reason="its gateway is gone, and the records with it"))
         if answer is not None:
             yield from wanted
             return

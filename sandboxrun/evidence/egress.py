@@ -23,7 +23,7 @@ def egress(source: Source, gateway: str) -> Part:
     """`egress.jsonl`: one JSON object a line, as the gateway wrote it, secrets masked; ends the gateway first."""
     missing = tuple(_ended_before(source, gateway))
     source.engine.stop_container(gateway, timeout=_GRACE)
-    counted, cut = _Counted(), False
+    counted, cut = Counted(), False
     with (
         source.folder.writer(FILE) as writer,
         source.engine.logs(gateway, tty=False) as output,
@@ -41,6 +41,8 @@ def egress(source: Source, gateway: str) -> Part:
         writer.commit(truncated=cut)
     if not counted.served:
         missing += (Missing(part="egress", reason="the gateway's records are gone, or it never served"),)
+    elif not counted.whole:
+        missing += (Missing(part="egress", reason="the first of the gateway's records are gone"),)
     if counted.spent:
         missing += (Missing(part="egress", reason="so many requests that its records were cut: it refused the rest"),)
     return Part(egress=counted.result, missing=missing)
@@ -54,16 +56,19 @@ def _ended_before(source: Source, gateway: str) -> Iterator[Missing]:
         yield Missing(part="egress", reason=f"the gateway ended before the sandbox ({how}): it reached nothing then")
 
 
-class _Counted:
+class Counted:
     """What the records come to."""
 
     def __init__(self) -> None:
         self.served = self.spent = False
+        self.whole: bool | None = None  # whether the first record is the gateway's first; None: there is none
         self._allowed = self._denied = 0
         self._targets: dict[str, None] = {}
 
     def add(self, line: bytes) -> None:
         record = record_of(line)
+        if self.whole is None:
+            self.whole = record.get("event") == "ready"
         match record.get("event"):
             case "ready":
                 self.served = True

@@ -189,6 +189,15 @@ def test_a_gateway_that_ended_before_its_sandbox_is_told(world: World, engine_cl
     assert missing.reason == "the gateway ended before the sandbox (exit 137): it reached nothing then"
 
 
+def test_a_gateway_that_is_gone_is_told_with_its_records(world: World, engine_client: docker.DockerClient) -> None:
+    profile = world.profile({"a": OPEN})
+    world.apply(profile)
+    gateway(world, engine_client).remove(force=True)
+    world.destroy(profile)
+    (missing,) = [m for m in evidence(world)[0].missing if m.part == "egress"]
+    assert missing.reason == "its gateway is gone, and the records with it"
+
+
 def test_a_gateway_that_does_not_serve_lets_no_sandbox_start(
     world: World, engine_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,31 @@
+"""What a gateway's records come to, and what is told when some of them are gone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sandboxrun.evidence.egress import Counted
+
+READY = {"event": "ready", "digest": "sha256:0"}
+ASKED = {"event": "request", "verdict": "denied", "host": "example.com", "port": 443}
+
+
+@pytest.mark.parametrize(
+    ("records", "served", "whole"),
+    [
+        ([READY, ASKED], True, True),
+        ([READY, ASKED, READY, ASKED], True, True),  # it was started again, and its log was kept
+        ([ASKED, READY, ASKED], True, False),  # the log's first file is gone
+        ([ASKED], False, False),
+        ([], False, None),
+    ],
+)
+def test_a_log_whose_beginning_is_gone_is_not_whole(
+    records: list[dict[str, object]], served: bool, whole: bool | None
+) -> None:
+    counted = Counted()
+    for record in records:
+        counted.add(json.dumps(record).encode())
+    assert (counted.served, counted.whole) == (served, whole)
