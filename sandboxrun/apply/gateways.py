@@ -185,15 +185,22 @@ def _await(output: Any, event: str, digest: str, address: str) -> None:
             said = record_of(line)
             if said.get("event") == event and said.get("digest") == digest:
                 return
+            if said.get("event") == "rules-refused":
+                last = str(said.get("error"))
+                break
             if said.get("event") not in ("request", None):
                 last = str(said.get("error") or said.get("event"))
             elif not said:
                 last = line.decode(errors="replace")[:300]
     finally:
         timer.cancel()
+    help = {
+        "ready": "nothing passes it; `sandboxrun gateway build` makes the gateway's image anew",
+        "rules": "it may serve by its old rules still: apply again, or replace the sandbox: --replace",
+    }
     raise ApplyError(
         f"{address}: its gateway does not serve by its rules{': ' + printable(last) if last else ''}",
-        help="nothing of the sandbox has run; `sandboxrun gateway build` makes the gateway's image anew",
+        help=help[event],
     )
 
 

@@ -87,6 +87,24 @@ def test_another_list_is_served_by_the_same_gateway_beside_the_same_sandbox(
     assert world.plan(then).empty
 
 
+def test_rules_that_a_gateway_refuses_fail_at_once_and_the_old_ones_stay(
+    world: World, engine_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sandboxrun.apply import gateways
+
+    whole, profile = gateways.rules_tar, world.profile({"a": allow("a.example.com:443")})
+    world.apply(profile)
+    changed = world.profile({"a": allow("b.example.com:443")})
+    with monkeypatch.context() as patched, pytest.raises(ApplyError, match="not a rules document") as caught:
+        patched.setattr(gateways, "rules_tar", lambda document: whole(document[:-9]))  # cut short
+        patched.setattr(gateways, "PATIENCE", 600.0)  # longer than a test may last
+        world.apply(changed)
+    assert "it may serve by its old rules still" in str(caught.value)
+    assert [e["event"] for e in said(gateway(world, engine_client))] == ["ready", "rules-refused"]
+    world.apply(changed)
+    assert world.plan(changed).empty
+
+
 def test_rules_of_an_apply_that_was_not_finished_are_not_taken_for_those_recorded(
     world: World, engine_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
