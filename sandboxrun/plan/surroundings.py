@@ -21,9 +21,11 @@ from sandboxrun.plan.diff import Difference, short
 
 
 def remaining(decisions: Iterable[Decision], snapshot: Snapshot) -> list[SandboxSpec]:
-    """The specs of all sandboxes there will be: those that stay, those made, and those the plan leaves alone."""
+    """The specs of all sandboxes there will be: those that stay, those made, and those the plan leaves alone. Of the
+    last both what they are and what they were made as: its gateway is there though a sandbox has lost its wiring."""
     decided = {d.observed.id for d in decisions if d.observed is not None}
-    specs = [o.spec for o in snapshot.sandboxes if o.id not in decided]
+    alone = [o for o in snapshot.sandboxes if o.id not in decided]
+    specs = [spec for o in alone for spec in (o.spec, o.applied) if spec is not None]
     for decision in decisions:
         if decision.declared is not None and (decision.makes or (decision.observed and not decision.ends)):
             specs.append(decision.declared.spec)

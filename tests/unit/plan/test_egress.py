@@ -13,7 +13,7 @@ from sandboxrun.model.objects import NetworkSpec
 from sandboxrun.model.observed import Companion, ObservedNetwork, ObservedSandbox, Snapshot
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Change, Plan
-from sandboxrun.plan.planner import make_destroy_plan, make_plan
+from sandboxrun.plan.planner import make_collect_plan, make_destroy_plan, make_plan
 from tests.unit.plan.world import HELPER, declared, ended, network, observed, profile, snapshot
 
 API = Egress(allow=("api.example.com:443",))
@@ -149,6 +149,15 @@ def test_gateways_are_moved_when_the_network_to_the_outside_is_replaced() -> Non
         "create network.egress",
         "connect a gateway egress",
     ]
+
+
+def test_the_network_of_a_gateway_stays_though_its_sandbox_was_changed_behind_our_back() -> None:
+    """A `run` that ends must not take it from another sandbox's gateway, nor fail because it can't."""
+    other = observed(declared("a", egress=API))
+    drifted = attrs.evolve(other, spec=attrs.evolve(other.spec, egress=None))
+    seen = snapshot(drifted, networks=(OUTSIDE, private()), companions=(companion(),), helper=HELPER)
+    collected = make_collect_plan(profile(declared("b", egress=API)), seen, frozenset({"review-b"}), networks=True)
+    assert ids(collected) == []
 
 
 def test_a_sandbox_that_ended_takes_its_gateway_along() -> None:
