@@ -1,7 +1,7 @@
 """`run`: create, start, stream, wait, keep the evidence, tear down; one container a sandbox, for this call only.
 
 Owns that order, and what a run's exit code is. A run that is killed leaves a container whose label names its owner:
-the next apply, run or destroy of the project collects it, evidence first.
+the next apply or destroy of the project collects it, evidence first.
 """
 
 from __future__ import annotations
