@@ -6,13 +6,12 @@ the sandbox does not start. No decisions.
 
 from __future__ import annotations
 
-import io
-import tarfile
 import threading
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 from sandboxrun.apply.session import Session
+from sandboxrun.apply.tarballs import files_tar
 from sandboxrun.apply.updates import begin_rules
 from sandboxrun.engine.errors import EngineError, EngineUnreachable, NameConflict, NotFound
 from sandboxrun.errors import ApplyError, SandboxrunError, printable
@@ -23,6 +22,7 @@ from sandboxrun.model import labels
 from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.model.names import GATEWAY, companion
 from sandboxrun.model.objects import decode_network
+from sandboxrun.model.records import FileRef
 from sandboxrun.model.wiring import Plot, private_network
 from sandboxrun.plan import operations as op
 
@@ -159,19 +159,16 @@ def _give_rules(sandbox: DeclaredSandbox, container: str, run: str, session: Ses
     seen = next((o for o in session.snapshot.sandboxes if o.run == run), None)
     if seen is not None and (seen.applied is None or seen.applied.egress != sandbox.spec.egress):
         begin_rules(session.store, run)  # until the end of this apply, what is recorded may not be so
-    session.engine.put_archive(container, DIRECTORY, rules_tar(_rules(sandbox, run, session)))
-    return _digest(sandbox, run, session)
+    from sandboxrun.gateway.rules import digest_of_rules
+
+    document = _rules(sandbox, run, session)
+    session.engine.put_archive(container, DIRECTORY, rules_tar(document))
+    return digest_of_rules(document)
 
 
 def rules_tar(document: bytes) -> BinaryIO:
     """The rules as a file that everybody reads and only root writes."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        info = tarfile.TarInfo(FILE)
-        info.size, info.mode = len(document), 0o444
-        tar.addfile(info, io.BytesIO(document))
-    buffer.seek(0)
-    return buffer
+    return files_tar({FileRef(source=FILE, mode=0o444): document}, 0, 0)
 
 
 def _await(output: Any, event: str, digest: str, address: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandboxrun.errors import SandboxrunError
+from sandboxrun.gateway.container import USER
 
 if TYPE_CHECKING:
     from sandboxrun.engine.client import Engine
@@ -21,7 +22,6 @@ REPOSITORY = "sandboxrun/gateway"
 BASE = "python:3.13-alpine"
 DIGEST_LABEL = "sandboxrun.gateway.digest"
 HOME = "usr/lib/sandboxrun-gateway"
-USER = "65532:65532"
 _PACKAGES = ("sandboxrun/__init__.py", "sandboxrun/gateway/__init__.py")
 _EMPTY = b'"""Of this package, the gateway\'s program alone is in this image."""\n'
 _RECIPE = """\

@@ -12,9 +12,8 @@ from sandboxrun.gateway.program.rules import VERSION
 from sandboxrun.gateway.program.rules import digest_of as digest_of_rules
 from sandboxrun.model.egress import Egress
 
-__all__ = ["RECORDS", "RULES_PATH", "digest_of_rules", "rules_document"]
+__all__ = ["RECORDS", "digest_of_rules", "rules_document"]
 
-RULES_PATH = "/etc/sandboxrun/rules.json"
 RECORDS = 32 * 1024 * 1024  # bytes of records; the container's log must hold them all
 
 
