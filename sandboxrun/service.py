@@ -8,6 +8,7 @@ project see them. The steps themselves are the plan's and the executor's.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ class SandboxService:
         self.settings = settings if settings is not None else Settings.from_environment()
         self.project = project
         self.directory = Path(directory if directory is not None else Path.cwd()).absolute()
-        if not self.directory.is_dir():
+        if not os.path.isdir(self.directory):
             raise UsageError(f"the directory {self.directory} is not there", help="make it first")
         self.store = Store(
             project_directory=self.directory, root=Path(evidence).absolute() if evidence is not None else None

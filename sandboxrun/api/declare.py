@@ -97,7 +97,7 @@ def _literal(value: Any, texts: dict[str, str]) -> Any:
 def workspace_option(workspace: Path | str, access: str, target: str) -> dict[str, str]:
     """The workspace option of a directory. Raises UsageError when it is none, or `access` is not copy, rw or ro."""
     path = Path(os.path.abspath(workspace))
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UsageError(f"the workspace {path} is not a directory", help="give the directory the agent works on")
     if access not in ("copy", "rw", "ro"):
         raise UsageError(f'a workspace has no access "{access}"', help="choose copy, rw or ro")

@@ -13,10 +13,11 @@ from pathlib import Path
 import attrs
 
 from sandboxrun.engine.client import Engine
-from sandboxrun.engine.credentials import config_folder, read_config
+from sandboxrun.engine.credentials import LARGEST, config_folder, read_config
 from sandboxrun.engine.errors import EngineError, EngineTimeout, EngineUnreachable, Unsupported
 from sandboxrun.engine.transport import Transport, Unreachable
 from sandboxrun.errors import Diagnostic, UsageError
+from sandboxrun.profile.regular import read_regular
 
 DEFAULT = "unix:///var/run/docker.sock"
 
@@ -123,7 +124,7 @@ def _context(name: str, origin: str, env: Mapping[str, str]) -> Endpoint:
     key = hashlib.sha256(name.encode()).hexdigest()
     folder = config_folder(env) / "contexts"
     try:
-        meta = json.loads((folder / "meta" / key / "meta.json").read_text("utf-8"))
+        meta = json.loads(read_regular(folder / "meta" / key / "meta.json", LARGEST))
         docker = meta["Endpoints"]["docker"]
         address, skip = str(docker["Host"]), bool(docker.get("SkipTLSVerify"))
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sandboxrun.errors import printable
+from sandboxrun.profile.regular import read_regular
+
+LARGEST = 8 << 20  # bytes of one of its files
 
 
 def config_folder(env: Mapping[str, str]) -> Path:
@@ -26,7 +29,7 @@ def read_config(env: Mapping[str, str]) -> Mapping[str, Any]:
 
     path = config_folder(env) / "config.json"
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(read_regular(path, LARGEST))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandboxrun import __version__
+from sandboxrun.profile.regular import read_regular
 
 if TYPE_CHECKING:  # source imports attrs
     from sandboxrun.source import SourceFile
@@ -58,9 +59,9 @@ class VerdictCache:
     def _record(self, paths: Sequence[Path], inputs: str) -> dict[str, Any]:
         """What was learned; raises one of `_FAILURES` when that is nothing, or not to be trusted."""
         entry = self._entry(paths, inputs)
-        if not self._trusted() or entry.stat().st_size > _LARGEST:
+        if not self._trusted():
             raise OSError("not to be trusted")
-        record: dict[str, Any] = json.loads(entry.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(read_regular(entry, _LARGEST))
         return record
 
     def learn(
@@ -110,13 +111,9 @@ _MARK = b"\xef\xbb\xbf"  # the byte order mark, which is no part of a file's tex
 
 def _digest(path: Path) -> str:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return hashlib.sha256(read_regular(path, _LARGEST).removeprefix(_MARK)).hexdigest()
     except FileNotFoundError:
         return _ABSENT
-    with os.fdopen(handle, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise OSError("not a regular file")
-        return hashlib.sha256(stream.read(_LARGEST + 1).removeprefix(_MARK)).hexdigest()
 
 
 def _digests(read: Mapping[Path, SourceFile | None]) -> dict[str, str]:

@@ -6,7 +6,6 @@ Owns the reading, and the digests by which a changed config is seen. Contents ne
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from sandboxrun.errors import Diagnostic
 from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.model.objects import FileSpec
 from sandboxrun.model.records import FileRef
+from sandboxrun.profile.regular import read_regular, reason
 
 LARGEST = 1 << 20  # bytes of one secret or config
 
@@ -35,14 +35,9 @@ def content_of(what: str, spec: FileSpec, directory: Path, environment: Mapping[
 
 def _read(what: str, path: Path) -> bytes | Diagnostic:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            content = file.read(LARGEST + 1)
+        return read_regular(path, LARGEST)
     except OSError as error:
-        return Diagnostic(message=f"{what}: {path.name} can't be read: {error.strerror}", help="check its path")
-    if len(content) > LARGEST:
-        return Diagnostic(message=f"{what}: {path.name} is larger than {LARGEST} bytes")
-    return content
+        return Diagnostic(message=f"{what}: {path.name} can't be read: {reason(error)}", help="check its path")
 
 
 def digest(content: bytes) -> str:

@@ -19,6 +19,7 @@ from sandboxrun.profile.dotenv import Pair, parse_dotenv
 from sandboxrun.profile.extends import inside
 from sandboxrun.profile.files import read_source
 from sandboxrun.profile.paths import Places
+from sandboxrun.profile.regular import is_missing
 from sandboxrun.profile.scalars import is_text
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span
 
@@ -30,7 +31,7 @@ class EnvFiles:
 
     def __init__(self, places: Places, problems: Problems) -> None:
         self.places, self.problems = places, problems
-        self._root = places.root.resolve()
+        self._root = Path(os.path.realpath(places.root))
         self._read: dict[Path, list[Pair]] = {}
         self.files: dict[Path, SourceFile | None] = {}  # None: not there, and not required
 
@@ -66,7 +67,7 @@ class EnvFiles:
             self.problems.add(f'the file "{text}" is outside of the project', span, help)
             return []
         if path not in self._read:
-            if not required and not path.exists():
+            if not required and is_missing(path):
                 self.files[path] = None
                 return []
             file = self.files[path] = read_source(path, self._name(text, span), self.problems, asked_at=span)

@@ -44,7 +44,7 @@ class Bases:
     """Finds the layers of sandboxes; reads each base's file once. `root` is the project's directory."""
 
     def __init__(self, root: Path, problems: Problems) -> None:
-        self.root = root.resolve()
+        self.root = Path(os.path.realpath(root))
         self.problems = problems
         self.documents: dict[Path, Document | None] = {}
         self._circles: set[frozenset[str]] = set()
@@ -160,5 +160,5 @@ def inside(root: Path, directory: Path, text: str) -> Path | None:
     """The real path of `text`, relative to `directory`, if it lies below `root`; else None."""
     if "\0" in text or os.path.isabs(text):
         return None
-    path = (directory / text).resolve()
+    path = Path(os.path.realpath(directory / text))
     return path if path.is_relative_to(root) else None

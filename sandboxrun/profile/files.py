@@ -1,17 +1,17 @@
 """Reading a profile's files: bytes from disk to a `SourceFile`, within bounds.
 
-Owns the only file reads of the room. Must not parse what it reads.
+Owns what a text must be. Must not parse it; `regular` opens the file.
 """
 
 from __future__ import annotations
 
-import os
+import errno
 import re
-import stat
 from functools import cache
 from pathlib import Path
 
 from sandboxrun.errors import Problems
+from sandboxrun.profile.regular import read_regular, reason
 from sandboxrun.source import SourceFile, Span
 
 LARGEST_FILE = 1024 * 1024  # bytes
@@ -33,34 +33,22 @@ def read_source(path: Path, name: str, problems: Problems, *, asked_at: Span | N
     `asked_at` is where another file names it: the place to point at when it can't be read at all.
     """
     try:
-        data = _read(path)
+        data = read_regular(path, LARGEST_FILE)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        problems.add(f'the file "{name}" can\'t be read: {reason}', asked_at, _HELP.get(error.errno or 0))
+        problems.add(f'the file "{name}" can\'t be read: {reason(error)}', asked_at, _HELP.get(error.errno or 0))
         return None
     return source_of(data, name, problems)
 
 
-_HELP = {2: "check the path; it is relative to the file that names it, or to the current directory for -f"}
-
-
-def _read(path: Path) -> bytes:
-    """The file's bytes, at most one more than the bound. Only regular files: a pipe or a device may have no end."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(0, "not a regular file")
-        with os.fdopen(handle, "rb", closefd=False) as stream:
-            return stream.read(LARGEST_FILE + 1)
-    finally:
-        os.close(handle)
+_HELP = {
+    errno.ENOENT: "check the path; it is relative to the file that names it, or to the current directory for -f",
+    errno.ELOOP: "a symlink in the path points back to itself; replace it with the file",
+    errno.EFBIG: "split it with extends",
+}
 
 
 def source_of(data: bytes, name: str, problems: Problems) -> SourceFile | None:
     """`data` as UTF-8 text of printable characters; None, with the fault noted, when it is something else."""
-    if len(data) > LARGEST_FILE:
-        problems.add(f'the file "{name}" is larger than {LARGEST_FILE // 1024} KiB', None, "split it with extends")
-        return None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -20,6 +20,7 @@ from sandboxrun.model.objects import FileSpec
 from sandboxrun.model.spec import SandboxSpec
 from sandboxrun.model.workspace import Workspace
 from sandboxrun.profile.paths import Places
+from sandboxrun.profile.regular import read_regular, reason
 from sandboxrun.source import Span
 
 _COPY = "use access: copy"
@@ -120,12 +121,17 @@ def _guarded(sandbox: DeclaredSandbox, own: frozenset[Path], problems: Problems)
     workspace = sandbox.spec.workspace
     if workspace is None or workspace.access != "rw":
         return sandbox
-    also = () if ".git" in workspace.writable else configured(Path(workspace.source))
+    found = sandbox.provenance.get("workspace")
+    span = found.span if found is not None and found.span is not None else sandbox.span
+    also: Iterable[Path] = ()
+    try:
+        also = () if ".git" in workspace.writable else tuple(configured(Path(workspace.source)))
+    except OSError as error:
+        message = f"the workspace's .git/config can't be read: {reason(error)}: what git runs of it is not known"
+        problems.add(message, span, f"make it a readable file, or {_COPY}")
     every = guarded(workspace.writable, inside(workspace.source, own | frozenset(also)))
     covered = _covered(sandbox.spec, workspace)
     paths = tuple(path for path in every if path.split("/")[0] not in covered)
-    found = sandbox.provenance.get("workspace")
-    span = found.span if found is not None and found.span is not None else sandbox.span
     _check_mounts(sandbox.spec, workspace, paths, span, problems)
     _check_links(workspace.source, paths, span, problems)
     spec = attrs.evolve(sandbox.spec, workspace=attrs.evolve(workspace, protected=paths))
@@ -141,12 +147,12 @@ _LARGEST = 1 << 20  # bytes of git's configuration
 def configured(top: Path) -> Iterator[Path]:
     """Where git's configuration of the directory leads: the directory of its hooks, and files that it includes.
 
-    More is found than git may follow, and never less of what is written in the file itself.
+    More is found than git may follow, and never less of what is written in the file itself. Raises OSError where it is
+    there and can't be read.
     """
     try:
-        with (top / ".git/config").open("rb") as file:
-            text = file.read(_LARGEST)
-    except OSError:
+        text = read_regular(top / ".git/config", _LARGEST)
+    except (FileNotFoundError, NotADirectoryError):
         return
     for key, value in _SETTING.findall(text):
         written = re.split(rb"[ \t]+[#;]", value.strip())[0].replace(b'"', b"")

@@ -17,6 +17,7 @@ from sandboxrun.model.names import address, container_name
 from sandboxrun.model.option import Row, values_of
 from sandboxrun.model.records import Mount
 from sandboxrun.model.seccomp import NAMES as SECCOMP_NAMES
+from sandboxrun.model.security_opt import split_security
 from sandboxrun.model.spec import BY_KEY, NOT_OFFERED, ROWS, SandboxSpec, parse_spec
 from sandboxrun.model.types import INVALID, freeze
 from sandboxrun.model.workspace import Workspace
@@ -26,7 +27,7 @@ from sandboxrun.profile.extends import Layer
 from sandboxrun.profile.foreach import Each
 from sandboxrun.profile.merge import identity, merge_option
 from sandboxrun.profile.paths import Places
-from sandboxrun.profile.seccomp import read_seccomp
+from sandboxrun.profile.seccomp import checked_seccomp, read_seccomp
 from sandboxrun.profile.template import Renderer, Scope, is_template
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, walk
 
@@ -169,13 +170,18 @@ class Maker:
     def _seccomp(self, spec: SandboxSpec, node: MapNode) -> SandboxSpec:
         """A seccomp profile named by its file, as its content: the engine knows no path of ours."""
         given = spec.security_opt.get("seccomp")
-        if given is None or given in SECCOMP_NAMES or given.lstrip().startswith("{"):
+        if given is None or given in SECCOMP_NAMES:
             return spec
-        place = node.get("security_opt")
-        span = place.span if place is not None else node.span
-        path = self.places.checked(given, span, "the seccomp profile", self.problems)
-        self.other_files.append(path)
-        content = read_seccomp(path, given, span, self.problems)
+        span = _seccomp_span(node)
+        if given.lstrip().startswith("{"):
+            content = checked_seccomp(given, span, self.problems)
+        else:
+            before = len(self.problems)
+            path = self.places.checked(given, span, "the seccomp profile", self.problems)
+            if len(self.problems) > before:
+                return spec
+            self.other_files.append(path)
+            content = read_seccomp(path, given, span, self.problems)
         options = freeze({**spec.security_opt, "seccomp": content})
         return attrs.evolve(spec, security_opt=options)
 
@@ -226,6 +232,18 @@ def _mount_spans(node: MapNode) -> dict[str, Span | None]:
     volumes = node.get("volumes")
     items = volumes.items if isinstance(volumes, ListNode) else ()
     return {str(identity(BY_KEY["volumes"], item)): _source_span(item) for item in items}
+
+
+def _seccomp_span(node: MapNode) -> Span | None:
+    given = node.get("security_opt")
+    match given:
+        case ListNode():
+            items = (item for item in given.items if isinstance(item, Scalar))
+            found = (item.span for item in items if split_security(str(item.value))[0] == "seccomp")
+            return next(found, given.span)
+        case MapNode() if (value := given.get("seccomp")) is not None:
+            return value.span
+    return node.span
 
 
 def _workspace_span(node: MapNode) -> Span | None:

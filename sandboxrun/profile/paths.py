@@ -59,6 +59,6 @@ class Places:
 def _real(path: Path) -> Path:
     """The path with links followed as far as they go; of one that can't be followed, as it is written."""
     try:
-        return path.resolve()
-    except (OSError, RuntimeError, ValueError):  # a circle of links, or a null character
+        return Path(os.path.realpath(path))
+    except ValueError:  # a NUL character
         return path

@@ -24,6 +24,7 @@ from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.planner import Options
 from sandboxrun.plan.text import redact
+from sandboxrun.profile.regular import read_regular, reason
 
 FORMAT = "sandboxrun-saved-plan"
 FORMAT_VERSION = "1.0"
@@ -184,13 +185,9 @@ def read_saved(path: Path) -> SavedPlan:
 
 def _bytes(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
+        return read_regular(path, LARGEST)
     except OSError as error:
-        raise PlanError(f"{path} cannot be read: {error.strerror or error}") from error
-    if len(data) > LARGEST:
-        raise PlanError(f"{path} is larger than {LARGEST >> 20} MiB: not a saved plan")
-    return data
+        raise PlanError(f"{path} cannot be read: {reason(error)}") from error
 
 
 def _parsed(path: Path, data: bytes) -> dict[str, Any]:

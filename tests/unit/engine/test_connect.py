@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,10 @@ def test_settings_that_make_no_sense(tmp_path: Path, host: str | None, env: dict
 def test_a_broken_configuration(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UsageError, match=r"config\.json cannot be read"):
+        resolve(None, {"DOCKER_CONFIG": str(tmp_path)})
+    (tmp_path / "config.json").unlink()
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(UsageError, match=r"config\.json cannot be read: .*not a regular file"):
         resolve(None, {"DOCKER_CONFIG": str(tmp_path)})
 
 

@@ -57,11 +57,15 @@ def test_what_is_no_profile_is_refused(tmp_path: Path) -> None:
     (tmp_path / "huge").write_text(" " * (256 * 1024 + 1))
     assert (
         _fault(tmp_path, "missing.json")
-        == 'the seccomp profile "missing.json" can\'t be read: No such file or directory'
+        == 'the seccomp profile "missing.json" can\'t be read: no such file or directory'
     )
+    (tmp_path / "half").write_text('{"defaultAction": "\\ud800"}')
+    assert _fault(tmp_path, "half").endswith("holds half of a surrogate pair, which is not a character")
+    for inline in ("{", '{"defaultAction": NaN}', '{"syscalls": []}'):
+        assert _fault(tmp_path, inline.replace("'", "''")).startswith("the seccomp profile ")
     assert _fault(tmp_path, "text").startswith('the seccomp profile "text" is not JSON')
     assert _fault(tmp_path, "list") == 'the seccomp profile "list" has no defaultAction'
-    assert _fault(tmp_path, "huge") == 'the seccomp profile "huge" is larger than 262144 bytes'
+    assert _fault(tmp_path, "huge") == 'the seccomp profile "huge" can\'t be read: larger than 256 KiB'
 
 
 def test_a_name_that_is_nearly_one_of_ours_is_recognised(tmp_path: Path) -> None:

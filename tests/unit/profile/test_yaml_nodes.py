@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandboxrun.errors import Problems
-from sandboxrun.profile.files import LARGEST_FILE, place, source_of
+from sandboxrun.profile.files import place, source_of
 from sandboxrun.profile.yaml_nodes import DEEPEST, LONGEST_SCALAR, MOST_NODES, parse_yaml
 from sandboxrun.source import ListNode, MapNode, Scalar, SourceFile, plain_of, walk
 from tests.unit.profile.reading import nodes
@@ -159,7 +159,6 @@ def test_a_bomb_is_counted_and_not_expanded() -> None:
         (b"a: \xff", "f:1:4: error: the file is not UTF-8 (byte 0xff)"),
         ("a: b".encode("utf-16"), "f:1:1: error: the file is UTF-16"),
         (b"a: b\n\nc: \x00", "f:3:4: error: the file holds U+0000, a character that can't be seen"),
-        (b"a" * (LARGEST_FILE + 1), 'error: the file "f" is larger than 1024 KiB'),
         ("a\ufeff".encode(), "f:1:2: error: the file holds U+FEFF, a character that can't be seen"),
     ],
 )

@@ -165,9 +165,9 @@ def test_foreign_newer_and_torn_files_say_what_they_are(project: Path) -> None:
         with pytest.raises(PlanError) as caught:
             read_saved(path)
         assert said in str(caught.value)
-    with pytest.raises(PlanError, match="absent cannot be read: No such file or directory"):
+    with pytest.raises(PlanError, match="absent cannot be read: no such file or directory"):
         read_saved(project / "absent")
-    with pytest.raises(PlanError, match="cannot be read: Is a directory"):
+    with pytest.raises(PlanError, match="cannot be read: it is a directory"):
         read_saved(project)
 
 
