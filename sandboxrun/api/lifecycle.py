@@ -21,7 +21,7 @@ from sandboxrun.api.gate import Gate
 from sandboxrun.api.sandbox import Held
 from sandboxrun.apply.executor import execute
 from sandboxrun.apply.session import Made, Session, Watched
-from sandboxrun.apply.watch import Watch, Watching
+from sandboxrun.apply.watch import NOTICE, Watch, Watching
 from sandboxrun.engine.errors import NotFound
 from sandboxrun.engine.owner import this_process
 from sandboxrun.errors import Diagnostic, PlanError, SandboxrunError, UsageError
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from sandboxrun.probe.findings import Finding
     from sandboxrun.service import SandboxService
 
-NOTICE = 10.0  # seconds until a watch has noticed that its sandbox was stopped
 _FOREIGN = op.RemoveNetwork | op.DisconnectNetwork | op.RemoveVolume | op.StopSandbox | op.RemoveSandbox
 
 

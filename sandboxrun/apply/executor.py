@@ -108,6 +108,7 @@ class _Run:
         self._waiting = {step.id: {need for need in step.needs if need in known} for step in steps}
         self._ready = deque(step.id for step in steps if not self._waiting[step.id])
         self._busy = 0
+        self._needless = False  # whether nothing that was wanted can be started any more
         self._done: list[str] = []
         self._skipped: list[str] = []
         self._failures: list[Failure] = []
@@ -124,12 +125,13 @@ class _Run:
                 else:
                     self._failures.append(Failure(step=step, error=error))
                     self._skip_dependents(step.id, "" if isinstance(error, DependencyFailed) else f'"{step.id}" failed')
+                    self._abandon(step)
                 self._changed.notify_all()
 
     def _take(self) -> Operation | None:
         with self._changed:
             while True:
-                if self._session.stop.is_set():
+                if self._session.stop.is_set() or self._needless:
                     self._ready.clear()
                     return None
                 if self._ready:
@@ -170,6 +172,15 @@ class _Run:
                 self._skipped.append(other)
                 self._session.listener(StepSkipped(step=self._steps[other], why=why))
                 self._skip_dependents(other, why)
+
+    def _abandon(self, failed: Operation) -> None:
+        """What can't be started any more needs no one to wait for it; without any that was wanted, nothing does."""
+        session = self._session
+        steps = (failed, *(self._steps[id] for id in self._skipped))
+        session.abandoned |= {step.address for step in steps if isinstance(step, StartSandbox)}
+        if session.wanted and session.wanted <= session.abandoned:
+            self._needless = True
+            session.abandoned |= {step.address for step in self._steps.values()}
 
     def result(self) -> Applied:
         failed = {failure.step.id for failure in self._failures}

@@ -31,6 +31,8 @@ def await_condition(step: op.AwaitSandbox, session: Session) -> None:
         return None
     session.listener(StepProgress(step=step, text=""))
     while not _holds(step, read_state(session.engine.inspect_container(container).get("State") or {})):
+        if step.address in session.abandoned:
+            return None  # nothing waits for it any more: the failure is that of the step that kept it from starting
         if session.stop.is_set():
             raise ApplyError(f"stopped while waiting for {step.dependency}")
         sleep(EVERY)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
 
 LOOK = 0.5  # seconds between looks at the clock while nothing happens
+NOTICE = 10.0  # seconds until a watch has noticed that its sandbox was stopped
 DRAIN = 5.0  # seconds that the rest of the output may take once the sandbox has ended
 
 Output = Callable[[str, int, bytes], None]  # address, stream (1 stdout, 2 stderr), data
@@ -125,7 +126,8 @@ class Watch:
 
     def interrupted(self) -> None:
         """Note that a signal was forwarded: if it ends now, it was killed, whatever its code."""
-        self._stopped_by = "killed"
+        if not self.ended:
+            self._stopped_by = "killed"
 
     def close(self) -> None:
         """Wait for the output's rest, and give everything back."""

@@ -119,7 +119,7 @@ wait_timeout = click.option(
 verifying = click.option(
     "--verify", "verifying", is_flag=True, help="Start nothing unless probes show that all restrictions hold."
 )
-timeout = click.option("--timeout", type=Seconds(), metavar="DURATION", help="End a sandbox that runs longer.")
+timeout = click.option("--timeout", type=Seconds(), metavar="DURATION", help="End a named sandbox that runs longer.")
 timeout_of_wait = click.option(
     "--timeout", type=Seconds(), metavar="DURATION", help="Give up after this; the sandboxes go on running."
 )

@@ -31,6 +31,10 @@ class StoppedBy(enum.StrEnum):
     TIMEOUT = "timeout"
     KILLED = "killed"
     ENGINE = "engine"  # the connection to the engine broke while it ran
+    RUN_ENDED = "run_ended"  # it ran for others, which have ended
+
+
+RUN_ENDED = "the run ended"  # the detail of what a run stopped because nothing needed it any more
 
 
 @attrs.frozen(kw_only=True)
@@ -83,7 +87,8 @@ def decide(
 
 def _how(code: int | None, oom: bool, stopped_by: StoppedBy, watched: bool, killed: bool) -> tuple[How, str | None]:
     if ours := _stopped(stopped_by):
-        return ours, "a process in it had been killed for memory" if oom else None
+        why = RUN_ENDED if stopped_by is StoppedBy.RUN_ENDED else None
+        return ours, "a process in it had been killed for memory" if oom else why
     if oom:
         return How.OOM, None if code == 137 else "a process in it was killed for memory"
     if code == _LOST and not watched:
@@ -97,6 +102,7 @@ def _stopped(stopped_by: StoppedBy) -> How | None:
     return {
         StoppedBy.TIMEOUT: How.TIMEOUT,
         StoppedBy.KILLED: How.KILLED,
+        StoppedBy.RUN_ENDED: How.KILLED,
         StoppedBy.ENGINE: How.ENGINE_LOST,
     }.get(stopped_by)
 

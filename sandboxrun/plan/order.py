@@ -5,10 +5,21 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from graphlib import TopologicalSorter
 
+from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.plan.decide import Decision
+
+
+def levels(sandboxes: Iterable[DeclaredSandbox]) -> Iterator[tuple[str, ...]]:
+    """The addresses of the sandboxes, level by level: each depends on those of earlier levels only."""
+    by_address = {sandbox.address: sandbox for sandbox in sandboxes}
+    sorter = TopologicalSorter({a: [o for o in s.depends_on if o in by_address] for a, s in by_address.items()})
+    sorter.prepare()
+    while sorter.is_active():
+        yield (ready := sorter.get_ready())
+        sorter.done(*ready)
 
 
 def by_dependency(decisions: Iterable[Decision]) -> list[Decision]:

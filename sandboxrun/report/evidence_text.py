@@ -16,7 +16,7 @@ import attrs
 from sandboxrun.errors import ExitCode
 from sandboxrun.evidence.capture import Captured
 from sandboxrun.evidence.index import Index
-from sandboxrun.evidence.outcome import Ending, How
+from sandboxrun.evidence.outcome import RUN_ENDED, Ending, How
 from sandboxrun.model.spec import SandboxSpec
 from sandboxrun.model.units import format_duration, format_size
 from sandboxrun.plan.text import one_line, redact
@@ -101,6 +101,8 @@ def _ending(ending: Ending, spec: SandboxSpec | None, note: str) -> str:
             return f"killed for exceeding its memory limit{limit}{code}{aside}"
         case How.TIMEOUT:
             return _timeout(spec, note) + code + (f"; {ending.detail}" if ending.detail else "")
+        case How.KILLED if ending.detail == RUN_ENDED:
+            return f"stopped because {RUN_ENDED}{code}"
         case How.KILLED:
             return f"stopped before its end{code}{f': {note}' if note else why}"
         case How.ENGINE_LOST:

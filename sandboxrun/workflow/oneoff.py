@@ -16,13 +16,16 @@ import attrs
 
 from sandboxrun.apply.executor import Applied
 from sandboxrun.apply.session import Made, Session
-from sandboxrun.apply.watch import Output, Pump, Watch, Watching
+from sandboxrun.apply.watch import NOTICE, Output, Pump, Watch, Watching
 from sandboxrun.engine.client import Engine
 from sandboxrun.engine.owner import this_process
+from sandboxrun.engine.together import together
 from sandboxrun.errors import ApplyError, ExitCode
+from sandboxrun.evidence.outcome import RUN_ENDED, StoppedBy
 from sandboxrun.model import labels
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.plan.belongings import companions_of
+from sandboxrun.plan.order import levels
 from sandboxrun.plan.planner import Options, make_collect_plan, make_plan, with_dependencies
 from sandboxrun.workflow.blocked import not_started, overall
 from sandboxrun.workflow.converge import Proof, Settings, carry_out, locked
@@ -38,9 +41,9 @@ SECOND_SIGNAL_GRACE = 1  # seconds: whoever signals twice does not want to wait
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
-    """How to run. `command` replaces the profile's, `timeout` (seconds) goes before its lifetime, `pump` gives a
-    terminal. `making` stands for the project's lock where the caller holds it; with `named` the sandboxes have names
-    of their own already; `started` is told each container's id once it runs; `proof` is what must hold first."""
+    """How to run. Of what is named, `command` replaces the profile's, `timeout` (seconds) its lifetime's, and `pump`
+    gives a terminal. `making` stands for the project's lock where the caller holds it; with `named` the sandboxes have
+    names of their own already; `started` is told each container's id once it runs; `proof` is what must hold first."""
 
     command: tuple[str, ...] | None = None
     timeout: float | None = None
@@ -54,12 +57,14 @@ class RunOptions:
 
 @attrs.frozen(kw_only=True)
 class RunResult:
-    """How one sandbox ended. `evidence` is None when it never came to be."""
+    """How one sandbox ended. `evidence` is None when it never came to be; `named` is false of one that ran only
+    because another depends on it."""
 
     address: str
     evidence: Captured | None
     note: str = ""
     blocked: bool = False  # not started: what it depends on failed
+    named: bool = True
 
     @property
     def exit_code(self) -> int:
@@ -88,10 +93,12 @@ def exit_code(captured: Captured | None) -> int:
 
 
 def code_of(results: Iterable[RunResult]) -> int:
-    """What a program that ran these exits with: the first code that is not 0, of those that came to run."""
+    """What a program that ran these exits with: the first code that is not 0, of those named that came to run. A
+    dependency's counts where it kept one of them from starting."""
     every = tuple(results)
-    codes = (result.exit_code for result in every if not result.blocked)
-    return overall(codes, blocked=any(result.blocked for result in every))
+    blocked = any(result.blocked and result.named for result in every)
+    counted = (r for r in every if r.named or (blocked and r.note != RUN_ENDED))
+    return overall((r.exit_code for r in counted if not r.blocked), blocked=blocked)
 
 
 class Runner:
@@ -101,11 +108,13 @@ class Runner:
         self._engine, self._profile, self._store = engine, profile, store
         self._settings, self._options = settings, options
         self._watches: dict[str, Watch] = {}
+        self._named: frozenset[str] = frozenset()  # the addresses of what is to run; the rest is what they depend on
         self._signals = 0
         self._lock = threading.Lock()
 
     def run(self, sandboxes: tuple[DeclaredSandbox, ...]) -> tuple[RunResult, ...]:
-        """Run them, with what they depend on, to their end. Raises SandboxrunError when one could not be run."""
+        """Run them to their end; what they depend on is stopped then. Raises SandboxrunError when one could not run."""
+        self._named = frozenset(sandbox.address for sandbox in sandboxes)
         chosen = with_dependencies(self._profile, sandboxes)
         if self._options.proof is not None:
             self._options.proof.before(chosen, None)
@@ -113,6 +122,7 @@ class Runner:
         session, applied = self._start(profile)
         try:
             self._wait()
+            self._stop_dependencies(profile)
         finally:
             for watch in self._watches.values():
                 watch.close()
@@ -144,10 +154,10 @@ class Runner:
     # -- steps --------------------------------------------------------------------------------------------------
 
     def _one_off(self, sandbox: DeclaredSandbox) -> DeclaredSandbox:
-        spec = sandbox.spec
-        if self._options.command is not None:
+        spec, named = sandbox.spec, sandbox.address in self._named
+        if named and self._options.command is not None:
             spec = attrs.evolve(spec, command=self._options.command)
-        if self._options.pump is not None:
+        if named and self._options.pump is not None:
             spec = attrs.evolve(spec, tty=True, stdin_open=True)
         name = sandbox.name if self._options.named else f"{sandbox.name}-run-{uuid4().hex[:6]}"
         return attrs.evolve(sandbox, name=name, spec=spec)
@@ -157,6 +167,7 @@ class Runner:
 
         def prepare(session: Session) -> None:
             session.extra_labels = {labels.ONE_OFF: "1", labels.OWNER: this_process().encode()}
+            session.wanted = self._named
             session.before_start, session.after_start = self._before_start(session), self._after_start
             if self._options.proof is not None:
                 self._options.proof.prepare(session)
@@ -186,8 +197,9 @@ class Runner:
 
     def _before_start(self, session: Session) -> Callable[[DeclaredSandbox, Made], None]:
         def attach(sandbox: DeclaredSandbox, made: Made) -> None:
-            options = self._options
-            how = Watching(output=options.output or _nowhere, pump=options.pump, timeout=options.timeout)
+            options, how = self._options, Watching(output=self._options.output or _nowhere)
+            if sandbox.address in self._named:
+                how = attrs.evolve(how, pump=options.pump, timeout=options.timeout)
             watch = Watch(
                 self._engine,
                 self._store,
@@ -208,9 +220,22 @@ class Runner:
         self._options.started(made.id)
 
     def _wait(self) -> None:
-        for watch in [watch for watch in self._watches.values() if watch.begun]:
+        """Until what was named has ended."""
+        for watch in [watch for watch in self._watches.values() if watch.begun and watch.address in self._named]:
             while not watch.wait(0.2):  # bounded, so that signal handlers run
                 pass
+
+    def _stop_dependencies(self, profile: Profile) -> None:
+        """What else still runs is needed no more. Who depends on another one is stopped before it."""
+        running = {address: watch for address, watch in self._watches.items() if watch.begun and not watch.ended}
+        for level in reversed(tuple(levels(profile.sandboxes))):
+            stopped = [running[address] for address in level if address in running]
+            together(self._stop_dependency, stopped, workers=self._settings.parallelism)
+
+    def _stop_dependency(self, watch: Watch) -> None:
+        how = ("killed",) if self._signals else (StoppedBy.RUN_ENDED, RUN_ENDED)
+        watch.end(*how)
+        watch.wait(NOTICE)  # what could not be stopped is stopped, or reported, when its evidence is taken
 
     def _collect(self, profile: Profile) -> Mapping[str, Captured]:
         """Evidence and removal of what this run made, and of networks that nothing uses any more."""
@@ -229,11 +254,11 @@ class Runner:
         return outcome.session.captured
 
     def _result(self, sandbox: DeclaredSandbox, captured: Mapping[str, Captured], blocked: str) -> RunResult:
-        watch = self._watches.get(sandbox.address)
+        watch, named = self._watches.get(sandbox.address), sandbox.address in self._named
         if watch is None:
             note = blocked or "not started"
-            return RunResult(address=sandbox.address, evidence=None, note=note, blocked=bool(blocked))
-        return RunResult(address=sandbox.address, evidence=captured.get(watch.run), note=watch.result.note)
+            return RunResult(address=sandbox.address, evidence=None, note=note, blocked=bool(blocked), named=named)
+        return RunResult(address=sandbox.address, evidence=captured.get(watch.run), note=watch.result.note, named=named)
 
 
 def shares(profile: Profile) -> bool:

@@ -1,9 +1,13 @@
-"""Sandboxes whose dependency fails: evidence of all that ran, nothing left, and the dependency's own code."""
+"""Sandboxes and what they depend on: a dependency that fails, with its own code, and one that outlives what needs it.
+Evidence of all that ran, and nothing left."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +18,7 @@ from sandboxrun.plan.planner import Options
 from sandboxrun.workflow import oneoff
 from sandboxrun.workflow.oneoff import code_of
 from sandboxrun.workflow.waits import apply_and_wait, codes
+from tests.conftest import Cli, Ran
 from tests.engine.world import World, open_world
 
 COMPLETED = {"condition": "service_completed_successfully"}
@@ -122,3 +127,107 @@ def test_what_ended_past_its_timeout_is_told_as_that(world: World, code: int) ->
     (done,) = world.plan(profile).changes
     assert done.note.startswith("was stopped after its timeout in run ")
     assert dict(codes(world.engine, profile, world.store, profile.sandboxes)) == {"slow": ExitCode.TIMEOUT}
+
+
+# -- a dependency that outlives what needs it
+
+FOREVER = {"command": ["sleep", "1000"]}
+ENDED = "the run ended"
+
+
+@pytest.fixture
+def run(cli: Cli, project: str, busybox: str) -> Callable[..., Ran]:
+    """`sandboxrun run --json` of these sandboxes; fails when it has not ended after a minute, of the 1000 s that a
+    dependency takes."""
+
+    def run(sandboxes: Mapping[str, Any], *arguments: str) -> Ran:
+        base = {"image": busybox, "network_mode": "none"}
+        merged = {name: base | dict(options) for name, options in sandboxes.items()}
+        (cli.cwd / "sandbox.yaml").write_text(json.dumps({"name": project, "sandboxes": merged}))
+        return cli.finish(cli.start("run", "--json", *arguments), timeout=60)
+
+    return run
+
+
+def ends(ran: Ran) -> dict[str, tuple[str, str]]:
+    """Outcome and note, by sandbox."""
+    return {told["sandbox"]: (told["outcome"], told["note"]) for told in json.loads(ran.out)["runs"]}
+
+
+@pytest.mark.parametrize("code", [0, 5])
+def test_a_run_ends_with_what_was_named(run: Callable[..., Ran], code: int) -> None:
+    chain = {
+        "app": {"command": ["sh", "-c", f"exit {code}"], "depends_on": ["web", "early"]},
+        "web": {**FOREVER, "depends_on": ["db"]},
+        "db": FOREVER,
+        "early": {"command": ["sh", "-c", "exit 3"]},
+    }
+    ran = run(chain, "app")
+    assert ran.code == code
+    killed = ("killed", ENDED)
+    assert ends(ran) == {
+        "app": ("failed" if code else "exited", ""),
+        "web": killed,
+        "db": killed,
+        "early": ("failed", ""),
+    }
+
+
+def test_several_are_waited_for(run: Callable[..., Ran]) -> None:
+    both = {
+        "short": {"command": ["true"], "depends_on": ["db"]},
+        "long": {"command": ["sh", "-c", "sleep 2; exit 4"]},
+        "db": FOREVER,
+    }
+    ran = run(both, "short", "long")
+    assert (ran.code, ends(ran)["db"]) == (4, ("killed", ENDED))
+
+
+def test_options_of_a_run_are_for_what_was_named(run: Callable[..., Ran]) -> None:
+    ran = run(
+        {"app": {"command": ["true"], "depends_on": ["db"]}, "db": FOREVER},
+        "app",
+        "--timeout",
+        "1s",
+        "--",
+        "sleep",
+        "30",
+    )
+    assert ran.code == ExitCode.TIMEOUT
+    assert ends(ran) == {"app": ("timeout", "past its timeout of 1s"), "db": ("killed", ENDED)}
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        pytest.param({"command": ["/no/such/program"], "init": False, "depends_on": ["db"]}, id="not started"),
+        pytest.param({"depends_on": {"db": COMPLETED}, "workspace": {"source": ".", "size": "1m"}}, id="not filled"),
+    ],
+)
+def test_what_could_not_be_made_ends_the_run_too(
+    run: Callable[..., Ran], world: World, tmp_path: Path, app: dict[str, Any]
+) -> None:
+    (tmp_path / "large").write_bytes(bytes(2 << 20))
+    ran = run({"app": app, "db": FOREVER}, "app")
+    assert (ran.code, ran.out) == (ExitCode.NOT_RUN, "")
+    assert "error: app: " in ran.err
+    kept = [world.store.index(entry) for entry in world.store.entries()]
+    ends_of_db = [index.ending.detail for index in kept if index.sandbox == "db"]
+    assert ends_of_db == [ENDED] or ("workspace" in app and not ends_of_db)  # it may not have been started by then
+    assert world.engine.containers(labels={"sandboxrun.project": world.project}) == ()
+
+
+def test_an_interrupt_does_not_change_how_it_had_ended(cli: Cli, project: str, busybox: str, tmp_path: Path) -> None:
+    base = {"image": busybox, "network_mode": "none"}
+    stubborn = "trap 'echo stopping; sleep 3' TERM; sleep 1000 & wait"
+    sandboxes = {
+        "app": {**base, "command": ["true"], "depends_on": ["db"]},
+        "db": {**base, "command": ["sh", "-c", stubborn]},
+    }
+    (tmp_path / "sandbox.yaml").write_text(json.dumps({"name": project, "sandboxes": sandboxes}))
+    process = cli.start("run", "app")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "db  | stopping\n"
+    process.send_signal(signal.SIGINT)
+    ran = cli.finish(process, timeout=60)
+    assert ran.err.splitlines()[0].startswith("app: completed (exit 0), ")

@@ -44,6 +44,11 @@ RAN = {"Status": "exited", "StartedAt": "2026-01-01T00:00:00Z", "ExitCode": 0, "
         ),
         ({"ExitCode": 0}, {"stopped_by": StoppedBy.KILLED}, Ending(how=How.KILLED, exit_code=0)),
         (
+            {"ExitCode": 143},
+            {"stopped_by": StoppedBy.RUN_ENDED},
+            Ending(how=How.KILLED, exit_code=143, signal=15, detail="the run ended"),
+        ),
+        (
             {"ExitCode": 137},
             {"events": [{"Action": "kill"}, {"Action": "die"}]},
             Ending(how=How.KILLED, exit_code=137, signal=9, detail="stopped by somebody else"),

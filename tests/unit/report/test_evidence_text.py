@@ -100,6 +100,11 @@ def test_what_is_missing_cut_and_refused_is_said() -> None:
         (Ending(how=How.TIMEOUT), "no output for 10m", "stopped: no output for 10m (exit 124)"),
         (Ending(how=How.KILLED, exit_code=137), "", "stopped before its end (exit 137)"),
         (
+            Ending(how=How.KILLED, exit_code=143, detail="the run ended"),
+            "the run ended",
+            "stopped because the run ended (exit 143)",
+        ),
+        (
             Ending(how=How.KILLED, exit_code=143, detail="stopped by somebody else"),
             "",
             "stopped before its end (exit 143): stopped by somebody else",
