@@ -57,9 +57,8 @@ class _Fault(Exception):
 
 
 def _refused(sandbox: DeclaredSandbox, why: str) -> Diagnostic:
-    found = sandbox.provenance.get("workspace")
-    span = found.span if found is not None and found.span is not None else sandbox.span
-    return Diagnostic(message=f"{sandbox.address}: the workspace can't be protected: {why}", span=span, help=_COPY)
+    message = f"{sandbox.address}: the workspace can't be protected: {why}"
+    return Diagnostic(message=message, span=sandbox.place("workspace"), help=_COPY)
 
 
 def _hold(top: Folder, path: str, source: str, notes: Folder) -> None:

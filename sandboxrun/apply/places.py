@@ -15,7 +15,6 @@ from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.model import labels
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.profile.guarding import sources_of
-from sandboxrun.source import Span
 
 if TYPE_CHECKING:
     from sandboxrun.engine.client import Engine
@@ -23,17 +22,17 @@ if TYPE_CHECKING:
 
 def real_places(sandboxes: Iterable[DeclaredSandbox]) -> Mapping[str, str]:
     """Where the host paths of the sandboxes lead now, links followed."""
-    return {str(path): os.path.realpath(path) for sandbox in sandboxes for _, path in sources_of(sandbox)}
+    return {str(path): os.path.realpath(path) for sandbox in sandboxes for _, _, path in sources_of(sandbox)}
 
 
 def check_places(sandbox: DeclaredSandbox, places: Mapping[str, str]) -> None:
     """Raise ApplyError for each that leads elsewhere now. One that was made by another process is not known of."""
     faults = []
-    for key, path in sources_of(sandbox):
+    for key, item, path in sources_of(sandbox):
         if os.path.realpath(path) != places.get(str(path), os.path.realpath(path)):
             message = f"{sandbox.address}: {path} leads elsewhere since this apply began"
             help = "see what has put a link there"
-            faults.append(Diagnostic(message=message, span=_span(sandbox, key), help=help))
+            faults.append(Diagnostic(message=message, span=sandbox.place(key, item), help=help))
     if faults:
         raise ApplyError(*faults)
 
@@ -44,7 +43,9 @@ def check_neighbours(sandboxes: Iterable[DeclaredSandbox], profile: Profile, eng
     Those of one profile are compared when it is read.
     """
     declared = {sandbox.address for sandbox in profile.sandboxes}
-    given = [(sandbox, key, path) for sandbox in sandboxes for key, path in sources_of(sandbox)]
+    given = [
+        (sandbox, sandbox.place(key, item), path) for sandbox in sandboxes for key, item, path in sources_of(sandbox)
+    ]
     faults = []
     for container in engine.containers(labels={labels.SANDBOX: None}) if given else ():
         own = container.get("Labels") or {}
@@ -52,11 +53,11 @@ def check_neighbours(sandboxes: Iterable[DeclaredSandbox], profile: Profile, eng
             continue
         binds = [mount for mount in container.get("Mounts") or () if mount.get("Type") == "bind"]
         whose = str((container.get("Names") or ["?"])[0]).removeprefix("/")
-        for sandbox, key, path in given:
+        for sandbox, span, path in given:
             if _is_movable(os.path.realpath(path), binds):
                 message = f"{sandbox.address}: {path} lies where {whose} may write: it could put a link in its place"
                 help = "wait until that one is gone, or give each a directory of its own"
-                faults.append(Diagnostic(message=message, span=_span(sandbox, key), help=help))
+                faults.append(Diagnostic(message=message, span=span, help=help))
     if faults:
         raise ApplyError(*faults)
 
@@ -73,8 +74,3 @@ def _is_movable(path: str, binds: Sequence[Mapping[str, Any]]) -> bool:
         if at not in kept and not any(kept.get(above) for above in at.parents):
             return True
     return False
-
-
-def _span(sandbox: DeclaredSandbox, key: str) -> Span | None:
-    found = sandbox.provenance.get(key)
-    return found.span if found is not None and found.span is not None else sandbox.span

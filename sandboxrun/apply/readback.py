@@ -45,7 +45,7 @@ def read_back(sandbox: DeclaredSandbox, container: str, session: Session, image_
                 Diagnostic(
                     message=f"{sandbox.address}: the engine did not take {d.key}: declared {_show(d.after)}, "
                     f"enforced {_show(d.before)}",
-                    span=_span(sandbox, d.key),
+                    span=sandbox.place(d.key),
                     help=_help(d.key),
                 )
                 for d in found
@@ -70,8 +70,3 @@ def _help(key: str) -> str:
 
 def _show(value: Any) -> str:
     return "nothing" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _span(sandbox: DeclaredSandbox, key: str) -> Any:
-    found = sandbox.provenance.get(key)
-    return found.span if found is not None and found.span is not None else sandbox.span

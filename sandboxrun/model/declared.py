@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from sandboxrun.model.items import name_of
 from sandboxrun.model.names import Names
 from sandboxrun.model.objects import FileSpec, NetworkSpec, VolumeSpec
 from sandboxrun.model.records import Dependency
@@ -25,6 +26,7 @@ class Provenance:
 
     span: Span | None = None
     via: str = ""  # "base hardened", "default", "implied by …", "--var"; "" for the profile itself
+    items: Mapping[str, Span] = attrs.field(factory=lambda: freeze({}), repr=False)  # by `name_of`
 
 
 @attrs.frozen(kw_only=True)
@@ -40,6 +42,13 @@ class DeclaredSandbox:
     depends_on: Mapping[str, Dependency] = attrs.field(factory=lambda: freeze({}))  # by address
     provenance: Mapping[str, Provenance] = attrs.field(factory=lambda: freeze({}), eq=False, repr=False)
     span: Span | None = attrs.field(default=None, eq=False, repr=False)
+
+    def place(self, key: str, item: object = None) -> Span | None:
+        """Where an option was written, or the `item` of it: a mount's target, a variable's name, a value."""
+        found = self.provenance.get(key)
+        if found is None or found.span is None:
+            return self.span
+        return found.span if item is None else found.items.get(name_of(item), found.span)
 
 
 @attrs.frozen(kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -19,14 +19,15 @@ from sandboxrun.errors import Problems
 from sandboxrun.model import units
 from sandboxrun.model.composite import span_of
 from sandboxrun.model.egress import CLOSED, PUBLIC, Egress
+from sandboxrun.model.items import item_spans, name_of
 from sandboxrun.model.option import Record, Row, rows, to_plain
-from sandboxrun.model.placing import PlaceOptions
+from sandboxrun.model.placing import CONFIGS_AT, SECRETS_AT, PlaceOptions
 from sandboxrun.model.process import ProcessOptions
 from sandboxrun.model.resources import ResourceOptions
 from sandboxrun.model.security import SecurityOptions
 from sandboxrun.model.types import freeze
 from sandboxrun.model.wiring import VARIABLES
-from sandboxrun.source import MapNode
+from sandboxrun.source import MapNode, Span
 
 NOT_OFFERED: Mapping[str, str] = freeze(
     {
@@ -135,10 +136,9 @@ def _check_network(spec: SandboxSpec, node: MapNode, problems: Problems) -> None
     if spec.dns:
         help = "the gateway resolves names: give it resolvers under egress"
         problems.add("a sandbox with egress asks no name server", span_of(node, "dns"), help)
-    taken = [name for name in VARIABLES if name in spec.environment]
-    if taken:
-        help = "remove them: they lead to the gateway"
-        problems.add(f"egress sets {', '.join(taken)}", span_of(node, "environment"), help)
+    for name in VARIABLES:
+        if name in spec.environment:
+            problems.add(f"egress sets {name}", _place(node, "environment", name), "remove it: it names the gateway")
 
 
 def _egress(spec: SandboxSpec) -> Egress | None:
@@ -151,22 +151,32 @@ def _egress(spec: SandboxSpec) -> Egress | None:
 
 
 def _check_targets(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
+    """Each mount point once, and written as an engine has it."""
+    targets = [("secrets", SECRETS_AT)] if spec.secrets else []
+    targets += [("configs", CONFIGS_AT)] if spec.configs else []
+    targets += [("tmpfs", path) for path in spec.tmpfs]
+    targets += [("workspace", spec.workspace.target)] if spec.workspace else []
+    targets += [("volumes", mount.target) for mount in spec.volumes]
     taken: dict[str, str] = {}
-    places = [(path, "tmpfs") for path in spec.tmpfs]
-    places += [(mount.target, "volumes") for mount in spec.volumes]
-    places += [(spec.workspace.target, "workspace")] if spec.workspace else []
-    places += [("/run/secrets", "secrets")] if spec.secrets else []
-    places += [("/run/configs", "configs")] if spec.configs else []
-    for path, key in places:
-        clean = posixpath.normpath(path)
-        if key in ("volumes", "workspace") and path != clean:
-            problems.add(f"{path} is not how an engine has it", span_of(node, key), f"write {clean}")
-        path = path.rstrip("/") or "/"
-        if path == "/":
-            problems.add("nothing can be mounted over /", span_of(node, key))
-        if path in taken:
-            problems.add(f"{path} is mounted by {taken[path]} and by {key}", span_of(node, key), "choose another path")
-        taken[path] = key
+    for key, path in targets:
+        for message, help in _target_faults(key, path, taken):
+            problems.add(message, _place(node, key, "target" if key == "workspace" else path), help)
+        taken[path.rstrip("/")] = key
+
+
+def _target_faults(key: str, path: str, taken: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
+    clean = posixpath.normpath(path)
+    if key in ("volumes", "workspace") and path != clean:
+        yield f"{path} is not normalized", f"write {clean}"
+    if clean == "/":
+        yield "nothing can be mounted over /", None
+    if (other := taken.get(path.rstrip("/"))) is not None:
+        yield f"{path} is mounted by {other} and by {key}", "choose another path"
+
+
+def _place(node: MapNode, key: str, item: str) -> Span | None:
+    """Where an item of an option is written; the option itself where no item has this name."""
+    return item_spans(BY_KEY[key].type, node.get(key)).get(name_of(item)) or span_of(node, key)
 
 
 SpecType = Record(cls=SandboxSpec, title="a sandbox", refused=NOT_OFFERED, check=_check)

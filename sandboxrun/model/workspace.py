@@ -11,12 +11,14 @@ import attrs
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.model.composite import ListOf, Short, span_of
 from sandboxrun.model.guard import GUARDS
+from sandboxrun.model.items import item_span
 from sandboxrun.model.option import Record, option
 from sandboxrun.model.records import AbsolutePath
 from sandboxrun.model.types import Choice, Size, Text
 from sandboxrun.source import MapNode
 
 LEAST = 1024**2
+_NAMES = ListOf(item=Text(hint="a name"), unique=True)
 
 
 @attrs.frozen(kw_only=True)
@@ -48,7 +50,7 @@ class Workspace:
         example="256m",
     )
     writable: tuple[str, ...] = option(
-        ListOf(item=Text(hint="a name"), unique=True),
+        _NAMES,
         default=(),
         description="What the sandbox may write to though the host runs it, of that which access rw keeps read-only: "
         f"{', '.join(GUARDS)}.",
@@ -67,7 +69,8 @@ def _check_workspace(workspace: Workspace, node: MapNode, problems: Problems) ->
     for name in workspace.writable:
         if name not in GUARDS:
             help = did_you_mean(name, GUARDS) or f"kept read-only are: {', '.join(GUARDS)}, and the profile's own files"
-            problems.add(f'"{name}" is not kept read-only by itself', span_of(node, "writable"), help)
+            span = item_span(_NAMES, node.get("writable"), name)
+            problems.add(f'"{name}" is not kept read-only by itself', span, help)
     if workspace.writable and workspace.access != "rw":
         help = "leave out writable, or use access: rw"
         problems.add(f"with access {workspace.access} writable means nothing", span_of(node, "writable"), help)

@@ -14,7 +14,6 @@ from sandboxrun.model.codec import ImageConfig, unsupported
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.observed import Offers, Snapshot
 from sandboxrun.model.placing import CONFIGS_AT, SECRETS_AT
-from sandboxrun.source import Span
 
 
 def preflight(sandboxes: Iterable[DeclaredSandbox], profile: Profile, offers: Offers) -> list[Diagnostic]:
@@ -114,10 +113,10 @@ def _seccomp(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     help = "security_opt: [seccomp=engine] uses the engine's own profile"
     if offers.podman:
         message = "the engine takes a seccomp profile by its path on the engine's host only, not as content"
-        yield _fault(sandbox, "security_opt", message, help)
+        yield _fault(sandbox, "security_opt", message, help, item="seccomp")
     elif value in (seccomp.OWN, seccomp.DEBUG) and offers.architecture not in ("", *seccomp.ARCHITECTURES):
         message = f"seccomp={value} is not made for the engine's architecture, {offers.architecture}"
-        yield _fault(sandbox, "security_opt", message, help)
+        yield _fault(sandbox, "security_opt", message, help, item="seccomp")
 
 
 def _podman(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
@@ -146,13 +145,9 @@ def _binds(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
         yield _fault(sandbox, "workspace", f"workspace access {access} can't be right: {offers.filesystem_note}", help)
     for mount in sandbox.spec.volumes:
         if mount.type == "bind":
-            yield _fault(sandbox, "volumes", f"the bind {mount.target} can't be right: {offers.filesystem_note}", help)
+            message = f"the bind {mount.target} can't be right: {offers.filesystem_note}"
+            yield _fault(sandbox, "volumes", message, help, item=mount.target)
 
 
-def _fault(sandbox: DeclaredSandbox, key: str, message: str, help: str) -> Diagnostic:
-    return Diagnostic(message=f"{sandbox.address}: {message}", span=_span(sandbox, key), help=help)
-
-
-def _span(sandbox: DeclaredSandbox, key: str) -> Span | None:
-    found = sandbox.provenance.get(key)
-    return found.span if found is not None and found.span is not None else sandbox.span
+def _fault(sandbox: DeclaredSandbox, key: str, message: str, help: str, *, item: str | None = None) -> Diagnostic:
+    return Diagnostic(message=f"{sandbox.address}: {message}", span=sandbox.place(key, item), help=help)

@@ -5,7 +5,7 @@ Owns the graph's checks. A dependency on a sandbox with `for_each` is one on eac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import attrs
 
@@ -14,11 +14,13 @@ from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.model.records import Dependency
 from sandboxrun.model.types import freeze
 from sandboxrun.profile.instance import Made
-from sandboxrun.source import ListNode, MapNode, Span
 
 
-def with_dependencies(made: Sequence[Made], known: Sequence[str], problems: Problems) -> tuple[DeclaredSandbox, ...]:
-    """The sandboxes with their dependencies by address. `known` are all names, also those that `when` left out."""
+def with_dependencies(
+    made: Sequence[Made], known: Sequence[str], faulty: Collection[str], problems: Problems
+) -> tuple[DeclaredSandbox, ...]:
+    """The sandboxes with their dependencies by address. `known` are all names, also those that `when` left out;
+    `faulty` those that could not be made, whose faults are noted already."""
     by_name: dict[str, list[str]] = {}
     for one in made:
         by_name.setdefault(one.sandbox.sandbox, []).append(one.sandbox.address)
@@ -28,7 +30,7 @@ def with_dependencies(made: Sequence[Made], known: Sequence[str], problems: Prob
         for name, dependency in one.sandbox.spec.depends_on.items():
             if name in by_name:
                 dependencies.update(dict.fromkeys(by_name[name], dependency))
-            elif dependency.required:
+            elif dependency.required and name not in faulty:
                 _absent(name, one, known, problems)
         found.append(attrs.evolve(one.sandbox, depends_on=freeze(dependencies)))
     _check_circles(made, problems)
@@ -36,23 +38,13 @@ def with_dependencies(made: Sequence[Made], known: Sequence[str], problems: Prob
 
 
 def _absent(name: str, one: Made, known: Sequence[str], problems: Problems) -> None:
-    span = _span(one, name)
+    span = one.sandbox.place("depends_on", name)
     if name in known:
         message = f'"{name}" is not there: its when or its for_each leaves it out'
         problems.add(message, span, "add required: false to this dependency, or give both the same when")
         return
     help = did_you_mean(name, known) or f"the sandboxes are: {', '.join(known)}"
     problems.add(f'depends_on names "{name}", which is no sandbox', span, help)
-
-
-def _span(one: Made, name: str) -> Span | None:
-    node = one.node.get("depends_on")
-    match node:
-        case MapNode() if (key := node.key(name)) is not None:
-            return key.span
-        case ListNode():
-            return next((item.span for item in node.items if getattr(item, "value", None) == name), node.span)
-    return node.span if node is not None else one.sandbox.span
 
 
 def _check_circles(made: Sequence[Made], problems: Problems) -> None:
@@ -64,7 +56,8 @@ def _check_circles(made: Sequence[Made], problems: Problems) -> None:
     while circle := find_circle(edges):
         one = first[circle[0]]
         shown = " -> ".join((*circle, circle[0]))
-        problems.add(f"depends_on goes in a circle: {shown}", _span(one, circle[1 % len(circle)]), "remove one of them")
+        span = one.sandbox.place("depends_on", circle[1 % len(circle)])
+        problems.add(f"depends_on goes in a circle: {shown}", span, "remove one of them")
         edges = {name: others for name, others in edges.items() if name not in circle}
 
 

@@ -82,7 +82,7 @@ class EnvFiles:
 
 
 def pass_through(
-    spec: SandboxSpec, environment: Mapping[str, str], secrets: set[str], span: Span | None, problems: Problems
+    spec: SandboxSpec, environment: Mapping[str, str], secrets: set[str], places: Mapping[str, Span], problems: Problems
 ) -> SandboxSpec:
     """The spec with bare names given the caller's values, which are noted as secrets: they may well be."""
     if None not in spec.environment.values():
@@ -93,7 +93,7 @@ def pass_through(
         if taken is None:
             continue
         if not is_text(taken):
-            problems.add(f"the caller's {name} is not UTF-8", span, "give it by a secret with file:")
+            problems.add(f"the caller's {name} is not UTF-8", places.get(name), "give it by a secret with file:")
             continue
         if value is None and len(taken) >= SHORTEST_SECRET:
             secrets.add(taken)

@@ -54,18 +54,16 @@ def _check_apart(sandboxes: tuple[DeclaredSandbox, ...], problems: Problems) -> 
             writers.setdefault(reach, []).append(sandbox.address)
     known: dict[tuple[Path, Path, tuple[str, ...]], bool] = {}
     for sandbox in sandboxes if writers else ():
-        for key, place in sources_of(sandbox):
+        for key, item, place in sources_of(sandbox):
             for (top, fixed), addresses in writers.items():
                 at = (place, top, fixed)
                 if at not in known:
                     known[at] = _can_move(top, fixed, place)
                 other = next((one for one in addresses if _is_at_once(sandbox, one)), None) if known[at] else None
                 if other is not None:
-                    found = sandbox.provenance.get(key)
-                    span = found.span if found is not None and found.span is not None else sandbox.span
                     message = f"{place.name} lies where {other} may write: it could put a link in its place"
                     help = "give each a directory of its own, or depend on it: service_completed_successfully"
-                    problems.add(message, span, help)
+                    problems.add(message, sandbox.place(key, item), help)
 
 
 def _is_at_once(sandbox: DeclaredSandbox, other: str) -> bool:
@@ -74,14 +72,14 @@ def _is_at_once(sandbox: DeclaredSandbox, other: str) -> bool:
     return other != sandbox.address and (waits is None or waits.condition != "service_completed_successfully")
 
 
-def sources_of(sandbox: DeclaredSandbox) -> Iterator[tuple[str, Path]]:
-    """The options, and the host paths in them, that a sandbox is given when it starts."""
+def sources_of(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str | None, Path]]:
+    """The options, their items, and the host paths in them, that a sandbox is given when it starts."""
     workspace = sandbox.spec.workspace
     if workspace is not None:
-        yield "workspace", sandbox.workspace or Path(workspace.source)
+        yield "workspace", None, sandbox.workspace or Path(workspace.source)
     for mount in sandbox.spec.volumes:
         if mount.type == "bind" and mount.source is not None:
-            yield "volumes", Path(mount.source)
+            yield "volumes", mount.target, Path(mount.source)
 
 
 def _writable(sandbox: DeclaredSandbox) -> Iterator[tuple[Path, tuple[str, ...]]]:
@@ -111,18 +109,15 @@ def _check_binds(sandbox: DeclaredSandbox, own: frozenset[Path], places: Places,
         found = sorted(path for path in own if path.is_relative_to(os.path.realpath(mount.source)))
         if found:
             message = f"the bind {mount.target} lets the sandbox write to {found[0].name}, which the profile rests on"
-            place = sandbox.provenance.get("volumes")
-            span = place.span if place is not None and place.span is not None else sandbox.span
             help = "mount it with :ro, or as the workspace with access: rw, which keeps such files"
-            problems.add(message, span, help)
+            problems.add(message, sandbox.place("volumes", mount.target), help)
 
 
 def _guarded(sandbox: DeclaredSandbox, own: frozenset[Path], problems: Problems) -> DeclaredSandbox:
     workspace = sandbox.spec.workspace
     if workspace is None or workspace.access != "rw":
         return sandbox
-    found = sandbox.provenance.get("workspace")
-    span = found.span if found is not None and found.span is not None else sandbox.span
+    span = sandbox.place("workspace")
     also: Iterable[Path] = ()
     try:
         also = () if ".git" in workspace.writable else tuple(configured(Path(workspace.source)))
@@ -132,7 +127,7 @@ def _guarded(sandbox: DeclaredSandbox, own: frozenset[Path], problems: Problems)
     every = guarded(workspace.writable, inside(workspace.source, own | frozenset(also)))
     covered = _covered(sandbox.spec, workspace)
     paths = tuple(path for path in every if path.split("/")[0] not in covered)
-    _check_mounts(sandbox.spec, workspace, paths, span, problems)
+    _check_mounts(sandbox, workspace, paths, problems)
     _check_links(workspace.source, paths, span, problems)
     spec = attrs.evolve(sandbox.spec, workspace=attrs.evolve(workspace, protected=paths))
     return attrs.evolve(sandbox, spec=spec)
@@ -171,25 +166,25 @@ def inside(source: str, own: frozenset[Path]) -> Iterator[str]:
                 yield str(path.relative_to(top))
 
 
-def _mounts_below(spec: SandboxSpec, workspace: Workspace) -> Iterator[str]:
-    """Where other mounts stand in the workspace, from its top."""
-    for target in (*(mount.target for mount in spec.volumes), *spec.tmpfs):
+def _mounts_below(spec: SandboxSpec, workspace: Workspace) -> Iterator[tuple[str, str, str]]:
+    """Other mounts in the workspace: where, from its top, their option and their target."""
+    targets = (*(("volumes", mount.target) for mount in spec.volumes), *(("tmpfs", path) for path in spec.tmpfs))
+    for key, target in targets:
         if target.rstrip("/").startswith(f"{workspace.target.rstrip('/')}/"):
-            yield os.path.relpath(target, workspace.target)
+            yield os.path.relpath(target, workspace.target), key, target
 
 
 def _covered(spec: SandboxSpec, workspace: Workspace) -> frozenset[str]:
     """Names at the top that another mount hides: what lies under it is out of reach, and it can't be moved."""
-    return frozenset(path for path in _mounts_below(spec, workspace) if "/" not in path)
+    return frozenset(path for path, _, _ in _mounts_below(spec, workspace) if "/" not in path)
 
 
-def _check_mounts(
-    spec: SandboxSpec, workspace: Workspace, paths: tuple[str, ...], span: Span | None, problems: Problems
-) -> None:
+def _check_mounts(sandbox: DeclaredSandbox, workspace: Workspace, paths: tuple[str, ...], problems: Problems) -> None:
     taken = {*paths, *(above for path in paths for above in parents(path))}
-    for inner in sorted(set(_mounts_below(spec, workspace)) & taken):
-        message = f"a volume on {workspace.target}/{inner} would stand where the profile's own files are kept read-only"
-        problems.add(message, span, "give it another target")
+    for inner, key, target in _mounts_below(sandbox.spec, workspace):
+        if inner in taken:
+            message = f"{key}: {target} would hide files of the workspace that are kept read-only"
+            problems.add(message, sandbox.place(key, target), "give it another target")
 
 
 def _check_links(source: str, paths: tuple[str, ...], span: Span | None, problems: Problems) -> None:

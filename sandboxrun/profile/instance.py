@@ -13,11 +13,11 @@ import attrs
 
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.model.declared import DeclaredSandbox, Provenance
+from sandboxrun.model.items import item_span, item_spans, name_of
 from sandboxrun.model.names import address, container_name
 from sandboxrun.model.option import Row, values_of
 from sandboxrun.model.records import Mount
 from sandboxrun.model.seccomp import NAMES as SECCOMP_NAMES
-from sandboxrun.model.security_opt import split_security
 from sandboxrun.model.spec import BY_KEY, NOT_OFFERED, ROWS, SandboxSpec, parse_spec
 from sandboxrun.model.types import INVALID, freeze
 from sandboxrun.model.workspace import Workspace
@@ -96,9 +96,8 @@ class Maker:
         spec = parse_spec(node, self.problems) or parse_spec(_sound(node), Problems())
         if spec is None:
             return None
-        place = node.key("environment")
-        span = place.span if place is not None else composed.span
-        spec = pass_through(spec, self.environment, self.renderer.secrets, span, self.problems)
+        places = item_spans(BY_KEY["environment"].type, node.get("environment"))
+        spec = pass_through(spec, self.environment, self.renderer.secrets, places, self.problems)
         spec = self._seccomp(spec, node)
         spec, workspace = self._paths(spec, node)
         sandbox = DeclaredSandbox(
@@ -172,7 +171,7 @@ class Maker:
         given = spec.security_opt.get("seccomp")
         if given is None or given in SECCOMP_NAMES:
             return spec
-        span = _seccomp_span(node)
+        span = item_span(BY_KEY["security_opt"].type, node.get("security_opt"), "seccomp")
         if given.lstrip().startswith("{"):
             content = checked_seccomp(given, span, self.problems)
         else:
@@ -202,7 +201,7 @@ class Maker:
     def _bind(self, mount: Mount, spans: Mapping[str, Span | None]) -> Mount:
         if mount.type != "bind" or mount.source is None:
             return mount
-        span = spans.get(mount.target)
+        span = spans.get(name_of(mount.target))
         return attrs.evolve(mount, source=str(self.places.checked(mount.source, span, "the bind", self.problems)))
 
     def _workspace(self, workspace: Workspace, directory: Any) -> Workspace:
@@ -229,21 +228,10 @@ def _targets(node: MapNode) -> Iterator[str]:
 
 
 def _mount_spans(node: MapNode) -> dict[str, Span | None]:
+    """Where the source of each mount is written, by its target."""
     volumes = node.get("volumes")
     items = volumes.items if isinstance(volumes, ListNode) else ()
-    return {str(identity(BY_KEY["volumes"], item)): _source_span(item) for item in items}
-
-
-def _seccomp_span(node: MapNode) -> Span | None:
-    given = node.get("security_opt")
-    match given:
-        case ListNode():
-            items = (item for item in given.items if isinstance(item, Scalar))
-            found = (item.span for item in items if split_security(str(item.value))[0] == "seccomp")
-            return next(found, given.span)
-        case MapNode() if (value := given.get("seccomp")) is not None:
-            return value.span
-    return node.span
+    return {name_of(identity(BY_KEY["volumes"], item)): _source_span(item) for item in items}
 
 
 def _workspace_span(node: MapNode) -> Span | None:
@@ -266,7 +254,7 @@ def _origins(spec: SandboxSpec, node: MapNode, composed: Composed) -> Iterator[t
         if row.key in given:
             key, found = given[row.key]
             span = found.span or key.span
-            yield row.key, Provenance(span=span, via=_via(span, names))
+            yield row.key, Provenance(span=span, via=_via(span, names), items=item_spans(row.type, found))
         elif value != row.default and row.key in _IMPLIED:
             yield row.key, Provenance(via=f"implied by {_IMPLIED[row.key]}")
         else:

@@ -140,6 +140,7 @@ class _Loader:
         self.bases = Bases(root, self.problems)
         self.renderer = Renderer(self.problems)
         self.secrets: frozenset[str] = frozenset()
+        self.faulty: set[str] = set()  # the names of sandboxes that could not be made
         self.read: dict[Path, SourceFile | None] = {}  # beside the profile's own files
 
     def run(self, read: Callable[[], list[Document | None]], gate: Callable[[], bool]) -> Profile:
@@ -166,7 +167,7 @@ class _Loader:
         objects = parse_objects(project, documents, self.renderer, scope, places, self.problems)
         made = self._instances(composed, maker, scope)
         self._check_names(made)
-        sandboxes = with_dependencies(made, [one.name for one in composed], self.problems)
+        sandboxes = with_dependencies(made, [one.name for one in composed], self.faulty, self.problems)
         bases = [document for document in self.bases.documents.values() if document is not None]
         check_references(made, merged_objects(documents), Documents(own=documents, bases=bases), self.problems)
         self.read = {**self.bases.files, **files, **maker.env_files.files}
@@ -259,6 +260,7 @@ class _Loader:
                 if holds(one.top("when"), self.renderer, inner, self.problems):
                     instance = maker.make(one, item, inner)
                     made += [instance] if instance is not None else []
+                    self.faulty |= {one.name} if instance is None else set()
                 faulty += len(self.problems) > before
                 if faulty >= _STOP_AFTER:
                     break

@@ -14,15 +14,12 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.model.attach import Named
-from sandboxrun.model.composite import ListOf, Pairs
+from sandboxrun.model.composite import ListOf
+from sandboxrun.model.items import Entry, entry_of
 from sandboxrun.model.option import Row, to_plain
-from sandboxrun.model.security_opt import SecurityOpts, split_security
 from sandboxrun.model.spec import ROWS
 from sandboxrun.model.tmpfs import Tmpfs
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, node_of
-
-Entry = tuple[Scalar, Node]
 
 
 @cache
@@ -122,30 +119,6 @@ def _entries(row: Row, node: Node) -> list[Entry] | None:
             items = (node,)
         case _:
             return None
-    entries = [entry for item in items if (entry := _split(row, item)) is not None]
+    entries = [entry for item in items if (entry := entry_of(row.type, item)) is not None]
     names = {entry[0].value for entry in entries}
     return entries if len(entries) == len(items) == len(names) else None
-
-
-def _split(row: Row, item: Node) -> Entry | None:
-    if not isinstance(item, Scalar) or not isinstance(item.value, str):
-        return None
-    text = item.value
-    name, value = text, None
-    match row.type:
-        case Pairs(separators=separators, bare=bare):
-            at = min((i for c in separators if (i := text.find(c)) >= 0), default=-1)
-            if at < 0 and not bare:
-                return None
-            name, value = (text[:at], text[at + 1 :]) if at >= 0 else (text, None)
-        case Tmpfs():
-            name, colon, options = text.partition(":")
-            value = options if colon else None
-        case SecurityOpts():
-            name, value = split_security(text)
-        case Named():
-            pass
-        case _:
-            return None
-    key = Scalar(value=name, text=name, span=item.span)
-    return key, Scalar(value=value, text=value or "", span=item.span)

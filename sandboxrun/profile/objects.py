@@ -26,10 +26,9 @@ from sandboxrun.model.option import Record
 from sandboxrun.model.types import INVALID, freeze
 from sandboxrun.profile.document import OBJECTS, Document
 from sandboxrun.profile.instance import Made
-from sandboxrun.profile.merge import identity
 from sandboxrun.profile.paths import Places
 from sandboxrun.profile.template import Renderer, Scope
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span
+from sandboxrun.source import MapNode, Node, Scalar, Span
 
 _TYPES: Mapping[str, Record] = {
     "networks": NetworkType,
@@ -151,28 +150,13 @@ def check_references(
 
 
 def _references(one: Made) -> Iterator[tuple[str, str, Span | None]]:
-    spec, node = one.sandbox.spec, one.node
+    sandbox, spec = one.sandbox, one.sandbox.spec
     for name in spec.networks:
-        yield "networks", name, _place(node, "networks", name)
+        yield "networks", name, sandbox.place("networks", name)
     for mount in spec.volumes:
         if mount.type == "volume" and mount.source is not None:
-            yield "volumes", mount.source, _place(node, "volumes", mount.target)
+            yield "volumes", mount.source, sandbox.place("volumes", mount.target)
     for ref in spec.secrets:
-        yield "secrets", ref.source, _place(node, "secrets", ref.file_name)
+        yield "secrets", ref.source, sandbox.place("secrets", ref.file_name)
     for ref in spec.configs:
-        yield "configs", ref.source, _place(node, "configs", ref.file_name)
-
-
-def _place(node: MapNode, option: str, name: str) -> Span | None:
-    """Where an option's item of that name stands, or the option."""
-    from sandboxrun.model.spec import BY_KEY
-
-    value = node.get(option)
-    match value:
-        case MapNode() if (key := value.key(name)) is not None:
-            return key.span
-        case ListNode():
-            items = (item for item in value.items if identity(BY_KEY[option], item) == name)
-            found = next(items, value)
-            return found.span
-    return value.span if value is not None else node.span
+        yield "configs", ref.source, sandbox.place("configs", ref.file_name)

@@ -25,27 +25,30 @@ def check_outside(sandboxes: Iterable[DeclaredSandbox], store: Store) -> None:
     kept = {Path(os.path.realpath(place)) for place in (store.path, store.staging_path)}
     faults = [
         Diagnostic(
-            message=f"{sandbox.address}: {what} {source} lets the sandbox write to its own evidence",
-            span=found.span if (found := sandbox.provenance.get(key)) is not None else sandbox.span,
+            message=f"{sandbox.address}: {_WHAT[key]} {source} lets the sandbox write to its own evidence",
+            span=sandbox.place(key, item),
             help=HELP,
         )
         for sandbox in sandboxes
-        for key, what, source, hidden in _writable(sandbox)
+        for key, item, source, hidden in _writable(sandbox)
         if any(place.is_relative_to(os.path.realpath(source)) and not _is_hidden(place, hidden) for place in kept)
     ]
     if faults:
         raise PlanError(*faults)
 
 
-def _writable(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str, str, str | None]]:
-    """The option, in words, and the host path, of each place that the sandbox may write to; what of it it can't see."""
+_WHAT = {"workspace": "the workspace", "volumes": "the bind"}
+
+
+def _writable(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str | None, str, str | None]]:
+    """The option, its item and the host path of each place that the sandbox may write to; what of it it can't see."""
     workspace = sandbox.spec.workspace
     if workspace is not None and workspace.access == "rw":
         hidden = f"{workspace.source}/{HIDDEN}" if HIDDEN in workspace.protected else None
-        yield "workspace", "the workspace", workspace.source, hidden
+        yield "workspace", None, workspace.source, hidden
     for mount in sandbox.spec.volumes:
         if mount.type == "bind" and not mount.read_only:
-            yield "volumes", "the bind", mount.source or "", None
+            yield "volumes", mount.target, mount.source or "", None
 
 
 def _is_hidden(place: Path, hidden: str | None) -> bool:
