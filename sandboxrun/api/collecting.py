@@ -81,8 +81,8 @@ class Collector:
         bare = nothing_declared(service)
         snapshot = take_snapshot(service.engine, bare, service.store)
         profile = _as_found(bare, snapshot)
-        names = frozenset(o.name for o in choose(snapshot))
-        return make_collect_plan(profile, snapshot, names, networks=True, leftovers=leftovers), snapshot, profile
+        made = make_collect_plan(profile, snapshot, choose(snapshot), networks=True, leftovers=leftovers)
+        return made, snapshot, profile
 
 
 def nothing_declared(service: SandboxService) -> Profile:

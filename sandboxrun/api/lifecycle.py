@@ -253,7 +253,7 @@ class Lifecycle:
             volumes=tuple(observe_volume(answer) for answer in engine.volumes(labels=own)),
             companions=tuple(map(observe_companion, engine.containers(labels={**own, labels.ROLE: None}))),
         )
-        made = make_collect_plan(profile, snapshot, frozenset({observed.name}), networks=False)
+        made = make_collect_plan(profile, snapshot, [observed], networks=False)
         settings = self._settings(held.declared.environment, threading.Event())
         outcome = converge.carry_out(made, snapshot, engine, profile, store, settings, lambda: None, watched=watched)
         assert outcome.applied is not None and outcome.session is not None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -123,8 +124,9 @@ def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
             f"{sandbox.address}: the workspace holds {packed.bytes} bytes, and its size is {format_size(policy.size)}",
             help="exclude what the agent does not need, or give it a larger size",
         )
-    volume = part_volume(sandbox.name, WORKSPACE)
-    with open_workspace(session.store, container.run) as tar, courier(sandbox, WORKSPACE, volume, session) as carrier:
+    volume, told = part_volume(sandbox.name, WORKSPACE), {labels.RUN: container.run, labels.CONTENT: packed.content}
+    carrying = courier(sandbox, WORKSPACE, volume, session, told)
+    with open_workspace(session.store, container.run) as tar, carrying as carrier:
         session.engine.put_archive(carrier, LANDING, tar)
     return f"{packed.files} file{'s' if packed.files != 1 else ''}"
 
@@ -158,8 +160,11 @@ def give_volume(step: op.GiveVolume, session: Session) -> None:
 
 
 @contextmanager
-def courier(sandbox: DeclaredSandbox, part: str, volume: str, session: Session) -> Iterator[str]:
-    """A container that is never started, with `volume` under /sandboxrun/<part>; gone afterwards.
+def courier(
+    sandbox: DeclaredSandbox, part: str, volume: str, session: Session, more: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[str]:
+    """A container that is never started, with `volume` under /sandboxrun/<part>; gone afterwards. `more` are labels,
+    for who reads of it in the engine's events.
 
     The engine takes no upload through a read-only mount, and none into the directory above a mount when the
     root is read-only; only from there can a volume's own root be given to the sandbox's user.
@@ -176,7 +181,7 @@ def courier(sandbox: DeclaredSandbox, part: str, volume: str, session: Session) 
             "Image": sandbox.spec.image,
             "Cmd": ["true"],
             "NetworkDisabled": True,
-            "Labels": {labels.PROJECT: session.profile.project, labels.ROLE: "courier"},
+            "Labels": {labels.PROJECT: session.profile.project, labels.ROLE: "courier", **more},
             "HostConfig": {"NetworkMode": "none", "Mounts": [mount]},
         },
         platform=sandbox.spec.platform,

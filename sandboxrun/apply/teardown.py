@@ -5,16 +5,17 @@ Owns these steps' engine calls, and the rule that nothing is removed before its 
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 import attrs
 
 from sandboxrun.apply.gateways import remove_companions
 from sandboxrun.apply.session import Session, Watched
-from sandboxrun.engine.errors import NotFound
+from sandboxrun.engine.errors import EngineError, NotFound
+from sandboxrun.engine.owner import decode, this_process
 from sandboxrun.errors import ApplyError
 from sandboxrun.model import labels
 from sandboxrun.model.names import GATEWAY, KEEPER, PARTS, WORKSPACE, companion, part_volume
@@ -22,11 +23,14 @@ from sandboxrun.model.observed import ObservedSandbox, observe
 from sandboxrun.model.option import to_plain
 from sandboxrun.model.workspace import Workspace
 from sandboxrun.plan import operations as op
-from sandboxrun.plan.belongings import companions_of, held_parts
+from sandboxrun.plan.belongings import companions_of, held_parts, shares
 from sandboxrun.profile.guarding import inside
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.capture import CaptureRequest
+
+_LOOK = 0.1  # seconds between looks at what another process is doing
+_ITS_RUN = 5.0  # seconds that it may take to do so
 
 
 def stop_sandbox(step: op.StopSandbox, session: Session) -> None:
@@ -40,10 +44,30 @@ def stop_sandbox(step: op.StopSandbox, session: Session) -> None:
 def capture_evidence(step: op.CaptureEvidence, session: Session) -> str:
     """Keep what it leaves. Raises ApplyError when nothing to rely on was kept: then it must not be removed."""
     observed = session.observed(step.container)
+    if _taken_by_its_run(observed, session):
+        return "saved by the run that made it"
     watched = session.watched.get(step.run, Watched())
     if watched.stopped_by == "itself" and step.how is not None:  # nobody saw it, or only that it had ended
         watched = attrs.evolve(watched, stopped_by=step.how)
     return keep(observed, watched, session, known=step.run in session.watched, gateway=step.gateway)
+
+
+def _taken_by_its_run(observed: ObservedSandbox, session: Session) -> bool:
+    """Whether the `run` that made it saved its evidence and removed it: without anything shared it does so without the
+    project's lock, and two at once would take from each other what is not saved yet."""
+    owner = decode(observed.owner or "") if observed.one_off else None
+    if owner is None or owner == this_process() or shares(observed.applied or observed.spec):
+        return False
+    until = monotonic() + _ITS_RUN
+    while True:
+        over = owner.is_gone or monotonic() >= until  # before the look: it may end once it has removed it
+        try:
+            session.engine.inspect_container(observed.id)
+        except NotFound:
+            return True
+        if over:
+            return False
+        sleep(_LOOK)
 
 
 def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known: bool, gateway: str | None) -> str:
@@ -105,11 +129,26 @@ def _rests_on(workspace: Workspace, session: Session) -> Iterator[str]:
 
 def remove_sandbox(step: op.RemoveSandbox, session: Session) -> None:
     """Remove the container and what is its own."""
-    with contextlib.suppress(NotFound):
-        session.engine.remove_container(step.container, force=True, volumes=True)
+    _remove_container(step.container, session)
     remove_companions(step.companions, step.network, session)
     for volume in step.volumes:
         _remove_volume(volume, session)
+
+
+def _remove_container(container: str, session: Session) -> None:
+    """Remove it, or wait until whoever is removing it already has done so."""
+    until = monotonic() + _ITS_RUN
+    while True:
+        try:
+            session.engine.remove_container(container, force=True, volumes=True)
+        except NotFound:
+            return
+        except EngineError as error:
+            if error.status != 409 or monotonic() >= until:
+                raise
+            sleep(_LOOK)
+        else:
+            return
 
 
 def remove_volume(step: op.RemoveVolume, session: Session) -> None:
@@ -126,10 +165,7 @@ def _remove_volume(name: str, session: Session) -> None:
 
 def remove_courier(step: op.RemoveCourier, session: Session) -> None:
     """Remove a container that carried files and was never started."""
-    try:
-        session.engine.remove_container(step.container, force=True, volumes=True)
-    except NotFound:
-        return
+    _remove_container(step.container, session)
 
 
 def discard(address: str, session: Session) -> str:

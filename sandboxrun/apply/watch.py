@@ -51,10 +51,10 @@ class Watch:
     def __init__(
         self, engine: Engine, store: Store, *, address: str, container: str, run: str, spec: SandboxSpec, how: Watching
     ) -> None:
-        self.address, self.container, self.run = address, container, run
+        self.address, self.container, self.run, self.spec = address, container, run, spec
         self.exit_code: int | None = None
         self.error: EngineError | None = None
-        self._engine, self._store, self._spec, self._how = engine, store, spec, how
+        self._engine, self._store, self._how = engine, store, how
         self._stopped_by = "itself"
         self._note = ""
         self._last_output = monotonic()
@@ -87,7 +87,7 @@ class Watch:
         if self._how.pump is not None:
             self._terminal = self._engine.attach_terminal(self.container)
         elif self._how.output is not None:
-            self._stream = self._engine.attach(self.container, tty=self._spec.tty)
+            self._stream = self._engine.attach(self.container, tty=self.spec.tty)
 
     def begin(self) -> None:
         """It runs: read, sample and wait, each in a thread of its own. Raises EngineError, EvidenceError, OSError."""
@@ -100,7 +100,7 @@ class Watch:
     def _begin(self) -> None:
         if self._how.output is not None:
             self._thread(self._read_output)
-        elif self._spec.lifetime.idle is not None:
+        elif self.spec.lifetime.idle is not None:
             self._thread(self._listen)
         if self._how.sample:
             self._start_sampler()
@@ -120,7 +120,7 @@ class Watch:
         if self.ended:
             return
         self._stopped_by, self._note = stopped_by, note
-        seconds = -(-self._spec.stop_grace_period // 10**9) if grace is None else grace
+        seconds = -(-self.spec.stop_grace_period // 10**9) if grace is None else grace
         with contextlib.suppress(EngineError):
             self._engine.stop_container(self.container, timeout=seconds)
 
@@ -152,7 +152,7 @@ class Watch:
 
         staging = self._cleanup.enter_context(self._store.staging(self.run))
         file = self._cleanup.enter_context(contextlib.closing(staging.append(USAGE)))
-        self._sampler = Sampler(self._engine, self.container, file, every=self._spec.evidence.usage_every / 1e9)
+        self._sampler = Sampler(self._engine, self.container, file, every=self.spec.evidence.usage_every / 1e9)
         self._sampler.start()
 
     def _until_end(self) -> None:
@@ -172,17 +172,17 @@ class Watch:
             self._ended.set()
 
     def _limit(self) -> float | None:
-        lifetime = self._spec.lifetime.timeout
+        lifetime = self.spec.lifetime.timeout
         return self._how.timeout if self._how.timeout is not None else None if lifetime is None else lifetime / 1e9
 
     def _patience(self, began: float) -> float:
         """How long to wait before looking at the clock again."""
         limit = self._limit()
         left = LOOK if limit is None else began + limit - monotonic()
-        return min(LOOK if self._spec.lifetime.idle is not None else 3600.0, max(left, 0.01) if limit else 3600.0)
+        return min(LOOK if self.spec.lifetime.idle is not None else 3600.0, max(left, 0.01) if limit else 3600.0)
 
     def _enforce(self, began: float) -> None:
-        limit, idle = self._limit(), self._spec.lifetime.idle
+        limit, idle = self._limit(), self.spec.lifetime.idle
         if limit is not None and monotonic() >= began + limit:
             self.end("timeout", f"past its timeout of {format_duration(round(limit * SECOND))}")
         elif idle is not None and not self._deaf and monotonic() >= self._last_output + idle / 1e9:
@@ -191,7 +191,7 @@ class Watch:
     def _listen(self) -> None:
         """Notice output, for its idle time; the engine's own log keeps it."""
         try:
-            self._stream = self._engine.attach(self.container, tty=self._spec.tty)
+            self._stream = self._engine.attach(self.container, tty=self.spec.tty)
             for _ in self._stream:
                 self._last_output = monotonic()
         except EngineError:
@@ -202,7 +202,7 @@ class Watch:
             staging = files.enter_context(self._store.staging(self.run))
             from sandboxrun.evidence.staged import STDERR, STDOUT
 
-            limit = self._spec.evidence.logs_limit
+            limit = self.spec.evidence.logs_limit
             logs = {
                 stream: _Log(files.enter_context(contextlib.closing(staging.append(name))), limit)
                 for stream, name in ((1, STDOUT), (2, STDERR))

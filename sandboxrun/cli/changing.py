@@ -158,7 +158,7 @@ class Telling:
         self._runs([run_of(one, profile) for one in waited.results], profile)
         if not self._json:
             for address, record in waited.earlier.items():
-                said = f"{record.ending} in an earlier run" if record is not None else "did not come to run"
+                said = f"{record.ending} in an earlier run" if record is not None else "was not run"
                 result(f"{address} {said}; --rerun runs it again")
 
     def _runs(self, runs: Iterable[Run], profile: Profile) -> None:
@@ -182,7 +182,7 @@ def run_of(result: RunResult, profile: Profile) -> Run:
 
     sandbox = profile.sandbox(result.address)
     spec = sandbox.spec if sandbox is not None else None
-    return Run(address=result.address, captured=result.evidence, spec=spec, note=result.note)
+    return Run(address=result.address, captured=result.evidence, spec=spec, note=result.note, seen=result.seen)
 
 
 def _run(captured: Captured, profile: Profile) -> Run:

@@ -54,6 +54,16 @@ def this_process() -> Owner:
     return Owner(kernel=_kernel() if found else "", pid=os.getpid(), started=found[1] if found else 0, who=who)
 
 
+def process_began() -> float:
+    """When this process began, as a UNIX time; now, where the system does not tell."""
+    import time
+
+    found = _state(os.getpid())
+    if found is None:
+        return time.time()
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - found[1] / os.sysconf("SC_CLK_TCK"))
+
+
 def decode(text: str) -> Owner | None:
     """An owner from a label's value; None for anything else."""
     try:

@@ -241,14 +241,19 @@ def stats_stream(engine: Caller, id: str) -> StatsStream:
 
 
 def events(
-    engine: Caller, *, filters: Mapping[str, Sequence[str]] | None = None, since: str | None = None
+    engine: Caller,
+    *,
+    filters: Mapping[str, Sequence[str]] | None = None,
+    since: str | None = None,
+    until: str | None = None,
 ) -> EventStream:
-    """What happens on the engine from now on, or from `since` (a UNIX time, as `logs` has it).
+    """What happens on the engine from now on, or from `since` (a UNIX time, as `logs` has it); up to `until`.
 
     `filters` as the API has them: {"type": ["container"], "label": ["a=b"], "event": ["die"]}. The engine answers a
     moment before it listens: to miss nothing, give `since` a time from before the call.
     """
-    query = {"filters": json.dumps({k: list(v) for k, v in filters.items()}) if filters else None, "since": since}
+    chosen = json.dumps({k: list(v) for k, v in filters.items()}) if filters else None
+    query = {"filters": chosen, "since": since, "until": until}
     operation = "following the engine's events"
     answer = engine.request("GET", "/events", operation=operation, query=query, stream=True)
     return EventStream(json_lines(answer.pieces(), operation), answer.close)

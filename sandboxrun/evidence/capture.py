@@ -92,6 +92,18 @@ def capture(engine: Engine, container_id: str, request: CaptureRequest, store: S
         return Captured(entry=None, failure=reason_of(error))
 
 
+def recorded(store: Store, run: str) -> Captured | None:
+    """The evidence of a run that was captured before, by whichever job; None where the store has none."""
+    entry = store.entry(run)
+    if entry is None:
+        return None
+    folder = store.path / entry.folder
+    try:
+        return Captured(entry=entry, folder=folder, index=store.index(entry), already=True)
+    except Exception as error:
+        return Captured(entry=None, folder=folder, already=True, failure=reason_of(error))
+
+
 class _Capture:
     def __init__(self, engine: Engine, container_id: str, request: CaptureRequest, store: Store) -> None:
         self._engine, self._id, self._request, self._store = engine, container_id, request, store
@@ -109,14 +121,14 @@ class _Capture:
         self._unreachable: str | None = None
 
     def run(self) -> Captured:
-        if done := self._store.entry(self._request.run):
-            return self._already(done)
+        if done := recorded(self._store, self._request.run):
+            return done
         answer = self._inspect()
         name = str(answer.get("Name", "")).lstrip("/") if answer else ""
         with self._store.recording(self._request.run, name or self._id[:12]) as found:
-            if isinstance(found, Entry):
-                return self._already(found)
-            captured = self._into(found, answer)
+            captured = None if isinstance(found, Entry) else self._into(found, answer)
+        if captured is None:
+            return recorded(self._store, self._request.run) or Captured(entry=None, failure="its record is gone")
         if captured.entry is not None:
             with contextlib.suppress(Exception):
                 self._store.unstage(self._request.run)
@@ -131,13 +143,6 @@ class _Capture:
         except NotFound as error:
             self._missing.append(Missing(part="inspect", reason=reason_of(error)))
             return None
-
-    def _already(self, entry: Entry) -> Captured:
-        folder = self._store.path / entry.folder
-        try:
-            return Captured(entry=entry, folder=folder, index=self._store.index(entry), already=True)
-        except Exception as error:
-            return Captured(entry=None, folder=folder, already=True, failure=reason_of(error))
 
     def _into(self, folder: RunFolder, answer: Mapping[str, Any] | None) -> Captured:
         digests, engine = self._gather(folder, answer)

@@ -19,6 +19,7 @@ INPUTS_DIGEST = PREFIX + "inputs-digest"
 WORKSPACE = PREFIX + "workspace"
 SECRETS = PREFIX + "secrets"
 CONFIGS = PREFIX + "configs"
+CONTENT = PREFIX + "content"  # the digest of a workspace copy, on the courier that carries it into its volume
 DEADLINE = PREFIX + "ttl-deadline"  # absolute, RFC 3339; past it the container is collected whoever made it
 OWNER = PREFIX + "owner"  # who made a one-off: its death makes the container an orphan
 ONE_OFF = PREFIX + "one-off"  # made by `run`, not by `apply`

@@ -40,6 +40,14 @@ def companions_of(spec: SandboxSpec) -> tuple[str, ...]:
     return tuple(role for role in COMPANIONS if has[role])
 
 
+def shares(spec: SandboxSpec) -> bool:
+    """Whether the sandbox needs anything beside its container: networks and volumes are made, found and swept by
+    whoever holds the project's lock."""
+    copied = spec.workspace is not None and spec.workspace.access == "copy"
+    needs = spec.networks or companions_of(spec) or copied or spec.secrets or spec.configs
+    return bool(needs) or any(mount.type == "volume" for mount in spec.volumes)
+
+
 def held_parts(spec: SandboxSpec) -> tuple[str, ...]:
     """The parts that lie in memory: their volumes last as long as the keeper has them mounted."""
     workspace = spec.workspace

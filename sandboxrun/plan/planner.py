@@ -59,21 +59,26 @@ def make_destroy_plan(profile: Profile, snapshot: Snapshot, targets: tuple[str, 
 
 
 def make_collect_plan(
-    profile: Profile, snapshot: Snapshot, names: frozenset[str], *, networks: bool, leftovers: bool = False
+    profile: Profile,
+    snapshot: Snapshot,
+    mine: Iterable[ObservedSandbox],
+    *,
+    networks: bool,
+    leftovers: bool = False,
 ) -> Plan:
-    """The plan that keeps the evidence of the containers `names` and removes them: the end of a `run`.
+    """The plan that keeps the evidence of the containers `mine` and removes them: the end of a `run` or a wait. It
+    makes nothing, whatever the profile declares.
 
     `networks`: also those that nothing uses then; `leftovers`: also couriers, and the volumes of sandboxes that are
     gone (the profile's own stay). Both only for who holds the project's lock.
     """
-    mine = [o for o in snapshot.sandboxes if o.name in names]
     decisions = [decide_undeclared(o, None, snapshot, Reason.DESTROY) for o in mine]
     own = attrs.evolve(
         snapshot,
         couriers=snapshot.couriers if leftovers else (),
         volumes=tuple(v for v in snapshot.volumes if is_part(v) or v.key in profile.volumes),
     )
-    return _plan(profile, own, decisions, Options(), whole=networks, sweep=leftovers)
+    return _plan(profile, own, decisions, Options(), whole=networks, sweep=leftovers, only_remove=True)
 
 
 def _plan(
@@ -85,12 +90,15 @@ def _plan(
     destroy: bool = False,
     whole: bool | None = None,
     sweep: bool | None = None,
+    only_remove: bool = False,
 ) -> Plan:
     """`whole` removes networks that nothing uses, `sweep` volumes; neither under `--target`."""
     whole = not options.targets if whole is None else whole
     sweep = not options.targets if sweep is None else sweep
     networks = network_changes(profile, snapshot, decisions, whole=whole, sweep=sweep)
     volumes = volume_changes(profile, snapshot, decisions, whole=sweep, destroy=destroy)
+    if only_remove:
+        networks, volumes = ([c for c in found if c.action is Action.DELETE] for found in (networks, volumes))
     images = image_changes(decisions, snapshot)
     operations: tuple[Operation, ...] = ()
     if not options.refresh_only:

@@ -27,12 +27,14 @@ _LISTED = 5  # parts that are missing, told by name
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """One run to tell of. `spec` is what it was told to be, for its limits; `note` what the caller saw of its end."""
+    """One run to tell of. `spec` is what it was told to be, for its limits; `note` what the caller saw of its end,
+    `seen` how it ended where another job has the evidence."""
 
     address: str
     captured: Captured | None
     spec: SandboxSpec | None = None
     note: str = ""
+    seen: Ending | None = None
 
 
 def evidence_text(
@@ -51,6 +53,8 @@ def evidence_plain(run: Run) -> dict[str, Any]:
     """A run as data, in the words that `--json` has. A timeout is 124, whatever the program gave."""
     captured = run.captured
     told = {"sandbox": run.address, "note": run.note}
+    if captured is None and run.seen is not None:
+        return {**told, "outcome": run.seen.how.value, "exit_code": _code(run.seen), "evidence": None}
     if captured is None:
         return {**told, "outcome": How.NOT_STARTED.value}
     index = captured.index
@@ -75,8 +79,10 @@ def _code(ending: Ending) -> int | None:
 def _run_lines(run: Run, base: Path | None) -> list[str]:
     name = one_line(run.address)
     captured = run.captured
+    if captured is None and run.seen is not None:
+        return [f"{name}: {ending_text(run.seen, run.spec, run.note)}; another job saved the evidence"]
     if captured is None:
-        return [f"{name}: {one_line(run.note) or 'did not come to run'}"]
+        return [f"{name}: {one_line(run.note) or 'was not run'}"]
     if captured.index is None:
         return [f"{name}: its evidence could not be kept: {one_line(captured.failure or 'the reason is not known')}"]
     index = captured.index

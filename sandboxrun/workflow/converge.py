@@ -7,8 +7,9 @@ evidence before removal, and the read-back of all at the end.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -21,6 +22,7 @@ from sandboxrun.apply.places import check_neighbours, real_places
 from sandboxrun.apply.session import Session, Watched
 from sandboxrun.engine.client import Engine
 from sandboxrun.engine.lock import project_lock
+from sandboxrun.engine.project_events import ProjectEvents
 from sandboxrun.errors import ApplyError, Diagnostic, PlanError
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.observed import Running, Snapshot
@@ -53,7 +55,8 @@ def _unchanged(session: Session) -> None:
 
 @attrs.define(kw_only=True)
 class Settings:
-    """How a change of the engine is carried out. Times in seconds; `stop` set from a signal ends it cleanly."""
+    """How a change of the engine is carried out. Times in seconds; `stop` set from a signal ends it cleanly. What ran
+    to its end since `began` (a UNIX time) is not run again, whichever checkout's job ran it."""
 
     parallelism: int = 4
     lock_wait: float = 60.0
@@ -61,6 +64,7 @@ class Settings:
     on_wait: Callable[[str], None] | None = None
     stop: threading.Event = attrs.field(factory=threading.Event)
     environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    began: float = attrs.field(factory=time.time)
 
 
 @attrs.frozen(kw_only=True)
@@ -81,23 +85,27 @@ def apply(
     settings: Settings | None = None,
     confirm: Confirm = lambda plan: True,
     expected: SavedPlan | None = None,
-    watched: Mapping[str, Watched] | None = None,
     blocked: bool = False,
     proof: Proof | None = None,
+    events: ProjectEvents | None = None,
+    prepare: Callable[[Session], None] = _unchanged,
 ) -> Outcome:
     """Make the engine hold what the profile declares. `expected` is a saved plan: nothing else may come of it.
 
     With `proof` what is to be made is verified first, and each sandbox once it runs. With `blocked` it is no error that
-    sandboxes were not started because what they depend on failed: the outcome says it.
+    sandboxes were not started because what they depend on failed: the outcome says it. `events` is one that the caller
+    follows already; `prepare` gets the session before the first step.
 
     Raises PlanError when the saved plan is stale, ApplyError when a step failed or the result is not as declared.
     """
     settings = settings or Settings()
     if expected is not None:
         options = expected.options
-    with locked(engine, profile, settings) as guard:
-        # What was watched to its end is only collected: a workspace that changed meanwhile must not run it again.
-        snapshot = take_snapshot(engine, profile, store, workspaces=watched is None)
+    with ExitStack() as stack:
+        # Before the lock: whoever holds it may complete, in another checkout, what this one would run.
+        events = events or stack.enter_context(ProjectEvents(engine, profile.project, settings.began))
+        guard = stack.enter_context(locked(engine, profile, settings))
+        snapshot = take_snapshot(engine, profile, store, workspaces=True, events=events)
         if expected is not None and expected.destroy:
             made = make_destroy_plan(profile, snapshot, expected.options.targets)
         else:
@@ -109,8 +117,13 @@ def apply(
         if proof is not None:
             proof.before(sandboxes_made(made, profile), guard)
             snapshot = attrs.evolve(snapshot, taken=engine.clock())
-        prepare = proof.prepare if proof is not None else _unchanged
-        outcome = carry_out(made, snapshot, engine, profile, store, settings, guard, watched=watched, prepare=prepare)
+
+        def prepared(session: Session) -> None:
+            prepare(session)
+            if proof is not None:
+                proof.prepare(session)
+
+        outcome = carry_out(made, snapshot, engine, profile, store, settings, guard, prepare=prepared)
         assert outcome.applied is not None
         if not (blocked and outcome.applied.dependencies_failed):
             outcome.applied.check()

@@ -40,14 +40,17 @@ from sandboxrun.model.types import freeze
 from sandboxrun.plan.belongings import companions_of, networks_of
 
 if TYPE_CHECKING:
+    from sandboxrun.engine.project_events import ProjectEvents
     from sandboxrun.evidence.store import Store
 
 
-def take_snapshot(engine: Engine, profile: Profile, store: Store, *, workspaces: bool = False) -> Snapshot:
+def take_snapshot(
+    engine: Engine, profile: Profile, store: Store, *, workspaces: bool = False, events: ProjectEvents | None = None
+) -> Snapshot:
     """The project on the engine now. Raises EngineError.
 
     `workspaces`: those of sandboxes that have completed are compared with what they are now, which reads all their
-    files.
+    files. With `events`, what other jobs saw completed since it began counts as this checkout's own record does.
     """
     own = {labels.PROJECT: profile.project}
     listed = engine.containers(labels=own)
@@ -81,6 +84,8 @@ def take_snapshot(engine: Engine, profile: Profile, store: Store, *, workspaces:
         helper=_helper(images, profile.sandboxes),
         completed=_completed(profile, store, workspaces),
     )
+    if events is not None:
+        snapshot = _with_others(snapshot, profile, store, events)
     return attrs.evolve(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, unsettled)))
 
 
@@ -242,6 +247,20 @@ def _completed(profile: Profile, store: Store, compare: bool) -> Mapping[str, Ma
             if earlier is None or earlier.workspace_changed or not changed:
                 found[entry.sandbox] = record
     return freeze({address: freeze({wanted[address].spec.digest: record}) for address, record in found.items()})
+
+
+def _with_others(snapshot: Snapshot, profile: Profile, store: Store, events: ProjectEvents) -> Snapshot:
+    """The snapshot, with the records of what would be made and has completed elsewhere."""
+    there = {o.address for o in snapshot.sandboxes if not o.one_off} | snapshot.completed.keys()
+    missing = tuple(s for s in profile.sandboxes if s.address not in there)
+    if not missing:
+        return snapshot
+    from sandboxrun.workflow.elsewhere import completed_elsewhere
+
+    digests = {s.address: s.spec.digest for s in missing}
+    found = completed_elsewhere(events, missing, _Contents(store).differ)
+    more = {address: freeze({digests[address]: record}) for address, record in found.items()}
+    return attrs.evolve(snapshot, completed=freeze({**snapshot.completed, **more}))
 
 
 class _Contents:

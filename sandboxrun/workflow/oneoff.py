@@ -21,10 +21,10 @@ from sandboxrun.engine.client import Engine
 from sandboxrun.engine.owner import this_process
 from sandboxrun.engine.together import together
 from sandboxrun.errors import ApplyError, ExitCode
-from sandboxrun.evidence.outcome import RUN_ENDED, StoppedBy
+from sandboxrun.evidence.outcome import RUN_ENDED, Ending, How, StoppedBy
 from sandboxrun.model import labels
 from sandboxrun.model.declared import DeclaredSandbox, Profile
-from sandboxrun.plan.belongings import companions_of
+from sandboxrun.plan import belongings
 from sandboxrun.plan.order import levels
 from sandboxrun.plan.planner import Options, make_collect_plan, make_plan, with_dependencies
 from sandboxrun.workflow.blocked import not_started, overall
@@ -57,28 +57,31 @@ class RunOptions:
 
 @attrs.frozen(kw_only=True)
 class RunResult:
-    """How one sandbox ended. `evidence` is None when it never came to be; `named` is false of one that ran only
-    because another depends on it."""
+    """How one sandbox ended. `evidence` is None when it never came to be, or when another job has it: `seen` says how
+    it ended then, as far as this one saw it. `named` is false of one that ran only because another depends on it."""
 
     address: str
     evidence: Captured | None
     note: str = ""
     blocked: bool = False  # not started: what it depends on failed
     named: bool = True
+    seen: Ending | None = None
 
     @property
     def exit_code(self) -> int:
         """The agent's own code; 124 for a timeout, 125 when it did not run or nothing is known of its end."""
-        return exit_code(self.evidence)
+        return exit_code(self.evidence) if self.seen is None else code_of_ending(self.seen)
 
 
 def exit_code(captured: Captured | None) -> int:
     """The exit code that evidence stands for."""
-    from sandboxrun.evidence.outcome import How
-
     if captured is None or captured.index is None:
         return ExitCode.NOT_RUN
-    ending = captured.index.ending
+    return code_of_ending(captured.index.ending)
+
+
+def code_of_ending(ending: Ending) -> int:
+    """The exit code that an ending stands for."""
     match ending.how:
         case How.TIMEOUT:
             return ExitCode.TIMEOUT
@@ -247,7 +250,8 @@ class Runner:
                 snapshot = take_snapshot(self._engine, profile, self._store)
             else:
                 snapshot = snapshot_after_run(self._engine, profile, names)
-            made = make_collect_plan(profile, snapshot, names, networks=shares(profile))
+            mine = [o for o in snapshot.sandboxes if o.name in names]
+            made = make_collect_plan(profile, snapshot, mine, networks=shares(profile))
             outcome = carry_out(made, snapshot, self._engine, profile, self._store, settings, guard, watched=watched)
         assert outcome.applied is not None and outcome.session is not None
         outcome.applied.check()
@@ -258,21 +262,24 @@ class Runner:
         if watch is None:
             note = blocked or "not started"
             return RunResult(address=sandbox.address, evidence=None, note=note, blocked=bool(blocked), named=named)
-        return RunResult(address=sandbox.address, evidence=captured.get(watch.run), note=watch.result.note, named=named)
+        evidence, seen = captured.get(watch.run), None
+        if evidence is None and watch.begun:
+            evidence, seen = self._taken_by_others(watch)
+        note = watch.result.note
+        return RunResult(address=sandbox.address, evidence=evidence, note=note, named=named, seen=seen)
+
+    def _taken_by_others(self, watch: Watch) -> tuple[Captured | None, Ending | None]:
+        """What is known of one that somebody else took away, as `destroy` does."""
+        from sandboxrun.engine.project_events import ProjectEvents
+        from sandboxrun.workflow.elsewhere import taken_by_others
+
+        events = ProjectEvents(self._engine, self._profile.project, self._settings.began)
+        return taken_by_others(self._store, events, watch)
 
 
 def shares(profile: Profile) -> bool:
-    """Whether the sandboxes need anything beside their containers: networks and volumes are made, found and swept
-    by whoever holds the project's lock."""
-    return any(
-        s.spec.networks
-        or companions_of(s.spec)
-        or s.workspace is not None
-        or s.spec.secrets
-        or s.spec.configs
-        or any(mount.type == "volume" for mount in s.spec.volumes)
-        for s in profile.sandboxes
-    )
+    """Whether any of the sandboxes needs the project's lock."""
+    return any(belongings.shares(s.spec) for s in profile.sandboxes)
 
 
 def _get_ready() -> None:

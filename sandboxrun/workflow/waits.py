@@ -1,7 +1,7 @@
 """`apply --wait` and `wait`: watch sandboxes that were applied until they have ended.
 
-Owns that order: apply, watch, and one more apply, which by the plan's own rules keeps the evidence of what has ended
-and tears it down.
+Owns that order: apply, watch, and the collection of what was watched, which makes nothing. How a sandbox ended is known
+whichever job took its evidence.
 """
 
 from __future__ import annotations
@@ -14,19 +14,24 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from sandboxrun.apply.session import Watched
+from sandboxrun.apply.session import Made, Session, Watched
 from sandboxrun.apply.watch import Watch, Watching
 from sandboxrun.engine.client import Engine
+from sandboxrun.engine.project_events import ProjectEvents
 from sandboxrun.errors import Diagnostic, ExitCode, SandboxrunError
+from sandboxrun.model import labels
 from sandboxrun.model.declared import DeclaredSandbox, Profile
-from sandboxrun.model.observed import Completed, Created, ObservedSandbox, Running, Snapshot
-from sandboxrun.plan.planner import Options, select, with_dependencies
+from sandboxrun.model.observed import Completed, Created, Ended, ObservedSandbox, Running, Snapshot
+from sandboxrun.plan.changes import Action
+from sandboxrun.plan.planner import Options, make_collect_plan, select, with_dependencies
 from sandboxrun.workflow.blocked import not_started, overall
-from sandboxrun.workflow.converge import Confirm, Outcome, Proof, Settings, apply
+from sandboxrun.workflow.converge import Confirm, Outcome, Proof, Settings, apply, carry_out, locked
+from sandboxrun.workflow.elsewhere import taken_by_others
 from sandboxrun.workflow.observe import take_snapshot
 from sandboxrun.workflow.oneoff import RunResult
 
 if TYPE_CHECKING:
+    from sandboxrun.evidence.capture import Captured
     from sandboxrun.evidence.store import Store
     from sandboxrun.workflow.saved import SavedPlan
 
@@ -75,61 +80,147 @@ def apply_and_wait(
     Raises what apply raises, and WaitTimeout.
     """
     settings = settings or Settings()
-    if expected is not None:
-        options = expected.options
-    outcome = apply(
-        engine,
-        profile,
-        store,
-        options=options,
-        settings=settings,
-        confirm=confirm,
-        expected=expected,
-        blocked=True,
-        proof=proof,
-    )
-    if outcome.applied is None:
-        return Waited(outcome=outcome)
-    targets = options.targets if options is not None else ()
-    chosen = select(profile, targets)
-    blocked = not_started(profile, outcome.applied)
-    if blocked:  # what they depend on is told of too, for its code is the result
-        chosen = with_dependencies(profile, chosen)
-    watched = wait_for(engine, profile, store, chosen, patience=patience, stop=settings.stop, sample=True)
-    started = attrs.evolve(profile, sandboxes=tuple(s for s in profile.sandboxes if s.address not in blocked))
-    again = Options(targets=tuple(s.address for s in chosen if s.address not in blocked) if targets else ())
-    last = apply(engine, started, store, options=again, settings=settings, watched=watched)
-    return _waited(outcome, last, chosen, watched, blocked)
+    targets = (expected.options if expected is not None else options or Options()).targets
+    with ProjectEvents(engine, profile.project, settings.began) as events:
+        job = _Job(engine, profile, store, events)
+        try:
+            outcome = apply(
+                engine,
+                profile,
+                store,
+                options=options,
+                settings=settings,
+                confirm=confirm,
+                expected=expected,
+                blocked=True,
+                proof=proof,
+                events=events,
+                prepare=job.prepare,
+            )
+            if outcome.applied is None or outcome.plan.destroy:
+                return Waited(outcome=outcome)
+            chosen, blocked = select(profile, targets), not_started(profile, outcome.applied)
+            if blocked:  # what they depend on is reported too, for its code is the result
+                chosen = with_dependencies(profile, chosen)
+            job.join(outcome, with_dependencies(profile, chosen))
+            _until_ended(job.watching(chosen), patience, settings.stop)
+        finally:
+            job.close()
+        collected = _collect(engine, profile, store, settings, job, whole=not targets)
+        return job.waited(outcome, chosen, blocked, collected)
 
 
-def _waited(
-    first: Outcome,
-    last: Outcome,
-    chosen: Iterable[DeclaredSandbox],
-    watched: Mapping[str, Watched],
-    blocked: Mapping[str, str],
-) -> Waited:
-    sessions = [o.session for o in (first, last) if o.session is not None]
-    captured = {run: c for session in sessions for run, c in session.captured.items()}
-    runs = {c.index.sandbox: run for run, c in captured.items() if c.index is not None}
-    results: list[RunResult] = []
-    earlier: dict[str, Completed | None] = {}
-    codes: list[int] = []
-    for sandbox in chosen:
-        if sandbox.address in blocked:
-            note = blocked[sandbox.address]
-            results.append(RunResult(address=sandbox.address, evidence=None, note=note, blocked=True))
-            continue
-        run = runs.get(sandbox.address)
-        if run is not None:
-            note = watched[run].note if run in watched else ""
-            results.append(RunResult(address=sandbox.address, evidence=captured[run], note=note))
-            codes.append(results[-1].exit_code)
-            continue
-        record = sessions[0].snapshot.completed.get(sandbox.address, {}).get(sandbox.spec.digest)
-        earlier[sandbox.address] = record
-        codes.append(ExitCode.NOT_RUN if record is None else recorded_code(record.outcome, record.exit_code))
-    return Waited(outcome=first, results=tuple(results), earlier=earlier, codes=tuple(codes))
+def _collect(
+    engine: Engine, profile: Profile, store: Store, settings: Settings, job: _Job, *, whole: bool
+) -> Mapping[str, Captured]:
+    """Keep the evidence of this job's sandboxes that have ended and are there, and remove them: nothing else. Without
+    `whole`, what is around them stays."""
+    with locked(engine, profile, settings) as guard:
+        snapshot = take_snapshot(engine, profile, store)
+        mine = [o for o in snapshot.sandboxes if o.run in job.runs.values() and isinstance(o.state, Ended)]
+        made = make_collect_plan(profile, snapshot, mine, networks=whole, leftovers=whole)
+        outcome = carry_out(made, snapshot, engine, profile, store, settings, guard, watched=job.watched)
+    assert outcome.applied is not None and outcome.session is not None
+    outcome.applied.check()
+    return outcome.session.captured
+
+
+class _Job:
+    """The runs that one `apply --wait` is about: those it made, and those it found and left as they are."""
+
+    def __init__(self, engine: Engine, profile: Profile, store: Store, events: ProjectEvents) -> None:
+        self._engine, self._profile, self._store, self._events = engine, profile, store, events
+        self._watches: dict[str, Watch] = {}  # by address
+        self._started: dict[str, datetime] = {}  # of those that ran before
+        self.runs: dict[str, str] = {}  # address → run
+
+    def prepare(self, session: Session) -> None:
+        """Have each sandbox watched from its start."""
+        then = session.after_start
+
+        def started(sandbox: DeclaredSandbox, made: Made) -> None:
+            then(sandbox, made)
+            self._begin(sandbox, made.id, made.run, 0.0)
+
+        session.after_start = started
+
+    def join(self, outcome: Outcome, chosen: Iterable[DeclaredSandbox]) -> None:
+        """Watch those too that were there and stay. One that is gone by now has its end in the engine's events."""
+        session = outcome.session
+        assert session is not None
+        stay = {c.container for c in outcome.plan.changes if c.action in (Action.NONE, Action.UPDATE)}
+        found = _by_address(session.snapshot)
+        for sandbox in chosen:
+            observed = found.get(sandbox.address)
+            if sandbox.address in session.made:
+                self.runs[sandbox.address] = session.made[sandbox.address].run
+            elif observed is not None:
+                self.runs[sandbox.address] = observed.run
+                if observed.id in stay and isinstance(observed.state, Running):
+                    self._started[sandbox.address] = observed.state.started
+                    ran = (session.now() - observed.state.started).total_seconds()
+                    self._begin(sandbox, observed.id, observed.run, max(0.0, ran))
+
+    def _begin(self, sandbox: DeclaredSandbox, container: str, run: str, ran: float) -> None:
+        how = Watching(elapsed=ran)
+        watch = _watch(self._engine, self._store, sandbox, container, run, how)
+        self._watches[sandbox.address] = watch
+        watch.begin()
+
+    def watching(self, chosen: Iterable[DeclaredSandbox]) -> list[Watch]:
+        """The watches of these."""
+        return [self._watches[s.address] for s in chosen if s.address in self._watches]
+
+    def close(self) -> None:
+        """Give everything back."""
+        for watch in self._watches.values():
+            watch.close()
+
+    @property
+    def watched(self) -> Mapping[str, Watched]:
+        """What was seen of those that have ended, by run."""
+        return {watch.run: watch.result for watch in self._watches.values() if watch.ended}
+
+    def waited(
+        self,
+        outcome: Outcome,
+        chosen: Iterable[DeclaredSandbox],
+        blocked: Mapping[str, str],
+        collected: Mapping[str, Captured],
+    ) -> Waited:
+        """How each of the chosen ended, whoever took its evidence."""
+        session = outcome.session
+        assert session is not None
+        captured = {**session.captured, **collected}
+        results: list[RunResult] = []
+        earlier: dict[str, Completed | None] = {}
+        codes: list[int] = []
+        for sandbox in chosen:
+            address, run = sandbox.address, self.runs.get(sandbox.address)
+            if address in blocked:
+                results.append(RunResult(address=address, evidence=None, note=blocked[address], blocked=True))
+            elif run is not None:
+                results.append(self._result(sandbox, run, captured.get(run)))
+                codes.append(results[-1].exit_code)
+            else:
+                record = session.snapshot.completed.get(address, {}).get(sandbox.spec.digest)
+                earlier[address] = record
+                codes.append(ExitCode.NOT_RUN if record is None else recorded_code(record.outcome, record.exit_code))
+        return Waited(outcome=outcome, results=tuple(results), earlier=earlier, codes=tuple(codes))
+
+    def _result(self, sandbox: DeclaredSandbox, run: str, captured: Captured | None) -> RunResult:
+        watch = self._watches.get(sandbox.address)
+        note = watch.result.note if watch is not None else ""
+        seen = None
+        if captured is None and watch is not None:
+            captured, seen = taken_by_others(self._store, self._events, watch, self._started.get(sandbox.address))
+            note = note or (str(watch.error) if watch.error is not None and seen is None else "")
+        return RunResult(address=sandbox.address, evidence=captured, note=note, seen=seen)
+
+
+def _by_address(snapshot: Snapshot) -> Mapping[str, ObservedSandbox]:
+    """The first container of each, as the planner has it."""
+    return {o.address: o for o in reversed(snapshot.sandboxes) if not o.one_off}
 
 
 def recorded_code(outcome: str, code: int | None) -> int:
@@ -146,50 +237,45 @@ def wait_for(
     sandboxes: Iterable[DeclaredSandbox],
     *,
     patience: float | None = None,
-    stop: threading.Event | None = None,
-    sample: bool = False,
-) -> Mapping[str, Watched]:
-    """Wait until none of the sandboxes runs; what was seen of each, by run. Their lifetimes are enforced meanwhile.
+    began: float | None = None,
+) -> Mapping[str, int | None]:
+    """Wait until none of the sandboxes runs; their exit codes, as `codes` has them, whoever took their evidence
+    meanwhile. Their lifetimes are enforced. `began` as in Settings.
 
     Raises WaitTimeout after `patience` seconds.
     """
     addresses = {s.address: s for s in sandboxes}
-    snapshot = take_snapshot(engine, profile, store)
-    watches = [
-        _watch(engine, store, observed, addresses[observed.address], sample, snapshot.taken)
-        for observed in _there(snapshot, addresses)
-    ]
-    try:
-        _until_ended(watches, patience, stop or threading.Event())
-    finally:
-        for watch in watches:
-            watch.close()
-    return {watch.run: watch.result for watch in watches if watch.ended}
+    with ProjectEvents(engine, profile.project, Settings().began if began is None else began) as events:
+        snapshot = take_snapshot(engine, profile, store, events=events)
+        there = [o for a, o in _by_address(snapshot).items() if a in addresses and not isinstance(o.state, Created)]
+        watches = {o.id: _watch_observed(engine, store, addresses[o.address], o, snapshot.taken) for o in there}
+        try:
+            for watch in watches.values():
+                watch.begin()
+            _until_ended(list(watches.values()), patience, threading.Event())
+        finally:
+            for watch in watches.values():
+                watch.close()
+        found = dict(codes(engine, profile, store, tuple(addresses.values()), events=events))
+        left = {str(c["Id"]) for c in engine.containers(labels={labels.PROJECT: profile.project})}
+        for observed in there:
+            if observed.id not in left:
+                started = observed.state.started if isinstance(observed.state, Running | Ended) else None
+                kept, seen = taken_by_others(store, events, watches[observed.id], started)
+                found[observed.address] = RunResult(address=observed.address, evidence=kept, seen=seen).exit_code
+    return found
 
 
-def _there(snapshot: Snapshot, addresses: Mapping[str, DeclaredSandbox]) -> list[ObservedSandbox]:
-    return [
-        o for o in snapshot.sandboxes if o.address in addresses and not o.one_off and not isinstance(o.state, Created)
-    ]
-
-
-def _watch(
-    engine: Engine, store: Store, observed: ObservedSandbox, declared: DeclaredSandbox, sample: bool, taken: datetime
+def _watch_observed(
+    engine: Engine, store: Store, declared: DeclaredSandbox, observed: ObservedSandbox, taken: datetime
 ) -> Watch:
-
-    running = isinstance(observed.state, Running)
     ran = (taken - observed.state.started).total_seconds() if isinstance(observed.state, Running) else 0.0
-    watch = Watch(
-        engine,
-        store,
-        address=observed.address,
-        container=observed.id,
-        run=observed.run,
-        spec=declared.spec,
-        how=Watching(sample=sample and running, elapsed=max(0.0, ran)),
-    )
-    watch.begin()
-    return watch
+    how = Watching(sample=False, elapsed=max(0.0, ran))
+    return _watch(engine, store, declared, observed.id, observed.run, how)
+
+
+def _watch(engine: Engine, store: Store, declared: DeclaredSandbox, container: str, run: str, how: Watching) -> Watch:
+    return Watch(engine, store, address=declared.address, container=container, run=run, spec=declared.spec, how=how)
 
 
 def _until_ended(watches: list[Watch], patience: float | None, stop: threading.Event) -> None:
@@ -208,12 +294,15 @@ def _still(running: list[Watch], what: str, help: str) -> WaitTimeout:
 
 
 def codes(
-    engine: Engine, profile: Profile, store: Store, sandboxes: tuple[DeclaredSandbox, ...]
+    engine: Engine,
+    profile: Profile,
+    store: Store,
+    sandboxes: tuple[DeclaredSandbox, ...],
+    *,
+    events: ProjectEvents | None = None,
 ) -> Mapping[str, int | None]:
-    """For `wait`: the exit code of each, from the engine or the record; None for one that never ran."""
-    from sandboxrun.model.observed import Ended
-
-    snapshot = take_snapshot(engine, profile, store)
+    """The exit code of each, from the engine or the record; None for one that never ran."""
+    snapshot = take_snapshot(engine, profile, store, events=events)
     found: dict[str, int | None] = {}
     for sandbox in sandboxes:
         record = snapshot.completed.get(sandbox.address, {}).get(sandbox.spec.digest)

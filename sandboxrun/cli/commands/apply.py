@@ -104,6 +104,7 @@ def _carry_out(
 
 
 def _settings(telling: Telling, stopping: CleanStop, parallelism: int, lock_timeout: float) -> Settings:
+    from sandboxrun.engine.owner import process_began
     from sandboxrun.workflow.converge import Settings
 
     return Settings(
@@ -113,6 +114,7 @@ def _settings(telling: Telling, stopping: CleanStop, parallelism: int, lock_time
         on_wait=telling.waiting,
         stop=stopping.stop,
         environment=os.environ,
+        began=process_began(),
     )
 
 

@@ -31,15 +31,15 @@ def wait(
     from sandboxrun.cli.project import load_profile, open_engine, open_store
 
     profile = load_profile(given)
+    from sandboxrun.engine.owner import process_began
     from sandboxrun.plan.planner import select
-    from sandboxrun.workflow.waits import codes, wait_for, without_code
+    from sandboxrun.workflow.waits import wait_for, without_code
 
     chosen = select(profile, names)
     store = open_store(profile, given)
     with open_engine(host, parallelism=max(4, 2 * len(chosen) + 2)) as engine:
         note(f"waiting for {', '.join(s.address for s in chosen)}", quiet=not talk.verbose)
-        wait_for(engine, profile, store, chosen, patience=timeout)
-        found = codes(engine, profile, store, chosen)
+        found = wait_for(engine, profile, store, chosen, patience=timeout, began=process_began())
     result(json_text(dict(found)) if as_json else codes_table(found, without_code(store, profile, found)))
     return first_failure(found)
 

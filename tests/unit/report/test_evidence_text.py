@@ -132,7 +132,7 @@ def test_a_run_that_never_was_and_evidence_that_was_not_kept() -> None:
         Run(address="c", captured=lost),
     ]
     assert evidence_text(runs).split("\n") == [
-        'agent["a\\nb"]: did not come to run',
+        'agent["a\\nb"]: was not run',
         "b: it was not started",
         "c: its evidence could not be kept: no space is left\\n",
     ]

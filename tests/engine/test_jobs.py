@@ -1,0 +1,222 @@
+"""Several jobs on one project at once, in one checkout and in several: a task runs once, and every job learns how."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import attrs
+import docker
+import pytest
+
+from sandboxrun.evidence.store import Store
+from sandboxrun.workflow import converge
+from sandboxrun.workflow.waits import apply_and_wait
+from tests.conftest import Cli, Ran
+from tests.engine.world import World, change, open_world
+
+TASK = "echo hi; sleep 0.5; exit 3"
+ENDLESS = "trap 'exit 7' TERM; while :; do sleep 0.1; done"
+
+
+@pytest.fixture
+def world(engine_host: str, project: str, tmp_path: Path, busybox: str) -> Iterator[World]:
+    with open_world(engine_host, project, tmp_path, busybox) as opened:
+        yield opened
+
+
+class Starts:
+    """The addresses of the project's sandboxes, each as often as the engine started it."""
+
+    def __init__(self, client: docker.DockerClient, project: str) -> None:
+        self.addresses: list[str] = []
+        filters = {"label": f"sandboxrun.project={project}", "event": "start", "type": "container"}
+        self._stream = client.api.events(decode=True, filters=filters, since=int(time.time()))
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for event in self._stream:
+            self.addresses.append(event["Actor"]["Attributes"]["sandboxrun.sandbox"])
+
+    def close(self) -> list[str]:
+        """All of them until now."""
+        time.sleep(0.2)  # the stream is at most a moment behind
+        self._stream.close()
+        return sorted(self.addresses)
+
+
+@pytest.fixture
+def starts(engine_client: docker.DockerClient, project: str) -> Iterator[Starts]:
+    counted = Starts(engine_client, project)
+    yield counted
+    counted.close()
+
+
+@attrs.frozen(kw_only=True)
+class Checkouts:
+    """Folders with the same profile, and the jobs started in them."""
+
+    cli: Cli
+    folders: tuple[Path, ...]
+
+    def start(self, *arguments: str, count: int) -> list[subprocess.Popen[str]]:
+        """That many jobs at once, one checkout after the other in turn."""
+        return [self.cli.start(*arguments, cwd=self.folders[n % len(self.folders)]) for n in range(count)]
+
+    def finish(self, jobs: Sequence[subprocess.Popen[str]]) -> list[Ran]:
+        return [self.cli.finish(job) for job in jobs]
+
+    def runs(self) -> list[str]:
+        """The sandboxes whose evidence is kept in any of them, each as often as it is; nothing else is left there."""
+        for folder in self.folders:
+            staging = folder / ".sandboxrun" / "staging"
+            assert not staging.is_dir() or not list(staging.iterdir())
+        lines = [line for f in self.folders for line in _lines(f / ".sandboxrun/evidence/chain.jsonl")]
+        return sorted(json.loads(line)["sandbox"] for line in lines)
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def checkouts(cli: Cli, project: str, sandboxes: str, *, count: int) -> Checkouts:
+    folders = tuple(cli.cwd / f"checkout{n}" for n in range(count))
+    for folder in folders:
+        folder.mkdir()
+        (folder / "sandbox.yaml").write_text(f"name: {project}\nsandboxes:\n{sandboxes}")
+    return Checkouts(cli=cli, folders=folders)
+
+
+def sandbox(name: str, image: str, command: str, more: str = "") -> str:
+    options = f'image: {image}, network_mode: none, stop_grace_period: 5s, command: [sh, -c, "{command}"]{more}'
+    return f"  {name}: {{{options}}}\n"
+
+
+@pytest.mark.parametrize(("jobs", "places"), [(2, 1), (2, 2), (5, 1), (5, 5), (10, 3)])
+def test_jobs_that_wait_for_one_task(
+    cli: Cli, project: str, busybox: str, starts: Starts, jobs: int, places: int
+) -> None:
+    several = checkouts(cli, project, sandbox("a", busybox, TASK), count=places)
+    ran = several.finish(several.start("apply", "--wait", "-y", count=jobs))
+    assert [r.code for r in ran] == [3] * jobs, [r.out + r.err for r in ran]
+    assert starts.close() == several.runs() == ["a"]
+    assert sum("Plan: 1 to add" in r.out for r in ran) == 1
+
+
+def test_a_task_that_is_done_before_the_next_job_gets_its_turn(
+    cli: Cli, project: str, busybox: str, starts: Starts
+) -> None:
+    several = checkouts(cli, project, sandbox("a", busybox, "exit 4"), count=3)
+    ran = several.finish(several.start("apply", "--wait", "-y", count=3))
+    assert [r.code for r in ran] == [4] * 3, [r.out + r.err for r in ran]
+    assert starts.close() == several.runs() == ["a"]
+
+
+@pytest.mark.parametrize("places", [1, 3])
+def test_jobs_that_wait_for_many_tasks(cli: Cli, project: str, busybox: str, starts: Starts, places: int) -> None:
+    each = sandbox("w", busybox, "echo {{ each }}; sleep 0.5", ', for_each: ["1", "2", "3", "4", "5", "6"]')
+    several = checkouts(cli, project, each.replace("{{ each }}", "'{{ each }}'"), count=places)
+    ran = several.finish(several.start("apply", "--wait", "-y", count=3))
+    assert [r.code for r in ran] == [0] * 3, [r.out + r.err for r in ran]
+    assert starts.close() == several.runs() == [f'w["{n}"]' for n in range(1, 7)]
+
+
+def test_jobs_of_every_kind(cli: Cli, project: str, busybox: str, starts: Starts) -> None:
+    """`run` runs it for itself; all others share the one."""
+    several = checkouts(cli, project, sandbox("a", busybox, "echo hi; sleep 3; exit 3"), count=2)
+    first = cli("apply", "-y", cwd=several.folders[0])
+    assert first.code == 0, first.err
+    jobs = several.start("apply", "--wait", "-y", count=2) + several.start("wait", count=2)
+    jobs += several.start("run", "a", count=2) + several.start("apply", "-y", count=2)
+    ran = several.finish(jobs)
+    assert [r.code for r in ran] == [3] * 6 + [0] * 2, [r.out + r.err for r in ran]
+    assert starts.close() == several.runs() == ["a"] * 3
+
+
+def test_who_waits_for_what_is_destroyed_learns_it_at_once(
+    cli: Cli, project: str, busybox: str, starts: Starts
+) -> None:
+    several = checkouts(cli, project, sandbox("a", busybox, ENDLESS), count=3)
+    one, two, three = several.folders
+    waiting = [
+        *(cli.start("apply", "--wait", "-y", cwd=folder) for folder in (one, one, two)),
+        *(cli.start("run", "a", cwd=folder) for folder in (one, two)),
+    ]
+    _until(lambda: len(starts.addresses) == 3)
+    waiting += [cli.start("wait", cwd=folder) for folder in (one, two)]
+    time.sleep(2)  # until these wait too
+    assert [job.poll() for job in waiting] == [None] * 7
+    began = time.monotonic()
+    destroyed = cli("destroy", "-y", cwd=three)
+    ran = several.finish(waiting)
+    assert time.monotonic() - began < 30
+    assert (destroyed.code, [r.code for r in ran]) == (0, [7] * 7), [r.out + r.err for r in ran]
+    assert (
+        "a: stopped before its end (exit 7): stopped by somebody else; another job saved the evidence\n" in ran[2].out
+    )
+    assert starts.close() == ["a"] * 3
+    several.runs()
+
+
+def _until(condition: object) -> None:
+    end = time.monotonic() + 60
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+# -- what another checkout's job completed
+
+
+def test_what_another_checkout_completed_counts_for_who_began_before(world: World, tmp_path: Path) -> None:
+    profile = world.profile({"a": {"command": ["sh", "-c", TASK]}})
+    began, elsewhere = time.time(), Store(project_directory=tmp_path, root=Path("elsewhere"))
+    assert apply_and_wait(world.engine, profile, elsewhere).exit_code == 3
+    waited = apply_and_wait(world.engine, profile, world.store, settings=converge.Settings(began=began))
+    assert (waited.exit_code, waited.outcome.plan.empty) == (3, True)
+    (done,) = waited.outcome.plan.changes
+    assert done.note.startswith("exited with 3 in run ") and done.note.endswith("; --rerun runs it again")
+    later = apply_and_wait(world.engine, profile, world.store)
+    assert [str(c.action.value) for c in later.outcome.plan.changes] == ["create"]
+
+
+@pytest.mark.parametrize(("content", "done"), [("one", True), ("two", False)])
+def test_another_checkouts_workspace_must_be_the_same(world: World, tmp_path: Path, content: str, done: bool) -> None:
+    began, profiles, stores = time.time(), [], []
+    for name, text in (("first", "one"), ("second", content)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(text)
+        options = {"command": ["true"], "workspace": {"source": "."}}
+        here = attrs.evolve(world, directory=tmp_path / name)
+        profiles.append(here.profile({"a": options}))
+        stores.append(Store(project_directory=tmp_path / name))
+    assert apply_and_wait(world.engine, profiles[0], stores[0]).exit_code == 0
+    second = apply_and_wait(world.engine, profiles[1], stores[1], settings=converge.Settings(began=began))
+    assert (second.exit_code, second.outcome.plan.empty, len(stores[1].entries())) == (0, done, int(not done))
+
+
+def test_what_another_job_destroyed_is_not_done(world: World, tmp_path: Path) -> None:
+    began, profile = time.time(), world.profile({"a": {}})
+    world.apply(profile)
+    world.destroy(profile)
+    elsewhere = Store(project_directory=tmp_path, root=Path("elsewhere"))
+    outcome = converge.apply(world.engine, profile, elsewhere, settings=converge.Settings(began=began))
+    assert change(outcome.plan, "a").action.value == "create"
+
+
+def test_a_wait_collects_only_what_it_waited_for(world: World) -> None:
+    """Not what another job made meanwhile under the same name."""
+    profile = world.profile({"a": {"command": ["sh", "-c", "sleep 1"]}})
+    world.apply(profile)
+    waited = threading.Thread(target=apply_and_wait, args=(world.engine, profile, world.store))
+    waited.start()
+    time.sleep(0.3)
+    other = world.profile({"a": {"command": ["sleep", "601"]}})
+    world.apply(other)
+    waited.join()
+    assert world.observed(other, "a").spec.command == ("sleep", "601")
