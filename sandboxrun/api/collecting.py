@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from sandboxrun.api.gate import Gate
+from sandboxrun.apply.leftovers import collect
 from sandboxrun.apply.session import Watched
 from sandboxrun.model.declared import Profile
 from sandboxrun.model.names import Names
@@ -48,9 +49,11 @@ class Collector:
         self, choose: Callable[[Snapshot], list[ObservedSandbox]], *, leftovers: bool
     ) -> Mapping[str, Captured]:
         made, _, _ = self._plan(choose, leftovers)  # without the lock: mostly there is nothing
-        if not made.operations and not (leftovers and self._lock_is_dead()):
-            return {}
         service = self._service
+        if not made.operations and not (leftovers and self._lock_is_dead()):
+            if leftovers:
+                collect(service.engine, service.store)
+            return {}
         with self._gate.alone() as guard:
             made, snapshot, profile = self._plan(choose, leftovers)
             watched = {

@@ -158,7 +158,8 @@ def _give_rules(sandbox: DeclaredSandbox, container: str, run: str, session: Ses
     """Put the rules into their volume, as a file that the gateway can read and not write; their digest."""
     seen = next((o for o in session.snapshot.sandboxes if o.run == run), None)
     if seen is not None and (seen.applied is None or seen.applied.egress != sandbox.spec.egress):
-        begin_rules(session.store, run)  # until the end of this apply, what is recorded may not be so
+        # until the end of this apply, what is recorded may not be so
+        begin_rules(session.store, run, engine=session.engine.identity)
     from sandboxrun.gateway.rules import digest_of_rules
 
     document = _rules(sandbox, run, session)

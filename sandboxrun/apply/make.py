@@ -100,7 +100,7 @@ def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
     plot, own = session.plots.get(sandbox.address), session.labels(sandbox)
     payload = encode(sandbox.spec, name=sandbox.name, names=names, own_labels=own, plot=plot)
     check_places(sandbox, session.places)
-    with held(sandbox, session.store):
+    with held(sandbox, session.store, session.engine):
         created = session.engine.create_container(sandbox.name, payload, platform=sandbox.spec.platform)
     session.made[sandbox.address] = Made(id=created.id, run=session.run_of(sandbox.address))
     refuse_warnings(sandbox, created.warnings)
@@ -118,7 +118,15 @@ def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
     assert sandbox.workspace is not None and policy is not None
     uid, gid = owner(sandbox, container.id, session)
     check_places(sandbox, session.places)
-    packed = stage_workspace(session.store, container.run, sandbox.workspace, uid=uid, gid=gid, exclude=policy.exclude)
+    packed = stage_workspace(
+        session.store,
+        container.run,
+        sandbox.workspace,
+        uid=uid,
+        gid=gid,
+        engine=session.engine.identity,
+        exclude=policy.exclude,
+    )
     if policy.size is not None and packed.bytes > policy.size:
         raise ApplyError(
             f"{sandbox.address}: the workspace holds {packed.bytes} bytes, and its size is {format_size(policy.size)}",
@@ -215,7 +223,7 @@ def update_sandbox(step: op.UpdateSandbox, session: Session) -> str:
 
 def record_spec(step: op.RecordSpec, session: Session) -> None:
     """Note what a container was changed to."""
-    record_update(session.store, step.run, to_label(step.sandbox.spec))
+    record_update(session.store, step.run, to_label(step.sandbox.spec), engine=session.engine.identity)
 
 
 def read_back_options(step: op.UpdateSandbox, session: Session) -> None:

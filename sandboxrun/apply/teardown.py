@@ -182,6 +182,7 @@ def discard(address: str, session: Session) -> str:
         gateway = session.gateways.get(address)
         keep(observed, Watched(stopped_by="killed"), session, known=True, gateway=gateway)
     session.engine.remove_container(made.id, force=True, volumes=True)
+    session.store.unstage(made.run)
     remove_companions(session.companions.get(address, ()), session.private_networks.get(address), session)
     for part in PARTS:
         _remove_volume(part_volume(observed.name, part), session)

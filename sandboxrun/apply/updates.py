@@ -24,17 +24,17 @@ APPLIED = "applied.json"
 UNFINISHED = "rules-unfinished"  # there while a gateway may have other rules than those recorded
 
 
-def record_update(store: Store, run: str, spec_label: str) -> None:
-    """Keep the spec of an update in place until the run's evidence is taken."""
-    with store.staging(run) as staging:
+def record_update(store: Store, run: str, spec_label: str, *, engine: str) -> None:
+    """Keep the spec of an update in place, on the engine of that identity, until the run's evidence is taken."""
+    with store.staging(run, engine=engine) as staging:
         staging.write(APPLIED, spec_label.encode())
         if staging.kind(UNFINISHED):
             staging.unlink(UNFINISHED)
 
 
-def begin_rules(store: Store, run: str) -> None:
+def begin_rules(store: Store, run: str, *, engine: str) -> None:
     """Note that a gateway is being given other rules: until `record_update` nobody may rely on those recorded."""
-    with store.staging(run) as staging:
+    with store.staging(run, engine=engine) as staging:
         staging.write(UNFINISHED, b"")
 
 
@@ -48,7 +48,7 @@ def updated_spec(inspect: Mapping[str, Any], store: Store) -> SandboxSpec | None
     if not run:
         return None
     try:
-        with store.staging(run, create=False) as staging:
+        with store.staging(run) as staging:
             recorded = _recorded(staging)
             if not staging.kind(UNFINISHED):
                 return from_label(recorded)

@@ -150,7 +150,7 @@ class Watch:
     def _start_sampler(self) -> None:
         from sandboxrun.evidence.sampler import USAGE, Sampler
 
-        staging = self._cleanup.enter_context(self._store.staging(self.run))
+        staging = self._cleanup.enter_context(self._store.staging(self.run, engine=self._engine.identity))
         file = self._cleanup.enter_context(contextlib.closing(staging.append(USAGE)))
         self._sampler = Sampler(self._engine, self.container, file, every=self.spec.evidence.usage_every / 1e9)
         self._sampler.start()
@@ -199,7 +199,7 @@ class Watch:
 
     def _read_output(self) -> None:
         with contextlib.ExitStack() as files:
-            staging = files.enter_context(self._store.staging(self.run))
+            staging = files.enter_context(self._store.staging(self.run, engine=self._engine.identity))
             from sandboxrun.evidence.staged import STDERR, STDOUT
 
             limit = self.spec.evidence.logs_limit

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import traceback
 from pathlib import Path
+
+from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.state import state_path
 
 
 def write_crash(error: BaseException) -> Path | None:
@@ -24,6 +28,7 @@ def write_crash(error: BaseException) -> Path | None:
     return None
 
 
-def _state_folder() -> Path:
-    base = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state") / "sandboxrun"
+def _state_folder() -> Path | None:
+    with contextlib.suppress(EvidenceError):
+        return state_path()
+    return None

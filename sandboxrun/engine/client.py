@@ -6,6 +6,7 @@ by kind in the modules named below. Must not decide anything.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
@@ -35,6 +36,7 @@ class Engine:
         self._version = api_version
         self._sharing: tuple[bool, str] | None = None
         self._about: Json | None = None
+        self._id = ""
 
     @property
     def endpoint(self) -> str:
@@ -127,7 +129,17 @@ class Engine:
 
     def info(self) -> Json:
         """GET /info."""
-        return self.request("GET", "/info", operation="asking the engine about itself").mapping()
+        found = self.request("GET", "/info", operation="asking the engine about itself").mapping()
+        self._id = str(found.get("ID") or "")
+        return found
+
+    @property
+    def identity(self) -> str:
+        """What tells this engine from others: its own id, or its address where it tells none. Never raises."""
+        if not self._id:
+            with contextlib.suppress(EngineError):
+                self.info()
+        return self._id or self.endpoint
 
     def clock(self) -> datetime:
         """The engine's time, UTC, to the second: leases and expiry count by it, not by this machine's."""

@@ -43,6 +43,11 @@ class Owner:
         found = _state(self.pid)
         return found is not None and (found[0] in "ZX" or found[1] != self.started)
 
+    @property
+    def is_alive(self) -> bool:
+        """True when it certainly still runs; False also when that cannot be known from here."""
+        return bool(self.kernel) and self.kernel == _kernel() and not self.is_gone
+
 
 def this_process() -> Owner:
     """The owner that this process is."""

@@ -12,14 +12,17 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import attrs
 
+from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import Folder, locked
 from sandboxrun.evidence.outcome import How
 
 NAME = "chain.jsonl"
+LARGEST = 128 << 20  # bytes: some 250,000 runs
 
 
 @attrs.frozen(kw_only=True)
@@ -57,8 +60,9 @@ class Entry:
         except (TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"not a line of the chain: {error}") from error
         fields = ("run", "project", "sandbox", "folder", "index_sha256", "spec", "inputs")
-        if not all(isinstance(getattr(entry, field), str) for field in fields) or not isinstance(
-            entry.seal, str | None
+        maybe = (entry.previous, entry.finished_at, entry.seal)
+        if not all(isinstance(getattr(entry, field), str) for field in fields) or not all(
+            isinstance(value, str | None) for value in maybe
         ):
             raise ValueError("not a line of the chain: a field is not a text")
         return entry
@@ -79,9 +83,16 @@ def read(root: Folder) -> bytes:
     """The chain's bytes; "" when there is none."""
     try:
         with root.open(NAME) as file:
-            return file.read()
+            return _bounded(file, root.path / NAME)
     except FileNotFoundError:
         return b""
+
+
+def _bounded(file: BinaryIO, path: Path) -> bytes:
+    data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise EvidenceError(f"{path} is larger than {LARGEST >> 20} MiB", help="move that directory to another place")
+    return data
 
 
 def entries(data: bytes, containing: str = "") -> Iterator[Entry]:
@@ -96,14 +107,14 @@ def entries(data: bytes, containing: str = "") -> Iterator[Entry]:
 class Chain:
     """The chain opened for appending, under its lock."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path = file, path
 
     @property
     def data(self) -> bytes:
         """All of it."""
         self._file.seek(0)
-        return self._file.read()
+        return _bounded(self._file, self._path)
 
     def append(self, entry_after: Callable[[str | None], Entry]) -> Entry:
         """Add the entry made from the last line's digest; on the disk, or not at all, when this returns."""
@@ -141,6 +152,6 @@ def opened(root: Folder, *, wait: float = 60.0) -> Iterator[Chain]:
         root.append(NAME) as file,
         locked(file.fileno(), root.path / NAME, wait=wait),
     ):
-        chain = Chain(file)
+        chain = Chain(file, root.path / NAME)
         chain.mend()
         yield chain

@@ -86,13 +86,34 @@ class Folder:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         return _regular(self, name, flags, "r+b", buffering=0)
 
-    def write(self, name: str, data: bytes) -> None:
-        """A file, whole or not at all, on the disk when this returns."""
+    def write(self, name: str, data: bytes, *, replace: bool = True) -> None:
+        """A file, whole or not at all, on the disk when this returns. Without `replace` it raises FileExistsError for
+        one that is there. Where the filesystem can do so it has no name until it is whole: a kill leaves nothing."""
         partial = f"{PARTIAL}{os.urandom(8).hex()}"
-        with os.fdopen(self.create(partial), "wb") as file:
-            file.write(data)
-            sync(file)
-        self.rename(partial, name)
+        try:
+            with os.fdopen(self._draft(partial), "wb") as file:
+                file.write(data)
+                sync(file)
+                named = self.kind(partial) != 0
+                try:
+                    if named and replace:
+                        self.rename(partial, name)
+                    else:
+                        source = partial if named else f"/proc/self/fd/{file.fileno()}"
+                        os.link(source, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+                except FileExistsError:
+                    if not replace:
+                        raise
+                    os.link(source, partial, dst_dir_fd=self.fd)
+                    self.rename(partial, name)
+        finally:
+            self.unlink(partial)
+
+    def _draft(self, partial: str) -> int:
+        """A new file without a name, or called `partial` on a filesystem that knows only files with names."""
+        with contextlib.suppress(OSError, AttributeError):  # AttributeError: a system without such files
+            return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=self.fd)
+        return self.create(partial)
 
     def create(self, name: str) -> int:
         """A new file's descriptor, 0600; it must not exist."""
@@ -143,6 +164,17 @@ class Folder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can be the name of something in a directory."""
+    if text in ("", ".", "..") or "/" in text or "\0" in text:
+        return False
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def sync(file: BinaryIO) -> None:

@@ -111,7 +111,7 @@ def engine_logs(source: Source, inspected: Mapping[str, Any]) -> Part:
 def live_logs(source: Source) -> Part:
     """The same from the files in which the runner kept the output as it came, up to a byte past the limit."""
     with (
-        source.store.staging(source.run, create=False) as staging,
+        source.store.staging(source.run) as staging,
         source.folder.writer(STDOUT) as out,
         source.folder.writer(STDERR) as err,
         staging.open(STDOUT) as one,
@@ -185,7 +185,7 @@ def changes(source: Source) -> Part:
 def usage(source: Source, *, ran: bool) -> Part:
     """`usage.jsonl`: the samples taken while it ran, and their summary. `ran`: there should be some."""
     try:
-        with source.store.staging(source.run, create=False) as staging, staging.open(USAGE) as file:
+        with source.store.staging(source.run) as staging, staging.open(USAGE) as file:
             data = file.read(_USAGE_BYTES + 1)
     except FileNotFoundError:
         return _unsampled("nobody watched it while it ran") if ran else Part()
@@ -274,7 +274,7 @@ def workspace(source: Source, target: str, artifacts: Iterable[str] = (), own: f
     What is new below one of the `artifacts` is not in the patch as well. `own` are paths that the profile rests on.
     """
     try:
-        with source.store.staging(source.run, create=False) as staging:
+        with source.store.staging(source.run) as staging:
             baseline = baseline_of(staging)
     except (FileNotFoundError, EvidenceError) as error:
         why = "its baseline is not on this machine" if isinstance(error, FileNotFoundError) else reason_of(error)

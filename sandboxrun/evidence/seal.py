@@ -12,58 +12,55 @@ import os
 import secrets
 from pathlib import Path
 
+from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.state import open_state, state_path
+
 SIZE = 32  # bytes
+_NAME = "seal.key"
 
 
 def key_path() -> Path:
-    """Where the key lies: below XDG_STATE_HOME, by default ~/.local/state."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    root = Path(state) if os.path.isabs(state) else Path(os.path.expanduser("~"), ".local", "state")
-    return root / "sandboxrun" / "seal.key"
+    """Where the key lies. Raises EvidenceError when there is no place for it."""
+    return state_path() / _NAME
 
 
-def seal_of(body: bytes, *, create: bool = False) -> str | None:
-    """The seal of `body`; None when there is no key and, with `create`, none can be made."""
-    key = _key(key_path()) or (_made(key_path()) if create else None)
-    if key is None:
-        return None
+def seal_of(body: bytes) -> str:
+    """The seal of `body`; the key is made when there is none. Raises EvidenceError when it can't be."""
+    return _seal(_key() or _made(), body)
+
+
+def is_sealed(body: bytes, seal: str | None) -> bool:
+    """Whether `seal` is this user's of `body`."""
+    key = _key() if seal else None
+    return key is not None and secrets.compare_digest(_seal(key, body), seal or "")
+
+
+def _seal(key: bytes, body: bytes) -> str:
     import hmac
 
     return hmac.new(key, body, "sha256").hexdigest()
 
 
-def is_sealed(body: bytes, seal: str | None) -> bool:
-    """Whether `seal` is this user's of `body`."""
-    ours = seal_of(body) if seal else None
-    return ours is not None and secrets.compare_digest(ours, seal or "")
-
-
-def _key(path: Path) -> bytes | None:
-    try:
+def _key() -> bytes | None:
+    """The key, where there is one that can be trusted."""
+    with contextlib.suppress(OSError, EvidenceError):
+        path = key_path()
         return _read(path, os.stat(path).st_mtime_ns)
-    except OSError:
-        return None
+    return None
 
 
 @functools.lru_cache(maxsize=4)
 def _read(path: Path, changed: int) -> bytes | None:
-    key = path.read_bytes()
+    with open_state() as state, state.open(_NAME) as file:
+        key = file.read(SIZE + 1)
     return key if len(key) == SIZE else None
 
 
-def _made(path: Path) -> bytes | None:
-    """A new key, unless another process made one meanwhile: a hard link is made whole or not at all."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(SIZE))
-            with contextlib.suppress(FileExistsError):
-                os.link(draft, path)
-        finally:
-            draft.unlink()
-    except OSError:
-        return None
-    return _key(path)
+def _made() -> bytes:
+    """A new key, unless another process made one meanwhile."""
+    with open_state(create=True) as state, contextlib.suppress(FileExistsError):
+        state.write(_NAME, secrets.token_bytes(SIZE), replace=False)
+    key = _key()
+    if key is None:
+        raise EvidenceError(f"{key_path()} is not a key of sandboxrun", help="remove it; a new one is made")
+    return key

@@ -20,6 +20,7 @@ from sandboxrun.evidence.baseline import BASELINE, PackedWorkspace, WorkspaceLim
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import Folder, sync
 from sandboxrun.evidence.index import Refused
+from sandboxrun.evidence.state import state_path
 from sandboxrun.evidence.store import Store
 
 NOTE = "workspace.json"  # written when the tar is whole
@@ -42,15 +43,17 @@ def stage_workspace(
     *,
     uid: int,
     gid: int,
+    engine: str,
     limits: WorkspaceLimits | None = None,
     exclude: Iterable[str] = (),
 ) -> PackedWorkspace:
-    """Pack `source` (see `pack`) into the run's staging folder, replacing what is there. Raises EvidenceError.
+    """Pack `source` (see `pack`) into the run's staging folder, replacing what is there. Raises EvidenceError. `engine`
+    is the identity of the one that the run is on.
 
     `open_workspace` then gives the tar to upload; capture makes the patch against it and removes it.
     """
     patterns = _patterns(store, source, exclude)
-    with store.staging(run) as staging:
+    with store.staging(run, engine=engine) as staging:
         for name in (NOTE, BASELINE):
             staging.unlink(name)
         with staging.append(BASELINE) as raw:
@@ -65,7 +68,7 @@ def stage_workspace(
 def open_workspace(store: Store, run: str) -> BinaryIO:
     """The staged tar, for `Engine.put_archive`. Raises EvidenceError when there is none."""
     try:
-        with store.staging(run, create=False) as staging:
+        with store.staging(run) as staging:
             return staging.open(BASELINE)
     except FileNotFoundError as error:
         raise EvidenceError(f"no workspace is staged for run {run}") from error
@@ -74,7 +77,7 @@ def open_workspace(store: Store, run: str) -> BinaryIO:
 def staged_content(store: Store, run: str) -> str:
     """The digest of the staged workspace's content (see `PackedWorkspace`); "" when none is staged."""
     try:
-        with store.staging(run, create=False) as staging, staging.open(NOTE) as file:
+        with store.staging(run) as staging, staging.open(NOTE) as file:
             return str(json.loads(file.read())["content"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return ""
@@ -90,10 +93,11 @@ def content_now(store: Store, source: Path, exclude: Iterable[str]) -> str | Non
 
 
 def _patterns(store: Store, source: Path, exclude: Iterable[str]) -> tuple[str, ...]:
-    """What is left out: the evidence of other runs too, wherever in the directory it is kept."""
-    root = os.path.relpath(store.path, source)
-    inside = root not in (os.curdir, os.pardir) and not root.startswith(f"{os.pardir}{os.sep}")
-    return (*exclude, *([glob.escape(root)] if inside else []))
+    """What is left out: the evidence of other runs and the user's state, wherever in the directory they are."""
+    state = os.path.relpath(os.path.realpath(state_path()), os.path.realpath(source))
+    kept = (os.path.relpath(store.path, source), state)
+    inside = (path for path in kept if path.split(os.sep)[0] not in (os.curdir, os.pardir))
+    return (*exclude, *map(glob.escape, inside))
 
 
 class _Nowhere:

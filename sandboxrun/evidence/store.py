@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -19,16 +20,18 @@ import attrs
 from sandboxrun.evidence import chain
 from sandboxrun.evidence.chain import Entry
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.folder import Folder, locked
+from sandboxrun.evidence.folder import Folder, is_name, locked
 from sandboxrun.evidence.outcome import How
 from sandboxrun.evidence.runfolder import INDEX, RunFolder
 from sandboxrun.evidence.seal import is_sealed, seal_of
+from sandboxrun.evidence.state import check_apart, is_apart, open_state, signed
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.index import Index
 
 HOME = ".sandboxrun"
-STAGING = "staging"
+STAGING = "staging"  # in the state directory: what is needed of runs until they are captured
+_LARGEST_INDEX = 64 << 20  # bytes
 ENDED = frozenset({How.EXITED, How.FAILED, How.OOM, How.TIMEOUT})  # the ends of a run that had its chance
 _SHORT = 12
 _DIFFER = f"the ids of runs must differ in their first {_SHORT} characters"
@@ -54,7 +57,7 @@ class Store:
     def check(self) -> None:
         """Make the folders, before anything runs whose evidence could not be kept then. Raises EvidenceError."""
         try:
-            with self._staged(create=True), self.open_root(create=True):
+            with self.state(STAGING, create=True), self.open_root(create=True):
                 return
         except OSError as error:
             what = f"evidence can't be kept in {self.path}: {error.strerror or error}"
@@ -69,22 +72,25 @@ class Store:
         """
         with self.open_root(create=True) as root:
             with chain.opened(root, wait=wait) as opened:
-                entry = _entry_of(opened.data, run)
+                entry = self._own(opened.data, run)
                 place = None if entry else self._place(root, run, name)
             if entry or place is None:
                 yield _found(entry, run)
                 return
             with place, locked(place.fd, place.path, wait=wait):
-                if captured := _entry_of(chain.read(root), run):
+                recorded = chain.read(root)
+                if captured := self._own(recorded, run):
                     yield captured
                     return
-                if any(other.folder == place.path.name for other in chain.entries(chain.read(root), place.path.name)):
+                if any(other.folder == place.path.name for other in chain.entries(recorded, place.path.name)):
                     raise EvidenceError(f"another run's evidence is in {place.path}", help=_DIFFER)
                 place.clear()
                 yield RunFolder(place, place.path.name)
 
     def finish(self, folder: RunFolder, index_after: Callable[[str | None], Index], *, wait: float = 60.0) -> Entry:
-        """Write the index (made from the digest of the chain's last line) and the chain's line."""
+        """Write the index (made from the digest of the chain's last line) and the chain's line. Raises EvidenceError
+        where the line can't be sealed: nobody could rely on it."""
+        check_apart(self.project_directory)
         with self.open_root(create=True) as root, chain.opened(root, wait=wait) as opened:
 
             def entry_after(previous: str | None) -> Entry:
@@ -94,29 +100,33 @@ class Store:
                 folder.folder.sync()
                 root.sync()
                 entry = _entry(index, folder.name, data, previous)
-                return attrs.evolve(entry, seal=seal_of(entry.body, create=True))
+                return attrs.evolve(entry, seal=seal_of(entry.body))
 
             return opened.append(entry_after)
 
     def entries(self, project: str | None = None) -> tuple[Entry, ...]:
-        """All runs that were captured (of one project), oldest first."""
+        """All runs that were captured (of one project), oldest first; anybody's, for showing them: see `is_own`."""
         found = chain.entries(self._chain(), project or "")
         return tuple(entry for entry in found if project is None or entry.project == project)
 
     def entry(self, run: str) -> Entry | None:
-        """A run's entry, where it was captured."""
-        return _entry_of(self._chain(), run)
+        """A run's entry, where this user captured it."""
+        return self._own(self._chain(), run)
 
     def is_own(self, entry: Entry) -> bool:
         """Whether this user's sandboxrun wrote the entry."""
-        return is_sealed(entry.body, entry.seal)
+        return is_apart(self.project_directory) and is_sealed(entry.body, entry.seal)
+
+    def _own(self, data: bytes, run: str) -> Entry | None:
+        """A line that says a run was captured has its container removed: none but this user's own counts."""
+        return next((entry for entry in chain.entries(data, run) if entry.run == run and self.is_own(entry)), None)
 
     def index(self, entry: Entry) -> Index:
         """A run's index. Raises EvidenceError when it is gone or not the one that was chained."""
         from sandboxrun.evidence.index import Index
 
         with self.open(entry, INDEX) as file:
-            data = file.read()
+            data = file.read(_LARGEST_INDEX)
         if hashlib.sha256(data).hexdigest() != entry.index_sha256:
             raise EvidenceError(f"{self.path / entry.folder / INDEX} is not the index that was recorded")
         return Index.from_json(data)
@@ -124,7 +134,7 @@ class Store:
     def open(self, entry: Entry, path: str) -> BinaryIO:
         """A file of a run's evidence, by its `Kept.path`. Raises EvidenceError."""
         *folders, name = (entry.folder, *path.split("/"))
-        if any(part in ("", ".", "..") or "/" in part for part in (*folders, name)):
+        if not all(map(is_name, (*folders, name))):
             raise EvidenceError(f"not a path in the evidence: {entry.folder}/{path}")
         try:
             with self.open_root() as root, root.walk_to(tuple(folders)) as place:
@@ -133,42 +143,24 @@ class Store:
             raise EvidenceError(f"{self.path / entry.folder / path} is not there") from error
 
     @contextlib.contextmanager
-    def staging(self, run: str, *, create: bool = True) -> Iterator[Folder]:
+    def staging(self, run: str, *, engine: str | None = None) -> Iterator[Folder]:
         """The folder for what is needed until a run is captured (baseline, live logs, usage).
 
-        Without `create`, raises FileNotFoundError when there is none.
+        It is made for a run on the engine of that `identity`; without, FileNotFoundError is raised when there is none.
         """
-        with self._staged(create=create) as staging, staging.walk_to((_safe(run),), create=create) as folder:
+        opened = partial(self.state, STAGING, safe_name(run), create=engine is not None)
+        with opened() if engine is None else signed(opened, engine) as folder:
             yield folder
 
     def unstage(self, run: str) -> None:
         """Remove a run's staging folder; fine when there is none."""
-        with contextlib.suppress(FileNotFoundError), self._staged(create=False) as staging:
-            staging.remove(_safe(run))
+        with contextlib.suppress(FileNotFoundError), self.state(STAGING) as staging:
+            staging.remove(safe_name(run))
 
-    @property
-    def staging_path(self) -> Path:
-        """Where runs wait to be captured: beside the evidence, or in it where the user named its place."""
-        return self.project_directory / HOME / STAGING if self.root is None else self.path / f".{STAGING}"
-
-    @contextlib.contextmanager
-    def _staged(self, *, create: bool) -> Iterator[Folder]:
-        if self.root is not None:
-            with self.open_root(create=create) as root, root.walk_to((f".{STAGING}",), create=create) as staging:
-                yield staging
-            return
-        with Folder.at(self.project_directory) as project, project.enter(HOME, create=create) as home:
-            if create:
-                _ignore(home)
-            with home.walk_to((STAGING,), create=create) as staging:
-                yield staging
-
-    def _stands(self, entry: Entry) -> bool:
-        try:
-            self.index(entry)
-        except EvidenceError:
-            return False
-        return True
+    def state(self, *parts: str, create: bool = False) -> Folder:
+        """The user's state directory or one below it; see `open_state`. No project may hold it."""
+        check_apart(self.project_directory)
+        return open_state(*parts, create=create)
 
     def _chain(self) -> bytes:
         try:
@@ -195,13 +187,14 @@ class Store:
 
     def _place(self, root: Folder, run: str, name: str) -> Folder:
         """The run's folder: the one a killed capture began, or a new one named by the time."""
-        tail = f"-{_safe(name)}-{_safe(run)[:_SHORT]}"
-        recorded = {entry.folder for entry in chain.entries(chain.read(root), tail[1:])}
+        tail = f"-{safe_name(name)}-{safe_name(run)[:_SHORT]}"
+        recorded = {entry.folder: entry for entry in chain.entries(chain.read(root), tail[1:])}
         begun = [n for n in root.names() if re.fullmatch(r"\d{8}T\d{6}Z" + re.escape(tail), n) and n not in recorded]
         now = datetime.datetime.now(datetime.UTC)
-        fresh = f"{now:%Y%m%dT%H%M%SZ}{tail}"
-        if not begun and fresh in recorded:
-            raise EvidenceError(f"another run's evidence is in {root.path / fresh}", help=_DIFFER)
+        while (fresh := f"{now:%Y%m%dT%H%M%SZ}{tail}") in recorded and not begun:
+            if self.is_own(recorded[fresh]):
+                raise EvidenceError(f"another run's evidence is in {root.path / fresh}", help=_DIFFER)
+            now += datetime.timedelta(seconds=1)  # whoever wrote that line can't take the place of this run
         return root.enter(begun[-1] if begun else fresh, create=True)
 
 
@@ -209,10 +202,6 @@ def _found(entry: Entry | None, run: str) -> Entry:
     if entry is None:
         raise EvidenceError(f"run {run} is not recorded")
     return entry
-
-
-def _entry_of(data: bytes, run: str) -> Entry | None:
-    return next((entry for entry in chain.entries(data, run) if entry.run == run), None)
 
 
 def _entry(index: Index, folder: str, data: bytes, previous: str | None) -> Entry:
@@ -236,7 +225,7 @@ def _ignore(home: Folder) -> None:
         home.write(".gitignore", b"*\n")
 
 
-def _safe(text: str) -> str:
+def safe_name(text: str) -> str:
     """`text` as part of a folder's name: labels may hold anything."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:100].lstrip(".") or "_"
 

@@ -14,12 +14,13 @@ import attrs
 from sandboxrun.evidence import chain
 from sandboxrun.evidence.chain import Entry
 from sandboxrun.evidence.errors import EvidenceError, reason_of
-from sandboxrun.evidence.folder import Folder
+from sandboxrun.evidence.folder import Folder, is_name
 from sandboxrun.evidence.index import Index
 from sandboxrun.evidence.runfolder import INDEX
-from sandboxrun.evidence.store import STAGING, Store
+from sandboxrun.evidence.store import Store
 
 _CHUNK = 1 << 20
+_OLD_STAGING = ".staging"  # where runs waited to be captured before that lay in the state directory; never read
 
 
 @attrs.frozen(kw_only=True)
@@ -62,12 +63,12 @@ def _problems(root: Folder) -> Iterator[ChainProblem]:
     if torn:
         yield ChainProblem(folder="", problem="the last line of the chain is torn (a writer was killed)")
     for name in root.names():
-        if name not in folders and name not in (chain.NAME, f".{STAGING}"):
+        if name not in folders and name not in (chain.NAME, _OLD_STAGING):
             yield ChainProblem(folder=name, problem="not recorded in the chain (an unfinished capture, or put there)")
 
 
 def _run_problems(root: Folder, entry: Entry) -> Iterator[str]:
-    if entry.folder in ("", ".", "..") or "/" in entry.folder:
+    if not is_name(entry.folder):
         yield "not a folder's name"
         return
     try:

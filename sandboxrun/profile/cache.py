@@ -59,7 +59,7 @@ class VerdictCache:
     def _record(self, paths: Sequence[Path], inputs: str) -> dict[str, Any]:
         """What was learned; raises one of `_FAILURES` when that is nothing, or not to be trusted."""
         entry = self._entry(paths, inputs)
-        if not self._trusted():
+        if not self._trusted(paths):
             raise OSError("not to be trusted")
         record: dict[str, Any] = json.loads(read_regular(entry, _LARGEST))
         return record
@@ -69,8 +69,10 @@ class VerdictCache:
     ) -> None:
         """Remember that the profile is valid; `read` are all files that it took (None: looked for, and not there)."""
         try:
+            if not self.directory.is_absolute():
+                return
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not self._trusted():
+            if not self._trusted(paths):
                 return
             self._bound()
             files = _digests(read)
@@ -85,10 +87,14 @@ class VerdictCache:
         named = json.dumps([__version__, _own_code(), [os.path.abspath(path) for path in paths], inputs])
         return self.directory / hashlib.sha256(named.encode("utf-8", "surrogateescape")).hexdigest()
 
-    def _trusted(self) -> bool:
-        """Whether nobody but this user can write there."""
-        found = os.lstat(self.directory)
-        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    def _trusted(self, paths: Sequence[Path]) -> bool:
+        """Whether nobody but this user can have written there: nor whoever wrote the directory of a profile."""
+        if not self.directory.is_absolute():  # no HOME
+            return False
+        found, real = os.lstat(self.directory), Path(os.path.realpath(self.directory))
+        if any(real.is_relative_to(os.path.realpath(path.parent)) for path in paths):
+            return False
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
     def _bound(self) -> None:
         entries = sorted(self.directory.iterdir(), key=lambda path: path.stat().st_mtime)

@@ -17,7 +17,7 @@ import attrs
 from sandboxrun.apply.events import Listener, Planned, silent
 from sandboxrun.apply.executor import Applied, execute
 from sandboxrun.apply.files import file_contents
-from sandboxrun.apply.holding import release
+from sandboxrun.apply.leftovers import collect
 from sandboxrun.apply.places import check_neighbours, real_places
 from sandboxrun.apply.session import Session, Watched
 from sandboxrun.engine.client import Engine
@@ -169,7 +169,7 @@ def carry_out(
     """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`."""
     making = sandboxes_made(made, profile)
     check_outside(making, store)
-    if making:
+    if made.operations:
         store.check()
     check_neighbours(making, profile, engine)
     contents = file_contents(profile, settings.environment, making)
@@ -192,7 +192,7 @@ def carry_out(
     try:
         applied = execute(made.operations, session, parallelism=settings.parallelism)
     finally:
-        release(engine, store)
+        collect(engine, store)
     return Outcome(plan=made, applied=applied, session=session)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandboxrun.errors import Diagnostic, PlanError
+from sandboxrun.evidence.state import state_path
 from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.model.guard import HIDDEN
 
@@ -21,17 +22,19 @@ HELP = "use access: copy, name a directory below it, or keep the evidence elsewh
 
 
 def check_outside(sandboxes: Iterable[DeclaredSandbox], store: Store) -> None:
-    """Raise PlanError for every place of a sandbox's that holds the evidence, or what waits to become it."""
-    kept = {Path(os.path.realpath(place)) for place in (store.path, store.staging_path)}
+    """Raise PlanError for every place of a sandbox's that it may write to and that holds the evidence, and for every
+    one that holds the user's state: the key in it must not even be read."""
+    evidence, state = (Path(os.path.realpath(place)) for place in (store.path, state_path()))
+    key_of = f"gives the sandbox the state directory {state}, with the key that seals evidence"
     faults = [
-        Diagnostic(
-            message=f"{sandbox.address}: {_WHAT[key]} {source} lets the sandbox write to its own evidence",
-            span=sandbox.place(key, item),
-            help=HELP,
-        )
+        Diagnostic(message=f"{sandbox.address}: {_WHAT[key]} {source} {what}", span=sandbox.place(key, item), help=HELP)
         for sandbox in sandboxes
-        for key, item, source, hidden in _writable(sandbox)
-        if any(place.is_relative_to(os.path.realpath(source)) and not _is_hidden(place, hidden) for place in kept)
+        for key, item, source, writable, hidden in _given(sandbox)
+        for what, wrong in (
+            (key_of, state),
+            ("lets the sandbox write to its own evidence", evidence if writable else None),
+        )
+        if wrong is not None and wrong.is_relative_to(os.path.realpath(source)) and not _is_hidden(wrong, hidden)
     ]
     if faults:
         raise PlanError(*faults)
@@ -40,15 +43,16 @@ def check_outside(sandboxes: Iterable[DeclaredSandbox], store: Store) -> None:
 _WHAT = {"workspace": "the workspace", "volumes": "the bind"}
 
 
-def _writable(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str | None, str, str | None]]:
-    """The option, its item and the host path of each place that the sandbox may write to; what of it it can't see."""
+def _given(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str | None, str, bool, str | None]]:
+    """The option, its item and the host path of each place that the sandbox is given as it is; whether it may write
+    there; what of it it can't see."""
     workspace = sandbox.spec.workspace
-    if workspace is not None and workspace.access == "rw":
+    if workspace is not None and workspace.access != "copy":
         hidden = f"{workspace.source}/{HIDDEN}" if HIDDEN in workspace.protected else None
-        yield "workspace", None, workspace.source, hidden
+        yield "workspace", None, workspace.source, workspace.access == "rw", hidden
     for mount in sandbox.spec.volumes:
-        if mount.type == "bind" and not mount.read_only:
-            yield "volumes", mount.target, mount.source or "", None
+        if mount.type == "bind":
+            yield "volumes", mount.target, mount.source or "", not mount.read_only, None
 
 
 def _is_hidden(place: Path, hidden: str | None) -> bool:

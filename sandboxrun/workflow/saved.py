@@ -17,6 +17,7 @@ import attrs
 
 from sandboxrun import __version__
 from sandboxrun.errors import PlanError, printable
+from sandboxrun.evidence.folder import Folder
 from sandboxrun.model.names import PROJECT
 from sandboxrun.model.spec import digest_of
 from sandboxrun.model.types import freeze
@@ -74,7 +75,9 @@ def write_saved(
     """
     document = saved_document(plan, path=path, files=files, directory=directory, options=options or Options())
     try:
-        _replace(path, json.dumps(document, indent=1, ensure_ascii=True).encode() + b"\n")
+        opened = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with Folder(opened, path.parent) as folder:
+            folder.write(path.name, json.dumps(document, indent=1, ensure_ascii=True).encode() + b"\n")
     except OSError as error:
         raise PlanError(f"{path} cannot be written: {error.strerror or error}") from error
 
@@ -117,21 +120,6 @@ def _inside(file: Path, root: Path) -> str:
             help="move it into the project, or apply without saving the plan",
         )
     return steps
-
-
-def _replace(path: Path, data: bytes) -> None:
-    import tempfile
-
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def seen_in(plan: Plan) -> tuple[Seen, ...]:

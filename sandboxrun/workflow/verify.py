@@ -9,15 +9,14 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
 
 from sandboxrun.apply.files import file_contents
+from sandboxrun.apply.leftovers import keep, scratch
 from sandboxrun.engine.addresses import host_addresses
 from sandboxrun.engine.client import Engine
 from sandboxrun.errors import Diagnostic, SandboxrunError
@@ -215,28 +214,15 @@ def _with_reason(finding: Finding, reason: str) -> Finding:
 @contextlib.contextmanager
 def _store(profile: Profile) -> Iterator[Store]:
     """A place for the probes' evidence: gone afterwards, and kept where something went wrong."""
-    path = Path(tempfile.mkdtemp(prefix="sandboxrun-verify-"))
-    store = Store(project_directory=profile.directory, root=path / "evidence")
-    try:
-        yield store
-    except SandboxrunError as error:
-        if isinstance(error, Interrupted) or not store.entries():
-            _remove(path)
+    with scratch(Store(project_directory=profile.directory)) as folder:
+        store = Store(project_directory=profile.directory, root=folder.path / "evidence")
+        try:
+            yield store
+        except SandboxrunError as error:
+            if not isinstance(error, Interrupted) and store.entries():
+                message = f"what the probes left is kept in {keep(folder)} until the next verify"
+                error.diagnostics = (*error.diagnostics, Diagnostic(message=message, severity="notice"))
             raise
-        kept = Diagnostic(message=f"what the probes left is kept in {store.path}", severity="notice")
-        error.diagnostics = (*error.diagnostics, kept)
-        raise
-    except BaseException:
-        _remove(path)
-        raise
-    else:
-        _remove(path)
-
-
-def _remove(path: Path) -> None:
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def verify(

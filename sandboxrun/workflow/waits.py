@@ -315,6 +315,6 @@ def codes(
 
 def without_code(store: Store, profile: Profile, codes: Mapping[str, int | None]) -> Mapping[str, str]:
     """Of those that `codes` has no code for: why, in words."""
-    ran = {entry.sandbox for entry in store.entries(profile.project)}
+    ran = {entry.sandbox for entry in store.entries(profile.project) if store.is_own(entry)}
     words = {True: "has not run with this spec", False: "never ran"}
     return {address: words[address in ran] for address, code in codes.items() if code is None}

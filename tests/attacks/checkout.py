@@ -62,6 +62,32 @@ def a_run_that_never_was(checkout: Checkout) -> str:
     return won("it counts") if code == 0 else held(f"exit {code} changes")
 
 
+@attack(
+    TAMPERING,
+    "what is to be removed is noted in the user's state directory; nothing in a checkout is acted upon",
+    "all is there",
+    cage="checkout",
+    control="the notes name what any user may remove",
+)
+def notes_of_what_to_remove(checkout: Checkout) -> str:
+    """bring notes that name a file and a directory of the host as what a killed run has left"""
+    checkout.write()
+    victim = checkout.directory.parent / "victim"
+    (victim / "empty").mkdir(parents=True)
+    (victim / "known").write_text("known")
+    for place in ("staging/stand-ins", "stand-ins", "evidence/.staging/stand-ins"):
+        (notes := checkout.directory / ".sandboxrun" / place).mkdir(parents=True)
+        for number, (name, content) in enumerate((("empty", None), ("known", "known"))):
+            old = {"at": str(victim / name), "content": content}
+            new = {"source": str(victim), "engine": "", "made": {name: {"content": content}}}
+            (notes / f"{number:032x}").write_text(json.dumps({**old, **new}))
+    codes = [checkout.run(*words).code for words in (("run", "job"), ("apply", "-y"), ("destroy", "-y"))]
+    if any(codes):
+        return f"error: exits {codes}"
+    left = sorted(path.name for path in victim.iterdir())
+    return held("all is there") if left == ["empty", "known"] else won(f"only {left} is left")
+
+
 @attack(TAMPERING, "the evidence's folders are opened step by step, and no link is followed", "link", cage="checkout",
         control=BESIDE)  # fmt: skip
 def evidence_that_leads_elsewhere(checkout: Checkout) -> str:

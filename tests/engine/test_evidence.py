@@ -162,7 +162,7 @@ def test_a_timeout_and_usage(engine: Engine, store: Store, make: Make, request_o
     container = make("while :; do :; done", host={"Init": True})
     engine.start_container(container)
     with (
-        store.staging(request_of.run) as staging,
+        store.staging(request_of.run, engine=engine.identity) as staging,
         staging.append(USAGE) as file,
         Sampler(engine, container, file, every=0.1) as sampler,
     ):
@@ -180,7 +180,7 @@ def test_a_timeout_and_usage(engine: Engine, store: Store, make: Make, request_o
     assert usage.cpu_seconds and usage.memory_peak_bytes and usage.pids_peak
     lines = content(store, captured, USAGE).splitlines()
     assert len(lines) == usage.samples and {"time", "cpu_ns", "memory_bytes", "pids"} <= set(json.loads(lines[0]))
-    with pytest.raises(FileNotFoundError), store.staging(request_of.run, create=False):
+    with pytest.raises(FileNotFoundError), store.staging(request_of.run):
         raise AssertionError("staging was not removed")
 
 
@@ -340,7 +340,7 @@ def test_output_the_runner_kept_is_used(engine: Engine, store: Store, make: Make
     captured = capture(engine, container, attrs.evolve(request_of, run="engine"), store)
     assert captured.index is not None and [m.part for m in captured.index.missing if m.part != "usage"] == ["logs"]
     with (
-        store.staging(request_of.run) as staging,
+        store.staging(request_of.run, engine=engine.identity) as staging,
         staging.append("stdout.log") as out,
         staging.append("stderr.log") as err,
     ):

@@ -12,7 +12,6 @@ import attrs
 import pytest
 
 from sandboxrun import SandboxService, Settings
-from sandboxrun.apply.holding import NOTES, release
 from sandboxrun.errors import ApplyError, PlanError, ProfileError
 from sandboxrun.model import labels
 from sandboxrun.model.declared import Profile
@@ -205,21 +204,6 @@ def test_what_the_user_puts_in_a_stand_in_stays(world: World) -> None:
     assert (world.directory / ".vscode/settings.json").read_text() == "{}"
     assert (world.directory / "GNUmakefile").read_text() == "all:\n"
     assert not (world.directory / ".idea").exists()
-
-
-def test_stand_ins_that_a_killed_apply_left_go_with_the_next_one(world: World) -> None:
-    profile = profile_of(world)
-    with world.store.staging(NOTES) as notes:
-        for name in (".vscode", "sub"):
-            at = str(world.directory / name)
-            notes.write(name.encode().hex().ljust(32, "0"), json.dumps({"at": at, "content": None}).encode())
-        notes.write("f" * 32, b"torn")
-    (world.directory / ".vscode").mkdir()
-    release(world.engine, world.store)
-    assert not (world.directory / ".vscode").exists()
-    assert list((world.store.staging_path / NOTES).iterdir()) == []
-    world.apply(profile)
-    assert (world.directory / ".vscode").is_dir()
 
 
 @pytest.mark.parametrize("name", sorted(GUARDS))

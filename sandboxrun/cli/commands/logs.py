@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
     from sandboxrun.model.declared import Profile
     from sandboxrun.model.observed import ObservedSandbox
+
+_CHUNK = 1 << 20  # bytes
+_TAILED = 256 << 20  # bytes at a log's end in which `--tail` finds its lines
 
 
 @click.command()
@@ -92,14 +96,15 @@ def _from_evidence(store: Store, entry: Entry, lines: Lines, tail: int | None, t
     for stream, name in ((1, STDOUT), (2, STDERR)):
         try:
             with store.open(entry, name) as file:
-                data = file.read()
+                if tail is not None:
+                    file.seek(-min(_TAILED, os.fstat(file.fileno()).st_size), os.SEEK_END)
+                    lines(entry.sandbox, stream, last_lines(file.read(_TAILED), tail))
+                while tail is None and (data := file.read(_CHUNK)):
+                    lines(entry.sandbox, stream, data)
         except EvidenceError as error:
             from sandboxrun.cli.output import warn
 
             warn(f"{entry.sandbox}: {error.diagnostics[0].message}")
-            continue
-        if data:
-            lines(entry.sandbox, stream, data if tail is None else last_lines(data, tail))
 
 
 def last_lines(data: bytes, count: int) -> bytes:

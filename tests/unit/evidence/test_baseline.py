@@ -116,11 +116,11 @@ def test_a_staged_workspace_waits_for_whoever_captures_the_run(tmp_path: Path) -
     store = Store(project_directory=tmp_path)
     with pytest.raises(EvidenceError, match="no workspace is staged"):
         open_workspace(store, "run-1")
-    done = stage_workspace(store, "run-1", source, uid=1, gid=1, exclude=["*.log"])
-    assert stage_workspace(store, "run-1", source, uid=1, gid=1, exclude=["*.log"]) == done
+    done = stage_workspace(store, "run-1", source, uid=1, gid=1, engine="e", exclude=["*.log"])
+    assert stage_workspace(store, "run-1", source, uid=1, gid=1, engine="e", exclude=["*.log"]) == done
     with open_workspace(store, "run-1") as tar:
         assert len(tar.read()) == done.tar_bytes
-    with store.staging("run-1", create=False) as staging:
+    with store.staging("run-1") as staging:
         baseline = baseline_of(staging)
         baseline.file.close()
         assert baseline.exclude == ("*.log",) and [r.path for r in baseline.left_out] == ["out"]
@@ -132,7 +132,7 @@ def test_a_staged_workspace_waits_for_whoever_captures_the_run(tmp_path: Path) -
         with pytest.raises(EvidenceError, match="cannot be read"):
             baseline_of(staging)
     store.unstage("run-1")
-    with pytest.raises(FileNotFoundError), store.staging("run-1", create=False):
+    with pytest.raises(FileNotFoundError), store.staging("run-1"):
         raise AssertionError("not reached")
 
 
@@ -170,7 +170,7 @@ def test_the_contents_digest_is_of_what_an_agent_sees(tmp_path: Path) -> None:
 def test_what_is_staged_is_what_is_there_now(tmp_path: Path) -> None:
     store = Store(project_directory=tmp_path, root=Path("out[1]/evidence"))
     (tmp_path / "a").write_text("1")
-    staged = stage_workspace(store, "run", tmp_path, uid=1, gid=1, exclude=["*.log"]).content
+    staged = stage_workspace(store, "run", tmp_path, uid=1, gid=1, engine="e", exclude=["*.log"]).content
     assert staged_content(store, "run") == staged == content_now(store, tmp_path, ["*.log"])
     (tmp_path / "x.log").write_text("left out by its pattern")
     (tmp_path / "out[1]/evidence").mkdir(parents=True, exist_ok=True)

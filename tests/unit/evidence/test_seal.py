@@ -10,6 +10,7 @@ import pytest
 
 from sandboxrun.evidence import seal
 from sandboxrun.evidence.chain import Entry
+from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.outcome import How
 
 ENTRY = Entry(
@@ -32,7 +33,7 @@ def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _sealed(entry: Entry) -> Entry:
-    return attrs.evolve(entry, seal=seal.seal_of(entry.body, create=True))
+    return attrs.evolve(entry, seal=seal.seal_of(entry.body))
 
 
 def test_a_sealed_line_is_known_again_after_reading() -> None:
@@ -62,12 +63,14 @@ def test_a_line_without_a_seal_or_with_another_users_is_not_ours(
 def test_without_a_place_for_the_key_there_is_no_seal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    assert seal.seal_of(b"x", create=True) is None
+    assert not seal.is_sealed(b"x", "0" * 64)
+    with pytest.raises(EvidenceError, match=f"the state directory {tmp_path}/file/sandboxrun can't be used"):
+        seal.seal_of(b"x")
 
 
 def test_the_key_is_the_users_alone_and_made_once(tmp_path: Path) -> None:
     found: list[str | None] = []
-    workers = [threading.Thread(target=lambda: found.append(seal.seal_of(b"x", create=True))) for _ in range(8)]
+    workers = [threading.Thread(target=lambda: found.append(seal.seal_of(b"x"))) for _ in range(8)]
     for worker in workers:
         worker.start()
     for worker in workers:

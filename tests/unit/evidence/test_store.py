@@ -216,7 +216,7 @@ def test_a_lock_that_is_never_released_is_an_error(store: Store) -> None:
         raise AssertionError("not reached")
 
 
-@pytest.mark.parametrize("planted", [".sandboxrun", ".sandboxrun/evidence", ".sandboxrun/staging"])
+@pytest.mark.parametrize("planted", [".sandboxrun", ".sandboxrun/evidence"])
 def test_a_planted_symlink_is_refused_and_nothing_written_through_it(tmp_path: Path, planted: str) -> None:
     outside, project = tmp_path / "outside", tmp_path / "project"
     outside.mkdir()
@@ -224,11 +224,7 @@ def test_a_planted_symlink_is_refused_and_nothing_written_through_it(tmp_path: P
     os.symlink(outside, project / planted)
     store = Store(project_directory=project)
     with pytest.raises(EvidenceError, match="is not a directory of its own"):
-        if planted.endswith("staging"):
-            with store.staging("r"):
-                raise AssertionError("not reached")
-        else:
-            record(store, "run-1")
+        record(store, "run-1")
     assert list(outside.iterdir()) == []
 
 
@@ -346,7 +342,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_store_that_goes_on(store: Store,
 def test_a_place_that_cannot_be_kept_in_is_told_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "good").mkdir()
     Store(project_directory=tmp_path / "good").check()
-    assert (tmp_path / "good/.sandboxrun/staging").is_dir() and (tmp_path / "good/.sandboxrun/evidence").is_dir()
+    assert [path.name for path in (tmp_path / "good/.sandboxrun").iterdir() if path.is_dir()] == ["evidence"]
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/.sandboxrun").symlink_to(tmp_path / "good")
     with pytest.raises(EvidenceError, match="not a directory of its own"):

@@ -14,7 +14,7 @@ from sandboxrun.source import SourceFile
 
 @pytest.fixture
 def cache(tmp_path: Path) -> VerdictCache:
-    return VerdictCache({"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    return VerdictCache({"XDG_CACHE_HOME": str(tmp_path.parent / f"{tmp_path.name}-cache")})
 
 
 def write(path: Path, text: str) -> SourceFile:

@@ -49,6 +49,19 @@ def test_evidence_behind_a_link_is_not_hidden(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "options", ["workspace: {access: ro}", "volumes: ['.:/data:ro']", "volumes: ['./below:/data']"]
+)
+def test_a_place_that_holds_the_state_is_refused(tmp_path: Path, options: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "below").mkdir()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "below/state"))
+    with pytest.raises(PlanError) as caught:
+        check_outside(_load(tmp_path, options).sandboxes, Store(project_directory=tmp_path))
+    (fault,) = caught.value.diagnostics
+    state = tmp_path / "below/state/sandboxrun"
+    assert fault.message.endswith(f"gives the sandbox the state directory {state}, with the key that seals evidence")
+
+
+@pytest.mark.parametrize(
     "options",
     [
         "workspace: {access: rw}",  # a mount hides the evidence
@@ -67,9 +80,10 @@ def test_with_the_evidence_elsewhere_the_whole_project_may_be_written(tmp_path: 
     project.mkdir()
     store = Store(project_directory=project, root=tmp_path / "kept")
     check_outside(_load(project, "workspace: {access: rw}").sandboxes, store)
-    with store.staging("run") as staging:
+    with store.staging("run", engine="e") as staging:
         staging.write("file", b"")
     assert not (project / ".sandboxrun").exists()
     store.unstage("run")
-    assert [path.name for path in store.staging_path.iterdir()] == []
+    with pytest.raises(FileNotFoundError), store.staging("run"):
+        raise AssertionError("not reached")
     assert verify_chain(store) == ()

@@ -1,0 +1,118 @@
+"""The user's state directory: what is believed of earlier runs lies here, out of reach of any checkout.
+
+Owns where it is, and what makes it this user's alone. A file in a project's directory may have come with the checkout,
+so nothing there is acted upon unless it is sealed (`seal.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+
+from sandboxrun.engine.owner import Owner, decode, this_process
+from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.folder import Folder
+
+OWNER = "owner.json"
+_NAME = "sandboxrun"
+_LARGEST = 1 << 20  # bytes of a note
+_HELP = "set XDG_STATE_HOME to a directory that belongs to you and lies outside the project"
+
+
+def state_path() -> Path:
+    """`$XDG_STATE_HOME/sandboxrun`, by default `~/.local/state/sandboxrun`. Raises EvidenceError when there is no
+    absolute path for it: a relative one would lie in whatever checkout is the current directory."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):
+        home = os.path.expanduser("~")
+        if not os.environ.get("HOME", home) or not os.path.isabs(home):
+            message = "there is no state directory: neither XDG_STATE_HOME nor HOME is an absolute path"
+            raise EvidenceError(message, help=_HELP)
+        state = os.path.join(home, ".local", "state")
+    return Path(state, _NAME)
+
+
+def open_state(*parts: str, create: bool = False) -> Folder:
+    """The state directory, or a directory below it. Raises FileNotFoundError when it is not there and not to be made,
+    EvidenceError when it can't be made or others may have written to it."""
+    path = state_path()
+    try:
+        if create:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif not path.parent.is_dir():
+            raise FileNotFoundError(path)
+        with Folder.at(path.parent) as parent, parent.enter(_NAME, create=create) as state:
+            _check_own(state)
+            return state.walk_to(parts, create=create)
+    except FileNotFoundError:
+        if not create:
+            raise
+        raise EvidenceError(f"the state directory {path} can't be used: it was removed meanwhile") from None
+    except OSError as error:
+        what = f"the state directory {path} can't be used: {error.strerror or error}"
+        raise EvidenceError(what, help=_HELP) from error
+
+
+def _check_own(state: Folder) -> None:
+    found = os.fstat(state.fd)
+    if found.st_uid != os.geteuid():
+        raise EvidenceError(f"the state directory {state.path} belongs to user {found.st_uid}", help=_HELP)
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        message = f"the state directory {state.path} is open to other users"
+        raise EvidenceError(message, help=f"check what is in it, then: chmod 700 {state.path}")
+
+
+def check_apart(project: Path) -> None:
+    """Raise EvidenceError where the project's directory holds the state directory: a checkout could bring that."""
+    path = state_path()
+    if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(project)):
+        message = f"the state directory {path} lies in the project's directory {project}, where a checkout can bring it"
+        raise EvidenceError(message, help=_HELP)
+
+
+def is_apart(project: Path) -> bool:
+    """Whether `check_apart` finds nothing."""
+    with contextlib.suppress(EvidenceError):
+        check_apart(project)
+        return True
+    return False
+
+
+@attrs.frozen(kw_only=True)
+class Note:
+    """Whose a directory is: the engine that it is about, and the process that made it."""
+
+    engine: str
+    owner: Owner | None
+
+
+def signed(opened: Callable[[], Folder], engine: str) -> Folder:
+    """A directory with a note of whose it is; one that is removed before it has its note is opened again."""
+    while True:
+        folder = opened()
+        try:
+            if not folder.kind(OWNER):
+                note = {"engine": engine, "owner": this_process().encode()}
+                folder.write(OWNER, json.dumps(note).encode())
+            return folder
+        except FileNotFoundError:
+            folder.close()
+        except BaseException:
+            folder.close()
+            raise
+
+
+def note_of(folder: Folder) -> Note | None:
+    """The note; None where there is none that can be read."""
+    try:
+        with folder.open(OWNER) as file:
+            body = json.loads(file.read(_LARGEST))
+        return Note(engine=str(body["engine"]), owner=decode(str(body["owner"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
