@@ -250,7 +250,7 @@ chmod +x "fix me.txt" && ln -s made/f inside && ln -s /etc/passwd outside && ech
 
 def agent(engine: Engine, store: Store, make: Make, request: CaptureRequest, source: Path, volume: str) -> str:
     """A container with the workspace uploaded into a volume, after the agent has worked on it."""
-    stage_workspace(store, request.run, source, uid=1000, gid=1000)
+    stage_workspace(store, request.run, source, uid=1000, gid=1000, engine=engine.identity)
     mount = {"Type": "volume", "Source": volume, "Target": "/workspace"}
     container = make(AGENT, host={"Mounts": [mount]}, User="1000:1000")
     with open_workspace(store, request.run) as tar_file:

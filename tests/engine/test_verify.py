@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import signal
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +29,6 @@ from tests.conftest import Cli, Ran
 from tests.engine.own_engine import OwnEngine
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "schemas" / "verify.schema.json").read_text())
-LEFT = "sandboxrun-verify-"  # what the places of probes' evidence begin with
 
 
 def write(folder: Path, project: str, text: str) -> None:
@@ -73,11 +71,13 @@ def destroyed(folder: Path, cli: Cli) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_evidence_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Probes' evidence goes to a place of its own, and is gone afterwards."""
-    place = tmp_path_factory.mktemp("temporary")
-    monkeypatch.setenv("TMPDIR", str(place))
+    """Probes' evidence goes to the state directory, and is gone afterwards; TMPDIR is left alone."""
+    state, temporary = (tmp_path_factory.mktemp(name) for name in ("state", "temporary"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    monkeypatch.setenv("TMPDIR", str(temporary))
     yield
-    assert [path.name for path in place.iterdir() if path.name.startswith(LEFT)] == []
+    assert [str(path) for path in state.rglob("*") if path.is_file() and path.name != "seal.key"] == []
+    assert list(temporary.iterdir()) == []
 
 
 # -- the probe from inside ------------------------------------------------------------------------------------------
@@ -219,8 +219,6 @@ def test_what_a_killed_one_left_is_collected(
     assert cli("destroy", "-y", "-q").code == 0
     assert engine_client.containers.list(all=True, filters=mine) == []
     assert engine_client.networks.list(filters=mine) == engine_client.volumes.list(filters=mine) == []
-    for left in Path(os.environ["TMPDIR"]).glob(f"{LEFT}*"):
-        shutil.rmtree(left)
 
 
 # -- apply --verify and run --verify --------------------------------------------------------------------------------
