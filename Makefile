@@ -4,6 +4,7 @@
 #   WORKERS=1              run tests one after the other, not two side by side
 #   PYTEST_ARGS="-k plan"  more arguments for pytest
 #   ENGINES="podman-5"     the engines of test-engines (docker-26 docker-28 podman-5)
+#   CHAOS_ARGS="--kills 60"  arguments for chaos (--kills, --seed, --projects)
 #   BENCH_ARGS=--quick     arguments for the benchmarks (--quick, --only NAME, --json)
 #   DOCKER_HOST=...        the engine to use; without it the default socket's, or one started here
 
@@ -12,11 +13,12 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 ENGINES ?=
 BENCH_ARGS ?=
+CHAOS_ARGS ?=
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test test-engines demo venv engine engine-stop image tools schema reference probe bench lint clean
+.PHONY: help test test-engines chaos demo venv engine engine-stop image tools schema reference probe bench lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,6 +32,9 @@ test: lint engine image tools  ## run all the tests, on a real engine, with the 
 
 test-engines: venv engine image tools  ## the engine tests on newer engines, from newer Debian's packages; as root
 	@$(RUN) -m scripts.engines $(ENGINES) -- $(PYTEST_ARGS)
+
+chaos: venv engine image  ## kill commands at random moments, many times, and see that nothing is left
+	@$(RUN) -m tests.engine.kills $(CHAOS_ARGS)
 
 demo: venv engine image  ## the main job on real input: three agents, evidence, nothing left behind
 	@$(RUN) examples/demo/demo.py
