@@ -50,11 +50,9 @@ def open_state(*parts: str, create: bool = False) -> Folder:
         with Folder.at(path.parent) as parent, parent.enter(_NAME, create=create) as state:
             _check_own(state)
             return state.walk_to(parts, create=create)
-    except FileNotFoundError:
-        if not create:
-            raise
-        raise EvidenceError(f"the state directory {path} can't be used: it was removed meanwhile") from None
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not create:
+            raise
         what = f"the state directory {path} can't be used: {error.strerror or error}"
         raise EvidenceError(what, help=_HELP) from error
 

@@ -57,8 +57,8 @@ class Store:
     def check(self) -> None:
         """Make the folders, before anything runs whose evidence could not be kept then. Raises EvidenceError."""
         try:
-            with self.state(STAGING, create=True), self.open_root(create=True):
-                return
+            with self.state(STAGING, create=True), self.open_root(create=True) as root:
+                chain.read(root)
         except OSError as error:
             what = f"evidence can't be kept in {self.path}: {error.strerror or error}"
             raise EvidenceError(what, help="make it writable, or name another place: --evidence DIR") from error

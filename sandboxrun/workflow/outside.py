@@ -24,12 +24,14 @@ HELP = "use access: copy, name a directory below it, or keep the evidence elsewh
 def check_outside(sandboxes: Iterable[DeclaredSandbox], store: Store) -> None:
     """Raise PlanError for every place of a sandbox's that it may write to and that holds the evidence, and for every
     one that holds the user's state: the key in it must not even be read."""
+    given = [(sandbox, *place) for sandbox in sandboxes for place in _given(sandbox)]
+    if not given:
+        return
     evidence, state = (Path(os.path.realpath(place)) for place in (store.path, state_path()))
     key_of = f"gives the sandbox the state directory {state}, with the key that seals evidence"
     faults = [
         Diagnostic(message=f"{sandbox.address}: {_WHAT[key]} {source} {what}", span=sandbox.place(key, item), help=HELP)
-        for sandbox in sandboxes
-        for key, item, source, writable, hidden in _given(sandbox)
+        for sandbox, key, item, source, writable, hidden in given
         for what, wrong in (
             (key_of, state),
             ("lets the sandbox write to its own evidence", evidence if writable else None),

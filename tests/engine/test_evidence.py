@@ -25,6 +25,7 @@ from sandboxrun.evidence.sampler import USAGE, Sampler
 from sandboxrun.evidence.staged import open_workspace, stage_workspace
 from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.verify import verify_chain
+from tests.conftest import Cli
 
 from .own_engine import OwnEngine
 
@@ -433,3 +434,24 @@ def test_an_engine_that_was_killed(
         back = capture(engine, container, attrs.evolve(request_of, stopped_by=StoppedBy.ENGINE), store)
     checked(store, back)
     assert back.index is not None and back.index.ending.how is How.ENGINE_LOST
+
+
+@pytest.mark.parametrize("home", ["relative", "in the project", "not writable"])
+def test_without_a_state_directory_nothing_is_made(
+    home: str, cli: Cli, project: str, busybox: str, tmp_path: Path
+) -> None:
+    """No command that needs it begins; those that do not need it work."""
+    (tmp_path / "sandbox.yaml").write_text(
+        f"name: {project}\nsandboxes:\n  s: {{image: {busybox}, network_mode: none, command: ['true']}}\n"
+    )
+    env, said = {
+        "relative": ({"XDG_STATE_HOME": "", "HOME": "here"}, "neither XDG_STATE_HOME nor HOME is an absolute path"),
+        "in the project": ({"XDG_STATE_HOME": str(tmp_path / "state")}, "lies in the project's directory"),
+        "not writable": ({"XDG_STATE_HOME": "/proc"}, "the state directory /proc/sandboxrun can't be used"),
+    }[home]
+    for words, code in ((("run", "s"), 125), (("apply", "-y"), 1)):
+        ran = cli(*words, env=env)
+        assert (ran.code, said in ran.err, "set XDG_STATE_HOME" in ran.err) == (code, True, True)
+    assert cli("plan", "--detailed-exitcode", env=env).code == 2
+    assert cli("destroy", "-y", env=env).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["sandbox.yaml"]

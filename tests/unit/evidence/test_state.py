@@ -128,6 +128,8 @@ def test_a_chain_without_end_is_an_error(tmp_path: Path) -> None:
     os.truncate(store.path / chain.NAME, 1 << 40)
     with pytest.raises(EvidenceError, match=r"chain.jsonl is larger than 128 MiB"):
         store.entries()
+    with pytest.raises(EvidenceError, match=r"chain.jsonl is larger than 128 MiB"):
+        store.check()
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["unnamed drafts", "named drafts"])
