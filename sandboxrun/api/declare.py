@@ -7,7 +7,6 @@ variables. Must not talk to the engine.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.profile.bounds import MARKS
 from sandboxrun.profile.inputs import Inputs
 from sandboxrun.settings import check_options
+from sandboxrun.workflow.hostpaths import check_sources, may_write
 from sandboxrun.workflow.outside import check_outside
 
 if TYPE_CHECKING:
@@ -114,29 +114,15 @@ def check_writable(sandbox: DeclaredSandbox, store: Store) -> None:
     """Raise UsageError for a read-write workspace that the sandbox's user cannot write to, PlanError for one that holds
     the evidence: what an agent can write proves nothing about it."""
     check_outside((sandbox,), store)
+    check_sources((sandbox,))
     workspace = sandbox.spec.workspace
     if workspace is None or workspace.access != "rw":
         return
     source = Path(os.path.realpath(workspace.source))
-    if not _may_write(source, sandbox.spec.user):
+    if not may_write(source, sandbox.spec):
         raise UsageError(
             Diagnostic(
                 message=f"the sandbox's user {sandbox.spec.user} cannot write to the workspace {source}",
                 help="give it to that user (chown), say user=, or use access='copy'",
             )
         )
-
-
-def _may_write(path: Path, user: str) -> bool:
-    """By the directory's mode; a user by name is the image's business, and is let pass."""
-    uid, _, gid = user.partition(":")
-    if not uid.isdigit() or (gid and not gid.isdigit()):
-        return True
-    found = os.stat(path)
-    if found.st_uid == int(uid):
-        wanted = stat.S_IWUSR | stat.S_IXUSR
-    elif found.st_gid == int(gid or uid):
-        wanted = stat.S_IWGRP | stat.S_IXGRP
-    else:
-        wanted = stat.S_IWOTH | stat.S_IXOTH
-    return found.st_mode & wanted == wanted

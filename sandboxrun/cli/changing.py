@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandboxrun.apply.events import Event
 from sandboxrun.cli.options import Talk
-from sandboxrun.cli.output import note, result, terminal_width
+from sandboxrun.cli.output import note, result, tell_all, terminal_width
 from sandboxrun.plan.changes import Plan
 from sandboxrun.report.progress import Progress, progress_for
 
@@ -69,6 +69,7 @@ class Telling:
 
     def plan(self, plan: Plan) -> None:
         """Show the plan; as JSON lines it is told when it begins."""
+        tell_all(plan.warnings)
         if not self._json:
             result(str(plan))
 

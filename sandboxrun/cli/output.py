@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -36,6 +37,12 @@ def tell(diagnostic: Diagnostic) -> None:
     from sandboxrun.report.diagnostics import diagnostic_text
 
     click.echo(diagnostic_text(diagnostic, colour=coloured(sys.stderr)), err=True, color=True)
+
+
+def tell_all(diagnostics: Iterable[Diagnostic]) -> None:
+    """Each of them, as `tell` does."""
+    for diagnostic in diagnostics:
+        tell(diagnostic)
 
 
 def result(text: str) -> None:

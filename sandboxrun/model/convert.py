@@ -107,14 +107,17 @@ def from_equals(value: Any) -> Mapping[str, str | None]:
     return freeze({name: item if equals else None for name, equals, item in pairs})
 
 
-def to_hosts(value: Mapping[str, str]) -> list[str]:
-    """Names and addresses as NAME:address."""
-    return [f"{name}:{address}" for name, address in value.items()]
+def to_hosts(value: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Names and addresses as NAME:address, a line for each address."""
+    return [f"{name}:{address}" for name, addresses in value.items() for address in addresses]
 
 
-def from_hosts(value: Any) -> Mapping[str, str]:
-    """NAME:address as a mapping; the address may hold colons."""
-    return freeze({name: address for name, _, address in (str(item).partition(":") for item in value or ())})
+def from_hosts(value: Any) -> Mapping[str, tuple[str, ...]]:
+    """NAME:address as a mapping; an address may hold colons, and a name have several."""
+    found: dict[str, list[str]] = {}
+    for name, _, address in (str(item).partition(":") for item in value or ()):
+        found.setdefault(name, []).append(address)
+    return freeze({name: tuple(addresses) for name, addresses in found.items()})
 
 
 def to_security(value: Mapping[str, str]) -> list[str]:

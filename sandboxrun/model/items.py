@@ -6,6 +6,7 @@ Owns how an item of a list is named: a mount by its target, a variable by its na
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,12 +14,14 @@ from sandboxrun.errors import Problems
 from sandboxrun.model.attach import Named
 from sandboxrun.model.capabilities import Capabilities
 from sandboxrun.model.composite import ListOf, Pairs
+from sandboxrun.model.hosts import Hosts
 from sandboxrun.model.security_opt import SecurityOpts, split_security
 from sandboxrun.model.tmpfs import Tmpfs
 from sandboxrun.model.types import INVALID, OptionType
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span
 
 Entry = tuple[Scalar, Node]
+ANY: OptionType = Pairs(bare=True)  # of a list of which no more is known
 
 
 def entry_of(type_: OptionType, item: Node) -> Entry | None:
@@ -38,6 +41,8 @@ def entry_of(type_: OptionType, item: Node) -> Entry | None:
             value = options if colon else None
         case SecurityOpts():
             name, value = split_security(text)
+        case Hosts():
+            name = re.split("[=:]", text, maxsplit=1)[0]
         case Named():
             pass
         case _:

@@ -193,6 +193,9 @@ class Offers:
     podman: bool = False  # Podman, by its Docker API, which drops some of what it is asked for
     architecture: str = ""  # as the engine names it; "": it was not asked
     quota: bool = True  # storage_opt size
+    apparmor: bool = True
+    selinux: bool = True
+    cpus: int | None = None  # how many the engine may give; None: it was not asked
 
 
 @attrs.frozen(kw_only=True)

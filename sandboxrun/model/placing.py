@@ -9,8 +9,9 @@ import attrs
 from sandboxrun.model import convert, labels
 from sandboxrun.model import placements as at
 from sandboxrun.model.attach import Named
-from sandboxrun.model.composite import ListOf, Pairs
+from sandboxrun.model.composite import ListOf
 from sandboxrun.model.egress import Egress, EgressOption
+from sandboxrun.model.hosts import Hosts
 from sandboxrun.model.names import CONFIGS, SECRETS
 from sandboxrun.model.option import Effect, option
 from sandboxrun.model.records import (
@@ -143,10 +144,11 @@ class PlaceOptions:
         at=at.Host("DnsOptions", write=list, read=convert.words),
         merge="append",
     )
-    extra_hosts: Mapping[str, str] = option(
-        Pairs(separators="=:", name=Text(pattern=r"[A-Za-z0-9][A-Za-z0-9.-]*", hint="a host name")),
+    extra_hosts: Mapping[str, tuple[str, ...]] = option(
+        Hosts(),
         default=freeze({}),
-        description="Lines for /etc/hosts.",
+        description="Lines for /etc/hosts: names with an address, or several. IPv6 may be in brackets; host-gateway is "
+        "an address of the host.",
         example={"api.example.com": "192.0.2.10"},
         at=at.Host("ExtraHosts", write=convert.to_hosts, read=convert.from_hosts),
         merge="map",

@@ -17,9 +17,10 @@ import attrs
 
 from sandboxrun.errors import Problems
 from sandboxrun.model import units
+from sandboxrun.model.checks import faults_of
 from sandboxrun.model.composite import span_of
 from sandboxrun.model.egress import CLOSED, PUBLIC, Egress
-from sandboxrun.model.items import item_spans, name_of
+from sandboxrun.model.items import ANY, item_spans, name_of
 from sandboxrun.model.option import Record, Row, rows, to_plain
 from sandboxrun.model.placing import CONFIGS_AT, SECRETS_AT, PlaceOptions
 from sandboxrun.model.process import ProcessOptions
@@ -118,6 +119,8 @@ def _check(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
     if spec.logging.driver == "none":
         problems.add("logging with driver none leaves no evidence", span_of(node, "logging"), "use json-file or local")
     _check_targets(spec, node, problems)
+    for fault in faults_of(spec):
+        problems.add(fault.message, _place(node, *fault.path), fault.help)
 
 
 def _check_network(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
@@ -170,13 +173,19 @@ def _target_faults(key: str, path: str, taken: Mapping[str, str]) -> Iterator[tu
         yield f"{path} is not normalized", f"write {clean}"
     if clean == "/":
         yield "nothing can be mounted over /", None
+    if clean == "/dev" or f"{clean}/".startswith("/proc/"):
+        yield f"nothing can be mounted over {clean}", "the runtime needs what is there; choose another path"
     if (other := taken.get(path.rstrip("/"))) is not None:
         yield f"{path} is mounted by {other} and by {key}", "choose another path"
 
 
-def _place(node: MapNode, key: str, item: str) -> Span | None:
-    """Where an item of an option is written; the option itself where no item has this name."""
-    return item_spans(BY_KEY[key].type, node.get(key)).get(name_of(item)) or span_of(node, key)
+def _place(node: MapNode, key: str, *path: str) -> Span | None:
+    """Where an item of an option is written, or what is below it; what holds it where none has this name."""
+    span, inner, type_ = span_of(node, key), node.get(key), BY_KEY[key].type
+    for step in path:
+        span = item_spans(type_, inner).get(name_of(step), span)
+        inner, type_ = (inner.get(step) if isinstance(inner, MapNode) else None), ANY
+    return span
 
 
 SpecType = Record(cls=SandboxSpec, title="a sandbox", refused=NOT_OFFERED, check=_check)

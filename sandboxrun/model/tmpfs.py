@@ -26,8 +26,12 @@ def read_options(text: str) -> str:
     Raises ValueError with a clause for the message.
     """
     flags, values = dict(CLOSED), {"size": DEFAULT_SIZE}
+    given: set[str] = set()
     for item in filter(None, text.split(",")):
         name, equals, value = item.partition("=")
+        if (axis := _AXIS.get(name, name)) in given:
+            raise ValueError(f'"{item}" says again what another option says')
+        given.add(axis)
         if not equals and name in _AXIS:
             flags[_AXIS[name]] = name
         elif equals and name in VALUED:

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from sandboxrun.errors import Diagnostic
 from sandboxrun.model.spec import digest_of
 from sandboxrun.model.types import freeze
 from sandboxrun.plan.diff import Difference
@@ -95,6 +96,7 @@ class Plan:
     refresh_only: bool = False
     destroy: bool = False
     targeted: bool = False  # a part of the project only
+    warnings: tuple[Diagnostic, ...] = attrs.field(default=(), eq=False)
 
     def __str__(self) -> str:
         from sandboxrun.plan.text import plan_text
@@ -105,6 +107,11 @@ class Plan:
     def pending(self) -> tuple[Change, ...]:
         """The changes that do something."""
         return tuple(change for change in self.changes if change.action is not Action.NONE)
+
+    @property
+    def making(self) -> frozenset[str]:
+        """The addresses of the sandboxes that it makes."""
+        return frozenset(c.address for c in self.changes if c.action in (Action.CREATE, Action.REPLACE))
 
     @property
     def counts(self) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ Pure: the offers come with the snapshot.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable, Iterator
 
 from sandboxrun.errors import Diagnostic
@@ -82,6 +83,7 @@ def _sandbox_faults(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagno
         message = f"the engine's API {offers.api_version} does not know {row.key}"
         yield _fault(sandbox, row.key, message, f"it needs API {row.since}")
     yield from _limits(sandbox, offers)
+    yield from _processors(sandbox, offers)
     yield from _seccomp(sandbox, offers)
     yield from _podman(sandbox, offers)
     yield from _runtime(sandbox, offers)
@@ -103,6 +105,24 @@ def _limits(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     for key, asked, offered, what in wanted:
         if asked and not offered:
             yield _fault(sandbox, key, f"the engine can't enforce {what}", "see `sandboxrun doctor`")
+    for name, value in spec.security_opt.items():
+        offered = {"apparmor": offers.apparmor, "label": offers.selinux}.get(name.partition("=")[0], True)
+        if not offered and value != "unconfined" and "disable" not in (name.partition("=")[2], value):
+            message = f"the engine's host has no {'SELinux' if name.startswith('label') else 'AppArmor'}"
+            yield _fault(sandbox, "security_opt", f"{message}: {name} would be ignored", "remove it", item=name)
+
+
+def _processors(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
+    """No more CPUs than there are."""
+    spec = sandbox.spec
+    if offers.cpus is None:
+        return
+    if spec.cpus > offers.cpus:
+        yield _fault(sandbox, "cpus", f"cpus is {spec.cpus:g}, and the engine has {offers.cpus}", "take fewer")
+    numbers = [int(number) for number in re.findall("[0-9]+", spec.cpuset or "")]
+    if numbers and max(numbers) >= offers.cpus:
+        message = f"cpuset names CPU {max(numbers)}, and the engine has {offers.cpus}"
+        yield _fault(sandbox, "cpuset", message, "count from 0")
 
 
 def _seccomp(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:

@@ -27,7 +27,14 @@ from sandboxrun.profile.foreach import holds, instances
 from sandboxrun.profile.guarding import own_files, with_protected
 from sandboxrun.profile.inputs import Inputs, resolve_values
 from sandboxrun.profile.instance import MOST_NODES, Composed, Made, Maker, check_keys
-from sandboxrun.profile.objects import Documents, check_references, merged_objects, parse_objects, with_default_network
+from sandboxrun.profile.objects import (
+    Documents,
+    check_addresses,
+    check_references,
+    merged_objects,
+    parse_objects,
+    with_default_network,
+)
 from sandboxrun.profile.paths import Places
 from sandboxrun.profile.scalars import is_text
 from sandboxrun.profile.template import Renderer, Scope
@@ -170,6 +177,7 @@ class _Loader:
         sandboxes = with_dependencies(made, [one.name for one in composed], self.faulty, self.problems)
         bases = [document for document in self.bases.documents.values() if document is not None]
         check_references(made, merged_objects(documents), Documents(own=documents, bases=bases), self.problems)
+        check_addresses(made, objects.networks, self.problems)
         self.read = {**self.bases.files, **files, **maker.env_files.files}
         own = own_files((*self.paths, *self.read, *maker.other_files), objects.secrets, objects.configs)
         sandboxes = with_protected(sandboxes, own, places, self.problems)

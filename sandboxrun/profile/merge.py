@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from sandboxrun.model.composite import ListOf
+from sandboxrun.model.hosts import Hosts, by_name
 from sandboxrun.model.items import Entry, entry_of
 from sandboxrun.model.option import Row, to_plain
 from sandboxrun.model.spec import ROWS
@@ -111,6 +112,8 @@ def _by_key(below: Sequence[Entry], above: Sequence[Entry]) -> tuple[Entry, ...]
 def _entries(row: Row, node: Node) -> list[Entry] | None:
     """A mapping's entries, or a list's items split into them; None for what is neither, or says a key twice."""
     match node:
+        case MapNode() | ListNode() if isinstance(row.type, Hosts):
+            return by_name(node)
         case MapNode():
             return list(node.entries)
         case ListNode():

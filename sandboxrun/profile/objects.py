@@ -6,6 +6,7 @@ network `default`.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -147,6 +148,29 @@ def check_references(
                 message += f" in {documents.profile}"
                 help = f"{base} declares it, but extends takes over sandboxes only: declare it in {documents.profile}"
             problems.add(message, span, help)
+
+
+def check_addresses(made: Sequence[Made], networks: Mapping[str, NetworkSpec], problems: Problems) -> None:
+    """Note fixed addresses that their network can't give."""
+    for one in made:
+        for name, attachment in one.sandbox.spec.networks.items():
+            network, address = networks.get(name, NetworkSpec()), attachment.ipv4_address
+            if address is None or network.external:
+                continue
+            span = one.sandbox.place("networks", name)
+            if network.subnet is None:
+                help = f"set networks: {{{name}: {{subnet: …}}}}"
+                problems.add(f"ipv4_address {address} needs a subnet of the network {name}", span, help)
+            elif not _is_within(address, network.subnet):
+                message = f"ipv4_address {address} is not within {network.subnet}, the subnet of {name}"
+                problems.add(message, span, "choose another address")
+
+
+def _is_within(address: str, subnet: str) -> bool:
+    try:
+        return ipaddress.ip_address(address) in ipaddress.ip_network(subnet, strict=False)
+    except ValueError:
+        return True  # which is noted with the option itself
 
 
 def _references(one: Made) -> Iterator[tuple[str, str, Span | None]]:

@@ -26,8 +26,9 @@ from sandboxrun.engine.project_events import ProjectEvents
 from sandboxrun.errors import ApplyError, Diagnostic, PlanError
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.observed import Running, Snapshot
-from sandboxrun.plan.changes import Action, Plan
+from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
+from sandboxrun.workflow.hostpaths import check_sources, source_warnings
 from sandboxrun.workflow.observe import take_snapshot
 from sandboxrun.workflow.outside import check_outside
 from sandboxrun.workflow.planning import destroy_plan, plan
@@ -110,6 +111,7 @@ def apply(
             made = make_destroy_plan(profile, snapshot, expected.options.targets)
         else:
             made = make_plan(profile, snapshot, options)
+            made = attrs.evolve(made, warnings=source_warnings(sandboxes_made(made, profile)))
         if expected is not None:
             refuse_stale(expected, made)
         if not confirm(made):
@@ -169,6 +171,7 @@ def carry_out(
     """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`."""
     making = sandboxes_made(made, profile)
     check_outside(making, store)
+    check_sources(making)
     if made.operations:
         store.check()
     check_neighbours(making, profile, engine)
@@ -198,8 +201,7 @@ def carry_out(
 
 def sandboxes_made(made: Plan, profile: Profile) -> tuple[DeclaredSandbox, ...]:
     """The sandboxes that the plan makes: what they need must be right before anything is touched."""
-    addresses = {c.address for c in made.changes if c.action in (Action.CREATE, Action.REPLACE)}
-    return tuple(s for s in profile.sandboxes if s.address in addresses)
+    return tuple(s for s in profile.sandboxes if s.address in made.making)
 
 
 @contextmanager

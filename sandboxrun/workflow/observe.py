@@ -204,6 +204,9 @@ def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Iterabl
         podman=facts.is_podman,
         architecture=facts.architecture,
         quota=facts.storage_quota is not Quota.NO,
+        apparmor=facts.apparmor,
+        selinux=facts.selinux,
+        cpus=facts.cpus or None,
     )
 
 

@@ -5,9 +5,15 @@ Changes nothing and takes no lock. Kept apart from `converge`, whose imports a m
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import attrs
+
+from sandboxrun.errors import PlanError
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
+from sandboxrun.workflow.hostpaths import check_devices, check_sources, content_faults, source_warnings
 from sandboxrun.workflow.observe import take_snapshot
 from sandboxrun.workflow.outside import check_outside
 
@@ -18,10 +24,27 @@ if TYPE_CHECKING:
     from sandboxrun.plan.changes import Plan
 
 
-def plan(engine: Engine, profile: Profile, store: Store, options: Options | None = None) -> Plan:
-    """What apply would do. Raises PlanError, EngineError."""
+def plan(
+    engine: Engine,
+    profile: Profile,
+    store: Store,
+    options: Options | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Plan:
+    """What apply would do, with warnings of what may not work. `environment` has the variables of secrets and configs.
+
+    Raises PlanError, EngineError.
+    """
     check_outside(profile.sandboxes, store)
-    return make_plan(profile, take_snapshot(engine, profile, store, workspaces=True), options)
+    made = make_plan(profile, take_snapshot(engine, profile, store, workspaces=True), options)
+    making = tuple(s for s in profile.sandboxes if s.address in made.making)
+    check_sources(making)
+    if any(sandbox.spec.devices for sandbox in making) and engine.shares_filesystem():
+        check_devices(making)
+    found = tuple(content_faults(profile, making, environment))
+    if errors := [fault for fault in found if fault.severity == "error"]:
+        raise PlanError(*errors)
+    return attrs.evolve(made, warnings=(*source_warnings(making), *found))
 
 
 def destroy_plan(engine: Engine, profile: Profile, store: Store, targets: tuple[str, ...] = ()) -> Plan:

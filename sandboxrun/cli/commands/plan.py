@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sandboxrun.cli import options as opt
-from sandboxrun.cli.output import json_text, note, result
+from sandboxrun.cli.output import json_text, note, result, tell_all
 
 if TYPE_CHECKING:
     from sandboxrun.plan.changes import Plan
@@ -58,6 +58,8 @@ def plan(
             made = planning.destroy_plan(engine, profile, store, targets)
         else:
             made = planning.plan(engine, profile, store, chosen)
+    if form != "github":  # which has them as annotations
+        tell_all(made.warnings)
     result(plan_in(form, made))
     if out is not None:
         from sandboxrun.workflow.saved import write_saved
@@ -107,4 +109,5 @@ def _for_a_job(made: Plan) -> str:
 
     severity = "warning" if any(change.drift for change in made.changes) else "notice"
     told = annotation(Diagnostic(message=summary(made), severity=severity))
-    return "\n".join([*map(without_commands, str(made).split("\n")), told])
+    lines = map(without_commands, str(made).split("\n"))
+    return "\n".join([*lines, told, *map(annotation, made.warnings)])

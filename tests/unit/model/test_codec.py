@@ -232,6 +232,6 @@ def test_other_engines_words_are_read_as_well() -> None:
     assert read("restart") == "no"
     assert read("logging") == Logging(driver="local", options=freeze({}))
     assert dict(read("security_opt")) == {"no-new-privileges": "true", "seccomp": "unconfined", "label": "disable"}  # type: ignore[call-overload]
-    assert read("extra_hosts") == {"six": "::1"}
+    assert read("extra_hosts") == {"six": ("::1",)}
     assert (read("gpus"), read("pids_limit"), read("cpus")) == (-1, 0, 1e-9)
     assert read("network_mode") == "none"

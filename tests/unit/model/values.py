@@ -14,6 +14,7 @@ from sandboxrun.model.capabilities import NAMES, Capabilities
 from sandboxrun.model.composite import Command, ListOf, MapOf, Pairs, Short
 from sandboxrun.model.egress import CLOSED, PUBLIC, Egress, EgressOption
 from sandboxrun.model.gpus import Gpus
+from sandboxrun.model.hosts import Hosts
 from sandboxrun.model.names import KEY
 from sandboxrun.model.option import Record, rows
 from sandboxrun.model.placing import _target
@@ -73,6 +74,9 @@ def values(type: OptionType) -> st.SearchStrategy[Any]:
             return st.dictionaries(values(type.name), values(type.item), max_size=3).map(freeze)
         case Named():
             return st.dictionaries(matching(KEY), values(type.item), max_size=3).map(freeze)
+        case Hosts():
+            addresses = st.lists(st.sampled_from(["192.0.2.1", "2001:db8::1", "host-gateway"]), min_size=1, unique=True)
+            return st.dictionaries(matching("[a-z0-9]{1,9}"), addresses.map(tuple), max_size=3).map(freeze)
         case Tmpfs():
             return _tmpfs()
         case SecurityOpts():

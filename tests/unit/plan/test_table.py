@@ -490,6 +490,18 @@ def test_networks_that_nothing_uses_go_and_those_of_a_living_run_stay() -> None:
         ),
         ({}, {"podman": True}, "cgroup: Podman leaves it in the host's control-group namespace"),
         ({"storage_opt": freeze({"size": "1g"})}, {"quota": False}, "the engine can't enforce storage quotas"),
+        ({"cpus": 2.5}, {"cpus": 2}, "cpus is 2.5, and the engine has 2"),
+        ({"cpuset": "0,2"}, {"cpus": 2}, "cpuset names CPU 2, and the engine has 2"),
+        (
+            {"security_opt": freeze({"apparmor": "mine"})},
+            {"apparmor": False},
+            "the engine's host has no AppArmor: apparmor would be ignored",
+        ),
+        (
+            {"security_opt": freeze({"label": "type:x"})},
+            {"selinux": False},
+            "the engine's host has no SELinux: label would be ignored",
+        ),
         (
             {"workspace": Workspace(source="/src", access="rw")},
             {"shares_filesystem": False, "filesystem_note": "it is elsewhere"},

@@ -1,0 +1,160 @@
+"""What sandboxes take from this machine, looked at before anything is made: host paths, devices, secrets, configs.
+
+Owns what is wrong with one. The same for a plan, an apply, a run and the Python API.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from sandboxrun.errors import Diagnostic, PlanError
+from sandboxrun.model.declared import DeclaredSandbox, Profile
+from sandboxrun.model.spec import SandboxSpec
+from sandboxrun.profile.contents import content_of
+from sandboxrun.profile.guarding import sources_of
+from sandboxrun.profile.regular import reason
+
+_WHAT = {"workspace": "the workspace", "volumes": "the bind's source"}
+
+
+def check_sources(sandboxes: Iterable[DeclaredSandbox]) -> None:
+    """Raise PlanError for every host path that can't be what its sandbox declares."""
+    faults = [
+        Diagnostic(message=f"{sandbox.address}: {message}", span=sandbox.place(key, item), help=help)
+        for sandbox in sandboxes
+        for key, item, path in sources_of(sandbox)
+        if (found := _source_fault(sandbox, key, path)) is not None
+        for message, help in (found,)
+    ]
+    if faults:
+        raise PlanError(*faults)
+
+
+def _source_fault(sandbox: DeclaredSandbox, key: str, path: Path) -> tuple[str, str] | None:
+    what = f"{_WHAT[key]} {path}"
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{what} does not exist", "create it, or fix the path"
+    except OSError as error:
+        return f"{what} can't be used: {reason(error)}", "fix the path, or what is there"
+    if key == "volumes":
+        if stat.S_ISSOCK(mode):
+            help = "remove it; to reach a service, allow its name under egress"
+            return f"{what} is a socket: the sandbox would talk to a process of the host", help
+        if stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
+            return f"{what} is a device", "name it under devices"
+        return None
+    if not stat.S_ISDIR(mode):
+        return f"{what} is not a directory", "name the directory that the agent works on"
+    workspace = sandbox.spec.workspace
+    if workspace is not None and workspace.access == "copy" and not os.access(path, os.R_OK | os.X_OK):
+        return f"{what} can't be read: permission denied", "make it readable, or name another directory"
+    return None
+
+
+def check_devices(sandboxes: Iterable[DeclaredSandbox]) -> None:
+    """Raise PlanError for every device that this machine does not have: for an engine that runs on it."""
+    faults = []
+    for sandbox in sandboxes:
+        for device in sandbox.spec.devices:
+            try:
+                mode = os.stat(device.source).st_mode
+            except OSError as error:
+                why = reason(error)
+            else:
+                if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) or stat.S_ISDIR(mode):
+                    continue
+                why = "not a device"
+            message = f"{sandbox.address}: the device {device.source} can't be used: {why}"
+            span = sandbox.place("devices", device.target or device.source)
+            faults.append(Diagnostic(message=message, span=span, help="fix the path, or remove it"))
+    if faults:
+        raise PlanError(*faults)
+
+
+def source_warnings(sandboxes: Iterable[DeclaredSandbox]) -> tuple[Diagnostic, ...]:
+    """A warning for each directory that a sandbox is given to write to, where its user can't."""
+    return tuple(
+        Diagnostic(
+            message=f"{sandbox.address}: the sandbox's user {sandbox.spec.user} can't write to {_WHAT[key]} {path}",
+            span=sandbox.place(key, item),
+            help=help,
+            severity="warning",
+        )
+        for sandbox in sandboxes
+        for key, item, path, help in _writable(sandbox)
+        if os.path.isdir(path) and not may_write(path, sandbox.spec)
+    )
+
+
+def _writable(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str | None, Path, str]]:
+    spec = sandbox.spec
+    if spec.workspace is not None and spec.workspace.access == "rw":
+        help = "give it to that user (chown), set user:, or use access: copy"
+        yield "workspace", None, Path(spec.workspace.source), help
+    for mount in spec.volumes:
+        if mount.type == "bind" and not mount.read_only:
+            help = "give it to that user (chown), set user:, or mount it with :ro"
+            yield "volumes", mount.target, Path(mount.source or ""), help
+
+
+def may_write(path: Path, spec: SandboxSpec) -> bool:
+    """Whether the sandbox's user may write to a directory, by its mode. True where that can't be told: for users and
+    groups by name, and where an access list says more than the mode."""
+    names = [*spec.user.split(":"), *spec.group_add]
+    if not all(name.isdecimal() for name in names) or _has_access_list(path):
+        return True
+    uid, *groups = map(int, names)
+    if uid == 0 and _overrides(spec):
+        return True
+    found = os.stat(path)
+    if found.st_uid == uid:
+        wanted = stat.S_IWUSR | stat.S_IXUSR
+    elif found.st_gid in groups:
+        wanted = stat.S_IWGRP | stat.S_IXGRP
+    else:
+        wanted = stat.S_IWOTH | stat.S_IXOTH
+    return found.st_mode & wanted == wanted
+
+
+def _overrides(spec: SandboxSpec) -> bool:
+    """Whether root keeps the right to write whatever the mode says."""
+    named = {"ALL", "DAC_OVERRIDE"}
+    return bool(named & set(spec.cap_add)) or not named & set(spec.cap_drop)
+
+
+def _has_access_list(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return "system.posix_acl_access" in os.listxattr(path)
+    return False
+
+
+def content_faults(
+    profile: Profile, sandboxes: Iterable[DeclaredSandbox], environment: Mapping[str, str]
+) -> Iterator[Diagnostic]:
+    """What is wrong with the secrets and configs of the sandboxes: a warning for a variable that is not set, which may
+    be set where the plan is applied."""
+    seen: set[tuple[str, str]] = set()
+    for sandbox in sandboxes:
+        for kind, specs, refs in (
+            ("secret", profile.secrets, sandbox.spec.secrets),
+            ("config", profile.configs, sandbox.spec.configs),
+        ):
+            for ref in refs:
+                spec = specs.get(ref.source)
+                if spec is None or (kind, ref.source) in seen:
+                    continue
+                seen.add((kind, ref.source))
+                found = content_of(f"the {kind} {ref.source}", spec, profile.directory, environment)
+                if isinstance(found, Diagnostic):
+                    yield Diagnostic(
+                        message=f"{sandbox.address}: {found.message}",
+                        span=sandbox.place(f"{kind}s", ref.file_name),
+                        help=found.help,
+                        severity="warning" if spec.environment is not None else "error",
+                    )
