@@ -181,7 +181,9 @@ def _names(spec: SandboxSpec) -> Iterator[Fault]:
     if spec.hostname is not None:
         named.append((("hostname",), spec.hostname))
     named += [(("dns_search", name), name) for name in spec.dns_search if name != "."]
-    named += [(("networks", key, "aliases", alias), alias) for key, item in spec.networks.items() for alias in item.aliases]
+    named += [
+        (("networks", key, "aliases", alias), alias) for key, item in spec.networks.items() for alias in item.aliases
+    ]
     for path, name in named:
         try:
             host_name(name.removesuffix("."))

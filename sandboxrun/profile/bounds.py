@@ -21,6 +21,9 @@ DEEPEST_EXPRESSION = 60
 LONGEST_TEMPLATE = 16 * 1024  # characters of source
 
 
+CLOSING = {"{{": "}}", "{%": "%}", "{#": "#}"}
+
+
 class TemplateError(Exception):
     """A fault in a template: a clause, its line in the scalar (0: not known yet), the word to point at, a help."""
 

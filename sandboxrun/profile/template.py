@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.profile.bounds import MARKS, TemplateError, Work
+from sandboxrun.profile.bounds import CLOSING, MARKS, TemplateError, Work
 from sandboxrun.profile.scalars import is_text
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, node_of
 
@@ -85,7 +85,8 @@ class Renderer:
         """Note a key that looks like a template."""
         if not is_template(key):
             return True
-        self.problems.add("a key can't be a template", key.span, "write the key out; only values are rendered")
+        help = "write the key out, only values are rendered; braces for another program can be in a list: - NAME=value"
+        self.problems.add("a key can't be a template", key.span, help)
         return False
 
     def scalar(self, node: Scalar, scope: Scope, *, mapping: bool = False) -> Node | None:
@@ -105,7 +106,8 @@ class Renderer:
             if not all(map(is_text, _texts(value))):
                 raise TemplateError("this template makes half of a surrogate pair, which is no character")
         except TemplateError as error:
-            self.problems.add(error.message, locate(node, error.line, error.word), error.help)
+            help = _joined(error.help, for_others(text, error.word))
+            self.problems.add(error.message, locate(node, error.line, error.word), help)
             return None
         except RecursionError:
             self.problems.add("this template is nested too deeply", node.span)
@@ -137,7 +139,8 @@ class Renderer:
             if name == "each":
                 help = "each exists in a sandbox with for_each, and not in for_each itself"
             else:
-                help = did_you_mean(name, scope.values) or f"declare it: variables: {{{name}: {{type: string}}}}"
+                help = did_you_mean(name, scope.values) or _declare(name, str(node.value))
+            help = _joined(help, for_others(str(node.value), name))
             self.problems.add(f'the variable "{name}" is not declared', locate(node, line, name), help)
         return known
 
@@ -145,6 +148,61 @@ class Renderer:
         for item in value if isinstance(value, list) else (value,):
             if isinstance(item, str | int | float) and not isinstance(item, bool) and item != "":
                 self.secrets.add(str(item))
+
+
+_OPENS = re.compile(r"\{\{-?\s*(#|(range|if|with|block|define)\b)")  # what other languages end further on
+_RAW = re.compile(r"\{%[-+]?\s*raw\s*[-+]?%\}.*?\{%[-+]?\s*endraw\s*[-+]?%\}", re.DOTALL)
+_SHOWN = 60
+
+
+def for_others(text: str, word: str = "") -> str:
+    """How to write the braces in a text that are meant for another program: those that hold `word`, else the first that
+    are not a template."""
+    found = list(_marked(_RAW.sub(" ", text)))
+    mark, braces = next((pair for pair in found if _is_faulty(pair[1], word)), found[0] if found else ("{{", ""))
+    if not braces or len(braces) > _SHOWN or "\n" in braces:
+        return f"if the braces are meant for another program, write {{{{ '{mark}' }}}} for {mark}"
+    return f"if the braces are meant for another program, write {{% raw %}}{braces}{{% endraw %}}"
+
+
+def _marked(text: str) -> Iterator[tuple[str, str]]:
+    """Each mark outside of the others, with the text from there to where it is closed, "" where it is not."""
+    at = 0
+    while (mark := MARKS.search(text, at)) is not None:
+        start, closing = mark.start(), CLOSING[mark[0]]
+        close = text.rfind(closing) if _OPENS.match(text, start) else text.find(closing, mark.end())
+        if close < mark.end():
+            yield mark[0], ""
+            at = mark.end()
+            continue
+        at = close + len(closing) + (text.startswith("{{{", start) and text.startswith("}}}", close))
+        yield mark[0], text[start:at]
+
+
+def _is_faulty(braces: str, word: str) -> bool:
+    from sandboxrun.profile.template_program import read_template
+
+    if word:
+        return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", braces) is not None
+    try:
+        read_template(braces)
+    except TemplateError:
+        return True
+    return not braces
+
+
+def _joined(*helps: str | None) -> str | None:
+    return "; ".join(help for help in helps if help) or None
+
+
+def _declare(name: str, text: str) -> str:
+    """What to do about a name that is not declared."""
+    found = re.search(rf"(\$?)\{{\{{\s*{re.escape(name)}((?:\.[\w-]+)*)", text)
+    path = found[2] if found is not None else ""
+    if found is not None and found[1]:  # an expression of GitHub's, and of others
+        own = re.sub(r"\W", "_", path.rpartition(".")[2] or name).lower()
+        return f"nothing is filled in from ${{{{ … }}}}: declare a variable, and write {{{{ {own} }}}} without the $"
+    return f"declare it: variables: {{{name}: {{type: {'object' if path else 'string'}}}}}"
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -210,5 +268,5 @@ def _find(shown: str, start: int, word: str) -> tuple[int, int] | None:
     ):
         skip = len(found[0]) - len(word)
         return found.start() + skip, len(word)
-    close = shown.find({"{{": "}}", "{%": "%}", "{#": "#}"}[mark[0]], mark.end())
+    close = shown.find(CLOSING[mark[0]], mark.end())
     return mark.start(), (close + 2 if close >= 0 else len(shown.rstrip())) - mark.start()

@@ -15,7 +15,7 @@ from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.model.composite import span_of
 from sandboxrun.model.types import describe
 from sandboxrun.profile.patterns import compile_pattern
-from sandboxrun.profile.template import is_template
+from sandboxrun.profile.template import for_others, is_template
 from sandboxrun.profile.variable_types import SCALARS, TYPES, Rules, coerce
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, walk
 
@@ -100,7 +100,8 @@ def _variable(key: Scalar, node: Node, problems: Problems) -> Variable | None:
         return None
     for inner in walk(node):
         if is_template(inner):
-            problems.add("a variable's declaration can't hold a template", inner.span, "write the value out")
+            help = f"write the value out; where the variable is used: {for_others(str(getattr(inner, 'value', '')))}"
+            problems.add("a variable's declaration can't hold a template", inner.span, help)
     for word, _ in node.entries:
         if word.value not in KEYS:
             help = did_you_mean(str(word.value), KEYS) or f"a variable has: {', '.join(KEYS)}"

@@ -11,7 +11,9 @@ from typing import Any
 from sandboxrun.errors import Diagnostic
 from sandboxrun.source import SourceFile, Span
 
-_QUOTE_TEMPLATE = 'a template is quoted as a whole: "{{ … }}"'
+QUOTE_TEMPLATE = (
+    'a template is quoted as a whole: "{{ … }}"; braces meant for another program are: "{% raw %}{{ … }}{% endraw %}"'
+)
 # What the parser says, our message, our help; the first whose pattern is found is taken.
 _KNOWN: tuple[tuple[str, str, str | None], ...] = (
     (
@@ -64,7 +66,7 @@ def syntax_error(error: Exception, file: SourceFile) -> Diagnostic:
     problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error or type(error).__name__)
     said = f"{getattr(error, 'context', None) or ''} {problem}"
     if template := _unquoted_template(file, span):
-        return Diagnostic(message="an unquoted template is not YAML", span=template, help=_QUOTE_TEMPLATE)
+        return Diagnostic(message="an unquoted template is not YAML", span=template, help=QUOTE_TEMPLATE)
     if "cannot start any token" in said:
         return _bad_start(file, span)
     for pattern, message, help in _KNOWN:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sandboxrun.errors import Diagnostic, Problems, did_you_mean
 from sandboxrun.profile.scalars import is_text, resolve, tagged
-from sandboxrun.profile.yaml_errors import mark_span, syntax_error
+from sandboxrun.profile.yaml_errors import QUOTE_TEMPLATE, mark_span, syntax_error
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span
 
 DEEPEST = 50  # levels, aliases written out
@@ -206,7 +206,7 @@ class _Builder:
         at = span.column - 2
         if at >= 0 and line[at : at + 2] == "{{":
             whole = Span(file=self.file, line=span.line, column=at + 1, length=len(line.rstrip()) - at)
-            raise _Stop("an unquoted template is not YAML", whole, 'a template is quoted as a whole: "{{ … }}"')
+            raise _Stop("an unquoted template is not YAML", whole, QUOTE_TEMPLATE)
         if line[at + 1 : at + 3] == "{{":
             raise _Stop("a key can't be a template", span, "write the key out; only values are rendered")
         raise _Stop(f"a {kind} can't be a key", span, "keys are texts; quote one that begins with { or [")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 from typing import Any
 
@@ -10,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxrun.errors import Problems
+from sandboxrun.errors import Problems, ProfileError
 from sandboxrun.profile.bounds import LONGEST_TEXT, STEPS_A_SCALAR
 from sandboxrun.profile.template import Renderer, Scope, is_template
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, node_of, plain_of
+from tests.unit.profile.conftest import Load
 
 VALUES: dict[str, Any] = {
     "ref": "main",
@@ -356,3 +359,45 @@ def test_any_template_gives_a_value_or_a_diagnostic(text: str) -> None:
     problems = Problems()
     made = Renderer(problems).render(Scalar(value=text, text=text), SCOPE)
     assert (made is not None) or problems
+
+
+FOREIGN = [
+    "{{.Name}}/{{.ID}}",
+    "{{#each files}}{{this}}{{/each}}",
+    "{{range .Items}}{{ . }}{{end}}",
+    "${{ secrets.TOKEN }}",
+    "${{ matrix.node-version }}",
+    "{{{ body }}}",
+    "{{> part}} {{^no}}{{! comment }}",
+    "{{- .Values.x | quote -}}",
+    "{% load static %}",
+    "{{ item }} {{ lookup('env', 'X') }}",
+    "echo ${#list} {{}}",
+    "a {{ b",
+    "{{ 'fine' }} {{.Name}} {{ 'fine' }}",
+    "{{ 1 / 0 }}",
+    "x: {# y",
+    "one\ntwo {{.Three}}\nfour",
+]
+
+
+@pytest.mark.parametrize("text", FOREIGN)
+def test_every_error_says_how_to_write_braces_of_another_program(load_text: Load, text: str) -> None:
+    """The advice is taken until nothing is wrong: then the text is the one that was meant."""
+    written = text
+    for _ in range(10):
+        profile = json.dumps({"sandboxes": {"a": {"image": "x", "command": ["x", written]}}})
+        try:
+            command = load_text(profile).sandboxes[0].spec.command
+        except ProfileError as error:
+            helped = error.diagnostics[0].help or ""
+            advice = helped.partition("if the braces are meant for another program, write ")[2]
+            raw = re.fullmatch(r"\{% raw %\}(.*)\{% endraw %\}", advice)
+            mark = re.fullmatch(r"(\{\{ '(..)' \}\}) for \2", advice)
+            assert raw or mark, str(error)
+            old, new = (raw[1], advice) if raw else (mark[2], mark[1]) if mark else ("", "")
+            written = written.replace(old, new, 1)
+        else:
+            assert command == ("x", text.replace("{{ 'fine' }}", "fine"))
+            return
+    pytest.fail(f"ten errors, the last for {written}")
