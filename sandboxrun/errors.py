@@ -108,11 +108,21 @@ class ApplyError(SandboxrunError):
     """Carrying out a plan failed; what it had made itself is removed again."""
 
 
+def _in_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
+    unique = {(str(d.span), d.message): d for d in diagnostics}
+    return tuple(sorted(unique.values(), key=lambda d: d.order))
+
+
 class Problems:
     """Collects faults so that all of a file's are told at once."""
 
     def __init__(self) -> None:
         self._found: list[Diagnostic] = []
+        self._warnings: list[Diagnostic] = []
+
+    def warn(self, message: str, span: Span | None = None, help: str | None = None) -> None:
+        """Note what may well be wrong, and is no fault: it counts for nothing but being shown."""
+        self._warnings.append(Diagnostic(message=message, span=span, help=help, severity="warning"))
 
     def add(self, message: str, span: Span | None = None, help: str | None = None) -> None:
         """Note one fault."""
@@ -130,9 +140,13 @@ class Problems:
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """All, each once, in the order of their places."""
-        unique = {(str(d.span), d.message): d for d in self._found}
-        return tuple(sorted(unique.values(), key=lambda d: d.order))
+        """All faults, each once, in the order of their places."""
+        return _in_order(self._found)
+
+    @property
+    def warnings(self) -> tuple[Diagnostic, ...]:
+        """All warnings, likewise."""
+        return _in_order(self._warnings)
 
     def check(self, error: type[SandboxrunError] = ProfileError) -> None:
         """Raise `error` with all that was noted, if anything was."""

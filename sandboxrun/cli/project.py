@@ -57,7 +57,16 @@ def inputs_of(given: Given) -> Inputs:
 
 def load_profile(given: Given) -> Profile:
     """The profile that the options name. Raises UsageError, ProfileError."""
-    return load_checked(given, profile_files(given)).profile
+    return _shown(load_checked(given, profile_files(given)).profile)
+
+
+def _shown(profile: Profile) -> Profile:
+    """The profile, whose warnings are shown."""
+    if profile.warnings:
+        from sandboxrun.cli.output import tell_all
+
+        tell_all(profile.warnings)
+    return profile
 
 
 def open_store(profile: Profile, given: Given) -> Store:
@@ -87,7 +96,7 @@ def load_checked(given: Given, files: tuple[Path, ...]) -> Loaded:
         return known
 
     loaded = load_tracked(files, inputs=inputs_of(given), allow_outside=given.allow_outside, passed=passed)
-    if not known:
+    if not known and not loaded.profile.warnings:  # which are shown each time
         cache.learn(files, key, loaded.read, [sandbox.address for sandbox in loaded.profile.sandboxes])
     return loaded
 
@@ -109,4 +118,4 @@ def load_saved(given: Given, saved: SavedPlan) -> Profile:
     named = {text.partition("=")[0] for text in given.vars}
     values = {name: value for name, value in saved.inputs.items() if name not in named}
     inputs = attrs.evolve(inputs_of(given), values=values)
-    return load(saved.files, inputs=inputs, directory=saved.directory, allow_outside=given.allow_outside)
+    return _shown(load(saved.files, inputs=inputs, directory=saved.directory, allow_outside=given.allow_outside))

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from sandboxrun.errors import Diagnostic
 from sandboxrun.model.items import name_of
 from sandboxrun.model.names import Names
 from sandboxrun.model.objects import FileSpec, NetworkSpec, VolumeSpec
@@ -73,6 +74,7 @@ class Profile:
     digest: str = ""
     inputs_digest: str = ""
     files: tuple[SourceFile, ...] = attrs.field(default=(), eq=False, repr=False)
+    warnings: tuple[Diagnostic, ...] = attrs.field(default=(), eq=False, repr=False)
     rests_on: frozenset[Path] = attrs.field(default=frozenset(), eq=False, repr=False)  # those, and others, absolute
 
     def sandbox(self, address: str) -> DeclaredSandbox | None:

@@ -21,6 +21,7 @@ from sandboxrun.model.types import Text
 from sandboxrun.profile.contents import with_digests
 from sandboxrun.profile.dependencies import with_dependencies
 from sandboxrun.profile.document import Document, read_document, split_document
+from sandboxrun.profile.dollars import check_document, check_layer
 from sandboxrun.profile.effective import effective
 from sandboxrun.profile.extends import Bases, Layer
 from sandboxrun.profile.foreach import holds, instances
@@ -122,6 +123,10 @@ class _Bounded(Problems):
         if len(self) >= MOST_PROBLEMS:
             raise _Enough
 
+    def warn(self, message: str, span: Span | None = None, help: str | None = None) -> None:
+        if len(self._warnings) < MOST_PROBLEMS:
+            super().warn(message, span, help)
+
 
 def load_data(
     data: Mapping[str, Any],
@@ -200,6 +205,7 @@ class _Loader:
             sensitive=self._all_secrets(),
             inputs_digest=digest_of(dict(values.masked)),  # not of sensitive values: a short one could be guessed
             files=self._files(documents),
+            warnings=self.problems.warnings,
             rests_on=own,
         )
         return attrs.evolve(profile, digest=digest_of(effective(profile)))
@@ -221,6 +227,10 @@ class _Loader:
                 found[name] = Composed(name=name, span=key.span, layers=layers)
         for composed in found.values():
             check_keys(composed, self.problems)
+            for layer in composed.layers:
+                check_layer(layer, self.problems)
+        for document in documents:
+            check_document(document, self.problems)
         return list(found.values())
 
     def _variables(self, documents: list[Document]) -> dict[str, Variable]:
@@ -300,7 +310,8 @@ class _Loader:
         """Raise what was found, with no secret in it."""
         if self.problems:
             hide = _hider(self._all_secrets())
-            raise ProfileError(*(_hidden(diagnostic, hide) for diagnostic in self.problems.diagnostics))
+            every = sorted((*self.problems.diagnostics, *self.problems.warnings), key=lambda d: d.order)
+            raise ProfileError(*(_hidden(diagnostic, hide) for diagnostic in every))
 
 
 _NAME = Text(pattern=PROJECT, hint="a project's name: lower-case letters, digits, - and _")

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.profile.bounds import CLOSING, MARKS, TemplateError, Work
+from sandboxrun.profile.bounds import CLOSING, LONGEST_TEMPLATE, MARKS, TemplateError, Work
 from sandboxrun.profile.scalars import is_text
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, node_of
 
@@ -106,8 +107,8 @@ class Renderer:
             if not all(map(is_text, _texts(value))):
                 raise TemplateError("this template makes half of a surrogate pair, which is no character")
         except TemplateError as error:
-            help = _joined(error.help, for_others(text, error.word))
-            self.problems.add(error.message, locate(node, error.line, error.word), help)
+            span = locate(node, error.line, error.word)
+            self.problems.add(error.message, span, _joined(error.help, for_others(text, error.word)))
             return None
         except RecursionError:
             self.problems.add("this template is nested too deeply", node.span)
@@ -140,8 +141,8 @@ class Renderer:
                 help = "each exists in a sandbox with for_each, and not in for_each itself"
             else:
                 help = did_you_mean(name, scope.values) or _declare(name, str(node.value))
-            help = _joined(help, for_others(str(node.value), name))
-            self.problems.add(f'the variable "{name}" is not declared', locate(node, line, name), help)
+            whole = _joined(help, for_others(str(node.value), name))
+            self.problems.add(f'the variable "{name}" is not declared', locate(node, line, name), whole)
         return known
 
     def _keep_secret(self, value: Any) -> None:
@@ -151,14 +152,31 @@ class Renderer:
 
 
 _OPENS = re.compile(r"\{\{-?\s*(#|(range|if|with|block|define)\b)")  # what other languages end further on
-_RAW = re.compile(r"\{%[-+]?\s*raw\s*[-+]?%\}.*?\{%[-+]?\s*endraw\s*[-+]?%\}", re.DOTALL)
+_RAW = re.compile(r"\{%[-+]?\s*raw\s*[-+]?%\}")
+_END_RAW = re.compile(r"\{%[-+]?\s*endraw\s*[-+]?%\}")
 _SHOWN = 60
+_MOST_LOOKED_AT = 50
+
+
+def literal(text: str, *, tags: bool = False) -> str:
+    """What of a text stands as it is: less what is raw in it, and less its templates unless `tags` are kept."""
+    kept: list[str] = []
+    at = 0
+    while (mark := MARKS.search(text, at)) is not None:
+        raw = _RAW.match(text, mark.start())
+        end = _END_RAW.search(text, raw.end()) if raw is not None else None
+        close = end.end() if end is not None else text.find(CLOSING[mark[0]], mark.end()) + 2
+        if close < mark.end():  # it is not closed
+            return "".join((*kept, text[at:] if tags else text[at : mark.start()]))
+        kept += [text[at : mark.start()], text[mark.start() : close] if tags and end is None else " "]
+        at = close
+    return "".join((*kept, text[at:]))
 
 
 def for_others(text: str, word: str = "") -> str:
     """How to write the braces in a text that are meant for another program: those that hold `word`, else the first that
     are not a template."""
-    found = list(_marked(_RAW.sub(" ", text)))
+    found = list(islice(_marked(literal(text, tags=True)), _MOST_LOOKED_AT)) if len(text) <= LONGEST_TEMPLATE else []
     mark, braces = next((pair for pair in found if _is_faulty(pair[1], word)), found[0] if found else ("{{", ""))
     if not braces or len(braces) > _SHOWN or "\n" in braces:
         return f"if the braces are meant for another program, write {{{{ '{mark}' }}}} for {mark}"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sandboxrun.cli.options import Given, Talk, as_json, chosen_format, format_of, on_profile, telling
-from sandboxrun.cli.output import json_text, result
+from sandboxrun.cli.output import json_text, result, tell_all
 
 if TYPE_CHECKING:
     from sandboxrun.errors import Diagnostic
@@ -34,34 +34,43 @@ def validate(ctx: click.Context, given: Given, form: str | None, as_json: bool, 
 
     form = chosen_format(form, as_json)
     files = profile_files(given)
-    addresses = _verdict(given, files)
-    if isinstance(addresses, list):
-        return _refused(addresses, form)
-    _accepted(files, addresses, form, talk)
+    addresses, found = _verdict(given, files)
+    if addresses is None:
+        return _refused(found, form)
+    _accepted(files, addresses, found, form, talk)
     return 0
 
 
-def _verdict(given: Given, files: tuple[Path, ...]) -> tuple[str, ...] | list[Diagnostic]:
-    """The addresses that a valid profile declares, or the faults."""
+def _verdict(given: Given, files: tuple[Path, ...]) -> tuple[tuple[str, ...] | None, tuple[Diagnostic, ...]]:
+    """The addresses that a valid profile declares, and warnings; None and the faults of another."""
     from sandboxrun.cli.project import load_checked, verdict_key
     from sandboxrun.profile.cache import VerdictCache
 
     known = VerdictCache(os.environ).knows(files, verdict_key(given))
     if known is not None:
-        return known
+        return known, ()
     from sandboxrun.errors import ProfileError
 
     try:
         loaded = load_checked(given, files)
     except ProfileError as error:
-        return list(error.diagnostics)
-    return tuple(sandbox.address for sandbox in loaded.profile.sandboxes)
+        return None, error.diagnostics
+    return tuple(sandbox.address for sandbox in loaded.profile.sandboxes), loaded.profile.warnings
 
 
-def _accepted(files: tuple[Path, ...], addresses: tuple[str, ...], form: str, talk: Talk) -> None:
+def _accepted(
+    files: tuple[Path, ...], addresses: tuple[str, ...], warnings: tuple[Diagnostic, ...], form: str, talk: Talk
+) -> None:
+    if warnings:
+        _warned(warnings, form)
     if form == "json":
-        counts = {"valid": True, "error_count": 0, "warning_count": 0}
-        result(json_text({"format_version": "1.0", **counts, "diagnostics": [], "sandboxes": list(addresses)}))
+        counts = {"valid": True, "error_count": 0, "warning_count": len(warnings)}
+        told: list[Any] = []
+        if warnings:
+            from sandboxrun.report.diagnostics import diagnostic_json
+
+            told = list(map(diagnostic_json, warnings))
+        result(json_text({"format_version": "1.0", **counts, "diagnostics": told, "sandboxes": list(addresses)}))
         return
     if talk.quiet or form == "github":
         return
@@ -71,7 +80,17 @@ def _accepted(files: tuple[Path, ...], addresses: tuple[str, ...], form: str, ta
     result(f"{files[-1]}: valid, {counted}" + (f": {', '.join(addresses)}" if talk.verbose and addresses else ""))
 
 
-def _refused(faults: list[Diagnostic], form: str) -> int:
+def _warned(warnings: tuple[Diagnostic, ...], form: str) -> None:
+    """Shown where the form is for people; JSON holds them itself."""
+    if form == "github":
+        from sandboxrun.report.diagnostics import annotations_text
+
+        result(annotations_text(warnings))
+    elif form == "text":
+        tell_all(warnings)
+
+
+def _refused(faults: tuple[Diagnostic, ...], form: str) -> int:
     from sandboxrun.report import diagnostics
 
     match form:

@@ -32,6 +32,16 @@ def write(here: Path, text: str, name: str = "sandbox.yaml") -> None:
     (here / name).write_text(text)
 
 
+WARNED = "name: demo\nsandboxes:\n  a: {image: example, command: [echo, '${NAME:-x}']}\n"
+WARNING = """\
+sandbox.yaml:3:40: warning: nothing is filled in from "${NAME:-x}": no shell reads this command
+  3 |   a: {image: example, command: [echo, '${NAME:-x}']}
+    |                                        ^^^^^^^^^^
+  help: declare a variable, variables: {name: {type: string, default: x}}, and write {{ name }}, or run it by a shell: \
+[sh, -c, …]
+"""
+
+
 # -- init
 
 
@@ -327,3 +337,24 @@ def test_completion_knows_commands_and_options(here: Path, monkeypatch: pytest.M
     assert complete("sandboxrun de", 1) == ["destroy"]
     assert complete("sandboxrun plan --re", 2) == ["--replace", "--rerun", "--refresh-only"]
     assert complete("sandboxrun --v", 1) == ["--version"]
+
+
+# -- warnings
+
+
+def test_a_warning_is_shown_each_time_in_each_form_and_is_no_fault(say: Say, here: Path) -> None:
+    write(here, WARNED)
+    for _ in range(2):  # a verdict that is remembered would be silent
+        said = say("validate")
+        assert (said.code, said.out, said.err) == (0, "sandbox.yaml: valid, 1 sandbox\n", WARNING)
+    told = json.loads(say("validate", "--json").out)
+    assert (told["valid"], told["error_count"], told["warning_count"], told["sandboxes"]) == (True, 0, 1, ["a"])
+    assert [one["severity"] for one in told["diagnostics"]] == ["warning"]
+    assert say("validate", "--format", "github").out.startswith("::warning title=sandboxrun,file=sandbox.yaml,line=3,")
+    assert say("render").err == WARNING
+
+
+def test_warnings_stand_beside_errors(say: Say, here: Path) -> None:
+    write(here, WARNED.replace("image: example", "image: $X"))
+    told = json.loads(say("validate", "--json").out)
+    assert (told["valid"], told["error_count"], told["warning_count"]) == (False, 2, 1)
