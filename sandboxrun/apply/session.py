@@ -38,12 +38,13 @@ class Made:
 
 @attrs.frozen(kw_only=True)
 class Watched:
-    """What the caller knows of a run that it watched to its end: who stopped it (`itself`, `timeout`, `killed`), and
-    whether its output was kept while it ran."""
+    """What the caller knows of a run that it watched to its end: who stopped it (`itself`, `timeout`, `killed`),
+    whether its output was kept while it ran, and its exit code, which counts where somebody else removed it."""
 
     stopped_by: str = "itself"
     live_logs: bool = False
     note: str = ""
+    exit_code: int | None = None
 
 
 @attrs.define(kw_only=True)

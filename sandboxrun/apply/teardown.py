@@ -111,6 +111,7 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
         stopped_by=StoppedBy(watched.stopped_by),
         watched=known,
         live_logs=watched.live_logs,
+        exit_code=watched.exit_code,
         filesystem_changes=policy.filesystem_changes,
         artifacts=policy.artifacts,
         workspace=workspace.target if copied and workspace is not None else None,

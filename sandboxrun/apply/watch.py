@@ -80,7 +80,7 @@ class Watch:
     @property
     def result(self) -> Watched:
         """What teardown needs to know of it."""
-        return Watched(stopped_by=self._stopped_by, live_logs=self._live, note=self._note)
+        return Watched(stopped_by=self._stopped_by, live_logs=self._live, note=self._note, exit_code=self.exit_code)
 
     def before_start(self) -> None:
         """Attach, so that nothing it prints is lost. Raises EngineError."""

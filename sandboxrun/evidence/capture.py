@@ -47,7 +47,7 @@ class CaptureRequest:
     has the records of its requests, `wired` whether there must be one, `keeper` the one that holds a workspace that
     lies in memory, `artifacts` absolute paths in the container, `profile` the effective profile's text. `live_logs`:
     the runner kept all output in the staging folder, the engine's own log is not needed. `stopped_by`, `watched` and
-    `events` as `outcome.decide` has them.
+    `events` as `outcome.decide` has them; `exit_code` is what a watch saw, for a container that is gone by now.
     """
 
     run: str
@@ -60,6 +60,7 @@ class CaptureRequest:
     watched: bool = False
     events: Sequence[Mapping[str, Any]] = ()
     live_logs: bool = False
+    exit_code: int | None = None
     filesystem_changes: bool = True
     artifacts: tuple[str, ...] = ()
     workspace: str | None = None
@@ -272,8 +273,12 @@ class _Capture:
         previous: str | None,
     ) -> Index:
         request, state = self._request, answer.get("State") or {}
+        seen = {"Status": "exited", "StartedAt": "seen", "ExitCode": request.exit_code}
         ending = decide(
-            state if answer else None, stopped_by=request.stopped_by, watched=request.watched, events=request.events
+            state if answer else seen if request.exit_code is not None else None,
+            stopped_by=request.stopped_by,
+            watched=request.watched,
+            events=request.events,
         )
         started, finished = _time(state.get("StartedAt")), _time(state.get("FinishedAt"))
         if finished is not None and started is None:

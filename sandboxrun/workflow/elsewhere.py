@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from sandboxrun.engine.errors import EngineError
+from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.capture import Captured, recorded
 from sandboxrun.evidence.outcome import Ending, How, StoppedBy, decide
 from sandboxrun.evidence.store import ENDED
@@ -54,7 +55,8 @@ def taken_by_others(
         with contextlib.suppress(EngineError):  # what the watch saw counts without
             past = events.past().get(watch.container)
     if captured is not None or (past is not None and past.had("destroy")):
-        store.unstage(watch.run)
+        with contextlib.suppress(OSError, SandboxrunError):  # the next command collects what stays
+            store.unstage(watch.run)
     if captured is not None:
         return captured, None
     return None, ending_of(past, watch.exit_code, watch.spec, watch.result.stopped_by, started)

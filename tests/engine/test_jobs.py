@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import threading
 import time
@@ -13,7 +15,9 @@ import attrs
 import docker
 import pytest
 
-from sandboxrun.evidence.store import Store
+from sandboxrun import SandboxService, Settings
+from sandboxrun.evidence.outcome import How
+from sandboxrun.evidence.store import STAGING, Store
 from sandboxrun.workflow import converge
 from sandboxrun.workflow.waits import apply_and_wait
 from tests.conftest import Cli, Ran
@@ -72,12 +76,12 @@ class Checkouts:
         return [self.cli.finish(job) for job in jobs]
 
     def runs(self) -> list[str]:
-        """The sandboxes whose evidence is kept in any of them, each as often as it is; nothing else is left there."""
-        for folder in self.folders:
-            staging = folder / ".sandboxrun" / "staging"
-            assert not staging.is_dir() or not list(staging.iterdir())
+        """The sandboxes whose evidence is kept in any of them, each as often as it is; none is staged any more."""
         lines = [line for f in self.folders for line in _lines(f / ".sandboxrun/evidence/chain.jsonl")]
-        return sorted(json.loads(line)["sandbox"] for line in lines)
+        entries = [json.loads(line) for line in lines]
+        staged = Path(os.environ["XDG_STATE_HOME"], "sandboxrun", STAGING)
+        assert not [e["run"] for e in entries if (staged / e["run"]).exists()]
+        return sorted(e["sandbox"] for e in entries)
 
 
 def _lines(file: Path) -> list[str]:
@@ -156,9 +160,7 @@ def test_who_waits_for_what_is_destroyed_learns_it_at_once(
     ran = several.finish(waiting)
     assert time.monotonic() - began < 30
     assert (destroyed.code, [r.code for r in ran]) == (0, [7] * 7), [r.out + r.err for r in ran]
-    assert (
-        "a: stopped before its end (exit 7): stopped by somebody else; another job saved the evidence\n" in ran[2].out
-    )
+    assert re.search(r"^a: stopped before its end \(exit 7\).*; another job saved the evidence$", ran[2].out, re.M)
     assert starts.close() == ["a"] * 3
     several.runs()
 
@@ -220,3 +222,17 @@ def test_a_wait_collects_only_what_it_waited_for(world: World) -> None:
     world.apply(other)
     waited.join()
     assert world.observed(other, "a").spec.command == ("sleep", "601")
+
+
+def test_a_service_learns_how_one_ended_that_another_checkout_destroyed(
+    world: World, engine_host: str, busybox: str, tmp_path: Path
+) -> None:
+    settings = Settings(docker_host=engine_host, default_image=busybox, network_mode="none")
+    with SandboxService(settings, project=world.project, directory=tmp_path) as service:
+        made = service.create("a", command=["sh", "-c", ENDLESS], stop_grace_period="5s")
+        made.start()
+        elsewhere = attrs.evolve(world, store=Store(project_directory=tmp_path, root=Path("elsewhere")))
+        elsewhere.destroy(world.profile({"none": {"when": False}}))
+        captured = made.remove()
+    assert captured is not None and captured.index is not None
+    assert captured.index.ending.how in (How.FAILED, How.KILLED) and captured.index.ending.exit_code == 7
