@@ -59,6 +59,8 @@ def carry_out(step: op.Operation, session: Session) -> str | None:
             return make.start_sandbox(step, session)
         case op.UpdateSandbox():
             return make.update_sandbox(step, session)
+        case op.ResumeSandbox():
+            make.resume_sandbox(step, session)
         case op.RecordSpec():
             make.record_spec(step, session)
         case op.StopSandbox():

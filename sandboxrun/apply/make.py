@@ -97,8 +97,14 @@ def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
     sandbox, names = step.sandbox, session.profile.names
     if step.image_id is None and (fault := image_fault(sandbox, session.image(sandbox.spec.image))):
         raise ApplyError(fault)  # an image that was pulled just now
-    plot, own = session.plots.get(sandbox.address), session.labels(sandbox)
-    payload = encode(sandbox.spec, name=sandbox.name, names=names, own_labels=own, plot=plot)
+    payload = encode(
+        sandbox.spec,
+        name=sandbox.name,
+        names=names,
+        own_labels=session.labels(sandbox),
+        plot=session.plots.get(sandbox.address),
+        image=session.image(sandbox.spec.image),
+    )
     check_places(sandbox, session.places)
     with held(sandbox, session.store, session.engine):
         created = session.engine.create_container(sandbox.name, payload, platform=sandbox.spec.platform)
@@ -219,6 +225,18 @@ def update_sandbox(step: op.UpdateSandbox, session: Session) -> str:
     refuse_warnings(step.sandbox, session.engine.update_container(step.container, payload))
     read_back_options(step, session)
     return ", ".join(step.options)
+
+
+def resume_sandbox(step: op.ResumeSandbox, session: Session) -> None:
+    """Unpause a container, unless somebody did so meanwhile."""
+
+    def is_paused() -> bool:
+        return bool((session.engine.inspect_container(step.container).get("State") or {}).get("Paused"))
+
+    if is_paused():
+        session.engine.unpause_container(step.container)
+        if is_paused():
+            raise ApplyError(f"{step.address}: the engine did not unpause it", help="plan again")
 
 
 def record_spec(step: op.RecordSpec, session: Session) -> None:

@@ -15,6 +15,7 @@ import attrs
 
 from sandboxrun.errors import did_you_mean
 from sandboxrun.model import units
+from sandboxrun.model.forms import IMAGE
 from sandboxrun.model.hosts import host_name
 
 if TYPE_CHECKING:
@@ -47,14 +48,9 @@ def faults_of(spec: SandboxSpec) -> Iterator[Fault]:
 
 # -- the process -------------------------------------------------------------------------------------------------
 
-_DOMAIN = r"(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9])"
-_REGISTRY = rf"{_DOMAIN}(?:\.{_DOMAIN})*(?::[0-9]+)?/"
-_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_IMAGE = rf"(?:{_REGISTRY})?{_PART}(?:/{_PART})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?"
-
 
 def _process(spec: SandboxSpec) -> Iterator[Fault]:
-    if not re.fullmatch(rf"sha256:[0-9a-f]{{64}}|{_IMAGE}", spec.image):
+    if not re.fullmatch(rf"sha256:[0-9a-f]{{64}}|{IMAGE}", spec.image):
         help = "the form is [registry/]name[:tag][@sha256:…], the name in lower case"
         yield Fault(("image",), f'"{spec.image}" is not a valid image reference', help)
     for key, groups in (("user", spec.user.split(":")), ("group_add", spec.group_add)):
@@ -140,7 +136,6 @@ _COMMON = ("max-size", "max-file", "compress", "mode", "max-buffer-size")
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "local": _COMMON,
     "json-file": (*_COMMON, "tag", "labels", "labels-regex", "env", "env-regex"),
-    "none": (),
 }
 _FLAGS = ("1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False")
 
@@ -152,8 +147,7 @@ def _logging(spec: SandboxSpec) -> Iterator[Fault]:
         known = _OPTIONS.get(driver, ())
         if name not in known:
             help = did_you_mean(name, known) or f"it has: {', '.join(known)}"
-            if driver != "none":
-                yield Fault(path, f'the log driver {driver} has no option "{name}"', help)
+            yield Fault(path, f'the log driver {driver} has no option "{name}"', help)
         elif name in ("max-size", "max-buffer-size") and not _is_size(value):
             yield Fault(path, f'{name} is not a size: "{value}"', "such as 10m")
         elif name == "max-file" and not re.fullmatch("[1-9][0-9]{0,5}", value):

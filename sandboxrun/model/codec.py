@@ -28,13 +28,13 @@ class ImageConfig:
 
     id: str = ""
     digests: tuple[str, ...] = ()
-    command: tuple[str, ...] | None = None
-    entrypoint: tuple[str, ...] | None = None
+    command: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
     working_dir: str | None = None
     environment: Mapping[str, str | None] = attrs.field(factory=lambda: freeze({}))
     labels: Mapping[str, str] = attrs.field(factory=lambda: freeze({}))
     healthcheck: Any = None
-    stop_signal: str | None = None
+    stop_signal: str | None = "SIGTERM"
     volumes: tuple[str, ...] = ()
     reserved: tuple[str, ...] = ()  # labels that only sandboxrun itself may set; `labels` are the others
 
@@ -54,17 +54,25 @@ class ImageConfig:
 
 
 def encode(
-    spec: SandboxSpec, *, name: str, names: Names, own_labels: Mapping[str, str], plot: Plot | None = None
+    spec: SandboxSpec,
+    *,
+    name: str,
+    names: Names,
+    own_labels: Mapping[str, str],
+    plot: Plot | None = None,
+    image: ImageConfig | None = None,
 ) -> dict[str, Any]:
     """The body of POST /containers/create for a settled spec.
 
     `own_labels` are sandboxrun's labels beside those that options themselves write; `plot` the addresses of one that
-    has a gateway.
+    has a gateway; `image` what the spec's image sets.
     """
     payload = Payload(name=name, names=names, plot=plot)
     for row, value in zip(ROWS, values_of(spec), strict=True):
         if value is not None and row.at is not None:
             row.at.put(value, payload)
+    if spec.command == () and spec.entrypoint is None and image is not None:
+        payload.config["Entrypoint"] = list(image.entrypoint)  # beside its own, an engine replaces an empty command
     payload.config.setdefault("Labels", {}).update(own_labels)
     return payload.body()
 
@@ -97,7 +105,12 @@ _INHERITED = tuple(row for row in ROWS if row.inherited)
 
 
 def without_inherited(spec: SandboxSpec, image: ImageConfig | None) -> SandboxSpec:
-    """The spec less what the image says by itself: a value equal to the image's is no difference."""
+    """The spec less what the image says by itself: a value equal to the image's is no difference.
+
+    An entry point that is set leaves nothing of the image's command, whatever else is equal.
+    """
+    if spec.entrypoint and spec.command is None:
+        spec = attrs.evolve(spec, command=())
     if image is None:
         return spec
     changed: dict[str, Any] = {}
@@ -107,7 +120,7 @@ def without_inherited(spec: SandboxSpec, image: ImageConfig | None) -> SandboxSp
             kept = {key: value for key, value in mine.items() if key not in theirs or theirs[key] != value}
             if len(kept) != len(mine):
                 changed[row.key] = freeze(kept)
-        elif mine is not None and (mine == theirs or (mine == () and theirs is None)):
+        elif mine is not None and mine == theirs:
             changed[row.key] = None
     return attrs.evolve(spec, **changed) if changed else spec
 

@@ -18,11 +18,13 @@ from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ListOf:
-    """A tuple of items. `single`: one item may stand without the list. `unique`: twice is an error."""
+    """A tuple of items. `single`: one item may stand without the list. `unique`: twice is an error. `ordered` False:
+    their order means nothing, so they are kept sorted."""
 
     item: OptionType
     single: bool = False
     unique: bool = False
+    ordered: bool = True
     key: Callable[[Any], Any] | None = None  # what makes two items the same thing (a mount's target)
 
     def parse(self, node: Node, problems: Problems) -> Any:
@@ -37,7 +39,9 @@ class ListOf:
         values = [self.item.parse(item, problems) for item in nodes]
         if self.unique:
             self._check_unique(nodes, values, problems)
-        return tuple(values) if len(problems) == before else INVALID
+        if len(problems) > before:
+            return INVALID
+        return tuple(values) if self.ordered else tuple(sorted(values, key=self.key))
 
     def _check_unique(self, nodes: tuple[Node, ...], values: list[Any], problems: Problems) -> None:
         seen: set[Any] = set()

@@ -5,12 +5,12 @@ Owns no placement: which field a value goes to is said in `placements.py` and by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from sandboxrun.model import seccomp
-from sandboxrun.model.records import Device, Healthcheck, Logging, Ulimit
-from sandboxrun.model.security_opt import split_security
+from sandboxrun.model import forms, seccomp
+from sandboxrun.model.records import Device, Healthcheck, Logging, Ulimit, device_target
+from sandboxrun.model.security_opt import join_security, split_security
 from sandboxrun.model.types import freeze
 from sandboxrun.model.units import SECOND
 
@@ -35,6 +35,16 @@ def text_or_none(value: Any) -> str | None:
     return str(value) if value else None
 
 
+def form(of: forms.Form, empty: str | None = None) -> Callable[[Any], str | None]:
+    """A text in its canonical form; `empty` where none is set."""
+    return lambda value: forms.shown(of, value) if value else empty
+
+
+def words_in(of: forms.Form) -> Callable[[Any], tuple[str, ...]]:
+    """Texts in their canonical form, in their order; null is ()."""
+    return lambda value: tuple(forms.shown(of, item) for item in value or ())
+
+
 def words(value: Any) -> tuple[str, ...]:
     """null is ()."""
     return tuple(value or ())
@@ -45,8 +55,13 @@ def words_or_none(value: Any) -> tuple[str, ...] | None:
     return tuple(value) if value else None
 
 
+def resolver_options(value: Any) -> tuple[str, ...]:
+    """Options of resolv.conf, sorted by name; null is ()."""
+    return tuple(sorted(value or (), key=forms.resolver_option))
+
+
 def names(value: Any) -> tuple[str, ...]:
-    """The names in a mapping, sorted; null is ()."""
+    """A set of names, or those in a mapping, sorted; null is ()."""
     return tuple(sorted(value or ()))
 
 
@@ -123,7 +138,7 @@ def from_hosts(value: Any) -> Mapping[str, tuple[str, ...]]:
 def to_security(value: Mapping[str, str]) -> list[str]:
     """Security options by name to the engine's list; a seccomp profile of ours goes as its content."""
     sent = {name: seccomp.to_engine(item) if name == "seccomp" else item for name, item in value.items()}
-    return [f"{name}={item}" for name, item in sent.items() if item is not None]
+    return [join_security(name, item) for name, item in sent.items() if item is not None]
 
 
 def from_security(value: Any) -> Mapping[str, str]:
@@ -193,10 +208,15 @@ def to_devices(value: tuple[Device, ...]) -> list[dict[str, str]]:
 
 def from_devices(value: Any) -> tuple[Device, ...]:
     """The engine's list to devices."""
-    return tuple(
-        Device(source=d["PathOnHost"], target=d["PathInContainer"], permissions=d["CgroupPermissions"])
+    found = (
+        Device(
+            source=d["PathOnHost"],
+            target=d["PathInContainer"],
+            permissions=forms.permissions(d["CgroupPermissions"]),
+        )
         for d in value or ()
     )
+    return tuple(sorted(found, key=device_target))
 
 
 def to_gpus(value: int | None) -> list[dict[str, Any]]:

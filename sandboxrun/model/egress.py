@@ -12,15 +12,19 @@ from typing import Any
 import attrs
 
 from sandboxrun.errors import Problems
+from sandboxrun.model import forms
 from sandboxrun.model.composite import ListOf, Short, span_of
 from sandboxrun.model.option import Record, option
-from sandboxrun.model.types import INVALID, Choice, OptionType, Schema, Text, refuse
+from sandboxrun.model.types import Choice, OptionType, Schema, Text, refuse
 from sandboxrun.source import MapNode, Node, Scalar
 
 NONE, OPEN, ALLOW = "none", "open", "allow"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _NAME = rf"(?:\*\.)?(?:{_LABEL}\.)+(?=[A-Za-z0-9-]*[A-Za-z]){_LABEL}"  # a last label of digits alone is an address's
 DESTINATION = rf"{_NAME}:[0-9]{{1,5}}"
+
+
+Address = Text(pattern=r"[0-9A-Fa-f.:]+", hint="an IP address", form=forms.address)
 
 
 @attrs.frozen(kw_only=True)
@@ -92,19 +96,19 @@ class Egress:
         example="allow",
     )
     allow: tuple[str, ...] = option(
-        ListOf(item=Destination(), unique=True),
+        ListOf(item=Destination(), unique=True, ordered=False),
         default=(),
         description="host:port, or *.domain:port for every name below the domain.",
         example=["api.example.com:443", "*.models.example.org:443"],
     )
     private_networks: tuple[str, ...] = option(
-        ListOf(item=NetworkRange(), unique=True),
+        ListOf(item=NetworkRange(), unique=True, ordered=False),
         default=(),
         description="Private ranges that allowed names may lead to; never loopback, link-local or metadata addresses.",
         example=["10.1.0.0/16"],
     )
     resolvers: tuple[str, ...] = option(
-        ListOf(item=Text(pattern=r"[0-9A-Fa-f.:]+", hint="an IP address"), unique=True),
+        ListOf(item=Address, unique=True),
         default=(),
         description="Name servers that the gateway asks; the engine's own when left out. The sandbox asks none.",
         example=["10.1.0.53"],
@@ -141,10 +145,7 @@ class EgressOption:
     record: OptionType = Record(cls=Egress, title="egress", check=_check)
 
     def parse(self, node: Node, problems: Problems) -> Any:
-        found = self._short().parse(node, problems)
-        if found is INVALID or not isinstance(found, Egress):
-            return INVALID
-        return attrs.evolve(found, allow=tuple(sorted(found.allow)))
+        return self._short().parse(node, problems)
 
     def schema(self) -> Schema:
         return {"anyOf": [{"enum": [NONE, OPEN]}, self.record.schema()]}

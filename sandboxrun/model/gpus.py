@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import attrs
 
 from sandboxrun.errors import Problems
@@ -21,10 +23,13 @@ class Gpus:
                 pass
             case Scalar(value=int() as count) if 1 <= count <= 1024:
                 return count
+            case Scalar(value=str() as text) if re.fullmatch("[1-9][0-9]{0,3}", text, re.ASCII) and int(text) <= 1024:
+                return int(text)
         return refuse(problems, node, "all, or a number of GPUs from 1 to 1024")
 
     def schema(self) -> Schema:
-        return {"anyOf": [{"const": "all"}, {"type": "integer", "minimum": 1, "maximum": 1024}]}
+        text = {"type": "string", "pattern": "^(all|[1-9][0-9]{0,3})$"}
+        return {"anyOf": [text, {"type": "integer", "minimum": 1, "maximum": 1024}]}
 
     def plain(self, value: int) -> int | str:
         return "all" if value == -1 else value

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sandboxrun.errors import Problems
+from sandboxrun.model import forms
 from sandboxrun.model.attach import Named
 from sandboxrun.model.capabilities import Capabilities
 from sandboxrun.model.composite import ListOf, Pairs
@@ -59,7 +60,9 @@ def name_of(name: Any) -> str:
 
 def item_spans(type_: OptionType, node: Node | None) -> Mapping[str, Span]:
     """Where each item of an option's value is, by `name_of`."""
-    return {name_of(name): item.span for name, item in reversed([*_items(type_, node)]) if item.span is not None}
+    form = type_.name.form if isinstance(type_, Pairs) else str
+    found = reversed([*_items(type_, node)])
+    return {name_of(forms.shown(form, name)): item.span for name, item in found if item.span is not None}
 
 
 def item_span(type_: OptionType, node: Node | None, name: Any) -> Span | None:
@@ -72,12 +75,17 @@ def _items(type_: OptionType, node: Node | None) -> Iterator[tuple[Any, Node]]:
         yield from ((key.value, key if key.span is not None else value) for key, value in node.entries)
         return
     for item in node.items if isinstance(node, ListNode) else () if node is None else (node,):
-        match type_:
-            case ListOf(item=inner, key=key):
-                value = inner.parse(item, Problems())
-                if value is not INVALID:
-                    yield (key(value) if key is not None else value), item
-            case Capabilities(item=inner):
-                yield inner.parse(item, Problems()), item
-            case _ if (entry := entry_of(type_, item)) is not None:
-                yield entry[0].value, item
+        if (name := identity(type_, item)) is not INVALID:
+            yield name, item
+
+
+def identity(type_: OptionType, item: Node) -> Any:
+    """What names an item of a list, however it is written; INVALID for one that can't be read."""
+    match type_:
+        case ListOf(item=inner, key=key):
+            value = inner.parse(item, Problems())
+            return key(value) if key is not None and value is not INVALID else value
+        case Capabilities(item=inner):
+            return inner.parse(item, Problems())
+    entry = entry_of(type_, item)
+    return INVALID if entry is None else entry[0].value

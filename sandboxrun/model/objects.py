@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from sandboxrun.errors import Problems
-from sandboxrun.model import labels
+from sandboxrun.model import forms, labels
 from sandboxrun.model.composite import Pairs, span_of
 from sandboxrun.model.names import Names
 from sandboxrun.model.option import Record, option, to_plain
@@ -36,7 +36,7 @@ class NetworkSpec:
         merge="map",
     )
     subnet: str | None = option(
-        Text(pattern=r"[0-9A-Fa-f.:]+/[0-9]{1,3}", hint="a subnet, such as 10.77.0.0/29"),
+        Text(pattern=r"[0-9A-Fa-f.:]+/[0-9]{1,3}", hint="a subnet, such as 10.77.0.0/29", form=forms.subnet),
         default=None,
         description="The subnet; the engine chooses one when left out.",
         example="10.77.0.0/29",

@@ -27,6 +27,7 @@ class Effect(enum.Enum):
     LIVE = "update"  # POST /containers/{id}/update
     RECONNECT = "reconnect"  # networks attach and detach
     RELOAD = "reload"  # the sandbox's gateway reads its rules again
+    RESUME = "resume"  # its processes go on: no option's effect, but that of a pause
     REPLACE = "replace"
     NONE = "none"  # sandboxrun's own behaviour: nothing on the engine differs
 

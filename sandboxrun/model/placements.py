@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.model import labels
+from sandboxrun.model import forms, labels
 from sandboxrun.model.guard import HIDDEN, mounts_of, parents
 from sandboxrun.model.names import CONFIGS, SECRETS, WORKSPACE, part_volume
 from sandboxrun.model.option import Live, Payload
@@ -237,7 +237,7 @@ def _kept(workspace: Mapping[str, Any], protected: tuple[str, ...], live: Live) 
 
 def _texts(label: Mapping[str, Any], key: str) -> tuple[str, ...]:
     listed = label.get(key)
-    return tuple(map(str, listed)) if isinstance(listed, list) else ()
+    return tuple(sorted(map(str, listed))) if isinstance(listed, list) else ()
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -264,10 +264,11 @@ class Files:
         if not mounted:
             return ()
         refs = _json_label(live, self.label, [])
-        return tuple(
+        found = (
             FileRef(source=source, target=None if source == name else name, uid=uid, gid=gid, mode=mode, digest=digest)
             for source, name, uid, gid, mode, digest in (ref for ref in refs if isinstance(ref, list) and len(ref) == 6)
         )
+        return tuple(sorted(found, key=lambda ref: ref.file_name))
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -328,8 +329,10 @@ def endpoint(attachment: Attachment) -> dict[str, Any]:
 
 def _attachment(live: Live, settings: Mapping[str, Any]) -> Attachment:
     own = {str(live.inspect.get("Id", ""))[:12], live.name}
-    aliases = tuple(alias for alias in settings.get("Aliases") or () if alias not in own)
-    return Attachment(aliases=aliases, ipv4_address=(settings.get("IPAMConfig") or {}).get("IPv4Address") or None)
+    aliases = {forms.domain(alias) for alias in settings.get("Aliases") or () if alias not in own}
+    return Attachment(
+        aliases=tuple(sorted(aliases)), ipv4_address=(settings.get("IPAMConfig") or {}).get("IPv4Address") or None
+    )
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import attrs
 
-from sandboxrun.model import convert, labels
+from sandboxrun.model import convert, forms, labels
 from sandboxrun.model import placements as at
 from sandboxrun.model.attach import Named
 from sandboxrun.model.composite import ListOf
-from sandboxrun.model.egress import Egress, EgressOption
+from sandboxrun.model.egress import Address, Egress, EgressOption
 from sandboxrun.model.hosts import Hosts
 from sandboxrun.model.names import CONFIGS, SECRETS
 from sandboxrun.model.option import Effect, option
@@ -76,7 +76,7 @@ class PlaceOptions:
         merge="map",
     )
     secrets: tuple[FileRef, ...] = option(
-        ListOf(item=FileRefType, unique=True, key=_file_name),
+        ListOf(item=FileRefType, unique=True, ordered=False, key=_file_name),
         default=(),
         description="Secrets, as files under /run/secrets that only the sandbox's user can read.",
         example=["api_key"],
@@ -85,7 +85,7 @@ class PlaceOptions:
         merge="append",
     )
     configs: tuple[FileRef, ...] = option(
-        ListOf(item=FileRefType, unique=True, key=_file_name),
+        ListOf(item=FileRefType, unique=True, ordered=False, key=_file_name),
         default=(),
         description="Configuration files, under /run/configs.",
         example=["settings"],
@@ -111,7 +111,7 @@ class PlaceOptions:
         merge="map",
     )
     dns: tuple[str, ...] = option(
-        ListOf(item=Text(pattern=r"[0-9A-Fa-f.:]+", hint="an IP address"), single=True, unique=True),
+        ListOf(item=Address, single=True, unique=True),
         default=(),
         description="Name servers, of a sandbox that names networks: with a gateway it asks none.",
         example=["127.0.0.1"],
@@ -129,19 +129,19 @@ class PlaceOptions:
         always=True,
     )
     dns_search: tuple[str, ...] = option(
-        ListOf(item=Text(hint="a domain"), single=True, unique=True),
+        ListOf(item=Text(hint="a domain", form=forms.domain), single=True, unique=True),
         default=(),
         description="Search domains.",
         example=["example.com"],
-        at=at.Host("DnsSearch", write=list, read=convert.words),
+        at=at.Host("DnsSearch", write=list, read=convert.words_in(forms.domain)),
         merge="append",
     )
     dns_opt: tuple[str, ...] = option(
-        ListOf(item=Text(hint="an option of resolv.conf"), unique=True),
+        ListOf(item=Text(hint="an option of resolv.conf"), unique=True, ordered=False, key=forms.resolver_option),
         default=(),
         description="Options of the resolver.",
         example=["timeout:2"],
-        at=at.Host("DnsOptions", write=list, read=convert.words),
+        at=at.Host("DnsOptions", write=list, read=convert.resolver_options),
         merge="append",
     )
     extra_hosts: Mapping[str, tuple[str, ...]] = option(

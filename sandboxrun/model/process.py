@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import attrs
 
-from sandboxrun.model import convert, labels
+from sandboxrun.model import convert, forms, labels
 from sandboxrun.model import placements as at
 from sandboxrun.model.composite import Command, ListOf, Pairs
 from sandboxrun.model.option import Effect, option
 from sandboxrun.model.records import Healthcheck, HealthcheckType, Logging, LoggingType
+from sandboxrun.model.restart import Restart
 from sandboxrun.model.types import Choice, Duration, Flag, Text, freeze
 from sandboxrun.model.wired import Environment
 
@@ -23,16 +24,19 @@ class ProcessOptions:
     """Rows of the process."""
 
     image: str = option(
-        Text(pattern=r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}", hint="an image reference"),
+        Text(
+            pattern=r"[A-Za-z0-9]([A-Za-z0-9._/:@-]{0,510}[A-Za-z0-9._-])?", hint="an image reference", form=forms.image
+        ),
         default="node:20-alpine",
         description="The image to run, by tag or, better, by digest.",
         example="node:20-alpine",
-        at=at.Config("Image", read=convert.text),
+        at=at.Config("Image", read=convert.form(forms.image, "")),
     )
     command: tuple[str, ...] | None = option(
         Command(),
         default=None,
-        description="The command, in place of the image's; [] for none where there is an entrypoint.",
+        description="The command, in place of the image's: the arguments of the entry point where there is one, [] for "
+        "none. The image's own, when left out, runs only where no entrypoint is set.",
         example=["node", "/agent/run.js"],
         at=at.Config("Cmd", write=list, read=convert.words),
         inherited=True,
@@ -40,19 +44,23 @@ class ProcessOptions:
     entrypoint: tuple[str, ...] | None = option(
         Command(),
         default=None,
-        description="The entry point, in place of the image's; [] for none.",
+        description="The entry point, in place of the image's. The image's command is not used then, also where both "
+        "entry points are equal: set command too. [] takes the image's entry point away and leaves its command.",
         example=["/usr/bin/env"],
         at=at.Config("Entrypoint", write=list, read=convert.words),
         inherited=True,
     )
     user: str = option(
         Text(
-            numbers=True, pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?", hint="uid or uid:gid"
+            numbers=True,
+            pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?",
+            hint="uid or uid:gid",
+            form=forms.account,
         ),
         default="1000:1000",
         description="The user, and group, that the command runs as; never root unless you say so.",
         example="1000:1000",
-        at=at.Config("User", read=convert.text),
+        at=at.Config("User", read=convert.form(forms.account, "")),
         always=True,
     )
     working_dir: str | None = option(
@@ -94,11 +102,11 @@ class ProcessOptions:
         at=at.Config("OpenStdin", read=convert.flag),
     )
     stop_signal: str | None = option(
-        Text(pattern=r"(SIG)?[A-Z0-9+-]{1,12}|[0-9]{1,2}", hint="a signal's name", numbers=True),
+        Text(pattern=r"[A-Za-z0-9+-]{1,12}", hint="a signal's name or number", numbers=True, form=forms.signal),
         default=None,
         description="The signal that asks the command to end.",
         example="SIGTERM",
-        at=at.Config("StopSignal", read=convert.text_or_none),
+        at=at.Config("StopSignal", read=convert.form(forms.signal, "SIGTERM")),  # the default of engines
         inherited=True,
     )
     stop_grace_period: int = option(
@@ -109,10 +117,7 @@ class ProcessOptions:
         at=at.Config("StopTimeout", write=convert.seconds, read=convert.nanoseconds),
     )
     restart: str = option(
-        Text(
-            pattern=r"no|always|unless-stopped|on-failure(:[1-9][0-9]{0,5})?",  # the engine shows a count of 0 as none
-            hint="no, on-failure[:n], always or unless-stopped",
-        ),
+        Restart(),
         default="no",
         description="Whether the engine starts it again. A sandbox is a task: leave it at no.",
         example="no",
@@ -154,9 +159,9 @@ class ProcessOptions:
         merge="map",
     )
     platform: str | None = option(
-        Text(pattern=r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?", hint="os/arch[/variant]"),
+        Text(pattern=r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+){0,2}", hint="os/arch[/variant]", form=forms.platform),
         default=None,
-        description="The platform of the image.",
+        description="The platform of the image: os/arch[/variant], or one of the two.",
         example="linux/amd64",
         at=at.Recorded(),
     )
@@ -182,10 +187,14 @@ class ProcessOptions:
         at=at.Host("LogConfig", write=convert.to_logging, read=convert.from_logging),
     )
     group_add: tuple[str, ...] = option(
-        ListOf(item=Text(numbers=True, pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]*", hint="a group"), unique=True),
+        ListOf(
+            item=Text(numbers=True, pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]*", hint="a group", form=forms.account),
+            unique=True,
+            ordered=False,
+        ),
         default=(),
         description="More groups of the user.",
         example=["2000"],
-        at=at.Host("GroupAdd", write=list, read=convert.words),
+        at=at.Host("GroupAdd", write=list, read=convert.names),
         merge="append",
     )

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from sandboxrun.errors import Problems
+from sandboxrun.model import forms
 from sandboxrun.model.composite import Command, ListOf, MapOf, Pairs, Short, span_of
 from sandboxrun.model.option import Record, option
 from sandboxrun.model.types import Choice, Duration, Flag, Integer, Schema, Size, Text, freeze, refuse
@@ -46,9 +47,13 @@ class FileMode:
 
 @attrs.frozen(kw_only=True)
 class Mount:
-    """A mount that the profile asks for. `source` is a host path (bind), a volume's key, or "" (tmpfs)."""
+    """A mount that the profile asks for. `source` is a host path (bind) or a volume's key."""
 
-    type: str = option(Choice(values=("bind", "volume", "tmpfs")), description="What is mounted.", example="bind")
+    type: str = option(
+        Choice(values=("bind", "volume"), refused={"tmpfs": 'tmpfs has its own key: write tmpfs: ["/path:size=64m"]'}),
+        description="What is mounted.",
+        example="bind",
+    )
     source: str | None = option(
         Text(hint="a path or a volume"),
         default=None,
@@ -60,12 +65,8 @@ class Mount:
 
 
 def _check_mount(mount: Mount, node: MapNode, problems: Problems) -> None:
-    if mount.type != "tmpfs" and mount.source is None:
+    if mount.source is None:
         problems.add(f'a {mount.type} mount needs a "source"', node.span)
-    if mount.type == "tmpfs":
-        problems.add(
-            "a tmpfs stands under its own key", span_of(node, "type"), f'write tmpfs: ["{mount.target}:size=64m"]'
-        )
 
 
 def read_mount(text: str) -> Mount:
@@ -75,7 +76,7 @@ def read_mount(text: str) -> Mount:
         raise ValueError("an anonymous volume outlives nothing; name a source, as in ./data:/data")
     source, target, *rest = parts
     modes = rest[0].split(",") if rest else []
-    if len(rest) > 1 or any(mode not in ("ro", "rw") for mode in modes):
+    if len(rest) > 1 or any(mode not in ("ro", "rw") for mode in modes) or len(set(modes)) > 1:
         raise ValueError(f'the mode must be ro or rw, not "{":".join(rest)}"')
     if not source or not target.startswith("/"):
         raise ValueError("the target must be an absolute path")
@@ -165,7 +166,7 @@ class Logging:
     """Where the engine writes what the sandbox prints, and how much of it is kept."""
 
     driver: str = option(
-        Choice(values=("local", "json-file", "none")),
+        Choice(values=("local", "json-file"), refused={"none": "it would leave no evidence; use local or json-file"}),
         default="local",
         description="The engine's log driver. local keeps the output byte for byte; json-file only what is UTF-8.",
         example="local",
@@ -301,7 +302,7 @@ class Device:
         AbsolutePath, default=None, description="Its path inside; the same when left out.", example="/dev/fuse"
     )
     permissions: str = option(
-        Text(pattern="[rwm]{1,3}", hint="some of r, w and m"),
+        Text(pattern="[rwm]{1,3}", hint="some of r, w and m", form=forms.permissions),
         default="rwm",
         description="read, write, mknod.",
         example="rw",
@@ -318,7 +319,12 @@ def _read_device(text: str) -> Device:
         or not (source.startswith("/") and target.startswith("/"))
     ):
         raise ValueError("the form is /dev/host[:/dev/inside[:rwm]]")
-    return Device(source=source, target=target, permissions=permissions)
+    return Device(source=source, target=target, permissions=forms.permissions(permissions))
+
+
+def device_target(device: Device) -> str:
+    """Where a device is inside."""
+    return device.target or device.source
 
 
 DeviceType = Short(
@@ -331,7 +337,7 @@ class Attachment:
     """How a sandbox joins a network."""
 
     aliases: tuple[str, ...] = option(
-        ListOf(item=Text(hint="a host name"), unique=True),
+        ListOf(item=Text(hint="a host name", form=forms.domain), unique=True, ordered=False),
         default=(),
         description="More names on that network.",
         example=["db"],

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import attrs
 
-from sandboxrun.model import convert
+from sandboxrun.model import convert, forms
 from sandboxrun.model import placements as at
 from sandboxrun.model.composite import ListOf, Pairs
 from sandboxrun.model.gpus import Gpus
 from sandboxrun.model.option import Effect, option
-from sandboxrun.model.records import Device, DeviceType, Ulimit, Ulimits
+from sandboxrun.model.records import Device, DeviceType, Ulimit, Ulimits, device_target
 from sandboxrun.model.types import Cpus, Integer, Size, Text, freeze
 
 MIB = 1024**2
@@ -35,7 +35,8 @@ class ResourceOptions:
     memswap_limit: int | None = option(
         Size(unlimited=True),
         default=None,
-        description="Memory and swap together; equal to mem_limit when left out, that is no swap. -1 is unlimited.",
+        description="Memory and swap together; equal to mem_limit when left out, that is no swap. -1 or unlimited is"
+        " unlimited.",
         example="512m",
         at=at.Host("MemorySwap", read=convert.number),
         effect=Effect.LIVE,
@@ -72,11 +73,16 @@ class ResourceOptions:
         can_clear=False,
     )
     cpuset: str | None = option(
-        Text(pattern=r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*", hint="CPUs, such as 0-1 or 0,2", numbers=True),
+        Text(
+            pattern=r"[0-9]{1,6}(-[0-9]{1,6})?(,[0-9]{1,6}(-[0-9]{1,6})?)*",
+            hint="CPUs, such as 0-1 or 0,2",
+            numbers=True,
+            form=forms.cpus,
+        ),
         default=None,
         description="The CPUs it may run on.",
         example="0-1",
-        at=at.Host("CpusetCpus", read=convert.text_or_none),
+        at=at.Host("CpusetCpus", read=convert.form(forms.cpus)),
         effect=Effect.LIVE,
         can_clear=False,
     )
@@ -120,7 +126,7 @@ class ResourceOptions:
         at=at.Host("OomScoreAdj", read=convert.number),
     )
     devices: tuple[Device, ...] = option(
-        ListOf(item=DeviceType, unique=True, key=lambda d: d.target or d.source),
+        ListOf(item=DeviceType, unique=True, ordered=False, key=device_target),
         default=(),
         description="Host devices in the sandbox.",
         example=["/dev/fuse:/dev/fuse:rw"],

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from sandboxrun.model import convert
+from sandboxrun.model import convert, forms
 from sandboxrun.model import placements as at
 from sandboxrun.model.capabilities import Capabilities
 from sandboxrun.model.composite import ListOf, Pairs
@@ -72,7 +72,7 @@ class SecurityOptions:
         always=True,
     )
     sysctls: Mapping[str, str] = option(
-        Pairs(name=Text(pattern=r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", hint="the name of a sysctl")),
+        Pairs(name=Text(pattern=r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", hint="the name of a sysctl", form=forms.sysctl)),
         default=freeze({}),
         description="Kernel parameters of the sandbox's own namespaces.",
         example={"net.ipv4.ip_unprivileged_port_start": "0"},

@@ -89,6 +89,12 @@ class SandboxSpec(PlaceOptions, SecurityOptions, ResourceOptions, ProcessOptions
         """`sha256:…` of the canonical JSON: equal for equal specs, whatever they were written like."""
         return digest_of(self.plain)
 
+    @property
+    def digests(self) -> frozenset[str]:
+        """The digest, and the one that versions recorded that kept an image's `:latest` apart from none."""
+        untagged = {**self.plain, "image": self.image.removesuffix(":latest")}
+        return frozenset((self.digest, digest_of(untagged)))
+
 
 def digest_of(plain: Any) -> str:
     """`sha256:…` of JSON data in its canonical form: keys sorted, no white space."""
@@ -116,8 +122,11 @@ def _check(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
     if size is not None and 0 < memory <= size:
         message = "workspace.size is not below mem_limit, and what is written there counts against that"
         problems.add(message, span_of(node, "workspace"), "raise mem_limit, or take a smaller size")
-    if spec.logging.driver == "none":
-        problems.add("logging with driver none leaves no evidence", span_of(node, "logging"), "use json-file or local")
+    if spec.entrypoint == () and spec.command == ():
+        problems.add("entrypoint and command are both empty: nothing would run", span_of(node, "command"), "set one")
+    if both == 0 < memory:
+        help = "leave it out for no swap; -1 is unlimited"
+        problems.add("a memswap_limit of 0 leaves the choice to the engine", span_of(node, "memswap_limit"), help)
     _check_targets(spec, node, problems)
     for fault in faults_of(spec):
         problems.add(fault.message, _place(node, *fault.path), fault.help)
@@ -216,11 +225,14 @@ def settle(spec: SandboxSpec) -> SandboxSpec:
         implied["devices"] = tuple(
             attrs.evolve(device, target=device.target or device.source) for device in spec.devices
         )
+    for key in ("secrets", "configs"):
+        refs = getattr(spec, key)
+        if any(ref.target == ref.source for ref in refs):
+            implied[key] = tuple(attrs.evolve(r, target=None if r.target == r.source else r.target) for r in refs)
     if spec.pids_limit == -1:
         implied["pids_limit"] = 0
-    name, _, count = spec.restart.partition(":")
-    if count and spec.restart != (canonical := f"{name}:{int(count)}" if int(count) else name):  # 0 is no bound
-        implied["restart"] = canonical
+    if spec.entrypoint and spec.command == ():  # which is what it implies
+        implied["command"] = None
     if spec.pull_policy == "if_not_present":
         implied["pull_policy"] = "missing"
     return attrs.evolve(spec, **implied) if implied else spec

@@ -48,9 +48,9 @@ def _value(name: str, value: str) -> str:
         if size == 0:
             raise ValueError("size=0 is unlimited; give it a size")
         return units.format_size(size)
-    if not re.fullmatch("[0-7]{3,4}" if name == "mode" else r"[0-9]{1,10}", value):
+    if not re.fullmatch("(0o?)?[0-7]{3,4}" if name == "mode" else r"[0-9]{1,10}", value, re.ASCII):
         raise ValueError(f'"{value}" is no {name}')
-    return value.zfill(4) if name == "mode" else value
+    return f"{int(value.removeprefix('0o'), 8):04o}" if name == "mode" else str(int(value))
 
 
 @attrs.frozen(kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -71,9 +71,11 @@ def refuse(problems: Problems, node: Node, expected: str, help: str | None = Non
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Text:
-    """A string, optionally matching `pattern` whole (`hint` says what it means in words)."""
+    """A string, optionally matching `pattern` whole (`hint` says what it means in words), kept in its canonical form
+    (one of forms.py) where it has several."""
 
     pattern: str | None = None
+    form: Callable[[str], str] = str
     hint: str = "text"
     numbers: bool = False  # Compose takes `user: 1000` and environment numbers as text
     empty: bool = False
@@ -95,7 +97,10 @@ class Text:
             return refuse(problems, node, self.hint, "the value is empty")
         if self.pattern is not None and not re.fullmatch(self.pattern, text, re.ASCII):
             return refuse(problems, node, self.hint)
-        return text
+        try:
+            return self.form(text)
+        except ValueError as error:
+            return refuse(problems, node, self.hint, str(error))
 
     def schema(self) -> Schema:
         text: Schema = {"type": "string"}
@@ -165,6 +170,10 @@ class Integer:
         return value
 
 
+_CPUS = r"[0-9]{1,6}(\.[0-9]{0,9})?|\.[0-9]{1,9}"
+_UNLIMITED = ("-1", "unlimited")
+
+
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Cpus:
     """A number of CPUs, in thousandths at the finest; 0 is unlimited."""
@@ -176,7 +185,7 @@ class Cpus:
                 return refuse(problems, node, "a number of CPUs, such as 1.5")
             case Scalar(value=int() | float() as value):
                 number = float(value)
-            case Scalar(value=str() as text) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text):
+            case Scalar(value=str() as text) if re.fullmatch(_CPUS, text):
                 number = float(text)
             case _:
                 return refuse(problems, node, "a number of CPUs, such as 1.5")
@@ -184,13 +193,13 @@ class Cpus:
             return refuse(problems, node, "a number of CPUs from 0 to 65536")
         if 0 < number < 0.01:
             return refuse(problems, node, "at least 0.01 CPUs", "the engine refuses less")
-        return number
+        return round(number, 9)  # the engine counts billionths
 
     def schema(self) -> Schema:
         return {
             "anyOf": [
                 {"type": "number", "minimum": 0, "maximum": 65536},
-                {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,9})?$"},
+                {"type": "string", "pattern": f"^({_CPUS})$"},
             ]
         }
 
@@ -200,7 +209,7 @@ class Cpus:
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Size:
-    """Bytes, as an integer or with a unit (`512m`). `unlimited` admits -1."""
+    """Bytes, as an integer or with a unit (`512m`). `unlimited` admits -1, or that word."""
 
     unlimited: bool = False
 
@@ -214,7 +223,7 @@ class Size:
                     return size
                 return size if 0 <= size <= units.LARGEST else refuse(problems, node, expected)
             case Scalar(value=str() as text):
-                if text == "-1" and self.unlimited:
+                if text in _UNLIMITED and self.unlimited:
                     return -1
                 try:
                     return units.parse_size(text)
@@ -225,7 +234,7 @@ class Size:
     def schema(self) -> Schema:
         least = -1 if self.unlimited else 0
         text = r"^\s*([0-9]+(\.[0-9]+)?)\s*([bB]|[kKmMgGtT]([iI]?[bB])?)?\s*$"
-        also = [{"const": "-1"}] if self.unlimited else []
+        also = [{"enum": list(_UNLIMITED)}] if self.unlimited else []
         return {"anyOf": [{"type": "integer", "minimum": least}, {"type": "string", "pattern": text}, *also]}
 
     def plain(self, value: Any) -> Any:
@@ -262,9 +271,10 @@ class Duration:
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Choice:
-    """One of `values`."""
+    """One of `values`. `refused` are others that somebody may write, with what to do instead."""
 
     values: tuple[str, ...]
+    refused: Mapping[str, str] = attrs.field(factory=dict)
 
     def parse(self, node: Node, problems: Problems) -> Any:
         allowed = ", ".join(self.values[:-1]) + f" or {self.values[-1]}" if len(self.values) > 1 else self.values[0]
@@ -272,9 +282,7 @@ class Choice:
             case Scalar(value=str() as text):
                 if text in self.values:
                     return text
-                return refuse(problems, node, allowed, did_you_mean(text, self.values))
-            case Scalar(value=bool()) if "no" in self.values:
-                return refuse(problems, node, allowed, 'put it in quotes: "no"')
+                return refuse(problems, node, allowed, self.refused.get(text) or did_you_mean(text, self.values))
         return refuse(problems, node, allowed)
 
     def schema(self) -> Schema:

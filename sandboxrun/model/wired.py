@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.model import convert, labels
+from sandboxrun.model import convert, forms, labels
 from sandboxrun.model.egress import CLOSED, Egress
 from sandboxrun.model.option import Live, Payload
 from sandboxrun.model.types import freeze
@@ -43,7 +43,7 @@ class Resolvers:
         payload.host["Dns"] = list(value)
 
     def get(self, live: Live) -> tuple[str, ...]:
-        found = convert.words(live.host("Dns"))
+        found = convert.words_in(forms.address)(live.host("Dns"))
         return () if live.label(labels.GATEWAY) and found == (RESOLVER,) else found
 
 

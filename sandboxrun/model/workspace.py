@@ -18,7 +18,7 @@ from sandboxrun.model.types import Choice, Size, Text
 from sandboxrun.source import MapNode
 
 LEAST = 1024**2
-_NAMES = ListOf(item=Text(hint="a name"), unique=True)
+_NAMES = ListOf(item=Text(hint="a name"), unique=True, ordered=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -37,7 +37,7 @@ class Workspace:
         example="copy",
     )
     exclude: tuple[str, ...] = option(
-        ListOf(item=Text(hint="a pattern"), unique=True),
+        ListOf(item=Text(hint="a pattern"), unique=True, ordered=False),
         default=(),
         description="Patterns of what a copy leaves out, against the path below the directory or the name alone.",
         example=["node_modules", "*.log"],

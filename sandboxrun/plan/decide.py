@@ -18,7 +18,7 @@ from sandboxrun.model.option import Effect
 from sandboxrun.model.spec import BY_KEY
 from sandboxrun.plan.belongings import companions_of
 from sandboxrun.plan.changes import Action, Change, Reason
-from sandboxrun.plan.diff import Difference, compare, spec_plain
+from sandboxrun.plan.diff import Difference, compare, shown_before, spec_plain
 
 
 @attrs.frozen(kw_only=True)
@@ -45,6 +45,19 @@ def decide(
     declared: DeclaredSandbox, observed: ObservedSandbox | None, snapshot: Snapshot, *, replace: bool, rerun: bool
 ) -> Decision:
     """The decision for a declared sandbox."""
+    decision = _decide(declared, observed, snapshot, replace=replace, rerun=rerun)
+    if observed is None:
+        return decision
+    change = decision.change
+    found = change.differences or compare(declared.spec, observed, snapshot.images.get(declared.spec.image))
+    implied = {d.key: d.after for d in change.differences if d.after is not None}  # the container's name, no command
+    after = {**implied, **change.after} if change.after is not None else None
+    return attrs.evolve(decision, change=attrs.evolve(change, before=shown_before(declared.spec, found), after=after))
+
+
+def _decide(
+    declared: DeclaredSandbox, observed: ObservedSandbox | None, snapshot: Snapshot, *, replace: bool, rerun: bool
+) -> Decision:
     runs = snapshot.completed.get(declared.address)
     record = runs.get(declared.spec.digest) if runs else None
     if observed is None:
@@ -105,10 +118,17 @@ def differences(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: 
     found = compare(declared.spec, observed, snapshot.images.get(declared.spec.image))
     if not any(d.key == "egress" for d in found) and _is_cut_off(declared, observed, snapshot):
         found = (*found, _cut_off(declared))
+    if isinstance(observed.state, Running) and observed.state.paused:
+        found = (*found, _PAUSED)
     if observed.name == declared.name:
         return found
     moved = Difference(key="name", before=observed.name, after=declared.name, effect=Effect.REPLACE, drift=True)
     return (moved, *found)
+
+
+_PAUSED = Difference(
+    key="paused", before=True, after=False, effect=Effect.RESUME, drift=True, reason="paused on the engine"
+)
 
 
 def _is_cut_off(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot) -> bool:

@@ -39,6 +39,20 @@ def compare(declared: SandboxSpec, observed: ObservedSandbox, image: Image | Non
     return (*found, *_compare_rows(want, observed.spec, applied))
 
 
+def shown_before(declared: SandboxSpec, differences: tuple[Difference, ...]) -> dict[str, Any]:
+    """A sandbox as it is, as plans show it beside what is declared: as declared but for the differences. What the image
+    or the engine chose where nobody declared anything is none."""
+    shown = dict(spec_plain(declared))
+    for difference in differences:
+        given, value = shown.get(difference.key), difference.before
+        if difference.key == "image" and difference.reason:
+            continue  # the same reference, which means another image now
+        if isinstance(given, Mapping) and isinstance(difference.after, Mapping) and isinstance(value, Mapping):
+            value = {**{key: item for key, item in given.items() if key not in difference.after}, **value}
+        shown[difference.key] = value
+    return {key: value for key, value in shown.items() if value is not None}
+
+
 def mismatches(asked: SandboxSpec, live: SandboxSpec) -> tuple[Difference, ...]:
     """The read-back: what the engine made that is not what was asked. Both less what the image gives."""
     return tuple(_compare_rows(asked, live, None))

@@ -35,6 +35,15 @@ def update(draft: Draft, sandbox: DeclaredSandbox, decision: Decision) -> None:
         _reload(draft, sandbox, decision.observed, cause)
     if any(d.effect is Effect.RECONNECT for d in decision.change.differences):
         _reconnect(draft, sandbox, decision.observed, cause)
+    if any(d.effect is Effect.RESUME for d in decision.change.differences):
+        resume = op.ResumeSandbox(
+            id=f"resume {sandbox.address}",
+            address=sandbox.address,
+            cause=cause,
+            needs=tuple(step.id for step in draft.steps[before:]),
+            container=decision.observed.id,
+        )
+        draft.add(resume)
     if not all(d.drift for d in decision.change.differences):
         record = op.RecordSpec(
             id=f"record {sandbox.address}",

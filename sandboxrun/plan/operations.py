@@ -211,6 +211,13 @@ class UpdateSandbox(_Step):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
+class ResumeSandbox(_Step):
+    """Let the processes of a paused container go on."""
+
+    container: str
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RecordSpec(_Step):
     """Note beside the engine what a running container was changed to: its labels can't change."""
 
@@ -272,6 +279,7 @@ Operation = (
     | AwaitSandbox
     | StartSandbox
     | UpdateSandbox
+    | ResumeSandbox
     | RecordSpec
     | StopSandbox
     | CaptureEvidence

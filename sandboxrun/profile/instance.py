@@ -13,7 +13,7 @@ import attrs
 
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.model.declared import DeclaredSandbox, Provenance
-from sandboxrun.model.items import item_span, item_spans, name_of
+from sandboxrun.model.items import identity, item_span, item_spans, name_of
 from sandboxrun.model.names import address, container_name
 from sandboxrun.model.option import Row, values_of
 from sandboxrun.model.records import Mount
@@ -25,7 +25,7 @@ from sandboxrun.profile.document import Document
 from sandboxrun.profile.environment import EnvFiles, pass_through
 from sandboxrun.profile.extends import Layer
 from sandboxrun.profile.foreach import Each
-from sandboxrun.profile.merge import identity, merge_option
+from sandboxrun.profile.merge import merge_option
 from sandboxrun.profile.paths import Places
 from sandboxrun.profile.seccomp import checked_seccomp, read_seccomp
 from sandboxrun.profile.template import Renderer, Scope, is_template
@@ -222,7 +222,7 @@ def _sound(node: MapNode) -> MapNode:
 def _targets(node: MapNode) -> Iterator[str]:
     volumes, workspace = node.get("volumes"), node.get("workspace")
     for item in volumes.items if isinstance(volumes, ListNode) else ():
-        yield str(identity(BY_KEY["volumes"], item))
+        yield str(identity(BY_KEY["volumes"].type, item))
     if isinstance(workspace, MapNode) and isinstance(target := workspace.get("target"), Scalar):
         yield str(target.value)
 
@@ -231,7 +231,7 @@ def _mount_spans(node: MapNode) -> dict[str, Span | None]:
     """Where the source of each mount is written, by its target."""
     volumes = node.get("volumes")
     items = volumes.items if isinstance(volumes, ListNode) else ()
-    return {name_of(identity(BY_KEY["volumes"], item)): _source_span(item) for item in items}
+    return {name_of(identity(BY_KEY["volumes"].type, item)): _source_span(item) for item in items}
 
 
 def _workspace_span(node: MapNode) -> Span | None:

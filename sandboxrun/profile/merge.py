@@ -16,10 +16,11 @@ import attrs
 
 from sandboxrun.model.composite import ListOf
 from sandboxrun.model.hosts import Hosts, by_name
-from sandboxrun.model.items import Entry, entry_of
+from sandboxrun.model.items import Entry, entry_of, identity
 from sandboxrun.model.option import Row, to_plain
 from sandboxrun.model.spec import ROWS
 from sandboxrun.model.tmpfs import Tmpfs
+from sandboxrun.model.types import INVALID
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, node_of
 
 
@@ -66,8 +67,8 @@ def _append(row: Row, low: Node, high: Node) -> Node:
     below, above = _items(row, low), _items(row, high)
     if below is None or above is None:
         return high
-    replaced = {identity(row, item) for item in above}
-    kept = tuple(item for item in below if identity(row, item) not in replaced)
+    replaced = {identity(row.type, item) for item in above} - {INVALID}
+    kept = tuple(item for item in below if identity(row.type, item) not in replaced)
     return ListNode(items=(*kept, *above), span=high.span)
 
 
@@ -75,20 +76,6 @@ def _items(row: Row, node: Node) -> tuple[Node, ...] | None:
     if isinstance(node, ListNode):
         return node.items
     return (node,) if isinstance(row.type, ListOf) and row.type.single and isinstance(node, Scalar) else None
-
-
-def identity(row: Row, item: Node) -> Any:
-    """What makes two items of a list the same thing: where a mount stands, a file's name, else the text."""
-    if isinstance(item, MapNode):
-        found = [item.get(key) for key in ("target", "source")]
-        return next((part.value for part in found if isinstance(part, Scalar)), id(item))
-    if not isinstance(item, Scalar):
-        return id(item)
-    text = str(item.value)
-    parts = text.split(":")
-    if row.key in ("volumes", "devices"):
-        return parts[1] if len(parts) > 1 else parts[0]
-    return text.upper().removeprefix("CAP_") if row.key.startswith("cap_") else text
 
 
 def _map(row: Row, low: Node, high: Node) -> Node:

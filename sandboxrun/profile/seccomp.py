@@ -30,9 +30,8 @@ def read_seccomp(path: Path, name: str, span: Span | None, problems: Problems) -
 
 
 def checked_seccomp(text: str, span: Span | None, problems: Problems) -> str:
-    """A profile that is written in place, as it is; what is wrong with it is noted."""
-    _checked(text, "the seccomp profile", span, problems)
-    return text
+    """A profile that is written in place, without white space; "{}" after a fault, which is noted."""
+    return _checked(text, "the seccomp profile", span, problems)
 
 
 def _checked(content: str | bytes, what: str, span: Span | None, problems: Problems) -> str:

@@ -89,6 +89,8 @@ def _words(step: Operation) -> tuple[str, str]:
             return "starting", "started"
         case op.UpdateSandbox():
             return f"updating {', '.join(step.options)}", f"updated {', '.join(step.options)}"
+        case op.ResumeSandbox():
+            return "unpausing", "unpaused"
         case op.RecordSpec():
             return "recording what it was told to be", "recorded"
         case op.StopSandbox():

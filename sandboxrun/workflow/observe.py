@@ -236,7 +236,7 @@ def _completed(profile: Profile, store: Store, compare: bool) -> Mapping[str, Ma
     contents = _Contents(store)
     for entry in store.entries(profile.project):
         sandbox = wanted.get(entry.sandbox)
-        if sandbox is None or entry.spec != sandbox.spec.digest or entry.outcome not in ENDED:
+        if sandbox is None or entry.spec not in sandbox.spec.digests or entry.outcome not in ENDED:
             continue
         if not store.is_own(entry):
             continue

@@ -8,7 +8,7 @@ import attrs
 from hypothesis import strategies as st
 
 from sandboxrun.errors import Problems
-from sandboxrun.model import seccomp
+from sandboxrun.model import forms, seccomp
 from sandboxrun.model.attach import Named
 from sandboxrun.model.capabilities import NAMES, Capabilities
 from sandboxrun.model.composite import Command, ListOf, MapOf, Pairs, Short
@@ -19,10 +19,10 @@ from sandboxrun.model.names import KEY
 from sandboxrun.model.option import Record, rows
 from sandboxrun.model.placing import _target
 from sandboxrun.model.records import FileMode, HealthTest, Mount
-from sandboxrun.model.security_opt import SecurityOpts
+from sandboxrun.model.security_opt import LABELS, SecurityOpts
 from sandboxrun.model.spec import ROWS, SandboxSpec, SpecType, settle
 from sandboxrun.model.tmpfs import Tmpfs, read_options
-from sandboxrun.model.types import Choice, Cpus, Duration, Flag, Integer, OptionType, Size, Text, freeze
+from sandboxrun.model.types import INVALID, Choice, Cpus, Duration, Flag, Integer, OptionType, Size, Text, freeze
 from sandboxrun.source import node_of
 
 CHARACTERS = st.characters(codec="utf-8", exclude_characters="\0")
@@ -43,9 +43,9 @@ def values(type: OptionType) -> st.SearchStrategy[Any]:
         case Command():
             return st.lists(FREE, max_size=4).map(tuple)
         case Text(pattern=None):
-            return FREE if type.empty else FREE.filter(bool)
+            return _canonical(type, FREE if type.empty else FREE.filter(bool))
         case Text(pattern=str() as pattern):
-            return matching(pattern)
+            return _canonical(type, _SIGNALS if type.form is forms.signal else matching(pattern))
         case Flag():
             return st.booleans()
         case Integer():
@@ -66,7 +66,8 @@ def values(type: OptionType) -> st.SearchStrategy[Any]:
             return st.sets(st.sampled_from(["ALL", *NAMES]), max_size=4).map(lambda names: tuple(sorted(names)))
         case ListOf():
             unique = (type.key or (lambda item: item)) if type.unique else None
-            return st.lists(values(type.item), max_size=3, unique_by=unique).map(tuple)
+            found = st.lists(values(type.item), max_size=3, unique_by=unique)
+            return found.map(tuple if type.ordered else lambda items: tuple(sorted(items, key=type.key)))
         case Pairs():
             names = values(type.name).filter(lambda name: not name.startswith(type.reserved or "\0"))
             return st.dictionaries(names, FREE | st.none() if type.bare else FREE, max_size=3).map(freeze)
@@ -90,6 +91,13 @@ def values(type: OptionType) -> st.SearchStrategy[Any]:
     raise AssertionError(f"no values for {type}")
 
 
+_SIGNALS = st.sampled_from(["SIGINT", "KILL", "9", "rtmin+3", "SIGRTMAX"])
+
+
+def _canonical(type: Text, texts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return texts.map(lambda text: type.parse(node_of(text), Problems())).filter(lambda value: value is not INVALID)
+
+
 def _tmpfs() -> st.SearchStrategy[Any]:
     paths = st.from_regex(r"/[a-z]{1,6}(/[a-z]{1,3})?", fullmatch=True)
     options = st.lists(
@@ -101,11 +109,15 @@ def _tmpfs() -> st.SearchStrategy[Any]:
 
 def _security() -> st.SearchStrategy[Any]:
     texts = st.text('a{}":,=', min_size=1, max_size=9)
+    parts = st.fixed_dictionaries({}, optional={f"label={part}": texts for part in LABELS})
     return st.builds(
-        lambda privileges, calls, rest: freeze({"no-new-privileges": privileges, "seccomp": calls, **rest}),
+        lambda privileges, calls, rest, labels: freeze(
+            {"no-new-privileges": privileges, "seccomp": calls, **rest, **labels}
+        ),
         st.sampled_from(["true", "false"]),
         st.sampled_from(seccomp.NAMES) | texts,
-        st.dictionaries(st.sampled_from(["apparmor", "label"]), texts, max_size=2),
+        st.dictionaries(st.just("apparmor"), texts),
+        parts | st.sampled_from([{"label": "disable"}, {"label": "nested"}]),
     )
 
 
@@ -114,7 +126,7 @@ def _egress() -> st.SearchStrategy[Any]:
     listed = st.builds(
         Egress,
         allow=st.sets(hosts, min_size=1).map(lambda found: tuple(sorted(found))),
-        private_networks=st.sets(st.sampled_from(["10.1.0.0/16", "fd00::/64"])).map(tuple),
+        private_networks=st.sets(st.sampled_from(["10.1.0.0/16", "fd00::/64"])).map(sorted).map(tuple),
         resolvers=st.sets(st.sampled_from(["192.0.2.53", "10.1.0.53"])).map(tuple),
     )
     return st.sampled_from([CLOSED, PUBLIC, attrs.evolve(PUBLIC, resolvers=("192.0.2.53",))]) | listed

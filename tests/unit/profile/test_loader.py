@@ -80,7 +80,7 @@ def test_later_files_are_merged_over_earlier_ones(load_text: Load) -> None:
     assert profile.project == "two"
     assert [sandbox.address for sandbox in profile.sandboxes] == ["agent", "other"]
     found = spec(profile)
-    assert found.image == "x" and dict(found.environment) == {"A": "1", "B": "2"}
+    assert found.image == "x:latest" and dict(found.environment) == {"A": "1", "B": "2"}
     assert found.cap_add == ("CHOWN", "KILL")
     assert profile.networks["default"].internal and profile.networks["default"].enable_ipv6
 

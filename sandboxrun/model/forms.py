@@ -1,0 +1,180 @@
+"""One canonical form for each text that can be written in several ways: `INT`, `2` and `SIGINT` are one signal.
+
+Each function returns the canonical form, of that form itself too, and raises ValueError, with a clause for the
+message, for a text that has none. Option types apply them to what is written, placements to what an engine shows, so
+that both compare equal. Pure.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+
+Form = Callable[[str], str]
+
+# -- images ------------------------------------------------------------------------------------------------------
+
+_DOMAIN = r"(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9])"
+_REGISTRY = rf"{_DOMAIN}(?:\.{_DOMAIN})*(?::[0-9]+)?/"
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+IMAGE = rf"(?:{_REGISTRY})?{_PART}(?:/{_PART})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?"
+_ID = re.compile(r"sha256:[0-9a-f]+|[0-9a-f]{12,64}")
+
+
+def image(text: str) -> str:
+    """`x` is `x:latest`, a digest makes a tag meaningless, and `library/` is where names without a path are."""
+    if _ID.fullmatch(text) or not re.fullmatch(IMAGE, text):
+        return text  # an image's id has no tag; what is no reference is reported as it is written
+    name, at, digest = text.partition("@")
+    head, slash, last = name.rpartition("/")
+    if head == "library":
+        head = slash = ""
+    last, _, tag = last.partition(":")
+    return f"{head}{slash}{last}@{digest}" if at else f"{head}{slash}{last}:{tag or 'latest'}"
+
+
+_SAME = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386", "i686": "386"}
+_VARIANTS = {
+    "amd64/v1": "amd64",
+    "arm64/v8": "arm64",
+    "arm64/8": "arm64",
+    "armhf": "arm/v7",
+    "armel": "arm/v6",
+    "arm": "arm/v7",
+    **{f"arm/{version}": f"arm/v{version}" for version in range(5, 9)},
+}
+_KNOWN = ("386", "amd64", "arm", "arm64", "loong64", "mips64", "mips64le", "ppc64le", "riscv64", "s390x")
+
+
+def platform(text: str) -> str:
+    """`linux/x86_64` and `amd64` are `linux/amd64`; `linux` alone is the engine's own architecture."""
+    text = text.lower()
+    system, slash, rest = text.partition("/")
+    if system == "linux":
+        return f"linux/{_architecture(rest)}" if slash else system
+    architecture = _architecture(text)
+    if architecture.partition("/")[0] in _KNOWN:
+        return f"linux/{architecture}"
+    if not slash:
+        raise ValueError("it is neither a known system nor a known architecture")
+    return text
+
+
+def _architecture(text: str) -> str:
+    name, slash, variant = text.partition("/")
+    whole = f"{_SAME.get(name, name)}{slash}{variant}"
+    return _VARIANTS.get(whole, whole)
+
+
+# -- signals -----------------------------------------------------------------------------------------------------
+
+_NAMES = (
+    "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG "
+    "XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"
+).split()
+_ALSO = {"IOT": "ABRT", "CLD": "CHLD", "POLL": "IO", "UNUSED": "SYS", "RTMIN": "RTMIN+0", "RTMAX": "RTMAX-0"}
+_FIRST, _LAST = 34, 64  # the real-time signals that a C library leaves to programs
+
+
+def signal(text: str) -> str:
+    """`INT`, `int` and `2` are `SIGINT`."""
+    if text.isdecimal():
+        number = int(text)
+        if 0 < number <= len(_NAMES):
+            return f"SIG{_NAMES[number - 1]}"
+        return _real_time(number)
+    name = text.upper().removeprefix("SIG")
+    name = _ALSO.get(name, name)
+    if name in _NAMES:
+        return f"SIG{name}"
+    match = re.fullmatch(r"RT(MIN\+|MAX-)([0-9]{1,2})", name)
+    if match is None:
+        raise ValueError("see signal(7)")
+    return _real_time(_FIRST + int(match[2]) if match[1] == "MIN+" else _LAST - int(match[2]))
+
+
+def _real_time(number: int) -> str:
+    if not _FIRST <= number <= _LAST:
+        raise ValueError("see signal(7)")
+    middle = (_FIRST + _LAST) // 2
+    offset = f"MIN+{number - _FIRST}" if number <= middle else f"MAX-{_LAST - number}"
+    return f"SIGRT{offset}".removesuffix("+0").removesuffix("-0")
+
+
+# -- numbers and sets of them ------------------------------------------------------------------------------------
+
+
+def cpus(text: str) -> str:
+    """A set of CPUs as the kernel writes it: `0,1` and `1,0` are `0-1`."""
+    spans = []
+    for part in text.split(","):
+        low, _, high = part.partition("-")
+        spans.append((int(low), int(high or low)))
+        if spans[-1][0] > spans[-1][1]:
+            raise ValueError(f"{part} ends before it begins")
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(spans):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
+        else:
+            joined.append((first, last))
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in joined)
+
+
+def account(text: str) -> str:
+    """A user or group, or both with a colon: numbers have no zeros in front."""
+    return ":".join(str(int(part)) if part.isdecimal() else part for part in text.split(":"))
+
+
+def restart(text: str) -> str:
+    """A restart policy: a count of 0 is no bound."""
+    name, _, count = text.partition(":")
+    return f"{name}:{int(count)}" if int(count or 0) else name
+
+
+def permissions(text: str) -> str:
+    """What may be done with a device: `mrw` is `rwm`."""
+    return "".join(letter for letter in "rwm" if letter in text)
+
+
+# -- the network -------------------------------------------------------------------------------------------------
+
+
+def address(text: str) -> str:
+    """An IP address: `fd00:0::5` is `fd00::5`."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError("it is not a valid address") from None
+
+
+def subnet(text: str) -> str:
+    """A range of addresses, its host bits zero."""
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise ValueError("it is not a valid subnet") from None
+
+
+def domain(text: str) -> str:
+    """A name that is looked up in the DNS: in lower case, and without the dot at its end."""
+    return text.lower().removesuffix(".") or "."
+
+
+def resolver_option(text: str) -> str:
+    """The name of an option of resolv.conf."""
+    return text.partition(":")[0]
+
+
+def sysctl(text: str) -> str:
+    """A kernel parameter: `net/ipv4/ip_forward` is `net.ipv4.ip_forward`, where no name in it has a dot."""
+    return text if "." in text else text.replace("/", ".")
+
+
+def shown(form: Form, text: object) -> str:
+    """The canonical form of what an engine shows; as it is where it has none."""
+    try:
+        return form(str(text))
+    except ValueError:
+        return str(text)
