@@ -35,10 +35,10 @@ class AgentResult:
 
     `exit_code` is the agent's own; 124 for a timeout, 125 when it never ran or nothing is known of its end, 137 for
     memory, 143 for one that was killed, where it has none of its own. `how` is `exited`, `failed`, `oom`, `timeout`,
-    `killed`, `engine_lost` or `not_started`. `stdout` and `stderr` hold the beginning of each stream up to the output
-    limit, `truncated` says that there was more (the evidence has it). `evidence` is the folder of what was kept, None
-    for a plain process and for one that was never started. `duration` is seconds from its start to its end. `patch` is
-    what it changed in a copied workspace, as `git apply` takes it; None without a copy.
+    `killed`, `engine_lost`, `unknown` or `not_started`. `stdout` and `stderr` hold the beginning of each stream up to
+    the output limit, `truncated` says that there was more (the evidence has it). `evidence` is the folder of what was
+    kept, None for a plain process and for one that was never started. `duration` is seconds from its start to its end.
+    `patch` is what it changed in a copied workspace, as `git apply` takes it; None without a copy.
     """
 
     exit_code: int

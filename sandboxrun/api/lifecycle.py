@@ -20,6 +20,7 @@ from sandboxrun.api.declare import Declared
 from sandboxrun.api.gate import Gate
 from sandboxrun.api.sandbox import Held
 from sandboxrun.apply.executor import execute
+from sandboxrun.apply.owned import own_containers
 from sandboxrun.apply.session import Made, Session, Watched
 from sandboxrun.apply.watch import NOTICE, Watch, Watching
 from sandboxrun.engine.errors import NotFound
@@ -38,15 +39,13 @@ from sandboxrun.model.observed import (
     Snapshot,
     observe,
     observe_companion,
-    observe_network,
-    observe_volume,
 )
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.belongings import networks_of
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.planner import Options, make_collect_plan, make_plan
 from sandboxrun.workflow import converge
-from sandboxrun.workflow.observe import take_snapshot
+from sandboxrun.workflow.observe import own_networks, own_volumes, take_snapshot
 from sandboxrun.workflow.oneoff import shares
 
 if TYPE_CHECKING:
@@ -243,15 +242,17 @@ class Lifecycle:
             watched[held.observed.run] = held.watch.result
         held.observed = observed = self._now(held)
         profile, engine, store = held.declared.profile, self._service.engine, self._service.store
-        own = {labels.PROJECT: profile.project, labels.RUN: observed.run}
+        run = {labels.RUN: observed.run}
         snapshot = Snapshot(
             project=profile.project,
             taken=engine.clock(),
             offers=Offers(api_version=engine.api_version),
             sandboxes=(observed,),
-            networks=tuple(observe_network(answer) for answer in engine.networks(labels=own)),
-            volumes=tuple(observe_volume(answer) for answer in engine.volumes(labels=own)),
-            companions=tuple(map(observe_companion, engine.containers(labels={**own, labels.ROLE: None}))),
+            networks=own_networks(engine, profile.project, more=run),
+            volumes=own_volumes(engine, profile.project, more=run),
+            companions=tuple(
+                map(observe_companion, own_containers(engine, profile.project, more={**run, labels.ROLE: None}))
+            ),
         )
         made = make_collect_plan(profile, snapshot, [observed], networks=False)
         settings = self._settings(held.declared.environment, threading.Event())
@@ -288,11 +289,12 @@ class Lifecycle:
 
     def find(self, name: str | None) -> list[Held]:
         """The one-offs on the engine; this service's own come as they are held."""
-        wanted: dict[str, str] = {labels.PROJECT: self._service.project, labels.ONE_OFF: "1"}
+        wanted: dict[str, str | None] = {labels.ONE_OFF: "1"}
         if name is not None:
             wanted[labels.SANDBOX] = name
         engine = self._service.engine
-        found = engine.inspect_containers([str(c["Id"]) for c in engine.containers(labels=wanted)])
+        mine = own_containers(engine, self._service.project, more=wanted)
+        found = engine.inspect_containers([str(c["Id"]) for c in mine])
         with self._table:
             held = dict(self._held)
         return [held.get(str(answer["Id"])) or self._adopt(answer) for answer in found]

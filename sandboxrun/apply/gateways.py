@@ -18,10 +18,10 @@ from sandboxrun.errors import ApplyError, SandboxrunError, printable
 from sandboxrun.evidence.egress import lines, record_of
 from sandboxrun.gateway.container import DIRECTORY, FILE, SEALED, gateway_payload, network_payload, not_taken
 from sandboxrun.gateway.subnets import candidates, taken_by
-from sandboxrun.model import labels
 from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.model.names import GATEWAY, companion
 from sandboxrun.model.objects import decode_network
+from sandboxrun.model.owned import is_own_network
 from sandboxrun.model.records import FileRef
 from sandboxrun.model.wiring import Plot, private_network
 from sandboxrun.plan import operations as op
@@ -84,7 +84,7 @@ def _first_free(sandbox: DeclaredSandbox, taken: Iterable[Any], session: Session
 
 def _remove_left(name: str, session: Session) -> None:
     found = session.engine.network(name) or {}
-    if (found.get("Labels") or {}).get(labels.PROJECT) != session.profile.project:
+    if not is_own_network(found, session.profile.project):
         raise ApplyError(f"the network {name} exists and is not this project's", help="rename or remove it")
     session.engine.remove_network(str(found["Id"]))
 

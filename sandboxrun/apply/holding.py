@@ -230,7 +230,7 @@ def _used(engine: Engine) -> frozenset[str]:
     found = set()
     for container in engine.containers(labels={labels.WORKSPACE: None}):
         try:
-            label = json.loads((container.get("Labels") or {}).get(labels.WORKSPACE) or "{}")
+            label = json.loads(labels.read(container.get("Labels")).get(labels.WORKSPACE, "{}"))
             source = os.path.realpath(str(label["source"]))
             found |= {os.path.join(source, str(path)) for path in label["protected"]}
         except (ValueError, KeyError, TypeError, RecursionError):

@@ -26,6 +26,7 @@ from sandboxrun.model.codec import ImageConfig, encode, encode_update, to_label
 from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.model.names import WORKSPACE, part_volume
 from sandboxrun.model.objects import volume_payload
+from sandboxrun.model.owned import COURIER, is_own_volume
 from sandboxrun.model.units import format_size
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.belongings import held_parts
@@ -66,7 +67,7 @@ def pull_image(step: op.PullImage, session: Session) -> str:
 def create_volume(step: op.CreateVolume, session: Session) -> None:
     """Make a volume of the profile's."""
     made = session.engine.create_volume(volume_payload(step.key, step.spec, session.profile.names))
-    if (made.get("Labels") or {}).get(labels.PROJECT) != session.profile.project:
+    if not is_own_volume(made, session.profile.project):
         raise ApplyError(f"the volume {made.get('Name')} exists and is not this project's", help="rename it")
     session.volumes_made.add(str(made["Name"]))
 
@@ -77,8 +78,8 @@ def create_part(step: op.CreatePart, session: Session) -> None:
     wanted = session.part_labels(step.address, step.sandbox.name, step.part)
     payload = {"Name": name, "Driver": "local", "Labels": wanted, "DriverOpts": options}
     made = session.engine.create_volume(payload)
-    if (made.get("Labels") or {}).get(labels.RUN) != wanted[labels.RUN]:
-        if (made.get("Labels") or {}).get(labels.PROJECT) != session.profile.project:
+    if labels.read(made.get("Labels")).get(labels.RUN) != wanted[labels.RUN]:
+        if not is_own_volume(made, session.profile.project):
             raise ApplyError(f"the volume {name} exists and is not this project's", help="rename or remove it")
         # Left by an apply that was killed: its files must not become this run's.
         session.engine.remove_volume(name)
@@ -195,7 +196,7 @@ def courier(
             "Image": sandbox.spec.image,
             "Cmd": ["true"],
             "NetworkDisabled": True,
-            "Labels": {labels.PROJECT: session.profile.project, labels.ROLE: "courier", **more},
+            "Labels": {labels.PROJECT: session.profile.project, labels.ROLE: COURIER, **more},
             "HostConfig": {"NetworkMode": "none", "Mounts": [mount]},
         },
         platform=sandbox.spec.platform,

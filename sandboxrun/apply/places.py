@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sandboxrun.apply.owned import own_containers
 from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.model import labels
 from sandboxrun.model.declared import DeclaredSandbox, Profile
@@ -47,9 +48,9 @@ def check_neighbours(sandboxes: Iterable[DeclaredSandbox], profile: Profile, eng
         (sandbox, sandbox.place(key, item), path) for sandbox in sandboxes for key, item, path in sources_of(sandbox)
     ]
     faults = []
+    ours = {str(c["Id"]) for c in own_containers(engine, profile.project)} if given else set()
     for container in engine.containers(labels={labels.SANDBOX: None}) if given else ():
-        own = container.get("Labels") or {}
-        if labels.ours(own, profile.project) and own.get(labels.SANDBOX) in declared:
+        if str(container["Id"]) in ours and labels.read(container.get("Labels")).get(labels.SANDBOX) in declared:
             continue
         binds = [mount for mount in container.get("Mounts") or () if mount.get("Type") == "bind"]
         whose = str((container.get("Names") or ["?"])[0]).removeprefix("/")

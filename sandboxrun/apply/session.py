@@ -70,6 +70,7 @@ class Session:
     abandoned: set[str] = attrs.field(factory=set)  # the addresses that can't be started any more
     made: dict[str, Made] = attrs.field(factory=dict)
     watched: dict[str, Watched] = attrs.field(factory=dict)  # by run
+    stopped: dict[str, bool] = attrs.field(factory=dict)  # container → whether our stop found it running
     captured: dict[str, Captured] = attrs.field(factory=dict)  # run → its evidence
     networks_made: dict[str, str] = attrs.field(factory=dict)  # engine name → id
     plots: dict[str, Plot] = attrs.field(factory=dict)  # address → addresses on the sandbox's own network

@@ -5,6 +5,7 @@ Owns these steps' engine calls, and the rule that nothing is removed before its 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from time import monotonic, sleep
@@ -34,11 +35,10 @@ _ITS_RUN = 5.0  # seconds that it may take to do so
 
 
 def stop_sandbox(step: op.StopSandbox, session: Session) -> None:
-    """Ask it to end; the engine kills it after its grace period."""
-    try:
-        session.engine.stop_container(step.container, timeout=step.grace)
-    except NotFound:
-        return
+    """Ask it to end; the engine kills it after its grace period. It may have ended by itself since the plan."""
+    session.stopped[step.container] = False
+    with contextlib.suppress(NotFound):
+        session.stopped[step.container] = session.engine.stop_container(step.container, timeout=step.grace)
 
 
 def capture_evidence(step: op.CaptureEvidence, session: Session) -> str:
@@ -47,7 +47,10 @@ def capture_evidence(step: op.CaptureEvidence, session: Session) -> str:
     if _taken_by_its_run(observed, session):
         return "saved by the run that made it"
     watched = session.watched.get(step.run, Watched())
-    if watched.stopped_by == "itself" and step.how is not None:  # nobody saw it, or only that it had ended
+    reached = session.stopped.get(step.container)
+    unseen = watched.stopped_by == "itself" or (reached and watched.stopped_by == "engine")
+    if step.how is not None and reached is not False and unseen:
+        # our stop found it running; or the plan knows what it was stopped for
         watched = attrs.evolve(watched, stopped_by=step.how)
     return keep(observed, watched, session, known=step.run in session.watched, gateway=step.gateway)
 
@@ -179,9 +182,10 @@ def discard(address: str, session: Session) -> str:
     observed = observe(inspect, session.profile.names, None)
     started = (inspect.get("State") or {}).get("StartedAt", "").startswith("0001-") is False
     if started:
-        session.engine.stop_container(made.id, timeout=1)
+        reached = session.engine.stop_container(made.id, timeout=1)
         gateway = session.gateways.get(address)
-        keep(observed, Watched(stopped_by="killed"), session, known=True, gateway=gateway)
+        ended = Watched(stopped_by="killed" if reached else "itself")
+        keep(observed, ended, session, known=True, gateway=gateway)
     session.engine.remove_container(made.id, force=True, volumes=True)
     session.store.unstage(made.run)
     remove_companions(session.companions.get(address, ()), session.private_networks.get(address), session)

@@ -57,7 +57,7 @@ def _part(step: op.CreatePart | op.CreateSandbox | _WIRING, session: Session) ->
 def _part_volume(name: str, run: str, session: Session) -> None:
     """One that this apply made; one of that name which stood in its way may be anybody's."""
     found = session.engine.volume(name) or {}
-    if (found.get("Labels") or {}).get(labels.RUN) == run:
+    if labels.read(found.get("Labels")).get(labels.RUN) == run:
         session.engine.remove_volume(name)
 
 

@@ -43,7 +43,7 @@ def updated_spec(inspect: Mapping[str, Any], store: Store) -> SandboxSpec | None
 
     After one that was not finished its egress is one that no profile can declare: the next apply gives the rules anew.
     """
-    own = (inspect.get("Config") or {}).get("Labels") or {}
+    own = labels.read((inspect.get("Config") or {}).get("Labels"))
     run = own.get(labels.RUN)
     if not run:
         return None

@@ -63,12 +63,6 @@ def _by_record(step: op.AwaitSandbox, session: Session) -> None:
         )
 
 
-def _ending(ended: Ended) -> str:
-    if ended.oom:
-        return "was killed for exceeding its memory limit"
-    return f"could not be started: {ended.error}" if ended.error else f"exited with {ended.exit_code}"
-
-
 def _holds(step: op.AwaitSandbox, state: State) -> bool:
     match step.condition, state:
         case _, Created():
@@ -84,8 +78,8 @@ def _holds(step: op.AwaitSandbox, state: State) -> bool:
             )
         case "service_healthy", Running(health="unhealthy"):
             raise ApplyError(f"{step.address} needs {step.dependency}, which is unhealthy")
-        case "service_completed_successfully", Ended(exit_code=0):
+        case "service_completed_successfully", Ended(succeeded=True):
             return True
         case _, Ended() as ended:
-            raise DependencyFailed(step.address, step.dependency, _ending(ended))
+            raise DependencyFailed(step.address, step.dependency, ended.ending)
     return False

@@ -55,8 +55,8 @@ class Watch:
         self.exit_code: int | None = None
         self.error: EngineError | None = None
         self._engine, self._store, self._how = engine, store, how
-        self._stopped_by = "itself"
-        self._note = ""
+        self._stops: list[_Stop] = []  # what was done to end it
+        self._lost = False  # whether the connection to the engine broke while it ran
         self._last_output = monotonic()
         self._ended = threading.Event()
         self._cleanup = contextlib.ExitStack()
@@ -80,7 +80,9 @@ class Watch:
     @property
     def result(self) -> Watched:
         """What teardown needs to know of it."""
-        return Watched(stopped_by=self._stopped_by, live_logs=self._live, note=self._note, exit_code=self.exit_code)
+        stop = next((stop for stop in reversed(self._stops) if stop.reached), _Stop(by="itself"))
+        by = "engine" if self._lost else stop.by
+        return Watched(stopped_by=by, live_logs=self._live, note=stop.note, exit_code=self.exit_code)
 
     def before_start(self) -> None:
         """Attach, so that nothing it prints is lost. Raises EngineError."""
@@ -111,23 +113,21 @@ class Watch:
         return self._ended.wait(timeout)
 
     def send(self, signal: str) -> None:
-        """Forward a signal to its command."""
-        with contextlib.suppress(EngineError):
+        """Forward a signal to its command: if it ends then, it was killed, whatever its code."""
+        self._stops.append(stop := _Stop(by="killed"))
+        try:
             self._engine.kill_container(self.container, signal)
+        except EngineError as error:
+            stop.reached = error.status not in (404, 409)  # it had ended; of any other failure nobody knows
 
     def end(self, stopped_by: str, note: str = "", *, grace: int | None = None) -> None:
         """End it now, within its grace period."""
         if self.ended:
             return
-        self._stopped_by, self._note = stopped_by, note
+        self._stops.append(stop := _Stop(by=stopped_by, note=note))
         seconds = -(-self.spec.stop_grace_period // 10**9) if grace is None else grace
         with contextlib.suppress(EngineError):
-            self._engine.stop_container(self.container, timeout=seconds)
-
-    def interrupted(self) -> None:
-        """Note that a signal was forwarded: if it ends now, it was killed, whatever its code."""
-        if not self.ended:
-            self._stopped_by = "killed"
+            stop.reached = self._engine.stop_container(self.container, timeout=seconds)
 
     def close(self) -> None:
         """Wait for the output's rest, and give everything back."""
@@ -165,7 +165,7 @@ class Watch:
                     self._enforce(began)
         except EngineUnreachable as error:
             # Its containers may have ended with it: whatever code they show later is not their own.
-            self.error, self._stopped_by = error, "engine"
+            self.error, self._lost = error, True
         except EngineError as error:
             self.error = error
         finally:
@@ -228,6 +228,15 @@ class Watch:
         logs[stream].write(data)
         if self._how.output is not None:
             self._how.output(self.address, stream, data)
+
+
+@attrs.define(kw_only=True)
+class _Stop:
+    """Something done to end it; `reached` is false once the engine has said that it did not run any more."""
+
+    by: str
+    note: str = ""
+    reached: bool = True
 
 
 class _Log:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from sandboxrun.apply.owned import own_containers
 from sandboxrun.errors import UsageError, did_you_mean, quoted
 from sandboxrun.model import labels
 from sandboxrun.model.observed import ObservedSandbox, observe
@@ -24,8 +25,8 @@ def matches(address: str, names: Iterable[str]) -> bool:
 
 def observed(engine: Engine, profile: Profile) -> tuple[ObservedSandbox, ...]:
     """The project's containers, in the profile's order, those it does not declare last."""
-    found = engine.containers(labels={labels.PROJECT: profile.project})
-    ids = [str(c["Id"]) for c in found if not (c.get("Labels") or {}).get(labels.ROLE)]
+    found = own_containers(engine, profile.project)
+    ids = [str(c["Id"]) for c in found if labels.ROLE not in labels.read(c.get("Labels"))]
     seen = [observe(answer, profile.names, None) for answer in engine.inspect_containers(ids)]
     order = {sandbox.address: n for n, sandbox in enumerate(profile.sandboxes)}
     return tuple(sorted(seen, key=lambda o: (order.get(o.address, len(order)), o.address, o.one_off, created(o))))

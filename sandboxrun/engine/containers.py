@@ -13,6 +13,8 @@ import attrs
 from sandboxrun.engine.calls import TIMEOUT, Caller, Json, label_filter, quote
 from sandboxrun.engine.errors import EngineError
 
+NOT_MODIFIED = 304  # as it was asked to be already
+
 
 @attrs.frozen(kw_only=True)
 class Created:
@@ -89,13 +91,15 @@ def start_container(engine: Caller, id: str) -> None:
     engine.request("POST", path_of(id, "/start"), operation=f"starting container {named(id)}").read()
 
 
-def stop_container(engine: Caller, id: str, *, timeout: int) -> None:
-    """Signal it to stop, and kill it after `timeout` seconds; no error when it does not run."""
+def stop_container(engine: Caller, id: str, *, timeout: int) -> bool:
+    """Signal it to stop, and kill it after `timeout` seconds. False, and no error, when it did not run."""
     query = {"t": timeout}
     bound = TIMEOUT + timeout
-    engine.request(
+    answer = engine.request(
         "POST", path_of(id, "/stop"), operation=f"stopping container {named(id)}", query=query, timeout=bound
-    ).read()
+    )
+    answer.read()
+    return answer.status != NOT_MODIFIED
 
 
 def kill_container(engine: Caller, id: str, signal: str = "KILL") -> None:

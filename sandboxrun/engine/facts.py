@@ -91,9 +91,7 @@ def engine_facts(version: Json, info: Json, networks: Sequence[Json]) -> EngineF
     """The facts of the engine whose answers these are. What an engine leaves out counts as not offered."""
     security = _security(info.get("SecurityOptions") or ())
     pools = _pools(info)
-    names = [str(c.get("Name")) for c in version.get("Components") or ()]
-    # Podman names itself in /version; in /info only the library that it builds images with
-    podman = any("podman" in name.lower() for name in names) or "BuildahVersion" in info
+    podman = is_podman(version, info)
     return EngineFacts(
         name="Podman" if podman else "Docker",
         version=str(version.get("Version", "")),
@@ -122,6 +120,12 @@ def engine_facts(version: Json, info: Json, networks: Sequence[Json]) -> EngineF
         is_podman=podman,
         warnings=tuple(str(w) for w in info.get("Warnings") or ()),
     )
+
+
+def is_podman(version: Json, info: Json) -> bool:
+    """Podman names itself in /version; in /info only the library that it builds images with."""
+    names = [str(c.get("Name")) for c in version.get("Components") or ()]
+    return any("podman" in name.lower() for name in names) or "BuildahVersion" in info
 
 
 def _security(options: Iterable[str]) -> dict[str, dict[str, str]]:

@@ -73,11 +73,12 @@ def decode(text: str) -> Owner | None:
     """An owner from a label's value; None for anything else."""
     try:
         value: Any = json.loads(text)
-        return Owner(
+        owner = Owner(
             kernel=str(value["kernel"]), pid=int(value["pid"]), started=int(value["started"]), who=str(value["who"])
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+    return owner if 0 < owner.pid < 2**31 else None
 
 
 def _kernel() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -22,9 +22,10 @@ from sandboxrun.evidence.call import Call
 from sandboxrun.evidence.chain import Entry
 from sandboxrun.evidence.egress import egress
 from sandboxrun.evidence.errors import reason_of
+from sandboxrun.evidence.history import histories, of_removed
 from sandboxrun.evidence.index import Digests, Egress, Index, Kept, Missing, Refused
 from sandboxrun.evidence.masking import Masker
-from sandboxrun.evidence.outcome import NEVER, StoppedBy, decide
+from sandboxrun.evidence.outcome import NEVER, History, StoppedBy, decide
 from sandboxrun.evidence.parts import CaptureLimits, Part, Source
 from sandboxrun.evidence.runfolder import RunFolder
 from sandboxrun.evidence.staged import staged_content
@@ -46,8 +47,8 @@ class CaptureRequest:
     `workspace` is the target of a workspace copy, `own` what of it the profile rests on, `gateway` the container that
     has the records of its requests, `wired` whether there must be one, `keeper` the one that holds a workspace that
     lies in memory, `artifacts` absolute paths in the container, `profile` the effective profile's text. `live_logs`:
-    the runner kept all output in the staging folder, the engine's own log is not needed. `stopped_by`, `watched` and
-    `events` as `outcome.decide` has them; `exit_code` is what a watch saw, for a container that is gone by now.
+    the runner kept all output in the staging folder, the engine's own log is not needed. `stopped_by` and `watched`
+    as `outcome.decide` has them; `exit_code` is what a watch saw, for a container that is gone by now.
     """
 
     run: str
@@ -58,7 +59,6 @@ class CaptureRequest:
     secrets: tuple[str | bytes, ...] = attrs.field(default=(), repr=False)
     stopped_by: StoppedBy = StoppedBy.ITSELF
     watched: bool = False
-    events: Sequence[Mapping[str, Any]] = ()
     live_logs: bool = False
     exit_code: int | None = None
     filesystem_changes: bool = True
@@ -120,6 +120,7 @@ class _Capture:
         self._touched: tuple[str, ...] = ()
         self._egress: Egress | None = None
         self._unreachable: str | None = None
+        self._history: History | None = None
 
     def run(self) -> Captured:
         if done := recorded(self._store, self._request.run):
@@ -174,6 +175,7 @@ class _Capture:
         )
         image = Call("image digests", lambda: self._image(answer))
         version = Call("engine version", self._version)
+        history = Call("history", lambda: self._remembered(answer))
         calls = [Call(name, part) for name, part in self._engine_parts(source, answer)]
         for name, part in self._own_parts(source, answer):
             self._add(self._guarded(name, part))
@@ -181,6 +183,7 @@ class _Capture:
             self._add(self._guarded(call.name, partial(call.result, self._until)))
         digests = self._guarded(image.name, partial(image.result, self._until))
         engine = self._guarded(version.name, partial(version.result, self._until))
+        self._history = self._guarded(history.name, partial(history.result, self._until)) or History(known=False)
         workspace = self._guarded("workspace digest", lambda: staged_content(self._store, self._request.run))
         return attrs.evolve(digests or self._request.digests, workspace=workspace or ""), engine or {}
 
@@ -253,6 +256,12 @@ class _Capture:
         found = self._engine.image(image) or {}
         return attrs.evolve(given, image=image, repo_digests=tuple(str(d) for d in found.get("RepoDigests") or ()))
 
+    def _remembered(self, answer: Mapping[str, Any] | None) -> History:
+        if answer is None:
+            return of_removed(self._engine, self._id)
+        state = answer.get("State") or {}
+        return histories(self._engine, {self._id: state}).get(self._id, History())
+
     def _version(self) -> Mapping[str, str]:
         found = self._engine.version()
         fields = {
@@ -278,7 +287,7 @@ class _Capture:
             state if answer else seen if request.exit_code is not None else None,
             stopped_by=request.stopped_by,
             watched=request.watched,
-            events=request.events,
+            history=self._history,
         )
         started, finished = _time(state.get("StartedAt")), _time(state.get("FinishedAt"))
         if finished is not None and started is None:

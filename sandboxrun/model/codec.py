@@ -48,7 +48,7 @@ class ImageConfig:
             id=str(inspect.get("Id") or ""),
             digests=tuple(inspect.get("RepoDigests") or ()),
             volumes=tuple(config.get("Volumes") or ()),
-            reserved=tuple(sorted(name for name in config.get("Labels") or () if name.startswith(labels.PREFIX))),
+            reserved=tuple(sorted(n for n in labels.read(config.get("Labels")) if n.startswith(labels.PREFIX))),
             **read,
         )
 
@@ -134,12 +134,12 @@ def from_label(text: str | None) -> SandboxSpec | None:
     """A label's text as a spec; None when there is none or it is not ours to read (another version, tampered)."""
     try:
         plain = json.loads(text or "null")
-    except ValueError:
+        if not isinstance(plain, dict):
+            return None
+        problems = Problems()
+        spec = parse_spec(node_of(plain), problems)
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(plain, dict):
-        return None
-    problems = Problems()
-    spec = parse_spec(node_of(plain), problems)
     return None if problems else spec
 
 

@@ -6,6 +6,7 @@ Owns the label names and the JSON forms they hold. Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 PREFIX = "sandboxrun."
 PROJECT = PREFIX + "project"
@@ -31,11 +32,13 @@ CONFIG = PREFIX + "config-digest"  # of a network's or volume's own options
 VERSION = PREFIX + "version"
 
 
-def ours(labels: Mapping[str, str] | None, project: str) -> bool:
-    """Whether an object carries the project's label."""
-    return (labels or {}).get(PROJECT) == project
+def read(found: Any) -> dict[str, str]:
+    """The labels in an engine's answer: texts by name. Whatever else stands in their place is none."""
+    if not isinstance(found, Mapping):
+        return {}
+    return {name: text for name, text in found.items() if isinstance(name, str) and isinstance(text, str)}
 
 
-def of_user(labels: Mapping[str, str] | None) -> dict[str, str]:
-    """The labels that are not sandboxrun's own."""
-    return {name: value for name, value in (labels or {}).items() if not name.startswith(PREFIX)}
+def of_user(found: Any) -> dict[str, str]:
+    """The labels in an engine's answer that are not sandboxrun's own."""
+    return {name: value for name, value in read(found).items() if not name.startswith(PREFIX)}

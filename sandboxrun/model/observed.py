@@ -12,11 +12,12 @@ from typing import Any
 
 import attrs
 
+from sandboxrun.errors import Diagnostic, SandboxrunError
 from sandboxrun.model import labels
 from sandboxrun.model.codec import ImageConfig, decode, from_label, without_inherited
 from sandboxrun.model.names import Names
 from sandboxrun.model.objects import NetworkSpec, decode_network
-from sandboxrun.model.spec import SandboxSpec
+from sandboxrun.model.spec import BY_KEY, SandboxSpec
 from sandboxrun.model.types import freeze
 
 
@@ -36,13 +37,43 @@ class Running:
 
 @attrs.frozen(kw_only=True)
 class Ended:
-    """Ran and ended."""
+    """Ran and ended. `how` is what the engine says of its end (the words of the evidence's `ending.how`) and `detail`
+    a sentence of it where there is more to say; None where the engine was not asked."""
 
     exit_code: int
     oom: bool
     started: datetime | None
     finished: datetime | None
     error: str = ""
+    how: str | None = None
+    detail: str = ""
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the main process was killed for memory; one that coped with the death of another was not."""
+        return self.how == "oom" if self.how is not None else self.oom and self.exit_code == 137
+
+    @property
+    def ending(self) -> str:
+        """How it ended, as a clause: `exited with 3`."""
+        if self.out_of_memory:
+            return "was killed for exceeding its memory limit"
+        if self.error:
+            return f"could not be started: {self.error}"
+        why = f" ({self.detail})" if self.detail else ""
+        match self.how:
+            case "killed":
+                return f"was stopped before its end{why}"
+            case "engine_lost":
+                return f"was lost{why}"
+            case "unknown":
+                return f"ended for an unknown reason{why}"
+        return f"exited with {self.exit_code}"
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it ended by itself with 0, as far as is known."""
+        return self.exit_code == 0 and self.how in (None, "exited")
 
 
 State = Created | Running | Ended
@@ -75,6 +106,8 @@ class ObservedSandbox:
         """
         timeout = (self.applied or self.spec).lifetime.timeout
         match self.state:
+            case Ended(how=str(how)):
+                return how == "timeout"
             case Ended(started=datetime() as started, finished=datetime() as finished, error="") if timeout is not None:
                 return not self.one_off and finished - started >= timedelta(microseconds=timeout / 1000)
         return False
@@ -233,7 +266,7 @@ def parse_time(text: str | None) -> datetime | None:
         text = f"{head}.{digits[:6]:0<6}{zone}"
     try:
         return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -247,21 +280,41 @@ def observe(
     """A container's inspect answer as an observed sandbox.
 
     `updated` is the spec of the last update in place: labels can't change, so it is recorded beside the engine.
-    `known` are specs by their label's text: a label that is one of them need not be parsed.
+    `known` are specs by their label's text: a label that is one of them need not be parsed. Raises SandboxrunError for
+    an answer that no engine should give.
     """
-    own = (inspect.get("Config") or {}).get("Labels") or {}
+    try:
+        return _observe(inspect, names, image, updated, known or {})
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        name, why = str(inspect.get("Name")).removeprefix("/"), f"{type(error).__name__}: {error}"
+        message = f"the engine's answer about container {name} cannot be read ({why})"
+        help = "look at it with docker inspect, and remove it if it is not needed"
+        raise SandboxrunError(Diagnostic(message=message, help=help)) from error
+
+
+def _observe(
+    inspect: Mapping[str, Any],
+    names: Names,
+    image: ImageConfig | None,
+    updated: SandboxSpec | None,
+    known: Mapping[str, SandboxSpec],
+) -> ObservedSandbox:
+    own = labels.read((inspect.get("Config") or {}).get("Labels"))
     text = str(own.get(labels.SPEC) or "")
-    applied = updated or (known or {}).get(text) or from_label(text)
+    applied = updated or known.get(text) or from_label(text)
     deadline = parse_time(own.get(labels.DEADLINE))
     if updated is not None:
         deadline = _deadline(updated, parse_time(inspect.get("Created")))
+    spec = without_inherited(decode(inspect, names, applied), image)
+    if spec.stop_grace_period is None:  # the engine's own, where nobody set one: the same as the option's
+        spec = attrs.evolve(spec, stop_grace_period=BY_KEY["stop_grace_period"].default)
     return ObservedSandbox(
         id=str(inspect["Id"]),
         name=str(inspect["Name"]).removeprefix("/"),
         address=str(own.get(labels.SANDBOX) or ""),
         run=str(own.get(labels.RUN) or inspect["Id"]),
         state=read_state(inspect.get("State") or {}),
-        spec=without_inherited(decode(inspect, names, applied), image),
+        spec=spec,
         applied=applied,
         image_id=str(inspect.get("Image") or ""),
         deadline=deadline,
@@ -298,7 +351,7 @@ def read_state(state: Mapping[str, Any]) -> State:
 
 def observe_network(inspect: Mapping[str, Any]) -> ObservedNetwork:
     """A network's inspect answer."""
-    own = inspect.get("Labels") or {}
+    own = labels.read(inspect.get("Labels"))
     return ObservedNetwork(
         id=str(inspect["Id"]),
         name=str(inspect["Name"]),
@@ -312,7 +365,7 @@ def observe_network(inspect: Mapping[str, Any]) -> ObservedNetwork:
 
 def observe_companion(listed: Mapping[str, Any]) -> Companion:
     """A container of the engine's list."""
-    own = listed.get("Labels") or {}
+    own = labels.read(listed.get("Labels"))
     return Companion(
         id=str(listed["Id"]),
         name=str((listed.get("Names") or ["?"])[0]).removeprefix("/"),
@@ -325,7 +378,7 @@ def observe_companion(listed: Mapping[str, Any]) -> Companion:
 
 def observe_volume(inspect: Mapping[str, Any]) -> ObservedVolume:
     """A volume's inspect answer."""
-    own = inspect.get("Labels") or {}
+    own = labels.read(inspect.get("Labels"))
     return ObservedVolume(
         name=str(inspect["Name"]),
         key=str(own.get(labels.VOLUME) or ""),

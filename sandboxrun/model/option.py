@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import attrs
 
 from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.model import labels
 from sandboxrun.model.names import Names
 from sandboxrun.model.types import INVALID, OptionType, Schema, refuse
 from sandboxrun.model.wiring import Plot
@@ -137,8 +138,7 @@ class Live:
 
     def label(self, name: str) -> str | None:
         """A label's text."""
-        value = (self.config("Labels") or {}).get(name)
-        return None if value is None else str(value)
+        return labels.read(self.config("Labels")).get(name)
 
 
 _ROW = "sandboxrun.row"

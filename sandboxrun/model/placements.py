@@ -165,7 +165,7 @@ def _json_label(live: Live, name: str, default: Any) -> Any:
     """A label of ours as data. A label that anyone could have written is data, never trusted to be well-formed."""
     try:
         value = json.loads(live.label(name) or "null")
-    except ValueError:
+    except (ValueError, RecursionError):
         return default
     return value if isinstance(value, type(default)) else default
 
@@ -207,7 +207,7 @@ class WorkspaceMount:
                     target=found["Destination"],
                     access="copy",
                     exclude=_texts(label, "exclude"),
-                    size=size if isinstance(size := label.get("size"), int) else None,  # of its volume, read back then
+                    size=size if type(size := label.get("size")) is int else None,  # of its volume, read back then
                 )
             access = "rw" if found["RW"] else "ro"
             return Workspace(
@@ -266,9 +266,17 @@ class Files:
         refs = _json_label(live, self.label, [])
         found = (
             FileRef(source=source, target=None if source == name else name, uid=uid, gid=gid, mode=mode, digest=digest)
-            for source, name, uid, gid, mode, digest in (ref for ref in refs if isinstance(ref, list) and len(ref) == 6)
+            for source, name, uid, gid, mode, digest in filter(_is_ref, refs)
         )
         return tuple(sorted(found, key=lambda ref: ref.file_name))
+
+
+_REF = ((str,), (str,), (int, type(None)), (int, type(None)), (int,), (str, type(None)))
+
+
+def _is_ref(ref: Any) -> bool:
+    """Whether an item of a label is a file reference as `Files` writes it."""
+    return isinstance(ref, list) and len(ref) == len(_REF) and all(type(v) in t for v, t in zip(ref, _REF, strict=True))
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -45,6 +45,8 @@ class Reason(enum.Enum):
     COMPLETED = "delete_because_completed"
     FAILED = "delete_because_failed"
     OOM = "delete_because_oom_killed"
+    KILLED = "delete_because_killed"
+    LOST = "delete_because_end_unknown"
     TIMEOUT = "delete_because_timeout"
     EXPIRED = "delete_because_expired"
     ORPHANED = "delete_because_owner_gone"

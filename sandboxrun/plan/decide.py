@@ -182,10 +182,13 @@ def _how(observed: ObservedSandbox) -> str | None:
 
 def ended_reason(ended: Ended) -> tuple[Reason, str]:
     """How an ended sandbox is spoken of in a plan."""
-    if ended.oom:
+    if ended.out_of_memory:
         return Reason.OOM, "killed for exceeding its memory limit"
     if ended.error:
         return Reason.FAILED, ended.error
+    if ended.how in ("killed", "engine_lost", "unknown"):
+        note = f"{ended.ending.removeprefix('was ')}; it does not count as done"
+        return Reason.KILLED if ended.how == "killed" else Reason.LOST, note
     if ended.exit_code == 0:
         return Reason.COMPLETED, "completed"
     return Reason.FAILED, f"exited with {ended.exit_code}"

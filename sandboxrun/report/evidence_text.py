@@ -98,7 +98,7 @@ def _ending(ending: Ending, spec: SandboxSpec | None, note: str) -> str:
     why = f": {ending.detail}" if ending.detail else ""
     match ending.how:
         case How.EXITED:
-            return "completed (exit 0)"
+            return f"completed (exit 0){f'; {ending.detail}' if ending.detail else ''}"
         case How.FAILED:
             return _failed(ending) + why
         case How.OOM:
@@ -113,6 +113,8 @@ def _ending(ending: Ending, spec: SandboxSpec | None, note: str) -> str:
             return f"stopped before its end{code}{f': {note}' if note else why}"
         case How.ENGINE_LOST:
             return f"lost: {ending.detail or 'the engine went away while it ran'}"
+        case How.UNKNOWN:
+            return f"ended for an unknown reason{code}{why}"
         case How.NOT_STARTED:
             return f"not started{code}{why}"
     assert_never(ending.how)

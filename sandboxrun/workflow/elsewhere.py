@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sandboxrun.engine.errors import EngineError
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.capture import Captured, recorded
-from sandboxrun.evidence.outcome import Ending, How, StoppedBy, decide
+from sandboxrun.evidence.outcome import Ending, History, How, StoppedBy, decide
 from sandboxrun.evidence.store import ENDED
 from sandboxrun.model import labels
 from sandboxrun.model.codec import to_label
@@ -42,7 +42,7 @@ def ending_of(
     if ran is not None and timeout is not None and ran >= timeout / 1e9:
         stopped_by = StoppedBy.TIMEOUT  # as the planner has it, of whatever ended past its timeout
     state = {"Status": "exited", "StartedAt": "seen", "ExitCode": code}
-    return decide(state, stopped_by=StoppedBy(stopped_by), watched=True, events=events)
+    return decide(state, stopped_by=StoppedBy(stopped_by), watched=True, history=History.of(events))
 
 
 def taken_by_others(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sandboxrun.apply.owned import own_containers
 from sandboxrun.engine.client import Engine
 from sandboxrun.engine.errors import EngineError
 from sandboxrun.errors import printable
@@ -59,8 +60,9 @@ def _findings(
 
 def _gateway(engine: Engine, profile: Profile, observed: ObservedSandbox) -> Mapping[str, Any]:
     """The inspect answer of the gateway of that run; empty where there is none."""
-    wanted = {labels.PROJECT: profile.project, labels.RUN: observed.run, labels.ROLE: GATEWAY}
-    found = engine.containers(labels=wanted, names=[companion(observed.name, GATEWAY)])
+    wanted = {labels.RUN: observed.run, labels.ROLE: GATEWAY}
+    name = companion(observed.name, GATEWAY)
+    found = own_containers(engine, profile.project, more=wanted, names=(name,))
     inspected = engine.inspect_containers([str(c["Id"]) for c in found])
     return inspected[0] if inspected else {}
 

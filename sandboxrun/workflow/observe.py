@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from sandboxrun.apply.owned import own_containers
 from sandboxrun.apply.updates import updated_spec
 from sandboxrun.engine.client import Engine
-from sandboxrun.engine.errors import EngineError
+from sandboxrun.engine.errors import EngineError, EngineUnreachable
 from sandboxrun.model import labels
 from sandboxrun.model.codec import ImageConfig, to_label
 from sandboxrun.model.declared import DeclaredSandbox, Profile
@@ -23,10 +24,13 @@ from sandboxrun.model.objects import NetworkSpec
 from sandboxrun.model.observed import (
     Companion,
     Completed,
+    Ended,
     Foreign,
     Helper,
     Image,
+    ObservedNetwork,
     ObservedSandbox,
+    ObservedVolume,
     Offers,
     Running,
     Snapshot,
@@ -35,6 +39,7 @@ from sandboxrun.model.observed import (
     observe_network,
     observe_volume,
 )
+from sandboxrun.model.owned import COURIER, is_own_container, is_own_network, is_own_volume
 from sandboxrun.model.spec import SandboxSpec
 from sandboxrun.model.types import freeze
 from sandboxrun.plan.belongings import companions_of, networks_of
@@ -52,19 +57,18 @@ def take_snapshot(
     `workspaces`: those of sandboxes that have completed are compared with what they are now, which reads all their
     files. With `events`, what other jobs saw completed since it began counts as this checkout's own record does.
     """
-    own = {labels.PROJECT: profile.project}
-    listed = engine.containers(labels=own)
-    helpers = {str(c["Id"]): c for c in listed if (c.get("Labels") or {}).get(labels.ROLE)}
-    inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in helpers])
     images = _Images(engine)
+    listed = own_containers(engine, profile.project, of_image=images.label_names)
+    helpers = {str(c["Id"]): c for c in listed if labels.ROLE in labels.read(c.get("Labels"))}
+    inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in helpers])
     declared = _by_label(profile) if inspected else {}
     sandboxes = tuple(
         observe(answer, profile.names, images.of(str(answer.get("Image") or "")), updated_spec(answer, store), declared)
         for answer in inspected
     )
     companions, couriers = _companions(helpers.values(), {o.run for o in sandboxes})
-    networks = tuple(observe_network(answer) for answer in engine.networks(labels=own))
-    volumes = tuple(observe_volume(answer) for answer in engine.volumes(labels=own))
+    sandboxes = _with_endings(engine, sandboxes)
+    networks, volumes = own_networks(engine, profile.project), own_volumes(engine, profile.project)
     running = {o.address: o.applied for o in sandboxes if isinstance(o.state, Running) and not o.one_off}
     # Those that may have to be made, anew as well: what the engine can't enforce must be known before one goes.
     unsettled = [s for s in profile.sandboxes if running.get(s.address) != s.spec]
@@ -89,12 +93,28 @@ def take_snapshot(
     return attrs.evolve(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, unsettled)))
 
 
+def own_networks(
+    engine: Engine, project: str, *, more: Mapping[str, str | None] | None = None
+) -> tuple[ObservedNetwork, ...]:
+    """The project's networks on the engine; those with the labels `more`. Raises EngineError."""
+    found = engine.networks(labels={labels.PROJECT: project, **(more or {})})
+    return tuple(observe_network(answer) for answer in found if is_own_network(answer, project))
+
+
+def own_volumes(
+    engine: Engine, project: str, *, more: Mapping[str, str | None] | None = None
+) -> tuple[ObservedVolume, ...]:
+    """The project's volumes on the engine; those with the labels `more`. Raises EngineError."""
+    found = engine.volumes(labels={labels.PROJECT: project, **(more or {})})
+    return tuple(observe_volume(answer) for answer in found if is_own_volume(answer, project))
+
+
 def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Snapshot:
     """What a `run` has to know: no other sandbox, and what they have in common only where it takes part (`shared`).
 
     Raises EngineError.
     """
-    own, images, info = {labels.PROJECT: profile.project}, _Images(engine), engine.info()
+    images, info = _Images(engine), engine.info()
     snapshot = Snapshot(
         project=profile.project,
         taken=engine.clock(),
@@ -105,12 +125,12 @@ def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Sn
     )
     if not shared:
         return snapshot
-    listed = engine.containers(labels={**own, labels.ROLE: "courier"})
+    listed = own_containers(engine, profile.project, more={labels.ROLE: COURIER}, of_image=images.label_names)
     snapshot = attrs.evolve(
         snapshot,
         couriers=tuple(str(c["Id"]) for c in listed),
-        networks=tuple(observe_network(answer) for answer in engine.networks(labels=own)),
-        volumes=tuple(observe_volume(answer) for answer in engine.volumes(labels=own)),
+        networks=own_networks(engine, profile.project),
+        volumes=own_volumes(engine, profile.project),
     )
     return attrs.evolve(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, profile.sandboxes)))
 
@@ -124,6 +144,33 @@ def snapshot_after_run(engine: Engine, profile: Profile, names: Iterable[str]) -
         offers=Offers(api_version=engine.api_version),
         sandboxes=tuple(observe(answer, profile.names, None, None, declared) for answer in found),
     )
+
+
+def _with_endings(engine: Engine, sandboxes: tuple[ObservedSandbox, ...]) -> tuple[ObservedSandbox, ...]:
+    """What the engine says of how those ended that have."""
+    ended = {o.id: o.inspect["State"] for o in sandboxes if isinstance(o.state, Ended)}
+    if not ended:
+        return sandboxes
+    from sandboxrun.evidence.history import histories
+    from sandboxrun.evidence.outcome import History, StoppedBy, decide
+
+    try:
+        found = histories(engine, ended)
+    except EngineUnreachable:
+        raise
+    except EngineError:  # some proxies before an engine let nobody ask for its events
+        found = {}
+
+    def known(observed: ObservedSandbox) -> ObservedSandbox:
+        if not isinstance(observed.state, Ended):
+            return observed
+        by = StoppedBy.TIMEOUT if observed.timed_out else StoppedBy.ITSELF
+        ending = decide(ended[observed.id], stopped_by=by, history=found.get(observed.id, History(known=False)))
+        return attrs.evolve(
+            observed, state=attrs.evolve(observed.state, how=ending.how.value, detail=ending.detail or "")
+        )
+
+    return tuple(map(known, sandboxes))
 
 
 def _companions(
@@ -156,6 +203,11 @@ class _Images:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._known: dict[str, ImageConfig | None] = {}
+
+    def label_names(self, image: str) -> Collection[str]:
+        """The names of the labels of ours that an image has."""
+        found = self.of(image)
+        return found.reserved if found is not None else ()
 
     def of(self, reference: str) -> ImageConfig | None:
         if not reference:
@@ -291,11 +343,12 @@ def _foreign(
     """Objects that have a name the profile needs and are not the project's."""
     ours = {o.name for o in snapshot.sandboxes}
     names = [s.name for s in sandboxes if s.name not in ours]
+    images = _Images(engine)
     for container in engine.containers(names=names) if names else ():
-        own = container.get("Labels") or {}
-        if not labels.ours(own, profile.project):
+        own = labels.read(container.get("Labels"))
+        if not is_own_container(container, profile.project, images.label_names(str(container.get("ImageID") or ""))):
             name = str((container.get("Names") or ["?"])[0]).removeprefix("/")
-            yield Foreign(kind="container", name=name, id=str(container["Id"]), whose=_whose(own))
+            yield Foreign(kind="container", name=name, id=str(container["Id"]), whose=_whose(own, profile.project))
     yield from _foreign_networks(engine, profile, snapshot, sandboxes)
     yield from _foreign_volumes(engine, profile, snapshot, sandboxes)
 
@@ -308,8 +361,9 @@ def _foreign_networks(
         external = profile.networks.get(key, NetworkSpec()).external
         name = profile.names.network(key)
         found = engine.network(name)
-        if found is not None and not external and not labels.ours(found.get("Labels"), profile.project):
-            yield Foreign(kind="network", name=name, id=str(found["Id"]), whose=_whose(found.get("Labels")))
+        if found is not None and not external and not is_own_network(found, profile.project):
+            whose = _whose(labels.read(found.get("Labels")), profile.project)
+            yield Foreign(kind="network", name=name, id=str(found["Id"]), whose=whose)
 
 
 def _foreign_volumes(
@@ -320,10 +374,13 @@ def _foreign_volumes(
     for key in sorted(used):
         spec = profile.volumes.get(key)
         found = engine.volume(profile.names.volume(key)) if spec is not None and not spec.external else None
-        if found is not None and not labels.ours(found.get("Labels"), profile.project):
-            yield Foreign(kind="volume", name=str(found["Name"]), id="", whose=_whose(found.get("Labels")))
+        if found is not None and not is_own_volume(found, profile.project):
+            whose = _whose(labels.read(found.get("Labels")), profile.project)
+            yield Foreign(kind="volume", name=str(found["Name"]), id="", whose=whose)
 
 
-def _whose(own: Mapping[str, str] | None) -> str:
-    project = (own or {}).get(labels.PROJECT)
+def _whose(own: Mapping[str, str], ours: str) -> str:
+    project = own.get(labels.PROJECT)
+    if project == ours:
+        return "it has its label, but sandboxrun did not make it"
     return f"it is project {project}'s" if project else "it has no labels of sandboxrun"

@@ -85,7 +85,7 @@ def code_of_ending(ending: Ending) -> int:
     match ending.how:
         case How.TIMEOUT:
             return ExitCode.TIMEOUT
-        case How.ENGINE_LOST | How.NOT_STARTED:
+        case How.ENGINE_LOST | How.UNKNOWN | How.NOT_STARTED:
             return ExitCode.NOT_RUN
         case How.OOM:
             return ending.exit_code or 137
@@ -140,7 +140,6 @@ class Runner:
         self._signals += 1
         self._settings.stop.set()
         for watch in list(self._watches.values()):
-            watch.interrupted()
             if self._signals == 1:
                 threading.Thread(target=self._forward, args=(watch, name), daemon=True).start()
             else:

@@ -309,7 +309,9 @@ def codes(
         found[sandbox.address] = recorded_code(record.outcome, record.exit_code) if record is not None else None
     for observed in snapshot.sandboxes:
         if observed.address in found and not observed.one_off and isinstance(observed.state, Ended):
-            found[observed.address] = ExitCode.TIMEOUT if observed.timed_out else observed.state.exit_code
+            known = observed.state.how not in ("engine_lost", "unknown")
+            code = observed.state.exit_code if known else ExitCode.NOT_RUN
+            found[observed.address] = ExitCode.TIMEOUT if observed.timed_out else code
     return found
 
 

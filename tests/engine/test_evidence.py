@@ -138,7 +138,7 @@ def test_out_of_memory(engine: Engine, store: Store, make: Make, request_of: Cap
     captured = capture(engine, child, attrs.evolve(request_of, run="other"), store)
     assert captured.index is not None
     ending = captured.index.ending
-    assert (ending.how, ending.exit_code, ending.oom_killed) == (How.OOM, 5, True)
+    assert (ending.how, ending.exit_code, ending.oom_killed) == (How.FAILED, 5, True)
 
 
 def test_a_program_that_is_not_there_and_a_container_nobody_started(

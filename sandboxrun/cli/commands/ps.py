@@ -103,8 +103,10 @@ def state_words(state: State) -> str:
             return "paused"
         case Running():
             return "running"
-        case Ended(oom=True):
+        case Ended(out_of_memory=True):
             return "out of memory"
+        case Ended(how="engine_lost"):
+            return "lost"
         case Ended(exit_code=code):
             return f"exited {code}"
         case _:

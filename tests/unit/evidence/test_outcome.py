@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from sandboxrun.evidence.outcome import NEVER, Ending, How, StoppedBy, decide
+from sandboxrun.evidence.outcome import NEVER, Ending, History, How, StoppedBy, decide
 
 RAN = {"Status": "exited", "StartedAt": "2026-01-01T00:00:00Z", "ExitCode": 0, "OOMKilled": False, "Error": ""}
+START, DIE = {"Action": "start"}, {"Action": "die"}
+
+
+def sent(signal: str) -> dict[str, Any]:
+    return {"Action": "kill", "Actor": {"Attributes": {"signal": signal}}}
+
+
+KILL = sent("9")
 
 
 @pytest.mark.parametrize(
@@ -19,12 +28,12 @@ RAN = {"Status": "exited", "StartedAt": "2026-01-01T00:00:00Z", "ExitCode": 0, "
         (
             {"ExitCode": 1, "OOMKilled": True},
             {},
-            Ending(how=How.OOM, exit_code=1, oom_killed=True, detail="a process in it was killed for memory"),
+            Ending(how=How.FAILED, exit_code=1, oom_killed=True, detail="a process in it was killed for memory"),
         ),
         (
             {"ExitCode": 0},
-            {"events": [{"Action": "oom"}]},
-            Ending(how=How.OOM, exit_code=0, oom_killed=True, detail="a process in it was killed for memory"),
+            {"history": History.of([{"Action": "oom"}])},
+            Ending(how=How.EXITED, exit_code=0, oom_killed=True, detail="a process in it was killed for memory"),
         ),
         (
             {"ExitCode": 143},
@@ -50,8 +59,8 @@ RAN = {"Status": "exited", "StartedAt": "2026-01-01T00:00:00Z", "ExitCode": 0, "
         ),
         (
             {"ExitCode": 137},
-            {"events": [{"Action": "kill"}, {"Action": "die"}]},
-            Ending(how=How.KILLED, exit_code=137, signal=9, detail="stopped by somebody else"),
+            {"history": History.of([KILL, DIE])},
+            Ending(how=How.KILLED, exit_code=137, signal=9, detail="the engine was asked to send it SIGKILL"),
         ),
         (
             {"ExitCode": 255},
@@ -68,7 +77,7 @@ RAN = {"Status": "exited", "StartedAt": "2026-01-01T00:00:00Z", "ExitCode": 0, "
             Ending(how=How.ENGINE_LOST, exit_code=137, signal=9),
         ),
         ({"ExitCode": 255}, {"watched": True}, Ending(how=How.FAILED, exit_code=255)),
-        ({"ExitCode": 255}, {"events": [{"Action": "die"}]}, Ending(how=How.FAILED, exit_code=255)),
+        ({"ExitCode": 255}, {"history": History.of([DIE])}, Ending(how=How.FAILED, exit_code=255)),
         (
             {"Status": "created", "StartedAt": NEVER, "ExitCode": 127, "Error": "no such program"},
             {},
@@ -90,3 +99,69 @@ def test_how_it_ended(state: dict[str, Any], known: dict[str, Any], expected: En
 
 def test_a_container_that_is_gone() -> None:
     assert decide(None).how is How.ENGINE_LOST
+
+
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)  # when RAN was started
+LATER = BEGAN + timedelta(seconds=10)
+ENDED = {"FinishedAt": "2026-01-01T00:00:05Z"}
+ENDED_LATER = {"FinishedAt": "2026-01-01T00:00:15Z"}
+KILLED, TIMEOUT, ENGINE = StoppedBy.KILLED, StoppedBy.TIMEOUT, StoppedBy.ENGINE
+
+
+@pytest.mark.parametrize(
+    ("code", "events", "about", "stopped_by", "how"),
+    [
+        # a stop that found it ended already
+        (0, [START, DIE], {}, KILLED, How.EXITED),
+        (143, [START, DIE], {}, TIMEOUT, How.FAILED),
+        (137, [DIE], {}, TIMEOUT, How.FAILED),
+        (0, [START, sent("15"), DIE], {}, KILLED, How.KILLED),
+        (0, [START, sent("15"), DIE], {}, TIMEOUT, How.TIMEOUT),
+        (137, [], {"began": BEGAN}, TIMEOUT, How.TIMEOUT),  # the engine has forgotten: the stop found it running
+        # signals from others
+        (0, [START, sent("15"), DIE], {}, StoppedBy.ITSELF, How.KILLED),
+        (0, [START, sent("10"), DIE], {}, StoppedBy.ITSELF, How.EXITED),
+        (138, [START, sent("10"), DIE], {}, StoppedBy.ITSELF, How.KILLED),
+        (3, [START, DIE, sent("15")], {}, StoppedBy.ITSELF, How.FAILED),
+        (0, [START, sent("15"), DIE, START, DIE], {}, StoppedBy.ITSELF, How.EXITED),  # started again by hand
+        (7, [START, sent("nonsense"), {"Action": "kill"}, {"Action": "kill", "Actor": 3}, DIE], {}, KILLED, How.FAILED),
+        (0, [START, {"Action": "stop"}, {"Action": "died"}], {"silent": True}, StoppedBy.ITSELF, How.KILLED),
+        (143, [START, {"Action": "died"}], {"silent": True, "outlives": True}, KILLED, How.KILLED),
+        # an engine that was restarted
+        (0, [sent("15"), DIE], {"began": LATER}, StoppedBy.ITSELF, How.ENGINE_LOST),
+        (143, [], {"began": LATER}, StoppedBy.ITSELF, How.UNKNOWN),
+        (0, [], {"began": LATER}, StoppedBy.ITSELF, How.UNKNOWN),
+        (0, [], {"began": LATER}, ENGINE, How.ENGINE_LOST),
+        (255, [], {"began": LATER}, StoppedBy.ITSELF, How.ENGINE_LOST),
+        (0, [], {"began": LATER, "outlives": True}, StoppedBy.ITSELF, How.EXITED),
+        (255, [], {"began": LATER, "outlives": True}, StoppedBy.ITSELF, How.ENGINE_LOST),
+        (0, [], {"known": False}, StoppedBy.ITSELF, How.UNKNOWN),
+        (0, [START, DIE], {"known": False}, ENGINE, How.EXITED),
+        # one that was there all the time
+        (0, [], {"began": BEGAN}, ENGINE, How.EXITED),
+        (255, [], {"began": BEGAN}, StoppedBy.ITSELF, How.FAILED),
+        (3, [], {"began": BEGAN}, StoppedBy.ITSELF, How.FAILED),
+        (143, [], {"began": BEGAN}, StoppedBy.ITSELF, How.UNKNOWN),  # the end is forgotten, and whoever sent what
+        (137, [], {"began": BEGAN}, StoppedBy.ITSELF, How.UNKNOWN),
+        (137, [START, DIE], {"began": BEGAN}, StoppedBy.ITSELF, How.FAILED),
+    ],
+)
+def test_how_it_ended_by_what_the_engine_remembers(
+    code: int, events: list[dict[str, Any]], about: dict[str, Any], stopped_by: StoppedBy, how: How
+) -> None:
+    state = {**RAN, **ENDED, "ExitCode": code}
+    ending = decide(state, stopped_by=stopped_by, history=History.of(events, **about))
+    assert (ending.how, ending.exit_code) == (how, code)
+
+
+def test_an_end_after_the_engines_start_is_the_engines() -> None:
+    ending = decide({**RAN, **ENDED_LATER}, history=History(began=LATER))
+    assert (ending.how, ending.detail) == (How.ENGINE_LOST, "the engine was restarted while it ran")
+
+
+@pytest.mark.parametrize("sent_to_it", [[], [sent("9")]])
+def test_memory_and_a_kill_side_by_side(sent_to_it: list[dict[str, Any]]) -> None:
+    """Of two kills the one that the engine was asked for counts, and the other one stands beside it."""
+    state = {**RAN, "ExitCode": 137, "OOMKilled": True}
+    ending = decide(state, stopped_by=StoppedBy.KILLED, history=History.of([START, *sent_to_it, DIE]))
+    assert (ending.how, ending.oom_killed) == (How.KILLED if sent_to_it else How.OOM, True)

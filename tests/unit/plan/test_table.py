@@ -195,6 +195,23 @@ def test_half_made_is_made_anew() -> None:
         (ended(3), Reason.FAILED, "exited with 3"),
         (ended(137, oom=True), Reason.OOM, "killed for exceeding its memory limit"),
         (ended(127, error="no such file"), Reason.FAILED, "no such file"),
+        (ended(0, oom=True), Reason.COMPLETED, "completed"),  # a child of it was killed
+        (attrs.evolve(ended(5, oom=True), how="failed"), Reason.FAILED, "exited with 5"),
+        (
+            attrs.evolve(ended(143), how="killed", detail="the engine was asked to send it SIGTERM"),
+            Reason.KILLED,
+            "stopped before its end (the engine was asked to send it SIGTERM); it does not count as done",
+        ),
+        (
+            attrs.evolve(ended(0), how="engine_lost", detail="the engine was restarted while it ran"),
+            Reason.LOST,
+            "lost (the engine was restarted while it ran); it does not count as done",
+        ),
+        (
+            attrs.evolve(ended(143), how="unknown"),
+            Reason.LOST,
+            "ended for an unknown reason; it does not count as done",
+        ),
     ],
 )
 @pytest.mark.parametrize("is_declared", [True, False])
