@@ -175,8 +175,8 @@ def _how(code: int | None, oom: bool, stopped_by: StoppedBy, watched: bool, hist
         return ours, "a process in it had been killed for memory" if oom else ended
     if oom and code == 137 and signals.SIGKILL not in history.signals:
         return How.OOM, None
-    if sent := history.signals & (_ENDING | {signal}):
-        return How.KILLED, f"the engine was asked to send it {' and '.join(map(_named, sorted(sent)))}"
+    if history.signals & (_ENDING | {signal}):
+        return How.KILLED, "stopped by somebody else"
     if signal is not None and signal in _ENDING and not (watched or history.died):
         return How.UNKNOWN, f"nobody saw the exit, and {_named(signal)} from outside gives the same exit code"
     return (How.EXITED if code == 0 else How.FAILED), memory

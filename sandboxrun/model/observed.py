@@ -63,7 +63,7 @@ class Ended:
         why = f" ({self.detail})" if self.detail else ""
         match self.how:
             case "killed":
-                return f"was stopped before its end{why}"
+                return f"was {self.detail or 'stopped before its end'}"
             case "engine_lost":
                 return f"was lost{why}"
             case "unknown":

@@ -60,7 +60,7 @@ KILL = sent("9")
         (
             {"ExitCode": 137},
             {"history": History.of([KILL, DIE])},
-            Ending(how=How.KILLED, exit_code=137, signal=9, detail="the engine was asked to send it SIGKILL"),
+            Ending(how=How.KILLED, exit_code=137, signal=9, detail="stopped by somebody else"),
         ),
         (
             {"ExitCode": 255},

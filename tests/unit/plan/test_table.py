@@ -198,9 +198,9 @@ def test_half_made_is_made_anew() -> None:
         (ended(0, oom=True), Reason.COMPLETED, "completed"),  # a child of it was killed
         (attrs.evolve(ended(5, oom=True), how="failed"), Reason.FAILED, "exited with 5"),
         (
-            attrs.evolve(ended(143), how="killed", detail="the engine was asked to send it SIGTERM"),
+            attrs.evolve(ended(143), how="killed", detail="stopped by somebody else"),
             Reason.KILLED,
-            "stopped before its end (the engine was asked to send it SIGTERM); it does not count as done",
+            "stopped by somebody else; it does not count as done",
         ),
         (
             attrs.evolve(ended(0), how="engine_lost", detail="the engine was restarted while it ran"),
