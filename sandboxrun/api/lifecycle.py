@@ -47,6 +47,7 @@ from sandboxrun.plan.planner import Options, make_collect_plan, make_plan
 from sandboxrun.workflow import converge
 from sandboxrun.workflow.observe import own_networks, own_volumes, take_snapshot
 from sandboxrun.workflow.oneoff import shares
+from sandboxrun.workflow.surveying import surveyed
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.capture import Captured
@@ -115,6 +116,7 @@ class Lifecycle:
             raise _taken(sandbox, service.project)
         snapshot = attrs.evolve(snapshot, sandboxes=(), completed={}, couriers=())
         made = make_plan(declared.profile, snapshot, Options(targets=(sandbox.address,)))
+        made = surveyed(made, declared.profile, service.store)
         return self._without_start(made), snapshot
 
     def _without_start(self, made: Plan) -> Plan:

@@ -5,6 +5,7 @@ Owns these steps' engine calls. No decisions.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from sandboxrun.apply.keepers import held_at, part_options
 from sandboxrun.apply.places import check_places
 from sandboxrun.apply.readback import read_back, refuse_warnings
 from sandboxrun.apply.session import Made, Session
+from sandboxrun.apply.tmpfs import check_tmpfs
 from sandboxrun.apply.updates import record_update
 from sandboxrun.engine.errors import EngineError, EngineUnreachable
 from sandboxrun.errors import ApplyError
@@ -140,9 +142,9 @@ def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
             help="exclude what the agent does not need, or give it a larger size",
         )
     volume, told = part_volume(sandbox.name, WORKSPACE), {labels.RUN: container.run, labels.CONTENT: packed.content}
-    carrying = courier(sandbox, WORKSPACE, volume, session, told)
+    carrying = courier(sandbox, WORKSPACE, volume, session, told, landing="/")
     with open_workspace(session.store, container.run) as tar, carrying as carrier:
-        session.engine.put_archive(carrier, LANDING, tar)
+        session.engine.put_archive(carrier, "/", tar)
     return f"{packed.files} file{'s' if packed.files != 1 else ''}"
 
 
@@ -176,9 +178,15 @@ def give_volume(step: op.GiveVolume, session: Session) -> None:
 
 @contextmanager
 def courier(
-    sandbox: DeclaredSandbox, part: str, volume: str, session: Session, more: Mapping[str, str] = MappingProxyType({})
+    sandbox: DeclaredSandbox,
+    part: str,
+    volume: str,
+    session: Session,
+    more: Mapping[str, str] = MappingProxyType({}),
+    *,
+    landing: str = LANDING,
 ) -> Iterator[str]:
-    """A container that is never started, with `volume` under /sandboxrun/<part>; gone afterwards. `more` are labels,
+    """A container that is never started, with `volume` at <part> below `landing`; gone afterwards. `more` are labels,
     for who reads of it in the engine's events.
 
     The engine takes no upload through a read-only mount, and none into the directory above a mount when the
@@ -187,7 +195,7 @@ def courier(
     mount = {
         "Type": "volume",
         "Source": volume,
-        "Target": f"{LANDING}/{part}",
+        "Target": posixpath.join(landing, part),
         "VolumeOptions": {"NoCopy": True},
     }
     made = session.engine.create_container(
@@ -213,6 +221,8 @@ def start_sandbox(step: op.StartSandbox, session: Session) -> str:
     if len(step.sandbox.spec.networks) > 1:
         read_back(step.sandbox, container.id, session)
     check_places(step.sandbox, session.places)
+    if not session.probing:
+        check_tmpfs(step.sandbox, container.id, session)
     session.before_start(step.sandbox, container)
     session.engine.start_container(container.id)
     session.after_start(step.sandbox, container)
@@ -222,6 +232,8 @@ def start_sandbox(step: op.StartSandbox, session: Session) -> str:
 
 def update_sandbox(step: op.UpdateSandbox, session: Session) -> str:
     """Change options in place, and read them back."""
+    if "restart" in step.options:
+        check_tmpfs(step.sandbox, step.container, session)
     payload = encode_update(step.sandbox.spec, step.options)
     refuse_warnings(step.sandbox, session.engine.update_container(step.container, payload))
     read_back_options(step, session)

@@ -66,6 +66,7 @@ class Session:
     before_start: Callable[[DeclaredSandbox, Made], None] = lambda sandbox, made: None
     after_start: Callable[[DeclaredSandbox, Made], None] = lambda sandbox, made: None
     stop: threading.Event = attrs.field(factory=threading.Event)
+    probing: bool = False  # start what does not hold, to look at it from inside
     wanted: frozenset[str] = frozenset()  # the addresses that all is done for: when none can start, the rest is left
     abandoned: set[str] = attrs.field(factory=set)  # the addresses that can't be started any more
     made: dict[str, Made] = attrs.field(factory=dict)

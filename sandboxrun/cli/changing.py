@@ -69,7 +69,9 @@ class Telling:
 
     def plan(self, plan: Plan) -> None:
         """Show the plan; as JSON lines it is told when it begins."""
-        tell_all(plan.warnings)
+        from sandboxrun.plan.text import warnings
+
+        tell_all(warnings(plan))
         if not self._json:
             result(str(plan))
 

@@ -192,6 +192,7 @@ class Engine:
     events = _streams.events
     put_archive = _streams.put_archive
     get_archive = _streams.get_archive
+    stat_archive = _streams.stat_archive
 
     image = _images.image
     images = _images.images

@@ -60,6 +60,7 @@ class EngineFacts:
     cgroup_driver: str
     runtimes: tuple[str, ...]
     default_runtime: str
+    runc: str  # its version; "" where the engine does not say
     seccomp: str | None  # the default profile's name; None: no seccomp
     apparmor: bool
     selinux: bool
@@ -106,6 +107,7 @@ def engine_facts(version: Json, info: Json, networks: Sequence[Json]) -> EngineF
         cgroup_driver=str(info.get("CgroupDriver", "")),
         runtimes=tuple(sorted(info.get("Runtimes") or ())),
         default_runtime=str(info.get("DefaultRuntime", "")),
+        runc=next((str(c.get("Version", "")) for c in version.get("Components") or () if c.get("Name") == "runc"), ""),
         seccomp=security["seccomp"].get("profile", "default") if "seccomp" in security else None,
         apparmor="apparmor" in security,
         selinux="selinux" in security,

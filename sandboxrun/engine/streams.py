@@ -304,6 +304,24 @@ def get_archive(engine: Caller, id: str, path: str) -> Archive:
     return Archive(stat=_stat(answer), stream=Stream(answer.pieces(), answer.close))
 
 
+def stat_archive(engine: Caller, id: str, path: str) -> Json:
+    """What a path of a container is, in the API's form: `mode` is Go's, see `file_mode`. Raises NotFound.
+
+    Nothing that a runtime mounts (tmpfs, /proc, /dev) is there: only the image's files, volumes and binds.
+    """
+    operation = f"looking at {path} in container {named(id)}"
+    answer = engine.request("HEAD", path_of(id, "/archive"), operation=operation, query={"path": path})
+    return _stat(answer)
+
+
+_GO_BITS = {1 << 23: 0o4000, 1 << 22: 0o2000, 1 << 20: 0o1000}  # setuid, setgid and sticky as Go's FileMode has them
+
+
+def file_mode(mode: int) -> int:
+    """The permissions of Go's FileMode, with the setuid, setgid and sticky bits where chmod has them."""
+    return mode & 0o777 | sum(bit for go, bit in _GO_BITS.items() if mode & go)
+
+
 def _stat(answer: Answer) -> Json:
     try:
         stat = json.loads(base64.b64decode(answer.headers.get("x-docker-container-path-stat", "")))

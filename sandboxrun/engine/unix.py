@@ -112,13 +112,15 @@ class Link:
 class SocketResponse:
     """An answer on a Link; the link goes back to the transport's pool once the body's end was read."""
 
-    def __init__(self, transport: SocketTransport, link: Link, head: Head, *, upgraded: bool, clean: bool) -> None:
+    def __init__(
+        self, transport: SocketTransport, link: Link, head: Head, *, asked: str, upgraded: bool, clean: bool
+    ) -> None:
         self.status = head.status
         self.headers: Mapping[str, str] = head.headers
         self._transport = transport
         self._link = link
         self._keep = clean and head.keeps_alive and not upgraded
-        self._body: Body = OpenBody(link.reader) if upgraded else body_of(head, link.reader)
+        self._body: Body = OpenBody(link.reader) if upgraded else body_of(head, link.reader, asked=asked)
         self._finished = False
         self._ending = threading.Lock()
 
@@ -244,7 +246,8 @@ class SocketTransport:
         if stream or upgrade:
             link.deadline = None
         upgraded = upgrade and answer.status in (101, 200)
-        return SocketResponse(self, link, answer, upgraded=upgraded, clean=clean)
+        asked = head.split(b" ", 1)[0].decode()
+        return SocketResponse(self, link, answer, asked=asked, upgraded=upgraded, clean=clean)
 
     def get_all(self, targets: Sequence[str], *, timeout: float) -> tuple[tuple[int, bytes], ...]:
         """See Transport. All requests are sent before the first answer is read: give a few dozen, not hundreds."""

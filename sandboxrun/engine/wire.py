@@ -209,11 +209,12 @@ class OpenBody(Body):
         return piece
 
 
-def body_of(head: Head, reader: Reader) -> Body:
-    """The body that follows `head`. Raises Broken when the head contradicts itself."""
+def body_of(head: Head, reader: Reader, *, asked: str = "GET") -> Body:
+    """The body that follows `head`; none does where the method was HEAD. Raises Broken when the head contradicts
+    itself."""
     coding = head.headers.get("transfer-encoding")
     length = head.headers.get("content-length")
-    if head.status in (204, 304):
+    if asked == "HEAD" or head.status in (204, 304):
         return SizedBody(reader, 0)
     if coding is not None:
         if coding.lower() != "chunked" or length is not None:

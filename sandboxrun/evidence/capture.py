@@ -118,6 +118,7 @@ class _Capture:
         self._usage: Usage | None = None
         self._patched_paths: int | None = None
         self._touched: tuple[str, ...] = ()
+        self._not_copied: tuple[str, ...] = ()
         self._egress: Egress | None = None
         self._unreachable: str | None = None
         self._history: History | None = None
@@ -248,6 +249,7 @@ class _Capture:
         self._egress = self._egress or part.egress
         self._patched_paths = part.patched_paths if self._patched_paths is None else self._patched_paths
         self._touched += part.protected_paths_touched
+        self._not_copied += part.not_copied
 
     def _image(self, answer: Mapping[str, Any] | None) -> Digests:
         given, image = self._request.digests, str((answer or {}).get("Image", ""))
@@ -312,6 +314,7 @@ class _Capture:
             usage=self._usage,
             patched_paths=self._patched_paths,
             protected_paths_touched=tuple(map(self._masker.text, self._touched)),
+            not_copied=tuple(map(self._masker.text, self._not_copied)),
             egress=self._masked_egress(),
             kept=kept,
             missing=tuple(attrs.evolve(m, reason=self._masker.text(m.reason)) for m in self._missing),

@@ -95,6 +95,7 @@ class Index:
     usage: Usage | None = None
     patched_paths: int | None = None
     protected_paths_touched: tuple[str, ...] = ()  # the first of those in the patch that the host runs
+    not_copied: tuple[str, ...] = ()  # the first special files of the source, which the copy does not have
     egress: Egress | None = None  # None: it had no gateway
     kept: tuple[Kept, ...] = ()
     missing: tuple[Missing, ...] = ()
@@ -146,6 +147,7 @@ def _index(body: dict[str, Any]) -> Index:
         "missing": tuple(Missing(**item) for item in body.pop("missing")),
         "refused": tuple(Refused(**item) for item in body.pop("refused")),
         "protected_paths_touched": tuple(body.pop("protected_paths_touched", ())),
+        "not_copied": tuple(body.pop("not_copied", ())),
         "engine": MappingProxyType(dict(body.pop("engine"))),
         "labels": MappingProxyType(dict(body.pop("labels"))),
     }

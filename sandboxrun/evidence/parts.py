@@ -21,6 +21,7 @@ from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
 from sandboxrun.evidence.runfolder import RunFolder, Writer
 from sandboxrun.evidence.sampler import USAGE
+from sandboxrun.evidence.sourcetree import LeftOut
 from sandboxrun.evidence.staged import STDERR, STDOUT, baseline_of
 from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.usage import Usage, summary_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from sandboxrun.engine.client import Engine
 
 _CHUNK = 1 << 16
+_SOCKET = 1 << 24  # in Go's FileMode
 _KINDS = {0: "modified", 1: "added", 2: "deleted"}
 _REPLACEMENT = "\ufffd".encode()
 _REPLACED = "the engine's log driver json-file put U+FFFD in place of bytes that are not UTF-8"
@@ -58,6 +60,7 @@ class Part:
     refused: tuple[Refused, ...] = ()
     refused_total: int = 0
     usage: Usage | None = None
+    not_copied: tuple[str, ...] = ()
     patched_paths: int | None = None
     protected_paths_touched: tuple[str, ...] = ()
     egress: Egress | None = None
@@ -239,6 +242,8 @@ def _exported(source: Source, path: str, part: str, under: str, limits: ExportLi
     if ".." in above or not path.startswith("/"):
         raise EvidenceError(f"not an absolute path in the container: {path}")
     with source.engine.get_archive(source.container_id, path) as archive:
+        if int(archive.stat.get("mode") or 0) & _SOCKET:  # the archive is empty
+            return Part(refused=(Refused(part=part, path=shown(path), reason="a socket"),), refused_total=1)
         done = export(
             archive.stream,
             source.folder,
@@ -291,6 +296,8 @@ def workspace(source: Source, target: str, artifacts: Iterable[str] = (), own: f
             archive.stream,
             limits=source.limits.patch,
             exclude=baseline.exclude,
+            left_out=baseline.left_out,
+            partial=baseline.partial,
             artifacts=_below(target, artifacts),
             spool=spool,
             deadline=source.deadline,
@@ -306,7 +313,7 @@ def _below(target: str, paths: Iterable[str]) -> Iterator[str]:
             yield relative
 
 
-def _patched(source: Source, patch: Patch, left_out: tuple[Refused, ...], own: frozenset[str]) -> Part:
+def _patched(source: Source, patch: Patch, left_out: tuple[LeftOut, ...], own: frozenset[str]) -> Part:
     finder = source.masker.stream()
     finder.feed(patch.data)
     finder.finish()
@@ -316,11 +323,11 @@ def _patched(source: Source, patch: Patch, left_out: tuple[Refused, ...], own: f
     if patch.git_changes:
         listed = [attrs.asdict(change) for change in patch.git_changes]
         source.folder.write("workspace-git.json", _json(source.masker.json(listed)))
-    refused = (*left_out, *patch.left_out)
     touched = [shown(path) for path in patch.paths if path in own or host_runs(path)]
     return Part(
-        refused=refused,
-        refused_total=len(refused),
+        refused=patch.left_out,
+        refused_total=len(patch.left_out),
+        not_copied=tuple(f"{shown(one.path)} ({one.kind})" for one in left_out[:_TOUCHED]),
         patched_paths=patch.changed,
         protected_paths_touched=tuple(touched[:_TOUCHED]),
     )

@@ -6,23 +6,36 @@ be in a patch is listed with its reason.
 
 from __future__ import annotations
 
+import posixpath
 import time
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, cast
 
 import attrs
 
-from sandboxrun.evidence.baseline import excluder, unpacked
+from sandboxrun.evidence.baseline import unpacked
 from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.export import shown
 from sandboxrun.evidence.index import Refused
 from sandboxrun.evidence.linediff import Budget, hunks
+from sandboxrun.evidence.sourcetree import LeftOut, excluder, parents
 from sandboxrun.evidence.tarstream import TarError
-from sandboxrun.evidence.worktree import LINK, Entry, Tree, TreeLimits, read_baseline, read_workspace
+from sandboxrun.evidence.worktree import (
+    LINK,
+    Entry,
+    Tree,
+    TreeLimits,
+    link_fault,
+    modules_fault,
+    read_baseline,
+    read_workspace,
+)
 
 _NO_OID = "0" * 40
 _B85_LINE = 52
 _LENGTHS = b"?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # by how many bytes a line holds
 _READ_TO_WRITTEN = 4  # how much more may be read, for deflating and comparing, than the patch may hold
+_MOST_LINKS = 40  # in one path, as Linux follows them
 _ESCAPES = {7: "\\a", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 12: "\\f", 13: "\\r", 34: '\\"', 92: "\\\\"}
 
 
@@ -64,14 +77,17 @@ def make_patch(
     *,
     limits: PatchLimits | None = None,
     exclude: Iterable[str] = (),
+    left_out: Iterable[LeftOut] = (),
+    partial: Iterable[str] = (),
     artifacts: Iterable[str] = (),
     spool: BinaryIO | None = None,
     deadline: float | None = None,
 ) -> Patch:
     """The patch from a packed workspace (`baseline`, seekable) to the engine's archive of the workspace now.
 
-    `exclude` are the patterns it was packed with, `artifacts` paths below the workspace that are kept by themselves:
-    what is new there is not in the patch. `spool` a scratch file for what changed, `deadline` a
+    `exclude` are the patterns it was packed with, `left_out` and `partial` what the source has beyond the baseline
+    (see PackedWorkspace): the patch applies to the source. `artifacts` are paths below the workspace that are kept by
+    themselves: what is new there is not in the patch. `spool` a scratch file for what changed, `deadline` a
     `time.monotonic` value. Raises EvidenceError when either side cannot be read whole.
     """
     import tempfile
@@ -90,17 +106,20 @@ def make_patch(
                 elsewhere=tuple(artifacts),
                 deadline=deadline,
             )
-            return _patch(before, after, bounds, deadline)
+            return _patch(before, after, bounds, _Beyond(left_out, partial), deadline)
     except TarError as error:
         raise EvidenceError(f"no patch of the workspace could be made: {error}") from error
 
 
-def _patch(before: Tree, after: Tree, limits: PatchLimits, deadline: float | None) -> Patch:
-    pieces: list[bytes] = []
-    size, paths, read, budget = 0, list[str](), 0, Budget()
+def _patch(before: Tree, after: Tree, limits: PatchLimits, beyond: _Beyond, deadline: float | None) -> Patch:
+    pieces: dict[str, bytes] = {}
+    size, read, budget = 0, 0, Budget()
     for path in sorted(before.entries.keys() | after.entries.keys(), key=_bytes):
         old, new = before.entries.get(path), after.entries.get(path)
         if path in after.left_out or (old and new and (old.oid, old.mode) == (new.oid, new.mode)):
+            continue
+        if LINK in {entry.mode for entry in (old, new) if entry} and (fault := modules_fault(path)):
+            after.leave_out(path, fault)
             continue
         if new is not None and not new.known and not (old and old.oid == new.oid):
             after.leave_out(path, f"larger than {limits.tree.file_bytes} bytes, or all changes together too large")
@@ -118,15 +137,66 @@ def _patch(before: Tree, after: Tree, limits: PatchLimits, deadline: float | Non
         if not piece or size + len(piece) > limits.patch_bytes:
             after.leave_out(path, f"the patch would be larger than {limits.patch_bytes} bytes")
             continue
-        pieces.append(piece)
+        pieces[path] = piece
         size += len(piece)
-        paths.append(path)
+    for path, reason in _blocked(pieces, before, after, beyond):
+        after.leave_out(path, reason)
+        del pieces[path]
     return Patch(
-        data=b"".join(pieces),
-        paths=tuple(paths),
+        data=b"".join(pieces.values()),
+        paths=tuple(pieces),
         left_out=tuple(after.left_out[path] for path in sorted(after.left_out)),
         git_changes=tuple(_git_changes(before.git, after.git)),
     )
+
+
+class _Beyond:
+    """What the source has and the baseline has not."""
+
+    def __init__(self, left_out: Iterable[LeftOut], partial: Iterable[str]) -> None:
+        self.special = {one.path: one.kind for one in left_out}
+        self.partial = frozenset(partial)
+
+
+def _blocked(pieces: dict[str, bytes], before: Tree, after: Tree, beyond: _Beyond) -> list[tuple[str, str]]:
+    """New paths of the patch that something of the source is in the way of, for it is not in the patch, and why.
+
+    `git apply` would refuse all of it, or worse, apply a part.
+    """
+    new = [path for path in pieces if path not in before.entries]
+    if not new:
+        return []
+    stays = {path for path in before.entries if path not in pieces or path in after.entries} | beyond.special.keys()
+    directories = {*beyond.partial, *(above for path in stays for above in parents(path))}
+    found = []
+    for path in new:
+        if path in beyond.special:
+            found.append((path, f"the source has a {beyond.special[path]} of that name, which was not copied"))
+        elif path in directories:
+            found.append(
+                (path, "the source has a directory of that name, not all of which is in the copy or the patch")
+            )
+        elif (above := next((above for above in parents(path) if above in stays), None)) is not None:
+            found.append((path, f"{shown(above)} is not a directory in the source, and stays"))
+        elif (above := next((above for above in parents(path) if _is_loop(above, before)), None)) is not None:
+            found.append((path, f"{shown(above)} is a symlink in a loop in the source: `git apply` fails below it"))
+    return found
+
+
+def _is_loop(path: str, tree: Tree) -> bool:
+    """Whether a symlink of the tree resolves to nothing because it comes back to itself."""
+    if path not in tree.entries:
+        return False
+    for _ in range(_MOST_LINKS):
+        links = [at for at in (path, *parents(path)) if at in tree.entries and tree.entries[at].mode == LINK]
+        if not links:
+            return False
+        link = links[-1]
+        target = tree.content(tree.entries[link]).decode("utf-8", "surrogateescape")
+        if link_fault(link, target):
+            return False
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(link), target) + path[len(link) :])
+    return True
 
 
 def _git_changes(before: dict[str, str], after: dict[str, str]) -> Iterator[GitChange]:

@@ -16,10 +16,10 @@ from typing import BinaryIO, cast
 
 import attrs
 
-from sandboxrun.evidence.baseline import BASELINE, PackedWorkspace, WorkspaceLimits, pack, unpacked
+from sandboxrun.evidence.baseline import BASELINE, PackedWorkspace, pack, unpacked
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import Folder, sync
-from sandboxrun.evidence.index import Refused
+from sandboxrun.evidence.sourcetree import LeftOut, WorkspaceLimits
 from sandboxrun.evidence.state import state_path
 from sandboxrun.evidence.store import Store
 
@@ -29,11 +29,12 @@ STDOUT, STDERR = "stdout.log", "stderr.log"  # live output as the runner saw it,
 
 @attrs.frozen(kw_only=True)
 class Baseline:
-    """A staged workspace, opened: `file` is the tar."""
+    """A staged workspace, opened: `file` is the tar, the rest as in PackedWorkspace."""
 
     file: BinaryIO
     exclude: tuple[str, ...]
-    left_out: tuple[Refused, ...]
+    left_out: tuple[LeftOut, ...]
+    partial: frozenset[str]
 
 
 def stage_workspace(
@@ -52,15 +53,20 @@ def stage_workspace(
 
     `open_workspace` then gives the tar to upload; capture makes the patch against it and removes it.
     """
-    patterns = _patterns(store, source, exclude)
+    patterns = not_copied(store, source, exclude)
     with store.staging(run, engine=engine) as staging:
         for name in (NOTE, BASELINE):
             staging.unlink(name)
         with staging.append(BASELINE) as raw:
             packed = pack(source, raw, uid=uid, gid=gid, limits=limits, exclude=patterns)
             sync(raw)
-        left_out = [attrs.asdict(refused) for refused in packed.left_out]
-        note = {"sha256": packed.sha256, "content": packed.content, "exclude": patterns, "left_out": left_out}
+        note = {
+            "sha256": packed.sha256,
+            "content": packed.content,
+            "exclude": patterns,
+            "left_out": [attrs.asdict(one) for one in packed.left_out],
+            "partial": sorted(packed.partial),
+        }
         staging.write(NOTE, json.dumps(note).encode())
     return packed
 
@@ -85,14 +91,14 @@ def staged_content(store: Store, run: str) -> str:
 
 def content_now(store: Store, source: Path, exclude: Iterable[str]) -> str | None:
     """The same of the directory as it is; None for one that can't be packed."""
-    patterns = _patterns(store, source, exclude)
+    patterns = not_copied(store, source, exclude)
     try:
         return pack(source, cast(BinaryIO, _Nowhere()), uid=0, gid=0, exclude=patterns).content
     except EvidenceError:
         return None
 
 
-def _patterns(store: Store, source: Path, exclude: Iterable[str]) -> tuple[str, ...]:
+def not_copied(store: Store, source: Path, exclude: Iterable[str]) -> tuple[str, ...]:
     """What is left out: the evidence of other runs and the user's state, wherever in the directory they are."""
     state = os.path.relpath(os.path.realpath(state_path()), os.path.realpath(source))
     kept = (os.path.relpath(store.path, source), state)
@@ -111,7 +117,8 @@ def baseline_of(staging: Folder) -> Baseline:
         try:
             note = json.loads(file.read())
             expected, exclude = str(note["sha256"]), tuple(str(pattern) for pattern in note["exclude"])
-            left_out = tuple(Refused(**refused) for refused in note["left_out"])
+            left_out = tuple(LeftOut(**one) for one in note["left_out"])
+            partial = frozenset(str(path) for path in note["partial"])
         except (ValueError, KeyError, TypeError) as error:
             raise EvidenceError(f"{staging.path / NOTE} cannot be read: {error}") from error
     tar, digest = staging.open(BASELINE), hashlib.sha256()
@@ -120,4 +127,4 @@ def baseline_of(staging: Folder) -> Baseline:
     if digest.hexdigest() != expected:
         tar.close()
         raise EvidenceError(f"{staging.path / BASELINE} is not what was packed")
-    return Baseline(file=tar, exclude=exclude, left_out=left_out)
+    return Baseline(file=tar, exclude=exclude, left_out=left_out, partial=partial)

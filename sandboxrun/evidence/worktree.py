@@ -13,9 +13,10 @@ from typing import BinaryIO
 
 import attrs
 
-from sandboxrun.evidence.baseline import link_fault
+from sandboxrun.evidence.baseline import LEADING
 from sandboxrun.evidence.export import is_git, name_fault, plain_name, shown
 from sandboxrun.evidence.index import Refused
+from sandboxrun.evidence.sourcetree import is_within
 from sandboxrun.evidence.tarstream import Kind, Member, TarError, TarReader
 
 FILE, EXECUTABLE, LINK = "100644", "100755", "120000"
@@ -47,6 +48,7 @@ class Tree:
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.entries: dict[str, Entry] = {}
+        self.directories: set[str] = set()  # of a baseline
         self.git: dict[str, str] = {}
         self.left_out: dict[str, Refused] = {}
 
@@ -76,13 +78,14 @@ class TreeLimits:
 def read_baseline(tar: BinaryIO, chunks: Iterable[bytes]) -> Tree:
     """The tree of a packed workspace: `chunks` are the bytes of `tar`, which also serves the content later.
 
-    As in an engine's archive, all lies below one leading component.
+    All is below LEADING.
     """
     tree, reader = Tree(tar), TarReader(chunks)
     for member in reader:
+        path = member.name.rstrip("/").removeprefix(f"{LEADING}/")
         if member.kind is Kind.DIRECTORY:
+            tree.directories.add(path)
             continue
-        path = member.name.partition("/")[2]
         if member.kind is Kind.SYMLINK:
             _add(tree, path, _link(member, path))
             continue
@@ -116,34 +119,36 @@ def read_workspace(
         if count > limits.files:
             raise TarError(f"more than {limits.files} files")
         path = member.name.rstrip("/").partition("/")[2]
-        if not path or _is_excluded(path, excluded):
+        if not path or is_within(path, excluded):
             continue
         if path not in baseline.entries and any(path == at or path.startswith(f"{at}/") for at in elsewhere):
             continue
         if member.kind is Kind.DIRECTORY:
-            _directory(tree, path)
+            _directory(tree, baseline, path)
         else:
             _read(tree, baseline, member, path, reader, limits)
     return tree
 
 
-def _directory(tree: Tree, path: str) -> None:
+def _directory(tree: Tree, baseline: Tree, path: str) -> None:
     """One too deep is told, once for all below it: what no path can name, the engine leaves out in silence."""
     fault = name_fault(path, odd=True)
-    if fault and not name_fault(path.rpartition("/")[0] or "top", odd=True):
+    if fault and path not in baseline.directories and not name_fault(path.rpartition("/")[0] or "top", odd=True):
         tree.leave_out(path, f"a directory: {fault}")
 
 
 def _read(tree: Tree, baseline: Tree, member: Member, path: str, reader: TarReader, limits: TreeLimits) -> None:
-    if fault := name_fault(path, odd=True):
+    if path not in baseline.entries and (fault := name_fault(path, odd=True)):
         return tree.leave_out(path, fault)
     match member.kind:
         case Kind.FILE:
             return _add(tree, path, _spooled(tree, baseline, member, path, reader, limits))
         case Kind.SYMLINK:
-            if not is_git(path) and (fault := link_fault(path, member.link) or _modules_fault(path)):
+            entry, before = _link(member, path), baseline.entries.get(path)
+            unchanged = before is not None and (before.mode, before.oid) == (entry.mode, entry.oid)
+            if not is_git(path) and not unchanged and (fault := link_fault(path, member.link)):
                 return tree.leave_out(path, fault)
-            return _add(tree, path, _link(member, path))
+            return _add(tree, path, entry)
         case Kind.HARDLINK:
             return _hard_link(tree, baseline, path, member.link.partition("/")[2])
     return tree.leave_out(path, f"a {member.kind.value}")
@@ -212,16 +217,26 @@ def _mode(member: Member) -> str:
     return EXECUTABLE if member.mode & 0o100 else FILE
 
 
-def _modules_fault(path: str) -> str | None:
-    """Git refuses a symlink of that name, and with it the whole patch."""
+def link_fault(path: str, target: str) -> str | None:
+    """Why the symlink at `path` may resolve to something outside of its tree; None when it cannot.
+
+    `..` counts only at the target's start: after the name of another link it would mean another place.
+    """
+    if target.startswith("/"):
+        return "a symlink to an absolute path"
+    parts = [part for part in target.split("/") if part not in ("", ".")]
+    rising = next((i for i, part in enumerate(parts) if part != ".."), len(parts))
+    if ".." in parts[rising:]:
+        return 'a symlink with ".." inside its target'
+    if not target or rising > path.count("/"):
+        return "a symlink that leads out of the workspace"
+    return None
+
+
+def modules_fault(path: str) -> str | None:
+    """Git refuses a patch as a whole that makes, changes or removes a symlink of that name."""
     found = any(_MODULES.fullmatch(plain_name(part)) for part in re.split(r"[/\\]", path))
     return "a symlink named .gitmodules" if found else None
-
-
-def _is_excluded(path: str, excluded: Callable[[str], bool]) -> bool:
-    """Whether the path or a directory above it is left out, as when packing."""
-    parts = path.split("/")
-    return any(excluded("/".join(parts[:end])) for end in range(1, len(parts) + 1))
 
 
 def _bounded(stream: Iterable[bytes], limits: TreeLimits, deadline: float | None) -> Iterator[bytes]:

@@ -229,6 +229,8 @@ class Offers:
     apparmor: bool = True
     selinux: bool = True
     cpus: int | None = None  # how many the engine may give; None: it was not asked
+    default_runtime: str = ""
+    runc: str = ""  # its version, "" where the engine does not say
 
 
 @attrs.frozen(kw_only=True)

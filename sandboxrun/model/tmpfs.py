@@ -42,6 +42,11 @@ def read_options(text: str) -> str:
     return ",".join([*flags.values(), *(f"{name}={values[name]}" for name in VALUED if name in values)])
 
 
+def options_of(text: str) -> dict[str, str]:
+    """The options that have a value: size, mode, uid, gid, nr_inodes."""
+    return dict(item.split("=", 1) for item in text.split(",") if "=" in item)
+
+
 def _value(name: str, value: str) -> str:
     if name == "size":
         size = units.parse_size(value)

@@ -98,7 +98,7 @@ class Plan:
     refresh_only: bool = False
     destroy: bool = False
     targeted: bool = False  # a part of the project only
-    warnings: tuple[Diagnostic, ...] = attrs.field(default=(), eq=False)
+    warnings: tuple[Diagnostic, ...] = attrs.field(default=(), eq=False)  # of what to know first; not in the digest
 
     def __str__(self) -> str:
         from sandboxrun.plan.text import plan_text

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.errors import printable
+from sandboxrun.errors import Diagnostic, printable
 from sandboxrun.model.option import Effect
 from sandboxrun.model.spec import SandboxSpec, settle
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
@@ -134,6 +134,17 @@ def plan_text(plan: Plan) -> str:
     if done:
         blocks.append("\n".join(f"    {label(c, plan.sensitive)}: {why(c, plan.sensitive)}" for c in done))
     return "\n\n".join([*blocks, summary(plan)])
+
+
+def warnings(plan: Plan) -> list[Diagnostic]:
+    """What to know before the plan is carried out, with sensitive texts masked."""
+    return [redacted(warning, plan.sensitive) for warning in plan.warnings]
+
+
+def redacted(diagnostic: Diagnostic, sensitive: Iterable[str]) -> Diagnostic:
+    """The diagnostic with sensitive texts masked."""
+    help = redact(diagnostic.help, sensitive) if diagnostic.help else None
+    return attrs.evolve(diagnostic, message=redact(diagnostic.message, sensitive), help=help)
 
 
 def summary(plan: Plan) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from sandboxrun.model.types import freeze
-from sandboxrun.probe import files, filesystem, kernel, network, privilege, requests, resources
+from sandboxrun.probe import files, filesystem, kernel, network, privilege, requests, resources, tmpfs
 from sandboxrun.probe.types import Control
 
 FAMILIES: dict[str, tuple[Control, ...]] = {
     "Privilege": privilege.CONTROLS,
-    "File system": filesystem.CONTROLS,
+    "File system": (*filesystem.CONTROLS, tmpfs.MODE),
     "Resources": resources.CONTROLS,
     "Kernel": kernel.CONTROLS,
     "Network": network.CONTROLS,

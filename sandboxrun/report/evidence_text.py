@@ -88,7 +88,7 @@ def _run_lines(run: Run, base: Path | None) -> list[str]:
     index = captured.index
     facts = [ending_text(index.ending, run.spec, run.note), *_measures(index)]
     rows = [("evidence", one_line(_place(captured.folder, base)))] if captured.folder is not None else []
-    rows += _patch(index) + _egress(index) + _missing(index)
+    rows += _patch(index) + _not_copied(index) + _egress(index) + _missing(index)
     width = max((len(key) for key, _ in rows), default=0) + 1
     return [f"{name}: {', '.join(facts)}", *(f"    {key + ':':<{width}} {text}" for key, text in rows)]
 
@@ -164,6 +164,13 @@ def _patch(index: Index) -> list[tuple[str, str]]:
         listed = ", ".join(touched[:_LISTED]) + (" …" if len(touched) > _LISTED else "")
         told.append(("careful", one_line(f"the patch changes what the host runs: {listed}")))
     return told
+
+
+def _not_copied(index: Index) -> list[tuple[str, str]]:
+    if not index.not_copied:
+        return []
+    more = " …" if len(index.not_copied) > _LISTED else ""
+    return [("not copied", one_line(", ".join(index.not_copied[:_LISTED]) + more))]
 
 
 def _egress(index: Index) -> list[tuple[str, str]]:

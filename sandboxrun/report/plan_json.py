@@ -13,8 +13,9 @@ from typing import Any
 from sandboxrun import __version__
 from sandboxrun.model.option import Effect
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
-from sandboxrun.plan.text import MASK, mask, redact
+from sandboxrun.plan.text import MASK, mask, redact, warnings
 from sandboxrun.profile.inputs import MASK as INPUT_MASK
+from sandboxrun.report.diagnostics import diagnostic_json
 
 FORMAT_VERSION = "1.2"  # of OpenTofu's format; what is our own stands under `sandboxrun`, or is an additional key
 PROVIDER = "sandboxrun"
@@ -54,6 +55,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             "engine_id": plan.engine_id,
             "mode": "destroy" if plan.destroy else "refresh-only" if plan.refresh_only else "apply",
             "steps": [_step(step, plan) for step in plan.operations],
+            "warnings": [diagnostic_json(warning) for warning in warnings(plan)],
         },
     }
 

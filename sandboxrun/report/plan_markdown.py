@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
-from sandboxrun.plan.text import SYMBOL, drift_lines, label, option_lines, redact, summary, verb, why
+from sandboxrun.plan.text import SYMBOL, drift_lines, label, option_lines, redact, summary, verb, warnings, why
 from sandboxrun.report.markdown import Page, code, cut, escaped, fenced
 
 
@@ -32,10 +32,16 @@ def plan_markdown(plan: Plan, *, title: str = "sandboxrun plan") -> str:
         left = page.add_each(rows)
         page.cut(left, "of the changes' lines")
         page.add("\n")
+    page.cut(page.add_each(_warnings(plan)), "of the warnings")
     _blocks(page, _drift_blocks(plan), "of the resources that drifted")
     _blocks(page, _all_details(plan), "of the changes' options")
     page.add(f"<sub>{code(plan.digest)}</sub>\n")
     return page.text
+
+
+def _warnings(plan: Plan) -> list[str]:
+    told = [f"- {escaped(cut(warning.message, 600))}\n" for warning in warnings(plan)]
+    return ["\n#### Warnings\n\n", *told, "\n"] if told else []
 
 
 def _rows(plan: Plan) -> list[str]:

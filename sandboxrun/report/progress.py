@@ -13,9 +13,9 @@ from typing import Protocol, TextIO
 
 from sandboxrun.apply.events import Event, StepDone, StepFailed, StepProgress, StepSkipped, Undone
 from sandboxrun.apply.waiting import DependencyFailed
-from sandboxrun.errors import Diagnostic, SandboxrunError
+from sandboxrun.errors import SandboxrunError
 from sandboxrun.plan.changes import Plan
-from sandboxrun.plan.text import one_line, redact
+from sandboxrun.plan.text import one_line, redact, redacted
 from sandboxrun.report import steps
 from sandboxrun.report.tracker import Resource, Tracker
 
@@ -156,7 +156,7 @@ class LineProgress:
     def _annotations(self, error: SandboxrunError) -> list[str]:
         from sandboxrun.report.diagnostics import annotation
 
-        return [annotation(masked(diagnostic, self._sensitive)) for diagnostic in error.diagnostics]
+        return [annotation(redacted(diagnostic, self._sensitive)) for diagnostic in error.diagnostics]
 
     def _first_skip(self, resource: Resource) -> bool:
         """Whether nothing of this resource was told to be left out yet, and no failure of its own says it."""
@@ -192,11 +192,3 @@ def unfinished(resource: Resource) -> str:
 def said(error: SandboxrunError) -> str:
     """An error's messages on one line; the help is told with the error itself, at the end."""
     return one_line("; ".join(diagnostic.message for diagnostic in error.diagnostics))
-
-
-def masked(diagnostic: Diagnostic, sensitive: frozenset[str]) -> Diagnostic:
-    """The diagnostic with sensitive texts masked."""
-    import attrs
-
-    help = redact(diagnostic.help, sensitive) if diagnostic.help else None
-    return attrs.evolve(diagnostic, message=redact(diagnostic.message, sensitive), help=help)

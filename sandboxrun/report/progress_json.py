@@ -14,11 +14,11 @@ from typing import Any
 from sandboxrun import __version__
 from sandboxrun.apply.events import Event, StepDone, StepFailed, StepProgress, StepSkipped, StepStarted, Undone
 from sandboxrun.plan.changes import Action, Change, Plan
-from sandboxrun.plan.text import one_line, redact, summary
+from sandboxrun.plan.text import one_line, redact, redacted, summary, warnings
 from sandboxrun.report import steps
 from sandboxrun.report.diagnostics import diagnostic_json
 from sandboxrun.report.plan_json import PROVIDER, resource_of
-from sandboxrun.report.progress import finished, masked, undone, unfinished
+from sandboxrun.report.progress import finished, undone, unfinished
 from sandboxrun.report.tracker import Resource, Tracker
 
 UI_VERSION = "1.0"
@@ -66,6 +66,9 @@ class JsonProgress:
                 self._planned("resource_drift", change, "Drift detected (update)", "update")
         for change in plan.pending:
             self._planned("planned_change", change, f"Plan to {_action(change)}", _action(change))
+        for warning in warnings(plan):
+            said = f"{warning.severity.capitalize()}: {warning.message}"
+            self._line("warn", said, "diagnostic", {"diagnostic": diagnostic_json(warning)})
         add, changed, remove = plan.counts
         self._summary(summary(plan), add, changed, remove, "plan")
 
@@ -113,7 +116,7 @@ class JsonProgress:
                 self._ended[address] = "errored"
                 self._hook("apply_errored", resource, f"failed while {steps.doing(step)}", elapsed=True, level="error")
                 for diagnostic in error.diagnostics:
-                    told_of = masked(diagnostic, self._sensitive)
+                    told_of = redacted(diagnostic, self._sensitive)
                     body = {"diagnostic": {**diagnostic_json(told_of), "address": self._shown(address)}}
                     self._line("error", f"Error: {told_of.message}", "diagnostic", body)
 

@@ -28,10 +28,11 @@ from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.observed import Running, Snapshot
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
-from sandboxrun.workflow.hostpaths import check_sources, source_warnings
+from sandboxrun.workflow.hostpaths import check_sources
 from sandboxrun.workflow.observe import take_snapshot
 from sandboxrun.workflow.outside import check_outside
 from sandboxrun.workflow.planning import destroy_plan, plan
+from sandboxrun.workflow.surveying import sandboxes_made, surveyed
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
@@ -66,6 +67,7 @@ class Settings:
     stop: threading.Event = attrs.field(factory=threading.Event)
     environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     began: float = attrs.field(factory=time.time)
+    probing: bool = False  # what does not hold is to be seen inside
 
 
 @attrs.frozen(kw_only=True)
@@ -110,8 +112,7 @@ def apply(
         if expected is not None and expected.destroy:
             made = make_destroy_plan(profile, snapshot, expected.options.targets)
         else:
-            made = make_plan(profile, snapshot, options)
-            made = attrs.evolve(made, warnings=source_warnings(sandboxes_made(made, profile)))
+            made = surveyed(make_plan(profile, snapshot, options), profile, store)
         if expected is not None:
             refuse_stale(expected, made)
         if not confirm(made):
@@ -188,6 +189,7 @@ def carry_out(
         listener=settings.listener,
         guard=guard,
         stop=settings.stop,
+        probing=settings.probing,
     )
     session.watched.update(watched or {})
     prepare(session)
@@ -197,11 +199,6 @@ def carry_out(
     finally:
         collect(engine, store)
     return Outcome(plan=made, applied=applied, session=session)
-
-
-def sandboxes_made(made: Plan, profile: Profile) -> tuple[DeclaredSandbox, ...]:
-    """The sandboxes that the plan makes: what they need must be right before anything is touched."""
-    return tuple(s for s in profile.sandboxes if s.address in made.making)
 
 
 @contextmanager

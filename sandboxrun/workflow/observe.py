@@ -240,7 +240,7 @@ def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Iterabl
         return Offers(api_version=engine.api_version)
     from sandboxrun.engine.facts import Quota, engine_facts
 
-    facts = engine_facts({}, info, ())
+    facts = engine_facts({"Components": engine.version().get("Components")}, info, ())
     shares = not any(_binds(s.spec) for s in sandboxes) or engine.shares_filesystem()
     return Offers(
         api_version=engine.api_version,
@@ -259,6 +259,8 @@ def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Iterabl
         apparmor=facts.apparmor,
         selinux=facts.selinux,
         cpus=facts.cpus or None,
+        default_runtime=facts.default_runtime,
+        runc=facts.runc,
     )
 
 

@@ -30,10 +30,12 @@ from sandboxrun.plan.planner import Options, make_collect_plan, make_plan, with_
 from sandboxrun.workflow.blocked import not_started, overall
 from sandboxrun.workflow.converge import Proof, Settings, carry_out, locked
 from sandboxrun.workflow.observe import snapshot_after_run, snapshot_before_run, take_snapshot
+from sandboxrun.workflow.surveying import surveyed
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.capture import Captured
     from sandboxrun.evidence.store import Store
+    from sandboxrun.plan.changes import Plan
 
 Making = Callable[[], contextlib.AbstractContextManager[Callable[[], None]]]
 SECOND_SIGNAL_GRACE = 1  # seconds: whoever signals twice does not want to wait
@@ -43,7 +45,8 @@ SECOND_SIGNAL_GRACE = 1  # seconds: whoever signals twice does not want to wait
 class RunOptions:
     """How to run. Of what is named, `command` replaces the profile's, `timeout` (seconds) its lifetime's, and `pump`
     gives a terminal. `making` stands for the project's lock where the caller holds it; with `named` the sandboxes have
-    names of their own already; `started` is told each container's id once it runs; `proof` is what must hold first."""
+    names of their own already; `warned` gets the plan before anything is made, `started` each container's id once it
+    runs; `proof` is what must hold first."""
 
     command: tuple[str, ...] | None = None
     timeout: float | None = None
@@ -52,6 +55,7 @@ class RunOptions:
     making: Making | None = None
     named: bool = False
     started: Callable[[str], None] = lambda container: None
+    warned: Callable[[Plan], None] = lambda made: None
     proof: Proof | None = None
 
 
@@ -179,7 +183,8 @@ class Runner:
         with self._making(profile) as guard:
             snapshot = snapshot_before_run(self._engine, profile, shared=shares(profile))
             targets = tuple(s.address for s in profile.sandboxes)
-            made = make_plan(profile, snapshot, Options(targets=targets))
+            made = surveyed(make_plan(profile, snapshot, Options(targets=targets)), profile, self._store)
+            self._options.warned(made)
             outcome = carry_out(
                 made, snapshot, self._engine, profile, self._store, self._settings, guard, prepare=prepare
             )

@@ -13,9 +13,10 @@ import attrs
 
 from sandboxrun.errors import PlanError
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
-from sandboxrun.workflow.hostpaths import check_devices, check_sources, content_faults, source_warnings
+from sandboxrun.workflow.hostpaths import check_devices, check_sources, content_faults
 from sandboxrun.workflow.observe import take_snapshot
 from sandboxrun.workflow.outside import check_outside
+from sandboxrun.workflow.surveying import sandboxes_made, surveyed
 
 if TYPE_CHECKING:
     from sandboxrun.engine.client import Engine
@@ -37,14 +38,15 @@ def plan(
     """
     check_outside(profile.sandboxes, store)
     made = make_plan(profile, take_snapshot(engine, profile, store, workspaces=True), options)
-    making = tuple(s for s in profile.sandboxes if s.address in made.making)
+    making = sandboxes_made(made, profile)
     check_sources(making)
     if any(sandbox.spec.devices for sandbox in making) and engine.shares_filesystem():
         check_devices(making)
     found = tuple(content_faults(profile, making, environment))
     if errors := [fault for fault in found if fault.severity == "error"]:
         raise PlanError(*errors)
-    return attrs.evolve(made, warnings=(*source_warnings(making), *found))
+    made = surveyed(made, profile, store)
+    return attrs.evolve(made, warnings=(*made.warnings, *found))
 
 
 def destroy_plan(engine: Engine, profile: Profile, store: Store, targets: tuple[str, ...] = ()) -> Plan:

@@ -97,7 +97,7 @@ class Prober:
         self, engine: Engine, profile: Profile, store: Store, settings: Settings, making: Making | None = None
     ) -> None:
         self._engine, self._profile, self._store = engine, profile, store
-        self._settings, self._making = settings, making
+        self._settings, self._making = attrs.evolve(settings, probing=True), making
         self._runners: set[Runner] = set()
         self.stopped = False
         self._lock = threading.Lock()

@@ -59,7 +59,9 @@ def plan(
         else:
             made = planning.plan(engine, profile, store, chosen)
     if form != "github":  # which has them as annotations
-        tell_all(made.warnings)
+        from sandboxrun.plan.text import warnings
+
+        tell_all(warnings(made))
     result(plan_in(form, made))
     if out is not None:
         from sandboxrun.workflow.saved import write_saved
@@ -104,10 +106,10 @@ def plan_in(form: str, made: Plan) -> str:
 def _for_a_job(made: Plan) -> str:
     """The text for the log of a GitHub job, where no line of it may be taken for a command, and a note on the job."""
     from sandboxrun.errors import Diagnostic
-    from sandboxrun.plan.text import summary
+    from sandboxrun.plan.text import summary, warnings
     from sandboxrun.report.diagnostics import annotation, without_commands
 
     severity = "warning" if any(change.drift for change in made.changes) else "notice"
     told = annotation(Diagnostic(message=summary(made), severity=severity))
     lines = map(without_commands, str(made).split("\n"))
-    return "\n".join([*lines, told, *map(annotation, made.warnings)])
+    return "\n".join([*lines, told, *map(annotation, warnings(made))])

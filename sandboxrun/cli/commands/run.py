@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ from sandboxrun.cli import options as opt
 if TYPE_CHECKING:
     from sandboxrun.cli.terminal import TerminalPump
     from sandboxrun.model.declared import DeclaredSandbox, Profile
+    from sandboxrun.plan.changes import Plan
     from sandboxrun.workflow.oneoff import Runner, RunResult
 
 
@@ -104,7 +106,7 @@ def _carry_out(
         pump = stack.enter_context(_terminal()) if interactive else None
         telling.on_verifying = forwarding.begin
         proof = stack.enter_context(telling.proving(engine, profile, settings, wanted=verifying, aside=talk))
-        options = RunOptions(output=lines, pump=pump, proof=proof, **how)
+        options = RunOptions(output=lines, pump=pump, proof=proof, warned=_warned(talk), **how)
         runner = Runner(engine, profile, open_store(profile, given), settings, options)
         with forwarding.to(runner.signal):
             results = _run(runner, chosen, based=_is_of_base(profile))
@@ -138,6 +140,16 @@ def _is_of_base(profile: Profile) -> bool:
 
 
 BASE_IMAGE = "name an image that is on the engine or that it can pull with --image IMAGE, or `docker login`"
+
+
+def _warned(talk: opt.Talk) -> Callable[[Plan], None]:
+    def warned(made: Plan) -> None:
+        from sandboxrun.cli.output import tell_all
+        from sandboxrun.plan.text import warnings
+
+        tell_all(() if talk.quiet else warnings(made))
+
+    return warned
 
 
 def _terminal() -> TerminalPump:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.evidence.baseline import LEADING, WorkspaceLimits, link_fault, pack
+from sandboxrun.evidence.baseline import LEADING, pack
 from sandboxrun.evidence.index import EvidenceError
+from sandboxrun.evidence.sourcetree import WorkspaceLimits
 from sandboxrun.evidence.staged import baseline_of, content_now, open_workspace, stage_workspace, staged_content
 from sandboxrun.evidence.store import Store
 
@@ -41,33 +42,15 @@ def test_everything_goes_along_owned_by_the_agent(tmp_path: Path) -> None:
     assert {i.uname for i in found.values()} == {""}
 
 
-def test_links_that_leave_are_left_out_and_listed(tmp_path: Path) -> None:
+def test_links_are_text_and_go_along_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    for name, target in [("a/up", "../b"), ("a/out", "../../b"), ("abs", "/etc"), ("self", ".")]:
+    links = {"a/up": "../b", "a/out": "../../../../b", "abs": "/etc", "self": ".", "loop": "loop", "gone": "nothing"}
+    links |= {"chain": "abs", "raw": os.fsdecode(b"\xff\n"), "long": "x/" * 200}
+    for name, target in links.items():
         os.symlink(target, tmp_path / name)
-    buffer = io.BytesIO()
-    done = pack(tmp_path, buffer, uid=0, gid=0)
-    assert {refused.path for refused in done.left_out} == {"a/out", "abs"}
-    assert set(packed(tmp_path)) == {"a", "a/up", "self"}
-
-
-@pytest.mark.parametrize(
-    ("path", "target", "stays"),
-    [
-        ("a", "b", True),
-        ("a", "./b/c", True),
-        ("a/b", "..", True),
-        ("a/b/c", "../../d", True),
-        ("a", "..", False),
-        ("a", "../x", False),
-        ("a", "", False),
-        ("a", "/x", False),
-        ("d/a", "b/../../../x", False),
-        ("d/a", "b/..", False),
-    ],
-)
-def test_links_that_stay(path: str, target: str, stays: bool) -> None:
-    assert (link_fault(path, target) is None) is stays
+    found = packed(tmp_path)
+    assert {name: info.linkname for name, info in found.items() if info.issym()} == links
+    assert set(found) == {*links, "a"}
 
 
 def test_patterns_leave_out_paths_and_names(tmp_path: Path) -> None:
@@ -78,7 +61,7 @@ def test_patterns_leave_out_paths_and_names(tmp_path: Path) -> None:
     assert set(found) == {"deep", "build", "build/keep", "src"}
 
 
-def test_what_is_too_large_or_special_is_refused(tmp_path: Path) -> None:
+def test_what_is_too_large_is_refused(tmp_path: Path) -> None:
     for n in range(4):
         (tmp_path / f"f{n}").write_bytes(b"x" * 100)
     with pytest.raises(EvidenceError, match="holds more than 3 files"):
@@ -86,17 +69,43 @@ def test_what_is_too_large_or_special_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EvidenceError, match="holds more than 399 bytes"):
         packed(tmp_path, limits=WorkspaceLimits(bytes=399))
     assert len(packed(tmp_path, limits=WorkspaceLimits(files=4, bytes=400))) == 4
-    os.mkfifo(tmp_path / "pipe")
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(tmp_path / "sock"))
-        with pytest.raises(EvidenceError) as caught:
-            packed(tmp_path)
-    assert [d.message for d in caught.value.diagnostics] == [
-        "the workspace holds a special file (socket, fifo or device): pipe",
-        "the workspace holds a special file (socket, fifo or device): sock",
-    ]
     with pytest.raises(EvidenceError, match="is not a directory"):
         packed(tmp_path / "f0")
+
+
+def test_special_files_are_left_out_and_listed(tmp_path: Path) -> None:
+    (tmp_path / "deep/er").mkdir(parents=True)
+    (tmp_path / "deep/keep").write_text("")
+    os.mkfifo(tmp_path / "deep/er/pipe")
+    (tmp_path / "cache").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "sock"))
+        done = pack(tmp_path, io.BytesIO(), uid=0, gid=0, exclude=["cache"])
+        assert set(packed(tmp_path, exclude=["cache"])) == {"deep", "deep/er", "deep/keep"}
+    assert [(one.path, one.kind) for one in done.left_out] == [("deep/er/pipe", "fifo"), ("sock", "socket")]
+    assert done.partial == {"deep", "deep/er"}
+
+
+def test_every_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "d/c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    opened = os.open
+
+    def refuse(path: object, flags: int, *args: object, **options: object) -> int:
+        if path in ("a", "d"):
+            raise PermissionError(13, "Permission denied")
+        if path == "b":
+            raise FileNotFoundError(2, "gone meanwhile")
+        return opened(path, flags, *args, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(EvidenceError) as caught:
+        packed(tmp_path)
+    assert [d.message for d in caught.value.diagnostics] == [
+        f"the workspace {tmp_path}: a cannot be read: Permission denied",
+        f"the workspace {tmp_path}: d cannot be read: Permission denied",
+    ]
 
 
 def test_nesting_has_a_bound(tmp_path: Path) -> None:
@@ -112,7 +121,7 @@ def test_a_staged_workspace_waits_for_whoever_captures_the_run(tmp_path: Path) -
     source = tmp_path / "source"
     source.mkdir()
     (source / "a").write_bytes(b"1")
-    os.symlink("/etc", source / "out")
+    os.mkfifo(source / "pipe")
     store = Store(project_directory=tmp_path)
     with pytest.raises(EvidenceError, match="no workspace is staged"):
         open_workspace(store, "run-1")
@@ -123,7 +132,7 @@ def test_a_staged_workspace_waits_for_whoever_captures_the_run(tmp_path: Path) -
     with store.staging("run-1") as staging:
         baseline = baseline_of(staging)
         baseline.file.close()
-        assert baseline.exclude == ("*.log",) and [r.path for r in baseline.left_out] == ["out"]
+        assert baseline.exclude == ("*.log",) and [one.path for one in baseline.left_out] == ["pipe"]
         with staging.append("workspace.tar") as tar:
             tar.write(b"more")
         with pytest.raises(EvidenceError, match="is not what was packed"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from sandboxrun.evidence.index import EvidenceError
 from sandboxrun.evidence.linediff import Budget, hunks
 from sandboxrun.evidence.parts import _below
 from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
-from sandboxrun.evidence.worktree import TreeLimits, is_git
+from sandboxrun.evidence.worktree import TreeLimits, is_git, link_fault
 
 # A tree: path → (kind, content); kinds: "f" file, "x" executable, "l" symlink.
 Tree = dict[str, tuple[str, bytes]]
@@ -120,6 +121,14 @@ CASES: list[tuple[Tree, Tree]] = [
     ({"d": ("l", b"e"), "e/x": ("f", b"1\n")}, {"d/x": ("f", b"1\n"), "e/x": ("f", b"1\n")}),
     ({"crlf": ("f", b"1\r\n2\r\n")}, {"crlf": ("f", b"1\r\n2\n")}),
     ({"sub/l": ("l", b"../a"), "a": ("f", b"1")}, {"sub/m": ("l", b"../a"), "a": ("f", b"1")}),
+    # Links of the source that lead out, or nowhere, or to each other: kept, removed, and replaced by anything else.
+    ({"l": ("l", b"/etc"), "m": ("l", b"../../x")}, {"l": ("l", b"/etc"), "m": ("l", b"../../x"), "n": ("f", b"1")}),
+    ({"l": ("l", b"/etc"), "m": ("l", b"../x"), "n": ("l", b"d/../../x")}, {}),
+    ({"l": ("l", b"/etc"), "m": ("l", b"gone")}, {"l": ("f", b"1\n"), "m": ("x", b"1\n")}),
+    ({"l": ("l", b"/work/a"), "a": ("f", b"1")}, {"l": ("l", b"a"), "a": ("f", b"1")}),
+    ({"l": ("l", b"/etc"), "m": ("l", b"gone")}, {"l/hosts": ("f", b"1\n"), "m/x/y": ("f", b"1\n")}),
+    ({"d/" * 40 + "x": ("f", b"1"), "d/" * 40 + "y": ("f", b"1")}, {"d/" * 40 + "x": ("f", b"2")}),  # the user's own
+    ({"a": ("l", b"b"), "b": ("l", b"/c")}, {"a": ("l", b"c"), "b": ("l", b"/c"), "c": ("f", b"")}),
 ]
 
 
@@ -383,3 +392,92 @@ def test_directories_too_deep_are_told_once(tmp_path: Path) -> None:
     assert [(one.path, one.reason) for one in patch.left_out] == [
         ("/".join(["d"] * 33), "a directory: nested too deep")
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "stays"),
+    [
+        ("a", "b", True),
+        ("a", "./b/c", True),
+        ("a/b", "..", True),
+        ("a/b/c", "../../d", True),
+        ("a", "..", False),
+        ("a", "../x", False),
+        ("a", "", False),
+        ("a", "/x", False),
+        ("d/a", "b/../../../x", False),
+        ("d/a", "b/..", False),
+    ],
+)
+def test_links_that_stay(path: str, target: str, stays: bool) -> None:
+    assert (link_fault(path, target) is None) is stays
+
+
+@pytest.mark.parametrize(
+    ("after", "left_out"),
+    [
+        ({"sock": ("f", b"1\n")}, {"sock": "the source has a socket of that name, which was not copied"}),
+        ({"sock/x": ("f", b"1\n")}, {"sock/x": "sock is not a directory in the source, and stays"}),
+        (
+            {"kept": ("f", b"1\n")},
+            {"kept": "the source has a directory of that name, not all of which is in the copy or the patch"},
+        ),
+        (
+            {"deep": ("l", b"kept")},
+            {"deep": "the source has a directory of that name, not all of which is in the copy or the patch"},
+        ),
+        ({"empty": ("f", b"1\n"), "cache/x": ("f", b"excluded")}, {}),
+        ({"big/x": ("f", b"1\n")}, {"big": "the patch would be larger than 3000 bytes", "big/x": None}),
+        ({"loop/x": ("f", b"1\n"), "to-loop/x": ("f", b"1\n")}, {"loop/x": None, "to-loop/x": None}),
+        ({"old": ("f", b"1\n")}, {"old": None}),
+    ],
+)
+def test_the_patch_applies_to_where_it_came_from(after: Tree, left_out: dict[str, str | None], tmp_path: Path) -> None:
+    """Whatever the source has that the copy had not, or that could not be put into the patch."""
+    base = write({"deep/er/cache/x": ("f", b"1"), "kept/x.log": ("f", b"1"), "cache/y": ("f", b"1")}, tmp_path / "it")
+    (base / "big").write_bytes(os.urandom(4000).hex().encode())
+    (base / "old").mkdir()
+    (base / "old/x").write_bytes(os.urandom(4000).hex().encode())
+    (base / "empty").mkdir()
+    (base / "same").write_text("before\n")
+    os.symlink("./loop/x", base / "loop")
+    os.symlink("./loop", base / "to-loop")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(base / "sock"))
+        buffer = io.BytesIO()
+        exclude = ["cache", "*.log"]
+        done = pack(base, buffer, uid=0, gid=0, exclude=exclude)
+        patch = make_patch(
+            buffer,
+            archived({**after, "same": ("f", b"after\n")}),
+            exclude=exclude,
+            left_out=done.left_out,
+            partial=done.partial,
+            limits=PatchLimits(patch_bytes=3000),
+        )
+        told = {one.path: one.reason for one in patch.left_out}
+        assert {path: told.get(path) if reason else None for path, reason in left_out.items()} == left_out
+        assert set(left_out) <= set(told) and set(told) <= {*left_out, "big", "old/x"}
+        for check in (["--check"], []):
+            git = ["git", "apply", "--whitespace=nowarn", *check, "-"]
+            subprocess.run(git, cwd=base, input=patch.data, check=True, env=GIT)
+    assert (base / "same").read_text() == "after\n"
+    assert (base / "cache/y").is_file() and (base / "deep/er/cache/x").is_file() and (base / "kept/x.log").is_file()
+
+
+def test_a_link_named_gitmodules_is_never_in_a_patch(tmp_path: Path) -> None:
+    before: Tree = {".gitmodules": ("l", b"a"), "a": ("f", b"1\n")}
+    patch = patch_of(before, {"a": ("f", b"2\n")}, tmp_path)
+    assert [(one.path, one.reason) for one in patch.left_out] == [(".gitmodules", "a symlink named .gitmodules")]
+    assert applied(before, patch.data, tmp_path) == {**before, "a": ("f", b"2\n")}
+
+
+def test_a_patch_of_what_lies_in_a_submodule_applies_to_the_whole(tmp_path: Path) -> None:
+    base = write({"a": ("f", b"1\n"), "sub/b": ("f", b"1\n"), "other/c": ("f", b"1\n")}, tmp_path / "it")
+    for words in (["init", "-q"], ["init", "-q", "sub"], ["init", "-q", "--separate-git-dir=.git/o", "other"]):
+        subprocess.run(["git", *words], cwd=base, check=True, env=GIT)
+    after: Tree = {"a": ("f", b"2\n"), "sub/b": ("f", b"2\n"), "sub/new": ("f", b"2\n"), "other/c": ("f", b"2\n")}
+    patch = make_patch(packed(base), archived(after))
+    subprocess.run(["git", "apply", "--check", "-"], cwd=base, input=patch.data, check=True, env=GIT)
+    subprocess.run(["git", "apply", "-"], cwd=base, input=patch.data, check=True, env=GIT)
+    assert {path: kind for path, kind in read(base).items() if ".git" not in path.split("/")} == after

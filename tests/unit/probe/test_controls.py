@@ -43,7 +43,7 @@ def test_each_says_what_it_is(one: Control) -> None:
 
 @pytest.mark.parametrize("one", CONTROLS, ids=lambda one: one.id)
 def test_only_what_nobody_can_weaken_has_no_negative_control(one: Control) -> None:
-    assert bool(one.exempt) == (one.id == "namespaces")
+    assert bool(one.exempt) == (one.id in ("namespaces", "tmpfs-mode"))
 
 
 # -- what each makes of what was seen -------------------------------------------------------------------------------
@@ -100,6 +100,11 @@ CASES: list[Case] = [
     ("noexec", seen(execution_0={"path": "/tmp", "copy": "ok", "code": "42", "map": "errno:1"}), False),
     ("noexec", seen(execution_0={"path": "/tmp", "copy": "ok", "code": "126", "map": "ok"}), False),
     ("noexec", seen(execution_0={"path": "/tmp", "copy": "errno:28"}), None),
+    ("tmpfs-mode", seen(size_0={"path": "/tmp", "take": "errno:28"}), True),
+    ("tmpfs-mode", seen(execution_0={"path": "/tmp", "copy": "ok"}, size_0={"path": "/tmp"}), True),
+    ("tmpfs-mode", seen(size_0={"path": "/tmp", "take": "errno:13"}), False),
+    ("tmpfs-mode", seen(size_0={"path": "/dev/shm", "take": "errno:28"}), None),
+    ("tmpfs-mode", seen(size_0={"path": "/tmp", "take": "timeout"}), None),
     ("propagation", mounted(ROOT), True),
     ("propagation", mounted({**ROOT, "shared": "yes"}), False),
     ("masked-paths", seen(masks={"proc/kcore": "0", "proc/keys": "0"}), True),
@@ -196,6 +201,24 @@ def test_what_was_seen(id: str, what: Seen, holds: bool | None) -> None:
     assert BY_ID[id].holds(what, context()) is holds
     if holds is not None:
         assert BY_ID[id].seen(what)
+
+
+@pytest.mark.parametrize(
+    ("options", "looked_at"),
+    [
+        ("rw,mode=1777", True),
+        ("rw,mode=0755", False),
+        ("rw,mode=0755,uid=1000", True),
+        ("rw,mode=0500,uid=1000", False),
+        ("rw,mode=0770,gid=1000", True),
+        ("rw,mode=0707,gid=1000", False),
+        ("ro,mode=1777", False),
+        ("rw,size=64m", False),
+    ],
+)
+def test_a_tmpfs_is_looked_at_where_the_user_may_write(options: str, looked_at: bool) -> None:
+    reason = BY_ID["tmpfs-mode"].applies(context(spec={"tmpfs": freeze({"/tmp": options})}))
+    assert (reason is None) == looked_at
 
 
 def test_every_control_is_looked_at_here() -> None:
