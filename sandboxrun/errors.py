@@ -75,7 +75,12 @@ def printable(text: str) -> str:
 
     Newlines stay: everything that is shown and may hold what an agent or a profile wrote goes through here.
     """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+BUG = "this is a bug; please report it"
 
 
 class SandboxrunError(Exception):

@@ -10,12 +10,14 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from sandboxrun.api.agents import Agent, AgentResult, OnOutput, PlainAgent, SandboxedAgent, Told
 from sandboxrun.api.session import AgentSession, AgentState
+from sandboxrun.engine.together import begin
 from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.settings import Settings
 
@@ -153,7 +155,7 @@ class AgentSpawner:
             while self._waiting and len(self._running) < self._most:
                 session = self._waiting.popleft()
                 self._running.add(session)
-                threading.Thread(target=self._run, args=(session,), name=session.name, daemon=True).start()
+                begin(partial(self._run, session), name=session.name, failed=session.fail)
 
     def _run(self, session: AgentSession) -> None:
         try:

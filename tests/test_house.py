@@ -112,6 +112,17 @@ def test_the_core_reaches_nothing_outside(room: str) -> None:
     assert found == []
 
 
+def test_every_thread_has_somebody_who_hears_of_its_failure() -> None:
+    """`begin` takes what a thread raises; a bare Thread would end unnoticed."""
+    bare = [
+        place(path, node.lineno)
+        for path in MODULES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Thread"
+    ]
+    assert [where for where in bare if not where.startswith("sandboxrun/engine/together.py")] == []
+
+
 def test_no_function_is_longer_than_sixty_lines() -> None:
     long = [
         f"{place(path, node.lineno)}: {node.name} has {length} lines"

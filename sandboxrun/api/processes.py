@@ -16,11 +16,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from sandboxrun.api.commands import Output
+from sandboxrun.engine.together import begin
 from sandboxrun.errors import Diagnostic, SandboxrunError
 
 if TYPE_CHECKING:
@@ -135,6 +137,7 @@ class PlainProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._ended = False
+        self._failure: BaseException | None = None
         self._readers: list[threading.Thread] = []
 
     @property
@@ -170,9 +173,13 @@ class PlainProcess:
         assert self._process is not None
         for number, stream in ((1, self._process.stdout), (2, self._process.stderr)):
             assert stream is not None
-            reader = threading.Thread(target=self._pump, args=(number, stream.fileno()), daemon=True)
-            self._readers.append(reader)
-            reader.start()
+            work = partial(self._pump, number, stream.fileno())
+            self._readers.append(begin(work, name=f"output of process {self._process.pid}", failed=self._fail))
+
+    def _fail(self, error: BaseException) -> None:
+        """Its output can't be read any more: it would wait for its reader for ever."""
+        self._failure = error
+        self.signal(signal.SIGKILL)
 
     def _pump(self, number: int, descriptor: int) -> None:
         with contextlib.suppress(OSError):
@@ -199,6 +206,9 @@ class PlainProcess:
         for reader in self._readers:
             reader.join(_DRAIN)
         self._close()
+        if self._failure is not None:
+            what = f"{type(self._failure).__name__}: {self._failure}"
+            raise ProcessFailed(f"reading the output of process {self._process.pid} failed: {what}") from self._failure
         return code
 
     def _close(self) -> None:

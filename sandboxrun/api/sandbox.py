@@ -16,7 +16,7 @@ import attrs
 from sandboxrun.api.commands import OUTPUT_LIMIT, ExecResult, run_command
 from sandboxrun.api.files import GET_LIMIT, Source, check_target, packed, read_file, read_into
 from sandboxrun.engine.errors import EngineTimeout, NotFound
-from sandboxrun.errors import Diagnostic, UsageError
+from sandboxrun.errors import ApplyError, Diagnostic, UsageError
 from sandboxrun.model.observed import Created, ObservedSandbox, Running, read_state
 
 if TYPE_CHECKING:
@@ -224,9 +224,16 @@ class Sandbox:
 
 
 def _watched(watch: Watch, timeout: float | None) -> int | None:
-    """The exit code of a sandbox that is watched; None when it still runs. Raises what the watch met."""
+    """The exit code of a sandbox that is watched; None when it still runs. Raises what the watch met, and ApplyError
+    for what failed beside it: `on_output` has had everything, unless it is stuck."""
     if not watch.wait(timeout):
         return None
+    from sandboxrun.apply.watch import DRAIN
+
+    if watch.relay is not None:
+        watch.relay.wait(DRAIN)
+    if faults := tuple(watch.faults()):
+        raise ApplyError(*faults)
     if watch.exit_code is None and watch.error is not None:
         raise watch.error
     return watch.exit_code

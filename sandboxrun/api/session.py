@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from sandboxrun.api.agents import NEVER_RAN, Agent, AgentResult, Told
+from sandboxrun.engine.together import begin
 from sandboxrun.errors import Diagnostic
 from sandboxrun.evidence.outcome import How
 
@@ -111,12 +112,8 @@ class AgentSession:
             if self.done:
                 return
             self._killed = True
-        threading.Thread(target=self._kill, args=(grace,), name=f"kill {self.name}", daemon=True).start()
-
-    def _kill(self, grace: float | None) -> None:
         # What hinders the stopping hinders the removal as well, and that error is the session's result.
-        with contextlib.suppress(Exception):
-            self._agent.kill(grace)
+        begin(lambda: self._agent.kill(grace), name=f"kill {self.name}", failed=lambda error: None)
 
     # -- for the spawner ---------------------------------------------------------------------------------------
 
@@ -125,11 +122,16 @@ class AgentSession:
         try:
             result = NEVER_RAN if self._killed else self._agent.run(self._started)
         except BaseException as error:
-            self._state = AgentState.FAILED
-            self._future.set_exception(error)
+            self.fail(error)
         else:
             self._state = _final(result)
             self._future.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        """Its thread could not carry it to its end."""
+        if not self._future.done():
+            self._state = AgentState.FAILED
+            self._future.set_exception(error)
 
     def _started(self) -> None:
         self._state = AgentState.RUNNING

@@ -17,7 +17,8 @@ from sandboxrun.apply.handlers import carry_out
 from sandboxrun.apply.session import Session
 from sandboxrun.apply.undo import undo
 from sandboxrun.apply.waiting import DependencyFailed
-from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
+from sandboxrun.engine.together import begin
+from sandboxrun.errors import BUG, ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.plan.operations import Operation, StartSandbox
 
 
@@ -79,12 +80,8 @@ def execute(steps: Sequence[Operation], session: Session, *, parallelism: int) -
     removed again, its evidence first where it had started.
     """
     run = _Run(steps, session)
-    workers = [
-        threading.Thread(target=run.work, name=f"apply-{n}", daemon=True)
-        for n in range(max(1, min(parallelism, len(steps))))
-    ]
-    for worker in workers:
-        worker.start()
+    count = max(1, min(parallelism, len(steps)))
+    workers = [begin(run.work, name=f"apply-{n}", failed=run.failed) for n in range(count)]
     try:
         for worker in workers:
             while worker.is_alive():
@@ -95,6 +92,9 @@ def execute(steps: Sequence[Operation], session: Session, *, parallelism: int) -
             worker.join()
     applied = run.result()
     undo(session, [f.step for f in applied.failures], [s for s in steps if s.id in applied.skipped])
+    if run.broken is not None:
+        error = run.broken
+        raise ApplyError(f"a worker failed: {type(error).__name__}: {error}", help=BUG) from error
     return applied
 
 
@@ -113,6 +113,7 @@ class _Run:
         self._skipped: list[str] = []
         self._failures: list[Failure] = []
         self._changed = threading.Condition()
+        self.broken: BaseException | None = None
 
     def work(self) -> None:
         """What each worker does until nothing is left."""
@@ -127,6 +128,13 @@ class _Run:
                     self._skip_dependents(step.id, "" if isinstance(error, DependencyFailed) else f'"{step.id}" failed')
                     self._abandon(step)
                 self._changed.notify_all()
+
+    def failed(self, error: BaseException) -> None:
+        """A worker ended before its time: the others finish what they are at."""
+        with self._changed:
+            self.broken = self.broken or error
+            self._session.stop.set()
+            self._changed.notify_all()
 
     def _take(self) -> Operation | None:
         with self._changed:
@@ -151,7 +159,7 @@ class _Run:
             session.listener(StepFailed(step=step, error=error))
             return error
         except Exception as error:  # a bug must not leave the other workers waiting for ever
-            wrapped = ApplyError(f"{step.id}: {type(error).__name__}: {error}", help="this is a bug; please report it")
+            wrapped = ApplyError(f"{step.id}: {type(error).__name__}: {error}", help=BUG)
             wrapped.__cause__ = error
             session.listener(StepFailed(step=step, error=wrapped))
             return wrapped

@@ -39,12 +39,15 @@ class Made:
 @attrs.frozen(kw_only=True)
 class Watched:
     """What the caller knows of a run that it watched to its end: who stopped it (`itself`, `timeout`, `killed`),
-    whether its output was kept while it ran, and its exit code, which counts where somebody else removed it."""
+    whether its output was kept while it ran, its exit code, which counts where somebody else removed it, how many bytes
+    it wrote to each stream where that is known, and what its evidence will lack (part, reason)."""
 
     stopped_by: str = "itself"
     live_logs: bool = False
     note: str = ""
     exit_code: int | None = None
+    written: Mapping[int, int] | None = None
+    missing: tuple[tuple[str, str], ...] = ()
 
 
 @attrs.define(kw_only=True)

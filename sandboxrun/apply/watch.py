@@ -1,26 +1,32 @@
 """Watches one sandbox from its start to its end: output, usage, timeout, signals.
 
-Owns the threads of one watch. It ends a sandbox only for a reason it was given (its lifetime, a caller's word), and
-takes no evidence: it says what it saw, and teardown keeps it.
+Owns the threads of one watch: one that fails ends the sandbox, and `failure` says which. It ends a sandbox otherwise
+only for a reason it was given (its lifetime, a caller's word), and takes no evidence: it says what it saw, and teardown
+keeps it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import attrs
 
+from sandboxrun.apply.relay import Relay
 from sandboxrun.apply.session import Watched
 from sandboxrun.engine.client import Engine
 from sandboxrun.engine.errors import EngineError, EngineTimeout, EngineUnreachable
+from sandboxrun.engine.together import begin
+from sandboxrun.errors import BUG, ApplyError, Diagnostic, printable
 from sandboxrun.model.spec import SandboxSpec
 from sandboxrun.model.units import SECOND, format_duration
 
 if TYPE_CHECKING:
+    from sandboxrun.apply.kept import KeptOutput
     from sandboxrun.engine.streams import LogStream, Terminal
     from sandboxrun.evidence.sampler import Sampler
     from sandboxrun.evidence.store import Store
@@ -29,14 +35,19 @@ LOOK = 0.5  # seconds between looks at the clock while nothing happens
 NOTICE = 10.0  # seconds until a watch has noticed that its sandbox was stopped
 DRAIN = 5.0  # seconds that the rest of the output may take once the sandbox has ended
 
+_HURRIED = ("timeout", "killed")  # ends after which nobody waits for a consumer of the output that is stuck
+
 Output = Callable[[str, int, bytes], None]  # address, stream (1 stdout, 2 stderr), data
 Pump = Callable[["Terminal", Callable[[bytes], None]], None]  # moves a terminal's bytes; tells what came out
 
 
 @attrs.frozen(kw_only=True)
 class Watching:
-    """What a watch does beside waiting: `output` gets what the sandbox prints (and it is kept in the staging folder),
-    `sample` reads usage, `pump` gives it a terminal. `timeout` in seconds goes before the profile's."""
+    """What a watch does beside waiting.
+
+    `output` gets what the sandbox prints, in a thread of its own; it is kept in the staging folder whatever becomes of
+    `output`. `sample` reads usage, `pump` gives it a terminal. `timeout` in seconds goes before the profile's.
+    """
 
     output: Output | None = None
     sample: bool = True
@@ -54,17 +65,22 @@ class Watch:
         self.address, self.container, self.run, self.spec = address, container, run, spec
         self.exit_code: int | None = None
         self.error: EngineError | None = None
+        self.failure: ApplyError | None = None  # a part of this watch that ended before its time
+        self.relay: Relay | None = None
         self._engine, self._store, self._how = engine, store, how
         self._stops: list[_Stop] = []  # what was done to end it
         self._lost = False  # whether the connection to the engine broke while it ran
-        self._last_output = monotonic()
+        self._began = self._last_output = monotonic()
         self._ended = threading.Event()
+        self._ended_at = monotonic()
         self._cleanup = contextlib.ExitStack()
         self._threads: list[threading.Thread] = []
         self._sampler: Sampler | None = None
         self._stream: LogStream | None = None
         self._terminal: Terminal | None = None
         self._live = False
+        self._written: dict[int, int] | None = None
+        self._missing: list[tuple[str, str]] = []
         self._deaf = False  # whether nothing can be known of its output, so that silence means nothing
 
     @property
@@ -77,12 +93,36 @@ class Watch:
         """Whether it was started: of one that could not be, no end will come."""
         return bool(self._threads)
 
+    def faults(self) -> Iterator[Diagnostic]:
+        """What of this watch failed, and what of the output could not be handed on."""
+        if self.failure is not None:
+            yield from self.failure.diagnostics
+        kept = "the evidence has all of it"
+        if self.relay is not None and (error := self.relay.failure) is not None:
+            message = f"{self.address}: handing on its output failed: {type(error).__name__}: {printable(str(error))}"
+            yield Diagnostic(message=message, help=kept)
+        elif self.relay is not None and (dropped := self.relay.dropped):
+            message = f"{self.address}: up to {dropped} bytes of its output were not written: nothing reads them"
+            yield Diagnostic(message=message, help=kept)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it was ended from outside, or its time is over by now."""
+        limit = self._limit()
+        return self.result.stopped_by in _HURRIED or (limit is not None and monotonic() >= self._began + limit)
+
     @property
     def result(self) -> Watched:
         """What teardown needs to know of it."""
         stop = next((stop for stop in reversed(self._stops) if stop.reached), _Stop(by="itself"))
-        by = "engine" if self._lost else stop.by
-        return Watched(stopped_by=by, live_logs=self._live, note=stop.note, exit_code=self.exit_code)
+        return Watched(
+            stopped_by="engine" if self._lost else stop.by,
+            live_logs=self._live,
+            note=stop.note,
+            exit_code=self.exit_code,
+            written=self._written,
+            missing=tuple(self._missing),
+        )
 
     def before_start(self) -> None:
         """Attach, so that nothing it prints is lost. Raises EngineError."""
@@ -100,13 +140,15 @@ class Watch:
             raise
 
     def _begin(self) -> None:
+        self._began = monotonic() - self._how.elapsed
         if self._how.output is not None:
-            self._thread(self._read_output)
+            self.relay = Relay(self.address, partial(self._how.output, self.address))
+            self._thread("reading the output", self._read_output, "logs")
         elif self.spec.lifetime.idle is not None:
-            self._thread(self._listen)
+            self._thread("listening for output", self._listen)
         if self._how.sample:
             self._start_sampler()
-        self._thread(self._until_end)
+        self._thread("waiting for the end", self._until_end)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait at most `timeout` seconds; whether it has ended."""
@@ -125,65 +167,97 @@ class Watch:
         if self.ended:
             return
         self._stops.append(stop := _Stop(by=stopped_by, note=note))
+        if self.relay is not None and stopped_by in _HURRIED:
+            self.relay.ending()
         seconds = -(-self.spec.stop_grace_period // 10**9) if grace is None else grace
         with contextlib.suppress(EngineError):
             stop.reached = self._engine.stop_container(self.container, timeout=seconds)
 
     def close(self) -> None:
-        """Wait for the output's rest, and give everything back."""
+        """Wait for the rest of what the engine has of its output, and give everything back. The consumer of the output
+        may still be behind: see `relay`."""
         if self._sampler is not None:
             self._sampler.stop()
+            if self._sampler.failure is not None and self._sampler.failed_at < self._ended_at - LOOK:
+                self._missing.append(("usage", f"sampling ended early: {self._sampler.failure}"))
         for thread in self._threads if self.ended else ():  # of one that runs on there is no end to wait for
             thread.join(DRAIN)
         for stream in (self._stream, self._terminal):
             if stream is not None:
                 stream.close()
+        if self.relay is not None:
+            self.relay.close()
         self._cleanup.close()
 
     # -- threads ----------------------------------------------------------------------------------------------
 
-    def _thread(self, target: Callable[[], None]) -> None:
-        thread = threading.Thread(target=target, name=f"{target.__name__} {self.address}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+    def _thread(self, what: str, target: Callable[[], None], part: str | None = None) -> None:
+        """A part of this watch; `part` of the evidence suffers where it fails."""
+        failed = partial(self._failed, what, part)
+        self._threads.append(begin(target, name=f"{what} of {self.address}", failed=failed))
+
+    def _failed(self, what: str, part: str | None, error: BaseException) -> None:
+        """A part of this watch failed: what it was to guard can't be left to itself."""
+        reason = f"{what} failed: {type(error).__name__}: {printable(str(error))}"
+        if self.failure is None:
+            self.failure = ApplyError(f"{self.address} was stopped: {reason}", help=BUG)
+            self.failure.__cause__ = error
+        if part is not None:
+            self._missing.append((part, f"{reason}; what came after is as the engine kept it"))
+        self.end("killed", f"sandboxrun failed: {reason}")
 
     def _start_sampler(self) -> None:
+        from sandboxrun.evidence.errors import EvidenceError, reason_of
         from sandboxrun.evidence.sampler import USAGE, Sampler
 
-        staging = self._cleanup.enter_context(self._store.staging(self.run, engine=self._engine.identity))
-        file = self._cleanup.enter_context(contextlib.closing(staging.append(USAGE)))
-        self._sampler = Sampler(self._engine, self.container, file, every=self.spec.evidence.usage_every / 1e9)
+        try:
+            staging = self._cleanup.enter_context(self._store.staging(self.run, engine=self._engine.identity))
+            file = self._cleanup.enter_context(contextlib.closing(staging.append(USAGE)))
+        except (OSError, EvidenceError) as error:
+            self._missing.append(("usage", reason_of(error)))
+            return
+        every = self.spec.evidence.usage_every / 1e9
+        failed = partial(self._failed, "sampling the usage", "usage")
+        self._sampler = Sampler(self._engine, self.container, file, every=every, failed=failed)
         self._sampler.start()
 
     def _until_end(self) -> None:
-        began = monotonic() - self._how.elapsed
+        try:
+            self._await_exit()
+        except Exception as error:
+            self._failed("waiting for the end", None, error)
+        finally:
+            self._ended_at = monotonic()
+            self._ended.set()
+            if self.relay is not None:
+                self.relay.ending(over=True)
+
+    def _await_exit(self) -> None:
         try:
             while self.exit_code is None:
                 try:
-                    self.exit_code = self._engine.wait_container(self.container, timeout=self._patience(began))
+                    self.exit_code = self._engine.wait_container(self.container, timeout=self._patience())
                 except EngineTimeout:
-                    self._enforce(began)
+                    self._enforce()
         except EngineUnreachable as error:
             # Its containers may have ended with it: whatever code they show later is not their own.
             self.error, self._lost = error, True
         except EngineError as error:
             self.error = error
-        finally:
-            self._ended.set()
 
     def _limit(self) -> float | None:
         lifetime = self.spec.lifetime.timeout
         return self._how.timeout if self._how.timeout is not None else None if lifetime is None else lifetime / 1e9
 
-    def _patience(self, began: float) -> float:
+    def _patience(self) -> float:
         """How long to wait before looking at the clock again."""
         limit = self._limit()
-        left = LOOK if limit is None else began + limit - monotonic()
+        left = LOOK if limit is None else self._began + limit - monotonic()
         return min(LOOK if self.spec.lifetime.idle is not None else 3600.0, max(left, 0.01) if limit else 3600.0)
 
-    def _enforce(self, began: float) -> None:
+    def _enforce(self) -> None:
         limit, idle = self._limit(), self.spec.lifetime.idle
-        if limit is not None and monotonic() >= began + limit:
+        if limit is not None and monotonic() >= self._began + limit:
             self.end("timeout", f"past its timeout of {format_duration(round(limit * SECOND))}")
         elif idle is not None and not self._deaf and monotonic() >= self._last_output + idle / 1e9:
             self.end("timeout", f"no output for {format_duration(idle)}")
@@ -191,43 +265,44 @@ class Watch:
     def _listen(self) -> None:
         """Notice output, for its idle time; the engine's own log keeps it."""
         try:
-            self._stream = self._engine.attach(self.container, tty=self.spec.tty)
-            for _ in self._stream:
-                self._last_output = monotonic()
+            with self._engine.attach(self.container, tty=self.spec.tty) as self._stream:
+                for _ in self._stream:
+                    self._last_output = monotonic()
         except EngineError:
             self._deaf = True
 
     def _read_output(self) -> None:
-        with contextlib.ExitStack() as files:
-            staging = files.enter_context(self._store.staging(self.run, engine=self._engine.identity))
-            from sandboxrun.evidence.staged import STDERR, STDOUT
+        from sandboxrun.apply.kept import KeptOutput
 
-            limit = self.spec.evidence.logs_limit
-            logs = {
-                stream: _Log(files.enter_context(contextlib.closing(staging.append(name))), limit)
-                for stream, name in ((1, STDOUT), (2, STDERR))
-            }
-            self._live = True
-            try:
-                self._pump_or_read(logs)
-            except EngineError as error:
-                # What came is kept; the engine's own log has the rest, so evidence is read from there.
-                self._live = False
-                self.error = self.error or error
+        assert self.relay is not None
+        kept = KeptOutput(self._store, self.run, self._engine.identity, self.spec.evidence.logs_limit)
+        try:
+            self._pump_or_read(kept)
+            kept.close()
+            # Where the copy failed, the engine's own log has it all, unless it is too long for that.
+            self._live, self._written = kept.failure is None, kept.seen
+        except EngineError as error:
+            self.error = self.error or error
+        finally:
+            kept.close()
+            self.relay.close()
+            for stream in (self._stream, self._terminal):  # nobody reads it any more: the engine must not wait
+                if stream is not None:
+                    stream.close()
 
-    def _pump_or_read(self, logs: dict[int, _Log]) -> None:
+    def _pump_or_read(self, kept: KeptOutput) -> None:
         if self._terminal is not None and self._how.pump is not None:
-            self._how.pump(self._terminal, lambda data: self._take(1, data, logs))
+            self._how.pump(self._terminal, lambda data: self._take(1, data, kept))
             return
         output: Iterable[tuple[int, bytes]] = self._stream if self._stream is not None else ()
         for stream, data in output:
-            self._take(stream, data, logs)
+            self._take(stream, data, kept)
 
-    def _take(self, stream: int, data: bytes, logs: dict[int, _Log]) -> None:
+    def _take(self, stream: int, data: bytes, kept: KeptOutput) -> None:
+        assert self.relay is not None
         self._last_output = monotonic()
-        logs[stream].write(data)
-        if self._how.output is not None:
-            self._how.output(self.address, stream, data)
+        kept.write(stream, data)
+        self.relay.put(stream, data)
 
 
 @attrs.define(kw_only=True)
@@ -237,16 +312,3 @@ class _Stop:
     by: str
     note: str = ""
     reached: bool = True
-
-
-class _Log:
-    """A staged log: one byte more than its limit at most, which tells the capture that it was cut."""
-
-    def __init__(self, file: BinaryIO, limit: int) -> None:
-        self._file, self._left = file, limit + 1
-
-    def write(self, data: bytes) -> None:
-        kept = data[: self._left]
-        self._left -= len(kept)
-        if kept:
-            self._file.write(kept)

@@ -17,7 +17,7 @@ TABLE: Mapping[str, str] = {
     "124": "run, wait, apply --wait: a sandbox was ended by its timeout, or did not end in time",
     "125": "run, exec, wait, apply --wait: sandboxrun failed, not the agent",
     "130": "ended by SIGINT (^C)",
-    "141": "whoever read the output went away",
+    "141": "stdout or stderr was closed before everything was written",
     "143": "ended by SIGTERM",
     "other": "run, exec, wait, apply --wait: the agent's own code; 137 when it was killed, as for too much memory",
 }

@@ -1,10 +1,12 @@
-"""What sandboxes print, line by line: prefixed where there are several, with terminal escapes made visible.
+"""What sandboxes print: as they wrote it where a program reads it, readable and harmless where a person does.
 
-Owns the lines' form. Usable from several threads: a line is never torn by another.
+Owns the form. One sandbox, to a pipe or a file: byte for byte. On a terminal: terminal escapes made visible. Several:
+line by line behind their names, readable too. Usable from several threads: a line is never torn by another.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -13,16 +15,31 @@ from typing import TextIO
 
 import click
 
+from sandboxrun.cli.exitcodes import BROKEN_PIPE
 from sandboxrun.cli.output import colour_of, coloured
-from sandboxrun.errors import printable
+from sandboxrun.errors import ExitCode, SandboxrunError, printable
 from sandboxrun.plan.text import redact
 from sandboxrun.report.diagnostics import without_commands
+from sandboxrun.report.streams import write_all
 
-_LONGEST = 64 * 1024  # bytes of a line: what never ends one is written in pieces
+LONGEST = 1 << 20  # bytes of a line that are looked at as one: a longer one is written in parts
+
+
+class OutputFailed(SandboxrunError):
+    """Stdout or stderr did not take what was to be written."""
+
+    def __init__(self, error: OSError, help: str | None = None) -> None:
+        gone = error.errno in (errno.EPIPE, errno.EBADF)
+        fault = f"cannot write to {error.filename}: {error.strerror or error}"
+        super().__init__(f"{error.filename} was closed before everything was written" if gone else fault, help=help)
+        self.exit_code = BROKEN_PIPE if gone else ExitCode.ERROR
 
 
 class Lines:
-    """A sink for output as the engine gives it: address, stream (1 stdout, 2 stderr), bytes."""
+    """A sink for output as the engine gives it: address, stream (1 stdout, 2 stderr), bytes.
+
+    It does not raise when it can't write: what comes then is dropped, and `failure` says why.
+    """
 
     def __init__(
         self,
@@ -41,40 +58,83 @@ class Lines:
         self._width = max(map(len, addresses), default=0)
         self._colours = {address: colour_of(n) for n, address in enumerate(addresses)}
         self._begun: dict[tuple[str, int], bytes] = {}
+        self._inside: set[tuple[str, int]] = set()  # whose line was begun, and written up to `_begun`
+        self._kept_back = max([4, *(len(_coded(text)) for text in sensitive)])
         self._lock = threading.Lock()
+        self._failures: dict[TextIO, OSError] = {}
+
+    @property
+    def failure(self) -> OSError | None:
+        """What kept it from writing, if anything did."""
+        return next(iter(self._failures.values()), None)
+
+    def check(self, help: str | None = None) -> None:
+        """Raise it: BrokenPipeError, which ends a command quietly unless there is `help` to give, or OutputFailed."""
+        error = self.failure
+        if isinstance(error, BrokenPipeError) and help is None:
+            raise error
+        if error is not None:
+            raise OutputFailed(error, help) from error
 
     def __call__(self, address: str, stream: int, data: bytes) -> None:
         """Take some output."""
         with self._lock:
-            if self._raw and not self._prefixed:
+            if self._as_it_is(stream):
                 self._put(stream, data)
                 return
             whole = self._begun.pop((address, stream), b"") + data
             *lines, rest = whole.split(b"\n")
-            if len(rest) > _LONGEST:
-                lines, rest = [*lines, rest], b""
-            for line in lines:
-                self._line(address, stream, line, b"\n")
+            self._put(stream, b"".join(self._form(address, stream, line, b"\n") for line in lines))
+            if len(rest) > LONGEST:
+                rest = self._write_begun(address, stream, rest)
             if rest:
                 self._begun[address, stream] = rest
 
     def finish(self) -> None:
         """Write what was begun and not ended by a line end."""
-        with self._lock:
+        if not self._lock.acquire(timeout=0.2):
+            return  # a write is stuck: nobody reads
+        try:
             for (address, stream), rest in self._begun.items():
-                self._line(address, stream, rest, b"\n" if self._prefixed else b"")
+                self._put(stream, self._form(address, stream, rest, b"\n" if self._prefixed else b""))
             self._begun.clear()
+        finally:
+            self._lock.release()
 
-    def _line(self, address: str, stream: int, line: bytes, end: bytes) -> None:
-        prefix = self._prefix(address, stream) if self._prefixed else ""
+    def _write_begun(self, address: str, stream: int, line: bytes) -> bytes:
+        """Write the beginning of a long line; the rest, in which a text to be masked may have begun."""
+        line = _coded(self._masked(_text(line), begins=False))
+        cut = _between_characters(line, len(line) - self._kept_back)
+        self._put(stream, self._form(address, stream, line[:cut], b""))
+        return line[cut:]
+
+    def _as_it_is(self, stream: int) -> bool:
+        """Whether bytes pass as they come, without a look at the lines in them."""
+        if self._prefixed:
+            return False
+        return self._raw or not (self._sensitive or self._in_a_job or self._target(stream).isatty())
+
+    def _form(self, address: str, stream: int, line: bytes, end: bytes) -> bytes:
+        """A line, or a part of a long one, which `end` does not end."""
+        begins = (address, stream) not in self._inside
+        (self._inside.discard if end else self._inside.add)((address, stream))
+        prefix = ""
+        if self._prefixed:
+            prefix, end = self._prefix(address, stream), b"\n"
         if self._raw:
-            self._put(stream, prefix.encode() + line + end)
-            return
-        text = redact(line.removesuffix(b"\r").decode("utf-8", "backslashreplace"), self._sensitive)
-        text = printable(text)
-        if self._in_a_job:
-            text = without_commands(text)
-        self._put(stream, (prefix + text).encode("utf-8", "backslashreplace") + end)
+            return prefix.encode() + line + end
+        readable = self._prefixed or self._target(stream).isatty()
+        if readable:
+            line = line.removesuffix(b"\r") if end else line
+            text = printable(self._masked(line.decode("utf-8", "backslashreplace"), begins))
+            return (prefix + text).encode("utf-8", "backslashreplace") + end
+        return _coded(self._masked(_text(line), begins)) + end
+
+    def _masked(self, text: str, begins: bool) -> str:
+        text = redact(text, self._sensitive)
+        if not self._in_a_job:
+            return text
+        return without_commands(text) if begins or self._prefixed else without_commands(f".{text}")[1:]
 
     def _prefix(self, address: str, stream: int) -> str:
         text = f"{printable(address):<{self._width}} | "
@@ -86,6 +146,25 @@ class Lines:
 
     def _put(self, stream: int, data: bytes) -> None:
         target = self._target(stream)
-        target.flush()
-        target.buffer.write(data)
-        target.flush()
+        if not data or target in self._failures:
+            return
+        try:
+            write_all(target, data)
+        except OSError as error:
+            self._failures[target] = error
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _coded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _between_characters(data: bytes, at: int) -> int:
+    """The nearest place at or before `at` where no character of UTF-8 is cut."""
+    for back in range(4):
+        if data[at - back] & 0xC0 != 0x80:
+            return at - back
+    return at

@@ -6,10 +6,11 @@ Owns the handling of everything that a command raises. A traceback never reaches
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -19,12 +20,14 @@ from sandboxrun.cli.group import root
 if TYPE_CHECKING:
     from sandboxrun.errors import Diagnostic, SandboxrunError
 
+STDOUT = "stdout"
 COMPLETING = "_SANDBOXRUN_COMPLETE"  # set by the completion scripts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (the process's own when left out); the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a stream that a caller put in its place may lack it
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -32,13 +35,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if COMPLETING in os.environ:
         group.main(given, prog_name="sandboxrun", complete_var=COMPLETING)
     try:
-        return _flushed(_run(group, given))
-    except BrokenPipeError:
-        return _no_reader()
+        code = _run(group, given)
+        if code in (130, BROKEN_PIPE):  # what is left must not keep it waiting
+            _drop_stdout()
+        sys.stdout.flush()
+        return code
+    except OSError as error:  # told now, not by the interpreter's last flush
+        return _stdout_failed(error, given)
+    except KeyboardInterrupt:
+        _drop_stdout()
+        return 130
 
 
 def _run(group: click.Group, arguments: list[str]) -> int:
-    """Parse, call, and turn what comes of it into an exit code. Raises BrokenPipeError only."""
+    """Parse, call, and turn what comes of it into an exit code. Raises an OSError of stdout's only."""
     context: click.Context | None = None
     try:
         if not arguments:
@@ -50,9 +60,13 @@ def _run(group: click.Group, arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        from sandboxrun.cli.output import note
+
+        note("interrupted")
         return 130
     except Exception as error:
+        if isinstance(error, OSError) and error.filename == STDOUT:
+            raise
         command = context.invoked_subcommand if context is not None else None
         return code_of_failure(command, arguments, _report(error))
 
@@ -116,15 +130,48 @@ def _tell(*diagnostics: Diagnostic) -> None:
             tell(diagnostic)
 
 
-def _flushed(code: int) -> int:
-    """Output that nobody takes is told now, not by the interpreter's last flush."""
-    sys.stdout.flush()
-    return code
+class _Stdout(io.FileIO):
+    """Standard output, whose errors say so: any other file's may have the same number."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = STDOUT
+            raise
 
 
-def _no_reader() -> int:
-    """`sandboxrun logs | head`: end quietly, with nothing left for the interpreter to flush."""
+def _open_streams() -> None:
+    """Standard streams that the caller has closed fail when they are used, and no file takes their number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)
+        if getattr(sys, name) is None:
+            stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+    stdout: TextIO = sys.stdout
+    if stdout is sys.__stdout__ and stdout.fileno() == 1:
+        buffer = io.BufferedWriter(_Stdout(1, "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(buffer, stdout.encoding, line_buffering=stdout.isatty())
+
+
+def _stdout_failed(error: OSError, arguments: list[str]) -> int:
+    """`sandboxrun logs | head` ends quietly; a disk that is full is told. Nothing is left for the last flush."""
+    _drop_stdout()
+    if isinstance(error, BrokenPipeError):
+        return BROKEN_PIPE
+    from sandboxrun.cli.lines import OutputFailed
+
+    failed = OutputFailed(error)
+    _tell(*failed.diagnostics)
+    return code_of_failure(next(iter(arguments), None), arguments, failed.exit_code)
+
+
+def _drop_stdout() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     with contextlib.suppress(OSError, ValueError):
         os.dup2(nowhere, sys.stdout.fileno())
-    return BROKEN_PIPE
+    os.close(nowhere)

@@ -15,6 +15,7 @@ import click
 if TYPE_CHECKING:
     from sandboxrun.errors import Diagnostic
 
+_unread = False  # whether stderr is a pipe that is full and that nobody reads
 _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_yellow", "bright_green")
 
 
@@ -36,7 +37,7 @@ def tell(diagnostic: Diagnostic) -> None:
     """A diagnostic, on stderr; -q does not hide it."""
     from sandboxrun.report.diagnostics import diagnostic_text
 
-    click.echo(diagnostic_text(diagnostic, colour=coloured(sys.stderr)), err=True, color=True)
+    shout(diagnostic_text(diagnostic, colour=coloured(sys.stderr)))
 
 
 def tell_all(diagnostics: Iterable[Diagnostic]) -> None:
@@ -53,7 +54,20 @@ def result(text: str) -> None:
 def note(text: str, *, quiet: bool = False) -> None:
     """Tell something beside the result, on stderr, unless `quiet`."""
     if not quiet:
-        click.echo(text, err=True, color=True)
+        shout(text)
+
+
+def shout(text: str, *, patience: float = 2.0) -> None:
+    """A line on stderr, which may be closed, full, or not be read: nothing fails for it, nor waits for long."""
+    global _unread
+    from sandboxrun.report.streams import write_all
+
+    try:
+        write_all(sys.stderr, f"{text}\n".encode("utf-8", "backslashreplace"), patience=0.0 if _unread else patience)
+    except TimeoutError:
+        _unread = True
+    except (OSError, ValueError):
+        return
 
 
 def warn(message: str, help: str | None = None) -> None:

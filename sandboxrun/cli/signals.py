@@ -13,13 +13,18 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sandboxrun.cli.output import note
+from sandboxrun.cli.output import shout
 
 if TYPE_CHECKING:
     from sandboxrun.apply.events import Event
     from sandboxrun.plan.changes import Plan
 
 _CAUGHT = (signal.SIGINT, signal.SIGTERM)
+
+
+def _say(text: str) -> None:
+    """From a handler, which must never wait: whatever it interrupted may be a write to the same stream."""
+    shout(text, patience=0.0)
 
 
 class CleanStop:
@@ -49,11 +54,11 @@ class CleanStop:
         if not self._begun:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         if self.caught is not None:
-            note("ended at once; the next apply or destroy puts right what was left")
+            _say("ended at once; the next apply or destroy puts right what was left")
             os._exit(128 + number)
         self.caught = number
         self.stop.set()
-        note("stopping: what is under way is finished first; once more ends at once")
+        _say("stopping: what is under way is finished first; once more ends at once")
 
     def __enter__(self) -> CleanStop:
         for number in _CAUGHT:
@@ -105,7 +110,7 @@ class Forwarding:
             self.caught = number
             self._count += 1
             if self._count > 2:
-                note("ended at once; the next run, apply or destroy collects what was left")
+                _say("ended at once; the next run, apply or destroy collects what was left")
                 os._exit(128 + number)
             forward(signal.Signals(number).name.removeprefix("SIG"))
 

@@ -12,11 +12,12 @@ import select
 import signal
 import sys
 import termios
-import threading
 import tty
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from sandboxrun.engine.together import begin
 
 if TYPE_CHECKING:
     from sandboxrun.engine.streams import Exec, Terminal
@@ -101,4 +102,4 @@ def send_input(command: Exec) -> None:
                 terminal.send(data)
             terminal.end_input()
 
-    threading.Thread(target=send, name="input", daemon=True).start()
+    begin(send, name="input", failed=lambda error: command.close())  # without its input it would wait for ever

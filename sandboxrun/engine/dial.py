@@ -86,6 +86,6 @@ def dial_ssh(url: str) -> Dial:
 
 def _reap(process: subprocess.Popen[bytes]) -> None:
     """Wait for the process in the background: it ends by itself once its socket is closed."""
-    import threading
+    from sandboxrun.engine.together import begin
 
-    threading.Thread(target=process.wait, daemon=True, name="sandboxrun-ssh").start()
+    begin(process.wait, name="sandboxrun-ssh", failed=lambda error: process.kill())

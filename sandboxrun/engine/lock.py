@@ -22,6 +22,7 @@ import attrs
 from sandboxrun.engine.calls import Json
 from sandboxrun.engine.errors import EngineError, NotFound
 from sandboxrun.engine.owner import Owner, decode, this_process
+from sandboxrun.engine.together import begin
 from sandboxrun.errors import ApplyError
 
 if TYPE_CHECKING:
@@ -181,6 +182,10 @@ class ProjectLock:
             except EngineError:
                 pause = self._lease / 12
 
+    def fail(self, error: BaseException) -> None:
+        """Nobody renews it any more: it counts as lost from now on."""
+        self._lost = True
+
     def end(self) -> None:
         """Stop renewing."""
         self._ending.set()
@@ -231,14 +236,14 @@ def project_lock(
     on the same machine, elsewhere when its `lease` (seconds) has run out.
     """
     lock = ProjectLock(engine, project, lease)
-    keeper = threading.Thread(target=lock.keep, daemon=True, name="sandboxrun-lock")
+    keeper: threading.Thread | None = None
     try:
         _acquire(lock, project, wait, on_wait)
-        keeper.start()
+        keeper = begin(lock.keep, name="sandboxrun-lock", failed=lock.fail)
         yield lock
     finally:
         lock.end()
-        if keeper.ident is not None:
+        if keeper is not None:
             keeper.join(timeout=5)
         lock.release()
         lock.abandon()

@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
 from sandboxrun.engine.errors import EngineError
+from sandboxrun.engine.together import begin
 from sandboxrun.model import labels
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class ProjectEvents:
 
     def __enter__(self) -> Self:
         self._stream = self._engine.events(filters=self._filters, since=self._since)
-        threading.Thread(target=self._follow, args=(self._stream,), name="events", daemon=True).start()
+        begin(partial(self._follow, self._stream), name="events", failed=self._failed)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -98,11 +100,14 @@ class ProjectEvents:
         return {container: _past(container, events) for container, events in by_id.items()}
 
     def _follow(self, stream: EventStream) -> None:
-        cause = "the engine ended the stream"
-        try:
-            self._take(stream)
-        except Exception as error:  # whoever asks next must be told
-            cause = error.cause if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+        self._take(stream)
+        self._end("the engine ended the stream")
+
+    def _failed(self, error: BaseException) -> None:
+        self._end(error.cause if isinstance(error, EngineError) else f"{type(error).__name__}: {error}")
+
+    def _end(self, cause: str) -> None:
+        """Whoever asks next gets the error."""
         help = "what other jobs did meanwhile is not known: run the command again"
         self._lost = EngineError("following the engine's events", cause, help=help)
 

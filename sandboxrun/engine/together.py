@@ -1,4 +1,4 @@
-"""The same call for many objects, on a few threads.
+"""Threads: one whose failure is never lost, and the same call for many objects on a few.
 
 Owns the threads. Written with plain ones: importing concurrent.futures costs more than a hundred inspects.
 """
@@ -11,6 +11,23 @@ from typing import TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+def begin(work: Callable[[], object], *, name: str, failed: Callable[[BaseException], object]) -> threading.Thread:
+    """Start `work` in a daemon thread. Whatever it raises goes to `failed`: no thread ends unnoticed.
+
+    Every thread of this package starts here.
+    """
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed(error)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 def together(call: Callable[[A], B], items: Sequence[A], *, workers: int) -> tuple[B, ...]:
@@ -28,14 +45,9 @@ def together(call: Callable[[A], B], items: Sequence[A], *, workers: int) -> tup
                 number = next(numbers, None)
             if number is None:
                 return
-            try:
-                results[number] = call(items[number])
-            except BaseException as error:
-                failures.append(error)
+            results[number] = call(items[number])
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(items)))]
-    for thread in threads:
-        thread.start()
+    threads = [begin(work, name="together", failed=failures.append) for _ in range(min(workers, len(items)))]
     for thread in threads:
         thread.join()
     if failures:

@@ -6,10 +6,11 @@ run's folder.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+from sandboxrun.engine.together import begin
 
 T = TypeVar("T")
 
@@ -19,17 +20,10 @@ class Call(Generic[T]):
 
     def __init__(self, name: str, call: Callable[[], T]) -> None:
         self.name = name
-        self._call = call
         self._done: list[T] = []
         self._failed: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run, name=f"evidence: {name}", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._done.append(self._call())
-        except BaseException as error:
-            self._failed.append(error)
+        work = lambda: self._done.append(call())  # noqa: E731
+        self._thread = begin(work, name=f"evidence: {name}", failed=self._failed.append)
 
     def result(self, until: float) -> T:
         """What the call gave, or raises what it raised; TimeoutError after `until` (a `time.monotonic` value)."""

@@ -21,7 +21,7 @@ from sandboxrun.evidence import parts
 from sandboxrun.evidence.call import Call
 from sandboxrun.evidence.chain import Entry
 from sandboxrun.evidence.egress import egress
-from sandboxrun.evidence.errors import reason_of
+from sandboxrun.evidence.errors import disk_full, reason_of
 from sandboxrun.evidence.history import histories, of_removed
 from sandboxrun.evidence.index import Digests, Egress, Index, Kept, Missing, Refused
 from sandboxrun.evidence.masking import Masker
@@ -47,8 +47,9 @@ class CaptureRequest:
     `workspace` is the target of a workspace copy, `own` what of it the profile rests on, `gateway` the container that
     has the records of its requests, `wired` whether there must be one, `keeper` the one that holds a workspace that
     lies in memory, `artifacts` absolute paths in the container, `profile` the effective profile's text. `live_logs`:
-    the runner kept all output in the staging folder, the engine's own log is not needed. `stopped_by` and `watched`
-    as `outcome.decide` has them; `exit_code` is what a watch saw, for a container that is gone by now.
+    the runner kept all output in the staging folder, the engine's own log is not needed; `written`: how many bytes of
+    each stream it saw; `missing`: what it already knows to be missing. `stopped_by` and `watched` as `outcome.decide`
+    has them; `exit_code` is what a watch saw, for a container that is gone by now.
     """
 
     run: str
@@ -61,6 +62,8 @@ class CaptureRequest:
     watched: bool = False
     live_logs: bool = False
     exit_code: int | None = None
+    written: Mapping[int, int] | None = None
+    missing: tuple[Missing, ...] = ()
     filesystem_changes: bool = True
     artifacts: tuple[str, ...] = ()
     workspace: str | None = None
@@ -112,7 +115,7 @@ class _Capture:
         self._deadline = self._began + request.limits.seconds
         self._until = self._deadline + _GRACE
         self._masker = Masker(request.secrets)
-        self._missing: list[Missing] = []
+        self._missing: list[Missing] = list(request.missing)
         self._refused: list[Refused] = []
         self._refused_total = 0
         self._usage: Usage | None = None
@@ -120,7 +123,7 @@ class _Capture:
         self._touched: tuple[str, ...] = ()
         self._not_copied: tuple[str, ...] = ()
         self._egress: Egress | None = None
-        self._unreachable: str | None = None
+        self._hindered: str | None = None
         self._history: History | None = None
 
     def run(self) -> Captured:
@@ -149,9 +152,9 @@ class _Capture:
 
     def _into(self, folder: RunFolder, answer: Mapping[str, Any] | None) -> Captured:
         digests, engine = self._gather(folder, answer)
-        if self._unreachable is not None:
-            # Nothing can be removed now either: the next try, with the engine back, gets all of it.
-            return Captured(entry=None, folder=folder.path, failure=self._unreachable)
+        if self._hindered is not None:
+            # Nothing is removed now: the next try, with the engine back or room on the disk, gets all of it.
+            return Captured(entry=None, folder=folder.path, failure=self._hindered)
         kept = folder.close_parts()
         indexes: list[Index] = []
 
@@ -195,7 +198,7 @@ class _Capture:
         if answer is not None:
             yield "inspect", lambda: parts.inspect(source, answer)
         if self._request.live_logs:
-            yield "logs", lambda: parts.live_logs(source)
+            yield "logs", lambda: parts.live_logs(source, self._request.written)
         started = _time(((answer or {}).get("State") or {}).get("StartedAt")) is not None
         yield "usage", lambda: parts.usage(source, ran=started)
 
@@ -205,7 +208,7 @@ class _Capture:
         """What the engine has to be asked for; nothing without an answer to inspect, and the index says so."""
         request, wanted = self._request, list[tuple[str, Callable[[], Part]]]()
         if not request.live_logs:
-            wanted.append(("logs", lambda: parts.engine_logs(source, answer or {})))
+            wanted.append(("logs", lambda: parts.engine_logs(source, answer or {}, request.written)))
         if request.filesystem_changes:
             wanted.append(("changes", lambda: parts.changes(source)))
         if request.artifacts:
@@ -234,15 +237,16 @@ class _Capture:
             return call()
         except Exception as error:
             reason = reason_of(error)
-            if isinstance(error, EngineUnreachable):
-                self._unreachable = reason
+            if isinstance(error, EngineUnreachable) or disk_full(error):
+                self._hindered = reason
             self._missing.append(Missing(part=part, reason=reason))
             return None
 
     def _add(self, part: Part | None) -> None:
         if part is None:
             return
-        self._missing += part.missing
+        known = {m.part for m in self._request.missing} & {"usage"}  # why there are too few samples was said already
+        self._missing += [m for m in part.missing if m.part not in known]
         self._refused += part.refused
         self._refused_total += part.refused_total
         self._usage = self._usage or part.usage

@@ -5,11 +5,22 @@ Owns the room's exception. It stands by itself because a plan, which reads no ev
 
 from __future__ import annotations
 
+import errno
+
 from sandboxrun.errors import SandboxrunError
 
 
 class EvidenceError(SandboxrunError):
     """Evidence could not be written or read."""
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether the evidence's disk, or the user's share of it, is full: with more room the next try gets everything."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__
+    return False
 
 
 def reason_of(error: BaseException) -> str:

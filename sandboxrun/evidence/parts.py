@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import attrs
 
 from sandboxrun.engine.errors import EngineUnreachable, NotFound
-from sandboxrun.evidence.errors import EvidenceError, reason_of
+from sandboxrun.evidence.errors import EvidenceError, disk_full, reason_of
 from sandboxrun.evidence.export import ExportLimits, export, shown
 from sandboxrun.evidence.index import Egress, Missing, Refused
 from sandboxrun.evidence.masking import Masker
@@ -92,10 +92,11 @@ def profile(source: Source, text: str) -> Part:
     return Part()
 
 
-def engine_logs(source: Source, inspected: Mapping[str, Any]) -> Part:
+def engine_logs(source: Source, inspected: Mapping[str, Any], written: Mapping[int, int] | None = None) -> Part:
     """`stdout.log` and `stderr.log` as the engine kept them, secrets masked.
 
-    Byte for byte with the log driver `local`; `json-file` replaces what is not UTF-8.
+    Byte for byte with the log driver `local`; `json-file` replaces what is not UTF-8. `written`: how many bytes of each
+    stream there must be, where somebody counted them: the engine keeps only the end of a long log.
     """
     tty = bool((inspected.get("Config") or {}).get("Tty"))
     driver = ((inspected.get("HostConfig") or {}).get("LogConfig") or {}).get("Type")
@@ -105,13 +106,13 @@ def engine_logs(source: Source, inspected: Mapping[str, Any]) -> Part:
         source.engine.logs(source.container_id, tty=tty) as output,
     ):
         logs = {1: _Log(out, source), 2: _Log(err, source)}
-        part = _written(logs, output, source)
+        part = _written(logs, output, source, written)
     if driver != "json-file" or not any(log.replaced for log in logs.values()):
         return part
     return attrs.evolve(part, missing=(*part.missing, Missing(part="logs", reason=_REPLACED)))
 
 
-def live_logs(source: Source) -> Part:
+def live_logs(source: Source, written: Mapping[int, int] | None = None) -> Part:
     """The same from the files in which the runner kept the output as it came, up to a byte past the limit."""
     with (
         source.store.staging(source.run) as staging,
@@ -124,7 +125,8 @@ def live_logs(source: Source) -> Part:
         for log, file in ((logs[1], one), (logs[2], two)):
             # Masking makes it shorter: what is kept may then fit although it was cut.
             log.cut = os.fstat(file.fileno()).st_size > source.limits.log_bytes
-        return _written(logs, ((n, chunk) for n, file in ((1, one), (2, two)) for chunk in _chunks(file)), source)
+        chunks = ((n, chunk) for n, file in ((1, one), (2, two)) for chunk in _chunks(file))
+        return _written(logs, chunks, source, written)
 
 
 class _Log:
@@ -132,11 +134,13 @@ class _Log:
 
     def __init__(self, writer: Writer, source: Source) -> None:
         self._writer, self._mask, self._left = writer, source.masker.stream(), source.limits.log_bytes
+        self.read = 0  # bytes
         self.full = False
         self.cut = False  # before it came here
         self.replaced = False  # whether U+FFFD was seen, ours or a log driver's
 
     def write(self, data: bytes) -> None:
+        self.read += len(data)
         self.replaced = self.replaced or _REPLACEMENT in data
         self._put(self._mask.feed(data))
 
@@ -152,7 +156,12 @@ class _Log:
         self._writer.commit(truncated=self.full or self.cut or cut)
 
 
-def _written(logs: Mapping[int, _Log], output: Iterable[tuple[int, bytes]], source: Source) -> Part:
+def _written(
+    logs: Mapping[int, _Log],
+    output: Iterable[tuple[int, bytes]],
+    source: Source,
+    written: Mapping[int, int] | None,
+) -> Part:
     """Write all of it; when reading fails in the middle, what came before is kept, and both logs count as cut."""
     reason, expired = None, False
     try:
@@ -163,13 +172,19 @@ def _written(logs: Mapping[int, _Log], output: Iterable[tuple[int, bytes]], sour
             if expired or all(log.full for log in logs.values()):
                 break
     except Exception as error:
+        if disk_full(error):
+            raise
         reason = reason_of(error)
-    for log in logs.values():
-        log.commit(cut=expired or reason is not None)
+    ended = not expired and reason is None
+    lost = {n: (written or {}).get(n, 0) - log.read for n, log in logs.items() if ended and not (log.full or log.cut)}
+    for n, log in logs.items():
+        log.commit(cut=not ended or lost.get(n, 0) > 0)
     if expired:
         reason = "ran out of time; the logs are cut"
     elif reason is None and any(log.full or log.cut for log in logs.values()):
         reason = f"longer than {source.limits.log_bytes} bytes; what came after is not kept"
+    elif reason is None and max(lost.values(), default=0) > 0:
+        reason = f"{sum(max(0, n) for n in lost.values())} bytes of what it wrote are missing; only the rest was kept"
     return Part(missing=(Missing(part="logs", reason=reason),) if reason else ())
 
 
@@ -225,6 +240,8 @@ def artifacts(source: Source, paths: Iterable[str]) -> Part:
         except EngineUnreachable:
             raise
         except Exception as error:
+            if disk_full(error):
+                raise
             done = _joined(done, Part(missing=(Missing(part=name, reason=reason_of(error)),)))
     return done
 

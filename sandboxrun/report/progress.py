@@ -17,9 +17,11 @@ from sandboxrun.errors import SandboxrunError
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.text import one_line, redact, redacted
 from sandboxrun.report import steps
+from sandboxrun.report.streams import write_all
 from sandboxrun.report.tracker import Resource, Tracker
 
 FORMS = ("auto", "lines", "live", "json", "github")
+PATIENCE = 5.0  # seconds that a line on stderr may wait for its reader
 EVERY = 5.0  # seconds between two lines on how far one step is
 
 
@@ -62,20 +64,30 @@ def progress_for(
             form = "lines"
         else:
             return LiveProgress(stream, colour=not environment.get("NO_COLOR"), verbose=verbose)
-    return LineProgress(writer(stream), verbose=verbose, quiet=quiet, github=form == "github")
+    return LineProgress(writer(stream, patience=PATIENCE), verbose=verbose, quiet=quiet, github=form == "github")
 
 
-def writer(stream: TextIO) -> Callable[[str], None]:
-    """Writes lines, whole; falls silent when the stream is closed."""
+def writer(stream: TextIO, *, patience: float | None = None) -> Callable[[str], None]:
+    """Writes lines, whole; falls silent when the stream is closed, or takes nothing for `patience` seconds.
+
+    Without `patience` the stream is for results: it keeps what it could not write, and fails again at its last flush.
+    """
     lock = threading.Lock()
+    silent = False
 
     def write(line: str) -> None:
+        nonlocal silent
         with lock:
-            try:
-                stream.write(f"{line}\n")
-                stream.flush()
-            except (OSError, ValueError):
+            if silent:
                 return
+            try:
+                if patience is None:
+                    stream.write(f"{line}\n")
+                    stream.flush()
+                else:
+                    write_all(stream, f"{line}\n".encode("utf-8", "backslashreplace"), patience=patience)
+            except (OSError, ValueError):
+                silent = True
 
     return write
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -19,8 +20,8 @@ from sandboxrun.apply.session import Made, Session
 from sandboxrun.apply.watch import NOTICE, Output, Pump, Watch, Watching
 from sandboxrun.engine.client import Engine
 from sandboxrun.engine.owner import this_process
-from sandboxrun.engine.together import together
-from sandboxrun.errors import ApplyError, ExitCode
+from sandboxrun.engine.together import begin, together
+from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode, SandboxrunError
 from sandboxrun.evidence.outcome import RUN_ENDED, Ending, How, StoppedBy
 from sandboxrun.model import labels
 from sandboxrun.model.declared import DeclaredSandbox, Profile
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from sandboxrun.plan.changes import Plan
 
 Making = Callable[[], contextlib.AbstractContextManager[Callable[[], None]]]
+PATIENCE = 3.0  # seconds without progress after which nobody waits for a consumer any more, once the end is asked for
 SECOND_SIGNAL_GRACE = 1  # seconds: whoever signals twice does not want to wait
 
 
@@ -108,6 +110,16 @@ def code_of(results: Iterable[RunResult]) -> int:
     return overall((r.exit_code for r in counted if not r.blocked), blocked=blocked)
 
 
+class RunFailed(SandboxrunError):
+    """Sandboxes ran, but a part of sandboxrun failed meanwhile, or their output could not be handed on. `results` are
+    how they ended all the same."""
+
+    def __init__(self, results: tuple[RunResult, ...], *diagnostics: Diagnostic) -> None:
+        super().__init__(*diagnostics)
+        self.results = results
+        self.exit_code = ExitCode.NOT_RUN
+
+
 class Runner:
     """One `run`. `signal` may be called from a signal handler while `run` works."""
 
@@ -117,6 +129,7 @@ class Runner:
         self._watches: dict[str, Watch] = {}
         self._named: frozenset[str] = frozenset()  # the addresses of what is to run; the rest is what they depend on
         self._signals = 0
+        self._failures: list[BaseException] = []  # of threads that are no watch's
         self._lock = threading.Lock()
 
     def run(self, sandboxes: tuple[DeclaredSandbox, ...]) -> tuple[RunResult, ...]:
@@ -134,10 +147,14 @@ class Runner:
             for watch in self._watches.values():
                 watch.close()
             captured = {**session.captured, **self._collect(profile)}
+        self._deliver()
         blocked = not_started(profile, applied)
         if not blocked:
             _check(applied)
-        return tuple(self._result(s, captured, blocked.get(s.address, "")) for s in profile.sandboxes)
+        results = tuple(self._result(s, captured, blocked.get(s.address, "")) for s in profile.sandboxes)
+        if faults := tuple(self._faults()):
+            raise RunFailed(results, *faults)
+        return results
 
     def signal(self, name: str) -> None:
         """Forward a signal to every sandbox; the second one ends them."""
@@ -145,10 +162,10 @@ class Runner:
         self._settings.stop.set()
         for watch in list(self._watches.values()):
             if self._signals == 1:
-                threading.Thread(target=self._forward, args=(watch, name), daemon=True).start()
+                work = partial(self._forward, watch, name)
             else:
-                kwargs = {"grace": SECOND_SIGNAL_GRACE}
-                threading.Thread(target=watch.end, args=("killed",), kwargs=kwargs, daemon=True).start()
+                work = partial(watch.end, "killed", grace=SECOND_SIGNAL_GRACE)
+            begin(work, name=f"signal to {watch.address}", failed=self._failures.append)
 
     def _forward(self, watch: Watch, name: str) -> None:
         """A command that does not end by the signal is stopped after its grace period."""
@@ -178,7 +195,7 @@ class Runner:
             if self._options.proof is not None:
                 self._options.proof.prepare(session)
             prepared.append(session)
-            threading.Thread(target=_get_ready, name="get ready", daemon=True).start()
+            begin(_get_ready, name="get ready", failed=self._failures.append)
 
         with self._making(profile) as guard:
             snapshot = snapshot_before_run(self._engine, profile, shared=shares(profile))
@@ -243,6 +260,24 @@ class Runner:
         how = ("killed",) if self._signals else (StoppedBy.RUN_ENDED, RUN_ENDED)
         watch.end(*how)
         watch.wait(NOTICE)  # what could not be stopped is stopped, or reported, when its evidence is taken
+
+    def _deliver(self) -> None:
+        """Wait for whoever takes the output. A consumer that takes nothing keeps nobody waiting who has asked for the
+        end, by the timeout or by a signal; one more signal ends the waiting at once."""
+        before = self._signals
+        for watch in self._watches.values():
+            relay = watch.relay
+            while relay is not None and not relay.wait(0.2):
+                hurried = (before or watch.overdue) and relay.stuck_for > PATIENCE
+                if hurried or self._signals > before:
+                    relay.give_up()
+                    break
+
+    def _faults(self) -> Iterator[Diagnostic]:
+        for error in self._failures:
+            yield Diagnostic(message=f"a thread failed: {type(error).__name__}: {error}", help=BUG)
+        for watch in self._watches.values():
+            yield from watch.faults()
 
     def _collect(self, profile: Profile) -> Mapping[str, Captured]:
         """Evidence and removal of what this run made, and of networks that nothing uses any more."""

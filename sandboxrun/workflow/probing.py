@@ -15,6 +15,7 @@ from uuid import uuid4
 import attrs
 
 from sandboxrun.engine.client import Engine
+from sandboxrun.engine.together import begin
 from sandboxrun.errors import ExitCode, SandboxrunError
 from sandboxrun.gateway.subnets import candidates, taken_by
 from sandboxrun.model import labels
@@ -62,26 +63,26 @@ class Aside:
         self._call = call
         self._result: Any = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="verify aside", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def _work(self) -> None:
-        try:
-            self._result = self._call()
-        except BaseException as error:
-            self._error = error
+        self._result = self._call()
+
+    def _failed(self, error: BaseException) -> None:
+        self._error = error
 
     def __enter__(self) -> Aside:
-        self._thread.start()
+        self._thread = begin(self._work, name="verify aside", failed=self._failed)
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        while self._thread.is_alive():
+        while self._thread is not None and self._thread.is_alive():
             self._thread.join(0.2)  # bounded, so that signal handlers run
 
     @property
     def alive(self) -> bool:
         """Whether it is still under way."""
-        return self._thread.is_alive()
+        return self._thread is not None and self._thread.is_alive()
 
     def result(self) -> Any:
         """To be called once it has ended."""

@@ -15,6 +15,7 @@ import attrs
 from sandboxrun.apply.events import silent
 from sandboxrun.apply.session import Made, Session
 from sandboxrun.engine.client import Engine
+from sandboxrun.engine.together import begin
 from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.observed import Image, Running, observe
@@ -116,10 +117,12 @@ def _stopping(stop: threading.Event, verification: Verification) -> Iterator[Non
                 verification.signal("TERM")
                 return
 
-    thread = threading.Thread(target=watch, name="verify stop", daemon=True)
-    thread.start()
+    failures: list[BaseException] = []
+    thread = begin(watch, name="verify stop", failed=failures.append)
     try:
         yield
     finally:
         over.set()
         thread.join()
+    if failures:
+        raise failures[0]

@@ -18,7 +18,7 @@ from sandboxrun.apply.session import Made, Session, Watched
 from sandboxrun.apply.watch import Watch, Watching
 from sandboxrun.engine.client import Engine
 from sandboxrun.engine.project_events import ProjectEvents
-from sandboxrun.errors import Diagnostic, ExitCode, SandboxrunError
+from sandboxrun.errors import ApplyError, Diagnostic, ExitCode, SandboxrunError
 from sandboxrun.model import labels
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.observed import Completed, Created, Ended, ObservedSandbox, Running, Snapshot
@@ -263,6 +263,8 @@ def wait_for(
                 started = observed.state.started if isinstance(observed.state, Running | Ended) else None
                 kept, seen = taken_by_others(store, events, watches[observed.id], started)
                 found[observed.address] = RunResult(address=observed.address, evidence=kept, seen=seen).exit_code
+    if faults := [fault for watch in watches.values() for fault in watch.faults()]:
+        raise ApplyError(*faults)
     return found
 
 

@@ -68,10 +68,12 @@ def exec_(
                 send_input(started)
             from sandboxrun.cli.lines import Lines
 
-            lines = Lines([sandbox.address], raw=raw or not sys.stdout.isatty())
+            lines = Lines([sandbox.address], raw=raw)
             for stream, data in started:
                 lines(sandbox.address, stream, data)
+                lines.check()
             lines.finish()
+            lines.check()
             return started.exit_code()
 
 

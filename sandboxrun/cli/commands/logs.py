@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -63,6 +63,7 @@ def logs(
             _from_evidence(store, entry, lines, tail, talk)
         _from_engine(engine, live, lines, follow, tail, timestamps)
         lines.finish()
+        lines.check()
 
 
 def _check_no_files(names: tuple[str, ...]) -> None:
@@ -116,7 +117,12 @@ def _from_engine(
     engine: Engine, live: dict[str, ObservedSandbox], lines: Lines, follow: bool, tail: int | None, timestamps: bool
 ) -> None:
     """Each container's log; with `follow`, all at once and until each has ended."""
-    faults: list[Exception] = []
+    from functools import partial
+
+    from sandboxrun.engine.together import begin
+    from sandboxrun.report.streams import reader_gone
+
+    faults: list[BaseException] = []
 
     def copy(label: str, sandbox: ObservedSandbox) -> None:
         from sandboxrun.engine.errors import NotFound
@@ -125,18 +131,19 @@ def _from_engine(
             with engine.logs(sandbox.id, follow=follow, tail=tail, timestamps=timestamps) as output:
                 for stream, data in output:
                     lines(label, stream, data)
+                    lines.check()
         except NotFound:
             pass  # removed meanwhile: its log is among the evidence
-        except Exception as error:  # told by the main thread
-            faults.append(error)
 
-    threads = [threading.Thread(target=copy, args=pair, daemon=True) for pair in live.items()]
-    for thread in threads:
-        thread.start()
-        if not follow:
-            thread.join()
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(0.2)  # bounded, so that ^C is seen
+    threads = []
+    for label, sandbox in live.items():
+        threads.append(begin(partial(copy, label, sandbox), name=f"log of {label}", failed=faults.append))
+        while not follow and threads[-1].is_alive():
+            threads[-1].join(0.2)  # bounded, so that ^C is seen
+    while not faults and any(thread.is_alive() for thread in threads):
+        if reader_gone(sys.stdout):  # seen here, although nothing is written for a long time
+            raise BrokenPipeError
+        threads[0].join(0.2)
+        threads = [thread for thread in threads if thread.is_alive()] or threads
     if faults:
         raise faults[0]

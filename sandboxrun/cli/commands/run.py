@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sandboxrun.cli.terminal import TerminalPump
     from sandboxrun.model.declared import DeclaredSandbox, Profile
     from sandboxrun.plan.changes import Plan
-    from sandboxrun.workflow.oneoff import Runner, RunResult
+    from sandboxrun.workflow.oneoff import RunFailed, Runner, RunResult
 
 
 @click.command(cls=opt.WithCommand)
@@ -109,20 +109,31 @@ def _carry_out(
         options = RunOptions(output=lines, pump=pump, proof=proof, warned=_warned(talk), **how)
         runner = Runner(engine, profile, open_store(profile, given), settings, options)
         with forwarding.to(runner.signal):
-            results = _run(runner, chosen, based=_is_of_base(profile))
+            results, error = _run(runner, chosen, based=_is_of_base(profile))
     lines.finish()
     _report(results, profile, as_json, talk)
-    return forwarding.exit_code(code_of(results))
+    code = code_of(results)
+    if error is not None:
+        error.exit_code = forwarding.exit_code(code or error.exit_code)
+        raise error
+    lines.check("the evidence has all of it")
+    return forwarding.exit_code(code)
 
 
-def _run(runner: Runner, chosen: tuple[DeclaredSandbox, ...], *, based: bool) -> tuple[RunResult, ...]:
-    """The run; where there is no profile (`based`), an image that can't be had is to be named on the command line."""
+def _run(
+    runner: Runner, chosen: tuple[DeclaredSandbox, ...], *, based: bool
+) -> tuple[tuple[RunResult, ...], RunFailed | None]:
+    """The run, and what failed beside it; where there is no profile (`based`), an image that can't be had is to be
+    named on the command line."""
     import attrs
 
     from sandboxrun.errors import ApplyError
+    from sandboxrun.workflow.oneoff import RunFailed
 
     try:
-        return runner.run(chosen)
+        return runner.run(chosen), None
+    except RunFailed as error:
+        return error.results, error
     except ApplyError as error:
         if not based:
             raise

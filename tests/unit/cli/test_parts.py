@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
+import select
 import signal
 import sys
 import threading
+import tty
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -15,7 +20,7 @@ from click.testing import CliRunner
 from sandboxrun.cli import doctoring
 from sandboxrun.cli.commands.logs import last_lines
 from sandboxrun.cli.commands.wait import first_failure
-from sandboxrun.cli.lines import Lines
+from sandboxrun.cli.lines import LONGEST, Lines, OutputFailed
 from sandboxrun.cli.options import Seconds, WithCommand
 from sandboxrun.cli.running import matches
 from sandboxrun.cli.signals import CleanStop, Forwarding
@@ -28,15 +33,52 @@ from .conftest import Say
 # -- lines
 
 
-def test_one_sandbox_has_no_prefix_and_keeps_its_unfinished_line(capfd: pytest.CaptureFixture[str]) -> None:
+HOSTILE = b"\x1b]52;c;aGk=\x07\tx\xff\r50%\r\n"
+
+
+@contextlib.contextmanager
+def on_a_terminal() -> Iterator[Callable[[], bytes]]:
+    """Standard output is a terminal; what it shows."""
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)
+    with open(theirs, "w", encoding="utf-8") as stream, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        yield lambda: os.read(ours, 1 << 16) if select.select([ours], [], [], 5)[0] else b""
+    os.close(ours)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"one\ntwo\r\nunfinished",
+        HOSTILE,
+        b"\x1b[2J no end",
+        bytes(range(256)) * 3,
+        b"\xff\xfe\n\0\n\n",
+        b"x" * 200_010 + b"\n" + b"y" * (3 << 20),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 65536])
+def test_what_one_sandbox_writes_to_a_pipe_or_a_file_stays_as_it_is(
+    data: bytes, size: int, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    size = size if len(data) < 1000 else 65536
     lines = Lines(["a"])
-    lines("a", 1, b"one\ntw")
-    lines("a", 1, b"o\r\nunfini")
-    lines("a", 2, b"err\n")
-    assert capfd.readouterr() == ("one\ntwo\n", "err\n")
-    lines("a", 1, b"shed")
+    for at in range(0, len(data), size):
+        lines("a", 1, data[at : at + size])
+        lines("a", 2, data[at : at + size][::-1])
+    shown = capfdbinary.readouterr()
+    assert shown.out == data and sorted(shown.err) == sorted(data)
     lines.finish()
-    assert capfd.readouterr() == ("unfinished", "")
+    assert capfdbinary.readouterr() == (b"", b"") and lines.failure is None
+
+
+def test_on_a_terminal_escapes_are_made_visible_unless_raw() -> None:
+    with on_a_terminal() as shown:
+        Lines(["a"])("a", 1, HOSTILE)
+        assert shown() == b"\\x1b]52;c;aGk=\\x07\tx\\xff\\r50%\n"
+        Lines(["a"], raw=True)("a", 1, b"\x1b[2J no end")
+        assert shown() == b"\x1b[2J no end"
 
 
 def test_several_are_prefixed_and_every_line_is_whole(capfd: pytest.CaptureFixture[str]) -> None:
@@ -44,26 +86,41 @@ def test_several_are_prefixed_and_every_line_is_whole(capfd: pytest.CaptureFixtu
     lines("a", 1, b"on")
     lines('bb["x"]', 1, b"other\n")
     lines("a", 1, b"e\n\nrest")
+    lines("a", 1, HOSTILE)
+    lines("a", 1, b"end")
     lines.finish()
-    assert capfd.readouterr().out == 'bb["x"] | other\na       | one\na       | \na       | rest\n'
-
-
-def test_escapes_are_made_visible_unless_raw(capfd: pytest.CaptureFixture[str]) -> None:
-    hostile = b"\x1b]52;c;aGk=\x07\tx\xff\r50%\r\n"
-    Lines(["a"])("a", 1, hostile)
-    assert capfd.readouterr().out == "\\x1b]52;c;aGk=\\x07\tx\\xff\\r50%\n"
-    raw = Lines(["a"], raw=True)
-    raw("a", 1, b"\x1b[2J no end")
-    assert capfd.readouterr().out == "\x1b[2J no end"
-    both = Lines(["a", "b"], raw=True)
-    both("b", 1, b"\x1b[1m\n")
+    assert capfd.readouterr().out == (
+        'bb["x"] | other\na       | one\na       | \na       | rest\\x1b]52;c;aGk=\\x07\tx\\xff\\r50%\na       | end\n'
+    )
+    raw = Lines(["a", "b"], raw=True)
+    raw("b", 1, b"\x1b[1m\n")
     assert capfd.readouterr().out == "b | \x1b[1m\n"
 
 
-def test_sensitive_texts_are_masked(capfd: pytest.CaptureFixture[str]) -> None:
-    Lines(["a"], sensitive=frozenset({"hunter2hunter2"}))("a", 1, b"token=hunter2hunter2!\n")
+def test_a_line_without_end_takes_bounded_memory(capfd: pytest.CaptureFixture[str]) -> None:
+    for lines, start, end in (
+        (Lines(["a", "b"]), "a | ", "\n"),
+        (Lines(["a"], sensitive=frozenset({"hunter2"})), "", ""),
+    ):
+        for _ in range(80):
+            lines("a", 1, "é".encode() * 32768)
+        assert sum(map(len, lines._begun.values())) <= LONGEST
+        lines.finish()
+        parts = capfd.readouterr().out.split(end) if end else [capfd.readouterr().out]
+        assert "".join(part.removeprefix(start) for part in parts) == "é" * 32768 * 80
+        assert (len(parts) > 2) == bool(end)
+
+
+@pytest.mark.parametrize("shift", range(0, 40, 7))
+def test_sensitive_texts_are_masked(shift: int, capfd: pytest.CaptureFixture[str]) -> None:
+    lines = Lines(["a"], sensitive=frozenset({"hunter2hunter2"}))
+    lines("a", 1, b"token=hunter2hunter2!\r\n")
     shown = capfd.readouterr().out
-    assert "hunter2" not in shown and shown.startswith("token=(sensitive") and shown.endswith("!\n")
+    assert "hunter2" not in shown and shown.startswith("token=(sensitive") and shown.endswith("!\r\n")
+    lines("a", 1, b"x" * (LONGEST - shift) + b"hunter2hunter2" * 3)
+    lines("a", 1, b"hunter2hunter2\n")
+    shown = capfd.readouterr().out
+    assert "hunter2" not in shown and shown.count("(sensitive") == 4 and shown.startswith("x" * (LONGEST - shift) + "(")
 
 
 def test_no_line_is_a_command_to_the_job_that_shows_it(
@@ -72,8 +129,8 @@ def test_no_line_is_a_command_to_the_job_that_shows_it(
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     Lines(["a"])("a", 1, b"::add-path::/tmp\n")
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    Lines(["a"])("a", 1, b"::add-path::/tmp\n")
-    assert capfd.readouterr().out == "::add-path::/tmp\n\u2060::add-path::/tmp\n"
+    Lines(["a"])("a", 1, b"::add-path::/tmp\nx\r\n")
+    assert capfd.readouterr().out == "::add-path::/tmp\n\u2060::add-path::/tmp\nx\r\n"
 
 
 def test_output_goes_aside_where_stdout_is_for_something_else(capfd: pytest.CaptureFixture[str]) -> None:
@@ -81,11 +138,39 @@ def test_output_goes_aside_where_stdout_is_for_something_else(capfd: pytest.Capt
     assert capfd.readouterr() == ("", "x\n")
 
 
-def test_a_line_without_end_is_written_in_pieces(capfd: pytest.CaptureFixture[str]) -> None:
-    lines = Lines(["a"])
-    for _ in range(5):
-        lines("a", 1, b"x" * 20000)
-    assert len(capfd.readouterr().out.replace("\n", "")) >= 64 * 1024
+def test_a_descriptor_that_does_not_block_gets_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    data, seen = os.urandom(1 << 20), bytearray()
+    with open(theirs, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+
+        def read() -> None:
+            while piece := os.read(ours, 1 << 16):
+                seen.extend(piece)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        lines = Lines(["a"])
+        lines("a", 1, data)
+        monkeypatch.undo()
+    reader.join()
+    os.close(ours)
+    assert bytes(seen) == data and lines.failure is None
+
+
+def test_what_cannot_be_written_is_said_and_the_other_stream_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        lines = Lines(["a"])
+        lines("a", 1, b"lost\n")
+        lines("a", 2, b"kept\n")
+        monkeypatch.undo()
+    assert capfd.readouterr().err == "kept\n"
+    with pytest.raises(OutputFailed, match="cannot write to /dev/full: No space left on device"):
+        lines.check()
 
 
 @pytest.mark.parametrize(
