@@ -29,20 +29,18 @@ def carry_out(step: op.Operation, session: Session) -> str | None:
             return gateways.start_gateway(step, session)
         case op.ReloadGateway():
             return gateways.reload_gateway(step, session)
-        case op.RemoveNetwork():
-            joining.remove_network(step, session)
         case op.CreateVolume():
             make.create_volume(step, session)
-        case op.RemoveVolume():
-            teardown.remove_volume(step, session)
-        case op.RemoveCourier():
-            teardown.remove_courier(step, session)
         case op.CreatePart():
             make.create_part(step, session)
         case op.StartKeeper():
             return keepers.start_keeper(step, session)
         case op.CreateSandbox():
             return make.create_sandbox(step, session)
+        case op.CheckSandbox():
+            make.check_sandbox(step, session)
+        case op.RenameSandbox():
+            make.rename_sandbox(step, session)
         case op.UploadWorkspace():
             return make.upload_workspace(step, session)
         case op.UploadFiles():
@@ -63,12 +61,39 @@ def carry_out(step: op.Operation, session: Session) -> str | None:
             make.resume_sandbox(step, session)
         case op.RecordSpec():
             make.record_spec(step, session)
+        case (
+            op.StopSandbox()
+            | op.CaptureEvidence()
+            | op.RemoveSandbox()
+            | op.RemoveNetwork()
+            | op.RemoveVolume()
+            | op.RemoveCourier()
+        ):
+            return _take_away(step, session)
+        case _:
+            assert_never(step)
+    return None
+
+
+_Removal = (
+    op.StopSandbox | op.CaptureEvidence | op.RemoveSandbox | op.RemoveNetwork | op.RemoveVolume | op.RemoveCourier
+)
+
+
+def _take_away(step: _Removal, session: Session) -> str | None:
+    match step:
         case op.StopSandbox():
             teardown.stop_sandbox(step, session)
         case op.CaptureEvidence():
             return teardown.capture_evidence(step, session)
         case op.RemoveSandbox():
             teardown.remove_sandbox(step, session)
+        case op.RemoveNetwork():
+            joining.remove_network(step, session)
+        case op.RemoveVolume():
+            teardown.remove_volume(step, session)
+        case op.RemoveCourier():
+            teardown.remove_courier(step, session)
         case _:
             assert_never(step)
     return None

@@ -118,6 +118,16 @@ def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
     return created.id[:12]
 
 
+def check_sandbox(step: op.CheckSandbox, session: Session) -> None:
+    """Read it back once it is on all its networks."""
+    read_back(step.sandbox, session.made[step.address].id, session, step.image_id)
+
+
+def rename_sandbox(step: op.RenameSandbox, session: Session) -> None:
+    """Give it its name."""
+    session.engine.rename_container(step.container or session.made[step.address].id, step.name)
+
+
 def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
     """Pack the workspace, keep it as the baseline of the patch, and put it into its volume."""
     from sandboxrun.evidence.staged import open_workspace, stage_workspace
@@ -218,8 +228,6 @@ def courier(
 def start_sandbox(step: op.StartSandbox, session: Session) -> str:
     """Start the container, and read it back once more: what the start itself changed counts too."""
     container = session.made[step.address]
-    if len(step.sandbox.spec.networks) > 1:
-        read_back(step.sandbox, container.id, session)
     check_places(step.sandbox, session.places)
     if not session.probing:
         check_tmpfs(step.sandbox, container.id, session)

@@ -76,6 +76,7 @@ class Session:
     watched: dict[str, Watched] = attrs.field(factory=dict)  # by run
     stopped: dict[str, bool] = attrs.field(factory=dict)  # container → whether our stop found it running
     captured: dict[str, Captured] = attrs.field(factory=dict)  # run → its evidence
+    given_up: dict[str, str] = attrs.field(factory=dict)  # address → where the evidence is of one that was replaced
     networks_made: dict[str, str] = attrs.field(factory=dict)  # engine name → id
     plots: dict[str, Plot] = attrs.field(factory=dict)  # address → addresses on the sandbox's own network
     private_networks: dict[str, str] = attrs.field(factory=dict)  # address → id, of those made here
@@ -126,6 +127,7 @@ class Session:
     def labels(self, sandbox: DeclaredSandbox) -> dict[str, str]:
         """The labels of a container to be made."""
         extra = {
+            labels.BASE: sandbox.name,
             labels.PLAN_DIGEST: self.plan_digest,
             labels.PROFILE_DIGEST: self.profile.digest,
             labels.INPUTS_DIGEST: self.profile.inputs_digest,

@@ -52,7 +52,10 @@ def capture_evidence(step: op.CaptureEvidence, session: Session) -> str:
     if step.how is not None and reached is not False and unseen:
         # our stop found it running; or the plan knows what it was stopped for
         watched = attrs.evolve(watched, stopped_by=step.how)
-    return keep(observed, watched, session, known=step.run in session.watched, gateway=step.gateway)
+    folder = keep(observed, watched, session, known=step.run in session.watched, gateway=step.gateway)
+    if step.replaced:
+        session.given_up[step.address] = folder
+    return folder
 
 
 def _taken_by_its_run(observed: ObservedSandbox, session: Session) -> bool:
@@ -121,7 +124,7 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
         artifacts=policy.artifacts,
         workspace=workspace.target if copied and workspace is not None else None,
         wired=GATEWAY in companions_of(spec),
-        keeper=companion(observed.name, KEEPER) if WORKSPACE in held_parts(spec) else None,
+        keeper=companion(observed.base, KEEPER) if WORKSPACE in held_parts(spec) else None,
         own=frozenset(_rests_on(workspace, session)) if copied and workspace is not None else frozenset(),
         limits=CaptureLimits(log_bytes=policy.logs_limit, artifacts=ExportLimits(bytes=policy.artifacts_limit)),
     )
@@ -192,5 +195,5 @@ def discard(address: str, session: Session) -> str:
     session.store.unstage(made.run)
     remove_companions(session.companions.get(address, ()), session.private_networks.get(address), session)
     for part in PARTS:
-        _remove_volume(part_volume(observed.name, part), session)
+        _remove_volume(part_volume(observed.base, part), session)
     return "evidence kept, removed" if started else "removed"

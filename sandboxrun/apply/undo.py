@@ -20,7 +20,7 @@ from sandboxrun.plan.operations import Operation
 
 _FILLING = op.UploadWorkspace | op.UploadFiles | op.GiveVolume
 _WIRING = op.CreatePrivateNetwork | op.CreateGateway | op.StartGateway | op.StartKeeper
-_MAKING = op.CreatePart | op.CreateSandbox | _FILLING | op.ConnectNetwork | op.StartSandbox | _WIRING
+_MAKING = op.CreatePart | op.CreateSandbox | op.CheckSandbox | _FILLING | op.ConnectNetwork | op.StartSandbox | _WIRING
 
 
 def undo(session: Session, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:

@@ -12,6 +12,7 @@ PREFIX = "sandboxrun."
 PROJECT = PREFIX + "project"
 SANDBOX = PREFIX + "sandbox"  # the address
 RUN = PREFIX + "run"  # one id a container, from creation to its evidence
+BASE = PREFIX + "base"  # the name it was made under, which those of its volumes, network and companions begin with
 SPEC = PREFIX + "spec"  # the spec as last applied, canonical JSON
 SPEC_DIGEST = PREFIX + "spec-digest"
 PROFILE_DIGEST = PREFIX + "profile-digest"

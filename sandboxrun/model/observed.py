@@ -99,6 +99,11 @@ class ObservedSandbox:
     inspect: Mapping[str, Any] = attrs.field(repr=False, eq=False)
 
     @property
+    def base(self) -> str:
+        """What the names of its own volumes, network and companions begin with: the name that it was made under."""
+        return self.labels.get(labels.BASE) or self.name
+
+    @property
     def timed_out(self) -> bool:
         """Whether it ended past its timeout: then it was stopped for that, whatever code it gave.
 

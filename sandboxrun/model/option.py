@@ -29,6 +29,7 @@ class Effect(enum.Enum):
     RECONNECT = "reconnect"  # networks attach and detach
     RELOAD = "reload"  # the sandbox's gateway reads its rules again
     RESUME = "resume"  # its processes go on: no option's effect, but that of a pause
+    RENAME = "rename"  # the container has another name than the sandbox
     REPLACE = "replace"
     NONE = "none"  # sandboxrun's own behaviour: nothing on the engine differs
 
@@ -127,6 +128,11 @@ class Live:
     def name(self) -> str:
         """The container's name."""
         return str(self.inspect.get("Name", "")).removeprefix("/")
+
+    @property
+    def base(self) -> str:
+        """What the names of its own volumes and network begin with: the name that it was made under."""
+        return self.label(labels.BASE) or self.name
 
     def config(self, field: str) -> Any:
         """A field of Config."""

@@ -143,7 +143,7 @@ class Volumes:
                 _add_mount(payload, _volume(payload.names.volume(source), mount.target, mount.read_only))
 
     def get(self, live: Live) -> tuple[Mount, ...]:
-        own = {part_volume(live.name, part) for part in (WORKSPACE, SECRETS, CONFIGS)}
+        own = {part_volume(live.base, part) for part in (WORKSPACE, SECRETS, CONFIGS)}
         label = _workspace_label(live)
         workspace = label.get("target")
         inner = {f"{workspace}/{path}" for path, _ in mounts_of(_texts(label, "protected"))}
@@ -201,7 +201,7 @@ class WorkspaceMount:
         for found in _live_mounts(live):
             if found["Destination"] != label.get("target"):
                 continue
-            if found.get("Name") == part_volume(live.name, WORKSPACE):
+            if found.get("Name") == part_volume(live.base, WORKSPACE):
                 return Workspace(
                     source=str(label.get("source")),
                     target=found["Destination"],
@@ -256,7 +256,7 @@ class Files:
             _add_mount(payload, _volume(part_volume(payload.name, self.part), self.directory, True))
 
     def get(self, live: Live) -> tuple[FileRef, ...]:
-        volume = part_volume(live.name, self.part)
+        volume = part_volume(live.base, self.part)
         mounted = any(
             found.get("Name") == volume and found["Destination"] == self.directory and not found["RW"]
             for found in _live_mounts(live)
@@ -320,7 +320,7 @@ class Networks:
             {
                 live.names.network_key(name): _attachment(live, settings or {})
                 for name, settings in sorted(found.items())
-                if name not in ("none", private_network(live.name))  # that one is the egress option's
+                if name not in ("none", private_network(live.base))  # that one is the egress option's
             }
         )
 
@@ -336,7 +336,7 @@ def endpoint(attachment: Attachment) -> dict[str, Any]:
 
 
 def _attachment(live: Live, settings: Mapping[str, Any]) -> Attachment:
-    own = {str(live.inspect.get("Id", ""))[:12], live.name}
+    own = {str(live.inspect.get("Id", ""))[:12], live.name, live.base}
     aliases = {forms.domain(alias) for alias in settings.get("Aliases") or () if alias not in own}
     return Attachment(
         aliases=tuple(sorted(aliases)), ipv4_address=(settings.get("IPAMConfig") or {}).get("IPv4Address") or None

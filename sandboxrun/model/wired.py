@@ -74,7 +74,7 @@ class Wiring:
 
 
 def _is_wired(live: Live, attached: set[str]) -> bool:
-    network = private_network(live.name)
+    network = private_network(live.base)
     variables = {(name, item) for name, item in convert.from_equals(live.config("Env")).items()}
     wanted = _variables(live)
     return (

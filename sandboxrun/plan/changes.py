@@ -51,6 +51,7 @@ class Reason(enum.Enum):
     EXPIRED = "delete_because_expired"
     ORPHANED = "delete_because_owner_gone"
     UNDECLARED = "delete_because_no_resource_config"
+    SECOND = "delete_because_replaced"
     UNUSED = "delete_because_unused"
     DESTROY = "delete_because_destroy"
     UP_TO_DATE = "none_because_up_to_date"

@@ -40,7 +40,8 @@ def _replace_network(draft: Draft, change: Change, decisions: list[Decision]) ->
     """Detach everything that stays, make it anew, attach it again: running sandboxes keep running."""
     key = change.address.removeprefix("network.")
     draft.anew.add(key)
-    declared = {d.observed.id: d.declared for d in decisions if d.observed is not None and d.declared is not None}
+    kept = [d for d in decisions if d.observed is not None and d.declared is not None and not d.beside]
+    declared = {d.observed.id: d.declared for d in kept if d.observed is not None and d.declared is not None}
     staying = [o for o in draft.snapshot.sandboxes if key in o.spec.networks and o.id not in draft.removed]
     common: dict[str, Any] = {"address": change.address, "cause": change.reason.value}
     on_it = {o.id: o.address for o in staying} | _gateways_on(draft, key)

@@ -36,6 +36,19 @@ class Decision:
         return self.change.action in (Action.CREATE, Action.REPLACE)
 
     @property
+    def beside(self) -> bool:
+        """Whether what is made comes first: what runs is given up only once all that can be made of the other is."""
+        running = self.observed is not None and isinstance(self.observed.state, Running)
+        return running and self.change.action is Action.REPLACE
+
+    @property
+    def made(self) -> DeclaredSandbox | None:
+        """What is declared, by the name that it is made under: one of its own while another one has its name."""
+        if self.declared is None or self.observed is None or not self.beside:
+            return self.declared
+        return attrs.evolve(self.declared, name=f"{self.declared.name}.next-{self.observed.id[:12]}")
+
+    @property
     def ends(self) -> bool:
         """Whether the container that is there goes."""
         return self.observed is not None and self.change.action in (Action.REPLACE, Action.DELETE)
@@ -79,6 +92,7 @@ def decide_undeclared(
     """The decision for a container that goes whatever its state."""
     note = {
         Reason.UNDECLARED: "no longer declared",
+        Reason.SECOND: "an apply that replaced it did not finish",
         Reason.ORPHANED: "the run that made it is gone",
         Reason.EXPIRED: "past its ttl",
     }.get(reason, "")
@@ -122,7 +136,7 @@ def differences(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: 
         found = (*found, _PAUSED)
     if observed.name == declared.name:
         return found
-    moved = Difference(key="name", before=observed.name, after=declared.name, effect=Effect.REPLACE, drift=True)
+    moved = Difference(key="name", before=observed.name, after=declared.name, effect=Effect.RENAME, drift=True)
     return (moved, *found)
 
 
@@ -208,7 +222,7 @@ def _decision(
     after = spec_plain(declared.spec) if declared is not None and action is not Action.DELETE else None
     address = observed.address if observed is not None else declared.address if declared is not None else ""
     name = observed.name if observed is not None and (stays or declared is None) else ""
-    if observed is not None and observed.one_off:
+    if observed is not None and (observed.one_off or reason is Reason.SECOND):
         address = f"{address} (run {observed.run[:12]})"
     change = Change(
         kind="sandbox",

@@ -19,17 +19,23 @@ def remove_courier(draft: Draft, container: str) -> str:
     return draft.add(step)
 
 
-def teardown(draft: Draft, decision: Decision) -> None:
-    """Stop it if it runs, keep its evidence, remove it with all that is its own."""
+def teardown(draft: Draft, decision: Decision, after: Ids = ()) -> None:
+    """Stop it if it runs, keep its evidence, remove it with all that is its own. `after`: what must be done first."""
     observed, change = decision.observed, decision.change
     assert observed is not None
-    last: Ids = ()
+    last = after
     common: dict[str, Any] = {"address": change.address, "cause": change.note or change.reason.value}
     if isinstance(observed.state, Running):
         spec = observed.applied or observed.spec
         grace = -(-spec.stop_grace_period // 1_000_000_000)
         stop = op.StopSandbox(
-            id=f"stop {change.address}", **common, container=observed.id, grace=grace, how=decision.how or "killed"
+            id=f"stop {change.address}",
+            **common,
+            needs=last,
+            container=observed.id,
+            grace=grace,
+            how=decision.how or "killed",
+            replaced=decision.beside,
         )
         last = (draft.add(stop),)
     if isinstance(observed.state, Running | Ended):
@@ -43,6 +49,7 @@ def teardown(draft: Draft, decision: Decision) -> None:
             run=observed.run,
             how=how,
             gateway=_gateway(draft, observed),
+            replaced=decision.beside,
         )
         last = (draft.add(capture),)
     remove = op.RemoveSandbox(
@@ -51,9 +58,10 @@ def teardown(draft: Draft, decision: Decision) -> None:
         needs=(*last, *draft.couriers),  # a courier holds the volumes that go with the container
         container=observed.id,
         name=observed.name,
-        volumes=own_volumes(observed.name, draft.snapshot),
+        volumes=own_volumes(observed.base, draft.snapshot),
         companions=own_companions(observed.run, draft.snapshot),
-        network=own_network(observed.name, draft.snapshot),
+        network=own_network(observed.base, draft.snapshot),
+        replaced=decision.beside,
     )
     draft.removed[observed.id] = draft.add(remove)
 

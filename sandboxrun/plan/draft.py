@@ -36,6 +36,11 @@ class Draft:
         self.steps.append(step)
         return step.id
 
+    def gone(self, address: str) -> Ids:
+        """The steps that remove the containers of a sandbox that go before anything is made of it."""
+        mine = [o.id for o in self.snapshot.sandboxes if o.address == address and not o.one_off]
+        return tuple(self.removed[id] for id in mine if id in self.removed)
+
     def helper(self) -> tuple[str, Ids]:
         """The image of gateways and keepers, and the step that builds it first, if it is not there."""
         helper = self.snapshot.helper

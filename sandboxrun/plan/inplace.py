@@ -13,6 +13,7 @@ from sandboxrun.plan.decide import Decision
 from sandboxrun.plan.down import remove_courier
 from sandboxrun.plan.draft import Draft
 from sandboxrun.plan.making import open_gateway
+from sandboxrun.plan.replacing import rename
 
 
 def update(draft: Draft, sandbox: DeclaredSandbox, decision: Decision) -> None:
@@ -31,6 +32,8 @@ def update(draft: Draft, sandbox: DeclaredSandbox, decision: Decision) -> None:
             options=live,
         )
         draft.add(step)
+    if any(d.effect is Effect.RENAME for d in decision.change.differences):
+        rename(draft, decision, decision.observed.id, draft.gone(sandbox.address))
     if any(d.effect is Effect.RELOAD for d in decision.change.differences):
         _reload(draft, sandbox, decision.observed, cause)
     if any(d.effect is Effect.RECONNECT for d in decision.change.differences):

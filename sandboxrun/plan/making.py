@@ -10,6 +10,7 @@ from sandboxrun.plan.belongings import companions_of, held_parts, parts_of
 from sandboxrun.plan.changes import Action, Change
 from sandboxrun.plan.decide import Decision
 from sandboxrun.plan.draft import Draft, Ids
+from sandboxrun.plan.replacing import start, take_over
 
 
 def pull(draft: Draft, images: list[Change], decisions: list[Decision]) -> None:
@@ -49,7 +50,7 @@ def make_volumes(draft: Draft, volumes: list[Change]) -> None:
 def make(draft: Draft, sandbox: DeclaredSandbox, decision: Decision) -> None:
     """All of one sandbox, up to its start."""
     address, cause = sandbox.address, decision.change.note or decision.change.reason.value
-    needs = _before(draft, sandbox, decision)
+    needs = _before(draft, sandbox)
     volumes = [
         op.CreatePart(
             id=f"volume {address} {part}", address=address, cause=cause, needs=needs, sandbox=sandbox, part=part
@@ -73,9 +74,21 @@ def make(draft: Draft, sandbox: DeclaredSandbox, decision: Decision) -> None:
     created = draft.add(create)
     ready = [created, *wired, *_fill(draft, sandbox, (created, *held), cause), *_join(draft, sandbox, created, cause)]
     ready += _give_volumes(draft, sandbox, created, cause)
+    if len(sandbox.spec.networks) > 1:
+        check = op.CheckSandbox(
+            id=f"check {address}",
+            address=address,
+            cause=cause,
+            needs=tuple(ready),
+            sandbox=sandbox,
+            image_id=create.image_id,
+        )
+        ready.append(draft.add(check))
     ready += _dependencies(draft, sandbox, cause)
-    start = op.StartSandbox(id=f"start {address}", address=address, cause=cause, needs=tuple(ready), sandbox=sandbox)
-    draft.started[address] = draft.add(start)
+    if decision.beside:
+        take_over(draft, sandbox, decision, tuple(ready), cause)
+    else:
+        start(draft, sandbox, tuple(ready), cause)
 
 
 def _hold(draft: Draft, sandbox: DeclaredSandbox, needs: Ids, cause: str) -> Ids:
@@ -152,13 +165,12 @@ def _give_volumes(draft: Draft, sandbox: DeclaredSandbox, created: str, cause: s
     return [draft.given[m.source or ""] for m in mounts if m.source in draft.given]
 
 
-def _before(draft: Draft, sandbox: DeclaredSandbox, decision: Decision) -> Ids:
+def _before(draft: Draft, sandbox: DeclaredSandbox) -> Ids:
     """What must be done before the container can be made."""
     spec, names = sandbox.spec, draft.profile.names
     networks = [draft.networks.get(names.network(key)) for key in spec.networks]
     volumes = [draft.volumes.get(mount.source or "") for mount in spec.volumes]
-    replaced = draft.removed.get(decision.observed.id) if decision.observed is not None else None
-    needs = (replaced, draft.pulls.get(spec.image), *networks, *volumes, *draft.couriers)
+    needs = (*draft.gone(sandbox.address), draft.pulls.get(spec.image), *networks, *volumes, *draft.couriers)
     return tuple(step for step in needs if step)
 
 

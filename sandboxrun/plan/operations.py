@@ -146,6 +146,22 @@ class CreateSandbox(_Step):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
+class CheckSandbox(_Step):
+    """Read a container back that was connected to more networks after it had been created."""
+
+    sandbox: DeclaredSandbox
+    image_id: str | None
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class RenameSandbox(_Step):
+    """Give a container the sandbox's name. `container` is None for one that the plan itself creates."""
+
+    container: str | None
+    name: str
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class UploadWorkspace(_Step):
     """Put the copy of the workspace into the container that was created."""
 
@@ -232,6 +248,7 @@ class StopSandbox(_Step):
     container: str
     grace: int  # seconds
     how: str  # the outcome to record: timeout, killed
+    replaced: bool = False  # the plan has made another one in its place
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -243,6 +260,7 @@ class CaptureEvidence(_Step):
     run: str
     how: str | None  # the outcome where the plan decides it (timeout, killed); None: as the engine says
     gateway: str | None = None  # the container that keeps the records of what it reached
+    replaced: bool = False  # as above
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -254,6 +272,7 @@ class RemoveSandbox(_Step):
     volumes: tuple[str, ...]
     companions: tuple[str, ...] = ()
     network: str | None = None
+    replaced: bool = False  # as above
 
 
 Operation = (
@@ -271,6 +290,8 @@ Operation = (
     | CreatePart
     | StartKeeper
     | CreateSandbox
+    | CheckSandbox
+    | RenameSandbox
     | UploadWorkspace
     | UploadFiles
     | GiveVolume

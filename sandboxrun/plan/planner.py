@@ -7,6 +7,7 @@ them (networks, volumes, images), then the steps are laid out (`steps.py`).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 import attrs
 
@@ -54,7 +55,12 @@ def make_destroy_plan(profile: Profile, snapshot: Snapshot, targets: tuple[str, 
     known = {s.address: s for s in profile.sandboxes}
     _check_known(targets, [*known, *(o.address for o in snapshot.sandboxes)], "--target: ")
     chosen = [o for o in snapshot.sandboxes if not targets or _matches(o.address, targets)]
-    decisions = [decide_undeclared(o, known.get(o.address), snapshot, Reason.DESTROY) for o in chosen]
+    current = {o.id for o in _current(snapshot).values()}
+    second = {o.id for o in snapshot.sandboxes if not o.one_off} - current
+    decisions = [
+        decide_undeclared(o, known.get(o.address), snapshot, Reason.SECOND if o.id in second else Reason.DESTROY)
+        for o in chosen
+    ]
     return _plan(profile, snapshot, decisions, Options(targets=targets), destroy=True)
 
 
@@ -136,20 +142,32 @@ def _only_drift(change: Change) -> Change:
 def _declared(
     wanted: Iterable[DeclaredSandbox], snapshot: Snapshot, replaced: frozenset[str], options: Options
 ) -> list[Decision]:
-    by_address: dict[str, ObservedSandbox] = {}
-    for observed in snapshot.sandboxes:
-        if not observed.one_off:
-            by_address.setdefault(observed.address, observed)  # a second one of that address is undeclared
+    current = _current(snapshot)
     return [
-        decide(s, by_address.get(s.address), snapshot, replace=s.address in replaced, rerun=options.rerun)
-        for s in wanted
+        decide(s, current.get(s.address), snapshot, replace=s.address in replaced, rerun=options.rerun) for s in wanted
     ]
+
+
+def _current(snapshot: Snapshot) -> dict[str, ObservedSandbox]:
+    """The container of each address. There are two where an apply was killed while it replaced one: the one that was
+    started last is the newer, and one that was never started is not needed."""
+    found: dict[str, ObservedSandbox] = {}
+    for observed in snapshot.sandboxes:
+        other = found.get(observed.address)
+        if not observed.one_off and (other is None or _started(observed) > _started(other)):
+            found[observed.address] = observed
+    return found
+
+
+def _started(observed: ObservedSandbox) -> datetime:
+    started = getattr(observed.state, "started", None)
+    return started if started is not None else datetime.min.replace(tzinfo=UTC)
 
 
 def _undeclared(profile: Profile, snapshot: Snapshot, options: Options) -> list[Decision]:
     """What the engine has of this project beyond what the profile declares."""
     declared = {s.address for s in profile.sandboxes}
-    seen: set[str] = set()
+    current = {o.id for o in _current(snapshot).values()}
     decisions = []
     for observed in snapshot.sandboxes:
         if options.targets and not _matches(observed.address, options.targets):
@@ -158,10 +176,10 @@ def _undeclared(profile: Profile, snapshot: Snapshot, options: Options) -> list[
             reason = _collectable(observed, snapshot)
             if reason is not None:
                 decisions.append(decide_undeclared(observed, None, snapshot, reason))
-        elif observed.address not in declared or observed.address in seen:
+        elif observed.id not in current:
+            decisions.append(decide_undeclared(observed, None, snapshot, Reason.SECOND))
+        elif observed.address not in declared:
             decisions.append(decide_undeclared(observed, None, snapshot, Reason.UNDECLARED))
-        else:
-            seen.add(observed.address)
     return decisions
 
 

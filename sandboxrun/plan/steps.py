@@ -1,7 +1,7 @@
 """Lays out the steps that carry decisions out, with what each needs before it.
 
 Owns the order: evidence before removal, containers before networks and volumes when tearing down, the reverse
-when building up, dependencies before dependents. Pure.
+when building up, dependencies before dependents; what runs is given up after what takes its place was made. Pure.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def lay(
     draft = Draft(profile=profile, snapshot=snapshot)
     draft.couriers = tuple(remove_courier(draft, container) for container in snapshot.couriers)
     for decision in decisions:
-        if decision.ends:
+        if decision.ends and not decision.beside:
             teardown(draft, decision)
     pull(draft, images, decisions)
     make_networks(draft, networks, decisions)
     make_volumes(draft, volumes)
     for decision in by_dependency(decisions):
-        if decision.makes and decision.declared is not None:
-            make(draft, decision.declared, decision)
+        if decision.makes and decision.made is not None:
+            make(draft, decision.made, decision)
         elif decision.change.action is Action.UPDATE and decision.declared is not None:
             update(draft, decision.declared, decision)
     remove_surroundings(draft, networks, volumes)

@@ -166,7 +166,7 @@ def is_part(volume: ObservedVolume) -> bool:
 def _left_parts(snapshot: Snapshot, decisions: list[Decision]) -> list[ObservedVolume]:
     """Volumes of containers that are not there: an apply was killed between two calls. A sandbox that is made takes
     care of its own, which may be among them."""
-    names = {o.name for o in snapshot.sandboxes} | {d.declared.name for d in decisions if d.makes and d.declared}
+    names = {o.base for o in snapshot.sandboxes} | {d.made.name for d in decisions if d.makes and d.made}
     owned = {part_volume(name, part) for name in names for part in PARTS}
     return [volume for volume in snapshot.volumes if is_part(volume) and volume.name not in owned]
 

@@ -41,6 +41,8 @@ _MINOR = (
     | op.CreateGateway
     | op.StartGateway
     | op.StartKeeper
+    | op.CheckSandbox
+    | op.RenameSandbox
 )
 
 
@@ -67,6 +69,12 @@ def _words(step: Operation) -> tuple[str, str]:
             return "starting its gateway", "gateway serves"
         case op.ReloadGateway():
             return "giving its gateway other rules", "gateway serves by other rules"
+        case op.CheckSandbox():
+            return "reading it back", "read back"
+        case op.RenameSandbox():
+            return "renaming", "renamed"
+        case op.RemoveSandbox(replaced=True):
+            return "removing the old container", "old container removed"
         case op.RemoveNetwork() | op.RemoveVolume() | op.RemoveSandbox():
             return "removing", "removed"
         case op.RemoveCourier():
@@ -93,6 +101,8 @@ def _words(step: Operation) -> tuple[str, str]:
             return "unpausing", "unpaused"
         case op.RecordSpec():
             return "recording what it was told to be", "recorded"
+        case op.StopSandbox(replaced=True):
+            return "stopping the old container", "old container stopped"
         case op.StopSandbox():
             return "stopping", "stopped"
         case op.CaptureEvidence():

@@ -61,7 +61,7 @@ def _findings(
 def _gateway(engine: Engine, profile: Profile, observed: ObservedSandbox) -> Mapping[str, Any]:
     """The inspect answer of the gateway of that run; empty where there is none."""
     wanted = {labels.RUN: observed.run, labels.ROLE: GATEWAY}
-    name = companion(observed.name, GATEWAY)
+    name = companion(observed.base, GATEWAY)
     found = own_containers(engine, profile.project, more=wanted, names=(name,))
     inspected = engine.inspect_containers([str(c["Id"]) for c in found])
     return inspected[0] if inspected else {}
@@ -71,7 +71,7 @@ def _between(engine: Engine, name: str, observed: ObservedSandbox, gateway: Mapp
     """The network between the two: sealed, and nobody else is on it."""
     from sandboxrun.gateway.container import SEALED
 
-    network = engine.network(private_network(observed.name))
+    network = engine.network(private_network(observed.base))
     title, expected = "nobody but its gateway is on its network", "sealed; the sandbox and its gateway"
     if network is None:
         return _finding(name, "gateway network", title, expected, "not there", False, field="Network")
@@ -164,12 +164,12 @@ def _confined(
     from sandboxrun.gateway.container import gateway_payload, not_taken
 
     title = "its gateway is as it was made"
-    network = engine.network(private_network(observed.name))
+    network = engine.network(private_network(observed.base))
     subnet = decode_network(network).subnet if network is not None else None
     if subnet is None:
         return _finding(name, "gateway options", title, "as made", "not told", None, "its network is not there")
     sandbox = DeclaredSandbox(
-        address=observed.address, sandbox=observed.address, each=None, name=observed.name, spec=spec
+        address=observed.address, sandbox=observed.address, each=None, name=observed.base, spec=spec
     )
     payload = gateway_payload(sandbox, profile.names, observed.run, Plot.of(subnet), str(gateway.get("Image")))
     lost = list(not_taken(payload, gateway))

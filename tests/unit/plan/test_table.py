@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sandboxrun.errors import PlanError, UsageError
 from sandboxrun.model.codec import ImageConfig
 from sandboxrun.model.names import part_volume
-from sandboxrun.model.objects import NetworkSpec, VolumeSpec
+from sandboxrun.model.objects import NetworkSpec, VolumeSpec, config_digest
 from sandboxrun.model.observed import Companion, Completed, Created, Foreign, Image, ObservedVolume, Running
 from sandboxrun.model.records import Attachment, Dependency, FileRef, Lifetime, Mount
 from sandboxrun.model.types import freeze
@@ -100,14 +100,111 @@ def test_what_cannot_change_live_is_replaced(options: dict[str, Any]) -> None:
     assert only(plan) == (Action.REPLACE, Reason.CANNOT_UPDATE)
     assert "# forces replacement" in str(plan)
     assert plan.counts == (1, 0, 1)
-    assert steps(plan) == ["stop a", "evidence a", "remove a", "create a", "start a"]
+    assert steps(plan) == ["create a", "start a", "stop a", "evidence a", "remove a", "rename a"]
     assert needs(plan) == {
-        "stop a": (),
+        "create a": (),
+        "start a": ("create a",),
+        "stop a": ("start a",),
         "evidence a": ("stop a",),
         "remove a": ("evidence a",),
-        "create a": ("remove a",),
-        "start a": ("create a",),
+        "rename a": ("remove a",),
     }
+    create, rename = plan.operations[0], plan.operations[-1]
+    assert isinstance(create, op.CreateSandbox) and isinstance(rename, op.RenameSandbox)
+    assert (create.sandbox.name, rename.name) == (f"review-a.next-{observed(A).id[:12]}", "review-a")
+
+
+DATA = Mount(type="volume", source="data", target="/data")
+HERE = Mount(type="bind", source="/srv/data", target="/data")
+FIXED = {"networks": freeze({"default": Attachment(ipv4_address="10.77.0.2")})}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "excludes"),
+    [
+        ({"volumes": (DATA,)}, {"volumes": (DATA,)}, True),
+        ({"volumes": (DATA,)}, {"volumes": (attrs.evolve(DATA, read_only=True),)}, True),
+        ({"volumes": (attrs.evolve(DATA, read_only=True),)}, {"volumes": (attrs.evolve(DATA, read_only=True),)}, False),
+        ({"volumes": (DATA,)}, {}, False),
+        ({"volumes": (DATA,)}, {"volumes": (attrs.evolve(DATA, source="other"),)}, False),
+        ({"volumes": (HERE,)}, {"volumes": (attrs.evolve(HERE, source="/srv/data/below"),)}, True),
+        ({"volumes": (HERE,)}, {"volumes": (attrs.evolve(HERE, source="/srv/database"),)}, False),
+        (
+            {"workspace": Workspace(source="/project", access="rw")},
+            {"volumes": (attrs.evolve(HERE, source="/"),)},
+            True,
+        ),
+        ({"workspace": Workspace(source="/project")}, {"workspace": Workspace(source="/project")}, False),
+        (FIXED, FIXED, True),
+        (FIXED, {}, False),
+        ({"gpus": 1}, {"gpus": 1}, True),
+        ({}, {}, False),
+    ],
+)
+def test_the_old_one_is_ended_first_only_where_both_would_hold_the_same(
+    before: dict[str, Any], after: dict[str, Any], excludes: bool
+) -> None:
+    """In either case all of the new one is made before the old one is touched."""
+    old, new = declared("a", **before), declared("a", user="5", **after)
+    volumes = freeze({"data": VolumeSpec(), "other": VolumeSpec()})
+    known = tuple(ObservedVolume(name=f"review_{key}", key=key, config=config_digest(VolumeSpec())) for key in volumes)
+    seen = snapshot(observed(old), networks=(network(),), volumes=known, **{**NONE, "networks": (network(),)})
+    plan = make_plan(profile(new, volumes=volumes), seen)
+    assert only(plan) == (Action.REPLACE, Reason.CANNOT_UPDATE)
+    order = steps(plan)[steps(plan).index("create a") :]
+    ended = ["stop a", "evidence a", "remove a", "rename a"]
+    assert [s for s in order if not s.startswith("upload")] == (
+        ["create a", *ended, "start a"] if excludes else ["create a", "start a", *ended]
+    )
+    made = needs(plan)["start a"]
+    assert needs(plan)["stop a"] == (tuple(n for n in made if n != "rename a") if excludes else ("start a",))
+
+
+def test_networks_and_dependencies_come_before_the_old_one_is_touched() -> None:
+    networks = freeze({"default": Attachment(), "other": Attachment()})
+    new = attrs.evolve(declared("a", user="5", networks=networks), depends_on=freeze({"b": Dependency()}))
+    there = (network(), network("other"))
+    plan = make_plan(profile(new, B), snapshot(observed(declared("a")), observed(B), networks=there))
+    assert steps(plan) == [
+        *("create a", "connect a other", "check a", "await a b"),
+        *("start a", "stop a", "evidence a", "remove a", "rename a"),
+    ]
+    assert needs(plan)["check a"] == ("create a", "connect a other")
+    assert needs(plan)["start a"] == ("create a", "connect a other", "check a", "await a b")
+
+
+def test_a_network_made_anew_takes_the_old_one_along() -> None:
+    """A sandbox that is replaced is on the new network until the other one has taken its place."""
+    fixed = freeze({"default": Attachment(ipv4_address="10.77.0.2")})
+    old, new = declared("a"), declared("a", networks=fixed, user="5")
+    changed = freeze({"default": NetworkSpec(internal=True)})
+    plan = make_plan(profile(new, networks=changed), snapshot(observed(old), networks=(network(),)))
+    assert steps(plan) == [
+        *("disconnect a default", "remove network.default", "create network.default", "connect a default"),
+        *("create a", "start a", "stop a", "evidence a", "remove a", "rename a"),
+    ]
+    (connect,) = [step for step in plan.operations if isinstance(step, op.ConnectNetwork)]
+    assert (connect.container, connect.attachment) == (observed(old).id, Attachment())
+
+
+def test_of_two_the_one_that_was_started_last_is_the_sandbox() -> None:
+    """An apply that was killed while it replaced one leaves both."""
+    new = attrs.evolve(A, spec=spec(network_mode="none", user="5"))
+    later = Running(started=STARTED + timedelta(seconds=5))
+    half = attrs.evolve(observed(new, Created()), id="f" * 64, name="review-a.next-0", run="f" * 32)
+    plan = make_plan(profile(new), snapshot(half, observed(A), **NONE))
+    assert [(c.address, c.action, c.note) for c in plan.pending] == [
+        ("a", Action.REPLACE, ""),
+        ("a (run ffffffffffff)", Action.DELETE, "an apply that replaced it did not finish"),
+    ]
+    assert steps(plan)[:2] == ["remove a (run ffffffffffff)", "create a"]
+    assert needs(plan)["create a"] == ("remove a (run ffffffffffff)",)
+    started = attrs.evolve(half, state=later)
+    plan = make_plan(profile(new), snapshot(observed(A), started, **NONE))
+    old = "a (run 0123456789ab)"
+    assert steps(plan) == [f"stop {old}", f"evidence {old}", f"remove {old}", "rename a"]
+    assert needs(plan)["rename a"] == (f"remove {old}",)
+    assert len(make_destroy_plan(profile(new), snapshot(observed(A), started, **NONE)).operations) == 6
 
 
 def test_an_option_of_our_own_is_recorded_and_nothing_else() -> None:
@@ -167,8 +264,9 @@ def test_a_tag_that_moved_in_the_registry_counts_where_the_newest_is_wanted() ->
         ("image.node:20-alpine", Action.UPDATE, Reason.IMAGE_MOVED),
         ("a", Action.REPLACE, Reason.IMAGE_MOVED),
     ]
-    assert steps(plan) == ["stop a", "evidence a", "remove a", "pull node:20-alpine", "create a", "start a"]
-    assert set(needs(plan)["create a"]) == {"remove a", "pull node:20-alpine"}
+    ended = ["stop a", "evidence a", "remove a", "rename a"]
+    assert steps(plan) == ["pull node:20-alpine", "create a", "start a", *ended]
+    assert needs(plan)["create a"] == ("pull node:20-alpine",)
     assert make_plan(profile(always), snapshot(observed(always), images=same, **NONE)).empty
     assert make_plan(profile(A), snapshot(observed(A), images=newer, **NONE)).empty
 
@@ -283,10 +381,11 @@ def test_a_second_container_of_one_address_goes_the_first_stays() -> None:
     ]
 
 
-def test_a_renamed_one_is_replaced() -> None:
+def test_one_that_was_renamed_is_given_its_name() -> None:
     plan = make_plan(profile(A), snapshot(attrs.evolve(observed(A), name="elsewhere"), **NONE))
-    assert only(plan) == (Action.REPLACE, Reason.CANNOT_UPDATE)
+    assert only(plan) == (Action.UPDATE, Reason.DRIFTED)
     assert [d.key for d in plan.pending[0].drift] == ["name"]
+    assert steps(plan) == ["rename a"]
 
 
 def test_one_offs_are_let_live_and_collected_when_nobody_owns_them() -> None:
@@ -394,6 +493,7 @@ def test_everything_around_a_sandbox_is_made_before_and_removed_after() -> None:
         "upload a secrets",
         "connect a other",
         "give a data",
+        "check a",
         "start a",
     ]
     assert set(needs(plan)["create a"]) == {
@@ -406,7 +506,8 @@ def test_everything_around_a_sandbox_is_made_before_and_removed_after() -> None:
     }
     assert set(needs(plan)["upload a secrets"]) == {"create a", "start a keeper"}
     filled = ("create a", "upload a workspace", "upload a secrets", "connect a other", "give a data")
-    assert needs(plan)["start a"] == filled
+    assert needs(plan)["check a"] == filled
+    assert needs(plan)["start a"] == (*filled, "check a")
     there = (
         ObservedVolume(name="review_data", key="data", config=None),
         ObservedVolume(name="review-a.workspace", key="review-a.workspace", config=None, run="r"),
