@@ -14,6 +14,7 @@ import attrs
 
 from sandboxrun.apply.events import StepDone, StepFailed, StepSkipped, StepStarted
 from sandboxrun.apply.handlers import carry_out
+from sandboxrun.apply.restore import restore
 from sandboxrun.apply.session import Session
 from sandboxrun.apply.undo import undo
 from sandboxrun.apply.waiting import DependencyFailed
@@ -77,7 +78,7 @@ def execute(steps: Sequence[Operation], session: Session, *, parallelism: int) -
     """Carry the steps out. Does not raise for a step that fails: see `Applied.check`.
 
     Steps that do not depend on a failed one go on. What this apply made for a sandbox and could not finish is
-    removed again, its evidence first where it had started.
+    removed again, its evidence first where it had started; sandboxes that run get back what it took from them.
     """
     run = _Run(steps, session)
     count = max(1, min(parallelism, len(steps)))
@@ -92,6 +93,8 @@ def execute(steps: Sequence[Operation], session: Session, *, parallelism: int) -
             worker.join()
     applied = run.result()
     undo(session, [f.step for f in applied.failures], [s for s in steps if s.id in applied.skipped])
+    if applied.failures or applied.skipped:
+        restore(session, steps, applied.done)
     if run.broken is not None:
         error = run.broken
         raise ApplyError(f"a worker failed: {type(error).__name__}: {error}", help=BUG) from error

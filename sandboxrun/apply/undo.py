@@ -26,11 +26,14 @@ _MAKING = op.CreatePart | op.CreateSandbox | op.CheckSandbox | _FILLING | op.Con
 def undo(session: Session, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
     """Remove the sandboxes whose making did not come to its end, then volumes and networks that nothing uses."""
     unfinished = {s.address for s in (*failed, *skipped) if isinstance(s, _MAKING | op.AwaitSandbox)}
+    # one that runs beside the container it was to replace, which has not been stopped
+    unfinished |= {s.address for s in (*failed, *skipped) if isinstance(s, op.StopSandbox) and s.replaced}
     for address in sorted(unfinished & session.made.keys()):
         try:
-            session.listener(Undone(address=address, what=discard(address, session)))
+            what = discard(address, session)
         except SandboxrunError as error:
-            session.listener(Undone(address=address, what=f"could not be removed: {error}"))
+            what = f"could not be removed: {error}"
+        session.listener(Undone(address=address, what=what + _lost(address, session)))
     for step in (*failed, *skipped):
         if isinstance(step, op.CreatePart | op.CreateSandbox | _WIRING):
             _part(step, session)
@@ -38,6 +41,12 @@ def undo(session: Session, failed: Sequence[Operation], skipped: Sequence[Operat
             _volume(step, session)
     if failed or skipped:
         _networks(session)
+
+
+def _lost(address: str, session: Session) -> str:
+    """What is no more, of one that had to end before the other was started."""
+    kept = session.given_up.get(address)
+    return f"; the container it was to replace had been stopped, its evidence is in {kept}" if kept else ""
 
 
 def _part(step: op.CreatePart | op.CreateSandbox | _WIRING, session: Session) -> None:

@@ -47,7 +47,7 @@ class ImageConfig:
         return cls(
             id=str(inspect.get("Id") or ""),
             digests=tuple(inspect.get("RepoDigests") or ()),
-            volumes=tuple(config.get("Volumes") or ()),
+            volumes=tuple(map(forms.path, config.get("Volumes") or ())),
             reserved=tuple(sorted(n for n in labels.read(config.get("Labels")) if n.startswith(labels.PREFIX))),
             **read,
         )

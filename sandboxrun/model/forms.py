@@ -8,6 +8,7 @@ that both compare equal. Pure.
 from __future__ import annotations
 
 import ipaddress
+import posixpath
 import re
 from collections.abc import Callable
 
@@ -131,6 +132,11 @@ def restart(text: str) -> str:
     """A restart policy: a count of 0 is no bound."""
     name, _, count = text.partition(":")
     return f"{name}:{int(count)}" if int(count or 0) else name
+
+
+def path(text: str) -> str:
+    """An absolute path in a sandbox: without doubled or trailing slashes, `.` and `..`."""
+    return "/" + posixpath.normpath(text).lstrip("/")
 
 
 def permissions(text: str) -> str:

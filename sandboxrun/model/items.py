@@ -5,7 +5,6 @@ Owns how an item of a list is named: a mount by its target, a variable by its na
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -55,7 +54,7 @@ def entry_of(type_: OptionType, item: Node) -> Entry | None:
 def name_of(name: Any) -> str:
     """What an item is looked up by: paths without what an engine drops of them."""
     text = str(name)
-    return posixpath.normpath(text) if text.startswith("/") else text
+    return forms.path(text) if text.startswith("/") else text
 
 
 def item_spans(type_: OptionType, node: Node | None) -> Mapping[str, Span]:

@@ -64,11 +64,11 @@ class ProcessOptions:
         always=True,
     )
     working_dir: str | None = option(
-        Text(pattern=r"/[^\x00]*", hint="an absolute path"),
+        Text(pattern=r"/[^\x00]*", hint="an absolute path", form=forms.path),
         default=None,
         description="The working directory; the workspace's target when there is one.",
         example="/workspace",
-        at=at.Config("WorkingDir", read=convert.text_or_none),
+        at=at.Config("WorkingDir", read=convert.form(forms.path)),
         inherited=True,
     )
     environment: Mapping[str, str | None] = option(

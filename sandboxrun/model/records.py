@@ -21,7 +21,7 @@ from sandboxrun.source import MapNode, Node, Scalar
 
 MILLISECOND = SECOND // 1000
 ABSOLUTE = r"/[^\x00:]*"
-AbsolutePath = Text(pattern=ABSOLUTE, hint="an absolute path")
+AbsolutePath = Text(pattern=ABSOLUTE, hint="an absolute path", form=forms.path)
 FileName = Text(pattern=r"[^/\x00]+", hint="a file name")
 
 
@@ -81,7 +81,7 @@ def read_mount(text: str) -> Mount:
     if not source or not target.startswith("/"):
         raise ValueError("the target must be an absolute path")
     kind = "bind" if source.startswith((".", "/", "~")) or "/" in source else "volume"
-    return Mount(type=kind, source=source, target=target, read_only="ro" in modes)
+    return Mount(type=kind, source=source, target=forms.path(target), read_only="ro" in modes)
 
 
 MountType = Short(
@@ -319,7 +319,7 @@ def _read_device(text: str) -> Device:
         or not (source.startswith("/") and target.startswith("/"))
     ):
         raise ValueError("the form is /dev/host[:/dev/inside[:rwm]]")
-    return Device(source=source, target=target, permissions=forms.permissions(permissions))
+    return Device(source=forms.path(source), target=forms.path(target), permissions=forms.permissions(permissions))
 
 
 def device_target(device: Device) -> str:

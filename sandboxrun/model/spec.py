@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import posixpath
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -163,7 +162,7 @@ def _egress(spec: SandboxSpec) -> Egress | None:
 
 
 def _check_targets(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
-    """Each mount point once, and written as an engine has it."""
+    """Each mount point once."""
     targets = [("secrets", SECRETS_AT)] if spec.secrets else []
     targets += [("configs", CONFIGS_AT)] if spec.configs else []
     targets += [("tmpfs", path) for path in spec.tmpfs]
@@ -173,18 +172,15 @@ def _check_targets(spec: SandboxSpec, node: MapNode, problems: Problems) -> None
     for key, path in targets:
         for message, help in _target_faults(key, path, taken):
             problems.add(message, _place(node, key, "target" if key == "workspace" else path), help)
-        taken[path.rstrip("/")] = key
+        taken[path] = key
 
 
 def _target_faults(key: str, path: str, taken: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
-    clean = posixpath.normpath(path)
-    if key in ("volumes", "workspace") and path != clean:
-        yield f"{path} is not normalized", f"write {clean}"
-    if clean == "/":
+    if path == "/":
         yield "nothing can be mounted over /", None
-    if clean == "/dev" or f"{clean}/".startswith("/proc/"):
-        yield f"nothing can be mounted over {clean}", "the runtime needs what is there; choose another path"
-    if (other := taken.get(path.rstrip("/"))) is not None:
+    if path == "/dev" or f"{path}/".startswith("/proc/"):
+        yield f"nothing can be mounted over {path}", "the runtime needs what is there; choose another path"
+    if (other := taken.get(path)) is not None:
         yield f"{path} is mounted by {other} and by {key}", "choose another path"
 
 

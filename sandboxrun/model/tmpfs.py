@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import attrs
 
 from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.model import units
+from sandboxrun.model import forms, units
 from sandboxrun.model.types import INVALID, Schema, freeze, refuse
 from sandboxrun.source import ListNode, MapNode, Node, Scalar
 
@@ -87,6 +87,7 @@ class Tmpfs:
         for path, options, item in items:
             if not path.startswith("/") or "\0" in path:
                 problems.add(f'"{path}" is no absolute path', item.span)
+            path = forms.path(path) if path.startswith("/") else path
             if path in mounts:
                 problems.add(f'"{path}" stands here twice', item.span, "remove one of them")
             try:

@@ -87,8 +87,14 @@ def _check_workspace(workspace: Workspace, node: MapNode, problems: Problems) ->
         )
 
 
+def _read_workspace(text: str) -> Workspace:
+    if not text:
+        raise ValueError("the path is empty")
+    return Workspace(source=text)
+
+
 WorkspaceType = Short(
     record=Record(cls=Workspace, title="workspace", check=_check_workspace),
-    read=lambda text: Workspace(source=text),
+    read=_read_workspace,
     expected="a path, or a mapping of source, target, access, exclude, size and writable",
 )

@@ -16,7 +16,7 @@ import attrs
 
 from sandboxrun.model.composite import ListOf
 from sandboxrun.model.hosts import Hosts, by_name
-from sandboxrun.model.items import Entry, entry_of, identity
+from sandboxrun.model.items import Entry, entry_of, identity, name_of
 from sandboxrun.model.option import Row, to_plain
 from sandboxrun.model.spec import ROWS
 from sandboxrun.model.tmpfs import Tmpfs
@@ -86,9 +86,9 @@ def _map(row: Row, low: Node, high: Node) -> Node:
 
 
 def _by_key(below: Sequence[Entry], above: Sequence[Entry]) -> tuple[Entry, ...]:
-    merged = {str(key.value): (key, value) for key, value in below}
+    merged = {name_of(key.value): (key, value) for key, value in below}
     for key, value in above:
-        name = str(key.value)
+        name = name_of(key.value)
         earlier = merged.get(name)
         if earlier is not None and isinstance(earlier[1], MapNode) and isinstance(value, MapNode):
             value = MapNode(entries=_by_key(earlier[1].entries, value.entries), span=value.span)

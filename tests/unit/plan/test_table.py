@@ -148,7 +148,7 @@ def test_the_old_one_is_ended_first_only_where_both_would_hold_the_same(
     old, new = declared("a", **before), declared("a", user="5", **after)
     volumes = freeze({"data": VolumeSpec(), "other": VolumeSpec()})
     known = tuple(ObservedVolume(name=f"review_{key}", key=key, config=config_digest(VolumeSpec())) for key in volumes)
-    seen = snapshot(observed(old), networks=(network(),), volumes=known, **{**NONE, "networks": (network(),)})
+    seen = snapshot(observed(old), networks=(network(),), volumes=known)
     plan = make_plan(profile(new, volumes=volumes), seen)
     assert only(plan) == (Action.REPLACE, Reason.CANNOT_UPDATE)
     order = steps(plan)[steps(plan).index("create a") :]
