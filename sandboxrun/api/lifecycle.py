@@ -91,6 +91,7 @@ class Lifecycle:
         assert outcome.applied is not None
         outcome.applied.check()
         sessions[0].networks_made.clear()  # others may use them by now: they go with the last of them
+        sessions[0].volumes_made.clear()
         return self._keep(declared, sessions[0])
 
     @contextlib.contextmanager

@@ -37,9 +37,8 @@ def undo(session: Session, failed: Sequence[Operation], skipped: Sequence[Operat
     for step in (*failed, *skipped):
         if isinstance(step, op.CreatePart | op.CreateSandbox | _WIRING):
             _part(step, session)
-        if isinstance(step, op.GiveVolume):
-            _volume(step, session)
     if failed or skipped:
+        _volumes(session)
         _networks(session)
 
 
@@ -70,11 +69,9 @@ def _part_volume(name: str, run: str, session: Session) -> None:
         session.engine.remove_volume(name)
 
 
-def _volume(step: op.GiveVolume, session: Session) -> None:
-    """A volume that this apply made and could not give away: the next apply makes and gives it. Nobody wrote to it,
-    for whoever mounts it waits for that."""
-    name = session.profile.names.volume(step.key)
-    if name in session.volumes_made:
+def _volumes(session: Session) -> None:
+    """A volume of the profile's that this apply made goes again when no container has it; the engine refuses others."""
+    for name in session.volumes_made:
         with contextlib.suppress(SandboxrunError):
             session.engine.remove_volume(name)
 
