@@ -152,14 +152,15 @@ def test_a_replacement_keeps_the_evidence_of_what_it_replaces(world: World) -> N
 def test_a_renamed_container_is_found_by_its_labels(world: World, engine_client: docker.DockerClient) -> None:
     profile = world.profile({"a": {}})
     world.apply(profile)
-    engine_client.containers.get(world.ids(profile)["a"]).rename(f"{world.project}-elsewhere")
+    id = world.ids(profile)["a"]
+    engine_client.containers.get(id).rename(f"{world.project}-elsewhere")
     renamed = only(world.plan(profile))
-    assert renamed.action is Action.REPLACE
+    assert renamed.action is Action.UPDATE
     assert [(d.key, d.before, d.after) for d in renamed.differences] == [
         ("name", f"{world.project}-elsewhere", f"{world.project}-a")
     ]
     world.apply(profile)
-    assert [o.name for o in world.snapshot(profile).sandboxes] == [f"{world.project}-a"]
+    assert [(o.name, o.id) for o in world.snapshot(profile).sandboxes] == [(f"{world.project}-a", id)]
 
 
 def test_own_options_are_changed_without_the_engine(world: World) -> None:
