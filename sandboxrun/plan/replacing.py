@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.model.observed import ObservedSandbox
 from sandboxrun.model.spec import SandboxSpec
+from sandboxrun.model.types import clean_path
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.decide import Decision
 from sandboxrun.plan.down import teardown
@@ -56,9 +57,7 @@ def rename(draft: Draft, decision: Decision, container: str | None, needs: Ids) 
 def excludes(old: ObservedSandbox, new: DeclaredSandbox) -> bool:
     """Whether the two can't run side by side: one may write to what the other one has mounted, or both have the same
     fixed address, or devices."""
-    theirs = tuple(_mounts(new.spec, str(new.workspace)))
-    mine = _mounts(old.spec, old.spec.workspace.source if old.spec.workspace is not None else "")
-    mounts = any(_clash(one, other) for one in mine for other in theirs)
+    mounts = any(_clash(one, other) for one in _mounts(old.spec) for other in _mounts(new.spec))
     devices = all(spec.devices or spec.gpus for spec in (old.spec, new.spec))
     return mounts or devices or bool(_addresses(old.spec) & _addresses(new.spec))
 
@@ -66,11 +65,11 @@ def excludes(old: ObservedSandbox, new: DeclaredSandbox) -> bool:
 Place = tuple[str, str, bool]  # type, source, whether it is read-only
 
 
-def _mounts(spec: SandboxSpec, workspace: str) -> Iterator[Place]:
+def _mounts(spec: SandboxSpec) -> Iterator[Place]:
     for mount in spec.volumes:
         yield mount.type, mount.source or "", mount.read_only
     if spec.workspace is not None and spec.workspace.access != "copy":
-        yield "bind", workspace, spec.workspace.access == "ro"
+        yield "bind", spec.workspace.source, spec.workspace.access == "ro"
 
 
 def _clash(one: Place, other: Place) -> bool:
@@ -78,7 +77,7 @@ def _clash(one: Place, other: Place) -> bool:
         return False
     if one[0] != "bind":
         return one[1] == other[1]
-    paths = [posixpath.normpath(place[1]) for place in (one, other)]
+    paths = [clean_path(place[1]) for place in (one, other)]
     return posixpath.commonpath(paths) in paths
 
 

@@ -243,8 +243,8 @@ def test_other_steps_are_told_when_nothing_else_is_known(project: Path) -> None:
     before = make_plan(profile(late), snapshot(observed(late)))
     after = make_plan(profile(late), snapshot(observed(late)), Options(replace=("lint",)))
     assert said(project, before, after) == (
-        'it would now also do "stop lint"; it would now also do "evidence lint"; it would now also do "remove lint"; '
-        'it would now also do "create lint"; it would now also do "start lint"'
+        'it would now also do "create lint"; it would now also do "start lint"; it would now also do "stop lint"; '
+        'it would now also do "evidence lint"; it would now also do "remove lint"; it would now also do "rename lint"'
     )
 
 
