@@ -6,7 +6,6 @@ Owns those checks of a whole spec; what a single option's type can tell is said 
 from __future__ import annotations
 
 import ipaddress
-import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -57,8 +56,6 @@ def _process(spec: SandboxSpec) -> Iterator[Fault]:
         for name in groups:
             if name.isdecimal() and (len(name) > 10 or int(name) > LARGEST_ID):
                 yield Fault((key, name), f"{name} is above {LARGEST_ID}, the largest id that an engine takes")
-    if spec.working_dir is not None and (clean := _clean(spec.working_dir)) != spec.working_dir:
-        yield Fault(("working_dir",), f"{spec.working_dir} is not normalized", f"write {clean}")
     for key in ("command", "entrypoint"):
         words = getattr(spec, key)
         if words and not words[0] and (key == "entrypoint" or not spec.entrypoint):
@@ -71,10 +68,6 @@ def _process(spec: SandboxSpec) -> Iterator[Fault]:
         elif check.test[0] == "CMD-SHELL" and len(words) > 1:
             help = "write one text, or use CMD for a program and its arguments"
             yield Fault(("healthcheck", "test"), "CMD-SHELL takes one text: the rest would be ignored", help)
-
-
-def _clean(path: str) -> str:
-    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 # -- resources ---------------------------------------------------------------------------------------------------
@@ -101,10 +94,6 @@ def _resources(spec: SandboxSpec) -> Iterator[Fault]:
             yield Fault(("storage_opt", name), f'"{name}" is not an option of storage_opt', "it has size")
         elif not _is_size(value):
             yield Fault(("storage_opt", name), f'"{value}" is not a size', "such as 10g")
-    for device in spec.devices:
-        target = device.target or device.source
-        if target != _clean(target):
-            yield Fault(("devices", target), f"{target} is not normalized", f"write {_clean(target)}")
 
 
 def _is_size(text: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from sandboxrun.errors import Problems
-from sandboxrun.model import labels
+from sandboxrun.model import forms, labels
 from sandboxrun.model.names import Names
 from sandboxrun.model.option import Live, Payload, Row, value_of, values_of
 from sandboxrun.model.spec import BY_KEY, ROWS, SandboxSpec, parse_spec
