@@ -10,10 +10,10 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator
 
+from sandboxrun.model import forms
 from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.model.observed import ObservedSandbox
 from sandboxrun.model.spec import SandboxSpec
-from sandboxrun.model.types import clean_path
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.decide import Decision
 from sandboxrun.plan.down import teardown
@@ -77,7 +77,7 @@ def _clash(one: Place, other: Place) -> bool:
         return False
     if one[0] != "bind":
         return one[1] == other[1]
-    paths = [clean_path(place[1]) for place in (one, other)]
+    paths = [forms.path(place[1]) for place in (one, other)]
     return posixpath.commonpath(paths) in paths
 
 
