@@ -61,17 +61,8 @@ def carry_out(step: op.Operation, session: Session) -> str | None:
             make.resume_sandbox(step, session)
         case op.RecordSpec():
             make.record_spec(step, session)
-        case (
-            op.StopSandbox()
-            | op.CaptureEvidence()
-            | op.RemoveSandbox()
-            | op.RemoveNetwork()
-            | op.RemoveVolume()
-            | op.RemoveCourier()
-        ):
-            return _take_away(step, session)
         case _:
-            assert_never(step)
+            return _take_away(step, session)
     return None
 
 
