@@ -12,7 +12,8 @@ import attrs
 from sandboxrun.errors import ApplyError, Problems
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.names import CONFIGS, SECRETS
-from sandboxrun.profile.contents import content_of
+from sandboxrun.model.records import FileRef
+from sandboxrun.profile.contents import content_of, placed
 
 
 @attrs.frozen(kw_only=True)
@@ -26,8 +27,11 @@ class Contents:
 def file_contents(profile: Profile, environment: Mapping[str, str], needed: Iterable[DeclaredSandbox]) -> Contents:
     """All that `needed` sandboxes use, and whatever else can be read (for masking). Raises ApplyError."""
     problems = Problems()
-    required = {(SECRETS, r.source) for s in needed for r in s.spec.secrets}
-    required |= {(CONFIGS, r.source) for s in needed for r in s.spec.configs}
+    required: dict[tuple[str, str], tuple[DeclaredSandbox, FileRef]] = {}
+    for sandbox in needed:
+        for part, refs in ((SECRETS, sandbox.spec.secrets), (CONFIGS, sandbox.spec.configs)):
+            for ref in refs:
+                required.setdefault((part, ref.source), (sandbox, ref))
     files: dict[tuple[str, str], bytes] = {}
     declared = [((SECRETS, k), v) for k, v in profile.secrets.items()]
     declared += [((CONFIGS, k), v) for k, v in profile.configs.items()]
@@ -36,7 +40,8 @@ def file_contents(profile: Profile, environment: Mapping[str, str], needed: Iter
         if isinstance(content, bytes):
             files[part, key] = content
         elif (part, key) in required:
-            problems.extend([content])
+            sandbox, ref = required[part, key]
+            problems.extend([placed(content, sandbox, part, ref)])
     problems.check(ApplyError)
     texts = (files[at].decode("utf-8", "surrogateescape").strip() for at in files if at[0] == SECRETS)
     return Contents(files=files, masked=frozenset(text for text in texts if text))

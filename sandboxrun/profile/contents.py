@@ -40,6 +40,11 @@ def _read(what: str, path: Path) -> bytes | Diagnostic:
         return Diagnostic(message=f"{what}: {path.name} can't be read: {reason(error)}", help="check its path")
 
 
+def placed(fault: Diagnostic, sandbox: DeclaredSandbox, part: str, ref: FileRef) -> Diagnostic:
+    """A fault of `content_of` where a sandbox names the secret or config; `part` is "secrets" or "configs"."""
+    return attrs.evolve(fault, message=f"{sandbox.address}: {fault.message}", span=sandbox.place(part, ref.file_name))
+
+
 def digest(content: bytes) -> str:
     """`sha256:…` of a content."""
     return "sha256:" + hashlib.sha256(content).hexdigest()

@@ -108,7 +108,7 @@ def _check_binds(sandbox: DeclaredSandbox, own: frozenset[Path], places: Places,
             continue  # which is told already
         found = sorted(path for path in own if path.is_relative_to(os.path.realpath(mount.source)))
         if found:
-            message = f"the bind {mount.target} lets the sandbox write to {found[0].name}, which the profile rests on"
+            message = f"the bind {mount.target} lets the sandbox write to {found[0].name}, which the profile depends on"
             help = "mount it with :ro, or as the workspace with access: rw, which keeps such files"
             problems.add(message, sandbox.place("volumes", mount.target), help)
 
@@ -122,8 +122,11 @@ def _guarded(sandbox: DeclaredSandbox, own: frozenset[Path], problems: Problems)
     try:
         also = () if ".git" in workspace.writable else tuple(configured(Path(workspace.source)))
     except OSError as error:
-        message = f"the workspace's .git/config can't be read: {reason(error)}: what git runs of it is not known"
-        problems.add(message, span, f"make it a readable file, or {_COPY}")
+        if os.path.isdir(workspace.source):
+            message = f"the workspace's .git/config can't be read: {reason(error)}: what git runs of it is not known"
+            problems.add(message, span, f"make it a readable file, or {_COPY}")
+        else:
+            problems.add(f"the workspace can't be read: {reason(error)}", span, "fix the path, or what is there")
     every = guarded(workspace.writable, inside(workspace.source, own | frozenset(also)))
     covered = _covered(sandbox.spec, workspace)
     paths = tuple(path for path in every if path.split("/")[0] not in covered)

@@ -23,6 +23,10 @@ def read_regular(path: Path, most: int) -> bytes:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except ValueError:  # a NUL character, or half of a surrogate pair
         raise OSError(errno.EINVAL, "not a valid path") from None
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ENODEV):  # a socket, or a device without a driver
+            raise OSError(errno.EINVAL, "not a regular file") from None
+        raise
     try:
         _check_kind(os.fstat(handle).st_mode)
         chunks, left = [], most + 1

@@ -11,10 +11,12 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import attrs
+
 from sandboxrun.errors import Diagnostic, PlanError
 from sandboxrun.model.declared import DeclaredSandbox, Profile
 from sandboxrun.model.spec import SandboxSpec
-from sandboxrun.profile.contents import content_of
+from sandboxrun.profile.contents import content_of, placed
 from sandboxrun.profile.guarding import sources_of
 from sandboxrun.profile.regular import reason
 
@@ -43,9 +45,10 @@ def _source_fault(sandbox: DeclaredSandbox, key: str, path: Path) -> tuple[str, 
     except OSError as error:
         return f"{what} can't be used: {reason(error)}", "fix the path, or what is there"
     if key == "volumes":
-        if stat.S_ISSOCK(mode):
+        if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode):
             help = "remove it; to reach a service, allow its name under egress"
-            return f"{what} is a socket: the sandbox would talk to a process of the host", help
+            kind = "socket" if stat.S_ISSOCK(mode) else "fifo"
+            return f"{what} is a {kind}: the sandbox would talk to a process of the host", help
         if stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
             return f"{what} is a device", "name it under devices"
         return None
@@ -152,9 +155,5 @@ def content_faults(
                 seen.add((kind, ref.source))
                 found = content_of(f"the {kind} {ref.source}", spec, profile.directory, environment)
                 if isinstance(found, Diagnostic):
-                    yield Diagnostic(
-                        message=f"{sandbox.address}: {found.message}",
-                        span=sandbox.place(f"{kind}s", ref.file_name),
-                        help=found.help,
-                        severity="warning" if spec.environment is not None else "error",
-                    )
+                    fault = placed(found, sandbox, f"{kind}s", ref)
+                    yield attrs.evolve(fault, severity="warning" if spec.environment is not None else "error")

@@ -44,7 +44,7 @@ def plan(
         check_devices(making)
     found = tuple(content_faults(profile, making, environment))
     if errors := [fault for fault in found if fault.severity == "error"]:
-        raise PlanError(*errors)
+        raise PlanError(*sorted(errors, key=lambda fault: fault.order))
     made = surveyed(made, profile, store)
     return attrs.evolve(made, warnings=(*made.warnings, *found))
 

@@ -7,8 +7,10 @@ and nothing worse; who approves a plan approves its digest.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,15 +73,18 @@ def write_saved(
 ) -> None:
     """Write the plan to `path`, readable by its owner only. Atomic: a reader sees the old file or the new one.
 
-    `directory` is the project's, `files` the profile's, which must lie inside. Raises PlanError.
+    Replaces nothing but a regular file. `directory` is the project's, `files` the profile's, which must lie inside.
+    Raises PlanError.
     """
     document = saved_document(plan, path=path, files=files, directory=directory, options=options or Options())
     try:
         opened = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         with Folder(opened, path.parent) as folder:
+            if folder.kind(path.name) not in (0, stat.S_IFREG):  # /dev/null would be replaced
+                raise OSError(errno.EINVAL, "it exists and is not a regular file")
             folder.write(path.name, json.dumps(document, indent=1, ensure_ascii=True).encode() + b"\n")
     except OSError as error:
-        raise PlanError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise PlanError(f"{path} cannot be written: {reason(error)}", help="name a new file") from error
 
 
 def saved_document(

@@ -40,7 +40,8 @@ sandbox.yaml:9:9: error: a: the bind's source {here}/file/below does not exist
 sandbox.yaml:10:9: error: a: the bind's source {here}/loop can't be used: too many levels of symbolic links
 sandbox.yaml:11:9: error: a: the bind's source {here}/socket is a socket: the sandbox would talk to a process of the \
 host
-sandbox.yaml:12:9: error: a: the bind's source /dev/null is a device"""
+sandbox.yaml:12:9: error: a: the bind's source /dev/null is a device
+sandbox.yaml:14:9: error: a: the bind's source {here}/fifo is a fifo: the sandbox would talk to a process of the host"""
 
 
 def errors(text: str) -> str:
@@ -50,6 +51,7 @@ def errors(text: str) -> str:
 def test_a_plan_reports_binds_that_cannot_be(cli: Cli, here: Path, project: str, busybox: str) -> None:
     options = ["    volumes:", "      - ./folder:/a:ro", "      - ./gone:/b:ro", "      - ./file/below:/c:ro"]
     options += ["      - ./loop:/d:ro", "      - ./socket:/e:ro", "      - /dev/null:/f:ro", "      - ./file:/g:ro"]
+    options += ["      - ./fifo:/h:ro"]
     write(here, project, busybox, *options)
     assert cli("validate", "--allow-outside").code == 0
     for command in (["plan"], ["apply", "-y"], ["run"]):
@@ -82,15 +84,14 @@ def test_a_plan_reports_devices_and_more_cpus_than_there_are(cli: Cli, here: Pat
 def test_a_plan_reports_files_of_secrets_and_configs(cli: Cli, here: Path, project: str, busybox: str) -> None:
     top = "secrets: {k: {file: ./gone}, f: {file: ./fifo}, v: {environment: NOT_SET_HERE}}\nconfigs: {c: {file: .}}"
     write(here, project, busybox, "    secrets: [k, f]", "    configs: [c]", top=top)
-    said = cli("plan")
-    assert (said.code, errors(said.err).splitlines()) == (
-        1,
-        [
-            "sandbox.yaml:6:15: error: a: the secret k: gone can't be read: no such file or directory",
-            "sandbox.yaml:6:18: error: a: the secret f: fifo can't be read: not a regular file",
-            "sandbox.yaml:7:15: error: a: the config c: " + f"{here.name} can't be read: it is a directory",
-        ],
-    )
+    faults = [
+        "sandbox.yaml:6:15: error: a: the secret k: gone can't be read: no such file or directory",
+        "sandbox.yaml:6:18: error: a: the secret f: fifo can't be read: not a regular file",
+        "sandbox.yaml:7:15: error: a: the config c: " + f"{here.name} can't be read: it is a directory",
+    ]
+    for command, code in ((["plan"], 1), (["apply", "-y"], 1), (["run"], 125)):
+        said = cli(*command)
+        assert (said.code, errors(said.err).splitlines()) == (code, faults)
     write(here, project, busybox, "    secrets: [v]", top=top)
     said = cli("plan")
     warned = "sandbox.yaml:6:15: warning: a: the secret v: the variable NOT_SET_HERE is not set"

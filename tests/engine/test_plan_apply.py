@@ -333,8 +333,8 @@ def test_a_missing_secret_fails_before_anything_is_touched(world: World) -> None
     with pytest.raises(ApplyError) as caught:
         world.apply(then)
     assert [d.message for d in caught.value.diagnostics] == [
-        "the secret file: f can't be read: no such file or directory",
-        "the secret key: the variable K is not set",
+        "a: the secret file: f can't be read: no such file or directory",
+        "a: the secret key: the variable K is not set",
     ]
     assert world.ids(then) == before
 

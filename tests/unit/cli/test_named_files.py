@@ -35,7 +35,7 @@ def odd(here: Path) -> Iterator[Path]:
 REASONS = {
     "fifo": "not a regular file",
     "into": "not a regular file",
-    "socket": "no such device or address",
+    "socket": "not a regular file",
     "folder": "it is a directory",
     "loop": "too many levels of symbolic links",
     "loop/below": "too many levels of symbolic links",
@@ -121,6 +121,13 @@ def test_a_secret_or_config_that_is_not_a_file_is_not_an_empty_one(odd: Path, na
     found = content_of("the secret key", FileSpec(file=name), odd, {})
     why = REASONS.get(name, "not a valid path")
     assert not isinstance(found, bytes) and f"can't be read: {why}" in found.message
+
+
+def test_a_workspace_that_is_a_symlink_loop_is_reported_as_such(say: Say, odd: Path) -> None:
+    said = say(*_profile("workspace: {source: NAME, access: rw}")(odd, "loop"))
+    assert said.code == 1
+    first = "sandbox.yaml:5:16: error: the workspace can't be read: too many levels of symbolic links"
+    assert said.err.splitlines()[0] == first
 
 
 @pytest.mark.timeout(60)

@@ -102,12 +102,33 @@ def test_a_profile_outside_the_project_cannot_be_saved(tmp_path: Path, project: 
 
 
 def test_where_it_cannot_be_written_is_told(project: Path) -> None:
-    with pytest.raises(PlanError, match=r"nowhere/plan cannot be written: No such file or directory"):
+    with pytest.raises(PlanError, match=r"nowhere/plan cannot be written: no such file or directory"):
         save(project, made(), project / "nowhere" / "plan")
     (project / "folder").mkdir()
     with pytest.raises(PlanError, match="cannot be written"):
         save(project, made(), project / "folder")
     assert sorted(p.name for p in project.iterdir()) == ["folder", "sandbox.yaml", "sub"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "symlink", "dangling symlink", "device", "folder"])
+def test_nothing_but_a_regular_file_is_replaced(project: Path, kind: str) -> None:
+    path = project / "plan.out"
+    match kind:
+        case "fifo":
+            os.mkfifo(path)
+        case "symlink" | "dangling symlink":
+            path.symlink_to("sandbox.yaml" if kind == "symlink" else "nowhere")
+        case "folder":
+            path.mkdir()
+        case "device":
+            try:
+                os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+            except PermissionError:
+                pytest.skip("only root can make a device")
+    before = path.lstat()
+    with pytest.raises(PlanError, match=r"plan\.out cannot be written: it exists and is not a regular file"):
+        save(project, made(), path)
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
 
 
 def changed(path: Path, **fields: Any) -> Path:
