@@ -70,6 +70,18 @@ def survey_copy(
 
 def survey_mount(source: Path, view: View) -> list[Diagnostic]:
     """Of a workspace that is the directory itself."""
+    gits, notes = _mounted(source, "move them elsewhere, or use access: copy")
+    inside = Inside(target=view.target, mounts=view.mounts, verb="mounted")
+    return notes + _git(source, gits, inside, None if view.trusting else view.uid)
+
+
+def survey_bind(source: Path) -> list[Diagnostic]:
+    """Of the source of a bind."""
+    return _mounted(source, "move them elsewhere")[1]
+
+
+def _mounted(source: Path, help: str) -> tuple[list[str], list[Diagnostic]]:
+    """The repositories below a directory that a sandbox has itself, and what is to be said of its special files."""
     special, gits, seen = list[str](), list[str](), 0
     todo = [source]
     while todo and seen < _LOOKED_AT:
@@ -83,12 +95,11 @@ def survey_mount(source: Path, view: View) -> list[Diagnostic]:
                 special.append(shown(path))
     notes = []
     if note := _note(sorted(special), "sockets, fifos or devices, and the sandbox may reach the programs behind them"):
-        notes.append(attrs.evolve(note, severity="warning", help="move them elsewhere, or use access: copy"))
+        notes.append(attrs.evolve(note, severity="warning", help=help))
     if todo:
         text = f"more than {_LOOKED_AT} files: not all were checked for sockets, fifos and devices"
         notes.append(Diagnostic(message=text, severity="notice"))
-    inside = Inside(target=view.target, mounts=view.mounts, verb="mounted")
-    return notes + _git(source, gits, inside, None if view.trusting else view.uid)
+    return gits, notes
 
 
 def _entries(path: Path) -> list[os.DirEntry[str]]:

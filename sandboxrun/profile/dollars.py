@@ -17,8 +17,10 @@ from sandboxrun.profile.extends import Layer
 from sandboxrun.profile.template import literal
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, walk
 
-_ANY = re.compile(r"\$\$|\$\{[A-Za-z_][^}\n]*\}?|\$[A-Za-z_]\w*")
-_BRACED = re.compile(r"\$\$|\$\{[A-Za-z_][^}\n]*\}?|^\$[A-Za-z_]\w*$")
+_BRACES = r"\$\{[A-Za-z_](?:[^{}\n]|\{[^{}\n]*\})*\}?"  # Compose's may hold another: ${A:-${B}}
+_ANY = re.compile(rf"\$\$|{_BRACES}|\$[A-Za-z_]\w*")
+_BRACED = re.compile(rf"\$\$|{_BRACES}|^\$[A-Za-z_]\w*$")
+_CONTENT = re.compile(rf"\$\$(?=[A-Za-z_{{(])|(?<!\$){_BRACES}")
 _ESCAPED = re.compile(r"\$\$(?=[A-Za-z_{(])")  # a shell takes it for its process id, with a name right after it
 _PARTS = re.compile(r"\$\{?(\w+)(?::?-([^}]*))?")
 
@@ -57,11 +59,21 @@ def check_document(document: Document, problems: Problems) -> None:
     for kind, block in document.objects.items():
         for _, node in block.entries:
             value = node
-            if kind == "configs" and isinstance(value, MapNode):  # its content is another program's text
-                for scalar, found in _found(value.get("content"), _ESCAPED):
-                    _warn(scalar, found, "Compose writes one $ for it", problems)
+            if kind == "configs" and isinstance(value, MapNode):
+                _content(value.get("content"), problems)
                 value = value.without("content")
             _refused(kind, value, problems)
+
+
+def _content(node: Node | None, problems: Problems) -> None:
+    """A config's content is another program's text: a script's dollars are its own, a template's may be."""
+    script = isinstance(node, Scalar) and str(node.value).startswith("#!")
+    for scalar, found in _found(node, _ESCAPED if script else _CONTENT):
+        if found == "$$":
+            _warn(scalar, found, "Compose writes one $ for it", problems)
+        else:
+            help = f"{_declare(found)}; if the text is meant, write {{{{ '$' }}}}{found[1:]}"
+            problems.warn(f'"{found}" stays as it is: Compose would fill it in', _at(scalar, found), help)
 
 
 # -- where no shell reads it -------------------------------------------------------------------------------------

@@ -81,34 +81,41 @@ def check_devices(sandboxes: Iterable[DeclaredSandbox]) -> None:
 
 
 def source_warnings(sandboxes: Iterable[DeclaredSandbox]) -> tuple[Diagnostic, ...]:
-    """A warning for each directory that a sandbox is given to write to, where its user can't."""
+    """A warning for each file and directory that a sandbox is given to write to, or to read, where its user can't."""
     return tuple(
         Diagnostic(
-            message=f"{sandbox.address}: the sandbox's user {sandbox.spec.user} can't write to {_WHAT[key]} {path}",
+            message=f"{sandbox.address}: the sandbox's user {sandbox.spec.user} can't {verb} {_WHAT[key]} {path}",
             span=sandbox.place(key, item),
             help=help,
             severity="warning",
         )
         for sandbox in sandboxes
-        for key, item, path, help in _writable(sandbox)
-        if os.path.isdir(path) and not may_write(path, sandbox.spec)
+        for key, item, path, verb, help in _mounted(sandbox)
+        if not _may(path, sandbox.spec, stat.S_IROTH if verb == "read" else stat.S_IWOTH)
     )
 
 
-def _writable(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str | None, Path, str]]:
+def _mounted(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str | None, Path, str, str]]:
     spec = sandbox.spec
-    if spec.workspace is not None and spec.workspace.access == "rw":
+    if spec.workspace is not None and spec.workspace.access != "copy":
         help = "give it to that user (chown), set user:, or use access: copy"
-        yield "workspace", None, Path(spec.workspace.source), help
+        verb = "write to" if spec.workspace.access == "rw" else "read"
+        yield "workspace", None, Path(spec.workspace.source), verb, help
     for mount in spec.volumes:
-        if mount.type == "bind" and not mount.read_only:
-            help = "give it to that user (chown), set user:, or mount it with :ro"
-            yield "volumes", mount.target, Path(mount.source or ""), help
+        if mount.type == "bind" and mount.source is not None:
+            verb, other = ("read", "change its mode") if mount.read_only else ("write to", "mount it with :ro")
+            help = f"give it to that user (chown), set user:, or {other}"
+            yield "volumes", mount.target, Path(mount.source), verb, help
 
 
 def may_write(path: Path, spec: SandboxSpec) -> bool:
-    """Whether the sandbox's user may write to a directory, by its mode. True where that can't be told: for users and
-    groups by name, and where an access list says more than the mode."""
+    """Whether the sandbox's user may write to a file or directory."""
+    return _may(path, spec, stat.S_IWOTH)
+
+
+def _may(path: Path, spec: SandboxSpec, bit: int) -> bool:
+    """Whether the sandbox's user may read or write, by the mode. True where that can't be told: for users and groups by
+    name, and where an access list says more than the mode."""
     names = [*spec.user.split(":"), *spec.group_add]
     if not all(name.isdecimal() for name in names) or _has_access_list(path):
         return True
@@ -116,17 +123,13 @@ def may_write(path: Path, spec: SandboxSpec) -> bool:
     if uid == 0 and _overrides(spec):
         return True
     found = os.stat(path)
-    if found.st_uid == uid:
-        wanted = stat.S_IWUSR | stat.S_IXUSR
-    elif found.st_gid in groups:
-        wanted = stat.S_IWGRP | stat.S_IXGRP
-    else:
-        wanted = stat.S_IWOTH | stat.S_IXOTH
+    shift = 6 if found.st_uid == uid else 3 if found.st_gid in groups else 0
+    wanted = (bit | stat.S_IXOTH if stat.S_ISDIR(found.st_mode) else bit) << shift
     return found.st_mode & wanted == wanted
 
 
 def _overrides(spec: SandboxSpec) -> bool:
-    """Whether root keeps the right to write whatever the mode says."""
+    """Whether root keeps the right to read and write whatever the mode says."""
     named = {"ALL", "DAC_OVERRIDE"}
     return bool(named & set(spec.cap_add)) or not named & set(spec.cap_drop)
 

@@ -5,6 +5,7 @@ Owns which workspaces are looked at: those of sandboxes that the plan makes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ def surveyed(made: Plan, profile: Profile, store: Store) -> Plan:
     check_sources(making)
     faults, warnings = list[Diagnostic](), list(source_warnings(making))
     for sandbox in making:
+        warnings += _binds(sandbox)
         if sandbox.spec.workspace is None:
             continue
         try:
@@ -40,6 +42,16 @@ def surveyed(made: Plan, profile: Profile, store: Store) -> Plan:
     if faults:
         raise PlanError(*faults)
     return attrs.evolve(made, warnings=tuple(warnings))
+
+
+def _binds(sandbox: DeclaredSandbox) -> Iterator[Diagnostic]:
+    from sandboxrun.evidence.survey import survey_bind
+
+    for mount in sandbox.spec.volumes:
+        if mount.type == "bind" and mount.source is not None:
+            for found in survey_bind(Path(mount.source)):
+                message = f"{sandbox.address}: the bind's source {mount.source}: {found.message}"
+                yield attrs.evolve(found, message=message, span=sandbox.place("volumes", mount.target))
 
 
 def _survey(sandbox: DeclaredSandbox, store: Store) -> list[Diagnostic]:

@@ -121,6 +121,33 @@ def test_a_plan_warns_of_directories_that_the_user_cannot_write_to(
     assert cli("plan").err == ""
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="gives files to other users")
+def test_a_plan_warns_of_what_the_user_cannot_read_or_reaches_beyond(
+    cli: Cli, here: Path, project: str, busybox: str
+) -> None:
+    for name, mode in {"secret": 0o600, "log": 0o644, "shared": 0o640}.items():
+        (here / name).write_text("x")
+        (here / name).chmod(mode)
+    os.chown(here / "shared", 0, 1000)
+    (here / "closed").mkdir(mode=0o700)
+    (here / "deep").mkdir(mode=0o755)
+    os.rename(here / "fifo", here / "deep" / "fifo")
+    options = ["    workspace: {source: closed, access: ro}", "    volumes:", "      - ./secret:/a:ro"]
+    options += ["      - ./log:/b", "      - ./shared:/c:ro", "      - ./log:/d:ro", "      - ./deep:/e:ro"]
+    write(here, project, busybox, *options)
+    said = cli("plan")
+    assert said.code == 0
+    assert sorted(line for line in said.err.splitlines() if "warning" in line) == [
+        f"sandbox.yaml:12:9: warning: a: the bind's source {here}/deep: sockets, fifos or devices, and the sandbox may "
+        "reach the programs behind them: fifo",
+        f"sandbox.yaml:6:16: warning: a: the sandbox's user 1000:1000 can't read the workspace {here}/closed",
+        f"sandbox.yaml:8:9: warning: a: the sandbox's user 1000:1000 can't read the bind's source {here}/secret",
+        f"sandbox.yaml:9:9: warning: a: the sandbox's user 1000:1000 can't write to the bind's source {here}/log",
+    ]
+    write(here, project, busybox, *options[1:-1], "    user: 0:0", "    cap_add: [DAC_OVERRIDE]")
+    assert cli("plan").err == ""
+
+
 def test_the_python_api_reports_the_same(here: Path, project: str, busybox: str, engine_host: str) -> None:
     with SandboxService(project=project, directory=here, host=engine_host) as service:
         for source, why in {"gone": "does not exist", "socket": "is a socket: "}.items():

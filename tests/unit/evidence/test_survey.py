@@ -14,7 +14,7 @@ import pytest
 
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.sourcetree import WorkspaceLimits
-from sandboxrun.evidence.survey import View, survey_copy, survey_mount
+from sandboxrun.evidence.survey import View, survey_bind, survey_copy, survey_mount
 
 VIEW = View(target="/workspace")
 GIT = {"GIT_CONFIG_NOSYSTEM": "1", "HOME": "/nonexistent", "PATH": os.environ["PATH"]}
@@ -84,6 +84,10 @@ def test_what_does_not_go_along_is_listed(tmp_path: Path) -> None:
         assert mounted(source) == [
             "warning: sockets, fifos or devices, and the sandbox may reach the programs behind them: deep/pipe, sock"
         ]
+        assert [note.message for note in survey_bind(source)] == [
+            "sockets, fifos or devices, and the sandbox may reach the programs behind them: deep/pipe, sock"
+        ]
+        assert survey_bind(source / "tool") == []
 
 
 @pytest.mark.parametrize(
