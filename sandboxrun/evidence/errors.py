@@ -27,4 +27,6 @@ def reason_of(error: BaseException) -> str:
     """An error in one line, for the index."""
     if isinstance(error, SandboxrunError):
         return "; ".join(diagnostic.message for diagnostic in error.diagnostics)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return f"{type(error).__name__}: {error}"

@@ -52,8 +52,8 @@ class Folder:
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
                 raise EvidenceError(
-                    f"{path} is not a directory of its own (a symlink or a file stands there)",
-                    help="evidence is never written through a symlink: remove it, or name another place",
+                    f"{path} is a symlink or a file, not a directory",
+                    help="remove it: nothing is written through a symlink",
                 ) from error
             raise EvidenceError(f"cannot open the directory {path}: {error.strerror}") from error
 
@@ -183,6 +183,10 @@ def sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
+def _no_file(path: Path) -> EvidenceError:
+    return EvidenceError(f"{path} is not a regular file", help="remove it: nothing is written through a symlink")
+
+
 def _regular(folder: Folder, name: str, flags: int, mode: str, buffering: int = -1) -> BinaryIO:
     path = folder.path / name
     try:
@@ -190,10 +194,12 @@ def _regular(folder: Folder, name: str, flags: int, mode: str, buffering: int = 
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise EvidenceError(f"cannot open {path}: {error.strerror}", help="evidence never follows symlinks") from error
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise _no_file(path) from error
+        raise EvidenceError(f"cannot open {path}: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise EvidenceError(f"{path} is not a regular file")
+        raise _no_file(path)
     return cast(BinaryIO, os.fdopen(fd, mode, buffering))
 
 

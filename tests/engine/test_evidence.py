@@ -398,7 +398,7 @@ def test_a_store_that_cannot_be_written_is_told_not_raised(
     assert missing.entry is None and "cannot open the directory" in (missing.failure or "")
     (tmp_path / ".sandboxrun").write_bytes(b"")
     blocked = capture(engine, container, request_of, Store(project_directory=tmp_path))
-    assert blocked.entry is None and "is not a directory of its own" in (blocked.failure or "")
+    assert blocked.entry is None and "is a symlink or a file, not a directory" in (blocked.failure or "")
 
 
 def test_captures_of_one_run_side_by_side_give_one_entry(

@@ -53,7 +53,7 @@ def test_what_others_may_write_to_is_not_used(tmp_path: Path, monkeypatch: pytes
     path.chmod(0o700)
     path.rename(path.with_name("moved"))
     path.symlink_to("moved")
-    with pytest.raises(EvidenceError, match="is not a directory of its own"):
+    with pytest.raises(EvidenceError, match="is a symlink or a file, not a directory"):
         open_state(create=True)
     if os.geteuid() == 0:
         path.unlink()

@@ -223,7 +223,7 @@ def test_a_planted_symlink_is_refused_and_nothing_written_through_it(tmp_path: P
     (project / planted).parent.mkdir(parents=True)
     os.symlink(outside, project / planted)
     store = Store(project_directory=project)
-    with pytest.raises(EvidenceError, match="is not a directory of its own"):
+    with pytest.raises(EvidenceError, match="is a symlink or a file, not a directory"):
         record(store, "run-1")
     assert list(outside.iterdir()) == []
 
@@ -240,7 +240,7 @@ def test_a_planted_chain_is_refused(store: Store, tmp_path: Path, kind: str) -> 
             os.mkfifo(path)
         case _:
             path.mkdir()
-    with pytest.raises(EvidenceError):
+    with pytest.raises(EvidenceError, match=r"chain\.jsonl is not a regular file"):
         record(store, "run-1")
     assert outside.read_bytes() == b""
 
@@ -264,7 +264,7 @@ def test_the_store_can_be_elsewhere(tmp_path: Path) -> None:
         assert verify_chain(store) == ()
     assert elsewhere.path == tmp_path / "a" / "b" and inside.path == project / "out/evidence"
     os.symlink(tmp_path, project / "link")
-    with pytest.raises(EvidenceError, match="not a directory of its own"):
+    with pytest.raises(EvidenceError, match="is a symlink or a file, not a directory"):
         record(Store(project_directory=project, root=Path("link/evidence")), "run-1")
 
 
@@ -345,7 +345,7 @@ def test_a_place_that_cannot_be_kept_in_is_told_before_anything_runs(tmp_path: P
     assert [path.name for path in (tmp_path / "good/.sandboxrun").iterdir() if path.is_dir()] == ["evidence"]
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/.sandboxrun").symlink_to(tmp_path / "good")
-    with pytest.raises(EvidenceError, match="not a directory of its own"):
+    with pytest.raises(EvidenceError, match="is a symlink or a file, not a directory"):
         Store(project_directory=tmp_path / "bad").check()
     (tmp_path / "bad/file").touch()
     with pytest.raises(EvidenceError):
