@@ -86,7 +86,7 @@ def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known
     if captured.entry is None:
         raise ApplyError(
             f"the evidence of {observed.address} could not be kept: {captured.failure}",
-            help=f"the container {observed.name} was not removed: fix the cause, or pass --evidence DIR, and run destroy",
+            help=f"container {observed.name} was not removed: fix the cause, or pass --evidence DIR, and run destroy",
         )
     return str(captured.folder or "")
 
