@@ -48,7 +48,7 @@ def survey_copy(
                 gits.append(node.path)
             elif stat.S_ISLNK(mode):
                 links += _outward(node.path, _target(node.name, node.fd), view.target)
-            elif stat.S_ISREG(mode):
+            if stat.S_ISREG(mode):
                 tree.count(node.entry.st_size)
                 setuid += [shown(node.path)] if mode & (stat.S_ISUID | stat.S_ISGID) else []
                 if not os.access(node.name, os.R_OK, dir_fd=node.fd, effective_ids=True):

@@ -108,11 +108,17 @@ def project_name(directory: Path) -> str:
 
 def _write_schema(directory: Path) -> None:
     """The schema beside the evidence, where git does not see it; links are not followed."""
+    from sandboxrun.errors import Diagnostic, SandboxrunError
     from sandboxrun.evidence.folder import Folder
     from sandboxrun.evidence.store import HOME
+    from sandboxrun.profile.regular import reason
     from sandboxrun.profile.schema import schema_text
 
     with Folder.at(directory) as project, project.enter(HOME, create=True) as home:
         if not home.kind(".gitignore"):
             home.write(".gitignore", b"*\n")
-        home.write(Path(SCHEMA).name, schema_text().encode())
+        try:
+            home.write(Path(SCHEMA).name, schema_text().encode())
+        except OSError as error:
+            message = f"{SCHEMA} cannot be written: {reason(error)}"
+            raise SandboxrunError(Diagnostic(message=message, help="remove what is in its place")) from error

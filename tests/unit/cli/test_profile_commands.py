@@ -80,6 +80,16 @@ def test_init_takes_an_image_and_refuses_what_is_none(say: Say, here: Path) -> N
     assert said.code == 2 and said.err.startswith("error: --image: expected an image reference")
 
 
+def test_init_reports_what_is_in_the_place_of_its_schema(say: Say, here: Path) -> None:
+    (here / ".sandboxrun" / "sandbox.schema.json").mkdir(parents=True)
+    said = say("init", "-q")
+    assert (said.code, said.err) == (
+        1,
+        "error: .sandboxrun/sandbox.schema.json cannot be written: is a directory\n"
+        "  help: remove what is in its place\n",
+    )
+
+
 def test_init_follows_no_link_out_of_the_project(say: Say, here: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (here / ".sandboxrun").symlink_to(tmp_path / "elsewhere")

@@ -101,7 +101,7 @@ def test_what_cannot_be_copied_is_an_error_before_anything_is_made(
     limits: WorkspaceLimits, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "a").write_text("12")
-    (tmp_path / "b").write_text("12")
+    (tmp_path / ".git").write_text("12")  # a file, as in a worktree, and as large as any
     with pytest.raises(EvidenceError) as caught:
         survey_copy(tmp_path, VIEW, (), (), limits)
     assert [d.message for d in caught.value.diagnostics] == [message.format(tmp_path)]
