@@ -18,7 +18,7 @@ RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test test-engines chaos demo venv engine engine-stop image tools schema reference probe bench lint clean
+.PHONY: help test test-engines chaos demo venv engine engine-stop image tools schema reference probe bench house lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +71,9 @@ probe: venv  ## build the probe program anew from its C source
 
 bench: venv engine image  ## the benchmarks, as ratios side by side in one run
 	@$(RUN) -m benchmarks $(BENCH_ARGS)
+
+house: venv engine image  ## the house in figures: lines, complexity, imports, what a run enters
+	@$(RUN) -m scripts.house --run
 
 lint: venv  ## ruff and mypy
 	@$(RUN) -m ruff check --quiet .

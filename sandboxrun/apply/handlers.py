@@ -12,7 +12,7 @@ from sandboxrun.apply.session import Session
 from sandboxrun.plan import operations as op
 
 
-def carry_out(step: op.Operation, session: Session) -> str | None:
+def carry_out(step: op.Operation, session: Session) -> str | None:  # noqa: C901 - one case a class
     """Do one step; a note for its progress line, if any. Raises SandboxrunError."""
     match step:
         case op.PullImage():

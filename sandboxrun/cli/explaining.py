@@ -160,7 +160,7 @@ def _own(key: str) -> Explained:
     )
 
 
-def words(type_: Any) -> str:
+def words(type_: Any) -> str:  # noqa: C901 - one case a class
     """A type in words."""
     match type_:
         case Text():

@@ -51,7 +51,7 @@ def minor(step: Operation) -> bool:
     return isinstance(step, _MINOR)
 
 
-def _words(step: Operation) -> tuple[str, str]:
+def _words(step: Operation) -> tuple[str, str]:  # noqa: C901 - one case a class
     match step:
         case op.PullImage():
             return "pulling", "pulled"

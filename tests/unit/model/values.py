@@ -35,7 +35,7 @@ def matching(pattern: str) -> st.SearchStrategy[str]:
     return st.from_regex(f"(?:{pattern})", fullmatch=True, alphabet=CHARACTERS).filter(lambda text: len(text) < 60)
 
 
-def values(type: OptionType) -> st.SearchStrategy[Any]:
+def values(type: OptionType) -> st.SearchStrategy[Any]:  # noqa: C901 - one case a class
     """What `type.parse` may give."""
     match type:
         case HealthTest():

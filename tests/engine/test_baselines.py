@@ -1,0 +1,98 @@
+"""What the commands ask of the engine and what they print, for the plainest sandboxes: as files that changes are held
+against. A call more, or another word, is seen in the difference; SANDBOXRUN_DEV_UPDATE=1 writes them.
+
+Durations, sizes in use, ids and the project's name are replaced; everything else is compared as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli, Ran
+from tests.engine.counting import Counting, counting
+
+BASELINES = Path(__file__).resolve().parent.parent / "baselines"
+PROFILE = """\
+name: {project}
+sandboxes:
+  plain: {{image: "{image}", network_mode: none, command: [echo, hello]}}
+"""
+BACKGROUND = """\
+name: {project}
+sandboxes:
+  plain: {{image: "{image}", network_mode: none, command: [sleep, "300"], mem_limit: {memory}}}
+"""
+STEPS = ("run", "apply --wait", "apply", "plan, nothing to do", "apply, nothing to do", "apply, in place", "destroy")
+_HIDDEN = (
+    (re.compile(r"    missing:  usage \(.*\n|, peak memory [0-9.]+ \S+"), ""),  # the first sample may come in time
+    (re.compile(r"\d{8}T\d{6}Z-\S*?-plain-\S*"), "RUN"),
+    (re.compile(r"\b\d+(\.\d+)? (B|KiB|MiB)\b"), "SIZE"),
+    (re.compile(r"\b\d+\.\d+s\b"), "SECONDS"),
+    (re.compile(r"-run-[0-9a-f]{6}"), "-run-ID"),
+    (re.compile(r"(?<![0-9a-z])[0-9a-f]{12,64}(?![0-9a-z])"), "ID"),
+)
+
+
+@pytest.fixture
+def counted(engine_host: str, tmp_path: Path) -> Iterator[Counting]:
+    if not engine_host.startswith("unix://"):
+        pytest.skip("requests are counted on a local socket only")
+    with counting(engine_host.removeprefix("unix://"), tmp_path) as found:
+        yield found
+
+
+def test_calls_and_outputs_are_as_recorded(cli: Cli, counted: Counting, project: str, busybox: str) -> None:
+    profile = cli.cwd / "sandbox.yaml"
+    profile.write_text(PROFILE.format(project=project, image=busybox))
+    calls: dict[str, dict[str, int]] = {}
+    outputs: list[str] = []
+
+    def step(name: str, *arguments: str) -> None:
+        ran = cli(*arguments, "--host", counted.host)
+        assert ran.code == 0, ran
+        calls[name] = counted.take()
+        outputs.append(_shown(name, ran, project))
+
+    step("run", "run")
+    profile.write_text(profile.read_text().replace("hello", "good morning"))  # else it has run already
+    step("apply --wait", "apply", "--wait", "--yes")
+    profile.write_text(BACKGROUND.format(project=project, image=busybox, memory="64m"))
+    step("apply", "apply", "--yes")
+    step("plan, nothing to do", "plan")
+    step("apply, nothing to do", "apply", "--yes")
+    profile.write_text(BACKGROUND.format(project=project, image=busybox, memory="96m"))
+    step("apply, in place", "apply", "--yes")
+    step("destroy", "destroy", "--yes")
+    assert tuple(calls) == STEPS
+    _compare_outputs("\n".join(outputs))
+    _compare_calls({name: {"all": sum(kinds.values()), **kinds} for name, kinds in calls.items()})
+
+
+def _shown(name: str, ran: Ran, project: str) -> str:
+    text = f"=== {name}\n--- stdout\n{ran.out}--- stderr\n{ran.err}".replace(project, "PROJECT")
+    for pattern, word in _HIDDEN:
+        text = pattern.sub(word, text)
+    return text
+
+
+def _compare_outputs(found: str) -> None:
+    file = BASELINES / "outputs.txt"
+    if os.environ.get("SANDBOXRUN_DEV_UPDATE"):
+        file.write_text(found)
+    assert found == file.read_text(), "SANDBOXRUN_DEV_UPDATE=1 writes tests/baselines/outputs.txt"
+
+
+def _compare_calls(found: dict[str, dict[str, int]]) -> None:
+    """No step makes more calls than recorded; fewer are no failure, for a sample of usage may come or not."""
+    file = BASELINES / "calls.json"
+    if os.environ.get("SANDBOXRUN_DEV_UPDATE"):
+        file.write_text(json.dumps(found, indent=2) + "\n")
+    recorded = json.loads(file.read_text())
+    more = {name: (calls, recorded[name]) for name, calls in found.items() if calls["all"] > recorded[name]["all"]}
+    assert not more, "SANDBOXRUN_DEV_UPDATE=1 writes tests/baselines/calls.json"
