@@ -202,21 +202,39 @@ def settle(spec: SandboxSpec) -> SandboxSpec:
 
     Idempotent. Plans, payloads and labels hold settled specs only.
     """
-    implied: dict[str, Any] = {}
+    implied: dict[str, Any] = {**_settled_network(spec), **_settled_files(spec)}
     if spec.memswap_limit is None:
         implied["memswap_limit"] = spec.mem_limit
+    if spec.working_dir is None and spec.workspace is not None:
+        implied["working_dir"] = spec.workspace.target
+    if spec.stop_grace_period % units.SECOND:  # the engine counts it in seconds
+        implied["stop_grace_period"] = -(-spec.stop_grace_period // units.SECOND) * units.SECOND
+    if spec.pids_limit == -1:
+        implied["pids_limit"] = 0
+    if spec.entrypoint and spec.command == ():  # which is what it implies
+        implied["command"] = None
+    if spec.pull_policy == "if_not_present":
+        implied["pull_policy"] = "missing"
+    return attrs.evolve(spec, **implied) if implied else spec
+
+
+def _settled_network(spec: SandboxSpec) -> dict[str, Any]:
+    """What it reaches, written out."""
+    implied: dict[str, Any] = {}
     if spec.egress is None:
         implied["egress"] = _egress(spec)
     if spec.egress == CLOSED:
         implied["network_mode"] = "none"
-    if spec.working_dir is None and spec.workspace is not None:
-        implied["working_dir"] = spec.workspace.target
     if spec.network_mode == "bridge" and spec.networks:
         implied["networks"] = freeze(dict(sorted(spec.networks.items())))
+    return implied
+
+
+def _settled_files(spec: SandboxSpec) -> dict[str, Any]:
+    """Mounts, devices and files: in one order, each with the place that it has."""
+    implied: dict[str, Any] = {}
     if spec.volumes:
         implied["volumes"] = tuple(sorted(spec.volumes, key=lambda mount: mount.target))
-    if spec.stop_grace_period % units.SECOND:  # the engine counts it in seconds
-        implied["stop_grace_period"] = -(-spec.stop_grace_period // units.SECOND) * units.SECOND
     if any(device.target is None for device in spec.devices):
         implied["devices"] = tuple(
             attrs.evolve(device, target=device.target or device.source) for device in spec.devices
@@ -225,13 +243,7 @@ def settle(spec: SandboxSpec) -> SandboxSpec:
         refs = getattr(spec, key)
         if any(ref.target == ref.source for ref in refs):
             implied[key] = tuple(attrs.evolve(r, target=None if r.target == r.source else r.target) for r in refs)
-    if spec.pids_limit == -1:
-        implied["pids_limit"] = 0
-    if spec.entrypoint and spec.command == ():  # which is what it implies
-        implied["command"] = None
-    if spec.pull_policy == "if_not_present":
-        implied["pull_policy"] = "missing"
-    return attrs.evolve(spec, **implied) if implied else spec
+    return implied
 
 
 def parse_spec(node: Any, problems: Problems) -> SandboxSpec | None:
