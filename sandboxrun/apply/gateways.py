@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from time import monotonic, sleep
 from typing import Any, BinaryIO
 
 from sandboxrun.apply.session import Session
@@ -28,6 +29,7 @@ from sandboxrun.plan import operations as op
 
 PATIENCE = 30.0  # seconds until a gateway must serve
 MOST_TRIES = 50  # subnets that others took meanwhile
+_IN_MAKING = 5.0  # seconds that an engine may take for a network whose maker is gone
 _OVERLAPS = ("overlap", "already used", "conflicts with network", "being used by", "subnet")
 
 
@@ -83,7 +85,13 @@ def _first_free(sandbox: DeclaredSandbox, taken: Iterable[Any], session: Session
 
 
 def _remove_left(name: str, session: Session) -> None:
-    found = session.engine.network(name) or {}
+    """Remove what an apply that was killed has left. The engine may still be at making it: a name that is taken and
+    not shown yet is waited for."""
+    until = monotonic() + _IN_MAKING
+    while (found := session.engine.network(name)) is None and monotonic() < until:
+        sleep(0.1)
+    if found is None:
+        return
     if not is_own_network(found, session.profile.project):
         raise ApplyError(f"the network {name} exists and is not this project's", help="rename or remove it")
     session.engine.remove_network(str(found["Id"]))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -105,14 +108,32 @@ def test_records_of_its_own(ended: Mapping[str, Ran]) -> None:
 
 
 def test_commands_for_the_terminal(ended: Mapping[str, Ran], cages: Cages, cli: Cli) -> None:
+    """A pipe gets what the agent wrote, less the commands that a job's log would follow; a terminal gets text."""
     raw = b"\x1b]52;c;aGFjaw==\x07\x1b[2J\x1b[H\n::add-mask::x\n::set-env name=PATH::/tmp\n"
     assert ended["escapes"].output == raw
     cages.profile({"escapes": alone("escapes")})
     ran = cli("run", "-f", "sandbox.yaml", "escapes", cwd=cages.directory, env={"GITHUB_ACTIONS": "true"})
     assert ran.code == 0, ran.err
-    both = ran.out + ran.err
-    assert "\x1b" not in both and "\x07" not in both and "aGFjaw==" in both
-    assert not [line for line in both.splitlines() if line.startswith("::")]
+    assert "aGFjaw==" in ran.out
+    assert not [line for line in (ran.out + ran.err).splitlines() if line.startswith("::")]
+    shown = _on_a_terminal("run", "-f", "sandbox.yaml", "escapes", cwd=cages.directory)
+    assert b"\x1b" not in shown and b"\x07" not in shown and b"aGFjaw==" in shown
+
+
+def _on_a_terminal(*arguments: str, cwd: Path) -> bytes:
+    """All that the command line writes to its terminal."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(cwd)
+        command = [sys.executable, "-m", "sandboxrun", *arguments]
+        os.execve(sys.executable, command, {**os.environ, "NO_COLOR": "1", "TERM": "dumb"})
+    seen = b""
+    with contextlib.suppress(OSError):  # how the end of a terminal shows
+        while piece := os.read(terminal, 65536):
+            seen += piece
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, seen
+    return seen
 
 
 def test_the_evidence_holds_after_all_of_them(ended: Mapping[str, Ran], cages: Cages) -> None:
