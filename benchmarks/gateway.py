@@ -22,7 +22,7 @@ from benchmarks.traffic import HOST
 from benchmarks.world import HERE, World
 from sandboxrun.gateway.image import build_context
 from sandboxrun.gateway.rules import rules_document
-from sandboxrun.model.egress import Egress
+from sandboxrun.spec.option_types import Egress
 from scripts import system
 from scripts.spaces import Space, impossible
 

@@ -123,8 +123,8 @@ class World:
 
     def payloads(self, profile: Path) -> Path:
         """What sandboxrun would have the engine create for `profile`, for the floor to create the same."""
-        from sandboxrun.model.codec import encode, own_labels
         from sandboxrun.profile.loader import load
+        from sandboxrun.spec.codec import encode, own_labels
 
         loaded = load([profile])
         containers = []

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sandboxrun.probe.findings import Finding, Verdict
-    from sandboxrun.service import ExecResult, ExecTimeout, Sandbox, SandboxService
-    from sandboxrun.settings import Settings
-    from sandboxrun.spawner import AgentResult, AgentSession, AgentSpawner, AgentState
+    from sandboxrun.api.service import ExecResult, ExecTimeout, Sandbox, SandboxService
+    from sandboxrun.api.settings import Settings
+    from sandboxrun.api.spawner import AgentResult, AgentSession, AgentSpawner, AgentState
+    from sandboxrun.probe.verdicts import Finding, Verdict
 
 _HOME = {
-    "ExecResult": "service",
-    "ExecTimeout": "service",
-    "Finding": "probe.findings",
-    "Sandbox": "service",
-    "SandboxService": "service",
-    "Settings": "settings",
-    "AgentResult": "spawner",
-    "AgentSession": "spawner",
-    "AgentSpawner": "spawner",
-    "AgentState": "spawner",
-    "Verdict": "probe.findings",
+    "ExecResult": "api.service",
+    "ExecTimeout": "api.service",
+    "Finding": "probe.verdicts",
+    "Sandbox": "api.service",
+    "SandboxService": "api.service",
+    "Settings": "api.settings",
+    "AgentResult": "api.spawner",
+    "AgentSession": "api.spawner",
+    "AgentSpawner": "api.spawner",
+    "AgentState": "api.spawner",
+    "Verdict": "probe.verdicts",
 }
 __all__ = [
     "AgentResult",

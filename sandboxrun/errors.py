@@ -6,7 +6,9 @@ Owns the texts' shape. Must not print, and must not decide what is wrong: whoeve
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import attrs
 
@@ -170,3 +172,66 @@ def did_you_mean(word: str, known: Iterable[str]) -> str | None:
 
     close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
     return f"did you mean {quoted(close[0])}?" if close else None
+
+
+# -- what is never shown -------------------------------------------------------------------------------------------
+
+MASK = "(sensitive value)"
+_SHORT = 4  # a sensitive text below this length is masked only where it is the whole value, or all would be
+LONGEST, KEPT = 4000, 1000  # characters of one text: commands are shown whole, a seccomp profile has ten thousand
+
+
+def mask(value: Any, sensitive: frozenset[str]) -> Any:
+    """`value` as plain data, with every text or number that holds a sensitive one masked, at any depth."""
+    match value:
+        case str():
+            return MASK if _holds(value, sensitive) else value
+        case bool() | None:
+            return value
+        case int() | float():
+            return MASK if str(value) in sensitive else value
+        case Mapping():
+            return {key: mask(item, sensitive) for key, item in value.items()}
+    return [mask(item, sensitive) for item in value]
+
+
+def _holds(text: str, sensitive: frozenset[str]) -> bool:
+    return (text != "" and text in sensitive) or any(s in text for s in sensitive if len(s) >= _SHORT)
+
+
+def redact(text: str, sensitive: Iterable[str]) -> str:
+    """A sentence with the sensitive texts in it masked, the rest left readable."""
+    for secret in sorted((s for s in sensitive if s), key=len, reverse=True):
+        if len(secret) >= _SHORT:
+            text = text.replace(secret, MASK)
+        elif text == secret:
+            return MASK
+    return text
+
+
+def one_line(text: str) -> str:
+    """`text` as part of a line: printable, its own line ends and tabs written out."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def shown(value: Any, sensitive: frozenset[str] = frozenset()) -> str:
+    """A value on one line: JSON, with `(not set)` for none and the mask without quotes."""
+    if value is None:
+        return "(not set)"
+    masked = mask(value, sensitive)
+    return MASK if masked == MASK else one_line(json.dumps(brief(masked), ensure_ascii=False))
+
+
+def brief(value: Any) -> Any:
+    """A value without what no reader misses: entries of a mapping that are empty, and the middle of a long text."""
+    match value:
+        case str() if len(value) > LONGEST:
+            import hashlib
+
+            digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()[:12]
+            return f"{value[:KEPT]}… ({len(value)} characters, sha256:{digest}…)"
+        case list() | tuple():
+            return [brief(item) for item in value]
+        case dict():
+            return {key: brief(item) for key, item in value.items() if item not in ([], {}, None)}
+    return value

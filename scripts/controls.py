@@ -12,14 +12,14 @@ from pathlib import Path
 
 import attrs
 
-from sandboxrun.model.egress import CLOSED, PUBLIC, Egress
-from sandboxrun.model.objects import NetworkSpec
-from sandboxrun.model.records import Attachment, Ulimit
-from sandboxrun.model.spec import SandboxSpec, settle
-from sandboxrun.model.types import freeze
 from sandboxrun.probe import outside_limits, outside_places, outside_process
 from sandboxrun.probe.controls import FAMILIES
-from sandboxrun.probe.types import Context, Control
+from sandboxrun.probe.verdicts import Context, Control
+from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress
+from sandboxrun.spec.project import NetworkSpec
+from sandboxrun.spec.records import Attachment, Ulimit
+from sandboxrun.spec.spec import SandboxSpec, settle
+from sandboxrun.spec.types import freeze
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "verify.md"
 BEGIN = "## The controls\n"

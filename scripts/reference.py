@@ -17,10 +17,10 @@ from sandboxrun.cli import explaining
 from sandboxrun.cli.exitcodes import TABLE
 from sandboxrun.cli.group import root
 from sandboxrun.cli.table import SECTIONS
-from sandboxrun.model.objects import ConfigType, NetworkType, SecretType, VolumeType
-from sandboxrun.model.option import Record, Row, row_schema, rows
-from sandboxrun.model.spec import NOT_OFFERED, SandboxSpec
 from sandboxrun.profile.schema import profile_schema
+from sandboxrun.spec.option import Record, Row, row_schema, rows
+from sandboxrun.spec.project import ConfigType, NetworkType, SecretType, VolumeType
+from sandboxrun.spec.spec import NOT_OFFERED, SandboxSpec
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
 HEAD = """\

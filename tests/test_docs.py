@@ -17,17 +17,16 @@ import click
 import pytest
 import yaml
 
+from sandboxrun.api.settings import _VARIABLES
+from sandboxrun.backend.docker.connect import resolve
 from sandboxrun.cli.exitcodes import TABLE
 from sandboxrun.cli.group import root
 from sandboxrun.cli.table import COMMANDS
-from sandboxrun.engine.connect import resolve
-from sandboxrun.model.option import rows
-from sandboxrun.model.spec import NOT_OFFERED, ROWS
+from sandboxrun.profile.files import bases
+from sandboxrun.profile.functions import FILTERS, MAP_METHODS, TEXT_METHODS
 from sandboxrun.profile.loader import load
-from sandboxrun.profile.shipped import bases
-from sandboxrun.profile.template_functions import FILTERS
-from sandboxrun.profile.template_methods import MAP_METHODS, TEXT_METHODS
-from sandboxrun.settings import _VARIABLES
+from sandboxrun.spec.option import rows
+from sandboxrun.spec.spec import NOT_OFFERED, ROWS
 from scripts import controls, reference, seccomp
 
 CHECKOUT = Path(__file__).resolve().parents[1]

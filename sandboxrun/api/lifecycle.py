@@ -1,58 +1,360 @@
-"""The steps of a one-off's life, each carried out by the executor.
-
-Owns when the project's lock is held: while something is made or taken away that others may share, never while an
-agent runs or its evidence is read.
+"""The steps of a one-off's life, each carried out by the executor; what is declared by a call; and collecting what
+nobody looks after.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from sandboxrun.api.collecting import LOCK_WAIT, Collector, nothing_declared
-from sandboxrun.api.declare import Declared
-from sandboxrun.api.gate import Gate
+from sandboxrun.api.settings import check_options
+from sandboxrun.errors import Diagnostic, UsageError
+from sandboxrun.lifecycle.apply import check_outside
+from sandboxrun.lifecycle.places import check_sources, may_write
+from sandboxrun.profile.functions import MARKS
+from sandboxrun.profile.variables import Inputs
+from sandboxrun.spec.project import DeclaredSandbox, Profile
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.store import Store
+
+
+from typing import TYPE_CHECKING
+
+from sandboxrun.backend.docker.leftovers import collect
+from sandboxrun.backend.docker.observe import take_snapshot
+from sandboxrun.backend.session import Watched
+from sandboxrun.lifecycle import apply as converge
+from sandboxrun.plan.belongings import is_private, networks_of
+from sandboxrun.plan.changes import Plan
+from sandboxrun.plan.planner import make_collect_plan
+from sandboxrun.spec.names import Names
+from sandboxrun.spec.project import NetworkSpec
+from sandboxrun.spec.state import ObservedSandbox, Running, Snapshot
+
+if TYPE_CHECKING:
+    from sandboxrun.api.service import SandboxService
+    from sandboxrun.evidence.capture import Captured
+
+
+import contextlib
+import math
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
 from sandboxrun.api.sandbox import Held
-from sandboxrun.apply.executor import execute
-from sandboxrun.apply.owned import own_containers
-from sandboxrun.apply.session import Made, Session, Watched
-from sandboxrun.apply.watch import NOTICE, Watch, Watching
-from sandboxrun.engine.errors import NotFound
-from sandboxrun.engine.owner import this_process
-from sandboxrun.errors import Diagnostic, PlanError, SandboxrunError, UsageError
-from sandboxrun.model import labels
-from sandboxrun.model.declared import DeclaredSandbox, Profile
-from sandboxrun.model.names import Names
-from sandboxrun.model.observed import (
+from sandboxrun.backend.docker.observe import own_networks, own_volumes
+from sandboxrun.backend.docker.owned import own_containers
+from sandboxrun.backend.errors import NotFound
+from sandboxrun.backend.owner import this_process
+from sandboxrun.backend.session import Made, Session
+from sandboxrun.errors import PlanError, SandboxrunError
+from sandboxrun.lifecycle.executor import execute
+from sandboxrun.lifecycle.places import surveyed
+from sandboxrun.lifecycle.run import shares
+from sandboxrun.lifecycle.watch import NOTICE, Watch, Watching
+from sandboxrun.plan import operations as op
+from sandboxrun.plan.planner import Options, make_plan
+from sandboxrun.spec import labels
+from sandboxrun.spec.state import (
     Created,
     Ended,
     Image,
-    ObservedSandbox,
     Offers,
-    Running,
-    Snapshot,
     observe,
     observe_companion,
 )
-from sandboxrun.plan import operations as op
-from sandboxrun.plan.belongings import networks_of
-from sandboxrun.plan.changes import Plan
-from sandboxrun.plan.planner import Options, make_collect_plan, make_plan
-from sandboxrun.workflow import converge
-from sandboxrun.workflow.observe import own_networks, own_volumes, take_snapshot
-from sandboxrun.workflow.oneoff import shares
-from sandboxrun.workflow.surveying import surveyed
 
 if TYPE_CHECKING:
+    from sandboxrun.api.service import SandboxService
     from sandboxrun.evidence.capture import Captured
-    from sandboxrun.probe.findings import Finding
-    from sandboxrun.service import SandboxService
+    from sandboxrun.probe.verdicts import Finding
+
+
+# -- One hold of a project's lock for all threads of a service
+
+LONGEST = 5.0  # seconds after which no more are let in together: other processes want the lock as well
+
+Check = Callable[[], None]
+Hold = Callable[[], AbstractContextManager[Check]]
+
+
+class Gate:
+    """`hold` takes the project's lock and gives the check that it is still held."""
+
+    def __init__(self, hold: Hold) -> None:
+        self._hold = hold
+        self._changed = threading.Condition()
+        self._turning = False  # the lock is being taken or given back, or somebody is in alone
+        self._inside = 0
+        self._wanted = 0  # who waits to be in alone goes first
+        self._since = 0.0
+        self._held: AbstractContextManager[Check] | None = None
+        self._check: Check = lambda: None
+
+    @contextmanager
+    def together(self) -> Iterator[Check]:
+        """In with others that make things. Raises what taking the lock raises."""
+        with self._changed:
+            self._changed.wait_for(self._admits)
+            first = not self._inside
+            self._turning = first
+            self._inside += 1
+        try:
+            if first:
+                self._enter()
+            yield self._check
+        finally:
+            self._leave()
+
+    def _admits(self) -> bool:
+        if self._turning or self._wanted:
+            return False
+        return not self._inside or monotonic() < self._since + LONGEST
+
+    def _enter(self) -> None:
+        try:
+            held = self._hold()
+            self._check = held.__enter__()
+            self._held, self._since = held, monotonic()
+        finally:
+            with self._changed:
+                self._turning = False
+                self._changed.notify_all()
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._inside -= 1
+            if self._inside:
+                return
+            held, self._held, self._turning = self._held, None, True
+        try:
+            if held is not None:
+                held.__exit__(None, None, None)
+        finally:
+            with self._changed:
+                self._turning = False
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[Check]:
+        """In with nobody else. Raises what taking the lock raises."""
+        with self._changed:
+            self._wanted += 1
+            self._changed.wait_for(lambda: not self._turning and not self._inside)
+            self._wanted -= 1
+            self._turning = True
+        try:
+            with self._hold() as check:
+                yield check
+        finally:
+            with self._changed:
+                self._turning = False
+                self._changed.notify_all()
+
+
+# -- From a Python call's arguments to a profile of one sandbox
+
+_SECRET = "SANDBOXRUN_API_SECRET_"
+
+
+@attrs.frozen(kw_only=True)
+class Declared:
+    """One sandbox as a program declared it. `environment` holds the secrets' values, which no file or label does."""
+
+    profile: Profile
+    sandbox: DeclaredSandbox
+    environment: Mapping[str, str] = attrs.field(repr=False)
+
+
+def declare(
+    project: str,
+    directory: Path,
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    secrets: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Declared:
+    """The profile of one sandbox. `options` are a profile's, in its form; None leaves an option at its default.
+
+    `secrets` become files under /run/secrets; `environment` gives values to names without one. Raises UsageError
+    for an option that there is not or that does not take its value, ProfileError for what does not fit together.
+    """
+    from sandboxrun.profile.loader import load_data
+
+    given = {key: _plain(value) for key, value in options.items() if value is not None}
+    check_options(given)
+    texts: dict[str, str] = {}
+    values = {f"{_SECRET}{number}": value for number, value in enumerate((secrets or {}).values())}
+    if secrets:
+        given["secrets"] = [*given.get("secrets", ()), *secrets]
+    data: dict[str, Any] = {"name": project, "sandboxes": {name: _literal(given, texts)}}
+    if secrets:
+        data["secrets"] = {key: {"environment": at} for key, at in zip(secrets, values, strict=True)}
+    if texts:
+        data["variables"] = {key: {"type": "string"} for key in texts}
+    inputs = Inputs(values=texts, environment=environment or {})
+    profile = load_data(data, directory=directory, inputs=inputs, allow_outside=True)  # a program's own word, no file's
+    return Declared(profile=profile, sandbox=profile.sandboxes[0], environment=values)
+
+
+def _plain(value: Any) -> Any:
+    """Paths as texts, everything else as it is."""
+    match value:
+        case os.PathLike():
+            return os.fspath(value)
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item) for item in value]
+    return value
+
+
+def _literal(value: Any, texts: dict[str, str]) -> Any:
+    """`value` with each text that would be read as a template made a variable that holds it."""
+    match value:
+        case str() if MARKS.search(value) is not None:
+            key = f"text{len(texts)}"
+            texts[key] = value
+            return f"{{{{ {key} }}}}"
+        case dict():
+            return {key: _literal(item, texts) for key, item in value.items()}
+        case list():
+            return [_literal(item, texts) for item in value]
+    return value
+
+
+def workspace_option(workspace: Path | str, access: str, target: str) -> dict[str, str]:
+    """The workspace option of a directory. Raises UsageError when it is none, or `access` is not copy, rw or ro."""
+    path = Path(os.path.abspath(workspace))
+    if not os.path.isdir(path):
+        raise UsageError(f"the workspace {path} is not a directory", help="give the directory the agent works on")
+    if access not in ("copy", "rw", "ro"):
+        raise UsageError(f'a workspace has no access "{access}"', help="choose copy, rw or ro")
+    return {"source": str(path), "target": target, "access": access}
+
+
+def writer_of(workspace: Path) -> str | None:
+    """The user that a sandbox with `workspace` read-write should have: its owner, unless that is root."""
+    found = os.stat(workspace)
+    return f"{found.st_uid}:{found.st_gid}" if found.st_uid != 0 else None
+
+
+def check_writable(sandbox: DeclaredSandbox, store: Store) -> None:
+    """Raise UsageError for a read-write workspace that the sandbox's user cannot write to, PlanError for one that holds
+    the evidence: what an agent can write proves nothing about it."""
+    check_outside((sandbox,), store)
+    check_sources((sandbox,))
+    workspace = sandbox.spec.workspace
+    if workspace is None or workspace.access != "rw":
+        return
+    source = Path(os.path.realpath(workspace.source))
+    if not may_write(source, sandbox.spec):
+        raise UsageError(
+            Diagnostic(
+                message=f"the sandbox's user {sandbox.spec.user} cannot write to the workspace {source}",
+                help="give it to that user (chown), say user=, or use access='copy'",
+            )
+        )
+
+
+# -- Takes away what nobody looks after any more, evidence first
+
+LOCK_WAIT = 300.0  # seconds: another process may be uploading a large workspace
+
+
+class Collector:
+    """Collects for one service."""
+
+    def __init__(self, service: SandboxService, gate: Gate) -> None:
+        self._service, self._gate = service, gate
+
+    def collect(self) -> Mapping[str, Captured]:
+        """What killed processes left; what was kept, by run. Raises ApplyError for what could not be taken away."""
+        return self._collect(_left, leftovers=True)
+
+    def drop_networks(self) -> None:
+        """Networks that nothing uses any more."""
+        self._collect(lambda snapshot: [], leftovers=False)
+
+    def _collect(
+        self, choose: Callable[[Snapshot], list[ObservedSandbox]], *, leftovers: bool
+    ) -> Mapping[str, Captured]:
+        made, _, _ = self._plan(choose, leftovers)  # without the lock: mostly there is nothing
+        service = self._service
+        if not made.operations and not (leftovers and self._lock_is_dead()):
+            if leftovers:
+                collect(service.engine, service.store)
+            return {}
+        with self._gate.alone() as guard:
+            made, snapshot, profile = self._plan(choose, leftovers)
+            watched = {
+                o.run: Watched(stopped_by="timeout", note="past its ttl")
+                for o in choose(snapshot)
+                if _expired(o, snapshot) and isinstance(o.state, Running)
+            }
+            settings = converge.Settings(lock_wait=LOCK_WAIT)
+            outcome = converge.carry_out(
+                made, snapshot, service.engine, profile, service.store, settings, guard, watched=watched
+            )
+        assert outcome.applied is not None and outcome.session is not None
+        outcome.applied.check()
+        return outcome.session.captured
+
+    def _lock_is_dead(self) -> bool:
+        """Whether a killed process left the lock itself: taking it takes that away."""
+        from sandboxrun.backend.docker.lock import LABEL, claim_of
+
+        engine = self._service.engine
+        claims = [claim_of(volume) for volume in engine.volumes(labels={LABEL: self._service.project})]
+        return any(claim.is_dead(engine.clock) for claim in claims)
+
+    def _plan(
+        self, choose: Callable[[Snapshot], list[ObservedSandbox]], leftovers: bool
+    ) -> tuple[Plan, Snapshot, Profile]:
+        service = self._service
+        bare = nothing_declared(service)
+        snapshot = take_snapshot(service.engine, bare, service.store)
+        profile = _as_found(bare, snapshot)
+        made = make_collect_plan(profile, snapshot, choose(snapshot), networks=True, leftovers=leftovers)
+        return made, snapshot, profile
+
+
+def nothing_declared(service: SandboxService) -> Profile:
+    """The service's project, with nothing declared."""
+    names = Names(project=service.project)
+    return Profile(project=service.project, directory=service.directory, sandboxes=(), names=names)
+
+
+def _left(snapshot: Snapshot) -> list[ObservedSandbox]:
+    """One-offs that nobody looks after any more."""
+    return [o for o in snapshot.sandboxes if o.one_off and (o.id in snapshot.orphaned or _expired(o, snapshot))]
+
+
+def _expired(observed: ObservedSandbox, snapshot: Snapshot) -> bool:
+    return observed.deadline is not None and snapshot.taken >= observed.deadline
+
+
+def _as_found(profile: Profile, snapshot: Snapshot) -> Profile:
+    """The profile with the project's networks as they are: collecting must not put right what others declared."""
+    common = [network for network in snapshot.networks if not is_private(network)]
+    networks = {n.key: n.spec for n in common}
+    for observed in snapshot.sandboxes:
+        for key in networks_of(observed.spec):
+            networks.setdefault(key, NetworkSpec(external=True))
+    names = attrs.evolve(profile.names, given_networks={n.key: n.name for n in common})
+    return attrs.evolve(profile, networks=networks, names=names)
+
+
+# -- The steps of a one-off's life, each carried out by the executor
 
 _FOREIGN = op.RemoveNetwork | op.DisconnectNetwork | op.RemoveVolume | op.StopSandbox | op.RemoveSandbox
 
@@ -193,8 +495,8 @@ class Lifecycle:
 
     def look(self, held: Held) -> tuple[Finding, ...]:
         """A running one from outside, against what it was declared as."""
-        from sandboxrun.model.codec import ImageConfig
-        from sandboxrun.workflow.running import look_at
+        from sandboxrun.lifecycle.running import look_at
+        from sandboxrun.spec.codec import ImageConfig
 
         sandbox, profile, engine = held.declared.sandbox, held.declared.profile, self._service.engine
         with held.lock:

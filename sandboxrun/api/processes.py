@@ -21,9 +21,9 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
-from sandboxrun.api.commands import Output
-from sandboxrun.engine.together import begin
+from sandboxrun.api.sandbox import Output
 from sandboxrun.errors import Diagnostic, SandboxrunError
+from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
     import subprocess

@@ -1,33 +1,304 @@
-"""`Sandbox`: one sandbox as a program holds it.
-
-Owns the handle: what it was declared as, and the calls on it. The order in which it is made and ended is the
-service's.
-"""
+"""`Sandbox`: one sandbox as a program holds it; files into it and out of it, commands in it."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING
+
+from sandboxrun.errors import Diagnostic, UsageError, printable
+from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.export import Exported, ExportLimits, Kind, TarError, TarReader, export
+from sandboxrun.evidence.folder import Folder, RunFolder
+from sandboxrun.spec.spec import SandboxSpec
+
+if TYPE_CHECKING:
+    import tarfile
+
+    from sandboxrun.backend.docker.client import Engine
+
+
+import contextlib
+import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
-from sandboxrun.api.commands import OUTPUT_LIMIT, ExecResult, run_command
-from sandboxrun.api.files import GET_LIMIT, Source, check_target, packed, read_file, read_into
-from sandboxrun.engine.errors import EngineTimeout, NotFound
-from sandboxrun.errors import ApplyError, Diagnostic, UsageError
-from sandboxrun.model.observed import Created, ObservedSandbox, Running, read_state
+from sandboxrun.backend.errors import EngineError
+from sandboxrun.errors import ExitCode, SandboxrunError
 
 if TYPE_CHECKING:
-    from sandboxrun.api.declare import Declared
-    from sandboxrun.apply.session import Session
-    from sandboxrun.apply.watch import Watch
-    from sandboxrun.engine.streams import LogStream
+    from sandboxrun.backend.docker.client import Engine
+    from sandboxrun.backend.docker.streams import Exec
+
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, overload
+
+from sandboxrun.backend.errors import EngineTimeout, NotFound
+from sandboxrun.errors import ApplyError
+from sandboxrun.spec.state import Created, ObservedSandbox, Running, read_state
+
+if TYPE_CHECKING:
+    from sandboxrun.api.lifecycle import Declared
+    from sandboxrun.api.service import SandboxService
+    from sandboxrun.backend.docker.streams import LogStream
+    from sandboxrun.backend.session import Session
     from sandboxrun.evidence.capture import Captured
     from sandboxrun.evidence.export import Exported, ExportLimits
-    from sandboxrun.model.spec import SandboxSpec
-    from sandboxrun.service import SandboxService
+    from sandboxrun.lifecycle.watch import Watch
+    from sandboxrun.spec.spec import SandboxSpec
+
+
+# -- Files into a sandbox and out of it
+
+GET_LIMIT = 64 << 20  # bytes of one file that is read into memory
+_SPOOLED = 8 << 20
+
+Source = Path | str | Mapping[str, bytes | str]
+
+
+def check_target(name: str, spec: SandboxSpec, target: str) -> None:
+    """Raise UsageError where nothing can be put. Mounts count by the longest path; a tmpfs is out of the engine's
+    reach, and what is put beneath one would not be seen."""
+    path = PurePosixPath(target)
+    if not path.is_absolute() or ".." in path.parts:
+        raise UsageError(f"put needs an absolute target without .., not {target}")
+    places = {m.target: "read-only mount" if m.read_only else "" for m in spec.volumes}
+    places |= dict.fromkeys(spec.tmpfs, "tmpfs, which the engine cannot reach")
+    if spec.workspace is not None:
+        places[spec.workspace.target] = "read-only mount" if spec.workspace.access == "ro" else ""
+    above = [at for at in places if path.is_relative_to(at)]
+    fault = places[max(above, key=len)] if above else "read-only root" if spec.read_only else ""
+    if fault:
+        open_to = sorted(at for at, why in places.items() if not why)
+        where = f"put goes to {', '.join(open_to)}" if open_to else "give it a workspace or a volume"
+        raise UsageError(
+            Diagnostic(
+                message=f"nothing can be put to {target} in {name}: it is on a {fault}",
+                help=f"{where}; or write it with exec, or declare read_only=False",
+            )
+        )
+
+
+@contextmanager
+def packed(source: Source, uid: int, gid: int) -> Iterator[IO[bytes]]:
+    """A tar of `source`, rewound: its files as they shall lie in the target, owned by `uid` and `gid`.
+
+    A mapping holds relative paths and contents; a directory gives what is in it, a file itself. Links are kept as
+    links; sockets, devices and fifos are left out.
+    """
+    import tarfile
+    import tempfile
+
+    with tempfile.SpooledTemporaryFile(max_size=_SPOOLED) as spool:
+        with tarfile.open(fileobj=spool, mode="w", format=tarfile.GNU_FORMAT) as tar:
+            if isinstance(source, Mapping):
+                _add_contents(tar, source, uid, gid)
+            else:
+                _add_path(tar, Path(source), uid, gid)
+        spool.seek(0)
+        yield spool
+
+
+def _add_contents(tar: tarfile.TarFile, contents: Mapping[str, bytes | str], uid: int, gid: int) -> None:
+    import io
+    import tarfile
+    import time
+
+    made: set[str] = set()
+    now = int(time.time())
+    for name, content in contents.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise UsageError(f"put needs paths below the target, not {name!r}")
+        for above in reversed(path.parents[:-1]):
+            if str(above) not in made:
+                made.add(str(above))
+                folder = tarfile.TarInfo(str(above))
+                folder.type, folder.mode, folder.uid, folder.gid = tarfile.DIRTYPE, 0o755, uid, gid
+                folder.mtime = now
+                tar.addfile(folder)
+        data = content.encode() if isinstance(content, str) else content
+        entry = tarfile.TarInfo(str(path))
+        entry.size, entry.mode, entry.uid, entry.gid, entry.mtime = len(data), 0o644, uid, gid, now
+        tar.addfile(entry, io.BytesIO(data))
+
+
+def _add_path(tar: tarfile.TarFile, source: Path, uid: int, gid: int) -> None:
+    def owned(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        if not (entry.isreg() or entry.isdir() or entry.issym() or entry.islnk()):
+            return None
+        entry.uid, entry.gid, entry.uname, entry.gname = uid, gid, "", ""
+        entry.mode &= 0o777
+        return entry
+
+    if source.is_dir():
+        for name in sorted(os.listdir(source)):
+            tar.add(source / name, arcname=name, filter=owned)
+    elif source.is_file():
+        tar.add(source, arcname=source.name, filter=owned)
+    else:
+        raise UsageError(f"there is no file or directory {source} to put")
+
+
+def read_file(engine: Engine, container: str, path: str, limit: int) -> bytes:
+    """A regular file's bytes. Raises NotFound, EvidenceError for anything else or what is larger than `limit`."""
+    shown = printable(path)
+    with engine.get_archive(container, path) as archive:
+        try:
+            reader = TarReader(archive.stream)
+            member = next(iter(reader), None)
+            if member is None or member.kind is not Kind.FILE:
+                what = member.kind.value if member is not None else "nothing"
+                raise EvidenceError(f"{shown} is a {what}", help="name a regular file, or give into= for a directory")
+            if member.size > limit:
+                raise EvidenceError(f"{shown} is larger than {limit} bytes", help="give into= or a larger limit=")
+            return b"".join(reader.content())
+        except TarError as error:
+            raise EvidenceError(f"{shown} could not be read: {error}") from error
+
+
+def read_into(engine: Engine, container: str, path: str, into: Path, limits: ExportLimits | None) -> Exported:
+    """`path`'s regular files, below `into/<its name>`. Links, devices and the like are refused and told.
+
+    Raises NotFound, and EvidenceError when not all could be taken (a limit, an unreadable stream).
+    """
+    into = Path(os.path.abspath(into))
+    into.parent.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(Folder.at(into.parent), into.name)
+    try:
+        with engine.get_archive(container, path) as archive:
+            done = export(archive.stream, folder, part=path, under=into.name, limits=limits)
+    finally:
+        folder.close()
+    if done.missing:
+        raise EvidenceError(*(Diagnostic(message=f"{printable(path)}: {m.reason}") for m in done.missing))
+    return done
+
+
+# -- A command in a running sandbox, to its end or its timeout, its output within bounds
+
+OUTPUT_LIMIT = 16 << 20  # bytes of each stream that a command's result holds
+_MARK = "SANDBOXRUN_EXEC"
+_KILLER = (  # by its environment, which its children have inherited; needs a shell in the image
+    "for p in /proc/[0-9]*; do "
+    f'tr "\\0" "\\n" <"$p/environ" 2>/dev/null | grep -qx "{_MARK}=$1" && kill -9 "${{p#/proc/}}" && n=1; '
+    'done; [ -n "$n" ]'
+)
+_KILLER_TIME = 10.0  # seconds
+
+
+@attrs.frozen(kw_only=True)
+class ExecResult:
+    """How a command ended: its exit code, and its output as bytes; `truncated` when a stream was longer than kept."""
+
+    exit_code: int
+    stdout: bytes = attrs.field(repr=False)
+    stderr: bytes = attrs.field(repr=False)
+    truncated: bool = False
+
+
+class ExecTimeout(SandboxrunError):
+    """A command ran longer than it may. `stdout` and `stderr` are what it had written; `killed`: it runs no more."""
+
+    exit_code = ExitCode.TIMEOUT
+
+    def __init__(self, what: str, timeout: float, stdout: bytes, stderr: bytes, *, killed: bool) -> None:
+        self.stdout, self.stderr, self.killed = stdout, stderr, killed
+        help = None if killed else "it could not be ended from within and may run on: stop the sandbox to end it"
+        super().__init__(Diagnostic(message=f"{what} ran longer than {timeout:g} seconds", help=help))
+
+
+class Output:
+    """Two streams being collected, each up to `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._kept = {1: bytearray(), 2: bytearray()}
+        self._limit = limit
+        self.truncated = False
+
+    def add(self, stream: int, data: bytes) -> None:
+        """Keep what there is room for."""
+        kept = self._kept[stream]
+        room = self._limit - len(kept)
+        self.truncated = self.truncated or len(data) > room
+        kept += data[: max(room, 0)]
+
+    @property
+    def stdout(self) -> bytes:
+        """What came on stream 1."""
+        return bytes(self._kept[1])
+
+    @property
+    def stderr(self) -> bytes:
+        """What came on stream 2."""
+        return bytes(self._kept[2])
+
+
+def run_command(
+    engine: Engine,
+    container: str,
+    name: str,
+    argv: Sequence[str],
+    *,
+    timeout: float | None,
+    user: str | None,
+    workdir: str | None,
+    environment: Mapping[str, str],
+    limit: int,
+) -> ExecResult:
+    """Run it to its end. Raises ExecTimeout after `timeout` seconds, and what the engine answers."""
+    token = secrets.token_hex(16)
+    env = [f"{key}={value}" for key, value in environment.items()] + [f"{_MARK}={token}"]
+    output, late = Output(limit), threading.Event()
+    with engine.exec(container, list(argv), user=user, workdir=workdir, env=env) as process:
+        timer = _timer(timeout, late, process)
+        try:
+            for stream, data in process:
+                output.add(stream, data)
+            code = None if late.is_set() else process.exit_code()
+        finally:
+            timer.cancel()
+    if code is None:
+        assert timeout is not None
+        killed = _kill(engine, container, token, user)
+        what = f"{argv[0]} in {name}"
+        raise ExecTimeout(what, timeout, output.stdout, output.stderr, killed=killed)
+    return ExecResult(exit_code=code, stdout=output.stdout, stderr=output.stderr, truncated=output.truncated)
+
+
+def _timer(timeout: float | None, late: threading.Event, process: Exec) -> threading.Timer:
+    """Ends the reading after `timeout` seconds: a stream that is closed comes to its end."""
+
+    def expire() -> None:
+        late.set()
+        process.close()
+
+    timer = threading.Timer(0.0 if timeout is None else timeout, expire)
+    timer.daemon = True
+    if timeout is not None:
+        timer.start()
+    return timer
+
+
+def _kill(engine: Engine, container: str, token: str, user: str | None) -> bool:
+    """Kill whatever carries `token` in its environment: the engine itself has no call for it."""
+    killing = ["sh", "-c", _KILLER, "sh", token]
+    with contextlib.suppress(EngineError), engine.exec(container, killing, user=user) as killer:
+        timer = _timer(_KILLER_TIME, threading.Event(), killer)
+        try:
+            return killer.exit_code(timeout=_KILLER_TIME) == 0
+        finally:
+            timer.cancel()
+    return False
+
+
+# -- `Sandbox`: one sandbox as a program holds it
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -161,7 +432,7 @@ class Sandbox:
 
         137 is a command killed for memory as well: `remove` gives the evidence that says which.
         """
-        from sandboxrun.workflow.waits import WaitTimeout
+        from sandboxrun.lifecycle.waits import WaitTimeout
 
         self._check_there()
         watch = self._held.watch
@@ -187,7 +458,7 @@ class Sandbox:
         works on mounts, and on a root that is not read-only. A running sandbox is paused meanwhile, so that nothing
         in it can swap a directory for a link. Raises UsageError where nothing can be put.
         """
-        from sandboxrun.apply.make import owner
+        from sandboxrun.backend.docker.making import owner
 
         self._check_there()
         check_target(self.name, self.spec, target)
@@ -228,7 +499,7 @@ def _watched(watch: Watch, timeout: float | None) -> int | None:
     for what failed beside it: `on_output` has had everything, unless it is stuck."""
     if not watch.wait(timeout):
         return None
-    from sandboxrun.apply.watch import DRAIN
+    from sandboxrun.lifecycle.watch import DRAIN
 
     if watch.relay is not None:
         watch.relay.wait(DRAIN)

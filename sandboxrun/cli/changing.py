@@ -13,22 +13,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sandboxrun.apply.events import Event
+from sandboxrun.backend.events import Event
 from sandboxrun.cli.options import Talk
 from sandboxrun.cli.output import note, result, tell_all, terminal_width
 from sandboxrun.plan.changes import Plan
 from sandboxrun.report.progress import Progress, progress_for
 
 if TYPE_CHECKING:
-    from sandboxrun.engine.client import Engine
+    from sandboxrun.backend.docker.client import Engine
     from sandboxrun.evidence.capture import Captured
-    from sandboxrun.model.declared import Profile
-    from sandboxrun.probe.findings import Finding
-    from sandboxrun.report.evidence_text import Run
-    from sandboxrun.workflow.converge import Outcome, Settings
-    from sandboxrun.workflow.oneoff import RunResult
-    from sandboxrun.workflow.proving import Proving
-    from sandboxrun.workflow.waits import Waited
+    from sandboxrun.lifecycle.apply import Outcome, Settings
+    from sandboxrun.lifecycle.run import RunResult
+    from sandboxrun.lifecycle.verify import Proving
+    from sandboxrun.lifecycle.waits import Waited
+    from sandboxrun.probe.verdicts import Finding
+    from sandboxrun.report.evidence import Run
+    from sandboxrun.spec.project import Profile
 
 
 class Telling:
@@ -89,7 +89,7 @@ class Telling:
         if not wanted:
             yield None
             return
-        from sandboxrun.workflow.proving import Proving
+        from sandboxrun.lifecycle.verify import Proving
 
         def tell(text: str) -> None:
             self.on_verifying()
@@ -117,14 +117,14 @@ class Telling:
         report = Report(project=profile.project, findings=findings, running=running, sensitive=profile.sensitive)
         looked = "looked at from outside" if running else "verified"
         if self._json and not self._aside:
-            from sandboxrun.report.verify_json import verify_json
+            from sandboxrun.report.verify import verify_json
 
             _json_line("verification", "verification", verify_json(report), f"{looked}: {ended(report)}")
         elif report.verified and not self._talk.verbose:
             self._say(f"{looked.capitalize()}: {ended(report)}", quiet=self._talk.quiet)
         else:
             from sandboxrun.cli.output import coloured
-            from sandboxrun.report.verify_text import verify_text
+            from sandboxrun.report.verify import verify_text
 
             self._say(verify_text(report, width=terminal_width(), colour=coloured(sys.stdout)))
 
@@ -166,7 +166,7 @@ class Telling:
 
     def _runs(self, runs: Iterable[Run], profile: Profile) -> None:
         """How runs ended, and where their evidence is."""
-        from sandboxrun.report.evidence_text import evidence_plain, evidence_text
+        from sandboxrun.report.evidence import evidence_plain, evidence_text
 
         for one in runs:
             text = evidence_text([one], sensitive=profile.sensitive, relative_to=Path.cwd())
@@ -181,7 +181,7 @@ class Telling:
 
 def run_of(result: RunResult, profile: Profile) -> Run:
     """A result as the report tells it."""
-    from sandboxrun.report.evidence_text import Run
+    from sandboxrun.report.evidence import Run
 
     sandbox = profile.sandbox(result.address)
     spec = sandbox.spec if sandbox is not None else None
@@ -189,7 +189,7 @@ def run_of(result: RunResult, profile: Profile) -> Run:
 
 
 def _run(captured: Captured, profile: Profile) -> Run:
-    from sandboxrun.report.evidence_text import Run
+    from sandboxrun.report.evidence import Run
 
     address = captured.index.sandbox if captured.index is not None else "a sandbox"
     sandbox = profile.sandbox(address)

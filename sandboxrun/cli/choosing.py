@@ -14,7 +14,7 @@ from sandboxrun.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from sandboxrun.cli.options import Given
-    from sandboxrun.model.declared import DeclaredSandbox, Profile
+    from sandboxrun.spec.project import DeclaredSandbox, Profile
 
 
 def one_off_profile(given: Given, base: str | None, command: tuple[str, ...] | None, own: Mapping[str, Any]) -> Profile:
@@ -43,8 +43,8 @@ def _of_base(base: str, given: Given, own: Mapping[str, Any]) -> Profile:
     """A project named by the current directory, with one sandbox called after its base."""
     from sandboxrun.cli.commands.init import project_name
     from sandboxrun.cli.project import inputs_of
+    from sandboxrun.profile.files import bases
     from sandboxrun.profile.loader import load_data
-    from sandboxrun.profile.shipped import bases
 
     if base not in bases():
         known = ", ".join(bases())

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from sandboxrun.engine.connect import Endpoint
-from sandboxrun.engine.facts import EngineFacts, Quota
+from sandboxrun.backend.docker.connect import Endpoint
+from sandboxrun.backend.docker.facts import EngineFacts, Quota
 from sandboxrun.errors import Diagnostic, printable
 
 if TYPE_CHECKING:
-    from sandboxrun.engine.client import Engine
+    from sandboxrun.backend.docker.client import Engine
 
 _QUOTA = {
     Quota.YES: "can be limited",
@@ -30,7 +30,7 @@ _LIMITS = {
     "cpuset": "cpusets",
     "pids": "processes",
 }
-# What settles the engine, in the order it counts; the same as engine/connect.py has.
+# What settles the engine, in the order it counts; the same as backend/docker/connect.py has.
 SETTINGS = ("DOCKER_SOCKET", "DOCKER_HOST", "DOCKER_CONTEXT")
 
 

@@ -13,10 +13,22 @@ from typing import Any
 import attrs
 
 from sandboxrun.errors import UsageError, did_you_mean
-from sandboxrun.model.composite import Command, ListOf, MapOf, Pairs, Short
-from sandboxrun.model.option import Effect, Record, Row, row_schema, rows
-from sandboxrun.model.spec import BY_KEY, NOT_OFFERED, ROWS
-from sandboxrun.model.types import Choice, Cpus, Duration, Flag, Integer, Size, Text
+from sandboxrun.spec.option import Effect, Record, Row, row_schema, rows
+from sandboxrun.spec.spec import BY_KEY, NOT_OFFERED, ROWS
+from sandboxrun.spec.types import (
+    Choice,
+    Command,
+    Cpus,
+    Duration,
+    Flag,
+    Integer,
+    ListOf,
+    MapOf,
+    Pairs,
+    Short,
+    Size,
+    Text,
+)
 
 NEEDS = {
     Effect.LIVE: "updated in place",

@@ -17,8 +17,7 @@ import click
 
 from sandboxrun.cli.exitcodes import BROKEN_PIPE
 from sandboxrun.cli.output import colour_of, coloured
-from sandboxrun.errors import ExitCode, SandboxrunError, printable
-from sandboxrun.plan.text import redact
+from sandboxrun.errors import ExitCode, SandboxrunError, printable, redact
 from sandboxrun.report.diagnostics import without_commands
 from sandboxrun.report.streams import write_all
 

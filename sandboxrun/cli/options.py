@@ -42,7 +42,7 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic from click 
         """The seconds. Fails for what is neither."""
         if isinstance(value, (int, float)):
             return float(value)
-        from sandboxrun.model.units import SECOND, parse_duration
+        from sandboxrun.spec.types import SECOND, parse_duration
 
         try:
             return float(value) if value.replace(".", "", 1).isdecimal() else parse_duration(value) / SECOND

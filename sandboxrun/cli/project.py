@@ -14,13 +14,13 @@ from sandboxrun.cli.options import Given
 from sandboxrun.profile.cache import VerdictCache, inputs_key
 
 if TYPE_CHECKING:
-    from sandboxrun.engine.client import Engine
+    from sandboxrun.backend.docker.client import Engine
     from sandboxrun.evidence.store import Store
-    from sandboxrun.model.declared import Profile
-    from sandboxrun.profile.inputs import Inputs
+    from sandboxrun.lifecycle.saved import SavedPlan
     from sandboxrun.profile.loader import Loaded
+    from sandboxrun.profile.variables import Inputs
     from sandboxrun.source import SourceFile
-    from sandboxrun.workflow.saved import SavedPlan
+    from sandboxrun.spec.project import Profile
 
 DEFAULT_FILES = ("sandbox.yaml", "sandbox.yml")
 
@@ -50,7 +50,7 @@ def profile_files(given: Given) -> tuple[Path, ...]:
 
 def inputs_of(given: Given) -> Inputs:
     """What the command line gives the profile's variables."""
-    from sandboxrun.profile.inputs import Inputs
+    from sandboxrun.profile.variables import Inputs
 
     return Inputs(vars=given.vars, var_files=given.var_files, environment=os.environ)
 
@@ -78,7 +78,7 @@ def open_store(profile: Profile, given: Given) -> Store:
 
 def open_engine(host: str | None, parallelism: int = 4) -> Engine:
     """The engine. Raises EngineUnreachable, UsageError."""
-    from sandboxrun.engine.connect import connect
+    from sandboxrun.backend.docker.connect import connect
 
     return connect(host, parallelism=parallelism)
 

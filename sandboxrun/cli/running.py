@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from sandboxrun.apply.owned import own_containers
+from sandboxrun.backend.docker.owned import own_containers
 from sandboxrun.errors import UsageError, did_you_mean, quoted
-from sandboxrun.model import labels
-from sandboxrun.model.observed import ObservedSandbox, observe
+from sandboxrun.spec import labels
+from sandboxrun.spec.state import ObservedSandbox, observe
 
 if TYPE_CHECKING:
-    from sandboxrun.engine.client import Engine
-    from sandboxrun.model.declared import Profile
+    from sandboxrun.backend.docker.client import Engine
+    from sandboxrun.spec.project import Profile
 
 
 def matches(address: str, names: Iterable[str]) -> bool:

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sandboxrun.engine.together import begin
+from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
-    from sandboxrun.engine.streams import Exec, Terminal
+    from sandboxrun.backend.docker.streams import Exec, Terminal
 
 
 class TerminalPump:
@@ -76,7 +76,7 @@ class TerminalPump:
 
     def _fit(self, terminal: Terminal) -> None:
         """The other side takes our size; one that has ended meanwhile takes none."""
-        from sandboxrun.engine.errors import EngineError
+        from sandboxrun.backend.errors import EngineError
 
         with contextlib.suppress(EngineError, OSError):
             size = os.get_terminal_size(self._keys)
@@ -95,7 +95,7 @@ def send_input(command: Exec) -> None:
     assert terminal is not None
 
     def send() -> None:
-        from sandboxrun.engine.errors import EngineError
+        from sandboxrun.backend.errors import EngineError
 
         with contextlib.suppress(EngineError, OSError, ValueError):  # the command may end before its input does
             while data := os.read(sys.stdin.fileno(), 64 * 1024):

@@ -1,7 +1,7 @@
 """Takes a run's evidence: all parts, each on its own, within a time, then the index and the chain.
 
-Owns the order and the promise: capturing never raises, and what could not be kept is said in the index. Whether
-the container may be removed is for the caller to see from `Captured.entry`.
+Owns the order and the promise: capturing never raises, and what could not be kept is said in the index. Whether the
+container may be removed is for the caller to see from `Captured.entry`.
 """
 
 from __future__ import annotations
@@ -13,27 +13,52 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 
 from sandboxrun.evidence import parts
-from sandboxrun.evidence.call import Call
-from sandboxrun.evidence.chain import Entry
-from sandboxrun.evidence.egress import egress
 from sandboxrun.evidence.errors import disk_full, reason_of
-from sandboxrun.evidence.history import histories, of_removed
+from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.index import Digests, Egress, Index, Kept, Missing, Refused
 from sandboxrun.evidence.masking import Masker
-from sandboxrun.evidence.outcome import NEVER, History, StoppedBy, decide
-from sandboxrun.evidence.parts import CaptureLimits, Part, Source
-from sandboxrun.evidence.runfolder import RunFolder
-from sandboxrun.evidence.staged import staged_content
-from sandboxrun.evidence.store import Store
+from sandboxrun.evidence.parts import CaptureLimits, Part, Source, egress
+from sandboxrun.evidence.store import Entry, Store
 from sandboxrun.evidence.usage import Usage
+from sandboxrun.evidence.workspace import staged_content
+from sandboxrun.spec.outcome import NEVER, History, StoppedBy, decide
+from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
-    from sandboxrun.engine.client import Engine
+    from sandboxrun.backend.base import Backend
+
+
+# -- A call in a thread of its own, so that an engine that hangs cannot hold its caller for ever
+
+V = TypeVar("V")
+
+
+class Call(Generic[V]):
+    """Begins at once. `result` may be asked for more than once."""
+
+    def __init__(self, name: str, call: Callable[[], V]) -> None:
+        self.name = name
+        self._done: list[V] = []
+        self._failed: list[BaseException] = []
+        work = lambda: self._done.append(call())  # noqa: E731
+        self._thread = begin(work, name=f"evidence: {name}", failed=self._failed.append)
+
+    def result(self, until: float) -> V:
+        """What the call gave, or raises what it raised; TimeoutError after `until` (a `time.monotonic` value)."""
+        self._thread.join(max(0.0, until - time.monotonic()))
+        if self._failed:
+            raise self._failed[0]
+        if not self._done:
+            raise TimeoutError("not done in time")
+        return self._done[0]
+
+
+# -- Takes a run's evidence: all parts, each on its own, within a time, then the index and the chain
 
 T = TypeVar("T")
 _LISTED = 1_000  # refused members that the index names
@@ -88,7 +113,7 @@ class Captured:
     failure: str | None = None
 
 
-def capture(engine: Engine, container_id: str, request: CaptureRequest, store: Store) -> Captured:
+def capture(engine: Backend, container_id: str, request: CaptureRequest, store: Store) -> Captured:
     """Take a run's evidence. Never raises an Exception; an interrupt leaves a folder that the next capture redoes."""
     try:
         return _Capture(engine, container_id, request, store).run()
@@ -109,7 +134,7 @@ def recorded(store: Store, run: str) -> Captured | None:
 
 
 class _Capture:
-    def __init__(self, engine: Engine, container_id: str, request: CaptureRequest, store: Store) -> None:
+    def __init__(self, engine: Backend, container_id: str, request: CaptureRequest, store: Store) -> None:
         self._engine, self._id, self._request, self._store = engine, container_id, request, store
         self._began = time.monotonic()
         self._deadline = self._began + request.limits.seconds
@@ -142,10 +167,10 @@ class _Capture:
 
     def _inspect(self) -> Mapping[str, Any] | None:
         """The engine's answer, None for a container that is gone. Whatever else goes wrong may pass: it is raised."""
-        from sandboxrun.engine.errors import NotFound
+        from sandboxrun.backend.errors import NotFound
 
         try:
-            return Call("inspect", lambda: self._engine.inspect_container(self._id)).result(self._until)
+            return Call("inspect", lambda: self._engine.document(self._id)).result(self._until)
         except NotFound as error:
             self._missing.append(Missing(part="inspect", reason=reason_of(error)))
             return None
@@ -231,7 +256,7 @@ class _Capture:
 
     def _guarded(self, part: str, call: Callable[[], T]) -> T | None:
         """What `call` gives; None, and a note, when it fails."""
-        from sandboxrun.engine.errors import EngineUnreachable
+        from sandboxrun.backend.errors import EngineUnreachable
 
         try:
             return call()
@@ -264,9 +289,9 @@ class _Capture:
 
     def _remembered(self, answer: Mapping[str, Any] | None) -> History:
         if answer is None:
-            return of_removed(self._engine, self._id)
+            return self._engine.history_of_removed(self._id)
         state = answer.get("State") or {}
-        return histories(self._engine, {self._id: state}).get(self._id, History())
+        return self._engine.histories({self._id: state}).get(self._id, History())
 
     def _version(self) -> Mapping[str, str]:
         found = self._engine.version()

@@ -13,8 +13,8 @@ from typing import Any
 import attrs
 
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.outcome import Ending, How
 from sandboxrun.evidence.usage import Usage
+from sandboxrun.spec.outcome import Ending, How
 
 FORMAT_VERSION = "1.0"
 

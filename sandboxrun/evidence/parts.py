@@ -1,6 +1,6 @@
 """The parts of a run's evidence, each a function that writes its files and says what it could not keep.
 
-Owns what is read from the engine and how. Failures are raised: `capture` turns them into the index's `missing`.
+Failures are raised: `capture` turns them into the index's `missing`.
 """
 
 from __future__ import annotations
@@ -13,23 +13,26 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 
-from sandboxrun.engine.errors import EngineUnreachable, NotFound
+from sandboxrun.backend.errors import EngineUnreachable, NotFound
 from sandboxrun.evidence.errors import EvidenceError, disk_full, reason_of
 from sandboxrun.evidence.export import ExportLimits, export, shown
+from sandboxrun.evidence.folder import RunFolder, Writer
 from sandboxrun.evidence.index import Egress, Missing, Refused
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
-from sandboxrun.evidence.runfolder import RunFolder, Writer
-from sandboxrun.evidence.sampler import USAGE
-from sandboxrun.evidence.sourcetree import LeftOut
-from sandboxrun.evidence.staged import STDERR, STDOUT, baseline_of
 from sandboxrun.evidence.store import Store
-from sandboxrun.evidence.usage import Usage, summary_of
-from sandboxrun.model.guard import host_runs
-from sandboxrun.model.observed import parse_time
+from sandboxrun.evidence.usage import USAGE, Usage, summary_of
+from sandboxrun.evidence.workspace import STDERR, STDOUT, LeftOut, baseline_of
+from sandboxrun.spec.guard import host_runs
+from sandboxrun.spec.state import parse_time
 
 if TYPE_CHECKING:
-    from sandboxrun.engine.client import Engine
+    from sandboxrun.backend.base import Backend
+
+
+from sandboxrun.errors import printable
+
+# -- The parts of a run's evidence, each a function that writes its files and says what it could not keep
 
 _CHUNK = 1 << 16
 _SOCKET = 1 << 24  # in Go's FileMode
@@ -70,7 +73,7 @@ class Part:
 class Source:
     """Where the parts are read from and written to. `deadline` is a `time.monotonic` value."""
 
-    engine: Engine
+    engine: Backend
     container_id: str
     run: str
     store: Store
@@ -258,7 +261,7 @@ def _exported(source: Source, path: str, part: str, under: str, limits: ExportLi
     above = [step for step in path.split("/") if step not in ("", ".")][:-1]
     if ".." in above or not path.startswith("/"):
         raise EvidenceError(f"not an absolute path in the container: {path}")
-    with source.engine.get_archive(source.container_id, path) as archive:
+    with source.engine.read_tree(source.container_id, path) as archive:
         if int(archive.stat.get("mode") or 0) & _SOCKET:  # the archive is empty
             return Part(refused=(Refused(part=part, path=shown(path), reason="a socket"),), refused_total=1)
         done = export(
@@ -280,7 +283,7 @@ def held_workspace(source: Source, keeper: str, finished: str | None) -> Part | 
     the agent had removed everything.
     """
     try:
-        state = source.engine.inspect_container(keeper).get("State") or {}
+        state = source.engine.document(keeper).get("State") or {}
     except NotFound:
         state = {}
     begun, ended = parse_time(state.get("StartedAt")), parse_time(finished)
@@ -306,7 +309,7 @@ def workspace(source: Source, target: str, artifacts: Iterable[str] = (), own: f
     with (
         baseline.file,
         source.folder.folder.scratch() as spool,
-        source.engine.get_archive(source.container_id, target) as archive,
+        source.engine.read_tree(source.container_id, target) as archive,
     ):
         patch = make_patch(
             baseline.file,
@@ -357,3 +360,98 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, indent=2, ensure_ascii=True).encode() + b"\n"
+
+
+# -- The part of a run's evidence that its gateway has: every request, let pass or refused
+
+FILE = "egress.jsonl"
+LONGEST = 128 << 20  # beyond the engine's bound of a gateway's log
+_LISTED = 20  # targets refused that the index names
+_GRACE = 3  # seconds for the records of connections that are still open
+
+
+def egress(source: Source, gateway: str) -> Part:
+    """`egress.jsonl`: one JSON object a line, as the gateway wrote it, secrets masked; ends the gateway first."""
+    missing = tuple(_ended_before(source, gateway))
+    source.engine.stop(gateway, timeout=_GRACE)
+    counted, cut = Counted(), False
+    with (
+        source.folder.writer(FILE) as writer,
+        source.engine.logs(gateway, tty=False) as output,
+    ):
+        mask, left = source.masker.stream(), LONGEST
+        for line in lines(data for stream, data in output if stream == 1):
+            counted.add(line)
+            kept = mask.feed(line + b"\n")[:left]
+            left -= len(kept)
+            writer.write(kept)
+            cut = left == 0
+            if cut:
+                break
+        writer.write(mask.finish()[:left])
+        writer.commit(truncated=cut)
+    if not counted.served:
+        missing += (Missing(part="egress", reason="the gateway's records are gone, or it never served"),)
+    elif not counted.whole:
+        missing += (Missing(part="egress", reason="the first of the gateway's records are gone"),)
+    if counted.spent:
+        missing += (Missing(part="egress", reason="so many requests that its records were cut: it refused the rest"),)
+    return Part(egress=counted.result, missing=missing)
+
+
+def _ended_before(source: Source, gateway: str) -> Iterator[Missing]:
+    """Why the gateway does not run though nobody ended it: from then on the sandbox reached nothing."""
+    state = source.engine.document(gateway).get("State") or {}
+    if not state.get("Running") and not str(state.get("StartedAt") or "").startswith("0001-"):
+        how = "out of memory" if state.get("OOMKilled") else f"exit {state.get('ExitCode')}"
+        yield Missing(part="egress", reason=f"the gateway ended before the sandbox ({how}): it reached nothing then")
+
+
+class Counted:
+    """What the records come to."""
+
+    def __init__(self) -> None:
+        self.served = self.spent = False
+        self.whole: bool | None = None  # whether the first record is the gateway's first; None: there is none
+        self._allowed = self._denied = 0
+        self._targets: dict[str, None] = {}
+
+    def add(self, line: bytes) -> None:
+        record = record_of(line)
+        if self.whole is None:
+            self.whole = record.get("event") == "ready"
+        match record.get("event"):
+            case "ready":
+                self.served = True
+            case "budget":
+                self.spent = True
+            case "request" if record.get("verdict") == "allowed":
+                self._allowed += 1
+            case "request":
+                self._denied += 1
+                if len(self._targets) < _LISTED:
+                    target = f"{record.get('host') or '?'}:{record.get('port') or '?'}"
+                    self._targets.setdefault(printable(target[:300]))
+
+    @property
+    def result(self) -> Egress:
+        return Egress(allowed=self._allowed, denied=self._denied, denied_targets=tuple(self._targets))
+
+
+def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of what comes in pieces, without their ends."""
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
+
+
+def record_of(line: bytes) -> Mapping[str, Any]:
+    """A line as the record it holds; {} for anything else."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,35 +1,461 @@
-"""A workspace's changes as a patch that `git apply` takes, made without git.
+"""A workspace's changes as a patch that `git apply` takes, made without git, with bounds on the work whatever the
+two sides are.
 
-Owns git's patch format. The agent wrote one side of it: work, memory and output are bounded, and what cannot
-be in a patch is listed with its reason.
+difflib has no bound, and git run on what an agent wrote would execute it: that is why both are our own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
+import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, cast
 
 import attrs
 
-from sandboxrun.evidence.baseline import unpacked
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.export import shown
+from sandboxrun.evidence.export import Kind, Member, TarError, TarReader, is_git, name_fault, plain_name, shown
 from sandboxrun.evidence.index import Refused
-from sandboxrun.evidence.linediff import Budget, hunks
-from sandboxrun.evidence.sourcetree import LeftOut, excluder, parents
-from sandboxrun.evidence.tarstream import TarError
-from sandboxrun.evidence.worktree import (
-    LINK,
-    Entry,
-    Tree,
-    TreeLimits,
-    link_fault,
-    modules_fault,
-    read_baseline,
-    read_workspace,
-)
+from sandboxrun.evidence.workspace import LEADING, LeftOut, excluder, is_within, parents, unpacked
+
+# -- The hunks of a unified diff, with a bound on the work whatever the two texts are
+
+CONTEXT = 3
+_MOST_LINES = 50_000  # of either text, between the common start and end
+_MOST_EDITS = 1_000
+_STEPS_A_FILE = 2_000_000
+_BLOCK = 1 << 16
+_NO_NEWLINE = b"\\ No newline at end of file\n"
+
+Edit = tuple[int, int, int, int]  # lines old[a:b] became new[c:d]
+
+
+class Budget:
+    """What a whole patch may take: steps of comparing lines (ten million are a second or two)."""
+
+    def __init__(self, steps: int = 30_000_000) -> None:
+        self.left = steps
+
+
+def hunks(old: bytes, new: bytes, budget: Budget) -> bytes:
+    """The hunks that turn `old` into `new`, lines ending at b"\\n" alone; b"" for equal texts."""
+    if old == new:
+        return b""
+    start, old_end, new_end = _window(old, new)
+    first = old.count(b"\n", 0, start)
+    old, new = old[start:old_end], new[start:new_end]
+    if old.count(b"\n") > _MOST_LINES or new.count(b"\n") > _MOST_LINES:
+        return _replacement(old, new, first)
+    old_lines, new_lines = _lines(old), _lines(new)
+    edits = _edits(old_lines, new_lines, budget)
+    return b"".join(_hunk(group, old_lines, new_lines, first) for group in _groups(edits))
+
+
+def _window(old: bytes, new: bytes) -> tuple[int, int, int]:
+    """Where the part begins and ends that holds all differences and, where there are any, context lines around."""
+    shortest = min(len(old), len(new))
+    same = _common(old, new, shortest)
+    start = old.rfind(b"\n", 0, same) + 1
+    for _ in range(CONTEXT):
+        start = old.rfind(b"\n", 0, max(0, start - 1)) + 1
+    tail = _common_end(old, new, shortest - same)
+    end = len(old) - tail
+    for _ in range(CONTEXT + 1):
+        found = old.find(b"\n", end)
+        end = len(old) if found < 0 else found + 1
+    return start, end, end + len(new) - len(old)
+
+
+def _common(old: bytes, new: bytes, most: int) -> int:
+    """How many bytes are the same from the start."""
+    at = 0
+    while at < most and old[at : at + _BLOCK] == new[at : at + _BLOCK]:
+        at += _BLOCK
+    if at >= most:
+        return most
+    low, high = 0, min(_BLOCK, most - at)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if old[at : at + middle] == new[at : at + middle] else (low, middle - 1)
+    return at + low
+
+
+def _common_end(old: bytes, new: bytes, most: int) -> int:
+    """How many bytes are the same at the end, `most` at the most."""
+    at = 0
+    while at < most:
+        size = min(_BLOCK, most - at)
+        ends = len(old) - at, len(new) - at
+        one, other = old[ends[0] - size : ends[0]], new[ends[1] - size : ends[1]]
+        if one != other:
+            return at + _common(one[::-1], other[::-1], size)
+        at += size
+    return at
+
+
+def _lines(text: bytes) -> list[bytes]:
+    lines = [line + b"\n" for line in text.split(b"\n")]
+    last = lines.pop()[:-1]
+    return [*lines, last] if last else lines
+
+
+def _edits(old: list[bytes], new: list[bytes], budget: Budget) -> list[Edit]:
+    """What changed, in order; the lines at both ends that are the same are taken off first."""
+    numbers: dict[bytes, int] = {}
+    a = [numbers.setdefault(line, len(numbers)) for line in old]
+    b = [numbers.setdefault(line, len(numbers)) for line in new]
+    head = 0
+    while head < min(len(a), len(b)) and a[head] == b[head]:
+        head += 1
+    tail = 0
+    while tail < min(len(a), len(b)) - head and a[-1 - tail] == b[-1 - tail]:
+        tail += 1
+    a, b = a[head : len(a) - tail], b[head : len(b) - tail]
+    found = _myers(a, b, budget) if a and b else None
+    if found is None:
+        found = [(0, len(a), 0, len(b))]
+    return [(i + head, j + head, k + head, m + head) for i, j, k, m in found]
+
+
+def _myers(a: list[int], b: list[int], budget: Budget) -> list[Edit] | None:
+    """A shortest edit script, or None when finding it would take too many steps."""
+    steps = min(_STEPS_A_FILE, budget.left)
+    if set(a).isdisjoint(b):
+        return None
+    n, m = len(a), len(b)
+    spent, most = 0, min(n + m, _MOST_EDITS)
+    reach = [0] * (2 * most + 3)  # by diagonal, from -most-1 on: the furthest line of `a`
+    trace: list[list[int]] = []
+    for d in range(most + 1):
+        trace.append(reach[most + 1 - d : most + 2 + d])
+        for k in range(-d, d + 1, 2):
+            at = most + 1 + k
+            x = reach[at + 1] if k == -d or (k != d and reach[at - 1] < reach[at + 1]) else reach[at - 1] + 1
+            y, begin = x - k, x
+            while x < n and y < m and a[x] == b[y]:
+                x, y = x + 1, y + 1
+            reach[at] = x
+            spent += 1 + x - begin
+            if x == n and y == m:
+                budget.left -= spent
+                return _path(trace, n, m)
+            if spent > steps:
+                budget.left -= spent
+                return None
+    budget.left -= spent
+    return None
+
+
+def _path(trace: list[list[int]], x: int, y: int) -> list[Edit]:
+    """Walk back through what each round reached, collecting single edits, then join those that touch."""
+    edits: list[Edit] = []
+    for d in range(len(trace) - 1, 0, -1):
+        before, k = trace[d], x - y
+
+        def reached(diagonal: int, before: list[int] = before, d: int = d) -> int:
+            return before[diagonal + d] if -d <= diagonal <= d else -1
+
+        down = k == -d or (k != d and reached(k - 1) < reached(k + 1))
+        k = k + 1 if down else k - 1
+        px = reached(k)
+        py = px - k
+        edits.append((px, px, py, py + 1) if down else (px, px + 1, py, py))
+        x, y = px, py
+    joined: list[Edit] = []
+    for edit in reversed(edits):
+        if joined and joined[-1][1] == edit[0] and joined[-1][3] == edit[2]:
+            joined[-1] = (joined[-1][0], edit[1], joined[-1][2], edit[3])
+        else:
+            joined.append(edit)
+    return joined
+
+
+def _groups(edits: list[Edit]) -> Iterator[list[Edit]]:
+    """Edits whose context lines would touch, together."""
+    group: list[Edit] = []
+    for edit in edits:
+        if group and edit[0] - group[-1][1] > 2 * CONTEXT:
+            yield group
+            group = []
+        group.append(edit)
+    if group:
+        yield group
+
+
+def _hunk(group: list[Edit], old: list[bytes], new: list[bytes], first: int) -> bytes:
+    begin, end = max(0, group[0][0] - CONTEXT), min(len(old), group[-1][1] + CONTEXT)
+    new_begin = group[0][2] - (group[0][0] - begin)
+    new_end = group[-1][3] + end - group[-1][1]
+    body, at = [], begin
+    for a, b, c, d in group:
+        body += [_line(b" ", line) for line in old[at:a]]
+        body += [_line(b"-", line) for line in old[a:b]]
+        body += [_line(b"+", line) for line in new[c:d]]
+        at = b
+    body += [_line(b" ", line) for line in old[at:end]]
+    return _head(first + begin, end - begin, first + new_begin, new_end - new_begin) + b"".join(body)
+
+
+def _replacement(old: bytes, new: bytes, first: int) -> bytes:
+    """One hunk that takes all of `old` out and puts all of `new` in, without splitting either."""
+    counts = [text.count(b"\n") + (not text.endswith(b"\n")) if text else 0 for text in (old, new)]
+    return _head(first, counts[0], first, counts[1]) + _marked(b"-", old) + _marked(b"+", new)
+
+
+def _marked(mark: bytes, text: bytes) -> bytes:
+    if not text:
+        return b""
+    whole = text.endswith(b"\n")
+    marked = mark + (text[:-1] if whole else text).replace(b"\n", b"\n" + mark) + b"\n"
+    return marked if whole else marked + _NO_NEWLINE
+
+
+def _line(mark: bytes, line: bytes) -> bytes:
+    return mark + line if line.endswith(b"\n") else mark + line + b"\n" + _NO_NEWLINE
+
+
+def _head(old_at: int, old_count: int, new_at: int, new_count: int) -> bytes:
+    """Positions are 1-based; an empty range is named by the line before it."""
+    old_start, new_start = old_at + (old_count > 0), new_at + (new_count > 0)
+    return b"@@ -%d,%d +%d,%d @@\n" % (old_start, old_count, new_start, new_count)
+
+
+# -- A workspace's files as git would name them, read from a tar: path, mode, blob id, where the content lies
+
+FILE, EXECUTABLE, LINK = "100644", "100755", "120000"
+
+# A link of that name is refused by git, and with it the whole patch; by any of its spellings.
+_MODULES = re.compile(r"(\.gitmodules|gitmod~\d|gi7eb).*", re.DOTALL)
+
+
+@attrs.frozen(kw_only=True)
+class Entry:
+    """A file or symlink. `at` is a file's offset in the tree's file, None when its content was not kept."""
+
+    path: str
+    mode: str
+    oid: str
+    size: int
+    at: int | None = None
+    target: bytes | None = None  # a symlink's
+
+    @property
+    def known(self) -> bool:
+        """Whether the content can be read."""
+        return self.at is not None or self.target is not None
+
+
+class Tree:
+    """The entries of one side. What lies in a `.git` is only hashed, into `git`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.entries: dict[str, Entry] = {}
+        self.directories: set[str] = set()  # of a baseline
+        self.git: dict[str, str] = {}
+        self.left_out: dict[str, Refused] = {}
+
+    def content(self, entry: Entry) -> bytes:
+        """An entry's bytes."""
+        if entry.target is not None:
+            return entry.target
+        assert entry.at is not None
+        self.file.seek(entry.at)
+        return self.file.read(entry.size)
+
+    def leave_out(self, path: str, reason: str) -> None:
+        """Note that a path's state here is not known."""
+        self.left_out[path] = Refused(part="workspace.patch", path=shown(path), reason=reason)
+
+
+@attrs.frozen(kw_only=True)
+class TreeLimits:
+    """Bounds of what is read from a container's workspace; `file_bytes` of a file that can be in a patch."""
+
+    files: int = 100_000
+    bytes: int = 1 << 30
+    file_bytes: int = 32 << 20
+    kept_bytes: int = 512 << 20
+
+
+def read_baseline(tar: BinaryIO, chunks: Iterable[bytes]) -> Tree:
+    """The tree of a packed workspace: `chunks` are the bytes of `tar`, which also serves the content later.
+
+    All is below LEADING.
+    """
+    tree, reader = Tree(tar), TarReader(chunks)
+    for member in reader:
+        path = member.name.rstrip("/").removeprefix(f"{LEADING}/")
+        if member.kind is Kind.DIRECTORY:
+            tree.directories.add(path)
+            continue
+        if member.kind is Kind.SYMLINK:
+            _add(tree, path, _link(member, path))
+            continue
+        at = reader.position
+        oid = _oid(member.size, reader.content())
+        _add(tree, path, Entry(path=path, mode=_mode(member), oid=oid, size=member.size, at=at))
+    return tree
+
+
+def read_workspace(
+    stream: Iterable[bytes],
+    baseline: Tree,
+    spool: BinaryIO,
+    *,
+    limits: TreeLimits,
+    excluded: Callable[[str], bool],
+    elsewhere: tuple[str, ...] = (),
+    deadline: float | None = None,
+) -> Tree:
+    """The tree of a container's workspace as the engine archives it (all below one leading component).
+
+    Only what differs from `baseline` is kept, in `spool`; what is new at or below the paths `elsewhere` is left out,
+    for it is kept elsewhere. Raises TarError when the stream cannot be read to its
+    end: a tree of a part of it would show everything else as deleted.
+    """
+    tree = Tree(spool)
+    reader = TarReader(_bounded(stream, limits, deadline))
+    count = 0
+    for member in reader:
+        count += 1
+        if count > limits.files:
+            raise TarError(f"more than {limits.files} files")
+        path = member.name.rstrip("/").partition("/")[2]
+        if not path or is_within(path, excluded):
+            continue
+        if path not in baseline.entries and any(path == at or path.startswith(f"{at}/") for at in elsewhere):
+            continue
+        if member.kind is Kind.DIRECTORY:
+            _directory(tree, baseline, path)
+        else:
+            _read(tree, baseline, member, path, reader, limits)
+    return tree
+
+
+def _directory(tree: Tree, baseline: Tree, path: str) -> None:
+    """One too deep is told, once for all below it: what no path can name, the engine leaves out in silence."""
+    fault = name_fault(path, odd=True)
+    if fault and path not in baseline.directories and not name_fault(path.rpartition("/")[0] or "top", odd=True):
+        tree.leave_out(path, f"a directory: {fault}")
+
+
+def _read(tree: Tree, baseline: Tree, member: Member, path: str, reader: TarReader, limits: TreeLimits) -> None:
+    if path not in baseline.entries and (fault := name_fault(path, odd=True)):
+        return tree.leave_out(path, fault)
+    match member.kind:
+        case Kind.FILE:
+            return _add(tree, path, _spooled(tree, baseline, member, path, reader, limits))
+        case Kind.SYMLINK:
+            entry, before = _link(member, path), baseline.entries.get(path)
+            unchanged = before is not None and (before.mode, before.oid) == (entry.mode, entry.oid)
+            if not is_git(path) and not unchanged and (fault := link_fault(path, member.link)):
+                return tree.leave_out(path, fault)
+            return _add(tree, path, entry)
+        case Kind.HARDLINK:
+            return _hard_link(tree, baseline, path, member.link.partition("/")[2])
+    return tree.leave_out(path, f"a {member.kind.value}")
+
+
+def _hard_link(tree: Tree, baseline: Tree, path: str, target: str) -> None:
+    """A second name of a file that came earlier: the same content again."""
+    if is_git(path) or is_git(target):
+        if is_git(path) and (oid := tree.git.get(target)):
+            tree.git[path] = oid
+            return None
+        return tree.leave_out(path, "a hard link into or out of .git")
+    entry = tree.entries.get(target)
+    if entry is None:
+        return tree.leave_out(path, "a hard link to something that was not taken")
+    before = baseline.entries.get(target)
+    if not entry.known and before is not None and before.oid == entry.oid:
+        at = tree.file.tell()
+        tree.file.write(baseline.content(before))
+        entry = attrs.evolve(entry, at=at)
+    return _add(tree, path, attrs.evolve(entry, path=path))
+
+
+def _spooled(tree: Tree, baseline: Tree, member: Member, path: str, reader: TarReader, limits: TreeLimits) -> Entry:
+    start = tree.file.tell()
+    keep = not is_git(path) and member.size <= limits.file_bytes and start + member.size <= limits.kept_bytes
+
+    def kept() -> Iterator[bytes]:
+        for chunk in reader.content():
+            if keep:
+                tree.file.write(chunk)
+            yield chunk
+
+    oid = _oid(member.size, kept())
+    before = baseline.entries.get(path)
+    if keep and before is not None and before.oid == oid and before.mode != LINK:
+        tree.file.seek(start)
+        tree.file.truncate()
+        keep = False
+    return Entry(path=path, mode=_mode(member), oid=oid, size=member.size, at=start if keep else None)
+
+
+def _add(tree: Tree, path: str, entry: Entry) -> None:
+    if is_git(path):
+        tree.git[path] = entry.oid
+    elif path in tree.entries:
+        tree.leave_out(path, "a second member of that name")
+    else:
+        tree.entries[path] = entry
+
+
+def _link(member: Member, path: str) -> Entry:
+    target = member.link.encode("utf-8", "surrogateescape")
+    return Entry(path=path, mode=LINK, oid=_oid(len(target), (target,)), size=len(target), target=target)
+
+
+def _oid(size: int, chunks: Iterable[bytes]) -> str:
+    """Git's blob id (SHA-1): `git apply` compares it before it applies a binary patch."""
+    digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _mode(member: Member) -> str:
+    return EXECUTABLE if member.mode & 0o100 else FILE
+
+
+def link_fault(path: str, target: str) -> str | None:
+    """Why the symlink at `path` may resolve to something outside of its tree; None when it cannot.
+
+    `..` counts only at the target's start: after the name of another link it would mean another place.
+    """
+    if target.startswith("/"):
+        return "a symlink to an absolute path"
+    parts = [part for part in target.split("/") if part not in ("", ".")]
+    rising = next((i for i, part in enumerate(parts) if part != ".."), len(parts))
+    if ".." in parts[rising:]:
+        return 'a symlink with ".." inside its target'
+    if not target or rising > path.count("/"):
+        return "a symlink that leads out of the workspace"
+    return None
+
+
+def modules_fault(path: str) -> str | None:
+    """Git refuses a patch as a whole that makes, changes or removes a symlink of that name."""
+    found = any(_MODULES.fullmatch(plain_name(part)) for part in re.split(r"[/\\]", path))
+    return "a symlink named .gitmodules" if found else None
+
+
+def _bounded(stream: Iterable[bytes], limits: TreeLimits, deadline: float | None) -> Iterator[bytes]:
+    left = limits.bytes + limits.files * 2048
+    for chunk in stream:
+        left -= len(chunk)
+        if left < 0:
+            raise TarError(f"the workspace is larger than {limits.bytes} bytes")
+        if deadline is not None and time.monotonic() > deadline:
+            raise TarError("ran out of time")
+        yield chunk
+
+
+# -- A workspace's changes as a patch that `git apply` takes, made without git
 
 _NO_OID = "0" * 40
 _B85_LINE = 52

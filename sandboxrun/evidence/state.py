@@ -15,7 +15,7 @@ from pathlib import Path
 
 import attrs
 
-from sandboxrun.engine.owner import Owner, decode, this_process
+from sandboxrun.backend.owner import Owner, decode, this_process
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import Folder
 

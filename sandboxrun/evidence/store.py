@@ -1,33 +1,230 @@
-"""The evidence store: a folder a run, written crash-safely, its index last, and the chain over all of them.
-
-Owns where evidence lies. Must not know what is in it beyond the index.
+"""The evidence store: a folder a run, written crash-safely, its index last; the chain over all of them, its seals,
+and its check.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import hashlib
+import json
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 
-from sandboxrun.evidence import chain
-from sandboxrun.evidence.chain import Entry
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.folder import Folder, is_name, locked
-from sandboxrun.evidence.outcome import How
-from sandboxrun.evidence.runfolder import INDEX, RunFolder
-from sandboxrun.evidence.seal import is_sealed, seal_of
-from sandboxrun.evidence.state import check_apart, is_apart, open_state, signed
+from sandboxrun.evidence.folder import INDEX, Folder, RunFolder, is_name, locked
+from sandboxrun.evidence.state import check_apart, is_apart, open_state, signed, state_path
+from sandboxrun.spec.outcome import How
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.index import Index
+
+
+import stat
+
+from sandboxrun.evidence.errors import reason_of
+from sandboxrun.evidence.index import Index
+
+# -- The chain: one line a run, each holding the SHA-256 of the line before it
+
+NAME = "chain.jsonl"
+LARGEST = 128 << 20  # bytes: some 250,000 runs
+
+
+@attrs.frozen(kw_only=True)
+class Entry:
+    """One run that was captured. `folder` is a name in the store's root; `previous` None in the first line."""
+
+    run: str
+    project: str
+    sandbox: str
+    folder: str
+    index_sha256: str
+    previous: str | None
+    spec: str
+    inputs: str
+    outcome: How
+    finished_at: str | None
+    seal: str | None = None  # None where the user has no place for a key
+
+    @property
+    def body(self) -> bytes:
+        """What the seal is made of: the line without it."""
+        return attrs.evolve(self, seal=None).to_line()
+
+    def to_line(self) -> bytes:
+        """The line, with its newline."""
+        body = {**attrs.asdict(self), "outcome": self.outcome.value}
+        return json.dumps(body, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Entry:
+        """Read a line; ValueError when it is not one."""
+        try:
+            body: dict[str, Any] = json.loads(line)
+            entry = cls(**{**body, "outcome": How(body["outcome"])})
+        except (TypeError, KeyError, RecursionError) as error:
+            raise ValueError(f"not a line of the chain: {error}") from error
+        fields = ("run", "project", "sandbox", "folder", "index_sha256", "spec", "inputs")
+        maybe = (entry.previous, entry.finished_at, entry.seal)
+        if not all(isinstance(getattr(entry, field), str) for field in fields) or not all(
+            isinstance(value, str | None) for value in maybe
+        ):
+            raise ValueError("not a line of the chain: a field is not a text")
+        return entry
+
+
+def digest_of(line: bytes) -> str:
+    """The SHA-256 by which the next line names `line` (its newline left out)."""
+    return hashlib.sha256(line.rstrip(b"\n")).hexdigest()
+
+
+def lines_of(data: bytes) -> tuple[list[bytes], bytes]:
+    """The complete lines, and a torn last one ("" when there is none)."""
+    *complete, torn = data.split(b"\n")
+    return complete, torn
+
+
+def read(root: Folder) -> bytes:
+    """The chain's bytes; "" when there is none."""
+    try:
+        with root.open(NAME) as file:
+            return _bounded(file, root.path / NAME)
+    except FileNotFoundError:
+        return b""
+
+
+def _bounded(file: BinaryIO, path: Path) -> bytes:
+    data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise EvidenceError(f"{path} is larger than {LARGEST >> 20} MiB", help="move that directory to another place")
+    return data
+
+
+def entries(data: bytes, containing: str = "") -> Iterator[Entry]:
+    """The lines that can be read, in order; only those holding the text `containing` are looked at."""
+    needle = json.dumps(containing, ensure_ascii=True)[1:-1].encode()
+    for line in lines_of(data)[0]:
+        if needle in line:
+            with contextlib.suppress(ValueError):
+                yield Entry.from_line(line)
+
+
+class Chain:
+    """The chain opened_chain for appending, under its lock."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path = file, path
+
+    @property
+    def data(self) -> bytes:
+        """All of it."""
+        self._file.seek(0)
+        return _bounded(self._file, self._path)
+
+    def append(self, entry_after: Callable[[str | None], Entry]) -> Entry:
+        """Add the entry made from the last line's digest; on the disk, or not at all, when this returns."""
+        complete, _ = lines_of(self.data)
+        entry = entry_after(digest_of(complete[-1]) if complete else None)
+        fd, line = self._file.fileno(), entry.to_line()
+        size = os.fstat(fd).st_size
+        try:
+            written = os.write(fd, line)
+            if written != len(line):
+                raise OSError(f"only {written} of {len(line)} bytes of {NAME} could be written")
+            os.fsync(fd)
+        except OSError:
+            os.ftruncate(fd, size)
+            raise
+        return entry
+
+    def mend(self) -> None:
+        """A writer was killed in mid-line: a line that lacks only its end is completed, half a line is cut off."""
+        _, torn = lines_of(self.data)
+        fd = self._file.fileno()
+        if not torn:
+            return
+        try:
+            Entry.from_line(torn)
+            os.write(fd, b"\n")
+        except ValueError:
+            os.ftruncate(fd, os.fstat(fd).st_size - len(torn))
+
+
+@contextlib.contextmanager
+def opened_chain(root: Folder, *, wait: float = 60.0) -> Iterator[Chain]:
+    """The chain of `root`, locked against other writers; EvidenceError when that takes longer than `wait` s."""
+    with (
+        root.append(NAME) as file,
+        locked(file.fileno(), root.path / NAME, wait=wait),
+    ):
+        chain = Chain(file, root.path / NAME)
+        chain.mend()
+        yield chain
+
+
+# -- The seal of a line of the chain: made with a key of the user's own, outside the project and every sandbox
+
+SIZE = 32  # bytes
+_NAME = "seal.key"
+
+
+def key_path() -> Path:
+    """Where the key lies. Raises EvidenceError when there is no place for it."""
+    return state_path() / _NAME
+
+
+def seal_of(body: bytes) -> str:
+    """The seal of `body`; the key is made when there is none. Raises EvidenceError when it can't be."""
+    return _seal(_key() or _made(), body)
+
+
+def is_sealed(body: bytes, seal: str | None) -> bool:
+    """Whether `seal` is this user's of `body`."""
+    key = _key() if seal else None
+    return key is not None and secrets.compare_digest(_seal(key, body), seal or "")
+
+
+def _seal(key: bytes, body: bytes) -> str:
+    import hmac
+
+    return hmac.new(key, body, "sha256").hexdigest()
+
+
+def _key() -> bytes | None:
+    """The key, where there is one that can be trusted."""
+    with contextlib.suppress(OSError, EvidenceError):
+        path = key_path()
+        return _read(path, os.stat(path).st_mtime_ns)
+    return None
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: Path, changed: int) -> bytes | None:
+    with open_state() as state, state.open(_NAME) as file:
+        key = file.read(SIZE + 1)
+    return key if len(key) == SIZE else None
+
+
+def _made() -> bytes:
+    """A new key, unless another process made one meanwhile."""
+    with open_state(create=True) as state, contextlib.suppress(FileExistsError):
+        state.write(_NAME, secrets.token_bytes(SIZE), replace=False)
+    key = _key()
+    if key is None:
+        raise EvidenceError(f"{key_path()} is not a key of sandboxrun", help="remove it; a new one is made")
+    return key
+
+
+# -- The evidence store: a folder a run, written crash-safely, its index last, and the chain over all of them
 
 HOME = ".sandboxrun"
 STAGING = "staging"  # in the state directory: what is needed of runs until they are captured
@@ -58,7 +255,7 @@ class Store:
         """Make the folders, before anything runs whose evidence could not be kept then. Raises EvidenceError."""
         try:
             with self.state(STAGING, create=True), self.open_root(create=True) as root:
-                chain.read(root)
+                read(root)
         except OSError as error:
             what = f"evidence can't be kept in {self.path}: {error.strerror or error}"
             raise EvidenceError(what, help="make it writable, or name another place: --evidence DIR") from error
@@ -71,18 +268,18 @@ class Store:
         OSError.
         """
         with self.open_root(create=True) as root:
-            with chain.opened(root, wait=wait) as opened:
+            with opened_chain(root, wait=wait) as opened:
                 entry = self._own(opened.data, run)
                 place = None if entry else self._place(root, run, name)
             if entry or place is None:
                 yield _found(entry, run)
                 return
             with place, locked(place.fd, place.path, wait=wait):
-                recorded = chain.read(root)
+                recorded = read(root)
                 if captured := self._own(recorded, run):
                     yield captured
                     return
-                if any(other.folder == place.path.name for other in chain.entries(recorded, place.path.name)):
+                if any(other.folder == place.path.name for other in entries(recorded, place.path.name)):
                     raise EvidenceError(f"another run's evidence is in {place.path}", help=_DIFFER)
                 place.clear()
                 yield RunFolder(place, place.path.name)
@@ -91,7 +288,7 @@ class Store:
         """Write the index (made from the digest of the chain's last line) and the chain's line. Raises EvidenceError
         where the line can't be sealed: nobody could rely on it."""
         check_apart(self.project_directory)
-        with self.open_root(create=True) as root, chain.opened(root, wait=wait) as opened:
+        with self.open_root(create=True) as root, opened_chain(root, wait=wait) as opened:
 
             def entry_after(previous: str | None) -> Entry:
                 index = index_after(previous)
@@ -106,7 +303,7 @@ class Store:
 
     def entries(self, project: str | None = None) -> tuple[Entry, ...]:
         """All runs that were captured (of one project), oldest first; anybody's, for showing them: see `is_own`."""
-        found = chain.entries(self._chain(), project or "")
+        found = entries(self._chain(), project or "")
         return tuple(entry for entry in found if project is None or entry.project == project)
 
     def entry(self, run: str) -> Entry | None:
@@ -119,7 +316,7 @@ class Store:
 
     def _own(self, data: bytes, run: str) -> Entry | None:
         """A line that says a run was captured has its container removed: none but this user's own counts."""
-        return next((entry for entry in chain.entries(data, run) if entry.run == run and self.is_own(entry)), None)
+        return next((entry for entry in entries(data, run) if entry.run == run and self.is_own(entry)), None)
 
     def index(self, entry: Entry) -> Index:
         """A run's index. Raises EvidenceError when it is gone or not the one that was chained."""
@@ -165,7 +362,7 @@ class Store:
     def _chain(self) -> bytes:
         try:
             with self.open_root() as root:
-                return chain.read(root)
+                return read(root)
         except FileNotFoundError:
             return b""
 
@@ -188,7 +385,7 @@ class Store:
     def _place(self, root: Folder, run: str, name: str) -> Folder:
         """The run's folder: the one a killed capture began, or a new one named by the time."""
         tail = f"-{safe_name(name)}-{safe_name(run)[:_SHORT]}"
-        recorded = {entry.folder: entry for entry in chain.entries(chain.read(root), tail[1:])}
+        recorded = {entry.folder: entry for entry in entries(read(root), tail[1:])}
         begun = [n for n in root.names() if re.fullmatch(r"\d{8}T\d{6}Z" + re.escape(tail), n) and n not in recorded]
         now = datetime.datetime.now(datetime.UTC)
         while (fresh := f"{now:%Y%m%dT%H%M%SZ}{tail}") in recorded and not begun:
@@ -235,3 +432,119 @@ def _inside(path: Path, base: Path) -> tuple[str, ...] | None:
     full, top = os.path.abspath(path), os.path.abspath(base)
     steps = tuple(os.path.relpath(full, top).split(os.sep))
     return None if steps[0] in (os.pardir, os.curdir) else steps
+
+
+# -- Checks a store against its chain: is everything that was recorded still there, and nothing else
+
+_CHUNK = 1 << 20
+_OLD_STAGING = ".staging"  # where runs waited to be captured before that lay in the state directory; never read
+
+
+@attrs.frozen(kw_only=True)
+class ChainProblem:
+    """One thing that is not as it was recorded. `folder` is "" when it concerns the chain itself."""
+
+    folder: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.folder}: {self.problem}" if self.folder else self.problem
+
+
+def verify_chain(store: Store) -> tuple[ChainProblem, ...]:
+    """Everything that is not as recorded, in the chain's order; empty for a store that holds (or is not there)."""
+    try:
+        with store.open_root() as root:
+            return tuple(_problems(root))
+    except FileNotFoundError:
+        return ()
+
+
+def _problems(root: Folder) -> Iterator[ChainProblem]:
+    complete, torn = lines_of(read(root))
+    previous, folders, runs = None, set[str](), set[str]()
+    for number, line in enumerate(complete, 1):
+        try:
+            entry = Entry.from_line(line)
+        except ValueError:
+            yield ChainProblem(folder="", problem=f"line {number} of the chain cannot be read")
+        else:
+            if entry.previous != previous:
+                yield ChainProblem(folder=entry.folder, problem=f"line {number} does not follow the line before it")
+            if entry.run in runs or entry.folder in folders:
+                yield ChainProblem(folder=entry.folder, problem=f"line {number} records a run a second time")
+            runs.add(entry.run)
+            folders.add(entry.folder)
+            yield from (ChainProblem(folder=entry.folder, problem=text) for text in _run_problems(root, entry))
+        previous = digest_of(line)
+    if torn:
+        yield ChainProblem(folder="", problem="the last line of the chain is torn (a writer was killed)")
+    for name in root.names():
+        if name not in folders and name not in (NAME, _OLD_STAGING):
+            yield ChainProblem(folder=name, problem="not recorded in the chain (an unfinished capture, or put there)")
+
+
+def _run_problems(root: Folder, entry: Entry) -> Iterator[str]:
+    if not is_name(entry.folder):
+        yield "not a folder's name"
+        return
+    try:
+        with root.enter(entry.folder) as folder:
+            yield from _folder_problems(folder, entry)
+    except FileNotFoundError:
+        yield "the folder is missing"
+    except EvidenceError as error:
+        yield reason_of(error)
+
+
+def _folder_problems(folder: Folder, entry: Entry) -> Iterator[str]:
+    try:
+        with folder.open(INDEX) as file:
+            data = file.read()
+        if hashlib.sha256(data).hexdigest() != entry.index_sha256:
+            yield f"{INDEX} was changed"
+            return
+        index = Index.from_json(data)
+    except (FileNotFoundError, EvidenceError) as error:
+        yield f"{INDEX} is missing" if isinstance(error, FileNotFoundError) else f"{INDEX}: {reason_of(error)}"
+        return
+    found = dict(_files(folder, ""))
+    for kept in index.kept:
+        if kept.path not in found:
+            yield f"{kept.path} is missing"
+        elif found.pop(kept.path) != kept.sha256:
+            yield f"{kept.path} was changed"
+    yield from (f"{path} is not in the index" for path in sorted(found) if path != INDEX)
+    if index.run != entry.run or index.previous != entry.previous:
+        yield f"{INDEX} is that of another run"
+
+
+def _files(folder: Folder, above: str) -> Iterator[tuple[str, str]]:
+    """Path and SHA-256 of everything in it; what is neither a regular file nor a folder has the digest ""."""
+    for name in folder.names():
+        path, kind = f"{above}{name}", folder.kind(name)
+        if kind == stat.S_IFDIR:
+            with folder.enter(name) as below:
+                yield from _files(below, f"{path}/")
+        elif kind == stat.S_IFREG:
+            yield path, _sha256(folder, name)
+        else:
+            yield path, ""
+
+
+def _sha256(folder: Folder, name: str) -> str:
+    digest = hashlib.sha256()
+    with folder.open(name) as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def last_line(store: Store) -> str | None:
+    """The SHA-256 of the chain's last complete line, to be kept elsewhere; None for an empty chain."""
+    try:
+        with store.open_root() as root:
+            complete, _ = lines_of(read(root))
+    except FileNotFoundError:
+        return None
+    return digest_of(complete[-1]) if complete else None

@@ -1,14 +1,24 @@
-"""Resource usage: the engine's statistics in a compact form, and their summary.
-
-Owns the reading of one engine answer, for both cgroup versions. Pure.
-"""
+"""Resource usage: samples of a running sandbox at an interval, in a compact form, and their summary."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
+
+from sandboxrun.backend.errors import EngineError
+from sandboxrun.evidence.errors import reason_of
+from sandboxrun.threads import begin
+
+if TYPE_CHECKING:
+    from sandboxrun.backend.base import Backend
+
+
+# -- Resource usage: the engine's statistics in a compact form, and their summary
 
 
 @attrs.frozen(kw_only=True)
@@ -138,3 +148,71 @@ def _map(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _number(value: Mapping[str, Any], key: str) -> int | None:
     found = value.get(key)
     return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+
+# -- Reads a running container's usage at an interval and writes it down, one line a sample
+
+USAGE = "usage.jsonl"  # its name in a run's staging folder
+SHORTEST = 0.1  # seconds; each sample is an engine call
+
+
+class Sampler:
+    """Samples a container from `start` to `stop`; also a context manager. The file stays the caller's to close."""
+
+    def __init__(
+        self,
+        engine: Backend,
+        container_id: str,
+        file: BinaryIO,
+        *,
+        every: float = 1.0,
+        failed: Callable[[BaseException], object] | None = None,
+    ) -> None:
+        """`every` in seconds (at least 0.1); `file` is appended to, and each line flushed. `failed` gets what nobody
+        expects; what can happen to an engine or a disk is in `failure`."""
+        self._engine, self._id, self._file = engine, container_id, file
+        self._every = max(every, SHORTEST)
+        self._stop = threading.Event()
+        self._failed = failed
+        self._thread: threading.Thread | None = None
+        self.samples = 0
+        self.failure: str | None = None
+        self.failed_at = 0.0  # by `time.monotonic`
+
+    def start(self) -> None:
+        """Begin with a sample at once."""
+        self._thread = begin(self._run, name=f"usage of {self._id[:12]}", failed=self._note)
+
+    def stop(self, *, wait: float = 5.0) -> None:
+        """End, waiting at most `wait` seconds for a sample that is being taken. May be called again."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(wait)
+
+    def _run(self) -> None:
+        while not self._stop.is_set() and self._sample():
+            self._stop.wait(self._every)
+
+    def _note(self, error: BaseException) -> None:
+        if isinstance(error, EngineError | OSError) or self._failed is None:
+            self.failure, self.failed_at = reason_of(error), time.monotonic()
+        else:
+            self._failed(error)
+
+    def _sample(self) -> bool:
+        """One sample; False when the container does not run (any more)."""
+        sample = sample_of(self._engine.usage(self._id))
+        if sample is None:
+            return False
+        if not self._stop.is_set():
+            self._file.write(json.dumps(sample.to_json(), separators=(",", ":")).encode() + b"\n")
+            self._file.flush()
+            self.samples += 1
+        return True
+
+    def __enter__(self) -> Sampler:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

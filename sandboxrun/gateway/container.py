@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sandboxrun.model import labels
-from sandboxrun.model.declared import DeclaredSandbox
-from sandboxrun.model.names import EGRESS, RULES, Names, part_volume
-from sandboxrun.model.seccomp import to_engine
-from sandboxrun.model.wiring import PORT, Plot, private_network
+from sandboxrun.spec import labels
+from sandboxrun.spec.names import EGRESS, RULES, Names, part_volume
+from sandboxrun.spec.option import PORT, Plot, private_network
+from sandboxrun.spec.project import DeclaredSandbox
+from sandboxrun.spec.seccomp import to_engine
 
 DIRECTORY = "/etc/sandboxrun"
 FILE = "rules.json"

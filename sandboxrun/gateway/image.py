@@ -16,7 +16,7 @@ from sandboxrun.errors import SandboxrunError
 from sandboxrun.gateway.container import USER
 
 if TYPE_CHECKING:
-    from sandboxrun.engine.client import Engine
+    from sandboxrun.backend.base import Backend
 
 REPOSITORY = "sandboxrun/gateway"
 BASE = "python:3.13-alpine"
@@ -95,9 +95,9 @@ def build_context(base: str) -> bytes:
     return buffer.getvalue()
 
 
-def pull_base(engine: Engine, base: str) -> None:
+def pull_base(engine: Backend, base: str) -> None:
     """Fetch an image to build on. Raises SandboxrunError, which says that another will do."""
-    from sandboxrun.engine.errors import EngineError
+    from sandboxrun.backend.errors import EngineError
 
     try:
         engine.pull(base)
@@ -106,9 +106,9 @@ def pull_base(engine: Engine, base: str) -> None:
         raise SandboxrunError(error.diagnostics[0].message, help=help) from error
 
 
-def build(engine: Engine, base: str = BASE) -> str:
+def build(engine: Backend, base: str = BASE) -> str:
     """Make the image on the engine, from a base that the engine has; its id. Raises EngineError."""
-    from sandboxrun.engine.errors import EngineError
+    from sandboxrun.backend.errors import EngineError
 
     labels = {DIGEST_LABEL: digest(), "org.opencontainers.image.title": "sandboxrun egress gateway"}
     try:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sandboxrun.gateway.program.rules import VERSION
 from sandboxrun.gateway.program.rules import digest_of as digest_of_rules
-from sandboxrun.model.egress import Egress
+from sandboxrun.spec.option_types import Egress
 
 __all__ = ["RECORDS", "digest_of_rules", "rules_document"]
 

@@ -5,8 +5,7 @@ Pure.
 
 from __future__ import annotations
 
-from sandboxrun.model.declared import DeclaredSandbox
-from sandboxrun.model.names import (
+from sandboxrun.spec.names import (
     COMPANIONS,
     CONFIGS,
     EGRESS,
@@ -18,9 +17,10 @@ from sandboxrun.model.names import (
     WORKSPACE,
     part_volume,
 )
-from sandboxrun.model.observed import ObservedNetwork, Snapshot
-from sandboxrun.model.spec import SandboxSpec
-from sandboxrun.model.wiring import private_network
+from sandboxrun.spec.option import private_network
+from sandboxrun.spec.project import DeclaredSandbox
+from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.state import ObservedNetwork, Snapshot
 
 
 def parts_of(sandbox: DeclaredSandbox) -> tuple[str, ...]:

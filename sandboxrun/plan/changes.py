@@ -12,10 +12,10 @@ from typing import Any
 import attrs
 
 from sandboxrun.errors import Diagnostic
-from sandboxrun.model.spec import digest_of
-from sandboxrun.model.types import freeze
 from sandboxrun.plan.diff import Difference
 from sandboxrun.plan.operations import Operation, describe
+from sandboxrun.spec.spec import digest_of
+from sandboxrun.spec.types import freeze
 
 
 class Action(enum.Enum):

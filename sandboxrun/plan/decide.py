@@ -10,15 +10,15 @@ from typing import assert_never
 
 import attrs
 
-from sandboxrun.model import units
-from sandboxrun.model.declared import DeclaredSandbox
-from sandboxrun.model.names import GATEWAY
-from sandboxrun.model.observed import Completed, Created, Ended, ObservedSandbox, Running, Snapshot
-from sandboxrun.model.option import Effect
-from sandboxrun.model.spec import BY_KEY
 from sandboxrun.plan.belongings import companions_of
 from sandboxrun.plan.changes import Action, Change, Reason
 from sandboxrun.plan.diff import Difference, compare, shown_before, spec_plain
+from sandboxrun.spec import types as units
+from sandboxrun.spec.names import GATEWAY
+from sandboxrun.spec.option import Effect
+from sandboxrun.spec.project import DeclaredSandbox
+from sandboxrun.spec.spec import BY_KEY
+from sandboxrun.spec.state import Completed, Created, Ended, ObservedSandbox, Running, Snapshot
 
 
 @attrs.frozen(kw_only=True)

@@ -11,11 +11,11 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.model.codec import without_inherited
-from sandboxrun.model.observed import Image, ObservedSandbox
-from sandboxrun.model.option import Effect, Row, values_of
-from sandboxrun.model.spec import ROWS, SandboxSpec
-from sandboxrun.model.wired import same_gateway
+from sandboxrun.spec.codec import without_inherited
+from sandboxrun.spec.fields import same_gateway
+from sandboxrun.spec.option import Effect, Row, values_of
+from sandboxrun.spec.spec import ROWS, SandboxSpec
+from sandboxrun.spec.state import Image, ObservedSandbox
 
 
 @attrs.frozen(kw_only=True)

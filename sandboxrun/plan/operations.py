@@ -11,9 +11,8 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.model.declared import DeclaredSandbox
-from sandboxrun.model.objects import NetworkSpec, VolumeSpec
-from sandboxrun.model.records import Attachment, FileRef
+from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, VolumeSpec
+from sandboxrun.spec.records import Attachment, FileRef
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

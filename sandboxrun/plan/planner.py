@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 import attrs
 
 from sandboxrun.errors import Diagnostic, PlanError, UsageError, did_you_mean, quoted
-from sandboxrun.model.declared import DeclaredSandbox, Profile
-from sandboxrun.model.observed import Foreign, ObservedSandbox, Snapshot
 from sandboxrun.plan.belongings import networks_of
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.decide import Decision, decide, decide_undeclared
@@ -21,6 +19,8 @@ from sandboxrun.plan.operations import Operation
 from sandboxrun.plan.preflight import image_faults, preflight
 from sandboxrun.plan.steps import lay
 from sandboxrun.plan.surroundings import image_changes, is_part, network_changes, volume_changes, volume_faults
+from sandboxrun.spec.project import DeclaredSandbox, Profile
+from sandboxrun.spec.state import Foreign, ObservedSandbox, Snapshot
 
 
 @attrs.frozen(kw_only=True)

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Iterator
 
 from sandboxrun.errors import Diagnostic
-from sandboxrun.model import seccomp
-from sandboxrun.model.codec import ImageConfig, unsupported
-from sandboxrun.model.declared import DeclaredSandbox, Profile
-from sandboxrun.model.observed import Offers, Snapshot
-from sandboxrun.model.placing import CONFIGS_AT, SECRETS_AT
+from sandboxrun.spec import seccomp
+from sandboxrun.spec.codec import ImageConfig, unsupported
+from sandboxrun.spec.options import CONFIGS_AT, SECRETS_AT
+from sandboxrun.spec.project import DeclaredSandbox, Profile
+from sandboxrun.spec.state import Offers, Snapshot
 
 
 def preflight(sandboxes: Iterable[DeclaredSandbox], profile: Profile, offers: Offers) -> list[Diagnostic]:

@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from sandboxrun.errors import Diagnostic
-from sandboxrun.model.declared import DeclaredSandbox, Profile
-from sandboxrun.model.names import PARTS, part_volume
-from sandboxrun.model.objects import NetworkSpec, config_digest
-from sandboxrun.model.observed import Image, ObservedNetwork, ObservedVolume, Snapshot
-from sandboxrun.model.option import Effect, to_plain
-from sandboxrun.model.spec import SandboxSpec
 from sandboxrun.plan.belongings import companions_of, is_private, networks_of
 from sandboxrun.plan.changes import Action, Change, Reason
 from sandboxrun.plan.decide import Decision
 from sandboxrun.plan.diff import Difference, short
+from sandboxrun.spec.names import PARTS, part_volume
+from sandboxrun.spec.option import Effect, to_plain
+from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile, config_digest
+from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.state import Image, ObservedNetwork, ObservedVolume, Snapshot
 
 
 def remaining(decisions: Iterable[Decision], snapshot: Snapshot) -> list[SandboxSpec]:

@@ -1,21 +1,20 @@
 """A plan as text, in the conventions of OpenTofu: what a person reads before saying yes.
 
-Owns the wording, and the masking of sensitive values. Everything shown passes `printable` and the mask. Pure.
+Owns the wording. Everything shown passes `errors.shown`, which masks what is sensitive. Pure.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 
-from sandboxrun.errors import Diagnostic, printable
-from sandboxrun.model.option import Effect
-from sandboxrun.model.spec import SandboxSpec, settle
+from sandboxrun.errors import Diagnostic, one_line, redact, shown
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.diff import Difference, spec_plain
+from sandboxrun.spec.option import Effect
+from sandboxrun.spec.spec import SandboxSpec, settle
 
 SYMBOL = {Action.CREATE: "+", Action.UPDATE: "~", Action.REPLACE: "-/+", Action.DELETE: "-", Action.NONE: " "}
 VERB = {
@@ -38,68 +37,9 @@ WHY = {
     Reason.UNDECLARED: "no longer declared",
     Reason.UNUSED: "nothing uses it",
 }
-MASK = "(sensitive value)"
-LONGEST, KEPT = 4000, 1000  # characters of one text: commands are shown whole, a seccomp profile has ten thousand
 DEFAULTS = spec_plain(settle(SandboxSpec()))
 # What a reviewer looks for first, shown even at its default.
 ALWAYS = frozenset({"image", "user", "mem_limit", "cpus", "pids_limit", "network_mode"})
-_SHORT = 4  # a sensitive text below this length is masked only where it is the whole value, or all would be
-
-
-def mask(value: Any, sensitive: frozenset[str]) -> Any:
-    """`value` as plain data, with every text or number that holds a sensitive one masked, at any depth."""
-    match value:
-        case str():
-            return MASK if _holds(value, sensitive) else value
-        case bool() | None:
-            return value
-        case int() | float():
-            return MASK if str(value) in sensitive else value
-        case Mapping():
-            return {key: mask(item, sensitive) for key, item in value.items()}
-    return [mask(item, sensitive) for item in value]
-
-
-def _holds(text: str, sensitive: frozenset[str]) -> bool:
-    return (text != "" and text in sensitive) or any(s in text for s in sensitive if len(s) >= _SHORT)
-
-
-def redact(text: str, sensitive: Iterable[str]) -> str:
-    """A sentence with the sensitive texts in it masked, the rest left readable."""
-    for secret in sorted((s for s in sensitive if s), key=len, reverse=True):
-        if len(secret) >= _SHORT:
-            text = text.replace(secret, MASK)
-        elif text == secret:
-            return MASK
-    return text
-
-
-def one_line(text: str) -> str:
-    """`text` as part of a line: printable, its own line ends and tabs written out."""
-    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
-
-
-def shown(value: Any, sensitive: frozenset[str] = frozenset()) -> str:
-    """A value on one line: JSON, with `(not set)` for none and the mask without quotes."""
-    if value is None:
-        return "(not set)"
-    masked = mask(value, sensitive)
-    return MASK if masked == MASK else one_line(json.dumps(brief(masked), ensure_ascii=False))
-
-
-def brief(value: Any) -> Any:
-    """A value without what no reader misses: entries of a mapping that are empty, and the middle of a long text."""
-    match value:
-        case str() if len(value) > LONGEST:
-            import hashlib
-
-            digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()[:12]
-            return f"{value[:KEPT]}… ({len(value)} characters, sha256:{digest}…)"
-        case list() | tuple():
-            return [brief(item) for item in value]
-        case dict():
-            return {key: brief(item) for key, item in value.items() if item not in ([], {}, None)}
-    return value
 
 
 def label(change: Change, sensitive: frozenset[str] = frozenset()) -> str:

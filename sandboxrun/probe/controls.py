@@ -1,10 +1,16 @@
-"""Every control, in the order in which they are shown."""
+"""Every control, in the order in which they are shown, and verdicts: each judged by what the sandbox and the weak
+one showed. Pure.
+"""
 
 from __future__ import annotations
 
-from sandboxrun.model.types import freeze
+from collections.abc import Mapping
+
 from sandboxrun.probe import files, filesystem, kernel, network, privilege, requests, resources, tmpfs
-from sandboxrun.probe.types import Control
+from sandboxrun.probe.verdicts import Context, Control, Finding, Phase, Seen, Verdict
+from sandboxrun.spec.types import freeze
+
+# -- Every control, in the order in which they are shown
 
 FAMILIES: dict[str, tuple[Control, ...]] = {
     "Privilege": privilege.CONTROLS,
@@ -17,3 +23,64 @@ FAMILIES: dict[str, tuple[Control, ...]] = {
 }
 CONTROLS: tuple[Control, ...] = tuple(control for family in FAMILIES.values() for control in family)
 BY_ID = freeze({control.id: control for control in CONTROLS})
+
+
+# -- Verdicts: each control judged by what the sandbox showed and what the weak one did. Pure
+
+NOTHING: Seen = freeze({})
+
+
+def judge(
+    sandbox: str, context: Context, seen: Mapping[Phase, Seen], control: Mapping[Phase, Seen]
+) -> tuple[Finding, ...]:
+    """A finding for every control, in the table's order. `seen` is what the sandbox showed in each phase, `control`
+    what the weak one did; a phase that did not run is left out of them, and what it should have told is inconclusive.
+    """
+    return tuple(_judge(sandbox, one, context, seen, control) for one in CONTROLS)
+
+
+def _judge(
+    sandbox: str, one: Control, context: Context, seen: Mapping[Phase, Seen], control: Mapping[Phase, Seen]
+) -> Finding:
+    reason = one.applies(context)
+    if reason is not None:
+        return _finding(sandbox, one, "", "", Verdict.NOT_APPLICABLE, reason)
+    strong, weak = seen.get(one.phase, NOTHING), control.get(one.phase, NOTHING)
+    verdict, note = _verdict(one, context, strong, weak)
+    return _finding(sandbox, one, one.expected(context), one.seen(strong) or "nothing", verdict, note)
+
+
+def _verdict(one: Control, context: Context, strong: Seen, weak: Seen) -> tuple[Verdict, str]:
+    holds = one.holds(strong, context)
+    if holds is None:
+        ended = "" if strong else ": the program did not run to it"
+        return Verdict.INCONCLUSIVE, f"what was seen does not tell{ended}"
+    if not holds:
+        return Verdict.FAILS, ""
+    if (reason := one.moot(strong, weak, context)) is not None:
+        return Verdict.NOT_APPLICABLE, reason
+    if one.exempt:
+        return Verdict.HOLDS, f"without a negative control: {one.exempt}"
+    if not failed(one, context, strong, weak):
+        return Verdict.INCONCLUSIVE, f"the weak sandbox shows no difference: {one.seen(weak) or 'nothing was seen'}"
+    return Verdict.HOLDS, ""
+
+
+def failed(one: Control, context: Context, strong: Seen, weak: Seen) -> bool:
+    """Whether the negative control failed, as it must."""
+    if one.negative is not None:
+        return one.negative(strong, weak, context)
+    return one.holds(weak, context) is False
+
+
+def _finding(sandbox: str, one: Control, expected: str, seen: str, verdict: Verdict, note: str) -> Finding:
+    return Finding(
+        sandbox=sandbox,
+        control=one.id,
+        title=one.title,
+        field=one.field,
+        expected=expected,
+        seen=seen,
+        verdict=verdict,
+        note=note,
+    )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from sandboxrun.probe.program import git_path
-from sandboxrun.probe.reading import UNKNOWN, every, fails, number, numbered, result, value
-from sandboxrun.probe.types import Context, Control, Seen
+from sandboxrun.probe.verdicts import UNKNOWN, Context, Control, Seen, every, fails, number, numbered, result, value
 
 TMPFS = 0x01021994  # statfs(2)'s number of a memory filesystem
 RAMFS = 0x858458F6

@@ -6,8 +6,19 @@ import re
 from collections.abc import Iterator, Mapping
 
 from sandboxrun.probe.program import noexec_paths, tmpfs_sizes
-from sandboxrun.probe.reading import UNKNOWN, every, fails, number, numbered, result, results, value
-from sandboxrun.probe.types import Context, Control, Seen
+from sandboxrun.probe.verdicts import (
+    UNKNOWN,
+    Context,
+    Control,
+    Seen,
+    every,
+    fails,
+    number,
+    numbered,
+    result,
+    results,
+    value,
+)
 
 # What the engine mounts into every container; of the root's own, a sandbox's user can write to none.
 ENGINE = frozenset({"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/console", "/sys/fs/cgroup"})

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 
 import attrs
 
-from sandboxrun.probe import capabilities
-from sandboxrun.probe.reading import MISSING, REFUSED, UNKNOWN, every, results
-from sandboxrun.probe.types import Context, Control, Seen
+from sandboxrun.probe import privilege as capabilities
+from sandboxrun.probe.verdicts import MISSING, REFUSED, UNKNOWN, Context, Control, Seen, every, results
 
 OURS, DEBUG, ENGINE, OFF = "sandboxrun", "debug", "engine", "unconfined"
 

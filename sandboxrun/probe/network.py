@@ -8,8 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandboxrun.probe.reading import UNKNOWN, every, fails, number, numbered, result, results, value
-from sandboxrun.probe.types import Context, Control, Seen
+from sandboxrun.probe.verdicts import (
+    UNKNOWN,
+    Context,
+    Control,
+    Seen,
+    every,
+    fails,
+    number,
+    numbered,
+    result,
+    results,
+    value,
+)
 
 NO_ROUTE = ("ENETUNREACH", "EHOSTUNREACH", "EADDRNOTAVAIL", "EAFNOSUPPORT", "EACCES", "EPERM")
 _JOINS = "it joins networks of the project: what they reach, it reaches"

@@ -1,16 +1,20 @@
-"""What the host shows of a running container, as text of its kernel: the types, and how the text is read.
-
-Owns the reading of /proc and cgroup files' texts. Pure: opening files is the workflow's. What a process wrote into its
-own name or mounts is hostile; nothing here trusts more than the kernel's own form.
+"""What the host shows of a running container: the types, how the kernel's text is read, how answers become
+findings. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
-from sandboxrun.model.types import freeze
+from sandboxrun.errors import shown
+from sandboxrun.plan.diff import Difference
+from sandboxrun.probe.verdicts import GVISOR, Finding, Verdict
+from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec
+from sandboxrun.spec.types import freeze
+
+# -- What the host shows of a running container, as text of its kernel: the types, and how the text is read
 
 NAMESPACES = ("pid", "mnt", "net", "ipc", "uts", "cgroup")
 SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
@@ -194,3 +198,135 @@ def listed(words: Iterable[str], most: int = 8) -> str:
     every = list(dict.fromkeys(words))
     more = f" and {len(every) - most} more" if len(every) > most else ""
     return ", ".join(every[:most]) + more
+
+
+# -- How one thing is looked at from outside: what a check is given, what it answers, and how answers become …
+
+SENTRY = "the runtime's own kernel answers in there; its processes on the host are not the sandbox's"
+
+
+@attrs.frozen(kw_only=True)
+class Accounts:
+    """The declared user as numbers, and the groups that it may have beside its own."""
+
+    uid: int
+    gid: int
+    groups: frozenset[int] = frozenset()
+
+
+@attrs.frozen(kw_only=True)
+class Looked:
+    """What a check is given. `devices` are the numbers of the declared ones (`c 10:229`), `volumes` the paths that the
+    image declares as volumes."""
+
+    spec: SandboxSpec
+    outside: Outside
+    accounts: Accounts | None = None
+    devices: frozenset[str] = frozenset()
+    volumes: frozenset[str] = frozenset()
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """What was expected and seen; `holds` None: it could not be told, and `note` says why."""
+
+    expected: str
+    seen: str
+    holds: bool | None
+    note: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Check:
+    """One thing that is looked at. `parts` are what it reads, by their names in `Outside.unread`; `kernel`: it reads
+    what the host's kernel says of the processes, which means nothing where another kernel runs them. `look` gives the
+    answer, or as a text why it does not apply."""
+
+    id: str
+    title: str
+    field: str
+    parts: tuple[str, ...]
+    look: Callable[[Looked], Answer | str]
+    kernel: bool = True
+
+
+def findings(sandbox: str, looked: Looked, checks: Iterable[Check]) -> tuple[Finding, ...]:
+    """One finding a check, in their order."""
+    return tuple(_finding(sandbox, looked, check) for check in checks)
+
+
+def _finding(sandbox: str, looked: Looked, check: Check) -> Finding:
+    unread = [looked.outside.unread[part] for part in check.parts if part in looked.outside.unread]
+    if "processes" in check.parts and not looked.outside.processes:
+        unread.append("no process of it was seen")
+    if check.kernel and (looked.spec.runtime or "").startswith(GVISOR):
+        return _made(sandbox, check, Answer(expected="", seen="", holds=None, note=SENTRY), Verdict.NOT_APPLICABLE)
+    if unread:
+        answer = Answer(expected="", seen="not read", holds=None, note=unread[0])
+        return _made(sandbox, check, answer, Verdict.INCONCLUSIVE)
+    answer_or_why = check.look(looked)
+    if isinstance(answer_or_why, str):
+        answer = Answer(expected="", seen="", holds=None, note=answer_or_why)
+        return _made(sandbox, check, answer, Verdict.NOT_APPLICABLE)
+    verdicts = {True: Verdict.HOLDS, False: Verdict.FAILS, None: Verdict.INCONCLUSIVE}
+    return _made(sandbox, check, answer_or_why, verdicts[answer_or_why.holds])
+
+
+def _made(sandbox: str, check: Check, answer: Answer, verdict: Verdict) -> Finding:
+    return Finding(
+        sandbox=sandbox,
+        control=check.id,
+        title=check.title,
+        field=check.field,
+        expected=answer.expected,
+        seen=answer.seen,
+        verdict=verdict,
+        note=answer.note,
+    )
+
+
+# -- What the engine shows of a running sandbox, option by option, against what is declared. Pure
+
+_LONGEST = 300
+DRIFT = "changed on the engine since it was applied: apply puts it right"
+STALE = "the profile has changed since it was applied: apply brings it in line"
+
+
+def options(
+    sandbox: str, differences: Iterable[Difference], *, applied: bool, sensitive: frozenset[str] = frozenset()
+) -> tuple[Finding, ...]:
+    """A finding for each option that differs; one for all of them where none does. `applied`: whether it is known
+    what was asked when the sandbox was made, so that drift is told from a changed profile."""
+    engines = [d for d in differences if BY_KEY[d.key].at is not None]
+    if not engines:
+        count = sum(row.at is not None and not row.at.engine.startswith("label ") for row in ROWS)
+        return (
+            Finding(
+                sandbox=sandbox,
+                control="options",
+                title="the engine shows every option as declared",
+                field="inspect",
+                expected="as declared",
+                seen=f"{count} options as declared",
+                verdict=Verdict.HOLDS,
+            ),
+        )
+    return tuple(_differs(sandbox, d, applied, sensitive) for d in engines)
+
+
+def _differs(sandbox: str, difference: Difference, applied: bool, sensitive: frozenset[str]) -> Finding:
+    placed = BY_KEY[difference.key].at
+    return Finding(
+        sandbox=sandbox,
+        control=f"option {difference.key}",
+        title=f"{difference.key} is as declared",
+        field=placed.engine if placed is not None else "",
+        expected=_short(shown(difference.after, sensitive)),
+        seen=_short(shown(difference.before, sensitive)),
+        verdict=Verdict.FAILS,
+        note=DRIFT if difference.drift or not applied else STALE,
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -5,10 +5,9 @@ A limit that is tighter than declared holds.
 
 from __future__ import annotations
 
-from sandboxrun.model.units import format_size
-from sandboxrun.probe.outside import first_number, listed
-from sandboxrun.probe.outside_look import Answer, Check, Looked
+from sandboxrun.probe.outside import Answer, Check, Looked, first_number, listed
 from sandboxrun.probe.outside_process import OPEN
+from sandboxrun.spec.types import format_size
 
 _NO_LIMIT = "no limit"
 # What every container may have: null, zero, full, random, urandom, tty, console, ptmx, pts, and net/tun by older runc.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandboxrun.model.spec import SandboxSpec
-from sandboxrun.probe.outside import MountLine, listed
-from sandboxrun.probe.outside_look import Answer, Check, Looked
+from sandboxrun.probe.outside import Answer, Check, Looked, MountLine, listed
 from sandboxrun.probe.outside_process import OPEN
+from sandboxrun.spec.spec import SandboxSpec
 
 # Paths that the engine hides or makes read-only, where the host has them.
 MASKED = ("/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/scsi")

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sandboxrun.probe.capabilities import DEFAULT, allowed, names
-from sandboxrun.probe.outside import NAMESPACES, SETS, Process, inside, listed, mask_of
-from sandboxrun.probe.outside_look import Answer, Check, Looked
+from sandboxrun.probe.outside import NAMESPACES, SETS, Answer, Check, Looked, Process, inside, listed, mask_of
+from sandboxrun.probe.privilege import DEFAULT, allowed, names
 
 OPEN = "declared open"
 _UNKNOWN_USER = "the declared user's number could not be looked up"

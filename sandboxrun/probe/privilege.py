@@ -1,10 +1,53 @@
-"""Controls of privilege: who the sandbox's program is and what it may become. Pure."""
+"""Controls of privilege: who the sandbox's program is and what it may become; capabilities as the kernel numbers
+them. Pure.
+"""
 
 from __future__ import annotations
 
-from sandboxrun.probe import capabilities
-from sandboxrun.probe.reading import every, number, value
-from sandboxrun.probe.types import Context, Control, Seen
+from collections.abc import Iterable
+
+from sandboxrun.probe.verdicts import Context, Control, Seen, every, number, value
+
+# -- Capabilities as the kernel numbers them, and what the engine leaves of them. Pure
+
+ORDER = tuple(
+    (
+        "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
+        "NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT "
+        "SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE "
+        "AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ "
+        "PERFMON BPF CHECKPOINT_RESTORE"
+    ).split()
+)
+DEFAULT = frozenset(
+    (
+        "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT "
+        "KILL AUDIT_WRITE"
+    ).split()
+)
+
+
+def mask(names: Iterable[str]) -> int:
+    """The bits of capabilities by name, without `CAP_`."""
+    return sum(1 << ORDER.index(name) for name in set(names))
+
+
+def names(mask: int) -> tuple[str, ...]:
+    """The names of the bits; one that has none is told by its number."""
+    numbers = (n for n in range(mask.bit_length()) if mask >> n & 1)
+    return tuple(ORDER[n] if n < len(ORDER) else f"capability {n}" for n in numbers)
+
+
+def allowed(add: Iterable[str], drop: Iterable[str]) -> int:
+    """The most that a container with these options may hold, as the engine works it out."""
+    added, dropped = set(add), set(drop)
+    base = set(ORDER) if "ALL" in added else set() if "ALL" in dropped else set(DEFAULT)
+    if "ALL" not in dropped:
+        base -= dropped
+    return mask(base | (added - {"ALL"}))
+
+
+# -- Controls of privilege: who the sandbox's program is and what it may become. Pure
 
 SETS = ("inheritable", "permitted", "effective", "bounding", "ambient")
 # The numbers of the namespaces that every kernel begins with (include/linux/proc_ns.h), but for those that vary.
@@ -25,7 +68,7 @@ def _root(context: Context) -> str | None:
 
 
 def _allowed(context: Context) -> int:
-    return capabilities.allowed(context.spec.cap_add, context.spec.cap_drop)
+    return allowed(context.spec.cap_add, context.spec.cap_drop)
 
 
 def _capabilities_apply(context: Context) -> str | None:
@@ -33,7 +76,7 @@ def _capabilities_apply(context: Context) -> str | None:
 
 
 def _capabilities_expected(context: Context) -> str:
-    return f"at most {', '.join(capabilities.names(_allowed(context)))}" if _allowed(context) else "none in any set"
+    return f"at most {', '.join(names(_allowed(context)))}" if _allowed(context) else "none in any set"
 
 
 def _masks(seen: Seen) -> list[int | None]:
@@ -45,7 +88,7 @@ def _capabilities_seen(seen: Seen) -> str:
     masks = _masks(seen)
     if None in masks[:-1]:
         return ""
-    shown = {name: capabilities.names(mask or 0) for name, mask in zip(SETS, masks, strict=True)}
+    shown = {name: names(mask or 0) for name, mask in zip(SETS, masks, strict=True)}
     return "; ".join(f"{name}: {', '.join(held)}" for name, held in shown.items() if held) or "none in any set"
 
 

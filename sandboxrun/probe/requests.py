@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from sandboxrun.model.egress import ALLOW
-from sandboxrun.model.wiring import PORT
-from sandboxrun.probe.reading import every, number, numbered
-from sandboxrun.probe.types import Context, Control, Seen
+from sandboxrun.probe.verdicts import Context, Control, Seen, every, number, numbered
+from sandboxrun.spec.option import PORT
+from sandboxrun.spec.option_types import ALLOW
 
 DENIED = "denied.sandboxrun.invalid"  # a name that no list allows and no name server knows
 PUBLIC = "example.com:443"  # stands for any public host where egress is open

@@ -9,15 +9,13 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.model.capabilities import NAMES
-from sandboxrun.model.objects import NetworkSpec
-from sandboxrun.model.records import Attachment, EvidencePolicy, FileRef, Healthcheck, Lifetime
-from sandboxrun.model.spec import SandboxSpec, settle
-from sandboxrun.model.tmpfs import read_options
-from sandboxrun.model.types import freeze
-from sandboxrun.model.units import SECOND
 from sandboxrun.probe.program import RAISING, SHM, command, small_memory, small_processes, swap, tmpfs_sizes
-from sandboxrun.probe.types import Context, Phase
+from sandboxrun.probe.verdicts import Context, Phase
+from sandboxrun.spec.option_types import NAMES, read_options
+from sandboxrun.spec.project import NetworkSpec
+from sandboxrun.spec.records import Attachment, EvidencePolicy, FileRef, Healthcheck, Lifetime
+from sandboxrun.spec.spec import SandboxSpec, settle
+from sandboxrun.spec.types import SECOND, freeze
 
 CONFIG = "sandboxrun-probe"  # the key that the program has among the profile's configs
 WEAK_NETWORK = "sandboxrun-weak"  # the key of the network that the weak sandboxes join

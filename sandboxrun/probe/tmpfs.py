@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from sandboxrun.model.tmpfs import options_of
-from sandboxrun.probe.reading import UNKNOWN, every, fails, numbered
-from sandboxrun.probe.types import Context, Control, Seen
+from sandboxrun.probe.verdicts import UNKNOWN, Context, Control, Seen, every, fails, numbered
+from sandboxrun.spec.option_types import options_of
 
 
 def _usable(context: Context) -> list[str]:

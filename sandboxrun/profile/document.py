@@ -11,12 +11,12 @@ from pathlib import Path
 import attrs
 
 from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.model.names import KEY
-from sandboxrun.model.types import Text, describe
 from sandboxrun.profile.files import read_source
-from sandboxrun.profile.template import is_template
-from sandboxrun.profile.yaml_nodes import parse_yaml
+from sandboxrun.profile.templates import is_template
+from sandboxrun.profile.yaml import parse_yaml
 from sandboxrun.source import MapNode, Node, Scalar, SourceFile, Span
+from sandboxrun.spec.names import KEY
+from sandboxrun.spec.types import Text, describe
 
 OBJECTS = ("networks", "volumes", "secrets", "configs")
 KEYS = ("name", "variables", "sandboxes", *OBJECTS)

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 
 from sandboxrun.errors import Problems
 from sandboxrun.profile.document import Document
-from sandboxrun.profile.extends import Layer
-from sandboxrun.profile.template import literal
+from sandboxrun.profile.layers import Layer
+from sandboxrun.profile.templates import literal
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, walk
 
 _BRACES = r"\$\{[A-Za-z_](?:[^{}\n]|\{[^{}\n]*\})*\}?"  # Compose's may hold another: ${A:-${B}}

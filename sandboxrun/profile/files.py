@@ -1,18 +1,73 @@
-"""Reading a profile's files: bytes from disk to a `SourceFile`, within bounds.
-
-Owns what a text must be. Must not parse it; `regular` opens the file.
+"""Where the files of a profile are and how they are read: paths from where relative ones start, bounds, the shipped
+bases.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+
+import attrs
 
 from sandboxrun.errors import Problems
 from sandboxrun.profile.regular import read_regular, reason
 from sandboxrun.source import SourceFile, Span
+
+# -- Host paths in a profile: where relative ones start
+
+
+@attrs.frozen(kw_only=True)
+class Places:
+    """The project's directory (absolute), and the directories of files that have their own, by the file's name.
+    `allow_outside`: paths may lead out of the project."""
+
+    root: Path
+    directories: Mapping[str, Path]
+    allow_outside: bool = False
+
+    def directory(self, span: Span | None) -> Path:
+        """Where relative paths written at `span` start."""
+        return self.root if span is None else self.directories.get(span.file.name, self.root)
+
+    def absolute(self, text: str, span: Span | None) -> Path:
+        """The path, absolute and without `..`; links are left as they are. `~` is the caller's home."""
+        return Path(os.path.normpath(self.directory(span) / os.path.expanduser(text)))
+
+    def checked(self, text: str, span: Span | None, what: str, problems: Problems) -> Path:
+        """The same; a path that leads out of the project (absolute, by `..`, `~` or a link) is noted as a fault.
+
+        `what` names it in the message, as in "the workspace".
+        """
+        path = self.absolute(text, span)
+        if not self.allows(path):
+            help = "use a path below the project's directory, or allow it with --allow-outside if you trust the profile"
+            problems.add(f'{what} "{text}" is outside of the project', span, help)
+        return path
+
+    def allows(self, path: Path) -> bool:
+        """Whether an absolute path may be used: it lies in the project, links followed, or the caller allows others."""
+        return self.allow_outside or _real(path).is_relative_to(_real(self.root))
+
+    def relative(self, path: Path) -> str:
+        """How the path is shown and digested: from the project's directory where it lies below."""
+        if path == self.root:
+            return "."
+        return f"./{path.relative_to(self.root)}" if path.is_relative_to(self.root) else str(path)
+
+
+def _real(path: Path) -> Path:
+    """The path with links followed as far as they go; of one that can't be followed, as it is written."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a NUL character
+        return path
+
+
+# -- Reading a profile's files: bytes from disk to a `SourceFile`, within bounds
 
 LARGEST_FILE = 1024 * 1024  # bytes
 _PLAIN = re.compile("[\t\n\r\x20-\x7e]*")
@@ -74,3 +129,20 @@ def place(file: SourceFile, offset: int) -> Span:
     if before[-1].splitlines() != [before[-1]]:  # the last line has ended: the character begins the next one
         return Span(file=file, line=len(before) + 1, column=1)
     return Span(file=file, line=len(before), column=len(before[-1]) + 1)
+
+
+# -- The shipped bases: where their files are
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+@cache
+def bases() -> dict[str, Path]:
+    """The shipped bases' files by name, sorted."""
+    return {path.stem: path for path in sorted(data_directory("profiles").glob("*.yaml"))}
+
+
+def data_directory(name: str) -> Path:
+    """The directory of data files called `name` (`profiles`, `schemas`)."""
+    inside = _PACKAGE / "data" / name
+    return inside if inside.is_dir() else _PACKAGE.parent / name

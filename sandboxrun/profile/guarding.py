@@ -1,4 +1,4 @@
-"""What each `rw` workspace keeps read-only: what the host runs (`model/guard.py`), and every file that decides what the
+"""What each `rw` workspace keeps read-only: what the host runs (`spec/guard.py`), and every file that decides what the
 sandbox is.
 
 Owns which files those are, and what can't be kept: whatever a link stands for. Looks at the disk for links only.
@@ -14,14 +14,13 @@ from pathlib import Path
 import attrs
 
 from sandboxrun.errors import Problems
-from sandboxrun.model.declared import DeclaredSandbox
-from sandboxrun.model.guard import GUARDS, guarded, mounts_of, parents
-from sandboxrun.model.objects import FileSpec
-from sandboxrun.model.spec import SandboxSpec
-from sandboxrun.model.workspace import Workspace
-from sandboxrun.profile.paths import Places
+from sandboxrun.profile.files import Places
 from sandboxrun.profile.regular import read_regular, reason
 from sandboxrun.source import Span
+from sandboxrun.spec.guard import GUARDS, guarded, mounts_of, parents
+from sandboxrun.spec.project import DeclaredSandbox, FileSpec
+from sandboxrun.spec.records import Workspace
+from sandboxrun.spec.spec import SandboxSpec
 
 _COPY = "use access: copy"
 

@@ -14,20 +14,11 @@ from typing import Any
 import attrs
 
 from sandboxrun.errors import Diagnostic, Problems, ProfileError
-from sandboxrun.model.declared import Profile
-from sandboxrun.model.names import COMPANIONS, PROJECT, companion
-from sandboxrun.model.spec import digest_of
-from sandboxrun.model.types import Text
-from sandboxrun.profile.contents import with_digests
-from sandboxrun.profile.dependencies import with_dependencies
 from sandboxrun.profile.document import Document, read_document, split_document
 from sandboxrun.profile.dollars import check_document, check_layer
-from sandboxrun.profile.effective import effective
-from sandboxrun.profile.extends import Bases, Layer
-from sandboxrun.profile.foreach import holds, instances
+from sandboxrun.profile.files import Places
 from sandboxrun.profile.guarding import own_files, with_protected
-from sandboxrun.profile.inputs import Inputs, resolve_values
-from sandboxrun.profile.instance import MOST_NODES, Composed, Made, Maker, check_keys
+from sandboxrun.profile.layers import Bases, Layer, holds, instances
 from sandboxrun.profile.objects import (
     Documents,
     check_addresses,
@@ -35,12 +26,19 @@ from sandboxrun.profile.objects import (
     merged_objects,
     parse_objects,
     with_default_network,
+    with_dependencies,
+    with_digests,
 )
-from sandboxrun.profile.paths import Places
-from sandboxrun.profile.scalars import is_text
-from sandboxrun.profile.template import Renderer, Scope
-from sandboxrun.profile.variables import Variable, parse_variables
+from sandboxrun.profile.render import effective
+from sandboxrun.profile.sandbox import MOST_NODES, Composed, Made, Maker, check_keys
+from sandboxrun.profile.templates import Renderer, Scope
+from sandboxrun.profile.variables import Inputs, Variable, parse_variables, resolve_values
+from sandboxrun.profile.yaml import is_text
 from sandboxrun.source import Node, Scalar, SourceFile, Span, node_of, walk
+from sandboxrun.spec.names import COMPANIONS, PROJECT, companion
+from sandboxrun.spec.project import Profile
+from sandboxrun.spec.spec import digest_of
+from sandboxrun.spec.types import Text
 
 MOST_INSTANCES = 2000
 _STOP_AFTER = 10  # faulty instances of one for_each: more would say the same again
@@ -187,7 +185,7 @@ class _Loader:
         own = own_files((*self.paths, *self.read, *maker.other_files), objects.secrets, objects.configs)
         sandboxes = with_protected(sandboxes, own, places, self.problems)
         if not self.problems and gate():
-            from sandboxrun.profile.gate import check_schema
+            from sandboxrun.profile.schema import check_schema
 
             check_schema(made, self.problems)
         self._finish()

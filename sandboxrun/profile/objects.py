@@ -1,21 +1,27 @@
-"""What stands beside the sandboxes (networks, volumes, secrets, configs), and what sandboxes name of it.
-
-Owns parsing the four blocks and the checks of references. Compose's rule: what is used is declared, less the
-network `default`.
-"""
+"""What is declared beside sandboxes (networks, volumes, secrets, configs), their contents, and `depends_on`."""
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
 
-from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.model.names import EGRESS, Names
-from sandboxrun.model.objects import (
+from sandboxrun.errors import Diagnostic, Problems, did_you_mean
+from sandboxrun.profile.document import OBJECTS, Document
+from sandboxrun.profile.files import Places
+from sandboxrun.profile.regular import read_regular, reason
+from sandboxrun.profile.sandbox import Made
+from sandboxrun.profile.templates import Renderer, Scope
+from sandboxrun.source import MapNode, Node, Scalar, Span
+from sandboxrun.spec.names import EGRESS, Names
+from sandboxrun.spec.option import Record
+from sandboxrun.spec.project import (
     ConfigType,
+    DeclaredSandbox,
     FileSpec,
     NetworkSpec,
     NetworkType,
@@ -23,13 +29,155 @@ from sandboxrun.model.objects import (
     VolumeSpec,
     VolumeType,
 )
-from sandboxrun.model.option import Record
-from sandboxrun.model.types import INVALID, freeze
-from sandboxrun.profile.document import OBJECTS, Document
-from sandboxrun.profile.instance import Made
-from sandboxrun.profile.paths import Places
-from sandboxrun.profile.template import Renderer, Scope
-from sandboxrun.source import MapNode, Node, Scalar, Span
+from sandboxrun.spec.records import Dependency, FileRef
+from sandboxrun.spec.types import INVALID, freeze
+
+# -- What secrets and configs hold: read from the caller's environment, from files, or from the profile itself
+
+LARGEST = 1 << 20  # bytes of one secret or config
+
+
+def content_of(what: str, spec: FileSpec, directory: Path, environment: Mapping[str, str]) -> bytes | Diagnostic:
+    """The content, or why there is none; `what` names it, as in "the config settings"."""
+    if spec.content is not None:
+        return spec.content.encode()
+    if spec.environment is not None:
+        value = environment.get(spec.environment)
+        if value is None:
+            message = f"{what}: the variable {spec.environment} is not set"
+            return Diagnostic(message=message, help="set it and try again")
+        return value.encode("utf-8", "surrogateescape")
+    return _read(what, directory / (spec.file or ""))
+
+
+def _read(what: str, path: Path) -> bytes | Diagnostic:
+    try:
+        return read_regular(path, LARGEST)
+    except OSError as error:
+        return Diagnostic(message=f"{what}: {path.name} can't be read: {reason(error)}", help="check its path")
+
+
+def placed(fault: Diagnostic, sandbox: DeclaredSandbox, part: str, ref: FileRef) -> Diagnostic:
+    """A fault of `content_of` where a sandbox names the secret or config; `part` is "secrets" or "configs"."""
+    return attrs.evolve(fault, message=f"{sandbox.address}: {fault.message}", span=sandbox.place(part, ref.file_name))
+
+
+def digest(content: bytes) -> str:
+    """`sha256:…` of a content."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def with_digests(
+    sandboxes: Iterable[DeclaredSandbox],
+    configs: Mapping[str, FileSpec],
+    directory: Path,
+    environment: Mapping[str, str],
+    sensitive: Collection[str],
+) -> tuple[DeclaredSandbox, ...]:
+    """The sandboxes with the digest of each config's content in its reference: it is a part of what they are.
+
+    Secrets have none, nor has a config that holds a sensitive value: a short one could be guessed from it. One that
+    can't be read has none either; an apply that needs it says why.
+    """
+    known: dict[str, str | None] = {}
+
+    def reference(ref: FileRef) -> FileRef:
+        if ref.source not in known:
+            known[ref.source] = _digest_of(configs.get(ref.source), directory, environment, sensitive)
+        return attrs.evolve(ref, digest=known[ref.source])
+
+    return tuple(
+        attrs.evolve(s, spec=attrs.evolve(s.spec, configs=tuple(map(reference, s.spec.configs))))
+        if s.spec.configs
+        else s
+        for s in sandboxes
+    )
+
+
+def _digest_of(
+    spec: FileSpec | None, directory: Path, environment: Mapping[str, str], sensitive: Collection[str]
+) -> str | None:
+    content = content_of("", spec, directory, environment) if spec is not None else None
+    if not isinstance(content, bytes):
+        return None
+    text = content.decode("utf-8", "surrogateescape")
+    return None if any(secret and secret in text for secret in sensitive) else digest(content)
+
+
+# -- `depends_on` between sandboxes: from names to addresses, and no circles
+
+
+def with_dependencies(
+    made: Sequence[Made], known: Sequence[str], faulty: Collection[str], problems: Problems
+) -> tuple[DeclaredSandbox, ...]:
+    """The sandboxes with their dependencies by address. `known` are all names, also those that `when` left out;
+    `faulty` those that could not be made, whose faults are noted already."""
+    by_name: dict[str, list[str]] = {}
+    for one in made:
+        by_name.setdefault(one.sandbox.sandbox, []).append(one.sandbox.address)
+    found = []
+    for one in made:
+        dependencies: dict[str, Dependency] = {}
+        for name, dependency in one.sandbox.spec.depends_on.items():
+            if name in by_name:
+                dependencies.update(dict.fromkeys(by_name[name], dependency))
+            elif dependency.required and name not in faulty:
+                _absent(name, one, known, problems)
+        found.append(attrs.evolve(one.sandbox, depends_on=freeze(dependencies)))
+    _check_circles(made, problems)
+    return tuple(found)
+
+
+def _absent(name: str, one: Made, known: Sequence[str], problems: Problems) -> None:
+    span = one.sandbox.place("depends_on", name)
+    if name in known:
+        message = f'"{name}" is not there: its when or its for_each leaves it out'
+        problems.add(message, span, "add required: false to this dependency, or give both the same when")
+        return
+    help = did_you_mean(name, known) or f"the sandboxes are: {', '.join(known)}"
+    problems.add(f'depends_on names "{name}", which is no sandbox', span, help)
+
+
+def _check_circles(made: Sequence[Made], problems: Problems) -> None:
+    edges: dict[str, tuple[str, ...]] = {}
+    first: dict[str, Made] = {}
+    for one in made:
+        first.setdefault(one.sandbox.sandbox, one)
+        edges[one.sandbox.sandbox] = tuple(one.sandbox.spec.depends_on)
+    while circle := find_circle(edges):
+        one = first[circle[0]]
+        shown = " -> ".join((*circle, circle[0]))
+        span = one.sandbox.place("depends_on", circle[1 % len(circle)])
+        problems.add(f"depends_on goes in a circle: {shown}", span, "remove one of them")
+        edges = {name: others for name, others in edges.items() if name not in circle}
+
+
+def find_circle(edges: Mapping[str, Sequence[str]]) -> tuple[str, ...] | None:
+    """The first circle, from the name that stands first in `edges`; None where there is none."""
+    done: set[str] = set()
+    for start in edges:
+        path: list[str] = []
+        waiting: list[tuple[str, bool]] = [(start, False)]
+        while waiting:
+            name, leaving = waiting.pop()
+            if leaving:
+                done.add(path.pop())
+            elif name in path:
+                return _from_first(tuple(path[path.index(name) :]), edges)
+            elif name not in done and name in edges:
+                path.append(name)
+                waiting.append((name, True))
+                waiting.extend((other, False) for other in reversed(edges[name]))
+    return None
+
+
+def _from_first(circle: tuple[str, ...], edges: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    order = list(edges)
+    at = min(range(len(circle)), key=lambda i: order.index(circle[i]))
+    return circle[at:] + circle[:at]
+
+
+# -- What stands beside the sandboxes (networks, volumes, secrets, configs), and what sandboxes name of it
 
 _TYPES: Mapping[str, Record] = {
     "networks": NetworkType,

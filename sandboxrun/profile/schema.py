@@ -1,21 +1,24 @@
-"""The JSON Schema of a profile, derived from the rows: what editors check, and what `schemas/` holds.
-
-Owns the frame around the rows (top level, variables, the profile's own keys) and the loosening that lets a template
-stand where a value may be templated. Draft-07, which editors know best.
-"""
+"""The JSON Schema of a profile, derived from the rows, and the last check of rendered options against it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from sandboxrun.model.names import KEY, PROJECT
-from sandboxrun.model.objects import ConfigType, NetworkType, SecretType, VolumeType
-from sandboxrun.model.spec import SpecType
-from sandboxrun.model.types import Schema
-from sandboxrun.profile.shipped import bases
-from sandboxrun.profile.variable_types import SCALARS, TYPES
+from sandboxrun.errors import Problems
+from sandboxrun.profile.files import bases
+from sandboxrun.profile.sandbox import Made
 from sandboxrun.profile.variables import KEYS as VARIABLE_KEYS
+from sandboxrun.profile.variables import SCALARS, TYPES
+from sandboxrun.source import ListNode, MapNode, Node, Span, plain_of
+from sandboxrun.spec.names import KEY, PROJECT
+from sandboxrun.spec.project import ConfigType, NetworkType, SecretType, VolumeType
+from sandboxrun.spec.spec import SpecType
+from sandboxrun.spec.types import Schema
+
+# -- The JSON Schema of a profile, derived from the rows: what editors check, and what `schemas/` holds
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 _TEMPLATE = {"$ref": "#/definitions/template"}
@@ -216,3 +219,49 @@ def _loose(schema: Schema) -> Schema:
     if "anyOf" in loose:
         loose["anyOf"] = [_loose(form) for form in loose["anyOf"]]
     return loose
+
+
+# -- The last check: the rendered options against the JSON Schema that the rows derive
+
+
+@cache
+def _validator() -> Any:
+    import jsonschema_rs
+
+    return jsonschema_rs.Draft7Validator(_schema())
+
+
+def _schema() -> Schema:
+    return SpecType.schema()
+
+
+def check_schema(made: Sequence[Made], problems: Problems) -> None:
+    """Note each option that the schema refuses, with its place."""
+    validator = _validator()
+    seen: set[int] = set()
+    for one in made:
+        if id(one.node) in seen:
+            continue
+        seen.add(id(one.node))
+        plain = plain_of(one.node)
+        if validator.is_valid(plain):
+            continue
+        for error in validator.iter_errors(plain):
+            span, option = _place(one.node, error.instance_path)
+            message = f"the schema does not take this value of {option}: {str(error.message)[:200]}"
+            problems.add(message, span or one.sandbox.span, "see sandboxrun schema for the forms it takes")
+
+
+def _place(node: Node, path: Sequence[str | int]) -> tuple[Span | None, str]:
+    span = node.span
+    for step in path:
+        child: Node | None = None
+        match node:
+            case MapNode():
+                child = node.get(str(step))
+            case ListNode() if isinstance(step, int):
+                child = node.items[step]
+        if child is None:
+            break
+        node, span = child, child.span or span
+    return span, str(path[0]) if path else "the sandbox"

@@ -1,24 +1,237 @@
-"""What an apply shows while it works: plain lines, a live display, JSON lines, or GitHub's annotations.
-
-Owns the choice and the plain lines; the others stand in `progress_live` and `progress_json`. Listeners are called
-from several threads, and never raise: output that nobody reads any more must not stop an apply.
-"""
+"""What an apply shows while it works: the words of its steps, events put together per resource, plain lines."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
-from typing import Protocol, TextIO
+from typing import Protocol, TextIO, assert_never
 
-from sandboxrun.apply.events import Event, StepDone, StepFailed, StepProgress, StepSkipped, Undone
-from sandboxrun.apply.waiting import DependencyFailed
-from sandboxrun.errors import SandboxrunError
+import attrs
+
+from sandboxrun.backend.docker.perform import DependencyFailed
+from sandboxrun.backend.events import (
+    Event,
+    Planned,
+    StepDone,
+    StepFailed,
+    StepProgress,
+    StepSkipped,
+    StepStarted,
+    Undone,
+)
+from sandboxrun.errors import SandboxrunError, one_line, redact
+from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan
-from sandboxrun.plan.text import one_line, redact, redacted
-from sandboxrun.report import steps
+from sandboxrun.plan.operations import Operation
+from sandboxrun.plan.text import redacted
 from sandboxrun.report.streams import write_all
-from sandboxrun.report.tracker import Resource, Tracker
+
+# -- What a plan's steps are called while an apply works. Owns the words. Pure
+
+_UNTIL = {
+    "service_started": "to start",
+    "service_healthy": "to be healthy",
+    "service_completed_successfully": "to complete",
+}
+
+
+def resource_of(address: str) -> str:
+    """An address as the first word of a line: `reviewer["lint"]`, `network default`, `image node:20-alpine`."""
+    kind, dot, key = address.partition(".")
+    return one_line(f"{kind} {key}" if dot and kind in ("network", "volume", "image") else address or "leftovers")
+
+
+def doing(step: Operation, how_far: str = "") -> str:
+    """The step as something that goes on, with how far it is."""
+    words = _words(step)[0]
+    return one_line(f"{words}: {how_far}" if how_far else words)
+
+
+def done(step: Operation, note: str = "") -> str:
+    """The step as something done, with what its handler noted of it where a person wants to know."""
+    said = _words(step)[1]
+    return one_line(f"{said} ({note})" if note and isinstance(step, op.UploadWorkspace) else said)
+
+
+_MINOR = (
+    op.CreatePart
+    | op.RecordSpec
+    | op.GiveVolume
+    | op.CreatePrivateNetwork
+    | op.CreateGateway
+    | op.StartGateway
+    | op.StartKeeper
+    | op.CheckSandbox
+    | op.RenameSandbox
+)
+
+
+def minor(step: Operation) -> bool:
+    """Whether the step is a part of another one in a person's eyes: told with -v only."""
+    return isinstance(step, _MINOR)
+
+
+def _words(step: Operation) -> tuple[str, str]:  # noqa: C901 - one case a class
+    match step:
+        case op.PullImage():
+            return "pulling", "pulled"
+        case op.BuildHelper():
+            return "building", "built"
+        case op.StartKeeper():
+            return f"making room in memory for {' and '.join(step.parts)}", "room in memory made"
+        case op.CreateNetwork() | op.CreateVolume() | op.CreateSandbox():
+            return "creating", "created"
+        case op.CreatePrivateNetwork():
+            return "making its network", "network made"
+        case op.CreateGateway():
+            return "making its gateway", "gateway made"
+        case op.StartGateway():
+            return "starting its gateway", "gateway serves"
+        case op.ReloadGateway():
+            return "giving its gateway other rules", "gateway serves by other rules"
+        case op.CheckSandbox():
+            return "reading it back", "read back"
+        case op.RenameSandbox():
+            return "renaming", "renamed"
+        case op.RemoveSandbox(replaced=True):
+            return "removing the old container", "old container removed"
+        case op.RemoveNetwork() | op.RemoveVolume() | op.RemoveSandbox():
+            return "removing", "removed"
+        case op.RemoveCourier():
+            return "removing what an apply left behind", "removed"
+        case op.CreatePart():
+            return f"making the {step.part} volume", f"{step.part} volume made"
+        case op.UploadWorkspace():
+            return "copying the workspace in", "workspace copied in"
+        case op.UploadFiles():
+            return f"putting {step.part} in place", f"{step.part} in place"
+        case op.GiveVolume():
+            return f"giving the volume {step.key} to its user", f"volume {step.key} given to its user"
+        case op.ConnectNetwork():
+            return f"connecting to {step.network}", f"connected to {step.network}"
+        case op.DisconnectNetwork():
+            return f"disconnecting from {step.network}", f"disconnected from {step.network}"
+        case op.AwaitSandbox():
+            return f"waiting for {step.dependency} {_UNTIL[step.condition]}", f"waited for {step.dependency}"
+        case op.StartSandbox():
+            return "starting", "started"
+        case op.UpdateSandbox():
+            return f"updating {', '.join(step.options)}", f"updated {', '.join(step.options)}"
+        case op.ResumeSandbox():
+            return "unpausing", "unpaused"
+        case op.RecordSpec():
+            return "recording what it was told to be", "recorded"
+        case op.StopSandbox(replaced=True):
+            return "stopping the old container", "old container stopped"
+        case op.StopSandbox():
+            return "stopping", "stopped"
+        case op.CaptureEvidence():
+            return "keeping evidence", "evidence kept"
+    assert_never(step)
+
+
+# -- Puts an apply's events together, per resource: what a person wants to see is one line for each, when it is …
+
+
+@attrs.define(kw_only=True)
+class Resource:
+    """One resource while an apply works on it. Times in seconds of the tracker's clock."""
+
+    address: str
+    steps: set[str] = attrs.field(factory=set)  # those that are not done yet
+    words: list[str] = attrs.field(factory=list)
+    active: dict[str, str] = attrs.field(factory=dict)  # step → what goes on
+    began: float | None = None
+    ended: float | None = None
+    failed: bool = False
+    skipped: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its steps were done."""
+        return not self.steps and not self.active and not self.failed and not self.skipped
+
+    def seconds(self, now: float) -> float:
+        """How long it has taken so far, or altogether."""
+        return max(
+            0.0, (self.ended if self.ended is not None else now) - (self.began if self.began is not None else now)
+        )
+
+
+class Tracker:
+    """The resources of one apply, and how far each is. Steps that `expect` did not name are learned as they begin."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[str, Resource] = {}
+
+    def expect(self, operations: Iterable[Operation]) -> None:
+        """The steps to come; forgets what was before."""
+        with self._lock:
+            self._expect(operations)
+
+    def _expect(self, operations: Iterable[Operation]) -> None:
+        self._known = {}
+        for step in operations:
+            self._of(step).steps.add(step.id)
+
+    def feed(self, event: Event) -> Resource | None:
+        """Note an event; the resource that it is about, as it is now, or None for an event about no step."""
+        with self._lock:
+            match event:
+                case StepStarted(step=step):
+                    self._begin(step)
+                case Planned(operations=operations):
+                    self._expect(operations)
+                    return None
+                case StepProgress(step=step, text=text):
+                    self._of(step).active[step.id] = doing(step, text)
+                case StepDone(step=step, note=note):
+                    self._end(step).words += [] if minor(step) else [done(step, note)]
+                case StepFailed(step=step):
+                    self._end(step).failed = True
+                case StepSkipped(step=step):
+                    self._end(step).skipped = True
+                case _:
+                    return None
+            return attrs.evolve(self._of(step), words=list(self._of(step).words), steps=set(self._of(step).steps))
+
+    def now(self) -> float:
+        """The clock's time."""
+        return self._clock()
+
+    def active(self) -> list[Resource]:
+        """Those that something goes on with."""
+        with self._lock:
+            return [attrs.evolve(r, active=dict(r.active)) for r in self._known.values() if r.active]
+
+    def unfinished(self) -> list[Resource]:
+        """Those of which a step was neither done nor failed nor skipped: the apply was stopped before."""
+        with self._lock:
+            return [attrs.evolve(r) for r in self._known.values() if r.steps and not r.failed and not r.skipped]
+
+    def _of(self, step: Operation) -> Resource:
+        return self._known.setdefault(step.address, Resource(address=step.address))
+
+    def _begin(self, step: Operation) -> None:
+        resource = self._of(step)
+        resource.steps.add(step.id)
+        resource.active[step.id] = doing(step)
+        resource.ended = None
+        if resource.began is None:
+            resource.began = self._clock()
+
+    def _end(self, step: Operation) -> Resource:
+        resource = self._of(step)
+        resource.steps.discard(step.id)
+        resource.active.pop(step.id, None)
+        resource.ended = self._clock()
+        return resource
+
+
+# -- What an apply shows while it works: plain lines, a live display, JSON lines, or GitHub's annotations
 
 FORMS = ("auto", "lines", "live", "json", "github")
 PATIENCE = 5.0  # seconds that a line on stderr may wait for its reader
@@ -130,7 +343,7 @@ class LineProgress:
     def end(self) -> None:
         """Say what was not come to."""
         for resource in self._tracker.unfinished():
-            self._write(redact(f"{steps.resource(resource.address)}: {unfinished(resource)}", self._sensitive))
+            self._write(redact(f"{resource_of(resource.address)}: {unfinished(resource)}", self._sensitive))
 
     def _lines(self, event: Event, resource: Resource | None) -> list[str]:
         match event:
@@ -139,30 +352,24 @@ class LineProgress:
                 return self._annotations(error) if self._github else []
             case StepFailed(step=step, error=error):
                 before = f"{', '.join(resource.words)}; " if resource is not None and resource.words else ""
-                lines = [f"{steps.resource(step.address)}: {before}failed while {steps.doing(step)}: {said(error)}"]
+                lines = [f"{resource_of(step.address)}: {before}failed while {doing(step)}: {said(error)}"]
                 return lines + (self._annotations(error) if self._github else [])
             case StepSkipped(step=step, why=""):
                 self._blocked.add(step.address)
             case StepSkipped(step=step, why=why) if resource is not None and self._first_skip(resource):
-                return [f"{steps.resource(step.address)}: left out: {one_line(why)}"]
+                return [f"{resource_of(step.address)}: left out: {one_line(why)}"]
             case Undone(address=address, what=what) if address not in self._blocked:
-                return [f"{steps.resource(address)}: {undone(what)}"]
+                return [f"{resource_of(address)}: {undone(what)}"]
             case StepDone() if resource is not None and not self._quiet:
                 return self._done(event, resource)
             case StepProgress(step=step, text=text) if not self._quiet and self._due(step.id):
-                return [f"{steps.resource(step.address)}: {steps.doing(step, text)}"]
+                return [f"{resource_of(step.address)}: {doing(step, text)}"]
         return []
 
     def _done(self, event: StepDone, resource: Resource) -> list[str]:
         if self._verbose:
-            note = (
-                f", {one_line(event.note)}"
-                if event.note and event.note not in steps.done(event.step, event.note)
-                else ""
-            )
-            return [
-                f"{steps.resource(resource.address)}: {steps.done(event.step, event.note)}{note} ({event.seconds:.1f}s)"
-            ]
+            note = f", {one_line(event.note)}" if event.note and event.note not in done(event.step, event.note) else ""
+            return [f"{resource_of(resource.address)}: {done(event.step, event.note)}{note} ({event.seconds:.1f}s)"]
         return [finished(resource, self._tracker.now())] if resource.finished and resource.words else []
 
     def _annotations(self, error: SandboxrunError) -> list[str]:
@@ -188,7 +395,7 @@ class LineProgress:
 
 def finished(resource: Resource, now: float) -> str:
     """`reviewer: created, started (0.4s)`."""
-    return f"{steps.resource(resource.address)}: {', '.join(resource.words)} ({resource.seconds(now):.1f}s)"
+    return f"{resource_of(resource.address)}: {', '.join(resource.words)} ({resource.seconds(now):.1f}s)"
 
 
 def undone(what: str) -> str:

@@ -12,14 +12,14 @@ from time import monotonic
 from typing import Any
 
 from sandboxrun import __version__
-from sandboxrun.apply.events import Event, StepDone, StepFailed, StepProgress, StepSkipped, StepStarted, Undone
+from sandboxrun.backend.events import Event, StepDone, StepFailed, StepProgress, StepSkipped, StepStarted, Undone
+from sandboxrun.errors import one_line, redact
 from sandboxrun.plan.changes import Action, Change, Plan
-from sandboxrun.plan.text import one_line, redact, redacted, summary, warnings
-from sandboxrun.report import steps
+from sandboxrun.plan.text import redacted, summary, warnings
+from sandboxrun.report import progress as steps
 from sandboxrun.report.diagnostics import diagnostic_json
-from sandboxrun.report.plan_json import PROVIDER, resource_of
-from sandboxrun.report.progress import finished, undone, unfinished
-from sandboxrun.report.tracker import Resource, Tracker
+from sandboxrun.report.plan import PROVIDER, resource_of
+from sandboxrun.report.progress import Resource, Tracker, finished, undone, unfinished
 
 UI_VERSION = "1.0"
 _ACTION = {Action.NONE: "noop"}
@@ -110,7 +110,7 @@ class JsonProgress:
                 self._hook("apply_progress", resource, steps.doing(step, text), elapsed=True)
             case StepDone() if resource.finished:
                 self._ended[address] = "completed"
-                told = finished(resource, self._tracker.now()).removeprefix(f"{steps.resource(address)}: ")
+                told = finished(resource, self._tracker.now()).removeprefix(f"{steps.resource_of(address)}: ")
                 self._hook("apply_complete", resource, told, elapsed=True)
             case StepFailed(step=step, error=error):
                 self._ended[address] = "errored"

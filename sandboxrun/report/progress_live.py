@@ -16,12 +16,11 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from sandboxrun.apply.events import Event, StepFailed
+from sandboxrun.backend.events import Event, StepFailed
+from sandboxrun.errors import redact
 from sandboxrun.plan.changes import Plan
-from sandboxrun.plan.text import redact
-from sandboxrun.report import steps
-from sandboxrun.report.progress import LineProgress
-from sandboxrun.report.tracker import Tracker
+from sandboxrun.report import progress as steps
+from sandboxrun.report.progress import LineProgress, Tracker
 
 _MOST = 12  # resources shown at once; more would scroll the display out of the window
 
@@ -94,7 +93,7 @@ class LiveProgress:
         active, now = self._tracker.active(), self._tracker.now()
         rows = Table.grid(padding=(0, 1))
         for resource in active[:_MOST]:
-            name = Text(steps.resource(redact(resource.address, self._sensitive)), style="bold", no_wrap=True)
+            name = Text(steps.resource_of(redact(resource.address, self._sensitive)), style="bold", no_wrap=True)
             going_on = Text(
                 redact("; ".join(resource.active.values()), self._sensitive), overflow="ellipsis", no_wrap=True
             )

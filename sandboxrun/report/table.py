@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sandboxrun.plan.text import one_line
+from sandboxrun.errors import one_line
 
 _ELLIPSIS = "…"
 

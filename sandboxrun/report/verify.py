@@ -1,17 +1,24 @@
-"""A verification's findings, ready to be told: counted, in order, masked, and with what to do.
+"""A verification's findings: counted, in order, masked, with what to do; as a table, as JSON, as Markdown.
 
-Owns what every form of the report shares. Everything that is told passes the mask and `one_line`. Pure.
+Pure.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from itertools import groupby
+from typing import Any
 
 import attrs
 
-from sandboxrun.plan.text import one_line, redact
-from sandboxrun.probe.findings import Finding, Verdict
+from sandboxrun import __version__
+from sandboxrun.errors import one_line, redact
+from sandboxrun.probe.verdicts import Finding, Verdict
+from sandboxrun.report.markdown import Page, code, cut, escaped
+from sandboxrun.report.table import columns, table
+
+# -- A verification's findings, ready to be told: counted, in order, masked, and with what to do
 
 LONGEST = 1000  # characters of what was seen: the rest is in nobody's interest but an attacker's
 # What matters first.
@@ -91,3 +98,199 @@ def counted(findings: Iterable[Finding]) -> str:
 def ended(report: Report) -> str:
     """The last line."""
     return f"{counted(report.findings)} ({report.project})"
+
+
+# -- A verification as text: a table a sandbox, what to do about each fault, the counts
+
+_HEADS = ("CONTROL", "ENGINE FIELD", "EXPECTED", "SEEN", "VERDICT")
+_CELL = 48  # columns of one cell of a table; what does not fit is told whole below it, and in the other forms
+_SHADES = {Verdict.FAILS: "\x1b[1;31m", Verdict.INCONCLUSIVE: "\x1b[1;33m", Verdict.HOLDS: "\x1b[32m"}
+_BOLD, _DIM, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
+
+
+def verify_text(report: Report, *, width: int | None = None, colour: bool = False) -> str:
+    """The whole report. `width`: columns of the terminal, where there is one: what is wider becomes a list."""
+    blocks = [_sandbox(name, found, report, width, colour) for name, found in report.sandboxes.items()]
+    if report.faults:
+        blocks.append("\n".join(line for fault in report.faults for line in _fault(fault, report)))
+    last = ended(report)
+    shade = "" if not colour else _SHADES[Verdict.HOLDS] if report.verified else _SHADES[Verdict.FAILS]
+    return "\n\n".join([*blocks, f"{shade}{last}{_RESET}" if shade else last])
+
+
+def _sandbox(name: str, found: tuple[Finding, ...], report: Report, width: int | None, colour: bool) -> str:
+    head = f"{report.told(name)}: {counted(found)}"
+    rows = [_row(finding, report) for finding in found]
+    body = table(_HEADS, rows)
+    lines = body.split("\n")
+    if width is not None and max(map(columns, lines)) > width:
+        lines = [line for finding in found for line in _listed(finding, report)]
+        painted = lines if not colour else [_painted_item(line, found) for line in lines]
+    else:
+        painted = lines if not colour else [f"{_DIM}{lines[0]}{_RESET}", *_painted_rows(lines[1:], found)]
+    return "\n".join([f"{_BOLD}{head}{_RESET}" if colour else head, *painted])
+
+
+def _row(finding: Finding, report: Report) -> tuple[str, ...]:
+    cells = (finding.control, finding.field, finding.expected, finding.seen)
+    return (*(_cut(report.told(cell)) for cell in cells), _cut(_verdict(finding, report), 2 * _CELL))
+
+
+def _verdict(finding: Finding, report: Report) -> str:
+    note = report.told(finding.note)
+    return f"{finding.verdict.value}: {note}" if note else finding.verdict.value
+
+
+def _cut(text: str, most: int = _CELL) -> str:
+    if columns(text) <= most:
+        return text
+    while columns(text) >= most:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def _listed(finding: Finding, report: Report) -> list[str]:
+    """A finding on lines of its own, for a terminal that has no room for the table."""
+    lines = [f"{_mark(finding)} {report.told(finding.control)}: {_verdict(finding, report)}"]
+    if finding.verdict is not Verdict.NOT_APPLICABLE:
+        lines.append(f"    expected {report.told(finding.expected) or '-'}, seen {report.told(finding.seen) or '-'}")
+    return lines
+
+
+def _mark(finding: Finding) -> str:
+    return {Verdict.HOLDS: "+", Verdict.FAILS: "!", Verdict.INCONCLUSIVE: "?", Verdict.NOT_APPLICABLE: "-"}[
+        finding.verdict
+    ]
+
+
+def _painted_rows(lines: Iterable[str], found: Iterable[Finding]) -> list[str]:
+    return [_painted(line, finding.verdict) for line, finding in zip(lines, found, strict=True)]
+
+
+def _painted_item(line: str, found: tuple[Finding, ...]) -> str:
+    shown = next((f.verdict for f in found if line.startswith(f"{_mark(f)} ")), None)
+    return line if shown is None else _painted(line, shown)
+
+
+def _painted(line: str, verdict: Verdict) -> str:
+    shade = _SHADES.get(verdict, _DIM)
+    return f"{shade}{line}{_RESET}"
+
+
+def _fault(finding: Finding, report: Report) -> list[str]:
+    """What is wrong, whole, and what to do."""
+    name, control = report.told(finding.sandbox), report.told(finding.control)
+    lines = [f"{name}, {control}: {finding.verdict.value} ({report.told(finding.title)})"]
+    lines.append(f"    expected: {report.told(finding.expected) or '-'}")
+    lines.append(f"    seen:     {report.told(finding.seen) or '-'}")
+    if finding.note:
+        lines.append(f"    note:     {report.told(finding.note)}")
+    return [*lines, f"    to do:    {report.advice(finding)}"]
+
+
+# -- A verification as JSON, for programs. Owns the format (`schemas/verify.schema.json`). Pure
+
+FORMAT_VERSION = "1.0"
+
+
+def verify_json(report: Report) -> dict[str, Any]:
+    """The document, as plain data. Control characters of what was seen are written out: it may be printed."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "sandboxrun_version": __version__,
+        "project": report.project,
+        "mode": "running" if report.running else "probe",
+        "verified": report.verified,
+        "summary": _summary(report.findings),
+        "sandboxes": [
+            {
+                "sandbox": report.told(name),
+                "verified": all(finding.verdict.passes for finding in found),
+                "summary": _summary(found),
+                "findings": [_finding(finding, report) for finding in found],
+            }
+            for name, found in report.sandboxes.items()
+        ],
+    }
+
+
+def _summary(findings: Iterable[Finding]) -> dict[str, int]:
+    return {_word(verdict.value): count for verdict, count in counts(findings).items()}
+
+
+def _word(text: str) -> str:
+    return text.replace(" ", "_")
+
+
+def _finding(finding: Finding, report: Report) -> dict[str, str]:
+    return {
+        "control": report.told(finding.control),
+        "title": report.told(finding.title),
+        "field": report.told(finding.field),
+        "expected": report.told(finding.expected),
+        "seen": report.told(finding.seen),
+        "verdict": _word(finding.verdict.value),
+        "note": report.told(finding.note),
+        "advice": report.advice(finding),
+    }
+
+
+# -- A verification as Markdown, for a pull request's comment
+
+_CELL_verify_markdown = 300
+_HEAD = "| | Control | Engine field | Expected | Seen |\n| --- | --- | --- | --- | --- |\n"
+_SIGNS = {Verdict.HOLDS: "holds", Verdict.FAILS: "**does not hold**", Verdict.INCONCLUSIVE: "**inconclusive**"}
+
+
+def verify_markdown(report: Report) -> str:
+    """The comment: the counts, what does not hold and what to do, and every control behind `<details>`.
+
+    Its first line is a comment that names the project, by which a pipeline finds its own comment to replace it.
+    """
+    outcome = "all that was looked at holds" if report.verified else "not verified"
+    head = [
+        f"<!-- sandboxrun verify {re.sub('-{2,}', '-', report.project)} -->",
+        f"### {escaped('sandboxrun verify --running' if report.running else 'sandboxrun verify')}: "
+        f"{code(report.project)}",
+        "",
+        f"**{escaped(outcome)}**: {escaped(ended(report))}",
+        "",
+    ]
+    page = Page("\n".join([*head, ""]), whole="the job's log")
+    if report.faults:
+        page.add("| | Sandbox | Control | Expected | Seen | What to do |\n| --- | --- | --- | --- | --- | --- |\n")
+        page.cut(
+            page.add_each(_fault_verify_markdown(fault, report) for fault in report.faults), "of the faults' lines"
+        )
+        page.add("\n")
+    blocks = [_details(name, found, report) for name, found in report.sandboxes.items()]
+    page.cut(page.add_each(blocks), "of the sandboxes' tables")
+    return page.text
+
+
+def _cell(text: str, report: Report) -> str:
+    told = cut(report.told(text), _CELL_verify_markdown)
+    return escaped(told) if told else ""
+
+
+def _fault_verify_markdown(finding: Finding, report: Report) -> str:
+    cells = [_cell(text, report) for text in (finding.expected, finding.seen)]
+    do = "; ".join(filter(None, (report.told(finding.note), report.advice(finding))))
+    name, control = (
+        code(cut(report.told(finding.sandbox), _CELL_verify_markdown)),
+        code(cut(report.told(finding.control), _CELL_verify_markdown)),
+    )
+    return f"| {_SIGNS[finding.verdict]} | {name} | {control} | {' | '.join(cells)} | {escaped(cut(do, 600))} |\n"
+
+
+def _details(name: str, found: tuple[Finding, ...], report: Report) -> str:
+    rows = "".join(_row_verify_markdown(finding, report) for finding in found)
+    summary = f"<summary>{code(cut(report.told(name), _CELL))}: {escaped(counted(found))}</summary>"
+    return f"\n<details>{summary}\n\n{_HEAD}{rows}\n</details>\n"
+
+
+def _row_verify_markdown(finding: Finding, report: Report) -> str:
+    sign = _SIGNS.get(finding.verdict, finding.verdict.value)
+    texts = (finding.field, finding.expected, "; ".join(filter(None, (finding.seen, finding.note))))
+    cells = " | ".join(_cell(text, report) for text in texts)
+    return f"| {sign} | {code(cut(report.told(finding.control), _CELL))} | {cells} |\n"

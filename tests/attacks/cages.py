@@ -11,13 +11,13 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.engine.client import Engine
+from sandboxrun.backend.docker.client import Engine
 from sandboxrun.evidence.capture import Captured
 from sandboxrun.evidence.store import Store
-from sandboxrun.model.declared import Profile
+from sandboxrun.lifecycle.apply import Settings
+from sandboxrun.lifecycle.run import RunOptions, RunResult, run
 from sandboxrun.profile.loader import load
-from sandboxrun.workflow.converge import Settings
-from sandboxrun.workflow.oneoff import RunOptions, RunResult, run
+from sandboxrun.spec.project import Profile
 from tests.attacks.inside import exhaustion
 from tests.attacks.shipping import COMMAND, NAME, archive
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from sandboxrun.evidence.store import Store
-from sandboxrun.evidence.verify import verify_chain
+from sandboxrun.evidence.store import Store, verify_chain
 from tests.attacks.inside.record import TAMPERING, attack, held, won
 from tests.conftest import Cli, Ran
 

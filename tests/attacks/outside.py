@@ -12,9 +12,9 @@ from typing import Any
 import attrs
 import docker
 
-from sandboxrun.engine.client import Engine
-from sandboxrun.engine.connect import connect
-from sandboxrun.workflow import converge
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.connect import connect
+from sandboxrun.lifecycle import apply as converge
 from tests.attacks.cages import Cages, Ran
 from tests.attacks.shipping import COMMAND, NAME, archive, controlled, said_by
 from tests.attacks.weak import CAPABILITIES, tar_of

@@ -11,9 +11,9 @@ from typing import Any
 import attrs
 import docker
 
-from sandboxrun.engine.client import Engine
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.lifecycle import apply as converge
 from sandboxrun.plan.planner import Options
-from sandboxrun.workflow import converge
 from tests.attacks.cages import Cages, Ran
 from tests.attacks.left import OUTCOMES, Kept
 from tests.attacks.shipping import controlled, said_by

@@ -14,8 +14,8 @@ import docker
 import pytest
 
 from sandboxrun.evidence.index import Index
-from sandboxrun.evidence.outcome import How
-from sandboxrun.evidence.verify import verify_chain
+from sandboxrun.evidence.store import verify_chain
+from sandboxrun.spec.outcome import How
 from tests.attacks.cages import Cages, Ran
 from tests.attacks.inside.ending import ALONE
 from tests.attacks.shipping import COMMAND

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.engine import paths
-from sandboxrun.engine.connect import connect
-from sandboxrun.engine.paths import filters_paths
+from sandboxrun.backend.docker import filesystem as paths
+from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.filesystem import filters_paths
 from tests.attacks.cages import until
 from tests.engine.world import open_world
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.engine.client import Engine
-from sandboxrun.engine.connect import connect
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.connect import connect
 from sandboxrun.evidence.store import Store
+from sandboxrun.lifecycle import apply as converge
 from sandboxrun.profile.loader import load
-from sandboxrun.workflow import converge
 
 FIRST = """
 name: {project}

@@ -25,8 +25,7 @@ from pathlib import Path
 
 import attrs
 
-from sandboxrun.evidence.store import Store
-from sandboxrun.evidence.verify import verify_chain
+from sandboxrun.evidence.store import Store, verify_chain
 from scripts import engine
 from scripts.image import BUSYBOX
 from tests.engine.leftovers import sweep

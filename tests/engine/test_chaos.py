@@ -12,7 +12,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from sandboxrun.evidence.verify import verify_chain
+from sandboxrun.evidence.store import verify_chain
 from tests.engine.chaos import FIRST, RUNNING, SECOND, Project, calls_of, killed_at
 from tests.engine.own_engine import OwnEngine
 

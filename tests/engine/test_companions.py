@@ -90,7 +90,7 @@ def test_another_list_is_served_by_the_same_gateway_beside_the_same_sandbox(
 def test_rules_that_a_gateway_refuses_fail_at_once_and_the_old_ones_stay(
     world: World, engine_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sandboxrun.apply import gateways
+    from sandboxrun.backend.docker import companions as gateways
 
     whole, profile = gateways.rules_tar, world.profile({"a": allow("a.example.com:443")})
     world.apply(profile)
@@ -219,7 +219,7 @@ def test_a_gateway_that_is_gone_is_told_with_its_records(world: World, engine_cl
 def test_a_gateway_that_does_not_serve_lets_no_sandbox_start(
     world: World, engine_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sandboxrun.apply import gateways
+    from sandboxrun.backend.docker import companions as gateways
 
     whole = gateways.rules_tar
     monkeypatch.setattr(gateways, "rules_tar", lambda document: whole(document[:-9]))  # cut short

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from sandboxrun.lifecycle.waits import Waited, apply_and_wait
 from sandboxrun.plan.changes import Action, Reason
-from sandboxrun.workflow.waits import Waited, apply_and_wait
 from tests.engine.world import World, change, open_world
 
 

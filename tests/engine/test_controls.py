@@ -16,9 +16,9 @@ from typing import Any
 import docker
 import pytest
 
-from sandboxrun.engine.client import Engine
-from sandboxrun.engine.connect import connect
-from sandboxrun.model.seccomp import to_engine
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.connect import connect
+from sandboxrun.spec.seccomp import to_engine
 from tests.conftest import Cli
 
 Look = Callable[..., str]

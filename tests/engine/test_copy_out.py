@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.evidence.verify import verify_chain
-from sandboxrun.report.evidence_text import Run, evidence_text
-from sandboxrun.workflow.waits import apply_and_wait
+from sandboxrun.evidence.store import verify_chain
+from sandboxrun.lifecycle.waits import apply_and_wait
+from sandboxrun.report.evidence import Run, evidence_text
 from tests.engine.world import World, open_world
 
 SECRET = "hunter2-hunter2"

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from sandboxrun.errors import ApplyError, ExitCode
-from sandboxrun.evidence.outcome import How
-from sandboxrun.model.declared import Profile
+from sandboxrun.lifecycle import run as oneoff
+from sandboxrun.lifecycle.run import code_of
+from sandboxrun.lifecycle.waits import apply_and_wait, codes
 from sandboxrun.plan.planner import Options
-from sandboxrun.workflow import oneoff
-from sandboxrun.workflow.oneoff import code_of
-from sandboxrun.workflow.waits import apply_and_wait, codes
+from sandboxrun.spec.outcome import How
+from sandboxrun.spec.project import Profile
 from tests.conftest import Cli, Ran
 from tests.engine.world import World, open_world
 
@@ -117,7 +117,7 @@ def test_what_ended_past_its_timeout_is_told_as_that(world: World, code: int) ->
     trap = f"trap 'exit {code}' TERM; sleep 30 & wait"
     profile = world.profile({"slow": {"command": ["sh", "-c", trap], "lifetime": {"timeout": "1s"}}})
     world.apply(profile)
-    from sandboxrun.workflow.waits import wait_for
+    from sandboxrun.lifecycle.waits import wait_for
 
     wait_for(world.engine, profile, world.store, profile.sandboxes)
     assert dict(codes(world.engine, profile, world.store, profile.sandboxes)) == {"slow": ExitCode.TIMEOUT}

@@ -11,9 +11,9 @@ import docker
 import pytest
 
 from sandboxrun.errors import ApplyError
-from sandboxrun.model import labels as own
+from sandboxrun.lifecycle.waits import Waited, apply_and_wait
 from sandboxrun.plan.changes import Action
-from sandboxrun.workflow.waits import Waited, apply_and_wait
+from sandboxrun.spec import labels as own
 from tests.engine.world import World, change, open_world
 
 

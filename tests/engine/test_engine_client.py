@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.engine.client import Engine
-from sandboxrun.engine.connect import connect
-from sandboxrun.engine.errors import (
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.facts import engine_facts
+from sandboxrun.backend.errors import (
     EngineError,
     EngineTimeout,
     EngineUnreachable,
@@ -31,7 +32,6 @@ from sandboxrun.engine.errors import (
     RegistryError,
     Unsupported,
 )
-from sandboxrun.engine.facts import engine_facts
 from tests.engine.forwarders import certificates, ssh_command, tcp_forwarder
 from tests.engine.own_engine import OwnEngine
 from tests.engine.registry import LocalRegistry
@@ -506,7 +506,7 @@ def test_the_filesystem_of_a_remote_engine_is_not_shared(
 _ASK = """
 import sys
 sys.path[:0] = {path!r}
-from sandboxrun.engine.connect import connect
+from sandboxrun.backend.docker.connect import connect
 engine = connect({host!r})
 print(engine.shares_filesystem(), engine.filesystem_reason(), sep=": ")
 """

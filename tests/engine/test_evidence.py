@@ -15,16 +15,15 @@ import attrs
 import jsonschema
 import pytest
 
-from sandboxrun.engine.client import Engine
-from sandboxrun.engine.connect import connect
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.connect import connect
 from sandboxrun.evidence.capture import Captured, CaptureRequest, capture
 from sandboxrun.evidence.export import ExportLimits
-from sandboxrun.evidence.outcome import How, StoppedBy
 from sandboxrun.evidence.parts import CaptureLimits
-from sandboxrun.evidence.sampler import USAGE, Sampler
-from sandboxrun.evidence.staged import open_workspace, stage_workspace
-from sandboxrun.evidence.store import Store
-from sandboxrun.evidence.verify import verify_chain
+from sandboxrun.evidence.store import Store, verify_chain
+from sandboxrun.evidence.usage import USAGE, Sampler
+from sandboxrun.evidence.workspace import open_workspace, stage_workspace
+from sandboxrun.spec.outcome import How, StoppedBy
 from tests.conftest import Cli
 
 from .own_engine import OwnEngine
@@ -144,7 +143,7 @@ def test_out_of_memory(engine: Engine, store: Store, make: Make, request_of: Cap
 def test_a_program_that_is_not_there_and_a_container_nobody_started(
     engine: Engine, store: Store, make: Make, request_of: CaptureRequest
 ) -> None:
-    from sandboxrun.engine.errors import EngineError
+    from sandboxrun.backend.errors import EngineError
 
     broken = make("", Cmd=["/no/such/program"])
     with pytest.raises(EngineError):

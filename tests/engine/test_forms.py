@@ -11,9 +11,9 @@ import docker
 import pytest
 
 from sandboxrun.errors import PlanError
-from sandboxrun.model.codec import ImageConfig, encode
-from sandboxrun.model.declared import Profile
 from sandboxrun.plan.changes import Action, Reason
+from sandboxrun.spec.codec import ImageConfig, encode
+from sandboxrun.spec.project import Profile
 from tests.engine.world import World, change, open_world
 from tests.spellings import SPELLINGS
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import docker
 import pytest
 
-from sandboxrun.engine.client import Engine
-from sandboxrun.engine.connect import connect
-from sandboxrun.engine.errors import EngineError
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.errors import EngineError
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.gateway import image
 from tests.conftest import Cli

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.evidence.outcome import Ending, How
-from sandboxrun.model.declared import Profile
-from sandboxrun.probe.findings import Verdict
-from sandboxrun.workflow import oneoff
-from sandboxrun.workflow.running import verify_running
-from sandboxrun.workflow.verify import verify
+from sandboxrun.lifecycle import run as oneoff
+from sandboxrun.lifecycle.running import verify_running
+from sandboxrun.lifecycle.verify import verify
+from sandboxrun.probe.verdicts import Verdict
+from sandboxrun.spec.outcome import Ending, How
+from sandboxrun.spec.project import Profile
 from scripts import system
 from tests.engine.own_engine import open_engine, why_impossible
 from tests.engine.world import World, open_world

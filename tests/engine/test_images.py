@@ -8,11 +8,11 @@ from pathlib import Path
 import docker
 import pytest
 
-from sandboxrun.apply.events import StepDone, StepProgress
+from sandboxrun.backend.events import StepDone, StepProgress
 from sandboxrun.errors import ApplyError
+from sandboxrun.lifecycle import apply as converge
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Plan, Reason
-from sandboxrun.workflow import converge
 from tests.engine.registry import LocalRegistry
 from tests.engine.world import World, change, open_world
 

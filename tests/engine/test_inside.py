@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.model.declared import Profile
+from sandboxrun.spec.project import Profile
 from tests.engine.world import World, open_world
 
 MIB = 1 << 20

@@ -16,10 +16,10 @@ import docker
 import pytest
 
 from sandboxrun import SandboxService, Settings
-from sandboxrun.evidence.outcome import How
 from sandboxrun.evidence.store import STAGING, Store
-from sandboxrun.workflow import converge
-from sandboxrun.workflow.waits import apply_and_wait
+from sandboxrun.lifecycle import apply as converge
+from sandboxrun.lifecycle.waits import apply_and_wait
+from sandboxrun.spec.outcome import How
 from tests.conftest import Cli, Ran
 from tests.engine.world import World, change, open_world
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from sandboxrun.engine.client import Engine
-from sandboxrun.engine.connect import connect
-from sandboxrun.engine.lock import LABEL, LockHeld, LockLost, ProjectLock, project_lock
-from sandboxrun.engine.owner import this_process
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.lock import LABEL, LockHeld, LockLost, ProjectLock, project_lock
+from sandboxrun.backend.owner import this_process
 from tests.engine.own_engine import OwnEngine
 
 # Contends for the lock `rounds` times. While it holds it, it writes a file that no other may write, and counts on.
@@ -28,8 +28,8 @@ _CONTENDER = """
 import sys, time
 sys.path[:0] = {path!r}
 from pathlib import Path
-from sandboxrun.engine.connect import connect
-from sandboxrun.engine.lock import project_lock
+from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.lock import project_lock
 folder = Path({folder!r})
 with connect({host!r}) as engine:
     for _ in range({rounds}):
@@ -45,8 +45,8 @@ with connect({host!r}) as engine:
 _HOLDER = """
 import sys, time
 sys.path[:0] = {path!r}
-from sandboxrun.engine.connect import connect
-from sandboxrun.engine.lock import project_lock
+from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.lock import project_lock
 with project_lock(connect({host!r}), {project!r}, wait=0, lease={lease}):
     print("held", flush=True)
     time.sleep(600)

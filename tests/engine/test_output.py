@@ -19,15 +19,14 @@ import docker
 import pytest
 
 from sandboxrun import SandboxService, Settings
-from sandboxrun.apply.kept import KeptOutput
-from sandboxrun.apply.watch import Watch
-from sandboxrun.engine.client import Engine
-from sandboxrun.engine.connect import connect
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.connect import connect
 from sandboxrun.errors import ApplyError
-from sandboxrun.evidence.sampler import Sampler
 from sandboxrun.evidence.store import Store
+from sandboxrun.evidence.usage import Sampler
+from sandboxrun.lifecycle import run as oneoff
+from sandboxrun.lifecycle.watch import KeptOutput, Watch
 from sandboxrun.profile.loader import load
-from sandboxrun.workflow import oneoff
 from tests.conftest import Cli
 
 SLOW = "for i in 1 2 3 4; do echo line $i; sleep 0.5; done"

@@ -12,16 +12,16 @@ import attrs
 import docker
 import pytest
 
-from sandboxrun.apply.events import StepDone, StepFailed, StepSkipped, Undone
+from sandboxrun.backend.events import StepDone, StepFailed, StepSkipped, Undone
 from sandboxrun.errors import ApplyError, PlanError
-from sandboxrun.evidence.outcome import How
-from sandboxrun.model import labels as own
-from sandboxrun.model.declared import Profile
-from sandboxrun.model.observed import Ended, Running
+from sandboxrun.lifecycle import apply as converge
+from sandboxrun.lifecycle.saved import SavedPlan
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.planner import make_plan
-from sandboxrun.workflow import converge
-from sandboxrun.workflow.saved import SavedPlan
+from sandboxrun.spec import labels as own
+from sandboxrun.spec.outcome import How
+from sandboxrun.spec.project import Profile
+from sandboxrun.spec.state import Ended, Running
 from tests.engine.own_engine import open_engine, why_impossible
 from tests.engine.world import World, change, open_world
 

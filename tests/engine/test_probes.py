@@ -16,18 +16,16 @@ import attrs
 import docker
 import pytest
 
-from sandboxrun.engine.client import Engine
-from sandboxrun.engine.connect import connect
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.connect import connect
 from sandboxrun.evidence.store import Store
-from sandboxrun.model.declared import Profile
-from sandboxrun.probe.controls import BY_ID, CONTROLS
-from sandboxrun.probe.findings import Verdict
-from sandboxrun.probe.judge import failed, judge
-from sandboxrun.probe.output import complete
-from sandboxrun.probe.types import Context, Phase, Seen
+from sandboxrun.lifecycle.apply import Settings
+from sandboxrun.lifecycle.probing import Prober
+from sandboxrun.probe.controls import BY_ID, CONTROLS, failed, judge
+from sandboxrun.probe.program import complete
+from sandboxrun.probe.verdicts import Context, Phase, Seen, Verdict
 from sandboxrun.profile.loader import load_data
-from sandboxrun.workflow.converge import Settings
-from sandboxrun.workflow.probing import Prober
+from sandboxrun.spec.project import Profile
 
 SECRET = "a value that no output may hold"
 SAME_RUN = [one.id for one in CONTROLS if one.id.startswith("gateway-")]  # their negative control is no weak sandbox

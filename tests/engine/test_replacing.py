@@ -11,8 +11,8 @@ import docker
 import pytest
 
 from sandboxrun.errors import SandboxrunError
-from sandboxrun.evidence.outcome import How
-from sandboxrun.evidence.verify import verify_chain
+from sandboxrun.evidence.store import verify_chain
+from sandboxrun.spec.outcome import How
 from tests.conftest import Cli
 from tests.engine.chaos import Project, killed_at
 from tests.engine.world import World, open_world

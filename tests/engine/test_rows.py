@@ -9,12 +9,12 @@ from typing import Any
 import attrs
 import pytest
 
-from sandboxrun.model.codec import without_inherited
-from sandboxrun.model.declared import Profile
-from sandboxrun.model.option import Effect, value_of
-from sandboxrun.model.spec import BY_KEY, ROWS
 from sandboxrun.plan.changes import Action
 from sandboxrun.plan.diff import compare
+from sandboxrun.spec.codec import without_inherited
+from sandboxrun.spec.option import Effect, value_of
+from sandboxrun.spec.project import Profile
+from sandboxrun.spec.spec import BY_KEY, ROWS
 from tests.engine.world import World, change, open_world
 
 UNSET = object()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sandboxrun.errors import PlanError
-from sandboxrun.model.declared import Profile
-from sandboxrun.workflow.saved import SavedPlan, read_saved, write_saved
+from sandboxrun.lifecycle.saved import SavedPlan, read_saved, write_saved
+from sandboxrun.spec.project import Profile
 from tests.engine.world import World, open_world
 
 

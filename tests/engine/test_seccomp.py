@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.model.declared import Profile
-from sandboxrun.model.seccomp.allowed import ALLOWED
-from sandboxrun.model.seccomp.refused import REFUSED, REFUSED_SOCKETS
+from sandboxrun.spec.project import Profile
+from sandboxrun.spec.seccomp.allowed import ALLOWED
+from sandboxrun.spec.seccomp.refused import REFUSED, REFUSED_SOCKETS
 from tests.engine import calls
 from tests.engine.calls import ENOSYS, EPERM, SIGSYS
 from tests.engine.world import World, open_world

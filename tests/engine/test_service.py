@@ -16,16 +16,16 @@ import docker
 import pytest
 
 from sandboxrun import Sandbox, SandboxService, Settings, Verdict
-from sandboxrun.api.commands import ExecTimeout
-from sandboxrun.engine.client import Engine
-from sandboxrun.engine.errors import EngineUnreachable, NotFound
+from sandboxrun.api.sandbox import ExecTimeout
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.errors import EngineUnreachable, NotFound
 from sandboxrun.errors import ApplyError, PlanError, ProfileError, UsageError
 from sandboxrun.evidence.index import EvidenceError
-from sandboxrun.evidence.outcome import How
-from sandboxrun.evidence.verify import verify_chain
+from sandboxrun.evidence.store import verify_chain
+from sandboxrun.lifecycle import apply as converge
+from sandboxrun.lifecycle.waits import WaitTimeout
 from sandboxrun.profile.loader import load_data
-from sandboxrun.workflow import converge
-from sandboxrun.workflow.waits import WaitTimeout
+from sandboxrun.spec.outcome import How
 from tests.engine.chaos import killed_at
 
 SLEEP = ["sleep", "600"]

@@ -20,10 +20,10 @@ import pytest
 
 from sandboxrun import AgentResult, AgentSession, AgentSpawner, SandboxService, Settings
 from sandboxrun.api.processes import ProcessFailed
-from sandboxrun.engine.errors import EngineUnreachable
+from sandboxrun.backend.errors import EngineUnreachable
 from sandboxrun.errors import ApplyError, UsageError
-from sandboxrun.evidence.outcome import How
-from sandboxrun.workflow.waits import WaitTimeout
+from sandboxrun.lifecycle.waits import WaitTimeout
+from sandboxrun.spec.outcome import How
 from tests.engine.own_engine import OwnEngine
 
 PATIENCE = 120  # seconds; no test needs them

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import docker
 import pytest
 
-from sandboxrun.engine.connect import connect
-from sandboxrun.engine.errors import NotFound
-from sandboxrun.engine.streams import file_mode
+from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.streams import file_mode
+from sandboxrun.backend.errors import NotFound
 from tests.conftest import Cli
 
 

@@ -15,16 +15,16 @@ import docker
 import jsonschema
 import pytest
 
-from sandboxrun.apply.session import Made, Session
-from sandboxrun.engine.connect import connect
+from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.session import Made, Session
 from sandboxrun.errors import ApplyError
 from sandboxrun.evidence.store import Store
-from sandboxrun.model.declared import DeclaredSandbox
-from sandboxrun.probe.findings import Verdict
+from sandboxrun.lifecycle import apply as converge
+from sandboxrun.lifecycle.verify import Proving
+from sandboxrun.probe.verdicts import Verdict
+from sandboxrun.profile.files import bases
 from sandboxrun.profile.loader import load
-from sandboxrun.profile.shipped import bases
-from sandboxrun.workflow import converge
-from sandboxrun.workflow.proving import Proving
+from sandboxrun.spec.project import DeclaredSandbox
 from tests.conftest import Cli, Ran
 from tests.engine.own_engine import OwnEngine
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sandboxrun.errors import ApplyError
+from sandboxrun.lifecycle import run as oneoff
 from sandboxrun.plan import operations as op
-from sandboxrun.workflow import oneoff
 from tests.engine.world import World, open_world
 
 

@@ -13,12 +13,12 @@ import pytest
 
 from sandboxrun import SandboxService, Settings
 from sandboxrun.errors import ApplyError, PlanError, ProfileError
-from sandboxrun.model import labels
-from sandboxrun.model.declared import Profile
-from sandboxrun.model.guard import GUARDS
-from sandboxrun.model.option import to_plain
 from sandboxrun.plan.changes import Action
 from sandboxrun.profile.loader import load
+from sandboxrun.spec import labels
+from sandboxrun.spec.guard import GUARDS
+from sandboxrun.spec.option import to_plain
+from sandboxrun.spec.project import Profile
 from tests.engine.chaos import Project, killed_at
 from tests.engine.world import World, change, open_world
 
@@ -171,7 +171,7 @@ def test_what_is_not_really_mounted_is_told(world: World) -> None:
     world.apply(profile)
     observed = world.observed(profile, "a")
     mounts = observed.inspect["Mounts"]
-    from sandboxrun.model.observed import observe
+    from sandboxrun.spec.state import observe
 
     for gone in (".git", ".sandboxrun"):
         left = [mount for mount in mounts if mount["Destination"] != f"/workspace/{gone}"]

@@ -9,17 +9,17 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.apply.events import Event
-from sandboxrun.engine.client import Engine
-from sandboxrun.engine.connect import connect
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.observe import take_snapshot
+from sandboxrun.backend.events import Event
 from sandboxrun.evidence.store import Store
-from sandboxrun.model.declared import Profile
-from sandboxrun.model.observed import ObservedSandbox, Snapshot
+from sandboxrun.lifecycle import apply as converge
 from sandboxrun.plan.changes import Change, Plan
 from sandboxrun.plan.planner import Options
 from sandboxrun.profile.loader import load_data
-from sandboxrun.workflow import converge
-from sandboxrun.workflow.observe import take_snapshot
+from sandboxrun.spec.project import Profile
+from sandboxrun.spec.state import ObservedSandbox, Snapshot
 
 
 @attrs.define(kw_only=True)

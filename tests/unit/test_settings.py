@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sandboxrun import Settings
-from sandboxrun.api.declare import declare
+from sandboxrun.api.lifecycle import declare
 from sandboxrun.errors import UsageError
-from sandboxrun.model.types import freeze
+from sandboxrun.spec.types import freeze
 
 
 def test_nothing_set_is_the_default_sandbox_and_sandboxing_is_on() -> None:

@@ -11,14 +11,14 @@ import click
 from sandboxrun.cli import options as opt
 
 if TYPE_CHECKING:
+    from sandboxrun.backend.docker.client import Engine
     from sandboxrun.cli.changing import Telling
     from sandboxrun.cli.signals import CleanStop
-    from sandboxrun.engine.client import Engine
     from sandboxrun.evidence.store import Store
-    from sandboxrun.model.declared import Profile
+    from sandboxrun.lifecycle.apply import Settings
+    from sandboxrun.lifecycle.saved import SavedPlan
     from sandboxrun.plan.planner import Options
-    from sandboxrun.workflow.converge import Settings
-    from sandboxrun.workflow.saved import SavedPlan
+    from sandboxrun.spec.project import Profile
 
 
 @click.command()
@@ -92,20 +92,20 @@ def _carry_out(
 ) -> int:
     """The change, told; the exit code."""
     if wait:
-        from sandboxrun.workflow.waits import apply_and_wait
+        from sandboxrun.lifecycle.waits import apply_and_wait
 
         waited = apply_and_wait(*project, patience=patience, **change)
         telling.waited(waited)
         return waited.exit_code
-    from sandboxrun.workflow import converge
+    from sandboxrun.lifecycle import apply as converge
 
     telling.ended(converge.apply(*project, **change))
     return 0
 
 
 def _settings(telling: Telling, stopping: CleanStop, parallelism: int, lock_timeout: float) -> Settings:
-    from sandboxrun.engine.owner import process_began
-    from sandboxrun.workflow.converge import Settings
+    from sandboxrun.backend.owner import process_began
+    from sandboxrun.lifecycle.apply import Settings
 
     return Settings(
         parallelism=parallelism,
@@ -137,7 +137,7 @@ def _profile(given: opt.Given, planfile: Path | None, chosen: Options) -> tuple[
             "a saved plan says itself what it is of: --file, --target, --replace, --rerun and --refresh-only "
             "do not go with it"
         )
-    from sandboxrun.workflow.saved import read_saved
+    from sandboxrun.lifecycle.saved import read_saved
 
     saved = read_saved(planfile)
     return load_saved(given, saved), saved

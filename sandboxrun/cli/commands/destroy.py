@@ -35,7 +35,7 @@ def destroy(
 
     opt.check_json_asks_nobody(as_json, yes)
     profile = load_profile(given)
-    from sandboxrun.workflow import converge
+    from sandboxrun.lifecycle import apply as converge
 
     with CleanStop() as stopping, open_engine(host, parallelism) as engine, Telling(talk, as_json) as telling:
         settings = converge.Settings(

@@ -11,10 +11,10 @@ from sandboxrun.cli import options as opt
 from sandboxrun.cli.output import json_text, note, result
 
 if TYPE_CHECKING:
-    from sandboxrun.engine.client import Engine
-    from sandboxrun.engine.connect import Endpoint
+    from sandboxrun.backend.docker.client import Engine
+    from sandboxrun.backend.docker.connect import Endpoint
     from sandboxrun.errors import Diagnostic, SandboxrunError
-    from sandboxrun.model.declared import Profile
+    from sandboxrun.spec.project import Profile
 
 
 @click.command()
@@ -25,8 +25,8 @@ def doctor(given: opt.Given, host: str | None, as_json: bool) -> int:
 
     Exits with 1 when something could not be enforced, or when no engine answers.
     """
-    from sandboxrun.engine.connect import connect, resolve
-    from sandboxrun.engine.errors import EngineError
+    from sandboxrun.backend.docker.connect import connect, resolve
+    from sandboxrun.backend.errors import EngineError
 
     endpoint = resolve(host, os.environ)
     try:
@@ -38,9 +38,9 @@ def doctor(given: opt.Given, host: str | None, as_json: bool) -> int:
 
 
 def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given, as_json: bool) -> int:
+    from sandboxrun.backend.docker.facts import engine_facts
+    from sandboxrun.backend.docker.filesystem import filters_paths
     from sandboxrun.cli import doctoring
-    from sandboxrun.engine.facts import engine_facts
-    from sandboxrun.engine.paths import filters_paths
 
     facts = engine_facts(engine.version(), engine.info(), engine.networks())
     shares, why = engine.shares_filesystem(), engine.filesystem_reason()
@@ -82,8 +82,8 @@ def _profile(given: opt.Given) -> Profile:
 
 
 def _faults(engine: Engine, profile: Profile) -> list[Diagnostic]:
+    from sandboxrun.backend.docker.observe import offers_of
     from sandboxrun.plan.preflight import preflight
-    from sandboxrun.workflow.observe import offers_of
 
     return preflight(profile.sandboxes, profile, offers_of(engine, engine.info(), profile.sandboxes))
 

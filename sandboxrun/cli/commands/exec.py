@@ -10,9 +10,9 @@ import click
 from sandboxrun.cli import options as opt
 
 if TYPE_CHECKING:
-    from sandboxrun.engine.client import Engine
-    from sandboxrun.model.declared import Profile
-    from sandboxrun.model.observed import ObservedSandbox
+    from sandboxrun.backend.docker.client import Engine
+    from sandboxrun.spec.project import Profile
+    from sandboxrun.spec.state import ObservedSandbox
 
 
 @click.command(name="exec", context_settings={"allow_interspersed_args": False})
@@ -92,7 +92,7 @@ def the_running(engine: Engine, profile: Profile, name: str) -> ObservedSandbox:
     """The one running container that `name` means. Raises UsageError for none or several."""
     from sandboxrun.cli.running import check_names, matches, observed
     from sandboxrun.errors import SandboxrunError, UsageError
-    from sandboxrun.model.observed import Running
+    from sandboxrun.spec.state import Running
 
     there = observed(engine, profile)
     check_names((name,), [*(s.address for s in profile.sandboxes), *(o.address for o in there)])

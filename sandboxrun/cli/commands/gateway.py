@@ -10,7 +10,7 @@ from sandboxrun.cli import options as opt
 from sandboxrun.cli.output import note, result
 
 if TYPE_CHECKING:
-    from sandboxrun.engine.client import Engine
+    from sandboxrun.backend.docker.client import Engine
 
 
 @click.group()

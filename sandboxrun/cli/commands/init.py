@@ -72,7 +72,7 @@ sandboxes:
 def init(file: Path, image: str, talk: Talk) -> None:
     """Write a commented profile, FILE or sandbox.yaml, and its schema for editors. Nothing is overwritten."""
     from sandboxrun.errors import UsageError
-    from sandboxrun.profile.shipped import bases
+    from sandboxrun.profile.files import bases
 
     _check_image(image)
     directory = Path(os.path.abspath(file)).parent
@@ -92,8 +92,8 @@ def init(file: Path, image: str, talk: Talk) -> None:
 
 def _check_image(image: str) -> None:
     from sandboxrun.errors import Problems, UsageError
-    from sandboxrun.model.spec import BY_KEY
     from sandboxrun.source import node_of
+    from sandboxrun.spec.spec import BY_KEY
 
     problems = Problems()
     BY_KEY["image"].type.parse(node_of(image), problems)

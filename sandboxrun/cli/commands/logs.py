@@ -11,12 +11,11 @@ import click
 from sandboxrun.cli import options as opt
 
 if TYPE_CHECKING:
+    from sandboxrun.backend.docker.client import Engine
     from sandboxrun.cli.lines import Lines
-    from sandboxrun.engine.client import Engine
-    from sandboxrun.evidence.chain import Entry
-    from sandboxrun.evidence.store import Store
-    from sandboxrun.model.declared import Profile
-    from sandboxrun.model.observed import ObservedSandbox
+    from sandboxrun.evidence.store import Entry, Store
+    from sandboxrun.spec.project import Profile
+    from sandboxrun.spec.state import ObservedSandbox
 
 _CHUNK = 1 << 20  # bytes
 _TAILED = 256 << 20  # bytes at a log's end in which `--tail` finds its lines
@@ -91,7 +90,7 @@ def _kept(store: Store, profile: Profile, live: set[str]) -> dict[str, Entry]:
 def _from_evidence(store: Store, entry: Entry, lines: Lines, tail: int | None, talk: opt.Talk) -> None:
     from sandboxrun.cli.output import note
     from sandboxrun.evidence.errors import EvidenceError
-    from sandboxrun.evidence.staged import STDERR, STDOUT
+    from sandboxrun.evidence.workspace import STDERR, STDOUT
 
     note(f"{entry.sandbox} has been torn down; this is from its evidence, {entry.folder}", quiet=talk.quiet)
     for stream, name in ((1, STDOUT), (2, STDERR)):
@@ -119,13 +118,13 @@ def _from_engine(
     """Each container's log; with `follow`, all at once and until each has ended."""
     from functools import partial
 
-    from sandboxrun.engine.together import begin
     from sandboxrun.report.streams import reader_gone
+    from sandboxrun.threads import begin
 
     faults: list[BaseException] = []
 
     def copy(label: str, sandbox: ObservedSandbox) -> None:
-        from sandboxrun.engine.errors import NotFound
+        from sandboxrun.backend.errors import NotFound
 
         try:
             with engine.logs(sandbox.id, follow=follow, tail=tail, timestamps=timestamps) as output:

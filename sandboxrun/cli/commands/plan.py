@@ -47,8 +47,8 @@ def plan(
 
     form = opt.chosen_format(form, as_json)
     profile = load_profile(given)
+    from sandboxrun.lifecycle import apply as planning
     from sandboxrun.plan.planner import Options
-    from sandboxrun.workflow import planning
 
     store = open_store(profile, given)
     chosen = Options(targets=targets, replace=replace, rerun=rerun, refresh_only=refresh_only)
@@ -64,7 +64,7 @@ def plan(
         tell_all(warnings(made))
     result(plan_in(form, made))
     if out is not None:
-        from sandboxrun.workflow.saved import write_saved
+        from sandboxrun.lifecycle.saved import write_saved
 
         write_saved(out, made, files=profile_files(given), directory=profile.directory, options=chosen)
         note(f"saved: `sandboxrun apply {out}` carries out exactly this", quiet=talk.quiet)
@@ -91,11 +91,11 @@ def plan_in(form: str, made: Plan) -> str:
     """The plan in one of the formats."""
     match form:
         case "json":
-            from sandboxrun.report.plan_json import plan_json
+            from sandboxrun.report.plan import plan_json
 
             return json_text(plan_json(made))
         case "markdown":
-            from sandboxrun.report.plan_markdown import plan_markdown
+            from sandboxrun.report.plan import plan_markdown
 
             return plan_markdown(made)
         case "github":

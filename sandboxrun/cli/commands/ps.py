@@ -12,8 +12,8 @@ from sandboxrun.cli.output import json_text, note, result
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
-    from sandboxrun.model.declared import Profile
-    from sandboxrun.model.observed import ObservedSandbox, Snapshot, State
+    from sandboxrun.spec.project import Profile
+    from sandboxrun.spec.state import ObservedSandbox, Snapshot, State
 
 
 class Line(NamedTuple):
@@ -51,8 +51,8 @@ def ps(
 
     profile = load_profile(given)
     store = open_store(profile, given)
+    from sandboxrun.backend.docker.observe import take_snapshot
     from sandboxrun.cli.running import check_names, matches
-    from sandboxrun.workflow.observe import take_snapshot
 
     with open_engine(host) as engine:
         snapshot = take_snapshot(engine, profile, store)
@@ -73,7 +73,7 @@ def ps(
 
 def _live(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> Line:
     from sandboxrun.errors import ExitCode
-    from sandboxrun.model.observed import Ended
+    from sandboxrun.spec.state import Ended
 
     state = sandbox.state
     return Line(
@@ -94,7 +94,7 @@ def _live(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> Lin
 
 def state_words(state: State) -> str:
     """A state in a word or two."""
-    from sandboxrun.model.observed import Created, Ended, Running
+    from sandboxrun.spec.state import Created, Ended, Running
 
     match state:
         case Created():
@@ -114,7 +114,7 @@ def state_words(state: State) -> str:
 
 
 def _since(state: State) -> datetime | None:
-    from sandboxrun.model.observed import Created, Ended, Running
+    from sandboxrun.spec.state import Created, Ended, Running
 
     match state:
         case Created():
@@ -133,8 +133,8 @@ def _time(when: datetime | None) -> str | None:
 
 def _differs(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> str:
     """What is not as declared, in words; "" where all is."""
-    from sandboxrun.model.observed import Running
     from sandboxrun.plan.decide import differences
+    from sandboxrun.spec.state import Running
 
     declared = profile.sandbox(sandbox.address)
     if sandbox.one_off:
@@ -153,7 +153,7 @@ def _differs(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> 
 def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
     """The runs that were torn down, oldest first."""
     from sandboxrun.evidence.errors import EvidenceError
-    from sandboxrun.workflow.waits import recorded_code
+    from sandboxrun.lifecycle.waits import recorded_code
 
     lines = []
     for entry in store.entries(profile.project):
@@ -204,7 +204,7 @@ def _text(lines: list[Line], now: datetime) -> str:
 
 
 def _row(line: Line, now: datetime) -> tuple[str, ...]:
-    from sandboxrun.model.units import format_size
+    from sandboxrun.spec.types import format_size
 
     return (
         line.address,
@@ -219,7 +219,7 @@ def _row(line: Line, now: datetime) -> tuple[str, ...]:
 
 
 def _kept_row(line: Line, now: datetime) -> tuple[str, ...]:
-    from sandboxrun.report.evidence_text import duration
+    from sandboxrun.report.evidence import duration
 
     ran = duration(line.ran_seconds) if line.ran_seconds is not None else ""
     return line.address, line.state, _ago(line.since, now), ran, (line.evidence or "").rpartition("/")[2]
@@ -232,8 +232,8 @@ def _printable(cells: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _ago(since: str | None, now: datetime) -> str:
-    from sandboxrun.model.observed import parse_time
-    from sandboxrun.report.evidence_text import duration
+    from sandboxrun.report.evidence import duration
+    from sandboxrun.spec.state import parse_time
 
     then = parse_time(since)
     if then is None:

@@ -14,9 +14,9 @@ from sandboxrun.cli import options as opt
 
 if TYPE_CHECKING:
     from sandboxrun.cli.terminal import TerminalPump
-    from sandboxrun.model.declared import DeclaredSandbox, Profile
+    from sandboxrun.lifecycle.run import RunFailed, Runner, RunResult
     from sandboxrun.plan.changes import Plan
-    from sandboxrun.workflow.oneoff import RunFailed, Runner, RunResult
+    from sandboxrun.spec.project import DeclaredSandbox, Profile
 
 
 @click.command(cls=opt.WithCommand)
@@ -86,9 +86,9 @@ def _carry_out(
     from sandboxrun.cli.lines import Lines
     from sandboxrun.cli.project import open_engine, open_store
     from sandboxrun.cli.signals import Forwarding
+    from sandboxrun.lifecycle.apply import Settings
+    from sandboxrun.lifecycle.run import Runner, RunOptions, code_of
     from sandboxrun.plan.planner import with_dependencies
-    from sandboxrun.workflow.converge import Settings
-    from sandboxrun.workflow.oneoff import Runner, RunOptions, code_of
 
     every = [s.address for s in with_dependencies(profile, chosen)]
     lines = Lines(every, raw=raw or interactive, aside=as_json, sensitive=profile.sensitive)
@@ -128,7 +128,7 @@ def _run(
     import attrs
 
     from sandboxrun.errors import ApplyError
-    from sandboxrun.workflow.oneoff import RunFailed
+    from sandboxrun.lifecycle.run import RunFailed
 
     try:
         return runner.run(chosen), None
@@ -174,7 +174,7 @@ def _report(results: tuple[RunResult, ...], profile: Profile, as_json: bool, tal
 
     from sandboxrun.cli.changing import run_of
     from sandboxrun.cli.output import json_text, note, result
-    from sandboxrun.report.evidence_text import evidence_plain, evidence_text
+    from sandboxrun.report.evidence import evidence_plain, evidence_text
 
     runs = [run_of(one, profile) for one in results]
     if as_json:

@@ -29,6 +29,6 @@ def schema(**asked: bool) -> None:
 
 
 def _shipped(name: str) -> str:
-    from sandboxrun.profile.shipped import data_directory
+    from sandboxrun.profile.files import data_directory
 
     return (data_directory("schemas") / f"{name}.schema.json").read_text(encoding="utf-8")

@@ -13,9 +13,9 @@ from sandboxrun.cli.output import coloured, json_text, note, result, terminal_wi
 _CONNECTIONS = 16  # of the probes that run side by side, four each
 
 if TYPE_CHECKING:
-    from sandboxrun.model.declared import Profile
-    from sandboxrun.probe.findings import Finding
+    from sandboxrun.probe.verdicts import Finding
     from sandboxrun.report.verify import Report
+    from sandboxrun.spec.project import Profile
 
 
 @click.command()
@@ -62,7 +62,7 @@ def _running(
     profile: Profile, names: tuple[str, ...], given: opt.Given, host: str | None, parallelism: int
 ) -> tuple[Finding, ...]:
     from sandboxrun.cli.project import open_engine, open_store
-    from sandboxrun.workflow.running import verify_running
+    from sandboxrun.lifecycle.running import verify_running
 
     with open_engine(host, parallelism) as engine:
         return verify_running(engine, profile, open_store(profile, given), names)
@@ -81,10 +81,10 @@ def _probed(
 
     from sandboxrun.cli.project import open_engine
     from sandboxrun.cli.signals import Forwarding
+    from sandboxrun.lifecycle.apply import Settings
+    from sandboxrun.lifecycle.probing import Interrupted
+    from sandboxrun.lifecycle.verify import Verification
     from sandboxrun.plan.planner import select
-    from sandboxrun.workflow.converge import Settings
-    from sandboxrun.workflow.probing import Interrupted
-    from sandboxrun.workflow.verify import Verification
 
     chosen = select(profile, names)
     with open_engine(host, max(parallelism, _CONNECTIONS)) as engine:
@@ -109,13 +109,13 @@ def report_in(form: str, report: Report) -> str:
     """The report in one of the formats."""
     match form:
         case "json":
-            from sandboxrun.report.verify_json import verify_json
+            from sandboxrun.report.verify import verify_json
 
             return json_text(verify_json(report))
         case "markdown":
-            from sandboxrun.report.verify_markdown import verify_markdown
+            from sandboxrun.report.verify import verify_markdown
 
             return verify_markdown(report)
-    from sandboxrun.report.verify_text import verify_text
+    from sandboxrun.report.verify import verify_text
 
     return verify_text(report, width=terminal_width(), colour=coloured(sys.stdout))

@@ -31,9 +31,9 @@ def wait(
     from sandboxrun.cli.project import load_profile, open_engine, open_store
 
     profile = load_profile(given)
-    from sandboxrun.engine.owner import process_began
+    from sandboxrun.backend.owner import process_began
+    from sandboxrun.lifecycle.waits import wait_for, without_code
     from sandboxrun.plan.planner import select
-    from sandboxrun.workflow.waits import wait_for, without_code
 
     chosen = select(profile, names)
     store = open_store(profile, given)

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from sandboxrun.api import gate as gates
-from sandboxrun.api.gate import Gate
+from sandboxrun.api import lifecycle as gates
+from sandboxrun.api.lifecycle import Gate
 
 
 class Lock:

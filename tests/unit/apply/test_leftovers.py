@@ -13,13 +13,13 @@ from typing import Any
 import attrs
 import pytest
 
-from sandboxrun.apply.holding import held
-from sandboxrun.apply.leftovers import collect, keep, scratch
+from sandboxrun.backend.docker.holding import held
+from sandboxrun.backend.docker.leftovers import collect, keep, scratch
 from sandboxrun.evidence.state import state_path
 from sandboxrun.evidence.store import Store
-from sandboxrun.model import labels
-from sandboxrun.model.declared import DeclaredSandbox
 from sandboxrun.profile.loader import load
+from sandboxrun.spec import labels
+from sandboxrun.spec.project import DeclaredSandbox
 
 
 @attrs.define(kw_only=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.model.objects import FileSpec
-from sandboxrun.profile.contents import content_of
+from sandboxrun.profile.objects import content_of
+from sandboxrun.spec.project import FileSpec
 
 from .conftest import Say
 

@@ -17,6 +17,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from sandboxrun.backend.docker.connect import resolve
 from sandboxrun.cli import doctoring
 from sandboxrun.cli.commands.logs import last_lines
 from sandboxrun.cli.commands.wait import first_failure
@@ -24,7 +25,6 @@ from sandboxrun.cli.lines import LONGEST, Lines, OutputFailed
 from sandboxrun.cli.options import Seconds, WithCommand
 from sandboxrun.cli.running import matches
 from sandboxrun.cli.signals import CleanStop, Forwarding
-from sandboxrun.engine.connect import resolve
 from sandboxrun.errors import PlanError
 from sandboxrun.plan.changes import Plan
 

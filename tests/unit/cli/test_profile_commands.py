@@ -12,9 +12,9 @@ import yaml
 
 from sandboxrun.cli import explaining
 from sandboxrun.errors import Problems
-from sandboxrun.model.spec import ROWS, SpecType
 from sandboxrun.profile.schema import schema_text
 from sandboxrun.source import node_of
+from sandboxrun.spec.spec import ROWS, SpecType
 
 from .conftest import Say
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.engine.addresses import host_addresses
-from sandboxrun.engine.transport import Unreachable
+from sandboxrun.backend.docker.addresses import host_addresses
+from sandboxrun.backend.docker.transport import Unreachable
 
 
 class Reached:

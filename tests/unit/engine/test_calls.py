@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxrun.engine.calls import label_filter, quote, target
-from sandboxrun.engine.clock import parse_date
-from sandboxrun.engine.containers import named, path_of
-from sandboxrun.engine.errors import EngineError
-from sandboxrun.engine.jsonlines import json_lines
-from sandboxrun.engine.together import together
+from sandboxrun.backend.docker.calls import label_filter, quote, target
+from sandboxrun.backend.docker.clock import parse_date
+from sandboxrun.backend.docker.containers import named, path_of
+from sandboxrun.backend.docker.jsonlines import json_lines
+from sandboxrun.backend.errors import EngineError
+from sandboxrun.threads import together
 
 
 @given(st.text())

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.engine.connect import DEFAULT, Tls, connect, resolve
-from sandboxrun.engine.dial import ssh_command
-from sandboxrun.engine.errors import EngineUnreachable
+from sandboxrun.backend.docker.connect import DEFAULT, Tls, connect, resolve
+from sandboxrun.backend.docker.dial import ssh_command
+from sandboxrun.backend.errors import EngineUnreachable
 from sandboxrun.errors import UsageError
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sandboxrun.engine.client import Engine
-from sandboxrun.engine.connect import Endpoint, open_transport
-from sandboxrun.engine.errors import EngineError, EngineTimeout, EngineUnreachable
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.connect import Endpoint, open_transport
+from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
 
 Script = Callable[[socket.socket, int], None]
 Peer = Callable[[Script], Engine]

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sandboxrun.engine.calls import translated
-from sandboxrun.engine.errors import (
-    EngineError,
-    EngineTimeout,
-    EngineUnreachable,
-    NameConflict,
-    NotFound,
-    failure,
-)
-from sandboxrun.engine.transport import Broken, TimedOut, Unreachable
+from sandboxrun.backend.docker.calls import translated
+from sandboxrun.backend.docker.transport import Broken, TimedOut, Unreachable
+from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NameConflict, NotFound, failure
 from sandboxrun.errors import did_you_mean
 
 CONFLICT = 'Conflict. The container name "/demo-a" is already in use by container "0123". You have to remove it.'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandboxrun.engine.facts import DEFAULT_POOLS, Pool, Quota, engine_facts, free_subnets
+from sandboxrun.backend.docker.facts import DEFAULT_POOLS, Pool, Quota, engine_facts, free_subnets
 
 VERSION = {
     "Version": "20.10.24",

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.engine.credentials import registry_auth
-from sandboxrun.engine.errors import EngineError
-from sandboxrun.engine.images import split_reference
+from sandboxrun.backend.docker.credentials import registry_auth
+from sandboxrun.backend.docker.images import split_reference
+from sandboxrun.backend.errors import EngineError
 
 DIGEST = "sha256:" + "a" * 64
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from sandboxrun.engine.lock import LEASE, claim_of
-from sandboxrun.engine.owner import decode, this_process
+from sandboxrun.backend.docker.lock import LEASE, claim_of
+from sandboxrun.backend.owner import decode, this_process
 
 SINCE = datetime(2026, 11, 24, 10, 0, 0, tzinfo=UTC)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.engine.client import Engine
-from sandboxrun.engine.dial import dial_unix
-from sandboxrun.engine.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound, Unsupported
-from sandboxrun.engine.unix import SocketTransport
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.dial import dial_unix
+from sandboxrun.backend.docker.unix import SocketTransport
+from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound, Unsupported
 
 Script = Callable[[socket.socket, int], None]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"

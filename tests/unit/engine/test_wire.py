@@ -9,8 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxrun.engine.transport import Broken
-from sandboxrun.engine.wire import MAX_FIELDS, MAX_HEAD, ChunkedBody, OpenBody, Reader, SizedBody, body_of, parse_head
+from sandboxrun.backend.docker.transport import Broken
+from sandboxrun.backend.docker.wire import (
+    MAX_FIELDS,
+    MAX_HEAD,
+    ChunkedBody,
+    OpenBody,
+    Reader,
+    SizedBody,
+    body_of,
+    parse_head,
+)
 
 
 def reader(data: bytes, piece: int = 65536) -> Reader:

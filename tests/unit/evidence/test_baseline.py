@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.evidence.baseline import LEADING, pack
 from sandboxrun.evidence.index import EvidenceError
-from sandboxrun.evidence.sourcetree import WorkspaceLimits
-from sandboxrun.evidence.staged import baseline_of, content_now, open_workspace, stage_workspace, staged_content
 from sandboxrun.evidence.store import Store
+from sandboxrun.evidence.workspace import (
+    LEADING,
+    WorkspaceLimits,
+    baseline_of,
+    content_now,
+    open_workspace,
+    pack,
+    stage_workspace,
+    staged_content,
+)
 
 
 def packed(source: Path, **options: object) -> dict[str, tarfile.TarInfo]:

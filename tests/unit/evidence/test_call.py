@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from sandboxrun.evidence.call import Call
+from sandboxrun.evidence.capture import Call
 
 
 def test_what_a_call_gives_or_raises_comes_through() -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sandboxrun.evidence.egress import Counted
+from sandboxrun.evidence.parts import Counted
 
 READY = {"event": "ready", "digest": "sha256:0"}
 ASKED = {"event": "request", "verdict": "denied", "host": "example.com", "port": 443}

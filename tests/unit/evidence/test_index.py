@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 
 from sandboxrun.evidence.index import Digests, EvidenceError, Index, Kept, Missing, Refused
-from sandboxrun.evidence.outcome import Ending, How
 from sandboxrun.evidence.usage import Usage
+from sandboxrun.spec.outcome import Ending, How
 
 SCHEMA = json.loads(Path(__file__, "../../../../schemas/evidence.schema.json").resolve().read_bytes())
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.evidence.outcome import NEVER, Ending, History, How, StoppedBy, decide
+from sandboxrun.spec.outcome import NEVER, Ending, History, How, StoppedBy, decide
 
 RAN = {"Status": "exited", "StartedAt": "2026-01-01T00:00:00Z", "ExitCode": 0, "OOMKilled": False, "Error": ""}
 START, DIE = {"Action": "start"}, {"Action": "die"}

@@ -12,13 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandboxrun.evidence import linediff
-from sandboxrun.evidence.baseline import pack
+from sandboxrun.evidence import patch as linediff
 from sandboxrun.evidence.index import EvidenceError
-from sandboxrun.evidence.linediff import Budget, hunks
 from sandboxrun.evidence.parts import _below
-from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
-from sandboxrun.evidence.worktree import TreeLimits, is_git, link_fault
+from sandboxrun.evidence.patch import Budget, Patch, PatchLimits, TreeLimits, hunks, is_git, link_fault, make_patch
+from sandboxrun.evidence.workspace import pack
 
 # A tree: path → (kind, content); kinds: "f" file, "x" executable, "l" symlink.
 Tree = dict[str, tuple[str, bytes]]

@@ -8,10 +8,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from sandboxrun.evidence import seal
-from sandboxrun.evidence.chain import Entry
+from sandboxrun.evidence import store as seal
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.outcome import How
+from sandboxrun.evidence.store import Entry
+from sandboxrun.spec.outcome import How
 
 ENTRY = Entry(
     run="r1",

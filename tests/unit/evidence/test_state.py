@@ -9,14 +9,11 @@ from pathlib import Path
 import attrs
 import pytest
 
-from sandboxrun.evidence import chain
-from sandboxrun.evidence.chain import Entry
+from sandboxrun.evidence import store as chain
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import Folder
-from sandboxrun.evidence.seal import is_sealed, seal_of
 from sandboxrun.evidence.state import open_state, state_path
-from sandboxrun.evidence.store import Store
-from sandboxrun.evidence.verify import verify_chain
+from sandboxrun.evidence.store import Entry, Store, is_sealed, seal_of, verify_chain
 from tests.unit.evidence.test_store import record
 
 

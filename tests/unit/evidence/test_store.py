@@ -10,13 +10,11 @@ from types import MappingProxyType
 
 import pytest
 
-from sandboxrun.evidence import chain
-from sandboxrun.evidence.chain import Entry
+from sandboxrun.evidence import store as chain
+from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.index import Digests, EvidenceError, Index
-from sandboxrun.evidence.outcome import Ending, How
-from sandboxrun.evidence.runfolder import RunFolder
-from sandboxrun.evidence.store import Store
-from sandboxrun.evidence.verify import last_line, verify_chain
+from sandboxrun.evidence.store import Entry, Store, last_line, verify_chain
+from sandboxrun.spec.outcome import Ending, How
 
 
 def index(run: str, folder: RunFolder, previous: str | None, *, how: How = How.EXITED, spec: str = "s") -> Index:
@@ -132,7 +130,7 @@ def test_a_line_that_cannot_be_written_whole_is_taken_back(store: Store, monkeyp
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
         patched.setattr(os, "fsync", full)
-        with chain.opened(store.open_root()) as opened:
+        with chain.opened_chain(store.open_root()) as opened:
             opened.append(lambda previous: Entry.from_line(before.rstrip()))
     assert (store.path / "chain.jsonl").read_bytes() == before
 
@@ -209,7 +207,7 @@ def test_a_lock_that_is_never_released_is_an_error(store: Store) -> None:
     record(store, "run-1")
     with (
         store.open_root() as root,
-        chain.opened(root),
+        chain.opened_chain(root),
         pytest.raises(EvidenceError, match=r"locked .* for 0\.05 s"),
         store.recording("run-2", "x", wait=0.05),
     ):

@@ -13,8 +13,8 @@ import attrs
 import pytest
 
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.sourcetree import WorkspaceLimits
 from sandboxrun.evidence.survey import View, survey_bind, survey_copy, survey_mount
+from sandboxrun.evidence.workspace import WorkspaceLimits
 
 VIEW = View(target="/workspace")
 GIT = {"GIT_CONFIG_NOSYSTEM": "1", "HOME": "/nonexistent", "PATH": os.environ["PATH"]}

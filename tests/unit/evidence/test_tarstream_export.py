@@ -12,11 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandboxrun.evidence.export import Exported, ExportLimits, export
-from sandboxrun.evidence.folder import Folder
+from sandboxrun.evidence.export import Exported, ExportLimits, Kind, TarError, TarReader, export
+from sandboxrun.evidence.folder import Folder, RunFolder
 from sandboxrun.evidence.masking import Masker
-from sandboxrun.evidence.runfolder import RunFolder
-from sandboxrun.evidence.tarstream import Kind, TarError, TarReader
 
 BLOCK = 512
 

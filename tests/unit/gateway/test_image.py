@@ -17,7 +17,7 @@ import pytest
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.gateway import image
 from sandboxrun.gateway.rules import rules_document
-from sandboxrun.model.egress import PUBLIC
+from sandboxrun.spec.option_types import PUBLIC
 
 PROGRAM = Path(image.__file__).parent / "program"
 

@@ -16,8 +16,8 @@ from sandboxrun.gateway.program.names import Target, target_of
 from sandboxrun.gateway.program.refusals import ADVICE, Refused
 from sandboxrun.gateway.program.rules import KEYS, RulesError, read_rules
 from sandboxrun.gateway.rules import RECORDS, digest_of_rules, rules_document
-from sandboxrun.model.egress import CLOSED, PUBLIC, Egress, EgressOption
 from sandboxrun.source import node_of
+from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress, EgressOption
 
 EGRESS = Egress(
     allow=("api.example.com:443", "*.models.example.org:443"),

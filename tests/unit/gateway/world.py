@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sandboxrun.gateway.rules import rules_document
-from sandboxrun.model.egress import Egress
+from sandboxrun.spec.option_types import Egress
 from scripts.spaces import Space
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sandboxrun.model.names import Names
-from sandboxrun.model.placements import endpoint
-from sandboxrun.model.spec import SandboxSpec
-from sandboxrun.model.wiring import private_network
+from sandboxrun.spec.fields import endpoint
+from sandboxrun.spec.names import Names
+from sandboxrun.spec.option import private_network
+from sandboxrun.spec.spec import SandboxSpec
 
 CONTAINER = "c0ffee" + "0" * 58
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 from hypothesis import given, settings
 
-from sandboxrun.model.codec import (
+from sandboxrun.spec.codec import (
     ImageConfig,
     decode,
     encode,
@@ -16,13 +16,11 @@ from sandboxrun.model.codec import (
     unsupported,
     without_inherited,
 )
-from sandboxrun.model.names import Names
-from sandboxrun.model.option import Effect, Live
-from sandboxrun.model.records import Attachment, FileRef, Healthcheck, Logging, Mount
-from sandboxrun.model.spec import BY_KEY, ROWS, SandboxSpec, settle
-from sandboxrun.model.types import freeze
-from sandboxrun.model.wiring import Plot
-from sandboxrun.model.workspace import Workspace
+from sandboxrun.spec.names import Names
+from sandboxrun.spec.option import Effect, Live, Plot
+from sandboxrun.spec.records import Attachment, FileRef, Healthcheck, Logging, Mount, Workspace
+from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, settle
+from sandboxrun.spec.types import freeze
 from tests.unit.model.echo import as_inspect
 from tests.unit.model.values import specs
 

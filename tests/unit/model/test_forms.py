@@ -9,14 +9,12 @@ from typing import Any
 import attrs
 import pytest
 
-from sandboxrun.model.codec import ImageConfig, decode, encode, own_labels, without_inherited
-from sandboxrun.model.declared import DeclaredSandbox, Profile
-from sandboxrun.model.objects import config_digest
-from sandboxrun.model.option import value_of
-from sandboxrun.model.spec import BY_KEY, ROWS, SandboxSpec, digest_of
-from sandboxrun.model.wiring import Plot
-from sandboxrun.profile.effective import effective
 from sandboxrun.profile.loader import load_data
+from sandboxrun.profile.render import effective
+from sandboxrun.spec.codec import ImageConfig, decode, encode, own_labels, without_inherited
+from sandboxrun.spec.option import Plot, value_of
+from sandboxrun.spec.project import DeclaredSandbox, Profile, config_digest
+from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, digest_of
 from tests.spellings import MANY, ONE_FORM, SPELLINGS, Many, Spelling
 from tests.unit.model.echo import as_inspect
 

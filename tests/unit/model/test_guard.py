@@ -5,11 +5,11 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from sandboxrun.model.codec import decode, encode
-from sandboxrun.model.guard import GUARDS, HIDDEN, guarded, mounts_of, parents, pins
-from sandboxrun.model.names import Names
-from sandboxrun.model.spec import SandboxSpec, settle
-from sandboxrun.model.workspace import Workspace
+from sandboxrun.spec.codec import decode, encode
+from sandboxrun.spec.guard import GUARDS, HIDDEN, guarded, mounts_of, parents, pins
+from sandboxrun.spec.names import Names
+from sandboxrun.spec.records import Workspace
+from sandboxrun.spec.spec import SandboxSpec, settle
 from tests.unit.model.echo import as_inspect
 
 

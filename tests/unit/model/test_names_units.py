@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxrun.model import units
-from sandboxrun.model.names import Names, address, container_name
-from sandboxrun.model.observed import Created, Ended, Running, parse_time, read_state
+from sandboxrun.spec import types as units
+from sandboxrun.spec.names import Names, address, container_name
+from sandboxrun.spec.state import Created, Ended, Running, parse_time, read_state
 
 TEXTS = st.text(max_size=60)
 

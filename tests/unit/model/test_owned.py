@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandboxrun.engine.owner import decode as decode_owner
+from sandboxrun.backend.owner import decode as decode_owner
 from sandboxrun.errors import SandboxrunError
-from sandboxrun.model import labels
-from sandboxrun.model.codec import ImageConfig, encode, own_labels
-from sandboxrun.model.names import Names
-from sandboxrun.model.observed import observe, observe_companion, observe_network, observe_volume, parse_time
-from sandboxrun.model.owned import IDENTITY, is_own_container, is_own_network, is_own_volume
-from sandboxrun.model.spec import SandboxSpec, settle
 from sandboxrun.plan.diff import compare, spec_plain
 from sandboxrun.plan.planner import make_destroy_plan
+from sandboxrun.spec import labels
+from sandboxrun.spec.codec import ImageConfig, encode, own_labels
+from sandboxrun.spec.names import Names
+from sandboxrun.spec.owned import IDENTITY, is_own_container, is_own_network, is_own_volume
+from sandboxrun.spec.spec import SandboxSpec, settle
+from sandboxrun.spec.state import observe, observe_companion, observe_network, observe_volume, parse_time
 from tests.unit.model.echo import as_inspect
 from tests.unit.plan.world import profile, snapshot
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.model import convert, seccomp
-from sandboxrun.model.seccomp.allowed import ALLOWED
-from sandboxrun.model.seccomp.build import profile, profile_text
-from sandboxrun.model.seccomp.refused import ENOSYS, REFUSED, REFUSED_SOCKETS
-from sandboxrun.model.types import freeze
+from sandboxrun.spec import fields as convert
+from sandboxrun.spec import seccomp
+from sandboxrun.spec.seccomp.allowed import ALLOWED
+from sandboxrun.spec.seccomp.build import profile, profile_text
+from sandboxrun.spec.seccomp.refused import ENOSYS, REFUSED, REFUSED_SOCKETS
+from sandboxrun.spec.types import freeze
 
 OWN = "sandboxrun"
 ALWAYS = {call for row in ALLOWED if not (row.when or row.variant or row.capability) for call in row.names}

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandboxrun.errors import Problems
-from sandboxrun.model.objects import ConfigType, NetworkType, SecretType, VolumeType
-from sandboxrun.model.records import EvidencePolicy, EvidenceType
-from sandboxrun.model.spec import SpecType
-from sandboxrun.model.types import INVALID
 from sandboxrun.source import node_of
+from sandboxrun.spec.project import ConfigType, NetworkType, SecretType, VolumeType
+from sandboxrun.spec.records import EvidencePolicy, EvidenceType
+from sandboxrun.spec.spec import SpecType
+from sandboxrun.spec.types import INVALID
 from tests.unit.model.values import CASES, Case, raw, values
 
 OBJECTS = (

@@ -8,22 +8,45 @@ import attrs
 from hypothesis import strategies as st
 
 from sandboxrun.errors import Problems
-from sandboxrun.model import forms, seccomp
-from sandboxrun.model.attach import Named
-from sandboxrun.model.capabilities import NAMES, Capabilities
-from sandboxrun.model.composite import Command, ListOf, MapOf, Pairs, Short
-from sandboxrun.model.egress import CLOSED, PUBLIC, Egress, EgressOption
-from sandboxrun.model.gpus import Gpus
-from sandboxrun.model.hosts import Hosts
-from sandboxrun.model.names import KEY
-from sandboxrun.model.option import Record, rows
-from sandboxrun.model.placing import _target
-from sandboxrun.model.records import FileMode, HealthTest, Mount
-from sandboxrun.model.security_opt import LABELS, SecurityOpts
-from sandboxrun.model.spec import ROWS, SandboxSpec, SpecType, settle
-from sandboxrun.model.tmpfs import Tmpfs, read_options
-from sandboxrun.model.types import INVALID, Choice, Cpus, Duration, Flag, Integer, OptionType, Size, Text, freeze
 from sandboxrun.source import node_of
+from sandboxrun.spec import forms, seccomp
+from sandboxrun.spec.names import KEY
+from sandboxrun.spec.option import Record, rows
+from sandboxrun.spec.option_types import (
+    CLOSED,
+    LABELS,
+    NAMES,
+    PUBLIC,
+    Capabilities,
+    Egress,
+    EgressOption,
+    Gpus,
+    Hosts,
+    Named,
+    SecurityOpts,
+    Tmpfs,
+    read_options,
+)
+from sandboxrun.spec.options import _target
+from sandboxrun.spec.records import FileMode, HealthTest, Mount
+from sandboxrun.spec.spec import ROWS, SandboxSpec, SpecType, settle
+from sandboxrun.spec.types import (
+    INVALID,
+    Choice,
+    Command,
+    Cpus,
+    Duration,
+    Flag,
+    Integer,
+    ListOf,
+    MapOf,
+    OptionType,
+    Pairs,
+    Short,
+    Size,
+    Text,
+    freeze,
+)
 
 CHARACTERS = st.characters(codec="utf-8", exclude_characters="\0")
 FREE = st.text(CHARACTERS, max_size=12)

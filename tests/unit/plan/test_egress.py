@@ -7,13 +7,12 @@ from typing import Any
 import attrs
 import pytest
 
-from sandboxrun.model.declared import DeclaredSandbox
-from sandboxrun.model.egress import CLOSED, PUBLIC, Egress
-from sandboxrun.model.objects import NetworkSpec
-from sandboxrun.model.observed import Companion, ObservedNetwork, ObservedSandbox, Snapshot
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Change, Plan
 from sandboxrun.plan.planner import make_collect_plan, make_destroy_plan, make_plan
+from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress
+from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec
+from sandboxrun.spec.state import Companion, ObservedNetwork, ObservedSandbox, Snapshot
 from tests.unit.plan.world import HELPER, declared, ended, network, observed, profile, snapshot
 
 API = Egress(allow=("api.example.com:443",))

@@ -11,17 +11,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sandboxrun.errors import PlanError, UsageError
-from sandboxrun.model.codec import ImageConfig
-from sandboxrun.model.names import part_volume
-from sandboxrun.model.objects import NetworkSpec, VolumeSpec, config_digest
-from sandboxrun.model.observed import Companion, Completed, Created, Foreign, Image, ObservedVolume, Running
-from sandboxrun.model.records import Attachment, Dependency, FileRef, Lifetime, Mount
-from sandboxrun.model.types import freeze
-from sandboxrun.model.workspace import Workspace
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.belongings import networks_of
 from sandboxrun.plan.changes import Action, Plan, Reason
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, select
+from sandboxrun.spec.codec import ImageConfig
+from sandboxrun.spec.names import part_volume
+from sandboxrun.spec.project import NetworkSpec, VolumeSpec, config_digest
+from sandboxrun.spec.records import Attachment, Dependency, FileRef, Lifetime, Mount, Workspace
+from sandboxrun.spec.state import Companion, Completed, Created, Foreign, Image, ObservedVolume, Running
+from sandboxrun.spec.types import freeze
 from tests.unit.model.values import specs
 from tests.unit.plan.world import (
     HELPER,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sandboxrun.model.codec import ImageConfig
-from sandboxrun.model.egress import PUBLIC
-from sandboxrun.model.observed import Completed, Created, Image
-from sandboxrun.model.types import freeze
+from sandboxrun.errors import MASK, mask, redact
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
-from sandboxrun.plan.text import MASK, mask, redact
+from sandboxrun.spec.codec import ImageConfig
+from sandboxrun.spec.option_types import PUBLIC
+from sandboxrun.spec.state import Completed, Created, Image
+from sandboxrun.spec.types import freeze
 from tests.unit.plan.world import HELPER, NODE, declared, ended, network, observed, profile, snapshot
 
 LINT = declared("lint", command=("npm", "run", "lint"), environment=freeze({"CI": "1"}))

@@ -9,11 +9,12 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.model.codec import ImageConfig
-from sandboxrun.model.declared import DeclaredSandbox, Profile
-from sandboxrun.model.names import Names, address, container_name
-from sandboxrun.model.objects import NetworkSpec
-from sandboxrun.model.observed import (
+from sandboxrun.spec.codec import ImageConfig
+from sandboxrun.spec.names import Names, address, container_name
+from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
+from sandboxrun.spec.records import Attachment
+from sandboxrun.spec.spec import SandboxSpec, settle
+from sandboxrun.spec.state import (
     Completed,
     Ended,
     Helper,
@@ -25,9 +26,7 @@ from sandboxrun.model.observed import (
     Snapshot,
     State,
 )
-from sandboxrun.model.records import Attachment
-from sandboxrun.model.spec import SandboxSpec, settle
-from sandboxrun.model.types import freeze
+from sandboxrun.spec.types import freeze
 
 PROJECT = "review"
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

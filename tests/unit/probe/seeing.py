@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sandboxrun.model.egress import PUBLIC, Egress
-from sandboxrun.model.records import FileRef, Lifetime, Ulimit
-from sandboxrun.model.spec import SandboxSpec, settle
-from sandboxrun.model.types import freeze
-from sandboxrun.model.workspace import Workspace
-from sandboxrun.probe.types import Context, Seen
+from sandboxrun.probe.verdicts import Context, Seen
+from sandboxrun.spec.option_types import PUBLIC, Egress
+from sandboxrun.spec.records import FileRef, Lifetime, Ulimit, Workspace
+from sandboxrun.spec.spec import SandboxSpec, settle
+from sandboxrun.spec.types import freeze
 
 GATEWAY = "10.231.0.2"
 

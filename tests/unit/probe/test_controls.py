@@ -8,16 +8,15 @@ from collections.abc import Mapping
 import attrs
 import pytest
 
-from sandboxrun.model.egress import CLOSED, PUBLIC
-from sandboxrun.model.objects import NetworkSpec
-from sandboxrun.model.records import Attachment, Device, FileRef, Mount
-from sandboxrun.model.types import freeze
 from sandboxrun.probe import kernel
 from sandboxrun.probe.controls import BY_ID, CONTROLS, FAMILIES
-from sandboxrun.probe.output import OUTCOME
-from sandboxrun.probe.reading import result, results
+from sandboxrun.probe.program import OUTCOME
 from sandboxrun.probe.requests import requests
-from sandboxrun.probe.types import Context, Control, Phase, Seen
+from sandboxrun.probe.verdicts import Context, Control, Phase, Seen, result, results
+from sandboxrun.spec.option_types import CLOSED, PUBLIC
+from sandboxrun.spec.project import NetworkSpec
+from sandboxrun.spec.records import Attachment, Device, FileRef, Mount
+from sandboxrun.spec.types import freeze
 from tests.unit.probe.seeing import context, seen
 
 MIB = 1 << 20

@@ -7,12 +7,10 @@ from typing import Any
 import attrs
 import pytest
 
-from sandboxrun.model.types import freeze
-from sandboxrun.probe import judge as judging
-from sandboxrun.probe.controls import CONTROLS
-from sandboxrun.probe.findings import Finding, Verdict
-from sandboxrun.probe.judge import judge
-from sandboxrun.probe.types import Context, Control, Phase, Seen
+from sandboxrun.probe import controls as judging
+from sandboxrun.probe.controls import CONTROLS, judge
+from sandboxrun.probe.verdicts import Context, Control, Finding, Phase, Seen, Verdict
+from sandboxrun.spec.types import freeze
 from tests.unit.probe.seeing import OPEN, context
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxrun.probe import output
-from sandboxrun.probe.output import OUTCOME, complete, parse, unescaped, with_outcome
+from sandboxrun.probe import program as output
+from sandboxrun.probe.program import OUTCOME, complete, parse, unescaped, with_outcome
 
 
 def test_lines_are_probes_and_fields_their_values() -> None:

@@ -7,17 +7,15 @@ from typing import Any
 import attrs
 import pytest
 
-from sandboxrun.model.egress import Egress
-from sandboxrun.model.records import Device, FileRef, Mount, Ulimit
-from sandboxrun.model.spec import SandboxSpec, settle
-from sandboxrun.model.types import freeze
-from sandboxrun.model.workspace import Workspace
-from sandboxrun.probe import capabilities, outside_limits, outside_places, outside_process
-from sandboxrun.probe.findings import Verdict
+from sandboxrun.probe import outside_limits, outside_places, outside_process
+from sandboxrun.probe import privilege as capabilities
 from sandboxrun.probe.outside import (
     NAMESPACES,
+    Accounts,
+    Looked,
     Outside,
     Process,
+    findings,
     first_number,
     inside,
     read_cgroups,
@@ -26,7 +24,11 @@ from sandboxrun.probe.outside import (
     read_mounts,
     read_status,
 )
-from sandboxrun.probe.outside_look import Accounts, Looked, findings
+from sandboxrun.probe.verdicts import Verdict
+from sandboxrun.spec.option_types import Egress
+from sandboxrun.spec.records import Device, FileRef, Mount, Ulimit, Workspace
+from sandboxrun.spec.spec import SandboxSpec, settle
+from sandboxrun.spec.types import freeze
 
 CHECKS = (*outside_process.CHECKS, *outside_limits.CHECKS, *outside_places.CHECKS)
 

@@ -11,13 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.model.egress import CLOSED, PUBLIC, Egress
-from sandboxrun.model.records import Attachment, Ulimit
-from sandboxrun.model.types import freeze
-from sandboxrun.probe.output import complete, parse
-from sandboxrun.probe.program import ProbeError, architecture, arguments, command, program, swap, taken_memory
+from sandboxrun.probe.program import (
+    ProbeError,
+    architecture,
+    arguments,
+    command,
+    complete,
+    parse,
+    program,
+    swap,
+    taken_memory,
+)
 from sandboxrun.probe.requests import allowed, requests
-from sandboxrun.probe.types import Phase, Seen
+from sandboxrun.probe.verdicts import Phase, Seen
+from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress
+from sandboxrun.spec.records import Attachment, Ulimit
+from sandboxrun.spec.types import freeze
 from scripts import probe
 from tests.unit.probe.seeing import context
 

@@ -7,15 +7,14 @@ import json
 import attrs
 import pytest
 
-from sandboxrun.model.codec import encode
-from sandboxrun.model.names import Names
-from sandboxrun.model.option import value_of
-from sandboxrun.model.records import Mount
-from sandboxrun.model.spec import BY_KEY, ROWS, SandboxSpec, settle
-from sandboxrun.model.types import freeze
-from sandboxrun.model.units import SECOND
 from sandboxrun.probe.staging import CONFIG, MARK, WEAK_NETWORK, WEAK_NETWORK_SPEC, staged, staged_weak, weak
-from sandboxrun.probe.types import Phase
+from sandboxrun.probe.verdicts import Phase
+from sandboxrun.spec.codec import encode
+from sandboxrun.spec.names import Names
+from sandboxrun.spec.option import value_of
+from sandboxrun.spec.records import Mount
+from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, settle
+from sandboxrun.spec.types import SECOND, freeze
 from tests.unit.probe.seeing import context
 
 MIB = 1 << 20

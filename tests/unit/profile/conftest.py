@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.model.declared import Profile
-from sandboxrun.profile.inputs import Inputs
 from sandboxrun.profile.loader import load
+from sandboxrun.profile.variables import Inputs
+from sandboxrun.spec.project import Profile
 
 Load = Callable[..., Profile]
 

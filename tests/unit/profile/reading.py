@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sandboxrun.errors import Problems
-from sandboxrun.profile.yaml_nodes import parse_yaml
+from sandboxrun.profile.yaml import parse_yaml
 from sandboxrun.source import Node, SourceFile
 
 

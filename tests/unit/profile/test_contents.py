@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from sandboxrun.errors import ProfileError
-from sandboxrun.model.codec import decode, encode, from_label, to_label
-from sandboxrun.model.declared import Profile
 from sandboxrun.plan.planner import make_plan
-from sandboxrun.profile.contents import digest
-from sandboxrun.profile.inputs import Inputs
 from sandboxrun.profile.loader import load, load_data
+from sandboxrun.profile.objects import digest
+from sandboxrun.profile.variables import Inputs
+from sandboxrun.spec.codec import decode, encode, from_label, to_label
+from sandboxrun.spec.project import Profile
 from tests.unit.plan.world import observed, snapshot
 
 HELLO = digest(b"hello")

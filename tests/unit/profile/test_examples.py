@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from sandboxrun.errors import Problems, ProfileError
-from sandboxrun.profile.inputs import Inputs
 from sandboxrun.profile.loader import load
 from sandboxrun.profile.render import render_json, render_yaml
-from sandboxrun.profile.yaml_nodes import parse_yaml
+from sandboxrun.profile.variables import Inputs
+from sandboxrun.profile.yaml import parse_yaml
 from sandboxrun.source import SourceFile, plain_of
 
 PROFILES = Path(__file__).parents[2] / "profiles"

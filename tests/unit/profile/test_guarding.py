@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from sandboxrun.errors import ProfileError
-from sandboxrun.model.declared import Profile
-from sandboxrun.model.guard import guarded
-from sandboxrun.profile.inputs import Inputs
 from sandboxrun.profile.loader import load
+from sandboxrun.profile.variables import Inputs
+from sandboxrun.spec.guard import guarded
+from sandboxrun.spec.project import Profile
 
 
 def loaded(directory: Path, text: str, name: str = "sandbox.yaml", inputs: Inputs | None = None) -> Profile:

@@ -11,14 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandboxrun.errors import ProfileError
-from sandboxrun.model.declared import Profile
-from sandboxrun.model.option import rows, value_of
-from sandboxrun.model.spec import SandboxSpec, settle
-from sandboxrun.profile.effective import effective
-from sandboxrun.profile.inputs import Inputs
+from sandboxrun.profile.files import bases
 from sandboxrun.profile.loader import load, load_data, load_tracked
-from sandboxrun.profile.render import render_json, render_yaml
-from sandboxrun.profile.shipped import bases
+from sandboxrun.profile.render import effective, render_json, render_yaml
+from sandboxrun.profile.variables import Inputs
+from sandboxrun.spec.option import rows, value_of
+from sandboxrun.spec.project import Profile
+from sandboxrun.spec.spec import SandboxSpec, settle
 
 Load = Callable[..., Profile]
 

@@ -11,14 +11,14 @@ import jsonschema
 import pytest
 
 from sandboxrun.errors import Problems, ProfileError
-from sandboxrun.model.declared import Profile
-from sandboxrun.model.option import rows
-from sandboxrun.model.spec import SandboxSpec, SpecType
-from sandboxrun.profile import gate
+from sandboxrun.profile import schema as gate
+from sandboxrun.profile.files import bases
 from sandboxrun.profile.schema import profile_schema, schema_text
-from sandboxrun.profile.shipped import bases
-from sandboxrun.profile.yaml_nodes import parse_yaml
+from sandboxrun.profile.yaml import parse_yaml
 from sandboxrun.source import SourceFile, node_of, plain_of
+from sandboxrun.spec.option import rows
+from sandboxrun.spec.project import Profile
+from sandboxrun.spec.spec import SandboxSpec, SpecType
 
 ROOT = Path(__file__).parents[3]
 PROFILES = [*sorted((ROOT / "tests" / "profiles" / "good").glob("*.yaml")), *bases().values()]

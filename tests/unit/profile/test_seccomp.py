@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sandboxrun.errors import ProfileError
-from sandboxrun.model.declared import Profile
 from sandboxrun.profile.loader import load
+from sandboxrun.spec.project import Profile
 
 PROFILE = "name: p\nsandboxes:\n  a: {image: example, security_opt: ['seccomp=%s']}\n"
 

@@ -11,11 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandboxrun.errors import Problems
-from sandboxrun.profile.dotenv import parse_dotenv
-from sandboxrun.profile.inputs import Inputs, Values, resolve_values
-from sandboxrun.profile.patterns import compile_pattern
-from sandboxrun.profile.variable_types import Refused, Rules, from_text
-from sandboxrun.profile.variables import Variable, parse_variables
+from sandboxrun.profile.sandbox import parse_dotenv
+from sandboxrun.profile.variables import (
+    Inputs,
+    Refused,
+    Rules,
+    Values,
+    Variable,
+    compile_pattern,
+    from_text,
+    parse_variables,
+    resolve_values,
+)
 from sandboxrun.source import SourceFile, node_of
 
 

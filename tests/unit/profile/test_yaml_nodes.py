@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sandboxrun.errors import Problems
 from sandboxrun.profile.files import place, source_of
-from sandboxrun.profile.yaml_nodes import DEEPEST, LONGEST_SCALAR, MOST_NODES, parse_yaml
+from sandboxrun.profile.yaml import DEEPEST, LONGEST_SCALAR, MOST_NODES, parse_yaml
 from sandboxrun.source import ListNode, MapNode, Scalar, SourceFile, plain_of, walk
 from tests.unit.profile.reading import nodes
 

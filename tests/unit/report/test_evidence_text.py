@@ -9,11 +9,11 @@ import pytest
 
 from sandboxrun.evidence.capture import Captured
 from sandboxrun.evidence.index import Index, Kept, Missing, Refused
-from sandboxrun.evidence.outcome import Ending, How
 from sandboxrun.evidence.usage import Usage
-from sandboxrun.model.records import Lifetime
-from sandboxrun.model.spec import SandboxSpec
-from sandboxrun.report.evidence_text import Run, duration, ending_text, evidence_plain, evidence_text, size
+from sandboxrun.report.evidence import Run, duration, ending_text, evidence_plain, evidence_text, size
+from sandboxrun.spec.outcome import Ending, How
+from sandboxrun.spec.records import Lifetime
+from sandboxrun.spec.spec import SandboxSpec
 
 ROOT = Path("/project")
 FOLDER = ROOT / ".sandboxrun/evidence/20260301T120000Z-review-lint-0123456789ab"

@@ -9,12 +9,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from sandboxrun.model.codec import ImageConfig
-from sandboxrun.model.observed import Created, Image
-from sandboxrun.model.types import freeze
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
-from sandboxrun.report.plan_json import plan_json, resource_of, sensitive_parts
+from sandboxrun.report.plan import plan_json, resource_of, sensitive_parts
+from sandboxrun.spec.codec import ImageConfig
+from sandboxrun.spec.state import Created, Image
+from sandboxrun.spec.types import freeze
 from tests.unit.plan.world import declared, ended, network, observed, profile, snapshot
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "schemas" / "plan.schema.json").read_text())

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from sandboxrun.model.types import freeze
 from sandboxrun.plan.planner import Options, make_plan
 from sandboxrun.report.markdown import LIMIT, escaped, fenced
-from sandboxrun.report.plan_markdown import plan_markdown
+from sandboxrun.report.plan import plan_markdown
+from sandboxrun.spec.types import freeze
 from tests.unit.plan.world import declared, ended, observed, profile, snapshot
 
 HOSTILE = "a|b`c```</details></code><script>@octocat\n| x |\r\n# h [l](https://example.com) <!-- --> \x1b[2J ~~~"

@@ -13,7 +13,8 @@ from typing import Any
 import attrs
 import pytest
 
-from sandboxrun.apply.events import (
+from sandboxrun.backend.docker.perform import DependencyFailed
+from sandboxrun.backend.events import (
     Event,
     Planned,
     StepDone,
@@ -24,18 +25,17 @@ from sandboxrun.apply.events import (
     Undone,
     guarded,
 )
-from sandboxrun.apply.waiting import DependencyFailed
 from sandboxrun.errors import ApplyError, Diagnostic
-from sandboxrun.model.types import freeze
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.operations import Operation
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
-from sandboxrun.report import steps
+from sandboxrun.report import progress as steps
 from sandboxrun.report.progress import EVERY, LineProgress, Progress, progress_for, writer
 from sandboxrun.report.progress_json import JsonProgress
 from sandboxrun.report.progress_live import LiveProgress
 from sandboxrun.source import SourceFile, Span
+from sandboxrun.spec.types import freeze
 from tests.unit.plan.world import declared, ended, observed, profile, snapshot
 
 SECRET = "hunter2-secret"
@@ -409,4 +409,4 @@ def test_every_step_has_words() -> None:
     assert steps.doing(waiting("service_completed_successfully")) == "waiting for db to complete"
     assert steps.doing(waiting("service_healthy"), "unhealthy") == "waiting for db to be healthy: unhealthy"
     assert told["ConnectNetwork"] == ("connecting to review_x", "connected to review_x")
-    assert steps.resource("") == "leftovers" and steps.resource("volume.x\ny") == "volume x\\ny"
+    assert steps.resource_of("") == "leftovers" and steps.resource_of("volume.x\ny") == "volume x\\ny"

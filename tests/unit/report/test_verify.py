@@ -10,12 +10,9 @@ import jsonschema
 import pytest
 
 from sandboxrun import __version__
-from sandboxrun.probe.findings import Finding, Verdict
+from sandboxrun.probe.verdicts import Finding, Verdict
 from sandboxrun.report.markdown import LIMIT
-from sandboxrun.report.verify import LONGEST, Report, counted
-from sandboxrun.report.verify_json import verify_json
-from sandboxrun.report.verify_markdown import verify_markdown
-from sandboxrun.report.verify_text import verify_text
+from sandboxrun.report.verify import LONGEST, Report, counted, verify_json, verify_markdown, verify_text
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "schemas" / "verify.schema.json").read_text())
 HOSTILE = "a|b`c```</details></code><script>@octocat\n| x |\r\n# h [l](https://example.com) <!-- --> \x1b[2J"

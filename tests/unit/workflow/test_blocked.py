@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import attrs
 
-from sandboxrun.apply.executor import Applied, Failure
-from sandboxrun.apply.waiting import DependencyFailed
+from sandboxrun.backend.docker.perform import DependencyFailed
 from sandboxrun.errors import ApplyError, SandboxrunError
-from sandboxrun.model.declared import DeclaredSandbox
-from sandboxrun.model.records import Dependency
-from sandboxrun.model.types import freeze
+from sandboxrun.lifecycle.apply import not_started, overall
+from sandboxrun.lifecycle.executor import Applied, Failure
 from sandboxrun.plan import operations as op
-from sandboxrun.workflow.blocked import not_started, overall
+from sandboxrun.spec.project import DeclaredSandbox
+from sandboxrun.spec.records import Dependency
+from sandboxrun.spec.types import freeze
 from tests.unit.plan.world import declared, profile
 
 

@@ -8,13 +8,12 @@ from types import MappingProxyType
 import attrs
 import pytest
 
-from sandboxrun.evidence.chain import Entry
+from sandboxrun.backend.docker.observe import _completed
+from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.index import Digests, Index
-from sandboxrun.evidence.outcome import Ending, How
-from sandboxrun.evidence.runfolder import RunFolder
-from sandboxrun.evidence.store import Store
-from sandboxrun.model.declared import DeclaredSandbox
-from sandboxrun.workflow.observe import _completed
+from sandboxrun.evidence.store import Entry, Store
+from sandboxrun.spec.outcome import Ending, How
+from sandboxrun.spec.project import DeclaredSandbox
 from tests.unit.plan.world import PROJECT, declared, profile
 
 AGENT = declared("agent")

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.engine.project_events import ProjectEvents
-from sandboxrun.evidence.outcome import How
-from sandboxrun.model import labels
-from sandboxrun.model.codec import to_label
-from sandboxrun.model.declared import DeclaredSandbox
-from sandboxrun.model.records import Lifetime
-from sandboxrun.model.units import SECOND
-from sandboxrun.workflow.elsewhere import completed_elsewhere, ending_of
+from sandboxrun.backend.docker.elsewhere import completed_elsewhere, ending_of
+from sandboxrun.backend.docker.project_events import ProjectEvents
+from sandboxrun.spec import labels
+from sandboxrun.spec.codec import to_label
+from sandboxrun.spec.outcome import How
+from sandboxrun.spec.project import DeclaredSandbox
+from sandboxrun.spec.records import Lifetime
+from sandboxrun.spec.types import SECOND
 from tests.unit.plan.world import declared
 
 AGENT = declared("agent", lifetime=Lifetime(timeout=10 * SECOND))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sandboxrun.lifecycle import running as hostside
 from sandboxrun.probe.outside import NAMESPACES, Outside, read_cgroups
-from sandboxrun.workflow import hostside
 
 ID = "f" * 64
 PID = 77

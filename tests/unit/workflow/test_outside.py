@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from sandboxrun.errors import PlanError
-from sandboxrun.evidence.store import Store
-from sandboxrun.evidence.verify import verify_chain
-from sandboxrun.model.declared import Profile
+from sandboxrun.evidence.store import Store, verify_chain
+from sandboxrun.lifecycle.apply import check_outside
 from sandboxrun.profile.loader import load
-from sandboxrun.workflow.outside import check_outside
+from sandboxrun.spec.project import Profile
 
 
 def _load(directory: Path, options: str) -> Profile:

@@ -14,15 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandboxrun.errors import PlanError
-from sandboxrun.model.codec import ImageConfig
-from sandboxrun.model.observed import Image
-from sandboxrun.model.spec import digest_of
-from sandboxrun.model.types import freeze
+from sandboxrun.lifecycle.saved import SavedPlan, explain_stale, read_saved, write_saved
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
-from sandboxrun.report.plan_json import plan_json
-from sandboxrun.workflow.saved import SavedPlan, read_saved, write_saved
-from sandboxrun.workflow.stale import explain_stale
+from sandboxrun.report.plan import plan_json
+from sandboxrun.spec.codec import ImageConfig
+from sandboxrun.spec.spec import digest_of
+from sandboxrun.spec.state import Image
+from sandboxrun.spec.types import freeze
 from tests.unit.plan.world import declared, ended, observed, profile, snapshot
 
 SECRET = "hunter2-secret"

@@ -1,1 +1,0 @@
-"""Carries plans out. No decision is made here."""

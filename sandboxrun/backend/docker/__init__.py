@@ -1,0 +1,1 @@
+"""The Docker Engine: everything that is said to it is said from here, and only from here."""

@@ -1,0 +1,260 @@
+"""The engine, as the rest of the program sees it: its calls, each once, over one Transport.
+
+Owns the one place that every request goes through (`Engine.request`) and the API version. The calls themselves stand
+by kind in the modules named below. Must not decide anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from sandboxrun.backend.docker import containers as _containers
+from sandboxrun.backend.docker import images as _images
+from sandboxrun.backend.docker import networks as _networks
+from sandboxrun.backend.docker import streams as _streams
+from sandboxrun.backend.docker.calls import (
+    TIMEOUT,
+    Answer,
+    Json,
+    Query,
+    error_of,
+    is_failure,
+    object_of,
+    target,
+    translated,
+)
+from sandboxrun.backend.docker.transport import Transport, TransportError
+from sandboxrun.backend.errors import EngineError, Unsupported
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sandboxrun.spec.outcome import History
+
+OLDEST = (1, 41)  # engine 20.10; older ones lack one-shot stats and private cgroup namespaces
+NEWEST = (1, 51)  # engine 28.5: what this client was written against
+
+
+class Engine:
+    """One container engine. Usable from several threads at once; a context manager. Raises EngineErrors."""
+
+    def __init__(self, transport: Transport, *, api_version: str | None = None) -> None:
+        """Use `transport`; an `api_version` that is not given is agreed upon with the first call."""
+        self._transport = transport
+        self._version = api_version
+        self._sharing: tuple[bool, str] | None = None
+        self._about: Json | None = None
+        self._host: tuple[str, ...] | None = None
+        self._id = ""
+
+    @property
+    def endpoint(self) -> str:
+        """Where the engine is, as a URL."""
+        return self._transport.endpoint
+
+    @property
+    def transport(self) -> Transport:
+        """What carries the requests."""
+        return self._transport
+
+    @property
+    def api_version(self) -> str:
+        """The API version in use, such as "1.41"."""
+        if self._version is None:
+            self._version = self._negotiate()
+        return self._version
+
+    def _negotiate(self) -> str:
+        """The newest version that both sides know. Raises Unsupported for an engine that is too old."""
+        operation = "asking the engine for its version"
+        answer = self.request("GET", "/_ping", operation=operation, versioned=False, timeout=30)
+        answer.read()
+        theirs = answer.headers.get("api-version", "")
+        try:
+            major, minor = (int(part) for part in theirs.split("."))
+        except ValueError:
+            cause = f"what answers at {self.endpoint} is not a container engine"
+            raise Unsupported(answer.operation, cause, help="check the address") from None
+        if (major, minor) < OLDEST:
+            cause = f"the engine speaks API {theirs}, and {'.'.join(map(str, OLDEST))} is the oldest that will do"
+            raise Unsupported(answer.operation, cause, help="upgrade to Docker 20.10 or newer")
+        return ".".join(map(str, min((major, minor), NEWEST)))
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        operation: str,
+        query: Query | None = None,
+        payload: Any = None,
+        body: Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = TIMEOUT,
+        upgrade: bool = False,
+        stream: bool = False,
+        versioned: bool = True,
+    ) -> Answer:
+        """One call of the API: every request to the engine is made here.
+
+        `path` is quoted and without the version; `payload` is sent as JSON, `body` as it is, in chunks. `timeout`
+        (seconds) bounds the call, or with `stream` the wait for its beginning. `operation` is a clause for messages
+        ("creating container a"). Raises the EngineError for an answer with an error status, EngineUnreachable and
+        EngineTimeout.
+        """
+        wanted = target(f"/v{self.api_version}{path}" if versioned else path, query)
+        fields = dict(headers or {})
+        data: bytes | Iterable[bytes] | None = body
+        if payload is not None:
+            fields["Content-Type"] = "application/json"
+            data = json.dumps(payload).encode()
+        try:
+            response = self._transport.request(
+                method, wanted, headers=fields, body=data, timeout=timeout, upgrade=upgrade, stream=stream
+            )
+        except TransportError as error:
+            raise translated(operation, error, sent=True) from error
+        if is_failure(response.status):
+            raise error_of(operation, response)
+        return Answer(operation=operation, response=response)
+
+    def get_all(self, paths: Sequence[str], *, operation: str) -> tuple[Json | None, ...]:
+        """Several GETs of JSON objects at once, in their order; None for one that does not exist.
+
+        The only calls that do not go through `request`: they change nothing.
+        """
+        targets = [f"/v{self.api_version}{path}" for path in paths]
+        try:
+            found = self._transport.get_all(targets, timeout=TIMEOUT)
+        except TransportError as error:
+            raise translated(operation, error, sent=True) from error
+        return tuple(object_of(operation, status, data) for status, data in found)
+
+    def version(self) -> Json:
+        """GET /version, once: an engine that is replaced ends its connections, and this object with them."""
+        if self._about is None:
+            self._about = self.request("GET", "/version", operation="asking the engine for its version").mapping()
+        return self._about
+
+    def info(self) -> Json:
+        """GET /info."""
+        found = self.request("GET", "/info", operation="asking the engine about itself").mapping()
+        self._id = str(found.get("ID") or "")
+        return found
+
+    @property
+    def identity(self) -> str:
+        """What tells this engine from others: its own id, or its address where it tells none. Never raises."""
+        if not self._id:
+            with contextlib.suppress(EngineError):
+                self.info()
+        return self._id or self.endpoint
+
+    def clock(self) -> datetime:
+        """The engine's time, UTC, to the second: leases and expiry count by it, not by this machine's."""
+        from sandboxrun.backend.docker.clock import parse_date
+
+        answer = self.request("GET", "/_ping", operation="asking the engine for its time", versioned=False)
+        answer.read()
+        found = parse_date(answer.headers.get("date", ""))
+        if found is None:
+            raise EngineError(answer.operation, "the engine's answer does not tell the time")
+        return found
+
+    def host_addresses(self) -> tuple[str, ...]:
+        """The addresses of the engine's own machine, asked once."""
+        if self._host is None:
+            from sandboxrun.backend.docker.addresses import host_addresses
+
+            self._host = host_addresses(self)
+        return self._host
+
+    def histories(self, ended: Mapping[str, Mapping[str, Any]]) -> Mapping[str, History]:
+        """See `history.histories`."""
+        from sandboxrun.backend.docker.history import histories
+
+        return histories(self, ended)
+
+    def history_of_removed(self, id: str) -> History:
+        """See `history.of_removed`."""
+        from sandboxrun.backend.docker.history import of_removed
+
+        return of_removed(self, id)
+
+    def shares_filesystem(self) -> bool:
+        """Whether a path means the same here and to the engine; False when that is not certain."""
+        return self._shared()[0]
+
+    def filesystem_reason(self) -> str:
+        """Why shares_filesystem says what it says, as a clause."""
+        return self._shared()[1]
+
+    def _shared(self) -> tuple[bool, str]:
+        if self._sharing is None:
+            from sandboxrun.backend.docker.filesystem import sharing
+
+            self._sharing = sharing(self)
+        return self._sharing
+
+    containers = _containers.containers
+    inspect_container = _containers.inspect_container
+    inspect_containers = _containers.inspect_containers
+    create_container = _containers.create_container
+    start_container = _containers.start_container
+    stop_container = _containers.stop_container
+    kill_container = _containers.kill_container
+    remove_container = _containers.remove_container
+    pause_container = _containers.pause_container
+    unpause_container = _containers.unpause_container
+    update_container = _containers.update_container
+    rename_container = _containers.rename_container
+    wait_container = _containers.wait_container
+    changes = _containers.changes
+    stats = _containers.stats
+    top = _containers.top
+
+    logs = _streams.logs
+    attach = _streams.attach
+    attach_terminal = _streams.attach_terminal
+    exec = _streams.exec
+    stats_stream = _streams.stats_stream
+    events = _streams.events
+    document = inspect_container  # the names by which the seam (backend/base.py) calls the same
+    stop = stop_container
+    usage = stats
+    read_tree = _streams.get_archive
+
+    put_archive = _streams.put_archive
+    get_archive = _streams.get_archive
+    stat_archive = _streams.stat_archive
+
+    image = _images.image
+    images = _images.images
+    pull = _images.pull
+    build_image = _images.build_image
+    registry_digest = _images.registry_digest
+
+    networks = _networks.networks
+    network = _networks.network
+    create_network = _networks.create_network
+    remove_network = _networks.remove_network
+    connect_network = _networks.connect_network
+    disconnect_network = _networks.disconnect_network
+    volumes = _networks.volumes
+    volume = _networks.volume
+    create_volume = _networks.create_volume
+    remove_volume = _networks.remove_volume
+
+    def close(self) -> None:
+        """End all connections: streams that are being read end, calls under way fail."""
+        self._transport.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

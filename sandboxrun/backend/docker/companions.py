@@ -1,0 +1,223 @@
+"""Makes sandboxes' gateways and the networks they share with them: network, rules, container, start, other rules.
+
+Owns these steps' engine calls. A gateway that does not say that it serves by the rules it was given is a failure: then
+the sandbox does not start. No decisions.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from time import monotonic, sleep
+from typing import Any, BinaryIO
+
+from sandboxrun.backend.docker.making import begin_rules, files_tar
+from sandboxrun.backend.errors import EngineError, EngineUnreachable, NameConflict, NotFound
+from sandboxrun.backend.session import Session
+from sandboxrun.errors import ApplyError, SandboxrunError, printable
+from sandboxrun.evidence.parts import lines, record_of
+from sandboxrun.gateway.container import DIRECTORY, FILE, SEALED, gateway_payload, network_payload, not_taken
+from sandboxrun.gateway.subnets import candidates, taken_by
+from sandboxrun.plan import operations as op
+from sandboxrun.spec.names import GATEWAY, companion
+from sandboxrun.spec.option import Plot, private_network
+from sandboxrun.spec.owned import is_own_network
+from sandboxrun.spec.project import DeclaredSandbox, decode_network
+from sandboxrun.spec.records import FileRef
+
+PATIENCE = 30.0  # seconds until a gateway must serve
+MOST_TRIES = 50  # subnets that others took meanwhile
+_IN_MAKING = 5.0  # seconds that an engine may take for a network whose maker is gone
+_OVERLAPS = ("overlap", "already used", "conflicts with network", "being used by", "subnet")
+
+
+def build_helper(step: op.BuildHelper, session: Session) -> str:
+    """Build the image of gateways and keepers; what it is built from is pulled where the engine lacks it."""
+    from sandboxrun.gateway.image import build, pull_base
+
+    try:
+        if session.engine.image(step.base) is None:
+            pull_base(session.engine, step.base)
+        return build(session.engine, step.base)
+    except EngineUnreachable:
+        raise
+    except SandboxrunError as error:
+        why = error.diagnostics[0].message
+        help = "`sandboxrun gateway build --from IMAGE` makes it on any image with Python 3.11 that the engine has"
+        raise ApplyError(f"{step.reference}, which gateways run from, could not be built: {why}", help=help) from error
+
+
+def create_private_network(step: op.CreatePrivateNetwork, session: Session) -> str:
+    """Make the sandbox's own network on a subnet that is free, and read back what seals it."""
+    name = private_network(step.sandbox.name)
+    with session.plotting:  # two steps must not choose the same subnet
+        taken = taken_by(session.engine.networks())
+        network, subnet = _first_free(step.sandbox, taken, session)
+    session.plots[step.address] = Plot.of(subnet)
+    session.private_networks[step.address] = network
+    inspect = session.engine.network(network) or {}
+    live = decode_network(inspect)
+    lost = {option for option, wanted in SEALED.items() if live.driver_opts.get(option) != wanted}
+    if lost or not live.internal or live.subnet != subnet or live.enable_ipv6:
+        raise ApplyError(
+            f"the engine did not make the network {name} as asked: {', '.join(sorted(lost)) or 'internal, subnet'}",
+            help="see `sandboxrun doctor`",
+        )
+    return subnet
+
+
+def _first_free(sandbox: DeclaredSandbox, taken: Iterable[Any], session: Session) -> tuple[str, str]:
+    """The network's id and its subnet. A network of that name that an apply left when it was killed makes way."""
+    run, project = session.run_of(sandbox.address), session.profile.project
+    for tries, subnet in enumerate(candidates(sandbox.name, taken)):
+        payload = network_payload(sandbox, project, run, subnet)
+        try:
+            return session.engine.create_network(payload), subnet
+        except NameConflict:
+            _remove_left(payload["Name"], session)
+            return session.engine.create_network(payload), subnet
+        except EngineError as error:
+            if tries >= MOST_TRIES or not any(mark in error.cause.lower() for mark in _OVERLAPS):
+                raise
+    raise ApplyError(f"no subnet is free for {sandbox.address}", help="remove networks that nothing uses")
+
+
+def _remove_left(name: str, session: Session) -> None:
+    """Remove what an apply that was killed has left. The engine may still be at making it: a name that is taken and
+    not shown yet is waited for."""
+    until = monotonic() + _IN_MAKING
+    while (found := session.engine.network(name)) is None and monotonic() < until:
+        sleep(0.1)
+    if found is None:
+        return
+    if not is_own_network(found, session.profile.project):
+        raise ApplyError(f"the network {name} exists and is not this project's", help="rename or remove it")
+    session.engine.remove_network(str(found["Id"]))
+
+
+def create_gateway(step: op.CreateGateway, session: Session) -> str:
+    """Make the container on the network that leads outside, give it its rules and its place beside the sandbox."""
+    sandbox, network = step.sandbox, private_network(step.sandbox.name)
+    plot = session.plots.get(step.address) or _plot_of(network, session)
+    run = step.run or session.run_of(step.address)
+    payload = gateway_payload(sandbox, session.profile.names, run, plot, step.image)
+    made = session.engine.create_container(companion(sandbox.name, GATEWAY), payload)
+    session.companions.setdefault(step.address, []).append(made.id)
+    session.gateways[step.address] = made.id
+    if made.warnings:
+        raise ApplyError(*(f"the gateway of {step.address}: the engine warned: {text}" for text in made.warnings))
+    _give_rules(sandbox, made.id, run, session)
+    place = {"IPAMConfig": {"IPv4Address": plot.gateway}}
+    session.engine.connect_network(network, made.id, place)
+    lost = list(not_taken(payload, session.engine.inspect_container(made.id)))
+    if lost:
+        help = "see `sandboxrun doctor`"
+        raise ApplyError(f"the gateway of {step.address}: the engine did not take {', '.join(lost)}", help=help)
+    return made.id[:12]
+
+
+def start_gateway(step: op.StartGateway, session: Session) -> str:
+    """Start it, and wait for its word that it serves by its rules."""
+    container = step.container or session.gateways[step.address]
+    run = step.run or session.run_of(step.address)
+    wanted = (
+        _give_rules(step.sandbox, container, run, session) if step.container else _digest(step.sandbox, run, session)
+    )
+    with session.engine.attach(container, tty=False) as output:
+        session.engine.start_container(container)
+        _await(output, "ready", wanted, step.address)
+    return container[:12]
+
+
+def reload_gateway(step: op.ReloadGateway, session: Session) -> str:
+    """Replace the rules, and wait for its word that it serves by them."""
+    wanted = _give_rules(step.sandbox, step.container, step.run, session)
+    with session.engine.attach(step.container, tty=False) as output:
+        session.engine.kill_container(step.container, "HUP")
+        _await(output, "rules", wanted, step.address)
+    return "rules reloaded"
+
+
+def _plot_of(network: str, session: Session) -> Plot:
+    """The addresses on a network that is there."""
+    found = session.engine.network(network)
+    subnet = decode_network(found).subnet if found is not None else None
+    if subnet is None:
+        raise ApplyError(f"the network {network} is gone", help="replace the sandbox: --replace")
+    return Plot.of(subnet)
+
+
+def _digest(sandbox: DeclaredSandbox, run: str, session: Session) -> str:
+    from sandboxrun.gateway.rules import digest_of_rules
+
+    return digest_of_rules(_rules(sandbox, run, session))
+
+
+def _rules(sandbox: DeclaredSandbox, run: str, session: Session) -> bytes:
+    from sandboxrun.gateway.rules import rules_document
+
+    assert sandbox.spec.egress is not None
+    refused = session.engine.host_addresses()
+    return rules_document(sandbox.spec.egress, sandbox=sandbox.address, run=run, refused=refused)
+
+
+def _give_rules(sandbox: DeclaredSandbox, container: str, run: str, session: Session) -> str:
+    """Put the rules into their volume, as a file that the gateway can read and not write; their digest."""
+    seen = next((o for o in session.snapshot.sandboxes if o.run == run), None)
+    if seen is not None and (seen.applied is None or seen.applied.egress != sandbox.spec.egress):
+        # until the end of this apply, what is recorded may not be so
+        begin_rules(session.store, run, engine=session.engine.identity)
+    from sandboxrun.gateway.rules import digest_of_rules
+
+    document = _rules(sandbox, run, session)
+    session.engine.put_archive(container, DIRECTORY, rules_tar(document))
+    return digest_of_rules(document)
+
+
+def rules_tar(document: bytes) -> BinaryIO:
+    """The rules as a file that everybody reads and only root writes."""
+    return files_tar({FileRef(source=FILE, mode=0o444): document}, 0, 0)
+
+
+def _await(output: Any, event: str, digest: str, address: str) -> None:
+    """Read what the gateway says until it says `event` for these rules. Raises ApplyError when it does not."""
+    timer = threading.Timer(PATIENCE, output.close)
+    timer.daemon = True
+    timer.start()
+    last = ""
+    try:
+        for line in lines(data for _, data in output):
+            said = record_of(line)
+            if said.get("event") == event and said.get("digest") == digest:
+                return
+            if said.get("event") == "rules-refused":
+                last = str(said.get("error"))
+                break
+            if said.get("event") not in ("request", None):
+                last = str(said.get("error") or said.get("event"))
+            elif not said:
+                last = line.decode(errors="replace")[:300]
+    finally:
+        timer.cancel()
+    help = {
+        "ready": "nothing passes it; `sandboxrun gateway build` makes the gateway's image anew",
+        "rules": "it may serve by its old rules still: apply again, or replace the sandbox: --replace",
+    }
+    raise ApplyError(
+        f"{address}: its gateway does not serve by its rules{': ' + printable(last) if last else ''}",
+        help=help[event],
+    )
+
+
+def remove_companions(containers: Iterable[str], network: str | None, session: Session) -> None:
+    """Remove a sandbox's companions and its network; what is gone already is fine."""
+    for container in containers:
+        try:
+            session.engine.remove_container(container, force=True)
+        except NotFound:
+            continue
+    if network is not None:
+        try:
+            session.engine.remove_network(network)
+        except NotFound:
+            return

@@ -1,0 +1,96 @@
+"""Asks the engine what it remembers of containers that have ended, and whether it was restarted meanwhile.
+
+Owns these calls. Decides nothing: `outcome.py` does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sandboxrun.spec.outcome import History
+from sandboxrun.spec.state import parse_time
+
+if TYPE_CHECKING:
+    from sandboxrun.backend.docker.client import Engine
+
+_DEFAULT_NETWORK = "bridge"  # Docker makes it again at every start, so its age is the engine's
+_NAMED = 20  # containers that a question names; of more, the answer is sorted out here
+_REMOVED = timedelta(hours=1)  # what was removed longer ago is hardly among an engine's last events
+_PATIENCE = 10.0  # seconds, for an engine that does not end its answer
+
+
+def histories(engine: Engine, ended: Mapping[str, Mapping[str, Any]]) -> Mapping[str, History]:
+    """Of each container (id → `State` of its inspect answer), what the engine remembers. Raises EngineError."""
+    times = {id: (_time(state, "StartedAt"), _time(state, "FinishedAt")) for id, state in ended.items()}
+    began_at = [started for started, _ in times.values() if started is not None]
+    if not began_at:
+        return {}
+    about = _about(engine, min(began_at))
+    events = _events(engine, {id: finished for id, (_, finished) in times.items()}, min(began_at))
+    return {id: History.of(events[id], **about) for id in ended}
+
+
+def of_removed(engine: Engine, id: str) -> History:
+    """What the engine remembers of a container that is gone: whether a signal ended it. Raises EngineError."""
+    from sandboxrun.backend.docker.facts import is_podman
+
+    since = engine.clock() - _REMOVED
+    return History.of(_events(engine, {id: None}, since)[id], silent=is_podman(engine.version(), {}))
+
+
+def _about(engine: Engine, earliest: datetime) -> Mapping[str, Any]:
+    from sandboxrun.backend.docker.facts import is_podman
+
+    if is_podman(engine.version(), {}):
+        return {"outlives": True, "silent": True}
+    began = _time(engine.network(_DEFAULT_NETWORK) or {}, "Created")
+    if began is not None and began <= earliest:
+        return {"began": began}
+    outlives = bool(engine.info().get("LiveRestoreEnabled"))
+    return {"began": began, "outlives": outlives, "known": began is not None or outlives}
+
+
+def _events(engine: Engine, ends: Mapping[str, datetime | None], since: datetime) -> dict[str, list[Mapping[str, Any]]]:
+    """Their events, oldest first. A container's end is told a moment after its state shows it, so that of one that has
+    just ended is waited for."""
+    found: dict[str, list[Mapping[str, Any]]] = {id: [] for id in ends}
+    now = engine.clock()  # to the second
+    fresh = any(end is None or end >= now - timedelta(seconds=2) for end in ends.values())
+    filters = {"type": ["container"], **({"container": list(ends)} if len(ends) <= _NAMED else {})}
+    missing = {id for id, end in ends.items() if end is not None}
+    with engine.events(
+        filters=filters,
+        since=str(int(since.timestamp()) - 1),
+        until=str(int(now.timestamp()) + (2 if fresh else 0)),
+    ) as stream:
+        timer = threading.Timer(_PATIENCE, stream.close)
+        timer.daemon = True
+        timer.start()
+        try:
+            for event in stream:
+                actor = event.get("Actor")
+                id = str(actor.get("ID")) if isinstance(actor, Mapping) else ""
+                if id not in found:
+                    continue
+                found[id].append(event)
+                if event.get("Action") in ("die", "died") and _after(event, ends[id]):
+                    missing.discard(id)
+                    if not missing:
+                        break
+        finally:
+            timer.cancel()
+    return found
+
+
+def _after(event: Mapping[str, Any], end: datetime | None) -> bool:
+    """Whether an event is of this end, not of one before a restart by hand."""
+    at = event.get("timeNano")
+    return end is not None and isinstance(at, int) and at / 1e9 >= end.timestamp() - 0.001
+
+
+def _time(answer: Mapping[str, Any], key: str) -> datetime | None:
+    value = answer.get(key)
+    return parse_time(value) if isinstance(value, str) else None

@@ -1,0 +1,249 @@
+"""One holder per project and engine, without an image or a file: the lock is a volume on the engine.
+
+Owns the algorithm. A contender that sees no live lock makes its own volume, with a name nobody else has, and looks
+again: of two at once at least one sees the other, and whoever sees another takes its own away and tries later.
+A lock is dead when its process is gone (told on the same machine only) or its lease ran out by the engine's clock;
+anyone may remove a dead one. A holder renews its lease by a newer volume before it removes the older.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import attrs
+
+from sandboxrun.backend.docker.calls import Json
+from sandboxrun.backend.errors import EngineError, NotFound
+from sandboxrun.backend.owner import Owner, decode, this_process
+from sandboxrun.errors import ApplyError
+from sandboxrun.threads import begin
+
+if TYPE_CHECKING:
+    from sandboxrun.backend.docker.client import Engine
+
+LABEL = "sandboxrun.lock"
+LEASE = 60  # seconds
+_TOKEN = f"{LABEL}.token"
+_OWNER = f"{LABEL}.owner"
+_LEASE = f"{LABEL}.lease"
+_abandoned: set[str] = set()  # tokens of this process's own holders that could not release on an engine that was away
+_SLACK = 2.0  # seconds: the engine tells its time, and a volume's, in whole ones
+
+
+class LockHeld(ApplyError):
+    """Another run had the project's lock all the time that was waited."""
+
+
+class LockLost(ApplyError):
+    """This run had the project's lock and has it no longer: nothing more may be changed."""
+
+
+@attrs.frozen(kw_only=True)
+class Claim:
+    """One lock volume, as the engine shows it."""
+
+    volume: str
+    token: str
+    owner: Owner | None
+    since: datetime
+    lease: int
+
+    @property
+    def holder(self) -> str:
+        """Who, for a message."""
+        process = f"process {self.owner.pid} of {self.owner.who}" if self.owner else "an unknown process"
+        return f"{process}, since {self.since:%H:%M:%S} by the engine's clock"
+
+    def is_dead(self, now: Callable[[], datetime]) -> bool:
+        """Whether it no longer counts; `now` gives the engine's time."""
+        if self.token in _abandoned or (self.owner is not None and self.owner.is_gone):
+            return True
+        return now() - self.since > timedelta(seconds=self.lease + _SLACK)
+
+
+def claim_of(volume: Json) -> Claim:
+    """A lock volume's claim. One whose labels make no sense counts as any other, for the usual lease."""
+    labels = volume.get("Labels") or {}
+    try:
+        lease = min(max(int(labels.get(_LEASE, "")), 0), 3600)
+    except ValueError:
+        lease = LEASE
+    return Claim(
+        volume=str(volume["Name"]),
+        token=str(labels.get(_TOKEN, volume["Name"])),
+        owner=decode(str(labels.get(_OWNER, ""))),
+        since=datetime.fromisoformat(str(volume["CreatedAt"])).astimezone(UTC),
+        lease=lease,
+    )
+
+
+def _now() -> float:
+    """Seconds that go on while the machine sleeps, where the system has such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class ProjectLock:
+    """A project's lock, while it is held. `check` before each change."""
+
+    def __init__(self, engine: Engine, project: str, lease: int) -> None:
+        self._engine = engine
+        self._project = project
+        self._lease = lease
+        self._token = secrets.token_hex(8)
+        self._owner = this_process().encode()
+        self._volumes: list[str] = []
+        self._until = 0.0
+        self._lost = False
+        self._ending = threading.Event()
+
+    @property
+    def lost(self) -> bool:
+        """True once the lease ran out, or another took the lock away."""
+        return self._lost or _now() >= self._until
+
+    def check(self) -> None:
+        """Raise LockLost unless the lock is still held."""
+        if self.lost:
+            message = f"the lock of project {self._project} was lost: its lease of {self._lease} seconds ran out"
+            raise LockLost(message, help="the machine slept or the engine did not answer: run the command again")
+
+    def claims(self) -> tuple[Claim, ...]:
+        """All lock volumes of the project, this holder's too."""
+        return tuple(claim_of(v) for v in self._engine.volumes(labels={LABEL: self._project}))
+
+    def create(self) -> None:
+        """Make one more volume of this holder, and count the lease from before the call."""
+        began = _now()
+        name = f"sandboxrun-lock-{self._project}-{self._token}-{len(self._volumes) + secrets.randbits(32):x}"
+        labels = {LABEL: self._project, _TOKEN: self._token, _OWNER: self._owner, _LEASE: f"{self._lease}"}
+        self._volumes.append(name)  # before the call: when it is cut short, the volume may be there
+        self._engine.create_volume({"Name": name, "Labels": labels})
+        self._until = began + self._lease * 0.9  # what is begun before that ends before others may take over
+
+    def release(self, *, keep_newest: bool = False) -> None:
+        """Remove this holder's volumes. Those of an engine that is gone end with their lease."""
+        gone = self._volumes[:-1] if keep_newest else self._volumes[:]
+        for name in gone:
+            with suppress(EngineError):
+                with suppress(NotFound):
+                    self._engine.remove_volume(name)
+                self._volumes.remove(name)
+
+    def abandon(self) -> None:
+        """What could not be removed (the engine was away) counts for nothing any more, though its process lives."""
+        if self._volumes:
+            _abandoned.add(self._token)
+
+    def rivals(self) -> tuple[Claim, ...]:
+        """The live claims of others; dead ones are removed on the way."""
+        now = _once(self._engine.clock)
+        live = []
+        for claim in self.claims():
+            if claim.token == self._token:
+                continue
+            if claim.is_dead(now):
+                with suppress(NotFound):
+                    self._engine.remove_volume(claim.volume)
+            else:
+                live.append(claim)
+        return tuple(live)
+
+    def try_once(self) -> tuple[Claim, ...]:
+        """Take the lock: () when that was done, else who stands against it."""
+        if rivals := self.rivals():
+            return rivals
+        self.create()
+        if rivals := self.rivals():
+            self.release()
+        return rivals
+
+    def renew(self) -> None:
+        """A new lease, unless another has taken this holder for dead."""
+        if not any(claim.token == self._token for claim in self.claims()):
+            self._lost = True
+            return
+        self.create()
+        self.release(keep_newest=True)
+
+    def keep(self) -> None:
+        """Renew until the end, in a thread of its own. After a failure sooner: the engine may be back."""
+        pause = self._lease / 3
+        while not self._ending.wait(pause) and not self.lost:
+            try:
+                self.renew()
+                pause = self._lease / 3
+            except EngineError:
+                pause = self._lease / 12
+
+    def fail(self, error: BaseException) -> None:
+        """Nobody renews it any more: it counts as lost from now on."""
+        self._lost = True
+
+    def end(self) -> None:
+        """Stop renewing."""
+        self._ending.set()
+
+
+def _once(clock: Callable[[], datetime]) -> Callable[[], datetime]:
+    """`clock`, asked at most once."""
+    told: list[datetime] = []
+
+    def now() -> datetime:
+        if not told:
+            told.append(clock())
+        return told[0]
+
+    return now
+
+
+def _acquire(lock: ProjectLock, project: str, wait: float, on_wait: Callable[[str], None] | None) -> None:
+    """Try until it is taken. Raises LockHeld after `wait` seconds."""
+    until = time.monotonic() + wait
+    most = 0.05
+    told = ""
+    while rivals := lock.try_once():
+        holder = min(rivals, key=lambda claim: claim.since).holder
+        if time.monotonic() >= until:
+            message = f"project {project} is in use by another run: {holder}"
+            help = "wait for it to end, or wait longer for the lock; a dead run's lock ends within a minute"
+            raise LockHeld(message, help=help)
+        if on_wait is not None and holder != told:
+            told = holder
+            on_wait(f"waiting for another run of project {project}: {holder}")
+        time.sleep(min(random.uniform(0.01, most), max(0.0, until - time.monotonic())))
+        most = min(most * 2, 1.0)
+
+
+@contextmanager
+def project_lock(
+    engine: Engine,
+    project: str,
+    *,
+    wait: float,
+    on_wait: Callable[[str], None] | None = None,
+    lease: int = LEASE,
+) -> Iterator[ProjectLock]:
+    """Hold a project's lock on an engine. Raises LockHeld after `wait` seconds, naming the holder.
+
+    `on_wait` gets a line for the user when there is someone to wait for. A killed holder's lock is taken over at once
+    on the same machine, elsewhere when its `lease` (seconds) has run out.
+    """
+    lock = ProjectLock(engine, project, lease)
+    keeper: threading.Thread | None = None
+    try:
+        _acquire(lock, project, wait, on_wait)
+        keeper = begin(lock.keep, name="sandboxrun-lock", failed=lock.fail)
+        yield lock
+    finally:
+        lock.end()
+        if keeper is not None:
+            keeper.join(timeout=5)
+        lock.release()
+        lock.abandon()

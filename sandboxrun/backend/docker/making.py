@@ -1,0 +1,563 @@
+"""Makes sandboxes: volumes, containers, keepers, files, start, and the read-back after each.
+
+Owns these steps' engine calls, and users looked up in an image's own accounts. No decisions.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, BinaryIO
+
+from sandboxrun.backend.errors import NotFound
+from sandboxrun.errors import ApplyError
+from sandboxrun.spec.records import FileRef
+
+if TYPE_CHECKING:
+    from sandboxrun.backend.docker.client import Engine
+
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from sandboxrun.backend.session import Session
+from sandboxrun.errors import Diagnostic
+from sandboxrun.plan.diff import mismatches, short
+from sandboxrun.spec import labels
+from sandboxrun.spec.codec import decode, from_label, without_inherited
+from sandboxrun.spec.option_types import ALLOW
+from sandboxrun.spec.project import DeclaredSandbox
+from sandboxrun.spec.spec import BY_KEY, SandboxSpec
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.folder import Folder
+    from sandboxrun.evidence.store import Store
+
+
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import MappingProxyType
+
+from sandboxrun.backend.docker.holding import held
+from sandboxrun.backend.docker.places import check_places
+from sandboxrun.backend.docker.tmpfs import check_tmpfs
+from sandboxrun.backend.errors import EngineError, EngineUnreachable
+from sandboxrun.backend.events import StepProgress
+from sandboxrun.backend.session import Made
+from sandboxrun.gateway.container import keeper_payload, not_taken
+from sandboxrun.plan import operations as op
+from sandboxrun.plan.belongings import held_parts
+from sandboxrun.plan.preflight import image_fault
+from sandboxrun.profile.objects import digest
+from sandboxrun.spec.codec import ImageConfig, encode, encode_update, to_label
+from sandboxrun.spec.names import KEEPER, SECRETS, WORKSPACE, companion, part_volume
+from sandboxrun.spec.owned import COURIER, is_own_volume
+from sandboxrun.spec.project import volume_payload
+from sandboxrun.spec.types import format_size
+
+# -- The tars that couriers carry: secrets, configs, and a directory's owner
+
+
+def files_tar(contents: Mapping[FileRef, bytes], uid: int, gid: int) -> BinaryIO:
+    """One file for each reference, owned by its own uid and gid, or by those given."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for ref, content in contents.items():
+            info = tarfile.TarInfo(ref.file_name)
+            info.size, info.mode = len(content), ref.mode
+            info.uid = uid if ref.uid is None else ref.uid
+            info.gid = gid if ref.gid is None else ref.gid
+            tar.addfile(info, io.BytesIO(content))
+    buffer.seek(0)
+    return buffer
+
+
+def directory_tar(name: str, uid: int, gid: int) -> BinaryIO:
+    """An empty directory of that owner: unpacked above one that is there, it changes the owner alone."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        info = tarfile.TarInfo(name)
+        info.type, info.mode, info.uid, info.gid = tarfile.DIRTYPE, 0o755, uid, gid
+        tar.addfile(info)
+    buffer.seek(0)
+    return buffer
+
+
+# -- Looks up users and groups by name in a container's own /etc/passwd and /etc/group
+
+LARGEST = 1 << 20
+
+
+def look_up(engine: Engine, container: str, user: str, group: str) -> tuple[int, int]:
+    """uid and gid of `user` and `group` ("": the user's own). Raises ApplyError for a name that is not there."""
+    uid, gid = (int(user), int(user)) if user.isdigit() else _entry(engine, container, "/etc/passwd", user)
+    if group:
+        gid = int(group) if group.isdigit() else _entry(engine, container, "/etc/group", group)[0]
+    return uid, gid
+
+
+def _entry(engine: Engine, container: str, path: str, name: str) -> tuple[int, int]:
+    for line in _read(engine, container, path).splitlines():
+        fields = line.split(":")
+        if fields[0] == name and len(fields) >= 3 and fields[2].isdigit():
+            return int(fields[2]), int(fields[3]) if len(fields) > 3 and fields[3].isdigit() else int(fields[2])
+    raise ApplyError(f'the image knows no "{name}" in {path}', help="give the user by number, as in 1000:1000")
+
+
+def _read(engine: Engine, container: str, path: str) -> str:
+    archive = engine.get_archive(container, path)
+    try:
+        data = bytearray()
+        for chunk in archive.stream:
+            data += chunk
+            if len(data) > LARGEST:
+                raise ApplyError(f"{path} of the image is larger than {LARGEST} bytes")
+    finally:
+        archive.close()
+    with tarfile.open(fileobj=io.BytesIO(bytes(data))) as tar:
+        member = tar.next()
+        file = tar.extractfile(member) if member is not None and member.isreg() else None
+        return file.read().decode(errors="replace") if file is not None else ""
+
+
+def login(engine: Engine, container: str, user: str) -> tuple[int, int, frozenset[int]]:
+    """uid, gid and further groups that the engine gives a process of the container's `user`, as the image has them.
+
+    Without a group in `user` they are those of /etc/passwd and /etc/group; a number that stands in neither has group
+    0. Raises ApplyError for a name that is not there.
+    """
+    name, _, group = user.partition(":")
+    if group:
+        return (*look_up(engine, container, name, group), frozenset())
+    entry = next(
+        (fields for fields in _lines(engine, container, "/etc/passwd") if name in (fields[0], fields[2])), None
+    )
+    if entry is None:
+        return (int(name), 0, frozenset()) if name.isdigit() else (*look_up(engine, container, name, ""), frozenset())
+    member = (fields for fields in _lines(engine, container, "/etc/group") if entry[0] in fields[-1].split(","))
+    return int(entry[2]), int(entry[3]), frozenset(int(fields[2]) for fields in member)
+
+
+def _lines(engine: Engine, container: str, path: str) -> list[list[str]]:
+    """The entries of a file that have their numbers. An image without the file has none."""
+    try:
+        lines = _read(engine, container, path).splitlines()
+    except NotFound:
+        return []
+    entries = [line.split(":") for line in lines]
+    return [e for e in entries if len(e) >= 4 and e[2].isdigit() and (path == "/etc/group" or e[3].isdigit())]
+
+
+# -- The read-back: what the engine made must be what was asked, option by option
+
+
+def refuse_warnings(sandbox: DeclaredSandbox, warnings: Sequence[str]) -> None:
+    """An engine that warns about an option has not taken it. Raises ApplyError."""
+    if warnings:
+        raise ApplyError(
+            *(
+                Diagnostic(
+                    message=f"{sandbox.address}: the engine warned: {warning}",
+                    span=sandbox.span,
+                    help="what it did not take is not enforced; `sandboxrun doctor` says what this engine offers",
+                )
+                for warning in warnings
+            )
+        )
+
+
+def read_back(sandbox: DeclaredSandbox, container: str, session: Session, image_id: str | None = None) -> None:
+    """Compare the container with its spec. Raises ApplyError naming every option that is not as declared."""
+    inspect = session.engine.inspect_container(container)
+    check_image(sandbox, inspect, image_id)
+    image = session.image(str(inspect["Image"]))
+    live = without_inherited(decode(inspect, session.profile.names, sandbox.spec), image)
+    found = mismatches(without_inherited(sandbox.spec, image), live)
+    if found:
+        raise ApplyError(
+            *(
+                Diagnostic(
+                    message=f"{sandbox.address}: the engine did not take {d.key}: declared {_show(d.after)}, "
+                    f"enforced {_show(d.before)}",
+                    span=sandbox.place(d.key),
+                    help=_help(d.key),
+                )
+                for d in found
+            )
+        )
+
+
+def check_image(sandbox: DeclaredSandbox, inspect: Mapping[str, Any], image_id: str | None) -> None:
+    """The image that runs must be the one that was planned. Raises ApplyError."""
+    real = str(inspect.get("Image") or "")
+    if image_id and real != image_id:
+        raise ApplyError(
+            f"{sandbox.address}: {sandbox.spec.image} was {short(image_id)} when planned and is {short(real)} now",
+            help="the tag has moved meanwhile: plan again",
+        )
+
+
+def _help(key: str) -> str:
+    placed = BY_KEY[key].at
+    return f"its field is {placed.engine if placed else key}; `sandboxrun doctor` says what this engine offers"
+
+
+def _show(value: Any) -> str:
+    return "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+# -- The spec of the last update in place: labels are set at creation only, so it is recorded beside the engine
+
+APPLIED = "applied.json"
+UNFINISHED = "rules-unfinished"  # there while a gateway may have other rules than those recorded
+
+
+def record_update(store: Store, run: str, spec_label: str, *, engine: str) -> None:
+    """Keep the spec of an update in place, on the engine of that identity, until the run's evidence is taken."""
+    with store.staging(run, engine=engine) as staging:
+        staging.write(APPLIED, spec_label.encode())
+        if staging.kind(UNFINISHED):
+            staging.unlink(UNFINISHED)
+
+
+def begin_rules(store: Store, run: str, *, engine: str) -> None:
+    """Note that a gateway is being given other rules: until `record_update` nobody may rely on those recorded."""
+    with store.staging(run, engine=engine) as staging:
+        staging.write(UNFINISHED, b"")
+
+
+def updated_spec(inspect: Mapping[str, Any], store: Store) -> SandboxSpec | None:
+    """The spec of a container's last update in place; None when there was none, or it was recorded elsewhere.
+
+    After one that was not finished its egress is one that no profile can declare: the next apply gives the rules anew.
+    """
+    own = labels.read((inspect.get("Config") or {}).get("Labels"))
+    run = own.get(labels.RUN)
+    if not run:
+        return None
+    try:
+        with store.staging(run) as staging:
+            recorded = _recorded(staging)
+            if not staging.kind(UNFINISHED):
+                return from_label(recorded)
+            spec = from_label(recorded or str(own.get(labels.SPEC) or ""))
+            return _unknown_rules(spec) if spec is not None else None
+    except (OSError, ValueError):
+        return None
+
+
+def _recorded(staging: Folder) -> str:
+    try:
+        with staging.open(APPLIED) as file:
+            return file.read().decode()
+    except FileNotFoundError:
+        return ""
+
+
+def _unknown_rules(spec: SandboxSpec) -> SandboxSpec:
+    """The spec with an egress that allows nothing, which is refused in a profile."""
+    if spec.egress is None or not spec.egress.has_gateway:
+        return spec
+    return attrs.evolve(spec, egress=attrs.evolve(spec.egress, mode=ALLOW, allow=()))
+
+
+# -- Keeps in memory what must not lie on the engine's disk: tmpfs volumes, held mounted by a container of their …
+
+PLACE = "/held"
+LEAST = 1 << 20  # bytes; what is put there needs whole pages
+PAGE, LEAST_INODES = 4096, 4096
+FLAGS = "noexec,nosuid,nodev"
+
+
+def held_at(part: str) -> str:
+    """Where the keeper has a part mounted."""
+    return f"{PLACE}/{part}"
+
+
+def part_options(step: op.CreatePart, session: Session) -> Mapping[str, str]:
+    """The options of a part's volume: in memory, and no larger than it has to be, where it must not lie on a disk."""
+    spec = step.sandbox.spec
+    if step.part not in held_parts(spec):
+        return {}
+    if step.part == WORKSPACE:
+        assert spec.workspace is not None and spec.workspace.size is not None
+        size = spec.workspace.size
+        inodes = max(LEAST_INODES, size // PAGE)  # without a bound, empty files would fill the memory outside of it
+        return {"type": "tmpfs", "device": "tmpfs", "o": f"size={size},nr_inodes={inodes},mode=0755,nosuid,nodev"}
+    wanted = [(SECRETS, ref.source) for ref in spec.secrets]
+    size = max(LEAST, 2 * sum(len(session.files[at]) + 4096 for at in wanted))
+    return {"type": "tmpfs", "device": "tmpfs", "o": f"size={size},mode=0755,{FLAGS}"}
+
+
+def start_keeper(step: op.StartKeeper, session: Session) -> str:
+    """Make it, see that it is confined as asked, and start it: what it holds can be filled then."""
+    places = {part: held_at(part) for part in step.parts}
+    run = session.run_of(step.address)
+    payload = keeper_payload(step.sandbox, session.profile.project, run, places, step.image)
+    made = session.engine.create_container(companion(step.sandbox.name, KEEPER), payload)
+    session.companions.setdefault(step.address, []).append(made.id)
+    session.keepers[step.address] = made.id
+    lost = [*made.warnings, *not_taken(payload, session.engine.inspect_container(made.id))]
+    if lost:
+        help = "see `sandboxrun doctor`"
+        raise ApplyError(f"the keeper of {step.address}: the engine did not take {', '.join(lost)}", help=help)
+    session.engine.start_container(made.id)
+    return made.id[:12]
+
+
+# -- Makes sandboxes: volume, container, files, start, and the read-back after each
+
+NO_IMAGE = "check the name, or `docker login`; to use an image that is on the engine set pull_policy: missing or never"
+LANDING = "/sandboxrun"  # where a courier has what it carries
+
+
+def pull_image(step: op.PullImage, session: Session) -> str:
+    """Pull, and check that what came is what was planned."""
+    layers: dict[str, str] = {}
+
+    def progress(entry: Mapping[str, Any]) -> None:
+        layer, status = str(entry.get("id") or ""), str(entry.get("status") or "")
+        if layer and not status.startswith("Pulling from") and layers.get(layer) != status:  # that names the tag
+            layers[layer] = status
+            done = sum(s in ("Pull complete", "Already exists") for s in layers.values())
+            session.listener(StepProgress(step=step, text=f"{done} of {len(layers)} layers"))
+
+    try:
+        session.engine.pull(step.reference, platform=step.platform, progress=progress)
+    except EngineUnreachable:
+        raise
+    except EngineError as error:
+        raise ApplyError(*(attrs.evolve(d, help=d.help or NO_IMAGE) for d in error.diagnostics)) from error
+    config = ImageConfig.of(session.engine.image(step.reference) or {})
+    if step.digest and not any(digest.endswith(f"@{step.digest}") for digest in config.digests):
+        raise ApplyError(
+            f"{step.reference} was {step.digest} when planned and the registry gave another",
+            help="the tag has moved meanwhile: plan again",
+        )
+    session.know_image(step.reference, config)
+    return next((digest.partition("@")[2] for digest in config.digests), config.id)
+
+
+def create_volume(step: op.CreateVolume, session: Session) -> None:
+    """Make a volume of the profile's."""
+    made = session.engine.create_volume(volume_payload(step.key, step.spec, session.profile.names))
+    if not is_own_volume(made, session.profile.project):
+        raise ApplyError(f"the volume {made.get('Name')} exists and is not this project's", help="rename it")
+    session.volumes_made.add(str(made["Name"]))
+
+
+def create_part(step: op.CreatePart, session: Session) -> None:
+    """Make a volume that is a sandbox's own. The engine answers with an older one of that name if there is one."""
+    name, options = part_volume(step.sandbox.name, step.part), part_options(step, session)
+    wanted = session.part_labels(step.address, step.sandbox.name, step.part)
+    payload = {"Name": name, "Driver": "local", "Labels": wanted, "DriverOpts": options}
+    made = session.engine.create_volume(payload)
+    if labels.read(made.get("Labels")).get(labels.RUN) != wanted[labels.RUN]:
+        if not is_own_volume(made, session.profile.project):
+            raise ApplyError(f"the volume {name} exists and is not this project's", help="rename or remove it")
+        # Left by an apply that was killed: its files must not become this run's.
+        session.engine.remove_volume(name)
+        made = session.engine.create_volume(payload)
+    taken = made.get("Options") or {}
+    lost = sorted(key for key, value in options.items() if taken.get(key) != value)
+    if lost:
+        raise ApplyError(
+            f"{step.address}: the engine did not make the volume {name} as asked: {', '.join(lost)}",
+            help="it must be able to make volumes in memory: its driver local with type tmpfs",
+        )
+
+
+def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
+    """Create the container and read it back: nothing of it has run yet."""
+    sandbox, names = step.sandbox, session.profile.names
+    if step.image_id is None and (fault := image_fault(sandbox, session.image(sandbox.spec.image))):
+        raise ApplyError(fault)  # an image that was pulled just now
+    payload = encode(
+        sandbox.spec,
+        name=sandbox.name,
+        names=names,
+        own_labels=session.labels(sandbox),
+        plot=session.plots.get(sandbox.address),
+        image=session.image(sandbox.spec.image),
+    )
+    check_places(sandbox, session.places)
+    with held(sandbox, session.store, session.engine):
+        created = session.engine.create_container(sandbox.name, payload, platform=sandbox.spec.platform)
+    session.made[sandbox.address] = Made(id=created.id, run=session.run_of(sandbox.address))
+    refuse_warnings(sandbox, created.warnings)
+    if len(sandbox.spec.networks) <= 1:
+        read_back(sandbox, created.id, session, step.image_id)
+    return created.id[:12]
+
+
+def check_sandbox(step: op.CheckSandbox, session: Session) -> None:
+    """Read it back once it is on all its networks."""
+    read_back(step.sandbox, session.made[step.address].id, session, step.image_id)
+
+
+def rename_sandbox(step: op.RenameSandbox, session: Session) -> None:
+    """Give it its name."""
+    session.engine.rename_container(step.container or session.made[step.address].id, step.name)
+
+
+def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
+    """Pack the workspace, keep it as the baseline of the patch, and put it into its volume."""
+    from sandboxrun.evidence.workspace import open_workspace, stage_workspace
+
+    sandbox, container = step.sandbox, session.made[step.address]
+    policy = sandbox.spec.workspace
+    assert sandbox.workspace is not None and policy is not None
+    uid, gid = owner(sandbox, container.id, session)
+    check_places(sandbox, session.places)
+    packed = stage_workspace(
+        session.store,
+        container.run,
+        sandbox.workspace,
+        uid=uid,
+        gid=gid,
+        engine=session.engine.identity,
+        exclude=policy.exclude,
+    )
+    if policy.size is not None and packed.bytes > policy.size:
+        raise ApplyError(
+            f"{sandbox.address}: the workspace holds {packed.bytes} bytes, and its size is {format_size(policy.size)}",
+            help="exclude what the agent does not need, or give it a larger size",
+        )
+    volume, told = part_volume(sandbox.name, WORKSPACE), {labels.RUN: container.run, labels.CONTENT: packed.content}
+    carrying = courier(sandbox, WORKSPACE, volume, session, told, landing="/")
+    with open_workspace(session.store, container.run) as tar, carrying as carrier:
+        session.engine.put_archive(carrier, "/", tar)
+    return f"{packed.files} file{'s' if packed.files != 1 else ''}"
+
+
+def upload_files(step: op.UploadFiles, session: Session) -> None:
+    """Put secrets or configs into their volume."""
+
+    sandbox, container = step.sandbox, session.made[step.address]
+    uid, gid = owner(sandbox, container.id, session)
+    contents = {ref: session.files[step.part, ref.source] for ref in step.files}
+    for ref, content in contents.items():
+        if ref.digest is not None and ref.digest != digest(content):
+            raise ApplyError(f"the content of {ref.source} has changed since it was planned", help="plan again")
+    tar = files_tar(contents, uid, gid)
+    if step.part in held_parts(sandbox.spec):
+        session.engine.put_archive(session.keepers[step.address], held_at(step.part), tar)
+        return
+    with courier(sandbox, step.part, part_volume(sandbox.name, step.part), session) as carrier:
+        session.engine.put_archive(carrier, f"{LANDING}/{step.part}", tar)
+
+
+def give_volume(step: op.GiveVolume, session: Session) -> None:
+    """Give a volume's root to the sandbox's user."""
+
+    sandbox, part = step.sandbox, f"volume-{step.key}"
+    uid, gid = owner(sandbox, session.made[step.address].id, session)
+    with courier(sandbox, part, session.profile.names.volume(step.key), session) as carrier:
+        session.engine.put_archive(carrier, LANDING, directory_tar(part, uid, gid))
+
+
+@contextmanager
+def courier(
+    sandbox: DeclaredSandbox,
+    part: str,
+    volume: str,
+    session: Session,
+    more: Mapping[str, str] = MappingProxyType({}),
+    *,
+    landing: str = LANDING,
+) -> Iterator[str]:
+    """A container that is never started, with `volume` at <part> below `landing`; gone afterwards. `more` are labels,
+    for who reads of it in the engine's events.
+
+    The engine takes no upload through a read-only mount, and none into the directory above a mount when the
+    root is read-only; only from there can a volume's own root be given to the sandbox's user.
+    """
+    mount = {
+        "Type": "volume",
+        "Source": volume,
+        "Target": posixpath.join(landing, part),
+        "VolumeOptions": {"NoCopy": True},
+    }
+    made = session.engine.create_container(
+        f"{sandbox.name}.courier-{part}",
+        {
+            "Image": sandbox.spec.image,
+            "Cmd": ["true"],
+            "NetworkDisabled": True,
+            "Labels": {labels.PROJECT: session.profile.project, labels.ROLE: COURIER, **more},
+            "HostConfig": {"NetworkMode": "none", "Mounts": [mount]},
+        },
+        platform=sandbox.spec.platform,
+    )
+    try:
+        yield made.id
+    finally:
+        session.engine.remove_container(made.id, force=True, volumes=True)
+
+
+def start_sandbox(step: op.StartSandbox, session: Session) -> str:
+    """Start the container, and read it back once more: what the start itself changed counts too."""
+    container = session.made[step.address]
+    check_places(step.sandbox, session.places)
+    if not session.probing:
+        check_tmpfs(step.sandbox, container.id, session)
+    session.before_start(step.sandbox, container)
+    session.engine.start_container(container.id)
+    session.after_start(step.sandbox, container)
+    read_back(step.sandbox, container.id, session)
+    return container.id[:12]
+
+
+def update_sandbox(step: op.UpdateSandbox, session: Session) -> str:
+    """Change options in place, and read them back."""
+    if "restart" in step.options:
+        check_tmpfs(step.sandbox, step.container, session)
+    payload = encode_update(step.sandbox.spec, step.options)
+    refuse_warnings(step.sandbox, session.engine.update_container(step.container, payload))
+    read_back_options(step, session)
+    return ", ".join(step.options)
+
+
+def resume_sandbox(step: op.ResumeSandbox, session: Session) -> None:
+    """Unpause a container, unless somebody did so meanwhile."""
+
+    def is_paused() -> bool:
+        return bool((session.engine.inspect_container(step.container).get("State") or {}).get("Paused"))
+
+    if is_paused():
+        session.engine.unpause_container(step.container)
+        if is_paused():
+            raise ApplyError(f"{step.address}: the engine did not unpause it", help="plan again")
+
+
+def record_spec(step: op.RecordSpec, session: Session) -> None:
+    """Note what a container was changed to."""
+    record_update(session.store, step.run, to_label(step.sandbox.spec), engine=session.engine.identity)
+
+
+def read_back_options(step: op.UpdateSandbox, session: Session) -> None:
+    """Only what was updated: other differences may be another step's, such as a network to be joined."""
+    from sandboxrun.plan.diff import mismatches
+    from sandboxrun.spec.codec import decode
+
+    live = decode(session.engine.inspect_container(step.container), session.profile.names, step.sandbox.spec)
+    wrong = [d for d in mismatches(step.sandbox.spec, live) if d.key in step.options]
+    if wrong:
+        raise ApplyError(
+            *(f"{step.address}: the engine did not take {d.key}: it is {d.before}, not {d.after}" for d in wrong),
+            help="see `sandboxrun doctor`",
+        )
+
+
+def owner(sandbox: DeclaredSandbox, container: str, session: Session) -> tuple[int, int]:
+    """uid and gid of the sandbox's user; names are looked up in the image's own /etc/passwd and /etc/group."""
+    user, _, group = sandbox.spec.user.partition(":")
+    if user.isdigit() and (group.isdigit() or not group):
+        return int(user), int(group or user)
+
+    return look_up(session.engine, container, user, group)

@@ -1,0 +1,387 @@
+"""Reads the engine into a snapshot: everything of one project, and what stands in its way; for a `run` its part of it.
+
+Owns which calls that takes: four for any number of sandboxes, and one inspect each. No decisions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.making import updated_spec
+from sandboxrun.backend.docker.owned import own_containers
+from sandboxrun.backend.errors import EngineError, EngineUnreachable
+from sandboxrun.plan.belongings import companions_of, networks_of
+from sandboxrun.spec import labels
+from sandboxrun.spec.codec import ImageConfig, to_label
+from sandboxrun.spec.names import COMPANIONS
+from sandboxrun.spec.owned import COURIER, is_own_container, is_own_network, is_own_volume
+from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
+from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.state import (
+    Companion,
+    Completed,
+    Ended,
+    Foreign,
+    Helper,
+    Image,
+    ObservedNetwork,
+    ObservedSandbox,
+    ObservedVolume,
+    Offers,
+    Running,
+    Snapshot,
+    observe,
+    observe_companion,
+    observe_network,
+    observe_volume,
+)
+from sandboxrun.spec.types import freeze
+
+if TYPE_CHECKING:
+    from sandboxrun.backend.docker.project_events import ProjectEvents
+    from sandboxrun.evidence.store import Store
+
+
+def take_snapshot(
+    engine: Engine, profile: Profile, store: Store, *, workspaces: bool = False, events: ProjectEvents | None = None
+) -> Snapshot:
+    """The project on the engine now. Raises EngineError.
+
+    `workspaces`: those of sandboxes that have completed are compared with what they are now, which reads all their
+    files. With `events`, what other jobs saw completed since it began counts as this checkout's own record does.
+    """
+    images = _Images(engine)
+    listed = own_containers(engine, profile.project, of_image=images.label_names)
+    helpers = {str(c["Id"]): c for c in listed if labels.ROLE in labels.read(c.get("Labels"))}
+    inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in helpers])
+    declared = _by_label(profile) if inspected else {}
+    sandboxes = tuple(
+        observe(answer, profile.names, images.of(str(answer.get("Image") or "")), updated_spec(answer, store), declared)
+        for answer in inspected
+    )
+    companions, couriers = _companions(helpers.values(), {o.run for o in sandboxes})
+    sandboxes = _with_endings(engine, sandboxes)
+    networks, volumes = own_networks(engine, profile.project), own_volumes(engine, profile.project)
+    running = {o.address: o.applied for o in sandboxes if isinstance(o.state, Running) and not o.one_off}
+    # Those that may have to be made, anew as well: what the engine can't enforce must be known before one goes.
+    unsettled = [s for s in profile.sandboxes if running.get(s.address) != s.spec]
+    info = engine.info() if unsettled else None
+    snapshot = Snapshot(
+        project=profile.project,
+        taken=engine.clock(),
+        offers=offers_of(engine, info, unsettled),
+        engine_id=str((info or {}).get("ID") or ""),
+        sandboxes=sandboxes,
+        networks=networks,
+        volumes=volumes,
+        images=freeze(images.references(profile.sandboxes)),
+        orphaned=frozenset(o.id for o in sandboxes if o.one_off and _owner_gone(o)),
+        couriers=couriers,
+        companions=companions,
+        helper=_helper(images, profile.sandboxes),
+        completed=_completed(profile, store, workspaces),
+    )
+    if events is not None:
+        snapshot = _with_others(snapshot, profile, store, events)
+    return attrs.evolve(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, unsettled)))
+
+
+def own_networks(
+    engine: Engine, project: str, *, more: Mapping[str, str | None] | None = None
+) -> tuple[ObservedNetwork, ...]:
+    """The project's networks on the engine; those with the labels `more`. Raises EngineError."""
+    found = engine.networks(labels={labels.PROJECT: project, **(more or {})})
+    return tuple(observe_network(answer) for answer in found if is_own_network(answer, project))
+
+
+def own_volumes(
+    engine: Engine, project: str, *, more: Mapping[str, str | None] | None = None
+) -> tuple[ObservedVolume, ...]:
+    """The project's volumes on the engine; those with the labels `more`. Raises EngineError."""
+    found = engine.volumes(labels={labels.PROJECT: project, **(more or {})})
+    return tuple(observe_volume(answer) for answer in found if is_own_volume(answer, project))
+
+
+def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Snapshot:
+    """What a `run` has to know: no other sandbox, and what they have in common only where it takes part (`shared`).
+
+    Raises EngineError.
+    """
+    images, info = _Images(engine), engine.info()
+    snapshot = Snapshot(
+        project=profile.project,
+        taken=engine.clock(),
+        offers=offers_of(engine, info, profile.sandboxes),
+        engine_id=str(info.get("ID") or ""),
+        images=freeze({s.spec.image: images.reference(s) for s in profile.sandboxes}),
+        helper=_helper(images, profile.sandboxes),
+    )
+    if not shared:
+        return snapshot
+    listed = own_containers(engine, profile.project, more={labels.ROLE: COURIER}, of_image=images.label_names)
+    snapshot = attrs.evolve(
+        snapshot,
+        couriers=tuple(str(c["Id"]) for c in listed),
+        networks=own_networks(engine, profile.project),
+        volumes=own_volumes(engine, profile.project),
+    )
+    return attrs.evolve(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, profile.sandboxes)))
+
+
+def snapshot_after_run(engine: Engine, profile: Profile, names: Iterable[str]) -> Snapshot:
+    """The containers `names` and nothing else, to be collected. Raises EngineError."""
+    found, declared = engine.inspect_containers(names), _by_label(profile)
+    return Snapshot(
+        project=profile.project,
+        taken=engine.clock(),
+        offers=Offers(api_version=engine.api_version),
+        sandboxes=tuple(observe(answer, profile.names, None, None, declared) for answer in found),
+    )
+
+
+def _with_endings(engine: Engine, sandboxes: tuple[ObservedSandbox, ...]) -> tuple[ObservedSandbox, ...]:
+    """What the engine says of how those ended that have."""
+    ended = {o.id: o.inspect["State"] for o in sandboxes if isinstance(o.state, Ended)}
+    if not ended:
+        return sandboxes
+    from sandboxrun.backend.docker.history import histories
+    from sandboxrun.spec.outcome import History, StoppedBy, decide
+
+    try:
+        found = histories(engine, ended)
+    except EngineUnreachable:
+        raise
+    except EngineError:  # some proxies before an engine let nobody ask for its events
+        found = {}
+
+    def known(observed: ObservedSandbox) -> ObservedSandbox:
+        if not isinstance(observed.state, Ended):
+            return observed
+        by = StoppedBy.TIMEOUT if observed.timed_out else StoppedBy.ITSELF
+        ending = decide(ended[observed.id], stopped_by=by, history=found.get(observed.id, History(known=False)))
+        return attrs.evolve(
+            observed, state=attrs.evolve(observed.state, how=ending.how.value, detail=ending.detail or "")
+        )
+
+    return tuple(map(known, sandboxes))
+
+
+def _companions(
+    listed: Iterable[Mapping[str, Any]], runs: Collection[str]
+) -> tuple[tuple[Companion, ...], tuple[str, ...]]:
+    """The companions of sandboxes that are there; and the ids of what carried files, or is left of one that is gone."""
+    found = tuple(map(observe_companion, listed))
+    mine = tuple(c for c in found if c.role in COMPANIONS and c.run in runs)
+    return mine, tuple(c.id for c in found if c not in mine)
+
+
+def _helper(images: _Images, sandboxes: Iterable[DeclaredSandbox]) -> Helper | None:
+    """The image of gateways and keepers; asked for only where a sandbox has one."""
+    if not any(companions_of(s.spec) for s in sandboxes):
+        return None
+    from sandboxrun.gateway.image import BASE, reference
+
+    found = images.of(name := reference())
+    return Helper(reference=name, id=found.id if found is not None else None, base=BASE)
+
+
+def _by_label(profile: Profile) -> Mapping[str, SandboxSpec]:
+    """The declared specs by their label's text: what runs is mostly one of them, and need not be parsed then."""
+    return {to_label(s.spec): s.spec for s in profile.sandboxes}
+
+
+class _Images:
+    """What images are, each asked once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._known: dict[str, ImageConfig | None] = {}
+
+    def label_names(self, image: str) -> Collection[str]:
+        """The names of the labels of ours that an image has."""
+        found = self.of(image)
+        return found.reserved if found is not None else ()
+
+    def of(self, reference: str) -> ImageConfig | None:
+        if not reference:
+            return None
+        if reference not in self._known:
+            inspect = self._engine.image(reference)
+            self._known[reference] = ImageConfig.of(inspect) if inspect is not None else None
+        return self._known[reference]
+
+    def references(self, sandboxes: Iterable[DeclaredSandbox]) -> Mapping[str, Image]:
+        """What each reference means; of two sandboxes with one image, the one that wants the newest is asked for."""
+        by_policy = sorted(sandboxes, key=lambda s: s.spec.pull_policy == "always")
+        return {reference: self.reference(s) for reference, s in {s.spec.image: s for s in by_policy}.items()}
+
+    def reference(self, sandbox: DeclaredSandbox) -> Image:
+        """What a declared reference means; the registry is asked where the profile wants the newest, or has none."""
+        config = self.of(sandbox.spec.image)
+        if sandbox.spec.pull_policy == "never" or (config is not None and sandbox.spec.pull_policy != "always"):
+            return Image(reference=sandbox.spec.image, config=config)
+        try:
+            digest, note = self._engine.registry_digest(sandbox.spec.image), None
+        except EngineError as error:
+            digest, note = None, error.cause
+        return Image(reference=sandbox.spec.image, config=config, digest=digest, note=note)
+
+
+def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Iterable[DeclaredSandbox]) -> Offers:
+    """What the engine can enforce; asked only where something may have to be made."""
+    if info is None:
+        return Offers(api_version=engine.api_version)
+    from sandboxrun.backend.docker.facts import Quota, engine_facts
+
+    facts = engine_facts({"Components": engine.version().get("Components")}, info, ())
+    shares = not any(_binds(s.spec) for s in sandboxes) or engine.shares_filesystem()
+    return Offers(
+        api_version=engine.api_version,
+        shares_filesystem=shares,
+        filesystem_note="" if shares else engine.filesystem_reason(),
+        runtimes=facts.runtimes,
+        memory=facts.limits.memory,
+        swap=facts.limits.swap,
+        cpu=facts.limits.cpus,
+        cpuset=facts.limits.cpuset,
+        pids=facts.limits.pids,
+        seccomp=facts.seccomp is not None,
+        podman=facts.is_podman,
+        architecture=facts.architecture,
+        quota=facts.storage_quota is not Quota.NO,
+        apparmor=facts.apparmor,
+        selinux=facts.selinux,
+        cpus=facts.cpus or None,
+        default_runtime=facts.default_runtime,
+        runc=facts.runc,
+    )
+
+
+def _binds(spec: SandboxSpec) -> bool:
+    """Whether the sandbox has a path of the host in it."""
+    direct = spec.workspace is not None and spec.workspace.access != "copy"
+    return direct or any(mount.type == "bind" for mount in spec.volumes)
+
+
+def _owner_gone(observed: ObservedSandbox) -> bool:
+    from sandboxrun.backend.owner import decode
+
+    owner = decode(observed.owner or "")
+    return owner is not None and owner.is_gone
+
+
+def _completed(profile: Profile, store: Store, compare: bool) -> Mapping[str, Mapping[str, Completed]]:
+    """Which of the declared specs ran to their end, by the record; one whose evidence was changed does not count.
+
+    The last run of each; where workspaces are compared, the last one that had the workspace as it is now, if any.
+    """
+    from sandboxrun.evidence.errors import EvidenceError
+    from sandboxrun.evidence.store import ENDED
+
+    wanted = {s.address: s for s in profile.sandboxes}
+    found: dict[str, Completed] = {}
+    contents = _Contents(store)
+    for entry in store.entries(profile.project):
+        sandbox = wanted.get(entry.sandbox)
+        if sandbox is None or entry.spec not in sandbox.spec.digests or entry.outcome not in ENDED:
+            continue
+        if not store.is_own(entry):
+            continue
+        with contextlib.suppress(EvidenceError):
+            index = store.index(entry)
+            changed = compare and contents.differ(sandbox, index.digests.workspace)
+            record = Completed(
+                outcome=entry.outcome.value, exit_code=index.ending.exit_code, run=entry.run, workspace_changed=changed
+            )
+            earlier = found.get(entry.sandbox)
+            if earlier is None or earlier.workspace_changed or not changed:
+                found[entry.sandbox] = record
+    return freeze({address: freeze({wanted[address].spec.digest: record}) for address, record in found.items()})
+
+
+def _with_others(snapshot: Snapshot, profile: Profile, store: Store, events: ProjectEvents) -> Snapshot:
+    """The snapshot, with the records of what would be made and has completed elsewhere."""
+    there = {o.address for o in snapshot.sandboxes if not o.one_off} | snapshot.completed.keys()
+    missing = tuple(s for s in profile.sandboxes if s.address not in there)
+    if not missing:
+        return snapshot
+    from sandboxrun.backend.docker.elsewhere import completed_elsewhere
+
+    digests = {s.address: s.spec.digest for s in missing}
+    found = completed_elsewhere(events, missing, _Contents(store).differ)
+    more = {address: freeze({digests[address]: record}) for address, record in found.items()}
+    return attrs.evolve(snapshot, completed=freeze({**snapshot.completed, **more}))
+
+
+class _Contents:
+    """What workspaces hold now, each read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[tuple[Path, tuple[str, ...]], str | None] = {}
+
+    def differ(self, sandbox: DeclaredSandbox, recorded: str) -> bool:
+        """Whether the sandbox's copy would be another than the one recorded."""
+        if sandbox.workspace is None or sandbox.spec.workspace is None:
+            return False
+        from sandboxrun.evidence.workspace import content_now
+
+        key = (sandbox.workspace, sandbox.spec.workspace.exclude)
+        if key not in self._known:
+            self._known[key] = content_now(self._store, *key)
+        return self._known[key] != recorded
+
+
+def _foreign(
+    engine: Engine, profile: Profile, snapshot: Snapshot, sandboxes: Iterable[DeclaredSandbox]
+) -> Iterable[Foreign]:
+    """Objects that have a name the profile needs and are not the project's."""
+    ours = {o.name for o in snapshot.sandboxes}
+    names = [s.name for s in sandboxes if s.name not in ours]
+    images = _Images(engine)
+    for container in engine.containers(names=names) if names else ():
+        own = labels.read(container.get("Labels"))
+        if not is_own_container(container, profile.project, images.label_names(str(container.get("ImageID") or ""))):
+            name = str((container.get("Names") or ["?"])[0]).removeprefix("/")
+            yield Foreign(kind="container", name=name, id=str(container["Id"]), whose=_whose(own, profile.project))
+    yield from _foreign_networks(engine, profile, snapshot, sandboxes)
+    yield from _foreign_volumes(engine, profile, snapshot, sandboxes)
+
+
+def _foreign_networks(
+    engine: Engine, profile: Profile, snapshot: Snapshot, sandboxes: Iterable[DeclaredSandbox]
+) -> Iterable[Foreign]:
+    there = {network.key for network in snapshot.networks}
+    for key in sorted({key for s in sandboxes for key in networks_of(s.spec)} - there):
+        external = profile.networks.get(key, NetworkSpec()).external
+        name = profile.names.network(key)
+        found = engine.network(name)
+        if found is not None and not external and not is_own_network(found, profile.project):
+            whose = _whose(labels.read(found.get("Labels")), profile.project)
+            yield Foreign(kind="network", name=name, id=str(found["Id"]), whose=whose)
+
+
+def _foreign_volumes(
+    engine: Engine, profile: Profile, snapshot: Snapshot, sandboxes: Iterable[DeclaredSandbox]
+) -> Iterable[Foreign]:
+    there = {volume.key for volume in snapshot.volumes}
+    used = {m.source or "" for s in sandboxes for m in s.spec.volumes if m.type == "volume"} - there
+    for key in sorted(used):
+        spec = profile.volumes.get(key)
+        found = engine.volume(profile.names.volume(key)) if spec is not None and not spec.external else None
+        if found is not None and not is_own_volume(found, profile.project):
+            whose = _whose(labels.read(found.get("Labels")), profile.project)
+            yield Foreign(kind="volume", name=str(found["Name"]), id="", whose=whose)
+
+
+def _whose(own: Mapping[str, str], ours: str) -> str:
+    project = own.get(labels.PROJECT)
+    if project == ours:
+        return "it has its label, but sandboxrun did not make it"
+    return f"it is project {project}'s" if project else "it has no labels of sandboxrun"

@@ -1,0 +1,152 @@
+"""What one apply works with: the engine, the evidence store, and what it has made so far.
+
+Owns no decision and no engine call of its own; the steps' handlers read and write it from several threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import attrs
+
+from sandboxrun.backend.events import Listener, guarded, silent
+from sandboxrun.errors import ApplyError
+from sandboxrun.spec import labels
+from sandboxrun.spec.codec import ImageConfig, own_labels
+from sandboxrun.spec.option import Plot
+from sandboxrun.spec.project import DeclaredSandbox, Profile
+from sandboxrun.spec.state import ObservedSandbox, Snapshot
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.capture import Captured
+    from sandboxrun.evidence.store import Store
+
+
+@attrs.frozen(kw_only=True)
+class Made:
+    """A container that this apply made."""
+
+    id: str
+    run: str
+
+
+@attrs.frozen(kw_only=True)
+class Watched:
+    """What the caller knows of a run that it watched to its end: who stopped it (`itself`, `timeout`, `killed`),
+    whether its output was kept while it ran, its exit code, which counts where somebody else removed it, how many bytes
+    it wrote to each stream where that is known, and what its evidence will lack (part, reason)."""
+
+    stopped_by: str = "itself"
+    live_logs: bool = False
+    note: str = ""
+    exit_code: int | None = None
+    written: Mapping[int, int] | None = None
+    missing: tuple[tuple[str, str], ...] = ()
+
+
+@attrs.define(kw_only=True)
+class Session:
+    """One apply. `stop` is set to end it cleanly; `guard` raises when the project's lock was lost; `files` are the
+    contents of secrets and configs, `masked` the values that no evidence may hold."""
+
+    engine: Any  # the backend's own client; only its own steps use it
+    profile: Profile
+    snapshot: Snapshot
+    store: Store
+    plan_digest: str
+    files: Mapping[tuple[str, str], bytes] = attrs.field(factory=dict, repr=False)
+    masked: tuple[str, ...] = attrs.field(default=(), repr=False)
+    places: Mapping[str, str] = attrs.field(factory=dict)  # host paths → where they led when the apply began
+    listener: Listener = attrs.field(default=silent, converter=guarded)
+    guard: Callable[[], None] = lambda: None
+    extra_labels: Mapping[str, str] = attrs.field(factory=dict)
+    before_start: Callable[[DeclaredSandbox, Made], None] = lambda sandbox, made: None
+    after_start: Callable[[DeclaredSandbox, Made], None] = lambda sandbox, made: None
+    stop: threading.Event = attrs.field(factory=threading.Event)
+    probing: bool = False  # start what does not hold, to look at it from inside
+    wanted: frozenset[str] = frozenset()  # the addresses that all is done for: when none can start, the rest is left
+    abandoned: set[str] = attrs.field(factory=set)  # the addresses that can't be started any more
+    made: dict[str, Made] = attrs.field(factory=dict)
+    watched: dict[str, Watched] = attrs.field(factory=dict)  # by run
+    stopped: dict[str, bool] = attrs.field(factory=dict)  # container → whether our stop found it running
+    captured: dict[str, Captured] = attrs.field(factory=dict)  # run → its evidence
+    given_up: dict[str, str] = attrs.field(factory=dict)  # address → where the evidence is of one that was replaced
+    networks_made: dict[str, str] = attrs.field(factory=dict)  # engine name → id
+    plots: dict[str, Plot] = attrs.field(factory=dict)  # address → addresses on the sandbox's own network
+    private_networks: dict[str, str] = attrs.field(factory=dict)  # address → id, of those made here
+    gateways: dict[str, str] = attrs.field(factory=dict)  # address → id, of those made here
+    keepers: dict[str, str] = attrs.field(factory=dict)  # address → id, of those made here
+    companions: dict[str, list[str]] = attrs.field(factory=dict)  # address → ids, of those made here
+    plotting: threading.Lock = attrs.field(factory=threading.Lock)
+    volumes_made: set[str] = attrs.field(factory=set)
+    _images: dict[str, ImageConfig] = attrs.field(factory=dict)
+    _began: float = attrs.field(factory=monotonic)
+    _runs: dict[str, str] = attrs.field(factory=dict)
+
+    def run_of(self, address: str) -> str:
+        """The id of the run that this apply makes for `address`: its volumes and its container carry the same."""
+        return self._runs.setdefault(address, uuid4().hex)
+
+    def observed(self, container: str) -> ObservedSandbox:
+        """The container as the plan saw it."""
+        return next(o for o in self.snapshot.sandboxes if o.id == container)
+
+    def image(self, reference: str) -> ImageConfig:
+        """What `reference` means on the engine now. Raises ApplyError when it is not there."""
+        found = self._images.get(reference)
+        if found is None:
+            inspect = self.engine.image(reference)
+            if inspect is None:
+                raise ApplyError(
+                    f"the image {reference} is not on the engine",
+                    help="pull it first, or set pull_policy: missing",
+                )
+            found = self._images[reference] = ImageConfig.of(inspect)
+        return found
+
+    def know_image(self, reference: str, config: ImageConfig) -> None:
+        """Take `config` for what `reference` means, instead of asking."""
+        self._images[reference] = config
+
+    def labels(self, sandbox: DeclaredSandbox) -> dict[str, str]:
+        """The labels of a container to be made."""
+        extra = {
+            labels.BASE: sandbox.name,
+            labels.PLAN_DIGEST: self.plan_digest,
+            labels.PROFILE_DIGEST: self.profile.digest,
+            labels.INPUTS_DIGEST: self.profile.inputs_digest,
+            **self.extra_labels,
+        }
+        ttl = sandbox.spec.lifetime.ttl
+        if ttl is not None:
+            extra[labels.DEADLINE] = rfc3339(self.now().timestamp() + ttl / 1e9)
+        return own_labels(
+            project=self.profile.project,
+            address=sandbox.address,
+            run=self.run_of(sandbox.address),
+            spec=sandbox.spec,
+            extra=extra,
+        )
+
+    def now(self) -> datetime:
+        """The engine's time: what the snapshot said, and what has passed since."""
+        return datetime.fromtimestamp(self.snapshot.taken.timestamp() + monotonic() - self._began, UTC)
+
+    def part_labels(self, address: str, name: str, part: str) -> dict[str, Any]:
+        """The labels of a volume that is a sandbox's own."""
+        return {
+            labels.PROJECT: self.profile.project,
+            labels.SANDBOX: address,
+            labels.VOLUME: f"{name}.{part}",
+            labels.RUN: self.run_of(address),
+        }
+
+
+def rfc3339(seconds: float) -> str:
+    """Seconds since the epoch as the text that labels hold."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

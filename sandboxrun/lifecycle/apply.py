@@ -1,0 +1,401 @@
+"""apply and destroy: the lock around everything that changes the engine, the plan shown before it is carried out,
+evidence before removal, and the read-back of all at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from sandboxrun.backend.docker.perform import DependencyFailed
+from sandboxrun.errors import ExitCode
+
+if TYPE_CHECKING:
+    from sandboxrun.lifecycle.executor import Applied
+    from sandboxrun.spec.project import Profile
+
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandboxrun.errors import Diagnostic, PlanError
+from sandboxrun.evidence.state import state_path
+from sandboxrun.spec.guard import HIDDEN
+from sandboxrun.spec.project import DeclaredSandbox
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.store import Store
+
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from sandboxrun.backend.docker.observe import take_snapshot
+from sandboxrun.lifecycle.places import check_devices, check_sources, content_faults, sandboxes_made, surveyed
+from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
+
+if TYPE_CHECKING:
+    from sandboxrun.backend.docker.client import Engine
+    from sandboxrun.evidence.store import Store
+    from sandboxrun.plan.changes import Plan
+    from sandboxrun.spec.project import Profile
+
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.leftovers import collect
+from sandboxrun.backend.docker.lock import project_lock
+from sandboxrun.backend.docker.places import check_neighbours, real_places
+from sandboxrun.backend.docker.project_events import ProjectEvents
+from sandboxrun.backend.events import Listener, Planned, silent
+from sandboxrun.backend.session import Session, Watched
+from sandboxrun.errors import ApplyError
+from sandboxrun.lifecycle.executor import Applied, execute
+from sandboxrun.lifecycle.places import file_contents
+from sandboxrun.plan.changes import Plan
+from sandboxrun.spec.project import Profile
+from sandboxrun.spec.state import Running, Snapshot
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.store import Store
+    from sandboxrun.lifecycle.saved import SavedPlan
+
+
+# -- Sandboxes that were not started because what they depend on failed
+
+
+def not_started(profile: Profile, applied: Applied) -> Mapping[str, str]:
+    """Address → why, as in `not started: prepare exited with 1`; empty unless failed dependencies were all that failed.
+
+    Who depends on one that was not started was not started either.
+    """
+    if not applied.dependencies_failed:
+        return {}
+    reasons: dict[str, list[str]] = {}
+    for failure in applied.failures:
+        if isinstance(failure.error, DependencyFailed):
+            reasons.setdefault(failure.error.address, []).append(f"{failure.error.dependency} {failure.error.ending}")
+    waiting = {address for address in applied.left_out if address not in reasons}
+    while waiting:
+        found = {address: why for address in waiting if (why := _because(profile, address, reasons))}
+        if not found:
+            break
+        reasons |= found
+        waiting -= found.keys()
+    return {address: f"not started: {'; '.join(why)}" for address, why in reasons.items()}
+
+
+def _because(profile: Profile, address: str, reasons: Mapping[str, list[str]]) -> list[str]:
+    sandbox = profile.sandbox(address)
+    needed = sandbox.depends_on if sandbox is not None else ()
+    return [f"{other} was not started" for other in needed if other in reasons]
+
+
+def overall(codes: Iterable[int], *, blocked: bool) -> int:
+    """The first of the codes that is not 0; 125 where all are 0 and a sandbox was not started all the same."""
+    return next((code for code in codes if code != 0), ExitCode.NOT_RUN if blocked else 0)
+
+
+# -- Evidence lies outside of every sandbox: what an agent can write proves nothing about it
+
+HELP = "use access: copy, name a directory below it, or keep the evidence elsewhere: --evidence DIR"
+
+
+def check_outside(sandboxes: Iterable[DeclaredSandbox], store: Store) -> None:
+    """Raise PlanError for every place of a sandbox's that it may write to and that holds the evidence, and for every
+    one that holds the user's state: the key in it must not even be read."""
+    given = [(sandbox, *place) for sandbox in sandboxes for place in _given(sandbox)]
+    if not given:
+        return
+    evidence, state = (Path(os.path.realpath(place)) for place in (store.path, state_path()))
+    key_of = f"gives the sandbox the state directory {state}, with the key that seals evidence"
+    faults = [
+        Diagnostic(message=f"{sandbox.address}: {_WHAT[key]} {source} {what}", span=sandbox.place(key, item), help=HELP)
+        for sandbox, key, item, source, writable, hidden in given
+        for what, wrong in (
+            (key_of, state),
+            ("lets the sandbox write to its own evidence", evidence if writable else None),
+        )
+        if wrong is not None and wrong.is_relative_to(os.path.realpath(source)) and not _is_hidden(wrong, hidden)
+    ]
+    if faults:
+        raise PlanError(*faults)
+
+
+_WHAT = {"workspace": "the workspace", "volumes": "the bind"}
+
+
+def _given(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str | None, str, bool, str | None]]:
+    """The option, its item and the host path of each place that the sandbox is given as it is; whether it may write
+    there; what of it it can't see."""
+    workspace = sandbox.spec.workspace
+    if workspace is not None and workspace.access != "copy":
+        hidden = f"{workspace.source}/{HIDDEN}" if HIDDEN in workspace.protected else None
+        yield "workspace", None, workspace.source, workspace.access == "rw", hidden
+    for mount in sandbox.spec.volumes:
+        if mount.type == "bind":
+            yield "volumes", mount.target, mount.source or "", not mount.read_only, None
+
+
+def _is_hidden(place: Path, hidden: str | None) -> bool:
+    """Whether another mount stands over it. Not through a link: that stays in the sandbox's reach."""
+    return hidden is not None and not os.path.islink(hidden) and place.is_relative_to(os.path.realpath(hidden))
+
+
+# -- The plan of a project as the engine stands now: observe, then plan
+
+
+def plan(
+    engine: Engine,
+    profile: Profile,
+    store: Store,
+    options: Options | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Plan:
+    """What apply would do, with warnings of what may not work. `environment` has the variables of secrets and configs.
+
+    Raises PlanError, EngineError.
+    """
+    check_outside(profile.sandboxes, store)
+    made = make_plan(profile, take_snapshot(engine, profile, store, workspaces=True), options)
+    making = sandboxes_made(made, profile)
+    check_sources(making)
+    if any(sandbox.spec.devices for sandbox in making) and engine.shares_filesystem():
+        check_devices(making)
+    found = tuple(content_faults(profile, making, environment))
+    if errors := [fault for fault in found if fault.severity == "error"]:
+        raise PlanError(*sorted(errors, key=lambda fault: fault.order))
+    made = surveyed(made, profile, store)
+    return attrs.evolve(made, warnings=(*made.warnings, *found))
+
+
+def destroy_plan(engine: Engine, profile: Profile, store: Store, targets: tuple[str, ...] = ()) -> Plan:
+    """What destroy would do."""
+    return make_destroy_plan(profile, take_snapshot(engine, profile, store), targets)
+
+
+# -- apply and destroy
+
+Confirm = Callable[[Plan], bool]
+
+
+class Proof(Protocol):
+    """What an apply is to prove before it ends; each part raises ApplyError when something does not hold."""
+
+    def before(self, sandboxes: tuple[DeclaredSandbox, ...], guard: Callable[[], None] | None) -> None:
+        """Of what is to be made, before anything is. `guard` checks the project's lock, where that is held."""
+
+    def prepare(self, session: Session) -> None:
+        """To look at each sandbox once it runs."""
+
+
+def _unchanged(session: Session) -> None:
+    """A session as it is."""
+
+
+@attrs.define(kw_only=True)
+class Settings:
+    """How a change of the engine is carried out. Times in seconds; `stop` set from a signal ends it cleanly. What ran
+    to its end since `began` (a UNIX time) is not run again, whichever checkout's job ran it."""
+
+    parallelism: int = 4
+    lock_wait: float = 60.0
+    listener: Listener = silent
+    on_wait: Callable[[str], None] | None = None
+    stop: threading.Event = attrs.field(factory=threading.Event)
+    environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    began: float = attrs.field(factory=time.time)
+    probing: bool = False  # what does not hold is to be seen inside
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """What an apply or destroy did: its plan, what came of it (None when it was declined), and its session."""
+
+    plan: Plan
+    applied: Applied | None = None
+    session: Session | None = None
+
+
+def apply(
+    engine: Engine,
+    profile: Profile,
+    store: Store,
+    *,
+    options: Options | None = None,
+    settings: Settings | None = None,
+    confirm: Confirm = lambda plan: True,
+    expected: SavedPlan | None = None,
+    blocked: bool = False,
+    proof: Proof | None = None,
+    events: ProjectEvents | None = None,
+    prepare: Callable[[Session], None] = _unchanged,
+) -> Outcome:
+    """Make the engine hold what the profile declares. `expected` is a saved plan: nothing else may come of it.
+
+    With `proof` what is to be made is verified first, and each sandbox once it runs. With `blocked` it is no error that
+    sandboxes were not started because what they depend on failed: the outcome says it. `events` is one that the caller
+    follows already; `prepare` gets the session before the first step.
+
+    Raises PlanError when the saved plan is stale, ApplyError when a step failed or the result is not as declared.
+    """
+    settings = settings or Settings()
+    if expected is not None:
+        options = expected.options
+    with ExitStack() as stack:
+        # Before the lock: whoever holds it may complete, in another checkout, what this one would run.
+        events = events or stack.enter_context(ProjectEvents(engine, profile.project, settings.began))
+        guard = stack.enter_context(locked(engine, profile, settings))
+        snapshot = take_snapshot(engine, profile, store, workspaces=True, events=events)
+        if expected is not None and expected.destroy:
+            made = make_destroy_plan(profile, snapshot, expected.options.targets)
+        else:
+            made = surveyed(make_plan(profile, snapshot, options), profile, store)
+        if expected is not None:
+            refuse_stale(expected, made)
+        if not confirm(made):
+            return Outcome(plan=made)
+        if proof is not None:
+            proof.before(sandboxes_made(made, profile), guard)
+            snapshot = attrs.evolve(snapshot, taken=engine.clock())
+
+        def prepared(session: Session) -> None:
+            prepare(session)
+            if proof is not None:
+                proof.prepare(session)
+
+        outcome = carry_out(made, snapshot, engine, profile, store, settings, guard, prepare=prepared)
+        assert outcome.applied is not None
+        if not (blocked and outcome.applied.dependencies_failed):
+            outcome.applied.check()
+        if not made.empty and not made.refresh_only and not made.destroy:
+            verify(engine, profile, store, options)
+    return outcome
+
+
+def destroy(
+    engine: Engine,
+    profile: Profile,
+    store: Store,
+    *,
+    targets: tuple[str, ...] = (),
+    settings: Settings | None = None,
+    confirm: Confirm = lambda plan: True,
+) -> Outcome:
+    """Keep the evidence of everything the project has on the engine, and remove it."""
+    settings = settings or Settings()
+    with locked(engine, profile, settings) as guard:
+        snapshot = take_snapshot(engine, profile, store)
+        made = make_destroy_plan(profile, snapshot, targets)
+        if not confirm(made):
+            return Outcome(plan=made)
+        outcome = carry_out(made, snapshot, engine, profile, store, settings, guard)
+        assert outcome.applied is not None
+        outcome.applied.check()
+    return outcome
+
+
+def carry_out(
+    made: Plan,
+    snapshot: Snapshot,
+    engine: Engine,
+    profile: Profile,
+    store: Store,
+    settings: Settings,
+    guard: Callable[[], None],
+    *,
+    watched: Mapping[str, Watched] | None = None,
+    prepare: Callable[[Session], None] = _unchanged,
+) -> Outcome:
+    """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`."""
+    making = sandboxes_made(made, profile)
+    check_outside(making, store)
+    check_sources(making)
+    if made.operations:
+        store.check()
+    check_neighbours(making, profile, engine)
+    contents = file_contents(profile, settings.environment, making)
+    session = Session(
+        engine=engine,
+        profile=profile,
+        snapshot=snapshot,
+        store=store,
+        plan_digest=made.digest,
+        files=contents.files,
+        places=real_places(making),
+        masked=tuple(sorted({*profile.sensitive, *contents.masked})),
+        listener=settings.listener,
+        guard=guard,
+        stop=settings.stop,
+        probing=settings.probing,
+    )
+    session.watched.update(watched or {})
+    prepare(session)
+    session.listener(Planned(operations=made.operations))
+    try:
+        applied = execute(made.operations, session, parallelism=settings.parallelism)
+    finally:
+        collect(engine, store)
+    return Outcome(plan=made, applied=applied, session=session)
+
+
+@contextmanager
+def locked(engine: Engine, profile: Profile, settings: Settings) -> Iterator[Callable[[], None]]:
+    """Hold the project's lock; gives the check to make before each change."""
+    with project_lock(engine, profile.project, wait=settings.lock_wait, on_wait=settings.on_wait) as lock:
+        yield lock.check
+
+
+def verify(engine: Engine, profile: Profile, store: Store, options: Options | None = None) -> None:
+    """Read everything back: what is enforced must be what is declared. Raises ApplyError, option by option.
+
+    A sandbox that has ended meanwhile, or is past its lifetime, is fine: it was read back when it was started.
+    """
+    snapshot = take_snapshot(engine, profile, store)
+    running = {o.id for o in snapshot.sandboxes if isinstance(o.state, Running)}
+    targets = options.targets if options is not None else ()
+    again = make_plan(profile, snapshot, Options(targets=targets))
+    faults = [
+        Diagnostic(
+            message=f"{change.address}: after apply it is still not as declared: "
+            + ", ".join(d.key for d in change.differences),
+            help="run plan to see the differences",
+        )
+        for change in again.pending
+        if change.kind == "sandbox" and change.container in running and change.differences
+    ]
+    if faults:
+        raise ApplyError(*faults)
+
+
+def refuse_stale(saved: SavedPlan, fresh: Plan) -> None:
+    """Raise PlanError, saying what has moved, unless the plan is still the one that was saved."""
+    from sandboxrun.lifecycle.saved import explain_stale
+
+    if saved.digest != fresh.digest:
+        raise PlanError(explain_stale(saved, fresh))
+
+
+__all__ = [
+    "Confirm",
+    "Outcome",
+    "Proof",
+    "Settings",
+    "apply",
+    "carry_out",
+    "destroy",
+    "destroy_plan",
+    "locked",
+    "plan",
+    "refuse_stale",
+    "sandboxes_made",
+    "verify",
+]

@@ -1,0 +1,268 @@
+"""What sandboxes take from this machine, looked at before anything is made: host paths, devices, secrets,
+workspaces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from sandboxrun.errors import ApplyError, Diagnostic, PlanError, Problems
+from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.plan.changes import Plan
+from sandboxrun.profile.guarding import sources_of
+from sandboxrun.profile.objects import content_of, placed
+from sandboxrun.profile.regular import reason
+from sandboxrun.spec.names import CONFIGS, SECRETS
+from sandboxrun.spec.project import DeclaredSandbox, Profile
+from sandboxrun.spec.records import FileRef
+from sandboxrun.spec.spec import SandboxSpec
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.store import Store
+
+
+# -- All that secrets and configs hold, read before anything is touched: a missing one fails the apply at once
+
+
+@attrs.frozen(kw_only=True)
+class Contents:
+    """By part and key; `masked` are the secrets' values as texts, for masking evidence."""
+
+    files: Mapping[tuple[str, str], bytes] = attrs.field(repr=False)
+    masked: frozenset[str] = attrs.field(repr=False)
+
+
+def file_contents(profile: Profile, environment: Mapping[str, str], needed: Iterable[DeclaredSandbox]) -> Contents:
+    """All that `needed` sandboxes use, and whatever else can be read (for masking). Raises ApplyError."""
+    problems = Problems()
+    required: dict[tuple[str, str], tuple[DeclaredSandbox, FileRef]] = {}
+    for sandbox in needed:
+        for part, refs in ((SECRETS, sandbox.spec.secrets), (CONFIGS, sandbox.spec.configs)):
+            for ref in refs:
+                required.setdefault((part, ref.source), (sandbox, ref))
+    files: dict[tuple[str, str], bytes] = {}
+    declared = [((SECRETS, k), v) for k, v in profile.secrets.items()]
+    declared += [((CONFIGS, k), v) for k, v in profile.configs.items()]
+    for (part, key), spec in declared:
+        content = content_of(f"the {part.removesuffix('s')} {key}", spec, profile.directory, environment)
+        if isinstance(content, bytes):
+            files[part, key] = content
+        elif (part, key) in required:
+            sandbox, ref = required[part, key]
+            problems.extend([placed(content, sandbox, part, ref)])
+    problems.check(ApplyError)
+    texts = (files[at].decode("utf-8", "surrogateescape").strip() for at in files if at[0] == SECRETS)
+    return Contents(files=files, masked=frozenset(text for text in texts if text))
+
+
+# -- What sandboxes take from this machine, looked at before anything is made: host paths, devices, secrets …
+
+_WHAT = {"workspace": "the workspace", "volumes": "the bind's source"}
+
+
+def check_sources(sandboxes: Iterable[DeclaredSandbox]) -> None:
+    """Raise PlanError for every host path that can't be what its sandbox declares."""
+    faults = [
+        Diagnostic(message=f"{sandbox.address}: {message}", span=sandbox.place(key, item), help=help)
+        for sandbox in sandboxes
+        for key, item, path in sources_of(sandbox)
+        if (found := _source_fault(sandbox, key, path)) is not None
+        for message, help in (found,)
+    ]
+    if faults:
+        raise PlanError(*faults)
+
+
+def _source_fault(sandbox: DeclaredSandbox, key: str, path: Path) -> tuple[str, str] | None:
+    what = f"{_WHAT[key]} {path}"
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{what} does not exist", "create it, or fix the path"
+    except OSError as error:
+        return f"{what} can't be used: {reason(error)}", "fix the path, or what is there"
+    if key == "volumes":
+        if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode):
+            help = "remove it; to reach a service, allow its name under egress"
+            kind = "socket" if stat.S_ISSOCK(mode) else "fifo"
+            return f"{what} is a {kind}: the sandbox would talk to a process of the host", help
+        if stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
+            return f"{what} is a device", "name it under devices"
+        return None
+    if not stat.S_ISDIR(mode):
+        return f"{what} is not a directory", "name the directory that the agent works on"
+    workspace = sandbox.spec.workspace
+    if workspace is not None and workspace.access == "copy" and not os.access(path, os.R_OK | os.X_OK):
+        return f"{what} can't be read: permission denied", "make it readable, or name another directory"
+    return None
+
+
+def check_devices(sandboxes: Iterable[DeclaredSandbox]) -> None:
+    """Raise PlanError for every device that this machine does not have: for an engine that runs on it."""
+    faults = []
+    for sandbox in sandboxes:
+        for device in sandbox.spec.devices:
+            try:
+                mode = os.stat(device.source).st_mode
+            except OSError as error:
+                why = reason(error)
+            else:
+                if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) or stat.S_ISDIR(mode):
+                    continue
+                why = "not a device"
+            message = f"{sandbox.address}: the device {device.source} can't be used: {why}"
+            span = sandbox.place("devices", device.target or device.source)
+            faults.append(Diagnostic(message=message, span=span, help="fix the path, or remove it"))
+    if faults:
+        raise PlanError(*faults)
+
+
+def source_warnings(sandboxes: Iterable[DeclaredSandbox]) -> tuple[Diagnostic, ...]:
+    """A warning for each file and directory that a sandbox is given to write to, or to read, where its user can't."""
+    return tuple(
+        Diagnostic(
+            message=f"{sandbox.address}: the sandbox's user {sandbox.spec.user} can't {verb} {_WHAT[key]} {path}",
+            span=sandbox.place(key, item),
+            help=help,
+            severity="warning",
+        )
+        for sandbox in sandboxes
+        for key, item, path, verb, help in _mounted(sandbox)
+        if not _may(path, sandbox.spec, stat.S_IROTH if verb == "read" else stat.S_IWOTH)
+    )
+
+
+def _mounted(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str | None, Path, str, str]]:
+    spec = sandbox.spec
+    if spec.workspace is not None and spec.workspace.access != "copy":
+        help = "give it to that user (chown), set user:, or use access: copy"
+        verb = "write to" if spec.workspace.access == "rw" else "read"
+        yield "workspace", None, Path(spec.workspace.source), verb, help
+    for mount in spec.volumes:
+        if mount.type == "bind" and mount.source is not None:
+            verb, other = ("read", "change its mode") if mount.read_only else ("write to", "mount it with :ro")
+            help = f"give it to that user (chown), set user:, or {other}"
+            yield "volumes", mount.target, Path(mount.source), verb, help
+
+
+def may_write(path: Path, spec: SandboxSpec) -> bool:
+    """Whether the sandbox's user may write to a file or directory."""
+    return _may(path, spec, stat.S_IWOTH)
+
+
+def _may(path: Path, spec: SandboxSpec, bit: int) -> bool:
+    """Whether the sandbox's user may read or write, by the mode. True where that can't be told: for users and groups by
+    name, and where an access list says more than the mode."""
+    names = [*spec.user.split(":"), *spec.group_add]
+    if not all(name.isdecimal() for name in names) or _has_access_list(path):
+        return True
+    uid, *groups = map(int, names)
+    if uid == 0 and _overrides(spec):
+        return True
+    found = os.stat(path)
+    shift = 6 if found.st_uid == uid else 3 if found.st_gid in groups else 0
+    wanted = (bit | stat.S_IXOTH if stat.S_ISDIR(found.st_mode) else bit) << shift
+    return found.st_mode & wanted == wanted
+
+
+def _overrides(spec: SandboxSpec) -> bool:
+    """Whether root keeps the right to read and write whatever the mode says."""
+    named = {"ALL", "DAC_OVERRIDE"}
+    return bool(named & set(spec.cap_add)) or not named & set(spec.cap_drop)
+
+
+def _has_access_list(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return "system.posix_acl_access" in os.listxattr(path)
+    return False
+
+
+def content_faults(
+    profile: Profile, sandboxes: Iterable[DeclaredSandbox], environment: Mapping[str, str]
+) -> Iterator[Diagnostic]:
+    """What is wrong with the secrets and configs of the sandboxes: a warning for a variable that is not set, which may
+    be set where the plan is applied."""
+    seen: set[tuple[str, str]] = set()
+    for sandbox in sandboxes:
+        for kind, specs, refs in (
+            ("secret", profile.secrets, sandbox.spec.secrets),
+            ("config", profile.configs, sandbox.spec.configs),
+        ):
+            for ref in refs:
+                spec = specs.get(ref.source)
+                if spec is None or (kind, ref.source) in seen:
+                    continue
+                seen.add((kind, ref.source))
+                found = content_of(f"the {kind} {ref.source}", spec, profile.directory, environment)
+                if isinstance(found, Diagnostic):
+                    fault = placed(found, sandbox, f"{kind}s", ref)
+                    yield attrs.evolve(fault, severity="warning" if spec.environment is not None else "error")
+
+
+# -- What is said of workspaces before a plan is carried out: what does not go along, and what will not work inside
+
+
+def sandboxes_made(made: Plan, profile: Profile) -> tuple[DeclaredSandbox, ...]:
+    """The sandboxes that the plan makes: what they need must be right before anything is touched."""
+    return tuple(s for s in profile.sandboxes if s.address in made.making)
+
+
+def surveyed(made: Plan, profile: Profile, store: Store) -> Plan:
+    """The plan with what is to be said of its workspaces and binds. Raises PlanError for those that can't be used."""
+    making = sandboxes_made(made, profile)
+    check_sources(making)
+    faults, warnings = list[Diagnostic](), list(source_warnings(making))
+    for sandbox in making:
+        warnings += _binds(sandbox)
+        if sandbox.spec.workspace is None:
+            continue
+        try:
+            warnings += [_placed(sandbox, found) for found in _survey(sandbox, store)]
+        except EvidenceError as error:
+            faults += [_placed(sandbox, found) for found in error.diagnostics]
+    if faults:
+        raise PlanError(*faults)
+    return attrs.evolve(made, warnings=tuple(warnings))
+
+
+def _binds(sandbox: DeclaredSandbox) -> Iterator[Diagnostic]:
+    from sandboxrun.evidence.survey import survey_bind
+
+    for mount in sandbox.spec.volumes:
+        if mount.type == "bind" and mount.source is not None:
+            for found in survey_bind(Path(mount.source)):
+                message = f"{sandbox.address}: the bind's source {mount.source}: {found.message}"
+                yield attrs.evolve(found, message=message, span=sandbox.place("volumes", mount.target))
+
+
+def _survey(sandbox: DeclaredSandbox, store: Store) -> list[Diagnostic]:
+    from sandboxrun.evidence.survey import View, survey_copy, survey_mount
+    from sandboxrun.evidence.workspace import not_copied
+
+    workspace = sandbox.spec.workspace
+    assert workspace is not None
+    source = sandbox.workspace or Path(workspace.source)
+    user = sandbox.spec.user.partition(":")[0]
+    view = View(
+        target=workspace.target,
+        mounts=tuple(mount.target for mount in sandbox.spec.volumes),
+        uid=int(user) if user.isdigit() else None,
+        trusting="safe.directory" in sandbox.spec.environment.values(),
+    )
+    if workspace.access != "copy":
+        return survey_mount(source, view)
+    return survey_copy(source, view, not_copied(store, source, workspace.exclude), workspace.exclude)
+
+
+def _placed(sandbox: DeclaredSandbox, found: Diagnostic) -> Diagnostic:
+    workspace = sandbox.spec.workspace
+    assert workspace is not None
+    named = "" if found.severity == "error" else f"workspace {workspace.source}: "
+    return attrs.evolve(found, message=f"{sandbox.address}: {named}{found.message}", span=sandbox.place("workspace"))

@@ -1,0 +1,274 @@
+"""Starts the probe in sandboxes: one run of a sandbox for each phase, and of the weak one beside it.
+
+Owns what a run is made of and what is known of its end. Everything is made, read back and removed as by `run`; the
+evidence of probes goes to a store of its own, which the caller gives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import attrs
+
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.errors import ExitCode, SandboxrunError
+from sandboxrun.gateway.subnets import candidates, taken_by
+from sandboxrun.lifecycle.apply import Settings
+from sandboxrun.lifecycle.run import Making, Runner, RunOptions, RunResult
+from sandboxrun.probe.program import MOST_BYTES, command, parse, program, with_outcome
+from sandboxrun.probe.staging import CONFIG, WEAK_NETWORK, WEAK_NETWORK_SPEC, staged, staged_weak
+from sandboxrun.probe.verdicts import Context, Phase, Seen
+from sandboxrun.spec import labels
+from sandboxrun.spec.option import Plot
+from sandboxrun.spec.option_types import CLOSED
+from sandboxrun.spec.project import DeclaredSandbox, FileSpec, Profile
+from sandboxrun.spec.records import Attachment, Lifetime
+from sandboxrun.spec.spec import SandboxSpec, settle
+from sandboxrun.spec.types import SECOND, freeze
+from sandboxrun.threads import begin
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.store import Store
+
+TRIES = 3
+LONGEST = 3600  # seconds that a neighbour lives, unless the verification is over before
+INTERRUPTED = "the verification was interrupted: nothing is known"
+NEIGHBOUR = "neighbour"
+WEAK = "sandboxrun-weak"  # the address of weak sandboxes: no profile's key, for it has none of its own
+
+
+class Interrupted(SandboxrunError):
+    """A signal ended the verification: nothing is known."""
+
+
+@attrs.frozen(kw_only=True)
+class Told:
+    """What one phase showed. `gateway` is the address of the gateway that its sandbox had, if any."""
+
+    seen: Seen
+    gateway: str | None = None
+
+
+class Aside:
+    """A call in a thread of its own, around a block. `result` gives what it gave, or raises what it raised."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def _work(self) -> None:
+        self._result = self._call()
+
+    def _failed(self, error: BaseException) -> None:
+        self._error = error
+
+    def __enter__(self) -> Aside:
+        self._thread = begin(self._work, name="verify aside", failed=self._failed)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(0.2)  # bounded, so that signal handlers run
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is still under way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def result(self) -> Any:
+        """To be called once it has ended."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+class Prober:
+    """Runs phases on one engine for one project. `signal` may be called from a signal handler meanwhile."""
+
+    def __init__(
+        self, engine: Engine, profile: Profile, store: Store, settings: Settings, making: Making | None = None
+    ) -> None:
+        self._engine, self._profile, self._store = engine, profile, store
+        self._settings, self._making = attrs.evolve(settings, probing=True), making
+        self._runners: set[Runner] = set()
+        self.stopped = False
+        self._lock = threading.Lock()
+
+    def strong(self, sandbox: DeclaredSandbox, context: Context, phases: tuple[Phase, ...]) -> Mapping[Phase, Told]:
+        """Run the sandbox in these phases, side by side. Raises SandboxrunError when one can't be started."""
+        for _ in range(TRIES):
+            likely = f"{sandbox.name}-verify-{uuid4().hex[:6]}"
+            context = self._wired(context, likely) if Phase.BATTERY in phases else context
+            made = {phase: _probe(sandbox, phase, context, likely) for phase in phases}
+            told = self._run(made, context)
+            if Phase.BATTERY not in told or told[Phase.BATTERY].gateway == context.gateway:
+                return told
+        raise SandboxrunError(
+            f"{sandbox.address}: its gateway had another address than foretold, {TRIES} times",
+            help="others make networks on this engine at the same time: try again",
+        )
+
+    def weak(self, context: Context, phases: tuple[Phase, ...]) -> Mapping[Phase, Told]:
+        """The same of the weak sandbox."""
+        made = {}
+        for phase in phases:
+            spec = staged_weak(context, phase)
+            made[phase] = self._weak_one(phase, spec if phase is Phase.BATTERY else _bare(spec))
+        return self._run(made, context)
+
+    @contextlib.contextmanager
+    def neighbour(self, context: Context, networks: Iterable[str]) -> Iterator[tuple[str, ...]]:
+        """A container on these networks of the profile's, alive during the block, to be reached or not; gives its
+        addresses. Raises SandboxrunError when it can't be started."""
+        argv = (*command(Phase.STUBBORN, context, weak=True)[:1], Phase.STUBBORN.value, f"seconds={LONGEST}")
+        spec = attrs.evolve(
+            staged_weak(context, Phase.STUBBORN),
+            command=argv,
+            networks=freeze(dict.fromkeys(sorted(networks), Attachment())),
+            lifetime=Lifetime(timeout=LONGEST * SECOND),
+        )
+        started, ids = threading.Event(), list[str]()
+
+        def begun(container: str) -> None:
+            ids.append(container)
+            started.set()
+
+        runner, one = self._runner(context, {NEIGHBOUR: self._weak_one(NEIGHBOUR, settle(spec))}, started=begun)
+        with Aside(lambda: self._running(runner, one)) as aside:
+            try:
+                while not started.wait(0.1) and aside.alive:
+                    pass
+                if not ids:
+                    aside.result()
+                    raise Interrupted(INTERRUPTED)
+                yield self._addresses(ids[0])
+            finally:
+                runner.signal("KILL")
+        if not self.stopped:
+            aside.result()
+
+    def _weak_one(self, part: str, spec: SandboxSpec) -> DeclaredSandbox:
+        name = f"{self._profile.project}-{WEAK}-{uuid4().hex[:6]}"
+        return DeclaredSandbox(address=f"{WEAK}-{part}", sandbox=WEAK, each=None, name=name, spec=spec)
+
+    def _addresses(self, container: str) -> tuple[str, ...]:
+        networks = (self._engine.inspect_container(container).get("NetworkSettings") or {}).get("Networks") or {}
+        found = (str((endpoint or {}).get("IPAddress") or "") for endpoint in networks.values())
+        return tuple(sorted(filter(None, found)))
+
+    def signal(self, name: str) -> None:
+        """End what runs at once; the verification then raises Interrupted."""
+        self.stopped = True
+        with self._lock:
+            runners = tuple(self._runners)
+        for runner in runners:
+            runner.signal(name)
+            runner.signal(name)  # nothing in there has anything to finish
+
+    @contextlib.contextmanager
+    def ending_all(self) -> Iterator[None]:
+        """Around what others run beside: when it fails, nobody waits for their ends."""
+        try:
+            yield
+        except BaseException:
+            self.signal("KILL")
+            raise
+
+    # -- steps -----------------------------------------------------------------------------------------------
+
+    def _wired(self, context: Context, name: str) -> Context:
+        """With the address that the gateway of a container of that name will have, unless another process takes its
+        subnet meanwhile: the program must be told before anything is made."""
+        if context.egress is None or not context.egress.has_gateway:
+            return context
+        subnet = next(candidates(name, taken_by(self._engine.networks())))
+        return attrs.evolve(context, gateway=Plot.of(subnet).gateway)
+
+    def _run(self, made: Mapping[Phase, DeclaredSandbox], context: Context) -> Mapping[Phase, Told]:
+        output: dict[str, bytearray] = {}
+
+        def keep(address: str, stream: int, data: bytes) -> None:
+            kept = output.setdefault(address, bytearray())
+            if stream == 1:
+                kept += data[: MOST_BYTES + 1 - len(kept)]
+
+        runner, sandboxes = self._runner(context, made, output=keep)
+        results = {result.address: result for result in self._running(runner, sandboxes)}
+        if self.stopped:
+            raise Interrupted(INTERRUPTED)
+        return {phase: _told(results[one.address], bytes(output.get(one.address, b""))) for phase, one in made.items()}
+
+    def _runner(
+        self, context: Context, made: Mapping[Any, DeclaredSandbox], **options: Any
+    ) -> tuple[Runner, tuple[DeclaredSandbox, ...]]:
+        sandboxes = tuple(made.values())
+        how = RunOptions(making=self._making, named=True, **options)
+        settings = attrs.evolve(self._settings, stop=threading.Event())
+        return Runner(self._engine, self._with(sandboxes, context), self._store, settings, how), sandboxes
+
+    def _running(self, runner: Runner, sandboxes: tuple[DeclaredSandbox, ...]) -> tuple[RunResult, ...]:
+        """Run them to their end, within reach of `signal`."""
+        if self.stopped:
+            raise Interrupted(INTERRUPTED)
+        with self._lock:
+            self._runners.add(runner)
+        try:
+            return runner.run(sandboxes)
+        except SandboxrunError as error:
+            error.exit_code = ExitCode.ERROR  # of a run it is another one: nobody's own code is given here
+            raise
+        finally:
+            with self._lock:
+                self._runners.discard(runner)
+
+    def _with(self, sandboxes: tuple[DeclaredSandbox, ...], context: Context) -> Profile:
+        """The profile with these sandboxes alone, the program among its configs and the weak ones' network."""
+        return attrs.evolve(
+            self._profile,
+            sandboxes=sandboxes,
+            configs=freeze({**self._profile.configs, CONFIG: FileSpec(file=str(program(context.architecture)))}),
+            networks=freeze({**self._profile.networks, WEAK_NETWORK: WEAK_NETWORK_SPEC}),
+        )
+
+
+def _probe(sandbox: DeclaredSandbox, phase: Phase, context: Context, name: str) -> DeclaredSandbox:
+    """The sandbox as it is started for a phase. The battery's has its own address, by which its gateway knows it."""
+    battery = phase is Phase.BATTERY
+    spec = staged(context, phase)
+    return attrs.evolve(
+        sandbox,
+        address=sandbox.address if battery else f"{sandbox.address} {phase}",
+        name=name if battery else f"{name}-{phase}",
+        spec=spec if battery else _bare(spec),
+        workspace=sandbox.workspace if battery else None,
+        depends_on=freeze({}),
+    )
+
+
+def _bare(spec: SandboxSpec) -> SandboxSpec:
+    """Without a network and without files: those phases fill memory, fork, or wait. What the battery needs would be
+    made for them, filled and removed again."""
+    off = attrs.evolve(spec, network_mode="none", networks=freeze({}), egress=CLOSED, dns=())
+    return settle(attrs.evolve(off, workspace=None, working_dir=None, secrets=(), volumes=()))
+
+
+def _told(result: RunResult, output: bytes) -> Told:
+    index = result.evidence.index if result.evidence is not None else None
+    seen = parse(output)
+    if index is None:
+        return Told(seen=seen)
+    ending = index.ending
+    known = with_outcome(
+        seen,
+        how=ending.how.value,
+        exit_code=ending.exit_code,
+        oom_killed=ending.oom_killed,
+        seconds=index.ran_seconds,
+    )
+    return Told(seen=known, gateway=index.labels.get(labels.GATEWAY))

@@ -1,0 +1,323 @@
+"""Saved plans: what `plan --out` writes and `apply FILE` reads, and in words what has moved since."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from sandboxrun import __version__
+from sandboxrun.errors import Diagnostic, PlanError, printable, redact
+from sandboxrun.evidence.folder import Folder
+from sandboxrun.plan import operations as op
+from sandboxrun.plan.changes import Plan
+from sandboxrun.plan.planner import Options
+from sandboxrun.profile.regular import read_regular, reason
+from sandboxrun.spec.names import PROJECT
+from sandboxrun.spec.spec import digest_of
+from sandboxrun.spec.types import freeze
+
+# -- What has moved since a plan was saved, in words. Owns them. Pure
+
+_AGAIN = "make a new plan, read it, and apply that; without the file, apply shows what it would do now"
+_MOST = 6  # reasons told
+
+
+def explain_stale(saved: SavedPlan, fresh: Plan) -> Diagnostic:
+    """The fault that tells what is not as it was when the plan was made. Call it when the digests differ."""
+    reasons = [*_profile_moved(saved, fresh), *_engine_moved(saved, fresh)]
+    if not reasons:
+        reasons = _steps_moved(saved, fresh)
+    told = "; ".join(reasons[:_MOST]) + (f"; and {len(reasons) - _MOST} more" if len(reasons) > _MOST else "")
+    return Diagnostic(message=f"the saved plan is stale: {redact(told, fresh.sensitive)}", help=_AGAIN)
+
+
+def _profile_moved(saved: SavedPlan, fresh: Plan) -> list[str]:
+    reasons = []
+    if saved.project != fresh.project:
+        reasons.append(f"it is for the project {saved.project}, this profile is {fresh.project}")
+    if saved.profile_digest != fresh.profile_digest:
+        maybe = f", or another value is given for a sensitive variable ({', '.join(saved.ask)})" if saved.ask else ""
+        reasons.append(f"the profile has changed{maybe}")
+    if saved.inputs_digest != fresh.inputs_digest:
+        reasons.append(_inputs_moved(saved, fresh))
+    return reasons
+
+
+def _inputs_moved(saved: SavedPlan, fresh: Plan) -> str:
+    now = {name: value for name, value in fresh.inputs.items() if name not in saved.ask}
+    names = [n for n in sorted({*saved.inputs, *now}) if saved.inputs.get(n) != now.get(n)]
+    return f"other values are given for {', '.join(names)}" if names else "other variables are sensitive"
+
+
+def _engine_moved(saved: SavedPlan, fresh: Plan) -> list[str]:
+    reasons = []
+    if saved.engine_id and fresh.engine_id and saved.engine_id != fresh.engine_id:
+        reasons.append("it was made for another engine")
+    then = {seen.container: seen for seen in saved.observed}
+    now = {seen.container: seen for seen in seen_in(fresh)}
+    reasons += [f"{_named(seen)} has appeared" for id, seen in now.items() if id not in then]
+    reasons += [f"{_named(seen)} has gone" for id, seen in then.items() if id not in now]
+    reasons += [
+        f"{_named(seen)} {_STATE.get(seen.state, seen.state)}"
+        for id, seen in now.items()
+        if id in then and then[id].state != seen.state
+    ]
+    images = images_in(fresh)
+    moved = [ref for ref, meant in saved.images.items() if images.get(ref, meant) != meant]
+    return reasons + [f"{ref} means another image now" for ref in moved]
+
+
+_STATE = {"Created": "is only created", "Running": "runs now", "Ended": "has ended"}
+
+
+def _named(seen: Seen) -> str:
+    return f"{seen.address or 'the container'} ({seen.container[:12]})"
+
+
+def _steps_moved(saved: SavedPlan, fresh: Plan) -> list[str]:
+    now = steps_in(fresh)
+    come = [step for step in now if step not in saved.steps]
+    gone = [step for step in saved.steps if step not in now]
+    reasons = [f'it would now also do "{step}"' for step in come] + [f'it would no longer do "{step}"' for step in gone]
+    return reasons or [
+        "what it would do is the same, but not in every detail (images, networks, or how runs have ended)"
+    ]
+
+
+# -- Saved plans: what `plan --out` writes and `apply FILE` reads
+
+FORMAT = "sandboxrun-saved-plan"
+FORMAT_VERSION = "1.0"
+LARGEST = 64 << 20  # bytes; a plan of 2000 sandboxes has about 20
+
+
+@attrs.frozen(kw_only=True)
+class Seen:
+    """A container that a plan was made for: its id, its state, and the resource it belongs to."""
+
+    container: str
+    state: str
+    address: str
+
+
+@attrs.frozen(kw_only=True)
+class SavedPlan:
+    """A plan that was saved, with all that it takes to make it again.
+
+    `files` are the profile's, absolute; `inputs` the values of its variables that are not sensitive, `ask` the names
+    of those that are and must be given again. `plan` is the plan's JSON, for showing it.
+    """
+
+    project: str
+    directory: Path
+    files: tuple[Path, ...]
+    digest: str
+    profile_digest: str
+    inputs_digest: str
+    engine_id: str
+    options: Options = Options()
+    destroy: bool = False
+    inputs: Mapping[str, Any] = attrs.field(factory=lambda: freeze({}))
+    ask: tuple[str, ...] = ()
+    observed: tuple[Seen, ...] = ()
+    images: Mapping[str, str] = attrs.field(factory=lambda: freeze({}))  # reference → what it meant
+    steps: tuple[str, ...] = ()
+    plan: Mapping[str, Any] = attrs.field(factory=lambda: freeze({}), repr=False)
+
+
+def write_saved(
+    path: Path, plan: Plan, *, files: Sequence[Path], directory: Path, options: Options | None = None
+) -> None:
+    """Write the plan to `path`, readable by its owner only. Atomic: a reader sees the old file or the new one.
+
+    Replaces nothing but a regular file. `directory` is the project's, `files` the profile's, which must lie inside.
+    Raises PlanError.
+    """
+    document = saved_document(plan, path=path, files=files, directory=directory, options=options or Options())
+    try:
+        opened = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with Folder(opened, path.parent) as folder:
+            if folder.kind(path.name) not in (0, stat.S_IFREG):  # /dev/null would be replaced
+                raise OSError(errno.EINVAL, "it exists and is not a regular file")
+            folder.write(path.name, json.dumps(document, indent=1, ensure_ascii=True).encode() + b"\n")
+    except OSError as error:
+        raise PlanError(f"{path} cannot be written: {reason(error)}", help="name a new file") from error
+
+
+def saved_document(
+    plan: Plan, *, path: Path, files: Sequence[Path], directory: Path, options: Options
+) -> dict[str, Any]:
+    """The file's content. The project's place is relative to the file's own: both may move together."""
+    from sandboxrun.profile.variables import MASK
+    from sandboxrun.report.plan import plan_json
+
+    root, base = Path(os.path.realpath(directory)), os.path.realpath(path.parent)
+    body = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "sandboxrun_version": __version__,
+        "project": plan.project,
+        "directory": os.path.relpath(root, base),
+        "files": [_inside(file, root) for file in files],
+        "digest": plan.digest,
+        "profile_digest": plan.profile_digest,
+        "inputs_digest": plan.inputs_digest,
+        "engine_id": plan.engine_id,
+        "options": {**attrs.asdict(options), "destroy": plan.destroy},
+        "inputs": {name: value for name, value in plan.inputs.items() if value != MASK},
+        "ask": [name for name, value in plan.inputs.items() if value == MASK],
+        "observed": [attrs.asdict(seen) for seen in seen_in(plan)],
+        "images": images_in(plan),
+        "steps": steps_in(plan),
+        "plan": plan_json(plan),
+    }
+    return {**body, "checksum": digest_of(body)}
+
+
+def _inside(file: Path, root: Path) -> str:
+    steps = os.path.relpath(os.path.join(os.path.realpath(file.parent), file.name), root)
+    if steps.split(os.sep)[0] == os.pardir:
+        raise PlanError(
+            f"{file} lies outside the project {root}: a saved plan could not find it again",
+            help="move it into the project, or apply without saving the plan",
+        )
+    return steps
+
+
+def seen_in(plan: Plan) -> tuple[Seen, ...]:
+    """The containers that a plan was made for."""
+    addresses = {change.container: change.address for change in plan.changes if change.container is not None}
+    named = {id: redact(address, plan.sensitive) for id, address in addresses.items()}
+    return tuple(Seen(container=id, state=state, address=named.get(id, "")) for id, state in plan.observed)
+
+
+def images_in(plan: Plan) -> dict[str, str]:
+    """What each image reference is taken to mean: an id, or the digest that it is to be pulled by."""
+    found: dict[str, str] = {}
+    for step in plan.operations:
+        match step:
+            case op.CreateSandbox() if step.image_id is not None:
+                found[step.sandbox.spec.image] = step.image_id
+            case op.PullImage() if step.digest is not None:
+                found[step.reference] = step.digest
+    return found
+
+
+def steps_in(plan: Plan) -> list[str]:
+    """Its steps' names."""
+    return [redact(step.id, plan.sensitive) for step in plan.operations]
+
+
+# -- reading ----------------------------------------------------------------------------------------------------
+
+
+def read_saved(path: Path) -> SavedPlan:
+    """Read what `write_saved` wrote. Raises PlanError, saying what the file is instead."""
+    body = _parsed(path, _bytes(path))
+    if body.get("format") != FORMAT:
+        told = "a plan's JSON, not a saved plan" if "resource_changes" in body else "not a saved plan"
+        raise PlanError(f"{path} is {told}", help="sandboxrun plan --out FILE makes one")
+    version = str(body.get("format_version"))
+    if version.partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
+        made = str(body.get("sandboxrun_version"))[:40]
+        raise PlanError(
+            f"{path} has format {version[:20]}, made by sandboxrun {made}; this one reads {FORMAT_VERSION}",
+            help="apply it with the sandboxrun that made it, or make a new plan",
+        )
+    try:
+        if body.pop("checksum", None) != digest_of(body):
+            raise ValueError("its checksum does not fit")
+        return _saved(body, Path(os.path.realpath(path.parent)))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise PlanError(f"{path} is damaged: {said}", help="make a new plan") from error
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return read_regular(path, LARGEST)
+    except OSError as error:
+        raise PlanError(f"{path} cannot be read: {reason(error)}") from error
+
+
+def _parsed(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        said = getattr(error, "msg", "") or "not JSON"
+        raise PlanError(f"{path} is damaged or not a saved plan: {said}", help="make a new plan") from error
+    if not isinstance(body, dict):
+        raise PlanError(f"{path} is not a saved plan", help="sandboxrun plan --out FILE makes one")
+    return body
+
+
+def _saved(body: Mapping[str, Any], base: Path) -> SavedPlan:
+    import re
+
+    project, options = _text(body, "project"), _typed(body, "options", dict)
+    if not re.fullmatch(PROJECT, project):
+        raise ValueError("project is no project's name")
+    directory = Path(os.path.normpath(base / _path(_text(body, "directory"))))
+    return SavedPlan(
+        project=project,
+        directory=directory,
+        files=tuple(directory / _below(name) for name in _texts(body, "files")),
+        digest=_text(body, "digest"),
+        profile_digest=_text(body, "profile_digest"),
+        inputs_digest=_text(body, "inputs_digest"),
+        engine_id=_text(body, "engine_id"),
+        options=Options(
+            targets=_texts(options, "targets"),
+            replace=_texts(options, "replace"),
+            rerun=_typed(options, "rerun", bool),
+            refresh_only=_typed(options, "refresh_only", bool),
+        ),
+        destroy=_typed(options, "destroy", bool),
+        inputs=freeze(_typed(body, "inputs", dict)),
+        ask=_texts(body, "ask"),
+        observed=tuple(
+            Seen(container=_text(s, "container"), state=_text(s, "state"), address=_text(s, "address"))
+            for s in _typed(body, "observed", list)
+        ),
+        images=freeze({name: _text(body["images"], name) for name in _typed(body, "images", dict)}),
+        steps=_texts(body, "steps"),
+        plan=freeze(_typed(body, "plan", dict)),
+    )
+
+
+def _typed(body: Any, key: str, kind: type) -> Any:
+    value = body[key]
+    if not isinstance(value, kind):
+        raise ValueError(f"{key} is {type(value).__name__}, not {kind.__name__}")
+    return value
+
+
+def _text(body: Any, key: str) -> str:
+    text: str = _typed(body, key, str)
+    return text
+
+
+def _texts(body: Any, key: str) -> tuple[str, ...]:
+    items = _typed(body, key, list)
+    if not all(isinstance(item, str) for item in items):
+        raise ValueError(f"{key} holds something else than texts")
+    return tuple(items)
+
+
+def _path(text: str) -> str:
+    if not text or "\0" in text or os.path.isabs(text):
+        raise ValueError(f'"{printable(text)[:80]}" is not a relative path')
+    return text
+
+
+def _below(text: str) -> str:
+    if os.pardir in _path(text).split("/"):
+        raise ValueError(f'"{printable(text)[:80]}" leads out of the project')
+    return text

@@ -1,0 +1,343 @@
+"""`verify`: each sandbox started with its own options and the probe as its command, judged beside the weak one; and
+the same as a condition of apply and run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from sandboxrun.backend.docker.addresses import host_addresses
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.leftovers import keep, scratch
+from sandboxrun.backend.events import silent
+from sandboxrun.backend.session import Made, Session
+from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
+from sandboxrun.evidence.store import Store
+from sandboxrun.lifecycle.apply import Settings
+from sandboxrun.lifecycle.places import file_contents
+from sandboxrun.lifecycle.probing import Aside, Interrupted, Prober, Told
+from sandboxrun.lifecycle.run import Making
+from sandboxrun.lifecycle.running import label, look_at, namespaces_of
+from sandboxrun.plan.planner import select
+from sandboxrun.probe.controls import judge
+from sandboxrun.probe.staging import WEAK_NETWORK, staged_weak
+from sandboxrun.probe.verdicts import Context, Finding, Phase, Seen, Verdict
+from sandboxrun.spec.project import DeclaredSandbox, Profile
+from sandboxrun.spec.state import Image, Running, observe
+from sandboxrun.spec.types import freeze
+from sandboxrun.threads import begin
+
+# -- `verify`: each sandbox started with its own options and the probe as its command, judged beside the weak one
+
+_MOST_HOSTS = 6  # of the engine's machine's addresses: each is tried on several ports
+_BESIDE = (Phase.STUBBORN, Phase.MEMORY, Phase.PROCESSES)
+
+
+class Verification:
+    """One verification. `signal` may be called from a signal handler while `run` works.
+
+    `making` stands for the project's lock where the caller holds it; `tell` is told what goes on.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        profile: Profile,
+        settings: Settings | None = None,
+        *,
+        making: Making | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._engine, self._profile = engine, profile
+        self._settings = settings or Settings(environment=os.environ)
+        self._making, self._tell = making, tell
+        self._prober: Prober | None = None
+        self._no_weak = ""
+        self._weak: dict[str, _Weak] = {}
+        self._stopped = threading.Event()
+
+    def run(self, sandboxes: tuple[DeclaredSandbox, ...]) -> tuple[Finding, ...]:
+        """The findings of each, in this order. Raises SandboxrunError when one can't be started, Interrupted after
+        `signal`."""
+        if not sandboxes:
+            return ()
+        file_contents(self._profile, self._settings.environment, sandboxes)  # what is missing is told at once
+        with _store(self._profile) as store, contextlib.ExitStack() as beside:
+            self._prober = prober = Prober(self._engine, self._profile, store, self._settings, self._making)
+            if self._stopped.is_set():
+                prober.signal("TERM")
+            info, hosts = self._engine.info(), _hosts(self._engine)
+            contexts = [self._context(sandbox, info, hosts) for sandbox in sandboxes]
+            try:
+                neighbours = beside.enter_context(prober.neighbour(contexts[0], (WEAK_NETWORK,)))
+            except SandboxrunError as error:
+                if prober.stopped:
+                    raise
+                neighbours, self._no_weak = (), _unstarted(error)
+            found: list[Finding] = []
+            for sandbox, context in zip(sandboxes, contexts, strict=True):
+                found += self._one(prober, sandbox, attrs.evolve(context, neighbours=neighbours))
+            return tuple(found)
+
+    def signal(self, name: str) -> None:
+        """End it: what runs is removed, and nothing is known."""
+        self._stopped.set()
+        if self._prober is not None:
+            self._prober.signal(name)
+
+    # -- steps -----------------------------------------------------------------------------------------------
+
+    def _one(self, prober: Prober, sandbox: DeclaredSandbox, context: Context) -> tuple[Finding, ...]:
+        weak, networks = self._weak_of(prober, context), context.spec.networks
+
+        def strong(context: Context, *phases: Phase) -> dict[Phase, Told]:
+            self._tell(f"{sandbox.address}: {', '.join(phases)}")
+            return dict(prober.strong(sandbox, context, phases))
+
+        # The batteries run one after the other, the weak one when all others but those that wait are over: it measures
+        # how much of the processors it gets.
+        with Aside(weak.beside) as outlived, Aside(lambda: strong(context, *_BESIDE)) as beside, prober.ending_all():
+            with prober.neighbour(context, networks) if networks else contextlib.nullcontext(()) as more:
+                known = attrs.evolve(context, neighbours=(*context.neighbours, *more))
+                seen = strong(known, Phase.BATTERY)
+            weak.battery()
+        seen |= beside.result()
+        outlived.result()
+        known = attrs.evolve(known, gateway=seen[Phase.BATTERY].gateway)
+        found = judge(sandbox.address, known, _seen(seen), _seen(weak.seen))
+        return tuple(_with_reason(finding, weak.reason) for finding in found)
+
+    def _weak_of(self, prober: Prober, context: Context) -> _Weak:
+        """The weak sandbox beside it: one for all that it would be the same for."""
+        key = "".join(staged_weak(context, phase).digest for phase in Phase)
+        if key not in self._weak:
+            self._weak[key] = _Weak(prober, context, self._tell, self._no_weak)
+        return self._weak[key]
+
+    def _context(self, sandbox: DeclaredSandbox, info: Mapping[str, Any], hosts: tuple[str, ...]) -> Context:
+        spec, profile = sandbox.spec, self._profile
+        shares = self._engine.shares_filesystem()
+        return Context(
+            spec=spec,
+            architecture=self._architecture(sandbox),
+            runtime=spec.runtime or str(info.get("DefaultRuntime") or "runc"),
+            cgroup=int(info.get("CgroupVersion") or 1),
+            hosts=hosts,
+            networks=freeze({key: profile.networks[key] for key in spec.networks if key in profile.networks}),
+            host_namespaces=self._host_namespaces() if shares else freeze({}),
+            host_cpus=int(info.get("NCPU") or 0),
+        )
+
+    def _host_namespaces(self) -> Mapping[str, str]:
+        """The engine's own, or where this user may not see them, this process's."""
+        with contextlib.suppress(OSError):
+            return namespaces_of(self._engine.transport.peer_pid() or os.getpid())
+        return namespaces_of(os.getpid())
+
+    def _architecture(self, sandbox: DeclaredSandbox) -> str:
+        """The image's, by the kernel's name. It is pulled where it is not there and may be."""
+        from sandboxrun.probe.program import architecture
+
+        spec = sandbox.spec
+        image = self._engine.image(spec.image)
+        if image is None and spec.pull_policy != "never":
+            self._tell(f"{sandbox.address}: pulling {spec.image}")
+            self._engine.pull(spec.image, platform=spec.platform)
+            image = self._engine.image(spec.image)
+        if image is None:
+            raise SandboxrunError(
+                f"{sandbox.address}: the image {spec.image} is not on the engine",
+                help="pull it first, or set pull_policy: missing",
+            )
+        return architecture(str(image.get("Architecture") or ""))
+
+
+class _Weak:
+    """The weak sandbox's phases, each run once for all sandboxes that share it. One that can't be started leaves
+    every control without its negative: then nothing passes, and `reason` says why."""
+
+    def __init__(self, prober: Prober, context: Context, tell: Callable[[str], None], reason: str) -> None:
+        self._prober, self._context, self._tell = prober, context, tell
+        self.seen: dict[Phase, Told] = {}
+        self.reason = reason
+
+    def battery(self) -> None:
+        """The battery, alone."""
+        self._once(Phase.BATTERY)
+
+    def beside(self) -> None:
+        """The others, side by side."""
+        self._once(*_BESIDE)
+
+    def _once(self, *phases: Phase) -> None:
+        if self.reason or all(phase in self.seen for phase in phases):
+            return
+        self._tell(f"the weak one beside it: {', '.join(phases)}")
+        try:
+            self.seen |= self._prober.weak(self._context, phases)
+        except SandboxrunError as error:
+            if self._prober.stopped:
+                raise
+            self.reason = _unstarted(error)
+
+
+def _unstarted(error: SandboxrunError) -> str:
+    return f"the weak sandbox could not be started: {error.diagnostics[0].message}"
+
+
+def _hosts(engine: Engine) -> tuple[str, ...]:
+    """Addresses of the engine's machine that must not be reached; not those of networks that come and go."""
+    passing = {
+        str(config.get("Gateway"))
+        for network in engine.networks()
+        if network.get("Name") != "bridge"
+        for config in (network.get("IPAM") or {}).get("Config") or ()
+    }
+    every = [a for a in host_addresses(engine) if ipaddress.ip_address(a).version == 4 and a not in passing]
+    return tuple(every[:_MOST_HOSTS])
+
+
+def _seen(told: Mapping[Phase, Told]) -> Mapping[Phase, Seen]:
+    return {phase: one.seen for phase, one in told.items()}
+
+
+def _with_reason(finding: Finding, reason: str) -> Finding:
+    if not reason or finding.verdict is not Verdict.INCONCLUSIVE:
+        return finding
+    return attrs.evolve(finding, note=reason)
+
+
+@contextlib.contextmanager
+def _store(profile: Profile) -> Iterator[Store]:
+    """A place for the probes' evidence: gone afterwards, and kept where something went wrong."""
+    with scratch(Store(project_directory=profile.directory)) as folder:
+        store = Store(project_directory=profile.directory, root=folder.path / "evidence")
+        try:
+            yield store
+        except SandboxrunError as error:
+            if not isinstance(error, Interrupted) and store.entries():
+                message = f"what the probes left is kept in {keep(folder)} until the next verify"
+                error.diagnostics = (*error.diagnostics, Diagnostic(message=message, severity="notice"))
+            raise
+
+
+def verify(
+    engine: Engine, profile: Profile, names: tuple[str, ...] = (), *, settings: Settings | None = None
+) -> tuple[Finding, ...]:
+    """Verify the sandboxes that `names` mean, all when there are none; see `Verification.run`.
+
+    Raises UsageError for a name there is not.
+    """
+    return Verification(engine, profile, settings).run(select(profile, names))
+
+
+# -- `apply --verify` and `run --verify`: nothing starts unless all holds, and what runs is looked at from outside
+
+_LOOK = 0.2  # seconds between looks whether the apply is to stop
+_ADVICE = "nothing was started; the table says what was seen, docs/verify.md how"
+
+
+class Unverified(ApplyError):
+    """Something does not hold, or can't be told."""
+
+
+class Proving:
+    """One proof. `inside` are the probes' findings, `outside` those of what was started."""
+
+    def __init__(
+        self, engine: Engine, profile: Profile, settings: Settings, tell: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self._engine, self._profile, self._settings, self._tell = engine, profile, settings, tell
+        self.inside: tuple[Finding, ...] = ()
+        self.outside: tuple[Finding, ...] = ()
+        self._lock = threading.Lock()
+
+    def before(self, sandboxes: tuple[DeclaredSandbox, ...], guard: Callable[[], None] | None = None) -> None:
+        """Verify what is to be made. Raises Unverified unless everything holds; Interrupted."""
+        if not sandboxes:
+            return
+        settings = attrs.evolve(self._settings, listener=silent, on_wait=None)
+        making = _one_at_a_time(guard) if guard is not None else None
+        verification = Verification(self._engine, self._profile, settings, making=making, tell=self._tell)
+        with _stopping(self._settings.stop, verification):
+            self.inside = verification.run(sandboxes)
+        faults = [finding for finding in self.inside if not finding.verdict.passes]
+        if faults:
+            raise Unverified(*(Diagnostic(message=_said(finding), help=_ADVICE) for finding in faults))
+
+    def prepare(self, session: Session) -> None:
+        """Have each sandbox looked at once it runs; one in which something does not hold is not left running."""
+        then = session.after_start
+
+        def started(sandbox: DeclaredSandbox, made: Made) -> None:
+            then(sandbox, made)
+            self.look(session, sandbox, made)
+
+        session.after_start = started
+
+    def look(self, session: Session, sandbox: DeclaredSandbox, made: Made) -> None:
+        """Look at a sandbox that was just started. Raises Unverified for what does not hold.
+
+        What can't be told from here is no fault: the probe has shown it, and an engine on another machine shows
+        nothing. One that has ended already was read back before it started.
+        """
+        inspect = self._engine.inspect_container(made.id)
+        config = session.image(str(inspect["Image"]))
+        observed = observe(inspect, self._profile.names, config)
+        if not isinstance(observed.state, Running):
+            return
+        image = Image(reference=sandbox.spec.image, config=config)
+        found = look_at(self._engine, self._profile, observed, sandbox.spec, image, {})
+        with self._lock:
+            self.outside += found
+        faults = [finding for finding in found if finding.verdict is Verdict.FAILS]
+        if faults:
+            help = f"{label(observed)} was ended, its evidence is kept"
+            raise Unverified(*(Diagnostic(message=_said(finding), help=help) for finding in faults))
+
+
+def _said(finding: Finding) -> str:
+    seen = f": expected {finding.expected}, seen {finding.seen}" if finding.verdict is Verdict.FAILS else ""
+    return f"{finding.sandbox}: {finding.control} {finding.verdict.value}{seen}"
+
+
+def _one_at_a_time(guard: Callable[[], None]) -> Making:
+    """In place of the project's lock, which the caller holds: the probes' own steps must not meet."""
+    lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def making() -> Iterator[Callable[[], None]]:
+        with lock:
+            guard()
+            yield guard
+
+    return making
+
+
+@contextlib.contextmanager
+def _stopping(stop: threading.Event, verification: Verification) -> Iterator[None]:
+    """End the verification when the apply is to stop."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            if stop.wait(_LOOK):
+                verification.signal("TERM")
+                return
+
+    failures: list[BaseException] = []
+    thread = begin(watch, name="verify stop", failed=failures.append)
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    if failures:
+        raise failures[0]

@@ -1,0 +1,195 @@
+"""What probing is made of: what was seen, what it is judged by, what was found. Pure data."""
+
+from __future__ import annotations
+
+import enum
+import errno
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import attrs
+
+from sandboxrun.spec import option as wiring
+from sandboxrun.spec.option_types import Egress
+from sandboxrun.spec.project import NetworkSpec
+from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.types import freeze
+
+# -- What probing is made of: what was seen, what it is judged by. Pure data
+
+Seen = Mapping[str, Mapping[str, str]]  # the name of a probe: its values, as the program printed them
+GVISOR = "runsc"
+
+
+class Phase(enum.StrEnum):
+    """One start of the program. What may end the sandbox has a start of its own."""
+
+    BATTERY = "battery"  # all that only looks and tries
+    PROCESSES = "processes"  # forks until it can't: gVisor ends a sandbox at its limit
+    MEMORY = "memory"  # takes memory until it is killed
+    STUBBORN = "stubborn"  # ignores TERM and outlives its deadline, if it is let
+
+
+@attrs.frozen(kw_only=True)
+class Context:
+    """What expectations depend on. `spec` is settled, and the sandbox's own, also where a weak one is judged.
+
+    `architecture` is the image's (x86_64, aarch64); `runtime` the OCI runtime's name; `cgroup` 1 or 2; `gateway` the
+    gateway's address where it has one; `hosts` and `neighbours` addresses that must not be reached, beside those that
+    the program finds itself; `networks` what the spec's networks are; `host_namespaces` the host's own namespaces as
+    `/proc/self/ns` names them ("pid" to "pid:[4026531836]"), empty where nobody can tell; `host_cpus` how many CPUs
+    the engine has, 0 if unknown.
+    """
+
+    spec: SandboxSpec
+    architecture: str = "x86_64"
+    runtime: str = "runc"
+    cgroup: int = 2
+    gateway: str | None = None
+    hosts: tuple[str, ...] = ()
+    neighbours: tuple[str, ...] = ()
+    networks: Mapping[str, NetworkSpec] = attrs.field(factory=lambda: freeze({}))
+    host_namespaces: Mapping[str, str] = attrs.field(factory=lambda: freeze({}))
+    host_cpus: int = 0
+
+    @property
+    def gvisor(self) -> bool:
+        """Whether another kernel than the host's answers inside."""
+        return self.runtime.startswith(GVISOR)
+
+    @property
+    def egress(self) -> Egress | None:
+        """What it reaches through a gateway; None where its networks say."""
+        return self.spec.egress
+
+    @property
+    def proxy(self) -> str | None:
+        """The gateway's address and port."""
+        return f"{self.gateway}:{wiring.PORT}" if self.gateway is not None else None
+
+
+@attrs.frozen(kw_only=True)
+class Control:
+    """One thing that must hold, and how it is told.
+
+    `field` is the engine's; `applies` gives the reason where there is nothing to look for; `holds` is None where what
+    was seen does not tell. `meaning`, `how` and `weak` are for the documentation: what it means, how it is seen, and
+    what its negative control is. `negative` says whether that failed as it must, from what the sandbox and the weak
+    one showed: by default the weak one must not hold. `moot` gives the reason where it shows
+    that there was nothing to look for after all (a kernel without that call). `exempt` is the reason why nothing can be
+    weakened.
+    """
+
+    id: str
+    title: str
+    field: str
+    meaning: str
+    how: str
+    weak: str
+    expected: Callable[[Context], str]
+    seen: Callable[[Seen], str]
+    holds: Callable[[Seen, Context], bool | None]
+    applies: Callable[[Context], str | None] = lambda context: None
+    phase: Phase = Phase.BATTERY
+    negative: Callable[[Seen, Seen, Context], bool] | None = None
+    moot: Callable[[Seen, Seen, Context], str | None] = lambda strong, weak, context: None
+    exempt: str = ""
+
+
+# -- What verifying found: one verdict a control, from inside or from outside. Pure data
+
+
+class Verdict(enum.Enum):
+    """What became of one control. Unknown is never counted as passed."""
+
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    INCONCLUSIVE = "inconclusive"
+    NOT_APPLICABLE = "not applicable"
+
+    @property
+    def passes(self) -> bool:
+        """Whether a verification with this verdict may succeed."""
+        return self in (Verdict.HOLDS, Verdict.NOT_APPLICABLE)
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """One control of one sandbox. `seen` may hold what an image wrote: escape it before it is shown."""
+
+    sandbox: str
+    control: str
+    title: str
+    field: str
+    expected: str
+    seen: str
+    verdict: Verdict
+    note: str = ""
+
+
+# -- How values that the program printed are read and told. Pure
+
+OK = "ok"
+NOTHING: Mapping[str, str] = {}
+# What a call gives that a filter or the kernel refuses. 31: the signal of a filter that kills.
+REFUSED = frozenset({f"errno:{errno.EPERM}", f"errno:{errno.ENOSYS}", "signal:31"})
+# What one gives that this kernel does not have at all; 11: an entry that it does not have.
+MISSING = frozenset(
+    {f"errno:{number}" for number in (errno.ENOSYS, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)}
+    | {"signal:11"}
+)
+UNKNOWN = frozenset({"timeout", "unrun", ""})
+
+
+def value(seen: Seen, probe: str, key: str) -> str:
+    """One value; "" where it was not printed."""
+    return seen.get(probe, NOTHING).get(key, "")
+
+
+def number(text: str) -> int | None:
+    """A decimal number; None for anything else."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,20}", text) else None
+
+
+def numbered(seen: Seen, probe: str) -> Iterator[Mapping[str, str]]:
+    """The lines `probe.0`, `probe.1` and so on."""
+    index = 0
+    while f"{probe}.{index}" in seen:
+        yield seen[f"{probe}.{index}"]
+        index += 1
+
+
+def result(text: str) -> str:
+    """How a call ended, in words: `EPERM`, `worked`, `killed by signal 31`, `no answer in time`."""
+    kind, _, rest = text.partition(":")
+    match kind:
+        case "errno":
+            return errno.errorcode.get(number(rest) or 0, f"error {rest}")
+        case "signal":
+            return f"killed by signal {rest}"
+        case "timeout":
+            return "no answer in time"
+        case "ok":
+            return "worked"
+    return "not tried"
+
+
+def results(values: Mapping[str, str], keys: Iterable[str] | None = None) -> str:
+    """How several calls ended, those that ended alike together: `EPERM: mount, umount2; worked: chroot`."""
+    groups: dict[str, list[str]] = {}
+    for key in values if keys is None else keys:
+        groups.setdefault(result(values.get(key, "")), []).append(key)
+    return "; ".join(f"{how}: {', '.join(names)}" for how, names in groups.items())
+
+
+def fails(text: str, *names: str) -> bool:
+    """Whether a call failed with one of these errors, given by name."""
+    return text in {f"errno:{getattr(errno, name)}" for name in names}
+
+
+def every(answers: Iterable[bool | None]) -> bool | None:
+    """True if all are; False if one is; else, or if there is none, None."""
+    found = list(answers)
+    if False in found:
+        return False
+    return None if None in found or not found else True

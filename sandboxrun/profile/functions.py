@@ -1,0 +1,492 @@
+"""What a template may call: filters, tests, methods, each a function over plain data; and how much work it may do.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+# -- How much a profile's templates may do: steps, text and lists, each a number of its own
+
+MARKS = re.compile(r"\{\{|\{%|\{#")  # what makes a scalar a template
+LONGEST_TEXT = 64 * 1024  # characters that one value may have, on the way or at its end
+LONGEST_LIST = 10_000
+LARGEST_INTEGER = 2**63 - 1
+STEPS_A_SCALAR = 50_000
+STEPS_A_PROFILE = 2_000_000
+DEEPEST_EXPRESSION = 60
+LONGEST_TEMPLATE = 16 * 1024  # characters of source
+
+
+CLOSING = {"{{": "}}", "{%": "%}", "{#": "#}"}
+
+
+class TemplateError(Exception):
+    """A fault in a template: a clause, its line in the scalar (0: not known yet), the word to point at, a help."""
+
+    def __init__(self, message: str, *, line: int = 0, word: str = "", help: str | None = None) -> None:
+        self.message, self.line, self.word, self.help = message, line, word, help
+        super().__init__(message)
+
+
+@attrs.define
+class Work:
+    """Counts the steps of all templates of one profile."""
+
+    left: int = STEPS_A_PROFILE
+    here: int = STEPS_A_SCALAR
+
+    def begin(self) -> None:
+        """Another scalar: its own count starts anew, the profile's goes on."""
+        self.here = STEPS_A_SCALAR
+
+    def spend(self, steps: int = 1) -> None:
+        """Raises TemplateError when the scalar or the profile has none left."""
+        self.here -= steps
+        self.left -= steps
+        if self.here < 0:
+            raise TemplateError("this template does too much work", help="shorten its loops")
+        if self.left < 0:
+            raise TemplateError("the templates of this profile do too much work together", help="shorten their loops")
+
+    def text(self, length: int) -> None:
+        """Raises TemplateError when a text of `length` characters must not be made; else pays for it."""
+        self.fits(length)
+        self.spend(1 + length // 64)
+
+    @staticmethod
+    def fits(length: int) -> None:
+        """Raises TemplateError when a text of `length` characters must not be made."""
+        if length > LONGEST_TEXT:
+            raise TemplateError(f"this template makes a text longer than {LONGEST_TEXT // 1024} KiB")
+
+    def items(self, count: int) -> None:
+        """The same for a list of `count` items."""
+        if count > LONGEST_LIST:
+            raise TemplateError(f"this template makes a list longer than {LONGEST_LIST} items")
+        self.spend(1 + count // 8)
+
+    def tree(self, value: Any) -> None:
+        """The same for all that a list or a mapping holds, written out: one list may stand in it many times."""
+        count, waiting = 0, [value]
+        while waiting:
+            node = waiting.pop()
+            parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+            waiting.extend(parts)
+            count += 1 + len(parts)
+            if count > 2 * LONGEST_LIST:
+                self.items(count)
+        self.items(count // 2)
+
+
+def integer(value: int) -> int:
+    """`value`, if the engine could count it."""
+    if abs(value) > LARGEST_INTEGER:
+        raise TemplateError("this template makes a number that is too large")
+    return value
+
+
+# -- The tests and comparisons that a template may use: `is defined`, `==`, `in` and the like
+
+
+def _compare(check: Callable[[Any, Any], bool]) -> Function:
+    def test(work: Work, value: Any, other: Any) -> bool:
+        if isinstance(value, list | dict):
+            work.tree(value)
+        try:
+            return bool(check(value, other))
+        except TypeError:
+            raise TemplateError(f"{kind(value)} and {kind(other)} can't be compared") from None
+
+    return test
+
+
+def _is_in(work: Work, value: Any, container: Any) -> bool:
+    return contains(work, container, value)
+
+
+def contains(work: Work, container: Any, value: Any) -> bool:
+    """`value in container`; a text holds texts only."""
+    work.spend(1 + len(sized(container)) // 8)
+    if isinstance(container, str):
+        return as_text(value) in container
+    return value in container
+
+
+def _divisible(work: Work, value: Any, by: Any) -> bool:
+    value, by = need(value, "an integer", int), need(by, "an integer", int)
+    if by == 0:
+        raise TemplateError("nothing is divisible by zero")
+    return bool(value % by == 0)
+
+
+_EQUAL = _compare(lambda a, b: a == b)
+_DIFFERENT = _compare(lambda a, b: a != b)
+_LESS, _AT_MOST = _compare(lambda a, b: a < b), _compare(lambda a, b: a <= b)
+_MORE, _AT_LEAST = _compare(lambda a, b: a > b), _compare(lambda a, b: a >= b)
+COMPARISONS: Mapping[str, Function] = {
+    "eq": _EQUAL, "ne": _DIFFERENT, "lt": _LESS, "lteq": _AT_MOST, "gt": _MORE, "gteq": _AT_LEAST,
+}  # fmt: skip
+TESTS: Mapping[str, Function] = {
+    "boolean": lambda work, value: isinstance(value, bool),
+    "defined": lambda work, value: not isinstance(value, Missing),
+    "divisibleby": _divisible,
+    "eq": _EQUAL,
+    "equalto": _EQUAL,
+    "even": lambda work, value: need(value, "an integer", int) % 2 == 0,
+    "false": lambda work, value: value is False,
+    "float": lambda work, value: isinstance(value, float),
+    "ge": _AT_LEAST,
+    "gt": _MORE,
+    "in": _is_in,
+    "integer": lambda work, value: isinstance(value, int) and not isinstance(value, bool),
+    "iterable": lambda work, value: isinstance(value, list | dict | str),
+    "le": _AT_MOST,
+    "lower": lambda work, value: as_text(value).islower(),
+    "lt": _LESS,
+    "mapping": lambda work, value: isinstance(value, dict),
+    "ne": _DIFFERENT,
+    "none": lambda work, value: value is None,
+    "number": lambda work, value: isinstance(value, int | float),
+    "odd": lambda work, value: need(value, "an integer", int) % 2 == 1,
+    "sequence": lambda work, value: isinstance(value, list | dict | str),
+    "string": lambda work, value: isinstance(value, str),
+    "true": lambda work, value: value is True,
+    "undefined": lambda work, value: isinstance(value, Missing),
+    "upper": lambda work, value: as_text(value).isupper(),
+}
+
+
+# -- What a template may call: the filters, tests and methods, each a function over plain data
+
+
+class Missing:
+    """The value of something that is not there; using it is an error, testing it is not."""
+
+    __slots__ = ("help", "message", "word")
+
+    def __init__(self, message: str, word: str, help: str | None = None) -> None:
+        self.message, self.word, self.help = message, word, help
+
+    def error(self) -> TemplateError:
+        return TemplateError(self.message, word=self.word, help=self.help)
+
+
+def kind(value: Any) -> str:
+    """The value's type in a profile author's words."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int():
+            return "an integer"
+        case float():
+            return "a number"
+        case str():
+            return "a text"
+        case list():
+            return "a list"
+        case dict():
+            return "a mapping"
+    return "a value"
+
+
+def text_of(value: Any, work: Work) -> str:
+    """How a value stands inside a longer text: booleans as YAML writes them; null, lists and mappings not at all."""
+    match value:
+        case str():
+            text = value
+        case bool():
+            text = "true" if value else "false"
+        case int() | float():
+            text = str(value)
+        case None:
+            raise TemplateError("null can't stand in a text", help="give it a value: {{ name | default('…') }}")
+        case Missing():
+            raise value.error()
+        case _:
+            raise TemplateError(f"{kind(value)} can't stand in a text", help="use | join(' ') or | tojson")
+    work.text(len(text))
+    return text
+
+
+def need(value: Any, what: str, *types: type) -> Any:
+    """`value`, which must be of `types`. Raises TemplateError saying `what` was expected."""
+    if isinstance(value, Missing):
+        raise value.error()
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise TemplateError(f"expected {what}, found {kind(value)}")
+    return value
+
+
+def as_text(value: Any) -> str:
+    """A value that must be a text. Raises TemplateError."""
+    return str(need(value, "a text", str))
+
+
+def _list(value: Any) -> list[Any]:
+    value = need(value, "a list", list, dict)
+    return list(value)
+
+
+def sized(value: Any) -> Any:
+    """A value that has a length. Raises TemplateError."""
+    return need(value, "a text, a list or a mapping", str, list, dict)
+
+
+def _number(value: Any) -> Any:
+    return need(value, "a number", int, float)
+
+
+def _default(work: Work, value: Any, default: Any = "", boolean: bool = False) -> Any:
+    absent = value is None or isinstance(value, Missing) or (boolean and not value)
+    return default if absent else value
+
+
+def replaced(work: Work, value: Any, old: Any, new: Any, count: Any = None) -> str:
+    """The filter `replace`; what it may make is counted first."""
+    text, gone, made = text_of(value, work), as_text(old), as_text(new)
+    limit: int = -1 if count is None else need(count, "an integer", int)
+    work.text(len(text) + text.count(gone) * max(0, len(made) - len(gone)))
+    return text.replace(gone, made, limit)
+
+
+def joined(work: Work, value: Any, separator: Any = "") -> str:
+    """The filter `join`; what it makes is counted first."""
+    between = as_text(separator)
+    parts = [text_of(item, work) for item in _list(value)]
+    work.text(sum(map(len, parts)) + len(between) * len(parts))
+    return between.join(parts)
+
+
+def _int(work: Work, value: Any, default: Any = None, base: int = 10) -> int:
+    try:
+        if isinstance(value, str):
+            if len(value) > 40:
+                raise ValueError(value)
+            return integer(int(value, base) if base != 10 else int(value))
+        return integer(int(need(value, "a number or a text", int, float, bool)))
+    except ValueError:
+        if default is None:
+            raise TemplateError(f'"{str(value)[:40]}" is not an integer', help="give a default: | int(0)") from None
+        return integer(need(default, "an integer", int))
+
+
+def _float(work: Work, value: Any, default: Any = None) -> float:
+    try:
+        number = float(value if isinstance(value, str) else need(value, "a number or a text", int, float, bool))
+        if number - number != 0:  # infinity and not-a-number are no profile's values
+            raise ValueError(value)
+        return number
+    except ValueError:
+        if default is None:
+            raise TemplateError(f'"{str(value)[:40]}" is not a number', help="give a default: | float(0)") from None
+        return float(_number(default))
+
+
+def _at(index: int) -> Callable[..., Any]:
+    def pick(work: Work, value: Any) -> Any:
+        items = sized(value)
+        if not items:
+            raise TemplateError(f"{kind(items)} with nothing in it has no first or last")
+        return (list(items) if isinstance(items, dict) else items)[index]
+
+    return pick
+
+
+def _folded(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _ordered(work: Work, value: Any, key: Callable[[Any], Any], reverse: bool = False) -> list[Any]:
+    items = _list(value)
+    work.items(4 * len(items))
+    try:
+        return sorted(items, key=key, reverse=bool(reverse))
+    except TypeError:
+        raise TemplateError("values of different types have no order") from None
+
+
+def _sort(work: Work, value: Any, reverse: bool = False, case_sensitive: bool = False) -> list[Any]:
+    return _ordered(work, value, (lambda item: item) if case_sensitive else _folded, reverse)
+
+
+def _extreme(last: bool) -> Callable[..., Any]:
+    def pick(work: Work, value: Any, case_sensitive: bool = False) -> Any:
+        ordered = _sort(work, value, case_sensitive=case_sensitive)
+        if not ordered:
+            raise TemplateError("an empty list has no least or greatest item")
+        return ordered[-1 if last else 0]
+
+    return pick
+
+
+def _unique(work: Work, value: Any, case_sensitive: bool = False) -> list[Any]:
+    items = _list(value)
+    work.items(len(items))
+    seen: dict[Any, Any] = {}
+    for item in items:
+        if isinstance(item, list | dict):
+            raise TemplateError("only plain values can be told apart")
+        seen.setdefault((type(item), item if case_sensitive else _folded(item)), item)
+    return list(seen.values())
+
+
+def _reverse(work: Work, value: Any) -> Any:
+    work.items(len(sized(value)) // 16)
+    return value[::-1] if isinstance(value, str) else _list(value)[::-1]
+
+
+def listed(work: Work, value: Any) -> list[Any]:
+    """The filter `list`, its items counted."""
+    work.items(len(sized(value)))
+    return list(value)
+
+
+def _sum(work: Work, value: Any, start: Any = 0) -> Any:
+    items = _list(value)
+    work.items(len(items))
+    total = _number(start)
+    for item in items:
+        total += _number(item)
+    return integer(total) if isinstance(total, int) else total
+
+
+def _tojson(work: Work, value: Any, indent: Any = None) -> str:
+    import json
+
+    if isinstance(value, Missing):
+        raise value.error()
+    if indent is not None and not 0 <= need(indent, "an integer", int) <= 8:
+        raise TemplateError("indent goes from 0 to 8")
+    made = json.dumps(value, ensure_ascii=False, sort_keys=True, indent=indent)
+    work.text(len(made))
+    return made
+
+
+def pairs_of(work: Work, value: Any) -> list[Any]:
+    """A mapping's keys and values as pairs, counted."""
+    mapping = need(value, "a mapping", dict)
+    work.items(len(mapping))
+    return [[key, item] for key, item in mapping.items()]
+
+
+def _round(work: Work, value: Any, precision: Any = 0, method: Any = "common") -> float:
+    digits = need(precision, "an integer", int)
+    if method != "common" or not 0 <= digits <= 15:
+        raise TemplateError("round takes a precision from 0 to 15 and no method but common")
+    return float(round(_number(value), digits))
+
+
+def _simple(method: Callable[..., str]) -> Callable[..., str]:
+    def apply(work: Work, value: Any) -> str:
+        text = text_of(value, work)
+        return method(text)
+
+    return apply
+
+
+def _trim(work: Work, value: Any, chars: Any = None) -> str:
+    return text_of(value, work).strip(None if chars is None else as_text(chars))
+
+
+Function = Callable[..., Any]
+FILTERS: Mapping[str, Function] = {
+    "abs": lambda work, value: abs(_number(value)),
+    "capitalize": _simple(str.capitalize),
+    "count": lambda work, value: len(sized(value)),
+    "d": _default,
+    "default": _default,
+    "dictsort": lambda work, value: _ordered(work, pairs_of(work, value), lambda pair: _folded(pair[0])),
+    "first": _at(0),
+    "float": _float,
+    "int": _int,
+    "items": pairs_of,
+    "join": joined,
+    "last": _at(-1),
+    "length": lambda work, value: len(sized(value)),
+    "list": listed,
+    "lower": _simple(str.lower),
+    "max": _extreme(True),
+    "min": _extreme(False),
+    "replace": replaced,
+    "reverse": _reverse,
+    "round": _round,
+    "sort": _sort,
+    "string": lambda work, value: text_of(value, work),
+    "sum": _sum,
+    "tojson": _tojson,
+    "trim": _trim,
+    "unique": _unique,
+    "upper": _simple(str.upper),
+}
+
+
+# -- The methods of texts and mappings that a template may call, and `range`
+
+
+def _split(right: bool) -> Function:
+    def split(work: Work, text: str, separator: Any = None, most: Any = -1) -> list[str]:
+        separator = None if separator is None else as_text(separator)
+        if separator == "":
+            raise TemplateError("nothing can't separate: give split a text")
+        limit = need(most, "an integer", int)
+        parts = text.rsplit(separator, limit) if right else text.split(separator, limit)
+        work.items(len(parts))
+        return parts
+
+    return split
+
+
+def _strip(method: Callable[..., str]) -> Function:
+    return lambda work, text, chars=None: method(text, None if chars is None else as_text(chars))
+
+
+def _lines(work: Work, text: str) -> list[str]:
+    lines = text.splitlines()
+    work.items(len(lines))
+    return lines
+
+
+TEXT_METHODS: Mapping[str, Function] = {
+    "capitalize": lambda work, text: text.capitalize(),
+    "endswith": lambda work, text, part: text.endswith(as_text(part)),
+    "isdigit": lambda work, text: text.isdigit(),
+    "join": lambda work, text, items: joined(work, items, text),
+    "lower": lambda work, text: text.lower(),
+    "lstrip": _strip(str.lstrip),
+    "removeprefix": lambda work, text, part: text.removeprefix(as_text(part)),
+    "removesuffix": lambda work, text, part: text.removesuffix(as_text(part)),
+    "replace": replaced,
+    "rsplit": _split(True),
+    "rstrip": _strip(str.rstrip),
+    "split": _split(False),
+    "splitlines": _lines,
+    "startswith": lambda work, text, part: text.startswith(as_text(part)),
+    "strip": _strip(str.strip),
+    "upper": lambda work, text: text.upper(),
+}
+MAP_METHODS: Mapping[str, Function] = {
+    "get": lambda work, mapping, key, default=None: mapping.get(as_text(key), default),
+    "items": pairs_of,
+    "keys": lambda work, mapping: listed(work, mapping),
+    "values": lambda work, mapping: listed(work, list(mapping.values())),
+}
+
+
+def make_range(work: Work, *bounds: Any) -> list[int]:
+    """`range(stop)`, `range(start, stop[, step])` as a list, within the bound on lists."""
+    if not 1 <= len(bounds) <= 3:
+        raise TemplateError("range takes one to three integers")
+    numbers = [need(bound, "an integer", int) for bound in bounds]
+    if len(numbers) == 3 and numbers[2] == 0:
+        raise TemplateError("the step of range must not be zero")
+    made = range(*numbers)
+    work.items(min(len(made), 10**9) if max(map(abs, numbers)) < 2**62 else 10**9)
+    return list(made)

@@ -1,0 +1,340 @@
+"""`extends`, merging and `for_each`: a sandbox as the layers it is made of, combined option by option, as often as
+it is wanted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.profile.document import Document, read_document
+from sandboxrun.profile.files import bases
+from sandboxrun.profile.templates import Renderer, Scope, is_template
+from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, node_of, plain_of
+from sandboxrun.spec.items import Entry, entry_of, identity, name_of
+from sandboxrun.spec.option import Row, to_plain
+from sandboxrun.spec.option_types import Hosts, Tmpfs, by_name
+from sandboxrun.spec.spec import ROWS
+from sandboxrun.spec.types import INVALID, ListOf, describe, span_of
+
+# -- `extends`: a sandbox as the layers it is made of, the lowest first
+
+DEEPEST = 10
+MOST_FILES = 50
+
+
+@attrs.frozen(kw_only=True)
+class Layer:
+    """One sandbox mapping of one document."""
+
+    node: MapNode
+    document: Document
+
+
+@attrs.frozen
+class _Step:
+    document: Document
+    sandbox: str
+
+    def __str__(self) -> str:
+        return f"{self.document.base or (self.document.file.name if self.document.file else 'profile')}:{self.sandbox}"
+
+
+class Bases:
+    """Finds the layers of sandboxes; reads each base's file once. `root` is the project's directory."""
+
+    def __init__(self, root: Path, problems: Problems) -> None:
+        self.root = Path(os.path.realpath(root))
+        self.problems = problems
+        self.documents: dict[Path, Document | None] = {}
+        self._circles: set[frozenset[str]] = set()
+
+    def layers(self, document: Document, sandbox: str, chain: tuple[_Step, ...] = ()) -> list[Layer]:
+        """The layers of a sandbox of `document`, its own last; faults are noted and their base left out."""
+        _, node = document.sandboxes[sandbox]
+        own = Layer(node=node.without("extends"), document=document)
+        extends = node.get("extends")
+        if extends is None or (isinstance(extends, Scalar) and extends.value is None):
+            return [own]
+        step = _Step(document, sandbox)
+        span = span_of(node, "extends")
+        target = self._target(extends, document)
+        if target is None:
+            return [own]
+        seen = (*chain, step)
+        if target in seen:
+            self._circle(seen[seen.index(target) :], span)
+            return [own]
+        if len(seen) >= DEEPEST:
+            self.problems.add(f"more than {DEEPEST} sandboxes extend each other", span, "flatten the bases")
+            return [own]
+        return [*self.layers(target.document, target.sandbox, seen), own]
+
+    def _circle(self, steps: tuple[_Step, ...], span: Span | None) -> None:
+        """Note a circle, once: each of its members leads into it."""
+        members = frozenset(map(str, steps))
+        if members not in self._circles:
+            self._circles.add(members)
+            shown = " -> ".join(map(str, (*steps, steps[0])))
+            self.problems.add(f"extends goes in a circle: {shown}", span, "remove one of them")
+
+    def _target(self, node: Node, document: Document) -> _Step | None:
+        match node:
+            case Scalar(value=str() as name) if not is_template(node):
+                return self._shipped(name, node.span, document)
+            case MapNode():
+                return self._other(node, document)
+        what = "a template" if is_template(node) else describe(node)
+        help = "write the name of a shipped base, or {file: …, sandbox: …}"
+        self.problems.add(f"expected a base, found {what}", node.span, help)
+        return None
+
+    def _shipped(self, name: str, span: Span | None, document: Document) -> _Step | None:
+        known = bases()
+        if name not in known:
+            help = did_you_mean(name, known) or f"shipped are: {', '.join(known)}"
+            if name in document.sandboxes:
+                help = f"for a sandbox of this file write extends: {{sandbox: {name}}}"
+            self.problems.add(f'there is no shipped base "{name}"', span, help)
+            return None
+        path = known[name]
+        if path not in self.documents:
+            # a base's own paths start at the project, so it has no directory of its own
+            self.documents[path] = read_document(path, f"shipped:{path.name}", self.root, self.problems, base=name)
+        return self._step(self.documents[path], name, span)
+
+    def _other(self, node: MapNode, document: Document) -> _Step | None:
+        words: dict[str, str] = {}
+        for key, value in node.entries:
+            if key.value not in ("file", "sandbox"):
+                help = 'the key is "sandbox"' if key.value == "service" else did_you_mean(str(key.value), _KEYS)
+                self.problems.add(f'unknown key "{key.value}" in extends', key.span, help or "it has file and sandbox")
+                return None
+            if not isinstance(value, Scalar) or not isinstance(value.value, str) or is_template(value):
+                self.problems.add(
+                    f"expected a text, found {describe(value)}", value.span, "templates can't name a base"
+                )
+                return None
+            words[str(key.value)] = value.value
+        if "sandbox" not in words:
+            self.problems.add('extends lacks "sandbox"', node.span, "say which sandbox of the file")
+            return None
+        spans = {str(key.value): value.span for key, value in node.entries}
+        other = self._file(words["file"], spans["file"], document) if "file" in words else document
+        return None if other is None else self._step(other, words["sandbox"], spans["sandbox"])
+
+    def _step(self, document: Document | None, sandbox: str, span: Span | None) -> _Step | None:
+        if document is None:
+            return None
+        if sandbox not in document.sandboxes:
+            help = did_you_mean(sandbox, document.sandboxes) or f"it has: {', '.join(document.sandboxes) or 'none'}"
+            where = document.file.name if document.file else "the profile"
+            self.problems.add(f'{where} has no sandbox "{sandbox}"', span, help)
+            return None
+        return _Step(document, sandbox)
+
+    def _file(self, text: str, span: Span | None, document: Document) -> Document | None:
+        path = inside(self.root, document.directory, text)
+        if path is None:
+            self.problems.add(f'the file "{text}" is outside of the project', span, _OUTSIDE)
+            return None
+        if path not in self.documents:
+            if len(self.documents) >= MOST_FILES:
+                self.problems.add(f"more than {MOST_FILES} files", span, "put several bases into one file")
+                return None
+            name = os.path.normpath(os.path.join(os.path.dirname(document.file.name if document.file else ""), text))
+            self.documents[path] = read_document(path, name, path.parent, self.problems, asked_at=span)
+        return self.documents[path]
+
+    @property
+    def files(self) -> dict[Path, SourceFile]:
+        """The texts of all bases that were read."""
+        return {path: document.file for path, document in self.documents.items() if document and document.file}
+
+
+_KEYS = ("file", "sandbox")
+_OUTSIDE = "only files below the project's directory are read: no absolute path, no .., no link that leads out"
+
+
+def inside(root: Path, directory: Path, text: str) -> Path | None:
+    """The real path of `text`, relative to `directory`, if it lies below `root`; else None."""
+    if "\0" in text or os.path.isabs(text):
+        return None
+    path = Path(os.path.realpath(directory / text))
+    return path if path.is_relative_to(root) else None
+
+
+# -- Merging the layers of a sandbox, option by option, as Compose does
+
+
+@cache
+def closed_defaults() -> dict[str, Node]:
+    """The lowest layer: the defaults of options that are merged."""
+    return {row.key: node_of(_plain(row)) for row in ROWS if row.settable and row.merge != "replace" and row.default}
+
+
+def _plain(row: Row) -> Any:
+    if attrs.has(type(row.default)):
+        return to_plain(row.default, defaults=True)
+    return row.type.plain(row.default)
+
+
+def merge_option(row: Row, values: Sequence[Node]) -> Node | None:
+    """One option's values, the lowest layer first, as one; None where it is reset to its default."""
+    start = max((i + 1 for i, value in enumerate(values) if _is_null(value)), default=0)
+    kept = list(values[start:])
+    if not kept:
+        return None
+    if row.key in closed_defaults():
+        kept.insert(0, closed_defaults()[row.key])
+    merged = kept[0]
+    for value in kept[1:]:
+        merged = _pair(row, merged, value)
+    return merged
+
+
+def _pair(row: Row, low: Node, high: Node) -> Node:
+    match row.merge:
+        case "append" | "target":
+            return _append(row, low, high)
+        case "map":
+            return _map(row, low, high)
+    return high
+
+
+def _is_null(node: Node) -> bool:
+    return isinstance(node, Scalar) and node.value is None
+
+
+def _append(row: Row, low: Node, high: Node) -> Node:
+    below, above = _items(row, low), _items(row, high)
+    if below is None or above is None:
+        return high
+    replaced = {identity(row.type, item) for item in above} - {INVALID}
+    kept = tuple(item for item in below if identity(row.type, item) not in replaced)
+    return ListNode(items=(*kept, *above), span=high.span)
+
+
+def _items(row: Row, node: Node) -> tuple[Node, ...] | None:
+    if isinstance(node, ListNode):
+        return node.items
+    return (node,) if isinstance(row.type, ListOf) and row.type.single and isinstance(node, Scalar) else None
+
+
+def _map(row: Row, low: Node, high: Node) -> Node:
+    below, above = _entries(row, low), _entries(row, high)
+    if below is None or above is None:
+        return high
+    return MapNode(entries=_by_key(below, above), span=high.span)
+
+
+def _by_key(below: Sequence[Entry], above: Sequence[Entry]) -> tuple[Entry, ...]:
+    merged = {name_of(key.value): (key, value) for key, value in below}
+    for key, value in above:
+        name = name_of(key.value)
+        earlier = merged.get(name)
+        if earlier is not None and isinstance(earlier[1], MapNode) and isinstance(value, MapNode):
+            value = MapNode(entries=_by_key(earlier[1].entries, value.entries), span=value.span)
+        merged[name] = (key, value)
+    return tuple(merged.values())
+
+
+def _entries(row: Row, node: Node) -> list[Entry] | None:
+    """A mapping's entries, or a list's items split into them; None for what is neither, or says a key twice."""
+    match node:
+        case MapNode() | ListNode() if isinstance(row.type, Hosts):
+            return by_name(node)
+        case MapNode():
+            return list(node.entries)
+        case ListNode():
+            items: tuple[Node, ...] = node.items
+        case Scalar(value=str()) if isinstance(row.type, Tmpfs):
+            items = (node,)
+        case _:
+            return None
+    entries = [entry for item in items if (entry := entry_of(row.type, item)) is not None]
+    names = {entry[0].value for entry in entries}
+    return entries if len(entries) == len(items) == len(names) else None
+
+
+# -- `for_each` and `when`: how often a sandbox stands
+
+MOST = 1000
+LONGEST_KEY = 200
+
+
+@attrs.frozen(kw_only=True)
+class Each:
+    """One instance: its key as the address shows it, and what `each` is in templates."""
+
+    key: str | None
+    value: Any = None
+
+
+def instances(node: Node | None, renderer: Renderer, scope: Scope, problems: Problems) -> list[Each]:
+    """The instances; a single one without a key where there is no `for_each`."""
+    if node is None or (isinstance(node, Scalar) and node.value is None):
+        return [Each(key=None)]
+    rendered: Node | None
+    if isinstance(node, Scalar) and is_template(node):
+        rendered = renderer.scalar(node, scope, mapping=True)
+    else:
+        rendered = renderer.render(node, scope)
+    if rendered is None:
+        return []
+    pairs = _pairs(rendered, problems)
+    if len(pairs) > MOST:
+        problems.add(f"for_each has more than {MOST} items", node.span, "split it into several sandboxes")
+        return []
+    return _unique(pairs, problems)
+
+
+def _pairs(node: Node, problems: Problems) -> list[tuple[Scalar, Any]]:
+    match node:
+        case ListNode():
+            found: list[tuple[Scalar, Any]] = []
+            for item in node.items:
+                if isinstance(item, Scalar) and item.value is not None:
+                    found.append((item, item.value))
+                else:
+                    help = "for more than a name use a mapping, and each.key and each.value"
+                    problems.add(f"expected a plain value, found {describe(item)}", item.span, help)
+            return found
+        case MapNode():
+            return [(key, {"key": str(key.value), "value": plain_of(value)}) for key, value in node.entries]
+    problems.add(f"for_each takes a list or a mapping, found {describe(node)}", node.span, "write for_each: [a, b]")
+    return []
+
+
+def _unique(pairs: list[tuple[Scalar, Any]], problems: Problems) -> list[Each]:
+    found: dict[str, Each] = {}
+    for node, value in pairs:
+        key = ("true" if node.value else "false") if isinstance(node.value, bool) else str(node.value)
+        if not key or len(key) > LONGEST_KEY or not key.isprintable():
+            help = f"it names the sandbox: 1 to {LONGEST_KEY} characters that can be printed"
+            problems.add("this item of for_each can't be a name", node.span, help)
+        elif key in found:
+            problems.add(f'for_each holds "{key}" twice', node.span, "each item makes one sandbox: remove one")
+        else:
+            found[key] = Each(key=key, value=value)
+    return list(found.values())
+
+
+def holds(node: Node | None, renderer: Renderer, scope: Scope, problems: Problems) -> bool:
+    """Whether `when` lets the sandbox stand; True where there is none."""
+    if node is None or (isinstance(node, Scalar) and node.value is None):
+        return True
+    rendered = renderer.render(node, scope)
+    if rendered is None:
+        return False
+    if isinstance(rendered, Scalar) and isinstance(rendered.value, bool):
+        return rendered.value
+    help = "compare: {{ name == 'value' }}, or write true or false"
+    problems.add(f"when takes true or false, found {describe(rendered)}", node.span, help)
+    return False

@@ -1,0 +1,492 @@
+"""One sandbox, from its layers to what is declared: render, merge, parse, settle.
+
+Owns what comes from outside of the profile: `env_file`, bare names in `environment`, seccomp files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.profile.document import Document
+from sandboxrun.profile.files import Places, read_source
+from sandboxrun.profile.layers import Each, Layer, inside, merge_option
+from sandboxrun.profile.regular import is_missing, read_regular, reason
+from sandboxrun.profile.templates import Renderer, Scope, is_template
+from sandboxrun.profile.yaml import is_text
+from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, walk
+from sandboxrun.spec.items import identity, item_span, item_spans, name_of
+from sandboxrun.spec.names import address, container_name
+from sandboxrun.spec.option import Row, values_of
+from sandboxrun.spec.project import DeclaredSandbox, Provenance
+from sandboxrun.spec.records import Mount, Workspace
+from sandboxrun.spec.seccomp import NAMES
+from sandboxrun.spec.seccomp import NAMES as SECCOMP_NAMES
+from sandboxrun.spec.spec import BY_KEY, NOT_OFFERED, ROWS, SandboxSpec, parse_spec
+from sandboxrun.spec.types import INVALID, describe, freeze
+
+# -- Dotenv files: `NAME=value` lines, as Compose reads them, less interpolation
+
+_LINE = re.compile(r"\s*(?:export\s+)?(?P<name>[^\s=#]+)\s*=[ \t]*(?P<value>.*)$")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "$"}
+_VARIABLE = re.compile(r"(?<!\\)\$(?:\{|[A-Za-z_])")
+MOST_LINES = 10_000
+
+Pair = tuple[Scalar, Scalar]
+
+
+def parse_dotenv(file: SourceFile, problems: Problems) -> list[Pair]:
+    """The names and values in the file's order, a later one of the same name replacing the earlier."""
+    pairs: dict[str, Pair] = {}
+    lines = file.text.splitlines()
+    if len(lines) > MOST_LINES:
+        problems.add(f"more than {MOST_LINES} lines", Span(file=file, line=MOST_LINES, column=1), "split the file")
+        return []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if (pair := _pair(file, number, line, problems)) is not None:
+            pairs[str(pair[0].value)] = pair
+    return list(pairs.values())
+
+
+def looks_like_dotenv(text: str) -> bool:
+    """Whether the first line that says anything is `NAME=…`."""
+    first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
+    return re.match(r"\s*(?:export\s+)?[A-Za-z_][\w.-]*\s*=", first) is not None
+
+
+def _pair(file: SourceFile, number: int, line: str, problems: Problems) -> Pair | None:
+    match = _LINE.match(line)
+    if match is None:
+        column = len(line) - len(line.lstrip()) + 1
+        span = Span(file=file, line=number, column=column, length=len(line.strip()))
+        problems.add("a line that is not NAME=value", span, "write NAME=value, or begin a comment with #")
+        return None
+    name = match["name"]
+    at = Span(file=file, line=number, column=match.start("name") + 1, length=len(name))
+    if not _NAME.fullmatch(name):
+        problems.add(f'"{name}" is no name for a variable', at, "use letters, digits and _")
+        return None
+    rest = match["value"]
+    span = Span(file=file, line=number, column=match.start("value") + 1, length=max(1, len(rest.rstrip())))
+    try:
+        value = _value(rest)
+    except ValueError as error:
+        problems.add(str(error), span, _HELP.get(str(error)))
+        return None
+    return Scalar(value=name, text=name, span=at), Scalar(value=value, text=value, span=span)
+
+
+_UNCLOSED = "the quoted value is not closed"
+_INTERPOLATED = "a value can't be filled in from another variable"
+_HELP = {
+    _UNCLOSED: "add the closing quote on the same line; for a line break write \\n in double quotes",
+    _INTERPOLATED: "write it out, or put it in single quotes if the $ is meant",
+}
+
+
+def _value(rest: str) -> str:
+    """The value of what follows `=`. Raises ValueError with a clause."""
+    quote = rest[:1]
+    if quote == "'":
+        end = rest.find("'", 1)
+        return _closed(rest, end, rest[1:end])
+    if quote == '"':
+        match = re.compile(r'"((?:[^"\\]|\\.)*)"').match(rest)
+        inner = match[1] if match else ""
+        value = _closed(rest, match.end() - 1 if match else -1, inner)
+        _no_variable(value)
+        return re.sub(r"\\(.)", lambda m: _ESCAPES.get(m[1], m[0]), value)
+    value = re.split(r"(?:^|\s)#", rest, maxsplit=1)[0].rstrip()
+    _no_variable(value)
+    return value
+
+
+def _closed(rest: str, end: int, inner: str) -> str:
+    after = rest[end + 1 :].strip()
+    if end < 0:
+        raise ValueError(_UNCLOSED)
+    if after and not after.startswith("#"):
+        raise ValueError("something stands after the closing quote")
+    return inner
+
+
+def _no_variable(text: str) -> None:
+    if _VARIABLE.search(text):
+        raise ValueError(_INTERPOLATED)
+
+
+# -- `env_file` and bare names in `environment:`: values that come from outside the profile
+
+SHORTEST_SECRET = 4  # characters; masking shorter texts would shred the output
+
+
+class EnvFiles:
+    """Reads env files, each once."""
+
+    def __init__(self, places: Places, problems: Problems) -> None:
+        self.places, self.problems = places, problems
+        self._root = Path(os.path.realpath(places.root))
+        self._read: dict[Path, list[Pair]] = {}
+        self.files: dict[Path, SourceFile | None] = {}  # None: not there, and not required
+
+    def entries(self, node: Node) -> list[Pair]:
+        """The variables of a rendered `env_file`: a path, a list of them, or mappings of path and required."""
+        found: dict[str, Pair] = {}
+        for item in node.items if isinstance(node, ListNode) else (node,):
+            for pair in self._item(item):
+                found[str(pair[0].value)] = pair
+        return list(found.values())
+
+    def _item(self, item: Node) -> list[Pair]:
+        required = True
+        path: Node | None = item
+        if isinstance(item, MapNode):
+            for key, _ in item.entries:
+                if key.value not in ("path", "required"):
+                    help = did_you_mean(str(key.value), ("path", "required")) or "it has path and required"
+                    self.problems.add(f'unknown key "{key.value}" in env_file', key.span, help)
+            path, flag = item.get("path"), item.get("required")
+            required = not (isinstance(flag, Scalar) and flag.value is False)
+        if not isinstance(path, Scalar) or not isinstance(path.value, str):
+            self.problems.add(
+                f"expected a path, found {describe(path or item)}", item.span, "write env_file: [agent.env]"
+            )
+            return []
+        return self._file(path.value, path.span, required)
+
+    def _file(self, text: str, span: Span | None, required: bool) -> list[Pair]:
+        path = inside(self._root, self.places.directory(span), text)
+        if path is None:
+            help = "only files below the project's directory are read: no absolute path, no .., no link that leads out"
+            self.problems.add(f'the file "{text}" is outside of the project', span, help)
+            return []
+        if path not in self._read:
+            if not required and is_missing(path):
+                self.files[path] = None
+                return []
+            file = self.files[path] = read_source(path, self._name(text, span), self.problems, asked_at=span)
+            self._read[path] = parse_dotenv(file, self.problems) if file is not None else []
+        return self._read[path]
+
+    def _name(self, text: str, span: Span | None) -> str:
+        """The file's name as it is shown: from the current directory, as those of profiles are."""
+        own = span is not None and span.file.name in self.places.directories
+        directory = os.path.dirname(span.file.name) if span is not None and own else os.path.relpath(self.places.root)
+        return os.path.normpath(os.path.join(directory, text))
+
+
+def pass_through(
+    spec: SandboxSpec, environment: Mapping[str, str], secrets: set[str], places: Mapping[str, Span], problems: Problems
+) -> SandboxSpec:
+    """The spec with bare names given the caller's values, which are noted as secrets: they may well be."""
+    if None not in spec.environment.values():
+        return spec
+    filled = {}
+    for name, value in spec.environment.items():
+        taken = environment.get(name) if value is None else value
+        if taken is None:
+            continue
+        if not is_text(taken):
+            problems.add(f"the caller's {name} is not UTF-8", places.get(name), "give it by a secret with file:")
+            continue
+        if value is None and len(taken) >= SHORTEST_SECRET:
+            secrets.add(taken)
+        filled[name] = taken
+    return attrs.evolve(spec, environment=freeze(filled))
+
+
+# -- A seccomp profile from its file: read with bounds, and written as the one line that the engine takes
+
+LARGEST_SECCOMP = 256 * 1024  # bytes; the engine's own profile is a tenth of that
+
+
+def read_seccomp(path: Path, name: str, span: Span | None, problems: Problems) -> str:
+    """The file's JSON without white space; "{}" after a fault, which is noted."""
+    try:
+        content = read_regular(path, LARGEST_SECCOMP)
+    except OSError as error:
+        help = did_you_mean(name, NAMES) or f"check the path; without a file there are {', '.join(NAMES)}"
+        problems.add(f'the seccomp profile "{name}" can\'t be read: {reason(error)}', span, help)
+        return "{}"
+    return _checked(content, f'the seccomp profile "{name}"', span, problems)
+
+
+def checked_seccomp(text: str, span: Span | None, problems: Problems) -> str:
+    """A profile that is written in place, without white space; "{}" after a fault, which is noted."""
+    return _checked(text, "the seccomp profile", span, problems)
+
+
+def _checked(content: str | bytes, what: str, span: Span | None, problems: Problems) -> str:
+    try:
+        parsed = json.loads(content, parse_constant=_no_number)
+        text = json.dumps(parsed, separators=(",", ":"), ensure_ascii=False)
+    except (ValueError, RecursionError) as error:
+        problems.add(f"{what} is not JSON: {error}", span)
+        return "{}"
+    if not isinstance(parsed, dict) or not isinstance(parsed.get("defaultAction"), str):
+        problems.add(f"{what} has no defaultAction", span, "see the OCI runtime specification")
+        return "{}"
+    if not is_text(text):
+        problems.add(f"{what} holds half of a surrogate pair, which is not a character", span)
+        return "{}"
+    return text
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+# -- One sandbox, from its layers to what is declared: render, merge, parse, settle
+
+OWN_KEYS = ("extends", "for_each", "when", "env_file")  # the profile's, beside the model's rows
+MOST_NODES = 500_000  # over all instances of a profile
+
+
+@attrs.frozen(kw_only=True)
+class Composed:
+    """A sandbox before rendering: its name, where it stands, its layers (the lowest first)."""
+
+    name: str
+    span: Span | None
+    layers: tuple[Layer, ...]
+
+    def top(self, key: str) -> Node | None:
+        """The highest layer's value of a key that is not merged."""
+        return next((v for layer in reversed(self.layers) if (v := layer.node.get(key)) is not None), None)
+
+    @property
+    def size(self) -> int:
+        """The number of nodes in all layers."""
+        return sum(1 for layer in self.layers for _ in walk(layer.node))
+
+
+@attrs.frozen(kw_only=True)
+class Made:
+    """One instance: what is declared, and its options as rendered nodes (for the schema's check)."""
+
+    sandbox: DeclaredSandbox
+    node: MapNode
+
+
+def check_keys(composed: Composed, problems: Problems) -> None:
+    """Note keys that no sandbox has, with what to do instead."""
+    for layer in composed.layers:
+        for key, _ in layer.node.entries:
+            word = str(key.value)
+            settable = word in BY_KEY and BY_KEY[word].settable
+            if settable or word in OWN_KEYS or word.startswith("x-"):
+                continue
+            if is_template(key):
+                problems.add("a key can't be a template", key.span, "write the key out; only values are rendered")
+            elif word in NOT_OFFERED:
+                problems.add(f'"{word}" is not offered', key.span, NOT_OFFERED[word])
+            else:
+                known = [row.key for row in ROWS if row.settable] + list(OWN_KEYS)
+                help = did_you_mean(word, known) or "the options are listed by: sandboxrun explain"
+                problems.add(f'unknown key "{word}" in a sandbox', key.span, help)
+
+
+class Maker:
+    """Makes the instances of one profile."""
+
+    def __init__(
+        self, project: str, places: Places, renderer: Renderer, environment: Mapping[str, str], problems: Problems
+    ) -> None:
+        self.project, self.places, self.renderer, self.problems = project, places, renderer, problems
+        self.environment = environment
+        self.env_files = EnvFiles(places, problems)
+        self.other_files: list[Path] = []  # beside those, what was read for a sandbox
+
+    def make(self, composed: Composed, each: Each, scope: Scope) -> Made | None:
+        """The instance. With faults, what is left of it, so that paths and dependencies are checked in the same run."""
+        node = self._options(composed, scope)
+        spec = parse_spec(node, self.problems) or parse_spec(_sound(node), Problems())
+        if spec is None:
+            return None
+        places = item_spans(BY_KEY["environment"].type, node.get("environment"))
+        spec = pass_through(spec, self.environment, self.renderer.secrets, places, self.problems)
+        spec = self._seccomp(spec, node)
+        spec, workspace = self._paths(spec, node)
+        sandbox = DeclaredSandbox(
+            address=address(composed.name, each.key),
+            sandbox=composed.name,
+            each=each.key,
+            name=container_name(self.project, composed.name, each.key),
+            spec=spec,
+            workspace=workspace,
+            provenance=freeze(dict(_origins(spec, node, composed))),
+            span=composed.span,
+        )
+        return Made(sandbox=sandbox, node=node)
+
+    def _options(self, composed: Composed, scope: Scope) -> MapNode:
+        """The options, merged; those that could not be rendered are left out, so that the others are checked too."""
+        given: dict[str, list[tuple[Scalar, Node]]] = {}
+        for layer in composed.layers:
+            for key, value in layer.node.entries:
+                if str(key.value) in BY_KEY or key.value == "env_file":
+                    given.setdefault(str(key.value), []).append((key, value))
+        entries = []
+        from_files = self._env_file([value for _, value in given.pop("env_file", [])], scope)
+        if from_files is not None:
+            key = Scalar(value="environment", text="environment", span=from_files.span)
+            given["environment"] = [(key, from_files), *given.get("environment", [])]
+        for name, pairs in given.items():
+            merged = self._merged(BY_KEY[name], [value for _, value in pairs], scope)
+            if merged is not None:
+                entries.append((pairs[-1][0], merged))
+        return self._yielding(MapNode(entries=tuple(entries), span=composed.span))
+
+    def _merged(self, row: Row, values: list[Node], scope: Scope) -> Node | None:
+        wanted = values[-1:] if row.merge == "replace" else values
+        rendered = [self.renderer.render(value, scope) for value in wanted]
+        if any(value is None for value in rendered):
+            return None
+        return merge_option(row, [value for value in rendered if value is not None])
+
+    def _env_file(self, values: list[Node], scope: Scope) -> MapNode | None:
+        pairs: dict[str, tuple[Scalar, Node]] = {}
+        span = None
+        for value in values:
+            rendered = self.renderer.render(value, scope)
+            if rendered is None:
+                continue
+            if isinstance(rendered, Scalar) and rendered.value is None:
+                pairs.clear()
+                continue
+            span = rendered.span
+            pairs.update({str(pair[0].value): pair for pair in self.env_files.entries(rendered)})
+        return MapNode(entries=tuple(pairs.values()), span=span) if pairs else None
+
+    def _yielding(self, node: MapNode) -> MapNode:
+        """/tmp, where it is a tmpfs by default only, gives way to a mount that is declared in its place."""
+        tmpfs = node.get("tmpfs")
+        taken = set(_targets(node))
+        if not taken:
+            return node
+        if tmpfs is None and "/tmp" in taken:
+            empty = ListNode(items=(), span=node.span)
+            return attrs.evolve(node, entries=(*node.entries, (Scalar(value="tmpfs", text="tmpfs"), empty)))
+        if not isinstance(tmpfs, MapNode):
+            return node
+        kept = tuple(e for e in tmpfs.entries if e[0].span is not None or e[0].value not in taken)
+        entries = tuple((k, attrs.evolve(tmpfs, entries=kept) if k.value == "tmpfs" else v) for k, v in node.entries)
+        return attrs.evolve(node, entries=entries)
+
+    def _seccomp(self, spec: SandboxSpec, node: MapNode) -> SandboxSpec:
+        """A seccomp profile named by its file, as its content: the engine knows no path of ours."""
+        given = spec.security_opt.get("seccomp")
+        if given is None or given in SECCOMP_NAMES:
+            return spec
+        span = item_span(BY_KEY["security_opt"].type, node.get("security_opt"), "seccomp")
+        if given.lstrip().startswith("{"):
+            content = checked_seccomp(given, span, self.problems)
+        else:
+            before = len(self.problems)
+            path = self.places.checked(given, span, "the seccomp profile", self.problems)
+            if len(self.problems) > before:
+                return spec
+            self.other_files.append(path)
+            content = read_seccomp(path, given, span, self.problems)
+        options = freeze({**spec.security_opt, "seccomp": content})
+        return attrs.evolve(spec, security_opt=options)
+
+    def _paths(self, spec: SandboxSpec, node: MapNode) -> tuple[SandboxSpec, Any]:
+        """Host paths made absolute; a copied workspace's directory stands beside the spec, which stays movable."""
+        changed: dict[str, Any] = {}
+        spans = _mount_spans(node)
+        if any(mount.type == "bind" for mount in spec.volumes):
+            changed["volumes"] = tuple(self._bind(mount, spans) for mount in spec.volumes)
+        directory = None
+        if spec.workspace is not None:
+            span = _workspace_span(node)
+            directory = self.places.checked(spec.workspace.source, span, "the workspace", self.problems)
+            changed["workspace"] = self._workspace(spec.workspace, directory)
+        copied = directory if spec.workspace is not None and spec.workspace.access == "copy" else None
+        return (attrs.evolve(spec, **changed) if changed else spec), copied
+
+    def _bind(self, mount: Mount, spans: Mapping[str, Span | None]) -> Mount:
+        if mount.type != "bind" or mount.source is None:
+            return mount
+        span = spans.get(name_of(mount.target))
+        return attrs.evolve(mount, source=str(self.places.checked(mount.source, span, "the bind", self.problems)))
+
+    def _workspace(self, workspace: Workspace, directory: Any) -> Workspace:
+        source = self.places.relative(directory) if workspace.access == "copy" else str(directory)
+        return attrs.evolve(workspace, source=source)
+
+
+def _sound(node: MapNode) -> MapNode:
+    """The options that are right by themselves."""
+    entries = tuple(
+        (key, value)
+        for key, value in node.entries
+        if BY_KEY[str(key.value)].type.parse(value, Problems()) is not INVALID
+    )
+    return attrs.evolve(node, entries=entries)
+
+
+def _targets(node: MapNode) -> Iterator[str]:
+    volumes, workspace = node.get("volumes"), node.get("workspace")
+    for item in volumes.items if isinstance(volumes, ListNode) else ():
+        yield str(identity(BY_KEY["volumes"].type, item))
+    if isinstance(workspace, MapNode) and isinstance(target := workspace.get("target"), Scalar):
+        yield str(target.value)
+
+
+def _mount_spans(node: MapNode) -> dict[str, Span | None]:
+    """Where the source of each mount is written, by its target."""
+    volumes = node.get("volumes")
+    items = volumes.items if isinstance(volumes, ListNode) else ()
+    return {name_of(identity(BY_KEY["volumes"].type, item)): _source_span(item) for item in items}
+
+
+def _workspace_span(node: MapNode) -> Span | None:
+    workspace = node.get("workspace")
+    return None if workspace is None else _source_span(workspace)
+
+
+def _source_span(node: Node) -> Span | None:
+    """Where a mapping's `source` stands: in the file that its path is relative to."""
+    source = node.get("source") if isinstance(node, MapNode) else None
+    return (source or node).span
+
+
+def _origins(spec: SandboxSpec, node: MapNode, composed: Composed) -> Iterator[tuple[str, Provenance]]:
+    names = {layer.document.file.name: layer.document for layer in composed.layers if layer.document.file is not None}
+    given = {str(key.value): (key, value) for key, value in node.entries}
+    for row, value in zip(ROWS, values_of(spec), strict=True):
+        if not row.settable or value is None:
+            continue
+        if row.key in given:
+            key, found = given[row.key]
+            span = found.span or key.span
+            yield row.key, Provenance(span=span, via=_via(span, names), items=item_spans(row.type, found))
+        elif value != row.default and row.key in _IMPLIED:
+            yield row.key, Provenance(via=f"implied by {_IMPLIED[row.key]}")
+        else:
+            yield row.key, _BY_DEFAULT
+
+
+_BY_DEFAULT = Provenance(via="default")
+_IMPLIED = {
+    "memswap_limit": "mem_limit",
+    "working_dir": "workspace.target",
+    "egress": "network_mode",
+    "network_mode": "egress",
+}
+
+
+def _via(span: Span | None, documents: Mapping[str, Document]) -> str:
+    document = documents.get(span.file.name) if span is not None else None
+    return f"base {document.base}" if document is not None and document.base else ""

@@ -1,0 +1,265 @@
+"""A plan as Markdown, for a pull request's comment, and as JSON in the shape of OpenTofu's, for policy tools."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sandboxrun import __version__
+from sandboxrun.errors import MASK, mask, redact
+from sandboxrun.plan.changes import Action, Change, Plan, Reason
+from sandboxrun.plan.text import SYMBOL, drift_lines, label, option_lines, summary, verb, warnings, why
+from sandboxrun.profile.variables import MASK as INPUT_MASK
+from sandboxrun.report.diagnostics import diagnostic_json
+from sandboxrun.report.markdown import Page, code, cut, escaped, fenced
+from sandboxrun.spec.option import Effect
+
+# -- A plan as Markdown, for a pull request's comment
+
+
+def plan_markdown(plan: Plan, *, title: str = "sandboxrun plan") -> str:
+    """The comment: counts, a table of changes, drift, and the options behind `<details>`; within LIMIT characters.
+
+    Its first line is a comment that names the project, by which a pipeline finds its own comment to replace it.
+    """
+    head = [
+        f"<!-- sandboxrun plan {re.sub('-{2,}', '-', plan.project)} -->",
+        f"### {escaped(title)}: {code(plan.project)}",
+        "",
+        f"**{escaped(redact(summary(plan), plan.sensitive))}**",
+        "",
+    ]
+    page = Page("\n".join([*head, ""]), whole="the whole plan")
+    rows = _rows(plan)
+    if rows:
+        page.add("| | Resource | What happens | Why |\n| --- | --- | --- | --- |\n")
+        left = page.add_each(rows)
+        page.cut(left, "of the changes' lines")
+        page.add("\n")
+    page.cut(page.add_each(_warnings(plan)), "of the warnings")
+    _blocks(page, _drift_blocks(plan), "of the resources that drifted")
+    _blocks(page, _all_details(plan), "of the changes' options")
+    page.add(f"<sub>{code(plan.digest)}</sub>\n")
+    return page.text
+
+
+def _warnings(plan: Plan) -> list[str]:
+    told = [f"- {escaped(cut(warning.message, 600))}\n" for warning in warnings(plan)]
+    return ["\n#### Warnings\n\n", *told, "\n"] if told else []
+
+
+def _rows(plan: Plan) -> list[str]:
+    told = [c for c in plan.changes if c.action is not Action.NONE or c.reason is Reason.DONE]
+    return [_row(change, plan) for change in told] if not plan.refresh_only else []
+
+
+def _row(change: Change, plan: Plan) -> str:
+    done = change.reason is Reason.DONE
+    name, happens = code(cut(label(change, plan.sensitive), 300)), "has run already" if done else verb(change)
+    reason = escaped(cut(_reason(change, plan), 300))
+    return f"| {code(SYMBOL[change.action]) if not done else ''} | {name} | {happens} | {reason} |\n"
+
+
+def _reason(change: Change, plan: Plan) -> str:
+    said = why(change, plan.sensitive)
+    forcing = [d.key for d in change.differences if d.effect.value == "replace"]
+    if change.action is Action.REPLACE and forcing:
+        return "; ".join(filter(None, (said, f"{', '.join(forcing)} forces replacement")))
+    changed = ", ".join(d.key for d in change.differences)
+    return said or changed or ("declared, and not there" if change.reason is Reason.NEW else "")
+
+
+def _blocks(page: Page, blocks: Iterable[str], of_what: str) -> None:
+    page.cut(page.add_each(blocks), of_what)
+
+
+def _drift_blocks(plan: Plan) -> list[str]:
+    drifted = [change for change in plan.changes if change.drift]
+    if not drifted:
+        return []
+    blocks = [_drift(change, plan) for change in drifted]
+    return [f"\n#### Changed outside sandboxrun since the last apply\n{blocks[0]}", *blocks[1:]]
+
+
+def _drift(change: Change, plan: Plan) -> str:
+    name = code(cut(label(change, plan.sensitive), 300))
+    return f"\n{name}\n\n{fenced(_coloured(drift_lines(change, plan.sensitive)))}"
+
+
+def _all_details(plan: Plan) -> list[str]:
+    told = [(change, option_lines(change, plan.sensitive)) for change in plan.pending]
+    return [_details(change, lines, plan) for change, lines in told if lines]
+
+
+def _details(change: Change, lines: list[str], plan: Plan) -> str:
+    name = code(cut(f"{SYMBOL[change.action]} {label(change, plan.sensitive)}", 300))
+    summed = f"<summary>{name} {verb(change)}</summary>"
+    return f"\n<details>{summed}\n\n{fenced(_coloured(lines))}\n</details>\n"
+
+
+def _coloured(lines: Iterable[str]) -> list[str]:
+    """The sign at the line's start, and `!` for a change: what a `diff` block has colours for."""
+    return [re.sub("^( *)([-+!])", r"\2\1", re.sub("^( *)~", r"\1!", line)) for line in lines]
+
+
+# -- A plan as JSON in the shape of OpenTofu's plan representation, for programs and policy tools
+
+FORMAT_VERSION = "1.2"  # of OpenTofu's format; what is our own stands under `sandboxrun`, or is an additional key
+PROVIDER = "sandboxrun"
+ACTIONS: Mapping[Action, tuple[str, ...]] = {
+    Action.NONE: ("no-op",),
+    Action.CREATE: ("create",),
+    Action.UPDATE: ("update",),
+    Action.REPLACE: ("delete", "create"),
+    Action.DELETE: ("delete",),
+}
+_ADDRESS = re.compile(r'(?P<name>.*?)(?:\["(?P<each>.*)"\])?(?: \(run (?P<run>[^()]*)\))?', re.DOTALL)
+_UNREMARKABLE = frozenset(
+    {Reason.NEW, Reason.BUILD, Reason.CHANGED, Reason.UP_TO_DATE}
+)  # OpenTofu gives no reason here
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The document, as plain data."""
+    declared = {_parts(c.address)["name"] for c in plan.changes if c.kind == "sandbox" and c.after is not None}
+    add, change, destroy = plan.counts
+    return {
+        "format_version": FORMAT_VERSION,
+        "sandboxrun_version": __version__,
+        "variables": {name: {"value": _input(value, plan)} for name, value in plan.inputs.items()},
+        "planned_values": {"root_module": {"resources": [_planned(c, plan) for c in plan.changes if _stays(c)]}},
+        "resource_changes": [_resource_change(c, plan, declared) for c in plan.changes],
+        "resource_drift": [_drift_plan_json(c, plan) for c in plan.changes if c.drift],
+        "applyable": not plan.empty,
+        "complete": not plan.targeted,
+        "errored": False,
+        "summary": {"add": add, "change": change, "destroy": destroy},
+        "sandboxrun": {
+            "project": plan.project,
+            "digest": plan.digest,
+            "profile_digest": plan.profile_digest,
+            "inputs_digest": plan.inputs_digest,
+            "engine_id": plan.engine_id,
+            "mode": "destroy" if plan.destroy else "refresh-only" if plan.refresh_only else "apply",
+            "steps": [_step(step, plan) for step in plan.operations],
+            "warnings": [diagnostic_json(warning) for warning in warnings(plan)],
+        },
+    }
+
+
+def resource_of(kind: str, address: str) -> dict[str, Any]:
+    """What names a resource: address, type, name, and index for one of a `for_each`.
+
+    A container of `run` that lives beside the declared one is told from it by `deposed`, the run's id.
+    """
+    resource: dict[str, Any] = {"address": address, "mode": "managed", "type": f"sandboxrun_{kind}"}
+    if kind != "sandbox":
+        return {**resource, "name": address.removeprefix(f"{kind}."), "provider_name": PROVIDER}
+    parts = _parts(address)
+    resource["name"] = parts["name"]
+    if parts["each"] is not None:
+        resource["index"] = re.sub(r"\\(.)", r"\1", parts["each"], flags=re.DOTALL)
+    resource["provider_name"] = PROVIDER
+    if parts["run"] is not None:
+        resource["address"] = address[: address.rindex(" (run ")]
+        resource["deposed"] = parts["run"]
+    return resource
+
+
+def sensitive_parts(value: Any, masked: Any) -> Any:
+    """The shape of `value` with true where it was masked, all else left out; False where nothing was."""
+    match value:
+        case Mapping():
+            inner = {key: sensitive_parts(item, masked[key]) for key, item in value.items()}
+            return {key: item for key, item in inner.items() if item not in (False, {}, [])}
+        case list() | tuple():
+            parts = [sensitive_parts(item, other) for item, other in zip(value, masked, strict=True)]
+            return parts if any(part not in (False, {}, []) for part in parts) else []
+    return masked == MASK and value != MASK
+
+
+def _parts(address: str) -> dict[str, Any]:
+    match = _ADDRESS.fullmatch(address)
+    return match.groupdict() if match is not None else {"name": address, "each": None, "run": None}
+
+
+def _input(value: Any, plan: Plan) -> Any:
+    return MASK if value == INPUT_MASK else mask(value, plan.sensitive)
+
+
+def _stays(change: Change) -> bool:
+    return change.after is not None and change.action is not Action.DELETE
+
+
+def _named(change: Change, plan: Plan) -> dict[str, Any]:
+    return {key: redact(text, plan.sensitive) for key, text in resource_of(change.kind, change.address).items()}
+
+
+def _planned(change: Change, plan: Plan) -> dict[str, Any]:
+    values = mask(change.after, plan.sensitive)
+    return {
+        **_named(change, plan),
+        "schema_version": 0,
+        "values": values,
+        "sensitive_values": sensitive_parts(change.after, values),
+    }
+
+
+def _resource_change(change: Change, plan: Plan, declared: set[str]) -> dict[str, Any]:
+    before, after = change.before, change.after
+    if change.action is Action.NONE:
+        before = after = after if after is not None else before
+    told = {**_named(change, plan), "change": _change(ACTIONS[change.action], before, after, plan)}
+    paths = [[d.key] for d in change.differences if d.effect is Effect.REPLACE]
+    if change.action is Action.REPLACE and paths:
+        told["change"]["replace_paths"] = paths
+    if change.reason not in _UNREMARKABLE:
+        told["action_reason"] = _reason_plan_json(change, declared)
+    extra = {"engine_name": change.name, "engine_id": change.container, "note": change.note}
+    told["sandboxrun"] = {key: redact(text, plan.sensitive) for key, text in extra.items() if text}
+    return told
+
+
+def _reason_plan_json(change: Change, declared: Iterable[str]) -> str:
+    """OpenTofu's word where it has one, ours otherwise."""
+    match change.reason:
+        case Reason.HALF_MADE:
+            return "replace_because_tainted"
+        case Reason.UNDECLARED if change.kind == "sandbox":
+            parts = _parts(change.address)
+            if parts["name"] in declared:
+                return "delete_because_each_key" if parts["each"] is not None else "delete_because_wrong_repetition"
+        case Reason.IMAGE_MOVED if change.action is Action.UPDATE:
+            return "update_because_image_moved"
+    return change.reason.value
+
+
+def _drift_plan_json(change: Change, plan: Plan) -> dict[str, Any]:
+    """From what was applied to what the engine shows now."""
+    live = change.before or {}
+    applied = {**live, **{d.key: d.after for d in change.drift}}
+    before = {key: value for key, value in applied.items() if value is not None}
+    return {**_named(change, plan), "change": _change(("update",), before, live, plan)}
+
+
+def _change(
+    actions: Iterable[str], before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, plan: Plan
+) -> dict[str, Any]:
+    told: dict[str, Any] = {"actions": list(actions)}
+    sides = {"before": before, "after": after}
+    masked = {side: mask(value, plan.sensitive) for side, value in sides.items()}
+    told.update(masked)
+    told["after_unknown"] = {}
+    for side, value in sides.items():
+        told[f"{side}_sensitive"] = sensitive_parts(value, masked[side])
+    return told
+
+
+def _step(step: Any, plan: Plan) -> dict[str, Any]:
+    return {
+        "id": redact(step.id, plan.sensitive),
+        "address": redact(step.address, plan.sensitive),
+        "cause": redact(step.cause, plan.sensitive),
+        "needs": [redact(need, plan.sensitive) for need in step.needs],
+    }

@@ -1,0 +1,666 @@
+"""Where options are in an engine's payload and answers: the few shapes in which a value is written and read back.
+
+Owns the conversion of single values in both directions, and the placements that egress wiring touches. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from sandboxrun.spec import forms, labels, seccomp
+from sandboxrun.spec.guard import HIDDEN, mounts_of, parents
+from sandboxrun.spec.names import CONFIGS, SECRETS, WORKSPACE, part_volume
+from sandboxrun.spec.option import RESOLVER, Live, Payload, private_network, proxy_variables
+from sandboxrun.spec.option_types import CLOSED, Egress, join_security, split_security
+from sandboxrun.spec.records import (
+    Attachment,
+    Device,
+    FileRef,
+    Healthcheck,
+    Logging,
+    Mount,
+    Ulimit,
+    Workspace,
+    device_target,
+)
+from sandboxrun.spec.types import SECOND, freeze
+
+# -- How single values are written for the engine and read back: pairs of small functions, one direction each
+
+
+def number(value: Any) -> int:
+    """null is 0."""
+    return int(value or 0)
+
+
+def pids(value: Any) -> int:
+    """null, 0 and -1 all mean unlimited; we write 0."""
+    return max(0, int(value or 0))
+
+
+def text(value: Any) -> str:
+    """null is ""."""
+    return str(value or "")
+
+
+def text_or_none(value: Any) -> str | None:
+    """ "" is not set."""
+    return str(value) if value else None
+
+
+def form(of: forms.Form, empty: str | None = None) -> Callable[[Any], str | None]:
+    """A text in its canonical form; `empty` where none is set."""
+    return lambda value: forms.shown(of, value) if value else empty
+
+
+def words_in(of: forms.Form) -> Callable[[Any], tuple[str, ...]]:
+    """Texts in their canonical form, in their order; null is ()."""
+    return lambda value: tuple(forms.shown(of, item) for item in value or ())
+
+
+def words(value: Any) -> tuple[str, ...]:
+    """null is ()."""
+    return tuple(value or ())
+
+
+def words_or_none(value: Any) -> tuple[str, ...] | None:
+    """null and [] are not set."""
+    return tuple(value) if value else None
+
+
+def resolver_options(value: Any) -> tuple[str, ...]:
+    """Options of resolv.conf, sorted by name; null is ()."""
+    return tuple(sorted(value or (), key=forms.resolver_option))
+
+
+def names(value: Any) -> tuple[str, ...]:
+    """A set of names, or those in a mapping, sorted; null is ()."""
+    return tuple(sorted(value or ()))
+
+
+def mapping(value: Any) -> Mapping[str, str]:
+    """null is {}."""
+    return freeze(value or {})
+
+
+def flag(value: Any) -> bool:
+    """null is false."""
+    return bool(value)
+
+
+def capabilities(value: Any) -> tuple[str, ...]:
+    """Sorted, without the CAP_ prefix; Podman adds it."""
+    return tuple(sorted(str(item).upper().removeprefix("CAP_") for item in value or ()))
+
+
+def cpus_to_nano(value: float) -> int:
+    """CPUs to billionths."""
+    return round(value * 1_000_000_000)
+
+
+def nano_to_cpus(value: Any) -> float:
+    """Billionths to CPUs."""
+    return int(value or 0) / 1_000_000_000
+
+
+def seconds(value: int | None) -> int | None:
+    """Nanoseconds to whole seconds, rounded up: the engine counts a stop timeout in seconds."""
+    return None if value is None else -(-value // 1_000_000_000)
+
+
+def nanoseconds(value: Any) -> int | None:
+    """Whole seconds to nanoseconds."""
+    return None if value is None else int(value) * 1_000_000_000
+
+
+def to_ulimits(value: Mapping[str, Ulimit]) -> list[dict[str, Any]]:
+    """Limits by name to the engine's list."""
+    return [{"Name": name, "Soft": limit.soft, "Hard": limit.hard} for name, limit in sorted(value.items())]
+
+
+def from_ulimits(value: Any) -> Mapping[str, Ulimit]:
+    """The engine's list to limits by name; Podman writes RLIMIT_NOFILE."""
+    named = {str(i["Name"]).removeprefix("RLIMIT_").lower(): i for i in value or ()}
+    return freeze({name: Ulimit(soft=int(i["Soft"]), hard=int(i["Hard"])) for name, i in sorted(named.items())})
+
+
+def to_equals(value: Mapping[str, str | None]) -> list[str]:
+    """A mapping as NAME=value."""
+    return [name if item is None else f"{name}={item}" for name, item in value.items()]
+
+
+def from_equals(value: Any) -> Mapping[str, str | None]:
+    """NAME=value as a mapping."""
+    pairs = (str(item).partition("=") for item in value or ())
+    return freeze({name: item if equals else None for name, equals, item in pairs})
+
+
+def to_hosts(value: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Names and addresses as NAME:address, a line for each address."""
+    return [f"{name}:{address}" for name, addresses in value.items() for address in addresses]
+
+
+def from_hosts(value: Any) -> Mapping[str, tuple[str, ...]]:
+    """NAME:address as a mapping; an address may hold colons, and a name have several."""
+    found: dict[str, list[str]] = {}
+    for name, _, address in (str(item).partition(":") for item in value or ()):
+        found.setdefault(name, []).append(address)
+    return freeze({name: tuple(addresses) for name, addresses in found.items()})
+
+
+def to_security(value: Mapping[str, str]) -> list[str]:
+    """Security options by name to the engine's list; a seccomp profile of ours goes as its content."""
+    sent = {name: seccomp.to_engine(item) if name == "seccomp" else item for name, item in value.items()}
+    return [join_security(name, item) for name, item in sent.items() if item is not None]
+
+
+def from_security(value: Any) -> Mapping[str, str]:
+    """The engine's list, in either spelling, to options by name; a seccomp profile that is ours gets its name back."""
+    options = dict(split_security(str(item)) for item in value or ())
+    return freeze({**options, "seccomp": seccomp.from_engine(options.get("seccomp"))})
+
+
+def to_restart(value: str) -> dict[str, Any]:
+    """`on-failure:3` to the engine's policy."""
+    name, _, count = value.partition(":")
+    return {"Name": name, "MaximumRetryCount": int(count or 0)}
+
+
+def from_restart(value: Any) -> str:
+    """The engine's policy to `on-failure:3`."""
+    name, count = (value or {}).get("Name") or "no", (value or {}).get("MaximumRetryCount") or 0
+    return f"{name}:{count}" if count else str(name)
+
+
+def to_health(value: Healthcheck) -> dict[str, Any]:
+    """A health check to Config.Healthcheck, all of it: the engine takes what is left out from the image's."""
+    if value.disable:
+        return {"Test": ["NONE"]}
+    return {
+        "Test": list(value.test or ()),
+        "Interval": value.interval,
+        "Timeout": value.timeout,
+        "Retries": value.retries,
+        "StartPeriod": value.start_period,
+    }
+
+
+def from_health(value: Any) -> Healthcheck | None:
+    """Config.Healthcheck to a health check; the engine's own defaults for what an image leaves out."""
+    if not value:
+        return None
+    if value.get("Test") == ["NONE"]:
+        return Healthcheck(disable=True)
+    return Healthcheck(
+        test=words_or_none(value.get("Test")),
+        interval=value.get("Interval") or 30 * SECOND,
+        timeout=value.get("Timeout") or 30 * SECOND,
+        retries=value.get("Retries") or 3,
+        start_period=value.get("StartPeriod") or 0,
+    )
+
+
+def to_logging(value: Logging) -> dict[str, Any]:
+    """Logging to HostConfig.LogConfig."""
+    return {"Type": value.driver, "Config": dict(value.options)}
+
+
+def from_logging(value: Any) -> Logging:
+    """HostConfig.LogConfig to logging."""
+    value = value or {}
+    return Logging(driver=str(value.get("Type") or ""), options=freeze(value.get("Config") or {}))
+
+
+def to_devices(value: tuple[Device, ...]) -> list[dict[str, str]]:
+    """Devices to the engine's list."""
+    return [
+        {"PathOnHost": d.source, "PathInContainer": d.target or d.source, "CgroupPermissions": d.permissions}
+        for d in value
+    ]
+
+
+def from_devices(value: Any) -> tuple[Device, ...]:
+    """The engine's list to devices."""
+    found = (
+        Device(
+            source=d["PathOnHost"],
+            target=d["PathInContainer"],
+            permissions=forms.permissions(d["CgroupPermissions"]),
+        )
+        for d in value or ()
+    )
+    return tuple(sorted(found, key=device_target))
+
+
+def to_gpus(value: int | None) -> list[dict[str, Any]]:
+    """A number of GPUs (-1: all) to a device request."""
+    return [] if value is None else [{"Driver": "", "Count": value, "Capabilities": [["gpu"]]}]
+
+
+def from_gpus(value: Any) -> int | None:
+    """A device request to a number of GPUs."""
+    requests = [r for r in value or () if ["gpu"] in (r.get("Capabilities") or ())]
+    return int(requests[0].get("Count") or 0) if requests else None
+
+
+# -- Where options live on the engine: the few shapes in which a value is written and read back
+
+Convert = Callable[[Any], Any]
+
+
+def same(value: Any) -> Any:
+    """The value as it is."""
+    return value
+
+
+@attrs.frozen(eq=False, repr=False)
+class Host:
+    """A field of HostConfig. `absent` is what the engine shows for a value that was never set."""
+
+    field: str
+    write: Convert = same
+    read: Convert = same
+
+    @property
+    def engine(self) -> str:
+        return f"HostConfig.{self.field}"
+
+    def put(self, value: Any, payload: Payload) -> None:
+        payload.host[self.field] = self.write(value)
+
+    def get(self, live: Live) -> Any:
+        return self.read(live.host(self.field))
+
+
+@attrs.frozen(eq=False, repr=False)
+class Config:
+    """A field of Config (at the top level of a create payload)."""
+
+    field: str
+    write: Convert = same
+    read: Convert = same
+
+    @property
+    def engine(self) -> str:
+        return f"Config.{self.field}"
+
+    def put(self, value: Any, payload: Payload) -> None:
+        payload.config[self.field] = self.write(value)
+
+    def get(self, live: Live) -> Any:
+        return self.read(live.config(self.field))
+
+
+@attrs.frozen(eq=False, repr=False)
+class SystemPaths:
+    """The paths of /proc and /sys that the engine masks or makes read-only when nothing is said. An empty list unmasks
+    them; an engine that does not show them (Podman) says null."""
+
+    engine: str = "HostConfig.MaskedPaths, HostConfig.ReadonlyPaths"
+
+    def put(self, value: str, payload: Payload) -> None:
+        """Nothing: what is not named stays masked."""
+
+    def get(self, live: Live) -> str:
+        return "open" if [] in (live.host("MaskedPaths"), live.host("ReadonlyPaths")) else "masked"
+
+
+@attrs.frozen(eq=False, repr=False)
+class Labels:
+    """The user's labels; sandboxrun's own are written by the codec."""
+
+    engine: str = "Config.Labels"
+
+    def put(self, value: Mapping[str, str], payload: Payload) -> None:
+        payload.config.setdefault("Labels", {}).update(value)
+
+    def get(self, live: Live) -> Mapping[str, str]:
+        return freeze(labels.of_user(live.config("Labels")))
+
+
+@attrs.frozen(eq=False, repr=False)
+class Hostname:
+    """The engine names a container after its id when nothing was declared."""
+
+    engine: str = "Config.Hostname"
+
+    def put(self, value: str, payload: Payload) -> None:
+        payload.config["Hostname"] = value
+
+    def get(self, live: Live) -> str | None:
+        name = live.config("Hostname") or None
+        return None if name == str(live.inspect.get("Id", ""))[:12] else name
+
+
+def _bind(source: str, target: str, read_only: bool) -> dict[str, Any]:
+    options = {"Propagation": "rprivate"}
+    return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only, "BindOptions": options}
+
+
+def _volume(source: str, target: str, read_only: bool) -> dict[str, Any]:
+    # NoCopy: an image's own files at that place must not become the sandbox's input
+    options = {"NoCopy": True}
+    return {"Type": "volume", "Source": source, "Target": target, "ReadOnly": read_only, "VolumeOptions": options}
+
+
+def _add_mount(payload: Payload, mount: dict[str, Any]) -> None:
+    payload.host.setdefault("Mounts", []).append(mount)
+
+
+def _live_mounts(live: Live) -> list[Mapping[str, Any]]:
+    """What is really mounted, from the engine's own list: an echo of the request would prove nothing."""
+    return list(live.inspect.get("Mounts") or ())
+
+
+@attrs.frozen(eq=False, repr=False)
+class Volumes:
+    """The profile's own mounts, less the workspace, secrets and configs, which have rows of their own."""
+
+    engine: str = "HostConfig.Mounts"
+
+    def put(self, value: tuple[Mount, ...], payload: Payload) -> None:
+        for mount in value:
+            source = mount.source or ""
+            if mount.type == "bind":
+                _add_mount(payload, _bind(source, mount.target, mount.read_only))
+            else:
+                _add_mount(payload, _volume(payload.names.volume(source), mount.target, mount.read_only))
+
+    def get(self, live: Live) -> tuple[Mount, ...]:
+        own = {part_volume(live.base, part) for part in (WORKSPACE, SECRETS, CONFIGS)}
+        label = _workspace_label(live)
+        workspace = label.get("target")
+        inner = {f"{workspace}/{path}" for path, _ in mounts_of(_texts(label, "protected"))}
+        mounts = []
+        for found in _live_mounts(live):
+            target, kind, name = found["Destination"], found["Type"], found.get("Name") or ""
+            if name in own or target == workspace or target in inner or kind == "tmpfs":
+                continue
+            source = live.names.volume_key(name) if kind == "volume" else found["Source"]
+            mounts.append(Mount(type=kind, source=source, target=target, read_only=not found["RW"]))
+        return tuple(sorted(mounts, key=lambda mount: mount.target))
+
+
+def _workspace_label(live: Live) -> Mapping[str, Any]:
+    return _json_label(live, labels.WORKSPACE, {})
+
+
+def _json_label(live: Live, name: str, default: Any) -> Any:
+    """A label of ours as data. A label that anyone could have written is data, never trusted to be well-formed."""
+    try:
+        value = json.loads(live.label(name) or "null")
+    except (ValueError, RecursionError):
+        return default
+    return value if isinstance(value, type(default)) else default
+
+
+@attrs.frozen(eq=False, repr=False)
+class WorkspaceMount:
+    """A copy lives in a volume of the sandbox's own; rw and ro are the directory itself, rw with read-only mounts over
+    what the sandbox must not write to."""
+
+    engine: str = "HostConfig.Mounts"
+
+    def put(self, value: Workspace, payload: Payload) -> None:
+        label = {
+            "source": value.source,
+            "target": value.target,
+            "exclude": list(value.exclude),
+            "size": value.size,
+            "writable": list(value.writable),
+            "protected": list(value.protected),
+        }
+        payload.config.setdefault("Labels", {})[labels.WORKSPACE] = json.dumps(label, sort_keys=True)
+        if value.access == "copy":
+            _add_mount(payload, _volume(part_volume(payload.name, WORKSPACE), value.target, False))
+            return
+        _add_mount(payload, _bind(value.source, value.target, value.access == "ro"))
+        for path, read_only in mounts_of(value.protected):
+            target = f"{value.target}/{path}"
+            hidden = {"Type": "tmpfs", "Target": target, "ReadOnly": True}
+            _add_mount(payload, hidden if path == HIDDEN else _bind(f"{value.source}/{path}", target, read_only))
+
+    def get(self, live: Live) -> Workspace | None:
+        label = _workspace_label(live)
+        for found in _live_mounts(live):
+            if found["Destination"] != label.get("target"):
+                continue
+            if found.get("Name") == part_volume(live.base, WORKSPACE):
+                return Workspace(
+                    source=str(label.get("source")),
+                    target=found["Destination"],
+                    access="copy",
+                    exclude=_texts(label, "exclude"),
+                    size=size if type(size := label.get("size")) is int else None,  # of its volume, read back then
+                )
+            access = "rw" if found["RW"] else "ro"
+            return Workspace(
+                source=found["Source"],
+                target=found["Destination"],
+                access=access,
+                writable=_texts(label, "writable"),
+                protected=_kept(found, _texts(label, "protected"), live),
+            )
+        return None
+
+
+def _kept(workspace: Mapping[str, Any], protected: tuple[str, ...], live: Live) -> tuple[str, ...]:
+    """Those of the paths that are really mounted, each from its own place and read-only, and none above it missing."""
+    source, target = workspace["Source"], workspace["Destination"]
+    real = {(found.get("Source") or "", found["Destination"], not found["RW"]) for found in _live_mounts(live)}
+
+    def is_mounted(path: str, read_only: bool) -> bool:
+        return ("" if path == HIDDEN else f"{source}/{path}", f"{target}/{path}", read_only) in real
+
+    return tuple(
+        path
+        for path in protected
+        if is_mounted(path, True) and all(is_mounted(above, False) for above in parents(path))
+    )
+
+
+def _texts(label: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    listed = label.get(key)
+    return tuple(sorted(map(str, listed))) if isinstance(listed, list) else ()
+
+
+@attrs.frozen(eq=False, repr=False)
+class Files:
+    """Secrets or configs: files in a volume of the sandbox's own, mounted read-only under `directory`."""
+
+    part: str
+    label: str
+    directory: str
+    engine: str = "HostConfig.Mounts"
+
+    def put(self, value: tuple[FileRef, ...], payload: Payload) -> None:
+        if value:
+            refs = [[ref.source, ref.file_name, ref.uid, ref.gid, ref.mode, ref.digest] for ref in value]
+            payload.config.setdefault("Labels", {})[self.label] = json.dumps(refs)
+            _add_mount(payload, _volume(part_volume(payload.name, self.part), self.directory, True))
+
+    def get(self, live: Live) -> tuple[FileRef, ...]:
+        volume = part_volume(live.base, self.part)
+        mounted = any(
+            found.get("Name") == volume and found["Destination"] == self.directory and not found["RW"]
+            for found in _live_mounts(live)
+        )
+        if not mounted:
+            return ()
+        refs = _json_label(live, self.label, [])
+        found = (
+            FileRef(source=source, target=None if source == name else name, uid=uid, gid=gid, mode=mode, digest=digest)
+            for source, name, uid, gid, mode, digest in filter(_is_ref, refs)
+        )
+        return tuple(sorted(found, key=lambda ref: ref.file_name))
+
+
+_REF = ((str,), (str,), (int, type(None)), (int, type(None)), (int,), (str, type(None)))
+
+
+def _is_ref(ref: Any) -> bool:
+    """Whether an item of a label is a file reference as `Files` writes it."""
+    return isinstance(ref, list) and len(ref) == len(_REF) and all(type(v) in t for v, t in zip(ref, _REF, strict=True))
+
+
+@attrs.frozen(eq=False, repr=False)
+class NetworkMode:
+    """`none`, or the first of the sandbox's networks."""
+
+    engine: str = "HostConfig.NetworkMode"
+
+    def put(self, value: str, payload: Payload) -> None:
+        if value == "none":
+            payload.host["NetworkMode"] = "none"
+
+    def get(self, live: Live) -> str:
+        mode = live.host("NetworkMode")
+        if mode == "none":
+            return "none"
+        attached = ((live.inspect.get("NetworkSettings") or {}).get("Networks") or {}).keys()
+        # the engine's own networks are never ours: show them for what they are
+        return (
+            str(mode)
+            if mode in ("host", "bridge", "default") or str(mode).startswith("container:")
+            else ("bridge" if attached or mode else "none")
+        )
+
+
+@attrs.frozen(eq=False, repr=False)
+class Networks:
+    """The networks a sandbox is attached to. The first is given at creation, the others are connected."""
+
+    engine: str = "NetworkSettings.Networks"
+
+    def put(self, value: Mapping[str, Attachment], payload: Payload) -> None:
+        for key, attachment in list(value.items())[:1]:
+            name = payload.names.network(key)
+            payload.host["NetworkMode"] = name
+            payload.endpoints[name] = endpoint(attachment)
+
+    def get(self, live: Live) -> Mapping[str, Attachment]:
+        found = (live.inspect.get("NetworkSettings") or {}).get("Networks") or {}
+        return freeze(
+            {
+                live.names.network_key(name): _attachment(live, settings or {})
+                for name, settings in sorted(found.items())
+                if name not in ("none", private_network(live.base))  # that one is the egress option's
+            }
+        )
+
+
+def endpoint(attachment: Attachment) -> dict[str, Any]:
+    """An attachment as the engine's EndpointSettings."""
+    settings: dict[str, Any] = {}
+    if attachment.aliases:
+        settings["Aliases"] = list(attachment.aliases)
+    if attachment.ipv4_address:
+        settings["IPAMConfig"] = {"IPv4Address": attachment.ipv4_address}
+    return settings
+
+
+def _attachment(live: Live, settings: Mapping[str, Any]) -> Attachment:
+    own = {str(live.inspect.get("Id", ""))[:12], live.name, live.base}
+    aliases = {forms.domain(alias) for alias in settings.get("Aliases") or () if alias not in own}
+    return Attachment(
+        aliases=tuple(sorted(aliases)), ipv4_address=(settings.get("IPAMConfig") or {}).get("IPv4Address") or None
+    )
+
+
+@attrs.frozen(eq=False, repr=False)
+class Recorded:
+    """Kept in our own label only: the engine shows nothing to read back."""
+
+    engine: str = "label sandboxrun.spec"
+
+    def put(self, value: Any, payload: Payload) -> None:
+        """The codec writes the whole spec into the label."""
+
+    def get(self, live: Live) -> Any:
+        return None
+
+
+# -- Placements of options that wiring touches: environment, name servers, and egress itself
+
+
+@attrs.frozen(eq=False, repr=False)
+class Environment:
+    """The variables of the profile; those of the wiring are left out."""
+
+    engine: str = "Config.Env"
+
+    def put(self, value: Mapping[str, str | None], payload: Payload) -> None:
+        payload.config["Env"] = to_equals(value)
+
+    def get(self, live: Live) -> Mapping[str, str | None]:
+        found = from_equals(live.config("Env"))
+        wired = _variables(live)
+        return freeze({name: item for name, item in found.items() if (name, item) not in wired}) if wired else found
+
+
+@attrs.frozen(eq=False, repr=False)
+class Resolvers:
+    """The name servers of the profile; the one that leads nowhere is the wiring's."""
+
+    engine: str = "HostConfig.Dns"
+
+    def put(self, value: tuple[str, ...], payload: Payload) -> None:
+        payload.host["Dns"] = list(value)
+
+    def get(self, live: Live) -> tuple[str, ...]:
+        found = words_in(forms.address)(live.host("Dns"))
+        return () if live.label(labels.GATEWAY) and found == (RESOLVER,) else found
+
+
+@attrs.frozen(eq=False, repr=False)
+class Wiring:
+    """A network of the sandbox's own, with nothing on it but its gateway. The rules are the gateway's to hold; read
+    back is what was applied last, if the sandbox is wired as it was made."""
+
+    engine: str = "HostConfig.NetworkMode"
+
+    def put(self, value: Egress, payload: Payload) -> None:
+        if not value.has_gateway or payload.plot is None:
+            return
+        network = private_network(payload.name)
+        payload.host["NetworkMode"] = network
+        payload.endpoints[network] = {"IPAMConfig": {"IPv4Address": payload.plot.sandbox}}
+        payload.host["Dns"] = [RESOLVER]
+        payload.config.setdefault("Env", []).extend(to_equals(proxy_variables(payload.plot.gateway)))
+        payload.config.setdefault("Labels", {})[labels.GATEWAY] = payload.plot.gateway
+
+    def get(self, live: Live) -> Egress | None:
+        attached = set((live.inspect.get("NetworkSettings") or {}).get("Networks") or {})
+        if live.host("NetworkMode") == "none" and attached <= {"none"}:
+            return CLOSED
+        egress = getattr(live.recorded, "egress", None)
+        wired = isinstance(egress, Egress) and egress.has_gateway and _is_wired(live, attached)
+        return egress if wired else None
+
+
+def _is_wired(live: Live, attached: set[str]) -> bool:
+    network = private_network(live.base)
+    variables = {(name, item) for name, item in from_equals(live.config("Env")).items()}
+    wanted = _variables(live)
+    return (
+        network in attached  # what else it is on is the option networks' business
+        and live.host("NetworkMode") == network
+        and words(live.host("Dns")) == (RESOLVER,)
+        and bool(wanted)
+        and wanted <= variables
+    )
+
+
+def _variables(live: Live) -> set[tuple[str, str | None]]:
+    gateway = live.label(labels.GATEWAY)
+    return set(proxy_variables(gateway).items()) if gateway else set()
+
+
+def same_gateway(one: Any, other: Any) -> bool:
+    """Whether a change from one to the other is a matter of the gateway's rules alone."""
+    both = isinstance(one, Egress) and isinstance(other, Egress) and one.has_gateway and other.has_gateway
+    return both and one.resolvers == other.resolvers

@@ -1,0 +1,342 @@
+"""What an option is: one row that its schema, model field, payload, decoding, diff and docs derive from.
+
+Owns the shape of a row, `Record`, the type whose fields are rows, and how a sandbox with egress is wired. Does not
+know any single option.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from collections.abc import Callable, Mapping
+from functools import cache
+from operator import attrgetter
+from typing import Any, Protocol
+
+import attrs
+
+from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.source import MapNode, Node, Scalar
+from sandboxrun.spec import labels
+from sandboxrun.spec.names import Names
+from sandboxrun.spec.types import INVALID, OptionType, Schema, refuse
+
+# -- What an option is: one row that its schema, model field, payload, decoding, diff and docs derive from
+
+
+class Effect(enum.Enum):
+    """What a changed option asks of the engine."""
+
+    LIVE = "update"  # POST /containers/{id}/update
+    RECONNECT = "reconnect"  # networks attach and detach
+    RELOAD = "reload"  # the sandbox's gateway reads its rules again
+    RESUME = "resume"  # its processes go on: no option's effect, but that of a pause
+    RENAME = "rename"  # the container has another name than the sandbox
+    REPLACE = "replace"
+    NONE = "none"  # sandboxrun's own behaviour: nothing on the engine differs
+
+
+class Placement(Protocol):
+    """Where an option lives on the engine. `engine` names the field, for the docs and for errors."""
+
+    @property
+    def engine(self) -> str: ...
+
+    def put(self, value: Any, payload: Payload) -> None:
+        """Write `value` into a create payload."""
+
+    def get(self, live: Live) -> Any:
+        """Read the value back from an inspect answer, in the row's own form."""
+
+
+@attrs.frozen(kw_only=True)
+class Payload:
+    """A create payload being built, with what the placements need to know about the sandbox."""
+
+    name: str
+    names: Names
+    plot: Plot | None = None  # of a sandbox that has a gateway
+    config: dict[str, Any] = attrs.field(factory=dict)
+    host: dict[str, Any] = attrs.field(factory=dict)
+    endpoints: dict[str, Any] = attrs.field(factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body of POST /containers/create."""
+        body = {**self.config, "HostConfig": self.host}
+        if self.endpoints:
+            body["NetworkingConfig"] = {"EndpointsConfig": self.endpoints}
+        return body
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Row:
+    """One option, declared once.
+
+    `key` is Compose's where Compose has it; `default` the closed value; `at` its place on the engine (None:
+    kept in our own label); `effect` what a change needs; `together` names the rows that a live update must
+    send along; `can_clear` False when the engine takes 0 or ""
+    as "unchanged", so that removing the limit is a replace; `inherited` marks what an image may set;
+    `always` is compared even where nothing was declared; `since` is the first API version that knows it;
+    `settable` False fixes a value that no profile can change; `derived` is one that sandboxrun itself works out: no
+    profile can give it, and plans and labels show it.
+    """
+
+    key: str
+    type: OptionType
+    default: Any
+    description: str
+    example: Any
+    at: Placement | None = None
+    effect: Effect = Effect.REPLACE
+    together: tuple[str, ...] = ()
+    can_clear: bool = True
+    inherited: bool = False
+    always: bool = False
+    since: str | None = None
+    settable: bool = True
+    derived: bool = False
+    merge: str = "replace"  # how extends and several files combine it: replace, append, map, target
+    required: bool = False
+    attribute: str = attrs.field(init=False)  # the record's attribute that holds it
+
+    @attribute.default
+    def _of_key(self) -> str:
+        return f"{self.key}_" if self.key in _KEYWORDS else self.key
+
+    def plain(self, value: Any) -> Any:
+        """A value as canonical JSON data, None as None. Not to be changed: a default, which most are, is made once."""
+        if value is None:
+            return None
+        return _plain_default(self) if value is self.default else self.type.plain(value)
+
+
+_KEYWORDS = {"from", "global", "class"}
+
+
+@cache
+def _plain_default(row: Row) -> Any:
+    return row.type.plain(row.default)
+
+
+@attrs.frozen(kw_only=True)
+class Live:
+    """An inspect answer, with what the placements need to know to read it."""
+
+    inspect: Mapping[str, Any]
+    names: Names
+    recorded: Any = None  # the spec as last applied, where that is known
+
+    @property
+    def name(self) -> str:
+        """The container's name."""
+        return str(self.inspect.get("Name", "")).removeprefix("/")
+
+    @property
+    def base(self) -> str:
+        """What the names of its own volumes and network begin with: the name that it was made under."""
+        return self.label(labels.BASE) or self.name
+
+    def config(self, field: str) -> Any:
+        """A field of Config."""
+        return (self.inspect.get("Config") or {}).get(field)
+
+    def host(self, field: str) -> Any:
+        """A field of HostConfig."""
+        return (self.inspect.get("HostConfig") or {}).get(field)
+
+    def label(self, name: str) -> str | None:
+        """A label's text."""
+        return labels.read(self.config("Labels")).get(name)
+
+
+_ROW = "sandboxrun.row"
+
+
+def option(type: OptionType, *, description: str, example: Any = None, default: Any = attrs.NOTHING, **row: Any) -> Any:
+    """An attrs field that is also a row: `mem_limit: int = option(Size(), description=…, default=…)`.
+
+    A field without a default is required.
+    """
+    spec = {"type": type, "description": description, "example": example, **row}
+    if default is attrs.NOTHING:
+        return attrs.field(metadata={_ROW: {**spec, "default": None, "required": True}})
+    return attrs.field(default=default, metadata={_ROW: {**spec, "default": default}})
+
+
+def rows(record: type) -> tuple[Row, ...]:
+    """The rows of a record, in the order they are declared."""
+    found: tuple[Row, ...] | None = record.__dict__.get("__rows__")
+    if found is None:
+        fields = [f for f in attrs.fields(record) if _ROW in f.metadata]
+        found = tuple(Row(key=f.name.rstrip("_"), **f.metadata[_ROW]) for f in fields)
+        type.__setattr__(record, "__rows__", found)
+    return found
+
+
+@attrs.frozen(kw_only=True)
+class Record:
+    """A mapping whose keys are the rows of `cls`; the value is a `cls`."""
+
+    cls: type
+    title: str
+    refused: Mapping[str, str] = attrs.field(factory=dict)  # known keys that are not offered, and what to do
+    check: Callable[[Any, MapNode, Problems], None] | None = None
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        if not isinstance(node, MapNode):
+            return refuse(problems, node, f"a mapping with the keys of {self.title}")
+        before = len(problems)
+        by_key = {row.key: row for row in rows(self.cls) if row.settable}
+        values = {}
+        for key, value in node.entries:
+            row = by_key.get(str(key.value)) or self._derived(key)
+            if row is None:
+                self._unknown(key, by_key, problems)
+            elif isinstance(value, Scalar) and value.value is None and not row.required:
+                continue  # `key:` with nothing is the default, as in Compose
+            else:
+                values[row.attribute] = row.type.parse(value, problems)
+        for row in by_key.values():
+            if row.required and node.get(row.key) is None:
+                problems.add(f'{self.title} lacks "{row.key}"', node.span, f"add {row.key}: {row.description}")
+        if INVALID in values.values() or len(problems) > before:
+            return INVALID
+        built = self.cls(**values)
+        if self.check is not None:
+            self.check(built, node, problems)
+        return built if len(problems) == before else INVALID
+
+    def _derived(self, key: Scalar) -> Row | None:
+        """A row that our own data may hold, which stands in no file."""
+        found = (row for row in rows(self.cls) if row.derived and row.key == key.value)
+        return next(found, None) if key.span is None else None
+
+    def _unknown(self, key: Scalar, known: Mapping[str, Row], problems: Problems) -> None:
+        word = str(key.value)
+        if word in self.refused:
+            problems.add(f'"{word}" is not offered', key.span, self.refused[word])
+            return
+        help = did_you_mean(word, known) or f"{self.title} knows: {', '.join(known)}"
+        problems.add(f'unknown key "{word}" in {self.title}', key.span, help)
+
+    def schema(self) -> Schema:
+        properties = {}
+        for row in rows(self.cls):
+            if row.settable:
+                properties[row.key] = row_schema(row)
+        required = [row.key for row in rows(self.cls) if row.required]
+        schema: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
+        if required:
+            schema["required"] = required
+        return schema
+
+    def plain(self, value: Any) -> Any:
+        return to_plain(value, defaults=True)  # spelled out: a record's defaults are none of its reader's business
+
+
+def row_schema(row: Row) -> Schema:
+    """The schema fragment of a row, with its description, default and example."""
+    fragment = dict(row.type.schema())
+    if not row.required:
+        fragment = {"anyOf": [fragment, {"type": "null"}]} if "anyOf" not in fragment else _nullable(fragment)
+    fragment["description"] = row.description
+    if row.default not in (None, (), {}) and row.settable:
+        fragment["default"] = row.type.plain(row.default)
+    if row.example is not None:
+        fragment["examples"] = [row.example]
+    return fragment
+
+
+def _nullable(fragment: Schema) -> Schema:
+    return {**fragment, "anyOf": [*fragment["anyOf"], {"type": "null"}]}
+
+
+def to_plain(value: Any, *, defaults: bool = False) -> dict[str, Any]:
+    """A record as canonical JSON data; options at their default only with `defaults`."""
+    plain = {}
+    for row in rows(type(value)):
+        item = getattr(value, row.attribute)
+        if item is None or not (row.settable or row.derived) or (row.derived and item == row.default):
+            continue
+        if defaults or row.required or item != row.default:
+            plain[row.key] = row.plain(item)
+    return plain
+
+
+def value_of(record: Any, row: Row) -> Any:
+    """The record's value of `row`."""
+    return getattr(record, row.attribute)
+
+
+def values_of(record: Any) -> tuple[Any, ...]:
+    """The record's values, in the order of its rows."""
+    kind = type(record)
+    if kind not in _READERS:
+        _READERS[kind] = _reader(kind)
+    return _READERS[kind](record)
+
+
+def _reader(kind: type) -> Callable[[Any], tuple[Any, ...]]:
+    """Reads all values in one call: a plan compares every option of every sandbox, several times."""
+    attributes = [row.attribute for row in rows(kind)]
+    read = attrgetter(*attributes)
+    return read if len(attributes) > 1 else lambda record: (read(record),)
+
+
+_READERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {}
+
+
+__all__ = [
+    "Effect",
+    "Live",
+    "Payload",
+    "Placement",
+    "Record",
+    "Row",
+    "option",
+    "row_schema",
+    "rows",
+    "to_plain",
+    "value_of",
+    "values_of",
+]
+
+
+# -- How a sandbox with egress is wired: a network of its own, its gateway's address on it, and the proxy variables
+
+PORT = 3128
+RESOLVER = "127.0.0.1"  # nothing answers there: a sandbox asks no name server, and the engine's is not asked for it
+_HERE = "localhost,127.0.0.1,::1"
+_PROXIED = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+VARIABLES = (*_PROXIED, "NO_PROXY", "no_proxy", "NODE_USE_ENV_PROXY")
+
+
+@attrs.frozen(kw_only=True)
+class Plot:
+    """The addresses of one sandbox's network. The first belongs to the engine's bridge, which is given none."""
+
+    subnet: str
+    gateway: str
+    sandbox: str
+
+    @classmethod
+    def of(cls, subnet: str) -> Plot:
+        """The plot on a subnet of at least four addresses, such as 10.231.0.8/29."""
+        network = ipaddress.ip_network(subnet)
+        return cls(subnet=str(network), gateway=str(network[2]), sandbox=str(network[3]))
+
+
+def private_network(container: str) -> str:
+    """The network that a sandbox shares with nobody but its gateway."""
+    return f"{container}.net"
+
+
+def proxy_variables(gateway: str) -> Mapping[str, str]:
+    """What tells programs in the sandbox where the gateway is. By address: no name is resolved in there."""
+    proxy = f"http://{gateway}:{PORT}"
+    return {
+        **dict.fromkeys(_PROXIED, proxy),
+        "NO_PROXY": _HERE,
+        "no_proxy": _HERE,
+        "NODE_USE_ENV_PROXY": "1",  # node's own fetch reads the others only then
+    }

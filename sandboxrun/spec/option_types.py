@@ -1,0 +1,623 @@
+"""Option types of single options: networks, GPUs, tmpfs, capabilities, security_opt, extra_hosts, restart, egress.
+
+Each reads every form that Compose has for it and gives one value. Pure.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.source import ListNode, MapNode, Node, Scalar
+from sandboxrun.spec import forms, seccomp
+from sandboxrun.spec import types as units
+from sandboxrun.spec.names import KEY
+from sandboxrun.spec.option import Record, option
+from sandboxrun.spec.types import (
+    INVALID,
+    Choice,
+    ListOf,
+    MapOf,
+    OptionType,
+    Schema,
+    Short,
+    Text,
+    freeze,
+    refuse,
+    span_of,
+)
+
+# -- networks, secrets, depends_on: option types that are a list of names or a mapping from names
+
+_NAME = Text(pattern=KEY, hint="a name of letters, digits, _ . and -")
+
+
+@attrs.frozen(kw_only=True)
+class Named:
+    """A list of names, or a mapping from names to `item`; a name alone stands for `empty`."""
+
+    item: OptionType
+    empty: Any
+
+    def parse(self, node: Node, problems: Problems) -> Mapping[str, Any]:
+        match node:
+            case ListNode():
+                pairs: list[tuple[Node, Node | None]] = [(item, None) for item in node.items]
+            case MapNode():
+                pairs = [(key, value) for key, value in node.entries]
+            case _:
+                return refuse(problems, node, "a list of names, or a mapping")
+        values: dict[str, Any] = {}
+        twice = False
+        for key, value in pairs:
+            name = _NAME.parse(key, problems)
+            if name in values and name is not INVALID:
+                twice = True
+                problems.add(f'"{name}" stands here twice', key.span, "remove one of them")
+            bare = value is None or (isinstance(value, Scalar) and value.value is None)
+            values[name] = self.empty if bare or value is None else self.item.parse(value, problems)
+        return INVALID if twice or INVALID in values or INVALID in values.values() else freeze(values)
+
+    def schema(self) -> Schema:
+        by_name = MapOf(item=self.item, name=_NAME).schema()
+        by_name["additionalProperties"] = {"anyOf": [by_name["additionalProperties"], {"type": "null"}]}
+        return {"anyOf": [{"type": "array", "items": _NAME.schema(), "uniqueItems": True}, by_name]}
+
+    def plain(self, value: Mapping[str, Any]) -> Any:
+        if all(item == self.empty for item in value.values()):
+            return list(value)
+        return {name: self.item.plain(item) for name, item in value.items()}
+
+
+# -- GPUs: the option type of `gpus`
+
+
+@attrs.frozen(kw_only=True)
+class Gpus:
+    """`all` (kept as -1), or how many."""
+
+    def parse(self, node: Node, problems: Problems) -> int:
+        match node:
+            case Scalar(value="all"):
+                return -1
+            case Scalar(value=bool()):
+                pass
+            case Scalar(value=int() as count) if 1 <= count <= 1024:
+                return count
+            case Scalar(value=str() as text) if re.fullmatch("[1-9][0-9]{0,3}", text, re.ASCII) and int(text) <= 1024:
+                return int(text)
+        return refuse(problems, node, "all, or a number of GPUs from 1 to 1024")
+
+    def schema(self) -> Schema:
+        text = {"type": "string", "pattern": "^(all|[1-9][0-9]{0,3})$"}
+        return {"anyOf": [text, {"type": "integer", "minimum": 1, "maximum": 1024}]}
+
+    def plain(self, value: int) -> int | str:
+        return "all" if value == -1 else value
+
+
+# -- tmpfs: the option type of `tmpfs`, which never leaves one unsized (that would be half of the host's RAM)
+
+FLAGS = ("rw", "ro", "exec", "noexec", "suid", "nosuid", "dev", "nodev")
+VALUED = ("size", "mode", "uid", "gid", "nr_inodes")
+CLOSED_TMPFS = {"access": "rw", "exec": "noexec", "suid": "nosuid", "dev": "nodev"}
+_AXIS = {"rw": "access", "ro": "access", "exec": "exec", "noexec": "exec"}
+_AXIS |= {"suid": "suid", "nosuid": "suid", "dev": "dev", "nodev": "dev"}
+DEFAULT_SIZE = "64m"
+
+
+def read_options(text: str) -> str:
+    """Mount options in canonical order, with what was left out closed: noexec, nosuid, nodev, size=64m.
+
+    Raises ValueError with a clause for the message.
+    """
+    flags, values = dict(CLOSED_TMPFS), {"size": DEFAULT_SIZE}
+    given: set[str] = set()
+    for item in filter(None, text.split(",")):
+        name, equals, value = item.partition("=")
+        if (axis := _AXIS.get(name, name)) in given:
+            raise ValueError(f'"{item}" says again what another option says')
+        given.add(axis)
+        if not equals and name in _AXIS:
+            flags[_AXIS[name]] = name
+        elif equals and name in VALUED:
+            values[name] = _value(name, value)
+        else:
+            known = did_you_mean(name, (*FLAGS, *VALUED)) or f"known are {', '.join((*FLAGS, *VALUED))}"
+            raise ValueError(f'"{item}" is no option of a tmpfs; {known}')
+    return ",".join([*flags.values(), *(f"{name}={values[name]}" for name in VALUED if name in values)])
+
+
+def options_of(text: str) -> dict[str, str]:
+    """The options that have a value: size, mode, uid, gid, nr_inodes."""
+    return dict(item.split("=", 1) for item in text.split(",") if "=" in item)
+
+
+def _value(name: str, value: str) -> str:
+    if name == "size":
+        size = units.parse_size(value)
+        if size == 0:
+            raise ValueError("size=0 is unlimited; give it a size")
+        return units.format_size(size)
+    if not re.fullmatch("(0o?)?[0-7]{3,4}" if name == "mode" else r"[0-9]{1,10}", value, re.ASCII):
+        raise ValueError(f'"{value}" is no {name}')
+    return f"{int(value.removeprefix('0o'), 8):04o}" if name == "mode" else str(int(value))
+
+
+@attrs.frozen(kw_only=True)
+class Tmpfs:
+    """Mount options by path. `/tmp` alone, or `/tmp:size=64m,exec`."""
+
+    def parse(self, node: Node, problems: Problems) -> Mapping[str, str]:
+        match node:
+            case MapNode():
+                found = [(str(k.value), v) for k, v in node.entries]
+                texts = [(path, v) for path, v in found if isinstance(v, Scalar) and isinstance(v.value, str | None)]
+                items = [(path, str(v.value or ""), v) for path, v in texts]
+                if len(items) != len(found):
+                    return refuse(problems, node, "a mapping of paths to mount options")
+            case ListNode() | Scalar(value=str()):
+                items = []
+                for item in node.items if isinstance(node, ListNode) else (node,):
+                    if not isinstance(item, Scalar) or not isinstance(item.value, str):
+                        return refuse(problems, item, "a path, or path:options")
+                    path, _, options = item.value.partition(":")
+                    items.append((path, options, item))
+            case _:
+                return refuse(problems, node, "a list of paths, each with its options")
+        return self._build(items, problems)
+
+    def _build(self, items: list[tuple[str, str, Scalar]], problems: Problems) -> Mapping[str, str]:
+        mounts: dict[str, str] = {}
+        before = len(problems)
+        for path, options, item in items:
+            if not path.startswith("/") or "\0" in path:
+                problems.add(f'"{path}" is no absolute path', item.span)
+            path = forms.path(path) if path.startswith("/") else path
+            if path in mounts:
+                problems.add(f'"{path}" stands here twice', item.span, "remove one of them")
+            try:
+                mounts[path] = read_options(options)
+            except ValueError as error:
+                problems.add(f"the options of the tmpfs {path} are wrong: {error}", item.span)
+        return freeze(dict(sorted(mounts.items()))) if len(problems) == before else INVALID
+
+    def schema(self) -> Schema:
+        item: Schema = {"type": "string", "pattern": r"^/[^:]*(:[a-z_,=0-9a-zA-Z.]*)?$"}
+        names: Schema = {"pattern": "^/"}
+        by_path: Schema = {
+            "type": "object",
+            "propertyNames": names,
+            "additionalProperties": {"type": ["string", "null"]},
+        }
+        return {"anyOf": [item, {"type": "array", "items": item, "uniqueItems": True}, by_path]}
+
+    def plain(self, value: Mapping[str, str]) -> list[str]:
+        return [f"{path}:{options}" for path, options in value.items()]
+
+
+# -- Capabilities: their names, and the option type that normalises them
+
+# capabilities(7), Linux 5.9 and later
+NAMES = tuple(
+    (
+        "AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE "
+        "DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE "
+        "MKNOD NET_ADMIN NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG "
+        "SYS_ADMIN SYS_BOOT SYS_CHROOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE "
+        "SYS_TIME SYS_TTY_CONFIG WAKE_ALARM "
+    ).split()
+)
+
+
+@attrs.frozen(kw_only=True)
+class Capability:
+    """One capability, in any case, with or without `CAP_`."""
+
+    def parse(self, node: Node, problems: Problems) -> str:
+        text = Text(hint="the name of a capability").parse(node, problems)
+        if text is INVALID:
+            return INVALID
+        name = str(text).upper().removeprefix("CAP_")
+        if name != "ALL" and name not in NAMES:
+            span = node.span if isinstance(node, Scalar) else None
+            problems.add(f'"{text}" is no capability', span, did_you_mean(name, NAMES) or "see capabilities(7)")
+            return INVALID
+        return name
+
+    def schema(self) -> Schema:
+        # JSON Schema's patterns know no "ignore case"
+        either = "|".join("".join(f"[{c}{c.lower()}]" if c.isalpha() else c for c in name) for name in ("ALL", *NAMES))
+        return {"type": "string", "pattern": f"^([cC][aA][pP]_)?({either})$"}
+
+    def plain(self, value: str) -> str:
+        return value
+
+
+@attrs.frozen(kw_only=True)
+class Capabilities:
+    """A set of capabilities, sorted: their order means nothing."""
+
+    item: OptionType = Capability()
+
+    def parse(self, node: Node, problems: Problems) -> tuple[str, ...]:
+        names = ListOf(item=self.item).parse(node, problems)
+        return INVALID if names is INVALID else tuple(sorted(set(names)))
+
+    def schema(self) -> Schema:
+        return ListOf(item=self.item).schema()
+
+    def plain(self, value: tuple[str, ...]) -> list[str]:
+        return list(value)
+
+
+# -- security_opt: the option type that reads its list into options by name, and refuses those not offered
+
+KNOWN = ("no-new-privileges", "seccomp", "apparmor", "label")
+LABELS = ("user", "role", "type", "level", "filetype")  # parts of an SELinux label, each an option of its own
+_WHOLE = ("disable", "nested")
+_PART = "label="
+_ORDER = (*KNOWN, *(f"{_PART}{part}" for part in LABELS))
+CLOSED_OPTIONS: Mapping[str, str] = freeze({"no-new-privileges": "true", "seccomp": seccomp.OWN})
+
+
+def split_security(item: str) -> tuple[str, str]:
+    """`name=value`, `name:value` or a bare `no-new-privileges`, as a pair. A label's name holds which part it sets:
+    `label=user:root` is ("label=user", "root")."""
+    at = min((i for c in "=:" if (i := item.find(c)) >= 0), default=-1)
+    name, value = (item, "true") if at < 0 else (item[:at], item[at + 1 :])
+    if name != "label" or ":" not in value:
+        return name, value
+    part, _, value = value.partition(":")
+    return f"{_PART}{part}", value
+
+
+def join_security(name: str, value: str) -> str:
+    """The pair as one text: `label=user:root`, `seccomp=debug`."""
+    return f"{name}:{value}" if name.startswith(_PART) else f"{name}={value}"
+
+
+@attrs.frozen(kw_only=True)
+class SecurityOpts:
+    """Options by name. no-new-privileges and the seccomp profile are on unless they are turned off by name: a list
+    that only sets another option must not loosen them."""
+
+    def parse(self, node: Node, problems: Problems) -> Mapping[str, str]:
+        match node:
+            case ListNode():
+                texts = [(str(i.value), i) for i in node.items if isinstance(i, Scalar)]
+                if len(texts) != len(node.items):
+                    return refuse(problems, node, "a list of texts")
+            case MapNode():
+                found = [(str(k.value), v) for k, v in node.entries if isinstance(v, Scalar)]
+                texts = [(join_security(name, v.text or str(v.value)), v) for name, v in found]
+                if len(texts) != len(node.entries):
+                    return refuse(problems, node, "a mapping of texts")
+            case _:
+                return refuse(problems, node, "a list")
+        return self._build(texts, problems)
+
+    def _build(self, texts: list[tuple[str, Scalar]], problems: Problems) -> Mapping[str, str]:
+        options: dict[str, str] = {}
+        before = len(problems)
+        for text, item in texts:
+            name, value = split_security(text)
+            _check(name, value, item, problems)
+            if name in options:
+                problems.add(f'"{name}" stands here twice', item.span, "remove one of them")
+            options[name] = value
+            labels = [other for other in options if other.startswith(_PART)]
+            if options.get("label") == "disable" and (name in labels or (labels and name == "label")):
+                problems.add("label=disable turns labels off, and a label is set", item.span, "remove one of them")
+        return freeze({**CLOSED_OPTIONS, **options}) if len(problems) == before else INVALID
+
+    def schema(self) -> Schema:
+        item: Schema = {"type": "string", "pattern": rf"^({'|'.join(KNOWN)})([=:].+)?$"}
+        values: Schema = {"type": ["string", "boolean"]}
+        names: Schema = {"enum": list(_ORDER)}
+        return {
+            "anyOf": [
+                {"type": "array", "items": item},
+                {"type": "object", "propertyNames": names, "additionalProperties": values},
+            ]
+        }
+
+    def plain(self, value: Mapping[str, str]) -> list[str]:
+        return [
+            f"{name}:{item}" if name == "no-new-privileges" else join_security(name, item)
+            for name, item in sorted(value.items(), key=_place)
+        ]
+
+
+def _place(option: tuple[str, str]) -> int:
+    return _ORDER.index(option[0])
+
+
+def _check(name: str, value: str, item: Scalar, problems: Problems) -> None:
+    if name.startswith(_PART) and name not in _ORDER:
+        part = name.removeprefix(_PART)
+        help = did_you_mean(part, LABELS) or f"known are {', '.join(LABELS)}"
+        problems.add(f'"{part}" is not a part of a label', item.span, help)
+    elif name not in _ORDER:
+        help = did_you_mean(name, KNOWN) or f"known are {', '.join(KNOWN)}"
+        if name == "systempaths":
+            help = "the engine's masked paths stay masked"
+        problems.add(f'"{name}" is no security option that is offered', item.span, help)
+    elif name == "no-new-privileges" and value not in ("true", "false"):
+        problems.add(f'no-new-privileges is true or false, not "{value}"', item.span)
+    elif not value:
+        problems.add(f'"{name}" needs a value', item.span, f"write {join_security(name, '…')}")
+    elif name == "label" and value not in _WHOLE:
+        help = f"write label={' or label='.join(_WHOLE)}, or a part of it, as in label=type:…"
+        problems.add(f'"{value}" is not a label', item.span, help)
+
+
+# -- Host names, and `extra_hosts`: the option type of lines for /etc/hosts
+
+LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HOST = rf"{LABEL}(?:\.{LABEL})*"
+GATEWAY = "host-gateway"  # the engine fills in an address of the host
+_LONGEST = 253
+
+
+def host_name(text: str) -> str:
+    """`text`, if a resolver takes it for a name. Raises ValueError with a clause."""
+    if not re.fullmatch(HOST, text):
+        raise ValueError("a name is labels of letters, digits, - and _, with a dot between two")
+    if len(text) > _LONGEST:
+        raise ValueError(f"a name has at most {_LONGEST} characters")
+    return text
+
+
+def host_address(text: str) -> str:
+    """An address in its canonical form; IPv6 may be in brackets, as in Compose. Raises ValueError."""
+    if text == GATEWAY:
+        return text
+    bracketed = text.startswith("[") and text.endswith("]") and ":" in text
+    return str(ipaddress.ip_address(text[1:-1] if bracketed else text))
+
+
+Pair = tuple[Scalar, Scalar]
+
+
+@attrs.frozen(kw_only=True)
+class Hosts:
+    """The addresses of names: a list of NAME=address or NAME:address, or a mapping from names to one or several."""
+
+    def parse(self, node: Node, problems: Problems) -> Mapping[str, tuple[str, ...]]:
+        before = len(problems)
+        if not isinstance(node, ListNode | MapNode):
+            return refuse(problems, node, "a list of NAME=address, or a mapping")
+        found: dict[str, list[str]] = {}
+        for name, address in pairs_of(node, problems):
+            self._add(found, name, address, problems)
+        return freeze({name: tuple(those) for name, those in found.items()}) if len(problems) == before else INVALID
+
+    def _add(self, found: dict[str, list[str]], name: Scalar, address: Scalar, problems: Problems) -> None:
+        try:
+            known = found.setdefault(host_name(str(name.value)), [])
+        except ValueError as error:
+            problems.add(f'"{name.value}" is not a host name: {error}', name.span, _HELP)
+            return
+        try:
+            value = host_address(str(address.value))
+        except ValueError:
+            problems.add(f'"{address.value}" is not an IP address, for the host "{name.value}"', address.span, _HELP)
+            return
+        if value in known:
+            problems.add(f'"{name.value}" has the address {value} twice', address.span, "remove one of them")
+        known.append(value)
+
+    def schema(self) -> Schema:
+        text: Schema = {"type": "string", "minLength": 1}
+        names: Schema = {"pattern": f"^{HOST}$"}
+        several: Schema = {"anyOf": [text, {"type": "array", "items": text, "minItems": 1}]}
+        by_name: Schema = {"type": "object", "propertyNames": names, "additionalProperties": several}
+        item: Schema = {"type": "string", "pattern": f"^{HOST}[=:].+$"}
+        return {"anyOf": [by_name, {"type": "array", "items": item, "uniqueItems": True}]}
+
+    def plain(self, value: Mapping[str, tuple[str, ...]]) -> dict[str, str | list[str]]:
+        return {name: those[0] if len(those) == 1 else list(those) for name, those in value.items()}
+
+
+_HELP = "such as db.example.com=192.0.2.10 or db.example.com=2001:db8::10"
+
+
+def pairs_of(node: Node, problems: Problems) -> list[Pair]:
+    """Each name with one of its addresses, in the file's order; what is neither is noted."""
+    found: list[Pair] = []
+    for key, value in node.entries if isinstance(node, MapNode) else ():
+        items = value.items if isinstance(value, ListNode) else (value,)
+        if not items or any(not isinstance(item, Scalar) or not isinstance(item.value, str) for item in items):
+            refuse(problems, value, "an address, or a list of them", _HELP)
+            continue
+        found += [(key, item) for item in items if isinstance(item, Scalar)]
+    for item in node.items if isinstance(node, ListNode) else ():
+        text = item.value if isinstance(item, Scalar) else None
+        match = re.match(r"([^=:]*)[=:](.*)", text, re.DOTALL) if isinstance(text, str) else None
+        if match is None:
+            refuse(problems, item, "NAME=address", _HELP)
+            continue
+        name, address = (Scalar(value=part, text=part, span=item.span) for part in match.groups())
+        found.append((name, address))
+    return found
+
+
+def by_name(node: Node) -> list[tuple[Scalar, Node]] | None:
+    """The entries of a mapping with the same meaning, one a name; None where something is wrong."""
+    pairs = pairs_of(node, problems := Problems())
+    if problems:
+        return None
+    found: dict[str, tuple[Scalar, list[Scalar]]] = {}
+    for name, address in pairs:
+        found.setdefault(str(name.value), (name, []))[1].append(address)
+    return [(name, ListNode(items=tuple(those), span=those[0].span)) for name, those in found.values()]
+
+
+# -- restart: the option type of Compose's restart policies
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Restart(Text):
+    """A policy. `no` may be written as false, which it is in other versions of YAML."""
+
+    pattern: str | None = "no|always|unless-stopped|on-failure(:[0-9]{1,6})?"
+    hint: str = "no, on-failure[:n], always or unless-stopped"
+    form: forms.Form = forms.restart
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        return "no" if isinstance(node, Scalar) and node.value is False else super().parse(node, problems)
+
+    def schema(self) -> Schema:
+        return {"anyOf": [super().schema(), {"const": False}]}
+
+
+# -- egress: what of the outside a sandbox reaches, by name; everything else is refused by its gateway
+
+NONE, OPEN, ALLOW = "none", "open", "allow"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_NAME_egress = (
+    rf"(?:\*\.)?(?:{_LABEL}\.)+(?=[A-Za-z0-9-]*[A-Za-z]){_LABEL}"  # a last label of digits alone is an address's
+)
+DESTINATION = rf"{_NAME_egress}:[0-9]{{1,5}}"
+
+
+Address = Text(pattern=r"[0-9A-Fa-f.:]+", hint="an IP address", form=forms.address)
+
+
+@attrs.frozen(kw_only=True)
+class Destination:
+    """`host:port`, or `*.domain:port` for every name below the domain (not the domain itself). Kept in lower case."""
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        match node:
+            case Scalar(value=str() as text) if re.fullmatch(DESTINATION, text, re.ASCII):
+                host, _, port = text.lower().rpartition(":")
+                if len(host) <= 253 and 0 < int(port) < 65536:
+                    return f"{host}:{int(port)}"
+        return refuse(problems, node, "host:port or *.domain:port", _help(node))
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": f"^{DESTINATION}$"}
+
+    def plain(self, value: Any) -> Any:
+        return value
+
+
+def _help(node: Node) -> str:
+    text = node.value if isinstance(node, Scalar) and isinstance(node.value, str) else ""
+    if text == "*" or text.startswith("*:"):
+        return "for every public host write egress: open"
+    if text and ":" not in text and "/" not in text:
+        return f'say which port: "{text}:443"'
+    if "://" in text:
+        return "leave out the scheme and the path: api.example.com:443"
+    if re.match(r"[0-9.]+(:|$)|\[", text):
+        return "destinations are names: an address says nothing of who answers there"
+    host, _, port = text.partition(":")
+    if re.fullmatch(r"[0-9]+", port) and not 1 <= int(port[:6]) <= 65535:
+        return "a port is from 1 to 65535"
+    if "." not in host:
+        return "a name has a dot: what has none is local, and never reached"
+    return 'such as "api.example.com:443"; names outside of ASCII in their xn-- form'
+
+
+@attrs.frozen(kw_only=True)
+class NetworkRange:
+    """A range of private addresses in CIDR form."""
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        try:
+            text = node.value if isinstance(node, Scalar) else None
+            network = ipaddress.ip_network(text) if isinstance(text, str) and "/" in text else None
+        except ValueError:
+            network = None
+        if network is None:
+            return refuse(problems, node, "a range of addresses, such as 10.1.0.0/16", "host bits must be zero")
+        return str(network)
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": r"^[0-9A-Fa-f.:]+/[0-9]{1,3}$"}
+
+    def plain(self, value: Any) -> Any:
+        return value
+
+
+@attrs.frozen(kw_only=True)
+class Egress:
+    """What a sandbox reaches: nothing, every public host, or the destinations listed."""
+
+    mode: str = option(
+        Choice(values=(ALLOW, OPEN, NONE)),
+        default=ALLOW,
+        description="allow: the destinations listed and no other; open: every public host; none: nothing at all.",
+        example="allow",
+    )
+    allow: tuple[str, ...] = option(
+        ListOf(item=Destination(), unique=True, ordered=False),
+        default=(),
+        description="host:port, or *.domain:port for every name below the domain.",
+        example=["api.example.com:443", "*.models.example.org:443"],
+    )
+    private_networks: tuple[str, ...] = option(
+        ListOf(item=NetworkRange(), unique=True, ordered=False),
+        default=(),
+        description="Private ranges that allowed names may lead to; never loopback, link-local or metadata addresses.",
+        example=["10.1.0.0/16"],
+    )
+    resolvers: tuple[str, ...] = option(
+        ListOf(item=Address, unique=True),
+        default=(),
+        description="Name servers that the gateway asks; the engine's own when left out. The sandbox asks none.",
+        example=["10.1.0.53"],
+    )
+
+    @property
+    def has_gateway(self) -> bool:
+        """Whether the sandbox has a network, whose only way out is its gateway."""
+        return self.mode != NONE
+
+
+CLOSED, PUBLIC = Egress(mode=NONE), Egress(mode=OPEN)
+
+
+def _check_egress(egress: Egress, node: MapNode, problems: Problems) -> None:
+    if egress.mode == ALLOW and not egress.allow:
+        problems.add("egress allows nothing", node.span, "list destinations under allow:, or write egress: none")
+    if egress.mode != ALLOW and egress.allow:
+        problems.add(f"mode {egress.mode} has no list", span_of(node, "allow"), "remove mode, or allow")
+    if egress.mode == NONE and (egress.private_networks or egress.resolvers):
+        problems.add("mode none reaches nothing", node.span, "write egress: none alone")
+
+
+def _read(text: str) -> Egress:
+    if text not in (NONE, OPEN):
+        raise ValueError("write none, open, or {allow: [...]}")
+    return CLOSED if text == NONE else PUBLIC
+
+
+@attrs.frozen(kw_only=True)
+class EgressOption:
+    """`none`, `open`, or a mapping; shown in the shortest form."""
+
+    record: OptionType = Record(cls=Egress, title="egress", check=_check_egress)
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        return self._short().parse(node, problems)
+
+    def schema(self) -> Schema:
+        return {"anyOf": [{"enum": [NONE, OPEN]}, self.record.schema()]}
+
+    def plain(self, value: Egress) -> Any:
+        if value in (CLOSED, PUBLIC):
+            return value.mode
+        plain = self.record.plain(value)
+        return {key: item for key, item in plain.items() if item not in ([], ()) and (key, item) != ("mode", ALLOW)}
+
+    def _short(self) -> Short:
+        return Short(record=self.record, read=_read, expected="none, open, or a mapping with allow")

@@ -1,0 +1,681 @@
+"""Every option of a sandbox, one row each, by theme: process, resources, privilege, files and networks.
+
+A row is the only place where an option is declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from sandboxrun.spec import fields as at
+from sandboxrun.spec import fields as convert
+from sandboxrun.spec import forms, labels
+from sandboxrun.spec.fields import Environment, Resolvers, Wiring
+from sandboxrun.spec.names import CONFIGS, SECRETS
+from sandboxrun.spec.option import Effect, option
+from sandboxrun.spec.option_types import CLOSED_OPTIONS as CLOSED
+from sandboxrun.spec.option_types import (
+    Address,
+    Capabilities,
+    Egress,
+    EgressOption,
+    Gpus,
+    Hosts,
+    Named,
+    Restart,
+    SecurityOpts,
+    Tmpfs,
+    read_options,
+)
+from sandboxrun.spec.records import (
+    Attachment,
+    AttachmentType,
+    Dependency,
+    DependencyType,
+    Device,
+    DeviceType,
+    EvidencePolicy,
+    EvidenceType,
+    FileRef,
+    FileRefType,
+    Healthcheck,
+    HealthcheckType,
+    Lifetime,
+    LifetimeType,
+    Logging,
+    LoggingType,
+    Mount,
+    MountType,
+    Ulimit,
+    Ulimits,
+    Workspace,
+    WorkspaceType,
+    device_target,
+)
+from sandboxrun.spec.types import Choice, Command, Cpus, Duration, Flag, Integer, ListOf, Pairs, Size, Text, freeze
+
+# -- Options of the process: what runs, as whom, with what around it
+
+NAME = Text(pattern=r"[A-Za-z_][A-Za-z0-9_.-]*", hint="a variable's name")
+LABEL = Text(pattern=r"[^=\x00\s]+", hint="a label's name")
+
+
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)  # a part of SandboxSpec only
+class ProcessOptions:
+    """Rows of the process."""
+
+    image: str = option(
+        Text(
+            pattern=r"[A-Za-z0-9]([A-Za-z0-9._/:@-]{0,510}[A-Za-z0-9._-])?", hint="an image reference", form=forms.image
+        ),
+        default="node:20-alpine",
+        description="The image to run, by tag or, better, by digest.",
+        example="node:20-alpine",
+        at=at.Config("Image", read=convert.form(forms.image, "")),
+    )
+    command: tuple[str, ...] | None = option(
+        Command(),
+        default=None,
+        description="The command, in place of the image's: the arguments of the entry point where there is one, [] for "
+        "none. The image's own, when left out, runs only where no entrypoint is set.",
+        example=["node", "/agent/run.js"],
+        at=at.Config("Cmd", write=list, read=convert.words),
+        inherited=True,
+    )
+    entrypoint: tuple[str, ...] | None = option(
+        Command(),
+        default=None,
+        description="The entry point, in place of the image's. The image's command is not used then, also where both "
+        "entry points are equal: set command too. [] takes the image's entry point away and leaves its command.",
+        example=["/usr/bin/env"],
+        at=at.Config("Entrypoint", write=list, read=convert.words),
+        inherited=True,
+    )
+    user: str = option(
+        Text(
+            numbers=True,
+            pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?",
+            hint="uid or uid:gid",
+            form=forms.account,
+        ),
+        default="1000:1000",
+        description="The user, and group, that the command runs as; never root unless you say so.",
+        example="1000:1000",
+        at=at.Config("User", read=convert.form(forms.account, "")),
+        always=True,
+    )
+    working_dir: str | None = option(
+        Text(pattern=r"/[^\x00]*", hint="an absolute path", form=forms.path),
+        default=None,
+        description="The working directory; the workspace's target when there is one.",
+        example="/workspace",
+        at=at.Config("WorkingDir", read=convert.form(forms.path)),
+        inherited=True,
+    )
+    environment: Mapping[str, str | None] = option(
+        Pairs(bare=True, name=NAME),
+        default=freeze({}),
+        description="Environment variables. Not for secrets: whoever can inspect the container reads them.",
+        example={"CI": "1"},
+        at=Environment(),
+        inherited=True,
+        merge="map",
+    )
+    init: bool = option(
+        Flag(),
+        default=True,
+        description="Run an init as PID 1, which forwards signals and reaps children.",
+        example=True,
+        at=at.Host("Init", read=convert.flag),
+    )
+    tty: bool = option(
+        Flag(),
+        default=False,
+        description="Give the command a terminal; stdout and stderr become one stream.",
+        example=False,
+        at=at.Config("Tty", read=convert.flag),
+    )
+    stdin_open: bool = option(
+        Flag(),
+        default=False,
+        description="Keep standard input open.",
+        example=False,
+        at=at.Config("OpenStdin", read=convert.flag),
+    )
+    stop_signal: str | None = option(
+        Text(pattern=r"[A-Za-z0-9+-]{1,12}", hint="a signal's name or number", numbers=True, form=forms.signal),
+        default=None,
+        description="The signal that asks the command to end.",
+        example="SIGTERM",
+        at=at.Config("StopSignal", read=convert.form(forms.signal, "SIGTERM")),  # the default of engines
+        inherited=True,
+    )
+    stop_grace_period: int = option(
+        Duration(),
+        default=10_000_000_000,
+        description="How long it may take to end after that, in whole seconds, before it is killed.",
+        example="10s",
+        at=at.Config("StopTimeout", write=convert.seconds, read=convert.nanoseconds),
+    )
+    restart: str = option(
+        Restart(),
+        default="no",
+        description="Whether the engine starts it again. A sandbox is a task: leave it at no.",
+        example="no",
+        at=at.Host("RestartPolicy", write=convert.to_restart, read=convert.from_restart),
+        effect=Effect.LIVE,
+    )
+    healthcheck: Healthcheck | None = option(
+        HealthcheckType,
+        default=None,
+        description="How the engine tests that the sandbox is healthy.",
+        example={"test": ["CMD", "true"], "interval": "30s"},
+        at=at.Config("Healthcheck", write=convert.to_health, read=convert.from_health),
+        inherited=True,
+        merge="map",
+    )
+    hostname: str | None = option(
+        Text(pattern=r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?", hint="a host name"),
+        default=None,
+        description="The host name inside.",
+        example="agent",
+        at=at.Hostname(),
+    )
+    labels: Mapping[str, str] = option(
+        Pairs(name=LABEL, reserved=labels.PREFIX),
+        default=freeze({}),
+        description="Labels of your own.",
+        example={"team": "research"},
+        at=at.Labels(),
+        inherited=True,
+        merge="map",
+    )
+    annotations: Mapping[str, str] = option(
+        Pairs(name=LABEL),
+        default=freeze({}),
+        description="Annotations for the OCI runtime.",
+        example={"com.example.note": "reviewed"},
+        at=at.Host("Annotations", write=dict, read=convert.mapping),
+        since="1.43",
+        merge="map",
+    )
+    platform: str | None = option(
+        Text(pattern=r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+){0,2}", hint="os/arch[/variant]", form=forms.platform),
+        default=None,
+        description="The platform of the image: os/arch[/variant], or one of the two.",
+        example="linux/amd64",
+        at=at.Recorded(),
+    )
+    pull_policy: str = option(
+        Choice(values=("missing", "always", "never", "if_not_present")),
+        default="missing",
+        description="When the image is pulled.",
+        example="missing",
+        effect=Effect.NONE,
+    )
+    runtime: str | None = option(
+        Text(pattern=r"[A-Za-z0-9._-]+", hint="the name of a runtime"),
+        default=None,
+        description="The OCI runtime, for example runsc for gVisor; the engine's own when left out.",
+        example="runsc",
+        at=at.Host("Runtime", read=convert.text_or_none),
+    )
+    logging: Logging = option(
+        LoggingType,
+        default=Logging(),
+        description="Where the engine writes the output, and how much of it is kept.",
+        example={"driver": "local", "options": {"max-size": "10m", "max-file": "3"}},
+        at=at.Host("LogConfig", write=convert.to_logging, read=convert.from_logging),
+    )
+    group_add: tuple[str, ...] = option(
+        ListOf(
+            item=Text(numbers=True, pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]*", hint="a group", form=forms.account),
+            unique=True,
+            ordered=False,
+        ),
+        default=(),
+        description="More groups of the user.",
+        example=["2000"],
+        at=at.Host("GroupAdd", write=list, read=convert.names),
+        merge="append",
+    )
+
+
+# -- Options of resources: how much of the machine a sandbox may use
+
+MIB = 1024**2
+
+
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)  # a part of SandboxSpec only
+class ResourceOptions:
+    """Rows of resources."""
+
+    mem_limit: int = option(
+        Size(),
+        default=512 * MIB,
+        description="Memory, a hard limit: beyond it the sandbox is killed and reported as OOM. 0 is unlimited.",
+        example="512m",
+        at=at.Host("Memory", read=convert.number),
+        effect=Effect.LIVE,
+        together=("memswap_limit",),
+        can_clear=False,
+        always=True,
+    )
+    memswap_limit: int | None = option(
+        Size(unlimited=True),
+        default=None,
+        description="Memory and swap together; equal to mem_limit when left out, that is no swap. -1 or unlimited is"
+        " unlimited.",
+        example="512m",
+        at=at.Host("MemorySwap", read=convert.number),
+        effect=Effect.LIVE,
+        together=("mem_limit",),
+        can_clear=False,
+        always=True,
+    )
+    mem_reservation: int = option(
+        Size(),
+        default=0,
+        description="Memory the engine tries to leave to the sandbox when the host runs short.",
+        example="256m",
+        at=at.Host("MemoryReservation", read=convert.number),
+        effect=Effect.LIVE,
+        can_clear=False,
+    )
+    cpus: float = option(
+        Cpus(),
+        default=1.0,
+        description="CPU time, as a number of CPUs. 0 is unlimited.",
+        example=1.5,
+        at=at.Host("NanoCpus", write=convert.cpus_to_nano, read=convert.nano_to_cpus),
+        effect=Effect.LIVE,
+        can_clear=False,
+        always=True,
+    )
+    cpu_shares: int = option(
+        Integer(most=262144),
+        default=0,
+        description="Relative weight when CPUs are short; 0 is the engine's default of 1024.",
+        example=512,
+        at=at.Host("CpuShares", read=convert.number),
+        effect=Effect.LIVE,
+        can_clear=False,
+    )
+    cpuset: str | None = option(
+        Text(
+            pattern=r"[0-9]{1,6}(-[0-9]{1,6})?(,[0-9]{1,6}(-[0-9]{1,6})?)*",
+            hint="CPUs, such as 0-1 or 0,2",
+            numbers=True,
+            form=forms.cpus,
+        ),
+        default=None,
+        description="The CPUs it may run on.",
+        example="0-1",
+        at=at.Host("CpusetCpus", read=convert.form(forms.cpus)),
+        effect=Effect.LIVE,
+        can_clear=False,
+    )
+    pids_limit: int = option(
+        Integer(least=-1),
+        default=256,
+        description="Processes and threads, in all. 0 or -1 is unlimited.",
+        example=256,
+        at=at.Host("PidsLimit", read=convert.pids),
+        effect=Effect.LIVE,
+        always=True,
+    )
+    ulimits: Mapping[str, Ulimit] = option(
+        Ulimits,
+        default=freeze({"core": Ulimit(soft=0, hard=0), "nofile": Ulimit(soft=4096, hard=4096)}),
+        description="Limits of each process: open files, core dumps and so on.",
+        example={"nofile": 1024, "core": {"soft": 0, "hard": 0}},
+        at=at.Host("Ulimits", write=convert.to_ulimits, read=convert.from_ulimits),
+        merge="map",
+    )
+    shm_size: int = option(
+        Size(),
+        default=64 * MIB,
+        description="The size of /dev/shm.",
+        example="64m",
+        at=at.Host("ShmSize", read=convert.number),
+    )
+    storage_opt: Mapping[str, str] = option(
+        Pairs(),
+        default=freeze({}),
+        description="Options of the storage driver: size bounds the writable layer where the engine has quotas.",
+        example={"size": "1g"},
+        at=at.Host("StorageOpt", write=dict, read=convert.mapping),
+        merge="map",
+    )
+    oom_score_adj: int = option(
+        Integer(least=0, most=1000),
+        default=0,
+        description="How soon the kernel picks the sandbox when the host runs out of memory; never below 0.",
+        example=500,
+        at=at.Host("OomScoreAdj", read=convert.number),
+    )
+    devices: tuple[Device, ...] = option(
+        ListOf(item=DeviceType, unique=True, ordered=False, key=device_target),
+        default=(),
+        description="Host devices in the sandbox.",
+        example=["/dev/fuse:/dev/fuse:rw"],
+        at=at.Host("Devices", write=convert.to_devices, read=convert.from_devices),
+        merge="append",
+        always=True,
+    )
+    gpus: int | None = option(
+        Gpus(),
+        default=None,
+        description="GPUs: all, or how many.",
+        example="all",
+        at=at.Host("DeviceRequests", write=convert.to_gpus, read=convert.from_gpus),
+        always=True,
+    )
+
+
+# -- Options of privilege: what the kernel lets the sandbox do. Some are fixed: no profile can change them
+
+
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)  # a part of SandboxSpec only
+class SecurityOptions:
+    """Rows of privilege."""
+
+    read_only: bool = option(
+        Flag(),
+        default=True,
+        description="Mount the root filesystem read-only.",
+        example=True,
+        at=at.Host("ReadonlyRootfs", read=convert.flag),
+        always=True,
+    )
+    cap_drop: tuple[str, ...] = option(
+        Capabilities(),
+        default=("ALL",),
+        description="Capabilities taken away. All of them, unless you say which.",
+        example=["ALL"],
+        at=at.Host("CapDrop", write=list, read=convert.capabilities),
+        always=True,
+        merge="append",
+    )
+    cap_add: tuple[str, ...] = option(
+        Capabilities(),
+        default=(),
+        description="Capabilities given.",
+        example=["NET_BIND_SERVICE"],
+        at=at.Host("CapAdd", write=list, read=convert.capabilities),
+        always=True,
+        merge="append",
+    )
+    security_opt: Mapping[str, str] = option(
+        SecurityOpts(),
+        default=CLOSED,
+        description="Security options of the engine; no-new-privileges and seccomp=sandboxrun stay on unless you name "
+        "another value. seccomp is sandboxrun, debug (opens ptrace), engine (the engine's own), unconfined or a file.",
+        example=["no-new-privileges:true", "seccomp=debug"],
+        at=at.Host("SecurityOpt", write=convert.to_security, read=convert.from_security),
+        always=True,
+        merge="map",
+    )
+    userns_mode: str | None = option(
+        Choice(values=("host",)),
+        default=None,
+        description="host turns the engine's user namespaces off for this sandbox.",
+        example="host",
+        at=at.Host("UsernsMode", read=convert.text_or_none),
+        always=True,
+    )
+    ipc: str = option(
+        Choice(values=("private", "none", "shareable")),
+        default="private",
+        description="The IPC namespace; none has no /dev/shm.",
+        example="private",
+        at=at.Host("IpcMode", read=convert.text),
+        always=True,
+    )
+    sysctls: Mapping[str, str] = option(
+        Pairs(name=Text(pattern=r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", hint="the name of a sysctl", form=forms.sysctl)),
+        default=freeze({}),
+        description="Kernel parameters of the sandbox's own namespaces.",
+        example={"net.ipv4.ip_unprivileged_port_start": "0"},
+        at=at.Host("Sysctls", write=dict, read=convert.mapping),
+        always=True,
+        merge="map",
+    )
+    privileged: bool = option(
+        Flag(),
+        default=False,
+        description="Never.",
+        at=at.Host("Privileged", read=convert.flag),
+        always=True,
+        settable=False,
+    )
+    pid: str = option(
+        Choice(values=("",)),
+        default="",
+        description="The PID namespace is always the sandbox's own.",
+        at=at.Host("PidMode", read=convert.text),
+        always=True,
+        settable=False,
+    )
+    uts: str = option(
+        Choice(values=("",)),
+        default="",
+        description="The UTS namespace is always the sandbox's own.",
+        at=at.Host("UTSMode", read=convert.text),
+        always=True,
+        settable=False,
+    )
+    cgroup: str = option(
+        Choice(values=("private",)),
+        default="private",
+        description="The cgroup namespace is always the sandbox's own.",
+        at=at.Host("CgroupnsMode", read=convert.text),
+        always=True,
+        settable=False,
+    )
+    system_paths: str = option(
+        Choice(values=("masked", "open")),
+        default="masked",
+        description="What the engine masks below /proc and /sys stays masked.",
+        at=at.SystemPaths(),
+        always=True,
+        settable=False,
+    )
+    ports: tuple[str, ...] = option(
+        ListOf(item=Text()),
+        default=(),
+        description="No port is published.",
+        at=at.Host("PortBindings", write=lambda _: {}, read=convert.names),
+        always=True,
+        settable=False,
+    )
+    publish_all_ports: bool = option(
+        Flag(),
+        default=False,
+        description="Nor are those that the image names.",
+        at=at.Host("PublishAllPorts", read=convert.flag),
+        always=True,
+        settable=False,
+    )
+    volumes_from: tuple[str, ...] = option(
+        ListOf(item=Text()),
+        default=(),
+        description="No other container's mounts.",
+        at=at.Host("VolumesFrom", write=list, read=convert.words),
+        always=True,
+        settable=False,
+    )
+    device_cgroup_rules: tuple[str, ...] = option(
+        ListOf(item=Text()),
+        default=(),
+        description="No devices but those of `devices`.",
+        at=at.Host("DeviceCgroupRules", write=list, read=convert.words),
+        always=True,
+        settable=False,
+    )
+    oom_kill_disable: bool = option(
+        Flag(),
+        default=False,
+        description="A sandbox beyond its memory limit is ended.",
+        at=at.Host("OomKillDisable", read=convert.flag),
+        always=True,
+        settable=False,
+    )
+    auto_remove: bool = option(
+        Flag(),
+        default=False,
+        description="Never: it loses the evidence.",
+        at=at.Host("AutoRemove", read=convert.flag),
+        always=True,
+        settable=False,
+    )
+
+
+# -- Options of place: files, networks, and the sandbox's life as a task
+
+SECRETS_AT, CONFIGS_AT = "/run/secrets", "/run/configs"
+
+
+def _target(mount: Mount) -> str:
+    return mount.target
+
+
+def _file_name(ref: FileRef) -> str:
+    return ref.file_name
+
+
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)  # a part of SandboxSpec only
+class PlaceOptions:
+    """Rows of files, networks and the task."""
+
+    tmpfs: Mapping[str, str] = option(
+        Tmpfs(),
+        default=freeze({"/tmp": read_options("mode=1777")}),
+        description="Memory filesystems; noexec, nosuid, nodev and size=64m unless said otherwise.",
+        example=["/tmp:size=64m"],
+        at=at.Host("Tmpfs", write=dict, read=convert.mapping),
+        always=True,
+        merge="map",
+    )
+    volumes: tuple[Mount, ...] = option(
+        ListOf(item=MountType, unique=True, key=_target),
+        default=(),
+        description="Host paths and volumes in the sandbox.",
+        example=["./data:/data:ro"],
+        at=at.Volumes(),
+        always=True,
+        merge="target",
+    )
+    workspace: Workspace | None = option(
+        WorkspaceType,
+        default=None,
+        description="The files the agent works on.",
+        example={"source": ".", "target": "/workspace", "access": "copy"},
+        at=at.WorkspaceMount(),
+        always=True,
+        merge="map",
+    )
+    secrets: tuple[FileRef, ...] = option(
+        ListOf(item=FileRefType, unique=True, ordered=False, key=_file_name),
+        default=(),
+        description="Secrets, as files under /run/secrets that only the sandbox's user can read.",
+        example=["api_key"],
+        at=at.Files(SECRETS, labels.SECRETS, SECRETS_AT),
+        always=True,
+        merge="append",
+    )
+    configs: tuple[FileRef, ...] = option(
+        ListOf(item=FileRefType, unique=True, ordered=False, key=_file_name),
+        default=(),
+        description="Configuration files, under /run/configs.",
+        example=["settings"],
+        at=at.Files(CONFIGS, labels.CONFIGS, CONFIGS_AT),
+        merge="append",
+    )
+    network_mode: str = option(
+        Choice(values=("bridge", "none")),
+        default="bridge",
+        description="bridge: a network of its own, never the engine's shared one; none: no network at all.",
+        example="none",
+        at=at.NetworkMode(),
+        always=True,
+    )
+    networks: Mapping[str, Attachment] = option(
+        Named(item=AttachmentType, empty=Attachment()),
+        default=freeze({}),
+        description="Networks of the project that it joins, without a gateway: what they reach, it reaches.",
+        example=["default"],
+        at=at.Networks(),
+        effect=Effect.RECONNECT,
+        always=True,
+        merge="map",
+    )
+    dns: tuple[str, ...] = option(
+        ListOf(item=Address, single=True, unique=True),
+        default=(),
+        description="Name servers, of a sandbox that names networks: with a gateway it asks none.",
+        example=["127.0.0.1"],
+        at=Resolvers(),
+        merge="append",
+    )
+    egress: Egress | None = option(
+        EgressOption(),
+        default=None,
+        description="What it reaches, through a gateway of its own. Left out: nothing with network_mode none, what its "
+        "networks reach where it names networks, else every public host (open).",
+        example={"allow": ["api.example.com:443", "*.models.example.org:443"]},
+        at=Wiring(),
+        effect=Effect.RELOAD,
+        always=True,
+    )
+    dns_search: tuple[str, ...] = option(
+        ListOf(item=Text(hint="a domain", form=forms.domain), single=True, unique=True),
+        default=(),
+        description="Search domains.",
+        example=["example.com"],
+        at=at.Host("DnsSearch", write=list, read=convert.words_in(forms.domain)),
+        merge="append",
+    )
+    dns_opt: tuple[str, ...] = option(
+        ListOf(item=Text(hint="an option of resolv.conf"), unique=True, ordered=False, key=forms.resolver_option),
+        default=(),
+        description="Options of the resolver.",
+        example=["timeout:2"],
+        at=at.Host("DnsOptions", write=list, read=convert.resolver_options),
+        merge="append",
+    )
+    extra_hosts: Mapping[str, tuple[str, ...]] = option(
+        Hosts(),
+        default=freeze({}),
+        description="Lines for /etc/hosts: names with an address, or several. IPv6 may be in brackets; host-gateway is "
+        "an address of the host.",
+        example={"api.example.com": "192.0.2.10"},
+        at=at.Host("ExtraHosts", write=convert.to_hosts, read=convert.from_hosts),
+        merge="map",
+    )
+    depends_on: Mapping[str, Dependency] = option(
+        Named(item=DependencyType, empty=Dependency()),
+        default=freeze({}),
+        description="Sandboxes that come first, and what must hold of them.",
+        example={"build": {"condition": "service_completed_successfully"}},
+        effect=Effect.NONE,
+        merge="map",
+    )
+    lifetime: Lifetime = option(
+        LifetimeType,
+        default=Lifetime(),
+        description="How long it may live.",
+        example={"timeout": "30m", "ttl": "2h"},
+        effect=Effect.NONE,
+        merge="map",
+    )
+    evidence: EvidencePolicy = option(
+        EvidenceType,
+        default=EvidencePolicy(),
+        description="What is kept of a run, beside what is always kept.",
+        example={"artifacts": ["/workspace/report"]},
+        effect=Effect.NONE,
+        merge="map",
+    )

@@ -1,0 +1,207 @@
+"""How a run ended, from what the engine says of it and what we did to it.
+
+Owns the decision. Pure: must not ask the engine anything (`history.py` does). What a caller did counts only where it
+reached the main process, and what nobody can know is `unknown`: such a run does not count as done.
+"""
+
+from __future__ import annotations
+
+import enum
+import signal as signals
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Self
+
+import attrs
+
+from sandboxrun.spec.state import parse_time
+
+
+class How(enum.StrEnum):
+    """The ways a run can end. It is the main process's end: what else was killed in it is `Ending.oom_killed`."""
+
+    EXITED = "exited"  # by itself, with 0
+    FAILED = "failed"  # by itself, with another code or by a signal of its own
+    OOM = "oom"  # the kernel killed it for exceeding the memory limit
+    TIMEOUT = "timeout"  # we stopped it: its time was over
+    KILLED = "killed"  # we or somebody else stopped it
+    ENGINE_LOST = "engine_lost"  # the engine went away while it ran
+    UNKNOWN = "unknown"  # it ended, and nothing shows whether by itself
+    NOT_STARTED = "not_started"  # the engine could not start it, or nobody did
+
+
+class StoppedBy(enum.StrEnum):
+    """Who stopped it, as far as the caller knows."""
+
+    ITSELF = "itself"
+    TIMEOUT = "timeout"
+    KILLED = "killed"
+    ENGINE = "engine"  # the connection to the engine broke while it ran
+    RUN_ENDED = "run_ended"  # it ran for others, which have ended
+
+
+RUN_ENDED = "the run ended"  # the detail of what a run stopped because nothing needed it any more
+
+
+@attrs.frozen(kw_only=True)
+class Ending:
+    """How it ended. `exit_code` is None where there is none; `signal` is the number in a code above 128."""
+
+    how: How
+    exit_code: int | None = None
+    signal: int | None = None
+    oom_killed: bool = False
+    detail: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class History:
+    """What an engine remembers of a container's last start: whether that `started` and its end (`died`) are among its
+    events, the `signals` it sent in between, and whether it noticed `oom`.
+
+    `began`: when the engine itself started; `outlives`: its containers run on without it. `known` is false where the
+    engine tells neither: then it may have been restarted meanwhile. `silent`: its stops leave no signal in the events.
+    """
+
+    started: bool = False
+    died: bool = False
+    signals: frozenset[int] = frozenset()
+    oom: bool = False
+    began: datetime | None = None
+    outlives: bool = False
+    known: bool = True
+    silent: bool = False
+
+    @classmethod
+    def of(cls, events: Iterable[Mapping[str, Any]], **engine: Any) -> Self:
+        """From the engine's events of one container, oldest first."""
+        found = cls(**engine)
+        for event in events:
+            match event.get("Action"):
+                case "start":
+                    found = cls(started=True, **engine)
+                case "die" | "died":
+                    found = attrs.evolve(found, died=True)
+                case "oom":
+                    found = attrs.evolve(found, oom=True)
+                case "kill" if not found.died and (number := _signal_of(event)) is not None:
+                    found = attrs.evolve(found, signals=found.signals | {number})
+                case "stop" if found.silent:
+                    found = attrs.evolve(found, signals=found.signals | {signals.SIGTERM})
+        return found
+
+
+def _signal_of(event: Mapping[str, Any]) -> int | None:
+    actor = event.get("Actor")
+    attributes = actor.get("Attributes") if isinstance(actor, Mapping) else None
+    text = str(attributes.get("signal") or "") if isinstance(attributes, Mapping) else ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 2 else None
+
+
+NEVER = "0001-01-01T00:00:00Z"  # the engine's zero time
+_LOST = 255  # what an engine gives, at its start, to a container that it had left running and finds ended
+_HIGHEST_SIGNAL = 64
+_ENDING = frozenset({signals.SIGINT, signals.SIGQUIT, signals.SIGKILL, signals.SIGTERM})  # sent to end a program
+_MEMORY = "a process in it was killed for memory"
+_RESTARTED = "the engine was restarted while it ran"
+
+
+def decide(
+    state: Mapping[str, Any] | None,
+    *,
+    stopped_by: StoppedBy = StoppedBy.ITSELF,
+    watched: bool = False,
+    history: History | None = None,
+) -> Ending:
+    """How a run ended.
+
+    `state` is `State` of the engine's inspect answer, None when the container is gone. `stopped_by` is what the caller
+    tried: it counts unless the engine saw the end and had sent no signal. `watched`: somebody was connected to the
+    engine at the moment of the exit (a `wait` that answered).
+    """
+    if state is None:
+        return Ending(how=How.ENGINE_LOST, detail="the container is not on the engine any more")
+    history = history or History()
+    oom = bool(state.get("OOMKilled")) or history.oom
+    error = str(state.get("Error") or "") or None
+    if _never_started(state):
+        return Ending(how=How.NOT_STARTED, exit_code=_code(state) or None, detail=error)
+    if state.get("Running") or state.get("Status") in ("running", "paused", "restarting"):
+        return Ending(
+            how=_OURS.get(stopped_by, How.KILLED), oom_killed=oom, detail="was still running when evidence was taken"
+        )
+    code = _code(state)
+    lost = _engine_lost(state, code, stopped_by, watched, history)
+    how, detail = lost or _how(code, oom, stopped_by, watched and stopped_by is not StoppedBy.ENGINE, history)
+    return Ending(how=how, exit_code=code, signal=_signal_in(code), oom_killed=oom, detail=error or detail)
+
+
+_OURS = {
+    StoppedBy.TIMEOUT: How.TIMEOUT,
+    StoppedBy.KILLED: How.KILLED,
+    StoppedBy.RUN_ENDED: How.KILLED,
+    StoppedBy.ENGINE: How.ENGINE_LOST,
+}
+
+
+def _engine_lost(
+    state: Mapping[str, Any], code: int | None, stopped_by: StoppedBy, watched: bool, history: History
+) -> tuple[How, str | None] | None:
+    """The end where the engine was away meanwhile, or may have been. An engine ends what it finds running when it
+    starts, as an orderly stop of it does, and any code may come of that."""
+    if history.started and history.died:
+        return None  # one engine, which forgets everything when it stops, saw both
+    began, started, finished = history.began, _time(state, "StartedAt"), _time(state, "FinishedAt")
+    same = began is not None and started is not None and started >= began
+    if not same and not history.outlives and began is not None:
+        if history.died or code == _LOST or stopped_by is StoppedBy.ENGINE or (finished and finished >= began):
+            return How.ENGINE_LOST, _RESTARTED
+        return How.UNKNOWN, "it ended before the engine was restarted, by itself or by the engine's shutdown"
+    if stopped_by is StoppedBy.ENGINE and not same and not history.outlives:
+        return How.ENGINE_LOST, None
+    if code == _LOST and not (watched or history.died or same):
+        return How.ENGINE_LOST, "exit code 255 and nobody saw the exit: the engine was lost while it ran"
+    if not (history.known or watched or history.died):
+        return How.UNKNOWN, "the engine does not say whether it was restarted meanwhile"
+    return None
+
+
+def _how(code: int | None, oom: bool, stopped_by: StoppedBy, watched: bool, history: History) -> tuple[How, str | None]:
+    """The end under an engine that was there all the time."""
+    memory, signal = _MEMORY if oom else None, _signal_in(code)
+    ours = _OURS.get(stopped_by) if stopped_by is not StoppedBy.ENGINE else None
+    if ours is not None and (history.signals or history.silent or not history.died):
+        ended = RUN_ENDED if stopped_by is StoppedBy.RUN_ENDED else None
+        return ours, "a process in it had been killed for memory" if oom else ended
+    if oom and code == 137 and signals.SIGKILL not in history.signals:
+        return How.OOM, None
+    if history.signals & (_ENDING | {signal}):
+        return How.KILLED, "stopped by somebody else"
+    if signal is not None and signal in _ENDING and not (watched or history.died):
+        return How.UNKNOWN, f"nobody saw the exit, and {_named(signal)} from outside gives the same exit code"
+    return (How.EXITED if code == 0 else How.FAILED), memory
+
+
+def _named(number: int) -> str:
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _signal_in(code: int | None) -> int | None:
+    return code - 128 if code is not None and 128 < code <= 128 + _HIGHEST_SIGNAL else None
+
+
+def _never_started(state: Mapping[str, Any]) -> bool:
+    return state.get("Status") == "created" or state.get("StartedAt") in (NEVER, "", None)
+
+
+def _time(state: Mapping[str, Any], key: str) -> datetime | None:
+    value = state.get(key)
+    return parse_time(value) if isinstance(value, str) else None
+
+
+def _code(state: Mapping[str, Any]) -> int | None:
+    code = state.get("ExitCode")
+    return code if isinstance(code, int) else None

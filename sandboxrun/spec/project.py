@@ -1,0 +1,234 @@
+"""What a profile declares, whole: sandboxes, networks, volumes, secrets and configs.
+
+Owns the types that the profile room produces and that the planner, the reports and the Python API read. Pure data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from sandboxrun.errors import Diagnostic, Problems
+from sandboxrun.source import MapNode, SourceFile, Span
+from sandboxrun.spec import forms, labels
+from sandboxrun.spec.items import name_of
+from sandboxrun.spec.names import Names
+from sandboxrun.spec.option import Record, option, to_plain
+from sandboxrun.spec.records import Dependency
+from sandboxrun.spec.spec import SandboxSpec, digest_of
+from sandboxrun.spec.types import Flag, Pairs, Text, freeze, span_of
+
+# -- What stands beside sandboxes in a profile: networks, volumes, secrets and configs
+
+# Sandboxes on one network must not reach each other.
+ISOLATED = freeze({"com.docker.network.bridge.enable_icc": "false"})
+
+
+@attrs.frozen(kw_only=True)
+class NetworkSpec:
+    """A network of the project, or one that exists already (`external`)."""
+
+    internal: bool = option(Flag(), default=False, description="No route to the outside.", example=True)
+    driver_opts: Mapping[str, str] = option(
+        Pairs(),
+        default=ISOLATED,
+        description="Options of the bridge driver; sandboxes can't reach each other unless enable_icc says so.",
+        example={"com.docker.network.bridge.enable_icc": "false"},
+        merge="map",
+    )
+    subnet: str | None = option(
+        Text(pattern=r"[0-9A-Fa-f.:]+/[0-9]{1,3}", hint="a subnet, such as 10.77.0.0/29", form=forms.subnet),
+        default=None,
+        description="The subnet; the engine chooses one when left out.",
+        example="10.77.0.0/29",
+    )
+    enable_ipv6: bool = option(Flag(), default=False, description="Give it IPv6 as well.", example=False)
+    external: bool = option(
+        Flag(), default=False, description="It exists already: never created, changed or removed.", example=True
+    )
+    name: str | None = option(
+        Text(pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]*", hint="a network's name"),
+        default=None,
+        description="Its name on the engine; `<project>_<key>` when left out.",
+        example="shared",
+    )
+    labels: Mapping[str, str] = option(
+        Pairs(reserved=labels.PREFIX), default=freeze({}), description="Labels of your own.", example={"team": "a"}
+    )
+
+
+@attrs.frozen(kw_only=True)
+class VolumeSpec:
+    """A volume of the project, or one that exists already (`external`)."""
+
+    driver_opts: Mapping[str, str] = option(
+        Pairs(),
+        default=freeze({}),
+        description="Options of the local driver.",
+        example={"type": "tmpfs", "device": "tmpfs", "o": "size=64m"},
+    )
+    external: bool = option(
+        Flag(), default=False, description="It exists already: never created, changed or removed.", example=True
+    )
+    name: str | None = option(
+        Text(pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]*", hint="a volume's name"),
+        default=None,
+        description="Its name on the engine; `<project>_<key>` when left out.",
+        example="cache",
+    )
+    labels: Mapping[str, str] = option(
+        Pairs(reserved=labels.PREFIX), default=freeze({}), description="Labels of your own.", example={"team": "a"}
+    )
+
+
+@attrs.frozen(kw_only=True)
+class FileSpec:
+    """Where a secret or config comes from; exactly one of the sources."""
+
+    file: str | None = option(
+        Text(hint="a path"), default=None, description="A file, relative to the profile.", example="./api_key"
+    )
+    environment: str | None = option(
+        Text(pattern=r"[A-Za-z_][A-Za-z0-9_]*", hint="a variable's name"),
+        default=None,
+        description="A variable of the environment that sandboxrun runs in.",
+        example="AGENT_API_KEY",
+    )
+    content: str | None = option(
+        Text(empty=True), default=None, description="The content itself; for configs only.", example="debug: false"
+    )
+
+
+def _check_secret(spec: FileSpec, node: MapNode, problems: Problems) -> None:
+    _check_config(spec, node, problems)
+    if spec.content is not None:
+        problems.add(
+            "a secret's content does not belong in a profile", span_of(node, "content"), "use environment: or file:"
+        )
+
+
+def _check_config(spec: FileSpec, node: MapNode, problems: Problems) -> None:
+    given = [name for name in ("file", "environment", "content") if getattr(spec, name) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        problems.add(f"exactly one source is needed, found {found}", node.span, "give file: or environment:")
+
+
+NetworkType = Record(cls=NetworkSpec, title="a network", refused=freeze({"driver": "it is always bridge"}))
+VolumeType = Record(cls=VolumeSpec, title="a volume", refused=freeze({"driver": "it is always local"}))
+SecretType = Record(cls=FileSpec, title="a secret", check=_check_secret)
+ConfigType = Record(cls=FileSpec, title="a config", check=_check_config)
+
+
+def network_payload(key: str, spec: NetworkSpec, names: Names) -> dict[str, Any]:
+    """The body of POST /networks/create."""
+    ipam = {"Driver": "default", "Config": [{"Subnet": spec.subnet}] if spec.subnet else []}
+    return {
+        "Name": names.network(key),
+        "CheckDuplicate": True,
+        "Driver": "bridge",
+        "Internal": spec.internal,
+        "EnableIPv6": spec.enable_ipv6,
+        "IPAM": ipam,
+        "Options": dict(spec.driver_opts),
+        "Labels": _own(key, labels.NETWORK, spec, names),
+    }
+
+
+def volume_payload(key: str, spec: VolumeSpec, names: Names) -> dict[str, Any]:
+    """The body of POST /volumes/create."""
+    return {
+        "Name": names.volume(key),
+        "Driver": "local",
+        "DriverOpts": dict(spec.driver_opts),
+        "Labels": _own(key, labels.VOLUME, spec, names),
+    }
+
+
+def config_digest(spec: NetworkSpec | VolumeSpec) -> str:
+    """What the label of a network or volume holds, to tell whether its options changed."""
+    return digest_of(to_plain(spec, defaults=True))
+
+
+def _own(key: str, label: str, spec: NetworkSpec | VolumeSpec, names: Names) -> dict[str, str]:
+    own = {labels.PROJECT: names.project, label: key, labels.CONFIG: config_digest(spec)}
+    return {**spec.labels, **own}
+
+
+def decode_network(inspect: Mapping[str, Any]) -> NetworkSpec:
+    """What a network really is, less its name; `subnet` is always shown."""
+    configs = (inspect.get("IPAM") or {}).get("Config") or ()
+    return NetworkSpec(
+        internal=bool(inspect.get("Internal")),
+        driver_opts=freeze(inspect.get("Options") or {}),
+        subnet=next((config.get("Subnet") for config in configs), None),
+        enable_ipv6=bool(inspect.get("EnableIPv6")),
+        labels=freeze(labels.of_user(inspect.get("Labels"))),
+    )
+
+
+# -- What a profile declares, whole: the planner's desired state
+
+
+@attrs.frozen(kw_only=True)
+class Provenance:
+    """Where a value came from: its place, or in words (`default`, `implied by workspace.target`)."""
+
+    span: Span | None = None
+    via: str = ""  # "base hardened", "default", "implied by …", "--var"; "" for the profile itself
+    items: Mapping[str, Span] = attrs.field(factory=lambda: freeze({}), repr=False)  # by `name_of`
+
+
+@attrs.frozen(kw_only=True)
+class DeclaredSandbox:
+    """One sandbox: one instance of a `for_each`. `spec` is settled; bind sources in it are absolute paths."""
+
+    address: str
+    sandbox: str
+    each: str | None
+    name: str
+    spec: SandboxSpec
+    workspace: Path | None = None  # the absolute directory behind a workspace of access `copy`
+    depends_on: Mapping[str, Dependency] = attrs.field(factory=lambda: freeze({}))  # by address
+    provenance: Mapping[str, Provenance] = attrs.field(factory=lambda: freeze({}), eq=False, repr=False)
+    span: Span | None = attrs.field(default=None, eq=False, repr=False)
+
+    def place(self, key: str, item: object = None) -> Span | None:
+        """Where an option was written, or the `item` of it: a mount's target, a variable's name, a value."""
+        found = self.provenance.get(key)
+        if found is None or found.span is None:
+            return self.span
+        return found.span if item is None else found.items.get(name_of(item), found.span)
+
+
+@attrs.frozen(kw_only=True)
+class Profile:
+    """A project as declared, with every template rendered and every `extends` resolved.
+
+    `inputs` are the variables' values with the sensitive ones masked; `sensitive` holds those values, so that
+    all output can mask them; `directory` is where relative paths start and the project ends; `digest` is
+    `sha256:…` of the effective profile, `inputs_digest` of the inputs.
+    """
+
+    project: str
+    directory: Path
+    sandboxes: tuple[DeclaredSandbox, ...]
+    names: Names
+    networks: Mapping[str, NetworkSpec] = attrs.field(factory=lambda: freeze({}))
+    volumes: Mapping[str, VolumeSpec] = attrs.field(factory=lambda: freeze({}))
+    secrets: Mapping[str, FileSpec] = attrs.field(factory=lambda: freeze({}))
+    configs: Mapping[str, FileSpec] = attrs.field(factory=lambda: freeze({}))
+    inputs: Mapping[str, Any] = attrs.field(factory=lambda: freeze({}))
+    sensitive: frozenset[str] = attrs.field(default=frozenset(), repr=False)
+    digest: str = ""
+    inputs_digest: str = ""
+    files: tuple[SourceFile, ...] = attrs.field(default=(), eq=False, repr=False)
+    warnings: tuple[Diagnostic, ...] = attrs.field(default=(), eq=False, repr=False)
+    rests_on: frozenset[Path] = attrs.field(default=frozenset(), eq=False, repr=False)  # those, and others, absolute
+
+    def sandbox(self, address: str) -> DeclaredSandbox | None:
+        """The sandbox of that address."""
+        return next((s for s in self.sandboxes if s.address == address), None)

@@ -1,0 +1,62 @@
+"""The seccomp profiles as the engine takes them: one line of JSON made from the table, the same for every machine.
+
+Owns the JSON's form: that of the engine (20.10 and later), which picks the rows for its machine and hands them to the
+runtime. `archMap` names each architecture without others beside it, so that the native entry alone is open; without
+any, runc 1.1 would answer EPERM, not ENOSYS, to calls newer than it knows. The runtime skips names that its machine or
+its library lacks. `errnoRet` stands at single rules, which 20.10 reads; it does not read `defaultErrnoRet`. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+from sandboxrun.spec.seccomp import ARCHITECTURES
+from sandboxrun.spec.seccomp.allowed import ALLOWED
+from sandboxrun.spec.seccomp.refused import EPERM, REFUSED
+from sandboxrun.spec.seccomp.rules import Allowed, Argument
+
+ALLOW, ERRNO = "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"
+VARIANTS: Mapping[str, frozenset[str]] = MappingProxyType({"sandboxrun": frozenset(), "debug": frozenset({"debug"})})
+
+
+@cache
+def profile_text(name: str) -> str:
+    """The profile of that name ("sandboxrun", "debug") as one line. KeyError for another."""
+    return json.dumps(profile(name), separators=(",", ":"))
+
+
+def profile(name: str) -> dict[str, Any]:
+    """The same as data."""
+    variants = VARIANTS[name]
+    rows = [row for row in ALLOWED if row.variant is None or row.variant in variants]
+    always = sorted(call for row in rows if not row.when and row.capability is None for call in row.names)
+    rules: list[dict[str, Any]] = [{"names": always, "action": ALLOW}]
+    for row in rows:
+        rules.extend(_conditional(row))
+    other = [row for row in REFUSED if row.errno != EPERM]
+    rules.extend({"names": list(row.names), "action": ERRNO, "errnoRet": row.errno} for row in other)
+    machines = [{"architecture": f"SCMP_ARCH_{name.upper()}", "subArchitectures": []} for name in ARCHITECTURES]
+    return {"defaultAction": ERRNO, "archMap": machines, "syscalls": rules}
+
+
+def _conditional(row: Allowed) -> Iterator[dict[str, Any]]:
+    """A rule for each alternative; none for a row that is always allowed, which stands with the others."""
+    if not row.when and row.capability is None:
+        return
+    for when in row.when or ((),):
+        rule: dict[str, Any] = {"names": list(row.names), "action": ALLOW}
+        if when:
+            rule["args"] = [_argument(item) for item in when]
+        if row.capability is not None:
+            rule["includes"] = {"caps": [f"CAP_{row.capability}"]}
+        yield rule
+
+
+def _argument(item: Argument) -> dict[str, Any]:
+    if item.mask is None:
+        return {"index": item.index, "value": item.value, "op": "SCMP_CMP_EQ"}
+    return {"index": item.index, "value": item.mask, "valueTwo": item.value, "op": "SCMP_CMP_MASKED_EQ"}

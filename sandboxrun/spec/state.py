@@ -1,0 +1,394 @@
+"""What the engine shows: sandboxes, networks, volumes and images of one project, at one moment.
+
+Owns the snapshot's types and the decoding of inspect answers into them. Pure: reading the engine is the
+workflow's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+
+from sandboxrun.errors import Diagnostic, SandboxrunError
+from sandboxrun.spec import labels
+from sandboxrun.spec.codec import ImageConfig, decode, from_label, without_inherited
+from sandboxrun.spec.names import Names
+from sandboxrun.spec.project import NetworkSpec, decode_network
+from sandboxrun.spec.spec import BY_KEY, SandboxSpec
+from sandboxrun.spec.types import freeze
+
+
+@attrs.frozen(kw_only=True)
+class Created:
+    """Made, never started: the apply that made it did not live to start it."""
+
+
+@attrs.frozen(kw_only=True)
+class Running:
+    """Running (or paused, or being restarted) since `started`."""
+
+    started: datetime
+    paused: bool = False
+    health: str | None = None  # starting, healthy, unhealthy; None without a health check
+
+
+@attrs.frozen(kw_only=True)
+class Ended:
+    """Ran and ended. `how` is what the engine says of its end (the words of the evidence's `ending.how`) and `detail`
+    a sentence of it where there is more to say; None where the engine was not asked."""
+
+    exit_code: int
+    oom: bool
+    started: datetime | None
+    finished: datetime | None
+    error: str = ""
+    how: str | None = None
+    detail: str = ""
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the main process was killed for memory; one that coped with the death of another was not."""
+        return self.how == "oom" if self.how is not None else self.oom and self.exit_code == 137
+
+    @property
+    def ending(self) -> str:
+        """How it ended, as a clause: `exited with 3`."""
+        if self.out_of_memory:
+            return "was killed for exceeding its memory limit"
+        if self.error:
+            return f"could not be started: {self.error}"
+        why = f" ({self.detail})" if self.detail else ""
+        match self.how:
+            case "killed":
+                return f"was {self.detail or 'stopped before its end'}"
+            case "engine_lost":
+                return f"was lost{why}"
+            case "unknown":
+                return f"ended for an unknown reason{why}"
+        return f"exited with {self.exit_code}"
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it ended by itself with 0, as far as is known."""
+        return self.exit_code == 0 and self.how in (None, "exited")
+
+
+State = Created | Running | Ended
+
+
+@attrs.frozen(kw_only=True)
+class ObservedSandbox:
+    """One container of ours. `spec` is what it really is, less what its image gives; `applied` what was asked
+    when it was made (None when the label can't be read)."""
+
+    id: str
+    name: str
+    address: str
+    run: str
+    state: State
+    spec: SandboxSpec
+    applied: SandboxSpec | None
+    image_id: str
+    deadline: datetime | None
+    one_off: bool
+    owner: str | None
+    labels: Mapping[str, str]
+    inspect: Mapping[str, Any] = attrs.field(repr=False, eq=False)
+
+    @property
+    def base(self) -> str:
+        """What the names of its own volumes, network and companions begin with: the name that it was made under."""
+        return self.labels.get(labels.BASE) or self.name
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it ended past its timeout: then it was stopped for that, whatever code it gave.
+
+        Of a one-off nobody can tell: its `run` may have given it another.
+        """
+        timeout = (self.applied or self.spec).lifetime.timeout
+        match self.state:
+            case Ended(how=str(how)):
+                return how == "timeout"
+            case Ended(started=datetime() as started, finished=datetime() as finished, error="") if timeout is not None:
+                return not self.one_off and finished - started >= timedelta(microseconds=timeout / 1000)
+        return False
+
+
+@attrs.frozen(kw_only=True)
+class ObservedNetwork:
+    """One network of ours; `attached` are the ids of running containers on it."""
+
+    id: str
+    name: str
+    key: str
+    config: str
+    spec: NetworkSpec
+    attached: tuple[str, ...] = ()
+    run: str | None = None  # of the sandbox whose own it is
+
+
+@attrs.frozen(kw_only=True)
+class Companion:
+    """A container of ours beside a sandbox's: its gateway, its keeper. `run` is the sandbox's."""
+
+    id: str
+    name: str
+    role: str
+    run: str
+    running: bool
+    started: bool = True  # ever; one that was not may lack its place on a network
+
+
+@attrs.frozen(kw_only=True)
+class ObservedVolume:
+    """One volume of ours; `key` is the profile's, or `<container>.<part>` for a sandbox's own."""
+
+    name: str
+    key: str
+    config: str | None
+    run: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Image:
+    """What a reference means on the engine now. `digest` is the registry's, where one was asked."""
+
+    reference: str
+    config: ImageConfig | None
+    digest: str | None = None
+    note: str | None = None  # why the registry could not say
+
+    @property
+    def current(self) -> bool:
+        """Whether the engine has what the registry has under the tag. False while the registry did not say."""
+        digests = self.config.digests if self.config is not None else ()
+        return self.digest is not None and any(known.endswith(f"@{self.digest}") for known in digests)
+
+
+@attrs.frozen(kw_only=True)
+class Helper:
+    """The image of gateways and keepers: its reference, its id on the engine (None: it is to be built), and what it is
+    built from."""
+
+    reference: str
+    id: str | None
+    base: str
+
+
+@attrs.frozen(kw_only=True)
+class Foreign:
+    """An object that has a name we need and is not ours."""
+
+    kind: str  # container, network, volume
+    name: str
+    id: str
+    whose: str  # "no labels of sandboxrun", or the other project's name
+
+
+@attrs.frozen(kw_only=True)
+class Completed:
+    """One entry of the record: a spec that ran to its end and was torn down."""
+
+    outcome: str  # exited, failed, oom, timeout
+    exit_code: int | None
+    run: str
+    workspace_changed: bool = False  # its workspace copy would be another now
+
+    @property
+    def ending(self) -> str:
+        """How it ended, as a clause: `exited with 3`, `was stopped after its timeout`."""
+        code = "" if self.exit_code is None else f" with {self.exit_code}"
+        known = {
+            "timeout": "was stopped after its timeout",
+            "oom": f"was killed for exceeding its memory limit{f' (exit {self.exit_code})' if code else ''}",
+        }
+        return known.get(self.outcome) or f"exited{code}"
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it ended by itself with 0."""
+        return self.outcome == "exited" and self.exit_code == 0
+
+
+@attrs.frozen(kw_only=True)
+class Offers:
+    """What the engine can enforce; an option that needs more is refused at plan time, by name."""
+
+    api_version: str
+    shares_filesystem: bool = True
+    filesystem_note: str = ""
+    runtimes: tuple[str, ...] | None = None  # None: the engine was not asked
+    memory: bool = True
+    swap: bool = True
+    cpu: bool = True
+    cpuset: bool = True
+    pids: bool = True
+    seccomp: bool = True
+    podman: bool = False  # Podman, by its Docker API, which drops some of what it is asked for
+    architecture: str = ""  # as the engine names it; "": it was not asked
+    quota: bool = True  # storage_opt size
+    apparmor: bool = True
+    selinux: bool = True
+    cpus: int | None = None  # how many the engine may give; None: it was not asked
+    default_runtime: str = ""
+    runc: str = ""  # its version, "" where the engine does not say
+
+
+@attrs.frozen(kw_only=True)
+class Snapshot:
+    """All that the planner looks at. `taken` is by the engine's clock, UTC."""
+
+    project: str
+    taken: datetime
+    offers: Offers
+    engine_id: str = ""
+    sandboxes: tuple[ObservedSandbox, ...] = ()
+    networks: tuple[ObservedNetwork, ...] = ()
+    volumes: tuple[ObservedVolume, ...] = ()
+    images: Mapping[str, Image] = attrs.field(factory=lambda: freeze({}))
+    foreign: tuple[Foreign, ...] = ()
+    orphaned: frozenset[str] = frozenset()  # ids of one-offs whose owner is gone
+    couriers: tuple[str, ...] = ()  # ids of couriers left by an apply that was killed
+    companions: tuple[Companion, ...] = ()
+    helper: Helper | None = None  # the image of gateways and keepers; None where no sandbox needs one
+    completed: Mapping[str, Mapping[str, Completed]] = attrs.field(factory=lambda: freeze({}))  # address → spec digest
+
+    def companion(self, run: str, role: str) -> Companion | None:
+        """The companion of that role of the sandbox of that run."""
+        return next((c for c in self.companions if c.run == run and c.role == role), None)
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """The engine's RFC 3339 time (nanoseconds, zero meaning never) in UTC."""
+    if not text or text.startswith("0001-"):
+        return None
+    head, _, rest = text.partition(".")
+    if rest:
+        digits = "".join(c for c in rest.split("Z")[0].split("+")[0].split("-")[0] if c.isdigit())
+        zone = rest[len(digits) :]
+        text = f"{head}.{digits[:6]:0<6}{zone}"
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def observe(
+    inspect: Mapping[str, Any],
+    names: Names,
+    image: ImageConfig | None,
+    updated: SandboxSpec | None = None,
+    known: Mapping[str, SandboxSpec] | None = None,
+) -> ObservedSandbox:
+    """A container's inspect answer as an observed sandbox.
+
+    `updated` is the spec of the last update in place: labels can't change, so it is recorded beside the engine.
+    `known` are specs by their label's text: a label that is one of them need not be parsed. Raises SandboxrunError for
+    an answer that no engine should give.
+    """
+    try:
+        return _observe(inspect, names, image, updated, known or {})
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        name, why = str(inspect.get("Name")).removeprefix("/"), f"{type(error).__name__}: {error}"
+        message = f"the engine's answer about container {name} cannot be read ({why})"
+        help = "look at it with docker inspect, and remove it if it is not needed"
+        raise SandboxrunError(Diagnostic(message=message, help=help)) from error
+
+
+def _observe(
+    inspect: Mapping[str, Any],
+    names: Names,
+    image: ImageConfig | None,
+    updated: SandboxSpec | None,
+    known: Mapping[str, SandboxSpec],
+) -> ObservedSandbox:
+    own = labels.read((inspect.get("Config") or {}).get("Labels"))
+    text = str(own.get(labels.SPEC) or "")
+    applied = updated or known.get(text) or from_label(text)
+    deadline = parse_time(own.get(labels.DEADLINE))
+    if updated is not None:
+        deadline = _deadline(updated, parse_time(inspect.get("Created")))
+    spec = without_inherited(decode(inspect, names, applied), image)
+    if spec.stop_grace_period is None:  # the engine's own, where nobody set one: the same as the option's
+        spec = attrs.evolve(spec, stop_grace_period=BY_KEY["stop_grace_period"].default)
+    return ObservedSandbox(
+        id=str(inspect["Id"]),
+        name=str(inspect["Name"]).removeprefix("/"),
+        address=str(own.get(labels.SANDBOX) or ""),
+        run=str(own.get(labels.RUN) or inspect["Id"]),
+        state=read_state(inspect.get("State") or {}),
+        spec=spec,
+        applied=applied,
+        image_id=str(inspect.get("Image") or ""),
+        deadline=deadline,
+        one_off=labels.ONE_OFF in own,
+        owner=own.get(labels.OWNER),
+        labels=freeze(own),
+        inspect=inspect,
+    )
+
+
+def _deadline(spec: SandboxSpec, created: datetime | None) -> datetime | None:
+    """When a sandbox may be collected whose `lifetime` was changed while it ran."""
+    ttl = spec.lifetime.ttl
+    return created + timedelta(microseconds=ttl / 1000) if ttl is not None and created is not None else None
+
+
+def read_state(state: Mapping[str, Any]) -> State:
+    """The `State` of an inspect answer. One whose start failed counts as ended, with the engine's reason."""
+    started = parse_time(state.get("StartedAt"))
+    health = (state.get("Health") or {}).get("Status")
+    if state.get("Running") or state.get("Restarting") or state.get("Paused"):
+        epoch = datetime.fromtimestamp(0, UTC)
+        return Running(started=started or epoch, paused=bool(state.get("Paused")), health=health)
+    if state.get("Status") == "created" and started is None and not state.get("Error"):
+        return Created()
+    return Ended(
+        exit_code=int(state.get("ExitCode") or 0),
+        oom=bool(state.get("OOMKilled")),
+        started=started,
+        finished=parse_time(state.get("FinishedAt")),
+        error=str(state.get("Error") or ""),
+    )
+
+
+def observe_network(inspect: Mapping[str, Any]) -> ObservedNetwork:
+    """A network's inspect answer."""
+    own = labels.read(inspect.get("Labels"))
+    return ObservedNetwork(
+        id=str(inspect["Id"]),
+        name=str(inspect["Name"]),
+        key=str(own.get(labels.NETWORK) or ""),
+        config=str(own.get(labels.CONFIG) or ""),
+        spec=decode_network(inspect),
+        attached=tuple(sorted(inspect.get("Containers") or ())),
+        run=own.get(labels.RUN),
+    )
+
+
+def observe_companion(listed: Mapping[str, Any]) -> Companion:
+    """A container of the engine's list."""
+    own = labels.read(listed.get("Labels"))
+    return Companion(
+        id=str(listed["Id"]),
+        name=str((listed.get("Names") or ["?"])[0]).removeprefix("/"),
+        role=str(own.get(labels.ROLE) or ""),
+        run=str(own.get(labels.RUN) or ""),
+        running=listed.get("State") == "running",
+        started=listed.get("State") != "created",
+    )
+
+
+def observe_volume(inspect: Mapping[str, Any]) -> ObservedVolume:
+    """A volume's inspect answer."""
+    own = labels.read(inspect.get("Labels"))
+    return ObservedVolume(
+        name=str(inspect["Name"]),
+        key=str(own.get(labels.VOLUME) or ""),
+        config=own.get(labels.CONFIG),
+        run=own.get(labels.RUN),
+    )

@@ -1,0 +1,585 @@
+"""The types that options have: how a node is read, what its JSON Schema is, how a value is written again.
+
+Owns sizes and durations in Compose's words, the plain types, and those made of others: lists, pairs, mappings,
+records.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import attrs
+
+from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span
+
+# -- Sizes and durations in Compose's words: text to integers and back
+
+_SIZE = re.compile(r"([0-9]{1,40}(?:\.[0-9]{1,40})?)\s*(b|kb?|mb?|gb?|tb?|kib|mib|gib|tib)?", re.IGNORECASE)
+_POWER = {"b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_DURATION = re.compile(r"([0-9]{1,40}(?:\.[0-9]{1,40})?)(h|ms|us|µs|ns|m|s|d)")
+_NANOSECONDS = {
+    "ns": 1,
+    "us": 1_000,
+    "µs": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60 * 1_000_000_000,
+    "h": 3600 * 1_000_000_000,
+    "d": 24 * 3600 * 1_000_000_000,
+}
+SECOND = _NANOSECONDS["s"]
+LARGEST = 2**63 - 1
+
+
+def parse_size(text: str) -> int:
+    """`512m`, `1.5g`, `64kb`, `4096` in bytes; the units are powers of 1024, as in Compose."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("not a size")
+    number, unit = match.group(1), (match.group(2) or "b").lower()
+    size = round(float(number) * 1024 ** _POWER[unit[0]]) if "." in number else int(number) * 1024 ** _POWER[unit[0]]
+    if size > LARGEST:
+        raise ValueError("larger than the engine can count")
+    return size
+
+
+def format_size(size: int) -> str:
+    """The shortest exact text: 536870912 is `512m`, 1000 is `1000`."""
+    for unit in ("t", "g", "m", "k"):
+        step = 1024 ** _POWER[unit]
+        if size and size % step == 0:
+            return f"{size // step}{unit}"
+    return str(size)
+
+
+def parse_duration(text: str) -> int:
+    """`30s`, `1h30m`, `1.5s`, `500ms`, `2d` in nanoseconds."""
+    text = text.strip()
+    total, at = 0, 0
+    for match in _DURATION.finditer(text):
+        if match.start() != at:
+            raise ValueError("not a duration")
+        number, unit = match.group(1), _NANOSECONDS[match.group(2)]
+        total += round(float(number) * unit) if "." in number else int(number) * unit
+        at = match.end()
+    if at == 0 or at != len(text):
+        if text == "0":
+            return 0
+        raise ValueError("not a duration")
+    if total > LARGEST:
+        raise ValueError("longer than the engine can count")
+    return total
+
+
+def format_duration(nanoseconds: int) -> str:
+    """The canonical text: 5400 s is `1h30m`, 1500 ms is `1s500ms`, 0 is `0s`."""
+    parts, rest = [], nanoseconds
+    for unit in ("h", "m", "s", "ms", "us", "ns"):
+        count, rest = divmod(rest, _NANOSECONDS[unit])
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+# -- The types that options have: how a node is read, what its JSON Schema is, how a value is written again
+
+
+class _Invalid:
+    """The value of a node that was refused; the reason stands in the problems."""
+
+    def __repr__(self) -> str:
+        return "INVALID"
+
+
+INVALID: Any = _Invalid()
+Schema = dict[str, Any]
+
+
+class OptionType(Protocol):
+    """What every type can do."""
+
+    def parse(self, node: Node, problems: Problems) -> Any: ...
+
+    def schema(self) -> Schema: ...
+
+    def plain(self, value: Any) -> Any: ...
+
+
+def freeze(items: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A read-only copy."""
+    return MappingProxyType(dict(items))
+
+
+def describe(node: Node) -> str:
+    """What a node is, for a message: `a list`, `a mapping`, `the text "x"` …"""
+    match node:
+        case ListNode():
+            return "a list"
+        case MapNode():
+            return "a mapping"
+        case Scalar(value=None):
+            return "nothing"
+        case Scalar(value=bool()):
+            return f"the boolean {node.text or str(node.value).lower()}"
+        case Scalar(value=str()):
+            shown = str(node.value)
+            return f'the text "{shown if len(shown) <= 60 else shown[:57] + "..."}"'
+    return f"the number {node.text or node.value}"
+
+
+def refuse(problems: Problems, node: Node, expected: str, help: str | None = None) -> Any:
+    """Note that `node` is not what was expected."""
+    problems.add(f"expected {expected}, found {describe(node)}", node.span, help)
+    return INVALID
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Text:
+    """A string, optionally matching `pattern` whole (`hint` says what it means in words), kept in its canonical form
+    (one of forms.py) where it has several."""
+
+    pattern: str | None = None
+    form: Callable[[str], str] = str
+    hint: str = "text"
+    numbers: bool = False  # Compose takes `user: 1000` and environment numbers as text
+    empty: bool = False
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        match node:
+            case Scalar(value=str() as text):
+                pass
+            case Scalar(value=bool() | None):
+                return refuse(problems, node, self.hint, "put it in quotes if the text is meant")
+            case Scalar() if self.numbers:
+                text = node.text
+            case _:
+                quoted = isinstance(node, Scalar)
+                return refuse(problems, node, self.hint, "put it in quotes if the text is meant" if quoted else None)
+        if "\0" in text:
+            return refuse(problems, node, f"{self.hint} without NUL characters")
+        if not text and not self.empty:
+            return refuse(problems, node, self.hint, "the value is empty")
+        if self.pattern is not None and not re.fullmatch(self.pattern, text, re.ASCII):
+            return refuse(problems, node, self.hint)
+        try:
+            return self.form(text)
+        except ValueError as error:
+            return refuse(problems, node, self.hint, str(error))
+
+    def schema(self) -> Schema:
+        text: Schema = {"type": "string"}
+        if self.pattern is not None:
+            text["pattern"] = f"^(?:{self.pattern})$"
+        elif not self.empty:
+            text["minLength"] = 1
+        if not self.numbers:
+            return text
+        return {"anyOf": [text, {"type": "number"}]}
+
+    def plain(self, value: Any) -> Any:
+        return value
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Flag:
+    """true or false."""
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        match node:
+            case Scalar(value=bool() as flag):
+                return flag
+        return refuse(problems, node, "true or false")
+
+    def schema(self) -> Schema:
+        return {"type": "boolean"}
+
+    def plain(self, value: Any) -> Any:
+        return value
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Integer:
+    """A whole number between `least` and `most`, both included."""
+
+    least: int = 0
+    most: int = 2**63 - 1
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        match node:
+            case Scalar(value=bool()):
+                pass
+            case Scalar(value=int() as number):
+                if self.least <= number <= self.most:
+                    return number
+                return refuse(problems, node, self._range())
+            case Scalar(value=str() as text) if re.fullmatch(r"-?(0|[1-9][0-9]{0,18})", text):
+                # "{{ n }}pids" style templates and quoted numbers give text; Compose takes it too.
+                if self.least <= int(text) <= self.most:
+                    return int(text)
+                return refuse(problems, node, self._range())
+        return refuse(problems, node, "a whole number")
+
+    def _range(self) -> str:
+        if self.most == 2**63 - 1:
+            return f"a whole number of at least {self.least}"
+        return f"a whole number from {self.least} to {self.most}"
+
+    def schema(self) -> Schema:
+        number: Schema = {"type": "integer", "minimum": self.least}
+        if self.most != 2**63 - 1:
+            number["maximum"] = self.most
+        return {"anyOf": [number, {"type": "string", "pattern": r"^-?(0|[1-9][0-9]{0,18})$"}]}
+
+    def plain(self, value: Any) -> Any:
+        return value
+
+
+_CPUS = r"[0-9]{1,6}(\.[0-9]{0,9})?|\.[0-9]{1,9}"
+_UNLIMITED = ("-1", "unlimited")
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Cpus:
+    """A number of CPUs, in thousandths at the finest; 0 is unlimited."""
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        number: float
+        match node:
+            case Scalar(value=bool()):
+                return refuse(problems, node, "a number of CPUs, such as 1.5")
+            case Scalar(value=int() | float() as value):
+                number = float(value)
+            case Scalar(value=str() as text) if re.fullmatch(_CPUS, text):
+                number = float(text)
+            case _:
+                return refuse(problems, node, "a number of CPUs, such as 1.5")
+        if not math.isfinite(number) or number < 0 or number > 65536:
+            return refuse(problems, node, "a number of CPUs from 0 to 65536")
+        if 0 < number < 0.01:
+            return refuse(problems, node, "at least 0.01 CPUs", "the engine refuses less")
+        return round(number, 9)  # the engine counts billionths
+
+    def schema(self) -> Schema:
+        return {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": 65536},
+                {"type": "string", "pattern": f"^({_CPUS})$"},
+            ]
+        }
+
+    def plain(self, value: Any) -> Any:
+        return int(value) if float(value).is_integer() else value
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Size:
+    """Bytes, as an integer or with a unit (`512m`). `unlimited` admits -1, or that word."""
+
+    unlimited: bool = False
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        expected = "a size, such as 512m, 1.5g or a number of bytes"
+        match node:
+            case Scalar(value=bool()):
+                return refuse(problems, node, expected)
+            case Scalar(value=int() as size):
+                if size == -1 and self.unlimited:
+                    return size
+                return size if 0 <= size <= LARGEST else refuse(problems, node, expected)
+            case Scalar(value=str() as text):
+                if text in _UNLIMITED and self.unlimited:
+                    return -1
+                try:
+                    return parse_size(text)
+                except ValueError:
+                    return refuse(problems, node, expected, "units are b, k, m, g and t, in powers of 1024")
+        return refuse(problems, node, expected)
+
+    def schema(self) -> Schema:
+        least = -1 if self.unlimited else 0
+        text = r"^\s*([0-9]+(\.[0-9]+)?)\s*([bB]|[kKmMgGtT]([iI]?[bB])?)?\s*$"
+        also = [{"enum": list(_UNLIMITED)}] if self.unlimited else []
+        return {"anyOf": [{"type": "integer", "minimum": least}, {"type": "string", "pattern": text}, *also]}
+
+    def plain(self, value: Any) -> Any:
+        return -1 if value == -1 else format_size(value)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Duration:
+    """Nanoseconds, written `30s` or `1h30m`; at least `least`."""
+
+    least: int = 0
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        match node:
+            case Scalar(value=str() as text):
+                try:
+                    found = parse_duration(text)
+                except ValueError:
+                    pass
+                else:
+                    if found >= self.least:
+                        return found
+                    return refuse(problems, node, f"a duration of at least {format_duration(self.least)}")
+            case Scalar(value=int() | float()) if not isinstance(node.value, bool):
+                return refuse(problems, node, "a duration", f'give it a unit: "{node.text}s" for seconds')
+        return refuse(problems, node, "a duration, such as 30s, 10m or 1h30m", "units are ms, s, m, h and d")
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": r"^\s*(0|([0-9]+(\.[0-9]+)?(d|h|m|s|ms|us|µs|ns))+)\s*$"}
+
+    def plain(self, value: Any) -> Any:
+        return format_duration(value)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Choice:
+    """One of `values`. `refused` are others that somebody may write, with what to do instead."""
+
+    values: tuple[str, ...]
+    refused: Mapping[str, str] = attrs.field(factory=dict)
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        allowed = ", ".join(self.values[:-1]) + f" or {self.values[-1]}" if len(self.values) > 1 else self.values[0]
+        match node:
+            case Scalar(value=str() as text):
+                if text in self.values:
+                    return text
+                return refuse(problems, node, allowed, self.refused.get(text) or did_you_mean(text, self.values))
+        return refuse(problems, node, allowed)
+
+    def schema(self) -> Schema:
+        return {"enum": list(self.values)}
+
+    def plain(self, value: Any) -> Any:
+        return value
+
+
+# -- Option types made of others: lists, commands, pairs, mappings, and records that may be written short
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ListOf:
+    """A tuple of items. `single`: one item may stand without the list. `unique`: twice is an error. `ordered` False:
+    their order means nothing, so they are kept sorted."""
+
+    item: OptionType
+    single: bool = False
+    unique: bool = False
+    ordered: bool = True
+    key: Callable[[Any], Any] | None = None  # what makes two items the same thing (a mount's target)
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        match node:
+            case ListNode():
+                nodes = node.items
+            case Scalar() if self.single and node.value is not None:
+                nodes = (node,)
+            case _:
+                return refuse(problems, node, "a list")
+        before = len(problems)
+        values = [self.item.parse(item, problems) for item in nodes]
+        if self.unique:
+            self._check_unique(nodes, values, problems)
+        if len(problems) > before:
+            return INVALID
+        return tuple(values) if self.ordered else tuple(sorted(values, key=self.key))
+
+    def _check_unique(self, nodes: tuple[Node, ...], values: list[Any], problems: Problems) -> None:
+        seen: set[Any] = set()
+        for node, value in zip(nodes, values, strict=True):
+            identity = self.key(value) if self.key and value is not INVALID else value
+            if identity is not INVALID and identity in seen:
+                problems.add(f'"{identity}" stands here twice', node.span, "remove one of them")
+            seen.add(identity)
+
+    def schema(self) -> Schema:
+        item = self.item.schema()
+        many: Schema = {"type": "array", "items": item}
+        if self.unique and self.key is None:
+            many["uniqueItems"] = True
+        return {"anyOf": [many, item]} if self.single else many
+
+    def plain(self, value: Any) -> Any:
+        return [self.item.plain(item) for item in value]
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Command:
+    """A command line: a list of words, or one text that is split as a shell splits words (no shell runs)."""
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        match node:
+            case ListNode():
+                words = [_WORD.parse(item, problems) for item in node.items]
+                return INVALID if INVALID in words else tuple(words)
+            case Scalar(value=str() as text):
+                import shlex
+
+                try:
+                    return tuple(shlex.split(text))
+                except ValueError as error:
+                    problems.add(f"the command can't be split into words: {error}", node.span, "write it as a list")
+                    return INVALID
+        return refuse(problems, node, "a command: a list of words, or one text")
+
+    def schema(self) -> Schema:
+        return {"anyOf": [{"type": "string"}, {"type": "array", "items": _WORD.schema()}]}
+
+    def plain(self, value: Any) -> Any:
+        return list(value)
+
+
+_WORD = Text(numbers=True, empty=True, hint="a word of the command")
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Pairs:
+    """Names with values, as a mapping or a list of `NAME<separator>value`; a read-only mapping of texts.
+
+    `bare` admits a name without a value (environment: taken from the caller), kept as None.
+    """
+
+    separators: str = "="
+    bare: bool = False
+    name: Text = Text(pattern=r"[^=\x00\s]+", hint="a name")
+    reserved: str | None = None  # a prefix that is ours
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        match node:
+            case MapNode():
+                pairs = [(key, value) for key, value in node.entries]
+            case ListNode():
+                pairs = [pair for item in node.items if (pair := self._split(item, problems)) is not None]
+                if len(pairs) != len(node.items):
+                    return INVALID
+            case _:
+                return refuse(problems, node, "a mapping, or a list of texts")
+        return self._build(pairs, problems)
+
+    def _split(self, item: Node, problems: Problems) -> tuple[Scalar, Node] | None:
+        if not isinstance(item, Scalar) or not isinstance(item.value, str):
+            refuse(problems, item, f"a text of the form NAME{self.separators[0]}value")
+            return None
+        at = min((i for c in self.separators if (i := item.value.find(c)) >= 0), default=-1)
+        if at < 0:
+            if not self.bare:
+                refuse(problems, item, f"a text of the form NAME{self.separators[0]}value")
+                return None
+            return attrs.evolve(item, text=item.value), Scalar(value=None, span=item.span)
+        name, value = item.value[:at], item.value[at + 1 :]
+        return Scalar(value=name, text=name, span=item.span), Scalar(value=value, text=value, span=item.span)
+
+    def _build(self, pairs: list[tuple[Scalar, Node]], problems: Problems) -> Any:
+        values: dict[str, str | None] = {}
+        before = len(problems)
+        for key, node in pairs:
+            name = self.name.parse(key, problems)
+            if name is INVALID:
+                continue
+            if self.reserved and name.startswith(self.reserved):
+                problems.add(f'names that begin with "{self.reserved}" are sandboxrun\'s own', key.span, "use another")
+            if name in values:
+                problems.add(f'"{name}" stands here twice', key.span, "remove one of them")
+            values[name] = self._value(node, problems)
+        return freeze(values) if len(problems) == before else INVALID
+
+    def _value(self, node: Node, problems: Problems) -> Any:
+        match node:
+            case Scalar(value=None):
+                return None if self.bare else ""
+            case Scalar(value=bool()):
+                return refuse(problems, node, "a text or a number", 'put it in quotes: "true"')
+            case Scalar(value=str() as text) if "\0" not in text:
+                return text
+            case Scalar(value=int() | float()):
+                return node.text
+        return refuse(problems, node, "a text or a number")
+
+    def schema(self) -> Schema:
+        value = {"type": ["string", "number", "null"]}
+        name = f"^(?:{self.name.pattern})$"
+        item: Schema = {"type": "string"}
+        if not self.bare:
+            item["pattern"] = f"[{re.escape(self.separators)}]"
+        return {
+            "anyOf": [
+                {"type": "object", "propertyNames": {"pattern": name}, "additionalProperties": value},
+                {"type": "array", "items": item, "uniqueItems": True},
+            ]
+        }
+
+    def plain(self, value: Any) -> Any:
+        return dict(value)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class MapOf:
+    """A mapping from names to values of one type; read-only."""
+
+    item: OptionType
+    name: Text = Text(pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]*", hint="a name of letters, digits, _ . and -")
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        if not isinstance(node, MapNode):
+            return refuse(problems, node, "a mapping")
+        values = {}
+        for key, value in node.entries:
+            name = self.name.parse(key, problems)
+            values[name] = INVALID if name is INVALID else self.item.parse(value, problems)
+        return INVALID if INVALID in values.values() else freeze(values)
+
+    def schema(self) -> Schema:
+        names = {"pattern": f"^(?:{self.name.pattern})$"}
+        return {"type": "object", "propertyNames": names, "additionalProperties": self.item.schema()}
+
+    def plain(self, value: Any) -> Any:
+        return {name: self.item.plain(item) for name, item in value.items()}
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Short:
+    """A record that may also be written short, as one text (or number): `read` turns that into a value.
+
+    `read` raises ValueError with a clause for the message; `pattern` is the short form for the schema.
+    """
+
+    record: OptionType
+    read: Callable[[str], Any]
+    expected: str
+    pattern: str = ".+"
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        if isinstance(node, MapNode):
+            return self.record.parse(node, problems)
+        if not isinstance(node, Scalar) or node.value is None or isinstance(node.value, bool | float):
+            return refuse(problems, node, self.expected)
+        try:
+            return self.read(str(node.value) if isinstance(node.value, str) else node.text)
+        except ValueError as error:
+            problems.add(f"expected {self.expected}, found {describe(node)}: {error}", node.span)
+            return INVALID
+
+    def schema(self) -> Schema:
+        return {
+            "anyOf": [
+                {"type": "string", "pattern": f"^(?:{self.pattern})$"},
+                {"type": "integer"},
+                self.record.schema(),
+            ]
+        }
+
+    def plain(self, value: Any) -> Any:
+        return self.record.plain(value)
+
+
+def span_of(node: MapNode, key: str) -> Span | None:
+    """Where `key` stands in `node`, or the node itself."""
+    found = node.key(key)
+    return found.span if found is not None else node.span
