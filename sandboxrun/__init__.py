@@ -12,12 +12,19 @@ if TYPE_CHECKING:
     from sandboxrun.api.service import ExecResult, ExecTimeout, Sandbox, SandboxService
     from sandboxrun.api.settings import Settings
     from sandboxrun.api.spawner import AgentResult, AgentSession, AgentSpawner, AgentState
+    from sandboxrun.backend.docker.connect import connect
+    from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
+    from sandboxrun.errors import ApplyError, PlanError, ProfileError, SandboxrunError, UsageError
+    from sandboxrun.evidence.store import Store, last_line, verify_chain
+    from sandboxrun.lifecycle.apply import ApplySettings, apply, destroy, plan
+    from sandboxrun.lifecycle.waits import WaitTimeout
     from sandboxrun.probe.verdicts import Finding, Verdict
+    from sandboxrun.profile.loader import load
+    from sandboxrun.profile.variables import Inputs
 
 _HOME = {
     "ExecResult": "api.service",
     "ExecTimeout": "api.service",
-    "Finding": "probe.verdicts",
     "Sandbox": "api.service",
     "SandboxService": "api.service",
     "Settings": "api.settings",
@@ -25,21 +32,60 @@ _HOME = {
     "AgentSession": "api.spawner",
     "AgentSpawner": "api.spawner",
     "AgentState": "api.spawner",
+    "connect": "backend.docker.connect",
+    "EngineError": "backend.errors",
+    "EngineTimeout": "backend.errors",
+    "EngineUnreachable": "backend.errors",
+    "ApplyError": "errors",
+    "PlanError": "errors",
+    "ProfileError": "errors",
+    "SandboxrunError": "errors",
+    "UsageError": "errors",
+    "Store": "evidence.store",
+    "last_line": "evidence.store",
+    "verify_chain": "evidence.store",
+    "ApplySettings": "lifecycle.apply",
+    "apply": "lifecycle.apply",
+    "destroy": "lifecycle.apply",
+    "plan": "lifecycle.apply",
+    "WaitTimeout": "lifecycle.waits",
+    "Finding": "probe.verdicts",
     "Verdict": "probe.verdicts",
+    "load": "profile.loader",
+    "Inputs": "profile.variables",
 }
 __all__ = [
     "AgentResult",
     "AgentSession",
     "AgentSpawner",
     "AgentState",
+    "ApplyError",
+    "ApplySettings",
+    "EngineError",
+    "EngineTimeout",
+    "EngineUnreachable",
     "ExecResult",
     "ExecTimeout",
     "Finding",
+    "Inputs",
+    "PlanError",
+    "ProfileError",
     "Sandbox",
     "SandboxService",
+    "SandboxrunError",
     "Settings",
+    "Store",
+    "UsageError",
     "Verdict",
+    "WaitTimeout",
     "__version__",
+    "apply",
+    "connect",
+    "destroy",
+    "last_line",
+    "load",
+    "plan",
+    "verify_chain",
 ]
 
 

@@ -296,7 +296,7 @@ def test_the_python_paper_has_every_setting() -> None:
 
 def test_what_the_security_paper_points_at_is_there() -> None:
     text = (CHECKOUT / "SECURITY.md").read_text(encoding="utf-8")
-    rooms = "tests|profiles|apply|cli|engine|evidence|model|plan|profile|report|workflow"
+    rooms = "tests|profiles|api|backend|cli|evidence|gateway|lifecycle|plan|probe|profile|report|spec"
     named = re.findall(rf"`((?:{rooms})/[^`]*)`", text)
     assert len(named) > 20
     roots = (CHECKOUT, CHECKOUT / "sandboxrun")

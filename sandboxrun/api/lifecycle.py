@@ -301,7 +301,7 @@ class Collector:
                 for o in choose(snapshot)
                 if _expired(o, snapshot) and isinstance(o.state, Running)
             }
-            settings = converge.Settings(lock_wait=LOCK_WAIT)
+            settings = converge.ApplySettings(lock_wait=LOCK_WAIT)
             outcome = converge.carry_out(
                 made, snapshot, service.engine, profile, service.store, settings, guard, watched=watched
             )
@@ -638,8 +638,8 @@ class Lifecycle:
         service, settings = self._service, self._settings({}, threading.Event())
         return converge.locked(service.engine, nothing_declared(service), settings)
 
-    def _settings(self, environment: Mapping[str, str], stop: threading.Event) -> converge.Settings:
-        return converge.Settings(environment=environment, stop=stop, lock_wait=LOCK_WAIT)
+    def _settings(self, environment: Mapping[str, str], stop: threading.Event) -> converge.ApplySettings:
+        return converge.ApplySettings(environment=environment, stop=stop, lock_wait=LOCK_WAIT)
 
     def close(self) -> None:
         """Let go of the watches, whose connections have ended: nobody is told any more when a sandbox ends."""

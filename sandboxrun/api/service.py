@@ -222,7 +222,7 @@ class SandboxService:
         Raises UsageError for one that does not run, ApplyError, EngineError.
         """
         if isinstance(what, Declared):
-            from sandboxrun.lifecycle.apply import Settings as How
+            from sandboxrun.lifecycle.apply import ApplySettings as How
             from sandboxrun.lifecycle.verify import Verification
 
             how = How(environment=what.environment)

@@ -22,7 +22,7 @@ from sandboxrun.report.progress import Progress, progress_for
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
     from sandboxrun.evidence.capture import Captured
-    from sandboxrun.lifecycle.apply import Outcome, Settings
+    from sandboxrun.lifecycle.apply import ApplySettings, Outcome
     from sandboxrun.lifecycle.run import RunResult
     from sandboxrun.lifecycle.verify import Proving
     from sandboxrun.lifecycle.waits import Waited
@@ -82,7 +82,13 @@ class Telling:
 
     @contextlib.contextmanager
     def proving(
-        self, engine: Engine, profile: Profile, settings: Settings, *, wanted: bool = True, aside: Talk | None = None
+        self,
+        engine: Engine,
+        profile: Profile,
+        settings: ApplySettings,
+        *,
+        wanted: bool = True,
+        aside: Talk | None = None,
     ) -> Iterator[Proving | None]:
         """What is proven, told at the end: the table where something does not hold, else the counts. `aside`: on
         stderr, where stdout has what sandboxes print; how much of it."""

@@ -202,7 +202,7 @@ def _unchanged(session: Session) -> None:
 
 
 @attrs.define(kw_only=True)
-class Settings:
+class ApplySettings:
     """How a change of the engine is carried out. Times in seconds; `stop` set from a signal ends it cleanly. What ran
     to its end since `began` (a UNIX time) is not run again, whichever checkout's job ran it."""
 
@@ -231,7 +231,7 @@ def apply(
     store: Store,
     *,
     options: Options | None = None,
-    settings: Settings | None = None,
+    settings: ApplySettings | None = None,
     confirm: Confirm = lambda plan: True,
     expected: SavedPlan | None = None,
     blocked: bool = False,
@@ -247,7 +247,7 @@ def apply(
 
     Raises PlanError when the saved plan is stale, ApplyError when a step failed or the result is not as declared.
     """
-    settings = settings or Settings()
+    settings = settings or ApplySettings()
     if expected is not None:
         options = expected.options
     with ExitStack() as stack:
@@ -277,7 +277,7 @@ def apply(
         if not (blocked and outcome.applied.dependencies_failed):
             outcome.applied.check()
         if not made.empty and not made.refresh_only and not made.destroy:
-            verify(engine, profile, store, options)
+            read_back_all(engine, profile, store, options)
     return outcome
 
 
@@ -287,11 +287,11 @@ def destroy(
     store: Store,
     *,
     targets: tuple[str, ...] = (),
-    settings: Settings | None = None,
+    settings: ApplySettings | None = None,
     confirm: Confirm = lambda plan: True,
 ) -> Outcome:
     """Keep the evidence of everything the project has on the engine, and remove it."""
-    settings = settings or Settings()
+    settings = settings or ApplySettings()
     with locked(engine, profile, settings) as guard:
         snapshot = take_snapshot(engine, profile, store)
         made = make_destroy_plan(profile, snapshot, targets)
@@ -309,7 +309,7 @@ def carry_out(
     engine: Engine,
     profile: Profile,
     store: Store,
-    settings: Settings,
+    settings: ApplySettings,
     guard: Callable[[], None],
     *,
     watched: Mapping[str, Watched] | None = None,
@@ -348,13 +348,13 @@ def carry_out(
 
 
 @contextmanager
-def locked(engine: Engine, profile: Profile, settings: Settings) -> Iterator[Callable[[], None]]:
+def locked(engine: Engine, profile: Profile, settings: ApplySettings) -> Iterator[Callable[[], None]]:
     """Hold the project's lock; gives the check to make before each change."""
     with project_lock(engine, profile.project, wait=settings.lock_wait, on_wait=settings.on_wait) as lock:
         yield lock.check
 
 
-def verify(engine: Engine, profile: Profile, store: Store, options: Options | None = None) -> None:
+def read_back_all(engine: Engine, profile: Profile, store: Store, options: Options | None = None) -> None:
     """Read everything back: what is enforced must be what is declared. Raises ApplyError, option by option.
 
     A sandbox that has ended meanwhile, or is past its lifetime, is fine: it was read back when it was started.
@@ -385,17 +385,17 @@ def refuse_stale(saved: SavedPlan, fresh: Plan) -> None:
 
 
 __all__ = [
+    "ApplySettings",
     "Confirm",
     "Outcome",
     "Proof",
-    "Settings",
     "apply",
     "carry_out",
     "destroy",
     "destroy_plan",
     "locked",
     "plan",
+    "read_back_all",
     "refuse_stale",
     "sandboxes_made",
-    "verify",
 ]

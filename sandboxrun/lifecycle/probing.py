@@ -17,7 +17,7 @@ import attrs
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.errors import ExitCode, SandboxrunError
 from sandboxrun.gateway.subnets import candidates, taken_by
-from sandboxrun.lifecycle.apply import Settings
+from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.run import Making, Runner, RunOptions, RunResult
 from sandboxrun.probe.program import MOST_BYTES, command, parse, program, with_outcome
 from sandboxrun.probe.staging import CONFIG, WEAK_NETWORK, WEAK_NETWORK_SPEC, staged, staged_weak
@@ -92,7 +92,7 @@ class Prober:
     """Runs phases on one engine for one project. `signal` may be called from a signal handler meanwhile."""
 
     def __init__(
-        self, engine: Engine, profile: Profile, store: Store, settings: Settings, making: Making | None = None
+        self, engine: Engine, profile: Profile, store: Store, settings: ApplySettings, making: Making | None = None
     ) -> None:
         self._engine, self._profile, self._store = engine, profile, store
         self._settings, self._making = attrs.evolve(settings, probing=True), making

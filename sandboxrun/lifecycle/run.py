@@ -20,7 +20,7 @@ from sandboxrun.backend.docker.observe import snapshot_after_run, snapshot_befor
 from sandboxrun.backend.owner import this_process
 from sandboxrun.backend.session import Made, Session
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode, SandboxrunError
-from sandboxrun.lifecycle.apply import Proof, Settings, carry_out, locked, not_started, overall
+from sandboxrun.lifecycle.apply import ApplySettings, Proof, carry_out, locked, not_started, overall
 from sandboxrun.lifecycle.executor import Applied
 from sandboxrun.lifecycle.places import surveyed
 from sandboxrun.lifecycle.watch import NOTICE, Output, Pump, Watch, Watching
@@ -122,7 +122,9 @@ class RunFailed(SandboxrunError):
 class Runner:
     """One `run`. `signal` may be called from a signal handler while `run` works."""
 
-    def __init__(self, engine: Engine, profile: Profile, store: Store, settings: Settings, options: RunOptions) -> None:
+    def __init__(
+        self, engine: Engine, profile: Profile, store: Store, settings: ApplySettings, options: RunOptions
+    ) -> None:
         self._engine, self._profile, self._store = engine, profile, store
         self._settings, self._options = settings, options
         self._watches: dict[str, Watch] = {}
@@ -345,8 +347,8 @@ def run(
     store: Store,
     sandboxes: tuple[DeclaredSandbox, ...],
     *,
-    settings: Settings | None = None,
+    settings: ApplySettings | None = None,
     options: RunOptions | None = None,
 ) -> tuple[RunResult, ...]:
     """Run sandboxes to their end; see `Runner`."""
-    return Runner(engine, profile, store, settings or Settings(), options or RunOptions()).run(sandboxes)
+    return Runner(engine, profile, store, settings or ApplySettings(), options or RunOptions()).run(sandboxes)

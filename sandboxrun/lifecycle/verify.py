@@ -20,7 +20,7 @@ from sandboxrun.backend.events import silent
 from sandboxrun.backend.session import Made, Session
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.store import Store
-from sandboxrun.lifecycle.apply import Settings
+from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.places import file_contents
 from sandboxrun.lifecycle.probing import Aside, Interrupted, Prober, Told
 from sandboxrun.lifecycle.run import Making
@@ -50,13 +50,13 @@ class Verification:
         self,
         engine: Engine,
         profile: Profile,
-        settings: Settings | None = None,
+        settings: ApplySettings | None = None,
         *,
         making: Making | None = None,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._engine, self._profile = engine, profile
-        self._settings = settings or Settings(environment=os.environ)
+        self._settings = settings or ApplySettings(environment=os.environ)
         self._making, self._tell = making, tell
         self._prober: Prober | None = None
         self._no_weak = ""
@@ -229,7 +229,7 @@ def _store(profile: Profile) -> Iterator[Store]:
 
 
 def verify(
-    engine: Engine, profile: Profile, names: tuple[str, ...] = (), *, settings: Settings | None = None
+    engine: Engine, profile: Profile, names: tuple[str, ...] = (), *, settings: ApplySettings | None = None
 ) -> tuple[Finding, ...]:
     """Verify the sandboxes that `names` mean, all when there are none; see `Verification.run`.
 
@@ -252,7 +252,7 @@ class Proving:
     """One proof. `inside` are the probes' findings, `outside` those of what was started."""
 
     def __init__(
-        self, engine: Engine, profile: Profile, settings: Settings, tell: Callable[[str], None] = lambda text: None
+        self, engine: Engine, profile: Profile, settings: ApplySettings, tell: Callable[[str], None] = lambda text: None
     ) -> None:
         self._engine, self._profile, self._settings, self._tell = engine, profile, settings, tell
         self.inside: tuple[Finding, ...] = ()

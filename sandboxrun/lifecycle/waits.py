@@ -20,7 +20,17 @@ from sandboxrun.backend.docker.observe import take_snapshot
 from sandboxrun.backend.docker.project_events import ProjectEvents
 from sandboxrun.backend.session import Made, Session, Watched
 from sandboxrun.errors import ApplyError, Diagnostic, ExitCode, SandboxrunError
-from sandboxrun.lifecycle.apply import Confirm, Outcome, Proof, Settings, apply, carry_out, locked, not_started, overall
+from sandboxrun.lifecycle.apply import (
+    ApplySettings,
+    Confirm,
+    Outcome,
+    Proof,
+    apply,
+    carry_out,
+    locked,
+    not_started,
+    overall,
+)
 from sandboxrun.lifecycle.run import RunResult
 from sandboxrun.lifecycle.watch import Watch, Watching
 from sandboxrun.plan.changes import Action
@@ -67,7 +77,7 @@ def apply_and_wait(
     store: Store,
     *,
     options: Options | None = None,
-    settings: Settings | None = None,
+    settings: ApplySettings | None = None,
     confirm: Confirm = lambda plan: True,
     expected: SavedPlan | None = None,
     patience: float | None = None,
@@ -78,7 +88,7 @@ def apply_and_wait(
     What a failed dependency kept from starting is no error here: the others are waited for, and the results say it.
     Raises what apply raises, and WaitTimeout.
     """
-    settings = settings or Settings()
+    settings = settings or ApplySettings()
     targets = (expected.options if expected is not None else options or Options()).targets
     with ProjectEvents(engine, profile.project, settings.began) as events:
         job = _Job(engine, profile, store, events)
@@ -110,7 +120,7 @@ def apply_and_wait(
 
 
 def _collect(
-    engine: Engine, profile: Profile, store: Store, settings: Settings, job: _Job, *, whole: bool
+    engine: Engine, profile: Profile, store: Store, settings: ApplySettings, job: _Job, *, whole: bool
 ) -> Mapping[str, Captured]:
     """Keep the evidence of this job's sandboxes that have ended and are there, and remove them: nothing else. Without
     `whole`, what is around them stays."""
@@ -239,12 +249,12 @@ def wait_for(
     began: float | None = None,
 ) -> Mapping[str, int | None]:
     """Wait until none of the sandboxes runs; their exit codes, as `codes` has them, whoever took their evidence
-    meanwhile. Their lifetimes are enforced. `began` as in Settings.
+    meanwhile. Their lifetimes are enforced. `began` as in ApplySettings.
 
     Raises WaitTimeout after `patience` seconds.
     """
     addresses = {s.address: s for s in sandboxes}
-    with ProjectEvents(engine, profile.project, Settings().began if began is None else began) as events:
+    with ProjectEvents(engine, profile.project, ApplySettings().began if began is None else began) as events:
         snapshot = take_snapshot(engine, profile, store, events=events)
         there = [o for a, o in _by_address(snapshot).items() if a in addresses and not isinstance(o.state, Created)]
         watches = {o.id: _watch_observed(engine, store, addresses[o.address], o, snapshot.taken) for o in there}

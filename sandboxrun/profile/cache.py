@@ -135,7 +135,7 @@ def _own_code() -> str:
     """Changes whenever the code that judges does: a checkout's version stays the same while it is worked on."""
     package = Path(__file__).resolve().parent.parent
     stamps = []
-    for room in (package, package / "model", package / "profile"):
+    for room in (package, package / "spec", package / "profile"):
         with os.scandir(room) as found:
             stamps += [(entry.name, entry.stat().st_mtime_ns) for entry in found if entry.name.endswith(".py")]
     return hashlib.sha256(json.dumps(sorted(stamps)).encode()).hexdigest()

@@ -68,7 +68,7 @@ class Rules:
     longest: int | None = None
 
 
-class Refused(Exception):
+class InputRefused(Exception):
     """A value that the rules do not take: a clause, and a help."""
 
     def __init__(self, message: str, help: str | None = None) -> None:
@@ -81,18 +81,18 @@ def coerce(node: Node, rules: Rules, problems: Problems, *, span: Span | None = 
     try:
         value = _typed(node, rules)
         check(value, rules)
-    except Refused as refused:
+    except InputRefused as refused:
         problems.add(refused.message, node.span or span, refused.help)
         return None
     return value
 
 
 def from_text(text: str, rules: Rules) -> Any:
-    """The value that a text stands for. Raises Refused."""
+    """The value that a text stands for. Raises InputRefused."""
     if len(text) > LONGEST_VALUE:
-        raise Refused(f"the value is longer than {LONGEST_VALUE // 1024} KiB")
+        raise InputRefused(f"the value is longer than {LONGEST_VALUE // 1024} KiB")
     if "\0" in text or not is_text(text):
-        raise Refused("the value holds a NUL, or bytes that are not UTF-8")
+        raise InputRefused("the value holds a NUL, or bytes that are not UTF-8")
     match rules.type:
         case "array":
             value: Any = [_scalar(part, rules.items) for part in _parts(text)]
@@ -105,22 +105,22 @@ def from_text(text: str, rules: Rules) -> Any:
 
 
 def check(value: Any, rules: Rules) -> None:
-    """Raises Refused where a typed value breaks a rule."""
+    """Raises InputRefused where a typed value breaks a rule."""
     if rules.enum is not None and value not in rules.enum:
         allowed = ", ".join(map(_shown, rules.enum))
-        raise Refused(f"{_shown(value)} is none of: {allowed}", did_you_mean(str(value), map(str, rules.enum)))
+        raise InputRefused(f"{_shown(value)} is none of: {allowed}", did_you_mean(str(value), map(str, rules.enum)))
     if rules.matches is not None and not rules.matches(value):
-        raise Refused(f"{_shown(value)} does not match the pattern {rules.pattern}")
+        raise InputRefused(f"{_shown(value)} does not match the pattern {rules.pattern}")
     if rules.least is not None and value < rules.least:
-        raise Refused(f"{value} is below the minimum of {rules.least}")
+        raise InputRefused(f"{value} is below the minimum of {rules.least}")
     if rules.most is not None and value > rules.most:
-        raise Refused(f"{value} is above the maximum of {rules.most}")
+        raise InputRefused(f"{value} is above the maximum of {rules.most}")
     if isinstance(value, str | list):
         unit = "characters" if isinstance(value, str) else "items"
         if rules.shortest is not None and len(value) < rules.shortest:
-            raise Refused(f"the value has {len(value)} {unit}, and needs {rules.shortest}")
+            raise InputRefused(f"the value has {len(value)} {unit}, and needs {rules.shortest}")
         if rules.longest is not None and len(value) > rules.longest:
-            raise Refused(f"the value has {len(value)} {unit}, and may have {rules.longest}")
+            raise InputRefused(f"the value has {len(value)} {unit}, and may have {rules.longest}")
 
 
 def _shown(value: Any) -> str:
@@ -139,13 +139,13 @@ def _typed(node: Node, rules: Rules) -> Any:
             return {str(key.value): _plain(value, "string") for key, value in node.entries}
         case "array" | "object", _:
             article = "an array" if rules.type == "array" else "an object"
-            raise Refused(f"expected {article}, found {describe(node)}")
+            raise InputRefused(f"expected {article}, found {describe(node)}")
     return _plain(node, rules.type)
 
 
 def _few(count: int) -> None:
     if count > MOST_ITEMS:
-        raise Refused(f"the value has more than {MOST_ITEMS} items")
+        raise InputRefused(f"the value has more than {MOST_ITEMS} items")
 
 
 def _plain(node: Node, kind: str) -> Any:
@@ -163,7 +163,7 @@ def _plain(node: Node, kind: str) -> Any:
             return real
     article = "an" if kind == "integer" else "a"
     quoted = isinstance(node, Scalar) and kind == "string" and node.value is not None
-    raise Refused(f"expected {article} {kind}, found {describe(node)}", "put it in quotes" if quoted else None)
+    raise InputRefused(f"expected {article} {kind}, found {describe(node)}", "put it in quotes" if quoted else None)
 
 
 def _scalar(text: Any, kind: str) -> Any:
@@ -185,7 +185,7 @@ def _scalar(text: Any, kind: str) -> Any:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 return value
     article = "an integer" if kind == "integer" else "true or false" if kind == "boolean" else "a number"
-    raise Refused(f"expected {article}, found {_shown(text)}")
+    raise InputRefused(f"expected {article}, found {_shown(text)}")
 
 
 def _parts(text: str) -> list[Any]:
@@ -207,7 +207,7 @@ def _pairs(text: str) -> dict[str, str]:
     for part in _parts(text):
         name, equals, value = part.partition("=")
         if not equals or not name:
-            raise Refused(f"expected name=value, found {_shown(part)}", "write a=1,b=2, or JSON")
+            raise InputRefused(f"expected name=value, found {_shown(part)}", "write a=1,b=2, or JSON")
         pairs[name] = value
     return pairs
 
@@ -218,12 +218,12 @@ def _json(text: str, type_: type[list[Any]] | type[dict[str, Any]]) -> Any:
     try:
         made: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Refused(f"the value is not JSON: {getattr(error, 'msg', 'nested too deeply').lower()}") from None
+        raise InputRefused(f"the value is not JSON: {getattr(error, 'msg', 'nested too deeply').lower()}") from None
     if not isinstance(made, type_):
-        raise Refused("the value is JSON of another type")
+        raise InputRefused("the value is JSON of another type")
     items = made.values() if isinstance(made, dict) else made
     if any(isinstance(item, list | dict) for item in items):
-        raise Refused("the value's items must be plain values")
+        raise InputRefused("the value's items must be plain values")
     return made
 
 
@@ -549,7 +549,7 @@ def _unknown(name: str, declared: Mapping[str, Variable], where: str, span: Span
 def _text(variable: Variable, text: str, where: str, problems: Problems, span: Span | None = None) -> Any:
     try:
         return from_text(text, variable.rules)
-    except Refused as refused:
+    except InputRefused as refused:
         if variable.sensitive:  # neither the value nor the line that holds it is shown
             place = "" if span is None else f"{span}: "
             problems.add(f'{place}{where} for "{variable.name}" breaks the variable\'s rules', variable.span)

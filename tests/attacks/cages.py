@@ -14,7 +14,7 @@ import attrs
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.evidence.capture import Captured
 from sandboxrun.evidence.store import Store
-from sandboxrun.lifecycle.apply import Settings
+from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.run import RunOptions, RunResult, run
 from sandboxrun.profile.loader import load
 from sandboxrun.spec.project import Profile
@@ -92,7 +92,7 @@ class Cages:
     def run(self, sandboxes: Mapping[str, Any], **more: Any) -> Mapping[str, Ran]:
         """Run them all at once, to their ends; what became of each."""
         profile = self.profile(sandboxes, **more)
-        store, settings = self.store, Settings(environment=self.environment)
+        store, settings = self.store, ApplySettings(environment=self.environment)
         results = run(self.engine, profile, store, profile.sandboxes, settings=settings, options=RunOptions())
         return {name: self._ran(result, store) for name, result in zip(sandboxes, results, strict=True)}
 

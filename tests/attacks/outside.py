@@ -118,7 +118,7 @@ def _neighbour(engine: Engine, directory: Path) -> Iterator[Mapping[str, str]]:
     folder.mkdir()
     cages = Cages(engine=engine, project="neighbour", directory=folder, image=IMAGE)
     profile = cages.profile({"other": {"egress": EGRESS["open"], "command": NEIGHBOUR}})
-    converge.apply(engine, profile, cages.store, settings=converge.Settings())
+    converge.apply(engine, profile, cages.store, settings=converge.ApplySettings())
     try:
         (own,) = _addresses(engine, "neighbour-other")
         yield {
@@ -127,7 +127,7 @@ def _neighbour(engine: Engine, directory: Path) -> Iterator[Mapping[str, str]]:
             "NEIGHBOUR_PORT": str(GATEWAY_PORT),
         }
     finally:
-        converge.destroy(engine, profile, cages.store, settings=converge.Settings())
+        converge.destroy(engine, profile, cages.store, settings=converge.ApplySettings())
 
 
 def _addresses(engine: Engine, container: str) -> list[str]:

@@ -67,8 +67,8 @@ class Project:
         (self.directory / "src" / "file").write_text("content\n")
         (self.directory / "sandbox.yaml").write_text(text.format(project=self.name, image=self.image))
 
-    def settings(self, parallelism: int) -> converge.Settings:
-        return converge.Settings(parallelism=parallelism, environment={"TOKEN": "chaos-token-value"})
+    def settings(self, parallelism: int) -> converge.ApplySettings:
+        return converge.ApplySettings(parallelism=parallelism, environment={"TOKEN": "chaos-token-value"})
 
     def apply(self, *, parallelism: int = 4) -> converge.Outcome:
         with connect(self.host) as engine:

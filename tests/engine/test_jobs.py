@@ -179,7 +179,7 @@ def test_what_another_checkout_completed_counts_for_who_began_before(world: Worl
     profile = world.profile({"a": {"command": ["sh", "-c", TASK]}})
     began, elsewhere = time.time(), Store(project_directory=tmp_path, root=Path("elsewhere"))
     assert apply_and_wait(world.engine, profile, elsewhere).exit_code == 3
-    waited = apply_and_wait(world.engine, profile, world.store, settings=converge.Settings(began=began))
+    waited = apply_and_wait(world.engine, profile, world.store, settings=converge.ApplySettings(began=began))
     assert (waited.exit_code, waited.outcome.plan.empty) == (3, True)
     (done,) = waited.outcome.plan.changes
     assert done.note.startswith("exited with 3 in run ") and done.note.endswith("; --rerun runs it again")
@@ -198,7 +198,7 @@ def test_another_checkouts_workspace_must_be_the_same(world: World, tmp_path: Pa
         profiles.append(here.profile({"a": options}))
         stores.append(Store(project_directory=tmp_path / name))
     assert apply_and_wait(world.engine, profiles[0], stores[0]).exit_code == 0
-    second = apply_and_wait(world.engine, profiles[1], stores[1], settings=converge.Settings(began=began))
+    second = apply_and_wait(world.engine, profiles[1], stores[1], settings=converge.ApplySettings(began=began))
     assert (second.exit_code, second.outcome.plan.empty, len(stores[1].entries())) == (0, done, int(not done))
 
 
@@ -207,7 +207,7 @@ def test_what_another_job_destroyed_is_not_done(world: World, tmp_path: Path) ->
     world.apply(profile)
     world.destroy(profile)
     elsewhere = Store(project_directory=tmp_path, root=Path("elsewhere"))
-    outcome = converge.apply(world.engine, profile, elsewhere, settings=converge.Settings(began=began))
+    outcome = converge.apply(world.engine, profile, elsewhere, settings=converge.ApplySettings(began=began))
     assert change(outcome.plan, "a").action.value == "create"
 
 

@@ -165,7 +165,7 @@ def test_the_lock_of_another_machines_dead_holder_runs_out(
     client: Engine, project: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = attrs.evolve(this_process(), kernel="another-boot/1", who="somebody@elsewhere")
-    monkeypatch.setattr("sandboxrun.engine.lock.this_process", lambda: elsewhere)
+    monkeypatch.setattr("sandboxrun.backend.docker.lock.this_process", lambda: elsewhere)
     ProjectLock(client, project, 1).create()  # and is never renewed
     with pytest.raises(LockHeld, match="somebody@elsewhere"), project_lock(client, project, wait=0):
         pytest.fail("two holders")
@@ -188,7 +188,7 @@ def test_a_holder_that_slept_past_its_lease_has_lost_it(
     client: Engine, project: str, start: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = itertools.chain([0.0], itertools.repeat(54.0))
-    monkeypatch.setattr("sandboxrun.engine.lock._now", lambda: next(times))
+    monkeypatch.setattr("sandboxrun.backend.docker.lock._now", lambda: next(times))
     with project_lock(client, project, wait=0) as lock:
         assert lock.lost
         with pytest.raises(LockLost, match=f"the lock of project {project} was lost"):

@@ -543,7 +543,7 @@ def test_a_limit_that_the_engine_drops_with_a_warning_is_not_taken_for_set(
                 world.engine,
                 profile,
                 world.store,
-                converge.Settings(listener=world.events.append),
+                converge.ApplySettings(listener=world.events.append),
                 lambda: None,
             )
             assert outcome.applied is not None
@@ -616,7 +616,7 @@ def _saved(plan: Plan) -> SavedPlan:
 
 def test_a_plan_that_is_declined_changes_nothing(world: World) -> None:
     profile = world.profile({"a": {}})
-    settings = converge.Settings()
+    settings = converge.ApplySettings()
     outcome = converge.apply(world.engine, profile, world.store, settings=settings, confirm=lambda plan: False)
     assert outcome.applied is None
     outcome = converge.destroy(world.engine, profile, world.store, settings=settings, confirm=lambda plan: False)
@@ -633,7 +633,7 @@ def test_a_stop_leaves_nothing_half_made(world: World) -> None:
             for name in ("first", "a", "b")
         }
     )
-    settings = converge.Settings()
+    settings = converge.ApplySettings()
 
     def stop(event: Any) -> None:
         if isinstance(event, StepDone) and event.step.id == "start first":

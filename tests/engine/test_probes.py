@@ -19,7 +19,7 @@ import pytest
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.connect import connect
 from sandboxrun.evidence.store import Store
-from sandboxrun.lifecycle.apply import Settings
+from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.probing import Prober
 from sandboxrun.probe.controls import BY_ID, CONTROLS, failed, judge
 from sandboxrun.probe.program import complete
@@ -70,7 +70,7 @@ def _profile(project: str, folder: Path, options: Mapping[str, object]) -> Profi
 
 def _probe(engine: Engine, profile: Profile, folder: Path) -> Probed:
     (sandbox,) = profile.sandboxes
-    prober = Prober(engine, profile, Store(project_directory=folder), Settings(environment={"KEY": SECRET}))
+    prober = Prober(engine, profile, Store(project_directory=folder), ApplySettings(environment={"KEY": SECRET}))
     info = engine.info()
     context = Context(spec=sandbox.spec, cgroup=int(info.get("CgroupVersion") or 1), host_cpus=int(info["NCPU"]))
     with prober.neighbour(context, ("sandboxrun-weak",)) as neighbours:

@@ -270,7 +270,11 @@ def test_one_that_does_not_hold_once_it_runs_is_ended_with_its_evidence(
         project,
         f"  agent: {{image: {busybox}, network_mode: none, mem_limit: 64m, command: [sh, -c, 'echo up; sleep 600']}}\n",
     )
-    profile, store, settings = load([folder / "sandbox.yaml"]), Store(project_directory=folder), converge.Settings()
+    profile, store, settings = (
+        load([folder / "sandbox.yaml"]),
+        Store(project_directory=folder),
+        converge.ApplySettings(),
+    )
     with connect(engine_host) as engine:
         proof = Tampering(engine, profile, settings)
         with pytest.raises(ApplyError, match="agent: memory-limit does not hold: expected 64m, seen 128m") as raised:

@@ -64,8 +64,8 @@ class World:
         """Destroy; its plan."""
         return converge.destroy(self.engine, profile, self.store, targets=targets, settings=self._settings()).plan
 
-    def _settings(self) -> converge.Settings:
-        return converge.Settings(environment=self.environment, listener=self.events.append)
+    def _settings(self) -> converge.ApplySettings:
+        return converge.ApplySettings(environment=self.environment, listener=self.events.append)
 
     def observed(self, profile: Profile, address: str) -> ObservedSandbox:
         """What is there of a sandbox."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sandboxrun.cli.changing import Telling
     from sandboxrun.cli.signals import CleanStop
     from sandboxrun.evidence.store import Store
-    from sandboxrun.lifecycle.apply import Settings
+    from sandboxrun.lifecycle.apply import ApplySettings
     from sandboxrun.lifecycle.saved import SavedPlan
     from sandboxrun.plan.planner import Options
     from sandboxrun.spec.project import Profile
@@ -103,11 +103,11 @@ def _carry_out(
     return 0
 
 
-def _settings(telling: Telling, stopping: CleanStop, parallelism: int, lock_timeout: float) -> Settings:
+def _settings(telling: Telling, stopping: CleanStop, parallelism: int, lock_timeout: float) -> ApplySettings:
     from sandboxrun.backend.owner import process_began
-    from sandboxrun.lifecycle.apply import Settings
+    from sandboxrun.lifecycle.apply import ApplySettings
 
-    return Settings(
+    return ApplySettings(
         parallelism=parallelism,
         lock_wait=lock_timeout,
         listener=telling.listener,

@@ -38,7 +38,7 @@ def destroy(
     from sandboxrun.lifecycle import apply as converge
 
     with CleanStop() as stopping, open_engine(host, parallelism) as engine, Telling(talk, as_json) as telling:
-        settings = converge.Settings(
+        settings = converge.ApplySettings(
             parallelism=parallelism,
             lock_wait=lock_timeout,
             listener=telling.listener,

@@ -86,7 +86,7 @@ def _carry_out(
     from sandboxrun.cli.lines import Lines
     from sandboxrun.cli.project import open_engine, open_store
     from sandboxrun.cli.signals import Forwarding
-    from sandboxrun.lifecycle.apply import Settings
+    from sandboxrun.lifecycle.apply import ApplySettings
     from sandboxrun.lifecycle.run import Runner, RunOptions, code_of
     from sandboxrun.plan.planner import with_dependencies
 
@@ -96,7 +96,7 @@ def _carry_out(
         engine = stack.enter_context(open_engine(host, max(parallelism, 4 * len(every) + 2, 16 * verifying)))
         telling = stack.enter_context(Telling(opt.Talk(quiet=not talk.verbose, verbose=talk.verbose)))
         forwarding = Forwarding(telling.listener)
-        settings = Settings(
+        settings = ApplySettings(
             parallelism=parallelism,
             lock_wait=lock_timeout,
             listener=forwarding.listener,

@@ -81,7 +81,7 @@ def _probed(
 
     from sandboxrun.cli.project import open_engine
     from sandboxrun.cli.signals import Forwarding
-    from sandboxrun.lifecycle.apply import Settings
+    from sandboxrun.lifecycle.apply import ApplySettings
     from sandboxrun.lifecycle.probing import Interrupted
     from sandboxrun.lifecycle.verify import Verification
     from sandboxrun.plan.planner import select
@@ -89,7 +89,7 @@ def _probed(
     chosen = select(profile, names)
     with open_engine(host, max(parallelism, _CONNECTIONS)) as engine:
         forwarding = Forwarding(lambda event: None)
-        settings = Settings(
+        settings = ApplySettings(
             parallelism=parallelism,
             lock_wait=lock_timeout,
             listener=forwarding.listener,

@@ -7,7 +7,7 @@ only the native entry is open, see docs/profile.md for what happens at the other
 
 from __future__ import annotations
 
-from sandboxrun.spec.seccomp.rules import Refused
+from sandboxrun.spec.seccomp.rules import Denied
 
 EPERM, ENOSYS = 1, 38
 
@@ -41,38 +41,38 @@ REFUSED_SOCKETS = (
 )
 
 REFUSED = (
-    Refused(
+    Denied(
         title="clone3",
         why="Its flags lie in memory, where no filter reads them. The C library then uses clone, whose flags one can.",
         calls="clone3",
         errno=ENOSYS,
     ),
-    Refused(
+    Denied(
         title="io_uring",
         why="Its operations run past every other row of this table, and many holes of the last years were in it.",
         calls="io_uring_setup io_uring_enter io_uring_register",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="Asynchronous I/O of old",
         why="Databases fall back without it. Its slots are counted for the whole host: one sandbox could use up all.",
         calls="io_setup io_destroy io_submit io_cancel io_getevents io_pgetevents",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="Other processes' memory and descriptors",
         why="For debuggers, and with a record of holes in their checks; seccomp=debug opens them. Programs of one "
         "user are not apart from each other for that: /proc/PID/mem stays.",
         calls="ptrace process_vm_readv process_vm_writev kcmp pidfd_getfd process_madvise process_mrelease",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="Namespaces",
         why="A namespace of one's own gives back all capabilities inside it, and with them most of the kernel.",
         calls="unshare setns",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="Mounts",
         why="What is mounted is the profile's to say. All need a capability, in this namespace.",
         calls="""
@@ -81,86 +81,86 @@ REFUSED = (
         """,
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="Files by handle",
         why="A handle names a file of the file system, mounted here or not: this is how a container's root was left.",
         calls="name_to_handle_at open_by_handle_at",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="Page faults in user space",
         why="Lets a program stop the kernel in the middle of an access, which makes races in it easy to win.",
         calls="userfaultfd",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="Pages given to pipes",
         why="Maps a program's pages into a pipe: used to win races in the kernel, and by next to no program.",
         calls="vmsplice",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="Hidden memory",
         why="Memory that even the host's tools can't look into.",
         calls="memfd_secret",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="Programs in the kernel, and its counters",
         why="BPF and perf are the largest interfaces of the kernel, and show what other programs do.",
         calls="bpf perf_event_open lookup_dcookie",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="The kernel's key rings",
         why="They are shared between containers of one uid, whatever namespaces these have.",
         calls="add_key request_key keyctl",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="Semaphores and messages of System V",
         why="Before Linux 5.16 their memory was charged to nobody. Today's programs use POSIX semaphores and sockets; "
         "fakeroot has a variant that does (fakeroot-tcp).",
         calls="semget semop semctl semtimedop msgget msgsnd msgrcv msgctl",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="POSIX message queues",
         why="Their limit is counted by uid over all sandboxes: one could use up the others'.",
         calls="mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="Watching whole file systems",
         why="Reports what happens on every mount of a file system, other containers' included; needs a capability.",
         calls="fanotify_init fanotify_mark",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="Where memory lies",
         why="Placement on the nodes of large machines: numerical libraries do without, moving pages shows addresses.",
         calls="mbind set_mempolicy get_mempolicy set_mempolicy_home_node migrate_pages move_pages",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="The page cache's state",
         why="Tells which files of the host's cache others have read. (mincore shows that for one's own files only.)",
         calls="cachestat",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="Segments, ports and old memory calls of x86",
         why="For 16-bit programs, drivers and one long forgotten trick; each had holes that led into the kernel.",
         calls="modify_ldt iopl ioperm remap_file_pages set_thread_area get_thread_area get_robust_list",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="The clock",
         why="It is the host's.",
         calls="settimeofday clock_settime adjtimex clock_adjtime",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="The machine",
         why="Its kernel, modules, swap, power, names, accounting, quotas and log are the host's.",
         calls="""
@@ -169,19 +169,19 @@ REFUSED = (
         """,
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="Attributes of files beyond their mode",
         why="Immutable, append only, project quotas: they outlive the sandbox on a host's file.",
         calls="file_getattr file_setattr",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="Security modules by call",
         why="Nothing uses them yet.",
         calls="lsm_get_self_attr lsm_set_self_attr lsm_list_modules",
         errno=EPERM,
     ),
-    Refused(
+    Denied(
         title="Without a body",
         why="Numbers that today's kernels answer with ENOSYS, or that only programs of the nineties used.",
         calls="""

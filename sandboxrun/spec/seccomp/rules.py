@@ -45,7 +45,7 @@ class Allowed:
 
 
 @attrs.frozen(kw_only=True)
-class Refused:
+class Denied:
     """Calls that fail with `errno`. EPERM is what all unlisted calls give; another is written into the profile."""
 
     title: str

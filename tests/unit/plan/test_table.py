@@ -21,7 +21,6 @@ from sandboxrun.spec.project import NetworkSpec, VolumeSpec, config_digest
 from sandboxrun.spec.records import Attachment, Dependency, FileRef, Lifetime, Mount, Workspace
 from sandboxrun.spec.state import Companion, Completed, Created, Foreign, Image, ObservedVolume, Running
 from sandboxrun.spec.types import freeze
-from tests.unit.model.values import specs
 from tests.unit.plan.world import (
     HELPER,
     NODE,
@@ -35,6 +34,7 @@ from tests.unit.plan.world import (
     snapshot,
     spec,
 )
+from tests.unit.spec.values import specs
 
 A = declared("a", network_mode="none")
 B = declared("b", network_mode="none")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sandboxrun.errors import Problems
 from sandboxrun.profile.sandbox import parse_dotenv
 from sandboxrun.profile.variables import (
+    InputRefused,
     Inputs,
-    Refused,
     Rules,
     Values,
     Variable,
@@ -93,7 +93,7 @@ def test_texts_by_type(rules: Rules, text: str, value: Any) -> None:
     ],
 )
 def test_texts_that_are_refused(rules: Rules, text: str, message: str) -> None:
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(InputRefused) as raised:
         from_text(text, rules)
     assert raised.value.message == message
 
@@ -103,7 +103,7 @@ def test_any_text_has_a_value_of_its_type_or_is_refused(text: str, kind: str) ->
     types = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict}
     try:
         assert isinstance(from_text(text, Rules(type=kind)), types[kind])
-    except Refused as refused:
+    except InputRefused as refused:
         assert refused.message
 
 

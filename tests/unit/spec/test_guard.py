@@ -10,7 +10,7 @@ from sandboxrun.spec.guard import GUARDS, HIDDEN, guarded, mounts_of, parents, p
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.records import Workspace
 from sandboxrun.spec.spec import SandboxSpec, settle
-from tests.unit.model.echo import as_inspect
+from tests.unit.spec.echo import as_inspect
 
 
 def test_every_name_stands_at_the_top_and_has_its_reason() -> None:

@@ -21,8 +21,8 @@ from sandboxrun.spec.option import Effect, Live, Plot
 from sandboxrun.spec.records import Attachment, FileRef, Healthcheck, Logging, Mount, Workspace
 from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, settle
 from sandboxrun.spec.types import freeze
-from tests.unit.model.echo import as_inspect
-from tests.unit.model.values import specs
+from tests.unit.spec.echo import as_inspect
+from tests.unit.spec.values import specs
 
 NAME = "p-a"
 NAMES = Names(project="p", given_networks={"shared": "office"}, given_volumes={"cache": "big.cache"})

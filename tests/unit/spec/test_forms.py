@@ -16,7 +16,7 @@ from sandboxrun.spec.option import Plot, value_of
 from sandboxrun.spec.project import DeclaredSandbox, Profile, config_digest
 from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, digest_of
 from tests.spellings import MANY, ONE_FORM, SPELLINGS, Many, Spelling
-from tests.unit.model.echo import as_inspect
+from tests.unit.spec.echo import as_inspect
 
 SETTABLE = {row.key for row in ROWS if row.settable}
 RECORDED = {row.key for row in ROWS if row.at is None or row.at.engine.startswith("label ")}

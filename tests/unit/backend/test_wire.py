@@ -152,7 +152,7 @@ def test_an_endless_trailer_is_given_up() -> None:
 
 
 def test_a_huge_body_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandboxrun.engine.wire.MAX_WHOLE", 1000)
+    monkeypatch.setattr("sandboxrun.backend.docker.wire.MAX_WHOLE", 1000)
     with pytest.raises(Broken, match="longer than 1000 bytes"):
         OpenBody(Reader(lambda size: b"x" * size)).read()
 

@@ -20,8 +20,8 @@ from sandboxrun.spec.names import Names
 from sandboxrun.spec.owned import IDENTITY, is_own_container, is_own_network, is_own_volume
 from sandboxrun.spec.spec import SandboxSpec, settle
 from sandboxrun.spec.state import observe, observe_companion, observe_network, observe_volume, parse_time
-from tests.unit.model.echo import as_inspect
 from tests.unit.plan.world import profile, snapshot
+from tests.unit.spec.echo import as_inspect
 
 NAMES = Names(project="p")
 SPEC = settle(SandboxSpec(image="a", network_mode="none"))

@@ -15,7 +15,7 @@ from sandboxrun.spec.project import ConfigType, NetworkType, SecretType, VolumeT
 from sandboxrun.spec.records import EvidencePolicy, EvidenceType
 from sandboxrun.spec.spec import SpecType
 from sandboxrun.spec.types import INVALID
-from tests.unit.model.values import CASES, Case, raw, values
+from tests.unit.spec.values import CASES, Case, raw, values
 
 OBJECTS = (
     Case("network", NetworkType),

@@ -70,7 +70,7 @@ def test_lines_that_are_no_objects(line: bytes) -> None:
 
 
 def test_an_endless_line_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandboxrun.engine.jsonlines.MAX_LINE", 10)
+    monkeypatch.setattr("sandboxrun.backend.docker.jsonlines.MAX_LINE", 10)
     with pytest.raises(EngineError, match="longer than 10 bytes"):
         list(json_lines([b"a" * 11], "reading"))
 
