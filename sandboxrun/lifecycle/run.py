@@ -19,7 +19,7 @@ from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.observe import snapshot_after_run, snapshot_before_run, take_snapshot
 from sandboxrun.backend.owner import this_process
 from sandboxrun.backend.session import Made, Session
-from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode, SandboxrunError
+from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode
 from sandboxrun.lifecycle.apply import ApplySettings, Proof, carry_out, locked, not_started, overall
 from sandboxrun.lifecycle.executor import Applied
 from sandboxrun.lifecycle.places import surveyed
@@ -109,14 +109,14 @@ def code_of(results: Iterable[RunResult]) -> int:
     return overall((r.exit_code for r in counted if not r.blocked), blocked=blocked)
 
 
-class RunFailed(SandboxrunError):
-    """Sandboxes ran, but a part of sandboxrun failed meanwhile, or their output could not be handed on. `results` are
-    how they ended all the same."""
+class RunFailed(ApplyError):
+    """Sandboxes could not be made, a part of sandboxrun failed, or output could not be handed on. `results` are how
+    those ended that ran all the same."""
 
-    def __init__(self, results: tuple[RunResult, ...], *diagnostics: Diagnostic) -> None:
+    def __init__(self, results: tuple[RunResult, ...], *diagnostics: Diagnostic, code: int = 0) -> None:
         super().__init__(*diagnostics)
         self.results = results
-        self.exit_code = ExitCode.NOT_RUN
+        self.exit_code = code or ExitCode.NOT_RUN
 
 
 class Runner:
@@ -150,11 +150,11 @@ class Runner:
             captured = {**session.captured, **self._collect(profile)}
         self._deliver()
         blocked = not_started(profile, applied)
-        if not blocked:
-            _check(applied)
         results = tuple(self._result(s, captured, blocked.get(s.address, "")) for s in profile.sandboxes)
+        if not blocked:
+            _check(applied, results)
         if faults := tuple(self._faults()):
-            raise RunFailed(results, *faults)
+            raise RunFailed(results, *faults, code=code_of(results))
         return results
 
     def signal(self, name: str) -> None:
@@ -331,14 +331,14 @@ def _nowhere(address: str, stream: int, data: bytes) -> None:
     """Output that nobody reads is kept all the same."""
 
 
-def _check(applied: Applied) -> None:
-    """Raise ApplyError for what could not be made; sandboxes left out because of a signal have no evidence."""
+def _check(applied: Applied, results: tuple[RunResult, ...]) -> None:
+    """Raise RunFailed for what could not be made; sandboxes left out because of a signal have no evidence."""
     try:
         if applied.failures:
             applied.check()
     except ApplyError as error:
-        error.exit_code = ExitCode.NOT_RUN
-        raise
+        ran = tuple(result for result in results if result.evidence is not None or result.seen is not None)
+        raise RunFailed(ran, *error.diagnostics) from error
 
 
 def run(

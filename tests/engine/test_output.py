@@ -223,7 +223,7 @@ def test_a_part_that_fails_ends_the_run_by_name(
     with pytest.raises(oneoff.RunFailed) as caught:
         run_here(engine, home)
     said = [d.message for d in caught.value.diagnostics]
-    assert said == [f"a was stopped: {what} failed: RuntimeError: boom"] and caught.value.exit_code == 125
+    assert said == [f"a was stopped: {what} failed: RuntimeError: boom"] and caught.value.exit_code == 3  # its own
     [result] = caught.value.results
     assert result.note == f"sandboxrun failed: {what} failed: RuntimeError: boom"
     index, out, _ = evidence(home)

@@ -111,13 +111,13 @@ def _carry_out(
         with forwarding.to(runner.signal):
             results, error = _run(runner, chosen, based=_is_of_base(profile))
     lines.finish()
-    _report(results, profile, as_json, talk)
-    code = code_of(results)
+    if results or error is None:
+        _report(results, profile, as_json, talk)
     if error is not None:
-        error.exit_code = forwarding.exit_code(code or error.exit_code)
+        error.exit_code = forwarding.exit_code(error.exit_code)
         raise error
     lines.check("the evidence has all of it")
-    return forwarding.exit_code(code)
+    return forwarding.exit_code(code_of(results))
 
 
 def _run(
@@ -127,22 +127,16 @@ def _run(
     named on the command line."""
     import attrs
 
-    from sandboxrun.errors import ApplyError
     from sandboxrun.lifecycle.run import RunFailed
 
     try:
         return runner.run(chosen), None
     except RunFailed as error:
-        return error.results, error
-    except ApplyError as error:
-        if not based:
-            raise
         told = [
-            attrs.evolve(d, help=BASE_IMAGE) if d.message.startswith("pulling image ") else d for d in error.diagnostics
+            attrs.evolve(d, help=BASE_IMAGE) if based and d.message.startswith("pulling image ") else d
+            for d in error.diagnostics
         ]
-        again = ApplyError(*told)
-        again.exit_code = error.exit_code
-        raise again from error
+        return error.results, RunFailed(error.results, *told, code=error.exit_code)
 
 
 def _is_of_base(profile: Profile) -> bool:
