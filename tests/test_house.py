@@ -122,6 +122,69 @@ def test_the_core_reaches_nothing_outside(room: str) -> None:
     assert found == []
 
 
+# Words of the Engine API: those that mean nothing else, and those that do only as the key of an answer.
+ENGINE_WORDS = frozenset(
+    """ApiVersion AutoRemove BindOptions Binds CapAdd CapDrop CgroupPermissions CgroupVersion CgroupnsMode
+    CheckDuplicate Cmd     CpuPeriod CpuQuota CpuShares CpusetCpus CpusetMems DefaultRuntime DeviceCgroupRules
+    DeviceRequests Dns DnsOptions     DnsSearch DriverOpts EnableIPv6 EndpointsConfig Entrypoint ExitCode
+    ExtraHosts FinishedAt GroupAdd Healthcheck     HostConfig IPAM IPAMConfig IPAddress IPv4Address IpcMode
+    KernelVersion LogConfig MaskedPaths MaximumRetryCount     MemoryReservation MemorySwap NCPU NanoCpus
+    NetworkDisabled NetworkMode NetworkSettings NetworkingConfig NoCopy OOMKilled     OomKillDisable OomScoreAdj
+    OpenStdin PathInContainer PathOnHost PidMode PidsLimit PortBindings PublishAllPorts     ReadonlyPaths
+    ReadonlyRootfs RepoDigests RestartPolicy SecurityOpt ShmSize StartPeriod StartedAt StopSignal StopTimeout
+    StorageOpt Sysctls Tmpfs UTSMode Ulimits UsernsMode VolumeOptions VolumesFrom WorkingDir""".split()
+)
+ENGINE_KEYS = frozenset(
+    """Action Actor Architecture Attributes Config Containers Created Destination Driver Env Error Gateway Health
+    Hostname Id     Image Internal Kind Labels Memory Mounts Name Names Networks Options Path Paused Pid RW
+    Restarting Running Source State     Status Subnet Target Tty Type User Volumes""".split()
+)
+ENGINE_FIELD = re.compile(r"\b(HostConfig|NetworkSettings)\.|^Config\.[A-Z]")
+OWN_KEYS = {("probe/outside.py", "Name")}  # of /proc/PID/status
+# Modules that still know them. Only ever take one off.
+KNOWS_ENGINE_WORDS = frozenset(
+    """api/lifecycle.py api/sandbox.py cli/running.py evidence/capture.py evidence/parts.py gateway/container.py
+    gateway/subnets.py lifecycle/probing.py lifecycle/running.py lifecycle/verify.py lifecycle/waits.py
+    probe/files.py probe/filesystem.py probe/kernel.py probe/network.py probe/outside_limits.py
+    probe/outside_places.py probe/outside_process.py probe/privilege.py probe/resources.py probe/tmpfs.py
+    spec/codec.py spec/fields.py spec/option.py spec/options.py spec/outcome.py spec/owned.py spec/project.py
+    spec/state.py""".split()
+)
+
+
+def engine_words(path: Path) -> Iterator[str]:
+    """The Engine API's words that a module has as literals, not counting docstrings."""
+    name = str(path.relative_to(PACKAGE))
+    nodes = list(ast.walk(tree_of(path)))
+    prose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        keys: list[ast.expr] = []
+        match node:
+            case ast.Constant(value=str() as text) if id(node) not in prose:
+                if text in ENGINE_WORDS or ENGINE_FIELD.search(text):
+                    yield text
+            case ast.Subscript(slice=key):
+                keys = [key]
+            case ast.Call(func=ast.Attribute(attr="get"), args=[key, *_]):
+                keys = [key]
+            case ast.MatchMapping():
+                keys = node.keys
+        for key in keys:
+            if isinstance(key, ast.Constant) and key.value in ENGINE_KEYS and (name, key.value) not in OWN_KEYS:
+                yield str(key.value)
+
+
+def test_the_engines_words_stay_in_its_backend() -> None:
+    docker = PACKAGE / "backend/docker"
+    found = {
+        str(path.relative_to(PACKAGE)): sorted(words)
+        for path in MODULES
+        if not path.is_relative_to(docker) and (words := set(engine_words(path)))
+    }
+    assert {name: words for name, words in found.items() if name not in KNOWS_ENGINE_WORDS} == {}
+    assert KNOWS_ENGINE_WORDS - found.keys() == set(), "these know them no more: take them off the list"
+
+
 def test_every_thread_has_somebody_who_hears_of_its_failure() -> None:
     """`begin` takes what a thread raises; a bare Thread would end unnoticed."""
     bare = [
