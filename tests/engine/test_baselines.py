@@ -71,7 +71,7 @@ def test_calls_and_outputs_are_as_recorded(cli: Cli, counted: Counting, project:
     step("destroy", "destroy", "--yes")
     assert tuple(calls) == STEPS
     _compare_outputs("\n".join(outputs))
-    _compare_calls({name: {"all": sum(kinds.values()), **kinds} for name, kinds in calls.items()})
+    _compare_calls({name: {"all": _steady(kinds), **kinds} for name, kinds in calls.items()})
 
 
 def _shown(name: str, ran: Ran, project: str) -> str:
@@ -88,8 +88,13 @@ def _compare_outputs(found: str) -> None:
     assert found == file.read_text(), "SANDBOXRUN_DEV_UPDATE=1 writes tests/baselines/outputs.txt"
 
 
+def _steady(kinds: dict[str, int]) -> int:
+    """All calls but those that depend on the machine's speed: samples of usage, and what two threads ask at once."""
+    return sum(count for kind, count in kinds.items() if kind not in ("GET /containers/*/stats", "GET /version"))
+
+
 def _compare_calls(found: dict[str, dict[str, int]]) -> None:
-    """No step makes more calls than recorded; fewer are no failure, for a sample of usage may come or not."""
+    """No step makes more calls than recorded."""
     file = BASELINES / "calls.json"
     if os.environ.get("SANDBOXRUN_DEV_UPDATE"):
         file.write_text(json.dumps(found, indent=2) + "\n")
