@@ -6,12 +6,16 @@ known to that backend alone: an answer that has to be kept as evidence is handed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
+    from sandboxrun.plan.operations import Operation
     from sandboxrun.spec.outcome import History
+    from sandboxrun.spec.project import DeclaredSandbox, Profile
+    from sandboxrun.spec.state import Snapshot, State
 
 
 class Output(Protocol):
@@ -27,11 +31,109 @@ class Output(Protocol):
         """End it; whoever waits for the next piece gets to the end."""
 
 
+class Terminal(Protocol):
+    """A sandbox's terminal, both ways."""
+
+    def recv(self, size: int = ...) -> bytes:
+        """The next bytes of its output; none at the end."""
+
+    def send(self, data: bytes) -> int:
+        """Give it input; how many bytes were taken."""
+
+    def end_input(self) -> None:
+        """No more input will come."""
+
+    def pending(self) -> bool:
+        """Whether output has been read already that `recv` would give at once."""
+
+    def fileno(self) -> int:
+        """The descriptor to wait at."""
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell it its size."""
+
+    def close(self) -> None:
+        """End the connection."""
+
+
+class Lock(Protocol):
+    """A project's lock, while it is held."""
+
+    def check(self) -> None:
+        """Raise ApplyError once it was lost: nothing more may be changed then."""
+
+
 class Backend(Protocol):
     """One engine. Usable from several threads at once; every method may raise EngineError.
 
-    `id` is the engine's own name of one sandbox, or of what runs beside it, as a snapshot has it.
+    `id` is the engine's own name of one sandbox, or of what runs beside it, as a snapshot has it. A `store` is where
+    evidence is kept (evidence/store.py), a `session` what one apply works with (session.py), `events` what `follow`
+    gives (completed.py): rooms above this one.
     """
+
+    # -- what there is, and what is changed ------------------------------------------------------------------------
+
+    def observe(self, profile: Profile, store: Any, *, workspaces: bool = False, events: Any = None) -> Snapshot:
+        """The project on the engine now. `workspaces`: those of sandboxes that have completed are compared with what
+        they are now. With `events`, what other jobs saw completed counts as this checkout's own record does."""
+
+    def observe_before_run(self, profile: Profile, *, shared: bool) -> Snapshot:
+        """What a `run` has to know: no other sandbox, and what they have in common only where it is `shared`."""
+
+    def observe_after_run(self, profile: Profile, names: Iterable[str]) -> Snapshot:
+        """The sandboxes of these names and nothing else, to be collected."""
+
+    def perform(self, step: Operation, session: Any) -> str | None:
+        """Do one step of a plan; a note for its progress line, if any. Raises SandboxrunError."""
+
+    def undo(self, session: Any, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
+        """Remove what the session made and could not finish, the evidence of what had started first."""
+
+    def restore(self, session: Any, steps: Sequence[Operation], done: Collection[str]) -> None:
+        """Give sandboxes that run back what steps took from them and could not replace; `done` are steps' ids."""
+
+    def lock(
+        self, project: str, *, wait: float, on_wait: Callable[[str], None] | None = None
+    ) -> AbstractContextManager[Lock]:
+        """Hold a project's lock, one holder at a time on one engine. Raises ApplyError after `wait` seconds."""
+
+    def follow(self, project: str, began: float) -> Any:
+        """What happens to the project's sandboxes since `began` (UNIX time), while it is used as a context."""
+
+    def check_neighbours(self, sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> None:
+        """Raise ApplyError for a host path of theirs that another sandbox on the engine may move."""
+
+    def collect(self, store: Any) -> None:
+        """Take away what killed processes left on this machine of runs that are not on the engine. Never raises."""
+
+    def state(self, id: str) -> State:
+        """The state of one sandbox. Raises NotFound."""
+
+    def present(self, project: str) -> frozenset[str]:
+        """The ids of all that runs or ran for the project and is still there."""
+
+    def shares_filesystem(self) -> bool:
+        """Whether a path means the same here and to the engine; False when that is not certain."""
+
+    # -- one sandbox ---------------------------------------------------------------------------------------------
+
+    def attach(self, id: str, *, tty: bool | None = None) -> Output:
+        """What it writes from now on."""
+
+    def attach_terminal(self, id: str) -> Terminal:
+        """Its terminal."""
+
+    def wait(self, id: str, *, timeout: float | None = None) -> int:
+        """Wait for its end; the exit code. Raises EngineTimeout after `timeout` seconds."""
+
+    def signal(self, id: str, signal: str = "KILL") -> None:
+        """Send its main process a signal. Raises EngineError with status 409 where it does not run."""
+
+    # -- the engine, and evidence --------------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> str:
+        """What tells this engine from others. Never raises."""
 
     @property
     def endpoint(self) -> str:

@@ -5,7 +5,7 @@ Owns the translation of an HTTP status and message. Must not know how the answer
 
 from __future__ import annotations
 
-from sandboxrun.errors import Diagnostic, SandboxrunError
+from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 
 
 class EngineError(SandboxrunError):
@@ -47,6 +47,14 @@ class RegistryError(EngineError):
 
 class Unsupported(EngineError):
     """This engine or this connection cannot do what was asked."""
+
+
+class DependencyFailed(ApplyError):
+    """What a sandbox waits for can't come any more: `dependency` (an address) has ended, and `ending` says how."""
+
+    def __init__(self, address: str, dependency: str, ending: str, *, help: str | None = None) -> None:
+        super().__init__(f"{address} needs {dependency}, which {ending}", help=help)
+        self.address, self.dependency, self.ending = address, dependency, ending
 
 
 _HELP: tuple[tuple[str, str], ...] = (

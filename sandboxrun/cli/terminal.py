@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.docker.streams import Exec, Terminal
+    from sandboxrun.backend.base import Terminal
+    from sandboxrun.backend.docker.streams import Exec
 
 
 class TerminalPump:

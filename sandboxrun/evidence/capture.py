@@ -26,7 +26,7 @@ from sandboxrun.evidence.parts import CaptureLimits, Part, Source, egress
 from sandboxrun.evidence.store import Entry, Store
 from sandboxrun.evidence.usage import Usage
 from sandboxrun.evidence.workspace import staged_content
-from sandboxrun.spec.outcome import NEVER, History, StoppedBy, decide
+from sandboxrun.spec.outcome import NEVER, History, StoppedBy, decide, seen
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
@@ -313,9 +313,8 @@ class _Capture:
         previous: str | None,
     ) -> Index:
         request, state = self._request, answer.get("State") or {}
-        seen = {"Status": "exited", "StartedAt": "seen", "ExitCode": request.exit_code}
         ending = decide(
-            state if answer else seen if request.exit_code is not None else None,
+            state if answer else seen(request.exit_code) if request.exit_code is not None else None,
             stopped_by=request.stopped_by,
             watched=request.watched,
             history=self._history,

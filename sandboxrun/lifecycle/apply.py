@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from sandboxrun.backend.docker.perform import DependencyFailed
+from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -33,12 +33,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from sandboxrun.backend.docker.observe import take_snapshot
 from sandboxrun.lifecycle.places import check_devices, check_sources, content_faults, sandboxes_made, surveyed
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.docker.client import Engine
     from sandboxrun.evidence.store import Store
     from sandboxrun.plan.changes import Plan
     from sandboxrun.spec.project import Profile
@@ -50,13 +48,11 @@ from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.leftovers import collect
-from sandboxrun.backend.docker.lock import project_lock
-from sandboxrun.backend.docker.places import check_neighbours, real_places
-from sandboxrun.backend.docker.project_events import ProjectEvents
+from sandboxrun.backend.base import Backend
+from sandboxrun.backend.completed import Events
 from sandboxrun.backend.events import Listener, Planned, silent
 from sandboxrun.backend.session import Session, Watched
+from sandboxrun.backend.shared import real_places
 from sandboxrun.errors import ApplyError
 from sandboxrun.lifecycle.executor import Applied, execute
 from sandboxrun.lifecycle.places import file_contents
@@ -154,7 +150,7 @@ def _is_hidden(place: Path, hidden: str | None) -> bool:
 
 
 def plan(
-    engine: Engine,
+    engine: Backend,
     profile: Profile,
     store: Store,
     options: Options | None = None,
@@ -165,7 +161,7 @@ def plan(
     Raises PlanError, EngineError.
     """
     check_outside(profile.sandboxes, store)
-    made = make_plan(profile, take_snapshot(engine, profile, store, workspaces=True), options)
+    made = make_plan(profile, engine.observe(profile, store, workspaces=True), options)
     making = sandboxes_made(made, profile)
     check_sources(making)
     if any(sandbox.spec.devices for sandbox in making) and engine.shares_filesystem():
@@ -177,9 +173,9 @@ def plan(
     return attrs.evolve(made, warnings=(*made.warnings, *found))
 
 
-def destroy_plan(engine: Engine, profile: Profile, store: Store, targets: tuple[str, ...] = ()) -> Plan:
+def destroy_plan(engine: Backend, profile: Profile, store: Store, targets: tuple[str, ...] = ()) -> Plan:
     """What destroy would do."""
-    return make_destroy_plan(profile, take_snapshot(engine, profile, store), targets)
+    return make_destroy_plan(profile, engine.observe(profile, store), targets)
 
 
 # -- apply and destroy
@@ -226,7 +222,7 @@ class Outcome:
 
 
 def apply(
-    engine: Engine,
+    engine: Backend,
     profile: Profile,
     store: Store,
     *,
@@ -236,7 +232,7 @@ def apply(
     expected: SavedPlan | None = None,
     blocked: bool = False,
     proof: Proof | None = None,
-    events: ProjectEvents | None = None,
+    events: Events | None = None,
     prepare: Callable[[Session], None] = _unchanged,
 ) -> Outcome:
     """Make the engine hold what the profile declares. `expected` is a saved plan: nothing else may come of it.
@@ -252,9 +248,9 @@ def apply(
         options = expected.options
     with ExitStack() as stack:
         # Before the lock: whoever holds it may complete, in another checkout, what this one would run.
-        events = events or stack.enter_context(ProjectEvents(engine, profile.project, settings.began))
+        events = events or stack.enter_context(engine.follow(profile.project, settings.began))
         guard = stack.enter_context(locked(engine, profile, settings))
-        snapshot = take_snapshot(engine, profile, store, workspaces=True, events=events)
+        snapshot = engine.observe(profile, store, workspaces=True, events=events)
         if expected is not None and expected.destroy:
             made = make_destroy_plan(profile, snapshot, expected.options.targets)
         else:
@@ -282,7 +278,7 @@ def apply(
 
 
 def destroy(
-    engine: Engine,
+    engine: Backend,
     profile: Profile,
     store: Store,
     *,
@@ -293,7 +289,7 @@ def destroy(
     """Keep the evidence of everything the project has on the engine, and remove it."""
     settings = settings or ApplySettings()
     with locked(engine, profile, settings) as guard:
-        snapshot = take_snapshot(engine, profile, store)
+        snapshot = engine.observe(profile, store)
         made = make_destroy_plan(profile, snapshot, targets)
         if not confirm(made):
             return Outcome(plan=made)
@@ -306,7 +302,7 @@ def destroy(
 def carry_out(
     made: Plan,
     snapshot: Snapshot,
-    engine: Engine,
+    engine: Backend,
     profile: Profile,
     store: Store,
     settings: ApplySettings,
@@ -321,7 +317,7 @@ def carry_out(
     check_sources(making)
     if made.operations:
         store.check()
-    check_neighbours(making, profile, engine)
+    engine.check_neighbours(making, profile)
     contents = file_contents(profile, settings.environment, making)
     session = Session(
         engine=engine,
@@ -343,23 +339,23 @@ def carry_out(
     try:
         applied = execute(made.operations, session, parallelism=settings.parallelism)
     finally:
-        collect(engine, store)
+        engine.collect(store)
     return Outcome(plan=made, applied=applied, session=session)
 
 
 @contextmanager
-def locked(engine: Engine, profile: Profile, settings: ApplySettings) -> Iterator[Callable[[], None]]:
+def locked(engine: Backend, profile: Profile, settings: ApplySettings) -> Iterator[Callable[[], None]]:
     """Hold the project's lock; gives the check to make before each change."""
-    with project_lock(engine, profile.project, wait=settings.lock_wait, on_wait=settings.on_wait) as lock:
+    with engine.lock(profile.project, wait=settings.lock_wait, on_wait=settings.on_wait) as lock:
         yield lock.check
 
 
-def read_back_all(engine: Engine, profile: Profile, store: Store, options: Options | None = None) -> None:
+def read_back_all(engine: Backend, profile: Profile, store: Store, options: Options | None = None) -> None:
     """Read everything back: what is enforced must be what is declared. Raises ApplyError, option by option.
 
     A sandbox that has ended meanwhile, or is past its lifetime, is fine: it was read back when it was started.
     """
-    snapshot = take_snapshot(engine, profile, store)
+    snapshot = engine.observe(profile, store)
     running = {o.id for o in snapshot.sandboxes if isinstance(o.state, Running)}
     targets = options.targets if options is not None else ()
     again = make_plan(profile, snapshot, Options(targets=targets))

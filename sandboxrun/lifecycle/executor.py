@@ -12,9 +12,7 @@ from time import monotonic
 
 import attrs
 
-from sandboxrun.backend.docker.perform import DependencyFailed, carry_out
-from sandboxrun.backend.docker.restore import restore
-from sandboxrun.backend.docker.teardown import undo
+from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.backend.events import StepDone, StepFailed, StepSkipped, StepStarted
 from sandboxrun.backend.session import Session
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, SandboxrunError
@@ -91,9 +89,9 @@ def execute(steps: Sequence[Operation], session: Session, *, parallelism: int) -
         for worker in workers:
             worker.join()
     applied = run.result()
-    undo(session, [f.step for f in applied.failures], [s for s in steps if s.id in applied.skipped])
+    session.engine.undo(session, [f.step for f in applied.failures], [s for s in steps if s.id in applied.skipped])
     if applied.failures or applied.skipped:
-        restore(session, steps, applied.done)
+        session.engine.restore(session, steps, applied.done)
     if run.broken is not None:
         error = run.broken
         raise ApplyError(f"a worker failed: {type(error).__name__}: {error}", help=BUG) from error
@@ -156,7 +154,7 @@ class _Run:
         try:
             session.guard()
             session.listener(StepStarted(step=step))
-            note = carry_out(step, session)
+            note = session.engine.perform(step, session)
         except SandboxrunError as error:
             session.listener(StepFailed(step=step, error=error))
             return error

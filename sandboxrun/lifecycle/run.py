@@ -15,8 +15,8 @@ from uuid import uuid4
 
 import attrs
 
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.observe import snapshot_after_run, snapshot_before_run, take_snapshot
+from sandboxrun.backend.base import Backend
+from sandboxrun.backend.completed import taken_by_others
 from sandboxrun.backend.owner import this_process
 from sandboxrun.backend.session import Made, Session
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode
@@ -123,7 +123,7 @@ class Runner:
     """One `run`. `signal` may be called from a signal handler while `run` works."""
 
     def __init__(
-        self, engine: Engine, profile: Profile, store: Store, settings: ApplySettings, options: RunOptions
+        self, engine: Backend, profile: Profile, store: Store, settings: ApplySettings, options: RunOptions
     ) -> None:
         self._engine, self._profile, self._store = engine, profile, store
         self._settings, self._options = settings, options
@@ -199,7 +199,7 @@ class Runner:
             begin(_get_ready, name="get ready", failed=self._failures.append)
 
         with self._making(profile) as guard:
-            snapshot = snapshot_before_run(self._engine, profile, shared=shares(profile))
+            snapshot = self._engine.observe_before_run(profile, shared=shares(profile))
             targets = tuple(s.address for s in profile.sandboxes)
             made = surveyed(make_plan(profile, snapshot, Options(targets=targets)), profile, self._store)
             self._options.warned(made)
@@ -287,9 +287,9 @@ class Runner:
         with self._making(profile) as guard:
             names = frozenset(s.name for s in profile.sandboxes)
             if shares(profile):
-                snapshot = take_snapshot(self._engine, profile, self._store)
+                snapshot = self._engine.observe(profile, self._store)
             else:
-                snapshot = snapshot_after_run(self._engine, profile, names)
+                snapshot = self._engine.observe_after_run(profile, names)
             mine = [o for o in snapshot.sandboxes if o.name in names]
             made = make_collect_plan(profile, snapshot, mine, networks=shares(profile))
             outcome = carry_out(made, snapshot, self._engine, profile, self._store, settings, guard, watched=watched)
@@ -310,10 +310,7 @@ class Runner:
 
     def _taken_by_others(self, watch: Watch) -> tuple[Captured | None, Ending | None]:
         """What is known of one that somebody else took away, as `destroy` does."""
-        from sandboxrun.backend.docker.elsewhere import taken_by_others
-        from sandboxrun.backend.docker.project_events import ProjectEvents
-
-        events = ProjectEvents(self._engine, self._profile.project, self._settings.began)
+        events = self._engine.follow(self._profile.project, self._settings.began)
         return taken_by_others(self._store, events, watch)
 
 
@@ -342,7 +339,7 @@ def _check(applied: Applied, results: tuple[RunResult, ...]) -> None:
 
 
 def run(
-    engine: Engine,
+    engine: Backend,
     profile: Profile,
     store: Store,
     sandboxes: tuple[DeclaredSandbox, ...],

@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.elsewhere import taken_by_others
-from sandboxrun.backend.docker.observe import take_snapshot
-from sandboxrun.backend.docker.project_events import ProjectEvents
+from sandboxrun.backend.base import Backend
+from sandboxrun.backend.completed import Events, taken_by_others
 from sandboxrun.backend.session import Made, Session, Watched
 from sandboxrun.errors import ApplyError, Diagnostic, ExitCode, SandboxrunError
 from sandboxrun.lifecycle.apply import (
@@ -35,7 +33,6 @@ from sandboxrun.lifecycle.run import RunResult
 from sandboxrun.lifecycle.watch import Watch, Watching
 from sandboxrun.plan.changes import Action
 from sandboxrun.plan.planner import Options, make_collect_plan, select, with_dependencies
-from sandboxrun.spec import labels
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Completed, Created, Ended, ObservedSandbox, Running, Snapshot
 
@@ -72,7 +69,7 @@ class Waited:
 
 
 def apply_and_wait(
-    engine: Engine,
+    engine: Backend,
     profile: Profile,
     store: Store,
     *,
@@ -90,7 +87,7 @@ def apply_and_wait(
     """
     settings = settings or ApplySettings()
     targets = (expected.options if expected is not None else options or Options()).targets
-    with ProjectEvents(engine, profile.project, settings.began) as events:
+    with engine.follow(profile.project, settings.began) as events:
         job = _Job(engine, profile, store, events)
         try:
             outcome = apply(
@@ -120,12 +117,12 @@ def apply_and_wait(
 
 
 def _collect(
-    engine: Engine, profile: Profile, store: Store, settings: ApplySettings, job: _Job, *, whole: bool
+    engine: Backend, profile: Profile, store: Store, settings: ApplySettings, job: _Job, *, whole: bool
 ) -> Mapping[str, Captured]:
     """Keep the evidence of this job's sandboxes that have ended and are there, and remove them: nothing else. Without
     `whole`, what is around them stays."""
     with locked(engine, profile, settings) as guard:
-        snapshot = take_snapshot(engine, profile, store)
+        snapshot = engine.observe(profile, store)
         mine = [o for o in snapshot.sandboxes if o.run in job.runs.values() and isinstance(o.state, Ended)]
         made = make_collect_plan(profile, snapshot, mine, networks=whole, leftovers=whole)
         outcome = carry_out(made, snapshot, engine, profile, store, settings, guard, watched=job.watched)
@@ -137,7 +134,7 @@ def _collect(
 class _Job:
     """The runs that one `apply --wait` is about: those it made, and those it found and left as they are."""
 
-    def __init__(self, engine: Engine, profile: Profile, store: Store, events: ProjectEvents) -> None:
+    def __init__(self, engine: Backend, profile: Profile, store: Store, events: Events) -> None:
         self._engine, self._profile, self._store, self._events = engine, profile, store, events
         self._watches: dict[str, Watch] = {}  # by address
         self._started: dict[str, datetime] = {}  # of those that ran before
@@ -240,7 +237,7 @@ def recorded_code(outcome: str, code: int | None) -> int:
 
 
 def wait_for(
-    engine: Engine,
+    engine: Backend,
     profile: Profile,
     store: Store,
     sandboxes: Iterable[DeclaredSandbox],
@@ -254,8 +251,8 @@ def wait_for(
     Raises WaitTimeout after `patience` seconds.
     """
     addresses = {s.address: s for s in sandboxes}
-    with ProjectEvents(engine, profile.project, ApplySettings().began if began is None else began) as events:
-        snapshot = take_snapshot(engine, profile, store, events=events)
+    with engine.follow(profile.project, ApplySettings().began if began is None else began) as events:
+        snapshot = engine.observe(profile, store, events=events)
         there = [o for a, o in _by_address(snapshot).items() if a in addresses and not isinstance(o.state, Created)]
         watches = {o.id: _watch_observed(engine, store, addresses[o.address], o, snapshot.taken) for o in there}
         try:
@@ -266,7 +263,7 @@ def wait_for(
             for watch in watches.values():
                 watch.close()
         found = dict(codes(engine, profile, store, tuple(addresses.values()), events=events))
-        left = {str(c["Id"]) for c in engine.containers(labels={labels.PROJECT: profile.project})}
+        left = engine.present(profile.project)
         for observed in there:
             if observed.id not in left:
                 started = observed.state.started if isinstance(observed.state, Running | Ended) else None
@@ -278,14 +275,14 @@ def wait_for(
 
 
 def _watch_observed(
-    engine: Engine, store: Store, declared: DeclaredSandbox, observed: ObservedSandbox, taken: datetime
+    engine: Backend, store: Store, declared: DeclaredSandbox, observed: ObservedSandbox, taken: datetime
 ) -> Watch:
     ran = (taken - observed.state.started).total_seconds() if isinstance(observed.state, Running) else 0.0
     how = Watching(sample=False, elapsed=max(0.0, ran))
     return _watch(engine, store, declared, observed.id, observed.run, how)
 
 
-def _watch(engine: Engine, store: Store, declared: DeclaredSandbox, container: str, run: str, how: Watching) -> Watch:
+def _watch(engine: Backend, store: Store, declared: DeclaredSandbox, container: str, run: str, how: Watching) -> Watch:
     return Watch(engine, store, address=declared.address, container=container, run=run, spec=declared.spec, how=how)
 
 
@@ -305,15 +302,15 @@ def _still(running: list[Watch], what: str, help: str) -> WaitTimeout:
 
 
 def codes(
-    engine: Engine,
+    engine: Backend,
     profile: Profile,
     store: Store,
     sandboxes: tuple[DeclaredSandbox, ...],
     *,
-    events: ProjectEvents | None = None,
+    events: Events | None = None,
 ) -> Mapping[str, int | None]:
     """The exit code of each, from the engine or the record; None for one that never ran."""
-    snapshot = take_snapshot(engine, profile, store, events=events)
+    snapshot = engine.observe(profile, store, events=events)
     found: dict[str, int | None] = {}
     for sandbox in sandboxes:
         record = snapshot.completed.get(sandbox.address, {}).get(sandbox.spec.digest)

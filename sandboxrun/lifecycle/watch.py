@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.base import Backend, Terminal
+from sandboxrun.backend.base import Output as Stream
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
 from sandboxrun.backend.session import Watched
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, printable
@@ -34,7 +35,6 @@ from sandboxrun.spec.types import SECOND, format_duration
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.docker.streams import LogStream, Terminal
     from sandboxrun.evidence.store import Store
     from sandboxrun.evidence.usage import Sampler
 
@@ -218,7 +218,7 @@ class Watch:
     """One sandbox being watched. `before_start`, then `begin` once it runs, then `wait` for the result."""
 
     def __init__(
-        self, engine: Engine, store: Store, *, address: str, container: str, run: str, spec: SandboxSpec, how: Watching
+        self, engine: Backend, store: Store, *, address: str, container: str, run: str, spec: SandboxSpec, how: Watching
     ) -> None:
         self.address, self.container, self.run, self.spec = address, container, run, spec
         self.exit_code: int | None = None
@@ -234,7 +234,7 @@ class Watch:
         self._cleanup = contextlib.ExitStack()
         self._threads: list[threading.Thread] = []
         self._sampler: Sampler | None = None
-        self._stream: LogStream | None = None
+        self._stream: Stream | None = None
         self._terminal: Terminal | None = None
         self._live = False
         self._written: dict[int, int] | None = None
@@ -316,7 +316,7 @@ class Watch:
         """Forward a signal to its command: if it ends then, it was killed, whatever its code."""
         self._stops.append(stop := _Stop(by="killed"))
         try:
-            self._engine.kill_container(self.container, signal)
+            self._engine.signal(self.container, signal)
         except EngineError as error:
             stop.reached = error.status not in (404, 409)  # it had ended; of any other failure nobody knows
 
@@ -329,7 +329,7 @@ class Watch:
             self.relay.ending()
         seconds = -(-self.spec.stop_grace_period // 10**9) if grace is None else grace
         with contextlib.suppress(EngineError):
-            stop.reached = self._engine.stop_container(self.container, timeout=seconds)
+            stop.reached = self._engine.stop(self.container, timeout=seconds)
 
     def close(self) -> None:
         """Wait for the rest of what the engine has of its output, and give everything back. The consumer of the output
@@ -394,7 +394,7 @@ class Watch:
         try:
             while self.exit_code is None:
                 try:
-                    self.exit_code = self._engine.wait_container(self.container, timeout=self._patience())
+                    self.exit_code = self._engine.wait(self.container, timeout=self._patience())
                 except EngineTimeout:
                     self._enforce()
         except EngineUnreachable as error:

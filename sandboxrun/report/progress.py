@@ -9,7 +9,7 @@ from typing import Protocol, TextIO, assert_never
 
 import attrs
 
-from sandboxrun.backend.docker.perform import DependencyFailed
+from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.backend.events import (
     Event,
     Planned,

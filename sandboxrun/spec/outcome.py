@@ -106,6 +106,11 @@ _MEMORY = "a process in it was killed for memory"
 _RESTARTED = "the engine was restarted while it ran"
 
 
+def seen(code: int) -> Mapping[str, Any]:
+    """The state of one that somebody saw end with `code`, where it can't be asked any more."""
+    return {"Status": "exited", "StartedAt": "seen", "ExitCode": code}
+
+
 def decide(
     state: Mapping[str, Any] | None,
     *,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,17 @@ from sandboxrun.backend.docker.calls import (
 )
 from sandboxrun.backend.docker.transport import Transport, TransportError
 from sandboxrun.backend.errors import EngineError, Unsupported
+from sandboxrun.spec import labels
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from sandboxrun.backend.docker.lock import ProjectLock
+    from sandboxrun.backend.docker.project_events import ProjectEvents
+    from sandboxrun.plan.operations import Operation
     from sandboxrun.spec.outcome import History
+    from sandboxrun.spec.project import DeclaredSandbox, Profile
+    from sandboxrun.spec.state import Snapshot, State
 
 OLDEST = (1, 41)  # engine 20.10; older ones lack one-shot stats and private cgroup namespaces
 NEWEST = (1, 51)  # engine 28.5: what this client was written against
@@ -225,6 +231,8 @@ class Engine:
     events = _streams.events
     document = inspect_container  # the names by which the seam (backend/base.py) calls the same
     stop = stop_container
+    signal = kill_container
+    wait = wait_container
     usage = stats
     read_tree = _streams.get_archive
 
@@ -249,6 +257,60 @@ class Engine:
     create_volume = _networks.create_volume
     remove_volume = _networks.remove_volume
 
+    # -- the seam's verbs (backend/base.py): the modules that know how are loaded with the first
+
+    def observe(self, profile: Profile, store: Any, **how: Any) -> Snapshot:
+        """The project on the engine now."""
+        return _intents().take_snapshot(self, profile, store, **how)
+
+    def observe_before_run(self, profile: Profile, *, shared: bool) -> Snapshot:
+        """What a `run` has to know."""
+        return _intents().snapshot_before_run(self, profile, shared=shared)
+
+    def observe_after_run(self, profile: Profile, names: Iterable[str]) -> Snapshot:
+        """What a `run` has to collect."""
+        return _intents().snapshot_after_run(self, profile, names)
+
+    def perform(self, step: Operation, session: Any) -> str | None:
+        """Do one step."""
+        return _intents().carry_out(step, session)
+
+    def undo(self, session: Any, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
+        """Take back what could not be finished."""
+        _intents().undo(session, failed, skipped)
+
+    def restore(self, session: Any, steps: Sequence[Operation], done: Collection[str]) -> None:
+        """Give sandboxes that run back what was taken from them."""
+        _intents().restore(session, steps, done)
+
+    def lock(
+        self, project: str, *, wait: float, on_wait: Callable[[str], None] | None = None
+    ) -> contextlib.AbstractContextManager[ProjectLock]:
+        """Hold a project's lock."""
+        return _intents().project_lock(self, project, wait=wait, on_wait=on_wait)
+
+    def follow(self, project: str, began: float) -> ProjectEvents:
+        """What happens to the project's containers."""
+        return _intents().ProjectEvents(self, project, began)
+
+    def check_neighbours(self, sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> None:
+        """Refuse host paths that another container may move."""
+        _intents().check_neighbours(sandboxes, profile, self)
+
+    def collect(self, store: Any) -> None:
+        """Take away what killed processes left on this machine."""
+        _intents().collect(self, store)
+
+    def state(self, id: str) -> State:
+        """The state of one container."""
+        from sandboxrun.spec.state import read_state
+
+        return read_state(self.inspect_container(id).get("State") or {})
+
+    def present(self, project: str) -> frozenset[str]:
+        """The ids of the containers with the project's label."""
+        return frozenset(str(c["Id"]) for c in self.containers(labels={labels.PROJECT: project}))
+
     def close(self) -> None:
         """End all connections: streams that are being read end, calls under way fail."""
         self._transport.close()
@@ -258,3 +320,9 @@ class Engine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _intents() -> Any:
+    from sandboxrun.backend.docker import intents
+
+    return intents

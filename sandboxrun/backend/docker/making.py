@@ -44,11 +44,11 @@ from contextlib import contextmanager
 from types import MappingProxyType
 
 from sandboxrun.backend.docker.holding import held
-from sandboxrun.backend.docker.places import check_places
 from sandboxrun.backend.docker.tmpfs import check_tmpfs
 from sandboxrun.backend.errors import EngineError, EngineUnreachable
 from sandboxrun.backend.events import StepProgress
 from sandboxrun.backend.session import Made
+from sandboxrun.backend.shared import check_places
 from sandboxrun.gateway.container import keeper_payload, not_taken
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.belongings import held_parts

@@ -5,13 +5,12 @@ Owns which calls that takes: four for any number of sandboxes, and one inspect e
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from sandboxrun.backend.completed import Events, completed, with_others
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.making import updated_spec
 from sandboxrun.backend.docker.owned import own_containers
@@ -25,7 +24,6 @@ from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import (
     Companion,
-    Completed,
     Ended,
     Foreign,
     Helper,
@@ -44,12 +42,11 @@ from sandboxrun.spec.state import (
 from sandboxrun.spec.types import freeze
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.docker.project_events import ProjectEvents
     from sandboxrun.evidence.store import Store
 
 
 def take_snapshot(
-    engine: Engine, profile: Profile, store: Store, *, workspaces: bool = False, events: ProjectEvents | None = None
+    engine: Engine, profile: Profile, store: Store, *, workspaces: bool = False, events: Events | None = None
 ) -> Snapshot:
     """The project on the engine now. Raises EngineError.
 
@@ -85,10 +82,10 @@ def take_snapshot(
         couriers=couriers,
         companions=companions,
         helper=_helper(images, profile.sandboxes),
-        completed=_completed(profile, store, workspaces),
+        completed=completed(profile, store, workspaces),
     )
     if events is not None:
-        snapshot = _with_others(snapshot, profile, store, events)
+        snapshot = with_others(snapshot, profile, store, events)
     return attrs.evolve(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, unsettled)))
 
 
@@ -274,68 +271,6 @@ def _owner_gone(observed: ObservedSandbox) -> bool:
 
     owner = decode(observed.owner or "")
     return owner is not None and owner.is_gone
-
-
-def _completed(profile: Profile, store: Store, compare: bool) -> Mapping[str, Mapping[str, Completed]]:
-    """Which of the declared specs ran to their end, by the record; one whose evidence was changed does not count.
-
-    The last run of each; where workspaces are compared, the last one that had the workspace as it is now, if any.
-    """
-    from sandboxrun.evidence.errors import EvidenceError
-    from sandboxrun.evidence.store import ENDED
-
-    wanted = {s.address: s for s in profile.sandboxes}
-    found: dict[str, Completed] = {}
-    contents = _Contents(store)
-    for entry in store.entries(profile.project):
-        sandbox = wanted.get(entry.sandbox)
-        if sandbox is None or entry.spec not in sandbox.spec.digests or entry.outcome not in ENDED:
-            continue
-        if not store.is_own(entry):
-            continue
-        with contextlib.suppress(EvidenceError):
-            index = store.index(entry)
-            changed = compare and contents.differ(sandbox, index.digests.workspace)
-            record = Completed(
-                outcome=entry.outcome.value, exit_code=index.ending.exit_code, run=entry.run, workspace_changed=changed
-            )
-            earlier = found.get(entry.sandbox)
-            if earlier is None or earlier.workspace_changed or not changed:
-                found[entry.sandbox] = record
-    return freeze({address: freeze({wanted[address].spec.digest: record}) for address, record in found.items()})
-
-
-def _with_others(snapshot: Snapshot, profile: Profile, store: Store, events: ProjectEvents) -> Snapshot:
-    """The snapshot, with the records of what would be made and has completed elsewhere."""
-    there = {o.address for o in snapshot.sandboxes if not o.one_off} | snapshot.completed.keys()
-    missing = tuple(s for s in profile.sandboxes if s.address not in there)
-    if not missing:
-        return snapshot
-    from sandboxrun.backend.docker.elsewhere import completed_elsewhere
-
-    digests = {s.address: s.spec.digest for s in missing}
-    found = completed_elsewhere(events, missing, _Contents(store).differ)
-    more = {address: freeze({digests[address]: record}) for address, record in found.items()}
-    return attrs.evolve(snapshot, completed=freeze({**snapshot.completed, **more}))
-
-
-class _Contents:
-    """What workspaces hold now, each read once."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._known: dict[tuple[Path, tuple[str, ...]], str | None] = {}
-
-    def differ(self, sandbox: DeclaredSandbox, recorded: str) -> bool:
-        """Whether the sandbox's copy would be another than the one recorded."""
-        if sandbox.workspace is None or sandbox.spec.workspace is None:
-            return False
-        from sandboxrun.evidence.workspace import content_now
-
-        key = (sandbox.workspace, sandbox.spec.workspace.exclude)
-        if key not in self._known:
-            self._known[key] = content_now(self._store, *key)
-        return self._known[key] != recorded
 
 
 def _foreign(

@@ -1,16 +1,21 @@
-"""The containers on an engine that are a project's own.
+"""The containers on an engine that are a project's own, and what others may do to the host paths of its sandboxes.
 
-Owns the question, which takes a list and a look at each image. What makes one its own is `spec/owned.py`'s.
+Owns these questions: each takes a list and a look at each image. What makes one its own is `spec/owned.py`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sandboxrun.errors import ApplyError, Diagnostic
+from sandboxrun.profile.guarding import sources_of
 from sandboxrun.spec import labels
 from sandboxrun.spec.owned import is_own_container
+from sandboxrun.spec.project import DeclaredSandbox, Profile
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
@@ -38,3 +43,42 @@ def labels_of_image(engine: Engine, image: str) -> frozenset[str]:
     found = engine.image(image) if image else None
     config = found.get("Config") if found is not None else None
     return frozenset(labels.read(config.get("Labels"))) if isinstance(config, Mapping) else frozenset()
+
+
+def check_neighbours(sandboxes: Iterable[DeclaredSandbox], profile: Profile, engine: Engine) -> None:
+    """Raise ApplyError for a path that a sandbox which is on the engine now, and not in the profile, may move.
+
+    Those of one profile are compared when it is read.
+    """
+    declared = {sandbox.address for sandbox in profile.sandboxes}
+    given = [
+        (sandbox, sandbox.place(key, item), path) for sandbox in sandboxes for key, item, path in sources_of(sandbox)
+    ]
+    faults = []
+    ours = {str(c["Id"]) for c in own_containers(engine, profile.project)} if given else set()
+    for container in engine.containers(labels={labels.SANDBOX: None}) if given else ():
+        if str(container["Id"]) in ours and labels.read(container.get("Labels")).get(labels.SANDBOX) in declared:
+            continue
+        binds = [mount for mount in container.get("Mounts") or () if mount.get("Type") == "bind"]
+        whose = str((container.get("Names") or ["?"])[0]).removeprefix("/")
+        for sandbox, span, path in given:
+            if _is_movable(os.path.realpath(path), binds):
+                message = f"{sandbox.address}: {path} lies where {whose} may write: it could put a link in its place"
+                help = "wait until that one is gone, or give each a directory of its own"
+                faults.append(Diagnostic(message=message, span=span, help=help))
+    if faults:
+        raise ApplyError(*faults)
+
+
+def _is_movable(path: str, binds: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a container with these binds can put another thing where `path` is: it lies in one that it may write to,
+    and no mount of its own keeps it in place."""
+    for bind in binds:
+        top = os.path.realpath(str(bind.get("Source") or ""))
+        if not bind.get("RW") or path == top or os.path.commonpath((path, top)) != top:
+            continue
+        at = Path(str(bind.get("Destination"))) / os.path.relpath(path, top)
+        kept = {Path(str(other.get("Destination"))): not other.get("RW") for other in binds if other is not bind}
+        if at not in kept and not any(kept.get(above) for above in at.parents):
+            return True
+    return False

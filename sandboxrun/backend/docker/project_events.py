@@ -13,48 +13,19 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import attrs
-
+from sandboxrun.backend.completed import Past
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.spec import labels
+from sandboxrun.spec.outcome import History
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from sandboxrun.backend.docker.calls import Json
     from sandboxrun.backend.docker.client import Engine
     from sandboxrun.backend.docker.streams import EventStream
 
 _ACTIONS = ("create", "start", "oom", "kill", "update", "die", "destroy")
 _SAME = 2.0  # seconds: the engine tells its time in whole ones, so clocks that differ by less may be one
-
-
-@attrs.frozen(kw_only=True)
-class Past:
-    """One container's events, oldest first, and what it was: its name and labels."""
-
-    id: str
-    name: str
-    labels: Mapping[str, str]
-    events: tuple[Json, ...]
-
-    @property
-    def exit_code(self) -> int | None:
-        """Its exit code; None for one that has not ended, or whose end was not seen."""
-        ends = [event for event in self.events if event.get("Action") in ("start", "die")]
-        code = _attributes(ends[-1]).get("exitCode", "") if ends and ends[-1].get("Action") == "die" else ""
-        return int(code) if code.isdigit() else None
-
-    def ran(self, started: datetime | None = None) -> float | None:
-        """How many seconds it ran, where it `started` or by its events; None where its start or end was not seen."""
-        times = {str(event.get("Action")): _time(event) / 1e9 for event in self.events}  # the last of each
-        began = started.timestamp() if started is not None else times.get("start")
-        return times["die"] - began if began is not None and "die" in times else None
-
-    def had(self, action: str) -> bool:
-        """Whether there is such an event."""
-        return any(event.get("Action") == action for event in self.events)
 
 
 class ProjectEvents:
@@ -120,7 +91,16 @@ class ProjectEvents:
 
 def _past(container: str, events: list[Json]) -> Past:
     own = _attributes(events[-1])
-    return Past(id=container, name=own.get("name", ""), labels=own, events=tuple(events))
+    ends = [event for event in events if event.get("Action") in ("start", "die")]
+    code = _attributes(ends[-1]).get("exitCode", "") if ends and ends[-1].get("Action") == "die" else ""
+    return Past(
+        id=container,
+        name=own.get("name", ""),
+        labels=own,
+        times={str(event.get("Action")): _time(event) / 1e9 for event in events},
+        exit_code=int(code) if code.isdigit() else None,
+        history=History.of(events),
+    )
 
 
 def _attributes(event: Json) -> dict[str, str]:

@@ -7,32 +7,29 @@ Owns the rule that nothing is removed before its evidence is kept.
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
-import attrs
-
+from sandboxrun.backend import shared
 from sandboxrun.backend.docker.companions import remove_companions
 from sandboxrun.backend.errors import EngineError, NotFound
-from sandboxrun.backend.owner import decode, this_process
 from sandboxrun.backend.session import Session, Watched
-from sandboxrun.errors import ApplyError
+from sandboxrun.backend.shared import ITS_RUN, LOOK
 from sandboxrun.plan import operations as op
-from sandboxrun.plan.belongings import companions_of, held_parts, shares
-from sandboxrun.profile.guarding import inside
 from sandboxrun.spec import labels
-from sandboxrun.spec.names import GATEWAY, KEEPER, PARTS, WORKSPACE, companion, part_volume
-from sandboxrun.spec.option import to_plain
-from sandboxrun.spec.records import Workspace
-from sandboxrun.spec.state import ObservedSandbox, observe
+from sandboxrun.spec.codec import encode_update
+from sandboxrun.spec.fields import endpoint
+from sandboxrun.spec.names import PARTS, part_volume
+from sandboxrun.spec.project import network_payload
+from sandboxrun.spec.records import Attachment
+from sandboxrun.spec.state import observe
 
 if TYPE_CHECKING:
-    from sandboxrun.evidence.capture import CaptureRequest
+    pass
 
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from sandboxrun.backend.events import Undone
 from sandboxrun.errors import SandboxrunError
@@ -40,110 +37,12 @@ from sandboxrun.plan.operations import Operation
 
 # -- Ends sandboxes: stop, evidence, removal; each is fine when it was done already
 
-_LOOK = 0.1  # seconds between looks at what another process is doing
-_ITS_RUN = 5.0  # seconds that it may take to do so
-
 
 def stop_sandbox(step: op.StopSandbox, session: Session) -> None:
     """Ask it to end; the engine kills it after its grace period. It may have ended by itself since the plan."""
     session.stopped[step.container] = False
     with contextlib.suppress(NotFound):
         session.stopped[step.container] = session.engine.stop_container(step.container, timeout=step.grace)
-
-
-def capture_evidence(step: op.CaptureEvidence, session: Session) -> str:
-    """Keep what it leaves. Raises ApplyError when nothing to rely on was kept: then it must not be removed."""
-    observed = session.observed(step.container)
-    if _taken_by_its_run(observed, session):
-        return "saved by the run that made it"
-    watched = session.watched.get(step.run, Watched())
-    reached = session.stopped.get(step.container)
-    unseen = watched.stopped_by == "itself" or (reached and watched.stopped_by == "engine")
-    if step.how is not None and reached is not False and unseen:
-        # our stop found it running; or the plan knows what it was stopped for
-        watched = attrs.evolve(watched, stopped_by=step.how)
-    folder = keep(observed, watched, session, known=step.run in session.watched, gateway=step.gateway)
-    if step.replaced:
-        session.given_up[step.address] = folder
-    return folder
-
-
-def _taken_by_its_run(observed: ObservedSandbox, session: Session) -> bool:
-    """Whether the `run` that made it saved its evidence and removed it: without anything shared it does so without the
-    project's lock, and two at once would take from each other what is not saved yet."""
-    owner = decode(observed.owner or "") if observed.one_off else None
-    if owner is None or owner == this_process() or shares(observed.applied or observed.spec):
-        return False
-    until = monotonic() + _ITS_RUN
-    while True:
-        over = owner.is_gone or monotonic() >= until  # before the look: it may end once it has removed it
-        try:
-            session.engine.inspect_container(observed.id)
-        except NotFound:
-            return True
-        if over:
-            return False
-        sleep(_LOOK)
-
-
-def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known: bool, gateway: str | None) -> str:
-    """Take one container's evidence. `known`: the caller saw it end; `gateway`: the container that has its records."""
-    from sandboxrun.evidence.capture import capture
-
-    request = attrs.evolve(_request(observed, watched, session, known=known), gateway=gateway)
-    captured = capture(session.engine, observed.id, request, session.store)
-    session.captured[observed.run] = captured
-    if captured.entry is None:
-        raise ApplyError(
-            f"the evidence of {observed.address} could not be kept: {captured.failure}",
-            help=f"container {observed.name} was not removed: fix the cause, or pass --evidence DIR, and run destroy",
-        )
-    return str(captured.folder or "")
-
-
-def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, known: bool) -> CaptureRequest:
-    from sandboxrun.evidence.capture import CaptureRequest
-    from sandboxrun.evidence.export import ExportLimits
-    from sandboxrun.evidence.index import Digests, Missing
-    from sandboxrun.evidence.parts import CaptureLimits
-    from sandboxrun.spec.outcome import StoppedBy
-
-    spec, own = observed.applied or observed.spec, observed.labels
-    policy, workspace = spec.evidence, spec.workspace
-    copied = workspace is not None and workspace.access == "copy" and policy.patch
-    return CaptureRequest(
-        run=observed.run,
-        project=session.profile.project,
-        sandbox=observed.address,
-        digests=Digests(
-            # not the label: an update in place leaves it as it was, and what ran to its end is the updated spec
-            spec=observed.applied.digest if observed.applied is not None else own.get(labels.SPEC_DIGEST, ""),
-            inputs=own.get(labels.INPUTS_DIGEST, ""),
-            profile=own.get(labels.PROFILE_DIGEST, ""),
-            plan=own.get(labels.PLAN_DIGEST, ""),
-        ),
-        profile=json.dumps(to_plain(spec, defaults=True), indent=2, sort_keys=True, ensure_ascii=False) + "\n",
-        secrets=session.masked,
-        stopped_by=StoppedBy(watched.stopped_by),
-        watched=known,
-        live_logs=watched.live_logs,
-        exit_code=watched.exit_code,
-        written=watched.written,
-        missing=tuple(Missing(part=part, reason=reason) for part, reason in watched.missing),
-        filesystem_changes=policy.filesystem_changes,
-        artifacts=policy.artifacts,
-        workspace=workspace.target if copied and workspace is not None else None,
-        wired=GATEWAY in companions_of(spec),
-        keeper=companion(observed.base, KEEPER) if WORKSPACE in held_parts(spec) else None,
-        own=frozenset(_rests_on(workspace, session)) if copied and workspace is not None else frozenset(),
-        limits=CaptureLimits(log_bytes=policy.logs_limit, artifacts=ExportLimits(bytes=policy.artifacts_limit)),
-    )
-
-
-def _rests_on(workspace: Workspace, session: Session) -> Iterator[str]:
-    """What of a copied workspace the profile rests on: a patch that changes it changes the next sandbox."""
-    profile = session.profile
-    return inside(str(profile.directory / workspace.source), profile.rests_on)
 
 
 def remove_sandbox(step: op.RemoveSandbox, session: Session) -> None:
@@ -156,7 +55,7 @@ def remove_sandbox(step: op.RemoveSandbox, session: Session) -> None:
 
 def _remove_container(container: str, session: Session) -> None:
     """Remove it, or wait until whoever is removing it already has done so."""
-    until = monotonic() + _ITS_RUN
+    until = monotonic() + ITS_RUN
     while True:
         try:
             session.engine.remove_container(container, force=True, volumes=True)
@@ -165,7 +64,7 @@ def _remove_container(container: str, session: Session) -> None:
         except EngineError as error:
             if error.status != 409 or monotonic() >= until:
                 raise
-            sleep(_LOOK)
+            sleep(LOOK)
         else:
             return
 
@@ -200,7 +99,7 @@ def discard(address: str, session: Session) -> str:
         reached = session.engine.stop_container(made.id, timeout=1)
         gateway = session.gateways.get(address)
         ended = Watched(stopped_by="killed" if reached else "itself")
-        keep(observed, ended, session, known=True, gateway=gateway)
+        shared.keep(observed, ended, session, known=True, gateway=gateway)
     session.engine.remove_container(made.id, force=True, volumes=True)
     session.store.unstage(made.run)
     remove_companions(session.companions.get(address, ()), session.private_networks.get(address), session)
@@ -276,3 +175,59 @@ def _networks(session: Session) -> None:
             if not (session.engine.network(network) or {}).get("Containers"):
                 session.engine.remove_network(network)
                 session.listener(Undone(address=name, what="removed"))
+
+
+# -- Gives sandboxes that run back what a change took from them and could not replace: limits, networks. What fails here
+# is reported and left: the next apply sees how the sandbox is then
+
+
+def restore(session: Session, steps: Sequence[Operation], done: Collection[str]) -> None:
+    """After `steps`, of which those with the ids `done` came to their end."""
+    unfinished = {step.address for step in steps if step.id not in done}
+    for step in steps:
+        if isinstance(step, op.UpdateSandbox) and step.address in unfinished:
+            _attempt(session, step.address, "limits restored", partial(_limits, step, session))
+    left = [s for s in steps if isinstance(s, op.DisconnectNetwork) and s.id in done]
+    planned = {(s.container, s.network): s for s in steps if isinstance(s, op.ConnectNetwork) and s.container}
+    for step in left:
+        back = planned.get((step.container, step.network))
+        if back.id not in done if back is not None else step.address in unfinished:
+            _attempt(session, step.address, f"connected to {step.network} again", partial(_back, step, session))
+    for (container, network), step in planned.items():
+        if step.id in done and step.address in unfinished and _attachment(session, container or "", network) is None:
+            text = f"disconnected from {network} again"
+            _attempt(session, step.address, text, partial(_off, container or "", network, session))
+
+
+def _attempt(session: Session, address: str, what: str, call: Callable[[], None]) -> None:
+    try:
+        call()
+    except SandboxrunError as error:
+        what = f"could not be {what}: {error}"
+    session.listener(Undone(address=address, what=what))
+
+
+def _limits(step: op.UpdateSandbox, session: Session) -> None:
+    session.engine.update_container(step.container, encode_update(session.observed(step.container).spec, step.options))
+
+
+def _back(step: op.DisconnectNetwork, session: Session) -> None:
+    """On the network again; on one like it, where that was removed and the other one could not be made."""
+    attachment = _attachment(session, step.container, step.network) or Attachment()
+    if session.engine.network(step.network) is None:
+        was = next(network for network in session.snapshot.networks if network.name == step.network)
+        session.engine.create_network(network_payload(was.key, was.spec, session.profile.names))
+    session.engine.connect_network(step.network, step.container, endpoint(attachment))
+
+
+def _off(container: str, network: str, session: Session) -> None:
+    session.engine.disconnect_network(network, container, force=True)
+
+
+def _attachment(session: Session, container: str, network: str) -> Attachment | None:
+    """How the container was on the network before; None where it was not. A gateway has no attachment of its own."""
+    key = session.profile.names.network_key(network)
+    for observed in session.snapshot.sandboxes:
+        if observed.id == container:
+            return observed.spec.networks.get(key)
+    return Attachment()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from sandboxrun.backend.docker.perform import DependencyFailed
+from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.errors import ApplyError, SandboxrunError
 from sandboxrun.lifecycle.apply import not_started, overall
 from sandboxrun.lifecycle.executor import Applied, Failure

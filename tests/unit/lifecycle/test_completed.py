@@ -8,7 +8,7 @@ from types import MappingProxyType
 import attrs
 import pytest
 
-from sandboxrun.backend.docker.observe import _completed
+from sandboxrun.backend.completed import completed as completed_in
 from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.index import Digests, Index
 from sandboxrun.evidence.store import Entry, Store
@@ -51,7 +51,7 @@ def record(
 
 def seen(store: Store) -> list[tuple[str, str, int | None, str]]:
     """Run, outcome, exit code and spec of each, by sandbox."""
-    found = _completed(profile(AGENT, declared("other")), store, compare=False)
+    found = completed_in(profile(AGENT, declared("other")), store, compare=False)
     return [(r.run, r.outcome, r.exit_code, spec) for specs in found.values() for spec, r in specs.items()]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.backend.docker.elsewhere import completed_elsewhere, ending_of
+from sandboxrun.backend.completed import completed_elsewhere, ending_of
 from sandboxrun.backend.docker.project_events import ProjectEvents
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import to_label

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import pytest
 
-from sandboxrun.backend.docker.perform import DependencyFailed
+from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.backend.events import (
     Event,
     Planned,

@@ -1,0 +1,197 @@
+"""What ran to its end and is gone: by this checkout's record, or, whose evidence another job took, by events.
+
+Owns what of that is certain enough to count. Asks the engine nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+from sandboxrun.backend.errors import EngineError
+from sandboxrun.errors import SandboxrunError
+from sandboxrun.evidence.capture import Captured, recorded
+from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.store import ENDED
+from sandboxrun.spec import labels
+from sandboxrun.spec.codec import to_label
+from sandboxrun.spec.outcome import Ending, History, How, StoppedBy, decide, seen
+from sandboxrun.spec.state import Completed, Snapshot
+from sandboxrun.spec.types import freeze
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sandboxrun.backend.session import Watched
+    from sandboxrun.evidence.store import Store
+    from sandboxrun.spec.project import DeclaredSandbox, Profile
+    from sandboxrun.spec.spec import SandboxSpec
+
+
+@attrs.frozen(kw_only=True)
+class Past:
+    """What happened to one container: `times` has when (seconds of UNIX time) it last did what the key says, in the
+    words create, start, oom, kill, update, die and destroy; `exit_code` is None for one whose end was not seen."""
+
+    id: str
+    name: str
+    labels: Mapping[str, str]
+    times: Mapping[str, float]
+    exit_code: int | None
+    history: History
+
+    def ran(self, started: datetime | None = None) -> float | None:
+        """How many seconds it ran, where it `started` or by its events; None where its start or end was not seen."""
+        began = started.timestamp() if started is not None else self.times.get("start")
+        return self.times["die"] - began if began is not None and "die" in self.times else None
+
+    def had(self, action: str) -> bool:
+        """Whether there is such an event."""
+        return action in self.times
+
+
+class Events(Protocol):
+    """What happened to a project's sandboxes since a moment."""
+
+    def past(self) -> Mapping[str, Past]:
+        """All that something happened to, by id. Raises EngineError where that is not known."""
+
+
+class Seen(Protocol):
+    """A run that somebody watched: what it was, and what was seen of its end."""
+
+    run: str
+    container: str
+    spec: SandboxSpec
+    exit_code: int | None
+
+    @property
+    def result(self) -> Watched:
+        """Who ended it, and what was kept while it ran."""
+
+
+def ending_of(
+    past: Past | None, code: int | None, spec: SandboxSpec, stopped_by: str, started: datetime | None = None
+) -> Ending | None:
+    """How a run ended that was watched (`code`, `stopped_by`), or by its events alone; None where nobody saw it."""
+    if code is None:
+        code = past.exit_code if past is not None else None
+    if code is None:
+        return None
+    ran = past.ran(started) if past is not None else None
+    timeout = spec.lifetime.timeout
+    if ran is not None and timeout is not None and ran >= timeout / 1e9:
+        stopped_by = StoppedBy.TIMEOUT  # as the planner has it, of whatever ended past its timeout
+    history = past.history if past is not None else History()
+    return decide(seen(code), stopped_by=StoppedBy(stopped_by), watched=True, history=history)
+
+
+def taken_by_others(
+    store: Store, events: Events, watch: Seen, started: datetime | None = None
+) -> tuple[Captured | None, Ending | None]:
+    """The evidence of a watched run that this job did not take, where this checkout has it; else how it ended, as far
+    as somebody saw it. What watching it has left in the staging folder goes. `started` of one that ran before."""
+    captured, past = recorded(store, watch.run), None
+    if captured is None:
+        with contextlib.suppress(EngineError):  # what the watch saw counts without
+            past = events.past().get(watch.container)
+    if captured is not None or (past is not None and past.had("destroy")):
+        with contextlib.suppress(OSError, SandboxrunError):  # the next command collects what stays
+            store.unstage(watch.run)
+    if captured is not None:
+        return captured, None
+    return None, ending_of(past, watch.exit_code, watch.spec, watch.result.stopped_by, started)
+
+
+def completed_elsewhere(
+    events: Events, sandboxes: Iterable[DeclaredSandbox], differs: Callable[[DeclaredSandbox, str], bool]
+) -> Mapping[str, Completed]:
+    """Which of the sandboxes ran to their end since the events began, and are gone. What is not certain does not
+    count: one that somebody stopped or updated, or one with another workspace (`differs`: from a content's digest)."""
+    pasts = events.past().values()
+    carried = [past.labels for past in pasts if labels.CONTENT in past.labels]
+    contents = {own.get(labels.RUN, ""): own[labels.CONTENT] for own in carried}
+    found: dict[str, Completed] = {}
+    for sandbox in sandboxes:
+        for past in pasts:
+            run, ending = past.labels.get(labels.RUN, ""), _certain(past, sandbox)
+            if ending is not None and not differs(sandbox, contents.get(run, "")):
+                found[sandbox.address] = Completed(outcome=ending.how.value, exit_code=ending.exit_code, run=run)
+    return found
+
+
+def _certain(past: Past, sandbox: DeclaredSandbox) -> Ending | None:
+    """How the container ended, if it was this sandbox's, gone by now, and ended by itself or by its timeout."""
+    own = past.labels
+    same = (past.name, own.get(labels.SANDBOX)) == (sandbox.name, sandbox.address)
+    if not same or own.get(labels.SPEC) != to_label(sandbox.spec):
+        return None
+    if labels.ONE_OFF in own or past.had("update") or not past.had("destroy"):
+        return None
+    ending = ending_of(past, None, sandbox.spec, StoppedBy.ITSELF)
+    stopped = past.had("kill") and ending is not None and ending.how is not How.TIMEOUT
+    return None if stopped or ending is None or ending.how not in ENDED else ending
+
+
+# -- The record
+
+
+def completed(profile: Profile, store: Store, compare: bool) -> Mapping[str, Mapping[str, Completed]]:
+    """Which of the declared specs ran to their end, by the record; one whose evidence was changed does not count.
+
+    The last run of each; where workspaces are compared, the last one that had the workspace as it is now, if any.
+    """
+    wanted = {s.address: s for s in profile.sandboxes}
+    found: dict[str, Completed] = {}
+    contents = Contents(store)
+    for entry in store.entries(profile.project):
+        sandbox = wanted.get(entry.sandbox)
+        if sandbox is None or entry.spec not in sandbox.spec.digests or entry.outcome not in ENDED:
+            continue
+        if not store.is_own(entry):
+            continue
+        with contextlib.suppress(EvidenceError):
+            index = store.index(entry)
+            changed = compare and contents.differ(sandbox, index.digests.workspace)
+            record = Completed(
+                outcome=entry.outcome.value, exit_code=index.ending.exit_code, run=entry.run, workspace_changed=changed
+            )
+            earlier = found.get(entry.sandbox)
+            if earlier is None or earlier.workspace_changed or not changed:
+                found[entry.sandbox] = record
+    return freeze({address: freeze({wanted[address].spec.digest: record}) for address, record in found.items()})
+
+
+def with_others(snapshot: Snapshot, profile: Profile, store: Store, events: Events) -> Snapshot:
+    """The snapshot, with the records of what would be made and has completed elsewhere."""
+    there = {o.address for o in snapshot.sandboxes if not o.one_off} | snapshot.completed.keys()
+    missing = tuple(s for s in profile.sandboxes if s.address not in there)
+    if not missing:
+        return snapshot
+    digests = {s.address: s.spec.digest for s in missing}
+    found = completed_elsewhere(events, missing, Contents(store).differ)
+    more = {address: freeze({digests[address]: record}) for address, record in found.items()}
+    return attrs.evolve(snapshot, completed=freeze({**snapshot.completed, **more}))
+
+
+class Contents:
+    """What workspaces hold now, each read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[tuple[Path, tuple[str, ...]], str | None] = {}
+
+    def differ(self, sandbox: DeclaredSandbox, recorded: str) -> bool:
+        """Whether the sandbox's copy would be another than the one recorded."""
+        if sandbox.workspace is None or sandbox.spec.workspace is None:
+            return False
+        from sandboxrun.evidence.workspace import content_now
+
+        key = (sandbox.workspace, sandbox.spec.workspace.exclude)
+        if key not in self._known:
+            self._known[key] = content_now(self._store, *key)
+        return self._known[key] != recorded

@@ -1,0 +1,219 @@
+"""What is done alike on every engine: dependencies waited for, evidence kept, host paths that must stay in place.
+
+Owns the rule that nothing is removed before its evidence is kept. Asks the engine by the seam's words only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from time import monotonic, sleep
+from typing import TYPE_CHECKING
+
+import attrs
+
+from sandboxrun.backend.errors import DependencyFailed, NotFound
+from sandboxrun.backend.events import StepProgress
+from sandboxrun.backend.owner import decode, this_process
+from sandboxrun.backend.session import Session, Watched
+from sandboxrun.errors import ApplyError, Diagnostic
+from sandboxrun.plan import operations as op
+from sandboxrun.plan.belongings import companions_of, held_parts, shares
+from sandboxrun.profile.guarding import inside, sources_of
+from sandboxrun.spec import labels
+from sandboxrun.spec.names import GATEWAY, KEEPER, WORKSPACE, companion
+from sandboxrun.spec.option import to_plain
+from sandboxrun.spec.project import DeclaredSandbox
+from sandboxrun.spec.records import Workspace
+from sandboxrun.spec.state import Completed, Created, Ended, ObservedSandbox, Running, State
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.capture import CaptureRequest
+
+LOOK = 0.1  # seconds between looks at what another process or the engine is doing
+ITS_RUN = 5.0  # seconds that it may take to do so
+
+# -- Waits for what another sandbox must have reached: `depends_on`. No decisions
+
+
+def await_condition(step: op.AwaitSandbox, session: Session) -> None:
+    """Wait until the condition holds. Raises ApplyError when it no longer can."""
+    container = _container(step, session)
+    if container is None:
+        return _by_record(step, session)
+    if isinstance(container, Ended):  # torn down in this very apply, perhaps already
+        _holds(step, container)
+        return None
+    session.listener(StepProgress(step=step, text=""))
+    while not _holds(step, session.engine.state(container)):
+        if step.address in session.abandoned:
+            return None  # nothing waits for it any more: the failure is that of the step that kept it from starting
+        if session.stop.is_set():
+            raise ApplyError(f"stopped while waiting for {step.dependency}")
+        sleep(LOOK)
+    return None
+
+
+def _container(step: op.AwaitSandbox, session: Session) -> str | Ended | None:
+    """The container to look at; the state it had when the plan was made if it had ended by then."""
+    made = session.made.get(step.dependency)
+    if made is not None:
+        return made.id
+    for observed in session.snapshot.sandboxes:
+        if observed.address == step.dependency and not observed.one_off:
+            return observed.state if isinstance(observed.state, Ended) else observed.id
+    return None
+
+
+def _by_record(step: op.AwaitSandbox, session: Session) -> None:
+    """The dependency ran in an earlier run and is gone: the record says how it ended."""
+    declared = session.profile.sandbox(step.dependency)
+    digest = declared.spec.digest if declared is not None else ""
+    record: Completed | None = session.snapshot.completed.get(step.dependency, {}).get(digest)
+    if record is None:
+        raise ApplyError(f"{step.address} needs {step.dependency}, which is not there", help="--rerun runs it again")
+    if step.condition == "service_completed_successfully" and not record.succeeded:
+        raise DependencyFailed(
+            step.address, step.dependency, f"{record.ending} in an earlier run", help="--rerun runs it again"
+        )
+
+
+def _holds(step: op.AwaitSandbox, state: State) -> bool:
+    match step.condition, state:
+        case _, Created():
+            return False
+        case "service_started", _:
+            return True
+        case "service_healthy", Running(health="healthy"):
+            return True
+        case "service_healthy", Running(health=None):
+            raise ApplyError(
+                f"{step.address} waits for {step.dependency} to be healthy, which has no healthcheck",
+                help="give it a healthcheck:, or use condition: service_started",
+            )
+        case "service_healthy", Running(health="unhealthy"):
+            raise ApplyError(f"{step.address} needs {step.dependency}, which is unhealthy")
+        case "service_completed_successfully", Ended(succeeded=True):
+            return True
+        case _, Ended() as ended:
+            raise DependencyFailed(step.address, step.dependency, ended.ending)
+    return False
+
+
+# -- Keeps what a sandbox leaves
+
+
+def capture_evidence(step: op.CaptureEvidence, session: Session) -> str:
+    """Keep what it leaves. Raises ApplyError when nothing to rely on was kept: then it must not be removed."""
+    observed = session.observed(step.container)
+    if _taken_by_its_run(observed, session):
+        return "saved by the run that made it"
+    watched = session.watched.get(step.run, Watched())
+    reached = session.stopped.get(step.container)
+    unseen = watched.stopped_by == "itself" or (reached and watched.stopped_by == "engine")
+    if step.how is not None and reached is not False and unseen:
+        # our stop found it running; or the plan knows what it was stopped for
+        watched = attrs.evolve(watched, stopped_by=step.how)
+    folder = keep(observed, watched, session, known=step.run in session.watched, gateway=step.gateway)
+    if step.replaced:
+        session.given_up[step.address] = folder
+    return folder
+
+
+def _taken_by_its_run(observed: ObservedSandbox, session: Session) -> bool:
+    """Whether the `run` that made it saved its evidence and removed it: without anything shared it does so without the
+    project's lock, and two at once would take from each other what is not saved yet."""
+    owner = decode(observed.owner or "") if observed.one_off else None
+    if owner is None or owner == this_process() or shares(observed.applied or observed.spec):
+        return False
+    until = monotonic() + ITS_RUN
+    while True:
+        over = owner.is_gone or monotonic() >= until  # before the look: it may end once it has removed it
+        try:
+            session.engine.state(observed.id)
+        except NotFound:
+            return True
+        if over:
+            return False
+        sleep(LOOK)
+
+
+def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known: bool, gateway: str | None) -> str:
+    """Take one container's evidence. `known`: the caller saw it end; `gateway`: the container that has its records."""
+    from sandboxrun.evidence.capture import capture
+
+    request = attrs.evolve(_request(observed, watched, session, known=known), gateway=gateway)
+    captured = capture(session.engine, observed.id, request, session.store)
+    session.captured[observed.run] = captured
+    if captured.entry is None:
+        raise ApplyError(
+            f"the evidence of {observed.address} could not be kept: {captured.failure}",
+            help=f"container {observed.name} was not removed: fix the cause, or pass --evidence DIR, and run destroy",
+        )
+    return str(captured.folder or "")
+
+
+def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, known: bool) -> CaptureRequest:
+    from sandboxrun.evidence.capture import CaptureRequest
+    from sandboxrun.evidence.export import ExportLimits
+    from sandboxrun.evidence.index import Digests, Missing
+    from sandboxrun.evidence.parts import CaptureLimits
+    from sandboxrun.spec.outcome import StoppedBy
+
+    spec, own = observed.applied or observed.spec, observed.labels
+    policy, workspace = spec.evidence, spec.workspace
+    copied = workspace is not None and workspace.access == "copy" and policy.patch
+    return CaptureRequest(
+        run=observed.run,
+        project=session.profile.project,
+        sandbox=observed.address,
+        digests=Digests(
+            # not the label: an update in place leaves it as it was, and what ran to its end is the updated spec
+            spec=observed.applied.digest if observed.applied is not None else own.get(labels.SPEC_DIGEST, ""),
+            inputs=own.get(labels.INPUTS_DIGEST, ""),
+            profile=own.get(labels.PROFILE_DIGEST, ""),
+            plan=own.get(labels.PLAN_DIGEST, ""),
+        ),
+        profile=json.dumps(to_plain(spec, defaults=True), indent=2, sort_keys=True, ensure_ascii=False) + "\n",
+        secrets=session.masked,
+        stopped_by=StoppedBy(watched.stopped_by),
+        watched=known,
+        live_logs=watched.live_logs,
+        exit_code=watched.exit_code,
+        written=watched.written,
+        missing=tuple(Missing(part=part, reason=reason) for part, reason in watched.missing),
+        filesystem_changes=policy.filesystem_changes,
+        artifacts=policy.artifacts,
+        workspace=workspace.target if copied and workspace is not None else None,
+        wired=GATEWAY in companions_of(spec),
+        keeper=companion(observed.base, KEEPER) if WORKSPACE in held_parts(spec) else None,
+        own=frozenset(_rests_on(workspace, session)) if copied and workspace is not None else frozenset(),
+        limits=CaptureLimits(log_bytes=policy.logs_limit, artifacts=ExportLimits(bytes=policy.artifacts_limit)),
+    )
+
+
+def _rests_on(workspace: Workspace, session: Session) -> Iterator[str]:
+    """What of a copied workspace the profile rests on: a patch that changes it changes the next sandbox."""
+    profile = session.profile
+    return inside(str(profile.directory / workspace.source), profile.rests_on)
+
+
+# -- Host paths that sandboxes are given: each must still be what it was when the apply began
+
+
+def real_places(sandboxes: Iterable[DeclaredSandbox]) -> Mapping[str, str]:
+    """Where the host paths of the sandboxes lead now, links followed."""
+    return {str(path): os.path.realpath(path) for sandbox in sandboxes for _, _, path in sources_of(sandbox)}
+
+
+def check_places(sandbox: DeclaredSandbox, places: Mapping[str, str]) -> None:
+    """Raise ApplyError for each that leads elsewhere now. One that was made by another process is not known of."""
+    faults = []
+    for key, item, path in sources_of(sandbox):
+        if os.path.realpath(path) != places.get(str(path), os.path.realpath(path)):
+            message = f"{sandbox.address}: {path} leads elsewhere since this apply began"
+            help = "see what has put a link there"
+            faults.append(Diagnostic(message=message, span=sandbox.place(key, item), help=help))
+    if faults:
+        raise ApplyError(*faults)
