@@ -20,6 +20,7 @@ from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import Folder
 
 OWNER = "owner.json"
+GONE = "gone-"  # starts the names of staging folders that are being removed
 _NAME = "sandboxrun"
 _LARGEST = 1 << 20  # bytes of a note
 _HELP = "set XDG_STATE_HOME to a directory that belongs to you and lies outside the project"
@@ -104,6 +105,14 @@ def signed(opened: Callable[[], Folder], engine: str) -> Folder:
         except BaseException:
             folder.close()
             raise
+
+
+def discard(staging: Folder, name: str) -> None:
+    """Remove a staging folder. Its name says so first: a process killed in the middle leaves what needs no owner."""
+    if not name.startswith(GONE):
+        os.rename(name, GONE + name, src_dir_fd=staging.fd, dst_dir_fd=staging.fd)
+        name = GONE + name
+    staging.remove(name)
 
 
 def note_of(folder: Folder) -> Note | None:

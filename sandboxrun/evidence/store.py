@@ -21,7 +21,7 @@ import attrs
 
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import INDEX, Folder, RunFolder, is_name, locked
-from sandboxrun.evidence.state import check_apart, is_apart, open_state, signed, state_path
+from sandboxrun.evidence.state import check_apart, discard, is_apart, open_state, signed, state_path
 from sandboxrun.spec.outcome import How
 
 if TYPE_CHECKING:
@@ -352,7 +352,7 @@ class Store:
     def unstage(self, run: str) -> None:
         """Remove a run's staging folder; fine when there is none."""
         with contextlib.suppress(FileNotFoundError), self.state(STAGING) as staging:
-            staging.remove(safe_name(run))
+            discard(staging, safe_name(run))
 
     def state(self, *parts: str, create: bool = False) -> Folder:
         """The user's state directory or one below it; see `open_state`. No project may hold it."""

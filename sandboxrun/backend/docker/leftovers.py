@@ -18,7 +18,7 @@ from uuid import uuid4
 from sandboxrun.backend.docker.holding import release
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.folder import Folder, locked
-from sandboxrun.evidence.state import note_of
+from sandboxrun.evidence.state import GONE, discard, note_of
 from sandboxrun.evidence.store import STAGING, safe_name
 from sandboxrun.spec import labels
 
@@ -52,11 +52,13 @@ def _unstage(engine: Engine, staging: Folder) -> None:
     for name in names:
         if name not in there:
             with contextlib.suppress(OSError):  # another process removes it too
-                staging.remove(name)
+                discard(staging, name)
 
 
 def _is_abandoned(engine: Engine, staging: Folder, name: str) -> bool:
-    """Whether it is of a run on this engine, and its process is not known to be alive."""
+    """Whether it is of a run on this engine, and its process is not known to be alive; or being removed already."""
+    if name.startswith(GONE):
+        return True
     with contextlib.suppress(OSError, SandboxrunError), staging.enter(name) as folder:
         note = note_of(folder)
         if note is not None:

@@ -15,7 +15,7 @@ import pytest
 
 from sandboxrun.backend.docker.holding import held
 from sandboxrun.backend.docker.leftovers import collect, keep, scratch
-from sandboxrun.evidence.state import state_path
+from sandboxrun.evidence.state import OWNER, state_path
 from sandboxrun.evidence.store import Store
 from sandboxrun.profile.loader import load
 from sandboxrun.spec import labels
@@ -115,6 +115,22 @@ def test_a_folder_without_a_note_goes_when_it_is_empty(store: Store) -> None:
     (state_path() / "staging/file").touch()
     collected(Engine(), store)
     assert left("staging") == ["file", "full", "mine"]
+
+
+def test_a_folder_whose_removal_was_killed_goes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its note may be the first that went: nobody could tell whose the rest is."""
+
+    def killed_in_the_middle(name: str, *, dir_fd: int) -> None:
+        os.unlink(f"{name}/{OWNER}", dir_fd=dir_fd)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    stage(store, "run-1")
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", killed_in_the_middle)
+        killed(lambda: store.unstage("run-1"))
+    assert len(left("staging")) == 1
+    collected(Engine(found=[{labels.RUN: "run-1"}]), store)
+    assert left("staging") == []
 
 
 # -- scratch folders -------------------------------------------------------------------------------------------------
