@@ -123,8 +123,9 @@ class World:
 
     def payloads(self, profile: Path) -> Path:
         """What sandboxrun would have the engine create for `profile`, for the floor to create the same."""
+        from sandboxrun.backend.docker.codec import encode
         from sandboxrun.profile.loader import load
-        from sandboxrun.spec.codec import encode, own_labels
+        from sandboxrun.spec.codec import own_labels
 
         loaded = load([profile])
         containers = []

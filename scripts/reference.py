@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from sandboxrun.backend.docker.fields import FIELDS
 from sandboxrun.cli import explaining
 from sandboxrun.cli.exitcodes import TABLE
 from sandboxrun.cli.group import root
@@ -132,7 +133,7 @@ def _fixed() -> Iterator[str]:
     """What no profile can change."""
     yield "### What no profile can change\n"
     fixed = [row for _, group in _groups() for row in group if not row.settable]
-    lines = ((_code(row.key), row.description, _code(row.at.engine) if row.at else "") for row in fixed)
+    lines = ((_code(row.key), row.description, _code(FIELDS[row.key].engine)) for row in fixed)
     yield from _table(("option", "what holds", "on the engine"), lines)
     yield ""
 

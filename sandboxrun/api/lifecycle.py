@@ -50,6 +50,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from sandboxrun.api.sandbox import Held
+from sandboxrun.backend.docker.codec import observe, observe_companion
 from sandboxrun.backend.docker.observe import own_networks, own_volumes
 from sandboxrun.backend.docker.owned import own_containers
 from sandboxrun.backend.errors import NotFound
@@ -63,14 +64,7 @@ from sandboxrun.lifecycle.watch import NOTICE, Watch, Watching
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.planner import Options, make_plan
 from sandboxrun.spec import labels
-from sandboxrun.spec.state import (
-    Created,
-    Ended,
-    Image,
-    Offers,
-    observe,
-    observe_companion,
-)
+from sandboxrun.spec.state import Created, Ended, Image, Offers
 
 if TYPE_CHECKING:
     from sandboxrun.api.service import SandboxService
@@ -496,15 +490,13 @@ class Lifecycle:
     def look(self, held: Held) -> tuple[Finding, ...]:
         """A running one from outside, against what it was declared as."""
         from sandboxrun.lifecycle.running import look_at
-        from sandboxrun.spec.codec import ImageConfig
 
         sandbox, profile, engine = held.declared.sandbox, held.declared.profile, self._service.engine
         with held.lock:
             if held.removed or not isinstance(self._now(held).state, Running):
                 raise UsageError(Diagnostic(message=f"{sandbox.address} does not run", help="start it first"))
             inspect = engine.inspect_container(held.observed.id)
-            image = engine.image(str(inspect["Image"]))
-            config = ImageConfig.of(image) if image is not None else None
+            config = engine.image_config(str(inspect["Image"]))
             observed = observe(inspect, profile.names, config)
             now = Image(reference=sandbox.spec.image, config=config)
             return look_at(engine, profile, observed, sandbox.spec, now, {})

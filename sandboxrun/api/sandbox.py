@@ -39,9 +39,10 @@ if TYPE_CHECKING:
 from collections.abc import Callable
 from typing import TYPE_CHECKING, overload
 
+from sandboxrun.backend.docker.codec import read_state
 from sandboxrun.backend.errors import EngineTimeout, NotFound
 from sandboxrun.errors import ApplyError
-from sandboxrun.spec.state import Created, ObservedSandbox, Running, read_state
+from sandboxrun.spec.state import Created, ObservedSandbox, Running
 
 if TYPE_CHECKING:
     from sandboxrun.api.lifecycle import Declared

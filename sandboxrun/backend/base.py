@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     from sandboxrun.plan.operations import Operation
+    from sandboxrun.spec.codec import ImageConfig
     from sandboxrun.spec.outcome import History
     from sandboxrun.spec.project import DeclaredSandbox, Profile
     from sandboxrun.spec.state import Snapshot, State
@@ -150,6 +151,9 @@ class Backend(Protocol):
 
     def image(self, reference: str) -> Mapping[str, Any] | None:
         """The engine's own answer about an image; None where it has none of that name."""
+
+    def image_config(self, reference: str) -> ImageConfig | None:
+        """What an image sets by itself; None where it has none of that name."""
 
     def histories(self, ended: Mapping[str, Mapping[str, Any]]) -> Mapping[str, History]:
         """What the engine remembers of sandboxes that have ended, by id."""

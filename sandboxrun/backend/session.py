@@ -100,13 +100,13 @@ class Session:
         """What `reference` means on the engine now. Raises ApplyError when it is not there."""
         found = self._images.get(reference)
         if found is None:
-            inspect = self.engine.image(reference)
-            if inspect is None:
+            found = self.engine.image_config(reference)
+            if found is None:
                 raise ApplyError(
                     f"the image {reference} is not on the engine",
                     help="pull it first, or set pull_policy: missing",
                 )
-            found = self._images[reference] = ImageConfig.of(inspect)
+            self._images[reference] = found
         return found
 
     def know_image(self, reference: str, config: ImageConfig) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from sandboxrun.backend.docker.fields import field_of
 from sandboxrun.errors import UsageError, did_you_mean
 from sandboxrun.spec.option import Effect, Record, Row, row_schema, rows
 from sandboxrun.spec.spec import BY_KEY, NOT_OFFERED, ROWS
@@ -113,8 +114,8 @@ def _of_rows(name: str, path: list[Row]) -> Explained:
         facts["default"] = "none: it must be given"
     else:
         facts["default"] = shown(schema["default"]) if "default" in schema else _silent(row)
-    if outer.at is not None:
-        facts["engine"] = outer.at.engine
+    if (field := field_of(outer)) is not None:
+        facts["engine"] = field
     if outer.since is not None:
         facts["needs"] = f"API {outer.since} or newer"
     facts["a change"] = NEEDS[outer.effect] + _unclearable(outer)

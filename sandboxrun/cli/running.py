@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from sandboxrun.backend.docker.codec import observe
 from sandboxrun.backend.docker.owned import own_containers
 from sandboxrun.errors import UsageError, did_you_mean, quoted
 from sandboxrun.spec import labels
-from sandboxrun.spec.state import ObservedSandbox, observe
+from sandboxrun.spec.state import ObservedSandbox
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.codec import decode_network
+from sandboxrun.backend.docker.fields import FIELDS, SHOWN
 from sandboxrun.backend.docker.observe import take_snapshot
 from sandboxrun.backend.docker.owned import own_containers
 from sandboxrun.backend.errors import EngineError
@@ -44,7 +46,7 @@ from sandboxrun.probe.verdicts import Finding, Verdict
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import GATEWAY, companion
 from sandboxrun.spec.option import Plot, private_network
-from sandboxrun.spec.project import DeclaredSandbox, Profile, decode_network
+from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import Image, ObservedSandbox, Running
 from sandboxrun.spec.types import freeze
@@ -540,7 +542,14 @@ def look_at(
     the namespaces of others, by whom they belong to."""
     name = label(observed)
     differences = compare(spec, observed, image if image is not None and image.config is not None else None)
-    shown = options(name, differences, applied=observed.applied is not None, sensitive=profile.sensitive)
+    shown = options(
+        name,
+        differences,
+        applied=observed.applied is not None,
+        fields={key: place.engine for key, place in FIELDS.items()},
+        shown_options=len(SHOWN),
+        sensitive=profile.sensitive,
+    )
     looked = Looked(
         spec=spec,
         outside=look(engine, observed.inspect, others),

@@ -15,6 +15,7 @@ import attrs
 
 from sandboxrun.backend.docker.addresses import host_addresses
 from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.codec import observe
 from sandboxrun.backend.docker.leftovers import keep, scratch
 from sandboxrun.backend.events import silent
 from sandboxrun.backend.session import Made, Session
@@ -30,7 +31,7 @@ from sandboxrun.probe.controls import judge
 from sandboxrun.probe.staging import WEAK_NETWORK, staged_weak
 from sandboxrun.probe.verdicts import Context, Finding, Phase, Seen, Verdict
 from sandboxrun.spec.project import DeclaredSandbox, Profile
-from sandboxrun.spec.state import Image, Running, observe
+from sandboxrun.spec.state import Image, Running
 from sandboxrun.spec.types import freeze
 from sandboxrun.threads import begin
 

@@ -12,8 +12,8 @@ from typing import Any
 import attrs
 
 from sandboxrun.spec.codec import without_inherited
-from sandboxrun.spec.fields import same_gateway
 from sandboxrun.spec.option import Effect, Row, values_of
+from sandboxrun.spec.option_types import same_gateway
 from sandboxrun.spec.spec import ROWS, SandboxSpec
 from sandboxrun.spec.state import Image, ObservedSandbox
 

@@ -11,7 +11,7 @@ import attrs
 from sandboxrun.errors import shown
 from sandboxrun.plan.diff import Difference
 from sandboxrun.probe.verdicts import GVISOR, Finding, Verdict
-from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec
+from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import freeze
 
 # -- What the host shows of a running container, as text of its kernel: the types, and how the text is read
@@ -293,13 +293,19 @@ STALE = "the profile has changed since it was applied: apply brings it in line"
 
 
 def options(
-    sandbox: str, differences: Iterable[Difference], *, applied: bool, sensitive: frozenset[str] = frozenset()
+    sandbox: str,
+    differences: Iterable[Difference],
+    *,
+    applied: bool,
+    fields: Mapping[str, str],
+    shown_options: int,
+    sensitive: frozenset[str] = frozenset(),
 ) -> tuple[Finding, ...]:
     """A finding for each option that differs; one for all of them where none does. `applied`: whether it is known
-    what was asked when the sandbox was made, so that drift is told from a changed profile."""
-    engines = [d for d in differences if BY_KEY[d.key].at is not None]
+    what was asked when the sandbox was made, so that drift is told from a changed profile. `fields` are the engine's
+    own names of the options that reach it, of which it shows `shown_options`."""
+    engines = [d for d in differences if d.key in fields]
     if not engines:
-        count = sum(row.at is not None and not row.at.engine.startswith("label ") for row in ROWS)
         return (
             Finding(
                 sandbox=sandbox,
@@ -307,20 +313,19 @@ def options(
                 title="the engine shows every option as declared",
                 field="inspect",
                 expected="as declared",
-                seen=f"{count} options as declared",
+                seen=f"{shown_options} options as declared",
                 verdict=Verdict.HOLDS,
             ),
         )
-    return tuple(_differs(sandbox, d, applied, sensitive) for d in engines)
+    return tuple(_differs(sandbox, d, fields[d.key], applied, sensitive) for d in engines)
 
 
-def _differs(sandbox: str, difference: Difference, applied: bool, sensitive: frozenset[str]) -> Finding:
-    placed = BY_KEY[difference.key].at
+def _differs(sandbox: str, difference: Difference, field: str, applied: bool, sensitive: frozenset[str]) -> Finding:
     return Finding(
         sandbox=sandbox,
         control=f"option {difference.key}",
         title=f"{difference.key} is as declared",
-        field=placed.engine if placed is not None else "",
+        field=field,
         expected=_short(shown(difference.after, sensitive)),
         seen=_short(shown(difference.before, sensitive)),
         verdict=Verdict.FAILS,

@@ -11,14 +11,12 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from functools import cache
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import MapNode, Node, Scalar
-from sandboxrun.spec import labels
-from sandboxrun.spec.names import Names
 from sandboxrun.spec.types import INVALID, OptionType, Schema, refuse
 
 # -- What an option is: one row that its schema, model field, payload, decoding, diff and docs derive from
@@ -36,45 +34,12 @@ class Effect(enum.Enum):
     NONE = "none"  # sandboxrun's own behaviour: nothing on the engine differs
 
 
-class Placement(Protocol):
-    """Where an option lives on the engine. `engine` names the field, for the docs and for errors."""
-
-    @property
-    def engine(self) -> str: ...
-
-    def put(self, value: Any, payload: Payload) -> None:
-        """Write `value` into a create payload."""
-
-    def get(self, live: Live) -> Any:
-        """Read the value back from an inspect answer, in the row's own form."""
-
-
-@attrs.frozen(kw_only=True)
-class Payload:
-    """A create payload being built, with what the placements need to know about the sandbox."""
-
-    name: str
-    names: Names
-    plot: Plot | None = None  # of a sandbox that has a gateway
-    config: dict[str, Any] = attrs.field(factory=dict)
-    host: dict[str, Any] = attrs.field(factory=dict)
-    endpoints: dict[str, Any] = attrs.field(factory=dict)
-
-    def body(self) -> dict[str, Any]:
-        """The JSON body of POST /containers/create."""
-        body = {**self.config, "HostConfig": self.host}
-        if self.endpoints:
-            body["NetworkingConfig"] = {"EndpointsConfig": self.endpoints}
-        return body
-
-
 @attrs.frozen(kw_only=True, eq=False)
 class Row:
     """One option, declared once.
 
-    `key` is Compose's where Compose has it; `default` the closed value; `at` its place on the engine (None:
-    kept in our own label); `effect` what a change needs; `together` names the rows that a live update must
-    send along; `can_clear` False when the engine takes 0 or ""
+    `key` is Compose's where Compose has it; `default` the closed value; `effect` what a change needs;
+    `together` names the rows that a live update must send along; `can_clear` False when the engine takes 0 or ""
     as "unchanged", so that removing the limit is a replace; `inherited` marks what an image may set;
     `always` is compared even where nothing was declared; `since` is the first API version that knows it;
     `settable` False fixes a value that no profile can change; `derived` is one that sandboxrun itself works out: no
@@ -86,7 +51,6 @@ class Row:
     default: Any
     description: str
     example: Any
-    at: Placement | None = None
     effect: Effect = Effect.REPLACE
     together: tuple[str, ...] = ()
     can_clear: bool = True
@@ -116,37 +80,6 @@ _KEYWORDS = {"from", "global", "class"}
 @cache
 def _plain_default(row: Row) -> Any:
     return row.type.plain(row.default)
-
-
-@attrs.frozen(kw_only=True)
-class Live:
-    """An inspect answer, with what the placements need to know to read it."""
-
-    inspect: Mapping[str, Any]
-    names: Names
-    recorded: Any = None  # the spec as last applied, where that is known
-
-    @property
-    def name(self) -> str:
-        """The container's name."""
-        return str(self.inspect.get("Name", "")).removeprefix("/")
-
-    @property
-    def base(self) -> str:
-        """What the names of its own volumes and network begin with: the name that it was made under."""
-        return self.label(labels.BASE) or self.name
-
-    def config(self, field: str) -> Any:
-        """A field of Config."""
-        return (self.inspect.get("Config") or {}).get(field)
-
-    def host(self, field: str) -> Any:
-        """A field of HostConfig."""
-        return (self.inspect.get("HostConfig") or {}).get(field)
-
-    def label(self, name: str) -> str | None:
-        """A label's text."""
-        return labels.read(self.config("Labels")).get(name)
 
 
 _ROW = "sandboxrun.row"
@@ -288,9 +221,6 @@ _READERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {}
 
 __all__ = [
     "Effect",
-    "Live",
-    "Payload",
-    "Placement",
     "Record",
     "Row",
     "option",

@@ -621,3 +621,9 @@ class EgressOption:
 
     def _short(self) -> Short:
         return Short(record=self.record, read=_read, expected="none, open, or a mapping with allow")
+
+
+def same_gateway(one: Any, other: Any) -> bool:
+    """Whether a change from one to the other is a matter of the gateway's rules alone."""
+    both = isinstance(one, Egress) and isinstance(other, Egress) and one.has_gateway and other.has_gateway
+    return both and one.resolvers == other.resolvers

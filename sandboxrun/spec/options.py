@@ -1,6 +1,6 @@
 """Every option of a sandbox, one row each, by theme: process, resources, privilege, files and networks.
 
-A row is the only place where an option is declared.
+A row is the only place where an option is declared; where it lives on an engine is that engine's backend's to say.
 """
 
 from __future__ import annotations
@@ -9,11 +9,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from sandboxrun.spec import fields as at
-from sandboxrun.spec import fields as convert
 from sandboxrun.spec import forms, labels
-from sandboxrun.spec.fields import Environment, Resolvers, Wiring
-from sandboxrun.spec.names import CONFIGS, SECRETS
 from sandboxrun.spec.option import Effect, option
 from sandboxrun.spec.option_types import CLOSED_OPTIONS as CLOSED
 from sandboxrun.spec.option_types import (
@@ -73,7 +69,6 @@ class ProcessOptions:
         default="node:20-alpine",
         description="The image to run, by tag or, better, by digest.",
         example="node:20-alpine",
-        at=at.Config("Image", read=convert.form(forms.image, "")),
     )
     command: tuple[str, ...] | None = option(
         Command(),
@@ -81,7 +76,6 @@ class ProcessOptions:
         description="The command, in place of the image's: the arguments of the entry point where there is one, [] for "
         "none. The image's own, when left out, runs only where no entrypoint is set.",
         example=["node", "/agent/run.js"],
-        at=at.Config("Cmd", write=list, read=convert.words),
         inherited=True,
     )
     entrypoint: tuple[str, ...] | None = option(
@@ -90,7 +84,6 @@ class ProcessOptions:
         description="The entry point, in place of the image's. The image's command is not used then, also where both "
         "entry points are equal: set command too. [] takes the image's entry point away and leaves its command.",
         example=["/usr/bin/env"],
-        at=at.Config("Entrypoint", write=list, read=convert.words),
         inherited=True,
     )
     user: str = option(
@@ -103,7 +96,6 @@ class ProcessOptions:
         default="1000:1000",
         description="The user, and group, that the command runs as; never root unless you say so.",
         example="1000:1000",
-        at=at.Config("User", read=convert.form(forms.account, "")),
         always=True,
     )
     working_dir: str | None = option(
@@ -111,7 +103,6 @@ class ProcessOptions:
         default=None,
         description="The working directory; the workspace's target when there is one.",
         example="/workspace",
-        at=at.Config("WorkingDir", read=convert.form(forms.path)),
         inherited=True,
     )
     environment: Mapping[str, str | None] = option(
@@ -119,7 +110,6 @@ class ProcessOptions:
         default=freeze({}),
         description="Environment variables. Not for secrets: whoever can inspect the container reads them.",
         example={"CI": "1"},
-        at=Environment(),
         inherited=True,
         merge="map",
     )
@@ -128,28 +118,24 @@ class ProcessOptions:
         default=True,
         description="Run an init as PID 1, which forwards signals and reaps children.",
         example=True,
-        at=at.Host("Init", read=convert.flag),
     )
     tty: bool = option(
         Flag(),
         default=False,
         description="Give the command a terminal; stdout and stderr become one stream.",
         example=False,
-        at=at.Config("Tty", read=convert.flag),
     )
     stdin_open: bool = option(
         Flag(),
         default=False,
         description="Keep standard input open.",
         example=False,
-        at=at.Config("OpenStdin", read=convert.flag),
     )
     stop_signal: str | None = option(
         Text(pattern=r"[A-Za-z0-9+-]{1,12}", hint="a signal's name or number", numbers=True, form=forms.signal),
         default=None,
         description="The signal that asks the command to end.",
         example="SIGTERM",
-        at=at.Config("StopSignal", read=convert.form(forms.signal, "SIGTERM")),  # the default of engines
         inherited=True,
     )
     stop_grace_period: int = option(
@@ -157,14 +143,12 @@ class ProcessOptions:
         default=10_000_000_000,
         description="How long it may take to end after that, in whole seconds, before it is killed.",
         example="10s",
-        at=at.Config("StopTimeout", write=convert.seconds, read=convert.nanoseconds),
     )
     restart: str = option(
         Restart(),
         default="no",
         description="Whether the engine starts it again. A sandbox is a task: leave it at no.",
         example="no",
-        at=at.Host("RestartPolicy", write=convert.to_restart, read=convert.from_restart),
         effect=Effect.LIVE,
     )
     healthcheck: Healthcheck | None = option(
@@ -172,7 +156,6 @@ class ProcessOptions:
         default=None,
         description="How the engine tests that the sandbox is healthy.",
         example={"test": ["CMD", "true"], "interval": "30s"},
-        at=at.Config("Healthcheck", write=convert.to_health, read=convert.from_health),
         inherited=True,
         merge="map",
     )
@@ -181,14 +164,12 @@ class ProcessOptions:
         default=None,
         description="The host name inside.",
         example="agent",
-        at=at.Hostname(),
     )
     labels: Mapping[str, str] = option(
         Pairs(name=LABEL, reserved=labels.PREFIX),
         default=freeze({}),
         description="Labels of your own.",
         example={"team": "research"},
-        at=at.Labels(),
         inherited=True,
         merge="map",
     )
@@ -197,7 +178,6 @@ class ProcessOptions:
         default=freeze({}),
         description="Annotations for the OCI runtime.",
         example={"com.example.note": "reviewed"},
-        at=at.Host("Annotations", write=dict, read=convert.mapping),
         since="1.43",
         merge="map",
     )
@@ -206,7 +186,6 @@ class ProcessOptions:
         default=None,
         description="The platform of the image: os/arch[/variant], or one of the two.",
         example="linux/amd64",
-        at=at.Recorded(),
     )
     pull_policy: str = option(
         Choice(values=("missing", "always", "never", "if_not_present")),
@@ -220,14 +199,12 @@ class ProcessOptions:
         default=None,
         description="The OCI runtime, for example runsc for gVisor; the engine's own when left out.",
         example="runsc",
-        at=at.Host("Runtime", read=convert.text_or_none),
     )
     logging: Logging = option(
         LoggingType,
         default=Logging(),
         description="Where the engine writes the output, and how much of it is kept.",
         example={"driver": "local", "options": {"max-size": "10m", "max-file": "3"}},
-        at=at.Host("LogConfig", write=convert.to_logging, read=convert.from_logging),
     )
     group_add: tuple[str, ...] = option(
         ListOf(
@@ -238,7 +215,6 @@ class ProcessOptions:
         default=(),
         description="More groups of the user.",
         example=["2000"],
-        at=at.Host("GroupAdd", write=list, read=convert.names),
         merge="append",
     )
 
@@ -257,7 +233,6 @@ class ResourceOptions:
         default=512 * MIB,
         description="Memory, a hard limit: beyond it the sandbox is killed and reported as OOM. 0 is unlimited.",
         example="512m",
-        at=at.Host("Memory", read=convert.number),
         effect=Effect.LIVE,
         together=("memswap_limit",),
         can_clear=False,
@@ -269,7 +244,6 @@ class ResourceOptions:
         description="Memory and swap together; equal to mem_limit when left out, that is no swap. -1 or unlimited is"
         " unlimited.",
         example="512m",
-        at=at.Host("MemorySwap", read=convert.number),
         effect=Effect.LIVE,
         together=("mem_limit",),
         can_clear=False,
@@ -280,7 +254,6 @@ class ResourceOptions:
         default=0,
         description="Memory the engine tries to leave to the sandbox when the host runs short.",
         example="256m",
-        at=at.Host("MemoryReservation", read=convert.number),
         effect=Effect.LIVE,
         can_clear=False,
     )
@@ -289,7 +262,6 @@ class ResourceOptions:
         default=1.0,
         description="CPU time, as a number of CPUs. 0 is unlimited.",
         example=1.5,
-        at=at.Host("NanoCpus", write=convert.cpus_to_nano, read=convert.nano_to_cpus),
         effect=Effect.LIVE,
         can_clear=False,
         always=True,
@@ -299,7 +271,6 @@ class ResourceOptions:
         default=0,
         description="Relative weight when CPUs are short; 0 is the engine's default of 1024.",
         example=512,
-        at=at.Host("CpuShares", read=convert.number),
         effect=Effect.LIVE,
         can_clear=False,
     )
@@ -313,7 +284,6 @@ class ResourceOptions:
         default=None,
         description="The CPUs it may run on.",
         example="0-1",
-        at=at.Host("CpusetCpus", read=convert.form(forms.cpus)),
         effect=Effect.LIVE,
         can_clear=False,
     )
@@ -322,7 +292,6 @@ class ResourceOptions:
         default=256,
         description="Processes and threads, in all. 0 or -1 is unlimited.",
         example=256,
-        at=at.Host("PidsLimit", read=convert.pids),
         effect=Effect.LIVE,
         always=True,
     )
@@ -331,7 +300,6 @@ class ResourceOptions:
         default=freeze({"core": Ulimit(soft=0, hard=0), "nofile": Ulimit(soft=4096, hard=4096)}),
         description="Limits of each process: open files, core dumps and so on.",
         example={"nofile": 1024, "core": {"soft": 0, "hard": 0}},
-        at=at.Host("Ulimits", write=convert.to_ulimits, read=convert.from_ulimits),
         merge="map",
     )
     shm_size: int = option(
@@ -339,14 +307,12 @@ class ResourceOptions:
         default=64 * MIB,
         description="The size of /dev/shm.",
         example="64m",
-        at=at.Host("ShmSize", read=convert.number),
     )
     storage_opt: Mapping[str, str] = option(
         Pairs(),
         default=freeze({}),
         description="Options of the storage driver: size bounds the writable layer where the engine has quotas.",
         example={"size": "1g"},
-        at=at.Host("StorageOpt", write=dict, read=convert.mapping),
         merge="map",
     )
     oom_score_adj: int = option(
@@ -354,14 +320,12 @@ class ResourceOptions:
         default=0,
         description="How soon the kernel picks the sandbox when the host runs out of memory; never below 0.",
         example=500,
-        at=at.Host("OomScoreAdj", read=convert.number),
     )
     devices: tuple[Device, ...] = option(
         ListOf(item=DeviceType, unique=True, ordered=False, key=device_target),
         default=(),
         description="Host devices in the sandbox.",
         example=["/dev/fuse:/dev/fuse:rw"],
-        at=at.Host("Devices", write=convert.to_devices, read=convert.from_devices),
         merge="append",
         always=True,
     )
@@ -370,7 +334,6 @@ class ResourceOptions:
         default=None,
         description="GPUs: all, or how many.",
         example="all",
-        at=at.Host("DeviceRequests", write=convert.to_gpus, read=convert.from_gpus),
         always=True,
     )
 
@@ -387,7 +350,6 @@ class SecurityOptions:
         default=True,
         description="Mount the root filesystem read-only.",
         example=True,
-        at=at.Host("ReadonlyRootfs", read=convert.flag),
         always=True,
     )
     cap_drop: tuple[str, ...] = option(
@@ -395,7 +357,6 @@ class SecurityOptions:
         default=("ALL",),
         description="Capabilities taken away. All of them, unless you say which.",
         example=["ALL"],
-        at=at.Host("CapDrop", write=list, read=convert.capabilities),
         always=True,
         merge="append",
     )
@@ -404,7 +365,6 @@ class SecurityOptions:
         default=(),
         description="Capabilities given.",
         example=["NET_BIND_SERVICE"],
-        at=at.Host("CapAdd", write=list, read=convert.capabilities),
         always=True,
         merge="append",
     )
@@ -414,7 +374,6 @@ class SecurityOptions:
         description="Security options of the engine; no-new-privileges and seccomp=sandboxrun stay on unless you name "
         "another value. seccomp is sandboxrun, debug (opens ptrace), engine (the engine's own), unconfined or a file.",
         example=["no-new-privileges:true", "seccomp=debug"],
-        at=at.Host("SecurityOpt", write=convert.to_security, read=convert.from_security),
         always=True,
         merge="map",
     )
@@ -423,7 +382,6 @@ class SecurityOptions:
         default=None,
         description="host turns the engine's user namespaces off for this sandbox.",
         example="host",
-        at=at.Host("UsernsMode", read=convert.text_or_none),
         always=True,
     )
     ipc: str = option(
@@ -431,7 +389,6 @@ class SecurityOptions:
         default="private",
         description="The IPC namespace; none has no /dev/shm.",
         example="private",
-        at=at.Host("IpcMode", read=convert.text),
         always=True,
     )
     sysctls: Mapping[str, str] = option(
@@ -439,7 +396,6 @@ class SecurityOptions:
         default=freeze({}),
         description="Kernel parameters of the sandbox's own namespaces.",
         example={"net.ipv4.ip_unprivileged_port_start": "0"},
-        at=at.Host("Sysctls", write=dict, read=convert.mapping),
         always=True,
         merge="map",
     )
@@ -447,7 +403,6 @@ class SecurityOptions:
         Flag(),
         default=False,
         description="Never.",
-        at=at.Host("Privileged", read=convert.flag),
         always=True,
         settable=False,
     )
@@ -455,7 +410,6 @@ class SecurityOptions:
         Choice(values=("",)),
         default="",
         description="The PID namespace is always the sandbox's own.",
-        at=at.Host("PidMode", read=convert.text),
         always=True,
         settable=False,
     )
@@ -463,7 +417,6 @@ class SecurityOptions:
         Choice(values=("",)),
         default="",
         description="The UTS namespace is always the sandbox's own.",
-        at=at.Host("UTSMode", read=convert.text),
         always=True,
         settable=False,
     )
@@ -471,7 +424,6 @@ class SecurityOptions:
         Choice(values=("private",)),
         default="private",
         description="The cgroup namespace is always the sandbox's own.",
-        at=at.Host("CgroupnsMode", read=convert.text),
         always=True,
         settable=False,
     )
@@ -479,7 +431,6 @@ class SecurityOptions:
         Choice(values=("masked", "open")),
         default="masked",
         description="What the engine masks below /proc and /sys stays masked.",
-        at=at.SystemPaths(),
         always=True,
         settable=False,
     )
@@ -487,7 +438,6 @@ class SecurityOptions:
         ListOf(item=Text()),
         default=(),
         description="No port is published.",
-        at=at.Host("PortBindings", write=lambda _: {}, read=convert.names),
         always=True,
         settable=False,
     )
@@ -495,7 +445,6 @@ class SecurityOptions:
         Flag(),
         default=False,
         description="Nor are those that the image names.",
-        at=at.Host("PublishAllPorts", read=convert.flag),
         always=True,
         settable=False,
     )
@@ -503,7 +452,6 @@ class SecurityOptions:
         ListOf(item=Text()),
         default=(),
         description="No other container's mounts.",
-        at=at.Host("VolumesFrom", write=list, read=convert.words),
         always=True,
         settable=False,
     )
@@ -511,7 +459,6 @@ class SecurityOptions:
         ListOf(item=Text()),
         default=(),
         description="No devices but those of `devices`.",
-        at=at.Host("DeviceCgroupRules", write=list, read=convert.words),
         always=True,
         settable=False,
     )
@@ -519,7 +466,6 @@ class SecurityOptions:
         Flag(),
         default=False,
         description="A sandbox beyond its memory limit is ended.",
-        at=at.Host("OomKillDisable", read=convert.flag),
         always=True,
         settable=False,
     )
@@ -527,7 +473,6 @@ class SecurityOptions:
         Flag(),
         default=False,
         description="Never: it loses the evidence.",
-        at=at.Host("AutoRemove", read=convert.flag),
         always=True,
         settable=False,
     )
@@ -555,7 +500,6 @@ class PlaceOptions:
         default=freeze({"/tmp": read_options("mode=1777")}),
         description="Memory filesystems; noexec, nosuid, nodev and size=64m unless said otherwise.",
         example=["/tmp:size=64m"],
-        at=at.Host("Tmpfs", write=dict, read=convert.mapping),
         always=True,
         merge="map",
     )
@@ -564,7 +508,6 @@ class PlaceOptions:
         default=(),
         description="Host paths and volumes in the sandbox.",
         example=["./data:/data:ro"],
-        at=at.Volumes(),
         always=True,
         merge="target",
     )
@@ -573,7 +516,6 @@ class PlaceOptions:
         default=None,
         description="The files the agent works on.",
         example={"source": ".", "target": "/workspace", "access": "copy"},
-        at=at.WorkspaceMount(),
         always=True,
         merge="map",
     )
@@ -582,7 +524,6 @@ class PlaceOptions:
         default=(),
         description="Secrets, as files under /run/secrets that only the sandbox's user can read.",
         example=["api_key"],
-        at=at.Files(SECRETS, labels.SECRETS, SECRETS_AT),
         always=True,
         merge="append",
     )
@@ -591,7 +532,6 @@ class PlaceOptions:
         default=(),
         description="Configuration files, under /run/configs.",
         example=["settings"],
-        at=at.Files(CONFIGS, labels.CONFIGS, CONFIGS_AT),
         merge="append",
     )
     network_mode: str = option(
@@ -599,7 +539,6 @@ class PlaceOptions:
         default="bridge",
         description="bridge: a network of its own, never the engine's shared one; none: no network at all.",
         example="none",
-        at=at.NetworkMode(),
         always=True,
     )
     networks: Mapping[str, Attachment] = option(
@@ -607,7 +546,6 @@ class PlaceOptions:
         default=freeze({}),
         description="Networks of the project that it joins, without a gateway: what they reach, it reaches.",
         example=["default"],
-        at=at.Networks(),
         effect=Effect.RECONNECT,
         always=True,
         merge="map",
@@ -617,7 +555,6 @@ class PlaceOptions:
         default=(),
         description="Name servers, of a sandbox that names networks: with a gateway it asks none.",
         example=["127.0.0.1"],
-        at=Resolvers(),
         merge="append",
     )
     egress: Egress | None = option(
@@ -626,7 +563,6 @@ class PlaceOptions:
         description="What it reaches, through a gateway of its own. Left out: nothing with network_mode none, what its "
         "networks reach where it names networks, else every public host (open).",
         example={"allow": ["api.example.com:443", "*.models.example.org:443"]},
-        at=Wiring(),
         effect=Effect.RELOAD,
         always=True,
     )
@@ -635,7 +571,6 @@ class PlaceOptions:
         default=(),
         description="Search domains.",
         example=["example.com"],
-        at=at.Host("DnsSearch", write=list, read=convert.words_in(forms.domain)),
         merge="append",
     )
     dns_opt: tuple[str, ...] = option(
@@ -643,7 +578,6 @@ class PlaceOptions:
         default=(),
         description="Options of the resolver.",
         example=["timeout:2"],
-        at=at.Host("DnsOptions", write=list, read=convert.resolver_options),
         merge="append",
     )
     extra_hosts: Mapping[str, tuple[str, ...]] = option(
@@ -652,7 +586,6 @@ class PlaceOptions:
         description="Lines for /etc/hosts: names with an address, or several. IPv6 may be in brackets; host-gateway is "
         "an address of the host.",
         example={"api.example.com": "192.0.2.10"},
-        at=at.Host("ExtraHosts", write=convert.to_hosts, read=convert.from_hosts),
         merge="map",
     )
     depends_on: Mapping[str, Dependency] = option(

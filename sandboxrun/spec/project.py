@@ -123,51 +123,9 @@ SecretType = Record(cls=FileSpec, title="a secret", check=_check_secret)
 ConfigType = Record(cls=FileSpec, title="a config", check=_check_config)
 
 
-def network_payload(key: str, spec: NetworkSpec, names: Names) -> dict[str, Any]:
-    """The body of POST /networks/create."""
-    ipam = {"Driver": "default", "Config": [{"Subnet": spec.subnet}] if spec.subnet else []}
-    return {
-        "Name": names.network(key),
-        "CheckDuplicate": True,
-        "Driver": "bridge",
-        "Internal": spec.internal,
-        "EnableIPv6": spec.enable_ipv6,
-        "IPAM": ipam,
-        "Options": dict(spec.driver_opts),
-        "Labels": _own(key, labels.NETWORK, spec, names),
-    }
-
-
-def volume_payload(key: str, spec: VolumeSpec, names: Names) -> dict[str, Any]:
-    """The body of POST /volumes/create."""
-    return {
-        "Name": names.volume(key),
-        "Driver": "local",
-        "DriverOpts": dict(spec.driver_opts),
-        "Labels": _own(key, labels.VOLUME, spec, names),
-    }
-
-
 def config_digest(spec: NetworkSpec | VolumeSpec) -> str:
     """What the label of a network or volume holds, to tell whether its options changed."""
     return digest_of(to_plain(spec, defaults=True))
-
-
-def _own(key: str, label: str, spec: NetworkSpec | VolumeSpec, names: Names) -> dict[str, str]:
-    own = {labels.PROJECT: names.project, label: key, labels.CONFIG: config_digest(spec)}
-    return {**spec.labels, **own}
-
-
-def decode_network(inspect: Mapping[str, Any]) -> NetworkSpec:
-    """What a network really is, less its name; `subnet` is always shown."""
-    configs = (inspect.get("IPAM") or {}).get("Config") or ()
-    return NetworkSpec(
-        internal=bool(inspect.get("Internal")),
-        driver_opts=freeze(inspect.get("Options") or {}),
-        subnet=next((config.get("Subnet") for config in configs), None),
-        enable_ipv6=bool(inspect.get("EnableIPv6")),
-        labels=freeze(labels.of_user(inspect.get("Labels"))),
-    )
 
 
 # -- What a profile declares, whole: the planner's desired state

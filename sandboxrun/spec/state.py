@@ -1,7 +1,6 @@
 """What the engine shows: sandboxes, networks, volumes and images of one project, at one moment.
 
-Owns the snapshot's types and the decoding of inspect answers into them. Pure: reading the engine is the
-workflow's.
+Owns the snapshot's types. Pure: reading the engine is its backend's.
 """
 
 from __future__ import annotations
@@ -12,12 +11,10 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.errors import Diagnostic, SandboxrunError
 from sandboxrun.spec import labels
-from sandboxrun.spec.codec import ImageConfig, decode, from_label, without_inherited
-from sandboxrun.spec.names import Names
-from sandboxrun.spec.project import NetworkSpec, decode_network
-from sandboxrun.spec.spec import BY_KEY, SandboxSpec
+from sandboxrun.spec.codec import ImageConfig
+from sandboxrun.spec.project import NetworkSpec
+from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import freeze
 
 
@@ -275,120 +272,3 @@ def parse_time(text: str | None) -> datetime | None:
         return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-
-
-def observe(
-    inspect: Mapping[str, Any],
-    names: Names,
-    image: ImageConfig | None,
-    updated: SandboxSpec | None = None,
-    known: Mapping[str, SandboxSpec] | None = None,
-) -> ObservedSandbox:
-    """A container's inspect answer as an observed sandbox.
-
-    `updated` is the spec of the last update in place: labels can't change, so it is recorded beside the engine.
-    `known` are specs by their label's text: a label that is one of them need not be parsed. Raises SandboxrunError for
-    an answer that no engine should give.
-    """
-    try:
-        return _observe(inspect, names, image, updated, known or {})
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-        name, why = str(inspect.get("Name")).removeprefix("/"), f"{type(error).__name__}: {error}"
-        message = f"the engine's answer about container {name} cannot be read ({why})"
-        help = "look at it with docker inspect, and remove it if it is not needed"
-        raise SandboxrunError(Diagnostic(message=message, help=help)) from error
-
-
-def _observe(
-    inspect: Mapping[str, Any],
-    names: Names,
-    image: ImageConfig | None,
-    updated: SandboxSpec | None,
-    known: Mapping[str, SandboxSpec],
-) -> ObservedSandbox:
-    own = labels.read((inspect.get("Config") or {}).get("Labels"))
-    text = str(own.get(labels.SPEC) or "")
-    applied = updated or known.get(text) or from_label(text)
-    deadline = parse_time(own.get(labels.DEADLINE))
-    if updated is not None:
-        deadline = _deadline(updated, parse_time(inspect.get("Created")))
-    spec = without_inherited(decode(inspect, names, applied), image)
-    if spec.stop_grace_period is None:  # the engine's own, where nobody set one: the same as the option's
-        spec = attrs.evolve(spec, stop_grace_period=BY_KEY["stop_grace_period"].default)
-    return ObservedSandbox(
-        id=str(inspect["Id"]),
-        name=str(inspect["Name"]).removeprefix("/"),
-        address=str(own.get(labels.SANDBOX) or ""),
-        run=str(own.get(labels.RUN) or inspect["Id"]),
-        state=read_state(inspect.get("State") or {}),
-        spec=spec,
-        applied=applied,
-        image_id=str(inspect.get("Image") or ""),
-        deadline=deadline,
-        one_off=labels.ONE_OFF in own,
-        owner=own.get(labels.OWNER),
-        labels=freeze(own),
-        inspect=inspect,
-    )
-
-
-def _deadline(spec: SandboxSpec, created: datetime | None) -> datetime | None:
-    """When a sandbox may be collected whose `lifetime` was changed while it ran."""
-    ttl = spec.lifetime.ttl
-    return created + timedelta(microseconds=ttl / 1000) if ttl is not None and created is not None else None
-
-
-def read_state(state: Mapping[str, Any]) -> State:
-    """The `State` of an inspect answer. One whose start failed counts as ended, with the engine's reason."""
-    started = parse_time(state.get("StartedAt"))
-    health = (state.get("Health") or {}).get("Status")
-    if state.get("Running") or state.get("Restarting") or state.get("Paused"):
-        epoch = datetime.fromtimestamp(0, UTC)
-        return Running(started=started or epoch, paused=bool(state.get("Paused")), health=health)
-    if state.get("Status") == "created" and started is None and not state.get("Error"):
-        return Created()
-    return Ended(
-        exit_code=int(state.get("ExitCode") or 0),
-        oom=bool(state.get("OOMKilled")),
-        started=started,
-        finished=parse_time(state.get("FinishedAt")),
-        error=str(state.get("Error") or ""),
-    )
-
-
-def observe_network(inspect: Mapping[str, Any]) -> ObservedNetwork:
-    """A network's inspect answer."""
-    own = labels.read(inspect.get("Labels"))
-    return ObservedNetwork(
-        id=str(inspect["Id"]),
-        name=str(inspect["Name"]),
-        key=str(own.get(labels.NETWORK) or ""),
-        config=str(own.get(labels.CONFIG) or ""),
-        spec=decode_network(inspect),
-        attached=tuple(sorted(inspect.get("Containers") or ())),
-        run=own.get(labels.RUN),
-    )
-
-
-def observe_companion(listed: Mapping[str, Any]) -> Companion:
-    """A container of the engine's list."""
-    own = labels.read(listed.get("Labels"))
-    return Companion(
-        id=str(listed["Id"]),
-        name=str((listed.get("Names") or ["?"])[0]).removeprefix("/"),
-        role=str(own.get(labels.ROLE) or ""),
-        run=str(own.get(labels.RUN) or ""),
-        running=listed.get("State") == "running",
-        started=listed.get("State") != "created",
-    )
-
-
-def observe_volume(inspect: Mapping[str, Any]) -> ObservedVolume:
-    """A volume's inspect answer."""
-    own = labels.read(inspect.get("Labels"))
-    return ObservedVolume(
-        name=str(inspect["Name"]),
-        key=str(own.get(labels.VOLUME) or ""),
-        config=own.get(labels.CONFIG),
-        run=own.get(labels.RUN),
-    )

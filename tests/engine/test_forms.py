@@ -10,9 +10,9 @@ from typing import Any
 import docker
 import pytest
 
+from sandboxrun.backend.docker.codec import encode
 from sandboxrun.errors import PlanError
 from sandboxrun.plan.changes import Action, Reason
-from sandboxrun.spec.codec import ImageConfig, encode
 from sandboxrun.spec.project import Profile
 from tests.engine.world import World, change, open_world
 from tests.spellings import SPELLINGS
@@ -120,7 +120,7 @@ def test_every_label_reaches_the_engine_or_is_refused_by_name(world: World) -> N
 def created(world: World, profile: Profile) -> Iterator[Mapping[str, Any]]:
     """What an engine shows of the profile's only sandbox, made by its payload alone and never started."""
     (sandbox,) = profile.sandboxes
-    image = ImageConfig.of(world.engine.image(sandbox.spec.image) or {})
+    image = world.engine.image_config(sandbox.spec.image)
     payload = encode(sandbox.spec, name=sandbox.name, names=profile.names, own_labels={}, image=image)
     made = world.engine.create_container(f"{sandbox.name}-made", payload)
     try:

@@ -73,7 +73,7 @@ def test_one_that_the_engine_made_is_seen(world: World) -> None:
     world.apply(profile)
     observed = world.observed(profile, "a")
     more = {"Type": "volume", "Name": "c" * 64, "Source": "/c", "Destination": "/data", "RW": True}
-    from sandboxrun.spec.state import observe
+    from sandboxrun.backend.docker.codec import observe
 
     seen = observe({**observed.inspect, "Mounts": [more]}, profile.names, None)
     assert seen.spec.volumes == (Mount(type="volume", source=f"engine:{'c' * 64}", target="/data"),)

@@ -171,7 +171,7 @@ def test_what_is_not_really_mounted_is_told(world: World) -> None:
     world.apply(profile)
     observed = world.observed(profile, "a")
     mounts = observed.inspect["Mounts"]
-    from sandboxrun.spec.state import observe
+    from sandboxrun.backend.docker.codec import observe
 
     for gone in (".git", ".sandboxrun"):
         left = [mount for mount in mounts if mount["Destination"] != f"/workspace/{gone}"]

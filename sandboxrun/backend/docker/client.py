@@ -24,9 +24,11 @@ from sandboxrun.backend.docker.calls import (
     error_of,
     is_failure,
     object_of,
+    parse_date,
     target,
     translated,
 )
+from sandboxrun.backend.docker.codec import image_config, read_state
 from sandboxrun.backend.docker.transport import Transport, TransportError
 from sandboxrun.backend.errors import EngineError, Unsupported
 from sandboxrun.spec import labels
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from sandboxrun.backend.docker.lock import ProjectLock
     from sandboxrun.backend.docker.project_events import ProjectEvents
     from sandboxrun.plan.operations import Operation
+    from sandboxrun.spec.codec import ImageConfig
     from sandboxrun.spec.outcome import History
     from sandboxrun.spec.project import DeclaredSandbox, Profile
     from sandboxrun.spec.state import Snapshot, State
@@ -162,8 +165,6 @@ class Engine:
 
     def clock(self) -> datetime:
         """The engine's time, UTC, to the second: leases and expiry count by it, not by this machine's."""
-        from sandboxrun.backend.docker.clock import parse_date
-
         answer = self.request("GET", "/_ping", operation="asking the engine for its time", versioned=False)
         answer.read()
         found = parse_date(answer.headers.get("date", ""))
@@ -190,6 +191,11 @@ class Engine:
         from sandboxrun.backend.docker.history import of_removed
 
         return of_removed(self, id)
+
+    def image_config(self, reference: str) -> ImageConfig | None:
+        """What an image sets by itself; None where the engine has none of that name."""
+        inspect = self.image(reference)
+        return image_config(inspect) if inspect is not None else None
 
     def shares_filesystem(self) -> bool:
         """Whether a path means the same here and to the engine; False when that is not certain."""
@@ -303,8 +309,6 @@ class Engine:
 
     def state(self, id: str) -> State:
         """The state of one container."""
-        from sandboxrun.spec.state import read_state
-
         return read_state(self.inspect_container(id).get("State") or {})
 
     def present(self, project: str) -> frozenset[str]:

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from time import monotonic, sleep
 from typing import Any, BinaryIO
 
+from sandboxrun.backend.docker.codec import decode_network
 from sandboxrun.backend.docker.making import begin_rules, files_tar
+from sandboxrun.backend.docker.owned import is_own_network
 from sandboxrun.backend.errors import EngineError, EngineUnreachable, NameConflict, NotFound
 from sandboxrun.backend.session import Session
 from sandboxrun.errors import ApplyError, SandboxrunError, printable
@@ -21,8 +23,7 @@ from sandboxrun.gateway.subnets import candidates, taken_by
 from sandboxrun.plan import operations as op
 from sandboxrun.spec.names import GATEWAY, companion
 from sandboxrun.spec.option import Plot, private_network
-from sandboxrun.spec.owned import is_own_network
-from sandboxrun.spec.project import DeclaredSandbox, decode_network
+from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import FileRef
 
 PATIENCE = 30.0  # seconds until a gateway must serve

@@ -6,59 +6,47 @@ Owns these steps' engine calls, and users looked up in an image's own accounts. 
 from __future__ import annotations
 
 import io
-import tarfile
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, BinaryIO
-
-from sandboxrun.backend.errors import NotFound
-from sandboxrun.errors import ApplyError
-from sandboxrun.spec.records import FileRef
-
-if TYPE_CHECKING:
-    from sandboxrun.backend.docker.client import Engine
-
-
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import posixpath
+import re
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 
-from sandboxrun.backend.session import Session
-from sandboxrun.errors import Diagnostic
-from sandboxrun.plan.diff import mismatches, short
-from sandboxrun.spec import labels
-from sandboxrun.spec.codec import decode, from_label, without_inherited
-from sandboxrun.spec.option_types import ALLOW
-from sandboxrun.spec.project import DeclaredSandbox
-from sandboxrun.spec.spec import BY_KEY, SandboxSpec
-
-if TYPE_CHECKING:
-    from sandboxrun.evidence.folder import Folder
-    from sandboxrun.evidence.store import Store
-
-
-import posixpath
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import MappingProxyType
-
+from sandboxrun.backend.docker.codec import decode, encode, encode_update, volume_payload
+from sandboxrun.backend.docker.fields import FIELDS
 from sandboxrun.backend.docker.holding import held
-from sandboxrun.backend.docker.tmpfs import check_tmpfs
-from sandboxrun.backend.errors import EngineError, EngineUnreachable
+from sandboxrun.backend.docker.owned import COURIER, is_own_volume
+from sandboxrun.backend.docker.streams import file_mode
+from sandboxrun.backend.errors import EngineError, EngineUnreachable, NotFound
 from sandboxrun.backend.events import StepProgress
-from sandboxrun.backend.session import Made
+from sandboxrun.backend.session import Made, Session
 from sandboxrun.backend.shared import check_places
+from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.gateway.container import keeper_payload, not_taken
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.belongings import held_parts
+from sandboxrun.plan.diff import mismatches, short
 from sandboxrun.plan.preflight import image_fault
 from sandboxrun.profile.objects import digest
-from sandboxrun.spec.codec import ImageConfig, encode, encode_update, to_label
+from sandboxrun.spec import labels
+from sandboxrun.spec.codec import ImageConfig, from_label, to_label, without_inherited
 from sandboxrun.spec.names import KEEPER, SECRETS, WORKSPACE, companion, part_volume
-from sandboxrun.spec.owned import COURIER, is_own_volume
-from sandboxrun.spec.project import volume_payload
+from sandboxrun.spec.option_types import ALLOW, options_of
+from sandboxrun.spec.project import DeclaredSandbox
+from sandboxrun.spec.records import FileRef
+from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.state import Offers
 from sandboxrun.spec.types import format_size
+
+if TYPE_CHECKING:
+    from sandboxrun.backend.docker.client import Engine
+    from sandboxrun.evidence.folder import Folder
+    from sandboxrun.evidence.store import Store
 
 # -- The tars that couriers carry: secrets, configs, and a directory's owner
 
@@ -203,8 +191,9 @@ def check_image(sandbox: DeclaredSandbox, inspect: Mapping[str, Any], image_id: 
 
 
 def _help(key: str) -> str:
-    placed = BY_KEY[key].at
-    return f"its field is {placed.engine if placed else key}; `sandboxrun doctor` says what this engine offers"
+    return (
+        f"its field is {FIELDS[key].engine if key in FIELDS else key}; `sandboxrun doctor` says what this engine offers"
+    )
 
 
 def _show(value: Any) -> str:
@@ -333,7 +322,7 @@ def pull_image(step: op.PullImage, session: Session) -> str:
         raise
     except EngineError as error:
         raise ApplyError(*(attrs.evolve(d, help=d.help or NO_IMAGE) for d in error.diagnostics)) from error
-    config = ImageConfig.of(session.engine.image(step.reference) or {})
+    config = session.engine.image_config(step.reference) or ImageConfig()
     if step.digest and not any(digest.endswith(f"@{step.digest}") for digest in config.digests):
         raise ApplyError(
             f"{step.reference} was {step.digest} when planned and the registry gave another",
@@ -543,7 +532,6 @@ def record_spec(step: op.RecordSpec, session: Session) -> None:
 def read_back_options(step: op.UpdateSandbox, session: Session) -> None:
     """Only what was updated: other differences may be another step's, such as a network to be joined."""
     from sandboxrun.plan.diff import mismatches
-    from sandboxrun.spec.codec import decode
 
     live = decode(session.engine.inspect_container(step.container), session.profile.names, step.sandbox.spec)
     wrong = [d for d in mismatches(step.sandbox.spec, live) if d.key in step.options]
@@ -561,3 +549,65 @@ def owner(sandbox: DeclaredSandbox, container: str, session: Session) -> tuple[i
         return int(user), int(group or user)
 
     return look_up(session.engine, container, user, group)
+
+
+# -- A tmpfs that is mounted over a directory of the image: some runtimes give it that directory's mode. The engine
+# shows the declared mode either way, so the read-back can't see it
+
+KEEPS_MODES = (1, 1, 8)  # runc's first version that lets a declared mode win
+_MADE = 0o755  # of a directory that a runtime makes to mount on: it is there when the container starts again
+_LINK = 1 << 27  # in Go's FileMode
+_RUNTIMES_OWN = ("/dev/", "/proc/", "/sys/")  # below mounts that are new at every start
+
+
+def check_tmpfs(sandbox: DeclaredSandbox, container: str, session: Session) -> None:
+    """Raise ApplyError for each tmpfs whose mode would not be the declared one. The container is made and filled."""
+    spec, offers = sandbox.spec, session.snapshot.offers
+    runtime = spec.runtime or offers.default_runtime
+    if _keeps_modes(runtime, offers):
+        return
+    version = f" {offers.runc}" if runtime == "runc" and offers.runc else ""
+    faults = []
+    for path, declared in _with_mode(sandbox):
+        found = _mode_at(session, container, path)
+        if found is None and spec.restart != "no":
+            found = _MADE
+        if found is not None and found != declared:
+            message = (
+                f"{sandbox.address}: the tmpfs {path} is declared with mode={declared:04o}, and the runtime "
+                f"{runtime}{version} gives it the mode of the directory below it, {found:04o}"
+            )
+            help = (
+                f"set the mode of {path} in the image, declare mode={found:04o} with uid and gid of the user, or use "
+            )
+            faults.append(
+                Diagnostic(message=message, span=sandbox.place("tmpfs", path), help=f"{help}runc 1.1.8 or newer")
+            )
+    if faults:
+        raise ApplyError(*faults)
+
+
+def _keeps_modes(runtime: str, offers: Offers) -> bool:
+    numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", offers.runc)
+    return runtime == "runc" and numbers is not None and tuple(map(int, numbers.groups())) >= KEEPS_MODES
+
+
+def _with_mode(sandbox: DeclaredSandbox) -> Iterator[tuple[str, int]]:
+    """Those that declare a mode and do not lie on another one, which is empty at every start."""
+    mounts = sandbox.spec.tmpfs
+    for path, options in mounts.items():
+        mode = options_of(options).get("mode")
+        fresh = any(path.startswith(f"{other.rstrip('/')}/") for other in mounts if other != path)
+        if mode is not None and not fresh and not path.startswith(_RUNTIMES_OWN):
+            yield path, int(mode, 8)
+
+
+def _mode_at(session: Session, container: str, path: str) -> int | None:
+    """The mode of what the tmpfs is mounted on, None where nothing is."""
+    try:
+        stat = session.engine.stat_archive(container, path)
+        if int(stat["mode"]) & _LINK:
+            stat = session.engine.stat_archive(container, str(stat["linkTarget"]))
+    except NotFound:
+        return None
+    return file_mode(int(stat["mode"]))

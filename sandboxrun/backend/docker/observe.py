@@ -12,14 +12,14 @@ import attrs
 
 from sandboxrun.backend.completed import Events, completed, with_others
 from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.codec import observe, observe_companion, observe_network, observe_volume
 from sandboxrun.backend.docker.making import updated_spec
-from sandboxrun.backend.docker.owned import own_containers
+from sandboxrun.backend.docker.owned import COURIER, is_own_container, is_own_network, is_own_volume, own_containers
 from sandboxrun.backend.errors import EngineError, EngineUnreachable
 from sandboxrun.plan.belongings import companions_of, networks_of
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, to_label
 from sandboxrun.spec.names import COMPANIONS
-from sandboxrun.spec.owned import COURIER, is_own_container, is_own_network, is_own_volume
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import (
@@ -34,10 +34,6 @@ from sandboxrun.spec.state import (
     Offers,
     Running,
     Snapshot,
-    observe,
-    observe_companion,
-    observe_network,
-    observe_volume,
 )
 from sandboxrun.spec.types import freeze
 
@@ -209,8 +205,7 @@ class _Images:
         if not reference:
             return None
         if reference not in self._known:
-            inspect = self._engine.image(reference)
-            self._known[reference] = ImageConfig.of(inspect) if inspect is not None else None
+            self._known[reference] = self._engine.image_config(reference)
         return self._known[reference]
 
     def references(self, sandboxes: Iterable[DeclaredSandbox]) -> Mapping[str, Image]:

@@ -9,12 +9,12 @@ from sandboxrun.backend.docker import companions as gateways
 from sandboxrun.backend.docker import making as keepers
 from sandboxrun.backend.docker import making as make
 from sandboxrun.backend.docker import teardown
+from sandboxrun.backend.docker.codec import decode_network, network_payload
+from sandboxrun.backend.docker.fields import endpoint
 from sandboxrun.backend.errors import NotFound
 from sandboxrun.backend.session import Session
 from sandboxrun.errors import ApplyError
 from sandboxrun.plan import operations as op
-from sandboxrun.spec.fields import endpoint
-from sandboxrun.spec.project import decode_network, network_payload
 
 # -- Networks: makes and removes them, attaches and detaches sandboxes. No decisions
 

@@ -7,33 +7,24 @@ Owns the rule that nothing is removed before its evidence is kept.
 from __future__ import annotations
 
 import contextlib
-from time import monotonic, sleep
-from typing import TYPE_CHECKING
-
-from sandboxrun.backend import shared
-from sandboxrun.backend.docker.companions import remove_companions
-from sandboxrun.backend.errors import EngineError, NotFound
-from sandboxrun.backend.session import Session, Watched
-from sandboxrun.backend.shared import ITS_RUN, LOOK
-from sandboxrun.plan import operations as op
-from sandboxrun.spec import labels
-from sandboxrun.spec.codec import encode_update
-from sandboxrun.spec.fields import endpoint
-from sandboxrun.spec.names import PARTS, part_volume
-from sandboxrun.spec.project import network_payload
-from sandboxrun.spec.records import Attachment
-from sandboxrun.spec.state import observe
-
-if TYPE_CHECKING:
-    pass
-
-
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from time import monotonic, sleep
 
+from sandboxrun.backend import shared
+from sandboxrun.backend.docker.codec import encode_update, network_payload, observe
+from sandboxrun.backend.docker.companions import remove_companions
+from sandboxrun.backend.docker.fields import endpoint
+from sandboxrun.backend.errors import EngineError, NotFound
 from sandboxrun.backend.events import Undone
+from sandboxrun.backend.session import Session, Watched
+from sandboxrun.backend.shared import ITS_RUN, LOOK
 from sandboxrun.errors import SandboxrunError
+from sandboxrun.plan import operations as op
 from sandboxrun.plan.operations import Operation
+from sandboxrun.spec import labels
+from sandboxrun.spec.names import PARTS, part_volume
+from sandboxrun.spec.records import Attachment
 
 # -- Ends sandboxes: stop, evidence, removal; each is fine when it was done already
 

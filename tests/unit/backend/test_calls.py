@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxrun.backend.docker.calls import label_filter, quote, target
-from sandboxrun.backend.docker.clock import parse_date
+from sandboxrun.backend.docker.calls import label_filter, parse_date, quote, target
 from sandboxrun.backend.docker.containers import named, path_of
 from sandboxrun.backend.docker.jsonlines import json_lines
 from sandboxrun.backend.errors import EngineError

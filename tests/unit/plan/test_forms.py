@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import pytest
 
+from sandboxrun.backend.docker.codec import image_config
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Plan, Reason
 from sandboxrun.plan.planner import Options, make_plan
@@ -122,7 +123,7 @@ def test_a_plan_shows_no_difference_that_is_none() -> None:
 
 
 def test_an_image_without_a_stop_signal_has_the_engines() -> None:
-    plain = ImageConfig.of({"Id": NODE, "Config": {}})
+    plain = image_config({"Id": NODE, "Config": {}})
     assert without_inherited(declared("agent", stop_signal="SIGTERM").spec, plain).stop_signal is None
     assert without_inherited(declared("agent", stop_signal="SIGINT").spec, plain).stop_signal == "SIGINT"
 

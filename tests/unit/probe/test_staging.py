@@ -7,9 +7,9 @@ import json
 import attrs
 import pytest
 
+from sandboxrun.backend.docker.codec import encode
 from sandboxrun.probe.staging import CONFIG, MARK, WEAK_NETWORK, WEAK_NETWORK_SPEC, staged, staged_weak, weak
 from sandboxrun.probe.verdicts import Phase
-from sandboxrun.spec.codec import encode
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.option import value_of
 from sandboxrun.spec.records import Mount

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from sandboxrun.backend.docker.codec import decode, encode
 from sandboxrun.errors import ProfileError
 from sandboxrun.plan.planner import make_plan
 from sandboxrun.profile.loader import load, load_data
 from sandboxrun.profile.objects import digest
 from sandboxrun.profile.variables import Inputs
-from sandboxrun.spec.codec import decode, encode, from_label, to_label
+from sandboxrun.spec.codec import from_label, to_label
 from sandboxrun.spec.project import Profile
 from tests.unit.plan.world import observed, snapshot
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sandboxrun.spec.fields import endpoint
+from sandboxrun.backend.docker.fields import endpoint
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.option import private_network
 from sandboxrun.spec.spec import SandboxSpec

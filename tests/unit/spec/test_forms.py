@@ -9,9 +9,11 @@ from typing import Any
 import attrs
 import pytest
 
+from sandboxrun.backend.docker.codec import decode, encode
+from sandboxrun.backend.docker.fields import SHOWN
 from sandboxrun.profile.loader import load_data
 from sandboxrun.profile.render import effective
-from sandboxrun.spec.codec import ImageConfig, decode, encode, own_labels, without_inherited
+from sandboxrun.spec.codec import ImageConfig, own_labels, without_inherited
 from sandboxrun.spec.option import Plot, value_of
 from sandboxrun.spec.project import DeclaredSandbox, Profile, config_digest
 from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, digest_of
@@ -19,7 +21,7 @@ from tests.spellings import MANY, ONE_FORM, SPELLINGS, Many, Spelling
 from tests.unit.spec.echo import as_inspect
 
 SETTABLE = {row.key for row in ROWS if row.settable}
-RECORDED = {row.key for row in ROWS if row.at is None or row.at.engine.startswith("label ")}
+RECORDED = {row.key for row in ROWS} - SHOWN.keys()
 
 
 def load(key: str, value: Any, given: Spelling | Many, directory: Path) -> Profile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from sandboxrun.spec.codec import decode, encode
+from sandboxrun.backend.docker.codec import decode, encode
 from sandboxrun.spec.guard import GUARDS, HIDDEN, guarded, mounts_of, parents, pins
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.records import Workspace

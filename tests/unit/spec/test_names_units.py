@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sandboxrun.backend.docker.codec import read_state
 from sandboxrun.spec import types as units
 from sandboxrun.spec.names import Names, address, container_name
-from sandboxrun.spec.state import Created, Ended, Running, parse_time, read_state
+from sandboxrun.spec.state import Created, Ended, Running, parse_time
 
 TEXTS = st.text(max_size=60)
 

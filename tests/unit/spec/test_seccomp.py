@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.spec import fields as convert
+from sandboxrun.backend.docker import fields as convert
 from sandboxrun.spec import seccomp
 from sandboxrun.spec.seccomp.allowed import ALLOWED
 from sandboxrun.spec.seccomp.build import profile, profile_text

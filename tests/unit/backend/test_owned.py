@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sandboxrun.backend.docker.codec import encode, observe, observe_companion, observe_network, observe_volume
+from sandboxrun.backend.docker.owned import IDENTITY, is_own_container, is_own_network, is_own_volume
 from sandboxrun.backend.owner import decode as decode_owner
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.plan.diff import compare, spec_plain
 from sandboxrun.plan.planner import make_destroy_plan
 from sandboxrun.spec import labels
-from sandboxrun.spec.codec import ImageConfig, encode, own_labels
+from sandboxrun.spec.codec import ImageConfig, own_labels
 from sandboxrun.spec.names import Names
-from sandboxrun.spec.owned import IDENTITY, is_own_container, is_own_network, is_own_volume
 from sandboxrun.spec.spec import SandboxSpec, settle
-from sandboxrun.spec.state import observe, observe_companion, observe_network, observe_volume, parse_time
+from sandboxrun.spec.state import parse_time
 from tests.unit.plan.world import profile, snapshot
 from tests.unit.spec.echo import as_inspect
 

@@ -1,21 +1,24 @@
-"""Where options are in an engine's payload and answers: the few shapes in which a value is written and read back.
+"""Where each option is in the engine's payloads and answers: one line an option, in `FIELDS`.
 
-Owns the conversion of single values in both directions, and the placements that egress wiring touches. Pure.
+Owns the conversion of single values in both directions, and the few shapes in which a value is written and read back.
+Pure.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import attrs
 
 from sandboxrun.spec import forms, labels, seccomp
 from sandboxrun.spec.guard import HIDDEN, mounts_of, parents
-from sandboxrun.spec.names import CONFIGS, SECRETS, WORKSPACE, part_volume
-from sandboxrun.spec.option import RESOLVER, Live, Payload, private_network, proxy_variables
+from sandboxrun.spec.names import CONFIGS, SECRETS, WORKSPACE, Names, part_volume
+from sandboxrun.spec.option import RESOLVER, Plot, Row, private_network, proxy_variables
 from sandboxrun.spec.option_types import CLOSED, Egress, join_security, split_security
+from sandboxrun.spec.options import CONFIGS_AT, SECRETS_AT
 from sandboxrun.spec.records import (
     Attachment,
     Device,
@@ -27,7 +30,74 @@ from sandboxrun.spec.records import (
     Workspace,
     device_target,
 )
+from sandboxrun.spec.spec import BY_KEY
 from sandboxrun.spec.types import SECOND, freeze
+
+# -- What a placement writes to and reads from
+
+
+class Placement(Protocol):
+    """Where an option lives on the engine. `engine` names the field, for the docs and for errors."""
+
+    @property
+    def engine(self) -> str: ...
+
+    def put(self, value: Any, payload: Payload) -> None:
+        """Write `value` into a create payload."""
+
+    def get(self, live: Live) -> Any:
+        """Read the value back from an inspect answer, in the row's own form."""
+
+
+@attrs.frozen(kw_only=True)
+class Payload:
+    """A create payload being built, with what the placements need to know about the sandbox."""
+
+    name: str
+    names: Names
+    plot: Plot | None = None  # of a sandbox that has a gateway
+    config: dict[str, Any] = attrs.field(factory=dict)
+    host: dict[str, Any] = attrs.field(factory=dict)
+    endpoints: dict[str, Any] = attrs.field(factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body of POST /containers/create."""
+        body = {**self.config, "HostConfig": self.host}
+        if self.endpoints:
+            body["NetworkingConfig"] = {"EndpointsConfig": self.endpoints}
+        return body
+
+
+@attrs.frozen(kw_only=True)
+class Live:
+    """An inspect answer, with what the placements need to know to read it."""
+
+    inspect: Mapping[str, Any]
+    names: Names
+    recorded: Any = None  # the spec as last applied, where that is known
+
+    @property
+    def name(self) -> str:
+        """The container's name."""
+        return str(self.inspect.get("Name", "")).removeprefix("/")
+
+    @property
+    def base(self) -> str:
+        """What the names of its own volumes and network begin with: the name that it was made under."""
+        return self.label(labels.BASE) or self.name
+
+    def config(self, field: str) -> Any:
+        """A field of Config."""
+        return (self.inspect.get("Config") or {}).get(field)
+
+    def host(self, field: str) -> Any:
+        """A field of HostConfig."""
+        return (self.inspect.get("HostConfig") or {}).get(field)
+
+    def label(self, name: str) -> str | None:
+        """A label's text."""
+        return labels.read(self.config("Labels")).get(name)
+
 
 # -- How single values are written for the engine and read back: pairs of small functions, one direction each
 
@@ -258,41 +328,26 @@ def same(value: Any) -> Any:
 
 
 @attrs.frozen(eq=False, repr=False)
-class Host:
-    """A field of HostConfig. `absent` is what the engine shows for a value that was never set."""
+class Field:
+    """A field of HostConfig, or of Config (at the top level of a create payload)."""
 
+    section: str
     field: str
     write: Convert = same
     read: Convert = same
 
     @property
     def engine(self) -> str:
-        return f"HostConfig.{self.field}"
+        return f"{self.section}.{self.field}"
 
     def put(self, value: Any, payload: Payload) -> None:
-        payload.host[self.field] = self.write(value)
+        (payload.host if self.section == "HostConfig" else payload.config)[self.field] = self.write(value)
 
     def get(self, live: Live) -> Any:
-        return self.read(live.host(self.field))
+        return self.read((live.inspect.get(self.section) or {}).get(self.field))
 
 
-@attrs.frozen(eq=False, repr=False)
-class Config:
-    """A field of Config (at the top level of a create payload)."""
-
-    field: str
-    write: Convert = same
-    read: Convert = same
-
-    @property
-    def engine(self) -> str:
-        return f"Config.{self.field}"
-
-    def put(self, value: Any, payload: Payload) -> None:
-        payload.config[self.field] = self.write(value)
-
-    def get(self, live: Live) -> Any:
-        return self.read(live.config(self.field))
+Host, Config = partial(Field, "HostConfig"), partial(Field, "Config")
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -660,7 +715,79 @@ def _variables(live: Live) -> set[tuple[str, str | None]]:
     return set(proxy_variables(gateway).items()) if gateway else set()
 
 
-def same_gateway(one: Any, other: Any) -> bool:
-    """Whether a change from one to the other is a matter of the gateway's rules alone."""
-    both = isinstance(one, Egress) and isinstance(other, Egress) and one.has_gateway and other.has_gateway
-    return both and one.resolvers == other.resolvers
+# -- The table: where each option of spec/options.py lives. What an engine shows nothing of is kept in our label
+
+FIELDS: Mapping[str, Placement] = {
+    "image": Config("Image", read=form(forms.image, "")),
+    "command": Config("Cmd", write=list, read=words),
+    "entrypoint": Config("Entrypoint", write=list, read=words),
+    "user": Config("User", read=form(forms.account, "")),
+    "working_dir": Config("WorkingDir", read=form(forms.path)),
+    "environment": Environment(),
+    "init": Host("Init", read=flag),
+    "tty": Config("Tty", read=flag),
+    "stdin_open": Config("OpenStdin", read=flag),
+    "stop_signal": Config("StopSignal", read=form(forms.signal, "SIGTERM")),  # the default of engines
+    "stop_grace_period": Config("StopTimeout", write=seconds, read=nanoseconds),
+    "restart": Host("RestartPolicy", write=to_restart, read=from_restart),
+    "healthcheck": Config("Healthcheck", write=to_health, read=from_health),
+    "hostname": Hostname(),
+    "labels": Labels(),
+    "annotations": Host("Annotations", write=dict, read=mapping),
+    "platform": Recorded(),
+    "runtime": Host("Runtime", read=text_or_none),
+    "logging": Host("LogConfig", write=to_logging, read=from_logging),
+    "group_add": Host("GroupAdd", write=list, read=names),
+    "mem_limit": Host("Memory", read=number),
+    "memswap_limit": Host("MemorySwap", read=number),
+    "mem_reservation": Host("MemoryReservation", read=number),
+    "cpus": Host("NanoCpus", write=cpus_to_nano, read=nano_to_cpus),
+    "cpu_shares": Host("CpuShares", read=number),
+    "cpuset": Host("CpusetCpus", read=form(forms.cpus)),
+    "pids_limit": Host("PidsLimit", read=pids),
+    "ulimits": Host("Ulimits", write=to_ulimits, read=from_ulimits),
+    "shm_size": Host("ShmSize", read=number),
+    "storage_opt": Host("StorageOpt", write=dict, read=mapping),
+    "oom_score_adj": Host("OomScoreAdj", read=number),
+    "devices": Host("Devices", write=to_devices, read=from_devices),
+    "gpus": Host("DeviceRequests", write=to_gpus, read=from_gpus),
+    "read_only": Host("ReadonlyRootfs", read=flag),
+    "cap_drop": Host("CapDrop", write=list, read=capabilities),
+    "cap_add": Host("CapAdd", write=list, read=capabilities),
+    "security_opt": Host("SecurityOpt", write=to_security, read=from_security),
+    "userns_mode": Host("UsernsMode", read=text_or_none),
+    "ipc": Host("IpcMode", read=text),
+    "sysctls": Host("Sysctls", write=dict, read=mapping),
+    "privileged": Host("Privileged", read=flag),
+    "pid": Host("PidMode", read=text),
+    "uts": Host("UTSMode", read=text),
+    "cgroup": Host("CgroupnsMode", read=text),
+    "system_paths": SystemPaths(),
+    "ports": Host("PortBindings", write=lambda _: {}, read=names),
+    "publish_all_ports": Host("PublishAllPorts", read=flag),
+    "volumes_from": Host("VolumesFrom", write=list, read=words),
+    "device_cgroup_rules": Host("DeviceCgroupRules", write=list, read=words),
+    "oom_kill_disable": Host("OomKillDisable", read=flag),
+    "auto_remove": Host("AutoRemove", read=flag),
+    "tmpfs": Host("Tmpfs", write=dict, read=mapping),
+    "volumes": Volumes(),
+    "workspace": WorkspaceMount(),
+    "secrets": Files(SECRETS, labels.SECRETS, SECRETS_AT),
+    "configs": Files(CONFIGS, labels.CONFIGS, CONFIGS_AT),
+    "network_mode": NetworkMode(),
+    "networks": Networks(),
+    "dns": Resolvers(),
+    "egress": Wiring(),
+    "dns_search": Host("DnsSearch", write=list, read=words_in(forms.domain)),
+    "dns_opt": Host("DnsOptions", write=list, read=resolver_options),
+    "extra_hosts": Host("ExtraHosts", write=to_hosts, read=from_hosts),
+}
+KEPT = frozenset({"pull_policy", "depends_on", "lifetime", "evidence"})  # in our label only: nothing of the engine's
+# What is read back: the others are taken from what was recorded.
+SHOWN = {key: place for key, place in FIELDS.items() if not isinstance(place, Recorded)}
+
+
+def field_of(row: Row) -> str | None:
+    """The engine's field that a sandbox's option is in; None for one that never reaches the engine, and for the rows
+    of other records."""
+    return FIELDS[row.key].engine if row.key in FIELDS and BY_KEY.get(row.key) is row else None

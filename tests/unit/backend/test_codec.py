@@ -5,19 +5,11 @@ from __future__ import annotations
 import attrs
 from hypothesis import given, settings
 
-from sandboxrun.spec.codec import (
-    ImageConfig,
-    decode,
-    encode,
-    encode_update,
-    from_label,
-    own_labels,
-    to_label,
-    unsupported,
-    without_inherited,
-)
+from sandboxrun.backend.docker.codec import decode, encode, encode_update, image_config
+from sandboxrun.backend.docker.fields import FIELDS, KEPT, Live, field_of
+from sandboxrun.spec.codec import ImageConfig, from_label, own_labels, to_label, unsupported, without_inherited
 from sandboxrun.spec.names import Names
-from sandboxrun.spec.option import Effect, Live, Plot
+from sandboxrun.spec.option import Effect, Plot
 from sandboxrun.spec.records import Attachment, FileRef, Healthcheck, Logging, Mount, Workspace
 from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, settle
 from sandboxrun.spec.types import freeze
@@ -127,7 +119,7 @@ def test_an_anonymous_volume_of_the_image_is_seen() -> None:
     assert [mount.target for mount in decode(inspect, NAMES).volumes] == ["/data"]
 
 
-IMAGE = ImageConfig.of(
+IMAGE = image_config(
     {
         "Id": "sha256:1",
         "RepoDigests": ["x@sha256:2"],
@@ -188,7 +180,7 @@ def test_an_update_sends_what_belongs_together_and_nothing_else() -> None:
 def test_only_fields_of_the_host_are_updated_live() -> None:
     for row in ROWS:
         if row.effect is Effect.LIVE:
-            assert row.at is not None and row.at.engine.startswith("HostConfig."), row.key
+            assert (field_of(row) or "").startswith("HostConfig."), row.key
         assert all(BY_KEY[key].effect is Effect.LIVE for key in row.together)
 
 
@@ -219,7 +211,7 @@ def test_other_engines_words_are_read_as_well() -> None:
     )
 
     def read(key: str) -> object:
-        placement = BY_KEY[key].at
+        placement = FIELDS[key]
         assert placement is not None
         return placement.get(live)
 
@@ -233,3 +225,9 @@ def test_other_engines_words_are_read_as_well() -> None:
     assert read("extra_hosts") == {"six": ("::1",)}
     assert (read("gpus"), read("pids_limit"), read("cpus")) == (-1, 0, 1e-9)
     assert read("network_mode") == "none"
+
+
+def test_every_option_has_a_place_on_the_engine_or_is_kept_in_our_label() -> None:
+    assert {row.key for row in ROWS} - FIELDS.keys() - KEPT == set()
+    assert (FIELDS.keys() | KEPT) - {row.key for row in ROWS} == set()
+    assert FIELDS.keys() & KEPT == set()

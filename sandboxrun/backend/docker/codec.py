@@ -1,0 +1,257 @@
+"""Between specs and the engine: payloads of what is made or changed, and what the engine's answers really say.
+
+A sandbox's options are a loop over the rows and their places; none is named but where two share one engine field. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+
+from sandboxrun.backend.docker.fields import FIELDS, SHOWN, Live, Payload
+from sandboxrun.errors import Diagnostic, SandboxrunError
+from sandboxrun.spec import forms, labels
+from sandboxrun.spec.codec import ImageConfig, from_label, without_inherited
+from sandboxrun.spec.names import Names
+from sandboxrun.spec.option import Plot, value_of, values_of
+from sandboxrun.spec.project import NetworkSpec, VolumeSpec, config_digest
+from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec
+from sandboxrun.spec.state import (
+    Companion,
+    Created,
+    Ended,
+    ObservedNetwork,
+    ObservedSandbox,
+    ObservedVolume,
+    Running,
+    State,
+    parse_time,
+)
+from sandboxrun.spec.types import freeze
+
+_PLACES = tuple(FIELDS.get(row.key) for row in ROWS)
+_RECORDED = tuple(row for row in ROWS if row.key not in SHOWN)
+
+
+def encode(
+    spec: SandboxSpec,
+    *,
+    name: str,
+    names: Names,
+    own_labels: Mapping[str, str],
+    plot: Plot | None = None,
+    image: ImageConfig | None = None,
+) -> dict[str, Any]:
+    """The body of POST /containers/create for a settled spec.
+
+    `own_labels` are sandboxrun's labels beside those that options themselves write; `plot` the addresses of one that
+    has a gateway; `image` what the spec's image sets.
+    """
+    payload = Payload(name=name, names=names, plot=plot)
+    for place, value in zip(_PLACES, values_of(spec), strict=True):
+        if value is not None and place is not None:
+            place.put(value, payload)
+    if spec.command == () and spec.entrypoint is None and image is not None:
+        payload.config["Entrypoint"] = list(image.entrypoint)  # beside its own, an engine replaces an empty command
+    payload.config.setdefault("Labels", {}).update(own_labels)
+    return payload.body()
+
+
+def encode_update(spec: SandboxSpec, keys: Iterable[str]) -> dict[str, Any]:
+    """The body of POST /containers/{id}/update that gives the rows `keys` the values they have in `spec`."""
+    payload = Payload(name="", names=Names(project=""))
+    wanted = {key for changed in keys for key in (changed, *BY_KEY[changed].together)}
+    for row, place in zip(ROWS, _PLACES, strict=True):
+        if row.key in wanted and place is not None:
+            place.put(value_of(spec, row), payload)
+    return payload.host
+
+
+def decode(inspect: Mapping[str, Any], names: Names, recorded: SandboxSpec | None = None) -> SandboxSpec:
+    """What a container really is. Options that the engine does not show are taken from `recorded`.
+
+    The values are as the engine reports them, what the image gave included: see `without_inherited`.
+    """
+    live = Live(inspect=inspect, names=names, recorded=recorded)
+    values = {key: place.get(live) for key, place in SHOWN.items()}
+    for row in _RECORDED:
+        values[row.key] = value_of(recorded, row) if recorded is not None else row.default
+    return SandboxSpec(**values)
+
+
+def image_config(inspect: Mapping[str, Any]) -> ImageConfig:
+    """From an image's inspect answer, read with the rows' own placements."""
+    config = inspect.get("Config") or {}
+    live = Live(inspect={"Config": config}, names=Names(project=""))
+    return ImageConfig(
+        id=str(inspect.get("Id") or ""),
+        digests=tuple(inspect.get("RepoDigests") or ()),
+        volumes=tuple(map(forms.path, config.get("Volumes") or ())),
+        reserved=tuple(sorted(n for n in labels.read(config.get("Labels")) if n.startswith(labels.PREFIX))),
+        **{row.key: FIELDS[row.key].get(live) for row in ROWS if row.inherited},
+    )
+
+
+def observe(
+    inspect: Mapping[str, Any],
+    names: Names,
+    image: ImageConfig | None,
+    updated: SandboxSpec | None = None,
+    known: Mapping[str, SandboxSpec] | None = None,
+) -> ObservedSandbox:
+    """A container's inspect answer as an observed sandbox.
+
+    `updated` is the spec of the last update in place: labels can't change, so it is recorded beside the engine.
+    `known` are specs by their label's text: a label that is one of them need not be parsed. Raises SandboxrunError for
+    an answer that no engine should give.
+    """
+    try:
+        return _observe(inspect, names, image, updated, known or {})
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        name, why = str(inspect.get("Name")).removeprefix("/"), f"{type(error).__name__}: {error}"
+        message = f"the engine's answer about container {name} cannot be read ({why})"
+        help = "look at it with docker inspect, and remove it if it is not needed"
+        raise SandboxrunError(Diagnostic(message=message, help=help)) from error
+
+
+def _observe(
+    inspect: Mapping[str, Any],
+    names: Names,
+    image: ImageConfig | None,
+    updated: SandboxSpec | None,
+    known: Mapping[str, SandboxSpec],
+) -> ObservedSandbox:
+    own = labels.read((inspect.get("Config") or {}).get("Labels"))
+    text = str(own.get(labels.SPEC) or "")
+    applied = updated or known.get(text) or from_label(text)
+    deadline = parse_time(own.get(labels.DEADLINE))
+    if updated is not None:
+        deadline = _deadline(updated, parse_time(inspect.get("Created")))
+    spec = without_inherited(decode(inspect, names, applied), image)
+    if spec.stop_grace_period is None:  # the engine's own, where nobody set one: the same as the option's
+        spec = attrs.evolve(spec, stop_grace_period=BY_KEY["stop_grace_period"].default)
+    return ObservedSandbox(
+        id=str(inspect["Id"]),
+        name=str(inspect["Name"]).removeprefix("/"),
+        address=str(own.get(labels.SANDBOX) or ""),
+        run=str(own.get(labels.RUN) or inspect["Id"]),
+        state=read_state(inspect.get("State") or {}),
+        spec=spec,
+        applied=applied,
+        image_id=str(inspect.get("Image") or ""),
+        deadline=deadline,
+        one_off=labels.ONE_OFF in own,
+        owner=own.get(labels.OWNER),
+        labels=freeze(own),
+        inspect=inspect,
+    )
+
+
+def _deadline(spec: SandboxSpec, created: datetime | None) -> datetime | None:
+    """When a sandbox may be collected whose `lifetime` was changed while it ran."""
+    ttl = spec.lifetime.ttl
+    return created + timedelta(microseconds=ttl / 1000) if ttl is not None and created is not None else None
+
+
+def read_state(state: Mapping[str, Any]) -> State:
+    """The `State` of an inspect answer. One whose start failed counts as ended, with the engine's reason."""
+    started = parse_time(state.get("StartedAt"))
+    health = (state.get("Health") or {}).get("Status")
+    if state.get("Running") or state.get("Restarting") or state.get("Paused"):
+        epoch = datetime.fromtimestamp(0, UTC)
+        return Running(started=started or epoch, paused=bool(state.get("Paused")), health=health)
+    if state.get("Status") == "created" and started is None and not state.get("Error"):
+        return Created()
+    return Ended(
+        exit_code=int(state.get("ExitCode") or 0),
+        oom=bool(state.get("OOMKilled")),
+        started=started,
+        finished=parse_time(state.get("FinishedAt")),
+        error=str(state.get("Error") or ""),
+    )
+
+
+# -- Networks, volumes, and what runs beside a sandbox
+
+
+def network_payload(key: str, spec: NetworkSpec, names: Names) -> dict[str, Any]:
+    """The body of POST /networks/create."""
+    ipam = {"Driver": "default", "Config": [{"Subnet": spec.subnet}] if spec.subnet else []}
+    return {
+        "Name": names.network(key),
+        "CheckDuplicate": True,
+        "Driver": "bridge",
+        "Internal": spec.internal,
+        "EnableIPv6": spec.enable_ipv6,
+        "IPAM": ipam,
+        "Options": dict(spec.driver_opts),
+        "Labels": _own(key, labels.NETWORK, spec, names),
+    }
+
+
+def volume_payload(key: str, spec: VolumeSpec, names: Names) -> dict[str, Any]:
+    """The body of POST /volumes/create."""
+    return {
+        "Name": names.volume(key),
+        "Driver": "local",
+        "DriverOpts": dict(spec.driver_opts),
+        "Labels": _own(key, labels.VOLUME, spec, names),
+    }
+
+
+def _own(key: str, label: str, spec: NetworkSpec | VolumeSpec, names: Names) -> dict[str, str]:
+    own = {labels.PROJECT: names.project, label: key, labels.CONFIG: config_digest(spec)}
+    return {**spec.labels, **own}
+
+
+def decode_network(inspect: Mapping[str, Any]) -> NetworkSpec:
+    """What a network really is, less its name; `subnet` is always shown."""
+    configs = (inspect.get("IPAM") or {}).get("Config") or ()
+    return NetworkSpec(
+        internal=bool(inspect.get("Internal")),
+        driver_opts=freeze(inspect.get("Options") or {}),
+        subnet=next((config.get("Subnet") for config in configs), None),
+        enable_ipv6=bool(inspect.get("EnableIPv6")),
+        labels=freeze(labels.of_user(inspect.get("Labels"))),
+    )
+
+
+def observe_network(inspect: Mapping[str, Any]) -> ObservedNetwork:
+    """A network's inspect answer."""
+    own = labels.read(inspect.get("Labels"))
+    return ObservedNetwork(
+        id=str(inspect["Id"]),
+        name=str(inspect["Name"]),
+        key=str(own.get(labels.NETWORK) or ""),
+        config=str(own.get(labels.CONFIG) or ""),
+        spec=decode_network(inspect),
+        attached=tuple(sorted(inspect.get("Containers") or ())),
+        run=own.get(labels.RUN),
+    )
+
+
+def observe_companion(listed: Mapping[str, Any]) -> Companion:
+    """A container of the engine's list."""
+    own = labels.read(listed.get("Labels"))
+    return Companion(
+        id=str(listed["Id"]),
+        name=str((listed.get("Names") or ["?"])[0]).removeprefix("/"),
+        role=str(own.get(labels.ROLE) or ""),
+        run=str(own.get(labels.RUN) or ""),
+        running=listed.get("State") == "running",
+        started=listed.get("State") != "created",
+    )
+
+
+def observe_volume(inspect: Mapping[str, Any]) -> ObservedVolume:
+    """A volume's inspect answer."""
+    own = labels.read(inspect.get("Labels"))
+    return ObservedVolume(
+        name=str(inspect["Name"]),
+        key=str(own.get(labels.VOLUME) or ""),
+        config=own.get(labels.CONFIG),
+        run=own.get(labels.RUN),
+    )
