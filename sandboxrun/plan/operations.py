@@ -211,9 +211,11 @@ class AwaitSandbox(_Step):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class StartSandbox(_Step):
-    """Start a container that was created."""
+    """Start a container that was created. With `beside` another one runs that it is to take the place of: it must be
+    certain that its command could be started."""
 
     sandbox: DeclaredSandbox
+    beside: bool = False
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -328,10 +328,12 @@ def _dependencies(draft: Draft, sandbox: DeclaredSandbox, cause: str) -> list[st
 # -- The last steps of a replacement: start the new container, end the old one, and give the new one its name
 
 
-def start(draft: Draft, sandbox: DeclaredSandbox, needs: Ids, cause: str) -> str:
+def start(draft: Draft, sandbox: DeclaredSandbox, needs: Ids, cause: str, *, beside: bool = False) -> str:
     """Start what was made."""
     address = sandbox.address
-    step = op.StartSandbox(id=f"start {address}", address=address, cause=cause, needs=needs, sandbox=sandbox)
+    step = op.StartSandbox(
+        id=f"start {address}", address=address, cause=cause, needs=needs, sandbox=sandbox, beside=beside
+    )
     draft.started[address] = draft.add(step)
     return step.id
 
@@ -340,7 +342,7 @@ def take_over(draft: Draft, sandbox: DeclaredSandbox, decision: Decision, ready:
     """The new one, once it is `ready`, in place of the old one."""
     observed = decision.observed
     assert observed is not None
-    after = ready if excludes(observed, sandbox) else (start(draft, sandbox, ready, cause),)
+    after = ready if excludes(observed, sandbox) else (start(draft, sandbox, ready, cause, beside=True),)
     teardown(draft, decision, after)
     renamed = rename(draft, decision, None, (draft.removed[observed.id],))
     if after is ready:

@@ -69,6 +69,8 @@ def there(world: World) -> dict[str, Any]:
     [
         pytest.param({"image": "localhost:1/none:latest"}, id="image that can't be pulled"),
         pytest.param({"command": ["/no/such/program"], "init": False}, id="command that can't be started"),
+        pytest.param({"command": ["/no/such/program"]}, id="command that ends at once under the engine's init"),
+        pytest.param({"command": ["/etc/passwd"]}, id="command that is not executable"),
         pytest.param({"sysctls": {"net.ipv4.no_such": "1"}}, id="option that the kernel refuses"),
         pytest.param({"volumes": ["gone:/gone"]}, id="volume that can't be mounted"),
         pytest.param({"workspace": {"source": "src", "size": "1m"}}, id="workspace that does not fit"),

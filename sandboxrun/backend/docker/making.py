@@ -22,7 +22,7 @@ from sandboxrun.backend.docker.fields import FIELDS
 from sandboxrun.backend.docker.holding import held
 from sandboxrun.backend.docker.owned import COURIER, is_own_volume
 from sandboxrun.backend.docker.streams import file_mode
-from sandboxrun.backend.errors import EngineError, EngineUnreachable, NotFound
+from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound
 from sandboxrun.backend.events import StepProgress
 from sandboxrun.backend.session import Made, Session
 from sandboxrun.backend.shared import check_places
@@ -302,6 +302,8 @@ def start_keeper(step: op.StartKeeper, session: Session) -> str:
 # -- Makes sandboxes: volume, container, files, start, and the read-back after each
 
 NO_IMAGE = "check the name, or `docker login`; to use an image that is on the engine set pull_policy: missing or never"
+_SETTLED = 0.5  # seconds after which a command has been started, or could not be
+_NOT_STARTED = (126, 127)  # as a shell and the engine's init have it: not executable, not found
 LANDING = "/sandboxrun"  # where a courier has what it carries
 
 
@@ -499,7 +501,20 @@ def start_sandbox(step: op.StartSandbox, session: Session) -> str:
     session.engine.start_container(container.id)
     session.after_start(step.sandbox, container)
     read_back(step.sandbox, container.id, session)
+    if step.beside:
+        refuse_not_started(step.address, container.id, session)
     return container.id[:12]
+
+
+def refuse_not_started(address: str, container: str, session: Session) -> None:
+    """Raise ApplyError where its program is not there: under the engine's init it "starts" then, and ends at once."""
+    try:
+        code = session.engine.wait_container(container, timeout=_SETTLED)
+    except EngineTimeout:
+        return
+    if code in _NOT_STARTED:
+        help = "what runs is left as it is; check command and entrypoint: the image must have the program"
+        raise ApplyError(f"{address}: its command could not be started (exit code {code})", help=help)
 
 
 def update_sandbox(step: op.UpdateSandbox, session: Session) -> str:
