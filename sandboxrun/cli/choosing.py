@@ -29,7 +29,7 @@ def one_off_profile(given: Given, base: str | None, command: tuple[str, ...] | N
         if any(own.values()):
             raise UsageError(
                 "--image, --user and --no-workspace are for a run in a base, not for a profile's sandboxes",
-                help="change the profile, or give --base default",
+                help="change the profile, or pass --base default",
             )
         return load_profile(given)
     if given.files:

@@ -35,7 +35,7 @@ class Asking:
             if not sys.stdin.isatty():
                 raise UsageError(
                     f"{self._command} asks before it changes anything, and there is no terminal to ask on",
-                    help="nothing was changed; read the plan above, then give --yes",
+                    help="nothing was changed; review the plan above, then pass --yes",
                 )
             sys.stdout.flush()
             self.declined = not click.confirm(f"\n{self._question(plan)}", err=True)

@@ -39,7 +39,7 @@ NEEDS = {
     Effect.NONE: "nothing on the engine: sandboxrun's own behaviour",
 }
 MERGES = {
-    "replace": "the later value stands in its place",
+    "replace": "the later value replaces it",
     "append": "the later items are added",
     "map": "merged entry by entry",
     "target": "merged by target",
@@ -111,7 +111,7 @@ def _of_rows(name: str, path: list[Row]) -> Explained:
     schema = row_schema(row)
     facts = {"type": words(row.type)}
     if row.required:
-        facts["default"] = "none: it must be given"
+        facts["default"] = "none: required"
     else:
         facts["default"] = shown(schema["default"]) if "default" in schema else _silent(row)
     if (field := field_of(outer)) is not None:
@@ -119,7 +119,7 @@ def _of_rows(name: str, path: list[Row]) -> Explained:
     if outer.since is not None:
         facts["needs"] = f"API {outer.since} or newer"
     facts["a change"] = NEEDS[outer.effect] + _unclearable(outer)
-    facts["the image"] = "may set it" if outer.inherited else "has no say in it"
+    facts["the image"] = "may set it" if outer.inherited else "cannot override this"
     facts["extends"] = MERGES[outer.merge] if len(path) == 1 else f"as part of {outer.key}: {MERGES[outer.merge]}"
     return Explained(
         name=name,

@@ -84,6 +84,6 @@ def root() -> LazyGroup:
     return LazyGroup(
         name="sandboxrun",
         params=[version],
-        help="Agents in sandboxes: a reviewed file says what each may do, and what runs is proven to be that.",
+        help="Run agents in sandboxes: a reviewed file declares what each may do, and sandboxrun verifies it.",
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )

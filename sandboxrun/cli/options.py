@@ -66,9 +66,14 @@ def _file(*spelled: str) -> Decorator[Any]:
 
 file = _file("-f", "--file")
 file_spelled_out = _file("--file")  # where -f means follow
-var = click.option("--var", "vars", multiple=True, metavar="NAME=VALUE", help="Give a variable's value.")
+var = click.option("--var", "vars", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
 var_file = click.option(
-    "--var-file", "var_files", multiple=True, type=_PATH, metavar="FILE", help="Read values from YAML or dotenv."
+    "--var-file",
+    "var_files",
+    multiple=True,
+    type=_PATH,
+    metavar="FILE",
+    help="Read variables from a YAML or dotenv file.",
 )
 allow_outside = click.option(
     "--allow-outside", is_flag=True, help="Let binds, workspaces, secrets and configs name paths outside the project."
@@ -77,13 +82,15 @@ evidence = click.option(
     "--evidence",
     type=_PATH,
     metavar="DIR",
-    help="Where evidence is kept, from the project's directory. Default: .sandboxrun/evidence.",
+    help="Where to save evidence, relative to the project. Default: .sandboxrun/evidence.",
 )
 host = click.option(
-    "--host", metavar="URL", help="The engine: unix:///path, tcp://host:port or ssh://user@host. Default: as docker's."
+    "--host",
+    metavar="URL",
+    help="The engine: unix:///path, tcp://host:port or ssh://user@host. Default: same as the docker CLI.",
 )
-quiet = click.option("-q", "--quiet", is_flag=True, help="Tell nothing but the result and errors.")
-verbose = click.option("-v", "--verbose", is_flag=True, help="Tell each step.")
+quiet = click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors.")
+verbose = click.option("-v", "--verbose", is_flag=True, help="Print each step.")
 target = click.option(
     "--target",
     "targets",
@@ -91,11 +98,16 @@ target = click.option(
     metavar="NAME",
     help='Only this sandbox (all of its for_each, or one: reviewer["lint"]), and what it depends on.',
 )
-replace = click.option("--replace", multiple=True, metavar="NAME", help="Replace this sandbox even if it is equal.")
-rerun = click.option("--rerun", is_flag=True, help="Run again what has completed.")
-refresh_only = click.option("--refresh-only", is_flag=True, help="Only look for what changed outside sandboxrun.")
+replace = click.option("--replace", multiple=True, metavar="NAME", help="Replace this sandbox even if nothing changed.")
+rerun = click.option("--rerun", is_flag=True, help="Run sandboxes again that have completed.")
+refresh_only = click.option("--refresh-only", is_flag=True, help="Only look for changes made outside sandboxrun.")
 parallelism = click.option(
-    "--parallelism", type=click.IntRange(1, 64), default=4, show_default=True, metavar="N", help="Steps at once."
+    "--parallelism",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="How many steps to run at once.",
 )
 lock_timeout = click.option(
     "--lock-timeout",
@@ -104,26 +116,33 @@ lock_timeout = click.option(
     metavar="DURATION",
     help="How long to wait for another run of the project. Default: 60s.",
 )
-yes = click.option("-y", "--yes", is_flag=True, help="Do it without asking.")
-as_json = click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+yes = click.option("-y", "--yes", is_flag=True, help="Skip the confirmation.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 detailed_exitcode = click.option(
     "--detailed-exitcode", is_flag=True, help="Exit with 0 for no changes, 1 for an error, 2 for changes."
 )
-out = click.option("--out", type=_PATH, metavar="FILE", help="Save the plan, for apply to carry out as it was shown.")
+out = click.option("--out", type=_PATH, metavar="FILE", help="Save the plan, for apply to carry out exactly as shown.")
 wait = click.option(
-    "--wait", is_flag=True, help="Wait until all have ended, tear them down, exit with the first code that is not 0."
+    "--wait",
+    is_flag=True,
+    help="Wait until all have ended, tear them down, and exit with the first code that is not 0.",
 )
 wait_timeout = click.option(
-    "--wait-timeout", type=Seconds(), metavar="DURATION", help="With --wait: give up after this; they go on running."
+    "--wait-timeout",
+    type=Seconds(),
+    metavar="DURATION",
+    help="With --wait: stop waiting after this; the sandboxes keep running.",
 )
 verifying = click.option(
     "--verify", "verifying", is_flag=True, help="Start nothing unless probes show that all restrictions hold."
 )
 timeout = click.option("--timeout", type=Seconds(), metavar="DURATION", help="End a named sandbox that runs longer.")
 timeout_of_wait = click.option(
-    "--timeout", type=Seconds(), metavar="DURATION", help="Give up after this; the sandboxes go on running."
+    "--timeout", type=Seconds(), metavar="DURATION", help="Stop waiting after this; the sandboxes keep running."
 )
-interactive = click.option("-i", "--interactive", is_flag=True, help="Pass standard input on; run: your terminal.")
+interactive = click.option(
+    "-i", "--interactive", is_flag=True, help="Pass standard input (with run: the terminal) to the sandbox."
+)
 names = click.argument("names", nargs=-1, metavar="[NAME]...")
 
 
@@ -148,7 +167,7 @@ def check_json_asks_nobody(as_json: bool, yes: bool) -> None:
     if as_json and not yes:
         from sandboxrun.errors import UsageError
 
-        raise UsageError("--json asks nobody", help="look at the plan first, then give --yes as well")
+        raise UsageError("--json asks nobody", help="review the plan first, then pass --yes as well")
 
 
 def _together(function: Callable[..., Any], *options: Decorator[Any]) -> Any:

@@ -31,7 +31,7 @@ def default_files() -> tuple[Path, ...]:
     if len(found) > 1:
         from sandboxrun.errors import UsageError
 
-        raise UsageError("there are both sandbox.yaml and sandbox.yml", help="name the one you mean with --file")
+        raise UsageError("there are both sandbox.yaml and sandbox.yml", help="pass the one you mean with --file")
     return tuple(found)
 
 
@@ -43,7 +43,7 @@ def profile_files(given: Given) -> tuple[Path, ...]:
 
         raise UsageError(
             f"there is no profile here: neither sandbox.yaml nor sandbox.yml is in {os.getcwd()}",
-            help="write one with `sandboxrun init`, or name one with --file",
+            help="create one with `sandboxrun init`, or pass one with --file",
         )
     return files
 

@@ -54,11 +54,11 @@ class CleanStop:
         if not self._begun:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         if self.caught is not None:
-            _say("ended at once; the next apply or destroy puts right what was left")
+            _say("Aborted. The next apply or destroy cleans up.")
             os._exit(128 + number)
         self.caught = number
         self.stop.set()
-        _say("stopping: what is under way is finished first; once more ends at once")
+        _say("Stopping after the current steps. Press Ctrl-C again to abort immediately.")
 
     def __enter__(self) -> CleanStop:
         for number in _CAUGHT:

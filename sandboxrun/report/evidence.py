@@ -111,7 +111,7 @@ def _ending(ending: Ending, spec: SandboxSpec | None, note: str) -> str:
         case How.KILLED:
             return f"stopped before its end{code}{f': {note}' if note else why}"
         case How.ENGINE_LOST:
-            return f"lost: {ending.detail or 'the engine went away while it ran'}"
+            return f"lost: {ending.detail or 'the engine stopped while it ran'}"
         case How.UNKNOWN:
             return f"ended for an unknown reason{code}{why}"
         case How.NOT_STARTED:
@@ -179,7 +179,7 @@ def _egress(index: Index) -> list[tuple[str, str]]:
         return []
     listed = ", ".join(egress.denied_targets[:_LISTED]) + (" …" if len(egress.denied_targets) > _LISTED else "")
     refused = f", {egress.denied} refused: {listed}" if egress.denied else ""
-    return [("egress", one_line(f"{egress.allowed} request{'s' if egress.allowed != 1 else ''} let pass{refused}"))]
+    return [("egress", one_line(f"{egress.allowed} request{'s' if egress.allowed != 1 else ''} allowed{refused}"))]
 
 
 def _missing(index: Index) -> list[tuple[str, str]]:

@@ -79,17 +79,17 @@ def _words(step: Operation) -> tuple[str, str]:  # noqa: C901 - one case a class
         case op.BuildHelper():
             return "building", "built"
         case op.StartKeeper():
-            return f"making room in memory for {' and '.join(step.parts)}", "room in memory made"
+            return f"reserving memory for {' and '.join(step.parts)}", "memory reserved"
         case op.CreateNetwork() | op.CreateVolume() | op.CreateSandbox():
             return "creating", "created"
         case op.CreatePrivateNetwork():
-            return "making its network", "network made"
+            return "creating its network", "network created"
         case op.CreateGateway():
-            return "making its gateway", "gateway made"
+            return "creating its gateway", "gateway created"
         case op.StartGateway():
-            return "starting its gateway", "gateway serves"
+            return "starting its gateway", "gateway ready"
         case op.ReloadGateway():
-            return "giving its gateway other rules", "gateway serves by other rules"
+            return "reloading the gateway rules", "gateway rules reloaded"
         case op.CheckSandbox():
             return "reading it back", "read back"
         case op.RenameSandbox():
@@ -121,7 +121,7 @@ def _words(step: Operation) -> tuple[str, str]:  # noqa: C901 - one case a class
         case op.ResumeSandbox():
             return "unpausing", "unpaused"
         case op.RecordSpec():
-            return "recording what it was told to be", "recorded"
+            return "recording the new spec", "recorded"
         case op.StopSandbox(replaced=True):
             return "stopping the old container", "old container stopped"
         case op.StopSandbox():
@@ -357,7 +357,7 @@ class LineProgress:
             case StepSkipped(step=step, why=""):
                 self._blocked.add(step.address)
             case StepSkipped(step=step, why=why) if resource is not None and self._first_skip(resource):
-                return [f"{resource_of(step.address)}: left out: {one_line(why)}"]
+                return [f"{resource_of(step.address)}: skipped: {one_line(why)}"]
             case Undone(address=address, what=what) if address not in self._blocked:
                 return [f"{resource_of(address)}: {undone(what)}"]
             case StepDone() if resource is not None and not self._quiet:

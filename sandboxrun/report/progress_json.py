@@ -78,7 +78,7 @@ class JsonProgress:
             case Undone(address=address, what=what):
                 self._log("warn", f"{address}: {undone(what)}")
             case StepSkipped(step=step, why=why):
-                self._log("warn", f"{step.address}: {step.id}: left out: {why or 'a dependency failed'}")
+                self._log("warn", f"{step.address}: {step.id}: skipped: {why or 'a dependency failed'}")
             case _ if resource is not None:
                 self._step(event, resource)
 

@@ -25,7 +25,7 @@ class How(enum.StrEnum):
     OOM = "oom"  # the kernel killed it for exceeding the memory limit
     TIMEOUT = "timeout"  # we stopped it: its time was over
     KILLED = "killed"  # we or somebody else stopped it
-    ENGINE_LOST = "engine_lost"  # the engine went away while it ran
+    ENGINE_LOST = "engine_lost"  # the engine stopped while it ran
     UNKNOWN = "unknown"  # it ended, and nothing shows whether by itself
     NOT_STARTED = "not_started"  # the engine could not start it, or nobody did
 

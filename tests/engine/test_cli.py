@@ -132,7 +132,7 @@ def test_apply_asks_and_without_a_terminal_changes_nothing(
     assert ran.code == 2
     assert ran.err == (
         "error: apply asks before it changes anything, and there is no terminal to ask on\n"
-        "  help: nothing was changed; read the plan above, then give --yes\n"
+        "  help: nothing was changed; review the plan above, then pass --yes\n"
     )
     assert "Plan: 5 to add" in ran.out
     assert engine_client.containers.list(all=True, filters={"label": f"sandboxrun.project={project}"}) == []

@@ -152,7 +152,7 @@ def test_the_allowlist_lets_out_to_one_host(
         "192.0.2.1:443, past the gateway: EHOSTUNREACH",
     ]
     refused = f"3 refused: {host}:22, paste.example.net:443, 169.254.169.254:80"
-    assert f"egress:   1 request let pass, {refused}" in ran.out + ran.err
+    assert f"egress:   1 request allowed, {refused}" in ran.out + ran.err
 
 
 @pytest.mark.usefixtures("agent_image")

@@ -53,9 +53,9 @@ def apply(
     as_json: bool,
     talk: opt.Talk,
 ) -> int:
-    """Make the engine hold what the profile declares: shows the plan, asks unless -y, carries it out, reads all back.
+    """Create, update or remove sandboxes to match the profile. Shows the plan and asks first, unless -y.
 
-    PLANFILE, from plan --out, is carried out as it was shown, or refused when anything has moved since. With --wait
+    PLANFILE, from plan --out, is carried out exactly as shown, or refused if anything has changed since. With --wait
     the exit code is the agents' own.
     """
     from sandboxrun.errors import UsageError

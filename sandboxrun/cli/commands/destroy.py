@@ -27,7 +27,7 @@ def destroy(
     as_json: bool,
     talk: opt.Talk,
 ) -> int:
-    """Keep the evidence of everything the project has on the engine, and remove it. Asks first, unless -y."""
+    """Save all evidence of the project, then remove its sandboxes. Asks first, unless -y."""
     from sandboxrun.cli.changing import Telling
     from sandboxrun.cli.confirming import Asking
     from sandboxrun.cli.project import load_profile, open_engine, open_store

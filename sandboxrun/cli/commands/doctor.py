@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 @opt.on_engine
 @opt.as_json
 def doctor(given: opt.Given, host: str | None, as_json: bool) -> int:
-    """Say what the engine offers and, where there is a profile, what of it the engine could not enforce.
+    """Show what the engine offers and, if there is a profile, which of its options the engine cannot enforce.
 
-    Exits with 1 when something could not be enforced, or when no engine answers.
+    Exits with 1 if something cannot be enforced, or if no engine answers.
     """
     from sandboxrun.backend.docker.connect import connect, resolve
     from sandboxrun.backend.errors import EngineError

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 @click.argument("argv", nargs=-1, metavar="[--] COMMAND...", type=click.UNPROCESSED)
 @opt.on_engine
 @opt.interactive
-@click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")
+@click.option("-t", "--tty", is_flag=True, help="Allocate a terminal.")
 @click.option("--user", metavar="USER", help="Run as this user instead of the sandbox's own.")
 @click.option("--workdir", "-w", metavar="DIR", help="Run in this directory instead of the sandbox's own.")
 @click.option("--env", "-e", multiple=True, metavar="NAME=VALUE", help="Set an environment variable.")
-@click.option("--raw", is_flag=True, help="Terminal escapes as they came, instead of visible.")
+@click.option("--raw", is_flag=True, help="Print terminal escapes unchanged, instead of making them visible.")
 def exec_(
     name: str,
     argv: tuple[str, ...],
@@ -39,7 +39,7 @@ def exec_(
 ) -> int:
     """Run COMMAND in the running sandbox NAME, as the sandbox's own user. Its exit code is passed on.
 
-    Options stand before NAME.
+    Put options before NAME.
     """
     from sandboxrun.cli.project import load_profile, open_engine
     from sandboxrun.errors import UsageError

@@ -12,9 +12,9 @@ from sandboxrun.cli.output import json_text, result
 @click.argument("option", required=False)
 @as_json
 def explain(option: str | None, as_json: bool) -> None:
-    """Say all about OPTION: what it does, its forms, its default, and what a change of it needs.
+    """Show the documentation of OPTION: what it does, its forms, its default, and what a change requires.
 
-    An option inside another is dotted: workspace.access. Without OPTION all are listed.
+    Use a dot for an option inside another: workspace.access. Without OPTION, lists all.
     """
     from sandboxrun.cli import explaining
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def gateway() -> None:
-    """Make the image of the gateways, which are the only way out of sandboxes that have one."""
+    """Build the image of the gateways through which sandboxes reach the network."""
 
 
 @gateway.command()
@@ -28,9 +28,9 @@ def gateway() -> None:
 @opt.host
 @opt.quiet
 def build(base: str | None, host: str | None, quiet: bool) -> None:
-    """Build the gateway's image on the engine, unless it is there, and print its name.
+    """Build the gateway's image on the engine, if it is missing, and print its name.
 
-    Nothing is downloaded but the image it is built on, and that only where the engine lacks it.
+    Downloads only the base image, if the engine does not have it.
     """
     from sandboxrun.cli.project import open_engine
     from sandboxrun.gateway import image

@@ -67,10 +67,12 @@ sandboxes:
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path), default=Path("sandbox.yaml"), required=False)
-@click.option("--image", metavar="IMAGE", default="node:20-alpine", show_default=True, help="The image to write there.")
+@click.option(
+    "--image", metavar="IMAGE", default="node:20-alpine", show_default=True, help="The image to write into it."
+)
 @telling
 def init(file: Path, image: str, talk: Talk) -> None:
-    """Write a commented profile, FILE or sandbox.yaml, and its schema for editors. Nothing is overwritten."""
+    """Write a commented profile, FILE or sandbox.yaml, and its schema for editors. Overwrites nothing."""
     from sandboxrun.errors import UsageError
     from sandboxrun.profile.files import bases
 

@@ -24,10 +24,12 @@ _TAILED = 256 << 20  # bytes at a log's end in which `--tail` finds its lines
 @click.command()
 @opt.names
 @opt.on_followed_project
-@click.option("-f", "--follow", is_flag=True, help="Go on with what they write, until they end.")
-@click.option("--tail", type=click.IntRange(0), metavar="N", help="Only the last N lines of each.")
-@click.option("--timestamps", "-t", is_flag=True, help="Begin each line with its time (of those on the engine).")
-@click.option("--raw", is_flag=True, help="Terminal escapes as they came, instead of visible.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the output until they end.")
+@click.option("--tail", type=click.IntRange(0), metavar="N", help="Show only the last N lines of each.")
+@click.option(
+    "--timestamps", "-t", is_flag=True, help="Prefix each line with its time (only for containers that still exist)."
+)
+@click.option("--raw", is_flag=True, help="Print terminal escapes unchanged, instead of making them visible.")
 @opt.telling
 def logs(
     names: tuple[str, ...],
@@ -39,9 +41,9 @@ def logs(
     raw: bool,
     talk: opt.Talk,
 ) -> None:
-    """Show what sandboxes have written; NAME is one, or all of a for_each. Without NAME, all.
+    """Show the output of sandboxes; NAME is one, or all of a for_each. Without NAME, all.
 
-    What has been torn down is read from its evidence. Terminal escapes are made visible.
+    Reads the evidence of those torn down. Makes terminal escapes visible.
     """
     from sandboxrun.cli.lines import Lines
     from sandboxrun.cli.project import load_profile, open_engine, open_store

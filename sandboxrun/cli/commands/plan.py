@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @opt.replace
 @opt.rerun
 @opt.refresh_only
-@click.option("--destroy", "destroying", is_flag=True, help="Plan what destroy would do.")
+@click.option("--destroy", "destroying", is_flag=True, help="Show what destroy would do.")
 @opt.out
 @opt.format_of("text", "json", "markdown", "github")
 @opt.as_json
@@ -42,7 +42,7 @@ def plan(
     parallelism: int,
     talk: opt.Talk,
 ) -> int:
-    """Show what apply would do: what is created, updated in place, replaced, torn down, and why. Nothing is changed."""
+    """Show what apply would create, update in place, replace or tear down, and why. Changes nothing."""
     from sandboxrun.cli.project import load_profile, open_engine, open_store, profile_files
 
     form = opt.chosen_format(form, as_json)

@@ -37,13 +37,13 @@ class Line(NamedTuple):
 @click.command()
 @opt.names
 @opt.on_project
-@click.option("-a", "--all", "everything", is_flag=True, help="Also the runs that the evidence records.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Also list the runs recorded in the evidence.")
 @opt.as_json
 @opt.telling
 def ps(
     names: tuple[str, ...], given: opt.Given, host: str | None, everything: bool, as_json: bool, talk: opt.Talk
 ) -> None:
-    """List sandboxes: their state, limits and health, and whether they are still as declared.
+    """List sandboxes: their state, limits and health, and whether they match the profile.
 
     NAME is one, or all of a for_each. Without NAME, all.
     """

@@ -12,9 +12,9 @@ from sandboxrun.cli.output import result
 @on_profile
 @click.option("--format", "form", type=click.Choice(["yaml", "json"]), help="How to print it. Default: yaml.")
 @as_json
-@click.option("--defaults", is_flag=True, help="With the options that nobody set (JSON always has them).")
+@click.option("--defaults", is_flag=True, help="Include options that are not set (JSON always does).")
 def render(given: Given, form: str | None, as_json: bool, defaults: bool) -> None:
-    """Print the effective profile: templates filled in, bases merged, every value with where it came from.
+    """Print the effective profile: templates rendered, bases merged, every value with its source.
 
     Sensitive values are masked.
     """

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 @opt.on_project
 @opt.interactive
 @opt.timeout
-@click.option("--base", metavar="BASE", help="Run in a shipped base (default, offline …), whatever profile is here.")
+@click.option("--base", metavar="BASE", help="Run in a built-in base (default, offline …), ignoring any profile.")
 @click.option("--image", metavar="IMAGE", help="With a base: the image.")
 @click.option("--user", metavar="USER", help="With a base: the user.")
 @click.option("--no-workspace", is_flag=True, help="With a base: without a copy of the current directory.")
 @opt.verifying
-@click.option("--raw", is_flag=True, help="Terminal escapes as they came, instead of visible.")
+@click.option("--raw", is_flag=True, help="Print terminal escapes unchanged, instead of making them visible.")
 @opt.parallelism
 @opt.lock_timeout
 @opt.as_json
@@ -52,10 +52,10 @@ def run(
     as_json: bool,
     talk: opt.Talk,
 ) -> int:
-    """Run sandboxes to their end: create, start, show their output, keep the evidence, remove. Exits with their code.
+    """Run sandboxes to their end: create, start, show output, save the evidence, remove. Exits with their code.
 
-    NAME is a sandbox, or all of a for_each; without NAME, all run. COMMAND stands in place of the profile's. Without
-    a profile, COMMAND runs in the default base, on a copy of the current directory.
+    NAME is a sandbox, or all of a for_each; without NAME, all run. COMMAND replaces the profile's. Without a
+    profile, COMMAND runs in the default base, on a copy of the current directory.
     """
     from sandboxrun.cli.choosing import one_off_profile, run_choice
 

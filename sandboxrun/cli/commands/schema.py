@@ -8,13 +8,13 @@ from sandboxrun.cli.output import result
 
 
 @click.command()
-@click.option("--evidence", is_flag=True, help="The schema of a run's index.json.")
-@click.option("--plan", is_flag=True, help="The schema of plan --json.")
-@click.option("--verify", is_flag=True, help="The schema of verify --json.")
+@click.option("--evidence", is_flag=True, help="Print the schema of a run's index.json.")
+@click.option("--plan", is_flag=True, help="Print the schema of plan --json.")
+@click.option("--verify", is_flag=True, help="Print the schema of verify --json.")
 def schema(**asked: bool) -> None:
     """Print the JSON Schema of a profile.
 
-    An editor takes it from a profile's first line:
+    Editors find it by a profile's first line:
     # yaml-language-server: $schema=sandbox.schema.json
     """
     named = [name for name, wanted in asked.items() if wanted]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @telling
 @click.pass_context
 def validate(ctx: click.Context, given: Given, form: str | None, as_json: bool, talk: Talk) -> int:
-    """Check a profile: its form, its values, its templates. No engine is asked.
+    """Check a profile: its structure, values and templates. Needs no engine.
 
     Several --file are merged into one profile, as in all commands.
     """

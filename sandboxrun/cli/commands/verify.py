@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.command()
 @opt.names
 @opt.on_project
-@click.option("--running", is_flag=True, help="Look at the sandboxes that run, from outside, without entering them.")
+@click.option("--running", is_flag=True, help="Inspect running sandboxes from outside, without entering them.")
 @opt.format_of("text", "json", "markdown")
 @opt.as_json
 @opt.parallelism
@@ -38,11 +38,11 @@ def verify(
     lock_timeout: float,
     talk: opt.Talk,
 ) -> int:
-    """Show whether each restriction holds: what is declared, what is seen, and the verdict.
+    """Show whether each restriction holds: the expected value, the seen value, and the verdict.
 
-    Each sandbox is started with its own options and a probe in place of its command, and a weak one beside it, in
-    which what the probe tries must work. NAME is one, or all of a for_each; without NAME, all. Exits with 1 when
-    something does not hold or can't be told.
+    Starts each sandbox with its own options and a probe as its command, and a weak one for comparison, in which each
+    attempt must succeed. NAME is one, or all of a for_each; without NAME, all. Exits with 1 if
+    something does not hold or is inconclusive.
     """
     from sandboxrun.cli.project import load_profile
     from sandboxrun.report.verify import Report

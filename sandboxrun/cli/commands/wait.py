@@ -26,7 +26,7 @@ def wait(
 ) -> int:
     """Wait until sandboxes have ended; NAME is one, or all of a for_each. Without NAME, all.
 
-    Prints their exit codes, and exits with the first that is not 0. Timeouts of the profile are enforced meanwhile.
+    Prints their exit codes, and exits with the first that is not 0. Enforces the profile's timeouts meanwhile.
     """
     from sandboxrun.cli.project import load_profile, open_engine, open_store
 

@@ -83,7 +83,7 @@ def test_every_command_can_be_imported_and_has_help() -> None:
         (
             ["apply", "--json"],
             2,
-            "error: --json asks nobody\n  help: look at the plan first, then give --yes as well\n",
+            "error: --json asks nobody\n  help: review the plan first, then pass --yes as well\n",
         ),
         (["verify", "--json", "--format", "markdown"], 2, "error: --json and --format markdown exclude each other\n"),
         (["apply", "--wait-timeout", "3"], 2, "error: --wait-timeout goes with --wait\n"),
@@ -129,7 +129,7 @@ def test_without_a_profile(say: Say, here: Path, command: str) -> None:
         2,
         "",
         f"error: there is no profile here: neither sandbox.yaml nor sandbox.yml is in {here}\n"
-        "  help: write one with `sandboxrun init`, or name one with --file\n",
+        "  help: create one with `sandboxrun init`, or pass one with --file\n",
     )
 
 
@@ -138,7 +138,7 @@ def test_two_default_profiles_are_one_too_many(say: Say, here: Path) -> None:
     (here / "sandbox.yml").touch()
     said = say("plan")
     assert said.err == (
-        "error: there are both sandbox.yaml and sandbox.yml\n  help: name the one you mean with --file\n"
+        "error: there are both sandbox.yaml and sandbox.yml\n  help: pass the one you mean with --file\n"
     )
 
 

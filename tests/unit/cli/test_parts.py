@@ -265,7 +265,7 @@ def test_while_it_changes_the_first_signal_stops_cleanly(
         assert stopping.exit_code(0) == code
         raise PlanError("stopped")
     assert raised.value.exit_code == code and signal.getsignal(number) is before
-    assert capfd.readouterr().err == "stopping: what is under way is finished first; once more ends at once\n"
+    assert capfd.readouterr().err == "Stopping after the current steps. Press Ctrl-C again to abort immediately.\n"
 
 
 def test_the_second_signal_ends_at_once() -> None:
@@ -284,7 +284,7 @@ def test_the_second_signal_ends_at_once() -> None:
     with os.fdopen(reading) as told:
         text = told.read()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
-    assert text.splitlines()[-1] == "ended at once; the next apply or destroy puts right what was left"
+    assert text.splitlines()[-1] == "Aborted. The next apply or destroy cleans up."
 
 
 def test_a_run_forwards_once_it_has_begun() -> None:

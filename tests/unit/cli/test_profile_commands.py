@@ -237,8 +237,8 @@ mem_limit
   default    512m
   engine     HostConfig.Memory
   a change   updated in place; removing it replaces the sandbox
-  the image  has no say in it
-  extends    the later value stands in its place
+  the image  cannot override this
+  extends    the later value replaces it
 
   example:
     mem_limit: 512m
@@ -259,7 +259,7 @@ workspace.access
   default    copy
   engine     HostConfig.Mounts
   a change   the sandbox is replaced
-  the image  has no say in it
+  the image  cannot override this
   extends    as part of workspace: merged entry by entry
 
   example:

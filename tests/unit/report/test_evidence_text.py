@@ -110,7 +110,7 @@ def test_what_is_missing_cut_and_refused_is_said() -> None:
             "stopped before its end (exit 143): stopped by somebody else",
         ),
         (Ending(how=How.KILLED), "did not end\x1b", "stopped before its end: did not end\\x1b"),
-        (Ending(how=How.ENGINE_LOST), "", "lost: the engine went away while it ran"),
+        (Ending(how=How.ENGINE_LOST), "", "lost: the engine stopped while it ran"),
         (Ending(how=How.ENGINE_LOST, detail="exit code 255"), "", "lost: exit code 255"),
         (Ending(how=How.NOT_STARTED, exit_code=127, detail="no sh"), "", "not started (exit 127): no sh"),
     ],

@@ -120,8 +120,8 @@ def test_a_failure_says_what_was_done_and_what_is_left_out() -> None:
     fail = {"create lint": BROKEN, "create network.default": ApplyError("no subnet is left")}
     assert lines_of(LineProgress, lambda p, c: carry_out(p, rerun(), c, fail)) == [
         "network default: failed while creating: no subnet is left",
-        'lint: left out: "create network.default" failed',
-        'agent["a"]: left out: "create network.default" failed',
+        'lint: skipped: "create network.default" failed',
+        'agent["a"]: skipped: "create network.default" failed',
     ]
     del fail["create network.default"]
     assert lines_of(LineProgress, lambda p, c: carry_out(p, rerun(), c, fail), quiet=True) == [
@@ -199,7 +199,7 @@ def test_json_lines_in_opentofus_shape() -> None:
         ("apply_complete", "info", "network.default: created (0.1s)"),
         ("apply_errored", "error", "lint: failed while creating"),
         ("diagnostic", "error", "Error: no program (sensitive value)\\x1b[2J\\nin the image"),
-        ("log", "warn", 'lint: start lint: left out: "create lint" failed'),
+        ("log", "warn", 'lint: start lint: skipped: "create lint" failed'),
         ("apply_start", "info", 'agent["a"]: Creating...'),
         ("apply_complete", "info", 'agent["a"]: created, started (0.2s)'),
         ("change_summary", "info", "Apply ended. Resources: 2 added, 0 changed, 0 destroyed."),
