@@ -3,6 +3,7 @@
 #   PYTHON=python3.13      the Python to make .venv with (3.11 or later)
 #   WORKERS=1              run tests one after the other, not two side by side
 #   PYTEST_ARGS="-k plan"  more arguments for pytest
+#   FULL_ARGS="chaos"      which parts of test-full (tests chaos engines pythons)
 #   ENGINES="podman-5"     the engines of test-engines (docker-26 docker-28 podman-5)
 #   CHAOS_ARGS="--kills 60"  arguments for chaos (--kills, --seed, --projects)
 #   BENCH_ARGS=--quick     arguments for the benchmarks (--quick, --only NAME, --json)
@@ -11,6 +12,9 @@
 PYTHON ?= python3
 WORKERS ?= 2
 PYTEST_ARGS ?=
+FULL_ARGS ?=
+SELECT ?= -m "not full"
+PARALLEL := $(if $(WORKERS),-n $(WORKERS) --dist loadgroup)
 ENGINES ?=
 BENCH_ARGS ?=
 CHAOS_ARGS ?=
@@ -18,17 +22,23 @@ RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test test-engines chaos demo venv engine engine-stop image tools schema reference probe bench house lint clean
+.PHONY: help check test test-full test-engines chaos demo venv engine engine-stop image tools schema reference probe bench house lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-test: lint engine image tools  ## run all the tests, on a real engine, with the coverage floors
+check: lint  ## ruff, mypy and every test that needs no engine
+	@$(RUN) -m pytest -q -m "not engine" $(PARALLEL) $(PYTEST_ARGS)
+
+test: lint engine image tools  ## that, and the tests on a real engine, with the coverage floors
 	@rm -rf .cache/coverage && mkdir -p .cache/coverage
-	@$(RUN) -m coverage run -m pytest --junitxml=.cache/junit.xml $(if $(WORKERS),-n $(WORKERS)) $(PYTEST_ARGS)
+	@$(RUN) -m coverage run -m pytest --junitxml=.cache/junit.xml $(SELECT) $(PARALLEL) $(PYTEST_ARGS)
 	@$(RUN) -m coverage combine --quiet
 	@$(RUN) -m coverage report
 	@$(RUN) -m scripts.floors .cache/junit.xml
+
+test-full: venv engine image tools  ## everything there is: slow tests, chaos, newer engines, other Pythons; says which ran
+	@WORKERS=$(or $(WORKERS),1) $(RUN) -m scripts.full $(FULL_ARGS)
 
 test-engines: venv engine image tools  ## the engine tests on newer engines, from newer Debian's packages; as root
 	@$(RUN) -m scripts.engines $(ENGINES) -- $(PYTEST_ARGS)

@@ -5,7 +5,7 @@ Usage: python -m tests.engine.kills [--kills 200] [--seed N] [--projects 3] [--n
 Kills `run`, `apply`, `apply --wait`, `destroy` and `verify` at random moments, sometimes two of them side by side. The
 sandboxes have gateways, secrets, and workspaces of both kinds; their profiles change meanwhile. Ends with a line of
 figures, and with exit code 1 and a list where something is left on the engine, in the projects, in the user's state or
-in TMPDIR. `make chaos` runs it; `make test` does not, for it takes a quarter of an hour.
+in TMPDIR. `make chaos` and `make test-full` run it; `make test` does not, for it takes a quarter of an hour.
 """
 
 from __future__ import annotations

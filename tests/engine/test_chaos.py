@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -66,10 +67,18 @@ def _assert_nothing_left(chaos: Project, client: docker.DockerClient) -> None:
     assert client.volumes.list(filters={"label": f"sandboxrun.lock={chaos.name}"}) == []
 
 
-@pytest.mark.parametrize("first", range(1, CALLS, STEP))
-def test_a_kill_after_any_engine_call_converges(chaos: Project, engine_client: docker.DockerClient, first: int) -> None:
+def _all_and_some(every: int) -> list[Any]:
+    """Every call in twelves, for `make test-full`; every so many of them, for `make test`."""
+    twelves = [range(first, first + STEP) for first in range(1, CALLS, STEP)]
+    return [range(5, CALLS, every), *(pytest.param(one, marks=pytest.mark.full) for one in twelves)]
+
+
+@pytest.mark.parametrize("numbers", _all_and_some(19), ids=str)
+def test_a_kill_after_any_engine_call_converges(
+    chaos: Project, engine_client: docker.DockerClient, numbers: range
+) -> None:
     """One call at a time: before the next one the engine is as it is after the last."""
-    for number in range(first, first + STEP):
+    for number in numbers:
         _begin(chaos, engine_client)
         if not killed_at(number, "after", lambda: chaos.apply(parallelism=1)):
             chaos.destroy()
@@ -93,8 +102,11 @@ def test_every_call_of_the_apply_is_tried(chaos: Project, engine_client: docker.
     assert 40 < calls < CALLS
 
 
-def test_a_kill_after_any_engine_call_of_destroy_converges(chaos: Project, engine_client: docker.DockerClient) -> None:
-    for number in range(1, 90):
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.full), 9])
+def test_a_kill_after_any_engine_call_of_destroy_converges(
+    chaos: Project, engine_client: docker.DockerClient, every: int
+) -> None:
+    for number in range(1, 90, every):
         _begin(chaos, engine_client)
         done = not killed_at(number, "after", lambda: chaos.destroy(parallelism=1))
         chaos.destroy()

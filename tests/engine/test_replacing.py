@@ -196,7 +196,7 @@ def _running(client: docker.DockerClient, name: str) -> list[str]:
     return sorted(c["Labels"]["sandboxrun.sandbox"] for c in found)
 
 
-@pytest.mark.parametrize("first", range(6))
+@pytest.mark.parametrize("first", [0, *(pytest.param(n, marks=pytest.mark.full) for n in range(1, 6))])
 def test_a_replacement_that_is_killed_is_finished_by_the_next_apply(
     chaos: Project, engine_client: docker.DockerClient, first: int
 ) -> None:

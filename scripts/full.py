@@ -1,0 +1,94 @@
+"""Everything that can be tested on this machine, part after part: `make test-full`.
+
+Usage: python -m scripts.full [PART...]     parts: tests, chaos, engines, pythons
+
+A part that fails does not keep the others from running. At the end a table says which ran, which could not and why,
+and how each ended; the exit code is 1 where one failed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from scripts import system
+
+OTHERS = ("3.12", "3.13", "3.14")  # what is tested beside the Python of .venv, where it is here
+OURS = f"{sys.version_info.major}.{sys.version_info.minor}"
+_USABLE = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2])"
+Row = tuple[str, str]  # a part, and how it ended
+
+
+def _make(*arguments: str) -> str:
+    ran = subprocess.run(["make", "--no-print-directory", *arguments], cwd=system.REPOSITORY, check=False)
+    return "passed" if ran.returncode == 0 else f"FAILED (exit {ran.returncode})"
+
+
+def _tests() -> Iterator[Row]:
+    yield f"all tests, Python {OURS}", _make("test", "SELECT=")
+
+
+def _chaos() -> Iterator[Row]:
+    yield "kills at random moments", _make("chaos")
+
+
+def _engines() -> Iterator[Row]:
+    reason = "" if system.is_root() else "left out: engines of one's own need root"
+    yield "newer engines", reason or _make("test-engines")
+
+
+def _pythons() -> Iterator[Row]:
+    for version in OTHERS:
+        if version != OURS:
+            yield f"tests without an engine, Python {version}", _python(version)
+
+
+def _python(version: str) -> str:
+    """The tests without an engine in an environment of this Python's own."""
+    found = shutil.which(f"python{version}")
+    if found is None or _said(found) != version:
+        return f"left out: no usable python{version} is here"
+    folder = system.CACHE / f"python{version}"
+    python = folder / "bin/python"
+    commands: tuple[list[str | Path], ...] = (
+        [found, "-m", "venv", "--clear", folder],
+        [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--editable", ".[test]"],
+        [python, "-m", "pytest", "-n", os.environ.get("WORKERS", "2"), "-m", "not engine"],
+    )
+    for command in commands:
+        if (code := subprocess.run(command, cwd=system.REPOSITORY, check=False).returncode) != 0:
+            return f"FAILED (exit {code})"
+    return "passed"
+
+
+def _said(python: str) -> str:
+    return subprocess.run([python, "-c", _USABLE], capture_output=True, text=True, check=False).stdout.strip()
+
+
+PARTS: Mapping[str, Callable[[], Iterator[Row]]] = MappingProxyType(
+    {"tests": _tests, "chaos": _chaos, "engines": _engines, "pythons": _pythons}
+)
+
+
+def main(names: list[str]) -> int:
+    """Run these parts, or all; 1 where one failed."""
+    if unknown := [name for name in names if name not in PARTS]:
+        system.fail(f"no part is called {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    rows: list[Row] = []
+    try:
+        for name in names or PARTS:
+            system.say(f"test-full: {name}")
+            rows += PARTS[name]()
+    finally:
+        width = max((len(part) for part, _ in rows), default=0)
+        print("\n".join(f"{part.ljust(width)}  {ended}" for part, ended in rows), flush=True)
+    return 1 if any(ended.startswith("FAILED") for _, ended in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
