@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from sandboxrun.errors import Diagnostic
 from sandboxrun.spec import seccomp
-from sandboxrun.spec.codec import ImageConfig, unsupported
+from sandboxrun.spec.codec import ImageConfig, lacking, unsupported
 from sandboxrun.spec.options import CONFIGS_AT, SECRETS_AT
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Offers, Snapshot
@@ -79,6 +79,9 @@ def _covered(sandbox: DeclaredSandbox) -> frozenset[str]:
 
 
 def _sandbox_faults(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
+    for key in lacking(sandbox.spec, offers.options):
+        message = f"the engine can't enforce {key}"
+        yield _fault(sandbox, key, message, f"remove {key}, or use an engine that has it")
     for row in unsupported(sandbox.spec, offers.api_version):
         message = f"the engine's API {offers.api_version} does not know {row.key}"
         yield _fault(sandbox, row.key, message, f"it needs API {row.since}")

@@ -6,7 +6,7 @@ Everything here is a loop over the rows. Pure.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
@@ -85,6 +85,18 @@ def unsupported(spec: SandboxSpec, api_version: str) -> tuple[Row, ...]:
         row
         for row in ROWS
         if row.since is not None and _version(row.since) > have and value_of(spec, row) != row.default
+    )
+
+
+def lacking(spec: SandboxSpec, options: Collection[str] | None) -> tuple[str, ...]:
+    """The keys of what the spec asks for that is not among `options` (None: all are). Nothing, 0 and off ask for
+    nothing; a default asks where it closes something."""
+    return tuple(
+        row.key
+        for row in ROWS
+        if options is not None and row.key not in options
+        if (value := value_of(spec, row)) not in (None, 0, "", (), {})
+        if row.always or not row.settable or value != row.default
     )
 
 

@@ -216,6 +216,7 @@ class Offers:
     """What the engine can enforce; an option that needs more is refused at plan time, by name."""
 
     api_version: str
+    options: frozenset[str] | None = None  # the keys of those that the backend has a place for; None: all of them
     shares_filesystem: bool = True
     filesystem_note: str = ""
     runtimes: tuple[str, ...] | None = None  # None: the engine was not asked

@@ -13,6 +13,7 @@ import attrs
 from sandboxrun.backend.completed import Events, completed, with_others
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.codec import observe, observe_companion, observe_network, observe_volume
+from sandboxrun.backend.docker.fields import FIELDS, KEPT
 from sandboxrun.backend.docker.making import updated_spec
 from sandboxrun.backend.docker.owned import COURIER, is_own_container, is_own_network, is_own_volume, own_containers
 from sandboxrun.backend.errors import EngineError, EngineUnreachable
@@ -235,6 +236,7 @@ def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Iterabl
     shares = not any(_binds(s.spec) for s in sandboxes) or engine.shares_filesystem()
     return Offers(
         api_version=engine.api_version,
+        options=KEPT.union(FIELDS),
         shares_filesystem=shares,
         filesystem_note="" if shares else engine.filesystem_reason(),
         runtimes=facts.runtimes,
