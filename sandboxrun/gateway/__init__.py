@@ -2,3 +2,6 @@
 
 Owns the gateway's rules, its program and its image. Which containers and networks there are is decided elsewhere.
 """
+
+USER = "65532:65532"
+DIRECTORY, FILE = "/etc/sandboxrun", "rules.json"  # where the program has its rules

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandboxrun.errors import SandboxrunError
-from sandboxrun.gateway.container import USER
+from sandboxrun.gateway import USER
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 POOL = ipaddress.IPv4Network("10.231.0.0/16")
 PREFIX = 29  # the engine's own address, the gateway's, the sandbox's; eight thousand of them fit
@@ -16,18 +15,6 @@ _SIZE = 1 << (32 - PREFIX)
 _COUNT = POOL.num_addresses // _SIZE
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def taken_by(networks: Iterable[Mapping[str, Any]]) -> tuple[Network, ...]:
-    """The subnets of networks as the engine's list shows them."""
-    found = []
-    for network in networks:
-        for config in (network.get("IPAM") or {}).get("Config") or ():
-            try:
-                found.append(ipaddress.ip_network(str(config.get("Subnet")), strict=False))
-            except ValueError:
-                continue
-    return tuple(found)
 
 
 def candidates(name: str, taken: Iterable[Network]) -> Iterator[str]:

@@ -15,8 +15,9 @@ from uuid import uuid4
 import attrs
 
 from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.codec import taken_by
 from sandboxrun.errors import ExitCode, SandboxrunError
-from sandboxrun.gateway.subnets import candidates, taken_by
+from sandboxrun.gateway.subnets import candidates
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.run import Making, Runner, RunOptions, RunResult
 from sandboxrun.probe.program import MOST_BYTES, command, parse, program, with_outcome

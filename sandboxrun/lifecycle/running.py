@@ -99,7 +99,7 @@ def _gateway(engine: Engine, profile: Profile, observed: ObservedSandbox) -> Map
 
 def _between(engine: Engine, name: str, observed: ObservedSandbox, gateway: Mapping[str, Any]) -> Finding:
     """The network between the two: sealed, and nobody else is on it."""
-    from sandboxrun.gateway.container import SEALED
+    from sandboxrun.backend.docker.codec import SEALED
 
     network = engine.network(private_network(observed.base))
     title, expected = "nobody but its gateway is on its network", "sealed; the sandbox and its gateway"
@@ -123,7 +123,7 @@ def _rules(
 ) -> Finding:
     """By which rules it says that it serves: those in its file, which must be the declared ones. The addresses that it
     refuses beside them are the engine's machine's, as they were when it was started."""
-    from sandboxrun.gateway.container import DIRECTORY, FILE
+    from sandboxrun.gateway import DIRECTORY, FILE
     from sandboxrun.gateway.rules import digest_of_rules, rules_document
 
     assert spec.egress is not None
@@ -191,7 +191,7 @@ def _confined(
     gateway: Mapping[str, Any],
 ) -> Finding:
     """Whether the engine shows it as it was asked to make it."""
-    from sandboxrun.gateway.container import gateway_payload, not_taken
+    from sandboxrun.backend.docker.codec import gateway_payload, not_taken
 
     title = "its gateway is as it was made"
     network = engine.network(private_network(observed.base))
@@ -212,7 +212,7 @@ def _confined(
 
 def _processes(engine: Engine, name: str, gateway: Mapping[str, Any]) -> Iterator[Finding]:
     """What the kernel says of its processes, by the checks of a sandbox's own."""
-    from sandboxrun.gateway.container import USER
+    from sandboxrun.gateway import USER
 
     uid, gid = map(int, USER.split(":"))
     spec = SandboxSpec(image=str(gateway.get("Image")), user=USER, security_opt=freeze({"no-new-privileges": "true"}))

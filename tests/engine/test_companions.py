@@ -248,7 +248,8 @@ def test_hundreds_of_networks_fit(world: World) -> None:
     """As many as an engine's own pools hold, and more."""
     names = [f"n{number}" for number in range(40)]
     made: list[str] = []
-    from sandboxrun.gateway.subnets import candidates, taken_by
+    from sandboxrun.backend.docker.codec import taken_by
+    from sandboxrun.gateway.subnets import candidates
 
     try:
         for name in names:

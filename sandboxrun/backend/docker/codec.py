@@ -5,7 +5,8 @@ A sandbox's options are a loop over the rows and their places; none is named but
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,11 +14,13 @@ import attrs
 
 from sandboxrun.backend.docker.fields import FIELDS, SHOWN, Live, Payload
 from sandboxrun.errors import Diagnostic, SandboxrunError
-from sandboxrun.spec import forms, labels
+from sandboxrun.gateway import DIRECTORY, FILE, USER
+from sandboxrun.gateway.subnets import Network
+from sandboxrun.spec import forms, labels, seccomp
 from sandboxrun.spec.codec import ImageConfig, from_label, without_inherited
-from sandboxrun.spec.names import Names
-from sandboxrun.spec.option import Plot, value_of, values_of
-from sandboxrun.spec.project import NetworkSpec, VolumeSpec, config_digest
+from sandboxrun.spec.names import EGRESS, RULES, Names, part_volume
+from sandboxrun.spec.option import PORT, Plot, private_network, value_of, values_of
+from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, VolumeSpec, config_digest
 from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec
 from sandboxrun.spec.state import (
     Companion,
@@ -255,3 +258,140 @@ def observe_volume(inspect: Mapping[str, Any]) -> ObservedVolume:
         config=own.get(labels.CONFIG),
         run=own.get(labels.RUN),
     )
+
+
+def taken_by(networks: Iterable[Mapping[str, Any]]) -> tuple[Network, ...]:
+    """The subnets of networks as the engine's list shows them."""
+    found = []
+    for network in networks:
+        for config in (network.get("IPAM") or {}).get("Config") or ():
+            try:
+                found.append(ipaddress.ip_network(str(config.get("Subnet")), strict=False))
+            except ValueError:
+                continue
+    return tuple(found)
+
+
+# -- What runs beside a sandbox, and the network it shares with its gateway: how a gateway is confined, which talks to
+# whom it likes on one side and to hostile code on the other
+
+_MEMORY = 64 * 1024**2
+_RECORDS = {"max-size": "16m", "max-file": "4"}  # more than the program's own budget of records
+SEALED = {
+    "com.docker.network.bridge.inhibit_ipv4": "true",  # no address of the host's on it, whatever listens there
+    "com.docker.network.bridge.enable_icc": "true",  # sandbox and gateway are neighbours; there is nobody else
+}
+
+
+def private_network_payload(sandbox: DeclaredSandbox, project: str, run: str, subnet: str) -> dict[str, Any]:
+    """The body of POST /networks/create for a sandbox's own network."""
+    name = private_network(sandbox.name)
+    own = {labels.PROJECT: project, labels.SANDBOX: sandbox.address, labels.RUN: run, labels.NETWORK: name}
+    return {
+        "Name": name,
+        "CheckDuplicate": True,
+        "Driver": "bridge",
+        "Internal": True,
+        "EnableIPv6": False,
+        "IPAM": {"Driver": "default", "Config": [{"Subnet": subnet}]},
+        "Options": dict(SEALED),
+        "Labels": own,
+    }
+
+
+def gateway_payload(sandbox: DeclaredSandbox, names: Names, run: str, plot: Plot, image: str) -> dict[str, Any]:
+    """The body of POST /containers/create for a sandbox's gateway."""
+    egress = sandbox.spec.egress
+    rules = {
+        "Type": "volume",
+        "Source": part_volume(sandbox.name, RULES),
+        "Target": DIRECTORY,
+        "VolumeOptions": {"NoCopy": True},  # root's: the program reads it, the engine writes it
+    }
+    host = {
+        **_companion_host(memory=_MEMORY, pids=64),
+        "NetworkMode": names.network(EGRESS),
+        "Dns": list(egress.resolvers) if egress is not None else [],
+        "Sysctls": {"net.ipv4.ip_forward": "0"},  # what is not asked of the program does not pass
+        "Mounts": [rules],
+        "LogConfig": {"Type": "local", "Config": dict(_RECORDS)},
+    }
+    return {
+        "Image": image,
+        "Cmd": ["serve", "--listen", f"{plot.gateway}:{PORT}", "--rules", f"{DIRECTORY}/{FILE}"],
+        "User": USER,
+        "StopTimeout": 2,
+        "Labels": _companion_labels(sandbox, names.project, run, "gateway"),
+        "HostConfig": host,
+    }
+
+
+def keeper_payload(
+    sandbox: DeclaredSandbox, project: str, run: str, places: Mapping[str, str], image: str
+) -> dict[str, Any]:
+    """The body of POST /containers/create for a container that does nothing but hold volumes mounted.
+
+    `places`: where it has each of the sandbox's parts. The engine fills them; it can read none of the files.
+    """
+    mounts = [
+        {
+            "Type": "volume",
+            "Source": part_volume(sandbox.name, part),
+            "Target": target,
+            "VolumeOptions": {"NoCopy": True},
+        }
+        for part, target in places.items()
+    ]
+    return {
+        "Image": image,
+        "Cmd": ["keep"],
+        "User": USER,
+        "StopTimeout": 2,
+        "NetworkDisabled": True,
+        "Labels": _companion_labels(sandbox, project, run, "keeper"),
+        "HostConfig": {**_companion_host(memory=_MEMORY, pids=16), "NetworkMode": "none", "Mounts": mounts},
+    }
+
+
+def _companion_labels(sandbox: DeclaredSandbox, project: str, run: str, role: str) -> dict[str, str]:
+    """The labels of a container that lives and goes with a sandbox."""
+    return {labels.PROJECT: project, labels.SANDBOX: sandbox.address, labels.RUN: run, labels.ROLE: role}
+
+
+def _companion_host(*, memory: int, pids: int) -> dict[str, Any]:
+    """The HostConfig that gateways and keepers have in common: nothing that they don't need."""
+    return {
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges=true", f"seccomp={seccomp.to_engine('sandboxrun')}"],
+        "ReadonlyRootfs": True,
+        "Memory": memory,
+        "MemorySwap": memory,
+        "NanoCpus": 1_000_000_000,
+        "PidsLimit": pids,
+        "Ulimits": [
+            {"Name": "core", "Soft": 0, "Hard": 0},
+            {"Name": "nofile", "Soft": 4096, "Hard": 4096},
+        ],
+        "Init": True,
+        "IpcMode": "private",
+        "CgroupnsMode": "private",
+        "RestartPolicy": {"Name": "no"},
+        "LogConfig": {"Type": "local", "Config": {"max-size": "1m", "max-file": "2"}},
+    }
+
+
+def not_taken(payload: Mapping[str, Any], inspect: Mapping[str, Any]) -> Iterator[str]:
+    """The fields of a companion's payload that the engine did not take, by name."""
+    live, asked = inspect.get("HostConfig") or {}, payload["HostConfig"]
+    for field, wanted in asked.items():
+        if field == "Mounts":
+            mounted = {(m.get("Name"), m.get("Destination")) for m in inspect.get("Mounts") or ()}
+            if mounted != {(m["Source"], m["Target"]) for m in wanted}:
+                yield "HostConfig.Mounts"
+        elif field == "RestartPolicy":
+            if (live.get(field) or {}).get("Name") not in ("no", ""):
+                yield f"HostConfig.{field}"
+        elif (live.get(field) or None) != (wanted or None):
+            yield f"HostConfig.{field}"
+    if (inspect.get("Config") or {}).get("User") != payload.get("User"):
+        yield "Config.User"

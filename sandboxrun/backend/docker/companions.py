@@ -11,15 +11,22 @@ from collections.abc import Iterable
 from time import monotonic, sleep
 from typing import Any, BinaryIO
 
-from sandboxrun.backend.docker.codec import decode_network
+from sandboxrun.backend.docker.codec import (
+    SEALED,
+    decode_network,
+    gateway_payload,
+    not_taken,
+    private_network_payload,
+    taken_by,
+)
 from sandboxrun.backend.docker.making import begin_rules, files_tar
 from sandboxrun.backend.docker.owned import is_own_network
 from sandboxrun.backend.errors import EngineError, EngineUnreachable, NameConflict, NotFound
 from sandboxrun.backend.session import Session
 from sandboxrun.errors import ApplyError, SandboxrunError, printable
 from sandboxrun.evidence.parts import lines, record_of
-from sandboxrun.gateway.container import DIRECTORY, FILE, SEALED, gateway_payload, network_payload, not_taken
-from sandboxrun.gateway.subnets import candidates, taken_by
+from sandboxrun.gateway import DIRECTORY, FILE
+from sandboxrun.gateway.subnets import candidates
 from sandboxrun.plan import operations as op
 from sandboxrun.spec.names import GATEWAY, companion
 from sandboxrun.spec.option import Plot, private_network
@@ -71,7 +78,7 @@ def _first_free(sandbox: DeclaredSandbox, taken: Iterable[Any], session: Session
     """The network's id and its subnet. A network of that name that an apply left when it was killed makes way."""
     run, project = session.run_of(sandbox.address), session.profile.project
     for tries, subnet in enumerate(candidates(sandbox.name, taken)):
-        payload = network_payload(sandbox, project, run, subnet)
+        payload = private_network_payload(sandbox, project, run, subnet)
         try:
             return session.engine.create_network(payload), subnet
         except NameConflict:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 
-from sandboxrun.backend.docker.codec import decode, encode, encode_update, volume_payload
+from sandboxrun.backend.docker.codec import decode, encode, encode_update, keeper_payload, not_taken, volume_payload
 from sandboxrun.backend.docker.fields import FIELDS
 from sandboxrun.backend.docker.holding import held
 from sandboxrun.backend.docker.owned import COURIER, is_own_volume
@@ -27,7 +27,6 @@ from sandboxrun.backend.events import StepProgress
 from sandboxrun.backend.session import Made, Session
 from sandboxrun.backend.shared import check_places
 from sandboxrun.errors import ApplyError, Diagnostic
-from sandboxrun.gateway.container import keeper_payload, not_taken
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.belongings import held_parts
 from sandboxrun.plan.diff import mismatches, short
