@@ -33,9 +33,9 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"profile", "plan", "audit"}),
     frozenset({"backend"}),
     frozenset({"evidence", "gateway", "probe"}),
-    frozenset({"backend.session"}),
+    frozenset({"backend.session", "backend.fake_process"}),
     frozenset({"backend.completed", "backend.shared"}),
-    frozenset({"backend.docker"}),
+    frozenset({"backend.docker", "backend.fake"}),
     frozenset({"report"}),
     frozenset({"lifecycle"}),  # a saved plan holds the JSON of the report
     frozenset({"api"}),

@@ -49,6 +49,14 @@ class Unsupported(EngineError):
     """This engine or this connection cannot do what was asked."""
 
 
+class LockHeld(ApplyError):
+    """Another run had the project's lock all the time that was waited."""
+
+
+class LockLost(ApplyError):
+    """This run had the project's lock and has it no longer: nothing more may be changed."""
+
+
 class DependencyFailed(ApplyError):
     """What a sandbox waits for can't come any more: `dependency` (an address) has ended, and `ending` says how."""
 

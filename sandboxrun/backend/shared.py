@@ -217,3 +217,18 @@ def check_places(sandbox: DeclaredSandbox, places: Mapping[str, str]) -> None:
             faults.append(Diagnostic(message=message, span=sandbox.place(key, item), help=help))
     if faults:
         raise ApplyError(*faults)
+
+
+# -- What an apply had made and could not finish
+
+WIRING = op.CreatePrivateNetwork | op.CreateGateway | op.StartGateway | op.StartKeeper
+_FILLING = op.UploadWorkspace | op.UploadFiles | op.GiveVolume
+_MAKING = op.CreatePart | op.CreateSandbox | op.CheckSandbox | _FILLING | op.ConnectNetwork | op.StartSandbox | WIRING
+
+
+def unfinished(failed: Iterable[op.Operation], skipped: Iterable[op.Operation]) -> set[str]:
+    """The addresses of sandboxes whose making did not come to its end."""
+    left = (*failed, *skipped)
+    found = {step.address for step in left if isinstance(step, _MAKING | op.AwaitSandbox)}
+    # one that runs beside the container it was to replace, which has not been stopped
+    return found | {step.address for step in left if isinstance(step, op.StopSandbox) and step.replaced}

@@ -108,7 +108,20 @@ _RESTARTED = "the engine was restarted while it ran"
 
 def seen(code: int) -> Mapping[str, Any]:
     """The state of one that somebody saw end with `code`, where it can't be asked any more."""
-    return {"Status": "exited", "StartedAt": "seen", "ExitCode": code}
+    return state_of(status="exited", code=code, started="seen")
+
+
+def state_of(*, status: str, code: int, started: str, finished: str = "", oom: bool = False) -> Mapping[str, Any]:
+    """A state in the words in which `decide` reads it and evidence keeps it; for an engine that has no words."""
+    return {
+        "Status": status,
+        "Running": status == "running",
+        "ExitCode": code,
+        "OOMKilled": oom,
+        "StartedAt": started,
+        "FinishedAt": finished,
+        "Error": "",
+    }
 
 
 def decide(

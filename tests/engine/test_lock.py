@@ -19,7 +19,8 @@ import pytest
 
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.connect import connect
-from sandboxrun.backend.docker.lock import LABEL, LockHeld, LockLost, ProjectLock, project_lock
+from sandboxrun.backend.docker.lock import LABEL, ProjectLock, project_lock
+from sandboxrun.backend.errors import LockHeld, LockLost
 from sandboxrun.backend.owner import this_process
 from tests.engine.own_engine import OwnEngine
 

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from sandboxrun.backend.docker.calls import Json
-from sandboxrun.backend.errors import EngineError, NotFound
+from sandboxrun.backend.errors import EngineError, LockHeld, LockLost, NotFound
 from sandboxrun.backend.owner import Owner, decode, this_process
-from sandboxrun.errors import ApplyError
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
@@ -35,14 +34,6 @@ _OWNER = f"{LABEL}.owner"
 _LEASE = f"{LABEL}.lease"
 _abandoned: set[str] = set()  # tokens of this process's own holders that could not release on an engine that was away
 _SLACK = 2.0  # seconds: the engine tells its time, and a volume's, in whole ones
-
-
-class LockHeld(ApplyError):
-    """Another run had the project's lock all the time that was waited."""
-
-
-class LockLost(ApplyError):
-    """This run had the project's lock and has it no longer: nothing more may be changed."""
 
 
 @attrs.frozen(kw_only=True)

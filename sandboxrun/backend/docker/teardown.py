@@ -18,7 +18,7 @@ from sandboxrun.backend.docker.fields import endpoint
 from sandboxrun.backend.errors import EngineError, NotFound
 from sandboxrun.backend.events import Undone
 from sandboxrun.backend.session import Session, Watched
-from sandboxrun.backend.shared import ITS_RUN, LOOK
+from sandboxrun.backend.shared import ITS_RUN, LOOK, WIRING, unfinished
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.operations import Operation
@@ -101,24 +101,17 @@ def discard(address: str, session: Session) -> str:
 
 # -- Takes back what an apply had made and could not finish, so that nothing is left half-made
 
-_FILLING = op.UploadWorkspace | op.UploadFiles | op.GiveVolume
-_WIRING = op.CreatePrivateNetwork | op.CreateGateway | op.StartGateway | op.StartKeeper
-_MAKING = op.CreatePart | op.CreateSandbox | op.CheckSandbox | _FILLING | op.ConnectNetwork | op.StartSandbox | _WIRING
-
 
 def undo(session: Session, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
     """Remove the sandboxes whose making did not come to its end, then volumes and networks that nothing uses."""
-    unfinished = {s.address for s in (*failed, *skipped) if isinstance(s, _MAKING | op.AwaitSandbox)}
-    # one that runs beside the container it was to replace, which has not been stopped
-    unfinished |= {s.address for s in (*failed, *skipped) if isinstance(s, op.StopSandbox) and s.replaced}
-    for address in sorted(unfinished & session.made.keys()):
+    for address in sorted(unfinished(failed, skipped) & session.made.keys()):
         try:
             what = discard(address, session)
         except SandboxrunError as error:
             what = f"could not be removed: {error}"
         session.listener(Undone(address=address, what=what + _lost(address, session)))
     for step in (*failed, *skipped):
-        if isinstance(step, op.CreatePart | op.CreateSandbox | _WIRING):
+        if isinstance(step, op.CreatePart | op.CreateSandbox | WIRING):
             _part(step, session)
     if failed or skipped:
         _volumes(session)
@@ -131,14 +124,14 @@ def _lost(address: str, session: Session) -> str:
     return f"; the container it was to replace had been stopped, its evidence is in {kept}" if kept else ""
 
 
-def _part(step: op.CreatePart | op.CreateSandbox | _WIRING, session: Session) -> None:
+def _part(step: op.CreatePart | op.CreateSandbox | WIRING, session: Session) -> None:
     """What was made for a sandbox whose container was never made; or a gateway for one that runs, and did not serve."""
     if step.address in session.made:
         return
     with contextlib.suppress(SandboxrunError):
         containers = session.companions.get(step.address, ())
         remove_companions(containers, session.private_networks.get(step.address), session)
-    if isinstance(step, _WIRING) and getattr(step, "run", None) is not None:
+    if isinstance(step, WIRING) and getattr(step, "run", None) is not None:
         return  # a running sandbox's: its volumes stay
     for part in PARTS:
         with contextlib.suppress(SandboxrunError):

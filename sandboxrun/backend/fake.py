@@ -1,0 +1,699 @@
+"""An engine in memory: for `plan` without an engine, and for tests of everything that changes one.
+
+Owns a world of sandboxes whose commands are interpreted (`true`, `false`, `echo`, `sleep`, and `sh -c` of those with
+`exit` and `trap '' TERM`; `tail /dev/zero` runs out of memory), and the faults that a test puts in. Several `Fake`s are
+several jobs on one world. It does what Docker does: tests/contract holds both against each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal as signals
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
+
+import attrs
+
+from sandboxrun.backend import shared
+from sandboxrun.backend.completed import Events, Past, completed, with_others
+from sandboxrun.backend.errors import (
+    EngineError,
+    EngineTimeout,
+    EngineUnreachable,
+    LockHeld,
+    LockLost,
+    NameConflict,
+    NotFound,
+)
+from sandboxrun.backend.events import Undone
+from sandboxrun.backend.fake_process import Box, Output, text_of
+from sandboxrun.backend.owner import decode
+from sandboxrun.backend.session import Made, Session, Watched
+from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
+from sandboxrun.evidence.workspace import open_workspace, stage_workspace
+from sandboxrun.plan import operations as op
+from sandboxrun.plan.belongings import companions_of, networks_of
+from sandboxrun.plan.diff import mismatches
+from sandboxrun.spec import labels
+from sandboxrun.spec.codec import ImageConfig, without_inherited
+from sandboxrun.spec.names import GATEWAY, KEEPER, PARTS, companion, part_volume
+from sandboxrun.spec.option import private_network
+from sandboxrun.spec.outcome import NEVER, History
+from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile, config_digest
+from sandboxrun.spec.records import Attachment
+from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.state import (
+    Companion,
+    Foreign,
+    Helper,
+    Image,
+    ObservedNetwork,
+    ObservedSandbox,
+    ObservedVolume,
+    Offers,
+    Snapshot,
+    State,
+    parse_time,
+)
+from sandboxrun.spec.types import freeze
+
+if TYPE_CHECKING:
+    from sandboxrun.plan.operations import Operation
+
+
+class Killed(BaseException):
+    """This job was killed: nothing that it still tries reaches the world."""
+
+
+@attrs.define(kw_only=True)
+class World:
+    """What several jobs share. `before` is called with each step and may raise; `ignored` are options that the engine
+    does not take as asked: what it makes of them, by key; `latency` is what each step takes, in seconds."""
+
+    images: dict[str, ImageConfig] = attrs.field(factory=dict)
+    registry: dict[str, ImageConfig] = attrs.field(factory=dict)
+    offers: Offers = attrs.field(factory=lambda: Offers(api_version="1.51"))
+    before: Callable[[Fake, Operation], None] = lambda job, step: None
+    after: Callable[[Fake, Operation], None] = lambda job, step: None
+    ignored: dict[str, Any] = attrs.field(factory=dict)
+    latency: float = 0.0
+    gone: bool = False  # the engine can't be reached
+    id: str = attrs.field(factory=lambda: uuid4().hex)
+    boxes: dict[str, Box] = attrs.field(factory=dict)
+    removed: dict[str, Box] = attrs.field(factory=dict)
+    networks: dict[str, ObservedNetwork] = attrs.field(factory=dict)  # by name
+    volumes: dict[str, ObservedVolume] = attrs.field(factory=dict)
+    whose: dict[str, str] = attrs.field(factory=dict)  # project, by the name of a network or volume
+    foreign: list[Foreign] = attrs.field(factory=list)
+    holders: dict[str, Fake] = attrs.field(factory=dict)  # project → who has its lock
+    performed: list[str] = attrs.field(factory=list)
+    guard: threading.RLock = attrs.field(factory=threading.RLock)
+
+    def stranger(self, kind: str, name: str) -> None:
+        """Somebody else makes an object of that name."""
+        self.foreign.append(Foreign(kind=kind, name=name, id=uuid4().hex, whose="it has no labels of sandboxrun"))
+
+
+class _Lock:
+    def __init__(self, job: Fake, project: str) -> None:
+        self._job, self._project = job, project
+
+    def check(self) -> None:
+        """Raise LockLost unless the lock is still held."""
+        if self._job.world.holders.get(self._project) is not self._job:
+            raise LockLost(f"the lock of project {self._project} was lost", help="run the command again")
+
+
+class _Following:
+    def __init__(self, job: Fake, project: str, began: float) -> None:
+        self._job, self._project, self._began = job, project, began
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def past(self) -> Mapping[str, Past]:
+        """All that something happened to, by id."""
+        with self._job.reached("asking for events") as world:
+            boxes = {**world.removed, **world.boxes}
+            mine = {id: box for id, box in boxes.items() if box.labels.get(labels.PROJECT) == self._project}
+            found = {id: _past(box, self._began) for id, box in mine.items()}
+        return {id: past for id, past in found.items() if past.times}
+
+
+def _past(box: Box, began: float) -> Past:
+    times = {action: when for action, when, _ in box.past if when >= began}
+    code = box.code if box.status == "exited" and "die" in times else None
+    return Past(id=box.id, name=box.name, labels=box.labels, times=times, exit_code=code, history=_history(box))
+
+
+def _history(box: Box) -> History:
+    sent = {number for action, _, number in box.past if action == "kill" and number is not None}
+    actions = {action for action, _, _ in box.past}
+    return History(started="start" in actions, died="die" in actions, signals=frozenset(sent), oom=box.oom)
+
+
+class Fake:
+    """One job's connection to a world; see backend/base.py for what each method does."""
+
+    def __init__(self, world: World | None = None) -> None:
+        self.world = world or World()
+        self.dead = False
+
+    endpoint = "fake://"
+
+    @property
+    def identity(self) -> str:
+        return self.world.id
+
+    def kill(self) -> None:
+        """The job is killed: whatever it does from now on raises Killed, and its lock counts for nothing."""
+        self.dead = True
+        raise Killed
+
+    @contextlib.contextmanager
+    def reached(self, operation: str) -> Iterator[World]:
+        """The world for one call, under its guard. Raises EngineUnreachable while it is gone."""
+        if self.dead:
+            raise Killed
+        if self.world.gone:
+            raise EngineUnreachable(operation, "the engine does not answer")
+        with self.world.guard:
+            yield self.world
+
+    def _box(self, id: str, operation: str) -> Box:
+        with self.reached(operation) as world:
+            found = world.boxes.get(id) or next((b for b in world.boxes.values() if b.name == id), None)
+        if found is None:
+            raise NotFound(operation, f"No such container: {id}", status=404)
+        return found
+
+    # -- what there is ------------------------------------------------------------------------------------------
+
+    def clock(self) -> datetime:
+        with self.reached("asking the engine for its time"):
+            return datetime.now(UTC)
+
+    def version(self) -> Mapping[str, Any]:
+        return {}
+
+    def shares_filesystem(self) -> bool:
+        return True
+
+    def document(self, id: str) -> Mapping[str, Any]:
+        return self._box(id, f"inspecting container {id[:12]}").document()
+
+    def state(self, id: str) -> State:
+        return self._box(id, f"inspecting container {id[:12]}").state()
+
+    def present(self, project: str) -> frozenset[str]:
+        with self.reached("listing containers") as world:
+            return frozenset(id for id, box in world.boxes.items() if box.labels.get(labels.PROJECT) == project)
+
+    def image(self, reference: str) -> Mapping[str, Any] | None:
+        with self.reached(f"inspecting image {reference}") as world:
+            found = next((i for name, i in world.images.items() if reference in (name, i.id)), None)
+        return {"Id": found.id} if found is not None else None
+
+    def observe(
+        self, profile: Profile, store: Any, *, workspaces: bool = False, events: Events | None = None
+    ) -> Snapshot:
+        with self.reached("listing containers"):
+            found = attrs.evolve(self._snapshot(profile), completed=completed(profile, store, workspaces))
+        return with_others(found, profile, store, events) if events is not None else found
+
+    def observe_before_run(self, profile: Profile, *, shared: bool) -> Snapshot:
+        with self.reached("listing containers"):
+            return attrs.evolve(self._snapshot(profile), sandboxes=(), companions=())
+
+    def observe_after_run(self, profile: Profile, names: Iterable[str]) -> Snapshot:
+        with self.reached("listing containers"):
+            found, wanted = self._snapshot(profile), frozenset(names)
+        mine = tuple(o for o in found.sandboxes if o.name in wanted)
+        return attrs.evolve(found, sandboxes=mine, networks=(), volumes=(), companions=(), couriers=())
+
+    def _snapshot(self, profile: Profile) -> Snapshot:
+        world, project = self.world, profile.project
+        boxes = [box for box in world.boxes.values() if box.labels.get(labels.PROJECT) == project]
+        sandboxes = tuple(self._observed(box) for box in boxes if labels.ROLE not in box.labels)
+        beside = [_companion(box) for box in boxes if labels.ROLE in box.labels]
+        runs = {o.run for o in sandboxes}
+        needs_helper = any(companions_of(s.spec) for s in profile.sandboxes)
+        helper = world.images.get("helper")
+        return Snapshot(
+            project=project,
+            taken=datetime.now(UTC),
+            offers=world.offers,
+            engine_id=world.id,
+            sandboxes=sandboxes,
+            networks=tuple(n for name, n in world.networks.items() if world.whose[name] == project),
+            volumes=tuple(v for name, v in world.volumes.items() if world.whose[name] == project),
+            images=freeze({s.spec.image: self._image(s.spec.image) for s in profile.sandboxes}),
+            foreign=tuple(world.foreign),
+            orphaned=frozenset(o.id for o in sandboxes if o.one_off and self._is_orphan(o)),
+            couriers=tuple(c.id for c in beside if c.run not in runs),
+            companions=tuple(c for c in beside if c.run in runs),
+            helper=Helper(reference="helper", id=helper.id if helper else None, base="") if needs_helper else None,
+        )
+
+    def _is_orphan(self, observed: ObservedSandbox) -> bool:
+        owner = decode(observed.owner or "")
+        return self.world.boxes[observed.id].job.dead or (owner is not None and owner.is_gone)
+
+    def _image(self, reference: str) -> Image:
+        known, offered = self.world.images.get(reference), self.world.registry.get(reference)
+        if known is None and offered is None:
+            return Image(reference=reference, config=None, note="no engine was asked")
+        return Image(reference=reference, config=known)
+
+    def _observed(self, box: Box) -> ObservedSandbox:
+        own = box.labels
+        return ObservedSandbox(
+            id=box.id,
+            name=box.name,
+            address=own[labels.SANDBOX],
+            run=own[labels.RUN],
+            state=box.state(),
+            spec=self._live(box),
+            applied=box.applied,
+            image_id=box.image,
+            deadline=parse_time(own.get(labels.DEADLINE)),
+            one_off=labels.ONE_OFF in own,
+            owner=own.get(labels.OWNER),
+            labels=freeze(own),
+            inspect=freeze(box.document()),
+        )
+
+    def _live(self, box: Box) -> SandboxSpec:
+        """What a container really is, less what its image gives."""
+        config = next((image for image in self.world.images.values() if image.id == box.image), None)
+        return without_inherited(box.spec, config)
+
+    def check_neighbours(self, sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> None:
+        with self.reached("listing containers"):
+            pass
+
+    def collect(self, store: Any) -> None:
+        if self.dead:
+            raise Killed
+
+    @contextlib.contextmanager
+    def lock(self, project: str, *, wait: float, on_wait: Callable[[str], None] | None = None) -> Iterator[_Lock]:
+        until = time.monotonic() + wait
+        while not self._taken(project):
+            if time.monotonic() >= until:
+                raise LockHeld(f"project {project} is in use by another run", help="wait for it to end")
+            time.sleep(0.005)
+        try:
+            yield _Lock(self, project)
+        finally:
+            with self.world.guard:
+                if not self.dead and self.world.holders.get(project) is self:
+                    del self.world.holders[project]
+
+    def _taken(self, project: str) -> bool:
+        with self.reached("taking the lock") as world:
+            holder = world.holders.get(project)
+            if holder is None or holder.dead:
+                world.holders[project] = self
+                return True
+        return False
+
+    def follow(self, project: str, began: float) -> _Following:
+        return _Following(self, project, began)
+
+    # -- one sandbox --------------------------------------------------------------------------------------------
+
+    def attach(self, id: str, *, tty: bool | None = None) -> Output:
+        box = self._box(id, f"attaching to container {id[:12]}")
+        return Output(box, len(box.output), follow=True)
+
+    def attach_terminal(self, id: str) -> Any:
+        raise EngineError(f"attaching to container {id[:12]}", "it has no terminal", status=400)
+
+    def logs(self, id: str, *, tty: bool | None = None) -> Output:
+        return Output(self._box(id, f"reading the logs of container {id[:12]}"), 0, follow=False)
+
+    def wait(self, id: str, *, timeout: float | None = None) -> int:
+        operation = f"waiting for container {id[:12]}"
+        box, until = self._box(id, operation), None if timeout is None else time.monotonic() + timeout
+        while not box.wait(0.05):
+            if self.dead or self.world.gone:
+                self._box(id, operation)
+            if until is not None and time.monotonic() >= until:
+                raise EngineTimeout(operation, "it runs on")
+        return box.code
+
+    def signal(self, id: str, signal: str = "KILL") -> None:
+        operation = f"sending {signal} to container {id[:12]}"
+        box = self._box(id, operation)
+        if not box.running:
+            raise EngineError(operation, f"container {id} is not running", status=409)
+        box.send(signals.Signals[f"SIG{signal.removeprefix('SIG')}"].value)
+
+    def stop(self, id: str, *, timeout: int) -> bool:
+        box = self._box(id, f"stopping container {id[:12]}")
+        if not box.running:
+            return False
+        box.send(signals.SIGTERM)
+        if not box.wait(timeout):
+            box.send(signals.SIGKILL)
+            box.wait(None)
+        return True
+
+    def usage(self, id: str) -> Mapping[str, Any]:
+        box = self._box(id, f"asking for the usage of container {id[:12]}")
+        return {"read": text_of(time.time()), "memory_stats": {"usage": 1 << 20}} if box.running else {}
+
+    def changes(self, id: str) -> Sequence[Mapping[str, Any]]:
+        self._box(id, f"asking for the changes of container {id[:12]}")
+        return ()
+
+    def read_tree(self, id: str, path: str) -> Any:
+        box, operation = self._box(id, f"reading {path} of container {id[:12]}"), f"reading {path}"
+        workspace = box.spec.workspace
+        if box.files is None or workspace is None or path != workspace.target:
+            raise NotFound(operation, f"Could not find the file {path} in container {id}", status=404)
+        return _Tree(box.files)
+
+    def histories(self, ended: Mapping[str, Mapping[str, Any]]) -> Mapping[str, History]:
+        with self.reached("asking for events") as world:
+            return {id: _history(world.boxes[id]) for id in ended if id in world.boxes}
+
+    def history_of_removed(self, id: str) -> History:
+        with self.reached("asking for events") as world:
+            return _history(world.removed[id]) if id in world.removed else History(known=False)
+
+    def pull(self, ref: str, *, platform: str | None = None, progress: Any = None) -> None:
+        with self.reached(f"pulling {ref}") as world:
+            if ref not in world.registry:
+                raise NotFound(f"pulling {ref}", f"pull access denied for {ref}", status=404)
+            world.images[ref] = world.registry[ref]
+
+    def build_image(self, context: bytes, tag: str, *, labels: Mapping[str, str] | None = None) -> str:
+        with self.reached(f"building {tag}") as world:
+            world.images[tag] = ImageConfig(id=f"sha256:{uuid4().hex * 2}")
+            return world.images[tag].id
+
+    # -- steps --------------------------------------------------------------------------------------------------
+
+    def perform(self, step: Operation, session: Session) -> str | None:
+        world = self.world
+        if self.dead:
+            raise Killed
+        world.before(self, step)
+        if world.latency:
+            time.sleep(world.latency)
+        if isinstance(step, op.AwaitSandbox):
+            shared.await_condition(step, session)
+        elif isinstance(step, op.CaptureEvidence):
+            return shared.capture_evidence(step, session)
+        else:
+            getattr(self, f"_do_{type(step).__name__}")(step, session)
+        world.performed.append(step.id)
+        world.after(self, step)
+        return None
+
+    def _do_PullImage(self, step: op.PullImage, session: Session) -> None:
+        self.pull(step.reference)
+
+    def _do_BuildHelper(self, step: op.BuildHelper, session: Session) -> None:
+        self.build_image(b"", step.reference)
+
+    def _do_CreateNetwork(self, step: op.CreateNetwork, session: Session) -> None:
+        name = session.profile.names.network(step.key)
+        session.networks_made[name] = self._network(session.profile.project, name, step.key, step.spec)
+
+    def _do_CreatePrivateNetwork(self, step: op.CreatePrivateNetwork, session: Session) -> None:
+        name = private_network(step.sandbox.name)
+        run, project = session.run_of(step.address), session.profile.project
+        if name in self.world.networks and self.world.whose[name] == project:
+            self._remove_network(name)  # left by an apply that was killed
+        session.private_networks[step.address] = self._network(project, name, name, NetworkSpec(internal=True), run)
+
+    def _network(self, project: str, name: str, key: str, spec: NetworkSpec, run: str | None = None) -> str:
+        with self.reached(f"creating network {name}") as world:
+            if name in world.networks or any((f.kind, f.name) == ("network", name) for f in world.foreign):
+                raise NameConflict(f"creating network {name}", f"network with name {name} already exists", status=409)
+            made, config, world.whose[name] = uuid4().hex * 2, config_digest(spec), project
+            world.networks[name] = ObservedNetwork(id=made, name=name, key=key, config=config, spec=spec, run=run)
+        return made
+
+    def _do_RemoveNetwork(self, step: op.RemoveNetwork, session: Session) -> None:
+        self._remove_network(step.network)
+
+    def _remove_network(self, network: str) -> None:
+        with self.reached(f"removing network {network[:12]}") as world:
+            for name, known in list(world.networks.items()):
+                if network in (known.id, name):
+                    if any(name in box.networks and box.running for box in world.boxes.values()):
+                        raise EngineError(f"removing network {name}", "network has active endpoints", status=403)
+                    del world.networks[name]
+
+    def _do_CreateGateway(self, step: op.CreateGateway, session: Session) -> None:
+        session.gateways[step.address] = self._beside(step.sandbox, GATEWAY, step.run, session)
+
+    def _do_StartGateway(self, step: op.StartGateway, session: Session) -> None:
+        self._serve(step.container or session.gateways[step.address])
+
+    def _do_ReloadGateway(self, step: op.ReloadGateway, session: Session) -> None:
+        self._box(step.container, "reloading the gateway")
+
+    def _do_StartKeeper(self, step: op.StartKeeper, session: Session) -> None:
+        session.keepers[step.address] = self._beside(step.sandbox, KEEPER, None, session)
+        self._serve(session.keepers[step.address])
+
+    def _beside(self, sandbox: DeclaredSandbox, role: str, run: str | None, session: Session) -> str:
+        own = {
+            labels.PROJECT: session.profile.project,
+            labels.SANDBOX: sandbox.address,
+            labels.RUN: run or session.run_of(sandbox.address),
+            labels.ROLE: role,
+        }
+        id = self._make(companion(sandbox.name, role), own, "helper", SandboxSpec(image="helper"))
+        session.companions.setdefault(sandbox.address, []).append(id)
+        return id
+
+    def _serve(self, id: str) -> None:
+        box = self._box(id, f"starting container {id[:12]}")
+        box.spec = attrs.evolve(box.spec, command=("sleep", "86400"))
+        box.start()
+
+    def _make(self, name: str, own: Mapping[str, str], image: str, spec: SandboxSpec) -> str:
+        operation = f"creating container {name}"
+        with self.reached(operation) as world:
+            if any(b.name == name for b in world.boxes.values()) or any(
+                (f.kind, f.name) == ("container", name) for f in world.foreign
+            ):
+                raise NameConflict(operation, f'The container name "/{name}" is already in use', status=409)
+            box = Box(name, own, image, spec, self)
+            box.note("create")
+            world.boxes[box.id] = box
+        return box.id
+
+    def _do_CreateVolume(self, step: op.CreateVolume, session: Session) -> None:
+        name = session.profile.names.volume(step.key)
+        with self.reached(f"creating volume {name}") as world:
+            world.whose[name] = session.profile.project
+            made = ObservedVolume(name=name, key=step.key, config=config_digest(step.spec))
+            world.volumes.setdefault(name, made)
+        session.volumes_made.add(name)
+
+    def _do_CreatePart(self, step: op.CreatePart, session: Session) -> None:
+        name, run = part_volume(step.sandbox.name, step.part), session.run_of(step.address)
+        with self.reached(f"creating volume {name}") as world:
+            world.whose[name] = session.profile.project
+            world.volumes[name] = ObservedVolume(name=name, key=name, config=None, run=run)
+
+    def _do_RemoveVolume(self, step: op.RemoveVolume, session: Session) -> None:
+        with self.reached(f"removing volume {step.name}") as world:
+            world.volumes.pop(step.name, None)
+
+    def _do_RemoveCourier(self, step: op.RemoveCourier, session: Session) -> None:
+        self._remove(step.container)
+
+    def _do_CreateSandbox(self, step: op.CreateSandbox, session: Session) -> None:
+        sandbox, world = step.sandbox, self.world
+        config = world.images.get(sandbox.spec.image)
+        if config is None:
+            raise NotFound(f"creating container {sandbox.name}", f"No such image: {sandbox.spec.image}", status=404)
+        shared.check_places(sandbox, session.places)
+        id = self._make(sandbox.name, session.labels(sandbox), config.id, sandbox.spec)
+        session.made[sandbox.address] = Made(id=id, run=session.run_of(sandbox.address))
+        box = world.boxes[id]
+        for key in tuple(networks_of(sandbox.spec))[:1] if sandbox.spec.networks else ():
+            self._join(box, session.profile.names.network(key), sandbox.spec.networks[key], session)
+        box.spec = attrs.evolve(box.spec, **world.ignored)
+        if len(sandbox.spec.networks) <= 1:
+            self._read_back(sandbox, box)
+
+    def _read_back(self, sandbox: DeclaredSandbox, box: Box, only: Collection[str] | None = None) -> None:
+        config = self.world.images.get(sandbox.spec.image)
+        found = mismatches(without_inherited(sandbox.spec, config), self._live(box))
+        wrong = [d for d in found if only is None or d.key in only]
+        if wrong:
+            told = (
+                f"{sandbox.address}: the engine did not take {d.key}: declared {json.dumps(d.after)}" for d in wrong
+            )
+            raise ApplyError(*(Diagnostic(message=message, span=sandbox.span) for message in told))
+
+    def _join(self, box: Box, network: str, attachment: Attachment, session: Session) -> None:
+        if network not in self.world.networks:
+            raise NotFound(f"connecting to network {network}", f"network {network} not found", status=404)
+        box.networks[network] = attachment
+        self._renetwork(box, session)
+
+    def _renetwork(self, box: Box, session: Session) -> None:
+        names = session.profile.names
+        box.spec = attrs.evolve(box.spec, networks=freeze({names.network_key(n): a for n, a in box.networks.items()}))
+
+    def _do_CheckSandbox(self, step: op.CheckSandbox, session: Session) -> None:
+        id = session.made[step.address].id
+        self._read_back(step.sandbox, self._box(id, f"inspecting container {id[:12]}"))
+
+    def _do_RenameSandbox(self, step: op.RenameSandbox, session: Session) -> None:
+        id = step.container or session.made[step.address].id
+        self._box(id, f"renaming container {id[:12]}").name = step.name
+
+    def _do_UploadWorkspace(self, step: op.UploadWorkspace, session: Session) -> None:
+        made, policy = session.made[step.address], step.sandbox.spec.workspace
+        assert step.sandbox.workspace is not None and policy is not None
+        source = step.sandbox.workspace
+        stage_workspace(
+            session.store, made.run, source, uid=1000, gid=1000, engine=self.identity, exclude=policy.exclude
+        )
+        with open_workspace(session.store, made.run) as tar:
+            self._box(made.id, "uploading the workspace").files = tar.read()
+
+    def _do_UploadFiles(self, step: op.UploadFiles, session: Session) -> None:
+        self._box(session.made[step.address].id, f"uploading {step.part}")
+
+    def _do_GiveVolume(self, step: op.GiveVolume, session: Session) -> None:
+        self._box(session.made[step.address].id, f"uploading to {step.key}")
+
+    def _do_ConnectNetwork(self, step: op.ConnectNetwork, session: Session) -> None:
+        id = step.container or session.made[step.address].id
+        with self.reached(f"connecting to network {step.network}"):
+            self._join(self._box(id, f"connecting to network {step.network}"), step.network, step.attachment, session)
+
+    def _do_DisconnectNetwork(self, step: op.DisconnectNetwork, session: Session) -> None:
+        with contextlib.suppress(NotFound):
+            box = self._box(step.container, f"disconnecting from network {step.network}")
+            if box.networks.pop(step.network, None) is not None:
+                self._renetwork(box, session)
+
+    def _do_StartSandbox(self, step: op.StartSandbox, session: Session) -> None:
+        made = session.made[step.address]
+        shared.check_places(step.sandbox, session.places)
+        session.before_start(step.sandbox, made)
+        self._box(made.id, f"starting container {made.id[:12]}").start()
+        session.after_start(step.sandbox, made)
+        self._read_back(step.sandbox, self._box(made.id, f"inspecting container {made.id[:12]}"))
+
+    def _do_UpdateSandbox(self, step: op.UpdateSandbox, session: Session) -> None:
+        box = self._box(step.container, f"updating container {step.container[:12]}")
+        changed = {key: getattr(step.sandbox.spec, key) for key in step.options}
+        box.spec = attrs.evolve(box.spec, **{**changed, **self.world.ignored})
+        box.note("update")
+        self._read_back(step.sandbox, box, step.options)
+
+    def _do_ResumeSandbox(self, step: op.ResumeSandbox, session: Session) -> None:
+        self._box(step.container, f"unpausing container {step.container[:12]}").paused = False
+
+    def _do_RecordSpec(self, step: op.RecordSpec, session: Session) -> None:
+        with self.reached("recording the spec") as world:
+            for box in world.boxes.values():
+                if box.labels.get(labels.RUN) == step.run and labels.ROLE not in box.labels:
+                    box.applied = step.sandbox.spec
+
+    def _do_StopSandbox(self, step: op.StopSandbox, session: Session) -> None:
+        session.stopped[step.container] = False
+        with contextlib.suppress(NotFound):
+            session.stopped[step.container] = self.stop(step.container, timeout=step.grace)
+
+    def _do_RemoveSandbox(self, step: op.RemoveSandbox, session: Session) -> None:
+        for id in (step.container, *step.companions):
+            self._remove(id)
+        if step.network is not None:
+            self._remove_network(step.network)
+        with self.reached("removing volumes") as world:
+            for volume in step.volumes:
+                world.volumes.pop(volume, None)
+
+    def _remove(self, id: str) -> None:
+        with self.reached(f"removing container {id[:12]}") as world:
+            box = world.boxes.get(id)
+        if box is None:
+            return
+        if box.running:
+            box.send(signals.SIGKILL)
+            box.wait(None)
+        with self.reached(f"removing container {id[:12]}") as world:
+            box.note("destroy")
+            world.removed[id] = world.boxes.pop(id)
+
+    # -- taking back ----------------------------------------------------------------------------------------------
+
+    def undo(self, session: Session, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
+        if self.dead:
+            raise Killed
+        for address in sorted(shared.unfinished(failed, skipped) & session.made.keys()):
+            try:
+                what = self._discard(address, session)
+            except SandboxrunError as error:
+                what = f"could not be removed: {error}"
+            session.listener(Undone(address=address, what=what))
+        for step in (*failed, *skipped):
+            if isinstance(step, op.CreatePart | op.CreateSandbox | shared.WIRING) and step.address not in session.made:
+                with contextlib.suppress(SandboxrunError):
+                    self._remove_beside(step.address, session)
+        with contextlib.suppress(SandboxrunError), self.reached("removing volumes") as world:
+            runs = {session.run_of(step.address) for step in (*failed, *skipped) if step.address not in session.made}
+            for name in [name for name, volume in world.volumes.items() if volume.run in runs]:
+                del world.volumes[name]
+            used = {key for box in world.boxes.values() for key in box.networks}
+            for name in session.networks_made if failed or skipped else ():
+                if name not in used:
+                    world.networks.pop(name, None)
+
+    def _discard(self, address: str, session: Session) -> str:
+        made = session.made[address]
+        box = self._box(made.id, f"inspecting container {made.id[:12]}")
+        began = box.started != NEVER
+        if began:
+            reached = self.stop(made.id, timeout=1)
+            ended = Watched(stopped_by="killed" if reached else "itself")
+            gateway = session.gateways.get(address)
+            shared.keep(self._observed(box), ended, session, known=True, gateway=gateway)
+        self._remove(made.id)
+        session.store.unstage(made.run)
+        self._remove_beside(address, session)
+        for part in PARTS:
+            self.world.volumes.pop(part_volume(box.name, part), None)
+        return "evidence kept, removed" if began else "removed"
+
+    def _remove_beside(self, address: str, session: Session) -> None:
+        """What this session made for a sandbox beside its container."""
+        for id in session.companions.get(address, ()):
+            self._remove(id)
+        if address in session.private_networks:
+            self._remove_network(session.private_networks[address])
+
+    def restore(self, session: Session, steps: Sequence[Operation], done: Collection[str]) -> None:
+        if self.dead:
+            raise Killed
+        unfinished = {step.address for step in steps if step.id not in done}
+        for step in steps:
+            if step.address in unfinished and isinstance(step, op.UpdateSandbox):
+                with contextlib.suppress(SandboxrunError):
+                    was, box = session.observed(step.container).spec, self._box(step.container, "updating")
+                    box.spec = attrs.evolve(box.spec, **{key: getattr(was, key) for key in step.options})
+                    session.listener(Undone(address=step.address, what="limits restored"))
+
+
+class _Tree:
+    """A directory of a container, as a tar."""
+
+    def __init__(self, data: bytes) -> None:
+        self.stat: Mapping[str, Any] = {"mode": 0o755}
+        self.stream = iter((data,))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def _companion(box: Box) -> Companion:
+    own, began = box.labels, box.started != NEVER
+    return Companion(
+        id=box.id, name=box.name, role=own[labels.ROLE], run=own[labels.RUN], running=box.running, started=began
+    )

@@ -1,0 +1,182 @@
+"""The containers of the fake engine: a process each, in a thread, and its output.
+
+Owns the commands that are interpreted, and what signals do to them.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal as signals
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Self
+from uuid import uuid4
+
+from sandboxrun.spec.outcome import NEVER, state_of
+from sandboxrun.spec.records import Attachment
+from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.state import Created, Ended, Running, State, parse_time
+from sandboxrun.threads import begin
+
+_OOM = 137
+
+
+class Box:
+    """One container of the world, and its process. All of it is guarded by `changed`."""
+
+    def __init__(self, name: str, own: Mapping[str, str], image: str, spec: SandboxSpec, job: Any) -> None:
+        self.id, self.name, self.labels, self.image, self.job = uuid4().hex * 2, name, dict(own), image, job
+        self.spec = self.applied = spec
+        self.networks: dict[str, Attachment] = {}
+        self.created = text_of(time.time())
+        self.started = self.finished = NEVER
+        self.status, self.code, self.oom, self.paused = "created", 0, False, False
+        self.output: list[tuple[int, bytes]] = []
+        self.files: bytes | None = None
+        self.past: list[tuple[str, float, int | None]] = []  # action, when, signal
+        self.changed = threading.Condition()
+        self._deaf = False
+        self._killed: int | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether its process lives."""
+        return self.status == "running"
+
+    def note(self, action: str, number: int | None = None) -> None:
+        """Remember what happened."""
+        self.past.append((action, time.time(), number))
+
+    def start(self) -> None:
+        """Begin its process."""
+        if self.running:
+            return
+        self.started, self.finished, self.status, self._killed = text_of(time.time()), NEVER, "running", None
+        self.note("start")
+        begin(self._run, name=f"fake {self.name}", failed=lambda error: self._end(255))
+
+    def send(self, number: int) -> None:
+        """A signal for its process."""
+        with self.changed:
+            self.note("kill", number)
+            if number == signals.SIGKILL or not self._deaf:
+                self._killed = number
+            self.changed.notify_all()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for its end; whether it has ended."""
+        with self.changed:
+            return self.changed.wait_for(lambda: not self.running, timeout)
+
+    def document(self) -> dict[str, Any]:
+        """What is known of it, in the form in which evidence is kept."""
+        return {
+            "Id": self.id,
+            "Name": f"/{self.name}",
+            "Image": self.image,
+            "Created": self.created,
+            "State": state_of(
+                status=self.status, code=self.code, started=self.started, finished=self.finished, oom=self.oom
+            ),
+            "Config": {"Labels": self.labels, "Tty": self.spec.tty},
+        }
+
+    def state(self) -> State:
+        """Its state."""
+        started, finished = parse_time(self.started), parse_time(self.finished)
+        if self.running and started is not None:
+            return Running(started=started, paused=self.paused)
+        if self.status == "created":
+            return Created()
+        return Ended(exit_code=self.code, oom=self.oom, started=started, finished=finished)
+
+    # -- its process --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        command = [*(self.spec.entrypoint or ()), *(self.spec.command or ())]
+        script = command[2] if command[:2] == ["sh", "-c"] else shlex.join(command)
+        code = 0
+        for part in script.replace("&&", ";").split(";"):
+            words = shlex.split(part)
+            if words[:1] == ["exit"]:
+                code = int(words[1])
+                break
+            code = self._one(words)
+            if self._killed is not None:
+                code = 128 + self._killed
+                break
+            if self.oom:
+                break
+        self._end(code)
+
+    def _one(self, words: list[str]) -> int:
+        match words:
+            case ["echo", *rest]:
+                stream = 2 if ">&2" in rest else 1
+                self._write(stream, " ".join(word for word in rest if word != ">&2").encode() + b"\n")
+            case ["sleep", seconds]:
+                with self.changed:
+                    self.changed.wait_for(lambda: self._killed is not None, float(seconds))
+            case ["trap", "", "TERM"]:
+                self._deaf = True
+            case ["tail", "/dev/zero"]:
+                self.oom = True
+                self.note("oom")
+                return _OOM
+            case ["false"]:
+                return 1
+            case ["true"] | []:
+                return 0
+            case _:
+                self._write(2, f"sh: {words[0]}: not found\n".encode())
+                return 127
+        return 0
+
+    def _write(self, stream: int, data: bytes) -> None:
+        with self.changed:
+            self.output.append((stream, data))
+            self.changed.notify_all()
+
+    def _end(self, code: int) -> None:
+        with self.changed:
+            self.code, self.status, self.finished = code, "exited", text_of(time.time())
+            self.note("die")
+            self.changed.notify_all()
+
+
+class Output:
+    """What a container writes: what it had written from piece `at` on, and with `follow` all that comes."""
+
+    def __init__(self, box: Box, at: int, *, follow: bool) -> None:
+        self._box, self._at, self._follow, self._closed = box, at, follow, False
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        box = self._box
+        while not self._closed:
+            with box.changed:
+                while self._follow and len(box.output) <= self._at and box.status != "exited" and not self._closed:
+                    box.changed.wait()
+                pieces = box.output[self._at :]
+            if not pieces:
+                return
+            self._at += len(pieces)
+            yield from pieces
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it."""
+        with self._box.changed:
+            self._closed = True
+            self._box.changed.notify_all()
+
+
+def text_of(seconds: float) -> str:
+    """Seconds of UNIX time as an engine tells them."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

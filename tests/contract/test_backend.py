@@ -1,0 +1,171 @@
+"""What every backend does, on the fake and on a real engine alike."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from sandboxrun.backend.errors import EngineError, EngineTimeout, LockHeld, NotFound
+from sandboxrun.errors import SandboxrunError
+from sandboxrun.lifecycle.run import RunOptions, run
+from sandboxrun.lifecycle.waits import apply_and_wait
+from sandboxrun.spec.state import Ended, Running
+from tests.contract.conftest import Side
+
+
+def sh(script: str, **more: Any) -> dict[str, Any]:
+    return {"command": ["sh", "-c", script], **more}
+
+
+def started(side: Side, **sandbox: Any) -> tuple[Any, str]:
+    """A job whose one sandbox was applied, and that sandbox's id."""
+    job = side.job(agent=sandbox)
+    job.apply()
+    return job, job.observed("agent").id
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [("true", 0), ("false", 1), ("exit 3", 3), ("nothing-of-the-kind", 127), ("echo a; exit 7", 7)]
+)
+def test_the_exit_code_is_the_commands_own(side: Side, script: str, code: int) -> None:
+    job, id = started(side, **sh(script))
+    assert job.backend.wait(id, timeout=30) == code
+    state = job.backend.state(id)
+    assert isinstance(state, Ended) and (state.exit_code, state.oom) == (code, False)
+    assert state.started is not None and state.finished is not None
+
+
+def test_output_is_kept_by_stream_and_in_order(side: Side) -> None:
+    job, id = started(side, **sh("echo a; echo b >&2; sleep 0.3; echo c"))
+    job.backend.wait(id, timeout=30)
+    with job.backend.logs(id) as output:
+        pieces = list(output)
+    assert b"".join(data for stream, data in pieces if stream == 1) == b"a\nc\n"
+    assert b"".join(data for stream, data in pieces if stream == 2) == b"b\n"
+
+
+def test_whoever_attaches_gets_what_comes_until_the_end(side: Side) -> None:
+    job = side.job(agent=sh("echo a; sleep 0.2; echo b; exit 4"))
+    seen: list[tuple[str, int, bytes]] = []
+    options = RunOptions(output=lambda address, stream, data: seen.append((address, stream, data)))
+    results = run(job.backend, job.profile, job.store, job.profile.sandboxes, options=options)
+    assert [r.exit_code for r in results] == [4]
+    assert b"".join(data for _, _, data in seen) == b"a\nb\n"
+    assert job.backend.present(side.project) == frozenset()
+
+
+def test_waiting_has_an_end_and_the_sandbox_runs_on(side: Side) -> None:
+    job, id = started(side)
+    with pytest.raises(EngineTimeout):
+        job.backend.wait(id, timeout=0.3)
+    assert isinstance(job.backend.state(id), Running)
+    job.destroy()
+
+
+@pytest.mark.parametrize(("script", "code"), [("sleep 1000", 143), ("trap '' TERM; sleep 1000", 137)])
+def test_a_stop_is_a_signal_and_after_the_grace_period_a_kill(side: Side, script: str, code: int) -> None:
+    job, id = started(side, **sh(script))
+    time.sleep(0.3)  # the trap is set by then
+    began = time.monotonic()
+    assert job.backend.stop(id, timeout=1) is True
+    assert job.backend.wait(id, timeout=30) == code
+    assert (time.monotonic() - began >= 1) == (code == 137)
+    assert job.backend.stop(id, timeout=1) is False
+    job.destroy()
+
+
+def test_a_signal_needs_a_process(side: Side) -> None:
+    job, id = started(side)
+    job.backend.signal(id, "KILL")
+    assert job.backend.wait(id, timeout=30) == 137
+    with pytest.raises(EngineError) as raised:
+        job.backend.signal(id, "TERM")
+    assert raised.value.status == 409
+    job.destroy()
+
+
+@pytest.mark.parametrize("call", ["state", "document", "logs", "wait", "signal", "changes", "attach"])
+def test_what_is_not_there_is_not_found(side: Side, call: str) -> None:
+    with pytest.raises(NotFound):
+        getattr(side.connected(), call)("0123456789ab" * 5)
+    with pytest.raises(NotFound):
+        side.connected().stop("0123456789ab" * 5, timeout=1)
+
+
+def test_memory_is_bounded(side: Side) -> None:
+    job = side.job(agent=sh("tail /dev/zero", mem_limit="16m"))
+    (result,) = run(job.backend, job.profile, job.store, job.profile.sandboxes)
+    assert result.exit_code == 137
+    assert result.evidence is not None and result.evidence.entry is not None
+    assert result.evidence.entry.outcome.value == "oom"
+
+
+def test_what_was_applied_is_observed_and_stays(side: Side) -> None:
+    job, id = started(side, pids_limit=100)
+    observed = job.observed("agent")
+    assert (observed.spec.pids_limit, observed.applied) == (100, job.profile.sandboxes[0].spec)
+    assert job.plan().empty
+    job.apply()
+    assert job.backend.present(side.project) == {id}
+    job.destroy()
+    assert job.backend.present(side.project) == frozenset()
+
+
+def test_what_can_change_in_place_does_and_the_rest_is_replaced(side: Side) -> None:
+    job, id = started(side)
+    job = side.job(agent={"mem_limit": "64m"})
+    job.apply()
+    assert (job.observed("agent").id, job.observed("agent").spec.mem_limit) == (id, 64 << 20)
+    assert job.plan().empty
+    job = side.job(agent={"mem_limit": "64m", "environment": {"A": "1"}})
+    job.apply()
+    assert job.observed("agent").id != id
+    assert job.plan().empty
+    job.destroy()
+
+
+def test_networks_are_made_and_go_with_the_last_sandbox(side: Side) -> None:
+    job, _ = started(side, network_mode=None, networks=["default"])
+    networks = job.backend.observe(job.profile, job.store).networks
+    assert [network.key for network in networks] == ["default"]
+    job.destroy()
+    assert job.backend.observe(job.profile, job.store).networks == ()
+
+
+def test_nothing_foreign_is_touched(side: Side) -> None:
+    job = side.job(agent={})
+    side.stranger(job.profile.sandboxes[0].name)
+    with pytest.raises(SandboxrunError, match="exists and is not this project's"):
+        job.apply()
+    (foreign,) = job.backend.observe(job.profile, job.store).foreign
+    assert (foreign.kind, foreign.name) == ("container", job.profile.sandboxes[0].name)
+
+
+def test_a_project_has_one_holder_of_its_lock(side: Side) -> None:
+    one, other = side.connected(), side.connected()
+    with one.lock(side.project, wait=5) as lock:
+        lock.check()
+        with pytest.raises(LockHeld), other.lock(side.project, wait=0.2):
+            pass
+    with other.lock(side.project, wait=5) as lock:
+        lock.check()
+
+
+def test_two_jobs_at_once_run_an_agent_once(side: Side) -> None:
+    jobs = [side.job(agent=sh("echo once; exit 5")) for _ in range(2)]
+    codes: list[int] = []
+
+    def work(job: Any) -> None:
+        codes.append(apply_and_wait(job.backend, job.profile, job.store).exit_code)
+
+    threads = [threading.Thread(target=work, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert codes == [5, 5]
+    runs = {entry.run for job in jobs for entry in job.store.entries(side.project)}
+    assert len(runs) == 1

@@ -1,0 +1,253 @@
+"""Whole commands on an engine in memory: what converges, what a failure, a stop or a kill leaves, jobs side by side."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sandboxrun.backend.errors import EngineUnreachable
+from sandboxrun.backend.fake import Fake, Killed, World
+from sandboxrun.errors import ApplyError, PlanError, SandboxrunError
+from sandboxrun.lifecycle.apply import ApplySettings
+from sandboxrun.lifecycle.run import run
+from sandboxrun.lifecycle.waits import apply_and_wait
+from sandboxrun.spec.state import Offers
+from tests.scenarios.world import Job, new_world, read
+
+WIDE: dict[str, dict[str, Any]] = {
+    "base": {"network_mode": None, "networks": ["default", "inner"]},
+    "agent": {"network_mode": None, "networks": ["default"], "depends_on": ["base"]},
+    "alone": {},
+    "wired": {"network_mode": None, "egress": {"allow": ["example.com:443"]}},
+}
+
+
+def job_on(world: World, directory: Path, sandboxes: dict[str, dict[str, Any]] | None = None, n: int = 0) -> Job:
+    profile = read(directory, WIDE if sandboxes is None else sandboxes)
+    return Job.of(Fake(world), profile, directory / f"evidence-{n}")
+
+
+def steps_of(directory: Path) -> list[str]:
+    """The steps of the first apply of WIDE."""
+    return [step.id for step in job_on(new_world(), directory).plan().operations]
+
+
+COUNT = 19  # of them; a test says so
+
+
+def test_the_scenarios_have_every_step(tmp_path: Path) -> None:
+    assert len(steps_of(tmp_path)) == COUNT
+
+
+# -- convergence
+
+OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "mem_limit": st.sampled_from(["32m", "64m"]),
+        "pids_limit": st.sampled_from([64, 128]),
+        "cpus": st.sampled_from([0.5, 1]),
+        "environment": st.dictionaries(st.sampled_from("AB"), st.sampled_from(["1", "2"])),
+        "network_mode": st.sampled_from(["none", "bridge"]),
+        "read_only": st.booleans(),
+        "labels": st.dictionaries(st.sampled_from("xy"), st.sampled_from(["1", "2"])),
+    },
+)
+PROFILES = st.dictionaries(st.sampled_from(["a", "b", "c"]), OPTIONS, max_size=3, min_size=1)
+
+
+@settings(max_examples=30)
+@given(st.lists(PROFILES, min_size=1, max_size=3))
+def test_after_an_apply_nothing_is_left_to_do(profiles: list[dict[str, dict[str, Any]]]) -> None:
+    world = new_world()
+    with tempfile.TemporaryDirectory() as folder:
+        for sandboxes in profiles:  # each replaces the one before
+            job = job_on(world, Path(folder), sandboxes)
+            job.apply()
+            assert job.plan().empty, str(job.plan())
+            assert {box.labels["sandboxrun.sandbox"] for box in world.boxes.values()} == sandboxes.keys()
+        job.destroy()
+    assert (world.boxes, world.networks, world.volumes) == ({}, {}, {})
+
+
+# -- failures
+
+
+@pytest.mark.parametrize("nth", range(COUNT))
+def test_a_step_that_fails_leaves_nothing_half_made_and_the_next_apply_converges(tmp_path: Path, nth: int) -> None:
+    world, wanted = new_world(), steps_of(tmp_path)[nth]
+
+    def fail(job: Fake, step: Any) -> None:
+        if step.id == wanted:
+            raise ApplyError("it went wrong")
+
+    world.before = fail
+    job = job_on(world, tmp_path)
+    with pytest.raises(ApplyError, match="it went wrong"):
+        job.apply()
+    assert wanted not in world.performed
+    assert not [box.name for box in world.boxes.values() if box.status == "created"]
+    world.before = lambda job, step: None
+    job.apply()
+    assert job.plan().empty
+    job.destroy()
+    assert (world.boxes, world.networks, world.volumes) == ({}, {}, {})
+
+
+@pytest.mark.parametrize(("nth", "when"), list(itertools.product(range(COUNT), ["before", "after"])))
+@pytest.mark.parametrize("then", ["apply", "destroy"])
+def test_a_kill_at_any_step_is_repaired_by_the_next_command(tmp_path: Path, nth: int, when: str, then: str) -> None:
+    world, wanted = new_world(), steps_of(tmp_path)[nth]
+
+    def kill(job: Fake, step: Any) -> None:
+        if step.id == wanted:
+            job.kill()
+
+    setattr(world, when, kill)
+    with pytest.raises((Killed, ApplyError)):
+        job_on(world, tmp_path).apply()
+    setattr(world, when, lambda job, step: None)
+    job = job_on(world, tmp_path)
+    if then == "apply":
+        job.apply()
+        assert job.plan().empty
+    job.destroy()
+    assert (world.boxes, world.networks, world.volumes) == ({}, {}, {})
+
+
+def test_an_option_that_the_engine_ignores_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    world = new_world(ignored={"pids_limit": -1})
+    with pytest.raises(ApplyError, match="the engine did not take pids_limit: declared 256"):
+        job_on(world, tmp_path, {"agent": {}}).apply()
+    assert world.boxes == {}
+
+
+def test_an_update_that_the_engine_ignores_is_an_error_and_is_taken_back(tmp_path: Path) -> None:
+    world = new_world()
+    job_on(world, tmp_path, {"agent": {}}).apply()
+    world.ignored = {"mem_limit": 1 << 30}
+    changed = job_on(world, tmp_path, {"agent": {"mem_limit": "64m"}})
+    with pytest.raises(ApplyError, match="did not take mem_limit"):
+        changed.apply()
+    world.ignored = {}
+    assert job_on(world, tmp_path, {"agent": {}}).plan().empty
+    changed.apply()
+    assert changed.plan().empty
+
+
+def test_a_backend_without_an_option_refuses_it_by_name(tmp_path: Path) -> None:
+    world = new_world(offers=Offers(api_version="1.51", pids=False))
+    with pytest.raises(PlanError, match="can't enforce process limits"):
+        job_on(world, tmp_path, {"agent": {"pids_limit": 10}}).plan()
+
+
+def test_an_engine_that_goes_away_in_the_middle_is_reported_and_repaired(tmp_path: Path) -> None:
+    world, wanted = new_world(), steps_of(tmp_path)[COUNT // 2]
+
+    def leave(job: Fake, step: Any) -> None:
+        world.gone = world.gone or step.id == wanted
+
+    world.before = leave
+    with pytest.raises(SandboxrunError, match="does not answer"):
+        job_on(world, tmp_path).apply()
+    world.gone, world.before = False, lambda job, step: None
+    with pytest.raises(EngineUnreachable):
+        world.gone = True
+        job_on(world, tmp_path).plan()
+    world.gone = False
+    world.holders.clear()  # the lease of whoever could not give it back
+    job = job_on(world, tmp_path)
+    job.apply()
+    assert job.plan().empty
+
+
+def test_nothing_is_changed_once_the_lock_was_lost(tmp_path: Path) -> None:
+    world = new_world()
+
+    def lose(job: Fake, step: Any) -> None:
+        if len(world.performed) == 3:
+            world.holders["tale"] = Fake(world)
+
+    world.before = lose
+    with pytest.raises(ApplyError, match="lock of project tale was lost"):
+        job_on(world, tmp_path).apply(ApplySettings(parallelism=1))
+    assert len(world.performed) == 4  # the one under way is finished
+
+
+# -- stops
+
+
+@pytest.mark.parametrize("nth", range(0, COUNT - 1, 3))
+def test_a_stop_ends_it_cleanly_and_the_next_apply_goes_on(tmp_path: Path, nth: int) -> None:
+    world, stop = new_world(), threading.Event()
+
+    def halt(job: Fake, step: Any) -> None:
+        if len(world.performed) == nth:
+            stop.set()
+
+    world.before = halt
+    with pytest.raises(ApplyError, match="stopped"):
+        job_on(world, tmp_path).apply(ApplySettings(stop=stop, parallelism=1))
+    assert not [box.name for box in world.boxes.values() if box.status == "created"]
+    job = job_on(world, tmp_path)
+    job.apply()
+    assert job.plan().empty
+
+
+def test_a_run_hands_its_code_on_and_leaves_nothing(tmp_path: Path) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {"agent": {"command": ["sh", "-c", "echo a; exit 3"]}})
+    (result,) = run(job.backend, job.profile, job.store, job.profile.sandboxes)
+    assert (result.exit_code, world.boxes) == (3, {})
+    assert result.evidence is not None and result.evidence.folder is not None
+    assert (result.evidence.folder / "stdout.log").read_bytes() == b"a\n"
+
+
+@pytest.mark.parametrize("then", ["apply", "destroy"])
+@pytest.mark.parametrize("kind", ["CreateSandbox", "StartSandbox", "CaptureEvidence", "RemoveSandbox"])
+def test_what_a_killed_run_left_is_collected(tmp_path: Path, kind: str, then: str) -> None:
+    world = new_world()
+
+    def kill(job: Fake, step: Any) -> None:
+        if type(step).__name__ == kind:
+            job.kill()
+
+    world.before = kill
+    job = job_on(world, tmp_path, {"agent": {"command": ["true"]}})
+    with pytest.raises((Killed, SandboxrunError)):
+        run(job.backend, job.profile, job.store, job.profile.sandboxes)
+    world.before = lambda job, step: None
+    after = job_on(world, tmp_path, {"agent": {}})
+    getattr(after, then)()
+    after.destroy()
+    assert world.boxes == {}
+
+
+# -- jobs side by side
+
+
+@pytest.mark.parametrize("count", [2, 5, 10])
+def test_jobs_on_one_project_run_an_agent_once(tmp_path: Path, count: int) -> None:
+    world = new_world(latency=0.002)
+    agents = {"agent": {"command": ["sh", "-c", "sleep 0.1; exit 5"]}}
+    jobs = [job_on(world, tmp_path, agents, n) for n in range(count)]
+    codes: list[int] = []
+
+    def work(job: Job) -> None:
+        codes.append(apply_and_wait(job.backend, job.profile, job.store).exit_code)
+
+    threads = [threading.Thread(target=work, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert codes == [5] * count
+    assert len(world.removed) == 1
+    assert len({entry.run for job in jobs for entry in job.store.entries("tale")}) == 1
