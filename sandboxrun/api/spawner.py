@@ -504,7 +504,9 @@ class AgentSpawner:
         if isinstance(command, str) or not command:
             raise UsageError("an agent's command is a list of words", help='such as ["node", "/agent/run.js"]')
         if timeout is not None and timeout <= 0:
-            raise UsageError(f"a timeout of {timeout:g} seconds has no sense", help="give seconds above 0, or None")
+            raise UsageError(
+                f"timeout must be greater than 0, not {timeout:g}", help="pass seconds, or None for no timeout"
+            )
         wanted = self.settings.sandbox_enabled if sandbox is None else sandbox
         name = name or self._name()
         told = Told(on_output)

@@ -212,8 +212,8 @@ def check_places(sandbox: DeclaredSandbox, places: Mapping[str, str]) -> None:
     faults = []
     for key, item, path in sources_of(sandbox):
         if os.path.realpath(path) != places.get(str(path), os.path.realpath(path)):
-            message = f"{sandbox.address}: {path} leads elsewhere since this apply began"
-            help = "see what has put a link there"
+            message = f"{sandbox.address}: {path} now resolves to a different directory than when this apply started"
+            help = "check what replaced it with a symlink"
             faults.append(Diagnostic(message=message, span=sandbox.place(key, item), help=help))
     if faults:
         raise ApplyError(*faults)

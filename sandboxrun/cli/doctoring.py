@@ -92,7 +92,7 @@ def gateway_line(engine: Engine) -> tuple[str, str]:
 
 _BROADCASTS = {
     True: "of sandboxes are dropped by the host (rp_filter)",
-    False: "of sandboxes reach the HOST's UDP services: set net.ipv4.conf.default.rp_filter=2, then make networks anew",
+    False: "of sandboxes reach the HOST's UDP services: set net.ipv4.conf.default.rp_filter=2, then recreate networks",
     None: "of sandboxes: whether the host drops them (rp_filter) can't be seen from here",
 }
 

@@ -84,7 +84,7 @@ def build_context(base: str) -> bytes:
     import tarfile
 
     if not base or not base.isascii() or any(c.isspace() or not c.isprintable() or c in "$\\\"'" for c in base):
-        raise SandboxrunError(f"{base!r} is no image reference")
+        raise SandboxrunError(f"{base!r} is not an image reference")
     recipe = _RECIPE.format(base=base, home=HOME, user=USER).encode()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:

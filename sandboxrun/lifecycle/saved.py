@@ -25,7 +25,7 @@ from sandboxrun.spec.types import freeze
 
 # -- What has moved since a plan was saved, in words. Owns them. Pure
 
-_AGAIN = "make a new plan, read it, and apply that; without the file, apply shows what it would do now"
+_AGAIN = "make and review a new plan, and apply that; or run apply without the file to see what it would do now"
 _MOST = 6  # reasons told
 
 
@@ -185,7 +185,7 @@ def _inside(file: Path, root: Path) -> str:
     steps = os.path.relpath(os.path.join(os.path.realpath(file.parent), file.name), root)
     if steps.split(os.sep)[0] == os.pardir:
         raise PlanError(
-            f"{file} lies outside the project {root}: a saved plan could not find it again",
+            f"{file} is outside the project {root}: a saved plan could not find it again",
             help="move it into the project, or apply without saving the plan",
         )
     return steps
@@ -233,10 +233,10 @@ def read_saved(path: Path) -> SavedPlan:
         )
     try:
         if body.pop("checksum", None) != digest_of(body):
-            raise ValueError("its checksum does not fit")
+            raise ValueError("its checksum does not match")
         return _saved(body, Path(os.path.realpath(path.parent)))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise PlanError(f"{path} is damaged: {said}", help="make a new plan") from error
 
 
@@ -263,7 +263,7 @@ def _saved(body: Mapping[str, Any], base: Path) -> SavedPlan:
 
     project, options = _text(body, "project"), _typed(body, "options", dict)
     if not re.fullmatch(PROJECT, project):
-        raise ValueError("project is no project's name")
+        raise ValueError("project is not a valid project name")
     directory = Path(os.path.normpath(base / _path(_text(body, "directory"))))
     return SavedPlan(
         project=project,
@@ -307,7 +307,7 @@ def _text(body: Any, key: str) -> str:
 def _texts(body: Any, key: str) -> tuple[str, ...]:
     items = _typed(body, key, list)
     if not all(isinstance(item, str) for item in items):
-        raise ValueError(f"{key} holds something else than texts")
+        raise ValueError(f"{key} must contain only strings")
     return tuple(items)
 
 
@@ -319,5 +319,5 @@ def _path(text: str) -> str:
 
 def _below(text: str) -> str:
     if os.pardir in _path(text).split("/"):
-        raise ValueError(f'"{printable(text)[:80]}" leads out of the project')
+        raise ValueError(f'"{printable(text)[:80]}" points outside the project')
     return text

@@ -207,11 +207,11 @@ def text_of(value: Any, work: Work) -> str:
         case int() | float():
             text = str(value)
         case None:
-            raise TemplateError("null can't stand in a text", help="give it a value: {{ name | default('…') }}")
+            raise TemplateError("null can't be used in a string", help="set a default: {{ name | default('…') }}")
         case Missing():
             raise value.error()
         case _:
-            raise TemplateError(f"{kind(value)} can't stand in a text", help="use | join(' ') or | tojson")
+            raise TemplateError(f"{kind(value)} can't be used in a string", help="use | join(' ') or | tojson")
     work.text(len(text))
     return text
 

@@ -101,7 +101,7 @@ class Bases:
             help = did_you_mean(name, known) or f"shipped are: {', '.join(known)}"
             if name in document.sandboxes:
                 help = f"for a sandbox of this file write extends: {{sandbox: {name}}}"
-            self.problems.add(f'there is no shipped base "{name}"', span, help)
+            self.problems.add(f'there is no built-in base "{name}"', span, help)
             return None
         path = known[name]
         if path not in self.documents:
@@ -142,7 +142,7 @@ class Bases:
     def _file(self, text: str, span: Span | None, document: Document) -> Document | None:
         path = inside(self.root, document.directory, text)
         if path is None:
-            self.problems.add(f'the file "{text}" is outside of the project', span, _OUTSIDE)
+            self.problems.add(f'the file "{text}" is outside of the project', span, OUTSIDE)
             return None
         if path not in self.documents:
             if len(self.documents) >= MOST_FILES:
@@ -159,7 +159,7 @@ class Bases:
 
 
 _KEYS = ("file", "sandbox")
-_OUTSIDE = "only files below the project's directory are read: no absolute path, no .., no link that leads out"
+OUTSIDE = "only files below the project's directory are read: no absolute paths, no .., no symlinks that point outside"
 
 
 def inside(root: Path, directory: Path, text: str) -> Path | None:

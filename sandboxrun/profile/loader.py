@@ -101,7 +101,7 @@ def _from_data(data: Mapping[str, Any], root: Path, problems: Problems) -> Docum
     node = node_of(data)
     for inner in walk(node):
         if isinstance(inner, Scalar) and isinstance(inner.value, str) and not is_text(inner.value):
-            problems.add("half of a surrogate pair is no character")
+            problems.add("half of a surrogate pair is not a character")
             return None
     return split_document(node, None, root, problems)
 

@@ -135,7 +135,7 @@ def _absent(name: str, one: Made, known: Sequence[str], problems: Problems) -> N
         problems.add(message, span, "add required: false to this dependency, or give both the same when")
         return
     help = did_you_mean(name, known) or f"the sandboxes are: {', '.join(known)}"
-    problems.add(f'depends_on names "{name}", which is no sandbox', span, help)
+    problems.add(f'depends_on names "{name}", which is not a sandbox', span, help)
 
 
 def _check_circles(made: Sequence[Made], problems: Problems) -> None:

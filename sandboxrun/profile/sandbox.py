@@ -17,7 +17,7 @@ import attrs
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.profile.document import Document
 from sandboxrun.profile.files import Places, read_source
-from sandboxrun.profile.layers import Each, Layer, inside, merge_option
+from sandboxrun.profile.layers import OUTSIDE, Each, Layer, inside, merge_option
 from sandboxrun.profile.regular import is_missing, read_regular, reason
 from sandboxrun.profile.templates import Renderer, Scope, is_template
 from sandboxrun.profile.yaml import is_text
@@ -74,7 +74,7 @@ def _pair(file: SourceFile, number: int, line: str, problems: Problems) -> Pair 
     name = match["name"]
     at = Span(file=file, line=number, column=match.start("name") + 1, length=len(name))
     if not _NAME.fullmatch(name):
-        problems.add(f'"{name}" is no name for a variable', at, "use letters, digits and _")
+        problems.add(f'"{name}" is not a valid variable name', at, "use letters, digits and _")
         return None
     rest = match["value"]
     span = Span(file=file, line=number, column=match.start("value") + 1, length=max(1, len(rest.rstrip())))
@@ -116,7 +116,7 @@ def _closed(rest: str, end: int, inner: str) -> str:
     if end < 0:
         raise ValueError(_UNCLOSED)
     if after and not after.startswith("#"):
-        raise ValueError("something stands after the closing quote")
+        raise ValueError("there is text after the closing quote")
     return inner
 
 
@@ -167,8 +167,7 @@ class EnvFiles:
     def _file(self, text: str, span: Span | None, required: bool) -> list[Pair]:
         path = inside(self._root, self.places.directory(span), text)
         if path is None:
-            help = "only files below the project's directory are read: no absolute path, no .., no link that leads out"
-            self.problems.add(f'the file "{text}" is outside of the project', span, help)
+            self.problems.add(f'the file "{text}" is outside of the project', span, OUTSIDE)
             return []
         if path not in self._read:
             if not required and is_missing(path):

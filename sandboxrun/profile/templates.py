@@ -105,7 +105,7 @@ class Renderer:
             if not _fits(value, mapping):
                 raise _unfit(value)
             if not all(map(is_text, _texts(value))):
-                raise TemplateError("this template makes half of a surrogate pair, which is no character")
+                raise TemplateError("this template makes half of a surrogate pair, which is not a character")
         except TemplateError as error:
             span = locate(node, error.line, error.word)
             self.problems.add(error.message, span, _joined(error.help, for_others(text, error.word)))

@@ -397,7 +397,7 @@ def _pattern(node: Node | None, problems: Problems) -> tuple[str | None, Any]:
     matches = compile_pattern(node.value)
     if matches is None:
         problems.add(
-            "this is no regular expression that can be used",
+            "this is not a supported regular expression",
             node.span,
             "look-around and back-references are not known, and 1000 characters are the most",
         )

@@ -164,7 +164,7 @@ def _bad_start(file: SourceFile, span: Span) -> Diagnostic:
         return Diagnostic(
             message='a value can\'t begin with "%"',
             span=span,
-            help="quote it; template statements stand only inside a quoted or block text",
+            help="quote it; template statements are allowed only inside a quoted or block string",
         )
     return Diagnostic(message=f'a value can\'t begin with "{found}"', span=span, help="quote it")
 
@@ -327,7 +327,7 @@ class _Builder:
             self.problems.add(str(error), span, "quote it if it is a text")
             return None
         if not is_text(text):
-            self.problems.add("half of a surrogate pair is no character", span, "write the character itself")
+            self.problems.add("half of a surrogate pair is not a character", span, "write the character itself")
             return ""
         return value
 
@@ -398,7 +398,7 @@ class _Builder:
                 help = did_you_mean(name, self._anchors) or f"write &{name} before the value that it names"
                 raise _Stop(f'unknown anchor "{name}"', span, help)
             case _Frame():
-                raise _Stop(f'the alias "*{name}" stands inside what it names', span, "an alias can't hold itself")
+                raise _Stop(f'the alias "*{name}" is inside its own anchor', span, "an alias can't contain itself")
             case _Anchored(node=node, size=size, height=height):
                 if len(self._open) + height > DEEPEST:
                     raise _Stop(f"more than {DEEPEST} levels of nesting, aliases written out", span, "flatten the file")
@@ -441,7 +441,7 @@ class _Builder:
             return None
         if (line := frame.seen.get(node.value)) is not None:
             self.problems.add(
-                f'the key "{node.value}" stands here twice', span, f"remove it; the first is on line {line}"
+                f'the key "{node.value}" is listed twice', span, f"remove it; the first is on line {line}"
             )
             return None
         frame.seen[node.value] = span.line

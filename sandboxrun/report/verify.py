@@ -74,7 +74,7 @@ class Report:
             case Verdict.FAILS if self.running:
                 name = finding.sandbox.partition(" (run ")[0]
                 return self.told(
-                    f"what runs is not what is declared: `sandboxrun apply --replace {name}` makes it anew"
+                    f"what runs does not match the profile: run `sandboxrun apply --replace {name}` to replace it"
                 )
             case _:
                 return (

@@ -58,7 +58,7 @@ class Named:
             name = _NAME.parse(key, problems)
             if name in values and name is not INVALID:
                 twice = True
-                problems.add(f'"{name}" stands here twice', key.span, "remove one of them")
+                problems.add(f'"{name}" is listed twice', key.span, "remove one of them")
             bare = value is None or (isinstance(value, Scalar) and value.value is None)
             values[name] = self.empty if bare or value is None else self.item.parse(value, problems)
         return INVALID if twice or INVALID in values or INVALID in values.values() else freeze(values)
@@ -129,7 +129,7 @@ def read_options(text: str) -> str:
             values[name] = _value(name, value)
         else:
             known = did_you_mean(name, (*FLAGS, *VALUED)) or f"known are {', '.join((*FLAGS, *VALUED))}"
-            raise ValueError(f'"{item}" is no option of a tmpfs; {known}')
+            raise ValueError(f'"{item}" is not an option of a tmpfs; {known}')
     return ",".join([*flags.values(), *(f"{name}={values[name]}" for name in VALUED if name in values)])
 
 
@@ -145,7 +145,7 @@ def _value(name: str, value: str) -> str:
             raise ValueError("size=0 is unlimited; give it a size")
         return units.format_size(size)
     if not re.fullmatch("(0o?)?[0-7]{3,4}" if name == "mode" else r"[0-9]{1,10}", value, re.ASCII):
-        raise ValueError(f'"{value}" is no {name}')
+        raise ValueError(f'"{value}" is not a valid {name}')
     return f"{int(value.removeprefix('0o'), 8):04o}" if name == "mode" else str(int(value))
 
 
@@ -177,10 +177,10 @@ class Tmpfs:
         before = len(problems)
         for path, options, item in items:
             if not path.startswith("/") or "\0" in path:
-                problems.add(f'"{path}" is no absolute path', item.span)
+                problems.add(f'"{path}" is not an absolute path', item.span)
             path = forms.path(path) if path.startswith("/") else path
             if path in mounts:
-                problems.add(f'"{path}" stands here twice', item.span, "remove one of them")
+                problems.add(f'"{path}" is listed twice', item.span, "remove one of them")
             try:
                 mounts[path] = read_options(options)
             except ValueError as error:
@@ -226,7 +226,7 @@ class Capability:
         name = str(text).upper().removeprefix("CAP_")
         if name != "ALL" and name not in NAMES:
             span = node.span if isinstance(node, Scalar) else None
-            problems.add(f'"{text}" is no capability', span, did_you_mean(name, NAMES) or "see capabilities(7)")
+            problems.add(f'"{text}" is not a capability', span, did_you_mean(name, NAMES) or "see capabilities(7)")
             return INVALID
         return name
 
@@ -309,7 +309,7 @@ class SecurityOpts:
             name, value = split_security(text)
             _check(name, value, item, problems)
             if name in options:
-                problems.add(f'"{name}" stands here twice', item.span, "remove one of them")
+                problems.add(f'"{name}" is listed twice', item.span, "remove one of them")
             options[name] = value
             labels = [other for other in options if other.startswith(_PART)]
             if options.get("label") == "disable" and (name in labels or (labels and name == "label")):
@@ -347,7 +347,7 @@ def _check(name: str, value: str, item: Scalar, problems: Problems) -> None:
         help = did_you_mean(name, KNOWN) or f"known are {', '.join(KNOWN)}"
         if name == "systempaths":
             help = "the engine's masked paths stay masked"
-        problems.add(f'"{name}" is no security option that is offered', item.span, help)
+        problems.add(f'"{name}" is not a supported security option', item.span, help)
     elif name == "no-new-privileges" and value not in ("true", "false"):
         problems.add(f'no-new-privileges is true or false, not "{value}"', item.span)
     elif not value:
@@ -567,7 +567,7 @@ class Egress:
     private_networks: tuple[str, ...] = option(
         ListOf(item=NetworkRange(), unique=True, ordered=False),
         default=(),
-        description="Private ranges that allowed names may lead to; never loopback, link-local or metadata addresses.",
+        description="Private ranges allowed names may resolve to; never loopback, link-local or metadata addresses.",
         example=["10.1.0.0/16"],
     )
     resolvers: tuple[str, ...] = option(

@@ -79,7 +79,7 @@ class Mount:
         description="The host path, relative to the profile, or the volume's key.",
         example="./data",
     )
-    target: str = option(AbsolutePath, description="Where it stands in the sandbox.", example="/data")
+    target: str = option(AbsolutePath, description="The path in the sandbox.", example="/data")
     read_only: bool = option(Flag(), default=False, description="Mount it read-only.", example=True)
 
 
@@ -170,7 +170,9 @@ class Healthcheck:
 def _check_health(check: Healthcheck, node: MapNode, problems: Problems) -> None:
     if check.disable:
         if check != Healthcheck(disable=True):
-            problems.add("disable: true stands alone", span_of(node, "disable"), "remove it, or the rest")
+            problems.add(
+                "disable: true cannot be combined with other keys", span_of(node, "disable"), "remove it, or the others"
+            )
     elif not check.test:
         problems.add("a healthcheck needs a test", node.span, "leave healthcheck out to keep the image's own")
     elif check.test[0] not in ("CMD", "CMD-SHELL"):

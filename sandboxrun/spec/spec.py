@@ -36,7 +36,7 @@ NOT_OFFERED: Mapping[str, str] = freeze(
         "build": "build and push the image in an earlier step, then name it by digest in image:",
         "ports": "a sandbox publishes no ports; read results as evidence, or use sandboxrun exec",
         "expose": "sandboxes do not reach each other; leave it out",
-        "privileged": "a privileged container is no sandbox; name single capabilities in cap_add:",
+        "privileged": "a privileged container is not a sandbox; list single capabilities in cap_add:",
         "container_name": "containers are named after project and sandbox; set name: at the top level",
         "deploy": "set mem_limit, cpus and pids_limit on the sandbox; for several of one kind use for_each",
         "scale": "use for_each",
@@ -139,16 +139,16 @@ def _check_network(spec: SandboxSpec, node: MapNode, problems: Problems) -> None
         problems.add("network_mode: none has no networks", span_of(node, "networks"), "remove one of the two")
     span = span_of(node, "egress")
     if spec.networks and spec.egress is not None:
-        help = "remove networks: egress gives it one of its own, so that nothing leads past the gateway"
-        problems.add("egress and networks exclude each other", span, help)
+        help = "remove networks: egress uses a network of its own, so nothing can bypass the gateway"
+        problems.add("egress and networks cannot be combined", span, help)
     if spec.network_mode == "none" and spec.egress is not None and spec.egress.has_gateway:
         problems.add("network_mode: none reaches nothing", span, "remove network_mode, or write egress: none")
     wired = _egress(spec)
     if wired is None or not wired.has_gateway:
         return
     if spec.dns:
-        help = "the gateway resolves names: give it resolvers under egress"
-        problems.add("a sandbox with egress asks no name server", span_of(node, "dns"), help)
+        help = "the gateway resolves names: set egress.resolvers"
+        problems.add("dns cannot be combined with egress", span_of(node, "dns"), help)
     for name in VARIABLES:
         if name in spec.environment:
             problems.add(f"egress sets {name}", _place(node, "environment", name), "remove it: it names the gateway")

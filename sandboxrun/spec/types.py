@@ -396,7 +396,7 @@ class ListOf:
         for node, value in zip(nodes, values, strict=True):
             identity = self.key(value) if self.key and value is not INVALID else value
             if identity is not INVALID and identity in seen:
-                problems.add(f'"{identity}" stands here twice', node.span, "remove one of them")
+                problems.add(f'"{identity}" is listed twice', node.span, "remove one of them")
             seen.add(identity)
 
     def schema(self) -> Schema:
@@ -486,7 +486,7 @@ class Pairs:
             if self.reserved and name.startswith(self.reserved):
                 problems.add(f'names that begin with "{self.reserved}" are sandboxrun\'s own', key.span, "use another")
             if name in values:
-                problems.add(f'"{name}" stands here twice', key.span, "remove one of them")
+                problems.add(f'"{name}" is listed twice', key.span, "remove one of them")
             values[name] = self._value(node, problems)
         return freeze(values) if len(problems) == before else INVALID
 

@@ -131,7 +131,7 @@ def test_apply_asks_and_without_a_terminal_changes_nothing(
     ran = cli("apply")
     assert ran.code == 2
     assert ran.err == (
-        "error: apply asks before it changes anything, and there is no terminal to ask on\n"
+        "error: apply asks before it changes anything, and there is no terminal\n"
         "  help: nothing was changed; review the plan above, then pass --yes\n"
     )
     assert "Plan: 5 to add" in ran.out
@@ -508,7 +508,7 @@ def test_doctor(profile: Path, cli: Cli, project: str, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     bare = cli("doctor", cwd=empty)
-    assert (bare.code, bare.err) == (0, "\nThere is no profile here to hold against it: --file names one.\n")
+    assert (bare.code, bare.err) == (0, "\nThere is no profile here to check against it: pass one with --file.\n")
 
 
 def test_doctor_without_an_engine(tmp_path: Path, cli: Cli) -> None:

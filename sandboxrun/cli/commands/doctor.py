@@ -64,7 +64,7 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given, as_json: bool
     for warning in facts.warnings:
         result(f"{'warning':<{width}}  {warning}")
     if profile is None:
-        note("\nThere is no profile here to hold against it: --file names one.")
+        note("\nThere is no profile here to check against it: pass one with --file.")
         return 0
     return _verdict(profile, faults)
 

@@ -95,7 +95,7 @@ def test_project_and_plan_may_move_together(tmp_path: Path, project: Path) -> No
 
 
 def test_a_profile_outside_the_project_cannot_be_saved(tmp_path: Path, project: Path) -> None:
-    with pytest.raises(PlanError, match="lies outside the project"):
+    with pytest.raises(PlanError, match="is outside the project"):
         write_saved(project / "plan", made(), files=[tmp_path / "other.yaml"], directory=project)
     assert not (project / "plan").exists()
 
@@ -145,16 +145,16 @@ def changed(path: Path, **fields: Any) -> Path:
     ("fields", "said"),
     [
         ({"directory": "/etc"}, '"/etc" is not a relative path'),
-        ({"files": ["../other.yaml"]}, '"../other.yaml" leads out of the project'),
-        ({"files": ["a/../../b"]}, "leads out of the project"),
+        ({"files": ["../other.yaml"]}, '"../other.yaml" points outside the project'),
+        ({"files": ["a/../../b"]}, "points outside the project"),
         ({"files": ["/etc/passwd"]}, "is not a relative path"),
         ({"files": ["a\0b"]}, "is not a relative path"),
-        ({"files": [1]}, "files holds something else than texts"),
-        ({"project": "../x"}, "project is no project's name"),
+        ({"files": [1]}, "files must contain only strings"),
+        ({"project": "../x"}, "project is not a valid project name"),
         ({"digest": 7}, "digest is int, not str"),
         ({"options": []}, "options is list, not dict"),
-        ({"inputs": ...}, "it has no 'inputs'"),
-        ({"observed": [{"container": "x"}]}, "it has no 'state'"),
+        ({"inputs": ...}, "it lacks 'inputs'"),
+        ({"observed": [{"container": "x"}]}, "it lacks 'state'"),
         ({"images": {"x": 1}}, "x is int, not str"),
     ],
 )
@@ -176,7 +176,7 @@ def test_foreign_newer_and_torn_files_say_what_they_are(project: Path) -> None:
         b"[" * 100_000: "is damaged or not a saved plan",
         b'{"a": ' + b"9" * 5000 + b"}": "is damaged or not a saved plan",
         json.dumps(plan_json(made())).encode(): "is a plan's JSON, not a saved plan",
-        whole.replace(b'"main"', b'"evil"'): "is damaged: its checksum does not fit",
+        whole.replace(b'"main"', b'"evil"'): "is damaged: its checksum does not match",
         whole.replace(b'"format_version": "1.0"', b'"format_version": "2.0"', 1): "has format 2.0, made by sandboxrun",
         whole.replace(b'"main"', b'"\\ud800"'): "is damaged: ",
     }

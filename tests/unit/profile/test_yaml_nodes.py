@@ -125,7 +125,7 @@ def test_merges(text: str, value: Any) -> None:
         ("- &a0 [x]\n" + "".join(f"- &a{i} [*a{i - 1}]\n" for i in range(1, 60)), "levels of nesting, aliases"),
         ("- x\n" * (MOST_NODES + 1), "values, aliases written out"),
         ("k: " + "x" * (LONGEST_SCALAR + 1), "longer than 64 KiB"),
-        ("a: &a [*a]\n", "stands inside what it names"),
+        ("a: &a [*a]\n", "is inside its own anchor"),
         ("a: *b\n", "unknown anchor"),
         ("%YAML 3.0\n---\na\n", "unknown YAML version"),
         ('a: "\\UFFFFFFFF"\n', "an escape that names no character"),
