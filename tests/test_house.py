@@ -44,6 +44,9 @@ TIERS: tuple[frozenset[str], ...] = (
 TIER = {room: height for height, rooms in enumerate(TIERS) for room in rooms}
 OWNERS = {
     "docker": {"backend.docker"},
+    "requests": {"backend.docker"},
+    "urllib3": {"backend.docker"},
+    "http": {"backend.docker"},
     "click": {"cli"},
     "rich": {"report", "cli"},
     "jinja2": {"profile"},

@@ -140,21 +140,32 @@ def _context(name: str, origin: str, env: Mapping[str, str]) -> Endpoint:
 
 def open_transport(endpoint: Endpoint, *, parallelism: int) -> Transport:
     """What carries requests to `endpoint`. Nothing is sent yet. Raises UsageError, Unsupported."""
-    scheme, _, rest = endpoint.url.partition("://")
-    if scheme == "tcp":
-        from sandboxrun.backend.docker.docker_py import DockerPyTransport
+    if endpoint.url.startswith("unix://"):
+        from sandboxrun.backend.docker.dial import dial_unix
+        from sandboxrun.backend.docker.local import LocalTransport
 
+        return LocalTransport(endpoint, dial_unix(endpoint.url.removeprefix("unix://")), parallelism=parallelism)
+    from sandboxrun.backend.docker.docker_py import DockerPyTransport
+
+    if endpoint.url.startswith("tcp://"):
         return DockerPyTransport(endpoint, parallelism=parallelism)
-    from sandboxrun.backend.docker.dial import dial_ssh, dial_unix
-    from sandboxrun.backend.docker.unix import SocketTransport
+    from sandboxrun.backend.docker.dial import dial_ssh
 
-    if scheme == "unix":
-        return SocketTransport(endpoint.url, dial_unix(rest), parallelism=parallelism, local=True)
     try:
         dial = dial_ssh(endpoint.url)
     except ValueError as error:
         raise UsageError(Diagnostic(message=f"{endpoint.origin}: {error}")) from error
-    return SocketTransport(endpoint.url, dial, parallelism=parallelism, local=False)
+    return DockerPyTransport(endpoint, dial, parallelism=parallelism)
+
+
+def import_ahead() -> None:
+    """Import docker-py beside what comes before the first change, for commands that will change the engine."""
+    from importlib import import_module
+
+    from sandboxrun.threads import begin
+
+    carrier = "sandboxrun.backend.docker.docker_py"
+    begin(lambda: import_module(carrier), name="import", failed=lambda error: None)  # raised anew where it is used
 
 
 def connect(host: str | None = None, *, parallelism: int = 4, env: Mapping[str, str] | None = None) -> Engine:

@@ -1,18 +1,23 @@
 """Opening connections: to a local socket, and to another machine's through ssh, as the docker command does it.
 
-Owns what stands behind a connection (the socket's path, the ssh process). Must not know HTTP.
+Owns what stands behind a connection (the socket's path, the ssh process), ending one that is being read, and what is
+said of one that failed.
 """
 
 from __future__ import annotations
 
+import http.client
 import socket
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from sandboxrun.backend.docker.transport import TimedOut, TransportError, Unreachable
-from sandboxrun.backend.docker.unix import Dial
+from sandboxrun.backend.docker.transport import Broken, TimedOut, TransportError, Unreachable
 
 if TYPE_CHECKING:
     import subprocess
+
+Dial = Callable[[float | None], socket.socket]  # opens one, within so many seconds; raises TransportError
 
 
 def dial_unix(path: str) -> Dial:
@@ -70,6 +75,7 @@ def dial_ssh(url: str) -> Dial:
         import subprocess
 
         ours, theirs = socket.socketpair()
+        ours.settimeout(timeout)
         try:
             # A session of its own: ^C on the terminal is for this process to handle, not for ssh.
             process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno(), start_new_session=True)
@@ -89,3 +95,26 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
     from sandboxrun.threads import begin
 
     begin(process.wait, name="sandboxrun-ssh", failed=lambda error: process.kill())
+
+
+def shut(sock: socket.socket) -> None:
+    """Wake whoever reads `sock`. Below TLS: its own shutdown would take the keys away under the reader."""
+    with suppress(OSError):  # not connected any more
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def lost(error: BaseException) -> TransportError:
+    """What a socket or the standard library's HTTP raised under way, as one of ours."""
+    match error:
+        case TransportError():
+            return error
+        case TimeoutError():
+            return TimedOut("no answer in time")
+        case http.client.RemoteDisconnected():
+            return Broken("the connection ended without an answer")
+        case http.client.IncompleteRead():
+            return Broken("the connection ended before the answer did")
+        case http.client.HTTPException():
+            return Broken("the answer is not HTTP")
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return Broken(f"the connection was lost ({text})")

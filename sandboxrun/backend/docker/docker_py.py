@@ -1,36 +1,55 @@
-"""Requests over docker-py: an engine behind tcp, with or without TLS.
+"""Requests over docker-py: to an engine behind tcp, TLS, a local socket or ssh.
 
 Owns the use of docker-py's client as a carrier. Must not use its calls: their answers and defaults are not the API's
-(see the notes on update and on warnings in docs). docker-py costs a fifth of a second to import, hence local sockets
-go another way (unix.py).
+(see the notes on update and on warnings in docs). Imported only where needed, for docker-py takes a fifth of a second.
 """
 
 from __future__ import annotations
 
 import select
 import socket
+import ssl
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sandboxrun.backend.docker.transport import Broken, TimedOut, TransportError, Unreachable
+import requests.exceptions
+import urllib3.exceptions
+from docker import APIClient
+from docker.errors import DockerException, TLSParameterError
+from docker.tls import TLSConfig
+from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool
+
+from sandboxrun.backend.docker.dial import Dial, lost, shut
+from sandboxrun.backend.docker.transport import (
+    CLOSED,
+    MAX_WHOLE,
+    PIECE,
+    Broken,
+    TimedOut,
+    TransportError,
+    Unreachable,
+    checked,
+    seconds_left,
+)
 from sandboxrun.backend.errors import Unsupported
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.connect import Endpoint, Tls
 
 T = TypeVar("T")
-PIECE = 64 * 1024
 _BASE_VERSION = "1.41"  # docker-py wants one; the paths sent are this program's own
+_DIALLED = "tcp://docker:2375"  # what docker-py takes for the address of an engine that `dial` leads to
 
 
 def tls_config(tls: Tls | None) -> Any:
     """As docker-py takes it; False without TLS. Raises Unsupported."""
-    from docker.errors import TLSParameterError
-    from docker.tls import TLSConfig
-
     if tls is None:
         return False
     if (tls.certificate is None) != (tls.key is None):
@@ -43,14 +62,34 @@ def tls_config(tls: Tls | None) -> Any:
         raise Unsupported("setting up TLS", str(error), help="see DOCKER_CERT_PATH") from error
 
 
-def _socket_of(raw: Any) -> socket.socket:
-    """The socket below a urllib3 response: response, http.client response, buffered reader, SocketIO, socket."""
-    found = raw._fp.fp.raw._sock
-    assert isinstance(found, socket.socket)
-    return found
+class _Dialled(HTTPConnection):
+    """A connection that `dial` opens."""
+
+    def __init__(self, dial: Dial, **options: Any) -> None:
+        super().__init__(**options)
+        self._dial = dial
+
+    def _new_conn(self) -> socket.socket:
+        timeout = self.timeout
+        return self._dial(float(timeout) if isinstance(timeout, int | float) else None)
 
 
-def _cause(error: BaseException) -> str:
+class _Dialling(HTTPAdapter):
+    """Carries the session's requests over the connections of one dial."""
+
+    def __init__(self, dial: Dial, size: int) -> None:
+        super().__init__()
+        self._pool = HTTPConnectionPool("docker", maxsize=size)
+        self._pool.ConnectionCls = partial(_Dialled, dial)  # type: ignore[assignment]
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
+        return self._pool
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def _cause(error: BaseException) -> BaseException:
     """The innermost reason: requests and urllib3 wrap the one that matters several times."""
     seen: BaseException = error
     while True:
@@ -58,35 +97,35 @@ def _cause(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             inner = next((arg for arg in seen.args if isinstance(arg, BaseException)), None) or seen.__cause__
         if not isinstance(inner, BaseException) or inner is seen:
-            break
+            return seen
         seen = inner
-    text = str(getattr(seen, "strerror", None) or seen)
-    return text or type(seen).__name__
 
 
 def _translated(error: BaseException) -> TransportError:
     """What requests, urllib3 or a socket raised, as one of ours."""
-    from requests import exceptions as requests
-    from urllib3 import exceptions as urllib3
-
-    cause = _cause(error)
+    told = lost(_cause(error))
     match error:
-        case requests.SSLError():
-            return Unreachable(f"TLS failed ({cause})", "check DOCKER_CERT_PATH and the certificates in it")
-        case requests.ConnectTimeout():
+        case requests.exceptions.SSLError():
+            return Unreachable(f"TLS failed ({_text(error)})", "check DOCKER_CERT_PATH and the certificates in it")
+        case requests.exceptions.ConnectTimeout():
             return TimedOut("no connection in time")
-        case requests.Timeout() | urllib3.TimeoutError() | TimeoutError():
+        case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError():
             return TimedOut("no answer in time")
-        case requests.ConnectionError() if _never_connected(error):
-            return Unreachable(f"no connection ({cause})", "check the address, and that the engine listens there")
-    return Broken(f"the connection was lost ({cause})")
+        case requests.exceptions.ConnectionError() if _never_connected(error):
+            return Unreachable(
+                f"no connection ({_text(error)})", "check the address, and that the engine listens there"
+            )
+    return told
+
+
+def _text(error: BaseException) -> str:
+    cause = _cause(error)
+    return str(getattr(cause, "strerror", None) or cause) or type(cause).__name__
 
 
 def _never_connected(error: BaseException) -> bool:
-    from urllib3 import exceptions as urllib3
-
     reason = getattr(error.args[0], "reason", error.args[0]) if error.args else None
-    return isinstance(reason, urllib3.NewConnectionError | urllib3.NameResolutionError)
+    return isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.NameResolutionError)
 
 
 class HijackedConnection:
@@ -95,7 +134,7 @@ class HijackedConnection:
     def __init__(self, response: Any) -> None:
         self._response = response
         self._file = response.raw._fp.fp
-        self._sock = _socket_of(response.raw)
+        self._sock: socket.socket = response.raw._fp.fp.raw._sock
         # Never waits in the socket: with TLS, Python's may not be read in one thread and written in another at once,
         # so a lock is held for each step, and the waiting is done by poll.
         self._sock.setblocking(False)
@@ -135,10 +174,7 @@ class HijackedConnection:
 
     def _step(self, step: Callable[[], T], events: int) -> T:
         """Do `step` once it can be done without waiting; `events` is what it waits for."""
-        import ssl
-
         wanted = events
-
         while True:
             try:
                 with self._lock:
@@ -159,8 +195,6 @@ class HijackedConnection:
 
     def end_input(self) -> None:
         """Nothing more will be sent. TLS in Python can only be ended both ways at once: Unsupported."""
-        import ssl
-
         if isinstance(self._sock, ssl.SSLSocket):
             raise Unsupported("ending a command's input", "a connection with TLS cannot be ended in one direction")
         self._sock.shutdown(socket.SHUT_WR)
@@ -176,64 +210,73 @@ class HijackedConnection:
     def close(self) -> None:
         """End it: wake whoever reads, and give the descriptor back once nobody does."""
         self._ended = True
-        _shut(self._sock)
+        shut(self._sock)
         with self._reading:
             self._response.close()
 
 
-def _shut(sock: socket.socket) -> None:
-    """Wake whoever reads. Below TLS: its own shutdown would take the keys away under the reader."""
-    try:
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
-    except OSError:
-        return
-
-
 class DockerPyResponse:
-    """An answer that docker-py's session carried."""
+    """An answer that docker-py's session carried. Its connection goes back into the pool at the body's end."""
 
-    def __init__(self, response: Any, *, upgraded: bool) -> None:
+    def __init__(self, response: Any, *, upgraded: bool, deadline: float | None) -> None:
         self.status = int(response.status_code)
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
-        self._response = response
-        self._hijacked = HijackedConnection(response) if upgraded else None
+        self._raw = raw = response.raw
+        self._deadline = deadline
+        self._lock = threading.Lock()
         self._ended = False
-        self._sock = None if upgraded else self._find_socket()
-        self._pieces = None if upgraded else response.raw.stream(PIECE, decode_content=False)
-
-    def _find_socket(self) -> socket.socket | None:
-        """Known only while the body has not ended: an empty body's socket is back in the pool."""
-        try:
-            return _socket_of(self._response.raw)
-        except AttributeError:
-            return None
-
-    def _guarded(self, read: Callable[[], bytes]) -> bytes:
-        try:
-            return read()
-        except TransportError:
-            raise
-        except Exception as error:  # a dozen kinds, ValueError and AttributeError too
-            if self._ended:
-                return b""
-            self.close()
-            raise _translated(error) from error
+        self._hijacked = HijackedConnection(response) if upgraded else None
+        self._sock: socket.socket | None = None
+        if upgraded:
+            return
+        # Given back here and not by urllib3: `close` in another thread must not end what carries the next request.
+        self._connection, raw._connection = raw._connection, None
+        self._sock = getattr(getattr(getattr(raw._fp, "fp", None), "raw", None), "_sock", None)
+        if raw.length_remaining == 0:
+            self.some()
 
     def read(self) -> bytes:
         """The whole body."""
-        return self._guarded(lambda: b"".join(iter(self.some, b"")))
+        found = bytearray()
+        while piece := self.some():
+            found += piece
+            if len(found) > MAX_WHOLE:
+                self.close()
+                raise Broken(f"the answer is longer than {MAX_WHOLE} bytes")
+        return bytes(found)
 
     def some(self) -> bytes:
         """The next piece; b"" at the end."""
         if self._hijacked is not None:
             return self._hijacked.recv(PIECE)
-        if self._ended or self._pieces is None:
+        if self._ended:
             return b""
-        pieces = self._pieces
-        data = self._guarded(lambda: next(pieces, b""))
-        if not data:
-            self._sock = None  # back in the pool: no longer ours to end
+        try:
+            if self._deadline is not None and self._sock is not None:
+                self._sock.settimeout(seconds_left(self._deadline))
+            data = bytes(self._raw.read1(PIECE, decode_content=False))
+        except Exception as error:  # a dozen kinds, ValueError and AttributeError too
+            if not self._ends():
+                return b""
+            self._give_back(keep=False)
+            raise _translated(error) from error
+        if not data and self._ends():
+            self._give_back(keep=True)
         return data
+
+    def _ends(self) -> bool:
+        """True once: from then on the connection may be another request's, and is not ours to end."""
+        with self._lock:
+            first, self._ended = not self._ended, True
+        return first
+
+    def _give_back(self, *, keep: bool) -> None:
+        if not keep:
+            self._raw.close()
+            if self._connection is not None:
+                self._connection.close()
+        elif self._connection is not None:
+            self._raw._pool._put_conn(self._connection)
 
     def connection(self) -> HijackedConnection:
         """The connection itself."""
@@ -243,36 +286,36 @@ class DockerPyResponse:
 
     def close(self) -> None:
         """Drop the rest."""
-        self._ended = True
         if self._hijacked is not None:
             self._hijacked.close()
-        elif self._sock is not None:
-            _shut(self._sock)
-            self._sock = None
+        elif self._ends() and self._sock is not None:
+            shut(self._sock)
 
 
 class DockerPyTransport:
     """Requests through one docker-py APIClient, which is a requests.Session with a pool of connections."""
 
-    def __init__(self, endpoint: Endpoint, *, parallelism: int) -> None:
-        from docker import APIClient
-        from docker.errors import DockerException
-        from requests.adapters import HTTPAdapter
-        from requests.utils import get_environ_proxies
-
+    def __init__(self, endpoint: Endpoint, dial: Dial | None = None, *, parallelism: int) -> None:
+        """`dial` opens the connections; without it, `endpoint` is tcp and docker-py does."""
         self.endpoint = endpoint.url
         self._live: weakref.WeakSet[DockerPyResponse] = weakref.WeakSet()
+        self._closed = False
+        tls = tls_config(endpoint.tls)
         try:
-            self._client = APIClient(endpoint.url, version=_BASE_VERSION, tls=tls_config(endpoint.tls), timeout=None)
+            self._client = APIClient(_DIALLED if dial else endpoint.url, version=_BASE_VERSION, tls=tls, timeout=None)
         except DockerException as error:
             raise Unsupported(f"connecting to {endpoint}", str(error), help="check the address") from error
         # Once instead of at each request; and no .netrc, whose passwords are not meant for an engine.
-        self._client.proxies = get_environ_proxies(self._client.base_url)
+        self._client.proxies = {} if dial else get_environ_proxies(self._client.base_url)
         self._client.trust_env = False
+        # Without this, requests reads where a redirect leads to, and all of its body.
+        self._client.get_redirect_target = lambda resp: None
         # Else the engine compresses archives, which would then be no tar.
         self._client.headers["Accept-Encoding"] = "identity"
+        size = max(10, parallelism)
+        adapter = _Dialling(dial, size) if dial else HTTPAdapter(pool_connections=1, pool_maxsize=size)
         for scheme in ("http://", "https://"):
-            self._client.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=max(10, parallelism)))
+            self._client.mount(scheme, adapter)
 
     def request(
         self,
@@ -285,8 +328,10 @@ class DockerPyTransport:
         upgrade: bool,
         stream: bool,
     ) -> DockerPyResponse:
-        """See Transport. `timeout` bounds each wait for bytes, as requests has it; none after a stream's head."""
+        """See Transport. A head that drips in is bounded by `timeout` for each of its pieces, as requests has it."""
+        deadline = None if timeout is None else time.monotonic() + timeout
         fields = {**headers, "Connection": "Upgrade", "Upgrade": "tcp"} if upgrade else dict(headers)
+        checked(target, fields)
         try:
             response = self._send(method, target, fields, body, timeout)
         except Broken:
@@ -295,7 +340,8 @@ class DockerPyTransport:
             response = self._send(method, target, fields, body, timeout)  # a kept connection that had ended
         if stream and (sock := getattr(getattr(response.raw._fp, "fp", None), "raw", None)):
             sock._sock.settimeout(None)
-        found = DockerPyResponse(response, upgraded=upgrade and response.status_code in (101, 200))
+        upgraded = upgrade and response.status_code in (101, 200)
+        found = DockerPyResponse(response, upgraded=upgraded, deadline=None if stream else deadline)
         self._live.add(found)
         return found
 
@@ -307,8 +353,8 @@ class DockerPyTransport:
         body: bytes | Iterable[bytes] | None,
         timeout: float | None,
     ) -> Any:
-        from requests.exceptions import RequestException
-
+        if self._closed:
+            raise Unreachable(CLOSED)
         try:
             return self._client.request(
                 method,
@@ -319,7 +365,7 @@ class DockerPyTransport:
                 stream=True,
                 allow_redirects=False,
             )
-        except (RequestException, OSError) as error:
+        except (requests.exceptions.RequestException, OSError) as error:
             raise _translated(error) from error
 
     def get_all(self, targets: Sequence[str], *, timeout: float) -> tuple[tuple[int, bytes], ...]:
@@ -331,11 +377,12 @@ class DockerPyTransport:
         return tuple(found)
 
     def peer_pid(self) -> None:
-        """See Transport: tcp does not tell."""
+        """See Transport: neither tcp nor ssh tells."""
         return None
 
     def close(self) -> None:
         """End all connections whose answer has begun, and the idle ones."""
+        self._closed = True
         for response in list(self._live):
             response.close()
         self._client.close()

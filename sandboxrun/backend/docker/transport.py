@@ -5,8 +5,15 @@ Owns the shape of a request's answer and the three ways in which carrying it can
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
+
+PIECE = 64 * 1024
+MAX_WHOLE = 256 * 1024 * 1024  # bytes of a body that is read into memory
+CLOSED = "the connection to the engine was closed by this process"
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
 
 
 class TransportError(Exception):
@@ -27,6 +34,20 @@ class Broken(TransportError):
 
 class TimedOut(TransportError):
     """No (complete) answer within the time given."""
+
+
+def checked(target: str, headers: Mapping[str, str]) -> None:
+    """Raises ValueError for what would end a line of a request's head."""
+    if any(map(_CONTROL.search, (target, *headers, *headers.values()))):
+        raise ValueError("a request's head cannot hold control characters")
+
+
+def seconds_left(deadline: float) -> float:
+    """Until the monotonic clock is at `deadline`. Raises TimedOut when it was."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimedOut("no answer in time")
+    return left
 
 
 class Connection(Protocol):

@@ -58,6 +58,7 @@ def apply(
     PLANFILE, from plan --out, is carried out exactly as shown, or refused if anything has changed since. With --wait
     the exit code is the agents' own.
     """
+    from sandboxrun.backend.docker.connect import import_ahead
     from sandboxrun.errors import UsageError
     from sandboxrun.plan.planner import Options
 
@@ -67,6 +68,7 @@ def apply(
     if refresh_only and (replace or rerun or wait or verifying):
         raise UsageError("--refresh-only changes nothing: --replace, --rerun, --wait and --verify do not go with it")
     chosen = Options(targets=targets, replace=replace, rerun=rerun, refresh_only=refresh_only)
+    import_ahead()
     profile, saved = _profile(given, planfile, chosen)
     from sandboxrun.cli.changing import Telling
     from sandboxrun.cli.confirming import Asking

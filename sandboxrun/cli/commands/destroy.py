@@ -28,12 +28,14 @@ def destroy(
     talk: opt.Talk,
 ) -> int:
     """Save all evidence of the project, then remove its sandboxes. Asks first, unless -y."""
+    from sandboxrun.backend.docker.connect import import_ahead
     from sandboxrun.cli.changing import Telling
     from sandboxrun.cli.confirming import Asking
     from sandboxrun.cli.project import load_profile, open_engine, open_store
     from sandboxrun.cli.signals import CleanStop
 
     opt.check_json_asks_nobody(as_json, yes)
+    import_ahead()
     profile = load_profile(given)
     from sandboxrun.lifecycle import apply as converge
 

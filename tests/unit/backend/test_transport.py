@@ -1,0 +1,590 @@
+"""What carries requests, on every route, against peers that end, stall, or say something else than HTTP.
+
+The peers are scripts on a socket: a real engine cannot be made to misbehave so. Questions and changes are both asked,
+for on a local socket they go different ways.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.connect import Endpoint, open_transport
+from sandboxrun.backend.docker.docker_py import DockerPyTransport
+from sandboxrun.backend.docker.local import LocalTransport
+from sandboxrun.backend.docker.transport import Transport
+from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound, Unsupported
+from tests.engine.forwarders import ssh_command
+
+Script = Callable[[socket.socket, int], None]
+Peer = Callable[[Script], Engine]
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+CHUNKS = st.binary(max_size=200).map(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".__add__)
+UPGRADED = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+
+
+def until_end_of_head(client: socket.socket) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data and (piece := client.recv(65536)):
+        data += piece
+    return data
+
+
+@pytest.fixture(params=["unix", "tcp", "ssh"])
+def route(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def peer(route: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
+    """Gives an engine behind which a script serves each connection: it gets the socket and the connection's number."""
+    with contextlib.ExitStack() as stack:
+
+        def make(script: Script) -> Engine:
+            listener, url = listen(route, tmp_path / f"s{time.monotonic_ns()}")
+            stack.enter_context(listener)
+            stack.callback(listener.shutdown, socket.SHUT_RDWR)
+
+            def serve(client: socket.socket, number: int) -> None:
+                with client, contextlib.suppress(OSError):
+                    script(client, number)
+
+            def accept() -> None:
+                with contextlib.suppress(OSError):
+                    for number in itertools.count():
+                        threading.Thread(target=serve, args=(listener.accept()[0], number), daemon=True).start()
+
+            threading.Thread(target=accept, daemon=True).start()
+            endpoint = Endpoint(url=url, origin="a test")
+            return stack.enter_context(Engine(open_transport(endpoint, parallelism=2), api_version="1.41"))
+
+        def listen(route: str, path: Path) -> tuple[socket.socket, str]:
+            if route == "tcp":
+                listener = socket.create_server(("127.0.0.1", 0))
+                return listener, f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(path))
+            listener.listen()
+            if route == "unix":
+                return listener, f"unix://{path}"
+            folder = ssh_command(path.with_suffix(".bin"), str(path))
+            monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+            return listener, "ssh://me@engine.example.com"
+
+        yield make
+
+
+def test_a_kept_connection_is_used_again(peer: Peer) -> None:
+    numbers: list[int] = []
+
+    def script(client: socket.socket, number: int) -> None:
+        while until_end_of_head(client):
+            numbers.append(number)
+            client.sendall(OK)
+
+    engine = peer(script)
+    for _ in range(3):
+        assert engine.info() == {}
+    assert numbers == [0, 0, 0]
+
+
+def test_a_get_is_sent_once_more_when_a_kept_connection_ended(peer: Peer) -> None:
+    heads: list[bytes] = []
+
+    def script(client: socket.socket, number: int) -> None:
+        heads.append(until_end_of_head(client))
+        client.sendall(OK)
+        if number == 0:
+            heads.append(until_end_of_head(client))  # takes the second request, and ends without an answer
+
+    engine = peer(script)
+    assert engine.info() == {}
+    assert engine.info() == {}
+    assert len(heads) == 3
+
+
+def test_a_post_is_never_sent_twice(peer: Peer) -> None:
+    heads: list[bytes] = []
+
+    def script(client: socket.socket, number: int) -> None:
+        while head := until_end_of_head(client):
+            heads.append(head)
+            if len(heads) == 3:
+                return
+            client.sendall(OK)
+
+    engine = peer(script)
+    engine.info()
+    engine.start_container("a")
+    with pytest.raises(EngineUnreachable, match="starting container a: the connection ended without") as raised:
+        engine.start_container("a")
+    assert raised.value.maybe_done
+    assert [head.split(b" ")[0] for head in heads] == [b"GET", b"POST", b"POST"]
+
+
+@pytest.mark.parametrize("route", ["unix", "tcp"], indirect=True)  # through ssh, the end is seen a moment later
+def test_a_connection_that_ended_while_idle_carries_nothing(peer: Peer) -> None:
+    heads: list[bytes] = []
+    ended = threading.Event()
+
+    def script(client: socket.socket, number: int) -> None:
+        heads.append(until_end_of_head(client))
+        client.sendall(OK)
+        client.close()
+        ended.set()
+
+    engine = peer(script)
+    for ask in (engine.info, partial(engine.start_container, "a"), partial(engine.start_container, "a")):
+        ended.clear()
+        ask()
+        assert ended.wait(30)
+    assert [head.split(b" ")[0] for head in heads] == [b"GET", b"POST", b"POST"]
+
+
+def test_connection_close_is_heeded(peer: Peer) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"n": %d}' % number)
+
+    engine = peer(script)
+    assert [engine.info()["n"] for _ in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"])
+def test_a_stalling_engine_is_given_up(peer: Peer, said: bytes) -> None:
+    done = threading.Event()
+
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(said)
+        done.wait(60)
+
+    engine = peer(script)
+    with pytest.raises(EngineTimeout, match="trying: no answer in time"):
+        engine.request("GET", "/x", operation="trying", timeout=0.1).read()
+    done.set()
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (b"hello\r\n\r\n", "the answer is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{", "the connection ended before the answer did"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{", "the engine's answer is not JSON"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "the engine's answer is not a JSON object"),
+    ],
+)
+def test_nonsense_is_named(peer: Peer, said: bytes, message: str) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(said)
+
+    with pytest.raises(EngineError, match=f"asking the engine about itself: {message}"):
+        peer(script).info()
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        (b'{"message": "no such thing."}', "no such thing"),
+        (b"plain words\n", "plain words"),
+        (b"[1]", "[1]"),
+        (b'{"message": 5}', '{"message": 5}'),
+    ],
+)
+def test_error_bodies(peer: Peer, body: bytes, cause: str) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    with pytest.raises(NotFound) as raised:
+        peer(script).info()
+    assert (raised.value.cause, raised.value.status) == (cause, 404)
+
+
+def test_an_engine_that_stops_taking_a_body_is_heard(peer: Peer) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nno, a")
+
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield b"x" * 65536
+
+    with pytest.raises(NotFound, match="sending: no, a"):
+        peer(script).request("PUT", "/x", operation="sending", body=endless())
+
+
+def test_a_stream_ends_for_its_reader_when_another_thread_closes_it(peer: Peer) -> None:
+    done = threading.Event()
+
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{}\n\r\n")
+        done.wait(60)
+
+    engine = peer(script)
+    stream = engine.events()
+    assert next(stream) == {}
+    threading.Timer(0.05, stream.close).start()
+    assert list(stream) == []
+    stream.close()
+    done.set()
+
+
+def test_closing_the_engine_ends_its_streams(peer: Peer) -> None:
+    done = threading.Event()
+
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{}\n\r\n")
+        done.wait(60)
+
+    engine = peer(script)
+    stream = engine.events()
+    assert next(stream) == {}
+    threading.Timer(0.05, engine.close).start()
+    assert list(stream) == []
+    with pytest.raises(EngineUnreachable, match="closed by this process"):
+        engine.info()
+    done.set()
+
+
+@pytest.mark.parametrize(
+    ("version", "agreed"), [("1.41", "1.41"), ("1.51", "1.51"), ("1.60", "1.51"), ("2.0", "1.51"), ("1.44", "1.44")]
+)
+def test_the_version_that_both_know(peer: Peer, version: str, agreed: str) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(b"HTTP/1.1 200 OK\r\nApi-Version: %b\r\nContent-Length: 2\r\n\r\nOK" % version.encode())
+
+    engine = Engine(peer(script).transport)
+    assert engine.api_version == agreed
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        (b"Api-Version: 1.40", "the engine speaks API 1.40, and 1.41 is the oldest that will do"),
+        (b"Api-Version: x", "is not a container engine"),
+        (b"Server: other", "is not a container engine"),
+    ],
+)
+def test_engines_that_will_not_do(peer: Peer, field: bytes, message: str) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(b"HTTP/1.1 200 OK\r\n%b\r\nContent-Length: 2\r\n\r\nOK" % field)
+
+    with pytest.raises(Unsupported, match=message):
+        _ = Engine(peer(script).transport).api_version
+
+
+def test_a_clock_that_is_not_told(peer: Peer) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(OK)
+
+    with pytest.raises(EngineError, match="does not tell the time"):
+        peer(script).clock()
+
+
+def test_control_characters_never_get_into_a_head(peer: Peer) -> None:
+    engine = peer(lambda client, number: None)
+    with pytest.raises(ValueError, match="control characters"):
+        engine.request("GET", "/x\r\nHost: other", operation="trying")
+
+
+def test_a_head_goes_out_as_it_should(peer: Peer) -> None:
+    heads: list[bytes] = []
+
+    def script(client: socket.socket, number: int) -> None:
+        while head := until_end_of_head(client):
+            heads.append(head)
+            client.sendall(OK)
+
+    engine = peer(script)
+    engine.info()
+    engine.start_container("a")
+    lines = heads[0].split(b"\r\n")
+    assert lines[0] == b"GET /v1.41/info HTTP/1.1"
+    assert b"Accept-Encoding: identity" in lines  # else archives come compressed
+    assert heads[1].startswith(b"POST /v1.41/containers/a/start HTTP/1.1\r\n")
+
+
+def test_netrc_and_redirects_are_not_followed(
+    peer: Peer, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path_factory.mktemp("home") / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    heads: list[bytes] = []
+
+    def script(client: socket.socket, number: int) -> None:
+        heads.append(until_end_of_head(client))
+        client.sendall(b"HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 6\r\n\r\nmoved!")
+
+    with pytest.raises(EngineError, match="itself: moved!"):
+        peer(script).info()
+    assert b"Authorization" not in heads[0]
+
+
+def test_an_upgrade_with_bytes_right_after_the_head(peer: Peer) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nearly")
+        assert client.recv(100) == b"input"
+        client.sendall(b"late")
+
+    with peer(script).attach_terminal("a") as terminal:
+        assert terminal.recv(2) == b"ea"
+        assert terminal.pending()
+        assert terminal.recv(100) == b"rly"
+        assert not terminal.pending()
+        assert terminal.send(b"input") == 5
+        assert terminal.recv() == b"late"
+        assert terminal.recv() == b""
+
+
+def test_an_upgrade_that_was_refused(peer: Peer) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(b'HTTP/1.1 409 Conflict\r\nContent-Length: 18\r\n\r\n{"message": "no."}')
+
+    with pytest.raises(EngineError, match=r"attaching to container a: no$") as raised:
+        peer(script).attach_terminal("a")
+    assert raised.value.status == 409
+
+
+def test_a_large_input_waits_until_it_is_taken(peer: Peer) -> None:
+    size = 4_000_000
+    taken: list[int] = []
+
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+        while sum(taken) < size:
+            taken.append(len(client.recv(65536)))
+
+    with peer(script).attach_terminal("a") as terminal:
+        assert terminal.send(b"x" * size) == size
+        assert terminal.recv() == b""
+    assert sum(taken) == size
+
+
+def ids_in(heads: bytes) -> list[bytes]:
+    return [line.split(b"/")[3] for line in heads.split(b"\r\n") if line.startswith(b"GET")]
+
+
+def answer_to(id: bytes, fields: bytes = b"") -> bytes:
+    body = b'{"Id": "%b"}' % id
+    return b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b" % (fields, len(body), body)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (b"", "the connection ended without an answer"),
+        (b"HTTP/1.1 500 Oh\r\nContent-Length: 4\r\n\r\noops", "oops"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "the engine's answer is not a JSON object"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno", "the engine's answer is not JSON"),
+    ],
+)
+def test_several_gets_that_fail(peer: Peer, said: bytes, message: str) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(said)
+
+    with pytest.raises(EngineError, match=f"inspecting 2 containers: {message}"):
+        peer(script).inspect_containers(["a", "b"])
+
+
+def test_an_end_in_the_middle_of_a_kept_connection_is_no_failure(peer: Peer) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        id = ids_in(until_end_of_head(client))[0]
+        client.sendall(answer_to(id))
+        if number == 0:
+            until_end_of_head(client)  # the second batch, never answered
+
+    engine = peer(script)
+    assert len(engine.inspect_containers(["a"])) == 1
+    assert len(engine.inspect_containers(["b"])) == 1
+
+
+WAYS = pytest.mark.parametrize("method", ["GET", "POST"])
+
+
+def saying(said: bytes) -> Script:
+    """A peer that says the same to everything, and ends."""
+
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(said)
+
+    return script
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (b"", "the connection ended without an answer"),
+        (b"SSH-2.0-OpenSSH_9\r\n", "the answer is not HTTP"),
+        (b"HTTP/1.1 2x OK\r\n\r\n", "the answer is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nA: " + b"a" * 70000, "the answer is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 300, "the answer is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab", "the connection ended before the answer did"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "the connection ended before the answer did"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\nab", "the connection ended before the answer"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n", "the connection ended before the answer"),
+    ],
+)
+def test_what_is_no_whole_answer(peer: Peer, method: str, said: bytes, message: str) -> None:
+    with pytest.raises(EngineUnreachable, match=f"trying: {message}"):
+        peer(saying(said)).request(method, "/x", operation="trying").read()
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("said", "body"),
+    [
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", b"hi"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 200_000, b"x" * 200_000),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\nhi\r\n0\r\nx: y\r\n\r\n", b"hi"),
+        (b"HTTP/1.1 204 No Content\r\n\r\nleft", b""),
+        (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\nleft", b""),
+    ],
+)
+def test_where_a_body_ends(peer: Peer, method: str, said: bytes, body: bytes) -> None:
+    assert peer(saying(said)).request(method, "/x", operation="trying").read() == body
+
+
+@WAYS
+def test_a_huge_body_is_given_up(peer: Peer, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("local", "docker_py"):
+        monkeypatch.setattr(f"sandboxrun.backend.docker.{module}.MAX_WHOLE", 1000)
+    endless = b"HTTP/1.1 500 Oh\r\n\r\n" + b"x" * 200_000
+    with pytest.raises(EngineError, match="the answer is longer than 1000 bytes"):
+        peer(saying(endless)).request(method, "/x", operation="trying").read()
+
+
+@WAYS
+def test_a_body_that_drips_is_given_up(peer: Peer, method: str) -> None:
+    """The time is for all of an answer, not for each of its pieces."""
+
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            client.sendall(b"x")
+            time.sleep(0.02)
+
+    engine = peer(script)
+    with pytest.raises(EngineTimeout, match="trying: no answer in time"):
+        engine.request(method, "/x", operation="trying", timeout=1).read()
+
+
+def test_an_error_in_answer_to_head(peer: Peer) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        while until_end_of_head(client):
+            client.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 30\r\n\r\n")
+
+    engine = peer(script)
+    for _ in range(3):
+        with pytest.raises(NotFound, match="looking at /x in container a"):
+            engine.stat_archive("a", "/x")
+
+
+def test_a_connection_serves_one_request_at_a_time(peer: Peer) -> None:
+    """Answers that are closed and read in other threads never end what carries another request."""
+
+    def script(client: socket.socket, number: int) -> None:
+        while until_end_of_head(client):
+            client.sendall(OK)
+
+    engine, failures = peer(script), list[BaseException]()
+
+    def work() -> None:
+        try:
+            for _ in range(50):
+                answer = engine.request("POST", "/x", operation="trying")
+                assert answer.read() == b"{}"
+                answer.close()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_what_goes_over_docker_py(peer: Peer, route: str) -> None:
+    heads: list[bytes] = []
+
+    def script(client: socket.socket, number: int) -> None:
+        while head := until_end_of_head(client):
+            heads.append(head)
+            client.sendall(OK)
+
+    engine = peer(script)
+    for method in ("POST", "PUT", "DELETE", "GET", "HEAD"):
+        if method != "HEAD":
+            engine.request(method, "/x", operation="trying", stream=True).read()
+        engine.request(method, "/x", operation="trying").close()
+    past = [head.split(b" ")[0] for head in heads if b"User-Agent: docker-sdk-python/" not in head]
+    assert past == ([b"GET", b"HEAD"] if route == "unix" else [])
+
+
+def test_a_question_to_a_local_engine_does_without_docker_py(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client:
+                while until_end_of_head(client):
+                    client.sendall(b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\n{}")
+
+        threading.Thread(target=serve, daemon=True).start()
+        program = (
+            "import sys; from sandboxrun.backend.docker.connect import connect\n"
+            f"connect('unix://{path}').info(); print(sorted({{'docker', 'requests', 'urllib3'}} & sys.modules.keys()))"
+        )
+        assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("carrier", [LocalTransport, DockerPyTransport])
+@given(said=st.binary(max_size=400) | st.binary(max_size=200).map(b"HTTP/1.1 200 OK\r\n".__add__) | CHUNKS)
+def test_any_bytes_are_an_answer_or_an_error(carrier: Callable[..., Transport], said: bytes) -> None:
+    ends: list[socket.socket] = []
+
+    def dial(timeout: float | None) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        theirs.sendall(said)
+        theirs.shutdown(socket.SHUT_WR)
+        ends.append(theirs)
+        return ours
+
+    transport = carrier(Endpoint(url="unix:///none", origin="a test"), dial, parallelism=2)
+    with Engine(transport, api_version="1.41") as engine, contextlib.suppress(EngineError):
+        assert len(engine.request("GET", "/x", operation="trying", timeout=10).read()) <= len(said)
+    for end in ends:
+        end.close()
