@@ -80,12 +80,26 @@ class _Dialling(HTTPAdapter):
     def __init__(self, dial: Dial, size: int) -> None:
         super().__init__()
         self._pool = HTTPConnectionPool("docker", maxsize=size)
-        self._pool.ConnectionCls = partial(_Dialled, dial)  # type: ignore[assignment]
+        self._pool.ConnectionCls = partial(_Dialled, self._noted(dial))  # type: ignore[assignment]
+        self._lock = threading.Lock()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def _noted(self, dial: Dial) -> Dial:
+        def noted(timeout: float | None) -> socket.socket:
+            sock = dial(timeout)
+            with self._lock:
+                self._sockets.add(sock)
+            return sock
+
+        return noted
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
         return self._pool
 
     def close(self) -> None:
+        with self._lock:
+            for sock in list(self._sockets):  # those too whose answer is still waited for
+                shut(sock)
         self._pool.close()
 
 
@@ -298,6 +312,7 @@ class DockerPyTransport:
     def __init__(self, endpoint: Endpoint, dial: Dial | None = None, *, parallelism: int) -> None:
         """`dial` opens the connections; without it, `endpoint` is tcp and docker-py does."""
         self.endpoint = endpoint.url
+        self._lock = threading.Lock()
         self._live: weakref.WeakSet[DockerPyResponse] = weakref.WeakSet()
         self._closed = False
         tls = tls_config(endpoint.tls)
@@ -342,7 +357,11 @@ class DockerPyTransport:
             sock._sock.settimeout(None)
         upgraded = upgrade and response.status_code in (101, 200)
         found = DockerPyResponse(response, upgraded=upgraded, deadline=None if stream else deadline)
-        self._live.add(found)
+        with self._lock:
+            self._live.add(found)
+            closed = self._closed
+        if closed:
+            found.close()
         return found
 
     def _send(
@@ -381,8 +400,10 @@ class DockerPyTransport:
         return None
 
     def close(self) -> None:
-        """End all connections whose answer has begun, and the idle ones."""
-        self._closed = True
-        for response in list(self._live):
+        """End all connections. Over tcp, one whose answer has not begun ends with it, or in its time."""
+        with self._lock:
+            self._closed = True
+            live = list(self._live)
+        for response in live:
             response.close()
         self._client.close()

@@ -497,6 +497,28 @@ def test_a_body_that_drips_is_given_up(peer: Peer, method: str) -> None:
         engine.request(method, "/x", operation="trying", timeout=1).read()
 
 
+@WAYS
+@pytest.mark.parametrize("route", ["unix", "ssh"], indirect=True)
+def test_closing_the_engine_ends_what_waits_for_an_answer(peer: Peer, method: str) -> None:
+    asked, done = threading.Event(), threading.Event()
+
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        asked.set()
+        done.wait(60)
+
+    engine = peer(script)
+
+    def close() -> None:
+        asked.wait(60)
+        engine.close()
+
+    threading.Thread(target=close).start()
+    with pytest.raises(EngineUnreachable, match="trying: the connection"):
+        engine.request(method, "/x", operation="trying", timeout=None).read()
+    done.set()
+
+
 def test_an_error_in_answer_to_head(peer: Peer) -> None:
     def script(client: socket.socket, number: int) -> None:
         while until_end_of_head(client):
