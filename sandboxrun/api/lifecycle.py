@@ -52,7 +52,7 @@ from typing import TYPE_CHECKING
 from sandboxrun.api.sandbox import Held
 from sandboxrun.backend.docker.codec import observe, observe_companion
 from sandboxrun.backend.docker.observe import own_networks, own_volumes
-from sandboxrun.backend.docker.owned import own_containers
+from sandboxrun.backend.docker.owned import own_containers, own_sandboxes
 from sandboxrun.backend.errors import NotFound
 from sandboxrun.backend.owner import this_process
 from sandboxrun.backend.session import Made, Session
@@ -496,7 +496,7 @@ class Lifecycle:
             if held.removed or not isinstance(self._now(held).state, Running):
                 raise UsageError(Diagnostic(message=f"{sandbox.address} does not run", help="start it first"))
             inspect = engine.inspect_container(held.observed.id)
-            config = engine.image_config(str(inspect["Image"]))
+            config = engine.image_config(held.observed.image_id)
             observed = observe(inspect, profile.names, config)
             now = Image(reference=sandbox.spec.image, config=config)
             return look_at(engine, profile, observed, sandbox.spec, now, {})
@@ -589,17 +589,14 @@ class Lifecycle:
         wanted: dict[str, str | None] = {labels.ONE_OFF: "1"}
         if name is not None:
             wanted[labels.SANDBOX] = name
-        engine = self._service.engine
-        mine = own_containers(engine, self._service.project, more=wanted)
-        found = engine.inspect_containers([str(c["Id"]) for c in mine])
+        found = own_sandboxes(self._service.engine, Names(project=self._service.project), more=wanted)
         with self._table:
             held = dict(self._held)
-        return [held.get(str(answer["Id"])) or self._adopt(answer) for answer in found]
+        return [held.get(observed.id) or self._adopt(observed) for observed in found]
 
-    def _adopt(self, answer: Mapping[str, object]) -> Held:
+    def _adopt(self, observed: ObservedSandbox) -> Held:
         """A sandbox that another process made, by its labels."""
         service, names = self._service, Names(project=self._service.project)
-        observed = observe(answer, names, None)
         sandbox = DeclaredSandbox(
             address=observed.address,
             sandbox=observed.address,

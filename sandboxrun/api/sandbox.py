@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 from collections.abc import Callable
 from typing import TYPE_CHECKING, overload
 
-from sandboxrun.backend.docker.codec import read_state
 from sandboxrun.backend.errors import EngineTimeout, NotFound
 from sandboxrun.errors import ApplyError
 from sandboxrun.spec.state import Created, ObservedSandbox, Running
@@ -369,10 +368,10 @@ class Sandbox:
         if self._held.removed:
             return "removed"
         try:
-            answer = self._service.engine.inspect_container(self.id)
+            state = self._service.engine.state(self.id)
         except NotFound:
             return "removed"
-        match read_state(answer.get("State") or {}):
+        match state:
             case Created():
                 return "created"
             case Running(paused=paused):

@@ -198,9 +198,12 @@ class Fake:
             return frozenset(id for id, box in world.boxes.items() if box.labels.get(labels.PROJECT) == project)
 
     def image(self, reference: str) -> Mapping[str, Any] | None:
-        with self.reached(f"inspecting image {reference}") as world:
-            found = next((i for name, i in world.images.items() if reference in (name, i.id)), None)
+        found = self.image_config(reference)
         return {"Id": found.id} if found is not None else None
+
+    def image_config(self, reference: str) -> ImageConfig | None:
+        with self.reached(f"inspecting image {reference}") as world:
+            return next((i for name, i in world.images.items() if reference in (name, i.id)), None)
 
     def observe(
         self, profile: Profile, store: Any, *, workspaces: bool = False, events: Events | None = None
@@ -268,7 +271,7 @@ class Fake:
             one_off=labels.ONE_OFF in own,
             owner=own.get(labels.OWNER),
             labels=freeze(own),
-            inspect=freeze(box.document()),
+            document=freeze(box.document()),
         )
 
     def _live(self, box: Box) -> SandboxSpec:

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from sandboxrun.backend.docker.codec import observe
-from sandboxrun.backend.docker.owned import own_containers
+from sandboxrun.backend.docker.owned import own_sandboxes
 from sandboxrun.errors import UsageError, did_you_mean, quoted
-from sandboxrun.spec import labels
 from sandboxrun.spec.state import ObservedSandbox
 
 if TYPE_CHECKING:
@@ -26,16 +24,9 @@ def matches(address: str, names: Iterable[str]) -> bool:
 
 def observed(engine: Engine, profile: Profile) -> tuple[ObservedSandbox, ...]:
     """The project's containers, in the profile's order, those it does not declare last."""
-    found = own_containers(engine, profile.project)
-    ids = [str(c["Id"]) for c in found if labels.ROLE not in labels.read(c.get("Labels"))]
-    seen = [observe(answer, profile.names, None) for answer in engine.inspect_containers(ids)]
+    seen = own_sandboxes(engine, profile.names)
     order = {sandbox.address: n for n, sandbox in enumerate(profile.sandboxes)}
-    return tuple(sorted(seen, key=lambda o: (order.get(o.address, len(order)), o.address, o.one_off, created(o))))
-
-
-def created(sandbox: ObservedSandbox) -> str:
-    """When the container was made, as the engine writes it."""
-    return str(sandbox.inspect.get("Created") or "")
+    return tuple(sorted(seen, key=lambda o: (order.get(o.address, len(order)), o.address, o.one_off, o.created)))
 
 
 def check_names(names: tuple[str, ...], addresses: Iterable[str]) -> None:

@@ -15,7 +15,7 @@ from uuid import uuid4
 import attrs
 
 from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.codec import taken_by
+from sandboxrun.backend.docker.codec import addresses_of, taken_by
 from sandboxrun.errors import ExitCode, SandboxrunError
 from sandboxrun.gateway.subnets import candidates
 from sandboxrun.lifecycle.apply import ApplySettings
@@ -159,9 +159,7 @@ class Prober:
         return DeclaredSandbox(address=f"{WEAK}-{part}", sandbox=WEAK, each=None, name=name, spec=spec)
 
     def _addresses(self, container: str) -> tuple[str, ...]:
-        networks = (self._engine.inspect_container(container).get("NetworkSettings") or {}).get("Networks") or {}
-        found = (str((endpoint or {}).get("IPAddress") or "") for endpoint in networks.values())
-        return tuple(sorted(filter(None, found)))
+        return addresses_of(self._engine.inspect_container(container))
 
     def signal(self, name: str) -> None:
         """End what runs at once; the verification then raises Interrupted."""

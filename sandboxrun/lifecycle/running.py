@@ -519,7 +519,7 @@ def verify_running(engine: Engine, profile: Profile, store: Store, names: tuple[
     chosen = _chosen(live, names, profile)
     order = {sandbox.address: n for n, sandbox in enumerate(profile.sandboxes)}
     chosen.sort(key=lambda o: (order.get(o.address, len(order)), o.address, o.one_off, o.name))
-    spaces = {o.id: _namespaces(o.inspect, label(o)) for o in live}
+    spaces = {o.id: _namespaces(o.document, label(o)) for o in live}
     found: list[Finding] = []
     for observed in chosen:
         others = {link: whose for id, links in spaces.items() if id != observed.id for link, whose in links.items()}
@@ -552,10 +552,10 @@ def look_at(
     )
     looked = Looked(
         spec=spec,
-        outside=look(engine, observed.inspect, others),
+        outside=look(engine, observed.document, others),
         accounts=_accounts(engine, observed.id, spec),
         devices=frozenset(device_numbers(device.source for device in spec.devices)),
-        volumes=frozenset((observed.inspect.get("Config") or {}).get("Volumes") or ()),
+        volumes=frozenset((observed.document.get("Config") or {}).get("Volumes") or ()),
     )
     return (
         *shown,

@@ -93,7 +93,8 @@ class ObservedSandbox:
     one_off: bool
     owner: str | None
     labels: Mapping[str, str]
-    inspect: Mapping[str, Any] = attrs.field(repr=False, eq=False)
+    created: str = ""  # when it was made, as the engine writes it
+    document: Mapping[str, Any] = attrs.field(repr=False, eq=False)  # the engine's own answer: its backend's to read
 
     @property
     def base(self) -> str:

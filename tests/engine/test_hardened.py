@@ -67,7 +67,7 @@ def test_a_sandbox_that_says_nothing_is_closed(world: World, options: dict[str, 
     """Without a base, with the closed one, and with one that stands on it."""
     declared = world.profile({"a": options})
     world.apply(declared)
-    inspect = world.observed(declared, "a").inspect
+    inspect = world.observed(declared, "a").document
     host = inspect["HostConfig"]
     # null and [] are the same to the engine, which writes either
     seen = {field: host.get(field) or type(wanted)() for field, wanted in HARDENED.items()}
@@ -96,7 +96,7 @@ MORE_OPEN: Mapping[str, Mapping[str, Any]] = {
 def test_a_container_that_is_more_open_than_its_labels_say_is_replaced(key: str, world: World) -> None:
     declared = world.profile({"a": {}})
     world.apply(declared)
-    inspect = world.observed(declared, "a").inspect
+    inspect = world.observed(declared, "a").document
     world.engine.remove_container(inspect["Id"], force=True)
     donor = world.engine.create_container(f"{world.project}-donor", {"Image": inspect["Config"]["Image"]})
     more = {field: [donor.id] if value == ["{donor}"] else value for field, value in MORE_OPEN[key].items()}

@@ -59,7 +59,7 @@ def test_what_is_mounted_over_them_is_all_there_is(world: World) -> None:
     world.environment["KEY"] = "value"
     world.apply(profile)
     observed = world.observed(profile, "a")
-    assert {mount["Type"] for mount in observed.inspect["Mounts"] if mount["Destination"] == "/data"} <= {"tmpfs"}
+    assert {mount["Type"] for mount in observed.document["Mounts"] if mount["Destination"] == "/data"} <= {"tmpfs"}
     code, said = world.run(observed.id, "dd", "if=/dev/zero", "of=/data/x", "bs=1M", "count=2")
     assert code != 0 and "No space left" in said
     assert world.plan(profile).empty
@@ -75,7 +75,7 @@ def test_one_that_the_engine_made_is_seen(world: World) -> None:
     more = {"Type": "volume", "Name": "c" * 64, "Source": "/c", "Destination": "/data", "RW": True}
     from sandboxrun.backend.docker.codec import observe
 
-    seen = observe({**observed.inspect, "Mounts": [more]}, profile.names, None)
+    seen = observe({**observed.document, "Mounts": [more]}, profile.names, None)
     assert seen.spec.volumes == (Mount(type="volume", source=f"engine:{'c' * 64}", target="/data"),)
 
 

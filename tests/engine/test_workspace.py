@@ -170,12 +170,12 @@ def test_what_is_not_really_mounted_is_told(world: World) -> None:
     profile = profile_of(world)
     world.apply(profile)
     observed = world.observed(profile, "a")
-    mounts = observed.inspect["Mounts"]
+    mounts = observed.document["Mounts"]
     from sandboxrun.backend.docker.codec import observe
 
     for gone in (".git", ".sandboxrun"):
         left = [mount for mount in mounts if mount["Destination"] != f"/workspace/{gone}"]
-        seen = observe({**observed.inspect, "Mounts": left}, profile.names, None)
+        seen = observe({**observed.document, "Mounts": left}, profile.names, None)
         assert seen.spec.workspace is not None and observed.spec.workspace is not None
         assert set(observed.spec.workspace.protected) - set(seen.spec.workspace.protected) == {gone}
         assert seen.spec.volumes == ()

@@ -149,7 +149,8 @@ def _observe(
         one_off=labels.ONE_OFF in own,
         owner=own.get(labels.OWNER),
         labels=freeze(own),
-        inspect=inspect,
+        created=str(inspect.get("Created") or ""),
+        document=inspect,
     )
 
 
@@ -157,6 +158,12 @@ def _deadline(spec: SandboxSpec, created: datetime | None) -> datetime | None:
     """When a sandbox may be collected whose `lifetime` was changed while it ran."""
     ttl = spec.lifetime.ttl
     return created + timedelta(microseconds=ttl / 1000) if ttl is not None and created is not None else None
+
+
+def addresses_of(inspect: Mapping[str, Any]) -> tuple[str, ...]:
+    """The addresses that a container has now on its networks."""
+    networks = (inspect.get("NetworkSettings") or {}).get("Networks") or {}
+    return tuple(sorted(filter(None, (str((of or {}).get("IPAddress") or "") for of in networks.values()))))
 
 
 def read_state(state: Mapping[str, Any]) -> State:

@@ -141,7 +141,7 @@ def snapshot_after_run(engine: Engine, profile: Profile, names: Iterable[str]) -
 
 def _with_endings(engine: Engine, sandboxes: tuple[ObservedSandbox, ...]) -> tuple[ObservedSandbox, ...]:
     """What the engine says of how those ended that have."""
-    ended = {o.id: o.inspect["State"] for o in sandboxes if isinstance(o.state, Ended)}
+    ended = {o.id: o.document["State"] for o in sandboxes if isinstance(o.state, Ended)}
     if not ended:
         return sandboxes
     from sandboxrun.backend.docker.history import histories

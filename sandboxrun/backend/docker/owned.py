@@ -15,12 +15,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sandboxrun.backend.docker.codec import observe
 from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.profile.guarding import sources_of
 from sandboxrun.spec import labels
-from sandboxrun.spec.names import COMPANIONS
+from sandboxrun.spec.names import COMPANIONS, Names
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.spec import digest_of
+from sandboxrun.spec.state import ObservedSandbox
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
@@ -94,6 +96,15 @@ def own_containers(
     known = of_image or cache(lambda image: labels_of_image(engine, image))
     listed = engine.containers(labels={labels.PROJECT: project, **(more or {})}, names=names)
     return tuple(c for c in listed if is_own_container(c, project, known(str(c.get("ImageID") or ""))))
+
+
+def own_sandboxes(
+    engine: Engine, names: Names, *, more: Mapping[str, str | None] | None = None
+) -> tuple[ObservedSandbox, ...]:
+    """The project's sandboxes as the engine shows them, without what runs beside them: those with the labels `more`."""
+    found = own_containers(engine, names.project, more=more)
+    ids = [str(c["Id"]) for c in found if labels.ROLE not in labels.read(c.get("Labels"))]
+    return tuple(observe(answer, names, None) for answer in engine.inspect_containers(ids))
 
 
 def labels_of_image(engine: Engine, image: str) -> frozenset[str]:

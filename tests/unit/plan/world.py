@@ -93,7 +93,7 @@ def observed(
         one_off=one_off,
         owner=None,
         labels=freeze({}),
-        inspect=freeze({}),
+        document=freeze({}),
     )
 
 
