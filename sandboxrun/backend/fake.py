@@ -36,6 +36,7 @@ from sandboxrun.backend.owner import decode
 from sandboxrun.backend.session import Made, Session, Watched
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.workspace import open_workspace, stage_workspace
+from sandboxrun.gateway.image import BASE, reference
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.belongings import companions_of, networks_of
 from sandboxrun.plan.diff import mismatches
@@ -83,6 +84,7 @@ class World:
     ignored: dict[str, Any] = attrs.field(factory=dict)
     latency: float = 0.0
     gone: bool = False  # the engine can't be reached
+    blank: bool = False  # nothing is known: neither what runs nor what has run, nor where the engine is
     id: str = attrs.field(factory=lambda: uuid4().hex)
     boxes: dict[str, Box] = attrs.field(factory=dict)
     removed: dict[str, Box] = attrs.field(factory=dict)
@@ -185,7 +187,7 @@ class Fake:
         return {}
 
     def shares_filesystem(self) -> bool:
-        return True
+        return not self.world.blank
 
     def document(self, id: str) -> Mapping[str, Any]:
         return self._box(id, f"inspecting container {id[:12]}").document()
@@ -209,7 +211,10 @@ class Fake:
         self, profile: Profile, store: Any, *, workspaces: bool = False, events: Events | None = None
     ) -> Snapshot:
         with self.reached("listing containers"):
-            found = attrs.evolve(self._snapshot(profile), completed=completed(profile, store, workspaces))
+            found = self._snapshot(profile)
+        if self.world.blank:
+            return found
+        found = attrs.evolve(found, completed=completed(profile, store, workspaces))
         return with_others(found, profile, store, events) if events is not None else found
 
     def observe_before_run(self, profile: Profile, *, shared: bool) -> Snapshot:
@@ -229,12 +234,12 @@ class Fake:
         beside = [_companion(box) for box in boxes if labels.ROLE in box.labels]
         runs = {o.run for o in sandboxes}
         needs_helper = any(companions_of(s.spec) for s in profile.sandboxes)
-        helper = world.images.get("helper")
+        helper = world.images.get(reference())
         return Snapshot(
             project=project,
             taken=datetime.now(UTC),
             offers=world.offers,
-            engine_id=world.id,
+            engine_id="" if world.blank else world.id,
             sandboxes=sandboxes,
             networks=tuple(n for name, n in world.networks.items() if world.whose[name] == project),
             volumes=tuple(v for name, v in world.volumes.items() if world.whose[name] == project),
@@ -243,7 +248,7 @@ class Fake:
             orphaned=frozenset(o.id for o in sandboxes if o.one_off and self._is_orphan(o)),
             couriers=tuple(c.id for c in beside if c.run not in runs),
             companions=tuple(c for c in beside if c.run in runs),
-            helper=Helper(reference="helper", id=helper.id if helper else None, base="") if needs_helper else None,
+            helper=Helper(reference=reference(), id=helper.id if helper else None, base=BASE) if needs_helper else None,
         )
 
     def _is_orphan(self, observed: ObservedSandbox) -> bool:
@@ -253,7 +258,7 @@ class Fake:
     def _image(self, reference: str) -> Image:
         known, offered = self.world.images.get(reference), self.world.registry.get(reference)
         if known is None and offered is None:
-            return Image(reference=reference, config=None, note="no engine was asked")
+            return Image(reference=reference, config=None, note="offline")
         return Image(reference=reference, config=known)
 
     def _observed(self, box: Box) -> ObservedSandbox:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from sandboxrun.cli.options import Given
 from sandboxrun.profile.cache import VerdictCache, inputs_key
 
 if TYPE_CHECKING:
+    from sandboxrun.backend.base import Backend
     from sandboxrun.backend.docker.client import Engine
     from sandboxrun.evidence.store import Store
     from sandboxrun.lifecycle.saved import SavedPlan
@@ -81,6 +83,13 @@ def open_engine(host: str | None, parallelism: int = 4) -> Engine:
     from sandboxrun.backend.docker.connect import connect
 
     return connect(host, parallelism=parallelism)
+
+
+def no_engine() -> AbstractContextManager[Backend]:
+    """An engine that has nothing, for plans that ask none."""
+    from sandboxrun.backend.fake import Fake, World
+
+    return nullcontext(Fake(World(blank=True)))
 
 
 def load_checked(given: Given, files: tuple[Path, ...]) -> Loaded:

@@ -12,6 +12,7 @@ from sandboxrun.cli.output import json_text, note, result, tell_all
 
 if TYPE_CHECKING:
     from sandboxrun.plan.changes import Plan
+    from sandboxrun.plan.planner import Options
 
 
 @click.command()
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @opt.rerun
 @opt.refresh_only
 @click.option("--destroy", "destroying", is_flag=True, help="Show what destroy would do.")
+@click.option("--offline", is_flag=True, help="Plan as if nothing existed yet. Needs no engine.")
 @opt.out
 @opt.format_of("text", "json", "markdown", "github")
 @opt.as_json
@@ -35,6 +37,7 @@ def plan(
     rerun: bool,
     refresh_only: bool,
     destroying: bool,
+    offline: bool,
     out: Path | None,
     form: str | None,
     as_json: bool,
@@ -43,7 +46,7 @@ def plan(
     talk: opt.Talk,
 ) -> int:
     """Show what apply would create, update in place, replace or tear down, and why. Changes nothing."""
-    from sandboxrun.cli.project import load_profile, open_engine, open_store, profile_files
+    from sandboxrun.cli.project import load_profile, no_engine, open_engine, open_store, profile_files
 
     form = opt.chosen_format(form, as_json)
     profile = load_profile(given)
@@ -52,8 +55,8 @@ def plan(
 
     store = open_store(profile, given)
     chosen = Options(targets=targets, replace=replace, rerun=rerun, refresh_only=refresh_only)
-    _check_clash(destroying, chosen)
-    with open_engine(host, parallelism) as engine:
+    _check_clash(destroying, chosen, offline=offline, out=out)
+    with no_engine() if offline else open_engine(host, parallelism) as engine:
         if destroying:
             made = planning.destroy_plan(engine, profile, store, targets)
         else:
@@ -71,15 +74,18 @@ def plan(
     return 2 if detailed_exitcode and _differs(made) else 0
 
 
-def _check_clash(destroying: bool, chosen: object) -> None:
+def _check_clash(destroying: bool, chosen: Options, *, offline: bool, out: Path | None) -> None:
     from sandboxrun.errors import UsageError
-    from sandboxrun.plan.planner import Options
 
-    assert isinstance(chosen, Options)
     if destroying and (chosen.replace or chosen.rerun or chosen.refresh_only):
         raise UsageError("--destroy removes everything: it goes with --target only")
     if chosen.refresh_only and (chosen.replace or chosen.rerun):
         raise UsageError("--refresh-only plans no change: it goes with neither --replace nor --rerun")
+    if offline and (destroying or chosen.refresh_only or chosen.replace or out is not None):
+        raise UsageError(
+            "--offline cannot be combined with --destroy, --refresh-only, --replace or --out",
+            help="these depend on what is on the engine",
+        )
 
 
 def _differs(made: Plan) -> bool:
