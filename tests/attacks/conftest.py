@@ -39,9 +39,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.engine)
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))  # each cage runs once, not once a worker
             if "outside" in getattr(item, "fixturenames", ()):
                 item.add_marker(pytest.mark.own_engine)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """The tests of a file run on one worker: each cage runs once, not once a worker."""
+    item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -17,14 +17,14 @@ COMMAND = ("python3", f"/run/configs/{NAME}")
 
 
 def archive() -> bytes:
-    """All that runs inside, for `python3 FILE cage`."""
+    """All that runs inside, for `python3 FILE cage`. The same bytes every time: no member has the time of now."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as packed:
         for package in ("tests", "tests/attacks", "tests/attacks/inside"):
-            packed.writestr(f"{package}/__init__.py", b"")
+            packed.writestr(zipfile.ZipInfo(f"{package}/__init__.py"), b"")
         for path in sorted(INSIDE.glob("*.py")):
-            packed.writestr(f"tests/attacks/inside/{path.name}", path.read_bytes())
-        packed.writestr("__main__.py", "from tests.attacks.inside.main import main\nmain()\n")
+            packed.writestr(zipfile.ZipInfo(f"tests/attacks/inside/{path.name}"), path.read_bytes())
+        packed.writestr(zipfile.ZipInfo("__main__.py"), "from tests.attacks.inside.main import main\nmain()\n")
     return buffer.getvalue()
 
 

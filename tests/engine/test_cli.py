@@ -236,7 +236,7 @@ def test_a_signal_ends_a_wait_and_the_sandboxes_go_on(profile: Path, cli: Cli, d
     process.send_signal(signal.SIGTERM)
     ran = cli.finish(process)
     assert ran.code == 143
-    assert "stopping: what is under way is finished first" in ran.err
+    assert "Stopping after the current steps" in ran.err
     assert [line["state"] for line in json.loads(cli("ps", "--json").out)] == ["running"]
 
 

@@ -50,7 +50,8 @@ from sandboxrun.backend.docker.connect import connect
 from sandboxrun.backend.docker.lock import project_lock
 with project_lock(connect({host!r}), {project!r}, wait=0, lease={lease}):
     print("held", flush=True)
-    time.sleep(600)
+    for _ in range(6000):
+        time.sleep(0.1)  # a signal that comes just before a long sleep would be seen after it
 """
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 ESCAPE, EXFILTRATION, EXHAUSTION, TAMPERING = "escape", "exfiltration", "exhaustion", "tampering"
-SECONDS = 20.0
+SECONDS = 60.0
 ELSEWHERE = "not on this machine"
 Script = Callable[..., str]
 
