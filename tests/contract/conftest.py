@@ -60,7 +60,8 @@ class RealSide(Side):
         return self._stack.enter_context(connect(engine.endpoint()))
 
     def stranger(self, name: str) -> None:
-        connect(engine.endpoint()).create_container(name, {"Image": IMAGE, "Cmd": ["true"]})
+        with connect(engine.endpoint()) as other:
+            other.create_container(name, {"Image": IMAGE, "Cmd": ["true"]})
 
 
 @pytest.fixture(params=["fake", pytest.param("engine", marks=pytest.mark.engine)])

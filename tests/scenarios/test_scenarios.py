@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -239,9 +240,11 @@ def test_jobs_on_one_project_run_an_agent_once(tmp_path: Path, count: int) -> No
     agents = {"agent": {"command": ["sh", "-c", "sleep 0.1; exit 5"]}}
     jobs = [job_on(world, tmp_path, agents, n) for n in range(count)]
     codes: list[int] = []
+    began = time.time()  # of all: what ended since counts for the later ones too
 
     def work(job: Job) -> None:
-        codes.append(apply_and_wait(job.backend, job.profile, job.store).exit_code)
+        how = ApplySettings(began=began)
+        codes.append(apply_and_wait(job.backend, job.profile, job.store, settings=how).exit_code)
 
     threads = [threading.Thread(target=work, args=(job,)) for job in jobs]
     for thread in threads:

@@ -1,0 +1,64 @@
+"""The command line, in this process, on an engine in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandboxrun.backend.fake import Fake, World
+from sandboxrun.cli import project
+from sandboxrun.cli.main import main
+from tests.scenarios.world import IMAGE, new_world
+
+PROFILE = f"""\
+name: tale
+sandboxes:
+  agent: {{image: "{IMAGE}", network_mode: none, command: [sh, -c, "echo a; exit 3"]}}
+"""
+Say = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def world() -> World:
+    return new_world()
+
+
+@pytest.fixture
+def say(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Say:
+    """Runs a command as a job of its own; its code and what it printed."""
+
+    def open_engine(*args: Any) -> Any:
+        return nullcontext(Fake(world))
+
+    monkeypatch.setattr(project, "open_engine", open_engine)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sandbox.yaml").write_text(PROFILE)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        capfd.readouterr()
+        return main(list(arguments)), capfd.readouterr().out
+
+    return run
+
+
+def test_a_run_prints_the_output_and_exits_with_the_agents_code(say: Say, world: World) -> None:
+    assert say("run", "agent") == (3, "a\n")
+    assert world.boxes == {}
+
+
+def test_apply_with_wait_runs_it_once(say: Say, world: World) -> None:
+    assert say("plan", "--detailed-exitcode")[0] == 2
+    assert say("apply", "-y", "--wait")[0] == 3
+    assert say("plan", "--detailed-exitcode")[0] == 0
+    assert say("apply", "-y", "--wait")[0] == 3  # by the record
+    assert len(world.removed) == 1
+
+
+def test_destroy_leaves_nothing(say: Say, world: World) -> None:
+    say("apply", "-y")
+    assert say("destroy", "-y")[0] == 0
+    assert (world.boxes, world.volumes, world.networks) == ({}, {}, {})
