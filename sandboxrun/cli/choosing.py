@@ -1,4 +1,4 @@
-"""What `run` runs: the profile's sandboxes, or a shipped base made into a project of its own.
+"""What `run` runs: the profile's sandboxes, or a built-in base made into a project of its own.
 
 Owns the choice, and the words for choices that make no sense.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def one_off_profile(given: Given, base: str | None, command: tuple[str, ...] | None, own: Mapping[str, Any]) -> Profile:
-    """The profile to run: the one there is, or for a COMMAND without one a shipped base with `own` options.
+    """The profile to run: the one there is, or for a COMMAND without one a built-in base with `own` options.
 
     Raises UsageError.
     """

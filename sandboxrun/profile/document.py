@@ -33,7 +33,7 @@ EMPTY = MapNode(entries=())
 
 @attrs.frozen(kw_only=True)
 class Document:
-    """A file's parts. `directory` is where its relative paths start; `base` names a shipped base."""
+    """A file's parts. `directory` is where its relative paths start; `base` names a built-in base."""
 
     file: SourceFile | None
     directory: Path

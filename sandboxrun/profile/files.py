@@ -131,14 +131,14 @@ def place(file: SourceFile, offset: int) -> Span:
     return Span(file=file, line=len(before), column=len(before[-1]) + 1)
 
 
-# -- The shipped bases: where their files are
+# -- The built-in bases: where their files are
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 @cache
 def bases() -> dict[str, Path]:
-    """The shipped bases' files by name, sorted."""
+    """The built-in bases' files by name, sorted."""
     return {path.stem: path for path in sorted(data_directory("profiles").glob("*.yaml"))}
 
 

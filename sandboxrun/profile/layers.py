@@ -91,7 +91,7 @@ class Bases:
             case MapNode():
                 return self._other(node, document)
         what = "a template" if is_template(node) else describe(node)
-        help = "write the name of a shipped base, or {file: …, sandbox: …}"
+        help = "write the name of a built-in base, or {file: …, sandbox: …}"
         self.problems.add(f"expected a base, found {what}", node.span, help)
         return None
 

@@ -91,7 +91,7 @@ def _own_keys() -> dict[str, Schema]:
     }
     return {
         "extends": {
-            "description": "What this sandbox builds on: a shipped base, or a sandbox of a file in the project.",
+            "description": "What this sandbox builds on: a built-in base, or a sandbox of a file in the project.",
             "examples": ["hardened", {"file": "bases.yaml", "sandbox": "agent"}],
             "anyOf": [{"enum": list(bases())}, _other_base(), {"type": "null"}],
         },

@@ -36,7 +36,7 @@ variables:
 
 sandboxes:
   agent:
-    extends: default        # shipped bases: %(bases)s
+    extends: default        # built-in bases: %(bases)s
     image: %(image)s
     command: [sh, -c, 'echo "task: $0"; pwd; ls', "{{ task }}"]
     # One sandbox for each item, if you want several:

@@ -142,7 +142,7 @@ def _run(
 
 
 def _is_of_base(profile: Profile) -> bool:
-    """Whether it stands in no file of the user's: a shipped base, made into a project."""
+    """Whether it stands in no file of the user's: a built-in base, made into a project."""
     return all(file.name.startswith("shipped:") for file in profile.files)
 
 

@@ -122,7 +122,7 @@ def test_the_whole_document() -> None:
                         "seen": "no limit",
                         "verdict": "does_not_hold",
                         "note": "",
-                        "advice": "what runs is not what is declared: `sandboxrun apply --replace agent` makes it anew",
+                        "advice": "what runs does not match the profile: run `sandboxrun apply --replace agent` to replace it",
                     },
                     {
                         "control": "memory",
