@@ -122,7 +122,8 @@ def test_the_whole_document() -> None:
                         "seen": "no limit",
                         "verdict": "does_not_hold",
                         "note": "",
-                        "advice": "what runs does not match the profile: run `sandboxrun apply --replace agent` to replace it",
+                        "advice": "what runs does not match the profile: "
+                        "run `sandboxrun apply --replace agent` to replace it",
                     },
                     {
                         "control": "memory",
