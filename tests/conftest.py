@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 import hypothesis
@@ -18,7 +19,22 @@ import pytest
 hypothesis.settings.register_profile("sandboxrun", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("sandboxrun")
 
+# Files whose tests share what is costly to make: it is made once, not once a worker.
+ON_ONE_WORKER = ("tests/attacks/", "tests/engine/test_probes.py")
+
 _STEERING = ("SANDBOXRUN_", "SANDBOX_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "COLUMNS")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """xdist's own, but that the files named above are not divided. Its `xdist_group` does nothing under pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.partition("::")[0] if nodeid.startswith(ON_ONE_WORKER) else nodeid
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -43,11 +43,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.own_engine)
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """The tests of a file run on one worker: each cage runs once, not once a worker."""
-    item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
 @pytest.fixture(scope="session")
 def cages(engine_host: str, run_id: str, tmp_path_factory: pytest.TempPathFactory, agent_image: str) -> Iterator[Cages]:  # noqa: F811
     """A project for the caged ones."""

@@ -27,8 +27,6 @@ from sandboxrun.probe.verdicts import Context, Phase, Seen, Verdict
 from sandboxrun.profile.loader import load_data
 from sandboxrun.spec.project import Profile
 
-pytestmark = pytest.mark.xdist_group("probes")  # what they look at is made once, not once a worker
-
 SECRET = "a value that no output may hold"
 SAME_RUN = [one.id for one in CONTROLS if one.id.startswith("gateway-")]  # their negative control is no weak sandbox
 OPTIONS = {
