@@ -4,71 +4,49 @@ nobody looks after.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from sandboxrun.api.settings import check_options
-from sandboxrun.errors import Diagnostic, UsageError
-from sandboxrun.lifecycle.apply import check_outside
-from sandboxrun.lifecycle.places import check_sources, may_write
-from sandboxrun.profile.functions import MARKS
-from sandboxrun.profile.variables import Inputs
-from sandboxrun.spec.project import DeclaredSandbox, Profile
-
-if TYPE_CHECKING:
-    from sandboxrun.evidence.store import Store
-
-
-from typing import TYPE_CHECKING
-
-from sandboxrun.backend.docker.leftovers import collect
-from sandboxrun.backend.docker.observe import take_snapshot
-from sandboxrun.backend.session import Watched
-from sandboxrun.lifecycle import apply as converge
-from sandboxrun.plan.belongings import is_private, networks_of
-from sandboxrun.plan.changes import Plan
-from sandboxrun.plan.planner import make_collect_plan
-from sandboxrun.spec.names import Names
-from sandboxrun.spec.project import NetworkSpec
-from sandboxrun.spec.state import ObservedSandbox, Running, Snapshot
-
-if TYPE_CHECKING:
-    from sandboxrun.api.service import SandboxService
-    from sandboxrun.evidence.capture import Captured
-
-
-import contextlib
-import math
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
-
 from sandboxrun.api.sandbox import Held
+from sandboxrun.api.settings import check_options
 from sandboxrun.backend.docker.codec import observe, observe_companion
-from sandboxrun.backend.docker.observe import own_networks, own_volumes
+from sandboxrun.backend.docker.leftovers import collect
+from sandboxrun.backend.docker.observe import own_networks, own_volumes, take_snapshot
 from sandboxrun.backend.docker.owned import own_containers, own_sandboxes
 from sandboxrun.backend.errors import NotFound
 from sandboxrun.backend.owner import this_process
-from sandboxrun.backend.session import Made, Session
-from sandboxrun.errors import PlanError, SandboxrunError
+from sandboxrun.backend.session import Made, Session, Watched
+from sandboxrun.errors import Diagnostic, PlanError, SandboxrunError, UsageError
+from sandboxrun.lifecycle import apply as converge
+from sandboxrun.lifecycle.apply import check_outside
 from sandboxrun.lifecycle.executor import execute
-from sandboxrun.lifecycle.places import surveyed
+from sandboxrun.lifecycle.places import check_sources, may_write, surveyed
 from sandboxrun.lifecycle.run import shares
 from sandboxrun.lifecycle.watch import NOTICE, Watch, Watching
 from sandboxrun.plan import operations as op
-from sandboxrun.plan.planner import Options, make_plan
+from sandboxrun.plan.belongings import is_private, networks_of
+from sandboxrun.plan.changes import Plan
+from sandboxrun.plan.planner import Options, make_collect_plan, make_plan
+from sandboxrun.profile.functions import MARKS
+from sandboxrun.profile.variables import Inputs
 from sandboxrun.spec import labels
-from sandboxrun.spec.state import Created, Ended, Image, Offers
+from sandboxrun.spec.names import Names
+from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
+from sandboxrun.spec.state import Created, Ended, Image, ObservedSandbox, Offers, Running, Snapshot
 
 if TYPE_CHECKING:
     from sandboxrun.api.service import SandboxService
     from sandboxrun.evidence.capture import Captured
+    from sandboxrun.evidence.store import Store
     from sandboxrun.probe.verdicts import Finding
 
 

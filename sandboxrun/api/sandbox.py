@@ -2,56 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator, Mapping
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, overload
 
-from sandboxrun.errors import Diagnostic, UsageError, printable
+import attrs
+
+from sandboxrun.backend.errors import EngineError, EngineTimeout, NotFound
+from sandboxrun.errors import ApplyError, Diagnostic, ExitCode, SandboxrunError, UsageError, printable
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import Exported, ExportLimits, Kind, TarError, TarReader, export
 from sandboxrun.evidence.folder import Folder, RunFolder
 from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.state import Created, ObservedSandbox, Running
 
 if TYPE_CHECKING:
     import tarfile
 
-    from sandboxrun.backend.docker.client import Engine
-
-
-import contextlib
-import secrets
-import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import attrs
-
-from sandboxrun.backend.errors import EngineError
-from sandboxrun.errors import ExitCode, SandboxrunError
-
-if TYPE_CHECKING:
-    from sandboxrun.backend.docker.client import Engine
-    from sandboxrun.backend.docker.streams import Exec
-
-
-from collections.abc import Callable
-from typing import TYPE_CHECKING, overload
-
-from sandboxrun.backend.errors import EngineTimeout, NotFound
-from sandboxrun.errors import ApplyError
-from sandboxrun.spec.state import Created, ObservedSandbox, Running
-
-if TYPE_CHECKING:
     from sandboxrun.api.lifecycle import Declared
     from sandboxrun.api.service import SandboxService
-    from sandboxrun.backend.docker.streams import LogStream
+    from sandboxrun.backend.docker.client import Engine
+    from sandboxrun.backend.docker.streams import Exec, LogStream
     from sandboxrun.backend.session import Session
     from sandboxrun.evidence.capture import Captured
-    from sandboxrun.evidence.export import Exported, ExportLimits
     from sandboxrun.lifecycle.watch import Watch
-    from sandboxrun.spec.spec import SandboxSpec
 
 
 # -- Files into a sandbox and out of it

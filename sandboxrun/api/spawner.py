@@ -4,49 +4,34 @@ plain process.
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import attrs
 
 from sandboxrun.api.processes import Guard, PlainProcess
-from sandboxrun.errors import ExitCode, SandboxrunError
+from sandboxrun.api.settings import Settings
+from sandboxrun.errors import Diagnostic, ExitCode, SandboxrunError, UsageError
 from sandboxrun.spec.outcome import How
-
-if TYPE_CHECKING:
-    from sandboxrun.api.lifecycle import Declared
-    from sandboxrun.api.sandbox import Sandbox
-    from sandboxrun.api.service import SandboxService
-    from sandboxrun.evidence.capture import Captured
-    from sandboxrun.evidence.store import Store
-
-
-import contextlib
-import enum
-from collections.abc import Generator
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
-
-from sandboxrun.errors import Diagnostic
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-
-from collections import deque
-from functools import partial
-from typing import TYPE_CHECKING
-
-from sandboxrun.api.settings import Settings
-from sandboxrun.errors import UsageError
-
-if TYPE_CHECKING:
+    from sandboxrun.api.lifecycle import Declared
+    from sandboxrun.api.sandbox import Sandbox
     from sandboxrun.api.service import SandboxService
+    from sandboxrun.evidence.capture import Captured
+    from sandboxrun.evidence.store import Store
 
 
 # -- One agent being run, in a sandbox or as a plain process: the steps from its start to its result

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import attrs
 
 from sandboxrun.backend.errors import EngineUnreachable, NotFound
+from sandboxrun.errors import printable
 from sandboxrun.evidence.errors import EvidenceError, disk_full, reason_of
 from sandboxrun.evidence.export import ExportLimits, export, shown
 from sandboxrun.evidence.folder import RunFolder, Writer
@@ -28,9 +29,6 @@ from sandboxrun.spec.state import parse_time
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
-
-
-from sandboxrun.errors import printable
 
 # -- The parts of a run's evidence, each a function that writes its files and says what it could not keep
 

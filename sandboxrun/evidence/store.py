@@ -12,26 +12,19 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import attrs
 
-from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.folder import INDEX, Folder, RunFolder, is_name, locked
+from sandboxrun.evidence.index import Index
 from sandboxrun.evidence.state import check_apart, discard, is_apart, open_state, signed, state_path
 from sandboxrun.spec.outcome import How
-
-if TYPE_CHECKING:
-    from sandboxrun.evidence.index import Index
-
-
-import stat
-
-from sandboxrun.evidence.errors import reason_of
-from sandboxrun.evidence.index import Index
 
 # -- The chain: one line a run, each holding the SHA-256 of the line before it
 

@@ -4,60 +4,37 @@ evidence before removal, and the read-back of all at the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
-
-from sandboxrun.backend.errors import DependencyFailed
-from sandboxrun.errors import ExitCode
-
-if TYPE_CHECKING:
-    from sandboxrun.lifecycle.executor import Applied
-    from sandboxrun.spec.project import Profile
-
-
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from sandboxrun.errors import Diagnostic, PlanError
-from sandboxrun.evidence.state import state_path
-from sandboxrun.spec.guard import HIDDEN
-from sandboxrun.spec.project import DeclaredSandbox
-
-if TYPE_CHECKING:
-    from sandboxrun.evidence.store import Store
-
-
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
-from sandboxrun.lifecycle.places import check_devices, check_sources, content_faults, sandboxes_made, surveyed
-from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
-
-if TYPE_CHECKING:
-    from sandboxrun.evidence.store import Store
-    from sandboxrun.plan.changes import Plan
-    from sandboxrun.spec.project import Profile
-
-
-import threading
-import time
-from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Protocol
-
 from sandboxrun.backend.base import Backend
 from sandboxrun.backend.completed import Events
+from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.backend.events import Listener, Planned, silent
 from sandboxrun.backend.session import Session, Watched
 from sandboxrun.backend.shared import real_places
-from sandboxrun.errors import ApplyError
+from sandboxrun.errors import ApplyError, Diagnostic, ExitCode, PlanError
+from sandboxrun.evidence.state import state_path
 from sandboxrun.lifecycle.executor import Applied, execute
-from sandboxrun.lifecycle.places import file_contents
+from sandboxrun.lifecycle.places import (
+    check_devices,
+    check_sources,
+    content_faults,
+    file_contents,
+    sandboxes_made,
+    surveyed,
+)
 from sandboxrun.plan.changes import Plan
-from sandboxrun.spec.project import Profile
+from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
+from sandboxrun.spec.guard import HIDDEN
+from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Running, Snapshot
 
 if TYPE_CHECKING:

@@ -7,21 +7,12 @@ and takes no evidence: it says what it saw.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, BinaryIO
-
-from sandboxrun.evidence.errors import EvidenceError, reason_of
-from sandboxrun.evidence.workspace import STDERR, STDOUT
-
-if TYPE_CHECKING:
-    from sandboxrun.evidence.store import Store
-
-
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
 
@@ -30,6 +21,8 @@ from sandboxrun.backend.base import Output as Stream
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
 from sandboxrun.backend.session import Watched
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, printable
+from sandboxrun.evidence.errors import EvidenceError, reason_of
+from sandboxrun.evidence.workspace import STDERR, STDOUT
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import SECOND, format_duration
 from sandboxrun.threads import begin

@@ -17,12 +17,6 @@ if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
 
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sandboxrun.backend.docker.client import Engine
-
-
 # -- Whether a path means the same to the engine as to this process
 
 OVERRIDE = "SANDBOXRUN_SHARED_FILESYSTEM"
