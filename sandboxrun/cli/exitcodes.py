@@ -12,7 +12,7 @@ TABLE: Mapping[str, str] = {
     "0": "done; with plan --detailed-exitcode: no changes; with doctor: everything can be enforced; with verify: "
     "everything holds",
     "1": "failed: the profile is wrong, no plan can be made, a step failed, doctor found what can't be enforced, or "
-    "verify what does not hold or can't be told",
+    "verify what does not hold or is unknown",
     "2": "the command line is wrong; with plan --detailed-exitcode: there are changes",
     "124": "run, wait, apply --wait: a sandbox was ended by its timeout, or did not end in time",
     "125": "run, exec, wait, apply --wait: sandboxrun failed, not the agent",

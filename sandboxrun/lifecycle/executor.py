@@ -51,7 +51,7 @@ class Applied:
             raise ApplyError(*told.values())
         if self.skipped:
             raise ApplyError(
-                f"stopped before it was finished: {len(self.skipped)} steps were left out",
+                f"stopped before it was finished: {len(self.skipped)} steps were skipped",
                 help="run apply again: it goes on where this one ended",
             )
 

@@ -70,7 +70,7 @@ def gateway_findings(
     try:
         return tuple(_findings(engine, profile, name, spec, observed))
     except EngineError as error:
-        return (_finding(name, "gateway", "its gateway runs", "running", "not told", None, error.cause),)
+        return (_finding(name, "gateway", "its gateway runs", "running", "unknown", None, error.cause),)
 
 
 def _findings(
@@ -131,7 +131,7 @@ def _rules(
     said = _last_said(engine, str(gateway["Id"]))
     if not said:
         note = "its log no longer tells by which rules it serves"
-        return _finding(name, "gateway rules", title, "the declared rules", "not told", None, note, field=field)
+        return _finding(name, "gateway rules", title, "the declared rules", "unknown", None, note, field=field)
     document = _file(engine, str(gateway["Id"]), f"{DIRECTORY}/{FILE}")
     declared = _less_refused(rules_document(spec.egress, sandbox=observed.address, run=observed.run))
     wrong = [] if said == digest_of_rules(document) else ["not those in its file"]
@@ -197,7 +197,7 @@ def _confined(
     network = engine.network(private_network(observed.base))
     subnet = decode_network(network).subnet if network is not None else None
     if subnet is None:
-        return _finding(name, "gateway options", title, "as made", "not told", None, "its network is not there")
+        return _finding(name, "gateway options", title, "as made", "unknown", None, "its network is not there")
     sandbox = DeclaredSandbox(
         address=observed.address, sandbox=observed.address, each=None, name=observed.base, spec=spec
     )

@@ -31,7 +31,7 @@ def _size(looked: Looked, name: str, declared: int) -> Answer:
     found = first_number(looked.outside.cgroup.get(name, ""))
     return Answer(
         expected=_shown(declared),
-        seen="not told" if found is None else _shown(found),
+        seen="unknown" if found is None else _shown(found),
         holds=_within(found, declared),
         note=f"{OPEN}: {_NO_LIMIT}" if declared < 0 else "",
     )
@@ -53,7 +53,7 @@ def pids(looked: Looked) -> Answer | str:
     found = first_number(looked.outside.cgroup.get("pids", ""))
     return Answer(
         expected=_NO_LIMIT if declared < 0 else str(declared),
-        seen="not told" if found is None else _NO_LIMIT if found < 0 else str(found),
+        seen="unknown" if found is None else _NO_LIMIT if found < 0 else str(found),
         holds=_within(found, declared),
         note=f"{OPEN}: {_NO_LIMIT}" if declared < 0 else "",
     )
@@ -66,7 +66,7 @@ def cpus(looked: Looked) -> Answer | str:
     quota = first_number(words[0]) if words else None
     period = first_number(words[1]) if len(words) > 1 else None
     if quota is None or not period:
-        return Answer(expected=f"{declared:g}", seen="not told", holds=None)
+        return Answer(expected=f"{declared:g}", seen="unknown", holds=None)
     found = 0.0 if quota < 0 else quota / period
     # The kernel counts whole microseconds of its period.
     holds = not declared or 0 < found <= declared + 1 / period
@@ -84,7 +84,7 @@ def cpuset(looked: Looked) -> Answer | str:
         return "the profile binds it to no CPUs"
     declared, found = looked.spec.cpuset, looked.outside.cgroup.get("cpuset", "").strip()
     if not found:
-        return Answer(expected=declared, seen="not told", holds=None)
+        return Answer(expected=declared, seen="unknown", holds=None)
     return Answer(expected=declared, seen=found, holds=_numbers(found) <= _numbers(declared))
 
 
@@ -110,7 +110,7 @@ def devices(looked: Looked) -> Answer | str:
     declared = [device.source for device in looked.spec.devices]
     return Answer(
         expected=f"the common ones and {listed(declared)}" if declared else "the common ones",
-        seen=listed(extra) if extra else "no other" if text else "not told",
+        seen=listed(extra) if extra else "no other" if text else "unknown",
         holds=not extra if text else None,
         note=f"{OPEN}: {listed(declared)}" if declared else "",
     )
@@ -125,7 +125,7 @@ def ulimits(looked: Looked) -> Answer | str:
     wide = [name for name, limit in found.items() if limit is not None and not _tight(limit, declared[name])]
     return Answer(
         expected=listed(f"{name} {_pair(limit)}" for name, limit in declared.items()),
-        seen=listed(f"{name} {'not told' if limit is None else _pair(limit)}" for name, limit in found.items()),
+        seen=listed(f"{name} {'unknown' if limit is None else _pair(limit)}" for name, limit in found.items()),
         holds=False if wide else None if None in found.values() else True,
     )
 
@@ -144,7 +144,7 @@ def oom(looked: Looked) -> Answer | str:
     declared, found = looked.spec.oom_score_adj, looked.outside.oom_score_adj
     return Answer(
         expected=f"at least {declared}",
-        seen="not told" if found is None else str(found),
+        seen="unknown" if found is None else str(found),
         holds=None if found is None else found >= declared,
     )
 

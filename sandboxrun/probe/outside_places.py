@@ -44,7 +44,7 @@ def root(looked: Looked) -> Answer | str:
     """The root filesystem is mounted read-only where that is declared."""
     roots = [mount for mount in looked.outside.mounts if mount.target == "/"]
     if not roots:
-        return Answer(expected="", seen="not told", holds=None)
+        return Answer(expected="", seen="unknown", holds=None)
     seen = "writable" if roots[-1].writable else "read-only"
     if not looked.spec.read_only:
         return Answer(expected="writable", seen=seen, holds=True, note=f"{OPEN}: read_only")

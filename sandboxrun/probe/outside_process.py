@@ -100,7 +100,7 @@ def namespaces(looked: Looked) -> Answer | str:
     if shared:
         return Answer(expected=expected, seen=f"shared: {listed(shared)}", holds=False)
     if missing:
-        note = f"not told: {listed(missing)}"
+        note = f"unknown: {listed(missing)}"
         return Answer(expected=expected, seen="", holds=None, note=note)
     return Answer(expected=expected, seen="its own", holds=True)
 

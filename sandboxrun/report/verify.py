@@ -70,7 +70,7 @@ class Report:
             case Verdict.HOLDS | Verdict.NOT_APPLICABLE:
                 return ""
             case Verdict.INCONCLUSIVE:
-                return f"what can't be told counts as not held; docs/verify.md says how {control} is seen"
+                return f"what is unknown counts as not held; docs/verify.md says how {control} is seen"
             case Verdict.FAILS if self.running:
                 name = finding.sandbox.partition(" (run ")[0]
                 return self.told(

@@ -208,7 +208,7 @@ def _await(output: Any, event: str, digest: str, address: str) -> None:
     finally:
         timer.cancel()
     help = {
-        "ready": "nothing passes it; `sandboxrun gateway build` makes the gateway's image anew",
+        "ready": "nothing passes it; `sandboxrun gateway build` rebuilds the gateway's image",
         "rules": "it may serve by its old rules still: apply again, or replace the sandbox: --replace",
     }
     raise ApplyError(

@@ -57,7 +57,7 @@ def resolve(host: str | None, env: Mapping[str, str]) -> Endpoint:
     try:
         current = read_config(env).get("currentContext")
     except ValueError as error:
-        raise UsageError(Diagnostic(message=str(error), help="mend the file, or say --host")) from error
+        raise UsageError(Diagnostic(message=str(error), help="fix the file, or pass --host")) from error
     if current:
         return _context(str(current), "the docker command's current context", env)
     return Endpoint(url=DEFAULT, origin="the default")

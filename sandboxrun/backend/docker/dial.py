@@ -41,7 +41,7 @@ def _refused(path: str, error: OSError) -> TransportError:
         case FileNotFoundError():
             return Unreachable(f"there is no socket {path}", "start the engine, or say where it listens with --host")
         case PermissionError():
-            help = 'join the group that owns the socket (usually `sudo usermod -aG docker "$USER"`, then log in anew)'
+            help = 'join the group that owns the socket (usually `sudo usermod -aG docker "$USER"`, then log in again)'
             return Unreachable(f"no permission to use {path}", help)
         case ConnectionRefusedError():
             return Unreachable(f"nothing listens on {path}", "start the engine: the socket was left by one that ended")

@@ -64,7 +64,7 @@ def test_the_whole_text() -> None:
             "    expected: 512m",
             "    seen:     -",
             "    note:     the weak sandbox shows no difference: nothing was seen",
-            "    to do:    what can't be told counts as not held; docs/verify.md says how network is seen",
+            "    to do:    what is unknown counts as not held; docs/verify.md says how network is seen",
             "",
             "2 hold, 1 does not hold, 1 inconclusive, 1 not applicable (review)",
         ]
