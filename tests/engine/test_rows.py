@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ class Walk:
 
 
 REMOVED = Action.REPLACE  # the engine reads 0 and "" as "unchanged", so removing such a limit is a replacement
-NETWORKS = {"networks": {"one": {"subnet": "10.251.77.0/28"}, "two": {}}}
+# Two workers may be at it side by side.
+PREFIX = f"10.251.{77 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))}"
+NETWORKS = {"networks": {"one": {"subnet": f"{PREFIX}.0/28"}, "two": {}}}
 BRIDGE = {"network_mode": "bridge"}
 SECRET = {"secrets": {"a": {"environment": "A"}, "b": {"environment": "B"}}}
 CONFIG = {"configs": {"a": {"content": "1"}, "b": {"content": "2"}}}
@@ -125,7 +128,7 @@ WALKS: Mapping[str, tuple[Walk, ...]] = {
         Walk(first=["one"], then=["two"], also=BRIDGE, top=NETWORKS),
         Walk(
             first=["one", "two"],
-            then={"one": {"aliases": ["x"], "ipv4_address": "10.251.77.9"}},
+            then={"one": {"aliases": ["x"], "ipv4_address": f"{PREFIX}.9"}},
             also=BRIDGE,
             top=NETWORKS,
         ),

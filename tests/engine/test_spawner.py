@@ -169,7 +169,7 @@ def test_timeout(spawner: AgentSpawner, workspace: Path) -> None:
     session = spawner.spawn(["sleep", "600"], workspace=workspace, timeout=0.3)
     result = session.result(PATIENCE)
     assert (result.exit_code, result.how, session.state) == (124, How.TIMEOUT, "timed_out")
-    with pytest.raises(UsageError, match="timeout of 0 seconds"):
+    with pytest.raises(UsageError, match="timeout must be greater than 0, not 0"):
         spawner.spawn(["true"], workspace=workspace, timeout=0)
 
 

@@ -379,7 +379,8 @@ class DockerPyTransport:
                 method,
                 self._client.base_url + target,
                 headers=headers,
-                data=body,
+                # requests takes a tuple or a list for the fields of a form
+                data=body if body is None or isinstance(body, bytes) else iter(body),
                 timeout=(timeout, timeout),
                 stream=True,
                 allow_redirects=False,

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -214,6 +214,22 @@ def test_error_bodies(peer: Peer, body: bytes, cause: str) -> None:
     with pytest.raises(NotFound) as raised:
         peer(script).info()
     assert (raised.value.cause, raised.value.status) == (cause, 404)
+
+
+@pytest.mark.parametrize("kind", [b"".join, tuple, list, iter], ids=["bytes", "tuple", "list", "iterator"])
+def test_a_body_may_come_in_pieces_of_any_kind(peer: Peer, kind: Callable[[Iterable[bytes]], Iterable[bytes]]) -> None:
+    sent: list[bytes] = []
+
+    def script(client: socket.socket, number: int) -> None:
+        data = b""
+        while not data.endswith((b"0\r\n\r\n", b"\r\n\r\nab")):
+            data += client.recv(65536)
+        sent.append(data.partition(b"\r\n\r\n")[2])
+        client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    body = kind((b"a", b"b"))
+    assert peer(script).request("POST", "/x", operation="sending", body=body).read() == b""  # type: ignore[arg-type]
+    assert sent[-1] in (b"ab", b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n")
 
 
 def test_an_engine_that_stops_taking_a_body_is_heard(peer: Peer) -> None:
