@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from tests.engine.leftovers import sweep
 from tests.scenarios.world import IMAGE, Job, new_world, read
 
 
-class Side:
+class Side(abc.ABC):
     """One kind of engine. Each `job` has a connection and a checkout's evidence of its own."""
 
     def __init__(self, directory: Path) -> None:
@@ -26,12 +27,13 @@ class Side:
         self.project = f"contract-{uuid.uuid4().hex[:10]}"
         self._jobs = 0
 
+    @abc.abstractmethod
     def connected(self) -> Backend:
-        raise NotImplementedError
+        """Another connection to it."""
 
+    @abc.abstractmethod
     def stranger(self, name: str) -> None:
         """Somebody else makes a container of that name."""
-        raise NotImplementedError
 
     def job(self, **sandboxes: dict[str, Any]) -> Job:
         self._jobs += 1
