@@ -133,7 +133,8 @@ def test_out_of_memory(engine: Engine, store: Store, make: Make, request_of: Cap
     captured = capture(engine, own, request_of, store)
     checked(store, captured)
     assert captured.entry is not None and captured.entry.outcome is How.OOM
-    child = run(engine, make("sleep 1; tail /dev/zero; exit 5", host=memory))
+    # The engine hears of it from the kernel, and no more once the main process has ended: hence the second of waiting.
+    child = run(engine, make("sleep 1; tail /dev/zero; sleep 1; exit 5", host=memory))
     captured = capture(engine, child, attrs.evolve(request_of, run="other"), store)
     assert captured.index is not None
     ending = captured.index.ending
