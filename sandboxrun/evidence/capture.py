@@ -284,8 +284,8 @@ class _Capture:
         given, image = self._request.digests, str((answer or {}).get("Image", ""))
         if not image or given.repo_digests:
             return attrs.evolve(given, image=given.image or image)
-        found = self._engine.image(image) or {}
-        return attrs.evolve(given, image=image, repo_digests=tuple(str(d) for d in found.get("RepoDigests") or ()))
+        found = self._engine.image_config(image)
+        return attrs.evolve(given, image=image, repo_digests=found.digests if found is not None else ())
 
     def _remembered(self, answer: Mapping[str, Any] | None) -> History:
         if answer is None:

@@ -190,7 +190,7 @@ def test_a_holder_that_slept_past_its_lease_has_lost_it(
     client: Engine, project: str, start: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = itertools.chain([0.0], itertools.repeat(54.0))
-    monkeypatch.setattr("sandboxrun.backend.docker.lock._now", lambda: next(times))
+    monkeypatch.setattr("sandboxrun.backend.docker.lock.uptime", lambda: next(times))
     with project_lock(client, project, wait=0) as lock:
         assert lock.lost
         with pytest.raises(LockLost, match=f"the lock of project {project} was lost"):

@@ -7,8 +7,8 @@ containers.py, images.py, networks.py and streams.py.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -199,17 +199,6 @@ def message_of(data: bytes) -> str:
     return data[:MAX_MESSAGE].decode("utf-8", "replace")
 
 
-# Written out because the standard library's parser for it imports the whole of email.
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-
-def parse_date(text: str) -> datetime | None:
-    """`Tue, 24 Nov 2026 09:50:20 GMT` as a UTC time; None for any other form (RFC 9110, 5.6.7)."""
-    try:
-        _, day, month, year, clock, zone = text.split(" ")
-        hour, minute, second = (int(part) for part in clock.split(":"))
-        if zone != "GMT":
-            return None
-        return datetime(int(year), _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC)
-    except ValueError:
-        return None
+def uptime() -> float:
+    """Seconds that go on while the machine sleeps, where the system has such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +27,9 @@ from sandboxrun.backend.docker.calls import (
     error_of,
     is_failure,
     object_of,
-    parse_date,
     target,
     translated,
+    uptime,
 )
 from sandboxrun.backend.docker.codec import image_config, read_state
 from sandboxrun.backend.docker.transport import Transport, TransportError
@@ -34,8 +37,6 @@ from sandboxrun.backend.errors import EngineError, Unsupported
 from sandboxrun.spec import labels
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from sandboxrun.backend.docker.lock import ProjectLock
     from sandboxrun.backend.docker.project_events import ProjectEvents
     from sandboxrun.plan.operations import Operation
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 
 OLDEST = (1, 41)  # engine 20.10; older ones lack one-shot stats and private cgroup namespaces
 NEWEST = (1, 51)  # engine 28.5: what this client was written against
+_FRESH = 60.0  # seconds for which an answer about the engine itself is used again
+_CLOCK = "asking the engine for its time"
+_IMAGE_ID = re.compile("sha256:[0-9a-f]{64}")
 
 
 class Engine:
@@ -57,6 +61,9 @@ class Engine:
         self._version = api_version
         self._sharing: tuple[bool, str] | None = None
         self._about: Json | None = None
+        self._info: tuple[float, Json] | None = None  # and when it was asked
+        self._told: tuple[float, str] | None = None  # when the last answer came, and the engine's date in it
+        self._configs: dict[str, ImageConfig] = {}  # by full id, whose meaning never changes
         self._host: tuple[str, ...] | None = None
         self._id = ""
 
@@ -127,6 +134,8 @@ class Engine:
             )
         except TransportError as error:
             raise translated(operation, error, sent=True) from error
+        if date := response.headers.get("date"):
+            self._told = uptime(), date
         if is_failure(response.status):
             raise error_of(operation, response)
         return Answer(operation=operation, response=response)
@@ -150,10 +159,12 @@ class Engine:
         return self._about
 
     def info(self) -> Json:
-        """GET /info."""
-        found = self.request("GET", "/info", operation="asking the engine about itself").mapping()
-        self._id = str(found.get("ID") or "")
-        return found
+        """GET /info, again where the last answer is older than a minute: an engine may be configured anew."""
+        if self._info is None or uptime() - self._info[0] > _FRESH:
+            asked = uptime()
+            found = self.request("GET", "/info", operation="asking the engine about itself").mapping()
+            self._info, self._id = (asked, found), str(found.get("ID") or "")
+        return self._info[1]
 
     @property
     def identity(self) -> str:
@@ -164,13 +175,18 @@ class Engine:
         return self._id or self.endpoint
 
     def clock(self) -> datetime:
-        """The engine's time, UTC, to the second: leases and expiry count by it, not by this machine's."""
-        answer = self.request("GET", "/_ping", operation="asking the engine for its time", versioned=False)
-        answer.read()
-        found = parse_date(answer.headers.get("date", ""))
-        if found is None:
-            raise EngineError(answer.operation, "the engine's answer does not tell the time")
-        return found
+        """The engine's time, UTC, at most a second behind: leases and expiry count by it, not by this machine's.
+
+        Every answer has it, to the second; without one in the last minute the engine is asked.
+        """
+        if self._told is None or uptime() - self._told[0] > _FRESH:
+            self.request("GET", "/_ping", operation=_CLOCK, versioned=False).read()
+        came, date = self._told or (0.0, "")
+        with contextlib.suppress(ValueError):
+            told = parsedate_to_datetime(date)
+            if told.tzinfo is not None:
+                return told.astimezone(UTC) + timedelta(seconds=uptime() - came)
+        raise EngineError(_CLOCK, "the engine's answer does not tell the time")
 
     def host_addresses(self) -> tuple[str, ...]:
         """The addresses of the engine's own machine, asked once."""
@@ -193,9 +209,16 @@ class Engine:
         return of_removed(self, id)
 
     def image_config(self, reference: str) -> ImageConfig | None:
-        """What an image sets by itself; None where the engine has none of that name."""
+        """What an image sets by itself; None where the engine has none of that name. By its id it is asked once."""
+        if (known := self._configs.get(reference)) is not None:
+            return known
         inspect = self.image(reference)
-        return image_config(inspect) if inspect is not None else None
+        if inspect is None:
+            return None
+        found = image_config(inspect)
+        if _IMAGE_ID.fullmatch(found.id):
+            self._configs[found.id] = found
+        return found
 
     def shares_filesystem(self) -> bool:
         """Whether a path means the same here and to the engine; False when that is not certain."""

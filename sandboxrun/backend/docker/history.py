@@ -5,6 +5,7 @@ Owns these calls. Decides nothing: `outcome.py` does.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -57,14 +58,14 @@ def _events(engine: Engine, ends: Mapping[str, datetime | None], since: datetime
     """Their events, oldest first. A container's end is told a moment after its state shows it, so that of one that has
     just ended is waited for."""
     found: dict[str, list[Mapping[str, Any]]] = {id: [] for id in ends}
-    now = engine.clock()  # to the second
+    now = engine.clock()
     fresh = any(end is None or end >= now - timedelta(seconds=2) for end in ends.values())
     filters = {"type": ["container"], **({"container": list(ends)} if len(ends) <= _NAMED else {})}
     missing = {id for id, end in ends.items() if end is not None}
     with engine.events(
         filters=filters,
         since=str(int(since.timestamp()) - 1),
-        until=str(int(now.timestamp()) + (2 if fresh else 0)),
+        until=str(math.ceil(now.timestamp()) + (2 if fresh else 0)),
     ) as stream:
         timer = threading.Timer(_PATIENCE, stream.close)
         timer.daemon = True

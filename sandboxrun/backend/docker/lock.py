@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from sandboxrun.backend.docker.calls import Json
+from sandboxrun.backend.docker.calls import Json, uptime
 from sandboxrun.backend.errors import EngineError, LockHeld, LockLost, NotFound
 from sandboxrun.backend.owner import Owner, decode, this_process
 from sandboxrun.threads import begin
@@ -52,11 +52,11 @@ class Claim:
         process = f"process {self.owner.pid} of {self.owner.who}" if self.owner else "an unknown process"
         return f"{process}, since {self.since:%H:%M:%S} by the engine's clock"
 
-    def is_dead(self, now: Callable[[], datetime]) -> bool:
-        """Whether it no longer counts; `now` gives the engine's time."""
+    def is_dead(self, clock: Callable[[], datetime]) -> bool:
+        """Whether it no longer counts; `clock` gives the engine's time."""
         if self.token in _abandoned or (self.owner is not None and self.owner.is_gone):
             return True
-        return now() - self.since > timedelta(seconds=self.lease + _SLACK)
+        return clock() - self.since > timedelta(seconds=self.lease + _SLACK)
 
 
 def claim_of(volume: Json) -> Claim:
@@ -73,11 +73,6 @@ def claim_of(volume: Json) -> Claim:
         since=datetime.fromisoformat(str(volume["CreatedAt"])).astimezone(UTC),
         lease=lease,
     )
-
-
-def _now() -> float:
-    """Seconds that go on while the machine sleeps, where the system has such a clock."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class ProjectLock:
@@ -97,7 +92,7 @@ class ProjectLock:
     @property
     def lost(self) -> bool:
         """True once the lease ran out, or another took the lock away."""
-        return self._lost or _now() >= self._until
+        return self._lost or uptime() >= self._until
 
     def check(self) -> None:
         """Raise LockLost unless the lock is still held."""
@@ -111,7 +106,7 @@ class ProjectLock:
 
     def create(self) -> None:
         """Make one more volume of this holder, and count the lease from before the call."""
-        began = _now()
+        began = uptime()
         name = f"sandboxrun-lock-{self._project}-{self._token}-{len(self._volumes) + secrets.randbits(32):x}"
         labels = {LABEL: self._project, _TOKEN: self._token, _OWNER: self._owner, _LEASE: f"{self._lease}"}
         self._volumes.append(name)  # before the call: when it is cut short, the volume may be there
@@ -134,12 +129,11 @@ class ProjectLock:
 
     def rivals(self) -> tuple[Claim, ...]:
         """The live claims of others; dead ones are removed on the way."""
-        now = _once(self._engine.clock)
         live = []
         for claim in self.claims():
             if claim.token == self._token:
                 continue
-            if claim.is_dead(now):
+            if claim.is_dead(self._engine.clock):
                 with suppress(NotFound):
                     self._engine.remove_volume(claim.volume)
             else:
@@ -180,18 +174,6 @@ class ProjectLock:
     def end(self) -> None:
         """Stop renewing."""
         self._ending.set()
-
-
-def _once(clock: Callable[[], datetime]) -> Callable[[], datetime]:
-    """`clock`, asked at most once."""
-    told: list[datetime] = []
-
-    def now() -> datetime:
-        if not told:
-            told.append(clock())
-        return told[0]
-
-    return now
 
 
 def _acquire(lock: ProjectLock, project: str, wait: float, on_wait: Callable[[str], None] | None) -> None:

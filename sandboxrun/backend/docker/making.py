@@ -373,7 +373,7 @@ def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
         names=names,
         own_labels=session.labels(sandbox),
         plot=session.plots.get(sandbox.address),
-        image=session.image(sandbox.spec.image),
+        image=session.image(step.image_id or sandbox.spec.image),
     )
     check_places(sandbox, session.places)
     with held(sandbox, session.store, session.engine):

@@ -51,6 +51,7 @@ def take_snapshot(
     files. With `events`, what other jobs saw completed since it began counts as this checkout's own record does.
     """
     images = _Images(engine)
+    references = freeze(images.references(profile.sandboxes))
     listed = own_containers(engine, profile.project, of_image=images.label_names)
     helpers = {str(c["Id"]): c for c in listed if labels.ROLE in labels.read(c.get("Labels"))}
     inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in helpers])
@@ -74,7 +75,7 @@ def take_snapshot(
         sandboxes=sandboxes,
         networks=networks,
         volumes=volumes,
-        images=freeze(images.references(profile.sandboxes)),
+        images=references,
         orphaned=frozenset(o.id for o in sandboxes if o.one_off and _owner_gone(o)),
         couriers=couriers,
         companions=companions,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from datetime import UTC, datetime
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxrun.backend.docker.calls import label_filter, parse_date, quote, target
+from sandboxrun.backend.docker.calls import label_filter, quote, target
 from sandboxrun.backend.docker.containers import named, path_of
 from sandboxrun.backend.docker.jsonlines import json_lines
 from sandboxrun.backend.errors import EngineError
@@ -72,12 +71,6 @@ def test_an_endless_line_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sandboxrun.backend.docker.jsonlines.MAX_LINE", 10)
     with pytest.raises(EngineError, match="longer than 10 bytes"):
         list(json_lines([b"a" * 11], "reading"))
-
-
-def test_dates() -> None:
-    assert parse_date("Tue, 24 Nov 2026 09:50:20 GMT") == datetime(2026, 11, 24, 9, 50, 20, tzinfo=UTC)
-    for wrong in ("", "Tue, 24 Nov 2026 09:50:20 CET", "Tue, 24 Foo 2026 09:50:20 GMT", "Tue, 99 Nov 2026 1:2:3 GMT"):
-        assert parse_date(wrong) is None
 
 
 def test_together_keeps_the_order_and_uses_threads() -> None:

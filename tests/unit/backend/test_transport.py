@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def test_a_kept_connection_is_used_again(peer: Peer) -> None:
 
     engine = peer(script)
     for _ in range(3):
-        assert engine.info() == {}
+        assert engine.inspect_container("a") == {}
     assert numbers == [0, 0, 0]
 
 
@@ -112,8 +113,8 @@ def test_a_get_is_sent_once_more_when_a_kept_connection_ended(peer: Peer) -> Non
             heads.append(until_end_of_head(client))  # takes the second request, and ends without an answer
 
     engine = peer(script)
-    assert engine.info() == {}
-    assert engine.info() == {}
+    assert engine.inspect_container("a") == {}
+    assert engine.inspect_container("a") == {}
     assert len(heads) == 3
 
 
@@ -161,7 +162,7 @@ def test_connection_close_is_heeded(peer: Peer) -> None:
         client.sendall(b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"n": %d}' % number)
 
     engine = peer(script)
-    assert [engine.info()["n"] for _ in range(3)] == [0, 1, 2]
+    assert [engine.inspect_container("a")["n"] for _ in range(3)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"])
@@ -309,13 +310,43 @@ def test_engines_that_will_not_do(peer: Peer, field: bytes, message: str) -> Non
         _ = Engine(peer(script).transport).api_version
 
 
-def test_a_clock_that_is_not_told(peer: Peer) -> None:
+_WRONG_DATES = (
+    b"",
+    b"Date: Tue, 24 Nov 2026 09:50:20 CET\r\n",
+    b"Date: Tue, 99 Nov 2026 1:2:3 GMT\r\n",
+    b"Date: x\r\n",
+)
+
+
+@pytest.mark.parametrize("field", _WRONG_DATES)
+def test_a_clock_that_is_not_told(peer: Peer, field: bytes) -> None:
     def script(client: socket.socket, number: int) -> None:
         until_end_of_head(client)
-        client.sendall(OK)
+        client.sendall(b"HTTP/1.1 200 OK\r\n%bContent-Length: 2\r\n\r\nOK" % field)
 
     with pytest.raises(EngineError, match="does not tell the time"):
         peer(script).clock()
+
+
+def test_the_clock_goes_on_from_the_last_answer(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    def script(client: socket.socket, number: int) -> None:
+        while head := until_end_of_head(client):
+            asked.append(head.split(b" ")[1])
+            date = b"Date: Tue, 24 Nov 2026 09:50:2%d GMT" % len(asked)
+            client.sendall(b"HTTP/1.1 200 OK\r\n%b\r\nContent-Length: 2\r\n\r\n{}" % date)
+
+    engine, times = peer(script), [1000.0]
+    monkeypatch.setattr("sandboxrun.backend.docker.client.uptime", lambda: times[0])
+    engine.start_container("a")
+    assert engine.clock() == datetime(2026, 11, 24, 9, 50, 21, tzinfo=UTC)
+    times[0] += 2.5
+    assert engine.clock() == datetime(2026, 11, 24, 9, 50, 23, 500000, tzinfo=UTC)
+    assert asked == [b"/v1.41/containers/a/start"]
+    times[0] += 60  # too long ago to count on
+    assert engine.clock() == datetime(2026, 11, 24, 9, 50, 22, tzinfo=UTC)
+    assert asked[1:] == [b"/_ping"]
 
 
 def test_control_characters_never_get_into_a_head(peer: Peer) -> None:
