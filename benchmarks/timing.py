@@ -6,9 +6,11 @@ falls on both alike.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,22 +40,48 @@ class Program:
     env: Mapping[str, str]
     directory: Path
     expected: tuple[int, ...] = (0,)
+    sink: str = "null"  # what its stdout is: null, a pipe or a terminal; somebody reads it to its end
 
     def run(self) -> Took:
         """Run it once, its output thrown away. Raises BenchmarkError when it fails."""
+        reading, writing = _sink(self.sink)
         began = time.perf_counter()
         with subprocess.Popen(
-            self.argv, env=dict(self.env), cwd=self.directory, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            self.argv, env=dict(self.env), cwd=self.directory, stdout=writing, stderr=subprocess.PIPE
         ) as process:
+            os.close(writing)
+            reader = threading.Thread(target=_read, args=(reading,))
+            reader.start()
             assert process.stderr is not None
             said = process.stderr.read()
             _, status, used = os.wait4(process.pid, 0)
+            reader.join()
             took = time.perf_counter() - began
             process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode not in self.expected:
             text = said.decode("utf-8", "replace").strip()[-2000:]
             raise BenchmarkError(f"{' '.join(self.argv)}: exit code {process.returncode}\n{text}")
         return Took(wall=took, cpu=used.ru_utime + used.ru_stime, peak=used.ru_maxrss * 1024)
+
+
+def _sink(kind: str) -> tuple[int | None, int]:
+    """Where its output is read, if anybody reads it, and where it writes."""
+    match kind:
+        case "pipe":
+            return os.pipe()
+        case "terminal":
+            return os.openpty()
+        case _:
+            return None, os.open(os.devnull, os.O_WRONLY)
+
+
+def _read(source: int | None) -> None:
+    if source is None:
+        return
+    with contextlib.suppress(OSError):  # a terminal's end is an error
+        while os.read(source, 1 << 16):
+            pass
+    os.close(source)
 
 
 @attrs.frozen(kw_only=True)

@@ -142,7 +142,7 @@ class World:
 
     def labels(self) -> list[str]:
         """What everything of this run carries, one of them each."""
-        projects = [f"sandboxrun.project={self.project(p)}" for p in ("plan", "apply", "run", "exit")]
+        projects = [f"sandboxrun.project={self.project(p)}" for p in ("plan", "apply", "run", "exit", "routes")]
         return [f"{LABEL}={self.token}", f"com.docker.compose.project={self.project('c')}", *projects]
 
     def clean(self) -> None:

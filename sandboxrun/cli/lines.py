@@ -21,6 +21,7 @@ from sandboxrun.errors import ExitCode, SandboxrunError, printable, redact
 from sandboxrun.report.diagnostics import without_commands
 from sandboxrun.report.streams import write_all
 
+_BLANKS = {ord("\n"): None, ord("\t"): None}
 LONGEST = 1 << 20  # bytes of a line that are looked at as one: a longer one is written in parts
 
 
@@ -82,8 +83,11 @@ class Lines:
                 self._put(stream, data)
                 return
             whole = self._begun.pop((address, stream), b"") + data
-            *lines, rest = whole.split(b"\n")
-            self._put(stream, b"".join(self._form(address, stream, line, b"\n") for line in lines))
+            lines, end, rest = whole.rpartition(b"\n")
+            if end and self._is_plain(address, stream, lines):
+                self._put(stream, lines + end)
+            elif end:
+                self._put(stream, b"".join(self._form(address, stream, line, end) for line in lines.split(end)))
             if len(rest) > LONGEST:
                 rest = self._write_begun(address, stream, rest)
             if rest:
@@ -112,6 +116,16 @@ class Lines:
         if self._prefixed:
             return False
         return self._raw or not (self._sensitive or self._in_a_job or self._target(stream).isatty())
+
+    def _is_plain(self, address: str, stream: int, lines: bytes) -> bool:
+        """Whether whole lines have nothing that any form of them would change: looked at as one, since an agent may
+        write a million of them."""
+        if self._prefixed or self._sensitive or self._in_a_job or (address, stream) in self._inside:
+            return False
+        try:
+            return lines.decode().translate(_BLANKS).isprintable()
+        except UnicodeDecodeError:
+            return False
 
     def _form(self, address: str, stream: int, line: bytes, end: bytes) -> bytes:
         """A line, or a part of a long one, which `end` does not end."""

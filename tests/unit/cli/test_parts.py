@@ -73,6 +73,22 @@ def test_what_one_sandbox_writes_to_a_pipe_or_a_file_stays_as_it_is(
     assert capfdbinary.readouterr() == (b"", b"") and lines.failure is None
 
 
+@pytest.mark.parametrize("odd", [b"\x1b[2J", b"\r", b"\xff", "\u202e".encode(), "\u2028".encode(), b"\x85"])
+def test_on_a_terminal_many_lines_look_as_each_by_itself(odd: bytes) -> None:
+    data = b"plain\n\n\tindented\n" + "gr\u00fcn \U0001f600\n".encode()
+    for whole in (data, data + odd + b"\n" + data, data[:-1] + odd + data):
+        with on_a_terminal() as shown:
+            Lines(["a"])("a", 1, whole)
+            together = shown()
+            lines = Lines(["a"])
+            alone = b""
+            for line in whole.split(b"\n")[:-1]:
+                lines("a", 1, line + b"\n")
+                alone += shown()
+            assert together == alone
+        assert odd not in together or whole is data
+
+
 def test_on_a_terminal_escapes_are_made_visible_unless_raw() -> None:
     with on_a_terminal() as shown:
         Lines(["a"])("a", 1, HOSTILE)
