@@ -1,13 +1,19 @@
 """YAML text to nodes with spans: one document, the core schema of YAML 1.2, anchors and `<<` merges, bounded.
 
-Owns what plain scalars mean and the words of syntax errors.
+Owns what plain scalars mean and the words of syntax errors. The composer is PyYAML's, over libyaml's parser. libyaml's
+own composer is not enough: it drops the places of aliases, refuses an anchor that is set twice, and ends before
+anything could be bounded.
 """
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
+
+from yaml import AliasEvent, BaseLoader, MappingStartEvent, ScalarEvent
+from yaml.composer import Composer
 
 from sandboxrun.errors import Diagnostic, Problems, did_you_mean
 from sandboxrun.source import ListNode, MapNode, Node, Plain, Scalar, SourceFile, Span
@@ -125,6 +131,7 @@ _KNOWN: tuple[tuple[str, str, str | None], ...] = (
         "check the indentation, and quote what begins with a special character",
     ),
     ("did not find expected <document start>", "this line fits nothing above it", "check the indentation"),
+    ("found another document", "a second document begins here", "put it in a file of its own"),
     ("unexpected end of stream", "the file ends in the middle of a value", None),
 )
 
@@ -189,34 +196,18 @@ _TAG_HELP = "remove it: only !!str, !!int, !!float, !!bool, !!null, !!map and !!
 
 def parse_yaml(file: SourceFile, problems: Problems) -> Node | None:
     """The document's root node; an empty file is a null scalar. None after a fault that ends reading."""
-    builder = _Builder(file, problems)
-    before = len(problems)
     try:
-        for event in _events(file.text):
-            builder.take(event)
+        root: Any = _Composer(file, problems).get_single_node()
     except _Stop as stop:
         problems.extend([stop.diagnostic])
         return None
     except Exception as error:  # the parser's own code raises ValueError and kin for odd escapes and versions
         problems.extend([syntax_error(error, file)])
         return None
-    if builder.root is None and len(problems) == before:
+    if root is None:
         return Scalar(value=None, span=Span(file=file, line=1, column=1))
-    return builder.root
-
-
-def _events(text: str) -> Iterator[Any]:
-    """The parser's events, from libyaml where PyYAML was built with it: six times faster."""
-    try:
-        from yaml._yaml import CParser
-    except ImportError:
-        import yaml
-
-        yield from yaml.parse(text, Loader=yaml.BaseLoader)
-        return
-    get = CParser(text).get_event
-    while (event := get()) is not None:
-        yield event
+    made: Node = root.made
+    return made
 
 
 class _Stop(Exception):
@@ -230,98 +221,130 @@ class _Stop(Exception):
 _MERGE = Scalar(value="<<", text="<<")
 
 
-class _Frame:
-    """A collection that is still open."""
-
-    __slots__ = ("anchor", "entries", "height", "is_map", "items", "key", "seen", "size", "span")
-
-    def __init__(self, is_map: bool, span: Span, anchor: str | None) -> None:
-        self.is_map, self.span, self.anchor = is_map, span, anchor
-        self.items: list[Node] = []
-        self.entries: list[tuple[Scalar | None, Node]] = []  # a None key: faulty, its value is dropped
-        self.seen: dict[str, int] = {}  # key to line
-        self.key: tuple[Scalar | None] | None = None  # the key whose value is awaited
-        self.size = self.height = 1
-
-
-class _Anchored:
-    """A node that can be named again, with what naming it costs."""
-
-    __slots__ = ("height", "node", "size")
-
-    def __init__(self, node: Node, size: int, height: int) -> None:
-        self.node, self.size, self.height = node, size, height
-
-
-class _Builder:
-    """Takes events one by one and holds what is open."""
+class _Composer(Composer):
+    """Each YAML node gets what was made of it: `made`, with its `size` and `height`, aliases written out; a mapping the
+    lines of its keys as `seen`, and a key what it is as `key` (None: faulty, its value is dropped).
+    """
 
     def __init__(self, file: SourceFile, problems: Problems) -> None:
+        super().__init__()
         self.file, self.problems = file, problems
-        self.root: Node | None = None
-        self._open: list[_Frame] = []
-        self._anchors: dict[str, _Anchored | _Frame] = {}
-        self._lines: list[str] | None = None
-        self._documents = 0
-        self._nodes = 0
-        self._handlers = {
-            "ScalarEvent": self._scalar,
-            "MappingStartEvent": self._start_map,
-            "SequenceStartEvent": self._start_list,
-            "MappingEndEvent": self._end,
-            "SequenceEndEvent": self._end,
-            "AliasEvent": self._alias,
-            "DocumentStartEvent": self._document,
-        }
+        self.count = self.depth = 0
+        self.lines: list[str] | None = None
+        parser: Any
+        try:
+            from yaml._yaml import CParser
 
-    def take(self, event: Any) -> None:
-        handler = self._handlers.get(type(event).__name__)
-        if handler is not None:
-            handler(event)
+            parser = CParser(file.text)
+        except ImportError:  # PyYAML was built without libyaml, which is six times faster
+            parser = BaseLoader(file.text)
+        self.check_event, self.peek_event, self.get_event = parser.check_event, parser.peek_event, parser.get_event
+
+    def descend_resolver(self, parent: Any, index: Any) -> None:
+        """Nothing: tags are not resolved here."""
+
+    def ascend_resolver(self) -> None:
+        """Nothing."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> None:
+        """No tag."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """The next node. `index` is the key of a mapping's value, and None for a key and for the root."""
+        event = self.peek_event()
+        span = self._span(event)
+        is_key = parent is not None and index is None
+        if isinstance(event, AliasEvent):
+            node = self._named(event.anchor, span)
+            if is_key:
+                node = copy.copy(node)  # a key is where the alias is
+            self.get_event()
+        else:
+            node = self._composed(parent, index, event, span)
+        if is_key:
+            node.key = self._key(vars(parent).setdefault("seen", {}), node, event, span)
+        elif index is not None and getattr(index, "key", None) is _MERGE:
+            parts = node.made.items if isinstance(node.made, ListNode) else (node.made,)
+            if not all(isinstance(part, MapNode) for part in parts):
+                help = "write <<: *anchor of a mapping, or a list of them"
+                self.problems.add("only mappings can be merged", span, help)
+                index.key = None
+        return node
+
+    def _composed(self, parent: Any, index: Any, event: Any, span: Span) -> Any:
+        """A node that is written out here."""
+        compose: Callable[..., Any] = super().compose_node
+        children: list[Any]
+        self._spend(1, span)
+        self.anchors.pop(event.anchor, None)  # one of the same name takes its place from here on
+        if isinstance(event, ScalarEvent):
+            if len(event.value) > LONGEST_SCALAR:
+                message = f"this text is longer than {LONGEST_SCALAR // 1024} KiB"
+                raise _Stop(message, span, "put it in a file of its own")
+            node = compose(parent, index)
+            node.made = Scalar(value=self._value(event, span), text=event.value, span=span)
+            node.size = node.height = 1
+            return node
+        kind = "mapping" if isinstance(event, MappingStartEvent) else "sequence"
+        if parent is not None and index is None:
+            raise self._complex_key(kind, span)
+        if self.depth >= DEEPEST:
+            raise _Stop(f"more than {DEEPEST} levels of nesting", span, "flatten the file")
+        self._tag(event.tag, kind, span)
+        self.depth += 1
+        node = compose(parent, index)
+        self.depth -= 1
+        end = node.end_mark
+        if node.flow_style and end.line + 1 == span.line:
+            length = max(1, end.column + 1 - span.column)
+            span = Span(file=self.file, line=span.line, column=span.column, length=length)
+        if kind == "mapping":
+            children = [value for _, value in node.value]
+            node.made = MapNode(entries=_merged([(key.key, value.made) for key, value in node.value]), span=span)
+        else:
+            children = node.value
+            node.made = ListNode(items=tuple(item.made for item in children), span=span)
+        node.size = 1 + sum([child.size for child in children])
+        node.height = 1 + max([child.height for child in children], default=0)
+        return node
+
+    def _named(self, name: Any, span: Span) -> Any:
+        """The node that an alias names."""
+        node = self.anchors.get(name)
+        if node is None:
+            help = did_you_mean(name, self.anchors) or f"write &{name} before the value that it names"
+            raise _Stop(f'unknown anchor "{name}"', span, help)
+        if not hasattr(node, "made"):
+            raise _Stop(f'the alias "*{name}" is inside its own anchor', span, "an alias can't contain itself")
+        if self.depth + node.height > DEEPEST:
+            raise _Stop(f"more than {DEEPEST} levels of nesting, aliases written out", span, "flatten the file")
+        self._spend(node.size, span)
+        return node
+
+    def _spend(self, nodes: int, span: Span) -> None:
+        self.count += nodes
+        if self.count > MOST_NODES:
+            raise _Stop(f"more than {MOST_NODES} values, aliases written out", span, "split the file, or use for_each")
 
     def _span(self, event: Any) -> Span:
-        """The node's place; of a text of several lines the first, of a block text its `|` or `>` only."""
+        """The node's place; of a text of several lines the first, of a block text its `|` or `>` only, of a list or a
+        mapping where it begins."""
         start, end = event.start_mark, event.end_mark
-        if end.line == start.line:
-            length = end.column - start.column
-        elif event.style in ("|", ">"):
-            length = 1
-        else:
-            length = len(self._line(start.line).rstrip()) - start.column
-        return Span(file=self.file, line=start.line + 1, column=start.column + 1, length=max(1, length))
+        length = 1
+        if isinstance(event, AliasEvent) or (isinstance(event, ScalarEvent) and end.line == start.line):
+            length = end.column - start.column or 1
+        elif isinstance(event, ScalarEvent) and event.style not in ("|", ">"):
+            if self.lines is None:  # split once: a file may hold thousands of texts of several lines
+                self.lines = self.file.text.splitlines()
+            length = max(1, len("".join(self.lines[start.line : start.line + 1]).rstrip()) - start.column)
+        return Span(file=self.file, line=start.line + 1, column=start.column + 1, length=length)
 
-    def _line(self, index: int) -> str:
-        if self._lines is None:  # split once: a file may hold thousands of texts of several lines
-            self._lines = self.file.text.splitlines()
-        return self._lines[index] if index < len(self._lines) else ""
-
-    def _document(self, event: Any) -> None:
-        self._documents += 1
-        if self._documents > 1:
-            span = mark_span(self.file, event.start_mark)
-            raise _Stop("a second document begins here", span, "put it in a file of its own")
-
-    # -- scalars ---------------------------------------------------------------------------------------------
-
-    def _scalar(self, event: Any) -> None:
+    def _value(self, event: Any, span: Span) -> Plain:
         text: str = event.value
-        span = self._span(event)
-        if len(text) > LONGEST_SCALAR:
-            raise _Stop(f"this text is longer than {LONGEST_SCALAR // 1024} KiB", span, "put it in a file of its own")
-        plain = not event.style and event.tag is None and event.implicit[0]
-        if plain and text == "<<" and self._awaits_key():
-            self._merge_key(span)
-            return
-        node = Scalar(value=self._value(event, text, plain, span), text=text, span=span)
-        if event.anchor is not None:
-            self._anchors[event.anchor] = _Anchored(node, 1, 1)
-        self._add(node, 1, 1, span)
-
-    def _value(self, event: Any, text: str, plain: bool, span: Span) -> Any:
         try:
-            if plain:
+            if event.tag is None and not event.style:
                 return resolve(text)
-            tag = self._tag(event, "scalar", span)
+            tag = self._tag(event.tag, "scalar", span)
             value = text if tag is None else tagged(tag, text)
         except ValueError as error:
             self.problems.add(str(error), span, "quote it if it is a text")
@@ -331,155 +354,61 @@ class _Builder:
             return ""
         return value
 
-    def _tag(self, event: Any, kind: str, span: Span) -> str | None:
+    def _tag(self, tag: str | None, kind: str, span: Span) -> str | None:
         """The known tag's short name; None without one (`!` alone says "a text as it stands")."""
-        tag = event.tag
         if tag is None or tag == "!":
             return None
         short = tag.removeprefix(_TAG)
         if tag.startswith(_TAG) and short in _TAGS[kind]:
-            return str(short)
+            return short
         shown = f"!!{short}" if tag.startswith(_TAG) else tag
         help = "write null as the value to reset an option" if tag in ("!reset", "!override") else _TAG_HELP
         self.problems.add(f'unknown tag "{shown}"', span, help)
         return None
 
-    # -- collections -----------------------------------------------------------------------------------------
-
-    def _start_map(self, event: Any) -> None:
-        self._start(event, "mapping")
-
-    def _start_list(self, event: Any) -> None:
-        self._start(event, "sequence")
-
-    def _start(self, event: Any, kind: str) -> None:
-        start = event.start_mark
-        span = Span(file=self.file, line=start.line + 1, column=start.column + 1)
-        if self._awaits_key():
-            self._complex_key(kind, span)
-        if len(self._open) >= DEEPEST:
-            raise _Stop(f"more than {DEEPEST} levels of nesting", span, "flatten the file")
-        self._tag(event, kind, span)
-        frame = _Frame(kind == "mapping", span, event.anchor)
-        if event.anchor is not None:
-            self._anchors[event.anchor] = frame
-        self._open.append(frame)
-
-    def _complex_key(self, kind: str, span: Span) -> None:
+    def _complex_key(self, kind: str, span: Span) -> _Stop:
         line = self.file.line(span.line)
         at = span.column - 2
         if at >= 0 and line[at : at + 2] == "{{":
             whole = Span(file=self.file, line=span.line, column=at + 1, length=len(line.rstrip()) - at)
-            raise _Stop("an unquoted template is not YAML", whole, QUOTE_TEMPLATE)
+            return _Stop("an unquoted template is not YAML", whole, QUOTE_TEMPLATE)
         if line[at + 1 : at + 3] == "{{":
-            raise _Stop("a key can't be a template", span, "write the key out; only values are rendered")
-        raise _Stop(f"a {kind} can't be a key", span, "keys are texts; quote one that begins with { or [")
+            return _Stop("a key can't be a template", span, "write the key out; only values are rendered")
+        return _Stop(f"a {kind} can't be a key", span, "keys are texts; quote one that begins with { or [")
 
-    def _end(self, event: Any) -> None:
-        frame = self._open.pop()
-        span = frame.span
-        end = event.end_mark
-        if end.line + 1 == span.line and event.start_mark.column != end.column:  # a flow collection on one line
-            span = Span(file=self.file, line=span.line, column=span.column, length=max(1, end.column + 1 - span.column))
-        node: Node
-        if frame.is_map:
-            node = MapNode(entries=_merged(frame.entries), span=span)
-        else:
-            node = ListNode(items=tuple(frame.items), span=span)
-        if frame.anchor is not None and self._anchors.get(frame.anchor) is frame:
-            self._anchors[frame.anchor] = _Anchored(node, frame.size, frame.height)
-        self._add(node, frame.size, frame.height, span)
-
-    def _alias(self, event: Any) -> None:
-        span = self._span(event)
-        name: str = event.anchor
-        match self._anchors.get(name):
-            case None:
-                help = did_you_mean(name, self._anchors) or f"write &{name} before the value that it names"
-                raise _Stop(f'unknown anchor "{name}"', span, help)
-            case _Frame():
-                raise _Stop(f'the alias "*{name}" is inside its own anchor', span, "an alias can't contain itself")
-            case _Anchored(node=node, size=size, height=height):
-                if len(self._open) + height > DEEPEST:
-                    raise _Stop(f"more than {DEEPEST} levels of nesting, aliases written out", span, "flatten the file")
-                self._add(node, size, height, span, aliased=True)
-
-    # -- putting together ------------------------------------------------------------------------------------
-
-    def _awaits_key(self) -> bool:
-        return bool(self._open) and self._open[-1].is_map and self._open[-1].key is None
-
-    def _add(self, node: Node, size: int, height: int, span: Span, aliased: bool = False) -> None:
-        """Hand a finished node to what it stands in."""
-        self._count(size if aliased else 1, span)
-        if not self._open:
-            self.root = node
-            return
-        frame = self._open[-1]
-        frame.size += size
-        frame.height = max(frame.height, height + 1)
-        if not frame.is_map:
-            frame.items.append(node)
-        elif frame.key is None:
-            frame.key = (self._key(frame, node, span),)
-        else:
-            self._entry(frame, frame.key[0], node, span)
-            frame.key = None
-
-    def _count(self, added: int, span: Span) -> None:
-        self._nodes += added
-        if self._nodes > MOST_NODES:
-            raise _Stop(f"more than {MOST_NODES} values, aliases written out", span, "split the file, or use for_each")
-
-    def _key(self, frame: _Frame, node: Node, span: Span) -> Scalar | None:
-        """The key, if it can be one."""
-        if not isinstance(node, Scalar):
+    def _key(self, seen: dict[str, int], node: Any, event: Any, span: Span) -> Scalar | None:
+        """What a key is, if it can be one."""
+        made = node.made
+        if not isinstance(made, Scalar):
             raise _Stop("only a text can be a key", span, "this alias names a list or a mapping")
-        if not isinstance(node.value, str):
-            shown = node.text or "null"
+        if isinstance(event, ScalarEvent) and event.value == "<<" and event.tag is None and not event.style:
+            if "<<" in seen:
+                self.problems.add('a second "<<" in one mapping', span, "write one with a list: <<: [*a, *b]")
+            seen["<<"] = span.line
+            return _MERGE
+        if not isinstance(made.value, str):
+            shown = made.text or "null"
             self.problems.add(f'the key "{shown}" is not a text', span, f'put it in quotes: "{shown}"')
             return None
-        if (line := frame.seen.get(node.value)) is not None:
-            self.problems.add(
-                f'the key "{node.value}" is listed twice', span, f"remove it; the first is on line {line}"
-            )
+        if (line := seen.get(made.value)) is not None:
+            help = f"remove it; the first is on line {line}"
+            self.problems.add(f'the key "{made.value}" is listed twice', span, help)
             return None
-        frame.seen[node.value] = span.line
-        return Scalar(value=node.value, text=node.text, span=span)
-
-    def _merge_key(self, span: Span) -> None:
-        frame = self._open[-1]
-        if "<<" in frame.seen:
-            self.problems.add('a second "<<" in one mapping', span, "write one with a list: <<: [*a, *b]")
-        frame.seen["<<"] = span.line
-        frame.key = (_MERGE,)
-
-    def _entry(self, frame: _Frame, key: Scalar | None, node: Node, span: Span) -> None:
-        if key is not _MERGE:
-            if key is not None:
-                frame.entries.append((key, node))
-            return
-        parts = node.items if isinstance(node, ListNode) else (node,)
-        if not all(isinstance(part, MapNode) for part in parts):
-            self.problems.add("only mappings can be merged", span, "write <<: *anchor of a mapping, or a list of them")
-            return
-        frame.entries.extend((_MERGE, part) for part in parts)
+        seen[made.value] = span.line
+        return Scalar(value=made.value, text=made.text, span=span)
 
 
 def _merged(entries: list[tuple[Scalar | None, Node]]) -> tuple[tuple[Scalar, Node], ...]:
     """The entries with `<<` written out in its place: own keys win, then the mapping that stands first."""
-    if not any(key is _MERGE for key, _ in entries):
-        return tuple((key, node) for key, node in entries if key is not None)
     taken = {key.value for key, _ in entries if key is not None and key is not _MERGE}
     merged: list[tuple[Scalar, Node]] = []
     for key, node in entries:
         if key is not _MERGE:
-            assert key is not None
-            merged.append((key, node))
+            merged += [(key, node)] if key is not None else []
             continue
-        assert isinstance(node, MapNode)
-        for inner, value in node.entries:
-            if inner.value not in taken:
-                taken.add(inner.value)
-                merged.append((inner, value))
+        for part in node.items if isinstance(node, ListNode) else (node,):
+            for inner, value in part.entries if isinstance(part, MapNode) else ():
+                if inner.value not in taken:
+                    taken.add(inner.value)
+                    merged.append((inner, value))
     return tuple(merged)
