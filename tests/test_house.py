@@ -161,9 +161,9 @@ ENGINE_FIELD = re.compile(r"\b(HostConfig|NetworkSettings)\.|^Config\.[A-Z]")
 OWN_KEYS = {("probe/outside.py", "Name")}  # of /proc/PID/status
 # Modules that still know them. Only ever take one off.
 KNOWS_ENGINE_WORDS = frozenset(
-    """evidence/capture.py evidence/parts.py lifecycle/running.py lifecycle/verify.py probe/files.py
+    """lifecycle/running.py lifecycle/verify.py probe/files.py
     probe/filesystem.py probe/kernel.py probe/network.py probe/outside_limits.py probe/outside_places.py
-    probe/outside_process.py probe/privilege.py probe/resources.py probe/tmpfs.py spec/outcome.py""".split()
+    probe/outside_process.py probe/privilege.py probe/resources.py probe/tmpfs.py""".split()
 )
 
 

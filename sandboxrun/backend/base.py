@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sandboxrun.spec.codec import ImageConfig
     from sandboxrun.spec.outcome import History
     from sandboxrun.spec.project import DeclaredSandbox, Profile
-    from sandboxrun.spec.state import Snapshot, State
+    from sandboxrun.spec.state import Document, Snapshot, State
 
 
 class Output(Protocol):
@@ -143,19 +143,16 @@ class Backend(Protocol):
     def clock(self) -> datetime:
         """The engine's time, UTC: deadlines and leases count by it, not by this machine's."""
 
-    def version(self) -> Mapping[str, Any]:
-        """What the engine says of itself."""
+    def about(self) -> Mapping[str, str]:
+        """What the engine says of itself: its version, api_version, os, arch and kernel, as far as it does."""
 
-    def document(self, id: str) -> Mapping[str, Any]:
-        """The engine's own answer about a sandbox. Raises NotFound."""
-
-    def image(self, reference: str) -> Mapping[str, Any] | None:
-        """The engine's own answer about an image; None where it has none of that name."""
+    def document(self, id: str) -> Document:
+        """The engine's own answer about a sandbox, or what runs beside one. Raises NotFound."""
 
     def image_config(self, reference: str) -> ImageConfig | None:
         """What an image sets by itself; None where it has none of that name."""
 
-    def histories(self, ended: Mapping[str, Mapping[str, Any]]) -> Mapping[str, History]:
+    def histories(self, ended: Mapping[str, State]) -> Mapping[str, History]:
         """What the engine remembers of sandboxes that have ended, by id."""
 
     def history_of_removed(self, id: str) -> History:
@@ -167,8 +164,8 @@ class Backend(Protocol):
     def logs(self, id: str, *, tty: bool | None = None) -> Output:
         """What it has written."""
 
-    def changes(self, id: str) -> Sequence[Mapping[str, Any]]:
-        """What it changed in its file system."""
+    def changes(self, id: str) -> Sequence[tuple[str, str]]:
+        """What it changed in its file system: each path, and whether it was modified, added or deleted."""
 
     def usage(self, id: str) -> Mapping[str, Any]:
         """A sample of what it uses now."""

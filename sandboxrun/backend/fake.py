@@ -44,12 +44,13 @@ from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, without_inherited
 from sandboxrun.spec.names import GATEWAY, KEEPER, PARTS, companion, part_volume
 from sandboxrun.spec.option import private_network
-from sandboxrun.spec.outcome import NEVER, History
+from sandboxrun.spec.outcome import History
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile, config_digest
 from sandboxrun.spec.records import Attachment
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import (
     Companion,
+    Document,
     Foreign,
     Helper,
     Image,
@@ -183,13 +184,13 @@ class Fake:
         with self.reached("asking the engine for its time"):
             return datetime.now(UTC)
 
-    def version(self) -> Mapping[str, Any]:
+    def about(self) -> Mapping[str, str]:
         return {}
 
     def shares_filesystem(self) -> bool:
         return not self.world.blank
 
-    def document(self, id: str) -> Mapping[str, Any]:
+    def document(self, id: str) -> Document:
         return self._box(id, f"inspecting container {id[:12]}").document()
 
     def state(self, id: str) -> State:
@@ -198,10 +199,6 @@ class Fake:
     def present(self, project: str) -> frozenset[str]:
         with self.reached("listing containers") as world:
             return frozenset(id for id, box in world.boxes.items() if box.labels.get(labels.PROJECT) == project)
-
-    def image(self, reference: str) -> Mapping[str, Any] | None:
-        found = self.image_config(reference)
-        return {"Id": found.id} if found is not None else None
 
     def image_config(self, reference: str) -> ImageConfig | None:
         with self.reached(f"inspecting image {reference}") as world:
@@ -276,7 +273,7 @@ class Fake:
             one_off=labels.ONE_OFF in own,
             owner=own.get(labels.OWNER),
             labels=freeze(own),
-            document=freeze(box.document()),
+            document=box.document().raw,
         )
 
     def _live(self, box: Box) -> SandboxSpec:
@@ -360,7 +357,7 @@ class Fake:
         box = self._box(id, f"asking for the usage of container {id[:12]}")
         return {"read": text_of(time.time()), "memory_stats": {"usage": 1 << 20}} if box.running else {}
 
-    def changes(self, id: str) -> Sequence[Mapping[str, Any]]:
+    def changes(self, id: str) -> Sequence[tuple[str, str]]:
         self._box(id, f"asking for the changes of container {id[:12]}")
         return ()
 
@@ -371,7 +368,7 @@ class Fake:
             raise NotFound(operation, f"Could not find the file {path} in container {id}", status=404)
         return _Tree(box.files)
 
-    def histories(self, ended: Mapping[str, Mapping[str, Any]]) -> Mapping[str, History]:
+    def histories(self, ended: Mapping[str, State]) -> Mapping[str, History]:
         with self.reached("asking for events") as world:
             return {id: _history(world.boxes[id]) for id in ended if id in world.boxes}
 
@@ -654,7 +651,7 @@ class Fake:
     def _discard(self, address: str, session: Session) -> str:
         made = session.made[address]
         box = self._box(made.id, f"inspecting container {made.id[:12]}")
-        began = box.started != NEVER
+        began = box.started is not None
         if began:
             reached = self.stop(made.id, timeout=1)
             ended = Watched(stopped_by="killed" if reached else "itself")
@@ -701,7 +698,7 @@ class _Tree:
 
 
 def _companion(box: Box) -> Companion:
-    own, began = box.labels, box.started != NEVER
+    own, began = box.labels, box.started is not None
     return Companion(
         id=box.id, name=box.name, role=own[labels.ROLE], run=own[labels.RUN], running=box.running, started=began
     )

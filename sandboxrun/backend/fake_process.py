@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from typing import Any, Self
 from uuid import uuid4
 
-from sandboxrun.spec.outcome import NEVER, state_of
 from sandboxrun.spec.records import Attachment
 from sandboxrun.spec.spec import SandboxSpec
-from sandboxrun.spec.state import Created, Ended, Running, State, parse_time
+from sandboxrun.spec.state import Created, Document, Ended, Running, State, parse_time
+from sandboxrun.spec.types import freeze
 from sandboxrun.threads import begin
 
 _OOM = 137
@@ -31,7 +31,8 @@ class Box:
         self.spec = self.applied = spec
         self.networks: dict[str, Attachment] = {}
         self.created = text_of(time.time())
-        self.started = self.finished = NEVER
+        self.started: str | None = None
+        self.finished: str | None = None
         self.status, self.code, self.oom, self.paused = "created", 0, False, False
         self.output: list[tuple[int, bytes]] = []
         self.files: bytes | None = None
@@ -53,7 +54,7 @@ class Box:
         """Begin its process."""
         if self.running:
             return
-        self.started, self.finished, self.status, self._killed = text_of(time.time()), NEVER, "running", None
+        self.started, self.finished, self.status, self._killed = text_of(time.time()), None, "running", None
         self.note("start")
         begin(self._run, name=f"fake {self.name}", failed=lambda error: self._end(255))
 
@@ -70,18 +71,19 @@ class Box:
         with self.changed:
             return self.changed.wait_for(lambda: not self.running, timeout)
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> Document:
         """What is known of it, in the form in which evidence is kept."""
-        return {
-            "Id": self.id,
-            "Name": f"/{self.name}",
-            "Image": self.image,
-            "Created": self.created,
-            "State": state_of(
-                status=self.status, code=self.code, started=self.started, finished=self.finished, oom=self.oom
-            ),
-            "Config": {"Labels": self.labels, "Tty": self.spec.tty},
+        known: dict[str, Any] = {
+            "id": self.id,
+            "name": self.name,
+            "image": self.image,
+            "labels": self.labels,
+            "created": self.created,
+            "started": self.started,
+            "finished": self.finished,
         }
+        raw = freeze({**known, "status": self.status, "code": self.code, "oom": self.oom})
+        return Document(state=self.state(), tty=self.spec.tty, raw=raw, **known)
 
     def state(self) -> State:
         """Its state."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
 
@@ -26,7 +26,8 @@ from sandboxrun.evidence.parts import CaptureLimits, Part, Source, egress
 from sandboxrun.evidence.store import Entry, Store
 from sandboxrun.evidence.usage import Usage
 from sandboxrun.evidence.workspace import staged_content
-from sandboxrun.spec.outcome import NEVER, History, StoppedBy, decide, seen
+from sandboxrun.spec.outcome import History, StoppedBy, decide, seen
+from sandboxrun.spec.state import Document
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
@@ -155,8 +156,8 @@ class _Capture:
         if done := recorded(self._store, self._request.run):
             return done
         answer = self._inspect()
-        name = str(answer.get("Name", "")).lstrip("/") if answer else ""
-        with self._store.recording(self._request.run, name or self._id[:12]) as found:
+        name = answer.name if answer is not None and answer.name else self._id[:12]
+        with self._store.recording(self._request.run, name) as found:
             captured = None if isinstance(found, Entry) else self._into(found, answer)
         if captured is None:
             return recorded(self._store, self._request.run) or Captured(entry=None, failure="its record is gone")
@@ -165,7 +166,7 @@ class _Capture:
                 self._store.unstage(self._request.run)
         return captured
 
-    def _inspect(self) -> Mapping[str, Any] | None:
+    def _inspect(self) -> Document | None:
         """The engine's answer, None for a container that is gone. Whatever else goes wrong may pass: it is raised."""
         from sandboxrun.backend.errors import NotFound
 
@@ -175,7 +176,7 @@ class _Capture:
             self._missing.append(Missing(part="inspect", reason=reason_of(error)))
             return None
 
-    def _into(self, folder: RunFolder, answer: Mapping[str, Any] | None) -> Captured:
+    def _into(self, folder: RunFolder, answer: Document | None) -> Captured:
         digests, engine = self._gather(folder, answer)
         if self._hindered is not None:
             # Nothing is removed now: the next try, with the engine back or room on the disk, gets all of it.
@@ -184,13 +185,13 @@ class _Capture:
         indexes: list[Index] = []
 
         def index_after(previous: str | None) -> Index:
-            indexes.append(self._index(answer or {}, kept, digests, engine, previous))
+            indexes.append(self._index(answer, kept, digests, engine, previous))
             return indexes[-1]
 
         entry = self._store.finish(folder, index_after)
         return Captured(entry=entry, folder=folder.path, index=indexes[-1])
 
-    def _gather(self, folder: RunFolder, answer: Mapping[str, Any] | None) -> tuple[Digests, Mapping[str, str]]:
+    def _gather(self, folder: RunFolder, answer: Document | None) -> tuple[Digests, Mapping[str, str]]:
         """All parts: what the engine has to be asked for side by side, the rest meanwhile."""
         source = Source(
             engine=self._engine,
@@ -203,7 +204,7 @@ class _Capture:
             deadline=self._deadline,
         )
         image = Call("image digests", lambda: self._image(answer))
-        version = Call("engine version", self._version)
+        version = Call("engine version", self._engine.about)
         history = Call("history", lambda: self._remembered(answer))
         calls = [Call(name, part) for name, part in self._engine_parts(source, answer)]
         for name, part in self._own_parts(source, answer):
@@ -214,44 +215,47 @@ class _Capture:
         engine = self._guarded(version.name, partial(version.result, self._until))
         self._history = self._guarded(history.name, partial(history.result, self._until)) or History(known=False)
         workspace = self._guarded("workspace digest", lambda: staged_content(self._store, self._request.run))
-        return attrs.evolve(digests or self._request.digests, workspace=workspace or ""), engine or {}
+        return attrs.evolve(digests or self._request.digests, workspace=workspace or ""), MappingProxyType(engine or {})
 
-    def _own_parts(self, source: Source, answer: Mapping[str, Any] | None) -> Iterator[tuple[str, Callable[[], Part]]]:
+    def _own_parts(self, source: Source, answer: Document | None) -> Iterator[tuple[str, Callable[[], Part]]]:
         """What is here already."""
         if self._request.profile:
             yield "profile", lambda: parts.profile(source, self._request.profile)
         if answer is not None:
-            yield "inspect", lambda: parts.inspect(source, answer)
+            yield "inspect", lambda: parts.inspect(source, answer.raw)
         if self._request.live_logs:
             yield "logs", lambda: parts.live_logs(source, self._request.written)
-        started = _time(((answer or {}).get("State") or {}).get("StartedAt")) is not None
-        yield "usage", lambda: parts.usage(source, ran=started)
+        ran = answer is not None and answer.started is not None
+        yield "usage", lambda: parts.usage(source, ran=ran)
 
-    def _engine_parts(
-        self, source: Source, answer: Mapping[str, Any] | None
-    ) -> Iterator[tuple[str, Callable[[], Part]]]:
+    def _engine_parts(self, source: Source, answer: Document | None) -> Iterator[tuple[str, Callable[[], Part]]]:
         """What the engine has to be asked for; nothing without an answer to inspect, and the index says so."""
-        request, wanted = self._request, list[tuple[str, Callable[[], Part]]]()
-        if not request.live_logs:
-            wanted.append(("logs", lambda: parts.engine_logs(source, answer or {}, request.written)))
-        if request.filesystem_changes:
-            wanted.append(("changes", lambda: parts.changes(source)))
-        if request.artifacts:
-            wanted.append(("artifacts", lambda: parts.artifacts(source, request.artifacts)))
-        if target := request.workspace:
-            wanted.append(("workspace", lambda: self._workspace(source, target, answer or {})))
+        request = self._request
         if gateway := request.gateway:
             yield "egress", lambda: egress(source, gateway)
         elif request.wired:
             self._missing.append(Missing(part="egress", reason="its gateway is gone, and the records with it"))
-        if answer is not None:
-            yield from wanted
+        asked = {
+            "logs": not request.live_logs,
+            "changes": request.filesystem_changes,
+            "artifacts": request.artifacts,
+            "workspace": request.workspace,
+        }
+        wanted = [name for name, given in asked.items() if given]
+        if answer is None:
+            self._missing += [Missing(part=name, reason="the container could not be inspected") for name in wanted]
             return
-        self._missing += [Missing(part=name, reason="the container could not be inspected") for name, _ in wanted]
+        calls: Mapping[str, Callable[[], Part]] = {
+            "logs": lambda: parts.engine_logs(source, answer, request.written),
+            "changes": lambda: parts.changes(source),
+            "artifacts": lambda: parts.artifacts(source, request.artifacts),
+            "workspace": lambda: self._workspace(source, request.workspace or "", answer),
+        }
+        yield from ((name, calls[name]) for name in wanted)
 
-    def _workspace(self, source: Source, target: str, answer: Mapping[str, Any]) -> Part:
-        request, finished = self._request, (answer.get("State") or {}).get("FinishedAt")
-        lost = parts.held_workspace(source, request.keeper, finished) if request.keeper is not None else None
+    def _workspace(self, source: Source, target: str, answer: Document) -> Part:
+        request = self._request
+        lost = parts.held_workspace(source, request.keeper, answer.state) if request.keeper is not None else None
         return lost or parts.workspace(source, target, request.artifacts, request.own)
 
     def _guarded(self, part: str, call: Callable[[], T]) -> T | None:
@@ -280,57 +284,44 @@ class _Capture:
         self._touched += part.protected_paths_touched
         self._not_copied += part.not_copied
 
-    def _image(self, answer: Mapping[str, Any] | None) -> Digests:
-        given, image = self._request.digests, str((answer or {}).get("Image", ""))
+    def _image(self, answer: Document | None) -> Digests:
+        given, image = self._request.digests, answer.image if answer is not None else ""
         if not image or given.repo_digests:
             return attrs.evolve(given, image=given.image or image)
         found = self._engine.image_config(image)
         return attrs.evolve(given, image=image, repo_digests=found.digests if found is not None else ())
 
-    def _remembered(self, answer: Mapping[str, Any] | None) -> History:
+    def _remembered(self, answer: Document | None) -> History:
         if answer is None:
             return self._engine.history_of_removed(self._id)
-        state = answer.get("State") or {}
-        return self._engine.histories({self._id: state}).get(self._id, History())
-
-    def _version(self) -> Mapping[str, str]:
-        found = self._engine.version()
-        fields = {
-            "version": "Version",
-            "api_version": "ApiVersion",
-            "os": "Os",
-            "arch": "Arch",
-            "kernel": "KernelVersion",
-        }
-        return MappingProxyType({ours: str(found[theirs]) for ours, theirs in fields.items() if theirs in found})
+        return self._engine.histories({self._id: answer.state}).get(self._id, History())
 
     def _index(
         self,
-        answer: Mapping[str, Any],
+        answer: Document | None,
         kept: tuple[Kept, ...],
         digests: Digests,
         engine: Mapping[str, str],
         previous: str | None,
     ) -> Index:
-        request, state = self._request, answer.get("State") or {}
+        request, code = self._request, self._request.exit_code
         ending = decide(
-            state if answer else seen(request.exit_code) if request.exit_code is not None else None,
+            answer.state if answer is not None else seen(code) if code is not None else None,
             stopped_by=request.stopped_by,
             watched=request.watched,
             history=self._history,
         )
-        started, finished = _time(state.get("StartedAt")), _time(state.get("FinishedAt"))
-        if finished is not None and started is None:
-            finished = None
-        labels = self._masker.json((answer.get("Config") or {}).get("Labels") or {})
+        started = answer.started if answer is not None else None
+        finished = answer.finished if answer is not None and started is not None else None
+        labels = self._masker.json(answer.labels if answer is not None else {})
         return Index(
             run=request.run,
             project=request.project,
             sandbox=request.sandbox,
-            container_id=str(answer.get("Id", self._id)),
-            container_name=str(answer.get("Name", "")).lstrip("/"),
+            container_id=answer.id if answer is not None else self._id,
+            container_name=answer.name if answer is not None else "",
             ending=attrs.evolve(ending, detail=self._masker.text(ending.detail) if ending.detail else None),
-            created_at=_time(answer.get("Created")),
+            created_at=answer.created if answer is not None else None,
             started_at=started,
             finished_at=finished,
             captured_at=datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z"),
@@ -360,10 +351,6 @@ class _Capture:
         if egress is None:
             return None
         return attrs.evolve(egress, denied_targets=tuple(map(self._masker.text, egress.denied_targets)))
-
-
-def _time(value: Any) -> str | None:
-    return str(value) if value and value != NEVER else None
 
 
 def _between(started: str | None, finished: str | None) -> float | None:

@@ -5,6 +5,7 @@ Failures are raised: `capture` turns them into the index's `missing`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -25,7 +26,7 @@ from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.usage import USAGE, Usage, summary_of
 from sandboxrun.evidence.workspace import STDERR, STDOUT, LeftOut, baseline_of
 from sandboxrun.spec.guard import host_runs
-from sandboxrun.spec.state import parse_time
+from sandboxrun.spec.state import Document, Ended, Running, State
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 16
 _SOCKET = 1 << 24  # in Go's FileMode
-_KINDS = {0: "modified", 1: "added", 2: "deleted"}
 _REPLACEMENT = "\ufffd".encode()
 _REPLACED = "the engine's log driver json-file put U+FFFD in place of bytes that are not UTF-8"
 _USAGE_BYTES = 64 << 20
@@ -93,22 +93,20 @@ def profile(source: Source, text: str) -> Part:
     return Part()
 
 
-def engine_logs(source: Source, inspected: Mapping[str, Any], written: Mapping[int, int] | None = None) -> Part:
+def engine_logs(source: Source, document: Document, written: Mapping[int, int] | None = None) -> Part:
     """`stdout.log` and `stderr.log` as the engine kept them, secrets masked.
 
-    Byte for byte with the log driver `local`; `json-file` replaces what is not UTF-8. `written`: how many bytes of each
+    Byte for byte, but where the engine's log replaces what is not UTF-8. `written`: how many bytes of each
     stream there must be, where somebody counted them: the engine keeps only the end of a long log.
     """
-    tty = bool((inspected.get("Config") or {}).get("Tty"))
-    driver = ((inspected.get("HostConfig") or {}).get("LogConfig") or {}).get("Type")
     with (
         source.folder.writer(STDOUT) as out,
         source.folder.writer(STDERR) as err,
-        source.engine.logs(source.container_id, tty=tty) as output,
+        source.engine.logs(source.container_id, tty=document.tty) as output,
     ):
         logs = {1: _Log(out, source), 2: _Log(err, source)}
         part = _written(logs, output, source, written)
-    if driver != "json-file" or not any(log.replaced for log in logs.values()):
+    if not document.replaces or not any(log.replaced for log in logs.values()):
         return part
     return attrs.evolve(part, missing=(*part.missing, Missing(part="logs", reason=_REPLACED)))
 
@@ -191,9 +189,8 @@ def _written(
 
 def changes(source: Source) -> Part:
     """`changes.json`: [{"path", "kind": modified | added | deleted}], by path."""
-    found = source.engine.changes(source.container_id)
-    listed = sorted(({"path": str(c.get("Path", "")), "kind": _KINDS.get(c.get("Kind", 0), "?")} for c in found),
-                    key=lambda change: change["path"])  # fmt: skip
+    found = sorted(source.engine.changes(source.container_id), key=lambda change: change[0])
+    listed = [{"path": path, "kind": kind} for path, kind in found]
     most = source.limits.changes
     source.folder.write("changes.json", _json(source.masker.json(listed[:most])), truncated=len(listed) > most)
     if len(listed) <= most:
@@ -274,19 +271,17 @@ def _exported(source: Source, path: str, part: str, under: str, limits: ExportLi
     return Part(missing=done.missing, refused=done.refused, refused_total=done.refused_total)
 
 
-def held_workspace(source: Source, keeper: str, finished: str | None) -> Part | None:
-    """None while a workspace in memory is what the sandbox left; else a part that says why it is lost.
+def held_workspace(source: Source, keeper: str, left: State) -> Part | None:
+    """None while a workspace in memory is what the sandbox `left` in that state; else a part that says why it is lost.
 
     Its volume is empty again once neither the sandbox nor its keeper has it mounted: what is read then would look as if
     the agent had removed everything.
     """
-    try:
-        state = source.engine.document(keeper).get("State") or {}
-    except NotFound:
-        state = {}
-    begun, ended = parse_time(state.get("StartedAt")), parse_time(finished)
-    if state.get("Running") and begun is not None and (ended is None or begun < ended):
-        return None
+    ended = left.finished if isinstance(left, Ended) else None
+    with contextlib.suppress(NotFound):
+        state = source.engine.state(keeper)
+        if isinstance(state, Running) and (ended is None or state.started < ended):
+            return None
     reason = "it lay in memory, and its keeper ended before it could be read"
     return Part(missing=(Missing(part="workspace.patch", reason=reason),))
 
@@ -399,9 +394,9 @@ def egress(source: Source, gateway: str) -> Part:
 
 def _ended_before(source: Source, gateway: str) -> Iterator[Missing]:
     """Why the gateway does not run though nobody ended it: from then on the sandbox reached nothing."""
-    state = source.engine.document(gateway).get("State") or {}
-    if not state.get("Running") and not str(state.get("StartedAt") or "").startswith("0001-"):
-        how = "out of memory" if state.get("OOMKilled") else f"exit {state.get('ExitCode')}"
+    state = source.engine.state(gateway)
+    if isinstance(state, Ended) and state.started is not None:
+        how = "out of memory" if state.oom else f"exit {state.exit_code}"
         yield Missing(part="egress", reason=f"the gateway ended before the sandbox ({how}): it reached nothing then")
 
 

@@ -1,6 +1,6 @@
 """How a run ended, from what the engine says of it and what we did to it.
 
-Owns the decision. Pure: must not ask the engine anything (`history.py` does). What a caller did counts only where it
+Owns the decision; the backend asks the engine for what it is made from. What a caller did counts only where it
 reached the main process, and what nobody can know is `unknown`: such a run does not count as done.
 """
 
@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import enum
 import signal as signals
-from collections.abc import Iterable, Mapping
-from datetime import datetime
-from typing import Any, Self
+from datetime import UTC, datetime
 
 import attrs
 
-from sandboxrun.spec.state import parse_time
+from sandboxrun.spec.state import Created, Ended, Running, State
 
 
 class How(enum.StrEnum):
@@ -72,33 +70,7 @@ class History:
     known: bool = True
     silent: bool = False
 
-    @classmethod
-    def of(cls, events: Iterable[Mapping[str, Any]], **engine: Any) -> Self:
-        """From the engine's events of one container, oldest first."""
-        found = cls(**engine)
-        for event in events:
-            match event.get("Action"):
-                case "start":
-                    found = cls(started=True, **engine)
-                case "die" | "died":
-                    found = attrs.evolve(found, died=True)
-                case "oom":
-                    found = attrs.evolve(found, oom=True)
-                case "kill" if not found.died and (number := _signal_of(event)) is not None:
-                    found = attrs.evolve(found, signals=found.signals | {number})
-                case "stop" if found.silent:
-                    found = attrs.evolve(found, signals=found.signals | {signals.SIGTERM})
-        return found
 
-
-def _signal_of(event: Mapping[str, Any]) -> int | None:
-    actor = event.get("Actor")
-    attributes = actor.get("Attributes") if isinstance(actor, Mapping) else None
-    text = str(attributes.get("signal") or "") if isinstance(attributes, Mapping) else ""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 2 else None
-
-
-NEVER = "0001-01-01T00:00:00Z"  # the engine's zero time
 _LOST = 255  # what an engine gives, at its start, to a container that it had left running and finds ended
 _HIGHEST_SIGNAL = 64
 _ENDING = frozenset({signals.SIGINT, signals.SIGQUIT, signals.SIGKILL, signals.SIGTERM})  # sent to end a program
@@ -106,26 +78,13 @@ _MEMORY = "a process in it was killed for memory"
 _RESTARTED = "the engine was restarted while it ran"
 
 
-def seen(code: int) -> Mapping[str, Any]:
+def seen(code: int) -> State:
     """The state of one that somebody saw end with `code`, where it can't be asked any more."""
-    return state_of(status="exited", code=code, started="seen")
-
-
-def state_of(*, status: str, code: int, started: str, finished: str = "", oom: bool = False) -> Mapping[str, Any]:
-    """A state in the words in which `decide` reads it and evidence keeps it; for an engine that has no words."""
-    return {
-        "Status": status,
-        "Running": status == "running",
-        "ExitCode": code,
-        "OOMKilled": oom,
-        "StartedAt": started,
-        "FinishedAt": finished,
-        "Error": "",
-    }
+    return Ended(exit_code=code, oom=False, started=datetime.fromtimestamp(0, UTC), finished=None)
 
 
 def decide(
-    state: Mapping[str, Any] | None,
+    state: State | None,
     *,
     stopped_by: StoppedBy = StoppedBy.ITSELF,
     watched: bool = False,
@@ -133,25 +92,25 @@ def decide(
 ) -> Ending:
     """How a run ended.
 
-    `state` is `State` of the engine's inspect answer, None when the container is gone. `stopped_by` is what the caller
-    tried: it counts unless the engine saw the end and had sent no signal. `watched`: somebody was connected to the
-    engine at the moment of the exit (a `wait` that answered).
+    `state` is what the engine shows, None when the container is gone. `stopped_by` is what the caller tried: it counts
+    unless the engine saw the end and had sent no signal. `watched`: somebody was connected to the engine at the moment
+    of the exit (a `wait` that answered).
     """
-    if state is None:
-        return Ending(how=How.ENGINE_LOST, detail="the container is not on the engine any more")
     history = history or History()
-    oom = bool(state.get("OOMKilled")) or history.oom
-    error = str(state.get("Error") or "") or None
-    if _never_started(state):
-        return Ending(how=How.NOT_STARTED, exit_code=_code(state) or None, detail=error)
-    if state.get("Running") or state.get("Status") in ("running", "paused", "restarting"):
-        return Ending(
-            how=_OURS.get(stopped_by, How.KILLED), oom_killed=oom, detail="was still running when evidence was taken"
-        )
-    code = _code(state)
-    lost = _engine_lost(state, code, stopped_by, watched, history)
+    match state:
+        case None:
+            return Ending(how=How.ENGINE_LOST, detail="the container is not on the engine any more")
+        case Created():
+            return Ending(how=How.NOT_STARTED)
+        case Running(oom=oom):
+            still = "was still running when evidence was taken"
+            return Ending(how=_OURS.get(stopped_by, How.KILLED), oom_killed=oom or history.oom, detail=still)
+        case Ended(started=None):
+            return Ending(how=How.NOT_STARTED, exit_code=state.exit_code or None, detail=state.error or None)
+    code, oom = state.exit_code, state.oom or history.oom
+    lost = _engine_lost(state, stopped_by, watched, history)
     how, detail = lost or _how(code, oom, stopped_by, watched and stopped_by is not StoppedBy.ENGINE, history)
-    return Ending(how=how, exit_code=code, signal=_signal_in(code), oom_killed=oom, detail=error or detail)
+    return Ending(how=how, exit_code=code, signal=_signal_in(code), oom_killed=oom, detail=state.error or detail)
 
 
 _OURS = {
@@ -162,14 +121,12 @@ _OURS = {
 }
 
 
-def _engine_lost(
-    state: Mapping[str, Any], code: int | None, stopped_by: StoppedBy, watched: bool, history: History
-) -> tuple[How, str | None] | None:
+def _engine_lost(state: Ended, stopped_by: StoppedBy, watched: bool, history: History) -> tuple[How, str | None] | None:
     """The end where the engine was away meanwhile, or may have been. An engine ends what it finds running when it
     starts, as an orderly stop of it does, and any code may come of that."""
     if history.started and history.died:
         return None  # one engine, which forgets everything when it stops, saw both
-    began, started, finished = history.began, _time(state, "StartedAt"), _time(state, "FinishedAt")
+    code, began, started, finished = state.exit_code, history.began, state.started, state.finished
     same = began is not None and started is not None and started >= began
     if not same and not history.outlives and began is not None:
         if history.died or code == _LOST or stopped_by is StoppedBy.ENGINE or (finished and finished >= began):
@@ -196,30 +153,10 @@ def _how(code: int | None, oom: bool, stopped_by: StoppedBy, watched: bool, hist
     if history.signals & (_ENDING | {signal}):
         return How.KILLED, "stopped by somebody else"
     if signal is not None and signal in _ENDING and not (watched or history.died):
-        return How.UNKNOWN, f"nobody saw the exit, and {_named(signal)} from outside gives the same exit code"
+        by = signals.Signals(signal).name
+        return How.UNKNOWN, f"nobody saw the exit, and {by} from outside gives the same exit code"
     return (How.EXITED if code == 0 else How.FAILED), memory
-
-
-def _named(number: int) -> str:
-    try:
-        return signals.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _signal_in(code: int | None) -> int | None:
     return code - 128 if code is not None and 128 < code <= 128 + _HIGHEST_SIGNAL else None
-
-
-def _never_started(state: Mapping[str, Any]) -> bool:
-    return state.get("Status") == "created" or state.get("StartedAt") in (NEVER, "", None)
-
-
-def _time(state: Mapping[str, Any], key: str) -> datetime | None:
-    value = state.get(key)
-    return parse_time(value) if isinstance(value, str) else None
-
-
-def _code(state: Mapping[str, Any]) -> int | None:
-    code = state.get("ExitCode")
-    return code if isinstance(code, int) else None

@@ -30,6 +30,7 @@ class Running:
     started: datetime
     paused: bool = False
     health: str | None = None  # starting, healthy, unhealthy; None without a health check
+    oom: bool = False  # whether something in it was killed for memory
 
 
 @attrs.frozen(kw_only=True)
@@ -37,7 +38,7 @@ class Ended:
     """Ran and ended. `how` is what the engine says of its end (the words of the evidence's `ending.how`) and `detail`
     a sentence of it where there is more to say; None where the engine was not asked."""
 
-    exit_code: int
+    exit_code: int | None  # None where the engine tells none
     oom: bool
     started: datetime | None
     finished: datetime | None
@@ -74,6 +75,27 @@ class Ended:
 
 
 State = Created | Running | Ended
+
+
+@attrs.frozen(kw_only=True)
+class Document:
+    """An engine's own answer about one sandbox, or what runs beside it. `raw` is opaque: evidence keeps it whole.
+
+    Times are texts as the engine writes them, None for what never happened; `labels` may hold anything. `replaces`:
+    its log has U+FFFD in place of bytes that are not UTF-8.
+    """
+
+    id: str
+    name: str
+    image: str
+    state: State
+    labels: Mapping[str, Any]
+    tty: bool = False
+    replaces: bool = False
+    created: str | None = None
+    started: str | None = None
+    finished: str | None = None
+    raw: Mapping[str, Any] = attrs.field(repr=False, eq=False)
 
 
 @attrs.frozen(kw_only=True)

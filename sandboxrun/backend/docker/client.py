@@ -31,7 +31,7 @@ from sandboxrun.backend.docker.calls import (
     translated,
     uptime,
 )
-from sandboxrun.backend.docker.codec import image_config, read_state
+from sandboxrun.backend.docker.codec import image_config, read_document, read_state
 from sandboxrun.backend.docker.transport import Transport, TransportError
 from sandboxrun.backend.errors import EngineError, Unsupported
 from sandboxrun.spec import labels
@@ -43,9 +43,10 @@ if TYPE_CHECKING:
     from sandboxrun.spec.codec import ImageConfig
     from sandboxrun.spec.outcome import History
     from sandboxrun.spec.project import DeclaredSandbox, Profile
-    from sandboxrun.spec.state import Snapshot, State
+    from sandboxrun.spec.state import Document, Snapshot, State
 
 OLDEST = (1, 41)  # engine 20.10; older ones lack one-shot stats and private cgroup namespaces
+_ABOUT = {"version": "Version", "api_version": "ApiVersion", "os": "Os", "arch": "Arch", "kernel": "KernelVersion"}
 NEWEST = (1, 51)  # engine 28.5: what this client was written against
 _FRESH = 60.0  # seconds for which an answer about the engine itself is used again
 _CLOCK = "asking the engine for its time"
@@ -196,7 +197,7 @@ class Engine:
             self._host = host_addresses(self)
         return self._host
 
-    def histories(self, ended: Mapping[str, Mapping[str, Any]]) -> Mapping[str, History]:
+    def histories(self, ended: Mapping[str, State]) -> Mapping[str, History]:
         """See `history.histories`."""
         from sandboxrun.backend.docker.history import histories
 
@@ -258,8 +259,7 @@ class Engine:
     exec = _streams.exec
     stats_stream = _streams.stats_stream
     events = _streams.events
-    document = inspect_container  # the names by which the seam (backend/base.py) calls the same
-    stop = stop_container
+    stop = stop_container  # the names by which the seam (backend/base.py) calls the same
     signal = kill_container
     wait = wait_container
     usage = stats
@@ -333,6 +333,15 @@ class Engine:
     def state(self, id: str) -> State:
         """The state of one container."""
         return read_state(self.inspect_container(id).get("State") or {})
+
+    def document(self, id: str) -> Document:
+        """The engine's own answer about one container."""
+        return read_document(self.inspect_container(id))
+
+    def about(self) -> Mapping[str, str]:
+        """What the engine says of itself, by names of ours."""
+        found = self.version()
+        return {name: str(found[key]) for name, key in _ABOUT.items() if key in found}
 
     def present(self, project: str) -> frozenset[str]:
         """The ids of the containers with the project's label."""

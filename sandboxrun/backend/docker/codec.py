@@ -25,6 +25,7 @@ from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec
 from sandboxrun.spec.state import (
     Companion,
     Created,
+    Document,
     Ended,
     ObservedNetwork,
     ObservedSandbox,
@@ -35,6 +36,8 @@ from sandboxrun.spec.state import (
 )
 from sandboxrun.spec.types import freeze
 
+NEVER = "0001-01-01T00:00:00Z"  # the engine's zero time
+_ALIVE = ("running", "paused", "restarting")
 _PLACES = tuple(FIELDS.get(row.key) for row in ROWS)
 _RECORDED = tuple(row for row in ROWS if row.key not in SHOWN)
 
@@ -91,7 +94,7 @@ def image_config(inspect: Mapping[str, Any]) -> ImageConfig:
     live = Live(inspect={"Config": config}, names=Names(project=""))
     return ImageConfig(
         id=str(inspect.get("Id") or ""),
-        digests=tuple(inspect.get("RepoDigests") or ()),
+        digests=tuple(map(str, inspect.get("RepoDigests") or ())),
         volumes=tuple(map(forms.path, config.get("Volumes") or ())),
         reserved=tuple(sorted(n for n in labels.read(config.get("Labels")) if n.startswith(labels.PREFIX))),
         **{row.key: FIELDS[row.key].get(live) for row in ROWS if row.inherited},
@@ -170,17 +173,41 @@ def read_state(state: Mapping[str, Any]) -> State:
     """The `State` of an inspect answer. One whose start failed counts as ended, with the engine's reason."""
     started = parse_time(state.get("StartedAt"))
     health = (state.get("Health") or {}).get("Status")
-    if state.get("Running") or state.get("Restarting") or state.get("Paused"):
-        epoch = datetime.fromtimestamp(0, UTC)
-        return Running(started=started or epoch, paused=bool(state.get("Paused")), health=health)
+    if any(state.get(key) for key in ("Running", "Restarting", "Paused")) or state.get("Status") in _ALIVE:
+        epoch, oom = datetime.fromtimestamp(0, UTC), bool(state.get("OOMKilled"))
+        return Running(started=started or epoch, paused=bool(state.get("Paused")), health=health, oom=oom)
     if state.get("Status") == "created" and started is None and not state.get("Error"):
         return Created()
+    code = state.get("ExitCode")
     return Ended(
-        exit_code=int(state.get("ExitCode") or 0),
+        exit_code=code if isinstance(code, int) else None,
         oom=bool(state.get("OOMKilled")),
         started=started,
         finished=parse_time(state.get("FinishedAt")),
         error=str(state.get("Error") or ""),
+    )
+
+
+def read_document(inspect: Mapping[str, Any]) -> Document:
+    """A container's inspect answer, for the evidence."""
+    state, config = inspect.get("State") or {}, inspect.get("Config") or {}
+    log = (inspect.get("HostConfig") or {}).get("LogConfig") or {}
+    created, started, finished = (
+        str(text) if text and text != NEVER else None
+        for text in (inspect.get("Created"), state.get("StartedAt"), state.get("FinishedAt"))
+    )
+    return Document(
+        id=str(inspect["Id"]),
+        name=str(inspect.get("Name", "")).lstrip("/"),
+        image=str(inspect.get("Image", "")),
+        state=read_state(state),
+        labels=config.get("Labels") or {},
+        tty=bool(config.get("Tty")),
+        replaces=log.get("Type") == "json-file",
+        created=created,
+        started=started,
+        finished=finished,
+        raw=inspect,
     )
 
 

@@ -69,6 +69,7 @@ def inspect_containers(engine: Caller, ids: Iterable[str]) -> tuple[Json, ...]:
 
 
 # Measured with 100 containers on 2 cores: one after the other 34 ms, each alone on 4 threads 25, in batches 17.
+_KINDS = {0: "modified", 1: "added", 2: "deleted"}
 _MOST_CHANGES = 16 << 20  # bytes
 _BATCH = 25
 _INSPECTORS = 4
@@ -151,15 +152,16 @@ def wait_container(engine: Caller, id: str, *, timeout: float | None = None) -> 
     return int(answer["StatusCode"])
 
 
-def changes(engine: Caller, id: str) -> tuple[Json, ...]:
-    """What its filesystem has over the image's: {"Path", "Kind": 0 modified, 1 added, 2 deleted}.
+def changes(engine: Caller, id: str) -> tuple[tuple[str, str], ...]:
+    """What its filesystem has over the image's: path and kind (modified, added, deleted).
 
     Raises EngineError for a list of more than 16 MiB: an agent can make any number of files.
     """
     answer = engine.request(
         "GET", path_of(id, "/changes"), operation=f"listing the changes of container {named(id)}", stream=True
     )
-    return answer.sequence(_MOST_CHANGES)
+    found = answer.sequence(_MOST_CHANGES)
+    return tuple((str(c.get("Path", "")), _KINDS.get(c.get("Kind", 0), "?")) for c in found)
 
 
 def stats(engine: Caller, id: str) -> Json:

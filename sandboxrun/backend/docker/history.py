@@ -6,13 +6,16 @@ Owns these calls. Decides nothing: `outcome.py` does.
 from __future__ import annotations
 
 import math
+import signal as signals
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from sandboxrun.spec.outcome import History
-from sandboxrun.spec.state import parse_time
+from sandboxrun.spec.state import Ended, Running, State, parse_time
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
@@ -23,15 +26,15 @@ _REMOVED = timedelta(hours=1)  # what was removed longer ago is hardly among an 
 _PATIENCE = 10.0  # seconds, for an engine that does not end its answer
 
 
-def histories(engine: Engine, ended: Mapping[str, Mapping[str, Any]]) -> Mapping[str, History]:
-    """Of each container (id → `State` of its inspect answer), what the engine remembers. Raises EngineError."""
-    times = {id: (_time(state, "StartedAt"), _time(state, "FinishedAt")) for id, state in ended.items()}
-    began_at = [started for started, _ in times.values() if started is not None]
+def histories(engine: Engine, ended: Mapping[str, State]) -> Mapping[str, History]:
+    """Of each container (id → its state), what the engine remembers. Raises EngineError."""
+    began_at = [s.started for s in ended.values() if isinstance(s, Running | Ended) and s.started is not None]
     if not began_at:
         return {}
     about = _about(engine, min(began_at))
-    events = _events(engine, {id: finished for id, (_, finished) in times.items()}, min(began_at))
-    return {id: History.of(events[id], **about) for id in ended}
+    ends = {id: state.finished if isinstance(state, Ended) else None for id, state in ended.items()}
+    events = _events(engine, ends, min(began_at))
+    return {id: history_of(events[id], **about) for id in ended}
 
 
 def of_removed(engine: Engine, id: str) -> History:
@@ -39,7 +42,32 @@ def of_removed(engine: Engine, id: str) -> History:
     from sandboxrun.backend.docker.facts import is_podman
 
     since = engine.clock() - _REMOVED
-    return History.of(_events(engine, {id: None}, since)[id], silent=is_podman(engine.version(), {}))
+    return history_of(_events(engine, {id: None}, since)[id], silent=is_podman(engine.version(), {}))
+
+
+def history_of(events: Iterable[Mapping[str, Any]], **engine: Any) -> History:
+    """From the engine's events of one container, oldest first; `engine` are History's fields of the engine itself."""
+    found = History(**engine)
+    for event in events:
+        match event.get("Action"):
+            case "start":
+                found = History(started=True, **engine)
+            case "die" | "died":
+                found = attrs.evolve(found, died=True)
+            case "oom":
+                found = attrs.evolve(found, oom=True)
+            case "kill" if not found.died and (number := _signal_of(event)) is not None:
+                found = attrs.evolve(found, signals=found.signals | {number})
+            case "stop" if found.silent:
+                found = attrs.evolve(found, signals=found.signals | {signals.SIGTERM})
+    return found
+
+
+def _signal_of(event: Mapping[str, Any]) -> int | None:
+    actor = event.get("Actor")
+    attributes = actor.get("Attributes") if isinstance(actor, Mapping) else None
+    text = str(attributes.get("signal") or "") if isinstance(attributes, Mapping) else ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 2 else None
 
 
 def _about(engine: Engine, earliest: datetime) -> Mapping[str, Any]:
@@ -47,7 +75,8 @@ def _about(engine: Engine, earliest: datetime) -> Mapping[str, Any]:
 
     if is_podman(engine.version(), {}):
         return {"outlives": True, "silent": True}
-    began = _time(engine.network(_DEFAULT_NETWORK) or {}, "Created")
+    created = (engine.network(_DEFAULT_NETWORK) or {}).get("Created")
+    began = parse_time(created) if isinstance(created, str) else None
     if began is not None and began <= earliest:
         return {"began": began}
     outlives = bool(engine.info().get("LiveRestoreEnabled"))
@@ -90,8 +119,3 @@ def _after(event: Mapping[str, Any], end: datetime | None) -> bool:
     """Whether an event is of this end, not of one before a restart by hand."""
     at = event.get("timeNano")
     return end is not None and isinstance(at, int) and at / 1e9 >= end.timestamp() - 0.001
-
-
-def _time(answer: Mapping[str, Any], key: str) -> datetime | None:
-    value = answer.get(key)
-    return parse_time(value) if isinstance(value, str) else None

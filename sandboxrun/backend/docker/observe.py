@@ -35,6 +35,7 @@ from sandboxrun.spec.state import (
     Offers,
     Running,
     Snapshot,
+    State,
 )
 from sandboxrun.spec.types import freeze
 
@@ -142,7 +143,7 @@ def snapshot_after_run(engine: Engine, profile: Profile, names: Iterable[str]) -
 
 def _with_endings(engine: Engine, sandboxes: tuple[ObservedSandbox, ...]) -> tuple[ObservedSandbox, ...]:
     """What the engine says of how those ended that have."""
-    ended = {o.id: o.document["State"] for o in sandboxes if isinstance(o.state, Ended)}
+    ended: dict[str, State] = {o.id: o.state for o in sandboxes if isinstance(o.state, Ended)}
     if not ended:
         return sandboxes
     from sandboxrun.backend.docker.history import histories

@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from sandboxrun.backend.completed import Past
+from sandboxrun.backend.docker.history import history_of
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.spec import labels
-from sandboxrun.spec.outcome import History
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _past(container: str, events: list[Json]) -> Past:
         labels=own,
         times={str(event.get("Action")): _time(event) / 1e9 for event in events},
         exit_code=int(code) if code.isdigit() else None,
-        history=History.of(events),
+        history=history_of(events),
     )
 
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.spec.outcome import NEVER, Ending, History, How, StoppedBy, decide
+from sandboxrun.backend.docker.codec import NEVER, read_state
+from sandboxrun.backend.docker.history import history_of
+from sandboxrun.spec.outcome import Ending, History, How, StoppedBy, decide
 
 RAN = {"Status": "exited", "StartedAt": "2026-01-01T00:00:00Z", "ExitCode": 0, "OOMKilled": False, "Error": ""}
 START, DIE = {"Action": "start"}, {"Action": "die"}
@@ -32,7 +34,7 @@ KILL = sent("9")
         ),
         (
             {"ExitCode": 0},
-            {"history": History.of([{"Action": "oom"}])},
+            {"history": history_of([{"Action": "oom"}])},
             Ending(how=How.EXITED, exit_code=0, oom_killed=True, detail="a process in it was killed for memory"),
         ),
         (
@@ -59,7 +61,7 @@ KILL = sent("9")
         ),
         (
             {"ExitCode": 137},
-            {"history": History.of([KILL, DIE])},
+            {"history": history_of([KILL, DIE])},
             Ending(how=How.KILLED, exit_code=137, signal=9, detail="stopped by somebody else"),
         ),
         (
@@ -77,7 +79,7 @@ KILL = sent("9")
             Ending(how=How.ENGINE_LOST, exit_code=137, signal=9),
         ),
         ({"ExitCode": 255}, {"watched": True}, Ending(how=How.FAILED, exit_code=255)),
-        ({"ExitCode": 255}, {"history": History.of([DIE])}, Ending(how=How.FAILED, exit_code=255)),
+        ({"ExitCode": 255}, {"history": history_of([DIE])}, Ending(how=How.FAILED, exit_code=255)),
         (
             {"Status": "created", "StartedAt": NEVER, "ExitCode": 127, "Error": "no such program"},
             {},
@@ -94,7 +96,7 @@ KILL = sent("9")
     ],
 )
 def test_how_it_ended(state: dict[str, Any], known: dict[str, Any], expected: Ending) -> None:
-    assert decide({**RAN, **state}, **known) == expected
+    assert decide(read_state({**RAN, **state}), **known) == expected
 
 
 def test_a_container_that_is_gone() -> None:
@@ -150,12 +152,12 @@ def test_how_it_ended_by_what_the_engine_remembers(
     code: int, events: list[dict[str, Any]], about: dict[str, Any], stopped_by: StoppedBy, how: How
 ) -> None:
     state = {**RAN, **ENDED, "ExitCode": code}
-    ending = decide(state, stopped_by=stopped_by, history=History.of(events, **about))
+    ending = decide(read_state(state), stopped_by=stopped_by, history=history_of(events, **about))
     assert (ending.how, ending.exit_code) == (how, code)
 
 
 def test_an_end_after_the_engines_start_is_the_engines() -> None:
-    ending = decide({**RAN, **ENDED_LATER}, history=History(began=LATER))
+    ending = decide(read_state({**RAN, **ENDED_LATER}), history=History(began=LATER))
     assert (ending.how, ending.detail) == (How.ENGINE_LOST, "the engine was restarted while it ran")
 
 
@@ -163,5 +165,5 @@ def test_an_end_after_the_engines_start_is_the_engines() -> None:
 def test_memory_and_a_kill_side_by_side(sent_to_it: list[dict[str, Any]]) -> None:
     """Of two kills the one that the engine was asked for counts, and the other one stands beside it."""
     state = {**RAN, "ExitCode": 137, "OOMKilled": True}
-    ending = decide(state, stopped_by=StoppedBy.KILLED, history=History.of([START, *sent_to_it, DIE]))
+    ending = decide(read_state(state), stopped_by=StoppedBy.KILLED, history=history_of([START, *sent_to_it, DIE]))
     assert (ending.how, ending.oom_killed) == (How.KILLED if sent_to_it else How.OOM, True)
