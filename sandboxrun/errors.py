@@ -6,8 +6,10 @@ Owns the texts' shape. Must not print, and must not decide what is wrong: whoeve
 from __future__ import annotations
 
 import enum
+import functools
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -176,37 +178,108 @@ def did_you_mean(word: str, known: Iterable[str]) -> str | None:
 
 # -- what is never shown -------------------------------------------------------------------------------------------
 
-MASK = "(sensitive value)"
-_SHORT = 4  # a sensitive text below this length is masked only where it is the whole value, or all would be
+MASK = "(sensitive value)"  # in everything that a user reads
+EVIDENCE_MASK = "***"  # in evidence, whose format has it
+SHORTEST = 4  # characters: a shorter text is masked only where it is a whole value, since "1" or "no" is everywhere
+ENCODED = 8  # bytes: of a shorter one no encodings are looked for
+_LINE = 16  # bytes: a line of a longer secret, such as a key in PEM, counts by itself from here on
 LONGEST, KEPT = 4000, 1000  # characters of one text: commands are shown whole, a seccomp profile has ten thousand
 
 
-def mask(value: Any, sensitive: frozenset[str]) -> Any:
-    """`value` as plain data, with every text or number that holds a sensitive one masked, at any depth."""
+def spellings(value: bytes) -> frozenset[bytes]:
+    """What a sensitive value may look like where a program wrote it: without white space at its ends, its longer lines,
+    escaped as in JSON, Python, a shell or a line of ours, in base64 (wherever in a longer text), hexadecimal or
+    percent-encoding, and reversed."""
+    forms = {value, value.strip()}
+    forms |= {form for whole in tuple(forms) for form in _spellings(whole)}
+    return frozenset(form for form in forms if form)
+
+
+def _spellings(value: bytes) -> Iterator[bytes]:
+    lines = value.split(b"\n")
+    if len(lines) > 1:
+        long = (line.strip() for line in lines)
+        yield from (line for line in long if len(line) >= _LINE and not line.startswith(b"-----"))
+    text = value.decode("utf-8", "surrogateescape")
+    escaped = (*(json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)), repr(text)[1:-1])
+    for form in (*escaped, printable(text), one_line(text), text.replace("'", "'\\''")):
+        yield form.encode("utf-8", "surrogateescape")
+    if len(value) < ENCODED:
+        return
+    from base64 import b64encode
+    from urllib.parse import quote, quote_plus
+
+    for shift in range(3):  # where in a longer text it is decides what its middle looks like
+        coded = b64encode(bytes(shift) + value)
+        inner = coded[-(-shift * 4 // 3) : (shift + len(value)) * 4 // 3]
+        yield inner
+        yield inner.translate(bytes.maketrans(b"+/", b"-_"))
+    yield value.hex().encode()
+    yield value.hex().upper().encode()
+    for percent in (quote(value, safe=""), quote(value), quote_plus(value)):
+        yield percent.encode()
+        yield re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), percent).encode()
+    yield value[::-1]
+
+
+@functools.lru_cache(maxsize=16)
+def _pattern(sensitive: frozenset[str]) -> re.Pattern[str] | None:
+    """Finds every spelling that is long enough, longer ones first."""
+    coded = (text.encode("utf-8", "surrogateescape") for text in sensitive)
+    forms = {form.decode("utf-8", "surrogateescape") for value in coded for form in spellings(value)}
+    long = sorted((form for form in forms if len(form) >= SHORTEST), key=lambda form: (-len(form), form))
+    return re.compile("|".join(map(re.escape, long))) if long else None
+
+
+def longest_spelling(sensitive: frozenset[str]) -> int:
+    """Bytes of the longest text that `redact` looks for; 0 for none."""
+    coded = (text.encode("utf-8", "surrogateescape") for text in sensitive)
+    return max((len(form) for value in coded for form in spellings(value)), default=0)
+
+
+def redact(text: str, sensitive: Iterable[str]) -> str:
+    """A text with the sensitive ones in it masked, the rest left readable."""
+    known = frozenset(sensitive)
+    if text and text in known:
+        return MASK
+    pattern = _pattern(known)
+    return pattern.sub(MASK, text) if pattern is not None else text
+
+
+def redacted(diagnostic: Diagnostic, sensitive: Iterable[str]) -> Diagnostic:
+    """The diagnostic with sensitive texts masked."""
+    help = redact(diagnostic.help, sensitive) if diagnostic.help else None
+    return attrs.evolve(diagnostic, message=redact(diagnostic.message, sensitive), help=help)
+
+
+def mask(value: Any, sensitive: frozenset[str], *, whole: bool = True) -> Any:
+    """A profile's value as plain data without sensitive texts and numbers, at any depth, keys included.
+
+    A text that holds one is masked altogether, or with `whole=False` as `redact` does.
+    """
     match value:
         case str():
-            return MASK if _holds(value, sensitive) else value
+            found = redact(value, sensitive)
+            return MASK if whole and found != value else found
         case bool() | None:
             return value
         case int() | float():
             return MASK if str(value) in sensitive else value
         case Mapping():
-            return {key: mask(item, sensitive) for key, item in value.items()}
-    return [mask(item, sensitive) for item in value]
+            return {redact(str(key), sensitive): mask(item, sensitive, whole=whole) for key, item in value.items()}
+    return [mask(item, sensitive, whole=whole) for item in value]
 
 
-def _holds(text: str, sensitive: frozenset[str]) -> bool:
-    return (text != "" and text in sensitive) or any(s in text for s in sensitive if len(s) >= _SHORT)
-
-
-def redact(text: str, sensitive: Iterable[str]) -> str:
-    """A sentence with the sensitive texts in it masked, the rest left readable."""
-    for secret in sorted((s for s in sensitive if s), key=len, reverse=True):
-        if len(secret) >= _SHORT:
-            text = text.replace(secret, MASK)
-        elif text == secret:
-            return MASK
-    return text
+def redact_texts(document: Any, sensitive: frozenset[str]) -> Any:
+    """A document of ours for programs, with its texts masked as `redact` does; its keys and numbers are our own."""
+    match document:
+        case str():
+            return redact(document, sensitive)
+        case Mapping():
+            return {key: redact_texts(item, sensitive) for key, item in document.items()}
+        case list() | tuple():
+            return [redact_texts(item, sensitive) for item in document]
+    return document
 
 
 def one_line(text: str) -> str:

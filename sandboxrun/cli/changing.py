@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandboxrun.backend.events import Event
 from sandboxrun.cli.options import Talk
-from sandboxrun.cli.output import note, result, tell_all, terminal_width
+from sandboxrun.cli.output import hidden_texts, note, result, tell_all, terminal_width
 from sandboxrun.plan.changes import Plan
 from sandboxrun.report.progress import Progress, progress_for
 
@@ -42,6 +42,7 @@ class Telling:
             form="json" if as_json else "auto",
             verbose=talk.verbose,
             quiet=talk.quiet,
+            sensitive=hidden_texts(),
         )
         self._over = False
         self._proving: Proving | None = None
@@ -204,7 +205,5 @@ def _run(captured: Captured, profile: Profile) -> Run:
 
 def _json_line(kind: str, key: str, told: Mapping[str, Any], message: str) -> None:
     """A run's end, or a verification, in the shape of the other JSON lines."""
-    import json
-
     line = {"@level": "info", "@message": message, "@module": "sandboxrun.ui", key: told, "type": kind}
-    result(json.dumps(line, ensure_ascii=True))
+    result(line, indent=None)

@@ -42,7 +42,7 @@ def one_off_profile(given: Given, base: str | None, command: tuple[str, ...] | N
 def _of_base(base: str, given: Given, own: Mapping[str, Any]) -> Profile:
     """A project named by the current directory, with one sandbox called after its base."""
     from sandboxrun.cli.commands.init import project_name
-    from sandboxrun.cli.project import inputs_of
+    from sandboxrun.cli.project import announced, inputs_of
     from sandboxrun.profile.files import bases
     from sandboxrun.profile.loader import load_data
 
@@ -55,7 +55,7 @@ def _of_base(base: str, given: Given, own: Mapping[str, Any]) -> Profile:
         sandbox |= {"workspace": None}
     here = Path.cwd()
     data = {"name": project_name(here), "sandboxes": {base: sandbox}}
-    return load_data(data, directory=here, inputs=inputs_of(given))
+    return announced(load_data(data, directory=here, inputs=inputs_of(given)))
 
 
 def run_choice(

@@ -8,13 +8,14 @@ import tempfile
 import traceback
 from pathlib import Path
 
+from sandboxrun.cli.output import hidden
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.state import state_path
 
 
 def write_crash(error: BaseException) -> Path | None:
     """Write the traceback to a new file that only the user can read; None when that fails too."""
-    text = "".join(traceback.format_exception(error))
+    text = hidden("".join(traceback.format_exception(error)))
     for folder in (_state_folder(), None):
         try:
             if folder is not None:

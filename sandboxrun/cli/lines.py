@@ -17,7 +17,7 @@ import click
 
 from sandboxrun.cli.exitcodes import BROKEN_PIPE
 from sandboxrun.cli.output import colour_of, coloured
-from sandboxrun.errors import ExitCode, SandboxrunError, printable, redact
+from sandboxrun.errors import ExitCode, SandboxrunError, longest_spelling, printable, redact
 from sandboxrun.report.diagnostics import without_commands
 from sandboxrun.report.streams import write_all
 
@@ -59,7 +59,7 @@ class Lines:
         self._colours = {address: colour_of(n) for n, address in enumerate(addresses)}
         self._begun: dict[tuple[str, int], bytes] = {}
         self._inside: set[tuple[str, int]] = set()  # whose line was begun, and written up to `_begun`
-        self._kept_back = max([4, *(len(_coded(text)) for text in sensitive)])
+        self._kept_back = max(4, longest_spelling(sensitive))
         self._lock = threading.Lock()
         self._failures: dict[TextIO, OSError] = {}
 

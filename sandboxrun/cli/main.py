@@ -16,6 +16,7 @@ import click
 
 from sandboxrun.cli.exitcodes import BROKEN_PIPE, code_of_failure
 from sandboxrun.cli.group import root
+from sandboxrun.cli.output import hide
 
 if TYPE_CHECKING:
     from sandboxrun.errors import Diagnostic, SandboxrunError
@@ -27,6 +28,7 @@ COMPLETING = "_SANDBOXRUN_COMPLETE"  # set by the completion scripts
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (the process's own when left out); the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    hide(())
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a stream that a caller put in its place may lack it

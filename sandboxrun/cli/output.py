@@ -1,6 +1,7 @@
 """What is written, where and in which colours: results on stdout, everything else on stderr.
 
-Owns colours and the streams. What an agent or a profile wrote has been through `printable` before it gets here.
+Owns colours and the streams, and is the last to mask what the command's profile holds that is sensitive. What an agent
+or a profile wrote has been through `printable` before it gets here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import click
 if TYPE_CHECKING:
     from sandboxrun.errors import Diagnostic
 
+_sensitive: frozenset[str] = frozenset()  # never written, by whatever command
 _unread = False  # whether stderr is a pipe that is full and that nobody reads
 _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_yellow", "bright_green")
 
@@ -33,6 +35,26 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns
 
 
+def hide(sensitive: Iterable[str]) -> None:
+    """Mask these texts, and no others, in everything that is written from now on."""
+    global _sensitive
+    _sensitive = frozenset(sensitive)
+
+
+def hidden_texts() -> frozenset[str]:
+    """What `hide` was given."""
+    return _sensitive
+
+
+def hidden(text: str) -> str:
+    """`text` with what `hide` was given masked."""
+    if not _sensitive:
+        return text
+    from sandboxrun.errors import redact
+
+    return redact(text, _sensitive)
+
+
 def tell(diagnostic: Diagnostic) -> None:
     """A diagnostic, on stderr; -q does not hide it."""
     from sandboxrun.report.diagnostics import diagnostic_text
@@ -46,9 +68,17 @@ def tell_all(diagnostics: Iterable[Diagnostic]) -> None:
         tell(diagnostic)
 
 
-def result(text: str) -> None:
-    """Print a result, on stdout; a missing line end is added."""
-    click.echo(text, nl=not text.endswith("\n"), color=True)
+def result(told: Any, *, indent: int | None = 2) -> None:
+    """Print a result on stdout: a text, or data as JSON, without `indent` on one line. A missing line end is added."""
+    if not isinstance(told, str):
+        import json
+
+        from sandboxrun.errors import redact_texts
+
+        told = json.dumps(redact_texts(told, _sensitive) if _sensitive else told, indent=indent, ensure_ascii=True)
+    else:
+        told = hidden(told)
+    click.echo(told, nl=not told.endswith("\n"), color=True)
 
 
 def note(text: str, *, quiet: bool = False) -> None:
@@ -62,8 +92,9 @@ def shout(text: str, *, patience: float = 2.0) -> None:
     global _unread
     from sandboxrun.report.streams import write_all
 
+    line = f"{hidden(text)}\n".encode("utf-8", "backslashreplace")
     try:
-        write_all(sys.stderr, f"{text}\n".encode("utf-8", "backslashreplace"), patience=0.0 if _unread else patience)
+        write_all(sys.stderr, line, patience=0.0 if _unread else patience)
     except TimeoutError:
         _unread = True
     except (OSError, ValueError):
@@ -75,13 +106,6 @@ def warn(message: str, help: str | None = None) -> None:
     from sandboxrun.errors import Diagnostic
 
     tell(Diagnostic(message=message, help=help, severity="warning"))
-
-
-def json_text(data: Any) -> str:
-    """Data as JSON for a program to read: indented, no escapes beyond ASCII, a line end."""
-    import json
-
-    return json.dumps(data, indent=2, ensure_ascii=True) + "\n"
 
 
 def colour_of(position: int) -> str:

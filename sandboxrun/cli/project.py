@@ -59,15 +59,15 @@ def inputs_of(given: Given) -> Inputs:
 
 def load_profile(given: Given) -> Profile:
     """The profile that the options name. Raises UsageError, ProfileError."""
-    return _shown(load_checked(given, profile_files(given)).profile)
+    return announced(load_checked(given, profile_files(given)).profile)
 
 
-def _shown(profile: Profile) -> Profile:
-    """The profile, whose warnings are shown."""
-    if profile.warnings:
-        from sandboxrun.cli.output import tell_all
+def announced(profile: Profile) -> Profile:
+    """The profile: from now on its sensitive values are masked in all output. Its warnings are shown."""
+    from sandboxrun.cli.output import hide, tell_all
 
-        tell_all(profile.warnings)
+    hide(profile.sensitive)
+    tell_all(profile.warnings)
     return profile
 
 
@@ -127,4 +127,4 @@ def load_saved(given: Given, saved: SavedPlan) -> Profile:
     named = {text.partition("=")[0] for text in given.vars}
     values = {name: value for name, value in saved.inputs.items() if name not in named}
     inputs = attrs.evolve(inputs_of(given), values=values)
-    return _shown(load(saved.files, inputs=inputs, directory=saved.directory, allow_outside=given.allow_outside))
+    return announced(load(saved.files, inputs=inputs, directory=saved.directory, allow_outside=given.allow_outside))

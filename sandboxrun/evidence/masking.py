@@ -1,23 +1,19 @@
-"""Masks known secret values in bytes, texts and JSON data.
+"""Masks known secret values in bytes, texts and JSON data of the evidence.
 
-Owns the search. Found are the values, the same less white space at their ends, their longer lines, and what usual
-programs make of them without being told: base64 (wherever in a longer text it lies), hexadecimal, percent-encoding,
-JSON's and the shell's escapes, and the value reversed. A program that splits or encrypts a secret before it writes it
-cannot be caught here. Values shorter than `SHORTEST` would shred ordinary text ("1", "no"), so in streams and texts
-they stay, and in JSON data they are masked where they are a whole string or the value of a `NAME=value` entry; what is
-encoded is looked for only of those as long as `ENCODED`.
+Owns the search in streams; `errors.spellings` says what of a value is looked for. A program that splits or encrypts a
+secret before it writes it cannot be caught here. Values shorter than `SHORTEST` stay in streams and texts, and in JSON
+data they are masked where they are a whole string or the value of a `NAME=value` entry.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-MASK = b"***"
-SHORTEST = 4
-ENCODED = 8
-_LINE = 16  # a line of a longer secret, such as a key in PEM, counts by itself from here on
+from sandboxrun.errors import EVIDENCE_MASK, SHORTEST, spellings
+
+MASK = EVIDENCE_MASK.encode()
 
 
 class Masker:
@@ -25,8 +21,7 @@ class Masker:
 
     def __init__(self, values: Iterable[str | bytes] = ()) -> None:
         raw = {v.encode("utf-8", "surrogateescape") if isinstance(v, str) else v for v in values}
-        forms = {form for value in raw for form in (value, value.strip()) if form}
-        forms |= {form for value in tuple(forms) for form in _forms(value)}
+        forms = {form for value in raw for form in spellings(value)}
         long = sorted((form for form in forms if len(form) >= SHORTEST), key=lambda form: (-len(form), form))
         self._short = frozenset(forms.difference(long))
         self.longest = len(long[0]) if long else 0
@@ -67,38 +62,6 @@ class Masker:
             if equals and rest.encode("utf-8", "surrogateescape") in self._short:
                 return f"{self.text(name)}={MASK.decode()}"
         return self.text(text)
-
-
-def _forms(value: bytes) -> Iterator[bytes]:
-    """What else a value may look like where a program wrote it."""
-    lines = value.split(b"\n")
-    if len(lines) > 1:
-        long = (line.strip() for line in lines)
-        yield from (line for line in long if len(line) >= _LINE and not line.startswith(b"-----"))
-    if len(value) < ENCODED:
-        return
-    import json
-    from base64 import b64encode
-    from urllib.parse import quote, quote_plus
-
-    for shift in range(3):  # where in a longer text it lies decides what its middle looks like
-        coded = b64encode(bytes(shift) + value)
-        inner = coded[-(-shift * 4 // 3) : (shift + len(value)) * 4 // 3]
-        yield inner
-        yield inner.translate(_URL_SAFE)
-    yield value.hex().encode()
-    yield value.hex().upper().encode()
-    for percent in (quote(value, safe=""), quote(value), quote_plus(value)):
-        yield percent.encode()
-        yield re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), percent).encode()
-    text = value.decode("utf-8", "surrogateescape")
-    for ascii_only in (True, False):
-        yield json.dumps(text, ensure_ascii=ascii_only)[1:-1].encode("utf-8", "surrogateescape")
-    yield value.replace(b"'", b"'\\''")
-    yield value[::-1]
-
-
-_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 class MaskStream:

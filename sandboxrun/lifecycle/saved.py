@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from sandboxrun import __version__
-from sandboxrun.errors import Diagnostic, PlanError, printable, redact
+from sandboxrun.errors import MASK, Diagnostic, PlanError, printable, redact
 from sandboxrun.evidence.folder import Folder
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan
@@ -155,7 +155,6 @@ def saved_document(
     plan: Plan, *, path: Path, files: Sequence[Path], directory: Path, options: Options
 ) -> dict[str, Any]:
     """The file's content. The project's place is relative to the file's own: both may move together."""
-    from sandboxrun.profile.variables import MASK
     from sandboxrun.report.plan import plan_json
 
     root, base = Path(os.path.realpath(directory)), os.path.realpath(path.parent)

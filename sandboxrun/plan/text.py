@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.errors import Diagnostic, one_line, redact, shown
+from sandboxrun.errors import Diagnostic, one_line, redact, redacted, shown
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.diff import Difference, spec_plain
 from sandboxrun.spec.option import Effect
@@ -79,12 +79,6 @@ def plan_text(plan: Plan) -> str:
 def warnings(plan: Plan) -> list[Diagnostic]:
     """What to know before the plan is carried out, with sensitive texts masked."""
     return [redacted(warning, plan.sensitive) for warning in plan.warnings]
-
-
-def redacted(diagnostic: Diagnostic, sensitive: Iterable[str]) -> Diagnostic:
-    """The diagnostic with sensitive texts masked."""
-    help = redact(diagnostic.help, sensitive) if diagnostic.help else None
-    return attrs.evolve(diagnostic, message=redact(diagnostic.message, sensitive), help=help)
 
 
 def summary(plan: Plan) -> str:

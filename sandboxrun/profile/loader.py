@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.errors import Diagnostic, Problems, ProfileError
+from sandboxrun.errors import Problems, ProfileError, redacted
 from sandboxrun.profile.document import Document, read_document, split_document
 from sandboxrun.profile.dollars import check_document, check_layer
 from sandboxrun.profile.files import Places
@@ -201,7 +201,7 @@ class _Loader:
             configs=objects.configs,
             inputs=values.masked,
             sensitive=self._all_secrets(),
-            inputs_digest=digest_of(dict(values.masked)),  # not of sensitive values: a short one could be guessed
+            inputs_digest=digest_of(values.digested),
             files=self._files(documents),
             warnings=self.problems.warnings,
             rests_on=own,
@@ -307,23 +307,8 @@ class _Loader:
     def _finish(self) -> None:
         """Raise what was found, with no secret in it."""
         if self.problems:
-            hide = _hider(self._all_secrets())
             every = sorted((*self.problems.diagnostics, *self.problems.warnings), key=lambda d: d.order)
-            raise ProfileError(*(_hidden(diagnostic, hide) for diagnostic in every))
+            raise ProfileError(*(redacted(diagnostic, self._all_secrets()) for diagnostic in every))
 
 
 _NAME = Text(pattern=PROJECT, hint="a project's name: lower-case letters, digits, - and _")
-
-
-def _hider(secrets: frozenset[str]) -> Any:
-    long = sorted((re.escape(text) for text in secrets if len(text) >= 4), key=len, reverse=True)
-    if not long:
-        return None
-    return re.compile("|".join(long))
-
-
-def _hidden(diagnostic: Diagnostic, hide: re.Pattern[str] | None) -> Diagnostic:
-    if hide is None:
-        return diagnostic
-    help = hide.sub("***", diagnostic.help) if diagnostic.help else None
-    return attrs.evolve(diagnostic, message=hide.sub("***", diagnostic.message), help=help)

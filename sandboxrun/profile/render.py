@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -10,8 +11,8 @@ from typing import Any
 
 import attrs
 
+from sandboxrun.errors import mask
 from sandboxrun.profile.files import Places
-from sandboxrun.profile.variables import MASK
 from sandboxrun.profile.yaml import resolve
 from sandboxrun.spec.option import Row, rows, values_of
 from sandboxrun.spec.option_types import EgressOption
@@ -93,7 +94,7 @@ _COLUMN = 60  # where comments begin, when the line is shorter
 def render_json(profile: Profile) -> str:
     """The effective profile, its inputs and digests as JSON."""
     plain = {
-        **_masked(effective(profile), _Mask(profile)),
+        **_hidden(profile),
         "inputs": dict(profile.inputs),
         "digest": profile.digest,
         "inputs_digest": profile.inputs_digest,
@@ -106,7 +107,7 @@ def render_yaml(profile: Profile, *, defaults: bool = True) -> str:
 
     Without `defaults`, options at a default that nobody wrote are left out.
     """
-    plain = _masked(effective(profile), _Mask(profile))
+    plain = _hidden(profile)
     lines = [f"name: {_scalar(plain.pop('name'))}"]
     sandboxes = plain.pop("sandboxes")
     if sandboxes:
@@ -138,31 +139,12 @@ def _origin(provenance: Provenance | None) -> str:
     return f"{provenance.span.file.name}:{provenance.span.line}"
 
 
-class _Mask:
-    """Replaces sensitive texts: short ones only where they are a whole value."""
-
-    def __init__(self, profile: Profile) -> None:
-        self.whole = profile.sensitive
-        long = sorted((text for text in profile.sensitive if len(text) >= 4), key=len, reverse=True)
-        self.pattern = re.compile("|".join(map(re.escape, long))) if long else None
-
-    def text(self, text: str) -> str:
-        if text in self.whole:
-            return MASK
-        return self.pattern.sub(MASK, text) if self.pattern is not None else text
-
-
-def _masked(value: Any, mask: _Mask) -> Any:
-    match value:
-        case str():
-            return mask.text(value)
-        case bool() | None:
-            return value
-        case int() | float():
-            return MASK if str(value) in mask.whole else value
-        case Mapping():
-            return {key: _masked(item, mask) for key, item in value.items()}
-    return [_masked(item, mask) for item in value]
+def _hidden(profile: Profile) -> dict[str, Any]:
+    """The effective profile, with sensitive texts masked; the options' own names are none."""
+    plain = effective(profile)
+    hide = functools.partial(mask, sensitive=profile.sensitive, whole=False)
+    sandboxes = {a: {key: hide(value) for key, value in s.items()} for a, s in plain["sandboxes"].items()}
+    return {**hide(plain), "sandboxes": sandboxes}
 
 
 # -- writing YAML ------------------------------------------------------------------------------------------------

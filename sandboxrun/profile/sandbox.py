@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.errors import SHORTEST, Problems, did_you_mean
 from sandboxrun.profile.document import Document
 from sandboxrun.profile.files import Places, read_source
 from sandboxrun.profile.layers import OUTSIDE, Each, Layer, inside, merge_option
@@ -127,8 +127,6 @@ def _no_variable(text: str) -> None:
 
 # -- `env_file` and bare names in `environment:`: values that come from outside the profile
 
-SHORTEST_SECRET = 4  # characters; masking shorter texts would shred the output
-
 
 class EnvFiles:
     """Reads env files, each once."""
@@ -198,7 +196,7 @@ def pass_through(
         if not is_text(taken):
             problems.add(f"the caller's {name} is not UTF-8", places.get(name), "give it by a secret with file:")
             continue
-        if value is None and len(taken) >= SHORTEST_SECRET:
+        if value is None and len(taken) >= SHORTEST:
             secrets.add(taken)
         filled[name] = taken
     return attrs.evolve(spec, environment=freeze(filled))

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.errors import MASK, Problems, did_you_mean
 from sandboxrun.profile.files import read_source
 from sandboxrun.profile.sandbox import looks_like_dotenv, parse_dotenv
 from sandboxrun.profile.templates import for_others, is_template
@@ -456,7 +456,6 @@ def _with_value(name: str, rules: Rules, node: MapNode, span: Span | None, probl
 # -- Values for a profile's variables: from whom, in which order, and typed
 
 PREFIX = "SANDBOXRUN_VAR_"
-MASK = "(sensitive)"
 
 
 @attrs.frozen(kw_only=True)
@@ -485,6 +484,11 @@ class Values:
     def masked(self) -> Mapping[str, Any]:
         """The values to show: sensitive ones replaced."""
         return MappingProxyType({k: MASK if k in self.sensitive else v for k, v in self.values.items()})
+
+    @property
+    def digested(self) -> dict[str, Any]:
+        """What the inputs' digest is of: not of sensitive values, since a short one could be guessed. Its format."""
+        return {k: "(sensitive)" if k in self.sensitive else v for k, v in self.values.items()}
 
     @property
     def secrets(self) -> frozenset[str]:

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sandboxrun import __version__
-from sandboxrun.errors import MASK, mask, redact
+from sandboxrun.errors import mask, redact
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.text import SYMBOL, drift_lines, label, option_lines, summary, verb, warnings, why
-from sandboxrun.profile.variables import MASK as INPUT_MASK
 from sandboxrun.report.diagnostics import diagnostic_json
 from sandboxrun.report.markdown import Page, code, cut, escaped, fenced
 from sandboxrun.spec.option import Effect
@@ -127,7 +126,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "sandboxrun_version": __version__,
-        "variables": {name: {"value": _input(value, plan)} for name, value in plan.inputs.items()},
+        "variables": {name: {"value": mask(value, plan.sensitive)} for name, value in plan.inputs.items()},
         "planned_values": {"root_module": {"resources": [_planned(c, plan) for c in plan.changes if _stays(c)]}},
         "resource_changes": [_resource_change(c, plan, declared) for c in plan.changes],
         "resource_drift": [_drift_plan_json(c, plan) for c in plan.changes if c.drift],
@@ -167,25 +166,26 @@ def resource_of(kind: str, address: str) -> dict[str, Any]:
     return resource
 
 
-def sensitive_parts(value: Any, masked: Any) -> Any:
-    """The shape of `value` with true where it was masked, all else left out; False where nothing was."""
+def sensitive_parts(value: Any, sensitive: frozenset[str]) -> Any:
+    """The shape of `value` with true where it is masked, all else left out; False where nothing is."""
     match value:
         case Mapping():
-            inner = {key: sensitive_parts(item, masked[key]) for key, item in value.items()}
+            inner = {redact(str(key), sensitive): sensitive_parts(item, sensitive) for key, item in value.items()}
             return {key: item for key, item in inner.items() if item not in (False, {}, [])}
         case list() | tuple():
-            parts = [sensitive_parts(item, other) for item, other in zip(value, masked, strict=True)]
+            parts = [sensitive_parts(item, sensitive) for item in value]
             return parts if any(part not in (False, {}, []) for part in parts) else []
-    return masked == MASK and value != MASK
+    return mask(value, sensitive) != value
+
+
+def _masked(options: Mapping[str, Any] | None, plan: Plan) -> dict[str, Any] | None:
+    """Options with their sensitive values masked. Their own names are never hidden: a policy reads them."""
+    return None if options is None else {key: mask(value, plan.sensitive) for key, value in options.items()}
 
 
 def _parts(address: str) -> dict[str, Any]:
     match = _ADDRESS.fullmatch(address)
     return match.groupdict() if match is not None else {"name": address, "each": None, "run": None}
-
-
-def _input(value: Any, plan: Plan) -> Any:
-    return MASK if value == INPUT_MASK else mask(value, plan.sensitive)
 
 
 def _stays(change: Change) -> bool:
@@ -197,12 +197,11 @@ def _named(change: Change, plan: Plan) -> dict[str, Any]:
 
 
 def _planned(change: Change, plan: Plan) -> dict[str, Any]:
-    values = mask(change.after, plan.sensitive)
     return {
         **_named(change, plan),
         "schema_version": 0,
-        "values": values,
-        "sensitive_values": sensitive_parts(change.after, values),
+        "values": _masked(change.after, plan),
+        "sensitive_values": sensitive_parts(change.after, plan.sensitive),
     }
 
 
@@ -246,14 +245,14 @@ def _drift_plan_json(change: Change, plan: Plan) -> dict[str, Any]:
 def _change(
     actions: Iterable[str], before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, plan: Plan
 ) -> dict[str, Any]:
-    told: dict[str, Any] = {"actions": list(actions)}
-    sides = {"before": before, "after": after}
-    masked = {side: mask(value, plan.sensitive) for side, value in sides.items()}
-    told.update(masked)
-    told["after_unknown"] = {}
-    for side, value in sides.items():
-        told[f"{side}_sensitive"] = sensitive_parts(value, masked[side])
-    return told
+    return {
+        "actions": list(actions),
+        "before": _masked(before, plan),
+        "after": _masked(after, plan),
+        "after_unknown": {},
+        "before_sensitive": sensitive_parts(before, plan.sensitive),
+        "after_sensitive": sensitive_parts(after, plan.sensitive),
+    }
 
 
 def _step(step: Any, plan: Plan) -> dict[str, Any]:

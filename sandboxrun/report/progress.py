@@ -20,11 +20,10 @@ from sandboxrun.backend.events import (
     StepStarted,
     Undone,
 )
-from sandboxrun.errors import SandboxrunError, one_line, redact
+from sandboxrun.errors import SandboxrunError, one_line, redact, redacted
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.operations import Operation
-from sandboxrun.plan.text import redacted
 from sandboxrun.report.streams import write_all
 
 # -- What a plan's steps are called while an apply works. Owns the words. Pure
@@ -258,15 +257,17 @@ def progress_for(
     form: str = "auto",
     verbose: bool = False,
     quiet: bool = False,
+    sensitive: frozenset[str] = frozenset(),
 ) -> Progress:
     """The listener for `stream`. `auto`: annotations where GITHUB_ACTIONS is true, live on a terminal, lines else.
 
-    `verbose` tells every step, `quiet` only what fails. NO_COLOR and TERM=dumb are honoured.
+    `verbose` prints every step, `quiet` only what fails; `sensitive` texts are masked, and those of the plan that
+    `begin` is given. NO_COLOR and TERM=dumb are honoured.
     """
     if form == "json":
         from sandboxrun.report.progress_json import JsonProgress
 
-        return JsonProgress(writer(stream))
+        return JsonProgress(writer(stream), sensitive=sensitive)
     if form == "auto":
         form = "github" if environment.get("GITHUB_ACTIONS") == "true" else "live" if stream.isatty() else "lines"
     dull = environment.get("TERM") == "dumb" or not stream.isatty()
@@ -276,8 +277,9 @@ def progress_for(
         except ImportError:  # no rich
             form = "lines"
         else:
-            return LiveProgress(stream, colour=not environment.get("NO_COLOR"), verbose=verbose)
-    return LineProgress(writer(stream, patience=PATIENCE), verbose=verbose, quiet=quiet, github=form == "github")
+            return LiveProgress(stream, colour=not environment.get("NO_COLOR"), verbose=verbose, sensitive=sensitive)
+    write = writer(stream, patience=PATIENCE)
+    return LineProgress(write, verbose=verbose, quiet=quiet, github=form == "github", sensitive=sensitive)
 
 
 def writer(stream: TextIO, *, patience: float | None = None) -> Callable[[str], None]:
@@ -315,19 +317,20 @@ class LineProgress:
         verbose: bool = False,
         quiet: bool = False,
         github: bool = False,
+        sensitive: frozenset[str] = frozenset(),
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._write = write
         self._verbose, self._quiet, self._github = verbose, quiet, github
         self._tracker = Tracker(clock)
-        self._sensitive: frozenset[str] = frozenset()
+        self._sensitive = sensitive
         self._blocked: set[str] = set()  # addresses that were not started for a dependency's end
         self._told: dict[str, float] = {}  # step → when a line last told how far it is
         self._lock = threading.Lock()
 
     def begin(self, plan: Plan) -> None:
         """The steps to expect."""
-        self._sensitive = plan.sensitive
+        self._sensitive |= plan.sensitive
         self._tracker.expect(plan.operations)
 
     def __call__(self, event: Event) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 from sandboxrun import __version__
 from sandboxrun.backend.events import Event, StepDone, StepFailed, StepProgress, StepSkipped, StepStarted, Undone
-from sandboxrun.errors import one_line, redact
+from sandboxrun.errors import one_line, redact, redacted
 from sandboxrun.plan.changes import Action, Change, Plan
-from sandboxrun.plan.text import redacted, summary, warnings
+from sandboxrun.plan.text import summary, warnings
 from sandboxrun.report import progress as steps
 from sandboxrun.report.diagnostics import diagnostic_json
 from sandboxrun.report.plan import PROVIDER, resource_of
@@ -43,12 +43,14 @@ class JsonProgress:
         self,
         write: Callable[[str], None],
         *,
+        sensitive: frozenset[str] = frozenset(),
         clock: Callable[[], float] = monotonic,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._write, self._now = write, now
         self._tracker = Tracker(clock)
         self._plan: Plan | None = None
+        self._sensitive = sensitive
         self._changes: dict[str, Change] = {}
         self._started: set[str] = set()
         self._ended: dict[str, str] = {}  # address → completed, errored
@@ -57,6 +59,7 @@ class JsonProgress:
     def begin(self, plan: Plan) -> None:
         """The version, what drifted, what is planned."""
         self._plan = plan
+        self._sensitive |= plan.sensitive
         self._changes = {change.address: change for change in plan.changes}
         self._started, self._ended = set(), {}
         self._tracker.expect(plan.operations)
@@ -175,10 +178,6 @@ class JsonProgress:
 
     def _shown(self, text: str) -> str:
         return redact(text, self._sensitive)
-
-    @property
-    def _sensitive(self) -> frozenset[str]:
-        return self._plan.sensitive if self._plan is not None else frozenset()
 
 
 def _action(change: Change) -> str:

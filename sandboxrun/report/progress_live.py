@@ -35,20 +35,26 @@ class LiveProgress:
     """Lines as `LineProgress` has them, and below them a row for each resource that is worked on."""
 
     def __init__(
-        self, stream: TextIO, *, colour: bool = True, verbose: bool = False, clock: Callable[[], float] = monotonic
+        self,
+        stream: TextIO,
+        *,
+        colour: bool = True,
+        verbose: bool = False,
+        sensitive: frozenset[str] = frozenset(),
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._console = _Console(file=stream, no_color=not colour, highlight=False, markup=False, emoji=False)
         self._spinner = Spinner("dots" if (self._console.encoding or "").startswith("utf") else "line")
         self._tracker = Tracker(clock)
-        self._lines = LineProgress(self._print, verbose=verbose, clock=clock)
-        self._sensitive: frozenset[str] = frozenset()
+        self._lines = LineProgress(self._print, verbose=verbose, sensitive=sensitive, clock=clock)
+        self._sensitive = sensitive
         self._live: Live | None = None
         self._printing = threading.Lock()  # never taken while rich draws: it would wait for us, and we for it
         self._style: str | None = None
 
     def begin(self, plan: Plan) -> None:
         """Start the display."""
-        self._sensitive = plan.sensitive
+        self._sensitive |= plan.sensitive
         self._tracker.expect(plan.operations)
         self._lines.begin(plan)
         if self._live is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sandboxrun.cli import options as opt
-from sandboxrun.cli.output import json_text, note, result
+from sandboxrun.cli.output import note, result
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
@@ -52,7 +52,7 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given, as_json: bool
         told["gateway"] = doctoring.gateway_plain(engine)
         told["host_filters_paths"] = filters_paths(engine)
         told["profile"] = None if profile is None else _profile_plain(profile, faults)
-        result(json_text(told))
+        result(told)
         return 1 if faults else 0
     lines = [
         *doctoring.engine_lines(facts, engine.api_version, endpoint, shares, why),
@@ -120,7 +120,7 @@ def _unreachable(error: SandboxrunError, host: str | None, endpoint: Endpoint, a
 
     if as_json:
         message = error.diagnostics[0].message
-        result(json_text({"engine": None, "endpoint": endpoint.url, "origin": endpoint.origin, "error": message}))
+        result({"engine": None, "endpoint": endpoint.url, "origin": endpoint.origin, "error": message})
         return 1
     lines = [f"no engine: {error.diagnostics[0].message}", "", "looked for in this order:"]
     lines += [f"  {line}" for line in doctoring.sought(host, os.environ, endpoint)]

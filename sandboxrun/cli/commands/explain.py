@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from sandboxrun.cli.options import as_json
-from sandboxrun.cli.output import json_text, result
+from sandboxrun.cli.output import result
 
 
 @click.command()
@@ -21,7 +21,7 @@ def explain(option: str | None, as_json: bool) -> None:
     if option is None:
         listed = explaining.options()
         if as_json:
-            result(json_text(dict(listed)))
+            result(dict(listed))
             return
         width = max(len(name) for name, _ in listed)
         result("\n".join(f"{name:<{width}}  {description}" for name, description in listed))
@@ -31,4 +31,4 @@ def explain(option: str | None, as_json: bool) -> None:
         result(explaining.text(found))
         return
     facts = {name.split()[-1]: fact for name, fact in found.facts.items()}
-    result(json_text({"option": found.name, "description": found.description, **facts, "schema": found.schema}))
+    result({"option": found.name, "description": found.description, **facts, "schema": found.schema})

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sandboxrun.cli import options as opt
-from sandboxrun.cli.output import json_text, note, result, tell_all
+from sandboxrun.cli.output import note, result, tell_all
 
 if TYPE_CHECKING:
     from sandboxrun.plan.changes import Plan
@@ -93,13 +93,13 @@ def _differs(made: Plan) -> bool:
     return any(change.drift for change in made.changes) if made.refresh_only else not made.empty
 
 
-def plan_in(form: str, made: Plan) -> str:
+def plan_in(form: str, made: Plan) -> str | dict[str, Any]:
     """The plan in one of the formats."""
     match form:
         case "json":
             from sandboxrun.report.plan import plan_json
 
-            return json_text(plan_json(made))
+            return plan_json(made)
         case "markdown":
             from sandboxrun.report.plan import plan_markdown
 

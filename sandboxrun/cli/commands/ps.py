@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, assert_never
 import click
 
 from sandboxrun.cli import options as opt
-from sandboxrun.cli.output import json_text, note, result
+from sandboxrun.cli.output import note, result
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
@@ -63,7 +63,7 @@ def ps(
     order = {sandbox.address: n for n, sandbox in enumerate(profile.sandboxes)}
     shown.sort(key=lambda line: (order.get(line.address, len(order)), line.address))
     if as_json:
-        result(json_text([line._asdict() for line in shown]))
+        result([line._asdict() for line in shown])
     elif shown:
         result(_text(shown, snapshot.taken))
     else:

@@ -169,12 +169,12 @@ def _report(results: tuple[RunResult, ...], profile: Profile, as_json: bool, tal
     from pathlib import Path
 
     from sandboxrun.cli.changing import run_of
-    from sandboxrun.cli.output import json_text, note, result
+    from sandboxrun.cli.output import note, result
     from sandboxrun.report.evidence import evidence_plain, evidence_text
 
     runs = [run_of(one, profile) for one in results]
     if as_json:
-        result(json_text({"runs": [evidence_plain(run) for run in runs]}))
+        result({"runs": [evidence_plain(run) for run in runs]})
         return
     sys.stdout.flush()
     note(evidence_text(runs, sensitive=profile.sensitive, relative_to=Path.cwd()), quiet=talk.quiet)

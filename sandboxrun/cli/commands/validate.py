@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sandboxrun.cli.options import Given, Talk, as_json, chosen_format, format_of, on_profile, telling
-from sandboxrun.cli.output import json_text, result, tell_all
+from sandboxrun.cli.output import hide, result, tell_all
 
 if TYPE_CHECKING:
     from sandboxrun.errors import Diagnostic
@@ -55,6 +55,7 @@ def _verdict(given: Given, files: tuple[Path, ...]) -> tuple[tuple[str, ...] | N
         loaded = load_checked(given, files)
     except ProfileError as error:
         return None, error.diagnostics
+    hide(loaded.profile.sensitive)
     return tuple(sandbox.address for sandbox in loaded.profile.sandboxes), loaded.profile.warnings
 
 
@@ -70,7 +71,7 @@ def _accepted(
             from sandboxrun.report.diagnostics import diagnostic_json
 
             told = list(map(diagnostic_json, warnings))
-        result(json_text({"format_version": "1.0", **counts, "diagnostics": told, "sandboxes": list(addresses)}))
+        result({"format_version": "1.0", **counts, "diagnostics": told, "sandboxes": list(addresses)})
         return
     if talk.quiet or form == "github":
         return
@@ -95,7 +96,7 @@ def _refused(faults: tuple[Diagnostic, ...], form: str) -> int:
 
     match form:
         case "json":
-            result(json_text({**diagnostics.diagnostics_json(faults), "sandboxes": []}))
+            result({**diagnostics.diagnostics_json(faults), "sandboxes": []})
             return 1
         case "github":
             result(diagnostics.annotations_text(faults))

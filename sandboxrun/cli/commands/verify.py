@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sandboxrun.cli import options as opt
-from sandboxrun.cli.output import coloured, json_text, note, result, terminal_width
+from sandboxrun.cli.output import coloured, note, result, terminal_width
 
 _CONNECTIONS = 16  # of the probes that run side by side, four each
 
@@ -105,13 +105,13 @@ def _probed(
             raise
 
 
-def report_in(form: str, report: Report) -> str:
+def report_in(form: str, report: Report) -> str | dict[str, Any]:
     """The report in one of the formats."""
     match form:
         case "json":
             from sandboxrun.report.verify import verify_json
 
-            return json_text(verify_json(report))
+            return verify_json(report)
         case "markdown":
             from sandboxrun.report.verify import verify_markdown
 

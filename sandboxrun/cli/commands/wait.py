@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import click
 
 from sandboxrun.cli import options as opt
-from sandboxrun.cli.output import json_text, note, result
+from sandboxrun.cli.output import hidden, note, result
 
 
 @click.command()
@@ -40,7 +40,11 @@ def wait(
     with open_engine(host, parallelism=max(4, 2 * len(chosen) + 2)) as engine:
         note(f"waiting for {', '.join(s.address for s in chosen)}", quiet=not talk.verbose)
         found = wait_for(engine, profile, store, chosen, patience=timeout, began=process_began())
-    result(json_text(dict(found)) if as_json else codes_table(found, without_code(store, profile, found)))
+    result(
+        {hidden(a): code for a, code in found.items()}
+        if as_json
+        else codes_table(found, without_code(store, profile, found))
+    )
     return first_failure(found)
 
 

@@ -209,7 +209,7 @@ def test_render_masks(say: Say, here: Path) -> None:
         "sandboxes: {a: {image: example, command: [run, '{{ t }}']}}\n",
     )
     said = say("render", "--var", "t=hunter2hunter2")
-    assert said.code == 0 and "hunter2" not in said.out + said.err and "(sensitive)" in said.out
+    assert said.code == 0 and "hunter2" not in said.out + said.err and "(sensitive value)" in said.out
 
 
 # -- schema

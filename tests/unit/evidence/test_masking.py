@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxrun.evidence.masking import ENCODED, MASK, SHORTEST, Masker
+from sandboxrun.errors import ENCODED, SHORTEST
+from sandboxrun.evidence.masking import MASK, Masker
 
 letters = st.binary(max_size=40).map(lambda data: bytes(b"ab"[byte % 2] for byte in data))
 secrets = st.lists(letters.filter(lambda s: len(s) >= SHORTEST), min_size=1, max_size=4)

@@ -26,7 +26,7 @@ from tests.unit.plan.world import declared, ended, observed, profile, snapshot
 
 SECRET = "hunter2-secret"
 LINT = declared("lint", environment=freeze({"TOKEN": SECRET}))
-INPUTS = freeze({"ref": "main", "tasks": ["a", "b"], "n": 3, "token": "(sensitive)"})
+INPUTS = freeze({"ref": "main", "tasks": ["a", "b"], "n": 3, "token": "(sensitive value)"})
 
 
 def made(*observed_ones: Any, options: Options | None = None, **rest: Any) -> Plan:

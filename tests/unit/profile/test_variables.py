@@ -173,7 +173,7 @@ def test_a_missing_file_is_a_fault(tmp_path: Path) -> None:
 def test_sensitive_values_are_masked_and_not_told() -> None:
     block = {"token": {"type": "string", "sensitive": True, "minLength": 8}, "n": {"type": "integer", "default": 1}}
     found = values(block, vars=("token=correct horse",))
-    assert found.masked == {"token": "(sensitive)", "n": 1}
+    assert found.masked == {"token": "(sensitive value)", "n": 1}
     assert found.secrets == {"correct horse"}
     assert "horse" not in repr(found)
     assert faults(block, vars=("token=short",)) == ['--var for "token" breaks the variable\'s rules']
