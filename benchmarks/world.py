@@ -23,12 +23,14 @@ from uuid import uuid4
 import attrs
 
 from benchmarks import raw
+from benchmarks.raw import Connection
 from benchmarks.timing import BenchmarkError, Program
 from scripts.engine import endpoint
 
 HERE = Path(__file__).resolve().parent
 IMAGE = os.environ.get("SANDBOXRUN_TEST_IMAGE", "sandboxrun/busybox:latest")
 LABEL = "sandboxrun.bench"
+PROJECT = "sandboxrun.project"
 WORKERS = 4  # more gain nothing on two cores: the engine is the limit
 
 SANDBOX = """\
@@ -140,15 +142,21 @@ class World:
 
     # -- the end ----------------------------------------------------------------------------------------------
 
-    def labels(self) -> list[str]:
+    def labels(self, connection: Connection) -> list[str]:
         """What everything of this run carries, one of them each."""
-        projects = [f"sandboxrun.project={self.project(p)}" for p in ("plan", "apply", "run", "exit", "routes")]
-        return [f"{LABEL}={self.token}", f"com.docker.compose.project={self.project('c')}", *projects]
+        filters = raw.quoted({"label": [PROJECT]})
+        there = [
+            *connection.json("GET", f"/containers/json?all=1&filters={filters}"),
+            *connection.json("GET", f"/networks?filters={filters}"),
+        ]
+        projects = sorted({f"{PROJECT}={o['Labels'][PROJECT]}" for o in there})
+        mine = [label for label in projects if label.startswith(f"{PROJECT}={self.project('')}")]
+        return [f"{LABEL}={self.token}", f"com.docker.compose.project={self.project('c')}", *mine]
 
     def clean(self) -> None:
         """Remove all of it from the engine."""
         connection = raw.Connection(self.socket)
-        for label in self.labels():
+        for label in self.labels(connection):
             raw.in_parallel(self.socket, WORKERS, raw.ids(connection, label), _remove)
             filters = raw.quoted({"label": [label]})
             for network in connection.json("GET", f"/networks?filters={filters}"):

@@ -25,6 +25,12 @@ ON_ONE_WORKER = ("tests/attacks/", "tests/engine/test_probes.py")
 _STEERING = ("SANDBOXRUN_", "SANDBOX_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "COLUMNS")
 
 
+def pytest_configure() -> None:
+    """A script's background job ignores SIGINT, and so would all that the tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """xdist's own, but that the files named above are not divided. Its `xdist_group` does nothing under pytest 9.2."""
