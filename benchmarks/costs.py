@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import attrs
+from msgspec import structs
 
 from benchmarks.table import Result, compared
 from benchmarks.timing import in_turns
@@ -35,7 +35,7 @@ def isolation(world: World, rounds: int) -> Iterator[Result]:
     programs = []
     for name, options in OPTIONS.items():
         program = world.sandboxrun(f"run, {name}", "run", "--file", str(_write(world, name, options)))
-        programs.append(attrs.evolve(program, env={**program.env, "SANDBOXRUN_BENCH_TOKEN": "value"}))
+        programs.append(structs.replace(program, env={**program.env, "SANDBOXRUN_BENCH_TOKEN": "value"}))
     none, network, gateway, secrets = in_turns(programs, rounds)
     yield compared("run of true with a gateway", gateway, none)
     yield compared("run of true with a gateway", gateway, network)

@@ -14,12 +14,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import attrs
+from msgspec import structs
 
 from benchmarks.table import Result, compared
 from benchmarks.timing import BenchmarkError, Program, in_turns
 from benchmarks.traffic import HOST
 from benchmarks.world import HERE, World
+from sandboxrun.data import Data
 from sandboxrun.gateway.image import build_context
 from sandboxrun.gateway.rules import rules_document
 from sandboxrun.spec.option_types import Egress
@@ -51,8 +52,7 @@ cache_mem 8 MB
 """
 
 
-@attrs.frozen(kw_only=True)
-class Proxy:
+class Proxy(Data):
     """A running proxy, and how long it took to take connections."""
 
     name: str
@@ -130,7 +130,7 @@ def _compared(
     ours, squid = in_turns(programs, rounds)
     used = [proxy.cpu - earlier for proxy, earlier in zip(proxies, before, strict=True)]
     result = compared(title, ours, squid, 1.0)
-    yield attrs.evolve(result, cpu=used[0] / used[1] if used[1] else None)
+    yield structs.replace(result, cpu=used[0] / used[1] if used[1] else None)
 
 
 def _figure(measure: str, ours: float, squids: float, unit: str) -> Result:

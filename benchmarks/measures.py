@@ -11,8 +11,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 
-import attrs
-
 from benchmarks import gateway as proxies
 from benchmarks import raw
 from benchmarks.calls import seccomp
@@ -23,10 +21,10 @@ from benchmarks.table import Result, compared
 from benchmarks.timing import Program, Times, in_turns
 from benchmarks.verifying import verifying
 from benchmarks.world import LABEL, WORKERS, World
+from sandboxrun.data import Data
 
 
-@attrs.frozen(kw_only=True)
-class Effort:
+class Effort(Data):
     """How much is measured: `rounds` of quick programs, `few` of slow ones, and how many sandboxes."""
 
     rounds: int = 11

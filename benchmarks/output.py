@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator
 
-import attrs
+from msgspec import structs
 
 from benchmarks.table import Result, compared
 from benchmarks.timing import Times, in_turns
@@ -39,9 +39,9 @@ def output(world: World, sizes: tuple[int, ...], rounds: int) -> Iterator[Result
         profile = world.profile(f"output-{kind[:3]}-{size}", command=json.dumps(["sh", "-c", script]))
         ours = world.sandboxrun("run", "run", "--quiet", "--file", str(profile))
         argv = (docker, "run", "--rm", "--network", "none", "--label", f"{LABEL}={world.token}", IMAGE, "sh", "-c")
-        theirs = attrs.evolve(ours, name="docker run", argv=(*argv, script))
+        theirs = structs.replace(ours, name="docker run", argv=(*argv, script))
         for sink, where in SINKS.items():
-            programs = [attrs.evolve(program, sink=sink) for program in (ours, theirs)]
+            programs = [structs.replace(program, sink=sink) for program in (ours, theirs)]
             run, other = in_turns(programs, rounds, warm=False)
             peaks[kind, sink, size] = run
             yield compared(f"{size} MB, {kind}, {where}", run, other, TARGET)

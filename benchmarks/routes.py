@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-import attrs
+from msgspec import structs
 
 from benchmarks.table import Result, compared
 from benchmarks.timing import in_turns
@@ -26,8 +26,8 @@ def routes(world: World, rounds: int) -> Iterator[Result]:
         over_ssh = {**unix.env, "DOCKER_HOST": "ssh://me@engine.example.com", "PATH": path}
         programs = [
             unix,
-            attrs.evolve(unix, name="run, tcp", env=over_tcp),
-            attrs.evolve(unix, name="run, ssh", env=over_ssh),
+            structs.replace(unix, name="run, tcp", env=over_tcp),
+            structs.replace(unix, name="run, ssh", env=over_ssh),
         ]
         local, tcp, ssh = in_turns(programs, rounds)
     yield compared("run of true over tcp", tcp, local)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import attrs
+from msgspec import structs
 
 from benchmarks.timing import Times
+from sandboxrun.data import Data
 
 
-@attrs.frozen(kw_only=True)
-class Result:
+class Result(Data):
     """A measure beside what it is measured by. `ratio` is of medians, `least` of the quickest runs, `cpu` of the
     programs' own CPU seconds; `target` is the most that `ratio` should be, None where there is none."""
 
@@ -78,4 +78,4 @@ def table(results: Iterable[Result]) -> str:
 
 def plain(results: Iterable[Result]) -> list[dict[str, Any]]:
     """The same as data."""
-    return [{**attrs.asdict(result), "verdict": result.verdict} for result in results]
+    return [{**structs.asdict(result), "verdict": result.verdict} for result in results]

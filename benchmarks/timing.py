@@ -15,15 +15,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import attrs
+from sandboxrun.data import Data
 
 
 class BenchmarkError(Exception):
     """A program that is measured failed: its time would mean nothing."""
 
 
-@attrs.frozen(kw_only=True)
-class Took:
+class Took(Data):
     """One run of a program: seconds by the clock, seconds of CPU (its own, not the engine's), bytes at its peak."""
 
     wall: float
@@ -31,8 +30,7 @@ class Took:
     peak: int
 
 
-@attrs.frozen(kw_only=True)
-class Program:
+class Program(Data):
     """A program that is measured: how tables name it, and its command line."""
 
     name: str
@@ -84,8 +82,7 @@ def _read(source: int | None) -> None:
     os.close(source)
 
 
-@attrs.frozen(kw_only=True)
-class Times:
+class Times(Data):
     """What several runs of a program took."""
 
     name: str

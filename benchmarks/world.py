@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import attrs
-
 from benchmarks import raw
 from benchmarks.raw import Connection
 from benchmarks.timing import BenchmarkError, Program
+from sandboxrun.data import Data
 from scripts.engine import endpoint
 
 HERE = Path(__file__).resolve().parent
@@ -60,16 +59,14 @@ SERVICE = """\
 """
 
 
-@attrs.frozen(kw_only=True)
-class Compose:
+class Compose(Data):
     """docker compose, where there is one."""
 
     argv: tuple[str, ...]
     version: str
 
 
-@attrs.frozen(kw_only=True)
-class World:
+class World(Data):
     """One run of the benchmarks."""
 
     folder: Path

@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import attrs
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.source import Span
 
 
@@ -30,8 +31,7 @@ class ExitCode(enum.IntEnum):
     TERMINATED = 143
 
 
-@attrs.frozen(kw_only=True)
-class Diagnostic:
+class Diagnostic(Data):
     """One fault: what is wrong, where, and what to do. `message` is a clause without a full stop."""
 
     message: str
@@ -249,7 +249,7 @@ def redact(text: str, sensitive: Iterable[str]) -> str:
 def redacted(diagnostic: Diagnostic, sensitive: Iterable[str]) -> Diagnostic:
     """The diagnostic with sensitive texts masked."""
     help = redact(diagnostic.help, sensitive) if diagnostic.help else None
-    return attrs.evolve(diagnostic, message=redact(diagnostic.message, sensitive), help=help)
+    return structs.replace(diagnostic, message=redact(diagnostic.message, sensitive), help=help)
 
 
 def mask(value: Any, sensitive: frozenset[str], *, whole: bool = True) -> Any:

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import attrs
+from msgspec import structs
+
+from sandboxrun.data import Data
 
 
-@attrs.frozen(kw_only=True)
-class SourceFile:
+class SourceFile(Data, unshown=("text",)):
     """A text that was read: `name` as the user would type it, `text` whole."""
 
     name: str
-    text: str = attrs.field(repr=False)
+    text: str
 
     def line(self, number: int) -> str:
         """The text of line `number` (1-based), without its line end; "" past the end of the file."""
@@ -25,8 +26,7 @@ class SourceFile:
         return lines[number - 1] if 0 < number <= len(lines) else ""
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class Span:
+class Span(Data, eq=False):
     """A place in a file: 1-based `line` and `column`; `length` characters on that line (at least 1)."""
 
     file: SourceFile
@@ -41,29 +41,26 @@ class Span:
 Plain = str | int | float | bool | None
 
 
-@attrs.frozen(kw_only=True)
-class Scalar:
+class Scalar(Data, unshown=("span",), uncompared=("span",)):
     """One value. `text` is what the file said (so that `3.10` can be quoted back as it was written)."""
 
     value: Plain
     text: str = ""
-    span: Span | None = attrs.field(default=None, eq=False, repr=False)
+    span: Span | None = None
 
 
-@attrs.frozen(kw_only=True)
-class ListNode:
+class ListNode(Data, unshown=("span",), uncompared=("span",)):
     """A sequence of nodes."""
 
     items: tuple[Node, ...]
-    span: Span | None = attrs.field(default=None, eq=False, repr=False)
+    span: Span | None = None
 
 
-@attrs.frozen(kw_only=True)
-class MapNode:
+class MapNode(Data, unshown=("span",), uncompared=("span",)):
     """A mapping, in the file's order; keys are unique scalars whose values are strings."""
 
     entries: tuple[tuple[Scalar, Node], ...]
-    span: Span | None = attrs.field(default=None, eq=False, repr=False)
+    span: Span | None = None
 
     def get(self, key: str) -> Node | None:
         """The value under `key`, or None."""
@@ -75,7 +72,7 @@ class MapNode:
 
     def without(self, *keys: str) -> MapNode:
         """The same mapping less `keys`."""
-        return attrs.evolve(self, entries=tuple(e for e in self.entries if e[0].value not in keys))
+        return structs.replace(self, entries=tuple(e for e in self.entries if e[0].value not in keys))
 
 
 Node = Scalar | ListNode | MapNode

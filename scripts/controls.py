@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.probe import outside_limits, outside_places, outside_process
 from sandboxrun.probe.controls import FAMILIES
@@ -61,7 +61,7 @@ CONTEXTS = (
     Context(spec=SPECS[3], networks=freeze({"team": NetworkSpec(driver_opts=freeze({}))})),
     Context(spec=SandboxSpec(), runtime="runsc"),
     Context(spec=SandboxSpec(), architecture="aarch64"),
-    Context(spec=attrs.evolve(SandboxSpec(), cpus=8.0), host_cpus=2),
+    Context(spec=structs.replace(SandboxSpec(), cpus=8.0), host_cpus=2),
 )
 
 

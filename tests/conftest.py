@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 import hypothesis
 import pytest
+from msgspec import field
+
+from sandboxrun.data import Data
 
 # A slow machine is no fault of the code: no test may fail by the clock.
 hypothesis.settings.register_profile("sandboxrun", deadline=None, print_blob=True)
@@ -57,8 +59,7 @@ def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
 
 
-@attrs.frozen(kw_only=True)
-class Ran:
+class Ran(Data):
     """How a process ended. `code` is negative where a signal ended it, as subprocess has it."""
 
     code: int
@@ -66,12 +67,11 @@ class Ran:
     err: str
 
 
-@attrs.frozen(kw_only=True)
-class Cli:
+class Cli(Data):
     """Runs `python -m sandboxrun` in a process of its own, below `cwd`; coverage follows it there."""
 
     cwd: Path
-    _started: list[subprocess.Popen[str]] = attrs.field(factory=list)
+    _started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __call__(
         self,

@@ -6,19 +6,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
+from msgspec import field
+
+from sandboxrun.data import Data
 
 
-@attrs.frozen(kw_only=True)
-class Spelling:
+class Spelling(Data):
     """Values of an option that mean the `same`, and `others` that mean something else. `also` are options of the same
     sandbox, `top` keys of the profile's top level; `shown` is what an engine shows of another of these spellings."""
 
     same: tuple[Any, ...]
     others: tuple[Any, ...] = ()
-    also: Mapping[str, Any] = attrs.field(factory=dict)
-    top: Mapping[str, Any] = attrs.field(factory=dict)
-    shown: Mapping[str, Any] = attrs.field(factory=dict)
+    also: Mapping[str, Any] = field(default_factory=dict)
+    top: Mapping[str, Any] = field(default_factory=dict)
+    shown: Mapping[str, Any] = field(default_factory=dict)
 
 
 ARGUMENTS = {"command": ["x"]}
@@ -309,14 +310,13 @@ ONE_FORM: Mapping[str, str] = {
 }
 
 
-@attrs.frozen(kw_only=True)
-class Many:
+class Many(Data):
     """A value that says several things, and a word of each."""
 
     value: Any
     words: tuple[str, ...]
-    also: Mapping[str, Any] = attrs.field(factory=dict)
-    top: Mapping[str, Any] = attrs.field(factory=dict)
+    also: Mapping[str, Any] = field(default_factory=dict)
+    top: Mapping[str, Any] = field(default_factory=dict)
 
 
 MANY: Mapping[str, Many] = {

@@ -12,7 +12,6 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import attrs
 import click
 import pytest
 import yaml
@@ -22,6 +21,7 @@ from sandboxrun.backend.docker.connect import resolve
 from sandboxrun.cli.exitcodes import TABLE
 from sandboxrun.cli.group import root
 from sandboxrun.cli.table import COMMANDS
+from sandboxrun.data import Data
 from sandboxrun.profile.files import bases
 from sandboxrun.profile.functions import FILTERS, MAP_METHODS, TEXT_METHODS
 from sandboxrun.profile.loader import load
@@ -36,8 +36,7 @@ PAPERS = sorted(
 )
 
 
-@attrs.frozen(kw_only=True)
-class Block:
+class Block(Data):
     """A fenced block: its file, the line of its fence, its info string's words, its text."""
 
     path: Path

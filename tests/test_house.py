@@ -27,7 +27,8 @@ MODULES = tuple(sorted(PACKAGE.rglob("*.py")))
 
 # Rooms from the ground up; a room imports from lower tiers only, and from itself.
 TIERS: tuple[frozenset[str], ...] = (
-    frozenset({"source", "threads"}),
+    frozenset({"data", "threads"}),
+    frozenset({"source"}),
     frozenset({"errors"}),
     frozenset({"spec"}),
     frozenset({"profile", "plan", "audit"}),

@@ -14,7 +14,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.api.sandbox import Held
 from sandboxrun.api.settings import check_options
@@ -25,6 +25,7 @@ from sandboxrun.backend.docker.owned import own_containers, own_sandboxes
 from sandboxrun.backend.errors import NotFound
 from sandboxrun.backend.owner import this_process
 from sandboxrun.backend.session import Made, Session, Watched
+from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, PlanError, SandboxrunError, UsageError
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.lifecycle.apply import check_outside
@@ -137,13 +138,12 @@ class Gate:
 _SECRET = "SANDBOXRUN_API_SECRET_"
 
 
-@attrs.frozen(kw_only=True)
-class Declared:
+class Declared(Data, unshown=("environment",)):
     """One sandbox as a program declared it. `environment` holds the secrets' values, which no file or label does."""
 
     profile: Profile
     sandbox: DeclaredSandbox
-    environment: Mapping[str, str] = attrs.field(repr=False)
+    environment: Mapping[str, str]
 
 
 def declare(
@@ -322,8 +322,8 @@ def _as_found(profile: Profile, snapshot: Snapshot) -> Profile:
     for observed in snapshot.sandboxes:
         for key in networks_of(observed.spec):
             networks.setdefault(key, NetworkSpec(external=True))
-    names = attrs.evolve(profile.names, given_networks={n.key: n.name for n in common})
-    return attrs.evolve(profile, networks=networks, names=names)
+    names = structs.replace(profile.names, given_networks={n.key: n.name for n in common})
+    return structs.replace(profile, networks=networks, names=names)
 
 
 # -- The steps of a one-off's life, each carried out by the executor
@@ -389,7 +389,7 @@ class Lifecycle:
         snapshot = take_snapshot(service.engine, declared.profile, service.store)
         if any(other.name == sandbox.name for other in snapshot.sandboxes):
             raise _taken(sandbox, service.project)
-        snapshot = attrs.evolve(snapshot, sandboxes=(), completed={}, couriers=())
+        snapshot = structs.replace(snapshot, sandboxes=(), completed={}, couriers=())
         made = make_plan(declared.profile, snapshot, Options(targets=(sandbox.address,)))
         made = surveyed(made, declared.profile, service.store)
         return self._without_start(made), snapshot
@@ -404,7 +404,7 @@ class Lifecycle:
                         help="a profile of that project made it: give the service a project of its own",
                     )
                 )
-        return attrs.evolve(made, operations=tuple(s for s in made.operations if not isinstance(s, op.StartSandbox)))
+        return structs.replace(made, operations=tuple(s for s in made.operations if not isinstance(s, op.StartSandbox)))
 
     def _keep(self, declared: Declared, session: Session) -> Held:
         container = session.made[declared.sandbox.address].id
@@ -542,7 +542,7 @@ class Lifecycle:
             answer = self._service.engine.inspect_container(held.observed.id)
         except NotFound:
             ended = Ended(exit_code=0, oom=False, started=None, finished=None)
-            return attrs.evolve(held.observed, state=ended)
+            return structs.replace(held.observed, state=ended)
         return observe(answer, held.declared.profile.names, None)
 
     def _gone(self, held: Held, evidence: Captured | None) -> None:

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, overload
 
-import attrs
+from msgspec import Struct, field
 
 from sandboxrun.backend.errors import EngineError, EngineTimeout, NotFound
+from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, Diagnostic, ExitCode, SandboxrunError, UsageError, printable
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import Exported, ExportLimits, Kind, TarError, TarReader, export
@@ -172,13 +173,12 @@ _KILLER = (  # by its environment, which its children have inherited; needs a sh
 _KILLER_TIME = 10.0  # seconds
 
 
-@attrs.frozen(kw_only=True)
-class ExecResult:
+class ExecResult(Data, unshown=("stdout", "stderr")):
     """How a command ended: its exit code, and its output as bytes; `truncated` when a stream was longer than kept."""
 
     exit_code: int
-    stdout: bytes = attrs.field(repr=False)
-    stderr: bytes = attrs.field(repr=False)
+    stdout: bytes
+    stderr: bytes
     truncated: bool = False
 
 
@@ -280,14 +280,13 @@ def _kill(engine: Engine, container: str, token: str, user: str | None) -> bool:
 # -- `Sandbox`: one sandbox as a program holds it
 
 
-@attrs.define(kw_only=True, eq=False)
-class Held:
+class Held(Struct, kw_only=True, eq=False):
     """What the service keeps of a sandbox between its steps. `lock` is held while one of them is under way."""
 
     declared: Declared
     session: Session
     observed: ObservedSandbox
-    lock: threading.RLock = attrs.field(factory=threading.RLock)
+    lock: threading.RLock = field(default_factory=threading.RLock)
     watch: Watch | None = None
     removed: bool = False
     left: bool = False  # it should be gone, and could not be taken away: collecting tries again

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
+from msgspec import field, structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import Problems, UsageError, did_you_mean
 from sandboxrun.source import MapNode, Scalar, node_of
 from sandboxrun.spec.spec import BY_KEY, NOT_OFFERED, ROWS, SandboxSpec, parse_spec
@@ -25,8 +26,7 @@ LEAST_MEMORY_MB = 6  # the engine refuses less
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
-@attrs.frozen(kw_only=True)
-class Settings:
+class Settings(Data, unshown=("environment",), uncompared=("environment",)):
     """The settings, checked. Made by hand they need no environment; `from_environment` reads one.
 
     `docker_socket` (a path) goes before `docker_host` (unix://, tcp:// or ssh://); with neither, the docker command's
@@ -42,7 +42,7 @@ class Settings:
     default_memory_mb: int = 512
     default_cpu_limit: float = 1.0
     network_mode: str = "bridge"
-    environment: Mapping[str, str] = attrs.field(factory=lambda: freeze(dict(os.environ)), repr=False, eq=False)
+    environment: Mapping[str, str] = field(default_factory=lambda: freeze(dict(os.environ)))
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -56,11 +56,11 @@ class Settings:
         env = os.environ if env is None else env
         problems = Problems()
         values: dict[str, Any] = {"environment": freeze(dict(env))}
-        for name, (field, read) in _VARIABLES.items():
+        for name, (setting, read) in _VARIABLES.items():
             if (text := env.get(name)) is None:
                 continue
             try:
-                values[field] = read(text)
+                values[setting] = read(text)
             except ValueError as error:
                 problems.add(f'{name} is "{text[:80]}"', help=str(error))
         _check_endpoint(env, problems)
@@ -131,7 +131,7 @@ def _check_value(key: str, value: Any, problems: Problems) -> None:
         BY_KEY[key].type.parse(node_of(value), found)
     except TypeError as error:
         found.add(str(error), help="give texts, numbers, lists and mappings")
-    problems.extend(attrs.evolve(d, message=f"{key}: {d.message}") for d in found.diagnostics)
+    problems.extend(structs.replace(d, message=f"{key}: {d.message}") for d in found.diagnostics)
 
 
 def _merged(options: Mapping[str, Any]) -> MapNode:

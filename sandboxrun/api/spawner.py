@@ -16,10 +16,9 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import attrs
-
 from sandboxrun.api.processes import Guard, PlainProcess
 from sandboxrun.api.settings import Settings
+from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, ExitCode, SandboxrunError, UsageError
 from sandboxrun.spec.outcome import How
 from sandboxrun.threads import begin
@@ -40,8 +39,7 @@ OnOutput = Callable[[int, bytes], None]
 KILL_GRACE = 10.0  # seconds that a plain process has to end by itself after SIGTERM
 
 
-@attrs.frozen(kw_only=True)
-class AgentResult:
+class AgentResult(Data, unshown=("stdout", "stderr", "patch")):
     """How an agent ended.
 
     `exit_code` is the agent's own; 124 for a timeout, 125 when it never ran or nothing is known of its end, 137 for
@@ -54,12 +52,12 @@ class AgentResult:
 
     exit_code: int
     how: How
-    stdout: bytes = attrs.field(repr=False)
-    stderr: bytes = attrs.field(repr=False)
+    stdout: bytes
+    stderr: bytes
     truncated: bool = False
     evidence: Path | None = None
     duration: float = 0.0
-    patch: bytes | None = attrs.field(default=None, repr=False)
+    patch: bytes | None = None
 
     @property
     def ok(self) -> bool:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.backend.errors import EngineError
+from sandboxrun.data import Data
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.capture import Captured, recorded
 from sandboxrun.evidence.errors import EvidenceError
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
     from sandboxrun.spec.spec import SandboxSpec
 
 
-@attrs.frozen(kw_only=True)
-class Past:
+class Past(Data):
     """What happened to one container: `times` has when (seconds of UNIX time) it last did what the key says, in the
     words create, start, oom, kill, update, die and destroy; `exit_code` is None for one whose end was not seen."""
 
@@ -175,7 +175,7 @@ def with_others(snapshot: Snapshot, profile: Profile, store: Store, events: Even
     digests = {s.address: s.spec.digest for s in missing}
     found = completed_elsewhere(events, missing, Contents(store).differ)
     more = {address: freeze({digests[address]: record}) for address, record in found.items()}
-    return attrs.evolve(snapshot, completed=freeze({**snapshot.completed, **more}))
+    return structs.replace(snapshot, completed=freeze({**snapshot.completed, **more}))
 
 
 class Contents:

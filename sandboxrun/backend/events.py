@@ -5,36 +5,31 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.plan.operations import Operation
 
 
-@attrs.frozen(kw_only=True)
-class Planned:
+class Planned(Data):
     """A plan is about to be carried out: the steps to come. One command may carry out several, one after another."""
 
     operations: tuple[Operation, ...]
 
 
-@attrs.frozen(kw_only=True)
-class StepStarted:
+class StepStarted(Data):
     """A step begins."""
 
     step: Operation
 
 
-@attrs.frozen(kw_only=True)
-class StepProgress:
+class StepProgress(Data):
     """A step that takes long says how far it is: a layer pulled, a condition waited for."""
 
     step: Operation
     text: str
 
 
-@attrs.frozen(kw_only=True)
-class StepDone:
+class StepDone(Data):
     """A step ended well, after `seconds`."""
 
     step: Operation
@@ -42,24 +37,21 @@ class StepDone:
     note: str = ""
 
 
-@attrs.frozen(kw_only=True)
-class StepFailed:
+class StepFailed(Data):
     """A step failed."""
 
     step: Operation
     error: SandboxrunError
 
 
-@attrs.frozen(kw_only=True)
-class StepSkipped:
+class StepSkipped(Data):
     """A step was not done: one that it needs failed. `why` is "" where that is a dependency's end, no fault of ours."""
 
     step: Operation
     why: str
 
 
-@attrs.frozen(kw_only=True)
-class Undone:
+class Undone(Data):
     """What this apply had made and could not finish was removed again."""
 
     address: str

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
-import attrs
+from msgspec import Struct, field, structs
 
 from sandboxrun.backend import shared
 from sandboxrun.backend.completed import Events, Past, completed, with_others
@@ -72,30 +72,29 @@ class Killed(BaseException):
     """This job was killed: nothing that it still tries reaches the world."""
 
 
-@attrs.define(kw_only=True)
-class World:
+class World(Struct, kw_only=True):
     """What several jobs share. `before` is called with each step and may raise; `ignored` are options that the engine
     does not take as asked: what it makes of them, by key; `latency` is what each step takes, in seconds."""
 
-    images: dict[str, ImageConfig] = attrs.field(factory=dict)
-    registry: dict[str, ImageConfig] = attrs.field(factory=dict)
-    offers: Offers = attrs.field(factory=lambda: Offers(api_version="1.51"))
+    images: dict[str, ImageConfig] = field(default_factory=dict)
+    registry: dict[str, ImageConfig] = field(default_factory=dict)
+    offers: Offers = field(default_factory=lambda: Offers(api_version="1.51"))
     before: Callable[[Fake, Operation], None] = lambda job, step: None
     after: Callable[[Fake, Operation], None] = lambda job, step: None
-    ignored: dict[str, Any] = attrs.field(factory=dict)
+    ignored: dict[str, Any] = field(default_factory=dict)
     latency: float = 0.0
     gone: bool = False  # the engine can't be reached
     blank: bool = False  # nothing is known: neither what runs nor what has run, nor where the engine is
-    id: str = attrs.field(factory=lambda: uuid4().hex)
-    boxes: dict[str, Box] = attrs.field(factory=dict)
-    removed: dict[str, Box] = attrs.field(factory=dict)
-    networks: dict[str, ObservedNetwork] = attrs.field(factory=dict)  # by name
-    volumes: dict[str, ObservedVolume] = attrs.field(factory=dict)
-    whose: dict[str, str] = attrs.field(factory=dict)  # project, by the name of a network or volume
-    foreign: list[Foreign] = attrs.field(factory=list)
-    holders: dict[str, Fake] = attrs.field(factory=dict)  # project → who has its lock
-    performed: list[str] = attrs.field(factory=list)
-    guard: threading.RLock = attrs.field(factory=threading.RLock)
+    id: str = field(default_factory=lambda: uuid4().hex)
+    boxes: dict[str, Box] = field(default_factory=dict)
+    removed: dict[str, Box] = field(default_factory=dict)
+    networks: dict[str, ObservedNetwork] = field(default_factory=dict)  # by name
+    volumes: dict[str, ObservedVolume] = field(default_factory=dict)
+    whose: dict[str, str] = field(default_factory=dict)  # project, by the name of a network or volume
+    foreign: list[Foreign] = field(default_factory=list)
+    holders: dict[str, Fake] = field(default_factory=dict)  # project → who has its lock
+    performed: list[str] = field(default_factory=list)
+    guard: threading.RLock = field(default_factory=threading.RLock)
 
     def stranger(self, kind: str, name: str) -> None:
         """Somebody else makes an object of that name."""
@@ -211,18 +210,18 @@ class Fake:
             found = self._snapshot(profile)
         if self.world.blank:
             return found
-        found = attrs.evolve(found, completed=completed(profile, store, workspaces))
+        found = structs.replace(found, completed=completed(profile, store, workspaces))
         return with_others(found, profile, store, events) if events is not None else found
 
     def observe_before_run(self, profile: Profile, *, shared: bool) -> Snapshot:
         with self.reached("listing containers"):
-            return attrs.evolve(self._snapshot(profile), sandboxes=(), companions=())
+            return structs.replace(self._snapshot(profile), sandboxes=(), companions=())
 
     def observe_after_run(self, profile: Profile, names: Iterable[str]) -> Snapshot:
         with self.reached("listing containers"):
             found, wanted = self._snapshot(profile), frozenset(names)
         mine = tuple(o for o in found.sandboxes if o.name in wanted)
-        return attrs.evolve(found, sandboxes=mine, networks=(), volumes=(), companions=(), couriers=())
+        return structs.replace(found, sandboxes=mine, networks=(), volumes=(), companions=(), couriers=())
 
     def _snapshot(self, profile: Profile) -> Snapshot:
         world, project = self.world, profile.project
@@ -468,7 +467,7 @@ class Fake:
 
     def _serve(self, id: str) -> None:
         box = self._box(id, f"starting container {id[:12]}")
-        box.spec = attrs.evolve(box.spec, command=("sleep", "86400"))
+        box.spec = structs.replace(box.spec, command=("sleep", "86400"))
         box.start()
 
     def _make(self, name: str, own: Mapping[str, str], image: str, spec: SandboxSpec) -> str:
@@ -515,7 +514,7 @@ class Fake:
         box = world.boxes[id]
         for key in tuple(networks_of(sandbox.spec))[:1] if sandbox.spec.networks else ():
             self._join(box, session.profile.names.network(key), sandbox.spec.networks[key], session)
-        box.spec = attrs.evolve(box.spec, **world.ignored)
+        box.spec = structs.replace(box.spec, **world.ignored)
         if len(sandbox.spec.networks) <= 1:
             self._read_back(sandbox, box)
 
@@ -537,7 +536,9 @@ class Fake:
 
     def _renetwork(self, box: Box, session: Session) -> None:
         names = session.profile.names
-        box.spec = attrs.evolve(box.spec, networks=freeze({names.network_key(n): a for n, a in box.networks.items()}))
+        box.spec = structs.replace(
+            box.spec, networks=freeze({names.network_key(n): a for n, a in box.networks.items()})
+        )
 
     def _do_CheckSandbox(self, step: op.CheckSandbox, session: Session) -> None:
         id = session.made[step.address].id
@@ -585,7 +586,7 @@ class Fake:
     def _do_UpdateSandbox(self, step: op.UpdateSandbox, session: Session) -> None:
         box = self._box(step.container, f"updating container {step.container[:12]}")
         changed = {key: getattr(step.sandbox.spec, key) for key in step.options}
-        box.spec = attrs.evolve(box.spec, **{**changed, **self.world.ignored})
+        box.spec = structs.replace(box.spec, **{**changed, **self.world.ignored})
         box.note("update")
         self._read_back(step.sandbox, box, step.options)
 
@@ -679,7 +680,7 @@ class Fake:
             if step.address in unfinished and isinstance(step, op.UpdateSandbox):
                 with contextlib.suppress(SandboxrunError):
                     was, box = session.observed(step.container).spec, self._box(step.container, "updating")
-                    box.spec = attrs.evolve(box.spec, **{key: getattr(was, key) for key in step.options})
+                    box.spec = structs.replace(box.spec, **{key: getattr(was, key) for key in step.options})
                     session.listener(Undone(address=step.address, what="limits restored"))
 
 

@@ -10,11 +10,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import attrs
+from msgspec import structs
+
+from sandboxrun.data import Data
 
 
-@attrs.frozen(kw_only=True)
-class Owner:
+class Owner(Data):
     """A process: `kernel` names the running kernel and pid namespace its `pid` counts in ("" when not known).
 
     The machine's id is no part of it: clones share one, and a lock must not be taken from a living holder.
@@ -27,7 +28,7 @@ class Owner:
 
     def encode(self) -> str:
         """As a label's value."""
-        return json.dumps(attrs.asdict(self), sort_keys=True)
+        return json.dumps(structs.asdict(self), sort_keys=True)
 
     @property
     def is_gone(self) -> bool:

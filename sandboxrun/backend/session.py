@@ -12,9 +12,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import attrs
+from msgspec import Struct, field
 
 from sandboxrun.backend.events import Listener, guarded, silent
+from sandboxrun.data import Data, DataType
 from sandboxrun.errors import ApplyError
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, own_labels
@@ -27,16 +28,14 @@ if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
 
 
-@attrs.frozen(kw_only=True)
-class Made:
+class Made(Data):
     """A container that this apply made."""
 
     id: str
     run: str
 
 
-@attrs.frozen(kw_only=True)
-class Watched:
+class Watched(Data):
     """What the caller knows of a run that it watched to its end: who stopped it (`itself`, `timeout`, `killed`),
     whether its output was kept while it ran, its exit code, which counts where somebody else removed it, how many bytes
     it wrote to each stream where that is known, and what its evidence will lack (part, reason)."""
@@ -49,8 +48,7 @@ class Watched:
     missing: tuple[tuple[str, str], ...] = ()
 
 
-@attrs.define(kw_only=True)
-class Session:
+class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("files", "masked")):
     """One apply. `stop` is set to end it cleanly; `guard` raises when the project's lock was lost; `files` are the
     contents of secrets and configs, `masked` the values that no evidence may hold."""
 
@@ -59,34 +57,37 @@ class Session:
     snapshot: Snapshot
     store: Store
     plan_digest: str
-    files: Mapping[tuple[str, str], bytes] = attrs.field(factory=dict, repr=False)
-    masked: tuple[str, ...] = attrs.field(default=(), repr=False)
-    places: Mapping[str, str] = attrs.field(factory=dict)  # host paths → where they led when the apply began
-    listener: Listener = attrs.field(default=silent, converter=guarded)
+    files: Mapping[tuple[str, str], bytes] = field(default_factory=dict)
+    masked: tuple[str, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict)  # host paths → where they led when the apply began
+    listener: Listener = silent
     guard: Callable[[], None] = lambda: None
-    extra_labels: Mapping[str, str] = attrs.field(factory=dict)
+    extra_labels: Mapping[str, str] = field(default_factory=dict)
     before_start: Callable[[DeclaredSandbox, Made], None] = lambda sandbox, made: None
     after_start: Callable[[DeclaredSandbox, Made], None] = lambda sandbox, made: None
-    stop: threading.Event = attrs.field(factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)
     probing: bool = False  # start what does not hold, to look at it from inside
     wanted: frozenset[str] = frozenset()  # the addresses that all is done for: when none can start, the rest is left
-    abandoned: set[str] = attrs.field(factory=set)  # the addresses that can't be started any more
-    made: dict[str, Made] = attrs.field(factory=dict)
-    watched: dict[str, Watched] = attrs.field(factory=dict)  # by run
-    stopped: dict[str, bool] = attrs.field(factory=dict)  # container → whether our stop found it running
-    captured: dict[str, Captured] = attrs.field(factory=dict)  # run → its evidence
-    given_up: dict[str, str] = attrs.field(factory=dict)  # address → where the evidence is of one that was replaced
-    networks_made: dict[str, str] = attrs.field(factory=dict)  # engine name → id
-    plots: dict[str, Plot] = attrs.field(factory=dict)  # address → addresses on the sandbox's own network
-    private_networks: dict[str, str] = attrs.field(factory=dict)  # address → id, of those made here
-    gateways: dict[str, str] = attrs.field(factory=dict)  # address → id, of those made here
-    keepers: dict[str, str] = attrs.field(factory=dict)  # address → id, of those made here
-    companions: dict[str, list[str]] = attrs.field(factory=dict)  # address → ids, of those made here
-    plotting: threading.Lock = attrs.field(factory=threading.Lock)
-    volumes_made: set[str] = attrs.field(factory=set)
-    _images: dict[str, ImageConfig] = attrs.field(factory=dict)
-    _began: float = attrs.field(factory=monotonic)
-    _runs: dict[str, str] = attrs.field(factory=dict)
+    abandoned: set[str] = field(default_factory=set)  # the addresses that can't be started any more
+    made: dict[str, Made] = field(default_factory=dict)
+    watched: dict[str, Watched] = field(default_factory=dict)  # by run
+    stopped: dict[str, bool] = field(default_factory=dict)  # container → whether our stop found it running
+    captured: dict[str, Captured] = field(default_factory=dict)  # run → its evidence
+    given_up: dict[str, str] = field(default_factory=dict)  # address → where the evidence is of one that was replaced
+    networks_made: dict[str, str] = field(default_factory=dict)  # engine name → id
+    plots: dict[str, Plot] = field(default_factory=dict)  # address → addresses on the sandbox's own network
+    private_networks: dict[str, str] = field(default_factory=dict)  # address → id, of those made here
+    gateways: dict[str, str] = field(default_factory=dict)  # address → id, of those made here
+    keepers: dict[str, str] = field(default_factory=dict)  # address → id, of those made here
+    companions: dict[str, list[str]] = field(default_factory=dict)  # address → ids, of those made here
+    plotting: threading.Lock = field(default_factory=threading.Lock)
+    volumes_made: set[str] = field(default_factory=set)
+    _images: dict[str, ImageConfig] = field(default_factory=dict)
+    _began: float = field(default_factory=monotonic)
+    _runs: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.listener = guarded(self.listener)
 
     def run_of(self, address: str) -> str:
         """The id of the run that this apply makes for `address`: its volumes and its container carry the same."""

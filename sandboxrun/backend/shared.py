@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.backend.errors import DependencyFailed, NotFound
 from sandboxrun.backend.events import StepProgress
@@ -114,7 +114,7 @@ def capture_evidence(step: op.CaptureEvidence, session: Session) -> str:
     unseen = watched.stopped_by == "itself" or (reached and watched.stopped_by == "engine")
     if step.how is not None and reached is not False and unseen:
         # our stop found it running; or the plan knows what it was stopped for
-        watched = attrs.evolve(watched, stopped_by=step.how)
+        watched = structs.replace(watched, stopped_by=step.how)
     folder = keep(observed, watched, session, known=step.run in session.watched, gateway=step.gateway)
     if step.replaced:
         session.given_up[step.address] = folder
@@ -143,7 +143,7 @@ def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known
     """Take one container's evidence. `known`: the caller saw it end; `gateway`: the container that has its records."""
     from sandboxrun.evidence.capture import capture
 
-    request = attrs.evolve(_request(observed, watched, session, known=known), gateway=gateway)
+    request = structs.replace(_request(observed, watched, session, known=known), gateway=gateway)
     captured = capture(session.engine, observed.id, request, session.store)
     session.captured[observed.run] = captured
     if captured.entry is None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import attrs
+import msgspec
+from msgspec import structs
 
 from sandboxrun.backend.docker.connect import Endpoint
 from sandboxrun.backend.docker.facts import EngineFacts, Quota
@@ -36,7 +37,7 @@ SETTINGS = ("DOCKER_SOCKET", "DOCKER_HOST", "DOCKER_CONTEXT")
 
 def engine_lines(facts: EngineFacts, api: str, endpoint: Endpoint, shares: bool, why: str) -> list[tuple[str, str]]:
     """The engine in words: what, and what of it."""
-    limits = attrs.asdict(facts.limits)
+    limits = structs.asdict(facts.limits)
     missing = [words for key, words in _LIMITS.items() if not limits[key]]
     kept = [words for key, words in _LIMITS.items() if limits[key]]
     told = [
@@ -66,7 +67,7 @@ def _security(facts: EngineFacts) -> str:
 
 def engine_plain(facts: EngineFacts, api: str, endpoint: Endpoint, shares: bool, why: str) -> dict[str, Any]:
     """The same as data."""
-    plain = attrs.asdict(facts, value_serializer=lambda owner, field, value: getattr(value, "value", value))
+    plain = msgspec.to_builtins(facts)
     return {
         **plain,
         "api_in_use": api,

@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import attrs
-
 from sandboxrun.backend.docker.fields import field_of
+from sandboxrun.data import Data
 from sandboxrun.errors import UsageError, did_you_mean
 from sandboxrun.spec.option import Effect, Record, Row, row_schema, rows
 from sandboxrun.spec.spec import BY_KEY, NOT_OFFERED, ROWS
@@ -46,8 +45,7 @@ MERGES = {
 }
 
 
-@attrs.frozen(kw_only=True)
-class Explained:
+class Explained(Data, unshown=("schema",)):
     """An option: `name` dotted, `facts` in the order to show them, `keys` of the mapping that its value may be."""
 
     name: str
@@ -55,7 +53,7 @@ class Explained:
     facts: Mapping[str, str]
     example: Any
     keys: tuple[Row, ...]
-    schema: Mapping[str, Any] = attrs.field(repr=False)
+    schema: Mapping[str, Any]
 
 
 def options() -> tuple[tuple[str, str], ...]:

@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from sandboxrun.cli.options import Given
 from sandboxrun.profile.cache import VerdictCache, inputs_key
 
@@ -120,11 +122,10 @@ def load_saved(given: Given, saved: SavedPlan) -> Profile:
 
     The command line's names and values win, so that a plan that does not fit them is refused as stale.
     """
-    import attrs
 
     from sandboxrun.profile.loader import load
 
     named = {text.partition("=")[0] for text in given.vars}
     values = {name: value for name, value in saved.inputs.items() if name not in named}
-    inputs = attrs.evolve(inputs_of(given), values=values)
+    inputs = structs.replace(inputs_of(given), values=values)
     return announced(load(saved.files, inputs=inputs, directory=saved.directory, allow_outside=given.allow_outside))

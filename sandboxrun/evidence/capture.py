@@ -15,8 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-import attrs
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.evidence import parts
 from sandboxrun.evidence.errors import disk_full, reason_of
 from sandboxrun.evidence.folder import RunFolder
@@ -66,8 +67,7 @@ _LISTED = 1_000  # refused members that the index names
 _GRACE = 5.0  # seconds a part gets beyond the deadline to bring what it has to its end
 
 
-@attrs.frozen(kw_only=True)
-class CaptureRequest:
+class CaptureRequest(Data, unshown=("secrets",)):
     """What the caller knows of a run. `secrets` are the values to mask in everything that is text.
 
     `workspace` is the target of a workspace copy, `own` what of it the profile rests on, `gateway` the container that
@@ -83,7 +83,7 @@ class CaptureRequest:
     sandbox: str
     digests: Digests = Digests()
     profile: str = ""
-    secrets: tuple[str | bytes, ...] = attrs.field(default=(), repr=False)
+    secrets: tuple[str | bytes, ...] = ()
     stopped_by: StoppedBy = StoppedBy.ITSELF
     watched: bool = False
     live_logs: bool = False
@@ -100,8 +100,7 @@ class CaptureRequest:
     limits: CaptureLimits = CaptureLimits()
 
 
-@attrs.frozen(kw_only=True)
-class Captured:
+class Captured(Data):
     """What came of it. `entry` is None, and `failure` says why, when there is no evidence to rely on.
 
     `already`: this run had been captured before, and that is what is told here.
@@ -215,7 +214,9 @@ class _Capture:
         engine = self._guarded(version.name, partial(version.result, self._until))
         self._history = self._guarded(history.name, partial(history.result, self._until)) or History(known=False)
         workspace = self._guarded("workspace digest", lambda: staged_content(self._store, self._request.run))
-        return attrs.evolve(digests or self._request.digests, workspace=workspace or ""), MappingProxyType(engine or {})
+        return structs.replace(digests or self._request.digests, workspace=workspace or ""), MappingProxyType(
+            engine or {}
+        )
 
     def _own_parts(self, source: Source, answer: Document | None) -> Iterator[tuple[str, Callable[[], Part]]]:
         """What is here already."""
@@ -287,9 +288,9 @@ class _Capture:
     def _image(self, answer: Document | None) -> Digests:
         given, image = self._request.digests, answer.image if answer is not None else ""
         if not image or given.repo_digests:
-            return attrs.evolve(given, image=given.image or image)
+            return structs.replace(given, image=given.image or image)
         found = self._engine.image_config(image)
-        return attrs.evolve(given, image=image, repo_digests=found.digests if found is not None else ())
+        return structs.replace(given, image=image, repo_digests=found.digests if found is not None else ())
 
     def _remembered(self, answer: Document | None) -> History:
         if answer is None:
@@ -320,7 +321,7 @@ class _Capture:
             sandbox=request.sandbox,
             container_id=answer.id if answer is not None else self._id,
             container_name=answer.name if answer is not None else "",
-            ending=attrs.evolve(ending, detail=self._masker.text(ending.detail) if ending.detail else None),
+            ending=structs.replace(ending, detail=self._masker.text(ending.detail) if ending.detail else None),
             created_at=answer.created if answer is not None else None,
             started_at=started,
             finished_at=finished,
@@ -336,9 +337,9 @@ class _Capture:
             not_copied=tuple(map(self._masker.text, self._not_copied)),
             egress=self._masked_egress(),
             kept=kept,
-            missing=tuple(attrs.evolve(m, reason=self._masker.text(m.reason)) for m in self._missing),
+            missing=tuple(structs.replace(m, reason=self._masker.text(m.reason)) for m in self._missing),
             refused=tuple(
-                attrs.evolve(r, path=self._masker.text(r.path), reason=self._masker.text(r.reason))
+                structs.replace(r, path=self._masker.text(r.path), reason=self._masker.text(r.reason))
                 for r in self._refused[:_LISTED]
             ),
             refused_total=self._refused_total,
@@ -350,7 +351,7 @@ class _Capture:
         egress = self._egress
         if egress is None:
             return None
-        return attrs.evolve(egress, denied_targets=tuple(map(self._masker.text, egress.denied_targets)))
+        return structs.replace(egress, denied_targets=tuple(map(self._masker.text, egress.denied_targets)))
 
 
 def _between(started: str | None, finished: str | None) -> float | None:

@@ -11,8 +11,9 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-import attrs
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.index import Kept, Missing, Refused
@@ -55,8 +56,7 @@ _KINDS = {
 }
 
 
-@attrs.frozen(kw_only=True)
-class Member:
+class Member(Data):
     """A header: `name` and `link` as they stand there (undecodable bytes as surrogates), `size` as claimed."""
 
     name: str
@@ -222,8 +222,7 @@ _GIT = re.compile(r"(\.git|git~1)[ .]*(:.*)?", re.DOTALL)
 _IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
 
 
-@attrs.frozen(kw_only=True)
-class ExportLimits:
+class ExportLimits(Data):
     """How much is taken, in bytes and files; `refused` is how many refusals are told one by one.
 
     `skipped_bytes`: how much of what is refused is read past to get at the rest, since a stream cannot be
@@ -237,8 +236,7 @@ class ExportLimits:
     refused: int = 1_000
 
 
-@attrs.frozen(kw_only=True)
-class Exported:
+class Exported(Data):
     """What became of a stream: files kept, members refused (the first, and how many in all), why it ended early."""
 
     kept: tuple[Kept, ...]
@@ -352,7 +350,9 @@ class _Export:
         """Once for all that lies in it."""
         if repository not in self._repositories:
             self._repositories.add(repository)
-            self._refuse(attrs.evolve(member, name=repository), "a repository: git on the host would run what is in it")
+            self._refuse(
+                structs.replace(member, name=repository), "a repository: git on the host would run what is in it"
+            )
 
     def _refuse(self, member: Member, reason: str) -> None:
         self.refused_total += 1

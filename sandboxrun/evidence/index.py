@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-import attrs
+import msgspec
 
+from sandboxrun.data import Data
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.usage import Usage
 from sandboxrun.spec.outcome import Ending, How
@@ -19,8 +20,7 @@ from sandboxrun.spec.outcome import Ending, How
 FORMAT_VERSION = "1.0"
 
 
-@attrs.frozen(kw_only=True)
-class Kept:
+class Kept(Data):
     """A file of the evidence: `path` inside the run's folder, `bytes` its size, `truncated` at a limit.
 
     `sensitive`: a secret's value was seen in it and left there, since masking would break the file.
@@ -33,16 +33,14 @@ class Kept:
     sensitive: bool = False
 
 
-@attrs.frozen(kw_only=True)
-class Missing:
+class Missing(Data):
     """A part that could not be kept, whole or partly, and why."""
 
     part: str
     reason: str
 
 
-@attrs.frozen(kw_only=True)
-class Refused:
+class Refused(Data):
     """A name the agent left that was not taken over: `path` in the container, and why."""
 
     part: str
@@ -50,8 +48,7 @@ class Refused:
     reason: str
 
 
-@attrs.frozen(kw_only=True)
-class Egress:
+class Egress(Data):
     """What the sandbox asked its gateway for: how many requests it let pass and refused; the first targets refused."""
 
     allowed: int = 0
@@ -59,8 +56,7 @@ class Egress:
     denied_targets: tuple[str, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
-class Digests:
+class Digests(Data):
     """What ran, by digest. All but `image` (the engine's image id) and `workspace` (of a copy's content) are given by
     the caller."""
 
@@ -73,8 +69,7 @@ class Digests:
     repo_digests: tuple[str, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
-class Index:
+class Index(Data):
     """One run. Times are UTC in RFC 3339, as the engine gives them, None where the thing never happened."""
 
     run: str
@@ -90,8 +85,8 @@ class Index:
     ran_seconds: float | None = None
     capture_seconds: float = 0.0
     digests: Digests = Digests()
-    engine: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}))
-    labels: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}))
+    engine: Mapping[str, str] = MappingProxyType({})
+    labels: Mapping[str, str] = MappingProxyType({})
     usage: Usage | None = None
     patched_paths: int | None = None
     protected_paths_touched: tuple[str, ...] = ()  # the first of those in the patch that the host runs
@@ -105,7 +100,7 @@ class Index:
 
     def to_json(self) -> bytes:
         """The file's bytes."""
-        body = {"format_version": FORMAT_VERSION, **attrs.asdict(self, value_serializer=_plain)}
+        body = {"format_version": FORMAT_VERSION, **msgspec.to_builtins(self, enc_hook=dict)}
         return json.dumps(body, indent=2, ensure_ascii=True).encode() + b"\n"
 
     @classmethod
@@ -124,20 +119,10 @@ class Index:
             raise EvidenceError(f"not an evidence index: {error}") from error
 
 
-def _plain(_owner: type, _field: Any, value: Any) -> Any:
-    """Enums and read-only mappings as JSON has them."""
-    match value:
-        case How():
-            return value.value
-        case Mapping():
-            return dict(value)
-    return value
-
-
 def _index(body: dict[str, Any]) -> Index:
     ending = body.pop("ending")
     usage, egress = body.pop("usage"), body.pop("egress", None)
-    known = {field.name for field in attrs.fields(Index)}
+    known = set(Index.__struct_fields__)
     parts: dict[str, Any] = {
         "ending": Ending(**{**ending, "how": How(ending["how"])}),
         "digests": Digests(**_tupled(body.pop("digests"), "repo_digests")),

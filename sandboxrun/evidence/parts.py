@@ -12,9 +12,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.backend.errors import EngineUnreachable, NotFound
+from sandboxrun.data import Data
 from sandboxrun.errors import printable
 from sandboxrun.evidence.errors import EvidenceError, disk_full, reason_of
 from sandboxrun.evidence.export import ExportLimits, export, shown
@@ -41,8 +42,7 @@ _USAGE_BYTES = 64 << 20
 _TOUCHED = 100  # paths that the index names
 
 
-@attrs.frozen(kw_only=True)
-class CaptureLimits:
+class CaptureLimits(Data):
     """Bounds of a capture: bytes of each log, entries of the filesystem's changes, seconds for all of it."""
 
     log_bytes: int = 64 << 20
@@ -53,8 +53,7 @@ class CaptureLimits:
     seconds: float = 300.0
 
 
-@attrs.frozen(kw_only=True)
-class Part:
+class Part(Data):
     """What a part has to tell the index beyond its files."""
 
     missing: tuple[Missing, ...] = ()
@@ -67,8 +66,7 @@ class Part:
     egress: Egress | None = None
 
 
-@attrs.frozen(kw_only=True)
-class Source:
+class Source(Data):
     """Where the parts are read from and written to. `deadline` is a `time.monotonic` value."""
 
     engine: Backend
@@ -108,7 +106,7 @@ def engine_logs(source: Source, document: Document, written: Mapping[int, int] |
         part = _written(logs, output, source, written)
     if not document.replaces or not any(log.replaced for log in logs.values()):
         return part
-    return attrs.evolve(part, missing=(*part.missing, Missing(part="logs", reason=_REPLACED)))
+    return structs.replace(part, missing=(*part.missing, Missing(part="logs", reason=_REPLACED)))
 
 
 def live_logs(source: Source, written: Mapping[int, int] | None = None) -> Part:
@@ -298,7 +296,7 @@ def workspace(source: Source, target: str, artifacts: Iterable[str] = (), own: f
         why = "its baseline is not on this machine" if isinstance(error, FileNotFoundError) else reason_of(error)
         part = _exported(source, target, "workspace", "workspace", source.limits.workspace)
         note = Missing(part="workspace.patch", reason=f"{why}: the workspace is kept whole instead")
-        return attrs.evolve(part, missing=(note, *part.missing))
+        return structs.replace(part, missing=(note, *part.missing))
     with (
         baseline.file,
         source.folder.folder.scratch() as spool,
@@ -334,7 +332,7 @@ def _patched(source: Source, patch: Patch, left_out: tuple[LeftOut, ...], own: f
         writer.write(patch.data)
         writer.commit(sensitive=finder.hits > 0)
     if patch.git_changes:
-        listed = [attrs.asdict(change) for change in patch.git_changes]
+        listed = [structs.asdict(change) for change in patch.git_changes]
         source.folder.write("workspace-git.json", _json(source.masker.json(listed)))
     touched = [shown(path) for path in patch.paths if path in own or host_runs(path)]
     return Part(

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, cast
 
-import attrs
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import Kind, Member, TarError, TarReader, is_git, name_fault, plain_name, shown
 from sandboxrun.evidence.index import Refused
@@ -230,8 +231,7 @@ FILE, EXECUTABLE, LINK = "100644", "100755", "120000"
 _MODULES = re.compile(r"(\.gitmodules|gitmod~\d|gi7eb).*", re.DOTALL)
 
 
-@attrs.frozen(kw_only=True)
-class Entry:
+class Entry(Data):
     """A file or symlink. `at` is a file's offset in the tree's file, None when its content was not kept."""
 
     path: str
@@ -270,8 +270,7 @@ class Tree:
         self.left_out[path] = Refused(part="workspace.patch", path=shown(path), reason=reason)
 
 
-@attrs.frozen(kw_only=True)
-class TreeLimits:
+class TreeLimits(Data):
     """Bounds of what is read from a container's workspace; `file_bytes` of a file that can be in a patch."""
 
     files: int = 100_000
@@ -373,8 +372,8 @@ def _hard_link(tree: Tree, baseline: Tree, path: str, target: str) -> None:
     if not entry.known and before is not None and before.oid == entry.oid:
         at = tree.file.tell()
         tree.file.write(baseline.content(before))
-        entry = attrs.evolve(entry, at=at)
-    return _add(tree, path, attrs.evolve(entry, path=path))
+        entry = structs.replace(entry, at=at)
+    return _add(tree, path, structs.replace(entry, path=path))
 
 
 def _spooled(tree: Tree, baseline: Tree, member: Member, path: str, reader: TarReader, limits: TreeLimits) -> Entry:
@@ -465,16 +464,14 @@ _MOST_LINKS = 40  # in one path, as Linux follows them
 _ESCAPES = {7: "\\a", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 12: "\\f", 13: "\\r", 34: '\\"', 92: "\\\\"}
 
 
-@attrs.frozen(kw_only=True)
-class PatchLimits:
+class PatchLimits(Data):
     """Bounds of what is read, and of the patch's own size in bytes."""
 
     tree: TreeLimits = TreeLimits()
     patch_bytes: int = 64 << 20
 
 
-@attrs.frozen(kw_only=True)
-class GitChange:
+class GitChange(Data):
     """A path in a `.git` that changed: blob ids before and after, None where it was not there."""
 
     path: str
@@ -482,8 +479,7 @@ class GitChange:
     after: str | None
 
 
-@attrs.frozen(kw_only=True)
-class Patch:
+class Patch(Data):
     """`data` is the patch (b"" when nothing changed), `paths` those in it."""
 
     data: bytes

@@ -13,9 +13,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-import attrs
-
 from sandboxrun.backend.owner import Owner, decode, this_process
+from sandboxrun.data import Data
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import Folder
 
@@ -83,8 +82,7 @@ def is_apart(project: Path) -> bool:
     return False
 
 
-@attrs.frozen(kw_only=True)
-class Note:
+class Note(Data):
     """Whose a directory is: the engine that it is about, and the process that made it."""
 
     engine: str

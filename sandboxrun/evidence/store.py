@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import attrs
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.folder import INDEX, Folder, RunFolder, is_name, locked
 from sandboxrun.evidence.index import Index
@@ -32,8 +33,7 @@ NAME = "chain.jsonl"
 LARGEST = 128 << 20  # bytes: some 250,000 runs
 
 
-@attrs.frozen(kw_only=True)
-class Entry:
+class Entry(Data):
     """One run that was captured. `folder` is a name in the store's root; `previous` None in the first line."""
 
     run: str
@@ -51,11 +51,11 @@ class Entry:
     @property
     def body(self) -> bytes:
         """What the seal is made of: the line without it."""
-        return attrs.evolve(self, seal=None).to_line()
+        return structs.replace(self, seal=None).to_line()
 
     def to_line(self) -> bytes:
         """The line, with its newline."""
-        body = {**attrs.asdict(self), "outcome": self.outcome.value}
+        body = {**structs.asdict(self), "outcome": self.outcome.value}
         return json.dumps(body, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
 
     @classmethod
@@ -227,8 +227,7 @@ _SHORT = 12
 _DIFFER = f"the ids of runs must differ in their first {_SHORT} characters"
 
 
-@attrs.frozen(kw_only=True)
-class Store:
+class Store(Data):
     """The store of a project. Making one touches nothing; folders are made when something is written.
 
     `project_directory` must exist. `root` is the place given by the user, relative to it; None for
@@ -290,7 +289,7 @@ class Store:
                 folder.folder.sync()
                 root.sync()
                 entry = _entry(index, folder.name, data, previous)
-                return attrs.evolve(entry, seal=seal_of(entry.body))
+                return structs.replace(entry, seal=seal_of(entry.body))
 
             return opened.append(entry_after)
 
@@ -433,8 +432,7 @@ _CHUNK = 1 << 20
 _OLD_STAGING = ".staging"  # where runs waited to be captured before that lay in the state directory; never read
 
 
-@attrs.frozen(kw_only=True)
-class ChainProblem:
+class ChainProblem(Data):
     """One thing that is not as it was recorded. `folder` is "" when it concerns the chain itself."""
 
     folder: str

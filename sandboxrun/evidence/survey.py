@@ -11,8 +11,9 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import attrs
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import shown
@@ -28,8 +29,7 @@ _SETTING = re.compile(r"\s*([A-Za-z][\w-]*)\s*(?:=\s*(.*?))?\s*(?:[#;].*)?")
 _FILTER = re.compile(r"\sfilter=([\w.-]+)")
 
 
-@attrs.frozen(kw_only=True)
-class Inside:
+class Inside(Data):
     """What a sandbox sees: the workspace at `target`, and other mounts. `kept`: whether a path goes along."""
 
     target: str
@@ -191,8 +191,7 @@ _LOOKED_AT = 200_000  # entries of a mounted workspace
 _MOST_REPOSITORIES = 50
 
 
-@attrs.frozen(kw_only=True)
-class View:
+class View(Data):
     """How a sandbox has the workspace: where, beside which other mounts, and as whom (None: not known)."""
 
     target: str
@@ -264,7 +263,7 @@ def _mounted(source: Path, help: str) -> tuple[list[str], list[Diagnostic]]:
                 special.append(shown(path))
     notes = []
     if note := _note(sorted(special), "sockets, fifos or devices, and the sandbox may reach the programs behind them"):
-        notes.append(attrs.evolve(note, severity="warning", help=help))
+        notes.append(structs.replace(note, severity="warning", help=help))
     if todo:
         text = f"more than {_LOOKED_AT} files: not all were checked for sockets, fifos and devices"
         notes.append(Diagnostic(message=text, severity="notice"))

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.backend.errors import EngineError
+from sandboxrun.data import Data
 from sandboxrun.evidence.errors import reason_of
 from sandboxrun.threads import begin
 
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 # -- Resource usage: the engine's statistics in a compact form, and their summary
 
 
-@attrs.frozen(kw_only=True)
-class Sample:
+class Sample(Data):
     """One moment. Counters (`cpu_ns`, the `*_bytes` of input and output) run from the start of the container.
 
     `memory_bytes` leaves out the page cache the kernel can drop at once, as `docker stats` does;
@@ -43,11 +43,10 @@ class Sample:
 
     def to_json(self) -> dict[str, Any]:
         """The line's fields; what the engine did not say is left out."""
-        return attrs.asdict(self, filter=lambda _field, value: value is not None)
+        return {key: value for key, value in structs.asdict(self).items() if value is not None}
 
 
-@attrs.frozen(kw_only=True)
-class Usage:
+class Usage(Data):
     """The summary of a run's samples.
 
     `memory_peak_bytes` is the kernel's own mark where it keeps one (`memory_peak_by` is "kernel"), else the highest

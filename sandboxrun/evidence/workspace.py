@@ -14,8 +14,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-import attrs
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import Problems
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import BLOCK, shown
@@ -33,8 +34,7 @@ NOTE = "workspace.json"  # written when the tar is whole
 STDOUT, STDERR = "stdout.log", "stderr.log"  # live output as the runner saw it, cut one byte past the limit
 
 
-@attrs.frozen(kw_only=True)
-class Baseline:
+class Baseline(Data):
     """A staged workspace, opened: `file` is the tar, the rest as in PackedWorkspace."""
 
     file: BinaryIO
@@ -70,7 +70,7 @@ def stage_workspace(
             "sha256": packed.sha256,
             "content": packed.content,
             "exclude": patterns,
-            "left_out": [attrs.asdict(one) for one in packed.left_out],
+            "left_out": [structs.asdict(one) for one in packed.left_out],
             "partial": sorted(packed.partial),
         }
         staging.write(NOTE, json.dumps(note).encode())
@@ -145,16 +145,14 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPECIAL = {stat.S_IFSOCK: "socket", stat.S_IFIFO: "fifo", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
 
-@attrs.frozen(kw_only=True)
-class WorkspaceLimits:
+class WorkspaceLimits(Data):
     """How large a workspace may be."""
 
     files: int = 50_000
     bytes: int = 512 << 20
 
 
-@attrs.frozen(kw_only=True)
-class Node:
+class Node(Data):
     """A directory, regular file or symlink; `fd` is the open directory that it is in, `entry` what lstat says."""
 
     path: str
@@ -167,8 +165,7 @@ class Node:
         return self.path.rpartition("/")[2]
 
 
-@attrs.frozen(kw_only=True)
-class LeftOut:
+class LeftOut(Data):
     """A path of the source that a copy does not have, undecodable bytes as surrogates, and what it is."""
 
     path: str
@@ -300,8 +297,7 @@ _CHUNK = 1 << 20
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-@attrs.frozen(kw_only=True)
-class PackedWorkspace:
+class PackedWorkspace(Data):
     """A packed workspace: the tar's SHA-256 and size, how many members, their bytes, and what was left out.
 
     `content` is `sha256:…` of what an agent would see of it: paths, modes, links' targets and data, less times, owners

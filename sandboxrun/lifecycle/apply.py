@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import attrs
+from msgspec import Struct, field, structs
 
 from sandboxrun.backend.base import Backend
 from sandboxrun.backend.completed import Events
@@ -20,6 +20,7 @@ from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.backend.events import Listener, Planned, silent
 from sandboxrun.backend.session import Session, Watched
 from sandboxrun.backend.shared import real_places
+from sandboxrun.data import Data, DataType
 from sandboxrun.errors import ApplyError, Diagnostic, ExitCode, PlanError
 from sandboxrun.evidence.state import state_path
 from sandboxrun.lifecycle.executor import Applied, execute
@@ -147,7 +148,7 @@ def plan(
     if errors := [fault for fault in found if fault.severity == "error"]:
         raise PlanError(*sorted(errors, key=lambda fault: fault.order))
     made = surveyed(made, profile, store)
-    return attrs.evolve(made, warnings=(*made.warnings, *found))
+    return structs.replace(made, warnings=(*made.warnings, *found))
 
 
 def destroy_plan(engine: Backend, profile: Profile, store: Store, targets: tuple[str, ...] = ()) -> Plan:
@@ -174,8 +175,7 @@ def _unchanged(session: Session) -> None:
     """A session as it is."""
 
 
-@attrs.define(kw_only=True)
-class ApplySettings:
+class ApplySettings(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("environment",)):
     """How a change of the engine is carried out. Times in seconds; `stop` set from a signal ends it cleanly. What ran
     to its end since `began` (a UNIX time) is not run again, whichever checkout's job ran it."""
 
@@ -183,14 +183,13 @@ class ApplySettings:
     lock_wait: float = 60.0
     listener: Listener = silent
     on_wait: Callable[[str], None] | None = None
-    stop: threading.Event = attrs.field(factory=threading.Event)
-    environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    began: float = attrs.field(factory=time.time)
+    stop: threading.Event = field(default_factory=threading.Event)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    began: float = field(default_factory=time.time)
     probing: bool = False  # what does not hold is to be seen inside
 
 
-@attrs.frozen(kw_only=True)
-class Outcome:
+class Outcome(Data):
     """What an apply or destroy did: its plan, what came of it (None when it was declined), and its session."""
 
     plan: Plan
@@ -238,7 +237,7 @@ def apply(
             return Outcome(plan=made)
         if proof is not None:
             proof.before(sandboxes_made(made, profile), guard)
-            snapshot = attrs.evolve(snapshot, taken=engine.clock())
+            snapshot = structs.replace(snapshot, taken=engine.clock())
 
         def prepared(session: Session) -> None:
             prepare(session)

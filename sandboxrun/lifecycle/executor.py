@@ -10,26 +10,25 @@ from collections import deque
 from collections.abc import Sequence
 from time import monotonic
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.backend.events import StepDone, StepFailed, StepSkipped, StepStarted
 from sandboxrun.backend.session import Session
+from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.plan.operations import Operation, StartSandbox
 from sandboxrun.threads import begin
 
 
-@attrs.frozen(kw_only=True)
-class Failure:
+class Failure(Data):
     """A step that failed."""
 
     step: Operation
     error: SandboxrunError
 
 
-@attrs.frozen(kw_only=True)
-class Applied:
+class Applied(Data):
     """What came of it: the ids of the steps done, the failures, and the steps that were left out."""
 
     done: tuple[str, ...]
@@ -59,7 +58,7 @@ class Applied:
 def _told(failure: Failure) -> list[Diagnostic]:
     step = failure.step
     return [
-        d if _names(d.message, step.address) else attrs.evolve(d, message=f"{step.address}: {d.message}")
+        d if _names(d.message, step.address) else structs.replace(d, message=f"{step.address}: {d.message}")
         for d in failure.error.diagnostics
     ]
 

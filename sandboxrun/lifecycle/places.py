@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, Diagnostic, PlanError, Problems
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.plan.changes import Plan
@@ -31,12 +32,11 @@ if TYPE_CHECKING:
 # -- All that secrets and configs hold, read before anything is touched: a missing one fails the apply at once
 
 
-@attrs.frozen(kw_only=True)
-class Contents:
+class Contents(Data, unshown=("files", "masked")):
     """By part and key; `masked` are the secrets' values as texts, for masking evidence."""
 
-    files: Mapping[tuple[str, str], bytes] = attrs.field(repr=False)
-    masked: frozenset[str] = attrs.field(repr=False)
+    files: Mapping[tuple[str, str], bytes]
+    masked: frozenset[str]
 
 
 def file_contents(profile: Profile, environment: Mapping[str, str], needed: Iterable[DeclaredSandbox]) -> Contents:
@@ -203,7 +203,7 @@ def content_faults(
                 found = content_of(f"the {kind} {ref.source}", spec, profile.directory, environment)
                 if isinstance(found, Diagnostic):
                     fault = placed(found, sandbox, f"{kind}s", ref)
-                    yield attrs.evolve(fault, severity="warning" if spec.environment is not None else "error")
+                    yield structs.replace(fault, severity="warning" if spec.environment is not None else "error")
 
 
 # -- What is said of workspaces before a plan is carried out: what does not go along, and what will not work inside
@@ -229,7 +229,7 @@ def surveyed(made: Plan, profile: Profile, store: Store) -> Plan:
             faults += [_placed(sandbox, found) for found in error.diagnostics]
     if faults:
         raise PlanError(*faults)
-    return attrs.evolve(made, warnings=tuple(warnings))
+    return structs.replace(made, warnings=tuple(warnings))
 
 
 def _binds(sandbox: DeclaredSandbox) -> Iterator[Diagnostic]:
@@ -239,7 +239,7 @@ def _binds(sandbox: DeclaredSandbox) -> Iterator[Diagnostic]:
         if mount.type == "bind" and mount.source is not None:
             for found in survey_bind(Path(mount.source)):
                 message = f"{sandbox.address}: the bind's source {mount.source}: {found.message}"
-                yield attrs.evolve(found, message=message, span=sandbox.place("volumes", mount.target))
+                yield structs.replace(found, message=message, span=sandbox.place("volumes", mount.target))
 
 
 def _survey(sandbox: DeclaredSandbox, store: Store) -> list[Diagnostic]:
@@ -265,4 +265,4 @@ def _placed(sandbox: DeclaredSandbox, found: Diagnostic) -> Diagnostic:
     workspace = sandbox.spec.workspace
     assert workspace is not None
     named = "" if found.severity == "error" else f"workspace {workspace.source}: "
-    return attrs.evolve(found, message=f"{sandbox.address}: {named}{found.message}", span=sandbox.place("workspace"))
+    return structs.replace(found, message=f"{sandbox.address}: {named}{found.message}", span=sandbox.place("workspace"))

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.codec import addresses_of, taken_by
+from sandboxrun.data import Data
 from sandboxrun.errors import ExitCode, SandboxrunError
 from sandboxrun.gateway.subnets import candidates
 from sandboxrun.lifecycle.apply import ApplySettings
@@ -46,8 +47,7 @@ class Interrupted(SandboxrunError):
     """A signal ended the verification: nothing is known."""
 
 
-@attrs.frozen(kw_only=True)
-class Told:
+class Told(Data):
     """What one phase showed. `gateway` is the address of the gateway that its sandbox had, if any."""
 
     seen: Seen
@@ -96,7 +96,7 @@ class Prober:
         self, engine: Engine, profile: Profile, store: Store, settings: ApplySettings, making: Making | None = None
     ) -> None:
         self._engine, self._profile, self._store = engine, profile, store
-        self._settings, self._making = attrs.evolve(settings, probing=True), making
+        self._settings, self._making = structs.replace(settings, probing=True), making
         self._runners: set[Runner] = set()
         self.stopped = False
         self._lock = threading.Lock()
@@ -128,7 +128,7 @@ class Prober:
         """A container on these networks of the profile's, alive during the block, to be reached or not; gives its
         addresses. Raises SandboxrunError when it can't be started."""
         argv = (*command(Phase.STUBBORN, context, weak=True)[:1], Phase.STUBBORN.value, f"seconds={LONGEST}")
-        spec = attrs.evolve(
+        spec = structs.replace(
             staged_weak(context, Phase.STUBBORN),
             command=argv,
             networks=freeze(dict.fromkeys(sorted(networks), Attachment())),
@@ -187,7 +187,7 @@ class Prober:
         if context.egress is None or not context.egress.has_gateway:
             return context
         subnet = next(candidates(name, taken_by(self._engine.networks())))
-        return attrs.evolve(context, gateway=Plot.of(subnet).gateway)
+        return structs.replace(context, gateway=Plot.of(subnet).gateway)
 
     def _run(self, made: Mapping[Phase, DeclaredSandbox], context: Context) -> Mapping[Phase, Told]:
         output: dict[str, bytearray] = {}
@@ -208,7 +208,7 @@ class Prober:
     ) -> tuple[Runner, tuple[DeclaredSandbox, ...]]:
         sandboxes = tuple(made.values())
         how = RunOptions(making=self._making, named=True, **options)
-        settings = attrs.evolve(self._settings, stop=threading.Event())
+        settings = structs.replace(self._settings, stop=threading.Event())
         return Runner(self._engine, self._with(sandboxes, context), self._store, settings, how), sandboxes
 
     def _running(self, runner: Runner, sandboxes: tuple[DeclaredSandbox, ...]) -> tuple[RunResult, ...]:
@@ -228,7 +228,7 @@ class Prober:
 
     def _with(self, sandboxes: tuple[DeclaredSandbox, ...], context: Context) -> Profile:
         """The profile with these sandboxes alone, the program among its configs and the weak ones' network."""
-        return attrs.evolve(
+        return structs.replace(
             self._profile,
             sandboxes=sandboxes,
             configs=freeze({**self._profile.configs, CONFIG: FileSpec(file=str(program(context.architecture)))}),
@@ -240,7 +240,7 @@ def _probe(sandbox: DeclaredSandbox, phase: Phase, context: Context, name: str) 
     """The sandbox as it is started for a phase. The battery's has its own address, by which its gateway knows it."""
     battery = phase is Phase.BATTERY
     spec = staged(context, phase)
-    return attrs.evolve(
+    return structs.replace(
         sandbox,
         address=sandbox.address if battery else f"{sandbox.address} {phase}",
         name=name if battery else f"{name}-{phase}",
@@ -253,8 +253,8 @@ def _probe(sandbox: DeclaredSandbox, phase: Phase, context: Context, name: str) 
 def _bare(spec: SandboxSpec) -> SandboxSpec:
     """Without a network and without files: those phases fill memory, fork, or wait. What the battery needs would be
     made for them, filled and removed again."""
-    off = attrs.evolve(spec, network_mode="none", networks=freeze({}), egress=CLOSED, dns=())
-    return settle(attrs.evolve(off, workspace=None, working_dir=None, secrets=(), volumes=()))
+    off = structs.replace(spec, network_mode="none", networks=freeze({}), egress=CLOSED, dns=())
+    return settle(structs.replace(off, workspace=None, working_dir=None, secrets=(), volumes=()))
 
 
 def _told(result: RunResult, output: bytes) -> Told:

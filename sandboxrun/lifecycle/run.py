@@ -13,12 +13,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.backend.base import Backend
 from sandboxrun.backend.completed import taken_by_others
 from sandboxrun.backend.owner import this_process
 from sandboxrun.backend.session import Made, Session
+from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode
 from sandboxrun.lifecycle.apply import ApplySettings, Proof, carry_out, locked, not_started, overall
 from sandboxrun.lifecycle.executor import Applied
@@ -42,8 +43,7 @@ PATIENCE = 3.0  # seconds without progress after which nobody waits for a consum
 SECOND_SIGNAL_GRACE = 1  # seconds: whoever signals twice does not want to wait
 
 
-@attrs.frozen(kw_only=True)
-class RunOptions:
+class RunOptions(Data):
     """How to run. Of what is named, `command` replaces the profile's, `timeout` (seconds) its lifetime's, and `pump`
     gives a terminal. `making` stands for the project's lock where the caller holds it; with `named` the sandboxes have
     names of their own already; `warned` gets the plan before anything is made, `started` each container's id once it
@@ -60,8 +60,7 @@ class RunOptions:
     proof: Proof | None = None
 
 
-@attrs.frozen(kw_only=True)
-class RunResult:
+class RunResult(Data):
     """How one sandbox ended. `evidence` is None when it never came to be, or when another job has it: `seen` says how
     it ended then, as far as this one saw it. `named` is false of one that ran only because another depends on it."""
 
@@ -139,7 +138,7 @@ class Runner:
         chosen = with_dependencies(self._profile, sandboxes)
         if self._options.proof is not None:
             self._options.proof.before(chosen, None)
-        profile = attrs.evolve(self._profile, sandboxes=tuple(self._one_off(s) for s in chosen))
+        profile = structs.replace(self._profile, sandboxes=tuple(self._one_off(s) for s in chosen))
         session, applied = self._start(profile)
         try:
             self._wait()
@@ -180,11 +179,11 @@ class Runner:
     def _one_off(self, sandbox: DeclaredSandbox) -> DeclaredSandbox:
         spec, named = sandbox.spec, sandbox.address in self._named
         if named and self._options.command is not None:
-            spec = attrs.evolve(spec, command=self._options.command)
+            spec = structs.replace(spec, command=self._options.command)
         if named and self._options.pump is not None:
-            spec = attrs.evolve(spec, tty=True, stdin_open=True)
+            spec = structs.replace(spec, tty=True, stdin_open=True)
         name = sandbox.name if self._options.named else f"{sandbox.name}-run-{uuid4().hex[:6]}"
-        return attrs.evolve(sandbox, name=name, spec=spec)
+        return structs.replace(sandbox, name=name, spec=spec)
 
     def _start(self, profile: Profile) -> tuple[Session, Applied]:
         prepared: list[Session] = []
@@ -224,7 +223,7 @@ class Runner:
         def attach(sandbox: DeclaredSandbox, made: Made) -> None:
             options, how = self._options, Watching(output=self._options.output or _nowhere)
             if sandbox.address in self._named:
-                how = attrs.evolve(how, pump=options.pump, timeout=options.timeout)
+                how = structs.replace(how, pump=options.pump, timeout=options.timeout)
             watch = Watch(
                 self._engine,
                 self._store,
@@ -283,7 +282,7 @@ class Runner:
     def _collect(self, profile: Profile) -> Mapping[str, Captured]:
         """Evidence and removal of what this run made, and of networks that nothing uses any more."""
         watched = {watch.run: watch.result for watch in self._watches.values()}
-        settings = attrs.evolve(self._settings, stop=threading.Event())
+        settings = structs.replace(self._settings, stop=threading.Event())
         with self._making(profile) as guard:
             names = frozenset(s.name for s in profile.sandboxes)
             if shares(profile):

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.codec import decode_network
@@ -372,7 +372,7 @@ class _Reading:
             return unreadable(_why(error))
         if not still:
             return unreadable("it ended while it was looked at")
-        return attrs.evolve(made, unread=freeze(self._unread))
+        return structs.replace(made, unread=freeze(self._unread))
 
     def _part(self, name: str, read: Callable[[], Any], nothing: Any) -> Any:
         try:
@@ -576,7 +576,7 @@ def expected(profile: Profile, observed: ObservedSandbox) -> SandboxSpec:
     if declared is None:
         return applied or SandboxSpec(image=observed.spec.image)
     if observed.one_off and applied is not None:
-        return attrs.evolve(declared.spec, command=applied.command, tty=applied.tty, stdin_open=applied.stdin_open)
+        return structs.replace(declared.spec, command=applied.command, tty=applied.tty, stdin_open=applied.stdin_open)
     return declared.spec
 
 

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
+from msgspec import structs
 
 from sandboxrun import __version__
+from sandboxrun.data import Data
 from sandboxrun.errors import MASK, Diagnostic, PlanError, printable, redact
 from sandboxrun.evidence.folder import Folder
 from sandboxrun.plan import operations as op
@@ -98,8 +99,7 @@ FORMAT_VERSION = "1.0"
 LARGEST = 64 << 20  # bytes; a plan of 2000 sandboxes has about 20
 
 
-@attrs.frozen(kw_only=True)
-class Seen:
+class Seen(Data):
     """A container that a plan was made for: its id, its state, and the resource it belongs to."""
 
     container: str
@@ -107,8 +107,7 @@ class Seen:
     address: str
 
 
-@attrs.frozen(kw_only=True)
-class SavedPlan:
+class SavedPlan(Data, unshown=("plan",)):
     """A plan that was saved, with all that it takes to make it again.
 
     `files` are the profile's, absolute; `inputs` the values of its variables that are not sensitive, `ask` the names
@@ -124,12 +123,12 @@ class SavedPlan:
     engine_id: str
     options: Options = Options()
     destroy: bool = False
-    inputs: Mapping[str, Any] = attrs.field(factory=lambda: freeze({}))
+    inputs: Mapping[str, Any] = freeze({})
     ask: tuple[str, ...] = ()
     observed: tuple[Seen, ...] = ()
-    images: Mapping[str, str] = attrs.field(factory=lambda: freeze({}))  # reference → what it meant
+    images: Mapping[str, str] = freeze({})  # reference → what it meant
     steps: tuple[str, ...] = ()
-    plan: Mapping[str, Any] = attrs.field(factory=lambda: freeze({}), repr=False)
+    plan: Mapping[str, Any] = freeze({})
 
 
 def write_saved(
@@ -169,10 +168,10 @@ def saved_document(
         "profile_digest": plan.profile_digest,
         "inputs_digest": plan.inputs_digest,
         "engine_id": plan.engine_id,
-        "options": {**attrs.asdict(options), "destroy": plan.destroy},
+        "options": {**structs.asdict(options), "destroy": plan.destroy},
         "inputs": {name: value for name, value in plan.inputs.items() if value != MASK},
         "ask": [name for name, value in plan.inputs.items() if value == MASK],
-        "observed": [attrs.asdict(seen) for seen in seen_in(plan)],
+        "observed": [structs.asdict(seen) for seen in seen_in(plan)],
         "images": images_in(plan),
         "steps": steps_in(plan),
         "plan": plan_json(plan),

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.backend.docker.addresses import host_addresses
 from sandboxrun.backend.docker.client import Engine
@@ -84,7 +84,7 @@ class Verification:
                 neighbours, self._no_weak = (), _unstarted(error)
             found: list[Finding] = []
             for sandbox, context in zip(sandboxes, contexts, strict=True):
-                found += self._one(prober, sandbox, attrs.evolve(context, neighbours=neighbours))
+                found += self._one(prober, sandbox, structs.replace(context, neighbours=neighbours))
             return tuple(found)
 
     def signal(self, name: str) -> None:
@@ -106,12 +106,12 @@ class Verification:
         # how much of the processors it gets.
         with Aside(weak.beside) as outlived, Aside(lambda: strong(context, *_BESIDE)) as beside, prober.ending_all():
             with prober.neighbour(context, networks) if networks else contextlib.nullcontext(()) as more:
-                known = attrs.evolve(context, neighbours=(*context.neighbours, *more))
+                known = structs.replace(context, neighbours=(*context.neighbours, *more))
                 seen = strong(known, Phase.BATTERY)
             weak.battery()
         seen |= beside.result()
         outlived.result()
-        known = attrs.evolve(known, gateway=seen[Phase.BATTERY].gateway)
+        known = structs.replace(known, gateway=seen[Phase.BATTERY].gateway)
         found = judge(sandbox.address, known, _seen(seen), _seen(weak.seen))
         return tuple(_with_reason(finding, weak.reason) for finding in found)
 
@@ -212,7 +212,7 @@ def _seen(told: Mapping[Phase, Told]) -> Mapping[Phase, Seen]:
 def _with_reason(finding: Finding, reason: str) -> Finding:
     if not reason or finding.verdict is not Verdict.INCONCLUSIVE:
         return finding
-    return attrs.evolve(finding, note=reason)
+    return structs.replace(finding, note=reason)
 
 
 @contextlib.contextmanager
@@ -264,7 +264,7 @@ class Proving:
         """Verify what is to be made. Raises Unverified unless everything holds; Interrupted."""
         if not sandboxes:
             return
-        settings = attrs.evolve(self._settings, listener=silent, on_wait=None)
+        settings = structs.replace(self._settings, listener=silent, on_wait=None)
         making = _one_at_a_time(guard) if guard is not None else None
         verification = Verification(self._engine, self._profile, settings, making=making, tell=self._tell)
         with _stopping(self._settings.stop, verification):

@@ -12,11 +12,12 @@ from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING
 
-import attrs
+from msgspec import field
 
 from sandboxrun.backend.base import Backend
 from sandboxrun.backend.completed import Events, taken_by_others
 from sandboxrun.backend.session import Made, Session, Watched
+from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, Diagnostic, ExitCode, SandboxrunError
 from sandboxrun.lifecycle.apply import (
     ApplySettings,
@@ -48,8 +49,7 @@ class WaitTimeout(SandboxrunError):
     exit_code = ExitCode.TIMEOUT
 
 
-@attrs.frozen(kw_only=True)
-class Waited:
+class Waited(Data):
     """What an `apply --wait` came to: the plan and its outcome, and how each declared sandbox ended.
 
     `results` are in the file's order, those that were not started because what they depend on failed among them;
@@ -59,7 +59,7 @@ class Waited:
 
     outcome: Outcome
     results: tuple[RunResult, ...] = ()
-    earlier: Mapping[str, Completed | None] = attrs.field(factory=dict)  # by address
+    earlier: Mapping[str, Completed | None] = field(default_factory=dict)  # by address
     codes: tuple[int, ...] = ()
 
     @property

@@ -14,12 +14,13 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO
 
-import attrs
+from msgspec import Struct
 
 from sandboxrun.backend.base import Backend, Terminal
 from sandboxrun.backend.base import Output as Stream
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
 from sandboxrun.backend.session import Watched
+from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, printable
 from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.workspace import STDERR, STDOUT
@@ -192,8 +193,7 @@ Output = Callable[[str, int, bytes], None]  # address, stream (1 stdout, 2 stder
 Pump = Callable[["Terminal", Callable[[bytes], None]], None]  # moves a terminal's bytes; tells what came out
 
 
-@attrs.frozen(kw_only=True)
-class Watching:
+class Watching(Data):
     """What a watch does beside waiting.
 
     `output` gets what the sandbox prints, in a thread of its own; it is kept in the staging folder whatever becomes of
@@ -455,8 +455,7 @@ class Watch:
         self.relay.put(stream, data)
 
 
-@attrs.define(kw_only=True)
-class _Stop:
+class _Stop(Struct, kw_only=True):
     """Something done to end it; `reached` is false once the engine has said that it did not run any more."""
 
     by: str

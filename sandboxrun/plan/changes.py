@@ -9,8 +9,7 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic
 from sandboxrun.plan.diff import Difference
 from sandboxrun.plan.operations import Operation, describe
@@ -58,8 +57,7 @@ class Reason(enum.Enum):
     DONE = "none_because_completed"
 
 
-@attrs.frozen(kw_only=True)
-class Change:
+class Change(Data, unshown=("before", "after")):
     """One resource: `kind` is sandbox, network, volume or image; `address` is unique in a plan.
 
     `before` and `after` are options in the profile's form, None where the resource does not exist.
@@ -71,8 +69,8 @@ class Change:
     action: Action
     reason: Reason
     note: str = ""
-    before: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
-    after: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
     differences: tuple[Difference, ...] = ()
     container: str | None = None
 
@@ -82,8 +80,7 @@ class Change:
         return tuple(d for d in self.differences if d.drift)
 
 
-@attrs.frozen(kw_only=True)
-class Plan:
+class Plan(Data, unshown=("sensitive",), uncompared=("warnings",)):
     """What apply would do. `sensitive` are values that no output may show; `observed` binds a saved plan to
     the containers it was made for: id and state of each."""
 
@@ -94,12 +91,12 @@ class Plan:
     inputs_digest: str
     engine_id: str = ""
     observed: tuple[tuple[str, str], ...] = ()
-    inputs: Mapping[str, Any] = attrs.field(factory=lambda: freeze({}))
-    sensitive: frozenset[str] = attrs.field(default=frozenset(), repr=False)
+    inputs: Mapping[str, Any] = freeze({})
+    sensitive: frozenset[str] = frozenset()
     refresh_only: bool = False
     destroy: bool = False
     targeted: bool = False  # a part of the project only
-    warnings: tuple[Diagnostic, ...] = attrs.field(default=(), eq=False)  # of what to know first; not in the digest
+    warnings: tuple[Diagnostic, ...] = ()  # of what to know first; not in the digest
 
     def __str__(self) -> str:
         from sandboxrun.plan.text import plan_text

@@ -8,8 +8,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import assert_never
 
-import attrs
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.plan.belongings import companions_of
 from sandboxrun.plan.changes import Action, Change, Reason
 from sandboxrun.plan.diff import Difference, compare, shown_before, spec_plain
@@ -21,8 +22,7 @@ from sandboxrun.spec.spec import BY_KEY
 from sandboxrun.spec.state import Completed, Created, Ended, ObservedSandbox, Running, Snapshot
 
 
-@attrs.frozen(kw_only=True)
-class Decision:
+class Decision(Data):
     """What happens to one sandbox; `how` is the outcome to record where the planner is the one who ends it."""
 
     change: Change
@@ -46,7 +46,7 @@ class Decision:
         """What is declared, by the name that it is made under: one of its own while another one has its name."""
         if self.declared is None or self.observed is None or not self.beside:
             return self.declared
-        return attrs.evolve(self.declared, name=f"{self.declared.name}.next-{self.observed.id[:12]}")
+        return structs.replace(self.declared, name=f"{self.declared.name}.next-{self.observed.id[:12]}")
 
     @property
     def ends(self) -> bool:
@@ -65,7 +65,9 @@ def decide(
     found = change.differences or compare(declared.spec, observed, snapshot.images.get(declared.spec.image))
     implied = {d.key: d.after for d in change.differences if d.after is not None}  # the container's name, no command
     after = {**implied, **change.after} if change.after is not None else None
-    return attrs.evolve(decision, change=attrs.evolve(change, before=shown_before(declared.spec, found), after=after))
+    return structs.replace(
+        decision, change=structs.replace(change, before=shown_before(declared.spec, found), after=after)
+    )
 
 
 def _decide(

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.spec.codec import without_inherited
 from sandboxrun.spec.option import Effect, Row, values_of
 from sandboxrun.spec.option_types import same_gateway
@@ -18,8 +17,7 @@ from sandboxrun.spec.spec import ROWS, SandboxSpec
 from sandboxrun.spec.state import Image, ObservedSandbox
 
 
-@attrs.frozen(kw_only=True)
-class Difference:
+class Difference(Data):
     """One option that is not as declared. `before` and `after` are in the profile's own form."""
 
     key: str

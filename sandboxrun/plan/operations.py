@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, VolumeSpec
 from sandboxrun.spec.records import Attachment, FileRef
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class _Step:
+class _Step(Data, eq=False):
     id: str  # unique in a plan, such as "create reviewer"
     address: str  # the resource it belongs to
     cause: str
@@ -26,7 +26,6 @@ class _Step:
         return f"{type(self).__name__}({self.id!r})"
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class PullImage(_Step):
     """Pull `reference`; afterwards it must be `digest`, where the plan knew it."""
 
@@ -35,7 +34,6 @@ class PullImage(_Step):
     digest: str | None
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class BuildHelper(_Step):
     """Build the image of gateways and keepers, on the engine, from `base`."""
 
@@ -43,7 +41,6 @@ class BuildHelper(_Step):
     base: str
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CreateNetwork(_Step):
     """Make a network of the project."""
 
@@ -51,14 +48,12 @@ class CreateNetwork(_Step):
     spec: NetworkSpec
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CreatePrivateNetwork(_Step):
     """Make the network that a sandbox shares with its gateway alone: no route out, no address of the host's on it."""
 
     sandbox: DeclaredSandbox
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CreateGateway(_Step):
     """Make a sandbox's gateway, with its rules, on the sandbox's network and on the one that leads outside.
 
@@ -70,7 +65,6 @@ class CreateGateway(_Step):
     run: str | None = None
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class StartGateway(_Step):
     """Start a gateway and wait until it serves by the rules it was given. `container` is one that has stopped; None
     for one that the plan makes. `run` as above."""
@@ -80,7 +74,6 @@ class StartGateway(_Step):
     run: str | None = None
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ReloadGateway(_Step):
     """Give a running gateway other rules, and wait until it serves by them. The sandbox is not touched."""
 
@@ -89,7 +82,6 @@ class ReloadGateway(_Step):
     run: str
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RemoveNetwork(_Step):
     """Remove a network of the project."""
 
@@ -97,7 +89,6 @@ class RemoveNetwork(_Step):
     name: str
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CreateVolume(_Step):
     """Make a volume of the profile's."""
 
@@ -105,21 +96,18 @@ class CreateVolume(_Step):
     spec: VolumeSpec
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RemoveVolume(_Step):
     """Remove a volume: the profile's, or what is left of a sandbox's own."""
 
     name: str
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RemoveCourier(_Step):
     """Remove a courier that an apply left when it was killed."""
 
     container: str
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CreatePart(_Step):
     """Make the volume that holds a sandbox's workspace, secrets or configs."""
 
@@ -127,7 +115,6 @@ class CreatePart(_Step):
     part: str
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class StartKeeper(_Step):
     """Make and start the container that holds the `parts` which lie in memory, until the sandbox's end."""
 
@@ -136,7 +123,6 @@ class StartKeeper(_Step):
     parts: tuple[str, ...]
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CreateSandbox(_Step):
     """Create a container, without starting it, and read it back: every option must be as declared."""
 
@@ -144,7 +130,6 @@ class CreateSandbox(_Step):
     image_id: str | None  # what the reference must mean; None where it is pulled first
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CheckSandbox(_Step):
     """Read a container back that was connected to more networks after it had been created."""
 
@@ -152,7 +137,6 @@ class CheckSandbox(_Step):
     image_id: str | None
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RenameSandbox(_Step):
     """Give a container the sandbox's name. `container` is None for one that the plan itself creates."""
 
@@ -160,14 +144,12 @@ class RenameSandbox(_Step):
     name: str
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class UploadWorkspace(_Step):
     """Put the copy of the workspace into the container that was created."""
 
     sandbox: DeclaredSandbox
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class UploadFiles(_Step):
     """Put secrets or configs into their volume: the sandbox has it read-only. Through a courier, or the keeper."""
 
@@ -176,7 +158,6 @@ class UploadFiles(_Step):
     files: tuple[FileRef, ...]
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class GiveVolume(_Step):
     """Give the root of a volume of the profile's, made just now, to the user of the first sandbox that writes to it."""
 
@@ -184,7 +165,6 @@ class GiveVolume(_Step):
     key: str
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ConnectNetwork(_Step):
     """Attach a container to a network. `container` is None for one that the plan itself creates."""
 
@@ -193,7 +173,6 @@ class ConnectNetwork(_Step):
     attachment: Attachment
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class DisconnectNetwork(_Step):
     """Detach a container from a network."""
 
@@ -201,7 +180,6 @@ class DisconnectNetwork(_Step):
     network: str
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class AwaitSandbox(_Step):
     """Wait until `condition` holds of the sandbox `dependency`."""
 
@@ -209,7 +187,6 @@ class AwaitSandbox(_Step):
     condition: str
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class StartSandbox(_Step):
     """Start a container that was created. With `beside` another one runs that it is to take the place of: it must be
     certain that its command could be started."""
@@ -218,7 +195,6 @@ class StartSandbox(_Step):
     beside: bool = False
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class UpdateSandbox(_Step):
     """Change options of a running container in place, and read them back."""
 
@@ -227,14 +203,12 @@ class UpdateSandbox(_Step):
     options: tuple[str, ...]
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ResumeSandbox(_Step):
     """Let the processes of a paused container go on."""
 
     container: str
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RecordSpec(_Step):
     """Note beside the engine what a running container was changed to: its labels can't change."""
 
@@ -242,7 +216,6 @@ class RecordSpec(_Step):
     run: str
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class StopSandbox(_Step):
     """Ask a running container to end; kill it when its grace period is over."""
 
@@ -252,7 +225,6 @@ class StopSandbox(_Step):
     replaced: bool = False  # the plan has made another one in its place
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CaptureEvidence(_Step):
     """Keep what the container leaves, before it is removed."""
 
@@ -264,7 +236,6 @@ class CaptureEvidence(_Step):
     replaced: bool = False  # as above
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RemoveSandbox(_Step):
     """Remove a container, and what is its own: companions, network, volumes."""
 
@@ -312,15 +283,14 @@ Operation = (
 def describe(operation: Operation) -> Mapping[str, Any]:
     """An operation as data: for saved plans and their digest."""
     plain: dict[str, Any] = {"kind": type(operation).__name__}
-    for field in attrs.fields(type(operation)):
-        value = getattr(operation, field.name)
+    for name, value in structs.asdict(operation).items():
         match value:
             case DeclaredSandbox():
-                plain[field.name] = {"name": value.name, "spec": value.spec.digest}
+                plain[name] = {"name": value.name, "spec": value.spec.digest}
             case str() | int() | bool() | None:
-                plain[field.name] = value
+                plain[name] = value
             case tuple():
-                plain[field.name] = [str(item) for item in value]
+                plain[name] = [str(item) for item in value]
             case _:
-                plain[field.name] = str(value)
+                plain[name] = str(value)
     return plain

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-import attrs
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, PlanError, UsageError, did_you_mean, quoted
 from sandboxrun.plan.belongings import networks_of
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
@@ -23,8 +24,7 @@ from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Foreign, ObservedSandbox, Snapshot
 
 
-@attrs.frozen(kw_only=True)
-class Options:
+class Options(Data):
     """What the caller asked of a plan. Addresses are as in `reviewer["lint"]`; a bare name means all of them."""
 
     targets: tuple[str, ...] = ()
@@ -79,7 +79,7 @@ def make_collect_plan(
     gone (the profile's own stay). Both only for who holds the project's lock.
     """
     decisions = [decide_undeclared(o, None, snapshot, Reason.DESTROY) for o in mine]
-    own = attrs.evolve(
+    own = structs.replace(
         snapshot,
         couriers=snapshot.couriers if leftovers else (),
         volumes=tuple(v for v in snapshot.volumes if is_part(v) or v.key in profile.volumes),
@@ -136,7 +136,7 @@ def _bound(snapshot: Snapshot, decisions: list[Decision]) -> Iterable[ObservedSa
 
 def _only_drift(change: Change) -> Change:
     """The change as `--refresh-only` shows it: what drifted, and nothing to do."""
-    return attrs.evolve(change, action=Action.NONE, differences=change.drift)
+    return structs.replace(change, action=Action.NONE, differences=change.drift)
 
 
 def _declared(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from graphlib import TopologicalSorter
 from typing import Any
 
-import attrs
+from msgspec import Struct, field
 
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.belongings import companions_of, held_parts, own_companions, own_network, own_volumes, parts_of
@@ -53,21 +53,20 @@ def by_dependency(decisions: Iterable[Decision]) -> list[Decision]:
 Ids = tuple[str, ...]
 
 
-@attrs.define(kw_only=True)
-class Draft:
+class Draft(Struct, kw_only=True):
     """The steps so far. The mappings lead to the id of a step: by container id, engine name, key, or address."""
 
     profile: Profile
     snapshot: Snapshot
-    steps: list[op.Operation] = attrs.field(factory=list)
-    removed: dict[str, str] = attrs.field(factory=dict)  # container id → the step that removes it
+    steps: list[op.Operation] = field(default_factory=list)
+    removed: dict[str, str] = field(default_factory=dict)  # container id → the step that removes it
     couriers: Ids = ()  # the steps that remove what was left over
-    networks: dict[str, str] = attrs.field(factory=dict)  # engine name → the step that makes it
-    anew: set[str] = attrs.field(factory=set)  # keys of networks that are replaced
-    volumes: dict[str, str] = attrs.field(factory=dict)  # key → the step that makes it
-    given: dict[str, str] = attrs.field(factory=dict)  # volume key → the step that gives it to a sandbox's user
-    pulls: dict[str, str] = attrs.field(factory=dict)  # image reference → the step that fetches or builds it
-    started: dict[str, str] = attrs.field(factory=dict)  # address → the step that starts it
+    networks: dict[str, str] = field(default_factory=dict)  # engine name → the step that makes it
+    anew: set[str] = field(default_factory=set)  # keys of networks that are replaced
+    volumes: dict[str, str] = field(default_factory=dict)  # key → the step that makes it
+    given: dict[str, str] = field(default_factory=dict)  # volume key → the step that gives it to a sandbox's user
+    pulls: dict[str, str] = field(default_factory=dict)  # image reference → the step that fetches or builds it
+    started: dict[str, str] = field(default_factory=dict)  # address → the step that starts it
 
     def add(self, step: op.Operation) -> str:
         """Take a step; its id."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.errors import Diagnostic, one_line, redact, redacted, shown
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
@@ -108,7 +108,7 @@ def _drift_text(plan: Plan) -> str:
 
 def drift_lines(change: Change, sensitive: frozenset[str]) -> list[str]:
     """What drifted, from what was applied to what is, a line each."""
-    turned = [attrs.evolve(d, before=d.after, after=d.before, effect=Effect.NONE, reason="") for d in change.drift]
+    turned = [structs.replace(d, before=d.after, after=d.before, effect=Effect.NONE, reason="") for d in change.drift]
     return _difference_lines(turned, sensitive)
 
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.probe import privilege as capabilities
 from sandboxrun.probe.verdicts import MISSING, REFUSED, UNKNOWN, Context, Control, Seen, every, results
 
 OURS, DEBUG, ENGINE, OFF = "sandboxrun", "debug", "engine", "unconfined"
 
 
-@attrs.frozen(kw_only=True)
-class Theme:
+class Theme(Data):
     """Attempts that belong together. `engine` are those that the engine's default filter, with no capability left,
     refuses too, in every version; `debug` says that the variant for debuggers lets them through; `native` that only
     x86_64 has them."""

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.errors import shown
 from sandboxrun.plan.diff import Difference
 from sandboxrun.probe.verdicts import GVISOR, Finding, Verdict
@@ -21,8 +20,7 @@ SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 UNLIMITED = 2**60  # bytes; cgroup v1 writes "no limit" as the largest number of whole pages
 
 
-@attrs.frozen(kw_only=True)
-class Process:
+class Process(Data):
     """One process: the fields of its status, and where its namespace links lead (`net:[4026531840]`), by kind."""
 
     pid: int
@@ -39,8 +37,7 @@ class Process:
         return tuple(int(word) for word in self.status.get(field, "").split() if word.isdigit())
 
 
-@attrs.frozen(kw_only=True)
-class MountLine:
+class MountLine(Data):
     """One line of mountinfo. `root` is what of the filesystem is mounted, `peers` its `shared:1 master:2` fields,
     `system` the options of the filesystem itself."""
 
@@ -58,8 +55,7 @@ class MountLine:
         return "ro" not in self.options
 
 
-@attrs.frozen(kw_only=True)
-class Outside:
+class Outside(Data):
     """A container as the host sees it. The first process is the engine's own (`State.Pid`).
 
     `host` are the namespaces that are not the sandbox's to have, by whom they belong to; `cgroup` the texts of its
@@ -68,17 +64,17 @@ class Outside:
     """
 
     processes: tuple[Process, ...] = ()
-    host: Mapping[str, str] = attrs.field(factory=lambda: freeze({}))
-    limits: Mapping[str, tuple[int, int]] = attrs.field(factory=lambda: freeze({}))  # -1 is unlimited
+    host: Mapping[str, str] = freeze({})
+    limits: Mapping[str, tuple[int, int]] = freeze({})  # -1 is unlimited
     mounts: tuple[MountLine, ...] = ()
     cgroup_version: int = 2
-    cgroup: Mapping[str, str] = attrs.field(factory=lambda: freeze({}))
+    cgroup: Mapping[str, str] = freeze({})
     interfaces: tuple[str, ...] = ()
     oom_score_adj: int | None = None
     uid_map: str = ""
     gid_map: str = ""
     present: frozenset[str] = frozenset()
-    unread: Mapping[str, str] = attrs.field(factory=lambda: freeze({}))
+    unread: Mapping[str, str] = freeze({})
 
 
 def read_status(text: str) -> Mapping[str, str]:
@@ -205,8 +201,7 @@ def listed(words: Iterable[str], most: int = 8) -> str:
 SENTRY = "the runtime's own kernel answers in there; its processes on the host are not the sandbox's"
 
 
-@attrs.frozen(kw_only=True)
-class Accounts:
+class Accounts(Data):
     """The declared user as numbers, and the groups that it may have beside its own."""
 
     uid: int
@@ -214,8 +209,7 @@ class Accounts:
     groups: frozenset[int] = frozenset()
 
 
-@attrs.frozen(kw_only=True)
-class Looked:
+class Looked(Data):
     """What a check is given. `devices` are the numbers of the declared ones (`c 10:229`), `volumes` the paths that the
     image declares as volumes."""
 
@@ -226,8 +220,7 @@ class Looked:
     volumes: frozenset[str] = frozenset()
 
 
-@attrs.frozen(kw_only=True)
-class Answer:
+class Answer(Data):
     """What was expected and seen; `holds` None: it could not be told, and `note` says why."""
 
     expected: str
@@ -236,8 +229,7 @@ class Answer:
     note: str = ""
 
 
-@attrs.frozen(kw_only=True)
-class Check:
+class Check(Data):
     """One thing that is looked at. `parts` are what it reads, by their names in `Outside.unread`; `kernel`: it reads
     what the host's kernel says of the processes, which means nothing where another kernel runs them. `look` gives the
     answer, or as a text why it does not apply."""

@@ -10,8 +10,7 @@ import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.probe.verdicts import Context, Control, Seen, every, number, numbered
 from sandboxrun.spec.option import PORT
 from sandboxrun.spec.option_types import ALLOW
@@ -27,8 +26,7 @@ INNER = ("127.0.0.1", "127.1", "2130706433", "0.0.0.0", "[::1]", "[::]", "localh
 PRIVATE = ("10.0.0.1", "172.16.0.1", "192.168.0.1", "100.64.0.1", "[fd12:3456::1]")
 
 
-@attrs.frozen(kw_only=True)
-class Request:
+class Request(Data):
     """One request: `group` is the control that it belongs to; without `host` the target's own stands in Host."""
 
     group: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.probe.program import RAISING, SHM, command, small_memory, small_processes, swap, tmpfs_sizes
 from sandboxrun.probe.verdicts import Context, Phase
@@ -46,13 +46,13 @@ def staged(context: Context, phase: Phase) -> SandboxSpec:
             changed |= {"pids_limit": small_processes(context)}
         case Phase.STUBBORN:
             changed |= {"stop_grace_period": SECOND}
-    return settle(attrs.evolve(spec, **changed, **_started(phase, command(phase, context), _TIMEOUT[phase])))
+    return settle(structs.replace(spec, **changed, **_started(phase, command(phase, context), _TIMEOUT[phase])))
 
 
 def staged_weak(context: Context, phase: Phase) -> SandboxSpec:
     """The weak sandbox as it is started for a phase. `context` is the strong one's, with the weak one's addresses."""
     started = _started(phase, command(phase, context, weak=True), 60)
-    return settle(attrs.evolve(weak(context.spec), configs=_FILES, **started))
+    return settle(structs.replace(weak(context.spec), configs=_FILES, **started))
 
 
 def _started(phase: Phase, argv: tuple[str, ...], seconds: int) -> dict[str, Any]:

@@ -7,8 +7,7 @@ import errno
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.spec import option as wiring
 from sandboxrun.spec.option_types import Egress
 from sandboxrun.spec.project import NetworkSpec
@@ -30,8 +29,7 @@ class Phase(enum.StrEnum):
     STUBBORN = "stubborn"  # ignores TERM and outlives its deadline, if it is let
 
 
-@attrs.frozen(kw_only=True)
-class Context:
+class Context(Data):
     """What expectations depend on. `spec` is settled, and the sandbox's own, also where a weak one is judged.
 
     `architecture` is the image's (x86_64, aarch64); `runtime` the OCI runtime's name; `cgroup` 1 or 2; `gateway` the
@@ -48,8 +46,8 @@ class Context:
     gateway: str | None = None
     hosts: tuple[str, ...] = ()
     neighbours: tuple[str, ...] = ()
-    networks: Mapping[str, NetworkSpec] = attrs.field(factory=lambda: freeze({}))
-    host_namespaces: Mapping[str, str] = attrs.field(factory=lambda: freeze({}))
+    networks: Mapping[str, NetworkSpec] = freeze({})
+    host_namespaces: Mapping[str, str] = freeze({})
     host_cpus: int = 0
 
     @property
@@ -68,8 +66,7 @@ class Context:
         return f"{self.gateway}:{wiring.PORT}" if self.gateway is not None else None
 
 
-@attrs.frozen(kw_only=True)
-class Control:
+class Control(Data):
     """One thing that must hold, and how it is told.
 
     `field` is the engine's; `applies` gives the reason where there is nothing to look for; `holds` is None where what
@@ -113,8 +110,7 @@ class Verdict(enum.Enum):
         return self in (Verdict.HOLDS, Verdict.NOT_APPLICABLE)
 
 
-@attrs.frozen(kw_only=True)
-class Finding:
+class Finding(Data):
     """One control of one sandbox. `seen` may hold what an image wrote: escape it before it is shown."""
 
     sandbox: str

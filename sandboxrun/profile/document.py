@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import attrs
+from msgspec import field, structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.profile.files import read_source
 from sandboxrun.profile.templates import is_template
@@ -31,8 +32,7 @@ _NAME = Text(pattern=KEY, hint="a name of letters, digits, _ . and -")
 EMPTY = MapNode(entries=())
 
 
-@attrs.frozen(kw_only=True)
-class Document:
+class Document(Data):
     """A file's parts. `directory` is where its relative paths start; `base` names a built-in base."""
 
     file: SourceFile | None
@@ -40,8 +40,8 @@ class Document:
     base: str | None = None
     name: Node | None = None
     variables: Node | None = None
-    sandboxes: Mapping[str, tuple[Scalar, MapNode]] = attrs.field(factory=dict)
-    objects: Mapping[str, MapNode] = attrs.field(factory=dict)  # networks, volumes, secrets, configs
+    sandboxes: Mapping[str, tuple[Scalar, MapNode]] = field(default_factory=dict)
+    objects: Mapping[str, MapNode] = field(default_factory=dict)  # networks, volumes, secrets, configs
     has_sandboxes: bool = False
 
 
@@ -104,7 +104,7 @@ def _object_map(node: Node | None, key: str, problems: Problems) -> MapNode:
         case None | Scalar(value=None):
             return EMPTY
         case MapNode():
-            return attrs.evolve(node, entries=tuple(entry for entry in node.entries if _named(entry[0], problems)))
+            return structs.replace(node, entries=tuple(entry for entry in node.entries if _named(entry[0], problems)))
     problems.add(f"expected a mapping of {key}, found {describe(node)}", node.span, f"write {key}: {{NAME: {{…}}}}")
     return EMPTY
 

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.errors import did_you_mean
 from sandboxrun.profile.functions import (
     COMPARISONS,
@@ -40,8 +39,7 @@ _WORDS = frozenset("and else false False if in is loop none None not or recursiv
 GLOBALS = frozenset({"range"})
 
 
-@attrs.frozen(kw_only=True)
-class Lookup:
+class Lookup(Data):
     """`{{ name.key.key }}`."""
 
     name: str
@@ -49,8 +47,7 @@ class Lookup:
     line: int
 
 
-@attrs.frozen(kw_only=True)
-class Program:
+class Program(Data):
     """A template ready to be evaluated.
 
     `parts` (texts and lookups) is the plain kind, `body` (Jinja's nodes) the other; exactly one is set. `whole`

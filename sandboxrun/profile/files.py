@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.errors import Problems
 from sandboxrun.profile.regular import read_regular, reason
 from sandboxrun.source import SourceFile, Span
@@ -20,8 +19,7 @@ from sandboxrun.source import SourceFile, Span
 # -- Host paths in a profile: where relative ones start
 
 
-@attrs.frozen(kw_only=True)
-class Places:
+class Places(Data):
     """The project's directory (absolute), and the directories of files that have their own, by the file's name.
     `allow_outside`: paths may lead out of the project."""
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import attrs
+from msgspec import Struct
 
 # -- How much a profile's templates may do: steps, text and lists, each a number of its own
 
@@ -34,8 +34,7 @@ class TemplateError(Exception):
         super().__init__(message)
 
 
-@attrs.define
-class Work:
+class Work(Struct):
     """Counts the steps of all templates of one profile."""
 
     left: int = STEPS_A_PROFILE

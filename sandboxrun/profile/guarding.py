@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.errors import Problems
 from sandboxrun.profile.files import Places
@@ -131,8 +131,8 @@ def _guarded(sandbox: DeclaredSandbox, own: frozenset[Path], problems: Problems)
     paths = tuple(path for path in every if path.split("/")[0] not in covered)
     _check_mounts(sandbox, workspace, paths, problems)
     _check_links(workspace.source, paths, span, problems)
-    spec = attrs.evolve(sandbox.spec, workspace=attrs.evolve(workspace, protected=paths))
-    return attrs.evolve(sandbox, spec=spec)
+    spec = structs.replace(sandbox.spec, workspace=structs.replace(workspace, protected=paths))
+    return structs.replace(sandbox, spec=spec)
 
 
 _SETTING = re.compile(

@@ -10,15 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.profile.document import Document, read_document
 from sandboxrun.profile.files import bases
 from sandboxrun.profile.templates import Renderer, Scope, is_template
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, node_of, plain_of
 from sandboxrun.spec.items import Entry, entry_of, identity, name_of
-from sandboxrun.spec.option import Row, to_plain
+from sandboxrun.spec.option import Row, RowData, to_plain
 from sandboxrun.spec.option_types import Hosts, Tmpfs, by_name
 from sandboxrun.spec.spec import ROWS
 from sandboxrun.spec.types import INVALID, ListOf, describe, span_of
@@ -29,16 +28,14 @@ DEEPEST = 10
 MOST_FILES = 50
 
 
-@attrs.frozen(kw_only=True)
-class Layer:
+class Layer(Data):
     """One sandbox mapping of one document."""
 
     node: MapNode
     document: Document
 
 
-@attrs.frozen
-class _Step:
+class _Step(Data, kw_only=False):
     document: Document
     sandbox: str
 
@@ -180,7 +177,7 @@ def closed_defaults() -> dict[str, Node]:
 
 
 def _plain(row: Row) -> Any:
-    if attrs.has(type(row.default)):
+    if isinstance(row.default, RowData):
         return to_plain(row.default, defaults=True)
     return row.type.plain(row.default)
 
@@ -269,8 +266,7 @@ MOST = 1000
 LONGEST_KEY = 200
 
 
-@attrs.frozen(kw_only=True)
-class Each:
+class Each(Data):
     """One instance: its key as the address shows it, and what `each` is in templates."""
 
     key: str | None

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import Problems, ProfileError, redacted
 from sandboxrun.profile.document import Document, read_document, split_document
 from sandboxrun.profile.dollars import check_document, check_layer
@@ -62,8 +63,7 @@ def load(
     return load_tracked(paths, inputs=inputs, directory=directory, gate=gate, allow_outside=allow_outside).profile
 
 
-@attrs.frozen(kw_only=True)
-class Loaded:
+class Loaded(Data):
     """A profile, and every file that it rests on by its path; None for one that was looked for and is not there."""
 
     profile: Profile
@@ -206,7 +206,7 @@ class _Loader:
             warnings=self.problems.warnings,
             rests_on=own,
         )
-        return attrs.evolve(profile, digest=digest_of(effective(profile)))
+        return structs.replace(profile, digest=digest_of(effective(profile)))
 
     # -- composing -------------------------------------------------------------------------------------------
 

@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, Problems, did_you_mean
 from sandboxrun.profile.document import OBJECTS, Document
 from sandboxrun.profile.files import Places
@@ -59,7 +60,9 @@ def _read(what: str, path: Path) -> bytes | Diagnostic:
 
 def placed(fault: Diagnostic, sandbox: DeclaredSandbox, part: str, ref: FileRef) -> Diagnostic:
     """A fault of `content_of` where a sandbox names the secret or config; `part` is "secrets" or "configs"."""
-    return attrs.evolve(fault, message=f"{sandbox.address}: {fault.message}", span=sandbox.place(part, ref.file_name))
+    return structs.replace(
+        fault, message=f"{sandbox.address}: {fault.message}", span=sandbox.place(part, ref.file_name)
+    )
 
 
 def digest(content: bytes) -> str:
@@ -84,10 +87,10 @@ def with_digests(
     def reference(ref: FileRef) -> FileRef:
         if ref.source not in known:
             known[ref.source] = _digest_of(configs.get(ref.source), directory, environment, sensitive)
-        return attrs.evolve(ref, digest=known[ref.source])
+        return structs.replace(ref, digest=known[ref.source])
 
     return tuple(
-        attrs.evolve(s, spec=attrs.evolve(s.spec, configs=tuple(map(reference, s.spec.configs))))
+        structs.replace(s, spec=structs.replace(s.spec, configs=tuple(map(reference, s.spec.configs))))
         if s.spec.configs
         else s
         for s in sandboxes
@@ -123,7 +126,7 @@ def with_dependencies(
                 dependencies.update(dict.fromkeys(by_name[name], dependency))
             elif dependency.required and name not in faulty:
                 _absent(name, one, known, problems)
-        found.append(attrs.evolve(one.sandbox, depends_on=freeze(dependencies)))
+        found.append(structs.replace(one.sandbox, depends_on=freeze(dependencies)))
     _check_circles(made, problems)
     return tuple(found)
 
@@ -187,8 +190,7 @@ _TYPES: Mapping[str, Record] = {
 }
 
 
-@attrs.frozen(kw_only=True)
-class Objects:
+class Objects(Data):
     """The four blocks, parsed. `names` is what the keys are called on the engine."""
 
     networks: Mapping[str, NetworkSpec]
@@ -198,8 +200,7 @@ class Objects:
     names: Names
 
 
-@attrs.frozen(kw_only=True)
-class Documents:
+class Documents(Data):
     """The profile's own files, and those that its sandboxes extend."""
 
     own: Sequence[Document]
@@ -231,7 +232,7 @@ def merged_objects(documents: Sequence[Document]) -> dict[str, dict[str, tuple[S
                 if earlier is not None and isinstance(earlier[1], MapNode) and isinstance(value, MapNode):
                     names = {k.value for k, _ in value.entries}
                     kept = tuple(entry for entry in earlier[1].entries if entry[0].value not in names)
-                    value = attrs.evolve(value, entries=(*kept, *value.entries))
+                    value = structs.replace(value, entries=(*kept, *value.entries))
                 found[kind][name] = (key, value)
     return found
 
@@ -267,7 +268,7 @@ def _placed(value: Any, node: Node, what: str, places: Places, problems: Problem
         return value
     at = node.get("file") if isinstance(node, MapNode) else None
     path = places.checked(value.file, (at or node).span, f"{what}'s file", problems)
-    return attrs.evolve(value, file=str(path))
+    return structs.replace(value, file=str(path))
 
 
 def _given(specs: Mapping[str, Any]) -> dict[str, str]:
@@ -279,7 +280,7 @@ def with_default_network(objects: Objects, made: Sequence[Made]) -> Objects:
     """The objects with the network `default`, if a sandbox joins it and nobody declares it."""
     if "default" in objects.networks or not any("default" in one.sandbox.spec.networks for one in made):
         return objects
-    return attrs.evolve(objects, networks=freeze({"default": NetworkSpec(), **objects.networks}))
+    return structs.replace(objects, networks=freeze({"default": NetworkSpec(), **objects.networks}))
 
 
 def check_references(

@@ -9,12 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from sandboxrun.errors import mask
 from sandboxrun.profile.files import Places
 from sandboxrun.profile.yaml import resolve
-from sandboxrun.spec.option import Row, rows, values_of
+from sandboxrun.spec.option import Row, RowData, rows, values_of
 from sandboxrun.spec.option_types import EgressOption
 from sandboxrun.spec.project import DeclaredSandbox, Profile, Provenance
 
@@ -69,11 +67,11 @@ def _spelled(row: Row, value: Any) -> Any:
 
 
 def _written(row: Row, value: Any) -> Any:
-    if attrs.has(type(value)) and not isinstance(row.type, EgressOption):  # that has a form in one word
+    if isinstance(value, RowData) and not isinstance(row.type, EgressOption):  # that has a form in one word
         return spelled_out(value)
-    if isinstance(value, tuple) and value and attrs.has(type(value[0])):
+    if isinstance(value, tuple) and value and isinstance(value[0], RowData):
         return [spelled_out(item) for item in value]
-    if isinstance(value, Mapping) and value and attrs.has(type(next(iter(value.values())))):
+    if isinstance(value, Mapping) and value and isinstance(next(iter(value.values())), RowData):
         return {key: spelled_out(item) for key, item in value.items()}
     return row.type.plain(value)
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import SHORTEST, Problems, did_you_mean
 from sandboxrun.profile.document import Document
 from sandboxrun.profile.files import Places, read_source
@@ -199,7 +200,7 @@ def pass_through(
         if value is None and len(taken) >= SHORTEST:
             secrets.add(taken)
         filled[name] = taken
-    return attrs.evolve(spec, environment=freeze(filled))
+    return structs.replace(spec, environment=freeze(filled))
 
 
 # -- A seccomp profile from its file: read with bounds, and written as the one line that the engine takes
@@ -249,8 +250,7 @@ OWN_KEYS = ("extends", "for_each", "when", "env_file")  # the profile's, beside 
 MOST_NODES = 500_000  # over all instances of a profile
 
 
-@attrs.frozen(kw_only=True)
-class Composed:
+class Composed(Data):
     """A sandbox before rendering: its name, where it stands, its layers (the lowest first)."""
 
     name: str
@@ -267,8 +267,7 @@ class Composed:
         return sum(1 for layer in self.layers for _ in walk(layer.node))
 
 
-@attrs.frozen(kw_only=True)
-class Made:
+class Made(Data):
     """One instance: what is declared, and its options as rendered nodes (for the schema's check)."""
 
     sandbox: DeclaredSandbox
@@ -373,12 +372,12 @@ class Maker:
             return node
         if tmpfs is None and "/tmp" in taken:
             empty = ListNode(items=(), span=node.span)
-            return attrs.evolve(node, entries=(*node.entries, (Scalar(value="tmpfs", text="tmpfs"), empty)))
+            return structs.replace(node, entries=(*node.entries, (Scalar(value="tmpfs", text="tmpfs"), empty)))
         if not isinstance(tmpfs, MapNode):
             return node
         kept = tuple(e for e in tmpfs.entries if e[0].span is not None or e[0].value not in taken)
-        entries = tuple((k, attrs.evolve(tmpfs, entries=kept) if k.value == "tmpfs" else v) for k, v in node.entries)
-        return attrs.evolve(node, entries=entries)
+        entries = tuple((k, structs.replace(tmpfs, entries=kept) if k.value == "tmpfs" else v) for k, v in node.entries)
+        return structs.replace(node, entries=entries)
 
     def _seccomp(self, spec: SandboxSpec, node: MapNode) -> SandboxSpec:
         """A seccomp profile named by its file, as its content: the engine knows no path of ours."""
@@ -396,7 +395,7 @@ class Maker:
             self.other_files.append(path)
             content = read_seccomp(path, given, span, self.problems)
         options = freeze({**spec.security_opt, "seccomp": content})
-        return attrs.evolve(spec, security_opt=options)
+        return structs.replace(spec, security_opt=options)
 
     def _paths(self, spec: SandboxSpec, node: MapNode) -> tuple[SandboxSpec, Any]:
         """Host paths made absolute; a copied workspace's directory stands beside the spec, which stays movable."""
@@ -410,17 +409,17 @@ class Maker:
             directory = self.places.checked(spec.workspace.source, span, "the workspace", self.problems)
             changed["workspace"] = self._workspace(spec.workspace, directory)
         copied = directory if spec.workspace is not None and spec.workspace.access == "copy" else None
-        return (attrs.evolve(spec, **changed) if changed else spec), copied
+        return (structs.replace(spec, **changed) if changed else spec), copied
 
     def _bind(self, mount: Mount, spans: Mapping[str, Span | None]) -> Mount:
         if mount.type != "bind" or mount.source is None:
             return mount
         span = spans.get(name_of(mount.target))
-        return attrs.evolve(mount, source=str(self.places.checked(mount.source, span, "the bind", self.problems)))
+        return structs.replace(mount, source=str(self.places.checked(mount.source, span, "the bind", self.problems)))
 
     def _workspace(self, workspace: Workspace, directory: Any) -> Workspace:
         source = self.places.relative(directory) if workspace.access == "copy" else str(directory)
-        return attrs.evolve(workspace, source=source)
+        return structs.replace(workspace, source=source)
 
 
 def _sound(node: MapNode) -> MapNode:
@@ -430,7 +429,7 @@ def _sound(node: MapNode) -> MapNode:
         for key, value in node.entries
         if BY_KEY[str(key.value)].type.parse(value, Problems()) is not INVALID
     )
-    return attrs.evolve(node, entries=entries)
+    return structs.replace(node, entries=entries)
 
 
 def _targets(node: MapNode) -> Iterator[str]:

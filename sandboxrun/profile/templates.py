@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import attrs
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.profile.functions import CLOSING, LONGEST_TEMPLATE, MARKS, TemplateError, Work
 from sandboxrun.profile.yaml import is_text
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     from sandboxrun.profile.evaluate import Program
 
 
-@attrs.frozen(kw_only=True)
-class Scope:
+class Scope(Data):
     """The names that templates may use. `sensitive` names a part of them; `each_help` explains a missing `each`."""
 
     values: Mapping[str, Any]
@@ -33,7 +33,7 @@ class Scope:
 
     def with_each(self, each: Any) -> Scope:
         """The scope of one instance of a `for_each`."""
-        return attrs.evolve(self, values={**self.values, "each": each})
+        return structs.replace(self, values={**self.values, "each": each})
 
 
 def is_template(node: Node) -> bool:
@@ -63,7 +63,7 @@ class Renderer:
                 if all(new is old for new, old in zip(items, node.items, strict=True)):
                     return node
                 kept = tuple(item for item in items if item is not None)
-                return attrs.evolve(node, items=kept) if len(kept) == len(items) else None
+                return structs.replace(node, items=kept) if len(kept) == len(items) else None
             case MapNode():
                 return self._mapping(node, scope)
 
@@ -80,7 +80,7 @@ class Renderer:
                 entries.append((key, new))
         if not whole:
             return None
-        return node if same else attrs.evolve(node, entries=tuple(entries))
+        return node if same else structs.replace(node, entries=tuple(entries))
 
     def check_key(self, key: Scalar) -> bool:
         """Note a key that looks like a template."""

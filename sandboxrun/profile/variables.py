@@ -11,8 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import attrs
+from msgspec import field, structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import MASK, Problems, did_you_mean
 from sandboxrun.profile.files import read_source
 from sandboxrun.profile.sandbox import looks_like_dotenv, parse_dotenv
@@ -53,15 +54,14 @@ MOST_ITEMS = 1000
 _INTEGER = re.compile(r"[-+]?[0-9]{1,19}")
 
 
-@attrs.frozen(kw_only=True)
-class Rules:
+class Rules(Data, unshown=("matches",), uncompared=("matches",)):
     """A type with its rules; `items` is the type of what an array holds. An object holds strings."""
 
     type: str
     items: str = "string"
     enum: tuple[Any, ...] | None = None
     pattern: str | None = None
-    matches: Callable[[str], bool] | None = attrs.field(default=None, eq=False, repr=False)
+    matches: Callable[[str], bool] | None = None
     least: float | int | None = None
     most: float | int | None = None
     shortest: int | None = None
@@ -236,8 +236,7 @@ _RESERVED = frozenset(
 )
 
 
-@attrs.frozen(kw_only=True)
-class Variable:
+class Variable(Data, unshown=("span",), uncompared=("span",)):
     """One declared input. `default` is None where there is none; then it is `required` unless it says otherwise."""
 
     name: str
@@ -246,7 +245,7 @@ class Variable:
     required: bool = False
     description: str | None = None
     sensitive: bool = False
-    span: Span | None = attrs.field(default=None, eq=False, repr=False)
+    span: Span | None = None
 
 
 KEYS: Mapping[str, str] = {
@@ -346,7 +345,7 @@ def _rules(name: str, node: MapNode, span: Span | None, problems: Problems) -> R
         shortest=_count(node, f"min{unit}", problems),
         longest=_count(node, f"max{unit}", problems),
     )
-    return attrs.evolve(rules, enum=_enum(node.get("enum"), rules, problems))
+    return structs.replace(rules, enum=_enum(node.get("enum"), rules, problems))
 
 
 def _items(node: Node, problems: Problems) -> str | None:
@@ -458,8 +457,7 @@ def _with_value(name: str, rules: Rules, node: MapNode, span: Span | None, probl
 PREFIX = "SANDBOXRUN_VAR_"
 
 
-@attrs.frozen(kw_only=True)
-class Inputs:
+class Inputs(Data, unshown=("environment", "values")):
     """What the caller gives beside the profile.
 
     `vars` are `NAME=value` texts in the order of the command line; `var_files` YAML or dotenv files; `environment`
@@ -468,15 +466,14 @@ class Inputs:
 
     vars: tuple[str, ...] = ()
     var_files: tuple[Path, ...] = ()
-    environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    values: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
-@attrs.frozen(kw_only=True)
-class Values:
+class Values(Data, unshown=("values",)):
     """The typed values by name, who gave each, and which names are sensitive."""
 
-    values: Mapping[str, Any] = attrs.field(repr=False)
+    values: Mapping[str, Any]
     origins: Mapping[str, str]
     sensitive: frozenset[str]
 

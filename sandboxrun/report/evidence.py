@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, assert_never
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.errors import ExitCode, one_line, redact
 from sandboxrun.evidence.capture import Captured
 from sandboxrun.evidence.index import Index
@@ -24,8 +23,7 @@ PATCH = "workspace.patch"
 _LISTED = 5  # parts that are missing, told by name
 
 
-@attrs.frozen(kw_only=True)
-class Run:
+class Run(Data):
     """One run to tell of. `spec` is what it was told to be, for its limits; `note` what the caller saw of its end,
     `seen` how it ended where another job has the evidence."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import Protocol, TextIO, assert_never
 
-import attrs
+from msgspec import Struct, field, structs
 
 from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.backend.events import (
@@ -133,14 +133,13 @@ def _words(step: Operation) -> tuple[str, str]:  # noqa: C901 - one case a class
 # -- Puts an apply's events together, per resource: what a person wants to see is one line for each, when it is …
 
 
-@attrs.define(kw_only=True)
-class Resource:
+class Resource(Struct, kw_only=True):
     """One resource while an apply works on it. Times in seconds of the tracker's clock."""
 
     address: str
-    steps: set[str] = attrs.field(factory=set)  # those that are not done yet
-    words: list[str] = attrs.field(factory=list)
-    active: dict[str, str] = attrs.field(factory=dict)  # step → what goes on
+    steps: set[str] = field(default_factory=set)  # those that are not done yet
+    words: list[str] = field(default_factory=list)
+    active: dict[str, str] = field(default_factory=dict)  # step → what goes on
     began: float | None = None
     ended: float | None = None
     failed: bool = False
@@ -195,7 +194,7 @@ class Tracker:
                     self._end(step).skipped = True
                 case _:
                     return None
-            return attrs.evolve(self._of(step), words=list(self._of(step).words), steps=set(self._of(step).steps))
+            return structs.replace(self._of(step), words=list(self._of(step).words), steps=set(self._of(step).steps))
 
     def now(self) -> float:
         """The clock's time."""
@@ -204,12 +203,12 @@ class Tracker:
     def active(self) -> list[Resource]:
         """Those that something goes on with."""
         with self._lock:
-            return [attrs.evolve(r, active=dict(r.active)) for r in self._known.values() if r.active]
+            return [structs.replace(r, active=dict(r.active)) for r in self._known.values() if r.active]
 
     def unfinished(self) -> list[Resource]:
         """Those of which a step was neither done nor failed nor skipped: the apply was stopped before."""
         with self._lock:
-            return [attrs.evolve(r) for r in self._known.values() if r.steps and not r.failed and not r.skipped]
+            return [structs.replace(r) for r in self._known.values() if r.steps and not r.failed and not r.skipped]
 
     def _of(self, step: Operation) -> Resource:
         return self._known.setdefault(step.address, Resource(address=step.address))

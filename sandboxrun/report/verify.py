@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
-import attrs
-
 from sandboxrun import __version__
+from sandboxrun.data import Data
 from sandboxrun.errors import one_line, redact
 from sandboxrun.probe.verdicts import Finding, Verdict
 from sandboxrun.report.markdown import Page, code, cut, escaped
@@ -31,15 +30,14 @@ _WORDS = {
 }
 
 
-@attrs.frozen(kw_only=True)
-class Report:
+class Report(Data, unshown=("sensitive",)):
     """What a verification found of a project. `running`: live sandboxes were looked at from outside; else the probe
     ran in each."""
 
     project: str
     findings: tuple[Finding, ...]
     running: bool = False
-    sensitive: frozenset[str] = attrs.field(default=frozenset(), repr=False)
+    sensitive: frozenset[str] = frozenset()
 
     @property
     def verified(self) -> bool:

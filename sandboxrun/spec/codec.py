@@ -9,8 +9,9 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import attrs
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import Problems
 from sandboxrun.source import node_of
 from sandboxrun.spec import labels
@@ -19,8 +20,7 @@ from sandboxrun.spec.spec import ROWS, SandboxSpec, parse_spec
 from sandboxrun.spec.types import freeze
 
 
-@attrs.frozen(kw_only=True)
-class ImageConfig:
+class ImageConfig(Data):
     """What an image sets by itself: `id` is its content digest, the rest what its config holds."""
 
     id: str = ""
@@ -28,8 +28,8 @@ class ImageConfig:
     command: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
     working_dir: str | None = None
-    environment: Mapping[str, str | None] = attrs.field(factory=lambda: freeze({}))
-    labels: Mapping[str, str] = attrs.field(factory=lambda: freeze({}))
+    environment: Mapping[str, str | None] = freeze({})
+    labels: Mapping[str, str] = freeze({})
     healthcheck: Any = None
     stop_signal: str | None = "SIGTERM"
     volumes: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ def without_inherited(spec: SandboxSpec, image: ImageConfig | None) -> SandboxSp
     An entry point that is set leaves nothing of the image's command, whatever else is equal.
     """
     if spec.entrypoint and spec.command is None:
-        spec = attrs.evolve(spec, command=())
+        spec = structs.replace(spec, command=())
     if image is None:
         return spec
     changed: dict[str, Any] = {}
@@ -57,7 +57,7 @@ def without_inherited(spec: SandboxSpec, image: ImageConfig | None) -> SandboxSp
                 changed[row.key] = freeze(kept)
         elif mine is not None and mine == theirs:
             changed[row.key] = None
-    return attrs.evolve(spec, **changed) if changed else spec
+    return structs.replace(spec, **changed) if changed else spec
 
 
 def to_label(spec: SandboxSpec) -> str:

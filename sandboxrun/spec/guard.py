@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.spec.types import freeze
 
 
-@attrs.frozen(kw_only=True)
-class Guard:
+class Guard(Data):
     """One name at the workspace's top, why it is kept, and other names that mean the same."""
 
     name: str

@@ -10,7 +10,9 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-import attrs
+from msgspec import field
+
+from sandboxrun.data import Data
 
 PROJECT = r"[a-z0-9][a-z0-9_-]{0,62}"  # Compose's rule for project names
 KEY = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
@@ -52,15 +54,14 @@ def companion(container: str, role: str) -> str:
     return f"{container}.{role}"
 
 
-@attrs.frozen(kw_only=True)
-class Names:
+class Names(Data):
     """Keys of a profile's networks and volumes as engine names. `given` maps those with a name of their own
     (`name:` or `external:`); all others are `<project>_<key>`.
     """
 
     project: str
-    given_networks: Mapping[str, str] = attrs.field(factory=dict)
-    given_volumes: Mapping[str, str] = attrs.field(factory=dict)
+    given_networks: Mapping[str, str] = field(default_factory=dict)
+    given_volumes: Mapping[str, str] = field(default_factory=dict)
 
     def network(self, key: str) -> str:
         """The engine's name of the network `key`."""

@@ -11,10 +11,11 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from functools import cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar, dataclass_transform
 
-import attrs
+from msgspec import NODEFAULT, field, structs
 
+from sandboxrun.data import Data, DataType
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import MapNode, Node, Scalar
 from sandboxrun.spec.types import INVALID, OptionType, Schema, refuse
@@ -34,8 +35,7 @@ class Effect(enum.Enum):
     NONE = "none"  # sandboxrun's own behaviour: nothing on the engine differs
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class Row:
+class Row(Data, eq=False):
     """One option, declared once.
 
     `key` is Compose's where Compose has it; `default` the closed value; `effect` what a change needs;
@@ -61,11 +61,7 @@ class Row:
     derived: bool = False
     merge: str = "replace"  # how extends and several files combine it: replace, append, map, target
     required: bool = False
-    attribute: str = attrs.field(init=False)  # the record's attribute that holds it
-
-    @attribute.default
-    def _of_key(self) -> str:
-        return f"{self.key}_" if self.key in _KEYWORDS else self.key
+    attribute: str = ""  # the record's field that holds it
 
     def plain(self, value: Any) -> Any:
         """A value as canonical JSON data, None as None. Not to be changed: a default, which most are, is made once."""
@@ -74,45 +70,54 @@ class Row:
         return _plain_default(self) if value is self.default else self.type.plain(value)
 
 
-_KEYWORDS = {"from", "global", "class"}
-
-
 @cache
 def _plain_default(row: Row) -> Any:
     return row.type.plain(row.default)
 
 
-_ROW = "sandboxrun.row"
-
-
-def option(type: OptionType, *, description: str, example: Any = None, default: Any = attrs.NOTHING, **row: Any) -> Any:
-    """An attrs field that is also a row: `mem_limit: int = option(Size(), description=…, default=…)`.
+def option(type: OptionType, *, description: str, example: Any = None, default: Any = NODEFAULT, **row: Any) -> Any:
+    """A field that is also a row: `mem_limit: int = option(Size(), description=…, default=…)`.
 
     A field without a default is required.
     """
-    spec = {"type": type, "description": description, "example": example, **row}
-    if default is attrs.NOTHING:
-        return attrs.field(metadata={_ROW: {**spec, "default": None, "required": True}})
-    return attrs.field(default=default, metadata={_ROW: {**spec, "default": default}})
+    required = default is NODEFAULT
+    default = None if required else default
+    return Row(key="", type=type, description=description, example=example, default=default, required=required, **row)
 
 
-def rows(record: type) -> tuple[Row, ...]:
+class _RowsType(DataType):
+    """Makes the options in a class its fields and, with those of its base, its rows."""
+
+    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **config: Any) -> Any:
+        found = [row for base in bases for row in getattr(base, "__rows__", ())]
+        for attribute, given in tuple(namespace.items()):
+            if isinstance(given, Row):
+                found.append(structs.replace(given, key=attribute.rstrip("_"), attribute=attribute))
+                if given.required:
+                    del namespace[attribute]
+                else:
+                    namespace[attribute] = given.default
+        return super().__new__(mcls, name, bases, {**namespace, "__rows__": tuple(found)}, **config)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option,))
+class RowData(Data, metaclass=_RowsType, frozen=True, kw_only=True):
+    """A record of which every field is a row."""
+
+    __rows__: ClassVar[tuple[Row, ...]]
+
+
+def rows(record: type[RowData]) -> tuple[Row, ...]:
     """The rows of a record, in the order they are declared."""
-    found: tuple[Row, ...] | None = record.__dict__.get("__rows__")
-    if found is None:
-        fields = [f for f in attrs.fields(record) if _ROW in f.metadata]
-        found = tuple(Row(key=f.name.rstrip("_"), **f.metadata[_ROW]) for f in fields)
-        type.__setattr__(record, "__rows__", found)
-    return found
+    return record.__rows__
 
 
-@attrs.frozen(kw_only=True)
-class Record:
+class Record(Data):
     """A mapping whose keys are the rows of `cls`; the value is a `cls`."""
 
-    cls: type
+    cls: type[RowData]
     title: str
-    refused: Mapping[str, str] = attrs.field(factory=dict)  # known keys that are not offered, and what to do
+    refused: Mapping[str, str] = field(default_factory=dict)  # known keys that are not offered, and what to do
     check: Callable[[Any, MapNode, Problems], None] | None = None
 
     def parse(self, node: Node, problems: Problems) -> Any:
@@ -241,8 +246,7 @@ _PROXIED = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 VARIABLES = (*_PROXIED, "NO_PROXY", "no_proxy", "NODE_USE_ENV_PROXY")
 
 
-@attrs.frozen(kw_only=True)
-class Plot:
+class Plot(Data):
     """The addresses of one sandbox's network. The first belongs to the engine's bridge, which is given none."""
 
     subnet: str

@@ -10,14 +10,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import ListNode, MapNode, Node, Scalar
 from sandboxrun.spec import forms, seccomp
 from sandboxrun.spec import types as units
 from sandboxrun.spec.names import KEY
-from sandboxrun.spec.option import Record, option
+from sandboxrun.spec.option import Record, RowData, option
 from sandboxrun.spec.types import (
     INVALID,
     Choice,
@@ -37,8 +36,7 @@ from sandboxrun.spec.types import (
 _NAME = Text(pattern=KEY, hint="a name of letters, digits, _ . and -")
 
 
-@attrs.frozen(kw_only=True)
-class Named:
+class Named(Data):
     """A list of names, or a mapping from names to `item`; a name alone stands for `empty`."""
 
     item: OptionType
@@ -77,8 +75,7 @@ class Named:
 # -- GPUs: the option type of `gpus`
 
 
-@attrs.frozen(kw_only=True)
-class Gpus:
+class Gpus(Data):
     """`all` (kept as -1), or how many."""
 
     def parse(self, node: Node, problems: Problems) -> int:
@@ -149,8 +146,7 @@ def _value(name: str, value: str) -> str:
     return f"{int(value.removeprefix('0o'), 8):04o}" if name == "mode" else str(int(value))
 
 
-@attrs.frozen(kw_only=True)
-class Tmpfs:
+class Tmpfs(Data):
     """Mount options by path. `/tmp` alone, or `/tmp:size=64m,exec`."""
 
     def parse(self, node: Node, problems: Problems) -> Mapping[str, str]:
@@ -215,8 +211,7 @@ NAMES = tuple(
 )
 
 
-@attrs.frozen(kw_only=True)
-class Capability:
+class Capability(Data):
     """One capability, in any case, with or without `CAP_`."""
 
     def parse(self, node: Node, problems: Problems) -> str:
@@ -239,8 +234,7 @@ class Capability:
         return value
 
 
-@attrs.frozen(kw_only=True)
-class Capabilities:
+class Capabilities(Data):
     """A set of capabilities, sorted: their order means nothing."""
 
     item: OptionType = Capability()
@@ -282,8 +276,7 @@ def join_security(name: str, value: str) -> str:
     return f"{name}:{value}" if name.startswith(_PART) else f"{name}={value}"
 
 
-@attrs.frozen(kw_only=True)
-class SecurityOpts:
+class SecurityOpts(Data):
     """Options by name. no-new-privileges and the seccomp profile are on unless they are turned off by name: a list
     that only sets another option must not loosen them."""
 
@@ -385,8 +378,7 @@ def host_address(text: str) -> str:
 Pair = tuple[Scalar, Scalar]
 
 
-@attrs.frozen(kw_only=True)
-class Hosts:
+class Hosts(Data):
     """The addresses of names: a list of NAME=address or NAME:address, or a mapping from names to one or several."""
 
     def parse(self, node: Node, problems: Problems) -> Mapping[str, tuple[str, ...]]:
@@ -462,7 +454,6 @@ def by_name(node: Node) -> list[tuple[Scalar, Node]] | None:
 # -- restart: the option type of Compose's restart policies
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Restart(Text):
     """A policy. `no` may be written as false, which it is in other versions of YAML."""
 
@@ -490,8 +481,7 @@ DESTINATION = rf"{_NAME_egress}:[0-9]{{1,5}}"
 Address = Text(pattern=r"[0-9A-Fa-f.:]+", hint="an IP address", form=forms.address)
 
 
-@attrs.frozen(kw_only=True)
-class Destination:
+class Destination(Data):
     """`host:port`, or `*.domain:port` for every name below the domain (not the domain itself). Kept in lower case."""
 
     def parse(self, node: Node, problems: Problems) -> Any:
@@ -527,8 +517,7 @@ def _help(node: Node) -> str:
     return 'such as "api.example.com:443"; names outside of ASCII in their xn-- form'
 
 
-@attrs.frozen(kw_only=True)
-class NetworkRange:
+class NetworkRange(Data):
     """A range of private addresses in CIDR form."""
 
     def parse(self, node: Node, problems: Problems) -> Any:
@@ -548,8 +537,7 @@ class NetworkRange:
         return value
 
 
-@attrs.frozen(kw_only=True)
-class Egress:
+class Egress(RowData):
     """What a sandbox reaches: nothing, every public host, or the destinations listed."""
 
     mode: str = option(
@@ -601,8 +589,7 @@ def _read(text: str) -> Egress:
     return CLOSED if text == NONE else PUBLIC
 
 
-@attrs.frozen(kw_only=True)
-class EgressOption:
+class EgressOption(Data):
     """`none`, `open`, or a mapping; shown in the shortest form."""
 
     record: OptionType = Record(cls=Egress, title="egress", check=_check_egress)

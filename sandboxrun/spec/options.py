@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import attrs
-
 from sandboxrun.spec import forms, labels
-from sandboxrun.spec.option import Effect, option
+from sandboxrun.spec.option import Effect, RowData, option
 from sandboxrun.spec.option_types import CLOSED_OPTIONS as CLOSED
 from sandboxrun.spec.option_types import (
     Address,
@@ -58,8 +56,7 @@ NAME = Text(pattern=r"[A-Za-z_][A-Za-z0-9_.-]*", hint="a variable's name")
 LABEL = Text(pattern=r"[^=\x00\s]+", hint="a label's name")
 
 
-@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)  # a part of SandboxSpec only
-class ProcessOptions:
+class ProcessOptions(RowData):
     """Rows of the process."""
 
     image: str = option(
@@ -224,8 +221,7 @@ class ProcessOptions:
 MIB = 1024**2
 
 
-@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)  # a part of SandboxSpec only
-class ResourceOptions:
+class ResourceOptions(ProcessOptions):
     """Rows of resources."""
 
     mem_limit: int = option(
@@ -341,8 +337,7 @@ class ResourceOptions:
 # -- Options of privilege: what the kernel lets the sandbox do. Some are fixed: no profile can change them
 
 
-@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)  # a part of SandboxSpec only
-class SecurityOptions:
+class SecurityOptions(ResourceOptions):
     """Rows of privilege."""
 
     read_only: bool = option(
@@ -491,8 +486,7 @@ def _file_name(ref: FileRef) -> str:
     return ref.file_name
 
 
-@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)  # a part of SandboxSpec only
-class PlaceOptions:
+class PlaceOptions(SecurityOptions):
     """Rows of files, networks and the task."""
 
     tmpfs: Mapping[str, str] = option(

@@ -10,8 +10,7 @@ import enum
 import signal as signals
 from datetime import UTC, datetime
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.spec.state import Created, Ended, Running, State
 
 
@@ -41,8 +40,7 @@ class StoppedBy(enum.StrEnum):
 RUN_ENDED = "the run ended"  # the detail of what a run stopped because nothing needed it any more
 
 
-@attrs.frozen(kw_only=True)
-class Ending:
+class Ending(Data):
     """How it ended. `exit_code` is None where there is none; `signal` is the number in a code above 128."""
 
     how: How
@@ -52,8 +50,7 @@ class Ending:
     detail: str | None = None
 
 
-@attrs.frozen(kw_only=True)
-class History:
+class History(Data):
     """What an engine remembers of a container's last start: whether that `started` and its end (`died`) are among its
     events, the `signals` it sent in between, and whether it noticed `oom`.
 

@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, Problems
 from sandboxrun.source import MapNode, SourceFile, Span
 from sandboxrun.spec import forms, labels
 from sandboxrun.spec.items import name_of
 from sandboxrun.spec.names import Names
-from sandboxrun.spec.option import Record, option, to_plain
+from sandboxrun.spec.option import Record, RowData, option, to_plain
 from sandboxrun.spec.records import Dependency
 from sandboxrun.spec.spec import SandboxSpec, digest_of
 from sandboxrun.spec.types import Flag, Pairs, Text, freeze, span_of
@@ -27,8 +26,7 @@ from sandboxrun.spec.types import Flag, Pairs, Text, freeze, span_of
 ISOLATED = freeze({"com.docker.network.bridge.enable_icc": "false"})
 
 
-@attrs.frozen(kw_only=True)
-class NetworkSpec:
+class NetworkSpec(RowData):
     """A network of the project, or one that exists already (`external`)."""
 
     internal: bool = option(Flag(), default=False, description="No route to the outside.", example=True)
@@ -60,8 +58,7 @@ class NetworkSpec:
     )
 
 
-@attrs.frozen(kw_only=True)
-class VolumeSpec:
+class VolumeSpec(RowData):
     """A volume of the project, or one that exists already (`external`)."""
 
     driver_opts: Mapping[str, str] = option(
@@ -84,8 +81,7 @@ class VolumeSpec:
     )
 
 
-@attrs.frozen(kw_only=True)
-class FileSpec:
+class FileSpec(RowData):
     """Where a secret or config comes from; exactly one of the sources."""
 
     file: str | None = option(
@@ -131,17 +127,15 @@ def config_digest(spec: NetworkSpec | VolumeSpec) -> str:
 # -- What a profile declares, whole: the planner's desired state
 
 
-@attrs.frozen(kw_only=True)
-class Provenance:
+class Provenance(Data, unshown=("items",)):
     """Where a value came from: its place, or in words (`default`, `implied by workspace.target`)."""
 
     span: Span | None = None
     via: str = ""  # "base hardened", "default", "implied by …", "--var"; "" for the profile itself
-    items: Mapping[str, Span] = attrs.field(factory=lambda: freeze({}), repr=False)  # by `name_of`
+    items: Mapping[str, Span] = freeze({})  # by `name_of`
 
 
-@attrs.frozen(kw_only=True)
-class DeclaredSandbox:
+class DeclaredSandbox(Data, unshown=("provenance", "span"), uncompared=("provenance", "span")):
     """One sandbox: one instance of a `for_each`. `spec` is settled; bind sources in it are absolute paths."""
 
     address: str
@@ -150,9 +144,9 @@ class DeclaredSandbox:
     name: str
     spec: SandboxSpec
     workspace: Path | None = None  # the absolute directory behind a workspace of access `copy`
-    depends_on: Mapping[str, Dependency] = attrs.field(factory=lambda: freeze({}))  # by address
-    provenance: Mapping[str, Provenance] = attrs.field(factory=lambda: freeze({}), eq=False, repr=False)
-    span: Span | None = attrs.field(default=None, eq=False, repr=False)
+    depends_on: Mapping[str, Dependency] = freeze({})  # by address
+    provenance: Mapping[str, Provenance] = freeze({})
+    span: Span | None = None
 
     def place(self, key: str, item: object = None) -> Span | None:
         """Where an option was written, or the `item` of it: a mount's target, a variable's name, a value."""
@@ -162,8 +156,9 @@ class DeclaredSandbox:
         return found.span if item is None else found.items.get(name_of(item), found.span)
 
 
-@attrs.frozen(kw_only=True)
-class Profile:
+class Profile(
+    Data, unshown=("sensitive", "files", "warnings", "rests_on"), uncompared=("files", "warnings", "rests_on")
+):
     """A project as declared, with every template rendered and every `extends` resolved.
 
     `inputs` are the variables' values with the sensitive ones masked; `sensitive` holds those values, so that
@@ -175,17 +170,17 @@ class Profile:
     directory: Path
     sandboxes: tuple[DeclaredSandbox, ...]
     names: Names
-    networks: Mapping[str, NetworkSpec] = attrs.field(factory=lambda: freeze({}))
-    volumes: Mapping[str, VolumeSpec] = attrs.field(factory=lambda: freeze({}))
-    secrets: Mapping[str, FileSpec] = attrs.field(factory=lambda: freeze({}))
-    configs: Mapping[str, FileSpec] = attrs.field(factory=lambda: freeze({}))
-    inputs: Mapping[str, Any] = attrs.field(factory=lambda: freeze({}))
-    sensitive: frozenset[str] = attrs.field(default=frozenset(), repr=False)
+    networks: Mapping[str, NetworkSpec] = freeze({})
+    volumes: Mapping[str, VolumeSpec] = freeze({})
+    secrets: Mapping[str, FileSpec] = freeze({})
+    configs: Mapping[str, FileSpec] = freeze({})
+    inputs: Mapping[str, Any] = freeze({})
+    sensitive: frozenset[str] = frozenset()
     digest: str = ""
     inputs_digest: str = ""
-    files: tuple[SourceFile, ...] = attrs.field(default=(), eq=False, repr=False)
-    warnings: tuple[Diagnostic, ...] = attrs.field(default=(), eq=False, repr=False)
-    rests_on: frozenset[Path] = attrs.field(default=frozenset(), eq=False, repr=False)  # those, and others, absolute
+    files: tuple[SourceFile, ...] = ()
+    warnings: tuple[Diagnostic, ...] = ()
+    rests_on: frozenset[Path] = frozenset()  # those, and others, absolute
 
     def sandbox(self, address: str) -> DeclaredSandbox | None:
         """The sandbox of that address."""

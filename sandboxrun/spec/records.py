@@ -9,14 +9,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import MapNode, Node, Scalar
 from sandboxrun.spec import forms
 from sandboxrun.spec.guard import GUARDS
 from sandboxrun.spec.items import item_span
-from sandboxrun.spec.option import Record, option
+from sandboxrun.spec.option import Record, RowData, option
 from sandboxrun.spec.types import (
     SECOND,
     Choice,
@@ -44,8 +43,7 @@ AbsolutePath = Text(pattern=ABSOLUTE, hint="an absolute path", form=forms.path)
 FileName = Text(pattern=r"[^/\x00]+", hint="a file name")
 
 
-@attrs.frozen(kw_only=True)
-class FileMode:
+class FileMode(Data):
     """Permissions in octal: `0o440`, `0440` or `"0440"`. Without the zero nobody could tell what 440 means."""
 
     def parse(self, node: Node, problems: Problems) -> Any:
@@ -64,8 +62,7 @@ class FileMode:
         return f"0{value:03o}"  # the zero that parse asks for, before a setuid bit too
 
 
-@attrs.frozen(kw_only=True)
-class Mount:
+class Mount(RowData):
     """A mount that the profile asks for. `source` is a host path (bind) or a volume's key."""
 
     type: str = option(
@@ -111,8 +108,7 @@ MountType = Short(
 )
 
 
-@attrs.frozen(kw_only=True)
-class Ulimit:
+class Ulimit(RowData):
     """A resource limit of the kernel; -1 is unlimited."""
 
     soft: int = option(Integer(least=-1), description="The limit in force.", example=1024)
@@ -140,7 +136,6 @@ ULIMIT_NAMES = "core|cpu|data|fsize|locks|memlock|msgqueue|nice|nofile|nproc|rss
 Ulimits = MapOf(item=UlimitType, name=Text(pattern=ULIMIT_NAMES, hint="the name of a ulimit, such as nofile"))
 
 
-@attrs.frozen(kw_only=True)
 class HealthTest(Command):
     """A test: a list that begins with CMD or CMD-SHELL, or a text, which the sandbox's shell runs."""
 
@@ -150,8 +145,7 @@ class HealthTest(Command):
         return super().parse(node, problems)
 
 
-@attrs.frozen(kw_only=True)
-class Healthcheck:
+class Healthcheck(RowData):
     """How the engine tests that the sandbox is healthy."""
 
     test: tuple[str, ...] | None = option(
@@ -182,8 +176,7 @@ def _check_health(check: Healthcheck, node: MapNode, problems: Problems) -> None
             problems.add(f"{key} is below 1ms", span_of(node, key), "the engine refuses less")
 
 
-@attrs.frozen(kw_only=True)
-class Logging:
+class Logging(RowData):
     """Where the engine writes what the sandbox prints, and how much of it is kept."""
 
     driver: str = option(
@@ -200,8 +193,7 @@ class Logging:
     )
 
 
-@attrs.frozen(kw_only=True)
-class FileRef:
+class FileRef(RowData):
     """A secret or config as the sandbox sees it: a file under /run/secrets or /run/configs."""
 
     source: str = option(
@@ -248,8 +240,7 @@ FileRefType = Short(
 )
 
 
-@attrs.frozen(kw_only=True)
-class Lifetime:
+class Lifetime(RowData):
     """How long a sandbox may live."""
 
     timeout: int | None = option(
@@ -269,8 +260,7 @@ class Lifetime:
     )
 
 
-@attrs.frozen(kw_only=True)
-class EvidencePolicy:
+class EvidencePolicy(RowData):
     """What is kept of a run beside what is always kept."""
 
     artifacts: tuple[str, ...] = option(
@@ -299,8 +289,7 @@ class EvidencePolicy:
     )
 
 
-@attrs.frozen(kw_only=True)
-class Dependency:
+class Dependency(RowData):
     """What must hold of another sandbox before this one starts."""
 
     condition: str = option(
@@ -314,8 +303,7 @@ class Dependency:
     )
 
 
-@attrs.frozen(kw_only=True)
-class Device:
+class Device(RowData):
     """A host device in the sandbox."""
 
     source: str = option(AbsolutePath, description="The device on the host.", example="/dev/fuse")
@@ -353,8 +341,7 @@ DeviceType = Short(
 )
 
 
-@attrs.frozen(kw_only=True)
-class Attachment:
+class Attachment(RowData):
     """How a sandbox joins a network."""
 
     aliases: tuple[str, ...] = option(
@@ -385,8 +372,7 @@ LEAST = 1024**2
 _NAMES = ListOf(item=Text(hint="a name"), unique=True, ordered=False)
 
 
-@attrs.frozen(kw_only=True)
-class Workspace:
+class Workspace(RowData):
     """The files an agent works on."""
 
     source: str = option(

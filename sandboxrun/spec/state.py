@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig
 from sandboxrun.spec.project import NetworkSpec
@@ -18,13 +17,11 @@ from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import freeze
 
 
-@attrs.frozen(kw_only=True)
-class Created:
+class Created(Data):
     """Made, never started: the apply that made it did not live to start it."""
 
 
-@attrs.frozen(kw_only=True)
-class Running:
+class Running(Data):
     """Running (or paused, or being restarted) since `started`."""
 
     started: datetime
@@ -33,8 +30,7 @@ class Running:
     oom: bool = False  # whether something in it was killed for memory
 
 
-@attrs.frozen(kw_only=True)
-class Ended:
+class Ended(Data):
     """Ran and ended. `how` is what the engine says of its end (the words of the evidence's `ending.how`) and `detail`
     a sentence of it where there is more to say; None where the engine was not asked."""
 
@@ -77,8 +73,7 @@ class Ended:
 State = Created | Running | Ended
 
 
-@attrs.frozen(kw_only=True)
-class Document:
+class Document(Data, unshown=("raw",), uncompared=("raw",)):
     """An engine's own answer about one sandbox, or what runs beside it. `raw` is opaque: evidence keeps it whole.
 
     Times are texts as the engine writes them, None for what never happened; `labels` may hold anything. `replaces`:
@@ -95,11 +90,10 @@ class Document:
     created: str | None = None
     started: str | None = None
     finished: str | None = None
-    raw: Mapping[str, Any] = attrs.field(repr=False, eq=False)
+    raw: Mapping[str, Any]
 
 
-@attrs.frozen(kw_only=True)
-class ObservedSandbox:
+class ObservedSandbox(Data, unshown=("document",), uncompared=("document",)):
     """One container of ours. `spec` is what it really is, less what its image gives; `applied` what was asked
     when it was made (None when the label can't be read)."""
 
@@ -116,7 +110,7 @@ class ObservedSandbox:
     owner: str | None
     labels: Mapping[str, str]
     created: str = ""  # when it was made, as the engine writes it
-    document: Mapping[str, Any] = attrs.field(repr=False, eq=False)  # the engine's own answer: its backend's to read
+    document: Mapping[str, Any]  # the engine's own answer: its backend's to read
 
     @property
     def base(self) -> str:
@@ -138,8 +132,7 @@ class ObservedSandbox:
         return False
 
 
-@attrs.frozen(kw_only=True)
-class ObservedNetwork:
+class ObservedNetwork(Data):
     """One network of ours; `attached` are the ids of running containers on it."""
 
     id: str
@@ -151,8 +144,7 @@ class ObservedNetwork:
     run: str | None = None  # of the sandbox whose own it is
 
 
-@attrs.frozen(kw_only=True)
-class Companion:
+class Companion(Data):
     """A container of ours beside a sandbox's: its gateway, its keeper. `run` is the sandbox's."""
 
     id: str
@@ -163,8 +155,7 @@ class Companion:
     started: bool = True  # ever; one that was not may lack its place on a network
 
 
-@attrs.frozen(kw_only=True)
-class ObservedVolume:
+class ObservedVolume(Data):
     """One volume of ours; `key` is the profile's, or `<container>.<part>` for a sandbox's own."""
 
     name: str
@@ -173,8 +164,7 @@ class ObservedVolume:
     run: str | None = None
 
 
-@attrs.frozen(kw_only=True)
-class Image:
+class Image(Data):
     """What a reference means on the engine now. `digest` is the registry's, where one was asked."""
 
     reference: str
@@ -189,8 +179,7 @@ class Image:
         return self.digest is not None and any(known.endswith(f"@{self.digest}") for known in digests)
 
 
-@attrs.frozen(kw_only=True)
-class Helper:
+class Helper(Data):
     """The image of gateways and keepers: its reference, its id on the engine (None: it is to be built), and what it is
     built from."""
 
@@ -199,8 +188,7 @@ class Helper:
     base: str
 
 
-@attrs.frozen(kw_only=True)
-class Foreign:
+class Foreign(Data):
     """An object that has a name we need and is not ours."""
 
     kind: str  # container, network, volume
@@ -209,8 +197,7 @@ class Foreign:
     whose: str  # "no labels of sandboxrun", or the other project's name
 
 
-@attrs.frozen(kw_only=True)
-class Completed:
+class Completed(Data):
     """One entry of the record: a spec that ran to its end and was torn down."""
 
     outcome: str  # exited, failed, oom, timeout
@@ -234,8 +221,7 @@ class Completed:
         return self.outcome == "exited" and self.exit_code == 0
 
 
-@attrs.frozen(kw_only=True)
-class Offers:
+class Offers(Data):
     """What the engine can enforce; an option that needs more is refused at plan time, by name."""
 
     api_version: str
@@ -259,8 +245,7 @@ class Offers:
     runc: str = ""  # its version, "" where the engine does not say
 
 
-@attrs.frozen(kw_only=True)
-class Snapshot:
+class Snapshot(Data):
     """All that the planner looks at. `taken` is by the engine's clock, UTC."""
 
     project: str
@@ -270,13 +255,13 @@ class Snapshot:
     sandboxes: tuple[ObservedSandbox, ...] = ()
     networks: tuple[ObservedNetwork, ...] = ()
     volumes: tuple[ObservedVolume, ...] = ()
-    images: Mapping[str, Image] = attrs.field(factory=lambda: freeze({}))
+    images: Mapping[str, Image] = freeze({})
     foreign: tuple[Foreign, ...] = ()
     orphaned: frozenset[str] = frozenset()  # ids of one-offs whose owner is gone
     couriers: tuple[str, ...] = ()  # ids of couriers left by an apply that was killed
     companions: tuple[Companion, ...] = ()
     helper: Helper | None = None  # the image of gateways and keepers; None where no sandbox needs one
-    completed: Mapping[str, Mapping[str, Completed]] = attrs.field(factory=lambda: freeze({}))  # address → spec digest
+    completed: Mapping[str, Mapping[str, Completed]] = freeze({})  # address → spec digest
 
     def companion(self, run: str, role: str) -> Companion | None:
         """The companion of that role of the sandbox of that run."""

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
-import attrs
+from msgspec import field, structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span
 
@@ -138,8 +139,7 @@ def refuse(problems: Problems, node: Node, expected: str, help: str | None = Non
     return INVALID
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Text:
+class Text(Data, eq=False):
     """A string, optionally matching `pattern` whole (`hint` says what it means in words), kept in its canonical form
     (one of forms.py) where it has several."""
 
@@ -185,8 +185,7 @@ class Text:
         return value
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Flag:
+class Flag(Data, eq=False):
     """true or false."""
 
     def parse(self, node: Node, problems: Problems) -> Any:
@@ -202,8 +201,7 @@ class Flag:
         return value
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Integer:
+class Integer(Data, eq=False):
     """A whole number between `least` and `most`, both included."""
 
     least: int = 0
@@ -243,8 +241,7 @@ _CPUS = r"[0-9]{1,6}(\.[0-9]{0,9})?|\.[0-9]{1,9}"
 _UNLIMITED = ("-1", "unlimited")
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Cpus:
+class Cpus(Data, eq=False):
     """A number of CPUs, in thousandths at the finest; 0 is unlimited."""
 
     def parse(self, node: Node, problems: Problems) -> Any:
@@ -276,8 +273,7 @@ class Cpus:
         return int(value) if float(value).is_integer() else value
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Size:
+class Size(Data, eq=False):
     """Bytes, as an integer or with a unit (`512m`). `unlimited` admits -1, or that word."""
 
     unlimited: bool = False
@@ -310,8 +306,7 @@ class Size:
         return -1 if value == -1 else format_size(value)
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Duration:
+class Duration(Data, eq=False):
     """Nanoseconds, written `30s` or `1h30m`; at least `least`."""
 
     least: int = 0
@@ -338,12 +333,11 @@ class Duration:
         return format_duration(value)
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Choice:
+class Choice(Data, eq=False):
     """One of `values`. `refused` are others that somebody may write, with what to do instead."""
 
     values: tuple[str, ...]
-    refused: Mapping[str, str] = attrs.field(factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def parse(self, node: Node, problems: Problems) -> Any:
         allowed = ", ".join(self.values[:-1]) + f" or {self.values[-1]}" if len(self.values) > 1 else self.values[0]
@@ -364,8 +358,7 @@ class Choice:
 # -- Option types made of others: lists, commands, pairs, mappings, and records that may be written short
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class ListOf:
+class ListOf(Data, eq=False):
     """A tuple of items. `single`: one item may stand without the list. `unique`: twice is an error. `ordered` False:
     their order means nothing, so they are kept sorted."""
 
@@ -410,8 +403,7 @@ class ListOf:
         return [self.item.plain(item) for item in value]
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Command:
+class Command(Data, eq=False):
     """A command line: a list of words, or one text that is split as a shell splits words (no shell runs)."""
 
     def parse(self, node: Node, problems: Problems) -> Any:
@@ -439,8 +431,7 @@ class Command:
 _WORD = Text(numbers=True, empty=True, hint="a word of the command")
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Pairs:
+class Pairs(Data, eq=False):
     """Names with values, as a mapping or a list of `NAME<separator>value`; a read-only mapping of texts.
 
     `bare` admits a name without a value (environment: taken from the caller), kept as None.
@@ -472,7 +463,7 @@ class Pairs:
             if not self.bare:
                 refuse(problems, item, f"a text of the form NAME{self.separators[0]}value")
                 return None
-            return attrs.evolve(item, text=item.value), Scalar(value=None, span=item.span)
+            return structs.replace(item, text=item.value), Scalar(value=None, span=item.span)
         name, value = item.value[:at], item.value[at + 1 :]
         return Scalar(value=name, text=name, span=item.span), Scalar(value=value, text=value, span=item.span)
 
@@ -519,8 +510,7 @@ class Pairs:
         return dict(value)
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class MapOf:
+class MapOf(Data, eq=False):
     """A mapping from names to values of one type; read-only."""
 
     item: OptionType
@@ -543,8 +533,7 @@ class MapOf:
         return {name: self.item.plain(item) for name, item in value.items()}
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Short:
+class Short(Data, eq=False):
     """A record that may also be written short, as one text (or number): `read` turns that into a value.
 
     `read` raises ValueError with a clause for the message; `pattern` is the short form for the schema.

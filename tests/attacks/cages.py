@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
+from msgspec import field
 
 from sandboxrun.backend.docker.client import Engine
+from sandboxrun.data import Data
 from sandboxrun.evidence.capture import Captured
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.apply import ApplySettings
@@ -36,8 +37,7 @@ CLOSED: Mapping[str, Any] = {
 }
 
 
-@attrs.frozen(kw_only=True)
-class Ran:
+class Ran(Data):
     """One sandbox's end: its evidence, and all that it wrote to stdout."""
 
     result: RunResult
@@ -52,15 +52,14 @@ class Ran:
             return file.read()
 
 
-@attrs.frozen(kw_only=True)
-class Cages:
+class Cages(Data):
     """A project of sandboxes that run attacks. `directory` is the project's."""
 
     engine: Engine
     project: str
     directory: Path
     image: str
-    environment: Mapping[str, str] = attrs.field(factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def store(self) -> Store:

@@ -10,8 +10,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import attrs
-
+from sandboxrun.data import Data
 from sandboxrun.evidence.store import Store, verify_chain
 from tests.attacks.inside.record import TAMPERING, attack, held, won
 from tests.conftest import Cli, Ran
@@ -19,8 +18,7 @@ from tests.conftest import Cli, Ran
 BESIDE = "the same without the forgery, in the same attack"
 
 
-@attrs.frozen(kw_only=True)
-class Checkout:
+class Checkout(Data):
     """A project whose one sandbox does something and ends; `cli` runs the command line in it."""
 
     cli: Cli

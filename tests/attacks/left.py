@@ -9,16 +9,14 @@ import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import attrs
-
+from sandboxrun.data import Data
 from tests.attacks.cages import Ran
 from tests.attacks.weak import SECRET
 
 REPORT = "artifacts/workspace/report/"
 
 
-@attrs.frozen(kw_only=True)
-class Kept:
+class Kept(Data):
     """A run's evidence: what was kept, what was refused and why, and the patch."""
 
     ran: Ran
@@ -53,8 +51,7 @@ class Kept:
         }
 
 
-@attrs.frozen(kw_only=True)
-class Outcome:
+class Outcome(Data):
     """`stopped`, by the evidence; `real`: it was in what the engine gave out, as a careless copy would take it."""
 
     stopped: Callable[[Kept], bool]

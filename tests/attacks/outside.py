@@ -9,11 +9,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import attrs
 import docker
 
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.connect import connect
+from sandboxrun.data import Data
 from sandboxrun.lifecycle import apply as converge
 from tests.attacks.cages import Cages, Ran
 from tests.attacks.shipping import COMMAND, NAME, archive, controlled, said_by
@@ -36,8 +36,7 @@ EGRESS: Mapping[str, Any] = {
 }
 
 
-@attrs.frozen(kw_only=True)
-class Saw:
+class Saw(Data):
     """What got to the servers of the world: connections, datagrams, names asked for."""
 
     reached: Mapping[str, int]
@@ -45,8 +44,7 @@ class Saw:
     asked: tuple[str, ...]
 
 
-@attrs.frozen(kw_only=True)
-class Outside:
+class Outside(Data):
     """`caged` and `weak` are what the attacks said; `saw_caged` and `saw_weak` what the world saw of them.
 
     `saw_unfiltered` is what a host that filters no paths saw of the one attack that is run there too.

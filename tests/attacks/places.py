@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 import docker
 
 from sandboxrun.backend.docker.client import Engine
+from sandboxrun.data import Data
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.plan.planner import Options
 from tests.attacks.cages import Cages, Ran
@@ -24,8 +24,7 @@ PROTECTED = (".git", "Makefile", "sandbox.yaml", "agent.env", "attacks.pyz")
 STAND_INS = (".vscode", ".envrc", ".github", ".claude", ".mcp.json", "GNUmakefile", "makefile")
 
 
-@attrs.frozen(kw_only=True)
-class Bench:
+class Bench(Data):
     """Where attacks run: an engine, an image, a name that marks all that is made."""
 
     engine: Engine
@@ -35,8 +34,7 @@ class Bench:
     labels: Mapping[str, str]
 
 
-@attrs.frozen(kw_only=True)
-class Shared:
+class Shared(Data):
     """What the attacks of `rw` said, caged and weak; what is kept of the directory, before and after."""
 
     said: Mapping[str, str]
@@ -45,8 +43,7 @@ class Shared:
     after: Mapping[str, bytes]
 
 
-@attrs.frozen(kw_only=True)
-class Copied:
+class Copied(Data):
     """What the attacks in copies said, by cage; what the weak sandbox left, as the engine gives it out; the plan."""
 
     said: Mapping[str, Mapping[str, str]]

@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.connect import connect
+from sandboxrun.data import Data
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.profile.loader import load
@@ -48,8 +47,7 @@ PATIENCE = 60.0  # seconds that a child may take
 RUNNING = ("also", "full", "kept")
 
 
-@attrs.frozen(kw_only=True)
-class Project:
+class Project(Data):
     """A project on an engine, in a directory of its own."""
 
     name: str

@@ -23,8 +23,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import attrs
+from msgspec import Struct, field
 
+from sandboxrun.data import Data
 from sandboxrun.evidence.store import Store, verify_chain
 from scripts import engine
 from scripts.image import BUSYBOX
@@ -71,8 +72,7 @@ SIDE_BY_SIDE = 0.3  # how often two commands run at once
 PATIENCE = 300.0  # seconds that a command may take that is not killed
 
 
-@attrs.frozen(kw_only=True)
-class Ground:
+class Ground(Data):
     """Where it all happens: below `base` lie the projects, the user's state and TMPDIR."""
 
     base: Path
@@ -140,14 +140,13 @@ def _files(top: Path) -> list[str]:
     return [name for name in named if name not in ("sandboxrun/staging", "sandboxrun/stand-ins", "sandboxrun/verify")]
 
 
-@attrs.define(kw_only=True)
-class Chaos:
+class Chaos(Struct, kw_only=True):
     """The killing. `by` decides everything; `took` is how long each command has taken at most, in seconds."""
 
     ground: Ground
     by: random.Random
-    took: dict[str, float] = attrs.field(factory=lambda: dict.fromkeys(COMMANDS, 3.0))
-    killed: Counter[str] = attrs.field(factory=Counter)
+    took: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COMMANDS, 3.0))
+    killed: Counter[str] = field(default_factory=Counter)
 
     def run(self, kills: int) -> None:
         """Until so many have been killed."""

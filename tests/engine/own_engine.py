@@ -11,17 +11,16 @@ import tempfile
 import time
 from pathlib import Path
 
-import attrs
 import docker
 
+from sandboxrun.data import Data
 from scripts import image, system
 from scripts.daemon import Daemon
 
 ENTER = system.REPOSITORY / "scripts/enter.py"
 
 
-@attrs.frozen(kw_only=True)
-class OwnEngine:
+class OwnEngine(Data):
     """A private dockerd in a network namespace of its own; the busybox image is on it."""
 
     daemon: Daemon

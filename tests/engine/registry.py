@@ -9,9 +9,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import attrs
 import docker
 
+from sandboxrun.data import Data
 from scripts import image, system
 
 _CONFIG = """\
@@ -22,8 +22,7 @@ http: {{addr: "{address}"}}
 """
 
 
-@attrs.frozen(kw_only=True)
-class LocalRegistry:
+class LocalRegistry(Data):
     """A running registry. Engines take plain http on 127.0.0.1; `address` is host and port."""
 
     address: str

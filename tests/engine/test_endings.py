@@ -12,18 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 import docker
 import pytest
 
+from sandboxrun.data import Data
 from tests.conftest import Cli
 from tests.engine.own_engine import OwnEngine
 
 TRAP = "trap 'exit {}' TERM; echo ready; while :; do sleep 0.1; done"
 
 
-@attrs.frozen(kw_only=True)
-class Agents:
+class Agents(Data):
     """A project whose sandboxes run shell scripts in busybox."""
 
     cli: Cli

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 import jsonschema
 import pytest
+from msgspec import structs
 
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.connect import connect
@@ -97,7 +97,7 @@ def test_a_run_that_fails(engine: Engine, store: Store, make: Make, request_of: 
     script = "printf 'out \\000\\377 hunter22\\n'; echo err hunter22 >&2; mkdir /r; echo x > /r/report; exit 3"
     logging = {"LogConfig": {"Type": "local", "Config": {}}}
     container = run(engine, make(script, Env=["TOKEN=hunter22", "PIN=42"], host=logging))
-    request = attrs.evolve(
+    request = structs.replace(
         request_of, secrets=("hunter22", "42"), artifacts=("/r", "/nothing"), profile="image: x\n# hunter22\n"
     )
     captured = capture(engine, container, request, store)
@@ -135,7 +135,7 @@ def test_out_of_memory(engine: Engine, store: Store, make: Make, request_of: Cap
     assert captured.entry is not None and captured.entry.outcome is How.OOM
     # The engine hears of it from the kernel, and no more once the main process has ended: hence the second of waiting.
     child = run(engine, make("sleep 1; tail /dev/zero; sleep 1; exit 5", host=memory))
-    captured = capture(engine, child, attrs.evolve(request_of, run="other"), store)
+    captured = capture(engine, child, structs.replace(request_of, run="other"), store)
     assert captured.index is not None
     ending = captured.index.ending
     assert (ending.how, ending.exit_code, ending.oom_killed) == (How.FAILED, 5, True)
@@ -153,7 +153,7 @@ def test_a_program_that_is_not_there_and_a_container_nobody_started(
     checked(store, captured)
     assert captured.index is not None and captured.index.ending.how is How.NOT_STARTED
     assert "no such" in (captured.index.ending.detail or "")
-    idle = capture(engine, make("true"), attrs.evolve(request_of, run="idle"), store)
+    idle = capture(engine, make("true"), structs.replace(request_of, run="idle"), store)
     checked(store, idle)
     assert idle.index is not None
     assert (idle.index.ending.how, idle.index.finished_at) == (How.NOT_STARTED, None)
@@ -172,7 +172,7 @@ def test_a_timeout_and_usage(engine: Engine, store: Store, make: Make, request_o
             time.sleep(0.02)
         engine.stop_container(container, timeout=1)
     assert sampler.failure is None
-    captured = capture(engine, container, attrs.evolve(request_of, stopped_by=StoppedBy.TIMEOUT), store)
+    captured = capture(engine, container, structs.replace(request_of, stopped_by=StoppedBy.TIMEOUT), store)
     checked(store, captured)
     assert captured.index is not None
     usage = captured.index.usage
@@ -207,7 +207,7 @@ def test_hostile_artifacts(engine: Engine, store: Store, make: Make, request_of:
     """
     container = run(engine, make(script))
     limits = CaptureLimits(artifacts=ExportLimits(file_bytes=1 << 20))
-    request = attrs.evolve(request_of, artifacts=("/r", "/r/link", "relative", "/r/../etc"), limits=limits)
+    request = structs.replace(request_of, artifacts=("/r", "/r/link", "relative", "/r/../etc"), limits=limits)
     captured = capture(engine, container, request, store)
     checked(store, captured)
     index = captured.index
@@ -276,7 +276,7 @@ def test_a_workspace_comes_back_as_a_patch(
     remove_volume: None, volume: str, engine: Engine, store: Store, make: Make, request_of: CaptureRequest, source: Path
 ) -> None:
     container = agent(engine, store, make, request_of, source, volume)
-    request = attrs.evolve(request_of, workspace="/workspace", secrets=("hunter22",))
+    request = structs.replace(request_of, workspace="/workspace", secrets=("hunter22",))
     captured = capture(engine, container, request, store)
     checked(store, captured)
     index = captured.index
@@ -301,7 +301,7 @@ def test_without_its_baseline_the_workspace_is_kept_whole(
 ) -> None:
     container = agent(engine, store, make, request_of, source, volume)
     store.unstage(request_of.run)
-    captured = capture(engine, container, attrs.evolve(request_of, workspace="/workspace"), store)
+    captured = capture(engine, container, structs.replace(request_of, workspace="/workspace"), store)
     checked(store, captured)
     assert captured.index is not None
     assert [(m.part, m.reason) for m in captured.index.missing if m.part != "usage"] == [
@@ -315,7 +315,7 @@ def test_without_its_baseline_the_workspace_is_kept_whole(
 def test_limits_of_logs_and_changes(engine: Engine, store: Store, make: Make, request_of: CaptureRequest) -> None:
     container = run(engine, make("seq 1 5000; seq 1 5000 >&2; for n in 1 2 3 4; do echo > /f$n; done"))
     limits = CaptureLimits(log_bytes=1000, changes=2)
-    captured = capture(engine, container, attrs.evolve(request_of, limits=limits), store)
+    captured = capture(engine, container, structs.replace(request_of, limits=limits), store)
     checked(store, captured)
     index = captured.index
     assert index is not None
@@ -338,7 +338,7 @@ def test_a_log_driver_that_replaces_bytes_is_told(
 
 def test_output_the_runner_kept_is_used(engine: Engine, store: Store, make: Make, request_of: CaptureRequest) -> None:
     container = run(engine, make("true", host={"LogConfig": {"Type": "none", "Config": {}}}))
-    captured = capture(engine, container, attrs.evolve(request_of, run="engine"), store)
+    captured = capture(engine, container, structs.replace(request_of, run="engine"), store)
     assert captured.index is not None and [m.part for m in captured.index.missing if m.part != "usage"] == ["logs"]
     with (
         store.staging(request_of.run, engine=engine.identity) as staging,
@@ -348,7 +348,9 @@ def test_output_the_runner_kept_is_used(engine: Engine, store: Store, make: Make
         out.write(b"live\n")
         err.write(b"live \xff hunter22 more")
     limits = CaptureLimits(log_bytes=18)
-    request = attrs.evolve(request_of, live_logs=True, limits=limits, secrets=("hunter22",), filesystem_changes=False)
+    request = structs.replace(
+        request_of, live_logs=True, limits=limits, secrets=("hunter22",), filesystem_changes=False
+    )
     captured = capture(engine, container, request, store)
     checked(store, captured)
     assert captured.index is not None
@@ -372,7 +374,7 @@ def test_a_terminal_has_one_log(engine: Engine, store: Store, make: Make, reques
 
 
 def test_a_container_that_is_gone_is_recorded_as_such(engine: Engine, store: Store, request_of: CaptureRequest) -> None:
-    request = attrs.evolve(request_of, artifacts=("/x",), workspace="/workspace", profile="p")
+    request = structs.replace(request_of, artifacts=("/x",), workspace="/workspace", profile="p")
     captured = capture(engine, "f" * 64, request, store)
     checked(store, captured)
     index = captured.index
@@ -384,7 +386,7 @@ def test_a_container_that_is_gone_is_recorded_as_such(engine: Engine, store: Sto
 def test_no_time_at_all(engine: Engine, store: Store, make: Make, request_of: CaptureRequest) -> None:
     container = run(engine, make("echo x > /r; seq 1 9999"))
     limits = CaptureLimits(seconds=0.0)
-    captured = capture(engine, container, attrs.evolve(request_of, artifacts=("/r",), limits=limits), store)
+    captured = capture(engine, container, structs.replace(request_of, artifacts=("/r",), limits=limits), store)
     checked(store, captured)
     assert captured.index is not None
     assert {"logs", "artifact /r"} <= {missing.part for missing in captured.index.missing}
@@ -431,7 +433,7 @@ def test_an_engine_that_was_killed(
         assert away.entry is None and away.failure and store.entries() == ()
         own_engine.start()
         engine.wait_container(container, timeout=60)
-        back = capture(engine, container, attrs.evolve(request_of, stopped_by=StoppedBy.ENGINE), store)
+        back = capture(engine, container, structs.replace(request_of, stopped_by=StoppedBy.ENGINE), store)
     checked(store, back)
     assert back.index is not None and back.index.ending.how is How.ENGINE_LOST
 

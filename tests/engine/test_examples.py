@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 import yaml
+from msgspec import field
 
+from sandboxrun.data import Data
 from tests.conftest import Cli, Ran
 from tests.engine.outside import open_outside, why_not
 
@@ -23,8 +24,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 EXAMPLES = CHECKOUT / "examples"
 
 
-@attrs.frozen(kw_only=True)
-class Example:
+class Example(Data):
     """A command line, and what must come of it.
 
     By sandbox: `ends` is how each ended as its evidence has it, `printed` the whole of its stdout there, `artifacts` a
@@ -34,8 +34,8 @@ class Example:
     command: tuple[str, ...]
     ends: Mapping[str, str]
     code: int = 0
-    printed: Mapping[str, str] = attrs.field(factory=dict)
-    artifacts: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
+    printed: Mapping[str, str] = field(default_factory=dict)
+    artifacts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 CASES: Mapping[str, Example] = {

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import docker
 import pytest
 
+from sandboxrun.data import Data
 from sandboxrun.plan.changes import Action
 from tests.engine.outside import DENIED, FAR, NAMES, Outside, open_outside, why_not
 from tests.engine.world import World, change, open_world
@@ -21,8 +21,7 @@ AUTHORITY = "/run/configs/authority"
 TRUST = ("CURL_CA_BUNDLE", "SSL_CERT_FILE", "GIT_SSL_CAINFO", "PIP_CERT", "NODE_EXTRA_CA_CERTS", "npm_config_cafile")
 
 
-@attrs.frozen(kw_only=True)
-class Inside:
+class Inside(Data):
     """A running sandbox with its outside."""
 
     world: World

@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import attrs
 import docker
 import pytest
+from msgspec import structs
 
 from sandboxrun import SandboxService, Settings
+from sandboxrun.data import Data
 from sandboxrun.evidence.store import STAGING, Store
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.lifecycle.waits import apply_and_wait
@@ -61,8 +62,7 @@ def starts(engine_client: docker.DockerClient, project: str) -> Iterator[Starts]
     counted.close()
 
 
-@attrs.frozen(kw_only=True)
-class Checkouts:
+class Checkouts(Data):
     """Folders with the same profile, and the jobs started in them."""
 
     cli: Cli
@@ -194,7 +194,7 @@ def test_another_checkouts_workspace_must_be_the_same(world: World, tmp_path: Pa
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(text)
         options = {"command": ["true"], "workspace": {"source": "."}}
-        here = attrs.evolve(world, directory=tmp_path / name)
+        here = structs.replace(world, directory=tmp_path / name)
         profiles.append(here.profile({"a": options}))
         stores.append(Store(project_directory=tmp_path / name))
     assert apply_and_wait(world.engine, profiles[0], stores[0]).exit_code == 0
@@ -231,7 +231,7 @@ def test_a_service_learns_how_one_ended_that_another_checkout_destroyed(
     with SandboxService(settings, project=world.project, directory=tmp_path) as service:
         made = service.create("a", command=["sh", "-c", ENDLESS], stop_grace_period="5s")
         made.start()
-        elsewhere = attrs.evolve(world, store=Store(project_directory=tmp_path, root=Path("elsewhere")))
+        elsewhere = structs.replace(world, store=Store(project_directory=tmp_path, root=Path("elsewhere")))
         elsewhere.destroy(world.profile({"none": {"when": False}}))
         captured = made.remove()
     assert captured is not None and captured.index is not None

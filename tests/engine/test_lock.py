@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import attrs
 import pytest
+from msgspec import structs
 
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.connect import connect
@@ -166,7 +166,7 @@ def test_a_killed_holders_lock_is_taken_over_at_once(
 def test_the_lock_of_another_machines_dead_holder_runs_out(
     client: Engine, project: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere = attrs.evolve(this_process(), kernel="another-boot/1", who="somebody@elsewhere")
+    elsewhere = structs.replace(this_process(), kernel="another-boot/1", who="somebody@elsewhere")
     monkeypatch.setattr("sandboxrun.backend.docker.lock.this_process", lambda: elsewhere)
     ProjectLock(client, project, 1).create()  # and is never renewed
     with pytest.raises(LockHeld, match="somebody@elsewhere"), project_lock(client, project, wait=0):

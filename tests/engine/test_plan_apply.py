@@ -8,9 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import attrs
 import docker
 import pytest
+from msgspec import structs
 
 from sandboxrun.backend.events import StepDone, StepFailed, StepSkipped, Undone
 from sandboxrun.errors import ApplyError, PlanError
@@ -112,7 +112,7 @@ def test_drift_after_an_update_in_place_is_still_drift(world: World, engine_clie
 
 
 def _sandboxes(plan: Plan) -> Plan:
-    return attrs.evolve(plan, changes=tuple(c for c in plan.changes if c.kind == "sandbox"))
+    return structs.replace(plan, changes=tuple(c for c in plan.changes if c.kind == "sandbox"))
 
 
 def test_a_network_behind_our_back_is_taken_off(
@@ -217,7 +217,7 @@ def test_past_its_lifetime_it_is_ended(world: World) -> None:
     started = world.observed(profile, "a").state
     assert isinstance(started, Running)
     snapshot = world.snapshot(profile)
-    later = attrs.evolve(snapshot, taken=snapshot.taken + timedelta(seconds=30))
+    later = structs.replace(snapshot, taken=snapshot.taken + timedelta(seconds=30))
     assert {c.address: c.reason for c in make_plan(profile, later).pending} == {
         "a": Reason.TIMEOUT,
         "b": Reason.EXPIRED,
@@ -534,8 +534,8 @@ def test_a_limit_that_the_engine_drops_with_a_warning_is_not_taken_for_set(
             with pytest.raises(PlanError, match=f"a: the engine can't enforce {limit} limits"):
                 world.apply(profile)
             snapshot = world.snapshot(profile)
-            trusting = attrs.evolve(
-                snapshot, offers=attrs.evolve(snapshot.offers, pids=True, memory=True, swap=True, cpuset=True)
+            trusting = structs.replace(
+                snapshot, offers=structs.replace(snapshot.offers, pids=True, memory=True, swap=True, cpuset=True)
             )
             outcome = converge.carry_out(
                 make_plan(profile, trusting),

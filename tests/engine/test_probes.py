@@ -12,12 +12,13 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import attrs
 import docker
 import pytest
+from msgspec import structs
 
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.connect import connect
+from sandboxrun.data import Data
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.probing import Prober
@@ -41,8 +42,7 @@ OPTIONS = {
 }
 
 
-@attrs.frozen(kw_only=True)
-class Probed:
+class Probed(Data):
     """What the closed sandbox and the weak one showed, in every phase."""
 
     context: Context
@@ -74,7 +74,7 @@ def _probe(engine: Engine, profile: Profile, folder: Path) -> Probed:
     info = engine.info()
     context = Context(spec=sandbox.spec, cgroup=int(info.get("CgroupVersion") or 1), host_cpus=int(info["NCPU"]))
     with prober.neighbour(context, ("sandboxrun-weak",)) as neighbours:
-        context = attrs.evolve(context, neighbours=neighbours)
+        context = structs.replace(context, neighbours=neighbours)
         strong = {phase: prober.strong(sandbox, context, (phase,))[phase].seen for phase in Phase}
         weak = {phase: prober.weak(context, (phase,))[phase].seen for phase in Phase}
     return Probed(context=context, strong=strong, weak=weak)

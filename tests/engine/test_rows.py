@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
+from msgspec import field
 
+from sandboxrun.data import Data
 from sandboxrun.plan.changes import Action
 from sandboxrun.plan.diff import compare
 from sandboxrun.spec.codec import without_inherited
@@ -21,15 +22,14 @@ from tests.engine.world import World, change, open_world
 UNSET = object()
 
 
-@attrs.frozen(kw_only=True)
-class Walk:
+class Walk(Data):
     """One walk over a row: it is made with `first`, changed to `then`. `also` are options that both have, `top` keys
     of the profile's top level. `action` is what the change must ask of the engine; the row's effect when left out."""
 
     first: Any
     then: Any
-    also: Mapping[str, Any] = attrs.field(factory=dict)
-    top: Mapping[str, Any] = attrs.field(factory=dict)
+    also: Mapping[str, Any] = field(default_factory=dict)
+    top: Mapping[str, Any] = field(default_factory=dict)
     action: Action | None = None
 
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import docker
 import pytest
+from msgspec import structs
 
 from sandboxrun import AgentResult, AgentSession, AgentSpawner, SandboxService, Settings
 from sandboxrun.api.processes import ProcessFailed
@@ -52,7 +52,7 @@ def spawner(_nothing_left: None, settings: Settings, project: str, home: Path) -
 @pytest.fixture
 def plain(settings: Settings, home: Path) -> Iterator[AgentSpawner]:
     """A spawner of plain processes."""
-    with AgentSpawner(attrs.evolve(settings, sandbox_enabled=False), directory=home) as made:
+    with AgentSpawner(structs.replace(settings, sandbox_enabled=False), directory=home) as made:
         yield made
 
 
@@ -368,7 +368,7 @@ def test_plain_processes_do_not_outlive_their_spawner(
 def test_an_engine_that_goes_away_loses_no_evidence(
     own_engine: OwnEngine, settings: Settings, project: str, home: Path, workspace: Path
 ) -> None:
-    there = attrs.evolve(settings, docker_host=own_engine.host)
+    there = structs.replace(settings, docker_host=own_engine.host)
     with AgentSpawner(there, project=project, directory=home) as spawner:
         session = spawner.spawn(["sh", "-c", "echo begun; exec sleep 600"], workspace=workspace)
         until(lambda: session.state == "running" and spawner.service.list()[0].exec(["true"]).exit_code == 0)
@@ -476,7 +476,7 @@ def test_no_engine_is_needed_for_plain_processes_and_one_is_for_sandboxes(tmp_pa
     with AgentSpawner(nowhere, directory=tmp_path) as spawner:
         assert spawner.spawn(["true"], workspace=workspace).result(PATIENCE).ok
     with pytest.raises(EngineUnreachable, match=r"none\.sock"):
-        AgentSpawner(attrs.evolve(nowhere, sandbox_enabled=True), directory=tmp_path)
+        AgentSpawner(structs.replace(nowhere, sandbox_enabled=True), directory=tmp_path)
 
 
 def test_many_plain_processes_from_many_threads(plain: AgentSpawner, workspace: Path) -> None:

@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import attrs
 import pytest
+from msgspec import structs
 
 from sandboxrun import SandboxService, Settings
 from sandboxrun.errors import ApplyError, PlanError, ProfileError
@@ -183,7 +183,7 @@ def test_what_is_not_really_mounted_is_told(world: World) -> None:
 
 def test_two_sandboxes_share_stand_ins_and_the_last_one_takes_them_away(world: World) -> None:
     profile = profile_of(world)
-    both = attrs.evolve(profile, sandboxes=(*profile.sandboxes, attrs.evolve(profile.sandboxes[0], address="b",
+    both = structs.replace(profile, sandboxes=(*profile.sandboxes, structs.replace(profile.sandboxes[0], address="b",
                         sandbox="b", name=f"{world.project}-b")))  # fmt: skip
     world.apply(both)
     assert (world.directory / ".vscode").is_dir() and os.stat(world.directory / ".vscode").st_uid == AGENT
@@ -239,7 +239,7 @@ def test_a_bind_that_holds_the_profile_is_refused(world: World) -> None:
 
 def test_evidence_in_another_place_of_the_workspace_is_refused(world: World) -> None:
     profile = profile_of(world)
-    store = attrs.evolve(world.store, root=Path("kept"))
+    store = structs.replace(world.store, root=Path("kept"))
     world.store = store
     with pytest.raises(PlanError, match="lets the sandbox write to its own evidence"):
         world.apply(profile)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import attrs
+from msgspec import Struct, field
 
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.connect import connect
@@ -22,8 +22,7 @@ from sandboxrun.spec.project import Profile
 from sandboxrun.spec.state import ObservedSandbox, Snapshot
 
 
-@attrs.define(kw_only=True)
-class World:
+class World(Struct, kw_only=True):
     """`base` are options that every sandbox has unless it says otherwise; `environment` is the caller's."""
 
     engine: Engine
@@ -31,8 +30,8 @@ class World:
     directory: Path
     store: Store
     base: Mapping[str, Any]
-    environment: dict[str, str] = attrs.field(factory=dict)
-    events: list[Event] = attrs.field(factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
 
     def profile(self, sandboxes: Mapping[str, Any], **more: Any) -> Profile:
         """A profile of these sandboxes; `more` are further keys of its top level."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from sandboxrun.backend.base import Backend
 from sandboxrun.backend.fake import World
+from sandboxrun.data import Data
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle import apply as changing
 from sandboxrun.lifecycle.apply import ApplySettings, Outcome
@@ -40,8 +39,7 @@ def read(directory: Path, sandboxes: dict[str, dict[str, Any]], project: str = "
     )
 
 
-@attrs.frozen(kw_only=True)
-class Job:
+class Job(Data):
     """One job: its connection to an engine, its profile, and its checkout's evidence."""
 
     backend: Backend

@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-import attrs
-
 from sandboxrun.backend.docker.transport import Broken, Connection, Response, TimedOut, TransportError, Unreachable
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, failure
+from sandboxrun.data import Data
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
@@ -63,12 +62,11 @@ def translated(operation: str, error: TransportError, *, sent: bool) -> EngineEr
     return EngineUnreachable(operation, str(error), maybe_done=sent)
 
 
-@attrs.frozen(kw_only=True)
-class Answer:
+class Answer(Data, unshown=("response",)):
     """An answer with a good status, and the operation it belongs to. Reading it raises EngineErrors only."""
 
     operation: str
-    response: Response = attrs.field(repr=False)
+    response: Response
 
     @property
     def status(self) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.backend.docker.fields import FIELDS, SHOWN, Live, Payload
 from sandboxrun.errors import Diagnostic, SandboxrunError
@@ -138,7 +138,7 @@ def _observe(
         deadline = _deadline(updated, parse_time(inspect.get("Created")))
     spec = without_inherited(decode(inspect, names, applied), image)
     if spec.stop_grace_period is None:  # the engine's own, where nobody set one: the same as the option's
-        spec = attrs.evolve(spec, stop_grace_period=BY_KEY["stop_grace_period"].default)
+        spec = structs.replace(spec, stop_grace_period=BY_KEY["stop_grace_period"].default)
     return ObservedSandbox(
         id=str(inspect["Id"]),
         name=str(inspect["Name"]).removeprefix("/"),

@@ -10,20 +10,20 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.credentials import LARGEST, config_folder, read_config
 from sandboxrun.backend.docker.transport import Transport, Unreachable
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, Unsupported
+from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.profile.regular import read_regular
 
 DEFAULT = "unix:///var/run/docker.sock"
 
 
-@attrs.frozen(kw_only=True)
-class Tls:
+class Tls(Data):
     """The files for a connection with TLS; `verify` False accepts any certificate."""
 
     ca: Path | None
@@ -32,8 +32,7 @@ class Tls:
     verify: bool
 
 
-@attrs.frozen(kw_only=True)
-class Endpoint:
+class Endpoint(Data):
     """Where an engine is: a URL (unix, tcp or ssh), the setting it came from, and TLS for tcp."""
 
     url: str
@@ -135,7 +134,7 @@ def _context(name: str, origin: str, env: Mapping[str, str]) -> Endpoint:
     files = folder / "tls" / key / "docker"
     if not found.url.startswith("tcp://") or not (files.is_dir() or skip):
         return found
-    return attrs.evolve(found, tls=_tls_files(files, verify=not skip))
+    return structs.replace(found, tls=_tls_files(files, verify=not skip))
 
 
 def open_transport(endpoint: Endpoint, *, parallelism: int) -> Transport:

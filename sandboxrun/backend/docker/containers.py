@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import attrs
-
 from sandboxrun.backend.docker.calls import TIMEOUT, Caller, Json, label_filter, quote
 from sandboxrun.backend.errors import EngineError
+from sandboxrun.data import Data
 
 NOT_MODIFIED = 304  # as it was asked to be already
 
 
-@attrs.frozen(kw_only=True)
-class Created:
+class Created(Data):
     """A new container's id, and what the engine said it did not do."""
 
     id: str

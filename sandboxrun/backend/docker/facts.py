@@ -9,7 +9,7 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import attrs
+from sandboxrun.data import Data
 
 Json = Mapping[str, Any]
 
@@ -22,8 +22,7 @@ class Quota(enum.Enum):
     UNKNOWN = "unknown"  # depends on a mount option that the engine does not tell
 
 
-@attrs.frozen(kw_only=True)
-class Limits:
+class Limits(Data):
     """Which limits the engine says its kernel enforces."""
 
     memory: bool
@@ -35,16 +34,14 @@ class Limits:
     oom_kill_disable: bool
 
 
-@attrs.frozen(kw_only=True)
-class Pool:
+class Pool(Data):
     """Addresses that networks without a subnet of their own are cut from: `base`, in pieces of prefix `size`."""
 
     base: str
     size: int
 
 
-@attrs.frozen(kw_only=True)
-class EngineFacts:
+class EngineFacts(Data):
     """An engine. Source: GET /version, /info and /networks."""
 
     name: str

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
-import attrs
+from msgspec import field
 
+from sandboxrun.data import Data
 from sandboxrun.spec import forms, labels, seccomp
 from sandboxrun.spec.guard import HIDDEN, mounts_of, parents
 from sandboxrun.spec.names import CONFIGS, SECRETS, WORKSPACE, Names, part_volume
@@ -49,16 +50,15 @@ class Placement(Protocol):
         """Read the value back from an inspect answer, in the row's own form."""
 
 
-@attrs.frozen(kw_only=True)
-class Payload:
+class Payload(Data):
     """A create payload being built, with what the placements need to know about the sandbox."""
 
     name: str
     names: Names
     plot: Plot | None = None  # of a sandbox that has a gateway
-    config: dict[str, Any] = attrs.field(factory=dict)
-    host: dict[str, Any] = attrs.field(factory=dict)
-    endpoints: dict[str, Any] = attrs.field(factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    host: dict[str, Any] = field(default_factory=dict)
+    endpoints: dict[str, Any] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
         """The JSON body of POST /containers/create."""
@@ -68,8 +68,7 @@ class Payload:
         return body
 
 
-@attrs.frozen(kw_only=True)
-class Live:
+class Live(Data):
     """An inspect answer, with what the placements need to know to read it."""
 
     inspect: Mapping[str, Any]
@@ -327,8 +326,7 @@ def same(value: Any) -> Any:
     return value
 
 
-@attrs.frozen(eq=False, repr=False)
-class Field:
+class Field(Data, kw_only=False, eq=False):
     """A field of HostConfig, or of Config (at the top level of a create payload)."""
 
     section: str
@@ -350,8 +348,7 @@ class Field:
 Host, Config = partial(Field, "HostConfig"), partial(Field, "Config")
 
 
-@attrs.frozen(eq=False, repr=False)
-class SystemPaths:
+class SystemPaths(Data, kw_only=False, eq=False):
     """The paths of /proc and /sys that the engine masks or makes read-only when nothing is said. An empty list unmasks
     them; an engine that does not show them (Podman) says null."""
 
@@ -364,8 +361,7 @@ class SystemPaths:
         return "open" if [] in (live.host("MaskedPaths"), live.host("ReadonlyPaths")) else "masked"
 
 
-@attrs.frozen(eq=False, repr=False)
-class Labels:
+class Labels(Data, kw_only=False, eq=False):
     """The user's labels; sandboxrun's own are written by the codec."""
 
     engine: str = "Config.Labels"
@@ -377,8 +373,7 @@ class Labels:
         return freeze(labels.of_user(live.config("Labels")))
 
 
-@attrs.frozen(eq=False, repr=False)
-class Hostname:
+class Hostname(Data, kw_only=False, eq=False):
     """The engine names a container after its id when nothing was declared."""
 
     engine: str = "Config.Hostname"
@@ -411,8 +406,7 @@ def _live_mounts(live: Live) -> list[Mapping[str, Any]]:
     return list(live.inspect.get("Mounts") or ())
 
 
-@attrs.frozen(eq=False, repr=False)
-class Volumes:
+class Volumes(Data, kw_only=False, eq=False):
     """The profile's own mounts, less the workspace, secrets and configs, which have rows of their own."""
 
     engine: str = "HostConfig.Mounts"
@@ -453,8 +447,7 @@ def _json_label(live: Live, name: str, default: Any) -> Any:
     return value if isinstance(value, type(default)) else default
 
 
-@attrs.frozen(eq=False, repr=False)
-class WorkspaceMount:
+class WorkspaceMount(Data, kw_only=False, eq=False):
     """A copy lives in a volume of the sandbox's own; rw and ro are the directory itself, rw with read-only mounts over
     what the sandbox must not write to."""
 
@@ -523,8 +516,7 @@ def _texts(label: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(sorted(map(str, listed))) if isinstance(listed, list) else ()
 
 
-@attrs.frozen(eq=False, repr=False)
-class Files:
+class Files(Data, kw_only=False, eq=False):
     """Secrets or configs: files in a volume of the sandbox's own, mounted read-only under `directory`."""
 
     part: str
@@ -562,8 +554,7 @@ def _is_ref(ref: Any) -> bool:
     return isinstance(ref, list) and len(ref) == len(_REF) and all(type(v) in t for v, t in zip(ref, _REF, strict=True))
 
 
-@attrs.frozen(eq=False, repr=False)
-class NetworkMode:
+class NetworkMode(Data, kw_only=False, eq=False):
     """`none`, or the first of the sandbox's networks."""
 
     engine: str = "HostConfig.NetworkMode"
@@ -585,8 +576,7 @@ class NetworkMode:
         )
 
 
-@attrs.frozen(eq=False, repr=False)
-class Networks:
+class Networks(Data, kw_only=False, eq=False):
     """The networks a sandbox is attached to. The first is given at creation, the others are connected."""
 
     engine: str = "NetworkSettings.Networks"
@@ -626,8 +616,7 @@ def _attachment(live: Live, settings: Mapping[str, Any]) -> Attachment:
     )
 
 
-@attrs.frozen(eq=False, repr=False)
-class Recorded:
+class Recorded(Data, kw_only=False, eq=False):
     """Kept in our own label only: the engine shows nothing to read back."""
 
     engine: str = "label sandboxrun.spec"
@@ -642,8 +631,7 @@ class Recorded:
 # -- Placements of options that wiring touches: environment, name servers, and egress itself
 
 
-@attrs.frozen(eq=False, repr=False)
-class Environment:
+class Environment(Data, kw_only=False, eq=False):
     """The variables of the profile; those of the wiring are left out."""
 
     engine: str = "Config.Env"
@@ -657,8 +645,7 @@ class Environment:
         return freeze({name: item for name, item in found.items() if (name, item) not in wired}) if wired else found
 
 
-@attrs.frozen(eq=False, repr=False)
-class Resolvers:
+class Resolvers(Data, kw_only=False, eq=False):
     """The name servers of the profile; the one that leads nowhere is the wiring's."""
 
     engine: str = "HostConfig.Dns"
@@ -671,8 +658,7 @@ class Resolvers:
         return () if live.label(labels.GATEWAY) and found == (RESOLVER,) else found
 
 
-@attrs.frozen(eq=False, repr=False)
-class Wiring:
+class Wiring(Data, kw_only=False, eq=False):
     """A network of the sandbox's own, with nothing on it but its gateway. The rules are the gateway's to hold; read
     back is what was applied last, if the sandbox is wired as it was made."""
 

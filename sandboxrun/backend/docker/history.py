@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.spec.outcome import History
 from sandboxrun.spec.state import Ended, Running, State, parse_time
@@ -53,13 +53,13 @@ def history_of(events: Iterable[Mapping[str, Any]], **engine: Any) -> History:
             case "start":
                 found = History(started=True, **engine)
             case "die" | "died":
-                found = attrs.evolve(found, died=True)
+                found = structs.replace(found, died=True)
             case "oom":
-                found = attrs.evolve(found, oom=True)
+                found = structs.replace(found, oom=True)
             case "kill" if not found.died and (number := _signal_of(event)) is not None:
-                found = attrs.evolve(found, signals=found.signals | {number})
+                found = structs.replace(found, signals=found.signals | {number})
             case "stop" if found.silent:
-                found = attrs.evolve(found, signals=found.signals | {signals.SIGTERM})
+                found = structs.replace(found, signals=found.signals | {signals.SIGTERM})
     return found
 
 

@@ -17,8 +17,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
+import msgspec
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import PARTIAL, Folder, locked
@@ -66,16 +68,14 @@ def _refused(sandbox: DeclaredSandbox, why: str) -> Diagnostic:
     return Diagnostic(message=message, span=sandbox.place("workspace"), help=_COPY)
 
 
-@attrs.frozen(kw_only=True)
-class _StandIn:
+class _StandIn(Data):
     """What is made in place of a path: a file of that content, or a directory. `inode` is its own, once it is made."""
 
     content: str | None
     inode: int | None = None
 
 
-@attrs.frozen(kw_only=True)
-class _Note:
+class _Note(Data):
     """The stand-ins in a workspace, by path, that sandboxes on one engine need."""
 
     source: str
@@ -90,7 +90,7 @@ class _Note:
     def write(self, notes: Folder) -> None:
         """Keep it, while there is anything in it."""
         if self.made:
-            notes.write(self.name, json.dumps(attrs.asdict(self)).encode())
+            notes.write(self.name, json.dumps(msgspec.to_builtins(self)).encode())
         else:
             notes.unlink(self.name)
 
@@ -129,10 +129,10 @@ def _stand_in(top: Folder, paths: list[str], source: str, engine: str, notes: Fo
     note = _Note(source=source, engine=engine, made={})
     earlier = _read(notes, note.name)
     planned = {path: _StandIn(content=_content(top, path)) for path in paths}
-    note = attrs.evolve(note, made={**(earlier.made if earlier is not None else {}), **planned})
+    note = structs.replace(note, made={**(earlier.made if earlier is not None else {}), **planned})
     note.write(notes)
-    made = {path: attrs.evolve(one, inode=_make(top, path, one.content)) for path, one in planned.items()}
-    attrs.evolve(note, made={**note.made, **made}).write(notes)
+    made = {path: structs.replace(one, inode=_make(top, path, one.content)) for path, one in planned.items()}
+    structs.replace(note, made={**note.made, **made}).write(notes)
 
 
 def _make(top: Folder, path: str, content: str | None) -> int:
@@ -193,7 +193,7 @@ def _release(note: _Note, used: frozenset[str], notes: Folder) -> None:
         if os.path.join(note.source, path) in used or not _taken_away(note.source, path, one)
     }
     if left.keys() != note.made.keys():
-        attrs.evolve(note, made=left).write(notes)
+        structs.replace(note, made=left).write(notes)
 
 
 def _taken_away(source: str, path: str, one: _StandIn) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import attrs
+from msgspec import Struct
 
 from sandboxrun.backend.docker.dial import Dial, lost, shut
 from sandboxrun.backend.docker.transport import (
@@ -30,19 +30,19 @@ from sandboxrun.backend.docker.transport import (
     checked,
     seconds_left,
 )
+from sandboxrun.data import DataType
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.connect import Endpoint
     from sandboxrun.backend.docker.docker_py import DockerPyTransport
 
 
-@attrs.define(kw_only=True)
-class Whole:
+class Whole(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("body",)):
     """An answer that was read whole."""
 
     status: int
     headers: Mapping[str, str]
-    body: bytes = attrs.field(repr=False)
+    body: bytes
 
     def read(self) -> bytes:
         """The whole body."""

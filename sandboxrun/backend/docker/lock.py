@@ -17,11 +17,10 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import attrs
-
 from sandboxrun.backend.docker.calls import Json, uptime
 from sandboxrun.backend.errors import EngineError, LockHeld, LockLost, NotFound
 from sandboxrun.backend.owner import Owner, decode, this_process
+from sandboxrun.data import Data
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
@@ -36,8 +35,7 @@ _abandoned: set[str] = set()  # tokens of this process's own holders that could 
 _SLACK = 2.0  # seconds: the engine tells its time, and a volume's, in whole ones
 
 
-@attrs.frozen(kw_only=True)
-class Claim:
+class Claim(Data):
     """One lock volume, as the engine shows it."""
 
     volume: str

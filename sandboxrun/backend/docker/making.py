@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.backend.docker.codec import decode, encode, encode_update, keeper_payload, not_taken, volume_payload
 from sandboxrun.backend.docker.fields import FIELDS
@@ -251,7 +251,7 @@ def _unknown_rules(spec: SandboxSpec) -> SandboxSpec:
     """The spec with an egress that allows nothing, which is refused in a profile."""
     if spec.egress is None or not spec.egress.has_gateway:
         return spec
-    return attrs.evolve(spec, egress=attrs.evolve(spec.egress, mode=ALLOW, allow=()))
+    return structs.replace(spec, egress=structs.replace(spec.egress, mode=ALLOW, allow=()))
 
 
 # -- Keeps in memory what must not lie on the engine's disk: tmpfs volumes, held mounted by a container of their …
@@ -322,7 +322,7 @@ def pull_image(step: op.PullImage, session: Session) -> str:
     except EngineUnreachable:
         raise
     except EngineError as error:
-        raise ApplyError(*(attrs.evolve(d, help=d.help or NO_IMAGE) for d in error.diagnostics)) from error
+        raise ApplyError(*(structs.replace(d, help=d.help or NO_IMAGE) for d in error.diagnostics)) from error
     config = session.engine.image_config(step.reference) or ImageConfig()
     if step.digest and not any(digest.endswith(f"@{step.digest}") for digest in config.digests):
         raise ApplyError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.backend.completed import Events, completed, with_others
 from sandboxrun.backend.docker.client import Engine
@@ -85,7 +85,7 @@ def take_snapshot(
     )
     if events is not None:
         snapshot = with_others(snapshot, profile, store, events)
-    return attrs.evolve(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, unsettled)))
+    return structs.replace(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, unsettled)))
 
 
 def own_networks(
@@ -121,13 +121,13 @@ def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Sn
     if not shared:
         return snapshot
     listed = own_containers(engine, profile.project, more={labels.ROLE: COURIER}, of_image=images.label_names)
-    snapshot = attrs.evolve(
+    snapshot = structs.replace(
         snapshot,
         couriers=tuple(str(c["Id"]) for c in listed),
         networks=own_networks(engine, profile.project),
         volumes=own_volumes(engine, profile.project),
     )
-    return attrs.evolve(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, profile.sandboxes)))
+    return structs.replace(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, profile.sandboxes)))
 
 
 def snapshot_after_run(engine: Engine, profile: Profile, names: Iterable[str]) -> Snapshot:
@@ -161,8 +161,8 @@ def _with_endings(engine: Engine, sandboxes: tuple[ObservedSandbox, ...]) -> tup
             return observed
         by = StoppedBy.TIMEOUT if observed.timed_out else StoppedBy.ITSELF
         ending = decide(ended[observed.id], stopped_by=by, history=found.get(observed.id, History(known=False)))
-        return attrs.evolve(
-            observed, state=attrs.evolve(observed.state, how=ending.how.value, detail=ending.detail or "")
+        return structs.replace(
+            observed, state=structs.replace(observed.state, how=ending.how.value, detail=ending.detail or "")
         )
 
     return tuple(map(known, sandboxes))

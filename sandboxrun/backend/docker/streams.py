@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, Self, TypeVar
 
-import attrs
-
 from sandboxrun.backend.docker.calls import Answer, Caller, Json, translated
 from sandboxrun.backend.docker.containers import exec_create, exec_inspect, inspect_container, named, path_of
 from sandboxrun.backend.docker.frames import STDOUT, demultiplex
 from sandboxrun.backend.docker.jsonlines import json_lines
 from sandboxrun.backend.docker.transport import Connection, TransportError
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
+from sandboxrun.data import Data
 
 T = TypeVar("T")
 Output = tuple[int, bytes]
@@ -276,8 +275,7 @@ def put_archive(engine: Caller, id: str, path: str, tar: BinaryIO) -> None:
         raise
 
 
-@attrs.frozen(kw_only=True)
-class Archive:
+class Archive(Data):
     """A file or folder of a container as a tar: `stat` is the API's ("name", "size", "mode", "mtime", "linkTarget").
 
     What the container wrote is hostile: the tar may hold anything.

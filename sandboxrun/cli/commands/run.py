@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import structs
 
 from sandboxrun.cli import options as opt
 
@@ -127,7 +128,6 @@ def _run(
 ) -> tuple[tuple[RunResult, ...], RunFailed | None]:
     """The run, and what failed beside it; where there is no profile (`based`), an image that can't be had is to be
     named on the command line."""
-    import attrs
 
     from sandboxrun.lifecycle.run import RunFailed
 
@@ -135,7 +135,7 @@ def _run(
         return runner.run(chosen), None
     except RunFailed as error:
         told = [
-            attrs.evolve(d, help=BASE_IMAGE) if based and d.message.startswith("pulling image ") else d
+            structs.replace(d, help=BASE_IMAGE) if based and d.message.startswith("pulling image ") else d
             for d in error.diagnostics
         ]
         return error.results, RunFailed(error.results, *told, code=error.exit_code)

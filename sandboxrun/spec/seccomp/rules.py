@@ -5,11 +5,10 @@ Owns the shapes only. The rows stand in `allowed.py` and `refused.py`. Pure.
 
 from __future__ import annotations
 
-import attrs
+from sandboxrun.data import Data
 
 
-@attrs.frozen
-class Argument:
+class Argument(Data, kw_only=False):
     """A condition on one argument of a call, counted from 0.
 
     The filter compares all 64 bits, where the kernel often reads 32 of them: so conditions only ever say what is
@@ -24,8 +23,7 @@ class Argument:
 When = tuple[Argument, ...]  # all of them must hold
 
 
-@attrs.frozen(kw_only=True)
-class Allowed:
+class Allowed(Data):
     """Calls that may be made: always, or where one of `when` holds.
 
     `variant` limits the row to the named variant of the profile, `capability` to sandboxes that have it.
@@ -44,8 +42,7 @@ class Allowed:
         return tuple(sorted(self.calls.split()))
 
 
-@attrs.frozen(kw_only=True)
-class Denied:
+class Denied(Data):
     """Calls that fail with `errno`. EPERM is what all unlisted calls give; another is written into the profile."""
 
     title: str

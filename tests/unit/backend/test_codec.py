@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import attrs
 from hypothesis import given, settings
+from msgspec import structs
 
 from sandboxrun.backend.docker.codec import decode, encode, encode_update, image_config
 from sandboxrun.backend.docker.fields import FIELDS, KEPT, Live, field_of
@@ -32,7 +32,7 @@ def test_what_the_engine_shows_is_what_was_asked(spec: SandboxSpec) -> None:
     found = there_and_back(spec)
     if spec.runtime is None:
         assert found.runtime == "runc"  # the engine's own; not compared where nobody asked for one
-        found = attrs.evolve(found, runtime=None)
+        found = structs.replace(found, runtime=None)
     spec, found = without_inherited(spec, ImageConfig()), without_inherited(found, ImageConfig())
     different = [row.key for row in ROWS if getattr(found, row.key) != getattr(spec, row.key)]
     assert different == []

@@ -7,8 +7,8 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import attrs
 import pytest
+from msgspec import structs
 
 from sandboxrun.backend.docker.lock import LEASE, claim_of
 from sandboxrun.backend.owner import decode, this_process
@@ -25,7 +25,7 @@ def test_this_process_is_alive_and_survives_its_label() -> None:
 def test_a_process_that_ended_is_gone_even_while_nobody_asked_for_its_status() -> None:
     child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
     stat = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
-    owner = attrs.evolve(this_process(), pid=child.pid, started=int(stat[19]))
+    owner = structs.replace(this_process(), pid=child.pid, started=int(stat[19]))
     assert not owner.is_gone
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -35,12 +35,12 @@ def test_a_process_that_ended_is_gone_even_while_nobody_asked_for_its_status() -
 
 
 def test_a_pid_that_was_given_again_is_gone() -> None:
-    assert attrs.evolve(this_process(), started=1).is_gone
+    assert structs.replace(this_process(), started=1).is_gone
 
 
 @pytest.mark.parametrize("kernel", ["", "another-boot/1"])
 def test_of_another_machine_nothing_is_known(kernel: str) -> None:
-    assert not attrs.evolve(this_process(), kernel=kernel, started=1).is_gone
+    assert not structs.replace(this_process(), kernel=kernel, started=1).is_gone
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"kernel": "a", "pid": "x", "started": 1, "who": "b"}'])
@@ -64,7 +64,7 @@ def test_leases_that_make_no_sense(told: str, lease: int) -> None:
 
 
 def test_a_claim_of_a_dead_process_needs_no_clock() -> None:
-    owner = attrs.evolve(this_process(), started=1)
+    owner = structs.replace(this_process(), started=1)
     labels = {"sandboxrun.lock.owner": owner.encode()}
     claim = claim_of({"Name": "v", "CreatedAt": "2026-11-24T10:00:00Z", "Labels": labels})
     assert claim.is_dead(lambda: pytest.fail("the clock was asked"))

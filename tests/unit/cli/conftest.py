@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import attrs
 import pytest
 
 from sandboxrun.cli.main import main
+from sandboxrun.data import Data
 
 
-@attrs.frozen(kw_only=True)
-class Said:
+class Said(Data):
     """What a call came to."""
 
     code: int

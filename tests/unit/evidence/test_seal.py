@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-import attrs
 import pytest
+from msgspec import structs
 
 from sandboxrun.evidence import store as seal
 from sandboxrun.evidence.errors import EvidenceError
@@ -33,7 +33,7 @@ def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _sealed(entry: Entry) -> Entry:
-    return attrs.evolve(entry, seal=seal.seal_of(entry.body))
+    return structs.replace(entry, seal=seal.seal_of(entry.body))
 
 
 def test_a_sealed_line_is_known_again_after_reading() -> None:
@@ -45,7 +45,7 @@ def test_a_sealed_line_is_known_again_after_reading() -> None:
 
 @pytest.mark.parametrize("field", ["run", "project", "sandbox", "folder", "index_sha256", "spec", "finished_at"])
 def test_a_changed_field_breaks_the_seal(field: str) -> None:
-    changed = attrs.evolve(_sealed(ENTRY), **{field: "other"})
+    changed = structs.replace(_sealed(ENTRY), **{field: "other"})
     assert not seal.is_sealed(changed.body, changed.seal)
 
 

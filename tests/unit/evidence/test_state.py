@@ -6,8 +6,8 @@ import os
 import signal
 from pathlib import Path
 
-import attrs
 import pytest
+from msgspec import structs
 
 from sandboxrun.evidence import store as chain
 from sandboxrun.evidence.errors import EvidenceError
@@ -110,7 +110,7 @@ def test_a_folder_that_has_no_such_name(folder: str, tmp_path: Path) -> None:
     store = Store(project_directory=tmp_path)
     line = record(store, "run-1").to_line()
     entry = Entry.from_line(line)
-    planted = attrs.evolve(entry, run="run-2", folder=folder)
+    planted = structs.replace(entry, run="run-2", folder=folder)
     with (store.path / chain.NAME).open("ab") as file:
         file.write(planted.to_line())
     assert "not a folder's name" in [problem.problem for problem in verify_chain(store)]

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import attrs
 import pytest
+from msgspec import structs
 
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.survey import View, survey_bind, survey_copy, survey_mount
@@ -159,7 +159,7 @@ def test_a_repository_that_needs_something_from_outside(
     assert copied(source) == [f"warning: {what}, which is not copied: git will not work inside"]
     assert mounted(source) == [f"warning: {what}, which is not mounted: git will not work inside"]
     there = View(target="/workspace", mounts=("/", "/moved"))
-    assert mounted(source, attrs.evolve(VIEW, mounts=(str(tmp_path), "/"))) == copied(source, there) == []
+    assert mounted(source, structs.replace(VIEW, mounts=(str(tmp_path), "/"))) == copied(source, there) == []
 
 
 def test_a_repository_that_is_whole(tmp_path: Path) -> None:
@@ -203,12 +203,12 @@ def test_less_than_git_itself(tmp_path: Path) -> None:
 def test_git_refuses_what_belongs_to_another_user(tmp_path: Path) -> None:
     main = repository(tmp_path / "main")
     owner = os.getuid()
-    assert mounted(main, attrs.evolve(VIEW, uid=owner)) == mounted(main, VIEW) == []
-    other = attrs.evolve(VIEW, uid=owner + 1)
+    assert mounted(main, structs.replace(VIEW, uid=owner)) == mounted(main, VIEW) == []
+    other = structs.replace(VIEW, uid=owner + 1)
     assert mounted(main, other) == [
         f"warning: .git belongs to user {owner} and the sandbox's user is {owner + 1}: git inside refuses it"
     ]
-    assert copied(main, other) == mounted(main, attrs.evolve(other, trusting=True)) == []
+    assert copied(main, other) == mounted(main, structs.replace(other, trusting=True)) == []
 
 
 @pytest.mark.parametrize("content", ["", "gitdir:", "gitdir: \0", "nothing", "\xff" * 5000])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.errors import ApplyError, SandboxrunError
@@ -16,7 +16,7 @@ from tests.unit.plan.world import declared, profile
 
 
 def needing(name: str, *others: str) -> DeclaredSandbox:
-    return attrs.evolve(declared(name), depends_on=freeze({other: Dependency() for other in others}))
+    return structs.replace(declared(name), depends_on=freeze({other: Dependency() for other in others}))
 
 
 PROFILE = profile(needing("last", "main"), needing("main", "prepare", "seed"), declared("prepare"), declared("seed"))

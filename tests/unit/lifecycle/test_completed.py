@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from types import MappingProxyType
 
-import attrs
 import pytest
+from msgspec import structs
 
 from sandboxrun.backend.completed import completed as completed_in
 from sandboxrun.evidence.folder import RunFolder
@@ -75,6 +75,6 @@ def test_a_run_whose_evidence_was_changed_does_not_count(store: Store) -> None:
 
 def test_a_run_that_another_user_recorded_does_not_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = record(store, "run-1")
-    assert store.is_own(entry) and not store.is_own(attrs.evolve(entry, seal=None))
+    assert store.is_own(entry) and not store.is_own(structs.replace(entry, seal=None))
     monkeypatch.setenv("XDG_STATE_HOME", str(store.project_directory / "another"))
     assert seen(store) == []

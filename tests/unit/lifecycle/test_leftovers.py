@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
+from msgspec import Struct, field
 
 from sandboxrun.backend.docker.holding import held
 from sandboxrun.backend.docker.leftovers import collect, keep, scratch
@@ -22,13 +22,12 @@ from sandboxrun.spec import labels
 from sandboxrun.spec.project import DeclaredSandbox
 
 
-@attrs.define(kw_only=True)
-class Engine:
+class Engine(Struct, kw_only=True):
     """What a collection asks an engine: who it is, and which containers it has."""
 
     identity: str = "engine-1"
     endpoint: str = "unix:///run/example.sock"
-    found: list[dict[str, str]] = attrs.field(factory=list)
+    found: list[dict[str, str]] = field(default_factory=list)
 
     def containers(self, *, labels: Mapping[str, str | None]) -> list[dict[str, Any]]:
         """Those that have the labels."""

@@ -8,10 +8,10 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from sandboxrun.errors import PlanError
 from sandboxrun.lifecycle.saved import SavedPlan, explain_stale, read_saved, write_saved
@@ -31,7 +31,7 @@ INPUTS = freeze({"ref": "main", "tasks": ["a", "b"], "n": 3, "token": "(sensitiv
 
 def made(*observed_ones: Any, options: Options | None = None, **rest: Any) -> Plan:
     p = profile(LINT, declared("agent", "a"), sensitive=frozenset({SECRET}), inputs=INPUTS)
-    return make_plan(attrs.evolve(p, **rest), snapshot(*observed_ones, engine_id="ENGINE:1"), options)
+    return make_plan(structs.replace(p, **rest), snapshot(*observed_ones, engine_id="ENGINE:1"), options)
 
 
 @pytest.fixture
@@ -229,7 +229,9 @@ def test_profile_inputs_and_engine(project: Path) -> None:
     )
     plain = profile(LINT)
     assert (
-        said(project, make_plan(plain, snapshot()), make_plan(attrs.evolve(plain, digest="sha256:other"), snapshot()))
+        said(
+            project, make_plan(plain, snapshot()), make_plan(structs.replace(plain, digest="sha256:other"), snapshot())
+        )
         == "the profile has changed"
     )
     other = freeze({**INPUTS, "ref": "dev", "n": 4})
@@ -237,8 +239,8 @@ def test_profile_inputs_and_engine(project: Path) -> None:
         said(project, made(), made(inputs=other, inputs_digest="sha256:other")) == "other values are given for n, ref"
     )
     assert said(project, made(), made(inputs_digest="sha256:other")) == "other variables are sensitive"
-    assert said(project, made(), attrs.evolve(made(), engine_id="ENGINE:2")) == "it was made for another engine"
-    elsewhere = attrs.evolve(made(), project="other")
+    assert said(project, made(), structs.replace(made(), engine_id="ENGINE:2")) == "it was made for another engine"
+    elsewhere = structs.replace(made(), project="other")
     assert said(project, made(), elsewhere) == "it is for the project review, this profile is other"
 
 
@@ -247,7 +249,7 @@ def test_containers(project: Path) -> None:
     assert said(project, made(), made(running)) == "lint (review-lintc) has appeared"
     assert said(project, made(running), made()) == "lint (review-lintc) has gone"
     assert said(project, made(running), made(done)) == "lint (review-lintc) has ended"
-    new = attrs.evolve(running, id="d" * 64)
+    new = structs.replace(running, id="d" * 64)
     assert said(project, made(running), made(new)) == ("lint (dddddddddddd) has appeared; lint (review-lintc) has gone")
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 import pytest
+from msgspec import structs
 
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Change, Plan
@@ -66,7 +66,7 @@ def test_a_sandbox_starts_once_its_gateway_serves() -> None:
 
 
 def test_the_gateways_image_is_built_once_where_it_is_not_there() -> None:
-    absent = attrs.evolve(HELPER, id=None)
+    absent = structs.replace(HELPER, id=None)
     plan = make_plan(profile(declared("a", egress=API), declared("b", egress=API)), snapshot(helper=absent))
     assert ids(plan).count(f"build {absent.reference}") == 1
     gateways = [s for s in plan.operations if isinstance(s, op.CreateGateway)]
@@ -76,8 +76,8 @@ def test_the_gateways_image_is_built_once_where_it_is_not_there() -> None:
 
 
 def test_an_image_that_nobody_needs_is_not_built() -> None:
-    absent, sandbox = attrs.evolve(HELPER, id=None), declared("a", egress=API)
-    assert make_plan(profile(sandbox), attrs.evolve(running(sandbox, companion()), helper=absent)).empty
+    absent, sandbox = structs.replace(HELPER, id=None), declared("a", egress=API)
+    assert make_plan(profile(sandbox), structs.replace(running(sandbox, companion()), helper=absent)).empty
     assert not any(
         isinstance(s, op.BuildHelper) for s in make_plan(profile(declared("b")), snapshot(helper=absent)).operations
     )
@@ -91,7 +91,9 @@ def test_another_list_reloads_the_gateway_and_leaves_the_sandbox_alone() -> None
     assert step(plan, op.ReloadGateway).container == companion().id
 
 
-@pytest.mark.parametrize(("was", "will"), [(CLOSED, API), (API, CLOSED), (API, attrs.evolve(API, resolvers=("::1",)))])
+@pytest.mark.parametrize(
+    ("was", "will"), [(CLOSED, API), (API, CLOSED), (API, structs.replace(API, resolvers=("::1",)))]
+)
 def test_a_sandbox_that_is_wired_otherwise_is_replaced(was: Egress, will: Egress) -> None:
     plan = make_plan(profile(declared("a", egress=will)), running(declared("a", egress=was), companion()))
     assert of(plan, "a").action is Action.REPLACE
@@ -115,7 +117,7 @@ def test_a_gateway_that_is_gone_is_made_anew() -> None:
 
 def test_a_gateway_that_never_ran_is_made_anew() -> None:
     """An apply that was killed made it: it may stand on no network yet, and its rules may not be there."""
-    sandbox, half = declared("a", egress=API), attrs.evolve(companion(running=False), started=False)
+    sandbox, half = declared("a", egress=API), structs.replace(companion(running=False), started=False)
     plan = make_plan(profile(sandbox), running(sandbox, half))
     assert ids(plan) == [f"courier {half.id[:12]}", "create a gateway", "start a gateway"]
     assert f"courier {half.id[:12]}" in step(plan, op.CreateGateway).needs
@@ -140,8 +142,8 @@ def test_the_networks_of_sandboxes_that_are_gone_are_swept() -> None:
 
 def test_gateways_are_moved_when_the_network_to_the_outside_is_replaced() -> None:
     sandbox = declared("a", egress=API)
-    drifted = attrs.evolve(OUTSIDE, spec=NetworkSpec(internal=True))
-    seen = attrs.evolve(running(sandbox, companion()), networks=(drifted, private()))
+    drifted = structs.replace(OUTSIDE, spec=NetworkSpec(internal=True))
+    seen = structs.replace(running(sandbox, companion()), networks=(drifted, private()))
     assert ids(make_plan(profile(sandbox), seen)) == [
         "disconnect a gateway egress",
         "remove network.egress",
@@ -153,7 +155,7 @@ def test_gateways_are_moved_when_the_network_to_the_outside_is_replaced() -> Non
 def test_the_network_of_a_gateway_stays_though_its_sandbox_was_changed_behind_our_back() -> None:
     """A `run` that ends must not take it from another sandbox's gateway, nor fail because it can't."""
     other = observed(declared("a", egress=API))
-    drifted = attrs.evolve(other, spec=attrs.evolve(other.spec, egress=None))
+    drifted = structs.replace(other, spec=structs.replace(other.spec, egress=None))
     seen = snapshot(drifted, networks=(OUTSIDE, private()), companions=(companion(),), helper=HELPER)
     collected = make_collect_plan(profile(declared("b", egress=API)), seen, [], networks=True)
     assert ids(collected) == []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 import pytest
+from msgspec import structs
 
 from sandboxrun.backend.docker.codec import image_config
 from sandboxrun.plan import operations as op
@@ -39,7 +39,7 @@ def running(made_with: dict[str, Any]) -> ObservedSandbox:
     command = made.spec.command
     if not command and not (made.spec.entrypoint or command == ()):
         command = SHELL.command
-    shown = attrs.evolve(
+    shown = structs.replace(
         made.spec,
         entrypoint=entrypoint,
         command=command or (),
@@ -50,7 +50,7 @@ def running(made_with: dict[str, Any]) -> ObservedSandbox:
         healthcheck=made.spec.healthcheck or SHELL.healthcheck,
         runtime="runc",
     )
-    return attrs.evolve(observed(made), spec=without_inherited(shown, SHELL), applied=made.spec)
+    return structs.replace(observed(made), spec=without_inherited(shown, SHELL), applied=made.spec)
 
 
 def plan_of(before: dict[str, Any], after: dict[str, Any], **options: Any) -> Plan:
@@ -108,10 +108,10 @@ def test_a_plan_shows_no_difference_that_is_none() -> None:
     """What the engine or the image chose is on neither side, whatever the reason of a change."""
     _both_sides_differ_in("agent", ["mem_limit", "memswap_limit"], plan_of({}, {"mem_limit": 2**30}))
     _both_sides_differ_in("agent", [], plan_of({}, {}, replace=("agent",)))
-    gone = attrs.evolve(running({}), state=ended(1))
+    gone = structs.replace(running({}), state=ended(1))
     made = declared("agent", cpus=2.0)
     _both_sides_differ_in("agent", ["cpus"], make_plan(profile(made), snapshot(gone, images=IMAGES)))
-    renamed = attrs.evolve(running({}), name="other")
+    renamed = structs.replace(running({}), name="other")
     plan = make_plan(profile(declared("agent")), snapshot(renamed, images=IMAGES))
     _both_sides_differ_in("agent", ["name"], plan)
     environment = plan_of({"environment": freeze({"B": "1"})}, {"environment": freeze({"A": "1", "B": "2"})})
@@ -129,8 +129,8 @@ def test_an_image_without_a_stop_signal_has_the_engines() -> None:
 
 
 def test_a_paused_sandbox_has_drifted_and_goes_on_last() -> None:
-    paused = attrs.evolve(RUNNING, paused=True)
-    plan = make_plan(profile(declared("agent")), snapshot(attrs.evolve(running({}), state=paused), images=IMAGES))
+    paused = structs.replace(RUNNING, paused=True)
+    plan = make_plan(profile(declared("agent")), snapshot(structs.replace(running({}), state=paused), images=IMAGES))
     (change,) = plan.pending
     assert (change.action, change.reason) == (Action.UPDATE, Reason.DRIFTED)
     assert [(d.key, d.before, d.after, d.effect) for d in change.drift] == [("paused", True, False, Effect.RESUME)]
@@ -140,7 +140,7 @@ def test_a_paused_sandbox_has_drifted_and_goes_on_last() -> None:
     _both_sides_differ_in("agent", ["paused"], plan)
 
     both = make_plan(
-        profile(declared("agent", mem_limit=2**30)), snapshot(attrs.evolve(running({}), state=paused), images=IMAGES)
+        profile(declared("agent", mem_limit=2**30)), snapshot(structs.replace(running({}), state=paused), images=IMAGES)
     )
     ids = [step.id for step in both.operations]
     assert ids == ["update agent", "resume agent", "record agent"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 import pytest
+from msgspec import structs
 
 from sandboxrun.errors import PlanError
 from sandboxrun.plan.planner import make_plan
@@ -24,7 +24,7 @@ class Toy:
     def observe(self, profile: Profile, store: Any = None) -> Snapshot:
         """Nothing runs on it."""
         found = snapshot(networks=())
-        return attrs.evolve(found, offers=attrs.evolve(found.offers, options=frozenset(self.places)))
+        return structs.replace(found, offers=structs.replace(found.offers, options=frozenset(self.places)))
 
 
 def refusals(lacks: str, **options: Any) -> list[str]:

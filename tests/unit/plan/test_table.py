@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-import attrs
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from sandboxrun.errors import PlanError, UsageError
 from sandboxrun.plan import operations as op
@@ -74,7 +74,7 @@ def test_running_and_equal_is_left_alone() -> None:
 
 
 def test_a_live_option_is_updated_in_place() -> None:
-    new = attrs.evolve(A, spec=spec(network_mode="none", mem_limit=2**30, pids_limit=5))
+    new = structs.replace(A, spec=spec(network_mode="none", mem_limit=2**30, pids_limit=5))
     plan = make_plan(profile(new), snapshot(observed(A), **NONE))
     assert only(plan) == (Action.UPDATE, Reason.CHANGED)
     assert text(plan) == [
@@ -94,7 +94,7 @@ def test_a_live_option_is_updated_in_place() -> None:
 
 @pytest.mark.parametrize("options", [{"mem_limit": 0}, {"cpus": 0.0}, {"user": "5"}, {"read_only": False}])
 def test_what_cannot_change_live_is_replaced(options: dict[str, Any]) -> None:
-    new = attrs.evolve(A, spec=spec(network_mode="none", **options))
+    new = structs.replace(A, spec=spec(network_mode="none", **options))
     plan = make_plan(profile(new), snapshot(observed(A), **NONE))
     assert only(plan) == (Action.REPLACE, Reason.CANNOT_UPDATE)
     assert "# forces replacement" in str(plan)
@@ -122,15 +122,19 @@ FIXED = {"networks": freeze({"default": Attachment(ipv4_address="10.77.0.2")})}
     ("before", "after", "excludes"),
     [
         ({"volumes": (DATA,)}, {"volumes": (DATA,)}, True),
-        ({"volumes": (DATA,)}, {"volumes": (attrs.evolve(DATA, read_only=True),)}, True),
-        ({"volumes": (attrs.evolve(DATA, read_only=True),)}, {"volumes": (attrs.evolve(DATA, read_only=True),)}, False),
+        ({"volumes": (DATA,)}, {"volumes": (structs.replace(DATA, read_only=True),)}, True),
+        (
+            {"volumes": (structs.replace(DATA, read_only=True),)},
+            {"volumes": (structs.replace(DATA, read_only=True),)},
+            False,
+        ),
         ({"volumes": (DATA,)}, {}, False),
-        ({"volumes": (DATA,)}, {"volumes": (attrs.evolve(DATA, source="other"),)}, False),
-        ({"volumes": (HERE,)}, {"volumes": (attrs.evolve(HERE, source="/srv/data/below"),)}, True),
-        ({"volumes": (HERE,)}, {"volumes": (attrs.evolve(HERE, source="/srv/database"),)}, False),
+        ({"volumes": (DATA,)}, {"volumes": (structs.replace(DATA, source="other"),)}, False),
+        ({"volumes": (HERE,)}, {"volumes": (structs.replace(HERE, source="/srv/data/below"),)}, True),
+        ({"volumes": (HERE,)}, {"volumes": (structs.replace(HERE, source="/srv/database"),)}, False),
         (
             {"workspace": Workspace(source="/project", access="rw")},
-            {"volumes": (attrs.evolve(HERE, source="/"),)},
+            {"volumes": (structs.replace(HERE, source="/"),)},
             True,
         ),
         ({"workspace": Workspace(source="/project")}, {"workspace": Workspace(source="/project")}, False),
@@ -161,7 +165,7 @@ def test_the_old_one_is_ended_first_only_where_both_would_hold_the_same(
 
 def test_networks_and_dependencies_come_before_the_old_one_is_touched() -> None:
     networks = freeze({"default": Attachment(), "other": Attachment()})
-    new = attrs.evolve(declared("a", user="5", networks=networks), depends_on=freeze({"b": Dependency()}))
+    new = structs.replace(declared("a", user="5", networks=networks), depends_on=freeze({"b": Dependency()}))
     there = (network(), network("other"))
     plan = make_plan(profile(new, B), snapshot(observed(declared("a")), observed(B), networks=there))
     assert steps(plan) == [
@@ -188,9 +192,9 @@ def test_a_network_made_anew_takes_the_old_one_along() -> None:
 
 def test_of_two_the_one_that_was_started_last_is_the_sandbox() -> None:
     """An apply that was killed while it replaced one leaves both."""
-    new = attrs.evolve(A, spec=spec(network_mode="none", user="5"))
+    new = structs.replace(A, spec=spec(network_mode="none", user="5"))
     later = Running(started=STARTED + timedelta(seconds=5))
-    half = attrs.evolve(observed(new, Created()), id="f" * 64, name="review-a.next-0", run="f" * 32)
+    half = structs.replace(observed(new, Created()), id="f" * 64, name="review-a.next-0", run="f" * 32)
     plan = make_plan(profile(new), snapshot(half, observed(A), **NONE))
     assert [(c.address, c.action, c.note) for c in plan.pending] == [
         ("a", Action.REPLACE, ""),
@@ -198,7 +202,7 @@ def test_of_two_the_one_that_was_started_last_is_the_sandbox() -> None:
     ]
     assert steps(plan)[:2] == ["remove a (run ffffffffffff)", "create a"]
     assert needs(plan)["create a"] == ("remove a (run ffffffffffff)",)
-    started = attrs.evolve(half, state=later)
+    started = structs.replace(half, state=later)
     plan = make_plan(profile(new), snapshot(observed(A), started, **NONE))
     old = "a (run 0123456789ab)"
     assert steps(plan) == [f"stop {old}", f"evidence {old}", f"remove {old}", "rename a"]
@@ -207,7 +211,7 @@ def test_of_two_the_one_that_was_started_last_is_the_sandbox() -> None:
 
 
 def test_an_option_of_our_own_is_recorded_and_nothing_else() -> None:
-    new = attrs.evolve(A, spec=spec(network_mode="none", lifetime=Lifetime(timeout=5 * 10**9)))
+    new = structs.replace(A, spec=spec(network_mode="none", lifetime=Lifetime(timeout=5 * 10**9)))
     plan = make_plan(profile(new), snapshot(observed(A), taken=STARTED, **NONE))
     assert only(plan) == (Action.UPDATE, Reason.CHANGED)
     assert steps(plan) == ["record a"]
@@ -226,13 +230,13 @@ def test_drift_is_shown_and_put_right() -> None:
 
 def test_changed_and_drifted_are_told_apart() -> None:
     """Last applied 512m; live 1g; the profile says 2g: both happened, what was declared wins."""
-    new = attrs.evolve(A, spec=spec(network_mode="none", mem_limit=2**31))
+    new = structs.replace(A, spec=spec(network_mode="none", mem_limit=2**31))
     plan = make_plan(profile(new), snapshot(observed(A, mem_limit=2**30, cpus=3.0), **NONE))
     (change,) = plan.pending
     assert {d.key: d.drift for d in change.differences} == {"mem_limit": False, "memswap_limit": False, "cpus": True}
     assert change.reason is Reason.CHANGED
     # a label that cannot be read: nobody can say, so it counts as changed
-    unknown = attrs.evolve(observed(A, cpus=3.0), applied=None)
+    unknown = structs.replace(observed(A, cpus=3.0), applied=None)
     plan = make_plan(profile(A), snapshot(unknown, **NONE))
     assert [d.drift for d in plan.pending[0].differences] == [False]
 
@@ -293,19 +297,19 @@ def test_half_made_is_made_anew() -> None:
         (ended(137, oom=True), Reason.OOM, "killed for exceeding its memory limit"),
         (ended(127, error="no such file"), Reason.FAILED, "no such file"),
         (ended(0, oom=True), Reason.COMPLETED, "completed"),  # a child of it was killed
-        (attrs.evolve(ended(5, oom=True), how="failed"), Reason.FAILED, "exited with 5"),
+        (structs.replace(ended(5, oom=True), how="failed"), Reason.FAILED, "exited with 5"),
         (
-            attrs.evolve(ended(143), how="killed", detail="stopped by somebody else"),
+            structs.replace(ended(143), how="killed", detail="stopped by somebody else"),
             Reason.KILLED,
             "stopped by somebody else; it does not count as done",
         ),
         (
-            attrs.evolve(ended(0), how="engine_lost", detail="the engine was restarted while it ran"),
+            structs.replace(ended(0), how="engine_lost", detail="the engine was restarted while it ran"),
             Reason.LOST,
             "lost (the engine was restarted while it ran); it does not count as done",
         ),
         (
-            attrs.evolve(ended(143), how="unknown"),
+            structs.replace(ended(143), how="unknown"),
             Reason.LOST,
             "ended for an unknown reason; it does not count as done",
         ),
@@ -325,7 +329,7 @@ def test_what_has_ended_is_torn_down_its_evidence_first(
 
 
 def test_ended_and_changed_meanwhile_is_torn_down_and_made() -> None:
-    new = attrs.evolve(A, spec=spec(network_mode="none", user="5"))
+    new = structs.replace(A, spec=spec(network_mode="none", user="5"))
     plan = make_plan(profile(new), snapshot(observed(A, ended(0)), **NONE))
     assert only(plan) == (Action.REPLACE, Reason.ENDED_CHANGED)
     assert steps(plan) == ["evidence a", "remove a", "create a", "start a"]
@@ -341,7 +345,7 @@ def test_rerun_and_replace() -> None:
         assert only(make_plan(profile(A), snapshot(completed=done, **NONE), options)) == (Action.CREATE, Reason.RERUN)
         ran = snapshot(observed(A, ended(1)), **NONE)
         assert only(make_plan(profile(A), ran, options)) == (Action.REPLACE, Reason.RERUN)
-    changed = attrs.evolve(A, spec=spec(network_mode="none", user="5"))
+    changed = structs.replace(A, spec=spec(network_mode="none", user="5"))
     assert only(make_plan(profile(changed), snapshot(completed=done, **NONE))) == (Action.CREATE, Reason.NEW)
     assert only(make_plan(profile(A), snapshot(observed(A), **NONE), Options(replace=("a",)))) == (
         Action.REPLACE,
@@ -359,7 +363,7 @@ def test_past_its_lifetime_it_is_ended_and_not_run_again() -> None:
     assert [getattr(step, "how", None) for step in plan.operations] == ["timeout", "timeout", None]
     before = snapshot(observed(timed), taken=at - timedelta(microseconds=1), **NONE)
     assert make_plan(profile(timed), before).empty
-    expired = attrs.evolve(observed(A), deadline=NOW)
+    expired = structs.replace(observed(A), deadline=NOW)
     assert only(make_plan(profile(A), snapshot(expired, **NONE))) == (Action.DELETE, Reason.EXPIRED)
     assert only(make_plan(profile(A), snapshot(expired, **NONE), Options(replace=("a",))))[1] is Reason.EXPIRED
 
@@ -372,7 +376,7 @@ def test_undeclared_leaves_evidence_and_goes() -> None:
 
 
 def test_a_second_container_of_one_address_goes_the_first_stays() -> None:
-    twin = attrs.evolve(observed(A), id="f" * 64, name="elsewhere")
+    twin = structs.replace(observed(A), id="f" * 64, name="elsewhere")
     plan = make_plan(profile(A), snapshot(observed(A), twin, **NONE))
     assert [(c.action, c.container) for c in plan.changes] == [
         (Action.NONE, observed(A).id),
@@ -381,7 +385,7 @@ def test_a_second_container_of_one_address_goes_the_first_stays() -> None:
 
 
 def test_one_that_was_renamed_is_given_its_name() -> None:
-    plan = make_plan(profile(A), snapshot(attrs.evolve(observed(A), name="elsewhere"), **NONE))
+    plan = make_plan(profile(A), snapshot(structs.replace(observed(A), name="elsewhere"), **NONE))
     assert only(plan) == (Action.UPDATE, Reason.DRIFTED)
     assert [d.key for d in plan.pending[0].drift] == ["name"]
     assert steps(plan) == ["rename a"]
@@ -397,7 +401,7 @@ def test_one_offs_are_let_live_and_collected_when_nobody_owns_them() -> None:
     orphan = make_plan(profile(), snapshot(alive, orphaned=frozenset({alive.id}), **NONE))
     assert only(orphan) == (Action.DELETE, Reason.ORPHANED)
     assert orphan.pending[0].address == "a (run 0123456789ab)"
-    expired = make_plan(profile(), snapshot(attrs.evolve(alive, deadline=NOW), **NONE))
+    expired = make_plan(profile(), snapshot(structs.replace(alive, deadline=NOW), **NONE))
     assert only(expired) == (Action.DELETE, Reason.EXPIRED)
     finished = observed(A, ended(0), one_off=True)
     assert make_plan(profile(), snapshot(finished, **NONE)).empty  # its run is about to take it
@@ -427,8 +431,8 @@ def test_foreign_names_are_refused_all_at_once_where_they_are_in_the_way() -> No
 
 def test_dependencies_come_first() -> None:
     done = Dependency(condition="service_completed_successfully")
-    last = attrs.evolve(A, depends_on=freeze({"b": done, "c": Dependency()}))
-    middle = attrs.evolve(declared("c", network_mode="none"), depends_on=freeze({"b": Dependency()}))
+    last = structs.replace(A, depends_on=freeze({"b": done, "c": Dependency()}))
+    middle = structs.replace(declared("c", network_mode="none"), depends_on=freeze({"b": Dependency()}))
     plan = make_plan(profile(last, middle, B), snapshot(**NONE))
     assert steps(plan) == [
         *("create b", "start b"),
@@ -444,7 +448,7 @@ def test_dependencies_come_first() -> None:
 
 
 def test_targets_bring_what_they_depend_on_and_remove_nothing_else() -> None:
-    last = attrs.evolve(A, depends_on=freeze({"b": Dependency()}))
+    last = structs.replace(A, depends_on=freeze({"b": Dependency()}))
     each = [declared("m", "x", network_mode="none"), declared("m", "y", network_mode="none")]
     all = profile(last, B, *each)
     gone = observed(declared("gone", network_mode="none"))
@@ -467,7 +471,7 @@ def test_targets_bring_what_they_depend_on_and_remove_nothing_else() -> None:
 
 
 def test_everything_around_a_sandbox_is_made_before_and_removed_after() -> None:
-    full = attrs.evolve(
+    full = structs.replace(
         declared(
             "a",
             workspace=Workspace(source="."),
@@ -533,7 +537,7 @@ def test_everything_around_a_sandbox_is_made_before_and_removed_after() -> None:
 
 def test_networks_are_joined_and_left_while_it_runs() -> None:
     both = declared("a", networks=freeze({"one": Attachment(), "two": Attachment(aliases=("x",))}))
-    other = attrs.evolve(both, spec=spec(networks=freeze({"two": Attachment(), "three": Attachment()})))
+    other = structs.replace(both, spec=spec(networks=freeze({"two": Attachment(), "three": Attachment()})))
     seen = snapshot(observed(both), networks=(network("one"), network("two")))
     plan = make_plan(profile(other), seen)
     assert steps(plan) == [
@@ -561,7 +565,7 @@ def test_a_network_of_somebody_else_is_left() -> None:
 
 def test_a_network_with_other_options_is_made_anew_under_what_runs() -> None:
     a, b = declared("a"), declared("b")
-    new = attrs.evolve(b, spec=spec(networks=freeze({"default": Attachment(aliases=("x",))})))
+    new = structs.replace(b, spec=spec(networks=freeze({"default": Attachment(aliases=("x",))})))
     declaring = profile(a, new, networks=freeze({"default": NetworkSpec(internal=True)}))
     plan = make_plan(declaring, snapshot(observed(a), observed(b)))
     assert steps(plan) == [
@@ -635,7 +639,7 @@ def test_what_the_engine_cannot_enforce_is_refused_by_name(
     options: dict[str, Any], offers: dict[str, Any], message: str
 ) -> None:
     seen = snapshot(**NONE)
-    seen = attrs.evolve(seen, offers=attrs.evolve(seen.offers, **offers))
+    seen = structs.replace(seen, offers=structs.replace(seen.offers, **offers))
     with pytest.raises(PlanError) as caught:
         make_plan(profile(declared("a", network_mode="none", **options)), seen)
     assert f"a: {message}" in [d.message for d in caught.value.diagnostics]
@@ -645,7 +649,7 @@ def test_what_the_engine_cannot_enforce_is_refused_by_name(
 @pytest.mark.parametrize("value", ["engine", "unconfined"])
 def test_an_engine_that_our_profile_is_not_made_for_runs_what_sends_none(value: str) -> None:
     seen = snapshot(**NONE)
-    seen = attrs.evolve(seen, offers=attrs.evolve(seen.offers, architecture="s390x"))
+    seen = structs.replace(seen, offers=structs.replace(seen.offers, architecture="s390x"))
     options = {"network_mode": "none", "security_opt": freeze({"seccomp": value})}
     assert not make_plan(profile(declared("a", **options)), seen).empty
 
@@ -653,7 +657,7 @@ def test_an_engine_that_our_profile_is_not_made_for_runs_what_sends_none(value: 
 def test_a_long_chain_of_dependencies_is_no_fault() -> None:
     names = [f"s{n}" for n in range(1500)]
     chain = [
-        attrs.evolve(declared(name, network_mode="none"), depends_on=freeze({after: Dependency()} if after else {}))
+        structs.replace(declared(name, network_mode="none"), depends_on=freeze({after: Dependency()} if after else {}))
         for name, after in zip(names, [*names[1:], None], strict=True)
     ]
     started = [
@@ -668,10 +672,10 @@ def test_a_long_chain_of_dependencies_is_no_fault() -> None:
 @given(found=st.lists(specs, min_size=1, max_size=3))
 @settings(max_examples=40)
 def test_a_plan_of_what_was_applied_is_empty(found: list[Any]) -> None:
-    sandboxes = [attrs.evolve(declared(f"s{n}"), spec=one) for n, one in enumerate(found)]
+    sandboxes = [structs.replace(declared(f"s{n}"), spec=one) for n, one in enumerate(found)]
     running = [observed(s, Running(started=NOW)) for s in sandboxes]
     keys = sorted({key for one in found for key in networks_of(one)})
-    running = [attrs.evolve(o, run=f"run{n}") for n, o in enumerate(running)]
+    running = [structs.replace(o, run=f"run{n}") for n, o in enumerate(running)]
     companions = tuple(
         Companion(id=f"g{n}", name=f"g{n}", role="gateway", run=o.run, running=True) for n, o in enumerate(running)
     )
@@ -683,7 +687,7 @@ def test_a_plan_of_what_was_applied_is_empty(found: list[Any]) -> None:
         if m.type == "volume"
     )
     shown = snapshot(*running, networks=tuple(network(key) for key in keys), images=images, volumes=volumes, taken=NOW)
-    shown = attrs.evolve(shown, companions=companions, offers=attrs.evolve(shown.offers, api_version="1.50"))
+    shown = structs.replace(shown, companions=companions, offers=structs.replace(shown.offers, api_version="1.50"))
     declaring = profile(*sandboxes)
     assume(all(one.lifetime.timeout is None or one.lifetime.timeout > 10**6 for one in found))  # else it has ended
     plan = make_plan(declaring, shown)

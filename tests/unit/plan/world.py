@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import attrs
+from msgspec import structs
 
 from sandboxrun.spec.codec import ImageConfig
 from sandboxrun.spec.names import Names, address, container_name
@@ -86,7 +86,7 @@ def observed(
         address=like.address,
         run=run,
         state=state,
-        spec=attrs.evolve(like.spec, **changed) if changed else like.spec,
+        spec=structs.replace(like.spec, **changed) if changed else like.spec,
         applied=applied or like.spec,
         image_id=image_id,
         deadline=None,

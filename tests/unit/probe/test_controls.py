@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import attrs
 import pytest
+from msgspec import structs
 
 from sandboxrun.probe import kernel
 from sandboxrun.probe.controls import BY_ID, CONTROLS, FAMILIES
@@ -356,7 +356,7 @@ def test_networks_of_ones_own() -> None:
         )
     neighbours = BY_ID["neighbours"].applies
     assert neighbours(context(spec=joined, networks=freeze({"team": team}))) is None
-    opened = attrs.evolve(team, driver_opts=freeze({}))
+    opened = structs.replace(team, driver_opts=freeze({}))
     reason = neighbours(context(spec=joined, networks=freeze({"team": opened})))
     assert reason == "the profile lets sandboxes on team reach each other"
 

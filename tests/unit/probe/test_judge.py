@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 import pytest
+from msgspec import structs
 
 from sandboxrun.probe import controls as judging
 from sandboxrun.probe.controls import CONTROLS, judge
@@ -33,7 +33,7 @@ ONE = Control(
 
 def found(monkeypatch: pytest.MonkeyPatch, strong: str | None, weak: str | None, **changed: Any) -> Finding:
     """The finding of one control, from what its probe showed; None: the phase did not run."""
-    monkeypatch.setattr(judging, "CONTROLS", (attrs.evolve(ONE, **changed),))
+    monkeypatch.setattr(judging, "CONTROLS", (structs.replace(ONE, **changed),))
     runs = [{} if v is None else {Phase.BATTERY: freeze({"probe": freeze({"value": v})})} for v in (strong, weak)]
     (finding,) = judge("agent", context(), *runs)
     return finding

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 import pytest
+from msgspec import structs
 
 from sandboxrun.probe import outside_limits, outside_places, outside_process
 from sandboxrun.probe import privilege as capabilities
@@ -155,7 +155,7 @@ def changed(**parts: Any) -> Outside:
             made[name] = freeze({**getattr(GOOD, name), **value})
         else:
             made[name] = value
-    return attrs.evolve(GOOD, **made)
+    return structs.replace(GOOD, **made)
 
 
 @pytest.mark.parametrize(("control", "parts", "what"), CHANGED)
@@ -198,7 +198,7 @@ def test_what_is_tighter_than_declared_holds(control: str, parts: dict[str, Any]
     ],
 )
 def test_what_was_not_read_is_inconclusive(part: str, controls: set[str]) -> None:
-    found = findings("agent", looked(attrs.evolve(GOOD, unread=freeze({part: "not allowed"}))), CHECKS)
+    found = findings("agent", looked(structs.replace(GOOD, unread=freeze({part: "not allowed"}))), CHECKS)
     assert {f.control for f in found if f.verdict is Verdict.INCONCLUSIVE} == controls
     assert {f.note for f in found if f.verdict is Verdict.INCONCLUSIVE} == {"not allowed"}
 
@@ -210,7 +210,7 @@ def test_nothing_at_all_holds_nothing() -> None:
 
 
 def test_an_unknown_user_is_inconclusive() -> None:
-    given = attrs.evolve(looked(), accounts=None)
+    given = structs.replace(looked(), accounts=None)
     assert seen(given, "user")[0] == seen(given, "groups")[0] == "inconclusive"
 
 
@@ -227,7 +227,7 @@ def test_what_the_profile_opens_is_said() -> None:
         group_add=("2000",),
         devices=frozenset(),
     )
-    opened = attrs.evolve(opened, accounts=Accounts(uid=1000, gid=1000, groups=frozenset({2000})))
+    opened = structs.replace(opened, accounts=Accounts(uid=1000, gid=1000, groups=frozenset({2000})))
     notes = {f.control: f.note for f in findings("agent", opened, CHECKS) if f.note.startswith("declared open")}
     assert set(notes) == {
         *("groups", "capabilities", "no-new-privileges", "seccomp", "memory-limit", "swap-limit", "pids-limit"),
@@ -239,7 +239,9 @@ def test_what_the_profile_opens_is_said() -> None:
         cgroup={"memory": "max", "swap": "max", "pids": "max", "cpu": "max 100000"},
         mounts=MOUNTS.replace("/ / ro,", "/ / rw,"),
     )
-    failing = {f.control for f in findings("agent", attrs.evolve(opened, outside=bare), CHECKS) if not f.verdict.passes}
+    failing = {
+        f.control for f in findings("agent", structs.replace(opened, outside=bare), CHECKS) if not f.verdict.passes
+    }
     assert failing == set()
 
 
@@ -285,16 +287,16 @@ def test_a_declared_device_is_expected_by_its_number() -> None:
         changed(cgroup={"devices": "c 10:229 rwm"}),
         devices=frozenset({"c 10:229"}),
     )
-    given = attrs.evolve(
-        given, spec=attrs.evolve(given.spec, devices=(Device(source="/dev/fuse", target="/dev/fuse"),))
+    given = structs.replace(
+        given, spec=structs.replace(given.spec, devices=(Device(source="/dev/fuse", target="/dev/fuse"),))
     )
     assert seen(given, "devices")[0] == "holds"
 
 
 def test_version_2_counts_swap_alone() -> None:
-    two = attrs.evolve(changed(cgroup={"swap": "0", "cpu": "100000 100000"}), cgroup_version=2)
+    two = structs.replace(changed(cgroup={"swap": "0", "cpu": "100000 100000"}), cgroup_version=2)
     assert seen(looked(two), "swap-limit")[0] == "holds"
-    loose = attrs.evolve(two, cgroup=freeze({**two.cgroup, "swap": "536870912"}))
+    loose = structs.replace(two, cgroup=freeze({**two.cgroup, "swap": "536870912"}))
     assert seen(looked(loose), "swap-limit") == ("does not hold", "512m")
     assert seen(looked(two), "devices")[0] == "not applicable"
 
@@ -317,7 +319,7 @@ def test_ids_of_a_user_namespace_are_translated() -> None:
     assert inside(101000, mapped) == 1000
     assert inside(1000, mapped) is None
     given = changed(processes=(process(Uid="101000 " * 4, Gid="101000 " * 4, Groups="101000"),))
-    given = attrs.evolve(given, uid_map=mapped, gid_map=mapped)
+    given = structs.replace(given, uid_map=mapped, gid_map=mapped)
     assert seen(looked(given), "user") == ("holds", "1000:1000")
     assert seen(looked(given), "groups")[0] == "holds"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-import attrs
 import pytest
+from msgspec import structs
 
 from sandboxrun.backend.docker.codec import encode
 from sandboxrun.probe.staging import CONFIG, MARK, WEAK_NETWORK, WEAK_NETWORK_SPEC, staged, staged_weak, weak
@@ -118,4 +118,4 @@ def test_specs_of_probes_are_plain_data() -> None:
     for phase in Phase:
         for made in (staged(context(), phase), staged_weak(context(), phase)):
             assert json.loads(json.dumps(made.plain))
-            assert attrs.evolve(made).digest == made.digest
+            assert structs.replace(made).digest == made.digest

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import attrs
 import pytest
+from msgspec import Struct, structs
 
 from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.backend.events import (
@@ -43,8 +43,7 @@ LINT = declared("lint")
 AGENT = declared("agent", "a", environment=freeze({"T": SECRET}))
 
 
-@attrs.define
-class Clock:
+class Clock(Struct):
     seconds: float = 100.0
 
     def __call__(self) -> float:
@@ -144,7 +143,7 @@ def test_what_takes_long_is_told_now_and_then() -> None:
     pull = op.PullImage(id="pull x", address="image.x:1", cause="", reference="x:1", platform=None, digest=None)
 
     def act(progress: Progress, clock: Clock) -> None:
-        progress.begin(attrs.evolve(plan, operations=(pull,)))
+        progress.begin(structs.replace(plan, operations=(pull,)))
         progress(StepStarted(step=pull))
         for n in range(4):
             progress(StepProgress(step=pull, text=f"{n} of 9 layers"))
@@ -399,7 +398,7 @@ def test_every_step_has_words() -> None:
     }  # fmt: skip
     told = {}
     for kind in Operation.__args__:
-        fields = {f.name: values.get(f.name, "x") for f in attrs.fields(kind) if f.name not in (*common, "needs")}
+        fields = {name: values.get(name, "x") for name in kind.__struct_fields__ if name not in (*common, "needs")}
         one = kind(**common, **fields)
         told[kind.__name__] = (steps.doing(one), steps.done(one, "12 files"))
     assert all(doing and done for doing, done in told.values())

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
+from msgspec import structs
 
 from sandboxrun.backend.docker.codec import decode, encode
 from sandboxrun.backend.docker.fields import SHOWN
@@ -50,7 +50,7 @@ def compared(shown: dict[str, Any], sandbox: DeclaredSandbox, profile: Profile) 
     """What was asked and what is there, as a plan compares them, where the image sets nothing."""
     live = decode(shown, profile.names, sandbox.spec)
     if sandbox.spec.runtime is None:
-        live = attrs.evolve(live, runtime=None)  # the engine's own
+        live = structs.replace(live, runtime=None)  # the engine's own
     return without_inherited(sandbox.spec, ImageConfig()), without_inherited(live, ImageConfig())
 
 

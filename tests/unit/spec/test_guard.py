@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import attrs
 import pytest
+from msgspec import structs
 
 from sandboxrun.backend.docker.codec import decode, encode
 from sandboxrun.spec.guard import GUARDS, HIDDEN, guarded, mounts_of, parents, pins
@@ -55,6 +55,6 @@ def test_a_path_counts_as_kept_only_with_every_mount_that_keeps_it(gone: str) ->
 
 def test_a_workspace_that_is_not_rw_keeps_nothing_by_itself() -> None:
     for access in ("ro", "copy"):
-        workspace = attrs.evolve(Workspace(), access=access, source="/s" if access == "ro" else ".")
+        workspace = structs.replace(Workspace(), access=access, source="/s" if access == "ro" else ".")
         payload = encode(SandboxSpec(image="i", workspace=workspace), name="n", names=Names(project="p"), own_labels={})
         assert len(payload["HostConfig"]["Mounts"]) == 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 from hypothesis import strategies as st
+from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import Problems
 from sandboxrun.source import node_of
 from sandboxrun.spec import forms, seccomp
@@ -152,7 +153,7 @@ def _egress() -> st.SearchStrategy[Any]:
         private_networks=st.sets(st.sampled_from(["10.1.0.0/16", "fd00::/64"])).map(sorted).map(tuple),
         resolvers=st.sets(st.sampled_from(["192.0.2.53", "10.1.0.53"])).map(tuple),
     )
-    return st.sampled_from([CLOSED, PUBLIC, attrs.evolve(PUBLIC, resolvers=("192.0.2.53",))]) | listed
+    return st.sampled_from([CLOSED, PUBLIC, structs.replace(PUBLIC, resolvers=("192.0.2.53",))]) | listed
 
 
 def records(type: Record) -> st.SearchStrategy[Any]:
@@ -249,8 +250,7 @@ def _bent(plain: Any) -> st.SearchStrategy[Any]:
     return RAW
 
 
-@attrs.frozen
-class Case:
+class Case(Data, kw_only=False):
     """A type under a name that a failing test can be told by."""
 
     name: str
