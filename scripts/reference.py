@@ -84,7 +84,7 @@ def _sandbox() -> Iterator[str]:
 def _groups() -> Iterator[tuple[str, tuple[Row, ...]]]:
     for base in reversed(SandboxSpec.__mro__):
         if base.__name__ in GROUPS:
-            yield GROUPS[base.__name__], rows(base)
+            yield GROUPS[base.__name__], tuple(row for row in rows(base) if row.attribute in base.__annotations__)
 
 
 def _options(title: str, keys: Sequence[str]) -> Iterator[str]:
