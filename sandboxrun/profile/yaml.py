@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from yaml import AliasEvent, BaseLoader, MappingStartEvent, ScalarEvent
 from yaml.composer import Composer
@@ -273,15 +272,13 @@ class _Composer(Composer):
 
     def _composed(self, parent: Any, index: Any, event: Any, span: Span) -> Any:
         """A node that is written out here."""
-        compose: Callable[..., Any] = super().compose_node
-        children: list[Any]
         self._spend(1, span)
         self.anchors.pop(event.anchor, None)  # one of the same name takes its place from here on
         if isinstance(event, ScalarEvent):
             if len(event.value) > LONGEST_SCALAR:
                 message = f"this text is longer than {LONGEST_SCALAR // 1024} KiB"
                 raise _Stop(message, span, "put it in a file of its own")
-            node = compose(parent, index)
+            node = cast(Any, super().compose_node(parent, index))
             node.made = Scalar(value=self._value(event, span), text=event.value, span=span)
             node.size = node.height = 1
             return node
@@ -292,7 +289,7 @@ class _Composer(Composer):
             raise _Stop(f"more than {DEEPEST} levels of nesting", span, "flatten the file")
         self._tag(event.tag, kind, span)
         self.depth += 1
-        node = compose(parent, index)
+        node = cast(Any, super().compose_node(parent, index))
         self.depth -= 1
         end = node.end_mark
         if node.flow_style and end.line + 1 == span.line:
@@ -310,7 +307,7 @@ class _Composer(Composer):
 
     def _named(self, name: Any, span: Span) -> Any:
         """The node that an alias names."""
-        node = self.anchors.get(name)
+        node = cast(Any, self.anchors.get(name))
         if node is None:
             help = did_you_mean(name, self.anchors) or f"write &{name} before the value that it names"
             raise _Stop(f'unknown anchor "{name}"', span, help)
