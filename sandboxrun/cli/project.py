@@ -6,7 +6,6 @@ Owns the default file names, and the words for when there is none.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,16 +13,13 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from sandboxrun.cli.options import Given
-from sandboxrun.profile.cache import VerdictCache, inputs_key
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
     from sandboxrun.backend.docker.client import Engine
     from sandboxrun.evidence.store import Store
     from sandboxrun.lifecycle.saved import SavedPlan
-    from sandboxrun.profile.loader import Loaded
     from sandboxrun.profile.variables import Inputs
-    from sandboxrun.source import SourceFile
     from sandboxrun.spec.project import Profile
 
 DEFAULT_FILES = ("sandbox.yaml", "sandbox.yml")
@@ -61,7 +57,9 @@ def inputs_of(given: Given) -> Inputs:
 
 def load_profile(given: Given) -> Profile:
     """The profile that the options name. Raises UsageError, ProfileError."""
-    return announced(load_checked(given, profile_files(given)).profile)
+    from sandboxrun.profile.loader import load
+
+    return announced(load(profile_files(given), inputs=inputs_of(given), allow_outside=given.allow_outside))
 
 
 def announced(profile: Profile) -> Profile:
@@ -92,29 +90,6 @@ def no_engine() -> AbstractContextManager[Backend]:
     from sandboxrun.backend.fake import Fake, World
 
     return nullcontext(Fake(World(blank=True)))
-
-
-def load_checked(given: Given, files: tuple[Path, ...]) -> Loaded:
-    """The same with every file that was read. What passed the schema's check before is not checked by it again."""
-    from sandboxrun.profile.loader import load_tracked
-
-    cache, key = VerdictCache(os.environ), verdict_key(given)
-    known = False
-
-    def passed(read: Mapping[Path, SourceFile | None]) -> bool:
-        nonlocal known
-        known = cache.covers(files, key, read)
-        return known
-
-    loaded = load_tracked(files, inputs=inputs_of(given), allow_outside=given.allow_outside, passed=passed)
-    if not known and not loaded.profile.warnings:  # which are shown each time
-        cache.learn(files, key, loaded.read, [sandbox.address for sandbox in loaded.profile.sandboxes])
-    return loaded
-
-
-def verdict_key(given: Given) -> str:
-    """What a profile's verdict rests on beside its files."""
-    return inputs_key((*given.vars, f"outside={given.allow_outside}"), given.var_files, os.environ, None)
 
 
 def load_saved(given: Given, saved: SavedPlan) -> Profile:

@@ -17,9 +17,9 @@ from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, Diagnostic, PlanError, Problems
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.plan.changes import Plan
+from sandboxrun.profile.files import reason
 from sandboxrun.profile.guarding import sources_of
 from sandboxrun.profile.objects import content_of, placed
-from sandboxrun.profile.regular import reason
 from sandboxrun.spec.names import CONFIGS, SECRETS
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.records import FileRef

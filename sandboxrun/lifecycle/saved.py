@@ -19,7 +19,7 @@ from sandboxrun.evidence.folder import Folder
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.planner import Options
-from sandboxrun.profile.regular import read_regular, reason
+from sandboxrun.profile.files import read_regular, reason
 from sandboxrun.spec.names import PROJECT
 from sandboxrun.spec.spec import digest_of
 from sandboxrun.spec.types import freeze

@@ -14,8 +14,7 @@ from pathlib import Path
 from msgspec import structs
 
 from sandboxrun.errors import Problems
-from sandboxrun.profile.files import Places
-from sandboxrun.profile.regular import read_regular, reason
+from sandboxrun.profile.files import Places, read_regular, reason
 from sandboxrun.source import Span
 from sandboxrun.spec.guard import GUARDS, guarded, mounts_of, parents
 from sandboxrun.spec.project import DeclaredSandbox, FileSpec

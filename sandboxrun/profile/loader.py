@@ -13,7 +13,6 @@ from typing import Any
 
 from msgspec import structs
 
-from sandboxrun.data import Data
 from sandboxrun.errors import Problems, ProfileError, redacted
 from sandboxrun.profile.document import Document, read_document, split_document
 from sandboxrun.profile.dollars import check_document, check_layer
@@ -50,60 +49,32 @@ def load(
     *,
     inputs: Inputs | None = None,
     directory: Path | None = None,
-    gate: bool = True,
     allow_outside: bool = False,
 ) -> Profile:
     """The profile in `paths`, later files merged over earlier ones.
 
-    `directory` is the project's (where relative paths start); the first file's when left out. `gate` checks the
-    rendered options against the JSON Schema as well: leave it on unless the same profile and inputs passed before.
-    `allow_outside` lets binds, workspaces, secrets and configs name paths outside of that directory.
-    Raises ProfileError with every fault.
+    `directory` is the project's (where relative paths start); the first file's when left out. `allow_outside` lets
+    binds, workspaces, secrets and configs name paths outside of that directory. Raises ProfileError with every fault.
     """
-    return load_tracked(paths, inputs=inputs, directory=directory, gate=gate, allow_outside=allow_outside).profile
+    loader = _Loader(directory or paths[0].parent, inputs, allow_outside, tuple(paths))
+    return loader.run(lambda: [read_document(path, str(path), loader.root, loader.problems) for path in paths])
 
 
-class Loaded(Data):
-    """A profile, and every file that it rests on by its path; None for one that was looked for and is not there."""
-
-    profile: Profile
-    read: Mapping[Path, SourceFile | None]
-
-
-def load_tracked(
-    paths: Sequence[Path],
-    *,
-    inputs: Inputs | None = None,
-    directory: Path | None = None,
-    gate: bool = True,
-    passed: Callable[[Mapping[Path, SourceFile | None]], bool] = lambda read: False,
-    allow_outside: bool = False,
-) -> Loaded:
-    """`load`, with the files that were read (for the verdict cache).
-
-    `passed` says of what was read whether just this passed the schema's check before: then it is not made again.
-    """
-    root = Path(os.path.abspath(directory or paths[0].parent))
-    loader = _Loader(root, inputs or Inputs(), allow_outside, tuple(paths))
-    own: dict[Path, SourceFile | None] = {}
+def load_data(
+    data: Mapping[str, Any], *, directory: Path, inputs: Inputs | None = None, allow_outside: bool = False
+) -> Profile:
+    """The same from plain Python data in a profile's shape, for the Python API and for commands without a file."""
+    loader = _Loader(directory, inputs, allow_outside)
 
     def read() -> list[Document | None]:
-        documents = [read_document(path, str(path), root, loader.problems) for path in paths]
-        own.update((path, document.file) for path, document in zip(paths, documents, strict=True) if document)
-        return documents
+        node = node_of(data)
+        texts = (n.value for n in walk(node) if isinstance(n, Scalar) and isinstance(n.value, str))
+        if not all(map(is_text, texts)):  # which no file can hold
+            loader.problems.add("half of a surrogate pair is not a character")
+            return [None]
+        return [split_document(node, None, loader.root, loader.problems)]
 
-    profile = loader.run(read, lambda: gate and not passed({**own, **loader.read}))
-    return Loaded(profile=profile, read={**own, **loader.read})
-
-
-def _from_data(data: Mapping[str, Any], root: Path, problems: Problems) -> Document | None:
-    """A document of Python data, which may hold what no file can: half of a surrogate pair."""
-    node = node_of(data)
-    for inner in walk(node):
-        if isinstance(inner, Scalar) and isinstance(inner.value, str) and not is_text(inner.value):
-            problems.add("half of a surrogate pair is not a character")
-            return None
-    return split_document(node, None, root, problems)
+    return loader.run(read)
 
 
 MOST_PROBLEMS = 200
@@ -126,44 +97,30 @@ class _Bounded(Problems):
             super().warn(message, span, help)
 
 
-def load_data(
-    data: Mapping[str, Any],
-    *,
-    directory: Path,
-    inputs: Inputs | None = None,
-    gate: bool = True,
-    allow_outside: bool = False,
-) -> Profile:
-    """The same from plain Python data in a profile's shape, for the Python API and for commands without a file."""
-    root = Path(os.path.abspath(directory))
-    loader = _Loader(root, inputs or Inputs(), allow_outside)
-    return loader.run(lambda: [_from_data(data, root, loader.problems)], lambda: gate)
-
-
 class _Loader:
     """One load: what its steps share."""
 
-    def __init__(self, root: Path, inputs: Inputs, allow_outside: bool, paths: tuple[Path, ...] = ()) -> None:
-        self.root, self.inputs, self.problems = root, inputs, _Bounded()
-        self.paths = paths
-        self.allow_outside = allow_outside
-        self.bases = Bases(root, self.problems)
+    def __init__(
+        self, directory: Path, inputs: Inputs | None, allow_outside: bool, paths: tuple[Path, ...] = ()
+    ) -> None:
+        self.root, self.inputs, self.problems = Path(os.path.abspath(directory)), inputs or Inputs(), _Bounded()
+        self.allow_outside, self.paths = allow_outside, paths
+        self.bases = Bases(self.root, self.problems)
         self.renderer = Renderer(self.problems)
         self.secrets: frozenset[str] = frozenset()
         self.faulty: set[str] = set()  # the names of sandboxes that could not be made
-        self.read: dict[Path, SourceFile | None] = {}  # beside the profile's own files
 
-    def run(self, read: Callable[[], list[Document | None]], gate: Callable[[], bool]) -> Profile:
+    def run(self, read: Callable[[], list[Document | None]]) -> Profile:
         """Read and load; raises ProfileError with the faults, up to `MOST_PROBLEMS`."""
         try:
             documents = read()
             found = [document for document in documents if document is not None]
-            return self.profile(found, len(found) == len(documents), gate)
+            return self.profile(found, len(found) == len(documents))
         except _Enough:
             self._finish()
             raise AssertionError("enough faults, and none") from None
 
-    def profile(self, documents: list[Document], complete: bool, gate: Callable[[], bool]) -> Profile:
+    def profile(self, documents: list[Document], complete: bool) -> Profile:
         composed = self._compose(documents)
         before = len(self.problems)
         values, files = resolve_values(self._variables(documents), self.inputs, self.problems)
@@ -181,10 +138,10 @@ class _Loader:
         bases = [document for document in self.bases.documents.values() if document is not None]
         check_references(made, merged_objects(documents), Documents(own=documents, bases=bases), self.problems)
         check_addresses(made, objects.networks, self.problems)
-        self.read = {**self.bases.files, **files, **maker.env_files.files}
-        own = own_files((*self.paths, *self.read, *maker.other_files), objects.secrets, objects.configs)
+        read: dict[Path, SourceFile | None] = {**self.bases.files, **files, **maker.env_files.files}
+        own = own_files((*self.paths, *read, *maker.other_files), objects.secrets, objects.configs)
         sandboxes = with_protected(sandboxes, own, places, self.problems)
-        if not self.problems and gate():
+        if not self.problems:
             from sandboxrun.profile.schema import check_schema
 
             check_schema(made, self.problems)
@@ -202,7 +159,7 @@ class _Loader:
             inputs=values.masked,
             sensitive=self._all_secrets(),
             inputs_digest=digest_of(values.digested),
-            files=self._files(documents),
+            files=tuple(f for f in (*(d.file for d in documents), *read.values()) if f is not None),
             warnings=self.problems.warnings,
             rests_on=own,
         )
@@ -299,10 +256,6 @@ class _Loader:
 
     def _all_secrets(self) -> frozenset[str]:
         return self.secrets | frozenset(self.renderer.secrets)
-
-    def _files(self, documents: list[Document]) -> tuple[SourceFile, ...]:
-        own = [document.file for document in documents]
-        return tuple(file for file in (*own, *self.read.values()) if file is not None)
 
     def _finish(self) -> None:
         """Raise what was found, with no secret in it."""

@@ -17,9 +17,8 @@ from msgspec import structs
 from sandboxrun.data import Data
 from sandboxrun.errors import SHORTEST, Problems, did_you_mean
 from sandboxrun.profile.document import Document
-from sandboxrun.profile.files import Places, read_source
+from sandboxrun.profile.files import Places, is_missing, read_regular, read_source, reason
 from sandboxrun.profile.layers import OUTSIDE, Each, Layer, inside, merge_option
-from sandboxrun.profile.regular import is_missing, read_regular, reason
 from sandboxrun.profile.templates import Renderer, Scope, is_template
 from sandboxrun.profile.yaml import is_text
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, walk

@@ -18,7 +18,7 @@ from sandboxrun.backend.docker.transport import Transport, Unreachable
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, Unsupported
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, UsageError
-from sandboxrun.profile.regular import read_regular
+from sandboxrun.profile.files import read_regular
 
 DEFAULT = "unix:///var/run/docker.sock"
 

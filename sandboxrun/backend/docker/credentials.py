@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sandboxrun.errors import printable
-from sandboxrun.profile.regular import read_regular
+from sandboxrun.profile.files import read_regular
 
 LARGEST = 8 << 20  # bytes of one of its files
 

@@ -113,7 +113,7 @@ def _write_schema(directory: Path) -> None:
     from sandboxrun.errors import Diagnostic, SandboxrunError
     from sandboxrun.evidence.folder import Folder
     from sandboxrun.evidence.store import HOME
-    from sandboxrun.profile.regular import reason
+    from sandboxrun.profile.files import reason
     from sandboxrun.profile.schema import schema_text
 
     with Folder.at(directory) as project, project.enter(HOME, create=True) as home:

@@ -140,7 +140,6 @@ def test_validate_for_programs(say: Say, here: Path) -> None:
     good = json.loads(say("validate", "--json").out)
     assert good.keys() == told.keys()
     assert (good["valid"], good["sandboxes"], good["diagnostics"]) == (True, ["a", 'b["x"]', 'b["y"]'], [])
-    assert json.loads(say("validate", "--json").out) == good  # the second time from the cache
 
 
 def test_validate_as_annotations(say: Say, here: Path) -> None:
@@ -155,17 +154,14 @@ def test_validate_as_annotations(say: Say, here: Path) -> None:
     assert say("validate", "--format", "github").out == ""
 
 
-def test_an_unchanged_profile_is_not_read_again(here: Path, say: Say) -> None:
+def test_validate_imports_only_what_it_needs(here: Path) -> None:
     write(here, GOOD)
-    assert say("validate").code == 0
     code = (
         "import sys; from sandboxrun.cli.main import main; main(['validate']); "
-        "print([m for m in ('yaml', 'jinja2', 'jsonschema_rs', 'attr', 'docker') if m in sys.modules])"
+        "print([m for m in ('docker', 'jinja2', 'requests', 'rich', 'ssl', 'subprocess') if m in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "sandbox.yaml: valid, 3 sandboxes\n[]\n"
-    write(here, BAD)
-    assert say("validate").code == 1
 
 
 def test_values_are_part_of_the_verdict(say: Say, here: Path) -> None:

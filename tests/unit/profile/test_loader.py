@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sandboxrun.errors import ProfileError
 from sandboxrun.profile.files import bases
-from sandboxrun.profile.loader import load, load_data, load_tracked
+from sandboxrun.profile.loader import load, load_data
 from sandboxrun.profile.render import effective, render_json, render_yaml
 from sandboxrun.profile.variables import Inputs
 from sandboxrun.spec.option import rows, value_of
@@ -286,10 +286,9 @@ def test_every_file_that_was_read_is_named(load_text: Load, tmp_path: Path) -> N
     (tmp_path / "a.env").write_text("A=1")
     (tmp_path / "v.yaml").write_text("{}")
     load_text("sandboxes: {agent: {extends: {file: base.yaml, sandbox: agent}}}")
-    loaded = load_tracked([Path("sandbox.yaml")], inputs=Inputs(var_files=(Path("v.yaml"),)))
-    names = {os.path.relpath(path): file is not None for path, file in loaded.read.items()}
-    assert names == {"sandbox.yaml": True, "base.yaml": True, "a.env": True, "none.env": False, "v.yaml": True}
-    assert loaded.profile.files[0].name == "sandbox.yaml"
+    profile = load([Path("sandbox.yaml")], inputs=Inputs(var_files=(Path("v.yaml"),)))
+    assert {"sandbox.yaml", "base.yaml", "a.env", "none.env", "v.yaml"} == set(map(os.path.relpath, profile.rests_on))
+    assert [file.name for file in profile.files] == ["sandbox.yaml", "base.yaml", "v.yaml", "a.env"]
 
 
 def test_the_effective_profile_says_everything(load_text: Load) -> None:
