@@ -15,9 +15,7 @@ import click
 
 from sandboxrun.backend.docker.fields import FIELDS
 from sandboxrun.cli import explaining
-from sandboxrun.cli.exitcodes import TABLE
-from sandboxrun.cli.group import root
-from sandboxrun.cli.table import SECTIONS
+from sandboxrun.cli.group import SECTIONS, TABLE, root
 from sandboxrun.profile.schema import profile_schema
 from sandboxrun.spec.option import Record, Row, row_schema, rows
 from sandboxrun.spec.project import ConfigType, NetworkType, SecretType, VolumeType

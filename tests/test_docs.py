@@ -18,9 +18,7 @@ import yaml
 
 from sandboxrun.api.settings import _VARIABLES
 from sandboxrun.backend.docker.connect import resolve
-from sandboxrun.cli.exitcodes import TABLE
-from sandboxrun.cli.group import root
-from sandboxrun.cli.table import COMMANDS
+from sandboxrun.cli.group import COMMANDS, TABLE, root
 from sandboxrun.data import Data
 from sandboxrun.profile.files import bases
 from sandboxrun.profile.functions import FILTERS, MAP_METHODS, TEXT_METHODS

@@ -1,16 +1,93 @@
-"""The root command: a click group that imports a command's module only when that command is used.
+"""The commands: where each is, what `--help` says of it, what the exit codes mean; the group that finds them.
 
-Owns the looking up, the help's layout and the answer to an unknown command.
+The lists are data, and a command's module is imported only when that command is used, so that `--help` imports none.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import click
 from click.shell_completion import CompletionItem
 
-from sandboxrun.cli.table import COMMANDS, SECTIONS
+
+class Entry(NamedTuple):
+    """A command: "module:attribute" below `sandboxrun.cli.commands`, and its line in the list of commands."""
+
+    target: str
+    help: str
+
+
+SECTIONS: Mapping[str, Mapping[str, Entry]] = {
+    "Profile": {
+        "init": Entry("init:init", "Write a commented sandbox.yaml to start from."),
+        "validate": Entry("validate:validate", "Check profiles and report all errors, each with its line."),
+        "render": Entry("render:render", "Print the effective profile and the source of each value."),
+        "schema": Entry("schema:schema", "Print the JSON Schema of a profile, for editors and other programs."),
+        "explain": Entry("explain:explain", "Show an option's documentation."),
+    },
+    "Sandboxes": {
+        "plan": Entry("plan:plan", "Show what apply would do, option by option, and why."),
+        "apply": Entry("apply:apply", "Create, update or remove sandboxes to match the profile."),
+        "run": Entry("run:run", "Run sandboxes to their end, save the evidence, clean up."),
+        "ps": Entry("ps:ps", "List the project's sandboxes."),
+        "logs": Entry("logs:logs", "Show the output of sandboxes."),
+        "exec": Entry("exec:exec_", "Run a command in a sandbox."),
+        "verify": Entry("verify:verify", "Probe from inside whether each restriction holds."),
+        "wait": Entry("wait:wait", "Wait until sandboxes have ended."),
+        "destroy": Entry("destroy:destroy", "Save all evidence, then remove the sandboxes."),
+    },
+    "Other": {
+        "gateway": Entry("gateway:gateway", "Build the image of the sandboxes' gateways."),
+        "doctor": Entry("doctor:doctor", "Show what the engine offers, and what it cannot enforce."),
+        "completion": Entry("completion:completion", "Print the completion script of a shell."),
+    },
+}
+
+COMMANDS: Mapping[str, Entry] = {name: entry for part in SECTIONS.values() for name, entry in part.items()}
+
+# -- exit codes
+
+# code → what it means, for the docs
+TABLE: Mapping[str, str] = {
+    "0": "done; with plan --detailed-exitcode: no changes; with doctor: everything can be enforced; with verify: "
+    "everything holds",
+    "1": "failed: the profile is wrong, no plan can be made, a step failed, doctor found what can't be enforced, or "
+    "verify what does not hold or is unknown",
+    "2": "the command line is wrong; with plan --detailed-exitcode: there are changes",
+    "124": "run, wait, apply --wait: a sandbox was ended by its timeout, or did not end in time",
+    "125": "run, exec, wait, apply --wait: sandboxrun failed, not the agent",
+    "130": "ended by SIGINT (^C)",
+    "141": "stdout or stderr was closed before everything was written",
+    "143": "ended by SIGTERM",
+    "other": "run, exec, wait, apply --wait: the agent's own code; 137 when it was killed, as for too much memory",
+}
+
+BROKEN_PIPE = 141
+_OWN = 125
+# (command, the option that makes it so) → the code of every failure, where the usual one could be taken for a result
+_FAILS_WITH: Mapping[tuple[str, str | None], int] = {
+    ("run", None): _OWN,
+    ("exec", None): _OWN,
+    ("wait", None): _OWN,
+    ("apply", "--wait"): _OWN,
+    ("plan", "--detailed-exitcode"): 1,
+}
+
+
+def code_of_failure(command: str | None, arguments: Sequence[str], usual: int) -> int:
+    """The exit code of a failure of `command` that would be `usual` elsewhere.
+
+    `arguments` are looked at as they were written: they may be what could not be understood.
+    """
+    if usual not in (1, 2):
+        return usual  # a timeout says more than that
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    for (name, option), code in _FAILS_WITH.items():
+        if name == command and (option is None or option in ours):
+            return code
+    return usual
 
 
 class LazyGroup(click.Group):

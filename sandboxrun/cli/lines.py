@@ -15,7 +15,7 @@ from typing import TextIO
 
 import click
 
-from sandboxrun.cli.exitcodes import BROKEN_PIPE
+from sandboxrun.cli.group import BROKEN_PIPE
 from sandboxrun.cli.output import colour_of, coloured
 from sandboxrun.errors import ExitCode, SandboxrunError, longest_spelling, printable, redact
 from sandboxrun.report.diagnostics import without_commands

@@ -10,16 +10,16 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from sandboxrun.cli.exitcodes import BROKEN_PIPE, code_of_failure
-from sandboxrun.cli.group import root
-from sandboxrun.cli.output import hide
+from sandboxrun.cli.group import BROKEN_PIPE, code_of_failure, root
+from sandboxrun.cli.output import hidden, hide, note, tell
 
 if TYPE_CHECKING:
-    from sandboxrun.errors import Diagnostic, SandboxrunError
+    from sandboxrun.errors import Diagnostic
 
 STDOUT = "stdout"
 COMPLETING = "_SANDBOXRUN_COMPLETE"  # set by the completion scripts
@@ -62,8 +62,6 @@ def _run(group: click.Group, arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except (KeyboardInterrupt, click.Abort):
-        from sandboxrun.cli.output import note
-
         note("interrupted")
         return 130
     except Exception as error:
@@ -87,13 +85,9 @@ def _report(error: Exception) -> int:
         from sandboxrun.errors import SandboxrunError
 
         if isinstance(error, SandboxrunError):
-            return _report_expected(error)
+            _tell(*error.diagnostics)
+            return int(error.exit_code)
     return _report_bug(error)
-
-
-def _report_expected(error: SandboxrunError) -> int:
-    _tell(*error.diagnostics)
-    return int(error.exit_code)
 
 
 def _report_usage(error: click.ClickException) -> int:
@@ -114,19 +108,38 @@ def _report_usage(error: click.ClickException) -> int:
 
 
 def _report_bug(error: Exception) -> int:
-    from sandboxrun.cli.crash import write_crash
     from sandboxrun.errors import Diagnostic
 
-    path = write_crash(error)
+    path = _write_crash(error)
     help = f"what led to it is in {path}; please report it" if path else "please report it"
     said = f"{type(error).__name__}: {error}".splitlines()[0]
     _tell(Diagnostic(message=f"this is a bug in sandboxrun: {said}", help=help))
     return 1
 
 
-def _tell(*diagnostics: Diagnostic) -> None:
-    from sandboxrun.cli.output import tell
+def _write_crash(error: BaseException) -> Path | None:
+    """Write the traceback to a new file that only the user can read; None when that fails too."""
+    import tempfile
+    import traceback
 
+    from sandboxrun.evidence.errors import EvidenceError
+    from sandboxrun.evidence.state import state_path
+
+    folders: list[Path | None] = [None]
+    with contextlib.suppress(EvidenceError):
+        folders.insert(0, state_path())
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            if folder is not None:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix="sandboxrun-crash-", suffix=".log", dir=folder)
+            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(hidden("".join(traceback.format_exception(error))))
+            return Path(name)
+    return None
+
+
+def _tell(*diagnostics: Diagnostic) -> None:
     with contextlib.suppress(BrokenPipeError):
         for diagnostic in diagnostics:
             tell(diagnostic)

@@ -12,9 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from sandboxrun import __version__
-from sandboxrun.cli import exitcodes, project
-from sandboxrun.cli.group import root
-from sandboxrun.cli.table import COMMANDS
+from sandboxrun.cli import group, project
+from sandboxrun.cli.group import COMMANDS, root
 from sandboxrun.errors import ExitCode
 
 from .conftest import Say
@@ -163,11 +162,11 @@ def test_two_default_profiles_are_one_too_many(say: Say, here: Path) -> None:
 def test_a_failure_is_told_from_an_agents_own_code(
     command: str | None, arguments: list[str], usual: int, code: int
 ) -> None:
-    assert exitcodes.code_of_failure(command, arguments, usual) == code
+    assert group.code_of_failure(command, arguments, usual) == code
 
 
 def test_the_table_has_every_code() -> None:
-    assert {str(int(code)) for code in ExitCode} < exitcodes.TABLE.keys()
+    assert {str(int(code)) for code in ExitCode} < group.TABLE.keys()
 
 
 def test_a_bug_is_one_line_and_a_log(say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +218,7 @@ def test_a_reader_that_goes_away_ends_it_quietly() -> None:
     os.close(read)
     ran = subprocess.run([sys.executable, "-m", "sandboxrun", "schema"], stdout=write, stderr=subprocess.PIPE)
     os.close(write)
-    assert (ran.returncode, ran.stderr) == (exitcodes.BROKEN_PIPE, b"")
+    assert (ran.returncode, ran.stderr) == (group.BROKEN_PIPE, b"")
 
 
 def test_colours_only_on_a_terminal_that_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
