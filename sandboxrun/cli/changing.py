@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sandboxrun.backend.events import Event
-from sandboxrun.cli.options import Talk
+from sandboxrun.cli.options import Given
 from sandboxrun.cli.output import hidden_texts, note, result, tell_all, terminal_width
 from sandboxrun.plan.changes import Plan
 from sandboxrun.report.progress import Progress, progress_for
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Telling:
     """A context around one change of the engine; its methods are what the workflow calls back."""
 
-    def __init__(self, talk: Talk, as_json: bool = False) -> None:
+    def __init__(self, talk: Given, as_json: bool = False) -> None:
         self._talk, self._json = talk, as_json
         self._progress: Progress = progress_for(
             sys.stdout if as_json else sys.stderr,
@@ -46,7 +46,7 @@ class Telling:
         )
         self._over = False
         self._proving: Proving | None = None
-        self._aside: Talk | None = None
+        self._aside: Given | None = None
         self.on_verifying: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Telling:
@@ -89,7 +89,7 @@ class Telling:
         settings: ApplySettings,
         *,
         wanted: bool = True,
-        aside: Talk | None = None,
+        aside: Given | None = None,
     ) -> Iterator[Proving | None]:
         """What is proven, told at the end: the table where something does not hold, else the counts. `aside`: on
         stderr, where stdout has what sandboxes print; how much of it."""

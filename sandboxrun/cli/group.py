@@ -65,6 +65,7 @@ TABLE: Mapping[str, str] = {
 }
 
 BROKEN_PIPE = 141
+COMPLETING = "_SANDBOXRUN_COMPLETE"  # set by the completion scripts
 _OWN = 125
 # (command, the option that makes it so) → the code of every failure, where the usual one could be taken for a result
 _FAILS_WITH: Mapping[tuple[str, str | None], int] = {

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from sandboxrun.cli.group import BROKEN_PIPE, code_of_failure, root
+from sandboxrun.cli.group import BROKEN_PIPE, COMPLETING, code_of_failure, root
 from sandboxrun.cli.output import hidden, hide, note, tell
 
 if TYPE_CHECKING:
     from sandboxrun.errors import Diagnostic
 
 STDOUT = "stdout"
-COMPLETING = "_SANDBOXRUN_COMPLETE"  # set by the completion scripts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,29 +8,36 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
-Decorator = Callable[[F], F]
+from sandboxrun.errors import UsageError
+
+Decorator = Callable[[Any], Any]
 
 
 class Given(NamedTuple):
-    """Which profile, with what values: the options that every command on a profile takes."""
+    """What was given for the options that commands share; what a command does not have is as if it was left out."""
 
-    files: tuple[Path, ...]
-    vars: tuple[str, ...]
-    var_files: tuple[Path, ...]
-    allow_outside: bool
+    files: tuple[Path, ...] = ()
+    vars: tuple[str, ...] = ()
+    var_files: tuple[Path, ...] = ()
+    allow_outside: bool = False
     evidence: Path | None = None
-
-
-class Talk(NamedTuple):
-    """How much is told on stderr beside the result."""
-
-    quiet: bool
-    verbose: bool
+    host: str | None = None
+    names: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    replace: tuple[str, ...] = ()
+    rerun: bool = False
+    refresh_only: bool = False
+    parallelism: int = 4
+    lock_timeout: float = 60.0
+    form: str | None = None
+    yes: bool = False
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
@@ -53,7 +60,7 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic from click 
 _PATH = click.Path(path_type=Path)
 
 
-def _file(*spelled: str) -> Decorator[Any]:
+def _file(*spelled: str) -> Decorator:
     return click.option(
         *spelled,
         "files",
@@ -143,79 +150,51 @@ timeout_of_wait = click.option(
 interactive = click.option(
     "-i", "--interactive", is_flag=True, help="Pass standard input (with run: the terminal) to the sandbox."
 )
+raw = click.option("--raw", is_flag=True, help="Print terminal escapes unchanged, instead of making them visible.")
 names = click.argument("names", nargs=-1, metavar="[NAME]...")
 
 
-def format_of(*formats: str) -> Decorator[Any]:
+def format_of(*formats: str) -> Decorator:
     """`--format`, with what the command can write; the first is the default. `--json` is short for one of them."""
     return click.option(
         "--format", "form", type=click.Choice(formats), help=f"How to print the result. Default: {formats[0]}."
     )
 
 
-def chosen_format(form: str | None, as_json: bool, default: str = "text") -> str:
+def chosen_format(given: Given, default: str = "text") -> str:
     """What `--format` and `--json` come to. Raises UsageError where they clash."""
-    if as_json and form not in (None, "json"):
-        from sandboxrun.errors import UsageError
-
-        raise UsageError(f"--json and --format {form} exclude each other")
-    return "json" if as_json else form or default
+    if given.as_json and given.form not in (None, "json"):
+        raise UsageError(f"--json and --format {given.form} exclude each other")
+    return "json" if given.as_json else given.form or default
 
 
-def check_json_asks_nobody(as_json: bool, yes: bool) -> None:
+def check_json_asks_nobody(given: Given) -> None:
     """Raise UsageError for --json without --yes: JSON lines leave no room for a question."""
-    if as_json and not yes:
-        from sandboxrun.errors import UsageError
-
+    if given.as_json and not given.yes:
         raise UsageError("--json asks nobody", help="review the plan first, then pass --yes as well")
 
 
-def _together(function: Callable[..., Any], *options: Decorator[Any]) -> Any:
-    for option in reversed(options):
-        function = option(function)
-    return function
+def taking(*options: Decorator) -> Decorator:
+    """A command's options and arguments, in the help's order. Those that commands share come as `given`."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        @functools.wraps(function)
+        def packed(**values: Any) -> Any:
+            shared = {name: values.pop(name) for name in Given._fields if name in values}
+            return function(given=Given(**shared), **values)
+
+        decorated: Any = packed
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
 
 
-def on_profile(function: Callable[..., Any], file: Decorator[Any] = file) -> Any:
-    """The options of a command on a profile, as `given`."""
-
-    @functools.wraps(function)
-    def packed(**values: Any) -> Any:
-        given = Given(
-            files=values.pop("files"),
-            vars=values.pop("vars"),
-            var_files=values.pop("var_files"),
-            allow_outside=values.pop("allow_outside"),
-            evidence=values.pop("evidence", None),
-        )
-        return function(given=given, **values)
-
-    return _together(packed, file, var, var_file, allow_outside)
-
-
-def on_engine(function: Callable[..., Any]) -> Any:
-    """The options of a command on a profile and an engine: `given` and `host`."""
-    return on_profile(_together(function, host))
-
-
-def on_project(function: Callable[..., Any]) -> Any:
-    """The same with the place of evidence, which is part of `given`."""
-    return on_profile(_together(function, evidence, host))
-
-
-def on_followed_project(function: Callable[..., Any]) -> Any:
-    """The same without `-f`, which is the command's own."""
-    return on_profile(_together(function, evidence, host), file_spelled_out)
-
-
-def telling(function: Callable[..., Any]) -> Any:
-    """`-q` and `-v`, as `talk`."""
-
-    @functools.wraps(function)
-    def packed(**values: Any) -> Any:
-        return function(talk=Talk(quiet=values.pop("quiet"), verbose=values.pop("verbose")), **values)
-
-    return _together(packed, quiet, verbose)
+# Those of every command on a profile; on a profile, an engine and the evidence; on how much is printed
+PROFILE = (file, var, var_file, allow_outside)
+PROJECT = (*PROFILE, evidence, host)
+SPOKEN = (quiet, verbose)
 
 
 class WithCommand(click.Command):

@@ -1,11 +1,15 @@
-"""From options to what the workflow takes: the profile, the engine, the evidence store.
+"""From options to what commands work on: the profile, the engine, the evidence store, the sandboxes that names mean.
 
-Owns the default file names, and the words for when there is none.
+Owns the default file names, and the words for what is not there.
 """
 
 from __future__ import annotations
 
 import os
+<<<<<<< HEAD
+=======
+from collections.abc import Iterable, Mapping
+>>>>>>> ce94bc0 (cli: what was given for shared options is one record; doctor, running and crash are parts of what uses them)
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +17,25 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from sandboxrun.cli.options import Given
+<<<<<<< HEAD
+=======
+from sandboxrun.errors import Diagnostic, UsageError, did_you_mean, quoted
+from sandboxrun.profile.cache import VerdictCache, inputs_key
+>>>>>>> ce94bc0 (cli: what was given for shared options is one record; doctor, running and crash are parts of what uses them)
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
     from sandboxrun.backend.docker.client import Engine
     from sandboxrun.evidence.store import Store
     from sandboxrun.lifecycle.saved import SavedPlan
+<<<<<<< HEAD
+=======
+    from sandboxrun.plan.planner import Options
+    from sandboxrun.profile.loader import Loaded
+>>>>>>> ce94bc0 (cli: what was given for shared options is one record; doctor, running and crash are parts of what uses them)
     from sandboxrun.profile.variables import Inputs
     from sandboxrun.spec.project import Profile
+    from sandboxrun.spec.state import ObservedSandbox
 
 DEFAULT_FILES = ("sandbox.yaml", "sandbox.yml")
 
@@ -29,8 +44,6 @@ def default_files() -> tuple[Path, ...]:
     """The profile in the current directory, if there is one."""
     found = [Path(name) for name in DEFAULT_FILES if os.path.lexists(name)]
     if len(found) > 1:
-        from sandboxrun.errors import UsageError
-
         raise UsageError("there are both sandbox.yaml and sandbox.yml", help="pass the one you mean with --file")
     return tuple(found)
 
@@ -39,8 +52,6 @@ def profile_files(given: Given) -> tuple[Path, ...]:
     """The files of the profile. Raises UsageError when there is none."""
     files = given.files or default_files()
     if not files:
-        from sandboxrun.errors import UsageError
-
         raise UsageError(
             f"there is no profile here: neither sandbox.yaml nor sandbox.yml is in {os.getcwd()}",
             help="create one with `sandboxrun init`, or pass one with --file",
@@ -104,3 +115,42 @@ def load_saved(given: Given, saved: SavedPlan) -> Profile:
     values = {name: value for name, value in saved.inputs.items() if name not in named}
     inputs = structs.replace(inputs_of(given), values=values)
     return announced(load(saved.files, inputs=inputs, directory=saved.directory, allow_outside=given.allow_outside))
+
+
+def choices(given: Given) -> Options:
+    """What the command line says of the plan to make."""
+    from sandboxrun.plan.planner import Options
+
+    return Options(targets=given.targets, replace=given.replace, rerun=given.rerun, refresh_only=given.refresh_only)
+
+
+# -- sandboxes by name, without a plan
+
+
+def matches(address: str, names: Iterable[str]) -> bool:
+    """Whether one of the names means this address: itself, or the sandbox that it is an instance of."""
+    return address in names or address.partition("[")[0] in names
+
+
+def observed(engine: Engine, profile: Profile) -> tuple[ObservedSandbox, ...]:
+    """The project's containers, in the profile's order, those it does not declare last."""
+    from sandboxrun.backend.docker.owned import own_sandboxes
+
+    seen = own_sandboxes(engine, profile.names)
+    order = {sandbox.address: n for n, sandbox in enumerate(profile.sandboxes)}
+    return tuple(sorted(seen, key=lambda o: (order.get(o.address, len(order)), o.address, o.one_off, o.created)))
+
+
+def check_names(names: tuple[str, ...], addresses: Iterable[str]) -> None:
+    """Raise UsageError for names that mean no sandbox."""
+    known = sorted({name for a in addresses for name in (a, a.partition("[")[0])})
+    faults = [
+        Diagnostic(
+            message=f"there is no sandbox {quoted(name)}",
+            help=did_you_mean(name, known) or f"there are: {', '.join(known) or 'none'}",
+        )
+        for name in names
+        if name not in known
+    ]
+    if faults:
+        raise UsageError(*faults)

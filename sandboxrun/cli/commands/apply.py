@@ -22,52 +22,38 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("planfile", required=False, type=click.Path(path_type=Path), metavar="[PLANFILE]")
-@opt.on_project
-@opt.target
-@opt.replace
-@opt.rerun
-@opt.refresh_only
-@opt.parallelism
-@opt.verifying
-@opt.wait
-@opt.wait_timeout
-@opt.lock_timeout
-@opt.yes
-@opt.as_json
-@opt.telling
-def apply(
-    planfile: Path | None,
-    given: opt.Given,
-    host: str | None,
-    targets: tuple[str, ...],
-    replace: tuple[str, ...],
-    rerun: bool,
-    refresh_only: bool,
-    parallelism: int,
-    verifying: bool,
-    wait: bool,
-    wait_timeout: float | None,
-    lock_timeout: float,
-    yes: bool,
-    as_json: bool,
-    talk: opt.Talk,
-) -> int:
+@opt.taking(
+    click.argument("planfile", required=False, type=click.Path(path_type=Path), metavar="[PLANFILE]"),
+    *opt.PROJECT,
+    opt.target,
+    opt.replace,
+    opt.rerun,
+    opt.refresh_only,
+    opt.parallelism,
+    opt.verifying,
+    opt.wait,
+    opt.wait_timeout,
+    opt.lock_timeout,
+    opt.yes,
+    opt.as_json,
+    *opt.SPOKEN,
+)
+def apply(given: opt.Given, planfile: Path | None, verifying: bool, wait: bool, wait_timeout: float | None) -> int:
     """Create, update or remove sandboxes to match the profile. Shows the plan and asks first, unless -y.
 
     PLANFILE, from plan --out, is carried out exactly as shown, or refused if anything has changed since. With --wait
     the exit code is the agents' own.
     """
     from sandboxrun.backend.docker.connect import import_ahead
+    from sandboxrun.cli.project import choices
     from sandboxrun.errors import UsageError
-    from sandboxrun.plan.planner import Options
 
-    opt.check_json_asks_nobody(as_json, yes)
+    opt.check_json_asks_nobody(given)
     if wait_timeout is not None and not wait:
         raise UsageError("--wait-timeout goes with --wait")
-    if refresh_only and (replace or rerun or wait or verifying):
+    if given.refresh_only and (given.replace or given.rerun or wait or verifying):
         raise UsageError("--refresh-only changes nothing: --replace, --rerun, --wait and --verify do not go with it")
-    chosen = Options(targets=targets, replace=replace, rerun=rerun, refresh_only=refresh_only)
+    chosen = choices(given)
     import_ahead()
     profile, saved = _profile(given, planfile, chosen)
     from sandboxrun.cli.changing import Telling
@@ -78,11 +64,11 @@ def apply(
     store = open_store(profile, given)
     with (
         CleanStop() as stopping,
-        open_engine(host, _connections(parallelism, profile, wait, verifying)) as engine,
-        Telling(talk, as_json) as telling,
+        open_engine(given.host, _connections(given.parallelism, profile, wait, verifying)) as engine,
+        Telling(given, given.as_json) as telling,
     ):
-        settings = _settings(telling, stopping, parallelism, lock_timeout)
-        asking = Asking("apply", yes=yes, show=telling.plan, begin=stopping.before(telling.begin))
+        settings = _settings(telling, stopping, given)
+        asking = Asking("apply", yes=given.yes, show=telling.plan, begin=stopping.before(telling.begin))
         project, change = (engine, profile, store), {"options": chosen, "settings": settings, "expected": saved}
         with telling.proving(engine, profile, settings, wanted=verifying) as proof:
             code = _carry_out(project, telling, wait_timeout, wait=wait, confirm=asking, proof=proof, **change)
@@ -105,13 +91,13 @@ def _carry_out(
     return 0
 
 
-def _settings(telling: Telling, stopping: CleanStop, parallelism: int, lock_timeout: float) -> ApplySettings:
+def _settings(telling: Telling, stopping: CleanStop, given: opt.Given) -> ApplySettings:
     from sandboxrun.backend.owner import process_began
     from sandboxrun.lifecycle.apply import ApplySettings
 
     return ApplySettings(
-        parallelism=parallelism,
-        lock_wait=lock_timeout,
+        parallelism=given.parallelism,
+        lock_wait=given.lock_timeout,
         listener=telling.listener,
         on_wait=telling.waiting,
         stop=stopping.stop,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from sandboxrun.cli.main import COMPLETING
+from sandboxrun.cli.group import COMPLETING, root
 from sandboxrun.cli.output import result
 
 
@@ -16,8 +16,6 @@ def completion(shell: str) -> None:
 
     For bash, add to ~/.bashrc:  eval "$(sandboxrun completion bash)"
     """
-    from sandboxrun.cli.group import root
-
     found = get_completion_class(shell)
     if found is None:
         raise click.UsageError(f"there is no completion for {shell}")

@@ -10,23 +10,8 @@ from sandboxrun.cli import options as opt
 
 
 @click.command()
-@opt.on_project
-@opt.target
-@opt.parallelism
-@opt.lock_timeout
-@opt.yes
-@opt.as_json
-@opt.telling
-def destroy(
-    given: opt.Given,
-    host: str | None,
-    targets: tuple[str, ...],
-    parallelism: int,
-    lock_timeout: float,
-    yes: bool,
-    as_json: bool,
-    talk: opt.Talk,
-) -> int:
+@opt.taking(*opt.PROJECT, opt.target, opt.parallelism, opt.lock_timeout, opt.yes, opt.as_json, *opt.SPOKEN)
+def destroy(given: opt.Given) -> int:
     """Save all evidence of the project, then remove its sandboxes. Asks first, unless -y."""
     from sandboxrun.backend.docker.connect import import_ahead
     from sandboxrun.cli.changing import Telling
@@ -34,23 +19,27 @@ def destroy(
     from sandboxrun.cli.project import load_profile, open_engine, open_store
     from sandboxrun.cli.signals import CleanStop
 
-    opt.check_json_asks_nobody(as_json, yes)
+    opt.check_json_asks_nobody(given)
     import_ahead()
     profile = load_profile(given)
     from sandboxrun.lifecycle import apply as converge
 
-    with CleanStop() as stopping, open_engine(host, parallelism) as engine, Telling(talk, as_json) as telling:
+    with (
+        CleanStop() as stopping,
+        open_engine(given.host, given.parallelism) as engine,
+        Telling(given, given.as_json) as telling,
+    ):
         settings = converge.ApplySettings(
-            parallelism=parallelism,
-            lock_wait=lock_timeout,
+            parallelism=given.parallelism,
+            lock_wait=given.lock_timeout,
             listener=telling.listener,
             on_wait=telling.waiting,
             stop=stopping.stop,
             environment=os.environ,
         )
-        asking = Asking("destroy", yes=yes, show=telling.plan, begin=stopping.before(telling.begin))
+        asking = Asking("destroy", yes=given.yes, show=telling.plan, begin=stopping.before(telling.begin))
         outcome = converge.destroy(
-            engine, profile, open_store(profile, given), targets=targets, settings=settings, confirm=asking
+            engine, profile, open_store(profile, given), targets=given.targets, settings=settings, confirm=asking
         )
         telling.ended(outcome)
         return stopping.exit_code(1 if asking.declined else 0)

@@ -1,129 +1,209 @@
-"""`sandboxrun doctor`: the engine, and whether it can enforce the profile."""
+"""`sandboxrun doctor`: the engine's facts in words, what of a profile it can't enforce, where an engine was sought."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
+from sandboxrun.backend.docker.connect import Endpoint, connect, resolve
+from sandboxrun.backend.docker.facts import EngineFacts, Quota, engine_facts
+from sandboxrun.backend.errors import EngineError
 from sandboxrun.cli import options as opt
-from sandboxrun.cli.output import note, result
+from sandboxrun.cli import project
+from sandboxrun.cli.output import note, result, tell_all
+from sandboxrun.errors import printable
+from sandboxrun.report.diagnostics import diagnostic_json
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
-    from sandboxrun.backend.docker.connect import Endpoint
-    from sandboxrun.errors import Diagnostic, SandboxrunError
-    from sandboxrun.spec.project import Profile
 
 
 @click.command()
-@opt.on_engine
-@opt.as_json
-def doctor(given: opt.Given, host: str | None, as_json: bool) -> int:
+@opt.taking(*opt.PROFILE, opt.host, opt.as_json)
+def doctor(given: opt.Given) -> int:
     """Show what the engine offers and, if there is a profile, which of its options the engine cannot enforce.
 
     Exits with 1 if something cannot be enforced, or if no engine answers.
     """
-    from sandboxrun.backend.docker.connect import connect, resolve
-    from sandboxrun.backend.errors import EngineError
-
-    endpoint = resolve(host, os.environ)
+    endpoint = resolve(given.host, os.environ)
     try:
-        engine = connect(host)
+        engine = connect(given.host)
     except EngineError as error:
-        return _unreachable(error, host, endpoint, as_json)
+        message = error.diagnostics[0].message
+        if given.as_json:
+            result({"engine": None, "endpoint": endpoint.url, "origin": endpoint.origin, "error": message})
+            return 1
+        looked = [f"  {line}" for line in sought(given.host, os.environ, endpoint)]
+        do = [f"  - {line}" for line in advice(endpoint)]
+        result("\n".join([f"no engine: {message}", "", "looked for in this order:", *looked, "", "what to do:", *do]))
+        return 1
     with engine:
-        return _examine(engine, endpoint, given, as_json)
+        return _examine(engine, endpoint, given)
 
 
-def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given, as_json: bool) -> int:
-    from sandboxrun.backend.docker.facts import engine_facts
+def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
     from sandboxrun.backend.docker.filesystem import filters_paths
-    from sandboxrun.cli import doctoring
-
-    facts = engine_facts(engine.version(), engine.info(), engine.networks())
-    shares, why = engine.shares_filesystem(), engine.filesystem_reason()
-    files = given.files or _default_files()
-    profile = _profile(given) if files else None
-    faults = _faults(engine, profile) if profile is not None else []
-    if as_json:
-        told: dict[str, Any] = {"engine": doctoring.engine_plain(facts, engine.api_version, endpoint, shares, why)}
-        told["gateway"] = doctoring.gateway_plain(engine)
-        told["host_filters_paths"] = filters_paths(engine)
-        told["profile"] = None if profile is None else _profile_plain(profile, faults)
-        result(told)
-        return 1 if faults else 0
-    lines = [
-        *doctoring.engine_lines(facts, engine.api_version, endpoint, shares, why),
-        doctoring.gateway_line(engine),
-        doctoring.broadcasts_line(filters_paths(engine)),
-    ]
-    width = max(len(name) for name, _ in lines)
-    result("\n".join(f"{name:<{width}}  {text}" for name, text in lines))
-    for warning in facts.warnings:
-        result(f"{'warning':<{width}}  {warning}")
-    if profile is None:
-        note("\nThere is no profile here to check against it: pass one with --file.")
-        return 0
-    return _verdict(profile, faults)
-
-
-def _default_files() -> tuple[Any, ...]:
-    from sandboxrun.cli.project import default_files
-
-    return default_files()
-
-
-def _profile(given: opt.Given) -> Profile:
-    from sandboxrun.cli.project import load_profile
-
-    return load_profile(given)
-
-
-def _faults(engine: Engine, profile: Profile) -> list[Diagnostic]:
     from sandboxrun.backend.docker.observe import offers_of
     from sandboxrun.plan.preflight import preflight
 
-    return preflight(profile.sandboxes, profile, offers_of(engine, engine.info(), profile.sandboxes))
+    facts = engine_facts(engine.version(), engine.info(), engine.networks())
+    shares, why = engine.shares_filesystem(), engine.filesystem_reason()
+    profile, faults = None, []
+    if given.files or project.default_files():
+        profile = project.load_profile(given)
+        faults = preflight(profile.sandboxes, profile, offers_of(engine, engine.info(), profile.sandboxes))
+    if given.as_json:
+        judged = None
+        if profile is not None:
+            judged = {
+                "project": profile.project,
+                "sandboxes": [sandbox.address for sandbox in profile.sandboxes],
+                "enforceable": not faults,
+                "faults": [diagnostic_json(fault) for fault in faults],
+            }
+        told = {
+            "engine": engine_plain(facts, engine.api_version, endpoint, shares, why),
+            "gateway": gateway_plain(engine),
+            "host_filters_paths": filters_paths(engine),
+            "profile": judged,
+        }
+        result(told)
+        return 1 if faults else 0
+    lines = [
+        *engine_lines(facts, engine.api_version, endpoint, shares, why),
+        gateway_line(engine),
+        ("broadcasts", _BROADCASTS[filters_paths(engine)]),
+        *(("warning", warning) for warning in facts.warnings),
+    ]
+    width = max(len(name) for name, _ in lines)
+    result("\n".join(f"{name:<{width}}  {text}" for name, text in lines))
+    if profile is None:
+        note("\nThere is no profile here to check against it: pass one with --file.")
+        return 0
+    count = len(profile.sandboxes)
+    of_what = f"its {count} sandbox{'' if count == 1 else 'es'}"
+    if not faults:
+        result(f"\nproject {profile.project}: every option of {of_what} can be enforced here")
+        return 0
+    options = f"{len(faults)} option{'' if len(faults) == 1 else 's'}"
+    result(f"\nproject {profile.project}: {options} of {of_what} can't be enforced here")
+    tell_all(faults)
+    return 1
 
 
-def _profile_plain(profile: Profile, faults: list[Diagnostic]) -> dict[str, Any]:
-    from sandboxrun.report.diagnostics import diagnostic_json
+_QUOTA = {
+    Quota.YES: "can be limited",
+    Quota.NO: "can't be limited",
+    Quota.UNKNOWN: "depends on a mount option (pquota) that the engine does not tell",
+}
+_LIMITS = {
+    "memory": "memory",
+    "swap": "swap",
+    "cpus": "CPUs",
+    "cpu_shares": "CPU shares",
+    "cpuset": "cpusets",
+    "pids": "processes",
+}
+# What settles the engine, in the order it counts; the same as backend/docker/connect.py has.
+SETTINGS = ("DOCKER_SOCKET", "DOCKER_HOST", "DOCKER_CONTEXT")
 
+
+def engine_lines(facts: EngineFacts, api: str, endpoint: Endpoint, shares: bool, why: str) -> list[tuple[str, str]]:
+    """The engine in words: what, and what of it."""
+    limits = msgspec.structs.asdict(facts.limits)
+    missing = [words for key, words in _LIMITS.items() if not limits[key]]
+    kept = [words for key, words in _LIMITS.items() if limits[key]]
+    told = [
+        ("engine", f"{facts.name} {facts.version} at {endpoint}"),
+        ("API", f"{api} in use, {facts.api_version} offered"),
+        ("system", f"{facts.system}, {facts.architecture}, kernel {facts.kernel}"),
+        ("machine", f"{facts.cpus} CPUs, {facts.memory / 2**30:.1f} GiB of memory"),
+        ("cgroups", f"version {facts.cgroup_version}, driver {facts.cgroup_driver}"),
+        ("limits", ", ".join(kept) + (f"; NOT {', '.join(missing)}" if missing else "")),
+        ("swap", "counted: memswap_limit holds" if facts.limits.swap else "NOT counted: memswap_limit can't be held"),
+        ("runtimes", f"{', '.join(facts.runtimes)}; default {facts.default_runtime}"),
+        ("seccomp", f"on, profile {facts.seccomp}" if facts.seccomp else "OFF"),
+        ("security", _security(facts)),
+        ("storage", f"{facts.storage_driver}; a sandbox's disk use {_QUOTA[facts.storage_quota]}"),
+        ("logging", f"{facts.logging_driver} by default"),
+        ("networks", f"room for {facts.free_subnets} more"),
+        ("files", f"{'shared with' if shares else 'not shared with'} this process: {why}"),
+    ]
+    return [(name, printable(text)) for name, text in told]
+
+
+def _security(facts: EngineFacts) -> str:
+    kinds = {"AppArmor": facts.apparmor, "SELinux": facts.selinux, "user namespaces": facts.userns}
+    on = [name for name, there in {**kinds, "rootless": facts.rootless}.items() if there]
+    return ", ".join(on) or "no AppArmor, SELinux, user namespaces or rootless mode"
+
+
+def engine_plain(facts: EngineFacts, api: str, endpoint: Endpoint, shares: bool, why: str) -> dict[str, Any]:
+    """The same as data."""
+    plain = msgspec.to_builtins(facts)
     return {
-        "project": profile.project,
-        "sandboxes": [sandbox.address for sandbox in profile.sandboxes],
-        "enforceable": not faults,
-        "faults": [diagnostic_json(fault) for fault in faults],
+        **plain,
+        "api_in_use": api,
+        "endpoint": endpoint.url,
+        "origin": endpoint.origin,
+        "shares_filesystem": shares,
+        "filesystem_reason": why,
     }
 
 
-def _verdict(profile: Profile, faults: list[Diagnostic]) -> int:
-    from sandboxrun.cli.output import tell
+def gateway_plain(engine: Engine) -> dict[str, Any]:
+    """The image of sandboxes' gateways, and whether the engine has it."""
+    from sandboxrun.gateway.image import reference
 
-    count = len(profile.sandboxes)
-    of_what = f"{count} sandbox{'' if count == 1 else 'es'}"
-    if not faults:
-        result(f"\nproject {profile.project}: every option of its {of_what} can be enforced here")
-        return 0
-    options = f"{len(faults)} option{'' if len(faults) == 1 else 's'}"
-    result(f"\nproject {profile.project}: {options} of its {of_what} can't be enforced here")
-    for fault in faults:
-        tell(fault)
-    return 1
+    return {"image": reference(), "present": engine.image(reference()) is not None}
 
 
-def _unreachable(error: SandboxrunError, host: str | None, endpoint: Endpoint, as_json: bool) -> int:
-    """No engine: where it was looked for, and what to do."""
-    from sandboxrun.cli import doctoring
+def gateway_line(engine: Engine) -> tuple[str, str]:
+    """The same in words."""
+    found = gateway_plain(engine)
+    return "gateway", f"image {found['image']}" if found["present"] else "NO image: `sandboxrun gateway build` makes it"
 
-    if as_json:
-        message = error.diagnostics[0].message
-        result({"engine": None, "endpoint": endpoint.url, "origin": endpoint.origin, "error": message})
-        return 1
-    lines = [f"no engine: {error.diagnostics[0].message}", "", "looked for in this order:"]
-    lines += [f"  {line}" for line in doctoring.sought(host, os.environ, endpoint)]
-    lines += ["", "what to do:", *(f"  - {line}" for line in doctoring.advice(endpoint))]
-    result("\n".join(lines))
-    return 1
+
+# What happens to what a sandbox sends to everybody on its network, the engine's machine among them
+_BROADCASTS = {
+    True: "of sandboxes are dropped by the host (rp_filter)",
+    False: "of sandboxes reach the HOST's UDP services: set net.ipv4.conf.default.rp_filter=2, then recreate networks",
+    None: "of sandboxes: whether the host drops them (rp_filter) can't be seen from here",
+}
+
+
+def sought(host: str | None, environment: Mapping[str, str], taken: Endpoint | None) -> list[str]:
+    """Where an engine was looked for, in the order that counts, the one that was taken marked."""
+    given = [("--host", host), *((name, environment.get(name)) for name in SETTINGS)]
+    lines = [f"{name:<26} {printable(value) if value else 'not given'}" for name, value in given]
+    lines += ["docker's current context", "the usual socket"]
+    if taken is None:
+        return lines
+    names = ["--host", *SETTINGS]
+    at = next((n for n, name in enumerate(names) if given[n][1]), None)
+    if at is None:
+        at = len(lines) - 1 if taken.origin == "the default" else len(lines) - 2
+        lines[at] = f"{lines[at]:<26} {printable(taken.url)}"
+    lines[at] += "   <- this one"
+    return lines
+
+
+def advice(endpoint: Endpoint) -> list[str]:
+    """What to do about an engine that does not answer."""
+    if endpoint.url.startswith("unix://"):
+        path = printable(endpoint.url.removeprefix("unix://"))
+        return [
+            f"is an engine running on this machine? Its socket would be {path}",
+            f"may this user use it? See `ls -l {path}`; the engine's group is usually docker",
+            "in a pipeline job, mount the socket or start the engine beside the job, and set DOCKER_HOST",
+        ]
+    if endpoint.url.startswith("ssh://"):
+        return [f"does `ssh {printable(endpoint.url.removeprefix('ssh://'))} docker version` work?"]
+    return [
+        "does the engine listen on that address, and do firewalls let it through?",
+        "with TLS: DOCKER_TLS_VERIFY=1, and ca.pem, cert.pem and key.pem in DOCKER_CERT_PATH",
+    ]

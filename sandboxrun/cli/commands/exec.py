@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from sandboxrun.cli import options as opt
+from sandboxrun.cli import project
+from sandboxrun.cli.output import warn
+from sandboxrun.errors import SandboxrunError, UsageError
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
@@ -16,20 +19,22 @@ if TYPE_CHECKING:
 
 
 @click.command(name="exec", context_settings={"allow_interspersed_args": False})
-@click.argument("name", metavar="NAME")
-@click.argument("argv", nargs=-1, metavar="[--] COMMAND...", type=click.UNPROCESSED)
-@opt.on_engine
-@opt.interactive
-@click.option("-t", "--tty", is_flag=True, help="Allocate a terminal.")
-@click.option("--user", metavar="USER", help="Run as this user instead of the sandbox's own.")
-@click.option("--workdir", "-w", metavar="DIR", help="Run in this directory instead of the sandbox's own.")
-@click.option("--env", "-e", multiple=True, metavar="NAME=VALUE", help="Set an environment variable.")
-@click.option("--raw", is_flag=True, help="Print terminal escapes unchanged, instead of making them visible.")
+@opt.taking(
+    click.argument("name", metavar="NAME"),
+    click.argument("argv", nargs=-1, metavar="[--] COMMAND...", type=click.UNPROCESSED),
+    *opt.PROFILE,
+    opt.host,
+    opt.interactive,
+    click.option("-t", "--tty", is_flag=True, help="Allocate a terminal."),
+    click.option("--user", metavar="USER", help="Run as this user instead of the sandbox's own."),
+    click.option("--workdir", "-w", metavar="DIR", help="Run in this directory instead of the sandbox's own."),
+    click.option("--env", "-e", multiple=True, metavar="NAME=VALUE", help="Set an environment variable."),
+    opt.raw,
+)
 def exec_(
+    given: opt.Given,
     name: str,
     argv: tuple[str, ...],
-    given: opt.Given,
-    host: str | None,
     interactive: bool,
     tty: bool,
     user: str | None,
@@ -41,33 +46,32 @@ def exec_(
 
     Put options before NAME.
     """
-    from sandboxrun.cli.project import load_profile, open_engine
-    from sandboxrun.errors import UsageError
+    from sandboxrun.cli.lines import Lines
+    from sandboxrun.cli.terminal import TerminalPump, send_input, show
 
     words = argv[1:] if argv[:1] == ("--",) else argv
     if not words:
         raise UsageError("there is no command to run", help=f"write it after the name: sandboxrun exec {name} -- ls")
     if tty and not (interactive and sys.stdin.isatty()):
         raise UsageError("--tty needs --interactive, and a terminal as standard input")
-    _warn_of_user(user)
-    profile = load_profile(given)
-    with open_engine(host) as engine:
+    if user is not None:
+        root = user.partition(":")[0] in ("0", "root")
+        warn(
+            f"running as {'root' if root else user} instead of the sandbox's own user",
+            "leave --user out: the profile's user is what was reviewed",
+        )
+    profile = project.load_profile(given)
+    with project.open_engine(given.host) as engine:
         sandbox = the_running(engine, profile, name)
         started = engine.exec(sandbox.id, words, user=user, workdir=workdir, env=env, tty=tty, stdin=interactive)
         with started:
             if tty:
-                from sandboxrun.cli.terminal import TerminalPump, show
-
                 assert started.terminal is not None
                 with TerminalPump() as pump:
                     pump(started.terminal, show)
                 return started.exit_code()
             if interactive:
-                from sandboxrun.cli.terminal import send_input
-
                 send_input(started)
-            from sandboxrun.cli.lines import Lines
-
             lines = Lines([sandbox.address], raw=raw)
             for stream, data in started:
                 lines(sandbox.address, stream, data)
@@ -77,26 +81,13 @@ def exec_(
             return started.exit_code()
 
 
-def _warn_of_user(user: str | None) -> None:
-    if user is not None:
-        from sandboxrun.cli.output import warn
-
-        root = user.partition(":")[0] in ("0", "root")
-        warn(
-            f"running as {'root' if root else user} instead of the sandbox's own user",
-            "leave --user out: the profile's user is what was reviewed",
-        )
-
-
 def the_running(engine: Engine, profile: Profile, name: str) -> ObservedSandbox:
     """The one running container that `name` means. Raises UsageError for none or several."""
-    from sandboxrun.cli.running import check_names, matches, observed
-    from sandboxrun.errors import SandboxrunError, UsageError
     from sandboxrun.spec.state import Running
 
-    there = observed(engine, profile)
-    check_names((name,), [*(s.address for s in profile.sandboxes), *(o.address for o in there)])
-    running = [o for o in there if matches(o.address, (name,)) and isinstance(o.state, Running)]
+    there = project.observed(engine, profile)
+    project.check_names((name,), [*(s.address for s in profile.sandboxes), *(o.address for o in there)])
+    running = [o for o in there if project.matches(o.address, (name,)) and isinstance(o.state, Running)]
     if not running:
         raise SandboxrunError(f"{name} is not running", help="`sandboxrun ps` shows what is; apply starts it")
     if len(running) > 1:

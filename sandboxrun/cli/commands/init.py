@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from sandboxrun.cli.options import Talk, telling
+from sandboxrun.cli.options import SPOKEN, Given, taking
 from sandboxrun.cli.output import note, result
 
 SCHEMA = ".sandboxrun/sandbox.schema.json"
@@ -66,12 +66,14 @@ sandboxes:
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path), default=Path("sandbox.yaml"), required=False)
-@click.option(
-    "--image", metavar="IMAGE", default="node:20-alpine", show_default=True, help="The image to write into it."
+@taking(
+    click.argument("file", type=click.Path(path_type=Path), default=Path("sandbox.yaml"), required=False),
+    click.option(
+        "--image", metavar="IMAGE", default="node:20-alpine", show_default=True, help="The image to write into it."
+    ),
+    *SPOKEN,
 )
-@telling
-def init(file: Path, image: str, talk: Talk) -> None:
+def init(given: Given, file: Path, image: str) -> None:
     """Write a commented profile, FILE or sandbox.yaml, and its schema for editors. Overwrites nothing."""
     from sandboxrun.errors import UsageError
     from sandboxrun.profile.files import bases
@@ -89,7 +91,7 @@ def init(file: Path, image: str, talk: Talk) -> None:
         raise UsageError(f"{file} exists", help="nothing was written; name another file") from None
     _write_schema(directory)
     result(f"{file} is written")
-    note("next: `sandboxrun plan` shows what it comes to, `sandboxrun run` runs it", quiet=talk.quiet)
+    note("next: `sandboxrun plan` shows what it comes to, `sandboxrun run` runs it", quiet=given.quiet)
 
 
 def _check_image(image: str) -> None:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
+from sandboxrun.backend.errors import NotFound
 from sandboxrun.cli import options as opt
+from sandboxrun.cli import project
+from sandboxrun.cli.lines import Lines
+from sandboxrun.cli.output import note, warn
+from sandboxrun.errors import UsageError
+from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.workspace import STDERR, STDOUT
+from sandboxrun.report.streams import reader_gone
+from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
-    from sandboxrun.cli.lines import Lines
     from sandboxrun.evidence.store import Entry, Store
     from sandboxrun.spec.project import Profile
     from sandboxrun.spec.state import ObservedSandbox
@@ -22,58 +31,47 @@ _TAILED = 256 << 20  # bytes at a log's end in which `--tail` finds its lines
 
 
 @click.command()
-@opt.names
-@opt.on_followed_project
-@click.option("-f", "--follow", is_flag=True, help="Follow the output until they end.")
-@click.option("--tail", type=click.IntRange(0), metavar="N", help="Show only the last N lines of each.")
-@click.option(
-    "--timestamps", "-t", is_flag=True, help="Prefix each line with its time (only for containers that still exist)."
+@opt.taking(
+    opt.names,
+    opt.file_spelled_out,
+    *opt.PROJECT[1:],
+    click.option("-f", "--follow", is_flag=True, help="Follow the output until they end."),
+    click.option("--tail", type=click.IntRange(0), metavar="N", help="Show only the last N lines of each."),
+    click.option(
+        "--timestamps",
+        "-t",
+        is_flag=True,
+        help="Prefix each line with its time (only for containers that still exist).",
+    ),
+    opt.raw,
+    *opt.SPOKEN,
 )
-@click.option("--raw", is_flag=True, help="Print terminal escapes unchanged, instead of making them visible.")
-@opt.telling
-def logs(
-    names: tuple[str, ...],
-    given: opt.Given,
-    host: str | None,
-    follow: bool,
-    tail: int | None,
-    timestamps: bool,
-    raw: bool,
-    talk: opt.Talk,
-) -> None:
+def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw: bool) -> None:
     """Show the output of sandboxes; NAME is one, or all of a for_each. Without NAME, all.
 
     Reads the evidence of those torn down. Makes terminal escapes visible.
     """
-    from sandboxrun.cli.lines import Lines
-    from sandboxrun.cli.project import load_profile, open_engine, open_store
-    from sandboxrun.cli.running import check_names, matches, observed
-
-    _check_no_files(names)
-    profile = load_profile(given)
-    store = open_store(profile, given)
-    with open_engine(host) as engine:
-        live = {label_of(o): o for o in observed(engine, profile)}
-        kept = _kept(store, profile, {o.run for o in live.values()})
-        check_names(names, [*(s.address for s in profile.sandboxes), *(o.address for o in live.values()), *kept])
-        live = {label: o for label, o in live.items() if not names or matches(o.address, names)}
-        there = {o.address for o in live.values()}
-        old = {a: e for a, e in kept.items() if a not in there and (not names or matches(a, names))}
-        lines = Lines([*live, *old], raw=raw, sensitive=profile.sensitive)
-        for entry in old.values():
-            _from_evidence(store, entry, lines, tail, talk)
-        _from_engine(engine, live, lines, follow, tail, timestamps)
-        lines.finish()
-        lines.check()
-
-
-def _check_no_files(names: tuple[str, ...]) -> None:
-    """Raise UsageError for `-f FILE`, which names the profile everywhere else."""
-    from sandboxrun.errors import UsageError
-
+    names = given.names
     for name in names:
         if name.endswith((".yaml", ".yml")):
             raise UsageError(f'there is no sandbox "{name}"', help=f"here -f means follow: write --file {name}")
+    profile = project.load_profile(given)
+    store = project.open_store(profile, given)
+    with project.open_engine(given.host) as engine:
+        live = {label_of(o): o for o in project.observed(engine, profile)}
+        kept = _kept(store, profile, {o.run for o in live.values()})
+        there = [*(s.address for s in profile.sandboxes), *(o.address for o in live.values()), *kept]
+        project.check_names(names, there)
+        live = {label: o for label, o in live.items() if not names or project.matches(o.address, names)}
+        shown = {o.address for o in live.values()}
+        old = {a: e for a, e in kept.items() if a not in shown and (not names or project.matches(a, names))}
+        lines = Lines([*live, *old], raw=raw, sensitive=profile.sensitive)
+        for entry in old.values():
+            note(f"{entry.sandbox} has been torn down; this is from its evidence, {entry.folder}", quiet=given.quiet)
+            _from_evidence(store, entry, lines, tail)
+        _from_engine(engine, live, lines, follow, tail, timestamps)
+        lines.finish()
+        lines.check()
 
 
 def label_of(sandbox: ObservedSandbox) -> str:
@@ -89,12 +87,7 @@ def _kept(store: Store, profile: Profile, live: set[str]) -> dict[str, Entry]:
     return {address: found[address] for address in order}
 
 
-def _from_evidence(store: Store, entry: Entry, lines: Lines, tail: int | None, talk: opt.Talk) -> None:
-    from sandboxrun.cli.output import note
-    from sandboxrun.evidence.errors import EvidenceError
-    from sandboxrun.evidence.workspace import STDERR, STDOUT
-
-    note(f"{entry.sandbox} has been torn down; this is from its evidence, {entry.folder}", quiet=talk.quiet)
+def _from_evidence(store: Store, entry: Entry, lines: Lines, tail: int | None) -> None:
     for stream, name in ((1, STDOUT), (2, STDERR)):
         try:
             with store.open(entry, name) as file:
@@ -104,8 +97,6 @@ def _from_evidence(store: Store, entry: Entry, lines: Lines, tail: int | None, t
                 while tail is None and (data := file.read(_CHUNK)):
                     lines(entry.sandbox, stream, data)
         except EvidenceError as error:
-            from sandboxrun.cli.output import warn
-
             warn(f"{entry.sandbox}: {error.diagnostics[0].message}")
 
 
@@ -118,16 +109,9 @@ def _from_engine(
     engine: Engine, live: dict[str, ObservedSandbox], lines: Lines, follow: bool, tail: int | None, timestamps: bool
 ) -> None:
     """Each container's log; with `follow`, all at once and until each has ended."""
-    from functools import partial
-
-    from sandboxrun.report.streams import reader_gone
-    from sandboxrun.threads import begin
-
     faults: list[BaseException] = []
 
     def copy(label: str, sandbox: ObservedSandbox) -> None:
-        from sandboxrun.backend.errors import NotFound
-
         try:
             with engine.logs(sandbox.id, follow=follow, tail=tail, timestamps=timestamps) as output:
                 for stream, data in output:

@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, NamedTuple, assert_never
 import click
 
 from sandboxrun.cli import options as opt
+from sandboxrun.cli import project
 from sandboxrun.cli.output import note, result
+from sandboxrun.errors import ExitCode
+from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.plan.decide import differences
+from sandboxrun.report.evidence import duration
+from sandboxrun.report.table import table
+from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Running, Snapshot, State, parse_time
+from sandboxrun.spec.types import format_size
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
     from sandboxrun.spec.project import Profile
-    from sandboxrun.spec.state import ObservedSandbox, Snapshot, State
 
 
 class Line(NamedTuple):
@@ -35,46 +42,40 @@ class Line(NamedTuple):
 
 
 @click.command()
-@opt.names
-@opt.on_project
-@click.option("-a", "--all", "everything", is_flag=True, help="Also list the runs recorded in the evidence.")
-@opt.as_json
-@opt.telling
-def ps(
-    names: tuple[str, ...], given: opt.Given, host: str | None, everything: bool, as_json: bool, talk: opt.Talk
-) -> None:
+@opt.taking(
+    opt.names,
+    *opt.PROJECT,
+    click.option("-a", "--all", "everything", is_flag=True, help="Also list the runs recorded in the evidence."),
+    opt.as_json,
+    *opt.SPOKEN,
+)
+def ps(given: opt.Given, everything: bool) -> None:
     """List sandboxes: their state, limits and health, and whether they match the profile.
 
     NAME is one, or all of a for_each. Without NAME, all.
     """
-    from sandboxrun.cli.project import load_profile, open_engine, open_store
-
-    profile = load_profile(given)
-    store = open_store(profile, given)
-    from sandboxrun.backend.docker.observe import take_snapshot
-    from sandboxrun.cli.running import check_names, matches
-
-    with open_engine(host) as engine:
-        snapshot = take_snapshot(engine, profile, store)
+    profile = project.load_profile(given)
+    store = project.open_store(profile, given)
+    with project.open_engine(given.host) as engine:
+        snapshot = engine.observe(profile, store)
     live = [_live(o, profile, snapshot) for o in snapshot.sandboxes]
     kept = _recorded(store, profile, {line.run for line in live})
-    check_names(names, [*(s.address for s in profile.sandboxes), *(line.address for line in [*live, *kept])])
-    shown = [line for line in [*live, *(kept if everything else [])] if not names or matches(line.address, names)]
+    names = given.names
+    project.check_names(names, [*(s.address for s in profile.sandboxes), *(line.address for line in [*live, *kept])])
+    every = [*live, *(kept if everything else [])]
+    shown = [line for line in every if not names or project.matches(line.address, names)]
     order = {sandbox.address: n for n, sandbox in enumerate(profile.sandboxes)}
     shown.sort(key=lambda line: (order.get(line.address, len(order)), line.address))
-    if as_json:
+    if given.as_json:
         result([line._asdict() for line in shown])
     elif shown:
         result(_text(shown, snapshot.taken))
     else:
         hidden = f"; -a lists {len(kept)} from the evidence" if kept and not everything else ""
-        note(f"project {profile.project} has no sandboxes on the engine{hidden}", quiet=talk.quiet)
+        note(f"project {profile.project} has no sandboxes on the engine{hidden}", quiet=given.quiet)
 
 
 def _live(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> Line:
-    from sandboxrun.errors import ExitCode
-    from sandboxrun.spec.state import Ended
-
     state = sandbox.state
     return Line(
         address=sandbox.address,
@@ -94,8 +95,6 @@ def _live(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> Lin
 
 def state_words(state: State) -> str:
     """A state in a word or two."""
-    from sandboxrun.spec.state import Created, Ended, Running
-
     match state:
         case Created():
             return "created"
@@ -114,8 +113,6 @@ def state_words(state: State) -> str:
 
 
 def _since(state: State) -> datetime | None:
-    from sandboxrun.spec.state import Created, Ended, Running
-
     match state:
         case Created():
             return None
@@ -133,9 +130,6 @@ def _time(when: datetime | None) -> str | None:
 
 def _differs(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> str:
     """What is not as declared, in words; "" where all is."""
-    from sandboxrun.plan.decide import differences
-    from sandboxrun.spec.state import Running
-
     declared = profile.sandbox(sandbox.address)
     if sandbox.one_off:
         return "one run"
@@ -152,7 +146,6 @@ def _differs(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> 
 
 def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
     """The runs that were torn down, oldest first."""
-    from sandboxrun.evidence.errors import EvidenceError
     from sandboxrun.lifecycle.waits import recorded_code
 
     lines = []
@@ -188,53 +181,41 @@ def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
 
 
 def _text(lines: list[Line], now: datetime) -> str:
-    """Those on the engine, and below them the runs that ended: of these other things are to be told."""
-    live = [line for line in lines if line.container is not None]
-    kept = [line for line in lines if line.container is None]
-    from sandboxrun.report.table import table
-
-    shown = []
+    """Those on the engine, and below them the runs that ended, of which other things matter."""
+    live = [
+        (
+            line.address,
+            line.state,
+            _ago(line.since, now),
+            line.image,
+            format_size(line.memory) if line.memory else "no limit",
+            f"{line.cpus:g}" if line.cpus else "no limit",
+            line.health or "",
+            line.differs,
+        )
+        for line in lines
+        if line.container is not None
+    ]
+    kept = [
+        (
+            line.address,
+            line.state,
+            _ago(line.since, now),
+            duration(line.ran_seconds) if line.ran_seconds is not None else "",
+            (line.evidence or "").rpartition("/")[2],
+        )
+        for line in lines
+        if line.container is None
+    ]
+    tables = []
     if live:
-        heads = ("SANDBOX", "STATE", "SINCE", "IMAGE", "MEMORY", "CPUS", "HEALTH", "DIFFERS")
-        shown.append(table(heads, [_printable(_row(line, now)) for line in live]))
+        tables.append(table(("SANDBOX", "STATE", "SINCE", "IMAGE", "MEMORY", "CPUS", "HEALTH", "DIFFERS"), live))
     if kept:
-        ended = ("SANDBOX", "ENDED", "WHEN", "RAN", "EVIDENCE")
-        shown.append(table(ended, [_printable(_kept_row(line, now)) for line in kept]))
-    return "\n\n".join(shown)
-
-
-def _row(line: Line, now: datetime) -> tuple[str, ...]:
-    from sandboxrun.spec.types import format_size
-
-    return (
-        line.address,
-        line.state,
-        _ago(line.since, now),
-        line.image,
-        format_size(line.memory) if line.memory else "no limit",
-        f"{line.cpus:g}" if line.cpus else "no limit",
-        line.health or "",
-        line.differs,
-    )
-
-
-def _kept_row(line: Line, now: datetime) -> tuple[str, ...]:
-    from sandboxrun.report.evidence import duration
-
-    ran = duration(line.ran_seconds) if line.ran_seconds is not None else ""
-    return line.address, line.state, _ago(line.since, now), ran, (line.evidence or "").rpartition("/")[2]
-
-
-def _printable(cells: tuple[str, ...]) -> tuple[str, ...]:
-    from sandboxrun.errors import printable
-
-    return tuple(printable(cell) for cell in cells)
+        tables.append(table(("SANDBOX", "ENDED", "WHEN", "RAN", "EVIDENCE"), kept))
+    return "\n\n".join(tables)
 
 
 def _ago(since: str | None, now: datetime) -> str:
-    from sandboxrun.report.evidence import duration
-    from sandboxrun.spec.state import parse_time
-
     then = parse_time(since)
     if then is None:
         return ""

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import click
 
-from sandboxrun.cli.options import Given, as_json, on_profile
+from sandboxrun.cli.options import PROFILE, Given, as_json, chosen_format, taking
 from sandboxrun.cli.output import result
 
 
 @click.command()
-@on_profile
-@click.option("--format", "form", type=click.Choice(["yaml", "json"]), help="How to print it. Default: yaml.")
-@as_json
-@click.option("--defaults", is_flag=True, help="Include options that are not set (JSON always does).")
-def render(given: Given, form: str | None, as_json: bool, defaults: bool) -> None:
+@taking(
+    *PROFILE,
+    click.option("--format", "form", type=click.Choice(["yaml", "json"]), help="How to print it. Default: yaml."),
+    as_json,
+    click.option("--defaults", is_flag=True, help="Include options that are not set (JSON always does)."),
+)
+def render(given: Given, defaults: bool) -> None:
     """Print the effective profile: templates rendered, bases merged, every value with its source.
 
     Sensitive values are masked.
     """
-    from sandboxrun.cli.options import chosen_format
     from sandboxrun.cli.project import load_profile
 
-    form = chosen_format(form, as_json, default="yaml")
+    form = chosen_format(given, default="yaml")
     profile = load_profile(given)
     from sandboxrun.profile.render import render_json, render_yaml
 

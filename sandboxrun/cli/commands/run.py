@@ -21,37 +21,31 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=opt.WithCommand)
-@opt.names
-@opt.on_project
-@opt.interactive
-@opt.timeout
-@click.option("--base", metavar="BASE", help="Run in a built-in base (default, offline …), ignoring any profile.")
-@click.option("--image", metavar="IMAGE", help="With a base: the image.")
-@click.option("--user", metavar="USER", help="With a base: the user.")
-@click.option("--no-workspace", is_flag=True, help="With a base: without a copy of the current directory.")
-@opt.verifying
-@click.option("--raw", is_flag=True, help="Print terminal escapes unchanged, instead of making them visible.")
-@opt.parallelism
-@opt.lock_timeout
-@opt.as_json
-@opt.telling
+@opt.taking(
+    opt.names,
+    *opt.PROJECT,
+    opt.interactive,
+    opt.timeout,
+    click.option("--base", metavar="BASE", help="Run in a built-in base (default, offline …), ignoring any profile."),
+    click.option("--image", metavar="IMAGE", help="With a base: the image."),
+    click.option("--user", metavar="USER", help="With a base: the user."),
+    click.option("--no-workspace", is_flag=True, help="With a base: without a copy of the current directory."),
+    opt.verifying,
+    opt.raw,
+    opt.parallelism,
+    opt.lock_timeout,
+    opt.as_json,
+    *opt.SPOKEN,
+)
 def run(
-    names: tuple[str, ...],
-    command: tuple[str, ...] | None,
     given: opt.Given,
-    host: str | None,
+    command: tuple[str, ...] | None,
     interactive: bool,
     timeout: float | None,
     base: str | None,
-    image: str | None,
-    user: str | None,
-    no_workspace: bool,
     verifying: bool,
     raw: bool,
-    parallelism: int,
-    lock_timeout: float,
-    as_json: bool,
-    talk: opt.Talk,
+    **own: Any,
 ) -> int:
     """Run sandboxes to their end: create, start, show output, save the evidence, remove. Exits with their code.
 
@@ -62,26 +56,18 @@ def run(
     from sandboxrun.cli.choosing import one_off_profile, run_choice
 
     import_ahead()
-    own = {"image": image, "user": user, "no_workspace": no_workspace}
     profile = one_off_profile(given, base, command, own)
-    chosen = run_choice(profile, names, command, interactive)
+    chosen = run_choice(profile, given.names, command, interactive)
     how = {"command": command, "timeout": timeout}
-    return _carry_out(
-        profile, chosen, given, host, interactive, raw, parallelism, lock_timeout, as_json, talk, verifying, **how
-    )
+    return _carry_out(profile, chosen, given, interactive, raw, verifying, **how)
 
 
 def _carry_out(
     profile: Profile,
     chosen: tuple[DeclaredSandbox, ...],
     given: opt.Given,
-    host: str | None,
     interactive: bool,
     raw: bool,
-    parallelism: int,
-    lock_timeout: float,
-    as_json: bool,
-    talk: opt.Talk,
     verifying: bool,
     **how: Any,
 ) -> int:
@@ -94,28 +80,30 @@ def _carry_out(
     from sandboxrun.plan.planner import with_dependencies
 
     every = [s.address for s in with_dependencies(profile, chosen)]
-    lines = Lines(every, raw=raw or interactive, aside=as_json, sensitive=profile.sensitive)
+    lines = Lines(every, raw=raw or interactive, aside=given.as_json, sensitive=profile.sensitive)
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(open_engine(host, max(parallelism, 4 * len(every) + 2, 16 * verifying)))
-        telling = stack.enter_context(Telling(opt.Talk(quiet=not talk.verbose, verbose=talk.verbose)))
+        engine = stack.enter_context(
+            open_engine(given.host, max(given.parallelism, 4 * len(every) + 2, 16 * verifying))
+        )
+        telling = stack.enter_context(Telling(given._replace(quiet=not given.verbose)))
         forwarding = Forwarding(telling.listener)
         settings = ApplySettings(
-            parallelism=parallelism,
-            lock_wait=lock_timeout,
+            parallelism=given.parallelism,
+            lock_wait=given.lock_timeout,
             listener=forwarding.listener,
             on_wait=telling.waiting,
             environment=os.environ,
         )
         pump = stack.enter_context(_terminal()) if interactive else None
         telling.on_verifying = forwarding.begin
-        proof = stack.enter_context(telling.proving(engine, profile, settings, wanted=verifying, aside=talk))
-        options = RunOptions(output=lines, pump=pump, proof=proof, warned=_warned(talk), **how)
+        proof = stack.enter_context(telling.proving(engine, profile, settings, wanted=verifying, aside=given))
+        options = RunOptions(output=lines, pump=pump, proof=proof, warned=_warned(given), **how)
         runner = Runner(engine, profile, open_store(profile, given), settings, options)
         with forwarding.to(runner.signal):
             results, error = _run(runner, chosen, based=_is_of_base(profile))
     lines.finish()
     if results or error is None:
-        _report(results, profile, as_json, talk)
+        _report(results, profile, given)
     if error is not None:
         error.exit_code = forwarding.exit_code(error.exit_code)
         raise error
@@ -149,12 +137,12 @@ def _is_of_base(profile: Profile) -> bool:
 BASE_IMAGE = "name an image that is on the engine or that it can pull with --image IMAGE, or `docker login`"
 
 
-def _warned(talk: opt.Talk) -> Callable[[Plan], None]:
+def _warned(given: opt.Given) -> Callable[[Plan], None]:
     def warned(made: Plan) -> None:
         from sandboxrun.cli.output import tell_all
         from sandboxrun.plan.text import warnings
 
-        tell_all(() if talk.quiet else warnings(made))
+        tell_all(() if given.quiet else warnings(made))
 
     return warned
 
@@ -165,7 +153,7 @@ def _terminal() -> TerminalPump:
     return TerminalPump()
 
 
-def _report(results: tuple[RunResult, ...], profile: Profile, as_json: bool, talk: opt.Talk) -> None:
+def _report(results: tuple[RunResult, ...], profile: Profile, given: opt.Given) -> None:
     from pathlib import Path
 
     from sandboxrun.cli.changing import run_of
@@ -173,8 +161,8 @@ def _report(results: tuple[RunResult, ...], profile: Profile, as_json: bool, tal
     from sandboxrun.report.evidence import evidence_plain, evidence_text
 
     runs = [run_of(one, profile) for one in results]
-    if as_json:
+    if given.as_json:
         result({"runs": [evidence_plain(run) for run in runs]})
         return
     sys.stdout.flush()
-    note(evidence_text(runs, sensitive=profile.sensitive, relative_to=Path.cwd()), quiet=talk.quiet)
+    note(evidence_text(runs, sensitive=profile.sensitive, relative_to=Path.cwd()), quiet=given.quiet)

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import click
 
-from sandboxrun.cli.options import Given, Talk, as_json, chosen_format, format_of, on_profile, telling
+from sandboxrun.cli.options import PROFILE, SPOKEN, Given, as_json, chosen_format, format_of, taking
 from sandboxrun.cli.output import hide, result, tell_all
 
 
 @click.command()
-@on_profile
-@format_of("text", "json", "github")
-@as_json
-@telling
-def validate(given: Given, form: str | None, as_json: bool, talk: Talk) -> int:
+@taking(*PROFILE, format_of("text", "json", "github"), as_json, *SPOKEN)
+def validate(given: Given) -> int:
     """Check a profile: its structure, values and templates. Needs no engine.
 
     Several --file are merged into one profile, as in all commands.
@@ -25,7 +22,7 @@ def validate(given: Given, form: str | None, as_json: bool, talk: Talk) -> int:
     from sandboxrun.errors import Diagnostic, ProfileError
     from sandboxrun.profile.loader import load
 
-    form, files = chosen_format(form, as_json), profile_files(given)
+    form, files = chosen_format(given), profile_files(given)
     faults: tuple[Diagnostic, ...] = ()
     warnings: tuple[Diagnostic, ...] = ()
     addresses: list[str] = []
@@ -48,10 +45,10 @@ def validate(given: Given, form: str | None, as_json: bool, talk: Talk) -> int:
             result(annotations_text(faults or warnings))
     else:
         tell_all(warnings)
-        if not talk.quiet:
+        if not given.quiet:
             counted = f"{len(addresses)} sandbox{'' if len(addresses) == 1 else 'es'}"
             for file in files[:-1]:
                 result(f"{file}: valid, merged into {files[-1]}")
-            named = f": {', '.join(addresses)}" if talk.verbose and addresses else ""
+            named = f": {', '.join(addresses)}" if given.verbose and addresses else ""
             result(f"{files[-1]}: valid, {counted}{named}")
     return 1 if faults else 0

@@ -11,19 +11,8 @@ from sandboxrun.cli.output import hidden, note, result
 
 
 @click.command()
-@opt.names
-@opt.on_project
-@opt.timeout_of_wait
-@opt.as_json
-@opt.telling
-def wait(
-    names: tuple[str, ...],
-    given: opt.Given,
-    host: str | None,
-    timeout: float | None,
-    as_json: bool,
-    talk: opt.Talk,
-) -> int:
+@opt.taking(opt.names, *opt.PROJECT, opt.timeout_of_wait, opt.as_json, *opt.SPOKEN)
+def wait(given: opt.Given, timeout: float | None) -> int:
     """Wait until sandboxes have ended; NAME is one, or all of a for_each. Without NAME, all.
 
     Prints their exit codes, and exits with the first that is not 0. Enforces the profile's timeouts meanwhile.
@@ -35,14 +24,14 @@ def wait(
     from sandboxrun.lifecycle.waits import wait_for, without_code
     from sandboxrun.plan.planner import select
 
-    chosen = select(profile, names)
+    chosen = select(profile, given.names)
     store = open_store(profile, given)
-    with open_engine(host, parallelism=max(4, 2 * len(chosen) + 2)) as engine:
-        note(f"waiting for {', '.join(s.address for s in chosen)}", quiet=not talk.verbose)
+    with open_engine(given.host, parallelism=max(4, 2 * len(chosen) + 2)) as engine:
+        note(f"waiting for {', '.join(s.address for s in chosen)}", quiet=not given.verbose)
         found = wait_for(engine, profile, store, chosen, patience=timeout, began=process_began())
     result(
         {hidden(a): code for a, code in found.items()}
-        if as_json
+        if given.as_json
         else codes_table(found, without_code(store, profile, found))
     )
     return first_failure(found)

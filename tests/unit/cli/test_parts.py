@@ -18,12 +18,12 @@ import pytest
 from click.testing import CliRunner
 
 from sandboxrun.backend.docker.connect import resolve
-from sandboxrun.cli import doctoring
+from sandboxrun.cli.commands import doctor
 from sandboxrun.cli.commands.logs import last_lines
 from sandboxrun.cli.commands.wait import first_failure
 from sandboxrun.cli.lines import LONGEST, Lines, OutputFailed
 from sandboxrun.cli.options import Seconds, WithCommand
-from sandboxrun.cli.running import matches
+from sandboxrun.cli.project import matches
 from sandboxrun.cli.signals import CleanStop, Forwarding
 from sandboxrun.errors import PlanError
 from sandboxrun.plan.changes import Plan
@@ -332,7 +332,7 @@ def test_a_run_forwards_once_it_has_begun() -> None:
 )
 def test_where_an_engine_was_sought(host: str | None, environment: dict[str, str], line: int, tmp_path: Path) -> None:
     given = {"HOME": str(tmp_path), "DOCKER_CONFIG": str(tmp_path), **environment}
-    lines = doctoring.sought(host, given, resolve(host, given))
+    lines = doctor.sought(host, given, resolve(host, given))
     assert [n for n, text in enumerate(lines) if text.endswith("   <- this one")] == [line]
 
 
@@ -340,9 +340,9 @@ def test_advice_fits_the_address() -> None:
     socket, remote, tcp = (
         resolve(url, {}) for url in ("unix:///x.sock", "ssh://me@example.com", "tcp://example.com:1")
     )
-    assert "Its socket would be /x.sock" in doctoring.advice(socket)[0]
-    assert doctoring.advice(remote) == ["does `ssh me@example.com docker version` work?"]
-    assert doctoring.advice(tcp)[0].startswith("does the engine listen on that address")
+    assert "Its socket would be /x.sock" in doctor.advice(socket)[0]
+    assert doctor.advice(remote) == ["does `ssh me@example.com docker version` work?"]
+    assert doctor.advice(tcp)[0].startswith("does the engine listen on that address")
 
 
 # -- the choice of what to run
