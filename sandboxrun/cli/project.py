@@ -6,10 +6,7 @@ Owns the default file names, and the words for what is not there.
 from __future__ import annotations
 
 import os
-<<<<<<< HEAD
-=======
-from collections.abc import Iterable, Mapping
->>>>>>> ce94bc0 (cli: what was given for shared options is one record; doctor, running and crash are parts of what uses them)
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,22 +14,14 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from sandboxrun.cli.options import Given
-<<<<<<< HEAD
-=======
 from sandboxrun.errors import Diagnostic, UsageError, did_you_mean, quoted
-from sandboxrun.profile.cache import VerdictCache, inputs_key
->>>>>>> ce94bc0 (cli: what was given for shared options is one record; doctor, running and crash are parts of what uses them)
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
     from sandboxrun.backend.docker.client import Engine
     from sandboxrun.evidence.store import Store
     from sandboxrun.lifecycle.saved import SavedPlan
-<<<<<<< HEAD
-=======
     from sandboxrun.plan.planner import Options
-    from sandboxrun.profile.loader import Loaded
->>>>>>> ce94bc0 (cli: what was given for shared options is one record; doctor, running and crash are parts of what uses them)
     from sandboxrun.profile.variables import Inputs
     from sandboxrun.spec.project import Profile
     from sandboxrun.spec.state import ObservedSandbox

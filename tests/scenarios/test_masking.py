@@ -121,7 +121,8 @@ def test_applying_waiting_and_destroying_show_it_nowhere(say: Say, here: Path) -
     assert say("apply", "-y", "--wait", "--json", "--rerun")[0] == 0
     assert say("apply", "-y")[0] == 0
     assert say("plan", "--replace", "agent", "--out", "saved.plan")[0] == 0
-    assert say("wait", "--json")[0] == 0
+    for arguments in (["ps"], ["ps", "-a"], ["ps", "-a", "--json"], ["wait"], ["wait", "--json"], ["explain", "image"]):
+        assert say(*arguments)[0] == 0
     assert say("destroy", "-y", "--json")[0] == 0
     assert leaks((here / "saved.plan").read_bytes()) == []
 
