@@ -12,7 +12,8 @@ from pathlib import Path
 
 from msgspec import structs
 
-from sandboxrun.probe import outside_limits, outside_places, outside_process
+from sandboxrun.backend.docker.looking import TERMS
+from sandboxrun.probe.checks import CHECKS
 from sandboxrun.probe.controls import FAMILIES
 from sandboxrun.probe.verdicts import Context, Control
 from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress
@@ -89,7 +90,7 @@ def reasons(control: Control) -> list[str]:
 def _control(control: Control) -> Iterator[str]:
     yield f"#### `{control.id}`: {_plain(control.title)}\n"
     yield f"{_plain(control.meaning)}\n"
-    yield f"- on the engine: {_plain(control.field)}"
+    yield f"- on the engine: {_plain(TERMS.controls[control.id])}"
     yield f"- seen by: {control.how}"
     yield f"- negative control: {_plain(f'none: {control.exempt}' if control.exempt else control.weak)}"
     left_out = reasons(control)
@@ -103,8 +104,8 @@ def _outside() -> Iterator[str]:
     yield "What `verify --running` reads of a live sandbox, on the engine and in the host's /proc and cgroups.\n"
     yield "| check | what holds | on the engine |"
     yield "| --- | --- | --- |"
-    for check in (*outside_process.CHECKS, *outside_limits.CHECKS, *outside_places.CHECKS):
-        yield f"| `{check.id}` | {_plain(check.title)} | {_plain(check.field)} |"
+    for check in CHECKS:
+        yield f"| `{check.id}` | {_plain(check.title)} | {_plain(TERMS.checks[check.id])} |"
 
 
 def _plain(words: str) -> str:

@@ -113,18 +113,15 @@ def test_each_library_has_its_rooms() -> None:
     assert wrong == []
 
 
-# What still calls the Docker Engine itself. This list may only shrink.
-BESIDE_THE_SEAM = {"verify", "running", "probing"}
-
-
 def test_lifecycle_knows_the_seam_alone() -> None:
-    found = {
-        path.stem
+    found = [
+        f"{place(path, line)}: imports {name}"
         for path in MODULES
         if room_of(path) == "lifecycle"
-        and any(name.startswith("sandboxrun.backend.docker") for _, name in imports_of(path))
-    }
-    assert found == BESIDE_THE_SEAM
+        for line, name in imports_of(path)
+        if name.startswith("sandboxrun.backend.docker")
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize("room", ["spec", "plan"])
@@ -159,13 +156,11 @@ ENGINE_KEYS = frozenset(
     Restarting Running Source State     Status Subnet Target Tty Type User Volumes""".split()
 )
 ENGINE_FIELD = re.compile(r"\b(HostConfig|NetworkSettings)\.|^Config\.[A-Z]")
-OWN_KEYS = {("probe/outside.py", "Name")}  # of /proc/PID/status
-# Modules that still know them. Only ever take one off.
-KNOWS_ENGINE_WORDS = frozenset(
-    """lifecycle/running.py lifecycle/verify.py probe/files.py
-    probe/filesystem.py probe/kernel.py probe/network.py probe/outside_limits.py probe/outside_places.py
-    probe/outside_process.py probe/privilege.py probe/resources.py probe/tmpfs.py""".split()
-)
+OWN_KEYS = {  # of /proc/PID/status
+    ("probe/outside.py", "Name"),
+    ("lifecycle/running.py", "Name"),
+    ("lifecycle/running.py", "State"),
+}
 
 
 def engine_words(path: Path) -> Iterator[str]:
@@ -197,8 +192,7 @@ def test_the_engines_words_stay_in_its_backend() -> None:
         for path in MODULES
         if not path.is_relative_to(docker) and (words := set(engine_words(path)))
     }
-    assert {name: words for name, words in found.items() if name not in KNOWS_ENGINE_WORDS} == {}
-    assert KNOWS_ENGINE_WORDS - found.keys() == set(), "these know them no more: take them off the list"
+    assert found == {}
 
 
 def test_every_thread_has_somebody_who_hears_of_its_failure() -> None:

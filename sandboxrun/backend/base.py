@@ -12,11 +12,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
+    from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
     from sandboxrun.plan.operations import Operation
     from sandboxrun.spec.codec import ImageConfig
     from sandboxrun.spec.outcome import History
     from sandboxrun.spec.project import DeclaredSandbox, Profile
-    from sandboxrun.spec.state import Document, Snapshot, State
+    from sandboxrun.spec.spec import SandboxSpec
+    from sandboxrun.spec.state import Document, ObservedSandbox, Snapshot, State
 
 
 class Output(Protocol):
@@ -129,6 +131,33 @@ class Backend(Protocol):
 
     def signal(self, id: str, signal: str = "KILL") -> None:
         """Send its main process a signal. Raises EngineError with status 409 where it does not run."""
+
+    # -- what verifying looks at, and no plan --------------------------------------------------------------------
+
+    @property
+    def terms(self) -> Terms:
+        """The engine's own names of what is verified."""
+
+    def machine(self) -> Machine:
+        """The engine's machine, as far as sandboxes may notice it."""
+
+    def subnets(self) -> Collection[Any]:
+        """The subnets of all its networks (ipaddress), those of others too."""
+
+    def addresses(self, id: str) -> tuple[str, ...]:
+        """The addresses that a sandbox has now on its networks."""
+
+    def observe_one(self, profile: Profile, id: str) -> ObservedSandbox:
+        """One sandbox as a snapshot has it. Raises NotFound."""
+
+    def host_view(self, observed: ObservedSandbox) -> HostView:
+        """Where an observed sandbox is on this host."""
+
+    def accounts(self, id: str, spec: SandboxSpec) -> Accounts | None:
+        """The user of `spec` by number, as a sandbox's own files say; None where they don't know it."""
+
+    def gateway_view(self, profile: Profile, spec: SandboxSpec, observed: ObservedSandbox) -> GatewayView:
+        """The gateway that a live sandbox has for `spec`."""
 
     # -- the engine, and evidence --------------------------------------------------------------------------------
 

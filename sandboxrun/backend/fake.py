@@ -34,6 +34,7 @@ from sandboxrun.backend.events import Undone
 from sandboxrun.backend.fake_process import Box, Output, text_of
 from sandboxrun.backend.owner import decode
 from sandboxrun.backend.session import Made, Session, Watched
+from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.workspace import open_workspace, stage_workspace
 from sandboxrun.gateway.image import BASE, reference
@@ -385,6 +386,37 @@ class Fake:
         with self.reached(f"building {tag}") as world:
             world.images[tag] = ImageConfig(id=f"sha256:{uuid4().hex * 2}")
             return world.images[tag].id
+
+    # -- what verifying looks at: it has no processes, networks or gateways that could be seen -------------------
+
+    terms = Terms()
+
+    def machine(self) -> Machine:
+        with self.reached("asking the engine about itself"):
+            return Machine(runtime="fake", cgroup=2, cpus=1)
+
+    def subnets(self) -> tuple[Any, ...]:
+        return ()
+
+    def addresses(self, id: str) -> tuple[str, ...]:
+        self._box(id, f"inspecting container {id[:12]}")
+        return ()
+
+    def observe_one(self, profile: Profile, id: str) -> ObservedSandbox:
+        return self._observed(self._box(id, f"inspecting container {id[:12]}"))
+
+    def host_view(self, observed: ObservedSandbox) -> HostView:
+        return HostView(id=observed.id, unseen="its sandboxes are no processes")
+
+    def accounts(self, id: str, spec: SandboxSpec) -> Accounts | None:
+        user, _, group = spec.user.partition(":")
+        return Accounts(uid=int(user), gid=int(group or 0)) if user.isdigit() else None
+
+    def gateway_view(self, profile: Profile, spec: SandboxSpec, observed: ObservedSandbox) -> GatewayView:
+        with self.reached("listing containers") as world:
+            mine = [b for b in world.boxes.values() if b.labels.get(labels.RUN) == observed.run]
+        found = next((b for b in mine if b.labels.get(labels.ROLE) == GATEWAY), None)
+        return GatewayView(status=found.status if found is not None else "not there", between=())
 
     # -- steps --------------------------------------------------------------------------------------------------
 

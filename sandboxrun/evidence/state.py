@@ -7,16 +7,23 @@ so nothing there is acted upon unless it is sealed (`seal.py`).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from sandboxrun.backend.owner import Owner, decode, this_process
 from sandboxrun.data import Data
+from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.folder import Folder
+from sandboxrun.evidence.folder import Folder, locked
+
+if TYPE_CHECKING:
+    from sandboxrun.evidence.store import Store
 
 OWNER = "owner.json"
 GONE = "gone-"  # starts the names of staging folders that are being removed
@@ -121,3 +128,51 @@ def note_of(folder: Folder) -> Note | None:
         return Note(engine=str(body["engine"]), owner=decode(str(body["owner"])))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+# -- What verifications leave their evidence in: each folder is locked by its process for as long as that lives
+
+SCRATCH = "verify"
+KEPT = "kept-"  # starts the names of those that are left for the user to look at
+_WAIT = 30.0  # seconds for another process that makes or removes one
+
+
+@contextlib.contextmanager
+def scratch(store: Store) -> Iterator[Folder]:
+    """A folder that is gone afterwards, also where this process is killed meanwhile; see `keep`."""
+    with store.state(SCRATCH, create=True) as scratches:
+        with locked(scratches.fd, scratches.path, wait=_WAIT):
+            _clear(scratches, kept=True)
+            folder = scratches.enter(uuid4().hex, create=True)
+            fcntl.flock(folder.fd, fcntl.LOCK_EX)
+        with folder:
+            try:
+                yield folder
+            finally:
+                with contextlib.suppress(OSError):
+                    scratches.remove(folder.path.name)
+
+
+def keep(folder: Folder) -> Path:
+    """Leave a scratch folder to the user, until the next one is made; where it is from now on."""
+    kept = folder.path.with_name(KEPT + folder.path.name)
+    folder.path.rename(kept)
+    return kept
+
+
+def collect_scratches(store: Store) -> None:
+    """Remove those that killed processes left. Raises OSError, EvidenceError."""
+    with store.state(SCRATCH) as scratches:
+        if scratches.names():
+            with locked(scratches.fd, scratches.path, wait=_WAIT):
+                _clear(scratches, kept=False)
+
+
+def _clear(scratches: Folder, *, kept: bool) -> None:
+    """Remove those that no living process has locked, and with `kept` those that were left to the user."""
+    for name in scratches.names():
+        if name.startswith(KEPT) and not kept:
+            continue
+        with contextlib.suppress(OSError, SandboxrunError), scratches.enter(name) as folder:
+            fcntl.flock(folder.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            scratches.remove(name)

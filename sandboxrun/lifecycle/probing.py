@@ -14,8 +14,6 @@ from uuid import uuid4
 
 from msgspec import structs
 
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.codec import addresses_of, taken_by
 from sandboxrun.data import Data
 from sandboxrun.errors import ExitCode, SandboxrunError
 from sandboxrun.gateway.subnets import candidates
@@ -34,6 +32,7 @@ from sandboxrun.spec.types import SECOND, freeze
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
+    from sandboxrun.backend.base import Backend
     from sandboxrun.evidence.store import Store
 
 TRIES = 3
@@ -93,7 +92,7 @@ class Prober:
     """Runs phases on one engine for one project. `signal` may be called from a signal handler meanwhile."""
 
     def __init__(
-        self, engine: Engine, profile: Profile, store: Store, settings: ApplySettings, making: Making | None = None
+        self, engine: Backend, profile: Profile, store: Store, settings: ApplySettings, making: Making | None = None
     ) -> None:
         self._engine, self._profile, self._store = engine, profile, store
         self._settings, self._making = structs.replace(settings, probing=True), making
@@ -148,7 +147,7 @@ class Prober:
                 if not ids:
                     aside.result()
                     raise Interrupted(INTERRUPTED)
-                yield self._addresses(ids[0])
+                yield self._engine.addresses(ids[0])
             finally:
                 runner.signal("KILL")
         if not self.stopped:
@@ -157,9 +156,6 @@ class Prober:
     def _weak_one(self, part: str, spec: SandboxSpec) -> DeclaredSandbox:
         name = f"{self._profile.project}-{WEAK}-{uuid4().hex[:6]}"
         return DeclaredSandbox(address=f"{WEAK}-{part}", sandbox=WEAK, each=None, name=name, spec=spec)
-
-    def _addresses(self, container: str) -> tuple[str, ...]:
-        return addresses_of(self._engine.inspect_container(container))
 
     def signal(self, name: str) -> None:
         """End what runs at once; the verification then raises Interrupted."""
@@ -186,7 +182,7 @@ class Prober:
         subnet meanwhile: the program must be told before anything is made."""
         if context.egress is None or not context.egress.has_gateway:
             return context
-        subnet = next(candidates(name, taken_by(self._engine.networks())))
+        subnet = next(candidates(name, self._engine.subnets()))
         return structs.replace(context, gateway=Plot.of(subnet).gateway)
 
     def _run(self, made: Mapping[Phase, DeclaredSandbox], context: Context) -> Mapping[Phase, Told]:

@@ -13,18 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.codec import decode_network
-from sandboxrun.backend.docker.fields import FIELDS, SHOWN
-from sandboxrun.backend.docker.observe import take_snapshot
-from sandboxrun.backend.docker.owned import own_containers
 from sandboxrun.backend.errors import EngineError
-from sandboxrun.errors import ApplyError, Diagnostic, UsageError, printable
+from sandboxrun.backend.views import Accounts, GatewayView, HostView
+from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.plan.diff import compare
-from sandboxrun.probe import outside_limits, outside_places, outside_process
+from sandboxrun.probe.checks import CHECKS, MASKED, MASKED_SYS, PROCESS_CHECKS, READ_ONLY
 from sandboxrun.probe.outside import (
     NAMESPACES,
-    Accounts,
     Looked,
     MountLine,
     Outside,
@@ -38,222 +33,105 @@ from sandboxrun.probe.outside import (
     read_limits,
     read_mounts,
     read_status,
+    verdict_of,
 )
-from sandboxrun.probe.outside_places import MASKED, MASKED_SYS, READ_ONLY
-from sandboxrun.probe.outside_process import CHECKS as PROCESS_CHECKS
 from sandboxrun.probe.staging import CONFIG
 from sandboxrun.probe.verdicts import Finding, Verdict
-from sandboxrun.spec import labels
-from sandboxrun.spec.names import GATEWAY, companion
-from sandboxrun.spec.option import Plot, private_network
-from sandboxrun.spec.project import DeclaredSandbox, Profile
+from sandboxrun.spec.project import Profile
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import Image, ObservedSandbox, Running
 from sandboxrun.spec.types import freeze
 
 if TYPE_CHECKING:
+    from sandboxrun.backend.base import Backend
     from sandboxrun.evidence.store import Store
 
 
-# -- The gateway beside a live sandbox, looked at from outside: that it runs, confined, by the declared rules, and …
-
-MOST_RULES = 4 << 20
-MOST_LOG = 128 << 20  # beyond the engine's bound of a gateway's log
+# -- The gateway beside a live sandbox: that it runs, confined, by the declared rules, and that nobody else is near
 
 
 def gateway_findings(
-    engine: Engine, profile: Profile, name: str, spec: SandboxSpec, observed: ObservedSandbox
+    engine: Backend, profile: Profile, name: str, spec: SandboxSpec, observed: ObservedSandbox
 ) -> tuple[Finding, ...]:
     """Findings of the gateway; none for a sandbox that has none."""
     if spec.egress is None or not spec.egress.has_gateway:
         return ()
+    fields = engine.terms.checks
+
+    def finding(
+        control: str, title: str, expected: str, seen: str, holds: bool | None, note: str = "", field: str = ""
+    ) -> Finding:
+        return Finding(
+            sandbox=name,
+            control=control,
+            title=title,
+            field=fields.get(field or control, ""),
+            expected=expected,
+            seen=seen,
+            verdict=verdict_of(holds),
+            note=note,
+        )
+
     try:
-        return tuple(_findings(engine, profile, name, spec, observed))
+        view = engine.gateway_view(profile, spec, observed)
+        processes = _gateway_processes(engine, name, view)
     except EngineError as error:
-        return (_finding(name, "gateway", "its gateway runs", "running", "unknown", None, error.cause),)
-
-
-def _findings(
-    engine: Engine, profile: Profile, name: str, spec: SandboxSpec, observed: ObservedSandbox
-) -> Iterator[Finding]:
-    inspect = _gateway(engine, profile, observed)
-    running = bool((inspect.get("State") or {}).get("Running"))
-    seen = "running" if running else str((inspect.get("State") or {}).get("Status") or "not there")
-    yield _finding(name, "gateway", "its gateway runs", "running", seen, running)
-    yield _between(engine, name, observed, inspect)
+        return (finding("gateway", "its gateway runs", "running", "unknown", None, error.cause),)
+    running = view.status == "running"
+    found = [finding("gateway", "its gateway runs", "running", view.status, running)]
+    control, title = "gateway network", "nobody but its gateway is on its network"
+    expected, wrong = "sealed; the sandbox and its gateway", view.between
+    if wrong is None:
+        found.append(finding(control, title, expected, "not there", False, field="gateway network gone"))
+    else:
+        found.append(finding(control, title, expected, listed(wrong) or expected, not wrong))
     if not running:
-        return
-    yield _rules(engine, name, spec, observed, inspect)
-    yield _confined(engine, profile, name, spec, observed, inspect)
-    yield from _processes(engine, name, inspect)
+        return tuple(found)
+    control, title, expected = "gateway rules", "its gateway serves by the declared rules", "the declared rules"
+    if view.said:
+        differs = _differing_rules(view, spec, observed)
+        seen = listed(differs) or f"the declared rules ({view.said[:19]})"
+        found.append(finding(control, title, expected, seen, not differs))
+    else:
+        note = "its log no longer tells by which rules it serves"
+        found.append(finding(control, title, expected, "unknown", None, note))
+    control, title = "gateway options", "its gateway is as it was made"
+    if view.lost is None:
+        found.append(finding(control, title, "as made", "unknown", None, "its network is not there"))
+    else:
+        found.append(finding(control, title, "as made", listed(view.lost) or "as made", not view.lost))
+    return (*found, *processes)
 
 
-def _gateway(engine: Engine, profile: Profile, observed: ObservedSandbox) -> Mapping[str, Any]:
-    """The inspect answer of the gateway of that run; empty where there is none."""
-    wanted = {labels.RUN: observed.run, labels.ROLE: GATEWAY}
-    name = companion(observed.base, GATEWAY)
-    found = own_containers(engine, profile.project, more=wanted, names=(name,))
-    inspected = engine.inspect_containers([str(c["Id"]) for c in found])
-    return inspected[0] if inspected else {}
-
-
-def _between(engine: Engine, name: str, observed: ObservedSandbox, gateway: Mapping[str, Any]) -> Finding:
-    """The network between the two: sealed, and nobody else is on it."""
-    from sandboxrun.backend.docker.codec import SEALED
-
-    network = engine.network(private_network(observed.base))
-    title, expected = "nobody but its gateway is on its network", "sealed; the sandbox and its gateway"
-    if network is None:
-        return _finding(name, "gateway network", title, expected, "not there", False, field="Network")
-    live = decode_network(network)
-    wrong = [
-        f"{key}={live.driver_opts.get(key)}" for key, value in SEALED.items() if live.driver_opts.get(key) != value
-    ]
-    wrong += [] if live.internal else ["not internal"]
-    wrong += ["with IPv6"] if live.enable_ipv6 else []
-    mine = {observed.id, str(gateway.get("Id"))}
-    others = {str(of.get("Name")) for id, of in (network.get("Containers") or {}).items() if id not in mine}
-    wrong += [f"{printable(other)} is on it" for other in sorted(others)]
-    seen = listed(wrong) if wrong else expected
-    return _finding(name, "gateway network", title, expected, seen, not wrong, field="Network.Internal, Options")
-
-
-def _rules(
-    engine: Engine, name: str, spec: SandboxSpec, observed: ObservedSandbox, gateway: Mapping[str, Any]
-) -> Finding:
-    """By which rules it says that it serves: those in its file, which must be the declared ones. The addresses that it
-    refuses beside them are the engine's machine's, as they were when it was started."""
-    from sandboxrun.gateway import DIRECTORY, FILE
+def _differing_rules(view: GatewayView, spec: SandboxSpec, observed: ObservedSandbox) -> list[str]:
+    """How the rules that it says to serve by, which are those in its file, differ from the declared ones. The addresses
+    that it refuses beside them are the engine's machine's, as they were when it was started."""
+    from sandboxrun.evidence.parts import record_of
     from sandboxrun.gateway.rules import digest_of_rules, rules_document
 
     assert spec.egress is not None
-    title, field = "its gateway serves by the declared rules", f"{DIRECTORY}/{FILE}"
-    said = _last_said(engine, str(gateway["Id"]))
-    if not said:
-        note = "its log no longer tells by which rules it serves"
-        return _finding(name, "gateway rules", title, "the declared rules", "unknown", None, note, field=field)
-    document = _file(engine, str(gateway["Id"]), f"{DIRECTORY}/{FILE}")
-    declared = _less_refused(rules_document(spec.egress, sandbox=observed.address, run=observed.run))
-    wrong = [] if said == digest_of_rules(document) else ["not those in its file"]
-    wrong += [] if _less_refused(document) == declared else ["other rules than the declared ones"]
-    seen = listed(wrong) if wrong else f"the declared rules ({said[:19]})"
-    return _finding(name, "gateway rules", title, "the declared rules", seen, not wrong, field=field)
-
-
-def _less_refused(document: bytes) -> Any:
-    from sandboxrun.evidence.parts import record_of
-
-    return {key: value for key, value in record_of(document).items() if key != "refused"}
-
-
-def _file(engine: Engine, container: str, path: str) -> bytes:
-    """A file of the container, as the engine hands it out; at most MOST_RULES bytes of it count."""
-    import io
-    import tarfile
-
-    archive = engine.get_archive(container, path)
-    try:
-        data = bytearray()
-        for piece in archive.stream:
-            data += piece
-            if len(data) > MOST_RULES:
-                return b""
-    finally:
-        archive.close()
-    with tarfile.open(fileobj=io.BytesIO(bytes(data))) as tar:
-        member = tar.next()
-        file = tar.extractfile(member) if member is not None and member.isreg() else None
-        return file.read() if file is not None else b""
-
-
-def _last_said(engine: Engine, gateway: str) -> str:
-    """The digest in the last `ready` or `rules` record."""
-    from sandboxrun.evidence.parts import lines, record_of
-
-    said, read = "", 0
-    with engine.logs(gateway, tty=False) as output:
-        for line in lines(data for stream, data in output if stream == 1):
-            read += len(line)
-            record = record_of(line) if b'"digest"' in line else {}
-            if record.get("event") in ("ready", "rules"):
-                said = str(record.get("digest") or "")
-            if read > MOST_LOG:
-                return ""
-    return said
-
-
-def _confined(
-    engine: Engine,
-    profile: Profile,
-    name: str,
-    spec: SandboxSpec,
-    observed: ObservedSandbox,
-    gateway: Mapping[str, Any],
-) -> Finding:
-    """Whether the engine shows it as it was asked to make it."""
-    from sandboxrun.backend.docker.codec import gateway_payload, not_taken
-
-    title = "its gateway is as it was made"
-    network = engine.network(private_network(observed.base))
-    subnet = decode_network(network).subnet if network is not None else None
-    if subnet is None:
-        return _finding(name, "gateway options", title, "as made", "unknown", None, "its network is not there")
-    sandbox = DeclaredSandbox(
-        address=observed.address, sandbox=observed.address, each=None, name=observed.base, spec=spec
+    declared = rules_document(spec.egress, sandbox=observed.address, run=observed.run)
+    live, wanted = (
+        {key: value for key, value in record_of(document).items() if key != "refused"}
+        for document in (view.rules, declared)
     )
-    payload = gateway_payload(sandbox, profile.names, observed.run, Plot.of(subnet), str(gateway.get("Image")))
-    lost = list(not_taken(payload, gateway))
-    if (gateway.get("Config") or {}).get("Cmd") != payload["Cmd"]:
-        lost.append("Config.Cmd")
-    return _finding(
-        name, "gateway options", title, "as made", listed(lost) if lost else "as made", not lost, field="inspect"
-    )
+    wrong = [] if view.said == digest_of_rules(view.rules) else ["not those in its file"]
+    return wrong + ([] if live == wanted else ["other rules than the declared ones"])
 
 
-def _processes(engine: Engine, name: str, gateway: Mapping[str, Any]) -> Iterator[Finding]:
+def _gateway_processes(engine: Backend, name: str, view: GatewayView) -> Iterator[Finding]:
     """What the kernel says of its processes, by the checks of a sandbox's own."""
     from sandboxrun.gateway import USER
 
+    if view.host is None:
+        return
     uid, gid = map(int, USER.split(":"))
-    spec = SandboxSpec(image=str(gateway.get("Image")), user=USER, security_opt=freeze({"no-new-privileges": "true"}))
-    looked = Looked(spec=spec, outside=look(engine, gateway, {}), accounts=Accounts(uid=uid, gid=gid))
-    for found in findings(name, looked, PROCESS_CHECKS):
-        yield Finding(
-            sandbox=name,
-            control=f"gateway {found.control}",
-            title=f"its gateway {found.title}"
-            if found.control != "seccomp"
-            else "its gateway's system calls are filtered",
-            field=found.field,
-            expected=found.expected,
-            seen=found.seen,
-            verdict=found.verdict,
-            note=found.note,
-        )
-
-
-def _finding(
-    sandbox: str,
-    control: str,
-    title: str,
-    expected: str,
-    seen: str,
-    holds: bool | None,
-    note: str = "",
-    *,
-    field: str = "State",
-) -> Finding:
-    verdicts = {True: Verdict.HOLDS, False: Verdict.FAILS, None: Verdict.INCONCLUSIVE}
-    return Finding(
-        sandbox=sandbox,
-        control=control,
-        title=title,
-        field=field,
-        expected=expected,
-        seen=seen,
-        verdict=verdicts[holds],
-        note=note,
-    )
+    spec = SandboxSpec(image=view.image, user=USER, security_opt=freeze({"no-new-privileges": "true"}))
+    looked = Looked(spec=spec, outside=look(view.host, {}), accounts=Accounts(uid=uid, gid=gid))
+    for found in findings(name, looked, PROCESS_CHECKS, engine.terms.checks):
+        filtered = found.control == "seccomp"
+        title = "its gateway's system calls are filtered" if filtered else f"its gateway {found.title}"
+        yield structs.replace(found, control=f"gateway {found.control}", title=title)
 
 
 # -- Reads what the host's kernel says of a running container: /proc and cgroup files, bounded
@@ -274,26 +152,27 @@ def unreadable(reason: str) -> Outside:
     return Outside(unread=freeze(dict.fromkeys(_EVERYTHING, reason)))
 
 
-def look(engine: Engine, inspect: Mapping[str, Any], others: Mapping[str, str]) -> Outside:
+def look(view: HostView, others: Mapping[str, str]) -> Outside:
     """What this host shows of the container. `others` are namespaces of other sandboxes, by whom they belong to.
 
     Does not raise: what can't be read, or is not certainly the container's, stands in `unread`.
     """
-    if not engine.shares_filesystem():
-        return unreadable(f"the engine's processes can't be seen from here: {engine.filesystem_reason()}")
-    pid = int((inspect.get("State") or {}).get("Pid") or 0)
-    container = str(inspect["Id"])
-    if pid <= 0:
+    if view.unseen:
+        return unreadable(view.unseen)
+    if view.pid <= 0:
         return unreadable("the engine tells no process of it")
     try:
-        cgroups = read_cgroups(_read(PROC / str(pid) / "cgroup"))
+        cgroups = read_cgroups(_read(PROC / str(view.pid) / "cgroup"))
     except OSError as error:
         return unreadable(_why(error))
-    if not _is_in(container, cgroups):
-        return unreadable(f"process {pid}, which the engine tells, is in no cgroup of the container here")
-    _settle(pid)
-    found = _Reading(container, pid, cgroups, others)
-    return found.outside(_host_namespaces(engine))
+    if not _is_in(view.id, cgroups):
+        return unreadable(f"process {view.pid}, which the engine tells, is in no cgroup of the container here")
+    _settle(view.pid)
+    host: dict[str, str] = {}
+    for pid in (os.getpid(), 1, view.engine):  # the host's: this process's, the first process's and the engine's own
+        with contextlib.suppress(OSError):  # this process's own are always there; the others are mostly the same
+            host |= dict.fromkeys(namespaces_of(pid).values(), "the host")
+    return _Reading(view.id, view.pid, cgroups, others).outside(host)
 
 
 def _settle(pid: int) -> None:
@@ -309,17 +188,6 @@ def _settle(pid: int) -> None:
 def namespaces_of(pid: int) -> Mapping[str, str]:
     """Where a process's namespace links lead, by kind. Raises OSError."""
     return freeze({kind: os.readlink(PROC / str(pid) / "ns" / kind) for kind in NAMESPACES})
-
-
-def _host_namespaces(engine: Engine) -> Mapping[str, str]:
-    """The namespaces that are the host's: this process's, the first process's and the engine's own."""
-    found: dict[str, str] = {}
-    for pid in (os.getpid(), 1, engine.transport.peer_pid() or 0):
-        try:
-            found |= dict.fromkeys(namespaces_of(pid).values(), "the host")
-        except OSError:
-            continue  # this process's own are always there; the others are mostly the same
-    return found
 
 
 def _is_in(container: str, cgroups: Mapping[str, str]) -> bool:
@@ -506,20 +374,18 @@ def device_numbers(paths: Iterable[str]) -> Iterator[str]:
 
 # -- `verify --running`: live sandboxes, looked at from outside without entering them
 
-CHECKS = (*outside_process.CHECKS, *outside_limits.CHECKS, *outside_places.CHECKS)
 
-
-def verify_running(engine: Engine, profile: Profile, store: Store, names: tuple[str, ...] = ()) -> tuple[Finding, ...]:
+def verify_running(engine: Backend, profile: Profile, store: Store, names: tuple[str, ...] = ()) -> tuple[Finding, ...]:
     """Findings of every live sandbox of the project, in the profile's order; of those that `names` mean, if any.
 
     Raises UsageError where nothing runs, or nothing of a name; EngineError.
     """
-    snapshot = take_snapshot(engine, profile, store)
+    snapshot = engine.observe(profile, store)
     live = [o for o in snapshot.sandboxes if isinstance(o.state, Running) and not _is_probe(o)]
     chosen = _chosen(live, names, profile)
     order = {sandbox.address: n for n, sandbox in enumerate(profile.sandboxes)}
     chosen.sort(key=lambda o: (order.get(o.address, len(order)), o.address, o.one_off, o.name))
-    spaces = {o.id: _namespaces(o.document, label(o)) for o in live}
+    spaces = {o.id: _namespaces(engine.host_view(o), label(o)) for o in live}
     found: list[Finding] = []
     for observed in chosen:
         others = {link: whose for id, links in spaces.items() if id != observed.id for link, whose in links.items()}
@@ -531,7 +397,7 @@ def verify_running(engine: Engine, profile: Profile, store: Store, names: tuple[
 
 
 def look_at(
-    engine: Engine,
+    engine: Backend,
     profile: Profile,
     observed: ObservedSandbox,
     spec: SandboxSpec,
@@ -546,20 +412,20 @@ def look_at(
         name,
         differences,
         applied=observed.applied is not None,
-        fields={key: place.engine for key, place in FIELDS.items()},
-        shown_options=len(SHOWN),
+        terms=engine.terms,
         sensitive=profile.sensitive,
     )
+    view = engine.host_view(observed)
     looked = Looked(
         spec=spec,
-        outside=look(engine, observed.document, others),
-        accounts=_accounts(engine, observed.id, spec),
+        outside=look(view, others),
+        accounts=engine.accounts(observed.id, spec),
         devices=frozenset(device_numbers(device.source for device in spec.devices)),
-        volumes=frozenset((observed.document.get("Config") or {}).get("Volumes") or ()),
+        volumes=view.volumes,
     )
     return (
         *shown,
-        *findings(name, looked, CHECKS),
+        *findings(name, looked, CHECKS, engine.terms.checks),
         *gateway_findings(engine, profile, name, spec, observed),
     )
 
@@ -617,24 +483,11 @@ def _means(names: Iterable[str], address: str) -> bool:
     return address in names or address.partition("[")[0] in names
 
 
-def _namespaces(inspect: Mapping[str, Any], whose: str) -> Mapping[str, str]:
-    pid = int((inspect.get("State") or {}).get("Pid") or 0)
+def _namespaces(view: HostView, whose: str) -> Mapping[str, str]:
     try:
-        return dict.fromkeys(namespaces_of(pid).values(), whose) if pid > 0 else {}
+        return dict.fromkeys(namespaces_of(view.pid).values(), whose) if view.pid > 0 else {}
     except OSError:
         return {}  # what it shares, the other one's own look finds
-
-
-def _accounts(engine: Engine, container: str, spec: SandboxSpec) -> Accounts | None:
-    """The declared user by number; None where the image does not know it."""
-    from sandboxrun.backend.docker.making import login, look_up
-
-    try:
-        uid, gid, groups = login(engine, container, spec.user)
-        added = {look_up(engine, container, "0", group)[1] for group in spec.group_add}
-    except (ApplyError, EngineError):
-        return None
-    return Accounts(uid=uid, gid=gid, groups=groups | added)
 
 
 __all__ = ["expected", "label", "look_at", "verify_running"]

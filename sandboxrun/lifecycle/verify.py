@@ -5,21 +5,18 @@ the same as a condition of apply and run.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from sandboxrun.backend.docker.addresses import host_addresses
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.codec import observe
-from sandboxrun.backend.docker.leftovers import keep, scratch
 from sandboxrun.backend.events import silent
 from sandboxrun.backend.session import Made, Session
+from sandboxrun.backend.views import Machine
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
+from sandboxrun.evidence.state import keep, scratch
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.places import file_contents
@@ -29,11 +26,14 @@ from sandboxrun.lifecycle.running import label, look_at, namespaces_of
 from sandboxrun.plan.planner import select
 from sandboxrun.probe.controls import judge
 from sandboxrun.probe.staging import WEAK_NETWORK, staged_weak
-from sandboxrun.probe.verdicts import Context, Finding, Phase, Seen, Verdict
+from sandboxrun.probe.verdicts import Context, Finding, Phase, Verdict
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Image, Running
 from sandboxrun.spec.types import freeze
 from sandboxrun.threads import begin
+
+if TYPE_CHECKING:
+    from sandboxrun.backend.base import Backend
 
 # -- `verify`: each sandbox started with its own options and the probe as its command, judged beside the weak one
 
@@ -49,7 +49,7 @@ class Verification:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Backend,
         profile: Profile,
         settings: ApplySettings | None = None,
         *,
@@ -74,8 +74,8 @@ class Verification:
             self._prober = prober = Prober(self._engine, self._profile, store, self._settings, self._making)
             if self._stopped.is_set():
                 prober.signal("TERM")
-            info, hosts = self._engine.info(), _hosts(self._engine)
-            contexts = [self._context(sandbox, info, hosts) for sandbox in sandboxes]
+            machine = self._engine.machine()
+            contexts = [self._context(sandbox, machine) for sandbox in sandboxes]
             try:
                 neighbours = beside.enter_context(prober.neighbour(contexts[0], (WEAK_NETWORK,)))
             except SandboxrunError as error:
@@ -112,8 +112,10 @@ class Verification:
         seen |= beside.result()
         outlived.result()
         known = structs.replace(known, gateway=seen[Phase.BATTERY].gateway)
-        found = judge(sandbox.address, known, _seen(seen), _seen(weak.seen))
-        return tuple(_with_reason(finding, weak.reason) for finding in found)
+        strongly, weakly = ({phase: told.seen for phase, told in by.items()} for by in (seen, weak.seen))
+        found = judge(sandbox.address, known, strongly, weakly, self._engine.terms.controls)
+        unknown = Verdict.INCONCLUSIVE
+        return tuple(structs.replace(f, note=weak.reason) if weak.reason and f.verdict is unknown else f for f in found)
 
     def _weak_of(self, prober: Prober, context: Context) -> _Weak:
         """The weak sandbox beside it: one for all that it would be the same for."""
@@ -122,42 +124,40 @@ class Verification:
             self._weak[key] = _Weak(prober, context, self._tell, self._no_weak)
         return self._weak[key]
 
-    def _context(self, sandbox: DeclaredSandbox, info: Mapping[str, Any], hosts: tuple[str, ...]) -> Context:
+    def _context(self, sandbox: DeclaredSandbox, machine: Machine) -> Context:
         spec, profile = sandbox.spec, self._profile
-        shares = self._engine.shares_filesystem()
+        spaces: Mapping[str, str] = freeze({})
+        if machine.pid is not None:
+            spaces = namespaces_of(os.getpid())
+            with contextlib.suppress(OSError):  # this user may not see the engine's own
+                spaces = namespaces_of(machine.pid or os.getpid())
         return Context(
             spec=spec,
             architecture=self._architecture(sandbox),
-            runtime=spec.runtime or str(info.get("DefaultRuntime") or "runc"),
-            cgroup=int(info.get("CgroupVersion") or 1),
-            hosts=hosts,
+            runtime=spec.runtime or machine.runtime,
+            cgroup=machine.cgroup,
+            hosts=machine.addresses[:_MOST_HOSTS],
             networks=freeze({key: profile.networks[key] for key in spec.networks if key in profile.networks}),
-            host_namespaces=self._host_namespaces() if shares else freeze({}),
-            host_cpus=int(info.get("NCPU") or 0),
+            host_namespaces=spaces,
+            host_cpus=machine.cpus,
         )
-
-    def _host_namespaces(self) -> Mapping[str, str]:
-        """The engine's own, or where this user may not see them, this process's."""
-        with contextlib.suppress(OSError):
-            return namespaces_of(self._engine.transport.peer_pid() or os.getpid())
-        return namespaces_of(os.getpid())
 
     def _architecture(self, sandbox: DeclaredSandbox) -> str:
         """The image's, by the kernel's name. It is pulled where it is not there and may be."""
         from sandboxrun.probe.program import architecture
 
         spec = sandbox.spec
-        image = self._engine.image(spec.image)
+        image = self._engine.image_config(spec.image)
         if image is None and spec.pull_policy != "never":
             self._tell(f"{sandbox.address}: pulling {spec.image}")
             self._engine.pull(spec.image, platform=spec.platform)
-            image = self._engine.image(spec.image)
+            image = self._engine.image_config(spec.image)
         if image is None:
             raise SandboxrunError(
                 f"{sandbox.address}: the image {spec.image} is not on the engine",
                 help="pull it first, or set pull_policy: missing",
             )
-        return architecture(str(image.get("Architecture") or ""))
+        return architecture(image.architecture)
 
 
 class _Weak:
@@ -193,28 +193,6 @@ def _unstarted(error: SandboxrunError) -> str:
     return f"the weak sandbox could not be started: {error.diagnostics[0].message}"
 
 
-def _hosts(engine: Engine) -> tuple[str, ...]:
-    """Addresses of the engine's machine that must not be reached; not those of networks that come and go."""
-    passing = {
-        str(config.get("Gateway"))
-        for network in engine.networks()
-        if network.get("Name") != "bridge"
-        for config in (network.get("IPAM") or {}).get("Config") or ()
-    }
-    every = [a for a in host_addresses(engine) if ipaddress.ip_address(a).version == 4 and a not in passing]
-    return tuple(every[:_MOST_HOSTS])
-
-
-def _seen(told: Mapping[Phase, Told]) -> Mapping[Phase, Seen]:
-    return {phase: one.seen for phase, one in told.items()}
-
-
-def _with_reason(finding: Finding, reason: str) -> Finding:
-    if not reason or finding.verdict is not Verdict.INCONCLUSIVE:
-        return finding
-    return structs.replace(finding, note=reason)
-
-
 @contextlib.contextmanager
 def _store(profile: Profile) -> Iterator[Store]:
     """A place for the probes' evidence: gone afterwards, and kept where something went wrong."""
@@ -230,7 +208,7 @@ def _store(profile: Profile) -> Iterator[Store]:
 
 
 def verify(
-    engine: Engine, profile: Profile, names: tuple[str, ...] = (), *, settings: ApplySettings | None = None
+    engine: Backend, profile: Profile, names: tuple[str, ...] = (), *, settings: ApplySettings | None = None
 ) -> tuple[Finding, ...]:
     """Verify the sandboxes that `names` mean, all when there are none; see `Verification.run`.
 
@@ -253,7 +231,11 @@ class Proving:
     """One proof. `inside` are the probes' findings, `outside` those of what was started."""
 
     def __init__(
-        self, engine: Engine, profile: Profile, settings: ApplySettings, tell: Callable[[str], None] = lambda text: None
+        self,
+        engine: Backend,
+        profile: Profile,
+        settings: ApplySettings,
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._engine, self._profile, self._settings, self._tell = engine, profile, settings, tell
         self.inside: tuple[Finding, ...] = ()
@@ -289,12 +271,10 @@ class Proving:
         What can't be told from here is no fault: the probe has shown it, and an engine on another machine shows
         nothing. One that has ended already was read back before it started.
         """
-        inspect = self._engine.inspect_container(made.id)
-        config = session.image(str(inspect["Image"]))
-        observed = observe(inspect, self._profile.names, config)
+        observed = self._engine.observe_one(self._profile, made.id)
         if not isinstance(observed.state, Running):
             return
-        image = Image(reference=sandbox.spec.image, config=config)
+        image = Image(reference=sandbox.spec.image, config=session.image(observed.image_id))
         found = look_at(self._engine, self._profile, observed, sandbox.spec, image, {})
         with self._lock:
             self.outside += found

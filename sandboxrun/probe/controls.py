@@ -28,26 +28,42 @@ BY_ID = freeze({control.id: control for control in CONTROLS})
 # -- Verdicts: each control judged by what the sandbox showed and what the weak one did. Pure
 
 NOTHING: Seen = freeze({})
+NO_FIELDS: Mapping[str, str] = freeze({})
 
 
 def judge(
-    sandbox: str, context: Context, seen: Mapping[Phase, Seen], control: Mapping[Phase, Seen]
+    sandbox: str,
+    context: Context,
+    seen: Mapping[Phase, Seen],
+    control: Mapping[Phase, Seen],
+    fields: Mapping[str, str] = NO_FIELDS,
 ) -> tuple[Finding, ...]:
     """A finding for every control, in the table's order. `seen` is what the sandbox showed in each phase, `control`
     what the weak one did; a phase that did not run is left out of them, and what it should have told is inconclusive.
+    `fields` are the engine's own names of the controls.
     """
-    return tuple(_judge(sandbox, one, context, seen, control) for one in CONTROLS)
-
-
-def _judge(
-    sandbox: str, one: Control, context: Context, seen: Mapping[Phase, Seen], control: Mapping[Phase, Seen]
-) -> Finding:
-    reason = one.applies(context)
-    if reason is not None:
-        return _finding(sandbox, one, "", "", Verdict.NOT_APPLICABLE, reason)
-    strong, weak = seen.get(one.phase, NOTHING), control.get(one.phase, NOTHING)
-    verdict, note = _verdict(one, context, strong, weak)
-    return _finding(sandbox, one, one.expected(context), one.seen(strong) or "nothing", verdict, note)
+    found = []
+    for one in CONTROLS:
+        strong, weak = seen.get(one.phase, NOTHING), control.get(one.phase, NOTHING)
+        reason = one.applies(context)
+        if reason is not None:
+            expected, shown, verdict, note = "", "", Verdict.NOT_APPLICABLE, reason
+        else:
+            expected, shown = one.expected(context), one.seen(strong) or "nothing"
+            verdict, note = _verdict(one, context, strong, weak)
+        found.append(
+            Finding(
+                sandbox=sandbox,
+                control=one.id,
+                title=one.title,
+                field=fields.get(one.id, ""),
+                expected=expected,
+                seen=shown,
+                verdict=verdict,
+                note=note,
+            )
+        )
+    return tuple(found)
 
 
 def _verdict(one: Control, context: Context, strong: Seen, weak: Seen) -> tuple[Verdict, str]:
@@ -71,16 +87,3 @@ def failed(one: Control, context: Context, strong: Seen, weak: Seen) -> bool:
     if one.negative is not None:
         return one.negative(strong, weak, context)
     return one.holds(weak, context) is False
-
-
-def _finding(sandbox: str, one: Control, expected: str, seen: str, verdict: Verdict, note: str) -> Finding:
-    return Finding(
-        sandbox=sandbox,
-        control=one.id,
-        title=one.title,
-        field=one.field,
-        expected=expected,
-        seen=seen,
-        verdict=verdict,
-        note=note,
-    )

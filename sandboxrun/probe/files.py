@@ -103,7 +103,6 @@ CONTROLS = (
     Control(
         id="secrets-mode",
         title="Secrets belong to the user alone",
-        field="Mounts /run/secrets",
         meaning="Each file has the mode and owner declared, 0400 and the sandbox's user unless said otherwise.",
         how="stat(2) of every file in /run/secrets.",
         weak="Has a file of its own, with mode 0644.",
@@ -118,7 +117,6 @@ CONTROLS = (
     Control(
         id="secrets-memory",
         title="Secrets lie in memory",
-        field="Mounts /run/secrets",
         meaning="They are written to no disk.",
         how="statfs(2) of every file in /run/secrets.",
         weak="Has a file of its own on its root.",
@@ -130,7 +128,6 @@ CONTROLS = (
     Control(
         id="secrets-environment",
         title="Secrets stand in no environment",
-        field="Config.Env, Cmd",
         meaning="Environments and arguments are inherited, shown by inspect, and kept with crash reports.",
         how="The program looks for each value in /proc/1/environ, its own, and both command lines. It prints none.",
         weak="Has its value in its environment.",
@@ -142,7 +139,6 @@ CONTROLS = (
     Control(
         id="git-moved",
         title="The workspace's .git can't be moved",
-        field="HostConfig.Mounts workspace/.git",
         meaning="A read-only .git that could be moved away would be replaced by one whose hooks the host runs.",
         how="rename(2) onto a directory that is not empty, which moves nothing: a mount gives EBUSY, others ENOTEMPTY.",
         weak="The same with a .git of its own.",
@@ -155,7 +151,6 @@ CONTROLS = (
     Control(
         id="git-written",
         title="The workspace's .git can't be written",
-        field="HostConfig.Mounts workspace/.git",
         meaning="Hooks, filters and settings in it are run by git on the host.",
         how="access(2) for writing.",
         weak="The same with a .git of its own.",

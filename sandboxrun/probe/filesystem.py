@@ -230,7 +230,6 @@ CONTROLS = (
     Control(
         id="root",
         title="The root can't be written",
-        field="HostConfig.ReadonlyRootfs",
         meaning="Nothing outlives the run but what is mounted, and no program of the image can be replaced.",
         how="The root's options in /proc/self/mountinfo, and a new file in ten places.",
         weak="Started with a writable root, as root.",
@@ -242,7 +241,6 @@ CONTROLS = (
     Control(
         id="writable-mounts",
         title="Only declared mounts can be written",
-        field="HostConfig.Mounts, Binds, Tmpfs",
         meaning="Of all that is mounted, the sandbox's user can write to what the profile names, and to /dev/shm and "
         "/dev/mqueue, which are its own IPC.",
         how="access(2) on each path of /proc/self/mountinfo.",
@@ -255,7 +253,6 @@ CONTROLS = (
     Control(
         id="noexec",
         title="Nothing runs from memory filesystems",
-        field="HostConfig.Tmpfs noexec",
         meaning="What was downloaded into /tmp, or another tmpfs that is noexec, can be neither run nor mapped to run. "
         "An interpreter can still read it.",
         how="A copy of the probe program is started there, and mapped with PROT_EXEC, which gVisor lets pass.",
@@ -268,7 +265,6 @@ CONTROLS = (
     Control(
         id="tmpfs-size",
         title="Memory filesystems are bounded",
-        field="HostConfig.Tmpfs size, ShmSize",
         meaning="Unsized, each could take half of the host's memory.",
         how="statfs(2) gives the size; to reserve one page more (fallocate) fails. Nothing is written. Of those above "
         "1 GiB only the size is looked at.",
@@ -281,7 +277,6 @@ CONTROLS = (
     Control(
         id="propagation",
         title="No mount is shared with the host",
-        field="HostConfig.Mounts BindOptions.Propagation",
         meaning="On a shared mount, what is mounted inside would appear on the host.",
         how="`shared:` among the optional fields of /proc/self/mountinfo.",
         weak="Makes one of its own mounts shared, and looks.",
@@ -293,7 +288,6 @@ CONTROLS = (
     Control(
         id="masked-paths",
         title="Masked paths show nothing",
-        field="HostConfig.MaskedPaths",
         meaning="/proc/kcore, /proc/keys, /sys/firmware and others tell of the host.",
         how="Each mask is taken off, if that can be done, and what lies there is read.",
         weak="Takes the masks off, and reads.",
@@ -305,7 +299,6 @@ CONTROLS = (
     Control(
         id="kernel-settings",
         title="The kernel's settings can't be written",
-        field="HostConfig.ReadonlyPaths",
         meaning="/proc/sys, /proc/sysrq-trigger and others would change the host.",
         how="The mount that makes each read-only is taken off, if that can be done; then access(2) for writing.",
         weak="Takes the mounts off, as root.",
@@ -316,7 +309,6 @@ CONTROLS = (
     Control(
         id="mknod",
         title="No device can be made",
-        field="HostConfig.CapDrop MKNOD",
         meaning="A device file reaches the host's disks and memory, whatever is mounted.",
         how="mknod(2) with /dev/null's number in /dev/shm, /tmp and the working directory.",
         weak="Started with the capability: it works, and is removed again.",
@@ -327,7 +319,6 @@ CONTROLS = (
     Control(
         id="devices",
         title="No device of the host's but the declared",
-        field="HostConfig.Devices",
         meaning="/dev holds the few that every program needs, and those of devices.",
         how="Every block device in /dev, and character devices other than memory and terminals.",
         weak="Makes a block device in its /dev, and looks.",
@@ -338,7 +329,6 @@ CONTROLS = (
     Control(
         id="null-device",
         title="/dev/null is the null device",
-        field="runtime",
         meaning="Runtimes have been tricked into mounting what stands there; masks are made of it.",
         how="stat(2).",
         weak="Puts /dev/zero over it, and looks.",
@@ -349,7 +339,6 @@ CONTROLS = (
     Control(
         id="descriptors",
         title="No directory is left open",
-        field="runtime",
         meaning="A descriptor that a runtime forgot to close leads into the host's files (CVE-2024-21626).",
         how="Every descriptor below 64 in /proc/self/fd.",
         weak="Opens its root, and looks.",
@@ -363,7 +352,6 @@ CONTROLS = (
     Control(
         id="engine-sockets",
         title="No engine's socket is within reach",
-        field="HostConfig.Mounts, Binds",
         meaning="Whoever reaches an engine's socket is root on the host.",
         how="The paths at which engines and system services listen, and every mount that is a socket.",
         weak="Listens at /run/docker.sock itself, and looks.",

@@ -227,7 +227,6 @@ def _control(theme: Theme) -> Control:
     return Control(
         id=theme.id,
         title=theme.title,
-        field="HostConfig.SecurityOpt seccomp",
         meaning=theme.meaning,
         how=f"Each is tried: {', '.join(f'`{item}`' for item in theme.items(OURS))}.",
         weak="Started unconfined, with the capabilities they need: each gives something other than a refusal.",

@@ -106,7 +106,6 @@ def _route_control(id: str, probe: str, title: str, meaning: str, how: str, weak
     return Control(
         id=id,
         title=title,
-        field="HostConfig.NetworkMode, NetworkSettings.Networks",
         meaning=meaning,
         how=how,
         weak=weak,
@@ -155,7 +154,6 @@ CONTROLS = (
     Control(
         id="host",
         title="The host's own addresses can't be reached",
-        field="Networks driver option com.docker.network.bridge.inhibit_ipv4",
         meaning="Services of the host listen on its bridge's address and on its others. A refusal counts as reached.",
         how="TCP to ports 1, 22, 80 and 2375 of the first address of each subnet, and of the addresses that verify "
         "knows of the host.",
@@ -169,7 +167,6 @@ CONTROLS = (
     Control(
         id="neighbours",
         title="Other sandboxes can't be reached",
-        field="Networks driver option com.docker.network.bridge.enable_icc",
         meaning="Sandboxes do not know of each other. A refusal counts as reached.",
         how="TCP to the first addresses of its subnets, its gateway's apart, and to those of the project's others.",
         weak="Another weak sandbox runs on its network: it refuses, that is, it answers.",
@@ -182,7 +179,6 @@ CONTROLS = (
     Control(
         id="names",
         title="No name server answers for the outside",
-        field="HostConfig.Dns",
         meaning="Names that are asked for carry data out, where a resolver forwards them.",
         how="A question for a name of example.com to the engine's resolver, to 127.0.0.1 and to those of "
         "/etc/resolv.conf. No answer, a refusal and a failure hold; an address, or that there is none, do not.",

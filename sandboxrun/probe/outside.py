@@ -5,7 +5,9 @@ findings. Pure.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+from sandboxrun.backend.views import Accounts, Terms
 from sandboxrun.data import Data
 from sandboxrun.errors import shown
 from sandboxrun.plan.diff import Difference
@@ -198,15 +200,8 @@ def listed(words: Iterable[str], most: int = 8) -> str:
 
 # -- How one thing is looked at from outside: what a check is given, what it answers, and how answers become …
 
+NO_FIELDS: Mapping[str, str] = freeze({})
 SENTRY = "the runtime's own kernel answers in there; its processes on the host are not the sandbox's"
-
-
-class Accounts(Data):
-    """The declared user as numbers, and the groups that it may have beside its own."""
-
-    uid: int
-    gid: int
-    groups: frozenset[int] = frozenset()
 
 
 class Looked(Data):
@@ -236,45 +231,50 @@ class Check(Data):
 
     id: str
     title: str
-    field: str
     parts: tuple[str, ...]
     look: Callable[[Looked], Answer | str]
     kernel: bool = True
 
 
-def findings(sandbox: str, looked: Looked, checks: Iterable[Check]) -> tuple[Finding, ...]:
-    """One finding a check, in their order."""
-    return tuple(_finding(sandbox, looked, check) for check in checks)
+def findings(
+    sandbox: str, looked: Looked, checks: Iterable[Check], fields: Mapping[str, str] = NO_FIELDS
+) -> tuple[Finding, ...]:
+    """One finding a check, in their order; `fields` are the engine's own names of the checks."""
+    found = []
+    for check in checks:
+        verdict, answer = _answer(looked, check)
+        found.append(
+            Finding(
+                sandbox=sandbox,
+                control=check.id,
+                title=check.title,
+                field=fields.get(check.id, ""),
+                expected=answer.expected,
+                seen=answer.seen,
+                verdict=verdict,
+                note=answer.note,
+            )
+        )
+    return tuple(found)
 
 
-def _finding(sandbox: str, looked: Looked, check: Check) -> Finding:
+def _answer(looked: Looked, check: Check) -> tuple[Verdict, Answer]:
+    if check.kernel and (looked.spec.runtime or "").startswith(GVISOR):
+        return Verdict.NOT_APPLICABLE, Answer(expected="", seen="", holds=None, note=SENTRY)
     unread = [looked.outside.unread[part] for part in check.parts if part in looked.outside.unread]
     if "processes" in check.parts and not looked.outside.processes:
         unread.append("no process of it was seen")
-    if check.kernel and (looked.spec.runtime or "").startswith(GVISOR):
-        return _made(sandbox, check, Answer(expected="", seen="", holds=None, note=SENTRY), Verdict.NOT_APPLICABLE)
     if unread:
-        answer = Answer(expected="", seen="not read", holds=None, note=unread[0])
-        return _made(sandbox, check, answer, Verdict.INCONCLUSIVE)
-    answer_or_why = check.look(looked)
-    if isinstance(answer_or_why, str):
-        answer = Answer(expected="", seen="", holds=None, note=answer_or_why)
-        return _made(sandbox, check, answer, Verdict.NOT_APPLICABLE)
-    verdicts = {True: Verdict.HOLDS, False: Verdict.FAILS, None: Verdict.INCONCLUSIVE}
-    return _made(sandbox, check, answer_or_why, verdicts[answer_or_why.holds])
+        return Verdict.INCONCLUSIVE, Answer(expected="", seen="not read", holds=None, note=unread[0])
+    answer = check.look(looked)
+    if isinstance(answer, str):
+        return Verdict.NOT_APPLICABLE, Answer(expected="", seen="", holds=None, note=answer)
+    return verdict_of(answer.holds), answer
 
 
-def _made(sandbox: str, check: Check, answer: Answer, verdict: Verdict) -> Finding:
-    return Finding(
-        sandbox=sandbox,
-        control=check.id,
-        title=check.title,
-        field=check.field,
-        expected=answer.expected,
-        seen=answer.seen,
-        verdict=verdict,
-        note=answer.note,
-    )
+def verdict_of(holds: bool | None) -> Verdict:
+    """Of whether something holds; None: it could not be told."""
+    return {True: Verdict.HOLDS, False: Verdict.FAILS, None: Verdict.INCONCLUSIVE}[holds]
 
 
 # -- What the engine shows of a running sandbox, option by option, against what is declared. Pure
@@ -289,41 +289,38 @@ def options(
     differences: Iterable[Difference],
     *,
     applied: bool,
-    fields: Mapping[str, str],
-    shown_options: int,
+    terms: Terms,
     sensitive: frozenset[str] = frozenset(),
 ) -> tuple[Finding, ...]:
-    """A finding for each option that differs; one for all of them where none does. `applied`: whether it is known
-    what was asked when the sandbox was made, so that drift is told from a changed profile. `fields` are the engine's
-    own names of the options that reach it, of which it shows `shown_options`."""
-    engines = [d for d in differences if d.key in fields]
-    if not engines:
-        return (
-            Finding(
-                sandbox=sandbox,
-                control="options",
-                title="the engine shows every option as declared",
-                field="inspect",
-                expected="as declared",
-                seen=f"{shown_options} options as declared",
-                verdict=Verdict.HOLDS,
-            ),
+    """A finding for each option that reaches the engine and differs; one for all of them where none does. `applied`:
+    whether it is known what was asked when the sandbox was made, so that drift is told from a changed profile."""
+
+    def short(value: Any) -> str:
+        text = shown(value, sensitive)
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+    found = tuple(
+        Finding(
+            sandbox=sandbox,
+            control=f"option {one.key}",
+            title=f"{one.key} is as declared",
+            field=terms.options[one.key],
+            expected=short(one.after),
+            seen=short(one.before),
+            verdict=Verdict.FAILS,
+            note=DRIFT if one.drift or not applied else STALE,
         )
-    return tuple(_differs(sandbox, d, fields[d.key], applied, sensitive) for d in engines)
-
-
-def _differs(sandbox: str, difference: Difference, field: str, applied: bool, sensitive: frozenset[str]) -> Finding:
-    return Finding(
-        sandbox=sandbox,
-        control=f"option {difference.key}",
-        title=f"{difference.key} is as declared",
-        field=field,
-        expected=_short(shown(difference.after, sensitive)),
-        seen=_short(shown(difference.before, sensitive)),
-        verdict=Verdict.FAILS,
-        note=DRIFT if difference.drift or not applied else STALE,
+        for one in differences
+        if one.key in terms.options
     )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return found or (
+        Finding(
+            sandbox=sandbox,
+            control="options",
+            title="the engine shows every option as declared",
+            field=terms.checks.get("options", ""),
+            expected="as declared",
+            seen=f"{terms.shown} options as declared",
+            verdict=Verdict.HOLDS,
+        ),
+    )

@@ -219,7 +219,6 @@ CONTROLS = (
     Control(
         id="capabilities",
         title="No capability beyond the declared",
-        field="HostConfig.CapDrop, CapAdd",
         meaning="The parts of root's power that the kernel gives by name. None is left, in any of a process's five "
         "sets, but those that cap_add names.",
         how="The masks in /proc/self/status.",
@@ -232,7 +231,6 @@ CONTROLS = (
     Control(
         id="no-new-privileges",
         title="No new privileges",
-        field="HostConfig.SecurityOpt no-new-privileges",
         meaning="No program, setuid or with file capabilities, gives its caller more than it has.",
         how="NoNewPrivs in /proc/self/status; where a kernel does not show it, prctl(2).",
         weak="Started without it.",
@@ -245,7 +243,6 @@ CONTROLS = (
     Control(
         id="seccomp",
         title="System calls are filtered",
-        field="HostConfig.SecurityOpt seccomp",
         meaning="A filter stands before every system call. What it refuses is seen by the controls of the kernel.",
         how="Seccomp in /proc/self/status: 2 is a filter.",
         weak="Started unconfined.",
@@ -259,7 +256,6 @@ CONTROLS = (
     Control(
         id="user",
         title="Runs as the declared user",
-        field="Config.User",
         meaning="Real, effective, saved and file-system ids are the declared ones, and not root's.",
         how="Uid and Gid in /proc/self/status.",
         weak="Started as root.",
@@ -271,7 +267,6 @@ CONTROLS = (
     Control(
         id="groups",
         title="No further groups",
-        field="HostConfig.GroupAdd",
         meaning="A group can open files and sockets: there is none but the user's own and those of group_add.",
         how="Groups in /proc/self/status.",
         weak="Started with groups 0, 1 and 2.",
@@ -285,7 +280,6 @@ CONTROLS = (
     Control(
         id="setuid",
         title="Setuid programs are powerless",
-        field="HostConfig.SecurityOpt no-new-privileges",
         meaning="A program of root's with the setuid bit, such as su, runs with its caller's id.",
         how="The probe program starts itself from a file of root's with mode 4555, which then says who it is.",
         weak="Becomes uid 65534 and starts the same file: it is root.",
@@ -297,7 +291,6 @@ CONTROLS = (
     Control(
         id="namespaces",
         title="Namespaces of its own",
-        field="HostConfig.PidMode, IpcMode, UTSMode, CgroupnsMode, NetworkMode",
         meaning="Processes, IPC, host name and cgroups are not the host's; nor, where the engine runs on this machine, "
         "are mounts and network.",
         how="The numbers in /proc/self/ns, against those that a kernel begins with and those of the host.",

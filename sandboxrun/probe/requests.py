@@ -161,7 +161,6 @@ def _control(group: str, title: str, meaning: str, how: str) -> Control:
     return Control(
         id=f"gateway-{group}",
         title=title,
-        field="the gateway's rules",
         meaning=meaning,
         how=how,
         weak="In the same run: a destination that the rules let through is not refused.",

@@ -221,7 +221,6 @@ CONTROLS = (
     Control(
         id="memory-limit",
         title="Memory is limited",
-        field="HostConfig.Memory",
         meaning="The kernel counts the sandbox's memory, memory filesystems included, and holds it below mem_limit.",
         how="memory.limit_in_bytes or memory.max of its cgroup.",
         weak="Started without a limit.",
@@ -233,7 +232,6 @@ CONTROLS = (
     Control(
         id="swap-limit",
         title="Swap is limited",
-        field="HostConfig.MemorySwap",
         meaning="Left to itself, an engine allows as much swap again as memory.",
         how="memory.memsw.limit_in_bytes or memory.swap.max of its cgroup.",
         weak="Started without a limit.",
@@ -245,7 +243,6 @@ CONTROLS = (
     Control(
         id="memory",
         title="Memory beyond the limit ends it, as OOM",
-        field="HostConfig.Memory",
         meaning="A program that takes more is killed, and the run is reported as OOM.",
         how="A start of its own, with mem_limit or 64 MiB if that is less: the program takes half as much again. "
         "The engine must say OOMKilled.",
@@ -259,7 +256,6 @@ CONTROLS = (
     Control(
         id="pids-limit",
         title="Processes are limited",
-        field="HostConfig.PidsLimit",
         meaning="Processes and threads together, of the whole sandbox.",
         how="pids.max of its cgroup.",
         weak="Started without a limit.",
@@ -271,7 +267,6 @@ CONTROLS = (
     Control(
         id="processes",
         title="A fork loop ends at the limit",
-        field="HostConfig.PidsLimit",
         meaning="A fork bomb stays in the sandbox.",
         how="A start of its own, with pids_limit or 64 if that is less: fork(2) until it gives EAGAIN. gVisor ends the "
         "sandbox there.",
@@ -285,7 +280,6 @@ CONTROLS = (
     Control(
         id="ulimits",
         title="Limits of each process",
-        field="HostConfig.Ulimits",
         meaning="Open files, core dumps and the others of ulimits, soft and hard, can't be raised.",
         how="prlimit(2) as it begins, and after an attempt to raise each.",
         weak="Started with the engine's own.",
@@ -297,7 +291,6 @@ CONTROLS = (
     Control(
         id="open-files",
         title="A loop that opens files ends at the limit",
-        field="HostConfig.Ulimits nofile",
         meaning="The host's table of open files can't be used up.",
         how="The soft limit is raised as far as it goes, then dup(2) until it fails.",
         weak="Opens on beyond it.",
@@ -313,7 +306,6 @@ CONTROLS = (
     Control(
         id="cpu-quota",
         title="CPU time is limited",
-        field="HostConfig.NanoCpus",
         meaning="The kernel gives the sandbox no more than so many CPUs' time.",
         how="cpu.cfs_quota_us or cpu.max of its cgroup.",
         weak="Started without a quota.",
@@ -325,7 +317,6 @@ CONTROLS = (
     Control(
         id="cpu-time",
         title="CPU time over wall time",
-        field="HostConfig.NanoCpus",
         meaning="What it really gets, with as many processes at work as could use more.",
         how="One process more than cpus (64 at most) for a second; their CPU time by what the kernel counted.",
         weak="The same without a quota; on a busy host, that it has none is what is looked at.",
@@ -338,7 +329,6 @@ CONTROLS = (
     Control(
         id="deadline",
         title="Who ignores TERM is gone by the deadline",
-        field="none: sandboxrun ends it",
         meaning="A command that ignores every signal it can is killed when its time and its grace are over.",
         how="A start of its own with a timeout of 2 s and 1 s of grace; the program wants to live for 8 s.",
         weak="Started without a deadline: it outlives it.",

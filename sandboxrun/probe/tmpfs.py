@@ -40,7 +40,6 @@ def _modes_hold(seen: Seen, context: Context) -> bool | None:
 MODE = Control(
     id="tmpfs-mode",
     title="Memory filesystems have the declared mode",
-    field="HostConfig.Tmpfs mode, uid, gid",
     meaning="Some runtimes give a tmpfs the mode of the image's directory that it is mounted over; the engine "
     "shows the declared one.",
     how="The sandbox's user makes a file in each whose mode and owner allow that.",

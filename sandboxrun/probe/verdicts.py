@@ -69,7 +69,7 @@ class Context(Data):
 class Control(Data):
     """One thing that must hold, and how it is told.
 
-    `field` is the engine's; `applies` gives the reason where there is nothing to look for; `holds` is None where what
+    `applies` gives the reason where there is nothing to look for; `holds` is None where what
     was seen does not tell. `meaning`, `how` and `weak` are for the documentation: what it means, how it is seen, and
     what its negative control is. `negative` says whether that failed as it must, from what the sandbox and the weak
     one showed: by default the weak one must not hold. `moot` gives the reason where it shows
@@ -79,7 +79,6 @@ class Control(Data):
 
     id: str
     title: str
-    field: str
     meaning: str
     how: str
     weak: str
@@ -111,7 +110,8 @@ class Verdict(enum.Enum):
 
 
 class Finding(Data):
-    """One control of one sandbox. `seen` may hold what an image wrote: escape it before it is shown."""
+    """One control of one sandbox; `field` is where the engine has it, in its own words. `seen` may hold what an image
+    wrote: escape it before it is shown."""
 
     sandbox: str
     control: str

@@ -24,6 +24,7 @@ class ImageConfig(Data):
     """What an image sets by itself: `id` is its content digest, the rest what its config holds."""
 
     id: str = ""
+    architecture: str = ""  # as the engine names it (amd64, arm64/v8 ...)
     digests: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()

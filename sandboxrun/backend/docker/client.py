@@ -31,7 +31,7 @@ from sandboxrun.backend.docker.calls import (
     translated,
     uptime,
 )
-from sandboxrun.backend.docker.codec import image_config, read_document, read_state
+from sandboxrun.backend.docker.codec import addresses_of, image_config, read_document, read_state, taken_by
 from sandboxrun.backend.docker.transport import Transport, TransportError
 from sandboxrun.backend.errors import EngineError, Unsupported
 from sandboxrun.spec import labels
@@ -39,11 +39,14 @@ from sandboxrun.spec import labels
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.lock import ProjectLock
     from sandboxrun.backend.docker.project_events import ProjectEvents
+    from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
+    from sandboxrun.gateway.subnets import Network
     from sandboxrun.plan.operations import Operation
     from sandboxrun.spec.codec import ImageConfig
     from sandboxrun.spec.outcome import History
     from sandboxrun.spec.project import DeclaredSandbox, Profile
-    from sandboxrun.spec.state import Document, Snapshot, State
+    from sandboxrun.spec.spec import SandboxSpec
+    from sandboxrun.spec.state import Document, ObservedSandbox, Snapshot, State
 
 OLDEST = (1, 41)  # engine 20.10; older ones lack one-shot stats and private cgroup namespaces
 _ABOUT = {"version": "Version", "api_version": "ApiVersion", "os": "Os", "arch": "Arch", "kernel": "KernelVersion"}
@@ -192,9 +195,7 @@ class Engine:
     def host_addresses(self) -> tuple[str, ...]:
         """The addresses of the engine's own machine, asked once."""
         if self._host is None:
-            from sandboxrun.backend.docker.addresses import host_addresses
-
-            self._host = host_addresses(self)
+            self._host = _looking().host_addresses(self)
         return self._host
 
     def histories(self, ended: Mapping[str, State]) -> Mapping[str, History]:
@@ -334,6 +335,41 @@ class Engine:
         """The state of one container."""
         return read_state(self.inspect_container(id).get("State") or {})
 
+    # -- what verifying looks at (looking.py)
+
+    @property
+    def terms(self) -> Terms:
+        """The engine's own names of what is verified."""
+        return _looking().TERMS
+
+    def machine(self) -> Machine:
+        """The engine's machine."""
+        return _looking().machine(self)
+
+    def subnets(self) -> tuple[Network, ...]:
+        """The subnets of all networks."""
+        return taken_by(self.networks())
+
+    def addresses(self, id: str) -> tuple[str, ...]:
+        """The addresses of a container on its networks."""
+        return addresses_of(self.inspect_container(id))
+
+    def observe_one(self, profile: Profile, id: str) -> ObservedSandbox:
+        """One container as a snapshot has it."""
+        return _looking().observe_one(self, profile, id)
+
+    def host_view(self, observed: ObservedSandbox) -> HostView:
+        """Where a container is on this host."""
+        return _looking().host_view(self, observed.document)
+
+    def accounts(self, id: str, spec: SandboxSpec) -> Accounts | None:
+        """The declared user by number."""
+        return _looking().accounts(self, id, spec)
+
+    def gateway_view(self, profile: Profile, spec: SandboxSpec, observed: ObservedSandbox) -> GatewayView:
+        """The gateway of a live sandbox."""
+        return _looking().gateway_view(self, profile, spec, observed)
+
     def document(self, id: str) -> Document:
         """The engine's own answer about one container."""
         return read_document(self.inspect_container(id))
@@ -356,6 +392,12 @@ class Engine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _looking() -> Any:
+    from sandboxrun.backend.docker import looking
+
+    return looking
 
 
 def _intents() -> Any:

@@ -94,6 +94,7 @@ def image_config(inspect: Mapping[str, Any]) -> ImageConfig:
     live = Live(inspect={"Config": config}, names=Names(project=""))
     return ImageConfig(
         id=str(inspect.get("Id") or ""),
+        architecture=str(inspect.get("Architecture") or ""),
         digests=tuple(map(str, inspect.get("RepoDigests") or ())),
         volumes=tuple(map(forms.path, config.get("Volumes") or ())),
         reserved=tuple(sorted(n for n in labels.read(config.get("Labels")) if n.startswith(labels.PREFIX))),

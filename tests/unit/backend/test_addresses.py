@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.backend.docker.addresses import host_addresses
+from sandboxrun.backend.docker.looking import host_addresses
 from sandboxrun.backend.docker.transport import Unreachable
 
 

@@ -14,8 +14,8 @@ import pytest
 from msgspec import Struct, field
 
 from sandboxrun.backend.docker.holding import held
-from sandboxrun.backend.docker.leftovers import collect, keep, scratch
-from sandboxrun.evidence.state import OWNER, state_path
+from sandboxrun.backend.docker.leftovers import collect
+from sandboxrun.evidence.state import OWNER, keep, scratch, state_path
 from sandboxrun.evidence.store import Store
 from sandboxrun.profile.loader import load
 from sandboxrun.spec import labels

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import pytest
 from msgspec import structs
 
+from sandboxrun.backend.docker.looking import TERMS
 from sandboxrun.probe import kernel
 from sandboxrun.probe.controls import BY_ID, CONTROLS, FAMILIES
 from sandboxrun.probe.program import OUTCOME
@@ -33,7 +34,8 @@ def test_ids_are_unique_and_all_are_shown() -> None:
 
 @pytest.mark.parametrize("one", CONTROLS, ids=lambda one: one.id)
 def test_each_says_what_it_is(one: Control) -> None:
-    assert one.title and one.field and one.expected(context())
+    assert one.title and one.expected(context())
+    assert TERMS.controls[one.id]
     assert one.meaning.endswith(".") and one.how.endswith(".") and one.weak.endswith(".")
     assert not one.title.endswith(".")
     assert one.applies(context()) is None

@@ -21,7 +21,6 @@ def _answer(seen: Seen, _context: Context) -> bool | None:
 ONE = Control(
     id="one",
     title="One",
-    field="HostConfig.One",
     meaning="It is one.",
     how="It is counted.",
     weak="It is two.",
@@ -35,7 +34,7 @@ def found(monkeypatch: pytest.MonkeyPatch, strong: str | None, weak: str | None,
     """The finding of one control, from what its probe showed; None: the phase did not run."""
     monkeypatch.setattr(judging, "CONTROLS", (structs.replace(ONE, **changed),))
     runs = [{} if v is None else {Phase.BATTERY: freeze({"probe": freeze({"value": v})})} for v in (strong, weak)]
-    (finding,) = judge("agent", context(), *runs)
+    (finding,) = judge("agent", context(), *runs, {"one": "HostConfig.One"})
     return finding
 
 

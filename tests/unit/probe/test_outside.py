@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from sandboxrun.probe import outside_limits, outside_places, outside_process
+from sandboxrun.backend.views import Accounts
 from sandboxrun.probe import privilege as capabilities
+from sandboxrun.probe.checks import CHECKS
 from sandboxrun.probe.outside import (
     NAMESPACES,
-    Accounts,
     Looked,
     Outside,
     Process,
@@ -29,8 +29,6 @@ from sandboxrun.spec.option_types import Egress
 from sandboxrun.spec.records import Device, FileRef, Mount, Ulimit, Workspace
 from sandboxrun.spec.spec import SandboxSpec, settle
 from sandboxrun.spec.types import freeze
-
-CHECKS = (*outside_process.CHECKS, *outside_limits.CHECKS, *outside_places.CHECKS)
 
 STATUS = """Name:\tsleep
 Uid:\t1000\t1000\t1000\t1000

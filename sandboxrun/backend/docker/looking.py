@@ -1,0 +1,315 @@
+"""What verifying asks the Docker Engine: its own names of what is verified, its machine, and how a live sandbox and its
+gateway look. Reads only.
+"""
+
+from __future__ import annotations
+
+import io
+import ipaddress
+import re
+import socket
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from sandboxrun.backend.docker.codec import SEALED, decode_network, gateway_payload, not_taken, observe
+from sandboxrun.backend.docker.fields import FIELDS, SHOWN
+from sandboxrun.backend.docker.making import login, look_up
+from sandboxrun.backend.docker.owned import own_containers
+from sandboxrun.backend.docker.transport import TransportError
+from sandboxrun.backend.errors import EngineError
+from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
+from sandboxrun.errors import ApplyError, printable
+from sandboxrun.evidence.parts import lines, record_of
+from sandboxrun.gateway import DIRECTORY, FILE
+from sandboxrun.spec import labels
+from sandboxrun.spec.names import GATEWAY, companion
+from sandboxrun.spec.option import Plot, private_network
+from sandboxrun.spec.project import DeclaredSandbox, Profile
+from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.state import ObservedSandbox
+from sandboxrun.spec.types import freeze
+
+if TYPE_CHECKING:
+    from sandboxrun.backend.docker.client import Engine
+
+_MOST_RULES = 4 << 20  # bytes
+_MOST_LOG = 128 << 20  # bytes, beyond the engine's bound of a gateway's log
+
+# -- The engine's own names
+
+# Of what a probe sees from inside, by the control.
+CONTROLS = freeze(
+    {
+        "capabilities": "HostConfig.CapDrop, CapAdd",
+        "no-new-privileges": "HostConfig.SecurityOpt no-new-privileges",
+        "seccomp": "HostConfig.SecurityOpt seccomp",
+        "user": "Config.User",
+        "groups": "HostConfig.GroupAdd",
+        "setuid": "HostConfig.SecurityOpt no-new-privileges",
+        "namespaces": "HostConfig.PidMode, IpcMode, UTSMode, CgroupnsMode, NetworkMode",
+        "root": "HostConfig.ReadonlyRootfs",
+        "writable-mounts": "HostConfig.Mounts, Binds, Tmpfs",
+        "noexec": "HostConfig.Tmpfs noexec",
+        "tmpfs-size": "HostConfig.Tmpfs size, ShmSize",
+        "propagation": "HostConfig.Mounts BindOptions.Propagation",
+        "masked-paths": "HostConfig.MaskedPaths",
+        "kernel-settings": "HostConfig.ReadonlyPaths",
+        "mknod": "HostConfig.CapDrop MKNOD",
+        "devices": "HostConfig.Devices",
+        "null-device": "runtime",
+        "descriptors": "runtime",
+        "engine-sockets": "HostConfig.Mounts, Binds",
+        "tmpfs-mode": "HostConfig.Tmpfs mode, uid, gid",
+        "memory-limit": "HostConfig.Memory",
+        "swap-limit": "HostConfig.MemorySwap",
+        "memory": "HostConfig.Memory",
+        "pids-limit": "HostConfig.PidsLimit",
+        "processes": "HostConfig.PidsLimit",
+        "ulimits": "HostConfig.Ulimits",
+        "open-files": "HostConfig.Ulimits nofile",
+        "cpu-quota": "HostConfig.NanoCpus",
+        "cpu-time": "HostConfig.NanoCpus",
+        "deadline": "none: sandboxrun ends it",
+        "io-uring": "HostConfig.SecurityOpt seccomp",
+        "tracing": "HostConfig.SecurityOpt seccomp",
+        "own-namespaces": "HostConfig.SecurityOpt seccomp",
+        "mounting": "HostConfig.SecurityOpt seccomp",
+        "handles": "HostConfig.SecurityOpt seccomp",
+        "memory-calls": "HostConfig.SecurityOpt seccomp",
+        "kernel-programs": "HostConfig.SecurityOpt seccomp",
+        "keys": "HostConfig.SecurityOpt seccomp",
+        "machine": "HostConfig.SecurityOpt seccomp",
+        "queues": "HostConfig.SecurityOpt seccomp",
+        "x86": "HostConfig.SecurityOpt seccomp",
+        "socket-families": "HostConfig.SecurityOpt seccomp",
+        "netlink": "HostConfig.SecurityOpt seccomp",
+        "routes": "HostConfig.NetworkMode, NetworkSettings.Networks",
+        "routes-ipv6": "HostConfig.NetworkMode, NetworkSettings.Networks",
+        "metadata": "HostConfig.NetworkMode, NetworkSettings.Networks",
+        "private-addresses": "HostConfig.NetworkMode, NetworkSettings.Networks",
+        "host": "Networks driver option com.docker.network.bridge.inhibit_ipv4",
+        "neighbours": "Networks driver option com.docker.network.bridge.enable_icc",
+        "names": "HostConfig.Dns",
+        "gateway-hosts": "the gateway's rules",
+        "gateway-ports": "the gateway's rules",
+        "gateway-addresses": "the gateway's rules",
+        "gateway-metadata": "the gateway's rules",
+        "gateway-inner": "the gateway's rules",
+        "gateway-private": "the gateway's rules",
+        "gateway-spelling": "the gateway's rules",
+        "gateway-host-field": "the gateway's rules",
+        "secrets-mode": "Mounts /run/secrets",
+        "secrets-memory": "Mounts /run/secrets",
+        "secrets-environment": "Config.Env, Cmd",
+        "git-moved": "HostConfig.Mounts workspace/.git",
+        "git-written": "HostConfig.Mounts workspace/.git",
+    }
+)
+
+# Of what is seen from outside, by the check.
+CHECKS = freeze(
+    {
+        "user": "Config.User",
+        "groups": "HostConfig.GroupAdd",
+        "capabilities": "HostConfig.CapDrop, CapAdd",
+        "no-new-privileges": "HostConfig.SecurityOpt",
+        "seccomp": "HostConfig.SecurityOpt",
+        "namespaces": "HostConfig.PidMode, IpcMode, UTSMode, NetworkMode, CgroupnsMode",
+        "memory-limit": "HostConfig.Memory",
+        "swap-limit": "HostConfig.MemorySwap",
+        "pids-limit": "HostConfig.PidsLimit",
+        "cpu-quota": "HostConfig.NanoCpus",
+        "cpuset": "HostConfig.CpusetCpus",
+        "devices": "HostConfig.Devices",
+        "ulimits": "HostConfig.Ulimits",
+        "oom-score": "HostConfig.OomScoreAdj",
+        "root": "HostConfig.ReadonlyRootfs",
+        "mounts": "HostConfig.Mounts, Tmpfs",
+        "propagation": "HostConfig.Mounts[].BindOptions.Propagation",
+        "masked-paths": "HostConfig.MaskedPaths, ReadonlyPaths",
+        "network": "HostConfig.NetworkMode",
+        "gateway": "State",
+        "gateway network": "Network.Internal, Options",
+        "gateway network gone": "Network",
+        "gateway rules": f"{DIRECTORY}/{FILE}",
+        "gateway options": "inspect",
+        "options": "inspect",
+    }
+)
+TERMS = Terms(
+    controls=CONTROLS,
+    checks=CHECKS,
+    options=freeze({key: place.engine for key, place in FIELDS.items()}),
+    shown=len(SHOWN),
+)
+
+# -- The machine and a sandbox
+
+
+def machine(engine: Engine) -> Machine:
+    """The engine's machine. Raises EngineError."""
+    info = engine.info()
+    passing = {
+        str(config.get("Gateway"))
+        for network in engine.networks()
+        if network.get("Name") != "bridge"
+        for config in (network.get("IPAM") or {}).get("Config") or ()
+    }
+    own = [a for a in engine.host_addresses() if ipaddress.ip_address(a).version == 4 and a not in passing]
+    return Machine(
+        runtime=str(info.get("DefaultRuntime") or "runc"),
+        cgroup=int(info.get("CgroupVersion") or 1),
+        cpus=int(info.get("NCPU") or 0),
+        addresses=tuple(own),
+        pid=(engine.transport.peer_pid() or 0) if engine.shares_filesystem() else None,
+    )
+
+
+def observe_one(engine: Engine, profile: Profile, id: str) -> ObservedSandbox:
+    """One sandbox as a snapshot has it."""
+    inspect = engine.inspect_container(id)
+    return observe(inspect, profile.names, engine.image_config(str(inspect["Image"])))
+
+
+def host_view(engine: Engine, inspect: Mapping[str, Any]) -> HostView:
+    """Where the container of an inspect answer is on this host."""
+    container = str(inspect["Id"])
+    if not engine.shares_filesystem():
+        unseen = f"the engine's processes can't be seen from here: {engine.filesystem_reason()}"
+        return HostView(id=container, unseen=unseen)
+    return HostView(
+        id=container,
+        pid=int((inspect.get("State") or {}).get("Pid") or 0),
+        engine=engine.transport.peer_pid() or 0,
+        volumes=frozenset((inspect.get("Config") or {}).get("Volumes") or ()),
+    )
+
+
+def accounts(engine: Engine, container: str, spec: SandboxSpec) -> Accounts | None:
+    """The declared user by number; None where the image does not know it."""
+    try:
+        uid, gid, groups = login(engine, container, spec.user)
+        added = {look_up(engine, container, "0", group)[1] for group in spec.group_add}
+    except (ApplyError, EngineError):
+        return None
+    return Accounts(uid=uid, gid=gid, groups=groups | added)
+
+
+# -- The addresses of the machine: read where this process can, from the kernel's tables of the engine's network
+# namespace, else from the address that the engine was reached at. What can't be read is no error: private addresses are
+# refused anyway
+
+_LOCAL = re.compile(r"\|-- ([0-9.]+)\n\s+/32 host LOCAL")
+
+
+def host_addresses(engine: Engine) -> tuple[str, ...]:
+    """IPv4 and IPv6 addresses, sorted, loopback left out."""
+    try:
+        pid = engine.transport.peer_pid()
+    except (TransportError, OSError):
+        pid = None
+    found = set(_reached(engine.endpoint)) if pid is None else set(_of_namespace(f"/proc/{pid}/net" if pid else None))
+    return tuple(sorted(str(address) for address in map(ipaddress.ip_address, found) if not address.is_loopback))
+
+
+def _of_namespace(folder: str | None) -> Iterator[str]:
+    for place in filter(None, (folder, "/proc/net")):
+        try:
+            four = Path(place, "fib_trie").read_text("ascii")
+        except OSError:
+            continue
+        yield from _LOCAL.findall(four)
+        yield from _six(Path(place, "if_inet6"))
+        return
+
+
+def _six(table: Path) -> Iterable[str]:
+    try:
+        lines = table.read_text("ascii").splitlines()
+    except OSError:  # a kernel without IPv6
+        return ()
+    return [str(ipaddress.IPv6Address(int(line.split()[0], 16))) for line in lines]
+
+
+def _reached(endpoint: str) -> Iterable[str]:
+    host = urlsplit(endpoint).hostname
+    try:
+        answers = socket.getaddrinfo(host, None) if host else []
+    except OSError:
+        return ()
+    return {str(answer[4][0]).partition("%")[0] for answer in answers}
+
+
+# -- A sandbox's gateway
+
+
+def gateway_view(engine: Engine, profile: Profile, spec: SandboxSpec, observed: ObservedSandbox) -> GatewayView:
+    """The gateway of that run, which was made for `spec`. Raises EngineError."""
+    wanted = {labels.RUN: observed.run, labels.ROLE: GATEWAY}
+    found = own_containers(engine, profile.project, more=wanted, names=(companion(observed.base, GATEWAY),))
+    inspected = engine.inspect_containers([str(c["Id"]) for c in found])
+    gateway: Mapping[str, Any] = inspected[0] if inspected else {}
+    state, id, image = gateway.get("State") or {}, str(gateway.get("Id")), str(gateway.get("Image"))
+    network = engine.network(private_network(observed.base))
+    between = _wrong_between(network, {observed.id, id}) if network is not None else None
+    if not state.get("Running"):
+        return GatewayView(status=str(state.get("Status") or "not there"), between=between)
+    said = _last_said(engine, id)
+    subnet = decode_network(network).subnet if network is not None else None
+    lost: list[str] | None = None
+    if subnet is not None:
+        address = observed.address
+        sandbox = DeclaredSandbox(address=address, sandbox=address, each=None, name=observed.base, spec=spec)
+        payload = gateway_payload(sandbox, profile.names, observed.run, Plot.of(subnet), image)
+        lost = list(not_taken(payload, gateway))
+        lost += ["Config.Cmd"] if (gateway.get("Config") or {}).get("Cmd") != payload["Cmd"] else []
+    return GatewayView(
+        status="running",
+        between=between,
+        image=image,
+        said=said,
+        rules=_file(engine, id, f"{DIRECTORY}/{FILE}") if said else b"",
+        lost=tuple(lost) if lost is not None else None,
+        host=host_view(engine, gateway),
+    )
+
+
+def _wrong_between(network: Mapping[str, Any], mine: set[str]) -> tuple[str, ...]:
+    """What is not as it must be: sealed, and nobody else on it."""
+    live = decode_network(network)
+    wrong = [f"{key}={live.driver_opts.get(key)}" for key, is_ in SEALED.items() if live.driver_opts.get(key) != is_]
+    wrong += [] if live.internal else ["not internal"]
+    wrong += ["with IPv6"] if live.enable_ipv6 else []
+    others = {str(of.get("Name")) for id, of in (network.get("Containers") or {}).items() if id not in mine}
+    return (*wrong, *(f"{printable(other)} is on it" for other in sorted(others)))
+
+
+def _file(engine: Engine, container: str, path: str) -> bytes:
+    """A file of the container, as the engine hands it out; empty where it is no file, or too large."""
+    data = bytearray()
+    with engine.get_archive(container, path) as archive:
+        for piece in archive.stream:
+            data += piece
+            if len(data) > _MOST_RULES:
+                return b""
+    with tarfile.open(fileobj=io.BytesIO(bytes(data))) as tar:
+        member = tar.next()
+        file = tar.extractfile(member) if member is not None and member.isreg() else None
+        return file.read() if file is not None else b""
+
+
+def _last_said(engine: Engine, gateway: str) -> str:
+    """The digest in the last `ready` or `rules` record; none where there is too much to read."""
+    said, read = "", 0
+    with engine.logs(gateway, tty=False) as output:
+        for line in lines(data for stream, data in output if stream == 1):
+            read += len(line)
+            record = record_of(line) if b'"digest"' in line else {}
+            if record.get("event") in ("ready", "rules"):
+                said = str(record.get("digest") or "")
+            if read > _MOST_LOG:
+                return ""
+    return said

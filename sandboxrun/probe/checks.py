@@ -1,0 +1,475 @@
+"""What the host's kernel says of a sandbox, check by check: processes, limits, filesystem and network. Pure.
+
+Every process of the container is looked at, one that came in later (an exec) like the first. A limit that is tighter
+than declared holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from sandboxrun.probe.outside import (
+    NAMESPACES,
+    SETS,
+    Answer,
+    Check,
+    Looked,
+    MountLine,
+    Process,
+    first_number,
+    inside,
+    listed,
+    mask_of,
+)
+from sandboxrun.probe.privilege import DEFAULT, allowed, names
+from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.types import format_size
+
+# -- Processes: who they are, what they may, what they see
+
+OPEN = "declared open"
+_UNKNOWN_USER = "the declared user's number could not be looked up"
+
+
+def user(looked: Looked) -> Answer | str:
+    """All four user and group ids of every process."""
+    accounts, outside = looked.accounts, looked.outside
+    if accounts is None:
+        return Answer(expected=looked.spec.user, seen="", holds=None, note=_UNKNOWN_USER)
+    wanted = {(accounts.uid, accounts.gid)}
+    seen = {
+        (inside(uid, outside.uid_map), inside(gid, outside.gid_map))
+        for process in outside.processes
+        for uid, gid in zip(process.ids("Uid"), process.ids("Gid"), strict=False)
+    }
+    complete = all(len(p.ids("Uid")) == len(p.ids("Gid")) == 4 for p in outside.processes)
+    others = [p.name for p in outside.processes if set(p.ids("Uid")) != set(outside.processes[0].ids("Uid"))]
+    return Answer(
+        expected=f"{accounts.uid}:{accounts.gid}",
+        seen=listed(sorted(f"{'?' if u is None else u}:{'?' if g is None else g}" for u, g in seen)) or "nothing",
+        holds=complete and seen == wanted,
+        note=f"{OPEN}: root" if accounts.uid == 0 else f"also {listed(others)}" if others else "",
+    )
+
+
+def groups(looked: Looked) -> Answer | str:
+    """The supplementary groups: the user's own, and those that the profile or the image's /etc/group give."""
+    accounts, outside = looked.accounts, looked.outside
+    if accounts is None:
+        return Answer(expected="", seen="", holds=None, note=_UNKNOWN_USER)
+    seen = {inside(gid, outside.gid_map) for process in outside.processes for gid in process.ids("Groups")}
+    most = {accounts.gid, *accounts.groups}
+    return Answer(
+        expected=f"only {listed(map(str, sorted(most)))}",
+        seen=listed(sorted("?" if gid is None else str(gid) for gid in seen)) or "none",
+        holds=seen <= most,
+        note=f"{OPEN}: {listed(looked.spec.group_add)}" if looked.spec.group_add else "",
+    )
+
+
+def capabilities(looked: Looked) -> Answer | str:
+    """No set of any process has more than the profile leaves."""
+    most = allowed(looked.spec.cap_add, looked.spec.cap_drop)
+    held, incomplete = 0, False
+    for process in looked.outside.processes:
+        for field in SETS:
+            found = mask_of(process.status, field)
+            incomplete |= found is None
+            held |= found or 0
+    opened = [f"+{name}" for name in looked.spec.cap_add]
+    if "ALL" not in looked.spec.cap_drop:
+        opened += [name for name in sorted(DEFAULT) if name not in looked.spec.cap_drop]
+    return Answer(
+        expected=f"at most {listed(names(most), 16)}" if most else "none",
+        seen=listed(names(held), 16) or "none",
+        holds=None if incomplete else not held & ~most,
+        note=f"{OPEN}: {listed(opened, 16)}" if opened else "",
+    )
+
+
+def no_new_privileges(looked: Looked) -> Answer | str:
+    """No process can gain any by executing a file."""
+    if looked.spec.security_opt.get("no-new-privileges") != "true":
+        return Answer(expected="off", seen=_each(looked, "NoNewPrivs"), holds=True, note=f"{OPEN}: security_opt")
+    without = _with_other(looked.outside.processes, "NoNewPrivs", "1")
+    return Answer(expected="1", seen=_each(looked, "NoNewPrivs"), holds=not without, note=_told(without))
+
+
+def seccomp(looked: Looked) -> Answer | str:
+    """A filter is on every process. What it holds only a probe from inside can tell."""
+    if looked.spec.security_opt.get("seccomp") == "unconfined":
+        return Answer(expected="off", seen=_each(looked, "Seccomp"), holds=True, note=f"{OPEN}: security_opt")
+    without = _with_other(looked.outside.processes, "Seccomp", "2")
+    return Answer(expected="2 (filter)", seen=_each(looked, "Seccomp"), holds=not without, note=_told(without))
+
+
+def namespaces(looked: Looked) -> Answer | str:
+    """None is shared with the host or with another sandbox."""
+    shared, missing = [], []
+    for process in looked.outside.processes:
+        for kind in NAMESPACES:
+            link = process.namespaces.get(kind)
+            if link is None:
+                missing.append(kind)
+            elif link in looked.outside.host:
+                shared.append(f"{kind} of {looked.outside.host[link]}")
+    expected = f"its own {', '.join(NAMESPACES)}"
+    if shared:
+        return Answer(expected=expected, seen=f"shared: {listed(shared)}", holds=False)
+    if missing:
+        note = f"unknown: {listed(missing)}"
+        return Answer(expected=expected, seen="", holds=None, note=note)
+    return Answer(expected=expected, seen="its own", holds=True)
+
+
+def _each(looked: Looked, field: str) -> str:
+    return listed(sorted({process.status.get(field, "?") for process in looked.outside.processes}))
+
+
+def _with_other(processes: Iterable[Process], field: str, value: str) -> list[Process]:
+    return [process for process in processes if process.status.get(field) != value]
+
+
+def _told(processes: list[Process]) -> str:
+    return f"not so: {listed(p.name for p in processes)}" if processes else ""
+
+
+# -- Limits: the files of its cgroup, of version 1 and 2, and its ulimits
+
+_NO_LIMIT = "no limit"
+# What every container may have: null, zero, full, random, urandom, tty, console, ptmx, pts, and net/tun by older runc.
+_COMMON = frozenset({"1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:1", "5:2", "136:*", "10:200"})
+
+
+def memory(looked: Looked) -> Answer | str:
+    """The hard limit."""
+    return _size(looked, "memory", looked.spec.mem_limit or -1)
+
+
+def swap(looked: Looked) -> Answer | str:
+    """What it may swap: version 1 counts memory and swap together, version 2 swap alone."""
+    spec = looked.spec
+    both = spec.mem_limit or -1 if spec.memswap_limit is None else spec.memswap_limit or -1
+    alone = looked.outside.cgroup_version == 2
+    return _size(looked, "swap", both - spec.mem_limit if alone and both > 0 else both)
+
+
+def _size(looked: Looked, name: str, declared: int) -> Answer:
+    found = first_number(looked.outside.cgroup.get(name, ""))
+    return Answer(
+        expected=_shown(declared),
+        seen="unknown" if found is None else _shown(found),
+        holds=_within(found, declared),
+        note=f"{OPEN}: {_NO_LIMIT}" if declared < 0 else "",
+    )
+
+
+def _shown(size: int) -> str:
+    return _NO_LIMIT if size < 0 else format_size(size)
+
+
+def _within(found: int | None, declared: int) -> bool | None:
+    if found is None:
+        return None
+    return declared < 0 or 0 <= found <= declared
+
+
+def pids(looked: Looked) -> Answer | str:
+    """Processes and threads, in all."""
+    declared = looked.spec.pids_limit or -1
+    found = first_number(looked.outside.cgroup.get("pids", ""))
+    return Answer(
+        expected=_NO_LIMIT if declared < 0 else str(declared),
+        seen="unknown" if found is None else _NO_LIMIT if found < 0 else str(found),
+        holds=_within(found, declared),
+        note=f"{OPEN}: {_NO_LIMIT}" if declared < 0 else "",
+    )
+
+
+def cpus(looked: Looked) -> Answer | str:
+    """CPU time: how much of each period."""
+    declared = looked.spec.cpus
+    words = looked.outside.cgroup.get("cpu", "").split()
+    quota = first_number(words[0]) if words else None
+    period = first_number(words[1]) if len(words) > 1 else None
+    if quota is None or not period:
+        return Answer(expected=f"{declared:g}", seen="unknown", holds=None)
+    found = 0.0 if quota < 0 else quota / period
+    # The kernel counts whole microseconds of its period.
+    holds = not declared or 0 < found <= declared + 1 / period
+    return Answer(
+        expected=f"{declared:g}" if declared else _NO_LIMIT,
+        seen=f"{found:g}" if found else _NO_LIMIT,
+        holds=holds,
+        note="" if declared else f"{OPEN}: {_NO_LIMIT}",
+    )
+
+
+def cpuset(looked: Looked) -> Answer | str:
+    """The CPUs it may run on."""
+    if looked.spec.cpuset is None:
+        return "the profile binds it to no CPUs"
+    declared, found = looked.spec.cpuset, looked.outside.cgroup.get("cpuset", "").strip()
+    if not found:
+        return Answer(expected=declared, seen="unknown", holds=None)
+    return Answer(expected=declared, seen=found, holds=_numbers(found) <= _numbers(declared))
+
+
+def _numbers(text: str) -> frozenset[int]:
+    numbers: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        numbers |= set(range(int(first), int(last or first) + 1))
+    return frozenset(numbers)
+
+
+def devices(looked: Looked) -> Answer | str:
+    """The devices that it may open, beside those that every container has."""
+    if looked.outside.cgroup_version == 2:
+        return "cgroup v2 keeps them in a program of the kernel, not in a file: the probe from inside tries them"
+    text, extra = looked.outside.cgroup.get("devices", ""), []
+    for line in text.split("\n"):
+        kind, _, rest = line.partition(" ")
+        number, _, access = rest.partition(" ")
+        known = number in _COMMON or f"{kind} {number}" in looked.devices
+        if kind and set(access) & set("rw") and not (kind in ("c", "b") and known):
+            extra.append(line.strip())
+    declared = [device.source for device in looked.spec.devices]
+    return Answer(
+        expected=f"the common ones and {listed(declared)}" if declared else "the common ones",
+        seen=listed(extra) if extra else "no other" if text else "unknown",
+        holds=not extra if text else None,
+        note=f"{OPEN}: {listed(declared)}" if declared else "",
+    )
+
+
+def ulimits(looked: Looked) -> Answer | str:
+    """Each declared limit of the first process; processes can only lower them."""
+    declared = {name: (limit.soft, limit.hard) for name, limit in looked.spec.ulimits.items()}
+    if not declared:
+        return "the profile sets none"
+    found = {name: looked.outside.limits.get(name) for name in declared}
+    wide = [name for name, limit in found.items() if limit is not None and not _tight(limit, declared[name])]
+    return Answer(
+        expected=listed(f"{name} {_pair(limit)}" for name, limit in declared.items()),
+        seen=listed(f"{name} {'unknown' if limit is None else _pair(limit)}" for name, limit in found.items()),
+        holds=False if wide else None if None in found.values() else True,
+    )
+
+
+def _tight(found: tuple[int, int], declared: tuple[int, int]) -> bool:
+    return all(most < 0 or 0 <= value <= most for value, most in zip(found, declared, strict=True))
+
+
+def _pair(limit: tuple[int, int]) -> str:
+    soft, hard = (_NO_LIMIT if value < 0 else str(value) for value in limit)
+    return soft if soft == hard else f"{soft} to {hard}"
+
+
+def oom(looked: Looked) -> Answer | str:
+    """Not spared when the host runs out of memory."""
+    declared, found = looked.spec.oom_score_adj, looked.outside.oom_score_adj
+    return Answer(
+        expected=f"at least {declared}",
+        seen="unknown" if found is None else str(found),
+        holds=None if found is None else found >= declared,
+    )
+
+
+# -- Filesystem and network: its mounts, its interfaces
+
+# Paths that the engine hides or makes read-only, where the host has them.
+MASKED = ("/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/scsi")
+MASKED_SYS = ("/sys/firmware",)
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+# The engine's init is /sbin/docker-init, which is elsewhere where the image's /sbin is a link.
+_INIT = ("/sbin/docker-init", "/usr/sbin/docker-init", "/usr/bin/docker-init")
+_ENGINES_OWN = frozenset(
+    {
+        *_INIT,
+        "/",
+        "/proc",
+        "/dev",
+        "/dev/pts",
+        "/dev/mqueue",
+        "/dev/shm",
+        "/dev/console",
+        "/sys",
+        "/dev/init",
+        "/run/podman-init",
+        "/run/.containerenv",
+        "/etc/resolv.conf",
+        "/etc/hostname",
+        "/etc/hosts",
+    }
+)
+_READ_ONLY_OWN = (*_INIT, "/sys", "/dev/init", "/run/podman-init")
+# Tunnels that the kernel puts into every network namespace once their modules are loaded; they are down.
+_FALLBACK = frozenset(
+    "tunl0 gre0 gretap0 erspan0 ip_vti0 ip6_vti0 sit0 ip6tnl0 ip6gre0 ip6gretap0 ip6erspan0 teql0".split()
+)
+
+
+def root(looked: Looked) -> Answer | str:
+    """The root filesystem is mounted read-only where that is declared."""
+    roots = [mount for mount in looked.outside.mounts if mount.target == "/"]
+    if not roots:
+        return Answer(expected="", seen="unknown", holds=None)
+    seen = "writable" if roots[-1].writable else "read-only"
+    if not looked.spec.read_only:
+        return Answer(expected="writable", seen=seen, holds=True, note=f"{OPEN}: read_only")
+    return Answer(expected="read-only", seen=seen, holds=not roots[-1].writable)
+
+
+def mounts(looked: Looked) -> Answer | str:
+    """Nothing is mounted but what is declared and what every container has; writable only where declared so."""
+    declared = _declared(looked)
+    found = {mount.target: mount for mount in looked.outside.mounts if not _engines_own(mount)}
+    links = _moved(declared, found)
+    wrong = [_said(mount) for target, mount in found.items() if not _fits(links.get(target, target), mount, declared)]
+    wrong += [_said(mount) for mount in looked.outside.mounts if mount.writable and _never_writable(mount)]
+    absent = [target for target in declared if target not in found and target not in links.values()]
+    wrong += [f"{target} (not there)" for target in absent if target not in looked.volumes]
+    return Answer(
+        expected=listed(f"{path}{'' if writable else ' (read-only)'}" for path, writable in declared.items()) or "none",
+        seen=listed(wrong) if wrong else "these and no other",
+        holds=not wrong if looked.outside.mounts else None,
+    )
+
+
+def _declared(looked: Looked) -> Mapping[str, bool]:
+    """Where something is to be mounted, and whether it may be written to."""
+    spec = looked.spec
+    declared = {path: ",ro," not in f",{options}," for path, options in spec.tmpfs.items()}
+    declared |= {mount.target: not mount.read_only for mount in spec.volumes}
+    if spec.workspace is not None:
+        declared[spec.workspace.target] = spec.workspace.access != "ro"
+    declared |= {"/run/secrets": False} if spec.secrets else {}
+    declared |= {"/run/configs": False} if spec.configs else {}
+    declared |= {path: True for path in looked.volumes if path not in declared}
+    return {path.rstrip("/"): writable for path, writable in sorted(declared.items())}
+
+
+def _never_writable(mount: MountLine) -> bool:
+    """The engine's own program, the kernel's settings, and the limits themselves."""
+    return mount.target in _READ_ONLY_OWN or mount.type in ("cgroup", "cgroup2")
+
+
+def _engines_own(mount: MountLine) -> bool:
+    target = mount.target
+    return target in _ENGINES_OWN or target.startswith(("/proc/", "/sys/")) or _device(mount)
+
+
+def _device(mount: MountLine) -> bool:
+    """A device file of its own, as where devices can't be made: not a folder of the host's."""
+    return mount.target.startswith("/dev/") and mount.type in ("devtmpfs", "tmpfs") and mount.root != "/"
+
+
+def _moved(declared: Mapping[str, bool], found: Mapping[str, MountLine]) -> Mapping[str, str]:
+    """Mounts that stand where a link of the image led the declared path (/var/run to /run), by where they stand."""
+    missing = [path for path in declared if path not in found]
+    moved: dict[str, str] = {}
+    for target in found:
+        same = [path for path in missing if path.rpartition("/")[2] == target.rpartition("/")[2]]
+        if target not in declared and len(same) == 1:
+            moved[target] = same[0]
+            missing.remove(same[0])
+    return moved
+
+
+def _fits(target: str, mount: MountLine, declared: Mapping[str, bool]) -> bool:
+    if target in declared:
+        return declared[target] or not mount.writable
+    # What protects a part of something declared is read-only.
+    return not mount.writable and any(target.startswith(f"{path}/") for path in declared)
+
+
+def _said(mount: MountLine) -> str:
+    return f"{mount.target} ({'writable' if mount.writable else 'read-only'}, {mount.type})"
+
+
+def propagation(looked: Looked) -> Answer | str:
+    """What is mounted inside never appears on the host."""
+    shared = [m.target for m in looked.outside.mounts if any(peer.startswith("shared:") for peer in m.peers)]
+    return Answer(
+        expected="none shared",
+        seen=f"shared: {listed(shared)}" if shared else "none shared",
+        holds=not shared if looked.outside.mounts else None,
+    )
+
+
+def masked(looked: Looked) -> Answer | str:
+    """The kernel's own files that tell of the host, or change it."""
+    hidden = _covering(looked, (*MASKED, *MASKED_SYS))
+    closed = _covering(looked, READ_ONLY)
+    bare = [path for path, mount in hidden.items() if mount is None]
+    bare += [f"{path} (writable)" for path, mount in closed.items() if mount is None or mount.writable]
+    return Answer(
+        expected="hidden or read-only",
+        seen=f"open: {listed(bare)}" if bare else f"{len(hidden)} hidden, {len(closed)} read-only",
+        holds=not bare if looked.outside.mounts else None,
+    )
+
+
+def _covering(looked: Looked, paths: tuple[str, ...]) -> Mapping[str, MountLine | None]:
+    """What is mounted over each of those that this host has."""
+    over = {mount.target: mount for mount in looked.outside.mounts}
+    return {path: over.get(path) for path in paths if path in looked.outside.present}
+
+
+def network(looked: Looked) -> Answer | str:
+    """No interface where it is to have none, and one where it has a gateway."""
+    spec, outside = looked.spec, looked.outside
+    interfaces = [name for name in outside.interfaces if name not in _FALLBACK]
+    if _alone(spec):
+        others = [name for name in interfaces if name != "lo"]
+        return Answer(
+            expected="lo alone", seen=listed(interfaces) or "nothing", holds=not others if interfaces else None
+        )
+    if spec.egress is None or not spec.egress.has_gateway:
+        return "what it reaches is its networks' to say"
+    # Where a default route of it leads nobody answers: that is its network's seal, which is looked at by itself.
+    return Answer(
+        expected="lo and one other",
+        seen=listed(interfaces) or "nothing",
+        holds=len(interfaces) <= 2 if interfaces else None,
+    )
+
+
+def _alone(spec: SandboxSpec) -> bool:
+    return spec.network_mode == "none" or (spec.egress is not None and spec.egress.mode == "none")
+
+
+PROCESS_CHECKS = (
+    Check(id="user", title="runs as the declared user", parts=("processes", "maps"), look=user),
+    Check(id="groups", title="has no group beyond the declared ones", parts=("processes", "maps"), look=groups),
+    Check(
+        id="capabilities", title="has no capability beyond the declared ones", parts=("processes",), look=capabilities
+    ),
+    Check(
+        id="no-new-privileges",
+        title="gains no privilege by executing a file",
+        parts=("processes",),
+        look=no_new_privileges,
+    ),
+    Check(id="seccomp", title="system calls are filtered", parts=("processes",), look=seccomp),
+    Check(id="namespaces", title="shares no namespace", parts=("processes", "namespaces"), look=namespaces),
+)
+CHECKS = (
+    *PROCESS_CHECKS,
+    Check(id="memory-limit", title="memory is limited", parts=("cgroup", "cgroup memory"), look=memory, kernel=False),
+    Check(id="swap-limit", title="swap is limited", parts=("cgroup", "cgroup swap"), look=swap, kernel=False),
+    Check(id="pids-limit", title="processes are limited", parts=("cgroup", "cgroup pids"), look=pids, kernel=False),
+    Check(id="cpu-quota", title="CPU time is limited", parts=("cgroup", "cgroup cpu"), look=cpus, kernel=False),
+    Check(id="cpuset", title="runs on the declared CPUs", parts=("cgroup", "cgroup cpuset"), look=cpuset, kernel=False),
+    Check(
+        id="devices", title="opens no device beyond the declared ones", parts=("cgroup", "cgroup devices"), look=devices
+    ),
+    Check(id="ulimits", title="each process is limited", parts=("limits",), look=ulimits),
+    Check(id="oom-score", title="is not spared when memory runs out", parts=("oom_score_adj",), look=oom),
+    Check(id="root", title="the root filesystem is read-only", parts=("mounts",), look=root),
+    Check(id="mounts", title="only what is declared is mounted", parts=("mounts",), look=mounts),
+    Check(id="propagation", title="no mount is shared with the host", parts=("mounts",), look=propagation),
+    Check(id="masked-paths", title="the kernel's files are hidden", parts=("mounts",), look=masked),
+    Check(id="network", title="is on no network but the declared ones", parts=("network",), look=network),
+)
