@@ -11,7 +11,6 @@ from sandboxrun.errors import Problems
 from sandboxrun.profile.files import bases
 from sandboxrun.profile.sandbox import Made
 from sandboxrun.profile.variables import KEYS as VARIABLE_KEYS
-from sandboxrun.profile.variables import SCALARS, TYPES
 from sandboxrun.source import ListNode, MapNode, Node, Span, plain_of
 from sandboxrun.spec.names import KEY, PROJECT
 from sandboxrun.spec.project import ConfigType, NetworkType, SecretType, VolumeType
@@ -145,38 +144,10 @@ def _objects(type_: Any, description: str, example: Any) -> Schema:
     }
 
 
-_VARIABLE_SCHEMAS: dict[str, tuple[Schema, Any]] = {
-    "type": ({"enum": list(TYPES)}, "string"),
-    "items": (
-        {
-            "type": "object",
-            "properties": {
-                "type": {"enum": list(SCALARS), "description": "The type of each item.", "examples": ["string"]}
-            },
-            "required": ["type"],
-            "additionalProperties": False,
-        },
-        {"type": "string"},
-    ),
-    "default": ({}, "main"),
-    "required": ({"type": "boolean"}, True),
-    "enum": ({"type": "array", "minItems": 1}, ["fast", "thorough"]),
-    "pattern": ({"type": "string", "maxLength": 1000}, "^[a-z]+$"),
-    "description": ({"type": "string"}, "The revision to review."),
-    "sensitive": ({"type": "boolean"}, True),
-    "minimum": ({"type": "number"}, 1),
-    "maximum": ({"type": "number"}, 8),
-    "minLength": ({"type": "integer", "minimum": 0}, 1),
-    "maxLength": ({"type": "integer", "minimum": 0}, 100),
-    "minItems": ({"type": "integer", "minimum": 0}, 1),
-    "maxItems": ({"type": "integer", "minimum": 0}, 10),
-}
-
-
 def _variables() -> Schema:
     properties = {
-        key: {**_VARIABLE_SCHEMAS[key][0], "description": words, "examples": [_VARIABLE_SCHEMAS[key][1]]}
-        for key, words in VARIABLE_KEYS.items()
+        name: {**key.schema, "description": key.description, "examples": [key.example]}
+        for name, key in VARIABLE_KEYS.items()
     }
     return {
         "description": "The inputs of the templates, each typed.",

@@ -6,10 +6,10 @@ Owns masking nothing: it says which values are sensitive.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import field, structs
 
@@ -68,6 +68,50 @@ class Rules(Data, unshown=("matches",), uncompared=("matches",)):
     longest: int | None = None
 
 
+class Key(Data):
+    """What a variable's declaration may say: in words, as a schema, by example, and for which types."""
+
+    description: str
+    schema: Mapping[str, Any]
+    example: Any
+    types: tuple[str, ...] = TYPES
+
+
+_COUNT = {"type": "integer", "minimum": 0}
+_NUMBERS = ("integer", "number")
+_ITEM = {"type": {"enum": list(SCALARS), "description": "The type of each item.", "examples": ["string"]}}
+_ITEMS = {"type": "object", "properties": _ITEM, "required": ["type"], "additionalProperties": False}
+
+
+def _key(description: str, schema: Mapping[str, Any], example: Any, types: tuple[str, ...] = TYPES) -> Key:
+    return Key(description=description, schema=schema, example=example, types=types)
+
+
+KEYS: Mapping[str, Key] = {
+    "type": _key("string, integer, number, boolean, array or object", {"enum": list(TYPES)}, "string"),
+    "items": _key("what an array holds: {type: …}", _ITEMS, {"type": "string"}, ("array",)),
+    "default": _key("the value when none is given", {}, "main"),
+    "required": _key("whether a value must be given", {"type": "boolean"}, True),
+    "enum": _key(
+        "the values it may have", {"type": "array", "minItems": 1}, ["fast", "thorough"], ("string", *_NUMBERS)
+    ),
+    "pattern": _key(
+        "a regular expression that the whole text matches",
+        {"type": "string", "maxLength": LONGEST},
+        "^[a-z]+$",
+        ("string",),
+    ),
+    "description": _key("what it is for", {"type": "string"}, "The revision to review."),
+    "sensitive": _key("whether it is masked wherever it is shown", {"type": "boolean"}, True),
+    "minimum": _key("the least number", {"type": "number"}, 1, _NUMBERS),
+    "maximum": _key("the greatest number", {"type": "number"}, 8, _NUMBERS),
+    "minLength": _key("the least number of characters", _COUNT, 1, ("string",)),
+    "maxLength": _key("the greatest number of characters", _COUNT, 100, ("string",)),
+    "minItems": _key("the least number of items", _COUNT, 1, ("array",)),
+    "maxItems": _key("the greatest number of items", _COUNT, 10, ("array",)),
+}
+
+
 class InputRefused(Exception):
     """A value that the rules do not take: a clause, and a help."""
 
@@ -79,7 +123,18 @@ class InputRefused(Exception):
 def coerce(node: Node, rules: Rules, problems: Problems, *, span: Span | None = None) -> Any:
     """The value of a node (plain data: list for array, dict for object); None with the reason noted."""
     try:
-        value = _typed(node, rules)
+        value: Any
+        match rules.type, node:
+            case "array", ListNode():
+                _few(node.items)
+                value = [_plain(item, rules.items) for item in node.items]
+            case "object", MapNode():
+                _few(node.entries)
+                value = {str(key.value): _plain(item, "string") for key, item in node.entries}
+            case "array" | "object", _:
+                raise InputRefused(f"expected an {rules.type}, found {describe(node)}")
+            case _:
+                value = _plain(node, rules.type)
         check(value, rules)
     except InputRefused as refused:
         problems.add(refused.message, node.span or span, refused.help)
@@ -95,9 +150,15 @@ def from_text(text: str, rules: Rules) -> Any:
         raise InputRefused("the value holds a NUL, or bytes that are not UTF-8")
     match rules.type:
         case "array":
-            value: Any = [_scalar(part, rules.items) for part in _parts(text)]
+            value: Any = [_scalar(part, rules.items) for part in _parts(text, "[")]
         case "object":
-            value = _pairs(text)
+            value = {}
+            parts = _parts(text, "{")
+            for part in parts:
+                name, equals, given = (part, "=", parts[part]) if isinstance(parts, dict) else part.partition("=")
+                if not equals or (not name and isinstance(parts, list)):
+                    raise InputRefused(f"expected name=value, found {_shown(part)}", "write a=1,b=2, or JSON")
+                value[name] = _scalar(given, "string")
         case _:
             value = _scalar(text, rules.type)
     check(value, rules)
@@ -129,22 +190,8 @@ def _shown(value: Any) -> str:
     return f'"{short}"' if isinstance(value, str) else short
 
 
-def _typed(node: Node, rules: Rules) -> Any:
-    match rules.type, node:
-        case "array", ListNode():
-            _few(len(node.items))
-            return [_plain(item, rules.items) for item in node.items]
-        case "object", MapNode():
-            _few(len(node.entries))
-            return {str(key.value): _plain(value, "string") for key, value in node.entries}
-        case "array" | "object", _:
-            article = "an array" if rules.type == "array" else "an object"
-            raise InputRefused(f"expected {article}, found {describe(node)}")
-    return _plain(node, rules.type)
-
-
-def _few(count: int) -> None:
-    if count > MOST_ITEMS:
+def _few(items: Collection[Any]) -> None:
+    if len(items) > MOST_ITEMS:
         raise InputRefused(f"the value has more than {MOST_ITEMS} items")
 
 
@@ -188,42 +235,21 @@ def _scalar(text: Any, kind: str) -> Any:
     raise InputRefused(f"expected {article}, found {_shown(text)}")
 
 
-def _parts(text: str) -> list[Any]:
-    if text.lstrip().startswith("["):
-        made: list[Any] = _json(text, list)
-        _few(len(made))
-        return made
-    parts = [part.strip() for part in text.split(",")] if text.strip() else []
-    _few(len(parts))
-    return parts
-
-
-def _pairs(text: str) -> dict[str, str]:
-    if text.lstrip().startswith("{"):
-        made = _json(text, dict)
-        _few(len(made))
-        return {key: _scalar(value, "string") for key, value in made.items()}
-    pairs: dict[str, str] = {}
-    for part in _parts(text):
-        name, equals, value = part.partition("=")
-        if not equals or not name:
-            raise InputRefused(f"expected name=value, found {_shown(part)}", "write a=1,b=2, or JSON")
-        pairs[name] = value
-    return pairs
-
-
-def _json(text: str, type_: type[list[Any]] | type[dict[str, Any]]) -> Any:
+def _parts(text: str, opening: str) -> Any:
+    """The parts of a list (`opening` is "[") or of pairs ("{"): JSON where it begins so, else what commas separate."""
+    if not text.lstrip().startswith(opening):
+        parts = [part.strip() for part in text.split(",")] if text.strip() else []
+        _few(parts)
+        return parts
     import json
 
     try:
-        made: Any = json.loads(text)
+        made = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputRefused(f"the value is not JSON: {getattr(error, 'msg', 'nested too deeply').lower()}") from None
-    if not isinstance(made, type_):
-        raise InputRefused("the value is JSON of another type")
-    items = made.values() if isinstance(made, dict) else made
-    if any(isinstance(item, list | dict) for item in items):
+    if any(isinstance(item, list | dict) for item in (made.values() if isinstance(made, dict) else made)):
         raise InputRefused("the value's items must be plain values")
+    _few(made)
     return made
 
 
@@ -248,58 +274,24 @@ class Variable(Data, unshown=("span",), uncompared=("span",)):
     span: Span | None = None
 
 
-KEYS: Mapping[str, str] = {
-    "type": "string, integer, number, boolean, array or object",
-    "items": "what an array holds: {type: …}",
-    "default": "the value when none is given",
-    "required": "whether a value must be given",
-    "enum": "the values it may have",
-    "pattern": "a regular expression that the whole text matches",
-    "description": "what it is for",
-    "sensitive": "whether it is masked wherever it is shown",
-    "minimum": "the least number",
-    "maximum": "the greatest number",
-    "minLength": "the least number of characters",
-    "maxLength": "the greatest number of characters",
-    "minItems": "the least number of items",
-    "maxItems": "the greatest number of items",
-}
-_NEEDS = {
-    "items": ("array",),
-    "pattern": ("string",),
-    "minLength": ("string",),
-    "maxLength": ("string",),
-    "minimum": ("integer", "number"),
-    "maximum": ("integer", "number"),
-    "minItems": ("array",),
-    "maxItems": ("array",),
-    "enum": ("string", "integer", "number"),
-}
-
-
 def parse_variables(node: Node | None, problems: Problems) -> dict[str, Variable]:
     """The declared variables by name, in the file's order; the faulty ones left out with the reason noted."""
-    if node is None or (isinstance(node, Scalar) and node.value is None):
-        return {}
-    if not isinstance(node, MapNode):
-        problems.add(
-            f"expected a mapping of variables, found {describe(node)}", node.span, "write NAME: {type: string}"
-        )
-        return {}
-    if len(node.entries) > MOST_VARIABLES:
-        problems.add(f"more than {MOST_VARIABLES} variables", node.span, "use an array or an object")
-        return {}
-    found = {}
-    for key, value in node.entries:
-        variable = _variable(key, value, problems)
-        if variable is not None:
-            found[variable.name] = variable
-    return found
+    match node:
+        case None | Scalar(value=None):
+            return {}
+        case MapNode() if len(node.entries) > MOST_VARIABLES:
+            problems.add(f"more than {MOST_VARIABLES} variables", node.span, "use an array or an object")
+            return {}
+        case MapNode():
+            found = [_variable(key, value, problems) for key, value in node.entries]
+            return {variable.name: variable for variable in found if variable is not None}
+    message = f"expected a mapping of variables, found {describe(node)}"
+    problems.add(message, node.span, "write NAME: {type: string}")
+    return {}
 
 
 def _variable(key: Scalar, node: Node, problems: Problems) -> Variable | None:
-    name = str(key.value)
-    before = len(problems)
+    name, before = str(key.value), len(problems)
     if not _NAME.fullmatch(name):
         problems.add(f"\"{name}\" can't be a variable's name", key.span, "use letters, digits and _")
     if name in _RESERVED:
@@ -318,7 +310,52 @@ def _variable(key: Scalar, node: Node, problems: Problems) -> Variable | None:
     rules = _rules(name, node, key.span, problems)
     if rules is None or len(problems) > before:
         return None
-    return _with_value(name, rules, node, key.span, problems)
+    return _with_default(name, rules, node, key.span, problems)
+
+
+def _with_default(name: str, rules: Rules, node: MapNode, span: Span | None, problems: Problems) -> Variable | None:
+    given, before = node.get("default"), len(problems)
+    sensitive = bool(_given(node, "sensitive", "true or false", _is_flag, problems))
+    asked = _given(node, "required", "true or false", _is_flag, problems)
+    default = None
+    if given is not None and sensitive:
+        help = "its value does not belong in a file; remove it"
+        problems.add("a sensitive variable can't have a default", given.span, help)
+    elif given is not None and asked:
+        problems.add("a variable with a default is never missing", given.span, "remove required, or the default")
+    if not sensitive and given is not None and not (isinstance(given, Scalar) and given.value is None):
+        default = coerce(given, rules, problems)
+    description = _given(node, "description", "a text", _is_text, problems)
+    if len(problems) > before:
+        return None
+    return Variable(
+        name=name,
+        rules=rules,
+        default=default,
+        required=given is None if asked is None else asked,
+        description=description,
+        sensitive=sensitive,
+        span=span,
+    )
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _given(
+    node: MapNode, key: str, expected: str, fits: Callable[[Any], bool], problems: Problems, help: str | None = None
+) -> Any:
+    """The plain value under a key; None where there is none, and, with the reason noted, where it does not fit."""
+    value = node.get(key)
+    if value is None or (isinstance(value, Scalar) and fits(value.value)):
+        return None if value is None else value.value
+    problems.add(f"expected {expected}, found {describe(value)}", value.span, help)
+    return None
 
 
 def _rules(name: str, node: MapNode, span: Span | None, problems: Problems) -> Rules | None:
@@ -327,129 +364,54 @@ def _rules(name: str, node: MapNode, span: Span | None, problems: Problems) -> R
         if node.get("type") is None:
             problems.add(f'the variable "{name}" has no type', span, f"add type: {', '.join(TYPES)}")
         return None
-    for word, needed in _NEEDS.items():
-        if node.get(word) is not None and kind not in needed:
-            help = f"it is for {' and '.join(needed)}"
+    for word, key in KEYS.items():
+        if node.get(word) is not None and kind not in key.types:
+            help = f"it is for {' and '.join(key.types)}"
             problems.add(f'"{word}" means nothing for type {kind}', span_of(node, word), help)
             return None
-    items = _items(inner, problems) if (inner := node.get("items")) is not None else None
+    items = node.get("items")
+    if items is not None and (not isinstance(items, MapNode) or [key.value for key, _ in items.entries] != ["type"]):
+        problems.add("items takes one key, type", items.span, "write items: {type: string}")
+        items = None
+    given = node.get("pattern")
+    pattern = _given(node, "pattern", "a pattern", _is_text, problems, "put it in quotes")
+    matches = compile_pattern(pattern) if pattern is not None else None
+    if pattern is not None and matches is None:
+        help = f"look-around and back-references are not known, and {LONGEST} characters are the most"
+        problems.add("this is not a supported regular expression", given.span if given else None, help)
+    bounds = {}
+    for word in ("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems"):
+        number = bounds[word] = _given(node, word, "a number", lambda n: type(n) in (int, float), problems)
+        if number is not None and word not in ("minimum", "maximum") and not (type(number) is int and number >= 0):
+            problems.add(f"{word} takes a whole number, zero or more", span_of(node, word))
     unit = "Length" if kind == "string" else "Items"
-    pattern, matches = _pattern(node.get("pattern"), problems)
     rules = Rules(
         type=kind,
-        items=items or "string",
+        items=(_word(items, "type", SCALARS, problems) if isinstance(items, MapNode) else None) or "string",
         pattern=pattern,
         matches=matches,
-        least=_number(node, "minimum", problems),
-        most=_number(node, "maximum", problems),
-        shortest=_count(node, f"min{unit}", problems),
-        longest=_count(node, f"max{unit}", problems),
+        least=bounds["minimum"],
+        most=bounds["maximum"],
+        shortest=bounds[f"min{unit}"],
+        longest=bounds[f"max{unit}"],
     )
-    return structs.replace(rules, enum=_enum(node.get("enum"), rules, problems))
-
-
-def _items(node: Node, problems: Problems) -> str | None:
-    if not isinstance(node, MapNode) or [key.value for key, _ in node.entries] != ["type"]:
-        problems.add("items takes one key, type", node.span, "write items: {type: string}")
-        return None
-    return _word(node, "type", SCALARS, problems)
+    match node.get("enum"):
+        case None:
+            return rules
+        case ListNode(items=(_, *_)) as enum:
+            return structs.replace(rules, enum=tuple(coerce(item, rules, problems) for item in enum.items))
+        case enum:
+            problems.add("enum takes a list of values", enum.span, "write enum: [a, b]")
+            return rules
 
 
 def _word(node: MapNode, key: str, known: tuple[str, ...], problems: Problems) -> str | None:
     value = node.get(key)
-    if value is None:
-        return None
-    if isinstance(value, Scalar) and value.value in known:
-        return str(value.value)
-    help = did_you_mean(str(value.value), known) if isinstance(value, Scalar) else None
-    problems.add(f"expected {', '.join(known[:-1])} or {known[-1]}, found {describe(value)}", value.span, help)
-    return None
-
-
-def _number(node: MapNode, key: str, problems: Problems) -> float | int | None:
-    value = node.get(key)
-    match value:
-        case None:
-            return None
-        case Scalar(value=bool()):
-            pass
-        case Scalar(value=int() | float() as number):
-            return number
-    problems.add(f"expected a number, found {describe(value)}", value.span)
-    return None
-
-
-def _count(node: MapNode, key: str, problems: Problems) -> int | None:
-    number = _number(node, key, problems)
-    if number is None or (isinstance(number, int) and number >= 0):
-        return number
-    problems.add(f"{key} takes a whole number, zero or more", span_of(node, key))
-    return None
-
-
-def _pattern(node: Node | None, problems: Problems) -> tuple[str | None, Any]:
-    if node is None:
-        return None, None
-    if not isinstance(node, Scalar) or not isinstance(node.value, str):
-        problems.add(f"expected a pattern, found {describe(node)}", node.span, "put it in quotes")
-        return None, None
-    matches = compile_pattern(node.value)
-    if matches is None:
-        problems.add(
-            "this is not a supported regular expression",
-            node.span,
-            "look-around and back-references are not known, and 1000 characters are the most",
-        )
-    return node.value, matches
-
-
-def _enum(node: Node | None, rules: Rules, problems: Problems) -> tuple[Any, ...] | None:
-    if node is None:
-        return None
-    if not isinstance(node, ListNode) or not node.items:
-        problems.add("enum takes a list of values", node.span, "write enum: [a, b]")
-        return None
-    return tuple(coerce(item, rules, problems) for item in node.items)
-
-
-def _flag(node: MapNode, key: str, default: bool, problems: Problems) -> bool:
-    value = node.get(key)
-    if value is None:
-        return default
-    if isinstance(value, Scalar) and isinstance(value.value, bool):
-        return value.value
-    problems.add(f"expected true or false, found {describe(value)}", value.span)
-    return default
-
-
-def _with_value(name: str, rules: Rules, node: MapNode, span: Span | None, problems: Problems) -> Variable | None:
-    before = len(problems)
-    given = node.get("default")
-    sensitive = _flag(node, "sensitive", False, problems)
-    required = _flag(node, "required", given is None, problems)
-    if given is not None and sensitive:
-        problems.add(
-            "a sensitive variable can't have a default", given.span, "its value does not belong in a file; remove it"
-        )
-    elif given is not None and node.get("required") is not None and required:
-        problems.add("a variable with a default is never missing", given.span, "remove required, or the default")
-    default = None
-    if given is not None and not sensitive and not (isinstance(given, Scalar) and given.value is None):
-        default = coerce(given, rules, problems)
-    words = node.get("description")
-    if words is not None and not (isinstance(words, Scalar) and isinstance(words.value, str)):
-        problems.add(f"expected a text, found {describe(words)}", words.span)
-    if len(problems) > before:
-        return None
-    return Variable(
-        name=name,
-        rules=rules,
-        default=default,
-        required=required,
-        description=str(words.value) if isinstance(words, Scalar) else None,
-        sensitive=sensitive,
-        span=span,
-    )
+    close = isinstance(value, Scalar) and value.value not in known
+    help = did_you_mean(str(value.value), known) if close and isinstance(value, Scalar) else None
+    expected = f"{', '.join(known[:-1])} or {known[-1]}"
+    word: str | None = _given(node, key, expected, lambda word: word in known, problems, help)
+    return word
 
 
 # -- Values for a profile's variables: from whom, in which order, and typed
@@ -507,122 +469,100 @@ def _texts(value: Any) -> list[str]:
 def resolve_values(
     declared: Mapping[str, Variable], inputs: Inputs, problems: Problems
 ) -> tuple[Values, dict[Path, SourceFile]]:
-    """Every declared variable's value, and the files read for them; faults, the missing ones among them, are noted."""
-    found: dict[str, tuple[Any, str]] = {
-        name: (variable.default, "default") for name, variable in declared.items() if not variable.required
-    }
-    found.update(_from_environment(declared, inputs.environment, problems))
+    """Every declared variable's value, and the files read for them; faults, the missing ones among them, are noted.
+
+    Later sources replace earlier ones: defaults, the environment, files, options, the caller.
+    """
+    found: dict[str, tuple[Any, str]] = {n: (v.default, "default") for n, v in declared.items() if not v.required}
     files: dict[Path, SourceFile] = {}
+    for given in _given_values(declared, inputs, files, problems):
+        variable = declared.get(given.name)
+        if variable is not None:
+            found[given.name] = (_value(variable, given, problems), given.origin)
+            continue
+        known = f"declared are: {', '.join(declared)}" if declared else "the profile declares none"
+        help = did_you_mean(given.name, declared) or known
+        problems.add(f'{given.giver} gives "{given.name}", which is not declared', given.span, help)
+    for name, variable in declared.items():
+        if name not in found:
+            purpose = f" ({variable.description})" if variable.description else ""
+            help = f"give it: --var {name}=…, a --var-file, or {PREFIX}{name}"
+            problems.add(f'the variable "{name}" has no value{purpose}', variable.span, help)
+    made = Values(
+        values=MappingProxyType({name: found[name][0] for name in declared if name in found}),
+        origins=MappingProxyType({name: found[name][1] for name in declared if name in found}),
+        sensitive=frozenset(name for name, variable in declared.items() if variable.sensitive),
+    )
+    return made, files
+
+
+class _Given(NamedTuple):
+    """A value that is given: a text, or a node. `giver` and `what` name its source and the value in messages, `span` is
+    where the name is, `at` where the value is."""
+
+    name: str
+    value: str | Node
+    origin: str
+    giver: str
+    what: str
+    span: Span | None = None
+    at: Span | None = None
+
+
+def _given_values(
+    declared: Mapping[str, Variable], inputs: Inputs, files: dict[Path, SourceFile], problems: Problems
+) -> Iterator[_Given]:
+    """All that is given, later sources after earlier ones. Notes each file in `files`."""
+    for name in declared:
+        spellings = [name] if name.upper() in declared else [name, name.upper()]
+        key = next((PREFIX + spelling for spelling in spellings if PREFIX + spelling in inputs.environment), None)
+        if key is not None:
+            yield _Given(name, inputs.environment[key], key, key, key)
     for path in inputs.var_files:
         file = read_source(path, str(path), problems)
         if file is not None:
             files[path] = file
-            found.update(_from_file(declared, file, path, problems))
-    found.update(_from_options(declared, inputs.vars, problems))
-    found.update(_from_python(declared, inputs.values, problems))
-    _missing(declared, found, problems)
-    values = {name: found[name][0] for name in declared if name in found}
-    origins = {name: found[name][1] for name in declared if name in found}
-    sensitive = frozenset(name for name, variable in declared.items() if variable.sensitive)
-    made = Values(values=MappingProxyType(values), origins=MappingProxyType(origins), sensitive=sensitive)
-    return made, files
-
-
-Found = dict[str, tuple[Any, str]]
-
-
-def _missing(declared: Mapping[str, Variable], found: Found, problems: Problems) -> None:
-    for name, variable in declared.items():
-        if name not in found:
-            purpose = f" ({variable.description})" if variable.description else ""
-            problems.add(
-                f'the variable "{name}" has no value{purpose}',
-                variable.span,
-                f"give it: --var {name}=…, a --var-file, or {PREFIX}{name}",
-            )
-
-
-def _unknown(name: str, declared: Mapping[str, Variable], where: str, span: Span | None, problems: Problems) -> None:
-    known = f"declared are: {', '.join(declared)}" if declared else "the profile declares none"
-    problems.add(f'{where} gives "{name}", which is not declared', span, did_you_mean(name, declared) or known)
-
-
-def _text(variable: Variable, text: str, where: str, problems: Problems, span: Span | None = None) -> Any:
-    try:
-        return from_text(text, variable.rules)
-    except InputRefused as refused:
-        if variable.sensitive:  # neither the value nor the line that holds it is shown
-            place = "" if span is None else f"{span}: "
-            problems.add(f'{place}{where} for "{variable.name}" breaks the variable\'s rules', variable.span)
-        else:
-            problems.add(f'{where} for "{variable.name}": {refused.message}', span or variable.span, refused.help)
-        return None
-
-
-def _from_environment(declared: Mapping[str, Variable], environment: Mapping[str, str], problems: Problems) -> Found:
-    found: Found = {}
-    for name, variable in declared.items():
-        spellings = [name] if name.upper() in declared else [name, name.upper()]
-        key = next((PREFIX + spelling for spelling in spellings if PREFIX + spelling in environment), None)
-        if key is not None:
-            found[name] = (_text(variable, environment[key], key, problems), key)
-    return found
-
-
-def _from_options(declared: Mapping[str, Variable], given: tuple[str, ...], problems: Problems) -> Found:
-    found: Found = {}
-    for option in given:
+            yield from _from_file(file, path, problems)
+    for option in inputs.vars:
         name, equals, text = option.partition("=")
-        if not equals or not name:
+        if equals and name:
+            yield _Given(name, text, "--var", "--var", "--var")
+        else:
             problems.add(f'--var "{option}" is not NAME=value', None, "write --var NAME=value")
-        elif name not in declared:
-            _unknown(name, declared, "--var", None, problems)
-        else:
-            found[name] = (_text(declared[name], text, "--var", problems), "--var")
-    return found
+    for name, value in inputs.values.items():
+        yield _Given(name, node_of(value), "caller", "the caller", "the value")
 
 
-def _from_python(declared: Mapping[str, Variable], given: Mapping[str, Any], problems: Problems) -> Found:
-    found: Found = {}
-    for name, value in given.items():
-        if name not in declared:
-            _unknown(name, declared, "the caller", None, problems)
-        else:
-            found[name] = (coerce(node_of(value), declared[name].rules, problems, span=declared[name].span), "caller")
-    return found
+def _from_file(file: SourceFile, path: Path, problems: Problems) -> Iterator[_Given]:
+    dotenv = path.suffix == ".env" or path.name.startswith(".env") or looks_like_dotenv(file.text)
+    dotenv = dotenv and path.suffix not in (".yaml", ".yml", ".json")
+    for key, node in parse_dotenv(file, problems) if dotenv else _entries(parse_yaml(file, problems), problems):
+        name, value = str(key.value), str(getattr(node, "value", "")) if dotenv else node
+        yield _Given(name, value, file.name, "this file", "the value", key.span, node.span)
 
 
-def _from_file(declared: Mapping[str, Variable], file: SourceFile, path: Path, problems: Problems) -> Found:
-    found: Found = {}
-    where = file.name
-    if _is_dotenv(path, file.text):
-        for key, value in parse_dotenv(file, problems):
-            name = str(key.value)
-            if name not in declared:
-                _unknown(name, declared, "this file", key.span, problems)
-            else:
-                text = str(value.value)
-                found[name] = (_text(declared[name], text, "the value", problems, value.span), where)
-        return found
-    for key, node in _entries(parse_yaml(file, problems), problems):
-        name = str(key.value)
-        if name not in declared:
-            _unknown(name, declared, "this file", key.span, problems)
-        else:
-            found[name] = (_from_node(declared[name], node, problems), where)
-    return found
-
-
-def _from_node(variable: Variable, node: Node, problems: Problems) -> Any:
-    if isinstance(node, Scalar) and node.value is None and not variable.required:
+def _value(variable: Variable, given: _Given, problems: Problems) -> Any:
+    """The typed value; None with the reason noted. Of a sensitive one neither the value nor the line that holds it is
+    shown."""
+    value, name, rules, quiet = given.value, variable.name, variable.rules, Problems()
+    if isinstance(value, str):
+        try:
+            return from_text(value, rules)
+        except InputRefused as refused:
+            if not variable.sensitive:
+                problems.add(f'{given.what} for "{name}": {refused.message}', given.at or variable.span, refused.help)
+                return None
+            place = "" if given.at is None else f"{given.at}: "
+            problems.add(f'{place}{given.what} for "{name}" breaks the variable\'s rules', variable.span)
+            return None
+    if given.at is not None and isinstance(value, Scalar) and value.value is None and not variable.required:
         return variable.default
-    if not variable.sensitive:
-        return coerce(node, variable.rules, problems)
-    quiet = Problems()
-    value = coerce(node, variable.rules, quiet)
-    if quiet:  # said without its place: the line that would be quoted holds the secret
-        problems.add(f'{node.span}: the value of "{variable.name}" breaks the variable\'s rules', variable.span)
-    return value
+    if given.at is None or not variable.sensitive:
+        return coerce(value, rules, problems, span=variable.span)
+    made = coerce(value, rules, quiet)
+    if quiet:
+        problems.add(f'{given.at}: the value of "{name}" breaks the variable\'s rules', variable.span)
+    return made
 
 
 def _entries(node: Node | None, problems: Problems) -> tuple[tuple[Scalar, Node], ...]:
@@ -633,9 +573,3 @@ def _entries(node: Node | None, problems: Problems) -> tuple[tuple[Scalar, Node]
             return node.entries
     problems.add(f"expected a mapping of values, found {describe(node)}", node.span, "write NAME: value, a line each")
     return ()
-
-
-def _is_dotenv(path: Path, text: str) -> bool:
-    if path.suffix in (".yaml", ".yml", ".json"):
-        return False
-    return path.suffix == ".env" or path.name.startswith(".env") or looks_like_dotenv(text)
