@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from operator import attrgetter
 from typing import Any, ClassVar, dataclass_transform
@@ -157,11 +157,10 @@ class Record(Data):
         help = did_you_mean(word, known) or f"{self.title} knows: {', '.join(known)}"
         problems.add(f'unknown key "{word}" in {self.title}', key.span, help)
 
-    def schema(self) -> Schema:
-        properties = {}
-        for row in rows(self.cls):
-            if row.settable:
-                properties[row.key] = row_schema(row)
+    def schema(self, keys: Collection[str] | None = None) -> Schema:
+        """The schema of all keys, or of these alone."""
+        offered = [row for row in rows(self.cls) if row.settable and (keys is None or row.key in keys)]
+        properties = {row.key: row_schema(row) for row in offered}
         required = [row.key for row in rows(self.cls) if row.required]
         schema: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
         if required:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -103,7 +104,7 @@ def test_what_only_the_schema_refuses_is_refused_with_its_place(
 ) -> None:
     stricter = json.loads(json.dumps(SpecType.schema()))
     stricter["properties"]["image"] = {"const": "other"}
-    monkeypatch.setattr(gate, "_schema", lambda: stricter)
+    monkeypatch.setattr(gate, "SpecType", SimpleNamespace(schema=lambda keys: stricter))
     gate._validator.cache_clear()
     try:
         with pytest.raises(ProfileError) as raised:
