@@ -46,8 +46,7 @@ from sandboxrun.spec.state import Created, Ended, Image, ObservedSandbox, Offers
 
 if TYPE_CHECKING:
     from sandboxrun.api.service import SandboxService
-    from sandboxrun.evidence.capture import Captured
-    from sandboxrun.evidence.store import Store
+    from sandboxrun.evidence.store import Captured, Store
     from sandboxrun.probe.verdicts import Finding
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
     from sandboxrun.backend.docker.streams import Exec, LogStream
     from sandboxrun.backend.session import Session
-    from sandboxrun.evidence.capture import Captured
+    from sandboxrun.evidence.store import Captured
     from sandboxrun.lifecycle.watch import Watch
 
 

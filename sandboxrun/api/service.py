@@ -23,7 +23,7 @@ from sandboxrun.errors import Diagnostic, UsageError
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
-    from sandboxrun.evidence.capture import Captured
+    from sandboxrun.evidence.store import Captured
     from sandboxrun.probe.verdicts import Finding
 
 __all__ = ["ExecResult", "ExecTimeout", "Sandbox", "SandboxService"]

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from sandboxrun.api.lifecycle import Declared
     from sandboxrun.api.sandbox import Sandbox
     from sandboxrun.api.service import SandboxService
-    from sandboxrun.evidence.capture import Captured
-    from sandboxrun.evidence.store import Store
+    from sandboxrun.evidence.store import Captured, Store
 
 
 # -- One agent being run, in a sandbox or as a plain process: the steps from its start to its result

@@ -15,9 +15,8 @@ from msgspec import structs
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.data import Data
 from sandboxrun.errors import SandboxrunError
-from sandboxrun.evidence.capture import Captured, recorded
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.store import ENDED
+from sandboxrun.evidence.store import ENDED, Captured, recorded
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import to_label
 from sandboxrun.spec.outcome import Ending, History, How, StoppedBy, decide, seen

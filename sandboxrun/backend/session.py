@@ -24,8 +24,7 @@ from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import ObservedSandbox, Snapshot
 
 if TYPE_CHECKING:
-    from sandboxrun.evidence.capture import Captured
-    from sandboxrun.evidence.store import Store
+    from sandboxrun.evidence.store import Captured, Store
 
 
 class Made(Data):

@@ -21,7 +21,7 @@ from sandboxrun.report.progress import Progress, progress_for
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
-    from sandboxrun.evidence.capture import Captured
+    from sandboxrun.evidence.store import Captured
     from sandboxrun.lifecycle.apply import ApplySettings, Outcome
     from sandboxrun.lifecycle.run import RunResult
     from sandboxrun.lifecycle.verify import Proving

@@ -11,7 +11,6 @@ import datetime
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -24,7 +23,7 @@ from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.index import Digests, Egress, Index, Kept, Missing, Refused
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.parts import CaptureLimits, Part, Source, egress
-from sandboxrun.evidence.store import Entry, Store
+from sandboxrun.evidence.store import Captured, Entry, Store, recorded
 from sandboxrun.evidence.usage import Usage
 from sandboxrun.evidence.workspace import staged_content
 from sandboxrun.spec.outcome import History, StoppedBy, decide, seen
@@ -100,37 +99,12 @@ class CaptureRequest(Data, unshown=("secrets",)):
     limits: CaptureLimits = CaptureLimits()
 
 
-class Captured(Data):
-    """What came of it. `entry` is None, and `failure` says why, when there is no evidence to rely on.
-
-    `already`: this run had been captured before, and that is what is told here.
-    """
-
-    entry: Entry | None
-    folder: Path | None = None
-    index: Index | None = None
-    already: bool = False
-    failure: str | None = None
-
-
 def capture(engine: Backend, container_id: str, request: CaptureRequest, store: Store) -> Captured:
     """Take a run's evidence. Never raises an Exception; an interrupt leaves a folder that the next capture redoes."""
     try:
         return _Capture(engine, container_id, request, store).run()
     except Exception as error:
         return Captured(entry=None, failure=reason_of(error))
-
-
-def recorded(store: Store, run: str) -> Captured | None:
-    """The evidence of a run that was captured before, by whichever job; None where the store has none."""
-    entry = store.entry(run)
-    if entry is None:
-        return None
-    folder = store.path / entry.folder
-    try:
-        return Captured(entry=entry, folder=folder, index=store.index(entry), already=True)
-    except Exception as error:
-        return Captured(entry=None, folder=folder, already=True, failure=reason_of(error))
 
 
 class _Capture:

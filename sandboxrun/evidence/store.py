@@ -539,3 +539,31 @@ def last_line(store: Store) -> str | None:
     except FileNotFoundError:
         return None
     return digest_of(complete[-1]) if complete else None
+
+
+# -- A run's evidence as its takers and readers have it
+
+
+class Captured(Data):
+    """What came of it. `entry` is None, and `failure` says why, when there is no evidence to rely on.
+
+    `already`: this run had been captured before, and that is what is told here.
+    """
+
+    entry: Entry | None
+    folder: Path | None = None
+    index: Index | None = None
+    already: bool = False
+    failure: str | None = None
+
+
+def recorded(store: Store, run: str) -> Captured | None:
+    """The evidence of a run that was captured before, by whichever job; None where the store has none."""
+    entry = store.entry(run)
+    if entry is None:
+        return None
+    folder = store.path / entry.folder
+    try:
+        return Captured(entry=entry, folder=folder, index=store.index(entry), already=True)
+    except Exception as error:
+        return Captured(entry=None, folder=folder, already=True, failure=reason_of(error))

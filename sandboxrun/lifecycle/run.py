@@ -34,8 +34,7 @@ from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.threads import begin, together
 
 if TYPE_CHECKING:
-    from sandboxrun.evidence.capture import Captured
-    from sandboxrun.evidence.store import Store
+    from sandboxrun.evidence.store import Captured, Store
     from sandboxrun.plan.changes import Plan
 
 Making = Callable[[], contextlib.AbstractContextManager[Callable[[], None]]]

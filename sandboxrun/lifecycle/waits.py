@@ -38,8 +38,7 @@ from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Completed, Created, Ended, ObservedSandbox, Running, Snapshot
 
 if TYPE_CHECKING:
-    from sandboxrun.evidence.capture import Captured
-    from sandboxrun.evidence.store import Store
+    from sandboxrun.evidence.store import Captured, Store
     from sandboxrun.lifecycle.saved import SavedPlan
 
 

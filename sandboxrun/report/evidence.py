@@ -13,8 +13,8 @@ from typing import Any, assert_never
 
 from sandboxrun.data import Data
 from sandboxrun.errors import ExitCode, one_line, redact
-from sandboxrun.evidence.capture import Captured
 from sandboxrun.evidence.index import Index
+from sandboxrun.evidence.store import Captured
 from sandboxrun.spec.outcome import RUN_ENDED, Ending, How
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import format_duration, format_size

@@ -13,8 +13,7 @@ from msgspec import field
 
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.data import Data
-from sandboxrun.evidence.capture import Captured
-from sandboxrun.evidence.store import Store
+from sandboxrun.evidence.store import Captured, Store
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.run import RunOptions, RunResult, run
 from sandboxrun.profile.loader import load

@@ -16,7 +16,7 @@ from sandboxrun.cli import output, project
 from sandboxrun.cli.lines import Lines
 from sandboxrun.cli.main import main
 from sandboxrun.errors import EVIDENCE_MASK, MASK, Diagnostic, mask, redact, redact_texts, redacted, spellings
-from sandboxrun.evidence.capture import Captured
+from sandboxrun.evidence.store import Captured
 from sandboxrun.plan.operations import Operation, StartSandbox
 from sandboxrun.probe.verdicts import Finding, Verdict
 from sandboxrun.profile.loader import load

@@ -9,7 +9,6 @@ import io
 import json
 import posixpath
 import re
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -52,6 +51,8 @@ if TYPE_CHECKING:
 
 def files_tar(contents: Mapping[FileRef, bytes], uid: int, gid: int) -> BinaryIO:
     """One file for each reference, owned by its own uid and gid, or by those given."""
+    import tarfile
+
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for ref, content in contents.items():
@@ -66,6 +67,8 @@ def files_tar(contents: Mapping[FileRef, bytes], uid: int, gid: int) -> BinaryIO
 
 def directory_tar(name: str, uid: int, gid: int) -> BinaryIO:
     """An empty directory of that owner: unpacked above one that is there, it changes the owner alone."""
+    import tarfile
+
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
         info = tarfile.TarInfo(name)
@@ -97,6 +100,8 @@ def _entry(engine: Engine, container: str, path: str, name: str) -> tuple[int, i
 
 
 def _read(engine: Engine, container: str, path: str) -> str:
+    import tarfile
+
     archive = engine.get_archive(container, path)
     try:
         data = bytearray()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.evidence.capture import Captured
 from sandboxrun.evidence.index import Index, Kept, Missing, Refused
+from sandboxrun.evidence.store import Captured
 from sandboxrun.evidence.usage import Usage
 from sandboxrun.report.evidence import Run, duration, ending_text, evidence_plain, evidence_text, size
 from sandboxrun.spec.outcome import Ending, How
