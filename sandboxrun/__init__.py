@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sandboxrun.api.service import ExecResult, ExecTimeout, Sandbox, SandboxService
     from sandboxrun.api.settings import Settings
     from sandboxrun.api.spawner import AgentResult, AgentSession, AgentSpawner, AgentState
-    from sandboxrun.backend.docker.connect import connect
+    from sandboxrun.backend.docker.client import connect
     from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
     from sandboxrun.errors import ApplyError, PlanError, ProfileError, SandboxrunError, UsageError
     from sandboxrun.evidence.store import Store, last_line, verify_chain
@@ -32,7 +32,7 @@ _HOME = {
     "AgentSession": "api.spawner",
     "AgentSpawner": "api.spawner",
     "AgentState": "api.spawner",
-    "connect": "backend.docker.connect",
+    "connect": "backend.docker.client",
     "EngineError": "backend.errors",
     "EngineTimeout": "backend.errors",
     "EngineUnreachable": "backend.errors",

@@ -50,7 +50,7 @@ def ensure(client: docker.DockerClient, *, rebuild: bool = False) -> None:
 
 def build_gateway() -> None:
     """Build the gateway's image where the engine lacks the one of this program."""
-    from sandboxrun.backend.docker.connect import connect
+    from sandboxrun.backend.docker.client import connect
     from sandboxrun.gateway import image
 
     with connect(engine.endpoint()) as built_on:

@@ -78,7 +78,7 @@ class SandboxService:
     def _connect(self) -> Engine:
         if self._host is None:
             return self.settings.connect(parallelism=self._parallelism)
-        from sandboxrun.backend.docker.connect import connect
+        from sandboxrun.backend.docker.client import connect
 
         return connect(self._host, parallelism=self._parallelism, env=self.settings.environment)
 

@@ -94,7 +94,7 @@ class Settings(Data, unshown=("environment",), uncompared=("environment",)):
 
     def connect(self, *, parallelism: int = 8) -> Engine:
         """The engine these settings name, after it has answered. Raises UsageError, EngineError."""
-        from sandboxrun.backend.docker.connect import connect
+        from sandboxrun.backend.docker.client import connect
 
         env = dict(self.environment)
         if self.docker_socket is not None or self.docker_host is not None:
@@ -192,7 +192,7 @@ _VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 
 def _check_endpoint(env: Mapping[str, str], problems: Problems) -> None:
     """Each of the two by itself: DOCKER_SOCKET in force must not hide a DOCKER_HOST that makes no sense."""
-    from sandboxrun.backend.docker.connect import resolve
+    from sandboxrun.backend.docker.config import resolve
 
     for name in ("DOCKER_SOCKET", "DOCKER_HOST"):
         if env.get(name):

@@ -80,7 +80,7 @@ def open_store(profile: Profile, given: Given) -> Store:
 
 def open_engine(host: str | None, parallelism: int = 4) -> Engine:
     """The engine. Raises EngineUnreachable, UsageError."""
-    from sandboxrun.backend.docker.connect import connect
+    from sandboxrun.backend.docker.client import connect
 
     return connect(host, parallelism=parallelism)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import connect
 from tests.attacks.cages import CLOSED, Cages
 from tests.attacks.outside import Outside, look_outside
 from tests.attacks.places import Bench, Copied, Shared, look_at_copied, look_at_shared

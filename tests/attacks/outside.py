@@ -11,8 +11,7 @@ from typing import Any
 
 import docker
 
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import Engine, connect
 from sandboxrun.data import Data
 from sandboxrun.lifecycle import apply as converge
 from tests.attacks.cages import Cages, Ran

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 import docker
 import docker.types
 
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import connect
 from sandboxrun.gateway.image import build
 from sandboxrun.gateway.program.dns import question
 from scripts.spaces import Space

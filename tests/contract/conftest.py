@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sandboxrun.backend.base import Backend
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import connect
 from sandboxrun.backend.fake import Fake
 from scripts import engine
 from tests.engine.leftovers import sweep

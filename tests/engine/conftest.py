@@ -14,7 +14,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import connect
 from sandboxrun.gateway.image import build, reference
 from scripts import engine, image
 from tests.conftest import Cli

@@ -16,8 +16,7 @@ from typing import Any
 import docker
 import pytest
 
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import Engine, connect
 from sandboxrun.spec.seccomp import to_engine
 from tests.conftest import Cli
 

@@ -20,8 +20,7 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import Engine, connect
 from sandboxrun.backend.docker.facts import engine_facts
 from sandboxrun.backend.errors import (
     EngineError,
@@ -218,12 +217,9 @@ def test_updates_and_names(client: Engine, make: Make, project: str) -> None:
     assert (found["Id"], found["HostConfig"]["Memory"]) == (id, 64 << 20)
 
 
-def test_usage_processes_and_changes(client: Engine, make: Make) -> None:
+def test_usage_and_changes(client: Engine, make: Make) -> None:
     id = make("sh", "-c", "echo x > /made; exec sleep 600", start=True)
     assert client.stats(id)["memory_stats"]["usage"] > 0
-    assert any("sleep 600" in " ".join(p) for p in client.top(id)["Processes"])
-    with client.stats_stream(id) as samples:
-        assert [s["id"] for s in itertools.islice(samples, 2)] == [id, id]
     client.kill_container(id)
     assert ("/made", "added") in client.changes(id)
 
@@ -322,7 +318,6 @@ def test_images(client: Engine, busybox: str) -> None:
     assert found is not None
     assert client.image(found["Id"]) == found
     assert client.image("sandboxrun/none:1") is None
-    assert found["Id"] in {i["Id"] for i in client.images(references=(busybox,))}
     with pytest.raises(NotFound, match="No such image") as raised:
         client.create_container("sandboxrun-none", {"Image": "sandboxrun/none:1"})
     assert raised.value.diagnostics[0].help == "pull the image first, or set pull_policy: missing"
@@ -506,7 +501,7 @@ def test_the_filesystem_of_a_remote_engine_is_not_shared(
 _ASK = """
 import sys
 sys.path[:0] = {path!r}
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import connect
 engine = connect({host!r})
 print(engine.shares_filesystem(), engine.filesystem_reason(), sep=": ")
 """

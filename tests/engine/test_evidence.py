@@ -15,8 +15,7 @@ import jsonschema
 import pytest
 from msgspec import structs
 
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import Engine, connect
 from sandboxrun.evidence.capture import CaptureRequest, capture
 from sandboxrun.evidence.export import ExportLimits
 from sandboxrun.evidence.parts import CaptureLimits

@@ -10,8 +10,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import Engine, connect
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.gateway import image

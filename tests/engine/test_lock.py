@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import Engine, connect
 from sandboxrun.backend.docker.lock import LABEL, ProjectLock, project_lock
 from sandboxrun.backend.errors import LockHeld, LockLost
 from sandboxrun.backend.owner import this_process
@@ -29,7 +28,7 @@ _CONTENDER = """
 import sys, time
 sys.path[:0] = {path!r}
 from pathlib import Path
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import connect
 from sandboxrun.backend.docker.lock import project_lock
 folder = Path({folder!r})
 with connect({host!r}) as engine:
@@ -46,7 +45,7 @@ with connect({host!r}) as engine:
 _HOLDER = """
 import sys, time
 sys.path[:0] = {path!r}
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import connect
 from sandboxrun.backend.docker.lock import project_lock
 with project_lock(connect({host!r}), {project!r}, wait=0, lease={lease}):
     print("held", flush=True)

@@ -19,8 +19,7 @@ import docker
 import pytest
 
 from sandboxrun import SandboxService, Settings
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import Engine, connect
 from sandboxrun.errors import ApplyError
 from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.usage import Sampler

@@ -16,8 +16,7 @@ import docker
 import pytest
 from msgspec import structs
 
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import Engine, connect
 from sandboxrun.data import Data
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.apply import ApplySettings

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import docker
 import pytest
 
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import connect
 from sandboxrun.backend.docker.streams import file_mode
 from sandboxrun.backend.errors import NotFound
 from tests.conftest import Cli

@@ -15,7 +15,7 @@ import docker
 import jsonschema
 import pytest
 
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import connect
 from sandboxrun.backend.session import Made, Session
 from sandboxrun.errors import ApplyError
 from sandboxrun.evidence.store import Store

@@ -9,8 +9,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.connect import connect
+from sandboxrun.backend.docker.client import Engine, connect
 from sandboxrun.backend.docker.observe import take_snapshot
 from sandboxrun.backend.events import Event
 from sandboxrun.evidence.store import Store

@@ -1,44 +1,55 @@
-"""How one engine call is made: path and query quoted, body encoded, the answer checked and its failures named.
-
-Owns the step from a Transport's failures to EngineErrors. Must not know single calls: those stand by kind in
-containers.py, images.py, networks.py and streams.py.
+"""How one engine call is made: the API's version, path and query quoted, body encoded, the answer checked, its failures
+named; and what the engine says of itself. The single calls are in objects.py and streams.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote as _quote
+from urllib.parse import urlencode
 
-from sandboxrun.backend.docker.transport import Broken, Connection, Response, TimedOut, TransportError, Unreachable
-from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, failure
+from sandboxrun.backend.docker.transport import (
+    MAX_WHOLE,
+    TIMEOUT,
+    Broken,
+    Connection,
+    Request,
+    Response,
+    TimedOut,
+    Transport,
+    TransportError,
+    Unreachable,
+)
+from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, Unsupported, failure
 from sandboxrun.data import Data
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
 Query = Mapping[str, str | int | bool | None]
 
-TIMEOUT = 120.0  # seconds; the engine's slowest short call (removing a large container) stays well below
+OLDEST = (1, 41)  # engine 20.10; older ones lack one-shot stats and private cgroup namespaces
+NEWEST = (1, 51)  # engine 28.5: what this client was written against
 MAX_MESSAGE = 2000
+_FRESH = 60.0  # seconds for which an answer about the engine itself is used again
+_CLOCK = "asking the engine for its time"
 
-_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
 
-
-def quote(text: str, also: bytes = b"") -> str:
+def quote(text: str, also: str = "") -> str:
     """Percent-encode `text` for a path or a query, except letters, digits, `-._~` and `also`."""
-    if text.isascii() and text.isalnum():  # an id, mostly
-        return text
-    return "".join(chr(b) if b in _PLAIN or b in also else f"%{b:02X}" for b in text.encode("utf-8", "surrogateescape"))
+    return _quote(text, safe=also, errors="surrogateescape")
 
 
 def target(path: str, query: Query | None) -> str:
     """A request's target; None in the query is left out, booleans are 1 and 0."""
-    if not query:
-        return path
-    pairs = ((k, int(v) if isinstance(v, bool) else v) for k, v in query.items() if v is not None)
-    text = "&".join(f"{quote(k)}={quote(str(v))}" for k, v in pairs)
-    return f"{path}?{text}" if text else path
+    pairs = {k: int(v) if isinstance(v, bool) else v for k, v in (query or {}).items() if v is not None}
+    return f"{path}?{urlencode(pairs, quote_via=_quote, errors='surrogateescape')}" if pairs else path
 
 
 def label_filter(labels: Mapping[str, str | None], more: Mapping[str, Sequence[str]] | None = None) -> str | None:
@@ -49,8 +60,8 @@ def label_filter(labels: Mapping[str, str | None], more: Mapping[str, Sequence[s
     return json.dumps(filters) if filters else None
 
 
-def translated(operation: str, error: TransportError, *, sent: bool) -> EngineError:
-    """A carrying failure as what the user is told."""
+def translated(operation: str, error: TransportError) -> EngineError:
+    """A failure of carrying, as what the user is told."""
     match error:
         case Unreachable():
             return EngineUnreachable(operation, str(error), help=error.help)
@@ -58,8 +69,8 @@ def translated(operation: str, error: TransportError, *, sent: bool) -> EngineEr
             return EngineTimeout(operation, str(error), help="the engine may be overloaded: try again")
         case Broken():
             help = "see whether the engine still runs (its log tells why it stopped), then run the command again"
-            return EngineUnreachable(operation, str(error), help=help, maybe_done=sent)
-    return EngineUnreachable(operation, str(error), maybe_done=sent)
+            return EngineUnreachable(operation, str(error), help=help, maybe_done=True)
+    return EngineUnreachable(operation, str(error), maybe_done=True)
 
 
 class Answer(Data, unshown=("response",)):
@@ -78,16 +89,9 @@ class Answer(Data, unshown=("response",)):
         """The head's fields, names in lower case."""
         return self.response.headers
 
-    def _guarded(self, read: Callable[[], T]) -> T:
-        try:
-            return read()
-        except TransportError as error:
-            raise translated(self.operation, error, sent=True) from error
-
     def read(self, limit: int | None = None) -> bytes:
-        """The whole body. With a `limit` one of more bytes is an error: an agent may have shaped what is in it."""
-        if limit is None:
-            return self._guarded(self.response.read)
+        """The whole body. One of more bytes than `limit` is an error: an agent may have shaped what is in it."""
+        limit = MAX_WHOLE if limit is None else limit
         data = bytearray()
         for piece in self.pieces():
             data += piece
@@ -120,7 +124,7 @@ class Answer(Data, unshown=("response",)):
 
     def pieces(self) -> Iterator[bytes]:
         """The body as it arrives."""
-        while piece := self._guarded(self.response.some):
+        while piece := guarded(self.operation, self.response.some):
             yield piece
 
     def connection(self) -> Connection:
@@ -132,58 +136,12 @@ class Answer(Data, unshown=("response",)):
         self.response.close()
 
 
-class Caller(Protocol):
-    """What a call needs: an Engine."""
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        operation: str,
-        query: Query | None = None,
-        payload: Any = None,
-        body: Iterable[bytes] | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout: float | None = TIMEOUT,
-        upgrade: bool = False,
-        stream: bool = False,
-    ) -> Answer:
-        """See Engine.request."""
-        ...
-
-    def get_all(self, paths: Sequence[str], *, operation: str) -> tuple[Json | None, ...]:
-        """See Engine.get_all."""
-        ...
-
-
-def is_failure(status: int) -> bool:
-    """Redirects too: no engine sends them, and what is between must not choose where requests go."""
-    return status >= 300 and status != 304
-
-
-def error_of(operation: str, response: Response) -> EngineError:
-    """The failure that an answer with an error status tells."""
+def guarded(operation: str, call: Callable[[], T]) -> T:
+    """`call`, whose failure to carry something is told as the user is told it."""
     try:
-        data = response.read()
+        return call()
     except TransportError as error:
-        data = str(error).encode()
-    return failure(operation, response.status, message_of(data))
-
-
-def object_of(operation: str, status: int, data: bytes) -> Json | None:
-    """A whole answer as a JSON object; None for 404. Raises the EngineError of any other error status."""
-    if status == 404:
-        return None
-    if is_failure(status):
-        raise failure(operation, status, message_of(data))
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise EngineError(operation, "the engine's answer is not JSON", status=status) from error
-    if not isinstance(value, dict):
-        raise EngineError(operation, "the engine's answer is not a JSON object", status=status)
-    return value
+        raise translated(operation, error) from error
 
 
 def message_of(data: bytes) -> str:
@@ -200,3 +158,138 @@ def message_of(data: bytes) -> str:
 def uptime() -> float:
     """Seconds that go on while the machine sleeps, where the system has such a clock."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Client:
+    """Makes calls of the API over one Transport. Usable from several threads at once; a context manager. Raises
+    EngineErrors."""
+
+    def __init__(self, transport: Transport, *, api_version: str | None = None) -> None:
+        """Use `transport`; an `api_version` that is not given is agreed upon with the first call."""
+        self.transport = transport
+        self._version = api_version
+        self._about: Json | None = None
+        self._info: tuple[float, Json] | None = None  # and when it was asked
+        self._told: tuple[float, str] | None = None  # when the last answer came, and the engine's date in it
+        self._id = ""
+
+    @property
+    def endpoint(self) -> str:
+        """Where the engine is, as a URL."""
+        return self.transport.endpoint
+
+    @property
+    def api_version(self) -> str:
+        """The API version in use, such as "1.41"."""
+        if self._version is None:
+            self._version = self._negotiate()
+        return self._version
+
+    def _negotiate(self) -> str:
+        """The newest version that both sides know. Raises Unsupported for an engine that is too old."""
+        operation = "asking the engine for its version"
+        answer = self.request("GET", "/_ping", operation, versioned=False, timeout=30)
+        answer.read()
+        theirs = answer.headers.get("api-version", "")
+        try:
+            major, minor = (int(part) for part in theirs.split("."))
+        except ValueError:
+            cause = f"what answers at {self.endpoint} is not a container engine"
+            raise Unsupported(operation, cause, help="check the address") from None
+        if (major, minor) < OLDEST:
+            cause = f"the engine speaks API {theirs}, and {'.'.join(map(str, OLDEST))} is the oldest that will do"
+            raise Unsupported(operation, cause, help="upgrade to Docker 20.10 or newer")
+        return ".".join(map(str, min((major, minor), NEWEST)))
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        operation: str,
+        *,
+        query: Query | None = None,
+        payload: Any = None,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = TIMEOUT,
+        upgrade: bool = False,
+        stream: bool = False,
+        versioned: bool = True,
+    ) -> Answer:
+        """One call of the API: every request to the engine is made here.
+
+        `path` is quoted and without the version; `payload` is sent as JSON, `body` as it is. `operation` is
+        a clause for messages ("creating container a"). See `Request` for the others. Raises the EngineError for an
+        answer with an error status, EngineUnreachable and EngineTimeout.
+        """
+        fields = dict(headers or {})
+        if payload is not None:
+            fields["Content-Type"] = "application/json"
+            body = json.dumps(payload).encode()
+        request = Request(
+            method=method,
+            target=target(f"/v{self.api_version}{path}" if versioned else path, query),
+            headers=fields,
+            body=body,
+            timeout=timeout,
+            upgrade=upgrade,
+            stream=stream,
+        )
+        response = guarded(operation, lambda: self.transport.request(request))
+        if date := response.headers.get("date"):
+            self._told = uptime(), date
+        answer = Answer(operation=operation, response=response)
+        # Redirects are failures too: no engine sends them, and what is between must not choose where requests go.
+        if response.status < 300 or response.status == 304:
+            return answer
+        try:
+            said = answer.read()
+        except EngineError as error:
+            said = error.cause.encode()
+        raise failure(operation, response.status, message_of(said))
+
+    def version(self) -> Json:
+        """GET /version, once: an engine that is replaced ends its connections, and this object with them."""
+        if self._about is None:
+            self._about = self.request("GET", "/version", "asking the engine for its version").mapping()
+        return self._about
+
+    def info(self) -> Json:
+        """GET /info, again where the last answer is older than a minute: an engine may be configured anew."""
+        if self._info is None or uptime() - self._info[0] > _FRESH:
+            asked = uptime()
+            found = self.request("GET", "/info", "asking the engine about itself").mapping()
+            self._info, self._id = (asked, found), str(found.get("ID") or "")
+        return self._info[1]
+
+    @property
+    def identity(self) -> str:
+        """What tells this engine from others: its own id, or its address where it tells none. Never raises."""
+        if not self._id:
+            with contextlib.suppress(EngineError):
+                self.info()
+        return self._id or self.endpoint
+
+    def clock(self) -> datetime:
+        """The engine's time, UTC, at most a second behind: leases and expiry count by it, not by this machine's.
+
+        Every answer has it, to the second; without one in the last minute the engine is asked.
+        """
+        if self._told is None or uptime() - self._told[0] > _FRESH:
+            self.request("GET", "/_ping", _CLOCK, versioned=False).read()
+        came, date = self._told or (0.0, "")
+        with contextlib.suppress(ValueError):
+            told = parsedate_to_datetime(date)
+            if told.tzinfo is not None:
+                return told.astimezone(UTC) + timedelta(seconds=uptime() - came)
+        raise EngineError(_CLOCK, "the engine's answer does not tell the time")
+
+    def close(self) -> None:
+        """End all connections: streams that are being read end, calls under way fail."""
+        self.transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

@@ -1,39 +1,21 @@
-"""The engine, as the rest of the program sees it: its calls, each once, over one Transport.
-
-Owns the one place that every request goes through (`Engine.request`) and the API version. The calls themselves stand
-by kind in the modules named below. Must not decide anything.
+"""The engine, as the rest of the program sees it: its calls, what is known of it, and the seam's verbs
+(backend/base.py), each handed to the module that knows how, which is loaded with the first. Must not decide anything.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sandboxrun.backend.docker import containers as _containers
-from sandboxrun.backend.docker import images as _images
-from sandboxrun.backend.docker import networks as _networks
-from sandboxrun.backend.docker import streams as _streams
-from sandboxrun.backend.docker.calls import (
-    TIMEOUT,
-    Answer,
-    Json,
-    Query,
-    error_of,
-    is_failure,
-    object_of,
-    target,
-    translated,
-    uptime,
-)
 from sandboxrun.backend.docker.codec import addresses_of, image_config, read_document, read_state, taken_by
-from sandboxrun.backend.docker.transport import Transport, TransportError
-from sandboxrun.backend.errors import EngineError, Unsupported
+from sandboxrun.backend.docker.config import Endpoint, resolve
+from sandboxrun.backend.docker.streams import Streams
+from sandboxrun.backend.docker.transport import Transport, Unreachable, dial_ssh, dial_unix
+from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
+from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.spec import labels
 
 if TYPE_CHECKING:
@@ -48,149 +30,25 @@ if TYPE_CHECKING:
     from sandboxrun.spec.spec import SandboxSpec
     from sandboxrun.spec.state import Document, ObservedSandbox, Snapshot, State
 
-OLDEST = (1, 41)  # engine 20.10; older ones lack one-shot stats and private cgroup namespaces
 _ABOUT = {"version": "Version", "api_version": "ApiVersion", "os": "Os", "arch": "Arch", "kernel": "KernelVersion"}
-NEWEST = (1, 51)  # engine 28.5: what this client was written against
-_FRESH = 60.0  # seconds for which an answer about the engine itself is used again
-_CLOCK = "asking the engine for its time"
 _IMAGE_ID = re.compile("sha256:[0-9a-f]{64}")
 
 
-class Engine:
+class Engine(Streams):
     """One container engine. Usable from several threads at once; a context manager. Raises EngineErrors."""
 
     def __init__(self, transport: Transport, *, api_version: str | None = None) -> None:
         """Use `transport`; an `api_version` that is not given is agreed upon with the first call."""
-        self._transport = transport
-        self._version = api_version
+        super().__init__(transport, api_version=api_version)
         self._sharing: tuple[bool, str] | None = None
-        self._about: Json | None = None
-        self._info: tuple[float, Json] | None = None  # and when it was asked
-        self._told: tuple[float, str] | None = None  # when the last answer came, and the engine's date in it
-        self._configs: dict[str, ImageConfig] = {}  # by full id, whose meaning never changes
         self._host: tuple[str, ...] | None = None
-        self._id = ""
+        self._configs: dict[str, ImageConfig] = {}  # by full id, whose meaning never changes
 
-    @property
-    def endpoint(self) -> str:
-        """Where the engine is, as a URL."""
-        return self._transport.endpoint
-
-    @property
-    def transport(self) -> Transport:
-        """What carries the requests."""
-        return self._transport
-
-    @property
-    def api_version(self) -> str:
-        """The API version in use, such as "1.41"."""
-        if self._version is None:
-            self._version = self._negotiate()
-        return self._version
-
-    def _negotiate(self) -> str:
-        """The newest version that both sides know. Raises Unsupported for an engine that is too old."""
-        operation = "asking the engine for its version"
-        answer = self.request("GET", "/_ping", operation=operation, versioned=False, timeout=30)
-        answer.read()
-        theirs = answer.headers.get("api-version", "")
-        try:
-            major, minor = (int(part) for part in theirs.split("."))
-        except ValueError:
-            cause = f"what answers at {self.endpoint} is not a container engine"
-            raise Unsupported(answer.operation, cause, help="check the address") from None
-        if (major, minor) < OLDEST:
-            cause = f"the engine speaks API {theirs}, and {'.'.join(map(str, OLDEST))} is the oldest that will do"
-            raise Unsupported(answer.operation, cause, help="upgrade to Docker 20.10 or newer")
-        return ".".join(map(str, min((major, minor), NEWEST)))
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        operation: str,
-        query: Query | None = None,
-        payload: Any = None,
-        body: Iterable[bytes] | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout: float | None = TIMEOUT,
-        upgrade: bool = False,
-        stream: bool = False,
-        versioned: bool = True,
-    ) -> Answer:
-        """One call of the API: every request to the engine is made here.
-
-        `path` is quoted and without the version; `payload` is sent as JSON, `body` as it is, in chunks. `timeout`
-        (seconds) bounds the call, or with `stream` the wait for its beginning. `operation` is a clause for messages
-        ("creating container a"). Raises the EngineError for an answer with an error status, EngineUnreachable and
-        EngineTimeout.
-        """
-        wanted = target(f"/v{self.api_version}{path}" if versioned else path, query)
-        fields = dict(headers or {})
-        data: bytes | Iterable[bytes] | None = body
-        if payload is not None:
-            fields["Content-Type"] = "application/json"
-            data = json.dumps(payload).encode()
-        try:
-            response = self._transport.request(
-                method, wanted, headers=fields, body=data, timeout=timeout, upgrade=upgrade, stream=stream
-            )
-        except TransportError as error:
-            raise translated(operation, error, sent=True) from error
-        if date := response.headers.get("date"):
-            self._told = uptime(), date
-        if is_failure(response.status):
-            raise error_of(operation, response)
-        return Answer(operation=operation, response=response)
-
-    def get_all(self, paths: Sequence[str], *, operation: str) -> tuple[Json | None, ...]:
-        """Several GETs of JSON objects at once, in their order; None for one that does not exist.
-
-        The only calls that do not go through `request`: they change nothing.
-        """
-        targets = [f"/v{self.api_version}{path}" for path in paths]
-        try:
-            found = self._transport.get_all(targets, timeout=TIMEOUT)
-        except TransportError as error:
-            raise translated(operation, error, sent=True) from error
-        return tuple(object_of(operation, status, data) for status, data in found)
-
-    def version(self) -> Json:
-        """GET /version, once: an engine that is replaced ends its connections, and this object with them."""
-        if self._about is None:
-            self._about = self.request("GET", "/version", operation="asking the engine for its version").mapping()
-        return self._about
-
-    def info(self) -> Json:
-        """GET /info, again where the last answer is older than a minute: an engine may be configured anew."""
-        if self._info is None or uptime() - self._info[0] > _FRESH:
-            asked = uptime()
-            found = self.request("GET", "/info", operation="asking the engine about itself").mapping()
-            self._info, self._id = (asked, found), str(found.get("ID") or "")
-        return self._info[1]
-
-    @property
-    def identity(self) -> str:
-        """What tells this engine from others: its own id, or its address where it tells none. Never raises."""
-        if not self._id:
-            with contextlib.suppress(EngineError):
-                self.info()
-        return self._id or self.endpoint
-
-    def clock(self) -> datetime:
-        """The engine's time, UTC, at most a second behind: leases and expiry count by it, not by this machine's.
-
-        Every answer has it, to the second; without one in the last minute the engine is asked.
-        """
-        if self._told is None or uptime() - self._told[0] > _FRESH:
-            self.request("GET", "/_ping", operation=_CLOCK, versioned=False).read()
-        came, date = self._told or (0.0, "")
-        with contextlib.suppress(ValueError):
-            told = parsedate_to_datetime(date)
-            if told.tzinfo is not None:
-                return told.astimezone(UTC) + timedelta(seconds=uptime() - came)
-        raise EngineError(_CLOCK, "the engine's answer does not tell the time")
+    stop = Streams.stop_container
+    signal = Streams.kill_container
+    wait = Streams.wait_container
+    usage = Streams.stats
+    read_tree = Streams.get_archive
 
     def host_addresses(self) -> tuple[str, ...]:
         """The addresses of the engine's own machine, asked once."""
@@ -236,58 +94,6 @@ class Engine:
 
             self._sharing = sharing(self)
         return self._sharing
-
-    containers = _containers.containers
-    inspect_container = _containers.inspect_container
-    inspect_containers = _containers.inspect_containers
-    create_container = _containers.create_container
-    start_container = _containers.start_container
-    stop_container = _containers.stop_container
-    kill_container = _containers.kill_container
-    remove_container = _containers.remove_container
-    pause_container = _containers.pause_container
-    unpause_container = _containers.unpause_container
-    update_container = _containers.update_container
-    rename_container = _containers.rename_container
-    wait_container = _containers.wait_container
-    changes = _containers.changes
-    stats = _containers.stats
-    top = _containers.top
-
-    logs = _streams.logs
-    attach = _streams.attach
-    attach_terminal = _streams.attach_terminal
-    exec = _streams.exec
-    stats_stream = _streams.stats_stream
-    events = _streams.events
-    stop = stop_container  # the names by which the seam (backend/base.py) calls the same
-    signal = kill_container
-    wait = wait_container
-    usage = stats
-    read_tree = _streams.get_archive
-
-    put_archive = _streams.put_archive
-    get_archive = _streams.get_archive
-    stat_archive = _streams.stat_archive
-
-    image = _images.image
-    images = _images.images
-    pull = _images.pull
-    build_image = _images.build_image
-    registry_digest = _images.registry_digest
-
-    networks = _networks.networks
-    network = _networks.network
-    create_network = _networks.create_network
-    remove_network = _networks.remove_network
-    connect_network = _networks.connect_network
-    disconnect_network = _networks.disconnect_network
-    volumes = _networks.volumes
-    volume = _networks.volume
-    create_volume = _networks.create_volume
-    remove_volume = _networks.remove_volume
-
-    # -- the seam's verbs (backend/base.py): the modules that know how are loaded with the first
 
     def observe(self, profile: Profile, store: Any, **how: Any) -> Snapshot:
         """The project on the engine now."""
@@ -383,16 +189,6 @@ class Engine:
         """The ids of the containers with the project's label."""
         return frozenset(str(c["Id"]) for c in self.containers(labels={labels.PROJECT: project}))
 
-    def close(self) -> None:
-        """End all connections: streams that are being read end, calls under way fail."""
-        self._transport.close()
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
 
 def _looking() -> Any:
     from sandboxrun.backend.docker import looking
@@ -404,3 +200,57 @@ def _intents() -> Any:
     from sandboxrun.backend.docker import intents
 
     return intents
+
+
+def open_transport(endpoint: Endpoint, *, parallelism: int) -> Transport:
+    """What carries requests to `endpoint`. Nothing is sent yet. Raises UsageError, Unsupported."""
+    if endpoint.url.startswith("unix://"):
+        from sandboxrun.backend.docker.local import LocalTransport
+
+        return LocalTransport(endpoint, dial_unix(endpoint.url.removeprefix("unix://")), parallelism=parallelism)
+    from sandboxrun.backend.docker.docker_py import DockerPyTransport
+
+    if endpoint.url.startswith("tcp://"):
+        return DockerPyTransport(endpoint, parallelism=parallelism)
+    try:
+        dial = dial_ssh(endpoint.url)
+    except ValueError as error:
+        raise UsageError(Diagnostic(message=f"{endpoint.origin}: {error}")) from error
+    return DockerPyTransport(endpoint, dial, parallelism=parallelism)
+
+
+def import_ahead() -> None:
+    """Import docker-py beside what comes before the first change, for commands that will change the engine."""
+    from importlib import import_module
+
+    from sandboxrun.threads import begin
+
+    carrier = "sandboxrun.backend.docker.docker_py"
+    begin(lambda: import_module(carrier), name="import", failed=lambda error: None)  # raised anew where it is used
+
+
+def connect(host: str | None = None, *, parallelism: int = 4, env: Mapping[str, str] | None = None) -> Engine:
+    """The engine that `host` or the environment names, after it has answered once.
+
+    `parallelism`: how many threads will use it at once. Raises UsageError (settings that make no sense),
+    EngineUnreachable (naming the endpoint and where it came from), Unsupported (an engine that is too old).
+    """
+    endpoint = resolve(host, os.environ if env is None else env)
+    engine = Engine(open_transport(endpoint, parallelism=parallelism))
+    try:
+        _ = engine.api_version
+    except (EngineUnreachable, EngineTimeout) as error:
+        engine.close()
+        help = _help(endpoint, error)
+        raise EngineUnreachable(f"connecting to the engine at {endpoint}", error.cause, help=help) from error
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _help(endpoint: Endpoint, error: EngineError) -> str:
+    [diagnostic] = error.diagnostics
+    if endpoint.url.startswith("ssh://") and not isinstance(error.__cause__, Unreachable):
+        return "what ssh says stands above; on the other machine, `docker system dial-stdio` must work for this user"
+    return diagnostic.help or "start the engine, or name another one with --host or DOCKER_HOST"

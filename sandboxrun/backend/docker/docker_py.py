@@ -10,9 +10,8 @@ import select
 import socket
 import ssl
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,22 +25,23 @@ from requests.utils import get_environ_proxies
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
-from sandboxrun.backend.docker.dial import Dial, lost, shut
 from sandboxrun.backend.docker.transport import (
     CLOSED,
-    MAX_WHOLE,
     PIECE,
     Broken,
+    Dial,
+    Request,
     TimedOut,
     TransportError,
     Unreachable,
-    checked,
+    lost,
     seconds_left,
+    shut,
 )
 from sandboxrun.backend.errors import Unsupported
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.docker.connect import Endpoint, Tls
+    from sandboxrun.backend.docker.config import Endpoint, Tls
 
 T = TypeVar("T")
 _BASE_VERSION = "1.41"  # docker-py wants one; the paths sent are this program's own
@@ -249,16 +249,6 @@ class DockerPyResponse:
         if raw.length_remaining == 0:
             self.some()
 
-    def read(self) -> bytes:
-        """The whole body."""
-        found = bytearray()
-        while piece := self.some():
-            found += piece
-            if len(found) > MAX_WHOLE:
-                self.close()
-                raise Broken(f"the answer is longer than {MAX_WHOLE} bytes")
-        return bytes(found)
-
     def some(self) -> bytes:
         """The next piece; b"" at the end."""
         if self._hijacked is not None:
@@ -332,31 +322,19 @@ class DockerPyTransport:
         for scheme in ("http://", "https://"):
             self._client.mount(scheme, adapter)
 
-    def request(
-        self,
-        method: str,
-        target: str,
-        *,
-        headers: Mapping[str, str],
-        body: bytes | Iterable[bytes] | None,
-        timeout: float | None,
-        upgrade: bool,
-        stream: bool,
-    ) -> DockerPyResponse:
+    def request(self, request: Request) -> DockerPyResponse:
         """See Transport. A head that drips in is bounded by `timeout` for each of its pieces, as requests has it."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        fields = {**headers, "Connection": "Upgrade", "Upgrade": "tcp"} if upgrade else dict(headers)
-        checked(target, fields)
+        deadline = request.deadline()
         try:
-            response = self._send(method, target, fields, body, timeout)
+            response = self._send(request)
         except Broken:
-            if method != "GET":
+            if request.method != "GET":
                 raise
-            response = self._send(method, target, fields, body, timeout)  # a kept connection that had ended
-        if stream and (sock := getattr(getattr(response.raw._fp, "fp", None), "raw", None)):
+            response = self._send(request)  # a kept connection that had ended
+        if request.stream and (sock := getattr(getattr(response.raw._fp, "fp", None), "raw", None)):
             sock._sock.settimeout(None)
-        upgraded = upgrade and response.status_code in (101, 200)
-        found = DockerPyResponse(response, upgraded=upgraded, deadline=None if stream else deadline)
+        upgraded = request.upgrade and response.status_code in (101, 200)
+        found = DockerPyResponse(response, upgraded=upgraded, deadline=None if request.stream else deadline)
         with self._lock:
             self._live.add(found)
             closed = self._closed
@@ -364,37 +342,23 @@ class DockerPyTransport:
             found.close()
         return found
 
-    def _send(
-        self,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: bytes | Iterable[bytes] | None,
-        timeout: float | None,
-    ) -> Any:
+    def _send(self, request: Request) -> Any:
         if self._closed:
             raise Unreachable(CLOSED)
+        body, more = request.body, {"Connection": "Upgrade", "Upgrade": "tcp"} if request.upgrade else {}
         try:
             return self._client.request(
-                method,
-                self._client.base_url + target,
-                headers=headers,
+                request.method,
+                self._client.base_url + request.target,
+                headers={**request.headers, **more},
                 # requests takes a tuple or a list for the fields of a form
                 data=body if body is None or isinstance(body, bytes) else iter(body),
-                timeout=(timeout, timeout),
+                timeout=(request.timeout, request.timeout),
                 stream=True,
                 allow_redirects=False,
             )
         except (requests.exceptions.RequestException, OSError) as error:
             raise _translated(error) from error
-
-    def get_all(self, targets: Sequence[str], *, timeout: float) -> tuple[tuple[int, bytes], ...]:
-        """See Transport. One after the other: docker-py cannot do better."""
-        found = []
-        for target in targets:
-            response = self.request("GET", target, headers={}, body=None, timeout=timeout, upgrade=False, stream=False)
-            found.append((response.status, response.read()))
-        return tuple(found)
 
     def peer_pid(self) -> None:
         """See Transport: neither tcp nor ssh tells."""

@@ -1,11 +1,12 @@
-"""The engine's frames, in which a container's stdout and stderr share one connection.
-
-Owns taking them apart. Must not know where the bytes come from.
+"""Takes apart what comes over one connection: frames, in which a container's stdout and stderr share it, and JSON
+objects one after the other. Must not know where the bytes come from, or what they mean.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from sandboxrun.backend.errors import EngineError
 
@@ -14,6 +15,7 @@ STDERR = 2
 _SYSTEM = 3  # the engine's own message in a log stream: it could not read the log
 _HEADER = 8  # stream, three zeros, the payload's length as a big-endian 32-bit number
 _MAX_SYSTEM = 4096
+MAX_LINE = 16 * 1024 * 1024
 
 
 def demultiplex(pieces: Iterable[bytes], operation: str) -> Iterator[tuple[int, bytes]]:
@@ -53,3 +55,35 @@ def demultiplex(pieces: Iterable[bytes], operation: str) -> Iterator[tuple[int, 
         if fault is not None:
             raise EngineError(operation, fault)
         rest = data[at:]
+
+
+def json_lines(pieces: Iterable[bytes], operation: str) -> Iterator[dict[str, Any]]:
+    """The objects, each on its line. A last line that was cut off is left out. Raises EngineError."""
+    buffer = bytearray()
+    for piece in pieces:
+        start = len(buffer)
+        buffer += piece
+        if buffer.find(b"\n", start) < 0:
+            if len(buffer) > MAX_LINE:
+                raise EngineError(operation, f"the engine sent a line longer than {MAX_LINE} bytes")
+            continue
+        *lines, rest = bytes(buffer).split(b"\n")
+        buffer = bytearray(rest)
+        for line in lines:
+            if line.strip():
+                yield _object(line, operation)
+    if buffer.strip():
+        try:
+            yield _object(bytes(buffer), operation)
+        except EngineError:
+            return
+
+
+def _object(line: bytes, operation: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise EngineError(operation, "the engine sent a line that is not JSON") from error
+    if not isinstance(value, dict):
+        raise EngineError(operation, "the engine sent a line that is not a JSON object")
+    return value

@@ -10,30 +10,31 @@ import http.client
 import socket
 import struct
 import threading
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from sandboxrun.backend.docker.dial import Dial, lost, shut
 from sandboxrun.backend.docker.transport import (
     CLOSED,
     MAX_WHOLE,
     PIECE,
     Broken,
     Connection,
+    Dial,
+    Request,
     Response,
     TransportError,
     Unreachable,
-    checked,
+    lost,
     seconds_left,
+    shut,
 )
 from sandboxrun.data import DataType
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.docker.connect import Endpoint
+    from sandboxrun.backend.docker.config import Endpoint
     from sandboxrun.backend.docker.docker_py import DockerPyTransport
 
 
@@ -43,10 +44,6 @@ class Whole(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("bo
     status: int
     headers: Mapping[str, str]
     body: bytes
-
-    def read(self) -> bytes:
-        """The whole body."""
-        return self.some()
 
     def some(self) -> bytes:
         """What was not taken yet, at once; then b""."""
@@ -81,32 +78,19 @@ class LocalTransport:
 
         return DockerPyTransport(self._where, self._dial, parallelism=self._parallelism)
 
-    def request(
-        self,
-        method: str,
-        target: str,
-        *,
-        headers: Mapping[str, str],
-        body: bytes | Iterable[bytes] | None,
-        timeout: float | None,
-        upgrade: bool,
-        stream: bool,
-    ) -> Response:
+    def request(self, request: Request) -> Response:
         """See Transport."""
-        if method in ("GET", "HEAD") and body is None and not (upgrade or stream):
-            return self._ask(method, target, headers, timeout)
+        if request.method in ("GET", "HEAD") and request.body is None and not (request.upgrade or request.stream):
+            return self._ask(request)
         with self._lock:  # made once, and not after `close`
             if self._closed:
                 raise Unreachable(CLOSED)
             carrier = self._docker_py
-        return carrier.request(
-            method, target, headers=headers, body=body, timeout=timeout, upgrade=upgrade, stream=stream
-        )
+        return carrier.request(request)
 
-    def _ask(self, method: str, target: str, headers: Mapping[str, str], timeout: float | None) -> Whole:
+    def _ask(self, request: Request) -> Whole:
         """Over a kept connection, or where that has ended over the next, and at last over a new one."""
-        checked(target, headers)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = request.deadline()
         while True:
             with self._lock:
                 if self._closed:
@@ -114,7 +98,7 @@ class LocalTransport:
                 connection = self._idle.pop() if self._idle else http.client.HTTPConnection("docker")
             kept = connection.sock is not None
             try:
-                return self._exchange(connection, method, target, headers, deadline)
+                return self._exchange(connection, request, deadline)
             except (OSError, http.client.HTTPException, TransportError) as error:
                 connection.close()
                 told = lost(error)
@@ -122,24 +106,17 @@ class LocalTransport:
                     continue
                 raise told from error
 
-    def _exchange(
-        self,
-        connection: http.client.HTTPConnection,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        deadline: float | None,
-    ) -> Whole:
+    def _exchange(self, connection: http.client.HTTPConnection, request: Request, deadline: float | None) -> Whole:
         if connection.sock is None:
-            connection.sock = self._dial(None if deadline is None else seconds_left(deadline))
+            connection.sock = self._dial(seconds_left(deadline))
         sock = connection.sock
         with self._lock:
             if self._closed:
                 raise Unreachable(CLOSED)
             self._asking.add(sock)
         try:
-            sock.settimeout(None if deadline is None else seconds_left(deadline))
-            connection.request(method, target, headers={"User-Agent": "sandboxrun", **headers})
+            sock.settimeout(seconds_left(deadline))
+            connection.request(request.method, request.target, headers={"User-Agent": "sandboxrun", **request.headers})
             answer = connection.getresponse()
             body = _body(answer, sock, deadline)
         finally:
@@ -152,11 +129,6 @@ class LocalTransport:
                 connection.close()
         fields = {name.lower(): value for name, value in answer.getheaders()}
         return Whole(status=answer.status, headers=fields, body=body)
-
-    def get_all(self, targets: Sequence[str], *, timeout: float) -> tuple[tuple[int, bytes], ...]:
-        """See Transport. One after the other, over one connection."""
-        answers = (self._ask("GET", target, {}, timeout) for target in targets)
-        return tuple((answer.status, answer.body) for answer in answers)
 
     def peer_pid(self) -> int:
         """See Transport."""
@@ -186,9 +158,8 @@ def _body(answer: http.client.HTTPResponse, sock: socket.socket, deadline: float
     while piece := answer.read1(PIECE):
         body += piece
         if len(body) > MAX_WHOLE:
-            raise Broken(f"the answer is longer than {MAX_WHOLE} bytes")
-        if deadline is not None:
-            sock.settimeout(seconds_left(deadline))
+            raise Broken(f"the engine's answer is larger than {MAX_WHOLE} bytes")
+        sock.settimeout(seconds_left(deadline))
     if answer.length and answer.chunked is False:
         raise http.client.IncompleteRead(bytes(body), answer.length)
     answer.close()

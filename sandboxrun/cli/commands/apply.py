@@ -44,7 +44,7 @@ def apply(given: opt.Given, planfile: Path | None, verifying: bool, wait: bool, 
     PLANFILE, from plan --out, is carried out exactly as shown, or refused if anything has changed since. With --wait
     the exit code is the agents' own.
     """
-    from sandboxrun.backend.docker.connect import import_ahead
+    from sandboxrun.backend.docker.client import import_ahead
     from sandboxrun.cli.project import choices
     from sandboxrun.errors import UsageError
 

@@ -13,7 +13,7 @@ from sandboxrun.cli import options as opt
 @opt.taking(*opt.PROJECT, opt.target, opt.parallelism, opt.lock_timeout, opt.yes, opt.as_json, *opt.SPOKEN)
 def destroy(given: opt.Given) -> int:
     """Save all evidence of the project, then remove its sandboxes. Asks first, unless -y."""
-    from sandboxrun.backend.docker.connect import import_ahead
+    from sandboxrun.backend.docker.client import import_ahead
     from sandboxrun.cli.changing import Telling
     from sandboxrun.cli.confirming import Asking
     from sandboxrun.cli.project import load_profile, open_engine, open_store

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from sandboxrun.backend.docker.connect import Endpoint, connect, resolve
+from sandboxrun.backend.docker.client import connect
+from sandboxrun.backend.docker.config import Endpoint, resolve
 from sandboxrun.backend.docker.facts import EngineFacts, Quota, engine_facts
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.cli import options as opt
@@ -108,7 +109,7 @@ _LIMITS = {
     "cpuset": "cpusets",
     "pids": "processes",
 }
-# What settles the engine, in the order it counts; the same as backend/docker/connect.py has.
+# What settles the engine, in the order it counts; the same as backend/docker/config.py has.
 SETTINGS = ("DOCKER_SOCKET", "DOCKER_HOST", "DOCKER_CONTEXT")
 
 

@@ -52,7 +52,7 @@ def run(
     NAME is a sandbox, or all of a for_each; without NAME, all run. COMMAND replaces the profile's. Without a
     profile, COMMAND runs in the default base, on a copy of the current directory.
     """
-    from sandboxrun.backend.docker.connect import import_ahead
+    from sandboxrun.backend.docker.client import import_ahead
     from sandboxrun.cli.choosing import one_off_profile, run_choice
 
     import_ahead()

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandboxrun.backend.docker.calls import label_filter, quote, target
-from sandboxrun.backend.docker.containers import named, path_of
-from sandboxrun.backend.docker.jsonlines import json_lines
+from sandboxrun.backend.docker.frames import json_lines
+from sandboxrun.backend.docker.objects import named, path_of
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.threads import together
 
@@ -41,7 +41,7 @@ def test_filters() -> None:
 
 def test_an_empty_id_is_never_sent() -> None:
     with pytest.raises(ValueError, match="cannot be empty"):
-        path_of("")
+        path_of("containers", "")
 
 
 def test_a_container_in_a_message() -> None:
@@ -68,7 +68,7 @@ def test_lines_that_are_no_objects(line: bytes) -> None:
 
 
 def test_an_endless_line_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandboxrun.backend.docker.jsonlines.MAX_LINE", 10)
+    monkeypatch.setattr("sandboxrun.backend.docker.frames.MAX_LINE", 10)
     with pytest.raises(EngineError, match="longer than 10 bytes"):
         list(json_lines([b"a" * 11], "reading"))
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.backend.docker.connect import DEFAULT, Tls, connect, resolve
-from sandboxrun.backend.docker.dial import ssh_command
+from sandboxrun.backend.docker.client import connect
+from sandboxrun.backend.docker.config import DEFAULT, Tls, resolve
+from sandboxrun.backend.docker.transport import ssh_command
 from sandboxrun.backend.errors import EngineUnreachable
 from sandboxrun.errors import UsageError
 

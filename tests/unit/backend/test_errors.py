@@ -63,12 +63,12 @@ def test_the_engines_words_cannot_steer_a_terminal() -> None:
 
 
 def test_carrying_failures() -> None:
-    unreachable = translated("listing", Unreachable("there is no socket /a", "start it"), sent=True)
+    unreachable = translated("listing", Unreachable("there is no socket /a", "start it"))
     assert isinstance(unreachable, EngineUnreachable) and not unreachable.maybe_done
     assert str(unreachable) == "error: listing: there is no socket /a\n  help: start it"
-    broken = translated("listing", Broken("the connection was lost"), sent=True)
+    broken = translated("listing", Broken("the connection was lost"))
     assert isinstance(broken, EngineUnreachable) and broken.maybe_done
-    assert isinstance(translated("listing", TimedOut("no answer in time"), sent=True), EngineTimeout)
+    assert isinstance(translated("listing", TimedOut("no answer in time")), EngineTimeout)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.connect import Endpoint, open_transport
+from sandboxrun.backend.docker.client import Engine, open_transport
+from sandboxrun.backend.docker.config import Endpoint
 from sandboxrun.backend.docker.docker_py import DockerPyTransport
 from sandboxrun.backend.docker.local import LocalTransport
 from sandboxrun.backend.docker.transport import Transport
@@ -338,7 +338,7 @@ def test_the_clock_goes_on_from_the_last_answer(peer: Peer, monkeypatch: pytest.
             client.sendall(b"HTTP/1.1 200 OK\r\n%b\r\nContent-Length: 2\r\n\r\n{}" % date)
 
     engine, times = peer(script), [1000.0]
-    monkeypatch.setattr("sandboxrun.backend.docker.client.uptime", lambda: times[0])
+    monkeypatch.setattr("sandboxrun.backend.docker.calls.uptime", lambda: times[0])
     engine.start_container("a")
     assert engine.clock() == datetime(2026, 11, 24, 9, 50, 21, tzinfo=UTC)
     times[0] += 2.5
@@ -521,10 +521,10 @@ def test_where_a_body_ends(peer: Peer, method: str, said: bytes, body: bytes) ->
 
 @WAYS
 def test_a_huge_body_is_given_up(peer: Peer, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("local", "docker_py"):
+    for module in ("local", "calls"):
         monkeypatch.setattr(f"sandboxrun.backend.docker.{module}.MAX_WHOLE", 1000)
     endless = b"HTTP/1.1 500 Oh\r\n\r\n" + b"x" * 200_000
-    with pytest.raises(EngineError, match="the answer is longer than 1000 bytes"):
+    with pytest.raises(EngineError, match="the engine's answer is larger than 1000 bytes"):
         peer(saying(endless)).request(method, "/x", operation="trying").read()
 
 
@@ -634,7 +634,7 @@ def test_a_question_to_a_local_engine_does_without_docker_py(tmp_path: Path) -> 
 
         threading.Thread(target=serve, daemon=True).start()
         program = (
-            "import sys; from sandboxrun.backend.docker.connect import connect\n"
+            "import sys; from sandboxrun.backend.docker.client import connect\n"
             f"connect('unix://{path}').info(); print(sorted({{'docker', 'requests', 'urllib3'}} & sys.modules.keys()))"
         )
         assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"

@@ -17,7 +17,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from sandboxrun.backend.docker.connect import resolve
+from sandboxrun.backend.docker.config import resolve
 from sandboxrun.cli.commands import doctor
 from sandboxrun.cli.commands.logs import last_lines
 from sandboxrun.cli.commands.wait import first_failure

@@ -1,26 +1,28 @@
-"""Which engine to talk to, and the connection to it.
+"""Which engine to talk to, and the user's registry credentials, as the docker command keeps them.
 
 Owns the order in which settings count: --host, DOCKER_SOCKET, DOCKER_HOST, DOCKER_CONTEXT, the docker command's
-current context, the usual socket. Must not ask the engine anything itself beyond whether it is there.
+current context, the usual socket. docker-py is asked only about a configuration that holds credentials: its import
+takes a while, and it looks for contexts below the current folder when there is no config.json.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from msgspec import structs
 
-from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.credentials import LARGEST, config_folder, read_config
-from sandboxrun.backend.docker.transport import Transport, Unreachable
-from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, Unsupported
+from sandboxrun.backend.errors import EngineError
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, UsageError
+from sandboxrun.errors import Diagnostic, UsageError, printable
 from sandboxrun.profile.files import read_regular
 
 DEFAULT = "unix:///var/run/docker.sock"
+LARGEST = 8 << 20  # bytes of one of its files
 
 
 class Tls(Data):
@@ -80,17 +82,13 @@ def _endpoint(address: str, origin: str, env: Mapping[str, str]) -> Endpoint:
         case "unix" if rest.startswith("/"):
             return Endpoint(url=address, origin=origin)
         case "tcp" | "http" | "https" if rest.rstrip("/"):
-            return Endpoint(url=_tcp(rest), origin=origin, tls=_tls(scheme, env))
+            # a missing port is docker-py's own default: 2375, or 2376 with TLS
+            return Endpoint(url=f"tcp://{rest.rstrip('/')}", origin=origin, tls=_tls(scheme, env))
         case "ssh" if rest:
             return Endpoint(url=address, origin=origin)
     message = f"{origin} is not an engine's address: {address}"
     help = "write unix:///path/to/docker.sock, tcp://host:port or ssh://user@host"
     raise UsageError(Diagnostic(message=message, help=help))
-
-
-def _tcp(rest: str) -> str:
-    """tcp://host:port; a missing port is told by docker-py's own default (2375, or 2376 with TLS)."""
-    return f"tcp://{rest.rstrip('/')}"
 
 
 def _tls(scheme: str, env: Mapping[str, str]) -> Tls | None:
@@ -110,16 +108,9 @@ def _tls_files(folder: Path, *, verify: bool) -> Tls:
 
 
 def _context(name: str, origin: str, env: Mapping[str, str]) -> Endpoint:
-    """What the docker command keeps of a context: contexts/meta/<sha256 of its name>/meta.json, and tls beside it.
-
-    Read here rather than through docker-py: its import costs more than a plan, and it looks below the current
-    folder when there is no config.json.
-    """
+    """What the docker command keeps of a context: contexts/meta/<sha256 of its name>/meta.json, and tls beside it."""
     if name == "default":
         return Endpoint(url=DEFAULT, origin=f"{origin} (default)")
-    import hashlib
-    import json
-
     key = hashlib.sha256(name.encode()).hexdigest()
     folder = config_folder(env) / "contexts"
     try:
@@ -137,61 +128,50 @@ def _context(name: str, origin: str, env: Mapping[str, str]) -> Endpoint:
     return structs.replace(found, tls=_tls_files(files, verify=not skip))
 
 
-def open_transport(endpoint: Endpoint, *, parallelism: int) -> Transport:
-    """What carries requests to `endpoint`. Nothing is sent yet. Raises UsageError, Unsupported."""
-    if endpoint.url.startswith("unix://"):
-        from sandboxrun.backend.docker.dial import dial_unix
-        from sandboxrun.backend.docker.local import LocalTransport
+def config_folder(env: Mapping[str, str]) -> Path:
+    """The docker command's configuration folder: DOCKER_CONFIG, or ~/.docker."""
+    if env.get("DOCKER_CONFIG"):
+        return Path(env["DOCKER_CONFIG"])
+    return Path(env.get("HOME") or "~").expanduser() / ".docker"
 
-        return LocalTransport(endpoint, dial_unix(endpoint.url.removeprefix("unix://")), parallelism=parallelism)
-    from sandboxrun.backend.docker.docker_py import DockerPyTransport
 
-    if endpoint.url.startswith("tcp://"):
-        return DockerPyTransport(endpoint, parallelism=parallelism)
-    from sandboxrun.backend.docker.dial import dial_ssh
-
+def read_config(env: Mapping[str, str]) -> Mapping[str, Any]:
+    """The docker command's config.json; empty when there is none. Raises ValueError when it is not a JSON object."""
+    path = config_folder(env) / "config.json"
     try:
-        dial = dial_ssh(endpoint.url)
-    except ValueError as error:
-        raise UsageError(Diagnostic(message=f"{endpoint.origin}: {error}")) from error
-    return DockerPyTransport(endpoint, dial, parallelism=parallelism)
+        value = json.loads(read_regular(path, LARGEST))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    return value
 
 
-def import_ahead() -> None:
-    """Import docker-py beside what comes before the first change, for commands that will change the engine."""
-    from importlib import import_module
+def registry_auth(ref: str, env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The header that lets the engine act as the user at the registry of `ref`; empty without credentials.
 
-    from sandboxrun.threads import begin
-
-    carrier = "sandboxrun.backend.docker.docker_py"
-    begin(lambda: import_module(carrier), name="import", failed=lambda error: None)  # raised anew where it is used
-
-
-def connect(host: str | None = None, *, parallelism: int = 4, env: Mapping[str, str] | None = None) -> Engine:
-    """The engine that `host` or the environment names, after it has answered once.
-
-    `parallelism`: how many threads will use it at once. Raises UsageError (settings that make no sense),
-    EngineUnreachable (naming the endpoint and where it came from), Unsupported (an engine that is too old).
+    Raises EngineError when credentials are configured and cannot be read: going on without them would
+    tell the user that an image of theirs does not exist.
     """
-    endpoint = resolve(host, os.environ if env is None else env)
-    engine = Engine(open_transport(endpoint, parallelism=parallelism))
+    operation = f"reading the credentials for image {ref}"
+    env = os.environ if env is None else env
     try:
-        _ = engine.api_version
-    except (EngineUnreachable, EngineTimeout) as error:
-        engine.close()
-        help = _help(endpoint, error)
-        raise EngineUnreachable(f"connecting to the engine at {endpoint}", error.cause, help=help) from error
-    except BaseException:
-        engine.close()
-        raise
-    return engine
+        config = read_config(env)
+    except ValueError as error:
+        raise EngineError(operation, printable(str(error))) from error
+    if not any(config.get(key) for key in ("auths", "credsStore", "credHelpers")):
+        return {}
+    import warnings
 
+    from docker import auth, errors
 
-def _help(endpoint: Endpoint, error: EngineError) -> str:
-    [diagnostic] = error.diagnostics
-    if endpoint.url.startswith("ssh://") and not isinstance(error.__cause__, Unreachable):
-        return "what ssh says stands above; on the other machine, `docker system dial-stdio` must work for this user"
-    return diagnostic.help or "start the engine, or name another one with --host or DOCKER_HOST"
-
-
-__all__ = ["Endpoint", "Tls", "Unsupported", "connect", "open_transport", "resolve"]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of them is raised
+            registry, _ = auth.resolve_repository_name(ref.partition("@")[0])
+            found = auth.AuthConfig.load_config(None, dict(config)).resolve_authconfig(registry)
+    except errors.DockerException as error:
+        raise EngineError(operation, printable(str(error))) from error
+    return {"X-Registry-Auth": auth.encode_header(found).decode("ascii")} if found else {}
