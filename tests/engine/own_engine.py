@@ -24,7 +24,7 @@ class OwnEngine(Data):
     """A private dockerd in a network namespace of its own; the busybox image is on it."""
 
     daemon: Daemon
-    _holder: subprocess.Popen[bytes]
+    holder: subprocess.Popen[bytes]
 
     @property
     def host(self) -> str:
@@ -50,8 +50,8 @@ class OwnEngine(Data):
     def close(self) -> None:
         """Stop it and remove all it had. The namespace goes with its last process."""
         self.daemon.stop()
-        self._holder.kill()
-        self._holder.wait()
+        self.holder.kill()
+        self.holder.wait()
         shutil.rmtree(self.daemon.root)
 
 
