@@ -1,13 +1,14 @@
 """Writes the controls into docs/verify.md: what each means, how it is seen, its negative control, where it is left out.
 
 Usage: python -m scripts.controls (a part of `make reference`). What stands before the heading "The controls" is written
-by hand and stays; the rest comes from where the program itself has it. Where a control is left out is found by asking
-it about sandboxes of every kind.
+by hand and stays; the rest comes from where the program itself has it, and its prose from controls.toml. Where a
+control is left out is found by asking it about sandboxes of every kind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from msgspec import structs
@@ -15,6 +16,7 @@ from msgspec import structs
 from sandboxrun.backend.docker.looking import TERMS
 from sandboxrun.probe.checks import CHECKS
 from sandboxrun.probe.controls import FAMILIES
+from sandboxrun.probe.kernel import OURS, THEMES
 from sandboxrun.probe.verdicts import Context, Control
 from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress
 from sandboxrun.spec.project import NetworkSpec
@@ -22,6 +24,7 @@ from sandboxrun.spec.records import Attachment, Ulimit
 from sandboxrun.spec.spec import SandboxSpec, settle
 from sandboxrun.spec.types import freeze
 
+PROSE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 FILE = Path(__file__).resolve().parents[1] / "docs" / "verify.md"
 BEGIN = "## The controls\n"
 HEAD = (
@@ -87,12 +90,20 @@ def reasons(control: Control) -> list[str]:
     return list(found)
 
 
+def prose_of(control: Control) -> Mapping[str, str]:
+    """What it means, how it is seen, and what its negative control is."""
+    theme = next((one for one in THEMES if one.id == control.id), None)
+    tried = {"how": f"Each is tried: {', '.join(f'`{item}`' for item in theme.items(OURS))}."} if theme else {}
+    return {**PROSE["kernel" if theme else control.id], **PROSE[control.id], **tried}
+
+
 def _control(control: Control) -> Iterator[str]:
     yield f"#### `{control.id}`: {_plain(control.title)}\n"
-    yield f"{_plain(control.meaning)}\n"
+    prose = prose_of(control)
+    yield f"{_plain(prose['meaning'])}\n"
     yield f"- on the engine: {_plain(TERMS.controls[control.id])}"
-    yield f"- seen by: {control.how}"
-    yield f"- negative control: {_plain(f'none: {control.exempt}' if control.exempt else control.weak)}"
+    yield f"- seen by: {prose['how']}"
+    yield f"- negative control: {_plain(f'none: {control.exempt}' if control.exempt else prose['weak'])}"
     left_out = reasons(control)
     if left_out:
         yield f"- not applicable: {'; '.join(map(_plain, left_out))}"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandboxrun.probe import files, filesystem, kernel, network, privilege, requests, resources, tmpfs
+from sandboxrun.probe import files, filesystem, kernel, network, privilege, requests, resources
 from sandboxrun.probe.verdicts import Context, Control, Finding, Phase, Seen, Verdict
 from sandboxrun.spec.types import freeze
 
@@ -14,7 +14,7 @@ from sandboxrun.spec.types import freeze
 
 FAMILIES: dict[str, tuple[Control, ...]] = {
     "Privilege": privilege.CONTROLS,
-    "File system": (*filesystem.CONTROLS, tmpfs.MODE),
+    "File system": filesystem.CONTROLS,
     "Resources": resources.CONTROLS,
     "Kernel": kernel.CONTROLS,
     "Network": network.CONTROLS,

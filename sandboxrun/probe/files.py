@@ -103,9 +103,6 @@ CONTROLS = (
     Control(
         id="secrets-mode",
         title="Secrets belong to the user alone",
-        meaning="Each file has the mode and owner declared, 0400 and the sandbox's user unless said otherwise.",
-        how="stat(2) of every file in /run/secrets.",
-        weak="Has a file of its own, with mode 0644.",
         applies=_secrets_apply,
         expected=lambda context: ", ".join(
             f"{ref.file_name}: {ref.mode:04o}, owner {_expected_of(context, ref.file_name)[1]}"
@@ -117,9 +114,6 @@ CONTROLS = (
     Control(
         id="secrets-memory",
         title="Secrets lie in memory",
-        meaning="They are written to no disk.",
-        how="statfs(2) of every file in /run/secrets.",
-        weak="Has a file of its own on its root.",
         applies=_secrets_apply,
         expected=lambda context: "tmpfs",
         seen=_memory_seen,
@@ -128,9 +122,6 @@ CONTROLS = (
     Control(
         id="secrets-environment",
         title="Secrets stand in no environment",
-        meaning="Environments and arguments are inherited, shown by inspect, and kept with crash reports.",
-        how="The program looks for each value in /proc/1/environ, its own, and both command lines. It prints none.",
-        weak="Has its value in its environment.",
         applies=_secrets_apply,
         expected=lambda context: "in neither",
         seen=_environment_seen,
@@ -139,9 +130,6 @@ CONTROLS = (
     Control(
         id="git-moved",
         title="The workspace's .git can't be moved",
-        meaning="A read-only .git that could be moved away would be replaced by one whose hooks the host runs.",
-        how="rename(2) onto a directory that is not empty, which moves nothing: a mount gives EBUSY, others ENOTEMPTY.",
-        weak="The same with a .git of its own.",
         applies=_git_applies,
         expected=lambda context: "EBUSY",
         seen=lambda seen: result(value(seen, "git", "move")) if "git" in seen else "",
@@ -151,9 +139,6 @@ CONTROLS = (
     Control(
         id="git-written",
         title="The workspace's .git can't be written",
-        meaning="Hooks, filters and settings in it are run by git on the host.",
-        how="access(2) for writing.",
-        weak="The same with a .git of its own.",
         applies=_git_applies,
         expected=lambda context: "EROFS",
         seen=lambda seen: result(value(seen, "git", "write")) if "git" in seen else "",

@@ -19,6 +19,7 @@ from sandboxrun.probe.verdicts import (
     results,
     value,
 )
+from sandboxrun.spec.option_types import options_of
 
 # What the engine mounts into every container; of the root's own, a sandbox's user can write to none.
 ENGINE = frozenset({"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/console", "/sys/fs/cgroup"})
@@ -226,13 +227,44 @@ def _engines_seen(seen: Seen) -> str:
     return ", ".join(shown) or ("none" if engines.get("count") == "0" else "")
 
 
+# -- whether the user can use a memory filesystem that is declared to be its own or everybody's ------------------------
+
+
+def _usable(context: Context) -> list[str]:
+    """The memory filesystems whose declared mode and owner let the sandbox's user make files in them."""
+    user, _, group = context.spec.user.partition(":")
+    found = []
+    for path, options in context.spec.tmpfs.items():
+        values = options_of(options)
+        if "mode" not in values or "ro" in options.split(","):
+            continue
+        mode, gid = int(values["mode"], 8), group or user
+        if values.get("uid", "0") == user:
+            usable = mode & 0o300 == 0o300
+        elif values.get("gid", "0") == gid:
+            usable = mode & 0o030 == 0o030
+        else:
+            usable = mode & 0o003 == 0o003
+        found += [path] if usable or user == "0" else []
+    return found
+
+
+def _uses(seen: Seen) -> dict[str, str]:
+    """How making a file in each ended: from what was tried for its size, or to run it."""
+    made = {one.get("path", ""): one.get("copy", "") for one in numbered(seen, "execution")}
+    return made | {one.get("path", ""): one["take"] for one in numbered(seen, "size") if one.get("take")}
+
+
+def _modes_hold(seen: Seen, context: Context) -> bool | None:
+    uses = _uses(seen)
+    found = (uses.get(path, "") for path in _usable(context))
+    return every(None if not how or how in UNKNOWN else not fails(how, "EACCES", "EPERM") for how in found)
+
+
 CONTROLS = (
     Control(
         id="root",
         title="The root can't be written",
-        meaning="Nothing outlives the run but what is mounted, and no program of the image can be replaced.",
-        how="The root's options in /proc/self/mountinfo, and a new file in ten places.",
-        weak="Started with a writable root, as root.",
         applies=_root_applies,
         expected=lambda context: "ro; no file could be made",
         seen=_root_seen,
@@ -241,10 +273,6 @@ CONTROLS = (
     Control(
         id="writable-mounts",
         title="Only declared mounts can be written",
-        meaning="Of all that is mounted, the sandbox's user can write to what the profile names, and to /dev/shm and "
-        "/dev/mqueue, which are its own IPC.",
-        how="access(2) on each path of /proc/self/mountinfo.",
-        weak="Started as root with a writable root: / is among them.",
         expected=_writable_expected,
         seen=lambda seen: (", ".join(sorted(_writable(seen))) or "none") if _listed(seen) else "",
         holds=_writable_holds,
@@ -253,10 +281,6 @@ CONTROLS = (
     Control(
         id="noexec",
         title="Nothing runs from memory filesystems",
-        meaning="What was downloaded into /tmp, or another tmpfs that is noexec, can be neither run nor mapped to run. "
-        "An interpreter can still read it.",
-        how="A copy of the probe program is started there, and mapped with PROT_EXEC, which gVisor lets pass.",
-        weak="The same path without it: the copy runs.",
         applies=_noexec_applies,
         expected=lambda context: f"refused in {', '.join(noexec_paths(context))}",
         seen=lambda seen: "; ".join(f"{path}: {how}" for path, how in _runs(seen)),
@@ -265,10 +289,6 @@ CONTROLS = (
     Control(
         id="tmpfs-size",
         title="Memory filesystems are bounded",
-        meaning="Unsized, each could take half of the host's memory.",
-        how="statfs(2) gives the size; to reserve one page more (fallocate) fails. Nothing is written. Of those above "
-        "1 GiB only the size is looked at.",
-        weak="The same paths with twice the size: more can be reserved.",
         applies=_sizes_apply,
         expected=lambda context: "; ".join(f"{path}: {size} bytes" for path, size in tmpfs_sizes(context.spec).items()),
         seen=_sizes_seen,
@@ -277,9 +297,6 @@ CONTROLS = (
     Control(
         id="propagation",
         title="No mount is shared with the host",
-        meaning="On a shared mount, what is mounted inside would appear on the host.",
-        how="`shared:` among the optional fields of /proc/self/mountinfo.",
-        weak="Makes one of its own mounts shared, and looks.",
         applies=lambda context: "gVisor has no shared mounts" if context.gvisor else None,
         expected=lambda context: "none",
         seen=lambda seen: (", ".join(_shared(seen)) or "none") if _listed(seen) else "",
@@ -288,9 +305,6 @@ CONTROLS = (
     Control(
         id="masked-paths",
         title="Masked paths show nothing",
-        meaning="/proc/kcore, /proc/keys, /sys/firmware and others tell of the host.",
-        how="Each mask is taken off, if that can be done, and what lies there is read.",
-        weak="Takes the masks off, and reads.",
         expected=lambda context: "nothing in any",
         seen=_masks_seen,
         holds=_masks_hold,
@@ -299,9 +313,6 @@ CONTROLS = (
     Control(
         id="kernel-settings",
         title="The kernel's settings can't be written",
-        meaning="/proc/sys, /proc/sysrq-trigger and others would change the host.",
-        how="The mount that makes each read-only is taken off, if that can be done; then access(2) for writing.",
-        weak="Takes the mounts off, as root.",
         expected=lambda context: "none can be written",
         seen=lambda seen: results(seen.get("closed", {})),
         holds=_closed_holds,
@@ -309,9 +320,6 @@ CONTROLS = (
     Control(
         id="mknod",
         title="No device can be made",
-        meaning="A device file reaches the host's disks and memory, whatever is mounted.",
-        how="mknod(2) with /dev/null's number in /dev/shm, /tmp and the working directory.",
-        weak="Started with the capability: it works, and is removed again.",
         expected=lambda context: "refused everywhere",
         seen=lambda seen: results(seen.get("mknod", {})),
         holds=_mknod_holds,
@@ -319,9 +327,6 @@ CONTROLS = (
     Control(
         id="devices",
         title="No device of the host's but the declared",
-        meaning="/dev holds the few that every program needs, and those of devices.",
-        how="Every block device in /dev, and character devices other than memory and terminals.",
-        weak="Makes a block device in its /dev, and looks.",
         expected=_devices_expected,
         seen=_devices_seen,
         holds=_devices_hold,
@@ -329,9 +334,6 @@ CONTROLS = (
     Control(
         id="null-device",
         title="/dev/null is the null device",
-        meaning="Runtimes have been tricked into mounting what stands there; masks are made of it.",
-        how="stat(2).",
-        weak="Puts /dev/zero over it, and looks.",
         expected=lambda context: "character 1:3",
         seen=_null_seen,
         holds=lambda seen, context: (_null_seen(seen) == "character 1:3") if _null_seen(seen) else None,
@@ -339,9 +341,6 @@ CONTROLS = (
     Control(
         id="descriptors",
         title="No directory is left open",
-        meaning="A descriptor that a runtime forgot to close leads into the host's files (CVE-2024-21626).",
-        how="Every descriptor below 64 in /proc/self/fd.",
-        weak="Opens its root, and looks.",
         expected=lambda context: "none",
         seen=lambda seen: (
             value(seen, "descriptors", "directory")
@@ -352,11 +351,20 @@ CONTROLS = (
     Control(
         id="engine-sockets",
         title="No engine's socket is within reach",
-        meaning="Whoever reaches an engine's socket is root on the host.",
-        how="The paths at which engines and system services listen, and every mount that is a socket.",
-        weak="Listens at /run/docker.sock itself, and looks.",
         expected=lambda context: "none",
         seen=_engines_seen,
         holds=lambda seen, context: _count(seen, "engines", "count"),
+    ),
+    Control(
+        id="tmpfs-mode",
+        title="Memory filesystems have the declared mode",
+        exempt="a directory that is not to be written to would show nothing of this one",
+        applies=lambda context: None if _usable(context) else "none declares a mode that lets the user write",
+        expected=lambda context: f"a file can be made in {', '.join(_usable(context))}",
+        seen=lambda seen: "; ".join(
+            f"{path}: {'no' if fails(how, 'EACCES', 'EPERM') else 'a'} file could be made"
+            for path, how in _uses(seen).items()
+        ),
+        holds=_modes_hold,
     ),
 )

@@ -22,12 +22,11 @@ class Theme(Data):
 
     id: str
     title: str
-    probe: str
-    ours: str
+    probe: str = "calls"
+    ours: str = ""
     engine: str = ""
     debug: bool = False
     native: bool = False
-    meaning: str
 
     def items(self, profile: str) -> tuple[str, ...]:
         """The attempts that a seccomp profile refuses."""
@@ -35,104 +34,48 @@ class Theme(Data):
 
 
 THEMES = (
-    Theme(
-        id="io-uring",
-        title="Asynchronous I/O is refused",
-        probe="calls",
-        ours="io_uring_setup io_setup",
-        meaning="io_uring's operations run past every other rule of the filter.",
-    ),
+    Theme(id="io-uring", title="Asynchronous I/O is refused", ours="io_uring_setup io_setup"),
     Theme(
         id="tracing",
         title="Other processes can't be looked into",
-        probe="calls",
         ours="ptrace process_vm_readv process_vm_writev process_madvise pidfd_getfd",
         engine="kcmp",
         debug=True,
-        meaning="All programs of a sandbox run as one user: each could take over the other.",
     ),
     Theme(
         id="own-namespaces",
         title="No namespace can be made or entered",
-        probe="calls",
         ours="clone3",
         engine="unshare.user unshare.mount unshare.net clone.user setns",
-        meaning="A namespace of one's own gives back all capabilities inside it. clone3, whose flags no filter reads, "
-        "says that it does not exist.",
     ),
     Theme(
         id="mounting",
         title="Nothing can be mounted",
-        probe="calls",
-        ours="",
         engine="mount umount2 pivot_root chroot fsopen open_tree move_mount mount_setattr",
-        meaning="What is mounted is the profile's to say.",
     ),
-    Theme(
-        id="handles",
-        title="Files can't be opened by handle",
-        probe="calls",
-        ours="name_to_handle_at",
-        engine="open_by_handle_at",
-        meaning="A handle names a file of the file system, mounted here or not: this is how a root was left.",
-    ),
+    Theme(id="handles", title="Files can't be opened by handle", ours="name_to_handle_at", engine="open_by_handle_at"),
     Theme(
         id="memory-calls",
         title="Odd kinds of memory are refused",
-        probe="calls",
         ours="memfd_secret vmsplice get_mempolicy",
         engine="userfaultfd",
-        meaning="Memory that hides, stops the kernel in its middle, or is shared with pipes wins races in it.",
     ),
-    Theme(
-        id="kernel-programs",
-        title="BPF and perf are refused",
-        probe="calls",
-        ours="",
-        engine="bpf perf_event_open",
-        meaning="They are the largest interfaces of the kernel, and show what other programs do.",
-    ),
-    Theme(
-        id="keys",
-        title="The kernel's key rings are refused",
-        probe="calls",
-        ours="",
-        engine="keyctl add_key request_key",
-        meaning="They are shared between containers of one uid.",
-    ),
+    Theme(id="kernel-programs", title="BPF and perf are refused", engine="bpf perf_event_open"),
+    Theme(id="keys", title="The kernel's key rings are refused", engine="keyctl add_key request_key"),
     Theme(
         id="machine",
         title="The machine's own settings are refused",
-        probe="calls",
-        ours="",
         engine="init_module finit_module delete_module kexec_load reboot swapon acct syslog sethostname clock_settime "
         "quotactl fanotify_init",
-        meaning="Kernel, modules, swap, power, clock, accounting and log are the host's. Each call has arguments that "
-        "change nothing.",
     ),
-    Theme(
-        id="queues",
-        title="Counted queues and semaphores are refused",
-        probe="calls",
-        ours="semget msgget mq_open",
-        meaning="Their memory or their number is counted for the whole host: one sandbox could use up the others'.",
-    ),
-    Theme(
-        id="x86",
-        title="Relics of x86 are refused",
-        probe="calls",
-        ours="modify_ldt i386 x32",
-        engine="iopl",
-        native=True,
-        meaning="16-bit segments, ports, and the entries of i386 and x32 programs, whose calls have other numbers.",
-    ),
+    Theme(id="queues", title="Counted queues and semaphores are refused", ours="semget msgget mq_open"),
+    Theme(id="x86", title="Relics of x86 are refused", ours="modify_ldt i386 x32", engine="iopl", native=True),
     Theme(
         id="socket-families",
         title="Odd families of sockets are refused",
         probe="families",
         ours="vsock alg key xdp mptcp ping",
         engine="packet raw raw6",
-        meaning="They reach the hypervisor, frames on the wire, and parts of the kernel that hardly anybody tests.",
     ),
     Theme(
         id="netlink",
@@ -140,8 +83,6 @@ THEMES = (
         probe="families",
         ours="netlink.diag netlink.xfrm netlink.audit netlink.connector netlink.netfilter netlink.uevent "
         "netlink.generic netlink.crypto",
-        meaning="Netlink is a large part of the kernel. That of routes stays, which every program uses that asks for "
-        "its own addresses.",
     ),
 )
 
@@ -227,9 +168,6 @@ def _control(theme: Theme) -> Control:
     return Control(
         id=theme.id,
         title=theme.title,
-        meaning=theme.meaning,
-        how=f"Each is tried: {', '.join(f'`{item}`' for item in theme.items(OURS))}.",
-        weak="Started unconfined, with the capabilities they need: each gives something other than a refusal.",
         applies=lambda context: _applies(theme, context),
         expected=lambda context: f"refused: {', '.join(_items(theme, context))}",
         seen=lambda seen: results(seen.get(theme.probe, {}), theme.items(OURS)) if theme.probe in seen else "",

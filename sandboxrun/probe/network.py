@@ -102,13 +102,10 @@ def _answer(server: Mapping[str, str]) -> str:
     return {"2": "can't tell", "3": "no such name", "5": "refused"}.get(code, f"code {code}")
 
 
-def _route_control(id: str, probe: str, title: str, meaning: str, how: str, weak: str) -> Control:
+def _route_control(id: str, probe: str, title: str) -> Control:
     return Control(
         id=id,
         title=title,
-        meaning=meaning,
-        how=how,
-        weak=weak,
         applies=_applies,
         expected=lambda context: "no route, or none that leads anywhere",
         seen=lambda seen: results(_routes(probe, seen)),
@@ -118,46 +115,13 @@ def _route_control(id: str, probe: str, title: str, meaning: str, how: str, weak
 
 
 CONTROLS = (
-    _route_control(
-        "routes",
-        "routes",
-        "No route outside",
-        "Programs that ignore the proxy variables, or unset them, reach nothing: there is no way but the gateway's.",
-        "connect(2) of a datagram socket, which sends nothing, to public addresses and those kept for documentation. "
-        "Where there is a route, its next hop is tried: one that is not there is no way (EHOSTUNREACH).",
-        "Started on a bridge with a way out: there is a route.",
-    ),
-    _route_control(
-        "routes-ipv6",
-        "routes6",
-        "No route outside by IPv6",
-        "What IPv4 closes, IPv6 must not open.",
-        "The same, to a public, a documentation, a private and the metadata address.",
-        "Gives itself an address of which everything is a neighbour: there is a route.",
-    ),
-    _route_control(
-        "metadata",
-        "metadata",
-        "The cloud's metadata can't be reached",
-        "A machine's credentials are had there for the asking.",
-        "The same, to 169.254.169.254 and the like.",
-        "Started on a bridge with a way out: there is a route.",
-    ),
-    _route_control(
-        "private-addresses",
-        "private",
-        "Private addresses can't be reached",
-        "The networks around the host.",
-        "The same, to the ends of 10/8, 172.16/12, 192.168/16 and to 100.64/10.",
-        "Started on a bridge with a way out: there is a route.",
-    ),
+    _route_control("routes", "routes", "No route outside"),
+    _route_control("routes-ipv6", "routes6", "No route outside by IPv6"),
+    _route_control("metadata", "metadata", "The cloud's metadata can't be reached"),
+    _route_control("private-addresses", "private", "Private addresses can't be reached"),
     Control(
         id="host",
         title="The host's own addresses can't be reached",
-        meaning="Services of the host listen on its bridge's address and on its others. A refusal counts as reached.",
-        how="TCP to ports 1, 22, 80 and 2375 of the first address of each subnet, and of the addresses that verify "
-        "knows of the host.",
-        weak="Started on a plain bridge: the host refuses, that is, it answers.",
         applies=_applies,
         expected=lambda context: "none answers",
         seen=lambda seen: _reached_seen("hosts", seen),
@@ -167,9 +131,6 @@ CONTROLS = (
     Control(
         id="neighbours",
         title="Other sandboxes can't be reached",
-        meaning="Sandboxes do not know of each other. A refusal counts as reached.",
-        how="TCP to the first addresses of its subnets, its gateway's apart, and to those of the project's others.",
-        weak="Another weak sandbox runs on its network: it refuses, that is, it answers.",
         applies=_neighbours_apply,
         expected=lambda context: "none answers",
         seen=lambda seen: _reached_seen("neighbours", seen),
@@ -179,10 +140,6 @@ CONTROLS = (
     Control(
         id="names",
         title="No name server answers for the outside",
-        meaning="Names that are asked for carry data out, where a resolver forwards them.",
-        how="A question for a name of example.com to the engine's resolver, to 127.0.0.1 and to those of "
-        "/etc/resolv.conf. No answer, a refusal and a failure hold; an address, or that there is none, do not.",
-        weak="Has a name server of its own behind the engine's resolver: an answer comes.",
         applies=_applies,
         expected=lambda context: "no answer",
         seen=_names_seen,

@@ -219,10 +219,6 @@ CONTROLS = (
     Control(
         id="capabilities",
         title="No capability beyond the declared",
-        meaning="The parts of root's power that the kernel gives by name. None is left, in any of a process's five "
-        "sets, but those that cap_add names.",
-        how="The masks in /proc/self/status.",
-        weak="Started with nearly all capabilities.",
         applies=_capabilities_apply,
         expected=_capabilities_expected,
         seen=_capabilities_seen,
@@ -231,9 +227,6 @@ CONTROLS = (
     Control(
         id="no-new-privileges",
         title="No new privileges",
-        meaning="No program, setuid or with file capabilities, gives its caller more than it has.",
-        how="NoNewPrivs in /proc/self/status; where a kernel does not show it, prctl(2).",
-        weak="Started without it.",
         applies=_nnp_applies,
         expected=lambda context: "1",
         seen=_nnp,
@@ -243,9 +236,6 @@ CONTROLS = (
     Control(
         id="seccomp",
         title="System calls are filtered",
-        meaning="A filter stands before every system call. What it refuses is seen by the controls of the kernel.",
-        how="Seccomp in /proc/self/status: 2 is a filter.",
-        weak="Started unconfined.",
         applies=_seccomp_applies,
         expected=lambda context: "2",
         seen=lambda seen: value(seen, "status", "seccomp"),
@@ -256,9 +246,6 @@ CONTROLS = (
     Control(
         id="user",
         title="Runs as the declared user",
-        meaning="Real, effective, saved and file-system ids are the declared ones, and not root's.",
-        how="Uid and Gid in /proc/self/status.",
-        weak="Started as root.",
         applies=_root,
         expected=_user_expected,
         seen=_user_seen,
@@ -267,9 +254,6 @@ CONTROLS = (
     Control(
         id="groups",
         title="No further groups",
-        meaning="A group can open files and sockets: there is none but the user's own and those of group_add.",
-        how="Groups in /proc/self/status.",
-        weak="Started with groups 0, 1 and 2.",
         applies=_groups_apply,
         expected=_groups_expected,
         seen=lambda seen: (
@@ -280,9 +264,6 @@ CONTROLS = (
     Control(
         id="setuid",
         title="Setuid programs are powerless",
-        meaning="A program of root's with the setuid bit, such as su, runs with its caller's id.",
-        how="The probe program starts itself from a file of root's with mode 4555, which then says who it is.",
-        weak="Becomes uid 65534 and starts the same file: it is root.",
         applies=_setuid_applies,
         expected=lambda context: "the caller's uid",
         seen=_setuid_seen,
@@ -291,10 +272,6 @@ CONTROLS = (
     Control(
         id="namespaces",
         title="Namespaces of its own",
-        meaning="Processes, IPC, host name and cgroups are not the host's; nor, where the engine runs on this machine, "
-        "are mounts and network.",
-        how="The numbers in /proc/self/ns, against those that a kernel begins with and those of the host.",
-        weak="None.",
         exempt="no option shares them with the host; the host's own numbers are what they are compared with",
         applies=_namespaces_apply,
         expected=lambda context: "none is the host's",

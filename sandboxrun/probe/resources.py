@@ -221,9 +221,6 @@ CONTROLS = (
     Control(
         id="memory-limit",
         title="Memory is limited",
-        meaning="The kernel counts the sandbox's memory, memory filesystems included, and holds it below mem_limit.",
-        how="memory.limit_in_bytes or memory.max of its cgroup.",
-        weak="Started without a limit.",
         applies=_memory_applies,
         expected=lambda context: f"{context.spec.mem_limit} bytes",
         seen=lambda seen: _shown(_limit(seen, "v1.memory", "v2.memory.max"), "bytes"),
@@ -232,9 +229,6 @@ CONTROLS = (
     Control(
         id="swap-limit",
         title="Swap is limited",
-        meaning="Left to itself, an engine allows as much swap again as memory.",
-        how="memory.memsw.limit_in_bytes or memory.swap.max of its cgroup.",
-        weak="Started without a limit.",
         applies=_swap_applies,
         expected=lambda context: f"{swap(context)} bytes",
         seen=lambda seen: _shown(_swap(seen), "bytes"),
@@ -243,10 +237,6 @@ CONTROLS = (
     Control(
         id="memory",
         title="Memory beyond the limit ends it, as OOM",
-        meaning="A program that takes more is killed, and the run is reported as OOM.",
-        how="A start of its own, with mem_limit or 64 MiB if that is less: the program takes half as much again. "
-        "The engine must say OOMKilled.",
-        weak="Takes the same without a limit, and lives.",
         phase=Phase.MEMORY,
         applies=_oom_applies,
         expected=lambda context: f"killed for memory at {small_memory(context) + (swap(context) or 0)} bytes",
@@ -256,9 +246,6 @@ CONTROLS = (
     Control(
         id="pids-limit",
         title="Processes are limited",
-        meaning="Processes and threads together, of the whole sandbox.",
-        how="pids.max of its cgroup.",
-        weak="Started without a limit.",
         applies=_pids_apply,
         expected=lambda context: f"{context.spec.pids_limit} processes",
         seen=lambda seen: _shown(_limit(seen, "v1.pids", "v2.pids.max"), "processes"),
@@ -267,10 +254,6 @@ CONTROLS = (
     Control(
         id="processes",
         title="A fork loop ends at the limit",
-        meaning="A fork bomb stays in the sandbox.",
-        how="A start of its own, with pids_limit or 64 if that is less: fork(2) until it gives EAGAIN. gVisor ends the "
-        "sandbox there.",
-        weak="Forks on beyond it.",
         phase=Phase.PROCESSES,
         applies=_processes_apply,
         expected=lambda context: f"EAGAIN before {small_processes(context)} more",
@@ -280,9 +263,6 @@ CONTROLS = (
     Control(
         id="ulimits",
         title="Limits of each process",
-        meaning="Open files, core dumps and the others of ulimits, soft and hard, can't be raised.",
-        how="prlimit(2) as it begins, and after an attempt to raise each.",
-        weak="Started with the engine's own.",
         applies=_ulimits_apply,
         expected=lambda context: ", ".join(f"{n}: {u.soft}/{u.hard}" for n, u in context.spec.ulimits.items()),
         seen=_ulimits_seen,
@@ -291,9 +271,6 @@ CONTROLS = (
     Control(
         id="open-files",
         title="A loop that opens files ends at the limit",
-        meaning="The host's table of open files can't be used up.",
-        how="The soft limit is raised as far as it goes, then dup(2) until it fails.",
-        weak="Opens on beyond it.",
         applies=_files_apply,
         expected=lambda context: f"EMFILE at {context.spec.ulimits['nofile'].hard}",
         seen=lambda seen: (
@@ -306,9 +283,6 @@ CONTROLS = (
     Control(
         id="cpu-quota",
         title="CPU time is limited",
-        meaning="The kernel gives the sandbox no more than so many CPUs' time.",
-        how="cpu.cfs_quota_us or cpu.max of its cgroup.",
-        weak="Started without a quota.",
         applies=lambda context: GVISOR if context.gvisor else _cpus_apply(context),
         expected=lambda context: f"{context.spec.cpus:g} CPUs",
         seen=_quota_seen,
@@ -317,9 +291,6 @@ CONTROLS = (
     Control(
         id="cpu-time",
         title="CPU time over wall time",
-        meaning="What it really gets, with as many processes at work as could use more.",
-        how="One process more than cpus (64 at most) for a second; their CPU time by what the kernel counted.",
-        weak="The same without a quota; on a busy host, that it has none is what is looked at.",
         applies=_used_applies,
         expected=lambda context: f"at most {context.spec.cpus:g} and a quarter",
         seen=lambda seen: f"{used:.2f}" if (used := _used(seen)) is not None else "",
@@ -329,9 +300,6 @@ CONTROLS = (
     Control(
         id="deadline",
         title="Who ignores TERM is gone by the deadline",
-        meaning="A command that ignores every signal it can is killed when its time and its grace are over.",
-        how="A start of its own with a timeout of 2 s and 1 s of grace; the program wants to live for 8 s.",
-        weak="Started without a deadline: it outlives it.",
         phase=Phase.STUBBORN,
         expected=lambda context: "ended: timeout",
         seen=_stubborn_seen,

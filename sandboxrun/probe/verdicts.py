@@ -69,19 +69,15 @@ class Context(Data):
 class Control(Data):
     """One thing that must hold, and how it is told.
 
-    `applies` gives the reason where there is nothing to look for; `holds` is None where what
-    was seen does not tell. `meaning`, `how` and `weak` are for the documentation: what it means, how it is seen, and
-    what its negative control is. `negative` says whether that failed as it must, from what the sandbox and the weak
-    one showed: by default the weak one must not hold. `moot` gives the reason where it shows
-    that there was nothing to look for after all (a kernel without that call). `exempt` is the reason why nothing can be
-    weakened.
+    `applies` gives the reason where there is nothing to look for; `holds` is None where what was seen does not tell.
+    `negative` says whether the negative control failed as it must, from what the sandbox and the weak one showed: by
+    default the weak one must not hold. `moot` gives the reason where it shows that there was nothing to look for after
+    all (a kernel without that call). `exempt` is the reason why nothing can be weakened. What it means, how it is seen
+    and what its negative control is, is documentation: scripts/controls.toml.
     """
 
     id: str
     title: str
-    meaning: str
-    how: str
-    weak: str
     expected: Callable[[Context], str]
     seen: Callable[[Seen], str]
     holds: Callable[[Seen, Context], bool | None]

@@ -18,6 +18,7 @@ from sandboxrun.spec.option_types import CLOSED, PUBLIC
 from sandboxrun.spec.project import NetworkSpec
 from sandboxrun.spec.records import Attachment, Device, FileRef, Mount
 from sandboxrun.spec.types import freeze
+from scripts.controls import PROSE, prose_of
 from tests.unit.probe.seeing import context, seen
 
 MIB = 1 << 20
@@ -29,6 +30,7 @@ Case = tuple[str, Seen, bool | None]
 
 def test_ids_are_unique_and_all_are_shown() -> None:
     assert len(BY_ID) == len(CONTROLS) == sum(map(len, FAMILIES.values()))
+    assert PROSE.keys() - {"kernel"} == BY_ID.keys()
     assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", one.id) for one in CONTROLS)
 
 
@@ -36,7 +38,7 @@ def test_ids_are_unique_and_all_are_shown() -> None:
 def test_each_says_what_it_is(one: Control) -> None:
     assert one.title and one.expected(context())
     assert TERMS.controls[one.id]
-    assert one.meaning.endswith(".") and one.how.endswith(".") and one.weak.endswith(".")
+    assert all(prose_of(one)[part].endswith(".") for part in ("meaning", "how", "weak"))
     assert not one.title.endswith(".")
     assert one.applies(context()) is None
     assert one.seen({}) == ""

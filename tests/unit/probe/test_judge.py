@@ -21,9 +21,6 @@ def _answer(seen: Seen, _context: Context) -> bool | None:
 ONE = Control(
     id="one",
     title="One",
-    meaning="It is one.",
-    how="It is counted.",
-    weak="It is two.",
     expected=lambda context: "yes",
     seen=lambda seen: seen.get("probe", {}).get("value", ""),
     holds=_answer,
