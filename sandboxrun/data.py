@@ -5,7 +5,6 @@ Owns what msgspec's own Struct does not have: fields that no repr shows, and fie
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, dataclass_transform
 
 from msgspec import Struct, StructMeta, field
@@ -14,6 +13,9 @@ from msgspec import Struct, StructMeta, field
 class DataType(StructMeta):
     """Makes a class of records. `unshown` fields (secrets, long texts) are in no repr; `uncompared` ones (where a value
     was written) count neither for equality nor for the hash."""
+
+    unshown: tuple[str, ...]
+    uncompared: tuple[str, ...]
 
     def __new__(
         mcls,
@@ -26,12 +28,12 @@ class DataType(StructMeta):
         **config: Any,
     ) -> Any:
         if unshown:
-            namespace["__repr__"] = _repr_without(unshown)
+            namespace |= {"__repr__": _repr}
         if uncompared:
-            values = _values_without(uncompared)
-            namespace["__eq__"] = lambda self, other: type(self) is type(other) and values(self) == values(other)
-            namespace["__hash__"] = lambda self: hash(tuple(values(self)))
-        return super().__new__(mcls, name, bases, namespace, **{"frozen": True, "kw_only": True, **config})
+            namespace |= {"__eq__": _equal, "__hash__": lambda self: hash(_compared(self))}
+        made = super().__new__(mcls, name, bases, namespace, **{"frozen": True, "kw_only": True, **config})
+        made.unshown, made.uncompared = unshown, uncompared
+        return made
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
@@ -39,13 +41,16 @@ class Data(Struct, metaclass=DataType, frozen=True, kw_only=True):
     """A frozen record. `msgspec.structs.replace` makes one that differs, `asdict` of that module lists its fields."""
 
 
-def _values_without(left_out: tuple[str, ...]) -> Callable[[Struct], list[Any]]:
-    return lambda data: [getattr(data, name) for name in data.__struct_fields__ if name not in left_out]
+def _repr(self: Data) -> str:
+    left_out = type(self).unshown
+    fields = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name not in left_out)
+    return f"{type(self).__name__}({', '.join(fields)})"
 
 
-def _repr_without(left_out: tuple[str, ...]) -> Callable[[Struct], str]:
-    def show(data: Struct) -> str:
-        fields = (f"{name}={getattr(data, name)!r}" for name in data.__struct_fields__ if name not in left_out)
-        return f"{type(data).__name__}({', '.join(fields)})"
+def _equal(self: Data, other: object) -> bool:
+    return type(self) is type(other) and _compared(self) == _compared(other)
 
-    return show
+
+def _compared(self: Data) -> tuple[Any, ...]:
+    left_out = type(self).uncompared
+    return tuple(getattr(self, name) for name in self.__struct_fields__ if name not in left_out)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sandboxrun.profile.evaluate import Program
 
 
-class Scope(Data):
+class Scope(Data, unshown=("values",)):
     """The names that templates may use. `sensitive` names a part of them; `each_help` explains a missing `each`."""
 
     values: Mapping[str, Any]
