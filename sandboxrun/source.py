@@ -78,6 +78,11 @@ class MapNode(Data, unshown=("span",), uncompared=("span",)):
 Node = Scalar | ListNode | MapNode
 
 
+def is_null(node: Node) -> bool:
+    """Whether a node is null, which a missing value is as well."""
+    return isinstance(node, Scalar) and node.value is None
+
+
 def node_of(value: Any, span: Span | None = None) -> Node:
     """Plain Python data (str, int, float, bool, None, list, tuple, mapping) as nodes, all at `span`."""
     match value:

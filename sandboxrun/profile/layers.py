@@ -4,6 +4,7 @@ it is wanted.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -15,7 +16,7 @@ from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.profile.document import Document, read_document
 from sandboxrun.profile.files import bases
 from sandboxrun.profile.templates import Renderer, Scope, is_template
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, node_of, plain_of
+from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, node_of, plain_of
 from sandboxrun.spec.items import Entry, entry_of, identity, name_of
 from sandboxrun.spec.option import Row, RowData, to_plain
 from sandboxrun.spec.option_types import Hosts, Tmpfs, by_name
@@ -57,7 +58,7 @@ class Bases:
         _, node = document.sandboxes[sandbox]
         own = Layer(node=node.without("extends"), document=document)
         extends = node.get("extends")
-        if extends is None or (isinstance(extends, Scalar) and extends.value is None):
+        if extends is None or is_null(extends):
             return [own]
         step = _Step(document, sandbox)
         span = span_of(node, "extends")
@@ -66,33 +67,43 @@ class Bases:
             return [own]
         seen = (*chain, step)
         if target in seen:
-            self._circle(seen[seen.index(target) :], span)
+            steps = seen[seen.index(target) :]
+            members = frozenset(map(str, steps))
+            if members not in self._circles:  # each of its members leads into it
+                self._circles.add(members)
+                shown = " -> ".join(map(str, (*steps, steps[0])))
+                self.problems.add(f"extends goes in a circle: {shown}", span, "remove one of them")
             return [own]
         if len(seen) >= DEEPEST:
             self.problems.add(f"more than {DEEPEST} sandboxes extend each other", span, "flatten the bases")
             return [own]
         return [*self.layers(target.document, target.sandbox, seen), own]
 
-    def _circle(self, steps: tuple[_Step, ...], span: Span | None) -> None:
-        """Note a circle, once: each of its members leads into it."""
-        members = frozenset(map(str, steps))
-        if members not in self._circles:
-            self._circles.add(members)
-            shown = " -> ".join(map(str, (*steps, steps[0])))
-            self.problems.add(f"extends goes in a circle: {shown}", span, "remove one of them")
-
     def _target(self, node: Node, document: Document) -> _Step | None:
+        other: Document | None = document
         match node:
-            case Scalar(value=str() as name) if not is_template(node):
-                return self._shipped(name, node.span, document)
+            case Scalar(value=str() as name, span=span) if not is_template(node):
+                other = self._shipped(name, span, document)
             case MapNode():
-                return self._other(node, document)
-        what = "a template" if is_template(node) else describe(node)
-        help = "write the name of a built-in base, or {file: …, sandbox: …}"
-        self.problems.add(f"expected a base, found {what}", node.span, help)
+                words = self._words(node)
+                if words is None:
+                    return None
+                name, span = str(words["sandbox"].value), words["sandbox"].span
+                if "file" in words:
+                    other = self._file(str(words["file"].value), words["file"].span, document)
+            case _:
+                what = "a template" if is_template(node) else describe(node)
+                help = "write the name of a built-in base, or {file: …, sandbox: …}"
+                self.problems.add(f"expected a base, found {what}", node.span, help)
+                return None
+        if other is None or name in other.sandboxes:
+            return None if other is None else _Step(other, name)
+        help = did_you_mean(name, other.sandboxes) or f"it has: {', '.join(other.sandboxes) or 'none'}"
+        where = other.file.name if other.file else "the profile"
+        self.problems.add(f'{where} has no sandbox "{name}"', span, help)
         return None
 
-    def _shipped(self, name: str, span: Span | None, document: Document) -> _Step | None:
+    def _shipped(self, name: str, span: Span | None, document: Document) -> Document | None:
         known = bases()
         if name not in known:
             help = did_you_mean(name, known) or f"shipped are: {', '.join(known)}"
@@ -104,37 +115,25 @@ class Bases:
         if path not in self.documents:
             # a base's own paths start at the project, so it has no directory of its own
             self.documents[path] = read_document(path, f"shipped:{path.name}", self.root, self.problems, base=name)
-        return self._step(self.documents[path], name, span)
+        return self.documents[path]
 
-    def _other(self, node: MapNode, document: Document) -> _Step | None:
-        words: dict[str, str] = {}
+    def _words(self, node: MapNode) -> dict[str, Scalar] | None:
+        """The values of a reference to a sandbox of this file or of another one."""
+        words: dict[str, Scalar] = {}
         for key, value in node.entries:
-            if key.value not in ("file", "sandbox"):
+            if key.value not in _KEYS:
                 help = 'the key is "sandbox"' if key.value == "service" else did_you_mean(str(key.value), _KEYS)
                 self.problems.add(f'unknown key "{key.value}" in extends', key.span, help or "it has file and sandbox")
                 return None
             if not isinstance(value, Scalar) or not isinstance(value.value, str) or is_template(value):
-                self.problems.add(
-                    f"expected a text, found {describe(value)}", value.span, "templates can't name a base"
-                )
+                message = f"expected a text, found {describe(value)}"
+                self.problems.add(message, value.span, "templates can't name a base")
                 return None
-            words[str(key.value)] = value.value
-        if "sandbox" not in words:
-            self.problems.add('extends lacks "sandbox"', node.span, "say which sandbox of the file")
-            return None
-        spans = {str(key.value): value.span for key, value in node.entries}
-        other = self._file(words["file"], spans["file"], document) if "file" in words else document
-        return None if other is None else self._step(other, words["sandbox"], spans["sandbox"])
-
-    def _step(self, document: Document | None, sandbox: str, span: Span | None) -> _Step | None:
-        if document is None:
-            return None
-        if sandbox not in document.sandboxes:
-            help = did_you_mean(sandbox, document.sandboxes) or f"it has: {', '.join(document.sandboxes) or 'none'}"
-            where = document.file.name if document.file else "the profile"
-            self.problems.add(f'{where} has no sandbox "{sandbox}"', span, help)
-            return None
-        return _Step(document, sandbox)
+            words[str(key.value)] = value
+        if "sandbox" in words:
+            return words
+        self.problems.add('extends lacks "sandbox"', node.span, "say which sandbox of the file")
+        return None
 
     def _file(self, text: str, span: Span | None, document: Document) -> Document | None:
         path = inside(self.root, document.directory, text)
@@ -173,40 +172,21 @@ def inside(root: Path, directory: Path, text: str) -> Path | None:
 @cache
 def closed_defaults() -> dict[str, Node]:
     """The lowest layer: the defaults of options that are merged."""
-    return {row.key: node_of(_plain(row)) for row in ROWS if row.settable and row.merge != "replace" and row.default}
-
-
-def _plain(row: Row) -> Any:
-    if isinstance(row.default, RowData):
-        return to_plain(row.default, defaults=True)
-    return row.type.plain(row.default)
+    merged = [row for row in ROWS if row.settable and row.merge != "replace" and row.default]
+    records = {row.key: to_plain(row.default, defaults=True) for row in merged if isinstance(row.default, RowData)}
+    return {row.key: node_of(records.get(row.key) or row.type.plain(row.default)) for row in merged}
 
 
 def merge_option(row: Row, values: Sequence[Node]) -> Node | None:
     """One option's values, the lowest layer first, as one; None where it is reset to its default."""
-    start = max((i + 1 for i, value in enumerate(values) if _is_null(value)), default=0)
+    start = max((i + 1 for i, value in enumerate(values) if is_null(value)), default=0)
     kept = list(values[start:])
     if not kept:
         return None
     if row.key in closed_defaults():
         kept.insert(0, closed_defaults()[row.key])
-    merged = kept[0]
-    for value in kept[1:]:
-        merged = _pair(row, merged, value)
-    return merged
-
-
-def _pair(row: Row, low: Node, high: Node) -> Node:
-    match row.merge:
-        case "append" | "target":
-            return _append(row, low, high)
-        case "map":
-            return _map(row, low, high)
-    return high
-
-
-def _is_null(node: Node) -> bool:
-    return isinstance(node, Scalar) and node.value is None
+    merge = {"append": _append, "target": _append, "map": _map}.get(row.merge)
+    return kept[-1] if merge is None else functools.reduce(functools.partial(merge, row), kept)
 
 
 def _append(row: Row, low: Node, high: Node) -> Node:
@@ -275,48 +255,36 @@ class Each(Data):
 
 def instances(node: Node | None, renderer: Renderer, scope: Scope, problems: Problems) -> list[Each]:
     """The instances; a single one without a key where there is no `for_each`."""
-    if node is None or (isinstance(node, Scalar) and node.value is None):
+    if node is None or is_null(node):
         return [Each(key=None)]
-    rendered: Node | None
-    if isinstance(node, Scalar) and is_template(node):
-        rendered = renderer.scalar(node, scope, mapping=True)
-    else:
-        rendered = renderer.render(node, scope)
-    if rendered is None:
-        return []
-    pairs = _pairs(rendered, problems)
-    if len(pairs) > MOST:
-        problems.add(f"for_each has more than {MOST} items", node.span, "split it into several sandboxes")
-        return []
-    return _unique(pairs, problems)
-
-
-def _pairs(node: Node, problems: Problems) -> list[tuple[Scalar, Any]]:
-    match node:
+    rendered = renderer.render(node, scope, mapping=True)
+    pairs: list[tuple[Scalar, Any]] = []
+    match rendered:
+        case None:
+            pass
         case ListNode():
-            found: list[tuple[Scalar, Any]] = []
-            for item in node.items:
+            for item in rendered.items:
                 if isinstance(item, Scalar) and item.value is not None:
-                    found.append((item, item.value))
+                    pairs.append((item, item.value))
                 else:
                     help = "for more than a name use a mapping, and each.key and each.value"
                     problems.add(f"expected a plain value, found {describe(item)}", item.span, help)
-            return found
         case MapNode():
-            return [(key, {"key": str(key.value), "value": plain_of(value)}) for key, value in node.entries]
-    problems.add(f"for_each takes a list or a mapping, found {describe(node)}", node.span, "write for_each: [a, b]")
-    return []
-
-
-def _unique(pairs: list[tuple[Scalar, Any]], problems: Problems) -> list[Each]:
+            pairs = [(key, {"key": str(key.value), "value": plain_of(value)}) for key, value in rendered.entries]
+        case _:
+            message = f"for_each takes a list or a mapping, found {describe(rendered)}"
+            problems.add(message, rendered.span, "write for_each: [a, b]")
+    if len(pairs) > MOST:
+        problems.add(f"for_each has more than {MOST} items", node.span, "split it into several sandboxes")
+        return []
     found: dict[str, Each] = {}
-    for node, value in pairs:
-        key = ("true" if node.value else "false") if isinstance(node.value, bool) else str(node.value)
+    for item, value in pairs:
+        key = ("true" if item.value else "false") if isinstance(item.value, bool) else str(item.value)
         if not key or len(key) > LONGEST_KEY or not key.isprintable():
             help = f"it names the sandbox: 1 to {LONGEST_KEY} characters that can be printed"
-            problems.add("this item of for_each can't be a name", node.span, help)
+            problems.add("this item of for_each can't be a name", item.span, help)
         elif key in found:
-            problems.add(f'for_each holds "{key}" twice', node.span, "each item makes one sandbox: remove one")
+            problems.add(f'for_each holds "{key}" twice', item.span, "each item makes one sandbox: remove one")
         else:
             found[key] = Each(key=key, value=value)
     return list(found.values())
@@ -324,7 +292,7 @@ def _unique(pairs: list[tuple[Scalar, Any]], problems: Problems) -> list[Each]:
 
 def holds(node: Node | None, renderer: Renderer, scope: Scope, problems: Problems) -> bool:
     """Whether `when` lets the sandbox stand; True where there is none."""
-    if node is None or (isinstance(node, Scalar) and node.value is None):
+    if node is None or is_null(node):
         return True
     rendered = renderer.render(node, scope)
     if rendered is None:

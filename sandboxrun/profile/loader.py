@@ -20,10 +20,8 @@ from sandboxrun.profile.files import Places
 from sandboxrun.profile.guarding import own_files, with_protected
 from sandboxrun.profile.layers import Bases, Layer, holds, instances
 from sandboxrun.profile.objects import (
-    Documents,
     check_addresses,
     check_references,
-    merged_objects,
     parse_objects,
     with_default_network,
     with_dependencies,
@@ -136,7 +134,7 @@ class _Loader:
         self._check_names(made)
         sandboxes = with_dependencies(made, [one.name for one in composed], self.faulty, self.problems)
         bases = [document for document in self.bases.documents.values() if document is not None]
-        check_references(made, merged_objects(documents), Documents(own=documents, bases=bases), self.problems)
+        check_references(made, documents, bases, self.problems)
         check_addresses(made, objects.networks, self.problems)
         read: dict[Path, SourceFile | None] = {**self.bases.files, **files, **maker.env_files.files}
         own = own_files((*self.paths, *read, *maker.other_files), objects.secrets, objects.configs)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from sandboxrun.profile.document import OBJECTS, Document
 from sandboxrun.profile.files import Places, read_regular, reason
 from sandboxrun.profile.sandbox import Made
 from sandboxrun.profile.templates import Renderer, Scope
-from sandboxrun.source import MapNode, Node, Scalar, Span
+from sandboxrun.source import MapNode, Node, Scalar
 from sandboxrun.spec.names import EGRESS, Names
 from sandboxrun.spec.option import Record
 from sandboxrun.spec.project import (
@@ -47,10 +49,7 @@ def content_of(what: str, spec: FileSpec, directory: Path, environment: Mapping[
             message = f"{what}: the variable {spec.environment} is not set"
             return Diagnostic(message=message, help="set it and try again")
         return value.encode("utf-8", "surrogateescape")
-    return _read(what, directory / (spec.file or ""))
-
-
-def _read(what: str, path: Path) -> bytes | Diagnostic:
+    path = directory / (spec.file or "")
     try:
         return read_regular(path, LARGEST)
     except OSError as error:
@@ -70,7 +69,7 @@ def digest(content: bytes) -> str:
 
 
 def with_digests(
-    sandboxes: Iterable[DeclaredSandbox],
+    sandboxes: Collection[DeclaredSandbox],
     configs: Mapping[str, FileSpec],
     directory: Path,
     environment: Mapping[str, str],
@@ -81,29 +80,20 @@ def with_digests(
     Secrets have none, nor has a config that holds a sensitive value: a short one could be guessed from it. One that
     can't be read has none either; an apply that needs it says why.
     """
-    known: dict[str, str | None] = {}
+    named = {ref.source for sandbox in sandboxes for ref in sandbox.spec.configs}
+    known: dict[str, str] = {}
+    for name in named & configs.keys():
+        content = content_of("", configs[name], directory, environment)
+        if isinstance(content, bytes):
+            text = content.decode("utf-8", "surrogateescape")
+            if not any(secret and secret in text for secret in sensitive):
+                known[name] = digest(content)
 
-    def reference(ref: FileRef) -> FileRef:
-        if ref.source not in known:
-            known[ref.source] = _digest_of(configs.get(ref.source), directory, environment, sensitive)
-        return structs.replace(ref, digest=known[ref.source])
+    def with_own(sandbox: DeclaredSandbox) -> DeclaredSandbox:
+        refs = tuple(structs.replace(ref, digest=known.get(ref.source)) for ref in sandbox.spec.configs)
+        return structs.replace(sandbox, spec=structs.replace(sandbox.spec, configs=refs)) if refs else sandbox
 
-    return tuple(
-        structs.replace(s, spec=structs.replace(s.spec, configs=tuple(map(reference, s.spec.configs))))
-        if s.spec.configs
-        else s
-        for s in sandboxes
-    )
-
-
-def _digest_of(
-    spec: FileSpec | None, directory: Path, environment: Mapping[str, str], sensitive: Collection[str]
-) -> str | None:
-    content = content_of("", spec, directory, environment) if spec is not None else None
-    if not isinstance(content, bytes):
-        return None
-    text = content.decode("utf-8", "surrogateescape")
-    return None if any(secret and secret in text for secret in sensitive) else digest(content)
+    return tuple(map(with_own, sandboxes))
 
 
 # -- `depends_on` between sandboxes: from names to addresses, and no circles
@@ -124,59 +114,36 @@ def with_dependencies(
             if name in by_name:
                 dependencies.update(dict.fromkeys(by_name[name], dependency))
             elif dependency.required and name not in faulty:
-                _absent(name, one, known, problems)
+                span = one.sandbox.place("depends_on", name)
+                if name in known:
+                    message = f'"{name}" is not there: its when or its for_each leaves it out'
+                    help = "add required: false to this dependency, or give both the same when"
+                else:
+                    message = f'depends_on names "{name}", which is not a sandbox'
+                    help = did_you_mean(name, known) or f"the sandboxes are: {', '.join(known)}"
+                problems.add(message, span, help)
         found.append(structs.replace(one.sandbox, depends_on=freeze(dependencies)))
-    _check_circles(made, problems)
+    first = {one.sandbox.sandbox: one.sandbox for one in reversed(made)}
+    for circle in circles({one.sandbox.sandbox: tuple(one.sandbox.spec.depends_on) for one in made}):
+        span = first[circle[0]].place("depends_on", circle[1 % len(circle)])
+        shown = " -> ".join((*circle, circle[0]))
+        problems.add(f"depends_on goes in a circle: {shown}", span, "remove one of them")
     return tuple(found)
 
 
-def _absent(name: str, one: Made, known: Sequence[str], problems: Problems) -> None:
-    span = one.sandbox.place("depends_on", name)
-    if name in known:
-        message = f'"{name}" is not there: its when or its for_each leaves it out'
-        problems.add(message, span, "add required: false to this dependency, or give both the same when")
-        return
-    help = did_you_mean(name, known) or f"the sandboxes are: {', '.join(known)}"
-    problems.add(f'depends_on names "{name}", which is not a sandbox', span, help)
-
-
-def _check_circles(made: Sequence[Made], problems: Problems) -> None:
-    edges: dict[str, tuple[str, ...]] = {}
-    first: dict[str, Made] = {}
-    for one in made:
-        first.setdefault(one.sandbox.sandbox, one)
-        edges[one.sandbox.sandbox] = tuple(one.sandbox.spec.depends_on)
-    while circle := find_circle(edges):
-        one = first[circle[0]]
-        shown = " -> ".join((*circle, circle[0]))
-        span = one.sandbox.place("depends_on", circle[1 % len(circle)])
-        problems.add(f"depends_on goes in a circle: {shown}", span, "remove one of them")
-        edges = {name: others for name, others in edges.items() if name not in circle}
-
-
-def find_circle(edges: Mapping[str, Sequence[str]]) -> tuple[str, ...] | None:
-    """The first circle, from the name that stands first in `edges`; None where there is none."""
-    done: set[str] = set()
-    for start in edges:
-        path: list[str] = []
-        waiting: list[tuple[str, bool]] = [(start, False)]
-        while waiting:
-            name, leaving = waiting.pop()
-            if leaving:
-                done.add(path.pop())
-            elif name in path:
-                return _from_first(tuple(path[path.index(name) :]), edges)
-            elif name not in done and name in edges:
-                path.append(name)
-                waiting.append((name, True))
-                waiting.extend((other, False) for other in reversed(edges[name]))
-    return None
-
-
-def _from_first(circle: tuple[str, ...], edges: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    order = list(edges)
-    at = min(range(len(circle)), key=lambda i: order.index(circle[i]))
-    return circle[at:] + circle[:at]
+def circles(edges: Mapping[str, Collection[str]]) -> Iterator[tuple[str, ...]]:
+    """Circles without a common name, each from its name that is first in `edges`."""
+    left = dict(edges)
+    while True:
+        try:
+            TopologicalSorter({name: [other for other in left[name] if other in left] for name in left}).prepare()
+        except CycleError as error:  # of which each is followed by one that depends on it
+            circle = tuple(reversed(error.args[1][1:]))
+            at = min(range(len(circle)), key=lambda i: list(edges).index(circle[i]))
+            yield circle[at:] + circle[:at]
+            left = {name: others for name, others in left.items() if name not in circle}
+        else:
+            return
 
 
 # -- What stands beside the sandboxes (networks, volumes, secrets, configs), and what sandboxes name of it
@@ -197,27 +164,6 @@ class Objects(Data):
     secrets: Mapping[str, FileSpec]
     configs: Mapping[str, FileSpec]
     names: Names
-
-
-class Documents(Data):
-    """The profile's own files, and those that its sandboxes extend."""
-
-    own: Sequence[Document]
-    bases: Sequence[Document]
-
-    @property
-    def profile(self) -> str:
-        """What the profile is called in messages."""
-        files = [document.file.name for document in self.own if document.file is not None]
-        return files[0] if files else "the profile"
-
-    def declaring(self, kind: str, name: str) -> str | None:
-        """A base's file that declares something of that name."""
-        for document in self.bases:
-            block = document.objects.get(kind)
-            if block is not None and document.file is not None and block.get(name) is not None:
-                return document.file.name
-        return None
 
 
 def merged_objects(documents: Sequence[Document]) -> dict[str, dict[str, tuple[Scalar, Node]]]:
@@ -241,38 +187,28 @@ def parse_objects(
 ) -> Objects:
     """All four blocks; faulty entries are left out, with the reason noted."""
     parsed: dict[str, dict[str, Any]] = {}
+    given: dict[str, dict[str, str]] = {}  # names of their own; an external one without a name is called by its key
     for kind, entries in merged_objects(documents).items():
-        parsed[kind] = {}
+        parsed[kind], given[kind] = {}, {}
         for name, (key, node) in entries.items():
             if kind == "networks" and name == EGRESS:
                 problems.add(f"the network {EGRESS} is the gateways' own", key.span, "choose another name for yours")
-            value = _parse(_TYPES[kind], key, node, renderer, scope, problems)
-            if value is not INVALID:
-                parsed[kind][name] = _placed(value, node, f"the {kind.removesuffix('s')}", places, problems)
-    names = Names(project=project, given_networks=_given(parsed["networks"]), given_volumes=_given(parsed["volumes"]))
+            rendered = renderer.render(node, scope)
+            if isinstance(rendered, Scalar) and rendered.value is None:
+                rendered = MapNode(entries=(), span=key.span)
+            value = INVALID if rendered is None else _TYPES[kind].parse(rendered, problems)
+            if value is INVALID:
+                continue
+            if isinstance(value, FileSpec):
+                if value.file is not None:
+                    at = node.get("file") if isinstance(node, MapNode) else None
+                    path = places.checked(value.file, (at or node).span, f"the {kind[:-1]}'s file", problems)
+                    value = structs.replace(value, file=str(path))
+            elif value.name is not None or value.external:
+                given[kind][name] = value.name or name
+            parsed[kind][name] = value
+    names = Names(project=project, given_networks=given["networks"], given_volumes=given["volumes"])
     return Objects(names=names, **{kind: freeze(values) for kind, values in parsed.items()})
-
-
-def _parse(type_: Record, key: Scalar, node: Node, renderer: Renderer, scope: Scope, problems: Problems) -> Any:
-    rendered = renderer.render(node, scope)
-    if rendered is None:
-        return INVALID
-    if isinstance(rendered, Scalar) and rendered.value is None:
-        rendered = MapNode(entries=(), span=key.span)
-    return type_.parse(rendered, problems)
-
-
-def _placed(value: Any, node: Node, what: str, places: Places, problems: Problems) -> Any:
-    if not isinstance(value, FileSpec) or value.file is None:
-        return value
-    at = node.get("file") if isinstance(node, MapNode) else None
-    path = places.checked(value.file, (at or node).span, f"{what}'s file", problems)
-    return structs.replace(value, file=str(path))
-
-
-def _given(specs: Mapping[str, Any]) -> dict[str, str]:
-    """Names of their own; an external one without a name is called by its key."""
-    return {key: spec.name or key for key, spec in specs.items() if spec.name is not None or spec.external}
 
 
 def with_default_network(objects: Objects, made: Sequence[Made]) -> Objects:
@@ -283,19 +219,29 @@ def with_default_network(objects: Objects, made: Sequence[Made]) -> Objects:
 
 
 def check_references(
-    made: Sequence[Made], declared: Mapping[str, Any], documents: Documents, problems: Problems
+    made: Sequence[Made], documents: Sequence[Document], bases: Sequence[Document], problems: Problems
 ) -> None:
-    """Note what sandboxes name and nobody declares. `declared` are the keys of the four blocks, faulty ones too."""
-    for one in made:
-        for kind, name, span in _references(one):
+    """Note what sandboxes name and nobody declares in the profile's own documents."""
+    declared = merged_objects(documents)  # faulty ones too
+    profile = next((document.file.name for document in documents if document.file is not None), "the profile")
+    for sandbox in (one.sandbox for one in made):
+        volumes = [mount for mount in sandbox.spec.volumes if mount.type == "volume" and mount.source is not None]
+        named = [
+            *(("networks", name, name) for name in sandbox.spec.networks),
+            *(("volumes", str(mount.source), mount.target) for mount in volumes),
+            *(("secrets", ref.source, ref.file_name) for ref in sandbox.spec.secrets),
+            *(("configs", ref.source, ref.file_name) for ref in sandbox.spec.configs),
+        ]
+        for kind, name, item in named:
             if name in declared[kind] or (kind == "networks" and name == "default"):
                 continue
-            message, base = f'"{name}" is not declared under {kind}', documents.declaring(kind, name)
+            message = f'"{name}" is not declared under {kind}'
             help = did_you_mean(name, declared[kind]) or f"declare it at the top level: {kind}: {{{name}: …}}"
-            if base is not None:  # as in Compose
-                message += f" in {documents.profile}"
-                help = f"{base} declares it, but extends takes over sandboxes only: declare it in {documents.profile}"
-            problems.add(message, span, help)
+            base = next((b for b in bases if b.file is not None and b.objects[kind].get(name) is not None), None)
+            if base is not None and base.file is not None:  # as in Compose
+                message += f" in {profile}"
+                help = f"{base.file.name} declares it, but extends takes over sandboxes only: declare it in {profile}"
+            problems.add(message, sandbox.place(kind, item), help)
 
 
 def check_addresses(made: Sequence[Made], networks: Mapping[str, NetworkSpec], problems: Problems) -> None:
@@ -309,26 +255,8 @@ def check_addresses(made: Sequence[Made], networks: Mapping[str, NetworkSpec], p
             if network.subnet is None:
                 help = f"set networks: {{{name}: {{subnet: …}}}}"
                 problems.add(f"ipv4_address {address} needs a subnet of the network {name}", span, help)
-            elif not _is_within(address, network.subnet):
-                message = f"ipv4_address {address} is not within {network.subnet}, the subnet of {name}"
-                problems.add(message, span, "choose another address")
-
-
-def _is_within(address: str, subnet: str) -> bool:
-    try:
-        return ipaddress.ip_address(address) in ipaddress.ip_network(subnet, strict=False)
-    except ValueError:
-        return True  # which is noted with the option itself
-
-
-def _references(one: Made) -> Iterator[tuple[str, str, Span | None]]:
-    sandbox, spec = one.sandbox, one.sandbox.spec
-    for name in spec.networks:
-        yield "networks", name, sandbox.place("networks", name)
-    for mount in spec.volumes:
-        if mount.type == "volume" and mount.source is not None:
-            yield "volumes", mount.source, sandbox.place("volumes", mount.target)
-    for ref in spec.secrets:
-        yield "secrets", ref.source, sandbox.place("secrets", ref.file_name)
-    for ref in spec.configs:
-        yield "configs", ref.source, sandbox.place("configs", ref.file_name)
+                continue
+            with suppress(ValueError):  # which is noted with the option itself
+                if ipaddress.ip_address(address) not in ipaddress.ip_network(network.subnet, strict=False):
+                    message = f"ipv4_address {address} is not within {network.subnet}, the subnet of {name}"
+                    problems.add(message, span, "choose another address")

@@ -53,11 +53,12 @@ class Renderer:
         self.secrets: set[str] = set()
         self._programs: dict[str, Program | TemplateError] = {}
 
-    def render(self, node: Node, scope: Scope) -> Node | None:
-        """`node` with every template in it rendered; the very same node where there is none. None after a fault."""
+    def render(self, node: Node, scope: Scope, *, mapping: bool = False) -> Node | None:
+        """`node` with every template in it rendered; the very same node where there is none. None after a fault.
+        `mapping`: one that is the whole node may make a mapping."""
         match node:
             case Scalar():
-                return self.scalar(node, scope) if is_template(node) else node
+                return self.scalar(node, scope, mapping=mapping) if is_template(node) else node
             case ListNode():
                 items = [self.render(item, scope) for item in node.items]
                 if all(new is old for new, old in zip(items, node.items, strict=True)):
@@ -91,7 +92,7 @@ class Renderer:
         return False
 
     def scalar(self, node: Scalar, scope: Scope, *, mapping: bool = False) -> Node | None:
-        """The node that a template makes, at its own place; None after a fault. `mapping`: it may be one."""
+        """The node that a template makes, at its own place; None after a fault."""
         from sandboxrun.profile.evaluate import evaluate
 
         text = str(node.value)
