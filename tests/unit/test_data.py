@@ -57,7 +57,7 @@ NO_VALUES = {
     "Variable.sensitive",  # whether it is
     "Choice.values",  # what an option may be
     "Layer.document",  # of a file, parsed
-    "Step.document",  # of a file, parsed
+    "_Step.document",  # of a file, parsed
     "Scope.sensitive",  # names
     "Values.sensitive",  # names
     "FileSpec.environment",  # a name
