@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sandboxrun.errors import ApplyError, PlanError, ProfileError, SandboxrunError, UsageError
     from sandboxrun.evidence.store import Store, last_line, verify_chain
     from sandboxrun.lifecycle.apply import ApplySettings, apply, destroy, plan
-    from sandboxrun.lifecycle.waits import WaitTimeout
+    from sandboxrun.lifecycle.job import WaitTimeout
     from sandboxrun.probe.verdicts import Finding, Verdict
     from sandboxrun.profile.loader import load
     from sandboxrun.profile.variables import Inputs
@@ -48,7 +48,7 @@ _HOME = {
     "apply": "lifecycle.apply",
     "destroy": "lifecycle.apply",
     "plan": "lifecycle.apply",
-    "WaitTimeout": "lifecycle.waits",
+    "WaitTimeout": "lifecycle.job",
     "Finding": "probe.verdicts",
     "Verdict": "probe.verdicts",
     "load": "profile.loader",

@@ -30,8 +30,8 @@ from sandboxrun.errors import Diagnostic, PlanError, SandboxrunError, UsageError
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.lifecycle.apply import check_outside
 from sandboxrun.lifecycle.executor import execute
+from sandboxrun.lifecycle.job import shares
 from sandboxrun.lifecycle.places import check_sources, may_write, surveyed
-from sandboxrun.lifecycle.run import shares
 from sandboxrun.lifecycle.watch import NOTICE, Watch, Watching
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.belongings import is_private, networks_of
@@ -381,7 +381,7 @@ class Lifecycle:
                 self._making.discard(sandbox.name)
 
     def _with_others(self, profile: Profile) -> contextlib.AbstractContextManager[Callable[[], None]]:
-        return self._gate.together() if shares(profile) else contextlib.nullcontext(lambda: None)
+        return self._gate.together() if shares(profile.sandboxes) else contextlib.nullcontext(lambda: None)
 
     def _create_plan(self, declared: Declared) -> tuple[Plan, Snapshot]:
         service, sandbox = self._service, declared.sandbox

@@ -410,7 +410,7 @@ class Sandbox:
 
         137 is a command killed for memory as well: `remove` gives the evidence that says which.
         """
-        from sandboxrun.lifecycle.waits import WaitTimeout
+        from sandboxrun.lifecycle.job import WaitTimeout
 
         self._check_there()
         watch = self._held.watch

@@ -138,15 +138,13 @@ class SandboxedAgent:
             self._sandbox.stop(grace)
 
     def _result(self, captured: Captured | None) -> AgentResult:
-        from sandboxrun.lifecycle.run import exit_code
-
         if captured is None or captured.index is None or captured.entry is None:
             return NEVER_RAN
         index, store = captured.index, self._service.store
         out, more_out = self._log(store, captured, "stdout.log")
         err, more_err = self._log(store, captured, "stderr.log")
         return AgentResult(
-            exit_code=exit_code(captured),
+            exit_code=index.ending.code,
             how=index.ending.how,
             stdout=out,
             stderr=err,
@@ -327,7 +325,7 @@ class AgentSession:
     def result(self, timeout: float | None = None) -> AgentResult:
         """Wait for its end: the result. Raises WaitTimeout after `timeout` seconds (it runs on), and SandboxrunError
         when it could not be run, or its evidence could not be kept."""
-        from sandboxrun.lifecycle.waits import WaitTimeout
+        from sandboxrun.lifecycle.job import WaitTimeout
 
         if not self.wait(timeout):
             message = f"{self.name} has not ended after {timeout or 0:g} seconds"

@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from sandboxrun.data import Data
+
 if TYPE_CHECKING:
     from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
     from sandboxrun.plan.operations import Operation
@@ -66,6 +68,43 @@ class Lock(Protocol):
         """Raise ApplyError once it was lost: nothing more may be changed then."""
 
 
+class Past(Data):
+    """What happened to one container: `times` has when (seconds of UNIX time) it last did what the key says, in the
+    words create, start, oom, kill, update, die and destroy; `exit_code` is None for one whose end was not seen."""
+
+    id: str
+    name: str
+    labels: Mapping[str, str]
+    times: Mapping[str, float]
+    exit_code: int | None
+    history: History
+
+    def ran(self, started: datetime | None = None) -> float | None:
+        """How many seconds it ran, where it `started` or by its events; None where its start or end was not seen."""
+        began = started.timestamp() if started is not None else self.times.get("start")
+        return self.times["die"] - began if began is not None and "die" in self.times else None
+
+    def had(self, action: str) -> bool:
+        """Whether there is such an event."""
+        return action in self.times
+
+
+class Events(Protocol):
+    """What happened to a project's sandboxes since a moment."""
+
+    def past(self) -> Mapping[str, Past]:
+        """All that something happened to, by id. Raises EngineError where that is not known."""
+
+    def history(self, id: str) -> History | None:
+        """Of one that has ended, what was seen of it; None unless that is all since its start. Asks the engine nothing
+        and never raises."""
+
+    def __enter__(self) -> Self:
+        """Follow them from now on."""
+
+    def __exit__(self, kind: Any, error: Any, at: Any) -> None: ...
+
+
 class Backend(Protocol):
     """One engine. Usable from several threads at once; every method may raise EngineError.
 
@@ -83,8 +122,9 @@ class Backend(Protocol):
     def observe_before_run(self, profile: Profile, *, shared: bool) -> Snapshot:
         """What a `run` has to know: no other sandbox, and what they have in common only where it is `shared`."""
 
-    def observe_after_run(self, profile: Profile, names: Iterable[str]) -> Snapshot:
-        """The sandboxes of these names and nothing else, to be collected."""
+    def observe_these(self, profile: Profile, store: Any, ids: Iterable[str], *, compare: bool = False) -> Snapshot:
+        """The sandboxes `ids` that are there, and nothing else, to be collected; with `compare` also what runs beside
+        them, and less what their images set, to be compared with what is declared."""
 
     def perform(self, step: Operation, session: Any) -> str | None:
         """Do one step of a plan; a note for its progress line, if any. Raises SandboxrunError."""
@@ -100,7 +140,7 @@ class Backend(Protocol):
     ) -> AbstractContextManager[Lock]:
         """Hold a project's lock, one holder at a time on one engine. Raises ApplyError after `wait` seconds."""
 
-    def follow(self, project: str, began: float) -> Any:
+    def follow(self, project: str, began: float) -> Events:
         """What happens to the project's sandboxes since `began` (UNIX time), while it is used as a context."""
 
     def check_neighbours(self, sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> None:
@@ -175,8 +215,9 @@ class Backend(Protocol):
     def about(self) -> Mapping[str, str]:
         """What the engine says of itself: its version, api_version, os, arch and kernel, as far as it does."""
 
-    def document(self, id: str) -> Document:
-        """The engine's own answer about a sandbox, or what runs beside one. Raises NotFound."""
+    def document(self, id: str, *, known: Mapping[str, Any] | None = None) -> Document:
+        """The engine's own answer about a sandbox, or what runs beside one; `known`: as a snapshot has it, instead of
+        asking. Raises NotFound."""
 
     def image_config(self, reference: str) -> ImageConfig | None:
         """What an image sets by itself; None where it has none of that name."""

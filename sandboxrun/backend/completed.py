@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import structs
 
+from sandboxrun.backend.base import Events, Past
 from sandboxrun.backend.errors import EngineError
-from sandboxrun.data import Data
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.store import ENDED, Captured, recorded
@@ -30,34 +30,6 @@ if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
     from sandboxrun.spec.project import DeclaredSandbox, Profile
     from sandboxrun.spec.spec import SandboxSpec
-
-
-class Past(Data):
-    """What happened to one container: `times` has when (seconds of UNIX time) it last did what the key says, in the
-    words create, start, oom, kill, update, die and destroy; `exit_code` is None for one whose end was not seen."""
-
-    id: str
-    name: str
-    labels: Mapping[str, str]
-    times: Mapping[str, float]
-    exit_code: int | None
-    history: History
-
-    def ran(self, started: datetime | None = None) -> float | None:
-        """How many seconds it ran, where it `started` or by its events; None where its start or end was not seen."""
-        began = started.timestamp() if started is not None else self.times.get("start")
-        return self.times["die"] - began if began is not None and "die" in self.times else None
-
-    def had(self, action: str) -> bool:
-        """Whether there is such an event."""
-        return action in self.times
-
-
-class Events(Protocol):
-    """What happened to a project's sandboxes since a moment."""
-
-    def past(self) -> Mapping[str, Past]:
-        """All that something happened to, by id. Raises EngineError where that is not known."""
 
 
 class Seen(Protocol):

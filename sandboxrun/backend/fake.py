@@ -20,7 +20,8 @@ from uuid import uuid4
 from msgspec import Struct, field, structs
 
 from sandboxrun.backend import shared
-from sandboxrun.backend.completed import Events, Past, completed, with_others
+from sandboxrun.backend.base import Events, Past
+from sandboxrun.backend.completed import completed, with_others
 from sandboxrun.backend.errors import (
     EngineError,
     EngineTimeout,
@@ -30,10 +31,9 @@ from sandboxrun.backend.errors import (
     NameConflict,
     NotFound,
 )
-from sandboxrun.backend.events import Undone
 from sandboxrun.backend.fake_process import Box, Output, text_of
 from sandboxrun.backend.owner import decode
-from sandboxrun.backend.session import Made, Session, Watched
+from sandboxrun.backend.session import Made, Session, Undone, Watched
 from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.workspace import open_workspace, stage_workspace
@@ -130,6 +130,13 @@ class _Following:
             found = {id: _past(box, self._began) for id, box in mine.items()}
         return {id: past for id, past in found.items() if past.times}
 
+    def history(self, id: str) -> History | None:
+        """All that happened to one that has ended."""
+        with self._job.world.guard:
+            box = self._job.world.boxes.get(id)
+            whole = box is not None and any(what == "start" and when >= self._began for what, when, _ in box.past)
+            return _history(box) if box is not None and whole and not box.running else None
+
 
 def _past(box: Box, began: float) -> Past:
     times = {action: when for action, when, _ in box.past if when >= began}
@@ -190,7 +197,7 @@ class Fake:
     def shares_filesystem(self) -> bool:
         return not self.world.blank
 
-    def document(self, id: str) -> Document:
+    def document(self, id: str, *, known: Mapping[str, Any] | None = None) -> Document:
         return self._box(id, f"inspecting container {id[:12]}").document()
 
     def state(self, id: str) -> State:
@@ -218,11 +225,12 @@ class Fake:
         with self.reached("listing containers"):
             return structs.replace(self._snapshot(profile), sandboxes=(), companions=())
 
-    def observe_after_run(self, profile: Profile, names: Iterable[str]) -> Snapshot:
-        with self.reached("listing containers"):
-            found, wanted = self._snapshot(profile), frozenset(names)
-        mine = tuple(o for o in found.sandboxes if o.name in wanted)
-        return structs.replace(found, sandboxes=mine, networks=(), volumes=(), companions=(), couriers=())
+    def observe_these(self, profile: Profile, store: Any, ids: Iterable[str], *, compare: bool = False) -> Snapshot:
+        with self.reached("inspecting containers"):
+            found, wanted = self._snapshot(profile), frozenset(ids)
+        mine = tuple(o for o in found.sandboxes if o.id in wanted)
+        beside = found.companions if compare else ()
+        return structs.replace(found, sandboxes=mine, networks=(), volumes=(), companions=beside, couriers=())
 
     def _snapshot(self, profile: Profile) -> Snapshot:
         world, project = self.world, profile.project

@@ -1,10 +1,11 @@
-"""What one apply works with: the engine, the evidence store, and what it has made so far.
+"""What one apply works with: the engine, the evidence store, what it has made so far; and what it tells meanwhile.
 
 Owns no decision and no engine call of its own; the steps' handlers read and write it from several threads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -14,9 +15,9 @@ from uuid import uuid4
 
 from msgspec import Struct, field
 
-from sandboxrun.backend.events import Listener, guarded, silent
 from sandboxrun.data import Data, DataType
-from sandboxrun.errors import ApplyError
+from sandboxrun.errors import ApplyError, SandboxrunError
+from sandboxrun.plan.operations import Operation
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, own_labels
 from sandboxrun.spec.option import Plot
@@ -24,7 +25,80 @@ from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import ObservedSandbox, Snapshot
 
 if TYPE_CHECKING:
+    from sandboxrun.backend.base import Events
     from sandboxrun.evidence.store import Captured, Store
+
+
+# -- What is told: one event a step's beginning, progress and end
+
+
+class Planned(Data):
+    """A plan is about to be carried out: the steps to come. One command may carry out several, one after another."""
+
+    operations: tuple[Operation, ...]
+
+
+class StepStarted(Data):
+    """A step begins."""
+
+    step: Operation
+
+
+class StepProgress(Data):
+    """A step that takes long says how far it is: a layer pulled, a condition waited for."""
+
+    step: Operation
+    text: str
+
+
+class StepDone(Data):
+    """A step ended well, after `seconds`."""
+
+    step: Operation
+    seconds: float
+    note: str = ""
+
+
+class StepFailed(Data):
+    """A step failed."""
+
+    step: Operation
+    error: SandboxrunError
+
+
+class StepSkipped(Data):
+    """A step was not done: one that it needs failed. `why` is "" where that is a dependency's end, no fault of ours."""
+
+    step: Operation
+    why: str
+
+
+class Undone(Data):
+    """What this apply had made and could not finish was removed again."""
+
+    address: str
+    what: str
+
+
+Event = Planned | StepStarted | StepProgress | StepDone | StepFailed | StepSkipped | Undone
+Listener = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """A listener that does nothing."""
+
+
+def guarded(listener: Listener) -> Listener:
+    """The listener, unable to raise: whoever listens must not stop an apply, nor leave its workers waiting."""
+
+    def tell(event: Event) -> None:
+        with contextlib.suppress(Exception):
+            listener(event)
+
+    return tell
+
+
+# -- The session
 
 
 class Made(Data):
@@ -59,6 +133,7 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
     files: Mapping[tuple[str, str], bytes] = field(default_factory=dict)
     masked: tuple[str, ...] = ()
     places: Mapping[str, str] = field(default_factory=dict)  # host paths → where they led when the apply began
+    events: Events | None = None  # what happens to the project's sandboxes, where somebody follows it
     listener: Listener = silent
     guard: Callable[[], None] = lambda: None
     extra_labels: Mapping[str, str] = field(default_factory=dict)

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from sandboxrun.backend.errors import DependencyFailed, NotFound
-from sandboxrun.backend.events import StepProgress
 from sandboxrun.backend.owner import decode, this_process
-from sandboxrun.backend.session import Session, Watched
+from sandboxrun.backend.session import Session, StepProgress, Watched
 from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.belongings import companions_of, held_parts, shares
@@ -162,6 +161,9 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
     from sandboxrun.spec.outcome import StoppedBy
 
     spec, own = observed.applied or observed.spec, observed.labels
+    # Of one that had ended nothing changes any more, unless the engine starts it again.
+    ended = isinstance(observed.state, Ended) and spec.restart == "no"
+    heard = session.events.history(observed.id) if ended and session.events is not None else None
     policy, workspace = spec.evidence, spec.workspace
     copied = workspace is not None and workspace.access == "copy" and policy.patch
     return CaptureRequest(
@@ -188,6 +190,8 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
         workspace=workspace.target if copied and workspace is not None else None,
         wired=GATEWAY in companions_of(spec),
         keeper=companion(observed.base, KEEPER) if WORKSPACE in held_parts(spec) else None,
+        document=observed.document if ended else None,
+        history=observed.history if heard is None else heard,
         own=frozenset(_rests_on(workspace, session)) if copied and workspace is not None else frozenset(),
         limits=CaptureLimits(log_bytes=policy.logs_limit, artifacts=ExportLimits(bytes=policy.artifacts_limit)),
     )

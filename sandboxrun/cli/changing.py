@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sandboxrun.backend.events import Event
+from sandboxrun.backend.session import Event
 from sandboxrun.cli.options import Given
 from sandboxrun.cli.output import hidden_texts, note, result, tell_all, terminal_width
 from sandboxrun.plan.changes import Plan
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
     from sandboxrun.evidence.store import Captured
     from sandboxrun.lifecycle.apply import ApplySettings, Outcome
-    from sandboxrun.lifecycle.run import RunResult
+    from sandboxrun.lifecycle.job import RunResult
     from sandboxrun.lifecycle.verify import Proving
     from sandboxrun.lifecycle.waits import Waited
     from sandboxrun.probe.verdicts import Finding

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sandboxrun.cli.output import shout
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.events import Event
+    from sandboxrun.backend.session import Event
     from sandboxrun.plan.changes import Plan
 
 _CAUGHT = (signal.SIGINT, signal.SIGTERM)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from msgspec import structs
 
@@ -66,7 +66,7 @@ _LISTED = 1_000  # refused members that the index names
 _GRACE = 5.0  # seconds a part gets beyond the deadline to bring what it has to its end
 
 
-class CaptureRequest(Data, unshown=("secrets",)):
+class CaptureRequest(Data, unshown=("secrets", "document")):
     """What the caller knows of a run. `secrets` are the values to mask in everything that is text.
 
     `workspace` is the target of a workspace copy, `own` what of it the profile rests on, `gateway` the container that
@@ -74,7 +74,8 @@ class CaptureRequest(Data, unshown=("secrets",)):
     lies in memory, `artifacts` absolute paths in the container, `profile` the effective profile's text. `live_logs`:
     the runner kept all output in the staging folder, the engine's own log is not needed; `written`: how many bytes of
     each stream it saw; `missing`: what it already knows to be missing. `stopped_by` and `watched` as `outcome.decide`
-    has them; `exit_code` is what a watch saw, for a container that is gone by now.
+    has them; `exit_code` is what a watch saw, for a container that is gone by now. `document` is the engine's answer
+    about a container and `history` what it remembers of it, where the caller has them since it ended.
     """
 
     run: str
@@ -96,6 +97,8 @@ class CaptureRequest(Data, unshown=("secrets",)):
     gateway: str | None = None
     wired: bool = False
     keeper: str | None = None
+    document: Mapping[str, Any] | None = None
+    history: History | None = None
     limits: CaptureLimits = CaptureLimits()
 
 
@@ -143,6 +146,8 @@ class _Capture:
         """The engine's answer, None for a container that is gone. Whatever else goes wrong may pass: it is raised."""
         from sandboxrun.backend.errors import NotFound
 
+        if self._request.document is not None:
+            return self._engine.document(self._id, known=self._request.document)
         try:
             return Call("inspect", lambda: self._engine.document(self._id)).result(self._until)
         except NotFound as error:
@@ -267,6 +272,8 @@ class _Capture:
         return structs.replace(given, image=image, repo_digests=found.digests if found is not None else ())
 
     def _remembered(self, answer: Document | None) -> History:
+        if self._request.history is not None:
+            return self._request.history
         if answer is None:
             return self._engine.history_of_removed(self._id)
         return self._engine.histories({self._id: answer.state}).get(self._id, History())

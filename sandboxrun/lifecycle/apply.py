@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct, field, structs
 
-from sandboxrun.backend.base import Backend
-from sandboxrun.backend.completed import Events
+from sandboxrun.backend.base import Backend, Events
 from sandboxrun.backend.errors import DependencyFailed
-from sandboxrun.backend.events import Listener, Planned, silent
-from sandboxrun.backend.session import Session, Watched
+from sandboxrun.backend.session import Listener, Planned, Session, Watched, silent
 from sandboxrun.backend.shared import real_places
 from sandboxrun.data import Data, DataType
-from sandboxrun.errors import ApplyError, Diagnostic, ExitCode, PlanError
+from sandboxrun.errors import ApplyError, Diagnostic, PlanError
 from sandboxrun.evidence.state import state_path
 from sandboxrun.lifecycle.executor import Applied, execute
 from sandboxrun.lifecycle.places import (
@@ -32,11 +30,11 @@ from sandboxrun.lifecycle.places import (
     sandboxes_made,
     surveyed,
 )
-from sandboxrun.plan.changes import Plan
-from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
+from sandboxrun.plan.changes import Action, Plan
+from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, not_as_declared
 from sandboxrun.spec.guard import HIDDEN
 from sandboxrun.spec.project import DeclaredSandbox, Profile
-from sandboxrun.spec.state import Running, Snapshot
+from sandboxrun.spec.state import Snapshot
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
@@ -71,11 +69,6 @@ def _because(profile: Profile, address: str, reasons: Mapping[str, list[str]]) -
     sandbox = profile.sandbox(address)
     needed = sandbox.depends_on if sandbox is not None else ()
     return [f"{other} was not started" for other in needed if other in reasons]
-
-
-def overall(codes: Iterable[int], *, blocked: bool) -> int:
-    """The first of the codes that is not 0; 125 where all are 0 and a sandbox was not started all the same."""
-    return next((code for code in codes if code != 0), ExitCode.NOT_RUN if blocked else 0)
 
 
 # -- Evidence lies outside of every sandbox: what an agent can write proves nothing about it
@@ -206,16 +199,16 @@ def apply(
     settings: ApplySettings | None = None,
     confirm: Confirm = lambda plan: True,
     expected: SavedPlan | None = None,
-    blocked: bool = False,
+    waiting: bool = False,
     proof: Proof | None = None,
     events: Events | None = None,
     prepare: Callable[[Session], None] = _unchanged,
 ) -> Outcome:
     """Make the engine hold what the profile declares. `expected` is a saved plan: nothing else may come of it.
 
-    With `proof` what is to be made is verified first, and each sandbox once it runs. With `blocked` it is no error that
-    sandboxes were not started because what they depend on failed: the outcome says it. `events` is one that the caller
-    follows already; `prepare` gets the session before the first step.
+    With `proof` what is to be made is verified first, and each sandbox once it runs. A caller that is `waiting` for the
+    sandboxes' ends gets no error for those not started because what they depend on failed: the outcome says it.
+    `events` is one that the caller follows already; `prepare` gets the session before the first step.
 
     Raises PlanError when the saved plan is stale, ApplyError when a step failed or the result is not as declared.
     """
@@ -244,12 +237,13 @@ def apply(
             if proof is not None:
                 proof.prepare(session)
 
-        outcome = carry_out(made, snapshot, engine, profile, store, settings, guard, prepare=prepared)
-        assert outcome.applied is not None
-        if not (blocked and outcome.applied.dependencies_failed):
+        outcome = carry_out(made, snapshot, engine, profile, store, settings, guard, events=events, prepare=prepared)
+        assert outcome.applied is not None and outcome.session is not None
+        if not (waiting and outcome.applied.dependencies_failed):
             outcome.applied.check()
         if not made.empty and not made.refresh_only and not made.destroy:
-            read_back_all(engine, profile, store, options)
+            targets = options.targets if options is not None else ()
+            read_back(engine, profile, store, outcome.session, made, targets, waiting)
     return outcome
 
 
@@ -285,6 +279,7 @@ def carry_out(
     guard: Callable[[], None],
     *,
     watched: Mapping[str, Watched] | None = None,
+    events: Events | None = None,
     prepare: Callable[[Session], None] = _unchanged,
 ) -> Outcome:
     """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`."""
@@ -304,6 +299,7 @@ def carry_out(
         files=contents.files,
         places=real_places(making),
         masked=tuple(sorted({*profile.sensitive, *contents.masked})),
+        events=events,
         listener=settings.listener,
         guard=guard,
         stop=settings.stop,
@@ -326,23 +322,34 @@ def locked(engine: Backend, profile: Profile, settings: ApplySettings) -> Iterat
         yield lock.check
 
 
-def read_back_all(engine: Backend, profile: Profile, store: Store, options: Options | None = None) -> None:
-    """Read everything back: what is enforced must be what is declared. Raises ApplyError, option by option.
+def read_back(
+    engine: Backend,
+    profile: Profile,
+    store: Store,
+    session: Session,
+    made: Plan,
+    targets: tuple[str, ...],
+    waiting: bool,
+) -> None:
+    """Read back what runs: what is enforced must be what is declared. Raises ApplyError, option by option.
 
-    A sandbox that has ended meanwhile, or is past its lifetime, is fine: it was read back when it was started.
+    A sandbox that has ended meanwhile, or is past its lifetime, is fine: it was read back when it was started, and so
+    was all that this apply made. Who waits for that has only what was updated looked at again.
     """
-    snapshot = engine.observe(profile, store)
-    running = {o.id for o in snapshot.sandboxes if isinstance(o.state, Running)}
-    targets = options.targets if options is not None else ()
-    again = make_plan(profile, snapshot, Options(targets=targets))
+    stay = (Action.UPDATE,) if waiting else (Action.NONE, Action.UPDATE)
+    ids = {c.container for c in made.changes if c.kind == "sandbox" and c.action in stay and c.container is not None}
+    if not waiting:
+        ids |= {one.id for one in session.made.values()}
+    if not ids:
+        return
+    snapshot = engine.observe_these(profile, store, sorted(ids), compare=True)
     faults = [
         Diagnostic(
             message=f"{change.address}: after apply it is still not as declared: "
             + ", ".join(d.key for d in change.differences),
             help="run plan to see the differences",
         )
-        for change in again.pending
-        if change.kind == "sandbox" and change.container in running and change.differences
+        for change in not_as_declared(profile, snapshot, targets)
     ]
     if faults:
         raise ApplyError(*faults)
@@ -367,7 +374,6 @@ __all__ = [
     "destroy_plan",
     "locked",
     "plan",
-    "read_back_all",
     "refuse_stale",
     "sandboxes_made",
 ]

@@ -13,8 +13,7 @@ from time import monotonic
 from msgspec import structs
 
 from sandboxrun.backend.errors import DependencyFailed
-from sandboxrun.backend.events import StepDone, StepFailed, StepSkipped, StepStarted
-from sandboxrun.backend.session import Session
+from sandboxrun.backend.session import Session, StepDone, StepFailed, StepSkipped, StepStarted
 from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.plan.operations import Operation, StartSandbox

@@ -18,7 +18,8 @@ from sandboxrun.data import Data
 from sandboxrun.errors import ExitCode, SandboxrunError
 from sandboxrun.gateway.subnets import candidates
 from sandboxrun.lifecycle.apply import ApplySettings
-from sandboxrun.lifecycle.run import Making, Runner, RunOptions, RunResult
+from sandboxrun.lifecycle.job import Making, RunResult
+from sandboxrun.lifecycle.run import Runner, RunOptions
 from sandboxrun.probe.program import MOST_BYTES, command, parse, program, with_outcome
 from sandboxrun.probe.staging import CONFIG, WEAK_NETWORK, WEAK_NETWORK_SPEC, staged, staged_weak
 from sandboxrun.probe.verdicts import Context, Phase, Seen

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from sandboxrun.backend.events import silent
-from sandboxrun.backend.session import Made, Session
+from sandboxrun.backend.session import Made, Session, silent
 from sandboxrun.backend.views import Machine
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.state import keep, scratch
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.apply import ApplySettings
+from sandboxrun.lifecycle.job import Making
 from sandboxrun.lifecycle.places import file_contents
 from sandboxrun.lifecycle.probing import Aside, Interrupted, Prober, Told
-from sandboxrun.lifecycle.run import Making
 from sandboxrun.lifecycle.running import label, look_at, namespaces_of
 from sandboxrun.plan.planner import select
 from sandboxrun.probe.controls import judge

@@ -21,7 +21,7 @@ from sandboxrun.plan.preflight import image_faults, preflight
 from sandboxrun.plan.steps import lay
 from sandboxrun.plan.surroundings import image_changes, is_part, network_changes, volume_changes, volume_faults
 from sandboxrun.spec.project import DeclaredSandbox, Profile
-from sandboxrun.spec.state import Foreign, ObservedSandbox, Snapshot
+from sandboxrun.spec.state import Foreign, ObservedSandbox, Running, Snapshot
 
 
 class Options(Data):
@@ -48,6 +48,13 @@ def make_plan(profile: Profile, snapshot: Snapshot, options: Options | None = No
         raise PlanError(*faults)
     decisions = [*_declared(wanted, snapshot, replaced, options), *_undeclared(profile, snapshot, options)]
     return _plan(profile, snapshot, decisions, options)
+
+
+def not_as_declared(profile: Profile, snapshot: Snapshot, targets: tuple[str, ...]) -> tuple[Change, ...]:
+    """Of the running sandboxes of a snapshot, those that differ from what is declared: the read-back of an apply."""
+    running = {o.id for o in snapshot.sandboxes if isinstance(o.state, Running)}
+    decisions = _declared(_targeted(profile, targets), snapshot, frozenset(), Options())
+    return tuple(d.change for d in decisions if d.change.container in running and d.change.differences)
 
 
 def make_destroy_plan(profile: Profile, snapshot: Snapshot, targets: tuple[str, ...] = ()) -> Plan:

@@ -10,7 +10,7 @@ from typing import Protocol, TextIO, assert_never
 from msgspec import Struct, field, structs
 
 from sandboxrun.backend.errors import DependencyFailed
-from sandboxrun.backend.events import (
+from sandboxrun.backend.session import (
     Event,
     Planned,
     StepDone,

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 from sandboxrun import __version__
-from sandboxrun.backend.events import Event, StepDone, StepFailed, StepProgress, StepSkipped, StepStarted, Undone
+from sandboxrun.backend.session import Event, StepDone, StepFailed, StepProgress, StepSkipped, StepStarted, Undone
 from sandboxrun.errors import one_line, redact, redacted
 from sandboxrun.plan.changes import Action, Change, Plan
 from sandboxrun.plan.text import summary, warnings

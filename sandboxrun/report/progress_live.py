@@ -16,7 +16,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from sandboxrun.backend.events import Event, StepFailed
+from sandboxrun.backend.session import Event, StepFailed
 from sandboxrun.errors import redact
 from sandboxrun.plan.changes import Plan
 from sandboxrun.report import progress as steps

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import enum
 import signal as signals
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from sandboxrun.data import Data
+from sandboxrun.errors import ExitCode
 from sandboxrun.spec.state import Created, Ended, Running, State
 
 
@@ -48,6 +50,33 @@ class Ending(Data):
     signal: int | None = None
     oom_killed: bool = False
     detail: str | None = None
+
+    @property
+    def code(self) -> int:
+        """The exit code that it stands for."""
+        return code_of(self.how, self.exit_code)
+
+
+def code_of(how: How, code: int | None) -> int:
+    """The exit code of one that ended so: its own; 124 for a timeout, 125 where nothing is known of its end."""
+    match how:
+        case How.TIMEOUT:
+            return ExitCode.TIMEOUT
+        case How.ENGINE_LOST | How.UNKNOWN | How.NOT_STARTED:
+            return ExitCode.NOT_RUN
+        case How.OOM:
+            return code or 137
+        case How.KILLED:
+            return code or ExitCode.TERMINATED
+        case How.EXITED | How.FAILED:
+            return code if code is not None else ExitCode.NOT_RUN
+
+
+def first_failure(codes: Iterable[int | None], *, blocked: bool = False) -> int:
+    """The exit code of several: the first that is not 0, None counting as not run. With `blocked`, one was not started
+    for another's failure: 125 where all else is 0."""
+    every = (ExitCode.NOT_RUN if code is None else code for code in codes)
+    return next((code for code in every if code != 0), ExitCode.NOT_RUN if blocked else 0)
 
 
 class History(Data):

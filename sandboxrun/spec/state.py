@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sandboxrun.data import Data
 from sandboxrun.spec import labels
@@ -15,6 +15,9 @@ from sandboxrun.spec.codec import ImageConfig
 from sandboxrun.spec.project import NetworkSpec
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import freeze
+
+if TYPE_CHECKING:
+    from sandboxrun.spec.outcome import History
 
 
 class Created(Data):
@@ -110,6 +113,7 @@ class ObservedSandbox(Data, unshown=("document",), uncompared=("document",)):
     owner: str | None
     labels: Mapping[str, str]
     created: str = ""  # when it was made, as the engine writes it
+    history: History | None = None  # of one that has ended: what the engine remembers of it, where it was asked
     document: Mapping[str, Any]  # the engine's own answer: its backend's to read
 
     @property

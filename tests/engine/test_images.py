@@ -8,7 +8,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from sandboxrun.backend.events import StepDone, StepProgress
+from sandboxrun.backend.session import StepDone, StepProgress
 from sandboxrun.errors import ApplyError
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.plan import operations as op

@@ -24,6 +24,7 @@ from sandboxrun.errors import ApplyError
 from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.usage import Sampler
 from sandboxrun.lifecycle import run as oneoff
+from sandboxrun.lifecycle.job import RunResult
 from sandboxrun.lifecycle.watch import KeptOutput, Watch
 from sandboxrun.profile.loader import load
 from tests.conftest import Cli
@@ -196,7 +197,7 @@ def test_output_is_what_the_agent_wrote(cli: Cli, profile: Callable[..., Path], 
 # -- parts that fail
 
 
-def run_here(engine: Engine, home: Path, **options: Any) -> tuple[oneoff.RunResult, ...]:
+def run_here(engine: Engine, home: Path, **options: Any) -> tuple[RunResult, ...]:
     profile = load([home / "sandbox.yaml"])
     store = Store(project_directory=home)
     return oneoff.run(engine, profile, store, profile.sandboxes, options=oneoff.RunOptions(**options))

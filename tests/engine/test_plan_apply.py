@@ -12,7 +12,7 @@ import docker
 import pytest
 from msgspec import structs
 
-from sandboxrun.backend.events import StepDone, StepFailed, StepSkipped, Undone
+from sandboxrun.backend.session import StepDone, StepFailed, StepSkipped, Undone
 from sandboxrun.errors import ApplyError, PlanError
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.lifecycle.saved import SavedPlan

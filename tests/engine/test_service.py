@@ -23,7 +23,7 @@ from sandboxrun.errors import ApplyError, PlanError, ProfileError, UsageError
 from sandboxrun.evidence.index import EvidenceError
 from sandboxrun.evidence.store import verify_chain
 from sandboxrun.lifecycle import apply as converge
-from sandboxrun.lifecycle.waits import WaitTimeout
+from sandboxrun.lifecycle.job import WaitTimeout
 from sandboxrun.profile.loader import load_data
 from sandboxrun.spec.outcome import How
 from tests.engine.chaos import killed_at

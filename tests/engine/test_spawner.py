@@ -22,7 +22,7 @@ from sandboxrun import AgentResult, AgentSession, AgentSpawner, SandboxService, 
 from sandboxrun.api.processes import ProcessFailed
 from sandboxrun.backend.errors import EngineUnreachable
 from sandboxrun.errors import ApplyError, UsageError
-from sandboxrun.lifecycle.waits import WaitTimeout
+from sandboxrun.lifecycle.job import WaitTimeout
 from sandboxrun.spec.outcome import How
 from tests.engine.own_engine import OwnEngine
 

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from sandboxrun.backend.docker.client import Engine, connect
 from sandboxrun.backend.docker.observe import take_snapshot
-from sandboxrun.backend.events import Event
+from sandboxrun.backend.session import Event
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.plan.changes import Change, Plan

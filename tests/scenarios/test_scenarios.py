@@ -254,3 +254,25 @@ def test_jobs_on_one_project_run_an_agent_once(tmp_path: Path, count: int) -> No
     assert codes == [5] * count
     assert len(world.removed) == 1
     assert len({entry.run for job in jobs for entry in job.store.entries("tale")}) == 1
+
+
+# -- snapshots
+
+
+@pytest.mark.parametrize(("sandboxes", "most"), [({"alone": {}}, 1), (WIDE, 2)], ids=["nothing shared", "all"])
+def test_apply_and_wait_takes_two_snapshots_at_most(
+    tmp_path: Path, sandboxes: dict[str, dict[str, Any]], most: int
+) -> None:
+    class Counting(Fake):
+        snapshots = 0
+
+        def observe(self, *args: Any, **options: Any) -> Any:
+            self.snapshots += 1
+            return super().observe(*args, **options)
+
+    ending = {name: {**given, "command": ["true"]} for name, given in sandboxes.items()}
+    backend, profile = Counting(new_world()), read(tmp_path, ending)
+    waited = apply_and_wait(backend, profile, Job.of(backend, profile, tmp_path / "evidence").store)
+    assert waited.exit_code == 0 and len(waited.results) == len(ending)
+    assert backend.snapshots == most
+    assert not backend.world.boxes

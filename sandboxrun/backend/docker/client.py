@@ -103,9 +103,9 @@ class Engine(Streams):
         """What a `run` has to know."""
         return _intents().snapshot_before_run(self, profile, shared=shared)
 
-    def observe_after_run(self, profile: Profile, names: Iterable[str]) -> Snapshot:
-        """What a `run` has to collect."""
-        return _intents().snapshot_after_run(self, profile, names)
+    def observe_these(self, profile: Profile, store: Any, ids: Iterable[str], *, compare: bool = False) -> Snapshot:
+        """Some containers and no more."""
+        return _intents().snapshot_of_these(self, profile, store, ids, compare=compare)
 
     def perform(self, step: Operation, session: Any) -> str | None:
         """Do one step."""
@@ -176,9 +176,9 @@ class Engine(Streams):
         """The gateway of a live sandbox."""
         return _looking().gateway_view(self, profile, spec, observed)
 
-    def document(self, id: str) -> Document:
+    def document(self, id: str, *, known: Mapping[str, Any] | None = None) -> Document:
         """The engine's own answer about one container."""
-        return read_document(self.inspect_container(id))
+        return read_document(self.inspect_container(id) if known is None else known)
 
     def about(self) -> Mapping[str, str]:
         """What the engine says of itself, by names of ours."""

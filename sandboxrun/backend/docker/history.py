@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
+from sandboxrun.backend.docker.facts import is_podman
 from sandboxrun.spec.outcome import History
 from sandboxrun.spec.state import Ended, Running, State, parse_time
 
@@ -31,16 +32,17 @@ def histories(engine: Engine, ended: Mapping[str, State]) -> Mapping[str, Histor
     began_at = [s.started for s in ended.values() if isinstance(s, Running | Ended) and s.started is not None]
     if not began_at:
         return {}
-    about = _about(engine, min(began_at))
     ends = {id: state.finished if isinstance(state, Ended) else None for id, state in ended.items()}
     events = _events(engine, ends, min(began_at))
+    found = {id: history_of(events[id], silent=is_podman(engine.version(), {})) for id in ended}
+    if all(history.started and history.died for history in found.values()):
+        return found  # one engine saw all of them from start to end: it was not restarted
+    about = _about(engine, min(began_at))
     return {id: history_of(events[id], **about) for id in ended}
 
 
 def of_removed(engine: Engine, id: str) -> History:
     """What the engine remembers of a container that is gone: whether a signal ended it. Raises EngineError."""
-    from sandboxrun.backend.docker.facts import is_podman
-
     since = engine.clock() - _REMOVED
     return history_of(_events(engine, {id: None}, since)[id], silent=is_podman(engine.version(), {}))
 
@@ -71,8 +73,6 @@ def _signal_of(event: Mapping[str, Any]) -> int | None:
 
 
 def _about(engine: Engine, earliest: datetime) -> Mapping[str, Any]:
-    from sandboxrun.backend.docker.facts import is_podman
-
     if is_podman(engine.version(), {}):
         return {"outlives": True, "silent": True}
     created = (engine.network(_DEFAULT_NETWORK) or {}).get("Created")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sandboxrun.backend.docker.leftovers import collect
 from sandboxrun.backend.docker.lock import project_lock
-from sandboxrun.backend.docker.observe import snapshot_after_run, snapshot_before_run, take_snapshot
+from sandboxrun.backend.docker.observe import snapshot_before_run, snapshot_of_these, take_snapshot
 from sandboxrun.backend.docker.owned import check_neighbours
 from sandboxrun.backend.docker.perform import carry_out
 from sandboxrun.backend.docker.project_events import ProjectEvents
@@ -17,8 +17,8 @@ __all__ = [
     "collect",
     "project_lock",
     "restore",
-    "snapshot_after_run",
     "snapshot_before_run",
+    "snapshot_of_these",
     "take_snapshot",
     "undo",
 ]

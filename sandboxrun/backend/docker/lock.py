@@ -1,7 +1,7 @@
 """One holder per project and engine, without an image or a file: the lock is a volume on the engine.
 
-Owns the algorithm. A contender that sees no live lock makes its own volume, with a name nobody else has, and looks
-again: of two at once at least one sees the other, and whoever sees another takes its own away and tries later.
+Owns the algorithm. A contender makes its own volume, with a name nobody else has, and looks: of two at once at least
+one sees the other, and whoever sees another takes its own away and tries later, once it sees no live one.
 A lock is dead when its process is gone (told on the same machine only) or its lease ran out by the engine's clock;
 anyone may remove a dead one. A holder renews its lease by a newer volume before it removes the older.
 """
@@ -138,9 +138,10 @@ class ProjectLock:
                 live.append(claim)
         return tuple(live)
 
-    def try_once(self) -> tuple[Claim, ...]:
-        """Take the lock: () when that was done, else who stands against it."""
-        if rivals := self.rivals():
+    def try_once(self, *, look: bool = False) -> tuple[Claim, ...]:
+        """Take the lock: () when that was done, else who stands against it. `look` before a volume is made: who waits
+        for another gets in nobody's way."""
+        if look and (rivals := self.rivals()):
             return rivals
         self.create()
         if rivals := self.rivals():
@@ -179,15 +180,15 @@ def _acquire(lock: ProjectLock, project: str, wait: float, on_wait: Callable[[st
     until = time.monotonic() + wait
     most = 0.05
     told = ""
-    while rivals := lock.try_once():
+    while rivals := lock.try_once(look=bool(told)):
         holder = min(rivals, key=lambda claim: claim.since).holder
         if time.monotonic() >= until:
             message = f"project {project} is in use by another run: {holder}"
             help = "wait for it to end, or wait longer for the lock; a dead run's lock ends within a minute"
             raise LockHeld(message, help=help)
         if on_wait is not None and holder != told:
-            told = holder
             on_wait(f"waiting for another run of project {project}: {holder}")
+        told = holder
         time.sleep(min(random.uniform(0.01, most), max(0.0, until - time.monotonic())))
         most = min(most * 2, 1.0)
 

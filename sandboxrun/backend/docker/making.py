@@ -22,8 +22,7 @@ from sandboxrun.backend.docker.holding import held
 from sandboxrun.backend.docker.owned import COURIER, is_own_volume
 from sandboxrun.backend.docker.streams import file_mode
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound
-from sandboxrun.backend.events import StepProgress
-from sandboxrun.backend.session import Made, Session
+from sandboxrun.backend.session import Made, Session, StepProgress
 from sandboxrun.backend.shared import check_places
 from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.plan import operations as op

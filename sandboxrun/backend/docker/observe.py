@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from sandboxrun.backend.completed import Events, completed, with_others
+from sandboxrun.backend.base import Events
+from sandboxrun.backend.completed import completed, with_others
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.codec import observe, observe_companion, observe_network, observe_volume
 from sandboxrun.backend.docker.fields import FIELDS, KEPT
@@ -130,15 +131,31 @@ def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Sn
     return structs.replace(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, profile.sandboxes)))
 
 
-def snapshot_after_run(engine: Engine, profile: Profile, names: Iterable[str]) -> Snapshot:
-    """The containers `names` and nothing else, to be collected. Raises EngineError."""
-    found, declared = engine.inspect_containers(names), _by_label(profile)
-    return Snapshot(
+def snapshot_of_these(engine: Engine, profile: Profile, store: Store, ids: Iterable[str], *, compare: bool) -> Snapshot:
+    """The containers `ids` and nothing else, to be collected; with `compare` also what runs beside them and what their
+    images set, to be compared with what is declared. Raises EngineError."""
+    found, declared, images = engine.inspect_containers(ids), _by_label(profile), _Images(engine)
+    config = images.of if compare else lambda image: None
+    sandboxes = tuple(
+        observe(answer, profile.names, config(str(answer.get("Image"))), updated_spec(answer, store), declared)
+        for answer in found
+    )
+    snapshot = Snapshot(
         project=profile.project,
         taken=engine.clock(),
         offers=Offers(api_version=engine.api_version),
-        sandboxes=tuple(observe(answer, profile.names, None, None, declared) for answer in found),
+        sandboxes=sandboxes,
     )
+    if not compare:
+        return snapshot
+    here = {o.address for o in sandboxes}
+    named = {s.spec.image for s in profile.sandboxes if s.address in here}
+    known = freeze({image: Image(reference=image, config=images.of(image)) for image in named})
+    listed: tuple[Mapping[str, Any], ...] = ()
+    if any(companions_of(o.applied or o.spec) for o in sandboxes):
+        listed = own_containers(engine, profile.project, more={labels.ROLE: None}, of_image=images.label_names)
+    beside, _ = _companions(listed, {o.run for o in sandboxes})
+    return structs.replace(snapshot, images=known, companions=beside)
 
 
 def _with_endings(engine: Engine, sandboxes: tuple[ObservedSandbox, ...]) -> tuple[ObservedSandbox, ...]:
@@ -160,10 +177,10 @@ def _with_endings(engine: Engine, sandboxes: tuple[ObservedSandbox, ...]) -> tup
         if not isinstance(observed.state, Ended):
             return observed
         by = StoppedBy.TIMEOUT if observed.timed_out else StoppedBy.ITSELF
-        ending = decide(ended[observed.id], stopped_by=by, history=found.get(observed.id, History(known=False)))
-        return structs.replace(
-            observed, state=structs.replace(observed.state, how=ending.how.value, detail=ending.detail or "")
-        )
+        history = found.get(observed.id)
+        ending = decide(ended[observed.id], stopped_by=by, history=history or History(known=False))
+        state = structs.replace(observed.state, how=ending.how.value, detail=ending.detail or "")
+        return structs.replace(observed, state=state, history=history)
 
     return tuple(map(known, sandboxes))
 

@@ -13,7 +13,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sandboxrun.backend.completed import Past
+from sandboxrun.backend.base import Past
+from sandboxrun.backend.docker.facts import is_podman
 from sandboxrun.backend.docker.history import history_of
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.spec import labels
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from sandboxrun.backend.docker.calls import Json
     from sandboxrun.backend.docker.client import Engine
     from sandboxrun.backend.docker.streams import EventStream
+    from sandboxrun.spec.outcome import History
 
 _ACTIONS = ("create", "start", "oom", "kill", "update", "die", "destroy")
+SOON = 1.0  # seconds until the stream tells of an end that was seen otherwise
 _SAME = 2.0  # seconds: the engine tells its time in whole ones, so clocks that differ by less may be one
 
 
@@ -45,7 +48,7 @@ class ProjectEvents:
         self._events: dict[tuple[str, int, str], Json] = {}  # container, time, action: the engine may tell it twice
         self._lost: EngineError | None = None
         self._stream: EventStream | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
 
     def __enter__(self) -> Self:
         self._stream = self._engine.events(filters=self._filters, since=self._since)
@@ -70,6 +73,19 @@ class ProjectEvents:
             by_id.setdefault(container, []).append(event)
         return {container: _past(container, events) for container, events in by_id.items()}
 
+    def history(self, id: str) -> History | None:
+        """Of one that has ended, what the stream has told: events come in order, so that all is known with its end."""
+        if is_podman(self._engine.version(), {}):
+            return None  # its events do not have everything
+        with self._lock:
+            self._lock.wait_for(lambda: self._lost is not None or "die" in self._actions(id), SOON)
+            events = sorted((event for at, event in self._events.items() if at[0] == id), key=_time)
+        found = history_of(events)
+        return found if found.started and found.died and self._lost is None else None
+
+    def _actions(self, id: str) -> frozenset[str]:
+        return frozenset(action for container, _, action in self._events if container == id)
+
     def _follow(self, stream: EventStream) -> None:
         self._take(stream)
         self._end("the engine ended the stream")
@@ -80,13 +96,16 @@ class ProjectEvents:
     def _end(self, cause: str) -> None:
         """Whoever asks next gets the error."""
         help = "what other jobs did meanwhile is not known: run the command again"
-        self._lost = EngineError("following the engine's events", cause, help=help)
+        with self._lock:
+            self._lost = EngineError("following the engine's events", cause, help=help)
+            self._lock.notify_all()
 
     def _take(self, stream: Iterable[Json]) -> None:
         for event in stream:
             container = str((event.get("Actor") or {}).get("ID") or "")
             with self._lock:
                 self._events[container, _time(event), str(event.get("Action"))] = event
+                self._lock.notify_all()
 
 
 def _past(container: str, events: list[Json]) -> Past:

@@ -16,8 +16,7 @@ from sandboxrun.backend.docker.codec import encode_update, network_payload, obse
 from sandboxrun.backend.docker.companions import remove_companions
 from sandboxrun.backend.docker.fields import endpoint
 from sandboxrun.backend.errors import EngineError, NotFound
-from sandboxrun.backend.events import Undone
-from sandboxrun.backend.session import Session, Watched
+from sandboxrun.backend.session import Session, Undone, Watched
 from sandboxrun.backend.shared import ITS_RUN, LOOK, WIRING, unfinished
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.plan import operations as op

@@ -146,7 +146,7 @@ def _differs(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> 
 
 def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
     """The runs that were torn down, oldest first."""
-    from sandboxrun.lifecycle.waits import recorded_code
+    from sandboxrun.spec.outcome import How
 
     lines = []
     for entry in store.entries(profile.project):
@@ -157,7 +157,8 @@ def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
         try:
             index = store.index(entry)
             ran, code = index.ran_seconds, index.ending.exit_code
-            code = recorded_code(entry.outcome.value, code) if code is not None else None
+            if code is not None and entry.outcome is How.TIMEOUT:
+                code = index.ending.code
         except EvidenceError:
             words += " (evidence lost)"
         lines.append(

@@ -15,7 +15,8 @@ from sandboxrun.cli import options as opt
 
 if TYPE_CHECKING:
     from sandboxrun.cli.terminal import TerminalPump
-    from sandboxrun.lifecycle.run import RunFailed, Runner, RunResult
+    from sandboxrun.lifecycle.job import RunResult
+    from sandboxrun.lifecycle.run import RunFailed, Runner
     from sandboxrun.plan.changes import Plan
     from sandboxrun.spec.project import DeclaredSandbox, Profile
 
@@ -76,7 +77,8 @@ def _carry_out(
     from sandboxrun.cli.project import open_engine, open_store
     from sandboxrun.cli.signals import Forwarding
     from sandboxrun.lifecycle.apply import ApplySettings
-    from sandboxrun.lifecycle.run import Runner, RunOptions, code_of
+    from sandboxrun.lifecycle.job import code_of
+    from sandboxrun.lifecycle.run import Runner, RunOptions
     from sandboxrun.plan.planner import with_dependencies
 
     every = [s.address for s in with_dependencies(profile, chosen)]

@@ -23,6 +23,7 @@ def wait(given: opt.Given, timeout: float | None) -> int:
     from sandboxrun.backend.owner import process_began
     from sandboxrun.lifecycle.waits import wait_for, without_code
     from sandboxrun.plan.planner import select
+    from sandboxrun.spec.outcome import first_failure
 
     chosen = select(profile, given.names)
     store = open_store(profile, given)
@@ -34,7 +35,7 @@ def wait(given: opt.Given, timeout: float | None) -> int:
         if given.as_json
         else codes_table(found, without_code(store, profile, found))
     )
-    return first_failure(found)
+    return first_failure(found.values())
 
 
 def codes_table(codes: Mapping[str, int | None], others: Mapping[str, str]) -> str:
@@ -43,9 +44,3 @@ def codes_table(codes: Mapping[str, int | None], others: Mapping[str, str]) -> s
     from sandboxrun.report.table import table
 
     return table(("SANDBOX", "EXIT CODE"), rows)
-
-
-def first_failure(codes: Mapping[str, int | None]) -> int:
-    """The first code that is not 0, a sandbox that never ran counting as 125."""
-    every = (125 if code is None else code for code in codes.values())
-    return next((code for code in every if code != 0), 0)

@@ -20,7 +20,6 @@ from click.testing import CliRunner
 from sandboxrun.backend.docker.config import resolve
 from sandboxrun.cli.commands import doctor
 from sandboxrun.cli.commands.logs import last_lines
-from sandboxrun.cli.commands.wait import first_failure
 from sandboxrun.cli.lines import LONGEST, Lines, OutputFailed
 from sandboxrun.cli.options import Seconds, WithCommand
 from sandboxrun.cli.project import matches
@@ -195,16 +194,6 @@ def test_what_cannot_be_written_is_said_and_the_other_stream_goes_on(
 )
 def test_the_last_lines(data: bytes, count: int, left: bytes) -> None:
     assert last_lines(data, count) == left
-
-
-# -- exit codes
-
-
-@pytest.mark.parametrize(
-    ("codes", "code"), [({}, 0), ({"a": 0, "b": 3, "c": 4}, 3), ({"a": None, "b": 4}, 125), ({"a": 0}, 0)]
-)
-def test_the_first_code_that_is_not_0(codes: dict[str, int | None], code: int) -> None:
-    assert first_failure(codes) == code
 
 
 # -- arguments

@@ -6,7 +6,7 @@ from msgspec import structs
 
 from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.errors import ApplyError, SandboxrunError
-from sandboxrun.lifecycle.apply import not_started, overall
+from sandboxrun.lifecycle.apply import not_started
 from sandboxrun.lifecycle.executor import Applied, Failure
 from sandboxrun.plan import operations as op
 from sandboxrun.spec.project import DeclaredSandbox
@@ -46,10 +46,3 @@ def test_another_failure_beside_it_stays_an_error() -> None:
     assert not_started(PROFILE, applied()) == {}
     assert not_started(PROFILE, applied(failed, ApplyError("no space"))) == {}
     assert not applied().dependencies_failed and applied(failed).dependencies_failed
-
-
-def test_the_first_code_that_is_not_0() -> None:
-    assert overall([0, 3, 4], blocked=True) == 3
-    assert overall([0, 0], blocked=False) == 0
-    assert overall([0], blocked=True) == 125
-    assert overall([], blocked=True) == 125

@@ -14,7 +14,7 @@ import pytest
 from msgspec import Struct, structs
 
 from sandboxrun.backend.errors import DependencyFailed
-from sandboxrun.backend.events import (
+from sandboxrun.backend.session import (
     Event,
     Planned,
     StepDone,
