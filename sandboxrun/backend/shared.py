@@ -161,8 +161,9 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
     from sandboxrun.spec.outcome import StoppedBy
 
     spec, own = observed.applied or observed.spec, observed.labels
-    # Of one that had ended nothing changes any more, unless the engine starts it again.
-    ended = isinstance(observed.state, Ended) and spec.restart == "no"
+    # Of one whose end the engine showed nothing changes any more, unless the engine starts it again.
+    state = observed.state
+    ended = isinstance(state, Ended) and state.finished is not None and spec.restart == "no"
     heard = session.events.history(observed.id) if ended and session.events is not None else None
     policy, workspace = spec.evidence, spec.workspace
     copied = workspace is not None and workspace.access == "copy" and policy.patch
