@@ -5,10 +5,13 @@ Owns the threads. Written with plain ones: importing concurrent.futures costs mo
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from time import monotonic
+from typing import Generic, Self, TypeVar
 
+_SLICE = 0.2  # seconds of waiting, so that signal handlers run in between
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -28,6 +31,37 @@ def begin(work: Callable[[], object], *, name: str, failed: Callable[[BaseExcept
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     return thread
+
+
+class Aside(Generic[B]):
+    """A call in a thread of its own, which begins at once. As a context, its end is waited for."""
+
+    def __init__(self, call: Callable[[], B], *, name: str) -> None:
+        self._results: list[B] = []
+        self._failures: list[BaseException] = []
+        self._thread = begin(lambda: self._results.append(call()), name=name, failed=self._failures.append)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is still under way."""
+        return self._thread.is_alive()
+
+    def result(self, until: float = math.inf) -> B:
+        """What the call gave, or raises what it raised; TimeoutError after `until` (a `time.monotonic` value)."""
+        while self.alive and (left := until - monotonic()) > 0:
+            self._thread.join(min(left, _SLICE))
+        if self._failures:
+            raise self._failures[0]
+        if not self._results:
+            raise TimeoutError("not done in time")
+        return self._results[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        while self.alive:
+            self._thread.join(_SLICE)
 
 
 def together(call: Callable[[A], B], items: Sequence[A], *, workers: int) -> tuple[B, ...]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import structs
 
@@ -28,35 +28,10 @@ from sandboxrun.evidence.usage import Usage
 from sandboxrun.evidence.workspace import staged_content
 from sandboxrun.spec.outcome import History, StoppedBy, decide, seen
 from sandboxrun.spec.state import Document
-from sandboxrun.threads import begin
+from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
-
-
-# -- A call in a thread of its own, so that an engine that hangs cannot hold its caller for ever
-
-V = TypeVar("V")
-
-
-class Call(Generic[V]):
-    """Begins at once. `result` may be asked for more than once."""
-
-    def __init__(self, name: str, call: Callable[[], V]) -> None:
-        self.name = name
-        self._done: list[V] = []
-        self._failed: list[BaseException] = []
-        work = lambda: self._done.append(call())  # noqa: E731
-        self._thread = begin(work, name=f"evidence: {name}", failed=self._failed.append)
-
-    def result(self, until: float) -> V:
-        """What the call gave, or raises what it raised; TimeoutError after `until` (a `time.monotonic` value)."""
-        self._thread.join(max(0.0, until - time.monotonic()))
-        if self._failed:
-            raise self._failed[0]
-        if not self._done:
-            raise TimeoutError("not done in time")
-        return self._done[0]
 
 
 # -- Takes a run's evidence: all parts, each on its own, within a time, then the index and the chain
@@ -110,6 +85,11 @@ def capture(engine: Backend, container_id: str, request: CaptureRequest, store: 
         return Captured(entry=None, failure=reason_of(error))
 
 
+def _aside(name: str, call: Callable[[], T]) -> Aside[T]:
+    """An engine that hangs must not hold its caller for ever."""
+    return Aside(call, name=f"evidence: {name}")
+
+
 class _Capture:
     def __init__(self, engine: Backend, container_id: str, request: CaptureRequest, store: Store) -> None:
         self._engine, self._id, self._request, self._store = engine, container_id, request, store
@@ -149,7 +129,7 @@ class _Capture:
         if self._request.document is not None:
             return self._engine.document(self._id, known=self._request.document)
         try:
-            return Call("inspect", lambda: self._engine.document(self._id)).result(self._until)
+            return _aside("inspect", lambda: self._engine.document(self._id)).result(self._until)
         except NotFound as error:
             self._missing.append(Missing(part="inspect", reason=reason_of(error)))
             return None
@@ -181,17 +161,17 @@ class _Capture:
             limits=self._request.limits,
             deadline=self._deadline,
         )
-        image = Call("image digests", lambda: self._image(answer))
-        version = Call("engine version", self._engine.about)
-        history = Call("history", lambda: self._remembered(answer))
-        calls = [Call(name, part) for name, part in self._engine_parts(source, answer)]
+        image = _aside("image digests", lambda: self._image(answer))
+        version = _aside("engine version", self._engine.about)
+        history = _aside("history", lambda: self._remembered(answer))
+        asked = {name: _aside(name, part) for name, part in self._engine_parts(source, answer)}
         for name, part in self._own_parts(source, answer):
             self._add(self._guarded(name, part))
-        for call in calls:
-            self._add(self._guarded(call.name, partial(call.result, self._until)))
-        digests = self._guarded(image.name, partial(image.result, self._until))
-        engine = self._guarded(version.name, partial(version.result, self._until))
-        self._history = self._guarded(history.name, partial(history.result, self._until)) or History(known=False)
+        for name, call in asked.items():
+            self._add(self._guarded(name, partial(call.result, self._until)))
+        digests = self._guarded("image digests", partial(image.result, self._until))
+        engine = self._guarded("engine version", partial(version.result, self._until))
+        self._history = self._guarded("history", partial(history.result, self._until)) or History(known=False)
         workspace = self._guarded("workspace digest", lambda: staged_content(self._store, self._request.run))
         return structs.replace(digests or self._request.digests, workspace=workspace or ""), MappingProxyType(
             engine or {}

@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 import msgspec
 
 from sandboxrun.data import Data
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.usage import Usage
-from sandboxrun.spec.outcome import Ending, How
+from sandboxrun.spec.outcome import Ending
 
 FORMAT_VERSION = "1.0"
 
@@ -114,30 +113,6 @@ class Index(Data):
                     f"the evidence index has format {version}, this sandboxrun reads {FORMAT_VERSION}",
                     help="read it with the sandboxrun that wrote it, or a newer one",
                 )
-            return _index(body)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            return msgspec.convert(body, Index)
+        except (ValueError, TypeError, KeyError, AttributeError, msgspec.ValidationError) as error:
             raise EvidenceError(f"not an evidence index: {error}") from error
-
-
-def _index(body: dict[str, Any]) -> Index:
-    ending = body.pop("ending")
-    usage, egress = body.pop("usage"), body.pop("egress", None)
-    known = set(Index.__struct_fields__)
-    parts: dict[str, Any] = {
-        "ending": Ending(**{**ending, "how": How(ending["how"])}),
-        "digests": Digests(**_tupled(body.pop("digests"), "repo_digests")),
-        "usage": Usage(**usage) if usage is not None else None,
-        "egress": Egress(**_tupled(egress, "denied_targets")) if egress is not None else None,
-        "kept": tuple(Kept(**item) for item in body.pop("kept")),
-        "missing": tuple(Missing(**item) for item in body.pop("missing")),
-        "refused": tuple(Refused(**item) for item in body.pop("refused")),
-        "protected_paths_touched": tuple(body.pop("protected_paths_touched", ())),
-        "not_copied": tuple(body.pop("not_copied", ())),
-        "engine": MappingProxyType(dict(body.pop("engine"))),
-        "labels": MappingProxyType(dict(body.pop("labels"))),
-    }
-    return Index(**parts, **{key: value for key, value in body.items() if key in known})
-
-
-def _tupled(body: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: tuple(value) if key in keys else value for key, value in body.items()}

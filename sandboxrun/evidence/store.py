@@ -16,8 +16,9 @@ import stat
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+import msgspec
 from msgspec import structs
 
 from sandboxrun.data import Data
@@ -33,7 +34,7 @@ NAME = "chain.jsonl"
 LARGEST = 128 << 20  # bytes: some 250,000 runs
 
 
-class Entry(Data):
+class Entry(Data, forbid_unknown_fields=True):
     """One run that was captured. `folder` is a name in the store's root; `previous` None in the first line."""
 
     run: str
@@ -62,17 +63,9 @@ class Entry(Data):
     def from_line(cls, line: bytes) -> Entry:
         """Read a line; ValueError when it is not one."""
         try:
-            body: dict[str, Any] = json.loads(line)
-            entry = cls(**{**body, "outcome": How(body["outcome"])})
-        except (TypeError, KeyError, RecursionError) as error:
+            return msgspec.convert(json.loads(line), cls)
+        except (msgspec.ValidationError, RecursionError) as error:
             raise ValueError(f"not a line of the chain: {error}") from error
-        fields = ("run", "project", "sandbox", "folder", "index_sha256", "spec", "inputs")
-        maybe = (entry.previous, entry.finished_at, entry.seal)
-        if not all(isinstance(getattr(entry, field), str) for field in fields) or not all(
-            isinstance(value, str | None) for value in maybe
-        ):
-            raise ValueError("not a line of the chain: a field is not a text")
-        return entry
 
 
 def digest_of(line: bytes) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -30,7 +30,7 @@ from sandboxrun.spec.project import DeclaredSandbox, FileSpec, Profile
 from sandboxrun.spec.records import Attachment, Lifetime
 from sandboxrun.spec.spec import SandboxSpec, settle
 from sandboxrun.spec.types import SECOND, freeze
-from sandboxrun.threads import begin
+from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
@@ -52,41 +52,6 @@ class Told(Data):
 
     seen: Seen
     gateway: str | None = None
-
-
-class Aside:
-    """A call in a thread of its own, around a block. `result` gives what it gave, or raises what it raised."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self._call = call
-        self._result: Any = None
-        self._error: BaseException | None = None
-        self._thread: threading.Thread | None = None
-
-    def _work(self) -> None:
-        self._result = self._call()
-
-    def _failed(self, error: BaseException) -> None:
-        self._error = error
-
-    def __enter__(self) -> Aside:
-        self._thread = begin(self._work, name="verify aside", failed=self._failed)
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        while self._thread is not None and self._thread.is_alive():
-            self._thread.join(0.2)  # bounded, so that signal handlers run
-
-    @property
-    def alive(self) -> bool:
-        """Whether it is still under way."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def result(self) -> Any:
-        """To be called once it has ended."""
-        if self._error is not None:
-            raise self._error
-        return self._result
 
 
 class Prober:
@@ -141,7 +106,7 @@ class Prober:
             started.set()
 
         runner, one = self._runner(context, {NEIGHBOUR: self._weak_one(NEIGHBOUR, settle(spec))}, started=begun)
-        with Aside(lambda: self._running(runner, one)) as aside:
+        with Aside(lambda: self._running(runner, one), name="verify neighbour") as aside:
             try:
                 while not started.wait(0.1) and aside.alive:
                     pass

@@ -20,16 +20,15 @@ from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.job import Making
 from sandboxrun.lifecycle.places import file_contents
-from sandboxrun.lifecycle.probing import Aside, Interrupted, Prober, Told
+from sandboxrun.lifecycle.probing import Interrupted, Prober, Told
 from sandboxrun.lifecycle.running import label, look_at, namespaces_of
-from sandboxrun.plan.planner import select
 from sandboxrun.probe.controls import judge
 from sandboxrun.probe.staging import WEAK_NETWORK, staged_weak
 from sandboxrun.probe.verdicts import Context, Finding, Phase, Verdict
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Image, Running
 from sandboxrun.spec.types import freeze
-from sandboxrun.threads import begin
+from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
@@ -103,11 +102,15 @@ class Verification:
 
         # The batteries run one after the other, the weak one when all others but those that wait are over: it measures
         # how much of the processors it gets.
-        with Aside(weak.beside) as outlived, Aside(lambda: strong(context, *_BESIDE)) as beside, prober.ending_all():
+        with (
+            Aside(lambda: weak.run(*_BESIDE), name="verify weak") as outlived,
+            Aside(lambda: strong(context, *_BESIDE), name="verify beside") as beside,
+            prober.ending_all(),
+        ):
             with prober.neighbour(context, networks) if networks else contextlib.nullcontext(()) as more:
                 known = structs.replace(context, neighbours=(*context.neighbours, *more))
                 seen = strong(known, Phase.BATTERY)
-            weak.battery()
+            weak.run(Phase.BATTERY)
         seen |= beside.result()
         outlived.result()
         known = structs.replace(known, gateway=seen[Phase.BATTERY].gateway)
@@ -168,15 +171,8 @@ class _Weak:
         self.seen: dict[Phase, Told] = {}
         self.reason = reason
 
-    def battery(self) -> None:
-        """The battery, alone."""
-        self._once(Phase.BATTERY)
-
-    def beside(self) -> None:
-        """The others, side by side."""
-        self._once(*_BESIDE)
-
-    def _once(self, *phases: Phase) -> None:
+    def run(self, *phases: Phase) -> None:
+        """Run these, side by side."""
         if self.reason or all(phase in self.seen for phase in phases):
             return
         self._tell(f"the weak one beside it: {', '.join(phases)}")
@@ -204,16 +200,6 @@ def _store(profile: Profile) -> Iterator[Store]:
                 message = f"what the probes left is kept in {keep(folder)} until the next verify"
                 error.diagnostics = (*error.diagnostics, Diagnostic(message=message, severity="notice"))
             raise
-
-
-def verify(
-    engine: Backend, profile: Profile, names: tuple[str, ...] = (), *, settings: ApplySettings | None = None
-) -> tuple[Finding, ...]:
-    """Verify the sandboxes that `names` mean, all when there are none; see `Verification.run`.
-
-    Raises UsageError for a name there is not.
-    """
-    return Verification(engine, profile, settings).run(select(profile, names))
 
 
 # -- `apply --verify` and `run --verify`: nothing starts unless all holds, and what runs is looked at from outside
@@ -312,12 +298,9 @@ def _stopping(stop: threading.Event, verification: Verification) -> Iterator[Non
                 verification.signal("TERM")
                 return
 
-    failures: list[BaseException] = []
-    thread = begin(watch, name="verify stop", failed=failures.append)
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-    if failures:
-        raise failures[0]
+    with Aside(watch, name="verify stop") as aside:
+        try:
+            yield
+        finally:
+            over.set()
+    aside.result()

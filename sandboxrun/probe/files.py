@@ -36,10 +36,6 @@ def _expected_of(context: Context, name: str) -> tuple[int, int | None]:
     return 0o400, user
 
 
-def _mode_holds(seen: Seen, context: Context) -> bool | None:
-    return _each(seen, context, lambda one: _closed(one, context))
-
-
 def _closed(one: Mapping[str, str], context: Context) -> bool | None:
     mode, owner = one.get("mode", ""), number(one.get("uid", ""))
     if owner is None or not mode or set(mode) - set("01234567"):
@@ -54,18 +50,10 @@ def _mode_seen(seen: Seen) -> str:
     )
 
 
-def _memory_holds(seen: Seen, context: Context) -> bool | None:
-    return _each(seen, context, lambda one: number(one.get("magic", "")) in (TMPFS, RAMFS))
-
-
 def _memory_seen(seen: Seen) -> str:
     kinds = {TMPFS: "tmpfs", RAMFS: "ramfs"}
     shown = ((one.get("name"), number(one.get("magic", ""))) for one in _secrets(seen))
     return ", ".join(f"{name}: {kinds.get(magic or 0, f'file system {magic or 0:#x}')}" for name, magic in shown)
-
-
-def _environment_holds(seen: Seen, context: Context) -> bool | None:
-    return _each(seen, context, _absent)
 
 
 def _absent(one: Mapping[str, str]) -> bool | None:
@@ -109,7 +97,7 @@ CONTROLS = (
             for ref in context.spec.secrets
         ),
         seen=_mode_seen,
-        holds=_mode_holds,
+        holds=lambda seen, context: _each(seen, context, lambda one: _closed(one, context)),
     ),
     Control(
         id="secrets-memory",
@@ -117,7 +105,7 @@ CONTROLS = (
         applies=_secrets_apply,
         expected=lambda context: "tmpfs",
         seen=_memory_seen,
-        holds=_memory_holds,
+        holds=lambda seen, context: _each(seen, context, lambda one: number(one.get("magic", "")) in (TMPFS, RAMFS)),
     ),
     Control(
         id="secrets-environment",
@@ -125,7 +113,7 @@ CONTROLS = (
         applies=_secrets_apply,
         expected=lambda context: "in neither",
         seen=_environment_seen,
-        holds=_environment_holds,
+        holds=lambda seen, context: _each(seen, context, _absent),
     ),
     Control(
         id="git-moved",

@@ -49,10 +49,6 @@ def _root_options(seen: Seen) -> list[str]:
     return mounts(seen).get("/", {}).get("options", "").split(",")
 
 
-def _root_applies(context: Context) -> str | None:
-    return None if context.spec.read_only else "the profile leaves the root writable"
-
-
 def _root_seen(seen: Seen) -> str:
     return f"{_root_options(seen)[0]}; {results(seen['root'])}" if "root" in seen and _listed(seen) else ""
 
@@ -83,10 +79,6 @@ def _writable(seen: Seen) -> set[str]:
     } - ENGINE
 
 
-def _writable_expected(context: Context) -> str:
-    return f"none but {', '.join(sorted(_declared(context)))}" if _declared(context) else "none"
-
-
 def _files_of_the_engine(context: Context) -> set[str]:
     """With a writable root these are, too."""
     return set() if context.spec.read_only else {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
@@ -96,14 +88,6 @@ def _writable_holds(seen: Seen, context: Context) -> bool | None:
     if not _listed(seen):
         return None
     return _writable(seen) <= _declared(context) | _files_of_the_engine(context)
-
-
-def _writable_negative(strong: Seen, weak: Seen, context: Context) -> bool:
-    return "/" in _writable(weak)
-
-
-def _propagation_holds(seen: Seen, context: Context) -> bool | None:
-    return not _shared(seen) if _listed(seen) else None
 
 
 def _shared(seen: Seen) -> list[str]:
@@ -131,10 +115,6 @@ def _noexec_holds(seen: Seen, context: Context) -> bool | None:
     found = (runs.get(path, "") for path in noexec_paths(context))
     allowed = {"refused", f"refused{MAPPED}"} if context.gvisor else {"refused"}
     return every(None if not how or "made" in how else how in allowed for how in found)
-
-
-def _sizes_apply(context: Context) -> str | None:
-    return None if tmpfs_sizes(context.spec) else "there is none"
 
 
 def _sizes_seen(seen: Seen) -> str:
@@ -265,7 +245,7 @@ CONTROLS = (
     Control(
         id="root",
         title="The root can't be written",
-        applies=_root_applies,
+        applies=lambda context: None if context.spec.read_only else "the profile leaves the root writable",
         expected=lambda context: "ro; no file could be made",
         seen=_root_seen,
         holds=_root_holds,
@@ -273,10 +253,10 @@ CONTROLS = (
     Control(
         id="writable-mounts",
         title="Only declared mounts can be written",
-        expected=_writable_expected,
+        expected=lambda context: f"none but {', '.join(sorted(_declared(context)))}" if _declared(context) else "none",
         seen=lambda seen: (", ".join(sorted(_writable(seen))) or "none") if _listed(seen) else "",
         holds=_writable_holds,
-        negative=_writable_negative,
+        negative=lambda strong, weak, context: "/" in _writable(weak),
     ),
     Control(
         id="noexec",
@@ -289,7 +269,7 @@ CONTROLS = (
     Control(
         id="tmpfs-size",
         title="Memory filesystems are bounded",
-        applies=_sizes_apply,
+        applies=lambda context: None if tmpfs_sizes(context.spec) else "there is none",
         expected=lambda context: "; ".join(f"{path}: {size} bytes" for path, size in tmpfs_sizes(context.spec).items()),
         seen=_sizes_seen,
         holds=_sizes_hold,
@@ -300,7 +280,7 @@ CONTROLS = (
         applies=lambda context: "gVisor has no shared mounts" if context.gvisor else None,
         expected=lambda context: "none",
         seen=lambda seen: (", ".join(_shared(seen)) or "none") if _listed(seen) else "",
-        holds=_propagation_holds,
+        holds=lambda seen, context: not _shared(seen) if _listed(seen) else None,
     ),
     Control(
         id="masked-paths",

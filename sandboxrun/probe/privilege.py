@@ -71,10 +71,6 @@ def _allowed(context: Context) -> int:
     return allowed(context.spec.cap_add, context.spec.cap_drop)
 
 
-def _capabilities_apply(context: Context) -> str | None:
-    return "the profile gives every capability" if "ALL" in context.spec.cap_add else None
-
-
 def _capabilities_expected(context: Context) -> str:
     return f"at most {', '.join(names(_allowed(context)))}" if _allowed(context) else "none in any set"
 
@@ -183,10 +179,6 @@ def _groups_hold(seen: Seen, context: Context) -> bool | None:
 # -- what it may become ---------------------------------------------------------------------------------------------
 
 
-def _setuid_applies(context: Context) -> str | None:
-    return _nnp_applies(context) or _root(context)
-
-
 def _setuid_seen(seen: Seen) -> str:
     mode, raised = value(seen, "setuid", "mode"), value(seen, "raised", "uid")
     return f"a file of root with mode {mode} ran as uid {raised}" if raised else ""
@@ -219,7 +211,7 @@ CONTROLS = (
     Control(
         id="capabilities",
         title="No capability beyond the declared",
-        applies=_capabilities_apply,
+        applies=lambda context: "the profile gives every capability" if "ALL" in context.spec.cap_add else None,
         expected=_capabilities_expected,
         seen=_capabilities_seen,
         holds=_capabilities_hold,
@@ -264,7 +256,7 @@ CONTROLS = (
     Control(
         id="setuid",
         title="Setuid programs are powerless",
-        applies=_setuid_applies,
+        applies=lambda context: _nnp_applies(context) or _root(context),
         expected=lambda context: "the caller's uid",
         seen=_setuid_seen,
         holds=_setuid_holds,

@@ -19,8 +19,15 @@ def _limit(seen: Seen, v1: str, v2: str) -> int | None:
     return -1 if found is not None and found >= UNLIMITED else found
 
 
-def _shown(limit: int | None, unit: str) -> str:
-    return "" if limit is None else "unlimited" if limit < 0 else f"{limit} {unit}"
+def _shown(limit: float | None, unit: str) -> str:
+    if limit is None:
+        return ""
+    return "unlimited" if limit < 0 else f"{limit:{'g' if isinstance(limit, float) else 'd'}} {unit}"
+
+
+def _within(found: float | None, most: float) -> bool | None:
+    """Whether a limit is one, and no wider than declared."""
+    return None if found is None else 0 < found <= most
 
 
 # -- the limits themselves ------------------------------------------------------------------------------------------
@@ -28,11 +35,6 @@ def _shown(limit: int | None, unit: str) -> str:
 
 def _memory_applies(context: Context) -> str | None:
     return GVISOR if context.gvisor else None if context.spec.mem_limit else "the profile sets no mem_limit"
-
-
-def _memory_holds(seen: Seen, context: Context) -> bool | None:
-    found = _limit(seen, "v1.memory", "v2.memory.max")
-    return None if found is None else 0 < found <= context.spec.mem_limit
 
 
 def _swap_applies(context: Context) -> str | None:
@@ -45,20 +47,6 @@ def _swap(seen: Seen) -> int | None:
     if both is not None and memory is not None:
         return -1 if both < 0 else both - memory
     return _limit(seen, "", "v2.memory.swap.max")
-
-
-def _swap_holds(seen: Seen, context: Context) -> bool | None:
-    found, allowed = _swap(seen), swap(context)
-    return None if found is None or allowed is None else 0 <= found <= allowed
-
-
-def _pids_apply(context: Context) -> str | None:
-    return GVISOR if context.gvisor else _processes_apply(context)
-
-
-def _pids_hold(seen: Seen, context: Context) -> bool | None:
-    found = _limit(seen, "v1.pids", "v2.pids.max")
-    return None if found is None else 0 < found <= context.spec.pids_limit
 
 
 def _cpus_apply(context: Context) -> str | None:
@@ -76,14 +64,9 @@ def _quota(seen: Seen) -> float | None:
     return most / every_us if most is not None and every_us else None
 
 
-def _quota_holds(seen: Seen, context: Context) -> bool | None:
-    found = _quota(seen)
-    return None if found is None else 0 < found <= context.spec.cpus + 1e-6
-
-
-def _quota_seen(seen: Seen) -> str:
-    found = _quota(seen)
-    return "" if found is None else "unlimited" if found < 0 else f"{found:g} CPUs"
+def _swap_holds(seen: Seen, context: Context) -> bool | None:
+    found, allowed = _swap(seen), swap(context)
+    return None if found is None or allowed is None else 0 <= found <= allowed
 
 
 # -- CPU time, as used ----------------------------------------------------------------------------------------------
@@ -116,10 +99,6 @@ def _used_negative(strong: Seen, weak: Seen, context: Context) -> bool:
 # -- limits of each process -----------------------------------------------------------------------------------------
 
 
-def _ulimits_apply(context: Context) -> str | None:
-    return None if context.spec.ulimits else "the profile sets none"
-
-
 def _ulimits_seen(seen: Seen) -> str:
     before, raised = seen.get("limits", {}), seen.get("limits.raised", {})
     names = sorted({key.partition(".")[0] for key in before})
@@ -129,7 +108,7 @@ def _ulimits_seen(seen: Seen) -> str:
 
 def _ulimits_hold(seen: Seen, context: Context) -> bool | None:
     return every(
-        _at_most(number(value(seen, probe, f"{name}.{kind}")), most)
+        None if (found := number(value(seen, probe, f"{name}.{kind}"))) is None else most < 0 or 0 <= found <= most
         for name, limit in context.spec.ulimits.items()
         for probe, kind, most in (
             ("limits", "soft", limit.soft),
@@ -137,10 +116,6 @@ def _ulimits_hold(seen: Seen, context: Context) -> bool | None:
             ("limits.raised", "hard", limit.hard),
         )
     )
-
-
-def _at_most(found: int | None, most: int) -> bool | None:
-    return None if found is None else most < 0 or 0 <= found <= most
 
 
 def _files_apply(context: Context) -> str | None:
@@ -224,7 +199,7 @@ CONTROLS = (
         applies=_memory_applies,
         expected=lambda context: f"{context.spec.mem_limit} bytes",
         seen=lambda seen: _shown(_limit(seen, "v1.memory", "v2.memory.max"), "bytes"),
-        holds=_memory_holds,
+        holds=lambda seen, context: _within(_limit(seen, "v1.memory", "v2.memory.max"), context.spec.mem_limit),
     ),
     Control(
         id="swap-limit",
@@ -246,10 +221,10 @@ CONTROLS = (
     Control(
         id="pids-limit",
         title="Processes are limited",
-        applies=_pids_apply,
+        applies=lambda context: GVISOR if context.gvisor else _processes_apply(context),
         expected=lambda context: f"{context.spec.pids_limit} processes",
         seen=lambda seen: _shown(_limit(seen, "v1.pids", "v2.pids.max"), "processes"),
-        holds=_pids_hold,
+        holds=lambda seen, context: _within(_limit(seen, "v1.pids", "v2.pids.max"), context.spec.pids_limit),
     ),
     Control(
         id="processes",
@@ -263,7 +238,7 @@ CONTROLS = (
     Control(
         id="ulimits",
         title="Limits of each process",
-        applies=_ulimits_apply,
+        applies=lambda context: None if context.spec.ulimits else "the profile sets none",
         expected=lambda context: ", ".join(f"{n}: {u.soft}/{u.hard}" for n, u in context.spec.ulimits.items()),
         seen=_ulimits_seen,
         holds=_ulimits_hold,
@@ -285,8 +260,8 @@ CONTROLS = (
         title="CPU time is limited",
         applies=lambda context: GVISOR if context.gvisor else _cpus_apply(context),
         expected=lambda context: f"{context.spec.cpus:g} CPUs",
-        seen=_quota_seen,
-        holds=_quota_holds,
+        seen=lambda seen: _shown(_quota(seen), "CPUs"),
+        holds=lambda seen, context: _within(_quota(seen), context.spec.cpus + 1e-6),
     ),
     Control(
         id="cpu-time",

@@ -17,7 +17,7 @@ import pytest
 
 from sandboxrun.lifecycle import run as oneoff
 from sandboxrun.lifecycle.running import verify_running
-from sandboxrun.lifecycle.verify import verify
+from sandboxrun.lifecycle.verify import Verification
 from sandboxrun.probe.verdicts import Verdict
 from sandboxrun.spec.outcome import Ending, How
 from sandboxrun.spec.project import Profile
@@ -133,7 +133,7 @@ def test_memory_is_limited_and_told(run: Run) -> None:
 
 def test_each_control_holds_or_does_not_apply(world: World) -> None:
     declared = world.profile({"a": {"cpus": 0.5}})
-    findings = verify(world.engine, declared)
+    findings = Verification(world.engine, declared).run(declared.sandboxes)
     assert {f.control: f"{f.verdict.value}: {f.seen} {f.note}" for f in findings if not f.verdict.passes} == {}
     held = {f.control for f in findings if f.verdict is Verdict.HOLDS}
     assert {"capabilities", "user", "setuid", "root", "noexec", "tmpfs-size", "memory", "processes", "deadline"} <= held

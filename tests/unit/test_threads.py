@@ -5,12 +5,12 @@ import time
 
 import pytest
 
-from sandboxrun.evidence.capture import Call
+from sandboxrun.threads import Aside
 
 
 def test_what_a_call_gives_or_raises_comes_through() -> None:
-    assert Call("a", lambda: 1).result(time.monotonic() + 30) == 1
-    failing = Call("b", lambda: 1 // 0)
+    assert Aside(lambda: 1, name="a").result(time.monotonic() + 30) == 1
+    failing = Aside(lambda: 1 // 0, name="b")
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             failing.result(time.monotonic() + 30)
@@ -18,7 +18,7 @@ def test_what_a_call_gives_or_raises_comes_through() -> None:
 
 def test_a_call_that_hangs_is_given_up() -> None:
     release = threading.Event()
-    hanging = Call("c", release.wait)
+    hanging = Aside(release.wait, name="c")
     with pytest.raises(TimeoutError):
         hanging.result(time.monotonic())
     release.set()
