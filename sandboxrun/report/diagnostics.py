@@ -13,14 +13,6 @@ from sandboxrun.errors import Diagnostic, printable
 
 _SHADES = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "notice": "\x1b[1;36m"}
 _CARET, _DIM, _RESET = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"
-_COMMANDS = {"error": "error", "warning": "warning"}
-
-
-def diagnostics_text(diagnostics: Iterable[Diagnostic], *, colour: bool = False) -> str:
-    """All of them as a person reads them, an empty line between those of several lines; "" when there is none."""
-    texts = [diagnostic_text(diagnostic, colour=colour) for diagnostic in diagnostics]
-    between = "\n\n" if any("\n" in text for text in texts) else "\n"
-    return between.join(texts)
 
 
 def diagnostic_text(diagnostic: Diagnostic, *, colour: bool = False) -> str:
@@ -32,8 +24,7 @@ def diagnostic_text(diagnostic: Diagnostic, *, colour: bool = False) -> str:
     head, *rest = text[len(place) :].removeprefix(f"{diagnostic.severity}: ").split("\n")
     shade = _SHADES.get(diagnostic.severity, _SHADES["notice"])
     told = f"{_DIM}{place}{_RESET}" if place else ""
-    lines = [f"{told}{shade}{diagnostic.severity}{_RESET}: {head}", *(_coloured(line) for line in rest)]
-    return "\n".join(lines)
+    return "\n".join([f"{told}{shade}{diagnostic.severity}{_RESET}: {head}", *map(_coloured, rest)])
 
 
 def _coloured(line: str) -> str:
@@ -92,7 +83,8 @@ def annotation(diagnostic: Diagnostic) -> str:
         properties |= {"endColumn": str(span.column + max(1, span.length))}
     message = diagnostic.message + (f"\n{diagnostic.help}" if diagnostic.help else "")
     named = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
-    return f"::{_COMMANDS.get(diagnostic.severity, 'notice')} {named}::{_data(message)}"
+    command = diagnostic.severity if diagnostic.severity in ("error", "warning") else "notice"
+    return f"::{command} {named}::{_data(message)}"
 
 
 def annotations_text(diagnostics: Iterable[Diagnostic]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -83,27 +83,77 @@ def _run_lines(run: Run, base: Path | None) -> list[str]:
     if captured.index is None:
         return [f"{name}: its evidence could not be kept: {one_line(captured.failure or 'the reason is not known')}"]
     index = captured.index
-    facts = [ending_text(index.ending, run.spec, run.note), *_measures(index)]
-    rows = [("evidence", one_line(_place(captured.folder, base)))] if captured.folder is not None else []
-    rows += _patch(index) + _not_copied(index) + _egress(index) + _missing(index)
+    facts = [ending_text(index.ending, run.spec, run.note)]
+    if index.ran_seconds is not None:
+        facts.append(f"after {duration(index.ran_seconds) if index.ran_seconds >= 0.05 else 'less than 0.1s'}")
+    if index.usage is not None and index.usage.memory_peak_bytes is not None:
+        # What came last before an end by the memory limit was not sampled.
+        surely = index.usage.memory_peak_by == "kernel" and index.ending.how is not How.OOM
+        facts.append(f"peak memory {'' if surely else 'at least '}{size(index.usage.memory_peak_bytes)}")
+    rows = [("evidence", _place(captured.folder, base))] if captured.folder is not None else []
+    rows += [*_saved(index), *_lost(index)]
     width = max((len(key) for key, _ in rows), default=0) + 1
-    return [f"{name}: {', '.join(facts)}", *(f"    {key + ':':<{width}} {text}" for key, text in rows)]
+    return [f"{name}: {', '.join(facts)}", *(f"    {key + ':':<{width}} {one_line(text)}" for key, text in rows)]
+
+
+def _saved(index: Index) -> Iterator[tuple[str, str]]:
+    """The patch, and what was reached; what it may do, and who was refused, is what a reviewer looks for."""
+    if any(kept.path == PATCH for kept in index.kept):
+        count = index.patched_paths
+        files = "changes" if count is None else f"{_number(count, 'file')} changed"
+        yield "patch", f"{PATCH}, {files}" if count != 0 else "nothing changed in the workspace"
+        if index.protected_paths_touched:
+            yield "careful", f"the patch changes what the host runs: {_first(index.protected_paths_touched)}"
+    if index.not_copied:
+        yield "not copied", _first(index.not_copied)
+    egress = index.egress
+    if egress is not None and egress.allowed + egress.denied:
+        refused = f", {egress.denied} refused: {_first(egress.denied_targets)}" if egress.denied else ""
+        yield "egress", f"{_number(egress.allowed, 'request')} allowed{refused}"
+
+
+def _lost(index: Index) -> Iterator[tuple[str, str]]:
+    """What the evidence does not have."""
+    if index.missing:
+        more = len(index.missing) - _LISTED
+        listed = "; ".join(f"{item.part} ({item.reason})" for item in index.missing[:_LISTED])
+        yield "missing", listed + (f"; and {more} more, see index.json" if more > 0 else "")
+    if cut := [kept.path for kept in index.kept if kept.truncated]:
+        yield "cut", _first(cut, " and more")
+    if count := max(index.refused_total, len(index.refused)):
+        yield "refused", f"{_number(count, 'name')} that the agent left, see index.json"
+
+
+def _first(names: Sequence[str], more: str = " …") -> str:
+    return ", ".join(names[:_LISTED]) + (more if len(names) > _LISTED else "")
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _ending(ending: Ending, spec: SandboxSpec | None, note: str) -> str:
     code = f" (exit {_code(ending)})" if _code(ending) is not None else ""
-    why = f": {ending.detail}" if ending.detail else ""
+    why, aside = (f"{mark} {ending.detail}" if ending.detail else "" for mark in (":", ";"))
     match ending.how:
         case How.EXITED:
-            return f"completed (exit 0){f'; {ending.detail}' if ending.detail else ''}"
+            return f"completed (exit 0){aside}"
+        case How.FAILED if ending.signal is not None:
+            named = {int(s): s.name for s in signal.Signals}.get(ending.signal, f"signal {ending.signal}")
+            return f"failed with exit {ending.exit_code} (as {named} gives){why}"
         case How.FAILED:
-            return _failed(ending) + why
+            return f"failed with exit {ending.exit_code}{why}" if ending.exit_code is not None else f"failed{why}"
         case How.OOM:
             limit = f" of {format_size(spec.mem_limit)}" if spec is not None and spec.mem_limit else ""
-            aside = f"; {ending.detail}" if ending.detail else ""
             return f"killed for exceeding its memory limit{limit}{code}{aside}"
+        case How.TIMEOUT if note:
+            after = note.replace("past", "after", 1) if note.startswith("past ") else None
+            return f"stopped {after}{code}{aside}" if after else f"stopped: {note}{code}{aside}"
         case How.TIMEOUT:
-            return _timeout(spec, note) + code + (f"; {ending.detail}" if ending.detail else "")
+            limit = (
+                f" of {format_duration(spec.lifetime.timeout)}" if spec and spec.lifetime.timeout is not None else ""
+            )
+            return f"stopped after its timeout{limit}{code}{aside}"
         case How.KILLED if ending.detail == RUN_ENDED:
             return f"stopped because {RUN_ENDED}{code}"
         case How.KILLED:
@@ -115,81 +165,6 @@ def _ending(ending: Ending, spec: SandboxSpec | None, note: str) -> str:
         case How.NOT_STARTED:
             return f"not started{code}{why}"
     assert_never(ending.how)
-
-
-def _failed(ending: Ending) -> str:
-    if ending.signal is not None:
-        return f"failed with exit {ending.exit_code} (as {_signal(ending.signal)} gives)"
-    return f"failed with exit {ending.exit_code}" if ending.exit_code is not None else "failed"
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _timeout(spec: SandboxSpec | None, note: str) -> str:
-    if note:
-        return f"stopped {note.replace('past', 'after', 1)}" if note.startswith("past ") else f"stopped: {note}"
-    limit = spec.lifetime.timeout if spec is not None else None
-    return f"stopped after its timeout{f' of {format_duration(limit)}' if limit is not None else ''}"
-
-
-def _measures(index: Index) -> list[str]:
-    told = [f"after {_ran(index.ran_seconds)}"] if index.ran_seconds is not None else []
-    usage = index.usage
-    if usage is None or usage.memory_peak_bytes is None:
-        return told
-    surely = usage.memory_peak_by == "kernel" and index.ending.how is not How.OOM  # what came last was not sampled
-    return [*told, f"peak memory {'' if surely else 'at least '}{size(usage.memory_peak_bytes)}"]
-
-
-def _ran(seconds: float) -> str:
-    return duration(seconds) if seconds >= 0.05 else "less than 0.1s"
-
-
-def _patch(index: Index) -> list[tuple[str, str]]:
-    if not any(kept.path == PATCH for kept in index.kept):
-        return []
-    count = index.patched_paths
-    files = "changes" if count is None else f"{count} file{'s' if count != 1 else ''} changed"
-    told = [("patch", f"{PATCH}, {files}" if count != 0 else "nothing changed in the workspace")]
-    touched = index.protected_paths_touched
-    if touched:
-        listed = ", ".join(touched[:_LISTED]) + (" …" if len(touched) > _LISTED else "")
-        told.append(("careful", one_line(f"the patch changes what the host runs: {listed}")))
-    return told
-
-
-def _not_copied(index: Index) -> list[tuple[str, str]]:
-    if not index.not_copied:
-        return []
-    more = " …" if len(index.not_copied) > _LISTED else ""
-    return [("not copied", one_line(", ".join(index.not_copied[:_LISTED]) + more))]
-
-
-def _egress(index: Index) -> list[tuple[str, str]]:
-    """What it reached; who it was refused is what a reviewer looks for."""
-    egress = index.egress
-    if egress is None or not egress.allowed + egress.denied:
-        return []
-    listed = ", ".join(egress.denied_targets[:_LISTED]) + (" …" if len(egress.denied_targets) > _LISTED else "")
-    refused = f", {egress.denied} refused: {listed}" if egress.denied else ""
-    return [("egress", one_line(f"{egress.allowed} request{'s' if egress.allowed != 1 else ''} allowed{refused}"))]
-
-
-def _missing(index: Index) -> list[tuple[str, str]]:
-    told = [one_line(f"{item.part} ({item.reason})") for item in index.missing[:_LISTED]]
-    more = len(index.missing) - len(told)
-    rows = [("missing", "; ".join(told) + (f"; and {more} more, see index.json" if more else ""))] if told else []
-    cut = [kept.path for kept in index.kept if kept.truncated]
-    rows += [("cut", one_line(", ".join(cut[:_LISTED])) + (" and more" if len(cut) > _LISTED else ""))] if cut else []
-    count = max(index.refused_total, len(index.refused))
-    if count:
-        rows.append(("refused", f"{count} name{'s' if count != 1 else ''} that the agent left, see index.json"))
-    return rows
 
 
 def _place(folder: Path, base: Path | None) -> str:

@@ -39,23 +39,17 @@ class Page:
         self.text = head
         self._whole = whole
 
-    def fits(self, more: str) -> bool:
-        return len(self.text) + len(more) <= LIMIT - _NOTES
-
     def add(self, more: str) -> None:
         self.text += more
 
-    def add_each(self, parts: Iterable[str]) -> int:
-        """Add those that fit, up to the first that does not; how many were left out."""
+    def add_each(self, parts: Iterable[str], of_what: str) -> None:
+        """Add those that fit, up to the first that does not, and say how many are left out."""
         left = 0
         for part in parts:
-            if left or not self.fits(part):
+            if left or len(self.text) + len(part) > LIMIT - _NOTES:
                 left += 1
             else:
                 self.add(part)
-        return left
-
-    def cut(self, left: int, of_what: str) -> None:
         if left:
             why = f"the comment would be too long. See {self._whole}."
             self.add(f"\n> **{left} {of_what} are left out here**: {why}\n")

@@ -162,18 +162,15 @@ class Tracker:
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._known: dict[str, Resource] = {}
 
     def expect(self, operations: Iterable[Operation]) -> None:
         """The steps to come; forgets what was before."""
         with self._lock:
-            self._expect(operations)
-
-    def _expect(self, operations: Iterable[Operation]) -> None:
-        self._known = {}
-        for step in operations:
-            self._of(step).steps.add(step.id)
+            self._known = {}
+            for step in operations:
+                self._of(step).steps.add(step.id)
 
     def feed(self, event: Event) -> Resource | None:
         """Note an event; the resource that it is about, as it is now, or None for an event about no step."""
@@ -182,7 +179,7 @@ class Tracker:
                 case StepStarted(step=step):
                     self._begin(step)
                 case Planned(operations=operations):
-                    self._expect(operations)
+                    self.expect(operations)
                     return None
                 case StepProgress(step=step, text=text):
                     self._of(step).active[step.id] = doing(step, text)
@@ -286,7 +283,7 @@ def writer(stream: TextIO, *, patience: float | None = None) -> Callable[[str], 
 
     Without `patience` the stream is for results: it keeps what it could not write, and fails again at its last flush.
     """
-    lock = threading.Lock()
+    lock = threading.RLock()
     silent = False
 
     def write(line: str) -> None:
@@ -321,7 +318,7 @@ class LineProgress:
     ) -> None:
         self._write = write
         self._verbose, self._quiet, self._github = verbose, quiet, github
-        self._tracker = Tracker(clock)
+        self.tracker = Tracker(clock)
         self._sensitive = sensitive
         self._blocked: set[str] = set()  # addresses that were not started for a dependency's end
         self._told: dict[str, float] = {}  # step → when a line last told how far it is
@@ -330,22 +327,26 @@ class LineProgress:
     def begin(self, plan: Plan) -> None:
         """The steps to expect."""
         self._sensitive |= plan.sensitive
-        self._tracker.expect(plan.operations)
+        self.tracker.expect(plan.operations)
 
     def __call__(self, event: Event) -> None:
-        resource = self._tracker.feed(event)
+        resource = self.tracker.feed(event)
         for line in self._lines(event, resource):
-            self._write(redact(line, self._sensitive))
+            self._write(self.hide(line))
 
     def say(self, text: str) -> None:
         """A remark."""
         if not self._quiet:
-            self._write(one_line(redact(text, self._sensitive)))
+            self._write(one_line(self.hide(text)))
 
     def end(self) -> None:
         """Say what was not come to."""
-        for resource in self._tracker.unfinished():
-            self._write(redact(f"{resource_of(resource.address)}: {unfinished(resource)}", self._sensitive))
+        for resource in self.tracker.unfinished():
+            self._write(self.hide(f"{resource_of(resource.address)}: {unfinished(resource)}"))
+
+    def hide(self, text: str) -> str:
+        """`text` without what is sensitive."""
+        return redact(text, self._sensitive)
 
     def _lines(self, event: Event, resource: Resource | None) -> list[str]:
         match event:
@@ -354,7 +355,10 @@ class LineProgress:
                 return self._annotations(error) if self._github else []
             case StepFailed(step=step, error=error):
                 before = f"{', '.join(resource.words)}; " if resource is not None and resource.words else ""
-                lines = [f"{resource_of(step.address)}: {before}failed while {doing(step)}: {said(error)}"]
+                said = one_line(
+                    "; ".join(diagnostic.message for diagnostic in error.diagnostics)
+                )  # the help comes later
+                lines = [f"{resource_of(step.address)}: {before}failed while {doing(step)}: {said}"]
                 return lines + (self._annotations(error) if self._github else [])
             case StepSkipped(step=step, why=""):
                 self._blocked.add(step.address)
@@ -372,7 +376,7 @@ class LineProgress:
         if self._verbose:
             note = f", {one_line(event.note)}" if event.note and event.note not in done(event.step, event.note) else ""
             return [f"{resource_of(resource.address)}: {done(event.step, event.note)}{note} ({event.seconds:.1f}s)"]
-        return [finished(resource, self._tracker.now())] if resource.finished and resource.words else []
+        return [finished(resource, self.tracker.now())] if resource.finished and resource.words else []
 
     def _annotations(self, error: SandboxrunError) -> list[str]:
         from sandboxrun.report.diagnostics import annotation
@@ -387,7 +391,7 @@ class LineProgress:
             return first
 
     def _due(self, step: str) -> bool:
-        now = self._tracker.now()
+        now = self.tracker.now()
         with self._lock:
             if now - self._told.get(step, -EVERY) < EVERY:
                 return False
@@ -408,8 +412,3 @@ def undone(what: str) -> str:
 def unfinished(resource: Resource) -> str:
     """How far a resource came when the apply was stopped."""
     return f"{', '.join(resource.words)}; not finished" if resource.words else "not begun"
-
-
-def said(error: SandboxrunError) -> str:
-    """An error's messages on one line; the help is told with the error itself, at the end."""
-    return one_line("; ".join(diagnostic.message for diagnostic in error.diagnostics))

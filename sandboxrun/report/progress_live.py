@@ -17,10 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sandboxrun.backend.session import Event, StepFailed
-from sandboxrun.errors import redact
 from sandboxrun.plan.changes import Plan
-from sandboxrun.report import progress as steps
-from sandboxrun.report.progress import LineProgress, Tracker
+from sandboxrun.report.progress import LineProgress, resource_of
 
 _MOST = 12  # resources shown at once; more would scroll the display out of the window
 
@@ -45,17 +43,13 @@ class LiveProgress:
     ) -> None:
         self._console = _Console(file=stream, no_color=not colour, highlight=False, markup=False, emoji=False)
         self._spinner = Spinner("dots" if (self._console.encoding or "").startswith("utf") else "line")
-        self._tracker = Tracker(clock)
         self._lines = LineProgress(self._print, verbose=verbose, sensitive=sensitive, clock=clock)
-        self._sensitive = sensitive
         self._live: Live | None = None
         self._printing = threading.Lock()  # never taken while rich draws: it would wait for us, and we for it
         self._style: str | None = None
 
     def begin(self, plan: Plan) -> None:
         """Start the display."""
-        self._sensitive |= plan.sensitive
-        self._tracker.expect(plan.operations)
         self._lines.begin(plan)
         if self._live is None:
             self._live = Live(
@@ -65,7 +59,6 @@ class LiveProgress:
             self._guarded(self._live.start)
 
     def __call__(self, event: Event) -> None:
-        self._tracker.feed(event)
         with self._printing:
             self._style = "red" if isinstance(event, StepFailed) else None
             self._lines(event)
@@ -96,13 +89,12 @@ class LiveProgress:
             return
 
     def _draw(self) -> RenderableType:
-        active, now = self._tracker.active(), self._tracker.now()
+        tracker, hide = self._lines.tracker, self._lines.hide
+        active, now = tracker.active(), tracker.now()
         rows = Table.grid(padding=(0, 1))
         for resource in active[:_MOST]:
-            name = Text(steps.resource_of(redact(resource.address, self._sensitive)), style="bold", no_wrap=True)
-            going_on = Text(
-                redact("; ".join(resource.active.values()), self._sensitive), overflow="ellipsis", no_wrap=True
-            )
+            name = Text(resource_of(hide(resource.address)), style="bold", no_wrap=True)
+            going_on = Text(hide("; ".join(resource.active.values())), overflow="ellipsis", no_wrap=True)
             rows.add_row(self._spinner, name, going_on, Text(f"{resource.seconds(now):.0f}s", style="dim"))
         more = [Text(f"  and {len(active) - _MOST} more", style="dim")] if len(active) > _MOST else []
         return Group(rows, *more)

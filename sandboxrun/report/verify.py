@@ -103,30 +103,29 @@ def ended(report: Report) -> str:
 _HEADS = ("CONTROL", "ENGINE FIELD", "EXPECTED", "SEEN", "VERDICT")
 _CELL = 48  # columns of one cell of a table; what does not fit is told whole below it, and in the other forms
 _SHADES = {Verdict.FAILS: "\x1b[1;31m", Verdict.INCONCLUSIVE: "\x1b[1;33m", Verdict.HOLDS: "\x1b[32m"}
+_MARKS = {Verdict.HOLDS: "+", Verdict.FAILS: "!", Verdict.INCONCLUSIVE: "?", Verdict.NOT_APPLICABLE: "-"}
 _BOLD, _DIM, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
 def verify_text(report: Report, *, width: int | None = None, colour: bool = False) -> str:
     """The whole report. `width`: columns of the terminal, where there is one: what is wider becomes a list."""
-    blocks = [_sandbox(name, found, report, width, colour) for name, found in report.sandboxes.items()]
+
+    def painted(text: str, shade: str) -> str:
+        return f"{shade}{text}{_RESET}" if colour else text
+
+    blocks = []
+    for name, found in report.sandboxes.items():
+        head, *rows = table(_HEADS, [_row(finding, report) for finding in found]).split("\n")
+        listed = width is not None and max(map(columns, (head, *rows))) > width
+        body = [] if listed else [painted(head, _DIM)]
+        for finding, row in zip(found, rows, strict=True):
+            first, *rest = _listed(finding, report) if listed else [row]
+            body += [painted(first, _SHADES.get(finding.verdict, _DIM)), *rest]
+        blocks.append("\n".join([painted(f"{report.told(name)}: {counted(found)}", _BOLD), *body]))
     if report.faults:
         blocks.append("\n".join(line for fault in report.faults for line in _fault(fault, report)))
-    last = ended(report)
-    shade = "" if not colour else _SHADES[Verdict.HOLDS] if report.verified else _SHADES[Verdict.FAILS]
-    return "\n\n".join([*blocks, f"{shade}{last}{_RESET}" if shade else last])
-
-
-def _sandbox(name: str, found: tuple[Finding, ...], report: Report, width: int | None, colour: bool) -> str:
-    head = f"{report.told(name)}: {counted(found)}"
-    rows = [_row(finding, report) for finding in found]
-    body = table(_HEADS, rows)
-    lines = body.split("\n")
-    if width is not None and max(map(columns, lines)) > width:
-        lines = [line for finding in found for line in _listed(finding, report)]
-        painted = lines if not colour else [_painted_item(line, found) for line in lines]
-    else:
-        painted = lines if not colour else [f"{_DIM}{lines[0]}{_RESET}", *_painted_rows(lines[1:], found)]
-    return "\n".join([f"{_BOLD}{head}{_RESET}" if colour else head, *painted])
+    blocks.append(painted(ended(report), _SHADES[Verdict.HOLDS if report.verified else Verdict.FAILS]))
+    return "\n\n".join(blocks)
 
 
 def _row(finding: Finding, report: Report) -> tuple[str, ...]:
@@ -149,30 +148,10 @@ def _cut(text: str, most: int = _CELL) -> str:
 
 def _listed(finding: Finding, report: Report) -> list[str]:
     """A finding on lines of its own, for a terminal that has no room for the table."""
-    lines = [f"{_mark(finding)} {report.told(finding.control)}: {_verdict(finding, report)}"]
+    lines = [f"{_MARKS[finding.verdict]} {report.told(finding.control)}: {_verdict(finding, report)}"]
     if finding.verdict is not Verdict.NOT_APPLICABLE:
         lines.append(f"    expected {report.told(finding.expected) or '-'}, seen {report.told(finding.seen) or '-'}")
     return lines
-
-
-def _mark(finding: Finding) -> str:
-    return {Verdict.HOLDS: "+", Verdict.FAILS: "!", Verdict.INCONCLUSIVE: "?", Verdict.NOT_APPLICABLE: "-"}[
-        finding.verdict
-    ]
-
-
-def _painted_rows(lines: Iterable[str], found: Iterable[Finding]) -> list[str]:
-    return [_painted(line, finding.verdict) for line, finding in zip(lines, found, strict=True)]
-
-
-def _painted_item(line: str, found: tuple[Finding, ...]) -> str:
-    shown = next((f.verdict for f in found if line.startswith(f"{_mark(f)} ")), None)
-    return line if shown is None else _painted(line, shown)
-
-
-def _painted(line: str, verdict: Verdict) -> str:
-    shade = _SHADES.get(verdict, _DIM)
-    return f"{shade}{line}{_RESET}"
 
 
 def _fault(finding: Finding, report: Report) -> list[str]:
@@ -221,21 +200,14 @@ def _word(text: str) -> str:
 
 
 def _finding(finding: Finding, report: Report) -> dict[str, str]:
-    return {
-        "control": report.told(finding.control),
-        "title": report.told(finding.title),
-        "field": report.told(finding.field),
-        "expected": report.told(finding.expected),
-        "seen": report.told(finding.seen),
-        "verdict": _word(finding.verdict.value),
-        "note": report.told(finding.note),
-        "advice": report.advice(finding),
-    }
+    texts = {key: report.told(getattr(finding, key)) for key in ("control", "title", "field", "expected", "seen")}
+    verdict = _word(finding.verdict.value)
+    return {**texts, "verdict": verdict, "note": report.told(finding.note), "advice": report.advice(finding)}
 
 
 # -- A verification as Markdown, for a pull request's comment
 
-_CELL_verify_markdown = 300
+_LONG_CELL = 300
 _HEAD = "| | Control | Engine field | Expected | Seen |\n| --- | --- | --- | --- | --- |\n"
 _SIGNS = {Verdict.HOLDS: "holds", Verdict.FAILS: "**does not hold**", Verdict.INCONCLUSIVE: "**inconclusive**"}
 
@@ -257,38 +229,31 @@ def verify_markdown(report: Report) -> str:
     page = Page("\n".join([*head, ""]), whole="the job's log")
     if report.faults:
         page.add("| | Sandbox | Control | Expected | Seen | What to do |\n| --- | --- | --- | --- | --- | --- |\n")
-        page.cut(
-            page.add_each(_fault_verify_markdown(fault, report) for fault in report.faults), "of the faults' lines"
-        )
+        page.add_each((_fault_row(fault, report) for fault in report.faults), "of the faults' lines")
         page.add("\n")
     blocks = [_details(name, found, report) for name, found in report.sandboxes.items()]
-    page.cut(page.add_each(blocks), "of the sandboxes' tables")
+    page.add_each(blocks, "of the sandboxes' tables")
     return page.text
 
 
 def _cell(text: str, report: Report) -> str:
-    told = cut(report.told(text), _CELL_verify_markdown)
+    told = cut(report.told(text), _LONG_CELL)
     return escaped(told) if told else ""
 
 
-def _fault_verify_markdown(finding: Finding, report: Report) -> str:
-    cells = [_cell(text, report) for text in (finding.expected, finding.seen)]
+def _fault_row(finding: Finding, report: Report) -> str:
+    cells = " | ".join(_cell(text, report) for text in (finding.expected, finding.seen))
     do = "; ".join(filter(None, (report.told(finding.note), report.advice(finding))))
-    name, control = (
-        code(cut(report.told(finding.sandbox), _CELL_verify_markdown)),
-        code(cut(report.told(finding.control), _CELL_verify_markdown)),
-    )
-    return f"| {_SIGNS[finding.verdict]} | {name} | {control} | {' | '.join(cells)} | {escaped(cut(do, 600))} |\n"
+    named = " | ".join(code(cut(report.told(text), _LONG_CELL)) for text in (finding.sandbox, finding.control))
+    return f"| {_SIGNS[finding.verdict]} | {named} | {cells} | {escaped(cut(do, 600))} |\n"
 
 
 def _details(name: str, found: tuple[Finding, ...], report: Report) -> str:
-    rows = "".join(_row_verify_markdown(finding, report) for finding in found)
+    rows = []
+    for finding in found:
+        sign = _SIGNS.get(finding.verdict, finding.verdict.value)
+        texts = (finding.field, finding.expected, "; ".join(filter(None, (finding.seen, finding.note))))
+        cells = " | ".join(_cell(text, report) for text in texts)
+        rows.append(f"| {sign} | {code(cut(report.told(finding.control), _CELL))} | {cells} |\n")
     summary = f"<summary>{code(cut(report.told(name), _CELL))}: {escaped(counted(found))}</summary>"
-    return f"\n<details>{summary}\n\n{_HEAD}{rows}\n</details>\n"
-
-
-def _row_verify_markdown(finding: Finding, report: Report) -> str:
-    sign = _SIGNS.get(finding.verdict, finding.verdict.value)
-    texts = (finding.field, finding.expected, "; ".join(filter(None, (finding.seen, finding.note))))
-    cells = " | ".join(_cell(text, report) for text in texts)
-    return f"| {sign} | {code(cut(report.told(finding.control), _CELL))} | {cells} |\n"
+    return f"\n<details>{summary}\n\n{_HEAD}{''.join(rows)}\n</details>\n"

@@ -21,7 +21,7 @@ from sandboxrun.plan.operations import Operation, StartSandbox
 from sandboxrun.probe.verdicts import Finding, Verdict
 from sandboxrun.profile.loader import load
 from sandboxrun.profile.variables import Inputs
-from sandboxrun.report.diagnostics import annotations_text, diagnostics_json, diagnostics_text
+from sandboxrun.report.diagnostics import annotations_text, diagnostic_text, diagnostics_json
 from sandboxrun.report.evidence import Run, evidence_text
 from sandboxrun.report.verify import Report, verify_json, verify_markdown, verify_text
 from sandboxrun.spec.outcome import Ending, How
@@ -180,7 +180,7 @@ def test_reports_show_it_in_no_form() -> None:
         told = [verify_text(report), verify_text(report, width=40), json.dumps(verify_json(report))]
         assert [leaks(form) for form in (*told, verify_markdown(report))] == [[], [], [], []]
     fault = redacted(Diagnostic(message=text, help=text), known)
-    shown = [diagnostics_text([fault]), json.dumps(diagnostics_json([fault])), annotations_text([fault])]
+    shown = [diagnostic_text(fault), json.dumps(diagnostics_json([fault])), annotations_text([fault])]
     assert [leaks(form) for form in shown] == [[], [], []]
     ended = Run(address=f'other["{NAMED}"]', captured=None, seen=Ending(how=How.FAILED, exit_code=1, detail=text))
     lost = Run(address="agent", captured=Captured(entry=None, failure=text))

@@ -12,7 +12,6 @@ from sandboxrun.report.diagnostics import (
     annotations_text,
     diagnostic_text,
     diagnostics_json,
-    diagnostics_text,
     without_commands,
 )
 from sandboxrun.source import SourceFile, Span
@@ -30,15 +29,12 @@ HOSTILE = Diagnostic(
 
 
 def test_text() -> None:
-    assert diagnostics_text([PLAIN, PLAIN]) == "warning: no engine answers\nwarning: no engine answers"
-    assert diagnostics_text([]) == ""
-    assert diagnostics_text([FAULT, PLAIN]).split("\n") == [
+    assert diagnostic_text(PLAIN) == "warning: no engine answers"
+    assert diagnostic_text(FAULT).split("\n") == [
         'sandbox.yaml:3:6: error: unknown key "mem_limt"',
         "  3 | \ta: {mem_limt: 1}",
         "    | \t    ^^^^^^^^",
         '  help: did you mean "mem_limit"?',
-        "",
-        "warning: no engine answers",
     ]
 
 
