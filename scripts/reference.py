@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from sandboxrun.backend.docker.fields import FIELDS
-from sandboxrun.cli import explaining
+from sandboxrun.cli.commands import explain as explaining
 from sandboxrun.cli.group import SECTIONS, TABLE, root
 from sandboxrun.profile.schema import profile_schema
 from sandboxrun.spec.option import Record, Row, row_schema, rows
@@ -88,7 +88,7 @@ def _groups() -> Iterator[tuple[str, tuple[Row, ...]]]:
 def _options(title: str, keys: Sequence[str]) -> Iterator[str]:
     yield f"### {title}\n"
     for key in keys:
-        yield from _option(explaining.explain(key))
+        yield from _option(explaining.explained(key))
 
 
 def _option(found: explaining.Explained) -> Iterator[str]:

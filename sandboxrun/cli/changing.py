@@ -1,4 +1,4 @@
-"""What apply, destroy and run tell while they change the engine and when they are done.
+"""What apply, destroy and run ask before they change the engine, and print while they do and when they are done.
 
 Owns where each part goes: plan and results on stdout, progress on stderr; with --json, JSON lines on stdout alone.
 """
@@ -13,9 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from sandboxrun.backend.session import Event
 from sandboxrun.cli.options import Given
 from sandboxrun.cli.output import hidden_texts, note, result, tell_all, terminal_width
+from sandboxrun.errors import UsageError
 from sandboxrun.plan.changes import Plan
 from sandboxrun.report.progress import Progress, progress_for
 
@@ -29,6 +32,42 @@ if TYPE_CHECKING:
     from sandboxrun.probe.verdicts import Finding
     from sandboxrun.report.evidence import Run
     from sandboxrun.spec.project import Profile
+
+
+class Asking:
+    """What apply and destroy call with the plan they have made, under the project's lock.
+
+    `show` prints the plan, `begin` is told that changing begins. `declined` is True once the user has said no.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        *,
+        yes: bool,
+        show: Callable[[Plan], None],
+        begin: Callable[[Plan], None],
+    ) -> None:
+        self._command, self._yes, self._show, self._begin = command, yes, show, begin
+        self.declined = False
+
+    def __call__(self, plan: Plan) -> bool:
+        """Whether to go on. Raises UsageError where there is nobody to ask."""
+        self._show(plan)
+        if not plan.empty and not self._yes and not plan.refresh_only:
+            if not sys.stdin.isatty():
+                raise UsageError(
+                    f"{self._command} asks before it changes anything, and there is no terminal",
+                    help="nothing was changed; review the plan above, then pass --yes",
+                )
+            sys.stdout.flush()
+            self.declined = not click.confirm(f"\n{self._question(plan)}", err=True)
+        if not self.declined:
+            self._begin(plan)
+        return not self.declined
+
+    def _question(self, plan: Plan) -> str:
+        return "Remove all of this?" if plan.destroy else "Carry this out?"
 
 
 class Telling:

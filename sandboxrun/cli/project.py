@@ -6,10 +6,10 @@ Owns the default file names, and the words for what is not there.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
@@ -19,7 +19,9 @@ from sandboxrun.errors import Diagnostic, UsageError, did_you_mean, quoted
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
     from sandboxrun.backend.docker.client import Engine
+    from sandboxrun.backend.session import Event
     from sandboxrun.evidence.store import Store
+    from sandboxrun.lifecycle.apply import ApplySettings
     from sandboxrun.lifecycle.saved import SavedPlan
     from sandboxrun.plan.planner import Options
     from sandboxrun.profile.variables import Inputs
@@ -104,6 +106,22 @@ def load_saved(given: Given, saved: SavedPlan) -> Profile:
     values = {name: value for name, value in saved.inputs.items() if name not in named}
     inputs = structs.replace(inputs_of(given), values=values)
     return announced(load(saved.files, inputs=inputs, directory=saved.directory, allow_outside=given.allow_outside))
+
+
+def settings(
+    given: Given, listener: Callable[[Event], None], on_wait: Callable[[str], None], **rest: Any
+) -> ApplySettings:
+    """How an apply goes; `listener` hears of its steps, `on_wait` of waiting for the project's lock."""
+    from sandboxrun.lifecycle.apply import ApplySettings
+
+    return ApplySettings(
+        parallelism=given.parallelism,
+        lock_wait=given.lock_timeout,
+        listener=listener,
+        on_wait=on_wait,
+        environment=os.environ,
+        **rest,
+    )
 
 
 def choices(given: Given) -> Options:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from sandboxrun.cli import options as opt
+from sandboxrun.cli import project
+from sandboxrun.cli.changing import Asking, Telling
+from sandboxrun.cli.signals import CleanStop
 
 
 @click.command()
@@ -14,32 +15,20 @@ from sandboxrun.cli import options as opt
 def destroy(given: opt.Given) -> int:
     """Save all evidence of the project, then remove its sandboxes. Asks first, unless -y."""
     from sandboxrun.backend.docker.client import import_ahead
-    from sandboxrun.cli.changing import Telling
-    from sandboxrun.cli.confirming import Asking
-    from sandboxrun.cli.project import load_profile, open_engine, open_store
-    from sandboxrun.cli.signals import CleanStop
 
     opt.check_json_asks_nobody(given)
     import_ahead()
-    profile = load_profile(given)
+    profile = project.load_profile(given)
     from sandboxrun.lifecycle import apply as converge
 
+    store = project.open_store(profile, given)
     with (
         CleanStop() as stopping,
-        open_engine(given.host, given.parallelism) as engine,
+        project.open_engine(given.host, given.parallelism) as engine,
         Telling(given, given.as_json) as telling,
     ):
-        settings = converge.ApplySettings(
-            parallelism=given.parallelism,
-            lock_wait=given.lock_timeout,
-            listener=telling.listener,
-            on_wait=telling.waiting,
-            stop=stopping.stop,
-            environment=os.environ,
-        )
+        settings = project.settings(given, telling.listener, telling.waiting, stop=stopping.stop)
         asking = Asking("destroy", yes=given.yes, show=telling.plan, begin=stopping.before(telling.begin))
-        outcome = converge.destroy(
-            engine, profile, open_store(profile, given), targets=given.targets, settings=settings, confirm=asking
-        )
-        telling.ended(outcome)
+        targets = given.targets
+        telling.ended(converge.destroy(engine, profile, store, targets=targets, settings=settings, confirm=asking))
         return stopping.exit_code(1 if asking.declined else 0)

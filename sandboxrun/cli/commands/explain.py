@@ -1,11 +1,35 @@
-"""`sandboxrun explain`: all about an option of the profile."""
+"""`sandboxrun explain`: all about an option, derived from its row; the reference in the docs has the same."""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import click
 
+from sandboxrun.backend.docker.fields import field_of
 from sandboxrun.cli.options import as_json
 from sandboxrun.cli.output import result
+from sandboxrun.data import Data
+from sandboxrun.errors import UsageError, did_you_mean
+from sandboxrun.spec.option import Effect, Record, Row, row_schema, rows
+from sandboxrun.spec.spec import BY_KEY, NOT_OFFERED, ROWS
+from sandboxrun.spec.types import (
+    Choice,
+    Command,
+    Cpus,
+    Duration,
+    Flag,
+    Integer,
+    ListOf,
+    MapOf,
+    Pairs,
+    Short,
+    Size,
+    Text,
+)
 
 
 @click.command()
@@ -16,19 +40,254 @@ def explain(option: str | None, as_json: bool) -> None:
 
     Use a dot for an option inside another: workspace.access. Without OPTION, lists all.
     """
-    from sandboxrun.cli import explaining
-
     if option is None:
-        listed = explaining.options()
+        listed = options()
         if as_json:
             result(dict(listed))
             return
         width = max(len(name) for name, _ in listed)
         result("\n".join(f"{name:<{width}}  {description}" for name, description in listed))
         return
-    found = explaining.explain(option)
+    found = explained(option)
     if not as_json:
-        result(explaining.text(found))
+        result(text(found))
         return
     facts = {name.split()[-1]: fact for name, fact in found.facts.items()}
     result({"option": found.name, "description": found.description, **facts, "schema": found.schema})
+
+
+# -- an option in words
+
+NEEDS = {
+    Effect.LIVE: "updated in place",
+    Effect.RECONNECT: "reconnected in place",
+    Effect.RELOAD: "reloaded by its gateway in place; from or to none, or with other resolvers, it is replaced",
+    Effect.REPLACE: "the sandbox is replaced",
+    Effect.NONE: "nothing on the engine: sandboxrun's own behaviour",
+}
+MERGES = {
+    "replace": "the later value replaces it",
+    "append": "the later items are added",
+    "map": "merged entry by entry",
+    "target": "merged by target",
+}
+
+
+class Explained(Data, unshown=("schema",)):
+    """An option: `name` dotted, `facts` in the order to show them, `keys` of the mapping that its value may be."""
+
+    name: str
+    description: str
+    facts: Mapping[str, str]
+    example: Any
+    keys: tuple[Row, ...]
+    schema: Mapping[str, Any]
+
+
+def options() -> tuple[tuple[str, str], ...]:
+    """Every option a sandbox can have: name and description, the profile's own keys first."""
+    own = [(name, str(schema["description"])) for name, schema in _own_keys().items()]
+    return (*own, *((row.key, row.description) for row in ROWS if row.settable))
+
+
+def explained(name: str) -> Explained:
+    """All about the option `name`, nested ones dotted. Raises UsageError for one there is not."""
+    key, *inner = name.split(".")
+    if key in _own_keys() and not inner:
+        return _own(key)
+    row = BY_KEY.get(key)
+    if row is None or not row.settable:
+        raise UsageError(*_unknown(key, [n for n, _ in options()], "option"))
+    path = [row]
+    for step in inner:
+        known = {r.key: r for r in inner_rows(path[-1].type)}
+        if step not in known:
+            raise UsageError(*_unknown(f"{'.'.join(r.key for r in path)}.{step}", known, "option", step))
+        path.append(known[step])
+    return _of_rows(name, path)
+
+
+def _unknown(name: str, known: Iterable[str], what: str, word: str | None = None) -> list[Any]:
+    from sandboxrun.errors import Diagnostic
+
+    if name in NOT_OFFERED:
+        return [Diagnostic(message=f'"{name}" is not offered', help=NOT_OFFERED[name])]
+    there = list(known)
+    prefix = name[: len(name) - len(word)] if word is not None else ""
+    help = did_you_mean(word or name, there)
+    if help is not None:
+        help = help.replace('"', f'"{prefix}', 1)
+    every = ", ".join(prefix + k for k in there)
+    listed = f"there are: {every}" if word and there else "`sandboxrun explain` lists them"
+    return [Diagnostic(message=f'there is no {what} "{name}"', help=help or listed)]
+
+
+def inner_rows(type_: Any) -> tuple[Row, ...]:
+    """The rows of the record that a type holds, however wrapped; none where it holds none."""
+    if isinstance(type_, Record):
+        return tuple(row for row in rows(type_.cls) if row.settable)
+    for wrapped in ("record", "item"):
+        if (inside := getattr(type_, wrapped, None)) is not None:
+            return inner_rows(inside)
+    return ()
+
+
+def _of_rows(name: str, path: list[Row]) -> Explained:
+    outer, row = path[0], path[-1]
+    schema = row_schema(row)
+    facts = {"type": words(row.type)}
+    if row.required:
+        facts["default"] = "none: required"
+    else:
+        facts["default"] = shown(schema["default"]) if "default" in schema else _silent(row)
+    if (field := field_of(outer)) is not None:
+        facts["engine"] = field
+    if outer.since is not None:
+        facts["needs"] = f"API {outer.since} or newer"
+    facts["a change"] = NEEDS[outer.effect] + _unclearable(outer)
+    facts["the image"] = "may set it" if outer.inherited else "cannot override this"
+    facts["extends"] = MERGES[outer.merge] if len(path) == 1 else f"as part of {outer.key}: {MERGES[outer.merge]}"
+    return Explained(
+        name=name,
+        description=row.description,
+        facts=facts,
+        example=_example(path),
+        keys=inner_rows(row.type),
+        schema=schema,
+    )
+
+
+def _silent(row: Row) -> str:
+    """A default that is nothing."""
+    if row.default is None:
+        return "the image's" if row.inherited else "not set"
+    return shown(row.type.plain(row.default))
+
+
+def _unclearable(row: Row) -> str:
+    return "; removing it replaces the sandbox" if row.effect is Effect.LIVE and not row.can_clear else ""
+
+
+def _example(path: list[Row]) -> Any:
+    """The row's example where it stands; below a list or names, that of the option as a whole."""
+    direct = all(isinstance(row.type, Record | Short) for row in path[:-1])
+    value: Any = path[-1].example if direct else path[0].example
+    for row in reversed(path if direct else path[:1]):
+        value = {row.key: value}
+    return value
+
+
+def _own_keys() -> Mapping[str, Any]:
+    """The keys that are the profile's own rather than rows, with their schemas."""
+    from sandboxrun.profile.schema import profile_schema
+
+    properties = profile_schema()["definitions"]["sandbox"]["properties"]
+    return {name: schema for name, schema in properties.items() if name not in BY_KEY}
+
+
+def _own(key: str) -> Explained:
+    schema = _own_keys()[key]
+    facts = {"engine": "never reaches it: what it says is worked out when the profile is read"}
+    examples = schema.get("examples") or [None]
+    return Explained(
+        name=key,
+        description=str(schema["description"]),
+        facts=facts,
+        example={key: examples[0]},
+        keys=(),
+        schema=schema,
+    )
+
+
+def words(type_: Any) -> str:  # noqa: C901 - one case a class
+    """A type in words."""
+    match type_:
+        case Text():
+            return type_.hint
+        case Flag():
+            return "true or false"
+        case Integer():
+            most = "" if type_.most >= 2**63 - 1 else f" to {type_.most}"
+            return f"a whole number, {type_.least}{most}" if most else f"a whole number, at least {type_.least}"
+        case Cpus():
+            return "a number of CPUs, such as 0.5"
+        case Size():
+            return "a size, such as 512m or 1.5g, or a number of bytes" + ("; -1 for unlimited" * type_.unlimited)
+        case Duration():
+            return "a duration, such as 30s or 1h30m"
+        case Choice():
+            return f"one of {', '.join(type_.values)}"
+        case Command():
+            return "a list of words, or one text that is split as a shell does"
+        case Pairs():
+            return f"a mapping of names to texts, or a list of NAME{type_.separators[0]}value"
+        case ListOf():
+            return f"a list, each item {words(type_.item)}" + (", or one item alone" if type_.single else "")
+        case MapOf():
+            return f"a mapping of names, each to {words(type_.item)}"
+        case Short():
+            return f"{type_.expected}; or a mapping with {_keys(type_.record)}"
+        case Record():
+            return f"a mapping with {_keys(type_)}"
+    return _by_schema(type_)
+
+
+def _keys(type_: Any) -> str:
+    return ", ".join(row.key for row in inner_rows(type_)) or "entries"
+
+
+def _by_schema(type_: Any) -> str:
+    """A type of its own kind: what its schema takes."""
+    kinds = {"array": "a list", "object": "a mapping", "string": "a text", "integer": "a whole number"}
+    schema = type_.schema()
+    takes = [kinds[s["type"]] for s in schema.get("anyOf", [schema]) if s.get("type") in kinds]
+    inside = inner_rows(type_)
+    tail = f" of names to {', '.join(row.key for row in inside)}" if inside else ""
+    return (" or ".join(dict.fromkeys(takes)) or "see the schema") + tail
+
+
+def shown(value: Any) -> str:
+    """A value on one line, as YAML takes it."""
+    if value in ([], {}, (), ""):
+        return "none"
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def example_text(value: Any, indent: int = 0) -> str:
+    """An example as YAML: mappings in block style, all else in flow style."""
+    pad = " " * indent
+    lines = []
+    for key, inner in value.items():
+        if isinstance(inner, Mapping) and inner:
+            lines += [f"{pad}{key}:", example_text(inner, indent + 2)]
+        else:
+            lines.append(f"{pad}{key}: {_flow(inner)}")
+    return "\n".join(lines)
+
+
+_BARE = re.compile(r"[A-Za-z./][A-Za-z0-9._/:@-]*|[0-9]+[a-z]+")
+_NO_TEXTS = frozenset("y n yes no on off true false null".split())
+
+
+def _flow(value: Any) -> str:
+    match value:
+        case str() if _BARE.fullmatch(value) and value.lower() not in _NO_TEXTS and not value.endswith(":"):
+            return value
+        case list() | tuple():
+            return "[" + ", ".join(map(_flow, value)) + "]"
+        case Mapping():
+            return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def text(found: Explained) -> str:
+    """The page that `explain OPTION` prints."""
+    width = max(map(len, found.facts))
+    lines = [found.name, f"  {found.description}", ""]
+    lines += [f"  {name:<{width}}  {fact}" for name, fact in found.facts.items()]
+    if found.example is not None:
+        lines += ["", "  example:", example_text(found.example, 4)]
+    if found.keys:
+        broad = max(len(row.key) for row in found.keys)
+        lines += ["", "  keys:", *(f"    {row.key:<{broad}}  {row.description}" for row in found.keys)]
+    return "\n".join(lines) + "\n"

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import structs
 
 from sandboxrun.cli import options as opt
+from sandboxrun.cli import project
+from sandboxrun.cli.lines import Lines
+from sandboxrun.cli.output import note, result, tell_all
+from sandboxrun.cli.signals import Forwarding
+from sandboxrun.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
+<<<<<<< HEAD
     from sandboxrun.cli.terminal import TerminalPump
     from sandboxrun.lifecycle.job import RunResult
     from sandboxrun.lifecycle.run import RunFailed, Runner
     from sandboxrun.plan.changes import Plan
+=======
+    from sandboxrun.lifecycle.run import RunFailed
+>>>>>>> 8c7fb67 (cli: apply, destroy and run read as one story each; what explains an option and what chooses sandboxes are with their commands)
     from sandboxrun.spec.project import DeclaredSandbox, Profile
 
 
@@ -54,11 +63,14 @@ def run(
     profile, COMMAND runs in the default base, on a copy of the current directory.
     """
     from sandboxrun.backend.docker.client import import_ahead
-    from sandboxrun.cli.choosing import one_off_profile, run_choice
+    from sandboxrun.cli.changing import Telling, run_of
+    from sandboxrun.cli.terminal import TerminalPump
+    from sandboxrun.report.evidence import evidence_plain, evidence_text
 
     import_ahead()
     profile = one_off_profile(given, base, command, own)
     chosen = run_choice(profile, given.names, command, interactive)
+<<<<<<< HEAD
     how = {"command": command, "timeout": timeout}
     return _carry_out(profile, chosen, given, interactive, raw, verifying, **how)
 
@@ -79,33 +91,44 @@ def _carry_out(
     from sandboxrun.lifecycle.apply import ApplySettings
     from sandboxrun.lifecycle.job import code_of
     from sandboxrun.lifecycle.run import Runner, RunOptions
+=======
+    from sandboxrun.lifecycle.run import RunFailed, Runner, RunOptions, code_of
+>>>>>>> 8c7fb67 (cli: apply, destroy and run read as one story each; what explains an option and what chooses sandboxes are with their commands)
     from sandboxrun.plan.planner import with_dependencies
+    from sandboxrun.plan.text import warnings
 
     every = [s.address for s in with_dependencies(profile, chosen)]
     lines = Lines(every, raw=raw or interactive, aside=given.as_json, sensitive=profile.sensitive)
+    error: RunFailed | None = None
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(
-            open_engine(given.host, max(given.parallelism, 4 * len(every) + 2, 16 * verifying))
-        )
+        connections = max(given.parallelism, 4 * len(every) + 2, 16 * verifying)
+        engine = stack.enter_context(project.open_engine(given.host, connections))
         telling = stack.enter_context(Telling(given._replace(quiet=not given.verbose)))
         forwarding = Forwarding(telling.listener)
-        settings = ApplySettings(
-            parallelism=given.parallelism,
-            lock_wait=given.lock_timeout,
-            listener=forwarding.listener,
-            on_wait=telling.waiting,
-            environment=os.environ,
-        )
-        pump = stack.enter_context(_terminal()) if interactive else None
         telling.on_verifying = forwarding.begin
-        proof = stack.enter_context(telling.proving(engine, profile, settings, wanted=verifying, aside=given))
-        options = RunOptions(output=lines, pump=pump, proof=proof, warned=_warned(given), **how)
-        runner = Runner(engine, profile, open_store(profile, given), settings, options)
+        settings = project.settings(given, forwarding.listener, telling.waiting)
+        options = RunOptions(
+            command=command,
+            timeout=timeout,
+            output=lines,
+            pump=stack.enter_context(TerminalPump()) if interactive else None,
+            proof=stack.enter_context(telling.proving(engine, profile, settings, wanted=verifying, aside=given)),
+            warned=lambda plan: tell_all(() if given.quiet else warnings(plan)),
+        )
+        runner = Runner(engine, profile, project.open_store(profile, given), settings, options)
         with forwarding.to(runner.signal):
-            results, error = _run(runner, chosen, based=_is_of_base(profile))
+            try:
+                results = runner.run(chosen)
+            except RunFailed as failed:
+                results, error = failed.results, _of_base_image(failed, profile)
     lines.finish()
     if results or error is None:
-        _report(results, profile, given)
+        runs = [run_of(one, profile) for one in results]
+        if given.as_json:
+            result({"runs": [evidence_plain(run) for run in runs]})
+        else:
+            sys.stdout.flush()
+            note(evidence_text(runs, sensitive=profile.sensitive, relative_to=Path.cwd()), quiet=given.quiet)
     if error is not None:
         error.exit_code = forwarding.exit_code(error.exit_code)
         raise error
@@ -113,58 +136,78 @@ def _carry_out(
     return forwarding.exit_code(code_of(results))
 
 
-def _run(
-    runner: Runner, chosen: tuple[DeclaredSandbox, ...], *, based: bool
-) -> tuple[tuple[RunResult, ...], RunFailed | None]:
-    """The run, and what failed beside it; where there is no profile (`based`), an image that can't be had is to be
-    named on the command line."""
-
-    from sandboxrun.lifecycle.run import RunFailed
-
-    try:
-        return runner.run(chosen), None
-    except RunFailed as error:
-        told = [
-            structs.replace(d, help=BASE_IMAGE) if based and d.message.startswith("pulling image ") else d
-            for d in error.diagnostics
-        ]
-        return error.results, RunFailed(error.results, *told, code=error.exit_code)
-
-
-def _is_of_base(profile: Profile) -> bool:
-    """Whether it stands in no file of the user's: a built-in base, made into a project."""
-    return all(file.name.startswith("shipped:") for file in profile.files)
-
-
 BASE_IMAGE = "name an image that is on the engine or that it can pull with --image IMAGE, or `docker login`"
 
 
-def _warned(given: opt.Given) -> Callable[[Plan], None]:
-    def warned(made: Plan) -> None:
-        from sandboxrun.cli.output import tell_all
-        from sandboxrun.plan.text import warnings
-
-        tell_all(() if given.quiet else warnings(made))
-
-    return warned
-
-
-def _terminal() -> TerminalPump:
-    from sandboxrun.cli.terminal import TerminalPump
-
-    return TerminalPump()
+def _of_base_image(error: RunFailed, profile: Profile) -> RunFailed:
+    """The error; where a built-in base was run, an image that can't be had is to be named on the command line."""
+    if any(not file.name.startswith("shipped:") for file in profile.files):
+        return error
+    told = [
+        structs.replace(d, help=BASE_IMAGE) if d.message.startswith("pulling image ") else d for d in error.diagnostics
+    ]
+    return type(error)(error.results, *told, code=error.exit_code)
 
 
-def _report(results: tuple[RunResult, ...], profile: Profile, given: opt.Given) -> None:
-    from pathlib import Path
+# -- what to run: the profile's sandboxes, or a built-in base made into a project of its own
 
-    from sandboxrun.cli.changing import run_of
-    from sandboxrun.cli.output import note, result
-    from sandboxrun.report.evidence import evidence_plain, evidence_text
 
-    runs = [run_of(one, profile) for one in results]
-    if given.as_json:
-        result({"runs": [evidence_plain(run) for run in runs]})
-        return
-    sys.stdout.flush()
-    note(evidence_text(runs, sensitive=profile.sensitive, relative_to=Path.cwd()), quiet=given.quiet)
+def one_off_profile(
+    given: opt.Given, base: str | None, command: tuple[str, ...] | None, own: Mapping[str, Any]
+) -> Profile:
+    """The profile to run: the one there is, or for a COMMAND without one a built-in base with `own` options.
+
+    Raises UsageError.
+    """
+    files = given.files or project.default_files()
+    if base is None and (files or command is None):
+        if any(own.values()):
+            raise UsageError(
+                "--image, --user and --no-workspace are for a run in a base, not for a profile's sandboxes",
+                help="change the profile, or pass --base default",
+            )
+        return project.load_profile(given)
+    if given.files:
+        raise UsageError("--base and --file exclude each other")
+    if command is None:
+        raise UsageError("--base needs a command", help="sandboxrun run --base default -- COMMAND")
+    return _of_base(base or "default", given, own)
+
+
+def _of_base(base: str, given: opt.Given, own: Mapping[str, Any]) -> Profile:
+    """A project named by the current directory, with one sandbox called after its base."""
+    from sandboxrun.cli.commands.init import project_name
+    from sandboxrun.profile.files import bases
+    from sandboxrun.profile.loader import load_data
+
+    if base not in bases():
+        known = ", ".join(bases())
+        raise UsageError(f'there is no base "{base}"', help=did_you_mean(base, bases()) or f"there are: {known}")
+    sandbox: dict[str, Any] = {"extends": base}
+    sandbox |= {key: own[key] for key in ("image", "user") if own[key] is not None}
+    if own["no_workspace"]:
+        sandbox |= {"workspace": None}
+    here = Path.cwd()
+    data = {"name": project_name(here), "sandboxes": {base: sandbox}}
+    return project.announced(load_data(data, directory=here, inputs=project.inputs_of(given)))
+
+
+def run_choice(
+    profile: Profile, names: tuple[str, ...], command: tuple[str, ...] | None, interactive: bool
+) -> tuple[DeclaredSandbox, ...]:
+    """The sandboxes to run. Raises UsageError for names there are not, and for choices that make no sense."""
+    from sandboxrun.plan.planner import select
+
+    chosen = select(profile, names)
+    if not chosen:
+        raise UsageError("the profile declares no sandbox that could run", help="look at its when: and for_each:")
+    if command is not None and not command:
+        raise UsageError("there is no command after --")
+    listed = ", ".join(sandbox.address for sandbox in chosen)
+    if command is not None and not names and len(chosen) > 1:
+        raise UsageError(f"which sandbox is to run the command? The profile has {listed}", help="name it before --")
+    if interactive and len(chosen) > 1:
+        raise UsageError(f"--interactive is for one sandbox, not for {listed}", help="name one")
+    if interactive and not sys.stdin.isatty():
+        raise UsageError("--interactive needs a terminal as standard input", help="leave it out in a pipeline")
+    return chosen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +55,6 @@ def verify(given: opt.Given, running: bool) -> int:
 
 def _probed(profile: Profile, given: opt.Given) -> tuple[Finding, ...]:
     from sandboxrun.cli.signals import Forwarding
-    from sandboxrun.lifecycle.apply import ApplySettings
     from sandboxrun.lifecycle.probing import Interrupted
     from sandboxrun.lifecycle.verify import Verification
     from sandboxrun.plan.planner import select
@@ -67,13 +65,7 @@ def _probed(profile: Profile, given: opt.Given) -> tuple[Finding, ...]:
     chosen = select(profile, given.names)
     with project.open_engine(given.host, max(given.parallelism, _CONNECTIONS)) as engine:
         forwarding = Forwarding(lambda event: None)
-        settings = ApplySettings(
-            parallelism=given.parallelism,
-            lock_wait=given.lock_timeout,
-            listener=forwarding.listener,
-            on_wait=tell,
-            environment=os.environ,
-        )
+        settings = project.settings(given, forwarding.listener, tell)
         verification = Verification(engine, profile, settings, tell=tell)
         try:
             with forwarding.to(verification.signal):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sandboxrun.cli import explaining
+from sandboxrun.cli.commands import explain as explaining
 from sandboxrun.errors import Problems
 from sandboxrun.profile.schema import schema_text
 from sandboxrun.source import node_of
@@ -302,15 +302,15 @@ def test_every_option_can_be_explained(say: Say, here: Path, option: str) -> Non
     assert said.code == 0 and said.out.startswith(f"{option}\n  ")
     told = json.loads(say("explain", option, "--json").out)
     assert told["option"] == option and told["schema"]["description"] == told["description"]
-    for row in explaining.explain(option).keys:
+    for row in explaining.explained(option).keys:
         inner = say("explain", f"{option}.{row.key}")
         assert inner.code == 0 and inner.out.startswith(f"{option}.{row.key}\n  {row.description}\n")
 
 
 @pytest.mark.parametrize("option", [row.key for row in ROWS if row.settable])
 def test_the_example_of_every_option_is_what_a_profile_takes(option: str) -> None:
-    explained = explaining.explain(option)
-    for one in [explained, *(explaining.explain(f"{option}.{row.key}") for row in explained.keys)]:
+    explained = explaining.explained(option)
+    for one in [explained, *(explaining.explained(f"{option}.{row.key}") for row in explained.keys)]:
         text = explaining.example_text(one.example)
         problems = Problems()
         # the example of one key may lack others that must be given
