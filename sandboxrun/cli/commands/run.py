@@ -19,14 +19,7 @@ from sandboxrun.cli.signals import Forwarding
 from sandboxrun.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-<<<<<<< HEAD
-    from sandboxrun.cli.terminal import TerminalPump
-    from sandboxrun.lifecycle.job import RunResult
-    from sandboxrun.lifecycle.run import RunFailed, Runner
-    from sandboxrun.plan.changes import Plan
-=======
     from sandboxrun.lifecycle.run import RunFailed
->>>>>>> 8c7fb67 (cli: apply, destroy and run read as one story each; what explains an option and what chooses sandboxes are with their commands)
     from sandboxrun.spec.project import DeclaredSandbox, Profile
 
 
@@ -70,30 +63,8 @@ def run(
     import_ahead()
     profile = one_off_profile(given, base, command, own)
     chosen = run_choice(profile, given.names, command, interactive)
-<<<<<<< HEAD
-    how = {"command": command, "timeout": timeout}
-    return _carry_out(profile, chosen, given, interactive, raw, verifying, **how)
-
-
-def _carry_out(
-    profile: Profile,
-    chosen: tuple[DeclaredSandbox, ...],
-    given: opt.Given,
-    interactive: bool,
-    raw: bool,
-    verifying: bool,
-    **how: Any,
-) -> int:
-    from sandboxrun.cli.changing import Telling
-    from sandboxrun.cli.lines import Lines
-    from sandboxrun.cli.project import open_engine, open_store
-    from sandboxrun.cli.signals import Forwarding
-    from sandboxrun.lifecycle.apply import ApplySettings
     from sandboxrun.lifecycle.job import code_of
-    from sandboxrun.lifecycle.run import Runner, RunOptions
-=======
-    from sandboxrun.lifecycle.run import RunFailed, Runner, RunOptions, code_of
->>>>>>> 8c7fb67 (cli: apply, destroy and run read as one story each; what explains an option and what chooses sandboxes are with their commands)
+    from sandboxrun.lifecycle.run import RunFailed, Runner, RunOptions
     from sandboxrun.plan.planner import with_dependencies
     from sandboxrun.plan.text import warnings
 
