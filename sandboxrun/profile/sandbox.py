@@ -16,18 +16,15 @@ from msgspec import structs
 
 from sandboxrun.data import Data
 from sandboxrun.errors import SHORTEST, Problems, did_you_mean
-from sandboxrun.profile.document import Document
 from sandboxrun.profile.files import Places, is_missing, read_regular, read_source, reason
 from sandboxrun.profile.layers import OUTSIDE, Each, Layer, inside, merge_option
 from sandboxrun.profile.templates import Renderer, Scope, is_template
 from sandboxrun.profile.yaml import is_text
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, walk
+from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, walk
 from sandboxrun.spec.items import identity, item_span, item_spans, name_of
 from sandboxrun.spec.names import address, container_name
-from sandboxrun.spec.option import Row, values_of
+from sandboxrun.spec.option import values_of
 from sandboxrun.spec.project import DeclaredSandbox, Provenance
-from sandboxrun.spec.records import Mount, Workspace
-from sandboxrun.spec.seccomp import NAMES
 from sandboxrun.spec.seccomp import NAMES as SECCOMP_NAMES
 from sandboxrun.spec.spec import BY_KEY, NOT_OFFERED, ROWS, SandboxSpec, parse_spec
 from sandboxrun.spec.types import INVALID, describe, freeze
@@ -37,6 +34,7 @@ from sandboxrun.spec.types import INVALID, describe, freeze
 _LINE = re.compile(r"\s*(?:export\s+)?(?P<name>[^\s=#]+)\s*=[ \t]*(?P<value>.*)$")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "$"}
+_QUOTED = {"'": re.compile(r"'([^']*)'(.*)"), '"': re.compile(r'"((?:[^"\\]|\\.)*)"(.*)')}
 _VARIABLE = re.compile(r"(?<!\\)\$(?:\{|[A-Za-z_])")
 MOST_LINES = 10_000
 
@@ -53,8 +51,25 @@ def parse_dotenv(file: SourceFile, problems: Problems) -> list[Pair]:
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        if (pair := _pair(file, number, line, problems)) is not None:
-            pairs[str(pair[0].value)] = pair
+        match = _LINE.match(line)
+        if match is None:
+            column = len(line) - len(line.lstrip()) + 1
+            span = Span(file=file, line=number, column=column, length=len(line.strip()))
+            problems.add("a line that is not NAME=value", span, "write NAME=value, or begin a comment with #")
+            continue
+        name, rest = match["name"], match["value"]
+        at = Span(file=file, line=number, column=match.start("name") + 1, length=len(name))
+        span = Span(file=file, line=number, column=match.start("value") + 1, length=max(1, len(rest.rstrip())))
+        if not _NAME.fullmatch(name):
+            problems.add(f'"{name}" is not a valid variable name', at, "use letters, digits and _")
+            continue
+        try:
+            value = _value(rest)
+        except ValueError as error:
+            message, help = error.args
+            problems.add(message, span, help)
+            continue
+        pairs[name] = (Scalar(value=name, text=name, span=at), Scalar(value=value, text=value, span=span))
     return list(pairs.values())
 
 
@@ -64,65 +79,23 @@ def looks_like_dotenv(text: str) -> bool:
     return re.match(r"\s*(?:export\s+)?[A-Za-z_][\w.-]*\s*=", first) is not None
 
 
-def _pair(file: SourceFile, number: int, line: str, problems: Problems) -> Pair | None:
-    match = _LINE.match(line)
-    if match is None:
-        column = len(line) - len(line.lstrip()) + 1
-        span = Span(file=file, line=number, column=column, length=len(line.strip()))
-        problems.add("a line that is not NAME=value", span, "write NAME=value, or begin a comment with #")
-        return None
-    name = match["name"]
-    at = Span(file=file, line=number, column=match.start("name") + 1, length=len(name))
-    if not _NAME.fullmatch(name):
-        problems.add(f'"{name}" is not a valid variable name', at, "use letters, digits and _")
-        return None
-    rest = match["value"]
-    span = Span(file=file, line=number, column=match.start("value") + 1, length=max(1, len(rest.rstrip())))
-    try:
-        value = _value(rest)
-    except ValueError as error:
-        problems.add(str(error), span, _HELP.get(str(error)))
-        return None
-    return Scalar(value=name, text=name, span=at), Scalar(value=value, text=value, span=span)
-
-
-_UNCLOSED = "the quoted value is not closed"
-_INTERPOLATED = "a value can't be filled in from another variable"
-_HELP = {
-    _UNCLOSED: "add the closing quote on the same line; for a line break write \\n in double quotes",
-    _INTERPOLATED: "write it out, or put it in single quotes if the $ is meant",
-}
-
-
 def _value(rest: str) -> str:
-    """The value of what follows `=`. Raises ValueError with a clause."""
+    """The value of what follows `=`. Raises ValueError with a clause and a help."""
     quote = rest[:1]
-    if quote == "'":
-        end = rest.find("'", 1)
-        return _closed(rest, end, rest[1:end])
-    if quote == '"':
-        match = re.compile(r'"((?:[^"\\]|\\.)*)"').match(rest)
-        inner = match[1] if match else ""
-        value = _closed(rest, match.end() - 1 if match else -1, inner)
-        _no_variable(value)
-        return re.sub(r"\\(.)", lambda m: _ESCAPES.get(m[1], m[0]), value)
-    value = re.split(r"(?:^|\s)#", rest, maxsplit=1)[0].rstrip()
-    _no_variable(value)
-    return value
-
-
-def _closed(rest: str, end: int, inner: str) -> str:
-    after = rest[end + 1 :].strip()
-    if end < 0:
-        raise ValueError(_UNCLOSED)
-    if after and not after.startswith("#"):
-        raise ValueError("there is text after the closing quote")
-    return inner
-
-
-def _no_variable(text: str) -> None:
-    if _VARIABLE.search(text):
-        raise ValueError(_INTERPOLATED)
+    if quote in _QUOTED:
+        match = _QUOTED[quote].match(rest)
+        if match is None:
+            help = "add the closing quote on the same line; for a line break write \\n in double quotes"
+            raise ValueError("the quoted value is not closed", help)
+        value, after = match[1], match[2].strip()
+        if after and not after.startswith("#"):
+            raise ValueError("there is text after the closing quote", None)
+    else:
+        value = re.split(r"(?:^|\s)#", rest, maxsplit=1)[0].rstrip()
+    if quote != "'" and _VARIABLE.search(value):
+        help = "write it out, or put it in single quotes if the $ is meant"
+        raise ValueError("a value can't be filled in from another variable", help)
+    return re.sub(r"\\(.)", lambda m: _ESCAPES.get(m[1], m[0]), value) if quote == '"' else value
 
 
 # -- `env_file` and bare names in `environment:`: values that come from outside the profile
@@ -141,26 +114,21 @@ class EnvFiles:
         """The variables of a rendered `env_file`: a path, a list of them, or mappings of path and required."""
         found: dict[str, Pair] = {}
         for item in node.items if isinstance(node, ListNode) else (node,):
-            for pair in self._item(item):
-                found[str(pair[0].value)] = pair
+            path: Node | None = item
+            required = True
+            if isinstance(item, MapNode):
+                for key, _ in item.entries:
+                    if key.value not in ("path", "required"):
+                        help = did_you_mean(str(key.value), ("path", "required")) or "it has path and required"
+                        self.problems.add(f'unknown key "{key.value}" in env_file', key.span, help)
+                path, flag = item.get("path"), item.get("required")
+                required = not (isinstance(flag, Scalar) and flag.value is False)
+            if isinstance(path, Scalar) and isinstance(path.value, str):
+                found |= {str(pair[0].value): pair for pair in self._file(path.value, path.span, required)}
+            else:
+                message = f"expected a path, found {describe(path or item)}"
+                self.problems.add(message, item.span, "write env_file: [agent.env]")
         return list(found.values())
-
-    def _item(self, item: Node) -> list[Pair]:
-        required = True
-        path: Node | None = item
-        if isinstance(item, MapNode):
-            for key, _ in item.entries:
-                if key.value not in ("path", "required"):
-                    help = did_you_mean(str(key.value), ("path", "required")) or "it has path and required"
-                    self.problems.add(f'unknown key "{key.value}" in env_file', key.span, help)
-            path, flag = item.get("path"), item.get("required")
-            required = not (isinstance(flag, Scalar) and flag.value is False)
-        if not isinstance(path, Scalar) or not isinstance(path.value, str):
-            self.problems.add(
-                f"expected a path, found {describe(path or item)}", item.span, "write env_file: [agent.env]"
-            )
-            return []
-        return self._file(path.value, path.span, required)
 
     def _file(self, text: str, span: Span | None, required: bool) -> list[Pair]:
         path = inside(self._root, self.places.directory(span), text)
@@ -171,76 +139,39 @@ class EnvFiles:
             if not required and is_missing(path):
                 self.files[path] = None
                 return []
-            file = self.files[path] = read_source(path, self._name(text, span), self.problems, asked_at=span)
+            # shown from the current directory, as the names of profiles are
+            own = span is not None and span.file.name in self.places.directories
+            directory = os.path.dirname(span.file.name) if span and own else os.path.relpath(self.places.root)
+            name = os.path.normpath(os.path.join(directory, text))
+            file = self.files[path] = read_source(path, name, self.problems, asked_at=span)
             self._read[path] = parse_dotenv(file, self.problems) if file is not None else []
         return self._read[path]
 
-    def _name(self, text: str, span: Span | None) -> str:
-        """The file's name as it is shown: from the current directory, as those of profiles are."""
-        own = span is not None and span.file.name in self.places.directories
-        directory = os.path.dirname(span.file.name) if span is not None and own else os.path.relpath(self.places.root)
-        return os.path.normpath(os.path.join(directory, text))
 
-
-def pass_through(
-    spec: SandboxSpec, environment: Mapping[str, str], secrets: set[str], places: Mapping[str, Span], problems: Problems
-) -> SandboxSpec:
-    """The spec with bare names given the caller's values, which are noted as secrets: they may well be."""
-    if None not in spec.environment.values():
-        return spec
-    filled = {}
-    for name, value in spec.environment.items():
-        taken = environment.get(name) if value is None else value
-        if taken is None:
-            continue
-        if not is_text(taken):
-            problems.add(f"the caller's {name} is not UTF-8", places.get(name), "give it by a secret with file:")
-            continue
-        if value is None and len(taken) >= SHORTEST:
-            secrets.add(taken)
-        filled[name] = taken
-    return structs.replace(spec, environment=freeze(filled))
-
-
-# -- A seccomp profile from its file: read with bounds, and written as the one line that the engine takes
+# -- A seccomp profile, written as the one line that the engine takes
 
 LARGEST_SECCOMP = 256 * 1024  # bytes; the engine's own profile is a tenth of that
 
 
-def read_seccomp(path: Path, name: str, span: Span | None, problems: Problems) -> str:
-    """The file's JSON without white space; "{}" after a fault, which is noted."""
+def seccomp_text(content: str | bytes, what: str, span: Span | None, problems: Problems) -> str:
+    """A profile's JSON without white space; "{}" after a fault, which is noted. `what` names it in messages."""
+
+    def no_number(name: str) -> Any:
+        raise ValueError(f"{name} is not a number of JSON")
+
     try:
-        content = read_regular(path, LARGEST_SECCOMP)
-    except OSError as error:
-        help = did_you_mean(name, NAMES) or f"check the path; without a file there are {', '.join(NAMES)}"
-        problems.add(f'the seccomp profile "{name}" can\'t be read: {reason(error)}', span, help)
-        return "{}"
-    return _checked(content, f'the seccomp profile "{name}"', span, problems)
-
-
-def checked_seccomp(text: str, span: Span | None, problems: Problems) -> str:
-    """A profile that is written in place, without white space; "{}" after a fault, which is noted."""
-    return _checked(text, "the seccomp profile", span, problems)
-
-
-def _checked(content: str | bytes, what: str, span: Span | None, problems: Problems) -> str:
-    try:
-        parsed = json.loads(content, parse_constant=_no_number)
+        parsed = json.loads(content, parse_constant=no_number)
         text = json.dumps(parsed, separators=(",", ":"), ensure_ascii=False)
     except (ValueError, RecursionError) as error:
         problems.add(f"{what} is not JSON: {error}", span)
         return "{}"
     if not isinstance(parsed, dict) or not isinstance(parsed.get("defaultAction"), str):
         problems.add(f"{what} has no defaultAction", span, "see the OCI runtime specification")
-        return "{}"
-    if not is_text(text):
+    elif not is_text(text):
         problems.add(f"{what} holds half of a surrogate pair, which is not a character", span)
-        return "{}"
-    return text
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is not a number of JSON")
+    else:
+        return text
+    return "{}"
 
 
 # -- One sandbox, from its layers to what is declared: render, merge, parse, settle
@@ -305,12 +236,13 @@ class Maker:
     def make(self, composed: Composed, each: Each, scope: Scope) -> Made | None:
         """The instance. With faults, what is left of it, so that paths and dependencies are checked in the same run."""
         node = self._options(composed, scope)
-        spec = parse_spec(node, self.problems) or parse_spec(_sound(node), Problems())
+        spec = parse_spec(node, self.problems)
+        if spec is None:  # what is right by itself
+            entries = ((k, v) for k, v in node.entries if BY_KEY[str(k.value)].type.parse(v, Problems()) is not INVALID)
+            spec = parse_spec(structs.replace(node, entries=tuple(entries)), Problems())
         if spec is None:
             return None
-        places = item_spans(BY_KEY["environment"].type, node.get("environment"))
-        spec = pass_through(spec, self.environment, self.renderer.secrets, places, self.problems)
-        spec = self._seccomp(spec, node)
+        spec = self._seccomp(self._passed_through(spec, node), node)
         spec, workspace = self._paths(spec, node)
         sandbox = DeclaredSandbox(
             address=address(composed.name, each.key),
@@ -337,17 +269,13 @@ class Maker:
             key = Scalar(value="environment", text="environment", span=from_files.span)
             given["environment"] = [(key, from_files), *given.get("environment", [])]
         for name, pairs in given.items():
-            merged = self._merged(BY_KEY[name], [value for _, value in pairs], scope)
+            row = BY_KEY[name]
+            wanted = pairs[-1:] if row.merge == "replace" else pairs
+            rendered = [new for _, value in wanted if (new := self.renderer.render(value, scope)) is not None]
+            merged = merge_option(row, rendered) if len(rendered) == len(wanted) else None
             if merged is not None:
                 entries.append((pairs[-1][0], merged))
-        return self._yielding(MapNode(entries=tuple(entries), span=composed.span))
-
-    def _merged(self, row: Row, values: list[Node], scope: Scope) -> Node | None:
-        wanted = values[-1:] if row.merge == "replace" else values
-        rendered = [self.renderer.render(value, scope) for value in wanted]
-        if any(value is None for value in rendered):
-            return None
-        return merge_option(row, [value for value in rendered if value is not None])
+        return _yielding(MapNode(entries=tuple(entries), span=composed.span))
 
     def _env_file(self, values: list[Node], scope: Scope) -> MapNode | None:
         pairs: dict[str, tuple[Scalar, Node]] = {}
@@ -356,27 +284,27 @@ class Maker:
             rendered = self.renderer.render(value, scope)
             if rendered is None:
                 continue
-            if isinstance(rendered, Scalar) and rendered.value is None:
+            if is_null(rendered):
                 pairs.clear()
-                continue
-            span = rendered.span
-            pairs.update({str(pair[0].value): pair for pair in self.env_files.entries(rendered)})
+            else:
+                span = rendered.span
+                pairs.update({str(pair[0].value): pair for pair in self.env_files.entries(rendered)})
         return MapNode(entries=tuple(pairs.values()), span=span) if pairs else None
 
-    def _yielding(self, node: MapNode) -> MapNode:
-        """/tmp, where it is a tmpfs by default only, gives way to a mount that is declared in its place."""
-        tmpfs = node.get("tmpfs")
-        taken = set(_targets(node))
-        if not taken:
-            return node
-        if tmpfs is None and "/tmp" in taken:
-            empty = ListNode(items=(), span=node.span)
-            return structs.replace(node, entries=(*node.entries, (Scalar(value="tmpfs", text="tmpfs"), empty)))
-        if not isinstance(tmpfs, MapNode):
-            return node
-        kept = tuple(e for e in tmpfs.entries if e[0].span is not None or e[0].value not in taken)
-        entries = tuple((k, structs.replace(tmpfs, entries=kept) if k.value == "tmpfs" else v) for k, v in node.entries)
-        return structs.replace(node, entries=entries)
+    def _passed_through(self, spec: SandboxSpec, node: MapNode) -> SandboxSpec:
+        """Bare names in the environment with the caller's values, which are noted as secrets: they may well be."""
+        spans = item_spans(BY_KEY["environment"].type, node.get("environment"))
+        filled = {}
+        for name, value in spec.environment.items():
+            taken = self.environment.get(name) if value is None else value
+            if taken is not None and not is_text(taken):
+                message = f"the caller's {name} is not UTF-8"
+                self.problems.add(message, spans.get(name), "give it by a secret with file:")
+            elif taken is not None:
+                filled[name] = taken
+                if value is None and len(taken) >= SHORTEST:
+                    self.renderer.secrets.add(taken)
+        return structs.replace(spec, environment=freeze(filled)) if filled != spec.environment else spec
 
     def _seccomp(self, spec: SandboxSpec, node: MapNode) -> SandboxSpec:
         """A seccomp profile named by its file, as its content: the engine knows no path of ours."""
@@ -385,70 +313,59 @@ class Maker:
             return spec
         span = item_span(BY_KEY["security_opt"].type, node.get("security_opt"), "seccomp")
         if given.lstrip().startswith("{"):
-            content = checked_seccomp(given, span, self.problems)
+            content = seccomp_text(given, "the seccomp profile", span, self.problems)
         else:
-            before = len(self.problems)
+            before, what = len(self.problems), f'the seccomp profile "{given}"'
             path = self.places.checked(given, span, "the seccomp profile", self.problems)
             if len(self.problems) > before:
                 return spec
             self.other_files.append(path)
-            content = read_seccomp(path, given, span, self.problems)
-        options = freeze({**spec.security_opt, "seccomp": content})
-        return structs.replace(spec, security_opt=options)
+            try:
+                content = seccomp_text(read_regular(path, LARGEST_SECCOMP), what, span, self.problems)
+            except OSError as error:
+                names = ", ".join(SECCOMP_NAMES)
+                help = did_you_mean(given, SECCOMP_NAMES) or f"check the path; without a file there are {names}"
+                self.problems.add(f"{what} can't be read: {reason(error)}", span, help)
+                return spec
+        return structs.replace(spec, security_opt=freeze({**spec.security_opt, "seccomp": content}))
 
     def _paths(self, spec: SandboxSpec, node: MapNode) -> tuple[SandboxSpec, Any]:
         """Host paths made absolute; a copied workspace's directory stands beside the spec, which stays movable."""
-        changed: dict[str, Any] = {}
-        spans = _mount_spans(node)
-        if any(mount.type == "bind" for mount in spec.volumes):
-            changed["volumes"] = tuple(self._bind(mount, spans) for mount in spec.volumes)
-        directory = None
-        if spec.workspace is not None:
-            span = _workspace_span(node)
-            directory = self.places.checked(spec.workspace.source, span, "the workspace", self.problems)
-            changed["workspace"] = self._workspace(spec.workspace, directory)
-        copied = directory if spec.workspace is not None and spec.workspace.access == "copy" else None
-        return (structs.replace(spec, **changed) if changed else spec), copied
-
-    def _bind(self, mount: Mount, spans: Mapping[str, Span | None]) -> Mount:
-        if mount.type != "bind" or mount.source is None:
-            return mount
-        span = spans.get(name_of(mount.target))
-        return structs.replace(mount, source=str(self.places.checked(mount.source, span, "the bind", self.problems)))
-
-    def _workspace(self, workspace: Workspace, directory: Any) -> Workspace:
-        source = self.places.relative(directory) if workspace.access == "copy" else str(directory)
-        return structs.replace(workspace, source=source)
+        listed, place = node.get("volumes"), node.get("workspace")
+        items = listed.items if isinstance(listed, ListNode) else ()
+        spans = {name_of(identity(BY_KEY["volumes"].type, item)): _source_span(item) for item in items}
+        volumes = []
+        for mount in spec.volumes:
+            if mount.type == "bind" and mount.source is not None:
+                path = self.places.checked(mount.source, spans.get(name_of(mount.target)), "the bind", self.problems)
+                mount = structs.replace(mount, source=str(path))
+            volumes.append(mount)
+        spec = structs.replace(spec, volumes=tuple(volumes))
+        if spec.workspace is None:
+            return spec, None
+        span = None if place is None else _source_span(place)
+        directory = self.places.checked(spec.workspace.source, span, "the workspace", self.problems)
+        copied = spec.workspace.access == "copy"
+        source = self.places.relative(directory) if copied else str(directory)
+        spec = structs.replace(spec, workspace=structs.replace(spec.workspace, source=source))
+        return spec, directory if copied else None
 
 
-def _sound(node: MapNode) -> MapNode:
-    """The options that are right by themselves."""
-    entries = tuple(
-        (key, value)
-        for key, value in node.entries
-        if BY_KEY[str(key.value)].type.parse(value, Problems()) is not INVALID
-    )
-    return structs.replace(node, entries=entries)
-
-
-def _targets(node: MapNode) -> Iterator[str]:
-    volumes, workspace = node.get("volumes"), node.get("workspace")
-    for item in volumes.items if isinstance(volumes, ListNode) else ():
-        yield str(identity(BY_KEY["volumes"].type, item))
+def _yielding(node: MapNode) -> MapNode:
+    """/tmp, where it is a tmpfs by default only, gives way to a mount that is declared in its place."""
+    tmpfs, volumes, workspace = node.get("tmpfs"), node.get("volumes"), node.get("workspace")
+    mounts = volumes.items if isinstance(volumes, ListNode) else ()
+    taken = {str(identity(BY_KEY["volumes"].type, item)) for item in mounts}
     if isinstance(workspace, MapNode) and isinstance(target := workspace.get("target"), Scalar):
-        yield str(target.value)
-
-
-def _mount_spans(node: MapNode) -> dict[str, Span | None]:
-    """Where the source of each mount is written, by its target."""
-    volumes = node.get("volumes")
-    items = volumes.items if isinstance(volumes, ListNode) else ()
-    return {name_of(identity(BY_KEY["volumes"].type, item)): _source_span(item) for item in items}
-
-
-def _workspace_span(node: MapNode) -> Span | None:
-    workspace = node.get("workspace")
-    return None if workspace is None else _source_span(workspace)
+        taken.add(str(target.value))
+    if tmpfs is None and "/tmp" in taken:
+        empty = ListNode(items=(), span=node.span)
+        return structs.replace(node, entries=(*node.entries, (Scalar(value="tmpfs", text="tmpfs"), empty)))
+    if not taken or not isinstance(tmpfs, MapNode):
+        return node
+    kept = tuple(e for e in tmpfs.entries if e[0].span is not None or e[0].value not in taken)
+    entries = tuple((k, structs.replace(tmpfs, entries=kept) if k.value == "tmpfs" else v) for k, v in node.entries)
+    return structs.replace(node, entries=entries)
 
 
 def _source_span(node: Node) -> Span | None:
@@ -458,7 +375,8 @@ def _source_span(node: Node) -> Span | None:
 
 
 def _origins(spec: SandboxSpec, node: MapNode, composed: Composed) -> Iterator[tuple[str, Provenance]]:
-    names = {layer.document.file.name: layer.document for layer in composed.layers if layer.document.file is not None}
+    documents = [layer.document for layer in composed.layers]
+    bases = {document.file.name: document.base for document in documents if document.file is not None}
     given = {str(key.value): (key, value) for key, value in node.entries}
     for row, value in zip(ROWS, values_of(spec), strict=True):
         if not row.settable or value is None:
@@ -466,7 +384,9 @@ def _origins(spec: SandboxSpec, node: MapNode, composed: Composed) -> Iterator[t
         if row.key in given:
             key, found = given[row.key]
             span = found.span or key.span
-            yield row.key, Provenance(span=span, via=_via(span, names), items=item_spans(row.type, found))
+            base = bases.get(span.file.name) if span is not None else None
+            via = f"base {base}" if base is not None else ""
+            yield row.key, Provenance(span=span, via=via, items=item_spans(row.type, found))
         elif value != row.default and row.key in _IMPLIED:
             yield row.key, Provenance(via=f"implied by {_IMPLIED[row.key]}")
         else:
@@ -480,8 +400,3 @@ _IMPLIED = {
     "egress": "network_mode",
     "network_mode": "egress",
 }
-
-
-def _via(span: Span | None, documents: Mapping[str, Document]) -> str:
-    document = documents.get(span.file.name) if span is not None else None
-    return f"base {document.base}" if document is not None and document.base else ""
