@@ -8,6 +8,7 @@ A mapping is taken in one place only, `for_each`, where it is data to iterate ov
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -66,30 +67,20 @@ class Renderer:
                 kept = tuple(item for item in items if item is not None)
                 return structs.replace(node, items=kept) if len(kept) == len(items) else None
             case MapNode():
-                return self._mapping(node, scope)
-
-    def _mapping(self, node: MapNode, scope: Scope) -> Node | None:
-        entries: list[tuple[Scalar, Node]] = []
-        same = whole = True
-        for key, value in node.entries:
-            whole = self.check_key(key) and whole
-            new = self.render(value, scope)
-            same = same and new is value
-            if new is None:
-                whole = False
-            else:
-                entries.append((key, new))
-        if not whole:
-            return None
-        return node if same else structs.replace(node, entries=tuple(entries))
-
-    def check_key(self, key: Scalar) -> bool:
-        """Note a key that looks like a template."""
-        if not is_template(key):
-            return True
-        help = "write the key out, only values are rendered; braces for another program can be in a list: - NAME=value"
-        self.problems.add("a key can't be a template", key.span, help)
-        return False
+                entries: list[tuple[Scalar, Node]] = []
+                whole = True
+                for key, value in node.entries:
+                    if is_template(key):
+                        whole = False
+                        help = "write the key out, only values are rendered"
+                        help += "; braces for another program can be in a list: - NAME=value"
+                        self.problems.add("a key can't be a template", key.span, help)
+                    if (new := self.render(value, scope)) is not None:
+                        entries.append((key, new))
+                if not whole or len(entries) < len(node.entries):
+                    return None
+                same = all(new is old for (_, new), (_, old) in zip(entries, node.entries, strict=True))
+                return node if same else structs.replace(node, entries=tuple(entries))
 
     def scalar(self, node: Scalar, scope: Scope, *, mapping: bool = False) -> Node | None:
         """The node that a template makes, at its own place; None after a fault."""
@@ -100,13 +91,10 @@ class Renderer:
             return None
         try:
             program = self._program(text)
-            if not self._names_known(program, node, scope):
-                return None
-            value = evaluate(program, scope.values, self.work)
-            if not _fits(value, mapping):
-                raise _unfit(value)
-            if not all(map(is_text, _texts(value))):
-                raise TemplateError("this template makes half of a surrogate pair, which is not a character")
+            unknown = [(name, line) for name, line in program.names if name not in scope.values]
+            if not unknown:
+                value = evaluate(program, scope.values, self.work)
+                self._check_value(value, mapping)
         except TemplateError as error:
             span = locate(node, error.line, error.word)
             self.problems.add(error.message, span, _joined(error.help, for_others(text, error.word)))
@@ -114,42 +102,57 @@ class Renderer:
         except RecursionError:
             self.problems.add("this template is nested too deeply", node.span)
             return None
+        for name, line in unknown:
+            help = "each exists in a sandbox with for_each, and not in for_each itself"
+            if name != "each":
+                help = did_you_mean(name, scope.values) or _declare(name, text)
+            whole = _joined(help, for_others(text, name))
+            self.problems.add(f'the variable "{name}" is not declared', locate(node, line, name), whole)
+        if unknown:
+            return None
         if any(name in scope.sensitive for name, _ in program.names):
-            self._keep_secret(value)
+            self.secrets.update(texts_of(value))
         return node_of(value, node.span)
 
     def _program(self, text: str) -> Program:
         from sandboxrun.profile.evaluate import read_template
 
-        program = self._programs.get(text)
-        if program is None:
+        if text not in self._programs:
             try:
-                program = read_template(text)
+                self._programs[text] = read_template(text)
             except TemplateError as error:
-                program = error
-            self._programs[text] = program
+                self._programs[text] = error
+        program = self._programs[text]
         if isinstance(program, TemplateError):
             raise program.with_traceback(None)
         return program
 
-    def _names_known(self, program: Program, node: Scalar, scope: Scope) -> bool:
-        known = True
-        for name, line in program.names:
-            if name in scope.values:
-                continue
-            known = False
-            if name == "each":
-                help = "each exists in a sandbox with for_each, and not in for_each itself"
-            else:
-                help = did_you_mean(name, scope.values) or _declare(name, str(node.value))
-            whole = _joined(help, for_others(str(node.value), name))
-            self.problems.add(f'the variable "{name}" is not declared', locate(node, line, name), whole)
-        return known
+    @staticmethod
+    def _check_value(value: Any, mapping: bool) -> None:
+        """Raises TemplateError for what can't be in a document."""
+        from sandboxrun.profile.functions import kind
 
-    def _keep_secret(self, value: Any) -> None:
-        for item in value if isinstance(value, list) else (value,):
-            if isinstance(item, str | int | float) and not isinstance(item, bool) and item != "":
-                self.secrets.add(str(item))
+        if isinstance(value, dict) and not mapping:
+            help = "write its keys out: a value never adds a key to a profile"
+            raise TemplateError("a template can't make a mapping", help=help)
+        for item in value if isinstance(value, list) else ():
+            if isinstance(item, list | dict):
+                help = "make it a list of plain values"
+                raise TemplateError(f"a template's list can't hold {kind(item)}", help=help)
+        if not is_text(json.dumps(value, ensure_ascii=False)):
+            raise TemplateError("this template makes half of a surrogate pair, which is not a character")
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """The texts in a value as they are written, those in its lists and mappings too; of a secret, what to mask."""
+    match value:
+        case None | bool() | "":
+            pass
+        case list() | dict():
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from texts_of(item)
+        case _:
+            yield str(value)
 
 
 _OPENS = re.compile(r"\{\{-?\s*(#|(range|if|with|block|define)\b)")  # what other languages end further on
@@ -224,37 +227,6 @@ def _declare(name: str, text: str) -> str:
     return f"declare it: variables: {{{name}: {{type: {'object' if path else 'string'}}}}}"
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """The texts in a value, those in its lists and mappings too."""
-    match value:
-        case str():
-            yield value
-        case list():
-            for item in value:
-                yield from _texts(item)
-        case dict():
-            for key, item in value.items():
-                yield key
-                yield from _texts(item)
-
-
-def _fits(value: Any, mapping: bool) -> bool:
-    if isinstance(value, dict):
-        return mapping
-    return not isinstance(value, list) or not any(isinstance(item, list | dict) for item in value)
-
-
-def _unfit(value: Any) -> TemplateError:
-    from sandboxrun.profile.functions import kind
-
-    if isinstance(value, dict):
-        return TemplateError(
-            "a template can't make a mapping", help="write its keys out: a value never adds a key to a profile"
-        )
-    inner = next(item for item in value if isinstance(item, list | dict))
-    return TemplateError(f"a template's list can't hold {kind(inner)}", help="make it a list of plain values")
-
-
 def locate(node: Scalar, line: int, word: str) -> Span | None:
     """The place of `word` on the `line`-th line of a scalar's text; the scalar's own where it can't be found.
 
@@ -270,22 +242,13 @@ def locate(node: Scalar, line: int, word: str) -> Span | None:
         start = span.column - 1 if number == span.line else 0
         if number != span.line and shown.strip() != wanted:
             continue
-        if found := _find(shown, start, word):
-            return Span(file=span.file, line=number, column=found[0] + 1, length=found[1])
+        mark = MARKS.search(shown, start)
+        if mark is None:
+            continue
+        named = re.compile(rf"(?:(?<![\w.])|\.\s*){re.escape(word)}(?!\w)").search(shown, mark.end()) if word else None
+        if named is not None:
+            return Span(file=span.file, line=number, column=named.end() - len(word) + 1, length=len(word))
+        close = shown.find(CLOSING[mark[0]], mark.end())
+        length = (close + 2 if close >= 0 else len(shown.rstrip())) - mark.start()
+        return Span(file=span.file, line=number, column=mark.start() + 1, length=length)
     return span
-
-
-def _find(shown: str, start: int, word: str) -> tuple[int, int] | None:
-    """Where the word stands inside a mark, or where the first mark does: offset and length."""
-    mark = MARKS.search(shown, start)
-    if mark is None:
-        return None
-    if word and (
-        found := re.compile(rf"(?<![\w.]){re.escape(word)}(?!\w)|\.\s*{re.escape(word)}(?!\w)").search(
-            shown, mark.end()
-        )
-    ):
-        skip = len(found[0]) - len(word)
-        return found.start() + skip, len(word)
-    close = shown.find(CLOSING[mark[0]], mark.end())
-    return mark.start(), (close + 2 if close >= 0 else len(shown.rstrip())) - mark.start()

@@ -17,7 +17,7 @@ from sandboxrun.data import Data
 from sandboxrun.errors import MASK, Problems, did_you_mean
 from sandboxrun.profile.files import read_source
 from sandboxrun.profile.sandbox import looks_like_dotenv, parse_dotenv
-from sandboxrun.profile.templates import for_others, is_template
+from sandboxrun.profile.templates import for_others, is_template, texts_of
 from sandboxrun.profile.yaml import is_text, parse_yaml, resolve
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, node_of, walk
 from sandboxrun.spec.types import describe, span_of
@@ -452,18 +452,7 @@ class Values(Data, unshown=("values",)):
     @property
     def secrets(self) -> frozenset[str]:
         """The texts of the sensitive values and of their parts."""
-        return frozenset(text for name in self.sensitive for text in _texts(self.values.get(name)))
-
-
-def _texts(value: Any) -> list[str]:
-    match value:
-        case None | bool() | "":
-            return []
-        case list():
-            return [text for item in value for text in _texts(item)]
-        case dict():
-            return [text for item in value.values() for text in _texts(item)]
-    return [str(value)]
+        return frozenset(text for name in self.sensitive for text in texts_of(self.values.get(name)))
 
 
 def resolve_values(
