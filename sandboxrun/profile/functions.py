@@ -5,8 +5,10 @@ Pure.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -93,20 +95,13 @@ def integer(value: int) -> int:
 # -- The tests and comparisons that a template may use: `is defined`, `==`, `in` and the like
 
 
-def _compare(check: Callable[[Any, Any], bool]) -> Function:
-    def test(work: Work, value: Any, other: Any) -> bool:
-        if isinstance(value, list | dict):
-            work.tree(value)
-        try:
-            return bool(check(value, other))
-        except TypeError:
-            raise TemplateError(f"{kind(value)} and {kind(other)} can't be compared") from None
-
-    return test
-
-
-def _is_in(work: Work, value: Any, container: Any) -> bool:
-    return contains(work, container, value)
+def _compared(check: Callable[[Any, Any], Any], work: Work, value: Any, other: Any) -> bool:
+    if isinstance(value, list | dict):
+        work.tree(value)
+    try:
+        return bool(check(value, other))
+    except TypeError:
+        raise TemplateError(f"{kind(value)} and {kind(other)} can't be compared") from None
 
 
 def contains(work: Work, container: Any, value: Any) -> bool:
@@ -124,32 +119,29 @@ def _divisible(work: Work, value: Any, by: Any) -> bool:
     return bool(value % by == 0)
 
 
-_EQUAL = _compare(lambda a, b: a == b)
-_DIFFERENT = _compare(lambda a, b: a != b)
-_LESS, _AT_MOST = _compare(lambda a, b: a < b), _compare(lambda a, b: a <= b)
-_MORE, _AT_LEAST = _compare(lambda a, b: a > b), _compare(lambda a, b: a >= b)
-COMPARISONS: Mapping[str, Function] = {
-    "eq": _EQUAL, "ne": _DIFFERENT, "lt": _LESS, "lteq": _AT_MOST, "gt": _MORE, "gteq": _AT_LEAST,
-}  # fmt: skip
+_COMPARED = {n: partial(_compared, getattr(operator, n)) for n in ("eq", "ne", "lt", "le", "gt", "ge")}
+COMPARISONS: Mapping[str, Function] = {  # by Jinja's names of operators
+    {"le": "lteq", "ge": "gteq"}.get(name, name): compared for name, compared in _COMPARED.items()
+}
 TESTS: Mapping[str, Function] = {
     "boolean": lambda work, value: isinstance(value, bool),
     "defined": lambda work, value: not isinstance(value, Missing),
     "divisibleby": _divisible,
-    "eq": _EQUAL,
-    "equalto": _EQUAL,
+    "eq": _COMPARED["eq"],
+    "equalto": _COMPARED["eq"],
     "even": lambda work, value: need(value, "an integer", int) % 2 == 0,
     "false": lambda work, value: value is False,
     "float": lambda work, value: isinstance(value, float),
-    "ge": _AT_LEAST,
-    "gt": _MORE,
-    "in": _is_in,
+    "ge": _COMPARED["ge"],
+    "gt": _COMPARED["gt"],
+    "in": lambda work, value, container: contains(work, container, value),
     "integer": lambda work, value: isinstance(value, int) and not isinstance(value, bool),
     "iterable": lambda work, value: isinstance(value, list | dict | str),
-    "le": _AT_MOST,
+    "le": _COMPARED["le"],
     "lower": lambda work, value: as_text(value).islower(),
-    "lt": _LESS,
+    "lt": _COMPARED["lt"],
     "mapping": lambda work, value: isinstance(value, dict),
-    "ne": _DIFFERENT,
+    "ne": _COMPARED["ne"],
     "none": lambda work, value: value is None,
     "number": lambda work, value: isinstance(value, int | float),
     "odd": lambda work, value: need(value, "an integer", int) % 2 == 1,
@@ -178,22 +170,18 @@ class Missing:
 
 def kind(value: Any) -> str:
     """The value's type in a profile author's words."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case int():
-            return "an integer"
-        case float():
-            return "a number"
-        case str():
-            return "a text"
-        case list():
-            return "a list"
-        case dict():
-            return "a mapping"
-    return "a value"
+    return _KINDS.get(type(value), "a value")
+
+
+_KINDS = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "a mapping",
+}
 
 
 def text_of(value: Any, work: Work) -> str:
@@ -230,8 +218,7 @@ def as_text(value: Any) -> str:
 
 
 def _list(value: Any) -> list[Any]:
-    value = need(value, "a list", list, dict)
-    return list(value)
+    return list(need(value, "a list", list, dict))
 
 
 def sized(value: Any) -> Any:
@@ -264,39 +251,28 @@ def joined(work: Work, value: Any, separator: Any = "") -> str:
     return between.join(parts)
 
 
-def _int(work: Work, value: Any, default: Any = None, base: int = 10) -> int:
+def _converted(to: Callable[..., Any], what: str, work: Work, value: Any, default: Any = None, base: int = 10) -> Any:
+    """A number made by `to`, which is `int` or `float`."""
     try:
-        if isinstance(value, str):
-            if len(value) > 40:
-                raise ValueError(value)
-            return integer(int(value, base) if base != 10 else int(value))
-        return integer(int(need(value, "a number or a text", int, float, bool)))
-    except ValueError:
-        if default is None:
-            raise TemplateError(f'"{str(value)[:40]}" is not an integer', help="give a default: | int(0)") from None
-        return integer(need(default, "an integer", int))
-
-
-def _float(work: Work, value: Any, default: Any = None) -> float:
-    try:
-        number = float(value if isinstance(value, str) else need(value, "a number or a text", int, float, bool))
+        given = value if isinstance(value, str) else need(value, "a number or a text", int, float, bool)
+        if to is int and isinstance(value, str) and len(value) > 40:
+            raise ValueError(value)
+        number = to(given, base) if base != 10 and isinstance(value, str) else to(given)
         if number - number != 0:  # infinity and not-a-number are no profile's values
             raise ValueError(value)
-        return number
     except ValueError:
         if default is None:
-            raise TemplateError(f'"{str(value)[:40]}" is not a number', help="give a default: | float(0)") from None
-        return float(_number(default))
+            help = f"give a default: | {to.__name__}(0)"
+            raise TemplateError(f'"{str(value)[:40]}" is not {what}', help=help) from None
+        number = to(need(default, what, int) if to is int else _number(default))
+    return integer(number) if to is int else number
 
 
-def _at(index: int) -> Callable[..., Any]:
-    def pick(work: Work, value: Any) -> Any:
-        items = sized(value)
-        if not items:
-            raise TemplateError(f"{kind(items)} with nothing in it has no first or last")
-        return (list(items) if isinstance(items, dict) else items)[index]
-
-    return pick
+def _item(index: int, work: Work, value: Any) -> Any:
+    items = sized(value)
+    if not items:
+        raise TemplateError(f"{kind(items)} with nothing in it has no first or last")
+    return (list(items) if isinstance(items, dict) else items)[index]
 
 
 def _folded(value: Any) -> Any:
@@ -316,14 +292,11 @@ def _sort(work: Work, value: Any, reverse: bool = False, case_sensitive: bool = 
     return _ordered(work, value, (lambda item: item) if case_sensitive else _folded, reverse)
 
 
-def _extreme(last: bool) -> Callable[..., Any]:
-    def pick(work: Work, value: Any, case_sensitive: bool = False) -> Any:
-        ordered = _sort(work, value, case_sensitive=case_sensitive)
-        if not ordered:
-            raise TemplateError("an empty list has no least or greatest item")
-        return ordered[-1 if last else 0]
-
-    return pick
+def _extreme(index: int, work: Work, value: Any, case_sensitive: bool = False) -> Any:
+    ordered = _sort(work, value, case_sensitive=case_sensitive)
+    if not ordered:
+        raise TemplateError("an empty list has no least or greatest item")
+    return ordered[index]
 
 
 def _unique(work: Work, value: Any, case_sensitive: bool = False) -> list[Any]:
@@ -383,12 +356,8 @@ def _round(work: Work, value: Any, precision: Any = 0, method: Any = "common") -
     return float(round(_number(value), digits))
 
 
-def _simple(method: Callable[..., str]) -> Callable[..., str]:
-    def apply(work: Work, value: Any) -> str:
-        text = text_of(value, work)
-        return method(text)
-
-    return apply
+def _changed(method: Callable[..., str], work: Work, value: Any) -> str:
+    return method(text_of(value, work))
 
 
 def _trim(work: Work, value: Any, chars: Any = None) -> str:
@@ -398,22 +367,22 @@ def _trim(work: Work, value: Any, chars: Any = None) -> str:
 Function = Callable[..., Any]
 FILTERS: Mapping[str, Function] = {
     "abs": lambda work, value: abs(_number(value)),
-    "capitalize": _simple(str.capitalize),
+    "capitalize": partial(_changed, str.capitalize),
     "count": lambda work, value: len(sized(value)),
     "d": _default,
     "default": _default,
     "dictsort": lambda work, value: _ordered(work, pairs_of(work, value), lambda pair: _folded(pair[0])),
-    "first": _at(0),
-    "float": _float,
-    "int": _int,
+    "first": partial(_item, 0),
+    "float": partial(_converted, float, "a number"),
+    "int": partial(_converted, int, "an integer"),
     "items": pairs_of,
     "join": joined,
-    "last": _at(-1),
+    "last": partial(_item, -1),
     "length": lambda work, value: len(sized(value)),
     "list": listed,
-    "lower": _simple(str.lower),
-    "max": _extreme(True),
-    "min": _extreme(False),
+    "lower": partial(_changed, str.lower),
+    "max": partial(_extreme, -1),
+    "min": partial(_extreme, 0),
     "replace": replaced,
     "reverse": _reverse,
     "round": _round,
@@ -423,28 +392,24 @@ FILTERS: Mapping[str, Function] = {
     "tojson": _tojson,
     "trim": _trim,
     "unique": _unique,
-    "upper": _simple(str.upper),
+    "upper": partial(_changed, str.upper),
 }
 
 
 # -- The methods of texts and mappings that a template may call, and `range`
 
 
-def _split(right: bool) -> Function:
-    def split(work: Work, text: str, separator: Any = None, most: Any = -1) -> list[str]:
-        separator = None if separator is None else as_text(separator)
-        if separator == "":
-            raise TemplateError("nothing can't separate: give split a text")
-        limit = need(most, "an integer", int)
-        parts = text.rsplit(separator, limit) if right else text.split(separator, limit)
-        work.items(len(parts))
-        return parts
-
-    return split
+def _split(method: Callable[..., Any], work: Work, text: str, separator: Any = None, most: Any = -1) -> list[str]:
+    separator = None if separator is None else as_text(separator)
+    if separator == "":
+        raise TemplateError("nothing can't separate: give split a text")
+    parts: list[str] = method(text, separator, need(most, "an integer", int))
+    work.items(len(parts))
+    return parts
 
 
-def _strip(method: Callable[..., str]) -> Function:
-    return lambda work, text, chars=None: method(text, None if chars is None else as_text(chars))
+def _strip(method: Callable[..., str], work: Work, text: str, chars: Any = None) -> str:
+    return method(text, None if chars is None else as_text(chars))
 
 
 def _lines(work: Work, text: str) -> list[str]:
@@ -459,16 +424,16 @@ TEXT_METHODS: Mapping[str, Function] = {
     "isdigit": lambda work, text: text.isdigit(),
     "join": lambda work, text, items: joined(work, items, text),
     "lower": lambda work, text: text.lower(),
-    "lstrip": _strip(str.lstrip),
+    "lstrip": partial(_strip, str.lstrip),
     "removeprefix": lambda work, text, part: text.removeprefix(as_text(part)),
     "removesuffix": lambda work, text, part: text.removesuffix(as_text(part)),
     "replace": replaced,
-    "rsplit": _split(True),
-    "rstrip": _strip(str.rstrip),
-    "split": _split(False),
+    "rsplit": partial(_split, str.rsplit),
+    "rstrip": partial(_strip, str.rstrip),
+    "split": partial(_split, str.split),
     "splitlines": _lines,
     "startswith": lambda work, text, part: text.startswith(as_text(part)),
-    "strip": _strip(str.strip),
+    "strip": partial(_strip, str.strip),
     "upper": lambda work, text: text.upper(),
 }
 MAP_METHODS: Mapping[str, Function] = {
