@@ -200,11 +200,6 @@ def _unknown(what: str, node: Any, known: Any) -> TemplateError:
     return TemplateError(f'unknown {what} "{node.name}"', line=node.lineno or 1, word=node.name, help=help)
 
 
-def test_of(name: str) -> Any:
-    """The test called `name`, or by its symbol."""
-    return TESTS[_SYMBOLS.get(name, name)]
-
-
 # -- Evaluating a template: a closed interpreter over Jinja's syntax tree
 
 
@@ -284,26 +279,18 @@ class _Run:
         match type(node).__name__:
             case "Output":
                 for part in node.nodes:
-                    self.emit(part, made)
+                    data = type(part).__name__ == "TemplateData"
+                    text = part.data if data else text_of(self.value(part), self.work)
+                    self.length += len(text)
+                    self.work.fits(self.length)
+                    made.append(text)
             case "If":
-                self.conditional(node, made)
+                holds = (branch.body for branch in (node, *node.elif_) if self.truth(branch.test))
+                self.statements(next(holds, node.else_), made)
             case "For":
                 self.loop(node, made)
             case "Assign":
-                self.assign(node.target, _present(self.value(node.node)))
-
-    def emit(self, part: Any, made: list[str]) -> None:
-        text = part.data if type(part).__name__ == "TemplateData" else text_of(self.value(part), self.work)
-        self.length += len(text)
-        self.work.fits(self.length)
-        made.append(text)
-
-    def conditional(self, node: Any, made: list[str]) -> None:
-        for branch in (node, *node.elif_):
-            if self.truth(branch.test):
-                self.statements(branch.body, made)
-                return
-        self.statements(node.else_, made)
+                self.assign(node.target, self.present(node.node))
 
     def assign(self, target: Any, value: Any) -> None:
         scope = self.scopes[-1]
@@ -317,17 +304,21 @@ class _Run:
             self.assign(inner, item)
 
     def loop(self, node: Any, made: list[str]) -> None:
-        value = _present(self.value(node.iter))
+        value = self.present(node.iter)
         if not isinstance(value, list | dict):
             raise TemplateError(f"{kind(value)} can't be looped over", help="loop over a list or a mapping")
         items = list(value)
         self.work.items(len(items))
         if node.test is not None:
             items = [item for item in items if self.inside(node, item, {}, lambda: self.truth(node.test))]
+        count = len(items)
         for index, item in enumerate(items):
             self.work.spend()
-            state = {"loop": _loop_state(index, items)}
-            self.inside(node, item, state, lambda: self.statements(node.body, made))
+            state = {"index": index + 1, "index0": index, "revindex": count - index, "revindex0": count - index - 1}
+            state |= {"first": index == 0, "last": index == count - 1, "length": count}
+            state |= {"previtem": items[index - 1]} if index > 0 else {}
+            state |= {"nextitem": items[index + 1]} if index < count - 1 else {}
+            self.inside(node, item, {"loop": state}, lambda: self.statements(node.body, made))
         if not items:
             self.statements(node.else_, made)
 
@@ -343,7 +334,7 @@ class _Run:
     # -- expressions -----------------------------------------------------------------------------------------
 
     def truth(self, node: Any) -> bool:
-        return bool(_present(self.value(node)))
+        return bool(self.present(node))
 
     def value(self, node: Any) -> Any:
         self.work.spend()
@@ -366,12 +357,9 @@ class _Run:
     def present(self, node: Any) -> Any:
         return _present(self.value(node))
 
-    def arguments(self, node: Any) -> tuple[list[Any], dict[str, Any]]:
-        args = [self.present(arg) for arg in node.args or ()]
-        return args, {pair.key: self.present(pair.value) for pair in node.kwargs or ()}
-
     def apply(self, what: str, function: Callable[..., Any], first: tuple[Any, ...], node: Any) -> Any:
-        args, kwargs = self.arguments(node)
+        args = [self.present(arg) for arg in node.args or ()]
+        kwargs = {pair.key: self.present(pair.value) for pair in node.kwargs or ()}
         try:
             return function(self.work, *first, *args, **kwargs)
         except TypeError:
@@ -490,25 +478,7 @@ class _Run:
         value = self.value(node.node)
         if isinstance(value, Missing) and node.name not in ("defined", "undefined"):
             raise value.error()
-        return self.apply(f'the test "{node.name}"', test_of(node.name), (value,), node)
-
-
-def _loop_state(index: int, items: list[Any]) -> dict[str, Any]:
-    count = len(items)
-    state = {
-        "index": index + 1,
-        "index0": index,
-        "revindex": count - index,
-        "revindex0": count - index - 1,
-        "first": index == 0,
-        "last": index == count - 1,
-        "length": count,
-    }
-    if index > 0:
-        state["previtem"] = items[index - 1]
-    if index < count - 1:
-        state["nextitem"] = items[index + 1]
-    return state
+        return self.apply(f'the test "{node.name}"', TESTS[_SYMBOLS.get(node.name, node.name)], (value,), node)
 
 
 def _at(error: TemplateError, node: Any) -> TemplateError:
