@@ -18,10 +18,9 @@ from msgspec import structs
 
 from sandboxrun.api.sandbox import Held
 from sandboxrun.api.settings import check_options
-from sandboxrun.backend.docker.codec import observe, observe_companion
 from sandboxrun.backend.docker.leftovers import collect
-from sandboxrun.backend.docker.observe import own_networks, own_volumes, take_snapshot
-from sandboxrun.backend.docker.owned import own_containers, own_sandboxes
+from sandboxrun.backend.docker.observe import take_snapshot
+from sandboxrun.backend.docker.owned import own_sandboxes
 from sandboxrun.backend.errors import NotFound
 from sandboxrun.backend.owner import this_process
 from sandboxrun.backend.session import Made, Session, Watched
@@ -30,9 +29,9 @@ from sandboxrun.errors import Diagnostic, PlanError, SandboxrunError, UsageError
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.lifecycle.apply import check_outside
 from sandboxrun.lifecycle.executor import execute
-from sandboxrun.lifecycle.job import shares
+from sandboxrun.lifecycle.job import Job, shares
 from sandboxrun.lifecycle.places import check_sources, may_write, surveyed
-from sandboxrun.lifecycle.watch import NOTICE, Watch, Watching
+from sandboxrun.lifecycle.watch import NOTICE
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.belongings import is_private, networks_of
 from sandboxrun.plan.changes import Plan
@@ -42,7 +41,7 @@ from sandboxrun.profile.variables import Inputs
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
-from sandboxrun.spec.state import Created, Ended, Image, ObservedSandbox, Offers, Running, Snapshot
+from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Offers, Running, Snapshot
 
 if TYPE_CHECKING:
     from sandboxrun.api.service import SandboxService
@@ -327,6 +326,7 @@ def _as_found(profile: Profile, snapshot: Snapshot) -> Profile:
 
 # -- The steps of a one-off's life, each carried out by the executor
 
+_GONE = Ended(exit_code=0, oom=False, started=None, finished=None)
 _FOREIGN = op.RemoveNetwork | op.DisconnectNetwork | op.RemoveVolume | op.StopSandbox | op.RemoveSandbox
 
 
@@ -346,26 +346,29 @@ class Lifecycle:
 
     def create(self, declared: Declared, stop: threading.Event) -> Held:
         """Everything up to the start, which is left out of the plan."""
-        sessions: list[Session] = []
+        service, settings = self._service, self._settings(declared.environment, stop)
+        held = Held(declared=declared, job=Job(service.engine, declared.profile, service.store, settings))
 
         def prepare(session: Session) -> None:
             session.extra_labels = {labels.ONE_OFF: "1", labels.OWNER: this_process().encode()}
-            sessions.append(session)
+            held.job.watch_from_start(session, held.how)
 
         with self._named(declared.sandbox), self._with_others(declared.profile) as check, ExitStack() as planning:
             planning.enter_context(self._planning)
             made, snapshot = self._create_plan(declared)
             if not any(isinstance(step, op.CreateNetwork) for step in made.operations):
                 planning.close()  # what is made now is this sandbox's alone
-            service, settings = self._service, self._settings(declared.environment, stop)
             outcome = converge.carry_out(
                 made, snapshot, service.engine, declared.profile, service.store, settings, check, prepare=prepare
             )
-        assert outcome.applied is not None
+        assert outcome.applied is not None and outcome.session is not None
         outcome.applied.check()
-        sessions[0].networks_made.clear()  # others may use them by now: they go with the last of them
-        sessions[0].volumes_made.clear()
-        return self._keep(declared, sessions[0])
+        outcome.session.networks_made.clear()  # others may use them by now: they go with the last of them
+        outcome.session.volumes_made.clear()
+        held.observed = self._now(held)
+        with self._table:
+            self._held[held.id] = held
+        return held
 
     @contextlib.contextmanager
     def _named(self, sandbox: DeclaredSandbox) -> Iterator[None]:
@@ -405,30 +408,20 @@ class Lifecycle:
                 )
         return structs.replace(made, operations=tuple(s for s in made.operations if not isinstance(s, op.StartSandbox)))
 
-    def _keep(self, declared: Declared, session: Session) -> Held:
-        container = session.made[declared.sandbox.address].id
-        answer = self._service.engine.inspect_container(container)
-        held = Held(declared=declared, session=session, observed=observe(answer, declared.profile.names, None))
-        with self._table:
-            self._held[container] = held
-        return held
-
     def start(self, held: Held, on_output: Callable[[int, bytes], None] | None) -> None:
         """Attach, start, watch; a start that fails takes the sandbox away."""
         with held.lock:
-            sandbox, session = held.declared.sandbox, held.session
-            if held.removed or held.watch is not None or not isinstance(self._now(held).state, Created):
+            sandbox = held.declared.sandbox
+            if held.removed or held.started or not isinstance(self._now(held).state, Created):
                 raise UsageError(f"{sandbox.address} cannot be started: it was started before", help="create another")
-            watch = held.watch = self._watch(held, on_output)
-            session.before_start = lambda _sandbox, _made: watch.before_start()
-            session.after_start = lambda _sandbox, _made: watch.begin()
+            held.started, held.on_output = True, on_output
             step = op.StartSandbox(
                 id=f"start {sandbox.address}", address=sandbox.address, cause="asked to", sandbox=sandbox
             )
-            applied = execute([step], session, parallelism=1)
+            applied = execute([step], held.session, parallelism=1)
             if not applied.failures and not applied.skipped:
                 return
-            watch.close()
+            held.job.close()
             self._undone(held)
         self._drop_networks(held)
         applied.check()
@@ -436,31 +429,13 @@ class Lifecycle:
     def _undone(self, held: Held) -> None:
         """After a start that failed: it was removed, unless that failed too."""
         try:
-            self._service.engine.inspect_container(held.observed.id)
+            self._service.engine.inspect_container(held.id)
         except NotFound:
-            self._gone(held, held.session.captured.get(held.observed.run))
+            self._gone(held, held.job.captured.get(held.observed.run))
             return
         except SandboxrunError:
             pass
         held.left = True
-
-    def _watch(self, held: Held, on_output: Callable[[int, bytes], None] | None) -> Watch:
-        sandbox, output = held.declared.sandbox, None
-        if on_output is not None or sandbox.spec.lifetime.idle is not None:
-
-            def output(_address: str, stream: int, data: bytes) -> None:
-                if on_output is not None:
-                    on_output(stream, data)
-
-        return Watch(
-            self._service.engine,
-            self._service.store,
-            address=sandbox.address,
-            container=held.observed.id,
-            run=held.observed.run,
-            spec=sandbox.spec,
-            how=Watching(output=output),
-        )
 
     # -- look ------------------------------------------------------------------------------------------------
 
@@ -472,10 +447,9 @@ class Lifecycle:
         with held.lock:
             if held.removed or not isinstance(self._now(held).state, Running):
                 raise UsageError(Diagnostic(message=f"{sandbox.address} does not run", help="start it first"))
-            inspect = engine.inspect_container(held.observed.id)
-            config = engine.image_config(held.observed.image_id)
-            observed = observe(inspect, profile.names, config)
-            now = Image(reference=sandbox.spec.image, config=config)
+            snapshot = engine.observe_these(profile, self._service.store, [held.id], compare=True)
+            (observed,) = snapshot.sandboxes
+            now = snapshot.images[sandbox.spec.image]
             return look_at(engine, profile, observed, sandbox.spec, now, {})
 
     # -- stop and remove -------------------------------------------------------------------------------------
@@ -491,7 +465,7 @@ class Lifecycle:
             if held.watch.wait(NOTICE):
                 return
         with contextlib.suppress(NotFound):  # tells, unlike the watch, why it could not be stopped
-            self._service.engine.stop_container(held.observed.id, timeout=grace)
+            self._service.engine.stop_container(held.id, timeout=grace)
 
     def remove(self, held: Held, *, force: bool) -> Captured | None:
         """Evidence, then removal; the project's networks go with the last sandbox that used them."""
@@ -504,50 +478,25 @@ class Lifecycle:
                     message = f"{held.declared.sandbox.address} still runs"
                     raise UsageError(Diagnostic(message=message, help="stop it first, or give force=True"))
                 self.stop(held, None)
-            session = self._end(held)
-            self._gone(held, session.captured.get(held.observed.run))
+            held.job.close()
+            held.observed = self._now(held)
+            gone = (held.observed,) if held.observed.state is _GONE else ()
+            held.job.collect((held.declared.sandbox,), own=True, whole=False, gone=gone)
+            self._gone(held, held.job.captured.get(held.observed.run))
         self._drop_networks(held)
         return held.evidence
-
-    def _end(self, held: Held) -> Session:
-        watched: dict[str, Watched] = {}
-        if held.watch is not None:
-            held.watch.close()
-            watched[held.observed.run] = held.watch.result
-        held.observed = observed = self._now(held)
-        profile, engine, store = held.declared.profile, self._service.engine, self._service.store
-        run = {labels.RUN: observed.run}
-        snapshot = Snapshot(
-            project=profile.project,
-            taken=engine.clock(),
-            offers=Offers(api_version=engine.api_version),
-            sandboxes=(observed,),
-            networks=own_networks(engine, profile.project, more=run),
-            volumes=own_volumes(engine, profile.project, more=run),
-            companions=tuple(
-                map(observe_companion, own_containers(engine, profile.project, more={**run, labels.ROLE: None}))
-            ),
-        )
-        made = make_collect_plan(profile, snapshot, [observed], networks=False)
-        settings = self._settings(held.declared.environment, threading.Event())
-        outcome = converge.carry_out(made, snapshot, engine, profile, store, settings, lambda: None, watched=watched)
-        assert outcome.applied is not None and outcome.session is not None
-        outcome.applied.check()
-        return outcome.session
 
     def _now(self, held: Held) -> ObservedSandbox:
         """The sandbox as it is now; one that somebody else removed counts as ended, its evidence as far as known."""
         try:
-            answer = self._service.engine.inspect_container(held.observed.id)
+            return self._service.engine.observe_one(held.declared.profile, held.id)
         except NotFound:
-            ended = Ended(exit_code=0, oom=False, started=None, finished=None)
-            return structs.replace(held.observed, state=ended)
-        return observe(answer, held.declared.profile.names, None)
+            return structs.replace(held.observed, state=_GONE)
 
     def _gone(self, held: Held, evidence: Captured | None) -> None:
         held.removed, held.evidence = True, evidence
         with self._table:
-            self._held.pop(held.observed.id, None)
+            self._held.pop(held.id, None)
 
     def _drop_networks(self, gone: Held) -> None:
         """With the last sandbox of this process that used one. What fails here the next start finds by its label."""
@@ -589,7 +538,10 @@ class Lifecycle:
         session = Session(engine=engine, profile=profile, snapshot=snapshot, store=service.store, plan_digest="")
         session.made[observed.address] = Made(id=observed.id, run=observed.run)
         declared = Declared(profile=profile, sandbox=sandbox, environment={})
-        return Held(declared=declared, session=session, observed=observed)
+        job = Job(engine, profile, service.store, self._settings({}, threading.Event()))
+        held = Held(declared=declared, job=job, observed=observed)
+        job.watch_from_start(session, held.how)
+        return held
 
     def collect(self) -> tuple[Captured, ...]:
         """What killed processes left, and what this one could not take away when it was to."""
@@ -612,8 +564,7 @@ class Lifecycle:
         with self._table:
             held, self._held = list(self._held.values()), {}
         for one in held:
-            if one.watch is not None:
-                one.watch.close()
+            one.job.close()
 
 
 def _taken(sandbox: DeclaredSandbox, project: str) -> UsageError:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from sandboxrun.backend.docker.streams import Exec, LogStream
     from sandboxrun.backend.session import Session
     from sandboxrun.evidence.store import Captured
-    from sandboxrun.lifecycle.watch import Watch
+    from sandboxrun.lifecycle.job import Job
+    from sandboxrun.lifecycle.watch import Watch, Watching
+    from sandboxrun.spec.project import DeclaredSandbox
 
 
 # -- Files into a sandbox and out of it
@@ -284,13 +286,41 @@ class Held(Struct, kw_only=True, eq=False):
     """What the service keeps of a sandbox between its steps. `lock` is held while one of them is under way."""
 
     declared: Declared
-    session: Session
-    observed: ObservedSandbox
+    job: Job
+    observed: ObservedSandbox = field(default=None)  # type: ignore[assignment]  # once it was made
     lock: threading.RLock = field(default_factory=threading.RLock)
-    watch: Watch | None = None
+    started: bool = False  # or being started, through this handle
+    on_output: Callable[[int, bytes], None] | None = None
     removed: bool = False
     left: bool = False  # it should be gone, and could not be taken away: collecting tries again
     evidence: Captured | None = None
+
+    @property
+    def id(self) -> str:
+        """Its container's."""
+        return self.session.made[self.declared.sandbox.address].id
+
+    @property
+    def session(self) -> Session:
+        """What it was made with."""
+        assert self.job.session is not None
+        return self.job.session
+
+    @property
+    def watch(self) -> Watch | None:
+        """Whoever watches it; None of one that another process started."""
+        return self.job.watches.get(self.declared.sandbox.address)
+
+    def how(self, sandbox: DeclaredSandbox) -> Watching:
+        """How it is watched: its output is read where somebody wants it, and for its idle time."""
+        from sandboxrun.lifecycle.watch import Watching
+
+        def output(_address: str, stream: int, data: bytes) -> None:
+            if self.on_output is not None:
+                self.on_output(stream, data)
+
+        wanted = self.on_output is not None or sandbox.spec.lifetime.idle is not None
+        return Watching(output=output if wanted else None)
 
 
 class Sandbox:
@@ -313,7 +343,7 @@ class Sandbox:
     @property
     def container_id(self) -> str:
         """The engine's id of its container, 64 hexadecimal digits."""
-        return self._held.observed.id
+        return self._held.id
 
     @property
     def id(self) -> str:
@@ -338,7 +368,7 @@ class Sandbox:
     @property
     def started(self) -> bool:
         """Whether it was started, or is being started, through this handle."""
-        return self._held.watch is not None
+        return self._held.started
 
     @property
     def state(self) -> str:

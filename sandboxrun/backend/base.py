@@ -123,8 +123,8 @@ class Backend(Protocol):
         """What a `run` has to know: no other sandbox, and what they have in common only where it is `shared`."""
 
     def observe_these(self, profile: Profile, store: Any, ids: Iterable[str], *, compare: bool = False) -> Snapshot:
-        """The sandboxes `ids` that are there, and nothing else, to be collected; with `compare` also what runs beside
-        them, and less what their images set, to be compared with what is declared."""
+        """The sandboxes `ids` that are there and all that is theirs alone, to be collected; with `compare` no more than
+        what runs beside them, and less what their images set, to be compared with what is declared."""
 
     def perform(self, step: Operation, session: Any) -> str | None:
         """Do one step of a plan; a note for its progress line, if any. Raises SandboxrunError."""

@@ -229,8 +229,15 @@ class Fake:
         with self.reached("inspecting containers"):
             found, wanted = self._snapshot(profile), frozenset(ids)
         mine = tuple(o for o in found.sandboxes if o.id in wanted)
-        beside = found.companions if compare else ()
-        return structs.replace(found, sandboxes=mine, networks=(), volumes=(), companions=beside, couriers=())
+        runs = {o.run for o in mine}
+        return structs.replace(
+            found,
+            sandboxes=mine,
+            networks=() if compare else tuple(n for n in found.networks if n.run in runs),
+            volumes=() if compare else tuple(v for v in found.volumes if v.run in runs),
+            companions=tuple(c for c in found.companions if c.run in runs),
+            couriers=(),
+        )
 
     def _snapshot(self, profile: Profile) -> Snapshot:
         world, project = self.world, profile.project

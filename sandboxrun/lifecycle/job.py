@@ -80,7 +80,7 @@ class Job:
     ) -> None:
         self._engine, self._profile, self._store, self._settings = engine, profile, store, settings
         self._events = events
-        self._session: Session | None = None
+        self.session: Session | None = None
         self._found: dict[str, Made] = {}
         self._started: dict[str, datetime | None] = {}  # of those that were found
         self._collected: dict[str, Captured] = {}  # by run
@@ -98,7 +98,7 @@ class Job:
 
         session.before_start = attach
         session.after_start = lambda sandbox, made: self.watches[sandbox.address].begin()
-        self._session = session
+        self.session = session
 
     def find(self, sandbox: DeclaredSandbox, observed: ObservedSandbox) -> Made:
         """Take in one that was there before."""
@@ -117,12 +117,12 @@ class Job:
     @property
     def made(self) -> Mapping[str, Made]:
         """All that was started or found, by address."""
-        return {**(self._session.made if self._session is not None else {}), **self._found}
+        return {**(self.session.made if self.session is not None else {}), **self._found}
 
     @property
     def captured(self) -> Mapping[str, Captured]:
         """The evidence that was taken, by run."""
-        return {**(self._session.captured if self._session is not None else {}), **self._collected}
+        return {**(self.session.captured if self.session is not None else {}), **self._collected}
 
     def _watch(self, sandbox: DeclaredSandbox, made: Made, how: Watching) -> Watch:
         address, spec = sandbox.address, sandbox.spec
@@ -148,17 +148,24 @@ class Job:
             watch.close()
 
     def collect(
-        self, sandboxes: Iterable[DeclaredSandbox], *, own: bool, whole: bool, making: Making | None = None
+        self,
+        sandboxes: Iterable[DeclaredSandbox],
+        *,
+        own: bool,
+        whole: bool,
+        making: Making | None = None,
+        gone: tuple[ObservedSandbox, ...] = (),
     ) -> None:
         """Keep the evidence of what is there of this job, and remove it: nothing else. With `whole`, also networks that
         nothing uses then. Where nothing is shared, nothing else is looked at.
 
         Of one that is the job's `own` nobody else takes the evidence, so that the project's lock is needed for what is
-        shared only, and it goes whatever its state. Raises ApplyError.
+        shared only, and it goes whatever its state. `gone` are those that somebody else removed, as they were: what is
+        known of them is kept. Raises ApplyError.
         """
         if not self.made:
             return
-        profile, together = self._profile, shares(sandboxes)
+        profile, together = self._profile, whole and shares(sandboxes)
         settings = structs.replace(self._settings, stop=threading.Event()) if own else self._settings
         runs, ids = {made.run for made in self.made.values()}, [made.id for made in self.made.values()]
         with self.making(locks=together or not own, making=making) as guard:
@@ -166,9 +173,10 @@ class Job:
                 snapshot = self._engine.observe(profile, self._store)
             else:
                 snapshot = self._engine.observe_these(profile, self._store, ids)
+            snapshot = structs.replace(snapshot, sandboxes=(*snapshot.sandboxes, *gone))
             mine = [o for o in snapshot.sandboxes if o.run in runs and (own or isinstance(o.state, Ended))]
             leftovers = whole and not own
-            plan = make_collect_plan(profile, snapshot, mine, networks=whole and together, leftovers=leftovers)
+            plan = make_collect_plan(profile, snapshot, mine, networks=together, leftovers=leftovers)
             outcome = carry_out(
                 plan,
                 snapshot,

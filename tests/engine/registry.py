@@ -26,8 +26,8 @@ class LocalRegistry(Data):
     """A running registry. Engines take plain http on 127.0.0.1; `address` is host and port."""
 
     address: str
-    _client: docker.DockerClient
-    _process: subprocess.Popen[bytes]
+    client: docker.DockerClient
+    process: subprocess.Popen[bytes]
 
     def ref(self, repository: str, tag: str = "latest") -> str:
         """An image reference in this registry."""
@@ -47,31 +47,31 @@ class LocalRegistry(Data):
         The engine keeps no copy: the next use really pulls.
         """
         ref = self.ref(repository, tag)
-        image.import_busybox(self._client, ref, files)
+        image.import_busybox(self.client, ref, files)
         try:
             if volumes:
-                made = self._client.api.create_container(ref, "true")
-                self._client.api.commit(made["Id"], ref, changes=[f"VOLUME {path}" for path in volumes])
-                self._client.api.remove_container(made["Id"], v=True)
+                made = self.client.api.create_container(ref, "true")
+                self.client.api.commit(made["Id"], ref, changes=[f"VOLUME {path}" for path in volumes])
+                self.client.api.remove_container(made["Id"], v=True)
             return self._push(ref)
         finally:
-            self._client.images.remove(ref, force=True)
+            self.client.images.remove(ref, force=True)
 
     def remove_pulled(self) -> None:
         """Remove from the engine every image that came from here, tagged or known by digest only."""
-        for row in self._client.api.images(all=True):
+        for row in self.client.api.images(all=True):
             names = [*(row.get("RepoTags") or []), *(row.get("RepoDigests") or [])]
             if any(name.startswith(f"{self.address}/") for name in names):
-                self._client.images.remove(row["Id"], force=True)
+                self.client.images.remove(row["Id"], force=True)
 
     def stop(self) -> None:
         """Stop it for good, as a registry that is down."""
-        self._process.terminate()
-        self._process.wait(timeout=30)
+        self.process.terminate()
+        self.process.wait(timeout=30)
 
     def _push(self, ref: str) -> str:
         digest = None
-        for line in self._client.images.push(ref, stream=True, decode=True):
+        for line in self.client.images.push(ref, stream=True, decode=True):
             if "error" in line:
                 raise RuntimeError(f"push of {ref}: {line['error']}")
             digest = line.get("aux", {}).get("Digest", digest)

@@ -18,7 +18,7 @@ from sandboxrun.backend.docker.fields import FIELDS, KEPT
 from sandboxrun.backend.docker.making import updated_spec
 from sandboxrun.backend.docker.owned import COURIER, is_own_container, is_own_network, is_own_volume, own_containers
 from sandboxrun.backend.errors import EngineError, EngineUnreachable
-from sandboxrun.plan.belongings import companions_of, networks_of
+from sandboxrun.plan.belongings import companions_of, networks_of, shares
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, to_label
 from sandboxrun.spec.names import COMPANIONS
@@ -132,8 +132,8 @@ def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Sn
 
 
 def snapshot_of_these(engine: Engine, profile: Profile, store: Store, ids: Iterable[str], *, compare: bool) -> Snapshot:
-    """The containers `ids` and nothing else, to be collected; with `compare` also what runs beside them and what their
-    images set, to be compared with what is declared. Raises EngineError."""
+    """The containers `ids` and all that is theirs alone, to be collected; with `compare` no more than what runs beside
+    them and what their images set, to be compared with what is declared. Raises EngineError."""
     found, declared, images = engine.inspect_containers(ids), _by_label(profile), _Images(engine)
     config = images.of if compare else lambda image: None
     sandboxes = tuple(
@@ -147,11 +147,21 @@ def snapshot_of_these(engine: Engine, profile: Profile, store: Store, ids: Itera
         sandboxes=sandboxes,
     )
     if not compare:
-        return snapshot
+        if not (runs := {o.run for o in sandboxes if shares(o.applied or o.spec)}):
+            return snapshot
+        more = {labels.RUN: next(iter(runs)) if len(runs) == 1 else None}
+        listed = own_containers(engine, profile.project, more={**more, labels.ROLE: None}, of_image=images.label_names)
+        networks, volumes = (of(engine, profile.project, more=more) for of in (own_networks, own_volumes))
+        return structs.replace(
+            snapshot,
+            companions=_companions(listed, runs)[0],
+            networks=tuple(n for n in networks if n.run in runs),
+            volumes=tuple(v for v in volumes if v.run in runs),
+        )
     here = {o.address for o in sandboxes}
     named = {s.spec.image for s in profile.sandboxes if s.address in here}
     known = freeze({image: Image(reference=image, config=images.of(image)) for image in named})
-    listed: tuple[Mapping[str, Any], ...] = ()
+    listed = ()
     if any(companions_of(o.applied or o.spec) for o in sandboxes):
         listed = own_containers(engine, profile.project, more={labels.ROLE: None}, of_image=images.label_names)
     beside, _ = _companions(listed, {o.run for o in sandboxes})
