@@ -88,10 +88,10 @@ def hooked(before: Callable[[int], None], after: Callable[[int], None]) -> Itera
     """Call `before` and `after` around every request to an engine, with its number, counted from 1."""
     real, count = Engine.request, iter(range(1, 100_000))
 
-    def request(self: Engine, method: str, path: str, **rest: Any) -> Any:
+    def request(self: Engine, *rest: Any, **more: Any) -> Any:
         number = next(count)
         before(number)
-        answer = real(self, method, path, **rest)
+        answer = real(self, *rest, **more)
         after(number)
         return answer
 

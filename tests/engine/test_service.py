@@ -529,9 +529,9 @@ def _changing(monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> list
     methods: list[str] = []
     real = Engine.request
 
-    def request(self: Engine, method: str, path: str, **rest: Any) -> Any:
+    def request(self: Engine, method: str, *rest: Any, **more: Any) -> Any:
         methods.append(method)
-        return real(self, method, path, **rest)
+        return real(self, method, *rest, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "request", request)
