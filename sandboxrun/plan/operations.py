@@ -16,7 +16,7 @@ from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, VolumeSpec
 from sandboxrun.spec.records import Attachment, FileRef
 
 
-class _Step(Data, eq=False):
+class _Step(Data, kw_only=False, eq=False):
     id: str  # unique in a plan, such as "create reviewer"
     address: str  # the resource it belongs to
     cause: str
