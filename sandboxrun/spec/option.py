@@ -100,6 +100,11 @@ class _RowsType(DataType):
         return super().__new__(mcls, name, bases, {**namespace, "__rows__": tuple(found)}, **config)
 
 
+def fixed(type: OptionType, value: Any, description: str) -> Any:
+    """A row that no profile can change, and that is compared with what the engine shows all the same."""
+    return option(type, default=value, description=description, always=True, settable=False)
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option,))
 class RowData(Data, metaclass=_RowsType, frozen=True, kw_only=True):
     """A record of which every field is a row."""
@@ -112,7 +117,7 @@ def rows(record: type[RowData]) -> tuple[Row, ...]:
     return record.__rows__
 
 
-class Record(Data):
+class Record(OptionType):
     """A mapping whose keys are the rows of `cls`; the value is a `cls`."""
 
     cls: type[RowData]
@@ -221,19 +226,6 @@ def _reader(kind: type) -> Callable[[Any], tuple[Any, ...]]:
 
 
 _READERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {}
-
-
-__all__ = [
-    "Effect",
-    "Record",
-    "Row",
-    "option",
-    "row_schema",
-    "rows",
-    "to_plain",
-    "value_of",
-    "values_of",
-]
 
 
 # -- How a sandbox with egress is wired: a network of its own, its gateway's address on it, and the proxy variables

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import ListNode, MapNode, Node, Scalar
 from sandboxrun.spec import forms, seccomp
@@ -36,7 +35,7 @@ from sandboxrun.spec.types import (
 _NAME = Text(pattern=KEY, hint="a name of letters, digits, _ . and -")
 
 
-class Named(Data):
+class Named(OptionType):
     """A list of names, or a mapping from names to `item`; a name alone stands for `empty`."""
 
     item: OptionType
@@ -75,7 +74,7 @@ class Named(Data):
 # -- GPUs: the option type of `gpus`
 
 
-class Gpus(Data):
+class Gpus(OptionType):
     """`all` (kept as -1), or how many."""
 
     def parse(self, node: Node, problems: Problems) -> int:
@@ -146,7 +145,7 @@ def _value(name: str, value: str) -> str:
     return f"{int(value.removeprefix('0o'), 8):04o}" if name == "mode" else str(int(value))
 
 
-class Tmpfs(Data):
+class Tmpfs(OptionType):
     """Mount options by path. `/tmp` alone, or `/tmp:size=64m,exec`."""
 
     def parse(self, node: Node, problems: Problems) -> Mapping[str, str]:
@@ -211,7 +210,7 @@ NAMES = tuple(
 )
 
 
-class Capability(Data):
+class Capability(OptionType):
     """One capability, in any case, with or without `CAP_`."""
 
     def parse(self, node: Node, problems: Problems) -> str:
@@ -230,11 +229,8 @@ class Capability(Data):
         either = "|".join("".join(f"[{c}{c.lower()}]" if c.isalpha() else c for c in name) for name in ("ALL", *NAMES))
         return {"type": "string", "pattern": f"^([cC][aA][pP]_)?({either})$"}
 
-    def plain(self, value: str) -> str:
-        return value
 
-
-class Capabilities(Data):
+class Capabilities(OptionType):
     """A set of capabilities, sorted: their order means nothing."""
 
     item: OptionType = Capability()
@@ -276,7 +272,7 @@ def join_security(name: str, value: str) -> str:
     return f"{name}:{value}" if name.startswith(_PART) else f"{name}={value}"
 
 
-class SecurityOpts(Data):
+class SecurityOpts(OptionType):
     """Options by name. no-new-privileges and the seccomp profile are on unless they are turned off by name: a list
     that only sets another option must not loosen them."""
 
@@ -378,7 +374,7 @@ def host_address(text: str) -> str:
 Pair = tuple[Scalar, Scalar]
 
 
-class Hosts(Data):
+class Hosts(OptionType):
     """The addresses of names: a list of NAME=address or NAME:address, or a mapping from names to one or several."""
 
     def parse(self, node: Node, problems: Problems) -> Mapping[str, tuple[str, ...]]:
@@ -481,7 +477,7 @@ DESTINATION = rf"{_NAME_egress}:[0-9]{{1,5}}"
 Address = Text(pattern=r"[0-9A-Fa-f.:]+", hint="an IP address", form=forms.address)
 
 
-class Destination(Data):
+class Destination(OptionType):
     """`host:port`, or `*.domain:port` for every name below the domain (not the domain itself). Kept in lower case."""
 
     def parse(self, node: Node, problems: Problems) -> Any:
@@ -494,9 +490,6 @@ class Destination(Data):
 
     def schema(self) -> Schema:
         return {"type": "string", "pattern": f"^{DESTINATION}$"}
-
-    def plain(self, value: Any) -> Any:
-        return value
 
 
 def _help(node: Node) -> str:
@@ -517,7 +510,7 @@ def _help(node: Node) -> str:
     return 'such as "api.example.com:443"; names outside of ASCII in their xn-- form'
 
 
-class NetworkRange(Data):
+class NetworkRange(OptionType):
     """A range of private addresses in CIDR form."""
 
     def parse(self, node: Node, problems: Problems) -> Any:
@@ -532,9 +525,6 @@ class NetworkRange(Data):
 
     def schema(self) -> Schema:
         return {"type": "string", "pattern": r"^[0-9A-Fa-f.:]+/[0-9]{1,3}$"}
-
-    def plain(self, value: Any) -> Any:
-        return value
 
 
 class Egress(RowData):
@@ -589,7 +579,7 @@ def _read(text: str) -> Egress:
     return CLOSED if text == NONE else PUBLIC
 
 
-class EgressOption(Data):
+class EgressOption(OptionType):
     """`none`, `open`, or a mapping; shown in the shortest form."""
 
     record: OptionType = Record(cls=Egress, title="egress", check=_check_egress)

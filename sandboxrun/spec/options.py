@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sandboxrun.spec import forms, labels
-from sandboxrun.spec.option import Effect, RowData, option
+from sandboxrun.spec.option import Effect, RowData, fixed, option
 from sandboxrun.spec.option_types import CLOSED_OPTIONS as CLOSED
 from sandboxrun.spec.option_types import (
     Address,
@@ -394,83 +394,19 @@ class SecurityOptions(ResourceOptions):
         always=True,
         merge="map",
     )
-    privileged: bool = option(
-        Flag(),
-        default=False,
-        description="Never.",
-        always=True,
-        settable=False,
+    privileged: bool = fixed(Flag(), False, "Never.")
+    pid: str = fixed(Choice(values=("",)), "", "The PID namespace is always the sandbox's own.")
+    uts: str = fixed(Choice(values=("",)), "", "The UTS namespace is always the sandbox's own.")
+    cgroup: str = fixed(Choice(values=("private",)), "private", "The cgroup namespace is always the sandbox's own.")
+    system_paths: str = fixed(
+        Choice(values=("masked", "open")), "masked", "What the engine masks below /proc and /sys stays masked."
     )
-    pid: str = option(
-        Choice(values=("",)),
-        default="",
-        description="The PID namespace is always the sandbox's own.",
-        always=True,
-        settable=False,
-    )
-    uts: str = option(
-        Choice(values=("",)),
-        default="",
-        description="The UTS namespace is always the sandbox's own.",
-        always=True,
-        settable=False,
-    )
-    cgroup: str = option(
-        Choice(values=("private",)),
-        default="private",
-        description="The cgroup namespace is always the sandbox's own.",
-        always=True,
-        settable=False,
-    )
-    system_paths: str = option(
-        Choice(values=("masked", "open")),
-        default="masked",
-        description="What the engine masks below /proc and /sys stays masked.",
-        always=True,
-        settable=False,
-    )
-    ports: tuple[str, ...] = option(
-        ListOf(item=Text()),
-        default=(),
-        description="No port is published.",
-        always=True,
-        settable=False,
-    )
-    publish_all_ports: bool = option(
-        Flag(),
-        default=False,
-        description="Nor are those that the image names.",
-        always=True,
-        settable=False,
-    )
-    volumes_from: tuple[str, ...] = option(
-        ListOf(item=Text()),
-        default=(),
-        description="No other container's mounts.",
-        always=True,
-        settable=False,
-    )
-    device_cgroup_rules: tuple[str, ...] = option(
-        ListOf(item=Text()),
-        default=(),
-        description="No devices but those of `devices`.",
-        always=True,
-        settable=False,
-    )
-    oom_kill_disable: bool = option(
-        Flag(),
-        default=False,
-        description="A sandbox beyond its memory limit is ended.",
-        always=True,
-        settable=False,
-    )
-    auto_remove: bool = option(
-        Flag(),
-        default=False,
-        description="Never: it loses the evidence.",
-        always=True,
-        settable=False,
-    )
+    ports: tuple[str, ...] = fixed(ListOf(item=Text()), (), "No port is published.")
+    publish_all_ports: bool = fixed(Flag(), False, "Nor are those that the image names.")
+    volumes_from: tuple[str, ...] = fixed(ListOf(item=Text()), (), "No other container's mounts.")
+    device_cgroup_rules: tuple[str, ...] = fixed(ListOf(item=Text()), (), "No devices but those of `devices`.")
+    oom_kill_disable: bool = fixed(Flag(), False, "A sandbox beyond its memory limit is ended.")
+    auto_remove: bool = fixed(Flag(), False, "Never: it loses the evidence.")
 
 
 # -- Options of place: files, networks, and the sandbox's life as a task

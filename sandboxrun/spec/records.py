@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import MapNode, Node, Scalar
 from sandboxrun.spec import forms
@@ -25,6 +24,7 @@ from sandboxrun.spec.types import (
     Integer,
     ListOf,
     MapOf,
+    OptionType,
     Pairs,
     Schema,
     Short,
@@ -43,7 +43,7 @@ AbsolutePath = Text(pattern=ABSOLUTE, hint="an absolute path", form=forms.path)
 FileName = Text(pattern=r"[^/\x00]+", hint="a file name")
 
 
-class FileMode(Data):
+class FileMode(OptionType):
     """Permissions in octal: `0o440`, `0440` or `"0440"`. Without the zero nobody could tell what 440 means."""
 
     def parse(self, node: Node, problems: Problems) -> Any:

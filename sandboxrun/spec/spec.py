@@ -24,11 +24,7 @@ from sandboxrun.spec.forms import IMAGE
 from sandboxrun.spec.items import ANY, item_spans, name_of
 from sandboxrun.spec.option import VARIABLES, Record, Row, rows, to_plain
 from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress, host_name
-from sandboxrun.spec.options import (
-    CONFIGS_AT,
-    SECRETS_AT,
-    PlaceOptions,
-)
+from sandboxrun.spec.options import CONFIGS_AT, MIB, SECRETS_AT, PlaceOptions
 from sandboxrun.spec.types import freeze, span_of
 
 NOT_OFFERED: Mapping[str, str] = freeze(
@@ -102,57 +98,6 @@ def digest_of(plain: Any) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
-    """What must hold between options."""
-    _check_network(spec, node, problems)
-    memory, both = spec.mem_limit, spec.memswap_limit
-    if both is not None and both > 0 and memory == 0:
-        problems.add("memswap_limit needs a mem_limit", span_of(node, "memswap_limit"))
-    if both is not None and 0 < both < memory:
-        problems.add(
-            "memswap_limit counts memory and swap together, so it can't be below mem_limit",
-            span_of(node, "memswap_limit"),
-            "leave it out for no swap",
-        )
-    if spec.mem_reservation > memory > 0:
-        problems.add("mem_reservation is above mem_limit", span_of(node, "mem_reservation"))
-    if 0 < memory < 6 * 1024**2:
-        problems.add("mem_limit is below 6m", span_of(node, "mem_limit"), "the engine refuses less")
-    size = spec.workspace.size if spec.workspace is not None else None
-    if size is not None and 0 < memory <= size:
-        message = "workspace.size is not below mem_limit, and what is written there counts against that"
-        problems.add(message, span_of(node, "workspace"), "raise mem_limit, or take a smaller size")
-    if spec.entrypoint == () and spec.command == ():
-        problems.add("entrypoint and command are both empty: nothing would run", span_of(node, "command"), "set one")
-    if both == 0 < memory:
-        help = "leave it out for no swap; -1 is unlimited"
-        problems.add("a memswap_limit of 0 leaves the choice to the engine", span_of(node, "memswap_limit"), help)
-    _check_targets(spec, node, problems)
-    for fault in faults_of(spec):
-        problems.add(fault.message, _place(node, *fault.path), fault.help)
-
-
-def _check_network(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
-    """One of the three ways to say what it reaches; two would contradict each other."""
-    if spec.network_mode == "none" and spec.networks:
-        problems.add("network_mode: none has no networks", span_of(node, "networks"), "remove one of the two")
-    span = span_of(node, "egress")
-    if spec.networks and spec.egress is not None:
-        help = "remove networks: egress uses a network of its own, so nothing can bypass the gateway"
-        problems.add("egress and networks cannot be combined", span, help)
-    if spec.network_mode == "none" and spec.egress is not None and spec.egress.has_gateway:
-        problems.add("network_mode: none reaches nothing", span, "remove network_mode, or write egress: none")
-    wired = _egress(spec)
-    if wired is None or not wired.has_gateway:
-        return
-    if spec.dns:
-        help = "the gateway resolves names: set egress.resolvers"
-        problems.add("dns cannot be combined with egress", span_of(node, "dns"), help)
-    for name in VARIABLES:
-        if name in spec.environment:
-            problems.add(f"egress sets {name}", _place(node, "environment", name), "remove it: it names the gateway")
-
-
 def _egress(spec: SandboxSpec) -> Egress | None:
     """What it reaches, said or implied; None where that is its networks' to say."""
     if spec.egress is not None:
@@ -162,7 +107,69 @@ def _egress(spec: SandboxSpec) -> Egress | None:
     return None if spec.networks else PUBLIC
 
 
-def _check_targets(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
+# -- What is wrong with a spec, whatever machine it is for: known without asking an engine
+
+
+class Fault(Data, kw_only=False):
+    """What is wrong at a path of keys and items in the sandbox, and what to do."""
+
+    path: tuple[str, ...]
+    message: str
+    help: str | None = None
+
+
+def _check(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
+    """What must hold between options, and what an engine, a runtime or the kernel refuses or ignores, whatever machine
+    it is: known without asking one."""
+    for of in (_network, _memory, _targets, _process, _resources, _sysctls, _logging, _names, _lifetime):
+        for fault in of(spec):
+            problems.add(fault.message, _place(node, *fault.path), fault.help)
+
+
+def _network(spec: SandboxSpec) -> Iterator[Fault]:
+    """One of the three ways to say what it reaches; two would contradict each other."""
+    closed, wired = spec.network_mode == "none", _egress(spec)
+    if closed and spec.networks:
+        yield Fault(("networks",), "network_mode: none has no networks", "remove one of the two")
+    if spec.networks and spec.egress is not None:
+        help = "remove networks: egress uses a network of its own, so nothing can bypass the gateway"
+        yield Fault(("egress",), "egress and networks cannot be combined", help)
+    if closed and spec.egress is not None and spec.egress.has_gateway:
+        help = "remove network_mode, or write egress: none"
+        yield Fault(("egress",), "network_mode: none reaches nothing", help)
+    if wired is None or not wired.has_gateway:
+        return
+    if spec.dns:
+        help = "the gateway resolves names: set egress.resolvers"
+        yield Fault(("dns",), "dns cannot be combined with egress", help)
+    for name in VARIABLES:
+        if name in spec.environment:
+            yield Fault(("environment", name), f"egress sets {name}", "remove it: it names the gateway")
+
+
+def _memory(spec: SandboxSpec) -> Iterator[Fault]:
+    memory, both, at = spec.mem_limit, spec.memswap_limit, ("memswap_limit",)
+    if both is not None and both > 0 and memory == 0:
+        yield Fault(at, "memswap_limit needs a mem_limit")
+    if both is not None and 0 < both < memory:
+        message = "memswap_limit counts memory and swap together, so it can't be below mem_limit"
+        yield Fault(at, message, "leave it out for no swap")
+    if both == 0 < memory:
+        help = "leave it out for no swap; -1 is unlimited"
+        yield Fault(at, "a memswap_limit of 0 leaves the choice to the engine", help)
+    if spec.mem_reservation > memory > 0:
+        yield Fault(("mem_reservation",), "mem_reservation is above mem_limit")
+    if 0 < memory < 6 * MIB:
+        yield Fault(("mem_limit",), "mem_limit is below 6m", "the engine refuses less")
+    if 0 < spec.mem_reservation < 6 * MIB:
+        yield Fault(("mem_reservation",), "mem_reservation is below 6m", "the engine refuses less; 0 is none")
+    size = spec.workspace.size if spec.workspace is not None else None
+    if size is not None and 0 < memory <= size:
+        message = "workspace.size is not below mem_limit, and what is written there counts against that"
+        yield Fault(("workspace",), message, "raise mem_limit, or take a smaller size")
+
+
+def _targets(spec: SandboxSpec) -> Iterator[Fault]:
     """Each mount point once."""
     targets = [("secrets", SECRETS_AT)] if spec.secrets else []
     targets += [("configs", CONFIGS_AT)] if spec.configs else []
@@ -171,18 +178,160 @@ def _check_targets(spec: SandboxSpec, node: MapNode, problems: Problems) -> None
     targets += [("volumes", mount.target) for mount in spec.volumes]
     taken: dict[str, str] = {}
     for key, path in targets:
-        for message, help in _target_faults(key, path, taken):
-            problems.add(message, _place(node, key, "target" if key == "workspace" else path), help)
+        at = (key, "target" if key == "workspace" else path)
+        if path == "/":
+            yield Fault(at, "nothing can be mounted over /")
+        if path == "/dev" or f"{path}/".startswith("/proc/"):
+            help = "the runtime needs what is there; choose another path"
+            yield Fault(at, f"nothing can be mounted over {path}", help)
+        if (other := taken.get(path)) is not None:
+            yield Fault(at, f"{path} is mounted by {other} and by {key}", "choose another path")
         taken[path] = key
 
 
-def _target_faults(key: str, path: str, taken: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
-    if path == "/":
-        yield "nothing can be mounted over /", None
-    if path == "/dev" or f"{path}/".startswith("/proc/"):
-        yield f"nothing can be mounted over {path}", "the runtime needs what is there; choose another path"
-    if (other := taken.get(path)) is not None:
-        yield f"{path} is mounted by {other} and by {key}", "choose another path"
+LARGEST_ID = 2**31 - 1
+
+
+def _process(spec: SandboxSpec) -> Iterator[Fault]:
+    if spec.entrypoint == () and spec.command == ():
+        yield Fault(("command",), "entrypoint and command are both empty: nothing would run", "set one")
+    if not re.fullmatch(rf"sha256:[0-9a-f]{{64}}|{IMAGE}", spec.image):
+        help = "the form is [registry/]name[:tag][@sha256:…], the name in lower case"
+        yield Fault(("image",), f'"{spec.image}" is not a valid image reference', help)
+    for key, groups in (("user", spec.user.split(":")), ("group_add", spec.group_add)):
+        for name in groups:
+            if name.isdecimal() and (len(name) > 10 or int(name) > LARGEST_ID):
+                yield Fault((key, name), f"{name} is above {LARGEST_ID}, the largest id that an engine takes")
+    for key in ("command", "entrypoint"):
+        words = getattr(spec, key)
+        if words and not words[0] and (key == "entrypoint" or not spec.entrypoint):
+            yield Fault((key,), f"the first word of {key} is empty", "it names the program to run")
+    check = spec.healthcheck
+    if check is not None and check.test and check.test[0] in ("CMD", "CMD-SHELL"):
+        words = check.test[1:]
+        if not words or not words[0].strip():
+            yield Fault(("healthcheck", "test"), "the test has no command", 'such as ["CMD", "true"]')
+        elif check.test[0] == "CMD-SHELL" and len(words) > 1:
+            help = "write one text, or use CMD for a program and its arguments"
+            yield Fault(("healthcheck", "test"), "CMD-SHELL takes one text: the rest would be ignored", help)
+
+
+_MOST_PIDS = 4_194_304  # the kernel's own bound
+
+
+def _resources(spec: SandboxSpec) -> Iterator[Fault]:
+    if spec.cpu_shares == 1:
+        yield Fault(("cpu_shares",), "cpu_shares is below 2", "the kernel refuses less; 0 is the engine's default")
+    if spec.pids_limit > _MOST_PIDS:
+        yield Fault(("pids_limit",), f"pids_limit is above {_MOST_PIDS}, the kernel's own", "-1 is unlimited")
+    if spec.shm_size == 0:
+        yield Fault(("shm_size",), "a shm_size of 0 is the engine's 64m", "set a size; ipc: none has no /dev/shm")
+    files = spec.ulimits.get("nofile")
+    if files is not None and -1 in (files.soft, files.hard):
+        yield Fault(("ulimits", "nofile"), "nofile can't be unlimited", "the kernel refuses it; set a number")
+    if files is not None and files.soft == 0:
+        yield Fault(("ulimits", "nofile"), "nofile is 0: no process can start without open files", "set a number")
+    for name, value in spec.storage_opt.items():
+        if name != "size":
+            yield Fault(("storage_opt", name), f'"{name}" is not an option of storage_opt', "it has size")
+        elif not _is_size(value):
+            yield Fault(("storage_opt", name), f'"{value}" is not a size', "such as 10g")
+
+
+def _is_size(text: str) -> bool:
+    try:
+        return units.parse_size(text) > 0
+    except ValueError:
+        return False
+
+
+_SYSCTLS = tuple(f"kernel.{name}" for name in "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced".split())
+_BELOW = ("fs.mqueue.", "net.")
+
+
+def _sysctls(spec: SandboxSpec) -> Iterator[Fault]:
+    for written in spec.sysctls:
+        name = written if "." in written.partition("/")[0] else written.replace("/", ".")
+        if name in ("kernel.hostname", "kernel.domainname"):
+            yield Fault(("sysctls", written), f"{written} is not set by sysctls", "use hostname")
+        elif name not in _SYSCTLS and not name.startswith(_BELOW):
+            help = did_you_mean(name, _SYSCTLS) or f"a sandbox has its own {', '.join(_SYSCTLS)}, fs.mqueue.* and net.*"
+            yield Fault(("sysctls", written), f"{written} belongs to the host, not to a sandbox", help)
+
+
+_COMMON = ("max-size", "max-file", "compress", "mode", "max-buffer-size")
+_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "local": _COMMON,
+    "json-file": (*_COMMON, "tag", "labels", "labels-regex", "env", "env-regex"),
+}
+_FLAGS = ("1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False")
+
+
+def _logging(spec: SandboxSpec) -> Iterator[Fault]:
+    driver, options = spec.logging.driver, spec.logging.options
+    for name, value in options.items():
+        path = ("logging", "options", name)
+        known = _OPTIONS.get(driver, ())
+        if name not in known:
+            help = did_you_mean(name, known) or f"it has: {', '.join(known)}"
+            yield Fault(path, f'the log driver {driver} has no option "{name}"', help)
+        elif name in ("max-size", "max-buffer-size") and not _is_size(value):
+            yield Fault(path, f'{name} is not a size: "{value}"', "such as 10m")
+        elif name == "max-file" and not re.fullmatch("[1-9][0-9]{0,5}", value):
+            yield Fault(path, f'max-file is not a number of files: "{value}"', "such as 3")
+        elif name == "compress" and value not in _FLAGS:
+            yield Fault(path, f'compress is true or false, not "{value}"')
+        elif name == "mode" and value not in ("blocking", "non-blocking"):
+            yield Fault(path, f'mode is blocking or non-blocking, not "{value}"')
+    if "max-buffer-size" in options and options.get("mode") != "non-blocking":
+        path = ("logging", "options", "max-buffer-size")
+        yield Fault(path, "max-buffer-size needs mode: non-blocking", "add it, or leave max-buffer-size out")
+
+
+_RESOLVER = (
+    "debug rotate no-aaaa no-check-names inet6 edns0 single-request single-request-reopen no-tld-query use-vc "
+    "no-reload trust-ad"
+).split()
+_COUNTED = ("ndots", "timeout", "attempts")
+
+
+def _names(spec: SandboxSpec) -> Iterator[Fault]:
+    named: list[tuple[tuple[str, ...], str]] = []
+    if spec.hostname is not None:
+        named.append((("hostname",), spec.hostname))
+    named += [(("dns_search", name), name) for name in spec.dns_search if name != "."]
+    named += [
+        (("networks", key, "aliases", alias), alias) for key, item in spec.networks.items() for alias in item.aliases
+    ]
+    for path, name in named:
+        try:
+            host_name(name.removesuffix("."))
+        except ValueError as error:
+            yield Fault(path, f'"{name}" is not a host name: {error}')
+    for option in spec.dns_opt:
+        name, colon, count = option.partition(":")
+        if not (colon and name in _COUNTED and count.isdecimal()) and option not in _RESOLVER:
+            known = did_you_mean(name, (*_RESOLVER, *_COUNTED))
+            help = f"write {name}:2" if name in _COUNTED else known or "see resolv.conf(5)"
+            yield Fault(("dns_opt", option), f'"{option}" is not an option of resolv.conf', help)
+    for key, item in spec.networks.items():
+        if item.ipv4_address is not None and not _is_ipv4(item.ipv4_address):
+            at = ("networks", key, "ipv4_address")
+            yield Fault(at, f'"{item.ipv4_address}" is not an IPv4 address', "such as 10.77.0.2")
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _lifetime(spec: SandboxSpec) -> Iterator[Fault]:
+    for key in ("timeout", "idle", "ttl"):
+        if getattr(spec.lifetime, key) == 0:
+            yield Fault(("lifetime", key), f"{key} must be greater than 0", "leave it out for no bound")
 
 
 def _place(node: MapNode, key: str, *path: str) -> Span | None:
@@ -255,176 +404,3 @@ def parse_spec(node: Any, problems: Problems) -> SandboxSpec | None:
 
 ROWS: tuple[Row, ...] = rows(SandboxSpec)
 BY_KEY: Mapping[str, Row] = freeze({row.key: row for row in ROWS})
-
-
-# -- Values that an engine, a runtime or the kernel refuses or ignores, whatever machine it is: known without asking one
-
-LARGEST_ID = 2**31 - 1
-_MIB = 1024**2
-
-
-class Fault(Data, kw_only=False):
-    """What is wrong at a path of keys and items in the sandbox, and what to do."""
-
-    path: tuple[str, ...]
-    message: str
-    help: str | None = None
-
-
-def faults_of(spec: SandboxSpec) -> Iterator[Fault]:
-    """All that is wrong with the values of a spec."""
-    yield from _process(spec)
-    yield from _resources(spec)
-    yield from _sysctls(spec)
-    yield from _logging(spec)
-    yield from _network_names(spec)
-    for key in ("timeout", "idle", "ttl"):
-        if getattr(spec.lifetime, key) == 0:
-            yield Fault(("lifetime", key), f"{key} must be greater than 0", "leave it out for no bound")
-
-
-# -- the process -------------------------------------------------------------------------------------------------
-
-
-def _process(spec: SandboxSpec) -> Iterator[Fault]:
-    if not re.fullmatch(rf"sha256:[0-9a-f]{{64}}|{IMAGE}", spec.image):
-        help = "the form is [registry/]name[:tag][@sha256:…], the name in lower case"
-        yield Fault(("image",), f'"{spec.image}" is not a valid image reference', help)
-    for key, groups in (("user", spec.user.split(":")), ("group_add", spec.group_add)):
-        for name in groups:
-            if name.isdecimal() and (len(name) > 10 or int(name) > LARGEST_ID):
-                yield Fault((key, name), f"{name} is above {LARGEST_ID}, the largest id that an engine takes")
-    for key in ("command", "entrypoint"):
-        words = getattr(spec, key)
-        if words and not words[0] and (key == "entrypoint" or not spec.entrypoint):
-            yield Fault((key,), f"the first word of {key} is empty", "it names the program to run")
-    check = spec.healthcheck
-    if check is not None and check.test and check.test[0] in ("CMD", "CMD-SHELL"):
-        words = check.test[1:]
-        if not words or not words[0].strip():
-            yield Fault(("healthcheck", "test"), "the test has no command", 'such as ["CMD", "true"]')
-        elif check.test[0] == "CMD-SHELL" and len(words) > 1:
-            help = "write one text, or use CMD for a program and its arguments"
-            yield Fault(("healthcheck", "test"), "CMD-SHELL takes one text: the rest would be ignored", help)
-
-
-# -- resources ---------------------------------------------------------------------------------------------------
-
-_MOST_PIDS = 4_194_304  # the kernel's own bound
-
-
-def _resources(spec: SandboxSpec) -> Iterator[Fault]:
-    if 0 < spec.mem_reservation < 6 * _MIB:
-        yield Fault(("mem_reservation",), "mem_reservation is below 6m", "the engine refuses less; 0 is none")
-    if spec.cpu_shares == 1:
-        yield Fault(("cpu_shares",), "cpu_shares is below 2", "the kernel refuses less; 0 is the engine's default")
-    if spec.pids_limit > _MOST_PIDS:
-        yield Fault(("pids_limit",), f"pids_limit is above {_MOST_PIDS}, the kernel's own", "-1 is unlimited")
-    if spec.shm_size == 0:
-        yield Fault(("shm_size",), "a shm_size of 0 is the engine's 64m", "set a size; ipc: none has no /dev/shm")
-    files = spec.ulimits.get("nofile")
-    if files is not None and -1 in (files.soft, files.hard):
-        yield Fault(("ulimits", "nofile"), "nofile can't be unlimited", "the kernel refuses it; set a number")
-    if files is not None and files.soft == 0:
-        yield Fault(("ulimits", "nofile"), "nofile is 0: no process can start without open files", "set a number")
-    for name, value in spec.storage_opt.items():
-        if name != "size":
-            yield Fault(("storage_opt", name), f'"{name}" is not an option of storage_opt', "it has size")
-        elif not _is_size(value):
-            yield Fault(("storage_opt", name), f'"{value}" is not a size', "such as 10g")
-
-
-def _is_size(text: str) -> bool:
-    try:
-        return units.parse_size(text) > 0
-    except ValueError:
-        return False
-
-
-# -- kernel parameters -------------------------------------------------------------------------------------------
-
-_SYSCTLS = tuple(f"kernel.{name}" for name in "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced".split())
-_BELOW = ("fs.mqueue.", "net.")
-
-
-def _sysctls(spec: SandboxSpec) -> Iterator[Fault]:
-    for written in spec.sysctls:
-        name = written if "." in written.partition("/")[0] else written.replace("/", ".")
-        if name in ("kernel.hostname", "kernel.domainname"):
-            yield Fault(("sysctls", written), f"{written} is not set by sysctls", "use hostname")
-        elif name not in _SYSCTLS and not name.startswith(_BELOW):
-            help = did_you_mean(name, _SYSCTLS) or f"a sandbox has its own {', '.join(_SYSCTLS)}, fs.mqueue.* and net.*"
-            yield Fault(("sysctls", written), f"{written} belongs to the host, not to a sandbox", help)
-
-
-# -- logging -----------------------------------------------------------------------------------------------------
-
-_COMMON = ("max-size", "max-file", "compress", "mode", "max-buffer-size")
-_OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "local": _COMMON,
-    "json-file": (*_COMMON, "tag", "labels", "labels-regex", "env", "env-regex"),
-}
-_FLAGS = ("1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False")
-
-
-def _logging(spec: SandboxSpec) -> Iterator[Fault]:
-    driver, options = spec.logging.driver, spec.logging.options
-    for name, value in options.items():
-        path = ("logging", "options", name)
-        known = _OPTIONS.get(driver, ())
-        if name not in known:
-            help = did_you_mean(name, known) or f"it has: {', '.join(known)}"
-            yield Fault(path, f'the log driver {driver} has no option "{name}"', help)
-        elif name in ("max-size", "max-buffer-size") and not _is_size(value):
-            yield Fault(path, f'{name} is not a size: "{value}"', "such as 10m")
-        elif name == "max-file" and not re.fullmatch("[1-9][0-9]{0,5}", value):
-            yield Fault(path, f'max-file is not a number of files: "{value}"', "such as 3")
-        elif name == "compress" and value not in _FLAGS:
-            yield Fault(path, f'compress is true or false, not "{value}"')
-        elif name == "mode" and value not in ("blocking", "non-blocking"):
-            yield Fault(path, f'mode is blocking or non-blocking, not "{value}"')
-    if "max-buffer-size" in options and options.get("mode") != "non-blocking":
-        path = ("logging", "options", "max-buffer-size")
-        yield Fault(path, "max-buffer-size needs mode: non-blocking", "add it, or leave max-buffer-size out")
-
-
-# -- names on the network ----------------------------------------------------------------------------------------
-
-_RESOLVER = (
-    "debug rotate no-aaaa no-check-names inet6 edns0 single-request single-request-reopen no-tld-query use-vc "
-    "no-reload trust-ad"
-).split()
-_COUNTED = ("ndots", "timeout", "attempts")
-
-
-def _network_names(spec: SandboxSpec) -> Iterator[Fault]:
-    named: list[tuple[tuple[str, ...], str]] = []
-    if spec.hostname is not None:
-        named.append((("hostname",), spec.hostname))
-    named += [(("dns_search", name), name) for name in spec.dns_search if name != "."]
-    named += [
-        (("networks", key, "aliases", alias), alias) for key, item in spec.networks.items() for alias in item.aliases
-    ]
-    for path, name in named:
-        try:
-            host_name(name.removesuffix("."))
-        except ValueError as error:
-            yield Fault(path, f'"{name}" is not a host name: {error}')
-    for option in spec.dns_opt:
-        name, colon, count = option.partition(":")
-        if not (colon and name in _COUNTED and count.isdecimal()) and option not in _RESOLVER:
-            known = did_you_mean(name, (*_RESOLVER, *_COUNTED))
-            help = f"write {name}:2" if name in _COUNTED else known or "see resolv.conf(5)"
-            yield Fault(("dns_opt", option), f'"{option}" is not an option of resolv.conf', help)
-    for key, item in spec.networks.items():
-        if item.ipv4_address is not None and not _is_ipv4(item.ipv4_address):
-            at = ("networks", key, "ipv4_address")
-            yield Fault(at, f'"{item.ipv4_address}" is not an IPv4 address', "such as 10.77.0.2")
-
-
-def _is_ipv4(text: str) -> bool:
-    try:
-        ipaddress.IPv4Address(text)
-    except ValueError:
-        return False
-    return True

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import field, structs
 
@@ -101,14 +101,20 @@ INVALID: Any = _Invalid()
 Schema = dict[str, Any]
 
 
-class OptionType(Protocol):
+class OptionType(Data, eq=False):
     """What every type can do."""
 
-    def parse(self, node: Node, problems: Problems) -> Any: ...
+    def parse(self, node: Node, problems: Problems) -> Any:
+        """The value that a node means; INVALID, with the reason noted, where it means none."""
+        raise NotImplementedError
 
-    def schema(self) -> Schema: ...
+    def schema(self) -> Schema:
+        """What JSON Schema takes for it."""
+        raise NotImplementedError
 
-    def plain(self, value: Any) -> Any: ...
+    def plain(self, value: Any) -> Any:
+        """A value as canonical JSON data, which `parse` reads again."""
+        return value
 
 
 def freeze(items: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -139,7 +145,7 @@ def refuse(problems: Problems, node: Node, expected: str, help: str | None = Non
     return INVALID
 
 
-class Text(Data, eq=False):
+class Text(OptionType):
     """A string, optionally matching `pattern` whole (`hint` says what it means in words), kept in its canonical form
     (one of forms.py) where it has several."""
 
@@ -181,11 +187,8 @@ class Text(Data, eq=False):
             return text
         return {"anyOf": [text, {"type": "number"}]}
 
-    def plain(self, value: Any) -> Any:
-        return value
 
-
-class Flag(Data, eq=False):
+class Flag(OptionType):
     """true or false."""
 
     def parse(self, node: Node, problems: Problems) -> Any:
@@ -197,11 +200,8 @@ class Flag(Data, eq=False):
     def schema(self) -> Schema:
         return {"type": "boolean"}
 
-    def plain(self, value: Any) -> Any:
-        return value
 
-
-class Integer(Data, eq=False):
+class Integer(OptionType):
     """A whole number between `least` and `most`, both included."""
 
     least: int = 0
@@ -233,15 +233,12 @@ class Integer(Data, eq=False):
             number["maximum"] = self.most
         return {"anyOf": [number, {"type": "string", "pattern": r"^-?(0|[1-9][0-9]{0,18})$"}]}
 
-    def plain(self, value: Any) -> Any:
-        return value
-
 
 _CPUS = r"[0-9]{1,6}(\.[0-9]{0,9})?|\.[0-9]{1,9}"
 _UNLIMITED = ("-1", "unlimited")
 
 
-class Cpus(Data, eq=False):
+class Cpus(OptionType):
     """A number of CPUs, in thousandths at the finest; 0 is unlimited."""
 
     def parse(self, node: Node, problems: Problems) -> Any:
@@ -273,7 +270,7 @@ class Cpus(Data, eq=False):
         return int(value) if float(value).is_integer() else value
 
 
-class Size(Data, eq=False):
+class Size(OptionType):
     """Bytes, as an integer or with a unit (`512m`). `unlimited` admits -1, or that word."""
 
     unlimited: bool = False
@@ -306,7 +303,7 @@ class Size(Data, eq=False):
         return -1 if value == -1 else format_size(value)
 
 
-class Duration(Data, eq=False):
+class Duration(OptionType):
     """Nanoseconds, written `30s` or `1h30m`; at least `least`."""
 
     least: int = 0
@@ -333,7 +330,7 @@ class Duration(Data, eq=False):
         return format_duration(value)
 
 
-class Choice(Data, eq=False):
+class Choice(OptionType):
     """One of `values`. `refused` are others that somebody may write, with what to do instead."""
 
     values: tuple[str, ...]
@@ -351,14 +348,11 @@ class Choice(Data, eq=False):
     def schema(self) -> Schema:
         return {"enum": list(self.values)}
 
-    def plain(self, value: Any) -> Any:
-        return value
-
 
 # -- Option types made of others: lists, commands, pairs, mappings, and records that may be written short
 
 
-class ListOf(Data, eq=False):
+class ListOf(OptionType):
     """A tuple of items. `single`: one item may stand without the list. `unique`: twice is an error. `ordered` False:
     their order means nothing, so they are kept sorted."""
 
@@ -403,7 +397,7 @@ class ListOf(Data, eq=False):
         return [self.item.plain(item) for item in value]
 
 
-class Command(Data, eq=False):
+class Command(OptionType):
     """A command line: a list of words, or one text that is split as a shell splits words (no shell runs)."""
 
     def parse(self, node: Node, problems: Problems) -> Any:
@@ -431,7 +425,7 @@ class Command(Data, eq=False):
 _WORD = Text(numbers=True, empty=True, hint="a word of the command")
 
 
-class Pairs(Data, eq=False):
+class Pairs(OptionType):
     """Names with values, as a mapping or a list of `NAME<separator>value`; a read-only mapping of texts.
 
     `bare` admits a name without a value (environment: taken from the caller), kept as None.
@@ -510,7 +504,7 @@ class Pairs(Data, eq=False):
         return dict(value)
 
 
-class MapOf(Data, eq=False):
+class MapOf(OptionType):
     """A mapping from names to values of one type; read-only."""
 
     item: OptionType
@@ -533,7 +527,7 @@ class MapOf(Data, eq=False):
         return {name: self.item.plain(item) for name, item in value.items()}
 
 
-class Short(Data, eq=False):
+class Short(OptionType):
     """A record that may also be written short, as one text (or number): `read` turns that into a value.
 
     `read` raises ValueError with a clause for the message; `pattern` is the short form for the schema.
