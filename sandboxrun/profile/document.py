@@ -15,7 +15,7 @@ from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.profile.files import read_source
 from sandboxrun.profile.templates import is_template
 from sandboxrun.profile.yaml import parse_yaml
-from sandboxrun.source import MapNode, Node, Scalar, SourceFile, Span
+from sandboxrun.source import MapNode, Node, Scalar, SourceFile, Span, is_null
 from sandboxrun.spec.names import KEY
 from sandboxrun.spec.types import Text, describe
 
@@ -66,14 +66,21 @@ def split_document(
     node: Node, file: SourceFile | None, directory: Path, problems: Problems, *, base: str | None = None
 ) -> Document | None:
     """A root node as a document."""
-    if isinstance(node, Scalar) and node.value is None:
+    if is_null(node):
         problems.add("the profile is empty", node.span, "begin with sandboxes: {agent: {image: …}}")
         return None
     if not isinstance(node, MapNode):
         problems.add(f"expected a profile, found {describe(node)}", node.span, f"its keys are {', '.join(KEYS)}")
         return None
     for key, _ in node.entries:
-        _check_key(key, problems)
+        word = str(key.value)
+        if word in KEYS or word.startswith("x-") or _is_template_key(key, problems):
+            continue
+        if word in _REFUSED:
+            problems.add(f'"{word}" is not offered', key.span, _REFUSED[word])
+        else:
+            help = did_you_mean(word, KEYS) or f"a profile has: {', '.join(KEYS)}, and x-… of your own"
+            problems.add(f'unknown key "{word}" in the profile', key.span, help)
     return Document(
         file=file,
         directory=directory,
@@ -86,17 +93,11 @@ def split_document(
     )
 
 
-def _check_key(key: Scalar, problems: Problems) -> None:
-    word = str(key.value)
-    if word in KEYS or word.startswith("x-"):
-        return
+def _is_template_key(key: Scalar, problems: Problems) -> bool:
     if is_template(key):
         problems.add("a key can't be a template", key.span, "write the key out; only values are rendered")
-    elif word in _REFUSED:
-        problems.add(f'"{word}" is not offered', key.span, _REFUSED[word])
-    else:
-        help = did_you_mean(word, KEYS) or f"a profile has: {', '.join(KEYS)}, and x-… of your own"
-        problems.add(f'unknown key "{word}" in the profile', key.span, help)
+        return True
+    return False
 
 
 def _object_map(node: Node | None, key: str, problems: Problems) -> MapNode:
@@ -104,16 +105,11 @@ def _object_map(node: Node | None, key: str, problems: Problems) -> MapNode:
         case None | Scalar(value=None):
             return EMPTY
         case MapNode():
-            return structs.replace(node, entries=tuple(entry for entry in node.entries if _named(entry[0], problems)))
+            entries = (entry for entry in node.entries if not _is_template_key(entry[0], problems))
+            named = tuple(entry for entry in entries if isinstance(_NAME.parse(entry[0], problems), str))
+            return structs.replace(node, entries=named)
     problems.add(f"expected a mapping of {key}, found {describe(node)}", node.span, f"write {key}: {{NAME: {{…}}}}")
     return EMPTY
-
-
-def _named(key: Scalar, problems: Problems) -> bool:
-    if is_template(key):
-        problems.add("a key can't be a template", key.span, "write the key out; only values are rendered")
-        return False
-    return isinstance(_NAME.parse(key, problems), str)
 
 
 def _sandboxes(node: Node | None, problems: Problems) -> dict[str, tuple[Scalar, MapNode]]:

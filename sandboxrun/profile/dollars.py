@@ -40,7 +40,12 @@ def check_layer(layer: Layer, problems: Problems) -> None:
                 _command(value, entrypoint, problems)
             case "healthcheck" if isinstance(value, MapNode):
                 _refused("", value.without("test"), problems)
-                _health(value.get("test"), problems)
+                test = value.get("test")
+                if isinstance(test, ListNode) and _words(test)[:1] != ["CMD-SHELL"]:
+                    _command(test, (), problems)
+                    continue
+                for scalar, found in _found(test, _ESCAPED):
+                    _warn(scalar, found, "a shell reads it as its process id", problems)
             case word:
                 _refused(word, key, problems)
                 _refused(word, value, problems)
@@ -60,20 +65,21 @@ def check_document(document: Document, problems: Problems) -> None:
         for _, node in block.entries:
             value = node
             if kind == "configs" and isinstance(value, MapNode):
-                _content(value.get("content"), problems)
+                # another program's text: a script's dollars are its own, a template's may be
+                content = value.get("content")
+                script = isinstance(content, Scalar) and str(content.value).startswith("#!")
+                for scalar, found in _found(content, _ESCAPED if script else _CONTENT):
+                    if found == "$$":
+                        _warn(scalar, found, "Compose writes one $ for it", problems)
+                    else:
+                        message = f'"{found}" stays as it is: Compose would fill it in'
+                        problems.warn(message, _at(scalar, found), f"{_declare(found)}; {_meant(found)}")
                 value = value.without("content")
             _refused(kind, value, problems)
 
 
-def _content(node: Node | None, problems: Problems) -> None:
-    """A config's content is another program's text: a script's dollars are its own, a template's may be."""
-    script = isinstance(node, Scalar) and str(node.value).startswith("#!")
-    for scalar, found in _found(node, _ESCAPED if script else _CONTENT):
-        if found == "$$":
-            _warn(scalar, found, "Compose writes one $ for it", problems)
-        else:
-            help = f"{_declare(found)}; if the text is meant, write {{{{ '$' }}}}{found[1:]}"
-            problems.warn(f'"{found}" stays as it is: Compose would fill it in', _at(scalar, found), help)
+def _meant(found: str) -> str:
+    return f"if the text is meant, write {{{{ '$' }}}}{found[1:]}"
 
 
 # -- where no shell reads it -------------------------------------------------------------------------------------
@@ -91,7 +97,7 @@ def _refused(option: str, node: Node | None, problems: Problems) -> None:
         whole = str(scalar.value).partition("=")[2] or str(scalar.value)
         passes = option == "environment" and whole == found
         passed = f"to pass the caller's {_parts(found)[0]}, leave the value out; else " if passes else ""
-        help = f"{passed}{_declare(found)}; if the text is meant, write {{{{ '$' }}}}{found[1:]}"
+        help = f"{passed}{_declare(found)}; {_meant(found)}"
         if id(scalar) in keys:
             help = "write the key out: only values are filled in"
         problems.add(f'nothing is filled in from "{found}"', _at(scalar, found), help)
@@ -125,15 +131,6 @@ def _command(node: Node, entrypoint: Sequence[str], problems: Problems) -> None:
             reads = "a shell reads it as its process id" if code else "no shell reads this command"
             _warn(scalar, found, reads, problems)
         before = str(item.value) if isinstance(item, Scalar) else ""
-
-
-def _health(node: Node | None, problems: Problems) -> None:
-    words = _words(node)
-    if isinstance(node, ListNode) and words[:1] != ["CMD-SHELL"]:
-        _command(node, (), problems)
-        return
-    for scalar, found in _found(node, _ESCAPED):
-        _warn(scalar, found, "a shell reads it as its process id", problems)
 
 
 def _words(node: Node | None) -> list[str]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from msgspec import structs
 
 from sandboxrun.errors import Problems
 from sandboxrun.profile.files import Places, read_regular, reason
-from sandboxrun.source import Span
 from sandboxrun.spec.guard import GUARDS, guarded, mounts_of, parents
 from sandboxrun.spec.project import DeclaredSandbox, FileSpec
 from sandboxrun.spec.records import Workspace
@@ -36,56 +36,42 @@ def with_protected(
     sandboxes: Iterable[DeclaredSandbox], own: frozenset[Path], places: Places, problems: Problems
 ) -> tuple[DeclaredSandbox, ...]:
     """The sandboxes with what their workspaces keep read-only written out; what can't be kept is noted."""
-    every = tuple(sandboxes)
-    for sandbox in every:
-        _check_binds(sandbox, own, places, problems)
-    guarded_ones = tuple(_guarded(sandbox, own, problems) for sandbox in every)
-    _check_apart(guarded_ones, problems)
-    return guarded_ones
+    found = []
+    for sandbox in sandboxes:
+        for mount in sandbox.spec.volumes:
+            if mount.type != "bind" or mount.read_only or mount.source is None or not places.allows(Path(mount.source)):
+                continue  # one that is outside is reported already
+            decisive = sorted(path for path in own if path.is_relative_to(os.path.realpath(mount.source)))
+            if decisive:
+                what = f"{decisive[0].name}, which the profile depends on"
+                message = f"the bind {mount.target} lets the sandbox write to {what}"
+                help = "mount it with :ro, or as the workspace with access: rw, which keeps such files"
+                problems.add(message, sandbox.place("volumes", mount.target), help)
+        found.append(_guarded(sandbox, own, problems))
+    _check_apart(found, problems)
+    return tuple(found)
 
 
-def _check_apart(sandboxes: tuple[DeclaredSandbox, ...], problems: Problems) -> None:
+def _check_apart(sandboxes: Sequence[DeclaredSandbox], problems: Problems) -> None:
     """No sandbox starts from a place that another one may move: it could put a link to any host path there."""
     writers: dict[tuple[Path, tuple[str, ...]], list[str]] = {}  # a place and what of it can't be moved → who writes
     for sandbox in sandboxes:
-        for reach in _writable(sandbox):
-            writers.setdefault(reach, []).append(sandbox.address)
-    known: dict[tuple[Path, Path, tuple[str, ...]], bool] = {}
+        workspace = sandbox.spec.workspace
+        if workspace is not None and workspace.access == "rw":
+            writers.setdefault((Path(workspace.source), workspace.protected), []).append(sandbox.address)
+        for mount in sandbox.spec.volumes:
+            if mount.type == "bind" and not mount.read_only:
+                writers.setdefault((Path(mount.source or ""), ()), []).append(sandbox.address)
+    can_move = cache(_can_move)
     for sandbox in sandboxes if writers else ():
+        done = {a for a, waits in sandbox.depends_on.items() if waits.condition == "service_completed_successfully"}
         for key, item, place in sources_of(sandbox):
             for (top, fixed), addresses in writers.items():
-                at = (place, top, fixed)
-                if at not in known:
-                    known[at] = _can_move(top, fixed, place)
-                other = next((one for one in addresses if _is_at_once(sandbox, one)), None) if known[at] else None
-                if other is not None:
+                other = next((one for one in addresses if one != sandbox.address and one not in done), None)
+                if other is not None and can_move(top, fixed, place):
                     message = f"{place.name} lies where {other} may write: it could put a link in its place"
                     help = "give each a directory of its own, or depend on it: service_completed_successfully"
                     problems.add(message, sandbox.place(key, item), help)
-
-
-def _is_at_once(sandbox: DeclaredSandbox, other: str) -> bool:
-    """Whether another sandbox may run when this one starts."""
-    waits = sandbox.depends_on.get(other)
-    return other != sandbox.address and (waits is None or waits.condition != "service_completed_successfully")
-
-
-def sources_of(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str | None, Path]]:
-    """The options, their items, and the host paths in them, that a sandbox is given when it starts."""
-    workspace = sandbox.spec.workspace
-    if workspace is not None:
-        yield "workspace", None, sandbox.workspace or Path(workspace.source)
-    for mount in sandbox.spec.volumes:
-        if mount.type == "bind" and mount.source is not None:
-            yield "volumes", mount.target, Path(mount.source)
-
-
-def _writable(sandbox: DeclaredSandbox) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """The places that a sandbox may write to, and what below them it can't move."""
-    workspace = sandbox.spec.workspace
-    if workspace is not None and workspace.access == "rw":
-        yield Path(workspace.source), workspace.protected
-    yield from ((Path(m.source or ""), ()) for m in sandbox.spec.volumes if m.type == "bind" and not m.read_only)
 
 
 def _can_move(top: Path, fixed: tuple[str, ...], place: Path) -> bool:
@@ -97,18 +83,14 @@ def _can_move(top: Path, fixed: tuple[str, ...], place: Path) -> bool:
     return not (inner in mounts or any(mounts.get(step) for step in parents(inner)))
 
 
-def _check_binds(sandbox: DeclaredSandbox, own: frozenset[Path], places: Places, problems: Problems) -> None:
-    """No bind gives a sandbox the files that decide what it is."""
+def sources_of(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str | None, Path]]:
+    """The options, their items, and the host paths in them, that a sandbox is given when it starts."""
+    workspace = sandbox.spec.workspace
+    if workspace is not None:
+        yield "workspace", None, sandbox.workspace or Path(workspace.source)
     for mount in sandbox.spec.volumes:
-        if mount.type != "bind" or mount.read_only or mount.source is None:
-            continue
-        if not places.allows(Path(mount.source)):
-            continue  # which is told already
-        found = sorted(path for path in own if path.is_relative_to(os.path.realpath(mount.source)))
-        if found:
-            message = f"the bind {mount.target} lets the sandbox write to {found[0].name}, which the profile depends on"
-            help = "mount it with :ro, or as the workspace with access: rw, which keeps such files"
-            problems.add(message, sandbox.place("volumes", mount.target), help)
+        if mount.type == "bind" and mount.source is not None:
+            yield "volumes", mount.target, Path(mount.source)
 
 
 def _guarded(sandbox: DeclaredSandbox, own: frozenset[Path], problems: Problems) -> DeclaredSandbox:
@@ -126,10 +108,22 @@ def _guarded(sandbox: DeclaredSandbox, own: frozenset[Path], problems: Problems)
         else:
             problems.add(f"the workspace can't be read: {reason(error)}", span, "fix the path, or what is there")
     every = guarded(workspace.writable, inside(workspace.source, own | frozenset(also)))
-    covered = _covered(sandbox.spec, workspace)
+    mounts = [(os.path.relpath(at, workspace.target), key, at) for key, at in _mounts_below(sandbox.spec, workspace)]
+    covered = {inner for inner, _, _ in mounts}
+    # what lies under another mount at the top is out of reach, and the mount can't be moved
     paths = tuple(path for path in every if path.split("/")[0] not in covered)
-    _check_mounts(sandbox, workspace, paths, problems)
-    _check_links(workspace.source, paths, span, problems)
+    taken = {*paths, *(above for path in paths for above in parents(path))}
+    for inner, key, target in mounts:
+        if inner in taken:
+            message = f"{key}: {target} would hide files of the workspace that are kept read-only"
+            problems.add(message, sandbox.place(key, target), "give it another target")
+    for path in paths:
+        link = next((at for at in (*parents(path), path) if os.path.islink(os.path.join(workspace.source, at))), None)
+        if link is not None:
+            name = path.split("/")[0]
+            opened = f'open it by writable: ["{name}"]' if path in GUARDS else "name the file itself"
+            message = f"{link} in the workspace is a link: {'it' if link == path else path} can't be kept read-only"
+            problems.add(message, span, f"{_COPY}, or {opened}")
     spec = structs.replace(sandbox.spec, workspace=structs.replace(workspace, protected=paths))
     return structs.replace(sandbox, spec=spec)
 
@@ -167,36 +161,9 @@ def inside(source: str, own: frozenset[Path]) -> Iterator[str]:
                 yield str(path.relative_to(top))
 
 
-def _mounts_below(spec: SandboxSpec, workspace: Workspace) -> Iterator[tuple[str, str, str]]:
-    """Other mounts in the workspace: where, from its top, their option and their target."""
+def _mounts_below(spec: SandboxSpec, workspace: Workspace) -> Iterator[tuple[str, str]]:
+    """Other mounts in the workspace: their option and their target."""
     targets = (*(("volumes", mount.target) for mount in spec.volumes), *(("tmpfs", path) for path in spec.tmpfs))
     for key, target in targets:
         if target.rstrip("/").startswith(f"{workspace.target.rstrip('/')}/"):
-            yield os.path.relpath(target, workspace.target), key, target
-
-
-def _covered(spec: SandboxSpec, workspace: Workspace) -> frozenset[str]:
-    """Names at the top that another mount hides: what lies under it is out of reach, and it can't be moved."""
-    return frozenset(path for path, _, _ in _mounts_below(spec, workspace) if "/" not in path)
-
-
-def _check_mounts(sandbox: DeclaredSandbox, workspace: Workspace, paths: tuple[str, ...], problems: Problems) -> None:
-    taken = {*paths, *(above for path in paths for above in parents(path))}
-    for inner, key, target in _mounts_below(sandbox.spec, workspace):
-        if inner in taken:
-            message = f"{key}: {target} would hide files of the workspace that are kept read-only"
-            problems.add(message, sandbox.place(key, target), "give it another target")
-
-
-def _check_links(source: str, paths: tuple[str, ...], span: Span | None, problems: Problems) -> None:
-    for path in paths:
-        link = next((at for at in (*parents(path), path) if os.path.islink(os.path.join(source, at))), None)
-        if link is not None:
-            name = path.split("/")[0]
-            help = (
-                f'{_COPY}, or open it by writable: ["{name}"]'
-                if path in GUARDS
-                else f"{_COPY}, or name the file itself"
-            )
-            what = "it" if link == path else path
-            problems.add(f"{link} in the workspace is a link: {what} can't be kept read-only", span, help)
+            yield key, target
