@@ -22,6 +22,8 @@ from sandboxrun.spec.types import Schema
 DRAFT = "http://json-schema.org/draft-07/schema#"
 _TEMPLATE = {"$ref": "#/definitions/template"}
 _NAMES = {"pattern": f"^(?:{KEY})$"}
+_NULL = {"type": "null"}
+_SANDBOX = {"$ref": "#/definitions/sandbox"}
 _PRIVATE: Schema = {"^x-": {}}
 
 
@@ -32,135 +34,102 @@ def schema_text() -> str:
 
 def profile_schema() -> Schema:
     """The schema of a whole profile file, templates allowed."""
+    name = "The project: it names and labels every object. The directory's name when left out."
+    secrets, settings = {"api_key": {"environment": "AGENT_API_KEY"}}, {"settings": {"file": "./settings.json"}}
     return {
         "$schema": DRAFT,
         "title": "sandboxrun profile",
         "description": "A project of sandboxes for agents: what runs in each, and what it may do.",
         "type": "object",
         "properties": {
-            "name": {
-                **_templated({"type": "string", "pattern": f"^(?:{PROJECT})$"}),
-                "description": "The project: it names and labels every object. The directory's name when left out.",
-                "examples": ["review"],
-            },
+            "name": _told(name, "review", **_templated({"type": "string", "pattern": f"^(?:{PROJECT})$"})),
             "variables": _variables(),
-            "sandboxes": {
-                "description": "The sandboxes by name.",
-                "examples": [{"agent": {"image": "node:20-alpine"}}],
-                "type": "object",
-                "propertyNames": _NAMES,
-                "additionalProperties": {"anyOf": [{"$ref": "#/definitions/sandbox"}, {"type": "null"}]},
-            },
+            "sandboxes": _map("The sandboxes by name.", {"agent": {"image": "node:20-alpine"}}, _SANDBOX),
             "networks": _objects(NetworkType, "The project's networks by key.", {"default": {"internal": True}}),
             "volumes": _objects(VolumeType, "The project's volumes by key.", {"cache": {}}),
-            "secrets": _objects(SecretType, "Secrets by key.", {"api_key": {"environment": "AGENT_API_KEY"}}),
-            "configs": _objects(ConfigType, "Configuration files by key.", {"settings": {"file": "./settings.json"}}),
+            "secrets": _objects(SecretType, "Secrets by key.", secrets),
+            "configs": _objects(ConfigType, "Configuration files by key.", settings),
         },
         "patternProperties": _PRIVATE,
         "additionalProperties": False,
-        "definitions": {"template": _template(), "sandbox": _sandbox()},
+        "definitions": {
+            "template": _told(
+                "A template: its value is made of variables.", "{{ name }}", type="string", pattern=r"\{\{|\{%|\{#"
+            ),
+            "sandbox": _sandbox(),
+        },
     }
 
 
-def _template() -> Schema:
-    return {
-        "type": "string",
-        "pattern": r"\{\{|\{%|\{#",
-        "description": "A template: its value is made of variables.",
-        "examples": ["{{ name }}"],
-    }
+def _told(description: str, /, *examples: Any, **schema: Any) -> Schema:
+    return {"description": description, "examples": list(examples), **schema}
+
+
+def _map(description: str, example: Any, value: Schema) -> Schema:
+    """A mapping of names."""
+    inner = {"anyOf": [value, _NULL]}
+    return _told(description, example, type="object", propertyNames=_NAMES, additionalProperties=inner)
+
+
+def _objects(type_: Any, description: str, example: Any) -> Schema:
+    return _map(description, example, _loose(type_.schema()))
+
+
+def _record(needed: str, /, **properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": [needed], "additionalProperties": False}
 
 
 def _sandbox() -> Schema:
     schema = _loose(SpecType.schema())
-    own = {**_own_keys(), **schema["properties"]}
-    return {**schema, "description": "One sandbox.", "properties": own, "patternProperties": _PRIVATE}
-
-
-def _own_keys() -> dict[str, Schema]:
     text = {"type": "string", "minLength": 1}
-    path = {
-        "type": "object",
-        "properties": {
-            "path": {**text, "description": "The file.", "examples": ["agent.env"]},
-            "required": {"type": "boolean", "description": "Whether it must exist.", "examples": [False]},
-        },
-        "required": ["path"],
-        "additionalProperties": False,
+    base = _record(
+        "sandbox",
+        file=_told("A file in the project; this one when left out.", "bases.yaml", **text),
+        sandbox=_told("The sandbox to build on.", "agent", **text),
+    )
+    path = _record(
+        "path",
+        path=_told("The file.", "agent.env", **text),
+        required=_told("Whether it must exist.", False, type="boolean"),
+    )
+    items = {"type": "array", "items": {"type": ["string", "number", "boolean"]}, "maxItems": 1000}
+    own = {
+        "extends": _told(
+            "What this sandbox builds on: a built-in base, or a sandbox of a file in the project.",
+            "hardened",
+            {"file": "bases.yaml", "sandbox": "agent"},
+            anyOf=[{"enum": list(bases())}, base, _NULL],
+        ),
+        "for_each": _told(
+            "One sandbox for each item; templates see it as each, or each.key and each.value.",
+            ["lint", "tests"],
+            "{{ tasks }}",
+            anyOf=[items, {"type": "object", "maxProperties": 1000}, _TEMPLATE, _NULL],
+        ),
+        "when": _told(
+            "Whether the sandbox is there at all.",
+            "{{ ref != 'skip' }}",
+            anyOf=[{"type": "boolean"}, _TEMPLATE, _NULL],
+        ),
+        "env_file": _told(
+            "Files of NAME=value lines for the environment; environment: wins over them.",
+            ["agent.env"],
+            anyOf=[text, {"type": "array", "items": {"anyOf": [text, path]}}, _NULL],
+        ),
     }
-    return {
-        "extends": {
-            "description": "What this sandbox builds on: a built-in base, or a sandbox of a file in the project.",
-            "examples": ["hardened", {"file": "bases.yaml", "sandbox": "agent"}],
-            "anyOf": [{"enum": list(bases())}, _other_base(), {"type": "null"}],
-        },
-        "for_each": {
-            "description": "One sandbox for each item; templates see it as each, or each.key and each.value.",
-            "examples": [["lint", "tests"], "{{ tasks }}"],
-            "anyOf": [
-                {"type": "array", "items": {"type": ["string", "number", "boolean"]}, "maxItems": 1000},
-                {"type": "object", "maxProperties": 1000},
-                _TEMPLATE,
-                {"type": "null"},
-            ],
-        },
-        "when": {
-            "description": "Whether the sandbox is there at all.",
-            "examples": ["{{ ref != 'skip' }}"],
-            "anyOf": [{"type": "boolean"}, _TEMPLATE, {"type": "null"}],
-        },
-        "env_file": {
-            "description": "Files of NAME=value lines for the environment; environment: wins over them.",
-            "examples": [["agent.env"]],
-            "anyOf": [text, {"type": "array", "items": {"anyOf": [text, path]}}, {"type": "null"}],
-        },
-    }
-
-
-def _other_base() -> Schema:
-    text = {"type": "string", "minLength": 1}
-    return {
-        "type": "object",
-        "properties": {
-            "file": {
-                **text,
-                "description": "A file in the project; this one when left out.",
-                "examples": ["bases.yaml"],
-            },
-            "sandbox": {**text, "description": "The sandbox to build on.", "examples": ["agent"]},
-        },
-        "required": ["sandbox"],
-        "additionalProperties": False,
-    }
-
-
-def _objects(type_: Any, description: str, example: Any) -> Schema:
-    return {
-        "description": description,
-        "examples": [example],
-        "type": "object",
-        "propertyNames": _NAMES,
-        "additionalProperties": {"anyOf": [_loose(type_.schema()), {"type": "null"}]},
-    }
+    properties = {**own, **schema["properties"]}
+    return {**schema, "description": "One sandbox.", "properties": properties, "patternProperties": _PRIVATE}
 
 
 def _variables() -> Schema:
-    properties = {
-        name: {**key.schema, "description": key.description, "examples": [key.example]}
-        for name, key in VARIABLE_KEYS.items()
-    }
-    return {
-        "description": "The inputs of the templates, each typed.",
-        "examples": [{"ref": {"type": "string", "default": "main"}}],
-        "type": "object",
-        "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$"},
-        "additionalProperties": {
-            "type": "object",
-            "properties": properties,
-            "required": ["type"],
-            "additionalProperties": False,
-        },
-    }
+    keys = {name: _told(key.description, key.example, **key.schema) for name, key in VARIABLE_KEYS.items()}
+    return _told(
+        "The inputs of the templates, each typed.",
+        {"ref": {"type": "string", "default": "main"}},
+        type="object",
+        propertyNames={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$"},
+        additionalProperties=_record("type", **keys),
+    )
 
 
 # -- templates where a value may be ------------------------------------------------------------------------------
