@@ -20,14 +20,13 @@ from sandboxrun.data import Data
 from sandboxrun.evidence import parts
 from sandboxrun.evidence.errors import disk_full, reason_of
 from sandboxrun.evidence.folder import RunFolder
-from sandboxrun.evidence.index import Digests, Egress, Index, Kept, Missing, Refused
+from sandboxrun.evidence.index import Digests, Index, Kept, Missing
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.parts import CaptureLimits, Part, Source, egress
 from sandboxrun.evidence.store import Captured, Entry, Store, recorded
-from sandboxrun.evidence.usage import Usage
 from sandboxrun.evidence.workspace import staged_content
 from sandboxrun.spec.outcome import History, StoppedBy, decide, seen
-from sandboxrun.spec.state import Document
+from sandboxrun.spec.state import Created, Document
 from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
@@ -98,13 +97,7 @@ class _Capture:
         self._until = self._deadline + _GRACE
         self._masker = Masker(request.secrets)
         self._missing: list[Missing] = list(request.missing)
-        self._refused: list[Refused] = []
-        self._refused_total = 0
-        self._usage: Usage | None = None
-        self._patched_paths: int | None = None
-        self._touched: tuple[str, ...] = ()
-        self._not_copied: tuple[str, ...] = ()
-        self._egress: Egress | None = None
+        self._told = Part()  # all parts together, but for what is missing
         self._hindered: str | None = None
         self._history: History | None = None
 
@@ -173,9 +166,8 @@ class _Capture:
         engine = self._guarded("engine version", partial(version.result, self._until))
         self._history = self._guarded("history", partial(history.result, self._until)) or History(known=False)
         workspace = self._guarded("workspace digest", lambda: staged_content(self._store, self._request.run))
-        return structs.replace(digests or self._request.digests, workspace=workspace or ""), MappingProxyType(
-            engine or {}
-        )
+        digests = structs.replace(digests or self._request.digests, workspace=workspace or "")
+        return digests, MappingProxyType(engine or {})
 
     def _own_parts(self, source: Source, answer: Document | None) -> Iterator[tuple[str, Callable[[], Part]]]:
         """What is here already."""
@@ -209,14 +201,12 @@ class _Capture:
             "logs": lambda: parts.engine_logs(source, answer, request.written),
             "changes": lambda: parts.changes(source),
             "artifacts": lambda: parts.artifacts(source, request.artifacts),
-            "workspace": lambda: self._workspace(source, request.workspace or "", answer),
+            "workspace": lambda: (
+                (parts.held_workspace(source, request.keeper, answer.state) if request.keeper is not None else None)
+                or parts.workspace(source, request.workspace or "", request.artifacts, request.own)
+            ),
         }
         yield from ((name, calls[name]) for name in wanted)
-
-    def _workspace(self, source: Source, target: str, answer: Document) -> Part:
-        request = self._request
-        lost = parts.held_workspace(source, request.keeper, answer.state) if request.keeper is not None else None
-        return lost or parts.workspace(source, target, request.artifacts, request.own)
 
     def _guarded(self, part: str, call: Callable[[], T]) -> T | None:
         """What `call` gives; None, and a note, when it fails."""
@@ -232,17 +222,10 @@ class _Capture:
             return None
 
     def _add(self, part: Part | None) -> None:
-        if part is None:
-            return
-        known = {m.part for m in self._request.missing} & {"usage"}  # why there are too few samples was said already
-        self._missing += [m for m in part.missing if m.part not in known]
-        self._refused += part.refused
-        self._refused_total += part.refused_total
-        self._usage = self._usage or part.usage
-        self._egress = self._egress or part.egress
-        self._patched_paths = part.patched_paths if self._patched_paths is None else self._patched_paths
-        self._touched += part.protected_paths_touched
-        self._not_copied += part.not_copied
+        if part is not None:
+            known = {m.part for m in self._request.missing} & {"usage"}  # why too few samples was said already
+            self._missing += [m for m in part.missing if m.part not in known]
+            self._told = self._told.joined(part)
 
     def _image(self, answer: Document | None) -> Digests:
         given, image = self._request.digests, answer.image if answer is not None else ""
@@ -273,17 +256,20 @@ class _Capture:
             watched=request.watched,
             history=self._history,
         )
-        started = answer.started if answer is not None else None
-        finished = answer.finished if answer is not None and started is not None else None
-        labels = self._masker.json(answer.labels if answer is not None else {})
+        about = answer or Document(id=self._id, name="", image="", state=Created(), labels={}, raw={})
+        started, finished = about.started, about.finished if about.started is not None else None
+        told, masked = self._told, self._masker.text
+        egress = told.egress  # the hosts it asked for are the agent's words too
+        if egress is not None:
+            egress = structs.replace(egress, denied_targets=tuple(map(masked, egress.denied_targets)))
         return Index(
             run=request.run,
             project=request.project,
             sandbox=request.sandbox,
-            container_id=answer.id if answer is not None else self._id,
-            container_name=answer.name if answer is not None else "",
-            ending=structs.replace(ending, detail=self._masker.text(ending.detail) if ending.detail else None),
-            created_at=answer.created if answer is not None else None,
+            container_id=about.id,
+            container_name=about.name,
+            ending=structs.replace(ending, detail=masked(ending.detail) if ending.detail else None),
+            created_at=about.created,
             started_at=started,
             finished_at=finished,
             captured_at=datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z"),
@@ -291,28 +277,20 @@ class _Capture:
             capture_seconds=round(time.monotonic() - self._began, 3),
             digests=digests,
             engine=engine,
-            labels=MappingProxyType({str(key): str(value) for key, value in labels.items()}),
-            usage=self._usage,
-            patched_paths=self._patched_paths,
-            protected_paths_touched=tuple(map(self._masker.text, self._touched)),
-            not_copied=tuple(map(self._masker.text, self._not_copied)),
-            egress=self._masked_egress(),
+            labels=MappingProxyType({str(k): str(v) for k, v in self._masker.json(about.labels).items()}),
+            usage=told.usage,
+            patched_paths=told.patched_paths,
+            protected_paths_touched=tuple(map(masked, told.protected_paths_touched)),
+            not_copied=tuple(map(masked, told.not_copied)),
+            egress=egress,
             kept=kept,
-            missing=tuple(structs.replace(m, reason=self._masker.text(m.reason)) for m in self._missing),
+            missing=tuple(structs.replace(m, reason=masked(m.reason)) for m in self._missing),
             refused=tuple(
-                structs.replace(r, path=self._masker.text(r.path), reason=self._masker.text(r.reason))
-                for r in self._refused[:_LISTED]
+                structs.replace(r, path=masked(r.path), reason=masked(r.reason)) for r in told.refused[:_LISTED]
             ),
-            refused_total=self._refused_total,
+            refused_total=told.refused_total,
             previous=previous,
         )
-
-    def _masked_egress(self) -> Egress | None:
-        """The hosts it asked for are the agent's words too."""
-        egress = self._egress
-        if egress is None:
-            return None
-        return structs.replace(egress, denied_targets=tuple(map(self._masker.text, egress.denied_targets)))
 
 
 def _between(started: str | None, finished: str | None) -> float | None:

@@ -65,6 +65,19 @@ class Part(Data):
     protected_paths_touched: tuple[str, ...] = ()
     egress: Egress | None = None
 
+    def joined(self, other: Part) -> Part:
+        """The two together."""
+        return Part(
+            missing=self.missing + other.missing,
+            refused=self.refused + other.refused,
+            refused_total=self.refused_total + other.refused_total,
+            usage=self.usage or other.usage,
+            not_copied=self.not_copied + other.not_copied,
+            patched_paths=other.patched_paths if self.patched_paths is None else self.patched_paths,
+            protected_paths_touched=self.protected_paths_touched + other.protected_paths_touched,
+            egress=self.egress or other.egress,
+        )
+
 
 class Source(Data):
     """Where the parts are read from and written to. `deadline` is a `time.monotonic` value."""
@@ -232,22 +245,14 @@ def artifacts(source: Source, paths: Iterable[str]) -> Part:
     for path in paths:
         name = f"artifact {path}"
         try:
-            done = _joined(done, _exported(source, path, name, "artifacts", source.limits.artifacts))
+            done = done.joined(_exported(source, path, name, "artifacts", source.limits.artifacts))
         except EngineUnreachable:
             raise
         except Exception as error:
             if disk_full(error):
                 raise
-            done = _joined(done, Part(missing=(Missing(part=name, reason=reason_of(error)),)))
+            done = done.joined(Part(missing=(Missing(part=name, reason=reason_of(error)),)))
     return done
-
-
-def _joined(one: Part, other: Part) -> Part:
-    return Part(
-        missing=one.missing + other.missing,
-        refused=one.refused + other.refused,
-        refused_total=one.refused_total + other.refused_total,
-    )
 
 
 def _exported(source: Source, path: str, part: str, under: str, limits: ExportLimits) -> Part:

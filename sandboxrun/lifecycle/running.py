@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
@@ -141,9 +142,8 @@ MOST_BYTES = 4 << 20
 MOST_PROCESSES = 4096
 PATIENCE = 5.0  # seconds that a runtime may take to become the sandbox's command
 _RUNTIMES = ("runc:", "crun")  # what it calls itself until then; one that goes on calling itself so only waits
-_EVERYTHING = (
-    *("processes", "namespaces", "maps", "limits", "mounts", "network", "oom_score_adj", "cgroup"),
-)  # what checks read, by the names they have in `Outside.unread`
+# What checks read, by the names they have in `Outside.unread`.
+_EVERYTHING = ("processes", "namespaces", "maps", "limits", "mounts", "network", "oom_score_adj", "cgroup")
 _GONE = (FileNotFoundError, ProcessLookupError)
 
 
@@ -227,7 +227,12 @@ class _Reading:
             limits=self._part("limits", lambda: read_limits(self._file("limits")), freeze({})),
             mounts=self._part("mounts", lambda: read_mounts(self._file("mountinfo")), ()),
             cgroup_version=version,
-            cgroup=freeze(self._limits(version)),
+            cgroup=freeze(
+                {
+                    name: self._part(f"cgroup {name}", partial(self._limit, controller, files), "")
+                    for name, (controller, *files) in (_V1 if version == 1 else _V2).items()
+                }
+            ),
             interfaces=self._part("network", lambda: read_interfaces(self._file("net/dev")), ()),
             oom_score_adj=self._part("oom_score_adj", lambda: first_number(self._file("oom_score_adj")), None),
             uid_map=self._part("maps", lambda: self._file("uid_map"), ""),
@@ -235,11 +240,10 @@ class _Reading:
             present=frozenset(path for path in (*MASKED, *MASKED_SYS, *READ_ONLY) if os.path.exists(path)),
         )
         try:
-            still = _is_in(self._container, read_cgroups(self._file("cgroup")))
+            if not _is_in(self._container, read_cgroups(self._file("cgroup"))):
+                raise ProcessLookupError(self._pid)
         except OSError as error:
             return unreadable(_why(error))
-        if not still:
-            return unreadable("it ended while it was looked at")
         return structs.replace(made, unread=freeze(self._unread))
 
     def _part(self, name: str, read: Callable[[], Any], nothing: Any) -> Any:
@@ -271,15 +275,14 @@ class _Reading:
     def _process(self, pid: int) -> Process:
         """Read, and only then looked at whose it is: a number may be another process's by now."""
         status = read_status(_read(PROC / str(pid) / "status"))
+        namespaces: Mapping[str, str] = freeze({})
         try:
             namespaces = namespaces_of(pid)
         except _GONE:
             if status.get("State", "")[:1] not in ("Z", "X"):
                 raise
-            namespaces = freeze({})
         except OSError as error:
             self._unread["namespaces"] = _why(error)
-            namespaces = freeze({})
         if not _is_in(self._container, read_cgroups(_read(PROC / str(pid) / "cgroup"))):
             raise ProcessLookupError(pid)
         return Process(pid=pid, status=status, namespaces=namespaces)
@@ -310,15 +313,8 @@ class _Reading:
                 return [folder for folder in folders if folder.is_dir()]
         return []
 
-    def _limits(self, version: int) -> Mapping[str, str]:
-        """The texts of what limits it, in version 2's form where the versions differ."""
-        found = {}
-        for name, (controller, *files) in (_V1 if version == 1 else _V2).items():
-            text = self._part(f"cgroup {name}", lambda c=controller, f=files: self._limit(c, f), "")  # type: ignore[misc]
-            found[name] = text
-        return found
-
     def _limit(self, controller: str, files: Iterable[str]) -> str:
+        """The text of what limits it, in version 2's form where the versions differ."""
         folders = self._folders(controller)
         if not folders:
             raise OSError("its cgroup is not mounted here")
@@ -381,17 +377,37 @@ def verify_running(engine: Backend, profile: Profile, store: Store, names: tuple
     Raises UsageError where nothing runs, or nothing of a name; EngineError.
     """
     snapshot = engine.observe(profile, store)
-    live = [o for o in snapshot.sandboxes if isinstance(o.state, Running) and not _is_probe(o)]
+    live = [
+        o
+        for o in snapshot.sandboxes
+        # one-offs of a verification run with options that are not the declared ones on purpose
+        if isinstance(o.state, Running)
+        and not (o.one_off and any(config.source == CONFIG for config in (o.applied or o.spec).configs))
+    ]
     chosen = _chosen(live, names, profile)
     order = {sandbox.address: n for n, sandbox in enumerate(profile.sandboxes)}
     chosen.sort(key=lambda o: (order.get(o.address, len(order)), o.address, o.one_off, o.name))
-    spaces = {o.id: _namespaces(engine.host_view(o), label(o)) for o in live}
+    spaces: dict[str, Mapping[str, str]] = {}
+    for o in live:
+        with contextlib.suppress(OSError):  # what it shares, the other one's own look finds
+            spaces[o.id] = dict.fromkeys(namespaces_of(engine.host_view(o).pid).values(), label(o))
     found: list[Finding] = []
     for observed in chosen:
         others = {link: whose for id, links in spaces.items() if id != observed.id for link, whose in links.items()}
         spec = expected(profile, observed)
         if profile.sandbox(observed.address) is None:
-            found.append(_undeclared(label(observed)))
+            found.append(
+                Finding(
+                    sandbox=label(observed),
+                    control="declared",
+                    title="the profile declares it",
+                    field="label sandboxrun.sandbox",
+                    expected="declared",
+                    seen="not declared",
+                    verdict=Verdict.INCONCLUSIVE,
+                    note="what it must be is taken from its own label, which whoever made it wrote",
+                )
+            )
         found += look_at(engine, profile, observed, spec, snapshot.images.get(spec.image), others)
     return tuple(found)
 
@@ -446,48 +462,13 @@ def expected(profile: Profile, observed: ObservedSandbox) -> SandboxSpec:
     return declared.spec
 
 
-def _undeclared(name: str) -> Finding:
-    return Finding(
-        sandbox=name,
-        control="declared",
-        title="the profile declares it",
-        field="label sandboxrun.sandbox",
-        expected="declared",
-        seen="not declared",
-        verdict=Verdict.INCONCLUSIVE,
-        note="what it must be is taken from its own label, which whoever made it wrote",
-    )
-
-
-def _is_probe(observed: ObservedSandbox) -> bool:
-    """Whether a verification of its own runs there: its options are not the declared ones on purpose."""
-    spec = observed.applied or observed.spec
-    return observed.one_off and any(config.source == CONFIG for config in spec.configs)
-
-
 def _chosen(live: list[ObservedSandbox], names: tuple[str, ...], profile: Profile) -> list[ObservedSandbox]:
-    chosen = [o for o in live if not names or _means(names, o.address)]
-    missing = [name for name in names if not any(_means((name,), o.address) for o in live)]
-    faults = [Diagnostic(message=f"no sandbox {name} runs", help=_ADVICE) for name in missing]
-    if not chosen and not faults:
-        faults = [Diagnostic(message=f"no sandbox of {profile.project} runs", help=_ADVICE)]
-    if faults:
-        raise UsageError(*faults)
-    return chosen
-
-
-_ADVICE = "apply first; without --running, sandboxes are started to be verified"
-
-
-def _means(names: Iterable[str], address: str) -> bool:
-    return address in names or address.partition("[")[0] in names
-
-
-def _namespaces(view: HostView, whose: str) -> Mapping[str, str]:
-    try:
-        return dict.fromkeys(namespaces_of(view.pid).values(), whose) if view.pid > 0 else {}
-    except OSError:
-        return {}  # what it shares, the other one's own look finds
-
-
-__all__ = ["expected", "label", "look_at", "verify_running"]
+    """Those that `names` mean: an address, or all of a for_each."""
+    called = {o.id: {o.address, o.address.partition("[")[0]} for o in live}
+    chosen = [o for o in live if not names or called[o.id].intersection(names)]
+    missing = [name for name in names if not any(name in those for those in called.values())]
+    if chosen and not missing:
+        return chosen
+    texts = [f"no sandbox {name} runs" for name in missing] or [f"no sandbox of {profile.project} runs"]
+    help = "apply first; without --running, sandboxes are started to be verified"
+    raise UsageError(*(Diagnostic(message=text, help=help) for text in texts))

@@ -6,7 +6,7 @@ than declared holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from sandboxrun.probe.outside import (
     NAMESPACES,
@@ -15,14 +15,12 @@ from sandboxrun.probe.outside import (
     Check,
     Looked,
     MountLine,
-    Process,
     first_number,
     inside,
     listed,
     mask_of,
 )
 from sandboxrun.probe.privilege import DEFAULT, allowed, names
-from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import format_size
 
 # -- Processes: who they are, what they may, what they see
@@ -89,18 +87,23 @@ def capabilities(looked: Looked) -> Answer | str:
 
 def no_new_privileges(looked: Looked) -> Answer | str:
     """No process can gain any by executing a file."""
-    if looked.spec.security_opt.get("no-new-privileges") != "true":
-        return Answer(expected="off", seen=_each(looked, "NoNewPrivs"), holds=True, note=f"{OPEN}: security_opt")
-    without = _with_other(looked.outside.processes, "NoNewPrivs", "1")
-    return Answer(expected="1", seen=_each(looked, "NoNewPrivs"), holds=not without, note=_told(without))
+    return _flag(looked, "NoNewPrivs", "1", "1", looked.spec.security_opt.get("no-new-privileges") != "true")
 
 
 def seccomp(looked: Looked) -> Answer | str:
     """A filter is on every process. What it holds only a probe from inside can tell."""
-    if looked.spec.security_opt.get("seccomp") == "unconfined":
-        return Answer(expected="off", seen=_each(looked, "Seccomp"), holds=True, note=f"{OPEN}: security_opt")
-    without = _with_other(looked.outside.processes, "Seccomp", "2")
-    return Answer(expected="2 (filter)", seen=_each(looked, "Seccomp"), holds=not without, note=_told(without))
+    return _flag(looked, "Seccomp", "2", "2 (filter)", looked.spec.security_opt.get("seccomp") == "unconfined")
+
+
+def _flag(looked: Looked, field: str, wanted: str, expected: str, opened: bool) -> Answer:
+    """A field of every process's status."""
+    processes = looked.outside.processes
+    seen = listed(sorted({process.status.get(field, "?") for process in processes}))
+    if opened:
+        return Answer(expected="off", seen=seen, holds=True, note=f"{OPEN}: security_opt")
+    without = [process.name for process in processes if process.status.get(field) != wanted]
+    note = f"not so: {listed(without)}" if without else ""
+    return Answer(expected=expected, seen=seen, holds=not without, note=note)
 
 
 def namespaces(looked: Looked) -> Answer | str:
@@ -122,18 +125,6 @@ def namespaces(looked: Looked) -> Answer | str:
     return Answer(expected=expected, seen="its own", holds=True)
 
 
-def _each(looked: Looked, field: str) -> str:
-    return listed(sorted({process.status.get(field, "?") for process in looked.outside.processes}))
-
-
-def _with_other(processes: Iterable[Process], field: str, value: str) -> list[Process]:
-    return [process for process in processes if process.status.get(field) != value]
-
-
-def _told(processes: list[Process]) -> str:
-    return f"not so: {listed(p.name for p in processes)}" if processes else ""
-
-
 # -- Limits: the files of its cgroup, of version 1 and 2, and its ulimits
 
 _NO_LIMIT = "no limit"
@@ -143,7 +134,7 @@ _COMMON = frozenset({"1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:1", "5:2", "13
 
 def memory(looked: Looked) -> Answer | str:
     """The hard limit."""
-    return _size(looked, "memory", looked.spec.mem_limit or -1)
+    return _limit(looked, "memory", looked.spec.mem_limit or -1, format_size)
 
 
 def swap(looked: Looked) -> Answer | str:
@@ -151,37 +142,20 @@ def swap(looked: Looked) -> Answer | str:
     spec = looked.spec
     both = spec.mem_limit or -1 if spec.memswap_limit is None else spec.memswap_limit or -1
     alone = looked.outside.cgroup_version == 2
-    return _size(looked, "swap", both - spec.mem_limit if alone and both > 0 else both)
-
-
-def _size(looked: Looked, name: str, declared: int) -> Answer:
-    found = first_number(looked.outside.cgroup.get(name, ""))
-    return Answer(
-        expected=_shown(declared),
-        seen="unknown" if found is None else _shown(found),
-        holds=_within(found, declared),
-        note=f"{OPEN}: {_NO_LIMIT}" if declared < 0 else "",
-    )
-
-
-def _shown(size: int) -> str:
-    return _NO_LIMIT if size < 0 else format_size(size)
-
-
-def _within(found: int | None, declared: int) -> bool | None:
-    if found is None:
-        return None
-    return declared < 0 or 0 <= found <= declared
+    return _limit(looked, "swap", both - spec.mem_limit if alone and both > 0 else both, format_size)
 
 
 def pids(looked: Looked) -> Answer | str:
     """Processes and threads, in all."""
-    declared = looked.spec.pids_limit or -1
-    found = first_number(looked.outside.cgroup.get("pids", ""))
+    return _limit(looked, "pids", looked.spec.pids_limit or -1, str)
+
+
+def _limit(looked: Looked, name: str, declared: int, show: Callable[[int], str]) -> Answer:
+    found = first_number(looked.outside.cgroup.get(name, ""))
     return Answer(
-        expected=_NO_LIMIT if declared < 0 else str(declared),
-        seen="unknown" if found is None else _NO_LIMIT if found < 0 else str(found),
-        holds=_within(found, declared),
+        expected=_NO_LIMIT if declared < 0 else show(declared),
+        seen="unknown" if found is None else _NO_LIMIT if found < 0 else show(found),
+        holds=None if found is None else declared < 0 or 0 <= found <= declared,
         note=f"{OPEN}: {_NO_LIMIT}" if declared < 0 else "",
     )
 
@@ -190,17 +164,14 @@ def cpus(looked: Looked) -> Answer | str:
     """CPU time: how much of each period."""
     declared = looked.spec.cpus
     words = looked.outside.cgroup.get("cpu", "").split()
-    quota = first_number(words[0]) if words else None
-    period = first_number(words[1]) if len(words) > 1 else None
+    quota, period = (first_number(word) for word in (*words, "", "")[:2])
     if quota is None or not period:
         return Answer(expected=f"{declared:g}", seen="unknown", holds=None)
     found = 0.0 if quota < 0 else quota / period
-    # The kernel counts whole microseconds of its period.
-    holds = not declared or 0 < found <= declared + 1 / period
     return Answer(
         expected=f"{declared:g}" if declared else _NO_LIMIT,
         seen=f"{found:g}" if found else _NO_LIMIT,
-        holds=holds,
+        holds=not declared or 0 < found <= declared + 1 / period,  # the kernel counts whole microseconds
         note="" if declared else f"{OPEN}: {_NO_LIMIT}",
     )
 
@@ -249,16 +220,17 @@ def ulimits(looked: Looked) -> Answer | str:
     if not declared:
         return "the profile sets none"
     found = {name: looked.outside.limits.get(name) for name in declared}
-    wide = [name for name, limit in found.items() if limit is not None and not _tight(limit, declared[name])]
+    wide = [
+        name
+        for name, limit in found.items()
+        if limit is not None
+        and not all(most < 0 or 0 <= value <= most for value, most in zip(limit, declared[name], strict=True))
+    ]
     return Answer(
         expected=listed(f"{name} {_pair(limit)}" for name, limit in declared.items()),
         seen=listed(f"{name} {'unknown' if limit is None else _pair(limit)}" for name, limit in found.items()),
         holds=False if wide else None if None in found.values() else True,
     )
-
-
-def _tight(found: tuple[int, int], declared: tuple[int, int]) -> bool:
-    return all(most < 0 or 0 <= value <= most for value, most in zip(found, declared, strict=True))
 
 
 def _pair(limit: tuple[int, int]) -> str:
@@ -327,7 +299,9 @@ def mounts(looked: Looked) -> Answer | str:
     found = {mount.target: mount for mount in looked.outside.mounts if not _engines_own(mount)}
     links = _moved(declared, found)
     wrong = [_said(mount) for target, mount in found.items() if not _fits(links.get(target, target), mount, declared)]
-    wrong += [_said(mount) for mount in looked.outside.mounts if mount.writable and _never_writable(mount)]
+    # The engine's own program, the kernel's settings, and the limits themselves are never writable.
+    own = [m for m in looked.outside.mounts if m.target in _READ_ONLY_OWN or m.type in ("cgroup", "cgroup2")]
+    wrong += [_said(mount) for mount in own if mount.writable]
     absent = [target for target in declared if target not in found and target not in links.values()]
     wrong += [f"{target} (not there)" for target in absent if target not in looked.volumes]
     return Answer(
@@ -350,19 +324,11 @@ def _declared(looked: Looked) -> Mapping[str, bool]:
     return {path.rstrip("/"): writable for path, writable in sorted(declared.items())}
 
 
-def _never_writable(mount: MountLine) -> bool:
-    """The engine's own program, the kernel's settings, and the limits themselves."""
-    return mount.target in _READ_ONLY_OWN or mount.type in ("cgroup", "cgroup2")
-
-
 def _engines_own(mount: MountLine) -> bool:
-    target = mount.target
-    return target in _ENGINES_OWN or target.startswith(("/proc/", "/sys/")) or _device(mount)
-
-
-def _device(mount: MountLine) -> bool:
-    """A device file of its own, as where devices can't be made: not a folder of the host's."""
-    return mount.target.startswith("/dev/") and mount.type in ("devtmpfs", "tmpfs") and mount.root != "/"
+    """What it mounts into every container; a device file of its own, as where devices can't be made, is no folder of
+    the host's."""
+    target, device = mount.target, mount.type in ("devtmpfs", "tmpfs") and mount.root != "/"
+    return target in _ENGINES_OWN or target.startswith(("/proc/", "/sys/")) or (target.startswith("/dev/") and device)
 
 
 def _moved(declared: Mapping[str, bool], found: Mapping[str, MountLine]) -> Mapping[str, str]:
@@ -400,8 +366,11 @@ def propagation(looked: Looked) -> Answer | str:
 
 def masked(looked: Looked) -> Answer | str:
     """The kernel's own files that tell of the host, or change it."""
-    hidden = _covering(looked, (*MASKED, *MASKED_SYS))
-    closed = _covering(looked, READ_ONLY)
+    over = {mount.target: mount for mount in looked.outside.mounts}
+    hidden, closed = (  # what is mounted over each of those that this host has
+        {path: over.get(path) for path in paths if path in looked.outside.present}
+        for paths in ((*MASKED, *MASKED_SYS), READ_ONLY)
+    )
     bare = [path for path, mount in hidden.items() if mount is None]
     bare += [f"{path} (writable)" for path, mount in closed.items() if mount is None or mount.writable]
     return Answer(
@@ -411,17 +380,11 @@ def masked(looked: Looked) -> Answer | str:
     )
 
 
-def _covering(looked: Looked, paths: tuple[str, ...]) -> Mapping[str, MountLine | None]:
-    """What is mounted over each of those that this host has."""
-    over = {mount.target: mount for mount in looked.outside.mounts}
-    return {path: over.get(path) for path in paths if path in looked.outside.present}
-
-
 def network(looked: Looked) -> Answer | str:
     """No interface where it is to have none, and one where it has a gateway."""
     spec, outside = looked.spec, looked.outside
     interfaces = [name for name in outside.interfaces if name not in _FALLBACK]
-    if _alone(spec):
+    if spec.network_mode == "none" or (spec.egress is not None and spec.egress.mode == "none"):
         others = [name for name in interfaces if name != "lo"]
         return Answer(
             expected="lo alone", seen=listed(interfaces) or "nothing", holds=not others if interfaces else None
@@ -434,10 +397,6 @@ def network(looked: Looked) -> Answer | str:
         seen=listed(interfaces) or "nothing",
         holds=len(interfaces) <= 2 if interfaces else None,
     )
-
-
-def _alone(spec: SandboxSpec) -> bool:
-    return spec.network_mode == "none" or (spec.egress is not None and spec.egress.mode == "none")
 
 
 PROCESS_CHECKS = (
