@@ -14,15 +14,14 @@ from uuid import uuid4
 
 from msgspec import structs
 
-from sandboxrun.data import Data
 from sandboxrun.errors import ExitCode, SandboxrunError
 from sandboxrun.gateway.subnets import candidates
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.job import Making, RunResult
 from sandboxrun.lifecycle.run import Runner, RunOptions
-from sandboxrun.probe.program import MOST_BYTES, command, parse, program, with_outcome
+from sandboxrun.probe.program import MOST_BYTES, OUTCOME, command, parse, program, with_outcome
 from sandboxrun.probe.staging import CONFIG, WEAK_NETWORK, WEAK_NETWORK_SPEC, staged, staged_weak
-from sandboxrun.probe.verdicts import Context, Phase, Seen
+from sandboxrun.probe.verdicts import Context, Phase, Seen, value
 from sandboxrun.spec import labels
 from sandboxrun.spec.option import Plot
 from sandboxrun.spec.option_types import CLOSED
@@ -47,13 +46,6 @@ class Interrupted(SandboxrunError):
     """A signal ended the verification: nothing is known."""
 
 
-class Told(Data):
-    """What one phase showed. `gateway` is the address of the gateway that its sandbox had, if any."""
-
-    seen: Seen
-    gateway: str | None = None
-
-
 class Prober:
     """Runs phases on one engine for one project. `signal` may be called from a signal handler meanwhile."""
 
@@ -66,21 +58,21 @@ class Prober:
         self.stopped = False
         self._lock = threading.Lock()
 
-    def strong(self, sandbox: DeclaredSandbox, context: Context, phases: tuple[Phase, ...]) -> Mapping[Phase, Told]:
+    def strong(self, sandbox: DeclaredSandbox, context: Context, phases: tuple[Phase, ...]) -> Mapping[Phase, Seen]:
         """Run the sandbox in these phases, side by side. Raises SandboxrunError when one can't be started."""
         for _ in range(TRIES):
             likely = f"{sandbox.name}-verify-{uuid4().hex[:6]}"
             context = self._wired(context, likely) if Phase.BATTERY in phases else context
             made = {phase: _probe(sandbox, phase, context, likely) for phase in phases}
             told = self._run(made, context)
-            if Phase.BATTERY not in told or told[Phase.BATTERY].gateway == context.gateway:
+            if Phase.BATTERY not in told or gateway_of(told[Phase.BATTERY]) == context.gateway:
                 return told
         raise SandboxrunError(
             f"{sandbox.address}: its gateway had another address than foretold, {TRIES} times",
             help="others make networks on this engine at the same time: try again",
         )
 
-    def weak(self, context: Context, phases: tuple[Phase, ...]) -> Mapping[Phase, Told]:
+    def weak(self, context: Context, phases: tuple[Phase, ...]) -> Mapping[Phase, Seen]:
         """The same of the weak sandbox."""
         made = {}
         for phase in phases:
@@ -151,7 +143,7 @@ class Prober:
         subnet = next(candidates(name, self._engine.subnets()))
         return structs.replace(context, gateway=Plot.of(subnet).gateway)
 
-    def _run(self, made: Mapping[Phase, DeclaredSandbox], context: Context) -> Mapping[Phase, Told]:
+    def _run(self, made: Mapping[Phase, DeclaredSandbox], context: Context) -> Mapping[Phase, Seen]:
         output: dict[str, bytearray] = {}
 
         def keep(address: str, stream: int, data: bytes) -> None:
@@ -171,7 +163,15 @@ class Prober:
         sandboxes = tuple(made.values())
         how = RunOptions(making=self._making, named=True, **options)
         settings = structs.replace(self._settings, stop=threading.Event())
-        return Runner(self._engine, self._with(sandboxes, context), self._store, settings, how), sandboxes
+        profile = (
+            structs.replace(  # with these sandboxes alone, the program among its configs and the weak ones' network
+                self._profile,
+                sandboxes=sandboxes,
+                configs=freeze({**self._profile.configs, CONFIG: FileSpec(file=str(program(context.architecture)))}),
+                networks=freeze({**self._profile.networks, WEAK_NETWORK: WEAK_NETWORK_SPEC}),
+            )
+        )
+        return Runner(self._engine, profile, self._store, settings, how), sandboxes
 
     def _running(self, runner: Runner, sandboxes: tuple[DeclaredSandbox, ...]) -> tuple[RunResult, ...]:
         """Run them to their end, within reach of `signal`."""
@@ -187,15 +187,6 @@ class Prober:
         finally:
             with self._lock:
                 self._runners.discard(runner)
-
-    def _with(self, sandboxes: tuple[DeclaredSandbox, ...], context: Context) -> Profile:
-        """The profile with these sandboxes alone, the program among its configs and the weak ones' network."""
-        return structs.replace(
-            self._profile,
-            sandboxes=sandboxes,
-            configs=freeze({**self._profile.configs, CONFIG: FileSpec(file=str(program(context.architecture)))}),
-            networks=freeze({**self._profile.networks, WEAK_NETWORK: WEAK_NETWORK_SPEC}),
-        )
 
 
 def _probe(sandbox: DeclaredSandbox, phase: Phase, context: Context, name: str) -> DeclaredSandbox:
@@ -219,17 +210,22 @@ def _bare(spec: SandboxSpec) -> SandboxSpec:
     return settle(structs.replace(off, workspace=None, working_dir=None, secrets=(), volumes=()))
 
 
-def _told(result: RunResult, output: bytes) -> Told:
+def gateway_of(seen: Seen) -> str | None:
+    """The address of the gateway that its sandbox had, if any."""
+    return value(seen, OUTCOME, "gateway") or None
+
+
+def _told(result: RunResult, output: bytes) -> Seen:
     index = result.evidence.index if result.evidence is not None else None
-    seen = parse(output)
-    if index is None:
-        return Told(seen=seen)
-    ending = index.ending
-    known = with_outcome(
-        seen,
-        how=ending.how.value,
-        exit_code=ending.exit_code,
-        oom_killed=ending.oom_killed,
-        seconds=index.ran_seconds,
+    return (
+        parse(output)
+        if index is None
+        else with_outcome(
+            parse(output),
+            how=index.ending.how.value,
+            exit_code=index.ending.exit_code,
+            oom_killed=index.ending.oom_killed,
+            seconds=index.ran_seconds,
+            gateway=index.labels.get(labels.GATEWAY, ""),
+        )
     )
-    return Told(seen=known, gateway=index.labels.get(labels.GATEWAY))

@@ -20,11 +20,11 @@ from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.job import Making
 from sandboxrun.lifecycle.places import file_contents
-from sandboxrun.lifecycle.probing import Interrupted, Prober, Told
+from sandboxrun.lifecycle.probing import Interrupted, Prober, gateway_of
 from sandboxrun.lifecycle.running import label, look_at, namespaces_of
 from sandboxrun.probe.controls import judge
 from sandboxrun.probe.staging import WEAK_NETWORK, staged_weak
-from sandboxrun.probe.verdicts import Context, Finding, Phase, Verdict
+from sandboxrun.probe.verdicts import Context, Finding, Phase, Seen, Verdict
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Image, Running
 from sandboxrun.spec.types import freeze
@@ -96,7 +96,7 @@ class Verification:
     def _one(self, prober: Prober, sandbox: DeclaredSandbox, context: Context) -> tuple[Finding, ...]:
         weak, networks = self._weak_of(prober, context), context.spec.networks
 
-        def strong(context: Context, *phases: Phase) -> dict[Phase, Told]:
+        def strong(context: Context, *phases: Phase) -> dict[Phase, Seen]:
             self._tell(f"{sandbox.address}: {', '.join(phases)}")
             return dict(prober.strong(sandbox, context, phases))
 
@@ -113,9 +113,8 @@ class Verification:
             weak.run(Phase.BATTERY)
         seen |= beside.result()
         outlived.result()
-        known = structs.replace(known, gateway=seen[Phase.BATTERY].gateway)
-        strongly, weakly = ({phase: told.seen for phase, told in by.items()} for by in (seen, weak.seen))
-        found = judge(sandbox.address, known, strongly, weakly, self._engine.terms.controls)
+        known = structs.replace(known, gateway=gateway_of(seen[Phase.BATTERY]))
+        found = judge(sandbox.address, known, seen, weak.seen, self._engine.terms.controls)
         unknown = Verdict.INCONCLUSIVE
         return tuple(structs.replace(f, note=weak.reason) if weak.reason and f.verdict is unknown else f for f in found)
 
@@ -168,7 +167,7 @@ class _Weak:
 
     def __init__(self, prober: Prober, context: Context, tell: Callable[[str], None], reason: str) -> None:
         self._prober, self._context, self._tell = prober, context, tell
-        self.seen: dict[Phase, Told] = {}
+        self.seen: dict[Phase, Seen] = {}
         self.reason = reason
 
     def run(self, *phases: Phase) -> None:

@@ -44,12 +44,6 @@ def _closed(one: Mapping[str, str], context: Context) -> bool | None:
     return int(mode, 8) & ~allowed == 0 and (user is None or owner == user)
 
 
-def _mode_seen(seen: Seen) -> str:
-    return ", ".join(
-        f"{one.get('name')}: {one.get('mode', '').zfill(4)}, owner {one.get('uid')}" for one in _secrets(seen)
-    )
-
-
 def _memory_seen(seen: Seen) -> str:
     kinds = {TMPFS: "tmpfs", RAMFS: "ramfs"}
     shown = ((one.get("name"), number(one.get("magic", ""))) for one in _secrets(seen))
@@ -96,7 +90,9 @@ CONTROLS = (
             f"{ref.file_name}: {ref.mode:04o}, owner {_expected_of(context, ref.file_name)[1]}"
             for ref in context.spec.secrets
         ),
-        seen=_mode_seen,
+        seen=lambda seen: ", ".join(
+            f"{one.get('name')}: {one.get('mode', '').zfill(4)}, owner {one.get('uid')}" for one in _secrets(seen)
+        ),
         holds=lambda seen, context: _each(seen, context, lambda one: _closed(one, context)),
     ),
     Control(

@@ -49,10 +49,6 @@ def _root_options(seen: Seen) -> list[str]:
     return mounts(seen).get("/", {}).get("options", "").split(",")
 
 
-def _root_seen(seen: Seen) -> str:
-    return f"{_root_options(seen)[0]}; {results(seen['root'])}" if "root" in seen and _listed(seen) else ""
-
-
 def _root_holds(seen: Seen, context: Context) -> bool | None:
     tried = seen.get("root", {})
     if not tried or not _listed(seen):
@@ -95,10 +91,6 @@ def _shared(seen: Seen) -> list[str]:
 
 
 # -- what can be run, and how much fits -----------------------------------------------------------------------------
-
-
-def _noexec_applies(context: Context) -> str | None:
-    return None if noexec_paths(context) else "the profile lets every memory filesystem run programs"
 
 
 def _runs(seen: Seen) -> Iterator[tuple[str, str]]:
@@ -155,10 +147,6 @@ def _no_masks(strong: Seen, weak: Seen, context: Context) -> str | None:
     if context.gvisor and all(_masks_hold(seen, context) for seen in both):
         return "gVisor's own kernel shows nothing of the host's"
     return "this kernel shows none of them" if all("masks" in seen and not seen["masks"] for seen in both) else None
-
-
-def _closed_holds(seen: Seen, context: Context) -> bool | None:
-    return every(None if how in UNKNOWN else how != "ok" for how in seen.get("closed", {}).values())
 
 
 # -- devices, descriptors, sockets ----------------------------------------------------------------------------------
@@ -247,7 +235,9 @@ CONTROLS = (
         title="The root can't be written",
         applies=lambda context: None if context.spec.read_only else "the profile leaves the root writable",
         expected=lambda context: "ro; no file could be made",
-        seen=_root_seen,
+        seen=lambda seen: (
+            f"{_root_options(seen)[0]}; {results(seen['root'])}" if "root" in seen and _listed(seen) else ""
+        ),
         holds=_root_holds,
     ),
     Control(
@@ -261,7 +251,9 @@ CONTROLS = (
     Control(
         id="noexec",
         title="Nothing runs from memory filesystems",
-        applies=_noexec_applies,
+        applies=lambda context: (
+            None if noexec_paths(context) else "the profile lets every memory filesystem run programs"
+        ),
         expected=lambda context: f"refused in {', '.join(noexec_paths(context))}",
         seen=lambda seen: "; ".join(f"{path}: {how}" for path, how in _runs(seen)),
         holds=_noexec_holds,
@@ -295,7 +287,9 @@ CONTROLS = (
         title="The kernel's settings can't be written",
         expected=lambda context: "none can be written",
         seen=lambda seen: results(seen.get("closed", {})),
-        holds=_closed_holds,
+        holds=lambda seen, context: every(
+            None if how in UNKNOWN else how != "ok" for how in seen.get("closed", {}).values()
+        ),
     ),
     Control(
         id="mknod",

@@ -89,10 +89,6 @@ def _names_hold(seen: Seen, context: Context) -> bool | None:
     return not any(map(_answered, servers))
 
 
-def _names_seen(seen: Seen) -> str:
-    return "; ".join(f"{server.get('server')}: {_answer(server)}" for server in numbered(seen, "resolver"))
-
-
 def _answer(server: Mapping[str, str]) -> str:
     if server.get("sent") != "ok" or server.get("got") != "ok":
         return result(server.get("got", "") if server.get("sent") == "ok" else server.get("sent", ""))
@@ -142,7 +138,9 @@ CONTROLS = (
         title="No name server answers for the outside",
         applies=_applies,
         expected=lambda context: "no answer",
-        seen=_names_seen,
+        seen=lambda seen: "; ".join(
+            f"{server.get('server')}: {_answer(server)}" for server in numbered(seen, "resolver")
+        ),
         holds=_names_hold,
     ),
 )

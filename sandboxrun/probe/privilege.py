@@ -71,10 +71,6 @@ def _allowed(context: Context) -> int:
     return allowed(context.spec.cap_add, context.spec.cap_drop)
 
 
-def _capabilities_expected(context: Context) -> str:
-    return f"at most {', '.join(names(_allowed(context)))}" if _allowed(context) else "none in any set"
-
-
 def _masks(seen: Seen) -> list[int | None]:
     texts = (value(seen, "status", name) for name in SETS)
     return [int(text, 16) if text and set(text) <= set("0123456789abcdef") else None for text in texts]
@@ -107,26 +103,14 @@ def _nnp(seen: Seen) -> str:
     return value(seen, "status", "no-new-privileges") or value(seen, "status", "no-new-privileges.asked")
 
 
-def _nnp_always(strong: Seen, weak: Seen, context: Context) -> str | None:
-    return "gVisor says so of every sandbox, the weak one too" if context.gvisor and _nnp(weak) == "1" else None
-
-
 def _flag(key: str, wanted: str, seen: Seen) -> bool | None:
     found = value(seen, "status", key)
     return found == wanted if found else None
 
 
-def _seccomp_applies(context: Context) -> str | None:
-    return "the profile turns seccomp off" if context.spec.security_opt.get("seccomp") == "unconfined" else None
-
-
 def _seccomp_holds(seen: Seen, context: Context) -> bool | None:
     """gVisor's own kernel answers the calls: whether a filter stands before them is its user's to say."""
     return True if context.gvisor and value(seen, "status", "seccomp") == "0" else _flag("seccomp", "2", seen)
-
-
-def _no_seccomp(strong: Seen, weak: Seen, context: Context) -> str | None:
-    return "gVisor's own kernel answers system calls, without a filter" if _flag("seccomp", "0", strong) else None
 
 
 def _ids(seen: Seen, key: str) -> set[int]:
@@ -192,14 +176,6 @@ def _setuid_holds(seen: Seen, context: Context) -> bool | None:
     return raised in _ids(seen, "uid") and raised != 0
 
 
-def _namespaces_apply(context: Context) -> str | None:
-    return "gVisor's own kernel has namespaces of its own: none is the host's" if context.gvisor else None
-
-
-def _namespaces_seen(seen: Seen) -> str:
-    return ", ".join(f"{kind} {text.partition(':')[2]}" for kind, text in seen.get("namespaces", {}).items())
-
-
 def _namespaces_hold(seen: Seen, context: Context) -> bool | None:
     host = {kind: f"{kind}:[{inode}]" for kind, inode in INITIAL.items()}
     host |= {kind: text for kind, text in context.host_namespaces.items() if kind not in ("user", "time")}
@@ -212,7 +188,9 @@ CONTROLS = (
         id="capabilities",
         title="No capability beyond the declared",
         applies=lambda context: "the profile gives every capability" if "ALL" in context.spec.cap_add else None,
-        expected=_capabilities_expected,
+        expected=lambda context: (
+            f"at most {', '.join(names(_allowed(context)))}" if _allowed(context) else "none in any set"
+        ),
         seen=_capabilities_seen,
         holds=_capabilities_hold,
     ),
@@ -223,17 +201,23 @@ CONTROLS = (
         expected=lambda context: "1",
         seen=_nnp,
         holds=lambda seen, context: _nnp(seen) == "1" if _nnp(seen) else None,
-        moot=_nnp_always,
+        moot=lambda strong, weak, context: (
+            "gVisor says so of every sandbox, the weak one too" if context.gvisor and _nnp(weak) == "1" else None
+        ),
     ),
     Control(
         id="seccomp",
         title="System calls are filtered",
-        applies=_seccomp_applies,
+        applies=lambda context: (
+            "the profile turns seccomp off" if context.spec.security_opt.get("seccomp") == "unconfined" else None
+        ),
         expected=lambda context: "2",
         seen=lambda seen: value(seen, "status", "seccomp"),
         holds=_seccomp_holds,
         negative=lambda strong, weak, context: _flag("seccomp", "0", weak) is True,
-        moot=_no_seccomp,
+        moot=lambda strong, weak, context: (
+            "gVisor's own kernel answers system calls, without a filter" if _flag("seccomp", "0", strong) else None
+        ),
     ),
     Control(
         id="user",
@@ -265,9 +249,13 @@ CONTROLS = (
         id="namespaces",
         title="Namespaces of its own",
         exempt="no option shares them with the host; the host's own numbers are what they are compared with",
-        applies=_namespaces_apply,
+        applies=lambda context: (
+            "gVisor's own kernel has namespaces of its own: none is the host's" if context.gvisor else None
+        ),
         expected=lambda context: "none is the host's",
-        seen=_namespaces_seen,
+        seen=lambda seen: ", ".join(
+            f"{kind} {text.partition(':')[2]}" for kind, text in seen.get("namespaces", {}).items()
+        ),
         holds=_namespaces_hold,
     ),
 )

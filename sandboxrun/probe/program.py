@@ -60,15 +60,22 @@ def complete(seen: Seen) -> bool:
 
 
 def with_outcome(
-    seen: Seen, *, how: str, exit_code: int | None = None, oom_killed: bool = False, seconds: float | None = None
+    seen: Seen,
+    *,
+    how: str,
+    exit_code: int | None = None,
+    oom_killed: bool = False,
+    seconds: float | None = None,
+    gateway: str = "",
 ) -> Seen:
-    """What was seen with what is known from outside: how the run ended (`evidence.outcome.How`), its code, whether the
-    kernel killed it for memory, and how many seconds it ran."""
+    """What was seen with what is known from outside: how the run ended (`spec.outcome.How`), its code, whether the
+    kernel killed it for memory, how many seconds it ran, and the address of its gateway."""
     outcome = {
         "how": how,
         "exit_code": "" if exit_code is None else str(exit_code),
         "oom_killed": "yes" if oom_killed else "no",
         "seconds": "" if seconds is None else f"{seconds:.3f}",
+        "gateway": gateway,
     }
     return freeze({**seen, OUTCOME: freeze(outcome)})
 

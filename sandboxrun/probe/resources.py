@@ -37,10 +37,6 @@ def _memory_applies(context: Context) -> str | None:
     return GVISOR if context.gvisor else None if context.spec.mem_limit else "the profile sets no mem_limit"
 
 
-def _swap_applies(context: Context) -> str | None:
-    return _memory_applies(context) or ("the profile allows any amount of swap" if swap(context) is None else None)
-
-
 def _swap(seen: Seen) -> int | None:
     """Swap alone: version 1 counts it together with memory."""
     both, memory = _limit(seen, "v1.memory.swap", ""), _limit(seen, "v1.memory", "")
@@ -204,7 +200,9 @@ CONTROLS = (
     Control(
         id="swap-limit",
         title="Swap is limited",
-        applies=_swap_applies,
+        applies=lambda context: (
+            _memory_applies(context) or ("the profile allows any amount of swap" if swap(context) is None else None)
+        ),
         expected=lambda context: f"{swap(context)} bytes",
         seen=lambda seen: _shown(_swap(seen), "bytes"),
         holds=_swap_holds,

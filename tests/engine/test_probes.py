@@ -74,8 +74,8 @@ def _probe(engine: Engine, profile: Profile, folder: Path) -> Probed:
     context = Context(spec=sandbox.spec, cgroup=int(info.get("CgroupVersion") or 1), host_cpus=int(info["NCPU"]))
     with prober.neighbour(context, ("sandboxrun-weak",)) as neighbours:
         context = structs.replace(context, neighbours=neighbours)
-        strong = {phase: prober.strong(sandbox, context, (phase,))[phase].seen for phase in Phase}
-        weak = {phase: prober.weak(context, (phase,))[phase].seen for phase in Phase}
+        strong = {phase: prober.strong(sandbox, context, (phase,))[phase] for phase in Phase}
+        weak = {phase: prober.weak(context, (phase,))[phase] for phase in Phase}
     return Probed(context=context, strong=strong, weak=weak)
 
 
