@@ -163,13 +163,11 @@ class Prober:
         sandboxes = tuple(made.values())
         how = RunOptions(making=self._making, named=True, **options)
         settings = structs.replace(self._settings, stop=threading.Event())
-        profile = (
-            structs.replace(  # with these sandboxes alone, the program among its configs and the weak ones' network
-                self._profile,
-                sandboxes=sandboxes,
-                configs=freeze({**self._profile.configs, CONFIG: FileSpec(file=str(program(context.architecture)))}),
-                networks=freeze({**self._profile.networks, WEAK_NETWORK: WEAK_NETWORK_SPEC}),
-            )
+        profile = structs.replace(
+            self._profile,
+            sandboxes=sandboxes,  # these alone, the program among the configs, and the weak ones' network
+            configs=freeze({**self._profile.configs, CONFIG: FileSpec(file=str(program(context.architecture)))}),
+            networks=freeze({**self._profile.networks, WEAK_NETWORK: WEAK_NETWORK_SPEC}),
         )
         return Runner(self._engine, profile, self._store, settings, how), sandboxes
 
