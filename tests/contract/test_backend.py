@@ -88,7 +88,7 @@ def test_a_signal_needs_a_process(side: Side) -> None:
     job.destroy()
 
 
-@pytest.mark.parametrize("call", ["state", "document", "logs", "wait", "signal", "changes", "attach"])
+@pytest.mark.parametrize("call", ["state", "document", "logs", "wait", "signal", "changes", "attach", "addresses"])
 def test_what_is_not_there_is_not_found(side: Side, call: str) -> None:
     with pytest.raises(NotFound):
         getattr(side.connected(), call)("0123456789ab" * 5)
@@ -113,6 +113,32 @@ def test_what_was_applied_is_observed_and_stays(side: Side) -> None:
     assert job.backend.present(side.project) == {id}
     job.destroy()
     assert job.backend.present(side.project) == frozenset()
+
+
+def test_a_document_is_the_engines_own_answer_and_says_the_same(side: Side) -> None:
+    job, id = started(side, **sh("echo a; exit 3"))
+    job.backend.wait(id, timeout=30)
+    document = job.backend.document(id)
+    assert (document.id, document.name, document.tty) == (id, job.observed("agent").name, False)
+    assert document.state == job.backend.state(id) and document.image == job.observed("agent").image_id
+    assert document.created and document.started and document.finished and document.raw
+    assert document.labels == job.observed("agent").labels
+    job.destroy()
+
+
+def test_what_verifying_looks_at(side: Side) -> None:
+    job, id = started(side, user="1000:1000")
+    backend, observed = job.backend, job.backend.observe_one(job.profile, id)
+    assert (observed.id, observed.spec) == (id, job.observed("agent").spec)
+    accounts = backend.accounts(id, observed.spec)
+    assert accounts is not None and (accounts.uid, accounts.gid) == (1000, 1000)
+    view, machine = backend.host_view(observed), backend.machine()
+    assert view.id == id and (view.pid > 0) == (not view.unseen)
+    assert machine.cpus > 0 and machine.runtime and machine.cgroup in (1, 2)
+    assert (
+        backend.addresses(id) == () and backend.gateway_view(job.profile, observed.spec, observed).status == "not there"
+    )
+    job.destroy()
 
 
 def test_what_can_change_in_place_does_and_the_rest_is_replaced(side: Side) -> None:
