@@ -131,32 +131,21 @@ def _running(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Sna
 
 def differences(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot) -> tuple[Difference, ...]:
     """All in which a running sandbox is not as declared: its options, its gateway, its name."""
-    found = compare(declared.spec, observed, snapshot.images.get(declared.spec.image))
-    if not any(d.key == "egress" for d in found) and _is_cut_off(declared, observed, snapshot):
-        found = (*found, _cut_off(declared))
-    if isinstance(observed.state, Running) and observed.state.paused:
-        found = (*found, _PAUSED)
-    if observed.name == declared.name:
-        return found
-    moved = Difference(key="name", before=observed.name, after=declared.name, effect=Effect.RENAME, drift=True)
-    return (moved, *found)
+    found = [*compare(declared.spec, observed, snapshot.images.get(declared.spec.image))]
 
+    def drift(key: str, before: object, after: object, effect: Effect, reason: str = "") -> Difference:
+        return Difference(key=key, before=before, after=after, effect=effect, drift=True, reason=reason)
 
-_PAUSED = Difference(
-    key="paused", before=True, after=False, effect=Effect.RESUME, drift=True, reason="paused on the engine"
-)
-
-
-def _is_cut_off(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot) -> bool:
-    """Whether a sandbox that should have a gateway has none that runs: it reaches nothing then."""
     gateway = snapshot.companion(observed.run, GATEWAY)
-    return GATEWAY in companions_of(declared.spec) and (gateway is None or not gateway.running)
-
-
-def _cut_off(declared: DeclaredSandbox) -> Difference:
-    row, reason = BY_KEY["egress"], "its gateway does not run"
-    after = row.plain(declared.spec.egress)
-    return Difference(key="egress", before="nothing", after=after, effect=Effect.RELOAD, drift=True, reason=reason)
+    wired = GATEWAY not in companions_of(declared.spec) or (gateway is not None and gateway.running)
+    if not wired and not any(d.key == "egress" for d in found):  # it reaches nothing
+        after = BY_KEY["egress"].plain(declared.spec.egress)
+        found.append(drift("egress", "nothing", after, Effect.RELOAD, "its gateway does not run"))
+    if isinstance(observed.state, Running) and observed.state.paused:
+        found.append(drift("paused", True, False, Effect.RESUME, "paused on the engine"))
+    if observed.name != declared.name:
+        found.insert(0, drift("name", observed.name, declared.name, Effect.RENAME))
+    return tuple(found)
 
 
 def _why(action: Action, differences: tuple[Difference, ...]) -> Reason:

@@ -21,7 +21,7 @@ from sandboxrun.plan.preflight import image_faults, preflight
 from sandboxrun.plan.steps import lay
 from sandboxrun.plan.surroundings import image_changes, is_part, network_changes, volume_changes, volume_faults
 from sandboxrun.spec.project import DeclaredSandbox, Profile
-from sandboxrun.spec.state import Foreign, ObservedSandbox, Running, Snapshot
+from sandboxrun.spec.state import ObservedSandbox, Running, Snapshot
 
 
 class Options(Data):
@@ -113,12 +113,15 @@ def _plan(
     if only_remove:
         networks, volumes = ([c for c in found if c.action is Action.DELETE] for found in (networks, volumes))
     images = image_changes(decisions, snapshot)
-    operations: tuple[Operation, ...] = ()
-    if not options.refresh_only:
-        operations = lay(profile, snapshot, decisions, networks=networks, volumes=volumes, images=images)
     changes = [*images, *networks, *volumes, *(d.change for d in decisions)]
-    if options.refresh_only:
-        changes = [_only_drift(change) for change in changes]
+    operations: tuple[Operation, ...] = ()
+    if options.refresh_only:  # what drifted, and nothing to do
+        changes = [structs.replace(change, action=Action.NONE, differences=change.drift) for change in changes]
+    else:
+        operations = lay(profile, snapshot, decisions, networks=networks, volumes=volumes, images=images)
+    # a `run` that comes and goes meanwhile does not make a saved plan stale
+    decided = {d.observed.id for d in decisions if d.observed is not None}
+    bound = [o for o in snapshot.sandboxes if o.id in decided or not o.one_off]
     return Plan(
         project=profile.project,
         changes=tuple(changes),
@@ -126,24 +129,13 @@ def _plan(
         profile_digest=profile.digest,
         inputs_digest=profile.inputs_digest,
         engine_id=snapshot.engine_id,
-        observed=tuple(sorted((o.id, type(o.state).__name__) for o in _bound(snapshot, decisions))),
+        observed=tuple(sorted((o.id, type(o.state).__name__) for o in bound)),
         inputs=profile.inputs,
         sensitive=profile.sensitive,
         refresh_only=options.refresh_only,
         destroy=destroy,
         targeted=bool(options.targets),
     )
-
-
-def _bound(snapshot: Snapshot, decisions: list[Decision]) -> Iterable[ObservedSandbox]:
-    """What a saved plan is bound to: a `run` that comes and goes meanwhile does not make it stale."""
-    decided = {d.observed.id for d in decisions if d.observed is not None}
-    return (o for o in snapshot.sandboxes if o.id in decided or not o.one_off)
-
-
-def _only_drift(change: Change) -> Change:
-    """The change as `--refresh-only` shows it: what drifted, and nothing to do."""
-    return structs.replace(change, action=Action.NONE, differences=change.drift)
 
 
 def _declared(
@@ -158,17 +150,13 @@ def _declared(
 def _current(snapshot: Snapshot) -> dict[str, ObservedSandbox]:
     """The container of each address. There are two where an apply was killed while it replaced one: the one that was
     started last is the newer, and one that was never started is not needed."""
-    found: dict[str, ObservedSandbox] = {}
-    for observed in snapshot.sandboxes:
-        other = found.get(observed.address)
-        if not observed.one_off and (other is None or _started(observed) > _started(other)):
-            found[observed.address] = observed
-    return found
 
+    def started(observed: ObservedSandbox) -> datetime:
+        return getattr(observed.state, "started", None) or datetime.min.replace(tzinfo=UTC)
 
-def _started(observed: ObservedSandbox) -> datetime:
-    started = getattr(observed.state, "started", None)
-    return started if started is not None else datetime.min.replace(tzinfo=UTC)
+    # of several that were started at the same moment the first counts: a later one replaces none
+    last = sorted((o for o in reversed(snapshot.sandboxes) if not o.one_off), key=started)
+    return {observed.address: observed for observed in last}
 
 
 def _undeclared(profile: Profile, snapshot: Snapshot, options: Options) -> list[Decision]:
@@ -179,22 +167,16 @@ def _undeclared(profile: Profile, snapshot: Snapshot, options: Options) -> list[
     for observed in snapshot.sandboxes:
         if options.targets and not _matches(observed.address, options.targets):
             continue
-        if observed.one_off:
-            reason = _collectable(observed, snapshot)
-            if reason is not None:
-                decisions.append(decide_undeclared(observed, None, snapshot, reason))
+        if observed.one_off:  # taken away only once its `run` can't do it any more
+            if observed.deadline is not None and snapshot.taken >= observed.deadline:
+                decisions.append(decide_undeclared(observed, None, snapshot, Reason.EXPIRED))
+            elif observed.id in snapshot.orphaned:
+                decisions.append(decide_undeclared(observed, None, snapshot, Reason.ORPHANED))
         elif observed.id not in current:
             decisions.append(decide_undeclared(observed, None, snapshot, Reason.SECOND))
         elif observed.address not in declared:
             decisions.append(decide_undeclared(observed, None, snapshot, Reason.UNDECLARED))
     return decisions
-
-
-def _collectable(observed: ObservedSandbox, snapshot: Snapshot) -> Reason | None:
-    """Why a one-off may be taken away though its `run` did not do it; None while that is alive."""
-    if observed.deadline is not None and snapshot.taken >= observed.deadline:
-        return Reason.EXPIRED
-    return Reason.ORPHANED if observed.id in snapshot.orphaned else None
 
 
 def _targeted(profile: Profile, targets: tuple[str, ...]) -> tuple[DeclaredSandbox, ...]:
@@ -252,14 +234,12 @@ def _conflicts(profile: Profile, snapshot: Snapshot, wanted: Iterable[DeclaredSa
         needed.add(("container", sandbox.name))
         needed |= {("network", names.network(key)) for key in networks_of(sandbox.spec)}
         needed |= {("volume", names.volume(m.source or "")) for m in sandbox.spec.volumes if m.type == "volume"}
-    return [_conflict(foreign) for foreign in snapshot.foreign if (foreign.kind, foreign.name) in needed]
-
-
-def _conflict(foreign: Foreign) -> Diagnostic:
-    return Diagnostic(
-        message=f"the {foreign.kind} {foreign.name} exists and is not this project's ({foreign.whose})",
-        help=f"nothing foreign is touched: rename or remove {foreign.id[:12]}, or change name: at the profile's top",
-    )
-
-
-__all__ = ["Options", "make_destroy_plan", "make_plan", "select"]
+    what_to_do = "nothing foreign is touched: rename or remove {}, or change name: at the profile's top"
+    return [
+        Diagnostic(
+            message=f"the {foreign.kind} {foreign.name} exists and is not this project's ({foreign.whose})",
+            help=what_to_do.format(foreign.id[:12]),
+        )
+        for foreign in snapshot.foreign
+        if (foreign.kind, foreign.name) in needed
+    ]

@@ -35,47 +35,33 @@ _PODMAN = {
 def image_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> list[Diagnostic]:
     """One diagnostic for each sandbox whose image, where it is known, opens or claims what it must not."""
     found = ((s, snapshot.images.get(s.spec.image)) for s in sandboxes)
-    return [
-        fault
-        for sandbox, image in found
-        if image is not None and image.config is not None and (fault := image_fault(sandbox, image.config))
-    ]
+    known = ((sandbox, image.config) for sandbox, image in found if image is not None and image.config is not None)
+    return [fault for sandbox, config in known if (fault := image_fault(sandbox, config)) is not None]
 
 
 def image_fault(sandbox: DeclaredSandbox, image: ImageConfig) -> Diagnostic | None:
-    """What is wrong with an image, if anything is."""
-    return _labels_fault(sandbox, image) or _volumes_fault(sandbox, image)
+    """What is wrong with an image, if anything is.
 
-
-def _labels_fault(sandbox: DeclaredSandbox, image: ImageConfig) -> Diagnostic | None:
-    """A container inherits its image's labels, and ours decide what is collected, by whom and when."""
-    if not image.reserved:
-        return None
-    message = f"the image {sandbox.spec.image} has labels that are sandboxrun's own: {', '.join(image.reserved)}"
-    return _fault(sandbox, "image", message, "build it without them; an image must not say who owns its containers")
-
-
-def _volumes_fault(sandbox: DeclaredSandbox, image: ImageConfig) -> Diagnostic | None:
-    """What is wrong with an image's VOLUMEs: an engine makes a volume of each, on its disk and without a bound,
-    writable whatever the root is. None where something declared stands on each."""
-    covered = _covered(sandbox)
-    open_ = sorted({posixpath.normpath(path) for path in image.volumes} - covered)
-    if not open_:
-        return None
-    sized = ", ".join(f'"{path}:size=64m"' for path in open_)
-    message = f"the image {sandbox.spec.image} declares VOLUME {' and '.join(open_)}: writable, and without a bound"
-    return _fault(sandbox, "image", message, f"write tmpfs: [{sized}], or mount a volume there")
-
-
-def _covered(sandbox: DeclaredSandbox) -> frozenset[str]:
-    """Where mounts stand. An engine takes the paths of tmpfs as they are written, those of others less a slash at the
-    end."""
+    A container inherits its image's labels, and ours decide what is collected, by whom and when. Of each VOLUME an
+    engine makes a volume, on its disk and without a bound, writable whatever the root is, unless something is mounted
+    there.
+    """
     spec = sandbox.spec
-    targets = [mount.target for mount in spec.volumes]
-    targets += [spec.workspace.target] if spec.workspace is not None else []
-    targets += [SECRETS_AT] if spec.secrets else []
-    targets += [CONFIGS_AT] if spec.configs else []
-    return frozenset((*spec.tmpfs, *map(posixpath.normpath, targets)))
+    if image.reserved:
+        message = f"the image {spec.image} has labels that are sandboxrun's own: {', '.join(image.reserved)}"
+        help = "build it without them; an image must not say who owns its containers"
+        return _fault(sandbox, "image", message, help)
+    mounted = [mount.target for mount in spec.volumes]
+    mounted += [spec.workspace.target] if spec.workspace is not None else []
+    mounted += [SECRETS_AT] if spec.secrets else []
+    mounted += [CONFIGS_AT] if spec.configs else []
+    # an engine takes the paths of tmpfs as they are written, those of others less a slash at the end
+    covered = {*spec.tmpfs, *map(posixpath.normpath, mounted)}
+    if not (uncovered := sorted({posixpath.normpath(path) for path in image.volumes} - covered)):
+        return None
+    sized = ", ".join(f'"{path}:size=64m"' for path in uncovered)
+    message = f"the image {spec.image} declares VOLUME {' and '.join(uncovered)}: writable, and without a bound"
+    return _fault(sandbox, "image", message, f"write tmpfs: [{sized}], or mount a volume there")
 
 
 def _sandbox_faults(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:

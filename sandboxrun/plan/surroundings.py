@@ -16,7 +16,7 @@ from sandboxrun.spec.names import PARTS, part_volume
 from sandboxrun.spec.option import Effect, to_plain
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile, config_digest
 from sandboxrun.spec.spec import SandboxSpec
-from sandboxrun.spec.state import Image, ObservedNetwork, ObservedVolume, Snapshot
+from sandboxrun.spec.state import ObservedNetwork, ObservedVolume, Snapshot
 
 
 def remaining(decisions: Iterable[Decision], snapshot: Snapshot) -> list[SandboxSpec]:
@@ -48,28 +48,21 @@ def network_changes(
     for network in common:
         if network.key not in needed and whole:
             changes.append(_unused(network, "no sandbox uses it"))
-    if sweep:
-        changes += [_unused(network, "left by a sandbox that is gone") for network in _left_networks(snapshot)]
+    runs = {o.run for o in snapshot.sandboxes}
+    if sweep:  # of containers that are not there: an apply was killed between two calls
+        left = [network for network in snapshot.networks if is_private(network) and network.run not in runs]
+        changes += [_unused(network, "left by a sandbox that is gone") for network in left]
     return changes
 
 
-def _left_networks(snapshot: Snapshot) -> list[ObservedNetwork]:
-    """Networks of containers that are not there: an apply was killed between two calls."""
-    runs = {o.run for o in snapshot.sandboxes}
-    return [network for network in snapshot.networks if is_private(network) and network.run not in runs]
-
-
 def _network(key: str, spec: NetworkSpec, observed: ObservedNetwork | None, profile: Profile) -> Change:
-    name = profile.names.network(key)
-    after = to_plain(spec, defaults=True)
+    address, name, after = f"network.{key}", profile.names.network(key), to_plain(spec, defaults=True)
     if observed is None:
-        return Change(
-            kind="network", address=f"network.{key}", name=name, action=Action.CREATE, reason=Reason.NEW, after=after
-        )
+        return Change(kind="network", address=address, name=name, action=Action.CREATE, reason=Reason.NEW, after=after)
     differences = _network_differences(spec, observed)
     return Change(
         kind="network",
-        address=f"network.{key}",
+        address=address,
         name=name,
         action=Action.REPLACE if differences else Action.NONE,
         reason=Reason.CANNOT_UPDATE if differences else Reason.UP_TO_DATE,
@@ -139,7 +132,12 @@ def volume_changes(
         reason = Reason.DESTROY if destroy else Reason.UNDECLARED
         gone = [v for v in observed.values() if (destroy or v.key not in profile.volumes) and v.key not in used]
         changes += [_volume_gone(volume, reason) for volume in gone]
-        changes += [_volume_gone(volume, Reason.UNUSED) for volume in _left_parts(snapshot, decisions)]
+        # of containers that are not there: an apply was killed between two calls. A sandbox that is made takes care of
+        # its own, which may be among them
+        names = {o.base for o in snapshot.sandboxes} | {d.made.name for d in decisions if d.makes and d.made}
+        owned = {part_volume(name, part) for name in names for part in PARTS}
+        left = [volume for volume in snapshot.volumes if is_part(volume) and volume.name not in owned]
+        changes += [_volume_gone(volume, Reason.UNUSED) for volume in left]
     return changes
 
 
@@ -162,14 +160,6 @@ def is_part(volume: ObservedVolume) -> bool:
     return volume.key.rpartition(".")[2] in PARTS and volume.run is not None
 
 
-def _left_parts(snapshot: Snapshot, decisions: list[Decision]) -> list[ObservedVolume]:
-    """Volumes of containers that are not there: an apply was killed between two calls. A sandbox that is made takes
-    care of its own, which may be among them."""
-    names = {o.base for o in snapshot.sandboxes} | {d.made.name for d in decisions if d.makes and d.made}
-    owned = {part_volume(name, part) for name in names for part in PARTS}
-    return [volume for volume in snapshot.volumes if is_part(volume) and volume.name not in owned]
-
-
 def _volume_gone(volume: ObservedVolume, reason: Reason) -> Change:
     return Change(
         kind="volume",
@@ -183,37 +173,28 @@ def _volume_gone(volume: ObservedVolume, reason: Reason) -> Change:
 
 
 def image_changes(decisions: list[Decision], snapshot: Snapshot) -> list[Change]:
-    """A change for each image that has to be pulled."""
+    """A change for each image that has to be pulled, then for that of gateways and keepers, where it is to be built."""
     changes: dict[str, Change] = {}
-    for decision in decisions:
-        if decision.declared is None or not decision.makes:
-            continue
-        spec = decision.declared.spec
+    made = [decision.declared.spec for decision in decisions if decision.declared is not None and decision.makes]
+    for spec in made:
         image = snapshot.images.get(spec.image)
         if image is None or spec.image in changes or not needs_pull(spec, snapshot):
             continue
         there = image.config is not None
+        unknown = f"the registry could not be asked: {image.note}" if image.note else "its registry does not know it"
         changes[spec.image] = Change(
             kind="image",
             address=f"image.{spec.image}",
             name=spec.image,
             action=Action.UPDATE if there else Action.CREATE,
             reason=Reason.IMAGE_MOVED if there else Reason.NEW,
-            note=_pull_note(image),
+            note=f"pull {image.digest}" if image.digest is not None else f"pull; {unknown}",
             before={"id": short(image.config.id)} if image.config is not None else None,
             after={"digest": image.digest} if image.digest else {},
         )
-    return [*changes.values(), *_helper_changes(decisions, snapshot)]
-
-
-def _helper_changes(decisions: list[Decision], snapshot: Snapshot) -> list[Change]:
-    """The image of gateways and keepers, where one is to be made and the image is not there."""
     helper = snapshot.helper
-    made = any(companions_of(d.declared.spec) for d in decisions if d.makes and d.declared is not None)
-    if helper is None or helper.id is not None or not made:
-        return []
-    return [
-        Change(
+    if helper is not None and helper.id is None and any(companions_of(spec) for spec in made):
+        changes[helper.reference] = Change(
             kind="image",
             address=f"image.{helper.reference}",
             name=helper.reference,
@@ -222,15 +203,7 @@ def _helper_changes(decisions: list[Decision], snapshot: Snapshot) -> list[Chang
             note=f"from {helper.base}",
             after={},
         )
-    ]
-
-
-def _pull_note(image: Image) -> str:
-    """What is known of an image that is to be pulled, or why nothing is."""
-    if image.digest is not None:
-        return f"pull {image.digest}"
-    unknown = f"the registry could not be asked: {image.note}" if image.note else "its registry does not know it"
-    return f"pull; {unknown}"
+    return [*changes.values()]
 
 
 def needs_pull(spec: SandboxSpec, snapshot: Snapshot) -> bool:

@@ -122,12 +122,7 @@ class ProcessOptions(RowData):
         description="Give the command a terminal; stdout and stderr become one stream.",
         example=False,
     )
-    stdin_open: bool = option(
-        Flag(),
-        default=False,
-        description="Keep standard input open.",
-        example=False,
-    )
+    stdin_open: bool = option(Flag(), default=False, description="Keep standard input open.", example=False)
     stop_signal: str | None = option(
         Text(pattern=r"[A-Za-z0-9+-]{1,12}", hint="a signal's name or number", numbers=True, form=forms.signal),
         default=None,
@@ -298,12 +293,7 @@ class ResourceOptions(ProcessOptions):
         example={"nofile": 1024, "core": {"soft": 0, "hard": 0}},
         merge="map",
     )
-    shm_size: int = option(
-        Size(),
-        default=64 * MIB,
-        description="The size of /dev/shm.",
-        example="64m",
-    )
+    shm_size: int = option(Size(), default=64 * MIB, description="The size of /dev/shm.", example="64m")
     storage_opt: Mapping[str, str] = option(
         Pairs(),
         default=freeze({}),
@@ -325,13 +315,7 @@ class ResourceOptions(ProcessOptions):
         merge="append",
         always=True,
     )
-    gpus: int | None = option(
-        Gpus(),
-        default=None,
-        description="GPUs: all, or how many.",
-        example="all",
-        always=True,
-    )
+    gpus: int | None = option(Gpus(), default=None, description="GPUs: all, or how many.", example="all", always=True)
 
 
 # -- Options of privilege: what the kernel lets the sandbox do. Some are fixed: no profile can change them
@@ -341,11 +325,7 @@ class SecurityOptions(ResourceOptions):
     """Rows of privilege."""
 
     read_only: bool = option(
-        Flag(),
-        default=True,
-        description="Mount the root filesystem read-only.",
-        example=True,
-        always=True,
+        Flag(), default=True, description="Mount the root filesystem read-only.", example=True, always=True
     )
     cap_drop: tuple[str, ...] = option(
         Capabilities(),
