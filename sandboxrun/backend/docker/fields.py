@@ -7,11 +7,11 @@ Pure.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-from msgspec import field
+from msgspec import UNSET, field
 
 from sandboxrun.data import Data
 from sandboxrun.spec import forms, labels, seccomp
@@ -37,14 +37,14 @@ from sandboxrun.spec.types import SECOND, freeze
 # -- What a placement writes to and reads from
 
 
-class Placement(Protocol):
-    """Where an option lives on the engine. `engine` names the field, for the docs and for errors."""
+class Place(Data, kw_only=False, eq=False):
+    """Where an option lives on the engine; `engine` names the field, for the docs and for errors. Of this class itself:
+    in our own label only, for the engine shows nothing to read back."""
 
-    @property
-    def engine(self) -> str: ...
+    engine: str
 
     def put(self, value: Any, payload: Payload) -> None:
-        """Write `value` into a create payload."""
+        """Write `value` into a create payload. (The codec writes the whole spec into the label.)"""
 
     def get(self, live: Live) -> Any:
         """Read the value back from an inspect answer, in the row's own form."""
@@ -101,89 +101,24 @@ class Live(Data):
 # -- How single values are written for the engine and read back: pairs of small functions, one direction each
 
 
-def number(value: Any) -> int:
-    """null is 0."""
-    return int(value or 0)
+def form(of: forms.Form) -> Callable[[Any], str]:
+    """A text in its canonical form."""
+    return partial(forms.shown, of)
 
 
-def pids(value: Any) -> int:
-    """null, 0 and -1 all mean unlimited; we write 0."""
-    return max(0, int(value or 0))
+def forms_of(of: forms.Form) -> Callable[[Any], tuple[str, ...]]:
+    """Texts in their canonical form, in their order."""
+    return lambda value: tuple(forms.shown(of, item) for item in value)
 
 
-def text(value: Any) -> str:
-    """null is ""."""
-    return str(value or "")
-
-
-def text_or_none(value: Any) -> str | None:
-    """ "" is not set."""
-    return str(value) if value else None
-
-
-def form(of: forms.Form, empty: str | None = None) -> Callable[[Any], str | None]:
-    """A text in its canonical form; `empty` where none is set."""
-    return lambda value: forms.shown(of, value) if value else empty
-
-
-def words_in(of: forms.Form) -> Callable[[Any], tuple[str, ...]]:
-    """Texts in their canonical form, in their order; null is ()."""
-    return lambda value: tuple(forms.shown(of, item) for item in value or ())
-
-
-def words(value: Any) -> tuple[str, ...]:
-    """null is ()."""
-    return tuple(value or ())
-
-
-def words_or_none(value: Any) -> tuple[str, ...] | None:
-    """null and [] are not set."""
-    return tuple(value) if value else None
-
-
-def resolver_options(value: Any) -> tuple[str, ...]:
-    """Options of resolv.conf, sorted by name; null is ()."""
-    return tuple(sorted(value or (), key=forms.resolver_option))
-
-
-def names(value: Any) -> tuple[str, ...]:
-    """A set of names, or those in a mapping, sorted; null is ()."""
-    return tuple(sorted(value or ()))
-
-
-def mapping(value: Any) -> Mapping[str, str]:
-    """null is {}."""
-    return freeze(value or {})
-
-
-def flag(value: Any) -> bool:
-    """null is false."""
-    return bool(value)
+def ordered(value: Iterable[str]) -> tuple[str, ...]:
+    """A set of names, or those in a mapping, sorted."""
+    return tuple(sorted(value))
 
 
 def capabilities(value: Any) -> tuple[str, ...]:
     """Sorted, without the CAP_ prefix; Podman adds it."""
-    return tuple(sorted(str(item).upper().removeprefix("CAP_") for item in value or ()))
-
-
-def cpus_to_nano(value: float) -> int:
-    """CPUs to billionths."""
-    return round(value * 1_000_000_000)
-
-
-def nano_to_cpus(value: Any) -> float:
-    """Billionths to CPUs."""
-    return int(value or 0) / 1_000_000_000
-
-
-def seconds(value: int | None) -> int | None:
-    """Nanoseconds to whole seconds, rounded up: the engine counts a stop timeout in seconds."""
-    return None if value is None else -(-value // 1_000_000_000)
-
-
-def nanoseconds(value: Any) -> int | None:
-    """Whole seconds to nanoseconds."""
-    return None if value is None else int(value) * 1_000_000_000
+    return tuple(sorted(str(item).upper().removeprefix("CAP_") for item in value))
 
 
 def to_ulimits(value: Mapping[str, Ulimit]) -> list[dict[str, Any]]:
@@ -193,7 +128,7 @@ def to_ulimits(value: Mapping[str, Ulimit]) -> list[dict[str, Any]]:
 
 def from_ulimits(value: Any) -> Mapping[str, Ulimit]:
     """The engine's list to limits by name; Podman writes RLIMIT_NOFILE."""
-    named = {str(i["Name"]).removeprefix("RLIMIT_").lower(): i for i in value or ()}
+    named = {str(i["Name"]).removeprefix("RLIMIT_").lower(): i for i in value}
     return freeze({name: Ulimit(soft=int(i["Soft"]), hard=int(i["Hard"])) for name, i in sorted(named.items())})
 
 
@@ -216,7 +151,7 @@ def to_hosts(value: Mapping[str, tuple[str, ...]]) -> list[str]:
 def from_hosts(value: Any) -> Mapping[str, tuple[str, ...]]:
     """NAME:address as a mapping; an address may hold colons, and a name have several."""
     found: dict[str, list[str]] = {}
-    for name, _, address in (str(item).partition(":") for item in value or ()):
+    for name, _, address in (str(item).partition(":") for item in value):
         found.setdefault(name, []).append(address)
     return freeze({name: tuple(addresses) for name, addresses in found.items()})
 
@@ -241,7 +176,7 @@ def to_restart(value: str) -> dict[str, Any]:
 
 def from_restart(value: Any) -> str:
     """The engine's policy to `on-failure:3`."""
-    name, count = (value or {}).get("Name") or "no", (value or {}).get("MaximumRetryCount") or 0
+    name, count = value.get("Name") or "no", value.get("MaximumRetryCount") or 0
     return f"{name}:{count}" if count else str(name)
 
 
@@ -258,14 +193,12 @@ def to_health(value: Healthcheck) -> dict[str, Any]:
     }
 
 
-def from_health(value: Any) -> Healthcheck | None:
+def from_health(value: Any) -> Healthcheck:
     """Config.Healthcheck to a health check; the engine's own defaults for what an image leaves out."""
-    if not value:
-        return None
     if value.get("Test") == ["NONE"]:
         return Healthcheck(disable=True)
     return Healthcheck(
-        test=words_or_none(value.get("Test")),
+        test=tuple(value.get("Test") or ()) or None,
         interval=value.get("Interval") or 30 * SECOND,
         timeout=value.get("Timeout") or 30 * SECOND,
         retries=value.get("Retries") or 3,
@@ -278,9 +211,8 @@ def to_logging(value: Logging) -> dict[str, Any]:
     return {"Type": value.driver, "Config": dict(value.options)}
 
 
-def from_logging(value: Any) -> Logging:
+def from_logging(value: Mapping[str, Any]) -> Logging:
     """HostConfig.LogConfig to logging."""
-    value = value or {}
     return Logging(driver=str(value.get("Type") or ""), options=freeze(value.get("Config") or {}))
 
 
@@ -300,7 +232,7 @@ def from_devices(value: Any) -> tuple[Device, ...]:
             target=d["PathInContainer"],
             permissions=forms.permissions(d["CgroupPermissions"]),
         )
-        for d in value or ()
+        for d in value
     )
     return tuple(sorted(found, key=device_target))
 
@@ -312,7 +244,7 @@ def to_gpus(value: int | None) -> list[dict[str, Any]]:
 
 def from_gpus(value: Any) -> int | None:
     """A device request to a number of GPUs."""
-    requests = [r for r in value or () if ["gpu"] in (r.get("Capabilities") or ())]
+    requests = [r for r in value if ["gpu"] in (r.get("Capabilities") or ())]
     return int(requests[0].get("Count") or 0) if requests else None
 
 
@@ -326,33 +258,35 @@ def same(value: Any) -> Any:
     return value
 
 
-class Field(Data, kw_only=False, eq=False):
-    """A field of HostConfig, or of Config (at the top level of a create payload)."""
+class Field(Place, kw_only=False, eq=False):
+    """A field of HostConfig, or of Config (at the top level of a create payload). `empty` is what null, "", [] and {}
+    mean, which `read` never sees then."""
 
     section: str
-    field: str
+    name: str
+    empty: Any = UNSET
     write: Convert = same
     read: Convert = same
 
-    @property
-    def engine(self) -> str:
-        return f"{self.section}.{self.field}"
-
     def put(self, value: Any, payload: Payload) -> None:
-        (payload.host if self.section == "HostConfig" else payload.config)[self.field] = self.write(value)
+        (payload.host if self.section == "HostConfig" else payload.config)[self.name] = self.write(value)
 
     def get(self, live: Live) -> Any:
-        return self.read((live.inspect.get(self.section) or {}).get(self.field))
+        value = (live.inspect.get(self.section) or {}).get(self.name)
+        return self.empty if value in _NOTHING and self.empty is not UNSET else self.read(value)
 
 
-Host, Config = partial(Field, "HostConfig"), partial(Field, "Config")
+def _field(section: str, name: str, *how: Any, **more: Any) -> Field:
+    return Field(f"{section}.{name}", section, name, *how, **more)
 
 
-class SystemPaths(Data, kw_only=False, eq=False):
+Host, Config = partial(_field, "HostConfig"), partial(_field, "Config")
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
+
+
+class SystemPaths(Place, kw_only=False, eq=False):
     """The paths of /proc and /sys that the engine masks or makes read-only when nothing is said. An empty list unmasks
     them; an engine that does not show them (Podman) says null."""
-
-    engine: str = "HostConfig.MaskedPaths, HostConfig.ReadonlyPaths"
 
     def put(self, value: str, payload: Payload) -> None:
         """Nothing: what is not named stays masked."""
@@ -361,10 +295,8 @@ class SystemPaths(Data, kw_only=False, eq=False):
         return "open" if [] in (live.host("MaskedPaths"), live.host("ReadonlyPaths")) else "masked"
 
 
-class Labels(Data, kw_only=False, eq=False):
+class Labels(Place, kw_only=False, eq=False):
     """The user's labels; sandboxrun's own are written by the codec."""
-
-    engine: str = "Config.Labels"
 
     def put(self, value: Mapping[str, str], payload: Payload) -> None:
         payload.config.setdefault("Labels", {}).update(value)
@@ -373,10 +305,8 @@ class Labels(Data, kw_only=False, eq=False):
         return freeze(labels.of_user(live.config("Labels")))
 
 
-class Hostname(Data, kw_only=False, eq=False):
+class Hostname(Place, kw_only=False, eq=False):
     """The engine names a container after its id when nothing was declared."""
-
-    engine: str = "Config.Hostname"
 
     def put(self, value: str, payload: Payload) -> None:
         payload.config["Hostname"] = value
@@ -406,10 +336,8 @@ def _live_mounts(live: Live) -> list[Mapping[str, Any]]:
     return list(live.inspect.get("Mounts") or ())
 
 
-class Volumes(Data, kw_only=False, eq=False):
+class Volumes(Place, kw_only=False, eq=False):
     """The profile's own mounts, less the workspace, secrets and configs, which have rows of their own."""
-
-    engine: str = "HostConfig.Mounts"
 
     def put(self, value: tuple[Mount, ...], payload: Payload) -> None:
         for mount in value:
@@ -447,11 +375,9 @@ def _json_label(live: Live, name: str, default: Any) -> Any:
     return value if isinstance(value, type(default)) else default
 
 
-class WorkspaceMount(Data, kw_only=False, eq=False):
+class WorkspaceMount(Place, kw_only=False, eq=False):
     """A copy lives in a volume of the sandbox's own; rw and ro are the directory itself, rw with read-only mounts over
     what the sandbox must not write to."""
-
-    engine: str = "HostConfig.Mounts"
 
     def put(self, value: Workspace, payload: Payload) -> None:
         label = {
@@ -516,13 +442,12 @@ def _texts(label: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(sorted(map(str, listed))) if isinstance(listed, list) else ()
 
 
-class Files(Data, kw_only=False, eq=False):
+class Files(Place, kw_only=False, eq=False):
     """Secrets or configs: files in a volume of the sandbox's own, mounted read-only under `directory`."""
 
     part: str
     label: str
     directory: str
-    engine: str = "HostConfig.Mounts"
 
     def put(self, value: tuple[FileRef, ...], payload: Payload) -> None:
         if value:
@@ -554,10 +479,8 @@ def _is_ref(ref: Any) -> bool:
     return isinstance(ref, list) and len(ref) == len(_REF) and all(type(v) in t for v, t in zip(ref, _REF, strict=True))
 
 
-class NetworkMode(Data, kw_only=False, eq=False):
+class NetworkMode(Place, kw_only=False, eq=False):
     """`none`, or the first of the sandbox's networks."""
-
-    engine: str = "HostConfig.NetworkMode"
 
     def put(self, value: str, payload: Payload) -> None:
         if value == "none":
@@ -576,10 +499,8 @@ class NetworkMode(Data, kw_only=False, eq=False):
         )
 
 
-class Networks(Data, kw_only=False, eq=False):
+class Networks(Place, kw_only=False, eq=False):
     """The networks a sandbox is attached to. The first is given at creation, the others are connected."""
-
-    engine: str = "NetworkSettings.Networks"
 
     def put(self, value: Mapping[str, Attachment], payload: Payload) -> None:
         for key, attachment in list(value.items())[:1]:
@@ -616,25 +537,11 @@ def _attachment(live: Live, settings: Mapping[str, Any]) -> Attachment:
     )
 
 
-class Recorded(Data, kw_only=False, eq=False):
-    """Kept in our own label only: the engine shows nothing to read back."""
-
-    engine: str = "label sandboxrun.spec"
-
-    def put(self, value: Any, payload: Payload) -> None:
-        """The codec writes the whole spec into the label."""
-
-    def get(self, live: Live) -> Any:
-        return None
-
-
 # -- Placements of options that wiring touches: environment, name servers, and egress itself
 
 
-class Environment(Data, kw_only=False, eq=False):
+class Environment(Place, kw_only=False, eq=False):
     """The variables of the profile; those of the wiring are left out."""
-
-    engine: str = "Config.Env"
 
     def put(self, value: Mapping[str, str | None], payload: Payload) -> None:
         payload.config["Env"] = to_equals(value)
@@ -645,24 +552,20 @@ class Environment(Data, kw_only=False, eq=False):
         return freeze({name: item for name, item in found.items() if (name, item) not in wired}) if wired else found
 
 
-class Resolvers(Data, kw_only=False, eq=False):
+class Resolvers(Place, kw_only=False, eq=False):
     """The name servers of the profile; the one that leads nowhere is the wiring's."""
-
-    engine: str = "HostConfig.Dns"
 
     def put(self, value: tuple[str, ...], payload: Payload) -> None:
         payload.host["Dns"] = list(value)
 
     def get(self, live: Live) -> tuple[str, ...]:
-        found = words_in(forms.address)(live.host("Dns"))
+        found = forms_of(forms.address)(live.host("Dns") or ())
         return () if live.label(labels.GATEWAY) and found == (RESOLVER,) else found
 
 
-class Wiring(Data, kw_only=False, eq=False):
+class Wiring(Place, kw_only=False, eq=False):
     """A network of the sandbox's own, with nothing on it but its gateway. The rules are the gateway's to hold; read
     back is what was applied last, if the sandbox is wired as it was made."""
-
-    engine: str = "HostConfig.NetworkMode"
 
     def put(self, value: Egress, payload: Payload) -> None:
         if not value.has_gateway or payload.plot is None:
@@ -690,7 +593,7 @@ def _is_wired(live: Live, attached: set[str]) -> bool:
     return (
         network in attached  # what else it is on is the option networks' business
         and live.host("NetworkMode") == network
-        and words(live.host("Dns")) == (RESOLVER,)
+        and tuple(live.host("Dns") or ()) == (RESOLVER,)
         and bool(wanted)
         and wanted <= variables
     )
@@ -703,74 +606,74 @@ def _variables(live: Live) -> set[tuple[str, str | None]]:
 
 # -- The table: where each option of spec/options.py lives. What an engine shows nothing of is kept in our label
 
-FIELDS: Mapping[str, Placement] = {
-    "image": Config("Image", read=form(forms.image, "")),
-    "command": Config("Cmd", write=list, read=words),
-    "entrypoint": Config("Entrypoint", write=list, read=words),
-    "user": Config("User", read=form(forms.account, "")),
-    "working_dir": Config("WorkingDir", read=form(forms.path)),
-    "environment": Environment(),
-    "init": Host("Init", read=flag),
-    "tty": Config("Tty", read=flag),
-    "stdin_open": Config("OpenStdin", read=flag),
-    "stop_signal": Config("StopSignal", read=form(forms.signal, "SIGTERM")),  # the default of engines
-    "stop_grace_period": Config("StopTimeout", write=seconds, read=nanoseconds),
-    "restart": Host("RestartPolicy", write=to_restart, read=from_restart),
-    "healthcheck": Config("Healthcheck", write=to_health, read=from_health),
-    "hostname": Hostname(),
-    "labels": Labels(),
-    "annotations": Host("Annotations", write=dict, read=mapping),
-    "platform": Recorded(),
-    "runtime": Host("Runtime", read=text_or_none),
-    "logging": Host("LogConfig", write=to_logging, read=from_logging),
-    "group_add": Host("GroupAdd", write=list, read=names),
-    "mem_limit": Host("Memory", read=number),
-    "memswap_limit": Host("MemorySwap", read=number),
-    "mem_reservation": Host("MemoryReservation", read=number),
-    "cpus": Host("NanoCpus", write=cpus_to_nano, read=nano_to_cpus),
-    "cpu_shares": Host("CpuShares", read=number),
-    "cpuset": Host("CpusetCpus", read=form(forms.cpus)),
-    "pids_limit": Host("PidsLimit", read=pids),
-    "ulimits": Host("Ulimits", write=to_ulimits, read=from_ulimits),
-    "shm_size": Host("ShmSize", read=number),
-    "storage_opt": Host("StorageOpt", write=dict, read=mapping),
-    "oom_score_adj": Host("OomScoreAdj", read=number),
-    "devices": Host("Devices", write=to_devices, read=from_devices),
-    "gpus": Host("DeviceRequests", write=to_gpus, read=from_gpus),
-    "read_only": Host("ReadonlyRootfs", read=flag),
-    "cap_drop": Host("CapDrop", write=list, read=capabilities),
-    "cap_add": Host("CapAdd", write=list, read=capabilities),
-    "security_opt": Host("SecurityOpt", write=to_security, read=from_security),
-    "userns_mode": Host("UsernsMode", read=text_or_none),
-    "ipc": Host("IpcMode", read=text),
-    "sysctls": Host("Sysctls", write=dict, read=mapping),
-    "privileged": Host("Privileged", read=flag),
-    "pid": Host("PidMode", read=text),
-    "uts": Host("UTSMode", read=text),
-    "cgroup": Host("CgroupnsMode", read=text),
-    "system_paths": SystemPaths(),
-    "ports": Host("PortBindings", write=lambda _: {}, read=names),
-    "publish_all_ports": Host("PublishAllPorts", read=flag),
-    "volumes_from": Host("VolumesFrom", write=list, read=words),
-    "device_cgroup_rules": Host("DeviceCgroupRules", write=list, read=words),
-    "oom_kill_disable": Host("OomKillDisable", read=flag),
-    "auto_remove": Host("AutoRemove", read=flag),
-    "tmpfs": Host("Tmpfs", write=dict, read=mapping),
-    "volumes": Volumes(),
-    "workspace": WorkspaceMount(),
-    "secrets": Files(SECRETS, labels.SECRETS, SECRETS_AT),
-    "configs": Files(CONFIGS, labels.CONFIGS, CONFIGS_AT),
-    "network_mode": NetworkMode(),
-    "networks": Networks(),
-    "dns": Resolvers(),
-    "egress": Wiring(),
-    "dns_search": Host("DnsSearch", write=list, read=words_in(forms.domain)),
-    "dns_opt": Host("DnsOptions", write=list, read=resolver_options),
-    "extra_hosts": Host("ExtraHosts", write=to_hosts, read=from_hosts),
+FIELDS: Mapping[str, Place] = {
+    "image": Config("Image", "", read=form(forms.image)),
+    "command": Config("Cmd", (), list, tuple),
+    "entrypoint": Config("Entrypoint", (), list, tuple),
+    "user": Config("User", "", read=form(forms.account)),
+    "working_dir": Config("WorkingDir", None, read=form(forms.path)),
+    "environment": Environment("Config.Env"),
+    "init": Host("Init", False, read=bool),
+    "tty": Config("Tty", False, read=bool),
+    "stdin_open": Config("OpenStdin", False, read=bool),
+    "stop_signal": Config("StopSignal", "SIGTERM", read=form(forms.signal)),  # an engine's own default
+    "stop_grace_period": Config("StopTimeout", None, lambda ns: -(-ns // SECOND), lambda s: int(s) * SECOND),
+    "restart": Host("RestartPolicy", "no", to_restart, from_restart),
+    "healthcheck": Config("Healthcheck", None, to_health, from_health),
+    "hostname": Hostname("Config.Hostname"),
+    "labels": Labels("Config.Labels"),
+    "annotations": Host("Annotations", freeze({}), dict, freeze),
+    "platform": Place("label sandboxrun.spec"),
+    "runtime": Host("Runtime", None, read=str),
+    "logging": Host("LogConfig", Logging(driver=""), to_logging, from_logging),
+    "group_add": Host("GroupAdd", (), list, ordered),
+    "mem_limit": Host("Memory", 0, read=int),
+    "memswap_limit": Host("MemorySwap", 0, read=int),
+    "mem_reservation": Host("MemoryReservation", 0, read=int),
+    "cpus": Host("NanoCpus", 0.0, lambda cpus: round(cpus * 10**9), lambda nano: int(nano) / 10**9),
+    "cpu_shares": Host("CpuShares", 0, read=int),
+    "cpuset": Host("CpusetCpus", None, read=form(forms.cpus)),
+    "pids_limit": Host("PidsLimit", 0, read=lambda most: max(0, int(most))),
+    "ulimits": Host("Ulimits", freeze({}), to_ulimits, from_ulimits),
+    "shm_size": Host("ShmSize", 0, read=int),
+    "storage_opt": Host("StorageOpt", freeze({}), dict, freeze),
+    "oom_score_adj": Host("OomScoreAdj", 0, read=int),
+    "devices": Host("Devices", (), to_devices, from_devices),
+    "gpus": Host("DeviceRequests", None, to_gpus, from_gpus),
+    "read_only": Host("ReadonlyRootfs", False, read=bool),
+    "cap_drop": Host("CapDrop", (), list, capabilities),
+    "cap_add": Host("CapAdd", (), list, capabilities),
+    "security_opt": Host("SecurityOpt", UNSET, to_security, from_security),
+    "userns_mode": Host("UsernsMode", None, read=str),
+    "ipc": Host("IpcMode", "", read=str),
+    "sysctls": Host("Sysctls", freeze({}), dict, freeze),
+    "privileged": Host("Privileged", False, read=bool),
+    "pid": Host("PidMode", "", read=str),
+    "uts": Host("UTSMode", "", read=str),
+    "cgroup": Host("CgroupnsMode", "", read=str),
+    "system_paths": SystemPaths("HostConfig.MaskedPaths, HostConfig.ReadonlyPaths"),
+    "ports": Host("PortBindings", (), lambda _: {}, ordered),
+    "publish_all_ports": Host("PublishAllPorts", False, read=bool),
+    "volumes_from": Host("VolumesFrom", (), list, tuple),
+    "device_cgroup_rules": Host("DeviceCgroupRules", (), list, tuple),
+    "oom_kill_disable": Host("OomKillDisable", False, read=bool),
+    "auto_remove": Host("AutoRemove", False, read=bool),
+    "tmpfs": Host("Tmpfs", freeze({}), dict, freeze),
+    "volumes": Volumes("HostConfig.Mounts"),
+    "workspace": WorkspaceMount("HostConfig.Mounts"),
+    "secrets": Files("HostConfig.Mounts", SECRETS, labels.SECRETS, SECRETS_AT),
+    "configs": Files("HostConfig.Mounts", CONFIGS, labels.CONFIGS, CONFIGS_AT),
+    "network_mode": NetworkMode("HostConfig.NetworkMode"),
+    "networks": Networks("NetworkSettings.Networks"),
+    "dns": Resolvers("HostConfig.Dns"),
+    "egress": Wiring("HostConfig.NetworkMode"),
+    "dns_search": Host("DnsSearch", (), list, forms_of(forms.domain)),
+    "dns_opt": Host("DnsOptions", (), list, lambda options: tuple(sorted(options, key=forms.resolver_option))),
+    "extra_hosts": Host("ExtraHosts", freeze({}), to_hosts, from_hosts),
 }
 KEPT = frozenset({"pull_policy", "depends_on", "lifetime", "evidence"})  # in our label only: nothing of the engine's
 # What is read back: the others are taken from what was recorded.
-SHOWN = {key: place for key, place in FIELDS.items() if not isinstance(place, Recorded)}
+SHOWN = {key: place for key, place in FIELDS.items() if type(place) is not Place}
 
 
 def field_of(row: Row) -> str | None:
