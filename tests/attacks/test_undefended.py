@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.backend.docker import filesystem as paths
+from sandboxrun.backend.docker import facts as paths
 from sandboxrun.backend.docker.client import connect
-from sandboxrun.backend.docker.filesystem import filters_paths
+from sandboxrun.backend.docker.facts import filters_paths
 from tests.attacks.cages import until
 from tests.engine.world import open_world
 

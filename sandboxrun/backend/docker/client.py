@@ -8,6 +8,8 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sandboxrun.backend.docker.codec import addresses_of, image_config, read_document, read_state, taken_by
@@ -17,10 +19,11 @@ from sandboxrun.backend.docker.transport import Transport, Unreachable, dial_ssh
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
 from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.spec import labels
+from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
+    from sandboxrun.backend.docker.history import ProjectEvents
     from sandboxrun.backend.docker.lock import ProjectLock
-    from sandboxrun.backend.docker.project_events import ProjectEvents
     from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
     from sandboxrun.gateway.subnets import Network
     from sandboxrun.plan.operations import Operation
@@ -53,20 +56,16 @@ class Engine(Streams):
     def host_addresses(self) -> tuple[str, ...]:
         """The addresses of the engine's own machine, asked once."""
         if self._host is None:
-            self._host = _looking().host_addresses(self)
+            self._host = _part("looking").host_addresses(self)
         return self._host
 
     def histories(self, ended: Mapping[str, State]) -> Mapping[str, History]:
         """See `history.histories`."""
-        from sandboxrun.backend.docker.history import histories
-
-        return histories(self, ended)
+        return _part("history").histories(self, ended)
 
     def history_of_removed(self, id: str) -> History:
         """See `history.of_removed`."""
-        from sandboxrun.backend.docker.history import of_removed
-
-        return of_removed(self, id)
+        return _part("history").of_removed(self, id)
 
     def image_config(self, reference: str) -> ImageConfig | None:
         """What an image sets by itself; None where the engine has none of that name. By its id it is asked once."""
@@ -90,52 +89,50 @@ class Engine(Streams):
 
     def _shared(self) -> tuple[bool, str]:
         if self._sharing is None:
-            from sandboxrun.backend.docker.filesystem import sharing
-
-            self._sharing = sharing(self)
+            self._sharing = _part("facts").sharing(self)
         return self._sharing
 
     def observe(self, profile: Profile, store: Any, **how: Any) -> Snapshot:
         """The project on the engine now."""
-        return _intents().take_snapshot(self, profile, store, **how)
+        return _part("observe").take_snapshot(self, profile, store, **how)
 
     def observe_before_run(self, profile: Profile, *, shared: bool) -> Snapshot:
         """What a `run` has to know."""
-        return _intents().snapshot_before_run(self, profile, shared=shared)
+        return _part("observe").snapshot_before_run(self, profile, shared=shared)
 
     def observe_these(self, profile: Profile, store: Any, ids: Iterable[str], *, compare: bool = False) -> Snapshot:
         """Some containers and no more."""
-        return _intents().snapshot_of_these(self, profile, store, ids, compare=compare)
+        return _part("observe").snapshot_of_these(self, profile, store, ids, compare=compare)
 
     def perform(self, step: Operation, session: Any) -> str | None:
         """Do one step."""
-        return _intents().carry_out(step, session)
+        return _part("perform").carry_out(step, session)
 
     def undo(self, session: Any, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
         """Take back what could not be finished."""
-        _intents().undo(session, failed, skipped)
+        _part("perform").undo(session, failed, skipped)
 
     def restore(self, session: Any, steps: Sequence[Operation], done: Collection[str]) -> None:
         """Give sandboxes that run back what was taken from them."""
-        _intents().restore(session, steps, done)
+        _part("perform").restore(session, steps, done)
 
     def lock(
         self, project: str, *, wait: float, on_wait: Callable[[str], None] | None = None
     ) -> contextlib.AbstractContextManager[ProjectLock]:
         """Hold a project's lock."""
-        return _intents().project_lock(self, project, wait=wait, on_wait=on_wait)
+        return _part("lock").project_lock(self, project, wait=wait, on_wait=on_wait)
 
     def follow(self, project: str, began: float) -> ProjectEvents:
         """What happens to the project's containers."""
-        return _intents().ProjectEvents(self, project, began)
+        return _part("history").ProjectEvents(self, project, began)
 
     def check_neighbours(self, sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> None:
         """Refuse host paths that another container may move."""
-        _intents().check_neighbours(sandboxes, profile, self)
+        _part("owned").check_neighbours(sandboxes, profile, self)
 
     def collect(self, store: Any) -> None:
         """Take away what killed processes left on this machine."""
-        _intents().collect(self, store)
+        _part("leftovers").collect(self, store)
 
     def state(self, id: str) -> State:
         """The state of one container."""
@@ -146,11 +143,11 @@ class Engine(Streams):
     @property
     def terms(self) -> Terms:
         """The engine's own names of what is verified."""
-        return _looking().TERMS
+        return _part("looking").TERMS
 
     def machine(self) -> Machine:
         """The engine's machine."""
-        return _looking().machine(self)
+        return _part("looking").machine(self)
 
     def subnets(self) -> tuple[Network, ...]:
         """The subnets of all networks."""
@@ -162,19 +159,19 @@ class Engine(Streams):
 
     def observe_one(self, profile: Profile, id: str) -> ObservedSandbox:
         """One container as a snapshot has it."""
-        return _looking().observe_one(self, profile, id)
+        return _part("looking").observe_one(self, profile, id)
 
     def host_view(self, observed: ObservedSandbox) -> HostView:
         """Where a container is on this host."""
-        return _looking().host_view(self, observed.document)
+        return _part("looking").host_view(self, observed.document)
 
     def accounts(self, id: str, spec: SandboxSpec) -> Accounts | None:
         """The declared user by number."""
-        return _looking().accounts(self, id, spec)
+        return _part("looking").accounts(self, id, spec)
 
     def gateway_view(self, profile: Profile, spec: SandboxSpec, observed: ObservedSandbox) -> GatewayView:
         """The gateway of a live sandbox."""
-        return _looking().gateway_view(self, profile, spec, observed)
+        return _part("looking").gateway_view(self, profile, spec, observed)
 
     def document(self, id: str, *, known: Mapping[str, Any] | None = None) -> Document:
         """The engine's own answer about one container."""
@@ -190,16 +187,9 @@ class Engine(Streams):
         return frozenset(str(c["Id"]) for c in self.containers(labels={labels.PROJECT: project}))
 
 
-def _looking() -> Any:
-    from sandboxrun.backend.docker import looking
-
-    return looking
-
-
-def _intents() -> Any:
-    from sandboxrun.backend.docker import intents
-
-    return intents
+def _part(name: str) -> Any:
+    """A module of this room, loaded with its first use: most commands do with few of them."""
+    return import_module(f"{__package__}.{name}")
 
 
 def open_transport(endpoint: Endpoint, *, parallelism: int) -> Transport:
@@ -221,12 +211,7 @@ def open_transport(endpoint: Endpoint, *, parallelism: int) -> Transport:
 
 def import_ahead() -> None:
     """Import docker-py beside what comes before the first change, for commands that will change the engine."""
-    from importlib import import_module
-
-    from sandboxrun.threads import begin
-
-    carrier = "sandboxrun.backend.docker.docker_py"
-    begin(lambda: import_module(carrier), name="import", failed=lambda error: None)  # raised anew where it is used
+    begin(partial(_part, "docker_py"), name="import", failed=lambda error: None)  # raised anew where it is used
 
 
 def connect(host: str | None = None, *, parallelism: int = 4, env: Mapping[str, str] | None = None) -> Engine:

@@ -1,25 +1,245 @@
-"""Takes away what killed processes left: in the user's state directory, and of theirs in workspaces.
+"""Stands in for what a workspace must not get: a mount needs something to stand on, so what is not there is made, and
+taken away again when no sandbox has it any more.
 
-Owns when that is: nobody can need it any more. A run's staging folder is made after its container, so one whose
-container is not on its engine is needed no longer, unless the process that made it is still at work.
+Owns those stand-ins, in the user's own directory: an empty directory, or a file that means what its absence meant. Each
+is noted in the state directory before it is made, so that whoever comes next takes it away if this program is killed;
+what is not noted there, or is not what was made, is never touched. And with them what else killed processes left in the
+state directory: a run's staging folder is made after its container, so one whose container is not on its engine is
+needed no longer, unless the process that made it is still at work.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandboxrun.backend.docker.holding import release
-from sandboxrun.errors import SandboxrunError
-from sandboxrun.evidence.folder import Folder
+import msgspec
+from msgspec import structs
+
+from sandboxrun.data import Data
+from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
+from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.folder import PARTIAL, Folder, locked
 from sandboxrun.evidence.state import GONE, collect_scratches, discard, note_of
 from sandboxrun.evidence.store import STAGING, safe_name
 from sandboxrun.spec import labels
+from sandboxrun.spec.guard import GUARDS, HIDDEN, MAKEFILES
+from sandboxrun.spec.project import DeclaredSandbox
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
     from sandboxrun.evidence.store import Store
+
+NOTES = "stand-ins"  # in the state directory: a note a workspace and engine
+_LARGEST = 16 << 20  # bytes of a note
+_WAIT = 30.0  # seconds for another process that makes or removes stand-ins
+_COPY = "use access: copy"
+
+
+@contextlib.contextmanager
+def held(sandbox: DeclaredSandbox, store: Store, engine: Engine) -> Iterator[None]:
+    """While the container is made: everything that it must not write to is there to be mounted over. Raises ApplyError
+    for what can't be kept."""
+    workspace = sandbox.spec.workspace
+    if workspace is None or not workspace.protected:
+        yield
+        return
+    with store.state(NOTES, create=True) as notes, locked(notes.fd, notes.path, wait=_WAIT):
+        try:
+            with Folder.at(Path(workspace.source)) as top:
+                missing = [path for path in workspace.protected if _is_missing(top, path)]
+                if missing:
+                    _stand_in(top, missing, os.path.realpath(workspace.source), engine.identity, notes)
+        except (OSError, EvidenceError) as error:
+            raise ApplyError(_refused(sandbox, str(error))) from error
+        except _Fault as fault:
+            raise ApplyError(_refused(sandbox, str(fault))) from fault
+        yield
+
+
+class _Fault(Exception):
+    """Why a path can't be kept."""
+
+
+def _refused(sandbox: DeclaredSandbox, why: str) -> Diagnostic:
+    message = f"{sandbox.address}: the workspace can't be protected: {why}"
+    return Diagnostic(message=message, span=sandbox.place("workspace"), help=_COPY)
+
+
+class _StandIn(Data):
+    """What is made in place of a path: a file of that content, or a directory. `inode` is its own, once it is made."""
+
+    content: str | None
+    inode: int | None = None
+
+
+class _Note(Data):
+    """The stand-ins in a workspace, by path, that sandboxes on one engine need."""
+
+    source: str
+    engine: str
+    made: Mapping[str, _StandIn]
+
+    @property
+    def name(self) -> str:
+        """The note's file."""
+        return hashlib.sha256(f"{self.engine}\0{self.source}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+    def write(self, notes: Folder) -> None:
+        """Keep it, while there is anything in it."""
+        if self.made:
+            notes.write(self.name, json.dumps(msgspec.to_builtins(self)).encode())
+        else:
+            notes.unlink(self.name)
+
+
+def _read(notes: Folder, name: str) -> _Note | None:
+    """A note; None for one that can't be read."""
+    try:
+        with notes.open(name) as file:
+            body = json.loads(file.read(_LARGEST))
+        made = {str(path): _StandIn(**one) for path, one in body["made"].items()}
+        return _Note(source=str(body["source"]), engine=str(body["engine"]), made=made)
+    except (OSError, EvidenceError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _is_missing(top: Folder, path: str) -> bool:
+    """Whether nothing is there; raises _Fault for what can't be kept."""
+    *above, name = path.split("/")
+    try:
+        opened = top.walk_to(tuple(above))
+    except FileNotFoundError as error:
+        raise _Fault(f"{'/'.join(above)} is not there, and {path} must be kept") from error
+    with opened as place:
+        kind = place.kind(name)
+        if kind == stat.S_IFLNK:
+            raise _Fault(f"{path} is a link")
+        if kind == stat.S_IFREG and os.stat(name, dir_fd=place.fd, follow_symlinks=False).st_nlink > 1:
+            raise _Fault(f"{path} is a hard link: it could be written to by its other name")
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise _Fault(f"{path} is neither a file nor a directory")
+        return kind == 0
+
+
+def _stand_in(top: Folder, paths: list[str], source: str, engine: str, notes: Folder) -> None:
+    """Note them, then make them, then note what was made."""
+    note = _Note(source=source, engine=engine, made={})
+    earlier = _read(notes, note.name)
+    planned = {path: _StandIn(content=_content(top, path)) for path in paths}
+    note = structs.replace(note, made={**(earlier.made if earlier is not None else {}), **planned})
+    note.write(notes)
+    made = {path: structs.replace(one, inode=_make(top, path, one.content)) for path, one in planned.items()}
+    structs.replace(note, made={**note.made, **made}).write(notes)
+
+
+def _make(top: Folder, path: str, content: str | None) -> int:
+    """Make it, as the owner of the directory it stands in; its inode."""
+    *above, name = path.split("/")
+    with top.walk_to(tuple(above)) as place:
+        owner = os.fstat(place.fd)
+        if content is None:
+            os.mkdir(name, 0o700, dir_fd=place.fd)
+            made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.fd)
+            mode = 0o755
+        else:
+            made, mode = place.create(name), 0o644
+            os.write(made, content.encode())
+        try:
+            if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
+                with contextlib.suppress(PermissionError):  # only root can give it away
+                    os.fchown(made, owner.st_uid, owner.st_gid)
+            os.fchmod(made, mode)
+            return os.fstat(made).st_ino
+        finally:
+            os.close(made)
+
+
+def _content(top: Folder, path: str) -> str | None:
+    """What a file that stands in says; None for a directory, which git does not show and nothing reads.
+
+    make takes the first of its names: a directory there would end it, so a stand-in leads to the file that is there.
+    A file of the profile's own that is not there (an env file that may be missing) is an empty one.
+    """
+    if path == MAKEFILES[0]:
+        found = next((other for other in MAKEFILES[1:] if top.kind(other) == stat.S_IFREG), None)
+        return f"include {found}\n" if found is not None else None
+    known = path in GUARDS or path in MAKEFILES or path == HIDDEN
+    return None if known else ""
+
+
+def release(engine: Engine, store: Store) -> None:
+    """Take away the stand-ins that no sandbox on the engine has in it. Never raises for one that can't be: it is left
+    to the next time."""
+    with contextlib.suppress(OSError, SandboxrunError), store.state(NOTES) as notes:
+        if not notes.names():
+            return
+        with locked(notes.fd, notes.path, wait=_WAIT):
+            used = _used(engine)
+            for name in notes.names():
+                note = None if name.startswith(PARTIAL) else _read(notes, name)
+                if note is None:
+                    notes.unlink(name)
+                elif note.engine in (engine.identity, engine.endpoint):
+                    _release(note, used, notes)
+
+
+def _release(note: _Note, used: frozenset[str], notes: Folder) -> None:
+    left = {
+        path: one
+        for path, one in note.made.items()
+        if os.path.join(note.source, path) in used or not _taken_away(note.source, path, one)
+    }
+    if left.keys() != note.made.keys():
+        structs.replace(note, made=left).write(notes)
+
+
+def _taken_away(source: str, path: str, one: _StandIn) -> bool:
+    """Whether nothing of ours is there any more. What somebody has put to use meanwhile is theirs, and so is whatever
+    stands in its place; a symlink on the way to it is not followed."""
+    *above, name = os.path.join(source, path).split("/")[1:]
+    try:
+        with Folder.at(Path("/")) as root, root.walk_to(tuple(above)) as place:
+            found = os.stat(name, dir_fd=place.fd, follow_symlinks=False)
+            if one.inode is not None and found.st_ino != one.inode:
+                return True
+            if one.content is None:
+                os.rmdir(name, dir_fd=place.fd)
+            elif stat.S_ISREG(found.st_mode) and _reads(place, name, one.content):
+                place.unlink(name)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except EvidenceError:
+        return False
+    except OSError as error:
+        import errno
+
+        return error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+    return True
+
+
+def _reads(place: Folder, name: str, content: str) -> bool:
+    with place.open(name) as file:
+        return file.read(len(content) + 1) == content.encode()
+
+
+def _used(engine: Engine) -> frozenset[str]:
+    """All that a workspace on the engine has protected, whosever it is. By label: a listing need not show mounts."""
+    found = set()
+    for container in engine.containers(labels={labels.WORKSPACE: None}):
+        try:
+            label = json.loads(labels.read(container.get("Labels")).get(labels.WORKSPACE, "{}"))
+            source = os.path.realpath(str(label["source"]))
+            found |= {os.path.join(source, str(path)) for path in label["protected"]}
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return frozenset(found)
 
 
 def collect(engine: Engine, store: Store) -> None:

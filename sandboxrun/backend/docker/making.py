@@ -18,7 +18,7 @@ from msgspec import structs
 
 from sandboxrun.backend.docker.codec import decode, encode, encode_update, keeper_payload, not_taken, volume_payload
 from sandboxrun.backend.docker.fields import FIELDS
-from sandboxrun.backend.docker.holding import held
+from sandboxrun.backend.docker.leftovers import held
 from sandboxrun.backend.docker.owned import COURIER, is_own_volume
 from sandboxrun.backend.docker.streams import file_mode
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound

@@ -1,22 +1,35 @@
-"""The handler of each step, and the smaller ones: networks, attachments. No decisions."""
+"""The handler of each step, and those of the smaller ones: networks, attachments, ends, removals. Each is one engine
+call, or the few that belong together; each is fine when it was done already. And what takes back an apply's steps that
+could not be finished.
+
+Owns the rule that nothing is removed before its evidence is kept. No decisions.
+"""
 
 from __future__ import annotations
 
-from typing import assert_never
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from time import monotonic, sleep
+from typing import Any
 
 from sandboxrun.backend import shared
 from sandboxrun.backend.docker import companions as gateways
-from sandboxrun.backend.docker import making as keepers
 from sandboxrun.backend.docker import making as make
-from sandboxrun.backend.docker import teardown
-from sandboxrun.backend.docker.codec import decode_network, network_payload
+from sandboxrun.backend.docker.codec import decode_network, encode_update, network_payload, observe
+from sandboxrun.backend.docker.companions import remove_companions
 from sandboxrun.backend.docker.fields import endpoint
-from sandboxrun.backend.errors import NotFound
-from sandboxrun.backend.session import Session
-from sandboxrun.errors import ApplyError
+from sandboxrun.backend.errors import EngineError, NotFound
+from sandboxrun.backend.session import Session, Undone, Watched
+from sandboxrun.backend.shared import ITS_RUN, LOOK, WIRING, unfinished
+from sandboxrun.errors import ApplyError, SandboxrunError
 from sandboxrun.plan import operations as op
+from sandboxrun.plan.operations import Operation
+from sandboxrun.spec import labels
+from sandboxrun.spec.names import PARTS, part_volume
+from sandboxrun.spec.records import Attachment
 
-# -- Networks: makes and removes them, attaches and detaches sandboxes. No decisions
+# -- Networks: made and removed, sandboxes attached and detached
 
 
 def create_network(step: op.CreateNetwork, session: Session) -> None:
@@ -34,11 +47,9 @@ def create_network(step: op.CreateNetwork, session: Session) -> None:
 
 
 def remove_network(step: op.RemoveNetwork, session: Session) -> None:
-    """Remove a network; one that is gone already is fine."""
-    try:
+    """Remove a network."""
+    with suppress(NotFound):
         session.engine.remove_network(step.network)
-    except NotFound:
-        return
 
 
 def connect(step: op.ConnectNetwork, session: Session) -> None:
@@ -48,89 +59,196 @@ def connect(step: op.ConnectNetwork, session: Session) -> None:
 
 
 def disconnect(step: op.DisconnectNetwork, session: Session) -> None:
-    """Detach a container; one that is detached or gone already is fine."""
-    try:
+    """Detach a container."""
+    with suppress(NotFound):
         session.engine.disconnect_network(step.network, step.container, force=True)
-    except NotFound:
-        return
 
 
-# -- The handler of each step. Each is one engine call, or the few that belong together
+# -- Ends of sandboxes: stop and removal
 
 
-def carry_out(step: op.Operation, session: Session) -> str | None:  # noqa: C901 - one case a class
+def stop_sandbox(step: op.StopSandbox, session: Session) -> None:
+    """Ask it to end; the engine kills it after its grace period. It may have ended by itself since the plan."""
+    session.stopped[step.container] = False
+    with suppress(NotFound):
+        session.stopped[step.container] = session.engine.stop_container(step.container, timeout=step.grace)
+
+
+def remove_sandbox(step: op.RemoveSandbox, session: Session) -> None:
+    """Remove the container and what is its own."""
+    _remove_container(step.container, session)
+    remove_companions(step.companions, step.network, session)
+    for volume in step.volumes:
+        _remove_volume(volume, session)
+
+
+def _remove_container(container: str, session: Session) -> None:
+    """Remove it, or wait until whoever is removing it already has done so."""
+    until = monotonic() + ITS_RUN
+    with suppress(NotFound):
+        while True:
+            try:
+                return session.engine.remove_container(container, force=True, volumes=True)
+            except EngineError as error:
+                if error.status != 409 or monotonic() >= until:
+                    raise
+                sleep(LOOK)
+
+
+def _remove_volume(name: str, session: Session) -> None:
+    with suppress(NotFound):
+        session.engine.remove_volume(name)
+
+
+# -- The handler of each step
+
+HANDLERS: Mapping[type[Operation], Callable[[Any, Session], str | None]] = {
+    op.PullImage: make.pull_image,
+    op.BuildHelper: gateways.build_helper,
+    op.CreateNetwork: create_network,
+    op.CreatePrivateNetwork: gateways.create_private_network,
+    op.CreateGateway: gateways.create_gateway,
+    op.StartGateway: gateways.start_gateway,
+    op.ReloadGateway: gateways.reload_gateway,
+    op.CreateVolume: make.create_volume,
+    op.CreatePart: make.create_part,
+    op.StartKeeper: make.start_keeper,
+    op.CreateSandbox: make.create_sandbox,
+    op.CheckSandbox: make.check_sandbox,
+    op.RenameSandbox: make.rename_sandbox,
+    op.UploadWorkspace: make.upload_workspace,
+    op.UploadFiles: make.upload_files,
+    op.GiveVolume: make.give_volume,
+    op.ConnectNetwork: connect,
+    op.DisconnectNetwork: disconnect,
+    op.AwaitSandbox: shared.await_condition,
+    op.StartSandbox: make.start_sandbox,
+    op.UpdateSandbox: make.update_sandbox,
+    op.ResumeSandbox: make.resume_sandbox,
+    op.RecordSpec: make.record_spec,
+    op.StopSandbox: stop_sandbox,
+    op.CaptureEvidence: shared.capture_evidence,
+    op.RemoveSandbox: remove_sandbox,
+    op.RemoveNetwork: remove_network,
+    op.RemoveVolume: lambda step, session: _remove_volume(step.name, session),
+    op.RemoveCourier: lambda step, session: _remove_container(step.container, session),
+}
+
+
+def carry_out(step: Operation, session: Session) -> str | None:
     """Do one step; a note for its progress line, if any. Raises SandboxrunError."""
-    match step:
-        case op.PullImage():
-            return make.pull_image(step, session)
-        case op.BuildHelper():
-            return gateways.build_helper(step, session)
-        case op.CreateNetwork():
-            create_network(step, session)
-        case op.CreatePrivateNetwork():
-            return gateways.create_private_network(step, session)
-        case op.CreateGateway():
-            return gateways.create_gateway(step, session)
-        case op.StartGateway():
-            return gateways.start_gateway(step, session)
-        case op.ReloadGateway():
-            return gateways.reload_gateway(step, session)
-        case op.CreateVolume():
-            make.create_volume(step, session)
-        case op.CreatePart():
-            make.create_part(step, session)
-        case op.StartKeeper():
-            return keepers.start_keeper(step, session)
-        case op.CreateSandbox():
-            return make.create_sandbox(step, session)
-        case op.CheckSandbox():
-            make.check_sandbox(step, session)
-        case op.RenameSandbox():
-            make.rename_sandbox(step, session)
-        case op.UploadWorkspace():
-            return make.upload_workspace(step, session)
-        case op.UploadFiles():
-            make.upload_files(step, session)
-        case op.GiveVolume():
-            make.give_volume(step, session)
-        case op.ConnectNetwork():
-            connect(step, session)
-        case op.DisconnectNetwork():
-            disconnect(step, session)
-        case op.AwaitSandbox():
-            shared.await_condition(step, session)
-        case op.StartSandbox():
-            return make.start_sandbox(step, session)
-        case op.UpdateSandbox():
-            return make.update_sandbox(step, session)
-        case op.ResumeSandbox():
-            make.resume_sandbox(step, session)
-        case op.RecordSpec():
-            make.record_spec(step, session)
-        case _:
-            return _take_away(step, session)
-    return None
+    return HANDLERS[type(step)](step, session)
 
 
-_Removal = (
-    op.StopSandbox | op.CaptureEvidence | op.RemoveSandbox | op.RemoveNetwork | op.RemoveVolume | op.RemoveCourier
-)
+# -- Takes back what an apply had made and could not finish, so that nothing is left half-made
 
 
-def _take_away(step: _Removal, session: Session) -> str | None:
-    match step:
-        case op.StopSandbox():
-            teardown.stop_sandbox(step, session)
-        case op.CaptureEvidence():
-            return shared.capture_evidence(step, session)
-        case op.RemoveSandbox():
-            teardown.remove_sandbox(step, session)
-        case op.RemoveNetwork():
-            remove_network(step, session)
-        case op.RemoveVolume():
-            teardown.remove_volume(step, session)
-        case op.RemoveCourier():
-            teardown.remove_courier(step, session)
-        case _:
-            assert_never(step)
-    return None
+def undo(session: Session, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
+    """Remove the sandboxes whose making did not come to its end, then volumes and networks that nothing uses."""
+    for address in sorted(unfinished(failed, skipped) & session.made.keys()):
+        try:
+            what = discard(address, session)
+        except SandboxrunError as error:
+            what = f"could not be removed: {error}"
+        if kept := session.given_up.get(address):
+            what += f"; the container it was to replace had been stopped, its evidence is in {kept}"
+        session.listener(Undone(address=address, what=what))
+    for step in (*failed, *skipped):
+        if isinstance(step, op.CreatePart | op.CreateSandbox | WIRING) and step.address not in session.made:
+            _undo_parts(step, session)
+    if not failed and not skipped:
+        return
+    # What this apply made of the profile's own goes again where no container has it; the engine refuses the others.
+    for name in session.volumes_made:
+        with suppress(SandboxrunError):
+            session.engine.remove_volume(name)
+    for name, network in session.networks_made.items():
+        with suppress(SandboxrunError):
+            if not (session.engine.network(network) or {}).get("Containers"):
+                session.engine.remove_network(network)
+                session.listener(Undone(address=name, what="removed"))
+
+
+def discard(address: str, session: Session) -> str:
+    """Take away a sandbox that this apply made and could not finish: its evidence first, where it had started."""
+    made = session.made[address]
+    try:
+        observed = observe(session.engine.inspect_container(made.id), session.profile.names, None)
+    except NotFound:
+        return "was gone"
+    started = getattr(observed.state, "started", None) is not None
+    if started:
+        reached = session.engine.stop_container(made.id, timeout=1)
+        ended = Watched(stopped_by="killed" if reached else "itself")
+        shared.keep(observed, ended, session, known=True, gateway=session.gateways.get(address))
+    session.engine.remove_container(made.id, force=True, volumes=True)
+    session.store.unstage(made.run)
+    remove_companions(session.companions.get(address, ()), session.private_networks.get(address), session)
+    for part in PARTS:
+        _remove_volume(part_volume(observed.base, part), session)
+    return "evidence kept, removed" if started else "removed"
+
+
+def _undo_parts(step: op.CreatePart | op.CreateSandbox | WIRING, session: Session) -> None:
+    """What was made for a sandbox whose container was never made; or a gateway for one that runs, and did not serve."""
+    with suppress(SandboxrunError):
+        containers = session.companions.get(step.address, ())
+        remove_companions(containers, session.private_networks.get(step.address), session)
+    if isinstance(step, WIRING) and getattr(step, "run", None) is not None:
+        return  # a running sandbox's: its volumes stay
+    for name in (part_volume(step.sandbox.name, part) for part in PARTS):
+        with suppress(SandboxrunError):
+            # one of that name which stood in its way may be anybody's
+            own = labels.read((session.engine.volume(name) or {}).get("Labels"))
+            if own.get(labels.RUN) == session.run_of(step.address):
+                session.engine.remove_volume(name)
+
+
+# -- Gives sandboxes that run back what a change took from them and could not replace: limits, networks. What fails here
+# is reported and left: the next apply sees how the sandbox is then
+
+
+def restore(session: Session, steps: Sequence[Operation], done: Collection[str]) -> None:
+    """After `steps`, of which those with the ids `done` came to their end."""
+    unfinished = {step.address for step in steps if step.id not in done}
+    for step in steps:
+        if isinstance(step, op.UpdateSandbox) and step.address in unfinished:
+            was = encode_update(session.observed(step.container).spec, step.options)
+            limits = partial(session.engine.update_container, step.container, was)
+            _attempt(session, step.address, "limits restored", limits)
+    left = [s for s in steps if isinstance(s, op.DisconnectNetwork) and s.id in done]
+    planned = {(s.container, s.network): s for s in steps if isinstance(s, op.ConnectNetwork) and s.container}
+    for step in left:
+        back = planned.get((step.container, step.network))
+        if back.id not in done if back is not None else step.address in unfinished:
+            _attempt(session, step.address, f"connected to {step.network} again", partial(_reconnect, step, session))
+    for (container, network), step in planned.items():
+        if step.id in done and step.address in unfinished and _attachment(session, container or "", network) is None:
+            off = partial(session.engine.disconnect_network, network, container or "", force=True)
+            _attempt(session, step.address, f"disconnected from {network} again", off)
+
+
+def _attempt(session: Session, address: str, what: str, call: Callable[[], object]) -> None:
+    try:
+        call()
+    except SandboxrunError as error:
+        what = f"could not be {what}: {error}"
+    session.listener(Undone(address=address, what=what))
+
+
+def _reconnect(step: op.DisconnectNetwork, session: Session) -> None:
+    """On the network again; on one like it, where that was removed and the other one could not be made."""
+    attachment = _attachment(session, step.container, step.network) or Attachment()
+    if session.engine.network(step.network) is None:
+        was = next(network for network in session.snapshot.networks if network.name == step.network)
+        session.engine.create_network(network_payload(was.key, was.spec, session.profile.names))
+    session.engine.connect_network(step.network, step.container, endpoint(attachment))
+
+
+def _attachment(session: Session, container: str, network: str) -> Attachment | None:
+    """How the container was on the network before; None where it was not. A gateway has no attachment of its own."""
+    key = session.profile.names.network_key(network)
+    for observed in session.snapshot.sandboxes:
+        if observed.id == container:
+            return observed.spec.networks.get(key)
+    return Attachment()

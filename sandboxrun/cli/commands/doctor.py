@@ -47,7 +47,7 @@ def doctor(given: opt.Given) -> int:
 
 
 def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
-    from sandboxrun.backend.docker.filesystem import filters_paths
+    from sandboxrun.backend.docker.facts import filters_paths
     from sandboxrun.backend.docker.observe import offers_of
     from sandboxrun.plan.preflight import preflight
 

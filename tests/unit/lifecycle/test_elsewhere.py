@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sandboxrun.backend.completed import completed_elsewhere, ending_of
-from sandboxrun.backend.docker.project_events import ProjectEvents
+from sandboxrun.backend.docker.history import ProjectEvents
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import to_label
 from sandboxrun.spec.outcome import How

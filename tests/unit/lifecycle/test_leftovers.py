@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from msgspec import Struct, field
 
-from sandboxrun.backend.docker.holding import held
-from sandboxrun.backend.docker.leftovers import collect
+from sandboxrun.backend.docker.leftovers import collect, held
 from sandboxrun.evidence.state import OWNER, keep, scratch, state_path
 from sandboxrun.evidence.store import Store
 from sandboxrun.profile.loader import load
