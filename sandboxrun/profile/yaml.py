@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
+import sys
 from typing import Any, cast
 
 from yaml import AliasEvent, BaseLoader, MappingStartEvent, ScalarEvent
@@ -37,25 +38,16 @@ def resolve(text: str) -> Plain:
         return _WORDS[text]
     if text[0] not in _NUMERIC_START:
         return text
+    value: int | float = LARGEST_INTEGER + 1
     if _INTEGER.fullmatch(text):
-        return _integer(text)
-    if _NO_NUMBER.fullmatch(text):
+        value = int(text, 0) if len(text) <= _LONGEST_NUMBER else value
+    elif _NO_NUMBER.fullmatch(text):
         raise ValueError("infinity and not-a-number mean nothing here")
-    if _FLOAT.fullmatch(text):
-        return _float(text)
-    return text
-
-
-def _integer(text: str) -> int:
-    value = int(text, 0) if len(text) <= _LONGEST_NUMBER else None
-    if value is None or abs(value) > LARGEST_INTEGER:
-        raise ValueError("the number is too large")
-    return value
-
-
-def _float(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
+    elif _FLOAT.fullmatch(text):
+        value = float(text)
+    else:
+        return text
+    if abs(value) > (LARGEST_INTEGER if isinstance(value, int) else sys.float_info.max):
         raise ValueError("the number is too large")
     return value
 
@@ -141,10 +133,17 @@ def syntax_error(error: Exception, file: SourceFile) -> Diagnostic:
     span = mark_span(file, mark) if mark is not None else Span(file=file, line=1, column=1)
     problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error or type(error).__name__)
     said = f"{getattr(error, 'context', None) or ''} {problem}"
-    if template := _unquoted_template(file, span):
-        return Diagnostic(message="an unquoted template is not YAML", span=template, help=QUOTE_TEMPLATE)
+    first = "found another document" not in said
+    for number in (span.line, span.line - 1) if first else ():  # a `{{` opens a value without a quote
+        if found := re.match(r"(\s*(?:- +)*(?:[\w.-]+: +)?)(\{\{.*)", file.line(number)):
+            template = Span(file=file, line=number, column=len(found[1]) + 1, length=len(found[2].rstrip()))
+            return Diagnostic(message="an unquoted template is not YAML", span=template, help=QUOTE_TEMPLATE)
     if "cannot start any token" in said:
-        return _bad_start(file, span)
+        start = file.line(span.line)[span.column - 1 : span.column]
+        if start == "\t":
+            return Diagnostic(message="a tab can't indent", span=span, help="indent with spaces")
+        block = "; template statements are allowed only inside a quoted or block string" if start == "%" else ""
+        return Diagnostic(message=f'a value can\'t begin with "{start}"', span=span, help=f"quote it{block}")
     for pattern, message, help in _KNOWN:
         if re.search(pattern, said, re.DOTALL):
             if message.endswith("not closed") and getattr(error, "context_mark", None) is not None:
@@ -160,27 +159,6 @@ def mark_span(file: SourceFile, mark: Any) -> Span:
         return Span(file=file, line=mark.line + 1, column=mark.column + 1)
     last = lines if file.line(lines) else max(1, lines - 1)
     return Span(file=file, line=last, column=len(file.line(last)) + 1)
-
-
-def _bad_start(file: SourceFile, span: Span) -> Diagnostic:
-    found = file.line(span.line)[span.column - 1 : span.column]
-    if found == "\t":
-        return Diagnostic(message="a tab can't indent", span=span, help="indent with spaces")
-    if found == "%":
-        return Diagnostic(
-            message='a value can\'t begin with "%"',
-            span=span,
-            help="quote it; template statements are allowed only inside a quoted or block string",
-        )
-    return Diagnostic(message=f'a value can\'t begin with "{found}"', span=span, help="quote it")
-
-
-def _unquoted_template(file: SourceFile, span: Span) -> Span | None:
-    """Where a `{{` opens a value without a quote, on the line of the error or the one before."""
-    for number in (span.line, span.line - 1):
-        if found := re.match(r"(\s*(?:- +)*(?:[\w.-]+: +)?)(\{\{.*)", file.line(number)):
-            return Span(file=file, line=number, column=len(found[1]) + 1, length=len(found[2].rstrip()))
-    return None
 
 
 # -- YAML text to nodes with spans: one document, the core schema of YAML 1.2, anchors and `<<` merges
