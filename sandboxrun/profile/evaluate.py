@@ -6,6 +6,7 @@ Jinja's own evaluation can't be bounded in threads; that is why it is not used.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -64,33 +65,8 @@ def read_template(text: str) -> Program:
     """Raises TemplateError for what can't be read or is not offered."""
     if len(text) > LONGEST_TEMPLATE:
         raise TemplateError(f"a template longer than {LONGEST_TEMPLATE // 1024} KiB", help="put the text in a file")
-    return _read_simple(text) or _read_jinja(text)
-
-
-def _read_simple(text: str) -> Program | None:
-    """The program of a text whose only marks are lookups; None for any other."""
-    if "\r" in text:
-        return None
-    parts: list[str | Lookup] = []
-    end = 0
-    for match in _SIMPLE.finditer(text):
-        name, *keys = match[1].split(".")
-        if name in _WORDS:
-            return None
-        if match.start() > end:
-            parts.append(text[end : match.start()])
-        parts.append(Lookup(name=name, keys=tuple(keys), line=text.count("\n", 0, match.start()) + 1))
-        end = match.end()
-    if end < len(text):
-        parts.append(text[end:])
-    texts = [part for part in parts if isinstance(part, str)]
-    if any(MARKS.search(part) or part.endswith("{") for part in texts):  # Jinja takes the first {{ of {{{
-        return None
-    names = tuple((part.name, part.line) for part in parts if isinstance(part, Lookup))
-    return Program(whole=len(parts) == 1, names=names, parts=tuple(parts))
-
-
-def _read_jinja(text: str) -> Program:
+    if (program := _read_simple(text)) is not None:
+        return program
     from jinja2 import TemplateSyntaxError
 
     try:
@@ -101,10 +77,32 @@ def _read_jinja(text: str) -> Program:
         raise TemplateError("this template is nested too deeply") from None
     except (ValueError, OverflowError):  # numbers with thousands of digits
         raise TemplateError("this template holds a number that is too large") from None
-    names = tuple(_check(body))
+    names = tuple(_free_names(body))
     whole = text.startswith("{{") and text.endswith("}}") and len(body) == 1
     whole = whole and type(body[0]).__name__ == "Output" and len(body[0].nodes) == 1
     return Program(whole=whole, names=names, body=tuple(body))
+
+
+def _read_simple(text: str) -> Program | None:
+    """The program of a text whose only marks are lookups, without importing Jinja; None for any other."""
+    if "\r" in text:
+        return None
+    parts: list[str | Lookup] = []
+    end = 0
+    for match in _SIMPLE.finditer(text):
+        name, *keys = match[1].split(".")
+        line = text.count("\n", 0, match.start()) + 1
+        parts += [text[end : match.start()], Lookup(name=name, keys=tuple(keys), line=line)]
+        end = match.end()
+    parts.append(text[end:])
+    kept = tuple(part for part in parts if part)
+    texts = [part for part in kept if isinstance(part, str)]
+    names = tuple((part.name, part.line) for part in kept if isinstance(part, Lookup))
+    if any(MARKS.search(part) or part.endswith("{") for part in texts):  # Jinja takes the first {{ of {{{
+        return None
+    if any(name in _WORDS for name, _ in names):
+        return None
+    return Program(whole=len(kept) == 1, names=names, parts=kept)
 
 
 @cache
@@ -145,6 +143,7 @@ _OFFERED = frozenset(
     "Output TemplateData Name Const List Tuple Dict Pair Keyword CondExpr And Or Not Compare Operand Add Sub Mul Div "
     "FloorDiv Mod Pow Neg Pos Concat Getattr Getitem Slice Filter Test Call If For Assign".split()
 )
+_SYMBOLS = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 _STATEMENTS = {
     "AssignBlock": "set … endset", "Block": "block", "CallBlock": "call", "Extends": "extends",
     "FilterBlock": "filter", "FromImport": "from … import", "Import": "import", "Include": "include",
@@ -152,7 +151,7 @@ _STATEMENTS = {
 }  # fmt: skip
 
 
-def _check(body: list[Any]) -> Iterator[tuple[str, int]]:
+def _free_names(body: list[Any]) -> Iterator[tuple[str, int]]:
     """The free names. Raises TemplateError at the first thing that is not offered."""
     own = {"loop"} if any(type(node).__name__ == "For" for node in body) else set()
     used: list[tuple[str, int]] = []
@@ -181,23 +180,14 @@ def _check_offered(node: Any, kind: str) -> None:
     if kind not in _OFFERED:
         word = _STATEMENTS.get(kind, kind.lower())
         raise TemplateError(f'"{word}" is not offered in a profile', line=node.lineno or 1, word=word.split()[0])
-    if kind == "Filter" and node.name not in FILTERS:
-        raise _unknown("filter", node, FILTERS)
-    if kind == "Test" and node.name not in _TEST_NAMES:
-        raise _unknown("test", node, TESTS)
+    for what, known, symbols in (("filter", FILTERS, ()), ("test", TESTS, _SYMBOLS)):
+        if kind == what.capitalize() and node.name not in known and node.name not in symbols:
+            help = did_you_mean(node.name, known) or f"{what}s are: {', '.join(known)}"
+            raise TemplateError(f'unknown {what} "{node.name}"', line=node.lineno or 1, word=node.name, help=help)
     if kind in ("Filter", "Test", "Call") and (node.dyn_args is not None or node.dyn_kwargs is not None):
         raise TemplateError("* and ** arguments are not offered", line=node.lineno or 1)
     if kind == "For" and node.recursive:
         raise TemplateError('"recursive" is not offered in a profile', line=node.lineno or 1, word="recursive")
-
-
-_SYMBOLS = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
-_TEST_NAMES = frozenset(TESTS) | frozenset(_SYMBOLS)
-
-
-def _unknown(what: str, node: Any, known: Any) -> TemplateError:
-    help = did_you_mean(node.name, known) or f"{what}s are: {', '.join(known)}"
-    return TemplateError(f'unknown {what} "{node.name}"', line=node.lineno or 1, word=node.name, help=help)
 
 
 # -- Evaluating a template: a closed interpreter over Jinja's syntax tree
@@ -229,7 +219,7 @@ class _Run:
     """One evaluation: its scopes (innermost last) and its work."""
 
     def __init__(self, scope: Mapping[str, Any], work: Work) -> None:
-        self.scopes: list[Mapping[str, Any]] = [scope, {}]
+        self.scopes: list[dict[str, Any]] = [dict(scope), {}]
         self.work = work
         self.length = 0
 
@@ -293,10 +283,8 @@ class _Run:
                 self.assign(node.target, self.present(node.node))
 
     def assign(self, target: Any, value: Any) -> None:
-        scope = self.scopes[-1]
-        assert isinstance(scope, dict)
         if type(target).__name__ == "Name":
-            scope[target.name] = value
+            self.scopes[-1][target.name] = value
             return
         if not isinstance(value, list) or len(value) != len(target.items):
             raise TemplateError(f"{kind(value)} does not fall into {len(target.items)} names")
@@ -449,7 +437,7 @@ class _Run:
             self.work.text(len(left) * max(0, right))
             return left * right
         for side in (left, right):
-            if isinstance(side, bool) or not isinstance(side, int | float):
+            if kind(side) not in _NUMBERS:
                 help = "join texts with ~" if isinstance(side, str) else None
                 raise TemplateError(f"{kind(side)} is not a number to calculate with", help=help)
         try:
@@ -461,7 +449,7 @@ class _Run:
 
     def sign(self, node: Any) -> Any:
         value = self.present(node.node)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if kind(value) not in _NUMBERS:
             raise TemplateError(f"{kind(value)} is not a number to calculate with")
         return -value if type(node).__name__ == "Neg" else value
 
@@ -497,13 +485,11 @@ def _power(base: Any, exponent: Any) -> Any:
     return power
 
 
+_NUMBERS = ("an integer", "a number")
 _ARITHMETIC: Mapping[str, Callable[[Any, Any], Any]] = {
-    "Add": lambda a, b: a + b,
-    "Sub": lambda a, b: a - b,
-    "Mul": lambda a, b: a * b,
-    "Div": lambda a, b: a / b,
-    "FloorDiv": lambda a, b: a // b,
-    "Mod": lambda a, b: a % b,
+    **{name.title(): getattr(operator, name) for name in ("add", "sub", "mul", "mod")},
+    "Div": operator.truediv,
+    "FloorDiv": operator.floordiv,
     "Pow": _power,
 }
 _EXPRESSIONS: Mapping[str, Callable[[_Run, Any], Any]] = {
