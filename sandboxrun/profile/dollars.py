@@ -12,8 +12,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from sandboxrun.errors import Problems
-from sandboxrun.profile.document import Document
-from sandboxrun.profile.layers import Layer
+from sandboxrun.profile.layers import Document, Layer
 from sandboxrun.profile.templates import literal
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, walk
 

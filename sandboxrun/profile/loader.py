@@ -14,11 +14,10 @@ from typing import Any
 from msgspec import structs
 
 from sandboxrun.errors import Problems, ProfileError, redacted
-from sandboxrun.profile.document import Document, read_document, split_document
 from sandboxrun.profile.dollars import check_document, check_layer
 from sandboxrun.profile.files import Places
 from sandboxrun.profile.guarding import own_files, with_protected
-from sandboxrun.profile.layers import Bases, Layer, holds, instances
+from sandboxrun.profile.layers import Bases, Document, Layer, holds, instances, read_document, split_document
 from sandboxrun.profile.objects import (
     check_addresses,
     check_references,
@@ -32,7 +31,7 @@ from sandboxrun.profile.sandbox import MOST_NODES, Composed, Made, Maker, check_
 from sandboxrun.profile.templates import Renderer, Scope
 from sandboxrun.profile.variables import Inputs, Variable, parse_variables, resolve_values
 from sandboxrun.profile.yaml import is_text
-from sandboxrun.source import Node, Scalar, SourceFile, Span, node_of, walk
+from sandboxrun.source import Node, Scalar, SourceFile, Span, is_null, node_of, walk
 from sandboxrun.spec.names import COMPANIONS, PROJECT, companion
 from sandboxrun.spec.project import Profile
 from sandboxrun.spec.spec import digest_of
@@ -121,22 +120,28 @@ class _Loader:
     def profile(self, documents: list[Document], complete: bool) -> Profile:
         composed = self._compose(documents)
         before = len(self.problems)
-        values, files = resolve_values(self._variables(documents), self.inputs, self.problems)
+        bases = [document for document in self.bases.documents.values() if document is not None]
+        declared: dict[str, Variable] = {}
+        for document in (*bases, *documents):  # the profile's own declaration of a name replaces a base's
+            declared.update(parse_variables(document.variables, self.problems))
+        values, files = resolve_values(declared, self.inputs, self.problems)
         self.secrets = values.secrets
         if not complete or len(self.problems) > before:
             self._finish()  # without the values every template would fail for no fault of its own
         scope = Scope(values=values.values, sensitive=values.sensitive)
         project = self._project(documents, scope)
-        places = Places(root=self.root, directories=self._directories(), allow_outside=self.allow_outside)
+        # paths start at the project's directory but in files reached by `extends`
+        directories = {d.file.name: d.directory for d in bases if d.file is not None and d.base is None}
+        places = Places(root=self.root, directories=directories, allow_outside=self.allow_outside)
         maker = Maker(project, places, self.renderer, self.inputs.environment, self.problems)
         objects = parse_objects(project, documents, self.renderer, scope, places, self.problems)
         made = self._instances(composed, maker, scope)
         self._check_names(made)
         sandboxes = with_dependencies(made, [one.name for one in composed], self.faulty, self.problems)
-        bases = [document for document in self.bases.documents.values() if document is not None]
         check_references(made, documents, bases, self.problems)
         check_addresses(made, objects.networks, self.problems)
-        read: dict[Path, SourceFile | None] = {**self.bases.files, **files, **maker.env_files.files}
+        extended = {path: document.file for path, document in self.bases.documents.items() if document is not None}
+        read: dict[Path, SourceFile | None] = {**extended, **files, **maker.env_files.files}
         own = own_files((*self.paths, *read, *maker.other_files), objects.secrets, objects.configs)
         sandboxes = with_protected(sandboxes, own, places, self.problems)
         if not self.problems:
@@ -186,31 +191,16 @@ class _Loader:
             check_document(document, self.problems)
         return list(found.values())
 
-    def _variables(self, documents: list[Document]) -> dict[str, Variable]:
-        """The declared variables: those of bases too, where the profile itself does not declare the name."""
-        found: dict[str, Variable] = {}
-        others = [document for document in self.bases.documents.values() if document is not None]
-        for document in [*others, *documents]:
-            found.update(parse_variables(document.variables, self.problems))
-        return found
-
-    def _directories(self) -> dict[str, Path]:
-        """The directories of files reached by `extends`; all others' paths start at the project's."""
-        others = self.bases.documents.values()
-        return {d.file.name: d.directory for d in others if d is not None and d.file is not None and d.base is None}
-
     def _project(self, documents: list[Document], scope: Scope) -> str:
         """The project's name: given, else made of the directory's as Compose does."""
         given: Node | None = next((d.name for d in reversed(documents) if d.name is not None), None)
-        if given is None or (isinstance(given, Scalar) and given.value is None):
+        if given is None or is_null(given):
             made = re.sub(r"[^a-z0-9_-]", "", self.root.name.lower()).lstrip("_-")[:63]
             if not made:
                 self.problems.add("the project has no name", None, "add name: at the top of the profile")
             return made or "unnamed"
         rendered = self.renderer.render(given, scope)
-        if rendered is None:
-            return "unnamed"
-        name = _NAME.parse(rendered, self.problems)
+        name = None if rendered is None else _NAME.parse(rendered, self.problems)
         return name if isinstance(name, str) else "unnamed"
 
     # -- instances -------------------------------------------------------------------------------------------

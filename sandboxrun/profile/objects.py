@@ -14,8 +14,8 @@ from msgspec import structs
 
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, Problems, did_you_mean
-from sandboxrun.profile.document import OBJECTS, Document
 from sandboxrun.profile.files import Places, read_regular, reason
+from sandboxrun.profile.layers import OBJECTS, Document
 from sandboxrun.profile.sandbox import Made
 from sandboxrun.profile.templates import Renderer, Scope
 from sandboxrun.source import MapNode, Node, Scalar

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ def effective(profile: Profile) -> dict[str, Any]:
         "sandboxes": {sandbox.address: sandbox_plain(sandbox, places) for sandbox in profile.sandboxes},
     }
     for kind in ("networks", "volumes", "secrets", "configs"):
-        specs = getattr(profile, kind)
-        if specs:
-            plain[kind] = {key: _relative(spelled_out(spec), places) for key, spec in specs.items()}
+        if specs := {key: spelled_out(spec) for key, spec in getattr(profile, kind).items()}:
+            for spec in specs.values():
+                _relate(spec, "file", places)
+            plain[kind] = specs
     return plain
 
 
@@ -38,9 +40,8 @@ def sandbox_plain(sandbox: DeclaredSandbox, places: Places) -> dict[str, Any]:
     plain = spelled_out(sandbox.spec)
     for mount in plain.get("volumes", ()):
         if mount.get("type") == "bind":
-            mount["source"] = _shown(mount["source"], places)
-    if "workspace" in plain and "source" in plain["workspace"]:
-        plain["workspace"]["source"] = _shown(plain["workspace"]["source"], places)
+            _relate(mount, "source", places)
+    _relate(plain.get("workspace", {}), "source", places)
     if sandbox.depends_on:
         plain["depends_on"] = {address: spelled_out(dependency) for address, dependency in sandbox.depends_on.items()}
     return plain
@@ -76,12 +77,10 @@ def _written(row: Row, value: Any) -> Any:
     return row.type.plain(value)
 
 
-def _relative(plain: dict[str, Any], places: Places) -> dict[str, Any]:
-    return {**plain, "file": _shown(plain["file"], places)} if "file" in plain else plain
-
-
-def _shown(path: str, places: Places) -> str:
-    return places.relative(Path(path)) if path.startswith("/") else path
+def _relate(plain: dict[str, Any], key: str, places: Places) -> None:
+    """Write an absolute path from the project's directory where it lies below."""
+    if plain.get(key, "").startswith("/"):
+        plain[key] = places.relative(Path(plain[key]))
 
 
 # -- The effective profile as text: YAML with where each value came from, or JSON. Secrets are masked
@@ -112,21 +111,15 @@ def render_yaml(profile: Profile, *, defaults: bool = True) -> str:
         lines.append("sandboxes:")
     for sandbox in profile.sandboxes:
         lines.append(f"  {_scalar(sandbox.address)}:")
-        lines += _options(sandbox, sandboxes[sandbox.address], defaults)
+        for key, value in sandboxes[sandbox.address].items():
+            origin = _origin(sandbox.provenance.get(key))
+            if origin != "default" or defaults:
+                first, *rest = _mapping({key: value}, "    ")
+                lines += [f"{first:<{_COLUMN}}  # {origin}" if origin else first, *rest]
     for kind, specs in plain.items():
         lines.append(f"{kind}:")
         lines += _mapping(specs, "  ")
     return "\n".join(lines) + "\n"
-
-
-def _options(sandbox: DeclaredSandbox, plain: Mapping[str, Any], defaults: bool) -> Iterator[str]:
-    for key, value in plain.items():
-        origin = _origin(sandbox.provenance.get(key))
-        if origin == "default" and not defaults:
-            continue
-        first, *rest = _mapping({key: value}, "    ")
-        yield f"{first:<{_COLUMN}}  # {origin}" if origin else first
-        yield from rest
 
 
 def _origin(provenance: Provenance | None) -> str:
@@ -173,35 +166,22 @@ def _flow(value: Any) -> str:
 _PLAIN = re.compile(r"[A-Za-z0-9_./(][A-Za-z0-9_./@+=()-]*(?::[A-Za-z0-9_./@+=()-]+)*")
 
 
-def _scalar(value: Any) -> str:
-    """A scalar that reads back as itself: in double quotes unless it is plainly a word."""
-    if isinstance(value, str):
-        if _PLAIN.fullmatch(value) and _is_text(value):
-            return value
-        return '"' + "".join(map(_escaped, value)) + '"'
-    return json.dumps(value)
-
-
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
-
-
-def _escaped(character: str) -> str:
-    """A character inside YAML's double quotes."""
-    if character in _ESCAPES:
-        return _ESCAPES[character]
-    if character.isprintable():
-        return character
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
 _YAML_1_1 = frozenset("y n yes no on off".split())
 
 
-def _is_text(value: str) -> bool:
-    """Whether every YAML reader takes it for a text, also those that still read YAML 1.1."""
-    try:
-        read = resolve(value)
-    except ValueError:
-        return False
-    return isinstance(read, str) and value.lower() not in _YAML_1_1 and not value[0].isdigit()
+def _scalar(value: Any) -> str:
+    """A scalar that reads back as itself, by every YAML reader, those of YAML 1.1 too: in double quotes unless it is
+    plainly a word. PyYAML's own quoting is not enough: it leaves characters that can't be seen."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if _PLAIN.fullmatch(value) and not value[0].isdigit() and value.lower() not in _YAML_1_1:
+        with contextlib.suppress(ValueError):
+            if isinstance(resolve(value), str):
+                return value
+    quoted = []
+    for character in value:
+        code = ord(character)
+        escaped = f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+        quoted.append(_ESCAPES.get(character) or (character if character.isprintable() else escaped))
+    return f'"{"".join(quoted)}"'
