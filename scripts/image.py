@@ -155,7 +155,7 @@ def _import(client: docker.DockerClient, name: str, archive: bytes, *changes: st
     try:
         return str(client.images.get(name).id)
     except docker.errors.ImageNotFound:
-        system.fail(f"the engine did not take the image {name}: {answer}")
+        system.fail(f"the engine did not apply the image {name}: {answer}")
 
 
 def main(arguments: list[str]) -> None:

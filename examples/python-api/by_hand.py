@@ -28,7 +28,7 @@ def main(project: str) -> None:
             print("exit code:", ran.exit_code)
             print("words:", sandbox.get("/workspace/words.txt").decode().strip())
             print("elsewhere:", sandbox.exec(["touch", "/etc/mine"]).stderr.decode().strip())
-    # The container is gone at the end of the block, and its evidence kept before that.
+    # The container is gone at the end of the block, and its evidence saved before that.
     assert sandbox.evidence is not None and sandbox.evidence.index is not None
     print("state:", sandbox.state)
     print("kept:", ", ".join(kept.path for kept in sandbox.evidence.index.kept))

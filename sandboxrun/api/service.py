@@ -138,7 +138,7 @@ class SandboxService:
         the directory itself; under `rw` the user is the directory's owner, unless given or root. `secrets` are texts
         that become files under /run/secrets; they reach no label, no environment and no evidence. `options` are any
         others of a profile by their names, in a profile's form. Raises UsageError and ProfileError for what makes no
-        sense, ApplyError for an option the engine did not take (what was made is removed), EngineError.
+        sense, ApplyError for an option the engine did not apply (what was made is removed), EngineError.
         """
         declared = self.declare(
             name,
@@ -187,7 +187,7 @@ class SandboxService:
 
     @contextlib.contextmanager
     def sandbox(self, name: str, **options: Any) -> Iterator[Sandbox]:
-        """A sandbox for a `with` block: created and started; at its end stopped, its evidence kept, removed.
+        """A sandbox for a `with` block: created and started; at its end stopped, its evidence saved, removed.
 
         Arguments as `create` has them. `Sandbox.evidence` says afterwards what was kept.
         """

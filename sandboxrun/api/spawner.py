@@ -308,7 +308,7 @@ class AgentSession:
 
     @property
     def done(self) -> bool:
-        """Whether its end is reached: evidence kept, container or process gone."""
+        """Whether its end is reached: evidence saved, container or process gone."""
         return self._future.done()
 
     @property

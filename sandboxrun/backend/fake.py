@@ -421,7 +421,7 @@ class Fake:
         return self._observed(self._box(id, f"inspecting container {id[:12]}"))
 
     def host_view(self, observed: ObservedSandbox) -> HostView:
-        return HostView(id=observed.id, unseen="its sandboxes are no processes")
+        return HostView(id=observed.id, unseen="its sandboxes are not processes")
 
     def accounts(self, id: str, spec: SandboxSpec) -> Accounts | None:
         user, _, group = spec.user.partition(":")
@@ -571,7 +571,7 @@ class Fake:
         wrong = [d for d in found if only is None or d.key in only]
         if wrong:
             told = (
-                f"{sandbox.address}: the engine did not take {d.key}: declared {json.dumps(d.after)}" for d in wrong
+                f"{sandbox.address}: the engine did not apply {d.key}: declared {json.dumps(d.after)}" for d in wrong
             )
             raise ApplyError(*(Diagnostic(message=message, span=sandbox.span) for message in told))
 
@@ -710,7 +710,7 @@ class Fake:
         self._remove_beside(address, session)
         for part in PARTS:
             self.world.volumes.pop(part_volume(box.name, part), None)
-        return "evidence kept, removed" if began else "removed"
+        return "evidence saved, removed" if began else "removed"
 
     def _remove_beside(self, address: str, session: Session) -> None:
         """What this session made for a sandbox beside its container."""

@@ -1,4 +1,4 @@
-"""What is done alike on every engine: dependencies waited for, evidence kept, host paths that must stay in place.
+"""What is done alike on every engine: dependencies waited for, evidence saved, host paths that must stay in place.
 
 Owns the rule that nothing is removed before its evidence is kept. Asks the engine by the seam's words only.
 """
@@ -147,7 +147,7 @@ def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known
     session.captured[observed.run] = captured
     if captured.entry is None:
         raise ApplyError(
-            f"the evidence of {observed.address} could not be kept: {captured.failure}",
+            f"the evidence of {observed.address} could not be saved: {captured.failure}",
             help=f"container {observed.name} was not removed: fix the cause, or pass --evidence DIR, and run destroy",
         )
     return str(captured.folder or "")

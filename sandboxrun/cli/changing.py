@@ -57,7 +57,7 @@ class Asking:
         if not plan.empty and not self._yes and not plan.refresh_only:
             if not sys.stdin.isatty():
                 raise UsageError(
-                    f"{self._command} asks before it changes anything, and there is no terminal",
+                    f"{self._command} asks for confirmation, but there is no terminal",
                     help="nothing was changed; review the plan above, then pass --yes",
                 )
             sys.stdout.flush()

@@ -171,7 +171,7 @@ def chosen_format(given: Given, default: str = "text") -> str:
 def check_json_asks_nobody(given: Given) -> None:
     """Raise UsageError for --json without --yes: JSON lines leave no room for a question."""
     if given.as_json and not given.yes:
-        raise UsageError("--json asks nobody", help="review the plan first, then pass --yes as well")
+        raise UsageError("--json cannot ask for confirmation", help="review the plan first, then pass --yes as well")
 
 
 def taking(*options: Decorator) -> Decorator:

@@ -110,7 +110,7 @@ class Forwarding:
             self.caught = number
             self._count += 1
             if self._count > 2:
-                _say("ended at once; the next run, apply or destroy collects what was left")
+                _say("Aborted. The next run, apply or destroy cleans up.")
                 os._exit(128 + number)
             forward(signal.Signals(number).name.removeprefix("SIG"))
 

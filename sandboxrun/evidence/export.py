@@ -266,7 +266,7 @@ def export(
         for member in reader:
             task.take(member, reader)
     except TarError as error:
-        task.missing.append(Missing(part=part, reason=f"not all of it was taken: {error}"))
+        task.missing.append(Missing(part=part, reason=f"incomplete: {error}"))
     return Exported(
         kept=tuple(task.kept),
         refused=tuple(task.refused),
@@ -315,7 +315,7 @@ class _Export:
         if self._masker.data(raw := member.name.encode("utf-8", "surrogateescape")) != raw:
             return self._refuse(member, "a name that holds a secret")
         if self._names.setdefault(_folded(path), path) != path:
-            return self._refuse(member, "a name that some file systems take for another one here")
+            return self._refuse(member, "a name that some file systems treat as equal to another one here")
         if member.kind is Kind.DIRECTORY:
             self._directories.add(path)
             return None

@@ -285,7 +285,7 @@ def held_workspace(source: Source, keeper: str, left: State) -> Part | None:
         state = source.engine.state(keeper)
         if isinstance(state, Running) and (ended is None or state.started < ended):
             return None
-    reason = "it lay in memory, and its keeper ended before it could be read"
+    reason = "it was in memory, and its keeper exited before it could be read"
     return Part(missing=(Missing(part="workspace.patch", reason=reason),))
 
 

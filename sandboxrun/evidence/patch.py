@@ -367,7 +367,7 @@ def _hard_link(tree: Tree, baseline: Tree, path: str, target: str) -> None:
         return tree.leave_out(path, "a hard link into or out of .git")
     entry = tree.entries.get(target)
     if entry is None:
-        return tree.leave_out(path, "a hard link to something that was not taken")
+        return tree.leave_out(path, "a hard link to a file that was not saved")
     before = baseline.entries.get(target)
     if not entry.known and before is not None and before.oid == entry.oid:
         at = tree.file.tell()

@@ -68,7 +68,7 @@ class Prober:
             if Phase.BATTERY not in told or gateway_of(told[Phase.BATTERY]) == context.gateway:
                 return told
         raise SandboxrunError(
-            f"{sandbox.address}: its gateway had another address than foretold, {TRIES} times",
+            f"{sandbox.address}: its gateway had another address than expected, {TRIES} times",
             help="others make networks on this engine at the same time: try again",
         )
 

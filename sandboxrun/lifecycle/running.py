@@ -80,7 +80,7 @@ def gateway_findings(
         return (finding("gateway", "its gateway runs", "running", "unknown", None, error.cause),)
     running = view.status == "running"
     found = [finding("gateway", "its gateway runs", "running", view.status, running)]
-    control, title = "gateway network", "nobody but its gateway is on its network"
+    control, title = "gateway network", "only its gateway is on its network"
     expected, wrong = "sealed; the sandbox and its gateway", view.between
     if wrong is None:
         found.append(finding(control, title, expected, "not there", False, field="gateway network gone"))
@@ -94,7 +94,7 @@ def gateway_findings(
         seen = listed(differs) or f"the declared rules ({view.said[:19]})"
         found.append(finding(control, title, expected, seen, not differs))
     else:
-        note = "its log no longer tells by which rules it serves"
+        note = "its log no longer shows which rules it uses"
         found.append(finding(control, title, expected, "unknown", None, note))
     control, title = "gateway options", "its gateway is as it was made"
     if view.lost is None:
@@ -160,13 +160,13 @@ def look(view: HostView, others: Mapping[str, str]) -> Outside:
     if view.unseen:
         return unreadable(view.unseen)
     if view.pid <= 0:
-        return unreadable("the engine tells no process of it")
+        return unreadable("the engine reports no process for it")
     try:
         cgroups = read_cgroups(_read(PROC / str(view.pid) / "cgroup"))
     except OSError as error:
         return unreadable(_why(error))
     if not _is_in(view.id, cgroups):
-        return unreadable(f"process {view.pid}, which the engine tells, is in no cgroup of the container here")
+        return unreadable(f"process {view.pid}, reported by the engine, is in none of the container's cgroups here")
     _settle(view.pid)
     host: dict[str, str] = {}
     for pid in (os.getpid(), 1, view.engine):  # the host's: this process's, the first process's and the engine's own
@@ -405,7 +405,7 @@ def verify_running(engine: Backend, profile: Profile, store: Store, names: tuple
                     expected="declared",
                     seen="not declared",
                     verdict=Verdict.INCONCLUSIVE,
-                    note="what it must be is taken from its own label, which whoever made it wrote",
+                    note="the expected value is from its own label, written by whoever created it",
                 )
             )
         found += look_at(engine, profile, observed, spec, snapshot.images.get(spec.image), others)

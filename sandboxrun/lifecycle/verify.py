@@ -174,7 +174,7 @@ class _Weak:
         """Run these, side by side."""
         if self.reason or all(phase in self.seen for phase in phases):
             return
-        self._tell(f"the weak one beside it: {', '.join(phases)}")
+        self._tell(f"the weak sandbox for comparison: {', '.join(phases)}")
         try:
             self.seen |= self._prober.weak(self._context, phases)
         except SandboxrunError as error:
@@ -204,7 +204,7 @@ def _store(profile: Profile) -> Iterator[Store]:
 # -- `apply --verify` and `run --verify`: nothing starts unless all holds, and what runs is looked at from outside
 
 _LOOK = 0.2  # seconds between looks whether the apply is to stop
-_ADVICE = "nothing was started; the table says what was seen, docs/verify.md how"
+_ADVICE = "nothing was started; the table shows what was seen, docs/verify.md explains how"
 
 
 class Unverified(ApplyError):

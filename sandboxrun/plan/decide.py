@@ -157,7 +157,7 @@ def _why(action: Action, differences: tuple[Difference, ...]) -> Reason:
 
 
 def _overdue(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot) -> Decision | None:
-    """A sandbox past its lifetime: it is ended, its evidence kept, and it is not run again."""
+    """A sandbox past its lifetime: it is ended, its evidence saved, and it is not run again."""
     state = observed.state
     timeout = declared.spec.lifetime.timeout
     ends = state.started + timedelta(microseconds=(timeout or 0) / 1000) if isinstance(state, Running) else None

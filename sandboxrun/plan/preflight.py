@@ -26,7 +26,7 @@ def preflight(sandboxes: Iterable[DeclaredSandbox], profile: Profile, offers: Of
 # looks at each on a real one.
 _PODMAN = {
     "cgroup": "Podman leaves it in the host's control-group namespace",
-    "read_only": "beside a read-only root Podman mounts /run and /var/tmp, writable and without a bound",
+    "read_only": "with a read-only root, Podman mounts /run and /var/tmp writable and unlimited",
     "logging": "Podman has no driver local, and does not show the bounds of the others",
     "networks": "Podman lets an internal network reach the host, and sandboxes on one network reach each other",
 }
@@ -49,7 +49,7 @@ def image_fault(sandbox: DeclaredSandbox, image: ImageConfig) -> Diagnostic | No
     spec = sandbox.spec
     if image.reserved:
         message = f"the image {spec.image} has labels that are sandboxrun's own: {', '.join(image.reserved)}"
-        help = "build it without them; an image must not say who owns its containers"
+        help = "build it without them; an image must not claim to own containers"
         return _fault(sandbox, "image", message, help)
     mounted = [mount.target for mount in spec.volumes]
     mounted += [spec.workspace.target] if spec.workspace is not None else []
@@ -121,7 +121,7 @@ def _seccomp(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
         return
     help = "security_opt: [seccomp=engine] uses the engine's own profile"
     if offers.podman:
-        message = "the engine takes a seccomp profile by its path on the engine's host only, not as content"
+        message = "the engine accepts a seccomp profile only as a path on its host, not as content"
         yield _fault(sandbox, "security_opt", message, help, item="seccomp")
     elif value in (seccomp.OWN, seccomp.DEBUG) and offers.architecture not in ("", *seccomp.ARCHITECTURES):
         message = f"seccomp={value} is not made for the engine's architecture, {offers.architecture}"
@@ -134,7 +134,9 @@ def _podman(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     asked = {"cgroup": True, "read_only": spec.read_only, "logging": True, "networks": spec.network_mode != "none"}
     for key, why in _PODMAN.items():
         if offers.podman and asked[key]:
-            yield _fault(sandbox, key, f"{key}: {why}", "use Docker's engine: docs/engines.md says what holds where")
+            yield _fault(
+                sandbox, key, f"{key}: {why}", "use Docker's engine: docs/engines.md shows what each engine supports"
+            )
 
 
 def _runtime(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:

@@ -390,7 +390,7 @@ def network(looked: Looked) -> Answer | str:
             expected="lo alone", seen=listed(interfaces) or "nothing", holds=not others if interfaces else None
         )
     if spec.egress is None or not spec.egress.has_gateway:
-        return "what it reaches is its networks' to say"
+        return "its networks determine what it reaches"
     # Where a default route of it leads nobody answers: that is its network's seal, which is looked at by itself.
     return Answer(
         expected="lo and one other",

@@ -70,7 +70,7 @@ def _verdict(one: Control, context: Context, strong: Seen, weak: Seen) -> tuple[
     holds = one.holds(strong, context)
     if holds is None:
         ended = "" if strong else ": the program did not run to it"
-        return Verdict.INCONCLUSIVE, f"what was seen does not tell{ended}"
+        return Verdict.INCONCLUSIVE, f"the result is undecided{ended}"
     if not holds:
         return Verdict.FAILS, ""
     if (reason := one.moot(strong, weak, context)) is not None:

@@ -105,7 +105,7 @@ CONTROLS = (
     ),
     Control(
         id="secrets-environment",
-        title="Secrets stand in no environment",
+        title="Secrets are in no environment",
         applies=_secrets_apply,
         expected=lambda context: "in neither",
         seen=_environment_seen,

@@ -135,7 +135,7 @@ def _applies(theme: Theme, context: Context) -> str | None:
     if which == OFF:
         return "the profile turns seccomp off"
     if which == "custom":
-        return "the profile brings a seccomp profile of its own: what that refuses is not known here"
+        return "the profile uses its own seccomp profile: what that refuses is unknown here"
     if which == DEBUG and theme.debug:
         return "seccomp=debug opens them"
     if not theme.items(which):

@@ -202,7 +202,9 @@ CONTROLS = (
         seen=_nnp,
         holds=lambda seen, context: _nnp(seen) == "1" if _nnp(seen) else None,
         moot=lambda strong, weak, context: (
-            "gVisor says so of every sandbox, the weak one too" if context.gvisor and _nnp(weak) == "1" else None
+            "gVisor reports this for every sandbox, including the weak one"
+            if context.gvisor and _nnp(weak) == "1"
+            else None
         ),
     ),
     Control(
@@ -250,7 +252,7 @@ CONTROLS = (
         title="Namespaces of its own",
         exempt="no option shares them with the host; the host's own numbers are what they are compared with",
         applies=lambda context: (
-            "gVisor's own kernel has namespaces of its own: none is the host's" if context.gvisor else None
+            "gVisor's kernel has its own namespaces: none is the host's" if context.gvisor else None
         ),
         expected=lambda context: "none is the host's",
         seen=lambda seen: ", ".join(

@@ -351,7 +351,7 @@ class _Run:
         try:
             return function(self.work, *first, *args, **kwargs)
         except TypeError:
-            raise TemplateError(f"{what} does not take these arguments") from None
+            raise TemplateError(f"{what} does not accept these arguments") from None
         except (ValueError, OverflowError, ArithmeticError):
             raise TemplateError(f"{what} can't work with these values") from None
 

@@ -305,7 +305,7 @@ def _unique(work: Work, value: Any, case_sensitive: bool = False) -> list[Any]:
     seen: dict[Any, Any] = {}
     for item in items:
         if isinstance(item, list | dict):
-            raise TemplateError("only plain values can be told apart")
+            raise TemplateError("only plain values can be compared")
         seen.setdefault((type(item), item if case_sensitive else _folded(item)), item)
     return list(seen.values())
 
@@ -352,7 +352,7 @@ def pairs_of(work: Work, value: Any) -> list[Any]:
 def _round(work: Work, value: Any, precision: Any = 0, method: Any = "common") -> float:
     digits = need(precision, "an integer", int)
     if method != "common" or not 0 <= digits <= 15:
-        raise TemplateError("round takes a precision from 0 to 15 and no method but common")
+        raise TemplateError("round accepts a precision from 0 to 15 and only the method common")
     return float(round(_number(value), digits))
 
 
@@ -402,7 +402,7 @@ FILTERS: Mapping[str, Function] = {
 def _split(method: Callable[..., Any], work: Work, text: str, separator: Any = None, most: Any = -1) -> list[str]:
     separator = None if separator is None else as_text(separator)
     if separator == "":
-        raise TemplateError("nothing can't separate: give split a text")
+        raise TemplateError("the separator is empty: pass split a text")
     parts: list[str] = method(text, separator, need(most, "an integer", int))
     work.items(len(parts))
     return parts

@@ -240,7 +240,7 @@ def check_references(
             base = next((b for b in bases if b.file is not None and b.objects[kind].get(name) is not None), None)
             if base is not None and base.file is not None:  # as in Compose
                 message += f" in {profile}"
-                help = f"{base.file.name} declares it, but extends takes over sandboxes only: declare it in {profile}"
+                help = f"{base.file.name} declares it, but extends inherits only sandboxes: declare it in {profile}"
             problems.add(message, sandbox.place(kind, item), help)
 
 

@@ -107,12 +107,12 @@ def _sandbox() -> Schema:
             anyOf=[items, {"type": "object", "maxProperties": 1000}, _TEMPLATE, _NULL],
         ),
         "when": _told(
-            "Whether the sandbox is there at all.",
+            "Whether the sandbox exists at all.",
             "{{ ref != 'skip' }}",
             anyOf=[{"type": "boolean"}, _TEMPLATE, _NULL],
         ),
         "env_file": _told(
-            "Files of NAME=value lines for the environment; environment: wins over them.",
+            "Files of NAME=value lines for the environment; `environment` overrides them.",
             ["agent.env"],
             anyOf=[text, {"type": "array", "items": {"anyOf": [text, path]}}, _NULL],
         ),
@@ -181,7 +181,7 @@ def check_schema(made: Sequence[Made], problems: Problems) -> None:
             continue
         for error in validator.iter_errors(plain):
             span, option = _place(one.node, error.instance_path)
-            message = f"the schema does not take this value of {option}: {str(error.message)[:200]}"
+            message = f"the schema does not accept this value of {option}: {str(error.message)[:200]}"
             problems.add(message, span or one.sandbox.span, "see sandboxrun schema for the forms it takes")
 
 

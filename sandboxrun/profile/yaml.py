@@ -85,7 +85,7 @@ QUOTE_TEMPLATE = (
 _KNOWN: tuple[tuple[str, str, str | None], ...] = (
     (
         "mapping values are not allowed",
-        'a ":" can\'t stand here',
+        'a ":" is not allowed here',
         'quote a value that holds ": ", or check the indentation',
     ),
     ("block sequence entries are not allowed", 'a "-" can\'t begin an item here', "begin the list on a new line"),

@@ -81,7 +81,7 @@ def _run_lines(run: Run, base: Path | None) -> list[str]:
     if captured is None:
         return [f"{name}: {one_line(run.note) or 'was not run'}"]
     if captured.index is None:
-        return [f"{name}: its evidence could not be kept: {one_line(captured.failure or 'the reason is not known')}"]
+        return [f"{name}: its evidence could not be saved: {one_line(captured.failure or 'the reason is unknown')}"]
     index = captured.index
     facts = [ending_text(index.ending, run.spec, run.note)]
     if index.ran_seconds is not None:
@@ -159,7 +159,7 @@ def _ending(ending: Ending, spec: SandboxSpec | None, note: str) -> str:
         case How.KILLED:
             return f"stopped before its end{code}{f': {note}' if note else why}"
         case How.ENGINE_LOST:
-            return f"lost: {ending.detail or 'the engine stopped while it ran'}"
+            return f"lost: {ending.detail or 'the engine stopped while it was running'}"
         case How.UNKNOWN:
             return f"ended for an unknown reason{code}{why}"
         case How.NOT_STARTED:

@@ -126,7 +126,7 @@ def _words(step: Operation) -> tuple[str, str]:  # noqa: C901 - one case a class
         case op.StopSandbox():
             return "stopping", "stopped"
         case op.CaptureEvidence():
-            return "keeping evidence", "evidence kept"
+            return "saving evidence", "evidence saved"
     assert_never(step)
 
 

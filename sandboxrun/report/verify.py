@@ -68,7 +68,7 @@ class Report(Data, unshown=("sensitive",)):
             case Verdict.HOLDS | Verdict.NOT_APPLICABLE:
                 return ""
             case Verdict.INCONCLUSIVE:
-                return f"what is unknown counts as not held; docs/verify.md says how {control} is seen"
+                return f"what is unknown counts as not enforced; docs/verify.md explains how {control} is seen"
             case Verdict.FAILS if self.running:
                 name = finding.sandbox.partition(" (run ")[0]
                 return self.told(
@@ -76,7 +76,7 @@ class Report(Data, unshown=("sensitive",)):
                 )
             case _:
                 return (
-                    f"the engine does not enforce it: `sandboxrun doctor` says what it offers, docs/verify.md how "
+                    f"the engine does not enforce it: `sandboxrun doctor` shows what it offers, docs/verify.md how "
                     f"{control} is seen"
                 )
 
@@ -217,7 +217,7 @@ def verify_markdown(report: Report) -> str:
 
     Its first line is a comment that names the project, by which a pipeline finds its own comment to replace it.
     """
-    outcome = "all that was looked at holds" if report.verified else "not verified"
+    outcome = "everything checked holds" if report.verified else "not verified"
     head = [
         f"<!-- sandboxrun verify {re.sub('-{2,}', '-', report.project)} -->",
         f"### {escaped('sandboxrun verify --running' if report.running else 'sandboxrun verify')}: "

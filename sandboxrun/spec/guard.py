@@ -21,7 +21,7 @@ class Guard(Data):
 
 
 _EDITOR = "editors run its tasks and settings when they open the directory"
-_AGENT = "coding agents on the host take commands and permissions from it"
+_AGENT = "coding agents on the host read commands and permissions from it"
 _CI = "the next push runs it, with the pipeline's secrets"
 _HOOKS = "git on the host runs the hooks in it"
 

@@ -117,7 +117,7 @@ def read_options(text: str) -> str:
     for item in filter(None, text.split(",")):
         name, equals, value = item.partition("=")
         if (axis := _AXIS.get(name, name)) in given:
-            raise ValueError(f'"{item}" says again what another option says')
+            raise ValueError(f'"{item}" repeats another option')
         given.add(axis)
         if not equals and name in _AXIS:
             flags[_AXIS[name]] = name
@@ -501,7 +501,7 @@ def _help(node: Node) -> str:
     if "://" in text:
         return "leave out the scheme and the path: api.example.com:443"
     if re.match(r"[0-9.]+(:|$)|\[", text):
-        return "destinations are names: an address says nothing of who answers there"
+        return "destinations are names: an address does not identify who answers"
     host, _, port = text.partition(":")
     if re.fullmatch(r"[0-9]+", port) and not 1 <= int(port[:6]) <= 65535:
         return "a port is from 1 to 65535"

@@ -91,21 +91,21 @@ class ProcessOptions(RowData):
             form=forms.account,
         ),
         default="1000:1000",
-        description="The user, and group, that the command runs as; never root unless you say so.",
+        description="The user, and group, that the command runs as; never root unless set explicitly.",
         example="1000:1000",
         always=True,
     )
     working_dir: str | None = option(
         Text(pattern=r"/[^\x00]*", hint="an absolute path", form=forms.path),
         default=None,
-        description="The working directory; the workspace's target when there is one.",
+        description="The working directory. Default: the workspace's target, if there is one.",
         example="/workspace",
         inherited=True,
     )
     environment: Mapping[str, str | None] = option(
         Pairs(bare=True, name=NAME),
         default=freeze({}),
-        description="Environment variables. Not for secrets: whoever can inspect the container reads them.",
+        description="Environment variables. Not for secrets: anyone who can inspect the container can read them.",
         example={"CI": "1"},
         inherited=True,
         merge="map",
@@ -119,7 +119,7 @@ class ProcessOptions(RowData):
     tty: bool = option(
         Flag(),
         default=False,
-        description="Give the command a terminal; stdout and stderr become one stream.",
+        description="Allocate a terminal; stdout and stderr become one stream.",
         example=False,
     )
     stdin_open: bool = option(Flag(), default=False, description="Keep standard input open.", example=False)
@@ -133,7 +133,7 @@ class ProcessOptions(RowData):
     stop_grace_period: int = option(
         Duration(),
         default=10_000_000_000,
-        description="How long it may take to end after that, in whole seconds, before it is killed.",
+        description="How long it may take to exit after the stop signal before it is killed, in whole seconds.",
         example="10s",
     )
     restart: str = option(
@@ -160,7 +160,7 @@ class ProcessOptions(RowData):
     labels: Mapping[str, str] = option(
         Pairs(name=LABEL, reserved=labels.PREFIX),
         default=freeze({}),
-        description="Labels of your own.",
+        description="Custom labels.",
         example={"team": "research"},
         inherited=True,
         merge="map",
@@ -189,7 +189,7 @@ class ProcessOptions(RowData):
     runtime: str | None = option(
         Text(pattern=r"[A-Za-z0-9._-]+", hint="the name of a runtime"),
         default=None,
-        description="The OCI runtime, for example runsc for gVisor; the engine's own when left out.",
+        description="The OCI runtime, for example runsc for gVisor. Default: the engine's.",
         example="runsc",
     )
     logging: Logging = option(
@@ -205,7 +205,7 @@ class ProcessOptions(RowData):
             ordered=False,
         ),
         default=(),
-        description="More groups of the user.",
+        description="Additional groups of the user.",
         example=["2000"],
         merge="append",
     )
@@ -243,7 +243,7 @@ class ResourceOptions(ProcessOptions):
     mem_reservation: int = option(
         Size(),
         default=0,
-        description="Memory the engine tries to leave to the sandbox when the host runs short.",
+        description="Memory that the engine tries to keep available to the sandbox when the host runs short.",
         example="256m",
         effect=Effect.LIVE,
         can_clear=False,
@@ -281,7 +281,7 @@ class ResourceOptions(ProcessOptions):
     pids_limit: int = option(
         Integer(least=-1),
         default=256,
-        description="Processes and threads, in all. 0 or -1 is unlimited.",
+        description="Processes and threads, in total. 0 or -1 is unlimited.",
         example=256,
         effect=Effect.LIVE,
         always=True,
@@ -297,7 +297,7 @@ class ResourceOptions(ProcessOptions):
     storage_opt: Mapping[str, str] = option(
         Pairs(),
         default=freeze({}),
-        description="Options of the storage driver: size bounds the writable layer where the engine has quotas.",
+        description="Options of the storage driver: size limits the writable layer if the engine supports quotas.",
         example={"size": "1g"},
         merge="map",
     )
@@ -330,7 +330,7 @@ class SecurityOptions(ResourceOptions):
     cap_drop: tuple[str, ...] = option(
         Capabilities(),
         default=("ALL",),
-        description="Capabilities taken away. All of them, unless you say which.",
+        description="Capabilities to drop. Default: all.",
         example=["ALL"],
         always=True,
         merge="append",
@@ -338,7 +338,7 @@ class SecurityOptions(ResourceOptions):
     cap_add: tuple[str, ...] = option(
         Capabilities(),
         default=(),
-        description="Capabilities given.",
+        description="Capabilities to add.",
         example=["NET_BIND_SERVICE"],
         always=True,
         merge="append",
@@ -408,7 +408,7 @@ class PlaceOptions(SecurityOptions):
     tmpfs: Mapping[str, str] = option(
         Tmpfs(),
         default=freeze({"/tmp": read_options("mode=1777")}),
-        description="Memory filesystems; noexec, nosuid, nodev and size=64m unless said otherwise.",
+        description="Memory filesystems; noexec, nosuid, nodev and size=64m unless set otherwise.",
         example=["/tmp:size=64m"],
         always=True,
         merge="map",
@@ -454,7 +454,7 @@ class PlaceOptions(SecurityOptions):
     networks: Mapping[str, Attachment] = option(
         Named(item=AttachmentType, empty=Attachment()),
         default=freeze({}),
-        description="Networks of the project that it joins, without a gateway: what they reach, it reaches.",
+        description="Networks of the project to join, without a gateway: it reaches what they reach.",
         example=["default"],
         effect=Effect.RECONNECT,
         always=True,
@@ -463,7 +463,7 @@ class PlaceOptions(SecurityOptions):
     dns: tuple[str, ...] = option(
         ListOf(item=Address, single=True, unique=True),
         default=(),
-        description="Name servers, of a sandbox that names networks: with a gateway it asks none.",
+        description="Name servers, for a sandbox with `networks`: behind a gateway it uses none.",
         example=["127.0.0.1"],
         merge="append",
     )
@@ -501,7 +501,7 @@ class PlaceOptions(SecurityOptions):
     depends_on: Mapping[str, Dependency] = option(
         Named(item=DependencyType, empty=Dependency()),
         default=freeze({}),
-        description="Sandboxes that come first, and what must hold of them.",
+        description="Sandboxes that must come first, and the condition each must meet.",
         example={"build": {"condition": "service_completed_successfully"}},
         effect=Effect.NONE,
         merge="map",
@@ -509,7 +509,7 @@ class PlaceOptions(SecurityOptions):
     lifetime: Lifetime = option(
         LifetimeType,
         default=Lifetime(),
-        description="How long it may live.",
+        description="Time limits.",
         example={"timeout": "30m", "ttl": "2h"},
         effect=Effect.NONE,
         merge="map",
@@ -517,7 +517,7 @@ class PlaceOptions(SecurityOptions):
     evidence: EvidencePolicy = option(
         EvidenceType,
         default=EvidencePolicy(),
-        description="What is kept of a run, beside what is always kept.",
+        description="What to save of a run, in addition to what is always saved.",
         example={"artifacts": ["/workspace/report"]},
         effect=Effect.NONE,
         merge="map",

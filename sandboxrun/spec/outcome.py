@@ -24,7 +24,7 @@ class How(enum.StrEnum):
     OOM = "oom"  # the kernel killed it for exceeding the memory limit
     TIMEOUT = "timeout"  # we stopped it: its time was over
     KILLED = "killed"  # we or somebody else stopped it
-    ENGINE_LOST = "engine_lost"  # the engine stopped while it ran
+    ENGINE_LOST = "engine_lost"  # the engine stopped while it was running
     UNKNOWN = "unknown"  # it ended, and nothing shows whether by itself
     NOT_STARTED = "not_started"  # the engine could not start it, or nobody did
 
@@ -161,9 +161,9 @@ def _engine_lost(state: Ended, stopped_by: StoppedBy, watched: bool, history: Hi
     if stopped_by is StoppedBy.ENGINE and not same and not history.outlives:
         return How.ENGINE_LOST, None
     if code == _LOST and not (watched or history.died or same):
-        return How.ENGINE_LOST, "exit code 255 and nobody saw the exit: the engine was lost while it ran"
+        return How.ENGINE_LOST, "exit code 255 and no observed exit: the engine was lost while it was running"
     if not (history.known or watched or history.died):
-        return How.UNKNOWN, "the engine does not say whether it was restarted meanwhile"
+        return How.UNKNOWN, "the engine does not report whether it was restarted in the meantime"
     return None
 
 
@@ -180,7 +180,7 @@ def _how(code: int | None, oom: bool, stopped_by: StoppedBy, watched: bool, hist
         return How.KILLED, "stopped by somebody else"
     if signal is not None and signal in _ENDING and not (watched or history.died):
         by = signals.Signals(signal).name
-        return How.UNKNOWN, f"nobody saw the exit, and {by} from outside gives the same exit code"
+        return How.UNKNOWN, f"the exit was not observed, and {by} from outside gives the same exit code"
     return (How.EXITED if code == 0 else How.FAILED), memory
 
 

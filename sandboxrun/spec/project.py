@@ -33,28 +33,28 @@ class NetworkSpec(RowData):
     driver_opts: Mapping[str, str] = option(
         Pairs(),
         default=ISOLATED,
-        description="Options of the bridge driver; sandboxes can't reach each other unless enable_icc says so.",
+        description="Options of the bridge driver; sandboxes can't reach each other unless enable_icc is true.",
         example={"com.docker.network.bridge.enable_icc": "false"},
         merge="map",
     )
     subnet: str | None = option(
         Text(pattern=r"[0-9A-Fa-f.:]+/[0-9]{1,3}", hint="a subnet, such as 10.77.0.0/29", form=forms.subnet),
         default=None,
-        description="The subnet; the engine chooses one when left out.",
+        description="The subnet. Default: chosen by the engine.",
         example="10.77.0.0/29",
     )
-    enable_ipv6: bool = option(Flag(), default=False, description="Give it IPv6 as well.", example=False)
+    enable_ipv6: bool = option(Flag(), default=False, description="Enable IPv6.", example=False)
     external: bool = option(
         Flag(), default=False, description="It exists already: never created, changed or removed.", example=True
     )
     name: str | None = option(
         Text(pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]*", hint="a network's name"),
         default=None,
-        description="Its name on the engine; `<project>_<key>` when left out.",
+        description="Its name on the engine. Default: `<project>_<key>`.",
         example="shared",
     )
     labels: Mapping[str, str] = option(
-        Pairs(reserved=labels.PREFIX), default=freeze({}), description="Labels of your own.", example={"team": "a"}
+        Pairs(reserved=labels.PREFIX), default=freeze({}), description="Custom labels.", example={"team": "a"}
     )
 
 
@@ -73,11 +73,11 @@ class VolumeSpec(RowData):
     name: str | None = option(
         Text(pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]*", hint="a volume's name"),
         default=None,
-        description="Its name on the engine; `<project>_<key>` when left out.",
+        description="Its name on the engine. Default: `<project>_<key>`.",
         example="cache",
     )
     labels: Mapping[str, str] = option(
-        Pairs(reserved=labels.PREFIX), default=freeze({}), description="Labels of your own.", example={"team": "a"}
+        Pairs(reserved=labels.PREFIX), default=freeze({}), description="Custom labels.", example={"team": "a"}
     )
 
 

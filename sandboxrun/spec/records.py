@@ -67,7 +67,7 @@ class Mount(RowData):
 
     type: str = option(
         Choice(values=("bind", "volume"), refused={"tmpfs": 'tmpfs has its own key: write tmpfs: ["/path:size=64m"]'}),
-        description="What is mounted.",
+        description="The kind of mount.",
         example="bind",
     )
     source: str | None = option(
@@ -155,10 +155,10 @@ class Healthcheck(RowData):
         example=["CMD", "true"],
     )
     interval: int = option(Duration(), default=30 * SECOND, description="Time between tests.", example="30s")
-    timeout: int = option(Duration(), default=30 * SECOND, description="Time one test may take.", example="5s")
+    timeout: int = option(Duration(), default=30 * SECOND, description="Time limit of one test.", example="5s")
     retries: int = option(Integer(least=1), default=3, description="Failures before unhealthy.", example=3)
     start_period: int = option(Duration(), default=0, description="Time in which failures do not count.", example="10s")
-    disable: bool = option(Flag(), default=False, description="Turn the image's own test off.", example=True)
+    disable: bool = option(Flag(), default=False, description="Disable the image's own test.", example=True)
 
 
 def _check_health(check: Healthcheck, node: MapNode, problems: Problems) -> None:
@@ -182,7 +182,7 @@ class Logging(RowData):
     driver: str = option(
         Choice(values=("local", "json-file"), refused={"none": "it would leave no evidence; use local or json-file"}),
         default="local",
-        description="The engine's log driver. local keeps the output byte for byte; json-file only what is UTF-8.",
+        description="The engine's log driver. local keeps the output byte for byte; json-file keeps only UTF-8.",
         example="local",
     )
     options: Mapping[str, str] = option(
@@ -197,11 +197,9 @@ class FileRef(RowData):
     """A secret or config as the sandbox sees it: a file under /run/secrets or /run/configs."""
 
     source: str = option(
-        Text(hint="a key of the top level"), description="The key it has at the top level.", example="api_key"
+        Text(hint="a key of the top level"), description="Its key at the top level.", example="api_key"
     )
-    target: str | None = option(
-        FileName, default=None, description="The file's name; the key when left out.", example="key"
-    )
+    target: str | None = option(FileName, default=None, description="The file's name. Default: the key.", example="key")
     uid: int | None = option(
         Integer(most=2**32 - 2), default=None, description="The owner; the sandbox's user.", example=1000
     )
@@ -212,7 +210,7 @@ class FileRef(RowData):
     digest: str | None = option(
         Text(pattern="sha256:[0-9a-f]{64}", hint="a digest"),
         default=None,
-        description="Of a config's content, so that a changed one is seen; never of a secret's.",
+        description="The digest of a config's content, to detect changes; never of a secret's.",
         settable=False,
         derived=True,
     )
@@ -244,18 +242,18 @@ class Lifetime(RowData):
     """How long a sandbox may live."""
 
     timeout: int | None = option(
-        Duration(), default=None, description="Wall-clock time from its start until it is ended.", example="30m"
+        Duration(), default=None, description="Wall-clock time after its start when it is stopped.", example="30m"
     )
     idle: int | None = option(
         Duration(),
         default=None,
-        description="Time without output after which `run` and `apply --wait` end it.",
+        description="Time without output after which `run` and `apply --wait` stop it.",
         example="10m",
     )
     ttl: int | None = option(
         Duration(),
         default=None,
-        description="Time from its creation until anyone may collect it, whatever its state.",
+        description="Time after its creation when any command may remove it, whatever its state.",
         example="2h",
     )
 
@@ -266,20 +264,20 @@ class EvidencePolicy(RowData):
     artifacts: tuple[str, ...] = option(
         ListOf(item=AbsolutePath, unique=True),
         default=(),
-        description="Files and directories copied out of the sandbox when it has ended.",
+        description="Files and directories to copy out of the sandbox when it has ended.",
         example=["/workspace/report"],
     )
     artifacts_limit: int = option(
-        Size(), default=64 * 1024**2, description="The most that artifacts may hold, in all.", example="64m"
+        Size(), default=64 * 1024**2, description="The maximum size of all artifacts together.", example="64m"
     )
     logs_limit: int = option(
-        Size(), default=64 * 1024**2, description="The most that is kept of each output stream.", example="64m"
+        Size(), default=64 * 1024**2, description="The maximum size saved of each output stream.", example="64m"
     )
     filesystem_changes: bool = option(
-        Flag(), default=True, description="List the files changed outside mounts.", example=True
+        Flag(), default=True, description="List the files that changed outside mounts.", example=True
     )
     patch: bool = option(
-        Flag(), default=True, description="Keep the changes of a copied workspace as a patch.", example=True
+        Flag(), default=True, description="Save the changes of a copied workspace as a patch.", example=True
     )
     usage_every: int = option(
         Duration(least=SECOND),  # an engine takes so long for one sample
@@ -295,7 +293,7 @@ class Dependency(RowData):
     condition: str = option(
         Choice(values=("service_started", "service_healthy", "service_completed_successfully")),
         default="service_started",
-        description="What must hold of the other sandbox.",
+        description="The condition that the other sandbox must meet.",
         example="service_completed_successfully",
     )
     required: bool = option(
@@ -308,7 +306,7 @@ class Device(RowData):
 
     source: str = option(AbsolutePath, description="The device on the host.", example="/dev/fuse")
     target: str | None = option(
-        AbsolutePath, default=None, description="Its path inside; the same when left out.", example="/dev/fuse"
+        AbsolutePath, default=None, description="Its path inside. Default: the same.", example="/dev/fuse"
     )
     permissions: str = option(
         Text(pattern="[rwm]{1,3}", hint="some of r, w and m", form=forms.permissions),
@@ -347,7 +345,7 @@ class Attachment(RowData):
     aliases: tuple[str, ...] = option(
         ListOf(item=Text(hint="a host name", form=forms.domain), unique=True, ordered=False),
         default=(),
-        description="More names on that network.",
+        description="Additional names on that network.",
         example=["db"],
     )
     ipv4_address: str | None = option(
@@ -378,7 +376,9 @@ class Workspace(RowData):
     source: str = option(
         Text(hint="a path"), default=".", description="The directory, relative to the profile.", example="."
     )
-    target: str = option(AbsolutePath, default="/workspace", description="Where it stands.", example="/workspace")
+    target: str = option(
+        AbsolutePath, default="/workspace", description="The path in the sandbox.", example="/workspace"
+    )
     access: str = option(
         Choice(values=("copy", "rw", "ro")),
         default="copy",
@@ -389,7 +389,7 @@ class Workspace(RowData):
     exclude: tuple[str, ...] = option(
         ListOf(item=Text(hint="a pattern"), unique=True, ordered=False),
         default=(),
-        description="Patterns of what a copy leaves out, against the path below the directory or the name alone.",
+        description="Patterns to exclude from a copy, matched against the path below the directory or the name alone.",
         example=["node_modules", "*.log"],
     )
     size: int | None = option(
@@ -402,8 +402,8 @@ class Workspace(RowData):
     writable: tuple[str, ...] = option(
         _NAMES,
         default=(),
-        description="What the sandbox may write to though the host runs it, of that which access rw keeps read-only: "
-        f"{', '.join(GUARDS)}.",
+        description="Files that the host runs and that the sandbox may still write to; access rw otherwise keeps these "
+        f"read-only: {', '.join(GUARDS)}.",
         example=[".github"],
     )
     protected: tuple[str, ...] = option(

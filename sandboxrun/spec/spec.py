@@ -58,7 +58,7 @@ NOT_OFFERED: Mapping[str, str] = freeze(
         "cpu_rt_runtime": "use cpus:",
         "cpu_rt_period": "use cpus:",
         "mem_swappiness": "use memswap_limit:",
-        "blkio_config": "engines before API 1.55 take it and ignore it",
+        "blkio_config": "engines before API 1.55 accept and ignore it",
         "attach": "use sandboxrun logs",
         "label_file": "use labels:",
         "domainname": "use hostname:",
@@ -201,7 +201,7 @@ def _process(spec: SandboxSpec) -> Iterator[Fault]:
     for key, groups in (("user", spec.user.split(":")), ("group_add", spec.group_add)):
         for name in groups:
             if name.isdecimal() and (len(name) > 10 or int(name) > LARGEST_ID):
-                yield Fault((key, name), f"{name} is above {LARGEST_ID}, the largest id that an engine takes")
+                yield Fault((key, name), f"{name} is above {LARGEST_ID}, the largest id that an engine accepts")
     for key in ("command", "entrypoint"):
         words = getattr(spec, key)
         if words and not words[0] and (key == "entrypoint" or not spec.entrypoint):

@@ -112,7 +112,10 @@ def test_plan_and_its_exit_codes(profile: Path, cli: Cli, project: str) -> None:
     )
     assert cli("plan", "--destroy").out == f"Nothing to destroy. The engine has nothing of {project}.\n"
     clash = cli("plan", "--destroy", "--rerun")
-    assert (clash.code, clash.err) == (2, "error: --destroy removes everything: it goes with --target only\n")
+    assert (clash.code, clash.err) == (
+        2,
+        "error: --destroy removes everything: it can be combined with --target only\n",
+    )
 
 
 def test_targets(profile: Path, cli: Cli) -> None:
@@ -131,7 +134,7 @@ def test_apply_asks_and_without_a_terminal_changes_nothing(
     ran = cli("apply")
     assert ran.code == 2
     assert ran.err == (
-        "error: apply asks before it changes anything, and there is no terminal\n"
+        "error: apply asks for confirmation, but there is no terminal\n"
         "  help: nothing was changed; review the plan above, then pass --yes\n"
     )
     assert "Plan: 5 to add" in ran.out
@@ -202,7 +205,7 @@ def test_a_saved_plan_is_carried_out_once(profile: Path, cli: Cli, destroyed: No
     saved = cli("plan", "--out", "it.plan", "--target", "good", "--var", "memory=40m")
     assert (saved.code, saved.err) == (0, "saved: `sandboxrun apply it.plan` carries out exactly this\n")
     mixed = cli("apply", "it.plan", "--target", "bad", "-y")
-    assert mixed.code == 2 and mixed.err.startswith("error: a saved plan says itself what it is of: ")
+    assert mixed.code == 2 and mixed.err.startswith("error: a saved plan cannot be combined with --file, ")
     assert cli("apply", "it.plan", "-y").out.endswith("Done: 1 added, 0 changed, 0 destroyed.\n")
     stale = cli("apply", "it.plan", "-y")
     assert stale.code == 1 and stale.err.startswith("error: the saved plan is stale: ")
@@ -343,7 +346,7 @@ def test_exec(profile: Path, cli: Cli, lint: str) -> None:
     missing = cli("exec", "bad", "--", "ls")
     assert (missing.code, missing.err) == (
         125,
-        "error: bad is not running\n  help: `sandboxrun ps` shows what is; apply starts it\n",
+        "error: bad is not running\n  help: `sandboxrun ps` lists what is running; apply starts it\n",
     )
     no_terminal = cli("exec", "-t", "agent", "--", "ls")
     assert (no_terminal.code, no_terminal.err) == (

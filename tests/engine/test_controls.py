@@ -203,7 +203,7 @@ def test_what_the_engine_does_not_hold_is_refused_by_name(
     ran = cli("apply", "-y")
     if podman:
         assert ran.code == 1
-        for refused in ("cgroup: ", "read_only: ", "logging: ", "the engine takes a seccomp profile by its path"):
+        for refused in ("cgroup: ", "read_only: ", "logging: ", "the engine accepts a seccomp profile only as a path"):
             assert f"error: a: {refused}" in ran.err, ran.err
     else:
         assert ran.code == 0, ran.err

@@ -86,7 +86,7 @@ def test_artifacts_hold_nothing_that_bites(world: World, tmp_path: Path) -> None
     repository = "a repository: git on the host would run what is in it"
     for name in ("r/.git", "r/.GIT.", "r/sub/bare/HEAD", "r/sub/bare/head"):
         assert reasons.pop(name) == repository
-    clash = "a name that some file systems take for another one here"
+    clash = "a name that some file systems treat as equal to another one here"
     clashes = [name for name, reason in reasons.items() if reason == clash]
     assert len(clashes) == 2
     rest = {name: reason for name, reason in reasons.items() if name not in clashes}

@@ -98,7 +98,7 @@ def test_a_workspace_that_was_lost_is_not_told_as_removed_files(
     (entry,) = world.store.entries(world.project)
     index = world.store.index(entry)
     reasons = {missing.part: missing.reason for missing in index.missing}
-    assert reasons["workspace.patch"] == "it lay in memory, and its keeper ended before it could be read"
+    assert reasons["workspace.patch"] == "it was in memory, and its keeper exited before it could be read"
     assert "workspace.patch" not in {kept.path for kept in index.kept}
 
 

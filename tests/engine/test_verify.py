@@ -191,7 +191,7 @@ def test_a_signal_leaves_nothing(
     write(folder, project, f"  agent: {{image: {busybox}, network_mode: none}}\n")
     process = cli.start("verify", "-v")
     assert process.stderr is not None
-    while "weak one beside it: battery" not in (line := process.stderr.readline()):
+    while "weak sandbox for comparison: battery" not in (line := process.stderr.readline()):
         assert line, "ended before its time"
     os.kill(process.pid, number)
     ran = cli.finish(process)
@@ -207,7 +207,7 @@ def test_what_a_killed_one_left_is_collected(
     write(folder, project, f"  agent: {{image: {busybox}, network_mode: none, command: [sleep, '600']}}\n")
     process = cli.start("verify", "-v")
     assert process.stderr is not None
-    while "weak one beside it: battery" not in (line := process.stderr.readline()):
+    while "weak sandbox for comparison: battery" not in (line := process.stderr.readline()):
         assert line, "ended before its time"
     process.kill()
     cli.finish(process)

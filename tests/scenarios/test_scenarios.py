@@ -125,7 +125,7 @@ def test_a_kill_at_any_step_is_repaired_by_the_next_command(tmp_path: Path, nth:
 
 def test_an_option_that_the_engine_ignores_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     world = new_world(ignored={"pids_limit": -1})
-    with pytest.raises(ApplyError, match="the engine did not take pids_limit: declared 256"):
+    with pytest.raises(ApplyError, match="the engine did not apply pids_limit: declared 256"):
         job_on(world, tmp_path, {"agent": {}}).apply()
     assert world.boxes == {}
 
@@ -135,7 +135,7 @@ def test_an_update_that_the_engine_ignores_is_an_error_and_is_taken_back(tmp_pat
     job_on(world, tmp_path, {"agent": {}}).apply()
     world.ignored = {"mem_limit": 1 << 30}
     changed = job_on(world, tmp_path, {"agent": {"mem_limit": "64m"}})
-    with pytest.raises(ApplyError, match="did not take mem_limit"):
+    with pytest.raises(ApplyError, match="did not apply mem_limit"):
         changed.apply()
     world.ignored = {}
     assert job_on(world, tmp_path, {"agent": {}}).plan().empty

@@ -282,7 +282,7 @@ class Client:
             told = parsedate_to_datetime(date)
             if told.tzinfo is not None:
                 return told.astimezone(UTC) + timedelta(seconds=uptime() - came)
-        raise EngineError(_CLOCK, "the engine's answer does not tell the time")
+        raise EngineError(_CLOCK, "the engine's answer has no time")
 
     def close(self) -> None:
         """End all connections: streams that are being read end, calls under way fail."""

@@ -237,5 +237,5 @@ def connect(host: str | None = None, *, parallelism: int = 4, env: Mapping[str, 
 def _help(endpoint: Endpoint, error: EngineError) -> str:
     [diagnostic] = error.diagnostics
     if endpoint.url.startswith("ssh://") and not isinstance(error.__cause__, Unreachable):
-        return "what ssh says stands above; on the other machine, `docker system dial-stdio` must work for this user"
+        return "see ssh's output above; on the remote machine, `docker system dial-stdio` must work for this user"
     return diagnostic.help or "start the engine, or name another one with --host or DOCKER_HOST"

@@ -416,7 +416,7 @@ def _companion_host(*, memory: int, pids: int) -> dict[str, Any]:
 
 
 def not_taken(payload: Mapping[str, Any], inspect: Mapping[str, Any]) -> Iterator[str]:
-    """The fields of a companion's payload that the engine did not take, by name."""
+    """The fields of a companion's payload that the engine did not apply, by name."""
     live, asked = inspect.get("HostConfig") or {}, payload["HostConfig"]
     for field, wanted in asked.items():
         if field == "Mounts":

@@ -120,7 +120,7 @@ def create_gateway(step: op.CreateGateway, session: Session) -> str:
     lost = list(not_taken(payload, session.engine.inspect_container(made.id)))
     if lost:
         help = "see `sandboxrun doctor`"
-        raise ApplyError(f"the gateway of {step.address}: the engine did not take {', '.join(lost)}", help=help)
+        raise ApplyError(f"the gateway of {step.address}: the engine did not apply {', '.join(lost)}", help=help)
     return made.id[:12]
 
 

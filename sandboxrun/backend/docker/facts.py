@@ -27,7 +27,7 @@ class Quota(enum.Enum):
 
     YES = "yes"
     NO = "no"
-    UNKNOWN = "unknown"  # depends on a mount option that the engine does not tell
+    UNKNOWN = "unknown"  # depends on a mount option that the engine does not report
 
 
 class Limits(Data):

@@ -203,7 +203,7 @@ class ProjectEvents:
 
     def _end(self, cause: str) -> None:
         """Whoever asks next gets the error."""
-        help = "what other jobs did meanwhile is not known: run the command again"
+        help = "what other jobs did in the meantime is unknown: run the command again"
         with self._lock:
             self._lost = EngineError("following the engine's events", cause, help=help)
             self._lock.notify_all()

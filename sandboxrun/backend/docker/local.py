@@ -136,7 +136,7 @@ class LocalTransport:
             try:
                 told = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             except OSError as error:
-                raise Broken(f"the socket does not tell who listens ({error.strerror or error})") from error
+                raise Broken(f"the socket does not report who listens ({error.strerror or error})") from error
         return int(struct.unpack("3i", told)[0])
 
     def close(self) -> None:

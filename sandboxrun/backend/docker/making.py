@@ -155,7 +155,7 @@ def refuse_warnings(sandbox: DeclaredSandbox, warnings: Sequence[str]) -> None:
                 Diagnostic(
                     message=f"{sandbox.address}: the engine warned: {warning}",
                     span=sandbox.span,
-                    help="what it did not take is not enforced; `sandboxrun doctor` says what this engine offers",
+                    help="what it did not apply is not enforced; `sandboxrun doctor` says what this engine offers",
                 )
                 for warning in warnings
             )
@@ -173,7 +173,7 @@ def read_back(sandbox: DeclaredSandbox, container: str, session: Session, image_
         raise ApplyError(
             *(
                 Diagnostic(
-                    message=f"{sandbox.address}: the engine did not take {d.key}: declared {_show(d.after)}, "
+                    message=f"{sandbox.address}: the engine did not apply {d.key}: declared {_show(d.after)}, "
                     f"enforced {_show(d.before)}",
                     span=sandbox.place(d.key),
                     help=_help(d.key),
@@ -189,7 +189,7 @@ def check_image(sandbox: DeclaredSandbox, inspect: Mapping[str, Any], image_id: 
     if image_id and real != image_id:
         raise ApplyError(
             f"{sandbox.address}: {sandbox.spec.image} was {short(image_id)} when planned and is {short(real)} now",
-            help="the tag has moved meanwhile: plan again",
+            help="the tag now refers to another image: plan again",
         )
 
 
@@ -297,7 +297,7 @@ def start_keeper(step: op.StartKeeper, session: Session) -> str:
     lost = [*made.warnings, *not_taken(payload, session.engine.inspect_container(made.id))]
     if lost:
         help = "see `sandboxrun doctor`"
-        raise ApplyError(f"the keeper of {step.address}: the engine did not take {', '.join(lost)}", help=help)
+        raise ApplyError(f"the keeper of {step.address}: the engine did not apply {', '.join(lost)}", help=help)
     session.engine.start_container(made.id)
     return made.id[:12]
 
@@ -331,7 +331,7 @@ def pull_image(step: op.PullImage, session: Session) -> str:
     if step.digest and not any(digest.endswith(f"@{step.digest}") for digest in config.digests):
         raise ApplyError(
             f"{step.reference} was {step.digest} when planned and the registry gave another",
-            help="the tag has moved meanwhile: plan again",
+            help="the tag now refers to another image: plan again",
         )
     session.know_image(step.reference, config)
     return next((digest.partition("@")[2] for digest in config.digests), config.id)
@@ -555,7 +555,7 @@ def read_back_options(step: op.UpdateSandbox, session: Session) -> None:
     wrong = [d for d in mismatches(step.sandbox.spec, live) if d.key in step.options]
     if wrong:
         raise ApplyError(
-            *(f"{step.address}: the engine did not take {d.key}: it is {d.before}, not {d.after}" for d in wrong),
+            *(f"{step.address}: the engine did not apply {d.key}: it is {d.before}, not {d.after}" for d in wrong),
             help="see `sandboxrun doctor`",
         )
 

@@ -210,7 +210,7 @@ class Objects(Client):
                 progress(entry)
         made = self.image(tag)
         if made is None:
-            raise EngineError(answer.operation, "the engine said nothing went wrong, and has no such image")
+            raise EngineError(answer.operation, "the engine reported success but has no such image")
         return str(made["Id"])
 
     def registry_digest(self, ref: str) -> str | None:

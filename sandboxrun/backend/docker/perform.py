@@ -41,7 +41,7 @@ def create_network(step: op.CreateNetwork, session: Session) -> None:
     lost = {k: v for k, v in step.spec.driver_opts.items() if live.driver_opts.get(k) != v}
     if lost or live.internal != step.spec.internal:
         raise ApplyError(
-            f"the engine did not take the options of the network {payload['Name']}: {lost or 'internal'}",
+            f"the engine did not apply the options of the network {payload['Name']}: {lost or 'internal'}",
             help="see `sandboxrun doctor`",
         )
 
@@ -186,7 +186,7 @@ def discard(address: str, session: Session) -> str:
     remove_companions(session.companions.get(address, ()), session.private_networks.get(address), session)
     for part in PARTS:
         _remove_volume(part_volume(observed.base, part), session)
-    return "evidence kept, removed" if started else "removed"
+    return "evidence saved, removed" if started else "removed"
 
 
 def _undo_parts(step: op.CreatePart | op.CreateSandbox | WIRING, session: Session) -> None:

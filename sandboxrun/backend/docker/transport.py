@@ -166,14 +166,14 @@ def dial_unix(path: str) -> Dial:
 def _refused(path: str, error: OSError) -> TransportError:
     match error:
         case FileNotFoundError():
-            return Unreachable(f"there is no socket {path}", "start the engine, or say where it listens with --host")
+            return Unreachable(f"there is no socket {path}", "start the engine, or pass its address with --host")
         case PermissionError():
             help = 'join the group that owns the socket (usually `sudo usermod -aG docker "$USER"`, then log in again)'
             return Unreachable(f"no permission to use {path}", help)
         case ConnectionRefusedError():
             return Unreachable(f"nothing listens on {path}", "start the engine: the socket was left by one that ended")
         case TimeoutError():
-            return TimedOut(f"{path} does not take connections")
+            return TimedOut(f"{path} does not accept connections")
     return Unreachable(f"{path} does not connect ({error.strerror or error})", "check the socket's path")
 
 

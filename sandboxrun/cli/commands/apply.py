@@ -42,18 +42,17 @@ def apply(given: opt.Given, planfile: Path | None, verifying: bool, wait: bool, 
 
     opt.check_json_asks_nobody(given)
     if wait_timeout is not None and not wait:
-        raise UsageError("--wait-timeout goes with --wait")
+        raise UsageError("--wait-timeout requires --wait")
     if given.refresh_only and (given.replace or given.rerun or wait or verifying):
-        raise UsageError("--refresh-only changes nothing: --replace, --rerun, --wait and --verify do not go with it")
+        raise UsageError(
+            "--refresh-only changes nothing: it cannot be combined with --replace, --rerun, --wait or --verify"
+        )
     chosen = project.choices(given)
     import_ahead()
     if planfile is None:
         saved, profile = None, project.load_profile(given)
     elif given.files or chosen != Options():
-        raise UsageError(
-            "a saved plan says itself what it is of: --file, --target, --replace, --rerun and --refresh-only "
-            "do not go with it"
-        )
+        raise UsageError("a saved plan cannot be combined with --file, --target, --replace, --rerun or --refresh-only")
     else:
         from sandboxrun.lifecycle.saved import read_saved
 

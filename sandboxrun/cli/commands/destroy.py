@@ -1,4 +1,4 @@
-"""`sandboxrun destroy`: everything of the project off the engine, its evidence kept."""
+"""`sandboxrun destroy`: everything of the project off the engine, its evidence saved."""
 
 from __future__ import annotations
 

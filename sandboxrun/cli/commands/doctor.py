@@ -99,7 +99,7 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
 _QUOTA = {
     Quota.YES: "can be limited",
     Quota.NO: "can't be limited",
-    Quota.UNKNOWN: "depends on a mount option (pquota) that the engine does not tell",
+    Quota.UNKNOWN: "depends on a mount option (pquota) that the engine does not report",
 }
 _LIMITS = {
     "memory": "memory",
@@ -125,7 +125,12 @@ def engine_lines(facts: EngineFacts, api: str, endpoint: Endpoint, shares: bool,
         ("machine", f"{facts.cpus} CPUs, {facts.memory / 2**30:.1f} GiB of memory"),
         ("cgroups", f"version {facts.cgroup_version}, driver {facts.cgroup_driver}"),
         ("limits", ", ".join(kept) + (f"; NOT {', '.join(missing)}" if missing else "")),
-        ("swap", "counted: memswap_limit holds" if facts.limits.swap else "NOT counted: memswap_limit can't be held"),
+        (
+            "swap",
+            "counted: memswap_limit is enforced"
+            if facts.limits.swap
+            else "NOT counted: memswap_limit can't be enforced",
+        ),
         ("runtimes", f"{', '.join(facts.runtimes)}; default {facts.default_runtime}"),
         ("seccomp", f"on, profile {facts.seccomp}" if facts.seccomp else "OFF"),
         ("security", _security(facts)),

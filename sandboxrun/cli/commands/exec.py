@@ -89,7 +89,7 @@ def the_running(engine: Engine, profile: Profile, name: str) -> ObservedSandbox:
     project.check_names((name,), [*(s.address for s in profile.sandboxes), *(o.address for o in there)])
     running = [o for o in there if project.matches(o.address, (name,)) and isinstance(o.state, Running)]
     if not running:
-        raise SandboxrunError(f"{name} is not running", help="`sandboxrun ps` shows what is; apply starts it")
+        raise SandboxrunError(f"{name} is not running", help="`sandboxrun ps` lists what is running; apply starts it")
     if len(running) > 1:
         listed = ", ".join(dict.fromkeys(o.address for o in running))
         raise UsageError(f'"{name}" means several running sandboxes: {listed}', help="name one of them")

@@ -187,7 +187,7 @@ def _own_keys() -> Mapping[str, Any]:
 
 def _own(key: str) -> Explained:
     schema = _own_keys()[key]
-    facts = {"engine": "never reaches it: what it says is worked out when the profile is read"}
+    facts = {"engine": "none: it is evaluated when the profile is read"}
     examples = schema.get("examples") or [None]
     return Explained(
         name=key,

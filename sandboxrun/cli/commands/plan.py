@@ -40,9 +40,9 @@ def plan(given: opt.Given, destroying: bool, offline: bool, out: Path | None, de
     from sandboxrun.plan.text import warnings
 
     if destroying and (given.replace or given.rerun or given.refresh_only):
-        raise UsageError("--destroy removes everything: it goes with --target only")
+        raise UsageError("--destroy removes everything: it can be combined with --target only")
     if given.refresh_only and (given.replace or given.rerun):
-        raise UsageError("--refresh-only plans no change: it goes with neither --replace nor --rerun")
+        raise UsageError("--refresh-only plans no changes: it cannot be combined with --replace or --rerun")
     if offline and (destroying or given.refresh_only or given.replace or out is not None):
         raise UsageError(
             "--offline cannot be combined with --destroy, --refresh-only, --replace or --out",

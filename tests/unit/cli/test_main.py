@@ -82,14 +82,15 @@ def test_every_command_can_be_imported_and_has_help() -> None:
         (
             ["apply", "--json"],
             2,
-            "error: --json asks nobody\n  help: review the plan first, then pass --yes as well\n",
+            "error: --json cannot ask for confirmation\n  help: review the plan first, then pass --yes as well\n",
         ),
         (["verify", "--json", "--format", "markdown"], 2, "error: --json and --format markdown exclude each other\n"),
-        (["apply", "--wait-timeout", "3"], 2, "error: --wait-timeout goes with --wait\n"),
+        (["apply", "--wait-timeout", "3"], 2, "error: --wait-timeout requires --wait\n"),
         (
             ["apply", "--refresh-only", "--rerun"],
             2,
-            "error: --refresh-only changes nothing: --replace, --rerun, --wait and --verify do not go with it\n",
+            "error: --refresh-only changes nothing: "
+            "it cannot be combined with --replace, --rerun, --wait or --verify\n",
         ),
         (
             ["logs", "-f", "other.yaml"],

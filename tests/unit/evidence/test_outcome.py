@@ -70,7 +70,7 @@ KILL = sent("9")
             Ending(
                 how=How.ENGINE_LOST,
                 exit_code=255,
-                detail="exit code 255 and nobody saw the exit: the engine was lost while it ran",
+                detail="exit code 255 and no observed exit: the engine was lost while it was running",
             ),
         ),
         (

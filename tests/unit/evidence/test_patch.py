@@ -305,7 +305,7 @@ def test_what_cannot_be_in_a_patch_is_left_out_by_name_and_changes_nothing(tmp_p
         "up": "a symlink that leads out of the workspace",
         "via": 'a symlink with ".." inside its target',
         ".gitmodules": "a symlink named .gitmodules",
-        "hard": "a hard link to something that was not taken",
+        "hard": "a hard link to a file that was not saved",
         "../escape": 'a name with ".."',
         "x//y": "a name with an empty or dot component",
     }

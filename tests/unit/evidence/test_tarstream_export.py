@@ -74,7 +74,7 @@ HOSTILE = [
     (member("r/ok/below", content=b"x"), "r/ok/below", "a second member of that name"),
     (member("r/dir", content=b"x"), "r/dir", "a second member of that name"),
     (member("r", content=b"x"), "r", "a second member of that name"),
-    (member("r/OK", content=b"x"), "r/OK", "a name that some file systems take for another one here"),
+    (member("r/OK", content=b"x"), "r/OK", "a name that some file systems treat as equal to another one here"),
     (member("r/.git/config", content=b"x"), "r/.git", "a repository: git on the host would run what is in it"),
     (member("r/.git", content=b"x"), "r/.git", "a repository: git on the host would run what is in it"),
     (member("r/a/GIT~1/x/y", content=b"x"), "r/a/GIT~1", "a repository: git on the host would run what is in it"),
@@ -111,7 +111,7 @@ def test_all_files_together_have_a_limit(folder: RunFolder) -> None:
 
 def test_too_many_files_end_the_export_and_it_says_so(folder: RunFolder) -> None:
     done = taken(folder, *(member(f"r/{n}", content=b"x") for n in range(9)), limits=ExportLimits(files=3))
-    assert len(done.kept) == 3 and [m.reason for m in done.missing] == ["not all of it was taken: more than 3 files"]
+    assert len(done.kept) == 3 and [m.reason for m in done.missing] == ["incomplete: more than 3 files"]
 
 
 def test_endless_members_that_are_refused_end_too(folder: RunFolder) -> None:
@@ -121,7 +121,7 @@ def test_endless_members_that_are_refused_end_too(folder: RunFolder) -> None:
 
     done = export(endless(), folder, part="a", under="artifacts", limits=ExportLimits(files=5, refused=7))
     assert len(done.refused) == 7 and done.refused_total > 7
-    assert [m.reason for m in done.missing] == ["not all of it was taken: too many members"]
+    assert [m.reason for m in done.missing] == ["incomplete: too many members"]
 
 
 def test_an_endless_file_ends_at_the_limit_and_leaves_nothing(folder: RunFolder) -> None:
@@ -136,9 +136,7 @@ def test_an_endless_file_ends_at_the_limit_and_leaves_nothing(folder: RunFolder)
     limits = ExportLimits(bytes=1 << 20, file_bytes=1 << 50, skipped_bytes=1 << 20, files=10, refused=10)
     refused = export(endless(), folder, part="a", under="artifacts", limits=limits)
     assert [r.reason for r in refused.refused] == ["all files together are larger than 1048576 bytes"]
-    assert [m.reason for m in refused.missing] == [
-        "not all of it was taken: the stream is longer than the limits allow"
-    ]
+    assert [m.reason for m in refused.missing] == ["incomplete: the stream is longer than the limits allow"]
     assert on_disk(folder) == {}
 
 
@@ -146,12 +144,12 @@ def test_a_stream_that_breaks_off_keeps_what_was_whole(folder: RunFolder) -> Non
     whole, torn = member("r/a", content=b"a"), member("r/b", content=b"b" * 900)
     done = export([whole, torn[:700]], folder, part="a", under="artifacts")
     assert on_disk(folder) == {"artifacts/r/a": b"a"}
-    assert [m.reason for m in done.missing] == ["not all of it was taken: the stream ends in the middle of the archive"]
+    assert [m.reason for m in done.missing] == ["incomplete: the stream ends in the middle of the archive"]
 
 
 def test_the_deadline_ends_it(folder: RunFolder) -> None:
     done = export([member("r/a")], folder, part="a", under="artifacts", deadline=time.monotonic() - 1)
-    assert [m.reason for m in done.missing] == ["not all of it was taken: ran out of time"]
+    assert [m.reason for m in done.missing] == ["incomplete: ran out of time"]
 
 
 def test_a_secret_in_a_file_is_noted_and_left(folder: RunFolder) -> None:

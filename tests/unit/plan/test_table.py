@@ -602,7 +602,7 @@ def test_networks_that_nothing_uses_go_and_those_of_a_living_run_stay() -> None:
         (
             {},
             {"podman": True},
-            "the engine takes a seccomp profile by its path on the engine's host only, not as content",
+            "the engine accepts a seccomp profile only as a path on its host, not as content",
         ),
         (
             {"security_opt": freeze({"seccomp": "debug"})},

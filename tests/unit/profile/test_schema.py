@@ -114,4 +114,4 @@ def test_what_only_the_schema_refuses_is_refused_with_its_place(
         gate._validator.cache_clear()
     (diagnostic,) = raised.value.diagnostics
     assert str(diagnostic.span) == "sandbox.yaml:3:12"
-    assert diagnostic.message.startswith("the schema does not take this value of image")
+    assert diagnostic.message.startswith("the schema does not accept this value of image")

@@ -110,7 +110,7 @@ def test_what_is_missing_cut_and_refused_is_said() -> None:
             "stopped before its end (exit 143): stopped by somebody else",
         ),
         (Ending(how=How.KILLED), "did not end\x1b", "stopped before its end: did not end\\x1b"),
-        (Ending(how=How.ENGINE_LOST), "", "lost: the engine stopped while it ran"),
+        (Ending(how=How.ENGINE_LOST), "", "lost: the engine stopped while it was running"),
         (Ending(how=How.ENGINE_LOST, detail="exit code 255"), "", "lost: exit code 255"),
         (Ending(how=How.NOT_STARTED, exit_code=127, detail="no sh"), "", "not started (exit 127): no sh"),
     ],
@@ -134,7 +134,7 @@ def test_a_run_that_never_was_and_evidence_that_was_not_kept() -> None:
     assert evidence_text(runs).split("\n") == [
         'agent["a\\nb"]: was not run',
         "b: it was not started",
-        "c: its evidence could not be kept: no space is left\\n",
+        "c: its evidence could not be saved: no space is left\\n",
     ]
 
 

@@ -95,14 +95,14 @@ def lines_of(make: Callable[..., Progress], act: Callable[[Progress, Clock], Non
 def test_one_line_for_each_resource_when_it_is_done() -> None:
     assert lines_of(LineProgress, lambda p, c: carry_out(p, rerun(), c)) == [
         "network default: created (0.1s)",
-        "lint: evidence kept, removed, created, started (0.5s)",
+        "lint: evidence saved, removed, created, started (0.5s)",
         'agent["a"]: created, started (0.2s)',
     ]
 
 
 def test_verbose_tells_each_step() -> None:
     assert lines_of(LineProgress, lambda p, c: carry_out(p, rerun(), c), verbose=True) == [
-        "lint: evidence kept (0.1s)",
+        "lint: evidence saved (0.1s)",
         "lint: removed (0.1s)",
         "network default: created (0.1s)",
         "lint: created (0.1s)",
@@ -124,7 +124,7 @@ def test_a_failure_says_what_was_done_and_what_is_left_out() -> None:
     ]
     del fail["create network.default"]
     assert lines_of(LineProgress, lambda p, c: carry_out(p, rerun(), c, fail), quiet=True) == [
-        "lint: evidence kept, removed; failed while creating: no program (sensitive value)\\x1b[2J\\nin the image",
+        "lint: evidence saved, removed; failed while creating: no program (sensitive value)\\x1b[2J\\nin the image",
     ]
 
 
@@ -133,7 +133,7 @@ def test_annotations_for_github() -> None:
     error = ApplyError(Diagnostic(message="100% wrong\nindeed", span=span, help="fix it"))
     told = lines_of(LineProgress, lambda p, c: carry_out(p, rerun(), c, {"create lint": error}), github=True)
     assert told[1:3] == [
-        "lint: evidence kept, removed; failed while creating: 100% wrong\\nindeed",
+        "lint: evidence saved, removed; failed while creating: 100% wrong\\nindeed",
         "::error title=sandboxrun,file=a%2Cb%3Ac.yaml,line=1,col=4,endColumn=5::100%25 wrong%0Aindeed%0Afix it",
     ]
 
@@ -174,7 +174,7 @@ def test_an_apply_that_is_stopped_says_what_was_not_come_to() -> None:
     assert lines_of(LineProgress, act) == [
         "network default: created (0.0s)",
         "lint: removed again",
-        "lint: evidence kept; not finished",
+        "lint: evidence saved; not finished",
         'agent["a"]: not begun',
     ]
 
@@ -247,7 +247,7 @@ def test_live_on_a_terminal() -> None:
     carry_out(progress, rerun(), Clock(), {"create lint": BROKEN})
     shown = out.getvalue()
     assert 'agent["a"]: created, started' in shown and "waiting for the lock" in shown
-    assert "\x1b[31mlint: evidence kept, removed; failed while creating: no program (sensitive value)\\x1b[2J" in shown
+    assert "\x1b[31mlint: evidence saved, removed; failed while creating: no program (sensitive value)\\x1b[2J" in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1, "the cursor is hidden, and shown again"
     assert SECRET not in shown and "\x1b[2J" not in shown
 
@@ -385,7 +385,7 @@ def test_a_second_plan_begins_anew() -> None:
 
     assert lines_of(LineProgress, act)[-2:] == [
         'agent["a"]: created, started (0.2s)',
-        "lint: evidence kept, removed (0.2s)",
+        "lint: evidence saved, removed (0.2s)",
     ]
 
 

@@ -58,13 +58,13 @@ def test_the_whole_text() -> None:
             "agent, pids: does not hold (pids is limited)",
             "    expected: 256",
             "    seen:     no limit",
-            "    to do:    the engine does not enforce it: `sandboxrun doctor` says what it offers, docs/verify.md how "
-            "pids is seen",
+            "    to do:    the engine does not enforce it: `sandboxrun doctor` shows what it offers, "
+            "docs/verify.md how pids is seen",
             "agent, network: inconclusive (network is limited)",
             "    expected: 512m",
             "    seen:     -",
             "    note:     the weak sandbox shows no difference: nothing was seen",
-            "    to do:    what is unknown counts as not held; docs/verify.md says how network is seen",
+            "    to do:    what is unknown counts as not enforced; docs/verify.md explains how network is seen",
             "",
             "2 hold, 1 does not hold, 1 inconclusive, 1 not applicable (review)",
         ]
@@ -165,7 +165,7 @@ def test_the_whole_comment() -> None:
             "| | Sandbox | Control | Expected | Seen | What to do |",
             "| --- | --- | --- | --- | --- | --- |",
             "| **does not hold** | <code>agent</code> | <code>pids</code> | 256 | no limit | the engine does not "
-            "enforce it&#58; &#96;sandboxrun doctor&#96; says what it offers, docs&#47;verify&#46;md how pids is seen "
+            "enforce it&#58; &#96;sandboxrun doctor&#96; shows what it offers, docs&#47;verify&#46;md how pids is seen "
             "|",
             "",
             "",
