@@ -12,6 +12,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -82,9 +83,9 @@ class Folder:
         except FileNotFoundError:
             return 0
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> BufferedReader:
         """A regular file for reading. Raises FileNotFoundError, EvidenceError."""
-        return _regular(self, name, _READ, "rb")
+        return cast(BufferedReader, _regular(self, name, _READ, "rb"))
 
     def append(self, name: str) -> BinaryIO:
         """A regular file for reading and appending, without buffer, made 0600 when it is not there."""

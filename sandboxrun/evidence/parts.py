@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
@@ -25,7 +25,7 @@ from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
 from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.usage import USAGE, Usage, summary_of
-from sandboxrun.evidence.workspace import STDERR, STDOUT, LeftOut, baseline_of
+from sandboxrun.evidence.workspace import STDERR, STDOUT, LeftOut, baseline_of, unpacked
 from sandboxrun.spec.guard import host_runs
 from sandboxrun.spec.state import Document, Ended, Running, State
 
@@ -135,7 +135,7 @@ def live_logs(source: Source, written: Mapping[int, int] | None = None) -> Part:
         for log, file in ((logs[1], one), (logs[2], two)):
             # Masking makes it shorter: what is kept may then fit although it was cut.
             log.cut = os.fstat(file.fileno()).st_size > source.limits.log_bytes
-        chunks = ((n, chunk) for n, file in ((1, one), (2, two)) for chunk in _chunks(file))
+        chunks = ((n, chunk) for n, file in ((1, one), (2, two)) for chunk in unpacked(file))
         return _written(logs, chunks, source, written)
 
 
@@ -347,11 +347,6 @@ def _patched(source: Source, patch: Patch, left_out: tuple[LeftOut, ...], own: f
         patched_paths=patch.changed,
         protected_paths_touched=tuple(touched[:_TOUCHED]),
     )
-
-
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    while chunk := file.read(_CHUNK):
-        yield chunk
 
 
 def _json(value: Any) -> bytes:

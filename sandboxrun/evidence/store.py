@@ -364,7 +364,8 @@ class Store(Data):
         with Folder.at(self.project_directory) as project:
             if create and parts[:1] == (HOME,):
                 with project.enter(HOME, create=True) as home:
-                    _ignore(home)
+                    if not home.kind(".gitignore"):
+                        home.write(".gitignore", b"*\n")  # keeps git from seeing what we write
             return project.walk_to(parts, create=create)
 
     def _place(self, root: Folder, run: str, name: str) -> Folder:
@@ -401,12 +402,6 @@ def _entry(index: Index, folder: str, data: bytes, previous: str | None) -> Entr
     )
 
 
-def _ignore(home: Folder) -> None:
-    """Keep git from seeing what we write."""
-    if not home.kind(".gitignore"):
-        home.write(".gitignore", b"*\n")
-
-
 def safe_name(text: str) -> str:
     """`text` as part of a folder's name: labels may hold anything."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:100].lstrip(".") or "_"
@@ -421,7 +416,6 @@ def _inside(path: Path, base: Path) -> tuple[str, ...] | None:
 
 # -- Checks a store against its chain: is everything that was recorded still there, and nothing else
 
-_CHUNK = 1 << 20
 _OLD_STAGING = ".staging"  # where runs waited to be captured before that lay in the state directory; never read
 
 
@@ -511,17 +505,10 @@ def _files(folder: Folder, above: str) -> Iterator[tuple[str, str]]:
             with folder.enter(name) as below:
                 yield from _files(below, f"{path}/")
         elif kind == stat.S_IFREG:
-            yield path, _sha256(folder, name)
+            with folder.open(name) as file:
+                yield path, hashlib.file_digest(file, "sha256").hexdigest()
         else:
             yield path, ""
-
-
-def _sha256(folder: Folder, name: str) -> str:
-    digest = hashlib.sha256()
-    with folder.open(name) as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def last_line(store: Store) -> str | None:

@@ -4,6 +4,7 @@ anything runs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import re
@@ -74,17 +75,13 @@ def _notes(root: Folder, place: Folder, git: str, name: str, inside: Inside) -> 
     if inside.lacks(base, value):
         text = f"{shown(git)} is {what} that points to {shown(value)}, which is not {inside.verb}: "
         yield _warning(f"{text}git will not work inside", _CLONE)
-    elif (path := _relative(base, value, inside)) is not None:
-        yield from _directory_notes(root, path, base, inside)
+        return
+    path = posixpath.normpath(posixpath.join(inside.target, base, value))
+    if _is_below(path, inside.target):  # else it is in another mount
+        yield from _directory_notes(root, posixpath.relpath(path, inside.target), base, inside)
 
 
 _CLONE = "use a clone as the workspace: `git clone --no-local SOURCE DIRECTORY`"
-
-
-def _relative(base: str, value: str, inside: Inside) -> str | None:
-    """A path that git's files name, from the workspace's top; None for one in another mount."""
-    path = posixpath.normpath(posixpath.join(inside.target, base, value))
-    return posixpath.relpath(path, inside.target) if _is_below(path, inside.target) else None
 
 
 def _directory_notes(root: Folder, git: str, work: str, inside: Inside) -> Iterator[Diagnostic]:
@@ -215,7 +212,8 @@ def survey_copy(
             if node.name == ".git":
                 gits.append(node.path)
             elif stat.S_ISLNK(mode):
-                links += _outward(node.path, _target(node.name, node.fd), view.target)
+                with contextlib.suppress(OSError):  # gone meanwhile
+                    links += _outward(node.path, os.readlink(node.name, dir_fd=node.fd), view.target)
             if stat.S_ISREG(mode):
                 tree.count(node.entry.st_size)
                 setuid += [shown(node.path)] if mode & (stat.S_ISUID | stat.S_ISGID) else []
@@ -253,7 +251,10 @@ def _mounted(source: Path, help: str) -> tuple[list[str], list[Diagnostic]]:
     special, gits, seen = list[str](), list[str](), 0
     todo = [source]
     while todo and seen < _LOOKED_AT:
-        for entry in _entries(todo.pop()):
+        entries = list[os.DirEntry[str]]()
+        with contextlib.suppress(OSError), os.scandir(todo.pop()) as scan:  # what the user can't read
+            entries = list(scan)
+        for entry in entries:
             seen += 1
             path = os.path.relpath(entry.path, source)
             gits += [path] if entry.name == ".git" else []
@@ -268,14 +269,6 @@ def _mounted(source: Path, help: str) -> tuple[list[str], list[Diagnostic]]:
         text = f"more than {_LOOKED_AT} files: not all were checked for sockets, fifos and devices"
         notes.append(Diagnostic(message=text, severity="notice"))
     return gits, notes
-
-
-def _entries(path: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(path) as found:
-            return list(found)
-    except OSError:  # what the user can't read
-        return []
 
 
 def _git(source: Path, gits: Iterable[str], inside: Inside, uid: int | None) -> list[Diagnostic]:
@@ -300,13 +293,6 @@ def _note(names: Sequence[str], what: str) -> Diagnostic | None:
         return None
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return Diagnostic(message=f"{what}: {', '.join(names[:_NAMED])}{more}", severity="notice")
-
-
-def _target(name: str, fd: int) -> str:
-    try:
-        return os.readlink(name, dir_fd=fd)
-    except OSError:  # gone meanwhile
-        return ""
 
 
 def _outward(path: str, link: str, target: str) -> list[str]:

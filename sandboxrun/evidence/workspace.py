@@ -127,10 +127,8 @@ def baseline_of(staging: Folder) -> Baseline:
             partial = frozenset(str(path) for path in note["partial"])
         except (ValueError, KeyError, TypeError) as error:
             raise EvidenceError(f"{staging.path / NOTE} cannot be read: {error}") from error
-    tar, digest = staging.open(BASELINE), hashlib.sha256()
-    for chunk in unpacked(tar):
-        digest.update(chunk)
-    if digest.hexdigest() != expected:
+    tar = staging.open(BASELINE)
+    if hashlib.file_digest(tar, "sha256").hexdigest() != expected:
         tar.close()
         raise EvidenceError(f"{staging.path / BASELINE} is not what was packed")
     return Baseline(file=tar, exclude=exclude, left_out=left_out, partial=partial)

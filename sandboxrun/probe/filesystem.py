@@ -29,13 +29,12 @@ MAPPED = "; mapped to run"
 
 
 def mounts(seen: Seen) -> dict[str, Mapping[str, str]]:
-    """The mounts by path: of several on one path the last counts, which lies on top."""
-    return {_octal(mount.get("path", "")): mount for mount in numbered(seen, "mount")}
-
-
-def _octal(text: str) -> str:
-    """Blanks and the like stand as \\040 in mountinfo."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+    """The mounts by path: of several on one path the last counts, which lies on top. Blanks and the like stand as \\040
+    in mountinfo."""
+    return {
+        re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), mount.get("path", "")): mount
+        for mount in numbered(seen, "mount")
+    }
 
 
 def _listed(seen: Seen) -> bool:
@@ -75,15 +74,12 @@ def _writable(seen: Seen) -> set[str]:
     } - ENGINE
 
 
-def _files_of_the_engine(context: Context) -> set[str]:
-    """With a writable root these are, too."""
-    return set() if context.spec.read_only else {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
-
-
 def _writable_holds(seen: Seen, context: Context) -> bool | None:
     if not _listed(seen):
         return None
-    return _writable(seen) <= _declared(context) | _files_of_the_engine(context)
+    # With a writable root these are, too.
+    own = set() if context.spec.read_only else {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
+    return _writable(seen) <= _declared(context) | own
 
 
 def _shared(seen: Seen) -> list[str]:

@@ -137,14 +137,19 @@ def _told(phase: Phase, context: Context, weak: bool) -> Iterator[tuple[str, obj
         case Phase.BATTERY:
             yield "weak", int(weak)
             yield "setuid", f"{FOLDER}/{RAISING}"
-            yield from _limits(context)
+            for name in ("nofile", "core"):
+                limit = context.spec.ulimits.get(name)
+                if limit is not None and limit.hard >= 0:
+                    yield name, limit.hard
             yield from (("tmpfs", f"{size}:{path}") for path, size in tmpfs_sizes(context.spec).items())
             yield from (("noexec", path) for path in noexec_paths(context))
             yield from (("host", address) for address in context.hosts)
             yield from (("neighbour", address) for address in context.neighbours)
             yield from _places(context, weak)
             if not weak:
-                yield from _gateway(context)
+                if context.proxy is not None:  # else it is in the sandbox's environment
+                    yield "proxy", context.proxy
+                yield from (("request", request.argument) for request in requests(context))
 
 
 def _places(context: Context, weak: bool) -> Iterator[tuple[str, object]]:
@@ -157,20 +162,6 @@ def _places(context: Context, weak: bool) -> Iterator[tuple[str, object]]:
         yield "git", "/sandboxrun-weak/.git" if weak else git_path(context)
     if weak or spec.egress is not None or not spec.networks:
         yield "names", 1  # networks of one's own may well have name servers, which are not to be bothered
-
-
-def _gateway(context: Context) -> Iterator[tuple[str, object]]:
-    """The gateway's address stands in the sandbox's environment where it is not known beforehand."""
-    if context.proxy is not None:
-        yield "proxy", context.proxy
-    yield from (("request", request.argument) for request in requests(context))
-
-
-def _limits(context: Context) -> Iterator[tuple[str, object]]:
-    for name in ("nofile", "core"):
-        limit = context.spec.ulimits.get(name)
-        if limit is not None and limit.hard >= 0:
-            yield name, limit.hard
 
 
 def small_memory(context: Context) -> int:

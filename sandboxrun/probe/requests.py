@@ -99,15 +99,11 @@ def _by_list(context: Context) -> list[Request]:
     return found
 
 
-def _list(context: Context) -> tuple[str, ...]:
-    return context.egress.allow if context.egress is not None else ()
-
-
 def _lets(context: Context, host: str, port: int | str) -> bool:
     """Whether another entry of the list allows the host with that port."""
     return any(
         entry == f"{host}:{port}" or (entry.startswith("*.") and f"{host}:{port}".endswith(entry[1:]))
-        for entry in _list(context)
+        for entry in (context.egress.allow if context.egress is not None else ())
     )
 
 
