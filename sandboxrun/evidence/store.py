@@ -255,9 +255,10 @@ class Store(Data):
         with self.open_root(create=True) as root:
             with opened_chain(root, wait=wait) as opened:
                 entry = self._own(opened.data, run)
-                place = None if entry else self._place(root, run, name)
-            if entry or place is None:
-                yield _found(entry, run)
+                place = self._place(root, run, name) if entry is None else None
+            if place is None:
+                assert entry is not None
+                yield entry
                 return
             with place, locked(place.fd, place.path, wait=wait):
                 recorded = read(root)
@@ -288,12 +289,12 @@ class Store(Data):
 
     def entries(self, project: str | None = None) -> tuple[Entry, ...]:
         """All runs that were captured (of one project), oldest first; anybody's, for showing them: see `is_own`."""
-        found = entries(self._chain(), project or "")
+        found = entries(self.chain(), project or "")
         return tuple(entry for entry in found if project is None or entry.project == project)
 
     def entry(self, run: str) -> Entry | None:
         """A run's entry, where this user captured it."""
-        return self._own(self._chain(), run)
+        return self._own(self.chain(), run)
 
     def is_own(self, entry: Entry) -> bool:
         """Whether this user's sandboxrun wrote the entry."""
@@ -344,7 +345,8 @@ class Store(Data):
         check_apart(self.project_directory)
         return open_state(*parts, create=create)
 
-    def _chain(self) -> bytes:
+    def chain(self) -> bytes:
+        """The chain's bytes; none where there is no store."""
         try:
             with self.open_root() as root:
                 return read(root)
@@ -379,12 +381,6 @@ class Store(Data):
                 raise EvidenceError(f"another run's evidence is in {root.path / fresh}", help=_DIFFER)
             now += datetime.timedelta(seconds=1)  # whoever wrote that line can't take the place of this run
         return root.enter(begun[-1] if begun else fresh, create=True)
-
-
-def _found(entry: Entry | None, run: str) -> Entry:
-    if entry is None:
-        raise EvidenceError(f"run {run} is not recorded")
-    return entry
 
 
 def _entry(index: Index, folder: str, data: bytes, previous: str | None) -> Entry:
@@ -469,10 +465,8 @@ def _run_problems(root: Folder, entry: Entry) -> Iterator[str]:
     try:
         with root.enter(entry.folder) as folder:
             yield from _folder_problems(folder, entry)
-    except FileNotFoundError:
-        yield "the folder is missing"
-    except EvidenceError as error:
-        yield reason_of(error)
+    except (FileNotFoundError, EvidenceError) as error:
+        yield reason_of(error) if isinstance(error, EvidenceError) else "the folder is missing"
 
 
 def _folder_problems(folder: Folder, entry: Entry) -> Iterator[str]:
@@ -513,11 +507,7 @@ def _files(folder: Folder, above: str) -> Iterator[tuple[str, str]]:
 
 def last_line(store: Store) -> str | None:
     """The SHA-256 of the chain's last complete line, to be kept elsewhere; None for an empty chain."""
-    try:
-        with store.open_root() as root:
-            complete, _ = lines_of(read(root))
-    except FileNotFoundError:
-        return None
+    complete, _ = lines_of(store.chain())
     return digest_of(complete[-1]) if complete else None
 
 

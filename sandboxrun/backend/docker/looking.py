@@ -40,75 +40,48 @@ _MOST_LOG = 128 << 20  # bytes, beyond the engine's bound of a gateway's log
 
 # -- The engine's own names
 
-# Of what a probe sees from inside, by the control.
-CONTROLS = freeze(
-    {
-        "capabilities": "HostConfig.CapDrop, CapAdd",
-        "no-new-privileges": "HostConfig.SecurityOpt no-new-privileges",
-        "seccomp": "HostConfig.SecurityOpt seccomp",
-        "user": "Config.User",
-        "groups": "HostConfig.GroupAdd",
-        "setuid": "HostConfig.SecurityOpt no-new-privileges",
-        "namespaces": "HostConfig.PidMode, IpcMode, UTSMode, CgroupnsMode, NetworkMode",
-        "root": "HostConfig.ReadonlyRootfs",
-        "writable-mounts": "HostConfig.Mounts, Binds, Tmpfs",
-        "noexec": "HostConfig.Tmpfs noexec",
-        "tmpfs-size": "HostConfig.Tmpfs size, ShmSize",
-        "propagation": "HostConfig.Mounts BindOptions.Propagation",
-        "masked-paths": "HostConfig.MaskedPaths",
-        "kernel-settings": "HostConfig.ReadonlyPaths",
-        "mknod": "HostConfig.CapDrop MKNOD",
-        "devices": "HostConfig.Devices",
-        "null-device": "runtime",
-        "descriptors": "runtime",
-        "engine-sockets": "HostConfig.Mounts, Binds",
-        "tmpfs-mode": "HostConfig.Tmpfs mode, uid, gid",
-        "memory-limit": "HostConfig.Memory",
-        "swap-limit": "HostConfig.MemorySwap",
-        "memory": "HostConfig.Memory",
-        "pids-limit": "HostConfig.PidsLimit",
-        "processes": "HostConfig.PidsLimit",
-        "ulimits": "HostConfig.Ulimits",
-        "open-files": "HostConfig.Ulimits nofile",
-        "cpu-quota": "HostConfig.NanoCpus",
-        "cpu-time": "HostConfig.NanoCpus",
-        "deadline": "none: sandboxrun ends it",
-        "io-uring": "HostConfig.SecurityOpt seccomp",
-        "tracing": "HostConfig.SecurityOpt seccomp",
-        "own-namespaces": "HostConfig.SecurityOpt seccomp",
-        "mounting": "HostConfig.SecurityOpt seccomp",
-        "handles": "HostConfig.SecurityOpt seccomp",
-        "memory-calls": "HostConfig.SecurityOpt seccomp",
-        "kernel-programs": "HostConfig.SecurityOpt seccomp",
-        "keys": "HostConfig.SecurityOpt seccomp",
-        "machine": "HostConfig.SecurityOpt seccomp",
-        "queues": "HostConfig.SecurityOpt seccomp",
-        "x86": "HostConfig.SecurityOpt seccomp",
-        "socket-families": "HostConfig.SecurityOpt seccomp",
-        "netlink": "HostConfig.SecurityOpt seccomp",
-        "routes": "HostConfig.NetworkMode, NetworkSettings.Networks",
-        "routes-ipv6": "HostConfig.NetworkMode, NetworkSettings.Networks",
-        "metadata": "HostConfig.NetworkMode, NetworkSettings.Networks",
-        "private-addresses": "HostConfig.NetworkMode, NetworkSettings.Networks",
-        "host": "Networks driver option com.docker.network.bridge.inhibit_ipv4",
-        "neighbours": "Networks driver option com.docker.network.bridge.enable_icc",
-        "names": "HostConfig.Dns",
-        "gateway-hosts": "the gateway's rules",
-        "gateway-ports": "the gateway's rules",
-        "gateway-addresses": "the gateway's rules",
-        "gateway-metadata": "the gateway's rules",
-        "gateway-inner": "the gateway's rules",
-        "gateway-private": "the gateway's rules",
-        "gateway-spelling": "the gateway's rules",
-        "gateway-host-field": "the gateway's rules",
-        "secrets-mode": "Mounts /run/secrets",
-        "secrets-memory": "Mounts /run/secrets",
-        "secrets-environment": "Config.Env, Cmd",
-        "git-moved": "HostConfig.Mounts workspace/.git",
-        "git-written": "HostConfig.Mounts workspace/.git",
-    }
-)
-
+# Of what a probe sees from inside: the field, and the controls.
+_CONTROLS = {
+    "HostConfig.CapDrop, CapAdd": "capabilities",
+    "HostConfig.SecurityOpt no-new-privileges": "no-new-privileges setuid",
+    "HostConfig.SecurityOpt seccomp": (
+        "seccomp io-uring tracing own-namespaces mounting handles memory-calls kernel-programs keys machine "
+        "queues x86 socket-families netlink"
+    ),
+    "Config.User": "user",
+    "HostConfig.GroupAdd": "groups",
+    "HostConfig.PidMode, IpcMode, UTSMode, CgroupnsMode, NetworkMode": "namespaces",
+    "HostConfig.ReadonlyRootfs": "root",
+    "HostConfig.Mounts, Binds, Tmpfs": "writable-mounts",
+    "HostConfig.Tmpfs noexec": "noexec",
+    "HostConfig.Tmpfs size, ShmSize": "tmpfs-size",
+    "HostConfig.Mounts BindOptions.Propagation": "propagation",
+    "HostConfig.MaskedPaths": "masked-paths",
+    "HostConfig.ReadonlyPaths": "kernel-settings",
+    "HostConfig.CapDrop MKNOD": "mknod",
+    "HostConfig.Devices": "devices",
+    "runtime": "null-device descriptors",
+    "HostConfig.Mounts, Binds": "engine-sockets",
+    "HostConfig.Tmpfs mode, uid, gid": "tmpfs-mode",
+    "HostConfig.Memory": "memory-limit memory",
+    "HostConfig.MemorySwap": "swap-limit",
+    "HostConfig.PidsLimit": "pids-limit processes",
+    "HostConfig.Ulimits": "ulimits",
+    "HostConfig.Ulimits nofile": "open-files",
+    "HostConfig.NanoCpus": "cpu-quota cpu-time",
+    "none: sandboxrun ends it": "deadline",
+    "HostConfig.NetworkMode, NetworkSettings.Networks": "routes routes-ipv6 metadata private-addresses",
+    "Networks driver option com.docker.network.bridge.inhibit_ipv4": "host",
+    "Networks driver option com.docker.network.bridge.enable_icc": "neighbours",
+    "HostConfig.Dns": "names",
+    "the gateway's rules": (
+        "gateway-hosts gateway-ports gateway-addresses gateway-metadata gateway-inner gateway-private "
+        "gateway-spelling gateway-host-field"
+    ),
+    "Mounts /run/secrets": "secrets-mode secrets-memory",
+    "Config.Env, Cmd": "secrets-environment",
+    "HostConfig.Mounts workspace/.git": "git-moved git-written",
+}
 # Of what is seen from outside, by the check.
 CHECKS = freeze(
     {
@@ -140,7 +113,7 @@ CHECKS = freeze(
     }
 )
 TERMS = Terms(
-    controls=CONTROLS,
+    controls=freeze({control: field for field, controls in _CONTROLS.items() for control in controls.split()}),
     checks=CHECKS,
     options=freeze({key: place.engine for key, place in FIELDS.items()}),
     shown=len(SHOWN),
