@@ -19,7 +19,7 @@ from sandboxrun.profile.files import read_source
 from sandboxrun.profile.sandbox import looks_like_dotenv, parse_dotenv
 from sandboxrun.profile.templates import for_others, is_template, texts_of
 from sandboxrun.profile.yaml import is_text, parse_yaml, resolve
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, node_of, walk
+from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, node_of, walk
 from sandboxrun.spec.types import describe, span_of
 
 # -- Regular expressions that a profile's author wrote, matched in linear time
@@ -68,7 +68,7 @@ class Rules(Data, unshown=("matches",), uncompared=("matches",)):
     longest: int | None = None
 
 
-class Key(Data):
+class Key(NamedTuple):
     """What a variable's declaration may say: in words, as a schema, by example, and for which types."""
 
     description: str
@@ -83,32 +83,28 @@ _ITEM = {"type": {"enum": list(SCALARS), "description": "The type of each item."
 _ITEMS = {"type": "object", "properties": _ITEM, "required": ["type"], "additionalProperties": False}
 
 
-def _key(description: str, schema: Mapping[str, Any], example: Any, types: tuple[str, ...] = TYPES) -> Key:
-    return Key(description=description, schema=schema, example=example, types=types)
-
-
 KEYS: Mapping[str, Key] = {
-    "type": _key("string, integer, number, boolean, array or object", {"enum": list(TYPES)}, "string"),
-    "items": _key("what an array holds: {type: …}", _ITEMS, {"type": "string"}, ("array",)),
-    "default": _key("the value when none is given", {}, "main"),
-    "required": _key("whether a value must be given", {"type": "boolean"}, True),
-    "enum": _key(
+    "type": Key("string, integer, number, boolean, array or object", {"enum": list(TYPES)}, "string"),
+    "items": Key("what an array holds: {type: …}", _ITEMS, {"type": "string"}, ("array",)),
+    "default": Key("the value when none is given", {}, "main"),
+    "required": Key("whether a value must be given", {"type": "boolean"}, True),
+    "enum": Key(
         "the values it may have", {"type": "array", "minItems": 1}, ["fast", "thorough"], ("string", *_NUMBERS)
     ),
-    "pattern": _key(
+    "pattern": Key(
         "a regular expression that the whole text matches",
         {"type": "string", "maxLength": LONGEST},
         "^[a-z]+$",
         ("string",),
     ),
-    "description": _key("what it is for", {"type": "string"}, "The revision to review."),
-    "sensitive": _key("whether it is masked wherever it is shown", {"type": "boolean"}, True),
-    "minimum": _key("the least number", {"type": "number"}, 1, _NUMBERS),
-    "maximum": _key("the greatest number", {"type": "number"}, 8, _NUMBERS),
-    "minLength": _key("the least number of characters", _COUNT, 1, ("string",)),
-    "maxLength": _key("the greatest number of characters", _COUNT, 100, ("string",)),
-    "minItems": _key("the least number of items", _COUNT, 1, ("array",)),
-    "maxItems": _key("the greatest number of items", _COUNT, 10, ("array",)),
+    "description": Key("what it is for", {"type": "string"}, "The revision to review."),
+    "sensitive": Key("whether it is masked wherever it is shown", {"type": "boolean"}, True),
+    "minimum": Key("the least number", {"type": "number"}, 1, _NUMBERS),
+    "maximum": Key("the greatest number", {"type": "number"}, 8, _NUMBERS),
+    "minLength": Key("the least number of characters", _COUNT, 1, ("string",)),
+    "maxLength": Key("the greatest number of characters", _COUNT, 100, ("string",)),
+    "minItems": Key("the least number of items", _COUNT, 1, ("array",)),
+    "maxItems": Key("the greatest number of items", _COUNT, 10, ("array",)),
 }
 
 
@@ -120,26 +116,31 @@ class InputRefused(Exception):
         super().__init__(message)
 
 
-def coerce(node: Node, rules: Rules, problems: Problems, *, span: Span | None = None) -> Any:
-    """The value of a node (plain data: list for array, dict for object); None with the reason noted."""
-    try:
-        value: Any
-        match rules.type, node:
-            case "array", ListNode():
-                _few(node.items)
-                value = [_plain(item, rules.items) for item in node.items]
-            case "object", MapNode():
-                _few(node.entries)
-                value = {str(key.value): _plain(item, "string") for key, item in node.entries}
-            case "array" | "object", _:
-                raise InputRefused(f"expected an {rules.type}, found {describe(node)}")
-            case _:
-                value = _plain(node, rules.type)
-        check(value, rules)
-    except InputRefused as refused:
-        problems.add(refused.message, node.span or span, refused.help)
-        return None
+def from_node(node: Node, rules: Rules) -> Any:
+    """The value of a node as plain data: a list for an array, a dict for an object. Raises InputRefused."""
+    value: Any
+    match rules.type, node:
+        case "array", ListNode():
+            _few(node.items)
+            value = [_plain(item, rules.items) for item in node.items]
+        case "object", MapNode():
+            _few(node.entries)
+            value = {str(key.value): _plain(item, "string") for key, item in node.entries}
+        case "array" | "object", _:
+            raise InputRefused(f"expected an {rules.type}, found {describe(node)}")
+        case _:
+            value = _plain(node, rules.type)
+    check(value, rules)
     return value
+
+
+def _declared(node: Node, rules: Rules, problems: Problems) -> Any:
+    """A value in the declaration itself; None with the reason noted."""
+    try:
+        return from_node(node, rules)
+    except InputRefused as refused:
+        problems.add(refused.message, node.span, refused.help)
+        return None
 
 
 def from_text(text: str, rules: Rules) -> Any:
@@ -315,8 +316,8 @@ def _variable(key: Scalar, node: Node, problems: Problems) -> Variable | None:
 
 def _with_default(name: str, rules: Rules, node: MapNode, span: Span | None, problems: Problems) -> Variable | None:
     given, before = node.get("default"), len(problems)
-    sensitive = bool(_given(node, "sensitive", "true or false", _is_flag, problems))
-    asked = _given(node, "required", "true or false", _is_flag, problems)
+    sensitive = bool(_given(node, "sensitive", "true or false", (bool,), problems))
+    asked = _given(node, "required", "true or false", (bool,), problems)
     default = None
     if given is not None and sensitive:
         help = "its value does not belong in a file; remove it"
@@ -324,8 +325,8 @@ def _with_default(name: str, rules: Rules, node: MapNode, span: Span | None, pro
     elif given is not None and asked:
         problems.add("a variable with a default is never missing", given.span, "remove required, or the default")
     if not sensitive and given is not None and not (isinstance(given, Scalar) and given.value is None):
-        default = coerce(given, rules, problems)
-    description = _given(node, "description", "a text", _is_text, problems)
+        default = _declared(given, rules, problems)
+    description = _given(node, "description", "a text", (str,), problems)
     if len(problems) > before:
         return None
     return Variable(
@@ -339,27 +340,32 @@ def _with_default(name: str, rules: Rules, node: MapNode, span: Span | None, pro
     )
 
 
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
 def _given(
-    node: MapNode, key: str, expected: str, fits: Callable[[Any], bool], problems: Problems, help: str | None = None
+    node: MapNode,
+    key: str,
+    expected: str,
+    types: tuple[type, ...],
+    problems: Problems,
+    *,
+    known: tuple[str, ...] | None = None,
+    help: str | None = None,
 ) -> Any:
-    """The plain value under a key; None where there is none, and, with the reason noted, where it does not fit."""
+    """The plain value under a key, one of `known` if that is given; None where there is none, and, with the reason
+    noted, where it does not fit."""
     value = node.get(key)
-    if value is None or (isinstance(value, Scalar) and fits(value.value)):
-        return None if value is None else value.value
+    if value is None:
+        return None
+    if isinstance(value, Scalar):
+        if type(value.value) in types and (known is None or value.value in known):
+            return value.value
+        help = did_you_mean(str(value.value), known) if known is not None else help
     problems.add(f"expected {expected}, found {describe(value)}", value.span, help)
     return None
 
 
 def _rules(name: str, node: MapNode, span: Span | None, problems: Problems) -> Rules | None:
-    kind = _word(node, "type", TYPES, problems)
+    expected = f"{', '.join(TYPES[:-1])} or {TYPES[-1]}"
+    kind = _given(node, "type", expected, (str,), problems, known=TYPES)
     if kind is None:
         if node.get("type") is None:
             problems.add(f'the variable "{name}" has no type', span, f"add type: {', '.join(TYPES)}")
@@ -369,25 +375,27 @@ def _rules(name: str, node: MapNode, span: Span | None, problems: Problems) -> R
             help = f"it is for {' and '.join(key.types)}"
             problems.add(f'"{word}" means nothing for type {kind}', span_of(node, word), help)
             return None
-    items = node.get("items")
+    items, kept = node.get("items"), None
     if items is not None and (not isinstance(items, MapNode) or [key.value for key, _ in items.entries] != ["type"]):
         problems.add("items takes one key, type", items.span, "write items: {type: string}")
-        items = None
+    elif isinstance(items, MapNode):
+        expected = f"{', '.join(SCALARS[:-1])} or {SCALARS[-1]}"
+        kept = _given(items, "type", expected, (str,), problems, known=SCALARS)
     given = node.get("pattern")
-    pattern = _given(node, "pattern", "a pattern", _is_text, problems, "put it in quotes")
+    pattern = _given(node, "pattern", "a pattern", (str,), problems, help="put it in quotes")
     matches = compile_pattern(pattern) if pattern is not None else None
     if pattern is not None and matches is None:
         help = f"look-around and back-references are not known, and {LONGEST} characters are the most"
         problems.add("this is not a supported regular expression", given.span if given else None, help)
     bounds = {}
     for word in ("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems"):
-        number = bounds[word] = _given(node, word, "a number", lambda n: type(n) in (int, float), problems)
+        number = bounds[word] = _given(node, word, "a number", (int, float), problems)
         if number is not None and word not in ("minimum", "maximum") and not (type(number) is int and number >= 0):
             problems.add(f"{word} takes a whole number, zero or more", span_of(node, word))
     unit = "Length" if kind == "string" else "Items"
     rules = Rules(
         type=kind,
-        items=(_word(items, "type", SCALARS, problems) if isinstance(items, MapNode) else None) or "string",
+        items=kept or "string",
         pattern=pattern,
         matches=matches,
         least=bounds["minimum"],
@@ -399,19 +407,10 @@ def _rules(name: str, node: MapNode, span: Span | None, problems: Problems) -> R
         case None:
             return rules
         case ListNode(items=(_, *_)) as enum:
-            return structs.replace(rules, enum=tuple(coerce(item, rules, problems) for item in enum.items))
+            return structs.replace(rules, enum=tuple(_declared(item, rules, problems) for item in enum.items))
         case enum:
             problems.add("enum takes a list of values", enum.span, "write enum: [a, b]")
             return rules
-
-
-def _word(node: MapNode, key: str, known: tuple[str, ...], problems: Problems) -> str | None:
-    value = node.get(key)
-    close = isinstance(value, Scalar) and value.value not in known
-    help = did_you_mean(str(value.value), known) if close and isinstance(value, Scalar) else None
-    expected = f"{', '.join(known[:-1])} or {known[-1]}"
-    word: str | None = _given(node, key, expected, lambda word: word in known, problems, help)
-    return word
 
 
 # -- Values for a profile's variables: from whom, in which order, and typed
@@ -433,10 +432,9 @@ class Inputs(Data, unshown=("environment", "values")):
 
 
 class Values(Data, unshown=("values",)):
-    """The typed values by name, who gave each, and which names are sensitive."""
+    """The typed values by name, and which names are sensitive."""
 
     values: Mapping[str, Any]
-    origins: Mapping[str, str]
     sensitive: frozenset[str]
 
     @property
@@ -462,12 +460,12 @@ def resolve_values(
 
     Later sources replace earlier ones: defaults, the environment, files, options, the caller.
     """
-    found: dict[str, tuple[Any, str]] = {n: (v.default, "default") for n, v in declared.items() if not v.required}
+    found: dict[str, Any] = {n: variable.default for n, variable in declared.items() if not variable.required}
     files: dict[Path, SourceFile] = {}
     for given in _given_values(declared, inputs, files, problems):
         variable = declared.get(given.name)
         if variable is not None:
-            found[given.name] = (_value(variable, given, problems), given.origin)
+            found[given.name] = _value(variable, given, problems)
             continue
         known = f"declared are: {', '.join(declared)}" if declared else "the profile declares none"
         help = did_you_mean(given.name, declared) or known
@@ -478,8 +476,7 @@ def resolve_values(
             help = f"give it: --var {name}=…, a --var-file, or {PREFIX}{name}"
             problems.add(f'the variable "{name}" has no value{purpose}', variable.span, help)
     made = Values(
-        values=MappingProxyType({name: found[name][0] for name in declared if name in found}),
-        origins=MappingProxyType({name: found[name][1] for name in declared if name in found}),
+        values=MappingProxyType({name: found[name] for name in declared if name in found}),
         sensitive=frozenset(name for name, variable in declared.items() if variable.sensitive),
     )
     return made, files
@@ -491,7 +488,6 @@ class _Given(NamedTuple):
 
     name: str
     value: str | Node
-    origin: str
     giver: str
     what: str
     span: Span | None = None
@@ -506,7 +502,7 @@ def _given_values(
         spellings = [name] if name.upper() in declared else [name, name.upper()]
         key = next((PREFIX + spelling for spelling in spellings if PREFIX + spelling in inputs.environment), None)
         if key is not None:
-            yield _Given(name, inputs.environment[key], key, key, key)
+            yield _Given(name, inputs.environment[key], key, key)
     for path in inputs.var_files:
         file = read_source(path, str(path), problems)
         if file is not None:
@@ -515,50 +511,46 @@ def _given_values(
     for option in inputs.vars:
         name, equals, text = option.partition("=")
         if equals and name:
-            yield _Given(name, text, "--var", "--var", "--var")
+            yield _Given(name, text, "--var", "--var")
         else:
             problems.add(f'--var "{option}" is not NAME=value', None, "write --var NAME=value")
     for name, value in inputs.values.items():
-        yield _Given(name, node_of(value), "caller", "the caller", "the value")
+        yield _Given(name, node_of(value), "the caller", "the value")
 
 
 def _from_file(file: SourceFile, path: Path, problems: Problems) -> Iterator[_Given]:
     dotenv = path.suffix == ".env" or path.name.startswith(".env") or looks_like_dotenv(file.text)
-    dotenv = dotenv and path.suffix not in (".yaml", ".yml", ".json")
-    for key, node in parse_dotenv(file, problems) if dotenv else _entries(parse_yaml(file, problems), problems):
-        name, value = str(key.value), str(getattr(node, "value", "")) if dotenv else node
-        yield _Given(name, value, file.name, "this file", "the value", key.span, node.span)
+    if dotenv and path.suffix not in (".yaml", ".yml", ".json"):
+        for key, text in parse_dotenv(file, problems):
+            yield _Given(str(key.value), str(text.value), "this file", "the value", key.span, text.span)
+        return
+    match parse_yaml(file, problems):
+        case None | Scalar(value=None):
+            pass
+        case MapNode(entries=entries):
+            for key, node in entries:
+                yield _Given(str(key.value), node, "this file", "the value", key.span, node.span)
+        case root:
+            message = f"expected a mapping of values, found {describe(root)}"
+            problems.add(message, root.span, "write NAME: value, a line each")
 
 
 def _value(variable: Variable, given: _Given, problems: Problems) -> Any:
     """The typed value; None with the reason noted. Of a sensitive one neither the value nor the line that holds it is
     shown."""
-    value, name, rules, quiet = given.value, variable.name, variable.rules, Problems()
-    if isinstance(value, str):
-        try:
-            return from_text(value, rules)
-        except InputRefused as refused:
-            if not variable.sensitive:
-                problems.add(f'{given.what} for "{name}": {refused.message}', given.at or variable.span, refused.help)
-                return None
-            place = "" if given.at is None else f"{given.at}: "
-            problems.add(f'{place}{given.what} for "{name}" breaks the variable\'s rules', variable.span)
-            return None
-    if given.at is not None and isinstance(value, Scalar) and value.value is None and not variable.required:
-        return variable.default
-    if given.at is None or not variable.sensitive:
-        return coerce(value, rules, problems, span=variable.span)
-    made = coerce(value, rules, quiet)
-    if quiet:
-        problems.add(f'{given.at}: the value of "{name}" breaks the variable\'s rules', variable.span)
-    return made
-
-
-def _entries(node: Node | None, problems: Problems) -> tuple[tuple[Scalar, Node], ...]:
-    match node:
-        case None | Scalar(value=None):
-            return ()
-        case MapNode():
-            return node.entries
-    problems.add(f"expected a mapping of values, found {describe(node)}", node.span, "write NAME: value, a line each")
-    return ()
+    value, at, what = given.value, given.at, f'{given.what} for "{variable.name}"'
+    try:
+        if isinstance(value, str):
+            return from_text(value, variable.rules)
+        if at is not None and is_null(value) and not variable.required:
+            return variable.default
+        what = f'the value of "{variable.name}"'
+        return from_node(value, variable.rules)
+    except InputRefused as refused:
+        if variable.sensitive:
+            place = "" if at is None else f"{at}: "
+            problems.add(f"{place}{what} breaks the variable's rules", variable.span)
+        else:
+            before = f"{what}: " if isinstance(value, str) else ""
+            problems.add(f"{before}{refused.message}", at or variable.span, refused.help)
+        return None
