@@ -19,12 +19,11 @@ from sandboxrun.profile.files import bases, read_source
 from sandboxrun.profile.templates import Renderer, Scope, is_template
 from sandboxrun.profile.yaml import parse_yaml
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, node_of, plain_of
-from sandboxrun.spec.items import Entry, entry_of, identity, name_of
 from sandboxrun.spec.names import KEY
 from sandboxrun.spec.option import Row, RowData, to_plain
 from sandboxrun.spec.option_types import Hosts, Tmpfs, by_name
 from sandboxrun.spec.spec import ROWS
-from sandboxrun.spec.types import INVALID, ListOf, Text, describe, span_of
+from sandboxrun.spec.types import INVALID, Entry, ListOf, Text, describe, name_of, span_of
 
 # -- One file of a profile, split into its parts
 
@@ -302,8 +301,8 @@ def _append(row: Row, low: Node, high: Node) -> Node:
     below, above = _items(row, low), _items(row, high)
     if below is None or above is None:
         return high
-    replaced = {identity(row.type, item) for item in above} - {INVALID}
-    kept = tuple(item for item in below if identity(row.type, item) not in replaced)
+    replaced = {row.type.identity(item) for item in above} - {INVALID}
+    kept = tuple(item for item in below if row.type.identity(item) not in replaced)
     return ListNode(items=(*kept, *above), span=high.span)
 
 
@@ -344,7 +343,7 @@ def _entries(row: Row, node: Node) -> list[Entry] | None:
             items = (node,)
         case _:
             return None
-    entries = [entry for item in items if (entry := entry_of(row.type, item)) is not None]
+    entries = [entry for item in items if (entry := row.type.entry(item)) is not None]
     names = {entry[0].value for entry in entries}
     return entries if len(entries) == len(items) == len(names) else None
 

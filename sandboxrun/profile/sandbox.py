@@ -21,13 +21,12 @@ from sandboxrun.profile.layers import OUTSIDE, Each, Layer, inside, merge_option
 from sandboxrun.profile.templates import Renderer, Scope, is_template
 from sandboxrun.profile.yaml import is_text
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, walk
-from sandboxrun.spec.items import identity, item_span, item_spans, name_of
 from sandboxrun.spec.names import address, container_name
 from sandboxrun.spec.option import values_of
 from sandboxrun.spec.project import DeclaredSandbox, Provenance
 from sandboxrun.spec.seccomp import NAMES as SECCOMP_NAMES
 from sandboxrun.spec.spec import BY_KEY, NOT_OFFERED, ROWS, SandboxSpec, parse_spec
-from sandboxrun.spec.types import INVALID, describe, freeze
+from sandboxrun.spec.types import INVALID, describe, freeze, item_span, item_spans, name_of
 
 # -- Dotenv files: `NAME=value` lines, as Compose reads them, less interpolation
 
@@ -333,7 +332,7 @@ class Maker:
         """Host paths made absolute; a copied workspace's directory stands beside the spec, which stays movable."""
         listed, place = node.get("volumes"), node.get("workspace")
         items = listed.items if isinstance(listed, ListNode) else ()
-        spans = {name_of(identity(BY_KEY["volumes"].type, item)): _source_span(item) for item in items}
+        spans = {name_of(BY_KEY["volumes"].type.identity(item)): _source_span(item) for item in items}
         volumes = []
         for mount in spec.volumes:
             if mount.type == "bind" and mount.source is not None:
@@ -355,7 +354,7 @@ def _yielding(node: MapNode) -> MapNode:
     """/tmp, where it is a tmpfs by default only, gives way to a mount that is declared in its place."""
     tmpfs, volumes, workspace = node.get("tmpfs"), node.get("volumes"), node.get("workspace")
     mounts = volumes.items if isinstance(volumes, ListNode) else ()
-    taken = {str(identity(BY_KEY["volumes"].type, item)) for item in mounts}
+    taken = {str(BY_KEY["volumes"].type.identity(item)) for item in mounts}
     if isinstance(workspace, MapNode) and isinstance(target := workspace.get("target"), Scalar):
         taken.add(str(target.value))
     if tmpfs is None and "/tmp" in taken:

@@ -60,6 +60,9 @@ class Named(OptionType):
             values[name] = self.empty if bare or value is None else self.item.parse(value, problems)
         return INVALID if twice or INVALID in values or INVALID in values.values() else freeze(values)
 
+    def split(self, text: str) -> tuple[str, str | None]:
+        return text, None
+
     def schema(self) -> Schema:
         by_name = MapOf(item=self.item, name=_NAME).schema()
         by_name["additionalProperties"] = {"anyOf": [by_name["additionalProperties"], {"type": "null"}]}
@@ -182,6 +185,10 @@ class Tmpfs(OptionType):
                 problems.add(f"the options of the tmpfs {path} are wrong: {error}", item.span)
         return freeze(dict(sorted(mounts.items()))) if len(problems) == before else INVALID
 
+    def split(self, text: str) -> tuple[str, str | None]:
+        path, colon, options = text.partition(":")
+        return path, options if colon else None
+
     def schema(self) -> Schema:
         item: Schema = {"type": "string", "pattern": r"^/[^:]*(:[a-z_,=0-9a-zA-Z.]*)?$"}
         names: Schema = {"pattern": "^/"}
@@ -238,6 +245,9 @@ class Capabilities(OptionType):
     def parse(self, node: Node, problems: Problems) -> tuple[str, ...]:
         names = ListOf(item=self.item).parse(node, problems)
         return INVALID if names is INVALID else tuple(sorted(set(names)))
+
+    def identity(self, item: Node) -> Any:
+        return self.item.parse(item, Problems())
 
     def schema(self) -> Schema:
         return ListOf(item=self.item).schema()
@@ -304,6 +314,9 @@ class SecurityOpts(OptionType):
             if options.get("label") == "disable" and (name in labels or (labels and name == "label")):
                 problems.add("label=disable turns labels off, and a label is set", item.span, "remove one of them")
         return freeze({**CLOSED_OPTIONS, **options}) if len(problems) == before else INVALID
+
+    def split(self, text: str) -> tuple[str, str | None]:
+        return split_security(text)
 
     def schema(self) -> Schema:
         item: Schema = {"type": "string", "pattern": rf"^({'|'.join(KNOWN)})([=:].+)?$"}
@@ -400,6 +413,9 @@ class Hosts(OptionType):
         if value in known:
             problems.add(f'"{name.value}" has the address {value} twice', address.span, "remove one of them")
         known.append(value)
+
+    def split(self, text: str) -> tuple[str, str | None]:
+        return re.split("[=:]", text, maxsplit=1)[0], None
 
     def schema(self) -> Schema:
         text: Schema = {"type": "string", "minLength": 1}

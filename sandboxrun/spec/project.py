@@ -13,12 +13,11 @@ from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, Problems
 from sandboxrun.source import MapNode, SourceFile, Span
 from sandboxrun.spec import forms, labels
-from sandboxrun.spec.items import name_of
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.option import Record, RowData, option, to_plain
 from sandboxrun.spec.records import Dependency
 from sandboxrun.spec.spec import SandboxSpec, digest_of
-from sandboxrun.spec.types import Flag, Pairs, Text, freeze, span_of
+from sandboxrun.spec.types import Flag, Pairs, Text, freeze, name_of, span_of
 
 # -- What stands beside sandboxes in a profile: networks, volumes, secrets and configs
 

@@ -13,7 +13,6 @@ from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import MapNode, Node, Scalar
 from sandboxrun.spec import forms
 from sandboxrun.spec.guard import GUARDS
-from sandboxrun.spec.items import item_span
 from sandboxrun.spec.option import Record, RowData, option
 from sandboxrun.spec.types import (
     SECOND,
@@ -31,6 +30,7 @@ from sandboxrun.spec.types import (
     Size,
     Text,
     freeze,
+    item_span,
     refuse,
     span_of,
 )

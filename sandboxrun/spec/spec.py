@@ -21,11 +21,10 @@ from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import MapNode, Span
 from sandboxrun.spec import types as units
 from sandboxrun.spec.forms import IMAGE
-from sandboxrun.spec.items import ANY, item_spans, name_of
 from sandboxrun.spec.option import VARIABLES, Record, Row, rows, to_plain
 from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress, host_name
 from sandboxrun.spec.options import CONFIGS_AT, MIB, SECRETS_AT, PlaceOptions
-from sandboxrun.spec.types import freeze, span_of
+from sandboxrun.spec.types import ANY, freeze, item_spans, name_of, span_of
 
 NOT_OFFERED: Mapping[str, str] = freeze(
     {

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from msgspec import field, structs
+from msgspec import field
 
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span
+from sandboxrun.spec import forms
 
 # -- Sizes and durations in Compose's words: text to integers and back
 
@@ -99,6 +100,7 @@ class _Invalid:
 
 INVALID: Any = _Invalid()
 Schema = dict[str, Any]
+Entry = tuple[Scalar, Node]
 
 
 class OptionType(Data, eq=False):
@@ -115,6 +117,24 @@ class OptionType(Data, eq=False):
     def plain(self, value: Any) -> Any:
         """A value as canonical JSON data, which `parse` reads again."""
         return value
+
+    def split(self, text: str) -> tuple[str, str | None] | None:
+        """A text of a list as the name and value that a mapping has for it; None where it is neither."""
+        return None
+
+    def entry(self, item: Node) -> Entry | None:
+        """An item of a list as the entry that a mapping has for it, likewise."""
+        pair = self.split(item.value) if isinstance(item, Scalar) and isinstance(item.value, str) else None
+        if pair is None:
+            return None
+        name, value = pair
+        return Scalar(value=name, text=name, span=item.span), Scalar(value=value, text=value or "", span=item.span)
+
+    def identity(self, item: Node) -> Any:
+        """What names an item of a list, however it is written: a mount's target, a variable's name, anything else's
+        value; INVALID for one that can't be read."""
+        entry = self.entry(item)
+        return INVALID if entry is None else entry[0].value
 
 
 def freeze(items: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -378,6 +398,10 @@ class ListOf(OptionType):
             return INVALID
         return tuple(values) if self.ordered else tuple(sorted(values, key=self.key))
 
+    def identity(self, item: Node) -> Any:
+        value = self.item.parse(item, Problems())
+        return self.key(value) if self.key is not None and value is not INVALID else value
+
     def _check_unique(self, nodes: tuple[Node, ...], values: list[Any], problems: Problems) -> None:
         seen: set[Any] = set()
         for node, value in zip(nodes, values, strict=True):
@@ -441,25 +465,23 @@ class Pairs(OptionType):
             case MapNode():
                 pairs = [(key, value) for key, value in node.entries]
             case ListNode():
-                pairs = [pair for item in node.items if (pair := self._split(item, problems)) is not None]
+                pairs = []
+                for item in node.items:
+                    if (pair := self.entry(item)) is not None:
+                        pairs.append(pair)
+                    else:
+                        refuse(problems, item, f"a text of the form NAME{self.separators[0]}value")
                 if len(pairs) != len(node.items):
                     return INVALID
             case _:
                 return refuse(problems, node, "a mapping, or a list of texts")
         return self._build(pairs, problems)
 
-    def _split(self, item: Node, problems: Problems) -> tuple[Scalar, Node] | None:
-        if not isinstance(item, Scalar) or not isinstance(item.value, str):
-            refuse(problems, item, f"a text of the form NAME{self.separators[0]}value")
-            return None
-        at = min((i for c in self.separators if (i := item.value.find(c)) >= 0), default=-1)
+    def split(self, text: str) -> tuple[str, str | None] | None:
+        at = min((i for c in self.separators if (i := text.find(c)) >= 0), default=-1)
         if at < 0:
-            if not self.bare:
-                refuse(problems, item, f"a text of the form NAME{self.separators[0]}value")
-                return None
-            return structs.replace(item, text=item.value), Scalar(value=None, span=item.span)
-        name, value = item.value[:at], item.value[at + 1 :]
-        return Scalar(value=name, text=name, span=item.span), Scalar(value=value, text=value, span=item.span)
+            return (text, None) if self.bare else None
+        return text[:at], text[at + 1 :]
 
     def _build(self, pairs: list[tuple[Scalar, Node]], problems: Problems) -> Any:
         values: dict[str, str | None] = {}
@@ -566,3 +588,33 @@ def span_of(node: MapNode, key: str) -> Span | None:
     """Where `key` stands in `node`, or the node itself."""
     found = node.key(key)
     return found.span if found is not None else node.span
+
+
+# -- Where the items of an option that is a list or a mapping are
+
+ANY: OptionType = Pairs(bare=True)  # of a list of which no more is known
+
+
+def name_of(name: Any) -> str:
+    """What an item is looked up by: paths without what an engine drops of them."""
+    text = str(name)
+    return forms.path(text) if text.startswith("/") else text
+
+
+def item_spans(type_: OptionType, node: Node | None) -> Mapping[str, Span]:
+    """Where each item of an option's value is, by `name_of`; of several of one name, the first."""
+    match node:
+        case MapNode():
+            items = [(key.value, key.span or value.span) for key, value in node.entries]
+        case None:
+            items = []
+        case _:
+            listed = node.items if isinstance(node, ListNode) else (node,)
+            items = [(name, item.span) for item in listed if (name := type_.identity(item)) is not INVALID]
+    form = type_.name.form if isinstance(type_, Pairs) else str
+    return {name_of(forms.shown(form, name)): span for name, span in reversed(items) if span is not None}
+
+
+def item_span(type_: OptionType, node: Node | None, name: Any) -> Span | None:
+    """Where the item of that name is; the whole value's place where it has none of its own."""
+    return item_spans(type_, node).get(name_of(name), node.span if node is not None else None)
