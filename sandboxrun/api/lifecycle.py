@@ -1,52 +1,40 @@
-"""The steps of a one-off's life, each carried out by the executor; what is declared by a call; and collecting what
-nobody looks after.
+"""What a service stands on: one hold of the project's lock for all its threads, what a call declares, and collecting
+what nobody looks after.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from sandboxrun.api.sandbox import Held
 from sandboxrun.api.settings import check_options
 from sandboxrun.backend.docker.leftovers import collect
 from sandboxrun.backend.docker.observe import take_snapshot
-from sandboxrun.backend.docker.owned import own_sandboxes
-from sandboxrun.backend.errors import NotFound
-from sandboxrun.backend.owner import this_process
-from sandboxrun.backend.session import Made, Session, Watched
+from sandboxrun.backend.session import Watched
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, PlanError, SandboxrunError, UsageError
+from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.lifecycle.apply import check_outside
-from sandboxrun.lifecycle.executor import execute
-from sandboxrun.lifecycle.job import Job, shares
-from sandboxrun.lifecycle.places import check_sources, may_write, surveyed
-from sandboxrun.lifecycle.watch import NOTICE
-from sandboxrun.plan import operations as op
+from sandboxrun.lifecycle.places import check_sources, may_write
 from sandboxrun.plan.belongings import is_private, networks_of
 from sandboxrun.plan.changes import Plan
-from sandboxrun.plan.planner import Options, make_collect_plan, make_plan
+from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.profile.functions import MARKS
 from sandboxrun.profile.variables import Inputs
-from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
-from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Offers, Running, Snapshot
+from sandboxrun.spec.state import ObservedSandbox, Running, Snapshot
 
 if TYPE_CHECKING:
     from sandboxrun.api.service import SandboxService
     from sandboxrun.evidence.store import Captured, Store
-    from sandboxrun.probe.verdicts import Finding
 
 
 # -- One hold of a project's lock for all threads of a service
@@ -322,251 +310,3 @@ def _as_found(profile: Profile, snapshot: Snapshot) -> Profile:
             networks.setdefault(key, NetworkSpec(external=True))
     names = structs.replace(profile.names, given_networks={n.key: n.name for n in common})
     return structs.replace(profile, networks=networks, names=names)
-
-
-# -- The steps of a one-off's life, each carried out by the executor
-
-_GONE = Ended(exit_code=0, oom=False, started=None, finished=None)
-_FOREIGN = op.RemoveNetwork | op.DisconnectNetwork | op.RemoveVolume | op.StopSandbox | op.RemoveSandbox
-
-
-class Lifecycle:
-    """The steps, for one service. Those on one sandbox come one after another; sandboxes do not wait for each other."""
-
-    def __init__(self, service: SandboxService) -> None:
-        self._service = service
-        self._gate = Gate(self._project_lock)
-        self._collector = Collector(service, self._gate)
-        self._planning = threading.Lock()  # held from the snapshot until what others share was made
-        self._making: set[str] = set()
-        self._held: dict[str, Held] = {}  # by container id; those of this service
-        self._table = threading.Lock()
-
-    # -- create and start ------------------------------------------------------------------------------------
-
-    def create(self, declared: Declared, stop: threading.Event) -> Held:
-        """Everything up to the start, which is left out of the plan."""
-        service, settings = self._service, self._settings(declared.environment, stop)
-        held = Held(declared=declared, job=Job(service.engine, declared.profile, service.store, settings))
-
-        def prepare(session: Session) -> None:
-            session.extra_labels = {labels.ONE_OFF: "1", labels.OWNER: this_process().encode()}
-            held.job.watch_from_start(session, held.how)
-
-        with self._named(declared.sandbox), self._with_others(declared.profile) as check, ExitStack() as planning:
-            planning.enter_context(self._planning)
-            made, snapshot = self._create_plan(declared)
-            if not any(isinstance(step, op.CreateNetwork) for step in made.operations):
-                planning.close()  # what is made now is this sandbox's alone
-            outcome = converge.carry_out(
-                made, snapshot, service.engine, declared.profile, service.store, settings, check, prepare=prepare
-            )
-        assert outcome.applied is not None and outcome.session is not None
-        outcome.applied.check()
-        outcome.session.networks_made.clear()  # others may use them by now: they go with the last of them
-        outcome.session.volumes_made.clear()
-        held.observed = self._now(held)
-        with self._table:
-            self._held[held.id] = held
-        return held
-
-    @contextlib.contextmanager
-    def _named(self, sandbox: DeclaredSandbox) -> Iterator[None]:
-        """Two threads must not make one name at once: each would take the other's volumes for left-overs."""
-        with self._table:
-            if sandbox.name in self._making:
-                raise _taken(sandbox, self._service.project)
-            self._making.add(sandbox.name)
-        try:
-            yield
-        finally:
-            with self._table:
-                self._making.discard(sandbox.name)
-
-    def _with_others(self, profile: Profile) -> contextlib.AbstractContextManager[Callable[[], None]]:
-        return self._gate.together() if shares(profile.sandboxes) else contextlib.nullcontext(lambda: None)
-
-    def _create_plan(self, declared: Declared) -> tuple[Plan, Snapshot]:
-        service, sandbox = self._service, declared.sandbox
-        snapshot = take_snapshot(service.engine, declared.profile, service.store)
-        if any(other.name == sandbox.name for other in snapshot.sandboxes):
-            raise _taken(sandbox, service.project)
-        snapshot = structs.replace(snapshot, sandboxes=(), completed={}, couriers=())
-        made = make_plan(declared.profile, snapshot, Options(targets=(sandbox.address,)))
-        made = surveyed(made, declared.profile, service.store)
-        return self._without_start(made), snapshot
-
-    def _without_start(self, made: Plan) -> Plan:
-        """The plan's steps less the start. A plan that would change what others made is refused."""
-        for step in made.operations:
-            if isinstance(step, _FOREIGN):
-                raise PlanError(
-                    Diagnostic(
-                        message=f"{step.address}: project {made.project} has another one of that name",
-                        help="a profile of that project made it: give the service a project of its own",
-                    )
-                )
-        return structs.replace(made, operations=tuple(s for s in made.operations if not isinstance(s, op.StartSandbox)))
-
-    def start(self, held: Held, on_output: Callable[[int, bytes], None] | None) -> None:
-        """Attach, start, watch; a start that fails takes the sandbox away."""
-        with held.lock:
-            sandbox = held.declared.sandbox
-            if held.removed or held.started or not isinstance(self._now(held).state, Created):
-                raise UsageError(f"{sandbox.address} cannot be started: it was started before", help="create another")
-            held.started, held.on_output = True, on_output
-            step = op.StartSandbox(
-                id=f"start {sandbox.address}", address=sandbox.address, cause="asked to", sandbox=sandbox
-            )
-            applied = execute([step], held.session, parallelism=1)
-            if not applied.failures and not applied.skipped:
-                return
-            held.job.close()
-            self._undone(held)
-        self._drop_networks(held)
-        applied.check()
-
-    def _undone(self, held: Held) -> None:
-        """After a start that failed: it was removed, unless that failed too."""
-        try:
-            self._service.engine.inspect_container(held.id)
-        except NotFound:
-            self._gone(held, held.job.captured.get(held.observed.run))
-            return
-        except SandboxrunError:
-            pass
-        held.left = True
-
-    # -- look ------------------------------------------------------------------------------------------------
-
-    def look(self, held: Held) -> tuple[Finding, ...]:
-        """A running one from outside, against what it was declared as."""
-        from sandboxrun.lifecycle.running import look_at
-
-        sandbox, profile, engine = held.declared.sandbox, held.declared.profile, self._service.engine
-        with held.lock:
-            if held.removed or not isinstance(self._now(held).state, Running):
-                raise UsageError(Diagnostic(message=f"{sandbox.address} does not run", help="start it first"))
-            snapshot = engine.observe_these(profile, self._service.store, [held.id], compare=True)
-            (observed,) = snapshot.sandboxes
-            now = snapshot.images[sandbox.spec.image]
-            return look_at(engine, profile, observed, sandbox.spec, now, {})
-
-    # -- stop and remove -------------------------------------------------------------------------------------
-
-    def stop(self, held: Held, timeout: float | None) -> None:
-        """End it, within its grace period or `timeout`. Not under its lock: a second, shorter stop must get through."""
-        if held.removed:
-            return
-        spec = held.declared.sandbox.spec
-        grace = math.ceil(spec.stop_grace_period / 1e9 if timeout is None else max(timeout, 0))
-        if held.watch is not None:
-            held.watch.end("killed", grace=grace)
-            if held.watch.wait(NOTICE):
-                return
-        with contextlib.suppress(NotFound):  # tells, unlike the watch, why it could not be stopped
-            self._service.engine.stop_container(held.id, timeout=grace)
-
-    def remove(self, held: Held, *, force: bool) -> Captured | None:
-        """Evidence, then removal; the project's networks go with the last sandbox that used them."""
-        with held.lock:
-            if held.removed:
-                return held.evidence
-            held.left = force
-            if isinstance(self._now(held).state, Running):
-                if not force:
-                    message = f"{held.declared.sandbox.address} still runs"
-                    raise UsageError(Diagnostic(message=message, help="stop it first, or give force=True"))
-                self.stop(held, None)
-            held.job.close()
-            held.observed = self._now(held)
-            gone = (held.observed,) if held.observed.state is _GONE else ()
-            held.job.collect((held.declared.sandbox,), own=True, whole=False, gone=gone)
-            self._gone(held, held.job.captured.get(held.observed.run))
-        self._drop_networks(held)
-        return held.evidence
-
-    def _now(self, held: Held) -> ObservedSandbox:
-        """The sandbox as it is now; one that somebody else removed counts as ended, its evidence as far as known."""
-        try:
-            return self._service.engine.observe_one(held.declared.profile, held.id)
-        except NotFound:
-            return structs.replace(held.observed, state=_GONE)
-
-    def _gone(self, held: Held, evidence: Captured | None) -> None:
-        held.removed, held.evidence = True, evidence
-        with self._table:
-            self._held.pop(held.id, None)
-
-    def _drop_networks(self, gone: Held) -> None:
-        """With the last sandbox of this process that used one. What fails here the next start finds by its label."""
-        if not networks_of(gone.declared.sandbox.spec):
-            return
-        with self._table:
-            if any(networks_of(held.declared.sandbox.spec) for held in self._held.values()):
-                return
-        with contextlib.suppress(SandboxrunError):
-            self._collector.drop_networks()
-
-    # -- find and collect ------------------------------------------------------------------------------------
-
-    def find(self, name: str | None) -> list[Held]:
-        """The one-offs on the engine; this service's own come as they are held."""
-        wanted: dict[str, str | None] = {labels.ONE_OFF: "1"}
-        if name is not None:
-            wanted[labels.SANDBOX] = name
-        found = own_sandboxes(self._service.engine, Names(project=self._service.project), more=wanted)
-        with self._table:
-            held = dict(self._held)
-        return [held.get(observed.id) or self._adopt(observed) for observed in found]
-
-    def _adopt(self, observed: ObservedSandbox) -> Held:
-        """A sandbox that another process made, by its labels."""
-        service, names = self._service, Names(project=self._service.project)
-        sandbox = DeclaredSandbox(
-            address=observed.address,
-            sandbox=observed.address,
-            each=None,
-            name=observed.name,
-            spec=observed.applied or observed.spec,
-        )
-        profile = Profile(project=service.project, directory=service.directory, sandboxes=(sandbox,), names=names)
-        engine = service.engine
-        snapshot = Snapshot(
-            project=service.project, taken=engine.clock(), offers=Offers(api_version=engine.api_version)
-        )
-        session = Session(engine=engine, profile=profile, snapshot=snapshot, store=service.store, plan_digest="")
-        session.made[observed.address] = Made(id=observed.id, run=observed.run)
-        declared = Declared(profile=profile, sandbox=sandbox, environment={})
-        job = Job(engine, profile, service.store, self._settings({}, threading.Event()))
-        held = Held(declared=declared, job=job, observed=observed)
-        job.watch_from_start(session, held.how)
-        return held
-
-    def collect(self) -> tuple[Captured, ...]:
-        """What killed processes left, and what this one could not take away when it was to."""
-        with self._table:
-            left = [held for held in self._held.values() if held.left]
-        again = [self.remove(held, force=True) for held in left]
-        return (*(one for one in again if one is not None), *self._collector.collect().values())
-
-    # -- shared ----------------------------------------------------------------------------------------------
-
-    def _project_lock(self) -> contextlib.AbstractContextManager[Callable[[], None]]:
-        service, settings = self._service, self._settings({}, threading.Event())
-        return converge.locked(service.engine, nothing_declared(service), settings)
-
-    def _settings(self, environment: Mapping[str, str], stop: threading.Event) -> converge.ApplySettings:
-        return converge.ApplySettings(environment=environment, stop=stop, lock_wait=LOCK_WAIT)
-
-    def close(self) -> None:
-        """Let go of the watches, whose connections have ended: nobody is told any more when a sandbox ends."""
-        with self._table:
-            held, self._held = list(self._held.values()), {}
-        for one in held:
-            one.job.close()
-
-
-def _taken(sandbox: DeclaredSandbox, project: str) -> UsageError:
-    message = f"there is a sandbox {sandbox.address} of project {project} already"
-    return UsageError(Diagnostic(message=message, help="remove it first, or choose another name"))

@@ -8,6 +8,7 @@ project see them. The steps themselves are the plan's and the executor's.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,11 +16,39 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sandboxrun.api.lifecycle import Declared, Lifecycle, check_writable, declare, workspace_option, writer_of
+from msgspec import structs
+
+from sandboxrun.api.lifecycle import (
+    LOCK_WAIT,
+    Collector,
+    Declared,
+    Gate,
+    check_writable,
+    declare,
+    nothing_declared,
+    workspace_option,
+    writer_of,
+)
 from sandboxrun.api.sandbox import ExecResult, ExecTimeout, Held, Sandbox
 from sandboxrun.api.settings import Settings
-from sandboxrun.backend.errors import EngineError
-from sandboxrun.errors import Diagnostic, UsageError
+from sandboxrun.backend.docker.owned import own_sandboxes
+from sandboxrun.backend.errors import EngineError, NotFound
+from sandboxrun.backend.owner import this_process
+from sandboxrun.backend.session import Made, Session
+from sandboxrun.errors import Diagnostic, PlanError, SandboxrunError, UsageError
+from sandboxrun.lifecycle.apply import ApplySettings, carry_out, locked
+from sandboxrun.lifecycle.executor import execute
+from sandboxrun.lifecycle.job import Job, shares
+from sandboxrun.lifecycle.places import surveyed
+from sandboxrun.lifecycle.watch import NOTICE
+from sandboxrun.plan import operations as op
+from sandboxrun.plan.belongings import networks_of
+from sandboxrun.plan.changes import Plan
+from sandboxrun.plan.planner import Options, make_plan
+from sandboxrun.spec import labels
+from sandboxrun.spec.names import Names
+from sandboxrun.spec.project import DeclaredSandbox
+from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Offers, Running, Snapshot
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
@@ -27,6 +56,10 @@ if TYPE_CHECKING:
     from sandboxrun.probe.verdicts import Finding
 
 __all__ = ["ExecResult", "ExecTimeout", "Sandbox", "SandboxService"]
+
+
+_GONE = Ended(exit_code=0, oom=False, started=None, finished=None)
+_FOREIGN = op.RemoveNetwork | op.DisconnectNetwork | op.RemoveVolume | op.StopSandbox | op.RemoveSandbox
 
 
 class SandboxService:
@@ -63,7 +96,12 @@ class SandboxService:
         self._engine: Engine | None = None
         self._closed = False
         self._opening = threading.Lock()
-        self._life = Lifecycle(self)
+        self._gate = Gate(lambda: locked(self.engine, nothing_declared(self), self._how()))
+        self._collector = Collector(self, self._gate)
+        self._planning = threading.Lock()  # held from the snapshot until what others share was made
+        self._making: set[str] = set()
+        self._held: dict[str, Held] = {}  # by container id; those of this service
+        self._table = threading.Lock()
 
     @property
     def engine(self) -> Engine:
@@ -158,7 +196,69 @@ class SandboxService:
 
     def make(self, declared: Declared, *, stop: threading.Event | None = None) -> Sandbox:
         """`create` from what `declare` gave. `stop`, when set by another thread, ends it cleanly with ApplyError."""
-        return Sandbox(self, self._life.create(declared, stop or threading.Event()))
+        held = Held(declared=declared, job=self._job(declared, stop))
+
+        def prepare(session: Session) -> None:
+            session.extra_labels = {labels.ONE_OFF: "1", labels.OWNER: this_process().encode()}
+            held.job.watch_from_start(session, held.how)
+
+        profile, shared = declared.profile, shares(declared.profile.sandboxes)
+        together = self._gate.together() if shared else contextlib.nullcontext(lambda: None)
+        with self._named(declared.sandbox), together as check, contextlib.ExitStack() as planning:
+            planning.enter_context(self._planning)
+            plan, snapshot = self._plan(declared)
+            if not any(isinstance(step, op.CreateNetwork) for step in plan.operations):
+                planning.close()  # what is made now is this sandbox's alone
+            settings = self._how(declared, stop)
+            outcome = carry_out(plan, snapshot, self.engine, profile, self.store, settings, check, prepare=prepare)
+        assert outcome.applied is not None and outcome.session is not None
+        outcome.applied.check()
+        outcome.session.networks_made.clear()  # others may use them by now: they go with the last of them
+        outcome.session.volumes_made.clear()
+        held.observed = self._now(held)
+        with self._table:
+            self._held[held.id] = held
+        return Sandbox(self, held)
+
+    @contextlib.contextmanager
+    def _named(self, sandbox: DeclaredSandbox) -> Iterator[None]:
+        """Two threads must not make one name at once: each would take the other's volumes for left-overs."""
+        with self._table:
+            if sandbox.name in self._making:
+                raise _taken(sandbox, self.project)
+            self._making.add(sandbox.name)
+        try:
+            yield
+        finally:
+            with self._table:
+                self._making.discard(sandbox.name)
+
+    def _plan(self, declared: Declared) -> tuple[Plan, Snapshot]:
+        """Everything up to the start. A plan that would change what others made is refused."""
+        sandbox = declared.sandbox
+        snapshot = self.engine.observe(declared.profile, self.store)
+        if any(other.name == sandbox.name for other in snapshot.sandboxes):
+            raise _taken(sandbox, self.project)
+        snapshot = structs.replace(snapshot, sandboxes=(), completed={}, couriers=())
+        plan = make_plan(declared.profile, snapshot, Options(targets=(sandbox.address,)))
+        plan = surveyed(plan, declared.profile, self.store)
+        for step in plan.operations:
+            if isinstance(step, _FOREIGN):
+                raise PlanError(
+                    Diagnostic(
+                        message=f"{step.address}: project {self.project} has another one of that name",
+                        help="a profile of that project made it: give the service a project of its own",
+                    )
+                )
+        steps = tuple(step for step in plan.operations if not isinstance(step, op.StartSandbox))
+        return structs.replace(plan, operations=steps), snapshot
+
+    def _how(self, declared: Declared | None = None, stop: threading.Event | None = None) -> ApplySettings:
+        environment = declared.environment if declared is not None else {}
+        return ApplySettings(environment=environment, stop=stop or threading.Event(), lock_wait=LOCK_WAIT)
+
+    def _job(self, declared: Declared, stop: threading.Event | None = None) -> Job:
+        return Job(self.engine, declared.profile, self.store, self._how(declared, stop))
 
     # -- a sandbox's life ----------------------------------------------------------------------------------------
 
@@ -168,14 +268,50 @@ class SandboxService:
         `on_output` gets what it writes, (1 stdout or 2 stderr, bytes), from another thread; nothing is lost. When the
         start fails it is removed, and the error says why. Raises UsageError when it was started before.
         """
-        self._life.start(held_of(sandbox), on_output)
+        held = sandbox._held
+        with held.lock:
+            declared = held.declared.sandbox
+            if held.removed or held.started or not isinstance(self._now(held).state, Created):
+                raise UsageError(f"{declared.address} cannot be started: it was started before", help="create another")
+            held.started, held.on_output = True, on_output
+            step = op.StartSandbox(
+                id=f"start {declared.address}", address=declared.address, cause="asked to", sandbox=declared
+            )
+            applied = execute([step], held.session, parallelism=1)
+            if not applied.failures and not applied.skipped:
+                return
+            held.job.close()
+            self._undone(held)
+        self._drop_networks(held)
+        applied.check()
+
+    def _undone(self, held: Held) -> None:
+        """After a start that failed: it was removed, unless that failed too."""
+        try:
+            self.engine.inspect_container(held.id)
+        except NotFound:
+            self._gone(held, held.job.captured.get(held.observed.run))
+            return
+        except SandboxrunError:
+            pass
+        held.left = True
 
     def stop(self, sandbox: Sandbox, timeout: float | None = None) -> None:
         """Ask it to end and wait; after `timeout` seconds (its stop_grace_period when left out) it is killed.
 
         No error when it does not run. The evidence says `killed`.
         """
-        self._life.stop(held_of(sandbox), timeout)
+        held = sandbox._held  # not under its lock: a second, shorter stop must get through
+        if held.removed:
+            return
+        spec = held.declared.sandbox.spec
+        grace = math.ceil(spec.stop_grace_period / 1e9 if timeout is None else max(timeout, 0))
+        if held.watch is not None:
+            held.watch.end("killed", grace=grace)
+            if held.watch.wait(NOTICE):
+                return
+        with contextlib.suppress(NotFound):  # tells, unlike the watch, why it could not be stopped
+            self.engine.stop_container(held.id, timeout=grace)
 
     def remove(self, sandbox: Sandbox, *, force: bool = False) -> Captured | None:
         """Keep its evidence, then remove it and what is its own. What was kept; None for one never started.
@@ -183,7 +319,45 @@ class SandboxService:
         Refuses a running one unless `force`, which stops it first. Raises ApplyError when the evidence could not be
         kept: then it is not removed. No error when it was removed before.
         """
-        return self._life.remove(held_of(sandbox), force=force)
+        held = sandbox._held
+        with held.lock:
+            if held.removed:
+                return held.evidence
+            held.left = force
+            if isinstance(self._now(held).state, Running):
+                if not force:
+                    message = f"{held.declared.sandbox.address} still runs"
+                    raise UsageError(Diagnostic(message=message, help="stop it first, or give force=True"))
+                self.stop(sandbox)
+            held.job.close()
+            held.observed = self._now(held)
+            gone = (held.observed,) if held.observed.state is _GONE else ()
+            held.job.collect((held.declared.sandbox,), own=True, whole=False, gone=gone)
+            self._gone(held, held.job.captured.get(held.observed.run))
+        self._drop_networks(held)
+        return held.evidence
+
+    def _now(self, held: Held) -> ObservedSandbox:
+        """The sandbox as it is now; one that somebody else removed counts as ended, its evidence as far as known."""
+        try:
+            return self.engine.observe_one(held.declared.profile, held.id)
+        except NotFound:
+            return structs.replace(held.observed, state=_GONE)
+
+    def _gone(self, held: Held, evidence: Captured | None) -> None:
+        held.removed, held.evidence = True, evidence
+        with self._table:
+            self._held.pop(held.id, None)
+
+    def _drop_networks(self, gone: Held) -> None:
+        """With the last sandbox of this process that used one. What fails here the next start finds by its label."""
+        if not networks_of(gone.declared.sandbox.spec):
+            return
+        with self._table:
+            if any(networks_of(held.declared.sandbox.spec) for held in self._held.values()):
+                return
+        with contextlib.suppress(SandboxrunError):
+            self._collector.drop_networks()
 
     @contextlib.contextmanager
     def sandbox(self, name: str, **options: Any) -> Iterator[Sandbox]:
@@ -222,18 +396,26 @@ class SandboxService:
         Raises UsageError for one that does not run, ApplyError, EngineError.
         """
         if isinstance(what, Declared):
-            from sandboxrun.lifecycle.apply import ApplySettings as How
             from sandboxrun.lifecycle.verify import Verification
 
-            how = How(environment=what.environment)
+            how = ApplySettings(environment=what.environment)
             return Verification(self.engine, what.profile, how).run((what.sandbox,))
-        return self._life.look(held_of(what))
+        from sandboxrun.lifecycle.running import look_at
+
+        held = what._held
+        sandbox, profile = held.declared.sandbox, held.declared.profile
+        with held.lock:
+            if held.removed or not isinstance(self._now(held).state, Running):
+                raise UsageError(Diagnostic(message=f"{sandbox.address} does not run", help="start it first"))
+            snapshot = self.engine.observe_these(profile, self.store, [held.id], compare=True)
+            (observed,), image = snapshot.sandboxes, snapshot.images[sandbox.spec.image]
+            return look_at(self.engine, profile, observed, sandbox.spec, image, {})
 
     # -- what there is -------------------------------------------------------------------------------------------
 
     def get(self, name: str) -> Sandbox:
         """The sandbox of that name, this process's or another's. Raises UsageError when there is none."""
-        found = self._life.find(name)
+        found = self._find(name)
         if not found:
             raise UsageError(
                 Diagnostic(
@@ -241,18 +423,43 @@ class SandboxService:
                     help="it may have been removed; its evidence is kept",
                 )
             )
-        return Sandbox(self, found[0])
+        return found[0]
 
     def list(self) -> tuple[Sandbox, ...]:
         """All one-off sandboxes of the project, of every process, in no special order."""
-        return tuple(Sandbox(self, held) for held in self._life.find(None))
+        return self._find(None)
+
+    def _find(self, name: str | None) -> tuple[Sandbox, ...]:
+        """The one-offs on the engine; this service's own come as they are held."""
+        wanted = {labels.ONE_OFF: "1", **({labels.SANDBOX: name} if name is not None else {})}
+        found = own_sandboxes(self.engine, Names(project=self.project), more=wanted)
+        with self._table:
+            held = dict(self._held)
+        return tuple(Sandbox(self, held.get(observed.id) or self._adopt(observed)) for observed in found)
+
+    def _adopt(self, observed: ObservedSandbox) -> Held:
+        """A sandbox that another process made, by its labels."""
+        address, spec = observed.address, observed.applied or observed.spec
+        sandbox = DeclaredSandbox(address=address, sandbox=address, each=None, name=observed.name, spec=spec)
+        profile = structs.replace(nothing_declared(self), sandboxes=(sandbox,))
+        declared, engine = Declared(profile=profile, sandbox=sandbox, environment={}), self.engine
+        offers = Offers(api_version=engine.api_version)
+        snapshot = Snapshot(project=self.project, taken=engine.clock(), offers=offers)
+        session = Session(engine=engine, profile=profile, snapshot=snapshot, store=self.store, plan_digest="")
+        session.made[address] = Made(id=observed.id, run=observed.run)
+        held = Held(declared=declared, job=self._job(declared), observed=observed)
+        held.job.watch_from_start(session, held.how)
+        return held
 
     def collect(self) -> tuple[Captured, ...]:
         """Take away what killed processes left, evidence first: sandboxes whose owner is gone or whose ttl is over,
         and networks, volumes and couriers that belong to nothing. What was kept. Nothing of a living process is
         touched, but what this service itself should have removed and could not (the engine was away) is tried again.
         Raises ApplyError when something could not be taken away, EngineError."""
-        return self._life.collect()
+        with self._table:
+            left = [held for held in self._held.values() if held.left]
+        again = [self.remove(Sandbox(self, held), force=True) for held in left]
+        return (*(one for one in again if one is not None), *self._collector.collect().values())
 
     def close(self) -> None:
         """End the connections. Sandboxes that were not removed go on: the next start collects them once this
@@ -261,7 +468,10 @@ class SandboxService:
             engine, self._engine, self._closed = self._engine, None, True
         if engine is not None:
             engine.close()
-        self._life.close()
+        with self._table:
+            held, self._held = list(self._held.values()), {}
+        for one in held:  # the watches' connections have ended: nobody is told any more when a sandbox ends
+            one.job.close()
 
     def __enter__(self) -> Self:
         self.collect()
@@ -271,6 +481,6 @@ class SandboxService:
         self.close()
 
 
-def held_of(sandbox: Sandbox) -> Held:
-    """What the service keeps of a sandbox."""
-    return sandbox._held
+def _taken(sandbox: DeclaredSandbox, project: str) -> UsageError:
+    message = f"there is a sandbox {sandbox.address} of project {project} already"
+    return UsageError(Diagnostic(message=message, help="remove it first, or choose another name"))
