@@ -36,8 +36,7 @@ from sandboxrun.backend.errors import EngineError, NotFound
 from sandboxrun.backend.owner import this_process
 from sandboxrun.backend.session import Made, Session
 from sandboxrun.errors import Diagnostic, PlanError, SandboxrunError, UsageError
-from sandboxrun.lifecycle.apply import ApplySettings, carry_out, locked
-from sandboxrun.lifecycle.executor import execute
+from sandboxrun.lifecycle.apply import ApplySettings, carry_out, execute, locked
 from sandboxrun.lifecycle.job import Job, shares
 from sandboxrun.lifecycle.places import surveyed
 from sandboxrun.lifecycle.watch import NOTICE

@@ -18,8 +18,7 @@ from sandboxrun.backend.owner import this_process
 from sandboxrun.backend.session import Made, Session
 from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode
-from sandboxrun.lifecycle.apply import ApplySettings, Proof, carry_out, not_started
-from sandboxrun.lifecycle.executor import Applied
+from sandboxrun.lifecycle.apply import Applied, ApplySettings, Proof, carry_out, not_started
 from sandboxrun.lifecycle.job import Job, Making, RunResult, code_of, shares
 from sandboxrun.lifecycle.places import surveyed
 from sandboxrun.lifecycle.watch import NOTICE, Output, Pump, Watch, Watching

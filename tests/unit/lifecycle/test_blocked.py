@@ -6,8 +6,7 @@ from msgspec import structs
 
 from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.errors import ApplyError, SandboxrunError
-from sandboxrun.lifecycle.apply import not_started
-from sandboxrun.lifecycle.executor import Applied, Failure
+from sandboxrun.lifecycle.apply import Applied, Failure, not_started
 from sandboxrun.plan import operations as op
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import Dependency
