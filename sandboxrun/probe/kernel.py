@@ -143,37 +143,26 @@ def _applies(theme: Theme, context: Context) -> str | None:
     return None if _items(theme, context) else "the profile's capabilities open them"
 
 
-def _tried(theme: Theme, seen: Seen, context: Context) -> Mapping[str, str]:
-    values = seen.get(theme.probe, {})
-    return {item: values.get(item, "") for item in _items(theme, context)}
-
-
-def _holds(theme: Theme, seen: Seen, context: Context) -> bool | None:
-    tried = _tried(theme, seen, context).values()
-    return every(None if how in UNKNOWN else how in REFUSED or how in MISSING for how in tried)
-
-
-def _negative(theme: Theme, weak: Seen, context: Context) -> bool:
-    """Each gives something else where nothing refuses it, but for those that this kernel does not have."""
-    tried = _tried(theme, weak, context).values()
-    return all(how not in UNKNOWN and (how in MISSING or how not in REFUSED) for how in tried)
-
-
-def _moot(theme: Theme, weak: Seen, context: Context) -> str | None:
-    tried = _tried(theme, weak, context).values()
-    return "this kernel has none of them" if all(how in MISSING for how in tried) else None
-
-
 def _control(theme: Theme) -> Control:
+    def tried(seen: Seen, context: Context) -> list[str]:
+        return [seen.get(theme.probe, {}).get(item, "") for item in _items(theme, context)]
+
     return Control(
         id=theme.id,
         title=theme.title,
         applies=lambda context: _applies(theme, context),
         expected=lambda context: f"refused: {', '.join(_items(theme, context))}",
         seen=lambda seen: results(seen.get(theme.probe, {}), theme.items(OURS)) if theme.probe in seen else "",
-        holds=lambda seen, context: _holds(theme, seen, context),
-        negative=lambda strong, weak, context: _negative(theme, weak, context),
-        moot=lambda strong, weak, context: _moot(theme, weak, context),
+        holds=lambda seen, context: every(
+            None if how in UNKNOWN else how in REFUSED or how in MISSING for how in tried(seen, context)
+        ),
+        # Each gives something else where nothing refuses it, but for those that this kernel does not have.
+        negative=lambda strong, weak, context: all(
+            how not in UNKNOWN and (how in MISSING or how not in REFUSED) for how in tried(weak, context)
+        ),
+        moot=lambda strong, weak, context: (
+            "this kernel has none of them" if all(how in MISSING for how in tried(weak, context)) else None
+        ),
     )
 
 

@@ -6,7 +6,7 @@ is on the sandbox's own network. No proxy variable is used for any of this, so i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from sandboxrun.probe.verdicts import (
     UNKNOWN,
@@ -51,22 +51,9 @@ def _no_network(strong: Seen, weak: Seen, context: Context) -> str | None:
     return "the runtime gives no sandbox a network, not even the weak one" if none else None
 
 
-def _routes(probe: str, seen: Seen) -> Mapping[str, str]:
-    return seen.get(probe, {})
-
-
-def _no_route(probe: str, seen: Seen) -> bool | None:
-    found = _routes(probe, seen).values()
-    return every(None if how in UNKNOWN else fails(how, *NO_ROUTE) for how in found)
-
-
 def _reached(probe: str, seen: Seen) -> list[str]:
     """The addresses that answered, be it with a refusal: whoever refuses is there."""
     return [key for key, how in seen.get(probe, {}).items() if how == "ok" or fails(how, "ECONNREFUSED", "ECONNRESET")]
-
-
-def _none_reached(probe: str, seen: Seen) -> bool | None:
-    return not _reached(probe, seen) if probe in seen else None
 
 
 def _reached_seen(probe: str, seen: Seen) -> str:
@@ -77,16 +64,12 @@ def _reached_seen(probe: str, seen: Seen) -> str:
     return f"{results(reached)} ({tried})" if reached else f"none answered ({tried})"
 
 
-def _answered(server: Mapping[str, str]) -> bool:
-    """An answer, or the word that there is no such name: both come from whoever knows the outside's names."""
-    return server.get("got") == "ok" and server.get("code") in ("0", "3")
-
-
 def _names_hold(seen: Seen, context: Context) -> bool | None:
     servers = list(numbered(seen, "resolver"))
     if not servers or number(value(seen, "resolvers", "count")) != len(servers):
         return None
-    return not any(map(_answered, servers))
+    # An answer, or the word that there is no such name: both come from whoever knows the outside's names.
+    return not any(server.get("got") == "ok" and server.get("code") in ("0", "3") for server in servers)
 
 
 def _answer(server: Mapping[str, str]) -> str:
@@ -104,8 +87,22 @@ def _route_control(id: str, probe: str, title: str) -> Control:
         title=title,
         applies=_applies,
         expected=lambda context: "no route, or none that leads anywhere",
-        seen=lambda seen: results(_routes(probe, seen)),
-        holds=lambda seen, context: _no_route(probe, seen),
+        seen=lambda seen: results(seen.get(probe, {})),
+        holds=lambda seen, context: every(
+            None if how in UNKNOWN else fails(how, *NO_ROUTE) for how in seen.get(probe, {}).values()
+        ),
+        moot=_no_network,
+    )
+
+
+def _reach_control(id: str, probe: str, title: str, applies: Callable[[Context], str | None]) -> Control:
+    return Control(
+        id=id,
+        title=title,
+        applies=applies,
+        expected=lambda context: "none answers",
+        seen=lambda seen: _reached_seen(probe, seen),
+        holds=lambda seen, context: not _reached(probe, seen) if probe in seen else None,
         moot=_no_network,
     )
 
@@ -115,24 +112,8 @@ CONTROLS = (
     _route_control("routes-ipv6", "routes6", "No route outside by IPv6"),
     _route_control("metadata", "metadata", "The cloud's metadata can't be reached"),
     _route_control("private-addresses", "private", "Private addresses can't be reached"),
-    Control(
-        id="host",
-        title="The host's own addresses can't be reached",
-        applies=_applies,
-        expected=lambda context: "none answers",
-        seen=lambda seen: _reached_seen("hosts", seen),
-        holds=lambda seen, context: _none_reached("hosts", seen),
-        moot=_no_network,
-    ),
-    Control(
-        id="neighbours",
-        title="Other sandboxes can't be reached",
-        applies=_neighbours_apply,
-        expected=lambda context: "none answers",
-        seen=lambda seen: _reached_seen("neighbours", seen),
-        holds=lambda seen, context: _none_reached("neighbours", seen),
-        moot=_no_network,
-    ),
+    _reach_control("host", "hosts", "The host's own addresses can't be reached", _applies),
+    _reach_control("neighbours", "neighbours", "Other sandboxes can't be reached", _neighbours_apply),
     Control(
         id="names",
         title="No name server answers for the outside",

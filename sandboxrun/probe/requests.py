@@ -135,12 +135,12 @@ def _let_through(strong: Seen, weak: Seen, context: Context) -> bool:
 
 def _seen(group: str, seen: Seen) -> str:
     found = _answers(seen, group)
-    odd = [f"{one.get('name', '').partition(' ')[2]}: {_answer(one)}" for one in found if not _refused(one)]
+    odd = []
+    for one in found:
+        if not _refused(one):
+            silent = "no answer" if one.get("connect") == "ok" else "the gateway can't be reached"
+            odd.append(f"{one.get('name', '').partition(' ')[2]}: {one.get('line') or silent}")
     return "; ".join(odd) or (f"all {len(found)} refused" if found else "")
-
-
-def _answer(one: Mapping[str, str]) -> str:
-    return one.get("line") or ("no answer" if one.get("connect") == "ok" else "the gateway can't be reached")
 
 
 def _applies(group: str, context: Context) -> str | None:
