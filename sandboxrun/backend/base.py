@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sandboxrun.spec.outcome import History
     from sandboxrun.spec.project import DeclaredSandbox, Profile
     from sandboxrun.spec.spec import SandboxSpec
-    from sandboxrun.spec.state import Document, ObservedSandbox, Snapshot, State
+    from sandboxrun.spec.state import Document, ObservedSandbox, Sample, Snapshot, State
 
 
 class Output(Protocol):
@@ -237,8 +237,8 @@ class Backend(Protocol):
     def changes(self, id: str) -> Sequence[tuple[str, str]]:
         """What it changed in its file system: each path, and whether it was modified, added or deleted."""
 
-    def usage(self, id: str) -> Mapping[str, Any]:
-        """A sample of what it uses now."""
+    def usage(self, id: str) -> Sample | None:
+        """A sample of what it uses now; None where it does not run."""
 
     def read_tree(self, id: str, path: str) -> Any:
         """A file or directory of it as a tar, which is hostile."""

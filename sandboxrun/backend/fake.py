@@ -59,6 +59,7 @@ from sandboxrun.spec.state import (
     ObservedSandbox,
     ObservedVolume,
     Offers,
+    Sample,
     Snapshot,
     State,
     parse_time,
@@ -368,9 +369,9 @@ class Fake:
             box.wait(None)
         return True
 
-    def usage(self, id: str) -> Mapping[str, Any]:
+    def usage(self, id: str) -> Sample | None:
         box = self._box(id, f"asking for the usage of container {id[:12]}")
-        return {"read": text_of(time.time()), "memory_stats": {"usage": 1 << 20}} if box.running else {}
+        return Sample(time=text_of(time.time()), memory_bytes=1 << 20) if box.running else None
 
     def changes(self, id: str) -> Sequence[tuple[str, str]]:
         self._box(id, f"asking for the changes of container {id[:12]}")

@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from msgspec import structs
-
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.data import Data
 from sandboxrun.evidence.errors import reason_of
@@ -19,31 +17,7 @@ if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
 
 
-# -- Resource usage: the engine's statistics in a compact form, and their summary
-
-
-class Sample(Data):
-    """One moment. Counters (`cpu_ns`, the `*_bytes` of input and output) run from the start of the container.
-
-    `memory_bytes` leaves out the page cache the kernel can drop at once, as `docker stats` does;
-    `memory_peak_bytes` is the kernel's own high-water mark, cache included, where it keeps one (cgroup v1).
-    """
-
-    time: str
-    cpu_ns: int | None = None
-    throttled_ns: int | None = None
-    memory_bytes: int | None = None
-    memory_peak_bytes: int | None = None
-    memory_limit_bytes: int | None = None
-    pids: int | None = None
-    read_bytes: int | None = None
-    write_bytes: int | None = None
-    received_bytes: int | None = None
-    sent_bytes: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The line's fields; what the engine did not say is left out."""
-        return {key: value for key, value in structs.asdict(self).items() if value is not None}
+# -- The summary of a run's samples
 
 
 class Usage(Data):
@@ -62,29 +36,6 @@ class Usage(Data):
     write_bytes: int | None = None
     received_bytes: int | None = None
     sent_bytes: int | None = None
-
-
-def sample_of(stats: Mapping[str, Any]) -> Sample | None:
-    """A `GET /containers/{id}/stats` answer as a sample; None for a container that is not running."""
-    memory, cpu = _map(stats, "memory_stats"), _map(stats, "cpu_stats")
-    cpu_ns = _number(_map(cpu, "cpu_usage"), "total_usage")
-    if _number(memory, "usage") is None and not cpu_ns:
-        return None
-    read, written = _block_io(_map(stats, "blkio_stats").get("io_service_bytes_recursive"))
-    received, sent = _network(_map(stats, "networks"))
-    return Sample(
-        time=str(stats.get("read", "")),
-        cpu_ns=cpu_ns,
-        throttled_ns=_number(_map(cpu, "throttling_data"), "throttled_time"),
-        memory_bytes=_memory(memory),
-        memory_peak_bytes=_number(memory, "max_usage") or None,
-        memory_limit_bytes=_number(memory, "limit"),
-        pids=_number(_map(stats, "pids_stats"), "current"),
-        read_bytes=read,
-        write_bytes=written,
-        received_bytes=received,
-        sent_bytes=sent,
-    )
 
 
 def summary_of(samples: Iterable[Mapping[str, Any]]) -> Usage | None:
@@ -108,45 +59,6 @@ def summary_of(samples: Iterable[Mapping[str, Any]]) -> Usage | None:
         pids_peak=peak.get("pids"),
         **{key: peak.get(key) for key in counters},
     )
-
-
-def _memory(memory: Mapping[str, Any]) -> int | None:
-    """Usage less droppable cache: `total_inactive_file` under cgroup v1, `inactive_file` under v2."""
-    usage, stats = _number(memory, "usage"), _map(memory, "stats")
-    if usage is None:
-        return None
-    cache = _number(stats, "total_inactive_file")
-    cache = _number(stats, "inactive_file") if cache is None else cache
-    return usage - cache if cache is not None and cache < usage else usage
-
-
-def _block_io(entries: Any) -> tuple[int | None, int | None]:
-    """Bytes read and written over all devices; the two cgroup versions differ in the case of `op`."""
-    if not isinstance(entries, list):
-        return None, None
-    total = {"read": 0, "write": 0}
-    for entry in entries:
-        operation = str(entry.get("op", "")).lower() if isinstance(entry, Mapping) else ""
-        if operation in total:
-            total[operation] += _number(entry, "value") or 0
-    return total["read"], total["write"]
-
-
-def _network(networks: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    if not networks:
-        return None, None
-    cards = [card for card in networks.values() if isinstance(card, Mapping)]
-    return sum(_number(c, "rx_bytes") or 0 for c in cards), sum(_number(c, "tx_bytes") or 0 for c in cards)
-
-
-def _map(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = value.get(key)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _number(value: Mapping[str, Any], key: str) -> int | None:
-    found = value.get(key)
-    return found if isinstance(found, int) and not isinstance(found, bool) else None
 
 
 # -- Reads a running container's usage at an interval and writes it down, one line a sample
@@ -200,7 +112,7 @@ class Sampler:
 
     def _sample(self) -> bool:
         """One sample; False when the container does not run (any more)."""
-        sample = sample_of(self._engine.usage(self._id))
+        sample = self._engine.usage(self._id)
         if sample is None:
             return False
         if not self._stop.is_set():

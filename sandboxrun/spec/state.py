@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from sandboxrun.data import Data
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig
@@ -94,6 +96,30 @@ class Document(Data, unshown=("raw",), uncompared=("raw",)):
     started: str | None = None
     finished: str | None = None
     raw: Mapping[str, Any]
+
+
+class Sample(Data):
+    """One moment. Counters (`cpu_ns`, the `*_bytes` of input and output) run from the start of the container.
+
+    `memory_bytes` leaves out the page cache the kernel can drop at once, as `docker stats` does;
+    `memory_peak_bytes` is the kernel's own high-water mark, cache included, where it keeps one (cgroup v1).
+    """
+
+    time: str
+    cpu_ns: int | None = None
+    throttled_ns: int | None = None
+    memory_bytes: int | None = None
+    memory_peak_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    pids: int | None = None
+    read_bytes: int | None = None
+    write_bytes: int | None = None
+    received_bytes: int | None = None
+    sent_bytes: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The line's fields; what the engine did not say is left out."""
+        return {key: value for key, value in structs.asdict(self).items() if value is not None}
 
 
 class ObservedSandbox(Data, unshown=("document",), uncompared=("document",)):

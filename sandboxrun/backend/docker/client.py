@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sandboxrun.spec.outcome import History
     from sandboxrun.spec.project import DeclaredSandbox, Profile
     from sandboxrun.spec.spec import SandboxSpec
-    from sandboxrun.spec.state import Document, ObservedSandbox, Snapshot, State
+    from sandboxrun.spec.state import Document, ObservedSandbox, Sample, Snapshot, State
 
 _ABOUT = {"version": "Version", "api_version": "ApiVersion", "os": "Os", "arch": "Arch", "kernel": "KernelVersion"}
 _IMAGE_ID = re.compile("sha256:[0-9a-f]{64}")
@@ -50,7 +50,6 @@ class Engine(Streams):
     stop = Streams.stop_container
     signal = Streams.kill_container
     wait = Streams.wait_container
-    usage = Streams.stats
     read_tree = Streams.get_archive
 
     def host_addresses(self) -> tuple[str, ...]:
@@ -176,6 +175,11 @@ class Engine(Streams):
     def document(self, id: str, *, known: Mapping[str, Any] | None = None) -> Document:
         """The engine's own answer about one container."""
         return read_document(self.inspect_container(id) if known is None else known)
+
+    def usage(self, id: str) -> Sample | None:
+        """What a container uses now."""
+        sample: Sample | None = _part("facts").sample_of(self.stats(id))
+        return sample
 
     def about(self) -> Mapping[str, str]:
         """What the engine says of itself, by names of ours."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sandboxrun.backend.docker.transport import TransportError
 from sandboxrun.backend.errors import EngineError, NotFound
 from sandboxrun.data import Data
+from sandboxrun.spec.state import Sample
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
@@ -309,3 +310,51 @@ def filters_paths(engine: Engine) -> bool | None:
 def _setting(name: str) -> int:
     with open(f"{SETTINGS}/{name}/rp_filter", encoding="ascii") as file:
         return int(file.read())
+
+
+# -- What a container uses
+
+
+def sample_of(stats: Json) -> Sample | None:
+    """A `GET /containers/{id}/stats` answer as a sample; None for a container that is not running.
+
+    Memory is less droppable cache: `total_inactive_file` under cgroup v1, `inactive_file` under v2.
+    """
+    usage, cpu_ns = _number(stats, "memory_stats", "usage"), _number(stats, "cpu_stats", "cpu_usage", "total_usage")
+    if usage is None and not cpu_ns:
+        return None
+    caches = (_number(stats, "memory_stats", "stats", key) for key in ("total_inactive_file", "inactive_file"))
+    cache = next((found for found in caches if found is not None), 0)
+    entries = _at(stats, "blkio_stats", "io_service_bytes_recursive")
+    moved = {"read": 0, "write": 0} if isinstance(entries, list) else {}
+    for entry in entries if moved else ():
+        operation = str(_at(entry, "op")).lower()  # the two cgroup versions differ in its case
+        if operation in moved:
+            moved[operation] += _number(entry, "value") or 0
+    networks = _at(stats, "networks")
+    cards = list(networks.values()) if isinstance(networks, Mapping) else []
+    return Sample(
+        time=str(stats.get("read", "")),
+        cpu_ns=cpu_ns,
+        throttled_ns=_number(stats, "cpu_stats", "throttling_data", "throttled_time"),
+        memory_bytes=usage - cache if usage is not None and cache < usage else usage,
+        memory_peak_bytes=_number(stats, "memory_stats", "max_usage") or None,
+        memory_limit_bytes=_number(stats, "memory_stats", "limit"),
+        pids=_number(stats, "pids_stats", "current"),
+        read_bytes=moved.get("read"),
+        write_bytes=moved.get("write"),
+        received_bytes=sum(_number(card, "rx_bytes") or 0 for card in cards) if cards else None,
+        sent_bytes=sum(_number(card, "tx_bytes") or 0 for card in cards) if cards else None,
+    )
+
+
+def _at(value: Any, *path: str) -> Any:
+    """What is at a path of keys; None where there is none."""
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _number(value: Any, *path: str) -> int | None:
+    found = _at(value, *path)
+    return found if isinstance(found, int) and not isinstance(found, bool) else None

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sandboxrun.evidence.usage import Sample, Usage, sample_of, summary_of
+from sandboxrun.backend.docker.facts import sample_of
+from sandboxrun.evidence.usage import Usage, summary_of
+from sandboxrun.spec.state import Sample
 
 V1: dict[str, Any] = {
     "read": "2026-01-01T00:00:01Z",
