@@ -15,7 +15,7 @@ from sandboxrun.evidence.store import Store, verify_chain
 from tests.attacks.inside.record import TAMPERING, attack, held, won
 from tests.conftest import Cli, Ran
 
-BESIDE = "the same without the forgery, in the same attack"
+BESIDE = "the same attack runs without the forgery"
 
 
 class Checkout(Data):
@@ -46,10 +46,14 @@ class Checkout(Data):
 
 
 @attack(
-    TAMPERING, "a record counts only with the seal of the user's own key", "2 changes", cage="checkout", control=BESIDE
+    TAMPERING,
+    "a record counts only if it is sealed with the user's own key",
+    "2 changes",
+    cage="checkout",
+    control=BESIDE,
 )
 def a_run_that_never_was(checkout: Checkout) -> str:
-    """bring a whole, well-formed record that says that the sandbox has run already"""
+    """bring a complete, well-formed record that claims that the sandbox has already run"""
     checkout.write()
     done = checkout.run("apply", "-y", "--wait", user="attacker")
     own = checkout.run("plan", "--detailed-exitcode", user="attacker").code
@@ -61,13 +65,13 @@ def a_run_that_never_was(checkout: Checkout) -> str:
 
 @attack(
     TAMPERING,
-    "what is to be removed is noted in the user's state directory; nothing in a checkout is acted upon",
+    "notes on leftovers are in the user's state directory; a checkout's are ignored",
     "all is there",
     cage="checkout",
-    control="the notes name what any user may remove",
+    control="the notes name files that any user may remove",
 )
 def notes_of_what_to_remove(checkout: Checkout) -> str:
-    """bring notes that name a file and a directory of the host as what a killed run has left"""
+    """bring notes that list a host file and directory as leftovers of a killed run"""
     checkout.write()
     victim = checkout.directory.parent / "victim"
     (victim / "empty").mkdir(parents=True)
@@ -85,10 +89,10 @@ def notes_of_what_to_remove(checkout: Checkout) -> str:
     return held("all is there") if left == ["empty", "known"] else won(f"only {left} is left")
 
 
-@attack(TAMPERING, "the evidence's folders are opened step by step, and no link is followed", "link", cage="checkout",
-        control=BESIDE)  # fmt: skip
+@attack(TAMPERING, "the evidence's folders are opened step by step, and no symlink is followed", "link",
+        cage="checkout", control=BESIDE)  # fmt: skip
 def evidence_that_leads_elsewhere(checkout: Checkout) -> str:
-    """bring a link in the place of .sandboxrun, so that what is kept overwrites something else"""
+    """bring a symlink in place of .sandboxrun, so that evidence overwrites something else"""
     checkout.write()
     elsewhere = checkout.directory.parent / "elsewhere"
     elsewhere.mkdir()
@@ -107,7 +111,7 @@ def _run(checkout: Checkout) -> tuple[int, str]:
     return ran.code, ran.err
 
 
-@attack(TAMPERING, "each index holds the digest of every file, each line of the chain that of its index", "was changed",
+@attack(TAMPERING, "each index has the digest of every file, each line of the chain that of its index", "was changed",
         cage="checkout", control=BESIDE)  # fmt: skip
 def an_ending_that_is_rewritten(checkout: Checkout) -> str:
     """change how a run ended, in its index, after the fact"""
@@ -125,13 +129,13 @@ def an_ending_that_is_rewritten(checkout: Checkout) -> str:
 
 @attack(
     TAMPERING,
-    "each line of the chain holds the digest of the line before",
+    "each line of the chain has the digest of the line before",
     "does not follow",
     cage="checkout",
     control=BESIDE,
 )
 def a_run_that_is_forgotten(checkout: Checkout) -> str:
-    """take a run out of the evidence, its folder and its line"""
+    """remove a run from the evidence, its folder and its line"""
     checkout.write()
     for _ in range(2):
         checkout.run("run", "job")

@@ -13,22 +13,21 @@ from tests.attacks.shipping import MODULES
 FILE = Path(__file__).resolve().parents[2] / "docs" / "attacks.md"
 SOURCES = (*MODULES, checkout)  # imported, so that all records are there
 FAMILIES = {
-    ESCAPE: "out of the sandbox's namespaces, into the kernel and the host's files",
-    EXFILTRATION: "out with what it must keep, over the network, by names, through neighbours, in the evidence",
-    EXHAUSTION: "more of the machine than it was given",
-    TAMPERING: "with the workspace, the evidence, and what is told of a run",
+    ESCAPE: "leaving the sandbox's namespaces, for the kernel and the host's files",
+    EXFILTRATION: "sending secrets out: over the network, in DNS names, through other sandboxes, in the evidence",
+    EXHAUSTION: "using more of the machine than it is allowed",
+    TAMPERING: "changing the workspace, the evidence, and how a run is reported",
 }
 HEAD = """\
 # Attacks
 
-What an agent tries that knows how it is caged, and what stopped it. Each of these is a test in `tests/attacks/`: it
-runs in a sandbox of the kind that a profile makes, and says what it saw. Each runs as well where nothing stops it, in a
-deliberately weak sandbox, and must win there; where that can't be done the table says what shows instead that it is
-real. What an attack sees is not all: the servers that it was to reach count who came, the host looks at its own
-files, the evidence at what is in it.
+What an agent that knows its sandbox may try, and what stops it. Each attack is a test in `tests/attacks/`: it runs in
+a sandbox that a profile describes and reports what it saw. It also runs in a deliberately weak sandbox, where it must
+succeed; where that is impossible, the table says what shows instead that the attack is real. Attacks are not judged by
+their own reports alone: the target servers count requests, and the tests inspect the host's files and the evidence.
 
-The table is made from the tests by `SANDBOXRUN_DEV_UPDATE=1 pytest tests/attacks/test_table.py`; a test fails when it
-is stale. What is not defended stands in [SECURITY.md](../SECURITY.md#what-it-does-not-defend).
+The table is generated from the tests by `SANDBOXRUN_DEV_UPDATE=1 pytest tests/attacks/test_table.py`; a test fails when
+it is stale. What is not defended is listed in [SECURITY.md](../SECURITY.md#what-it-does-not-defend).
 
 """
 
@@ -40,10 +39,10 @@ def text() -> str:
 
 def _lines() -> Iterator[str]:
     count = Counter(one.family for one in ATTACKS.values())
-    yield "| family | attacks | what it is after |"
+    yield "| family | attacks | goal |"
     yield "| --- | --- | --- |"
     yield from (f"| [{family}](#{family}) | {count[family]} | {what} |" for family, what in FAMILIES.items())
-    yield f"| in all | {len(ATTACKS)} | |"
+    yield f"| total | {len(ATTACKS)} | |"
     for family in FAMILIES:
         yield f"\n## {family.capitalize()}\n"
         yield "| attack | what it does | what stops it | shown to be real by |"
@@ -52,6 +51,6 @@ def _lines() -> Iterator[str]:
 
 
 def _row(one: Attack) -> str:
-    cells = (f"`{one.name}`", one.title, one.stopped_by, one.control or "the weak sandbox, where it wins")
+    cells = (f"`{one.name}`", one.title, one.stopped_by, one.control or "it succeeds in the weak sandbox")
     escaped = (cell.replace("|", r"\|").replace("*", r"\*") for cell in cells)
     return f"| {' | '.join(escaped)} |"

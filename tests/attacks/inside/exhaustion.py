@@ -34,7 +34,7 @@ def _until_refused(most: int, step: object) -> str:
 
 @attack(EXHAUSTION, "pids_limit", "EAGAIN after [0-9]+")
 def processes() -> str:
-    """fork until nobody can start anything any more"""
+    """fork until no process can be started"""
     children: list[int] = []
 
     def fork() -> None:
@@ -71,7 +71,7 @@ def _touched(amount: int) -> None:
 
 @attack(EXHAUSTION, "mem_limit: the kernel kills within the sandbox; no swap beyond it (memswap_limit)", "SIGKILL")
 def memory() -> str:
-    """take more memory than there is for it"""
+    """allocate more memory than allowed"""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # what is killed is this, not who tells of it
     _touched(MEMORY + 32 * MIB)
@@ -102,10 +102,10 @@ def shared_memory_files() -> str:
     return _until_refused(SHM // MIB + 2, lambda: os.posix_fallocate(descriptor, next(at) * MIB, MIB))
 
 
-@attack(EXHAUSTION, "a sized tmpfs has a bounded number of files, and what the kernel keeps of them counts as memory",
+@attack(EXHAUSTION, "a sized tmpfs has a limited number of files, and the kernel's memory for them counts",
         "ENOSPC after|SIGKILL", cage="files")  # fmt: skip
 def countless_files() -> str:
-    """make as many empty files as it takes to run out of whatever the kernel keeps of each"""
+    """create empty files until the kernel's memory for them runs out"""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     folder = Path("/tmp/many")
@@ -119,7 +119,7 @@ def countless_files() -> str:
         shutil.rmtree(folder)
 
 
-@attack(EXHAUSTION, "read_only: there is nothing of the host's disk to fill", "EROFS|EACCES")
+@attack(EXHAUSTION, "read_only: none of the host's disk is writable", "EROFS|EACCES")
 def the_root_disk() -> str:
     """fill the host's disk through the sandbox's root"""
     path = Path("/home/agent/big")
@@ -170,7 +170,7 @@ def raise_its_own_memory() -> str:
 
 
 @attack(EXHAUSTION, "it needs a capability", "EACCES|EPERM",
-        control="it needs a capability (SYS_RESOURCE) that many engines have not got themselves")  # fmt: skip
+        control="it needs a capability (SYS_RESOURCE) that many engines do not have themselves")  # fmt: skip
 def never_be_killed() -> str:
     """lower its own oom_score_adj, so that the kernel kills others for memory"""
     path = Path("/proc/self/oom_score_adj")
@@ -180,14 +180,14 @@ def never_be_killed() -> str:
 
 @attack(EXHAUSTION, "it needs a capability", "EACCES|EPERM")
 def priority() -> str:
-    """take the processor before everybody else on the machine (nice -20)"""
+    """take the processor before all others on the machine (nice -20)"""
     os.setpriority(os.PRIO_PROCESS, 0, -20)
     os.setpriority(os.PRIO_PROCESS, 0, 0)
     return won("nice -20")
 
 
 @attack(EXHAUSTION, "it needs a capability; real-time groups have no time", "EPERM",
-        control="where the host's kernel groups real-time tasks, nobody in a container gets any")  # fmt: skip
+        control="where the host's kernel groups real-time tasks, no container gets any")  # fmt: skip
 def real_time() -> str:
     """run as a real-time task, which nothing interrupts"""
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
@@ -215,7 +215,7 @@ def system_v_memory() -> str:
 
 @attack(EXHAUSTION, "seccomp: no semaphores and messages of System V", "EPERM")
 def system_v_messages() -> str:
-    """message queues of System V, whose memory older kernels count to nobody"""
+    """message queues of System V, whose memory older kernels charge to no one"""
     libc = ctypes.CDLL(None)
     queue = call("msgget", 0, 0o1600)
     libc.msgctl(queue, 0, None)
@@ -230,7 +230,7 @@ def posix_messages() -> str:
     return won("a queue")
 
 
-@attack(EXHAUSTION, "seccomp: no asynchronous I/O of old", "EPERM")
+@attack(EXHAUSTION, "seccomp: no legacy asynchronous I/O", "EPERM")
 def asynchronous_slots() -> str:
     """use up the slots of asynchronous I/O, which are counted for the whole host"""
     context = ctypes.create_string_buffer(8)

@@ -50,7 +50,7 @@ def the_machines_switches() -> str:
 
 @attack(ESCAPE, f"{SEALED}; they can't be remounted", "EROFS|EACCES")
 def devices_by_sysfs() -> str:
-    """write to /sys, once it is remounted: uevent_helper and whatever else stands there"""
+    """write to /sys, once it is remounted: uevent_helper and other files there"""
     for flags in (REMOUNT, REMOUNT | BIND):
         with contextlib.suppress(OSError):
             call("mount", b"none", b"/sys", None, flags, None)
@@ -79,7 +79,7 @@ def release_agent() -> str:
 
 @attack(ESCAPE, SEALED, "nothing is told")
 def masked_files() -> str:
-    """read what the kernel tells in /proc: its memory, keys, timers"""
+    """read kernel data in /proc: its memory, keys, timers"""
     told = []
     for name in ("kcore", "keys", "timer_list", "sched_debug", "interrupts-x", "acpi/x", "scsi/scsi", "latency_stats"):
         try:
@@ -92,7 +92,7 @@ def masked_files() -> str:
 
 @attack(ESCAPE, "read_only: the root is read-only, whoever owns the file", "EROFS")
 def own_files_in_the_root() -> str:
-    """write where the user itself may: a start file in its home directory"""
+    """write to a file the user owns: a startup file in its home directory"""
     path = Path("/home/agent/.bashrc")
     path.write_text("")
     path.unlink()
@@ -101,7 +101,7 @@ def own_files_in_the_root() -> str:
 
 @attack(ESCAPE, "read_only, and an ordinary user", "EROFS|EACCES")
 def preload_a_library() -> str:
-    """write /etc/ld.so.preload, so that whoever enters the sandbox runs it"""
+    """write /etc/ld.so.preload, so that any process entering the sandbox runs it"""
     path = Path("/etc/ld.so.preload")
     path.write_text("")
     path.unlink()
@@ -110,7 +110,7 @@ def preload_a_library() -> str:
 
 @attack(ESCAPE, "read_only, and an ordinary user", "EROFS|EACCES")
 def replace_a_program() -> str:
-    """replace the shell by a link to the program that enters the sandbox (/proc/self/exe)"""
+    """replace the shell with a link to the program that enters the sandbox (/proc/self/exe)"""
     os.symlink("/proc/self/exe", "/usr/bin/sh-new")
     os.unlink("/usr/bin/sh-new")
     return won("a link beside the shell")
@@ -130,9 +130,9 @@ def overwrite_the_runtime() -> str:
 
 @attack(
     ESCAPE,
-    "the engine's runtime closes its descriptors; a floor for its version (doctor)",
+    "the engine's runtime closes its descriptors; doctor checks its minimum version",
     "no directory",
-    control="the search itself is tried first on a directory opened for it, and must find that",
+    control="the search must first find a directory opened on purpose",
 )
 def leaked_descriptors() -> str:
     """walk up from directories that the runtime left open (/proc/self/fd, /proc/1/fd)"""
@@ -159,7 +159,7 @@ def _directories() -> list[str]:
     return found
 
 
-@attack(ESCAPE, "a pid namespace of its own, and none of the host's", "only the sandbox's own")
+@attack(ESCAPE, "its own pid namespace, never the host's", "only the sandbox's own")
 def other_roots() -> str:
     """reach another file system through /proc/N/root of a process outside"""
     own = os.stat("/")
@@ -194,15 +194,15 @@ def _is_socket(path: str) -> bool:
         return False
 
 
-@attack(ESCAPE, "a network namespace of its own: abstract sockets belong to one", "ECONNREFUSED")
+@attack(ESCAPE, "its own network namespace, which abstract sockets belong to", "ECONNREFUSED")
 def abstract_socket() -> str:
-    """connect to a local socket of the host by its abstract name, which no file system keeps"""
+    """connect to a local socket of the host by its abstract name, which is in no file system"""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(f"\0{os.environ['HOST_SOCKET']}")
     return won("connected")
 
 
-@attack(ESCAPE, "seccomp: the host's name belongs to a capability; a UTS namespace of its own", "EPERM")
+@attack(ESCAPE, "seccomp: the host's name belongs to a capability; its own UTS namespace", "EPERM")
 def rename_the_machine() -> str:
     """rename the machine"""
     name = socket.gethostname().encode()
@@ -222,12 +222,12 @@ def core_dump() -> str:
 
 @attack(
     TAMPERING,
-    "the engine's init is process 1 (init: true), and a namespace's first process takes no SIGKILL from within",
+    "the engine's init is process 1 (init: true), and a namespace's first process ignores SIGKILL from inside",
     "it is there",
-    control="another process of the same user ends by the same signal, in the same attack",
+    control="the same signal ends another process of the same user",
 )
 def end_the_first_process() -> str:
-    """kill and stop process 1, so that nobody collects the others and tells of the end"""
+    """kill and stop process 1, so that no process reaps the others and reports the end"""
     child = os.fork()
     if child == 0:
         time.sleep(10)

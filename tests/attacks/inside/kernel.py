@@ -14,12 +14,12 @@ import time
 from tests.attacks.inside.reasons import NO_CALL, NO_CAPABILITY
 from tests.attacks.inside.record import ESCAPE, attack, call, held, name_of, taken, won
 
-OTHER_ENTRY = "seccomp: a call by another entry than the native one ends the program"
+OTHER_ENTRY = "seccomp: a call through a non-native entry ends the program"
 
 
 @attack(ESCAPE, NO_CALL, "EPERM")
 def io_uring() -> str:
-    """io_uring, whose operations no filter of system calls sees"""
+    """use io_uring, whose operations no system call filter sees"""
     return won(f"a ring, descriptor {call('io_uring_setup', 1, ctypes.create_string_buffer(120))}")
 
 
@@ -43,7 +43,7 @@ def performance_counters() -> str:
 
 @attack(ESCAPE, NO_CALL, "EPERM")
 def kernel_keys() -> str:
-    """leave a key in the kernel's key rings, which namespaces don't part"""
+    """leave a key in the kernel's key rings, which namespaces don't separate"""
     return won(f"key {call('add_key', b'user', b'x', b'y', 1, -2)}")
 
 
@@ -79,7 +79,7 @@ def power_off() -> str:
 
 @attack(ESCAPE, f"{NO_CALL}; {NO_CAPABILITY}", "EPERM")
 def swap_and_accounting() -> str:
-    """turn on swap, and accounting into a file of one's own"""
+    """turn on swap, and process accounting into its own file"""
     try:
         return taken("swapon", b"/no/such", 0)
     except OSError:
@@ -148,7 +148,7 @@ def no_randomisation() -> str:
 
 @attack(ESCAPE, OTHER_ENTRY, "SIGSYS|ENOSYS|EPERM", x86=True)
 def calls_of_32_bit() -> str:
-    """call the kernel by its 32-bit entry, whose numbers a filter may have forgotten"""
+    """call the kernel by its 32-bit entry, whose numbers a filter may have missed"""
     import mmap
 
     code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
@@ -162,7 +162,7 @@ def calls_of_32_bit() -> str:
     ESCAPE,
     OTHER_ENTRY,
     "SIGSYS|ENOSYS|EPERM",
-    control="most kernels are built without the x32 entry: then there is nothing to win anywhere",
+    control="most kernels are built without the x32 entry: then it fails everywhere",
     x86=True,
 )
 def calls_of_x32() -> str:
@@ -201,7 +201,7 @@ def firewall_socket() -> str:
 
 @attack(ESCAPE, "seccomp: sockets of local and internet families only", "EPERM")
 def odd_protocols() -> str:
-    """sockets for whose protocol the kernel would load a module (TIPC, SCTP)"""
+    """open sockets whose protocol the kernel would load a module for (TIPC, SCTP)"""
     try:
         return _family(30, socket.SOCK_STREAM)
     except OSError:

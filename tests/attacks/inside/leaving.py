@@ -14,11 +14,11 @@ from tests.attacks.inside.record import EXFILTRATION, EXHAUSTION, TAMPERING, att
 
 WORKSPACE = Path("/workspace")
 REPORT = WORKSPACE / "report"
-PLAIN = "artifacts are regular files and directories, nothing else"
-NAMES = "artifacts have plain names of bounded length and depth"
-PATCH = "the patch is written by sandboxrun's own code from what the files are; git is never run on them"
+PLAIN = "artifacts are regular files and directories only"
+NAMES = "artifacts have plain names of limited length and depth"
+PATCH = "sandboxrun itself writes the patch from the files; git is never run on them"
 LEFT = "left"
-JUDGED = "seen in the archive that the engine gives out: it is in there"
+JUDGED = "it is in the archive that the engine returns"
 
 
 def _report(name: str) -> Path:
@@ -35,14 +35,14 @@ def _leaves(path: Path) -> str:
 
 @attack(TAMPERING, PLAIN, LEFT, cage="copy", control=JUDGED)
 def a_link_to_the_hosts_files() -> str:
-    """a link to a file of the host's, to be followed where it is copied to"""
+    """a symlink to a host file, to be followed where it is copied"""
     (path := _report("passwd")).symlink_to("/etc/passwd")
     return _leaves(path)
 
 
 @attack(TAMPERING, PLAIN, LEFT, cage="copy", control=JUDGED)
 def a_link_upwards() -> str:
-    """a link up and out of the evidence, and a file below its name"""
+    """a symlink up and out of the evidence, and a file below it"""
     (path := _report("up")).symlink_to("../../../../..")
     return _leaves(path)
 
@@ -57,7 +57,7 @@ def a_hard_link() -> str:
 
 @attack(TAMPERING, PLAIN, LEFT, cage="copy", control=JUDGED)
 def a_fifo() -> str:
-    """a fifo, at which whoever reads it waits for ever"""
+    """a fifo, whose reader would wait forever"""
     os.mkfifo(path := _report("fifo"))
     return _leaves(path)
 
@@ -72,7 +72,7 @@ def a_setuid_file() -> str:
 
 @attack(TAMPERING, NAMES, LEFT, cage="copy", control=JUDGED)
 def a_name_with_commands_for_terminals() -> str:
-    """names that clear the screen, and end a line of a report"""
+    """names that clear the screen and break a report's line"""
     _report("two\nlines").write_text("x")
     (path := REPORT / "clear\x1b[2J\x1b]52;c;aGFjaw==\x07").write_text("x")
     return _leaves(path)
@@ -99,20 +99,18 @@ def directories_without_end() -> str:
     return _leaves(path)
 
 
-@attack(TAMPERING, "a repository is no artifact: git on the host would run what is in it", LEFT, cage="copy",
+@attack(TAMPERING, "a repository is not an artifact: git on the host would run its hooks", LEFT, cage="copy",
         control=JUDGED)  # fmt: skip
 def a_repository_among_artifacts() -> str:
-    """a repository with hooks, under git's name in other letters"""
+    """a repository with hooks, with .git spelled in capitals"""
     (path := _report("sub") / ".GIT" / "hooks").mkdir(parents=True)
     (path / "pre-commit").write_text("echo x\n")
     return _leaves(path)
 
 
-@attack(
-    TAMPERING, "names that some file systems take for one another are taken once", LEFT, cage="copy", control=JUDGED
-)
+@attack(TAMPERING, "of names equal on some file systems only one is saved", LEFT, cage="copy", control=JUDGED)
 def two_names_in_one() -> str:
-    """two files whose names are one on file systems that don't tell cases apart"""
+    """two files whose names are equal on case-insensitive file systems"""
     _report("Summary").write_text("true\n")
     (path := REPORT / "SUMMARY").write_text("false\n")
     return _leaves(path)
@@ -120,32 +118,32 @@ def two_names_in_one() -> str:
 
 @attack(TAMPERING, PLAIN, LEFT, cage="copy", control=JUDGED)
 def the_artifact_itself_a_link() -> str:
-    """a link in the place of the directory that the profile names as an artifact"""
+    """a symlink in place of the directory that the profile names as an artifact"""
     (path := WORKSPACE / "gate").symlink_to("/etc")
     return _leaves(path)
 
 
-@attack(TAMPERING, "artifacts lie below a folder of their own, apart from what sandboxrun writes", LEFT, cage="copy",
+@attack(TAMPERING, "artifacts have their own folder, apart from what sandboxrun writes", LEFT, cage="copy",
         control=JUDGED)  # fmt: skip
 def an_index_of_ones_own() -> str:
-    """files by the names of the evidence's own: index.json, chain.jsonl, stdout.log"""
+    """files with the names of the evidence's own: index.json, chain.jsonl, stdout.log"""
     for name in ("index.json", "chain.jsonl", "stdout.log"):
         (path := _report(name)).write_text('{"ending": {"how": "exited"}}')
     return _leaves(path)
 
 
-@attack(EXHAUSTION, "artifacts are bounded in bytes; what is sparse is sent whole and counts whole", LEFT, cage="giant",
+@attack(EXHAUSTION, "artifacts have a size limit; sparse files count at their full size", LEFT, cage="giant",
         control=JUDGED)  # fmt: skip
 def a_sparse_giant() -> str:
-    """a file of a terabyte that takes no room here"""
+    """a file of a terabyte that uses no space"""
     (path := _report("giant")).touch()
     os.truncate(path, 1 << 40)
     return _leaves(path)
 
 
-@attack(EXHAUSTION, "artifacts are bounded in number", LEFT, cage="many", control=JUDGED)
+@attack(EXHAUSTION, "artifacts have a limited number", LEFT, cage="many", control=JUDGED)
 def more_files_than_are_taken() -> str:
-    """ten thousand files and some more"""
+    """more than ten thousand files"""
     for number in range(10_100):
         os.close(os.open(_report(f"{number:x}") if number == 0 else f"/workspace/report/{number:x}", os.O_CREAT))
     return left("10100 files")
@@ -153,13 +151,13 @@ def more_files_than_are_taken() -> str:
 
 @attack(
     TAMPERING,
-    "what is too deep is told, the rest is kept, the volume goes",
+    "what is too deep is reported, the rest is saved, the volume is removed",
     LEFT,
     cage="bottomless",
-    control="the engine leaves what no path names out of its archive, unsaid",
+    control="the engine silently omits them from its archive",
 )
 def paths_past_the_limit() -> str:
-    """directories deeper than any path can name, so that neither copying nor removing gets to their end"""
+    """directories deeper than any path can name, so that neither copying nor removing can finish"""
     _report("kept.txt").write_text("x")
     os.chdir(WORKSPACE)
     for number in range(700):
@@ -173,9 +171,9 @@ def paths_past_the_limit() -> str:
 # -- the patch ------------------------------------------------------------------------------------------------------
 
 
-@attack(TAMPERING, f"{PATCH}; nothing in .git is in it", LEFT, cage="copy", control="git add -A would take it in")
+@attack(TAMPERING, f"{PATCH}; nothing in .git is in it", LEFT, cage="copy", control="git add -A would include it")
 def hooks_in_the_copy() -> str:
-    """change the copy's .git, to have hooks come back with the patch"""
+    """change the copy's .git, so that hooks come back with the patch"""
     (path := WORKSPACE / ".git/hooks/pre-commit").write_text("echo x\n")
     path.chmod(0o755)
     return _leaves(path)
@@ -184,17 +182,17 @@ def hooks_in_the_copy() -> str:
 @attack(TAMPERING, f"{PATCH}; names are quoted as git quotes them", LEFT, cage="copy",
         control="the name is in the patch, in quotes")  # fmt: skip
 def a_name_that_ends_the_patch() -> str:
-    """a name that would end one file of the patch and begin another, outside of the directory"""
+    """a name that would end one file of the patch and begin another, outside the directory"""
     (path := WORKSPACE / "x\n--- a\n+++ b").mkdir()
     (path / "y").write_text("x\n@@ -0,0 +1 @@\n+hack\n")
     (WORKSPACE / "plain").write_text("--- a/../../outside\n+++ b/../../outside\n@@ -0,0 +1 @@\n+hack\n")
     return _leaves(path)
 
 
-@attack(TAMPERING, f"{PATCH}; links that lead outside are left out, and told", LEFT, cage="copy",
+@attack(TAMPERING, f"{PATCH}; symlinks to the outside are skipped and reported", LEFT, cage="copy",
         control="a careless copy of the workspace would follow the link")  # fmt: skip
 def a_directory_that_became_a_link() -> str:
-    """replace a directory by a link that leads outside, and change a file behind it"""
+    """replace a directory with a symlink to the outside, and change a file behind it"""
     for path in (WORKSPACE / "src").iterdir():
         path.unlink()
     (WORKSPACE / "src").rmdir()
@@ -213,7 +211,7 @@ def _secret() -> str:
 @attack(EXFILTRATION, "secrets are files of the sandbox's user on tmpfs, in no variable, argument or mount table",
         "only its own file", cage="copy")  # fmt: skip
 def a_secret_by_the_environment() -> str:
-    """look for the secret where everybody in the sandbox, and the engine's inspect, would see it"""
+    """look for the secret where every process in the sandbox, and the engine's inspect, would see it"""
     secret = _secret().encode()
     for number in filter(str.isdigit, os.listdir("/proc")):
         for name in ("environ", "cmdline", "mountinfo"):
@@ -225,16 +223,16 @@ def a_secret_by_the_environment() -> str:
     return held("in only its own file")
 
 
-@attack(EXFILTRATION, "a sandbox has the secrets that it names, and no others", "only key", cage="copy",
-        control="the profile has another, for another sandbox")  # fmt: skip
+@attack(EXFILTRATION, "a sandbox has only the secrets that it names", "only key", cage="copy",
+        control="the profile has another secret for another sandbox")  # fmt: skip
 def secrets_of_others() -> str:
     """look for secrets of other sandboxes of the profile"""
     found = sorted(os.listdir("/run/secrets"))
     return held("only key") if found == ["key"] else won(found)
 
 
-@attack(EXFILTRATION, "the evidence is searched for secrets, and masked, however the pieces come", LEFT, cage="copy",
-        control="the same bytes come unmasked where no secret is known")  # fmt: skip
+@attack(EXFILTRATION, "secrets in the evidence are masked, however the output is split", LEFT, cage="copy",
+        control="the same bytes are unmasked where no secret is known")  # fmt: skip
 def a_secret_in_the_output() -> str:
     """print the secret, in pieces and on both streams, so that it stays in the evidence"""
     secret = _secret()
@@ -245,7 +243,7 @@ def a_secret_in_the_output() -> str:
 
 
 @attack(EXFILTRATION, "usual encodings of a secret are masked as well", LEFT, cage="copy",
-        control="the same bytes come unmasked where no secret is known")  # fmt: skip
+        control="the same bytes are unmasked where no secret is known")  # fmt: skip
 def a_secret_encoded() -> str:
     """print it in base64, in hexadecimal and backwards"""
     secret = _secret()
@@ -254,7 +252,7 @@ def a_secret_encoded() -> str:
     return left("in three forms")
 
 
-@attack(EXFILTRATION, "files that hold a secret are marked in the index; names that hold one are refused", LEFT,
+@attack(EXFILTRATION, "files containing a secret are marked in the index; names containing one are refused", LEFT,
         cage="copy", control=JUDGED)  # fmt: skip
 def a_secret_among_artifacts() -> str:
     """write the secret into an artifact, and into the name of one"""

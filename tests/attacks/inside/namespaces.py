@@ -36,7 +36,7 @@ def _in_child(work: object, *arguments: object) -> str:
 
 @attack(ESCAPE, f"{NO_CALL}; {NO_CAPABILITY}", "EPERM")
 def mount_over_etc() -> str:
-    """mount a file system of one's own over /etc"""
+    """mount its own file system over /etc"""
     call("mount", b"none", b"/etc", b"tmpfs", 0, None)
     call("umount2", b"/etc", 0)
     return won("mounted")
@@ -64,7 +64,7 @@ def new_mount_calls() -> str:
 
 @attack(ESCAPE, f"{NO_CALL}; {NO_CAPABILITY}", "EPERM")
 def pivot_the_root() -> str:
-    """pivot_root, to be left standing above the sandbox's root"""
+    """pivot_root, to end up above the sandbox's root"""
     return taken("pivot_root", b"/no/such", b"/no/such")
 
 
@@ -77,7 +77,7 @@ def chroot_out() -> str:
 
 @attack(ESCAPE, NO_CALL, "EPERM")
 def user_namespace() -> str:
-    """unshare a user namespace, which gives all capabilities back inside"""
+    """unshare a user namespace, which grants all capabilities inside"""
     return _in_child(call, "unshare", NEWUSER)
 
 
@@ -89,7 +89,7 @@ def mount_namespace() -> str:
 
 @attack(ESCAPE, "seccomp: clone is allowed only without flags that make namespaces", "EPERM")
 def clone_with_namespaces() -> str:
-    """clone a child into a user and network namespace of its own"""
+    """clone a child into its own user and network namespace"""
     child = call("clone", NEWUSER | NEWNET | signal.SIGCHLD, 0, 0, 0, 0)
     if child == 0:
         os._exit(0)
@@ -97,7 +97,9 @@ def clone_with_namespaces() -> str:
     return won("a child in namespaces of its own")
 
 
-@attack(ESCAPE, "seccomp: clone3 does not exist (ENOSYS), for its flags lie where no filter reads them", "ENOSYS")
+@attack(
+    ESCAPE, "seccomp: clone3 does not exist (ENOSYS), because its flags are where no filter can read them", "ENOSYS"
+)
 def clone3_past_the_filter() -> str:
     """the same by clone3, whose flags a filter can't see"""
     child = call("clone3", struct.pack("=8Q", NEWUSER | NEWNET, 0, 0, 0, signal.SIGCHLD, 0, 0, 0), 64)
@@ -139,9 +141,9 @@ def join_groups() -> str:
     return won(os.getgroups())
 
 
-@attack(ESCAPE, "no-new-privileges: a setuid program runs as who started it", "uid 1000")
+@attack(ESCAPE, "no-new-privileges: a setuid program runs as the user who started it", "uid 1000")
 def setuid_program() -> str:
-    """start a setuid program of the image (su) and look at whose rights it has"""
+    """start a setuid program of the image (su) and check whose rights it has"""
     if os.getuid() == 0:
         os.setgid(1000)
         os.setuid(1000)
@@ -186,9 +188,11 @@ def give_a_program_away() -> str:
     return won("a setuid root program")
 
 
-@attack(ESCAPE, "seccomp, no-new-privileges and the empty capability sets go on over every exec", "all of it went on")
+@attack(
+    ESCAPE, "seccomp, no-new-privileges and the empty capability sets persist across every exec", "all of it went on"
+)
 def memory_program_sheds_its_cage() -> str:
-    """run a program from memory (memfd_create, execveat), past noexec, in the hope that it runs without the cage"""
+    """run a program from memory (memfd_create, execveat), past noexec, hoping that it runs without restrictions"""
     program = call("memfd_create", b"x", 0)
     os.write(program, Path("/usr/bin/cat").read_bytes())
     reading, writing = os.pipe()

