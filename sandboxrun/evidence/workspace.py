@@ -9,10 +9,11 @@ import hashlib
 import json
 import os
 import stat
+import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from msgspec import structs
 
@@ -23,10 +24,6 @@ from sandboxrun.evidence.export import BLOCK, shown
 from sandboxrun.evidence.folder import Folder, sync
 from sandboxrun.evidence.state import state_path
 from sandboxrun.evidence.store import Store
-
-if TYPE_CHECKING:
-    import tarfile
-
 
 # -- What of a run waits in its staging folder until it is captured: the workspace it began with
 
@@ -361,14 +358,12 @@ class _Packing:
         )
 
     def _add(self, node: Node) -> None:
-        from tarfile import SYMTYPE
-
         info = self._info(f"{LEADING}/{node.path}", node.entry)
         try:
             if stat.S_ISDIR(node.entry.st_mode):
                 self._add_directory(info.name, node.entry)
             elif stat.S_ISLNK(node.entry.st_mode):
-                info.type, info.mode, info.linkname = SYMTYPE, 0o777, os.readlink(node.name, dir_fd=node.fd)
+                info.type, info.mode, info.linkname = tarfile.SYMTYPE, 0o777, os.readlink(node.name, dir_fd=node.fd)
                 self._emit_header(info)
             else:
                 self._add_file(info, node)
@@ -378,18 +373,14 @@ class _Packing:
             self._source.unreadable(node.path, error)
 
     def _info(self, name: str, entry: os.stat_result) -> tarfile.TarInfo:
-        from tarfile import TarInfo
-
-        info = TarInfo(name)
+        info = tarfile.TarInfo(name)
         info.uid, info.gid, info.mtime = self._uid, self._gid, int(entry.st_mtime)
         info.mode = stat.S_IMODE(entry.st_mode) & 0o777 | 0o600
         return info
 
     def _add_directory(self, name: str, entry: os.stat_result) -> None:
-        from tarfile import DIRTYPE
-
         info = self._info(name, entry)
-        info.type, info.mode = DIRTYPE, info.mode | 0o700
+        info.type, info.mode = tarfile.DIRTYPE, info.mode | 0o700
         self._emit_header(info)
 
     def _add_file(self, info: tarfile.TarInfo, node: Node) -> None:
@@ -411,8 +402,6 @@ class _Packing:
         self._emit(bytes(-info.size % BLOCK))
 
     def _emit_header(self, info: tarfile.TarInfo) -> None:
-        import tarfile
-
         self._emit(info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
         path = info.name.removeprefix(LEADING).lstrip("/")
         self._counts = ".git" not in path.split("/")

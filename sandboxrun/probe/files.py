@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from sandboxrun.probe.program import git_path
-from sandboxrun.probe.verdicts import UNKNOWN, Context, Control, Seen, every, fails, number, numbered, result, value
+from sandboxrun.probe.verdicts import (
+    UNKNOWN,
+    Context,
+    Control,
+    Seen,
+    every,
+    fails,
+    none_worked,
+    number,
+    numbered,
+    result,
+    value,
+)
 
 TMPFS = 0x01021994  # statfs(2)'s number of a memory filesystem
 RAMFS = 0x858458F6
@@ -76,11 +88,6 @@ def _git_absent(strong: Seen, weak: Seen, context: Context) -> str | None:
     return "the workspace has no .git" if fails(value(strong, "git", "write"), "ENOENT") else None
 
 
-def _git_written(seen: Seen, context: Context) -> bool | None:
-    how = value(seen, "git", "write")
-    return None if how in UNKNOWN else how != "ok"
-
-
 CONTROLS = (
     Control(
         id="secrets-mode",
@@ -126,7 +133,7 @@ CONTROLS = (
         applies=_git_applies,
         expected=lambda context: "EROFS",
         seen=lambda seen: result(value(seen, "git", "write")) if "git" in seen else "",
-        holds=_git_written,
+        holds=lambda seen, context: none_worked([value(seen, "git", "write")]),
         moot=_git_absent,
     ),
 )

@@ -13,6 +13,7 @@ from sandboxrun.probe.verdicts import (
     Seen,
     every,
     fails,
+    none_worked,
     number,
     numbered,
     result,
@@ -148,11 +149,6 @@ def _no_masks(strong: Seen, weak: Seen, context: Context) -> str | None:
 # -- devices, descriptors, sockets ----------------------------------------------------------------------------------
 
 
-def _mknod_holds(seen: Seen, context: Context) -> bool | None:
-    tried = seen.get("mknod", {}).values()
-    return every(None if how in UNKNOWN else how != "ok" for how in tried)
-
-
 def _null_seen(seen: Seen) -> str:
     null = seen.get("null", {})
     return f"{null.get('kind')} {null.get('major')}:{null.get('minor')}" if null.get("look") == "ok" else ""
@@ -283,16 +279,14 @@ CONTROLS = (
         title="The kernel's settings can't be written",
         expected=lambda context: "none can be written",
         seen=lambda seen: results(seen.get("closed", {})),
-        holds=lambda seen, context: every(
-            None if how in UNKNOWN else how != "ok" for how in seen.get("closed", {}).values()
-        ),
+        holds=lambda seen, context: none_worked(seen.get("closed", {}).values()),
     ),
     Control(
         id="mknod",
         title="No device can be made",
         expected=lambda context: "refused everywhere",
         seen=lambda seen: results(seen.get("mknod", {})),
-        holds=_mknod_holds,
+        holds=lambda seen, context: none_worked(seen.get("mknod", {}).values()),
     ),
     Control(
         id="devices",

@@ -185,3 +185,8 @@ def every(answers: Iterable[bool | None]) -> bool | None:
     if False in found:
         return False
     return None if None in found or not found else True
+
+
+def none_worked(hows: Iterable[str]) -> bool | None:
+    """Whether every call was refused; None where one, or all, could not be tried."""
+    return every(None if how in UNKNOWN else how != OK for how in hows)
