@@ -21,6 +21,7 @@ from sandboxrun.profile.functions import (
     LONGEST_TEMPLATE,
     MAP_METHODS,
     MARKS,
+    STEPS_A_SCALAR,
     TESTS,
     TEXT_METHODS,
     Missing,
@@ -195,7 +196,7 @@ def _check_offered(node: Any, kind: str) -> None:
 
 def evaluate(program: Program, scope: Mapping[str, Any], work: Work) -> Any:
     """The template's value: of the expression's own type when it is one whole, else a text."""
-    work.begin()
+    work.here = STEPS_A_SCALAR
     run = _Run(scope, work)
     if program.parts:
         values = [part if isinstance(part, str) else run.lookup(part) for part in program.parts]
@@ -211,7 +212,7 @@ def evaluate(program: Program, scope: Mapping[str, Any], work: Work) -> Any:
 
 def _present(value: Any) -> Any:
     if isinstance(value, Missing):
-        raise value.error()
+        raise value
     return value
 
 
@@ -242,7 +243,7 @@ class _Run:
         for scope in reversed(self.scopes):
             if name in scope:
                 return scope[name]
-        return Missing(f'"{name}" has no value here', name)
+        return Missing(f'"{name}" has no value here', word=name)
 
     def attribute(self, value: Any, key: Any) -> Any:
         self.work.spend()
@@ -251,8 +252,9 @@ class _Run:
         if isinstance(value, dict):
             if key in value:
                 return value[key]
-            return Missing(f'there is no "{key}" in this mapping', str(key), did_you_mean(str(key), value))
-        return Missing(f'{kind(value)} has no "{key}"', str(key))
+            help = did_you_mean(str(key), value)
+            return Missing(f'there is no "{key}" in this mapping', word=str(key), help=help)
+        return Missing(f'{kind(value)} has no "{key}"', word=str(key))
 
     # -- statements ------------------------------------------------------------------------------------------
 
@@ -260,27 +262,23 @@ class _Run:
         for node in nodes:
             self.work.spend()
             try:
-                self.statement(node, made)
+                match type(node).__name__:
+                    case "Output":
+                        for part in node.nodes:
+                            data = type(part).__name__ == "TemplateData"
+                            text = part.data if data else text_of(self.value(part), self.work)
+                            self.length += len(text)
+                            self.work.fits(self.length)
+                            made.append(text)
+                    case "If":
+                        holds = (branch.body for branch in (node, *node.elif_) if self.truth(branch.test))
+                        self.statements(next(holds, node.else_), made)
+                    case "For":
+                        self.loop(node, made)
+                    case "Assign":
+                        self.assign(node.target, self.present(node.node))
             except TemplateError as error:
-                _at(error, node)
-                raise
-
-    def statement(self, node: Any, made: list[str]) -> None:
-        match type(node).__name__:
-            case "Output":
-                for part in node.nodes:
-                    data = type(part).__name__ == "TemplateData"
-                    text = part.data if data else text_of(self.value(part), self.work)
-                    self.length += len(text)
-                    self.work.fits(self.length)
-                    made.append(text)
-            case "If":
-                holds = (branch.body for branch in (node, *node.elif_) if self.truth(branch.test))
-                self.statements(next(holds, node.else_), made)
-            case "For":
-                self.loop(node, made)
-            case "Assign":
-                self.assign(node.target, self.present(node.node))
+                raise _at(error, node) from None
 
     def assign(self, target: Any, value: Any) -> None:
         if type(target).__name__ == "Name":
@@ -329,8 +327,7 @@ class _Run:
         try:
             value = _EXPRESSIONS[type(node).__name__](self, node)
         except TemplateError as error:
-            _at(error, node)
-            raise
+            raise _at(error, node) from None
         match value:
             case str():
                 self.work.text(len(value))
@@ -376,7 +373,7 @@ class _Run:
         if isinstance(value, list | str) and isinstance(key, int) and not isinstance(key, bool):
             if -len(value) <= key < len(value):
                 return value[key]
-            return Missing(f"{kind(value)} of length {len(value)} has no item {key}", "")
+            return Missing(f"{kind(value)} of length {len(value)} has no item {key}")
         if isinstance(key, list | dict):
             raise TemplateError(f"{kind(key)} can't be a key")
         return self.attribute(value, key)
@@ -421,7 +418,7 @@ class _Run:
         if self.truth(node.test):
             return self.value(node.expr1)
         if node.expr2 is None:
-            return Missing("this condition has no else, and does not hold", "", "add else")
+            return Missing("this condition has no else, and does not hold", help="add else")
         return self.value(node.expr2)
 
     def arithmetic(self, node: Any) -> Any:
@@ -465,7 +462,7 @@ class _Run:
     def test(self, node: Any) -> Any:
         value = self.value(node.node)
         if isinstance(value, Missing) and node.name not in ("defined", "undefined"):
-            raise value.error()
+            raise value
         return self.apply(f'the test "{node.name}"', TESTS[_SYMBOLS.get(node.name, node.name)], (value,), node)
 
 

@@ -125,13 +125,9 @@ LARGEST_FILE = 1024 * 1024  # bytes
 _PLAIN = re.compile("[\t\n\r\x20-\x7e]*")
 
 
-@cache
-def _unprintable() -> re.Pattern[str]:
-    """All but what YAML 1.2 (and any sane dotenv file) calls printable, less the byte order mark.
-
-    Compiling so wide a set takes longer than reading a profile, and most are plain ASCII.
-    """
-    return re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+# all but what YAML 1.2 (and any sane dotenv file) calls printable, less the byte order mark: a text, since most files
+# are plain ASCII, and compiling so wide a set takes longer than reading one
+_UNPRINTABLE = "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 
 
 def read_source(path: Path, name: str, problems: Problems, *, asked_at: Span | None = None) -> SourceFile | None:
@@ -166,7 +162,7 @@ def source_of(data: bytes, name: str, problems: Problems) -> SourceFile | None:
         problems.add(f"the file {what}", span, "save it as UTF-8")
         return None
     file = SourceFile(name=name, text=text)
-    if not _PLAIN.fullmatch(text) and (bad := _unprintable().search(text)) is not None:
+    if not _PLAIN.fullmatch(text) and (bad := re.search(_UNPRINTABLE, text)) is not None:
         code = f"U+{ord(bad.group()):04X}"
         problems.add(f"the file holds {code}, a character that can't be seen", place(file, bad.start()), "remove it")
         return None
@@ -175,12 +171,8 @@ def source_of(data: bytes, name: str, problems: Problems) -> SourceFile | None:
 
 def place(file: SourceFile, offset: int) -> Span:
     """The span of the character at `offset` of the file's text."""
-    before = file.text[:offset].splitlines(keepends=True)
-    if not before:
-        return Span(file=file, line=1, column=1)
-    if before[-1].splitlines() != [before[-1]]:  # the last line has ended: the character begins the next one
-        return Span(file=file, line=len(before) + 1, column=1)
-    return Span(file=file, line=len(before), column=len(before[-1]) + 1)
+    lines = f"{file.text[:offset]}.".splitlines()
+    return Span(file=file, line=len(lines), column=len(lines[-1]))
 
 
 # -- The built-in bases: where their files are

@@ -23,8 +23,6 @@ STEPS_A_SCALAR = 50_000
 STEPS_A_PROFILE = 2_000_000
 DEEPEST_EXPRESSION = 60
 LONGEST_TEMPLATE = 16 * 1024  # characters of source
-
-
 CLOSING = {"{{": "}}", "{%": "%}", "{#": "#}"}
 
 
@@ -41,10 +39,6 @@ class Work(Struct):
 
     left: int = STEPS_A_PROFILE
     here: int = STEPS_A_SCALAR
-
-    def begin(self) -> None:
-        """Another scalar: its own count starts anew, the profile's goes on."""
-        self.here = STEPS_A_SCALAR
 
     def spend(self, steps: int = 1) -> None:
         """Raises TemplateError when the scalar or the profile has none left."""
@@ -156,16 +150,8 @@ TESTS: Mapping[str, Function] = {
 # -- What a template may call: the filters, tests and methods, each a function over plain data
 
 
-class Missing:
-    """The value of something that is not there; using it is an error, testing it is not."""
-
-    __slots__ = ("help", "message", "word")
-
-    def __init__(self, message: str, word: str, help: str | None = None) -> None:
-        self.message, self.word, self.help = message, word, help
-
-    def error(self) -> TemplateError:
-        return TemplateError(self.message, word=self.word, help=self.help)
+class Missing(TemplateError):
+    """The value of something that is not there; using it raises it, testing it does not."""
 
 
 def kind(value: Any) -> str:
@@ -196,7 +182,7 @@ def text_of(value: Any, work: Work) -> str:
         case None:
             raise TemplateError("null can't be used in a string", help="set a default: {{ name | default('…') }}")
         case Missing():
-            raise value.error()
+            raise value
         case _:
             raise TemplateError(f"{kind(value)} can't be used in a string", help="use | join(' ') or | tojson")
     work.text(len(text))
@@ -206,7 +192,7 @@ def text_of(value: Any, work: Work) -> str:
 def need(value: Any, what: str, *types: type) -> Any:
     """`value`, which must be of `types`. Raises TemplateError saying `what` was expected."""
     if isinstance(value, Missing):
-        raise value.error()
+        raise value
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         raise TemplateError(f"expected {what}, found {kind(value)}")
     return value
@@ -310,11 +296,6 @@ def _unique(work: Work, value: Any, case_sensitive: bool = False) -> list[Any]:
     return list(seen.values())
 
 
-def _reverse(work: Work, value: Any) -> Any:
-    work.items(len(sized(value)) // 16)
-    return value[::-1] if isinstance(value, str) else _list(value)[::-1]
-
-
 def listed(work: Work, value: Any) -> list[Any]:
     """The filter `list`, its items counted."""
     work.items(len(sized(value)))
@@ -324,9 +305,7 @@ def listed(work: Work, value: Any) -> list[Any]:
 def _sum(work: Work, value: Any, start: Any = 0) -> Any:
     items = _list(value)
     work.items(len(items))
-    total = _number(start)
-    for item in items:
-        total += _number(item)
+    total = sum(map(_number, items), _number(start))
     return integer(total) if isinstance(total, int) else total
 
 
@@ -334,7 +313,7 @@ def _tojson(work: Work, value: Any, indent: Any = None) -> str:
     import json
 
     if isinstance(value, Missing):
-        raise value.error()
+        raise value
     if indent is not None and not 0 <= need(indent, "an integer", int) <= 8:
         raise TemplateError("indent goes from 0 to 8")
     made = json.dumps(value, ensure_ascii=False, sort_keys=True, indent=indent)
@@ -360,10 +339,6 @@ def _changed(method: Callable[..., str], work: Work, value: Any) -> str:
     return method(text_of(value, work))
 
 
-def _trim(work: Work, value: Any, chars: Any = None) -> str:
-    return text_of(value, work).strip(None if chars is None else as_text(chars))
-
-
 Function = Callable[..., Any]
 FILTERS: Mapping[str, Function] = {
     "abs": lambda work, value: abs(_number(value)),
@@ -384,13 +359,13 @@ FILTERS: Mapping[str, Function] = {
     "max": partial(_extreme, -1),
     "min": partial(_extreme, 0),
     "replace": replaced,
-    "reverse": _reverse,
+    "reverse": lambda work, value: value[::-1] if isinstance(value, str) else listed(work, value)[::-1],
     "round": _round,
     "sort": _sort,
     "string": lambda work, value: text_of(value, work),
     "sum": _sum,
     "tojson": _tojson,
-    "trim": _trim,
+    "trim": lambda work, value, chars=None: _strip(str.strip, work, text_of(value, work), chars),
     "unique": _unique,
     "upper": partial(_changed, str.upper),
 }

@@ -28,7 +28,8 @@ from sandboxrun.spec.seccomp import NAMES as SECCOMP_NAMES
 from sandboxrun.spec.spec import BY_KEY, NOT_OFFERED, ROWS, SandboxSpec, parse_spec
 from sandboxrun.spec.types import INVALID, describe, freeze, item_span, item_spans, name_of
 
-# -- Dotenv files: `NAME=value` lines, as Compose reads them, less interpolation
+# -- Dotenv files: `NAME=value` lines, as Compose reads them, less interpolation. python-dotenv is not enough: it
+# tells no places, and fills values in from the caller's environment
 
 _LINE = re.compile(r"\s*(?:export\s+)?(?P<name>[^\s=#]+)\s*=[ \t]*(?P<value>.*)$")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import field, structs
 
@@ -68,7 +68,7 @@ class Rules(Data, unshown=("matches",), uncompared=("matches",)):
     longest: int | None = None
 
 
-class Key(NamedTuple):
+class Key(Data, kw_only=False):
     """What a variable's declaration may say: in words, as a schema, by example, and for which types."""
 
     description: str
@@ -482,7 +482,7 @@ def resolve_values(
     return made, files
 
 
-class _Given(NamedTuple):
+class _Given(Data, kw_only=False):
     """A value that is given: a text, or a node. `giver` and `what` name its source and the value in messages, `span` is
     where the name is, `at` where the value is."""
 

@@ -198,6 +198,10 @@ class _Stop(Exception):
 _MERGE = Scalar(value="<<", text="<<")
 
 
+def _unresolved(*_: Any) -> None:
+    """No tag: what a value is, is said by its text alone."""
+
+
 class _Composer(Composer):
     """Each YAML node gets what was made of it: `made`, with its `size` and `height`, aliases written out; a mapping the
     lines of its keys as `seen`, and a key what it is as `key` (None: faulty, its value is dropped).
@@ -217,14 +221,7 @@ class _Composer(Composer):
             parser = BaseLoader(file.text)
         self.check_event, self.peek_event, self.get_event = parser.check_event, parser.peek_event, parser.get_event
 
-    def descend_resolver(self, parent: Any, index: Any) -> None:
-        """Nothing: tags are not resolved here."""
-
-    def ascend_resolver(self) -> None:
-        """Nothing."""
-
-    def resolve(self, kind: Any, value: Any, implicit: Any) -> None:
-        """No tag."""
+    descend_resolver = ascend_resolver = resolve = _unresolved
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """The next node. `index` is the key of a mapping's value, and None for a key and for the root."""
