@@ -23,8 +23,8 @@ from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.lifecycle.apply import check_outside
 from sandboxrun.lifecycle.places import check_sources, may_write
-from sandboxrun.plan.belongings import is_private, networks_of
 from sandboxrun.plan.changes import Plan
+from sandboxrun.plan.owned import is_private, networks_of
 from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.profile.functions import MARKS
 from sandboxrun.profile.variables import Inputs

@@ -41,8 +41,8 @@ from sandboxrun.lifecycle.job import Job, shares
 from sandboxrun.lifecycle.places import surveyed
 from sandboxrun.lifecycle.watch import NOTICE
 from sandboxrun.plan import operations as op
-from sandboxrun.plan.belongings import networks_of
 from sandboxrun.plan.changes import Plan
+from sandboxrun.plan.owned import networks_of
 from sandboxrun.plan.planner import Options, make_plan
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names
@@ -238,7 +238,7 @@ class SandboxService:
         snapshot = self.engine.observe(declared.profile, self.store)
         if any(other.name == sandbox.name for other in snapshot.sandboxes):
             raise _taken(sandbox, self.project)
-        snapshot = structs.replace(snapshot, sandboxes=(), completed={}, couriers=())
+        snapshot = structs.replace(snapshot, sandboxes=(), completed={}, leftovers=())
         plan = make_plan(declared.profile, snapshot, Options(targets=(sandbox.address,)))
         plan = surveyed(plan, declared.profile, self.store)
         for step in plan.operations:
@@ -451,10 +451,10 @@ class SandboxService:
         return held
 
     def collect(self) -> tuple[Captured, ...]:
-        """Take away what killed processes left, evidence first: sandboxes whose owner is gone or whose ttl is over,
-        and networks, volumes and couriers that belong to nothing. What was kept. Nothing of a living process is
-        touched, but what this service itself should have removed and could not (the engine was away) is tried again.
-        Raises ApplyError when something could not be taken away, EngineError."""
+        """Save the evidence of what killed processes left, and remove it: sandboxes whose owner is gone or whose ttl is
+        over, and networks, volumes and upload containers that belong to nothing. Nothing of a living process is
+        touched, but what this service failed to remove before (the engine was away) is tried again. Returns what was
+        saved. Raises ApplyError when something could not be removed, EngineError."""
         with self._table:
             left = [held for held in self._held.values() if held.left]
         again = [self.remove(Sandbox(self, held), force=True) for held in left]

@@ -39,8 +39,8 @@ from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.workspace import open_workspace, stage_workspace
 from sandboxrun.gateway.image import BASE, reference
 from sandboxrun.plan import operations as op
-from sandboxrun.plan.belongings import companions_of, networks_of
 from sandboxrun.plan.diff import mismatches
+from sandboxrun.plan.owned import companions_of, networks_of
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, without_inherited
 from sandboxrun.spec.names import GATEWAY, KEEPER, PARTS, companion, part_volume
@@ -237,7 +237,7 @@ class Fake:
             networks=() if compare else tuple(n for n in found.networks if n.run in runs),
             volumes=() if compare else tuple(v for v in found.volumes if v.run in runs),
             companions=tuple(c for c in found.companions if c.run in runs),
-            couriers=(),
+            leftovers=(),
         )
 
     def _snapshot(self, profile: Profile) -> Snapshot:
@@ -259,7 +259,7 @@ class Fake:
             images=freeze({s.spec.image: self._image(s.spec.image) for s in profile.sandboxes}),
             foreign=tuple(world.foreign),
             orphaned=frozenset(o.id for o in sandboxes if o.one_off and self._is_orphan(o)),
-            couriers=tuple(c.id for c in beside if c.run not in runs),
+            leftovers=tuple(c.id for c in beside if c.run not in runs),
             companions=tuple(c for c in beside if c.run in runs),
             helper=Helper(reference=reference(), id=helper.id if helper else None, base=BASE) if needs_helper else None,
         )
@@ -548,7 +548,7 @@ class Fake:
         with self.reached(f"removing volume {step.name}") as world:
             world.volumes.pop(step.name, None)
 
-    def _do_RemoveCourier(self, step: op.RemoveCourier, session: Session) -> None:
+    def _do_RemoveLeftover(self, step: op.RemoveLeftover, session: Session) -> None:
         self._remove(step.container)
 
     def _do_CreateSandbox(self, step: op.CreateSandbox, session: Session) -> None:

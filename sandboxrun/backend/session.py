@@ -20,7 +20,7 @@ from sandboxrun.errors import ApplyError, SandboxrunError
 from sandboxrun.plan.operations import Operation
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, own_labels
-from sandboxrun.spec.option import Plot
+from sandboxrun.spec.option import OwnAddresses
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import ObservedSandbox, Snapshot
 
@@ -149,7 +149,9 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
     captured: dict[str, Captured] = field(default_factory=dict)  # run → its evidence
     given_up: dict[str, str] = field(default_factory=dict)  # address → where the evidence is of one that was replaced
     networks_made: dict[str, str] = field(default_factory=dict)  # engine name → id
-    plots: dict[str, Plot] = field(default_factory=dict)  # address → addresses on the sandbox's own network
+    own_addresses: dict[str, OwnAddresses] = field(
+        default_factory=dict
+    )  # address → addresses on the sandbox's own network
     private_networks: dict[str, str] = field(default_factory=dict)  # address → id, of those made here
     gateways: dict[str, str] = field(default_factory=dict)  # address → id, of those made here
     keepers: dict[str, str] = field(default_factory=dict)  # address → id, of those made here

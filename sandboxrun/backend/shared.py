@@ -18,7 +18,7 @@ from sandboxrun.backend.owner import decode, this_process
 from sandboxrun.backend.session import Session, StepProgress, Watched
 from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.plan import operations as op
-from sandboxrun.plan.belongings import companions_of, held_parts, shares
+from sandboxrun.plan.owned import companions_of, held_parts, shares
 from sandboxrun.profile.guarding import inside, sources_of
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import GATEWAY, KEEPER, WORKSPACE, companion

@@ -19,7 +19,7 @@ from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, ExitCode, SandboxrunError
 from sandboxrun.lifecycle.apply import ApplySettings, carry_out, locked
 from sandboxrun.lifecycle.watch import Watch, Watching
-from sandboxrun.plan import belongings
+from sandboxrun.plan import owned
 from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.spec.outcome import RUN_ENDED, Ending, first_failure
 from sandboxrun.spec.project import DeclaredSandbox, Profile
@@ -69,7 +69,7 @@ def code_of(results: Iterable[RunResult]) -> int:
 
 def shares(sandboxes: Iterable[DeclaredSandbox]) -> bool:
     """Whether any of the sandboxes needs the project's lock."""
-    return any(belongings.shares(s.spec) for s in sandboxes)
+    return any(owned.shares(s.spec) for s in sandboxes)
 
 
 class Job:

@@ -23,7 +23,7 @@ from sandboxrun.probe.program import MOST_BYTES, OUTCOME, command, parse, progra
 from sandboxrun.probe.staging import CONFIG, WEAK_NETWORK, WEAK_NETWORK_SPEC, staged, staged_weak
 from sandboxrun.probe.verdicts import Context, Phase, Seen, value
 from sandboxrun.spec import labels
-from sandboxrun.spec.option import Plot
+from sandboxrun.spec.option import OwnAddresses
 from sandboxrun.spec.option_types import CLOSED
 from sandboxrun.spec.project import DeclaredSandbox, FileSpec, Profile
 from sandboxrun.spec.records import Attachment, Lifetime
@@ -141,7 +141,7 @@ class Prober:
         if context.egress is None or not context.egress.has_gateway:
             return context
         subnet = next(candidates(name, self._engine.subnets()))
-        return structs.replace(context, gateway=Plot.of(subnet).gateway)
+        return structs.replace(context, gateway=OwnAddresses.of(subnet).gateway)
 
     def _run(self, made: Mapping[Phase, DeclaredSandbox], context: Context) -> Mapping[Phase, Seen]:
         output: dict[str, bytearray] = {}

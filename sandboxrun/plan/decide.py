@@ -11,9 +11,9 @@ from typing import assert_never
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.plan.belongings import companions_of
 from sandboxrun.plan.changes import Action, Change, Reason
 from sandboxrun.plan.diff import Difference, compare, shown_before, spec_plain
+from sandboxrun.plan.owned import companions_of
 from sandboxrun.spec import types as units
 from sandboxrun.spec.names import GATEWAY
 from sandboxrun.spec.option import Effect

@@ -1,4 +1,4 @@
-"""Operations: a plan's steps. Each is one engine call (an upload through a courier is three, a record none), with
+"""Operations: a plan's steps. Each is one engine call (an upload is three, a record none), with
 its cause and the steps it needs.
 
 Owns the union. Whoever walks it matches on the classes and ends with `assert_never`. Pure data.
@@ -102,8 +102,8 @@ class RemoveVolume(_Step):
     name: str
 
 
-class RemoveCourier(_Step):
-    """Remove a courier that an apply left when it was killed."""
+class RemoveLeftover(_Step):
+    """Remove an upload container that an apply left when it was killed."""
 
     container: str
 
@@ -151,7 +151,7 @@ class UploadWorkspace(_Step):
 
 
 class UploadFiles(_Step):
-    """Put secrets or configs into their volume: the sandbox has it read-only. Through a courier, or the keeper."""
+    """Put secrets or configs into their volume: the sandbox has it read-only."""
 
     sandbox: DeclaredSandbox
     part: str
@@ -258,7 +258,7 @@ Operation = (
     | RemoveNetwork
     | CreateVolume
     | RemoveVolume
-    | RemoveCourier
+    | RemoveLeftover
     | CreatePart
     | StartKeeper
     | CreateSandbox

@@ -13,13 +13,13 @@ from msgspec import structs
 
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, PlanError, UsageError, did_you_mean, quoted
-from sandboxrun.plan.belongings import networks_of
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.decide import Decision, decide, decide_undeclared
 from sandboxrun.plan.operations import Operation
+from sandboxrun.plan.owned import networks_of
 from sandboxrun.plan.preflight import image_faults, preflight
+from sandboxrun.plan.shared import image_changes, is_part, network_changes, volume_changes, volume_faults
 from sandboxrun.plan.steps import lay
-from sandboxrun.plan.surroundings import image_changes, is_part, network_changes, volume_changes, volume_faults
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import ObservedSandbox, Running, Snapshot
 
@@ -82,13 +82,13 @@ def make_collect_plan(
     """The plan that keeps the evidence of the containers `mine` and removes them: the end of a `run` or a wait. It
     makes nothing, whatever the profile declares.
 
-    `networks`: also those that nothing uses then; `leftovers`: also couriers, and the volumes of sandboxes that are
+    `networks`: also those that nothing uses then; `leftovers`: also upload containers, and the volumes of sandboxes that are
     gone (the profile's own stay). Both only for who holds the project's lock.
     """
     decisions = [decide_undeclared(o, None, snapshot, Reason.DESTROY) for o in mine]
     own = structs.replace(
         snapshot,
-        couriers=snapshot.couriers if leftovers else (),
+        leftovers=snapshot.leftovers if leftovers else (),
         volumes=tuple(v for v in snapshot.volumes if is_part(v) or v.key in profile.volumes),
     )
     return _plan(profile, own, decisions, Options(), whole=networks, sweep=leftovers, only_remove=True)

@@ -13,9 +13,9 @@ from graphlib import TopologicalSorter
 from msgspec import Struct, field
 
 from sandboxrun.plan import operations as op
-from sandboxrun.plan.belongings import companions_of, held_parts, own_companions, own_network, own_volumes, parts_of
 from sandboxrun.plan.changes import Action, Change, Reason
 from sandboxrun.plan.decide import Decision
+from sandboxrun.plan.owned import companions_of, held_parts, own_companions, own_network, own_volumes, parts_of
 from sandboxrun.spec import forms
 from sandboxrun.spec.names import CONFIGS, EGRESS, GATEWAY, KEEPER, SECRETS, WORKSPACE
 from sandboxrun.spec.option import Effect
@@ -47,7 +47,7 @@ class Draft(Struct, kw_only=True):
     snapshot: Snapshot
     steps: list[op.Operation] = field(default_factory=list)
     removed: dict[str, str] = field(default_factory=dict)  # container id → the step that removes it
-    couriers: Ids = ()  # the steps that remove what was left over
+    leftovers: Ids = ()  # the steps that remove what was left over
     networks: dict[str, str] = field(default_factory=dict)  # engine name → the step that makes it
     anew: set[str] = field(default_factory=set)  # keys of networks that are replaced
     volumes: dict[str, str] = field(default_factory=dict)  # key → the step that makes it
@@ -104,7 +104,7 @@ def make(draft: Draft, sandbox: DeclaredSandbox, decision: Decision) -> None:
     cause = decision.change.note or decision.change.reason.value
     networks = [draft.networks.get(draft.profile.names.network(key)) for key in spec.networks]
     volumes = [draft.volumes.get(mount.source or "") for mount in spec.volumes]
-    first = (*draft.gone(address), draft.pulls.get(spec.image), *networks, *volumes, *draft.couriers)
+    first = (*draft.gone(address), draft.pulls.get(spec.image), *networks, *volumes, *draft.leftovers)
     needs = tuple(step for step in first if step)
     parts = [
         op.CreatePart(f"volume {address} {part}", address, cause, needs, sandbox=sandbox, part=part)
@@ -288,7 +288,7 @@ def _reload(draft: Draft, sandbox: DeclaredSandbox, observed: ObservedSandbox, c
     if gateway is None:
         open_gateway(draft, sandbox, (), cause, run=run)
     elif not gateway.started:
-        open_gateway(draft, sandbox, (remove_courier(draft, gateway.id),), cause, run=run)
+        open_gateway(draft, sandbox, (remove_leftover(draft, gateway.id),), cause, run=run)
     elif gateway.running:
         id = f"reload {address} {GATEWAY}"
         draft.add(op.ReloadGateway(id, address, cause, sandbox=sandbox, container=gateway.id, run=run))
@@ -379,9 +379,9 @@ def _replace_network(draft: Draft, change: Change, decisions: list[Decision]) ->
 # -- The steps that take away: stop, evidence, removal, then what nothing uses any more. Evidence comes first
 
 
-def remove_courier(draft: Draft, container: str) -> str:
+def remove_leftover(draft: Draft, container: str) -> str:
     """Remove what an apply that was killed left; the step."""
-    return draft.add(op.RemoveCourier(f"courier {container[:12]}", "", "left over", container=container))
+    return draft.add(op.RemoveLeftover(f"leftover {container[:12]}", "", "left over", container=container))
 
 
 def teardown(draft: Draft, decision: Decision, after: Ids = ()) -> None:
@@ -422,7 +422,7 @@ def teardown(draft: Draft, decision: Decision, after: Ids = ()) -> None:
         f"remove {address}",
         address,
         cause,
-        (*last, *draft.couriers),  # a courier holds the volumes that go with the container
+        (*last, *draft.leftovers),  # an upload container holds the volumes that go with the container
         container=observed.id,
         name=observed.name,
         volumes=own_volumes(observed.base, draft.snapshot),
@@ -433,9 +433,9 @@ def teardown(draft: Draft, decision: Decision, after: Ids = ()) -> None:
     draft.removed[observed.id] = draft.add(remove)
 
 
-def remove_surroundings(draft: Draft, networks: list[Change], volumes: list[Change]) -> None:
+def remove_shared(draft: Draft, networks: list[Change], volumes: list[Change]) -> None:
     """Networks and volumes that go, once nothing is on them."""
-    after = (*draft.removed.values(), *draft.couriers)
+    after = (*draft.removed.values(), *draft.leftovers)
     moved = tuple(s.id for s in draft.steps if isinstance(s, op.DisconnectNetwork | op.ConnectNetwork))
     for change in networks:
         if change.action is Action.DELETE and change.container is not None:
@@ -459,7 +459,7 @@ def lay(
 ) -> tuple[op.Operation, ...]:
     """All steps; those with no needs in common may run side by side."""
     draft = Draft(profile=profile, snapshot=snapshot)
-    draft.couriers = tuple(remove_courier(draft, container) for container in snapshot.couriers)
+    draft.leftovers = tuple(remove_leftover(draft, container) for container in snapshot.leftovers)
     for decision in decisions:
         if decision.ends and not decision.beside:
             teardown(draft, decision)
@@ -473,5 +473,5 @@ def lay(
             make(draft, decision.made, decision)
         elif decision.change.action is Action.UPDATE and decision.declared is not None:
             update(draft, decision.declared, decision)
-    remove_surroundings(draft, networks, volumes)
+    remove_shared(draft, networks, volumes)
     return tuple(draft.steps)

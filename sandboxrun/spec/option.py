@@ -237,7 +237,7 @@ _PROXIED = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 VARIABLES = (*_PROXIED, "NO_PROXY", "no_proxy", "NODE_USE_ENV_PROXY")
 
 
-class Plot(Data):
+class OwnAddresses(Data):
     """The addresses of one sandbox's network. The first belongs to the engine's bridge, which is given none."""
 
     subnet: str
@@ -245,8 +245,8 @@ class Plot(Data):
     sandbox: str
 
     @classmethod
-    def of(cls, subnet: str) -> Plot:
-        """The plot on a subnet of at least four addresses, such as 10.231.0.8/29."""
+    def of(cls, subnet: str) -> OwnAddresses:
+        """The addresses on a subnet of at least four addresses, such as 10.231.0.8/29."""
         network = ipaddress.ip_network(subnet)
         return cls(subnet=str(network), gateway=str(network[2]), sandbox=str(network[3]))
 

@@ -288,7 +288,7 @@ class Snapshot(Data):
     images: Mapping[str, Image] = freeze({})
     foreign: tuple[Foreign, ...] = ()
     orphaned: frozenset[str] = frozenset()  # ids of one-offs whose owner is gone
-    couriers: tuple[str, ...] = ()  # ids of couriers left by an apply that was killed
+    leftovers: tuple[str, ...] = ()  # ids of upload containers left by an apply that was killed
     companions: tuple[Companion, ...] = ()
     helper: Helper | None = None  # the image of gateways and keepers; None where no sandbox needs one
     completed: Mapping[str, Mapping[str, Completed]] = freeze({})  # address → spec digest

@@ -572,7 +572,7 @@ def test_what_a_killed_apply_left_is_collected(world: World, busybox: str) -> No
     assert set(world.ids(profile)) == {"a", "b"}
     assert world.plan(profile).empty
     snapshot = world.snapshot(profile)
-    assert snapshot.couriers == ()
+    assert snapshot.leftovers == ()
     assert [volume.name for volume in snapshot.volumes] == [f"{world.project}-a.workspace"]
     assert world.run(world.ids(profile)["a"], "ls", "-A", "/workspace")[0] == 0
 

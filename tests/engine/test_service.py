@@ -514,7 +514,7 @@ def test_collect_takes_what_is_past_its_ttl(service: SandboxService) -> None:
 
 
 def _whole_life(settings: Settings, project: str, home: Path, workspace: Path) -> None:
-    """All calls that there are: a network, volumes, couriers, a start, evidence, removal."""
+    """All calls that there are: a network, volumes, upload containers, a start, evidence, removal."""
     service = SandboxService(settings, project=project, directory=home)
     options: dict[str, Any] = {"workspace": workspace, "secrets": {"key": "x"}, "network_mode": "bridge"}
     made = service.create("a", command=["sh", "-c", "echo ran"], **options)

@@ -19,7 +19,7 @@ from sandboxrun.gateway.subnets import Network
 from sandboxrun.spec import forms, labels, seccomp
 from sandboxrun.spec.codec import ImageConfig, from_label, without_inherited
 from sandboxrun.spec.names import EGRESS, RULES, Names, part_volume
-from sandboxrun.spec.option import PORT, Plot, private_network, value_of, values_of
+from sandboxrun.spec.option import PORT, OwnAddresses, private_network, value_of, values_of
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, VolumeSpec, config_digest
 from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec
 from sandboxrun.spec.state import (
@@ -48,15 +48,15 @@ def encode(
     name: str,
     names: Names,
     own_labels: Mapping[str, str],
-    plot: Plot | None = None,
+    own_addresses: OwnAddresses | None = None,
     image: ImageConfig | None = None,
 ) -> dict[str, Any]:
     """The body of POST /containers/create for a settled spec.
 
-    `own_labels` are sandboxrun's labels beside those that options themselves write; `plot` the addresses of one that
-    has a gateway; `image` what the spec's image sets.
+    `own_labels` are sandboxrun's labels beside those that options themselves write; `own_addresses` are those of
+    a sandbox with a gateway; `image` what the spec's image sets.
     """
-    payload = Payload(name=name, names=names, plot=plot)
+    payload = Payload(name=name, names=names, own_addresses=own_addresses)
     for place, value in zip(_PLACES, values_of(spec), strict=True):
         if value is not None and place is not None:
             place.put(value, payload)
@@ -334,7 +334,9 @@ def private_network_payload(sandbox: DeclaredSandbox, project: str, run: str, su
     }
 
 
-def gateway_payload(sandbox: DeclaredSandbox, names: Names, run: str, plot: Plot, image: str) -> dict[str, Any]:
+def gateway_payload(
+    sandbox: DeclaredSandbox, names: Names, run: str, own_addresses: OwnAddresses, image: str
+) -> dict[str, Any]:
     """The body of POST /containers/create for a sandbox's gateway."""
     egress = sandbox.spec.egress
     rules = {
@@ -353,7 +355,7 @@ def gateway_payload(sandbox: DeclaredSandbox, names: Names, run: str, plot: Plot
     }
     return {
         "Image": image,
-        "Cmd": ["serve", "--listen", f"{plot.gateway}:{PORT}", "--rules", f"{DIRECTORY}/{FILE}"],
+        "Cmd": ["serve", "--listen", f"{own_addresses.gateway}:{PORT}", "--rules", f"{DIRECTORY}/{FILE}"],
         "User": USER,
         "StopTimeout": 2,
         "Labels": _companion_labels(sandbox, names.project, run, "gateway"),

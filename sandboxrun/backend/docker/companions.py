@@ -29,7 +29,7 @@ from sandboxrun.gateway import DIRECTORY, FILE
 from sandboxrun.gateway.subnets import candidates
 from sandboxrun.plan import operations as op
 from sandboxrun.spec.names import GATEWAY, companion
-from sandboxrun.spec.option import Plot, private_network
+from sandboxrun.spec.option import OwnAddresses, private_network
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import FileRef
 
@@ -61,7 +61,7 @@ def create_private_network(step: op.CreatePrivateNetwork, session: Session) -> s
     with session.plotting:  # two steps must not choose the same subnet
         taken = taken_by(session.engine.networks())
         network, subnet = _first_free(step.sandbox, taken, session)
-    session.plots[step.address] = Plot.of(subnet)
+    session.own_addresses[step.address] = OwnAddresses.of(subnet)
     session.private_networks[step.address] = network
     inspect = session.engine.network(network) or {}
     live = decode_network(inspect)
@@ -106,16 +106,16 @@ def _remove_left(name: str, session: Session) -> None:
 def create_gateway(step: op.CreateGateway, session: Session) -> str:
     """Make the container on the network that leads outside, give it its rules and its place beside the sandbox."""
     sandbox, network = step.sandbox, private_network(step.sandbox.name)
-    plot = session.plots.get(step.address) or _plot_of(network, session)
+    own_addresses = session.own_addresses.get(step.address) or _addresses_of(network, session)
     run = step.run or session.run_of(step.address)
-    payload = gateway_payload(sandbox, session.profile.names, run, plot, step.image)
+    payload = gateway_payload(sandbox, session.profile.names, run, own_addresses, step.image)
     made = session.engine.create_container(companion(sandbox.name, GATEWAY), payload)
     session.companions.setdefault(step.address, []).append(made.id)
     session.gateways[step.address] = made.id
     if made.warnings:
         raise ApplyError(*(f"the gateway of {step.address}: the engine warned: {text}" for text in made.warnings))
     _give_rules(sandbox, made.id, run, session)
-    place = {"IPAMConfig": {"IPv4Address": plot.gateway}}
+    place = {"IPAMConfig": {"IPv4Address": own_addresses.gateway}}
     session.engine.connect_network(network, made.id, place)
     lost = list(not_taken(payload, session.engine.inspect_container(made.id)))
     if lost:
@@ -146,13 +146,13 @@ def reload_gateway(step: op.ReloadGateway, session: Session) -> str:
     return "rules reloaded"
 
 
-def _plot_of(network: str, session: Session) -> Plot:
+def _addresses_of(network: str, session: Session) -> OwnAddresses:
     """The addresses on a network that is there."""
     found = session.engine.network(network)
     subnet = decode_network(found).subnet if found is not None else None
     if subnet is None:
         raise ApplyError(f"the network {network} is gone", help="replace the sandbox: --replace")
-    return Plot.of(subnet)
+    return OwnAddresses.of(subnet)
 
 
 def _digest(sandbox: DeclaredSandbox, run: str, session: Session) -> str:

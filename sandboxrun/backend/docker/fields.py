@@ -17,7 +17,7 @@ from sandboxrun.data import Data
 from sandboxrun.spec import forms, labels, seccomp
 from sandboxrun.spec.guard import HIDDEN, mounts_of, parents
 from sandboxrun.spec.names import CONFIGS, SECRETS, WORKSPACE, Names, part_volume
-from sandboxrun.spec.option import RESOLVER, Plot, Row, private_network, proxy_variables
+from sandboxrun.spec.option import RESOLVER, OwnAddresses, Row, private_network, proxy_variables
 from sandboxrun.spec.option_types import CLOSED, Egress, join_security, split_security
 from sandboxrun.spec.options import CONFIGS_AT, SECRETS_AT
 from sandboxrun.spec.records import (
@@ -55,7 +55,7 @@ class Payload(Data):
 
     name: str
     names: Names
-    plot: Plot | None = None  # of a sandbox that has a gateway
+    own_addresses: OwnAddresses | None = None  # of a sandbox that has a gateway
     config: dict[str, Any] = field(default_factory=dict)
     host: dict[str, Any] = field(default_factory=dict)
     endpoints: dict[str, Any] = field(default_factory=dict)
@@ -568,14 +568,14 @@ class Wiring(Place, kw_only=False, eq=False):
     back is what was applied last, if the sandbox is wired as it was made."""
 
     def put(self, value: Egress, payload: Payload) -> None:
-        if not value.has_gateway or payload.plot is None:
+        if not value.has_gateway or payload.own_addresses is None:
             return
         network = private_network(payload.name)
         payload.host["NetworkMode"] = network
-        payload.endpoints[network] = {"IPAMConfig": {"IPv4Address": payload.plot.sandbox}}
+        payload.endpoints[network] = {"IPAMConfig": {"IPv4Address": payload.own_addresses.sandbox}}
         payload.host["Dns"] = [RESOLVER]
-        payload.config.setdefault("Env", []).extend(to_equals(proxy_variables(payload.plot.gateway)))
-        payload.config.setdefault("Labels", {})[labels.GATEWAY] = payload.plot.gateway
+        payload.config.setdefault("Env", []).extend(to_equals(proxy_variables(payload.own_addresses.gateway)))
+        payload.config.setdefault("Labels", {})[labels.GATEWAY] = payload.own_addresses.gateway
 
     def get(self, live: Live) -> Egress | None:
         attached = set((live.inspect.get("NetworkSettings") or {}).get("Networks") or {})

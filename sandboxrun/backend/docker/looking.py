@@ -26,7 +26,7 @@ from sandboxrun.evidence.parts import lines, record_of
 from sandboxrun.gateway import DIRECTORY, FILE
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import GATEWAY, companion
-from sandboxrun.spec.option import Plot, private_network
+from sandboxrun.spec.option import OwnAddresses, private_network
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import ObservedSandbox
@@ -236,7 +236,7 @@ def gateway_view(engine: Engine, profile: Profile, spec: SandboxSpec, observed: 
     if subnet is not None:
         address = observed.address
         sandbox = DeclaredSandbox(address=address, sandbox=address, each=None, name=observed.base, spec=spec)
-        payload = gateway_payload(sandbox, profile.names, observed.run, Plot.of(subnet), image)
+        payload = gateway_payload(sandbox, profile.names, observed.run, OwnAddresses.of(subnet), image)
         lost = list(not_taken(payload, gateway))
         lost += ["Config.Cmd"] if (gateway.get("Config") or {}).get("Cmd") != payload["Cmd"] else []
     return GatewayView(

@@ -19,15 +19,15 @@ from msgspec import structs
 from sandboxrun.backend.docker.codec import decode, encode, encode_update, keeper_payload, not_taken, volume_payload
 from sandboxrun.backend.docker.fields import FIELDS
 from sandboxrun.backend.docker.leftovers import held
-from sandboxrun.backend.docker.owned import COURIER, is_own_volume
+from sandboxrun.backend.docker.owned import UPLOAD, is_own_volume
 from sandboxrun.backend.docker.streams import file_mode
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound
 from sandboxrun.backend.session import Made, Session, StepProgress
 from sandboxrun.backend.shared import check_places
 from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.plan import operations as op
-from sandboxrun.plan.belongings import held_parts
 from sandboxrun.plan.diff import mismatches, short
+from sandboxrun.plan.owned import held_parts
 from sandboxrun.plan.preflight import image_fault
 from sandboxrun.profile.objects import digest
 from sandboxrun.spec import labels
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from sandboxrun.evidence.folder import Folder
     from sandboxrun.evidence.store import Store
 
-# -- The tars that couriers carry: secrets, configs, and a directory's owner
+# -- The tars that upload containers carry: secrets, configs, and a directory's owner
 
 
 def files_tar(contents: Mapping[FileRef, bytes], uid: int, gid: int) -> BinaryIO:
@@ -307,7 +307,7 @@ def start_keeper(step: op.StartKeeper, session: Session) -> str:
 NO_IMAGE = "check the name, or `docker login`; to use an image that is on the engine set pull_policy: missing or never"
 _SETTLED = 0.5  # seconds after which a command has been started, or could not be
 _NOT_STARTED = (126, 127)  # as a shell and the engine's init have it: not executable, not found
-LANDING = "/sandboxrun"  # where a courier has what it carries
+LANDING = "/sandboxrun"  # where an upload container has what it carries
 
 
 def pull_image(step: op.PullImage, session: Session) -> str:
@@ -376,7 +376,7 @@ def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
         name=sandbox.name,
         names=names,
         own_labels=session.labels(sandbox),
-        plot=session.plots.get(sandbox.address),
+        own_addresses=session.own_addresses.get(sandbox.address),
         image=session.image(step.image_id or sandbox.spec.image),
     )
     check_places(sandbox, session.places)
@@ -423,7 +423,7 @@ def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
             help="exclude what the agent does not need, or give it a larger size",
         )
     volume, told = part_volume(sandbox.name, WORKSPACE), {labels.RUN: container.run, labels.CONTENT: packed.content}
-    carrying = courier(sandbox, WORKSPACE, volume, session, told, landing="/")
+    carrying = upload_container(sandbox, WORKSPACE, volume, session, told, landing="/")
     with open_workspace(session.store, container.run) as tar, carrying as carrier:
         session.engine.put_archive(carrier, "/", tar)
     return f"{packed.files} file{'s' if packed.files != 1 else ''}"
@@ -442,7 +442,7 @@ def upload_files(step: op.UploadFiles, session: Session) -> None:
     if step.part in held_parts(sandbox.spec):
         session.engine.put_archive(session.keepers[step.address], held_at(step.part), tar)
         return
-    with courier(sandbox, step.part, part_volume(sandbox.name, step.part), session) as carrier:
+    with upload_container(sandbox, step.part, part_volume(sandbox.name, step.part), session) as carrier:
         session.engine.put_archive(carrier, f"{LANDING}/{step.part}", tar)
 
 
@@ -451,12 +451,12 @@ def give_volume(step: op.GiveVolume, session: Session) -> None:
 
     sandbox, part = step.sandbox, f"volume-{step.key}"
     uid, gid = owner(sandbox, session.made[step.address].id, session)
-    with courier(sandbox, part, session.profile.names.volume(step.key), session) as carrier:
+    with upload_container(sandbox, part, session.profile.names.volume(step.key), session) as carrier:
         session.engine.put_archive(carrier, LANDING, directory_tar(part, uid, gid))
 
 
 @contextmanager
-def courier(
+def upload_container(
     sandbox: DeclaredSandbox,
     part: str,
     volume: str,
@@ -483,7 +483,7 @@ def courier(
             "Image": sandbox.spec.image,
             "Cmd": ["true"],
             "NetworkDisabled": True,
-            "Labels": {labels.PROJECT: session.profile.project, labels.ROLE: COURIER, **more},
+            "Labels": {labels.PROJECT: session.profile.project, labels.ROLE: UPLOAD, **more},
             "HostConfig": {"NetworkMode": "none", "Mounts": [mount]},
         },
         platform=sandbox.spec.platform,

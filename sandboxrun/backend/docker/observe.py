@@ -16,9 +16,9 @@ from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.codec import observe, observe_companion, observe_network, observe_volume
 from sandboxrun.backend.docker.fields import FIELDS, KEPT
 from sandboxrun.backend.docker.making import updated_spec
-from sandboxrun.backend.docker.owned import COURIER, is_own_container, is_own_network, is_own_volume, own_containers
+from sandboxrun.backend.docker.owned import UPLOAD, is_own_container, is_own_network, is_own_volume, own_containers
 from sandboxrun.backend.errors import EngineError, EngineUnreachable
-from sandboxrun.plan.belongings import companions_of, networks_of, shares
+from sandboxrun.plan.owned import companions_of, networks_of, shares
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, to_label
 from sandboxrun.spec.names import COMPANIONS
@@ -62,7 +62,7 @@ def take_snapshot(
         observe(answer, profile.names, images.of(str(answer.get("Image") or "")), updated_spec(answer, store), declared)
         for answer in inspected
     )
-    companions, couriers = _companions(helpers.values(), {o.run for o in sandboxes})
+    companions, leftovers = _companions(helpers.values(), {o.run for o in sandboxes})
     sandboxes = _with_endings(engine, sandboxes)
     networks, volumes = own_networks(engine, profile.project), own_volumes(engine, profile.project)
     running = {o.address: o.applied for o in sandboxes if isinstance(o.state, Running) and not o.one_off}
@@ -79,7 +79,7 @@ def take_snapshot(
         volumes=volumes,
         images=references,
         orphaned=frozenset(o.id for o in sandboxes if o.one_off and _owner_gone(o)),
-        couriers=couriers,
+        leftovers=leftovers,
         companions=companions,
         helper=_helper(images, profile.sandboxes),
         completed=completed(profile, store, workspaces),
@@ -121,10 +121,10 @@ def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Sn
     )
     if not shared:
         return snapshot
-    listed = own_containers(engine, profile.project, more={labels.ROLE: COURIER}, of_image=images.label_names)
+    listed = own_containers(engine, profile.project, more={labels.ROLE: UPLOAD}, of_image=images.label_names)
     snapshot = structs.replace(
         snapshot,
-        couriers=tuple(str(c["Id"]) for c in listed),
+        leftovers=tuple(str(c["Id"]) for c in listed),
         networks=own_networks(engine, profile.project),
         volumes=own_volumes(engine, profile.project),
     )

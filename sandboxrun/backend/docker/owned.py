@@ -27,15 +27,15 @@ from sandboxrun.spec.state import ObservedSandbox
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
 
-COURIER = "courier"
+UPLOAD = "courier"
 IDENTITY = frozenset({labels.PROJECT, labels.SANDBOX, labels.RUN, labels.ROLE, labels.SPEC, labels.SPEC_DIGEST})
 _RUN = re.compile("[0-9a-f]{32}")
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 
 
 def is_own_container(listed: Mapping[str, Any], project: str, of_image: Collection[str]) -> bool:
-    """Whether a container of the engine's list is the project's: a sandbox, a companion or a courier. `of_image` are
-    the names of its image's labels: sandboxrun runs no image that has labels of its own."""
+    """Whether a container of the engine's list is the project's: a sandbox, a companion or an upload container. `of_image`
+    are the names of its image's labels: sandboxrun runs no image that has labels of its own."""
     own = labels.read(listed.get("Labels"))
     if own.get(labels.PROJECT) != project or not IDENTITY.isdisjoint(of_image):
         return False
@@ -44,7 +44,7 @@ def is_own_container(listed: Mapping[str, Any], project: str, of_image: Collecti
             return _has_run(own) and _is_spec(own.get(labels.SPEC), own.get(labels.SPEC_DIGEST))
         case str(role) if role in COMPANIONS:
             return _has_run(own)
-        case str(role) if role == COURIER:
+        case str(role) if role == UPLOAD:
             return listed.get("State") == "created"  # it is never started
     return False
 

@@ -131,7 +131,7 @@ HANDLERS: Mapping[type[Operation], Callable[[Any, Session], str | None]] = {
     op.RemoveSandbox: remove_sandbox,
     op.RemoveNetwork: remove_network,
     op.RemoveVolume: lambda step, session: _remove_volume(step.name, session),
-    op.RemoveCourier: lambda step, session: _remove_container(step.container, session),
+    op.RemoveLeftover: lambda step, session: _remove_container(step.container, session),
 }
 
 

@@ -9,7 +9,7 @@ from sandboxrun.backend.docker.codec import decode, encode, encode_update, image
 from sandboxrun.backend.docker.fields import FIELDS, KEPT, Live, field_of
 from sandboxrun.spec.codec import ImageConfig, from_label, own_labels, to_label, unsupported, without_inherited
 from sandboxrun.spec.names import Names
-from sandboxrun.spec.option import Effect, Plot
+from sandboxrun.spec.option import Effect, OwnAddresses
 from sandboxrun.spec.records import Attachment, FileRef, Healthcheck, Logging, Mount, Workspace
 from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, settle
 from sandboxrun.spec.types import freeze
@@ -22,7 +22,7 @@ NAMES = Names(project="p", given_networks={"shared": "office"}, given_volumes={"
 
 def there_and_back(spec: SandboxSpec, names: Names = NAMES) -> SandboxSpec:
     own = own_labels(project="p", address="a", run="r", spec=spec)
-    body = encode(spec, name=NAME, names=names, own_labels=own, plot=Plot.of("10.231.0.8/29"))
+    body = encode(spec, name=NAME, names=names, own_labels=own, own_addresses=OwnAddresses.of("10.231.0.8/29"))
     return decode(as_inspect(body, spec, name=NAME, names=names), names, spec)
 
 

@@ -119,8 +119,8 @@ def test_a_gateway_that_never_ran_is_made_anew() -> None:
     """An apply that was killed made it: it may stand on no network yet, and its rules may not be there."""
     sandbox, half = declared("a", egress=API), structs.replace(companion(running=False), started=False)
     plan = make_plan(profile(sandbox), running(sandbox, half))
-    assert ids(plan) == [f"courier {half.id[:12]}", "create a gateway", "start a gateway"]
-    assert f"courier {half.id[:12]}" in step(plan, op.CreateGateway).needs
+    assert ids(plan) == [f"leftover {half.id[:12]}", "create a gateway", "start a gateway"]
+    assert f"leftover {half.id[:12]}" in step(plan, op.CreateGateway).needs
 
 
 def test_what_is_its_own_goes_with_it_and_its_records_are_kept_first() -> None:
@@ -135,9 +135,9 @@ def test_what_is_its_own_goes_with_it_and_its_records_are_kept_first() -> None:
 
 
 def test_the_networks_of_sandboxes_that_are_gone_are_swept() -> None:
-    plan = make_plan(profile(), snapshot(networks=(private(),), couriers=("e" * 64,)))
-    assert ids(plan) == ["courier eeeeeeeeeeee", "remove network.review-a.net"]
-    assert step(plan, op.RemoveNetwork).needs == ("courier eeeeeeeeeeee",)
+    plan = make_plan(profile(), snapshot(networks=(private(),), leftovers=("e" * 64,)))
+    assert ids(plan) == ["leftover eeeeeeeeeeee", "remove network.review-a.net"]
+    assert step(plan, op.RemoveNetwork).needs == ("leftover eeeeeeeeeeee",)
 
 
 def test_gateways_are_moved_when_the_network_to_the_outside_is_replaced() -> None:

@@ -12,8 +12,8 @@ from msgspec import structs
 
 from sandboxrun.errors import PlanError, UsageError
 from sandboxrun.plan import operations as op
-from sandboxrun.plan.belongings import networks_of
 from sandboxrun.plan.changes import Action, Plan, Reason
+from sandboxrun.plan.owned import networks_of
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, select
 from sandboxrun.spec.codec import ImageConfig
 from sandboxrun.spec.names import part_volume
@@ -482,9 +482,9 @@ def test_everything_around_a_sandbox_is_made_before_and_removed_after() -> None:
         workspace=profile().directory,
     )
     declaring = profile(full, volumes=freeze({"data": VolumeSpec()}))
-    plan = make_plan(declaring, snapshot(couriers=("e" * 64,), helper=HELPER, **NONE))
+    plan = make_plan(declaring, snapshot(leftovers=("e" * 64,), helper=HELPER, **NONE))
     assert steps(plan) == [
-        "courier eeeeeeeeeeee",
+        "leftover eeeeeeeeeeee",
         "create network.default",
         "create network.other",
         "create volume.data",
@@ -503,7 +503,7 @@ def test_everything_around_a_sandbox_is_made_before_and_removed_after() -> None:
         "create network.default",
         "create network.other",
         "create volume.data",
-        "courier eeeeeeeeeeee",
+        "leftover eeeeeeeeeeee",
         "volume a workspace",
         "volume a secrets",
     }

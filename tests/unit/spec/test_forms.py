@@ -14,7 +14,7 @@ from sandboxrun.backend.docker.fields import SHOWN
 from sandboxrun.profile.loader import load_data
 from sandboxrun.profile.render import effective
 from sandboxrun.spec.codec import ImageConfig, own_labels, without_inherited
-from sandboxrun.spec.option import Plot, value_of
+from sandboxrun.spec.option import OwnAddresses, value_of
 from sandboxrun.spec.project import DeclaredSandbox, Profile, config_digest
 from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, digest_of
 from tests.spellings import MANY, ONE_FORM, SPELLINGS, Many, Spelling
@@ -41,8 +41,8 @@ def declared(key: str, value: Any, given: Spelling | Many, directory: Path) -> D
 def inspected(sandbox: DeclaredSandbox, profile: Profile) -> tuple[dict[str, Any], dict[str, Any]]:
     """The create payload, and what an engine answers to an inspect then."""
     own = own_labels(project="p", address="a", run="r", spec=sandbox.spec)
-    plot = Plot.of("10.231.0.8/29")
-    body = encode(sandbox.spec, name=sandbox.name, names=profile.names, own_labels=own, plot=plot)
+    own_addresses = OwnAddresses.of("10.231.0.8/29")
+    body = encode(sandbox.spec, name=sandbox.name, names=profile.names, own_labels=own, own_addresses=own_addresses)
     return body, as_inspect(body, sandbox.spec, name=sandbox.name, names=profile.names)
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from sandboxrun.errors import Diagnostic
-from sandboxrun.plan.belongings import companions_of, is_private, networks_of
 from sandboxrun.plan.changes import Action, Change, Reason
 from sandboxrun.plan.decide import Decision
 from sandboxrun.plan.diff import Difference, short
+from sandboxrun.plan.owned import companions_of, is_private, networks_of
 from sandboxrun.spec.names import PARTS, part_volume
 from sandboxrun.spec.option import Effect, to_plain
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile, config_digest
