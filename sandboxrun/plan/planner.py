@@ -82,8 +82,8 @@ def make_collect_plan(
     """The plan that keeps the evidence of the containers `mine` and removes them: the end of a `run` or a wait. It
     makes nothing, whatever the profile declares.
 
-    `networks`: also those that nothing uses then; `leftovers`: also upload containers, and the volumes of sandboxes that are
-    gone (the profile's own stay). Both only for who holds the project's lock.
+    `networks`: also those that nothing uses then; `leftovers`: also upload containers, and the volumes of
+    sandboxes that are gone (the profile's own stay). Both only for the holder of the project's lock.
     """
     decisions = [decide_undeclared(o, None, snapshot, Reason.DESTROY) for o in mine]
     own = structs.replace(

@@ -34,8 +34,8 @@ _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 
 
 def is_own_container(listed: Mapping[str, Any], project: str, of_image: Collection[str]) -> bool:
-    """Whether a container of the engine's list is the project's: a sandbox, a companion or an upload container. `of_image`
-    are the names of its image's labels: sandboxrun runs no image that has labels of its own."""
+    """Whether a container of the engine's list is the project's: a sandbox, a companion or an upload container.
+    `of_image` are the names of its image's labels: sandboxrun runs no image that has labels of its own."""
     own = labels.read(listed.get("Labels"))
     if own.get(labels.PROJECT) != project or not IDENTITY.isdisjoint(of_image):
         return False
