@@ -233,10 +233,10 @@ def surveyed(made: Plan, profile: Profile, store: Store) -> Plan:
 
 
 def _binds(sandbox: DeclaredSandbox) -> Iterator[Diagnostic]:
-    from sandboxrun.evidence.survey import survey_bind
-
     for mount in sandbox.spec.volumes:
         if mount.type == "bind" and mount.source is not None:
+            from sandboxrun.evidence.survey import survey_bind
+
             for found in survey_bind(Path(mount.source)):
                 message = f"{sandbox.address}: the bind's source {mount.source}: {found.message}"
                 yield structs.replace(found, message=message, span=sandbox.place("volumes", mount.target))
