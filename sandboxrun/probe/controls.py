@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sandboxrun.probe import files, filesystem, kernel, network, privilege, requests, resources
-from sandboxrun.probe.verdicts import Context, Control, Finding, Phase, Seen, Verdict
+from sandboxrun.probe.verdicts import NOTHING, Context, Control, Finding, Phase, Seen, Verdict
 from sandboxrun.spec.types import freeze
 
 # -- Every control, in the order in which they are shown
@@ -27,16 +27,13 @@ BY_ID = freeze({control.id: control for control in CONTROLS})
 
 # -- Verdicts: each control judged by what the sandbox showed and what the weak one did. Pure
 
-NOTHING: Seen = freeze({})
-NO_FIELDS: Mapping[str, str] = freeze({})
-
 
 def judge(
     sandbox: str,
     context: Context,
     seen: Mapping[Phase, Seen],
     control: Mapping[Phase, Seen],
-    fields: Mapping[str, str] = NO_FIELDS,
+    fields: Mapping[str, str] = NOTHING,
 ) -> tuple[Finding, ...]:
     """A finding for every control, in the table's order. `seen` is what the sandbox showed in each phase, `control`
     what the weak one did; a phase that did not run is left out of them, and what it should have told is inconclusive.
@@ -44,7 +41,7 @@ def judge(
     """
     found = []
     for one in CONTROLS:
-        strong, weak = seen.get(one.phase, NOTHING), control.get(one.phase, NOTHING)
+        strong, weak = seen.get(one.phase, {}), control.get(one.phase, {})
         reason = one.applies(context)
         if reason is not None:
             expected, shown, verdict, note = "", "", Verdict.NOT_APPLICABLE, reason

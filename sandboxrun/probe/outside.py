@@ -11,7 +11,7 @@ from sandboxrun.backend.views import Accounts, Terms
 from sandboxrun.data import Data
 from sandboxrun.errors import shown
 from sandboxrun.plan.diff import Difference
-from sandboxrun.probe.verdicts import GVISOR, Finding, Verdict
+from sandboxrun.probe.verdicts import GVISOR, NOTHING, Finding, Verdict
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import freeze
 
@@ -200,7 +200,6 @@ def listed(words: Iterable[str], most: int = 8) -> str:
 
 # -- How one thing is looked at from outside: what a check is given, what it answers, and how answers become …
 
-NO_FIELDS: Mapping[str, str] = freeze({})
 SENTRY = "the runtime's own kernel answers in there; its processes on the host are not the sandbox's"
 
 
@@ -237,7 +236,7 @@ class Check(Data):
 
 
 def findings(
-    sandbox: str, looked: Looked, checks: Iterable[Check], fields: Mapping[str, str] = NO_FIELDS
+    sandbox: str, looked: Looked, checks: Iterable[Check], fields: Mapping[str, str] = NOTHING
 ) -> tuple[Finding, ...]:
     """One finding a check, in their order; `fields` are the engine's own names of the checks."""
     found = []

@@ -122,7 +122,7 @@ class Finding(Data):
 # -- How values that the program printed are read and told. Pure
 
 OK = "ok"
-NOTHING: Mapping[str, str] = {}
+NOTHING: Mapping[str, str] = freeze({})
 # What a call gives that a filter or the kernel refuses. 31: the signal of a filter that kills.
 REFUSED = frozenset({f"errno:{errno.EPERM}", f"errno:{errno.ENOSYS}", "signal:31"})
 # What one gives that this kernel does not have at all; 11: an entry that it does not have.
