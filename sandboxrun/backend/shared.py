@@ -156,7 +156,7 @@ def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known
 def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, known: bool) -> CaptureRequest:
     from sandboxrun.evidence.capture import CaptureRequest
     from sandboxrun.evidence.export import ExportLimits
-    from sandboxrun.evidence.index import Digests, Missing
+    from sandboxrun.evidence.index import Digests, MissingPart
     from sandboxrun.evidence.parts import CaptureLimits
     from sandboxrun.spec.outcome import StoppedBy
 
@@ -185,7 +185,7 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
         live_logs=watched.live_logs,
         exit_code=watched.exit_code,
         written=watched.written,
-        missing=tuple(Missing(part=part, reason=reason) for part, reason in watched.missing),
+        missing=tuple(MissingPart(part=part, reason=reason) for part, reason in watched.missing),
         filesystem_changes=policy.filesystem_changes,
         artifacts=policy.artifacts,
         workspace=workspace.target if copied and workspace is not None else None,

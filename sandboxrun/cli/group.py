@@ -12,40 +12,40 @@ import click
 from click.shell_completion import CompletionItem
 
 
-class Entry(NamedTuple):
+class CommandEntry(NamedTuple):
     """A command: "module:attribute" below `sandboxrun.cli.commands`, and its line in the list of commands."""
 
     target: str
     help: str
 
 
-SECTIONS: Mapping[str, Mapping[str, Entry]] = {
+SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
     "Profile": {
-        "init": Entry("init:init", "Write a commented sandbox.yaml to start from."),
-        "validate": Entry("validate:validate", "Check profiles and report all errors, each with its line."),
-        "render": Entry("render:render", "Print the effective profile and the source of each value."),
-        "schema": Entry("schema:schema", "Print the JSON Schema of a profile, for editors and other programs."),
-        "explain": Entry("explain:explain", "Show an option's documentation."),
+        "init": CommandEntry("init:init", "Write a commented sandbox.yaml to start from."),
+        "validate": CommandEntry("validate:validate", "Check profiles and report all errors, each with its line."),
+        "render": CommandEntry("render:render", "Print the effective profile and the source of each value."),
+        "schema": CommandEntry("schema:schema", "Print the JSON Schema of a profile, for editors and other programs."),
+        "explain": CommandEntry("explain:explain", "Show an option's documentation."),
     },
     "Sandboxes": {
-        "plan": Entry("plan:plan", "Show what apply would do, option by option, and why."),
-        "apply": Entry("apply:apply", "Create, update or remove sandboxes to match the profile."),
-        "run": Entry("run:run", "Run sandboxes to their end, save the evidence, clean up."),
-        "ps": Entry("ps:ps", "List the project's sandboxes."),
-        "logs": Entry("logs:logs", "Show the output of sandboxes."),
-        "exec": Entry("exec:exec_", "Run a command in a sandbox."),
-        "verify": Entry("verify:verify", "Probe from inside whether each restriction holds."),
-        "wait": Entry("wait:wait", "Wait until sandboxes have ended."),
-        "destroy": Entry("destroy:destroy", "Save all evidence, then remove the sandboxes."),
+        "plan": CommandEntry("plan:plan", "Show what apply would do, option by option, and why."),
+        "apply": CommandEntry("apply:apply", "Create, update or remove sandboxes to match the profile."),
+        "run": CommandEntry("run:run", "Run sandboxes to their end, save the evidence, clean up."),
+        "ps": CommandEntry("ps:ps", "List the project's sandboxes."),
+        "logs": CommandEntry("logs:logs", "Show the output of sandboxes."),
+        "exec": CommandEntry("exec:exec_", "Run a command in a sandbox."),
+        "verify": CommandEntry("verify:verify", "Probe from inside whether each restriction holds."),
+        "wait": CommandEntry("wait:wait", "Wait until sandboxes have ended."),
+        "destroy": CommandEntry("destroy:destroy", "Save all evidence, then remove the sandboxes."),
     },
     "Other": {
-        "gateway": Entry("gateway:gateway", "Build the image of the sandboxes' gateways."),
-        "doctor": Entry("doctor:doctor", "Show what the engine offers, and what it cannot enforce."),
-        "completion": Entry("completion:completion", "Print the completion script of a shell."),
+        "gateway": CommandEntry("gateway:gateway", "Build the image of the sandboxes' gateways."),
+        "doctor": CommandEntry("doctor:doctor", "Show what the engine offers, and what it cannot enforce."),
+        "completion": CommandEntry("completion:completion", "Print the completion script of a shell."),
     },
 }
 
-COMMANDS: Mapping[str, Entry] = {name: entry for part in SECTIONS.values() for name, entry in part.items()}
+COMMANDS: Mapping[str, CommandEntry] = {name: entry for part in SECTIONS.values() for name, entry in part.items()}
 
 # -- exit codes
 

@@ -20,7 +20,7 @@ from sandboxrun.data import Data
 from sandboxrun.evidence import parts
 from sandboxrun.evidence.errors import disk_full, reason_of
 from sandboxrun.evidence.folder import RunFolder
-from sandboxrun.evidence.index import Digests, Index, Kept, Missing
+from sandboxrun.evidence.index import Digests, Index, Kept, MissingPart
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.parts import CaptureLimits, Part, Source, egress
 from sandboxrun.evidence.store import Captured, Entry, Store, recorded
@@ -63,7 +63,7 @@ class CaptureRequest(Data, unshown=("secrets", "document")):
     live_logs: bool = False
     exit_code: int | None = None
     written: Mapping[int, int] | None = None
-    missing: tuple[Missing, ...] = ()
+    missing: tuple[MissingPart, ...] = ()
     filesystem_changes: bool = True
     artifacts: tuple[str, ...] = ()
     workspace: str | None = None
@@ -96,7 +96,7 @@ class _Capture:
         self._deadline = self._began + request.limits.seconds
         self._until = self._deadline + _GRACE
         self._masker = Masker(request.secrets)
-        self._missing: list[Missing] = list(request.missing)
+        self._missing: list[MissingPart] = list(request.missing)
         self._told = Part()  # all parts together, but for what is missing
         self._hindered: str | None = None
         self._history: History | None = None
@@ -124,7 +124,7 @@ class _Capture:
         try:
             return _aside("inspect", lambda: self._engine.document(self._id)).result(self._until)
         except NotFound as error:
-            self._missing.append(Missing(part="inspect", reason=reason_of(error)))
+            self._missing.append(MissingPart(part="inspect", reason=reason_of(error)))
             return None
 
     def _into(self, folder: RunFolder, answer: Document | None) -> Captured:
@@ -186,7 +186,7 @@ class _Capture:
         if gateway := request.gateway:
             yield "egress", lambda: egress(source, gateway)
         elif request.wired:
-            self._missing.append(Missing(part="egress", reason="its gateway is gone, and the records with it"))
+            self._missing.append(MissingPart(part="egress", reason="its gateway is gone, and the records with it"))
         asked = {
             "logs": not request.live_logs,
             "changes": request.filesystem_changes,
@@ -195,7 +195,7 @@ class _Capture:
         }
         wanted = [name for name, given in asked.items() if given]
         if answer is None:
-            self._missing += [Missing(part=name, reason="the container could not be inspected") for name in wanted]
+            self._missing += [MissingPart(part=name, reason="the container could not be inspected") for name in wanted]
             return
         calls: Mapping[str, Callable[[], Part]] = {
             "logs": lambda: parts.engine_logs(source, answer, request.written),
@@ -218,7 +218,7 @@ class _Capture:
             reason = reason_of(error)
             if isinstance(error, EngineUnreachable) or disk_full(error):
                 self._hindered = reason
-            self._missing.append(Missing(part=part, reason=reason))
+            self._missing.append(MissingPart(part=part, reason=reason))
             return None
 
     def _add(self, part: Part | None) -> None:

@@ -16,7 +16,7 @@ from msgspec import structs
 from sandboxrun.data import Data
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import RunFolder
-from sandboxrun.evidence.index import Kept, Missing, Refused
+from sandboxrun.evidence.index import Kept, MissingPart, RefusedName
 from sandboxrun.evidence.masking import Masker
 
 # -- Reads a tar stream that an agent may have shaped: headers and content, in order, under limits
@@ -240,9 +240,9 @@ class Exported(Data):
     """What became of a stream: files kept, members refused (the first, and how many in all), why it ended early."""
 
     kept: tuple[Kept, ...]
-    refused: tuple[Refused, ...]
+    refused: tuple[RefusedName, ...]
     refused_total: int
-    missing: tuple[Missing, ...]
+    missing: tuple[MissingPart, ...]
 
 
 def export(
@@ -266,7 +266,7 @@ def export(
         for member in reader:
             task.take(member, reader)
     except TarError as error:
-        task.missing.append(Missing(part=part, reason=f"incomplete: {error}"))
+        task.missing.append(MissingPart(part=part, reason=f"incomplete: {error}"))
     return Exported(
         kept=tuple(task.kept),
         refused=tuple(task.refused),
@@ -287,9 +287,9 @@ class _Export:
         self._repositories = set[str]()
         self._names: dict[str, str] = {}  # as a file system that does not tell cases apart has them
         self.kept: list[Kept] = []
-        self.refused: list[Refused] = []
+        self.refused: list[RefusedName] = []
         self.refused_total = 0
-        self.missing: list[Missing] = []
+        self.missing: list[MissingPart] = []
 
     def bounded(self, stream: Iterable[bytes]) -> Iterable[bytes]:
         """The stream, cut where it is longer than what the limits can ask for (its headers included)."""
@@ -357,7 +357,7 @@ class _Export:
     def _refuse(self, member: Member, reason: str) -> None:
         self.refused_total += 1
         if len(self.refused) < self._limits.refused:
-            self.refused.append(Refused(part=self._part, path=shown(member.name), reason=reason))
+            self.refused.append(RefusedName(part=self._part, path=shown(member.name), reason=reason))
 
 
 def shown(name: str) -> str:

@@ -32,14 +32,14 @@ class Kept(Data):
     sensitive: bool = False
 
 
-class Missing(Data):
+class MissingPart(Data):
     """A part that could not be kept, whole or partly, and why."""
 
     part: str
     reason: str
 
 
-class Refused(Data):
+class RefusedName(Data):
     """A name the agent left that was not taken over: `path` in the container, and why."""
 
     part: str
@@ -47,7 +47,7 @@ class Refused(Data):
     reason: str
 
 
-class Egress(Data):
+class EgressSummary(Data):
     """What the sandbox asked its gateway for: how many requests it let pass and refused; the first targets refused."""
 
     allowed: int = 0
@@ -90,10 +90,10 @@ class Index(Data):
     patched_paths: int | None = None
     protected_paths_touched: tuple[str, ...] = ()  # the first of those in the patch that the host runs
     not_copied: tuple[str, ...] = ()  # the first special files of the source, which the copy does not have
-    egress: Egress | None = None  # None: it had no gateway
+    egress: EgressSummary | None = None  # None: it had no gateway
     kept: tuple[Kept, ...] = ()
-    missing: tuple[Missing, ...] = ()
-    refused: tuple[Refused, ...] = ()
+    missing: tuple[MissingPart, ...] = ()
+    refused: tuple[RefusedName, ...] = ()
     refused_total: int = 0  # `refused` lists the first of them
     previous: str | None = None  # SHA-256 of the chain's line before this run's
 

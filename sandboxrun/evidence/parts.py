@@ -20,7 +20,7 @@ from sandboxrun.errors import printable
 from sandboxrun.evidence.errors import EvidenceError, disk_full, reason_of
 from sandboxrun.evidence.export import ExportLimits, export, shown
 from sandboxrun.evidence.folder import RunFolder, Writer
-from sandboxrun.evidence.index import Egress, Missing, Refused
+from sandboxrun.evidence.index import EgressSummary, MissingPart, RefusedName
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
 from sandboxrun.evidence.store import Store
@@ -56,14 +56,14 @@ class CaptureLimits(Data):
 class Part(Data):
     """What a part has to tell the index beyond its files."""
 
-    missing: tuple[Missing, ...] = ()
-    refused: tuple[Refused, ...] = ()
+    missing: tuple[MissingPart, ...] = ()
+    refused: tuple[RefusedName, ...] = ()
     refused_total: int = 0
     usage: Usage | None = None
     not_copied: tuple[str, ...] = ()
     patched_paths: int | None = None
     protected_paths_touched: tuple[str, ...] = ()
-    egress: Egress | None = None
+    egress: EgressSummary | None = None
 
     def joined(self, other: Part) -> Part:
         """The two together."""
@@ -119,7 +119,7 @@ def engine_logs(source: Source, document: Document, written: Mapping[int, int] |
         part = _written(logs, output, source, written)
     if not document.replaces or not any(log.replaced for log in logs.values()):
         return part
-    return structs.replace(part, missing=(*part.missing, Missing(part="logs", reason=_REPLACED)))
+    return structs.replace(part, missing=(*part.missing, MissingPart(part="logs", reason=_REPLACED)))
 
 
 def live_logs(source: Source, written: Mapping[int, int] | None = None) -> Part:
@@ -195,7 +195,7 @@ def _written(
         reason = f"longer than {source.limits.log_bytes} bytes; what came after is not kept"
     elif reason is None and max(lost.values(), default=0) > 0:
         reason = f"{sum(max(0, n) for n in lost.values())} bytes of what it wrote are missing; only the rest was kept"
-    return Part(missing=(Missing(part="logs", reason=reason),) if reason else ())
+    return Part(missing=(MissingPart(part="logs", reason=reason),) if reason else ())
 
 
 def changes(source: Source) -> Part:
@@ -206,7 +206,7 @@ def changes(source: Source) -> Part:
     source.folder.write("changes.json", _json(source.masker.json(listed[:most])), truncated=len(listed) > most)
     if len(listed) <= most:
         return Part()
-    return Part(missing=(Missing(part="changes", reason=f"{len(listed)} changes, of which {most} are listed"),))
+    return Part(missing=(MissingPart(part="changes", reason=f"{len(listed)} changes, of which {most} are listed"),))
 
 
 def usage(source: Source, *, ran: bool) -> Part:
@@ -221,12 +221,12 @@ def usage(source: Source, *, ran: bool) -> Part:
     if not data:
         return _unsampled("it ended before the first sample")
     source.folder.write(USAGE, data, truncated=cut)
-    missing = (Missing(part="usage", reason=f"longer than {_USAGE_BYTES} bytes"),) if cut else ()
+    missing = (MissingPart(part="usage", reason=f"longer than {_USAGE_BYTES} bytes"),) if cut else ()
     return Part(usage=summary_of(_samples(data)), missing=missing)
 
 
 def _unsampled(reason: str) -> Part:
-    return Part(missing=(Missing(part="usage", reason=reason),))
+    return Part(missing=(MissingPart(part="usage", reason=reason),))
 
 
 def _samples(data: bytes) -> Iterator[Mapping[str, Any]]:
@@ -251,7 +251,7 @@ def artifacts(source: Source, paths: Iterable[str]) -> Part:
         except Exception as error:
             if disk_full(error):
                 raise
-            done = done.joined(Part(missing=(Missing(part=name, reason=reason_of(error)),)))
+            done = done.joined(Part(missing=(MissingPart(part=name, reason=reason_of(error)),)))
     return done
 
 
@@ -261,7 +261,7 @@ def _exported(source: Source, path: str, part: str, under: str, limits: ExportLi
         raise EvidenceError(f"not an absolute path in the container: {path}")
     with source.engine.read_tree(source.container_id, path) as archive:
         if int(archive.stat.get("mode") or 0) & _SOCKET:  # the archive is empty
-            return Part(refused=(Refused(part=part, path=shown(path), reason="a socket"),), refused_total=1)
+            return Part(refused=(RefusedName(part=part, path=shown(path), reason="a socket"),), refused_total=1)
         done = export(
             archive.stream,
             source.folder,
@@ -286,7 +286,7 @@ def held_workspace(source: Source, keeper: str, left: State) -> Part | None:
         if isinstance(state, Running) and (ended is None or state.started < ended):
             return None
     reason = "it was in memory, and its keeper exited before it could be read"
-    return Part(missing=(Missing(part="workspace.patch", reason=reason),))
+    return Part(missing=(MissingPart(part="workspace.patch", reason=reason),))
 
 
 def workspace(source: Source, target: str, artifacts: Iterable[str] = (), own: frozenset[str] = frozenset()) -> Part:
@@ -300,7 +300,7 @@ def workspace(source: Source, target: str, artifacts: Iterable[str] = (), own: f
     except (FileNotFoundError, EvidenceError) as error:
         why = "its baseline is not on this machine" if isinstance(error, FileNotFoundError) else reason_of(error)
         part = _exported(source, target, "workspace", "workspace", source.limits.workspace)
-        note = Missing(part="workspace.patch", reason=f"{why}: the workspace is kept whole instead")
+        note = MissingPart(part="workspace.patch", reason=f"{why}: the workspace is kept whole instead")
         return structs.replace(part, missing=(note, *part.missing))
     with (
         baseline.file,
@@ -382,20 +382,24 @@ def egress(source: Source, gateway: str) -> Part:
         writer.write(mask.finish()[:left])
         writer.commit(truncated=cut)
     if not counted.served:
-        missing += (Missing(part="egress", reason="the gateway's records are gone, or it never served"),)
+        missing += (MissingPart(part="egress", reason="the gateway's records are gone, or it never served"),)
     elif not counted.whole:
-        missing += (Missing(part="egress", reason="the first of the gateway's records are gone"),)
+        missing += (MissingPart(part="egress", reason="the first of the gateway's records are gone"),)
     if counted.spent:
-        missing += (Missing(part="egress", reason="so many requests that its records were cut: it refused the rest"),)
+        missing += (
+            MissingPart(part="egress", reason="so many requests that its records were cut: it refused the rest"),
+        )
     return Part(egress=counted.result, missing=missing)
 
 
-def _ended_before(source: Source, gateway: str) -> Iterator[Missing]:
+def _ended_before(source: Source, gateway: str) -> Iterator[MissingPart]:
     """Why the gateway does not run though nobody ended it: from then on the sandbox reached nothing."""
     state = source.engine.state(gateway)
     if isinstance(state, Ended) and state.started is not None:
         how = "out of memory" if state.oom else f"exit {state.exit_code}"
-        yield Missing(part="egress", reason=f"the gateway ended before the sandbox ({how}): it reached nothing then")
+        yield MissingPart(
+            part="egress", reason=f"the gateway ended before the sandbox ({how}): it reached nothing then"
+        )
 
 
 class Counted:
@@ -425,8 +429,8 @@ class Counted:
                     self._targets.setdefault(printable(target[:300]))
 
     @property
-    def result(self) -> Egress:
-        return Egress(allowed=self._allowed, denied=self._denied, denied_targets=tuple(self._targets))
+    def result(self) -> EgressSummary:
+        return EgressSummary(allowed=self._allowed, denied=self._denied, denied_targets=tuple(self._targets))
 
 
 def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ from msgspec import structs
 from sandboxrun.data import Data
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import Kind, Member, TarError, TarReader, is_git, name_fault, plain_name, shown
-from sandboxrun.evidence.index import Refused
+from sandboxrun.evidence.index import RefusedName
 from sandboxrun.evidence.workspace import LEADING, LeftOut, excluder, is_within, parents, unpacked
 
 # -- The hunks of a unified diff, with a bound on the work whatever the two texts are
@@ -231,7 +231,7 @@ FILE, EXECUTABLE, LINK = "100644", "100755", "120000"
 _MODULES = re.compile(r"(\.gitmodules|gitmod~\d|gi7eb).*", re.DOTALL)
 
 
-class Entry(Data):
+class TreeEntry(Data):
     """A file or symlink. `at` is a file's offset in the tree's file, None when its content was not kept."""
 
     path: str
@@ -252,12 +252,12 @@ class Tree:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, TreeEntry] = {}
         self.directories: set[str] = set()  # of a baseline
         self.git: dict[str, str] = {}
-        self.left_out: dict[str, Refused] = {}
+        self.left_out: dict[str, RefusedName] = {}
 
-    def content(self, entry: Entry) -> bytes:
+    def content(self, entry: TreeEntry) -> bytes:
         """An entry's bytes."""
         if entry.target is not None:
             return entry.target
@@ -267,7 +267,7 @@ class Tree:
 
     def leave_out(self, path: str, reason: str) -> None:
         """Note that a path's state here is not known."""
-        self.left_out[path] = Refused(part="workspace.patch", path=shown(path), reason=reason)
+        self.left_out[path] = RefusedName(part="workspace.patch", path=shown(path), reason=reason)
 
 
 class TreeLimits(Data):
@@ -295,7 +295,7 @@ def read_baseline(tar: BinaryIO, chunks: Iterable[bytes]) -> Tree:
             continue
         at = reader.position
         oid = _oid(member.size, reader.content())
-        _add(tree, path, Entry(path=path, mode=_mode(member), oid=oid, size=member.size, at=at))
+        _add(tree, path, TreeEntry(path=path, mode=_mode(member), oid=oid, size=member.size, at=at))
     return tree
 
 
@@ -376,7 +376,7 @@ def _hard_link(tree: Tree, baseline: Tree, path: str, target: str) -> None:
     return _add(tree, path, structs.replace(entry, path=path))
 
 
-def _spooled(tree: Tree, baseline: Tree, member: Member, path: str, reader: TarReader, limits: TreeLimits) -> Entry:
+def _spooled(tree: Tree, baseline: Tree, member: Member, path: str, reader: TarReader, limits: TreeLimits) -> TreeEntry:
     start = tree.file.tell()
     keep = not is_git(path) and member.size <= limits.file_bytes and start + member.size <= limits.kept_bytes
 
@@ -392,10 +392,10 @@ def _spooled(tree: Tree, baseline: Tree, member: Member, path: str, reader: TarR
         tree.file.seek(start)
         tree.file.truncate()
         keep = False
-    return Entry(path=path, mode=_mode(member), oid=oid, size=member.size, at=start if keep else None)
+    return TreeEntry(path=path, mode=_mode(member), oid=oid, size=member.size, at=start if keep else None)
 
 
-def _add(tree: Tree, path: str, entry: Entry) -> None:
+def _add(tree: Tree, path: str, entry: TreeEntry) -> None:
     if is_git(path):
         tree.git[path] = entry.oid
     elif path in tree.entries:
@@ -404,9 +404,9 @@ def _add(tree: Tree, path: str, entry: Entry) -> None:
         tree.entries[path] = entry
 
 
-def _link(member: Member, path: str) -> Entry:
+def _link(member: Member, path: str) -> TreeEntry:
     target = member.link.encode("utf-8", "surrogateescape")
-    return Entry(path=path, mode=LINK, oid=_oid(len(target), (target,)), size=len(target), target=target)
+    return TreeEntry(path=path, mode=LINK, oid=_oid(len(target), (target,)), size=len(target), target=target)
 
 
 def _oid(size: int, chunks: Iterable[bytes]) -> str:
@@ -484,7 +484,7 @@ class Patch(Data):
 
     data: bytes
     paths: tuple[str, ...]
-    left_out: tuple[Refused, ...]
+    left_out: tuple[RefusedName, ...]
     git_changes: tuple[GitChange, ...]
 
     @property
@@ -632,7 +632,7 @@ class _TooLargeError(Exception):
 
 
 def _file(
-    before: Tree, old: Entry | None, after: Tree, new: Entry | None, budget: Budget, room: int
+    before: Tree, old: TreeEntry | None, after: Tree, new: TreeEntry | None, budget: Budget, room: int
 ) -> Iterator[bytes]:
     """One path's part of the patch. A file that became a link (or the reverse) is deleted, then created."""
     if old and new and (old.mode == LINK) != (new.mode == LINK):
@@ -660,7 +660,7 @@ def _file(
         yield body
 
 
-def _modes(old: Entry | None, new: Entry | None) -> Iterator[bytes]:
+def _modes(old: TreeEntry | None, new: TreeEntry | None) -> Iterator[bytes]:
     if old is None and new is not None:
         yield f"new file mode {new.mode}\n".encode()
     elif new is None and old is not None:

@@ -78,7 +78,7 @@ def _engine_moved(saved: SavedPlan, fresh: Plan) -> list[str]:
 _STATE = {"Created": "is only created", "Running": "runs now", "Ended": "has ended"}
 
 
-def _named(seen: Seen) -> str:
+def _named(seen: SeenContainer) -> str:
     return f"{seen.address or 'the container'} ({seen.container[:12]})"
 
 
@@ -99,7 +99,7 @@ FORMAT_VERSION = "1.0"
 LARGEST = 64 << 20  # bytes; a plan of 2000 sandboxes has about 20
 
 
-class Seen(Data):
+class SeenContainer(Data):
     """A container that a plan was made for: its id, its state, and the resource it belongs to."""
 
     container: str
@@ -125,7 +125,7 @@ class SavedPlan(Data, unshown=("plan",)):
     destroy: bool = False
     inputs: Mapping[str, Any] = freeze({})
     ask: tuple[str, ...] = ()
-    observed: tuple[Seen, ...] = ()
+    observed: tuple[SeenContainer, ...] = ()
     images: Mapping[str, str] = freeze({})  # reference → what it meant
     steps: tuple[str, ...] = ()
     plan: Mapping[str, Any] = freeze({})
@@ -189,11 +189,11 @@ def _inside(file: Path, root: Path) -> str:
     return steps
 
 
-def seen_in(plan: Plan) -> tuple[Seen, ...]:
+def seen_in(plan: Plan) -> tuple[SeenContainer, ...]:
     """The containers that a plan was made for."""
     addresses = {change.container: change.address for change in plan.changes if change.container is not None}
     named = {id: redact(address, plan.sensitive) for id, address in addresses.items()}
-    return tuple(Seen(container=id, state=state, address=named.get(id, "")) for id, state in plan.observed)
+    return tuple(SeenContainer(container=id, state=state, address=named.get(id, "")) for id, state in plan.observed)
 
 
 def images_in(plan: Plan) -> dict[str, str]:
@@ -281,7 +281,7 @@ def _saved(body: Mapping[str, Any], base: Path) -> SavedPlan:
         inputs=freeze(_typed(body, "inputs", dict)),
         ask=_texts(body, "ask"),
         observed=tuple(
-            Seen(container=_text(s, "container"), state=_text(s, "state"), address=_text(s, "address"))
+            SeenContainer(container=_text(s, "container"), state=_text(s, "state"), address=_text(s, "address"))
             for s in _typed(body, "observed", list)
         ),
         images=freeze({name: _text(body["images"], name) for name in _typed(body, "images", dict)}),

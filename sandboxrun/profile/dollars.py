@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from sandboxrun.errors import Problems
-from sandboxrun.profile.layers import Document, Layer
+from sandboxrun.profile.layers import Layer, ProfileDocument
 from sandboxrun.profile.templates import literal
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, walk
 
@@ -50,7 +50,7 @@ def check_layer(layer: Layer, problems: Problems) -> None:
                 _refused(word, value, problems)
 
 
-def check_document(document: Document, problems: Problems) -> None:
+def check_document(document: ProfileDocument, problems: Problems) -> None:
     """Note the dollars in the rest of a file: its name, its variables, its networks, volumes, secrets and configs."""
     _refused("name", document.name, problems)
     variables = document.variables.entries if isinstance(document.variables, MapNode) else ()

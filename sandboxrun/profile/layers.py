@@ -40,7 +40,7 @@ _NAME = Text(pattern=KEY, hint="a name of letters, digits, _ . and -")
 EMPTY = MapNode(entries=())
 
 
-class Document(Data):
+class ProfileDocument(Data):
     """A file's parts. `directory` is where its relative paths start; `base` names a built-in base."""
 
     file: SourceFile | None
@@ -61,7 +61,7 @@ def read_document(
     *,
     base: str | None = None,
     asked_at: Span | None = None,
-) -> Document | None:
+) -> ProfileDocument | None:
     """The file at `path` as a document; None, with the reason noted, when it is none."""
     file = read_source(path, name, problems, asked_at=asked_at)
     if file is None:
@@ -72,7 +72,7 @@ def read_document(
 
 def split_document(
     node: Node, file: SourceFile | None, directory: Path, problems: Problems, *, base: str | None = None
-) -> Document | None:
+) -> ProfileDocument | None:
     """A root node as a document."""
     if is_null(node):
         problems.add("the profile is empty", node.span, "begin with sandboxes: {agent: {image: …}}")
@@ -89,7 +89,7 @@ def split_document(
         else:
             help = did_you_mean(word, TOP_KEYS) or f"a profile has: {', '.join(TOP_KEYS)}, and x-… of your own"
             problems.add(f'unknown key "{word}" in the profile', key.span, help)
-    return Document(
+    return ProfileDocument(
         file=file,
         directory=directory,
         base=base,
@@ -146,11 +146,11 @@ class Layer(Data):
     """One sandbox mapping of one document."""
 
     node: MapNode
-    document: Document
+    document: ProfileDocument
 
 
 class _Step(Data, kw_only=False):
-    document: Document
+    document: ProfileDocument
     sandbox: str
 
     def __str__(self) -> str:
@@ -163,10 +163,10 @@ class Bases:
     def __init__(self, root: Path, problems: Problems) -> None:
         self.root = Path(os.path.realpath(root))
         self.problems = problems
-        self.documents: dict[Path, Document | None] = {}
+        self.documents: dict[Path, ProfileDocument | None] = {}
         self._circles: set[frozenset[str]] = set()
 
-    def layers(self, document: Document, sandbox: str, chain: tuple[_Step, ...] = ()) -> list[Layer]:
+    def layers(self, document: ProfileDocument, sandbox: str, chain: tuple[_Step, ...] = ()) -> list[Layer]:
         """The layers of a sandbox of `document`, its own last; faults are noted and their base left out."""
         _, node = document.sandboxes[sandbox]
         own = Layer(node=node.without("extends"), document=document)
@@ -192,8 +192,8 @@ class Bases:
             return [own]
         return [*self.layers(target.document, target.sandbox, seen), own]
 
-    def _target(self, node: Node, document: Document) -> _Step | None:
-        other: Document | None = document
+    def _target(self, node: Node, document: ProfileDocument) -> _Step | None:
+        other: ProfileDocument | None = document
         match node:
             case Scalar(value=str() as name, span=span) if not is_template(node):
                 other = self._shipped(name, span, document)
@@ -216,7 +216,7 @@ class Bases:
         self.problems.add(f'{where} has no sandbox "{name}"', span, help)
         return None
 
-    def _shipped(self, name: str, span: Span | None, document: Document) -> Document | None:
+    def _shipped(self, name: str, span: Span | None, document: ProfileDocument) -> ProfileDocument | None:
         known = bases()
         if name not in known:
             help = did_you_mean(name, known) or f"shipped are: {', '.join(known)}"
@@ -248,7 +248,7 @@ class Bases:
         self.problems.add('extends lacks "sandbox"', node.span, "say which sandbox of the file")
         return None
 
-    def _file(self, text: str, span: Span | None, document: Document) -> Document | None:
+    def _file(self, text: str, span: Span | None, document: ProfileDocument) -> ProfileDocument | None:
         path = inside(self.root, document.directory, text)
         if path is None:
             self.problems.add(f'the file "{text}" is outside of the project', span, OUTSIDE)

@@ -17,7 +17,7 @@ from sandboxrun.errors import Problems, ProfileError, redacted
 from sandboxrun.profile.dollars import check_document, check_layer
 from sandboxrun.profile.files import Places
 from sandboxrun.profile.guarding import own_files, with_protected
-from sandboxrun.profile.layers import Bases, Document, Layer, holds, instances, read_document, split_document
+from sandboxrun.profile.layers import Bases, Layer, ProfileDocument, holds, instances, read_document, split_document
 from sandboxrun.profile.objects import (
     check_addresses,
     check_references,
@@ -63,7 +63,7 @@ def load_data(
     """The same from plain Python data in a profile's shape, for the Python API and for commands without a file."""
     loader = _Loader(directory, inputs, allow_outside)
 
-    def read() -> list[Document | None]:
+    def read() -> list[ProfileDocument | None]:
         node = node_of(data)
         texts = (n.value for n in walk(node) if isinstance(n, Scalar) and isinstance(n.value, str))
         if not all(map(is_text, texts)):  # which no file can hold
@@ -107,7 +107,7 @@ class _Loader:
         self.secrets: frozenset[str] = frozenset()
         self.faulty: set[str] = set()  # the names of sandboxes that could not be made
 
-    def run(self, read: Callable[[], list[Document | None]]) -> Profile:
+    def run(self, read: Callable[[], list[ProfileDocument | None]]) -> Profile:
         """Read and load; raises ProfileError with the faults, up to `MOST_PROBLEMS`."""
         try:
             documents = read()
@@ -117,7 +117,7 @@ class _Loader:
             self._finish()
             raise AssertionError("enough faults, and none") from None
 
-    def profile(self, documents: list[Document], complete: bool) -> Profile:
+    def profile(self, documents: list[ProfileDocument], complete: bool) -> Profile:
         composed = self._compose(documents)
         before = len(self.problems)
         bases = [document for document in self.bases.documents.values() if document is not None]
@@ -170,7 +170,7 @@ class _Loader:
 
     # -- composing -------------------------------------------------------------------------------------------
 
-    def _compose(self, documents: list[Document]) -> list[Composed]:
+    def _compose(self, documents: list[ProfileDocument]) -> list[Composed]:
         """The sandboxes of all files; one that several files hold has the layers of each."""
         found: dict[str, Composed] = {}
         if documents and not any(document.has_sandboxes for document in documents):
@@ -191,7 +191,7 @@ class _Loader:
             check_document(document, self.problems)
         return list(found.values())
 
-    def _project(self, documents: list[Document], scope: Scope) -> str:
+    def _project(self, documents: list[ProfileDocument], scope: Scope) -> str:
         """The project's name: given, else made of the directory's as Compose does."""
         given: Node | None = next((d.name for d in reversed(documents) if d.name is not None), None)
         if given is None or is_null(given):

@@ -15,7 +15,7 @@ from msgspec import structs
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, Problems, did_you_mean
 from sandboxrun.profile.files import Places, read_regular, reason
-from sandboxrun.profile.layers import OBJECTS, Document
+from sandboxrun.profile.layers import OBJECTS, ProfileDocument
 from sandboxrun.profile.sandbox import Made
 from sandboxrun.profile.templates import Renderer, Scope
 from sandboxrun.source import MapNode, Node, Scalar
@@ -156,7 +156,7 @@ _TYPES: Mapping[str, Record] = {
 }
 
 
-class Objects(Data):
+class DeclaredObjects(Data):
     """The four blocks, parsed. `names` is what the keys are called on the engine."""
 
     networks: Mapping[str, NetworkSpec]
@@ -166,7 +166,7 @@ class Objects(Data):
     names: Names
 
 
-def merged_objects(documents: Sequence[Document]) -> dict[str, dict[str, tuple[Scalar, Node]]]:
+def merged_objects(documents: Sequence[ProfileDocument]) -> dict[str, dict[str, tuple[Scalar, Node]]]:
     """The blocks of several files as one: a later file's mapping is merged over the earlier's, key by key."""
     found: dict[str, dict[str, tuple[Scalar, Node]]] = {kind: {} for kind in OBJECTS}
     for document in documents:
@@ -183,8 +183,13 @@ def merged_objects(documents: Sequence[Document]) -> dict[str, dict[str, tuple[S
 
 
 def parse_objects(
-    project: str, documents: Sequence[Document], renderer: Renderer, scope: Scope, places: Places, problems: Problems
-) -> Objects:
+    project: str,
+    documents: Sequence[ProfileDocument],
+    renderer: Renderer,
+    scope: Scope,
+    places: Places,
+    problems: Problems,
+) -> DeclaredObjects:
     """All four blocks; faulty entries are left out, with the reason noted."""
     parsed: dict[str, dict[str, Any]] = {}
     given: dict[str, dict[str, str]] = {}  # names of their own; an external one without a name is called by its key
@@ -208,10 +213,10 @@ def parse_objects(
                 given[kind][name] = value.name or name
             parsed[kind][name] = value
     names = Names(project=project, given_networks=given["networks"], given_volumes=given["volumes"])
-    return Objects(names=names, **{kind: freeze(values) for kind, values in parsed.items()})
+    return DeclaredObjects(names=names, **{kind: freeze(values) for kind, values in parsed.items()})
 
 
-def with_default_network(objects: Objects, made: Sequence[Made]) -> Objects:
+def with_default_network(objects: DeclaredObjects, made: Sequence[Made]) -> DeclaredObjects:
     """The objects with the network `default`, if a sandbox joins it and nobody declares it."""
     if "default" in objects.networks or not any("default" in one.sandbox.spec.networks for one in made):
         return objects
@@ -219,7 +224,7 @@ def with_default_network(objects: Objects, made: Sequence[Made]) -> Objects:
 
 
 def check_references(
-    made: Sequence[Made], documents: Sequence[Document], bases: Sequence[Document], problems: Problems
+    made: Sequence[Made], documents: Sequence[ProfileDocument], bases: Sequence[ProfileDocument], problems: Problems
 ) -> None:
     """Note what sandboxes name and nobody declares in the profile's own documents."""
     declared = merged_objects(documents)  # faulty ones too

@@ -54,7 +54,7 @@ MOST_ITEMS = 1000
 _INTEGER = re.compile(r"[-+]?[0-9]{1,19}")
 
 
-class Rules(Data, unshown=("matches",), uncompared=("matches",)):
+class VariableRules(Data, unshown=("matches",), uncompared=("matches",)):
     """A type with its rules; `items` is the type of what an array holds. An object holds strings."""
 
     type: str
@@ -116,7 +116,7 @@ class InputRefused(Exception):
         super().__init__(message)
 
 
-def from_node(node: Node, rules: Rules) -> Any:
+def from_node(node: Node, rules: VariableRules) -> Any:
     """The value of a node as plain data: a list for an array, a dict for an object. Raises InputRefused."""
     value: Any
     match rules.type, node:
@@ -134,7 +134,7 @@ def from_node(node: Node, rules: Rules) -> Any:
     return value
 
 
-def _declared(node: Node, rules: Rules, problems: Problems) -> Any:
+def _declared(node: Node, rules: VariableRules, problems: Problems) -> Any:
     """A value in the declaration itself; None with the reason noted."""
     try:
         return from_node(node, rules)
@@ -143,7 +143,7 @@ def _declared(node: Node, rules: Rules, problems: Problems) -> Any:
         return None
 
 
-def from_text(text: str, rules: Rules) -> Any:
+def from_text(text: str, rules: VariableRules) -> Any:
     """The value that a text stands for. Raises InputRefused."""
     if len(text) > LONGEST_VALUE:
         raise InputRefused(f"the value is longer than {LONGEST_VALUE // 1024} KiB")
@@ -166,7 +166,7 @@ def from_text(text: str, rules: Rules) -> Any:
     return value
 
 
-def check(value: Any, rules: Rules) -> None:
+def check(value: Any, rules: VariableRules) -> None:
     """Raises InputRefused where a typed value breaks a rule."""
     if rules.enum is not None and value not in rules.enum:
         allowed = ", ".join(map(_shown, rules.enum))
@@ -267,7 +267,7 @@ class Variable(Data, unshown=("span",), uncompared=("span",)):
     """One declared input. `default` is None where there is none; then it is `required` unless it says otherwise."""
 
     name: str
-    rules: Rules
+    rules: VariableRules
     default: Any = None
     required: bool = False
     description: str | None = None
@@ -314,7 +314,9 @@ def _variable(key: Scalar, node: Node, problems: Problems) -> Variable | None:
     return _with_default(name, rules, node, key.span, problems)
 
 
-def _with_default(name: str, rules: Rules, node: MapNode, span: Span | None, problems: Problems) -> Variable | None:
+def _with_default(
+    name: str, rules: VariableRules, node: MapNode, span: Span | None, problems: Problems
+) -> Variable | None:
     given, before = node.get("default"), len(problems)
     sensitive = bool(_given(node, "sensitive", "true or false", (bool,), problems))
     asked = _given(node, "required", "true or false", (bool,), problems)
@@ -363,7 +365,7 @@ def _given(
     return None
 
 
-def _rules(name: str, node: MapNode, span: Span | None, problems: Problems) -> Rules | None:
+def _rules(name: str, node: MapNode, span: Span | None, problems: Problems) -> VariableRules | None:
     expected = f"{', '.join(TYPES[:-1])} or {TYPES[-1]}"
     kind = _given(node, "type", expected, (str,), problems, known=TYPES)
     if kind is None:
@@ -393,7 +395,7 @@ def _rules(name: str, node: MapNode, span: Span | None, problems: Problems) -> R
         if number is not None and word not in ("minimum", "maximum") and not (type(number) is int and number >= 0):
             problems.add(f"{word} takes a whole number, zero or more", span_of(node, word))
     unit = "Length" if kind == "string" else "Items"
-    rules = Rules(
+    rules = VariableRules(
         type=kind,
         items=kept or "string",
         pattern=pattern,

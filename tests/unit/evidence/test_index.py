@@ -7,7 +7,7 @@ from types import MappingProxyType
 import jsonschema
 import pytest
 
-from sandboxrun.evidence.index import Digests, EvidenceError, Index, Kept, Missing, Refused
+from sandboxrun.evidence.index import Digests, EvidenceError, Index, Kept, MissingPart, RefusedName
 from sandboxrun.evidence.usage import Usage
 from sandboxrun.spec.outcome import Ending, How
 
@@ -32,8 +32,8 @@ FULL = Index(
     patched_paths=3,
     usage=Usage(samples=2, cpu_seconds=1.5, memory_peak_bytes=10),
     kept=(Kept(path="logs/a", sha256="0" * 64, bytes=1, truncated=True),),
-    missing=(Missing(part="logs", reason="r"),),
-    refused=(Refused(part="artifact /x", path="l", reason="a symlink"),),
+    missing=(MissingPart(part="logs", reason="r"),),
+    refused=(RefusedName(part="artifact /x", path="l", reason="a symlink"),),
     refused_total=1,
     previous="f" * 64,
 )
@@ -73,7 +73,7 @@ def test_the_schema_has_every_field_and_no_other() -> None:
     assert set(top["ending"]["properties"]) == fields(Ending)
     assert set(top["digests"]["properties"]) == fields(Digests)
     assert set(top["usage"]["oneOf"][1]["properties"]) == fields(Usage)
-    for name, kind in (("kept", Kept), ("missing", Missing), ("refused", Refused)):
+    for name, kind in (("kept", Kept), ("missing", MissingPart), ("refused", RefusedName)):
         assert set(top[name]["items"]["properties"]) == fields(kind)
 
 

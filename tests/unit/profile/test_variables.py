@@ -15,9 +15,9 @@ from sandboxrun.profile.sandbox import parse_dotenv
 from sandboxrun.profile.variables import (
     InputRefused,
     Inputs,
-    Rules,
     Values,
     Variable,
+    VariableRules,
     compile_pattern,
     from_text,
     parse_variables,
@@ -46,23 +46,23 @@ def faults(block: Mapping[str, Any], **inputs: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("rules", "text", "value"),
     [
-        (Rules(type="string"), "3.10", "3.10"),
-        (Rules(type="string"), "", ""),
-        (Rules(type="integer"), "-7", -7),
-        (Rules(type="integer"), "007", 7),
-        (Rules(type="number"), "1.5", 1.5),
-        (Rules(type="number"), "2", 2),
-        (Rules(type="boolean"), "true", True),
-        (Rules(type="array"), "a, b", ["a", "b"]),
-        (Rules(type="array"), "", []),
-        (Rules(type="array"), '["a", "b,c"]', ["a", "b,c"]),
-        (Rules(type="array", items="integer"), "1,2", [1, 2]),
-        (Rules(type="array", items="integer"), "[1, 2]", [1, 2]),
-        (Rules(type="object"), "a=1,b=x=y", {"a": "1", "b": "x=y"}),
-        (Rules(type="object"), '{"a": "1"}', {"a": "1"}),
+        (VariableRules(type="string"), "3.10", "3.10"),
+        (VariableRules(type="string"), "", ""),
+        (VariableRules(type="integer"), "-7", -7),
+        (VariableRules(type="integer"), "007", 7),
+        (VariableRules(type="number"), "1.5", 1.5),
+        (VariableRules(type="number"), "2", 2),
+        (VariableRules(type="boolean"), "true", True),
+        (VariableRules(type="array"), "a, b", ["a", "b"]),
+        (VariableRules(type="array"), "", []),
+        (VariableRules(type="array"), '["a", "b,c"]', ["a", "b,c"]),
+        (VariableRules(type="array", items="integer"), "1,2", [1, 2]),
+        (VariableRules(type="array", items="integer"), "[1, 2]", [1, 2]),
+        (VariableRules(type="object"), "a=1,b=x=y", {"a": "1", "b": "x=y"}),
+        (VariableRules(type="object"), '{"a": "1"}', {"a": "1"}),
     ],
 )
-def test_texts_by_type(rules: Rules, text: str, value: Any) -> None:
+def test_texts_by_type(rules: VariableRules, text: str, value: Any) -> None:
     made = from_text(text, rules)
     assert made == value and type(made) is type(value)
 
@@ -70,29 +70,29 @@ def test_texts_by_type(rules: Rules, text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("rules", "text", "message"),
     [
-        (Rules(type="integer"), "1.5", 'expected an integer, found "1.5"'),
-        (Rules(type="integer"), "9" * 40, 'expected an integer, found "' + "9" * 40 + '"'),
-        (Rules(type="number"), "inf", 'expected a number, found "inf"'),
-        (Rules(type="number"), ".inf", 'expected a number, found ".inf"'),
-        (Rules(type="boolean"), "yes", 'expected true or false, found "yes"'),
-        (Rules(type="array"), "[1", "the value is not JSON: expecting ',' delimiter"),
-        (Rules(type="array"), '["a", ["b"]]', "the value's items must be plain values"),
-        (Rules(type="array"), "[" * 9999, "the value is not JSON: nested too deeply"),
-        (Rules(type="array"), ",".join("a" * 1001), "the value has more than 1000 items"),
-        (Rules(type="object"), "a", 'expected name=value, found "a"'),
-        (Rules(type="object"), '{"a": true}', "expected a string, found the boolean True"),
-        (Rules(type="string", longest=2), "abc", "the value has 3 characters, and may have 2"),
-        (Rules(type="string", shortest=2), "a", "the value has 1 characters, and needs 2"),
-        (Rules(type="integer", least=3), "1", "1 is below the minimum of 3"),
-        (Rules(type="integer", most=3), "4", "4 is above the maximum of 3"),
-        (Rules(type="string", enum=("a", "b")), "c", '"c" is none of: "a", "b"'),
-        (Rules(type="array", longest=1), "a,b", "the value has 2 items, and may have 1"),
-        (Rules(type="string"), "a" * 65537, "the value is longer than 64 KiB"),
-        (Rules(type="string"), "a\0", "the value holds a NUL, or bytes that are not UTF-8"),
-        (Rules(type="string"), "a\udcff", "the value holds a NUL, or bytes that are not UTF-8"),
+        (VariableRules(type="integer"), "1.5", 'expected an integer, found "1.5"'),
+        (VariableRules(type="integer"), "9" * 40, 'expected an integer, found "' + "9" * 40 + '"'),
+        (VariableRules(type="number"), "inf", 'expected a number, found "inf"'),
+        (VariableRules(type="number"), ".inf", 'expected a number, found ".inf"'),
+        (VariableRules(type="boolean"), "yes", 'expected true or false, found "yes"'),
+        (VariableRules(type="array"), "[1", "the value is not JSON: expecting ',' delimiter"),
+        (VariableRules(type="array"), '["a", ["b"]]', "the value's items must be plain values"),
+        (VariableRules(type="array"), "[" * 9999, "the value is not JSON: nested too deeply"),
+        (VariableRules(type="array"), ",".join("a" * 1001), "the value has more than 1000 items"),
+        (VariableRules(type="object"), "a", 'expected name=value, found "a"'),
+        (VariableRules(type="object"), '{"a": true}', "expected a string, found the boolean True"),
+        (VariableRules(type="string", longest=2), "abc", "the value has 3 characters, and may have 2"),
+        (VariableRules(type="string", shortest=2), "a", "the value has 1 characters, and needs 2"),
+        (VariableRules(type="integer", least=3), "1", "1 is below the minimum of 3"),
+        (VariableRules(type="integer", most=3), "4", "4 is above the maximum of 3"),
+        (VariableRules(type="string", enum=("a", "b")), "c", '"c" is none of: "a", "b"'),
+        (VariableRules(type="array", longest=1), "a,b", "the value has 2 items, and may have 1"),
+        (VariableRules(type="string"), "a" * 65537, "the value is longer than 64 KiB"),
+        (VariableRules(type="string"), "a\0", "the value holds a NUL, or bytes that are not UTF-8"),
+        (VariableRules(type="string"), "a\udcff", "the value holds a NUL, or bytes that are not UTF-8"),
     ],
 )
-def test_texts_that_are_refused(rules: Rules, text: str, message: str) -> None:
+def test_texts_that_are_refused(rules: VariableRules, text: str, message: str) -> None:
     with pytest.raises(InputRefused) as raised:
         from_text(text, rules)
     assert raised.value.message == message
@@ -102,7 +102,7 @@ def test_texts_that_are_refused(rules: Rules, text: str, message: str) -> None:
 def test_any_text_has_a_value_of_its_type_or_is_refused(text: str, kind: str) -> None:
     types = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict}
     try:
-        assert isinstance(from_text(text, Rules(type=kind)), types[kind])
+        assert isinstance(from_text(text, VariableRules(type=kind)), types[kind])
     except InputRefused as refused:
         assert refused.message
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.evidence.index import Index, Kept, Missing, Refused
+from sandboxrun.evidence.index import Index, Kept, MissingPart, RefusedName
 from sandboxrun.evidence.store import Captured
 from sandboxrun.evidence.usage import Usage
 from sandboxrun.report.evidence import Run, duration, ending_text, evidence_plain, evidence_text, size
@@ -53,13 +53,13 @@ def test_a_run_that_went_well() -> None:
 
 
 def test_what_is_missing_cut_and_refused_is_said() -> None:
-    gone = tuple(Missing(part=f"part{n}", reason="it\nbroke\x1b[2J") for n in range(7))
+    gone = tuple(MissingPart(part=f"part{n}", reason="it\nbroke\x1b[2J") for n in range(7))
     done = captured(
         Ending(how=How.FAILED, exit_code=2),
         missing=gone,
         kept=(kept("stdout", truncated=True), kept("workspace.patch")),
         patched_paths=0,
-        refused=(Refused(part="artifacts", path="/x", reason="a socket"),),
+        refused=(RefusedName(part="artifacts", path="/x", reason="a socket"),),
         refused_total=12,
     )
     told = evidence_text([Run(address="lint", captured=done)], relative_to=Path("/elsewhere")).split("\n")
@@ -172,7 +172,9 @@ def test_a_peak_that_may_have_been_higher_is_told_as_such(how: How, by: str, sai
 
 
 def test_runs_as_data() -> None:
-    late = captured(Ending(how=How.TIMEOUT, exit_code=143), ran_seconds=5.0, missing=(Missing(part="logs", reason=""),))
+    late = captured(
+        Ending(how=How.TIMEOUT, exit_code=143), ran_seconds=5.0, missing=(MissingPart(part="logs", reason=""),)
+    )
     assert evidence_plain(Run(address="lint", captured=late, note="past its timeout of 5s")) == {
         "sandbox": "lint",
         "note": "past its timeout of 5s",
