@@ -31,7 +31,7 @@ from sandboxrun.api.lifecycle import (
 )
 from sandboxrun.api.sandbox import ExecResult, ExecTimeout, Held, Sandbox
 from sandboxrun.api.settings import Settings
-from sandboxrun.backend.docker.owned import own_sandboxes
+from sandboxrun.backend.docker.observe import own_sandboxes
 from sandboxrun.backend.errors import EngineError, NotFound
 from sandboxrun.backend.owner import this_process
 from sandboxrun.backend.session import Made, Session

@@ -141,7 +141,7 @@ def matches(address: str, names: Iterable[str]) -> bool:
 
 def observed(engine: Engine, profile: Profile) -> tuple[ObservedSandbox, ...]:
     """The project's containers, in the profile's order, those it does not declare last."""
-    from sandboxrun.backend.docker.owned import own_sandboxes
+    from sandboxrun.backend.docker.observe import own_sandboxes
 
     seen = own_sandboxes(engine, profile.names)
     order = {sandbox.address: n for n, sandbox in enumerate(profile.sandboxes)}

@@ -127,7 +127,7 @@ class Engine(Streams):
 
     def check_neighbours(self, sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> None:
         """Refuse host paths that another container may move."""
-        _part("owned").check_neighbours(sandboxes, profile, self)
+        _part("observe").check_neighbours(sandboxes, profile, self)
 
     def collect(self, store: Any) -> None:
         """Take away what killed processes left on this machine."""
@@ -199,7 +199,7 @@ def _part(name: str) -> Any:
 def open_transport(endpoint: Endpoint, *, parallelism: int) -> Transport:
     """What carries requests to `endpoint`. Nothing is sent yet. Raises UsageError, Unsupported."""
     if endpoint.url.startswith("unix://"):
-        from sandboxrun.backend.docker.local import LocalTransport
+        from sandboxrun.backend.docker.transport import LocalTransport
 
         return LocalTransport(endpoint, dial_unix(endpoint.url.removeprefix("unix://")), parallelism=parallelism)
     from sandboxrun.backend.docker.docker_py import DockerPyTransport

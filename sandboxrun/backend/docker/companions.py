@@ -19,8 +19,8 @@ from sandboxrun.backend.docker.codec import (
     private_network_payload,
     taken_by,
 )
-from sandboxrun.backend.docker.making import begin_rules, files_tar
-from sandboxrun.backend.docker.owned import is_own_network
+from sandboxrun.backend.docker.making import files_tar
+from sandboxrun.backend.docker.observe import begin_rules, is_own_network
 from sandboxrun.backend.errors import EngineError, EngineUnreachable, NameConflict, NotFound
 from sandboxrun.backend.session import Session
 from sandboxrun.errors import ApplyError, SandboxrunError, printable

@@ -4,12 +4,11 @@ gateway look. Reads only.
 
 from __future__ import annotations
 
-import io
 import ipaddress
 import re
 import socket
-import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 from sandboxrun.backend.docker.codec import SEALED, decode_network, gateway_payload, not_taken, observe
 from sandboxrun.backend.docker.fields import FIELDS, SHOWN
 from sandboxrun.backend.docker.making import login, look_up
-from sandboxrun.backend.docker.owned import own_containers
+from sandboxrun.backend.docker.observe import own_containers
 from sandboxrun.backend.docker.transport import TransportError
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
@@ -180,40 +179,30 @@ _LOCAL = re.compile(r"\|-- ([0-9.]+)\n\s+/32 host LOCAL")
 
 def host_addresses(engine: Engine) -> tuple[str, ...]:
     """IPv4 and IPv6 addresses, sorted, loopback left out."""
+    found: Iterable[str] | None = None
     try:
         pid = engine.transport.peer_pid()
     except (TransportError, OSError):
         pid = None
-    found = set(_reached(engine.endpoint)) if pid is None else set(_of_namespace(f"/proc/{pid}/net" if pid else None))
-    return tuple(sorted(str(address) for address in map(ipaddress.ip_address, found) if not address.is_loopback))
+    if pid is not None:
+        places = (f"/proc/{pid}/net",) if pid else ()
+        found = next((there for place in (*places, "/proc/net") if (there := _of_namespace(place)) is not None), None)
+    elif host := urlsplit(engine.endpoint).hostname:
+        with suppress(OSError):
+            found = {str(answer[4][0]).partition("%")[0] for answer in socket.getaddrinfo(host, None)}
+    addresses = map(ipaddress.ip_address, set(found or ()))
+    return tuple(sorted(str(address) for address in addresses if not address.is_loopback))
 
 
-def _of_namespace(folder: str | None) -> Iterator[str]:
-    for place in filter(None, (folder, "/proc/net")):
-        try:
-            four = Path(place, "fib_trie").read_text("ascii")
-        except OSError:
-            continue
-        yield from _LOCAL.findall(four)
-        yield from _six(Path(place, "if_inet6"))
-        return
-
-
-def _six(table: Path) -> Iterable[str]:
+def _of_namespace(folder: str) -> list[str] | None:
     try:
-        lines = table.read_text("ascii").splitlines()
-    except OSError:  # a kernel without IPv6
-        return ()
-    return [str(ipaddress.IPv6Address(int(line.split()[0], 16))) for line in lines]
-
-
-def _reached(endpoint: str) -> Iterable[str]:
-    host = urlsplit(endpoint).hostname
-    try:
-        answers = socket.getaddrinfo(host, None) if host else []
+        found: list[str] = _LOCAL.findall(Path(folder, "fib_trie").read_text("ascii"))
     except OSError:
-        return ()
-    return {str(answer[4][0]).partition("%")[0] for answer in answers}
+        return None
+    with suppress(OSError):  # a kernel without IPv6
+        six = Path(folder, "if_inet6").read_text("ascii").splitlines()
+        found += [str(ipaddress.IPv6Address(int(line.split()[0], 16))) for line in six]
+    return found
 
 
 # -- A sandbox's gateway
@@ -244,7 +233,7 @@ def gateway_view(engine: Engine, profile: Profile, spec: SandboxSpec, observed: 
         between=between,
         image=image,
         said=said,
-        rules=_file(engine, id, f"{DIRECTORY}/{FILE}") if said else b"",
+        rules=engine.read_file(id, f"{DIRECTORY}/{FILE}", most=_MOST_RULES) or b"" if said else b"",
         lost=tuple(lost) if lost is not None else None,
         host=host_view(engine, gateway),
     )
@@ -258,20 +247,6 @@ def _wrong_between(network: Mapping[str, Any], mine: set[str]) -> tuple[str, ...
     wrong += ["with IPv6"] if live.enable_ipv6 else []
     others = {str(of.get("Name")) for id, of in (network.get("Containers") or {}).items() if id not in mine}
     return (*wrong, *(f"{printable(other)} is on it" for other in sorted(others)))
-
-
-def _file(engine: Engine, container: str, path: str) -> bytes:
-    """A file of the container, as the engine hands it out; empty where it is no file, or too large."""
-    data = bytearray()
-    with engine.get_archive(container, path) as archive:
-        for piece in archive.stream:
-            data += piece
-            if len(data) > _MOST_RULES:
-                return b""
-    with tarfile.open(fileobj=io.BytesIO(bytes(data))) as tar:
-        member = tar.next()
-        file = tar.extractfile(member) if member is not None and member.isreg() else None
-        return file.read() if file is not None else b""
 
 
 def _last_said(engine: Engine, gateway: str) -> str:

@@ -19,7 +19,7 @@ from msgspec import structs
 from sandboxrun.backend.docker.codec import decode, encode, encode_update, keeper_payload, not_taken, volume_payload
 from sandboxrun.backend.docker.fields import FIELDS
 from sandboxrun.backend.docker.leftovers import held
-from sandboxrun.backend.docker.owned import UPLOAD, is_own_volume
+from sandboxrun.backend.docker.observe import UPLOAD, is_own_volume, record_update
 from sandboxrun.backend.docker.streams import file_mode
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound
 from sandboxrun.backend.session import Made, Session, StepProgress
@@ -31,19 +31,16 @@ from sandboxrun.plan.owned import held_parts
 from sandboxrun.plan.preflight import image_fault
 from sandboxrun.profile.objects import digest
 from sandboxrun.spec import labels
-from sandboxrun.spec.codec import ImageConfig, from_label, to_label, without_inherited
+from sandboxrun.spec.codec import ImageConfig, to_label, without_inherited
 from sandboxrun.spec.names import KEEPER, SECRETS, WORKSPACE, companion, part_volume
-from sandboxrun.spec.option_types import ALLOW, options_of
+from sandboxrun.spec.option_types import options_of
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import FileRef
-from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import Offers
 from sandboxrun.spec.types import format_size
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
-    from sandboxrun.evidence.folder import Folder
-    from sandboxrun.evidence.store import Store
 
 # -- The tars that upload containers carry: secrets, configs, and a directory's owner
 
@@ -84,36 +81,18 @@ LARGEST = 1 << 20
 
 def look_up(engine: Engine, container: str, user: str, group: str) -> tuple[int, int]:
     """uid and gid of `user` and `group` ("": the user's own). Raises ApplyError for a name that is not there."""
-    uid, gid = (int(user), int(user)) if user.isdigit() else _entry(engine, container, "/etc/passwd", user)
+
+    def entry(path: str, name: str) -> tuple[int, int]:
+        for fields in _lines(engine, container, path):
+            if fields[0] == name and len(fields) >= 3 and fields[2].isdigit():
+                gid = fields[3] if len(fields) > 3 and fields[3].isdigit() else fields[2]
+                return int(fields[2]), int(gid)
+        raise ApplyError(f'the image knows no "{name}" in {path}', help="give the user by number, as in 1000:1000")
+
+    uid, gid = (int(user), int(user)) if user.isdigit() else entry("/etc/passwd", user)
     if group:
-        gid = int(group) if group.isdigit() else _entry(engine, container, "/etc/group", group)[0]
+        gid = int(group) if group.isdigit() else entry("/etc/group", group)[0]
     return uid, gid
-
-
-def _entry(engine: Engine, container: str, path: str, name: str) -> tuple[int, int]:
-    for line in _read(engine, container, path).splitlines():
-        fields = line.split(":")
-        if fields[0] == name and len(fields) >= 3 and fields[2].isdigit():
-            return int(fields[2]), int(fields[3]) if len(fields) > 3 and fields[3].isdigit() else int(fields[2])
-    raise ApplyError(f'the image knows no "{name}" in {path}', help="give the user by number, as in 1000:1000")
-
-
-def _read(engine: Engine, container: str, path: str) -> str:
-    import tarfile
-
-    archive = engine.get_archive(container, path)
-    try:
-        data = bytearray()
-        for chunk in archive.stream:
-            data += chunk
-            if len(data) > LARGEST:
-                raise ApplyError(f"{path} of the image is larger than {LARGEST} bytes")
-    finally:
-        archive.close()
-    with tarfile.open(fileobj=io.BytesIO(bytes(data))) as tar:
-        member = tar.next()
-        file = tar.extractfile(member) if member is not None and member.isreg() else None
-        return file.read().decode(errors="replace") if file is not None else ""
 
 
 def login(engine: Engine, container: str, user: str) -> tuple[int, int, frozenset[int]]:
@@ -125,23 +104,27 @@ def login(engine: Engine, container: str, user: str) -> tuple[int, int, frozense
     name, _, group = user.partition(":")
     if group:
         return (*look_up(engine, container, name, group), frozenset())
-    entry = next(
-        (fields for fields in _lines(engine, container, "/etc/passwd") if name in (fields[0], fields[2])), None
-    )
+
+    def entries(path: str) -> list[list[str]]:
+        """Those that have their numbers. An image without the file has none."""
+        try:
+            found = _lines(engine, container, path)
+        except NotFound:
+            return []
+        return [e for e in found if len(e) >= 4 and e[2].isdigit() and (path == "/etc/group" or e[3].isdigit())]
+
+    entry = next((fields for fields in entries("/etc/passwd") if name in (fields[0], fields[2])), None)
     if entry is None:
         return (int(name), 0, frozenset()) if name.isdigit() else (*look_up(engine, container, name, ""), frozenset())
-    member = (fields for fields in _lines(engine, container, "/etc/group") if entry[0] in fields[-1].split(","))
-    return int(entry[2]), int(entry[3]), frozenset(int(fields[2]) for fields in member)
+    groups = frozenset(int(fields[2]) for fields in entries("/etc/group") if entry[0] in fields[-1].split(","))
+    return int(entry[2]), int(entry[3]), groups
 
 
 def _lines(engine: Engine, container: str, path: str) -> list[list[str]]:
-    """The entries of a file that have their numbers. An image without the file has none."""
-    try:
-        lines = _read(engine, container, path).splitlines()
-    except NotFound:
-        return []
-    entries = [line.split(":") for line in lines]
-    return [e for e in entries if len(e) >= 4 and e[2].isdigit() and (path == "/etc/group" or e[3].isdigit())]
+    data = engine.read_file(container, path, most=LARGEST)
+    if data is None:
+        raise ApplyError(f"{path} of the image is larger than {LARGEST} bytes")
+    return [line.split(":") for line in data.decode(errors="replace").splitlines()]
 
 
 # -- The read-back: what the engine made must be what was asked, option by option
@@ -163,99 +146,28 @@ def refuse_warnings(sandbox: DeclaredSandbox, warnings: Sequence[str]) -> None:
 
 
 def read_back(sandbox: DeclaredSandbox, container: str, session: Session, image_id: str | None = None) -> None:
-    """Compare the container with its spec. Raises ApplyError naming every option that is not as declared."""
+    """Compare the container with its spec. Raises ApplyError naming every option that is not as declared, and where
+    what runs is not the image that was planned."""
     inspect = session.engine.inspect_container(container)
-    check_image(sandbox, inspect, image_id)
-    image = session.image(str(inspect["Image"]))
-    live = without_inherited(decode(inspect, session.profile.names, sandbox.spec), image)
-    found = mismatches(without_inherited(sandbox.spec, image), live)
-    if found:
-        raise ApplyError(
-            *(
-                Diagnostic(
-                    message=f"{sandbox.address}: the engine did not apply {d.key}: declared {_show(d.after)}, "
-                    f"enforced {_show(d.before)}",
-                    span=sandbox.place(d.key),
-                    help=_help(d.key),
-                )
-                for d in found
-            )
-        )
-
-
-def check_image(sandbox: DeclaredSandbox, inspect: Mapping[str, Any], image_id: str | None) -> None:
-    """The image that runs must be the one that was planned. Raises ApplyError."""
     real = str(inspect.get("Image") or "")
     if image_id and real != image_id:
         raise ApplyError(
             f"{sandbox.address}: {sandbox.spec.image} was {short(image_id)} when planned and is {short(real)} now",
             help="the tag now refers to another image: plan again",
         )
-
-
-def _help(key: str) -> str:
-    return (
-        f"its field is {FIELDS[key].engine if key in FIELDS else key}; `sandboxrun doctor` says what this engine offers"
-    )
-
-
-def _show(value: Any) -> str:
-    return "nothing" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-# -- The spec of the last update in place: labels are set at creation only, so it is recorded beside the engine
-
-APPLIED = "applied.json"
-UNFINISHED = "rules-unfinished"  # there while a gateway may have other rules than those recorded
-
-
-def record_update(store: Store, run: str, spec_label: str, *, engine: str) -> None:
-    """Keep the spec of an update in place, on the engine of that identity, until the run's evidence is taken."""
-    with store.staging(run, engine=engine) as staging:
-        staging.write(APPLIED, spec_label.encode())
-        if staging.kind(UNFINISHED):
-            staging.unlink(UNFINISHED)
-
-
-def begin_rules(store: Store, run: str, *, engine: str) -> None:
-    """Note that a gateway is being given other rules: until `record_update` nobody may rely on those recorded."""
-    with store.staging(run, engine=engine) as staging:
-        staging.write(UNFINISHED, b"")
-
-
-def updated_spec(inspect: Mapping[str, Any], store: Store) -> SandboxSpec | None:
-    """The spec of a container's last update in place; None when there was none, or it was recorded elsewhere.
-
-    After one that was not finished its egress is one that no profile can declare: the next apply gives the rules anew.
-    """
-    own = labels.read((inspect.get("Config") or {}).get("Labels"))
-    run = own.get(labels.RUN)
-    if not run:
-        return None
-    try:
-        with store.staging(run) as staging:
-            recorded = _recorded(staging)
-            if not staging.kind(UNFINISHED):
-                return from_label(recorded)
-            spec = from_label(recorded or str(own.get(labels.SPEC) or ""))
-            return _unknown_rules(spec) if spec is not None else None
-    except (OSError, ValueError):
-        return None
-
-
-def _recorded(staging: Folder) -> str:
-    try:
-        with staging.open(APPLIED) as file:
-            return file.read().decode()
-    except FileNotFoundError:
-        return ""
-
-
-def _unknown_rules(spec: SandboxSpec) -> SandboxSpec:
-    """The spec with an egress that allows nothing, which is refused in a profile."""
-    if spec.egress is None or not spec.egress.has_gateway:
-        return spec
-    return structs.replace(spec, egress=structs.replace(spec.egress, mode=ALLOW, allow=()))
+    image = session.image(real)
+    live = without_inherited(decode(inspect, session.profile.names, sandbox.spec), image)
+    faults = []
+    for d in mismatches(without_inherited(sandbox.spec, image), live):
+        declared, enforced = (
+            "nothing" if value is None else json.dumps(value, ensure_ascii=False) for value in (d.after, d.before)
+        )
+        message = f"{sandbox.address}: the engine did not apply {d.key}: declared {declared}, enforced {enforced}"
+        field = FIELDS[d.key].engine if d.key in FIELDS else d.key
+        help = f"its field is {field}; `sandboxrun doctor` says what this engine offers"
+        faults.append(Diagnostic(message=message, span=sandbox.place(d.key), help=help))
+    if faults:
+        raise ApplyError(*faults)
 
 
 # -- Keeps in memory what must not lie on the engine's disk: tmpfs volumes, held mounted by a container of their …

@@ -9,9 +9,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sandboxrun.backend.docker.calls import Answer, Client, Json, label_filter, quote
+from sandboxrun.backend.docker.calls import Answer, Client, Json, json_lines, label_filter, quote
 from sandboxrun.backend.docker.config import registry_auth
-from sandboxrun.backend.docker.frames import json_lines
 from sandboxrun.backend.docker.transport import TIMEOUT
 from sandboxrun.backend.errors import EngineError, EngineTimeout, NotFound, RegistryError, help_for
 from sandboxrun.data import Data

@@ -1,11 +1,19 @@
 """Reads the engine into a snapshot: everything of one project, and what stands in its way; for a `run` its part of it.
 
-Owns which calls that takes: four for any number of sandboxes, and one inspect each. No decisions.
+Owns which calls that takes: four for any number of sandboxes, and one inspect each; and which objects are a project's
+own. Anybody may label anything, and a container has its image's labels too: what does not carry all that sandboxrun
+sets at creation, each in its form, is somebody else's. No decisions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import json
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
@@ -15,15 +23,17 @@ from sandboxrun.backend.completed import completed, with_others
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.codec import observe, observe_companion, observe_network, observe_volume
 from sandboxrun.backend.docker.fields import FIELDS, KEPT
-from sandboxrun.backend.docker.making import updated_spec
-from sandboxrun.backend.docker.owned import UPLOAD, is_own_container, is_own_network, is_own_volume, own_containers
 from sandboxrun.backend.errors import EngineError, EngineUnreachable
+from sandboxrun.backend.owner import decode
+from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.plan.owned import companions_of, networks_of, shares
+from sandboxrun.profile.guarding import sources_of
 from sandboxrun.spec import labels
-from sandboxrun.spec.codec import ImageConfig, to_label
-from sandboxrun.spec.names import COMPANIONS
+from sandboxrun.spec.codec import ImageConfig, from_label, to_label
+from sandboxrun.spec.names import COMPANIONS, Names
+from sandboxrun.spec.option_types import ALLOW
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
-from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.spec import SandboxSpec, digest_of
 from sandboxrun.spec.state import (
     Companion,
     Ended,
@@ -44,6 +54,12 @@ if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
 
 
+UPLOAD = "courier"
+IDENTITY = frozenset({labels.PROJECT, labels.SANDBOX, labels.RUN, labels.ROLE, labels.SPEC, labels.SPEC_DIGEST})
+_RUN = re.compile("[0-9a-f]{32}")
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
+
+
 def take_snapshot(
     engine: Engine, profile: Profile, store: Store, *, workspaces: bool = False, events: Events | None = None
 ) -> Snapshot:
@@ -54,7 +70,7 @@ def take_snapshot(
     """
     images = _Images(engine)
     references = freeze(images.references(profile.sandboxes))
-    listed = own_containers(engine, profile.project, of_image=images.label_names)
+    listed = own_containers(engine, profile.project)
     helpers = {str(c["Id"]): c for c in listed if labels.ROLE in labels.read(c.get("Labels"))}
     inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in helpers])
     declared = _by_label(profile) if inspected else {}
@@ -78,7 +94,7 @@ def take_snapshot(
         networks=networks,
         volumes=volumes,
         images=references,
-        orphaned=frozenset(o.id for o in sandboxes if o.one_off and _owner_gone(o)),
+        orphaned=frozenset(o.id for o in sandboxes if o.one_off and (by := decode(o.owner or "")) and by.is_gone),
         leftovers=leftovers,
         companions=companions,
         helper=_helper(images, profile.sandboxes),
@@ -121,7 +137,7 @@ def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Sn
     )
     if not shared:
         return snapshot
-    listed = own_containers(engine, profile.project, more={labels.ROLE: UPLOAD}, of_image=images.label_names)
+    listed = own_containers(engine, profile.project, more={labels.ROLE: UPLOAD})
     snapshot = structs.replace(
         snapshot,
         leftovers=tuple(str(c["Id"]) for c in listed),
@@ -150,7 +166,7 @@ def snapshot_of_these(engine: Engine, profile: Profile, store: Store, ids: Itera
         if not (runs := {o.run for o in sandboxes if shares(o.applied or o.spec)}):
             return snapshot
         more = {labels.RUN: next(iter(runs)) if len(runs) == 1 else None}
-        listed = own_containers(engine, profile.project, more={**more, labels.ROLE: None}, of_image=images.label_names)
+        listed = own_containers(engine, profile.project, more={**more, labels.ROLE: None})
         networks, volumes = (of(engine, profile.project, more=more) for of in (own_networks, own_volumes))
         return structs.replace(
             snapshot,
@@ -163,7 +179,7 @@ def snapshot_of_these(engine: Engine, profile: Profile, store: Store, ids: Itera
     known = freeze({image: Image(reference=image, config=images.of(image)) for image in named})
     listed = ()
     if any(companions_of(o.applied or o.spec) for o in sandboxes):
-        listed = own_containers(engine, profile.project, more={labels.ROLE: None}, of_image=images.label_names)
+        listed = own_containers(engine, profile.project, more={labels.ROLE: None})
     beside, _ = _companions(listed, {o.run for o in sandboxes})
     return structs.replace(snapshot, images=known, companions=beside)
 
@@ -226,11 +242,6 @@ class _Images:
         self._engine = engine
         self._known: dict[str, ImageConfig | None] = {}
 
-    def label_names(self, image: str) -> Collection[str]:
-        """The names of the labels of ours that an image has."""
-        found = self.of(image)
-        return found.reserved if found is not None else ()
-
     def of(self, reference: str) -> ImageConfig | None:
         if not reference:
             return None
@@ -292,25 +303,18 @@ def _binds(spec: SandboxSpec) -> bool:
     return direct or any(mount.type == "bind" for mount in spec.volumes)
 
 
-def _owner_gone(observed: ObservedSandbox) -> bool:
-    from sandboxrun.backend.owner import decode
-
-    owner = decode(observed.owner or "")
-    return owner is not None and owner.is_gone
-
-
 def _foreign(
     engine: Engine, profile: Profile, snapshot: Snapshot, sandboxes: Iterable[DeclaredSandbox]
 ) -> Iterable[Foreign]:
     """Objects that have a name the profile needs and are not the project's."""
     ours = {o.name for o in snapshot.sandboxes}
     names = [s.name for s in sandboxes if s.name not in ours]
-    images = _Images(engine)
     for container in engine.containers(names=names) if names else ():
-        own = labels.read(container.get("Labels"))
-        if not is_own_container(container, profile.project, images.label_names(str(container.get("ImageID") or ""))):
+        if not is_own_container(container, profile.project, reserved(engine, str(container.get("ImageID") or ""))):
             name = str((container.get("Names") or ["?"])[0]).removeprefix("/")
-            yield Foreign(kind="container", name=name, id=str(container["Id"]), whose=_whose(own, profile.project))
+            yield Foreign(
+                kind="container", name=name, id=str(container["Id"]), whose=_whose(container, profile.project)
+            )
     yield from _foreign_networks(engine, profile, snapshot, sandboxes)
     yield from _foreign_volumes(engine, profile, snapshot, sandboxes)
 
@@ -324,8 +328,7 @@ def _foreign_networks(
         name = profile.names.network(key)
         found = engine.network(name)
         if found is not None and not external and not is_own_network(found, profile.project):
-            whose = _whose(labels.read(found.get("Labels")), profile.project)
-            yield Foreign(kind="network", name=name, id=str(found["Id"]), whose=whose)
+            yield Foreign(kind="network", name=name, id=str(found["Id"]), whose=_whose(found, profile.project))
 
 
 def _foreign_volumes(
@@ -337,12 +340,175 @@ def _foreign_volumes(
         spec = profile.volumes.get(key)
         found = engine.volume(profile.names.volume(key)) if spec is not None and not spec.external else None
         if found is not None and not is_own_volume(found, profile.project):
-            whose = _whose(labels.read(found.get("Labels")), profile.project)
-            yield Foreign(kind="volume", name=str(found["Name"]), id="", whose=whose)
+            yield Foreign(kind="volume", name=str(found["Name"]), id="", whose=_whose(found, profile.project))
 
 
-def _whose(own: Mapping[str, str], ours: str) -> str:
-    project = own.get(labels.PROJECT)
+def _whose(found: Mapping[str, Any], ours: str) -> str:
+    project = labels.read(found.get("Labels")).get(labels.PROJECT)
     if project == ours:
         return "it has its label, but sandboxrun did not make it"
     return f"it is project {project}'s" if project else "it has no labels of sandboxrun"
+
+
+# -- Which objects are the project's own
+
+
+def is_own_container(listed: Mapping[str, Any], project: str, of_image: Collection[str]) -> bool:
+    """Whether a container of the engine's list is the project's: a sandbox, a companion or an upload container.
+    `of_image` are the names of its image's labels: sandboxrun runs no image that has labels of its own."""
+    own = labels.read(listed.get("Labels"))
+    if own.get(labels.PROJECT) != project or not IDENTITY.isdisjoint(of_image):
+        return False
+    match own.get(labels.ROLE):
+        case None:
+            return _has_run(own) and _is_spec(own.get(labels.SPEC), own.get(labels.SPEC_DIGEST))
+        case str(role) if role in COMPANIONS:
+            return _has_run(own)
+        case str(role) if role == UPLOAD:
+            return listed.get("State") == "created"  # it is never started
+    return False
+
+
+def is_own_network(inspect: Mapping[str, Any], project: str) -> bool:
+    """Whether a network is the project's, or that of one of its sandboxes."""
+    return _is_own_object(inspect, labels.NETWORK, project)
+
+
+def is_own_volume(inspect: Mapping[str, Any], project: str) -> bool:
+    """Whether a volume is the project's, or that of one of its sandboxes."""
+    return _is_own_object(inspect, labels.VOLUME, project)
+
+
+def _is_own_object(inspect: Mapping[str, Any], label: str, project: str) -> bool:
+    own = labels.read(inspect.get("Labels"))
+    key = own.get(label)
+    if own.get(labels.PROJECT) != project or not key:
+        return False
+    if labels.RUN in own:
+        return _has_run(own) and key == inspect.get("Name")
+    return _DIGEST.fullmatch(own.get(labels.CONFIG, "")) is not None
+
+
+def _has_run(own: Mapping[str, str]) -> bool:
+    return bool(own.get(labels.SANDBOX)) and _RUN.fullmatch(own.get(labels.RUN, "")) is not None
+
+
+def _is_spec(text: str | None, digest: str | None) -> bool:
+    """Whether the digest is that of the spec: of one that another version wrote too, which nobody here can read."""
+    try:
+        return text is not None and digest is not None and digest_of(json.loads(text)) == digest
+    except (ValueError, RecursionError):
+        return False
+
+
+def own_containers(
+    engine: Engine,
+    project: str,
+    *,
+    more: Mapping[str, str | None] | None = None,
+    names: tuple[str, ...] = (),
+) -> tuple[Mapping[str, Any], ...]:
+    """The project's containers, as the engine lists them: those with the labels `more`, or one of `names`. Raises
+    EngineError."""
+    of_image = cache(partial(reserved, engine))
+    listed = engine.containers(labels={labels.PROJECT: project, **(more or {})}, names=names)
+    return tuple(c for c in listed if is_own_container(c, project, of_image(str(c.get("ImageID") or ""))))
+
+
+def own_sandboxes(
+    engine: Engine, names: Names, *, more: Mapping[str, str | None] | None = None
+) -> tuple[ObservedSandbox, ...]:
+    """The project's sandboxes as the engine shows them, without what runs beside them: those with the labels `more`."""
+    found = own_containers(engine, names.project, more=more)
+    ids = [str(c["Id"]) for c in found if labels.ROLE not in labels.read(c.get("Labels"))]
+    return tuple(observe(answer, names, None) for answer in engine.inspect_containers(ids))
+
+
+def reserved(engine: Engine, image: str) -> Collection[str]:
+    """The names of sandboxrun's labels that an image has, by its id; none for one that is gone."""
+    config = engine.image_config(image) if image else None
+    return config.reserved if config is not None else ()
+
+
+def check_neighbours(sandboxes: Iterable[DeclaredSandbox], profile: Profile, engine: Engine) -> None:
+    """Raise ApplyError for a path that a sandbox which is on the engine now, and not in the profile, may move.
+
+    Those of one profile are compared when it is read.
+    """
+    declared = {sandbox.address for sandbox in profile.sandboxes}
+    given = [
+        (sandbox, sandbox.place(key, item), path) for sandbox in sandboxes for key, item, path in sources_of(sandbox)
+    ]
+    faults = []
+    ours = {str(c["Id"]) for c in own_containers(engine, profile.project)} if given else set()
+    for container in engine.containers(labels={labels.SANDBOX: None}) if given else ():
+        if str(container["Id"]) in ours and labels.read(container.get("Labels")).get(labels.SANDBOX) in declared:
+            continue
+        binds = [mount for mount in container.get("Mounts") or () if mount.get("Type") == "bind"]
+        whose = str((container.get("Names") or ["?"])[0]).removeprefix("/")
+        for sandbox, span, path in given:
+            if _is_movable(os.path.realpath(path), binds):
+                message = f"{sandbox.address}: {path} lies where {whose} may write: it could put a link in its place"
+                help = "wait until that one is gone, or give each a directory of its own"
+                faults.append(Diagnostic(message=message, span=span, help=help))
+    if faults:
+        raise ApplyError(*faults)
+
+
+def _is_movable(path: str, binds: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a container with these binds can put another thing where `path` is: it lies in one that it may write to,
+    and no mount of its own keeps it in place."""
+    for bind in binds:
+        top = os.path.realpath(str(bind.get("Source") or ""))
+        if not bind.get("RW") or path == top or os.path.commonpath((path, top)) != top:
+            continue
+        at = Path(str(bind.get("Destination"))) / os.path.relpath(path, top)
+        kept = {Path(str(other.get("Destination"))): not other.get("RW") for other in binds if other is not bind}
+        if at not in kept and not any(kept.get(above) for above in at.parents):
+            return True
+    return False
+
+
+# -- The spec of the last update in place: labels are set at creation only, so it is recorded beside the engine
+
+APPLIED = "applied.json"
+UNFINISHED = "rules-unfinished"  # there while a gateway may have other rules than those recorded
+
+
+def record_update(store: Store, run: str, spec_label: str, *, engine: str) -> None:
+    """Keep the spec of an update in place, on the engine of that identity, until the run's evidence is taken."""
+    with store.staging(run, engine=engine) as staging:
+        staging.write(APPLIED, spec_label.encode())
+        if staging.kind(UNFINISHED):
+            staging.unlink(UNFINISHED)
+
+
+def begin_rules(store: Store, run: str, *, engine: str) -> None:
+    """Note that a gateway is being given other rules: until `record_update` nobody may rely on those recorded."""
+    with store.staging(run, engine=engine) as staging:
+        staging.write(UNFINISHED, b"")
+
+
+def updated_spec(inspect: Mapping[str, Any], store: Store) -> SandboxSpec | None:
+    """The spec of a container's last update in place; None when there was none, or it was recorded elsewhere.
+
+    After one that was not finished its egress allows nothing, which no profile can declare: the next apply gives the
+    rules anew.
+    """
+    own = labels.read((inspect.get("Config") or {}).get("Labels"))
+    run = own.get(labels.RUN)
+    if not run:
+        return None
+    recorded = ""
+    try:
+        with store.staging(run) as staging:
+            with suppress(FileNotFoundError), staging.open(APPLIED) as file:
+                recorded = file.read().decode()
+            if not staging.kind(UNFINISHED):
+                return from_label(recorded)
+        spec = from_label(recorded or str(own.get(labels.SPEC) or ""))
+    except (OSError, ValueError):
+        return None
+    if spec is None or spec.egress is None or not spec.egress.has_gateway:
+        return spec
+    return structs.replace(spec, egress=structs.replace(spec.egress, mode=ALLOW, allow=()))

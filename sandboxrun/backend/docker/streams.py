@@ -6,14 +6,14 @@ Every stream has close(), which any thread may call: its reader then gets to the
 from __future__ import annotations
 
 import base64
+import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, Self, TypeVar
 
-from sandboxrun.backend.docker.calls import Answer, Client, Json, guarded, quote
-from sandboxrun.backend.docker.frames import STDOUT, demultiplex, json_lines
+from sandboxrun.backend.docker.calls import STDOUT, Answer, Client, Json, demultiplex, guarded, json_lines, quote
 from sandboxrun.backend.docker.objects import Objects, named, path_of
 from sandboxrun.backend.docker.transport import PIECE, Connection
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
@@ -261,6 +261,21 @@ class Streams(Objects):
         """A file or folder of a container, as a tar in pieces. Raises NotFound (the path, or the container)."""
         answer = self._container("GET", id, "/archive", f"copying {path} out of", query={"path": path}, stream=True)
         return Archive(stat=_stat(answer), stream=Stream(answer.pieces(), answer.close))
+
+    def read_file(self, id: str, path: str, *, most: int) -> bytes | None:
+        """A file of a container; b"" for what is no regular file, None where its tar has more than `most` bytes."""
+        import tarfile
+
+        with self.get_archive(id, path) as archive:
+            data = bytearray()
+            for piece in archive.stream:
+                data += piece
+                if len(data) > most:
+                    return None
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            member = tar.next()
+            file = tar.extractfile(member) if member is not None and member.isreg() else None
+            return file.read() if file is not None else b""
 
     def stat_archive(self, id: str, path: str) -> Json:
         """What a path of a container is, in the API's form: `mode` is Go's, see `file_mode`. Raises NotFound.

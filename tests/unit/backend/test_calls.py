@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxrun.backend.docker.calls import label_filter, quote, target
-from sandboxrun.backend.docker.frames import json_lines
+from sandboxrun.backend.docker.calls import json_lines, label_filter, quote, target
 from sandboxrun.backend.docker.objects import named, path_of
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.threads import together
@@ -68,7 +67,7 @@ def test_lines_that_are_no_objects(line: bytes) -> None:
 
 
 def test_an_endless_line_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandboxrun.backend.docker.frames.MAX_LINE", 10)
+    monkeypatch.setattr("sandboxrun.backend.docker.calls.MAX_LINE", 10)
     with pytest.raises(EngineError, match="longer than 10 bytes"):
         list(json_lines([b"a" * 11], "reading"))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxrun.backend.docker.frames import demultiplex
+from sandboxrun.backend.docker.calls import demultiplex
 from sandboxrun.backend.errors import EngineError
 
 FRAMES = st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=50)), max_size=10)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandboxrun.backend.docker.codec import encode, observe, observe_companion, observe_network, observe_volume
-from sandboxrun.backend.docker.owned import IDENTITY, is_own_container, is_own_network, is_own_volume
+from sandboxrun.backend.docker.observe import IDENTITY, is_own_container, is_own_network, is_own_volume
 from sandboxrun.backend.owner import decode as decode_owner
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.plan.diff import compare, spec_plain

@@ -26,8 +26,7 @@ from hypothesis import strategies as st
 from sandboxrun.backend.docker.client import Engine, open_transport
 from sandboxrun.backend.docker.config import Endpoint
 from sandboxrun.backend.docker.docker_py import DockerPyTransport
-from sandboxrun.backend.docker.local import LocalTransport
-from sandboxrun.backend.docker.transport import Transport
+from sandboxrun.backend.docker.transport import LocalTransport, Transport
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound, Unsupported
 from tests.engine.forwarders import ssh_command
 
@@ -521,7 +520,7 @@ def test_where_a_body_ends(peer: Peer, method: str, said: bytes, body: bytes) ->
 
 @WAYS
 def test_a_huge_body_is_given_up(peer: Peer, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("local", "calls"):
+    for module in ("transport", "calls"):
         monkeypatch.setattr(f"sandboxrun.backend.docker.{module}.MAX_WHOLE", 1000)
     endless = b"HTTP/1.1 500 Oh\r\n\r\n" + b"x" * 200_000
     with pytest.raises(EngineError, match="the engine's answer is larger than 1000 bytes"):
