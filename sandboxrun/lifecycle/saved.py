@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import structs
 
 from sandboxrun import __version__
@@ -121,14 +122,14 @@ class SavedPlan(Data, unshown=("plan",)):
     profile_digest: str
     inputs_digest: str
     engine_id: str
-    options: Options = Options()
+    options: Options
     destroy: bool = False
-    inputs: Mapping[str, Any] = freeze({})
-    ask: tuple[str, ...] = ()
-    observed: tuple[SeenContainer, ...] = ()
-    images: Mapping[str, str] = freeze({})  # reference → what it meant
-    steps: tuple[str, ...] = ()
-    plan: Mapping[str, Any] = freeze({})
+    inputs: Mapping[str, Any]
+    ask: tuple[str, ...]
+    observed: tuple[SeenContainer, ...]
+    images: Mapping[str, str]  # reference → what it meant
+    steps: tuple[str, ...]
+    plan: Mapping[str, Any]
 
 
 def write_saved(
@@ -218,7 +219,15 @@ def steps_in(plan: Plan) -> list[str]:
 
 def read_saved(path: Path) -> SavedPlan:
     """Read what `write_saved` wrote. Raises PlanError, saying what the file is instead."""
-    body = _parsed(path, _bytes(path))
+    try:
+        body = json.loads(read_regular(path, LARGEST).decode("utf-8"))
+    except OSError as error:
+        raise PlanError(f"{path} cannot be read: {reason(error)}") from error
+    except (ValueError, RecursionError) as error:
+        said = getattr(error, "msg", "") or "not JSON"
+        raise PlanError(f"{path} is damaged or not a saved plan: {said}", help="make a new plan") from error
+    if not isinstance(body, dict):
+        raise PlanError(f"{path} is not a saved plan", help="sandboxrun plan --out FILE makes one")
     if body.get("format") != FORMAT:
         told = "a plan's JSON, not a saved plan" if "resource_changes" in body else "not a saved plan"
         raise PlanError(f"{path} is {told}", help="sandboxrun plan --out FILE makes one")
@@ -234,88 +243,31 @@ def read_saved(path: Path) -> SavedPlan:
             raise ValueError("its checksum does not match")
         return _saved(body, Path(os.path.realpath(path.parent)))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise PlanError(f"{path} is damaged: {said}", help="make a new plan") from error
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return read_regular(path, LARGEST)
-    except OSError as error:
-        raise PlanError(f"{path} cannot be read: {reason(error)}") from error
-
-
-def _parsed(path: Path, data: bytes) -> dict[str, Any]:
-    try:
-        body = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        said = getattr(error, "msg", "") or "not JSON"
-        raise PlanError(f"{path} is damaged or not a saved plan: {said}", help="make a new plan") from error
-    if not isinstance(body, dict):
-        raise PlanError(f"{path} is not a saved plan", help="sandboxrun plan --out FILE makes one")
-    return body
+        raise PlanError(f"{path} is damaged: {error}", help="make a new plan") from error
 
 
 def _saved(body: Mapping[str, Any], base: Path) -> SavedPlan:
     import re
 
-    project, options = _text(body, "project"), _typed(body, "options", dict)
-    if not re.fullmatch(PROJECT, project):
+    found = msgspec.convert(body, SavedPlan, dec_hook=_relative)
+    if not re.fullmatch(PROJECT, found.project):
         raise ValueError("project is not a valid project name")
-    directory = Path(os.path.normpath(base / _path(_text(body, "directory"))))
-    return SavedPlan(
-        project=project,
+    if outside := [file for file in found.files if os.pardir in file.parts]:
+        raise ValueError(f'"{printable(str(outside[0]))[:80]}" points outside the project')
+    directory = Path(os.path.normpath(base / found.directory))
+    return structs.replace(
+        found,
         directory=directory,
-        files=tuple(directory / _below(name) for name in _texts(body, "files")),
-        digest=_text(body, "digest"),
-        profile_digest=_text(body, "profile_digest"),
-        inputs_digest=_text(body, "inputs_digest"),
-        engine_id=_text(body, "engine_id"),
-        options=Options(
-            targets=_texts(options, "targets"),
-            replace=_texts(options, "replace"),
-            rerun=_typed(options, "rerun", bool),
-            refresh_only=_typed(options, "refresh_only", bool),
-        ),
-        destroy=_typed(options, "destroy", bool),
-        inputs=freeze(_typed(body, "inputs", dict)),
-        ask=_texts(body, "ask"),
-        observed=tuple(
-            SeenContainer(container=_text(s, "container"), state=_text(s, "state"), address=_text(s, "address"))
-            for s in _typed(body, "observed", list)
-        ),
-        images=freeze({name: _text(body["images"], name) for name in _typed(body, "images", dict)}),
-        steps=_texts(body, "steps"),
-        plan=freeze(_typed(body, "plan", dict)),
+        files=tuple(directory / file for file in found.files),
+        destroy=msgspec.convert(body["options"]["destroy"], bool),
+        inputs=freeze(found.inputs),
+        images=freeze(found.images),
+        plan=freeze(found.plan),
     )
 
 
-def _typed(body: Any, key: str, kind: type) -> Any:
-    value = body[key]
-    if not isinstance(value, kind):
-        raise ValueError(f"{key} is {type(value).__name__}, not {kind.__name__}")
-    return value
-
-
-def _text(body: Any, key: str) -> str:
-    text: str = _typed(body, key, str)
-    return text
-
-
-def _texts(body: Any, key: str) -> tuple[str, ...]:
-    items = _typed(body, key, list)
-    if not all(isinstance(item, str) for item in items):
-        raise ValueError(f"{key} must contain only strings")
-    return tuple(items)
-
-
-def _path(text: str) -> str:
-    if not text or "\0" in text or os.path.isabs(text):
-        raise ValueError(f'"{printable(text)[:80]}" is not a relative path')
-    return text
-
-
-def _below(text: str) -> str:
-    if os.pardir in _path(text).split("/"):
-        raise ValueError(f'"{printable(text)[:80]}" points outside the project')
-    return text
+def _relative(kind: type, value: Any) -> Path:
+    """The only type of a field that msgspec doesn't read by itself."""
+    if not isinstance(value, str) or not value or "\0" in value or os.path.isabs(value):
+        raise ValueError(f'"{printable(str(value))[:80]}" is not a relative path')
+    return Path(value)
