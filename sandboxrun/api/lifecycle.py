@@ -21,8 +21,7 @@ from sandboxrun.backend.session import Watched
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.lifecycle import apply as converge
-from sandboxrun.lifecycle.apply import check_outside
-from sandboxrun.lifecycle.places import check_sources, may_write
+from sandboxrun.lifecycle.places import check_outside, check_sources, may_write
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.owned import is_private, networks_of
 from sandboxrun.plan.planner import make_collect_plan

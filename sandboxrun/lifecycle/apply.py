@@ -8,9 +8,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,9 +31,9 @@ from sandboxrun.backend.session import (
 from sandboxrun.backend.shared import real_places
 from sandboxrun.data import Data, DataType
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, PlanError, SandboxrunError
-from sandboxrun.evidence.state import state_path
 from sandboxrun.lifecycle.places import (
     check_devices,
+    check_outside,
     check_sources,
     content_faults,
     file_contents,
@@ -44,7 +43,7 @@ from sandboxrun.lifecycle.places import (
 from sandboxrun.plan.changes import Action, Plan
 from sandboxrun.plan.operations import Operation, StartSandbox
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, not_as_declared
-from sandboxrun.spec.guard import HIDDEN
+from sandboxrun.plan.steps import levels
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Snapshot
 from sandboxrun.threads import begin
@@ -251,66 +250,11 @@ def not_started(profile: Profile, applied: Applied) -> Mapping[str, str]:
     for failure in applied.failures:
         if isinstance(failure.error, DependencyFailed):
             reasons.setdefault(failure.error.address, []).append(f"{failure.error.dependency} {failure.error.ending}")
-    waiting = {address for address in applied.left_out if address not in reasons}
-    while waiting:
-        found = {address: why for address in waiting if (why := _because(profile, address, reasons))}
-        if not found:
-            break
-        reasons |= found
-        waiting -= found.keys()
+    for sandbox in (s for level in levels(profile.sandboxes) for s in profile.sandboxes if s.address in level):
+        needless = [f"{other} was not started" for other in sandbox.depends_on if other in reasons]
+        if needless and sandbox.address in applied.left_out:
+            reasons.setdefault(sandbox.address, needless)
     return {address: f"not started: {'; '.join(why)}" for address, why in reasons.items()}
-
-
-def _because(profile: Profile, address: str, reasons: Mapping[str, list[str]]) -> list[str]:
-    sandbox = profile.sandbox(address)
-    needed = sandbox.depends_on if sandbox is not None else ()
-    return [f"{other} was not started" for other in needed if other in reasons]
-
-
-# -- Evidence lies outside of every sandbox: what an agent can write proves nothing about it
-
-HELP = "use access: copy, name a directory below it, or keep the evidence elsewhere: --evidence DIR"
-
-
-def check_outside(sandboxes: Iterable[DeclaredSandbox], store: Store) -> None:
-    """Raise PlanError for every place of a sandbox's that it may write to and that holds the evidence, and for every
-    one that holds the user's state: the key in it must not even be read."""
-    given = [(sandbox, *place) for sandbox in sandboxes for place in _given(sandbox)]
-    if not given:
-        return
-    evidence, state = (Path(os.path.realpath(place)) for place in (store.path, state_path()))
-    key_of = f"gives the sandbox the state directory {state}, with the key that seals evidence"
-    faults = [
-        Diagnostic(message=f"{sandbox.address}: {_WHAT[key]} {source} {what}", span=sandbox.place(key, item), help=HELP)
-        for sandbox, key, item, source, writable, hidden in given
-        for what, wrong in (
-            (key_of, state),
-            ("lets the sandbox write to its own evidence", evidence if writable else None),
-        )
-        if wrong is not None and wrong.is_relative_to(os.path.realpath(source)) and not _is_hidden(wrong, hidden)
-    ]
-    if faults:
-        raise PlanError(*faults)
-
-
-_WHAT = {"workspace": "the workspace", "volumes": "the bind"}
-
-
-def _given(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str | None, str, bool, str | None]]:
-    """The option, its item and the host path of each place that the sandbox is given as it is; whether it may write
-    there; what of it it can't see."""
-    workspace = sandbox.spec.workspace
-    if workspace is not None and workspace.access != "copy":
-        hidden = f"{workspace.source}/{HIDDEN}" if HIDDEN in workspace.protected else None
-        yield "workspace", None, workspace.source, workspace.access == "rw", hidden
-    for mount in sandbox.spec.volumes:
-        if mount.type == "bind":
-            yield "volumes", mount.target, mount.source or "", not mount.read_only, None
-
-
-def _is_hidden(place: Path, hidden: str | None) -> bool:
-    """Whether another mount stands over it. Not through a link: that stays in the sandbox's reach."""
-    return hidden is not None and not os.path.islink(hidden) and place.is_relative_to(os.path.realpath(hidden))
 
 
 # -- The plan of a project as the engine stands now: observe, then plan
@@ -420,8 +364,10 @@ def apply(
             made = make_destroy_plan(profile, snapshot, expected.options.targets)
         else:
             made = surveyed(make_plan(profile, snapshot, options), profile, store)
-        if expected is not None:
-            refuse_stale(expected, made)
+        if expected is not None and expected.digest != made.digest:
+            from sandboxrun.lifecycle.saved import explain_stale
+
+            raise PlanError(explain_stale(expected, made))
         if not confirm(made):
             return Outcome(plan=made)
         if proof is not None:
@@ -549,27 +495,3 @@ def read_back(
     ]
     if faults:
         raise ApplyError(*faults)
-
-
-def refuse_stale(saved: SavedPlan, fresh: Plan) -> None:
-    """Raise PlanError, saying what has moved, unless the plan is still the one that was saved."""
-    from sandboxrun.lifecycle.saved import explain_stale
-
-    if saved.digest != fresh.digest:
-        raise PlanError(explain_stale(saved, fresh))
-
-
-__all__ = [
-    "ApplySettings",
-    "Confirm",
-    "Outcome",
-    "Proof",
-    "apply",
-    "carry_out",
-    "destroy",
-    "destroy_plan",
-    "locked",
-    "plan",
-    "refuse_stale",
-    "sandboxes_made",
-]

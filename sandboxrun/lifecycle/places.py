@@ -16,10 +16,12 @@ from msgspec import structs
 from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, Diagnostic, PlanError, Problems
 from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.state import state_path
 from sandboxrun.plan.changes import Plan
 from sandboxrun.profile.files import reason
 from sandboxrun.profile.guarding import sources_of
 from sandboxrun.profile.objects import content_of, placed
+from sandboxrun.spec.guard import HIDDEN
 from sandboxrun.spec.names import CONFIGS, SECRETS
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.records import FileRef
@@ -107,16 +109,14 @@ def _source_fault(sandbox: DeclaredSandbox, key: str, path: Path) -> tuple[str, 
 def check_devices(sandboxes: Iterable[DeclaredSandbox]) -> None:
     """Raise PlanError for every device that this machine does not have: for an engine that runs on it."""
     faults = []
-    for sandbox in sandboxes:
-        for device in sandbox.spec.devices:
-            try:
-                mode = os.stat(device.source).st_mode
-            except OSError as error:
-                why = reason(error)
-            else:
-                if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) or stat.S_ISDIR(mode):
-                    continue
-                why = "not a device"
+    for sandbox, device in ((each, device) for each in sandboxes for device in each.spec.devices):
+        try:
+            mode = os.stat(device.source).st_mode
+            is_one = stat.S_ISBLK(mode) or stat.S_ISCHR(mode) or stat.S_ISDIR(mode)
+            why = "" if is_one else "not a device"
+        except OSError as error:
+            why = reason(error)
+        if why:
             message = f"{sandbox.address}: the device {device.source} can't be used: {why}"
             span = sandbox.place("devices", device.target or device.source)
             faults.append(Diagnostic(message=message, span=span, help="fix the path, or remove it"))
@@ -124,32 +124,56 @@ def check_devices(sandboxes: Iterable[DeclaredSandbox]) -> None:
         raise PlanError(*faults)
 
 
-def source_warnings(sandboxes: Iterable[DeclaredSandbox]) -> tuple[Diagnostic, ...]:
-    """A warning for each file and directory that a sandbox is given to write to, or to read, where its user can't."""
-    return tuple(
-        Diagnostic(
-            message=f"{sandbox.address}: the sandbox's user {sandbox.spec.user} can't {verb} {_WHAT[key]} {path}",
-            span=sandbox.place(key, item),
-            help=help,
-            severity="warning",
-        )
-        for sandbox in sandboxes
-        for key, item, path, verb, help in _mounted(sandbox)
-        if not _may(path, sandbox.spec, stat.S_IROTH if verb == "read" else stat.S_IWOTH)
-    )
-
-
-def _mounted(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str | None, Path, str, str]]:
-    spec = sandbox.spec
-    if spec.workspace is not None and spec.workspace.access != "copy":
-        help = "give it to that user (chown), set user:, or use access: copy"
-        verb = "write to" if spec.workspace.access == "rw" else "read"
-        yield "workspace", None, Path(spec.workspace.source), verb, help
-    for mount in spec.volumes:
+def _given(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str | None, Path, bool]]:
+    """The option, its item and the host path of each place that a sandbox is given as it is; whether to write there."""
+    workspace = sandbox.spec.workspace
+    if workspace is not None and workspace.access != "copy":
+        yield "workspace", None, Path(workspace.source), workspace.access == "rw"
+    for mount in sandbox.spec.volumes:
         if mount.type == "bind" and mount.source is not None:
-            verb, other = ("read", "change its mode") if mount.read_only else ("write to", "mount it with :ro")
+            yield "volumes", mount.target, Path(mount.source), not mount.read_only
+
+
+def check_outside(sandboxes: Iterable[DeclaredSandbox], store: Store) -> None:
+    """Raise PlanError for every place of a sandbox's that it may write to and that holds the evidence (what an agent
+    can write proves nothing about it), and for every one that holds the user's state: the key in it must not even be
+    read."""
+    given = [(sandbox, *place) for sandbox in sandboxes for place in _given(sandbox)]
+    if not given:
+        return
+    evidence, state = (Path(os.path.realpath(place)) for place in (store.path, state_path()))
+    faults = []
+    for sandbox, key, item, source, writable in given:
+        workspace = sandbox.spec.workspace if key == "workspace" else None
+        hidden = source / HIDDEN if workspace is not None and HIDDEN in workspace.protected else None
+        wrong = [(state, f"gives the sandbox the state directory {state}, with the key that seals evidence")]
+        wrong += [(evidence, "lets the sandbox write to its own evidence")] if writable else []
+        for place, what in wrong:
+            # Another mount stands over what is hidden; not where that is a link, which stays in the sandbox's reach.
+            covered = hidden is not None and not hidden.is_symlink() and place.is_relative_to(os.path.realpath(hidden))
+            if place.is_relative_to(os.path.realpath(source)) and not covered:
+                which = "the workspace" if key == "workspace" else "the bind"
+                message = f"{sandbox.address}: {which} {source} {what}"
+                faults.append(Diagnostic(message=message, span=sandbox.place(key, item), help=_OUTSIDE))
+    if faults:
+        raise PlanError(*faults)
+
+
+_OUTSIDE = "use access: copy, name a directory below it, or keep the evidence elsewhere: --evidence DIR"
+
+
+def source_warnings(sandboxes: Iterable[DeclaredSandbox]) -> Iterator[Diagnostic]:
+    """A warning for each file and directory that a sandbox is given to write to, or to read, where its user can't."""
+    for sandbox in sandboxes:
+        for key, item, path, writable in _given(sandbox):
+            if _may(path, sandbox.spec, stat.S_IWOTH if writable else stat.S_IROTH):
+                continue
+            user, verb = sandbox.spec.user, "write to" if writable else "read"
+            message = f"{sandbox.address}: the sandbox's user {user} can't {verb} {_WHAT[key]} {path}"
+            bind = "mount it with :ro" if writable else "change its mode"
+            other = "use access: copy" if key == "workspace" else bind
             help = f"give it to that user (chown), set user:, or {other}"
-            yield "volumes", mount.target, Path(mount.source), verb, help
+            yield Diagnostic(message=message, span=sandbox.place(key, item), help=help, severity="warning")
 
 
 def may_write(path: Path, spec: SandboxSpec) -> bool:
@@ -161,27 +185,19 @@ def _may(path: Path, spec: SandboxSpec, bit: int) -> bool:
     """Whether the sandbox's user may read or write, by the mode. True where that can't be told: for users and groups by
     name, and where an access list says more than the mode."""
     names = [*spec.user.split(":"), *spec.group_add]
-    if not all(name.isdecimal() for name in names) or _has_access_list(path):
+    if not all(name.isdecimal() for name in names):
         return True
+    with contextlib.suppress(OSError):
+        if "system.posix_acl_access" in os.listxattr(path):
+            return True
     uid, *groups = map(int, names)
-    if uid == 0 and _overrides(spec):
+    overriding = {"ALL", "DAC_OVERRIDE"}
+    if uid == 0 and (overriding & set(spec.cap_add) or not overriding & set(spec.cap_drop)):
         return True
     found = os.stat(path)
     shift = 6 if found.st_uid == uid else 3 if found.st_gid in groups else 0
     wanted = (bit | stat.S_IXOTH if stat.S_ISDIR(found.st_mode) else bit) << shift
     return found.st_mode & wanted == wanted
-
-
-def _overrides(spec: SandboxSpec) -> bool:
-    """Whether root keeps the right to read and write whatever the mode says."""
-    named = {"ALL", "DAC_OVERRIDE"}
-    return bool(named & set(spec.cap_add)) or not named & set(spec.cap_drop)
-
-
-def _has_access_list(path: Path) -> bool:
-    with contextlib.suppress(OSError):
-        return "system.posix_acl_access" in os.listxattr(path)
-    return False
 
 
 def content_faults(

@@ -8,7 +8,7 @@ import pytest
 
 from sandboxrun.errors import PlanError
 from sandboxrun.evidence.store import Store, verify_chain
-from sandboxrun.lifecycle.apply import check_outside
+from sandboxrun.lifecycle.places import check_outside
 from sandboxrun.profile.loader import load
 from sandboxrun.spec.project import Profile
 
