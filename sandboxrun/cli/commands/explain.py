@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -13,7 +13,7 @@ from sandboxrun.backend.docker.fields import field_of
 from sandboxrun.cli.options import as_json
 from sandboxrun.cli.output import result
 from sandboxrun.data import Data
-from sandboxrun.errors import UsageError, did_you_mean
+from sandboxrun.errors import Diagnostic, UsageError, did_you_mean
 from sandboxrun.spec.option import Effect, Record, Row, row_schema, rows
 from sandboxrun.spec.spec import BY_KEY, NOT_OFFERED, ROWS
 from sandboxrun.spec.types import (
@@ -93,33 +93,39 @@ def options() -> tuple[tuple[str, str], ...]:
 def explained(name: str) -> Explained:
     """All about the option `name`, nested ones dotted. Raises UsageError for one there is not."""
     key, *inner = name.split(".")
-    if key in _own_keys() and not inner:
-        return _own(key)
+    own = _own_keys().get(key)
+    if own is not None and not inner:
+        return Explained(
+            name=key,
+            description=str(own["description"]),
+            facts={"engine": "none: it is evaluated when the profile is read"},
+            example={key: (own.get("examples") or [None])[0]},
+            keys=(),
+            schema=own,
+        )
     row = BY_KEY.get(key)
     if row is None or not row.settable:
-        raise UsageError(*_unknown(key, [n for n, _ in options()], "option"))
+        raise UsageError(_unknown(key, [n for n, _ in options()]))
     path = [row]
     for step in inner:
         known = {r.key: r for r in inner_rows(path[-1].type)}
         if step not in known:
-            raise UsageError(*_unknown(f"{'.'.join(r.key for r in path)}.{step}", known, "option", step))
+            raise UsageError(_unknown(f"{'.'.join(r.key for r in path)}.{step}", list(known), step))
         path.append(known[step])
     return _of_rows(name, path)
 
 
-def _unknown(name: str, known: Iterable[str], what: str, word: str | None = None) -> list[Any]:
-    from sandboxrun.errors import Diagnostic
-
+def _unknown(name: str, known: Sequence[str], word: str | None = None) -> Diagnostic:
+    """What to say of an option there is not; `word` is the last one of its name where that is dotted."""
     if name in NOT_OFFERED:
-        return [Diagnostic(message=f'"{name}" is not offered', help=NOT_OFFERED[name])]
-    there = list(known)
-    prefix = name[: len(name) - len(word)] if word is not None else ""
-    help = did_you_mean(word or name, there)
-    if help is not None:
-        help = help.replace('"', f'"{prefix}', 1)
-    every = ", ".join(prefix + k for k in there)
-    listed = f"there are: {every}" if word and there else "`sandboxrun explain` lists them"
-    return [Diagnostic(message=f'there is no {what} "{name}"', help=help or listed)]
+        return Diagnostic(message=f'"{name}" is not offered', help=NOT_OFFERED[name])
+    prefix = name.removesuffix(word) if word is not None else ""
+    help = did_you_mean(word or name, known)
+    every = ", ".join(prefix + k for k in known)
+    listed = f"there are: {every}" if word and known else "`sandboxrun explain` lists them"
+    return Diagnostic(
+        message=f'there is no option "{name}"', help=help.replace('"', f'"{prefix}', 1) if help is not None else listed
+    )
 
 
 def inner_rows(type_: Any) -> tuple[Row, ...]:
@@ -135,46 +141,28 @@ def inner_rows(type_: Any) -> tuple[Row, ...]:
 def _of_rows(name: str, path: list[Row]) -> Explained:
     outer, row = path[0], path[-1]
     schema = row_schema(row)
-    facts = {"type": words(row.type)}
-    if row.required:
-        facts["default"] = "none: required"
+    if "default" in schema or row.required:
+        default = "none: required" if row.required else shown(schema["default"])
+    elif row.default is None:
+        default = "the image's" if row.inherited else "not set"
     else:
-        facts["default"] = shown(schema["default"]) if "default" in schema else _silent(row)
+        default = shown(row.type.plain(row.default))
+    facts = {"type": words(row.type), "default": default}
     if (field := field_of(outer)) is not None:
         facts["engine"] = field
     if outer.since is not None:
         facts["needs"] = f"API {outer.since} or newer"
-    facts["a change"] = NEEDS[outer.effect] + _unclearable(outer)
+    kept = outer.effect is Effect.LIVE and not outer.can_clear
+    facts["a change"] = NEEDS[outer.effect] + ("; removing it replaces the sandbox" if kept else "")
     facts["the image"] = "may set it" if outer.inherited else "cannot override this"
     facts["extends"] = MERGES[outer.merge] if len(path) == 1 else f"as part of {outer.key}: {MERGES[outer.merge]}"
-    return Explained(
-        name=name,
-        description=row.description,
-        facts=facts,
-        example=_example(path),
-        keys=inner_rows(row.type),
-        schema=schema,
-    )
-
-
-def _silent(row: Row) -> str:
-    """A default that is nothing."""
-    if row.default is None:
-        return "the image's" if row.inherited else "not set"
-    return shown(row.type.plain(row.default))
-
-
-def _unclearable(row: Row) -> str:
-    return "; removing it replaces the sandbox" if row.effect is Effect.LIVE and not row.can_clear else ""
-
-
-def _example(path: list[Row]) -> Any:
-    """The row's example where it stands; below a list or names, that of the option as a whole."""
-    direct = all(isinstance(row.type, Record | Short) for row in path[:-1])
-    value: Any = path[-1].example if direct else path[0].example
-    for row in reversed(path if direct else path[:1]):
-        value = {row.key: value}
-    return value
+    # the row's example where it is; below a list or names, that of the option as a whole
+    direct = all(isinstance(step.type, Record | Short) for step in path[:-1])
+    example: Any = row.example if direct else outer.example
+    for step in reversed(path if direct else path[:1]):
+        example = {step.key: example}
+    keys = inner_rows(row.type)
+    return Explained(name=name, description=row.description, facts=facts, example=example, keys=keys, schema=schema)
 
 
 def _own_keys() -> Mapping[str, Any]:
@@ -183,20 +171,6 @@ def _own_keys() -> Mapping[str, Any]:
 
     properties = profile_schema()["definitions"]["sandbox"]["properties"]
     return {name: schema for name, schema in properties.items() if name not in BY_KEY}
-
-
-def _own(key: str) -> Explained:
-    schema = _own_keys()[key]
-    facts = {"engine": "none: it is evaluated when the profile is read"}
-    examples = schema.get("examples") or [None]
-    return Explained(
-        name=key,
-        description=str(schema["description"]),
-        facts=facts,
-        example={key: examples[0]},
-        keys=(),
-        schema=schema,
-    )
 
 
 def words(type_: Any) -> str:  # noqa: C901 - one case a class

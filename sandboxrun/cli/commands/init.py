@@ -75,10 +75,14 @@ sandboxes:
 )
 def init(given: Given, file: Path, image: str) -> None:
     """Write a commented profile, FILE or sandbox.yaml, and its schema for editors. Overwrites nothing."""
-    from sandboxrun.errors import UsageError
+    from sandboxrun.errors import Problems, UsageError
     from sandboxrun.profile.files import bases
+    from sandboxrun.source import node_of
+    from sandboxrun.spec.spec import BY_KEY
 
-    _check_image(image)
+    BY_KEY["image"].type.parse(node_of(image), problems := Problems())
+    if problems:
+        raise UsageError(f"--image: {problems.diagnostics[0].message}")
     directory = Path(os.path.abspath(file)).parent
     others = [name for name in ("sandbox.yaml", "sandbox.yml") if os.path.lexists(directory / name)]
     if file.name in ("sandbox.yaml", "sandbox.yml") and others:
@@ -92,17 +96,6 @@ def init(given: Given, file: Path, image: str) -> None:
     _write_schema(directory)
     result(f"{file} is written")
     note("next: `sandboxrun plan` shows what it comes to, `sandboxrun run` runs it", quiet=given.quiet)
-
-
-def _check_image(image: str) -> None:
-    from sandboxrun.errors import Problems, UsageError
-    from sandboxrun.source import node_of
-    from sandboxrun.spec.spec import BY_KEY
-
-    problems = Problems()
-    BY_KEY["image"].type.parse(node_of(image), problems)
-    if problems:
-        raise UsageError(f"--image: {problems.diagnostics[0].message}")
 
 
 def project_name(directory: Path) -> str:
