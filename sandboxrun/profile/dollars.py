@@ -1,4 +1,4 @@
-"""Dollars as Compose reads them: `$$`, `${NAME:-x}` and `$NAME` are plain text here, and that is said.
+"""Dollars as Compose reads them: `$$`, `${NAME:-x}` and `$NAME` are plain text here, with a message that says so.
 
 Owns where it matters. An error where no shell can read the text; in commands, which shells read, a warning for what no
 correct script has; nothing for what a template makes, which is meant as it is.

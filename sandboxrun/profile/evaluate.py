@@ -1,7 +1,7 @@
 """A scalar's template: checked when it is read, then evaluated by a closed, bounded interpreter over Jinja's syntax
 tree.
 
-Jinja's own evaluation can't be bounded in threads; that is why it is not used.
+Jinja's own evaluation is not enough: its sandbox bounds neither work nor output, and a thread can't be interrupted.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From files to a `Profile`: the room's entry.
 
-Owns the order: read, split, compose, values, render, parse, check. All faults of all files are told at once.
+Owns the order: read, split, compose, values, render, parse, check. All errors of all files are reported in one run.
 """
 
 from __future__ import annotations
