@@ -141,7 +141,7 @@ class _Loader:
         check_references(made, documents, bases, self.problems)
         check_addresses(made, objects.networks, self.problems)
         extended = {path: document.file for path, document in self.bases.documents.items() if document is not None}
-        read: dict[Path, SourceFile | None] = {**extended, **files, **maker.env_files.files}
+        read: dict[Path, SourceFile | None] = {**extended, **files, **maker.files}
         own = own_files((*self.paths, *read, *maker.other_files), objects.secrets, objects.configs)
         sandboxes = with_protected(sandboxes, own, places, self.problems)
         if not self.problems:

@@ -98,56 +98,6 @@ def _value(rest: str) -> str:
     return re.sub(r"\\(.)", lambda m: _ESCAPES.get(m[1], m[0]), value) if quote == '"' else value
 
 
-# -- `env_file` and bare names in `environment:`: values that come from outside the profile
-
-
-class EnvFiles:
-    """Reads env files, each once."""
-
-    def __init__(self, places: Places, problems: Problems) -> None:
-        self.places, self.problems = places, problems
-        self._root = Path(os.path.realpath(places.root))
-        self._read: dict[Path, list[Pair]] = {}
-        self.files: dict[Path, SourceFile | None] = {}  # None: not there, and not required
-
-    def entries(self, node: Node) -> list[Pair]:
-        """The variables of a rendered `env_file`: a path, a list of them, or mappings of path and required."""
-        found: dict[str, Pair] = {}
-        for item in node.items if isinstance(node, ListNode) else (node,):
-            path: Node | None = item
-            required = True
-            if isinstance(item, MapNode):
-                for key, _ in item.entries:
-                    if key.value not in ("path", "required"):
-                        help = did_you_mean(str(key.value), ("path", "required")) or "it has path and required"
-                        self.problems.add(f'unknown key "{key.value}" in env_file', key.span, help)
-                path, flag = item.get("path"), item.get("required")
-                required = not (isinstance(flag, Scalar) and flag.value is False)
-            if isinstance(path, Scalar) and isinstance(path.value, str):
-                found |= {str(pair[0].value): pair for pair in self._file(path.value, path.span, required)}
-            else:
-                message = f"expected a path, found {describe(path or item)}"
-                self.problems.add(message, item.span, "write env_file: [agent.env]")
-        return list(found.values())
-
-    def _file(self, text: str, span: Span | None, required: bool) -> list[Pair]:
-        path = inside(self._root, self.places.directory(span), text)
-        if path is None:
-            self.problems.add(f'the file "{text}" is outside of the project', span, OUTSIDE)
-            return []
-        if path not in self._read:
-            if not required and is_missing(path):
-                self.files[path] = None
-                return []
-            # shown from the current directory, as the names of profiles are
-            own = span is not None and span.file.name in self.places.directories
-            directory = os.path.dirname(span.file.name) if span and own else os.path.relpath(self.places.root)
-            name = os.path.normpath(os.path.join(directory, text))
-            file = self.files[path] = read_source(path, name, self.problems, asked_at=span)
-            self._read[path] = parse_dotenv(file, self.problems) if file is not None else []
-        return self._read[path]
-
-
 # -- A seccomp profile, written as the one line that the engine takes
 
 LARGEST_SECCOMP = 256 * 1024  # bytes; the engine's own profile is a tenth of that
@@ -230,8 +180,10 @@ class Maker:
     ) -> None:
         self.project, self.places, self.renderer, self.problems = project, places, renderer, problems
         self.environment = environment
-        self.env_files = EnvFiles(places, problems)
+        self.files: dict[Path, SourceFile | None] = {}  # of `env_file`; None: not there, and not required
         self.other_files: list[Path] = []  # beside those, what was read for a sandbox
+        self._root = Path(os.path.realpath(places.root))
+        self._dotenv: dict[Path, list[Pair]] = {}
 
     def make(self, composed: Composed, each: Each, scope: Scope) -> Made | None:
         """The instance. With faults, what is left of it, so that paths and dependencies are checked in the same run."""
@@ -278,6 +230,7 @@ class Maker:
         return _yielding(MapNode(entries=tuple(entries), span=composed.span))
 
     def _env_file(self, values: list[Node], scope: Scope) -> MapNode | None:
+        """The variables of the layers' env files."""
         pairs: dict[str, tuple[Scalar, Node]] = {}
         span = None
         for value in values:
@@ -286,10 +239,42 @@ class Maker:
                 continue
             if is_null(rendered):
                 pairs.clear()
-            else:
-                span = rendered.span
-                pairs.update({str(pair[0].value): pair for pair in self.env_files.entries(rendered)})
+                continue
+            span = rendered.span
+            for item in rendered.items if isinstance(rendered, ListNode) else (rendered,):
+                pairs |= {str(pair[0].value): pair for pair in self._dotenv_of(item)}
         return MapNode(entries=tuple(pairs.values()), span=span) if pairs else None
+
+    def _dotenv_of(self, item: Node) -> list[Pair]:
+        """The variables of one file, a path or a mapping of path and required; each file is read once."""
+        given: Node = item
+        required = True
+        if isinstance(item, MapNode):
+            for key, _ in item.entries:
+                if key.value not in ("path", "required"):
+                    help = did_you_mean(str(key.value), ("path", "required")) or "it has path and required"
+                    self.problems.add(f'unknown key "{key.value}" in env_file', key.span, help)
+            flag, given = item.get("required"), item.get("path") or item
+            required = not (isinstance(flag, Scalar) and flag.value is False)
+        if not isinstance(given, Scalar) or not isinstance(given.value, str):
+            self.problems.add(f"expected a path, found {describe(given)}", item.span, "write env_file: [agent.env]")
+            return []
+        text, span = given.value, given.span
+        real = inside(self._root, self.places.directory(span), text)
+        if real is None:
+            self.problems.add(f'the file "{text}" is outside of the project', span, OUTSIDE)
+            return []
+        if real not in self._dotenv:
+            if not required and is_missing(real):
+                self.files[real] = None
+                return []
+            # shown from the current directory, as the names of profiles are
+            own = span is not None and span.file.name in self.places.directories
+            directory = os.path.dirname(span.file.name) if span and own else os.path.relpath(self.places.root)
+            name = os.path.normpath(os.path.join(directory, text))
+            file = self.files[real] = read_source(real, name, self.problems, asked_at=span)
+            self._dotenv[real] = parse_dotenv(file, self.problems) if file is not None else []
+        return self._dotenv[real]
 
     def _passed_through(self, spec: SandboxSpec, node: MapNode) -> SandboxSpec:
         """Bare names in the environment with the caller's values, which are noted as secrets: they may well be."""
