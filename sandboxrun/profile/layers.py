@@ -16,7 +16,7 @@ from msgspec import field, structs
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.profile.files import bases, read_source
-from sandboxrun.profile.templates import Renderer, Scope, is_template
+from sandboxrun.profile.templates import Renderer, Scope, check_keys, is_template, is_template_key
 from sandboxrun.profile.yaml import parse_yaml
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, node_of, plain_of
 from sandboxrun.spec.names import KEY
@@ -80,15 +80,8 @@ def split_document(
     if not isinstance(node, MapNode):
         problems.add(f"expected a profile, found {describe(node)}", node.span, f"its keys are {', '.join(TOP_KEYS)}")
         return None
-    for key, _ in node.entries:
-        word = str(key.value)
-        if word in TOP_KEYS or word.startswith("x-") or _is_template_key(key, problems):
-            continue
-        if word in _REFUSED:
-            problems.add(f'"{word}" is not offered', key.span, _REFUSED[word])
-        else:
-            help = did_you_mean(word, TOP_KEYS) or f"a profile has: {', '.join(TOP_KEYS)}, and x-… of your own"
-            problems.add(f'unknown key "{word}" in the profile', key.span, help)
+    help = f"a profile has: {', '.join(TOP_KEYS)}, and x-… of your own"
+    check_keys(node, TOP_KEYS, "the profile", help, problems, _REFUSED)
     return ProfileDocument(
         file=file,
         directory=directory,
@@ -101,19 +94,12 @@ def split_document(
     )
 
 
-def _is_template_key(key: Scalar, problems: Problems) -> bool:
-    if is_template(key):
-        problems.add("a key can't be a template", key.span, "write the key out; only values are rendered")
-        return True
-    return False
-
-
 def _object_map(node: Node | None, key: str, problems: Problems) -> MapNode:
     match node:
         case None | Scalar(value=None):
             return EMPTY
         case MapNode():
-            entries = (entry for entry in node.entries if not _is_template_key(entry[0], problems))
+            entries = (entry for entry in node.entries if not is_template_key(entry[0], problems))
             named = tuple(entry for entry in entries if isinstance(_NAME.parse(entry[0], problems), str))
             return structs.replace(node, entries=named)
     problems.add(f"expected a mapping of {key}, found {describe(node)}", node.span, f"write {key}: {{NAME: {{…}}}}")

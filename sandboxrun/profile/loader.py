@@ -27,7 +27,7 @@ from sandboxrun.profile.objects import (
     with_digests,
 )
 from sandboxrun.profile.render import effective
-from sandboxrun.profile.sandbox import MOST_NODES, Composed, Made, Maker, check_keys
+from sandboxrun.profile.sandbox import MOST_NODES, Composed, Made, Maker, check_options
 from sandboxrun.profile.templates import Renderer, Scope
 from sandboxrun.profile.variables import Inputs, Variable, parse_variables, resolve_values
 from sandboxrun.profile.yaml import is_text
@@ -184,7 +184,7 @@ class _Loader:
                     layers = (*found[name].layers, *layers)
                 found[name] = Composed(name=name, span=key.span, layers=layers)
         for composed in found.values():
-            check_keys(composed, self.problems)
+            check_options(composed, self.problems)
             for layer in composed.layers:
                 check_layer(layer, self.problems)
         for document in documents:

@@ -18,7 +18,7 @@ from sandboxrun.data import Data
 from sandboxrun.errors import SHORTEST, Problems, did_you_mean
 from sandboxrun.profile.files import Places, is_missing, read_regular, read_source, reason
 from sandboxrun.profile.layers import OUTSIDE, Each, Layer, inside, merge_option
-from sandboxrun.profile.templates import Renderer, Scope, is_template
+from sandboxrun.profile.templates import Renderer, Scope, check_keys
 from sandboxrun.profile.yaml import is_text
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, walk
 from sandboxrun.spec.names import address, container_name
@@ -154,22 +154,14 @@ class Made(Data):
     node: MapNode
 
 
-def check_keys(composed: Composed, problems: Problems) -> None:
+_KEYS = frozenset((*OWN_KEYS, *(row.key for row in ROWS if row.settable)))
+
+
+def check_options(composed: Composed, problems: Problems) -> None:
     """Note keys that no sandbox has, with what to do instead."""
     for layer in composed.layers:
-        for key, _ in layer.node.entries:
-            word = str(key.value)
-            settable = word in BY_KEY and BY_KEY[word].settable
-            if settable or word in OWN_KEYS or word.startswith("x-"):
-                continue
-            if is_template(key):
-                problems.add("a key can't be a template", key.span, "write the key out; only values are rendered")
-            elif word in NOT_OFFERED:
-                problems.add(f'"{word}" is not offered', key.span, NOT_OFFERED[word])
-            else:
-                known = [row.key for row in ROWS if row.settable] + list(OWN_KEYS)
-                help = did_you_mean(word, known) or "the options are listed by: sandboxrun explain"
-                problems.add(f'unknown key "{word}" in a sandbox', key.span, help)
+        help = "the options are listed by: sandboxrun explain"
+        check_keys(layer.node, _KEYS, "a sandbox", help, problems, NOT_OFFERED)
 
 
 class Maker:
@@ -250,10 +242,7 @@ class Maker:
         given: Node = item
         required = True
         if isinstance(item, MapNode):
-            for key, _ in item.entries:
-                if key.value not in ("path", "required"):
-                    help = did_you_mean(str(key.value), ("path", "required")) or "it has path and required"
-                    self.problems.add(f'unknown key "{key.value}" in env_file', key.span, help)
+            check_keys(item, ("path", "required"), "env_file", "it has path and required", self.problems)
             flag, given = item.get("required"), item.get("path") or item
             required = not (isinstance(flag, Scalar) and flag.value is False)
         if not isinstance(given, Scalar) or not isinstance(given.value, str):

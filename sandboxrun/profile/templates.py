@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,33 @@ class Scope(Data, unshown=("values",)):
 def is_template(node: Node) -> bool:
     """Whether a node is a scalar that holds a template's mark."""
     return isinstance(node, Scalar) and isinstance(node.value, str) and MARKS.search(node.value) is not None
+
+
+def is_template_key(key: Scalar, problems: Problems) -> bool:
+    """Whether a key looks like a template, which is noted."""
+    if is_template(key):
+        problems.add("a key can't be a template", key.span, "write the key out; only values are rendered")
+        return True
+    return False
+
+
+def check_keys(
+    node: MapNode,
+    known: Collection[str],
+    where: str,
+    help: str,
+    problems: Problems,
+    refused: Mapping[str, str] | None = None,
+) -> None:
+    """Note the keys that are not `known`. With `refused`, a mapping that explains some of them, x-… are allowed."""
+    for key, _ in node.entries:
+        word = str(key.value)
+        if word in known or (refused is not None and (word.startswith("x-") or is_template_key(key, problems))):
+            continue
+        if refused is not None and word in refused:
+            problems.add(f'"{word}" is not offered', key.span, refused[word])
+        else:
+            problems.add(f'unknown key "{word}" in {where}', key.span, did_you_mean(word, known) or help)
 
 
 class Renderer:

@@ -17,7 +17,7 @@ from sandboxrun.data import Data
 from sandboxrun.errors import MASK, Problems, did_you_mean
 from sandboxrun.profile.files import read_source
 from sandboxrun.profile.sandbox import looks_like_dotenv, parse_dotenv
-from sandboxrun.profile.templates import for_others, is_template, texts_of
+from sandboxrun.profile.templates import check_keys, for_others, is_template, texts_of
 from sandboxrun.profile.yaml import is_text, parse_yaml, resolve
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, node_of, walk
 from sandboxrun.spec.types import describe, span_of
@@ -304,10 +304,7 @@ def _variable(key: Scalar, node: Node, problems: Problems) -> Variable | None:
         if is_template(inner):
             help = f"write the value out; where the variable is used: {for_others(str(getattr(inner, 'value', '')))}"
             problems.add("a variable's declaration can't hold a template", inner.span, help)
-    for word, _ in node.entries:
-        if word.value not in KEYS:
-            help = did_you_mean(str(word.value), KEYS) or f"a variable has: {', '.join(KEYS)}"
-            problems.add(f'unknown key "{word.value}" in a variable', word.span, help)
+    check_keys(node, KEYS, "a variable", f"a variable has: {', '.join(KEYS)}", problems)
     rules = _rules(name, node, key.span, problems)
     if rules is None or len(problems) > before:
         return None
