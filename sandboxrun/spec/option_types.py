@@ -237,23 +237,7 @@ class Capability(OptionType):
         return {"type": "string", "pattern": f"^([cC][aA][pP]_)?({either})$"}
 
 
-class Capabilities(OptionType):
-    """A set of capabilities, sorted: their order means nothing."""
-
-    item: OptionType = Capability()
-
-    def parse(self, node: Node, problems: Problems) -> tuple[str, ...]:
-        names = ListOf(item=self.item).parse(node, problems)
-        return INVALID if names is INVALID else tuple(sorted(set(names)))
-
-    def identity(self, item: Node) -> Any:
-        return self.item.parse(item, Problems())
-
-    def schema(self) -> Schema:
-        return ListOf(item=self.item).schema()
-
-    def plain(self, value: tuple[str, ...]) -> list[str]:
-        return list(value)
+Capabilities = ListOf(item=Capability(), ordered=False, once=True)
 
 
 # -- security_opt: the option type that reads its list into options by name, and refuses those not offered

@@ -328,7 +328,7 @@ class SecurityOptions(ResourceOptions):
         Flag(), default=True, description="Mount the root filesystem read-only.", example=True, always=True
     )
     cap_drop: tuple[str, ...] = option(
-        Capabilities(),
+        Capabilities,
         default=("ALL",),
         description="Capabilities to drop. Default: all.",
         example=["ALL"],
@@ -336,7 +336,7 @@ class SecurityOptions(ResourceOptions):
         merge="append",
     )
     cap_add: tuple[str, ...] = option(
-        Capabilities(),
+        Capabilities,
         default=(),
         description="Capabilities to add.",
         example=["NET_BIND_SERVICE"],

@@ -373,12 +373,13 @@ class Choice(OptionType):
 
 
 class ListOf(OptionType):
-    """A tuple of items. `single`: one item may stand without the list. `unique`: twice is an error. `ordered` False:
-    their order means nothing, so they are kept sorted."""
+    """A tuple of items. `single`: one item may stand without the list. `unique`: twice is an error; `once`: twice is
+    the same as once. `ordered` False: their order means nothing, so they are kept sorted."""
 
     item: OptionType
     single: bool = False
     unique: bool = False
+    once: bool = False
     ordered: bool = True
     key: Callable[[Any], Any] | None = None  # what makes two items the same thing (a mount's target)
 
@@ -396,6 +397,7 @@ class ListOf(OptionType):
             self._check_unique(nodes, values, problems)
         if len(problems) > before:
             return INVALID
+        values = list(dict.fromkeys(values)) if self.once else values
         return tuple(values) if self.ordered else tuple(sorted(values, key=self.key))
 
     def identity(self, item: Node) -> Any:

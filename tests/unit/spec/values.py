@@ -18,7 +18,7 @@ from sandboxrun.spec.option_types import (
     LABELS,
     NAMES,
     PUBLIC,
-    Capabilities,
+    Capability,
     Egress,
     EgressOption,
     Gpus,
@@ -86,10 +86,10 @@ def values(type: OptionType) -> st.SearchStrategy[Any]:  # noqa: C901 - one case
             return st.just(-1) | st.integers(1, 1024)
         case FileMode():
             return st.integers(0, 0o7777)
-        case Capabilities():
-            return st.sets(st.sampled_from(["ALL", *NAMES]), max_size=4).map(lambda names: tuple(sorted(names)))
+        case Capability():
+            return st.sampled_from(["ALL", *NAMES])
         case ListOf():
-            unique = (type.key or (lambda item: item)) if type.unique else None
+            unique = (type.key or (lambda item: item)) if type.unique or type.once else None
             found = st.lists(values(type.item), max_size=3, unique_by=unique)
             return found.map(tuple if type.ordered else lambda items: tuple(sorted(items, key=type.key)))
         case Pairs():
