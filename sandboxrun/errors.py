@@ -1,6 +1,7 @@
 """What can go wrong, as data: diagnostics with a place, exit codes, and the exceptions that carry them.
 
-Owns the texts' shape. Must not print, and must not decide what is wrong: whoever finds a fault says it.
+Owns the texts' shape, and what is never shown. Prints nothing, and does not decide what is wrong: whoever
+finds a fault reports it.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def _in_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
 
 
 class Problems:
-    """Collects faults so that all of a file's are told at once."""
+    """Collects faults, so that all of a file's are reported at once."""
 
     def __init__(self) -> None:
         self._found: list[Diagnostic] = []

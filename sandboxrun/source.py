@@ -1,6 +1,6 @@
-"""Where things stand in a file: source texts, spans, and the nodes a YAML document is parsed to.
+"""Where things are in a file: source texts, spans, and the nodes a YAML document is parsed to.
 
-Owns positions. Must not know YAML, options or the engine: the same nodes are built from plain Python
+Owns positions. Knows no YAML, options or engine: the same nodes are built from plain Python
 values by :func:`node_of`, which is how the Python API reaches the parsers of the model.
 """
 

@@ -1,4 +1,4 @@
-"""What a service stands on: one hold of the project's lock for all its threads, what a call declares, and collecting
+"""What a service is built on: one hold of the project's lock for all its threads, what a call declares, and collecting
 what nobody looks after.
 """
 

@@ -469,7 +469,7 @@ class SandboxService:
             engine.close()
         with self._table:
             held, self._held = list(self._held.values()), {}
-        for one in held:  # the watches' connections have ended: nobody is told any more when a sandbox ends
+        for one in held:  # the watches' connections have ended: no one is notified any more when a sandbox ends
             one.job.close()
 
     def __enter__(self) -> Self:

@@ -1,6 +1,6 @@
-"""What a program that starts sandboxes is told by its environment: the engine, whether to sandbox, the defaults.
+"""What its environment tells a program that starts sandboxes: the engine, whether to sandbox, the defaults.
 
-Owns the variables' names, their checks, and the default spec. Must not talk to an engine before `connect`.
+Owns the variables' names, their checks, and the default spec. Talks to no engine before `connect`.
 """
 
 from __future__ import annotations

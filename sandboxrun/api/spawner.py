@@ -472,7 +472,7 @@ class AgentSpawner:
     ) -> AgentSession:
         """Start an agent with `workspace` as its working directory; returns at once.
 
-        In a sandbox (`sandbox` True, or None and the settings say so) the workspace stands at /workspace: `access`
+        In a sandbox (`sandbox` True, or None and the settings say so) the workspace is at /workspace: `access`
         `rw` is the directory itself, written to by the sandbox as its owner; `copy` keeps it as it is and gives the
         changes back as `AgentResult.patch`; `ro` lets it only be read. `timeout` in seconds. `environment` is all it
         gets beside what the image has; a name with None takes the settings' value. `on_output` gets (1 stdout or 2

@@ -1,6 +1,6 @@
 """What can go wrong at the engine, as exceptions that name the operation, the object and the engine's own cause.
 
-Owns the translation of an HTTP status and message. Must not know how the answer was carried.
+Owns the translation of an HTTP status and message. Does not know how the answer was carried.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
 
 
 def _rests_on(workspace: Workspace, session: Session) -> Iterator[str]:
-    """What of a copied workspace the profile rests on: a patch that changes it changes the next sandbox."""
+    """What of a copied workspace the profile depends on: a patch that changes it changes the next sandbox."""
     profile = session.profile
     return inside(str(profile.directory / workspace.source), profile.rests_on)
 

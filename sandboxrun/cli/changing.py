@@ -1,4 +1,4 @@
-"""What apply, destroy and run ask before they change the engine, and print while they do and when they are done.
+"""What apply, destroy and run ask before they change the engine, and print meanwhile and at the end.
 
 Owns where each part goes: plan and results on stdout, progress on stderr; with --json, JSON lines on stdout alone.
 """
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class Asking:
     """What apply and destroy call with the plan they have made, under the project's lock.
 
-    `show` prints the plan, `begin` is told that changing begins. `declined` is True once the user has said no.
+    `show` prints the plan, `begin` is called when changing begins. `declined` is True once the user has said no.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Telling:
         self._progress.say(text)
 
     def plan(self, plan: Plan) -> None:
-        """Show the plan; as JSON lines it is told when it begins."""
+        """Show the plan; as JSON lines it is printed when it begins."""
         from sandboxrun.plan.text import warnings
 
         tell_all(warnings(plan))
@@ -130,7 +130,7 @@ class Telling:
         wanted: bool = True,
         aside: Given | None = None,
     ) -> Iterator[Proving | None]:
-        """What is proven, told at the end: the table where something does not hold, else the counts. `aside`: on
+        """What is proven, printed at the end: the table where something does not hold, else the counts. `aside`: on
         stderr, where stdout has what sandboxes print; how much of it."""
         if not wanted:
             yield None
@@ -149,7 +149,7 @@ class Telling:
             self._proven(profile)
 
     def _proven(self, profile: Profile) -> None:
-        """Told once: before what came of the apply, if it came to its end."""
+        """Printed once, before the result of the apply, if it ended."""
         proving, self._proving = self._proving, None
         if proving is None:
             return
@@ -175,7 +175,7 @@ class Telling:
             self._say(verify_text(report, width=terminal_width(), colour=coloured(sys.stdout)))
 
     def _say(self, text: str, *, quiet: bool = False) -> None:
-        """Of something that does not hold is always told."""
+        """What does not hold is always printed."""
         if self._aside is not None:
             note(text, quiet=quiet and self._aside.quiet)
         elif not quiet:

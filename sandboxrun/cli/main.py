@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _drop_stdout()
         sys.stdout.flush()
         return code
-    except OSError as error:  # told now, not by the interpreter's last flush
+    except OSError as error:  # reported now, not by the interpreter's last flush
         return _stdout_failed(error, given)
     except KeyboardInterrupt:
         _drop_stdout()
@@ -173,7 +173,7 @@ def _open_streams() -> None:
 
 
 def _stdout_failed(error: OSError, arguments: list[str]) -> int:
-    """`sandboxrun logs | head` ends quietly; a disk that is full is told. Nothing is left for the last flush."""
+    """`sandboxrun logs | head` ends quietly; a full disk is reported. Nothing is left for the last flush."""
     _drop_stdout()
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE

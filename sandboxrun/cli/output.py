@@ -82,7 +82,7 @@ def result(told: Any, *, indent: int | None = 2) -> None:
 
 
 def note(text: str, *, quiet: bool = False) -> None:
-    """Tell something beside the result, on stderr, unless `quiet`."""
+    """Print something besides the result, on stderr, unless `quiet`."""
     if not quiet:
         shout(text)
 

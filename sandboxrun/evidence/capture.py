@@ -43,7 +43,7 @@ _GRACE = 5.0  # seconds a part gets beyond the deadline to bring what it has to 
 class CaptureRequest(Data, unshown=("secrets", "document")):
     """What the caller knows of a run. `secrets` are the values to mask in everything that is text.
 
-    `workspace` is the target of a workspace copy, `own` what of it the profile rests on, `gateway` the container that
+    `workspace` is the target of a workspace copy, `own` what of it the profile depends on, `gateway` the container that
     has the records of its requests, `wired` whether there must be one, `keeper` the one that holds a workspace that
     lies in memory, `artifacts` absolute paths in the container, `profile` the effective profile's text. `live_logs`:
     the runner kept all output in the staging folder, the engine's own log is not needed; `written`: how many bytes of

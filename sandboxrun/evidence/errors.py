@@ -1,6 +1,6 @@
 """What goes wrong with evidence.
 
-Owns the room's exception. It stands by itself because a plan, which reads no evidence but may fail to, needs no more.
+Owns the room's exception. It is separate because a plan, which reads no evidence but may fail to, needs no more.
 """
 
 from __future__ import annotations

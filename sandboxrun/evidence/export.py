@@ -57,7 +57,7 @@ _KINDS = {
 
 
 class Member(Data):
-    """A header: `name` and `link` as they stand there (undecodable bytes as surrogates), `size` as claimed."""
+    """A header: `name` and `link` as they are there (undecodable bytes as surrogates), `size` as claimed."""
 
     name: str
     kind: Kind
@@ -223,7 +223,7 @@ _IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
 
 
 class ExportLimits(Data):
-    """How much is taken, in bytes and files; `refused` is how many refusals are told one by one.
+    """How much is taken, in bytes and files; `refused` is how many refusals are listed one by one.
 
     `skipped_bytes`: how much of what is refused is read past to get at the rest, since a stream cannot be
     sought in. A sparse giant can still end it there.

@@ -1,6 +1,6 @@
 """The index of a run's evidence: its types and their JSON form (`schemas/evidence.schema.json`).
 
-Owns the format. Must not read or write files.
+Owns the format. Reads and writes no files.
 """
 
 from __future__ import annotations

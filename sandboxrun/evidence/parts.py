@@ -292,7 +292,7 @@ def held_workspace(source: Source, keeper: str, left: State) -> Part | None:
 def workspace(source: Source, target: str, artifacts: Iterable[str] = (), own: frozenset[str] = frozenset()) -> Part:
     """`workspace.patch` against the staged baseline; without one, the whole workspace below `workspace/`.
 
-    What is new below one of the `artifacts` is not in the patch as well. `own` are paths that the profile rests on.
+    What is new below one of the `artifacts` is not in the patch as well. `own` are paths that the profile depends on.
     """
     try:
         with source.store.staging(source.run) as staging:

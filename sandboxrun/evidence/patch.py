@@ -653,7 +653,7 @@ def _file(
     if b"\0" in one or b"\0" in other:
         yield _binary(other, room)
     elif body := hunks(one, other, budget):
-        # Git ends a name that holds white space with a tab, so that it can be told from a date.
+        # Git ends a name that holds white space with a tab, so that it can be distinguished from a date.
         tab = b"\t" if any(c.isspace() for c in entry.path) and not a.startswith(b'"') else b""
         yield b"--- %s\n" % (a + tab if old else b"/dev/null")
         yield b"+++ %s\n" % (b + tab if new else b"/dev/null")

@@ -517,7 +517,7 @@ def last_line(store: Store) -> str | None:
 class Captured(Data):
     """What came of it. `entry` is None, and `failure` says why, when there is no evidence to rely on.
 
-    `already`: this run had been captured before, and that is what is told here.
+    `already`: this run had been captured before, and that is what is reported here.
     """
 
     entry: Entry | None

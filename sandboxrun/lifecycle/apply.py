@@ -257,7 +257,7 @@ def not_started(profile: Profile, applied: Applied) -> Mapping[str, str]:
     return {address: f"not started: {'; '.join(why)}" for address, why in reasons.items()}
 
 
-# -- The plan of a project as the engine stands now: observe, then plan
+# -- The plan of a project as the engine is now: observe, then plan
 
 
 def plan(

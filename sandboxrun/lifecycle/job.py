@@ -193,7 +193,7 @@ class Job:
         self._collected |= outcome.session.captured
 
     def making(self, *, locks: bool, making: Making | None = None) -> AbstractContextManager[Callable[[], None]]:
-        """The project's lock, where it is needed; `making` stands for it where the caller holds it."""
+        """The project's lock, where it is needed; `making` replaces it if the caller holds it."""
         if not locks:
             return nullcontext(lambda: None)
         return making() if making is not None else locked(self._engine, self._profile, self._settings)

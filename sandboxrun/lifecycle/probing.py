@@ -137,7 +137,7 @@ class Prober:
 
     def _wired(self, context: Context, name: str) -> Context:
         """With the address that the gateway of a container of that name will have, unless another process takes its
-        subnet meanwhile: the program must be told before anything is made."""
+        subnet meanwhile: the program must know it before anything is made."""
         if context.egress is None or not context.egress.has_gateway:
             return context
         subnet = next(candidates(name, self._engine.subnets()))

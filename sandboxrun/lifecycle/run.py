@@ -40,7 +40,7 @@ SECOND_SIGNAL_GRACE = 1  # seconds: whoever signals twice does not want to wait
 
 class RunOptions(Data):
     """How to run. Of what is named, `command` replaces the profile's, `timeout` (seconds) its lifetime's, and `pump`
-    gives a terminal. `making` stands for the project's lock where the caller holds it; with `named` the sandboxes have
+    gives a terminal. `making` replaces the project's lock if the caller holds it; with `named` the sandboxes have
     names of their own already; `warned` gets the plan before anything is made, `started` each container's id once it
     runs; `proof` is what must hold first."""
 

@@ -155,7 +155,7 @@ def unreadable(reason: str) -> Outside:
 def look(view: HostView, others: Mapping[str, str]) -> Outside:
     """What this host shows of the container. `others` are namespaces of other sandboxes, by whom they belong to.
 
-    Does not raise: what can't be read, or is not certainly the container's, stands in `unread`.
+    Does not raise: what can't be read, or is not certainly the container's, is in `unread`.
     """
     if view.unseen:
         return unreadable(view.unseen)

@@ -42,7 +42,7 @@ _BESIDE = (Phase.STUBBORN, Phase.MEMORY, Phase.PROCESSES)
 class Verification:
     """One verification. `signal` may be called from a signal handler while `run` works.
 
-    `making` stands for the project's lock where the caller holds it; `tell` is told what goes on.
+    `making` replaces the project's lock if the caller holds it; `tell` is called with what goes on.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Verification:
         `signal`."""
         if not sandboxes:
             return ()
-        file_contents(self._profile, self._settings.environment, sandboxes)  # what is missing is told at once
+        file_contents(self._profile, self._settings.environment, sandboxes)  # what is missing is reported at once
         with _store(self._profile) as store, contextlib.ExitStack() as beside:
             self._prober = prober = Prober(self._engine, self._profile, store, self._settings, self._making)
             if self._stopped.is_set():
@@ -252,7 +252,7 @@ class Proving:
     def look(self, session: Session, sandbox: DeclaredSandbox, made: Made) -> None:
         """Look at a sandbox that was just started. Raises Unverified for what does not hold.
 
-        What can't be told from here is no fault: the probe has shown it, and an engine on another machine shows
+        What can't be seen from here is not a fault: the probe has shown it, and an engine on another machine shows
         nothing. One that has ended already was read back before it started.
         """
         observed = self._engine.observe_one(self._profile, made.id)

@@ -1,6 +1,6 @@
 """A plan: what would change and why, as data.
 
-Owns `Change`, `Plan` and its digest. How a plan is printed stands in `text.py` and in the reports. Pure data.
+Owns `Change`, `Plan` and its digest. How a plan is printed is in `text.py` and in the reports. Pure data.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Plan(Data, unshown=("sensitive",), uncompared=("warnings",)):
 
     @property
     def digest(self) -> str:
-        """`sha256:…` of what the plan rests on and what it does; a saved plan is stale when it differs."""
+        """`sha256:…` of what the plan depends on and what it does; a saved plan is stale when it differs."""
         return digest_of(
             {
                 "project": self.project,

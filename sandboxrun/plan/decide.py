@@ -1,6 +1,6 @@
 """What happens to one sandbox: the table of the design, row by row.
 
-Owns the decision for a single sandbox. Pure; the steps that carry it out are laid in `steps.py`.
+Owns the decision for a single sandbox. Pure; the steps that carry it out are made in `steps.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The planner: a profile and one snapshot of the engine in, a plan out.
 
-Pure: no engine, no clock, no prompt. Each sandbox is decided by itself (`decide.py`), then what stands around
-them (networks, volumes, images), then the steps are laid out (`steps.py`).
+Pure: no engine, no clock, no prompt. Each sandbox is decided by itself (`decide.py`), then what they
+share (networks, volumes, images), then the steps are made (`steps.py`).
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def select(profile: Profile, names: tuple[str, ...]) -> tuple[DeclaredSandbox, .
 
 
 def _conflicts(profile: Profile, snapshot: Snapshot, wanted: Iterable[DeclaredSandbox]) -> list[Diagnostic]:
-    """Foreign objects that stand in the way of the sandboxes that are wanted."""
+    """Foreign objects that conflict with the wanted sandboxes."""
     names, needed = profile.names, set[tuple[str, str]]()
     for sandbox in wanted:
         needed.add(("container", sandbox.name))

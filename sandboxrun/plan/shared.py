@@ -1,4 +1,4 @@
-"""What happens to what stands around sandboxes: networks, volumes and images.
+"""What happens to what sandboxes share: networks, volumes and images.
 
 Owns those decisions. A network is needed while a sandbox that stays or is made uses it. Pure.
 """

@@ -35,7 +35,7 @@ def levels(sandboxes: Iterable[DeclaredSandbox]) -> Iterator[tuple[str, ...]]:
         sorter.done(*ready)
 
 
-# -- A plan's steps while they are being laid, and what later steps have to know of earlier ones
+# -- A plan's steps while they are being made, and what later steps have to know of earlier ones
 
 Ids = tuple[str, ...]
 
@@ -282,8 +282,8 @@ def update(draft: Draft, sandbox: DeclaredSandbox, decision: Decision) -> None:
 
 
 def _reload(draft: Draft, sandbox: DeclaredSandbox, observed: ObservedSandbox, cause: str) -> None:
-    """Other rules for the gateway that runs; one that does not is started again, one that is gone made anew, and so is
-    one that never ran: the apply that made it was killed before it was whole."""
+    """Other rules for the gateway that runs; one that does not is started again, one that is gone is made again, and
+    so is one that never ran: the apply that made it was killed before it was whole."""
     gateway, address, run = draft.snapshot.companion(observed.run, GATEWAY), sandbox.address, observed.run
     if gateway is None:
         open_gateway(draft, sandbox, (), cause, run=run)
@@ -314,7 +314,7 @@ def _reconnect(draft: Draft, sandbox: DeclaredSandbox, observed: ObservedSandbox
             )
 
 
-# -- The steps of the project's networks and volumes: made, or made anew under sandboxes that keep running
+# -- The steps of the project's networks and volumes: made, or made again under sandboxes that keep running
 
 
 def make_volumes(draft: Draft, volumes: list[Change]) -> None:
@@ -328,7 +328,7 @@ def make_volumes(draft: Draft, volumes: list[Change]) -> None:
 
 
 def make_networks(draft: Draft, networks: list[Change], decisions: list[Decision]) -> None:
-    """The networks that are missing, and those that have to be made anew."""
+    """The networks that are missing, and those that have to be made again."""
     for change in networks:
         if change.action is Action.CREATE:
             draft.networks[change.name] = _create_network(draft, change, ())
@@ -343,7 +343,7 @@ def _create_network(draft: Draft, change: Change, needs: Ids) -> str:
 
 
 def _replace_network(draft: Draft, change: Change, decisions: list[Decision]) -> None:
-    """Detach everything that stays, make it anew, attach it again: running sandboxes keep running."""
+    """Detach everything that stays, make it again, reattach everything: running sandboxes keep running."""
     key, address, cause, network = (
         change.address.removeprefix("network."),
         change.address,

@@ -149,7 +149,7 @@ def _unbounded(after: Mapping[str, Any]) -> list[str]:
 
 
 def _since_it_ran(change: Change) -> tuple[Difference, ...]:
-    """What a sandbox that has ended and is run anew will have otherwise than it had."""
+    """What a sandbox that has ended and runs again will have changed."""
     before, after = change.before, change.after
     if change.kind != "sandbox" or change.action is not Action.REPLACE or before is None or after is None:
         return ()

@@ -1,5 +1,5 @@
 """Probes: what must be seen from inside a sandbox, each with its negative control.
 
 Owns the program that looks (C, in c/, built into bin/), the controls that read what it saw, and the verdicts. Pure but
-for the program's file: must not talk to an engine, and must not print.
+for the program's file: talks to no engine and prints nothing.
 """

@@ -332,7 +332,7 @@ def _engines_own(mount: MountLine) -> bool:
 
 
 def _moved(declared: Mapping[str, bool], found: Mapping[str, MountLine]) -> Mapping[str, str]:
-    """Mounts that stand where a link of the image led the declared path (/var/run to /run), by where they stand."""
+    """Mounts at the target of an image's symlink in the declared path (/var/run to /run), by that target."""
     missing = [path for path in declared if path not in found]
     moved: dict[str, str] = {}
     for target in found:

@@ -36,7 +36,7 @@ def judge(
     fields: Mapping[str, str] = NOTHING,
 ) -> tuple[Finding, ...]:
     """A finding for every control, in the table's order. `seen` is what the sandbox showed in each phase, `control`
-    what the weak one did; a phase that did not run is left out of them, and what it should have told is inconclusive.
+    what the weak one did; a phase that did not run is left out of them, and what it should have shown is inconclusive.
     `fields` are the engine's own names of the controls.
     """
     found = []

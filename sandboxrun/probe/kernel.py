@@ -1,7 +1,7 @@
 """Controls of the kernel: system calls and families of sockets that must be refused, by theme. Pure.
 
 Owns which of the program's attempts belong together, and which of them the engine's own filter refuses as well. Why
-each is refused stands in the seccomp room's table.
+each is refused is in the seccomp room's table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Controls of the network: what there is no way to, whoever asks. What the gateway refuses stands in `requests`. Pure.
+"""Controls of the network: what there is no way to, whoever asks. What the gateway refuses is in `requests`. Pure.
 
 The program sends nothing outside: a datagram socket that is connected tells whether there is a route, and its next hop
 is on the sandbox's own network. No proxy variable is used for any of this, so it holds with them unset.

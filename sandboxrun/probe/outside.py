@@ -292,7 +292,7 @@ def options(
     sensitive: frozenset[str] = frozenset(),
 ) -> tuple[Finding, ...]:
     """A finding for each option that reaches the engine and differs; one for all of them where none does. `applied`:
-    whether it is known what was asked when the sandbox was made, so that drift is told from a changed profile."""
+    whether it is known what was asked when the sandbox was made, so that drift differs from a changed profile."""
 
     def short(value: Any) -> str:
         text = shown(value, sensitive)

@@ -33,7 +33,7 @@ def mask(names: Iterable[str]) -> int:
 
 
 def names(mask: int) -> tuple[str, ...]:
-    """The names of the bits; one that has none is told by its number."""
+    """The names of the bits; one without a name is shown by its number."""
     numbers = (n for n in range(mask.bit_length()) if mask >> n & 1)
     return tuple(ORDER[n] if n < len(ORDER) else f"capability {n}" for n in numbers)
 
@@ -109,7 +109,7 @@ def _flag(key: str, wanted: str, seen: Seen) -> bool | None:
 
 
 def _seccomp_holds(seen: Seen, context: Context) -> bool | None:
-    """gVisor's own kernel answers the calls: whether a filter stands before them is its user's to say."""
+    """gVisor's own kernel answers the calls: its user decides whether a filter runs first."""
     return True if context.gvisor and value(seen, "status", "seccomp") == "0" else _flag("seccomp", "2", seen)
 
 

@@ -80,7 +80,7 @@ def with_outcome(
     return freeze({**seen, OUTCOME: freeze(outcome)})
 
 
-# -- The program that looks: its file for an architecture, where it stands in a sandbox, and its arguments
+# -- The program that looks: its file for an architecture, its path in a sandbox, and its arguments
 
 BIN = Path(__file__).resolve().parent / "bin"
 ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}

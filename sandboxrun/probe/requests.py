@@ -27,7 +27,7 @@ PRIVATE = ("10.0.0.1", "172.16.0.1", "192.168.0.1", "100.64.0.1", "[fd12:3456::1
 
 
 class Request(Data):
-    """One request: `group` is the control that it belongs to; without `host` the target's own stands in Host."""
+    """One request: `group` is the control that it belongs to; without `host` the Host field is the target's own."""
 
     group: str
     target: str

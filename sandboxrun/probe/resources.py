@@ -7,7 +7,7 @@ from sandboxrun.probe.verdicts import Context, Control, Phase, Seen, every, fail
 
 UNLIMITED = 1 << 62  # beyond it, version 1 of cgroups means none
 GVISOR = "gVisor shows no cgroup inside; verify --running reads it on the host"
-TOLERANCE = 1.25  # the quota is counted anew every tenth of a second: the last one may be had twice
+TOLERANCE = 1.25  # the quota is counted again every tenth of a second: the last one may count twice
 
 
 def _limit(seen: Seen, v1: str, v2: str) -> int | None:

@@ -1,1 +1,1 @@
-"""From text to a `Profile`: parse with positions, compose, render, check. Must not know the engine."""
+"""From text to a `Profile`: parse with positions, compose, render, check. Knows no engine."""

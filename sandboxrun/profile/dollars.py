@@ -155,7 +155,7 @@ def _warn(scalar: Scalar, found: str, why: str, problems: Problems) -> None:
 
 
 def _found(node: Node | None, pattern: re.Pattern[str]) -> Iterator[tuple[Scalar, str]]:
-    """The texts below a node, keys too, with each different match of `pattern` that stands in a file as it is."""
+    """The texts below a node, keys too, with each different match of `pattern` that a file has literally."""
     match node:
         case Scalar(value=str() as text) if "$" in text and node.span is not None:
             yield from ((node, found) for found in dict.fromkeys(pattern.findall(literal(text))))

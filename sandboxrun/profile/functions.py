@@ -67,7 +67,7 @@ class Work(Struct):
         self.spend(1 + count // 8)
 
     def tree(self, value: Any) -> None:
-        """The same for all that a list or a mapping holds, written out: one list may stand in it many times."""
+        """The same for all that a list or a mapping holds, written out: one list may occur in it many times."""
         count, waiting = 0, [value]
         while waiting:
             node = waiting.pop()
@@ -171,7 +171,7 @@ _KINDS = {
 
 
 def text_of(value: Any, work: Work) -> str:
-    """How a value stands inside a longer text: booleans as YAML writes them; null, lists and mappings not at all."""
+    """How a value appears inside a longer text: booleans as YAML writes them; null, lists and mappings not at all."""
     match value:
         case str():
             text = value

@@ -334,7 +334,7 @@ def _entries(row: Row, node: Node) -> list[Entry] | None:
     return entries if len(entries) == len(items) == len(names) else None
 
 
-# -- `for_each` and `when`: how often a sandbox stands
+# -- `for_each` and `when`: how many instances a sandbox has
 
 MOST = 1000
 LONGEST_KEY = 200
@@ -385,7 +385,7 @@ def instances(node: Node | None, renderer: Renderer, scope: Scope, problems: Pro
 
 
 def holds(node: Node | None, renderer: Renderer, scope: Scope, problems: Problems) -> bool:
-    """Whether `when` lets the sandbox stand; True where there is none."""
+    """Whether `when` keeps the sandbox; True without a `when`."""
     if node is None or is_null(node):
         return True
     rendered = renderer.render(node, scope)

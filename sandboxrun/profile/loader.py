@@ -228,7 +228,7 @@ class _Loader:
         return made
 
     def _check_names(self, made: list[Made]) -> None:
-        """No two containers of one name, those that stand beside a sandbox among them."""
+        """No two containers of one name, companions of sandboxes included."""
         taken: dict[str, str] = {}
         for one in made:
             sandbox = one.sandbox

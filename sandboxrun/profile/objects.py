@@ -146,7 +146,7 @@ def circles(edges: Mapping[str, Collection[str]]) -> Iterator[tuple[str, ...]]:
             return
 
 
-# -- What stands beside the sandboxes (networks, volumes, secrets, configs), and what sandboxes name of it
+# -- What a profile declares besides sandboxes (networks, volumes, secrets, configs), and what sandboxes name of it
 
 _TYPES: Mapping[str, Record] = {
     "networks": NetworkType,

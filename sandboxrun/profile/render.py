@@ -56,7 +56,7 @@ def spelled_out(record: Any) -> dict[str, Any]:
     }
 
 
-_DEFAULTS: dict[int, tuple[Row, Any]] = {}  # most options stand at their default: write each once
+_DEFAULTS: dict[int, tuple[Row, Any]] = {}  # most options have their default: write each once
 
 
 def _spelled(row: Row, value: Any) -> Any:

@@ -131,7 +131,7 @@ MOST_NODES = 500_000  # over all instances of a profile
 
 
 class Composed(Data):
-    """A sandbox before rendering: its name, where it stands, its layers (the lowest first)."""
+    """A sandbox before rendering: its name, its place, its layers (the lowest first)."""
 
     name: str
     span: Span | None
@@ -304,7 +304,7 @@ class Maker:
         return structs.replace(spec, security_opt=freeze({**spec.security_opt, "seccomp": content}))
 
     def _paths(self, spec: SandboxSpec, node: MapNode) -> tuple[SandboxSpec, Any]:
-        """Host paths made absolute; a copied workspace's directory stands beside the spec, which stays movable."""
+        """Host paths made absolute; a copied workspace's directory is kept beside the spec, which stays movable."""
         listed, place = node.get("volumes"), node.get("workspace")
         items = listed.items if isinstance(listed, ListNode) else ()
         spans = {name_of(BY_KEY["volumes"].type.identity(item)): _source_span(item) for item in items}
@@ -343,7 +343,7 @@ def _yielding(node: MapNode) -> MapNode:
 
 
 def _source_span(node: Node) -> Span | None:
-    """Where a mapping's `source` stands: in the file that its path is relative to."""
+    """Where a mapping's `source` is: in the file that its path is relative to."""
     source = node.get("source") if isinstance(node, MapNode) else None
     return (source or node).span
 

@@ -190,7 +190,7 @@ _MOST_LOOKED_AT = 50
 
 
 def literal(text: str, *, tags: bool = False) -> str:
-    """What of a text stands as it is: less what is raw in it, and less its templates unless `tags` are kept."""
+    """What of a text is literal: less what is raw in it, and less its templates unless `tags` are kept."""
     kept: list[str] = []
     at = 0
     while (mark := MARKS.search(text, at)) is not None:

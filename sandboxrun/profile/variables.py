@@ -144,7 +144,7 @@ def _declared(node: Node, rules: VariableRules, problems: Problems) -> Any:
 
 
 def from_text(text: str, rules: VariableRules) -> Any:
-    """The value that a text stands for. Raises InputRefused."""
+    """The value that a text means. Raises InputRefused."""
     if len(text) > LONGEST_VALUE:
         raise InputRefused(f"the value is longer than {LONGEST_VALUE // 1024} KiB")
     if "\0" in text or not is_text(text):

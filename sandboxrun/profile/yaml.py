@@ -371,7 +371,7 @@ class _Composer(Composer):
 
 
 def _merged(entries: list[tuple[Scalar | None, Node]]) -> tuple[tuple[Scalar, Node], ...]:
-    """The entries with `<<` written out in its place: own keys win, then the mapping that stands first."""
+    """The entries with `<<` written out in its place: own keys win, then the first mapping."""
     taken = {key.value for key, _ in entries if key is not None and key is not _MERGE}
     merged: list[tuple[Scalar, Node]] = []
     for key, node in entries:

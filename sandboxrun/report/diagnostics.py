@@ -1,6 +1,6 @@
 """Diagnostics as text, as JSON and as annotations of GitHub Actions.
 
-Owns these forms; what a diagnostic says stands in `errors`. Must not print.
+Owns these forms; what a diagnostic says is in `errors`. Prints nothing.
 """
 
 from __future__ import annotations

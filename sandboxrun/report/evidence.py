@@ -20,11 +20,11 @@ from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import format_duration, format_size
 
 PATCH = "workspace.patch"
-_LISTED = 5  # parts that are missing, told by name
+_LISTED = 5  # missing parts that are named
 
 
 class Run(Data):
-    """One run to tell of. `spec` is what it was told to be, for its limits; `note` what the caller saw of its end,
+    """One run to report. `spec` is its spec, for its limits; `note` what the caller saw of its end,
     `seen` how it ended where another job has the evidence."""
 
     address: str

@@ -79,7 +79,7 @@ def _coloured(lines: Iterable[str]) -> list[str]:
 
 # -- A plan as JSON in the shape of OpenTofu's plan representation, for programs and policy tools
 
-FORMAT_VERSION = "1.2"  # of OpenTofu's format; what is our own stands under `sandboxrun`, or is an additional key
+FORMAT_VERSION = "1.2"  # of OpenTofu's format; what is our own is under `sandboxrun`, or is an additional key
 PROVIDER = "sandboxrun"
 ACTIONS: Mapping[Action, tuple[str, ...]] = {
     Action.NONE: ("no-op",),
@@ -125,7 +125,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 def resource_of(kind: str, address: str) -> dict[str, Any]:
     """What names a resource: address, type, name, and index for one of a `for_each`.
 
-    A container of `run` that lives beside the declared one is told from it by `deposed`, the run's id.
+    A container of `run` that lives beside the declared one is distinguished from it by `deposed`, the run's id.
     """
     resource: dict[str, Any] = {"address": address, "mode": "managed", "type": f"sandboxrun_{kind}"}
     if kind != "sandbox":

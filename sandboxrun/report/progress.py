@@ -67,7 +67,7 @@ _MINOR = (
 
 
 def minor(step: Operation) -> bool:
-    """Whether the step is a part of another one in a person's eyes: told with -v only."""
+    """Whether the step is a part of another one in a person's eyes: shown with -v only."""
     return isinstance(step, _MINOR)
 
 
@@ -340,7 +340,7 @@ class LineProgress:
             self._write(one_line(self.hide(text)))
 
     def end(self) -> None:
-        """Say what was not come to."""
+        """Report what was not reached."""
         for resource in self.tracker.unfinished():
             self._write(self.hide(f"{resource_of(resource.address)}: {unfinished(resource)}"))
 
@@ -384,7 +384,7 @@ class LineProgress:
         return [annotation(redacted(diagnostic, self._sensitive)) for diagnostic in error.diagnostics]
 
     def _first_skip(self, resource: Resource) -> bool:
-        """Whether nothing of this resource was told to be left out yet, and no failure of its own says it."""
+        """Whether nothing of this resource was reported as skipped yet, and no failure of its own says it."""
         with self._lock:
             first = f"skip {resource.address}" not in self._told and not resource.failed
             self._told[f"skip {resource.address}"] = 0.0
@@ -405,7 +405,7 @@ def finished(resource: Resource, now: float) -> str:
 
 
 def undone(what: str) -> str:
-    """What became of what an apply had made and could not finish."""
+    """What happened to what an apply had made and could not finish."""
     return one_line(f"{what} again" if what.endswith("removed") else what)
 
 

@@ -17,7 +17,7 @@ from sandboxrun.probe.verdicts import Finding, Verdict
 from sandboxrun.report.markdown import Page, code, cut, escaped
 from sandboxrun.report.table import columns, table
 
-# -- A verification's findings, ready to be told: counted, in order, masked, and with what to do
+# -- A verification's findings, ready to be shown: counted, in order, masked, and with what to do
 
 LONGEST = 1000  # characters of what was seen: the rest is in nobody's interest but an attacker's
 # What matters first.
@@ -56,14 +56,14 @@ class Report(Data, unshown=("sensitive",)):
         """Those that do not hold or are inconclusive, by sandbox."""
         return tuple(f for group in self.sandboxes.values() for f in group if not f.verdict.passes)
 
-    def told(self, text: str) -> str:
-        """A text as it may be told: masked, on one line, bounded."""
+    def masked(self, text: str) -> str:
+        """A text as it may be shown: masked, on one line, bounded."""
         cut = text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)"
         return one_line(redact(cut, self.sensitive))
 
     def advice(self, finding: Finding) -> str:
         """What to do about one that does not hold or is inconclusive; "" for others."""
-        control = self.told(finding.control)
+        control = self.masked(finding.control)
         match finding.verdict:
             case Verdict.HOLDS | Verdict.NOT_APPLICABLE:
                 return ""
@@ -71,7 +71,7 @@ class Report(Data, unshown=("sensitive",)):
                 return f"what is unknown counts as not enforced; docs/verify.md explains how {control} is seen"
             case Verdict.FAILS if self.running:
                 name = finding.sandbox.partition(" (run ")[0]
-                return self.told(
+                return self.masked(
                     f"what runs does not match the profile: run `sandboxrun apply --replace {name}` to replace it"
                 )
             case _:
@@ -101,7 +101,7 @@ def ended(report: Report) -> str:
 # -- A verification as text: a table a sandbox, what to do about each fault, the counts
 
 _HEADS = ("CONTROL", "ENGINE FIELD", "EXPECTED", "SEEN", "VERDICT")
-_CELL = 48  # columns of one cell of a table; what does not fit is told whole below it, and in the other forms
+_CELL = 48  # columns of one cell of a table; what does not fit is shown whole below it, and in the other forms
 _SHADES = {Verdict.FAILS: "\x1b[1;31m", Verdict.INCONCLUSIVE: "\x1b[1;33m", Verdict.HOLDS: "\x1b[32m"}
 _MARKS = {Verdict.HOLDS: "+", Verdict.FAILS: "!", Verdict.INCONCLUSIVE: "?", Verdict.NOT_APPLICABLE: "-"}
 _BOLD, _DIM, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
@@ -121,7 +121,7 @@ def verify_text(report: Report, *, width: int | None = None, colour: bool = Fals
         for finding, row in zip(found, rows, strict=True):
             first, *rest = _listed(finding, report) if listed else [row]
             body += [painted(first, _SHADES.get(finding.verdict, _DIM)), *rest]
-        blocks.append("\n".join([painted(f"{report.told(name)}: {counted(found)}", _BOLD), *body]))
+        blocks.append("\n".join([painted(f"{report.masked(name)}: {counted(found)}", _BOLD), *body]))
     if report.faults:
         blocks.append("\n".join(line for fault in report.faults for line in _fault(fault, report)))
     blocks.append(painted(ended(report), _SHADES[Verdict.HOLDS if report.verified else Verdict.FAILS]))
@@ -130,11 +130,11 @@ def verify_text(report: Report, *, width: int | None = None, colour: bool = Fals
 
 def _row(finding: Finding, report: Report) -> tuple[str, ...]:
     cells = (finding.control, finding.field, finding.expected, finding.seen)
-    return (*(_cut(report.told(cell)) for cell in cells), _cut(_verdict(finding, report), 2 * _CELL))
+    return (*(_cut(report.masked(cell)) for cell in cells), _cut(_verdict(finding, report), 2 * _CELL))
 
 
 def _verdict(finding: Finding, report: Report) -> str:
-    note = report.told(finding.note)
+    note = report.masked(finding.note)
     return f"{finding.verdict.value}: {note}" if note else finding.verdict.value
 
 
@@ -148,20 +148,22 @@ def _cut(text: str, most: int = _CELL) -> str:
 
 def _listed(finding: Finding, report: Report) -> list[str]:
     """A finding on lines of its own, for a terminal that has no room for the table."""
-    lines = [f"{_MARKS[finding.verdict]} {report.told(finding.control)}: {_verdict(finding, report)}"]
+    lines = [f"{_MARKS[finding.verdict]} {report.masked(finding.control)}: {_verdict(finding, report)}"]
     if finding.verdict is not Verdict.NOT_APPLICABLE:
-        lines.append(f"    expected {report.told(finding.expected) or '-'}, seen {report.told(finding.seen) or '-'}")
+        lines.append(
+            f"    expected {report.masked(finding.expected) or '-'}, seen {report.masked(finding.seen) or '-'}"
+        )
     return lines
 
 
 def _fault(finding: Finding, report: Report) -> list[str]:
     """What is wrong, whole, and what to do."""
-    name, control = report.told(finding.sandbox), report.told(finding.control)
-    lines = [f"{name}, {control}: {finding.verdict.value} ({report.told(finding.title)})"]
-    lines.append(f"    expected: {report.told(finding.expected) or '-'}")
-    lines.append(f"    seen:     {report.told(finding.seen) or '-'}")
+    name, control = report.masked(finding.sandbox), report.masked(finding.control)
+    lines = [f"{name}, {control}: {finding.verdict.value} ({report.masked(finding.title)})"]
+    lines.append(f"    expected: {report.masked(finding.expected) or '-'}")
+    lines.append(f"    seen:     {report.masked(finding.seen) or '-'}")
     if finding.note:
-        lines.append(f"    note:     {report.told(finding.note)}")
+        lines.append(f"    note:     {report.masked(finding.note)}")
     return [*lines, f"    to do:    {report.advice(finding)}"]
 
 
@@ -181,7 +183,7 @@ def verify_json(report: Report) -> dict[str, Any]:
         "summary": _summary(report.findings),
         "sandboxes": [
             {
-                "sandbox": report.told(name),
+                "sandbox": report.masked(name),
                 "verified": all(finding.verdict.passes for finding in found),
                 "summary": _summary(found),
                 "findings": [_finding(finding, report) for finding in found],
@@ -200,9 +202,9 @@ def _word(text: str) -> str:
 
 
 def _finding(finding: Finding, report: Report) -> dict[str, str]:
-    texts = {key: report.told(getattr(finding, key)) for key in ("control", "title", "field", "expected", "seen")}
+    texts = {key: report.masked(getattr(finding, key)) for key in ("control", "title", "field", "expected", "seen")}
     verdict = _word(finding.verdict.value)
-    return {**texts, "verdict": verdict, "note": report.told(finding.note), "advice": report.advice(finding)}
+    return {**texts, "verdict": verdict, "note": report.masked(finding.note), "advice": report.advice(finding)}
 
 
 # -- A verification as Markdown, for a pull request's comment
@@ -237,14 +239,14 @@ def verify_markdown(report: Report) -> str:
 
 
 def _cell(text: str, report: Report) -> str:
-    told = cut(report.told(text), _LONG_CELL)
+    told = cut(report.masked(text), _LONG_CELL)
     return escaped(told) if told else ""
 
 
 def _fault_row(finding: Finding, report: Report) -> str:
     cells = " | ".join(_cell(text, report) for text in (finding.expected, finding.seen))
-    do = "; ".join(filter(None, (report.told(finding.note), report.advice(finding))))
-    named = " | ".join(code(cut(report.told(text), _LONG_CELL)) for text in (finding.sandbox, finding.control))
+    do = "; ".join(filter(None, (report.masked(finding.note), report.advice(finding))))
+    named = " | ".join(code(cut(report.masked(text), _LONG_CELL)) for text in (finding.sandbox, finding.control))
     return f"| {_SIGNS[finding.verdict]} | {named} | {cells} | {escaped(cut(do, 600))} |\n"
 
 
@@ -254,6 +256,6 @@ def _details(name: str, found: tuple[Finding, ...], report: Report) -> str:
         sign = _SIGNS.get(finding.verdict, finding.verdict.value)
         texts = (finding.field, finding.expected, "; ".join(filter(None, (finding.seen, finding.note))))
         cells = " | ".join(_cell(text, report) for text in texts)
-        rows.append(f"| {sign} | {code(cut(report.told(finding.control), _CELL))} | {cells} |\n")
-    summary = f"<summary>{code(cut(report.told(name), _CELL))}: {escaped(counted(found))}</summary>"
+        rows.append(f"| {sign} | {code(cut(report.masked(finding.control), _CELL))} | {cells} |\n")
+    summary = f"<summary>{code(cut(report.masked(name), _CELL))}: {escaped(counted(found))}</summary>"
     return f"\n<details>{summary}\n\n{_HEAD}{''.join(rows)}\n</details>\n"

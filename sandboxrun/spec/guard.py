@@ -76,7 +76,7 @@ def parents(path: str) -> tuple[str, ...]:
 
 
 def mounts_of(protected: Iterable[str]) -> tuple[tuple[str, bool], ...]:
-    """The mounts that keep the paths: what stands on each, the outer ones first, and whether it is read-only."""
+    """The mounts that keep the paths: what is mounted on each, the outer ones first, and whether it is read-only."""
     every = [(path, False) for path in pins(protected)] + [(path, True) for path in protected]
     return tuple(sorted(every, key=lambda one: (one[0].count("/"), one[0])))
 

@@ -34,7 +34,7 @@ VERSION = PREFIX + "version"
 
 
 def read(found: Any) -> dict[str, str]:
-    """The labels in an engine's answer: texts by name. Whatever else stands in their place is none."""
+    """The labels in an engine's answer: texts by name. Anything else counts as none."""
     if not isinstance(found, Mapping):
         return {}
     return {name: text for name, text in found.items() if isinstance(name, str) and isinstance(text, str)}

@@ -150,7 +150,7 @@ class Record(OptionType):
         return built if len(problems) == before else INVALID
 
     def _derived(self, key: Scalar) -> Row | None:
-        """A row that our own data may hold, which stands in no file."""
+        """A row that our own data may hold, which no file declares."""
         found = (row for row in rows(self.cls) if row.derived and row.key == key.value)
         return next(found, None) if key.span is None else None
 

@@ -36,7 +36,7 @@ _NAME = Text(pattern=KEY, hint="a name of letters, digits, _ . and -")
 
 
 class Named(OptionType):
-    """A list of names, or a mapping from names to `item`; a name alone stands for `empty`."""
+    """A list of names, or a mapping from names to `item`; a name alone means `empty`."""
 
     item: OptionType
     empty: Any

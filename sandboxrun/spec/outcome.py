@@ -53,7 +53,7 @@ class Ending(Data):
 
     @property
     def code(self) -> int:
-        """The exit code that it stands for."""
+        """Its exit code."""
         return code_of(self.how, self.exit_code)
 
 

@@ -19,7 +19,7 @@ from sandboxrun.spec.records import Dependency
 from sandboxrun.spec.spec import SandboxSpec, digest_of
 from sandboxrun.spec.types import Flag, Pairs, Text, freeze, name_of, span_of
 
-# -- What stands beside sandboxes in a profile: networks, volumes, secrets and configs
+# -- What a profile declares besides sandboxes: networks, volumes, secrets and configs
 
 # Sandboxes on one network must not reach each other.
 ISOLATED = freeze({"com.docker.network.bridge.enable_icc": "false"})

@@ -92,7 +92,7 @@ def format_duration(nanoseconds: int) -> str:
 
 
 class _Invalid:
-    """The value of a node that was refused; the reason stands in the problems."""
+    """The value of a node that was refused; the reason is in the problems."""
 
     def __repr__(self) -> str:
         return "INVALID"
@@ -373,7 +373,7 @@ class Choice(OptionType):
 
 
 class ListOf(OptionType):
-    """A tuple of items. `single`: one item may stand without the list. `unique`: twice is an error; `once`: twice is
+    """A tuple of items. `single`: one item may be given without the list. `unique`: twice is an error; `once`: twice is
     the same as once. `ordered` False: their order means nothing, so they are kept sorted."""
 
     item: OptionType
@@ -587,7 +587,7 @@ class Short(OptionType):
 
 
 def span_of(node: MapNode, key: str) -> Span | None:
-    """Where `key` stands in `node`, or the node itself."""
+    """Where `key` is in `node`, or the node itself."""
     found = node.key(key)
     return found.span if found is not None else node.span
 

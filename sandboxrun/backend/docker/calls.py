@@ -143,7 +143,7 @@ class Answer(Data, unshown=("response",)):
 
 
 def guarded(operation: str, call: Callable[[], T]) -> T:
-    """`call`, whose failure to carry something is told as the user is told it."""
+    """`call`, whose failure to carry something is reported in the user's terms."""
     try:
         return call()
     except TransportError as error:
@@ -332,7 +332,7 @@ class Client:
         return self._about
 
     def info(self) -> Json:
-        """GET /info, again where the last answer is older than a minute: an engine may be configured anew."""
+        """GET /info, again where the last answer is older than a minute: an engine may be reconfigured."""
         if self._info is None or uptime() - self._info[0] > _FRESH:
             asked = uptime()
             found = self.request("GET", "/info", "asking the engine about itself").mapping()

@@ -1,5 +1,5 @@
 """The engine, as the rest of the program sees it: its calls, what is known of it, and the seam's verbs
-(backend/base.py), each handed to the module that knows how, which is loaded with the first. Must not decide anything.
+(backend/base.py), each handed to the module that knows how, which is loaded with the first. Decides nothing.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def open_transport(endpoint: Endpoint, *, parallelism: int) -> Transport:
 
 def import_ahead() -> None:
     """Import docker-py beside what comes before the first change, for commands that will change the engine."""
-    begin(partial(_part, "docker_py"), name="import", failed=lambda error: None)  # raised anew where it is used
+    begin(partial(_part, "docker_py"), name="import", failed=lambda error: None)  # raised again where it is used
 
 
 def connect(host: str | None = None, *, parallelism: int = 4, env: Mapping[str, str] | None = None) -> Engine:

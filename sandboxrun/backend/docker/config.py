@@ -46,7 +46,7 @@ class Endpoint(Data):
 
 
 def resolve(host: str | None, env: Mapping[str, str]) -> Endpoint:
-    """The endpoint that `host` (--host) or the settings in `env` name. Raises UsageError for one that has no sense."""
+    """The endpoint that `host` (--host) or the settings in `env` name. Raises UsageError for an invalid one."""
     if host:
         return _endpoint(host, "--host", env)
     if env.get("DOCKER_SOCKET"):

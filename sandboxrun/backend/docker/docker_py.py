@@ -1,6 +1,6 @@
 """Requests over docker-py: to an engine behind tcp, TLS, a local socket or ssh.
 
-Owns the use of docker-py's client as a carrier. Must not use its calls: their answers and defaults are not the API's
+Owns the use of docker-py's client as a carrier. Does not use its calls: their answers and defaults are not the API's
 (see the notes on update and on warnings in docs). Imported only where needed, for docker-py takes a fifth of a second.
 """
 

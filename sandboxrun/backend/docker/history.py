@@ -95,8 +95,8 @@ def _about(engine: Engine, earliest: datetime) -> Mapping[str, Any]:
 
 
 def _events(engine: Engine, ends: Mapping[str, datetime | None], since: datetime) -> dict[str, list[Mapping[str, Any]]]:
-    """Their events, oldest first. A container's end is told a moment after its state shows it, so that of one that has
-    just ended is waited for."""
+    """Their events, oldest first. A container's end is reported a moment after its state shows it, so
+    that of one that has just ended is waited for."""
     found: dict[str, list[Mapping[str, Any]]] = {id: [] for id in ends}
     now = engine.clock()
     fresh = any(end is None or end >= now - timedelta(seconds=2) for end in ends.values())

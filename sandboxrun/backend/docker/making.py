@@ -98,7 +98,7 @@ def look_up(engine: Engine, container: str, user: str, group: str) -> tuple[int,
 def login(engine: Engine, container: str, user: str) -> tuple[int, int, frozenset[int]]:
     """uid, gid and further groups that the engine gives a process of the container's `user`, as the image has them.
 
-    Without a group in `user` they are those of /etc/passwd and /etc/group; a number that stands in neither has group
+    Without a group in `user` they are those of /etc/passwd and /etc/group; a number that is in neither has group
     0. Raises ApplyError for a name that is not there.
     """
     name, _, group = user.partition(":")

@@ -82,7 +82,7 @@ def take_snapshot(
     sandboxes = _with_endings(engine, sandboxes)
     networks, volumes = own_networks(engine, profile.project), own_volumes(engine, profile.project)
     running = {o.address: o.applied for o in sandboxes if isinstance(o.state, Running) and not o.one_off}
-    # Those that may have to be made, anew as well: what the engine can't enforce must be known before one goes.
+    # Those that may have to be made or made again: what the engine can't enforce must be known before one goes.
     unsettled = [s for s in profile.sandboxes if running.get(s.address) != s.spec]
     info = engine.info() if unsettled else None
     snapshot = Snapshot(

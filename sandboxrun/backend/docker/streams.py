@@ -1,6 +1,6 @@
 """The engine's calls that go on: logs, attached output, terminals, commands, events, archives.
 
-Every stream has close(), which any thread may call: its reader then gets to the end. Must not interpret what flows.
+Every stream has close(), which any thread may call: its reader then gets to the end. Does not interpret what flows.
 """
 
 from __future__ import annotations

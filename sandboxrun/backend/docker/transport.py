@@ -3,7 +3,7 @@ local socket and to another machine's through ssh as the docker command does it;
 
 There, what changes the engine, and every stream, goes over docker-py (docker_py.py), as all does elsewhere; plain
 questions go over the standard library, so that a listing or a plan does without importing docker-py, which takes
-longer than all of its requests. Nothing but GET and HEAD may go past docker-py. Must not know the Engine API.
+longer than all of its requests. Nothing but GET and HEAD may go past docker-py. Does not know the Engine API.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The seccomp profile of sandboxrun's own: a table of system calls, each group with its reason, and its builder.
 
 Owns the table (`allowed.py`, `refused.py`), the JSON made from it (`build.py`) and the names that a profile uses for
-it. Must not know any engine: how `security_opt` is written there is `convert.py`'s. Pure; the table is imported when
+it. Knows no engine: how `security_opt` is written there is `convert.py`'s. Pure; the table is imported when
 it is needed only.
 """
 

@@ -3,7 +3,7 @@
 Owns the JSON's form: that of the engine (20.10 and later), which picks the rows for its machine and hands them to the
 runtime. `archMap` names each architecture without others beside it, so that the native entry alone is open; without
 any, runc 1.1 would answer EPERM, not ENOSYS, to calls newer than it knows. The runtime skips names that its machine or
-its library lacks. `errnoRet` stands at single rules, which 20.10 reads; it does not read `defaultErrnoRet`. Pure.
+its library lacks. `errnoRet` is set on single rules, which 20.10 reads; it does not read `defaultErrnoRet`. Pure.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def profile(name: str) -> dict[str, Any]:
 
 
 def _conditional(row: Allowed) -> Iterator[dict[str, Any]]:
-    """A rule for each alternative; none for a row that is always allowed, which stands with the others."""
+    """A rule for each alternative; none for a row that is always allowed, which is among the others."""
     if not row.when and row.capability is None:
         return
     for when in row.when or ((),):

@@ -1,6 +1,6 @@
 """What a row of the seccomp table is: system calls, when they may be made, and why; or that they may not, and why.
 
-Owns the shapes only. The rows stand in `allowed.py` and `refused.py`. Pure.
+Owns the shapes only. The rows are in `allowed.py` and `refused.py`. Pure.
 """
 
 from __future__ import annotations
