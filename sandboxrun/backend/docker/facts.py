@@ -97,7 +97,9 @@ DEFAULT_POOLS = (
 def engine_facts(version: Json, info: Json, networks: Sequence[Json]) -> EngineFacts:
     """The facts of the engine whose answers these are. What an engine leaves out counts as not offered."""
     security = _security(info.get("SecurityOptions") or ())
-    pools = _pools(info)
+    told = info.get("DefaultAddressPools") or ()
+    pools = tuple(Pool(base=str(p["Base"]), size=int(p["Size"])) for p in told) or DEFAULT_POOLS
+    configs = [c for n in networks for c in ((n.get("IPAM") or {}).get("Config") or ())]
     podman = is_podman(version, info)
     return EngineFacts(
         name="Podman" if podman else "Docker",
@@ -119,12 +121,20 @@ def engine_facts(version: Json, info: Json, networks: Sequence[Json]) -> EngineF
         selinux="selinux" in security,
         userns="userns" in security,
         rootless="rootless" in security,
-        limits=_limits(info),
+        limits=Limits(
+            memory=bool(info.get("MemoryLimit")),
+            swap=bool(info.get("SwapLimit")),
+            cpus=bool(info.get("CpuCfsQuota") and info.get("CpuCfsPeriod")),
+            cpu_shares=bool(info.get("CPUShares")),
+            cpuset=bool(info.get("CPUSet")),
+            pids=bool(info.get("PidsLimit")),
+            oom_kill_disable=bool(info.get("OomKillDisable")),
+        ),
         storage_driver=str(info.get("Driver", "")),
         storage_quota=_quota(info),
         logging_driver=str(info.get("LoggingDriver", "")),
         pools=pools,
-        free_subnets=free_subnets(pools, _subnets(networks)),
+        free_subnets=free_subnets(pools, (str(c["Subnet"]) for c in configs if c.get("Subnet"))),
         is_podman=podman,
         warnings=tuple(str(w) for w in info.get("Warnings") or ()),
     )
@@ -148,18 +158,6 @@ def _security(options: Iterable[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _limits(info: Json) -> Limits:
-    return Limits(
-        memory=bool(info.get("MemoryLimit")),
-        swap=bool(info.get("SwapLimit")),
-        cpus=bool(info.get("CpuCfsQuota") and info.get("CpuCfsPeriod")),
-        cpu_shares=bool(info.get("CPUShares")),
-        cpuset=bool(info.get("CPUSet")),
-        pids=bool(info.get("PidsLimit")),
-        oom_kill_disable=bool(info.get("OomKillDisable")),
-    )
-
-
 def _quota(info: Json) -> Quota:
     """overlay2 has quotas only on xfs mounted with pquota (20.10, 26.1, 28.5); btrfs and zfs have their own."""
     driver = str(info.get("Driver", ""))
@@ -169,16 +167,6 @@ def _quota(info: Json) -> Quota:
     if driver in ("overlay2", "overlay", "vfs") and status.get("Backing Filesystem", "xfs") == "xfs":
         return Quota.UNKNOWN
     return Quota.NO
-
-
-def _pools(info: Json) -> tuple[Pool, ...]:
-    told = info.get("DefaultAddressPools") or ()
-    return tuple(Pool(base=str(p["Base"]), size=int(p["Size"])) for p in told) or DEFAULT_POOLS
-
-
-def _subnets(networks: Sequence[Json]) -> tuple[str, ...]:
-    configs = [c for n in networks for c in ((n.get("IPAM") or {}).get("Config") or ())]
-    return tuple(str(c["Subnet"]) for c in configs if c.get("Subnet"))
 
 
 def free_subnets(pools: Sequence[Pool], used: Iterable[str]) -> int:
@@ -233,34 +221,26 @@ def _other_root(engine: Engine) -> str | None:
         theirs, ours = os.stat(f"/proc/{pid}/root/"), os.stat("/")
     except PermissionError:
         # Not root: the listener's root cannot be seen. On a plain host it is ours; inside a container, who knows.
-        return "this process runs in a container, and cannot see the engine's root folder" if _in_container() else None
+        mounts = Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
+        roots = [line for line in mounts if line.split(" ")[4:5] == ["/"]]
+        layered = any(" - overlay " in line or " - fuse.fuse-overlayfs " in line for line in roots)
+        if not layered and not any(os.path.exists(mark) for mark in _CONTAINER_MARKS):
+            return None
+        return "this process runs in a container, and cannot see the engine's root folder"
     same = (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
     return None if same else "the engine's root folder is a different one"
-
-
-def _in_container() -> bool:
-    if any(os.path.exists(mark) for mark in _CONTAINER_MARKS):
-        return True
-    mounts = Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
-    roots = [line for line in mounts if line.split(" ")[4:5] == ["/"]]
-    return any(" - overlay " in line or " - fuse.fuse-overlayfs " in line for line in roots)
 
 
 def _other_host(engine: Engine) -> str | None:
     """Evidence from the engine itself: a socket may be forwarded from another machine, or from a virtual one."""
     info = engine.info()
-    here = {"Name": socket.gethostname(), "KernelVersion": os.uname().release, "MemTotal": _memory()}
+    lines = (line.split() for line in Path("/proc/meminfo").read_text("ascii").splitlines())
+    memory = next((int(words[1]) * 1024 for words in lines if words[0] == "MemTotal:"), 0)
+    here = {"Name": socket.gethostname(), "KernelVersion": os.uname().release, "MemTotal": memory}
     for key, ours in here.items():
         if info.get(key) != ours:
             return f"the engine runs on another machine ({key} is {info.get(key)} there, {ours} here)"
     return None
-
-
-def _memory() -> int:
-    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-        if line.startswith("MemTotal:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def _other_paths(engine: Engine) -> str | None:
@@ -302,14 +282,9 @@ def filters_paths(engine: Engine) -> bool | None:
     try:
         if os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net"):
             return None  # what /proc shows is this process's network
-        return max(_setting("all"), _setting("default")) > 0
+        return any(int(Path(SETTINGS, of, "rp_filter").read_text("ascii")) > 0 for of in ("all", "default"))
     except (OSError, ValueError):
         return None
-
-
-def _setting(name: str) -> int:
-    with open(f"{SETTINGS}/{name}/rp_filter", encoding="ascii") as file:
-        return int(file.read())
 
 
 # -- What a container uses

@@ -132,17 +132,10 @@ def _lines(engine: Engine, container: str, path: str) -> list[list[str]]:
 
 def refuse_warnings(sandbox: DeclaredSandbox, warnings: Sequence[str]) -> None:
     """An engine that warns about an option has not taken it. Raises ApplyError."""
+    help = "what it did not apply is not enforced; `sandboxrun doctor` says what this engine offers"
     if warnings:
-        raise ApplyError(
-            *(
-                Diagnostic(
-                    message=f"{sandbox.address}: the engine warned: {warning}",
-                    span=sandbox.span,
-                    help="what it did not apply is not enforced; `sandboxrun doctor` says what this engine offers",
-                )
-                for warning in warnings
-            )
-        )
+        messages = (f"{sandbox.address}: the engine warned: {warning}" for warning in warnings)
+        raise ApplyError(*(Diagnostic(message=message, span=sandbox.span, help=help) for message in messages))
 
 
 def read_back(sandbox: DeclaredSandbox, container: str, session: Session, image_id: str | None = None) -> None:
