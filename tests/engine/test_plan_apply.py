@@ -17,7 +17,7 @@ from sandboxrun.errors import ApplyError, PlanError
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.lifecycle.saved import SavedPlan
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
-from sandboxrun.plan.planner import make_plan
+from sandboxrun.plan.planner import Options, make_plan
 from sandboxrun.spec import labels as own
 from sandboxrun.spec.outcome import How
 from sandboxrun.spec.project import Profile
@@ -611,6 +611,13 @@ def _saved(plan: Plan) -> SavedPlan:
         profile_digest=plan.profile_digest,
         inputs_digest=plan.inputs_digest,
         engine_id=plan.engine_id,
+        options=Options(),
+        inputs={},
+        ask=(),
+        observed=(),
+        images={},
+        steps=(),
+        plan={},
     )
 
 
