@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
 
 from sandboxrun.api.processes import Guard, PlainProcess
 from sandboxrun.api.settings import Settings
@@ -67,30 +68,8 @@ class AgentResult(Data, unshown=("stdout", "stderr", "patch")):
 NEVER_RAN = AgentResult(exit_code=ExitCode.TERMINATED, how=How.KILLED, stdout=b"", stderr=b"")
 
 
-class Agent(Protocol):
-    """An agent that `run` carries from its start to its result, in the caller's thread."""
-
-    @property
-    def container_id(self) -> str | None:
-        """Its container, where it has one and it was made."""
-        ...
-
-    @property
-    def pid(self) -> int | None:
-        """Its process, where it is a plain one and was started."""
-        ...
-
-    def run(self, started: Callable[[], None]) -> AgentResult:
-        """Run it. `started` is called once it runs. Raises SandboxrunError."""
-        ...
-
-    def kill(self, grace: float | None) -> None:
-        """End it, within `grace` seconds; from any thread, at any time. Blocks until it was told."""
-        ...
-
-
 class SandboxedAgent:
-    """An agent in a sandbox."""
+    """An agent in a sandbox. Like a plain one it is `run` in the caller's thread, and may be killed from any."""
 
     def __init__(self, service: SandboxService, declared: Declared, *, limit: int, on_output: OnOutput) -> None:
         self._service, self._declared, self._limit, self._on_output = service, declared, limit, on_output
@@ -113,22 +92,18 @@ class SandboxedAgent:
                 return NEVER_RAN
             raise
         try:
-            self._run(sandbox, started)
+            if not self._killed.is_set():
+                sandbox.start(on_output=self._on_output)
+                started()
+                if self._killed.is_set():  # between the last look and the start
+                    sandbox.stop(self._grace)
+                sandbox.wait()
         except SandboxrunError:
             if not self._killed.is_set():
                 raise
         finally:
             captured = sandbox.remove(force=True)
         return self._result(captured)
-
-    def _run(self, sandbox: Sandbox, started: Callable[[], None]) -> None:
-        if self._killed.is_set():
-            return
-        sandbox.start(on_output=self._on_output)
-        started()
-        if self._killed.is_set():  # between the last look and the start
-            sandbox.stop(self._grace)
-        sandbox.wait()
 
     def kill(self, grace: float | None) -> None:
         """Stop it, or what is being made of it."""
@@ -197,21 +172,20 @@ class PlainAgent:
     def run(self, started: Callable[[], None]) -> AgentResult:
         """Start, wait, end its group."""
         try:
-            return NEVER_RAN if self._how is not None else self._run(started)
+            if self._how is not None:
+                return NEVER_RAN
+            began = monotonic()
+            self._process.start(self._argv, cwd=self._workspace, environment=self._environment)
+            started()
+            if self._how is not None:  # killed while it was being started
+                self._process.signal(signal.SIGTERM)
+            if not self._process.wait(self._timeout):
+                self._how = self._how or How.TIMEOUT
+                self._process.signal(signal.SIGTERM)
+                self._process.wait(KILL_GRACE)
+            return self._result(self._process.reap(), monotonic() - began)
         finally:
             self._ended.set()
-
-    def _run(self, started: Callable[[], None]) -> AgentResult:
-        began = monotonic()
-        self._process.start(self._argv, cwd=self._workspace, environment=self._environment)
-        started()
-        if self._how is not None:  # killed while it was being started
-            self._process.signal(signal.SIGTERM)
-        if not self._process.wait(self._timeout):
-            self._how = self._how or How.TIMEOUT
-            self._process.signal(signal.SIGTERM)
-            self._process.wait(KILL_GRACE)
-        return self._result(self._process.reap(), monotonic() - began)
 
     def kill(self, grace: float | None) -> None:
         """Ask its group to end; kill it `grace` seconds (10 when left out) later."""
@@ -253,7 +227,7 @@ class Told:
             self.error, self._on_output = error, None
 
 
-__all__ = ["AgentResult", "PlainAgent", "SandboxedAgent", "Told"]
+Agent = SandboxedAgent | PlainAgent
 
 
 # -- `AgentSession`: one agent as a program holds it, from threads and from asyncio
@@ -403,8 +377,6 @@ def _final(result: AgentResult) -> AgentState:
 
 # -- `AgentSpawner`: runs agents side by side, each in a sandbox or, with the sandbox option off, as a plain …
 
-__all__ = ["AgentResult", "AgentSession", "AgentSpawner", "AgentState"]
-
 OUTPUT_LIMIT = 8 << 20  # bytes of each stream that a result holds
 MAX_PARALLEL = 32
 _TTL_SLACK = 3600  # seconds beyond its timeout after which anyone may collect what a lost spawner left
@@ -488,7 +460,7 @@ class AgentSpawner:
                 f"timeout must be greater than 0, not {timeout:g}", help="pass seconds, or None for no timeout"
             )
         wanted = self.settings.sandbox_enabled if sandbox is None else sandbox
-        name = name or self._name()
+        name = name or f"agent-{uuid4().hex[:10]}"
         told = Told(on_output)
         agent: Agent
         if wanted:
@@ -514,11 +486,6 @@ class AgentSpawner:
                 on_output=told,
             )
         return self._enqueue(AgentSession(name, agent, told))
-
-    def _name(self) -> str:
-        from uuid import uuid4
-
-        return f"agent-{uuid4().hex[:10]}"
 
     # -- threads -----------------------------------------------------------------------------------------------
 
