@@ -224,7 +224,7 @@ def _modes_hold(seen: Seen, context: Context) -> bool | None:
 CONTROLS = (
     Control(
         id="root",
-        title="The root can't be written",
+        title="The root filesystem is read-only",
         applies=lambda context: None if context.spec.read_only else "the profile leaves the root writable",
         expected=lambda context: "ro; no file could be made",
         seen=lambda seen: (
@@ -290,7 +290,7 @@ CONTROLS = (
     ),
     Control(
         id="devices",
-        title="No device of the host's but the declared",
+        title="Only declared host devices",
         expected=_devices_expected,
         seen=_devices_seen,
         holds=_devices_hold,
@@ -314,7 +314,7 @@ CONTROLS = (
     ),
     Control(
         id="engine-sockets",
-        title="No engine's socket is within reach",
+        title="No engine's socket can be reached",
         expected=lambda context: "none",
         seen=_engines_seen,
         holds=lambda seen, context: _count(seen, "engines", "count"),

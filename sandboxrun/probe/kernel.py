@@ -37,7 +37,7 @@ THEMES = (
     Theme(id="io-uring", title="Asynchronous I/O is refused", ours="io_uring_setup io_setup"),
     Theme(
         id="tracing",
-        title="Other processes can't be looked into",
+        title="Other processes can't be inspected",
         ours="ptrace process_vm_readv process_vm_writev process_madvise pidfd_getfd",
         engine="kcmp",
         debug=True,

@@ -186,7 +186,7 @@ def _namespaces_hold(seen: Seen, context: Context) -> bool | None:
 CONTROLS = (
     Control(
         id="capabilities",
-        title="No capability beyond the declared",
+        title="Only declared capabilities",
         applies=lambda context: "the profile gives every capability" if "ALL" in context.spec.cap_add else None,
         expected=lambda context: (
             f"at most {', '.join(names(_allowed(context)))}" if _allowed(context) else "none in any set"
@@ -241,7 +241,7 @@ CONTROLS = (
     ),
     Control(
         id="setuid",
-        title="Setuid programs are powerless",
+        title="Setuid programs gain nothing",
         applies=lambda context: _nnp_applies(context) or _root(context),
         expected=lambda context: "the caller's uid",
         seen=_setuid_seen,
@@ -249,7 +249,7 @@ CONTROLS = (
     ),
     Control(
         id="namespaces",
-        title="Namespaces of its own",
+        title="Its own namespaces",
         exempt="no option shares them with the host; the host's own numbers are what they are compared with",
         applies=lambda context: (
             "gVisor's kernel has its own namespaces: none is the host's" if context.gvisor else None

@@ -1,7 +1,7 @@
 """What the gateway is asked for in vain: the requests of a client that knows how it is caged, and their controls. Pure.
 
 Owns the requests; the program only sends them. That a gateway refuses everything would look the same, so the negative
-control is in the same run: a destination that the rules let through is not refused.
+control is in the same run: a destination that the rules allow is not refused.
 """
 
 from __future__ import annotations

@@ -272,7 +272,7 @@ CONTROLS = (
     ),
     Control(
         id="deadline",
-        title="Who ignores TERM is gone by the deadline",
+        title="A command that ignores TERM is killed at the deadline",
         phase=Phase.STUBBORN,
         expected=lambda context: "ended: timeout",
         seen=_stubborn_seen,
