@@ -152,9 +152,6 @@ class Backend(Protocol):
     def state(self, id: str) -> State:
         """The state of one sandbox. Raises NotFound."""
 
-    def present(self, project: str) -> frozenset[str]:
-        """The ids of all that runs or ran for the project and is still there."""
-
     def shares_filesystem(self) -> bool:
         """Whether a path means the same here and to the engine; False when that is not certain."""
 

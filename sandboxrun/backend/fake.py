@@ -204,10 +204,6 @@ class Fake:
     def state(self, id: str) -> State:
         return self._box(id, f"inspecting container {id[:12]}").state()
 
-    def present(self, project: str) -> frozenset[str]:
-        with self.reached("listing containers") as world:
-            return frozenset(id for id, box in world.boxes.items() if box.labels.get(labels.PROJECT) == project)
-
     def image_config(self, reference: str) -> ImageConfig | None:
         with self.reached(f"inspecting image {reference}") as world:
             return next((i for name, i in world.images.items() if reference in (name, i.id)), None)

@@ -18,7 +18,6 @@ from sandboxrun.backend.docker.streams import Streams
 from sandboxrun.backend.docker.transport import Transport, Unreachable, dial_ssh, dial_unix
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
 from sandboxrun.errors import Diagnostic, UsageError
-from sandboxrun.spec import labels
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
@@ -185,10 +184,6 @@ class Engine(Streams):
         """What the engine says of itself, by names of ours."""
         found = self.version()
         return {name: str(found[key]) for name, key in _ABOUT.items() if key in found}
-
-    def present(self, project: str) -> frozenset[str]:
-        """The ids of the containers with the project's label."""
-        return frozenset(str(c["Id"]) for c in self.containers(labels={labels.PROJECT: project}))
 
 
 def _part(name: str) -> Any:
