@@ -62,7 +62,7 @@ NO_VALUES = {
     "Values.sensitive",  # names
     "FileSpec.environment",  # a name
     "Profile.secrets",  # where each comes from
-    "Objects.secrets",  # where each comes from
+    "DeclaredObjects.secrets",  # where each comes from
     "ImageConfig.environment",  # what an image says is public
     *(f"{spec}.{name}" for spec in ("SandboxSpec", "PlaceOptions") for name in ("environment", "secrets")),
     *(f"{spec}.environment" for spec in ("ProcessOptions", "ResourceOptions", "SecurityOptions")),
