@@ -6,8 +6,7 @@ import click
 
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
-from sandboxrun.cli.changing import Asking, Telling
-from sandboxrun.cli.signals import CleanStop
+from sandboxrun.cli.changing import Asking, CleanStop, Telling
 
 
 @click.command()

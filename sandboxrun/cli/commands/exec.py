@@ -46,8 +46,7 @@ def exec_(
 
     Put options before NAME.
     """
-    from sandboxrun.cli.lines import Lines
-    from sandboxrun.cli.terminal import TerminalPump, send_input, show
+    from sandboxrun.cli.lines import Lines, TerminalPump, send_input, show
 
     words = argv[1:] if argv[:1] == ("--",) else argv
     if not words:

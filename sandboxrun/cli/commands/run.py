@@ -13,9 +13,9 @@ from msgspec import structs
 
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
+from sandboxrun.cli.changing import Forwarding
 from sandboxrun.cli.lines import Lines
 from sandboxrun.cli.output import note, result, tell_all
-from sandboxrun.cli.signals import Forwarding
 from sandboxrun.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(
     """
     from sandboxrun.backend.docker.client import import_ahead
     from sandboxrun.cli.changing import Telling, run_of
-    from sandboxrun.cli.terminal import TerminalPump
+    from sandboxrun.cli.lines import TerminalPump
     from sandboxrun.report.evidence import evidence_plain, evidence_text
 
     import_ahead()

@@ -54,7 +54,7 @@ def verify(given: opt.Given, running: bool) -> int:
 
 
 def _probed(profile: Profile, given: opt.Given) -> tuple[Finding, ...]:
-    from sandboxrun.cli.signals import Forwarding
+    from sandboxrun.cli.changing import Forwarding
     from sandboxrun.lifecycle.probing import Interrupted
     from sandboxrun.lifecycle.verify import Verification
     from sandboxrun.plan.planner import select

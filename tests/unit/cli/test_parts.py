@@ -18,12 +18,12 @@ import pytest
 from click.testing import CliRunner
 
 from sandboxrun.backend.docker.config import resolve
+from sandboxrun.cli.changing import CleanStop, Forwarding
 from sandboxrun.cli.commands import doctor
 from sandboxrun.cli.commands.logs import last_lines
 from sandboxrun.cli.lines import LONGEST, Lines, OutputFailed
 from sandboxrun.cli.options import Seconds, WithCommand
 from sandboxrun.cli.project import matches
-from sandboxrun.cli.signals import CleanStop, Forwarding
 from sandboxrun.errors import PlanError
 from sandboxrun.plan.changes import Plan
 
