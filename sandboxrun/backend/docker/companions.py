@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from time import monotonic, sleep
 from typing import Any, BinaryIO
 
@@ -26,6 +27,7 @@ from sandboxrun.backend.session import Session
 from sandboxrun.errors import ApplyError, SandboxrunError, printable
 from sandboxrun.evidence.parts import lines, record_of
 from sandboxrun.gateway import DIRECTORY, FILE
+from sandboxrun.gateway.rules import digest_of_rules, rules_document
 from sandboxrun.gateway.subnets import candidates
 from sandboxrun.plan import operations as op
 from sandboxrun.spec.names import GATEWAY, companion
@@ -128,9 +130,10 @@ def start_gateway(step: op.StartGateway, session: Session) -> str:
     """Start it, and wait for its word that it serves by its rules."""
     container = step.container or session.gateways[step.address]
     run = step.run or session.run_of(step.address)
-    wanted = (
-        _give_rules(step.sandbox, container, run, session) if step.container else _digest(step.sandbox, run, session)
-    )
+    if step.container:
+        wanted = _give_rules(step.sandbox, container, run, session)
+    else:
+        wanted = digest_of_rules(_rules(step.sandbox, run, session))
     with session.engine.attach(container, tty=False) as output:
         session.engine.start_container(container)
         _await(output, "ready", wanted, step.address)
@@ -155,15 +158,7 @@ def _addresses_of(network: str, session: Session) -> OwnAddresses:
     return OwnAddresses.of(subnet)
 
 
-def _digest(sandbox: DeclaredSandbox, run: str, session: Session) -> str:
-    from sandboxrun.gateway.rules import digest_of_rules
-
-    return digest_of_rules(_rules(sandbox, run, session))
-
-
 def _rules(sandbox: DeclaredSandbox, run: str, session: Session) -> bytes:
-    from sandboxrun.gateway.rules import rules_document
-
     assert sandbox.spec.egress is not None
     refused = session.engine.host_addresses()
     return rules_document(sandbox.spec.egress, sandbox=sandbox.address, run=run, refused=refused)
@@ -175,8 +170,6 @@ def _give_rules(sandbox: DeclaredSandbox, container: str, run: str, session: Ses
     if seen is not None and (seen.applied is None or seen.applied.egress != sandbox.spec.egress):
         # until the end of this apply, what is recorded may not be so
         begin_rules(session.store, run, engine=session.engine.identity)
-    from sandboxrun.gateway.rules import digest_of_rules
-
     document = _rules(sandbox, run, session)
     session.engine.put_archive(container, DIRECTORY, rules_tar(document))
     return digest_of_rules(document)
@@ -220,12 +213,8 @@ def _await(output: Any, event: str, digest: str, address: str) -> None:
 def remove_companions(containers: Iterable[str], network: str | None, session: Session) -> None:
     """Remove a sandbox's companions and its network; what is gone already is fine."""
     for container in containers:
-        try:
+        with suppress(NotFound):
             session.engine.remove_container(container, force=True)
-        except NotFound:
-            continue
     if network is not None:
-        try:
+        with suppress(NotFound):
             session.engine.remove_network(network)
-        except NotFound:
-            return

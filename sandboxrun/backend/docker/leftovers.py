@@ -11,6 +11,7 @@ needed no longer, unless the process that made it is still at work.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -211,22 +212,18 @@ def _taken_away(source: str, path: str, one: _StandIn) -> bool:
                 return True
             if one.content is None:
                 os.rmdir(name, dir_fd=place.fd)
-            elif stat.S_ISREG(found.st_mode) and _reads(place, name, one.content):
-                place.unlink(name)
+            elif stat.S_ISREG(found.st_mode):
+                with place.open(name) as file:
+                    as_made = file.read(len(one.content) + 1) == one.content.encode()
+                if as_made:
+                    place.unlink(name)
     except (FileNotFoundError, NotADirectoryError):
         return True
     except EvidenceError:
         return False
     except OSError as error:
-        import errno
-
         return error.errno in (errno.ENOTEMPTY, errno.EEXIST)
     return True
-
-
-def _reads(place: Folder, name: str, content: str) -> bool:
-    with place.open(name) as file:
-        return file.read(len(content) + 1) == content.encode()
 
 
 def _used(engine: Engine) -> frozenset[str]:
