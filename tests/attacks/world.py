@@ -71,7 +71,7 @@ class World:
         self.reached: Counter[str] = Counter()
         self.datagrams: list[bytes] = []
         self._sockets: list[socket.socket] = []
-        self.inner, self.outer = EngineSpace(engine._holder.pid), Space()
+        self.inner, self.outer = EngineSpace(engine.holder.pid), Space()
         self._wire()
         for address in (SERVER, OTHER, PRIVATE, METADATA):
             for port in (22, 80, 443, 8443):
