@@ -114,5 +114,5 @@ class Index(Data):
                     help="read it with the sandboxrun that wrote it, or a newer one",
                 )
             return msgspec.convert(body, Index)
-        except (ValueError, TypeError, KeyError, AttributeError, msgspec.ValidationError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise EvidenceError(f"not an evidence index: {error}") from error

@@ -233,7 +233,7 @@ def _samples(data: bytes) -> Iterator[Mapping[str, Any]]:
     for line in data.splitlines():
         try:
             sample = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(sample, dict):
             yield sample

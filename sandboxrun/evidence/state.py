@@ -126,7 +126,7 @@ def note_of(folder: Folder) -> Note | None:
         with folder.open(OWNER) as file:
             body = json.loads(file.read(_LARGEST))
         return Note(engine=str(body["engine"]), owner=decode(str(body["owner"])))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -88,7 +88,7 @@ def staged_content(store: Store, run: str) -> str:
     try:
         with store.staging(run) as staging, staging.open(NOTE) as file:
             return str(json.loads(file.read())["content"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
@@ -122,7 +122,7 @@ def baseline_of(staging: Folder) -> Baseline:
             expected, exclude = str(note["sha256"]), tuple(str(pattern) for pattern in note["exclude"])
             left_out = tuple(LeftOut(**one) for one in note["left_out"])
             partial = frozenset(str(path) for path in note["partial"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise EvidenceError(f"{staging.path / NOTE} cannot be read: {error}") from error
     tar = staging.open(BASELINE)
     if hashlib.file_digest(tar, "sha256").hexdigest() != expected:

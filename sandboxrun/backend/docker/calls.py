@@ -111,7 +111,7 @@ class Answer(Data, unshown=("response",)):
         data = self.read(limit)
         try:
             return json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EngineError(self.operation, "the engine's answer is not JSON", status=self.status) from error
 
     def mapping(self) -> Json:
@@ -214,7 +214,7 @@ def json_lines(pieces: Iterable[bytes], operation: str) -> Iterator[dict[str, An
 def _object(line: bytes, operation: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EngineError(operation, "the engine sent a line that is not JSON") from error
     if not isinstance(value, dict):
         raise EngineError(operation, "the engine sent a line that is not a JSON object")
@@ -225,7 +225,7 @@ def message_of(data: bytes) -> str:
     """The engine's own text: Docker's {"message"}, Podman's {"cause", "message"}, or plain text from a proxy."""
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if isinstance(value, dict) and isinstance(value.get("message"), str):
         return value["message"][:MAX_MESSAGE]

@@ -117,7 +117,7 @@ def _context(name: str, origin: str, env: Mapping[str, str]) -> Endpoint:
         meta = json.loads(read_regular(folder / "meta" / key / "meta.json", LARGEST))
         docker = meta["Endpoints"]["docker"]
         address, skip = str(docker["Host"]), bool(docker.get("SkipTLSVerify"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         message = f'the docker context "{name}" (from {origin}) cannot be read'
         help = "`docker context ls` lists those there are"
         raise UsageError(Diagnostic(message=message, help=help)) from error
@@ -142,7 +142,7 @@ def read_config(env: Mapping[str, str]) -> Mapping[str, Any]:
         value = json.loads(read_regular(path, LARGEST))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} is not a JSON object")

@@ -107,7 +107,7 @@ def _read(notes: Folder, name: str) -> _Note | None:
             body = json.loads(file.read(_LARGEST))
         made = {str(path): _StandIn(**one) for path, one in body["made"].items()}
         return _Note(source=str(body["source"]), engine=str(body["engine"]), made=made)
-    except (OSError, EvidenceError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, EvidenceError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -301,7 +301,7 @@ def file_mode(mode: int) -> int:
 def _stat(answer: Answer) -> Json:
     try:
         stat = json.loads(base64.b64decode(answer.headers.get("x-docker-container-path-stat", "")))
-    except ValueError:
+    except (ValueError, RecursionError):
         stat = None
     if not isinstance(stat, dict):
         answer.close()

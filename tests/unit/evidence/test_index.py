@@ -82,7 +82,7 @@ def test_a_later_index_of_the_same_format_can_be_read() -> None:
     assert Index.from_json(json.dumps(body).encode()) == FULL
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"format_version": "1.0"}', b"\xff", b"null"])
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"format_version": "1.0"}', b"\xff", b"null", b"[" * 100_000])
 def test_what_is_no_index_is_an_error(data: bytes) -> None:
     with pytest.raises(EvidenceError, match="not an evidence index"):
         Index.from_json(data)
