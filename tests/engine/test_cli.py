@@ -364,6 +364,16 @@ def test_exec_wants_one_sandbox(profile: Path, cli: Cli, lint: str) -> None:
     )
 
 
+def test_exec_in_a_paused_sandbox_says_what_resumes_it(
+    profile: Path, cli: Cli, lint: str, project: str, engine_client: docker.DockerClient
+) -> None:
+    engine_client.containers.get(f"{project}-agent-lint").pause()
+    paused = cli("exec", "agent", "--", "id", "-u")
+    assert (paused.code, paused.err) == (125, f"error: {lint} is paused\n  help: apply resumes it\n")
+    assert cli("apply", "-y", "-q", "--target", lint).code == 0
+    assert cli("exec", "agent", "--", "id", "-u").out == "1000\n"
+
+
 def test_wait_gives_up(profile: Path, cli: Cli, lint: str) -> None:
     ran = cli("wait", "agent", "--timeout", "0.2")
     assert (ran.code, ran.out, ran.err) == (

@@ -81,7 +81,7 @@ def exec_(
 
 
 def the_running(engine: Engine, profile: Profile, name: str) -> ObservedSandbox:
-    """The one running container that `name` means. Raises UsageError for none or several."""
+    """The one running container that `name` means. Raises SandboxrunError for none, several or a paused one."""
     from sandboxrun.spec.state import Running
 
     there = project.observed(engine, profile)
@@ -92,4 +92,7 @@ def the_running(engine: Engine, profile: Profile, name: str) -> ObservedSandbox:
     if len(running) > 1:
         listed = ", ".join(dict.fromkeys(o.address for o in running))
         raise UsageError(f'"{name}" means several running sandboxes: {listed}', help="name one of them")
-    return running[0]
+    (found,) = running
+    if isinstance(found.state, Running) and found.state.paused:
+        raise SandboxrunError(f"{found.address} is paused", help="apply resumes it")
+    return found
