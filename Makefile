@@ -75,6 +75,7 @@ reference: venv  ## write docs/reference.md, docs/seccomp.md and the controls of
 	@$(RUN) -m scripts.reference
 	@$(RUN) -m scripts.seccomp
 	@$(RUN) -m scripts.controls
+	@$(RUN) -m scripts.rules
 
 probe: venv  ## build the probe program anew from its C source
 	@$(RUN) -m scripts.probe

@@ -25,7 +25,7 @@ from sandboxrun.profile.functions import FILTERS, MAP_METHODS, TEXT_METHODS
 from sandboxrun.profile.loader import load
 from sandboxrun.spec.option import rows
 from sandboxrun.spec.spec import NOT_OFFERED, ROWS
-from scripts import controls, reference, seccomp
+from scripts import controls, reference, rules, seccomp
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAPERS = sorted(
@@ -86,6 +86,10 @@ def test_the_reference_is_fresh() -> None:
 
 def test_the_table_of_system_calls_is_fresh() -> None:
     assert seccomp.FILE.read_text(encoding="utf-8") == seccomp.text(), "run `make reference`"
+
+
+def test_the_rules_are_fresh() -> None:
+    assert rules.FILE.read_text(encoding="utf-8") == rules.page(), "run `make reference`"
 
 
 def test_the_controls_are_fresh() -> None:

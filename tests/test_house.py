@@ -32,6 +32,7 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"spec"}),
     frozenset({"profile", "plan", "audit"}),
+    frozenset({"compose"}),  # reads YAML as a profile is read, into what the review judges
     frozenset({"backend"}),
     frozenset({"evidence", "gateway", "probe"}),
     frozenset({"backend.session", "backend.fake_process"}),
@@ -124,7 +125,7 @@ def test_lifecycle_knows_the_seam_alone() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("room", ["spec", "plan"])
+@pytest.mark.parametrize("room", ["spec", "plan", "audit", "compose"])
 def test_the_core_reaches_nothing_outside(room: str) -> None:
     outside = {"socket", "subprocess", "http", "urllib", "os", "pathlib", "threading", "time", "shutil", "tempfile"}
     paths_only = {PACKAGE / "spec/project.py"}  # Path as a type
@@ -161,6 +162,7 @@ OWN_KEYS = {  # of /proc/PID/status
     ("lifecycle/running.py", "Name"),
     ("lifecycle/running.py", "State"),
 }
+OWN_WORDS = {("audit/rules/isolation.py", "Sysctls")}  # a control of the Pod Security Standards
 
 
 def engine_words(path: Path) -> Iterator[str]:
@@ -172,7 +174,7 @@ def engine_words(path: Path) -> Iterator[str]:
         keys: list[ast.expr] = []
         match node:
             case ast.Constant(value=str() as text) if id(node) not in prose:
-                if text in ENGINE_WORDS or ENGINE_FIELD.search(text):
+                if (text in ENGINE_WORDS or ENGINE_FIELD.search(text)) and (name, text) not in OWN_WORDS:
                     yield text
             case ast.Subscript(slice=key):
                 keys = [key]

@@ -25,7 +25,11 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
         "validate": CommandEntry("validate:validate", "Check profiles and report all errors, each with its line."),
         "render": CommandEntry("render:render", "Print the effective profile and the source of each value."),
         "schema": CommandEntry("schema:schema", "Print the JSON Schema of a profile, for editors and other programs."),
-        "explain": CommandEntry("explain:explain", "Show an option's documentation."),
+        "explain": CommandEntry("explain:explain", "Show the documentation of an option or an audit rule."),
+    },
+    "Review": {
+        "audit": CommandEntry("audit:audit", "Review profiles and Compose files: what their sandboxes may do."),
+        "diff": CommandEntry("diff:diff", "Show what one profile's sandboxes may do that another's could not."),
     },
     "Sandboxes": {
         "plan": CommandEntry("plan:plan", "Show what apply would do, option by option, and why."),
@@ -56,6 +60,7 @@ TABLE: Mapping[str, str] = {
     "1": "failed: the profile is wrong, no plan can be made, a step failed, doctor found what can't be enforced, or "
     "verify what does not hold or is unknown",
     "2": "the command line is wrong; with plan --detailed-exitcode: there are changes",
+    "3": "audit: something could not be audited, the command line and the policy included",
     "124": "run, wait, apply --wait: a sandbox was ended by its timeout, or did not end in time",
     "125": "run, exec, wait, apply --wait: sandboxrun failed, not the agent",
     "130": "ended by SIGINT (^C)",
@@ -74,6 +79,7 @@ _FAILS_WITH: Mapping[tuple[str, str | None], int] = {
     ("wait", None): _OWN,
     ("apply", "--wait"): _OWN,
     ("plan", "--detailed-exitcode"): 1,
+    ("audit", None): 3,
 }
 
 

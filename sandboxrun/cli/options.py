@@ -25,6 +25,7 @@ class Given(NamedTuple):
     var_files: tuple[Path, ...] = ()
     allow_outside: bool = False
     evidence: Path | None = None
+    policy: Path | None = None
     host: str | None = None
     names: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
@@ -90,6 +91,12 @@ evidence = click.option(
     type=_PATH,
     metavar="DIR",
     help="Where to save evidence, relative to the project. Default: .sandboxrun/evidence.",
+)
+policy = click.option(
+    "--policy",
+    type=_PATH,
+    metavar="FILE",
+    help="Refuse what this policy does not allow. Default: sandboxrun-policy.yaml in the project's root.",
 )
 host = click.option(
     "--host",

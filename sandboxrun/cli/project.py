@@ -64,6 +64,24 @@ def load_profile(given: Given) -> Profile:
     return announced(load(profile_files(given), inputs=inputs_of(given), allow_outside=given.allow_outside))
 
 
+def enforced(profile: Profile, given: Given) -> Profile:
+    """The profile, which the policy allows: that of --policy, or of the project's root. Raises ProfileError."""
+    from sandboxrun.profile.files import project_root
+    from sandboxrun.spec.names import POLICY
+
+    root = project_root(profile.directory)
+    if given.policy is None and not os.path.lexists(root / POLICY):
+        return profile
+    import datetime
+
+    from sandboxrun.lifecycle.declaring import refuse
+    from sandboxrun.lifecycle.review import Sources
+
+    today = datetime.datetime.now(datetime.UTC).date()
+    refuse(profile, Sources(root=root, policy=given.policy), os.environ, today)
+    return profile
+
+
 def announced(profile: Profile) -> Profile:
     """The profile: from now on its sensitive values are masked in all output. Its warnings are shown."""
     from sandboxrun.cli.output import hide, tell_all

@@ -10,11 +10,13 @@ from typing import Any
 
 from msgspec import structs
 
-from sandboxrun.errors import Diagnostic, one_line, redact, redacted, shown
+from sandboxrun.errors import Diagnostic, Problems, one_line, redact, redacted, shown
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.diff import Difference, spec_plain
+from sandboxrun.source import node_of
 from sandboxrun.spec.option import Effect
-from sandboxrun.spec.spec import SandboxSpec, settle
+from sandboxrun.spec.privilege import AXES, Side, Way
+from sandboxrun.spec.spec import BY_KEY, SandboxSpec, parse_spec, settle
 
 SYMBOL = {Action.CREATE: "+", Action.UPDATE: "~", Action.REPLACE: "-/+", Action.DELETE: "-", Action.NONE: " "}
 VERB = {
@@ -73,7 +75,33 @@ def plan_text(plan: Plan) -> str:
     done = [change for change in plan.changes if change.reason is Reason.DONE]
     if done:
         blocks.append("\n".join(f"    {label(c, plan.sensitive)}: {why(c, plan.sensitive)}" for c in done))
+    if widened := widenings(plan):
+        lines = [f"  + {redact(line, plan.sensitive)}" for line in widened]
+        blocks.append("\n".join(["This plan widens what sandboxes may do:", *lines]))
     return "\n\n".join([*blocks, summary(plan)])
+
+
+def widenings(plan: Plan) -> list[str]:
+    """What sandboxes that run may do after it and not before, or maybe, a sentence each."""
+    told = []
+    for change in plan.pending:
+        if change.kind != "sandbox" or change.before is None or change.after is None:
+            continue
+        sides = [{key: v for key, v in side.items() if _is_set(key)} for side in (change.before, change.after)]
+        specs = [parse_spec(node_of(side), Problems()) for side in sides]
+        if specs[0] is None or specs[1] is None:
+            continue  # of another version: its differences are in the plan
+        old, new = Side(spec=specs[0]), Side(spec=specs[1])
+        steps = [step for axis in AXES for step in axis.compare(old, new)]
+        words = {Way.WIDENED: "", Way.MAYBE: " (maybe wider)"}
+        name = label(change).removeprefix("sandbox ")
+        told += [one_line(f"{name} {step.witness}{words[step.way]}") for step in steps if step.way in words]
+    return told
+
+
+def _is_set(key: str) -> bool:
+    """Whether a profile can set the option: the others are the same for every sandbox."""
+    return key in BY_KEY and BY_KEY[key].settable
 
 
 def warnings(plan: Plan) -> list[Diagnostic]:

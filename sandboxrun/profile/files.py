@@ -119,6 +119,12 @@ def is_missing(path: Path) -> bool:
     return False
 
 
+def project_root(path: Path) -> Path:
+    """The nearest directory above that is a repository's; the path's own directory where there is none."""
+    start = Path(os.path.abspath(path if path.is_dir() else path.parent))
+    return next((place for place in (start, *start.parents) if (place / ".git").exists()), start)
+
+
 # -- Reading a profile's files: bytes from disk to a `SourceFile`, within bounds
 
 LARGEST_FILE = 1024 * 1024  # bytes

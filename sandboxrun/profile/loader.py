@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import Problems, ProfileError, redacted
 from sandboxrun.profile.dollars import check_document, check_layer
 from sandboxrun.profile.files import Places
@@ -55,6 +56,22 @@ def load(
     """
     loader = _Loader(directory or paths[0].parent, inputs, allow_outside, tuple(paths))
     return loader.run(lambda: [read_document(path, str(path), loader.root, loader.problems) for path in paths])
+
+
+class Loaded(Data):
+    """A profile, with the variables that it declares and the files that it extends."""
+
+    profile: Profile
+    variables: Mapping[str, Variable]
+    bases: tuple[ProfileDocument, ...]
+
+
+def load_whole(paths: Sequence[Path], *, inputs: Inputs | None = None, allow_outside: bool = False) -> Loaded:
+    """`load`, with what the review looks at besides."""
+    loader = _Loader(paths[0].parent, inputs, allow_outside, tuple(paths))
+    profile = loader.run(lambda: [read_document(path, str(path), loader.root, loader.problems) for path in paths])
+    bases = tuple(document for document in loader.bases.documents.values() if document is not None)
+    return Loaded(profile=profile, variables=loader.variables, bases=bases)
 
 
 def load_data(
@@ -106,6 +123,7 @@ class _Loader:
         self.renderer = Renderer(self.problems)
         self.secrets: frozenset[str] = frozenset()
         self.faulty: set[str] = set()  # the names of sandboxes that could not be made
+        self.variables: Mapping[str, Variable] = {}
 
     def run(self, read: Callable[[], list[ProfileDocument | None]]) -> Profile:
         """Read and load; raises ProfileError with the faults, up to `MOST_PROBLEMS`."""
@@ -124,6 +142,7 @@ class _Loader:
         declared: dict[str, Variable] = {}
         for document in (*bases, *documents):  # the profile's own declaration of a name replaces a base's
             declared.update(parse_variables(document.variables, self.problems))
+        self.variables = declared
         values, files = resolve_values(declared, self.inputs, self.problems)
         self.secrets = values.secrets
         if not complete or len(self.problems) > before:

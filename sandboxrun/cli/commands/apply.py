@@ -16,6 +16,7 @@ from sandboxrun.errors import UsageError
 @opt.taking(
     click.argument("planfile", required=False, type=click.Path(path_type=Path), metavar="[PLANFILE]"),
     *opt.PROJECT,
+    opt.policy,
     opt.target,
     opt.replace,
     opt.rerun,
@@ -57,6 +58,7 @@ def apply(given: opt.Given, planfile: Path | None, verifying: bool, wait: bool, 
 
         saved = read_saved(planfile)
         profile = project.load_saved(given, saved)
+    project.enforced(profile, given)
     from sandboxrun.lifecycle import apply as converge
     from sandboxrun.lifecycle.waits import apply_and_wait
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @opt.taking(
     *opt.PROJECT,
+    opt.policy,
     opt.target,
     opt.replace,
     opt.rerun,
@@ -36,6 +37,8 @@ def plan(given: opt.Given, destroying: bool, offline: bool, out: Path | None, de
     """Show what apply would create, update in place, replace or tear down, and why. Changes nothing."""
     form = opt.chosen_format(given)
     profile = project.load_profile(given)
+    if not destroying:
+        project.enforced(profile, given)
     from sandboxrun.lifecycle import apply as planning
     from sandboxrun.plan.text import warnings
 

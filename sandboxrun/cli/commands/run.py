@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @opt.taking(
     opt.names,
     *opt.PROJECT,
+    opt.policy,
     opt.interactive,
     opt.timeout,
     click.option("--base", metavar="BASE", help="Run in a built-in base (default, offline …), ignoring any profile."),
@@ -61,7 +62,7 @@ def run(
     from sandboxrun.report.evidence import evidence_plain, evidence_text
 
     import_ahead()
-    profile = one_off_profile(given, base, command, own)
+    profile = project.enforced(one_off_profile(given, base, command, own), given)
     chosen = run_choice(profile, given.names, command, interactive)
     from sandboxrun.lifecycle.job import code_of
     from sandboxrun.lifecycle.run import RunFailed, Runner, RunOptions

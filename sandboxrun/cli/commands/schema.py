@@ -10,6 +10,8 @@ from sandboxrun.cli.output import result
 @click.command()
 @click.option("--evidence", is_flag=True, help="Print the schema of a run's index.json.")
 @click.option("--plan", is_flag=True, help="Print the schema of plan --json.")
+@click.option("--audit", is_flag=True, help="Print the schema of audit --json.")
+@click.option("--policy", is_flag=True, help="Print the schema of a policy.")
 @click.option("--verify", is_flag=True, help="Print the schema of verify --json.")
 def schema(**asked: bool) -> None:
     """Print the JSON Schema of a profile.

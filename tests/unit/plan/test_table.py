@@ -83,6 +83,9 @@ def test_a_live_option_is_updated_in_place() -> None:
         '      ~ memswap_limit: "512m" -> "1g"',
         "      ~ pids_limit:    256 -> 5",
         "",
+        "This plan widens what sandboxes may do:",
+        "  + a may now use memory: 1g, was 512m",
+        "",
         "Plan: 0 to add, 1 to change, 0 to destroy.",
     ]
     assert steps(plan) == ["update a", "record a"]

@@ -106,8 +106,25 @@ def test_an_update_in_place_a_replacement_and_a_teardown() -> None:
         "",
         "  - sandbox old will be torn down (no longer declared)",
         "",
+        "This plan widens what sandboxes may do:",
+        "  + lint may now use memory: 1g, was 512m",
+        '  + agent["tests"] now runs as 2000:2000, was 1000:1000: files of that user are its own (maybe wider)',
+        "",
         "Plan: 1 to add, 1 to change, 2 to destroy.",
     ]
+
+
+def test_what_a_plan_widens_is_told() -> None:
+    running = observed(declared("agent", read_only=True))
+    plan = make_plan(profile(declared("agent", read_only=False, mem_limit=2**30)), snapshot(running))
+    assert text(plan)[-5:-1] == [
+        "This plan widens what sandboxes may do:",
+        "  + agent may now write to its root filesystem",
+        "  + agent may now use memory: 1g, was 512m",
+        "",
+    ]
+    narrower = make_plan(profile(declared("agent", mem_limit=2**28)), snapshot(running))
+    assert "This plan widens what sandboxes may do:" not in text(narrower)
 
 
 def test_drift_comes_first_and_is_put_right() -> None:
@@ -128,6 +145,9 @@ def test_drift_comes_first_and_is_put_right() -> None:
         "",
         '  ~ sandbox agent["tests"] will be updated in place',
         '      ~ mem_limit: "512m" -> "1g"  # changed on the engine',
+        "",
+        "This plan widens what sandboxes may do:",
+        '  + agent["tests"] may now use memory: 1g, was 512m',
         "",
         "Plan: 1 to add, 1 to change, 1 to destroy.",
     ]
@@ -187,6 +207,9 @@ def test_an_ended_sandbox_whose_profile_changed_shows_what_changed() -> None:
     assert text(make_plan(profile(now), snapshot(observed(was, ended(1))))) == [
         "-/+ sandbox lint must be replaced (exited with 1; the profile has changed)",
         "      ~ cpus: 1 -> 2",
+        "",
+        "This plan widens what sandboxes may do:",
+        "  + lint may now use CPUs: 2, was 1",
         "",
         "Plan: 1 to add, 0 to change, 1 to destroy.",
     ]

@@ -39,6 +39,12 @@ def test_the_whole_of_a_small_one() -> None:
             "| <code>-</code> | <code>sandbox old</code> | will be torn down | no longer declared |",
             "",
             "",
+            "#### Widens what sandboxes may do",
+            "",
+            "- tests now runs as 2000&#58;2000, was 1000&#58;1000&#58; "
+            "files of that user are its own &#40;maybe wider&#41;",
+            "",
+            "",
             "#### Changed outside sandboxrun since the last apply",
             "",
             "<code>sandbox lint</code>",

@@ -1,0 +1,189 @@
+"""A profile's sandboxes as what the rules judge.
+
+Owns how options become a `Subject`. Pure; what lies on the disk is the caller's to say (`Disk`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from sandboxrun.audit.subject import (
+    PROFILE,
+    Given,
+    Machine,
+    Mounted,
+    Network,
+    Reach,
+    Scratch,
+    Subject,
+    Work,
+    below,
+    callers,
+    network_of,
+    with_sharing,
+)
+from sandboxrun.data import Data
+from sandboxrun.source import Span
+from sandboxrun.spec.option_types import options_of
+from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
+from sandboxrun.spec.records import Logging
+from sandboxrun.spec.types import freeze, parse_size
+
+
+class Disk(Data):
+    """What the caller knows of the host's files: where links lead, and what a directory holds of what hosts run."""
+
+    real: Callable[[str], str] = lambda path: path
+    holds: Callable[[str], tuple[str, ...]] = lambda path: ()
+    caller: Callable[[str], str | None] = callers  # the values that bare names of `environment` were given
+
+
+def subjects(profile: Profile, disk: Disk | None = None) -> tuple[Subject, ...]:
+    """Every sandbox of a profile, each with who else uses its networks and volumes."""
+    disk = disk or Disk()
+    made = [_subject(sandbox, profile, disk) for sandbox in profile.sandboxes]
+    return with_sharing(made)
+
+
+def _subject(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Subject:
+    spec = sandbox.spec
+
+    def find(key: str, item: str | None = None) -> Span | None:
+        return sandbox.place(key, item)
+
+    def via(key: str) -> str:
+        found = sandbox.provenance.get(key)
+        return found.via if found is not None else ""
+
+    return Subject(
+        name=sandbox.address,
+        kind=PROFILE,
+        sandbox=sandbox.sandbox,
+        image=spec.image,
+        user=spec.user,
+        groups=spec.group_add,
+        cap_add=spec.cap_add,
+        cap_drop=spec.cap_drop,
+        security=spec.security_opt,
+        namespaces=freeze({"userns": "host"} if spec.userns_mode == "host" else {}),
+        devices=tuple(
+            Machine(source=d.source, target=d.target or d.source, permissions=d.permissions) for d in spec.devices
+        ),
+        gpus=spec.gpus is not None,
+        sysctls=spec.sysctls,
+        oom_score_adj=spec.oom_score_adj,
+        read_only=spec.read_only,
+        mounts=tuple(_mounts(sandbox, profile, disk)),
+        scratch=tuple(_scratch(spec.tmpfs)),
+        workspace=None
+        if spec.workspace is None
+        else Work(
+            source=str(sandbox.workspace or spec.workspace.source),
+            access=spec.workspace.access,
+            writable=spec.workspace.writable,
+        ),
+        networks=tuple(_network(name, profile.networks.get(name) or NetworkSpec()) for name in spec.networks),
+        reach=None
+        if spec.egress is None
+        else Reach(
+            mode=spec.egress.mode,
+            allow=spec.egress.allow,
+            private=spec.egress.private_networks,
+            resolvers=spec.egress.resolvers,
+        ),
+        no_network=spec.network_mode == "none",
+        dns=spec.dns,
+        hosts=spec.extra_hosts,
+        memory=spec.mem_limit or None,
+        swap=spec.memswap_limit,
+        cpus=spec.cpus or None,
+        pids=spec.pids_limit if spec.pids_limit > 0 else None,
+        ulimits=freeze({name: limit.hard for name, limit in spec.ulimits.items()}),
+        log_driver=spec.logging.driver,
+        log_options=_log_options(spec.logging),
+        restart=spec.restart,
+        timeout=spec.lifetime.timeout,
+        ttl=spec.lifetime.ttl,
+        idle=spec.lifetime.idle,
+        healthcheck=spec.healthcheck is not None and not spec.healthcheck.disable,
+        artifacts=spec.evidence.artifacts,
+        artifacts_limit=spec.evidence.artifacts_limit,
+        environment=freeze(
+            {name: None if value in profile.sensitive else value for name, value in spec.environment.items()}
+        ),
+        masked=tuple(
+            name
+            for name, value in spec.environment.items()
+            if value in profile.sensitive and value != disk.caller(name)
+        ),
+        command=tuple(word for word in spec.command or () if word not in profile.sensitive),
+        entrypoint=tuple(word for word in spec.entrypoint or () if word not in profile.sensitive),
+        labels=spec.labels,
+        secrets=tuple(_given(profile.secrets, spec.secrets)),
+        configs=tuple(_given(profile.configs, spec.configs)),
+        working_dir=spec.working_dir or "",
+        runtime=spec.runtime or "",
+        options=lambda: spec.plain,
+        find=find,
+        via=via,
+    )
+
+
+def _network(name: str, spec: NetworkSpec) -> Network:
+    return network_of(name, spec.driver_opts, internal=spec.internal, external=spec.external, ipv6=spec.enable_ipv6)
+
+
+def _mounts(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Iterator[Mounted]:
+    for mount in sandbox.spec.volumes:
+        source = mount.source or ""
+        if mount.type == "bind":
+            real = disk.real(source)
+            yield Mounted(
+                kind="bind",
+                source=real,
+                target=mount.target,
+                written=source,
+                read_only=mount.read_only,
+                inside=below(real, disk.real(str(profile.directory))),
+                holds=disk.holds(real),
+            )
+        else:
+            options = profile.volumes[source].driver_opts if source in profile.volumes else {}
+            device = options.get("device", "") if "bind" in options.get("o", "").split(",") else ""
+            kind = "bind" if device.startswith("/") else "volume"
+            yield Mounted(
+                kind=kind,
+                source=device or source,
+                target=mount.target,
+                written=source,
+                read_only=mount.read_only,
+                inside=not device or below(device, str(profile.directory)),
+            )
+
+
+def _scratch(tmpfs: Mapping[str, str]) -> Iterator[Scratch]:
+    for target, text in tmpfs.items():
+        flags, size = text.split(","), options_of(text).get("size")
+        yield Scratch(
+            target=target,
+            size=parse_size(size) if size is not None else None,
+            exec="exec" in flags,
+            suid="suid" in flags,
+            dev="dev" in flags,
+        )
+
+
+def _log_options(logging: Logging) -> Mapping[str, str]:
+    """`local` keeps five files of 20 MB where nothing else is said."""
+    bounded = {"max-size": "20m", "max-file": "5"} if logging.driver == "local" else {}
+    return freeze({**bounded, **logging.options})
+
+
+def _given(declared: Mapping[str, object], refs: tuple[object, ...]) -> Iterator[Given]:
+    for ref in refs:
+        name = str(getattr(ref, "source", ""))
+        spec = declared.get(name)
+        origin = next((o for o in ("file", "environment", "content") if getattr(spec, o, None) is not None), "")
+        yield Given(
+            name=name, origin=origin, mode=getattr(ref, "mode", 0o400), content=getattr(spec, "content", None) or ""
+        )

@@ -1,0 +1,175 @@
+"""The privilege diff: what the sandboxes of one profile may do that those of another could not, each with a witness.
+
+Owns pairing the sandboxes, flows that only show together, and counting what one change does to many. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from sandboxrun.data import Data
+from sandboxrun.source import Span
+from sandboxrun.spec.option_types import CLOSED
+from sandboxrun.spec.privilege import AXES, Side, Step, Way, level, places
+from sandboxrun.spec.project import DeclaredSandbox, Profile
+from sandboxrun.spec.spec import SandboxSpec, settle
+
+_GRAVITY = (Way.WIDENED, Way.MAYBE, Way.NARROWED, Way.UNCHANGED)
+
+
+class Change(Data):
+    """One difference of one axis. `sandboxes` are all that it is about: one cause in a base may be many's."""
+
+    axis: str
+    way: Way
+    witness: str
+    sandboxes: tuple[str, ...]
+    key: str = ""
+    span: Span | None = None
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """The sort key: the gravest first, then by place."""
+        span = self.span
+        place = (span.file.name, span.line, span.column) if span is not None else ("\U0010ffff", 0, 0)
+        return (_GRAVITY.index(self.way), place, self.axis, self.witness, self.sandboxes)
+
+
+class PrivilegeDiff(Data):
+    """All differences, the gravest first."""
+
+    changes: tuple[Change, ...] = ()
+    sandboxes: tuple[str, ...] = ()
+
+    @property
+    def widens(self) -> bool:
+        """Whether something may do more, or nobody can tell."""
+        return any(change.way in (Way.WIDENED, Way.MAYBE) for change in self.changes)
+
+    def by_axis(self) -> Mapping[str, Mapping[str, Way]]:
+        """Per sandbox and axis, the gravest verdict; UNCHANGED where there is no difference."""
+        table = {name: {axis.name: Way.UNCHANGED for axis in AXES} for name in self.sandboxes}
+        for change in self.changes:
+            for name in change.sandboxes:
+                row = table.setdefault(name, {})
+                now = row.get(change.axis, Way.UNCHANGED)
+                row[change.axis] = min(now, change.way, key=_GRAVITY.index)
+        return table
+
+
+def side_of(sandbox: DeclaredSandbox, profile: Profile) -> Side:
+    """A declared sandbox as one side of a comparison."""
+    return Side(
+        spec=sandbox.spec,
+        networks=profile.networks,
+        secrets=profile.secrets,
+        workspace=_relative(str(sandbox.workspace), profile) if sandbox.workspace else "",
+    )
+
+
+def _relative(path: str, profile: Profile) -> str:
+    top = str(profile.directory)
+    return "." + path[len(top) :] if path == top or path.startswith(f"{top}/") else path
+
+
+def _moved(side: Side, profile: Profile) -> Side:
+    """Host paths below the project's directory from there: two revisions lie in different places."""
+    spec = side.spec
+    volumes = tuple(
+        msgspec.structs.replace(mount, source=_relative(mount.source, profile))
+        if mount.type == "bind" and mount.source
+        else mount
+        for mount in spec.volumes
+    )
+    workspace = spec.workspace
+    if workspace is not None and workspace.access != "copy":
+        workspace = msgspec.structs.replace(workspace, source=_relative(workspace.source, profile))
+    return msgspec.structs.replace(side, spec=msgspec.structs.replace(spec, volumes=volumes, workspace=workspace))
+
+
+NOTHING = Side(spec=settle(SandboxSpec(egress=CLOSED)))
+
+
+def compare(old: Side, new: Side) -> Iterator[tuple[str, Step]]:
+    """The steps between two sides, with their axes, and with what makes them worse together."""
+    found = [(axis.name, step) for axis in AXES for step in axis.compare(old, new)]
+    for axis, step in found:
+        yield axis, msgspec.structs.replace(step, witness=step.witness + _together(axis, step, new))
+
+
+def _together(axis: str, step: Step, new: Side) -> str:
+    """What a widening means with what the sandbox holds besides."""
+    if step.way is not Way.WIDENED:
+        return ""
+    held = [f"the secret {ref.source}" for ref in new.spec.secrets[:2]]
+    if axis == "network":
+        data = ["the workspace"] if new.spec.workspace is not None and places(new) else []
+        parts = [f"holding {' and '.join(held)}" if held else "", f"reading {data[0]}" if data else ""]
+        words = " and ".join(part for part in parts if part)
+        return f" while {words}" if words else ""
+    if axis == "secrets" and level(new) != "nothing":
+        allowed = new.spec.egress.allow if new.spec.egress is not None else ()
+        where = ", ".join(allowed[:2]) + (" and others" if len(allowed) > 2 else "") if allowed else level(new)
+        return f" while {where} can be reached"
+    if axis == "mounts" and held and level(new) != "nothing":
+        return f" while {level(new)} can be reached"
+    return ""
+
+
+def privilege_diff(old: Profile | None, new: Profile | None) -> PrivilegeDiff:
+    """What the sandboxes of `new` may do that those of `old` could not. None has no sandboxes."""
+    before = {one.address: one for one in old.sandboxes} if old is not None else {}
+    after = {one.address: one for one in new.sandboxes} if new is not None else {}
+    found: list[Change] = []
+    for address in dict.fromkeys((*before, *after)):
+        found += _of(address, before.get(address), old, after.get(address), new)
+    return PrivilegeDiff(changes=_counted(found), sandboxes=tuple(dict.fromkeys((*before, *after))))
+
+
+def _of(
+    address: str, one: DeclaredSandbox | None, old: Profile | None, other: DeclaredSandbox | None, new: Profile | None
+) -> Iterator[Change]:
+    if other is None or new is None:
+        yield Change(axis="sandbox", way=Way.NARROWED, witness="is no longer declared", sandboxes=(address,))
+        return
+    after = _moved(side_of(other, new), new)
+    if one is None or old is None:
+        yield Change(axis="sandbox", way=Way.WIDENED, witness="is new", sandboxes=(address,), key="", span=other.span)
+        for axis, step in compare(NOTHING, after):
+            if step.way is Way.WIDENED:
+                yield _change(address, axis, step, other)
+        return
+    before = _moved(side_of(one, old), old)
+    for axis, step in compare(before, after):
+        yield _change(address, axis, step, other)
+
+
+def _change(address: str, axis: str, step: Step, sandbox: DeclaredSandbox) -> Change:
+    return Change(
+        axis=axis,
+        way=step.way,
+        witness=step.witness,
+        sandboxes=(address,),
+        key=step.key,
+        span=sandbox.place(step.key, step.item),
+    )
+
+
+def _counted(changes: Iterable[Change]) -> tuple[Change, ...]:
+    """One cause at one place as one change, with all sandboxes that have it."""
+    merged: dict[tuple[object, ...], Change] = {}
+    for change in changes:
+        place = str(change.span) if change.span is not None else change.sandboxes
+        key = (change.axis, change.way, change.witness, place)
+        earlier = merged.get(key)
+        if earlier is not None:
+            change = msgspec.structs.replace(earlier, sandboxes=(*earlier.sandboxes, *change.sandboxes))
+        merged[key] = change
+    return tuple(sorted(merged.values(), key=lambda change: change.order))
+
+
+def exceeding(greatest: Side, given: Side) -> Iterator[tuple[str, Step]]:
+    """In what a sandbox exceeds the greatest one that a policy allows."""
+    return ((axis, step) for axis, step in compare(greatest, given) if step.way in (Way.WIDENED, Way.MAYBE))

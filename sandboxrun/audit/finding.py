@@ -1,0 +1,275 @@
+"""What a rule is and what it finds: severities and the matrix they come from, references, findings, fingerprints.
+
+Owns the vocabulary of the review. Pure; no single rule is known here.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+
+import msgspec
+
+from sandboxrun.audit.subject import Subject
+from sandboxrun.data import Data
+from sandboxrun.source import Span
+from sandboxrun.spec.types import freeze
+
+
+class Severity(enum.IntEnum):
+    """How bad a finding is; comparable."""
+
+    INFO = 0
+    LOW = 1
+    MEDIUM = 2
+    HIGH = 3
+    CRITICAL = 4
+
+    @property
+    def word(self) -> str:
+        """The name as users write it."""
+        return self.name.lower()
+
+
+SEVERITIES: Mapping[str, Severity] = freeze({severity.word: severity for severity in Severity})
+
+
+class Gain(enum.Enum):
+    """What whoever controls the sandbox's process wins."""
+
+    HOST = "control of the host"
+    DATA = "data or credentials that are not the sandbox's"
+    REACH = "connections that the task does not need"
+    WORK = "the host's capacity, at the cost of others"
+    TRACE = "less is known about what ran"
+
+
+class How(enum.Enum):
+    """How directly the setting gives it."""
+
+    DIRECT = "by the setting alone"
+    STEP = "with one more step that is usually possible"
+    INDIRECT = "only where another defence has failed"
+
+
+MATRIX: Mapping[tuple[Gain, How], Severity] = MappingProxyType(
+    {
+        (Gain.HOST, How.DIRECT): Severity.CRITICAL,
+        (Gain.HOST, How.STEP): Severity.HIGH,
+        (Gain.HOST, How.INDIRECT): Severity.MEDIUM,
+        (Gain.DATA, How.DIRECT): Severity.HIGH,
+        (Gain.DATA, How.STEP): Severity.MEDIUM,
+        (Gain.DATA, How.INDIRECT): Severity.LOW,
+        (Gain.REACH, How.DIRECT): Severity.HIGH,
+        (Gain.REACH, How.STEP): Severity.MEDIUM,
+        (Gain.REACH, How.INDIRECT): Severity.LOW,
+        (Gain.WORK, How.DIRECT): Severity.MEDIUM,
+        (Gain.WORK, How.STEP): Severity.LOW,
+        (Gain.WORK, How.INDIRECT): Severity.INFO,
+        (Gain.TRACE, How.DIRECT): Severity.MEDIUM,
+        (Gain.TRACE, How.STEP): Severity.LOW,
+        (Gain.TRACE, How.INDIRECT): Severity.INFO,
+    }
+)
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """A control elsewhere that asks for the same."""
+
+    standard: str
+    control: str
+
+    def __str__(self) -> str:
+        return f"{self.standard} {self.control}"
+
+    @property
+    def tag(self) -> str:
+        """One word for tags of reports: `external/cwe/cwe-250`, as code-scanning services read it."""
+        if self.standard == "CWE":
+            return f"external/cwe/cwe-{self.control}"
+        return f"{self.standard}-{self.control}".replace(" ", "-").lower()
+
+
+def cis(*controls: str) -> tuple[Reference, ...]:
+    """Controls of the CIS Docker Benchmark, as numbered in 1.6.0."""
+    return tuple(Reference("CIS Docker Benchmark", control) for control in controls)
+
+
+def cwe(*numbers: int) -> tuple[Reference, ...]:
+    """Weaknesses of the CWE list."""
+    return tuple(Reference("CWE", str(number)) for number in numbers)
+
+
+def nist(*sections: str) -> tuple[Reference, ...]:
+    """Sections of NIST SP 800-190."""
+    return tuple(Reference("NIST SP 800-190", section) for section in sections)
+
+
+def pss(*controls: str) -> tuple[Reference, ...]:
+    """Controls of the Kubernetes Pod Security Standards."""
+    return tuple(Reference("Pod Security Standards", control) for control in controls)
+
+
+class Edit(Data):
+    """A change of one option that settles a finding.
+
+    `value` is YAML for the option `key` (`None` removes it), or for its `item`. `safe`: the program notices nothing.
+    """
+
+    key: str
+    value: str | None
+    item: str | None = None
+    safe: bool = False
+
+
+class Hit(Data):
+    """What a rule saw in a subject: at an option, or an item of it."""
+
+    key: str
+    message: str
+    item: str | None = None
+    help: str | None = None  # instead of the rule's own fix
+    edit: Edit | None = None
+
+
+Check = Callable[[Subject], Iterator[Hit]]
+
+
+class Rule(Data):
+    """One rule, declared once: everything that reports and docs say of it derives from here.
+
+    `strict`: shown to the strict reader only. `inline`: whether a comment in the audited file can waive it.
+    `bad` and `good` are options of one sandbox, or a whole profile or Compose file where they have its top-level key.
+    """
+
+    id: str
+    title: str
+    gain: Gain
+    how: How
+    why: str
+    fix: str
+    references: tuple[Reference, ...]
+    bad: str
+    good: str
+    check: Check
+    strict: bool = False
+    inline: bool = True
+
+    @property
+    def severity(self) -> Severity:
+        """By the matrix."""
+        return MATRIX[self.gain, self.how]
+
+    @property
+    def family(self) -> str:
+        """The first digit's name."""
+        return FAMILIES[self.id[3]]
+
+
+FAMILIES: Mapping[str, str] = freeze(
+    {
+        "1": "privilege",
+        "2": "filesystem",
+        "3": "network",
+        "4": "resources",
+        "5": "secrets",
+        "6": "image",
+        "9": "meta",
+    }
+)
+
+
+def rule(
+    id: str,
+    title: str,
+    gain: Gain,
+    how: How,
+    *references: tuple[Reference, ...],
+    why: str,
+    fix: str,
+    bad: str,
+    good: str,
+    strict: bool = False,
+    inline: bool = True,
+) -> Callable[[Check], Rule]:
+    """Declare a rule: a decorator of its check, a generator of hits in one subject."""
+
+    def declare(check: Check) -> Rule:
+        return Rule(
+            id=id,
+            title=title,
+            gain=gain,
+            how=how,
+            why=why,
+            fix=fix,
+            references=tuple(reference for group in references for reference in group),
+            bad=bad,
+            good=good,
+            check=check,
+            strict=strict,
+            inline=inline,
+        )
+
+    return declare
+
+
+class Finding(Data):
+    """A hit as it is reported. `subjects` are all sandboxes that it was found in at this place."""
+
+    rule: str
+    title: str
+    severity: Severity
+    message: str
+    key: str
+    subjects: tuple[str, ...]
+    span: Span | None = None
+    home: Span | None = None  # where the sandbox itself is declared
+    item: str | None = None
+    via: str = ""  # the base it comes from, "default", …
+    help: str = ""
+    references: tuple[Reference, ...] = ()
+    edit: Edit | None = None
+    when: str = ""  # the values of variables under which it is so; "" for the values given
+    path: str = ""  # of the sandbox's file, from the project's root
+    status: str = ""  # "", "waived" or "baseline"
+    reason: str = ""  # of a waiver
+
+    @property
+    def file(self) -> str:
+        """The file it is in; "" for what has none."""
+        return self.span.file.name if self.span is not None else ""
+
+    @property
+    def shown(self) -> Span | None:
+        """The place in a file of the repository: a shipped base is none, and the sandbox's own stands for it."""
+        outside = self.span is None or self.span.file.name.startswith("shipped:")
+        return self.home if outside else self.span
+
+    @property
+    def order(self) -> tuple[str, int, int, str, str]:
+        """The sort key: place, then rule."""
+        span = self.span
+        place = (span.file.name, span.line, span.column) if span is not None else ("\U0010ffff", 0, 0)
+        return (*place, self.rule, self.message)
+
+    @property
+    def fingerprint(self) -> str:
+        """What stays the same while lines move: the rule, the file, the sandboxes, the option and what was found."""
+        parts = (self.rule, self.path, *sorted(self.subjects), self.key, self.item or "", self.when, self.message)
+        return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Sorted by place; those of one rule, message and place as one, with all their subjects."""
+    merged: dict[tuple[object, ...], Finding] = {}
+    for finding in findings:
+        key = (finding.order, finding.key, finding.item, finding.when, None if finding.span else finding.subjects)
+        earlier = merged.get(key)
+        if earlier is None:
+            merged[key] = finding
+        else:
+            subjects = tuple(dict.fromkeys((*earlier.subjects, *finding.subjects)))
+            merged[key] = msgspec.structs.replace(earlier, subjects=subjects)
+    return tuple(sorted(merged.values(), key=lambda finding: finding.order))

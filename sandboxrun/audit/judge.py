@@ -1,0 +1,130 @@
+"""Judging: rules over subjects, then the policy, the waivers and the baseline over what they found.
+
+Owns the one function that `audit`, `plan`, `apply` and `run` judge by. Pure: what day it is, is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sandboxrun.audit.finding import Finding, Hit, Rule, Severity, in_order
+from sandboxrun.audit.policy import Policy, breaches
+from sandboxrun.audit.rules import by_id, rules
+from sandboxrun.audit.subject import Subject
+from sandboxrun.audit.waivers import Baseline, Waivers, judged
+from sandboxrun.data import Data
+from sandboxrun.source import SourceFile
+
+if TYPE_CHECKING:
+    from sandboxrun.spec.project import Profile
+
+
+class Gap(Data):
+    """What could not be audited, and why: not audited is not clean."""
+
+    what: str
+    why: str
+    file: str = ""
+
+
+class Verdict(Data):
+    """The result of a review. `findings` are all, those waived or in the baseline too."""
+
+    findings: tuple[Finding, ...]
+    gaps: tuple[Gap, ...] = ()
+    files: tuple[str, ...] = ()
+    subjects: tuple[str, ...] = ()
+
+    @property
+    def open(self) -> tuple[Finding, ...]:
+        """Those that count."""
+        return tuple(finding for finding in self.findings if not finding.status)
+
+    def at_least(self, severity: Severity) -> tuple[Finding, ...]:
+        """The open ones of at least that severity."""
+        return tuple(finding for finding in self.open if finding.severity >= severity)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many are open, by severity, the worst first."""
+        return {
+            severity.word: sum(finding.severity is severity for finding in self.open)
+            for severity in sorted(Severity, reverse=True)
+        }
+
+
+class Terms(Data):
+    """What a review is judged by, beside the rules. `strict`: rules for the strict reader too."""
+
+    policy: Policy = Policy()
+    waivers: Waivers = Waivers()
+    baseline: Baseline | None = None
+    today: date = date.min
+    strict: bool = False
+    greatest: Profile | None = None  # no sandbox may exceed its sandboxes
+    path: Callable[[str], str] = lambda name: name  # a file's name → its path from the project's root
+
+
+def look(subjects: Iterable[Subject], *, when: str = "") -> Iterator[Finding]:
+    """What every rule finds in the subjects, before any policy. `when`: under which values of variables."""
+    every = rules()
+    for subject in subjects:
+        for rule in every:
+            for hit in rule.check(subject):
+                yield placed(rule, hit, subject, when=when)
+
+
+def placed(rule: Rule, hit: Hit, subject: Subject, *, when: str = "") -> Finding:
+    """A hit as a finding, where its cause is written."""
+    return Finding(
+        rule=rule.id,
+        title=rule.title,
+        severity=rule.severity,
+        message=hit.message,
+        key=hit.key,
+        item=hit.item,
+        subjects=(subject.name,),
+        span=subject.find(hit.key, hit.item),
+        home=subject.find("", None),
+        via=subject.via(hit.key),
+        help=hit.help or rule.fix,
+        references=rule.references,
+        edit=hit.edit,
+        when=when,
+    )
+
+
+def judge(
+    subjects: Iterable[Subject],
+    terms: Terms,
+    *,
+    files: Iterable[SourceFile] = (),
+    others: Iterable[Finding] = (),
+    gaps: Iterable[Gap] = (),
+) -> Verdict:
+    """The verdict on subjects. `files` are the texts whose comments may waive; `others` findings made elsewhere."""
+    every, texts = tuple(subjects), tuple({file.name: file for file in files}.values())
+    found = [*look(every), *others]
+    for subject in every:
+        home = subject.find("", None)
+        path = terms.path(home.file.name) if home is not None else ""
+        found += breaches(subject, path, terms.policy, placed)
+    known = by_id()
+    kept = []
+    for finding in in_order(found):
+        rule, home = known[finding.rule], finding.home
+        path = terms.path(home.file.name) if home is not None else ""
+        severity = terms.policy.severity(rule, path)
+        if severity is None or (rule.strict and not terms.strict and not terms.policy.names(rule, path)):
+            continue
+        kept.append(msgspec.structs.replace(finding, severity=severity, path=path))
+    return Verdict(
+        findings=in_order(judged(kept, texts, terms.waivers, terms.baseline, terms.policy, terms.today)),
+        gaps=tuple(gaps),
+        files=tuple(file.name for file in texts),
+        subjects=tuple(subject.name for subject in every),
+    )

@@ -1,0 +1,379 @@
+"""The organisation's policy: rules raised, lowered or off, and what images, destinations, limits and mounts may be.
+
+Owns its YAML form, read from nodes, and the breaches that it makes of a subject. Pure.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import posixpath
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from sandboxrun.audit.finding import SEVERITIES, Finding, Hit, Rule, Severity
+from sandboxrun.audit.rules import by_id
+from sandboxrun.audit.rules.meta import CEILING, EGRESS_POLICY, IMAGE_POLICY, MOUNT_ROOT, REQUIRED
+from sandboxrun.audit.subject import NONE, Subject, below
+from sandboxrun.data import Data
+from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.source import ListNode, MapNode, Node, Scalar, plain_of
+from sandboxrun.spec.types import (
+    Cpus,
+    Duration,
+    Integer,
+    OptionType,
+    Size,
+    describe,
+    format_duration,
+    format_size,
+    freeze,
+)
+
+OFF = "off"
+# What a policy bounds: its key → the subject's field and the type that its value is read by. None there is unlimited.
+CEILINGS: Mapping[str, tuple[str, OptionType]] = freeze(
+    {
+        "mem_limit": ("memory", Size()),
+        "memswap_limit": ("swap", Size()),
+        "cpus": ("cpus", Cpus()),
+        "pids_limit": ("pids", Integer(least=1)),
+        "lifetime.timeout": ("timeout", Duration()),
+        "lifetime.ttl": ("ttl", Duration()),
+        "lifetime.idle": ("idle", Duration()),
+        "evidence.artifacts_limit": ("artifacts_limit", Size()),
+    }
+)
+KEYS = ("rules", "images", "egress", "ceilings", "mounts", "require", "waivers", "fail_on", "max_profile", "paths")
+
+
+class Part(Data):
+    """What a policy says, for all files or for those of some paths."""
+
+    match: tuple[str, ...] = ()  # patterns of paths; () is every file
+    rules: Mapping[str, Severity | None] = NONE  # by id or pattern; None is off
+    images: tuple[str, ...] | None = None
+    digests: bool = False
+    egress: tuple[str, ...] | None = None
+    ceilings: Mapping[str, float] = NONE
+    roots: tuple[str, ...] | None = None
+    require: Mapping[str, Any] = NONE
+
+    def holds_for(self, file: str) -> bool:
+        """Whether the part is about a file."""
+        path = posixpath.normpath(file.replace("\\", "/")) if file else ""
+        return not self.match or any(fnmatch.fnmatchcase(path, pattern) for pattern in self.match)
+
+
+class Policy(Data):
+    """A whole policy: its parts in the file's order, of which the later ones win. `name` is its file's."""
+
+    parts: tuple[Part, ...] = ()
+    inline: bool = True  # whether comments may waive at all
+    not_inline: tuple[str, ...] = ()  # patterns of rules that they may not
+    longest: int | None = None  # days that a waiver may run
+    max_profile: str | None = None
+    fail_on: Severity = Severity.MEDIUM  # the least severity that is refused
+    name: str = ""
+
+    def of(self, file: str) -> Iterator[Part]:
+        """The parts about a file."""
+        return (part for part in self.parts if part.holds_for(file))
+
+    def severity(self, rule: Rule, file: str) -> Severity | None:
+        """How grave a rule's findings are in a file; None where it is off."""
+        found: Severity | None = rule.severity
+        for part in self.of(file):
+            for pattern, severity in part.rules.items():
+                if fnmatch.fnmatchcase(rule.id, pattern):
+                    found = severity
+        return found
+
+    def names(self, rule: Rule, file: str) -> bool:
+        """Whether the policy sets a severity for the rule, which shows it to every reader."""
+        return any(fnmatch.fnmatchcase(rule.id, pattern) for part in self.of(file) for pattern in part.rules)
+
+    def lets_inline(self, rule: Rule) -> bool:
+        """Whether a comment may waive the rule."""
+        forbidden = any(fnmatch.fnmatchcase(rule.id, pattern) for pattern in self.not_inline)
+        return self.inline and rule.inline and not forbidden
+
+
+# -- reading
+
+
+def parse_policy(node: Node | None, problems: Problems, name: str = "") -> Policy:
+    """A policy from its file's node; faults are noted, and what is faulty left out."""
+    if node is None or (isinstance(node, Scalar) and node.value is None):
+        return Policy(name=name)
+    if not isinstance(node, MapNode):
+        problems.add(f"expected a policy, found {describe(node)}", node.span, f"its keys are {', '.join(KEYS)}")
+        return Policy(name=name)
+    _check_keys(node, KEYS, "a policy", problems)
+    parts = [_part(node, problems)]
+    for item in _items(node.get("paths"), "paths", problems):
+        if isinstance(item, MapNode):
+            _check_keys(item, ("match", *KEYS[:6]), "a part of a policy", problems)
+            match = _texts(item.get("match"), problems)
+            if not match:
+                problems.add("a part of a policy lacks match", item.span, 'write match: ["ci/*"]')
+                continue
+            parts.append(msgspec.structs.replace(_part(item, problems), match=match))
+        else:
+            problems.add(f"expected a mapping, found {describe(item)}", item.span)
+    waivers = node.get("waivers")
+    inline, longest = True, None
+    forbidden: tuple[str, ...] = ()
+    if isinstance(waivers, MapNode):
+        _check_keys(waivers, ("inline", "not_inline", "longest_days"), "waivers", problems)
+        inline = _value(waivers.get("inline"), bool, True, problems)
+        forbidden = _texts(waivers.get("not_inline"), problems)
+        longest = _value(waivers.get("longest_days"), int, None, problems)
+    elif waivers is not None:
+        problems.add(f"expected a mapping, found {describe(waivers)}", waivers.span)
+    greatest = _value(node.get("max_profile"), str, None, problems)
+    word = _value(node.get("fail_on"), str, "medium", problems)
+    if word not in SEVERITIES:
+        at = node.get("fail_on")
+        span = at.span if at is not None else None
+        problems.add(f'"{word}" is not a severity', span, f"known are {', '.join(SEVERITIES)}")
+    return Policy(
+        parts=tuple(parts),
+        fail_on=SEVERITIES.get(word, Severity.MEDIUM),
+        inline=inline,
+        not_inline=forbidden,
+        longest=longest,
+        max_profile=greatest,
+        name=name,
+    )
+
+
+def _part(node: MapNode, problems: Problems) -> Part:
+    images, mounts = _map(node, "images", ("allow", "digests"), problems), _map(node, "mounts", ("roots",), problems)
+    egress = _map(node, "egress", ("allow",), problems)
+    return Part(
+        rules=freeze(dict(_rules(node.get("rules"), problems))),
+        images=_listed(images, "allow", problems),
+        digests=_value(images.get("digests") if images else None, bool, False, problems),
+        egress=_listed(egress, "allow", problems),
+        ceilings=freeze(dict(_ceilings(node.get("ceilings"), problems))),
+        roots=_listed(mounts, "roots", problems),
+        require=freeze(dict(_require(node.get("require"), problems))),
+    )
+
+
+def _rules(node: Node | None, problems: Problems) -> Iterator[tuple[str, Severity | None]]:
+    for key, value in _entries(node, "rules", problems):
+        pattern = str(key.value).upper()
+        if not any(fnmatch.fnmatchcase(id, pattern) for id in by_id()):
+            problems.add(f'"{key.value}" is not a rule', key.span, did_you_mean(pattern, by_id()))
+            continue
+        word = value.value if isinstance(value, Scalar) else None
+        if word is False or word == OFF:
+            yield pattern, None
+        elif isinstance(word, str) and word in SEVERITIES:
+            yield pattern, SEVERITIES[word]
+        else:
+            expected = ", ".join((*SEVERITIES, OFF))
+            problems.add(f"expected one of {expected}, found {describe(value)}", value.span)
+
+
+def _ceilings(node: Node | None, problems: Problems) -> Iterator[tuple[str, float]]:
+    for key, value in _entries(node, "ceilings", problems):
+        word = str(key.value)
+        if word not in CEILINGS:
+            help = did_you_mean(word, CEILINGS) or f"known are {', '.join(CEILINGS)}"
+            problems.add(f'"{word}" has no ceiling', key.span, help)
+            continue
+        before = len(problems)
+        most = CEILINGS[word][1].parse(value, problems)
+        if len(problems) == before:
+            yield word, most
+
+
+def _require(node: Node | None, problems: Problems) -> Iterator[tuple[str, Any]]:
+    if node is None:
+        return
+    from sandboxrun.spec.spec import BY_KEY  # all options are read for it
+
+    for key, value in _entries(node, "require", problems):
+        word = str(key.value)
+        if word not in BY_KEY:
+            problems.add(f'"{word}" is not an option', key.span, did_you_mean(word, BY_KEY))
+            continue
+        row, before = BY_KEY[word], len(problems)
+        parsed = row.type.parse(value, problems)
+        if len(problems) == before:
+            yield word, row.plain(parsed)
+
+
+def _check_keys(node: MapNode, known: tuple[str, ...], what: str, problems: Problems) -> None:
+    for key, _ in node.entries:
+        word = str(key.value)
+        if word not in known and not word.startswith("x-"):
+            help = did_you_mean(word, known) or f"known are {', '.join(known)}"
+            problems.add(f'unknown key "{word}" in {what}', key.span, help)
+
+
+def _entries(node: Node | None, what: str, problems: Problems) -> tuple[tuple[Scalar, Node], ...]:
+    match node:
+        case None | Scalar(value=None):
+            return ()
+        case MapNode():
+            return node.entries
+    problems.add(f"expected a mapping of {what}, found {describe(node)}", node.span)
+    return ()
+
+
+def _items(node: Node | None, what: str, problems: Problems) -> tuple[Node, ...]:
+    match node:
+        case None | Scalar(value=None):
+            return ()
+        case ListNode():
+            return node.items
+    problems.add(f"expected a list of {what}, found {describe(node)}", node.span)
+    return ()
+
+
+def _map(node: MapNode, key: str, known: tuple[str, ...], problems: Problems) -> MapNode | None:
+    value = node.get(key)
+    if value is None:
+        return None
+    if isinstance(value, MapNode):
+        _check_keys(value, known, key, problems)
+        return value
+    problems.add(f"expected a mapping, found {describe(value)}", value.span)
+    return None
+
+
+def _listed(node: MapNode | None, key: str, problems: Problems) -> tuple[str, ...] | None:
+    value = node.get(key) if node is not None else None
+    return None if value is None else _texts(value, problems)
+
+
+def _texts(node: Node | None, problems: Problems) -> tuple[str, ...]:
+    found = []
+    for item in _items(node, "texts", problems):
+        if isinstance(item, Scalar) and isinstance(item.value, str):
+            found.append(item.value)
+        else:
+            problems.add(f"expected a text, found {describe(item)}", item.span)
+    return tuple(found)
+
+
+def _value(node: Node | None, kind: type, default: Any, problems: Problems) -> Any:
+    if node is None or (isinstance(node, Scalar) and node.value is None):
+        return default
+    if isinstance(node, Scalar) and type(node.value) is kind:
+        return node.value
+    words = {bool: "true or false", int: "a whole number", str: "a text"}
+    problems.add(f"expected {words[kind]}, found {describe(node)}", node.span)
+    return default
+
+
+# -- what breaks it
+
+Placed = Callable[[Rule, Hit, Subject], Finding]
+
+
+def breaches(subject: Subject, path: str, policy: Policy, placed: Placed) -> Iterator[Finding]:
+    """What of a subject the policy does not allow. Later parts about its file's path replace earlier ones, key by
+    key."""
+    parts = tuple(policy.of(path))
+    if not parts:
+        return
+    images = next((part.images for part in reversed(parts) if part.images is not None), None)
+    allowed = next((part.egress for part in reversed(parts) if part.egress is not None), None)
+    roots = next((part.roots for part in reversed(parts) if part.roots is not None), None)
+    ceilings = {key: most for part in parts for key, most in part.ceilings.items()}
+    require = {key: value for part in parts for key, value in part.require.items()}
+    yield from _images(subject, images, any(part.digests for part in parts), placed)
+    yield from _egress(subject, allowed, placed)
+    yield from _limits(subject, ceilings, placed)
+    yield from _roots(subject, roots, placed)
+    options = subject.options() if require else {}
+    for key, wanted in require.items():
+        if options.get(key) != wanted:
+            message = f"the policy requires {key}: {_shown(wanted)}"
+            yield placed(REQUIRED, Hit(key=key, message=message), subject)
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=plain_of)
+
+
+def _images(subject: Subject, allowed: tuple[str, ...] | None, digests: bool, placed: Placed) -> Iterator[Finding]:
+    image = subject.image or ""
+    if not image:
+        return
+    if allowed is not None and not any(_image_fits(image, pattern) for pattern in allowed):
+        message = f"{image} is not an image that the policy allows"
+        yield placed(IMAGE_POLICY, Hit(key="image", message=message), subject)
+    if digests and "@sha256:" not in image:
+        yield placed(
+            IMAGE_POLICY, Hit(key="image", message=f"the policy requires a digest, and {image} has none"), subject
+        )
+
+
+def _image_fits(image: str, pattern: str) -> bool:
+    """With or without the digest and tag; `*` goes over slashes. Docker Hub's short names count as written out too."""
+    name, _, _ = image.partition("@")
+    spelled = {image, name}
+    tagless = {one.rpartition(":")[0] for one in spelled if ":" in one.rpartition("/")[2] and "@" not in one}
+    return any(fnmatch.fnmatchcase(one, pattern) for one in (*spelled, *tagless))
+
+
+def covers(pattern: str, destination: str) -> bool:
+    """Whether a destination of a list, `host:port` or `*.domain:port`, allows all that another one does."""
+    host, _, port = pattern.rpartition(":")
+    other, _, wanted = destination.rpartition(":")
+    if port not in ("*", wanted):
+        return False
+    return host in ("*", other) or (host.startswith("*.") and other.removeprefix("*").endswith(host[1:]))
+
+
+def _egress(subject: Subject, allowed: tuple[str, ...] | None, placed: Placed) -> Iterator[Finding]:
+    if allowed is None:
+        return
+    if subject.reach is None:
+        if subject.open_network:
+            message = "the policy lists destinations, and nothing filters what this reaches"
+            yield placed(EGRESS_POLICY, Hit(key="networks", message=message), subject)
+        return
+    if subject.reach.mode == "open":
+        message = "the policy lists destinations, and egress is open"
+        yield placed(EGRESS_POLICY, Hit(key="egress", message=message), subject)
+    for destination in subject.reach.allow:
+        if not any(covers(pattern, destination) for pattern in allowed):
+            message = f"{destination} is not a destination that the policy allows"
+            yield placed(EGRESS_POLICY, Hit(key="egress", item="allow", message=message), subject)
+
+
+def _limits(subject: Subject, ceilings: Mapping[str, float], placed: Placed) -> Iterator[Finding]:
+    for key, most in ceilings.items():
+        value = getattr(subject, CEILINGS[key][0])
+        option, _, item = key.partition(".")
+        if value is None or value < 0 or value > most or value == 0:
+            shown = "is not limited" if value in (None, 0) or value < 0 else "is above it"
+            message = f"the policy's ceiling for {key} is {_amount(key, most)}, and this {shown}"
+            yield placed(CEILING, Hit(key=option, item=item or None, message=message), subject)
+
+
+def _amount(key: str, most: float) -> str:
+    if key.startswith("lifetime."):
+        return format_duration(int(most))
+    return format_size(int(most)) if key not in ("cpus", "pids_limit") else f"{most:g}"
+
+
+def _roots(subject: Subject, roots: tuple[str, ...] | None, placed: Placed) -> Iterator[Finding]:
+    if roots is None:
+        return
+    for mount in subject.mounts:
+        if mount.kind != "bind":
+            continue
+        relative = mount.inside and any(root in (".", "./") for root in roots)
+        if not relative and not any(below(mount.source, posixpath.normpath(root)) for root in roots):
+            message = f"{mount.written or mount.source} is outside of the roots that the policy allows"
+            yield placed(MOUNT_ROOT, Hit(key=mount.key, item=mount.target, message=message), subject)

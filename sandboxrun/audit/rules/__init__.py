@@ -1,0 +1,27 @@
+"""Every rule of the review: one module a family, one declaration a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from types import ModuleType
+
+from sandboxrun.audit.finding import Rule
+from sandboxrun.audit.rules import filesystem, image, isolation, network, privilege, resources, secrets
+from sandboxrun.audit.rules.meta import META
+from sandboxrun.spec.types import freeze
+
+_MODULES: tuple[ModuleType, ...] = (privilege, isolation, filesystem, network, resources, secrets, image)
+
+
+@cache
+def rules() -> tuple[Rule, ...]:
+    """All rules that look at a sandbox, by id."""
+    found = [value for module in _MODULES for value in vars(module).values() if isinstance(value, Rule)]
+    return tuple(sorted(found, key=lambda rule: rule.id))
+
+
+@cache
+def by_id() -> Mapping[str, Rule]:
+    """All rules, those of the review's own files (9xx) too."""
+    return freeze({rule.id: rule for rule in (*rules(), *META)})

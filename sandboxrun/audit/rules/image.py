@@ -1,0 +1,275 @@
+"""6xx, image and engine: what runs, how it was built, and what runs beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from sandboxrun.audit.finding import Gain, Hit, How, cis, cwe, nist, pss, rule
+from sandboxrun.audit.subject import Subject, host_path
+
+HOST, DATA, WORK, TRACE = Gain.HOST, Gain.DATA, Gain.WORK, Gain.TRACE
+DIRECT, STEP, INDIRECT = How.DIRECT, How.STEP, How.INDIRECT
+
+
+def _tag(image: str) -> str:
+    """The tag of a reference; "" where it has none."""
+    name = image.partition("@")[0]
+    return name.rpartition(":")[2] if ":" in name.rpartition("/")[2] else ""
+
+
+def _is_pinned(image: str) -> bool:
+    return "@sha256:" in image or re.fullmatch("sha256:[0-9a-f]{64}", image) is not None
+
+
+def _is_open(image: str) -> bool:
+    """Whether a variable of Compose may be the tag."""
+    return "$" in image
+
+
+@rule(
+    "SBX601",
+    "Image without a digest",
+    TRACE,
+    STEP,
+    cwe(829, 494),
+    nist("3.1.5", "4.1.5"),
+    why="Whoever may push to the registry changes what runs under a tag, after the review.",
+    fix="write the digest as well: name:tag@sha256:…",
+    bad="image: node:20-alpine",
+    good=f"image: node:20-alpine@sha256:{'0' * 64}",
+)
+def no_digest(s: Subject) -> Iterator[Hit]:
+    """A tag and no digest."""
+    if s.image and not _is_pinned(s.image) and not _is_open(s.image) and _tag(s.image) not in ("", "latest"):
+        yield Hit(key="image", message=f"{s.image} can change: it has no digest")
+
+
+@rule(
+    "SBX602",
+    "Image without a version",
+    TRACE,
+    DIRECT,
+    cis("5.28"),
+    cwe(829, 494),
+    nist("3.1.5", "4.1.5"),
+    why="latest, or no tag at all, is another image tomorrow, and nobody can tell which one ran.",
+    fix="name a version and its digest: name:tag@sha256:…",
+    bad="image: busybox:latest",
+    good=f"image: busybox:1.36@sha256:{'0' * 64}",
+)
+def no_version(s: Subject) -> Iterator[Hit]:
+    """latest, or no tag."""
+    if s.image and not _is_pinned(s.image) and not _is_open(s.image) and _tag(s.image) in ("", "latest"):
+        yield Hit(key="image", message=f"{s.image} has no version")
+
+
+@rule(
+    "SBX603",
+    "Working directory in a process's files",
+    HOST,
+    STEP,
+    cwe(403, 668),
+    nist("3.4.1"),
+    why="With runc before 1.1.12 a working directory below /proc/self/fd is a directory of the host (CVE-2024-21626).",
+    fix="use a directory of the image",
+    bad="working_dir: /proc/self/fd/8",
+    good="working_dir: /workspace",
+)
+def leaked_directory(s: Subject) -> Iterator[Hit]:
+    """working_dir below /proc/*/fd."""
+    if re.match(r"/+proc/+[^/]+/+(fd|cwd|root)(/|$)", s.working_dir):
+        yield Hit(key="working_dir", message=f"working_dir {s.working_dir} leads to descriptors of the engine")
+
+
+@rule(
+    "SBX605",
+    "Privileged hook",
+    HOST,
+    DIRECT,
+    cis("5.23"),
+    cwe(250),
+    nist("3.4.3"),
+    pss("Privileged Containers"),
+    why="The command runs beside the main one with every capability, whatever the container is limited to.",
+    fix="remove privileged from the hook",
+    bad="services: {agent: {image: busybox, post_start: [{command: setup, privileged: true}]}}",
+    good="services: {agent: {image: busybox, post_start: [{command: setup, user: '1000'}]}}",
+    inline=False,
+)
+def privileged_hook(s: Subject) -> Iterator[Hit]:
+    """post_start and pre_stop, privileged."""
+    for hook in s.hooks:
+        if hook.privileged:
+            yield Hit(key=hook.key, message=f"{hook.key} runs privileged: it controls the host")
+
+
+@rule(
+    "SBX606",
+    "Hook as root",
+    HOST,
+    INDIRECT,
+    cis("5.24"),
+    cwe(250),
+    pss("Running as Non-root user"),
+    why="The command runs as root beside a main one that does not.",
+    fix="set the hook's user to that of the service",
+    bad="services: {agent: {image: busybox, post_start: [{command: setup, user: root}]}}",
+    good="services: {agent: {image: busybox, post_start: [{command: setup, user: '1000'}]}}",
+)
+def root_hook(s: Subject) -> Iterator[Hit]:
+    """post_start and pre_stop, as root."""
+    for hook in s.hooks:
+        if hook.user.partition(":")[0] in ("root", "0"):
+            yield Hit(key=hook.key, message=f"{hook.key} runs as root")
+
+
+@rule(
+    "SBX607",
+    "Build with the host's rights",
+    HOST,
+    STEP,
+    cwe(250),
+    nist("3.4.3"),
+    why="With this entitlement a step of the Dockerfile runs with the host's capabilities or network.",
+    fix="remove it",
+    bad="services: {agent: {build: {context: ., entitlements: [security.insecure]}}}",
+    good="services: {agent: {build: {context: .}}}",
+)
+def build_rights(s: Subject) -> Iterator[Hit]:
+    """build.entitlements and build.privileged."""
+    if s.build is None:
+        return
+    for name in s.build.entitlements:
+        yield Hit(key="build", item="entitlements", message=f"the build is entitled to {name}")
+    if s.build.privileged:
+        yield Hit(key="build", item="privileged", message="the build is privileged")
+
+
+@rule(
+    "SBX608",
+    "Build with the caller's SSH keys",
+    DATA,
+    STEP,
+    cwe(522, 668),
+    why="Every step of the Dockerfile, and what it downloads and runs, may use the keys of the agent.",
+    fix="use a deploy key as a build secret",
+    bad="services: {agent: {build: {context: ., ssh: [default]}}}",
+    good="services: {agent: {build: {context: .}}}",
+)
+def build_ssh(s: Subject) -> Iterator[Hit]:
+    """build.ssh."""
+    if s.build is not None and s.build.ssh:
+        yield Hit(key="build", item="ssh", message="the build may use the caller's SSH keys")
+
+
+@rule(
+    "SBX609",
+    "Build on the host's network",
+    Gain.REACH,
+    STEP,
+    cis("5.10"),
+    cwe(668),
+    why="Steps of the Dockerfile reach services on the host's loopback.",
+    fix="remove build.network",
+    bad="services: {agent: {build: {context: ., network: host}}}",
+    good="services: {agent: {build: {context: ., network: none}}}",
+)
+def build_network(s: Subject) -> Iterator[Hit]:
+    """build.network: host."""
+    if s.build is not None and s.build.network == "host":
+        yield Hit(key="build", item="network", message="the build runs on the host's network")
+
+
+_REMOTE = re.compile(r"^(?:https?|git|ssh|oci)://|^git@|^github\.com/|^docker-image://|\.git(?:#|$)")
+_COMMIT = re.compile(r"[#@?](?:.*=)?[0-9a-f]{40}\b|@sha256:[0-9a-f]{64}")
+
+
+@rule(
+    "SBX610",
+    "Remote build context",
+    TRACE,
+    DIRECT,
+    cwe(829, 494),
+    nist("3.1.5"),
+    why="What is built is somebody else's to change, after the review.",
+    fix="name a commit: …#<40 hex digits>, or build from the project",
+    bad="services: {agent: {build: 'https://git.example.com/agent.git#main'}}",
+    good="services: {agent: {build: .}}",
+)
+def remote_context(s: Subject) -> Iterator[Hit]:
+    """A context by address, without a commit."""
+    if s.build is not None and _REMOTE.search(s.build.context) and not _COMMIT.search(s.build.context):
+        yield Hit(key="build", item="context", message="the build's context is remote, and no commit is named")
+
+
+@rule(
+    "SBX611",
+    "Program of the host as a service",
+    HOST,
+    STEP,
+    cwe(829),
+    why="A provider is a plug-in that runs on the host, with the caller's rights.",
+    fix="remove provider",
+    bad="services: {agent: {provider: {type: example}}}",
+    good="services: {agent: {image: busybox}}",
+)
+def provider(s: Subject) -> Iterator[Hit]:
+    """provider."""
+    if s.provider:
+        yield Hit(key="provider", message=f'the plug-in "{s.provider}" runs on the host')
+
+
+@rule(
+    "SBX612",
+    "System path copied into the container",
+    DATA,
+    STEP,
+    cwe(668),
+    why="develop.watch copies what changes there into the container, credentials included.",
+    fix="watch directories of the project",
+    bad="services: {agent: {image: busybox, develop: {watch: [{path: /etc, action: sync, target: /etc}]}}}",
+    good="services: {agent: {image: busybox, develop: {watch: [{path: ./src, action: sync, target: /src}]}}}",
+)
+def watched(s: Subject) -> Iterator[Hit]:
+    """develop.watch outside of the project."""
+    for path, _ in s.watched:
+        real = host_path(path)
+        if real.startswith(("/", "~", "..")):
+            yield Hit(key="develop", item=path, message=f"{path} of the host is copied into the container")
+
+
+@rule(
+    "SBX613",
+    "Unknown key",
+    TRACE,
+    DIRECT,
+    cwe(1287),
+    why="A misspelled key is ignored, and the restriction that it names does not hold.",
+    fix="correct the key, or remove it",
+    bad="services: {agent: {image: busybox, cap_dropp: [ALL]}}",
+    good="services: {agent: {image: busybox, x-note: fine}}",
+)
+def unknown(s: Subject) -> Iterator[Hit]:
+    """Keys of a service that Compose does not know."""
+    for key in s.unknown:
+        yield Hit(key=key, message=f'unknown key "{key}": nothing reads it')
+
+
+@rule(
+    "SBX614",
+    "Included from elsewhere",
+    TRACE,
+    DIRECT,
+    cwe(829, 494),
+    nist("3.1.5"),
+    why="A file that is fetched when it is used was not reviewed, and can change at any time.",
+    fix="copy it into the project, or name a commit or digest",
+    bad="include: ['https://git.example.com/shared.git#main:compose.yaml']\nservices: {agent: {image: busybox}}",
+    good="services: {agent: {image: busybox}}",
+)
+def included(s: Subject) -> Iterator[Hit]:
+    """Remote include and extends."""
+    for key, address in s.remote:
+        if not _COMMIT.search(address):
+            yield Hit(key=key, message=f"{key} fetches a file from elsewhere")

@@ -1,0 +1,455 @@
+"""1xx, privilege: what the kernel lets the processes of a sandbox do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from sandboxrun.audit.finding import Edit, Gain, Hit, How, cis, cwe, nist, pss, rule
+from sandboxrun.audit.subject import PROFILE, Subject
+from sandboxrun.spec import seccomp
+
+HOST, DATA, REACH, WORK = Gain.HOST, Gain.DATA, Gain.REACH, Gain.WORK
+DIRECT, STEP, INDIRECT = How.DIRECT, How.STEP, How.INDIRECT
+
+# What each gives, for the message: with these alone a process leaves its container, or reads the host's files.
+DECISIVE = {
+    "ALL": "every capability",
+    "SYS_ADMIN": "mounts, namespaces and most of what root may do",
+    "SYS_MODULE": "loading kernel modules",
+    "SYS_RAWIO": "the machine's ports and memory",
+    "SYS_PTRACE": "control of every process it can see",
+    "DAC_READ_SEARCH": "opening any file of the host's filesystem by its handle",
+    "BPF": "loading programs into the kernel",
+}
+DANGEROUS = {
+    "NET_ADMIN": "changing routes, addresses and packet filters",
+    "SYSLOG": "the kernel's log and addresses",
+    "PERFMON": "the kernel's performance counters and tracing",
+    "SYS_BOOT": "rebooting and loading another kernel",
+    "SYS_TIME": "the host's clock",
+    "SYS_RESOURCE": "exceeding limits and quotas",
+    "SYS_TTY_CONFIG": "the host's terminals",
+    "SYS_PACCT": "process accounting",
+    "SYS_NICE": "the scheduler's priorities",
+    "MAC_ADMIN": "the policy of the security module",
+    "MAC_OVERRIDE": "ignoring the security module",
+    "AUDIT_CONTROL": "switching the audit log",
+    "AUDIT_READ": "the audit log",
+    "LINUX_IMMUTABLE": "immutable files",
+    "CHECKPOINT_RESTORE": "process ids and maps of others",
+    "MKNOD": "making device nodes",
+    "NET_RAW": "packets with forged addresses",
+    "DAC_OVERRIDE": "ignoring file permissions",
+    "SETFCAP": "giving files capabilities",
+    "IPC_OWNER": "memory shared by others",
+    "IPC_LOCK": "locking memory without limit",
+    "WAKE_ALARM": "waking the machine",
+    "BLOCK_SUSPEND": "keeping the machine awake",
+    "NET_BROADCAST": "broadcasts",
+    "LEASE": "leases on any file",
+}
+HARMLESS = {"NET_BIND_SERVICE"}
+
+
+def _name(capability: str) -> str:
+    return capability.upper().removeprefix("CAP_")
+
+
+def _added(subject: Subject) -> Iterator[tuple[str, str]]:
+    """Each added capability: its name, and how it is written."""
+    for written in subject.cap_add:
+        yield _name(written), written
+
+
+@rule(
+    "SBX101",
+    "Privileged container",
+    HOST,
+    DIRECT,
+    cis("5.5"),
+    cwe(250),
+    nist("3.4.3"),
+    pss("Privileged Containers"),
+    why="A privileged container has every capability, all devices of the host and no seccomp or AppArmor profile: root "
+    "in it is root on the host.",
+    fix="remove privileged; add the single capability or device that is needed",
+    bad="services: {agent: {image: busybox, privileged: true}}",
+    good="services: {agent: {image: busybox, privileged: false}}",
+    inline=False,
+)
+def privileged(s: Subject) -> Iterator[Hit]:
+    """Privileged mode."""
+    if s.privileged:
+        yield Hit(
+            key="privileged",
+            message="the container is privileged: it controls the host",
+            edit=Edit(key="privileged", value=None),
+        )
+
+
+@rule(
+    "SBX102",
+    "Capability that leads to the host",
+    HOST,
+    STEP,
+    cis("5.4"),
+    cwe(250),
+    nist("3.4.3"),
+    pss("Capabilities"),
+    why="With this capability a process can take over the host, by documented steps and without a hole in the kernel.",
+    fix="remove it from cap_add",
+    bad="cap_add: [SYS_ADMIN]",
+    good="cap_add: [NET_BIND_SERVICE]",
+)
+def decisive_capability(s: Subject) -> Iterator[Hit]:
+    """Capabilities that amount to root on the host."""
+    for name, written in _added(s):
+        if name in DECISIVE:
+            edit = Edit(key="cap_add", item=written, value=None)
+            yield Hit(key="cap_add", item=written, message=f"cap_add {name} gives {DECISIVE[name]}", edit=edit)
+
+
+@rule(
+    "SBX103",
+    "Dangerous capability",
+    HOST,
+    INDIRECT,
+    cis("5.4"),
+    cwe(250),
+    nist("3.4.3"),
+    pss("Capabilities"),
+    why="The capability reaches parts of the kernel, or of other users' files, that a task does not need.",
+    fix="remove it from cap_add, or run what needs it outside of the sandbox",
+    bad="cap_add: [NET_ADMIN]",
+    good="cap_add: [NET_BIND_SERVICE]",
+)
+def dangerous_capability(s: Subject) -> Iterator[Hit]:
+    """Capabilities that help an attacker."""
+    for name, written in _added(s):
+        if name in DANGEROUS:
+            edit = Edit(key="cap_add", item=written, value=None)
+            yield Hit(key="cap_add", item=written, message=f"cap_add {name} gives {DANGEROUS[name]}", edit=edit)
+
+
+@rule(
+    "SBX104",
+    "Capability added",
+    DATA,
+    INDIRECT,
+    cis("5.4"),
+    cwe(250),
+    pss("Capabilities"),
+    why="Each capability is a part of root. Only NET_BIND_SERVICE is of no use to an attacker.",
+    fix="remove it from cap_add if the task runs without it",
+    bad="cap_add: [CHOWN]",
+    good="cap_add: [NET_BIND_SERVICE]",
+)
+def other_capability(s: Subject) -> Iterator[Hit]:
+    """Other capabilities."""
+    for name, written in _added(s):
+        if name not in DECISIVE and name not in DANGEROUS and name not in HARMLESS:
+            yield Hit(key="cap_add", item=written, message=f"cap_add {name} gives a part of root")
+
+
+@rule(
+    "SBX105",
+    "Capabilities not dropped",
+    HOST,
+    INDIRECT,
+    cis("5.4"),
+    cwe(250),
+    nist("3.4.3"),
+    pss("Capabilities"),
+    why="Without cap_drop ALL an engine leaves about fourteen capabilities, among them those to change owners, ignore "
+    "file permissions and forge packets.",
+    fix="write cap_drop: [ALL], and add back what is needed",
+    bad="services: {agent: {image: busybox, cap_drop: [MKNOD]}}",
+    good="services: {agent: {image: busybox, cap_drop: [CAP_all]}}",
+)
+def capabilities_kept(s: Subject) -> Iterator[Hit]:
+    """cap_drop that lacks ALL."""
+    if s.privileged or any(_name(written) == "ALL" for written in s.cap_drop):
+        return
+    yield Hit(
+        key="cap_drop",
+        message="cap_drop lacks ALL: the engine's default capabilities stay",
+        edit=Edit(key="cap_drop", value="[ALL]"),
+    )
+
+
+@rule(
+    "SBX106",
+    "New privileges possible",
+    HOST,
+    INDIRECT,
+    cis("5.26"),
+    cwe(269),
+    nist("3.4.3"),
+    pss("Privilege Escalation"),
+    why="Without no-new-privileges a setuid program in the image makes its caller root.",
+    fix='add "no-new-privileges:true" to security_opt',
+    bad="services: {agent: {image: busybox}}",
+    good="services: {agent: {image: busybox, security_opt: [no-new-privileges]}}",
+)
+def new_privileges(s: Subject) -> Iterator[Hit]:
+    """no-new-privileges absent or false."""
+    if s.security.get("no-new-privileges", "false") != "true":
+        yield Hit(
+            key="security_opt",
+            item="no-new-privileges",
+            message="no-new-privileges is off: setuid programs give root",
+            edit=Edit(key="security_opt", item="no-new-privileges", value="no-new-privileges:true"),
+        )
+
+
+@rule(
+    "SBX107",
+    "Runs as root",
+    HOST,
+    INDIRECT,
+    cis("4.1"),
+    cwe(250),
+    nist("3.4.3"),
+    pss("Running as Non-root user"),
+    why="Root in a container is root on the host after an escape, and owns all files of the image and of mounts.",
+    fix="set user to a uid and gid above 0, such as 1000:1000",
+    bad="user: root",
+    good='user: "1000:1000"',
+)
+def root_user(s: Subject) -> Iterator[Hit]:
+    """An explicit root."""
+    user, _, group = (s.user or "").partition(":")
+    if s.user and (user in ("root", "0") or (user.isdecimal() and int(user) == 0)):
+        yield Hit(key="user", message=f'user "{s.user}" is root')
+    elif group in ("root", "0"):
+        yield Hit(key="user", message=f'user "{s.user}" is in the group root')
+
+
+@rule(
+    "SBX108",
+    "User left to the image",
+    HOST,
+    INDIRECT,
+    cis("4.1"),
+    cwe(250),
+    nist("3.4.3"),
+    pss("Running as Non-root"),
+    why="Without user the image decides, and most images run as root.",
+    fix='set user, for example "1000:1000"',
+    bad="services: {agent: {image: busybox}}",
+    good='services: {agent: {image: busybox, user: "1000:1000"}}',
+)
+def unset_user(s: Subject) -> Iterator[Hit]:
+    """No user at all."""
+    if not s.user:
+        yield Hit(key="user", message="user is not set: the image decides, and may run as root")
+
+
+@rule(
+    "SBX109",
+    "User by name",
+    HOST,
+    INDIRECT,
+    cwe(250),
+    pss("Running as Non-root user"),
+    why="A name is looked up in the image's /etc/passwd, where it can be uid 0.",
+    fix="write the uid and gid as numbers",
+    bad="user: node",
+    good='user: "1000:1000"',
+    strict=True,
+)
+def named_user(s: Subject) -> Iterator[Hit]:
+    """A user given by its name only."""
+    user = (s.user or "").partition(":")[0]
+    if user and not user.isdecimal() and user != "root" and "$" not in user:
+        yield Hit(key="user", message=f'which uid "{user}" is, the image decides')
+
+
+_STRONG_GROUPS = {
+    "root": "root",
+    "0": "root",
+    "docker": "the engine",
+    "podman": "the engine",
+    "lxd": "the engine",
+    "disk": "the disks",
+    "6": "the disks",
+    "kmem": "the kernel's memory",
+    "15": "the kernel's memory",
+    "kvm": "virtual machines",
+    "sudo": "root by sudo",
+    "wheel": "root by sudo",
+    "adm": "the host's logs",
+    "shadow": "password hashes",
+    "42": "password hashes",
+}
+
+
+@rule(
+    "SBX110",
+    "Group with the host's rights",
+    HOST,
+    STEP,
+    cwe(250, 269),
+    pss("Running as Non-root"),
+    why="The group owns sockets, devices or files that control the host, as soon as one of them is mounted.",
+    fix="remove the group from group_add",
+    bad="group_add: [docker]",
+    good='group_add: ["2000"]',
+)
+def strong_group(s: Subject) -> Iterator[Hit]:
+    """group_add of root, docker, disk and the like."""
+    for group in s.groups:
+        if group.lower() in _STRONG_GROUPS:
+            edit = Edit(key="group_add", item=group, value=None)
+            what = _STRONG_GROUPS[group.lower()]
+            yield Hit(key="group_add", item=group, message=f"group {group} has the rights of {what}", edit=edit)
+
+
+@rule(
+    "SBX111",
+    "No seccomp profile",
+    HOST,
+    STEP,
+    cis("5.22"),
+    cwe(693),
+    nist("3.4.3"),
+    pss("Seccomp"),
+    why="Without seccomp every system call of the kernel can be reached, those with most of its holes too.",
+    fix="remove seccomp=unconfined",
+    bad="security_opt: [seccomp=unconfined]",
+    good="security_opt: [seccomp=sandboxrun]",
+)
+def no_seccomp(s: Subject) -> Iterator[Hit]:
+    """seccomp unconfined, in every spelling."""
+    if s.security.get("seccomp", "").lower() == "unconfined":
+        yield Hit(
+            key="security_opt",
+            item="seccomp",
+            message="seccomp is off: every system call is allowed",
+            edit=Edit(key="security_opt", item="seccomp", value=None),
+        )
+
+
+# What an engine's own profile denies without capabilities, and an attacker wants.
+_DENIED_BY_ENGINES = (
+    "mount umount2 pivot_root setns unshare init_module finit_module delete_module kexec_load kexec_file_load reboot "
+    "bpf perf_event_open userfaultfd open_by_handle_at add_key request_key keyctl iopl ioperm swapon swapoff "
+    "move_mount open_tree fsopen fsmount io_uring_setup settimeofday clock_settime lookup_dcookie quotactl acct"
+).split()
+
+
+@rule(
+    "SBX112",
+    "Seccomp profile wider than the engine's",
+    HOST,
+    STEP,
+    cis("5.22"),
+    cwe(693),
+    pss("Seccomp"),
+    why="A custom profile replaces the engine's. This one allows calls that the engine denies because containers were "
+    "left through them.",
+    fix="start from the engine's profile and add single calls, or use seccomp=sandboxrun",
+    bad="""security_opt: ['seccomp={"defaultAction":"SCMP_ACT_ALLOW"}']""",
+    good="""security_opt: ['seccomp={"defaultAction":"SCMP_ACT_ERRNO"}']""",
+)
+def wide_seccomp(s: Subject) -> Iterator[Hit]:
+    """A seccomp file that allows what engines deny."""
+    text = s.security.get("seccomp", "")
+    if not text.lstrip().startswith("{"):
+        return
+    allowed = _allowed_calls(text)
+    if allowed:
+        shown = ", ".join(allowed[:4]) + (f" and {len(allowed) - 4} more" if len(allowed) > 4 else "")
+        yield Hit(key="security_opt", item="seccomp", message=f"the seccomp profile allows {shown}")
+
+
+def _allowed_calls(text: str) -> list[str]:
+    """Those of the denied calls that a profile allows without a condition."""
+    try:
+        profile: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(profile, dict):
+        return []
+    open_ = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE")
+    default = profile.get("defaultAction") in open_
+    found = dict.fromkeys(_DENIED_BY_ENGINES, default)
+    rows = profile.get("syscalls")
+    for row in rows if isinstance(rows, list) else ():
+        if not isinstance(row, dict):
+            continue
+        names = row.get("names") or [row.get("name")]
+        action = row.get("action") in open_
+        conditional = bool(row.get("args") or (row.get("includes") or {}) or (row.get("excludes") or {}))
+        for name in names if isinstance(names, list) else ():
+            if name in found and not (conditional and action):
+                found[name] = action
+    return [name for name, allowed in found.items() if allowed]
+
+
+@rule(
+    "SBX113",
+    "Seccomp profile looser than the default",
+    DATA,
+    INDIRECT,
+    cis("5.22"),
+    cwe(693),
+    pss("Seccomp"),
+    why="The engine's own profile leaves io_uring (on older engines), ptrace and most socket families open; debug "
+    "opens ptrace.",
+    fix="remove it: seccomp=sandboxrun is the default",
+    bad="security_opt: [seccomp=debug]",
+    good="security_opt: [seccomp=sandboxrun]",
+)
+def looser_seccomp(s: Subject) -> Iterator[Hit]:
+    """seccomp=engine and seccomp=debug in a profile."""
+    value = s.security.get("seccomp")
+    if s.kind == PROFILE and value in (seccomp.DEBUG, seccomp.ENGINE):
+        what = "opens ptrace" if value == seccomp.DEBUG else "is the engine's own, wider one"
+        yield Hit(key="security_opt", item="seccomp", message=f"seccomp={value} {what}")
+
+
+@rule(
+    "SBX114",
+    "AppArmor off",
+    HOST,
+    INDIRECT,
+    cis("5.2"),
+    cwe(693),
+    nist("3.4.3"),
+    pss("AppArmor"),
+    why="AppArmor denies writes below /proc and /sys and mounts, whatever capabilities a process has.",
+    fix="remove apparmor=unconfined",
+    bad="security_opt: [apparmor=unconfined]",
+    good="security_opt: [no-new-privileges]",
+)
+def no_apparmor(s: Subject) -> Iterator[Hit]:
+    """apparmor=unconfined."""
+    if s.security.get("apparmor", "").lower() == "unconfined":
+        edit = Edit(key="security_opt", item="apparmor", value=None)
+        yield Hit(key="security_opt", item="apparmor", message="AppArmor is off", edit=edit)
+
+
+@rule(
+    "SBX115",
+    "SELinux separation off",
+    HOST,
+    INDIRECT,
+    cis("5.3"),
+    cwe(693),
+    nist("3.4.3"),
+    pss("SELinux"),
+    why="Without its label a container's process may touch every file that its user may.",
+    fix="remove the label option",
+    bad="security_opt: [label=disable]",
+    good="security_opt: [no-new-privileges]",
+)
+def no_label(s: Subject) -> Iterator[Hit]:
+    """label=disable, and types that are as good as none."""
+    if s.security.get("label") == "disable":
+        yield Hit(key="security_opt", item="label", message="label=disable turns SELinux off for this container")
+    kind = s.security.get("label=type", "")
+    if kind in ("spc_t", "unconfined_t", "container_runtime_t", "init_t"):
+        yield Hit(key="security_opt", item="label=type", message=f"label type {kind} is not confined by SELinux")

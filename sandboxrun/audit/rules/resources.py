@@ -1,0 +1,242 @@
+"""4xx, resources and lifetime: how much of the host a sandbox takes, and how long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sandboxrun.audit.finding import Edit, Gain, Hit, How, cis, cwe, nist, rule
+from sandboxrun.audit.subject import PROFILE, Subject
+
+DATA, WORK, TRACE = Gain.DATA, Gain.WORK, Gain.TRACE
+DIRECT, STEP, INDIRECT = How.DIRECT, How.STEP, How.INDIRECT
+_MANY_FILES = 65536
+
+
+@rule(
+    "SBX401",
+    "No memory limit",
+    WORK,
+    DIRECT,
+    cis("5.11"),
+    cwe(770),
+    nist("3.4.3"),
+    why="One container can use up the host's memory, and the kernel then ends other programs.",
+    fix="set mem_limit",
+    bad="mem_limit: 0",
+    good="mem_limit: 512m",
+)
+def no_memory_limit(s: Subject) -> Iterator[Hit]:
+    """mem_limit absent or 0."""
+    if s.memory is None:
+        yield Hit(key="mem_limit", message="memory is not limited", edit=Edit(key="mem_limit", value="512m"))
+
+
+@rule(
+    "SBX402",
+    "Swap beyond memory",
+    WORK,
+    STEP,
+    cis("5.11"),
+    cwe(770),
+    why="Where memswap_limit is not set an engine allows as much swap again as memory; -1 allows all there is.",
+    fix="set memswap_limit to the value of mem_limit",
+    bad="memswap_limit: -1",
+    good="mem_limit: 512m",
+)
+def swap(s: Subject) -> Iterator[Hit]:
+    """memswap_limit unset (where the engine doubles) or -1."""
+    if s.swap == -1:
+        yield Hit(key="memswap_limit", message="swap is not limited")
+    elif s.memory is not None and (s.swap is None or s.swap == 0):
+        yield Hit(key="memswap_limit", message="memswap_limit is not set: the engine allows as much swap as memory")
+    elif s.memory is not None and s.swap is not None and s.swap > s.memory:
+        yield Hit(key="memswap_limit", message="swap beyond memory is allowed")
+
+
+@rule(
+    "SBX403",
+    "No CPU limit",
+    WORK,
+    STEP,
+    cis("5.12"),
+    cwe(770),
+    nist("3.4.3"),
+    why="One container can use all CPUs of the host.",
+    fix="set cpus",
+    bad="cpus: 0",
+    good="cpus: 1.0",
+)
+def no_cpu_limit(s: Subject) -> Iterator[Hit]:
+    """cpus absent or 0."""
+    if s.cpus is None:
+        yield Hit(key="cpus", message="CPU time is not limited", edit=Edit(key="cpus", value="1.0"))
+
+
+@rule(
+    "SBX404",
+    "No process limit",
+    WORK,
+    DIRECT,
+    cis("5.29"),
+    cwe(770),
+    nist("3.4.3"),
+    why="A fork bomb in one container uses up the host's process ids.",
+    fix="set pids_limit",
+    bad="pids_limit: -1",
+    good="pids_limit: 256",
+)
+def no_process_limit(s: Subject) -> Iterator[Hit]:
+    """pids_limit absent, 0 or -1."""
+    if s.pids is None:
+        yield Hit(key="pids_limit", message="processes are not limited", edit=Edit(key="pids_limit", value="256"))
+
+
+@rule(
+    "SBX405",
+    "Very many open files",
+    WORK,
+    STEP,
+    cis("5.19"),
+    cwe(770),
+    why="Open files are kernel memory, and programs that close all possible descriptors become slow.",
+    fix="set ulimits.nofile to a few thousand",
+    bad="ulimits: {nofile: 1048576}",
+    good="ulimits: {nofile: 4096}",
+)
+def many_files(s: Subject) -> Iterator[Hit]:
+    """A nofile limit that bounds nothing."""
+    limit = s.ulimits.get("nofile")
+    if limit is not None and (limit == -1 or limit > _MANY_FILES):
+        shown = "unlimited" if limit == -1 else f"{limit:,}"
+        yield Hit(key="ulimits", item="nofile", message=f"open files: {shown}")
+
+
+@rule(
+    "SBX406",
+    "Default limits of the engine",
+    WORK,
+    INDIRECT,
+    cis("5.19"),
+    cwe(770),
+    why="Without ulimits the engine's defaults hold, which are a million open files and core dumps of any size.",
+    fix="set ulimits: {nofile: 4096, core: 0}",
+    bad="services: {agent: {image: busybox}}",
+    good="services: {agent: {image: busybox, ulimits: {nofile: 4096, core: 0}}}",
+    strict=True,
+)
+def default_ulimits(s: Subject) -> Iterator[Hit]:
+    """nofile or core unset."""
+    missing = [name for name in ("nofile", "core") if name not in s.ulimits]
+    if missing:
+        yield Hit(key="ulimits", message=f"ulimits does not set {' and '.join(missing)}")
+
+
+@rule(
+    "SBX407",
+    "Logs without a bound",
+    WORK,
+    STEP,
+    cwe(770, 400),
+    why="json-file, the engine's default, keeps everything: a container that prints fills the host's disk.",
+    fix="set logging.options.max-size and max-file, or use the driver local",
+    bad="logging: {driver: json-file, options: {}}",
+    good="logging: {driver: local}",
+)
+def unbounded_logs(s: Subject) -> Iterator[Hit]:
+    """json-file without max-size, or one of 0 or -1."""
+    size = str(s.log_options.get("max-size", ""))
+    edit = Edit(key="logging", value="{driver: local}", safe=True)
+    if s.log_driver in ("", "json-file") and (not size or size in ("0", "-1")):
+        yield Hit(key="logging", message="the log has no max-size: output fills the host's disk", edit=edit)
+
+
+@rule(
+    "SBX408",
+    "No deadline",
+    WORK,
+    INDIRECT,
+    cwe(770),
+    why="A task that hangs holds its memory and its secrets until somebody looks.",
+    fix="set lifetime.timeout",
+    bad="lifetime: {}",
+    good="lifetime: {timeout: 30m}",
+    strict=True,
+)
+def no_deadline(s: Subject) -> Iterator[Hit]:
+    """Neither timeout nor ttl."""
+    if s.kind == PROFILE and s.timeout is None and s.ttl is None:
+        yield Hit(key="lifetime", message="the sandbox has no timeout and no ttl")
+
+
+@rule(
+    "SBX409",
+    "Restarts without end",
+    WORK,
+    STEP,
+    cis("5.15"),
+    cwe(770),
+    why="A container that fails is started again and again, and one that was broken into comes back by itself.",
+    fix='write restart: "no", or on-failure:5',
+    bad="restart: always",
+    good='restart: "no"',
+)
+def restarts(s: Subject) -> Iterator[Hit]:
+    """always, unless-stopped, and on-failure without a count."""
+    name, _, count = s.restart.partition(":")
+    if name in ("always", "unless-stopped"):
+        yield Hit(key="restart", message=f"restart: {name} has no end")
+    elif name == "on-failure" and (not count.isdecimal() or int(count) == 0 or int(count) > 5):
+        yield Hit(key="restart", message="restart: on-failure without a count of at most 5")
+
+
+@rule(
+    "SBX410",
+    "Accepted and not enforced",
+    WORK,
+    STEP,
+    cwe(1188),
+    why="The file reads as if there were a limit, and the engine applies none.",
+    fix="use the option that the engine enforces",
+    bad="services: {agent: {image: busybox, deploy: {resources: {reservations: {cpus: '1'}}}}}",
+    good="services: {agent: {image: busybox, cpus: 1}}",
+)
+def not_enforced(s: Subject) -> Iterator[Hit]:
+    """Keys that Compose reads and no engine acts on."""
+    for key, why in s.ignored:
+        yield Hit(key=key.split(".")[0], item=key, message=f"{key} is not enforced: {why}")
+
+
+@rule(
+    "SBX411",
+    "No health check",
+    TRACE,
+    INDIRECT,
+    cis("5.27"),
+    why="Without one a program that hangs counts as running.",
+    fix="add healthcheck",
+    bad="services: {agent: {image: busybox}}",
+    good="services: {agent: {image: busybox, healthcheck: {test: [CMD, 'true']}}}",
+    strict=True,
+)
+def no_healthcheck(s: Subject) -> Iterator[Hit]:
+    """A service without a health check; a sandbox is a task, and needs none."""
+    if s.kind != PROFILE and not s.healthcheck:
+        yield Hit(key="healthcheck", message="no health check")
+
+
+@rule(
+    "SBX412",
+    "Core dumps of secrets",
+    DATA,
+    INDIRECT,
+    cwe(528),
+    why="A core dump holds the process's memory, with keys and tokens, and is written where the host says.",
+    fix="set ulimits.core to 0",
+    bad="ulimits: {core: -1}",
+    good="ulimits: {core: 0}",
+)
+def core_dumps(s: Subject) -> Iterator[Hit]:
+    """A core limit above 0."""
+    if s.ulimits.get("core", 0) != 0:
+        edit = Edit(key="ulimits", item="core", value="0", safe=True)
+        yield Hit(key="ulimits", item="core", message="core dumps are allowed", edit=edit)

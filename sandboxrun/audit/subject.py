@@ -1,0 +1,307 @@
+"""What the rules judge: one container's settings in neutral form, whoever says so: a profile, Compose or an engine.
+
+Owns the shape. It holds what a `SandboxSpec` has and, beside it, what no option expresses (privileged mode, host
+namespaces, published ports, builds …). Unlimited and unset are None, never a default. Pure.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from msgspec import structs
+
+from sandboxrun.data import Data
+from sandboxrun.source import Span
+from sandboxrun.spec.types import freeze
+
+PROFILE, COMPOSE, CONTAINER = "profile", "compose", "container"
+NONE: Mapping[str, Any] = freeze({})
+
+
+class Mounted(Data):
+    """A mount. `source` is a host path (bind), a volume's name, or "" (anonymous); `written` what the file says.
+
+    `inside`: the host path lies in the project; `holds` are names in it that the host runs or git keeps, where known.
+    """
+
+    kind: str
+    source: str
+    target: str
+    written: str = ""
+    read_only: bool = False
+    propagation: str = ""
+    inside: bool = True
+    holds: tuple[str, ...] = ()
+    key: str = "volumes"
+
+
+class Scratch(Data):
+    """A tmpfs: its size in bytes (None: unbounded) and what is allowed on it."""
+
+    target: str
+    size: int | None
+    exec: bool = True
+    suid: bool = False
+    dev: bool = False
+    key: str = "tmpfs"
+
+
+class Work(Data):
+    """The workspace."""
+
+    source: str
+    access: str
+    writable: tuple[str, ...] = ()
+
+
+class Network(Data):
+    """A network that the sandbox joins. `isolated`: members can't reach each other; `host_reach`: nor does it keep the
+    host's own addresses away; `gateway`: the only way out is a gateway of sandboxrun's."""
+
+    name: str
+    internal: bool = False
+    external: bool = False
+    driver: str = "bridge"
+    ipv6: bool = False
+    isolated: bool = False
+    host_reach: bool = True
+
+
+class Reach(Data):
+    """What the sandbox reaches through a gateway: `mode` none, open or allow; `direct` where nothing filters it."""
+
+    mode: str
+    allow: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()
+    resolvers: tuple[str, ...] = ()
+
+
+class Port(Data):
+    """A published port. `address` is the host's; "" is all of them. `written` is the item's text."""
+
+    target: str
+    address: str = ""
+    written: str = ""
+
+
+class Machine(Data):
+    """A host device in the sandbox."""
+
+    source: str
+    target: str = ""
+    permissions: str = "rwm"
+
+
+class Given(Data):
+    """A secret or config file: its `origin` is file, environment, content or external."""
+
+    name: str
+    origin: str = ""
+    mode: int = 0o400
+    content: str = ""
+
+
+class Hook(Data):
+    """A command that the engine runs inside beside the main one."""
+
+    key: str
+    user: str = ""
+    privileged: bool = False
+
+
+class Building(Data):
+    """How the image is built."""
+
+    context: str = "."
+    args: Mapping[str, str] = NONE
+    network: str = ""
+    ssh: bool = False
+    entitlements: tuple[str, ...] = ()
+    privileged: bool = False
+
+
+Place = Callable[[str, str | None], Span | None]
+
+
+def nowhere(key: str, item: str | None = None) -> Span | None:
+    """The place of everything in what no file declares."""
+    return None
+
+
+class Subject(Data):
+    """One container's settings. `find` says where an option or an item of it is written, `via` from where it comes."""
+
+    name: str
+    kind: str = PROFILE
+    sandbox: str = ""  # the declared name, the same for all instances of a for_each
+    image: str | None = None
+    pinned: str = ""  # the digest that an engine resolved it to
+    user: str | None = None  # None: the image decides
+    groups: tuple[str, ...] = ()
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    security: Mapping[str, str] = NONE  # no-new-privileges, seccomp, apparmor, label, label=type, systempaths …
+    namespaces: Mapping[str, str] = NONE  # pid, ipc, uts, cgroup, userns, network → host, container:x, service:x
+    devices: tuple[Machine, ...] = ()
+    device_rules: tuple[str, ...] = ()
+    gpus: bool = False
+    sysctls: Mapping[str, str] = NONE
+    cgroup_parent: str = ""
+    oom_kill_disable: bool = False
+    oom_score_adj: int = 0
+    read_only: bool = False
+    mounts: tuple[Mounted, ...] = ()
+    volumes_from: tuple[str, ...] = ()
+    scratch: tuple[Scratch, ...] = ()
+    workspace: Work | None = None
+    api_socket: bool = False
+    networks: tuple[Network, ...] = ()
+    reach: Reach | None = None  # None: its networks decide
+    no_network: bool = False
+    ports: tuple[Port, ...] = ()
+    dns: tuple[str, ...] = ()
+    hosts: Mapping[str, tuple[str, ...]] = NONE
+    memory: int | None = None
+    swap: int | None = None  # memory and swap together; None: unset, -1: unlimited
+    cpus: float | None = None
+    pids: int | None = None
+    ulimits: Mapping[str, int] = NONE  # hard limits; -1 is unlimited
+    log_driver: str = ""
+    log_options: Mapping[str, str] = NONE
+    restart: str = "no"
+    timeout: int | None = None
+    ttl: int | None = None
+    idle: int | None = None
+    healthcheck: bool = False
+    artifacts: tuple[str, ...] = ()
+    artifacts_limit: int | None = None
+    environment: Mapping[str, str | None] = NONE  # None: taken over from the caller
+    env_files: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()  # variables whose value is a secret of a template, and never looked at
+    command: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    labels: Mapping[str, str] = NONE
+    secrets: tuple[Given, ...] = ()
+    configs: tuple[Given, ...] = ()
+    working_dir: str = ""
+    runtime: str = ""
+    build: Building | None = None
+    hooks: tuple[Hook, ...] = ()
+    provider: str = ""
+    watched: tuple[tuple[str, str], ...] = ()  # develop.watch: path on the host, target
+    unknown: tuple[str, ...] = ()  # keys that nothing reads
+    ignored: tuple[tuple[str, str], ...] = ()  # options that are accepted and not enforced, and why
+    remote: tuple[tuple[str, str], ...] = ()  # what is included from elsewhere: key, address
+    sharing: Mapping[str, tuple[str, ...]] = NONE  # volumes and networks → other subjects that use them
+    options: Callable[[], Mapping[str, Any]] = dict  # as plain data by Compose's keys, for a policy's `require`
+    find: Place = nowhere
+    via: Callable[[str], str] = lambda key: ""
+
+    @property
+    def open_network(self) -> bool:
+        """Whether something that is not filtered reaches the outside."""
+        if self.no_network or self.namespaces.get("network", "").startswith(("container:", "service:")):
+            return False
+        if self.namespaces.get("network") == "host":
+            return True
+        if self.reach is not None:
+            return False
+        return any(not network.internal for network in self.networks)
+
+
+def callers(name: str) -> str:
+    """What stands for the value of a caller's variable in a review: no variable's real value is looked at."""
+    return f"(the caller's {name})"
+
+
+def with_sharing(made: list[Subject]) -> tuple[Subject, ...]:
+    """The subjects, each told which others write to its volumes and bind sources or join its networks."""
+    users: dict[str, list[str]] = {}
+    for subject in made:
+        for thing in set(_shared(subject)):
+            users.setdefault(thing, []).append(subject.name)
+    return tuple(
+        structs.replace(
+            subject,
+            sharing=freeze(
+                {
+                    thing: tuple(name for name in users[thing] if name != subject.name)
+                    for thing in set(_shared(subject))
+                    if len(users[thing]) > 1
+                }
+            ),
+        )
+        for subject in made
+    )
+
+
+def _shared(subject: Subject) -> Iterator[str]:
+    yield from (f"network {network.name}" for network in subject.networks)
+    yield from (
+        f"{mount.kind} {mount.source}"
+        for mount in subject.mounts
+        if mount.source and not mount.read_only and mount.kind in ("bind", "volume")
+    )
+
+
+_ICC = "com.docker.network.bridge.enable_icc"
+_NO_HOST = (
+    ("com.docker.network.bridge.inhibit_ipv4", "true"),
+    ("com.docker.network.bridge.gateway_mode_ipv4", "isolated"),
+)
+
+
+def network_of(
+    name: str,
+    options: Mapping[str, str],
+    *,
+    internal: bool,
+    external: bool = False,
+    ipv6: bool = False,
+    driver: str = "",
+) -> Network:
+    """A network by the options of its driver."""
+    return Network(
+        name=name,
+        internal=internal,
+        external=external,
+        ipv6=ipv6,
+        driver=driver or "bridge",
+        isolated=options.get(_ICC) == "false",
+        host_reach=not any(options.get(option) == value for option, value in _NO_HOST),
+    )
+
+
+# -- paths of the host, however they are spelled
+
+_HOME = re.compile(r"(?:~|\$HOME|\$\{HOME(?::?-[^}]*)?\}|/home/[^/]+|/Users/[^/]+|/root)(?=/|$)")
+_RUN = re.compile(r"^/var/run(?=/|$)")
+
+
+@lru_cache(4096)
+def host_path(text: str) -> str:
+    """One spelling of a host path: normalized, `/var/run` as `/run`, a home directory as `~`."""
+    home = _HOME.match(text)
+    if home is not None:
+        rest = posixpath.normpath(text[home.end() :].lstrip("/") or ".")
+        if not rest.startswith(".."):
+            return "~" if rest == "." else f"~/{rest}"
+        text = f"/home/user/{rest}"
+    if not text.startswith("/"):
+        return posixpath.normpath(text) if text else ""
+    return _RUN.sub("/run", "/" + posixpath.normpath(text).lstrip("/"))
+
+
+def below(path: str, top: str) -> bool:
+    """Whether a path is `top` or lies below it."""
+    return path == top or path.startswith(top.rstrip("/") + "/")
+
+
+def names_variable(text: str, *names: str) -> bool:
+    """Whether a text interpolates one of the variables."""
+    return any(re.search(rf"\$(?:{name}\b|\{{{name}\b)", text) for name in names)

@@ -1,0 +1,255 @@
+"""Waivers and the baseline: which findings somebody accepted, until when, and which were there before.
+
+Owns their forms: comments beside the line, a file of waivers, a file of fingerprints. What is expired, unused, unknown
+or incomplete is a finding of its own. Pure.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, timedelta
+from typing import Any
+
+import msgspec
+
+from sandboxrun.audit.finding import Finding, Rule
+from sandboxrun.audit.policy import Policy
+from sandboxrun.audit.rules import by_id
+from sandboxrun.audit.rules.meta import EXPIRED, INCOMPLETE, NOT_WAIVABLE, STALE_BASELINE, UNKNOWN, UNUSED
+from sandboxrun.data import Data
+from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span
+from sandboxrun.spec.types import describe
+
+
+class Waiver(Data):
+    """One accepted risk. An inline one is about its own line; `file` and `sandbox` are patterns of one in a file."""
+
+    rules: tuple[str, ...]
+    until: date | None = None
+    owner: str = ""
+    reason: str = ""
+    span: Span | None = None
+    file: str = "*"
+    sandbox: str = "*"
+    line: int | None = None  # of an inline one: the line that it waives
+
+    def covers(self, finding: Finding) -> bool:
+        """Whether it is about a finding."""
+        if finding.rule not in self.rules:
+            return False
+        if self.line is not None:
+            span = finding.span
+            return span is not None and span.line == self.line and self.span is not None and span.file.name == self.file
+        inside = all(
+            fnmatch.fnmatchcase(name, self.sandbox) or name.partition("[")[0] == self.sandbox
+            for name in finding.subjects
+        )
+        return inside and fnmatch.fnmatchcase(finding.path, self.file)
+
+
+class Waivers(Data):
+    """The waivers of a file."""
+
+    waivers: tuple[Waiver, ...] = ()
+    name: str = ""
+
+
+class Baseline(Data):
+    """The fingerprints of findings that were there before."""
+
+    fingerprints: frozenset[str] = frozenset()
+    name: str = ""
+
+
+# -- reading
+
+_INLINE = re.compile(r"(?:^|\s)#\s*sandboxrun:\s*ignore\[([^\]]*)\](.*)$")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def inline(file: SourceFile) -> Iterator[Waiver]:
+    """The waivers in a file's comments: of their own line, or of the next one that is not a comment."""
+    if "sandboxrun:" not in file.text:
+        return
+    lines = file.text.splitlines()
+    for number, line in enumerate(lines, start=1):
+        found = _INLINE.search(line)
+        if found is None:
+            continue
+        at = line.index("#", found.start())
+        target = number
+        if not line[:at].strip():
+            rest = enumerate(lines[number:], start=number + 1)
+            target = next((n for n, text in rest if text.strip() and not text.lstrip().startswith("#")), number)
+        words = _words(found[2])
+        yield Waiver(
+            rules=tuple(rule.strip().upper() for rule in found[1].split(",") if rule.strip()),
+            until=_day(words.get("until", "")),
+            owner=words.get("owner", ""),
+            reason=words.get("reason", ""),
+            span=Span(file=file, line=number, column=at + 1, length=len(line.rstrip()) - at),
+            file=file.name,
+            line=target,
+        )
+
+
+def _words(text: str) -> Mapping[str, str]:
+    try:
+        parts = shlex.split(text)
+    except ValueError:  # a quote that is not closed
+        return {}
+    return {name: value for name, equals, value in (part.partition("=") for part in parts) if equals}
+
+
+def _day(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text) if _DATE.fullmatch(text) else None
+    except ValueError:
+        return None
+
+
+_KEYS = ("rules", "until", "owner", "reason", "file", "sandbox")
+
+
+def parse_waivers(node: Node | None, problems: Problems, name: str = "") -> Waivers:
+    """A file of waivers: `waivers:` with a list of rules, until, owner, reason, and patterns of file and sandbox."""
+    listed = node.get("waivers") if isinstance(node, MapNode) else node
+    if listed is None or (isinstance(listed, Scalar) and listed.value is None):
+        return Waivers(name=name)
+    if not isinstance(listed, ListNode):
+        problems.add(
+            f"expected a list of waivers, found {describe(listed)}", listed.span, "write waivers: [{rules: …}]"
+        )
+        return Waivers(name=name)
+    found = []
+    for item in listed.items:
+        if not isinstance(item, MapNode):
+            problems.add(f"expected a waiver, found {describe(item)}", item.span, f"its keys are {', '.join(_KEYS)}")
+            continue
+        for key, _ in item.entries:
+            if key.value not in _KEYS:
+                help = did_you_mean(str(key.value), _KEYS) or f"known are {', '.join(_KEYS)}"
+                problems.add(f'unknown key "{key.value}" in a waiver', key.span, help)
+        words = {str(key.value): value for key, value in item.entries}
+        given = words.get("rules")
+        rules = given.items if isinstance(given, ListNode) else (given,) if given is not None else ()
+        texts = {key: str(value.value) for key, value in words.items() if isinstance(value, Scalar)}
+        found.append(
+            Waiver(
+                rules=tuple(str(rule.value).upper() for rule in rules if isinstance(rule, Scalar)),
+                until=_day(texts.get("until", "")),
+                owner=texts.get("owner", ""),
+                reason=texts.get("reason", ""),
+                span=item.span,
+                file=texts.get("file", "*"),
+                sandbox=texts.get("sandbox", "*"),
+            )
+        )
+    return Waivers(waivers=tuple(found), name=name)
+
+
+def parse_baseline(data: Any, problems: Problems, name: str) -> Baseline:
+    """A baseline from its JSON data."""
+    listed = data.get("findings") if isinstance(data, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        problems.add(f"{name} is not a baseline", help="write it with sandboxrun audit --write-baseline")
+        return Baseline(name=name)
+    return Baseline(fingerprints=frozenset(str(item.get("fingerprint")) for item in listed), name=name)
+
+
+def baseline_data(findings: Iterable[Finding], earlier: Baseline | None) -> dict[str, Any]:
+    """What a baseline's file holds: all open findings; where there was one before, only those it had too."""
+    kept = [
+        finding
+        for finding in findings
+        if finding.status != "waived" and (earlier is None or finding.fingerprint in earlier.fingerprints)
+    ]
+    return {
+        "format_version": "1.0",
+        "findings": [
+            {"fingerprint": f.fingerprint, "rule": f.rule, "file": f.path, "message": f.message}
+            for f in sorted(kept, key=lambda f: (f.path, f.rule, f.fingerprint))
+        ],
+    }
+
+
+# -- judging
+
+
+def judged(
+    findings: Iterable[Finding],
+    files: Iterable[SourceFile],
+    waivers: Waivers,
+    baseline: Baseline | None,
+    policy: Policy,
+    today: date,
+) -> Iterator[Finding]:
+    """The findings, each with its status; and what is wrong with waivers and baseline, as findings."""
+    every = list(findings)
+    accepted: list[Waiver] = []
+    for waiver in (*waivers.waivers, *(one for file in files for one in inline(file))):
+        faults = list(_faults(waiver, policy, today))
+        yield from faults
+        if not faults:
+            accepted.append(waiver)
+    used: set[int] = set()
+    seen: set[str] = set()
+    for finding in every:
+        covering = [one for one in accepted if one.covers(finding)]
+        if covering:
+            waiver = covering[0]
+            used |= {id(one) for one in covering}
+            reason = f"{waiver.reason} (until {waiver.until}{f', {waiver.owner}' if waiver.owner else ''})"
+            yield msgspec.structs.replace(finding, status="waived", reason=reason)
+        elif baseline is not None and finding.fingerprint in baseline.fingerprints:
+            seen.add(finding.fingerprint)
+            yield msgspec.structs.replace(finding, status="baseline")
+        else:
+            yield finding
+    for waiver in accepted:
+        if id(waiver) not in used:
+            yield _raised(UNUSED, waiver, f"{', '.join(waiver.rules)} found nothing that this waives")
+    if baseline is not None and (gone := len(baseline.fingerprints - seen)):
+        message = f"{gone} of {baseline.name} {'is' if gone == 1 else 'are'} no longer found"
+        yield _raised(STALE_BASELINE, Waiver(rules=()), message)
+
+
+def _faults(waiver: Waiver, policy: Policy, today: date) -> Iterator[Finding]:
+    known = by_id()
+    if not waiver.rules:
+        yield _raised(UNKNOWN, waiver, "the waiver names no rule")
+    for rule in waiver.rules:
+        if rule not in known:
+            yield _raised(UNKNOWN, waiver, f"{rule} is not a rule", did_you_mean(rule, known))
+        elif waiver.line is not None and not policy.lets_inline(known[rule]):
+            yield _raised(NOT_WAIVABLE, waiver, f"{rule} can't be waived by a comment")
+    missing = [
+        what
+        for what, given in (("until", waiver.until), ("reason", waiver.reason), ("owner", waiver.owner))
+        if not given and not (what == "owner" and waiver.line is not None)
+    ]
+    if missing:
+        yield _raised(INCOMPLETE, waiver, f"the waiver has no {' and no '.join(missing)}: it waives nothing")
+    elif waiver.until is not None and waiver.until < today:
+        yield _raised(EXPIRED, waiver, f"the waiver of {', '.join(waiver.rules)} expired on {waiver.until}")
+    elif waiver.until and policy.longest is not None and waiver.until > today + timedelta(days=policy.longest):
+        message = f"the policy lets a waiver run {policy.longest} days, and this runs until {waiver.until}"
+        yield _raised(INCOMPLETE, waiver, message)
+
+
+def _raised(rule: Rule, waiver: Waiver, message: str, help: str | None = None) -> Finding:
+    return Finding(
+        rule=rule.id,
+        title=rule.title,
+        severity=rule.severity,
+        message=message,
+        key="",
+        subjects=(),
+        span=waiver.span,
+        help=help or rule.fix,
+        references=rule.references,
+    )

@@ -1,0 +1,253 @@
+"""`sandboxrun audit`: review profiles and Compose files as a security reviewer would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sandboxrun.cli import options as opt
+from sandboxrun.cli.output import coloured, note, result
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandboxrun.audit.diff import PrivilegeDiff
+    from sandboxrun.audit.judge import Terms, Verdict
+    from sandboxrun.lifecycle.review import Sources, Target
+    from sandboxrun.profile.variables import Inputs
+
+_PATH = click.Path(path_type=Path)
+_FORMATS = ("text", "json", "sarif", "markdown", "junit", "github", "gitlab")
+_SEVERITIES = ("info", "low", "medium", "high", "critical", "never")
+FOUND, NOT_AUDITED = 1, 3
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=_PATH, metavar="[FILE|DIRECTORY]...")
+@opt.taking(opt.var, opt.var_file, opt.policy, opt.host, opt.format_of(*_FORMATS), opt.as_json, *opt.SPOKEN)
+@click.option(
+    "--compose", multiple=True, type=_PATH, metavar="FILE", help="A Compose file; several are merged as one project."
+)
+@click.option("--running", is_flag=True, help="Review the profile's sandboxes that run, as they are now.")
+@click.option("--all-containers", is_flag=True, help="Review every running container of the engine.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(_SEVERITIES),
+    help="The least severity that makes the exit code 1. Default: the policy's fail_on, or medium.",
+)
+@click.option(
+    "--persona",
+    type=click.Choice(("everyday", "strict")),
+    default="everyday",
+    show_default=True,
+    help="strict shows rules of good practice too.",
+)
+@click.option("--max-profile", type=_PATH, metavar="FILE", help="No sandbox may exceed what this profile allows.")
+@click.option("--waivers", type=_PATH, metavar="FILE", help="Waivers. Default: sandboxrun-waivers.yaml in the root.")
+@click.option("--baseline", type=_PATH, metavar="FILE", help="Known findings. Default: sandboxrun-baseline.json.")
+@click.option("--write-baseline", is_flag=True, help="Write the baseline; an existing one only shrinks.")
+@click.option("--trust-ref", metavar="REF", help="Read policy, waivers and baseline from this revision.")
+@click.option("--base", metavar="REV", help="Show what the sandboxes may do that those of this revision could not.")
+@click.option("--fail-on-widening", is_flag=True, help="With --base: exit with 1 if a sandbox may do more, or maybe.")
+@click.option("--fix", "fixing", is_flag=True, help="Print fixes as a unified diff, each labelled.")
+@click.option("--write", "writing", is_flag=True, help="With --fix: write the safe fixes to the files.")
+@click.option("--unsafe-fixes", is_flag=True, help="With --fix --write: write those that change behaviour too.")
+def audit(
+    given: opt.Given,
+    paths: tuple[Path, ...],
+    compose: tuple[Path, ...],
+    running: bool,
+    all_containers: bool,
+    fail_on: str | None,
+    persona: str,
+    max_profile: Path | None,
+    waivers: Path | None,
+    baseline: Path | None,
+    write_baseline: bool,
+    trust_ref: str | None,
+    base: str | None,
+    fail_on_widening: bool,
+    fixing: bool,
+    writing: bool,
+    unsafe_fixes: bool,
+) -> int:
+    """Review profiles and Compose files: what their sandboxes may do, and what that is worth to an attacker.
+
+    Without a path, reviews the profile in the current directory. Needs no engine and runs nothing. Exits with 1 for
+    findings of --fail-on or worse, and with 3 if anything could not be audited.
+    """
+    import datetime
+    import tempfile
+
+    from sandboxrun.lifecycle import review
+    from sandboxrun.profile.files import project_root
+    from sandboxrun.spec.names import BASELINE
+
+    form = opt.chosen_format(given)
+    _check_clash(fixing, writing, unsafe_fixes, base, fail_on_widening)
+    if (running or all_containers) and (fixing or base is not None):
+        from sandboxrun.errors import UsageError
+
+        raise UsageError("--running and --all-containers review what runs: --fix and --base do not go with them")
+    named = paths if paths or compose or all_containers else _here()
+    found, gaps = review.targets(named, compose=compose)
+    if not found and not gaps and not all_containers:
+        from sandboxrun.errors import UsageError
+
+        raise UsageError("there is nothing to audit here", help="pass a profile, a Compose file or a directory")
+    root = project_root((*named, *compose, Path())[0])
+    sources = review.Sources(
+        root=root, policy=given.policy, max_profile=max_profile, waivers=waivers, baseline=baseline
+    )
+    today, strict = datetime.datetime.now(datetime.UTC).date(), persona == "strict"
+    if trust_ref is None:
+        terms = review.terms(sources, today=today, strict=strict)
+    else:
+        with tempfile.TemporaryDirectory(prefix="sandboxrun-") as name:
+            terms = review.terms(_trusted(sources, trust_ref, Path(name)), today=today, strict=strict)
+    inputs = _inputs(given, found)
+    if running or all_containers:
+        verdict = _live(given, found, terms, inputs, all_containers=all_containers)
+    else:
+        verdict = review.review(found, terms, inputs=inputs, gaps=gaps)
+    if fixing:
+        return _fix(verdict, writing, unsafe_fixes, quiet=given.quiet)
+    if write_baseline:
+        path = baseline if baseline is not None else root / BASELINE
+        review.write_baseline(path, verdict, terms)
+        note(f"wrote {path}", quiet=given.quiet)
+    diff = None
+    if base is not None and not verdict.gaps:  # what cannot be loaded cannot be compared: the exit code says so
+        from sandboxrun.lifecycle.comparing import since
+
+        diff = since(base, found, inputs)
+    result(verdict_in(form, verdict, str(root), diff, verbose=given.verbose))
+    if diff is not None and diff.widens and fail_on_widening:
+        return FOUND
+    return exit_code(verdict, fail_on or terms.policy.fail_on.word)
+
+
+def _inputs(given: opt.Given, found: Sequence[Target]) -> Inputs | None:
+    """The values for profiles' variables; Compose files have none, and are reviewed without what reads profiles."""
+    if not any(target.kind == "profile" for target in found):
+        return None
+    from sandboxrun.profile.variables import Inputs
+
+    return Inputs(vars=given.vars, var_files=given.var_files)
+
+
+def _live(
+    given: opt.Given, found: Sequence[Target], terms: Terms, inputs: Inputs | None, *, all_containers: bool
+) -> Verdict:
+    """The verdict on what the engine runs: all of it, or the sandboxes of the profiles."""
+    from sandboxrun.audit.judge import judge
+    from sandboxrun.backend.docker.reviewing import every_container, running_sandboxes
+    from sandboxrun.cli.project import open_engine
+    from sandboxrun.lifecycle.declaring import load_target
+
+    with open_engine(given.host) as engine:
+        if all_containers:
+            return judge(every_container(engine), terms)
+        profiles = [load_target(target, inputs).profile for target in found if target.kind == "profile"]
+        subjects = [subject for profile in profiles for subject in running_sandboxes(engine, profile.names)]
+        return judge(subjects, terms)
+
+
+def _check_clash(fixing: bool, writing: bool, unsafe: bool, base: str | None, fail_on_widening: bool) -> None:
+    from sandboxrun.errors import UsageError
+
+    if writing and not fixing:
+        raise UsageError("--write needs --fix")
+    if unsafe and not writing:
+        raise UsageError("--unsafe-fixes needs --fix --write")
+    if fail_on_widening and base is None:
+        raise UsageError("--fail-on-widening needs --base")
+    if fixing and base is not None:
+        raise UsageError("--fix and --base exclude each other")
+
+
+def _here() -> tuple[Path, ...]:
+    from sandboxrun.cli.project import default_files
+
+    return default_files() or (Path(),)
+
+
+def _fix(verdict: Verdict, writing: bool, unsafe: bool, *, quiet: bool) -> int:
+    from sandboxrun.lifecycle import fixing
+
+    if not writing:
+        result(fixing.diff(tuple(fixing.fixes(verdict, unsafe=True))) or "nothing to fix")
+        return 0
+    made = tuple(fixing.fixes(verdict, unsafe=unsafe))
+    for name in fixing.write(made):
+        note(f"wrote {name}: {sum(fix.file == name for fix in made)} fixed", quiet=quiet)
+    left = sum(finding.edit is not None for finding in verdict.open) - len(made)
+    if left > 0 and not unsafe:
+        note(f"{left} left that change behaviour: pass --unsafe-fixes to write them too", quiet=quiet)
+    return 0
+
+
+def exit_code(verdict: Verdict, fail_on: str) -> int:
+    """3 where something was not audited, which may be worse than what was found; 1 for findings; else 0."""
+    from sandboxrun.audit.finding import SEVERITIES
+
+    if verdict.gaps:
+        return NOT_AUDITED
+    return FOUND if fail_on != "never" and verdict.at_least(SEVERITIES[fail_on]) else 0
+
+
+def _trusted(sources: Sources, ref: str, into: Path) -> Sources:
+    """Where a revision's policy, waivers and baseline are, once it is written into a directory. Files that are named on
+    the command line are its caller's, and are read as they are."""
+    import msgspec
+
+    from sandboxrun.lifecycle.git import Repository
+
+    repository = Repository(sources.root)
+    repository.export(repository.commit(ref), into)
+    return msgspec.structs.replace(sources, trusted=into / sources.root.resolve().relative_to(repository.root))
+
+
+def verdict_in(
+    form: str, verdict: Verdict, root: str, diff: PrivilegeDiff | None = None, *, verbose: bool = False
+) -> Any:
+    """The verdict in one of the formats, and the privilege diff with it."""
+    import sys
+
+    from sandboxrun.report import audit as forms
+
+    if diff is not None:
+        from sandboxrun.report import privilege
+
+        match form:
+            case "text":
+                told = forms.verdict_text(verdict, colour=coloured(sys.stdout), verbose=verbose)
+                return f"{privilege.diff_text(diff)}\n{told}"
+            case "json":
+                return {**forms.verdict_json(verdict), "privilege_diff": privilege.diff_json(diff)}
+            case "markdown":
+                return f"{privilege.diff_markdown(diff)}\n{forms.verdict_markdown(verdict)}"
+        import msgspec
+
+        verdict = msgspec.structs.replace(verdict, findings=(*verdict.findings, *privilege.widenings(diff)))
+
+    match form:
+        case "json":
+            return forms.verdict_json(verdict)
+        case "sarif":
+            from sandboxrun import __version__
+            from sandboxrun.lifecycle.fixing import fixes_of
+            from sandboxrun.report.sarif import verdict_sarif
+
+            return verdict_sarif(verdict, root, __version__, fixes_of)
+        case "markdown":
+            return forms.verdict_markdown(verdict)
+        case "junit":
+            return forms.verdict_junit(verdict)
+        case "github":
+            return forms.verdict_github(verdict)
+        case "gitlab":
+            return forms.verdict_gitlab(verdict, root)
+    return forms.verdict_text(verdict, colour=coloured(sys.stdout), verbose=verbose)

@@ -1,0 +1,541 @@
+"""One Compose service as what the review judges, whatever spelling it uses.
+
+Owns the meaning of Compose's keys, those too that no option of a profile expresses. Pure.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sandboxrun.audit.subject import (
+    COMPOSE,
+    Building,
+    Given,
+    Hook,
+    Machine,
+    Mounted,
+    Network,
+    Port,
+    Scratch,
+    Subject,
+    network_of,
+    with_sharing,
+)
+from sandboxrun.compose.files import EMPTY, Missing, Services, by_name, dotenv, split_mount, variables_in
+from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, plain_of
+from sandboxrun.spec.option_types import split_security
+from sandboxrun.spec.types import freeze, parse_size
+
+# Every key of a service in the Compose Specification.
+KNOWN = frozenset(
+    """annotations attach blkio_config build cap_add cap_drop cgroup cgroup_parent command configs container_name
+    cpu_count cpu_percent cpu_period cpu_quota cpu_rt_period cpu_rt_runtime cpu_shares cpus cpuset credential_spec
+    depends_on deploy develop device_cgroup_rules devices dns dns_opt dns_search domainname driver_opts entrypoint
+    env_file environment expose extends external_links extra_hosts gpus group_add healthcheck hostname image init ipc
+    isolation label_file labels links logging mac_address mem_limit mem_reservation mem_swappiness memswap_limit models
+    network_mode networks oom_kill_disable oom_score_adj pid pids_limit platform ports post_start pre_stop privileged
+    profiles provider pull_policy pull_refresh_after read_only restart runtime scale secrets security_opt shm_size
+    stdin_open stop_grace_period stop_signal storage_opt sysctls tmpfs tty ulimits use_api_socket user userns_mode uts
+    volumes volumes_from working_dir""".split()
+)
+_NOT_ENFORCED = {
+    "cpu_count": "it is for Windows containers",
+    "cpu_percent": "it is for Windows containers",
+    "mem_swappiness": "engines with cgroup v2 ignore it",
+}
+# Options whose value decides what the container may do: what fills them in should stand in the file.
+_DECISIVE = (
+    "privileged network_mode pid ipc uts userns_mode cap_add cap_drop security_opt read_only use_api_socket".split()
+)
+
+
+def subjects(loaded: Services) -> tuple[tuple[Subject, ...], tuple[Missing, ...], Mapping[str, tuple[str, ...]]]:
+    """The services; what could not be taken into account; and by service the decisive options that are free variables,
+    as `key=variable`."""
+    made, missing, free = [], list(loaded.missing), {}
+    for name, (key, node) in loaded.services.items():
+        reader = _Service(name, key, node, loaded, missing)
+        made.append(reader.subject())
+        found = tuple(
+            f"{option}={variable}" for option in _DECISIVE for variable in variables_in(_raw(node.get(option)))
+        )
+        if found:
+            free[name] = found
+    return with_sharing(made), tuple(missing), free
+
+
+def _raw(node: Node | None) -> Node | None:
+    """The node with its texts as the file has them."""
+    match node:
+        case Scalar(value=str(), text=text):
+            return Scalar(value=text, text=text)
+        case ListNode():
+            return ListNode(items=tuple(found for item in node.items if (found := _raw(item)) is not None))
+    return None
+
+
+def _text(node: Node | None) -> str:
+    if not isinstance(node, Scalar) or node.value is None:
+        return ""
+    if isinstance(node.value, bool):
+        return "true" if node.value else "false"
+    return str(node.value)
+
+
+def _flag(node: Node | None) -> bool:
+    return _text(node).lower() in ("true", "yes", "on", "1")
+
+
+def _map(node: Node | None) -> MapNode:
+    return node if isinstance(node, MapNode) else EMPTY
+
+
+def _items(node: Node | None) -> tuple[Node, ...]:
+    match node:
+        case ListNode():
+            return node.items
+        case Scalar() if node.value is not None:
+            return (node,)
+    return ()
+
+
+def _whole(node: Node | None) -> int | None:
+    text = _text(node)
+    return int(text) if re.fullmatch(r"-?\d{1,18}", text) else None
+
+
+def _real(node: Node | None) -> float | None:
+    try:
+        return float(_text(node)) if _text(node) else None
+    except ValueError:
+        return None
+
+
+def _size(node: Node | None) -> int | None:
+    text = _text(node)
+    if re.fullmatch(r"-?\d{1,18}", text):
+        return int(text)
+    try:
+        return parse_size(text.lower()) if text else None
+    except ValueError:
+        return None
+
+
+def _words(node: Node | None) -> tuple[str, ...]:
+    if isinstance(node, ListNode):
+        return tuple(map(_text, node.items))
+    return tuple(_text(node).split())
+
+
+class _Service:
+    """Reads one service. `places` collects where options and their items are written."""
+
+    def __init__(self, name: str, key: Scalar, node: MapNode, loaded: Services, missing: list[Missing]) -> None:
+        self.name, self.key, self.node, self.loaded, self.missing = name, key, node, loaded, missing
+        self.places: dict[tuple[str, str | None], Span] = {}
+        for option, value in node.entries:
+            span = value.span if isinstance(value, Scalar) and value.span is not None else option.span
+            if span is not None:
+                self.places[str(option.value), None] = span
+
+    def at(self, key: str, item: str, node: Node | None) -> str:
+        """Note where an item is, and give it back."""
+        if node is not None and node.span is not None:
+            self.places.setdefault((key, item), node.span)
+        return item
+
+    def find(self, key: str, item: str | None = None) -> Span | None:
+        return self.places.get((key, item)) or self.places.get((key, None)) or self.key.span
+
+    def get(self, key: str) -> Node | None:
+        return self.node.get(key)
+
+    def listed(self, key: str) -> tuple[str, ...]:
+        return tuple(self.at(key, _text(item), item) for item in _items(self.get(key)))
+
+    def pairs(self, key: str) -> Iterator[tuple[str, str | None]]:
+        """A mapping, or a list of NAME=value; None where only a name is given."""
+        for name, value in _map(by_name(self.get(key))).entries:
+            self.at(key, str(name.value), value if value.span is not None else name)
+            bare = isinstance(value, Scalar) and value.value is None
+            yield str(name.value), None if bare else _text(value)
+
+    def subject(self) -> Subject:
+        limits = _map(_map(_map(self.get("deploy")).get("resources")).get("limits"))
+        mounts, scratch = self.mounts()
+        mode = _text(self.get("network_mode"))
+        environment = self.environment()
+        quota, period = _real(self.get("cpu_quota")), _real(self.get("cpu_period")) or 100_000
+        cpus = _real(self.get("cpus")) or _real(limits.get("cpus")) or (quota / period if quota and quota > 0 else None)
+        pids = _whole(self.get("pids_limit")) or _whole(limits.get("pids"))
+        logging = _map(self.get("logging"))
+        own_driver = _text(logging.get("driver"))
+        bounded = {"max-size": "20m", "max-file": "5"} if own_driver == "local" else {}
+        health = _map(self.get("healthcheck"))
+        return Subject(
+            name=self.name,
+            kind=COMPOSE,
+            sandbox=self.name,
+            image=_text(self.get("image")) or None,
+            user=_text(self.get("user")) or None,
+            groups=self.listed("group_add"),
+            privileged=_flag(self.get("privileged")),
+            cap_add=self.listed("cap_add"),
+            cap_drop=self.listed("cap_drop"),
+            security=freeze(dict(self.security())),
+            namespaces=freeze(dict(self.namespaces(mode))),
+            devices=tuple(self.devices()),
+            device_rules=self.listed("device_cgroup_rules"),
+            gpus=bool(_items(self.get("gpus"))) or self.reserves_devices(),
+            sysctls=freeze({name: value or "" for name, value in self.pairs("sysctls")}),
+            cgroup_parent=_text(self.get("cgroup_parent")),
+            oom_kill_disable=_flag(self.get("oom_kill_disable")),
+            oom_score_adj=_whole(self.get("oom_score_adj")) or 0,
+            read_only=_flag(self.get("read_only")),
+            mounts=mounts,
+            volumes_from=self.listed("volumes_from"),
+            scratch=scratch,
+            api_socket=_flag(self.get("use_api_socket")),
+            networks=tuple(self.networks(mode)),
+            no_network=mode == "none",
+            ports=tuple(self.ports()),
+            dns=self.listed("dns"),
+            hosts=freeze(dict(self.hosts())),
+            memory=_size(self.get("mem_limit")) or _size(limits.get("memory")) or None,
+            swap=_size(self.get("memswap_limit")),
+            cpus=cpus,
+            pids=pids if pids is not None and pids > 0 else None,
+            ulimits=freeze(dict(self.ulimits())),
+            log_driver=own_driver,
+            log_options=freeze(
+                {**bounded, **{str(k.value): _text(v) for k, v in _map(logging.get("options")).entries}}
+            ),
+            restart=self.restart(),
+            healthcheck=bool(health.entries) and not _flag(health.get("disable")),
+            environment=freeze(environment),
+            env_files=tuple(self.env_files()),
+            command=_words(self.get("command")),
+            entrypoint=_words(self.get("entrypoint")),
+            labels=freeze({name: value or "" for name, value in self.pairs("labels")}),
+            secrets=tuple(self.given("secrets")),
+            configs=tuple(self.given("configs")),
+            working_dir=_text(self.get("working_dir")),
+            runtime=_text(self.get("runtime")),
+            build=self.build(),
+            hooks=tuple(self.hooks()),
+            provider=_text(_map(self.get("provider")).get("type")),
+            watched=tuple(self.watched()),
+            unknown=tuple(self.unknown()),
+            ignored=tuple(self.ignored()),
+            remote=tuple(self.remote()),
+            options=lambda: plain_of(self.node),
+            find=self.find,
+        )
+
+    # -- privilege
+
+    def security(self) -> Iterator[tuple[str, str]]:
+        for item in _items(self.get("security_opt")):
+            name, value = split_security(_text(item))
+            self.at("security_opt", name, item)
+            if name == "seccomp" and value not in ("unconfined", "default", "builtin") and not value.startswith("{"):
+                value = self.seccomp(value)
+            yield name, value
+
+    def seccomp(self, path: str) -> str:
+        file = self.loaded.read(posixpath.normpath(posixpath.join(self.loaded.directory, path)))
+        if file is None:
+            self.missing.append(Missing(what=path, why="the seccomp profile cannot be read", file=self.file))
+            return path
+        return file.text
+
+    @property
+    def file(self) -> str:
+        return self.key.span.file.name if self.key.span is not None else ""
+
+    def namespaces(self, mode: str) -> Iterator[tuple[str, str]]:
+        for which, key in (
+            ("pid", "pid"),
+            ("ipc", "ipc"),
+            ("uts", "uts"),
+            ("cgroup", "cgroup"),
+            ("userns", "userns_mode"),
+        ):
+            value = _text(self.get(key))
+            if value == "host" or value.startswith(("container:", "service:")):
+                yield which, value
+        if mode and mode != "none":
+            yield "network", mode
+
+    def devices(self) -> Iterator[Machine]:
+        for item in _items(self.get("devices")):
+            if isinstance(item, MapNode):
+                source, target = _text(item.get("source")), _text(item.get("target"))
+                permissions = _text(item.get("permissions")) or "rwm"
+            else:
+                source, target, permissions, *_ = [*split_mount(_text(item)), "", ""]
+            self.at("devices", target or source, item)
+            yield Machine(source=source, target=target or source, permissions=permissions or "rwm")
+
+    def reserves_devices(self) -> bool:
+        resources = _map(_map(self.get("deploy")).get("resources"))
+        return bool(_items(_map(resources.get("reservations")).get("devices")))
+
+    # -- files
+
+    def mounts(self) -> tuple[tuple[Mounted, ...], tuple[Scratch, ...]]:
+        mounts: list[Mounted] = []
+        scratch: list[Scratch] = []
+        for item in _items(self.get("volumes")):
+            made = self.long_mount(item) if isinstance(item, MapNode) else self.short_mount(_text(item), item)
+            self.at("volumes", made.target, item)
+            if isinstance(made, Mounted):
+                mounts.append(made)
+            else:
+                scratch.append(made)
+        for item in _items(self.get("tmpfs")):
+            target, _, options = _text(item).partition(":")
+            self.at("tmpfs", target, item)
+            scratch.append(_scratch(target, options.split(",") if options else [], "tmpfs"))
+        return tuple(mounts), tuple(scratch)
+
+    def short_mount(self, text: str, item: Node) -> Mounted:
+        parts = split_mount(text)
+        written = split_mount(item.text)[0] if isinstance(item, Scalar) and item.text else parts[0]
+        if len(parts) == 1:
+            return Mounted(kind="volume", source="", target=parts[0], written=parts[0])
+        source, target, modes = parts[0], parts[1], parts[2].split(",") if len(parts) > 2 else []
+        propagation = next((mode for mode in modes if re.fullmatch("r?(shared|slave|private)", mode)), "")
+        return self.mounted(source, target, written, "ro" in modes, propagation)
+
+    def mounted(self, source: str, target: str, written: str, read_only: bool, propagation: str) -> Mounted:
+        """A bind where the source is a path, else a volume, which may be a bind by its driver's options."""
+        if source.startswith((".", "/", "~", "$", "\\")) or re.match(r"[A-Za-z]:[\\/]", source):
+            kind = "npipe" if source.startswith("\\\\") else "bind"
+            inside = self.is_inside(source)
+            return Mounted(
+                kind=kind, source=source, target=target, written=written or source, read_only=read_only,
+                propagation=propagation, inside=inside,
+            )  # fmt: skip
+        declared = _map(_map(self.loaded.top.get("volumes")).get(source))
+        options = _map(declared.get("driver_opts"))
+        device = _text(options.get("device"))
+        if device and re.search(r"(^|,)r?bind(,|$)", _text(options.get("o"))):
+            return Mounted(
+                kind="bind", source=device, target=target, written=device, read_only=read_only,
+                propagation=propagation, inside=self.is_inside(device),
+            )  # fmt: skip
+        return Mounted(kind="volume", source=source, target=target, written=written or source, read_only=read_only)
+
+    def is_inside(self, source: str) -> bool:
+        if source.startswith("${PWD}") or source.startswith("$PWD"):
+            return ".." not in source
+        if source.startswith(("/", "~", "\\")) or re.match(r"[A-Za-z]:", source):
+            return False
+        if source.startswith("$"):
+            return True  # the caller's to say: another rule speaks of variables
+        return not posixpath.normpath(source).startswith("..")
+
+    def long_mount(self, node: MapNode) -> Mounted | Scratch:
+        kind, source = _text(node.get("type")) or "volume", node.get("source")
+        target, read_only = _text(node.get("target")), _flag(node.get("read_only"))
+        if kind == "tmpfs":
+            options = _map(node.get("tmpfs"))
+            return Scratch(target=target, size=_size(options.get("size")) or None, exec=False, key="volumes")
+        propagation = _text(_map(node.get("bind")).get("propagation"))
+        text = _text(source)
+        written = source.text if isinstance(source, Scalar) and source.text else text
+        if kind == "bind" and not text.startswith((".", "/", "~", "$", "\\")):
+            text = f"./{text}"
+        made = self.mounted(text, target, written, read_only, propagation)
+        return made
+
+    # -- network
+
+    def networks(self, mode: str) -> Iterator[Network]:
+        if mode == "bridge":
+            yield Network(name="bridge", external=False)
+        if mode:
+            return
+        top = _map(self.loaded.top.get("networks"))
+        named = self.get("networks")
+        if isinstance(named, MapNode):
+            entries = [(str(key.value), key) for key, _ in named.entries]
+        else:
+            entries = [(_text(item), item) for item in _items(named)]  # type: ignore[misc]
+        for name, node in entries or [("default", self.key)]:
+            if entries:
+                self.at("networks", name, node)
+            declared = _map(top.get(name))
+            options = {str(k.value): _text(v) for k, v in _map(declared.get("driver_opts")).entries}
+            external = declared.get("external")
+            yield network_of(
+                name,
+                options,
+                internal=_flag(declared.get("internal")),
+                external=_flag(external) or isinstance(external, MapNode),
+                ipv6=_flag(declared.get("enable_ipv6")),
+                driver=_text(declared.get("driver")),
+            )
+
+    def ports(self) -> Iterator[Port]:
+        for item in _items(self.get("ports")):
+            if isinstance(item, MapNode):
+                target, address = _text(item.get("target")), _text(item.get("host_ip"))
+                yield Port(target=target, address=address, written=self.at("ports", target, item))
+                continue
+            text = _text(item)
+            bare = text.partition("/")[0]
+            found = re.fullmatch(r"(?:(?P<ip>\[[^\]]*\]|[^:]*(?:\.[^:]*){3}|localhost):)?(?P<rest>.*)", bare)
+            address = (found["ip"] or "") if found else ""
+            rest = found["rest"] if found else bare
+            target = split_mount(rest)[-1]
+            yield Port(target=target, address=address.strip("[]"), written=self.at("ports", text, item))
+
+    def hosts(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        node = self.get("extra_hosts")
+        if isinstance(node, MapNode):
+            for key, value in node.entries:
+                self.at("extra_hosts", str(key.value), key)
+                yield str(key.value), tuple(_text(item).strip("[]") for item in _items(value))
+            return
+        found: dict[str, tuple[str, ...]] = {}
+        for item in _items(node):
+            name, _, address = re.sub("=", ":", _text(item), count=1).partition(":")
+            self.at("extra_hosts", name, item)
+            found[name] = (*found.get(name, ()), address.strip("[]"))
+        yield from found.items()
+
+    # -- limits
+
+    def ulimits(self) -> Iterator[tuple[str, int]]:
+        for key, value in _map(self.get("ulimits")).entries:
+            hard = _whole(value.get("hard")) if isinstance(value, MapNode) else _whole(value)
+            self.at("ulimits", str(key.value), key)
+            if hard is not None:
+                yield str(key.value), hard
+
+    def restart(self) -> str:
+        given = _text(self.get("restart"))
+        policy = _map(_map(self.get("deploy")).get("restart_policy"))
+        if given or not policy.entries:
+            return "no" if given in ("", "false") else given
+        condition, most = _text(policy.get("condition")) or "any", _text(policy.get("max_attempts"))
+        words = {"none": "no", "any": "always", "on-failure": f"on-failure:{most}" if most else "on-failure"}
+        self.places.setdefault(("restart", None), self.find("deploy") or self.key.span)  # type: ignore[arg-type]
+        return words.get(condition, "no")
+
+    # -- secrets
+
+    def environment(self) -> dict[str, str | None]:
+        found: dict[str, str | None] = {}
+        for path in self.env_files():
+            file = self.loaded.read(posixpath.normpath(posixpath.join(self.loaded.directory, path)))
+            for key, value in dotenv(file):
+                found[self.at("environment", str(key.value), value)] = str(value.value)
+        for key, node in _map(by_name(self.get("environment"))).entries:
+            place = node.span or key.span
+            if place is not None:
+                self.places["environment", str(key.value)] = place  # instead of the file's, which it replaces
+            bare = isinstance(node, Scalar) and node.value is None
+            found[str(key.value)] = None if bare else _text(node)
+        return found
+
+    def env_files(self) -> Iterator[str]:
+        for item in _items(self.get("env_file")):
+            path = item.get("path") if isinstance(item, MapNode) else item
+            yield self.at("env_file", _text(path), item)
+
+    def given(self, key: str) -> Iterator[Given]:
+        top = _map(self.loaded.top.get(key))
+        for item in _items(self.get(key)):
+            source = _text(item.get("source") if isinstance(item, MapNode) else item)
+            mode = _text(item.get("mode")) if isinstance(item, MapNode) else ""
+            written = item.get("mode") if isinstance(item, MapNode) else None
+            text = written.text if isinstance(written, Scalar) else mode
+            declared = _map(top.get(source))
+            origin = next(
+                (o for o in ("file", "environment", "content", "external") if declared.get(o) is not None), ""
+            )
+            octal = text.removeprefix("0o")
+            yield Given(
+                name=self.at(key, source, item),
+                origin=origin,
+                mode=int(octal, 8) if re.fullmatch("[0-7]{3,5}", octal) else 0o400,
+                content=_text(declared.get("content")),
+            )
+
+    # -- building, and what runs beside
+
+    def build(self) -> Building | None:
+        node = self.get("build")
+        if node is None:
+            return None
+        if isinstance(node, Scalar):
+            return Building(context=_text(node))
+        body = _map(node)
+        for key, value in body.entries:
+            self.at("build", str(key.value), key if key.span is not None else value)
+        args = {}
+        for name, value in _map(by_name(body.get("args"))).entries:
+            args[self.at("build", str(name.value), name if name.span is not None else value)] = _text(value)
+        return Building(
+            context=_text(body.get("context")) or ".",
+            args=freeze(args),
+            network=_text(body.get("network")),
+            ssh=body.get("ssh") is not None,
+            entitlements=tuple(map(_text, _items(body.get("entitlements")))),
+            privileged=_flag(body.get("privileged")),
+        )
+
+    def hooks(self) -> Iterator[Hook]:
+        for key in ("post_start", "pre_stop"):
+            for item in _items(self.get(key)):
+                if isinstance(item, MapNode):
+                    yield Hook(key=key, user=_text(item.get("user")), privileged=_flag(item.get("privileged")))
+
+    def watched(self) -> Iterator[tuple[str, str]]:
+        for item in _items(_map(self.get("develop")).get("watch")):
+            if isinstance(item, MapNode):
+                path = _text(item.get("path"))
+                yield self.at("develop", path, item.get("path")), _text(item.get("target"))
+
+    def unknown(self) -> Iterator[str]:
+        for key, _ in self.node.entries:
+            word = str(key.value)
+            if word not in KNOWN and not word.startswith("x-"):
+                if key.span is not None:
+                    self.places[word, None] = key.span
+                yield word
+
+    def ignored(self) -> Iterator[tuple[str, str]]:
+        for key, why in _NOT_ENFORCED.items():
+            if self.get(key) is not None:
+                yield key, why
+        reservations = _map(_map(_map(self.get("deploy")).get("resources")).get("reservations"))
+        if reservations.get("cpus") is not None:
+            self.at("deploy", "deploy.resources.reservations.cpus", reservations.get("cpus"))
+            yield "deploy.resources.reservations.cpus", "an engine reserves no CPUs; set cpus"
+
+    def remote(self) -> Iterator[tuple[str, str]]:
+        for key, address, node in self.loaded.remote:
+            if node.span is not None:
+                self.places.setdefault((key, None), node.span)
+            yield key, address
+
+
+def _scratch(target: str, options: list[str], key: str) -> Scratch:
+    """A tmpfs by its options. Engines add noexec, nosuid and nodev where nothing else is said."""
+    sizes = [option.partition("=")[2] for option in options if option.startswith("size=")]
+    size: Any = None
+    if sizes:
+        try:
+            size = parse_size(sizes[-1])
+        except ValueError:
+            size = None
+    return Scratch(
+        target=target, size=size or None, exec="exec" in options, suid="suid" in options, dev="dev" in options, key=key
+    )

@@ -1,0 +1,331 @@
+"""The profile's side of a review: loading it alike for everybody, every value of its variables, and refusing it.
+
+Owns what a review assumes where a profile takes something from its caller.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sandboxrun.audit import declared
+from sandboxrun.audit.diff import exceeding as over
+from sandboxrun.audit.diff import side_of
+from sandboxrun.audit.finding import Finding, Hit
+from sandboxrun.audit.judge import Gap, Terms, judge, look, placed
+from sandboxrun.audit.rules.meta import EXCEEDS, FREE_VARIABLE
+from sandboxrun.audit.subject import Subject, callers
+from sandboxrun.data import Data
+from sandboxrun.errors import Diagnostic, Problems, ProfileError, SandboxrunError
+from sandboxrun.lifecycle.review import Reviewed, Sources, Target, policy_file_of, terms
+from sandboxrun.profile.files import LARGEST_FILE, read_regular, reason
+from sandboxrun.profile.layers import ProfileDocument, read_document
+from sandboxrun.profile.loader import Loaded, load_whole
+from sandboxrun.profile.variables import InputRefused, Inputs, Variable, VariableRules, check, parse_variables
+from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span
+from sandboxrun.spec.guard import GUARDS
+from sandboxrun.spec.project import Profile
+
+# -- loading
+
+
+class Everywhere(dict[str, str]):
+    """An environment in which every name has a value: a review does not depend on who makes it. What a profile takes
+    from there is sensitive, and shown nowhere."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A value that no other name has."""
+        return callers(key)
+
+
+def load_target(target: Target, inputs: Inputs | None = None) -> Loaded:
+    """A profile as the review loads it: no value of the caller's environment plays a part. Raises ProfileError."""
+    given = inputs or Inputs()
+    return _load(target.paths, given, _assumed(target.paths, given))
+
+
+def load_under(target: Target, inputs: Inputs, name: str, value: Any) -> Loaded:
+    """The same with one variable at a value. Raises ProfileError."""
+    kept = tuple(text for text in inputs.vars if text.partition("=")[0] != name)
+    given = msgspec.structs.replace(inputs, vars=kept)
+    return _load(target.paths, given, {**_assumed(target.paths, given), name: value})
+
+
+def _load(paths: tuple[Path, ...], inputs: Inputs, values: Mapping[str, Any]) -> Loaded:
+    whole = msgspec.structs.replace(inputs, environment=Everywhere(), values={**values, **inputs.values})
+    return load_whole(paths, inputs=whole, allow_outside=True)
+
+
+def _assumed(paths: tuple[Path, ...], inputs: Inputs) -> dict[str, Any]:
+    """A value for each variable that must be given and is not."""
+    values: dict[str, Any] = {}
+    for path in paths:
+        document = read_document(path, str(path), path.parent, Problems())
+        if document is None or document.variables is None:
+            continue
+        given = {text.partition("=")[0] for text in inputs.vars}
+        for name, variable in parse_variables(document.variables, Problems()).items():
+            if variable.required and name not in given and name not in inputs.values and not inputs.var_files:
+                example = next(_examples(variable.rules), None)
+                if example is not None:
+                    values[name] = example
+    return values
+
+
+def add_profile(target: Target, given: Inputs | None, by: Terms, into: Reviewed) -> None:
+    """Load a profile into what is reviewed; one that cannot be loaded is a gap."""
+    inputs = given or Inputs()
+    path = target.paths[0]
+    try:
+        text = read_regular(path, LARGEST_FILE)
+        loaded = _load(target.paths, inputs, _assumed(target.paths, inputs) if b"variables" in text else {})
+        into.files.update({file.name: file for file in loaded.profile.files})
+        disk = declared.Disk(real=os.path.realpath, holds=held)
+        made = declared.subjects(loaded.profile, disk)
+        into.subjects += made
+        into.findings += exceeding(loaded.profile, by)
+        if loaded.variables:
+            _vary(target, inputs, loaded, made, into)
+    except SandboxrunError as error:
+        first = error.diagnostics[0]
+        more = f", and {len(error.diagnostics) - 1} more" if len(error.diagnostics) > 1 else ""
+        where = f"{first.span}: " if first.span is not None else ""
+        into.gaps.append(Gap(what=str(path), why=f"{where}{first.message}{more}", file=str(path)))
+    except OSError as error:
+        into.gaps.append(Gap(what=str(path), why=f"it cannot be read: {reason(error)}", file=str(path)))
+
+
+def held(directory: str) -> tuple[str, ...]:
+    """What lies in a directory of what the host runs by itself or by habit."""
+    try:
+        names = set(islice(os.listdir(directory), 10_000))
+    except OSError:
+        return ()
+    return tuple(name for name in GUARDS if name in names)
+
+
+def exceeding(profile: Profile, by: Terms) -> Iterator[Finding]:
+    """In what the sandboxes of a profile exceed the greatest one: of the same name there, else the only one."""
+    if by.greatest is None:
+        return
+    named = {sandbox.sandbox: side_of(sandbox, by.greatest) for sandbox in by.greatest.sandboxes}
+    only = next(iter(named.values())) if len(named) == 1 else None
+    for sandbox, subject in zip(profile.sandboxes, declared.subjects(profile), strict=True):
+        greatest = named.get(sandbox.sandbox, only)
+        if greatest is None:
+            message = f"the greatest profile has no sandbox {sandbox.sandbox}"
+            yield placed(EXCEEDS, Hit(key="", message=message), subject)
+            continue
+        for axis, step in over(greatest, side_of(sandbox, profile)):
+            message = f"{axis}: {step.witness}, by the greatest profile"
+            yield placed(EXCEEDS, Hit(key=step.key, item=step.item, message=message), subject)
+
+
+def refuse(profile: Profile, sources: Sources, environment: Mapping[str, str], today: date) -> None:
+    """Raise ProfileError for what the policy does not allow of a profile: the same judging as in a review."""
+    by = terms(sources, today=today)
+    disk = declared.Disk(real=os.path.realpath, holds=held, caller=environment.get)
+    made = declared.subjects(profile, disk)
+    verdict = judge(made, by, files=profile.files, others=exceeding(profile, by))
+    refused = verdict.at_least(by.policy.fail_on)
+    if refused:
+        raise ProfileError(
+            *(
+                Diagnostic(
+                    message=f"{', '.join(finding.subjects)}: {finding.message} ({finding.rule})",
+                    span=finding.span,
+                    help=f"the policy {policy_file_of(sources)} refuses it: {finding.help}",
+                )
+                for finding in refused
+            )
+        )
+
+
+# -- every value that a variable may have
+
+MOST_LOADS = 200
+# What an attacker would put into a free variable, by the option whose template it is in.
+_WORST: Mapping[str, tuple[Any, ...]] = {
+    "user": ("root", "0", "0:0"),
+    "group_add": ("docker", ["docker"]),
+    "image": ("latest", "busybox:latest"),
+    "cap_add": ("SYS_ADMIN", ["SYS_ADMIN"], "ALL", ["ALL"]),
+    "cap_drop": ("CHOWN", ["CHOWN"], []),
+    "security_opt": ("seccomp=unconfined", ["seccomp=unconfined"], "unconfined", "false"),
+    "read_only": (False, "false"),
+    "network_mode": ("bridge",),
+    "networks": ("default", ["default"]),
+    "egress": ("open", ["*.amazonaws.com:443"], "*.amazonaws.com:443", "*.amazonaws.com", "allow"),
+    "extra_hosts": ("metadata:169.254.169.254", "169.254.169.254", ["metadata:169.254.169.254"]),
+    "volumes": ("/etc", "/", ["/:/host"], "/var/run/docker.sock"),
+    "workspace": ("/", "rw", "/etc"),
+    "devices": ("/dev/sda", ["/dev/sda"]),
+    "userns_mode": ("host",),
+    "restart": ("always",),
+    "mem_limit": (0, "0"),
+    "memswap_limit": (-1, "-1"),
+    "cpus": (0, "0"),
+    "pids_limit": (-1, 0, "-1"),
+    "ulimits": (-1, "-1", 1048576),
+    "tmpfs": ("/tmp:exec", "exec", ["/tmp:exec"]),
+    "sysctls": ("1",),
+    "working_dir": ("/proc/self/fd/8", "self/fd/8"),
+    "dns": ("8.8.8.8", ["8.8.8.8"]),
+}
+
+
+def _vary(target: Target, inputs: Inputs, loaded: Loaded, made: Sequence[Subject], into: Reviewed) -> None:
+    """Load the profile again with other values of its variables: what is found then, and not now, is a finding too."""
+    known = {_identity(finding) for finding in look(made)}
+    reported: set[tuple[str, str]] = set()
+    for count, other in enumerate(alternatives(target, loaded)):
+        if count >= MOST_LOADS:
+            why = f"its variables have more than {MOST_LOADS} values to try"
+            into.gaps.append(Gap(what=str(target.paths[0]), why=why, file=str(target.paths[0])))
+            return
+        if (other.name, other.option) in reported:
+            continue
+        for subject, finding in _under(target, inputs, other.name, other.value):
+            if _identity(finding) in known:
+                continue
+            if not other.option:
+                into.findings.append(msgspec.structs.replace(finding, when=other.words))
+            elif finding.key == other.option:
+                reported.add((other.name, other.option))
+                message = (
+                    f'{other.option} is decided by the variable "{other.name}", which may hold anything: with '
+                    f"{_shown(other.value)}, {finding.message} ({finding.rule})"
+                )
+                raised = placed(FREE_VARIABLE, Hit(key=other.option, item=finding.item, message=message), subject)
+                into.findings.append(msgspec.structs.replace(raised, span=other.span or raised.span))
+                break
+
+
+class Alternative(Data):
+    """Another value of a variable. `option` is the one that a free variable would open; "" where all values are
+    known."""
+
+    name: str
+    value: Any
+    option: str = ""
+    span: Span | None = None
+
+    @property
+    def words(self) -> str:
+        """The value as a condition."""
+        return f"{self.name} is {_shown(self.value)}"
+
+
+def alternatives(target: Target, loaded: Loaded) -> Iterator[Alternative]:
+    """Values that the variables in a profile's templates may have besides those given."""
+    uses = _uses(target, loaded.bases) if loaded.variables else {}
+    for name, variable in loaded.variables.items():
+        options = uses.get(name, {})
+        fixed = _domain(variable.rules)
+        if options and fixed is not None:
+            yield from (Alternative(name=name, value=value) for value in fixed)
+            continue
+        for option, span in options.items():
+            for value in _WORST.get(option, ()):
+                if _accepts(variable, value):
+                    yield Alternative(name=name, value=value, option=option, span=span)
+
+
+def _identity(finding: Finding) -> tuple[Any, ...]:
+    return (finding.rule, finding.subjects, finding.key, finding.item)
+
+
+def _under(target: Target, inputs: Inputs, name: str, value: Any) -> Iterator[tuple[Subject, Finding]]:
+    """What is found with one variable at another value; nothing where the profile refuses it."""
+    try:
+        other = load_under(target, inputs, name, value)
+    except ProfileError:
+        return
+    for subject in declared.subjects(other.profile, declared.Disk(real=os.path.realpath, holds=held)):
+        for finding in look((subject,)):
+            yield subject, finding
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value) if not isinstance(value, str) else f'"{value}"'
+
+
+def _domain(rules: VariableRules) -> list[Any] | None:
+    """All values of a variable, where they can be counted; None for one that is free."""
+    if rules.enum is not None:
+        return list(rules.enum[:50])
+    if rules.type == "boolean":
+        return [True, False]
+    if rules.type in ("integer", "number") and rules.least is not None and rules.most is not None:
+        return [rules.least, rules.most]
+    return None
+
+
+def _examples(rules: VariableRules) -> Iterator[Any]:
+    """Values that a variable takes."""
+    if (domain := _domain(rules)) is not None:
+        yield from domain
+    candidates: tuple[Any, ...]
+    match rules.type:
+        case "integer" | "number":
+            candidates = (rules.least, rules.most, 1, 0)
+        case "array":
+            candidates = ([], ["main"], ["api.example.com:443"], [1])
+        case "object":
+            candidates = ({}, {"a": "b"})
+        case _:
+            candidates = ("main", "1", "v1.0.0", "example", "api.example.com", "a1b2c3d4", "0" * 40, "2024-01-01", "a")
+    yield from (value for value in candidates if value is not None and _fits(rules, value))
+
+
+def _accepts(variable: Variable, value: Any) -> bool:
+    """Whether a variable takes a value, by its type."""
+    rules = variable.rules
+    kinds: Mapping[str, tuple[type, ...]] = {
+        "string": (str,), "integer": (int,), "number": (int, float), "array": (list,), "boolean": (bool,),
+    }  # fmt: skip
+    if isinstance(value, bool) != (rules.type == "boolean") or not isinstance(value, kinds.get(rules.type, ())):
+        return False
+    return _fits(rules, value)
+
+
+def _fits(rules: VariableRules, value: Any) -> bool:
+    try:
+        check(value, rules)
+    except InputRefused:
+        return False
+    return True
+
+
+def _uses(target: Target, bases: Sequence[ProfileDocument]) -> Mapping[str, Mapping[str, Span | None]]:
+    """Which options of sandboxes each variable is in a template of, and where."""
+    found: dict[str, dict[str, Span | None]] = {}
+    own = [read_document(path, str(path), path.parent, Problems()) for path in target.paths]
+    for document in (*bases, *own):
+        for _, node in document.sandboxes.values() if document is not None else ():
+            for key, value in node.entries:
+                option = str(key.value)
+                for text in _templates(value):
+                    for name in set(re.findall(r"[A-Za-z_]\w*", str(text.value))):
+                        found.setdefault(name, {})[option] = text.span
+    return found
+
+
+def _templates(node: Node) -> Iterator[Scalar]:
+    match node:
+        case Scalar(value=str() as text) if "{{" in text or "{%" in text:
+            yield node
+        case ListNode():
+            for item in node.items:
+                yield from _templates(item)
+        case MapNode():
+            for _, value in node.entries:
+                yield from _templates(value)

@@ -1,0 +1,122 @@
+"""Fixes of a review: the edits of its findings made in the files' texts, parsed and reviewed again before any is kept.
+
+Owns which edits go together, and writing the files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from sandboxrun.audit.finding import Finding
+from sandboxrun.audit.fixes import fixed
+from sandboxrun.audit.judge import Verdict
+from sandboxrun.data import Data
+from sandboxrun.errors import Problems, SandboxrunError
+from sandboxrun.profile.yaml import parse_yaml
+from sandboxrun.source import SourceFile
+
+SAFE, CHANGES = "safe", "changes behaviour"
+
+
+class Fix(Data):
+    """One edit that was made: of which finding, in which file, and the text before and after it."""
+
+    finding: Finding
+    file: str
+    before: str
+    after: str
+
+    @property
+    def label(self) -> str:
+        """Whether the program in the sandbox notices."""
+        return SAFE if self.finding.edit is not None and self.finding.edit.safe else CHANGES
+
+    @property
+    def lines(self) -> tuple[int, int, str]:
+        """The lines that go (first and last; last below first: none), and the text that takes their place."""
+        old, new = self.before.splitlines(keepends=True), self.after.splitlines(keepends=True)
+        start = 0
+        while start < min(len(old), len(new)) and old[start] == new[start]:
+            start += 1
+        end = 0
+        while end < min(len(old), len(new)) - start and old[-1 - end] == new[-1 - end]:
+            end += 1
+        return start + 1, len(old) - end, "".join(new[start : len(new) - end])
+
+
+def edited(text: str, finding: Finding) -> str | None:
+    """A file's text with a finding's edit made; None where it has none, or the result could not be read."""
+    span = finding.shown
+    if finding.edit is None or span is None or finding.when:
+        return None
+    sandbox = finding.subjects[0].partition("[")[0] if finding.subjects else ""
+    problems = Problems()
+    root = parse_yaml(SourceFile(name=span.file.name, text=text), problems)
+    if root is None or problems:
+        return None
+    made = fixed(text, root, sandbox, finding.edit)
+    if made is None or made == text:
+        return None
+    parse_yaml(SourceFile(name=span.file.name, text=made), problems)
+    return None if problems else made
+
+
+def fixes_of(finding: Finding) -> Sequence[tuple[str, tuple[str, int, int, str]]]:
+    """A finding's fix for SARIF: a sentence, and the lines of its file that change."""
+    span = finding.shown
+    made = edited(span.file.text, finding) if span is not None else None
+    if made is None or span is None:
+        return ()
+    fix = Fix(finding=finding, file=span.file.name, before=span.file.text, after=made)
+    return ((f"{finding.help} ({fix.label})", (span.file.name, *fix.lines)),)
+
+
+def fixes(verdict: Verdict, *, unsafe: bool) -> Iterator[Fix]:
+    """The fixes of the open findings, one after the other on each file's text. Without `unsafe`, the safe ones only."""
+    texts: dict[str, str] = {}
+    for finding in sorted(verdict.open, key=lambda one: one.order):
+        span = finding.shown
+        if span is None or finding.edit is None or not (unsafe or finding.edit.safe):
+            continue
+        before = texts.get(span.file.name, span.file.text)
+        after = edited(before, finding)
+        if after is not None:
+            texts[span.file.name] = after
+            yield Fix(finding=finding, file=span.file.name, before=before, after=after)
+
+
+def diff(made: Sequence[Fix]) -> str:
+    """The fixes as unified diffs, each hunk below a line that says what it fixes and whether it is safe."""
+    parts = []
+    for fix in made:
+        old, new = fix.before.splitlines(keepends=True), fix.after.splitlines(keepends=True)
+        lines = list(difflib.unified_diff(old, new, f"a/{fix.file}", f"b/{fix.file}", n=2))
+        note = f"# {fix.finding.rule} {fix.finding.title}: {fix.label}\n"
+        parts.append(note + "".join(line if line.endswith("\n") else f"{line}\n" for line in lines))
+    return "\n".join(parts)
+
+
+def write(made: Sequence[Fix]) -> tuple[str, ...]:
+    """Write the last text of each file in place of the old one, which must still be what was reviewed."""
+    first: dict[str, str] = {}
+    last: dict[str, str] = {}
+    for fix in made:
+        first.setdefault(fix.file, fix.before)
+        last[fix.file] = fix.after
+    for name in last:
+        path = Path(name)
+        if path.is_symlink() or path.read_text(encoding="utf-8-sig") != first[name]:
+            raise SandboxrunError(f"{name} has changed since it was reviewed", help="run the command again")
+    for name, text in last.items():
+        path = Path(name)
+        mode = path.stat().st_mode & 0o7777
+        handle, made_at = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        os.chmod(made_at, mode)
+        os.replace(made_at, path)
+    return tuple(last)

@@ -1,0 +1,153 @@
+"""Reading a repository's objects: revisions, files of a revision, and a revision's files as a directory.
+
+Owns how git is called. The repository is hostile: plumbing only, no hook, filter, pager, external program or network,
+and no configuration but the repository's own, of which nothing is run by these commands.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from sandboxrun.errors import SandboxrunError
+
+MOST_FILES = 20_000
+LARGEST_FILE = 1 << 20
+LARGEST_TREE = 256 << 20  # bytes of all files that are read of one revision
+_TIMEOUT = 60.0
+_WANTED = (".yaml", ".yml", ".json", ".env")
+
+
+class GitError(SandboxrunError):
+    """The repository cannot be read, or has no such revision."""
+
+
+def _environment() -> Mapping[str, str]:
+    """Nothing of the caller's that git obeys, and no way out of the machine."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    return {
+        **kept,
+        "LC_ALL": "C",
+        "HOME": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_NO_LAZY_FETCH": "1",  # git 2.44 and later
+        "GIT_ALLOW_PROTOCOL": "none",  # earlier ones would fetch what a partial clone lacks: over no protocol
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_PAGER": "cat",
+    }
+
+
+class Repository:
+    """A repository, by a directory in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(os.path.realpath(directory))
+        top = self._git("rev-parse", "--show-toplevel").decode("utf-8", "surrogateescape").rstrip("\n")
+        self.root = Path(os.path.realpath(top))
+
+    def _git(self, *arguments: str, input: bytes | None = None) -> bytes:
+        """What a plumbing command prints. Raises GitError with git's own words."""
+        command = ["git", "--no-pager", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
+        command += ["-c", "protocol.allow=never", "-C", str(self.directory), *arguments]
+        try:
+            done = subprocess.run(
+                command, input=input, capture_output=True, env=_environment(), timeout=_TIMEOUT, check=False,
+                stdin=None if input is not None else subprocess.DEVNULL,
+            )  # fmt: skip
+        except FileNotFoundError:
+            raise GitError("git is not installed", help="install it, or leave out --base and --trust-ref") from None
+        except subprocess.TimeoutExpired:
+            raise GitError(f"git took longer than {_TIMEOUT:g} s to read the repository") from None
+        if done.returncode != 0:
+            words = done.stderr.decode("utf-8", "replace").strip().splitlines()
+            said = re.sub(r"^(fatal|error): ", "", words[0]) if words else f"git ended with {done.returncode}"
+            raise GitError(f"the repository cannot be read: {said}", help=_help(said))
+        return done.stdout
+
+    def commit(self, ref: str) -> str:
+        """The commit that a name stands for. Raises GitError, for a shallow or partial clone by name."""
+        if not ref or ref.startswith("-") or not ref.isprintable():
+            raise GitError(f'"{ref}" is not a revision')
+        try:
+            text = self._git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}").decode()
+        except GitError:
+            raise self._absent(ref) from None
+        found = text.strip()
+        if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", found):
+            raise self._absent(ref)
+        return found
+
+    def _absent(self, ref: str) -> GitError:
+        shallow = self._git("rev-parse", "--is-shallow-repository").strip() == b"true"
+        if shallow:
+            help = "this clone is shallow: fetch the revision first (git fetch --unshallow, or fetch-depth: 0)"
+        else:
+            help = "fetch it first, or check its name"
+        return GitError(f'the repository has no revision "{ref}"', help=help)
+
+    def files(self, commit: str) -> Iterator[tuple[str, str]]:
+        """The regular files of a commit as path and object. A tree that holds what no checkout would is refused."""
+        listed = self._git("ls-tree", "-r", "-z", "--full-tree", "--end-of-options", commit)
+        for entry in filter(None, listed.split(b"\0")):
+            meta, _, raw = entry.partition(b"\t")
+            mode, kind, object_id = meta.decode("ascii").split()
+            path = raw.decode("utf-8", "surrogateescape")
+            if kind != "blob" or mode not in ("100644", "100755"):
+                continue  # links and submodules: what they lead to is not of this revision
+            steps = path.split("/")
+            if any(step in ("", ".", "..") or step.lower() == ".git" or "\0" in step for step in steps):
+                raise GitError(f"the revision {commit[:12]} holds a path that no checkout would have")
+            yield path, object_id
+
+    def blobs(self, objects: list[str]) -> Iterator[bytes]:
+        """The contents of objects, in their order. Raises GitError for one that is missing or too large."""
+        if not objects:
+            return
+        lines = "".join(f"{object_id}\n" for object_id in objects).encode()
+        sizes = self._git("cat-file", "--batch-check", input=lines).decode("ascii", "replace").splitlines()
+        total = 0
+        for line in sizes:
+            words = line.split()
+            if len(words) != 3:
+                help = "this clone is partial: fetch the revision's files first (git fetch --refetch)"
+                raise GitError(f"the object {words[0][:12] if words else '?'} is missing", help=help)
+            total += int(words[2])
+            if int(words[2]) > LARGEST_FILE or total > LARGEST_TREE:
+                raise GitError("the revision's files are too large to be reviewed")
+        data = self._git("cat-file", "--batch", input=lines)
+        at = 0
+        for _ in objects:
+            end = data.index(b"\n", at)
+            size = int(data[at:end].split()[2])
+            yield data[end + 1 : end + 1 + size]
+            at = end + 1 + size + 1
+
+    def export(self, commit: str, into: Path) -> None:
+        """Write the files of a revision that profiles are made of into a directory: regular files, no links."""
+        wanted = [(path, object_id) for path, object_id in self.files(commit) if _is_wanted(path)]
+        if len(wanted) > MOST_FILES:
+            raise GitError(f"the revision has more than {MOST_FILES} files to review")
+        for (path, _), content in zip(wanted, self.blobs([one for _, one in wanted]), strict=True):
+            place = into / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+
+
+def _is_wanted(path: str) -> bool:
+    name = PurePosixPath(path).name
+    return name.endswith(_WANTED) or name.startswith(".env") or name == "env"
+
+
+def _help(said: str) -> str | None:
+    if "dubious ownership" in said:
+        return "the repository belongs to another user: run the review as its owner"
+    if "not a git repository" in said:
+        return "run the command inside a repository"
+    return None

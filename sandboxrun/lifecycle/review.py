@@ -1,0 +1,270 @@
+"""The review of files: finding them, what they are judged by, Compose files, and the verdict.
+
+Owns what of the disk a review reads. What it judges by is `audit`'s; nothing is run, and no engine is asked. How a
+profile is loaded for it is `declaring`'s, which a review of Compose files does not import.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from sandboxrun.audit.finding import Finding, Hit
+from sandboxrun.audit.judge import Gap, Terms, Verdict, judge, placed
+from sandboxrun.audit.policy import parse_policy
+from sandboxrun.audit.rules.meta import FREE_VARIABLE
+from sandboxrun.audit.subject import Subject
+from sandboxrun.audit.waivers import Baseline, Waivers, baseline_data, parse_baseline, parse_waivers
+from sandboxrun.data import Data
+from sandboxrun.errors import Problems, UsageError
+from sandboxrun.profile.files import LARGEST_FILE, project_root, read_regular, read_source, reason
+from sandboxrun.profile.yaml import parse_yaml
+from sandboxrun.source import SourceFile, Span
+from sandboxrun.spec.names import BASELINE, POLICY, WAIVERS
+
+if TYPE_CHECKING:
+    from sandboxrun.profile.variables import Inputs
+    from sandboxrun.spec.project import Profile
+
+COMPOSE_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
+OVERRIDES = ("compose.override.yaml", "compose.override.yml", "docker-compose.override.yaml",
+             "docker-compose.override.yml")  # fmt: skip
+MOST_FILES = 20_000
+_SKIPPED = frozenset({".git", "node_modules", ".venv", "venv", ".sandboxrun", ".tox", "__pycache__", ".mypy_cache"})
+_PROFILE = re.compile(r"^[\"']?sandboxes[\"']?\s*:", re.MULTILINE)
+_COMPOSE = re.compile(r"^[\"']?services[\"']?\s*:|^\{\s*[\"']?services|^include\s*:", re.MULTILINE)
+_FLOW_PROFILE = re.compile(r"^\{\s*[\"']?sandboxes")
+
+
+class Target(Data):
+    """What is audited together: a profile, or the files of one Compose project."""
+
+    kind: str
+    paths: tuple[Path, ...]
+
+
+# -- finding files
+
+
+def targets(paths: Sequence[Path], *, compose: Sequence[Path] = ()) -> tuple[tuple[Target, ...], tuple[Gap, ...]]:
+    """What the paths name: files by what they hold, directories with all that is in them. `compose` are Compose files
+    merged as one project. Raises UsageError for a path that is not there."""
+    found: list[Target] = []
+    gaps: list[Gap] = []
+    for path in paths:
+        if path.is_dir():
+            found += _in_directory(path, gaps)
+        elif not os.path.lexists(path):
+            raise UsageError(f"{path} does not exist", help="pass a profile, a Compose file or a directory")
+        else:
+            kind = _kind(path, gaps)
+            if kind is not None:
+                found.append(_target(kind, path))
+    if compose:
+        found.append(Target(kind="compose", paths=tuple(compose)))
+    unique = {target.paths: target for target in found}
+    return tuple(unique.values()), tuple(gaps)
+
+
+def _target(kind: str, path: Path) -> Target:
+    """A Compose file that is found by its name has its override file with it."""
+    if kind == "compose" and path.name in COMPOSE_NAMES:
+        stem, suffix = path.name.rsplit(".", 1)
+        for name in dict.fromkeys((f"{stem}.override.{suffix}", f"{stem}.override.yaml", f"{stem}.override.yml")):
+            if (path.parent / name).is_file():
+                return Target(kind=kind, paths=(path, path.parent / name))
+    return Target(kind=kind, paths=(path,))
+
+
+def _kind(path: Path, gaps: list[Gap]) -> str | None:
+    try:
+        text = read_regular(path, LARGEST_FILE).decode("utf-8-sig", "replace")
+    except OSError as error:
+        gaps.append(Gap(what=str(path), why=f"it cannot be read: {reason(error)}", file=str(path)))
+        return None
+    if _PROFILE.search(text) or _FLOW_PROFILE.match(text):
+        return "profile"
+    if _COMPOSE.search(text) or path.name in (*COMPOSE_NAMES, *OVERRIDES):
+        return "compose"
+    gaps.append(Gap(what=str(path), why="it is neither a profile nor a Compose file", file=str(path)))
+    return None
+
+
+def _in_directory(top: Path, gaps: list[Gap]) -> Iterator[Target]:
+    """Profiles by what they hold, Compose files by their names. Links are not followed."""
+    count = 0
+    for directory, names, found in os.walk(top):
+        names[:] = sorted(name for name in names if name not in _SKIPPED)
+        for name in sorted(found):
+            path = Path(directory, name)
+            if not name.endswith((".yaml", ".yml")) or path.is_symlink():
+                continue
+            count += 1
+            if count > MOST_FILES:
+                gaps.append(Gap(what=str(top), why=f"it holds more than {MOST_FILES} YAML files"))
+                return
+            if name in OVERRIDES:
+                continue
+            if name in COMPOSE_NAMES:
+                yield _target("compose", path)
+            elif _holds_profile(path):
+                yield Target(kind="profile", paths=(path,))
+
+
+def _holds_profile(path: Path) -> bool:
+    try:
+        text = read_regular(path, LARGEST_FILE).decode("utf-8", "replace")
+    except OSError:
+        return False
+    return _PROFILE.search(text) is not None
+
+
+# -- what it is judged by
+
+
+class Sources(Data):
+    """Where policy, waivers and baseline are; None finds them in the project's root, or in `trusted`: a directory that
+    holds the root as it is in a revision."""
+
+    root: Path
+    trusted: Path | None = None
+    policy: Path | None = None
+    max_profile: Path | None = None
+    waivers: Path | None = None
+    baseline: Path | None = None
+
+    @property
+    def top(self) -> Path:
+        """The directory that holds them."""
+        return self.trusted if self.trusted is not None else self.root
+
+
+def terms(sources: Sources, *, today: date, strict: bool = False) -> Terms:
+    """What the review judges by. Raises ProfileError for a policy, waivers or a baseline that is wrong."""
+    problems = Problems()
+    policy_file = _source(sources, sources.policy, POLICY, problems)
+    waivers_file = _source(sources, sources.waivers, WAIVERS, problems)
+    baseline_file = _source(sources, sources.baseline, BASELINE, problems)
+    policy = parse_policy(parse_yaml(policy_file, problems) if policy_file else None, problems, _name(policy_file))
+    waivers = Waivers()
+    if waivers_file is not None:
+        waivers = parse_waivers(parse_yaml(waivers_file, problems), problems, waivers_file.name)
+    baseline: Baseline | None = None
+    if baseline_file is not None:
+        try:
+            data: Any = json.loads(baseline_file.text)
+        except (ValueError, RecursionError):
+            data = None
+        baseline = parse_baseline(data, problems, baseline_file.name)
+    problems.check()
+
+    def path(name: str) -> str:
+        return os.path.relpath(name, sources.root).replace(os.sep, "/")
+
+    greatest = sources.max_profile
+    if greatest is None and policy.max_profile is not None:
+        greatest = (policy_file_of(sources).parent / policy.max_profile) if policy_file else None
+    return Terms(
+        policy=policy,
+        waivers=waivers,
+        baseline=baseline,
+        today=today,
+        strict=strict,
+        path=path,
+        greatest=_greatest(greatest),
+    )
+
+
+def _greatest(path: Path | None) -> Profile | None:
+    """The profile that no sandbox may exceed. It is read from the disk: a policy that names one names a file."""
+    if path is None:
+        return None
+    from sandboxrun.lifecycle.declaring import load_target
+
+    return load_target(Target(kind="profile", paths=(path,))).profile
+
+
+def policy_file_of(sources: Sources) -> Path:
+    """Where the policy is."""
+    return sources.policy if sources.policy is not None else sources.top / POLICY
+
+
+def _name(file: SourceFile | None) -> str:
+    return file.name if file is not None else ""
+
+
+def _source(sources: Sources, given: Path | None, name: str, problems: Problems) -> SourceFile | None:
+    if given is not None:
+        return read_source(given, str(given), problems)
+    path = sources.top / name
+    shown = name if sources.trusted is not None else os.path.relpath(path)
+    return read_source(path, shown, problems) if path.is_file() else None
+
+
+# -- loading
+
+
+class Reviewed(msgspec.Struct, kw_only=True):
+    """What loading gave: what can be judged, what was found on the way, what could not be audited, and the texts."""
+
+    subjects: list[Subject] = msgspec.field(default_factory=list)
+    findings: list[Finding] = msgspec.field(default_factory=list)
+    gaps: list[Gap] = msgspec.field(default_factory=list)
+    files: dict[str, SourceFile] = msgspec.field(default_factory=dict)
+
+
+def review(found: Sequence[Target], by: Terms, *, inputs: Inputs | None = None, gaps: Sequence[Gap] = ()) -> Verdict:
+    """The verdict on targets."""
+    loaded = Reviewed(gaps=list(gaps))
+    for target in found:
+        if target.kind == "profile":
+            from sandboxrun.lifecycle.declaring import add_profile
+
+            add_profile(target, inputs, by, loaded)
+        else:
+            _compose(target, loaded)
+    return judge(loaded.subjects, by, files=loaded.files.values(), others=loaded.findings, gaps=loaded.gaps)
+
+
+def _compose(target: Target, into: Reviewed) -> None:
+    from sandboxrun.compose import files, service
+
+    root = os.path.realpath(project_root(target.paths[0]))
+
+    def read(path: str) -> SourceFile | None:
+        """Files of the repository only: others may be anybody's, and a Compose file could name any."""
+        real = os.path.realpath(path)
+        if not (real == root or real.startswith(root + os.sep)) or not os.path.isfile(real):
+            return None
+        return read_source(Path(real), path, Problems())
+
+    paths = [os.path.normpath(str(path)) for path in target.paths]
+    loaded = files.load(paths, read)
+    into.files.update({file.name: file for file in loaded.files})
+    into.gaps += [
+        Gap(what=fault.message, why="the file is not valid", file=_place(fault.span)) for fault in loaded.faults
+    ]
+    made, missing, free = service.subjects(loaded)
+    into.gaps += [Gap(what=one.what, why=one.why, file=one.file) for one in missing]
+    into.subjects += made
+    for subject in made:
+        for option, _, variable in (text.partition("=") for text in free.get(subject.name, ())):
+            message = f"{option} is decided by ${{{variable}}}, which may hold anything"
+            into.findings.append(placed(FREE_VARIABLE, Hit(key=option, message=message), subject))
+
+
+def _place(span: Span | None) -> str:
+    return str(span) if span is not None else ""
+
+
+def write_baseline(path: Path, verdict: Verdict, by: Terms) -> None:
+    """Write the open findings to the baseline. One that is there already only shrinks."""
+    data = baseline_data(verdict.findings, by.baseline)
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=True) + "\n", encoding="utf-8")

@@ -1,0 +1,297 @@
+"""A review's verdict as text, JSON, Markdown, JUnit and annotations of GitHub and GitLab.
+
+Owns these forms; SARIF has a module of its own. What a file says is untrusted in all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import textwrap
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import Any
+
+from sandboxrun.audit.finding import Finding, Severity
+from sandboxrun.audit.judge import Verdict
+from sandboxrun.audit.rules import by_id
+from sandboxrun.errors import Diagnostic, one_line, printable
+from sandboxrun.report.diagnostics import annotation, diagnostic_text
+from sandboxrun.report.markdown import Page, code, escaped
+
+FORMATS = ("text", "json", "sarif", "markdown", "junit", "github", "gitlab")
+
+
+def message_of(finding: Finding) -> str:
+    """What was found, with the sandboxes it is about and the values it is so for."""
+    names = ", ".join(finding.subjects[:3])
+    more = f" and {len(finding.subjects) - 3} more" if len(finding.subjects) > 3 else ""
+    when = f", when {finding.when}" if finding.when else ""
+    return one_line(f"{names}{more}: {finding.message}{when}" if names else f"{finding.message}{when}")
+
+
+def _diagnostic(finding: Finding) -> Diagnostic:
+    via = f" (from {finding.via})" if finding.via.startswith("base ") else ""
+    return Diagnostic(
+        message=f"{message_of(finding)}{via}",
+        span=finding.span,
+        help=finding.help or None,
+        severity=f"{finding.severity.word}[{finding.rule}]",
+    )
+
+
+def verdict_text(verdict: Verdict, *, colour: bool = False, verbose: bool = False) -> str:
+    """What a person reads: each open finding with its line, what was not audited, and a summary. `verbose`: those
+    waived or in the baseline as well."""
+    parts = [diagnostic_text(_diagnostic(finding), colour=colour) for finding in verdict.open]
+    if verbose:
+        for finding in verdict.findings:
+            if finding.status:
+                why = f"waived: {one_line(finding.reason)}" if finding.status == "waived" else "in the baseline"
+                parts.append(f"{diagnostic_text(_diagnostic(finding), colour=colour)}\n  note: {why}")
+    parts += [f"not audited: {one_line(gap.what)}: {one_line(gap.why)}" for gap in verdict.gaps]
+    return "\n\n".join([*parts, summary(verdict)]) + "\n"
+
+
+def summary(verdict: Verdict) -> str:
+    """The last line: how much was looked at, and what was found."""
+    found = ", ".join(f"{count} {word}" for word, count in verdict.counts.items() if count) or "nothing found"
+    files, sandboxes = len(verdict.files), len(verdict.subjects)
+    told = f"{files} file{_s(files)}, {sandboxes} sandbox{'es' if sandboxes != 1 else ''}: {found}"
+    for status, words in (("waived", "waived"), ("baseline", "in the baseline")):
+        count = sum(finding.status == status for finding in verdict.findings)
+        told += f"; {count} {words}" if count else ""
+    gaps = len(verdict.gaps)
+    return f"{told}; {gaps} not audited" if gaps else told
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+# -- JSON
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """The verdict as data; `schemas/audit.schema.json` describes it."""
+    return {
+        "format_version": "1.0",
+        "complete": not verdict.gaps,
+        "summary": {**verdict.counts, "waived": _count(verdict, "waived"), "baseline": _count(verdict, "baseline")},
+        "files": list(verdict.files),
+        "sandboxes": list(verdict.subjects),
+        "findings": [finding_json(finding) for finding in verdict.findings],
+        "not_audited": [{"what": gap.what, "why": gap.why, "file": gap.file} for gap in verdict.gaps],
+    }
+
+
+def _count(verdict: Verdict, status: str) -> int:
+    return sum(finding.status == status for finding in verdict.findings)
+
+
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """One finding."""
+    told: dict[str, Any] = {
+        "rule": finding.rule,
+        "title": finding.title,
+        "severity": finding.severity.word,
+        "message": printable(finding.message),
+        "sandboxes": list(finding.subjects),
+        "option": finding.key,
+        "item": finding.item,
+        "help": printable(finding.help),
+        "references": [str(reference) for reference in finding.references],
+        "fingerprint": finding.fingerprint,
+        "status": finding.status or "open",
+    }
+    for key, text in (("when", finding.when), ("reason", finding.reason), ("from", finding.via)):
+        if text:
+            told[key] = printable(text)
+    if finding.span is not None:
+        span = finding.span
+        told["place"] = {"file": span.file.name, "line": span.line, "column": span.column, "length": span.length}
+    return told
+
+
+# -- Markdown, for a comment on a pull request
+
+
+def verdict_markdown(verdict: Verdict) -> str:
+    """A table of the open findings, the worst first, and what was not audited; as long as a comment may be."""
+    page = Page(f"### sandboxrun audit\n\n**{escaped(summary(verdict))}**\n\n", whole="sandboxrun audit")
+    rows = [
+        f"| {finding.severity.word} | {finding.rule} | {_where(finding)} | {escaped(message_of(finding))} |\n"
+        for finding in sorted(verdict.open, key=lambda finding: (-finding.severity, finding.order))
+    ]
+    if rows:
+        page.add("| severity | rule | where | what |\n| --- | --- | --- | --- |\n")
+        page.add_each(rows, "of the findings")
+    gaps = [f"- {code(gap.what)}: {escaped(gap.why)}\n" for gap in verdict.gaps]
+    page.add_each(["\n**Not audited:**\n\n", *gaps] if gaps else [], "of what was not audited")
+    return page.text
+
+
+def _where(finding: Finding) -> str:
+    span = finding.shown
+    return f"{code(span.file.name)}:{span.line}" if span is not None else ""
+
+
+# -- JUnit
+
+
+def verdict_junit(verdict: Verdict) -> str:
+    """A test case a finding, failed where it is open; what was not audited is an error."""
+    cases = []
+    for finding in verdict.findings:
+        span = finding.shown
+        name = _quoted(f"{finding.rule} {message_of(finding)}")
+        place = f' file={_quoted(span.file.name)} line="{span.line}"' if span is not None else ""
+        head = f'    <testcase classname="sandboxrun.{finding.rule}" name={name}{place}'
+        if finding.status:
+            cases.append(f"{head}><skipped message={_quoted(finding.reason or finding.status)}/></testcase>")
+        else:
+            body = escape(f"{message_of(finding)}\n{printable(finding.help)}")
+            kind = f'<failure type="{finding.severity.word}" message={_quoted(finding.title)}>'
+            cases.append(f"{head}>{kind}{body}</failure></testcase>")
+    for gap in verdict.gaps:
+        name, why = _quoted(f"not audited: {one_line(gap.what)}"), _quoted(one_line(gap.why))
+        cases.append(f'    <testcase classname="sandboxrun.audit" name={name}><error message={why}/></testcase>')
+    if not cases:
+        cases.append('    <testcase classname="sandboxrun.audit" name="nothing found"/>')
+    failed, broken = len(verdict.open), len(verdict.gaps)
+    head = f'  <testsuite name="sandboxrun audit" tests="{len(cases)}" failures="{failed}" errors="{broken}">'
+    return "\n".join(
+        ['<?xml version="1.0" encoding="UTF-8"?>', "<testsuites>", head, *cases, "  </testsuite>", "</testsuites>", ""]
+    )
+
+
+def _quoted(text: str) -> str:
+    return f'"{escape(one_line(text))}"'
+
+
+# -- annotations
+
+_ANNOTATED = {
+    Severity.CRITICAL: "error",
+    Severity.HIGH: "error",
+    Severity.MEDIUM: "warning",
+    Severity.LOW: "notice",
+    Severity.INFO: "notice",
+}
+
+
+def verdict_github(verdict: Verdict) -> str:
+    """Workflow commands, which GitHub Actions shows beside the lines."""
+    lines = []
+    for finding in verdict.open:
+        message = f"{finding.rule} {message_of(finding)}"
+        told = Diagnostic(
+            message=message, span=finding.shown, help=finding.help or None, severity=_ANNOTATED[finding.severity]
+        )
+        lines.append(annotation(told))
+    for gap in verdict.gaps:
+        lines.append(annotation(Diagnostic(message=f"not audited: {gap.what}: {gap.why}")))
+    return "\n".join([*lines, summary(verdict)]) + "\n"
+
+
+_GITLAB = {
+    Severity.CRITICAL: "blocker",
+    Severity.HIGH: "critical",
+    Severity.MEDIUM: "major",
+    Severity.LOW: "minor",
+    Severity.INFO: "info",
+}
+
+
+def verdict_gitlab(verdict: Verdict, root: str) -> str:
+    """A code quality report of GitLab: paths from `root`, the repository."""
+    issues = []
+    for finding in verdict.open:
+        span = finding.shown
+        path = relative(span.file.name, root) if span is not None else (verdict.files or (".",))[0]
+        issues.append(
+            {
+                "description": f"{finding.rule}: {message_of(finding)}",
+                "check_name": finding.rule,
+                "fingerprint": finding.fingerprint,
+                "severity": _GITLAB[finding.severity],
+                "location": {"path": path, "lines": {"begin": span.line if span is not None else 1}},
+            }
+        )
+    for gap in verdict.gaps:
+        where = (gap.file or gap.what).split(":")[0]
+        place = {"path": relative(where, root), "lines": {"begin": 1}}
+        told = one_line(f"not audited: {gap.what}: {gap.why}")
+        issues.append(
+            {"description": told, "check_name": "not-audited", "fingerprint": _digest(told), "severity": "critical",
+             "location": place}
+        )  # fmt: skip
+    return json.dumps(issues, indent=2) + "\n"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def relative(name: str, root: str) -> str:
+    """A file's name as it is from the repository's root, with forward slashes."""
+    path = os.path.relpath(os.path.abspath(name), root)
+    return path.replace(os.sep, "/")
+
+
+# -- a rule's page
+
+
+def rule_text(id: str) -> str:
+    """What `explain SBX301` prints."""
+    rule = by_id()[id]
+    lines = [
+        f"{rule.id}  {rule.title}",
+        "",
+        f"  severity    {rule.severity.word}: it gives {rule.gain.value}, {rule.how.value}",
+        f"  family      {rule.family}",
+        f"  shown       {'to the strict reader (--persona strict)' if rule.strict else 'always'}",
+        f"  waivable    {'inline, or in a file' if rule.inline else 'in a file only'}",
+        f"  references  {', '.join(map(str, rule.references)) or 'none'}",
+        "",
+        *_wrapped(rule.why),
+        "",
+        *_wrapped(f"Fix: {rule.fix}."),
+    ]
+    for name, example in (("found", rule.bad), ("not found", rule.good)):
+        if example:
+            lines += ["", f"  {name}:", *(f"    {line}" for line in example.splitlines())]
+    return "\n".join(lines) + "\n"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 100, initial_indent="  ", subsequent_indent="  ")
+
+
+def rule_json(id: str) -> dict[str, Any]:
+    """The same as data."""
+    rule = by_id()[id]
+    return {
+        "rule": rule.id,
+        "title": rule.title,
+        "severity": rule.severity.word,
+        "gain": rule.gain.value,
+        "how": rule.how.value,
+        "family": rule.family,
+        "strict": rule.strict,
+        "inline_waiver": rule.inline,
+        "why": rule.why,
+        "fix": rule.fix,
+        "references": [str(reference) for reference in rule.references],
+        "bad": rule.bad,
+        "good": rule.good,
+    }
+
+
+def counts_of(findings: Iterable[Finding]) -> Mapping[str, int]:
+    """How many findings each rule has."""
+    found: dict[str, int] = {}
+    for finding in findings:
+        found[finding.rule] = found.get(finding.rule, 0) + 1
+    return dict(sorted(found.items()))

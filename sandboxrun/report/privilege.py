@@ -1,0 +1,95 @@
+"""A privilege diff as text, JSON and Markdown, and as findings at the changed lines for all other formats.
+
+Owns these forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sandboxrun.audit.diff import Change, PrivilegeDiff
+from sandboxrun.audit.finding import Finding
+from sandboxrun.audit.rules.meta import WIDENED
+from sandboxrun.errors import one_line, printable
+from sandboxrun.report.markdown import Page, escaped
+from sandboxrun.spec.privilege import Way
+
+_MARKS = {Way.WIDENED: "+", Way.MAYBE: "?", Way.NARROWED: "-"}
+
+
+def _names(change: Change) -> str:
+    shown = ", ".join(change.sandboxes[:3])
+    more = len(change.sandboxes) - 3
+    return one_line(f"{shown} and {more} more" if more > 0 else shown)
+
+
+def diff_text(diff: PrivilegeDiff) -> str:
+    """A line a change, the gravest first, with its place and how many sandboxes it is about; then a summary."""
+    lines = []
+    for change in diff.changes:
+        place = f"  {change.span}" if change.span is not None else ""
+        count = f" ({len(change.sandboxes)} sandboxes)" if len(change.sandboxes) > 1 else ""
+        mark = f"{_MARKS[change.way]} {change.way.value:<8}"
+        lines.append(f"{mark} {change.axis}: {_names(change)}{count} {one_line(change.witness)}{printable(place)}")
+    return "\n".join([*lines, summary(diff)]) + "\n"
+
+
+def summary(diff: PrivilegeDiff) -> str:
+    """The last line."""
+    if not diff.changes:
+        count = len(diff.sandboxes)
+        return f"Privileges: unchanged, in {count} sandbox{'' if count == 1 else 'es'}."
+    counts = {way: sum(change.way is way for change in diff.changes) for way in _MARKS}
+    words = {Way.WIDENED: "widened", Way.MAYBE: "maybe", Way.NARROWED: "narrowed"}
+    return "Privileges: " + ", ".join(f"{counts[way]} {words[way]}" for way in _MARKS) + "."
+
+
+def diff_json(diff: PrivilegeDiff) -> dict[str, Any]:
+    """The same as data, and the verdict per sandbox and axis."""
+    return {
+        "format_version": "1.0",
+        "widens": diff.widens,
+        "changes": [_change_json(change) for change in diff.changes],
+        "sandboxes": {name: {axis: way.value for axis, way in row.items()} for name, row in diff.by_axis().items()},
+    }
+
+
+def _change_json(change: Change) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "verdict": change.way.value,
+        "axis": change.axis,
+        "witness": printable(change.witness),
+        "sandboxes": list(change.sandboxes),
+        "option": change.key,
+    }
+    if change.span is not None:
+        told["place"] = {"file": change.span.file.name, "line": change.span.line, "column": change.span.column}
+    return told
+
+
+def diff_markdown(diff: PrivilegeDiff) -> str:
+    """A table for a comment on a pull request, as long as one may be."""
+    page = Page(f"### {escaped(summary(diff))}\n\n", whole="sandboxrun diff")
+    if diff.changes:
+        page.add("| verdict | axis | sandboxes | what |\n| --- | --- | --- | --- |\n")
+    rows = [f"| {c.way.value} | {c.axis} | {escaped(_names(c))} | {escaped(c.witness)} |\n" for c in diff.changes]
+    page.add_each(rows, "of the changes")
+    return page.text
+
+
+def widenings(diff: PrivilegeDiff) -> Iterator[Finding]:
+    """What widens or may widen, as findings where it is written: for annotations and code scanning."""
+    for change in diff.changes:
+        if change.way in (Way.WIDENED, Way.MAYBE):
+            yield Finding(
+                rule=WIDENED.id,
+                title=WIDENED.title,
+                severity=WIDENED.severity,
+                message=f"{change.way.value} {change.axis}: {change.witness}",
+                key=change.key,
+                subjects=change.sandboxes,
+                span=change.span,
+                home=change.span,
+                help=WIDENED.fix,
+            )

@@ -1,0 +1,724 @@
+"""Which of two specs may do more: one partial order an axis, and which options each axis is made of.
+
+Owns the orders. A change that no order can judge is MAYBE, which counts as wider. Pure. A test names an option that
+belongs to no axis.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import json
+import posixpath
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from sandboxrun.data import Data
+from sandboxrun.spec import seccomp
+from sandboxrun.spec.option_types import NAMES, Egress, options_of
+from sandboxrun.spec.project import FileSpec, NetworkSpec
+from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.types import format_duration, format_size, freeze, parse_size
+
+INFINITE = float("inf")
+
+
+class Way(enum.Enum):
+    """How a change of one axis goes."""
+
+    WIDENED = "WIDENED"
+    MAYBE = "MAYBE"
+    NARROWED = "NARROWED"
+    UNCHANGED = "UNCHANGED"
+
+
+class Step(Data):
+    """One difference: which way, in a sentence that goes on after the sandbox's name, and where it is written."""
+
+    way: Way
+    witness: str
+    key: str
+    item: str | None = None
+
+
+class Side(Data):
+    """One of the two: a settled spec, and what its names stand for in its profile."""
+
+    spec: SandboxSpec
+    networks: Mapping[str, NetworkSpec] = freeze({})
+    secrets: Mapping[str, FileSpec] = freeze({})
+    workspace: str = ""  # the directory behind a copied workspace
+
+
+Compare = Callable[[Side, Side], Iterator[Step]]
+
+
+class Axis(Data):
+    """A part of what a sandbox may do."""
+
+    name: str
+    keys: tuple[str, ...]
+    compare: Compare
+
+
+def wider(key: str, witness: str, item: str | None = None) -> Step:
+    """It may do more."""
+    return Step(way=Way.WIDENED, witness=witness, key=key, item=item)
+
+
+def narrower(key: str, witness: str, item: str | None = None) -> Step:
+    """It may do less."""
+    return Step(way=Way.NARROWED, witness=witness, key=key, item=item)
+
+
+def maybe(key: str, witness: str, item: str | None = None) -> Step:
+    """Nobody can tell from the files."""
+    return Step(way=Way.MAYBE, witness=witness, key=key, item=item)
+
+
+def _sets(key: str, values: Sequence[Iterable[str]], more: str, less: str) -> Iterator[Step]:
+    """Sets, before and after; the sentences have a place for what was added or removed."""
+    before, after = map(set, values)
+    yield from (wider(key, more.format(one), one) for one in sorted(after - before))
+    yield from (narrower(key, less.format(one), one) for one in sorted(before - after))
+
+
+def _ranks(key: str, old: Any, new: Any, order: tuple[Any, ...], what: str) -> Iterator[Step]:
+    if old == new:
+        return
+    if old not in order or new not in order:
+        yield maybe(key, f"{what} is now {new}, was {old}")
+    else:
+        step = wider if order.index(new) > order.index(old) else narrower
+        yield step(key, f"{what} is now {new}, was {old}")
+
+
+def _amounts(
+    key: str,
+    values: Sequence[float],
+    what: str,
+    show: Callable[[int], str] = str,
+    item: str | None = None,
+) -> Iterator[Step]:
+    """Limits, before and after: more is wider, and infinite the widest."""
+    old, new = values
+    if old == new:
+        return
+    shown = [
+        "unlimited" if value == INFINITE else show(int(value)) if value == int(value) else str(value)
+        for value in values
+    ]
+    step = wider if new > old else narrower
+    yield step(key, f"{'may now use' if new > old else 'may only use'} {what}: {shown[1]}, was {shown[0]}", item)
+
+
+# -- privilege
+
+# What engines give where nothing is dropped.
+_DEFAULT_CAPABILITIES = frozenset(
+    """AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID
+    SYS_CHROOT""".split()
+)
+
+
+def capabilities(spec: SandboxSpec) -> frozenset[str]:
+    """The capabilities that its processes may have."""
+    dropped, added = set(spec.cap_drop), set(spec.cap_add)
+    base = set() if "ALL" in dropped else set(NAMES) if "ALL" in added else set(_DEFAULT_CAPABILITIES)
+    if "ALL" in added:
+        return frozenset(set(NAMES) - (dropped - {"ALL"}))
+    return frozenset((base - dropped) | (added - (dropped - {"ALL"})))
+
+
+def _capabilities(old: Side, new: Side) -> Iterator[Step]:
+    before, after = capabilities(old.spec), capabilities(new.spec)
+    cause = "cap_add" if old.spec.cap_add != new.spec.cap_add else "cap_drop"
+    if after - before:
+        yield wider(
+            cause,
+            f"now has the capabilities {', '.join(sorted(after - before))}",
+            _first(new.spec.cap_add, after - before),
+        )
+    if before - after:
+        yield narrower(cause, f"no longer has the capabilities {', '.join(sorted(before - after))}")
+
+
+def _first(written: Iterable[str], wanted: frozenset[str]) -> str | None:
+    return next((one for one in written if one in wanted), None)
+
+
+def _rules(value: str) -> dict[str, set[str]] | None:
+    """The calls that a seccomp profile allows, each with its conditions ("" is none); None where it allows by default
+    or cannot be read."""
+    try:
+        profile = json.loads(seccomp.to_engine(value) or "{}") if value in seccomp.NAMES else json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(profile, dict) or profile.get("defaultAction") not in ("SCMP_ACT_ERRNO", "SCMP_ACT_KILL"):
+        return None
+    allowed: dict[str, set[str]] = {}
+    rows = profile.get("syscalls")
+    for row in rows if isinstance(rows, list) else ():
+        if not isinstance(row, dict) or row.get("action") in ("SCMP_ACT_ERRNO", "SCMP_ACT_KILL"):
+            continue
+        conditions = {name: row[name] for name in ("args", "includes", "excludes") if row.get(name)}
+        text = json.dumps(conditions, sort_keys=True) if conditions else ""
+        for name in row.get("names") or [row.get("name")]:
+            allowed.setdefault(str(name), set()).add(text)
+    return allowed
+
+
+def _calls(old: Side, new: Side) -> Iterator[Step]:
+    before = old.spec.security_opt.get("seccomp", seccomp.OWN)
+    after = new.spec.security_opt.get("seccomp", seccomp.OWN)
+    if before == after:
+        return
+    order = (seccomp.OWN, seccomp.DEBUG, seccomp.ENGINE, seccomp.UNCONFINED)
+    if (before in order and after in order) or seccomp.UNCONFINED in (before, after):
+        known = [value if value in order else "a profile of its own" for value in (before, after)]
+        step = (
+            wider
+            if after == seccomp.UNCONFINED
+            or (before in order and after in order and order.index(after) > order.index(before))
+            else narrower
+        )
+        yield step("security_opt", f"the seccomp profile is now {known[1]}, was {known[0]}", "seccomp")
+        return
+    one, other = _rules(before), _rules(after)
+    if one is None or other is None:
+        yield maybe("security_opt", "the seccomp profile is another one", "seccomp")
+        return
+    added = sorted(name for name, rules in other.items() if not _covered(rules, one.get(name)))
+    removed = sorted(name for name, rules in one.items() if not _covered(rules, other.get(name)))
+    if added:
+        yield wider("security_opt", f"may now call {_few(added)}", "seccomp")
+    if removed:
+        yield narrower("security_opt", f"may no longer call {_few(removed)}", "seccomp")
+
+
+def _covered(rules: set[str], by: set[str] | None) -> bool:
+    return by is not None and ("" in by or rules <= by)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _confinement(old: Side, new: Side) -> Iterator[Step]:
+    before, after = old.spec.security_opt, new.spec.security_opt
+    nnp = "no-new-privileges"
+    if before.get(nnp) != after.get(nnp):
+        if after.get(nnp) == "true":
+            yield narrower("security_opt", "setuid programs no longer give privileges", nnp)
+        else:
+            yield wider("security_opt", "setuid programs may now give it root", nnp)
+    for name, off in (("apparmor", "unconfined"), ("label", "disable")):
+        if before.get(name) != after.get(name):
+            words = "AppArmor" if name == "apparmor" else "SELinux's label"
+            if after.get(name) == off:
+                yield wider("security_opt", f"{words} no longer confines it", name)
+            elif before.get(name) == off:
+                yield narrower("security_opt", f"{words} confines it", name)
+            else:
+                yield maybe("security_opt", f"{words} is another one", name)
+    for name in sorted({n for n in (*before, *after) if n.startswith("label=")}):
+        if before.get(name) != after.get(name):
+            yield maybe("security_opt", f"{name} is now {after.get(name) or 'not set'}", name)
+
+
+def _user(old: Side, new: Side) -> Iterator[Step]:
+    before, after = old.spec.user, new.spec.user
+    if before == after:
+        return
+    root = [_is_root(user) for user in (before, after)]
+    if root == [False, True]:
+        yield wider("user", f"now runs as root ({after})")
+    elif root == [True, False]:
+        yield narrower("user", f"no longer runs as root, but as {after}")
+    else:
+        yield maybe("user", f"now runs as {after}, was {before}: files of that user are its own")
+
+
+def _is_root(user: str) -> bool:
+    return any(part in ("root", "0") or (part.isdecimal() and int(part) == 0) for part in user.split(":"))
+
+
+def _groups(old: Side, new: Side) -> Iterator[Step]:
+    yield from _sets(
+        "group_add", (old.spec.group_add, new.spec.group_add), "is now in the group {}", "left the group {}"
+    )
+
+
+def _namespaces(old: Side, new: Side) -> Iterator[Step]:
+    if old.spec.userns_mode != new.spec.userns_mode:
+        if new.spec.userns_mode == "host":
+            yield wider("userns_mode", "no longer has the engine's user namespace")
+        else:
+            yield narrower("userns_mode", "has the engine's user namespace")
+    yield from _ranks("ipc", old.spec.ipc, new.spec.ipc, ("none", "private", "shareable"), "ipc")
+
+
+def _sysctls(old: Side, new: Side) -> Iterator[Step]:
+    before, after = old.spec.sysctls, new.spec.sysctls
+    for name in sorted({*before, *after}):
+        if before.get(name) != after.get(name):
+            yield maybe("sysctls", f"the sysctl {name} is now {after.get(name, 'not set')}", name)
+
+
+def _devices(old: Side, new: Side) -> Iterator[Step]:
+    before = {device.source: set(device.permissions) for device in old.spec.devices}
+    after = {device.source: set(device.permissions) for device in new.spec.devices}
+    targets = {device.source: device.target for device in new.spec.devices}
+    for source in sorted({*before, *after}):
+        more = after.get(source, set()) - before.get(source, set())
+        less = before.get(source, set()) - after.get(source, set())
+        if more:
+            yield wider("devices", f"may now use the device {source} ({''.join(sorted(more))})", targets.get(source))
+        if less:
+            yield narrower("devices", f"may no longer use the device {source} ({''.join(sorted(less))})")
+    count = [INFINITE if side.spec.gpus == -1 else side.spec.gpus or 0 for side in (old, new)]
+    yield from _amounts("gpus", count, "GPUs")
+
+
+def _runtime(old: Side, new: Side) -> Iterator[Step]:
+    before, after = old.spec.runtime, new.spec.runtime
+    if before == after:
+        return
+    own_kernel = ("runsc", "kata", "kata-runtime", "io.containerd.kata.v2", "io.containerd.runsc.v1")
+    if before in own_kernel and after not in own_kernel:
+        yield wider("runtime", f"now talks to the host's kernel: the runtime is {after or 'the default'}, was {before}")
+    elif after in own_kernel and before not in own_kernel:
+        yield narrower("runtime", f"has a kernel of its own: the runtime is {after}")
+    else:
+        yield maybe("runtime", f"the runtime is now {after or 'the default'}, was {before or 'the default'}")
+
+
+def _annotations(old: Side, new: Side) -> Iterator[Step]:
+    before, after = old.spec.annotations, new.spec.annotations
+    for name in sorted({*before, *after}):
+        if before.get(name) != after.get(name):
+            yield maybe("annotations", f"the runtime's annotation {name} is now {after.get(name, 'not set')}", name)
+
+
+# -- files
+
+
+def _root(old: Side, new: Side) -> Iterator[Step]:
+    if old.spec.read_only != new.spec.read_only:
+        if new.spec.read_only:
+            yield narrower("read_only", "may no longer write to its root filesystem")
+        else:
+            yield wider("read_only", "may now write to its root filesystem")
+
+
+_MODES = ("", "copy", "ro", "rw")
+
+
+def _normal(path: str) -> str:
+    """A host path; one of the project begins with a dot, so that `.` is above `./data`."""
+    plain = posixpath.normpath(path)
+    return plain if plain == "." or plain.startswith(("/", "..")) else f"./{plain}"
+
+
+def places(side: Side) -> Mapping[str, tuple[str, str, str | None]]:
+    """What of the host it sees: path or volume → mode ("copy", "ro", "rw"), and where that is written."""
+    found: dict[str, tuple[str, str, str | None]] = {}
+    spec = side.spec
+    for mount in spec.volumes:
+        source = _normal(mount.source or "") if mount.type == "bind" else f"volume {mount.source}"
+        mode = "ro" if mount.read_only else "rw"
+        if _MODES.index(mode) >= _MODES.index(found.get(source, ("", "", None))[0]):
+            found[source] = (mode, "volumes", mount.target)
+    if spec.workspace is not None:
+        source = _normal(side.workspace or spec.workspace.source)
+        if _MODES.index(spec.workspace.access) >= _MODES.index(found.get(source, ("", "", None))[0]):
+            found[source] = (spec.workspace.access, "workspace", "access")
+    return found
+
+
+def _mode_of(path: str, among: Mapping[str, tuple[str, str, str | None]]) -> str:
+    """The greatest mode in which a path is seen, by itself or with a directory above it."""
+    best = ""
+    for source, (mode, _, _) in among.items():
+        inside = path == source or path.startswith(source.rstrip("/") + "/")
+        if inside and _MODES.index(mode) > _MODES.index(best):
+            best = mode
+    return best
+
+
+_WORDS = {"copy": "read a copy of", "ro": "read", "rw": "write to"}
+
+
+def _mounts(old: Side, new: Side) -> Iterator[Step]:
+    before, after = places(old), places(new)
+    for path, (mode, key, item) in sorted(after.items()):
+        had = _mode_of(path, before)
+        if _MODES.index(mode) > _MODES.index(had) and {mode, had} != {"copy", "ro"}:
+            yield wider(key, f"may now {_WORDS[mode]} {path}{f', was to {_WORDS[had]} it' if had else ''}", item)
+    for path, (mode, key, _) in sorted(before.items()):
+        has = _mode_of(path, after)
+        if _MODES.index(has) < _MODES.index(mode) and {mode, has} != {"copy", "ro"}:
+            yield narrower(key, f"may no longer {_WORDS[mode]} {path}")
+    one, other = old.spec.workspace, new.spec.workspace
+    yield from _sets(
+        "workspace",
+        [workspace.writable if workspace is not None else () for workspace in (one, other)],
+        "may now write to {}, which the host runs",
+        "may no longer write to {}, which the host runs",
+    )
+    if one is not None and other is not None and set(one.exclude) - set(other.exclude):
+        yield wider("workspace", f"its copy now holds {_few(sorted(set(one.exclude) - set(other.exclude)))}", "exclude")
+    if one is not None and other is not None and set(other.exclude) - set(one.exclude):
+        yield narrower(
+            "workspace", f"its copy leaves out {_few(sorted(set(other.exclude) - set(one.exclude)))}", "exclude"
+        )
+
+
+def _tmpfs(old: Side, new: Side) -> Iterator[Step]:
+    before, after = old.spec.tmpfs, new.spec.tmpfs
+    for path in sorted({*before, *after}):
+        one, other = before.get(path), after.get(path)
+        if one == other:
+            continue
+        if one is None:
+            yield wider("tmpfs", f"may now write to a tmpfs at {path}", path)
+        if other is None:
+            yield narrower("tmpfs", f"has no tmpfs at {path}")
+            continue
+        flags = (set((one or "noexec,nosuid,nodev,ro").split(",")), set(other.split(",")))
+        for flag, words in (
+            ("exec", "run programs"),
+            ("suid", "use setuid programs"),
+            ("dev", "use devices"),
+            ("rw", "write"),
+        ):
+            if flag in flags[1] - flags[0] and not (flag == "rw" and one is None):
+                yield wider("tmpfs", f"may now {words} in {path}", path)
+            elif flag in flags[0] - flags[1]:
+                yield narrower("tmpfs", f"may no longer {words} in {path}", path)
+        sizes = [parse_size(options_of(text)["size"]) for text in (one or "size=0", other)]
+        if one is not None:
+            yield from _amounts("tmpfs", sizes, f"memory in {path}", format_size, path)
+
+
+# -- network
+
+
+def level(side: Side) -> str:
+    """How far it reaches, in words."""
+    spec = side.spec
+    if spec.networks:
+        outer = any(not _network(side, name).internal for name in spec.networks)
+        return "unfiltered" if outer else "internal networks"
+    mode = spec.egress.mode if spec.egress is not None else "none"
+    return {"none": "nothing", "allow": "listed hosts", "open": "every public host"}[mode]
+
+
+def _network(side: Side, name: str) -> NetworkSpec:
+    return side.networks.get(name) or NetworkSpec()
+
+
+def covers(listed: str, destination: str) -> bool:
+    """Whether a destination of a list allows all that another one does."""
+    host, _, port = listed.rpartition(":")
+    other, _, wanted = destination.rpartition(":")
+    if port != wanted:
+        return False
+    return host == other or (host.startswith("*.") and other.removeprefix("*").endswith(host[1:]))
+
+
+_WIDEST = ("unfiltered", "every public host")
+
+
+def _reach(old: Side, new: Side) -> Iterator[Step]:
+    before, after = level(old), level(new)
+    one, other = old.spec.egress, new.spec.egress
+    yield from _joined(old, new)
+    if before != after and (before in _WIDEST or after in _WIDEST):
+        ranks = [_WIDEST.index(reach) if reach in _WIDEST else len(_WIDEST) for reach in (before, after)]
+        if ranks[1] < ranks[0]:
+            words = "anything, unfiltered" if after == "unfiltered" else after
+            yield wider(_cause(old, new), f"may now reach {words}, was {before}")
+        else:
+            yield narrower(_cause(old, new), f"may only reach {after}, was {before}")
+    else:
+        yield from _destinations(one if before == "listed hosts" else None, other if after == "listed hosts" else None)
+    if "unfiltered" not in (before, after):  # which reaches private addresses as well
+        yield from _private(one, other)
+        resolvers = [egress.resolvers if egress is not None else () for egress in (one, other)]
+        if resolvers[0] != resolvers[1] and "nothing" not in (before, after):
+            yield maybe(
+                "egress", f"its gateway now asks {', '.join(resolvers[1]) or 'the engine'} for names", "resolvers"
+            )
+
+
+def _cause(old: Side, new: Side) -> str:
+    for key in ("networks", "egress", "network_mode"):
+        if getattr(old.spec, key) != getattr(new.spec, key):
+            return key
+    return "networks"
+
+
+def _destinations(old: Egress | None, new: Egress | None) -> Iterator[Step]:
+    before, after = (egress.allow if egress is not None else () for egress in (old, new))
+    for destination in after:
+        if not any(covers(listed, destination) for listed in before):
+            yield wider("egress", f"may now open {destination}", "allow")
+    for destination in before:
+        if not any(covers(listed, destination) for listed in after):
+            yield narrower("egress", f"may no longer open {destination}", "allow")
+
+
+def _within(network: str, among: Iterable[str]) -> bool:
+    inner = ipaddress.ip_network(network)
+    for one in among:
+        outer = ipaddress.ip_network(one)
+        if inner.version == outer.version and inner.subnet_of(outer):  # type: ignore[arg-type]
+            return True
+    return False
+
+
+def _private(old: Egress | None, new: Egress | None) -> Iterator[Step]:
+    before, after = (egress.private_networks if egress is not None else () for egress in (old, new))
+    for network in after:
+        if not _within(network, before):
+            yield wider("egress", f"may now reach private addresses in {network}", "private_networks")
+    for network in before:
+        if not _within(network, after):
+            yield narrower("egress", f"may no longer reach private addresses in {network}", "private_networks")
+
+
+def _joined(old: Side, new: Side) -> Iterator[Step]:
+    before, after = old.spec.networks, new.spec.networks
+    yield from _sets("networks", (before, after), "is now on the network {}", "left the network {}")
+    for name in sorted({*before} & {*after}):
+        one, other = _network(old, name), _network(new, name)
+        if one == other:
+            continue
+        if one.internal != other.internal:
+            step = narrower if other.internal else wider
+            yield step(
+                "networks", f"the network {name} now {'has no way out' if other.internal else 'leads outside'}", name
+            )
+        elif one.enable_ipv6 != other.enable_ipv6:
+            step = wider if other.enable_ipv6 else narrower
+            yield step("networks", f"the network {name} {'now has' if other.enable_ipv6 else 'has no'} IPv6", name)
+        if (one.driver_opts, one.subnet, one.external, one.name) != (
+            other.driver_opts,
+            other.subnet,
+            other.external,
+            other.name,
+        ):
+            yield maybe("networks", f"the network {name} is another one, or has other options", name)
+
+
+def _names(old: Side, new: Side) -> Iterator[Step]:
+    before, after = old.spec.extra_hosts, new.spec.extra_hosts
+    for name in sorted({*before, *after}):
+        if before.get(name) != after.get(name):
+            shown = ", ".join(after.get(name, ())) or "not set"
+            yield maybe("extra_hosts", f"the name {name} now leads to {shown}", name)
+    servers = [{one for one in side.spec.dns if not _is_loopback(one)} for side in (old, new)]
+    yield from _sets("dns", servers, "may now ask the name server {}", "may no longer ask the name server {}")
+
+
+def _is_loopback(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        return False
+
+
+# -- limits, time, secrets, image
+
+
+def _unlimited(value: float | None, *also: float) -> float:
+    return INFINITE if value is None or value in also else value
+
+
+def _limits(old: Side, new: Side) -> Iterator[Step]:
+    one, other = old.spec, new.spec
+    for key, none, words, show in (
+        ("mem_limit", (0,), "memory", format_size),
+        ("cpus", (0,), "CPUs", str),
+        ("pids_limit", (0, -1), "processes", str),
+        ("shm_size", (), "/dev/shm", format_size),
+        ("mem_reservation", (), "reserved memory", format_size),
+        ("cpu_shares", (), "shares of the CPU", str),
+    ):
+        values = [_unlimited(getattr(spec, key), *none) for spec in (one, other)]
+        yield from _amounts(key, values, words, show)
+    yield from _amounts("memswap_limit", [_swap(spec) for spec in (one, other)], "swap", format_size)
+    for name in sorted({*one.ulimits, *other.ulimits}):
+        hard = [_unlimited(spec.ulimits[name].hard if name in spec.ulimits else None, -1) for spec in (one, other)]
+        yield from _amounts("ulimits", hard, f"the ulimit {name}", str, name)
+    sizes = [spec.storage_opt.get("size") for spec in (one, other)]
+    if sizes[0] != sizes[1]:
+        try:
+            amounts = [_unlimited(parse_size(size.lower()) if size else None) for size in sizes]
+            yield from _amounts("storage_opt", amounts, "disk", format_size, "size")
+        except ValueError:
+            yield maybe("storage_opt", f"the disk's bound is now {sizes[1]}", "size")
+    rest = [{k: v for k, v in spec.storage_opt.items() if k != "size"} for spec in (one, other)]
+    if rest[0] != rest[1]:
+        yield maybe("storage_opt", "the storage driver has other options")
+    if one.oom_score_adj != other.oom_score_adj:
+        step = narrower if other.oom_score_adj > one.oom_score_adj else wider
+        yield step("oom_score_adj", f"oom_score_adj is now {other.oom_score_adj}, was {one.oom_score_adj}")
+    if one.cpuset != other.cpuset:
+        before, after = (_cpus(spec.cpuset) for spec in (one, other))
+        if after is None or (before is not None and after - before):
+            yield wider("cpuset", f"may now run on the CPUs {other.cpuset or 'that there are'}")
+        else:
+            yield narrower("cpuset", f"may only run on the CPUs {other.cpuset}")
+
+
+def _swap(spec: SandboxSpec) -> float:
+    """What it may have beyond its memory."""
+    both = spec.memswap_limit
+    return INFINITE if spec.mem_limit == 0 or both is None or both <= 0 else both - spec.mem_limit
+
+
+def _cpus(text: str | None) -> frozenset[int] | None:
+    if text is None:
+        return None
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found |= set(range(int(first), min(int(last or first), int(first) + 4096) + 1))
+    return frozenset(found)
+
+
+def _time(old: Side, new: Side) -> Iterator[Step]:
+    for key, words in (("timeout", "run for"), ("idle", "be silent for"), ("ttl", "stay for")):
+        before, after = (_unlimited(getattr(side.spec.lifetime, key)) for side in (old, new))
+        if before != after:
+            shown = ["ever" if value == INFINITE else format_duration(int(value)) for value in (before, after)]
+            step = wider if after > before else narrower
+            yield step("lifetime", f"may {'now' if after > before else 'only'} {words} {shown[1]}, was {shown[0]}", key)
+    ranks = [_restarts(side.spec.restart) for side in (old, new)]
+    if old.spec.restart != new.spec.restart:
+        step = wider if ranks[1] > ranks[0] else narrower if ranks[1] < ranks[0] else maybe
+        yield step("restart", f"restart is now {new.spec.restart}, was {old.spec.restart}")
+
+
+def _restarts(policy: str) -> float:
+    name, _, count = policy.partition(":")
+    if name == "no":
+        return 0
+    return int(count) if name == "on-failure" and count else INFINITE
+
+
+def _secrets(old: Side, new: Side) -> Iterator[Step]:
+    before = {ref.source: ref for ref in old.spec.secrets}
+    after = {ref.source: ref for ref in new.spec.secrets}
+    items = {ref.source: ref.file_name for ref in new.spec.secrets}
+    for name in sorted({*before, *after}):
+        if name not in before:
+            yield wider("secrets", f"now holds the secret {name}", items[name])
+        elif name not in after:
+            yield narrower("secrets", f"no longer holds the secret {name}")
+        elif old.secrets.get(name) != new.secrets.get(name):
+            yield maybe("secrets", f"the secret {name} is taken from elsewhere", items[name])
+        elif after[name].mode != before[name].mode:
+            step = wider if after[name].mode & ~before[name].mode else narrower
+            yield step("secrets", f"the secret {name} now has mode {after[name].mode:04o}", items[name])
+
+
+def _image(old: Side, new: Side) -> Iterator[Step]:
+    before, after = old.spec.image, new.spec.image
+    if before == after:
+        return
+    pinned = ["@" in image for image in (before, after)]
+    if pinned == [True, False]:
+        yield wider("image", f"its image {after} may change after the review: it has no digest any more")
+    elif pinned == [False, True]:
+        yield narrower("image", f"its image {_short(after)} can no longer change: it has a digest")
+    if pinned[0] == pinned[1] or _repository(before) != _repository(after):
+        yield maybe("image", f"runs another image, {_short(after)}, was {_short(before)}")
+
+
+def _repository(image: str) -> str:
+    name = image.partition("@")[0]
+    return name.rpartition(":")[0] if ":" in name.rpartition("/")[2] else name
+
+
+def _short(image: str) -> str:
+    name, at, digest = image.partition("@")
+    return f"{name}{at}{digest[:19]}" + ("…" if digest else "")
+
+
+def _kept(old: Side, new: Side) -> Iterator[Step]:
+    one, other = old.spec.evidence, new.spec.evidence
+    for key, words in (("filesystem_changes", "its changes of files"), ("patch", "the patch of its workspace")):
+        if getattr(one, key) != getattr(other, key):
+            kept = getattr(other, key)
+            step = narrower if kept else wider
+            yield step("evidence", f"{words} {'is' if kept else 'is no longer'} kept", key)
+    for key, words in (
+        ("artifacts_limit", "the host's disk for artifacts"),
+        ("logs_limit", "the host's disk for output"),
+    ):
+        values = [_unlimited(getattr(policy, key), 0) for policy in (one, other)]
+        yield from _amounts("evidence", values, words, format_size, key)
+    yield from _sets(
+        "evidence", (one.artifacts, other.artifacts), "{} is now copied to the host", "{} is no longer copied"
+    )
+    bounds = [bound for side in (old, new) if (bound := _log_bound(side.spec)) is not None]
+    if old.spec.logging != new.spec.logging:
+        if len(bounds) < 2:
+            yield maybe("logging", "its output is kept otherwise")
+        else:
+            yield from _amounts("logging", bounds, "the host's disk for its log", format_size)
+
+
+def _log_bound(spec: SandboxSpec) -> float | None:
+    options = spec.logging.options
+    local = spec.logging.driver == "local"
+    try:
+        text = options.get("max-size", "20m" if local else "")
+        size = INFINITE if text in ("", "-1") else parse_size(text)
+        files = int(options.get("max-file", "5" if local else "1"))
+    except ValueError:
+        return None
+    return size * files
+
+
+def _nothing(old: Side, new: Side) -> Iterator[Step]:
+    yield from ()
+
+
+AXES: tuple[Axis, ...] = (
+    Axis(name="capabilities", keys=("cap_add", "cap_drop"), compare=_capabilities),
+    Axis(name="system calls", keys=("security_opt",), compare=_calls),
+    Axis(name="confinement", keys=("security_opt",), compare=_confinement),
+    Axis(name="user", keys=("user",), compare=_user),
+    Axis(name="groups", keys=("group_add",), compare=_groups),
+    Axis(name="namespaces", keys=("userns_mode", "ipc"), compare=_namespaces),
+    Axis(name="kernel parameters", keys=("sysctls",), compare=_sysctls),
+    Axis(name="devices", keys=("devices", "gpus"), compare=_devices),
+    Axis(name="runtime", keys=("runtime",), compare=_runtime),
+    Axis(name="annotations", keys=("annotations",), compare=_annotations),
+    Axis(name="root filesystem", keys=("read_only",), compare=_root),
+    Axis(name="mounts", keys=("volumes", "workspace"), compare=_mounts),
+    Axis(name="tmpfs", keys=("tmpfs",), compare=_tmpfs),
+    Axis(name="network", keys=("network_mode", "networks", "egress"), compare=_reach),
+    Axis(name="names", keys=("extra_hosts", "dns"), compare=_names),
+    Axis(
+        name="limits",
+        keys=("mem_limit", "memswap_limit", "mem_reservation", "cpus", "cpu_shares", "cpuset", "pids_limit", "ulimits",
+              "shm_size", "storage_opt", "oom_score_adj"),
+        compare=_limits,
+    ),
+    Axis(name="lifetime", keys=("lifetime", "restart"), compare=_time),
+    Axis(name="secrets", keys=("secrets",), compare=_secrets),
+    Axis(name="image", keys=("image",), compare=_image),
+    Axis(name="evidence", keys=("evidence", "logging"), compare=_kept),
+    Axis(  # what the task is, not what it may do
+        name="task",
+        keys=("command", "entrypoint", "working_dir", "environment", "init", "tty", "stdin_open", "stop_signal",
+              "stop_grace_period", "healthcheck", "hostname", "labels", "platform", "pull_policy", "configs",
+              "depends_on", "dns_search", "dns_opt"),
+        compare=_nothing,
+    ),
+)  # fmt: skip

@@ -1,0 +1,42 @@
+"""The review of what runs: a container of somebody else's, and sandboxes as they are now, by the rules for files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import docker
+
+from tests.conftest import Cli
+
+
+def found(out: str, name: str) -> set[str]:
+    """The rules that found something in a container or sandbox."""
+    return {one["rule"] for one in json.loads(out)["findings"] if one["sandboxes"] == [name]}
+
+
+def test_any_container_is_judged(cli: Cli, engine_client: docker.DockerClient, project: str, busybox: str) -> None:
+    weak = engine_client.containers.run(
+        busybox, ["sleep", "60"], name=f"{project}-weak", detach=True, pid_mode="host", cap_add=["NET_ADMIN"],
+        security_opt=["seccomp=unconfined"], volumes=["/var/run/docker.sock:/d.sock:ro", "/etc:/h:ro"],
+        environment={"DB_PASSWORD": "hunter2hunter"}, ports={"80/tcp": None}, restart_policy={"Name": "always"},
+    )  # fmt: skip
+    try:
+        ran = cli("audit", "--all-containers", "--json")
+    finally:
+        weak.remove(force=True)
+    assert ran.code == 1, ran.err
+    wanted = "103 105 106 108 111 120 201 205 211 302 316 319 401 403 404 407 409 501".split()
+    assert {f"SBX{number}" for number in wanted} <= found(ran.out, f"{project}-weak")
+
+
+def test_a_sandbox_that_runs_is_as_its_profile_says(cli: Cli, tmp_path: Path, project: str, busybox: str) -> None:
+    (tmp_path / "sandbox.yaml").write_text(
+        f"name: {project}\nsandboxes:\n  a: {{image: '{busybox}', network_mode: none, command: [sleep, '60']}}\n"
+    )
+    try:
+        assert cli("apply", "-y", "-q").code == 0
+        ran = cli("audit", "--running", "--json")
+        assert found(ran.out, "a") == {"SBX602"}  # the image of the tests has no version
+    finally:
+        cli("destroy", "-y", "-q")

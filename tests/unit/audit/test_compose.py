@@ -1,0 +1,260 @@
+"""What a Compose file says, in every spelling; what nobody else finds; and what must stay silent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sandboxrun.audit.judge import Terms
+from sandboxrun.lifecycle.review import review, targets
+from tests.unit.audit.reviewing import TODAY, reviewed, rules_of
+
+CLOSED = """
+    image: busybox:1.36@sha256:{digest}
+    user: "1000:1000"
+    cap_drop: [ALL]
+    security_opt: ["no-new-privileges:true"]
+    read_only: true
+    mem_limit: 256m
+    memswap_limit: 256m
+    cpus: 1
+    pids_limit: 100
+    ulimits: {{nofile: 1024, core: 0}}
+    logging: {{driver: local}}
+    healthcheck: {{test: [CMD, "true"]}}
+    networks: [closed]
+""".format(digest="0" * 64)
+TOP = """
+networks:
+  closed: {internal: true, driver_opts: {com.docker.network.bridge.gateway_mode_ipv4: isolated}}
+  out: {}
+secrets: {key: {file: ./key}}
+volumes: {data: {}}
+"""
+
+
+def closed(options: str, top: str = TOP) -> str:
+    """A hardened service with options more, of which each replaces the one that it has."""
+    lines = CLOSED.strip("\n").splitlines()
+    keys = {line.strip().partition(":")[0] for line in options.splitlines() if line and not line.startswith(" ")}
+    kept = [line for line in lines if line.strip().partition(":")[0] not in keys]
+    return "services:\n  agent:\n" + "\n".join([*kept, *(f"    {line}" for line in options.splitlines())]) + top
+
+
+def found(directory: Path, text: str) -> list[str]:
+    """The rules that a Compose file breaks."""
+    verdict = reviewed(directory, text, "compose.yaml", Terms(today=TODAY, strict=True))
+    assert verdict.gaps == (), verdict.gaps
+    return rules_of(verdict)
+
+
+def test_a_hardened_service_has_no_finding(tmp_path: Path) -> None:
+    assert found(tmp_path, closed("")) == []
+
+
+ONE_THING_MORE = {
+    "group_add: [0]": "SBX110",
+    "group_add: [docker]": "SBX110",
+    'security_opt: [no-new-privileges, "systempaths=unconfined"]': "SBX116",
+    'security_opt: [no-new-privileges, "writable-cgroups=true"]': "SBX117",
+    'security_opt: [no-new-privileges, "label=type:spc_t"]': "SBX115",
+    'security_opt: [no-new-privileges, "label:disable"]': "SBX115",
+    'security_opt: [no-new-privileges, "seccomp:unconfined"]': "SBX111",
+    'security_opt: [no-new-privileges, "seccomp=unconfined"]': "SBX111",
+    'security_opt: ["no-new-privileges:false"]': "SBX106",
+    "cgroup: host": "SBX123",
+    "device_cgroup_rules: ['a *:* rwm']": "SBX132",
+    "devices: [/dev/kvm]": "SBX131",
+    "devices: ['/dev/fuse:/dev/fuse']": "SBX131",
+    "devices: [{source: /dev/mem, target: /dev/mem}]": "SBX130",
+    "gpus: all": "SBX134",
+    "deploy: {resources: {reservations: {devices: [{capabilities: [gpu]}]}}}": "SBX134",
+    "sysctls: {net.ipv4.conf.all.route_localnet: 1}": "SBX140",
+    "sysctls: ['net.ipv4.conf.all.route_localnet=1']": "SBX140",
+    "oom_score_adj: -1000": "SBX143",
+    "network_mode: container:other": "SBX126",
+    "pid: service:other": "SBX126",
+    "volumes_from: [other]": "SBX127",
+    "use_api_socket: true": "SBX201",
+    "volumes: [/run:/run]": "SBX201",
+    "volumes: [{type: bind, source: /var/run/docker.sock, target: /x, read_only: true}]": "SBX201",
+    "volumes: ['${DOCKER_SOCK:-/var/run/docker.sock}:/var/run/docker.sock']": "SBX201",
+    "volumes: ['/run/user/1000/podman/podman.sock:/p.sock']": "SBX201",
+    "volumes: ['${SSH_AUTH_SOCK}:/agent']": "SBX203",
+    "volumes: ['/run/host-services/ssh-auth.sock:/agent']": "SBX203",
+    "environment: {DOCKER_HOST: 'tcp://engine:2375'}": "SBX202",
+    "volumes: ['$HOME:/h:ro']": "SBX206",
+    "volumes: ['$HOME/.aws:/a:ro']": "SBX206",
+    "volumes: ['~/.netrc:/a:ro']": "SBX206",
+    "volumes: ['/root/.gitconfig:/a:ro']": "SBX206",
+    "volumes: ['../..:/up']": "SBX207",
+    "volumes: ['.:/work']": "SBX216",
+    "volumes: ['./.git:/work/.git']": "SBX214",
+    "volumes: ['./.vscode:/work/.vscode']": "SBX215",
+    "volumes: ['/etc/passwd:/p:ro']": "SBX205",
+    "volumes: ['/etc:/host']": "SBX204",
+    "volumes: ['./data:/data:rw,rshared']": "SBX209",
+    "volumes: [{type: bind, source: ./data, target: /data, bind: {propagation: rslave}}]": "SBX210",
+    "tmpfs: /tmp": "SBX212",
+    "volumes: [{type: tmpfs, target: /tmp}]": "SBX212",
+    "networks: [out]": "SBX302",
+    "networks: {out: null}": "SBX302",
+    "networks: [closed, out]": "SBX314",
+    "networks: [out]\nenvironment: ['HTTPS_PROXY=http://proxy.example.com:3128']": "SBX303",
+    "extra_hosts: ['host.docker.internal:host-gateway']": "SBX308",
+    "extra_hosts: ['md=169.254.169.254']": "SBX306",
+    "extra_hosts: {md: 'fd00:ec2::254'}": "SBX306",
+    "extra_hosts: {md: '::ffff:169.254.169.254'}": "SBX306",
+    "dns: 8.8.8.8": "SBX312",
+    "pids_limit: -1": "SBX404",
+    "pids_limit: 0": "SBX404",
+    "memswap_limit: -1": "SBX402",
+    "ulimits: {nofile: {soft: 1024, hard: 1048576}, core: 0}": "SBX405",
+    "logging: {driver: json-file}": "SBX407",
+    "restart: always": "SBX409",
+    "restart: unless-stopped": "SBX409",
+    "deploy: {restart_policy: {condition: any}}": "SBX409",
+    "environment: [AWS_SECRET_ACCESS_KEY]": "SBX503",
+    "environment: {TOKEN: '${GITHUB_TOKEN}'}": "SBX503",
+    "env_file: [../../other.env]": "SBX509",
+    "environment: {COLOUR: 'ghp_0123456789abcdefghijklmnopqrstuvwxyzAB'}": "SBX501",
+    "labels: {note: 'AKIA0123456789ABCDEF'}": "SBX502",
+    "labels: ['note=AKIA0123456789ABCDEF']": "SBX502",
+    "build: {context: ., args: {NPM: 'npm_0123456789abcdefghijklmnopqrstuvwxyz'}}": "SBX502",
+    "build: {context: ., args: ['DB_PASSWORD=correcthorse']}": "SBX502",
+    "command: [serve, --token, abcdef123456]": "SBX502",
+    "post_start: [{command: x, user: root}]": "SBX606",
+    "post_start: [{command: x, privileged: true}]": "SBX605",
+    "build: {context: ., entitlements: [network.host]}": "SBX607",
+    "build: {context: ., ssh: [default]}": "SBX608",
+    "build: {context: ., network: host}": "SBX609",
+    "build: 'https://git.example.com/a.git'": "SBX610",
+    "provider: {type: x}": "SBX611",
+    "working_dir: /proc/self/fd/7": "SBX603",
+    "develop: {watch: [{path: /etc, action: sync, target: /etc}]}": "SBX612",
+    "cap_dropp: [ALL]": "SBX613",
+    "ports: ['8080:80']": "SBX316",
+    "ports: [{target: 80, published: '8080'}]": "SBX316",
+    "ports: ['192.0.2.5:8080:80']": "SBX317",
+    "ports: ['2222:22']": "SBX320",
+    "privileged: 'true'": "SBX101",
+    "privileged: ${P:-true}": "SBX901",
+    "user: 'root'": "SBX107",
+    "user: '0'": "SBX107",
+    "user: '1000:0'": "SBX107",
+    "user: node": "SBX109",
+    "read_only: false": "SBX211",
+    "image: busybox": "SBX602",
+    "image: 'registry.example.com:5000/a'": "SBX602",
+    "image: busybox:1.36": "SBX601",
+}
+
+
+@pytest.mark.parametrize("options", ONE_THING_MORE)
+def test_one_thing_more_is_found(options: str, tmp_path: Path) -> None:
+    assert ONE_THING_MORE[options] in found(tmp_path, closed(options))
+
+
+SILENT = [
+    "volumes: ['/etc/localtime:/etc/localtime:ro', '/etc/timezone:/etc/timezone:ro']",
+    "volumes: ['./mock.sock:/var/run/docker.sock:ro']",
+    "security_opt: [no-new-privileges]",
+    "security_opt: ['no-new-privileges=true']",
+    "cap_drop: [CAP_ALL]",
+    "cap_drop: [all]",
+    "cap_add: [NET_BIND_SERVICE]",
+    "ports: ['[::1]:8080:80', '127.0.0.1:8081:81', 'localhost:1:1']",
+    "environment: {TOKEN_TTL: 3600, PASSWORD_MIN_LENGTH: 12, MAX_TOKENS: 4096, SECRET_ROTATION_DAYS: 30d}",
+    "environment: {API_KEY_FILE: /run/secrets/key, KEYBOARD: us, PWD: /work, MONKEY: yes}",
+    "environment: {POSTGRES_PASSWORD_FILE: /run/secrets/key, AUTH_TOKEN_HEADER: X-Token}",
+    "environment: {URL: 'https://example.com/a?b=c', PUBLIC_KEY: abcdef123456}",
+    "secrets: [key]",
+    "mem_limit: null\nmemswap_limit: 256m\ndeploy: {resources: {limits: {memory: 256m, cpus: '1', pids: 10}}}",
+    "volumes: ['data:/data']",
+    "restart: 'no'",
+    "restart: on-failure:3",
+    "tmpfs: ['/tmp:size=16m']",
+    "x-note: anything",
+]
+
+
+@pytest.mark.parametrize("options", SILENT)
+def test_what_is_harmless_stays_silent(options: str, tmp_path: Path) -> None:
+    assert found(tmp_path, closed(options)) == []
+
+
+def test_a_seccomp_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "all.json").write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    assert found(tmp_path, closed("security_opt: [no-new-privileges, 'seccomp:all.json']")) == ["SBX112"]
+
+
+def test_a_seccomp_file_that_is_not_there_is_a_gap(tmp_path: Path) -> None:
+    text = closed("security_opt: [no-new-privileges, 'seccomp:none.json']")
+    assert [gap.what for gap in reviewed(tmp_path, text, "compose.yaml").gaps] == ["none.json"]
+
+
+def test_an_override_file_is_merged(tmp_path: Path) -> None:
+    (tmp_path / "compose.override.yaml").write_text("services:\n  agent:\n    privileged: true\n")
+    verdict = reviewed(tmp_path, closed(""), "compose.yaml")
+    assert rules_of(verdict) == ["SBX101"]
+    assert str(verdict.findings[0].span).endswith("compose.override.yaml:3:17")
+
+
+def test_values_of_the_env_file_are_filled_in(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("WHERE=/etc\n")
+    assert "SBX204" in found(tmp_path, closed("volumes: ['${WHERE:-./data}:/x']"))
+
+
+def test_an_env_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "agent.env").write_text("A=1\nGH=ghp_0123456789abcdefghijklmnopqrstuvwxyzAB\n")
+    verdict = reviewed(tmp_path, closed("env_file: agent.env"), "compose.yaml")
+    assert rules_of(verdict) == ["SBX501"]
+    assert str(verdict.findings[0].span).endswith("agent.env:2:4")
+
+
+def test_extends_and_anchors(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("services:\n  base:\n    cap_add: [SYS_ADMIN]\n    image: busybox\n")
+    text = (
+        "x-common: &common\n  pid: host\nservices:\n  agent:\n    <<: *common\n"
+        "    extends: {file: base.yaml, service: base}\n"
+    )
+    verdict = reviewed(tmp_path, text, "compose.yaml")
+    places = {finding.rule: str(finding.span).rpartition("/")[2] for finding in verdict.findings}
+    assert places["SBX102"] == "base.yaml:3:15"
+    assert places["SBX120"] == "compose.yaml:2:8"
+
+
+def test_include(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/compose.yaml").write_text("services: {other: {image: busybox, privileged: true}}\n")
+    verdict = reviewed(tmp_path, "include: [more/compose.yaml]\n" + closed(""), "compose.yaml")
+    assert "SBX101" in rules_of(verdict)
+
+
+def test_a_file_outside_of_the_repository_is_a_gap(tmp_path: Path) -> None:
+    inner = tmp_path / "project"
+    (inner / ".git").mkdir(parents=True)
+    (tmp_path / "secret.yaml").write_text("services: {base: {image: x}}\n")
+    verdict = reviewed(inner, "services: {a: {extends: {file: ../secret.yaml, service: base}}}", "compose.yaml")
+    assert len(verdict.gaps) == 1
+    assert "cannot be read" in verdict.gaps[0].why
+
+
+@pytest.mark.parametrize("text", ["services: [", "services: {a: {image: x}}\n---\n{}", "a: &a [*a]\nservices: {}"])
+def test_a_file_that_cannot_be_read_is_a_gap(text: str, tmp_path: Path) -> None:
+    assert len(reviewed(tmp_path, text, "compose.yaml").gaps) == 1
+
+
+def test_a_directory_is_searched(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/compose.yml").write_text("services: {a: {image: x, privileged: true}}\n")
+    (tmp_path / "a/docker-compose.override.yml").write_text("services: {}\n")
+    (tmp_path / "agents.yaml").write_text("sandboxes: {b: {image: x}}\n")
+    (tmp_path / "other.yaml").write_text("kind: Other\n")
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / "node_modules/compose.yml").write_text("services: {c: {image: x}}\n")
+    every, gaps = targets([tmp_path])
+    assert gaps == ()
+    assert [str(target.paths[0].relative_to(tmp_path)) for target in every] == ["agents.yaml", "a/compose.yml"]
+    assert review(every, Terms(today=TODAY)).subjects == ("b", "a")

@@ -1,0 +1,300 @@
+"""Policy, waivers and baseline: what they change, and what is wrong with them."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from sandboxrun.audit.finding import Severity
+from sandboxrun.audit.judge import Terms, Verdict
+from sandboxrun.errors import ProfileError
+from sandboxrun.lifecycle.review import Sources, review, targets, terms, write_baseline
+from tests.unit.audit.reviewing import TODAY
+
+PROFILE = """\
+name: p
+sandboxes:
+  agent:
+    image: node:20-alpine
+    egress: open
+    pids_limit: -1
+"""
+
+
+def judged(directory: Path, profile: str = PROFILE, *, today: date = TODAY, strict: bool = False) -> Verdict:
+    """The verdict on a profile, by the files of the directory."""
+    (directory / "sandbox.yaml").write_text(profile)
+    by = terms(Sources(root=directory), today=today, strict=strict)
+    return review(targets([directory / "sandbox.yaml"])[0], by)
+
+
+def policy(directory: Path, text: str) -> None:
+    """Write the project's policy."""
+    (directory / "sandboxrun-policy.yaml").write_text(text)
+
+
+def told(verdict: Verdict) -> list[str]:
+    """The open findings as lines."""
+    return [f"{finding.severity.word} {finding.rule} {finding.message}" for finding in verdict.open]
+
+
+PLAIN = [
+    "low SBX601 node:20-alpine can change: it has no digest",
+    "medium SBX301 egress is open: every public host can be reached",
+    "medium SBX404 processes are not limited",
+]
+
+
+def test_without_a_policy(tmp_path: Path) -> None:
+    assert told(judged(tmp_path)) == PLAIN
+
+
+def test_rules_are_raised_lowered_and_switched_off(tmp_path: Path) -> None:
+    policy(tmp_path, "rules: {SBX301: critical, SBX404: info, 'SBX6*': off}")
+    assert told(judged(tmp_path)) == [PLAIN[1].replace("medium", "critical"), PLAIN[2].replace("medium", "info")]
+
+
+def test_a_strict_rule_is_shown_to_everybody_once_the_policy_names_it(tmp_path: Path) -> None:
+    policy(tmp_path, "rules: {SBX408: high}")
+    assert "high SBX408 the sandbox has no timeout and no ttl" in told(judged(tmp_path))
+
+
+def test_a_part_is_about_its_paths(tmp_path: Path) -> None:
+    policy(tmp_path, "rules: {SBX301: off}\npaths:\n  - {match: ['ci/*'], rules: {SBX301: critical}}\n")
+    assert "SBX301" not in " ".join(told(judged(tmp_path)))
+    (tmp_path / "ci").mkdir()
+    (tmp_path / "ci/sandbox.yaml").write_text(PROFILE)
+    by = terms(Sources(root=tmp_path), today=TODAY)
+    verdict = review(targets([tmp_path / "ci/sandbox.yaml"])[0], by)
+    assert "critical SBX301 egress is open: every public host can be reached" in told(verdict)
+
+
+BREACHES = [
+    ("images: {allow: ['registry.example.com/*']}", "SBX910 node:20-alpine is not an image that the policy allows"),
+    ("images: {digests: true}", "SBX910 the policy requires a digest, and node:20-alpine has none"),
+    ("egress: {allow: ['*.example.com:443']}", "SBX911 the policy lists destinations, and egress is open"),
+    ("ceilings: {mem_limit: 256m}", "SBX912 the policy's ceiling for mem_limit is 256m, and this is above it"),
+    ("ceilings: {pids_limit: 100}", "SBX912 the policy's ceiling for pids_limit is 100, and this is not limited"),
+    ("ceilings: {lifetime.idle: 1h}", "SBX912 the policy's ceiling for lifetime.idle is 1h, and this is not limited"),
+    ("require: {read_only: false}", "SBX914 the policy requires read_only: false"),
+    ("require: {user: '2000:2000'}", "SBX914 the policy requires user: 2000:2000"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "line"), BREACHES, ids=[text for text, _ in BREACHES])
+def test_what_the_policy_does_not_allow_is_found(text: str, line: str, tmp_path: Path) -> None:
+    policy(tmp_path, text)
+    assert line in [f"{finding.rule} {finding.message}" for finding in judged(tmp_path).open]
+
+
+KEPT = [
+    "images: {allow: ['node:*']}",
+    "images: {allow: ['node']}",
+    "ceilings: {mem_limit: 512m, cpus: 1}",
+    "require: {read_only: true, cap_drop: [CAP_ALL], mem_limit: 512m}",
+    "mounts: {roots: []}",
+]
+
+
+@pytest.mark.parametrize("text", KEPT)
+def test_what_the_policy_allows_is_not(text: str, tmp_path: Path) -> None:
+    policy(tmp_path, text)
+    assert told(judged(tmp_path)) == PLAIN
+
+
+def test_mount_roots(tmp_path: Path) -> None:
+    policy(tmp_path, "mounts: {roots: [/srv/shared]}")
+    profile = PROFILE + "    volumes: ['/srv/shared/a:/a:ro', '/srv/other:/b:ro']\n"
+    found = [finding.message for finding in judged(tmp_path, profile).open if finding.rule == "SBX913"]
+    assert found == ["/srv/other is outside of the roots that the policy allows"]
+
+
+def test_the_greatest_profile(tmp_path: Path) -> None:
+    policy(tmp_path, "max_profile: greatest.yaml\nrules: {'SBX[1-6]*': off}")
+    (tmp_path / "greatest.yaml").write_text(
+        "sandboxes: {most: {image: 'node:20-alpine', mem_limit: 1g, egress: {allow: ['*.example.com:443']}}}\n"
+    )
+    assert told(judged(tmp_path)) == [
+        "high SBX915 network: may now reach every public host, was listed hosts, by the greatest profile",
+        "high SBX915 limits: may now use processes: unlimited, was 256, by the greatest profile",
+    ]
+    inside = PROFILE.replace("open", "{allow: ['api.example.com:443']}").replace("-1", "64")
+    assert told(judged(tmp_path, inside)) == []
+
+
+FAULTS = [
+    ("rule: {}", 'unknown key "rule" in a policy'),
+    ("rules: {SBX999: high}", '"SBX999" is not a rule'),
+    ("rules: {SBX301: grave}", "expected one of info, low, medium, high, critical, off, found"),
+    ("ceilings: {memory: 1g}", '"memory" has no ceiling'),
+    ("ceilings: {mem_limit: lots}", "expected"),
+    ("require: {colour: red}", '"colour" is not an option'),
+    ("paths: [{rules: {}}]", "a part of a policy lacks match"),
+    ("fail_on: grave", '"grave" is not a severity'),
+    ("- a", "expected a policy, found a list"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), FAULTS, ids=[text for text, _ in FAULTS])
+def test_a_wrong_policy_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    policy(tmp_path, text)
+    with pytest.raises(ProfileError, match=message.replace("[", r"\[")):
+        judged(tmp_path)
+
+
+# -- waivers
+
+COMMENT = '# sandboxrun: ignore[SBX301] until=2027-03-31 reason="the task needs it"'
+
+
+def test_a_comment_waives_its_line(tmp_path: Path) -> None:
+    verdict = judged(tmp_path, PROFILE.replace("egress: open", f"egress: open  {COMMENT}"))
+    assert told(verdict) == [PLAIN[0], PLAIN[2]]
+    waived = next(finding for finding in verdict.findings if finding.status)
+    assert (waived.rule, waived.status, waived.reason) == ("SBX301", "waived", "the task needs it (until 2027-03-31)")
+
+
+def test_a_comment_of_its_own_waives_the_next_line(tmp_path: Path) -> None:
+    text = PROFILE.replace("    egress: open", f"    {COMMENT}\n    # and more\n    egress: open")
+    assert told(judged(tmp_path, text)) == [PLAIN[0], PLAIN[2]]
+
+
+def test_a_comment_elsewhere_waives_nothing_and_is_found(tmp_path: Path) -> None:
+    assert told(judged(tmp_path, PROFILE.replace("pids_limit: -1", f"pids_limit: -1  {COMMENT}"))) == [
+        *PLAIN[:2],
+        PLAIN[2],
+        "low SBX903 SBX301 found nothing that this waives",
+    ]
+
+
+WRONG = [
+    ("ignore[SBX301] until=2027-01-14 reason=x", "medium SBX902 the waiver of SBX301 expired on 2027-01-14"),
+    ("ignore[SBX301] reason=x", "medium SBX905 the waiver has no until: it waives nothing"),
+    ("ignore[SBX301] until=2027-02-30 reason=x", "medium SBX905 the waiver has no until: it waives nothing"),
+    ("ignore[SBX301] until=2027-03-31", "medium SBX905 the waiver has no reason: it waives nothing"),
+    ('ignore[SBX301] until=2027-03-31 reason="x', "medium SBX905 the waiver has no until and no reason: it waives "
+     "nothing"),
+    ("ignore[SBX999] until=2027-03-31 reason=x", "medium SBX904 SBX999 is not a rule"),
+    ("ignore[] until=2027-03-31 reason=x", "medium SBX904 the waiver names no rule"),
+    ("ignore[SBX101] until=2027-03-31 reason=x", "medium SBX906 SBX101 can't be waived by a comment"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "line"), WRONG, ids=[words for words, _ in WRONG])
+def test_a_wrong_waiver_waives_nothing(words: str, line: str, tmp_path: Path) -> None:
+    lines = told(judged(tmp_path, PROFILE.replace("egress: open", f"egress: open  # sandboxrun: {words}")))
+    assert PLAIN[1] in lines
+    assert line in lines
+
+
+def test_the_policy_bounds_waivers(tmp_path: Path) -> None:
+    policy(tmp_path, "waivers: {not_inline: ['SBX3*'], longest_days: 30}")
+    lines = told(judged(tmp_path, PROFILE.replace("egress: open", f"egress: open  {COMMENT}")))
+    assert "medium SBX906 SBX301 can't be waived by a comment" in lines
+    assert "medium SBX905 the policy lets a waiver run 30 days, and this runs until 2027-03-31" in lines
+
+
+def waivers(directory: Path, text: str) -> None:
+    """Write the project's waivers."""
+    (directory / "sandboxrun-waivers.yaml").write_text(text)
+
+
+def test_a_file_of_waivers(tmp_path: Path) -> None:
+    waivers(
+        tmp_path,
+        "waivers:\n  - {rules: [SBX301, SBX404], until: 2027-03-31, owner: team-a, reason: agreed, sandbox: agent}\n"
+        "  - {rules: SBX601, until: 2027-03-31, owner: team-a, reason: agreed, file: 'other/*'}\n",
+    )
+    assert told(judged(tmp_path)) == ["low SBX903 SBX601 found nothing that this waives", PLAIN[0]]
+
+
+def test_a_waiver_in_a_file_needs_an_owner(tmp_path: Path) -> None:
+    waivers(tmp_path, "waivers: [{rules: [SBX301], until: 2027-03-31, reason: agreed}]")
+    assert "medium SBX905 the waiver has no owner: it waives nothing" in told(judged(tmp_path))
+
+
+def test_a_grave_rule_can_be_waived_in_a_file(tmp_path: Path) -> None:
+    waivers(tmp_path, "waivers: [{rules: [SBX306], until: 2027-03-31, owner: o, reason: r}]")
+    profile = PROFILE + "    extra_hosts: ['m.example.com:169.254.169.254']\n"
+    assert [line for line in told(judged(tmp_path, profile)) if "SBX306" in line] == []
+
+
+# -- the baseline
+
+
+def test_a_baseline_hides_what_was_there_and_may_only_shrink(tmp_path: Path) -> None:
+    first = judged(tmp_path)
+    by = Terms(today=TODAY)
+    write_baseline(tmp_path / "sandboxrun-baseline.json", first, by)
+    assert told(judged(tmp_path)) == []
+    moved = PROFILE.replace("sandboxes:", "# a comment\nsandboxes:") + "    user: root\n"
+    assert told(judged(tmp_path, moved)) == ['medium SBX107 user "root" is root']
+    fixed = PROFILE.replace("egress: open", "egress: none") + "    user: root\n"
+    verdict = judged(tmp_path, fixed)
+    assert told(verdict)[-1] == "low SBX907 1 of sandboxrun-baseline.json is no longer found".replace(
+        "sandboxrun-baseline.json", next(f for f in verdict.open if f.rule == "SBX907").message.split(" ")[2]
+    )
+    write_baseline(tmp_path / "sandboxrun-baseline.json", verdict, terms(Sources(root=tmp_path), today=TODAY))
+    assert told(judged(tmp_path, fixed)) == ['medium SBX107 user "root" is root']
+
+
+def test_a_baseline_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sandboxrun-baseline.json").write_text("[1]")
+    with pytest.raises(ProfileError, match="is not a baseline"):
+        judged(tmp_path)
+
+
+# -- variables
+
+
+def variables(declared: str, options: str) -> str:
+    """A profile with variables."""
+    return f"name: p\nvariables: {{{declared}}}\nsandboxes: {{a: {{image: 'busybox:1', egress: none, {options}}}}}\n"
+
+
+def test_every_value_of_a_variable_is_judged(tmp_path: Path) -> None:
+    text = variables("n: {type: string, enum: [none, bridge], default: none}", "network_mode: '{{ n }}'")
+    text = text.replace("egress: none, ", "")
+    found = [finding for finding in judged(tmp_path, text).open if finding.rule == "SBX301"]
+    assert [finding.when for finding in found] == ['n is "bridge"']
+
+
+def test_a_switch_is_judged_both_ways(tmp_path: Path) -> None:
+    text = variables("w: {type: boolean, default: false}", "read_only: '{{ not w }}'")
+    found = [finding for finding in judged(tmp_path, text).open if finding.rule == "SBX211"]
+    assert [finding.when for finding in found] == ["w is true"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "options", "rule"),
+    [
+        ("u: {type: string, default: '1000:1000'}", "user: '{{ u }}'", "SBX107"),
+        ("c: {type: array, default: []}", "cap_add: '{{ c }}'", "SBX102"),
+        ("m: {type: integer, default: 64}", "pids_limit: '{{ m }}'", "SBX404"),
+        ("s: {type: string, default: ./data}", "volumes: ['{{ s }}:/x']", "SBX204"),
+    ],
+)
+def test_a_free_variable_is_a_finding(declared: str, options: str, rule: str, tmp_path: Path) -> None:
+    found = [finding for finding in judged(tmp_path, variables(declared, options)).open if finding.rule == "SBX901"]
+    assert len(found) == 1
+    assert found[0].message.endswith(f"({rule})")
+    assert found[0].severity is Severity.MEDIUM
+
+
+def test_a_pattern_closes_a_variable(tmp_path: Path) -> None:
+    text = variables("u: {type: string, default: '1000', pattern: '[1-9][0-9]{3}'}", "user: '{{ u }}'")
+    assert "SBX901" not in " ".join(told(judged(tmp_path, text)))
+
+
+def test_a_variable_that_must_be_given_is_given_something(tmp_path: Path) -> None:
+    text = variables("u: {type: string, enum: ['1000', '2000']}", "user: '{{ u }}'")
+    verdict = judged(tmp_path, text)
+    assert verdict.gaps == ()
+    assert verdict.subjects == ("a",)
+
+
+def test_a_variable_with_no_value_to_try_is_a_gap(tmp_path: Path) -> None:
+    text = variables("u: {type: string, pattern: 'x[0-9]{40}y'}", "user: '{{ u }}'")
+    assert [gap.file for gap in judged(tmp_path, text).gaps] == [str(tmp_path / "sandbox.yaml")]
