@@ -10,12 +10,12 @@ from typing import Any
 
 from msgspec import structs
 
+from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, Problems, one_line, redact, redacted, shown
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.diff import Difference, spec_plain
 from sandboxrun.source import node_of
 from sandboxrun.spec.option import Effect
-from sandboxrun.spec.privilege import AXES, Side, Way
 from sandboxrun.spec.spec import BY_KEY, SandboxSpec, parse_spec, settle
 
 SYMBOL = {Action.CREATE: "+", Action.UPDATE: "~", Action.REPLACE: "-/+", Action.DELETE: "-", Action.NONE: " "}
@@ -83,19 +83,40 @@ def plan_text(plan: Plan) -> str:
 
 def widenings(plan: Plan) -> list[str]:
     """What sandboxes that run may do after it and not before, or maybe, a sentence each."""
+    words = {"WIDENED": "", "MAYBE": " (maybe wider)"}
+    return [one_line(f"{widened.sandbox} {widened.witness}{words[widened.way]}") for widened in widened_by(plan)]
+
+
+class Widening(Data):
+    """What one sandbox that runs may do after a plan and not before: on which axis, whether it is known (`WIDENED` or
+    `MAYBE`), and a sentence."""
+
+    sandbox: str
+    axis: str
+    way: str
+    witness: str
+
+
+def widened_by(plan: Plan) -> list[Widening]:
+    """Every one."""
     told = []
     for change in plan.pending:
         if change.kind != "sandbox" or change.before is None or change.after is None:
             continue
+        from sandboxrun.spec.privilege import AXES, Side, Way
+
         sides = [{key: v for key, v in side.items() if _is_set(key)} for side in (change.before, change.after)]
         specs = [parse_spec(node_of(side), Problems()) for side in sides]
         if specs[0] is None or specs[1] is None:
             continue  # of another version: its differences are in the plan
         old, new = Side(spec=specs[0]), Side(spec=specs[1])
-        steps = [step for axis in AXES for step in axis.compare(old, new)]
-        words = {Way.WIDENED: "", Way.MAYBE: " (maybe wider)"}
         name = label(change).removeprefix("sandbox ")
-        told += [one_line(f"{name} {step.witness}{words[step.way]}") for step in steps if step.way in words]
+        told += [
+            Widening(sandbox=name, axis=axis.name, way=step.way.name, witness=step.witness)
+            for axis in AXES
+            for step in axis.compare(old, new)
+            if step.way in (Way.WIDENED, Way.MAYBE)
+        ]
     return told
 
 

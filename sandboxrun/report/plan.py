@@ -6,8 +6,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from msgspec import to_builtins
+
 from sandboxrun import __version__
 from sandboxrun.errors import mask, redact
+from sandboxrun.plan import text
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.text import SYMBOL, drift_lines, label, option_lines, summary, verb, warnings, why, widenings
 from sandboxrun.report.diagnostics import diagnostic_json
@@ -120,6 +123,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             "mode": "destroy" if plan.destroy else "refresh-only" if plan.refresh_only else "apply",
             "steps": [_step(step, plan) for step in plan.operations],
             "warnings": [diagnostic_json(warning) for warning in warnings(plan)],
+            "widenings": [mask(to_builtins(widened), plan.sensitive, whole=False) for widened in text.widened_by(plan)],
         },
     }
 

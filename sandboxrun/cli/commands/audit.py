@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from sandboxrun.cli import options as opt
 from sandboxrun.cli.output import coloured, note, result
+from sandboxrun.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,14 +90,10 @@ def audit(
     form = opt.chosen_format(given)
     _check_clash(fixing, writing, unsafe_fixes, base, fail_on_widening)
     if (running or all_containers) and (fixing or base is not None):
-        from sandboxrun.errors import UsageError
-
         raise UsageError("--running and --all-containers review what runs: --fix and --base do not go with them")
     named = paths if paths or compose or all_containers else _here()
     found, gaps = review.targets(named, compose=compose)
     if not found and not gaps and not all_containers:
-        from sandboxrun.errors import UsageError
-
         raise UsageError("there is nothing to audit here", help="pass a profile, a Compose file or a directory")
     root = project_root((*named, *compose, Path())[0])
     sources = review.Sources(
@@ -156,8 +154,6 @@ def _live(
 
 
 def _check_clash(fixing: bool, writing: bool, unsafe: bool, base: str | None, fail_on_widening: bool) -> None:
-    from sandboxrun.errors import UsageError
-
     if writing and not fixing:
         raise UsageError("--write needs --fix")
     if unsafe and not writing:
@@ -201,8 +197,6 @@ def exit_code(verdict: Verdict, fail_on: str) -> int:
 def _trusted(sources: Sources, ref: str, into: Path) -> Sources:
     """Where a revision's policy, waivers and baseline are, once it is written into a directory. Files that are named on
     the command line are its caller's, and are read as they are."""
-    import msgspec
-
     from sandboxrun.lifecycle.git import Repository
 
     repository = Repository(sources.root)
@@ -229,8 +223,6 @@ def verdict_in(
                 return {**forms.verdict_json(verdict), "privilege_diff": privilege.diff_json(diff)}
             case "markdown":
                 return f"{privilege.diff_markdown(diff)}\n{forms.verdict_markdown(verdict)}"
-        import msgspec
-
         verdict = msgspec.structs.replace(verdict, findings=(*verdict.findings, *privilege.widenings(diff)))
 
     match form:

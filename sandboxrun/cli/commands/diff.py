@@ -9,6 +9,7 @@ import click
 
 from sandboxrun.cli import options as opt
 from sandboxrun.cli.output import result
+from sandboxrun.errors import UsageError
 
 
 @click.command()
@@ -48,7 +49,6 @@ def _side(text: str, files: tuple[Path, ...]) -> tuple[str | None, Path]:
     if colon and path:
         return revision, Path(path)
     from sandboxrun.cli.project import default_files
-    from sandboxrun.errors import UsageError
 
     named = files or default_files()
     if len(named) != 1:

@@ -1,14 +1,20 @@
-"""Every rule on its own examples: the bad one is found where it is written, the good one is not."""
+"""Every rule on its own examples: the bad one is found where it is written, the good one is not.
+
+What is printed of each bad example is in diagnostics.txt; SANDBOXRUN_DEV_UPDATE=1 writes it anew.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sandboxrun.audit.finding import Rule
 from sandboxrun.audit.rules import by_id, rules
 from sandboxrun.audit.rules.secrets import _FORMS, form_of
+from sandboxrun.report.audit import verdict_text
 from tests.unit.audit.reviewing import names, reviewed, rules_of
 
 WITH_EXAMPLES = [rule for rule in by_id().values() if rule.bad]
@@ -28,6 +34,22 @@ def test_the_good_example_is_not(rule: Rule, tmp_path: Path) -> None:
     verdict = reviewed(tmp_path, rule.good)
     assert verdict.gaps == ()
     assert rule.id not in rules_of(verdict)
+
+
+def test_what_is_printed_of_every_bad_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = []
+    for rule in WITH_EXAMPLES:
+        home = tmp_path / rule.id
+        home.mkdir()
+        monkeypatch.chdir(home)
+        verdict = reviewed(Path(), rule.bad)
+        mine = tuple(finding for finding in verdict.findings if finding.rule == rule.id)
+        printed = verdict_text(msgspec.structs.replace(verdict, findings=mine, gaps=()))
+        parts.append(f"== {rule.id} {rule.title}\n\n{printed}")
+    told, file = "\n".join(parts), Path(__file__).with_name("diagnostics.txt")
+    if os.environ.get("SANDBOXRUN_DEV_UPDATE"):
+        file.write_text(told, encoding="utf-8")
+    assert told == file.read_text(encoding="utf-8"), "SANDBOXRUN_DEV_UPDATE=1 writes tests/unit/audit/diagnostics.txt"
 
 
 @pytest.mark.parametrize("rule", rules(), ids=names)

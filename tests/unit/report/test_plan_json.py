@@ -180,3 +180,14 @@ def test_sensitive_parts_have_the_values_shape() -> None:
     value = {"a": ["s", {"b": "s", "c": 1}], "d": "x", "e": []}
     assert sensitive_parts(value, frozenset({"s"})) == {"a": [True, {"b": True}]}
     assert sensitive_parts(None, frozenset({"s"})) is False
+
+
+def test_what_it_widens_is_said() -> None:
+    running = observed(declared("agent", read_only=True))
+    plan = make_plan(profile(declared("agent", read_only=False, mem_limit=2**30)), snapshot(running))
+    document = plan_json(plan)
+    jsonschema.validate(document, SCHEMA)
+    assert [list(widened.values()) for widened in document["sandboxrun"]["widenings"]] == [
+        ["agent", "root filesystem", "WIDENED", "may now write to its root filesystem"],
+        ["agent", "limits", "WIDENED", "may now use memory: 1g, was 512m"],
+    ]
