@@ -8,14 +8,15 @@ from __future__ import annotations
 import difflib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from sandboxrun.audit.finding import Finding
 from sandboxrun.audit.fixes import fixed
 from sandboxrun.audit.judge import Verdict
 from sandboxrun.data import Data
-from sandboxrun.errors import Problems, SandboxrunError
+from sandboxrun.errors import Diagnostic, Problems, SandboxrunError
+from sandboxrun.profile.files import instead
 from sandboxrun.profile.yaml import parse_yaml
 from sandboxrun.source import SourceFile
 
@@ -98,6 +99,31 @@ def diff(made: Sequence[Fix]) -> str:
         note = f"# {fix.finding.rule} {fix.finding.title}: {fix.label}\n"
         parts.append(note + "".join(line if line.endswith("\n") else f"{line}\n" for line in lines))
     return "\n".join(parts)
+
+
+def check(made: Sequence[Fix], before: Verdict, again: Callable[[], Verdict]) -> None:
+    """Raise SandboxrunError where the files with their fixes could not be audited, or something new is found there that
+    is no less severe than all that was fixed. `again` reviews; nothing is written yet."""
+    with instead({fix.file: fix.after for fix in made}):
+        after = again()
+    known = {_identity(finding) for finding in before.findings}
+    worst = max((fix.finding.severity for fix in made), default=None)
+    faults = [
+        Diagnostic(message=f"with the fixes, {gap.what} could not be audited: {gap.why}")
+        for gap in after.gaps
+        if gap not in before.gaps
+    ]
+    faults += [
+        Diagnostic(message=f"with the fixes, {finding.message} ({finding.rule})", span=finding.span, help=finding.help)
+        for finding in after.open
+        if worst is not None and finding.severity >= worst and _identity(finding) not in known
+    ]
+    if faults:
+        raise SandboxrunError("the fixes were not written", *faults)
+
+
+def _identity(finding: Finding) -> tuple[object, ...]:
+    return (finding.rule, finding.subjects, finding.key, finding.when)
 
 
 def write(made: Sequence[Fix]) -> tuple[str, ...]:

@@ -8,9 +8,12 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems
@@ -68,6 +71,17 @@ def _real(path: Path) -> Path:
 # -- The one way to read a file that a profile, a checkout or the caller names: regular, bounded, without waiting
 
 _CHUNK = 1 << 20
+_instead: ContextVar[Mapping[Path, bytes]] = ContextVar("instead", default=MappingProxyType({}))
+
+
+@contextmanager
+def instead(texts: Mapping[str, str]) -> Iterator[None]:
+    """Within it files are read as if they held these texts: what an edit gives, before it is written."""
+    token = _instead.set({_real(Path(name)): text.encode() for name, text in texts.items()})
+    try:
+        yield
+    finally:
+        _instead.reset(token)
 
 
 def read_regular(path: Path, most: int) -> bytes:
@@ -76,6 +90,8 @@ def read_regular(path: Path, most: int) -> bytes:
     A fifo, a device or a directory is refused at once: opening one may wait, and reading one may never end. Raises
     OSError and nothing else; `reason` says why in a clause.
     """
+    if (edited := _instead.get()) and (data := edited.get(_real(path))) is not None:
+        return data
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except ValueError:  # a NUL character, or half of a surrogate pair

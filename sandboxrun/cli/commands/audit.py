@@ -13,7 +13,7 @@ from sandboxrun.cli.output import coloured, note, result
 from sandboxrun.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sandboxrun.audit.diff import PrivilegeDiff
     from sandboxrun.audit.judge import Terms, Verdict
@@ -106,12 +106,16 @@ def audit(
         with tempfile.TemporaryDirectory(prefix="sandboxrun-") as name:
             terms = review.terms(_trusted(sources, trust_ref, Path(name)), today=today, strict=strict)
     inputs = _inputs(given, found)
+
+    def reviewed() -> Verdict:
+        return review.review(found, terms, inputs=inputs, gaps=gaps)
+
     if running or all_containers:
         verdict = _live(given, found, terms, inputs, all_containers=all_containers)
     else:
-        verdict = review.review(found, terms, inputs=inputs, gaps=gaps)
+        verdict = reviewed()
     if fixing:
-        return _fix(verdict, writing, unsafe_fixes, quiet=given.quiet)
+        return _fix(verdict, reviewed, writing, unsafe_fixes, quiet=given.quiet)
     if write_baseline:
         path = baseline if baseline is not None else root / BASELINE
         review.write_baseline(path, verdict, terms)
@@ -170,13 +174,14 @@ def _here() -> tuple[Path, ...]:
     return default_files() or (Path(),)
 
 
-def _fix(verdict: Verdict, writing: bool, unsafe: bool, *, quiet: bool) -> int:
+def _fix(verdict: Verdict, again: Callable[[], Verdict], writing: bool, unsafe: bool, *, quiet: bool) -> int:
     from sandboxrun.lifecycle import fixing
 
     if not writing:
         result(fixing.diff(tuple(fixing.fixes(verdict, unsafe=True))) or "nothing to fix")
         return 0
     made = tuple(fixing.fixes(verdict, unsafe=unsafe))
+    fixing.check(made, verdict, again)
     for name in fixing.write(made):
         note(f"wrote {name}: {sum(fix.file == name for fix in made)} fixed", quiet=quiet)
     left = sum(finding.edit is not None for finding in verdict.open) - len(made)

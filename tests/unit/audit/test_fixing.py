@@ -1,0 +1,45 @@
+"""Fixes are reviewed before they are written: what would be worse is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sandboxrun.audit.judge import Terms, Verdict
+from sandboxrun.errors import SandboxrunError
+from sandboxrun.lifecycle import fixing
+from sandboxrun.lifecycle.review import Target, review
+from tests.unit.audit.reviewing import TODAY, rules_of
+
+COMPOSE = "services:\n  agent:\n    image: busybox:1.36\n    security_opt: [seccomp=unconfined]\n"
+
+
+@pytest.mark.parametrize(
+    ("edited", "said"),
+    [
+        ("    privileged: true\n", "with the fixes, the container is privileged: it controls the host (SBX101)"),
+        ("    volumes: {\n", "could not be audited"),
+        ("    cpu_shares: 512\n", None),
+    ],
+)
+def test_a_file_is_reviewed_with_its_fixes(edited: str, said: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "compose.yaml"
+    path.write_text(COMPOSE)
+
+    def again() -> Verdict:
+        return review([Target(kind="compose", paths=(path,))], Terms(today=TODAY))
+
+    before = again()
+    (fix, *_) = fixing.fixes(before, unsafe=True)
+    fixing.check([fix], before, again)
+    worse = msgspec.structs.replace(fix, after=fix.after + edited)
+    if said is None:
+        fixing.check([worse], before, again)
+    else:
+        with pytest.raises(SandboxrunError, match="the fixes were not written") as raised:
+            fixing.check([worse], before, again)
+        assert said in str(raised.value)
+    assert path.read_text() == COMPOSE
+    assert rules_of(again()) == rules_of(before)
