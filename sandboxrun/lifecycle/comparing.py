@@ -18,9 +18,13 @@ from sandboxrun.errors import ProfileError
 from sandboxrun.lifecycle.declaring import alternatives, load_target, load_under
 from sandboxrun.lifecycle.git import Repository
 from sandboxrun.lifecycle.review import Target
+from sandboxrun.plan.changes import Plan
+from sandboxrun.plan.text import spec_shown
 from sandboxrun.profile.loader import Loaded
 from sandboxrun.profile.variables import Inputs
-from sandboxrun.spec.project import Profile
+from sandboxrun.spec.privilege import Way
+from sandboxrun.spec.project import DeclaredSandbox, Profile
+from sandboxrun.spec.spec import settle
 
 MOST_LOADS = 100
 
@@ -125,3 +129,34 @@ def _side(ref: str | None, path: Path, into: Path) -> Target | None:
     repository.export(repository.commit(ref), into)
     earlier = into / real.relative_to(repository.root)
     return Target(kind="profile", paths=(earlier,)) if earlier.is_file() else None
+
+
+def with_running(plan: Plan, profile: Profile, *, running_is_new: bool = False) -> PrivilegeDiff:
+    """What a profile's sandboxes may do that those which its plan found could not, or the other way round.
+
+    What cannot be compared, because another version made it, is MAYBE.
+    """
+    found, unknown = [], []
+    for change in plan.changes:
+        if change.kind != "sandbox" or change.before is None:
+            continue
+        declared = profile.sandbox(change.address)
+        spec = spec_shown(change.before)
+        if spec is None:
+            unknown.append(change.address)
+        elif declared is not None:
+            found.append(msgspec.structs.replace(declared, spec=settle(spec)))
+        else:
+            sandbox = change.address.partition("[")[0]
+            found.append(
+                DeclaredSandbox(address=change.address, sandbox=sandbox, each=None, name=change.name, spec=settle(spec))
+            )
+    running = msgspec.structs.replace(profile, sandboxes=tuple(found))
+    told = tuple(one for one in profile.sandboxes if one.address not in unknown)
+    declared_side = msgspec.structs.replace(profile, sandboxes=told)
+    made = privilege_diff(*((declared_side, running) if running_is_new else (running, declared_side)))
+    maybe = [
+        Change(axis="sandbox", way=Way.MAYBE, witness="was made by another version: nobody can tell", sandboxes=(name,))
+        for name in unknown
+    ]
+    return PrivilegeDiff(changes=(*maybe, *made.changes), sandboxes=(*unknown, *made.sandboxes))

@@ -105,19 +105,22 @@ def widened_by(plan: Plan) -> list[Widening]:
             continue
         from sandboxrun.spec.privilege import AXES, Side, Way
 
-        sides = [{key: v for key, v in side.items() if _is_set(key)} for side in (change.before, change.after)]
-        specs = [parse_spec(node_of(side), Problems()) for side in sides]
-        if specs[0] is None or specs[1] is None:
+        old, new = spec_shown(change.before), spec_shown(change.after)
+        if old is None or new is None:
             continue  # of another version: its differences are in the plan
-        old, new = Side(spec=specs[0]), Side(spec=specs[1])
         name = label(change).removeprefix("sandbox ")
         told += [
             Widening(sandbox=name, axis=axis.name, way=step.way.name, witness=step.witness)
             for axis in AXES
-            for step in axis.compare(old, new)
+            for step in axis.compare(Side(spec=old), Side(spec=new))
             if step.way in (Way.WIDENED, Way.MAYBE)
         ]
     return told
+
+
+def spec_shown(side: Mapping[str, Any]) -> SandboxSpec | None:
+    """The options of one side of a change, as a plan shows them, as a spec; None where another version wrote them."""
+    return parse_spec(node_of({key: value for key, value in side.items() if _is_set(key)}), Problems())
 
 
 def _is_set(key: str) -> bool:

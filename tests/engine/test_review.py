@@ -40,3 +40,23 @@ def test_a_sandbox_that_runs_is_as_its_profile_says(cli: Cli, tmp_path: Path, pr
         assert found(ran.out, "a") == {"SBX602"}  # the image of the tests has no version
     finally:
         cli("destroy", "-y", "-q")
+
+
+def test_a_profile_beside_what_runs(cli: Cli, tmp_path: Path, project: str, busybox: str) -> None:
+    path = tmp_path / "sandbox.yaml"
+    start = f"name: {project}\nsandboxes:\n  a: {{image: '{busybox}', network_mode: none, command: [sleep, '60']"
+    path.write_text(start + "}\n")
+    try:
+        assert cli("apply", "-y", "-q").code == 0
+        same = cli("diff", "running", "sandbox.yaml", "--fail-on-widening")
+        path.write_text(start + ", read_only: false, cpus: 0.5}\n")
+        wider = cli("diff", "running", "sandbox.yaml", "--fail-on-widening")
+        narrower = cli("diff", "sandbox.yaml", "running")
+    finally:
+        cli("destroy", "-y", "-q")
+    assert (same.code, same.out) == (0, "Privileges: unchanged, in 1 sandbox.\n")
+    assert wider.code == 1
+    assert "+ WIDENED  root filesystem: a may now write to its root filesystem  sandbox.yaml:3:" in wider.out
+    assert "- NARROWED limits: a may only use CPUs: 0.5, was 1" in wider.out
+    assert "- NARROWED root filesystem: a may no longer write to its root filesystem" in narrower.out
+    assert "+ WIDENED  limits: a may now use CPUs: 1, was 0.5" in narrower.out

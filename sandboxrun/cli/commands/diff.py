@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,26 +12,33 @@ from sandboxrun.cli import options as opt
 from sandboxrun.cli.output import result
 from sandboxrun.errors import UsageError
 
+if TYPE_CHECKING:
+    from sandboxrun.audit.diff import PrivilegeDiff
+
+RUNNING = "running"
+
 
 @click.command()
 @click.argument("old")
 @click.argument("new")
-@opt.taking(opt.file, opt.var, opt.var_file, opt.format_of("text", "json", "markdown"), opt.as_json)
+@opt.taking(*opt.PROJECT, opt.format_of("text", "json", "markdown"), opt.as_json)
 @click.option("--fail-on-widening", is_flag=True, help="Exit with 1 if a sandbox may do more, or maybe.")
 def diff(given: opt.Given, old: str, new: str, fail_on_widening: bool) -> int:
     """Compare what the sandboxes of OLD and NEW may do, axis by axis, each difference with a witness.
 
-    Each is a profile, REVISION:PROFILE, or a revision (of the profile that --file names). A sandbox that neither has
-    is not compared; MAYBE means that the files don't tell.
+    Each is a profile, REVISION:PROFILE, or a revision (of the profile that --file names). One may be the word
+    `running`: the other profile's sandboxes as they are on the engine. MAYBE means that nobody can tell.
     """
     from sandboxrun.lifecycle.comparing import between
     from sandboxrun.profile.variables import Inputs
     from sandboxrun.report import privilege
 
     form = opt.chosen_format(given)
-    found = between(
-        _side(old, given.files), _side(new, given.files), Inputs(vars=given.vars, var_files=given.var_files)
-    )
+    if RUNNING in (old, new):
+        found = _with_running(given, old, new)
+    else:
+        inputs = Inputs(vars=given.vars, var_files=given.var_files)
+        found = between(_side(old, given.files), _side(new, given.files), inputs)
     match form:
         case "json":
             result(privilege.diff_json(found))
@@ -39,6 +47,21 @@ def diff(given: opt.Given, old: str, new: str, fail_on_widening: bool) -> int:
         case _:
             result(privilege.diff_text(found))
     return 1 if fail_on_widening and found.widens else 0
+
+
+def _with_running(given: opt.Given, old: str, new: str) -> PrivilegeDiff:
+    """What runs beside a profile on the disk, which is loaded as `plan` loads it."""
+    from sandboxrun.cli import project
+    from sandboxrun.lifecycle import apply as planning
+    from sandboxrun.lifecycle.comparing import with_running
+
+    name = new if old == RUNNING else old
+    if not os.path.exists(name):
+        raise UsageError(f'"{name}" is not a file', help=f"`{RUNNING}` is compared with a profile on the disk")
+    profile = project.load_profile(given._replace(files=(Path(name),)))
+    with project.open_engine(given.host) as engine:
+        plan = planning.plan(engine, profile, project.open_store(profile, given))
+    return with_running(plan, profile, running_is_new=new == RUNNING)
 
 
 def _side(text: str, files: tuple[Path, ...]) -> tuple[str | None, Path]:
