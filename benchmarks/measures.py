@@ -16,6 +16,7 @@ from benchmarks import raw
 from benchmarks.calls import seccomp
 from benchmarks.costs import isolation
 from benchmarks.output import output
+from benchmarks.reviewing import reviewing
 from benchmarks.routes import routes
 from benchmarks.table import Result, compared
 from benchmarks.timing import Program, Times, in_turns
@@ -32,9 +33,10 @@ class Effort(Data):
     plans: tuple[int, ...] = (1, 10, 50, 100, 200, 500)
     applies: tuple[int, ...] = (10, 50)
     outputs: tuple[int, ...] = (20, 200)  # MB
+    profiles: int = 1000
 
 
-QUICK = Effort(rounds=5, few=1, plans=(1, 10), applies=(10,), outputs=(20,))
+QUICK = Effort(rounds=5, few=1, plans=(1, 10), applies=(10,), outputs=(20,), profiles=100)
 
 PLAN_TARGETS = {10: 2.5, 100: 1.3, 200: 1.1}  # to `docker compose up -d`, which looks at labels only
 APPLY_TARGETS = {10: (1.2, 1.15), 50: (1.05, 0.95)}  # to raw, to `docker compose up -d`
@@ -216,6 +218,7 @@ def gateway(world: World, effort: Effort) -> Iterator[Result]:
 MEASURES: Mapping[str, Callable[[World, Effort], Iterator[Result]]] = {
     "start": start,
     "validate": validate,
+    "audit": lambda world, effort: reviewing(world, effort.profiles, effort.rounds, effort.few),
     "run": run,
     "exit": exit,
     "routes": lambda world, effort: routes(world, effort.rounds),

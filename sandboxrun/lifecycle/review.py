@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +166,7 @@ def terms(sources: Sources, *, today: date, strict: bool = False) -> Terms:
         baseline = parse_baseline(data, problems, baseline_file.name)
     problems.check()
 
+    @cache  # every finding asks
     def path(name: str) -> str:
         return os.path.relpath(name, sources.root).replace(os.sep, "/")
 

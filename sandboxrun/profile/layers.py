@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import field, structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.errors import Diagnostic, Problems, did_you_mean
 from sandboxrun.profile.files import bases, read_source
 from sandboxrun.profile.templates import Renderer, Scope, check_keys, is_template, is_template_key
 from sandboxrun.profile.yaml import parse_yaml
@@ -66,8 +66,17 @@ def read_document(
     file = read_source(path, name, problems, asked_at=asked_at)
     if file is None:
         return None
-    node = parse_yaml(file, problems)
+    node, faults = _parsed(file.name, file.text)
+    problems.extend(faults)
     return None if node is None else split_document(node, file, directory, problems, base=base)
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(name: str, text: str) -> tuple[Node | None, tuple[Diagnostic, ...]]:
+    """A text's root node: a review loads a profile with one value of its variables after the other, a project of many
+    the same bases."""
+    problems = Problems()
+    return parse_yaml(SourceFile(name=name, text=text), problems), problems.diagnostics
 
 
 def split_document(
