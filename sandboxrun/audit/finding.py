@@ -6,7 +6,6 @@ Owns the vocabulary of the review. Pure; no single rule is known here.
 from __future__ import annotations
 
 import enum
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
@@ -257,6 +256,8 @@ class Finding(Data):
     @property
     def fingerprint(self) -> str:
         """What stays the same while lines move: the rule, the file, the sandboxes, the option and what was found."""
+        import hashlib
+
         parts = (self.rule, self.path, *sorted(self.subjects), self.key, self.item or "", self.when, self.message)
         return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:32]
 

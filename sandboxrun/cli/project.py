@@ -5,6 +5,7 @@ Owns the default file names, and the words for what is not there.
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -72,8 +73,6 @@ def enforced(profile: Profile, given: Given) -> Profile:
     root = project_root(profile.directory)
     if given.policy is None and not os.path.lexists(root / POLICY):
         return profile
-    import datetime
-
     from sandboxrun.lifecycle.declaring import refuse
     from sandboxrun.lifecycle.review import Sources
 

@@ -5,12 +5,10 @@ Owns these forms; SARIF has a module of its own. What a file says is untrusted i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import textwrap
 from collections.abc import Iterable, Mapping
-from html import escape
 from typing import Any
 
 from sandboxrun.audit.finding import Finding, Severity
@@ -151,7 +149,7 @@ def verdict_junit(verdict: Verdict) -> str:
         if finding.status:
             cases.append(f"{head}><skipped message={_quoted(finding.reason or finding.status)}/></testcase>")
         else:
-            body = escape(f"{message_of(finding)}\n{printable(finding.help)}")
+            body = _escaped(f"{message_of(finding)}\n{printable(finding.help)}")
             kind = f'<failure type="{finding.severity.word}" message={_quoted(finding.title)}>'
             cases.append(f"{head}>{kind}{body}</failure></testcase>")
     for gap in verdict.gaps:
@@ -167,7 +165,13 @@ def verdict_junit(verdict: Verdict) -> str:
 
 
 def _quoted(text: str) -> str:
-    return f'"{escape(one_line(text))}"'
+    return f'"{_escaped(one_line(text))}"'
+
+
+def _escaped(text: str) -> str:
+    from html import escape
+
+    return escape(text)
 
 
 # -- annotations
@@ -231,6 +235,8 @@ def verdict_gitlab(verdict: Verdict, root: str) -> str:
 
 
 def _digest(text: str) -> str:
+    import hashlib
+
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 

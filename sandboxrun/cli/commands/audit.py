@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
+from sandboxrun import __version__
 from sandboxrun.cli import options as opt
+from sandboxrun.cli import project
 from sandboxrun.cli.output import coloured, note, result
 from sandboxrun.errors import UsageError
 
@@ -80,9 +84,6 @@ def audit(
     Without a path, reviews the profile in the current directory. Needs no engine and runs nothing. Exits with 1 for
     findings of --fail-on or worse, and with 3 if anything could not be audited.
     """
-    import datetime
-    import tempfile
-
     from sandboxrun.lifecycle import review
     from sandboxrun.profile.files import project_root
     from sandboxrun.spec.names import BASELINE
@@ -103,6 +104,8 @@ def audit(
     if trust_ref is None:
         terms = review.terms(sources, today=today, strict=strict)
     else:
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix="sandboxrun-") as name:
             terms = review.terms(_trusted(sources, trust_ref, Path(name)), today=today, strict=strict)
     inputs = _inputs(given, found)
@@ -146,10 +149,9 @@ def _live(
     """The verdict on what the engine runs: all of it, or the sandboxes of the profiles."""
     from sandboxrun.audit.judge import judge
     from sandboxrun.backend.docker.reviewing import every_container, running_sandboxes
-    from sandboxrun.cli.project import open_engine
     from sandboxrun.lifecycle.declaring import load_target
 
-    with open_engine(given.host) as engine:
+    with project.open_engine(given.host) as engine:
         if all_containers:
             return judge(every_container(engine), terms)
         profiles = [load_target(target, inputs).profile for target in found if target.kind == "profile"]
@@ -169,9 +171,7 @@ def _check_clash(fixing: bool, writing: bool, unsafe: bool, base: str | None, fa
 
 
 def _here() -> tuple[Path, ...]:
-    from sandboxrun.cli.project import default_files
-
-    return default_files() or (Path(),)
+    return project.default_files() or (Path(),)
 
 
 def _fix(verdict: Verdict, again: Callable[[], Verdict], writing: bool, unsafe: bool, *, quiet: bool) -> int:
@@ -213,8 +213,6 @@ def verdict_in(
     form: str, verdict: Verdict, root: str, diff: PrivilegeDiff | None = None, *, verbose: bool = False
 ) -> Any:
     """The verdict in one of the formats, and the privilege diff with it."""
-    import sys
-
     from sandboxrun.report import audit as forms
 
     if diff is not None:
@@ -234,7 +232,6 @@ def verdict_in(
         case "json":
             return forms.verdict_json(verdict)
         case "sarif":
-            from sandboxrun import __version__
             from sandboxrun.lifecycle.fixing import fixes_of
             from sandboxrun.report.sarif import verdict_sarif
 

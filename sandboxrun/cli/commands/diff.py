@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sandboxrun.cli import options as opt
+from sandboxrun.cli import project
 from sandboxrun.cli.output import result
 from sandboxrun.errors import UsageError
 
@@ -51,7 +52,6 @@ def diff(given: opt.Given, old: str, new: str, fail_on_widening: bool) -> int:
 
 def _with_running(given: opt.Given, old: str, new: str) -> PrivilegeDiff:
     """What runs beside a profile on the disk, which is loaded as `plan` loads it."""
-    from sandboxrun.cli import project
     from sandboxrun.lifecycle import apply as planning
     from sandboxrun.lifecycle.comparing import with_running
 
@@ -71,9 +71,7 @@ def _side(text: str, files: tuple[Path, ...]) -> tuple[str | None, Path]:
     revision, colon, path = text.partition(":")
     if colon and path:
         return revision, Path(path)
-    from sandboxrun.cli.project import default_files
-
-    named = files or default_files()
+    named = files or project.default_files()
     if len(named) != 1:
         raise UsageError(f'"{text}" is not a file', help="for a revision, pass its profile with --file")
     return text, named[0]
