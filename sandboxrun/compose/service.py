@@ -26,7 +26,7 @@ from sandboxrun.audit.subject import (
 )
 from sandboxrun.compose.files import EMPTY, Missing, Services, by_name, dotenv, split_mount, variables_in
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, plain_of
-from sandboxrun.spec.option_types import split_security
+from sandboxrun.spec.forms import split_security
 from sandboxrun.spec.types import freeze, parse_size
 
 # Every key of a service in the Compose Specification.

@@ -184,3 +184,24 @@ def shown(form: Form, text: object) -> str:
         return form(str(text))
     except ValueError:
         return str(text)
+
+
+# -- security_opt --------------------------------------------------------------------------------------------------
+
+LABEL = "label="
+
+
+def split_security(item: str) -> tuple[str, str]:
+    """`name=value`, `name:value` or a bare `no-new-privileges`, as a pair. A label's name holds which part it sets:
+    `label=user:root` is ("label=user", "root")."""
+    at = min((i for c in "=:" if (i := item.find(c)) >= 0), default=-1)
+    name, value = (item, "true") if at < 0 else (item[:at], item[at + 1 :])
+    if name != "label" or ":" not in value:
+        return name, value
+    part, _, value = value.partition(":")
+    return f"{LABEL}{part}", value
+
+
+def join_security(name: str, value: str) -> str:
+    """The pair as one text: `label=user:root`, `seccomp=debug`."""
+    return f"{name}:{value}" if name.startswith(LABEL) else f"{name}={value}"

@@ -14,6 +14,7 @@ from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import ListNode, MapNode, Node, Scalar
 from sandboxrun.spec import forms, seccomp
 from sandboxrun.spec import types as units
+from sandboxrun.spec.forms import LABEL, join_security, split_security
 from sandboxrun.spec.names import KEY
 from sandboxrun.spec.option import Record, RowData, option
 from sandboxrun.spec.types import (
@@ -245,25 +246,8 @@ Capabilities = ListOf(item=Capability(), ordered=False, once=True)
 KNOWN = ("no-new-privileges", "seccomp", "apparmor", "label")
 LABELS = ("user", "role", "type", "level", "filetype")  # parts of an SELinux label, each an option of its own
 _WHOLE = ("disable", "nested")
-_PART = "label="
-_ORDER = (*KNOWN, *(f"{_PART}{part}" for part in LABELS))
+_ORDER = (*KNOWN, *(f"{LABEL}{part}" for part in LABELS))
 CLOSED_OPTIONS: Mapping[str, str] = freeze({"no-new-privileges": "true", "seccomp": seccomp.OWN})
-
-
-def split_security(item: str) -> tuple[str, str]:
-    """`name=value`, `name:value` or a bare `no-new-privileges`, as a pair. A label's name holds which part it sets:
-    `label=user:root` is ("label=user", "root")."""
-    at = min((i for c in "=:" if (i := item.find(c)) >= 0), default=-1)
-    name, value = (item, "true") if at < 0 else (item[:at], item[at + 1 :])
-    if name != "label" or ":" not in value:
-        return name, value
-    part, _, value = value.partition(":")
-    return f"{_PART}{part}", value
-
-
-def join_security(name: str, value: str) -> str:
-    """The pair as one text: `label=user:root`, `seccomp=debug`."""
-    return f"{name}:{value}" if name.startswith(_PART) else f"{name}={value}"
 
 
 class SecurityOpts(OptionType):
@@ -294,7 +278,7 @@ class SecurityOpts(OptionType):
             if name in options:
                 problems.add(f'"{name}" is listed twice', item.span, "remove one of them")
             options[name] = value
-            labels = [other for other in options if other.startswith(_PART)]
+            labels = [other for other in options if other.startswith(LABEL)]
             if options.get("label") == "disable" and (name in labels or (labels and name == "label")):
                 problems.add("label=disable turns labels off, and a label is set", item.span, "remove one of them")
         return freeze({**CLOSED_OPTIONS, **options}) if len(problems) == before else INVALID
@@ -325,8 +309,8 @@ def _place(option: tuple[str, str]) -> int:
 
 
 def _check(name: str, value: str, item: Scalar, problems: Problems) -> None:
-    if name.startswith(_PART) and name not in _ORDER:
-        part = name.removeprefix(_PART)
+    if name.startswith(LABEL) and name not in _ORDER:
+        part = name.removeprefix(LABEL)
         help = did_you_mean(part, LABELS) or f"known are {', '.join(LABELS)}"
         problems.add(f'"{part}" is not a part of a label', item.span, help)
     elif name not in _ORDER:

@@ -15,10 +15,11 @@ from msgspec import UNSET, field
 
 from sandboxrun.data import Data
 from sandboxrun.spec import forms, labels, seccomp
+from sandboxrun.spec.forms import join_security, split_security
 from sandboxrun.spec.guard import HIDDEN, mounts_of, parents
 from sandboxrun.spec.names import CONFIGS, SECRETS, WORKSPACE, Names, part_volume
 from sandboxrun.spec.option import RESOLVER, OwnAddresses, Row, private_network, proxy_variables
-from sandboxrun.spec.option_types import CLOSED, Egress, join_security, split_security
+from sandboxrun.spec.option_types import CLOSED, Egress
 from sandboxrun.spec.options import CONFIGS_AT, SECRETS_AT
 from sandboxrun.spec.records import (
     Attachment,

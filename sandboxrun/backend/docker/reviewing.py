@@ -25,8 +25,8 @@ from sandboxrun.audit.subject import (
 )
 from sandboxrun.backend.docker.observe import own_sandboxes
 from sandboxrun.spec import labels, seccomp
+from sandboxrun.spec.forms import split_security
 from sandboxrun.spec.names import Names
-from sandboxrun.spec.option_types import split_security
 from sandboxrun.spec.types import freeze, parse_size
 
 if TYPE_CHECKING:
