@@ -38,7 +38,7 @@ from sandboxrun.backend.session import Made, Session
 from sandboxrun.errors import Diagnostic, PlanError, SandboxrunError, UsageError
 from sandboxrun.lifecycle.apply import ApplySettings, carry_out, execute, locked
 from sandboxrun.lifecycle.job import Job, shares
-from sandboxrun.lifecycle.places import surveyed
+from sandboxrun.lifecycle.places import enforce, surveyed
 from sandboxrun.lifecycle.watch import NOTICE
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan
@@ -66,8 +66,9 @@ class SandboxService:
 
     `project` names and labels every object: give a service a project of its own. Evidence goes to `evidence`, or to
     `.sandboxrun/evidence` in `directory` (the current one when left out); after a crash, start again in the same
-    directory. `host` goes before the settings' engine. The engine is connected to when it is first needed; entering
-    the context manager also collects what killed processes left.
+    directory. What the policy does not allow, the file `policy` or the one in the repository's root, is refused
+    when it is declared, as `sandboxrun run` refuses it. `host` goes before the settings' engine. The engine is
+    connected to when it is first needed; entering the context manager also collects what killed processes left.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class SandboxService:
         directory: Path | str | None = None,
         host: str | None = None,
         evidence: Path | str | None = None,
+        policy: Path | str | None = None,
         parallelism: int = 8,
     ) -> None:
         """Raises UsageError for wrong settings or a directory that is none. `parallelism`: idle connections kept."""
@@ -92,6 +94,7 @@ class SandboxService:
             project_directory=self.directory, root=Path(evidence).absolute() if evidence is not None else None
         )
         self._host, self._parallelism = host, parallelism
+        self._policy = Path(policy).absolute() if policy is not None else None
         self._engine: Engine | None = None
         self._closed = False
         self._opening = threading.Lock()
@@ -149,6 +152,7 @@ class SandboxService:
             self.project, self.directory, name, given, secrets=secrets, environment=self.settings.environment
         )
         check_writable(made.sandbox, self.store)
+        enforce(made.profile, self._policy, self.settings.environment)
         return made
 
     def create(

@@ -5,7 +5,6 @@ Owns the default file names, and the words for what is not there.
 
 from __future__ import annotations
 
-import datetime
 import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -67,17 +66,9 @@ def load_profile(given: Given) -> Profile:
 
 def enforced(profile: Profile, given: Given) -> Profile:
     """The profile, which the policy allows: that of --policy, or of the project's root. Raises ProfileError."""
-    from sandboxrun.profile.files import project_root
-    from sandboxrun.spec.names import POLICY
+    from sandboxrun.lifecycle.places import enforce
 
-    root = project_root(profile.directory)
-    if given.policy is None and not os.path.lexists(root / POLICY):
-        return profile
-    from sandboxrun.lifecycle.declaring import refuse
-    from sandboxrun.lifecycle.review import Sources
-
-    today = datetime.datetime.now(datetime.UTC).date()
-    refuse(profile, Sources(root=root, policy=given.policy), os.environ, today)
+    enforce(profile, given.policy, os.environ)
     return profile
 
 

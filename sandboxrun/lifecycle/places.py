@@ -1,5 +1,5 @@
-"""What sandboxes take from this machine, looked at before anything is made: host paths, devices, secrets,
-workspaces.
+"""What is looked at before anything is made: host paths, devices, secrets and workspaces that sandboxes take from this
+machine, and whether the policy allows them.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,11 @@ from sandboxrun.errors import ApplyError, Diagnostic, PlanError, Problems
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.state import state_path
 from sandboxrun.plan.changes import Plan
-from sandboxrun.profile.files import reason
+from sandboxrun.profile.files import project_root, reason
 from sandboxrun.profile.guarding import sources_of
 from sandboxrun.profile.objects import content_of, placed
 from sandboxrun.spec.guard import HIDDEN
-from sandboxrun.spec.names import CONFIGS, SECRETS
+from sandboxrun.spec.names import CONFIGS, POLICY, SECRETS
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.records import FileRef
 from sandboxrun.spec.spec import SandboxSpec
@@ -282,3 +283,15 @@ def _placed(sandbox: DeclaredSandbox, found: Diagnostic) -> Diagnostic:
     assert workspace is not None
     named = "" if found.severity == "error" else f"workspace {workspace.source}: "
     return structs.replace(found, message=f"{sandbox.address}: {named}{found.message}", span=sandbox.place("workspace"))
+
+
+def enforce(profile: Profile, policy: Path | None, environment: Mapping[str, str]) -> None:
+    """Raise ProfileError for what the policy, that file or the one in the project's root, does not allow. The review is
+    only imported where there is one."""
+    root = project_root(profile.directory)
+    if policy is None and not os.path.lexists(root / POLICY):
+        return
+    from sandboxrun.lifecycle.declaring import refuse
+    from sandboxrun.lifecycle.review import Sources
+
+    refuse(profile, Sources(root=root, policy=policy), environment, datetime.now(UTC).date())
