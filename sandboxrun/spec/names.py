@@ -6,7 +6,6 @@ a sandbox's own volumes `<container>.<part>`. Pure.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 
@@ -41,6 +40,8 @@ def container_name(project: str, sandbox: str, each: str | None = None) -> str:
     slug = re.sub(r"[^A-Za-z0-9_.]+", "-", each).strip("-.")[:40]
     if slug == each:
         return f"{project}-{sandbox}-{each}"
+    import hashlib
+
     digest = hashlib.sha256(each.encode()).hexdigest()[:8]
     return f"{project}-{sandbox}-{slug}-{digest}" if slug else f"{project}-{sandbox}-{digest}"
 

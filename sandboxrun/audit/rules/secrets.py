@@ -56,10 +56,10 @@ _PLACEHOLDER = re.compile(
     r"\(.*\)|\{\{.*\}\}|/run/secrets/.*|/.*|\./.*)$",
     re.IGNORECASE,
 )
-_CLOUD = re.compile(
-    r"^(?:AWS_(?:ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN)|GOOGLE_APPLICATION_CREDENTIALS|GOOGLE_API_KEY|"
-    r"AZURE_CLIENT_SECRET|GH_TOKEN|GITHUB_TOKEN|GITLAB_TOKEN|CI_JOB_TOKEN|NPM_TOKEN|OPENAI_API_KEY|ANTHROPIC_API_KEY|"
-    r"SSH_AUTH_SOCK|KUBECONFIG|VAULT_TOKEN|ACTIONS_ID_TOKEN_REQUEST_TOKEN|ACTIONS_RUNTIME_TOKEN)$"
+_CLOUD = frozenset(
+    "AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN GOOGLE_APPLICATION_CREDENTIALS GOOGLE_API_KEY "
+    "AZURE_CLIENT_SECRET GH_TOKEN GITHUB_TOKEN GITLAB_TOKEN CI_JOB_TOKEN NPM_TOKEN OPENAI_API_KEY ANTHROPIC_API_KEY "
+    "SSH_AUTH_SOCK KUBECONFIG VAULT_TOKEN ACTIONS_ID_TOKEN_REQUEST_TOKEN ACTIONS_RUNTIME_TOKEN".split()
 )
 
 
@@ -181,7 +181,7 @@ def passed_on(s: Subject) -> Iterator[Hit]:
         if name in s.masked:
             continue
         source = name if value is None else _interpolated(value) if s.kind == COMPOSE else None
-        if source is not None and (_CLOUD.match(source.upper()) or names_secret(source)):
+        if source is not None and (source.upper() in _CLOUD or names_secret(source)):
             yield Hit(key="environment", item=name, message=f"{name} takes over the caller's {source}")
 
 

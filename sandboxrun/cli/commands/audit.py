@@ -138,9 +138,7 @@ def _inputs(given: opt.Given, found: Sequence[Target]) -> Inputs | None:
     """The values for profiles' variables; Compose files have none, and are reviewed without what reads profiles."""
     if not any(target.kind == "profile" for target in found):
         return None
-    from sandboxrun.profile.variables import Inputs
-
-    return Inputs(vars=given.vars, var_files=given.var_files)
+    return project.inputs_of(given)
 
 
 def _live(

@@ -31,15 +31,13 @@ def diff(given: opt.Given, old: str, new: str, fail_on_widening: bool) -> int:
     `running`: the other profile's sandboxes as they are on the engine. MAYBE means that nobody can tell.
     """
     from sandboxrun.lifecycle.comparing import between
-    from sandboxrun.profile.variables import Inputs
     from sandboxrun.report import privilege
 
     form = opt.chosen_format(given)
     if RUNNING in (old, new):
         found = _with_running(given, old, new)
     else:
-        inputs = Inputs(vars=given.vars, var_files=given.var_files)
-        found = between(_side(old, given.files), _side(new, given.files), inputs)
+        found = between(_side(old, given.files), _side(new, given.files), project.inputs_of(given))
     match form:
         case "json":
             result(privilege.diff_json(found))
