@@ -213,6 +213,12 @@ def boom(*_: Any, **__: Any) -> Any:
     raise RuntimeError("boom")
 
 
+def boom_later(*_: Any, **__: Any) -> Any:
+    """Once the agent is at work: a shell that has just begun dies of a signal that it is to catch."""
+    time.sleep(2)
+    boom()
+
+
 @pytest.mark.parametrize(
     ("owner", "method", "what"),
     [
@@ -225,7 +231,7 @@ def test_a_part_that_fails_ends_the_run_by_name(
     owner: type, method: str, what: str, engine: Engine, profile: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = profile("trap 'exit 3' TERM; while :; do echo on; sleep 0.1; done")
-    monkeypatch.setattr(owner, method, boom)
+    monkeypatch.setattr(owner, method, boom_later)
     with pytest.raises(oneoff.RunFailed) as caught:
         run_here(engine, home)
     said = [d.message for d in caught.value.diagnostics]
