@@ -188,7 +188,7 @@ def shown(form: Form, text: object) -> str:
 
 # -- security_opt --------------------------------------------------------------------------------------------------
 
-LABEL = "label="
+LABEL_PART = "label="
 
 
 def split_security(item: str) -> tuple[str, str]:
@@ -199,9 +199,9 @@ def split_security(item: str) -> tuple[str, str]:
     if name != "label" or ":" not in value:
         return name, value
     part, _, value = value.partition(":")
-    return f"{LABEL}{part}", value
+    return f"{LABEL_PART}{part}", value
 
 
 def join_security(name: str, value: str) -> str:
     """The pair as one text: `label=user:root`, `seccomp=debug`."""
-    return f"{name}:{value}" if name.startswith(LABEL) else f"{name}={value}"
+    return f"{name}:{value}" if name.startswith(LABEL_PART) else f"{name}={value}"

@@ -14,7 +14,7 @@ from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import ListNode, MapNode, Node, Scalar
 from sandboxrun.spec import forms, seccomp
 from sandboxrun.spec import types as units
-from sandboxrun.spec.forms import LABEL, join_security, split_security
+from sandboxrun.spec.forms import LABEL_PART, join_security, split_security
 from sandboxrun.spec.names import KEY
 from sandboxrun.spec.option import Record, RowData, option
 from sandboxrun.spec.types import (
@@ -246,7 +246,7 @@ Capabilities = ListOf(item=Capability(), ordered=False, once=True)
 KNOWN = ("no-new-privileges", "seccomp", "apparmor", "label")
 LABELS = ("user", "role", "type", "level", "filetype")  # parts of an SELinux label, each an option of its own
 _WHOLE = ("disable", "nested")
-_ORDER = (*KNOWN, *(f"{LABEL}{part}" for part in LABELS))
+_ORDER = (*KNOWN, *(f"{LABEL_PART}{part}" for part in LABELS))
 CLOSED_OPTIONS: Mapping[str, str] = freeze({"no-new-privileges": "true", "seccomp": seccomp.OWN})
 
 
@@ -278,7 +278,7 @@ class SecurityOpts(OptionType):
             if name in options:
                 problems.add(f'"{name}" is listed twice', item.span, "remove one of them")
             options[name] = value
-            labels = [other for other in options if other.startswith(LABEL)]
+            labels = [other for other in options if other.startswith(LABEL_PART)]
             if options.get("label") == "disable" and (name in labels or (labels and name == "label")):
                 problems.add("label=disable turns labels off, and a label is set", item.span, "remove one of them")
         return freeze({**CLOSED_OPTIONS, **options}) if len(problems) == before else INVALID
@@ -309,8 +309,8 @@ def _place(option: tuple[str, str]) -> int:
 
 
 def _check(name: str, value: str, item: Scalar, problems: Problems) -> None:
-    if name.startswith(LABEL) and name not in _ORDER:
-        part = name.removeprefix(LABEL)
+    if name.startswith(LABEL_PART) and name not in _ORDER:
+        part = name.removeprefix(LABEL_PART)
         help = did_you_mean(part, LABELS) or f"known are {', '.join(LABELS)}"
         problems.add(f'"{part}" is not a part of a label', item.span, help)
     elif name not in _ORDER:
