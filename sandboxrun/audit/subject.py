@@ -132,7 +132,7 @@ def nowhere(key: str, item: str | None = None) -> Span | None:
     return None
 
 
-class Subject(Data):
+class Subject(Data, unshown=("environment",)):
     """One container's settings. `find` says where an option or an item of it is written, `via` from where it comes."""
 
     name: str

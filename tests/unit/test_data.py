@@ -63,6 +63,9 @@ NO_VALUES = {
     "FileSpec.environment",  # a name
     "Profile.secrets",  # where each comes from
     "DeclaredObjects.secrets",  # where each comes from
+    "Side.secrets",  # where each comes from
+    "Subject.secrets",  # where each comes from
+    "Subject.masked",  # names
     "ImageConfig.environment",  # what an image says is public
     *(f"{spec}.{name}" for spec in ("SandboxSpec", "PlaceOptions") for name in ("environment", "secrets")),
     *(f"{spec}.environment" for spec in ("ProcessOptions", "ResourceOptions", "SecurityOptions")),
