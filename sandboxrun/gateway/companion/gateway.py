@@ -1,0 +1,452 @@
+"""The gateway at work: HAProxy by the rules, the name server, the records, and what happens when rules change.
+
+Owns the one loop, the limits in number and time, and who ends with whom: without HAProxy there is no gateway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sandboxrun.gateway.companion.haproxy import MAX_CONNECTIONS, MOST_WORKERS, Place, render
+from sandboxrun.gateway.companion.names import MAX_QUERY, answer
+from sandboxrun.gateway.companion.records import MAX_LINE, PAUSE_AT, End, Fault, Open, Records, clipped, read_line
+from sandboxrun.gateway.companion.rules import MAX_DOCUMENT, NAME_SERVICE, Rules, RulesError, read_rules
+from sandboxrun.gateway.companion.worker import ADMIN, Worker, WorkerError
+from sandboxrun.gateway.program.addresses import Address, Network
+from sandboxrun.gateway.program.surroundings import Surroundings
+
+LIFETIME_SECONDS = 24 * 3600
+TICK = 0.5
+HEALTH_SECONDS = 10.0
+STOP_SECONDS = 1.5
+QUERY_SECONDS = 5.0  # for a question over TCP
+MAX_QUERIES = 16  # over TCP, at once
+ASKED_AGAIN = 5.0  # seconds in which a name that was refused is not recorded again
+MAX_ASKED = 256
+SYSTEM = "/etc/resolv.conf"
+
+
+class Gateway:
+    """One sandbox's way out."""
+
+    def __init__(self, address: Address, path: str, folder: Path) -> None:
+        """Read the rules at `path`, and bind what sandboxes ask; `folder` is the gateway's alone.
+
+        Raises RulesError, OSError.
+        """
+        self._address, self._path, self._folder = address, path, folder
+        self.rules = load(path)
+        self.records = Records(1, self.rules.budget)
+        self._selector = selectors.DefaultSelector()
+        self._surroundings = Surroundings()
+        self._own: tuple[Network, ...] = ()
+        self._workers: list[Worker] = []  # the last is the one that takes connections
+        self._folders = 0
+        self._open: dict[str, tuple[Open, float]] = {}  # by id, with the time it began
+        self._told: set[str] = set()  # of these, which have a record already
+        self._closing: dict[str, str] = {}  # id → why it is being ended
+        self._asked: dict[str, float] = {}
+        self._queries: dict[socket.socket, float] = {}
+        self._paused = self._stopping = self._failed = False
+        self._signals: set[int] = set()
+        self._health = 0.0
+        family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+        self._udp = socket.socket(family, socket.SOCK_DGRAM)
+        self._udp.bind((str(address), NAME_SERVICE))
+        self._udp.setblocking(False)
+        self._tcp = socket.create_server((str(address), NAME_SERVICE), family=family, backlog=MAX_QUERIES)
+        self._tcp.setblocking(False)
+        self._recorder = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._recorder.bind(str(folder / "records.sock"))
+        self._recorder.listen(MOST_WORKERS + 1)
+        self._recorder.setblocking(False)
+
+    # -- the loop
+
+    def serve(self) -> int:
+        """Serve until told to end; the exit code."""
+        self._on(self._udp, self._question)
+        self._on(self._tcp, self._asker)
+        self._on(self._recorder, self._speaker)
+        wake, woken = socket.socketpair()
+        wake.setblocking(False)
+        woken.setblocking(False)
+        signal.set_wakeup_fd(wake.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda signum, _: self._signals.add(signum))
+        self._on(woken, lambda sock: sock.recv(4096))
+        try:
+            self._replace_worker(self.rules)
+        except (WorkerError, OSError, ValueError) as error:
+            self.records.tell("rules-refused", error=str(error)[:300], digest=self.rules.digest)
+            self._drain()
+            return 1
+        self.records.tell("ready", digest=self.rules.digest)
+        while not self._stopping:
+            self._turn(TICK)
+            self._heed()
+            self._tick()
+        self._end()
+        return 1 if self._failed else 0
+
+    def _turn(self, seconds: float) -> None:
+        for key, _ in self._selector.select(seconds):
+            key.data(key.fileobj)
+        if self.records.spent and self._workers:
+            self._shut()
+        self.records.flush()
+        behind = self.records.behind
+        if (behind > PAUSE_AT) != self._paused and (self._paused is False or behind == 0):
+            self._paused = not self._paused  # what can't be recorded must not happen
+            for worker in self._workers:
+                worker.pause(on=self._paused)
+        if self._paused:
+            time.sleep(0.01)
+
+    def _on(self, sock: socket.socket, call: Callable[[Any], object]) -> None:
+        self._selector.register(sock, selectors.EVENT_READ, call)
+
+    def _heed(self) -> None:
+        """Do what signals ask for."""
+        signals, self._signals = self._signals, set()
+        if signals & {signal.SIGTERM, signal.SIGINT}:
+            self._stopping = True
+        elif signal.SIGHUP in signals:
+            self.reload()
+
+    def _fail(self, event: str, **values: Any) -> None:
+        """What must not happen has happened: nothing passes from here on."""
+        for worker in self._workers:
+            worker.kill()
+        self.records.tell(event, **values)
+        self._stopping = self._failed = True
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        for worker in self._workers[:]:
+            code = worker.ended()
+            if code is None:
+                continue
+            if worker is self._workers[-1]:
+                self._fail("died", code=code)
+                return
+            self._forget(worker)
+        if self._paused or self._stopping or not self._workers:
+            return
+        try:
+            if now >= self._health:
+                self._health = now + HEALTH_SECONDS
+                self._workers[-1].ask("show info")
+                if self._networks() != self._own:
+                    self._replace_worker(self.rules)
+            self._sweep(now)
+        except (WorkerError, OSError, ValueError) as error:
+            self._fail("died", error=str(error)[:300])
+        for id, (begun, since) in self._open.items():
+            if id not in self._told and now - since > 1:
+                self._told.add(id)
+                self.records.client("open", time.time() - (now - since), self._values(begun))
+        for sock in [sock for sock, since in self._queries.items() if now - since > QUERY_SECONDS]:
+            self._drop_query(sock)
+
+    # -- HAProxy
+
+    def _networks(self) -> tuple[Network, ...]:
+        return self._surroundings.networks()
+
+    def _replace_worker(self, rules: Rules) -> None:
+        """Serve by these rules from now on; connections that are still allowed go on. Raises WorkerError, OSError."""
+        self._own = self._networks()
+        self._folders += 1
+        folder = self._folder / str(self._folders)
+        folder.mkdir(mode=0o700)
+        place = Place(
+            address=self._address,
+            own=self._own,
+            resolvers=rules.resolvers or system_servers(),
+            folder=str(folder),
+            admin=str(folder / ADMIN),
+            recorder=str(self._folder / "records.sock"),
+        )
+        for name, content in render(rules, place).items():
+            (folder / name).write_bytes(content)
+        before = self._workers[-1] if self._workers else None
+        worker = Worker(folder, before)
+        self.rules = rules
+        self._workers.append(worker)
+        if before is not None:
+            before.retire()
+            while len(self._workers) > MOST_WORKERS:
+                self._workers[0].kill()
+                self._forget(self._workers[0])
+            self._turn(0)  # what was allowed until now has been said
+            self._sweep(time.monotonic())
+
+    def _forget(self, worker: Worker) -> None:
+        """A worker is gone, and with it what it carried. What it said of that is read first."""
+        self._turn(0)
+        self._workers.remove(worker)
+        worker.forget()
+        for id in [id for id in self._open if id.startswith(f"{worker.pid}-")]:
+            begun, since = self._open.pop(id)
+            self._told.discard(id)
+            took = time.monotonic() - since
+            values = {**self._values(begun), "reason": self._closing.pop(id, "rules"), "seconds": round(took, 3)}
+            self.records.client("request", time.time() - took, values)
+
+    def _sweep(self, now: float) -> None:
+        """End what the rules no longer allow, what earlier workers carry without it being known, and what is old."""
+        for worker in self._workers:
+            if worker.ended() is not None:
+                continue
+            mine = f"{worker.pid}-"
+            wrong = {
+                id: "lifetime" if now - since > LIFETIME_SECONDS else "rules"
+                for id, (begun, since) in self._open.items()
+                if id.startswith(mine)
+                and (now - since > LIFETIME_SECONDS or not self._still_allowed(begun))
+            }
+            retired = worker is not self._workers[-1]
+            if not wrong and not retired:
+                continue
+            sessions = worker.sessions()
+            if retired:
+                wrong |= {id: "rules" for id in sessions if id not in self._open}
+            self._closing |= {id: why for id, why in wrong.items() if id in sessions}
+            worker.close(sessions[id] for id in wrong if id in sessions)
+
+    def _still_allowed(self, begun: Open) -> bool:
+        if not self.rules.allows(begun.host, begun.port):
+            return False
+        if begun.kind == "tcp" and self.rules.only_host(begun.port) != begun.host:
+            return False
+        address = ipaddress.ip_address(begun.address)
+        from sandboxrun.gateway.program.addresses import refusal
+
+        return refusal(address, self.rules.opened, (*self._own, *self.rules.refused)) is None
+
+    def reload(self) -> None:
+        """Read the rules again; keep the old ones where the new can't be had. End what is no longer allowed."""
+        try:
+            rules = load(self._path)
+            if self._workers:
+                self._replace_worker(rules)
+            self.rules = rules
+        except (RulesError, WorkerError, OSError, ValueError) as error:
+            self.records.tell("rules-refused", error=str(error)[:300], digest=self.rules.digest)
+            return
+        self.records.tell("rules", digest=self.rules.digest)
+
+    def _shut(self) -> None:
+        """The budget is spent: HAProxy goes, and no name exists any more."""
+        for worker in self._workers:
+            worker.kill()
+            worker.forget()
+        self._workers.clear()
+
+    def _end(self) -> None:
+        """Stop taking connections, end those there are, and wait for what is said of them."""
+        until = time.monotonic() + STOP_SECONDS
+        for worker in self._workers:
+            with contextlib.suppress(WorkerError):
+                if self._paused or worker.ended() is not None:
+                    continue
+                sessions = worker.sessions()
+                self._closing |= dict.fromkeys(sessions, "stopped")
+                worker.close(sessions.values())
+        while self._open and self._workers and time.monotonic() < until and not self._failed:
+            self._turn(0.02)
+        for worker in self._workers:
+            worker.kill()
+        self._turn(0)
+        for worker in self._workers[:]:
+            for id in self._open:
+                self._closing.setdefault(id, "stopped")
+            self._forget(worker)
+        self.records.tell("stopped", unrecorded=self.records.unrecorded)
+        self._drain()
+
+    def _drain(self) -> None:
+        os.set_blocking(1, True)
+        with contextlib.suppress(OSError):
+            self.records.flush()
+
+    # -- what HAProxy says
+
+    def _speaker(self, listener: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            sock, _ = listener.accept()
+            sock.setblocking(False)
+            buffer = bytearray()
+            self._on(sock, lambda peer: self._hear(peer, buffer))
+
+    def _hear(self, sock: socket.socket, buffer: bytearray) -> None:
+        if self.records.behind > 2 * PAUSE_AT:
+            return  # it waits in HAProxy's own buffer, which is as large as all that can happen meanwhile
+        try:
+            data = sock.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._selector.unregister(sock)
+            sock.close()
+            return
+        buffer += data
+        *lines, rest = buffer.split(b"\n")
+        buffer[:] = rest
+        try:
+            if len(rest) > MAX_LINE:
+                raise Fault("a record has no end")
+            for line in filter(None, lines):
+                self._heard(read_line(line))
+        except Fault as fault:
+            self._fail("fault", error=str(fault))
+
+    def _heard(self, said: Open | End) -> None:
+        if isinstance(said, Open):
+            if len(self._open) > 4 * MAX_CONNECTIONS:
+                raise Fault("more is open than can be")
+            self._open[said.id] = (said, time.monotonic())
+            return
+        self._open.pop(said.id, None)
+        self._told.discard(said.id)
+        why = self._closing.pop(said.id, None)
+        values = {
+            "sandbox": self.rules.sandbox,
+            "protocol": said.kind,
+            "method": said.method,
+            "host": said.host,
+            "port": said.port,
+            "address": said.address,
+            "verdict": said.verdict,
+            "reason": why if why is not None and said.reason in ("closed", "") else said.reason,
+            "sent": said.sent,
+            "received": said.received,
+            "seconds": said.seconds,
+        }
+        self.records.client("request", said.began, values)
+
+    def _values(self, begun: Open) -> dict[str, Any]:
+        """A record of what has begun, and is not over."""
+        return {
+            "sandbox": self.rules.sandbox,
+            "protocol": begun.kind,
+            "method": "",
+            "host": begun.host,
+            "port": begun.port,
+            "address": begun.address,
+            "verdict": "allowed",
+            "reason": "",
+            "sent": 0,
+            "received": 0,
+            "seconds": 0.0,
+        }
+
+    # -- names
+
+    def _question(self, sock: socket.socket) -> None:
+        for _ in range(64):
+            try:
+                data, peer = sock.recvfrom(MAX_QUERY + 1)
+            except OSError:
+                return
+            if reply := self._reply(data):
+                with contextlib.suppress(OSError):
+                    sock.sendto(reply, peer)
+
+    def _reply(self, data: bytes) -> bytes | None:
+        if self.records.spent or self._paused:
+            return None
+        reply = answer(data, self.rules, self._address)
+        if reply is None:
+            return None
+        if reply.refused is not None:
+            self._refused(reply.refused)
+        return reply.data
+
+    def _refused(self, name: str) -> None:
+        """Record a name that does not exist for the sandbox; resolvers ask for each several times."""
+        now, name = time.monotonic(), clipped(name)
+        if now - self._asked.get(name, -ASKED_AGAIN) < ASKED_AGAIN:
+            return
+        self._asked.pop(name, None)
+        if len(self._asked) >= MAX_ASKED:
+            del self._asked[next(iter(self._asked))]
+        self._asked[name] = now
+        values = {
+            "sandbox": self.rules.sandbox,
+            "protocol": "dns",
+            "method": "",
+            "host": name,
+            "port": 0,
+            "address": "",
+            "verdict": "denied",
+            "reason": "host" if name else "request",
+            "sent": 0,
+            "received": 0,
+            "seconds": 0.0,
+        }
+        self.records.client("request", time.time(), values)
+
+    def _asker(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except OSError:
+            return
+        if len(self._queries) >= MAX_QUERIES:
+            sock.close()
+            return
+        sock.setblocking(False)
+        self._queries[sock] = time.monotonic()
+        buffer = bytearray()
+        self._on(sock, lambda peer: self._asked_at_length(peer, buffer))
+
+    def _asked_at_length(self, sock: socket.socket, buffer: bytearray) -> None:
+        """Questions over TCP, each after its length; one connection is for one."""
+        try:
+            data = sock.recv(2 + MAX_QUERY - len(buffer))
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        buffer += data
+        size = int.from_bytes(buffer[:2])
+        if data and size <= MAX_QUERY and (len(buffer) < 2 or len(buffer) < 2 + size):
+            return
+        if data and 2 <= len(buffer) and size <= MAX_QUERY and (reply := self._reply(bytes(buffer[2 : 2 + size]))):
+            with contextlib.suppress(OSError):
+                sock.sendall(len(reply).to_bytes(2) + reply)
+        self._drop_query(sock)
+
+    def _drop_query(self, sock: socket.socket) -> None:
+        if self._queries.pop(sock, None) is not None:
+            self._selector.unregister(sock)
+            sock.close()
+
+
+def load(path: str) -> Rules:
+    """The rules in a file. Raises RulesError, OSError."""
+    with open(path, "rb") as file:
+        return read_rules(file.read(MAX_DOCUMENT + 1))
+
+
+def system_servers(path: str = SYSTEM) -> tuple[Address, ...]:
+    """The name servers that a resolv.conf names."""
+    found: list[Address] = []
+    with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as file:
+        for words in (line.split() for line in file):
+            if words[:1] == ["nameserver"] and len(words) > 1:
+                with contextlib.suppress(ValueError):
+                    found.append(ipaddress.ip_address(words[1]))
+    return tuple(found[:3])

@@ -1,0 +1,329 @@
+"""HAProxy's configuration and the lists beside it, from the rules of one sandbox.
+
+Owns every line of the configuration. Names are in lists alone, which HAProxy reads line by line: the configuration
+itself holds ports, addresses and constant paths, so nothing that a profile says can change its structure. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from sandboxrun.gateway.companion.rules import HTTP, MAX_NAME, NAME, TLS, Rules
+from sandboxrun.gateway.program.addresses import NEVER, PRIVATE, Address, Network
+
+MAX_CONNECTIONS = 192  # at once; more wait to be taken
+RATE = 1000  # connections taken a second; more wait
+HEAD_SECONDS = 10  # for a request's head, or the start of TLS
+SILENCE_SECONDS = 2  # after which the server is to speak first, on a port that one host has alone
+BUFFER = 65536
+RING = 8 << 20  # bytes of records on their way
+MOST_WORKERS = 3  # of which all but one serve by earlier rules
+
+CONFIGURATION, LUA = "haproxy.cfg", "open.lua"
+EXACT, BELOW, HOSTS, DOMAINS, ONLY = "exact.map", "below.map", "hosts.lst", "domains.lst", "only.map"
+RESERVED, PRIVATES, OPENED = "reserved.lst", "private.lst", "opened.lst"
+
+# IPv4-mapped addresses would match every IPv4 address in a list of HAProxy's: they are told by their spelling.
+_NEVER = tuple(network for network in NEVER if str(network) != "::ffff:0.0.0.0/96" and str(network) != "::ffff:0:0/96")
+_NAT64 = "64:ff9b::/96"  # carries an IPv4 address that HAProxy can't take out of it
+
+# reason → what to do about it; read by whoever asked over plain HTTP
+ADVICE = {
+    "host": "to permit it, list it under egress: allow: in the sandbox's profile",
+    "port": "the profile lists this host with another port: list host:port under egress: allow:",
+    "name": "the Host field must be a host name in ASCII with a dot in it, and the request's port if it has one",
+    "request": "the request is malformed",
+    "method": "CONNECT and TRACE are not allowed",
+    "scheme": "plain requests are for http:// only",
+    "unresolved": "the name is allowed, but it has no address",
+    "reserved": "it resolves to an address that no sandbox may reach; no setting opens it",
+    "private": "it resolves to a private address: list its range under egress: private_networks: in the profile",
+    "rules": "the sandbox's rules were changed meanwhile; try again",
+}
+
+_OPEN = """\
+core.register_action("opened", {"tcp-req", "http-req"}, function(txn)
+  local function of(name) return tostring(txn:get_var("txn." .. name) or "-") end
+  txn:Info("open " .. txn.f:unique_id() .. " " .. of("kind") .. " " .. of("port") .. " " .. of("dst") .. " "
+    .. txn.c:hex(of("host")))
+end)
+"""
+
+
+class Place(NamedTuple):
+    """Where the gateway stands."""
+
+    address: Address  # where sandboxes reach it
+    own: tuple[Network, ...]  # its own networks, whose neighbours no sandbox may reach
+    resolvers: tuple[Address, ...]
+    folder: str  # where HAProxy finds its lists; an absolute path without spaces
+    admin: str  # the path of HAProxy's own socket
+    recorder: str  # the path of the socket that records are sent to
+
+
+def render(rules: Rules, place: Place) -> dict[str, bytes]:
+    """The files, by name. The same rules and place make the same bytes."""
+    exact = sorted(rules.exact)
+    below = sorted(rules.below)
+    only = [(port, host) for port in rules.ports if (host := rules.only_host(port)) is not None]
+    lists: dict[str, Sequence[str]] = {
+        EXACT: [f"{host}:{port} 1" for host, port in exact],
+        BELOW: [f"{end}:{port} 1" for end, port in below],
+        HOSTS: sorted({host for host, _ in exact}),
+        DOMAINS: sorted({end for end, _ in below}),
+        ONLY: [f"{port} {host}" for port, host in only],
+        RESERVED: [*map(str, (*_NEVER, *rules.refused, *place.own)), _NAT64],
+        PRIVATES: [str(network) for network in PRIVATE],
+        OPENED: [str(network) for network in rules.opened],
+        LUA: _OPEN.splitlines(),
+    }
+    lists[CONFIGURATION] = list(_configuration(rules, place))
+    return {name: "".join(f"{line}\n" for line in lines).encode("ascii") for name, lines in lists.items()}
+
+
+def _configuration(rules: Rules, place: Place) -> Iterator[str]:
+    yield from _globals(place)
+    for port in rules.ports:
+        if port == HTTP:
+            yield from _http(rules, place, port, f"bind {_at(place.address, port)}")
+        else:
+            yield from _sniffing(rules, place, port)
+            if port != TLS:
+                path = f"{place.folder}/http-{port}.sock"
+                yield from _block(f"backend to-http-{port}", ["mode tcp", f"server http unix@{path} send-proxy-v2"])
+                yield from _http(rules, place, port, f"bind unix@{path} mode 600 accept-proxy")
+    # One server each, without an address of its own: a connection goes where the rules have set its destination.
+    yield from _block("backend tunnels", ["mode tcp", "option splice-auto", "server there 0.0.0.0:0"])
+    yield from _block("backend requests", ["mode http", "http-reuse never", "server there 0.0.0.0:0"])
+
+
+def _block(head: str, lines: Sequence[str]) -> list[str]:
+    return [head, *(f"    {line}" for line in lines), ""]
+
+
+def _at(address: Address, port: int) -> str:
+    return f"ipv6@{address}:{port}" if address.version == 6 else f"ipv4@{address}:{port}"
+
+
+def _globals(place: Place) -> Iterator[str]:
+    yield from _block(
+        "global",
+        [
+            "log ring@records local0",
+            f"maxconn {MAX_CONNECTIONS}",
+            f"maxsessrate {RATE}",
+            "nbthread 1",
+            f"stats socket unix@{place.admin} mode 600 level admin expose-fd listeners",
+            f"tune.bufsize {BUFFER}",
+            "tune.maxrewrite 1024",
+            f"lua-load {place.folder}/{LUA}",
+        ],
+    )
+    yield from _block(
+        "ring records",
+        [
+            "format raw",
+            "maxlen 2048",
+            f"size {RING}",
+            "timeout connect 5s",
+            "timeout server 1h",
+            f"server recorder unix@{place.recorder}",
+        ],
+    )
+    yield from _block(
+        "defaults",
+        [
+            "log global",
+            "timeout connect 15s",
+            "timeout client 30m",
+            "timeout server 30m",
+            "timeout tunnel 30m",
+            "timeout client-fin 2m",
+            "timeout server-fin 2m",
+            f"timeout http-request {HEAD_SECONDS}s",
+            "timeout http-keep-alive 1m",
+            "retries 0",
+            "no option dontlognull",
+            "unique-id-format %pid-%rt",
+        ],
+    )
+    yield from _block(
+        "resolvers names",
+        [
+            *(f"nameserver ns{n} {_at(server, 53)}" for n, server in enumerate(place.resolvers)),
+            "accepted_payload_size 4096",
+            "resolve_retries 2",
+            "timeout resolve 1s",
+            "timeout retry 3s",
+            *(f"hold {kind} 1s" for kind in ("valid", "nx", "other", "refused", "timeout", "obsolete")),
+        ],
+    )
+
+
+def _log(default_kind: str, port: int) -> str:
+    """One line of fields between spaces; what a client wrote is in hexadecimal."""
+    shown = ("txn.method", "txn.host")
+    fields = [
+        "end", "%ID", "%Ts", "%ms", f"%[var(txn.kind,{default_kind})]", str(port),
+        "%[var(txn.verdict)]", "%[var(txn.reason)]", "%[var(txn.dst)]",
+        *(f"%[var({name}),bytes(0,256),hex]" for name in shown), "%U", "%B", "%Tt", "%ts", "%ST",
+    ]  # fmt: skip
+    return "log-format " + "\\ ".join(fields)
+
+
+def _sniffing(rules: Rules, place: Place, port: int) -> list[str]:
+    """A port whose connections are told apart by what their client begins with."""
+    folder, only = place.folder, rules.only_host(port)
+    content = "tcp-request content"
+    tls, http, raw = "{ var(txn.kind) -m str tls }", "{ var(txn.kind) -m str http }", "{ var(txn.kind) -m str tcp }"
+
+    def reject(reason: str, *conditions: str) -> list[str]:
+        return [f"{content} set-var(txn.reason) str({reason})", *(f"{content} reject {c}" for c in conditions)]
+
+    lines = [
+        "mode tcp",
+        f"bind {_at(place.address, port)}",
+        _log("tcp", port),
+        f"tcp-request inspect-delay {SILENCE_SECONDS if only else HEAD_SECONDS}s",
+        f"{content} set-var(txn.port) int({port})",
+        f"{content} set-var(txn.verdict) str(denied)",
+        f"{content} set-var(txn.reason) str(hello)",
+    ]
+    if port == TLS:
+        lines += [
+            f"{content} set-var(txn.kind) str(tls) if {{ req.ssl_hello_type 1 }}",
+            *reject("not-tls", f"unless {tls}"),
+        ]
+    else:
+        if only:  # nothing was said for a while: the server is to speak first
+            lines.append(f"{content} set-var(txn.kind) str(tcp) if !{{ req.len gt 0 }} WAIT_END")
+        lines += [
+            f"{content} set-var(txn.kind) str(tls) if !{raw} {{ req.ssl_hello_type 1 }}",
+            f"{content} set-var(txn.kind) str(http) if !{raw} !{tls} HTTP",
+        ]
+        if only:
+            # What began as TLS or as a request and did not become one is not something else.
+            begun = "{ req.payload(0,1) -m bin 16 }"
+            line = r"{ req.payload(0,0) -m reg '^[A-Za-z][A-Za-z-]*( [^\n]*)?$|^[^\n]* HTTP/[0-9.]+\r?(\n|$)' }"
+            lines += [
+                f"{content} reject if !{raw} !{tls} !{http} {begun}",
+                f"{content} reject if !{raw} !{tls} !{http} {line}",
+                f"{content} set-var(txn.kind) str(tcp) if !{tls} !{http}",
+                f"{content} set-var(txn.host) str({port}),map_str({folder}/{ONLY}) if {raw}",
+            ]
+        else:
+            lines += reject("protocol", f"unless {tls} or {http}")
+        lines += [
+            f"{content} set-log-level silent if {http}",  # recorded request by request, where it goes to
+            f"{content} accept if {http}",
+        ]
+    lines += [
+        f"{content} set-var(txn.host) req.ssl_sni,lower if {tls}",
+        *reject("sni", "unless { var(txn.host) -m found }"),
+        *reject("name", f"unless {{ var(txn.host) -m reg ^{NAME}$ }}", f"unless {_LENGTH}"),
+        *_looked_up(content, folder, port, rules),
+        *reject("port", f"if !{_ALLOWED} {_KNOWN}"),
+        *reject("host", f"unless {_ALLOWED}"),
+        *(
+            line
+            for reason, condition in _ADDRESS_CHECKS(folder, content)
+            for line in (reject(reason, condition) if reason else [condition])
+        ),
+        f"{content} set-dst var(txn.dst)",
+        f"{content} set-var(txn.verdict) str(allowed)",
+        f"{content} unset-var(txn.reason)",
+        f"{content} lua.opened",
+    ]
+    if port != TLS:
+        lines.append(f"use_backend to-http-{port} if {http}")
+    lines.append("default_backend tunnels")
+    return _block(f"frontend port-{port}", lines)
+
+
+_ALLOWED = "{ var(txn.allowed) -m found }"
+_KNOWN = "{ var(txn.known) -m found }"
+_LENGTH = f"{{ var(txn.host),length le {MAX_NAME} }}"
+
+
+def _looked_up(verb: str, folder: str, port: int, rules: Rules) -> list[str]:
+    """`txn.allowed` is set for a host that is allowed with this port, `txn.known` for one with another."""
+    if port in rules.open:
+        return [f"{verb} set-var(txn.allowed) str(1)"]
+    return [
+        f"{verb} set-var(txn.key) var(txn.host),concat(:,txn.port)",
+        f"{verb} set-var(txn.allowed) var(txn.key),map_str({folder}/{EXACT})",
+        f"{verb} set-var(txn.allowed) var(txn.key),map_end({folder}/{BELOW}) if !{_ALLOWED}",
+        f"{verb} set-var(txn.known) str(1) if {{ var(txn.host) -m str -f {folder}/{HOSTS} }}",
+        f"{verb} set-var(txn.known) str(1) if {{ var(txn.host) -m end -f {folder}/{DOMAINS} }}",
+    ]
+
+
+def _ADDRESS_CHECKS(folder: str, verb: str) -> list[tuple[str, str]]:  # noqa: N802
+    """What is checked of the address that a name has and that is then connected to: (reason, condition), in order.
+
+    A line without a reason is an action.
+    """
+    private = f"{{ var(txn.dst) -m ip -f {folder}/{PRIVATES} }}"
+    isatap = "{ var(txn.dst),ipmask(32,::ffff:ffff:0:0) -m ip ::5efe:0:0 ::200:5efe:0:0 }"
+    public = "{ var(txn.dst) -m reg ^[0-9.]+$ } or { var(txn.dst) -m ip 2000::/3 }"  # IPv6: all that is given out
+    return [
+        ("rules", "if { stopping }"),  # other rules hold by now
+        ("", f"{verb} do-resolve(txn.dst,names,ipv4) var(txn.host)"),
+        ("rules", "if { stopping }"),
+        ("unresolved", "unless { var(txn.dst) -m found }"),
+        ("reserved", f"if {{ var(txn.dst) -m ip -f {folder}/{RESERVED} }}"),
+        ("reserved", f"if {isatap}"),
+        ("private", f"if {private} !{{ var(txn.dst) -m ip -f {folder}/{OPENED} }}"),
+        ("reserved", f"unless {public} or {private}"),
+    ]
+
+
+def _http(rules: Rules, place: Place, port: int, bind: str) -> list[str]:
+    """Plain requests, each judged by its Host field."""
+    request, folder = "http-request", place.folder
+
+    def deny(reason: str, *conditions: str) -> list[str]:
+        status = 503 if reason in ("unresolved", "rules") else 400 if reason == "request" else 403
+        what = "allowed,\\ but" if status == 503 else "denied:"
+        text = f'"sandboxrun:\\ {what}\\ %[var(txn.shown)]:{port}\\n{ADVICE[reason]}\\n"'.replace(" ", "\\ ")
+        answer = f"{request} deny deny_status {status} content-type text/plain lf-string {text}"
+        return [f"{request} set-var(txn.reason) str({reason})", *(f"{answer} {c}" for c in conditions)]
+
+    lines = [
+        "mode http",
+        bind,
+        "option disable-h2-upgrade",  # HTTP/2 without TLS, which begins with a preface of its own
+        _log("http", port),
+        f"{request} set-var(txn.kind) str(http)",
+        f"{request} set-var(txn.port) int({port})",
+        f"{request} set-var(txn.verdict) str(denied)",
+        f"{request} set-var(txn.method) method",
+        f"{request} set-var(txn.shown) str(?)",
+        f"{request} set-var(txn.host) req.hdr(host),lower,regsub(:{port}$,)",
+        *deny("request", "unless { req.hdr_cnt(host) 1 }", r"if { req.hdrs -m reg '[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]' }"),
+        *deny("name", f"unless {{ var(txn.host) -m reg ^{NAME}$ }}", f"unless {_LENGTH}"),
+        f"{request} set-var(txn.shown) var(txn.host)",
+        *deny("method", "if { method CONNECT TRACE }"),
+        *deny("scheme", "if { url -m reg ^[A-Za-z][A-Za-z0-9+.-]*: } !{ url -m beg -i http:// }"),
+        *_looked_up(request, folder, port, rules),
+        *deny("port", f"if !{_ALLOWED} {_KNOWN}"),
+        *deny("host", f"unless {_ALLOWED}"),
+        *(
+            line
+            for reason, condition in _ADDRESS_CHECKS(folder, request)
+            for line in (deny(reason, condition) if reason else [condition])
+        ),
+        f"{request} set-dst var(txn.dst)",
+        f"{request} set-dst-port int({port})",
+        f"{request} set-uri %[pathq] if {{ url -m beg -i http:// }}",
+        f"{request} del-header proxy-authorization",
+        f"{request} del-header proxy-connection",
+        f"{request} del-header http2-settings",
+        f"{request} del-header upgrade unless {{ req.hdr(upgrade) -m str -i websocket }}",
+        f"{request} set-var(txn.verdict) str(allowed)",
+        f"{request} unset-var(txn.reason)",
+        f"{request} lua.opened",
+        "default_backend requests",
+    ]
+    return _block(f"frontend http-{port}", lines)

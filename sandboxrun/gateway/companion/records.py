@@ -1,0 +1,164 @@
+"""The gateway's records: one JSON object a line on stdout, most of them made from what HAProxy says.
+
+Owns their form, their bounds and their budget. Does not decide what is allowed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from typing import Any, NamedTuple
+
+MAX_TEXT = 255  # characters of anything that a client wrote
+MAX_LINE = 2048  # bytes of a line of HAProxy's
+OVERHEAD = 64  # bytes that a log keeps beside each line
+PAUSE_AT = 1 << 20  # bytes not yet written at which nothing more may happen
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_TOKEN = re.compile(r"[A-Za-z0-9.:_-]{1,64}", re.ASCII)
+
+
+class Fault(Exception):
+    """HAProxy said something that it is not configured to say, so what happened is not known."""
+
+
+class Open(NamedTuple):
+    """A connection or request that was allowed and has begun."""
+
+    id: str
+    kind: str
+    port: int
+    address: str
+    host: str
+
+
+class End(NamedTuple):
+    """One that is over, or that was refused."""
+
+    id: str
+    began: float  # seconds since 1970
+    kind: str
+    port: int
+    verdict: str
+    reason: str
+    address: str
+    method: str
+    host: str
+    sent: int
+    received: int
+    seconds: float
+
+
+# How a session of HAProxy's ended, where its rules did not say why: who ended it, and during what.
+_ENDS = {"SC": "unreachable", "sC": "timeout", "CC": "", "UC": "unreachable", "RC": "unreachable"}
+_IDLE, _BROKEN = frozenset({"cD", "sD", "cH", "sH"}), frozenset({"SD", "SH", "SL"})
+
+
+def read_line(line: bytes) -> Open | End:
+    """What a line of HAProxy's says. Raises Fault."""
+    try:
+        fields = line.decode("ascii").split(" ")
+        if not all(_TOKEN.fullmatch(field) for field in fields[:9]):
+            raise ValueError("a field is malformed")
+        match fields:
+            case ["open", id, kind, port, address, host]:
+                return Open(id, kind, int(port), address, _text(host))
+            case ["end", id, seconds, ms, kind, port, verdict, reason, address, method, host, *rest]:
+                sent, received, took, state, status = rest
+                refused = verdict != "allowed"
+                return End(
+                    id=id,
+                    began=int(seconds) + int(ms) / 1000,
+                    kind=kind,
+                    port=int(port),
+                    verdict="denied" if refused else "allowed",
+                    reason=_why_refused(reason, state, status) if refused else _why_ended(state),
+                    address="" if address == "-" else address,
+                    method=_text(method),
+                    host=_text(host),
+                    sent=0 if refused else int(sent),
+                    received=0 if refused else int(received),
+                    seconds=int(took) / 1000,
+                )
+    except (ValueError, UnicodeDecodeError):
+        pass
+    raise Fault("a record could not be read")
+
+
+def _text(digits: str) -> str:
+    return "" if digits == "-" else clipped(bytes.fromhex(digits).decode("ascii", "backslashreplace"))
+
+
+def _why_refused(reason: str, state: str, status: str) -> str:
+    """A request without a reason was not understood."""
+    if state[:1] == "c" or status == "408":
+        return "timeout"
+    return "request" if reason == "-" else reason
+
+
+def _why_ended(state: str) -> str:
+    if state[:1] == "K":
+        return "closed"
+    if state[:2] in _IDLE:
+        return "idle"
+    return "broken" if state[:2] in _BROKEN else _ENDS.get(state[:2], "")
+
+
+class Records:
+    """Writes records. What clients cause counts towards the budget; when it is used up, `spent` is true for good.
+
+    A log is bounded: without a budget, a client could push out of it what it did before.
+    """
+
+    def __init__(self, descriptor: int, budget: int) -> None:
+        """`descriptor` is written to without waiting; `budget` is in bytes."""
+        os.set_blocking(descriptor, False)
+        self._descriptor = descriptor
+        self._left = budget
+        self._waiting = bytearray()
+        self.spent = False
+        self.unrecorded = 0
+
+    @property
+    def behind(self) -> int:
+        """How many bytes are not written yet."""
+        return len(self._waiting)
+
+    def tell(self, event: str, **values: Any) -> None:
+        """An event that no client can cause; it counts towards nothing."""
+        self._add({"event": event, "time": timestamp(time.time()), **values})
+
+    def client(self, event: str, began: float, values: dict[str, Any]) -> None:
+        """What a client caused, at `began` (seconds since 1970). Past the budget it is only counted."""
+        if self.spent:
+            self.unrecorded += 1
+            return
+        self._left -= self._add({"event": event, "time": timestamp(began), **values})
+        if self._left <= 0:
+            self.spent = True
+            self.tell("budget")
+
+    def _add(self, values: dict[str, Any]) -> int:
+        line = _encode(values)
+        self._waiting += line.encode("ascii") + b"\n"
+        return len(line) + OVERHEAD
+
+    def flush(self) -> None:
+        """Write what the reader takes now. Raises OSError when there is no reader."""
+        while self._waiting:
+            try:
+                del self._waiting[: os.write(self._descriptor, self._waiting[:65536])]
+            except BlockingIOError:
+                return
+
+
+def timestamp(seconds: float) -> str:
+    """UTC, to the millisecond, as RFC 3339 has it."""
+    whole = int(seconds)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int((seconds - whole) * 1000):03d}Z"
+
+
+def clipped(text: str) -> str:
+    """`text`, with an end to it."""
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
