@@ -6,7 +6,7 @@ itself holds ports, addresses and constant paths, so nothing that a profile says
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from sandboxrun.gateway.companion.rules import HTTP, MAX_NAME, NAME, TLS, Rules
@@ -15,7 +15,8 @@ from sandboxrun.gateway.program.addresses import NEVER, PRIVATE, Address, Networ
 MAX_CONNECTIONS = 192  # at once; more wait to be taken
 RATE = 1000  # connections taken a second; more wait
 HEAD_SECONDS = 10  # for a request's head, or the start of TLS
-SILENCE_SECONDS = 2  # after which the server is to speak first, on a port that one host has alone
+SILENCE_SECONDS = 3  # after which the server is to speak first, on a port that one host has alone
+SERVER_FIRST = frozenset({21, 25, 110, 143, 587, 2525, 3306, 5900})  # where it always is
 BUFFER = 65536
 RING = 8 << 20  # bytes of records on their way
 MOST_WORKERS = 3  # of which all but one serve by earlier rules
@@ -88,7 +89,7 @@ def _configuration(rules: Rules, place: Place) -> Iterator[str]:
         if port == HTTP:
             yield from _http(rules, place, port, f"bind {_at(place.address, port)}")
         else:
-            yield from _sniffing(rules, place, port)
+            yield from _connections(rules, place, port)
             if port != TLS:
                 path = f"{place.folder}/http-{port}.sock"
                 yield from _block(f"backend to-http-{port}", ["mode tcp", f"server http unix@{path} send-proxy-v2"])
@@ -172,73 +173,87 @@ def _log(default_kind: str, port: int) -> str:
     return "log-format " + "\\ ".join(fields)
 
 
-def _sniffing(rules: Rules, place: Place, port: int) -> list[str]:
+_CONTENT, _REQUEST = "tcp-request content", "http-request"
+_TLS, _HTTP, _TCP = (f"{{ var(txn.kind) -m str {kind} }}" for kind in ("tls", "http", "tcp"))
+
+
+def _reject(reason: str, *conditions: str) -> list[str]:
+    return [f"{_CONTENT} set-var(txn.reason) str({reason})", *(f"{_CONTENT} reject {c}" for c in conditions)]
+
+
+def _connections(rules: Rules, place: Place, port: int) -> list[str]:
     """A port whose connections are told apart by what their client begins with."""
-    folder, only = place.folder, rules.only_host(port)
-    content = "tcp-request content"
-    tls, http, raw = "{ var(txn.kind) -m str tls }", "{ var(txn.kind) -m str http }", "{ var(txn.kind) -m str tcp }"
-
-    def reject(reason: str, *conditions: str) -> list[str]:
-        return [f"{content} set-var(txn.reason) str({reason})", *(f"{content} reject {c}" for c in conditions)]
-
+    only = rules.only_host(port) is not None
     lines = [
         "mode tcp",
         f"bind {_at(place.address, port)}",
         _log("tcp", port),
         f"tcp-request inspect-delay {SILENCE_SECONDS if only else HEAD_SECONDS}s",
-        f"{content} set-var(txn.port) int({port})",
-        f"{content} set-var(txn.verdict) str(denied)",
-        f"{content} set-var(txn.reason) str(hello)",
+        f"{_CONTENT} set-var(txn.port) int({port})",
+        f"{_CONTENT} set-var(txn.verdict) str(denied)",
     ]
-    if port == TLS:
+    if only:
         lines += [
-            f"{content} set-var(txn.kind) str(tls) if {{ req.ssl_hello_type 1 }}",
-            *reject("not-tls", f"unless {tls}"),
+            f"{_CONTENT} set-var(txn.host) str({port}),map_str({place.folder}/{ONLY})",
+            *_address_checks(place.folder, _CONTENT, _reject),
+            *_told_apart(port),
         ]
     else:
-        if only:  # nothing was said for a while: the server is to speak first
-            lines.append(f"{content} set-var(txn.kind) str(tcp) if !{{ req.len gt 0 }} WAIT_END")
-        lines += [
-            f"{content} set-var(txn.kind) str(tls) if !{raw} {{ req.ssl_hello_type 1 }}",
-            f"{content} set-var(txn.kind) str(http) if !{raw} !{tls} HTTP",
-        ]
-        if only:
-            # What began as TLS or as a request and did not become one is not something else.
-            begun = "{ req.payload(0,1) -m bin 16 }"
-            line = r"{ req.payload(0,0) -m reg '^[A-Za-z][A-Za-z-]*( [^\n]*)?$|^[^\n]* HTTP/[0-9.]+\r?(\n|$)' }"
-            lines += [
-                f"{content} reject if !{raw} !{tls} !{http} {begun}",
-                f"{content} reject if !{raw} !{tls} !{http} {line}",
-                f"{content} set-var(txn.kind) str(tcp) if !{tls} !{http}",
-                f"{content} set-var(txn.host) str({port}),map_str({folder}/{ONLY}) if {raw}",
-            ]
+        if port == TLS:
+            hello = f"{_CONTENT} set-var(txn.kind) str(tls) if {{ req.ssl_hello_type 1 }}"
+            lines += [hello, *_reject("not-tls", f"unless {_TLS}")]
         else:
-            lines += reject("protocol", f"unless {tls} or {http}")
+            lines += [*_TLS_OR_HTTP, *_reject("protocol", f"unless {_TLS} or {_HTTP}"), *_HANDED_ON]
         lines += [
-            f"{content} set-log-level silent if {http}",  # recorded request by request, where it goes to
-            f"{content} accept if {http}",
+            f"{_CONTENT} set-var(txn.host) req.ssl_sni,lower",
+            *_reject("sni", "unless { var(txn.host) -m found }"),
+            *_reject("name", f"unless {{ var(txn.host) -m reg ^{NAME}$ }}", f"unless {_LENGTH}"),
+            *_looked_up(_CONTENT, place.folder, port, rules),
+            *_reject("port", f"if !{_ALLOWED} {_KNOWN}"),
+            *_reject("host", f"unless {_ALLOWED}"),
+            *_address_checks(place.folder, _CONTENT, _reject),
         ]
     lines += [
-        f"{content} set-var(txn.host) req.ssl_sni,lower if {tls}",
-        *reject("sni", "unless { var(txn.host) -m found }"),
-        *reject("name", f"unless {{ var(txn.host) -m reg ^{NAME}$ }}", f"unless {_LENGTH}"),
-        *_looked_up(content, folder, port, rules),
-        *reject("port", f"if !{_ALLOWED} {_KNOWN}"),
-        *reject("host", f"unless {_ALLOWED}"),
-        *(
-            line
-            for reason, condition in _ADDRESS_CHECKS(folder, content)
-            for line in (reject(reason, condition) if reason else [condition])
-        ),
-        f"{content} set-dst var(txn.dst)",
-        f"{content} set-var(txn.verdict) str(allowed)",
-        f"{content} unset-var(txn.reason)",
-        f"{content} lua.opened",
+        f"{_CONTENT} set-dst var(txn.dst)",
+        f"{_CONTENT} set-var(txn.verdict) str(allowed)",
+        f"{_CONTENT} unset-var(txn.reason)",
+        f"{_CONTENT} lua.opened",
     ]
     if port != TLS:
-        lines.append(f"use_backend to-http-{port} if {http}")
+        lines.append(f"use_backend to-http-{port} if {_HTTP}")
     lines.append("default_backend tunnels")
     return _block(f"frontend port-{port}", lines)
+
+
+_TLS_OR_HTTP = (
+    f"{_CONTENT} set-var(txn.kind) str(tls) if !{_TCP} {{ req.ssl_hello_type 1 }}",
+    f"{_CONTENT} set-var(txn.kind) str(http) if !{_TCP} !{_TLS} HTTP",
+)
+_HANDED_ON = (
+    f"{_CONTENT} set-log-level silent if {_HTTP}",  # recorded request by request, where it goes on to
+    f"{_CONTENT} accept if {_HTTP}",
+)
+
+
+def _told_apart(port: int) -> list[str]:
+    """On a port of one host: TLS must name it, requests are judged one by one, anything else goes to it as it is."""
+    if port in SERVER_FIRST:
+        return [f"{_CONTENT} set-var(txn.kind) str(tcp)"]
+    begun = f"!{_TCP} !{_TLS} !{_HTTP}"  # as TLS or a request, and did not become one: it is not something else
+    line = r"{ req.payload(0,0) -m reg '^[A-Za-z][A-Za-z-]*( [^\n]*)?$|^[^\n]* HTTP/[0-9.]+\r?(\n|$)' }"
+    return [
+        f"{_CONTENT} set-var(txn.kind) str(tcp) if !{{ req.len gt 0 }} WAIT_END",  # the server is to speak first
+        # Neither begins with these, so there is nothing to wait for. (A whole buffer's match waits for all of it.)
+        rf"{_CONTENT} set-var(txn.kind) str(tcp) if !{_TCP} {{ req.payload(0,1) -m reg ^[^A-Za-z\x16] }}",
+        f"{_CONTENT} set-var(txn.kind) str(tcp) if !{_TCP} {{ req.payload(0,4) -m str SSH- }}",
+        *_TLS_OR_HTTP,
+        *_reject("hello", f"if {begun} {{ req.payload(0,1) -m bin 16 }}"),
+        *_reject("request", f"if {begun} {line}"),
+        f"{_CONTENT} set-var(txn.kind) str(tcp) if {begun}",
+        *_HANDED_ON,
+        f"{_CONTENT} set-var(txn.sni) req.ssl_sni,lower if {_TLS}",
+        *_reject("sni", f"if {_TLS} !{{ var(txn.sni),strcmp(txn.host) eq 0 }}"),
+    ]
 
 
 _ALLOWED = "{ var(txn.allowed) -m found }"
@@ -259,34 +274,30 @@ def _looked_up(verb: str, folder: str, port: int, rules: Rules) -> list[str]:
     ]
 
 
-def _ADDRESS_CHECKS(folder: str, verb: str) -> list[tuple[str, str]]:  # noqa: N802
-    """What is checked of the address that a name has and that is then connected to: (reason, condition), in order.
-
-    A line without a reason is an action.
-    """
+def _address_checks(folder: str, verb: str, refuse: Callable[..., list[str]]) -> list[str]:
+    """What is checked of the address that a name has, which is the one that is then connected to."""
     private = f"{{ var(txn.dst) -m ip -f {folder}/{PRIVATES} }}"
     isatap = "{ var(txn.dst),ipmask(32,::ffff:ffff:0:0) -m ip ::5efe:0:0 ::200:5efe:0:0 }"
     public = "{ var(txn.dst) -m reg ^[0-9.]+$ } or { var(txn.dst) -m ip 2000::/3 }"  # IPv6: all that is given out
     return [
-        ("rules", "if { stopping }"),  # other rules hold by now
-        ("", f"{verb} do-resolve(txn.dst,names,ipv4) var(txn.host)"),
-        ("rules", "if { stopping }"),
-        ("unresolved", "unless { var(txn.dst) -m found }"),
-        ("reserved", f"if {{ var(txn.dst) -m ip -f {folder}/{RESERVED} }}"),
-        ("reserved", f"if {isatap}"),
-        ("private", f"if {private} !{{ var(txn.dst) -m ip -f {folder}/{OPENED} }}"),
-        ("reserved", f"unless {public} or {private}"),
+        *refuse("rules", "if { stopping }"),  # other rules hold by now
+        f"{verb} do-resolve(txn.dst,names,ipv4) var(txn.host)",
+        *refuse("rules", "if { stopping }"),
+        *refuse("unresolved", "unless { var(txn.dst) -m found }"),
+        *refuse("reserved", f"if {{ var(txn.dst) -m ip -f {folder}/{RESERVED} }}", f"if {isatap}"),
+        *refuse("private", f"if {private} !{{ var(txn.dst) -m ip -f {folder}/{OPENED} }}"),
+        *refuse("reserved", f"unless {public} or {private}"),
     ]
 
 
 def _http(rules: Rules, place: Place, port: int, bind: str) -> list[str]:
     """Plain requests, each judged by its Host field."""
-    request, folder = "http-request", place.folder
+    request, folder = _REQUEST, place.folder
 
     def deny(reason: str, *conditions: str) -> list[str]:
         status = 503 if reason in ("unresolved", "rules") else 400 if reason == "request" else 403
-        what = "allowed,\\ but" if status == 503 else "denied:"
-        text = f'"sandboxrun:\\ {what}\\ %[var(txn.shown)]:{port}\\n{ADVICE[reason]}\\n"'.replace(" ", "\\ ")
+        what = "allowed, but" if status == 503 else "denied:"
+        text = f'"sandboxrun: {what} %[var(txn.shown)]:{port}\\n{ADVICE[reason]}\\n"'
         answer = f"{request} deny deny_status {status} content-type text/plain lf-string {text}"
         return [f"{request} set-var(txn.reason) str({reason})", *(f"{answer} {c}" for c in conditions)]
 
@@ -309,11 +320,7 @@ def _http(rules: Rules, place: Place, port: int, bind: str) -> list[str]:
         *_looked_up(request, folder, port, rules),
         *deny("port", f"if !{_ALLOWED} {_KNOWN}"),
         *deny("host", f"unless {_ALLOWED}"),
-        *(
-            line
-            for reason, condition in _ADDRESS_CHECKS(folder, request)
-            for line in (deny(reason, condition) if reason else [condition])
-        ),
+        *_address_checks(folder, request, deny),
         f"{request} set-dst var(txn.dst)",
         f"{request} set-dst-port int({port})",
         f"{request} set-uri %[pathq] if {{ url -m beg -i http:// }}",
