@@ -245,6 +245,7 @@ def _told_apart(port: int) -> list[str]:
         f"{_CONTENT} set-var(txn.kind) str(tcp) if !{{ req.len gt 0 }} WAIT_END",  # the server is to speak first
         # Neither begins with these, so there is nothing to wait for. (A whole buffer's match waits for all of it.)
         rf"{_CONTENT} set-var(txn.kind) str(tcp) if !{_TCP} {{ req.payload(0,1) -m reg ^[^A-Za-z\x16] }}",
+        f"{_CONTENT} set-var(txn.kind) str(tcp) if !{_TCP} {{ req.payload(0,1) -m bin 00 }}",
         f"{_CONTENT} set-var(txn.kind) str(tcp) if !{_TCP} {{ req.payload(0,4) -m str SSH- }}",
         *_TLS_OR_HTTP,
         *_reject("hello", f"if {begun} {{ req.payload(0,1) -m bin 16 }}"),

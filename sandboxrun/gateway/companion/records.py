@@ -52,7 +52,7 @@ class End(NamedTuple):
 
 # How a session of HAProxy's ended, where its rules did not say why: who ended it, and during what.
 _ENDS = {"SC": "unreachable", "sC": "timeout", "CC": "", "UC": "unreachable", "RC": "unreachable"}
-_IDLE, _BROKEN = frozenset({"cD", "sD", "cH", "sH"}), frozenset({"SD", "SH", "SL"})
+_IDLE, _BROKEN = frozenset({"cD", "sD", "cH", "sH"}), frozenset({"SD", "SH", "SL", "PH"})
 
 
 def read_line(line: bytes) -> Open | End:
