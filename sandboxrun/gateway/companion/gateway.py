@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sandboxrun.gateway.companion.haproxy import MAX_CONNECTIONS, MOST_WORKERS, Place, render
+from sandboxrun.gateway.companion.haproxy import MAX_CONNECTIONS, MOST_WORKERS, Place, frontends, render
 from sandboxrun.gateway.companion.names import MAX_QUERY, answer
 from sandboxrun.gateway.companion.records import MAX_LINE, PAUSE_AT, End, Fault, Open, Records, clipped, read_line
 from sandboxrun.gateway.companion.rules import MAX_DOCUMENT, NAME_SERVICE, Rules, RulesError, read_rules
@@ -120,6 +120,8 @@ class Gateway:
         signals, self._signals = self._signals, set()
         if signals & {signal.SIGTERM, signal.SIGINT}:
             self._stopping = True
+        elif signal.SIGHUP in signals and self._paused:
+            self._signals.add(signal.SIGHUP)  # once it goes on
         elif signal.SIGHUP in signals:
             self.reload()
 
@@ -150,7 +152,7 @@ class Gateway:
                     self._replace_worker(self.rules)
             self._sweep(now)
         except (WorkerError, OSError, ValueError) as error:
-            self._fail("died", error=str(error)[:300])
+            self._fail("died", code=self._workers[-1].kill(), error=str(error)[:300])
         for id, (begun, since) in self._open.items():
             if id not in self._told and now - since > 1:
                 self._told.add(id)
@@ -180,11 +182,15 @@ class Gateway:
         for name, content in render(rules, place).items():
             (folder / name).write_bytes(content)
         before = self._workers[-1] if self._workers else None
-        worker = Worker(folder, before)
+        worker = Worker(folder, frontends(rules))
         self.rules = rules
         self._workers.append(worker)
         if before is not None:
-            before.retire()
+            try:
+                before.retire()
+            except WorkerError:
+                before.kill()
+                self._forget(before)
             while len(self._workers) > MOST_WORKERS:
                 self._workers[0].kill()
                 self._forget(self._workers[0])
@@ -220,9 +226,11 @@ class Gateway:
                 continue
             sessions = worker.sessions()
             if retired:
-                wrong |= {id: "rules" for id in sessions if id not in self._open}
+                wrong |= {id: "rules" for id, s in sessions.items() if id not in self._open and not s.handed_on}
             self._closing |= {id: why for id, why in wrong.items() if id in sessions}
             worker.close(sessions[id] for id in wrong if id in sessions)
+            if retired and not sessions:
+                worker.kill()
 
     def _still_allowed(self, begun: Open) -> bool:
         if not self.rules.allows(begun.host, begun.port):
@@ -240,7 +248,7 @@ class Gateway:
             rules = load(self._path)
             if self._workers:
                 self._replace_worker(rules)
-            self.rules = rules
+            self.rules = nothing_of(rules) if self.records.spent else rules
         except (RulesError, WorkerError, OSError, ValueError) as error:
             self.records.tell("rules-refused", error=str(error)[:300], digest=self.rules.digest)
             return
@@ -248,6 +256,7 @@ class Gateway:
 
     def _shut(self) -> None:
         """The budget is spent: HAProxy goes, and no name exists any more."""
+        self.rules = nothing_of(self.rules)
         for worker in self._workers:
             worker.kill()
             worker.forget()
@@ -313,7 +322,9 @@ class Gateway:
         except Fault as fault:
             self._fail("fault", error=str(fault))
 
-    def _heard(self, said: Open | End) -> None:
+    def _heard(self, said: Open | End | None) -> None:
+        if said is None:
+            return
         if isinstance(said, Open):
             if len(self._open) > 4 * MAX_CONNECTIONS:
                 raise Fault("more is open than can be")
@@ -366,7 +377,7 @@ class Gateway:
                     sock.sendto(reply, peer)
 
     def _reply(self, data: bytes) -> bytes | None:
-        if self.records.spent or self._paused:
+        if self._paused:
             return None
         reply = answer(data, self.rules, self._address)
         if reply is None:
@@ -433,6 +444,11 @@ class Gateway:
         if self._queries.pop(sock, None) is not None:
             self._selector.unregister(sock)
             sock.close()
+
+
+def nothing_of(rules: Rules) -> Rules:
+    """The rules, with nothing allowed."""
+    return rules._replace(open=frozenset(), exact=frozenset(), below=frozenset())
 
 
 def load(path: str) -> Rules:

@@ -24,6 +24,8 @@ MOST_WORKERS = 3  # of which all but one serve by earlier rules
 CONFIGURATION, LUA = "haproxy.cfg", "open.lua"
 EXACT, BELOW, HOSTS, DOMAINS, ONLY = "exact.map", "below.map", "hosts.lst", "domains.lst", "only.map"
 RESERVED, PRIVATES, OPENED = "reserved.lst", "private.lst", "opened.lst"
+RETIRED = "retired.lst"  # holds RETIRED_ENTRY once other rules hold
+RETIRED_ENTRY = "retired"
 
 # IPv4-mapped addresses would match every IPv4 address in a list of HAProxy's: they are told by their spelling.
 _NEVER = tuple(network for network in NEVER if str(network) != "::ffff:0.0.0.0/96" and str(network) != "::ffff:0:0/96")
@@ -77,6 +79,7 @@ def render(rules: Rules, place: Place) -> dict[str, bytes]:
         RESERVED: [*map(str, (*_NEVER, *rules.refused, *place.own)), _NAT64],
         PRIVATES: [str(network) for network in PRIVATE],
         OPENED: [str(network) for network in rules.opened],
+        RETIRED: [],
         LUA: _OPEN.splitlines(),
     }
     lists[CONFIGURATION] = list(_configuration(rules, place))
@@ -99,6 +102,11 @@ def _configuration(rules: Rules, place: Place) -> Iterator[str]:
     yield from _block("backend requests", ["mode http", "http-reuse never", "server there 0.0.0.0:0"])
 
 
+def frontends(rules: Rules) -> list[str]:
+    """Those that listen at the gateway's address."""
+    return [f"http-{port}" if port == HTTP else f"port-{port}" for port in rules.ports]
+
+
 def _block(head: str, lines: Sequence[str]) -> list[str]:
     return [head, *(f"    {line}" for line in lines), ""]
 
@@ -115,7 +123,8 @@ def _globals(place: Place) -> Iterator[str]:
             f"maxconn {MAX_CONNECTIONS}",
             f"maxsessrate {RATE}",
             "nbthread 1",
-            f"stats socket unix@{place.admin} mode 600 level admin expose-fd listeners",
+            f"stats socket unix@{place.admin} mode 600 level admin",
+            "stats timeout 48h",  # the companion's connection lasts as long as the process
             f"tune.bufsize {BUFFER}",
             "tune.maxrewrite 1024",
             f"lua-load {place.folder}/{LUA}",
@@ -207,7 +216,7 @@ def _connections(rules: Rules, place: Place, port: int) -> list[str]:
         lines += [
             f"{_CONTENT} set-var(txn.host) req.ssl_sni,lower",
             *_reject("sni", "unless { var(txn.host) -m found }"),
-            *_reject("name", f"unless {{ var(txn.host) -m reg ^{NAME}$ }}", f"unless {_LENGTH}"),
+            *_reject("name", f"unless {_NAMED}", f"unless {_LENGTH}"),
             *_looked_up(_CONTENT, place.folder, port, rules),
             *_reject("port", f"if !{_ALLOWED} {_KNOWN}"),
             *_reject("host", f"unless {_ALLOWED}"),
@@ -259,6 +268,8 @@ def _told_apart(port: int) -> list[str]:
 
 _ALLOWED = "{ var(txn.allowed) -m found }"
 _KNOWN = "{ var(txn.known) -m found }"
+_WEBSOCKET = "{ req.fhdr_cnt(upgrade) 1 } { req.fhdr(upgrade) -m str -i websocket }"
+_NAMED = rf"{{ var(txn.host) -m reg '^{NAME}\z' }}"  # within quotes, where a backslash is one; $ lets a line end pass
 _LENGTH = f"{{ var(txn.host),length le {MAX_NAME} }}"
 
 
@@ -277,13 +288,15 @@ def _looked_up(verb: str, folder: str, port: int, rules: Rules) -> list[str]:
 
 def _address_checks(folder: str, verb: str, refuse: Callable[..., list[str]]) -> list[str]:
     """What is checked of the address that a name has, which is the one that is then connected to."""
+    # A process that is told to stop would do so without saying what became of its connections: it is told by a list.
+    retired = f"if {{ str({RETIRED_ENTRY}) -m str -f {folder}/{RETIRED} }}"
     private = f"{{ var(txn.dst) -m ip -f {folder}/{PRIVATES} }}"
     isatap = "{ var(txn.dst),ipmask(32,::ffff:ffff:0:0) -m ip ::5efe:0:0 ::200:5efe:0:0 }"
     public = "{ var(txn.dst) -m reg ^[0-9.]+$ } or { var(txn.dst) -m ip 2000::/3 }"  # IPv6: all that is given out
     return [
-        *refuse("rules", "if { stopping }"),  # other rules hold by now
+        *refuse("rules", retired),
         f"{verb} do-resolve(txn.dst,names,ipv4) var(txn.host)",
-        *refuse("rules", "if { stopping }"),
+        *refuse("rules", retired),
         *refuse("unresolved", "unless { var(txn.dst) -m found }"),
         *refuse("reserved", f"if {{ var(txn.dst) -m ip -f {folder}/{RESERVED} }}", f"if {isatap}"),
         *refuse("private", f"if {private} !{{ var(txn.dst) -m ip -f {folder}/{OPENED} }}"),
@@ -314,7 +327,7 @@ def _http(rules: Rules, place: Place, port: int, bind: str) -> list[str]:
         f"{request} set-var(txn.shown) str(?)",
         f"{request} set-var(txn.host) req.hdr(host),lower,regsub(:{port}$,)",
         *deny("request", "unless { req.hdr_cnt(host) 1 }", r"if { req.hdrs -m reg '[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]' }"),
-        *deny("name", f"unless {{ var(txn.host) -m reg ^{NAME}$ }}", f"unless {_LENGTH}"),
+        *deny("name", f"unless {_NAMED}", f"unless {_LENGTH}"),
         f"{request} set-var(txn.shown) var(txn.host)",
         *deny("method", "if { method CONNECT TRACE }"),
         *deny("scheme", "if { url -m reg ^[A-Za-z][A-Za-z0-9+.-]*: } !{ url -m beg -i http:// }"),
@@ -328,7 +341,8 @@ def _http(rules: Rules, place: Place, port: int, bind: str) -> list[str]:
         f"{request} del-header proxy-authorization",
         f"{request} del-header proxy-connection",
         f"{request} del-header http2-settings",
-        f"{request} del-header upgrade unless {{ req.hdr(upgrade) -m str -i websocket }}",
+        f"{request} del-header upgrade unless {_WEBSOCKET}",
+        f"{request} del-header connection unless {_WEBSOCKET}",  # HAProxy writes its own
         f"{request} set-var(txn.verdict) str(allowed)",
         f"{request} unset-var(txn.reason)",
         f"{request} lua.opened",

@@ -17,6 +17,7 @@ OVERHEAD = 64  # bytes that a log keeps beside each line
 PAUSE_AT = 1 << 20  # bytes not yet written at which nothing more may happen
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _TOKEN = re.compile(r"[A-Za-z0-9.:_-]{1,64}", re.ASCII)
+_NOTICE = re.compile(rb"Proxy (port|http)-[0-9]+ stopped ")
 
 
 class Fault(Exception):
@@ -55,8 +56,10 @@ _ENDS = {"SC": "unreachable", "sC": "timeout", "CC": "", "UC": "unreachable", "R
 _IDLE, _BROKEN = frozenset({"cD", "sD", "cH", "sH"}), frozenset({"SD", "SH", "SL", "PH"})
 
 
-def read_line(line: bytes) -> Open | End:
-    """What a line of HAProxy's says. Raises Fault."""
+def read_line(line: bytes) -> Open | End | None:
+    """What a line of HAProxy's says; None for its notice that it no longer listens. Raises Fault."""
+    if _NOTICE.match(line):
+        return None
     try:
         fields = line.decode("ascii").split(" ")
         if not all(_TOKEN.fullmatch(field) for field in fields[:9]):

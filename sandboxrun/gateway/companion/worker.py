@@ -12,13 +12,20 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from sandboxrun.gateway.companion.haproxy import CONFIGURATION, RETIRED, RETIRED_ENTRY
 
 START_SECONDS = 10.0
 SAY_SECONDS = 3.0
 MAX_ANSWER = 8 << 20
-_SESSION = re.compile(rb"^(0x[0-9a-f]+): \[.*\] id=([0-9]+) proto=(?!unix_stream source=unix:\S* *$)", re.MULTILINE)
+_SESSION = re.compile(
+    r"^(0x[0-9a-f]+): \[[^\n]*\] id=([0-9]+) [^\n]*\n[^\n]*\n +frontend=(?:port|http)-\d+ [^\n]*\n +backend=(\S+) ",
+    re.MULTILINE,
+)
+_PROMPT = b"\n> "
 ADMIN = "admin.sock"
 
 
@@ -26,16 +33,23 @@ class WorkerError(Exception):
     """HAProxy did not start, or does not answer."""
 
 
+class Session(NamedTuple):
+    """A connection or request that HAProxy is at."""
+
+    pointer: str  # what HAProxy calls it
+    handed_on: bool  # it only carries requests to where they are judged, each as a session of its own
+
+
 class Worker:
     """HAProxy at work by one configuration, in a folder of its own."""
 
-    def __init__(self, folder: Path, before: Worker | None = None) -> None:
-        """Start it; from `before` it takes over the sockets that both listen on. Raises WorkerError, OSError."""
+    def __init__(self, folder: Path, frontends: Sequence[str]) -> None:
+        """Start it, beside any that listens already. Raises WorkerError, OSError."""
         self.folder = folder
+        self._frontends = frontends
         self.began = time.monotonic()
-        command = ["haproxy", "-q", "-db", "-f", str(folder / "haproxy.cfg")]
-        if before is not None:
-            command += ["-x", str(before.folder / ADMIN)]
+        self._admin = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        command = ["haproxy", "-q", "-db", "-f", str(folder / CONFIGURATION)]
         with open(folder / "errors", "wb") as errors:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env={"PATH": os.environ["PATH"]}
@@ -53,10 +67,15 @@ class Worker:
             if self._process.poll() is not None:
                 raise WorkerError(self._said() or f"HAProxy ended with {self._process.returncode}")
             try:
-                if b"Pid: " in self.ask("show info"):
-                    return
-            except WorkerError:
+                self._admin = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                self._admin.settimeout(SAY_SECONDS)
+                self._admin.connect(str(self.folder / ADMIN))
+            except OSError:
+                self._admin.close()
                 time.sleep(0.005)
+                continue
+            self.ask("prompt")
+            return
         raise WorkerError("HAProxy does not answer")
 
     def _said(self) -> str:
@@ -72,59 +91,50 @@ class Worker:
         """Its exit code once it has ended."""
         return self._process.poll()
 
-    def ask(self, command: str) -> bytes:
-        """Its answer to a command on its own socket. Raises WorkerError."""
+    def ask(self, command: str) -> str:
+        """Its answer to a command. Raises WorkerError."""
         data = bytearray()
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-                sock.settimeout(SAY_SECONDS)
-                sock.connect(str(self.folder / ADMIN))
-                sock.sendall(command.encode("ascii") + b"\n")
-                while piece := sock.recv(65536):
-                    data += piece
-                    if len(data) > MAX_ANSWER:
-                        raise WorkerError("HAProxy's answer has no end")
+            self._admin.sendall(command.encode("ascii") + b"\n")
+            while not data.endswith(_PROMPT):
+                piece = self._admin.recv(65536)
+                if not piece or len(data) > MAX_ANSWER:
+                    raise WorkerError("HAProxy's answer has no end")
+                data += piece
         except OSError as error:
             raise WorkerError(f"HAProxy does not answer: {error}") from None
-        return bytes(data)
+        return data.decode("ascii", "replace")
 
-    def sessions(self) -> Mapping[str, str]:
-        """Its sessions: their records' id → what HAProxy calls them."""
+    def sessions(self) -> dict[str, Session]:
+        """What it is at, by the ids of the records."""
         found = _SESSION.findall(self.ask("show sess all"))
-        return {f"{self.pid}-{number.decode()}": pointer.decode() for pointer, number in found}
+        return {f"{self.pid}-{number}": Session(pointer, of.startswith("to-")) for pointer, number, of in found}
 
-    def close(self, pointers: Iterable[str]) -> None:
-        """End sessions; those that have ended already are fine."""
-        wanted = list(pointers)
-        for at in range(0, len(wanted), 64):
-            self.ask(";".join(f"shutdown session {pointer}" for pointer in wanted[at : at + 64]))
+    def close(self, sessions: Iterable[Session]) -> None:
+        """End some; those that have ended already are fine."""
+        for session in sessions:
+            self.ask(f"shutdown session {session.pointer}")
 
     def retire(self) -> None:
-        """Take no more connections, and end with the last. Once this returns, its rules allow nothing new."""
-        self._process.send_signal(signal.SIGUSR1)
-        until = time.monotonic() + SAY_SECONDS
-        while self._process.poll() is None:
-            try:
-                if b"\nStopping: 1" in self.ask("show info"):
-                    return
-            except WorkerError:
-                if self._process.poll() is not None:
-                    return
-            if time.monotonic() > until:
-                self.kill()
-                return
-            time.sleep(0.005)
+        """Take no more connections. Once this returns, its rules allow nothing new. Raises WorkerError.
+
+        It is not told to stop: from then on it would not say any more what becomes of its connections.
+        """
+        self.ask(f"add acl {self.folder / RETIRED} {RETIRED_ENTRY}")
+        for name in self._frontends:
+            self.ask(f"shutdown frontend {name}")
 
     def pause(self, *, on: bool) -> None:
         """Stop it where it stands, or let it go on."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGSTOP if on else signal.SIGCONT)
 
-    def kill(self) -> None:
-        """End it at once."""
+    def kill(self) -> int:
+        """End it at once; the exit code that it has now, or had already."""
         if self._process.poll() is None:
             self._process.kill()
-        self._process.wait()
+        self._admin.close()
+        return self._process.wait()
 
     def forget(self) -> None:
         """Remove its folder."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts.spaces import impossible
+from tests.unit.gateway.carried import Carried, open_carried
 from tests.unit.gateway.world import World, open_world
 
 
@@ -40,3 +41,17 @@ def gateway(shared: World) -> Iterator[World]:
     yield shared
     assert shared.process is not None and shared.process.poll() is None
     shared.stop_servers()
+
+
+def carried_world(folder: Path) -> Iterator[Carried]:
+    """A sandbox's side, a gateway's and everybody else's."""
+    if reason := impossible():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    with open_carried(folder) as opened:
+        yield opened
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Carried]:
+    """A world of the test's own without a gateway yet: `own.start()` starts it."""
+    yield from carried_world(tmp_path)

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
-import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sandboxrun.gateway.program.addresses import refusal
-from scripts.spaces import impossible
-from tests.unit.gateway.carried import SERVER, TABLE, Carried, open_carried, why_not
+from tests.unit.gateway.carried import SERVER, TABLE, Carried, why_not
+from tests.unit.gateway.conftest import carried_world
 from tests.unit.gateway.hellos import hello, message, real_hello, records, server_name
 from tests.unit.gateway.world import OTHER, echo, head_of, read_all, until
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 
-def _world(folder: Path) -> Iterator[Carried]:
-    if reason := impossible():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    with open_carried(folder) as opened:
-        yield opened
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Carried]:
-    """A world of the test's own without a gateway yet."""
-    yield from _world(tmp_path)
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Carried]:
-    for world in _world(tmp_path_factory.mktemp("carried")):
+    for world in carried_world(tmp_path_factory.mktemp("carried")):
         world.start()
         yield world
 
@@ -120,8 +106,8 @@ HELLOS: dict[str, tuple[bytes, str]] = {
     "an old hello": (b"\x80\x2e\x01\x03\x01\0\x15\0\0\0\x10" + b"x" * 40, "not-tls"),
     "CONNECT": (b"CONNECT api.example.com:443 HTTP/1.1\r\nHost: api.example.com:443\r\n\r\n", "not-tls"),
     "the proxy protocol": (b"PROXY TCP4 1.1.1.1 2.2.2.2 1 443\r\n" + hello(b"api.example.com"), "not-tls"),
-    "a name over several records": (hello(b"evil.example.net", size=50), "not-tls"),
-    "an allowed name over several records": (hello(b"api.example.com", size=50), "not-tls"),
+    "a name over several records": (hello(b"evil.example.net", size=50), "sni"),
+    "an allowed name over several records": (hello(b"api.example.com", size=50), "sni"),
     "two names": (records(message([(0, server_name(b"api.example.com")[1]), server_name(b"evil.example.net")])), "*"),
     "a second name extension": (records(message([server_name(b"evil.example.net"), server_name(b"api.example.com")])), "*"),
 }
@@ -332,10 +318,9 @@ REQUESTS: dict[str, tuple[bytes, str, int]] = {
     "an empty Host": (get(host=""), "name", 403),
     "a user in Host": (get(host="x@api.example.com"), "name", 403),
     "a space in Host": (get(host="api.example.com evil.example.net"), "name", 403),
-    "two Hosts in one": (get(host="api.example.com,evil.example.net"), "name", 403),
+    "two Hosts in one": (get(host="api.example.com,evil.example.net"), "request", 400),
     "a local name": (get(host="localhost"), "name", 403),
     "two Hosts": (get("Host: evil.example.net"), "request", 400),
-    "two Hosts, the same": (get("Host: api.example.com"), "request", 400),
     "no Host": (b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n", "request", 400),
     "another Host than the target's": (get(target="http://evil.example.net/"), "request", 400),
     "a target of another port": (get(target="http://api.example.com:81/"), "request", 400),
@@ -350,7 +335,7 @@ REQUESTS: dict[str, tuple[bytes, str, int]] = {
     "a space before the colon": (get("X : a"), "request", 400),
     "two lengths": (get("Content-Length: 1", "Content-Length: 2", method="POST"), "request", 400),
     "a length that is none": (get("Content-Length: +1", method="POST"), "request", 400),
-    "another coding": (get("Transfer-Encoding: xchunked", method="POST"), "request", 501),
+    "another coding": (get("Transfer-Encoding: xchunked", method="POST"), "request", 400),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "request", 400),
     "HTTP/0.9": (b"GET /\r\n\r\n", "request", 400),
     "no HTTP": (b"SSH-2.0-OpenSSH\r\n\r\n", "request", 400),
@@ -414,7 +399,15 @@ def test_kept_alive_each_request_goes_where_it_names(gateway: Carried) -> None:
     second = get(host="two.example.com")
     assert gateway.ask(80, first + second).count(b"HTTP/1.1 200 OK") == 2
     assert [b"host: api.example.com" in head.lower() for head in seen] == [True, False]
-    assert [record["host"] for record in gateway.requests()] == ["api.example.com", "two.example.com"]
+    for host in ("api.example.com", "two.example.com"):
+        gateway.event("request", verdict="allowed", host=host)
+
+
+def test_a_host_that_is_said_twice_is_said_once_to_the_server(gateway: Carried) -> None:
+    seen: list[bytes] = []
+    gateway.serve(SERVER, 80, answering(seen))
+    assert gateway.ask(80, get("Host: api.example.com")).startswith(b"HTTP/1.1 200 OK")
+    assert seen[0].lower().count(b"host:") == 1
 
 
 @pytest.mark.parametrize("field", ["h2c", "h2c, websocket", "foo"])
@@ -423,14 +416,15 @@ def test_only_websockets_are_upgraded_to(gateway: Carried, field: str) -> None:
     gateway.serve(SERVER, 80, answering(seen))
     more = (f"Upgrade: {field}", "HTTP2-Settings: AA", "Proxy-Authorization: Basic eDp5", "Proxy-Connection: keep-alive")
     gateway.ask(80, get(*more).replace(b"Connection: close", b"Connection: close, Upgrade, HTTP2-Settings"))
-    head = seen[0].lower()
-    assert not any(word in head for word in (b"\r\nupgrade:", b"http2", b"proxy-"))
+    assert seen or "websocket" in field  # half a websocket is no request to HAProxy
+    assert not any(word in head.lower() for head in seen for word in (b"\r\nupgrade:", b"http2", b"proxy-"))
 
 
 def test_a_websocket(gateway: Carried) -> None:
     def talk(peer: socket.socket) -> None:
         assert b"upgrade: websocket" in head_of(peer).lower()
-        peer.sendall(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        accepted = b"Sec-WebSocket-Accept: HSmrc0sMlYUkAGmm5OPpG2HaGWk=\r\n"
+        peer.sendall(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + accepted + b"\r\n")
         echo(peer)
 
     gateway.serve(SERVER, 80, talk)
@@ -451,8 +445,9 @@ def test_a_head_that_never_ends(own: Carried) -> None:
 
 
 def test_a_head_that_is_too_long(gateway: Carried) -> None:
-    answer = gateway.ask(80, get(*[f"X-{n}: {'x' * 8000}" for n in range(10)]))
-    assert answer.startswith(b"HTTP/1.1 400") or answer == b""
+    with contextlib.suppress(ConnectionError):
+        answer = gateway.ask(80, get(*[f"X-{n}: {'x' * 8000}" for n in range(10)]))
+        assert answer.startswith(b"HTTP/1.1 400") or answer == b""
     assert gateway.event("request", verdict="denied")["reason"] == "request"
 
 
