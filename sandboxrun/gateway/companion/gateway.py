@@ -21,7 +21,7 @@ from sandboxrun.gateway.companion.names import MAX_QUERY, answer
 from sandboxrun.gateway.companion.records import MAX_LINE, PAUSE_AT, End, Fault, Open, Records, clipped, read_line
 from sandboxrun.gateway.companion.rules import MAX_DOCUMENT, NAME_SERVICE, Rules, RulesError, read_rules
 from sandboxrun.gateway.companion.worker import ADMIN, Worker, WorkerError
-from sandboxrun.gateway.program.addresses import Address, Network
+from sandboxrun.gateway.program.addresses import Address, Network, refusal
 from sandboxrun.gateway.program.surroundings import Surroundings
 
 LIFETIME_SECONDS = 24 * 3600
@@ -218,8 +218,7 @@ class Gateway:
             wrong = {
                 id: "lifetime" if now - since > LIFETIME_SECONDS else "rules"
                 for id, (begun, since) in self._open.items()
-                if id.startswith(mine)
-                and (now - since > LIFETIME_SECONDS or not self._still_allowed(begun))
+                if id.startswith(mine) and (now - since > LIFETIME_SECONDS or not self._still_allowed(begun))
             }
             retired = worker is not self._workers[-1]
             if not wrong and not retired:
@@ -238,8 +237,6 @@ class Gateway:
         if begun.kind == "tcp" and self.rules.only_host(begun.port) != begun.host:
             return False
         address = ipaddress.ip_address(begun.address)
-        from sandboxrun.gateway.program.addresses import refusal
-
         return refusal(address, self.rules.opened, (*self._own, *self.rules.refused)) is None
 
     def reload(self) -> None:
@@ -318,7 +315,7 @@ class Gateway:
             if len(rest) > MAX_LINE:
                 raise Fault("a record has no end")
             for line in filter(None, lines):
-                self._heard(read_line(line))
+                self._heard(read_line(bytes(line)))
         except Fault as fault:
             self._fail("fault", error=str(fault))
 
@@ -435,7 +432,7 @@ class Gateway:
         size = int.from_bytes(buffer[:2])
         if data and size <= MAX_QUERY and (len(buffer) < 2 or len(buffer) < 2 + size):
             return
-        if data and 2 <= len(buffer) and size <= MAX_QUERY and (reply := self._reply(bytes(buffer[2 : 2 + size]))):
+        if data and len(buffer) >= 2 and size <= MAX_QUERY and (reply := self._reply(bytes(buffer[2 : 2 + size]))):
             with contextlib.suppress(OSError):
                 sock.sendall(len(reply).to_bytes(2) + reply)
         self._drop_query(sock)

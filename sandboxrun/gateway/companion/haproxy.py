@@ -326,7 +326,9 @@ def _http(rules: Rules, place: Place, port: int, bind: str) -> list[str]:
         f"{request} set-var(txn.method) method",
         f"{request} set-var(txn.shown) str(?)",
         f"{request} set-var(txn.host) req.hdr(host),lower,regsub(:{port}$,)",
-        *deny("request", "unless { req.hdr_cnt(host) 1 }", r"if { req.hdrs -m reg '[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]' }"),
+        *deny(
+            "request", "unless { req.hdr_cnt(host) 1 }", r"if { req.hdrs -m reg '[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]' }"
+        ),
         *deny("name", f"unless {_NAMED}", f"unless {_LENGTH}"),
         f"{request} set-var(txn.shown) var(txn.host)",
         *deny("method", "if { method CONNECT TRACE }"),

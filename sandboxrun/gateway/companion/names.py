@@ -1,8 +1,8 @@
 """Answers questions about names: allowed ones have the gateway's address, all others do not exist. Asks nobody.
 
-Owns the reading and writing of DNS messages: one question of bounded length, read without following any pointer. A
-library reads everything that a message may hold, pointers included, and takes five times as long; none of it is used.
-Pure.
+Owns the reading and writing of DNS messages: one question of bounded length, read without following any pointer. Not
+dnslib: of its 6,000 lines this needs a question's name and type, for which it follows pointers and takes eight times as
+long (0.47 ms, 27 ms to import). Pure.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from sandboxrun.gateway.program.addresses import refusal
-from tests.unit.gateway.carried import SERVER, TABLE, Carried, why_not
+from tests.unit.gateway.carried import TABLE, Carried, why_not
 from tests.unit.gateway.conftest import carried_world
 from tests.unit.gateway.hellos import hello, message, real_hello, records, server_name
-from tests.unit.gateway.world import OTHER, echo, head_of, read_all, until
+from tests.unit.gateway.world import OTHER, SERVER, echo, head_of, read_all, until
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
@@ -59,7 +59,12 @@ def test_tls_to_an_allowed_host(gateway: Carried, name: str) -> None:
     data = real_hello(name)
     assert through(gateway, 443, data) == data
     record = gateway.event("request", verdict="allowed", host=name.lower())
-    assert (record["address"], record["sent"], record["received"], record["reason"]) == (SERVER, len(data), len(data), "")
+    assert (record["address"], record["sent"], record["received"], record["reason"]) == (
+        SERVER,
+        len(data),
+        len(data),
+        "",
+    )
     assert (record["protocol"], record["port"], record["sandbox"]) == ("tls", 443, "agent")
 
 
@@ -109,7 +114,10 @@ HELLOS: dict[str, tuple[bytes, str]] = {
     "a name over several records": (hello(b"evil.example.net", size=50), "sni"),
     "an allowed name over several records": (hello(b"api.example.com", size=50), "sni"),
     "two names": (records(message([(0, server_name(b"api.example.com")[1]), server_name(b"evil.example.net")])), "*"),
-    "a second name extension": (records(message([server_name(b"evil.example.net"), server_name(b"api.example.com")])), "*"),
+    "a second name extension": (
+        records(message([server_name(b"evil.example.net"), server_name(b"api.example.com")])),
+        "*",
+    ),
 }
 
 
@@ -378,17 +386,18 @@ def test_length_and_chunks_reach_the_server_as_chunks_alone(gateway: Carried) ->
 def test_a_request_hidden_in_a_body(gateway: Carried) -> None:
     """What follows a body is the next request, whatever the client calls it."""
     seen: list[bytes] = []
-    gateway.serve(SERVER, 80, lambda peer: (seen.append(head_of(peer) + peer.recv(4)), answer_ok(peer)))  # type: ignore[func-returns-value]
+
+    def talk(peer: socket.socket) -> None:
+        seen.append(head_of(peer) + peer.recv(4))
+        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        peer.recv(1)
+
+    gateway.serve(SERVER, 80, talk)
     first = b"POST / HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 4\r\n\r\nbody"
     answer = gateway.ask(80, first + get(host="evil.example.net"))
     assert answer.startswith(b"HTTP/1.1 200 OK") and b"HTTP/1.1 403" in answer
     assert len(seen) == 1 and b"evil" not in seen[0]
     refused(gateway, "host", host="evil.example.net")
-
-
-def answer_ok(peer: socket.socket) -> None:
-    peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-    peer.recv(1)
 
 
 def test_kept_alive_each_request_goes_where_it_names(gateway: Carried) -> None:
@@ -414,7 +423,12 @@ def test_a_host_that_is_said_twice_is_said_once_to_the_server(gateway: Carried) 
 def test_only_websockets_are_upgraded_to(gateway: Carried, field: str) -> None:
     seen: list[bytes] = []
     gateway.serve(SERVER, 80, answering(seen))
-    more = (f"Upgrade: {field}", "HTTP2-Settings: AA", "Proxy-Authorization: Basic eDp5", "Proxy-Connection: keep-alive")
+    more = (
+        f"Upgrade: {field}",
+        "HTTP2-Settings: AA",
+        "Proxy-Authorization: Basic eDp5",
+        "Proxy-Connection: keep-alive",
+    )
     gateway.ask(80, get(*more).replace(b"Connection: close", b"Connection: close, Upgrade, HTTP2-Settings"))
     assert seen or "websocket" in field  # half a websocket is no request to HAProxy
     assert not any(word in head.lower() for head in seen for word in (b"\r\nupgrade:", b"http2", b"proxy-"))
@@ -429,7 +443,9 @@ def test_a_websocket(gateway: Carried) -> None:
 
     gateway.serve(SERVER, 80, talk)
     with gateway.connect(80) as sock:
-        sock.sendall(get("Upgrade: websocket", "Sec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==").replace(b"close", b"Upgrade"))
+        sock.sendall(
+            get("Upgrade: websocket", "Sec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==").replace(b"close", b"Upgrade")
+        )
         assert head_of(sock).startswith(b"HTTP/1.1 101")
         sock.sendall(b"frame")
         assert sock.recv(5) == b"frame"

@@ -20,7 +20,9 @@ A, NS, SOA, PTR, MX, TXT, AAAA, SRV, SVCB, HTTPS, ANY = 1, 2, 6, 12, 15, 16, 28,
 NOERROR, FORMERR, NXDOMAIN, NOTIMP = 0, 1, 3, 4
 
 
-def query(name: str | bytes, kind: int = A, *, of: int = 1, flags: int = 0x0100, counts: tuple[int, ...] = (1, 0, 0, 0)) -> bytes:
+def query(
+    name: str | bytes, kind: int = A, *, of: int = 1, flags: int = 0x0100, counts: tuple[int, ...] = (1, 0, 0, 0)
+) -> bytes:
     labels = name.encode() if isinstance(name, str) else name
     packed = b"".join(bytes([len(label)]) + label for label in labels.split(b".") if label)
     return struct.pack(">HH4H", 7, flags, *counts) + packed + b"\0" + struct.pack(">HH", kind, of)
@@ -34,7 +36,9 @@ def asked(data: bytes, rules: Any = RULES) -> tuple[int, int, str | None]:
     return reply.data[3] & 15, int.from_bytes(reply.data[6:8]), reply.refused
 
 
-@pytest.mark.parametrize("name", ["api.example.com", "API.Example.COM", "x.models.example.org", "a.b.models.example.org"])
+@pytest.mark.parametrize(
+    "name", ["api.example.com", "API.Example.COM", "x.models.example.org", "a.b.models.example.org"]
+)
 def test_allowed_names_have_the_gateways_address(name: str) -> None:
     reply = answer(query(name), RULES, AT)
     assert reply is not None and reply.refused is None
@@ -78,7 +82,9 @@ def test_a_dot_within_a_label_is_not_one_between_labels() -> None:
     assert asked(data) == (NXDOMAIN, 0, "api.example\\.com")
 
 
-@pytest.mark.parametrize("name", [b"api\0.example.com", b"\xc3\xa9.example.com", b"api.example.com\0", b"api example.com"])
+@pytest.mark.parametrize(
+    "name", [b"api\0.example.com", b"\xc3\xa9.example.com", b"api.example.com\0", b"api example.com"]
+)
 def test_bytes_that_no_name_has(name: bytes) -> None:
     assert asked(query(name))[:2] == (NXDOMAIN, 0)
 
@@ -118,7 +124,9 @@ def test_what_is_not_answered(data: bytes) -> None:
 
 
 @settings(max_examples=1500, deadline=None)
-@given(st.one_of(st.binary(max_size=300), st.binary(max_size=80).map(lambda tail: query("api.example.com")[:14] + tail)))
+@given(
+    st.one_of(st.binary(max_size=300), st.binary(max_size=80).map(lambda tail: query("api.example.com")[:14] + tail))
+)
 def test_no_bytes_break_it(data: bytes) -> None:
     reply = answer(data, RULES, AT)
     if reply is not None:

@@ -20,7 +20,8 @@ from tests.unit.gateway.carried import document, why_not
 # Every keyword that may stand in the configuration: what it can do is in HAProxy's manual, and tested in test_carried.
 SECTIONS = {"global", "ring", "defaults", "resolvers", "frontend", "backend"}
 KEYWORDS = {
-    "log", "maxconn", "maxsessrate", "nbthread", "stats socket", "stats timeout", "tune.bufsize", "tune.maxrewrite", "lua-load",
+    "log", "maxconn", "maxsessrate", "nbthread", "stats socket", "stats timeout", "tune.bufsize", "tune.maxrewrite",
+    "lua-load",
     "format", "maxlen", "size", "server", "timeout", "retries", "no option", "option", "unique-id-format",
     "nameserver", "accepted_payload_size", "resolve_retries", "hold", "mode", "bind", "log-format", "http-reuse",
     "tcp-request inspect-delay", "tcp-request content", "http-request", "use_backend", "default_backend",
