@@ -6,7 +6,8 @@ Usage: python -m scripts.image [--rebuild]
   node:20-alpine where that cannot be pulled; an image of your own under this name is used as it is. One made here of
   other packages is made anew.
 - `sandboxrun/busybox:latest`, 2 MB: one static busybox, for tests that need no more.
-- `sandboxrun/gateway:<digest>`: the gateway's program on the agent image, as `sandboxrun gateway build` makes it.
+- `sandboxrun/haproxy:latest`, about 150 MB: python and HAProxy on Debian, which gateways are made on.
+- `sandboxrun/gateway:<digest>`: the gateway's companion on that, as `sandboxrun gateway build` makes it.
 
 The first two have a user `agent` with uid 1000 and a home, and leave USER unset as node:20-alpine does.
 """
@@ -29,6 +30,7 @@ from scripts import debian, engine, system
 
 AGENT = "sandboxrun/agent:latest"
 BUSYBOX = "sandboxrun/busybox:latest"
+HAPROXY = "sandboxrun/haproxy:latest"
 
 _PACKAGES = ("nodejs", "python3", "python3-venv", "git", "gcc", "libc6-dev", "make", "ca-certificates", "curl")
 _MADE_OF = "packages"  # no label of sandboxrun's own: containers inherit it
@@ -40,7 +42,7 @@ _GROUP = "agent:x:1000:"
 def ensure(client: docker.DockerClient, *, rebuild: bool = False) -> None:
     """See that the images are on the engine."""
     with system.locked(system.CACHE / "image.lock"):
-        for name, build in ((BUSYBOX, import_busybox), (AGENT, import_agent)):
+        for name, build in ((BUSYBOX, import_busybox), (AGENT, import_agent), (HAPROXY, import_haproxy)):
             if present(client, name) and (name != AGENT or _is_current(client)) and not rebuild:
                 system.say(f"Using the image {name} that the engine has")
             else:
@@ -59,7 +61,7 @@ def build_gateway() -> None:
             system.say(f"Using the image {name} that the engine has")
         else:
             system.say(f"Building the image {name}")
-            image.build(built_on, AGENT)
+            image.build(built_on, HAPROXY)
 
 
 def present(client: docker.DockerClient, name: str) -> bool:
@@ -90,6 +92,16 @@ def import_agent(client: docker.DockerClient) -> None:
         _bootstrap(archive)
         made_of = f'LABEL {_MADE_OF}="{" ".join(_PACKAGES)}"'
         _import(client, AGENT, archive.read_bytes(), made_of, command='["node"]')
+
+
+def import_haproxy(client: docker.DockerClient) -> None:
+    """Bootstrap a small Debian with HAProxy and Python and import it."""
+    system.say(f"Building the image {HAPROXY} from the system's packages: about half a minute")
+    with tempfile.TemporaryDirectory(dir=system.CACHE) as folder:
+        archive = Path(folder) / "haproxy.tar"
+        if wrong := debian.bootstrap(archive, debian.own_sources(), ("haproxy", "python3")):
+            system.fail(f"{wrong}the image could not be built; tag one of your own as {HAPROXY} instead")
+        _import(client, HAPROXY, archive.read_bytes(), "USER 0", command='["haproxy"]')
 
 
 def import_busybox(client: docker.DockerClient, name: str = BUSYBOX, extra: Mapping[str, bytes] | None = None) -> str:

@@ -4,4 +4,5 @@ Owns the gateway's rules, its program and its image. Which containers and networ
 """
 
 USER = "65532:65532"
-DIRECTORY, FILE = "/etc/sandboxrun", "rules.json"  # where the program has its rules
+DIRECTORY, FILE = "/etc/sandboxrun", "rules.json"  # where the companion has its rules
+RUN = "/run/gateway"  # what it and HAProxy write, in memory

@@ -1,4 +1,4 @@
-"""The gateway's image: the program and h11 on top of any image that has Python 3.11 or later.
+"""The gateway's image: HAProxy and the companion on top of any image that has Python 3.11 or later.
 
 Owns what is in the image and how it is named: the tag is a digest of the program, so that an image of another version
 is never taken for this one.
@@ -7,7 +7,6 @@ is never taken for this one.
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +22,19 @@ BASE = "python:3.13-alpine"
 DIGEST_LABEL = "sandboxrun.gateway.digest"
 HOME = "usr/lib/sandboxrun-gateway"
 _PACKAGES = ("sandboxrun/__init__.py", "sandboxrun/gateway/__init__.py")
-_EMPTY = b'"""Of this package, the gateway\'s program alone is in this image."""\n'
+_EMPTY = b'"""Of this package, the gateway\'s companion alone is in this image."""\n'
+OLDEST = (2, 6)  # HAProxy's
+# HAProxy is the base's own, or comes from its packages; too old a one ends the build.
 _RECIPE = """\
 FROM {base}
+USER 0:0
+RUN command -v haproxy || apk add --no-cache haproxy || (apt-get update && apt-get install -y --no-install-recommends \
+ haproxy && rm -rf /var/lib/apt/lists/*)
+RUN ["python3", "-I", "-c", "import re, subprocess, sys; \
+said = subprocess.run(['haproxy', '-v'], capture_output=True, text=True).stdout; \
+found = re.search(r'version ([0-9]+)[.]([0-9]+)', said); \
+sys.exit(None if found and sys.version_info >= (3, 11) and tuple(map(int, found.groups())) >= {oldest} else \
+'Python 3.11 and HAProxy 2.6 are needed; here are ' + sys.version.split()[0] + ' and ' + (said or 'none'))"]
 COPY --chown=0:0 {home} /{home}
 RUN ["python3", "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "/{home}"]
 USER {user}
@@ -38,24 +47,12 @@ CMD ["keep"]
 
 @functools.cache
 def files() -> Mapping[str, bytes]:
-    """What the image adds to its base, by path below HOME. Raises SandboxrunError where h11 is not installed."""
-    program = Path(__file__).parent / "program"
+    """What the image adds to its base beside HAProxy, by path below HOME."""
+    companion = Path(__file__).parent / "companion"
     found = dict.fromkeys(_PACKAGES, _EMPTY)
-    found |= {f"sandboxrun/gateway/program/{path.name}": path.read_bytes() for path in _sources(program)}
-    found |= {f"h11/{path.name}": path.read_bytes() for path in _sources(_h11())}
-    found["__main__.py"] = found["sandboxrun/gateway/program/__main__.py"]
+    found |= {f"sandboxrun/gateway/companion/{path.name}": path.read_bytes() for path in companion.glob("*.py")}
+    found["__main__.py"] = found["sandboxrun/gateway/companion/__main__.py"]
     return dict(sorted(found.items()))
-
-
-def _sources(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.py"))
-
-
-def _h11() -> Path:
-    found = importlib.util.find_spec("h11")
-    if found is None or found.origin is None:
-        raise SandboxrunError("h11 is not installed", help="install sandboxrun with its dependencies")
-    return Path(found.origin).parent
 
 
 @functools.cache
@@ -85,7 +82,7 @@ def build_context(base: str) -> bytes:
 
     if not base or not base.isascii() or any(c.isspace() or not c.isprintable() or c in "$\\\"'" for c in base):
         raise SandboxrunError(f"{base!r} is not an image reference")
-    recipe = _RECIPE.format(base=base, home=HOME, user=USER).encode()
+    recipe = _RECIPE.format(base=base, home=HOME, user=USER, oldest=OLDEST).encode()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, content in {"Dockerfile": recipe, **{f"{HOME}/{name}": c for name, c in files().items()}}.items():
@@ -102,7 +99,7 @@ def pull_base(engine: Backend, base: str) -> None:
     try:
         engine.pull(base)
     except EngineError as error:
-        help = "--from names an image that the engine has, with Python 3.11 or newer in it"
+        help = "--from names an image that the engine has, with Python 3.11 and HAProxy 2.6 or newer in it"
         raise SandboxrunError(error.diagnostics[0].message, help=help) from error
 
 
@@ -114,5 +111,5 @@ def build(engine: Backend, base: str = BASE) -> str:
     try:
         return engine.build_image(build_context(base), reference(), labels=labels)
     except EngineError as error:
-        help = f"{base} must have Python 3.11 or newer as python3"
+        help = f"{base} must have Python 3.11 or newer as python3, and HAProxy 2.6 or newer if it can't be installed"
         raise SandboxrunError(error.diagnostics[0].message, help=help) from error

@@ -1,6 +1,6 @@
 """The rules document of a sandbox's gateway, from its egress option.
 
-Owns the document's form on the writing side; what it means is the program's (program/rules.py). Pure.
+Owns the document's form on the writing side; what it means is the companion's (companion/rules.py). Pure.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from sandboxrun.gateway.program.rules import VERSION
-from sandboxrun.gateway.program.rules import digest_of as digest_of_rules
+from sandboxrun.gateway.companion.rules import VERSION
+from sandboxrun.gateway.companion.rules import digest_of as digest_of_rules
 from sandboxrun.spec.option_types import Egress
 
 __all__ = ["RECORDS", "digest_of_rules", "rules_document"]
@@ -33,6 +33,7 @@ def rules_document(
         "sandbox": sandbox,
         "run": run,
         "mode": egress.mode,
+        "ports": sorted(egress.ports),
         "allow": sorted(egress.allow),
         "private_networks": sorted(egress.private_networks),
         "resolvers": list(egress.resolvers),

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 
 from sandboxrun.data import Data
 from sandboxrun.probe.verdicts import Context, Control, Seen, every, number, numbered
-from sandboxrun.spec.option import PORT
 from sandboxrun.spec.option_types import ALLOW
 
+PORT = 80
 DENIED = "denied.sandboxrun.invalid"  # a name that no list allows and no name server knows
 PUBLIC = "example.com:443"  # stands for any public host where egress is open
 ALLOWED = "allowed"

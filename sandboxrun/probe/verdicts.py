@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from sandboxrun.data import Data
-from sandboxrun.spec import option as wiring
 from sandboxrun.spec.option_types import Egress
 from sandboxrun.spec.project import NetworkSpec
 from sandboxrun.spec.spec import SandboxSpec
@@ -63,7 +62,7 @@ class Context(Data):
     @property
     def proxy(self) -> str | None:
         """The gateway's address and port."""
-        return f"{self.gateway}:{wiring.PORT}" if self.gateway is not None else None
+        return f"{self.gateway}:80" if self.gateway is not None else None
 
 
 class Control(Data):

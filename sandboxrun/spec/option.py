@@ -214,13 +214,7 @@ def values_of(record: RowData) -> tuple[Any, ...]:
     return structs.astuple(record)
 
 
-# -- How a sandbox with egress is wired: a network of its own, its gateway's address on it, and the proxy variables
-
-PORT = 3128
-RESOLVER = "127.0.0.1"  # nothing answers there: a sandbox asks no name server, and the engine's is not asked for it
-_HERE = "localhost,127.0.0.1,::1"
-_PROXIED = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
-VARIABLES = (*_PROXIED, "NO_PROXY", "no_proxy", "NODE_USE_ENV_PROXY")
+# -- How a sandbox with egress is wired: a network of its own, on which its gateway is its name server
 
 
 class OwnAddresses(Data):
@@ -240,14 +234,3 @@ class OwnAddresses(Data):
 def private_network(container: str) -> str:
     """The network that a sandbox shares with nobody but its gateway."""
     return f"{container}.net"
-
-
-def proxy_variables(gateway: str) -> Mapping[str, str]:
-    """What tells programs in the sandbox where the gateway is. By address: no name is resolved in there."""
-    proxy = f"http://{gateway}:{PORT}"
-    return {
-        **dict.fromkeys(_PROXIED, proxy),
-        "NO_PROXY": _HERE,
-        "no_proxy": _HERE,
-        "NODE_USE_ENV_PROXY": "1",  # node's own fetch reads the others only then
-    }

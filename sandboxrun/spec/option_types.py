@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from sandboxrun.spec.option import Record, RowData, option
 from sandboxrun.spec.types import (
     INVALID,
     Choice,
+    Integer,
     ListOf,
     MapOf,
     OptionType,
@@ -517,14 +519,21 @@ class Egress(RowData):
     mode: str = option(
         Choice(values=(ALLOW, OPEN, NONE)),
         default=ALLOW,
-        description="allow: the destinations listed and no other; open: every public host; none: nothing at all.",
+        description="allow: the destinations listed and no other; open: every public name on ports 80 and 443, with "
+        "TLS that names it or plain HTTP; none: nothing at all.",
         example="allow",
     )
     allow: tuple[str, ...] = option(
         ListOf(item=Destination(), unique=True, ordered=False),
         default=(),
-        description="host:port, or *.domain:port for every name below the domain.",
+        description="host:port, or *.domain:port for every name below the domain. With mode open: other ports.",
         example=["api.example.com:443", "*.models.example.org:443"],
+    )
+    ports: tuple[int, ...] = option(
+        ListOf(item=Integer(least=1, most=65535), unique=True, ordered=False),
+        default=(),
+        description="With mode open: ports besides 80 and 443 on which every public name is open.",
+        example=[8443],
     )
     private_networks: tuple[str, ...] = option(
         ListOf(item=NetworkRange(), unique=True, ordered=False),
@@ -548,13 +557,35 @@ class Egress(RowData):
 CLOSED, PUBLIC = Egress(mode=NONE), Egress(mode=OPEN)
 
 
+# Ports of protocols whose client does not say which host it wants: the gateway knows the host by the port alone.
+ONE_HOST = frozenset(
+    {21, 22, 23, 25, 110, 143, 389, 587, 873, 1433, 1521, 1883, 3306, 5432, 5672, 5900, 6379, 9418, 11211, 27017}
+)
+OPEN_PORTS = frozenset({80, 443})
+MOST_PORTS = 128
+
+
 def _check_egress(egress: Egress, node: MapNode, problems: Problems) -> None:
     if egress.mode == ALLOW and not egress.allow:
         problems.add("egress allows nothing", node.span, "list destinations under allow:, or write egress: none")
-    if egress.mode != ALLOW and egress.allow:
-        problems.add(f"mode {egress.mode} has no list", span_of(node, "allow"), "remove mode, or allow")
-    if egress.mode == NONE and (egress.private_networks or egress.resolvers):
+    if egress.mode == ALLOW and egress.ports:
+        problems.add("ports are for mode open", span_of(node, "ports"), "list host:port under allow:")
+    if egress.mode == NONE and egress != CLOSED:
         problems.add("mode none reaches nothing", node.span, "write egress: none alone")
+    hosts = defaultdict[int, list[str]](list)
+    for host, _, port in (entry.rpartition(":") for entry in egress.allow):
+        hosts[int(port)].append(host)
+    span = span_of(node, "allow")
+    if 53 in hosts or 53 in egress.ports:
+        problems.add("port 53 is the gateway's own name server", span if 53 in hosts else span_of(node, "ports"))
+    if len(hosts.keys() | {*egress.ports}) > MOST_PORTS:
+        problems.add(f"more than {MOST_PORTS} ports", span)
+    for number, named in sorted(hosts.items()):
+        if number in ONE_HOST and (len(named) > 1 or named[0].startswith("*.")):
+            message = f"port {number} is given to {' and '.join(sorted(named))}: clients do not say which they want"
+            problems.add(message, span, "list one host with that port, and no wildcard")
+        if egress.mode == OPEN and number in OPEN_PORTS | {*egress.ports}:
+            problems.add(f"egress: open allows {named[0]}:{number} already", span, "remove it")
 
 
 def _read(text: str) -> Egress:

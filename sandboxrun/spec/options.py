@@ -463,7 +463,7 @@ class PlaceOptions(SecurityOptions):
     dns: tuple[str, ...] = option(
         ListOf(item=Address, single=True, unique=True),
         default=(),
-        description="Name servers, for a sandbox with `networks`: behind a gateway it uses none.",
+        description="Name servers, for a sandbox with `networks`: a gateway is its own name server.",
         example=["127.0.0.1"],
         merge="append",
     )

@@ -21,7 +21,7 @@ from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import MapNode, Span
 from sandboxrun.spec import types as units
 from sandboxrun.spec.forms import IMAGE
-from sandboxrun.spec.option import VARIABLES, Record, Row, rows, to_plain
+from sandboxrun.spec.option import Record, Row, rows, to_plain
 from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress, host_name
 from sandboxrun.spec.options import CONFIGS_AT, MIB, SECRETS_AT, PlaceOptions
 from sandboxrun.spec.types import ANY, freeze, item_spans, name_of, span_of
@@ -141,9 +141,6 @@ def _network(spec: SandboxSpec) -> Iterator[Fault]:
     if spec.dns:
         help = "the gateway resolves names: set egress.resolvers"
         yield Fault(("dns",), "dns cannot be combined with egress", help)
-    for name in VARIABLES:
-        if name in spec.environment:
-            yield Fault(("environment", name), f"egress sets {name}", "remove it: it names the gateway")
 
 
 def _memory(spec: SandboxSpec) -> Iterator[Fault]:

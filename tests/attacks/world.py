@@ -16,10 +16,10 @@ from contextlib import closing, contextmanager, suppress
 
 import docker
 import docker.types
+from sandboxrun.gateway.program.dns import question
 
 from sandboxrun.backend.docker.client import connect
 from sandboxrun.gateway.image import build
-from sandboxrun.gateway.program.dns import question
 from scripts.spaces import Space
 from tests.engine.own_engine import OwnEngine, open_engine
 from tests.unit.gateway.world import NameServer

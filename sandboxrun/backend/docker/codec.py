@@ -15,11 +15,12 @@ from msgspec import structs
 from sandboxrun.backend.docker.fields import FIELDS, SHOWN, Live, Payload
 from sandboxrun.errors import Diagnostic, SandboxrunError
 from sandboxrun.gateway import DIRECTORY, FILE, USER
+from sandboxrun.gateway import RUN as GATEWAY_RUN
 from sandboxrun.gateway.subnets import Network
 from sandboxrun.spec import forms, labels, seccomp
 from sandboxrun.spec.codec import ImageConfig, from_label, without_inherited
 from sandboxrun.spec.names import EGRESS, RULES, Names, part_volume
-from sandboxrun.spec.option import PORT, OwnAddresses, private_network, value_of, values_of
+from sandboxrun.spec.option import OwnAddresses, private_network, value_of, values_of
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, VolumeSpec, config_digest
 from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec
 from sandboxrun.spec.state import (
@@ -311,6 +312,7 @@ def taken_by(networks: Iterable[Mapping[str, Any]]) -> tuple[Network, ...]:
 # whom it likes on one side and to hostile code on the other
 
 _MEMORY = 64 * 1024**2
+_GATEWAY_MEMORY = 128 * 1024**2  # while rules change there may be three processes of HAProxy's
 _RECORDS = {"max-size": "16m", "max-file": "4"}  # more than the program's own budget of records
 SEALED = {
     "com.docker.network.bridge.inhibit_ipv4": "true",  # no address of the host's on it, whatever listens there
@@ -346,16 +348,21 @@ def gateway_payload(
         "VolumeOptions": {"NoCopy": True},  # root's: the program reads it, the engine writes it
     }
     host = {
-        **_companion_host(memory=_MEMORY, pids=64),
+        **_companion_host(memory=_GATEWAY_MEMORY, pids=64),
+        "Init": False,  # the program is the first process: it ends with HAProxy, and HAProxy with it
+        "Tmpfs": {GATEWAY_RUN: "rw,noexec,nosuid,nodev,size=8m,mode=0700,uid={},gid={}".format(*USER.split(":"))},
         "NetworkMode": names.network(EGRESS),
         "Dns": list(egress.resolvers) if egress is not None else [],
-        "Sysctls": {"net.ipv4.ip_forward": "0"},  # what is not asked of the program does not pass
+        "Sysctls": {
+            "net.ipv4.ip_forward": "0",  # what is not asked of the program does not pass
+            "net.ipv4.ip_unprivileged_port_start": "0",  # it listens on 53, 80 and 443 without a capability
+        },
         "Mounts": [rules],
         "LogConfig": {"Type": "local", "Config": dict(_RECORDS)},
     }
     return {
         "Image": image,
-        "Cmd": ["serve", "--listen", f"{own_addresses.gateway}:{PORT}", "--rules", f"{DIRECTORY}/{FILE}"],
+        "Cmd": ["serve", "--at", own_addresses.gateway, "--rules", f"{DIRECTORY}/{FILE}"],
         "User": USER,
         "StopTimeout": 2,
         "Labels": _companion_labels(sandbox, names.project, run, "gateway"),

@@ -53,7 +53,7 @@ def build_helper(step: op.BuildHelper, session: Session) -> str:
         raise
     except SandboxrunError as error:
         why = error.diagnostics[0].message
-        help = "`sandboxrun gateway build --from IMAGE` makes it on any image with Python 3.11 that the engine has"
+        help = "`sandboxrun gateway build --from IMAGE` makes it on any image with Python 3.11 and HAProxy 2.6"
         raise ApplyError(f"{step.reference}, which gateways run from, could not be built: {why}", help=help) from error
 
 

@@ -18,7 +18,7 @@ from sandboxrun.spec import forms, labels, seccomp
 from sandboxrun.spec.forms import join_security, split_security
 from sandboxrun.spec.guard import HIDDEN, mounts_of, parents
 from sandboxrun.spec.names import CONFIGS, SECRETS, WORKSPACE, Names, part_volume
-from sandboxrun.spec.option import RESOLVER, OwnAddresses, Row, private_network, proxy_variables
+from sandboxrun.spec.option import OwnAddresses, Row, private_network
 from sandboxrun.spec.option_types import CLOSED, Egress
 from sandboxrun.spec.options import CONFIGS_AT, SECRETS_AT
 from sandboxrun.spec.records import (
@@ -538,30 +538,19 @@ def _attachment(live: Live, settings: Mapping[str, Any]) -> Attachment:
     )
 
 
-# -- Placements of options that wiring touches: environment, name servers, and egress itself
-
-
-class Environment(Place, kw_only=False, eq=False):
-    """The variables of the profile; those of the wiring are left out."""
-
-    def put(self, value: Mapping[str, str | None], payload: Payload) -> None:
-        payload.config["Env"] = to_equals(value)
-
-    def get(self, live: Live) -> Mapping[str, str | None]:
-        found = from_equals(live.config("Env"))
-        wired = _variables(live)
-        return freeze({name: item for name, item in found.items() if (name, item) not in wired}) if wired else found
+# -- Placements of options that wiring touches: name servers, and egress itself
 
 
 class Resolvers(Place, kw_only=False, eq=False):
-    """The name servers of the profile; the one that leads nowhere is the wiring's."""
+    """The name servers of the profile; the gateway as one is the wiring's."""
 
     def put(self, value: tuple[str, ...], payload: Payload) -> None:
         payload.host["Dns"] = list(value)
 
     def get(self, live: Live) -> tuple[str, ...]:
         found = forms_of(forms.address)(live.host("Dns") or ())
-        return () if live.label(labels.GATEWAY) and found == (RESOLVER,) else found
+        gateway = live.label(labels.GATEWAY)
+        return () if gateway and found == (gateway,) else found
 
 
 class Wiring(Place, kw_only=False, eq=False):
@@ -574,8 +563,7 @@ class Wiring(Place, kw_only=False, eq=False):
         network = private_network(payload.name)
         payload.host["NetworkMode"] = network
         payload.endpoints[network] = {"IPAMConfig": {"IPv4Address": payload.own_addresses.sandbox}}
-        payload.host["Dns"] = [RESOLVER]
-        payload.config.setdefault("Env", []).extend(to_equals(proxy_variables(payload.own_addresses.gateway)))
+        payload.host["Dns"] = [payload.own_addresses.gateway]
         payload.config.setdefault("Labels", {})[labels.GATEWAY] = payload.own_addresses.gateway
 
     def get(self, live: Live) -> Egress | None:
@@ -588,21 +576,13 @@ class Wiring(Place, kw_only=False, eq=False):
 
 
 def _is_wired(live: Live, attached: set[str]) -> bool:
-    network = private_network(live.base)
-    variables = {(name, item) for name, item in from_equals(live.config("Env")).items()}
-    wanted = _variables(live)
+    network, gateway = private_network(live.base), live.label(labels.GATEWAY)
     return (
         network in attached  # what else it is on is the option networks' business
         and live.host("NetworkMode") == network
-        and tuple(live.host("Dns") or ()) == (RESOLVER,)
-        and bool(wanted)
-        and wanted <= variables
+        and bool(gateway)
+        and tuple(live.host("Dns") or ()) == (gateway,)
     )
-
-
-def _variables(live: Live) -> set[tuple[str, str | None]]:
-    gateway = live.label(labels.GATEWAY)
-    return set(proxy_variables(gateway).items()) if gateway else set()
 
 
 # -- The table: where each option of spec/options.py lives. What an engine shows nothing of is kept in our label
@@ -613,7 +593,7 @@ FIELDS: Mapping[str, Place] = {
     "entrypoint": Config("Entrypoint", (), list, tuple),
     "user": Config("User", "", read=form(forms.account)),
     "working_dir": Config("WorkingDir", None, read=form(forms.path)),
-    "environment": Environment("Config.Env"),
+    "environment": Config("Env", freeze({}), to_equals, from_equals),
     "init": Host("Init", False, read=bool),
     "tty": Config("Tty", False, read=bool),
     "stdin_open": Config("OpenStdin", False, read=bool),

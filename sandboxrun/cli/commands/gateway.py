@@ -20,7 +20,8 @@ def gateway() -> None:
         "--from",
         "base",
         metavar="IMAGE",
-        help="What to build on: any image with Python 3.11 or newer as python3. Default: python:3.13-alpine.",
+        help="What to build on: any image with Python 3.11 or newer as python3; HAProxy 2.6 or newer is installed from "
+        "its packages if it is missing. Default: python:3.13-alpine.",
     ),
     opt.host,
     opt.quiet,
@@ -28,7 +29,7 @@ def gateway() -> None:
 def build(given: opt.Given, base: str | None) -> None:
     """Build the gateway's image on the engine, if it is missing, and print its name.
 
-    Downloads only the base image, if the engine does not have it.
+    Downloads only the base image and HAProxy, if the engine or the base does not have them.
     """
     from sandboxrun.gateway import image
 

@@ -16,13 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sandboxrun.gateway.companion.addresses import Address, Network, refusal
 from sandboxrun.gateway.companion.haproxy import MAX_CONNECTIONS, MOST_WORKERS, Place, frontends, render
 from sandboxrun.gateway.companion.names import MAX_QUERY, answer
 from sandboxrun.gateway.companion.records import MAX_LINE, PAUSE_AT, End, Fault, Open, Records, clipped, read_line
 from sandboxrun.gateway.companion.rules import MAX_DOCUMENT, NAME_SERVICE, Rules, RulesError, read_rules
+from sandboxrun.gateway.companion.surroundings import Surroundings
 from sandboxrun.gateway.companion.worker import ADMIN, Worker, WorkerError
-from sandboxrun.gateway.program.addresses import Address, Network, refusal
-from sandboxrun.gateway.program.surroundings import Surroundings
 
 LIFETIME_SECONDS = 24 * 3600
 TICK = 0.5

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from sandboxrun.gateway.companion.addresses import NEVER, PRIVATE, Address, Network
 from sandboxrun.gateway.companion.rules import HTTP, MAX_NAME, NAME, TLS, Rules
-from sandboxrun.gateway.program.addresses import NEVER, PRIVATE, Address, Network
 
 MAX_CONNECTIONS = 192  # at once; more wait to be taken
 RATE = 1000  # connections taken a second; more wait

@@ -10,8 +10,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from sandboxrun.gateway.companion.addresses import Address
 from sandboxrun.gateway.companion.rules import Rules
-from sandboxrun.gateway.program.addresses import Address
 
 MAX_QUERY = 1232
 TTL = 5  # seconds: as long as a name that is no longer allowed may go on to lead here

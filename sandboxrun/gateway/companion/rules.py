@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from sandboxrun.gateway.program.addresses import Address, Network
+from sandboxrun.gateway.companion.addresses import Address, Network
 
 VERSION = 2
 MAX_DOCUMENT = 1 << 20

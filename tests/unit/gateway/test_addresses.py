@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from sandboxrun.gateway.program.addresses import NEVER, PRIVATE, Address, Network, refusal, within
+from sandboxrun.gateway.companion.addresses import NEVER, PRIVATE, Address, Network, refusal, within
 
 EVERYTHING: tuple[Network, ...] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 

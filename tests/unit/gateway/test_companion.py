@@ -13,16 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.gateway.carried import ALLOWED, Carried, why_not
 from tests.unit.gateway.hellos import hello
-from tests.unit.gateway.test_carried import answering, get, refused, through
-from tests.unit.gateway.world import OTHER, SERVER, echo, head_of, read_all, until
+from tests.unit.gateway.test_bypasses import answering, get, refused, through
+from tests.unit.gateway.world import ALLOWED, OTHER, SERVER, World, echo, head_of, read_all, until, why_not
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 LESS = tuple(entry for entry in ALLOWED if not entry.startswith("api."))
 
 
-def tunnel(world: Carried, name: bytes, port: int = 443) -> socket.socket:
+def tunnel(world: World, name: bytes, port: int = 443) -> socket.socket:
     sock = world.connect(port)
     data = hello(name)
     sock.sendall(data)
@@ -42,7 +41,7 @@ def state_of(pid: int) -> str:
 # -- other rules
 
 
-def test_what_is_still_allowed_goes_on_and_the_rest_ends(own: Carried) -> None:
+def test_what_is_still_allowed_goes_on_and_the_rest_ends(own: World) -> None:
     own.start()
     own.serve(SERVER, 443, echo)
     with tunnel(own, b"api.example.com") as gone, tunnel(own, b"a.models.example.org") as kept:
@@ -60,7 +59,7 @@ def test_what_is_still_allowed_goes_on_and_the_rest_ends(own: Carried) -> None:
     assert own.event("request", host="a.models.example.org")["reason"] == ""
 
 
-def test_ports_come_and_go(own: Carried) -> None:
+def test_ports_come_and_go(own: World) -> None:
     own.start(allow=["api.example.com:443"])
     with pytest.raises(ConnectionRefusedError):
         own.connect(5432)
@@ -71,7 +70,7 @@ def test_ports_come_and_go(own: Carried) -> None:
         own.connect(443)
 
 
-def test_an_address_that_is_closed_now(own: Carried) -> None:
+def test_an_address_that_is_closed_now(own: World) -> None:
     own.start(private_networks=["10.50.0.0/24"])
     own.names.table["api.example.com"] = ["10.50.0.10"]
     own.serve("10.50.0.10", 443, echo)
@@ -82,7 +81,7 @@ def test_an_address_that_is_closed_now(own: Carried) -> None:
     assert own.event("request", host="api.example.com")["reason"] == "rules"
 
 
-def test_a_connection_that_is_kept_alive_is_not_a_way_around(own: Carried) -> None:
+def test_a_connection_that_is_kept_alive_is_not_a_way_around(own: World) -> None:
     seen: list[bytes] = []
     own.start()
     own.serve(SERVER, 80, answering(seen))
@@ -97,7 +96,7 @@ def test_a_connection_that_is_kept_alive_is_not_a_way_around(own: Carried) -> No
     assert len(seen) == 1
 
 
-def test_a_hello_that_began_before(own: Carried) -> None:
+def test_a_hello_that_began_before(own: World) -> None:
     own.start()
     server = own.serve(SERVER, 443, echo)
     data = hello(b"api.example.com")
@@ -111,7 +110,7 @@ def test_a_hello_that_began_before(own: Carried) -> None:
     assert server.connections == 0
 
 
-def test_workers_do_not_gather(own: Carried) -> None:
+def test_workers_do_not_gather(own: World) -> None:
     own.start()
     own.serve(SERVER, 443, echo)
     kept = []
@@ -127,7 +126,7 @@ def test_workers_do_not_gather(own: Carried) -> None:
         sock.close()
 
 
-def test_rules_that_are_not_understood_change_nothing(own: Carried) -> None:
+def test_rules_that_are_not_understood_change_nothing(own: World) -> None:
     own.start()
     own.serve(SERVER, 443, echo)
     assert own.process is not None
@@ -145,7 +144,7 @@ def test_rules_that_are_not_understood_change_nothing(own: Carried) -> None:
 # -- who ends with whom
 
 
-def test_it_ends_with_haproxy(own: Carried) -> None:
+def test_it_ends_with_haproxy(own: World) -> None:
     own.start()
     assert own.process is not None
     os.kill(own.workers()[0], signal.SIGKILL)
@@ -155,7 +154,7 @@ def test_it_ends_with_haproxy(own: Carried) -> None:
         own.name("api.example.com")
 
 
-def test_a_haproxy_that_hangs_is_ended(own: Carried) -> None:
+def test_a_haproxy_that_hangs_is_ended(own: World) -> None:
     """Health is looked at every ten seconds."""
     own.start()
     assert own.process is not None
@@ -164,7 +163,7 @@ def test_a_haproxy_that_hangs_is_ended(own: Carried) -> None:
     own.event("died")
 
 
-def test_it_stops_when_it_is_told(own: Carried) -> None:
+def test_it_stops_when_it_is_told(own: World) -> None:
     own.start()
     own.serve(SERVER, 443, echo)
     with tunnel(own, b"api.example.com") as sock:
@@ -176,7 +175,7 @@ def test_it_stops_when_it_is_told(own: Carried) -> None:
     assert own.event("stopped")["unrecorded"] == 0
 
 
-def test_rules_that_haproxy_does_not_take(own: Carried, tmp_path: Path) -> None:
+def test_rules_that_haproxy_does_not_take(own: World, tmp_path: Path) -> None:
     """An address that is not here: nothing is served, and it says so."""
     own.inner.ip("link", "set", "in", "down")
     own.inner.ip("addr", "flush", "dev", "in")
@@ -188,7 +187,7 @@ def test_rules_that_haproxy_does_not_take(own: Carried, tmp_path: Path) -> None:
 # -- records
 
 
-def test_what_lasts_is_recorded_while_it_does(own: Carried) -> None:
+def test_what_lasts_is_recorded_while_it_does(own: World) -> None:
     own.start()
     own.serve(SERVER, 443, echo)
     with tunnel(own, b"api.example.com"):
@@ -198,7 +197,7 @@ def test_what_lasts_is_recorded_while_it_does(own: Carried) -> None:
         own.process.kill()
 
 
-def test_more_than_may_be_recorded(own: Carried) -> None:
+def test_more_than_may_be_recorded(own: World) -> None:
     own.start(records=6000)
     own.serve(SERVER, 443, echo)
     with tunnel(own, b"api.example.com") as sock:
@@ -221,7 +220,7 @@ def test_more_than_may_be_recorded(own: Carried) -> None:
 
 
 @pytest.mark.parametrize("count", [6000])
-def test_a_log_that_is_not_read_stops_everything_and_loses_nothing(own: Carried, count: int) -> None:
+def test_a_log_that_is_not_read_stops_everything_and_loses_nothing(own: World, count: int) -> None:
     """What could not be recorded does not happen: HAProxy stands still until it can be."""
     reader, writer = os.pipe()
     own.start(output=writer)
@@ -253,7 +252,7 @@ def test_a_log_that_is_not_read_stops_everything_and_loses_nothing(own: Carried,
     until(lambda: state_of(worker) != "T")
 
 
-def listening(world: Carried) -> bool:
+def listening(world: World) -> bool:
     try:
         world.connect(443).close()
     except OSError:
@@ -264,7 +263,7 @@ def listening(world: Carried) -> bool:
 # -- limits
 
 
-def test_many_connections_starve_nobody_but_themselves(own: Carried) -> None:
+def test_many_connections_starve_nobody_but_themselves(own: World) -> None:
     own.start()
     own.serve(SERVER, 443, echo)
     slow = [own.connect(443) for _ in range(100)]
@@ -278,7 +277,7 @@ def test_many_connections_starve_nobody_but_themselves(own: Carried) -> None:
         sock.close()
 
 
-def test_memory_has_an_end(own: Carried) -> None:
+def test_memory_has_an_end(own: World) -> None:
     """As many connections as there may be, each with as much as is kept of one."""
     own.start()
     own.serve(SERVER, 443, lambda peer: time.sleep(5))
@@ -305,7 +304,7 @@ def memory(pid: int) -> int:
     raise AssertionError("no such line")
 
 
-def test_its_own_socket_is_its_own(own: Carried) -> None:
+def test_its_own_socket_is_its_own(own: World) -> None:
     own.start()
     (folder,) = [path for path in (own.folder / "run").iterdir() if path.is_dir()]
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -319,7 +318,7 @@ def test_usage() -> None:
     assert done.returncode == 2 and done.stderr.startswith("usage: gateway serve")
 
 
-def test_open_mode(own: Carried) -> None:
+def test_open_mode(own: World) -> None:
     own.start(mode="open", allow=["ssh.example.com:22"], ports=[8443])
     own.serve(OTHER, 443, echo)
     own.serve(OTHER, 80, answering())

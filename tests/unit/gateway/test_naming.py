@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from sandboxrun.gateway.companion.names import MAX_QUERY, answer
 from sandboxrun.gateway.companion.rules import read_rules
-from tests.unit.gateway.carried import document
+from tests.unit.gateway.world import document
 
 RULES = read_rules(document())
 AT = ipaddress.ip_address("10.231.0.10")

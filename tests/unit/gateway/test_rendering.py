@@ -15,9 +15,9 @@ from hypothesis import given, settings
 
 from sandboxrun.gateway.companion.haproxy import BELOW, CONFIGURATION, EXACT, LUA, Place, render
 from sandboxrun.gateway.companion.rules import Rules, RulesError, read_rules
-from tests.unit.gateway.carried import document, why_not
+from tests.unit.gateway.world import document, why_not
 
-# Every keyword that may stand in the configuration: what it can do is in HAProxy's manual, and tested in test_carried.
+# Every keyword that may stand in the configuration: what it can do is in HAProxy's manual, and tested in test_bypasses.
 SECTIONS = {"global", "ring", "defaults", "resolvers", "frontend", "backend"}
 KEYWORDS = {
     "log", "maxconn", "maxsessrate", "nbthread", "stats socket", "stats timeout", "tune.bufsize", "tune.maxrewrite",

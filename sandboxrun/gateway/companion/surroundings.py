@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
-from sandboxrun.gateway.program.addresses import Network
+from sandboxrun.gateway.companion.addresses import Network
 
 _FRESH = 1.0  # seconds
 

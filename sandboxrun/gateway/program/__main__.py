@@ -1,8 +1,0 @@
-"""`python -m sandboxrun.gateway.program`, and what the image runs. Owns the step into the program."""
-
-import sys
-
-from sandboxrun.gateway.program.main import main
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
