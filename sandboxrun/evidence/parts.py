@@ -425,7 +425,8 @@ class Counted:
             case "request":
                 self._denied += 1
                 if len(self._targets) < _LISTED:
-                    target = f"{record.get('host') or '?'}:{record.get('port') or '?'}"
+                    host, port = record.get("host") or "?", record.get("port")
+                    target = f"{host}:{port or '?'}" if port != 0 or not record.get("host") else host  # a name asked for
                     self._targets.setdefault(printable(target[:300]))
 
     @property

@@ -29,3 +29,10 @@ def test_a_log_whose_beginning_is_gone_is_not_whole(
     for record in records:
         counted.add(json.dumps(record).encode())
     assert (counted.served, counted.whole) == (served, whole)
+
+
+def test_a_name_that_was_refused_has_no_port() -> None:
+    counted = Counted()
+    for host, port in (("evil.example.net", 0), ("api.example.com", 8443), ("", 0), ("evil.example.net", 0)):
+        counted.add(json.dumps({**ASKED, "host": host, "port": port}).encode())
+    assert counted.result.denied_targets == ("evil.example.net", "api.example.com:8443", "?:?")
