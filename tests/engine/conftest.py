@@ -71,9 +71,9 @@ def gateway_image(engine_client: docker.DockerClient, engine_host: str) -> str:
     """The reference of the gateways' image. Its name tells the program's version: a changed one is built here."""
     name = reference()
     if not image.present(engine_client, name):
-        _image(engine_client, image.AGENT)
+        _image(engine_client, image.HAPROXY)
         with connect(engine_host) as built:
-            build(built, image.AGENT)
+            build(built, image.HAPROXY)
     return name
 
 
