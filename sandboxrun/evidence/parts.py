@@ -426,7 +426,8 @@ class Counted:
                 self._denied += 1
                 if len(self._targets) < _LISTED:
                     host, port = record.get("host") or "?", record.get("port")
-                    target = f"{host}:{port or '?'}" if port != 0 or not record.get("host") else host  # a name asked for
+                    named = port == 0 and host != "?"  # a name that was asked for
+                    target = host if named else f"{host}:{port or '?'}"
                     self._targets.setdefault(printable(target[:300]))
 
     @property

@@ -74,6 +74,7 @@ def _sandbox_faults(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagno
     yield from _limits(sandbox, offers)
     yield from _processors(sandbox, offers)
     yield from _seccomp(sandbox, offers)
+    yield from _names(sandbox, offers)
     yield from _podman(sandbox, offers)
     yield from _runtime(sandbox, offers)
     yield from _binds(sandbox, offers)
@@ -126,6 +127,14 @@ def _seccomp(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     elif value in (seccomp.OWN, seccomp.DEBUG) and offers.architecture not in ("", *seccomp.ARCHITECTURES):
         message = f"seccomp={value} is not made for the engine's architecture, {offers.architecture}"
         yield _fault(sandbox, "security_opt", message, help, item="seccomp")
+
+
+def _names(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
+    """A gateway is its sandbox's name server: without it no name is known, and nothing is reached."""
+    egress = sandbox.spec.egress
+    if egress is not None and egress.has_gateway and not offers.hands_names:
+        message = "egress: this version of the engine does not ask a sandbox's own name server on an internal network"
+        yield _fault(sandbox, "egress", message, "update it (Docker 26.1.3 and newer do), or write egress: none")
 
 
 def _podman(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:

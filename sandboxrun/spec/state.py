@@ -265,6 +265,7 @@ class Offers(Data):
     cpuset: bool = True
     pids: bool = True
     seccomp: bool = True
+    hands_names: bool = True  # to a sandbox on an internal network, the name server it was given
     podman: bool = False  # Podman, by its Docker API, which drops some of what it is asked for
     architecture: str = ""  # as the engine names it; "": it was not asked
     quota: bool = True  # storage_opt size

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import secrets
 import socket
 from collections.abc import Iterable, Mapping, Sequence
@@ -138,6 +139,17 @@ def engine_facts(version: Json, info: Json, networks: Sequence[Json]) -> EngineF
         is_podman=podman,
         warnings=tuple(str(w) for w in info.get("Warnings") or ()),
     )
+
+
+# Engines that don't hand `dns` to containers whose only network is internal: from, and up to but not including.
+_KEEPS_NAMES = (((23, 0, 11), (24, 0, 0)), ((25, 0, 5), (26, 1, 3)))
+
+
+def hands_names(version: str) -> bool:
+    """Whether an engine of this version asks the name server of a container on an internal network."""
+    found = re.match(r"([0-9]+)\.([0-9]+)\.([0-9]+)", version)
+    number = tuple(map(int, found.groups())) if found else ()
+    return not any(first <= number < end for first, end in _KEEPS_NAMES)
 
 
 def is_podman(version: Json, info: Json) -> bool:

@@ -270,9 +270,10 @@ def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Iterabl
     """What the engine can enforce; asked only where something may have to be made."""
     if info is None:
         return Offers(api_version=engine.api_version)
-    from sandboxrun.backend.docker.facts import Quota, engine_facts
+    from sandboxrun.backend.docker.facts import Quota, engine_facts, hands_names
 
-    facts = engine_facts({"Components": engine.version().get("Components")}, info, ())
+    version = engine.version()
+    facts = engine_facts({"Components": version.get("Components")}, info, ())
     shares = not any(_binds(s.spec) for s in sandboxes) or engine.shares_filesystem()
     return Offers(
         api_version=engine.api_version,
@@ -286,6 +287,7 @@ def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Iterabl
         cpuset=facts.limits.cpuset,
         pids=facts.limits.pids,
         seccomp=facts.seccomp is not None,
+        hands_names=hands_names(str(version.get("Version", ""))),
         podman=facts.is_podman,
         architecture=facts.architecture,
         quota=facts.storage_quota is not Quota.NO,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandboxrun.backend.docker.facts import DEFAULT_POOLS, Pool, Quota, engine_facts, free_subnets
+from sandboxrun.backend.docker.facts import DEFAULT_POOLS, Pool, Quota, engine_facts, free_subnets, hands_names
 
 VERSION = {
     "Version": "20.10.24",
@@ -108,3 +108,15 @@ def test_pools_that_the_engine_tells() -> None:
     facts = engine_facts(VERSION, info, [BRIDGE])
     assert facts.pools[0] == Pool(base="10.0.0.0/16", size=24)
     assert facts.free_subnets == 256
+
+
+@pytest.mark.parametrize(
+    ("version", "hands"),
+    [
+        ("20.10.24+dfsg1", True), ("23.0.10", True), ("23.0.11", False), ("23.0.15", False), ("24.0.9", True),
+        ("25.0.4", True), ("25.0.5", False), ("26.0.0", False), ("26.1.2", False), ("26.1.3", True),
+        ("26.1.5+dfsg1", True), ("28.5.2", True), ("", True), ("dev", True),
+    ],
+)  # fmt: skip
+def test_which_engines_ask_the_name_server_of_a_sandbox_on_an_internal_network(version: str, hands: bool) -> None:
+    assert hands_names(version) is hands

@@ -17,6 +17,7 @@ from sandboxrun.plan.owned import networks_of
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, select
 from sandboxrun.spec.codec import ImageConfig
 from sandboxrun.spec.names import part_volume
+from sandboxrun.spec.option_types import PUBLIC
 from sandboxrun.spec.project import NetworkSpec, VolumeSpec, config_digest
 from sandboxrun.spec.records import Attachment, Dependency, FileRef, Lifetime, Mount, Workspace
 from sandboxrun.spec.state import Companion, Completed, Created, Foreign, Image, ObservedVolume, Running
@@ -613,6 +614,11 @@ def test_networks_that_nothing_uses_go_and_those_of_a_living_run_stay() -> None:
             "seccomp=debug is not made for the engine's architecture, s390x",
         ),
         ({}, {"podman": True}, "cgroup: Podman leaves it in the host's control-group namespace"),
+        (
+            {"egress": PUBLIC},
+            {"hands_names": False},
+            "egress: this version of the engine does not ask a sandbox's own name server on an internal network",
+        ),
         ({"storage_opt": freeze({"size": "1g"})}, {"quota": False}, "the engine can't enforce storage quotas"),
         ({"cpus": 2.5}, {"cpus": 2}, "cpus is 2.5, and the engine has 2"),
         ({"cpuset": "0,2"}, {"cpus": 2}, "cpuset names CPU 2, and the engine has 2"),
