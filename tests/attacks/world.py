@@ -16,13 +16,12 @@ from contextlib import closing, contextmanager, suppress
 
 import docker
 import docker.types
-from sandboxrun.gateway.program.dns import question
 
 from sandboxrun.backend.docker.client import connect
 from sandboxrun.gateway.image import build
 from scripts.spaces import Space
 from tests.engine.own_engine import OwnEngine, open_engine
-from tests.unit.gateway.world import NameServer
+from tests.unit.gateway.world import NameServer, question
 
 SERVER, OTHER, NAMES = "198.41.0.10", "198.41.0.11", "198.41.0.53"
 PRIVATE, METADATA = "10.50.0.10", "169.254.169.254"
@@ -170,7 +169,7 @@ class World:
             return str(ipaddress.ip_address(host))
         with self.inner.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
             sock.settimeout(2)
-            sock.sendto(question(7, host, 1), (NAMES, 53))
+            sock.sendto(question(host), (NAMES, 53))
             sock.recv(512)
         return TABLE[host][0].removeprefix("::ffff:")
 

@@ -242,13 +242,11 @@ class World:
 
     def name(self, name: str, kind: int = 1) -> tuple[int, list[str]]:
         """What the gateway says about a name: the code, and the addresses."""
-        labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
-        query = struct.pack(">6H", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">HH", kind, 1)
 
         def exchange() -> bytes:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
                 sock.settimeout(5)
-                sock.sendto(query, (AT, 53))
+                sock.sendto(question(name, kind), (AT, 53))
                 return sock.recv(4096)
 
         reply = self.sandbox.inside(exchange)
@@ -270,6 +268,12 @@ class World:
         self.names.close()
         for space in (self.sandbox, self.inner, self.outer):
             space.close()
+
+
+def question(name: str, kind: int = 1) -> bytes:
+    """A DNS message that asks for a name's records of a kind: by default A."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    return struct.pack(">6H", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">HH", kind, 1)
 
 
 def head_of(sock: socket.socket) -> bytes:
