@@ -53,6 +53,7 @@ class End(NamedTuple):
 
 # How a session of HAProxy's ended, where its rules did not say why: who ended it, and during what.
 _ENDS = {"SC": "unreachable", "sC": "timeout", "CC": "", "UC": "unreachable", "RC": "unreachable"}
+_FAILURES = frozenset({"unresolved"})  # of what the rules allow
 _IDLE, _BROKEN = frozenset({"cD", "sD", "cH", "sH"}), frozenset({"SD", "SH", "SL", "PH"})
 
 
@@ -69,13 +70,13 @@ def read_line(line: bytes) -> Open | End | None:
                 return Open(id, kind, int(port), address, _text(host))
             case ["end", id, seconds, ms, kind, port, verdict, reason, address, method, host, *rest]:
                 sent, received, took, state, status = rest
-                refused = verdict != "allowed"
+                refused = verdict != "allowed"  # or failed before anything was connected to
                 return End(
                     id=id,
                     began=int(seconds) + int(ms) / 1000,
                     kind=kind,
                     port=int(port),
-                    verdict="denied" if refused else "allowed",
+                    verdict="denied" if refused and reason not in _FAILURES else "allowed",
                     reason=_why_refused(reason, state, status) if refused else _why_ended(state),
                     address="" if address == "-" else address,
                     method=_text(method),

@@ -60,7 +60,8 @@ class NameServer:
             except OSError:
                 return
             if answer := self._answer(data):
-                self._sock.sendto(answer, peer)
+                with suppress(OSError):  # the world has ended
+                    self._sock.sendto(answer, peer)
 
     def _answer(self, data: bytes) -> bytes:
         labels, at = [], 12
