@@ -6,6 +6,7 @@ Owns the wording. What an engine or an agent wrote passes `printable` and the ma
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from sandboxrun.data import Data
 from sandboxrun.errors import ExitCode, one_line, redact
 from sandboxrun.evidence.index import Index
 from sandboxrun.evidence.store import Captured
+from sandboxrun.spec.option_types import DESTINATION
 from sandboxrun.spec.outcome import RUN_ENDED, Ending, How
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import format_duration, format_size
@@ -107,9 +109,16 @@ def _saved(index: Index) -> Iterator[tuple[str, str]]:
     if index.not_copied:
         yield "not copied", _first(index.not_copied)
     egress = index.egress
-    if egress is not None and egress.allowed + egress.denied:
-        refused = f", {egress.denied} refused: {_first(egress.denied_targets)}" if egress.denied else ""
-        yield "egress", f"{_number(egress.allowed, 'request')} allowed{refused}"
+    if egress is None:
+        return
+    if not egress.allowed + egress.denied:
+        yield "egress", "no host was asked for"
+        return
+    refused = f", {egress.denied} refused: {_first(egress.denied_targets)}" if egress.denied else ""
+    yield "egress", f"{_number(egress.allowed, 'request')} allowed{refused}"
+    asked = [target if ":" in target else f"{target}:443" for target in egress.denied_targets]
+    if named := [f'"{target}"' for target in asked if re.fullmatch(DESTINATION, target, re.ASCII)]:
+        yield "to allow", f"add {_first(named)} to egress: allow: in the profile"
 
 
 def _lost(index: Index) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.evidence.index import Index, Kept, MissingPart, RefusedName
+from sandboxrun.evidence.index import Egress, Index, Kept, MissingPart, RefusedName
 from sandboxrun.evidence.store import Captured
 from sandboxrun.evidence.usage import Usage
 from sandboxrun.report.evidence import Run, duration, ending_text, evidence_plain, evidence_text, size
@@ -204,3 +204,29 @@ def test_a_run_of_no_time_at_all() -> None:
     assert (
         evidence_text([Run(address="a", captured=done)]).split("\n")[0] == "a: completed (exit 0), after less than 0.1s"
     )
+
+
+@pytest.mark.parametrize(
+    ("egress", "said"),
+    [
+        (Egress(allowed=0, denied=0), ["    egress:   no host was asked for"]),
+        (Egress(allowed=1, denied=0), ["    egress:   1 request allowed"]),
+        (
+            Egress(
+                allowed=2, denied=3, denied_targets=("paste.example.org", "b.example.org:22", "?:80", "x y.example")
+            ),
+            [
+                "    egress:   2 requests allowed, 3 refused: paste.example.org, b.example.org:22, ?:80, x y.example",
+                '    to allow: add "paste.example.org:443", "b.example.org:22" to egress: allow: in the profile',
+            ],
+        ),
+        (
+            Egress(allowed=0, denied=1, denied_targets=("169.254.169.254:80",)),
+            ["    egress:   0 requests allowed, 1 refused: 169.254.169.254:80"],
+        ),
+    ],
+)
+def test_what_was_asked_for_and_the_line_that_would_allow_it(egress: Egress, said: list[str]) -> None:
+    done = captured(Ending(how=How.EXITED, exit_code=0), egress=egress)
+    lines = evidence_text([Run(address="lint", captured=done, spec=SPEC)], relative_to=ROOT).split("\n")
+    assert lines[2:] == said
