@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.evidence.index import Egress, Index, Kept, MissingPart, RefusedName
+from sandboxrun.evidence.index import EgressSummary, Index, Kept, MissingPart, RefusedName
 from sandboxrun.evidence.store import Captured
 from sandboxrun.evidence.usage import Usage
 from sandboxrun.report.evidence import Run, duration, ending_text, evidence_plain, evidence_text, size
@@ -209,10 +209,10 @@ def test_a_run_of_no_time_at_all() -> None:
 @pytest.mark.parametrize(
     ("egress", "said"),
     [
-        (Egress(allowed=0, denied=0), ["    egress:   no host was asked for"]),
-        (Egress(allowed=1, denied=0), ["    egress:   1 request allowed"]),
+        (EgressSummary(allowed=0, denied=0), ["    egress:   no host was asked for"]),
+        (EgressSummary(allowed=1, denied=0), ["    egress:   1 request allowed"]),
         (
-            Egress(
+            EgressSummary(
                 allowed=2, denied=3, denied_targets=("paste.example.org", "b.example.org:22", "?:80", "x y.example")
             ),
             [
@@ -221,12 +221,12 @@ def test_a_run_of_no_time_at_all() -> None:
             ],
         ),
         (
-            Egress(allowed=0, denied=1, denied_targets=("169.254.169.254:80",)),
+            EgressSummary(allowed=0, denied=1, denied_targets=("169.254.169.254:80",)),
             ["    egress:   0 requests allowed, 1 refused: 169.254.169.254:80"],
         ),
     ],
 )
-def test_what_was_asked_for_and_the_line_that_would_allow_it(egress: Egress, said: list[str]) -> None:
+def test_what_was_asked_for_and_the_line_that_would_allow_it(egress: EgressSummary, said: list[str]) -> None:
     done = captured(Ending(how=How.EXITED, exit_code=0), egress=egress)
     lines = evidence_text([Run(address="lint", captured=done, spec=SPEC)], relative_to=ROOT).split("\n")
     assert lines[2:] == said
