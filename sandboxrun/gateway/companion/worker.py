@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -138,4 +137,6 @@ class Worker:
 
     def forget(self) -> None:
         """Remove its folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for path in self.folder.iterdir():
+            path.unlink()
+        self.folder.rmdir()
