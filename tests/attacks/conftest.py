@@ -73,6 +73,7 @@ def outside(
     engine_client: docker.DockerClient,  # noqa: F811
     tmp_path_factory: pytest.TempPathFactory,
     agent_image: str,  # noqa: F811
+    gateway_image: str,  # noqa: F811
 ) -> Outside:
     """What the attacks with a network said, in their cages and in the weak sandbox, and what reached whom."""
     if reason := why_impossible():

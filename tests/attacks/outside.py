@@ -17,9 +17,9 @@ from sandboxrun.lifecycle import apply as converge
 from tests.attacks.cages import Cages, Ran
 from tests.attacks.shipping import COMMAND, NAME, archive, controlled, said_by
 from tests.attacks.weak import CAPABILITIES, tar_of
-from tests.attacks.world import ALLOWED, HOST, IMAGE, NAMES, PROXY, World
+from tests.attacks.world import ALLOWED, HOST, IMAGE, NAMES, TCP, World
 
-GATEWAY_PORT = 3128
+GATEWAY_PORT = 443
 # A neighbour that would talk to anybody.
 NEIGHBOUR = ["python3", "-c", """
 import socket
@@ -133,16 +133,16 @@ def _addresses(engine: Engine, container: str) -> list[str]:
 
 
 def _weak(client: docker.DockerClient, hosts: str) -> Mapping[str, str]:
-    """What they say on the engine's own bridge, with a proxy that trusts everybody."""
+    """What they say on the engine's own bridge, with a gateway that trusts everybody."""
     bridge = hosts.split()[1]
     names = [one.name for one in controlled(*EGRESS)]
     other = client.containers.run(IMAGE, NEIGHBOUR, detach=True, init=True)
     try:
         other.reload()
         variables = {
-            "HTTP_PROXY": f"http://{bridge}:{PROXY}", "HOST_ADDRESSES": hosts, "WEAK": "1",
+            "GATEWAY": bridge, "HOST_ADDRESSES": hosts, "WEAK": "1",
             "NEIGHBOUR": other.attrs["NetworkSettings"]["IPAddress"], "NEIGHBOUR_GATEWAY": bridge,
-            "NEIGHBOUR_PORT": str(PROXY),
+            "NEIGHBOUR_PORT": str(TCP),
         }  # fmt: skip
         network = client.networks.create("weak")  # with the engine's own resolver, as any network of one's own has
         weak = client.containers.create(

