@@ -170,7 +170,7 @@ def test_the_battery_is_told_what_is_declared() -> None:
     assert (found["nofile"], found["core"], found["burn"]) == (["200"], ["0"], ["2"])
     assert (found["host"], found["neighbour"]) == (["192.0.2.9"], ["10.231.0.11", "10.231.0.12"])
     assert (found["secrets"], found["git"]) == (["/run/secrets"], ["/workspace/.git"])
-    assert found["proxy"] == ["10.231.0.2:3128"]
+    assert found["proxy"] == ["10.231.0.2:80"]
     assert found["names"] == ["1"]
 
 
