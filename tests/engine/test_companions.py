@@ -34,10 +34,16 @@ def allow(*hosts: str) -> dict[str, Any]:
     return {"network_mode": "bridge", "egress": {"allow": list(hosts)}}
 
 
-def asking(host: str) -> str:
+def asking(world: World, container: str, host: str) -> str:
     """What a shell with no more than nc does to ask the gateway for a host."""
-    request = f"GET http://{host}/ HTTP/1.1\\r\\nHost: {host}\\r\\n\\r\\n"
-    return f"printf '{request}' | nc -w 5 ${{http_proxy:7:-5}} 3128"
+    request = f"GET / HTTP/1.1\\r\\nHost: {host}\\r\\nConnection: close\\r\\n\\r\\n"
+    return f"printf '{request}' | nc -w 5 {name_server(world, container)} 80"
+
+
+def name_server(world: World, container: str) -> str:
+    """The sandbox's, which is its gateway."""
+    (address,) = world.engine.inspect_container(container)["HostConfig"]["Dns"]
+    return str(address)
 
 
 def gateway(world: World, client: docker.DockerClient, role: str = "gateway") -> Any:
@@ -135,7 +141,7 @@ def test_a_gateway_that_died_cuts_the_sandbox_off_and_the_next_apply_brings_it_b
     profile = world.profile({"a": OPEN})
     world.apply(profile)
     sandbox = world.ids(profile)["a"]
-    ask = ("sh", "-c", asking("169.254.169.254"))
+    ask = ("sh", "-c", asking(world, sandbox, "169.254.169.254"))
     assert "403" in world.run(sandbox, *ask)[1]
     gateway(world, engine_client).kill()
     assert "403" not in world.run(sandbox, *ask)[1]
@@ -161,7 +167,7 @@ def test_a_gateway_that_an_apply_left_half_made_is_made_anew(world: World, engin
     world.apply(profile)
     assert world.ids(profile) == before
     assert world.plan(profile).empty
-    assert engine_client.containers.get(name).attrs["Args"][-4] == "--listen"
+    assert engine_client.containers.get(name).attrs["Args"][-4] == "--at"
 
 
 def test_a_network_that_somebody_joined_it_to_is_left_again(world: World, engine_client: docker.DockerClient) -> None:
@@ -178,21 +184,24 @@ def test_a_network_that_somebody_joined_it_to_is_left_again(world: World, engine
 
 
 def test_requests_are_kept_as_evidence(world: World) -> None:
-    profile = world.profile({"a": allow("api.example.com:443")})
+    profile = world.profile({"a": allow("api.example.com:80")})
     world.apply(profile)
+    sandbox = world.ids(profile)["a"]
     asked = ("169.254.169.254", "denied.example.org", "denied.example.org")
-    world.run(world.ids(profile)["a"], "sh", "-c", "; ".join(map(asking, asked)))
+    world.run(sandbox, "sh", "-c", "; ".join(asking(world, sandbox, host) for host in asked))
+    world.run(sandbox, "nslookup", "unlisted.example.org")
     world.destroy(profile)
     index, folder = evidence(world)
     assert index.egress is not None
-    assert (index.egress.allowed, index.egress.denied) == (0, 3)
-    assert index.egress.denied_targets == ("169.254.169.254:80", "denied.example.org:80")
+    assert (index.egress.allowed, index.egress.denied) == (0, 4)
+    assert index.egress.denied_targets == ("169.254.169.254:80", "denied.example.org:80", "unlisted.example.org")
     records = [json.loads(line) for line in (folder / "egress.jsonl").read_bytes().splitlines()]
     requests = [r for r in records if r["event"] == "request"]
     assert [(r["sandbox"], r["method"], r["host"], r["verdict"]) for r in requests] == [
         ("a", "GET", "169.254.169.254", "denied"),
         ("a", "GET", "denied.example.org", "denied"),
         ("a", "GET", "denied.example.org", "denied"),
+        ("a", "", "unlisted.example.org", "denied"),
     ]
     assert any(kept.path == "egress.jsonl" for kept in index.kept)
     assert not any(missing.part == "egress" for missing in index.missing)
@@ -231,12 +240,13 @@ def test_a_gateway_that_does_not_serve_lets_no_sandbox_start(
     assert tuple(world.store.entries(world.project)) == ()
 
 
-def test_a_name_server_is_not_asked_and_the_host_does_not_answer(world: World) -> None:
+def test_the_gateway_answers_for_all_names_and_the_host_does_not_answer(world: World) -> None:
     profile = world.profile({"a": OPEN})
     world.apply(profile)
     container = world.ids(profile)["a"]
-    assert "127.0.0.1" in json.dumps(world.engine.inspect_container(container)["HostConfig"]["Dns"])
-    assert world.run(container, "nslookup", "-timeout=2", "example.com")[0] != 0
+    code, output = world.run(container, "nslookup", "example.com")
+    assert code == 0 and name_server(world, container) in output, output
+    assert world.run(container, "nslookup", "localhost.")[0] != 0
     attached = world.engine.inspect_container(container)["NetworkSettings"]["Networks"]
     (settings,) = attached.values()
     bridge = settings["Gateway"] or settings["IPAddress"].rpartition(".")[0] + ".1"
