@@ -312,3 +312,26 @@ def test_secrets_are_gone_with_their_keeper(world: World, engine_client: docker.
         assert list(place.iterdir()) == []
     world.apply(profile)
     assert [type(s) for s in world.plan(profile).operations if isinstance(s, op.StartKeeper)] == []
+
+
+def test_without_resolvers_the_engines_own_is_asked(world: World, engine_client: docker.DockerClient) -> None:
+    """It knows a neighbour of the gateway by name, which is nobody that a sandbox may reach."""
+    profile = world.profile({"a": OPEN})
+    world.apply(profile)
+    sandbox, outside = world.ids(profile)["a"], f"{world.project}_egress"
+    busybox = world.engine.inspect_container(sandbox)["Image"]
+    api = engine_client.api
+    aliased = api.create_networking_config({outside: api.create_endpoint_config(aliases=["near.example.com"])})
+    near = api.create_container(
+        busybox, ["sleep", "60"], name=f"{world.project}-near", networking_config=aliased,
+        host_config=api.create_host_config(network_mode=outside),
+    )  # fmt: skip
+    try:
+        api.start(near["Id"])
+        code, output = world.run(sandbox, "sh", "-c", asking(world, sandbox, "near.example.com"))
+        assert "denied: near.example.com:80" in output, (code, output)
+        asked = [r for r in said(gateway(world, engine_client)) if r["event"] == "request"]
+        assert [(r["host"], r["reason"]) for r in asked] == [("near.example.com", "reserved")]
+        assert asked[0]["address"] in json.dumps(api.inspect_container(near["Id"])["NetworkSettings"]["Networks"])
+    finally:
+        api.remove_container(near["Id"], force=True)
