@@ -33,7 +33,7 @@ from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
-    from sandboxrun.evidence.store import Store
+    from sandboxrun.evidence.store import Captured, Store
 
 TRIES = 3
 LONGEST = 3600  # seconds that a neighbour lives, unless the verification is over before
@@ -155,7 +155,34 @@ class Prober:
         results = {result.address: result for result in self._running(runner, sandboxes)}
         if self.stopped:
             raise Interrupted(INTERRUPTED)
-        return {phase: _told(results[one.address], bytes(output.get(one.address, b""))) for phase, one in made.items()}
+        return {
+            phase: self._told(results[one.address], bytes(output.get(one.address, b""))) for phase, one in made.items()
+        }
+
+    def _told(self, result: RunResult, output: bytes) -> Seen:
+        index = result.evidence.index if result.evidence is not None else None
+        if index is None:
+            return parse(output)
+        return with_outcome(
+            parse(output),
+            how=index.ending.how.value,
+            exit_code=index.ending.exit_code,
+            oom_killed=index.ending.oom_killed,
+            seconds=index.ran_seconds,
+            gateway=index.labels.get(labels.GATEWAY, ""),
+            passed=" ".join(self._passed(result.evidence)),
+        )
+
+    def _passed(self, captured: Captured | None) -> tuple[str, ...]:
+        """What its gateway let pass by its own records, each host:port once."""
+        from sandboxrun.evidence.parts import FILE, record_of
+
+        if captured is None or captured.entry is None or captured.index is None or captured.index.egress is None:
+            return ()
+        with self._store.open(captured.entry, FILE) as file:
+            records = [record_of(line) for line in file.read(MOST_BYTES).split(b"\n")]
+        passed = (f"{one.get('host')}:{one.get('port')}" for one in records if one.get("verdict") == "allowed")
+        return tuple(dict.fromkeys(passed))
 
     def _runner(
         self, context: Context, made: Mapping[Any, DeclaredSandbox], **options: Any
@@ -211,19 +238,3 @@ def _bare(spec: SandboxSpec) -> SandboxSpec:
 def gateway_of(seen: Seen) -> str | None:
     """The address of the gateway that its sandbox had, if any."""
     return value(seen, OUTCOME, "gateway") or None
-
-
-def _told(result: RunResult, output: bytes) -> Seen:
-    index = result.evidence.index if result.evidence is not None else None
-    return (
-        parse(output)
-        if index is None
-        else with_outcome(
-            parse(output),
-            how=index.ending.how.value,
-            exit_code=index.ending.exit_code,
-            oom_killed=index.ending.oom_killed,
-            seconds=index.ran_seconds,
-            gateway=index.labels.get(labels.GATEWAY, ""),
-        )
-    )

@@ -1,7 +1,7 @@
 """Controls of the network: what there is no way to, whoever asks. What the gateway refuses is in `requests`. Pure.
 
 The program sends nothing outside: a datagram socket that is connected tells whether there is a route, and its next hop
-is on the sandbox's own network. No proxy variable is used for any of this, so it holds with them unset.
+is on the sandbox's own network. Names are asked for where the sandbox asks for them, and behind that.
 """
 
 from __future__ import annotations
@@ -68,8 +68,23 @@ def _names_hold(seen: Seen, context: Context) -> bool | None:
     servers = list(numbered(seen, "resolver"))
     if not servers or number(value(seen, "resolvers", "count")) != len(servers):
         return None
-    # An answer, or the word that there is no such name: both come from whoever knows the outside's names.
-    return not any(server.get("got") == "ok" and server.get("code") in ("0", "3") for server in servers)
+    return not any(map(_knows_the_outside(context), servers))
+
+
+def _knows_the_outside(context: Context) -> Callable[[Mapping[str, str]], bool]:
+    """An answer, or the word that there is no such name, comes from whoever knows the outside's names: but for a
+    gateway, which says of every name that it does not exist, or has the gateway's address."""
+
+    def knows(server: Mapping[str, str]) -> bool:
+        code = server.get("code") if server.get("got") == "ok" else None
+        if context.gateway is None:
+            return code in ("0", "3")
+        return code == "0" and (server.get("answers"), server.get("address")) not in (
+            ("0", ""),
+            ("1", context.gateway),
+        )
+
+    return knows
 
 
 def _answer(server: Mapping[str, str]) -> str:
@@ -77,7 +92,8 @@ def _answer(server: Mapping[str, str]) -> str:
         return result(server.get("got", "") if server.get("sent") == "ok" else server.get("sent", ""))
     code = server.get("code", "")
     if code == "0":
-        return f"{server.get('answers')} answers"
+        shown = server.get("address", "")
+        return f"{server.get('answers')} answers{f', {shown}' if shown else ''}"
     return {"2": "can't tell", "3": "no such name", "5": "refused"}.get(code, f"code {code}")
 
 
@@ -118,7 +134,7 @@ CONTROLS = (
         id="names",
         title="No name server answers for the outside",
         applies=_applies,
-        expected=lambda context: "no answer",
+        expected=lambda context: "no answer" if context.gateway is None else "none but the gateway's own",
         seen=lambda seen: "; ".join(
             f"{server.get('server')}: {_answer(server)}" for server in numbered(seen, "resolver")
         ),

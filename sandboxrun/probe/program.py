@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.probe.requests import requests
-from sandboxrun.probe.verdicts import Context, Phase, Seen
+from sandboxrun.probe.verdicts import OUTCOME, Context, Phase, Seen
 from sandboxrun.spec import types as units
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import freeze
@@ -19,7 +19,6 @@ from sandboxrun.spec.types import freeze
 # -- What the program printed, read: a line a probe, `name TAB key=value TAB ...`
 
 MOST_BYTES, MOST_LINES, MOST_VALUES, LONGEST = 1 << 20, 2000, 200, 4096
-OUTCOME = "@outcome"  # no line can have this name: what is known from outside
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,63}")
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
@@ -67,15 +66,18 @@ def with_outcome(
     oom_killed: bool = False,
     seconds: float | None = None,
     gateway: str = "",
+    passed: str = "",
 ) -> Seen:
     """What was seen with what is known from outside: how the run ended (`spec.outcome.How`), its code, whether the
-    kernel killed it for memory, how many seconds it ran, and the address of its gateway."""
+    kernel killed it for memory, how many seconds it ran, the address of its gateway, and each host:port that this let
+    pass."""
     outcome = {
         "how": how,
         "exit_code": "" if exit_code is None else str(exit_code),
         "oom_killed": "yes" if oom_killed else "no",
         "seconds": "" if seconds is None else f"{seconds:.3f}",
         "gateway": gateway,
+        "passed": passed,
     }
     return freeze({**seen, OUTCOME: freeze(outcome)})
 
@@ -147,8 +149,8 @@ def _told(phase: Phase, context: Context, weak: bool) -> Iterator[tuple[str, obj
             yield from (("neighbour", address) for address in context.neighbours)
             yield from _places(context, weak)
             if not weak:
-                if context.proxy is not None:  # else it is in the sandbox's environment
-                    yield "proxy", context.proxy
+                if context.gateway is not None:
+                    yield "gateway", context.gateway
                 yield from (("request", request.argument) for request in requests(context))
 
 

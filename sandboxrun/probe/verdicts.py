@@ -16,6 +16,7 @@ from sandboxrun.spec.types import freeze
 # -- What probing is made of: what was seen, what it is judged by. Pure data
 
 Seen = Mapping[str, Mapping[str, str]]  # the name of a probe: its values, as the program printed them
+OUTCOME = "@outcome"  # no line can have this name: what is known from outside
 GVISOR = "runsc"
 
 
@@ -58,11 +59,6 @@ class Context(Data):
     def egress(self) -> Egress | None:
         """What it reaches through a gateway; None where its networks say."""
         return self.spec.egress
-
-    @property
-    def proxy(self) -> str | None:
-        """The gateway's address and port."""
-        return f"{self.gateway}:80" if self.gateway is not None else None
 
 
 class Control(Data):

@@ -1,56 +1,49 @@
 /*
- * Requests to the gateway, as a client that knows how it is caged would write them, all side by side. Each argument is
- * `request=<name>|<method>|<target>|<Host>`; the answer's status is what is told.
+ * What the gateway is sent, as a client that knows how it is caged would, all side by side over TCP. Each argument is
+ * `request=<name>|<port>|<bytes in hexadecimal>`; the first bytes of what came back are told.
  */
 #include "net.h"
 #include "probe.h"
 
 struct request {
-    char name[160], text[800], answer[200];
-    size_t got;
+    char name[160], bytes[600], answer[64];
+    size_t length, got;
     int begun, over;
 };
 
 static struct request requests[MOST_TARGETS];
 static struct target targets[MOST_TARGETS];
 
-static void append(char *into, size_t size, const char *more)
+static unsigned digit(char of)
 {
-    size_t used = length_of(into);
-
-    copy(into + used, size - used, more);
+    return (unsigned)(of <= '9' ? of - '0' : (of | 32) - 'a' + 10) & 15;
 }
 
-static void prepare(struct request *one, const char *value)
+/* The port that it is for. */
+static uint16_t prepare(struct request *one, const char *value)
 {
-    static char parts[700];
-    char *rest = parts, *name, *method, *target, *host;
+    static char parts[1400];
+    char *rest = parts, *name, *port, *bytes;
 
     copy(parts, sizeof parts, value);
     name = cut(&rest, '|');
-    method = cut(&rest, '|');
-    target = cut(&rest, '|');
-    host = cut(&rest, '|');
+    port = cut(&rest, '|');
+    bytes = cut(&rest, '|');
     copy(one->name, sizeof one->name, name);
-    one->text[0] = 0;
-    append(one->text, sizeof one->text, method ? method : "GET");
-    append(one->text, sizeof one->text, " ");
-    append(one->text, sizeof one->text, target ? target : "/");
-    append(one->text, sizeof one->text, " HTTP/1.1\r\nHost: ");
-    append(one->text, sizeof one->text, host ? host : "");
-    append(one->text, sizeof one->text, "\r\nConnection: close\r\n\r\n");
+    for (; bytes && bytes[0] && bytes[1] && one->length < sizeof one->bytes; bytes += 2)
+        one->bytes[one->length++] = (char)(digit(bytes[0]) << 4 | digit(bytes[1]));
+    return port ? (uint16_t)number(port, NULL) : 0;
 }
 
 static void hear(struct request *one, int fd)
 {
-    long got = CALL(__NR_recvfrom, fd, one->answer + one->got, sizeof one->answer - 1 - one->got, 0x40, NULL, NULL);
+    long got = CALL(__NR_recvfrom, fd, one->answer + one->got, sizeof one->answer - one->got, 0x40, NULL, NULL);
 
     if (got == -E_AGAIN || got == -E_INTR)
         return;
     if (got > 0)
         one->got += (size_t)got;
-    one->answer[one->got] = 0;
-    if (got <= 0 || one->got >= sizeof one->answer - 1 || find(one->answer, "\r\n") != NULL)
+    if (got <= 0 || one->got == sizeof one->answer)
         one->over = 1;
 }
 
@@ -77,50 +70,47 @@ static void exchange(long count, long deadline)
             if (requests[i].begun)
                 hear(&requests[i], targets[i].fd);
             else
-                CALL(__NR_sendto, targets[i].fd, requests[i].text, length_of(requests[i].text), 0x4000, NULL, 0);
+                CALL(__NR_sendto, targets[i].fd, requests[i].bytes, requests[i].length, 0x4000, NULL, 0);
             requests[i].begun = 1;
         }
     }
 }
 
-/* Of `HTTP/1.1 403 Forbidden` the three digits, and the line itself. */
 static void say_requests(long count)
 {
     for (long i = 0; i < count; i++) {
-        const char *line = requests[i].answer;
-        size_t length = 0;
+        static const char digits[] = "0123456789abcdef";
+        char shown[2 * sizeof requests->answer];
 
-        while (line[length] && line[length] != '\r' && line[length] != '\n')
-            length++;
+        for (size_t at = 0; at < requests[i].got; at++) {
+            shown[2 * at] = digits[(unsigned char)requests[i].answer[at] >> 4];
+            shown[2 * at + 1] = digits[requests[i].answer[at] & 15];
+        }
         say_numbered("request", i);
         field("name", requests[i].name);
         field_result("connect", targets[i].result);
         field("over", requests[i].over ? "yes" : "no");
-        field_number("status", begins(line, "HTTP/1.") ? number(line + 9, NULL) : 0);
-        field_bytes("line", line, length);
+        field_bytes("answer", shown, 2 * requests[i].got);
         done();
     }
 }
 
 void probe_gateway(void)
 {
-    const char *proxy = gateway_told(), *value;
+    const char *gateway = told("gateway"), *value;
     uint32_t address;
-    uint16_t port = 0;
     long count = 0;
 
-    if (told("request") == NULL || proxy == NULL || !parse_address(proxy, &address))
+    if (told("request") == NULL || gateway == NULL || !parse_address(gateway, &address))
         return;
-    for (const char *at = proxy; *at; at++)
-        if (*at == ':')
-            port = (uint16_t)number(at + 1, NULL);
     for (int at = 1; count < MOST_TARGETS && (value = told_next("request", &at)) != NULL; count++) {
-        prepare(&requests[count], value);
+        uint16_t port = prepare(&requests[count], value);
+
         targets[count] = (struct target){address, port, -1, 0, NOT_RUN};
         begin_connect(&targets[count]);
     }
     finish_connects(targets, count, now_ms() + 2000);
-    exchange(count, now_ms() + 4000);
+    exchange(count, now_ms() + 6000);
     say_requests(count);
     for (long i = 0; i < count; i++)
         if (targets[i].fd >= 0)

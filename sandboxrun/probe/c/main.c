@@ -41,17 +41,6 @@ char **environment(void)
     return arguments + count + 1;
 }
 
-/* As told, or as the environment tells every program. */
-const char *gateway_told(void)
-{
-    const char *proxy = told("proxy");
-
-    for (char **one = environment(); proxy == NULL && *one; one++)
-        if (begins(*one, "HTTP_PROXY=http://"))
-            proxy = *one + 18;
-    return proxy;
-}
-
 void make_directory(const char *path)
 {
     char so_far[256];

@@ -3,7 +3,7 @@
 #include "probe.h"
 
 static const char query[] = "\x53\x42\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00"
-                            "\x10sandboxrun-probe\x07" "example\x03" "com\x00\x00\x01\x00\x01";
+                            "\x07" "example\x03" "com\x00\x00\x01\x00\x01";
 
 /* The weak sandbox answers itself behind the engine's resolver: to show that an answer would be seen. */
 static long listen_here(void)
@@ -50,7 +50,7 @@ static long start_answering(void)
 }
 
 struct server {
-    char name[16];
+    char name[16], address[16]; /* the one in its answer's last record */
     int fd;
     long sent, got, answers, code;
 };
@@ -80,6 +80,12 @@ static void hear(struct server *server, long deadline)
         return;
     server->code = packet[3] & 15;
     server->answers = packet[6] << 8 | (unsigned char)packet[7];
+    if (server->answers > 0 && server->got >= 16) {
+        uint32_t address;
+
+        memcpy(&address, packet + server->got - 4, 4);
+        show_address(address, server->address);
+    }
 }
 
 static void say_server(const struct server *server, long index)
@@ -90,6 +96,7 @@ static void say_server(const struct server *server, long index)
     field_result("got", server->got == -1 ? TIMED_OUT : server->got);
     field_number("code", server->code);
     field_number("answers", server->answers);
+    field("address", server->address);
     done();
     close_fd(server->fd);
 }

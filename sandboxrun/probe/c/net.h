@@ -11,7 +11,7 @@
 #define NON_BLOCKING 04000
 #define POLL_IN 1
 #define POLL_OUT 4
-#define MOST_TARGETS 64
+#define MOST_TARGETS 96
 
 struct address4 {
     uint16_t family, port; /* the port in network order */

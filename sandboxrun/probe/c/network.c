@@ -78,13 +78,13 @@ static void say_targets(const char *name, int kind)
 
 static int is_own(uint32_t address, long count)
 {
-    const char *proxy = gateway_told();
-    uint32_t gateway;
+    const char *gateway = told("gateway");
+    uint32_t its;
 
     for (long i = 0; i < count; i++)
         if (interfaces[i].address.address == address)
             return 1;
-    return proxy != NULL && parse_address(proxy, &gateway) && gateway == address;
+    return gateway != NULL && parse_address(gateway, &its) && its == address;
 }
 
 static void reach_hosts(long count)

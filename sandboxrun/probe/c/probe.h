@@ -9,7 +9,6 @@ const char *told(const char *key);               /* the first value, or NULL */
 const char *told_next(const char *key, int *at); /* one after the other; *at begins at 1 */
 int is_weak(void);
 char **environment(void);
-const char *gateway_told(void); /* address:port, or NULL */
 
 /* privilege.c */
 void probe_identity(void);

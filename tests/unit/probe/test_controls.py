@@ -14,12 +14,12 @@ from sandboxrun.probe.controls import BY_ID, CONTROLS, FAMILIES
 from sandboxrun.probe.program import OUTCOME
 from sandboxrun.probe.requests import requests
 from sandboxrun.probe.verdicts import Context, Control, Phase, Seen, result, results
-from sandboxrun.spec.option_types import CLOSED, PUBLIC
+from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress
 from sandboxrun.spec.project import NetworkSpec
 from sandboxrun.spec.records import Attachment, Device, FileRef, Mount
 from sandboxrun.spec.types import freeze
 from scripts.controls import PROSE, prose_of
-from tests.unit.probe.seeing import context, seen
+from tests.unit.probe.seeing import GATEWAY, context, seen
 
 MIB = 1 << 20
 Case = tuple[str, Seen, bool | None]
@@ -187,7 +187,23 @@ CASES: list[Case] = [
     ("names", seen(resolver_0={"sent": "ok", "got": "ok", "code": "2"}, resolvers={"count": "1"}), True),
     ("names", seen(resolver_0={"sent": "ok", "got": "ok", "code": "5"}, resolvers={"count": "1"}), True),
     ("names", seen(resolver_0={"sent": "ok", "got": "ok", "code": "0"}, resolvers={"count": "1"}), False),
-    ("names", seen(resolver_0={"sent": "ok", "got": "ok", "code": "3"}, resolvers={"count": "1"}), False),
+    ("names", seen(resolver_0={"sent": "ok", "got": "ok", "code": "3"}, resolvers={"count": "1"}), True),
+    *(
+        (
+            "names",
+            seen(
+                resolver_0={"sent": "ok", "got": "ok", "code": "0", "answers": answers, "address": address},
+                resolvers={"count": "1"},
+            ),
+            holds,
+        )
+        for answers, address, holds in (
+            ("1", GATEWAY, True),
+            ("0", "", True),
+            ("1", "192.0.2.1", False),
+            ("2", GATEWAY, False),
+        )
+    ),
     ("names", seen(resolver_0={"sent": "ok", "got": "timeout"}, resolvers={"count": "2"}), None),
     ("git-moved", seen(git={"move": "errno:16"}), True),
     ("git-moved", seen(git={"move": "errno:39"}), False),
@@ -408,56 +424,116 @@ def test_one_call_that_the_weak_one_may_not_make_either_proves_nothing() -> None
 # -- the gateway ----------------------------------------------------------------------------------------------------
 
 
-def answered(given: Context, **statuses: str) -> Seen:
-    """What the gateway answered: 403 to all but what is said by group (`none`: no answer in time)."""
+NXDOMAIN, ADDRESS = "0020534285830001000000000000", "0030534285800001000100000000"
+
+
+def answered(given: Context, *, passed: str = "", **answers: str) -> Seen:
+    """What the gateway answered: that names do not exist, 403, or nothing, but for what is said by group (a status,
+    `closed`, `none`: no answer in time)."""
     probes = {}
     for index, request in enumerate(requests(given)):
-        status = statuses.get(request.group.replace("-", "_"), "502" if request.group == "allowed" else "403")
-        over = "no" if status == "none" else "yes"
-        line = "" if status in ("none", "0") else f"HTTP/1.1 {status} Said"
-        shown = {"name": request.name, "connect": "ok", "over": over, "line": line}
-        probes[f"request_{index}"] = {**shown, "status": "0" if status == "none" else status}
-    return seen(**probes)
+        let = request.group == "allowed"
+        said = answers.get(request.group.replace("-", "_"), "502" if let else "403")
+        if said in ("none", "closed"):
+            answer = b""
+        elif request.kind == "dns":
+            answer = bytes.fromhex(NXDOMAIN if said.startswith("4") else ADDRESS)
+        elif request.kind == "tls":
+            answer = b"" if said.startswith("4") else b"\x16\x03\x03"
+        else:
+            answer = f"HTTP/1.1 {said} Said\r\n".encode()
+        over = "no" if said == "none" else "yes"
+        probes[f"request_{index}"] = {"name": request.name, "connect": "ok", "over": over, "answer": answer.hex()}
+    return freeze({**seen(**probes), "@outcome": freeze({"passed": passed})})
+
+
+GATEWAYS = (
+    context(hosts=("192.0.2.9",)),
+    context(spec={"egress": Egress(allow=("api.example.com:80", "*.models.example.org:8443"))}),
+)
 
 
 @pytest.mark.parametrize("one", FAMILIES["Gateway"], ids=lambda one: one.id)
-def test_the_gateways_answers(one: Control) -> None:
-    given = context(hosts=("192.0.2.9",))
+@pytest.mark.parametrize("given", GATEWAYS, ids=["tls", "both"])
+def test_the_gateways_answers(one: Control, given: Context) -> None:
     group = one.id.removeprefix("gateway-").replace("-", "_")
     assert one.negative is not None
-    for status, holds in {"403": True, "400": True, "505": True, "0": True, "502": False, "200": False}.items():
+    for status, holds in {"403": True, "400": True, "502": False, "200": False}.items():
         what = answered(given, **{group: status})
         assert one.holds(what, given) is holds, status
         assert one.negative(what, {}, given)
     assert one.holds(answered(given, **{group: "none"}), given) is None
     assert one.seen(answered(given)).startswith("all ")
-    assert "502 Said" in one.seen(answered(given, **{group: "502"}))
+    odd = one.seen(answered(given, **{group: "502"}))
+    assert "502 Said" in odd or "bytes came back" in odd
+
+
+@pytest.mark.parametrize("said", ["closed", "403"])
+def test_closed_without_a_word_is_refused_unless_the_gateway_recorded_that_it_let_it_pass(said: str) -> None:
+    one, given = BY_ID["gateway-addresses"], context()
+    assert one.holds(answered(given, addresses=said), given) is True
+    through = answered(given, addresses=said, passed="api.example.com:443 192.0.2.1:443")
+    assert one.holds(through, given) is False
+    assert one.seen(through) == "tls 192.0.2.1:443: let pass, as the gateway recorded"
+
+
+def test_a_name_without_an_answer_tells_nothing() -> None:
+    one, given = BY_ID["gateway-hosts"], context()
+    assert one.holds(answered(given, hosts="closed"), given) is None
+
+
+def test_a_port_that_nobody_listens_on_is_refused() -> None:
+    one, given = BY_ID["gateway-ports"], context()
+    for how, holds in {"errno:111": True, "errno:104": True, "timeout": None, "errno:101": None}.items():
+        what = {
+            name: freeze({**values, "connect": how, "answer": ""}) if "ports " in values.get("name", "") else values
+            for name, values in answered(given).items()
+        }
+        assert one.holds(freeze(what), given) is holds, how
 
 
 @pytest.mark.parametrize(
-    ("status", "proves"), [("502", True), ("200", True), ("none", True), ("403", False), ("0", False)]
+    ("said", "passed", "proves"),
+    [
+        ("502", "", True),
+        ("200", "", True),
+        ("403", "", False),
+        ("403", "api.example.com:443", False),  # its name does not exist
+        ("none", "", False),
+        ("closed", "", False),
+    ],
 )
-def test_a_gateway_that_refuses_everything_proves_nothing(status: str, proves: bool) -> None:
+def test_a_gateway_that_refuses_everything_proves_nothing(said: str, passed: str, proves: bool) -> None:
     one, given = BY_ID["gateway-hosts"], context()
     assert one.negative is not None
-    assert one.negative(answered(given, allowed=status), {}, given) is proves
+    assert one.negative(answered(given, allowed=said, passed=passed), {}, given) is proves
     assert not one.negative({}, {}, given)
+
+
+def test_what_is_allowed_and_has_no_address_was_let_pass_by_the_rules() -> None:
+    one, given = BY_ID["gateway-hosts"], context()
+    assert one.negative is not None
+    closed = dict(answered(given, allowed="closed", passed="api.example.com:443"))
+    first = closed["request.0"]
+    assert first["name"].startswith("allowed dns ")
+    closed["request.0"] = freeze({**first, "answer": ADDRESS})
+    assert one.negative(freeze(closed), {}, given)
 
 
 def test_a_gateway_that_is_not_there_tells_nothing() -> None:
     given = context()
     dead = {
-        name: {**values, "connect": "errno:111", "over": "no", "line": ""} for name, values in answered(given).items()
+        name: {**values, "connect": "errno:113", "over": "no", "answer": ""} for name, values in answered(given).items()
     }
     assert BY_ID["gateway-hosts"].holds(dead, given) is None
-    assert "can't be reached" in BY_ID["gateway-hosts"].seen(dead)
+    assert "can't be reached (EHOSTUNREACH)" in BY_ID["gateway-hosts"].seen(dead)
 
 
 def test_without_a_gateway_there_is_none_to_ask() -> None:
     for one in FAMILIES["Gateway"]:
         assert one.applies(context(spec={"egress": CLOSED})) == "it has no gateway"
     opened = {one.id: one.applies(context(spec={"egress": PUBLIC})) for one in FAMILIES["Gateway"]}
-    assert {id for id, reason in opened.items() if reason} == {"gateway-hosts", "gateway-ports"}
+    assert {id for id, reason in opened.items() if reason} == {"gateway-hosts"}
 
 
 # -- words ----------------------------------------------------------------------------------------------------------

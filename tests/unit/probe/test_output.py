@@ -36,10 +36,10 @@ def test_no_line_can_say_what_is_known_from_outside() -> None:
 
 
 def test_the_outcome() -> None:
-    known = {"exit_code": 137, "oom_killed": True, "seconds": 1.23456, "gateway": "10.1.0.2"}
+    known = {"exit_code": 137, "oom_killed": True, "seconds": 1.23456, "gateway": "10.1.0.2", "passed": "a.b:1"}
     seen = with_outcome(parse(b"memory.begin\tmap=ok\n"), how="oom", **known)
     assert seen["memory.begin"] == {"map": "ok"}
-    texts = {"exit_code": "137", "oom_killed": "yes", "seconds": "1.235", "gateway": "10.1.0.2"}
+    texts = {"exit_code": "137", "oom_killed": "yes", "seconds": "1.235", "gateway": "10.1.0.2", "passed": "a.b:1"}
     assert seen[OUTCOME] == {"how": "oom", **texts}
     assert with_outcome({}, how="timeout")[OUTCOME]["exit_code"] == ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import ssl
 import stat
 import struct
 import subprocess
@@ -22,7 +23,7 @@ from sandboxrun.probe.program import (
     swap,
     taken_memory,
 )
-from sandboxrun.probe.requests import allowed, requests
+from sandboxrun.probe.requests import client_hello, question, requests
 from sandboxrun.probe.verdicts import Phase, Seen
 from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress
 from sandboxrun.spec.records import Attachment, Ulimit
@@ -170,7 +171,7 @@ def test_the_battery_is_told_what_is_declared() -> None:
     assert (found["nofile"], found["core"], found["burn"]) == (["200"], ["0"], ["2"])
     assert (found["host"], found["neighbour"]) == (["192.0.2.9"], ["10.231.0.11", "10.231.0.12"])
     assert (found["secrets"], found["git"]) == (["/run/secrets"], ["/workspace/.git"])
-    assert found["proxy"] == ["10.231.0.2:80"]
+    assert found["gateway"] == ["10.231.0.2"]
     assert found["names"] == ["1"]
 
 
@@ -178,7 +179,7 @@ def test_the_weak_one_has_places_of_its_own_and_no_gateway() -> None:
     found = told(weak=True)
     assert found["weak"] == ["1"]
     assert (found["secrets"], found["git"]) == (["/sandboxrun-weak/secrets"], ["/sandboxrun-weak/.git"])
-    assert not {"proxy", "request"} & found.keys()
+    assert not {"gateway", "request"} & found.keys()
 
 
 def test_what_is_not_there_is_not_looked_for() -> None:
@@ -215,47 +216,84 @@ def test_swap_is_taken_as_well() -> None:
 
 
 def asked(egress: Egress, **changed: object) -> dict[str, list[str]]:
-    """The targets by group."""
+    """Kind and destination by group."""
     found: dict[str, list[str]] = {}
     for request in requests(context(spec={"egress": egress}, **changed)):
-        found.setdefault(request.group, []).append(request.target)
+        found.setdefault(request.group, []).append(f"{request.kind} {request.host}:{request.port}")
     return found
 
 
-def test_a_listed_host_is_asked_for_once_and_rightly() -> None:
-    assert asked(Egress(allow=("api.example.com:443",)))["allowed"] == ["api.example.com:443"]
+def test_what_is_allowed_is_asked_for_in_every_way() -> None:
+    name, tls, plain = "dns api.example.com:53", "tls api.example.com:443", "http api.example.com:80"
+    assert asked(Egress(allow=("api.example.com:443",)))["allowed"] == [name, tls]
+    assert asked(Egress(allow=("api.example.com:80",)))["allowed"] == [name, plain]
+    assert asked(Egress(allow=("api.example.com:443", "api.example.com:80")))["allowed"] == [name, tls, plain]
+    wild = "sandboxrun-probe.models.example.org"
     assert asked(Egress(allow=("*.models.example.org:8443",)))["allowed"] == [
-        "sandboxrun-probe.models.example.org:8443"
+        f"dns {wild}:53",
+        f"tls {wild}:8443",
+        f"http {wild}:8443",
     ]
-    assert asked(PUBLIC)["allowed"] == ["example.com:443"]
-    assert allowed(context(spec={"egress": CLOSED})) == "example.com:443"
+    assert asked(PUBLIC)["allowed"] == ["dns example.com:53", "tls example.com:443", "http example.com:80"]
     assert requests(context(spec={"egress": CLOSED})) == ()
+
+
+def test_a_port_whose_protocol_says_no_host_is_asked_by_name_alone() -> None:
+    found = asked(Egress(allow=("ssh.example.com:22",)))
+    assert found["allowed"] == ["dns ssh.example.com:53"]
+    assert {one.partition(" ")[0] for group in found if group != "ports" for one in found[group]} == {"dns"}
 
 
 def test_nothing_is_asked_in_vain_that_the_list_allows() -> None:
     found = asked(Egress(allow=("api.example.com:22", "api.example.com:443", "xapi.example.com:22")))
-    assert "api.example.com:22" not in found["ports"] and "api.example.com:8443" in found["ports"]
-    assert "xapi.example.com:22" not in found["hosts"] and "denied.sandboxrun.invalid:22" in found["hosts"]
-    wild = asked(Egress(allow=("*.example.com:22", "*.example.com:25")))
-    assert wild["ports"] == [f"sandboxrun-probe.example.com:{port}" for port in (2375, 8443, 0, 65536)]
+    assert "tls api.example.com:22" not in found["ports"] and "tls api.example.com:8443" in found["ports"]
+    assert not [one for one in found["hosts"] if " xapi.example.com:" in one]
+    assert "tls denied.sandboxrun.invalid:443" in found["hosts"] and "dns example.com:53" in found["hosts"]
+    wild = asked(Egress(allow=("*.example.com:8080",)))
+    assert not [one for one in wild["ports"] if one.endswith(":8080")]
 
 
 def test_private_networks_that_are_opened_are_not_asked_in_vain() -> None:
     closed = asked(Egress(allow=("api.example.com:443",)), hosts=("192.0.2.9",))["private"]
-    assert "10.0.0.1:80" in closed and "192.0.2.9:80" in closed
+    assert "tls 10.0.0.1:443" in closed and "tls 192.0.2.9:443" in closed
     opened = asked(Egress(allow=("api.example.com:443",), private_networks=("10.0.0.0/8",)))["private"]
-    assert "10.0.0.1:80" not in opened and "192.168.0.1:80" in opened
+    assert "tls 10.0.0.1:443" not in opened and "tls 192.168.0.1:443" in opened
 
 
 def test_open_egress_refuses_what_is_not_public() -> None:
     found = asked(PUBLIC)
-    assert found.keys() == {"allowed", "metadata", "inner", "private", "addresses", "spelling", "host-field"}
-    assert "192.0.2.1:443" not in found["addresses"]
+    groups = {"allowed", "ports", "metadata", "inner", "private", "addresses", "spelling", "host-field"}
+    assert found.keys() == groups
+    assert "tls example.com:8443" in found["ports"]
+    assert not [one for one in asked(Egress(mode="open", ports=(8443,)))["ports"] if one.endswith(":8443")]
 
 
-def test_arguments_have_four_parts_and_fit() -> None:
-    for request in requests(context(hosts=("192.0.2.9",))):
-        assert request.argument.count("|") == 3
-        assert len(request.argument) < 700
-        assert len(request.name) < 160
-    assert len(requests(context(hosts=tuple(f"192.0.2.{n}" for n in range(6))))) <= 64
+def test_a_question_and_a_hello() -> None:
+    assert question("api.example.com.").hex() == (
+        "0021534201000001000000000000" + "03617069076578616d706c6503636f6d00" + "00010001"
+    )
+    hello = client_hello("api.example.com")
+    assert hello[:3] == b"\x16\3\1" and int.from_bytes(hello[3:5]) == len(hello) - 5
+    assert hello[5] == 1 and int.from_bytes(hello[6:9]) == len(hello) - 9
+    server = ssl.MemoryBIO()
+    server.write(hello)
+    wanted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    names: list[str | None] = []
+    wanted.sni_callback = lambda _, name, __: names.append(name)
+    with pytest.raises(ssl.SSLError):  # it has no certificate
+        wanted.wrap_bio(server, ssl.MemoryBIO(), server_side=True).do_handshake()
+    assert names == ["api.example.com"]
+
+
+def test_arguments_have_three_parts_and_fit() -> None:
+    listed = Egress(allow=("*.models.example.org:8443", "api.example.com:443"))
+    for given in (context(hosts=("192.0.2.9",)), context(spec={"egress": listed}), context(spec={"egress": PUBLIC})):
+        for request in requests(given):
+            assert request.argument.count("|") == 2
+            assert len(request.argument) < 1400 and len(request.data) <= 600
+            assert len(request.name) < 160
+    many = tuple(f"192.0.2.{n}" for n in range(6))
+    assert len(requests(context(hosts=many, spec={"egress": listed}))) <= 96
+    assert (
+        sum(request.kind == "dns" for request in requests(context(spec={"egress": Egress(allow=("a.b.c:22",))}))) <= 64
+    )
