@@ -43,6 +43,7 @@ from sandboxrun.lifecycle.places import (
 from sandboxrun.plan.changes import Action, Plan
 from sandboxrun.plan.operations import Operation, StartSandbox
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, not_as_declared
+from sandboxrun.plan.preflight import open_networks
 from sandboxrun.plan.steps import levels
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Snapshot
@@ -281,7 +282,7 @@ def plan(
     if errors := [fault for fault in found if fault.severity == "error"]:
         raise PlanError(*sorted(errors, key=lambda fault: fault.order))
     made = surveyed(made, profile, store)
-    return structs.replace(made, warnings=(*made.warnings, *found))
+    return structs.replace(made, warnings=(*made.warnings, *found, *open_networks(making, profile)))
 
 
 def destroy_plan(engine: Backend, profile: Profile, store: Store, targets: tuple[str, ...] = ()) -> Plan:

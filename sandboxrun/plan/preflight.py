@@ -32,6 +32,21 @@ _PODMAN = {
 }
 
 
+def open_networks(sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> Iterator[Diagnostic]:
+    """A warning for each sandbox that joins networks with a way out, where no gateway stands between."""
+    for sandbox in sandboxes:
+        known = {key: profile.networks.get(key) for key in sandbox.spec.networks}
+        ways_out = [key for key, network in known.items() if network is None or not network.internal]
+        if sandbox.spec.egress is None and ways_out:
+            yield Diagnostic(
+                message=f"{sandbox.address}: on {', '.join(ways_out)} it has no gateway: it reaches everything that "
+                "the engine's host reaches, cloud metadata among it",
+                span=sandbox.place("networks"),
+                help="set internal: true on the network, or use egress instead of networks",
+                severity="warning",
+            )
+
+
 def image_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> list[Diagnostic]:
     """One diagnostic for each sandbox whose image, where it is known, opens or claims what it must not."""
     found = ((s, snapshot.images.get(s.spec.image)) for s in sandboxes)

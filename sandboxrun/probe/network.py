@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from sandboxrun.probe.verdicts import (
+    OUTCOME,
     UNKNOWN,
     Context,
     Control,
@@ -23,7 +24,7 @@ from sandboxrun.probe.verdicts import (
 )
 
 NO_ROUTE = ("ENETUNREACH", "EHOSTUNREACH", "EADDRNOTAVAIL", "EAFNOSUPPORT", "EACCES", "EPERM")
-_JOINS = "it joins networks of the project: what they reach, it reaches"
+_JOINS = "it joins networks without a gateway: it reaches whatever those reach"
 
 
 def _applies(context: Context) -> str | None:
@@ -68,23 +69,17 @@ def _names_hold(seen: Seen, context: Context) -> bool | None:
     servers = list(numbered(seen, "resolver"))
     if not servers or number(value(seen, "resolvers", "count")) != len(servers):
         return None
-    return not any(map(_knows_the_outside(context), servers))
+    gateway = value(seen, OUTCOME, "gateway") or context.gateway
+    return not any(_knows_the_outside(server, gateway) for server in servers)
 
 
-def _knows_the_outside(context: Context) -> Callable[[Mapping[str, str]], bool]:
+def _knows_the_outside(server: Mapping[str, str], gateway: str | None) -> bool:
     """An answer, or the word that there is no such name, comes from whoever knows the outside's names: but for a
     gateway, which says of every name that it does not exist, or has the gateway's address."""
-
-    def knows(server: Mapping[str, str]) -> bool:
-        code = server.get("code") if server.get("got") == "ok" else None
-        if context.gateway is None:
-            return code in ("0", "3")
-        return code == "0" and (server.get("answers"), server.get("address")) not in (
-            ("0", ""),
-            ("1", context.gateway),
-        )
-
-    return knows
+    code = server.get("code") if server.get("got") == "ok" else None
+    if gateway is None:
+        return code in ("0", "3")
+    return code == "0" and (server.get("answers"), server.get("address")) not in (("0", ""), ("1", gateway))
 
 
 def _answer(server: Mapping[str, str]) -> str:
@@ -134,7 +129,7 @@ CONTROLS = (
         id="names",
         title="No name server answers for the outside",
         applies=_applies,
-        expected=lambda context: "no answer" if context.gateway is None else "none but the gateway's own",
+        expected=lambda context: "no answer, but the gateway's own" if context.gateway else "no answer",
         seen=lambda seen: "; ".join(
             f"{server.get('server')}: {_answer(server)}" for server in numbered(seen, "resolver")
         ),

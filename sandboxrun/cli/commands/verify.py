@@ -9,14 +9,14 @@ import click
 
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
-from sandboxrun.cli.output import coloured, note, result, terminal_width
+from sandboxrun.cli.output import coloured, note, result, tell_all, terminal_width
 
 _CONNECTIONS = 16  # of the probes that run side by side, four each
 
 if TYPE_CHECKING:
     from sandboxrun.probe.verdicts import Finding
     from sandboxrun.report.verify import Report
-    from sandboxrun.spec.project import Profile
+    from sandboxrun.spec.project import DeclaredSandbox, Profile
 
 
 @click.command()
@@ -37,32 +37,34 @@ def verify(given: opt.Given, running: bool) -> int:
     attempt must succeed. NAME is one, or all of a for_each; without NAME, all. Exits with 1 if
     something does not hold or is inconclusive.
     """
+    from sandboxrun.plan.planner import select
+    from sandboxrun.plan.preflight import open_networks
     from sandboxrun.report.verify import Report
 
     form = opt.chosen_format(given)
     profile = project.load_profile(given)
+    chosen = profile.sandboxes if running else select(profile, given.names)
+    tell_all(open_networks(chosen, profile))
     if running:
         from sandboxrun.lifecycle.running import verify_running
 
         with project.open_engine(given.host, given.parallelism) as engine:
             found = verify_running(engine, profile, project.open_store(profile, given), given.names)
     else:
-        found = _probed(profile, given)
+        found = _probed(profile, chosen, given)
     report = Report(project=profile.project, findings=found, running=running, sensitive=profile.sensitive)
     result(report_in(form, report))
     return 0 if report.verified else 1
 
 
-def _probed(profile: Profile, given: opt.Given) -> tuple[Finding, ...]:
+def _probed(profile: Profile, chosen: tuple[DeclaredSandbox, ...], given: opt.Given) -> tuple[Finding, ...]:
     from sandboxrun.cli.changing import Forwarding
     from sandboxrun.lifecycle.probing import Interrupted
     from sandboxrun.lifecycle.verify import Verification
-    from sandboxrun.plan.planner import select
 
     def tell(text: str) -> None:
         note(text, quiet=not given.verbose)
 
-    chosen = select(profile, given.names)
     with project.open_engine(given.host, max(given.parallelism, _CONNECTIONS)) as engine:
         forwarding = Forwarding(lambda event: None)
         settings = project.settings(given, forwarding.listener, tell)

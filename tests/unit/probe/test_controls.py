@@ -372,7 +372,8 @@ def test_networks_of_ones_own() -> None:
     team = NetworkSpec()
     for id in ("routes", "metadata", "host", "names"):
         assert (
-            BY_ID[id].applies(context(spec=joined)) == "it joins networks of the project: what they reach, it reaches"
+            BY_ID[id].applies(context(spec=joined))
+            == "it joins networks without a gateway: it reaches whatever those reach"
         )
     neighbours = BY_ID["neighbours"].applies
     assert neighbours(context(spec=joined, networks=freeze({"team": team}))) is None

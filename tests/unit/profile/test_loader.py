@@ -16,6 +16,7 @@ from sandboxrun.profile.loader import load, load_data
 from sandboxrun.profile.render import effective, render_json, render_yaml
 from sandboxrun.profile.variables import Inputs
 from sandboxrun.spec.option import rows, value_of
+from sandboxrun.spec.option_types import CLOSED, PUBLIC
 from sandboxrun.spec.project import Profile
 from sandboxrun.spec.spec import SandboxSpec, settle
 
@@ -41,7 +42,8 @@ def test_a_sandbox_that_says_nothing_is_the_default_one(load_text: Load) -> None
 def test_hardened_spells_out_what_is_the_default_anyway(load_text: Load) -> None:
     plain = spec(load_text("sandboxes: {agent: {}}"))
     extended = spec(load_text("sandboxes: {agent: {extends: hardened}}"))
-    assert extended == plain
+    assert plain.egress == PUBLIC and extended.egress == CLOSED  # what a profile does not say of the network is open
+    assert extended == spec(load_text("sandboxes: {agent: {egress: none}}"))
     written = bases()["hardened"].read_text()
     silent = {"image", "workspace"}
     for row in rows(SandboxSpec):
