@@ -66,6 +66,7 @@ image: engine  ## the base images, from the system's packages, where the engine 
 
 tools: venv  # programs that only tests need
 	@$(RUN) -m scripts.system docker-registry
+	@$(RUN) -m scripts.haproxy
 
 schema: venv  ## write schemas/sandbox.schema.json anew from the model's rows
 	@mkdir -p .cache

@@ -57,6 +57,12 @@ def install(*packages: str) -> None:
     _apt("install", "-y", "--no-install-recommends", *packages)
 
 
+def lacking(package: str) -> list[str]:
+    """What apt-get would install for a package, the package itself among it."""
+    told = _apt("install", "--simulate", "--no-install-recommends", package)
+    return [line.split()[1] for line in told.splitlines() if line.startswith("Inst ")]
+
+
 def unpacked(package: str) -> Path:
     """The files of a Debian package, unpacked below `.cache/` once; nothing is installed or started."""
     target = CACHE / "packages" / package
@@ -78,15 +84,16 @@ def _download_and_unpack(package: str, target: Path) -> None:
     fresh.rename(target)
 
 
-def _apt(*arguments: str, cwd: Path | None = None) -> None:
-    """Run apt-get; where it fails, fetch the package lists (a bare machine has none, or stale ones) and retry."""
+def _apt(*arguments: str, cwd: Path | None = None) -> str:
+    """Run apt-get; what it said. Where it fails, fetch the package lists (a bare machine has none, or stale ones) and
+    retry."""
     if program("apt-get") is None:
         fail(f"this machine has no apt-get; provide what `apt-get {' '.join(arguments)}` would, by hand")
     # Fetching as root rather than as _apt: that user may not write where a clone lies.
     command = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "-o", "APT::Sandbox::User=root"]
     first = _quiet([*command, *arguments], cwd=cwd)
     if first.returncode == 0:
-        return
+        return first.stdout
     if not is_root():
         fail(f"{first.stdout.strip()}\nrun `apt-get update` as root, then this again")
     say("Fetching the package lists")
@@ -94,6 +101,7 @@ def _apt(*arguments: str, cwd: Path | None = None) -> None:
     second = _quiet([*command, *arguments], cwd=cwd)
     if second.returncode != 0:
         fail(f"{update.stdout}{second.stdout}`apt-get {' '.join(arguments)}` failed; its output is above")
+    return second.stdout
 
 
 def _quiet(command: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sandboxrun.probe.program import OUTCOME, complete, small_memory, small_processes, swap
-from sandboxrun.probe.verdicts import Context, Control, Phase, Seen, every, fails, number, result, value
+from sandboxrun.probe.program import complete, small_memory, small_processes, swap
+from sandboxrun.probe.verdicts import OUTCOME, Context, Control, Phase, Seen, every, fails, number, result, value
 
 UNLIMITED = 1 << 62  # beyond it, version 1 of cgroups means none
 GVISOR = "gVisor shows no cgroup inside; verify --running reads it on the host"

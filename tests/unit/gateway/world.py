@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from sandboxrun.gateway.companion.rules import VERSION
+from scripts import haproxy
 from scripts.spaces import Space
 
+os.environ["PATH"] = haproxy.PATH
 ROOT = Path(__file__).resolve().parents[3]
 SERVER, OTHER = "198.41.0.10", "198.41.0.11"
 AT, SANDBOX, NAMES = "10.77.1.2", "10.77.1.3", "198.41.0.53"
@@ -308,7 +310,7 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 def why_not() -> str | None:
     """Why there can be none here."""
-    return None if shutil.which("haproxy") else "this machine has no haproxy"
+    return None if shutil.which("haproxy") else "this machine has no haproxy: `make tools` brings one"
 
 
 @contextmanager

@@ -11,9 +11,8 @@ from msgspec import structs
 from sandboxrun.backend.docker.looking import TERMS
 from sandboxrun.probe import kernel
 from sandboxrun.probe.controls import BY_ID, CONTROLS, FAMILIES
-from sandboxrun.probe.program import OUTCOME
 from sandboxrun.probe.requests import requests
-from sandboxrun.probe.verdicts import Context, Control, Phase, Seen, result, results
+from sandboxrun.probe.verdicts import OUTCOME, Context, Control, Phase, Seen, result, results
 from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress
 from sandboxrun.spec.project import NetworkSpec
 from sandboxrun.spec.records import Attachment, Device, FileRef, Mount

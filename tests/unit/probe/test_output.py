@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandboxrun.probe import program as output
-from sandboxrun.probe.program import OUTCOME, complete, parse, unescaped, with_outcome
+from sandboxrun.probe.program import complete, parse, unescaped, with_outcome
+from sandboxrun.probe.verdicts import OUTCOME
 
 
 def test_lines_are_probes_and_fields_their_values() -> None:
