@@ -1,12 +1,14 @@
 """The egress gateway beside squid, both between two network namespaces with the same rules, client and host.
 
-Owns their setting up. Both check the destination's name and resolve it themselves; squid does not look into tunnels.
+Owns their setting up. Both check the destination's name and resolve it themselves; squid does not look into tunnels,
+and has to be asked for each.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,11 +26,11 @@ from sandboxrun.data import Data
 from sandboxrun.gateway.image import build_context
 from sandboxrun.gateway.rules import rules_document
 from sandboxrun.spec.option_types import Egress
-from scripts import system
+from scripts import haproxy, system
 from scripts.spaces import Space, impossible
 
 SERVER = "198.41.0.10"  # public by its number; it stands in a namespace of this run
-PORTS = {"gateway": 3128, "squid": 3129}
+PORTS = {"gateway": 0, "squid": 3129}  # 0: those of the hosts
 READY_SECONDS = 20.0
 _LIBRARIES = ("libecap3", "libltdl7")  # of squid's, those that a machine without it mostly lacks
 _SQUID = """\
@@ -53,7 +55,7 @@ cache_mem 8 MB
 
 
 class Proxy(Data):
-    """A running proxy, and how long it took to take connections."""
+    """A running gateway or proxy, and how long it took to take connections."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -61,22 +63,28 @@ class Proxy(Data):
 
     @property
     def port(self) -> int:
-        """Where it listens on loopback."""
+        """Where it is asked on loopback."""
         return PORTS[self.name]
 
     @property
     def cpu(self) -> float:
         """Seconds of CPU so far."""
-        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[0]) / 1e9
+        return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in self._processes) / 1e9
 
     @property
     def memory(self) -> int:
         """Resident bytes of its own."""
         return sum(
             int(line.split()[1]) * 1024
-            for line in Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines()
+            for pid in self._processes
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
             if line.startswith("Private_")
         )
+
+    @property
+    def _processes(self) -> list[int]:
+        pid = self.process.pid
+        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
 def gateway(world: World, count: int, rounds: int) -> Iterator[Result]:
@@ -85,6 +93,7 @@ def gateway(world: World, count: int, rounds: int) -> Iterator[Result]:
         print(f"the gateway is not measured: {reason}", file=sys.stderr)
         return
     try:
+        haproxy.main()
         squids = _squid(world)
     except SystemExit as error:  # no such package here
         print(f"the gateway is not measured: {error}", file=sys.stderr)
@@ -173,10 +182,11 @@ def _ours(world: World) -> tuple[str, list[str], dict[str, str]]:
     egress = Egress(allow=(f"{HOST}:443", f"{HOST}:80"), resolvers=(SERVER,))
     rules = folder / "rules.json"
     rules.write_bytes(rules_document(egress, sandbox="bench", run="r", records=1 << 40))
-    listen = f"127.0.0.1:{PORTS['gateway']}"
+    (folder / "run").mkdir()
     # Debian's Python where there is one: what the image is built on, and not what this process happens to run on
     python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
-    return "gateway", [python, "-I", "-S", "-B", str(home), "serve", "--listen", listen, "--rules", str(rules)], {}
+    command = [python, "-I", "-S", "-B", str(home), "serve", "--at", "127.0.0.1", "--rules", str(rules)]
+    return "gateway", [*command, "--run", str(folder / "run")], {"PATH": haproxy.PATH}
 
 
 def _squid(world: World) -> tuple[str, list[str], dict[str, str]]:
@@ -206,6 +216,8 @@ def _squid(world: World) -> tuple[str, list[str], dict[str, str]]:
 def _started(world: World, inner: Space, what: tuple[str, list[str], dict[str, str]]) -> Iterator[Proxy]:
     """Start a proxy and wait until it takes connections."""
     name, command, env = what
+    for left in (world.folder / name / "run").glob("*"):  # of the one before
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     records = world.folder / f"{name}.records"
     began = time.perf_counter()
     with records.open("wb") as output:
@@ -217,14 +229,14 @@ def _started(world: World, inner: Space, what: tuple[str, list[str], dict[str, s
         ready = _until_ready(inner, name, process, began, records)
         yield Proxy(name=name, process=process, ready=ready)
     finally:
-        process.kill()
+        process.terminate()
         process.wait()
 
 
 def _until_ready(inner: Space, name: str, process: subprocess.Popen[bytes], began: float, records: Path) -> float:
     while time.perf_counter() - began < READY_SECONDS and process.poll() is None:
         with contextlib.suppress(OSError):
-            inner.connect("127.0.0.1", PORTS[name]).close()
+            inner.connect("127.0.0.1", PORTS[name] or 443).close()
             return time.perf_counter() - began
         time.sleep(0.002)
     raise BenchmarkError(f"{name} does not take connections: {records.read_text(errors='replace')[-1000:]}")

@@ -1,9 +1,10 @@
-"""The traffic that proxies are measured by: a stand-in for all hosts, and a client.
+"""The traffic that gateways are measured by: a stand-in for all hosts, and a client.
 
     serve ADDRESS               answers on ports 443 and 80, and questions for names on port 53
-    load PORT KIND COUNT SIDE   COUNT exchanges of a kind through the proxy on loopback, SIDE of them at a time
+    load PORT KIND COUNT SIDE   COUNT exchanges of a kind through the proxy on loopback, SIDE of them at a time;
+                                with 0 as the port, through what listens on the hosts' own ports there
 
-Owns both programs. Nothing in them depends on which proxy it is.
+Owns both programs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ HELLO = struct.pack(">BHHI", 22, 0x0301, len(_BODY) + 4, 1 << 24 | len(_BODY)) +
 SERVER_HELLO = struct.pack(">BHHI", 22, 0x0303, 124, 2 << 24 | 120) + bytes(120)
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000
 CONNECT = f"CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\nUser-Agent: load\r\n\r\n".encode()
-GET = f"GET http://{HOST}/data HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: load\r\nAccept: */*\r\n".encode()
+FIELDS = f" HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: load\r\nAccept: */*\r\n".encode()
 
 
 def serve(address: str) -> None:
@@ -81,40 +82,48 @@ def _name(sock: socket.socket, address: str) -> None:
     sock.sendto(data[:2] + struct.pack(">HHHHH", 0x8180, 1, int(found), 0, 0) + question + record, peer)
 
 
+def _begun(port: int) -> socket.socket:
+    """A connection to the host in which TLS has begun."""
+    sock = socket.create_connection(("127.0.0.1", port or 443))
+    if port:
+        sock.sendall(CONNECT)
+        _expect(sock, b"\r\n\r\n")
+    sock.sendall(HELLO)
+    _exactly(sock, len(SERVER_HELLO))
+    return sock
+
+
+def _get(port: int) -> bytes:
+    """A plain request but for the empty line at its end."""
+    return b"GET " + (f"http://{HOST}".encode() if port else b"") + b"/data" + FIELDS
+
+
 def tunnel(port: int, count: int) -> None:
     """A tunnel each, in which TLS begins."""
     for _ in range(count):
-        with socket.create_connection(("127.0.0.1", port)) as sock:
-            sock.sendall(CONNECT)
-            _expect(sock, b"\r\n\r\n")
-            sock.sendall(HELLO)
-            _exactly(sock, len(SERVER_HELLO))
+        _begun(port).close()
 
 
 def plain(port: int, count: int) -> None:
     """A plain request each, on a connection of its own."""
     for _ in range(count):
-        with socket.create_connection(("127.0.0.1", port)) as sock:
-            sock.sendall(GET + b"Connection: close\r\n\r\n")
+        with socket.create_connection(("127.0.0.1", port or 80)) as sock:
+            sock.sendall(_get(port) + b"Connection: close\r\n\r\n")
             _expect(sock, b"x" * 1000)
 
 
 def kept(port: int, count: int) -> None:
     """Plain requests, all on one connection."""
-    with socket.create_connection(("127.0.0.1", port)) as sock:
+    with socket.create_connection(("127.0.0.1", port or 80)) as sock:
         for _ in range(count):
-            sock.sendall(GET + b"\r\n")
+            sock.sendall(_get(port) + b"\r\n")
             _expect(sock, b"x" * 1000)
 
 
 def bulk(port: int, count: int) -> None:
     """A tunnel in which the host sends BULK bytes."""
     for _ in range(count):
-        with socket.create_connection(("127.0.0.1", port)) as sock:
-            sock.sendall(CONNECT)
-            _expect(sock, b"\r\n\r\n")
-            sock.sendall(HELLO)
-            _exactly(sock, len(SERVER_HELLO))
+        with _begun(port) as sock:
             sock.sendall(b"BULK")
             _exactly(sock, BULK)
 
@@ -124,17 +133,17 @@ def _expect(sock: socket.socket, end: bytes) -> None:
     while end not in data:
         piece = sock.recv(65536)
         if not piece:
-            raise SystemExit(f"the proxy ended: {data[:200]!r}")
+            raise SystemExit(f"it ended: {data[:200]!r}")
         data += piece
     if not data.startswith(b"HTTP/1.1 200"):
-        raise SystemExit(f"the proxy said {data[:200]!r}")
+        raise SystemExit(f"it said {data[:200]!r}")
 
 
 def _exactly(sock: socket.socket, size: int) -> None:
     while size:
         piece = sock.recv(min(size, 1 << 18))
         if not piece:
-            raise SystemExit("the proxy ended early")
+            raise SystemExit("it ended early")
         size -= len(piece)
 
 

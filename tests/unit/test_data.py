@@ -75,7 +75,7 @@ NO_VALUES = {
 def records() -> list[type[Struct]]:
     """Every record of the package."""
     for module in pkgutil.walk_packages(sandboxrun.__path__, "sandboxrun."):
-        if not module.name.startswith("sandboxrun.gateway.program") and not module.name.endswith("__main__"):
+        if not module.name.startswith("sandboxrun.gateway.companion") and not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     found, todo = [], [Struct]
     while todo:
