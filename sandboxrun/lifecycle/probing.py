@@ -15,6 +15,7 @@ from uuid import uuid4
 from msgspec import structs
 
 from sandboxrun.errors import ExitCode, SandboxrunError
+from sandboxrun.evidence.parts import FILE, record_of
 from sandboxrun.gateway.subnets import candidates
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.job import Making, RunResult
@@ -175,8 +176,6 @@ class Prober:
 
     def _passed(self, captured: Captured | None) -> tuple[str, ...]:
         """What its gateway let pass by its own records, each host:port once."""
-        from sandboxrun.evidence.parts import FILE, record_of
-
         if captured is None or captured.entry is None or captured.index is None or captured.index.egress is None:
             return ()
         with self._store.open(captured.entry, FILE) as file:

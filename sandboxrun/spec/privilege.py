@@ -15,7 +15,7 @@ from typing import Any
 
 from sandboxrun.data import Data
 from sandboxrun.spec import seccomp
-from sandboxrun.spec.option_types import NAMES, Egress, options_of
+from sandboxrun.spec.option_types import NAMES, OPEN, OPEN_PORTS, Egress, options_of
 from sandboxrun.spec.project import FileSpec, NetworkSpec
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import format_duration, format_size, freeze, parse_size
@@ -424,7 +424,7 @@ def covers(listed: str, destination: str) -> bool:
     other, _, wanted = destination.rpartition(":")
     if port != wanted:
         return False
-    return host == other or (host.startswith("*.") and other.removeprefix("*").endswith(host[1:]))
+    return host in ("*", other) or (host.startswith("*.") and other.removeprefix("*").endswith(host[1:]))
 
 
 _WIDEST = ("unfiltered", "every public host")
@@ -441,9 +441,8 @@ def _reach(old: Side, new: Side) -> Iterator[Step]:
             yield wider(_cause(old, new), f"may now reach {words}, was {before}")
         else:
             yield narrower(_cause(old, new), f"may only reach {after}, was {before}")
-    else:
-        yield from _destinations(one if before == "listed hosts" else None, other if after == "listed hosts" else None)
-    if "unfiltered" not in (before, after):  # which reaches private addresses as well
+    if "unfiltered" not in (before, after):  # which reaches everything that is listed, and private addresses as well
+        yield from _destinations(one, other)
         yield from _private(one, other)
         resolvers = [egress.resolvers if egress is not None else () for egress in (one, other)]
         if resolvers[0] != resolvers[1] and "nothing" not in (before, after):
@@ -460,13 +459,31 @@ def _cause(old: Side, new: Side) -> str:
 
 
 def _destinations(old: Egress | None, new: Egress | None) -> Iterator[Step]:
-    before, after = (egress.allow if egress is not None else () for egress in (old, new))
+    before, after = _opened(old), _opened(new)
     for destination in after:
-        if not any(covers(listed, destination) for listed in before):
-            yield wider("egress", f"may now open {destination}", "allow")
+        if destination not in _PUBLIC and not any(covers(listed, destination) for listed in before):
+            yield wider("egress", f"may now open {_named(destination)}", _item(destination))
     for destination in before:
-        if not any(covers(listed, destination) for listed in after):
-            yield narrower("egress", f"may no longer open {destination}", "allow")
+        if destination not in _PUBLIC and not any(covers(listed, destination) for listed in after):
+            yield narrower("egress", f"may no longer open {_named(destination)}", _item(destination))
+
+
+_PUBLIC = tuple(f"*:{port}" for port in sorted(OPEN_PORTS))  # told by the level
+
+
+def _opened(egress: Egress | None) -> tuple[str, ...]:
+    """What it opens as destinations; `*` stands for every public name."""
+    if egress is None:
+        return ()
+    return (*(_PUBLIC if egress.mode == OPEN else ()), *(f"*:{port}" for port in egress.ports), *egress.allow)
+
+
+def _named(destination: str) -> str:
+    return destination.replace("*:", "every public name on port ", 1) if destination.startswith("*:") else destination
+
+
+def _item(destination: str) -> str:
+    return "ports" if destination.startswith("*:") else "allow"
 
 
 def _within(network: str, among: Iterable[str]) -> bool:

@@ -8,9 +8,11 @@ Owns the command line. Both end with 0 on SIGTERM and SIGINT.
 
 from __future__ import annotations
 
+import ipaddress
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 USAGE = "usage: gateway serve --at ADDRESS --rules FILE [--run FOLDER] | gateway keep"
 RUN = "/run/gateway"
@@ -39,9 +41,6 @@ def keep() -> int:
 
 def serve(address: str, path: str, folder: str) -> int:
     """Serve until told to end."""
-    import ipaddress
-    from pathlib import Path
-
     from sandboxrun.gateway.companion.gateway import Gateway
     from sandboxrun.gateway.companion.rules import RulesError
 

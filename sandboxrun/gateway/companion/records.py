@@ -63,7 +63,8 @@ def read_line(line: bytes) -> Open | End | None:
         return None
     try:
         fields = line.decode("ascii").split(" ")
-        if not all(_TOKEN.fullmatch(field) for field in fields[:9]):
+        # Of a line of either kind, all but what a client wrote, which is in hexadecimal and may be long.
+        if not all(_TOKEN.fullmatch(field) for field in fields[: 5 if fields[0] == "open" else 9]):
             raise ValueError("a field is malformed")
         match fields:
             case ["open", id, kind, port, address, host]:

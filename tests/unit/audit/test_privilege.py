@@ -75,7 +75,9 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "volumes": st.sampled_from([["/srv/data:/data"], ["/srv/data/x:/x:ro"], ["/srv:/srv:ro"], ["/srv:/srv"]]),
     "tmpfs": st.sampled_from([["/tmp:size=64m"], ["/tmp:size=128m,exec"], ["/tmp", "/run"], []]),
     "egress": st.one_of(
-        st.sampled_from(["none", "open"]),
+        st.sampled_from(
+            ["none", "open", {"mode": "open", "ports": [8443]}, {"mode": "open", "allow": ["ssh.example.com:22"]}]
+        ),
         st.fixed_dictionaries(
             {"allow": st.lists(st.sampled_from(HOSTS), unique=True, min_size=1, max_size=3)},
             optional={"private_networks": st.lists(st.sampled_from(["10.0.0.0/8", "10.1.0.0/16"]), unique=True)},
@@ -190,6 +192,15 @@ WITNESSES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"egress": {"allow": ["api.example.com:443"]}},
         "NARROWED may no longer open *.example.com:443",
     ),
+    (
+        {"egress": "open"},
+        {"egress": {"mode": "open", "ports": [8443]}},
+        "WIDENED may now open every public name on port 8443",
+    ),
+    ({"egress": {"mode": "open", "ports": [8443]}}, {}, "NARROWED may no longer open every public name on port 8443"),
+    ({}, {"egress": {"mode": "open", "allow": ["ssh.example.com:22"]}}, "WIDENED may now open ssh.example.com:22"),
+    ({}, {"egress": {"allow": ["ssh.example.com:22"]}}, "WIDENED may now open ssh.example.com:22"),
+    ({"egress": {"allow": ["ssh.example.com:22"]}}, {}, "NARROWED may no longer open ssh.example.com:22"),
     (
         {"egress": "none"},
         {"egress": {"allow": ["api.example.com:443"]}, "secrets": ["api_key"]},

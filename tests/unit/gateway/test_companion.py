@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sandboxrun.gateway.companion.records import End, Fault, Open, read_line
 from tests.unit.gateway.hellos import hello
 from tests.unit.gateway.test_bypasses import answering, get, refused, through
 from tests.unit.gateway.world import ALLOWED, OTHER, SERVER, World, echo, head_of, read_all, until, why_not
@@ -337,3 +338,15 @@ def test_open_mode(own: World) -> None:
     assert own.ask(443, hello(SERVER.encode()), end=True) == b""
     assert own.ask(80, get(host=SERVER)).startswith(b"HTTP/1.1 403")
     assert own.name("localhost") == (3, [])
+
+
+@pytest.mark.parametrize("host", ["a.example.com", f"{'a' * 60}.{'b' * 60}.example.com", f"{'a.' * 120}example.com"])
+def test_what_is_said_of_a_long_name_is_read(host: str) -> None:
+    written = host.encode().hex().upper()
+    begun = read_line(f"open 7-1 tls 443 198.41.0.10 {written}".encode())
+    assert isinstance(begun, Open) and begun.host == host[:255]
+    end = f"end 7-1 1764442800 12 tls 443 allowed - 198.41.0.10 - {written} 517 80 1200 -- 0"
+    over = read_line(end.encode())
+    assert isinstance(over, End) and over.host == host[:255]
+    with pytest.raises(Fault):
+        read_line(f"open 7-1 {written[:20]}! 443 198.41.0.10 {written}".encode())
