@@ -14,6 +14,7 @@ from sandboxrun.backend.docker.client import Engine, connect
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.gateway import image
+from scripts.image import HAPROXY
 from tests.conftest import Cli
 
 
@@ -77,21 +78,23 @@ def test_what_cannot_be_built_is_told(
 def test_a_base_without_python_is_told(engine: Engine, busybox: str) -> None:
     with pytest.raises(SandboxrunError) as caught:
         image.build(engine, busybox)
-    assert caught.value.diagnostics[0].help == f"{busybox} must have Python 3.11 or newer as python3"
+    assert caught.value.diagnostics[0].help == (
+        f"{busybox} must have Python 3.11 or newer as python3, and HAProxy 2.6 or newer if it can't be installed"
+    )
 
 
-def test_the_command_prints_its_name(cli: Cli, gateway_image: str, agent_image: str) -> None:
+def test_the_command_prints_its_name(cli: Cli, gateway_image: str) -> None:
     ran = cli("gateway", "build")
     assert (ran.code, ran.out, ran.err) == (0, f"{gateway_image}\n", "")
-    again = cli("gateway", "build", "--from", agent_image)
+    again = cli("gateway", "build", "--from", HAPROXY)
     assert (again.code, again.out) == (0, f"{gateway_image}\n")
-    assert again.err == f"building {gateway_image} on {agent_image}\n"
+    assert again.err == f"building {gateway_image} on {HAPROXY}\n"
 
 
 def test_a_base_that_is_nowhere(cli: Cli, project: str) -> None:
     ran = cli("gateway", "build", "--from", f"127.0.0.1:1/{project}:none")
     assert ran.code == 1 and ran.out == ""
-    assert "help: --from names an image that the engine has, with Python 3.11 or newer in it" in ran.err
+    assert "help: --from names an image that the engine has, with Python 3.11 and HAProxy 2.6 or newer in it" in ran.err
 
 
 def test_doctor_says_whether_it_is_there(cli: Cli, gateway_image: str, tmp_path: Path) -> None:
