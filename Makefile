@@ -27,8 +27,8 @@ RUN := .venv/bin/python
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-check: lint  ## ruff, mypy and every test that needs no engine
-	@$(RUN) -m pytest -q -m "not engine" $(PARALLEL) $(PYTEST_ARGS)
+check: lint  ## ruff, mypy and every test that needs neither an engine nor HAProxy
+	@$(RUN) -m pytest -q -m "not engine and not haproxy" $(PARALLEL) $(PYTEST_ARGS)
 
 test: lint engine image tools  ## that, and the tests on a real engine, with the coverage floors
 	@rm -rf .cache/coverage && mkdir -p .cache/coverage
