@@ -160,6 +160,7 @@ class World:
                 "serve", "--at", AT, "--rules", str(self.rules), "--run", str(run),
             ],
             stdout=output, stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            start_new_session=True,
         )  # fmt: skip
         if output == subprocess.PIPE:
             threading.Thread(target=self._read, daemon=True).start()
@@ -258,10 +259,8 @@ class World:
 
     def close(self) -> None:
         if self.process is not None:
-            for worker in self.workers() if self.process.poll() is None else ():
-                with suppress(ProcessLookupError):
-                    os.kill(worker, signal.SIGKILL)
-            self.process.kill()
+            with suppress(ProcessLookupError):  # a test may have killed the companion alone
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             assert self.process.stderr is not None
             self.process.stderr.close()
