@@ -318,7 +318,7 @@ def _images(subject: Subject, allowed: tuple[str, ...] | None, digests: bool, pl
 
 
 def _image_fits(image: str, pattern: str) -> bool:
-    """With or without the digest and tag; `*` goes over slashes. Docker Hub's short names count as written out too."""
+    """With or without the digest and tag; `*` goes over slashes. A registry counts where it is written."""
     name, _, _ = image.partition("@")
     spelled = {image, name}
     tagless = {one.rpartition(":")[0] for one in spelled if ":" in one.rpartition("/")[2] and "@" not in one}

@@ -308,7 +308,8 @@ def upload_anywhere(s: Subject) -> Iterator[Hit]:
         return
     for destination in s.reach.allow:
         host = destination.rpartition(":")[0].removeprefix("*.")
-        if host in _UPLOADS or any(host.endswith(f".{name}") for name in _UPLOADS):
+        known = host in _UPLOADS or any(host.endswith(f".{name}") for name in _UPLOADS)
+        if known or host.partition(".")[0] in _TAKES:
             message = f"holds {held[0]}, reads {data}, and {destination} takes uploads from anybody"
             yield Hit(key="egress", item="allow", message=message)
 
@@ -316,9 +317,9 @@ def upload_anywhere(s: Subject) -> Iterator[Hit]:
 _UPLOADS = (
     "github.com", "gist.github.com", "api.github.com", "uploads.github.com", "gitlab.com", "bitbucket.org",
     "pastebin.com", "s3.amazonaws.com", "storage.googleapis.com", "dropbox.com", "drive.google.com", "slack.com",
-    "discord.com", "api.telegram.org", "webhook.site", "transfer.sh", "file.io",
-    "huggingface.co",
+    "discord.com", "api.telegram.org", "webhook.site", "transfer.sh", "file.io", "huggingface.co",
 )  # fmt: skip
+_TAKES = ("registry", "upload", "uploads")  # the first label of a host that packages and images are pushed to
 
 
 @rule(

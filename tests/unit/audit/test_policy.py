@@ -91,7 +91,7 @@ def test_what_the_policy_does_not_allow_is_found(text: str, line: str, tmp_path:
 
 KEPT = [
     "images: {allow: ['node:*']}",
-    "images: {allow: ['node']}",
+    "images: {allow: [node]}",
     "ceilings: {mem_limit: 512m, cpus: 1}",
     "require: {read_only: true, cap_drop: [CAP_ALL], mem_limit: 512m}",
     "mounts: {roots: []}",
