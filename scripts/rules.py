@@ -16,7 +16,7 @@ HEAD = """\
 # Audit rules
 
 Derived from the rules themselves by `make reference`; a test fails when it is stale. How they are used, waived and
-bound by a policy is told in [audit.md](audit.md). `sandboxrun explain SBX301` prints one.
+bound by a policy is described in [audit.md](audit.md). `sandboxrun explain SBX301` prints one.
 
 A rule's severity comes from what whoever controls the sandbox's process wins, and how directly:
 

@@ -220,7 +220,7 @@ def callers(name: str) -> str:
 
 
 def with_sharing(made: list[Subject]) -> tuple[Subject, ...]:
-    """The subjects, each told which others write to its volumes and bind sources or join its networks."""
+    """The subjects, each with those that write to its volumes and bind sources or join its networks."""
     users: dict[str, list[str]] = {}
     for subject in made:
         for thing in set(_shared(subject)):

@@ -47,9 +47,9 @@ def writable_cgroups(s: Subject) -> Iterator[Hit]:
         yield Hit(key="security_opt", item="writable-cgroups", message="the container may change its own limits")
 
 
-def _host_namespace(s: Subject, which: str, key: str, message: str) -> Iterator[Hit]:
-    if s.namespaces.get(which) == "host":
-        yield Hit(key=key, message=message, edit=Edit(key=key, value=None))
+def _host_namespace(s: Subject, key: str, effect: str) -> Iterator[Hit]:
+    if s.namespaces.get(key.removesuffix("_mode")) == "host":
+        yield Hit(key=key, message=f"{key}: host {effect}", edit=Edit(key=key, value=None))
 
 
 @rule(
@@ -69,7 +69,7 @@ def _host_namespace(s: Subject, which: str, key: str, message: str) -> Iterator[
 )
 def host_pid(s: Subject) -> Iterator[Hit]:
     """pid: host."""
-    yield from _host_namespace(s, "pid", "pid", "pid: host shows and reaches the host's processes")
+    yield from _host_namespace(s, "pid", "shows and reaches the host's processes")
 
 
 @rule(
@@ -88,7 +88,7 @@ def host_pid(s: Subject) -> Iterator[Hit]:
 )
 def host_ipc(s: Subject) -> Iterator[Hit]:
     """ipc: host."""
-    yield from _host_namespace(s, "ipc", "ipc", "ipc: host shares memory with the host's programs")
+    yield from _host_namespace(s, "ipc", "shares memory with the host's programs")
 
 
 @rule(
@@ -105,7 +105,7 @@ def host_ipc(s: Subject) -> Iterator[Hit]:
 )
 def host_uts(s: Subject) -> Iterator[Hit]:
     """uts: host."""
-    yield from _host_namespace(s, "uts", "uts", "uts: host shares the host's name")
+    yield from _host_namespace(s, "uts", "shares the host's name")
 
 
 @rule(
@@ -122,7 +122,7 @@ def host_uts(s: Subject) -> Iterator[Hit]:
 )
 def host_cgroup(s: Subject) -> Iterator[Hit]:
     """cgroup: host."""
-    yield from _host_namespace(s, "cgroup", "cgroup", "cgroup: host shows the host's cgroups")
+    yield from _host_namespace(s, "cgroup", "shows the host's cgroups")
 
 
 @rule(
@@ -141,7 +141,7 @@ def host_cgroup(s: Subject) -> Iterator[Hit]:
 )
 def host_userns(s: Subject) -> Iterator[Hit]:
     """userns_mode: host."""
-    yield from _host_namespace(s, "userns", "userns_mode", "userns_mode: host turns the engine's user namespaces off")
+    yield from _host_namespace(s, "userns_mode", "turns the engine's user namespaces off")
 
 
 @rule(
@@ -161,7 +161,7 @@ def host_userns(s: Subject) -> Iterator[Hit]:
 )
 def host_network(s: Subject) -> Iterator[Hit]:
     """network_mode: host."""
-    yield from _host_namespace(s, "network", "network_mode", "network_mode: host has no network isolation")
+    yield from _host_namespace(s, "network_mode", "has no network isolation")
 
 
 _KEYS = {"network": "network_mode", "userns": "userns_mode"}

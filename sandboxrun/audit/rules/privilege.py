@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sandboxrun.audit.finding import Edit, Gain, Hit, How, cis, cwe, nist, pss, rule
@@ -89,6 +89,14 @@ def privileged(s: Subject) -> Iterator[Hit]:
         )
 
 
+def _giving(s: Subject, effects: Mapping[str, str]) -> Iterator[Hit]:
+    """Capabilities that are added and of which `effects` says what each gives."""
+    for name, written in _added(s):
+        if name in effects:
+            edit = Edit(key="cap_add", item=written, value=None)
+            yield Hit(key="cap_add", item=written, message=f"cap_add {name} gives {effects[name]}", edit=edit)
+
+
 @rule(
     "SBX102",
     "Capability that leads to the host",
@@ -105,10 +113,7 @@ def privileged(s: Subject) -> Iterator[Hit]:
 )
 def decisive_capability(s: Subject) -> Iterator[Hit]:
     """Capabilities that amount to root on the host."""
-    for name, written in _added(s):
-        if name in DECISIVE:
-            edit = Edit(key="cap_add", item=written, value=None)
-            yield Hit(key="cap_add", item=written, message=f"cap_add {name} gives {DECISIVE[name]}", edit=edit)
+    yield from _giving(s, DECISIVE)
 
 
 @rule(
@@ -127,10 +132,7 @@ def decisive_capability(s: Subject) -> Iterator[Hit]:
 )
 def dangerous_capability(s: Subject) -> Iterator[Hit]:
     """Capabilities that help an attacker."""
-    for name, written in _added(s):
-        if name in DANGEROUS:
-            edit = Edit(key="cap_add", item=written, value=None)
-            yield Hit(key="cap_add", item=written, message=f"cap_add {name} gives {DANGEROUS[name]}", edit=edit)
+    yield from _giving(s, DANGEROUS)
 
 
 @rule(

@@ -67,7 +67,7 @@ def label_filter(labels: Mapping[str, str | None], more: Mapping[str, Sequence[s
 
 
 def translated(operation: str, error: TransportError) -> EngineError:
-    """A failure of carrying, as what the user is told."""
+    """A failed transport, as the error that the user sees."""
     match error:
         case Unreachable():
             return EngineUnreachable(operation, str(error), help=error.help)
