@@ -142,6 +142,16 @@ class Answer(Data, unshown=("response",)):
         self.response.close()
 
 
+def engine_id_of(info: Json) -> str:
+    """What tells an engine from others, by its answer to GET /info; "" where it has no id.
+
+    Its own id is not enough: engines before 23 read it from one file of the host, and so those of one host share it;
+    their directories differ.
+    """
+    id = str(info.get("ID") or "")
+    return f"{id} {info.get('DockerRootDir') or ''}".rstrip() if id else ""
+
+
 def guarded(operation: str, call: Callable[[], T]) -> T:
     """`call`, whose failure to carry something is reported in the user's terms."""
     try:
@@ -336,12 +346,12 @@ class Client:
         if self._info is None or uptime() - self._info[0] > _FRESH:
             asked = uptime()
             found = self.request("GET", "/info", "asking the engine about itself").mapping()
-            self._info, self._id = (asked, found), str(found.get("ID") or "")
+            self._info, self._id = (asked, found), engine_id_of(found)
         return self._info[1]
 
     @property
     def identity(self) -> str:
-        """What tells this engine from others: its own id, or its address where it tells none. Never raises."""
+        """What tells this engine from others (`engine_id_of`), or its address where it tells nothing. Never raises."""
         if not self._id:
             with contextlib.suppress(EngineError):
                 self.info()

@@ -20,6 +20,7 @@ from msgspec import structs
 
 from sandboxrun.backend.base import Events
 from sandboxrun.backend.completed import completed, with_others
+from sandboxrun.backend.docker.calls import engine_id_of
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.codec import observe, observe_companion, observe_network, observe_volume
 from sandboxrun.backend.docker.fields import FIELDS, KEPT
@@ -89,7 +90,7 @@ def take_snapshot(
         project=profile.project,
         taken=engine.clock(),
         offers=offers_of(engine, info, unsettled),
-        engine_id=str((info or {}).get("ID") or ""),
+        engine_id=engine_id_of(info or {}),
         sandboxes=sandboxes,
         networks=networks,
         volumes=volumes,
@@ -131,7 +132,7 @@ def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Sn
         project=profile.project,
         taken=engine.clock(),
         offers=offers_of(engine, info, profile.sandboxes),
-        engine_id=str(info.get("ID") or ""),
+        engine_id=engine_id_of(info),
         images=freeze({s.spec.image: images.reference(s) for s in profile.sandboxes}),
         helper=_helper(images, profile.sandboxes),
     )
