@@ -245,5 +245,13 @@ class Backend(Protocol):
     ) -> None:
         """Fetch an image from its registry."""
 
-    def build_image(self, context: bytes, tag: str, *, labels: Mapping[str, str] | None = None) -> str:
-        """Make an image from a tar; its id."""
+    def build_image(
+        self,
+        context: bytes,
+        tag: str | None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        progress: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> str:
+        """Make an image from a tar, and name it if there is a `tag`; its id. What the build prints is the "stream" of
+        what `progress` gets."""

@@ -37,7 +37,7 @@ from sandboxrun.backend.session import Made, Session, Undone, Watched
 from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.workspace import open_workspace, stage_workspace
-from sandboxrun.gateway.image import BASE, reference
+from sandboxrun.gateway.image import BASE, build, haproxy_of, reference, unfit
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.diff import mismatches
 from sandboxrun.plan.owned import companions_of, networks_of
@@ -80,6 +80,8 @@ class World(Struct, kw_only=True):
 
     images: dict[str, ImageConfig] = field(default_factory=dict)
     registry: dict[str, ImageConfig] = field(default_factory=dict)
+    labels: dict[str, Mapping[str, str]] = field(default_factory=dict)  # of images that were built, by name
+    haproxy: str = "2.6.12"  # what images are built with
     offers: Offers = field(default_factory=lambda: Offers(api_version="1.51"))
     before: Callable[[Fake, Operation], None] = lambda job, step: None
     after: Callable[[Fake, Operation], None] = lambda job, step: None
@@ -243,7 +245,12 @@ class Fake:
         beside = [_companion(box) for box in boxes if labels.ROLE in box.labels]
         runs = {o.run for o in sandboxes}
         needs_helper = any(companions_of(s.spec) for s in profile.sandboxes)
-        helper = world.images.get(reference())
+        name, built = reference(), world.images.get(reference())
+        own = world.labels.get(name, {})
+        why_not = unfit(own) if built is not None else None
+        helper = Helper(
+            reference=name, id=built.id if built else None, base=BASE, haproxy=haproxy_of(own), unfit=why_not
+        )
         return Snapshot(
             project=project,
             taken=datetime.now(UTC),
@@ -257,7 +264,7 @@ class Fake:
             orphaned=frozenset(o.id for o in sandboxes if o.one_off and self._is_orphan(o)),
             leftovers=tuple(c.id for c in beside if c.run not in runs),
             companions=tuple(c for c in beside if c.run in runs),
-            helper=Helper(reference=reference(), id=helper.id if helper else None, base=BASE) if needs_helper else None,
+            helper=helper if needs_helper else None,
         )
 
     def _is_orphan(self, observed: ObservedSandbox) -> bool:
@@ -394,10 +401,17 @@ class Fake:
                 raise NotFound(f"pulling {ref}", f"pull access denied for {ref}", status=404)
             world.images[ref] = world.registry[ref]
 
-    def build_image(self, context: bytes, tag: str, *, labels: Mapping[str, str] | None = None) -> str:
-        with self.reached(f"building {tag}") as world:
-            world.images[tag] = ImageConfig(id=f"sha256:{uuid4().hex * 2}")
-            return world.images[tag].id
+    def build_image(
+        self, context: bytes, tag: str | None, *, labels: Mapping[str, str] | None = None, progress: Any = None
+    ) -> str:
+        """It builds the gateway's image alone: HAProxy's version is said as that image's recipe says it."""
+        with self.reached("building an image") as world:
+            if progress is not None:
+                progress({"stream": f"sandboxrun: HAProxy {world.haproxy}\n"})
+            made = ImageConfig(id=f"sha256:{uuid4().hex * 2}")
+            if tag is not None:
+                world.images[tag], world.labels[tag] = made, dict(labels or {})
+            return made.id
 
     # -- what verifying looks at: it has no processes, networks or gateways that could be seen -------------------
 
@@ -453,7 +467,7 @@ class Fake:
         self.pull(step.reference)
 
     def _do_BuildHelper(self, step: op.BuildHelper, session: Session) -> None:
-        self.build_image(b"", step.reference)
+        build(self, step.base)
 
     def _do_CreateNetwork(self, step: op.CreateNetwork, session: Session) -> None:
         name = session.profile.names.network(step.key)

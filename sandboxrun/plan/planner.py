@@ -17,7 +17,7 @@ from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.decide import Decision, decide, decide_undeclared
 from sandboxrun.plan.operations import Operation
 from sandboxrun.plan.owned import networks_of
-from sandboxrun.plan.preflight import image_faults, preflight
+from sandboxrun.plan.preflight import helper_faults, image_faults, preflight
 from sandboxrun.plan.shared import image_changes, is_part, network_changes, volume_changes, volume_faults
 from sandboxrun.plan.steps import lay
 from sandboxrun.spec.project import DeclaredSandbox, Profile
@@ -41,6 +41,7 @@ def make_plan(profile: Profile, snapshot: Snapshot, options: Options | None = No
     faults = [
         *preflight(wanted, profile, snapshot.offers),
         *image_faults(wanted, snapshot),
+        *helper_faults(wanted, snapshot),
         *_conflicts(profile, snapshot, wanted),
         *volume_faults(profile, snapshot, wanted),
     ]

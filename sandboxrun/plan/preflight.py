@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterable, Iterator
 
 from sandboxrun.errors import Diagnostic
+from sandboxrun.plan.owned import companions_of
 from sandboxrun.spec import seccomp
 from sandboxrun.spec.codec import ImageConfig, lacking, unsupported
+from sandboxrun.spec.names import GATEWAY
 from sandboxrun.spec.options import CONFIGS_AT, SECRETS_AT
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Offers, Snapshot
@@ -45,6 +47,16 @@ def open_networks(sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> Ite
                 help="set internal: true on the network, or use egress instead of networks",
                 severity="warning",
             )
+
+
+def helper_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> Iterator[Diagnostic]:
+    """One diagnostic for each sandbox whose gateway can't run from the image that is there."""
+    helper = snapshot.helper
+    for sandbox in sandboxes if helper is not None and helper.unfit is not None else ():
+        if helper is not None and GATEWAY in companions_of(sandbox.spec):
+            message = f"egress: the gateway's image {helper.reference} {helper.unfit}"
+            help = "`sandboxrun gateway build` builds it again; --from IMAGE builds it on an image of your own"
+            yield _fault(sandbox, "egress", message, help)
 
 
 def image_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> list[Diagnostic]:

@@ -211,11 +211,14 @@ class Image(Data):
 
 class Helper(Data):
     """The image of gateways and keepers: its reference, its id on the engine (None: it is to be built), and what it is
-    built from."""
+    built from. `haproxy` is the version that it says it has; `unfit` why gateways can't run from it, None where they
+    can."""
 
     reference: str
     id: str | None
     base: str
+    haproxy: str = ""
+    unfit: str | None = None
 
 
 class Foreign(Data):

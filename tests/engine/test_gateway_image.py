@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,11 +99,12 @@ def test_a_base_that_is_nowhere(cli: Cli, project: str) -> None:
 
 
 def test_doctor_says_whether_it_is_there(cli: Cli, gateway_image: str, tmp_path: Path) -> None:
-    assert f"image {gateway_image}" in cli("doctor", cwd=tmp_path).out
+    assert re.search(rf"^gateway +image {gateway_image}, HAProxy [0-9]+\.[0-9]", cli("doctor", cwd=tmp_path).out, re.M)
 
 
 def test_how_it_runs(engine_client: docker.DockerClient, gateway_image: str) -> None:
     config = engine_client.images.get(gateway_image).attrs["Config"]
     assert config["User"] == "65532:65532"
     assert config["Entrypoint"][:4] == ["python3", "-I", "-S", "-B"]
-    assert config["Labels"]["sandboxrun.gateway.digest"] == image.digest()
+    haproxy = config["Labels"]["sandboxrun.gateway.haproxy"]
+    assert config["Labels"]["sandboxrun.gateway.digest"] == image.image_digest(haproxy)

@@ -185,29 +185,34 @@ class Objects(Client):
     def build_image(
         self,
         context: bytes,
-        tag: str,
+        tag: str | None,
         *,
         labels: Mapping[str, str] | None = None,
         progress: Callable[[Json], None] | None = None,
     ) -> str:
-        """Make an image from a tar with a Dockerfile, whose base the engine has, and name it `tag`; its id.
+        """Make an image from a tar with a Dockerfile, whose base the engine has, and name it `tag`, if anything; its
+        id. No step of an earlier build is used.
 
         `progress` gets the engine's entries as they come: {"stream"}, {"aux"}. Raises EngineError.
         """
+        query: dict[str, Any] = {"labels": json.dumps(dict(labels or {})), "rm": True, "forcerm": True, "nocache": True}
         answer = self.request(
             "POST",
             "/build",
-            f"building image {tag}",
-            query={"t": tag, "labels": json.dumps(dict(labels or {})), "rm": True, "forcerm": True, "q": False},
+            f"building image {tag}" if tag is not None else "building an image",
+            query=query if tag is None else {**query, "t": tag},
             body=(context,),
             headers={"Content-Type": "application/x-tar"},
             timeout=BUILD_TIMEOUT,
             stream=True,
         )
+        built = ""
         for entry in _entries(answer):
+            aux = entry.get("aux")
+            built = str(aux.get("ID") or built) if isinstance(aux, Mapping) else built
             if progress is not None:
                 progress(entry)
-        made = self.image(tag)
+        made = self.image(tag or built) if tag or built else None
         if made is None:
             raise EngineError(answer.operation, "the engine reported success but has no such image")
         return str(made["Id"])

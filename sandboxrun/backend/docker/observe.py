@@ -98,7 +98,7 @@ def take_snapshot(
         orphaned=frozenset(o.id for o in sandboxes if o.one_off and (by := decode(o.owner or "")) and by.is_gone),
         leftovers=leftovers,
         companions=companions,
-        helper=_helper(images, profile.sandboxes),
+        helper=_helper(engine, profile.sandboxes),
         completed=completed(profile, store, workspaces),
     )
     if events is not None:
@@ -134,7 +134,7 @@ def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Sn
         offers=offers_of(engine, info, profile.sandboxes),
         engine_id=engine_id_of(info),
         images=freeze({s.spec.image: images.reference(s) for s in profile.sandboxes}),
-        helper=_helper(images, profile.sandboxes),
+        helper=_helper(engine, profile.sandboxes),
     )
     if not shared:
         return snapshot
@@ -221,14 +221,20 @@ def _companions(
     return mine, tuple(c.id for c in found if c not in mine)
 
 
-def _helper(images: _Images, sandboxes: Iterable[DeclaredSandbox]) -> Helper | None:
+def _helper(engine: Engine, sandboxes: Iterable[DeclaredSandbox]) -> Helper | None:
     """The image of gateways and keepers; asked for only where a sandbox has one."""
-    if not any(companions_of(s.spec) for s in sandboxes):
-        return None
-    from sandboxrun.gateway.image import BASE, reference
+    return helper_on(engine) if any(companions_of(s.spec) for s in sandboxes) else None
 
-    found = images.of(name := reference())
-    return Helper(reference=name, id=found.id if found is not None else None, base=BASE)
+
+def helper_on(engine: Engine) -> Helper:
+    """The image of gateways and keepers, as the engine has it. Raises EngineError."""
+    from sandboxrun.gateway.image import BASE, haproxy_of, reference, unfit
+
+    found = engine.image(name := reference())
+    if found is None:
+        return Helper(reference=name, id=None, base=BASE)
+    own = labels.read((found.get("Config") or {}).get("Labels"))
+    return Helper(reference=name, id=str(found.get("Id") or ""), base=BASE, haproxy=haproxy_of(own), unfit=unfit(own))
 
 
 def _by_label(profile: Profile) -> Mapping[str, SandboxSpec]:

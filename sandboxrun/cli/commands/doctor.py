@@ -21,6 +21,7 @@ from sandboxrun.report.diagnostics import diagnostic_json
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
+    from sandboxrun.spec.state import Helper
 
 
 @click.command()
@@ -48,7 +49,7 @@ def doctor(given: opt.Given) -> int:
 
 def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
     from sandboxrun.backend.docker.facts import filters_paths
-    from sandboxrun.backend.docker.observe import offers_of
+    from sandboxrun.backend.docker.observe import helper_on, offers_of
     from sandboxrun.plan.preflight import preflight
 
     facts = engine_facts(engine.version(), engine.info(), engine.networks())
@@ -68,7 +69,7 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
             }
         told = {
             "engine": engine_plain(facts, engine.api_version, endpoint, shares, why),
-            "gateway": gateway_plain(engine),
+            "gateway": gateway_plain(helper_on(engine)),
             "host_filters_paths": filters_paths(engine),
             "profile": judged,
         }
@@ -76,7 +77,7 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
         return 1 if faults else 0
     lines = [
         *engine_lines(facts, engine.api_version, endpoint, shares, why),
-        gateway_line(engine),
+        gateway_line(helper_on(engine)),
         ("broadcasts", _BROADCASTS[filters_paths(engine)]),
         *(("warning", warning) for warning in facts.warnings),
     ]
@@ -161,17 +162,24 @@ def engine_plain(facts: EngineFacts, api: str, endpoint: Endpoint, shares: bool,
     }
 
 
-def gateway_plain(engine: Engine) -> dict[str, Any]:
-    """The image of sandboxes' gateways, and whether the engine has it."""
-    from sandboxrun.gateway.image import reference
+def gateway_plain(helper: Helper) -> dict[str, Any]:
+    """The image of sandboxes' gateways, whether the engine has it, and which HAProxy is in it."""
+    present = helper.id is not None
+    return {
+        "image": helper.reference,
+        "present": present,
+        "haproxy": helper.haproxy or None,
+        "unfit": helper.unfit,
+    }
 
-    return {"image": reference(), "present": engine.image(reference()) is not None}
 
-
-def gateway_line(engine: Engine) -> tuple[str, str]:
+def gateway_line(helper: Helper) -> tuple[str, str]:
     """The same in words."""
-    found = gateway_plain(engine)
-    return "gateway", f"image {found['image']}" if found["present"] else "NO image: `sandboxrun gateway build` makes it"
+    if helper.id is None:
+        return "gateway", "NO image: `sandboxrun gateway build` makes it"
+    if helper.unfit is not None:
+        return "gateway", f"image {helper.reference} {helper.unfit}: `sandboxrun gateway build` makes it again"
+    return "gateway", f"image {helper.reference}, HAProxy {helper.haproxy}"
 
 
 # What happens to what a sandbox sends to everybody on its network, the engine's machine among them

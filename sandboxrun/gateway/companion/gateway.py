@@ -86,11 +86,12 @@ class Gateway:
         self._on(woken, lambda sock: sock.recv(4096))
         try:
             self._replace_worker(self.rules)
+            haproxy = self._workers[-1].version()
         except (WorkerError, OSError, ValueError) as error:
             self.records.tell("rules-refused", error=str(error)[:300], digest=self.rules.digest)
             self._drain()
             return 1
-        self.records.tell("ready", digest=self.rules.digest)
+        self.records.tell("ready", digest=self.rules.digest, haproxy=haproxy)
         while not self._stopping:
             self._turn(TICK)
             self._heed()

@@ -24,6 +24,7 @@ _SESSION = re.compile(
     r"^(0x[0-9a-f]+): \[[^\n]*\] id=([0-9]+) [^\n]*\n[^\n]*\n +frontend=(?:port|http)-\d+ [^\n]*\n +backend=(\S+) ",
     re.MULTILINE,
 )
+_VERSION = re.compile(r"^Version: (\S{1,64})$", re.MULTILINE)
 _PROMPT = b"\n> "
 ADMIN = "admin.sock"
 
@@ -103,6 +104,11 @@ class Worker:
         except OSError as error:
             raise WorkerError(f"HAProxy does not answer: {error}") from None
         return data.decode("ascii", "replace")
+
+    def version(self) -> str:
+        """HAProxy's own; "" where it does not say. Raises WorkerError."""
+        found = _VERSION.search(self.ask("show info"))
+        return found[1] if found else ""
 
     def sessions(self) -> dict[str, Session]:
         """What it is at, by the ids of the records."""

@@ -11,10 +11,13 @@ import signal
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sandboxrun.backend.errors import EngineError
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.gateway import image
 from sandboxrun.gateway.rules import rules_document
@@ -65,6 +68,104 @@ def test_the_recipe() -> None:
     assert lines[0] == "FROM registry.example.com:5000/python@sha256:0a"
     assert "USER 65532:65532" in lines
     assert 'ENTRYPOINT ["python3", "-I", "-S", "-B", "/usr/lib/sandboxrun-gateway"]' in lines
+
+
+def labelled(haproxy: str) -> dict[str, str]:
+    return {image.HAPROXY_LABEL: haproxy, image.DIGEST_LABEL: image.image_digest(haproxy)}
+
+
+def test_a_fixed_haproxy_makes_another_image() -> None:
+    """Its package's revision counts too: distributions fix without another version."""
+    versions = ("2.6.12-1+deb12u2", "2.6.12-1+deb12u3", "3.0.11-1")
+    assert len({image.image_digest(version) for version in versions}) == len(versions)
+    for version in versions:
+        assert image.haproxy_of(labelled(version)) == version
+        assert image.unfit(labelled(version)) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        (labelled("2.4.22-0ubuntu0.22.04.3"), "has HAProxy 2.4.22-0ubuntu0.22.04.3, and 2.6 or newer is needed"),
+        (labelled("1.9.9"), "has HAProxy 1.9.9, and 2.6 or newer is needed"),
+        (labelled("dev"), "does not say which HAProxy it has"),
+        ({}, "does not say which HAProxy it has"),
+        ({image.HAPROXY_LABEL: "2.8.1"}, "does not say which HAProxy it has"),
+        ({**labelled("2.6.12"), image.HAPROXY_LABEL: "2.8.1"}, "does not say which HAProxy it has"),
+    ],
+)
+def test_an_image_that_gateways_cannot_run_from(labels: dict[str, str], why: str) -> None:
+    assert image.unfit(labels) == why
+
+
+class Builder:
+    """An engine that builds: what it was asked for, and what its builds print."""
+
+    def __init__(self, *output: str, fails: bool = False) -> None:
+        self.asked: list[tuple[str | None, dict[str, str]]] = []
+        self._output, self._fails = output, fails
+
+    def build_image(
+        self, context: bytes, tag: str | None, *, labels: Mapping[str, str] | None = None, progress: Any = None
+    ) -> str:
+        self.asked.append((tag, dict(labels or {})))
+        for piece in self._output if progress is not None else ():
+            progress({"stream": piece})
+        if self._fails:
+            raise EngineError("building an image", "a step returned a non-zero code")
+        return "sha256:" + "a" * 64
+
+
+def test_a_build_is_named_once_it_is_known_what_is_in_it() -> None:
+    engine: Any = Builder("Step 3/8\n", "sandboxrun: HAProxy 2.6", ".12-1\n", "Removing\n")  # pieces are not lines
+    image.build(engine, "base")
+    (unnamed, none), (name, labels) = engine.asked
+    assert (unnamed, none, name) == (None, {}, image.reference())
+    assert image.haproxy_of(labels) == "2.6.12-1"
+
+
+def test_a_build_that_does_not_say_its_haproxy_gets_no_name() -> None:
+    engine: Any = Builder("sandboxrun: HAProxy of mine\n")
+    with pytest.raises(SandboxrunError, match="did not say which HAProxy"):
+        image.build(engine, "base")
+    assert [name for name, _ in engine.asked] == [None]
+
+
+def test_what_is_wrong_with_a_base_is_said_by_name() -> None:
+    engine: Any = Builder("sandboxrun: it has Python 3.11.2 and HAProxy 2.4.22\n", fails=True)
+    with pytest.raises(SandboxrunError, match=r"base can't be built on: it has Python 3.11.2 and HAProxy 2.4.22"):
+        image.build(engine, "base")
+
+
+def run_check(folder: Path, said: str) -> subprocess.CompletedProcess[str]:
+    """The recipe's own check, with a haproxy that says this of itself."""
+    with tarfile.open(fileobj=io.BytesIO(image.build_context("x"))) as tar:
+        file = tar.extractfile("Dockerfile")
+        assert file is not None
+        recipe = file.read().decode().replace("\\\n", "")
+    (line,) = [line for line in recipe.splitlines() if "haproxy', '-v'" in line]
+    program = folder / "haproxy"
+    program.write_text(f"#!/bin/sh\necho '{said}'\n")
+    program.chmod(0o755)
+    command = [sys.executable, *json.loads(line.removeprefix("RUN "))[1:]]
+    return subprocess.run(command, env={"PATH": f"{folder}:{os.environ['PATH']}"}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("version", ["2.6.12-1+deb12u3", "2.10.1", "3.0.11-1"])
+def test_the_recipe_says_which_haproxy_there_is(tmp_path: Path, version: str) -> None:
+    done = run_check(tmp_path, f"HAProxy version {version} 2025/10/03 - https://haproxy.example.org/")
+    assert (done.returncode, done.stdout) == (0, f"sandboxrun: HAProxy {version}\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [("HAProxy version 2.4.22 2023/02/14", "HAProxy 2.4.22"), ("HA-Proxy version 1.9.9 2019", "HAProxy 1.9.9"),
+     ("nothing", "no HAProxy")],
+)  # fmt: skip
+def test_the_recipe_refuses_an_older_haproxy(tmp_path: Path, said: str, told: str) -> None:
+    done = run_check(tmp_path, said)
+    assert done.returncode == 1 and done.stderr.endswith(f" and {told}\n")
+    assert done.stderr.startswith("sandboxrun: it has Python ")
 
 
 @pytest.mark.parametrize("base", ["", "a b", "a\nRUN x", "a\tb", "${X}", 'a"', "ä", "a\\"])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from sandboxrun.errors import PlanError
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Change, Plan
 from sandboxrun.plan.planner import make_collect_plan, make_destroy_plan, make_plan
@@ -167,3 +168,17 @@ def test_a_sandbox_that_ended_takes_its_gateway_along() -> None:
     seen = snapshot(ran, networks=(OUTSIDE, private()), companions=(companion(),), helper=HELPER)
     plan = make_plan(profile(sandbox), seen)
     assert ids(plan) == ["evidence a", "remove a", "remove network.egress"]
+
+
+def test_a_gateway_image_with_too_old_an_haproxy_is_refused() -> None:
+    helper = structs.replace(HELPER, unfit="has HAProxy 2.4.22, and 2.6 or newer is needed")
+    plain = declared("b", egress=CLOSED)
+    with pytest.raises(PlanError) as caught:
+        make_plan(profile(declared("a", egress=API), plain), snapshot(networks=(), helper=helper))
+    (fault,) = caught.value.diagnostics
+    assert (
+        fault.message
+        == f"a: egress: the gateway's image {HELPER.reference} has HAProxy 2.4.22, and 2.6 or newer is needed"
+    )
+    assert str(fault.help).startswith("`sandboxrun gateway build` builds it again")
+    assert make_plan(profile(plain), snapshot(networks=(), helper=helper)).operations
