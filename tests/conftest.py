@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,15 @@ def _no_steering_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(_STEERING) and not name.startswith("SANDBOXRUN_DEV_"):
             monkeypatch.delenv(name)
+
+
+def until(holds: Callable[[], object], what: str = "it did not come true", *, seconds: float = 120) -> None:
+    """Wait for something that must come, however slow the machine is. A test that waits for a while instead of for
+    what it needs fails on the day that the machine is busy."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
 
 
 class Ran(Data):

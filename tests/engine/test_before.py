@@ -39,7 +39,9 @@ def test_a_running_sandbox_is_shown_planned_and_torn_down(
     profile, labels = before.running(project)
     (cli.cwd / "sandbox.yaml").write_text(profile)
     name = f"{project}-waiting"
-    engine_client.containers.run(busybox, ["sleep", "600"], name=name, labels=labels, detach=True, mem_limit="64m")
+    engine_client.containers.run(
+        busybox, ["sleep", "600"], name=name, labels=labels, detach=True, mem_limit="64m", init=True
+    )
     listed = cli("ps")
     assert [line.split()[:2] for line in listed.out.splitlines()[1:]] == [["waiting", "running"]], listed
     planned = cli("plan")  # the container was made by hand: much of it is not as its label says

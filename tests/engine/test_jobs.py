@@ -20,8 +20,9 @@ from sandboxrun.data import Data
 from sandboxrun.evidence.store import STAGING, Store
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.lifecycle.waits import apply_and_wait
+from sandboxrun.lifecycle.watch import Watch
 from sandboxrun.spec.outcome import How
-from tests.conftest import Cli, Ran
+from tests.conftest import Cli, Ran, until
 from tests.engine.world import World, change, open_world
 
 TASK = "echo hi; sleep 0.5; exit 3"
@@ -37,27 +38,36 @@ def world(engine_host: str, project: str, tmp_path: Path, busybox: str) -> Itera
 class Starts:
     """The addresses of the project's sandboxes, each as often as the engine started it."""
 
-    def __init__(self, client: docker.DockerClient, project: str) -> None:
+    def __init__(self, client: docker.DockerClient, project: str, image: str) -> None:
         self.addresses: list[str] = []
-        filters = {"label": f"sandboxrun.project={project}", "event": "start", "type": "container"}
+        self._client, self._project, self._image, self._mark = client, project, image, f"{project}-mark"
+        self._marked = threading.Event()
+        filters = {"label": f"sandboxrun.project={project}", "event": ["start", "create"], "type": "container"}
         self._stream = client.api.events(decode=True, filters=filters, since=int(time.time()))
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
         for event in self._stream:
-            self.addresses.append(event["Actor"]["Attributes"]["sandboxrun.sandbox"])
+            told = event["Actor"]["Attributes"]
+            if event["Action"] == "start":
+                self.addresses.append(told["sandboxrun.sandbox"])
+            elif told["name"] == self._mark:
+                self._marked.set()
 
     def close(self) -> list[str]:
-        """All of them until now."""
-        time.sleep(0.2)  # the stream is at most a moment behind
-        self._stream.close()
+        """All of them until now: what the stream has brought before it brings the making of one more container."""
+        if not self._marked.is_set():
+            labels = {"sandboxrun.project": self._project}
+            self._client.containers.create(self._image, name=self._mark, labels=labels).remove()
+            assert self._marked.wait(120), "the engine's events do not come"
+            self._stream.close()
         return sorted(self.addresses)
 
 
 @pytest.fixture
-def starts(engine_client: docker.DockerClient, project: str) -> Iterator[Starts]:
-    counted = Starts(engine_client, project)
+def starts(engine_client: docker.DockerClient, project: str, busybox: str) -> Iterator[Starts]:
+    counted = Starts(engine_client, project, busybox)
     yield counted
     counted.close()
 
@@ -151,25 +161,18 @@ def test_who_waits_for_what_is_destroyed_learns_it_at_once(
         *(cli.start("apply", "--wait", "-y", cwd=folder) for folder in (one, one, two)),
         *(cli.start("run", "a", cwd=folder) for folder in (one, two)),
     ]
-    _until(lambda: len(starts.addresses) == 3)
-    waiting += [cli.start("wait", cwd=folder) for folder in (one, two)]
-    time.sleep(2)  # until these wait too
+    until(lambda: len(starts.addresses) == 3)
+    late = [cli.start("wait", "-v", cwd=folder) for folder in (one, two)]
+    for job in late:
+        assert job.stderr is not None and job.stderr.readline() == "waiting for a\n"
+    waiting += late
     assert [job.poll() for job in waiting] == [None] * 7
-    began = time.monotonic()
     destroyed = cli("destroy", "-y", cwd=three)
     ran = several.finish(waiting)
-    assert time.monotonic() - began < 30
     assert (destroyed.code, [r.code for r in ran]) == (0, [7] * 7), [r.out + r.err for r in ran]
     assert re.search(r"^a: stopped before its end \(exit 7\).*; another job saved the evidence$", ran[2].out, re.M)
     assert starts.close() == ["a"] * 3
     several.runs()
-
-
-def _until(condition: object) -> None:
-    end = time.monotonic() + 60
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 # -- what another checkout's job completed
@@ -211,13 +214,15 @@ def test_what_another_job_destroyed_is_not_done(world: World, tmp_path: Path) ->
     assert change(outcome.plan, "a").action.value == "create"
 
 
-def test_a_wait_collects_only_what_it_waited_for(world: World) -> None:
+def test_a_wait_collects_only_what_it_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not what another job made meanwhile under the same name."""
-    profile = world.profile({"a": {"command": ["sh", "-c", "sleep 1"]}})
+    waiting, really = threading.Event(), Watch._await_exit
+    monkeypatch.setattr(Watch, "_await_exit", lambda watch: (waiting.set(), really(watch))[1])
+    profile = world.profile({"a": {}})
     world.apply(profile)
     waited = threading.Thread(target=apply_and_wait, args=(world.engine, profile, world.store))
     waited.start()
-    time.sleep(0.3)
+    assert waiting.wait(120)
     other = world.profile({"a": {"command": ["sleep", "601"]}})
     world.apply(other)
     waited.join()
