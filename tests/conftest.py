@@ -17,6 +17,7 @@ import pytest
 from msgspec import field
 
 from sandboxrun.data import Data
+from sandboxrun.spec.ci import MARKS
 
 # A slow machine is no fault of the code: no test may fail by the clock.
 hypothesis.settings.register_profile("sandboxrun", deadline=None, print_blob=True)
@@ -58,7 +59,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def _no_steering_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the caller's environment says about sandboxrun and its output must not decide a test."""
     for name in list(os.environ):
-        if name.startswith(_STEERING) and not name.startswith("SANDBOXRUN_DEV_"):
+        if name in MARKS or (name.startswith(_STEERING) and not name.startswith("SANDBOXRUN_DEV_")):
             monkeypatch.delenv(name)
 
 

@@ -33,7 +33,6 @@ from sandboxrun.api.sandbox import ExecResult, ExecTimeout, Held, Sandbox
 from sandboxrun.api.settings import Settings
 from sandboxrun.backend.docker.observe import own_sandboxes
 from sandboxrun.backend.errors import EngineError, NotFound
-from sandboxrun.backend.owner import this_process
 from sandboxrun.backend.session import Made, Session
 from sandboxrun.errors import Diagnostic, PlanError, SandboxrunError, UsageError
 from sandboxrun.lifecycle.apply import ApplySettings, carry_out, execute, locked
@@ -202,7 +201,7 @@ class SandboxService:
         held = Held(declared=declared, job=self._job(declared, stop))
 
         def prepare(session: Session) -> None:
-            session.extra_labels = {labels.ONE_OFF: "1", labels.OWNER: this_process().encode()}
+            session.extra_labels = {labels.ONE_OFF: "1"}
             held.job.watch_from_start(session, held.how)
 
         profile, shared = declared.profile, shares(declared.profile.sandboxes)

@@ -292,6 +292,7 @@ class Fake:
             one_off=labels.ONE_OFF in own,
             owner=own.get(labels.OWNER),
             labels=freeze(own),
+            created=box.created,
             document=box.document().raw,
         )
 

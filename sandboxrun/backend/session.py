@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from msgspec import Struct, field
 
+from sandboxrun.backend.owner import this_process
 from sandboxrun.data import Data, DataType
 from sandboxrun.errors import ApplyError, SandboxrunError
 from sandboxrun.plan.operations import Operation
@@ -27,6 +28,7 @@ from sandboxrun.spec.state import ObservedSandbox, Snapshot
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Events
     from sandboxrun.evidence.store import Captured, Store
+    from sandboxrun.spec.ci import CiJob
 
 
 # -- What is told: one event a step's beginning, progress and end
@@ -140,6 +142,7 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
     before_start: Callable[[DeclaredSandbox, Made], None] = lambda sandbox, made: None
     after_start: Callable[[DeclaredSandbox, Made], None] = lambda sandbox, made: None
     stop: threading.Event = field(default_factory=threading.Event)
+    job: CiJob | None = None  # the CI job that this is a part of
     probing: bool = False  # start what does not hold, to look at it from inside
     wanted: frozenset[str] = frozenset()  # the addresses that all is done for: when none can start, the rest is left
     abandoned: set[str] = field(default_factory=set)  # the addresses that can't be started any more
@@ -197,8 +200,11 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
             labels.PLAN_DIGEST: self.plan_digest,
             labels.PROFILE_DIGEST: self.profile.digest,
             labels.INPUTS_DIGEST: self.profile.inputs_digest,
+            labels.OWNER: this_process().encode(),
             **self.extra_labels,
         }
+        if self.job is not None:
+            extra[labels.JOB] = self.job.to_label()
         ttl = sandbox.spec.lifetime.ttl
         if ttl is not None:
             extra[labels.DEADLINE] = rfc3339(self.now().timestamp() + ttl / 1e9)

@@ -45,6 +45,7 @@ from sandboxrun.plan.operations import Operation, StartSandbox
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, not_as_declared
 from sandboxrun.plan.preflight import open_networks
 from sandboxrun.plan.steps import levels
+from sandboxrun.spec.ci import CiJob, job_of
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Snapshot
 from sandboxrun.threads import begin
@@ -320,6 +321,7 @@ class ApplySettings(Struct, metaclass=DataType, frozen=False, kw_only=True, unsh
     stop: threading.Event = field(default_factory=threading.Event)
     environment: Mapping[str, str] = field(default_factory=dict)
     began: float = field(default_factory=time.time)
+    job: CiJob | None = field(default_factory=lambda: job_of(os.environ))
     probing: bool = False  # what does not hold is to be seen inside
 
 
@@ -446,6 +448,7 @@ def carry_out(
         listener=settings.listener,
         guard=guard,
         stop=settings.stop,
+        job=settings.job,
         probing=settings.probing,
     )
     session.watched.update(watched or {})

@@ -14,7 +14,6 @@ from uuid import uuid4
 from msgspec import structs
 
 from sandboxrun.backend.base import Backend
-from sandboxrun.backend.owner import this_process
 from sandboxrun.backend.session import Made, Session
 from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode
@@ -138,7 +137,7 @@ class Runner:
             return Watching(output=output, pump=options.pump, timeout=options.timeout)
 
         def prepare(session: Session) -> None:
-            session.extra_labels = {labels.ONE_OFF: "1", labels.OWNER: this_process().encode()}
+            session.extra_labels = {labels.ONE_OFF: "1"}
             session.wanted = self._named
             job.watch_from_start(session, how)
             begun = session.after_start

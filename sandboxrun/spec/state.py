@@ -13,6 +13,7 @@ from msgspec import structs
 
 from sandboxrun.data import Data
 from sandboxrun.spec import labels
+from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.codec import ImageConfig
 from sandboxrun.spec.project import NetworkSpec
 from sandboxrun.spec.spec import SandboxSpec
@@ -146,6 +147,11 @@ class ObservedSandbox(Data, unshown=("document",), uncompared=("document",)):
     def base(self) -> str:
         """What the names of its own volumes, network and companions begin with: the name that it was made under."""
         return self.labels.get(labels.BASE) or self.name
+
+    @property
+    def job(self) -> CiJob | None:
+        """The CI job that made it."""
+        return CiJob.from_label(self.labels.get(labels.JOB))
 
     @property
     def timed_out(self) -> bool:
