@@ -1,4 +1,4 @@
-"""The privilege diff: what the sandboxes of one profile may do that those of another could not, each with a witness.
+"""The privilege diff: what sandboxes or services may do that those of before could not, each with a witness.
 
 Owns pairing the sandboxes, flows that only show together, and counting what one change does to many. Pure.
 """
@@ -9,12 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from sandboxrun.audit.beside import Grant, compare_grants, grants, side_of_service
+from sandboxrun.audit.subject import Place, Subject, nowhere
 from sandboxrun.data import Data
 from sandboxrun.source import Span
 from sandboxrun.spec.option_types import CLOSED
 from sandboxrun.spec.privilege import AXES, Side, Step, Way, level, places
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.spec import SandboxSpec, settle
+from sandboxrun.spec.types import freeze
 
 _GRAVITY = (Way.WIDENED, Way.MAYBE, Way.NARROWED, Way.UNCHANGED)
 
@@ -59,6 +62,20 @@ class PrivilegeDiff(Data):
         return table
 
 
+class Party(Data):
+    """One sandbox or service of one of the two. `grants` are what no option expresses; `place` says where an option,
+    or an item of it, is written."""
+
+    side: Side
+    grants: tuple[Grant, ...] = ()
+    place: Place = nowhere
+    span: Span | None = None
+
+
+Parties = Mapping[str, Party]  # by address
+NOBODY: Parties = freeze({})
+
+
 def side_of(sandbox: DeclaredSandbox, profile: Profile) -> Side:
     """A declared sandbox as one side of a comparison."""
     return Side(
@@ -67,6 +84,35 @@ def side_of(sandbox: DeclaredSandbox, profile: Profile) -> Side:
         secrets=profile.secrets,
         workspace=_relative(str(sandbox.workspace), profile) if sandbox.workspace else "",
     )
+
+
+def declared_parties(profile: Profile | None, subjects: Iterable[Subject] = ()) -> Parties:
+    """The sandboxes of a profile; `subjects` are the same ones as the rules see them, where that is known."""
+    if profile is None:
+        return NOBODY
+    beside = {subject.name: grants(subject) for subject in subjects}
+    return {
+        one.address: Party(
+            side=_moved(side_of(one, profile), profile),
+            grants=beside.get(one.address, ()),
+            place=one.place,
+            span=one.span,
+        )
+        for one in profile.sandboxes
+    }
+
+
+def service_parties(subjects: Iterable[Subject], variables: Mapping[str, tuple[str, ...]]) -> Parties:
+    """The services of Compose files; `variables` are the options that one decides, as `option=variable`."""
+    return {
+        one.name: Party(
+            side=side_of_service(one),
+            grants=grants(one, variables.get(one.name, ())),
+            place=one.find,
+            span=one.find("", None),
+        )
+        for one in subjects
+    }
 
 
 def _relative(path: str, profile: Profile) -> str:
@@ -120,41 +166,35 @@ def _together(axis: str, step: Step, new: Side) -> str:
 
 def privilege_diff(old: Profile | None, new: Profile | None) -> PrivilegeDiff:
     """What the sandboxes of `new` may do that those of `old` could not. None has no sandboxes."""
-    before = {one.address: one for one in old.sandboxes} if old is not None else {}
-    after = {one.address: one for one in new.sandboxes} if new is not None else {}
+    return difference(declared_parties(old), declared_parties(new))
+
+
+def difference(old: Parties, new: Parties) -> PrivilegeDiff:
+    """What those of `new` may do that those of `old` could not."""
     found: list[Change] = []
-    for address in dict.fromkeys((*before, *after)):
-        found += _of(address, before.get(address), old, after.get(address), new)
-    return PrivilegeDiff(changes=_counted(found), sandboxes=tuple(dict.fromkeys((*before, *after))))
+    for address in dict.fromkeys((*old, *new)):
+        found += _of(address, old.get(address), new.get(address))
+    return PrivilegeDiff(changes=_counted(found), sandboxes=tuple(dict.fromkeys((*old, *new))))
 
 
-def _of(
-    address: str, one: DeclaredSandbox | None, old: Profile | None, other: DeclaredSandbox | None, new: Profile | None
-) -> Iterator[Change]:
-    if other is None or new is None:
+def _of(address: str, before: Party | None, after: Party | None) -> Iterator[Change]:
+    if after is None:
         yield Change(axis="sandbox", way=Way.NARROWED, witness="is no longer declared", sandboxes=(address,))
         return
-    after = _moved(side_of(other, new), new)
-    if one is None or old is None:
-        yield Change(axis="sandbox", way=Way.WIDENED, witness="is new", sandboxes=(address,), key="", span=other.span)
-        for axis, step in compare(NOTHING, after):
-            if step.way is Way.WIDENED:
-                yield _change(address, axis, step, other)
-        return
-    before = _moved(side_of(one, old), old)
-    for axis, step in compare(before, after):
-        yield _change(address, axis, step, other)
-
-
-def _change(address: str, axis: str, step: Step, sandbox: DeclaredSandbox) -> Change:
-    return Change(
-        axis=axis,
-        way=step.way,
-        witness=step.witness,
-        sandboxes=(address,),
-        key=step.key,
-        span=sandbox.place(step.key, step.item),
-    )
+    if before is None:
+        yield Change(axis="sandbox", way=Way.WIDENED, witness="is new", sandboxes=(address,), key="", span=after.span)
+    earlier = before or Party(side=NOTHING)
+    steps = (*compare(earlier.side, after.side), *compare_grants(earlier.grants, after.grants))
+    for axis, step in steps:
+        if before is not None or step.way is Way.WIDENED:
+            yield Change(
+                axis=axis,
+                way=step.way,
+                witness=step.witness,
+                sandboxes=(address,),
+                key=step.key,
+                span=after.place(step.key, step.item),
+            )
 
 
 def _counted(changes: Iterable[Change]) -> tuple[Change, ...]:

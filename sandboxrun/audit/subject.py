@@ -97,10 +97,11 @@ class Machine(Data):
 
 
 class Given(Data):
-    """A secret or config file: its `origin` is file, environment, content or external."""
+    """A secret or config file: its `origin` is file, environment, content or external; `source` which of them."""
 
     name: str
     origin: str = ""
+    source: str = ""
     mode: int = 0o400
     content: str = ""
 
@@ -181,6 +182,7 @@ class Subject(Data, unshown=("environment",)):
     artifacts: tuple[str, ...] = ()
     artifacts_limit: int | None = None
     environment: Mapping[str, str | None] = NONE  # None: taken over from the caller
+    passed: Mapping[str, tuple[str, ...]] = NONE  # by variable: the caller's that its value is made of
     env_files: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()  # variables whose value is a secret of a template, and never looked at
     command: tuple[str, ...] = ()

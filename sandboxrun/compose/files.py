@@ -325,7 +325,8 @@ def by_name(node: Node | None) -> MapNode | None:
                     at = text.index("=")
                 name, value = (text[:at], text[at + 1 :]) if at >= 0 else (text, None)
                 key = Scalar(value=name, text=name, span=item.span)
-                entries.append((key, Scalar(value=value, text=value or "", span=item.span)))
+                raw = item.text.partition("=")[2] if "=" in item.text else value
+                entries.append((key, Scalar(value=value, text=raw or "", span=item.span)))
             return MapNode(entries=tuple(entries), span=node.span)
     return None
 

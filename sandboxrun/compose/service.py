@@ -24,7 +24,8 @@ from sandboxrun.audit.subject import (
     network_of,
     with_sharing,
 )
-from sandboxrun.compose.files import EMPTY, Missing, Services, by_name, dotenv, split_mount, variables_in
+from sandboxrun.compose.files import EMPTY, Missing, Services, by_name, dotenv, interpolate, split_mount, variables_in
+from sandboxrun.data import Data
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, plain_of
 from sandboxrun.spec.forms import split_security
 from sandboxrun.spec.types import freeze, parse_size
@@ -50,21 +51,39 @@ _NOT_ENFORCED = {
 _DECISIVE = (
     "privileged network_mode pid ipc uts userns_mode cap_add cap_drop security_opt read_only use_api_socket".split()
 )
+# What the task is, not what it may do.
+_TASK = frozenset(
+    "command entrypoint environment labels annotations healthcheck hostname container_name depends_on".split()
+)
 
 
-def subjects(loaded: Services) -> tuple[tuple[Subject, ...], tuple[Missing, ...], Mapping[str, tuple[str, ...]]]:
-    """The services; what could not be taken into account; and by service the decisive options that are free variables,
-    as `key=variable`."""
-    made, missing, free = [], list(loaded.missing), {}
+class Composed(Data):
+    """The services; what could not be taken into account; and by service the options that a variable decides, as
+    `key=variable`: `free` those that restrict, `variables` all but what is the task's own."""
+
+    subjects: tuple[Subject, ...]
+    missing: tuple[Missing, ...]
+    free: Mapping[str, tuple[str, ...]]
+    variables: Mapping[str, tuple[str, ...]]
+
+
+def subjects(loaded: Services) -> Composed:
+    """What the services of a project are."""
+    made, missing, free, variables = [], list(loaded.missing), {}, {}
     for name, (key, node) in loaded.services.items():
         reader = _Service(name, key, node, loaded, missing)
         made.append(reader.subject())
         found = tuple(
-            f"{option}={variable}" for option in _DECISIVE for variable in variables_in(_raw(node.get(option)))
+            dict.fromkeys(
+                (str(option.value), variable)
+                for option, value in node.entries
+                if option.value not in _TASK
+                for variable in variables_in(_raw(value))
+            )
         )
-        if found:
-            free[name] = found
-    return with_sharing(made), tuple(missing), free
+        variables[name] = tuple(f"{option}={variable}" for option, variable in found)
+        free[name] = tuple(f"{option}={variable}" for option, variable in found if option in _DECISIVE)
+    return Composed(subjects=with_sharing(made), missing=tuple(missing), free=free, variables=variables)
 
 
 def _raw(node: Node | None) -> Node | None:
@@ -74,6 +93,9 @@ def _raw(node: Node | None) -> Node | None:
             return Scalar(value=text, text=text)
         case ListNode():
             return ListNode(items=tuple(found for item in node.items if (found := _raw(item)) is not None))
+        case MapNode():
+            raw = ((key, _raw(value)) for key, value in node.entries)
+            return MapNode(entries=tuple((key, value) for key, value in raw if value is not None))
     return None
 
 
@@ -216,6 +238,7 @@ class _Service:
             restart=self.restart(),
             healthcheck=bool(health.entries) and not _flag(health.get("disable")),
             environment=freeze(environment),
+            passed=freeze(dict(self.passed(environment))),
             env_files=tuple(self.env_files()),
             command=_words(self.get("command")),
             entrypoint=_words(self.get("entrypoint")),
@@ -444,6 +467,14 @@ class _Service:
             found[str(key.value)] = None if bare else _text(node)
         return found
 
+    def passed(self, environment: Mapping[str, str | None]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Variables that the caller's own may fill in: those without a value in an environment file of the project."""
+        for key, node in _map(by_name(self.get("environment"))).entries:
+            name, raw = str(key.value), _raw(node)
+            found = variables_in(raw)
+            if found and isinstance(raw, Scalar) and interpolate(raw.text, {}) == environment.get(name):
+                yield name, found
+
     def env_files(self) -> Iterator[str]:
         for item in _items(self.get("env_file")):
             path = item.get("path") if isinstance(item, MapNode) else item
@@ -464,6 +495,7 @@ class _Service:
             yield Given(
                 name=self.at(key, source, item),
                 origin=origin,
+                source=_text(declared.get(origin)),
                 mode=int(octal, 8) if re.fullmatch("[0-7]{3,5}", octal) else 0o400,
                 content=_text(declared.get("content")),
             )

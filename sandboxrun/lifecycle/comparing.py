@@ -1,4 +1,4 @@
-"""Comparing what two profiles, revisions or a profile and what runs allow.
+"""Comparing what two profiles, Compose files, revisions, or a profile and what runs allow.
 
 Owns loading both sides alike. A side that cannot be loaded is an error: no comparison passes because of it.
 """
@@ -7,17 +7,27 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from sandboxrun.audit.diff import Change, PrivilegeDiff, privilege_diff
+from sandboxrun.audit import declared
+from sandboxrun.audit.diff import (
+    NOBODY,
+    Change,
+    Parties,
+    PrivilegeDiff,
+    declared_parties,
+    difference,
+    privilege_diff,
+    service_parties,
+)
 from sandboxrun.data import Data
 from sandboxrun.errors import ProfileError
 from sandboxrun.lifecycle.declaring import alternatives, load_target, load_under
 from sandboxrun.lifecycle.git import Repository
-from sandboxrun.lifecycle.review import Target
+from sandboxrun.lifecycle.review import Target, load_services, targets
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.text import spec_shown
 from sandboxrun.profile.loader import Loaded
@@ -30,7 +40,7 @@ MOST_LOADS = 100
 
 
 class Pair(Data):
-    """A profile before and after. None: it is not there."""
+    """A profile or Compose project before and after. None: it is not there."""
 
     name: str
     old: Target | None
@@ -51,27 +61,60 @@ def compared(pairs: Sequence[Pair], inputs: Inputs | None = None) -> PrivilegeDi
     )
 
 
+class _Loaded(Data):
+    """One of the two. `profile` is None for a Compose project, whose `unknown` is what could not be read of it."""
+
+    parties: Parties
+    profile: Loaded | None = None
+    unknown: tuple[Change, ...] = ()
+
+
+def _load(target: Target | None, inputs: Inputs) -> _Loaded:
+    if target is None:
+        return _Loaded(parties=NOBODY)
+    if target.kind == "profile":
+        loaded = load_target(target, inputs)
+        return _Loaded(parties=_parties(loaded.profile), profile=loaded)
+    services, made = load_services(target)
+    if services.faults:
+        raise ProfileError(*services.faults)
+    names = tuple(subject.name for subject in made.subjects)
+    unknown = tuple(
+        Change(axis="files", way=Way.MAYBE, witness=f"{one.what} was not compared: {one.why}", sandboxes=names)
+        for one in made.missing
+    )
+    return _Loaded(parties=service_parties(made.subjects, made.variables), unknown=unknown)
+
+
+def _parties(profile: Profile | None) -> Parties:
+    return declared_parties(profile, declared.subjects(profile) if profile is not None else ())
+
+
 def _pair(pair: Pair, inputs: Inputs) -> PrivilegeDiff:
-    old = load_target(pair.old, inputs) if pair.old is not None else None
-    new = load_target(pair.new, inputs) if pair.new is not None else None
-    found = privilege_diff(old.profile if old else None, new.profile if new else None)
-    if new is None or pair.new is None or not new.variables:
-        return found
-    changes = list(found.changes)
-    known = {(change.axis, change.witness, change.sandboxes) for change in changes}
-    for count, other in enumerate(alternatives(pair.new, new)):
-        if count >= MOST_LOADS:
-            raise ProfileError(f"{pair.name}: its variables have too many values to compare")
-        after = _under(pair.new, inputs, other.name, other.value)
-        if after is None:
-            continue
-        before = _under(pair.old, inputs, other.name, other.value) if pair.old is not None else None
-        base = before if before is not None else old.profile if old is not None else None
-        for change in privilege_diff(base, after).changes:
+    old, new = _load(pair.old, inputs), _load(pair.new, inputs)
+    found = difference(old.parties, new.parties)
+    changes = [*{change.witness: change for change in (*old.unknown, *new.unknown)}.values(), *found.changes]
+    if new.profile is not None and pair.new is not None and new.profile.variables:
+        known = {(change.axis, change.witness, change.sandboxes) for change in changes}
+        for change in _varied(pair, old, pair.new, new.profile, inputs):
             if (change.axis, change.witness, change.sandboxes) not in known:
                 known.add((change.axis, change.witness, change.sandboxes))
-                changes.append(msgspec.structs.replace(change, witness=f"{change.witness}, when {other.words}"))
+                changes.append(change)
     return msgspec.structs.replace(found, changes=tuple(changes))
+
+
+def _varied(pair: Pair, old: _Loaded, target: Target, new: Loaded, inputs: Inputs) -> Iterator[Change]:
+    """The differences under other values of the new profile's variables."""
+    for count, other in enumerate(alternatives(target, new)):
+        if count >= MOST_LOADS:
+            raise ProfileError(f"{pair.name}: its variables have too many values to compare")
+        after = _under(target, inputs, other.name, other.value)
+        if after is None:
+            continue
+        before = _under(pair.old, inputs, other.name, other.value) if old.profile is not None and pair.old else None
+        base = _parties(before) if before is not None else old.parties
+        for change in difference(base, _parties(after)).changes:
+            yield msgspec.structs.replace(change, witness=f"{change.witness}, when {other.words}")
 
 
 def _under(target: Target, inputs: Inputs, name: str, value: object) -> Profile | None:
@@ -83,34 +126,47 @@ def _under(target: Target, inputs: Inputs, name: str, value: object) -> Profile 
     return loaded.profile
 
 
-def since(ref: str, targets: Sequence[Target], inputs: Inputs | None = None) -> PrivilegeDiff:
-    """What the profiles on the disk allow that those of a revision did not. Raises GitError, ProfileError.
-
-    Profiles that the revision had and that are gone are in it as narrower, where their directory was asked for.
-    """
-    profiles = [target for target in targets if target.kind == "profile"]
-    if not profiles:
+def since(ref: str, found: Sequence[Target], inputs: Inputs | None = None) -> PrivilegeDiff:
+    """What profiles and Compose files allow that a revision's did not. Raises GitError, ProfileError."""
+    if not found:
         return PrivilegeDiff()
-    repository = Repository(profiles[0].paths[0].resolve().parent)
+    repository = Repository(found[0].paths[0].resolve().parent)
     commit = repository.commit(ref)
     with tempfile.TemporaryDirectory(prefix="sandboxrun-") as name:
         top = Path(os.path.realpath(name))
         repository.export(commit, top)
         pairs = []
-        for target in profiles:
-            path = Path(os.path.realpath(target.paths[0]))
-            if not path.is_relative_to(repository.root):
-                raise ProfileError(f"{target.paths[0]} is not in the repository {repository.root}")
-            earlier = top / path.relative_to(repository.root)
-            old = Target(kind="profile", paths=(earlier,)) if earlier.is_file() else None
+        for target in found:
+            earlier = [top / _in(repository, path) for path in target.paths]
+            there = [path for path in earlier if path.is_file()]
+            old = Target(kind=target.kind, paths=tuple(there)) if len(there) > 1 else _one(there)
             pairs.append(Pair(name=str(target.paths[0]), old=old, new=target))
         return compared(pairs, inputs)
+
+
+def _in(repository: Repository, path: Path) -> Path:
+    """Where in a repository a path is."""
+    real = Path(os.path.realpath(path))
+    if not real.is_relative_to(repository.root):
+        raise ProfileError(f"{path} is not in the repository {repository.root}")
+    return real.relative_to(repository.root)
+
+
+def _one(paths: Sequence[Path]) -> Target | None:
+    """What a file is, by what it holds; None where there is none. Raises ProfileError for one that is neither."""
+    if not paths:
+        return None
+    found, gaps = targets(paths)
+    if gaps or len(found) != 1:
+        why = gaps[0].why if gaps else "it is a directory"
+        raise ProfileError(f"{paths[0]} cannot be compared: {why}")
+    return found[0]
 
 
 def between(
     one: tuple[str | None, Path], other: tuple[str | None, Path], inputs: Inputs | None = None
 ) -> PrivilegeDiff:
-    """Two profiles, each on the disk or in a revision (its name, or None)."""
+    """Two profiles or Compose files, each on the disk or in a revision (its name, or None)."""
     with tempfile.TemporaryDirectory(prefix="sandboxrun-") as name:
         sides = [
             _side(ref, path, Path(os.path.realpath(name)) / str(number))
@@ -121,14 +177,14 @@ def between(
 
 def _side(ref: str | None, path: Path, into: Path) -> Target | None:
     if ref is None:
-        return Target(kind="profile", paths=(path,))
+        return _one([path])
     real = Path(os.path.realpath(path))
     start = next(place for place in (real.parent, *real.parents) if place.is_dir())
     repository = Repository(start)
     into.mkdir()
     repository.export(repository.commit(ref), into)
-    earlier = into / real.relative_to(repository.root)
-    return Target(kind="profile", paths=(earlier,)) if earlier.is_file() else None
+    earlier = into / _in(repository, real)
+    return _one([earlier] if earlier.is_file() else [])
 
 
 def with_running(plan: Plan, profile: Profile, *, running_is_new: bool = False) -> PrivilegeDiff:

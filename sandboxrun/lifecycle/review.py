@@ -31,6 +31,8 @@ from sandboxrun.source import SourceFile, Span
 from sandboxrun.spec.names import BASELINE, POLICY, WAIVERS
 
 if TYPE_CHECKING:
+    from sandboxrun.compose.files import Services
+    from sandboxrun.compose.service import Composed
     from sandboxrun.profile.variables import Inputs
     from sandboxrun.spec.project import Profile
 
@@ -235,7 +237,8 @@ def review(found: Sequence[Target], by: Terms, *, inputs: Inputs | None = None, 
     return judge(loaded.subjects, by, files=loaded.files.values(), others=loaded.findings, gaps=loaded.gaps)
 
 
-def _compose(target: Target, into: Reviewed) -> None:
+def load_services(target: Target) -> tuple[Services, Composed]:
+    """The files of a Compose project put together, and what they say."""
     from sandboxrun.compose import files, service
 
     root = os.path.realpath(project_root(target.paths[0]))
@@ -247,17 +250,20 @@ def _compose(target: Target, into: Reviewed) -> None:
             return None
         return read_source(Path(real), path, Problems())
 
-    paths = [os.path.normpath(str(path)) for path in target.paths]
-    loaded = files.load(paths, read)
+    loaded = files.load([os.path.normpath(str(path)) for path in target.paths], read)
+    return loaded, service.subjects(loaded)
+
+
+def _compose(target: Target, into: Reviewed) -> None:
+    loaded, made = load_services(target)
     into.files.update({file.name: file for file in loaded.files})
     into.gaps += [
         Gap(what=fault.message, why="the file is not valid", file=_place(fault.span)) for fault in loaded.faults
     ]
-    made, missing, free = service.subjects(loaded)
-    into.gaps += [Gap(what=one.what, why=one.why, file=one.file) for one in missing]
-    into.subjects += made
-    for subject in made:
-        for option, _, variable in (text.partition("=") for text in free.get(subject.name, ())):
+    into.gaps += [Gap(what=one.what, why=one.why, file=one.file) for one in made.missing]
+    into.subjects += made.subjects
+    for subject in made.subjects:
+        for option, _, variable in (text.partition("=") for text in made.free.get(subject.name, ())):
             message = f"{option} is decided by ${{{variable}}}, which may hold anything"
             into.findings.append(placed(FREE_VARIABLE, Hit(key=option, message=message), subject))
 

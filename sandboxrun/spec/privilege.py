@@ -234,7 +234,11 @@ def _user(old: Side, new: Side) -> Iterator[Step]:
     if root == [False, True]:
         yield wider("user", f"now runs as root ({after})")
     elif root == [True, False]:
-        yield narrower("user", f"no longer runs as root, but as {after}")
+        yield narrower("user", f"no longer runs as root, but as {after or 'its image says'}")
+    elif not before:  # which may be root
+        yield narrower("user", f"runs as {after}: its image no longer decides")
+    elif not after:
+        yield wider("user", f"now runs as its image says, which may be root, was {before}")
     else:
         yield maybe("user", f"now runs as {after}, was {before}: files of that user are its own")
 
@@ -317,7 +321,7 @@ _MODES = ("", "copy", "ro", "rw")
 def _normal(path: str) -> str:
     """A host path; one of the project begins with a dot, so that `.` is above `./data`."""
     plain = posixpath.normpath(path)
-    return plain if plain == "." or plain.startswith(("/", "..")) else f"./{plain}"
+    return plain if plain == "." or plain.startswith(("/", "..", "~", "$")) else f"./{plain}"
 
 
 def places(side: Side) -> Mapping[str, tuple[str, str, str | None]]:
@@ -396,8 +400,8 @@ def _tmpfs(old: Side, new: Side) -> Iterator[Step]:
                 yield wider("tmpfs", f"may now {words} in {path}", path)
             elif flag in flags[0] - flags[1]:
                 yield narrower("tmpfs", f"may no longer {words} in {path}", path)
-        sizes = [parse_size(options_of(text)["size"]) for text in (one or "size=0", other)]
         if one is not None:
+            sizes = [_unlimited(parse_size(options_of(text).get("size", "0")), 0) for text in (one, other)]
             yield from _amounts("tmpfs", sizes, f"memory in {path}", format_size, path)
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from sandboxrun.audit.finding import Gain, Hit, How, cis, cwe, nist, rule
-from sandboxrun.audit.subject import COMPOSE, Given, Subject
+from sandboxrun.audit.subject import Given, Subject
 
 DATA = Gain.DATA
 DIRECT, STEP, INDIRECT = How.DIRECT, How.STEP, How.INDIRECT
@@ -180,14 +180,10 @@ def passed_on(s: Subject) -> Iterator[Hit]:
     for name, value in s.environment.items():
         if name in s.masked:
             continue
-        source = name if value is None else _interpolated(value) if s.kind == COMPOSE else None
-        if source is not None and (source.upper() in _CLOUD or names_secret(source)):
+        given = s.passed.get(name, ()) if value is not None else (name,)
+        source = next((one for one in given if one.upper() in _CLOUD or names_secret(one)), None)
+        if source is not None:
             yield Hit(key="environment", item=name, message=f"{name} takes over the caller's {source}")
-
-
-def _interpolated(value: str) -> str | None:
-    found = re.fullmatch(r"\$(?:\{(\w+)(?::?[-?+][^}]*)?\}|(\w+))", value.strip())
-    return (found[1] or found[2]) if found is not None else None
 
 
 @rule(

@@ -1,4 +1,4 @@
-"""`sandboxrun diff`: what one profile's sandboxes may do that another's could not."""
+"""`sandboxrun diff`: what the sandboxes of one file may do that those of another could not."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ RUNNING = "running"
 def diff(given: opt.Given, old: str, new: str, fail_on_widening: bool) -> int:
     """Compare what the sandboxes of OLD and NEW may do, axis by axis, each difference with a witness.
 
-    Each is a profile, REVISION:PROFILE, or a revision (of the profile that --file names). One may be the word
-    `running`: the other profile's sandboxes as they are on the engine. MAYBE means that nobody can tell.
+    Each is a profile or Compose file, REVISION:FILE, or a revision (of the profile that --file names). One may be the
+    word `running`: the other profile's sandboxes as they are on the engine. MAYBE means that nobody can tell.
     """
     from sandboxrun.lifecycle.comparing import between
     from sandboxrun.report import privilege

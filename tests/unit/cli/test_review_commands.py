@@ -368,6 +368,22 @@ def test_diff_of_a_revision(say: Say, repository: Path, profile: Path) -> None:
     assert "user" in say("diff", "HEAD", "sandbox.yaml").out
 
 
+def test_what_a_change_of_a_compose_file_widens(say: Say, repository: Path) -> None:
+    compose = repository / "compose.yaml"
+    compose.write_text("services:\n  web:\n    image: busybox:1\n    network_mode: none\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "y")
+    said = say("audit", "--base", "HEAD", "compose.yaml", "--fail-on", "never")
+    assert said.out.startswith("Privileges: unchanged, in 1 sandbox.\n")
+    (repository / "compose.override.yaml").write_text("services:\n  web:\n    privileged: true\n")
+    said = say("audit", "--base", "HEAD", ".", "--fail-on", "never", "--fail-on-widening")
+    assert said.code == 1
+    assert said.out.splitlines()[0] == (
+        "+ WIDENED  capabilities: web is now privileged: it controls the host  compose.override.yaml:3:17"
+    )
+    assert "is now privileged" in say("diff", "HEAD:compose.yaml", "compose.override.yaml").out
+
+
 # -- what the review demands, plan refuses
 
 
