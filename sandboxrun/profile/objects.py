@@ -257,11 +257,11 @@ def check_addresses(made: Sequence[Made], networks: Mapping[str, NetworkSpec], p
             if address is None or network.external:
                 continue
             span = one.sandbox.place("networks", name)
-            if network.subnet is None:
-                help = f"set networks: {{{name}: {{subnet: …}}}}"
-                problems.add(f"ipv4_address {address} needs a subnet of the network {name}", span, help)
-                continue
             with suppress(ValueError):  # which is noted with the option itself
-                if ipaddress.ip_address(address) not in ipaddress.ip_network(network.subnet, strict=False):
+                ipaddress.ip_address(address)
+                if network.subnet is None:
+                    help = f"set networks: {{{name}: {{subnet: …}}}}"
+                    problems.add(f"ipv4_address {address} needs a subnet of the network {name}", span, help)
+                elif ipaddress.ip_address(address) not in ipaddress.ip_network(network.subnet, strict=False):
                     message = f"ipv4_address {address} is not within {network.subnet}, the subnet of {name}"
                     problems.add(message, span, "choose another address")

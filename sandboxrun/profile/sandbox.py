@@ -25,8 +25,8 @@ from sandboxrun.spec.names import address, container_name
 from sandboxrun.spec.option import values_of
 from sandboxrun.spec.project import DeclaredSandbox, Provenance
 from sandboxrun.spec.seccomp import NAMES as SECCOMP_NAMES
-from sandboxrun.spec.spec import BY_KEY, NOT_OFFERED, ROWS, SandboxSpec, parse_spec
-from sandboxrun.spec.types import INVALID, describe, freeze, item_span, item_spans, name_of
+from sandboxrun.spec.spec import BY_KEY, NOT_OFFERED, ROWS, SandboxSpec, parse_rest, parse_spec
+from sandboxrun.spec.types import describe, freeze, item_span, item_spans, name_of
 
 # -- Dotenv files: `NAME=value` lines, as Compose reads them, less interpolation. python-dotenv is not enough: it
 # tells no places, and fills values in from the caller's environment
@@ -181,9 +181,8 @@ class Maker:
         """The instance. With faults, what is left of it, so that paths and dependencies are checked in the same run."""
         node = self._options(composed, scope)
         spec = parse_spec(node, self.problems)
-        if spec is None:  # what is right by itself
-            entries = ((k, v) for k, v in node.entries if BY_KEY[str(k.value)].type.parse(v, Problems()) is not INVALID)
-            spec = parse_spec(structs.replace(node, entries=tuple(entries)), Problems())
+        if spec is None:
+            spec = parse_rest(node, self.problems)
         if spec is None:
             return None
         spec = self._seccomp(self._passed_through(spec, node), node)

@@ -6,25 +6,26 @@ imply of each other. The rows themselves are in options.py. Pure.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from msgspec import structs
 
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.source import MapNode, Span
+from sandboxrun.source import ListNode, MapNode, Span
 from sandboxrun.spec import types as units
 from sandboxrun.spec.forms import IMAGE
 from sandboxrun.spec.option import Record, Row, rows, to_plain
 from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress, host_name
 from sandboxrun.spec.options import CONFIGS_AT, MIB, SECRETS_AT, PlaceOptions
-from sandboxrun.spec.types import ANY, freeze, item_spans, name_of, span_of
+from sandboxrun.spec.types import ANY, INVALID, freeze, item_spans, name_of, span_of
 
 NOT_OFFERED: Mapping[str, str] = freeze(
     {
@@ -121,8 +122,9 @@ def _check(spec: SandboxSpec, node: MapNode, problems: Problems) -> None:
     """What must hold between options, and what an engine, a runtime or the kernel refuses or ignores, whatever machine
     it is: known without asking one."""
     for of in (_network, _memory, _targets, _process, _resources, _sysctls, _logging, _names, _lifetime):
-        for fault in of(spec):
-            problems.add(fault.message, _place(node, *fault.path), fault.help)
+        with contextlib.suppress(_Unread):
+            for fault in of(spec):
+                problems.add(fault.message, _place(node, *fault.path), fault.help)
 
 
 def _network(spec: SandboxSpec) -> Iterator[Fault]:
@@ -396,6 +398,46 @@ def parse_spec(node: Any, problems: Problems) -> SandboxSpec | None:
     """A node as a settled spec, or None with the reasons in `problems`."""
     spec = SpecType.parse(node, problems)
     return settle(spec) if isinstance(spec, SandboxSpec) else None
+
+
+def parse_rest(node: MapNode, problems: Problems) -> SandboxSpec | None:
+    """What can be read of a node that `parse_spec` refused, for the checks that follow: its valid options, and of a
+    faulty list or mapping the valid items. What is wrong between those options is added to `problems`."""
+    entries, unread = [], set()
+    for key, value in node.entries:
+        row = BY_KEY[str(key.value)]
+        if row.type.parse(value, Problems()) is not INVALID:
+            entries.append((key, value))
+            continue
+        unread.add(row.attribute)
+        if isinstance(value, ListNode):
+            items = tuple(
+                i for i in value.items if row.type.parse(structs.replace(value, items=(i,)), Problems()) is not INVALID
+            )
+            entries += [(key, structs.replace(value, items=items))] if items else []
+    rest = structs.replace(node, entries=tuple(entries))
+    spec = structs.replace(SpecType, check=None).parse(rest, Problems())
+    if not isinstance(spec, SandboxSpec):
+        return None
+    if unread:  # else `parse_spec` has checked them
+        _check(cast(SandboxSpec, _PartlyRead(spec, unread)), rest, problems)
+    return settle(spec)
+
+
+class _Unread(Exception):
+    """A rule asked for an option that could not be read."""
+
+
+class _PartlyRead:
+    """A spec of which some options could not be read: a rule that asks for one of them can't be judged."""
+
+    def __init__(self, spec: SandboxSpec, unread: Collection[str]) -> None:
+        self._spec, self._unread = spec, unread
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._unread:
+            raise _Unread
+        return getattr(self._spec, name)
 
 
 ROWS: tuple[Row, ...] = rows(SandboxSpec)
