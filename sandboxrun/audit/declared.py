@@ -134,6 +134,20 @@ def _network(name: str, spec: NetworkSpec) -> Network:
 
 
 def _mounts(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Iterator[Mounted]:
+    """Volumes, and a workspace that lies outside of the project: one below it has rules of its own."""
+    top = disk.real(str(profile.directory))
+    work = sandbox.spec.workspace
+    if work is not None and not below(real := disk.real(str(sandbox.workspace or work.source)), top):
+        yield Mounted(
+            kind="bind",
+            source=real,
+            target=work.target,
+            written=work.source,
+            read_only=work.access != "rw",
+            inside=False,
+            holds=disk.holds(real),
+            key="workspace",
+        )
     for mount in sandbox.spec.volumes:
         source = mount.source or ""
         if mount.type == "bind":
@@ -144,7 +158,7 @@ def _mounts(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Iterator[
                 target=mount.target,
                 written=source,
                 read_only=mount.read_only,
-                inside=below(real, disk.real(str(profile.directory))),
+                inside=below(real, top),
                 holds=disk.holds(real),
             )
         else:

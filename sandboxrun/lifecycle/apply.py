@@ -43,7 +43,7 @@ from sandboxrun.lifecycle.places import (
 from sandboxrun.plan.changes import Action, Plan
 from sandboxrun.plan.operations import Operation, StartSandbox
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, not_as_declared
-from sandboxrun.plan.preflight import open_networks
+from sandboxrun.plan.preflight import open_networks, unfetched
 from sandboxrun.plan.steps import levels
 from sandboxrun.spec.ci import CiJob, job_of
 from sandboxrun.spec.project import DeclaredSandbox, Profile
@@ -274,7 +274,8 @@ def plan(
     Raises PlanError, EngineError.
     """
     check_outside(profile.sandboxes, store)
-    made = make_plan(profile, engine.observe(profile, store, workspaces=True), options)
+    snapshot = engine.observe(profile, store, workspaces=True)
+    made = make_plan(profile, snapshot, options)
     making = sandboxes_made(made, profile)
     check_sources(making)
     if any(sandbox.spec.devices for sandbox in making) and engine.shares_filesystem():
@@ -283,7 +284,9 @@ def plan(
     if errors := [fault for fault in found if fault.severity == "error"]:
         raise PlanError(*sorted(errors, key=lambda fault: fault.order))
     made = surveyed(made, profile, store)
-    return structs.replace(made, warnings=(*made.warnings, *found, *open_networks(making, profile)))
+    return structs.replace(
+        made, warnings=(*made.warnings, *found, *open_networks(making, profile), *unfetched(making, snapshot))
+    )
 
 
 def destroy_plan(engine: Backend, profile: Profile, store: Store, targets: tuple[str, ...] = ()) -> Plan:

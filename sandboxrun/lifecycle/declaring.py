@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ import msgspec
 from sandboxrun.audit import declared
 from sandboxrun.audit.diff import exceeding as over
 from sandboxrun.audit.diff import side_of
-from sandboxrun.audit.finding import Finding, Hit
+from sandboxrun.audit.finding import Finding, Hit, Severity
 from sandboxrun.audit.judge import Gap, Terms, judge, look, placed
 from sandboxrun.audit.rules.meta import EXCEEDS, FREE_VARIABLE
 from sandboxrun.audit.subject import Subject, callers
@@ -32,7 +32,7 @@ from sandboxrun.profile.loader import Loaded, load_whole
 from sandboxrun.profile.variables import InputRefused, Inputs, Variable, VariableRules, check, parse_variables
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span
 from sandboxrun.spec.guard import GUARDS
-from sandboxrun.spec.project import Profile
+from sandboxrun.spec.project import DeclaredSandbox, Profile
 
 # -- loading
 
@@ -329,3 +329,14 @@ def _templates(node: Node) -> Iterator[Scalar]:
         case MapNode():
             for _, value in node.entries:
                 yield from _templates(value)
+
+
+def exposed(sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> Iterator[Diagnostic]:
+    """A warning for each place that gives one of these sandboxes the host, or what its users keep secret: by the
+    review's rules, so that both say the same."""
+    chosen = {sandbox.address for sandbox in sandboxes}
+    subjects = zip(profile.sandboxes, declared.subjects(profile), strict=True)
+    for finding in look(subject for sandbox, subject in subjects if sandbox.address in chosen):
+        if finding.severity >= Severity.HIGH and finding.key in ("volumes", "workspace"):
+            message = f"{finding.subjects[0]}: {finding.message} ({finding.rule})"
+            yield Diagnostic(message=message, span=finding.span, help=finding.help, severity="warning")

@@ -236,12 +236,15 @@ def surveyed(made: Plan, profile: Profile, store: Store) -> Plan:
     making = sandboxes_made(made, profile)
     check_sources(making)
     faults, warnings = list[Diagnostic](), list(source_warnings(making))
+    root = os.path.realpath(profile.directory)
+    outside = [s for s in making if not all(Path(os.path.realpath(p)).is_relative_to(root) for _, _, p, _ in _given(s))]
+    if outside:  # the review is only imported where there is such a place
+        from sandboxrun.lifecycle.declaring import exposed
+
+        warnings += exposed(outside, profile)
     for sandbox in making:
-        warnings += _binds(sandbox)
-        if sandbox.spec.workspace is None:
-            continue
         try:
-            warnings += [_placed(sandbox, found) for found in _survey(sandbox, store)]
+            warnings += _surveyed(sandbox, store)
         except EvidenceError as error:
             faults += [_placed(sandbox, found) for found in error.diagnostics]
     if faults:
@@ -249,33 +252,35 @@ def surveyed(made: Plan, profile: Profile, store: Store) -> Plan:
     return structs.replace(made, warnings=tuple(warnings))
 
 
-def _binds(sandbox: DeclaredSandbox) -> Iterator[Diagnostic]:
-    for mount in sandbox.spec.volumes:
-        if mount.type == "bind" and mount.source is not None:
-            from sandboxrun.evidence.survey import survey_bind
-
-            for found in survey_bind(Path(mount.source)):
-                message = f"{sandbox.address}: the bind's source {mount.source}: {found.message}"
-                yield structs.replace(found, message=message, span=sandbox.place("volumes", mount.target))
-
-
-def _survey(sandbox: DeclaredSandbox, store: Store) -> list[Diagnostic]:
-    from sandboxrun.evidence.survey import View, survey_copy, survey_mount
+def _surveyed(sandbox: DeclaredSandbox, store: Store) -> list[Diagnostic]:
+    """What is to be said of what lies in its binds and its workspace. Raises EvidenceError."""
+    workspace, binds = sandbox.spec.workspace, [m for m in sandbox.spec.volumes if m.type == "bind"]
+    if workspace is None and not binds:
+        return []
+    from sandboxrun.evidence import survey
     from sandboxrun.evidence.workspace import not_copied
 
-    workspace = sandbox.spec.workspace
-    assert workspace is not None
+    warnings = []
+    for mount in binds:
+        for found in survey.survey_bind(Path(mount.source or "")):
+            message = f"{sandbox.address}: the bind's source {mount.source}: {found.message}"
+            warnings.append(structs.replace(found, message=message, span=sandbox.place("volumes", mount.target)))
+    if workspace is None:
+        return warnings
     source = sandbox.workspace or Path(workspace.source)
     user = sandbox.spec.user.partition(":")[0]
-    view = View(
+    view = survey.View(
         target=workspace.target,
         mounts=tuple(mount.target for mount in sandbox.spec.volumes),
         uid=int(user) if user.isdigit() else None,
         trusting="safe.directory" in sandbox.spec.environment.values(),
     )
     if workspace.access != "copy":
-        return survey_mount(source, view)
-    return survey_copy(source, view, not_copied(store, source, workspace.exclude), workspace.exclude)
+        about = survey.survey_mount(source, view)
+    else:
+        left_out = not_copied(store, source, workspace.exclude)
+        about = survey.survey_copy(source, view, left_out, workspace.exclude)
+    return [*warnings, *(_placed(sandbox, found) for found in about)]
 
 
 def _placed(sandbox: DeclaredSandbox, found: Diagnostic) -> Diagnostic:

@@ -9,8 +9,11 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator
 
+from msgspec import structs
+
 from sandboxrun.errors import Diagnostic
 from sandboxrun.plan.owned import companions_of
+from sandboxrun.plan.shared import needs_pull
 from sandboxrun.spec import seccomp
 from sandboxrun.spec.codec import ImageConfig, lacking, unsupported
 from sandboxrun.spec.names import GATEWAY
@@ -57,6 +60,21 @@ def helper_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> I
             message = f"egress: the gateway's image {helper.reference} {helper.unfit}"
             help = "`sandboxrun gateway build` builds it again; --from IMAGE builds it on an image of your own"
             yield _fault(sandbox, "egress", message, help)
+
+
+def unfetched(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> Iterator[Diagnostic]:
+    """A warning for each image that is to be pulled and that its registry does not have, or could not be asked for."""
+    seen = set()
+    for sandbox in sandboxes:
+        reference = sandbox.spec.image
+        image = snapshot.images.get(reference)
+        if image is None or image.digest is not None or reference in seen or not needs_pull(sandbox.spec, snapshot):
+            continue
+        seen.add(reference)
+        why = f"the registry could not be asked: {image.note}" if image.note else "its registry does not know it"
+        help = "build or pull it on the engine, log in to its registry, or fix the name"
+        fault = _fault(sandbox, "image", f"the image {reference} can't be pulled: {why}", help)
+        yield structs.replace(fault, severity="warning")
 
 
 def image_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> list[Diagnostic]:

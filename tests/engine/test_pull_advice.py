@@ -24,6 +24,7 @@ def test_a_profile_is_told_of_its_pull_policy(cli: Cli, tmp_path: Path, project:
     (tmp_path / "sandbox.yaml").write_text(text)
     planned = cli("plan")
     assert f"+ image {NOWHERE} will be pulled (the registry could not be asked: " in planned.out
+    assert f"warning: a: the image {NOWHERE} can't be pulled: the registry could not be asked: " in planned.err
     ran = cli("run", "a")
     assert ran.code == 125
     assert ran.err.endswith(

@@ -54,6 +54,8 @@ def _binds(s: Subject) -> Iterator[tuple[Mounted, str]]:
 
 
 def _at(mount: Mounted, message: str, help: str | None = None, edit: Edit | None = None) -> Hit:
+    if mount.key == "workspace":  # has no items, and no edit that would leave a workspace
+        return Hit(key="workspace", message=message, help=help)
     return Hit(key=mount.key, item=mount.target, message=message, help=help, edit=edit)
 
 

@@ -96,3 +96,16 @@ def test_tokens_are_known_by_their_form(what: str) -> None:
 
 def test_every_form_has_an_example() -> None:
     assert TOKENS.keys() == _FORMS.keys()
+
+
+@pytest.mark.parametrize(
+    ("source", "rule"), [("/etc", "SBX205"), ("~/.ssh", "SBX206"), ("/var/run", "SBX201"), ("/", "SBX205"), (".", None)]
+)
+@pytest.mark.parametrize("access", ["rw", "ro", "copy"])
+def test_a_workspace_outside_of_the_project_is_a_mount(
+    tmp_path: Path, source: str, access: str, rule: str | None
+) -> None:
+    found = reviewed(tmp_path, f"image: example\nworkspace: {{source: '{source}', access: {access}}}")
+    rule = "SBX204" if rule == "SBX205" and access == "rw" else rule  # writable, not only readable
+    kept = [(f.rule, f.key) for f in found.findings if f.rule in ("SBX201", "SBX204", "SBX205", "SBX206")]
+    assert ((rule, "workspace") in kept) if rule else not kept

@@ -6,18 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from sandboxrun.backend.fake import Fake
 from sandboxrun.errors import PlanError
 from sandboxrun.evidence.store import Store, verify_chain
 from sandboxrun.lifecycle.places import check_outside
 from sandboxrun.profile.loader import load
 from sandboxrun.spec.project import Profile
+from tests.scenarios.world import Job, new_world
 
 
-def _load(directory: Path, options: str) -> Profile:
+def _load(directory: Path, options: str, allow_outside: bool = False) -> Profile:
     (directory / "src").mkdir(exist_ok=True)
     file = directory.parent / "sandbox.yaml"  # not in it: a bind of the directory would be refused for that
     file.write_text(f"name: p\nsandboxes:\n  a:\n    image: example\n    {options}\n")
-    return load([file], directory=directory)
+    return load([file], directory=directory, allow_outside=allow_outside)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +88,21 @@ def test_with_the_evidence_elsewhere_the_whole_project_may_be_written(tmp_path: 
     with pytest.raises(FileNotFoundError), store.staging("run"):
         raise AssertionError("not reached")
     assert verify_chain(store) == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ("volumes: ['/var/run:/r:ro']", "the directory of the engine's socket: it gives control of the host (SBX201)"),
+        ("volumes: ['/home:/h:ro', './src:/src']", "/home of the host can be read from inside (SBX205)"),
+        ("workspace: {source: /etc, access: ro}", "/etc of the host can be read from inside (SBX205)"),
+        ("volumes: ['/sys/class:/c:ro']", "(SBX205)"),
+        ("volumes: ['./src:/src']", None),
+    ],
+)
+def test_a_plan_warns_of_the_host_and_of_homes(tmp_path: Path, options: str, warned: str | None) -> None:
+    profile = _load(tmp_path, options, allow_outside=True)
+    planned = Job.of(Fake(new_world()), profile, tmp_path / "evidence").plan()
+    found = [warning for warning in planned.warnings if "SBX" in warning.message]
+    assert [(f.severity, f.span.line if f.span else None) for f in found] == ([("warning", 5)] if warned else [])
+    assert warned is None or found[0].message.endswith(warned)
