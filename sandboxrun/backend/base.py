@@ -115,9 +115,18 @@ class Backend(Protocol):
 
     # -- what there is, and what is changed ------------------------------------------------------------------------
 
-    def observe(self, profile: Profile, store: Any, *, workspaces: bool = False, events: Any = None) -> Snapshot:
+    def observe(
+        self,
+        profile: Profile,
+        store: Any,
+        *,
+        workspaces: bool = False,
+        events: Any = None,
+        held: Lock | None = None,
+    ) -> Snapshot:
         """The project on the engine now. `workspaces`: those of sandboxes that have completed are compared with what
-        they are now. With `events`, what other jobs saw completed counts as this checkout's own record does."""
+        they are now. With `events`, what other jobs saw completed counts as this checkout's own record does. `held` is
+        the project's lock where it was taken just now: what that showed is not asked again."""
 
     def observe_before_run(self, profile: Profile, *, shared: bool) -> Snapshot:
         """What a `run` has to know: no other sandbox, and what they have in common only where it is `shared`."""

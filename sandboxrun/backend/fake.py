@@ -20,7 +20,7 @@ from uuid import uuid4
 from msgspec import Struct, field, structs
 
 from sandboxrun.backend import shared
-from sandboxrun.backend.base import Events, Past
+from sandboxrun.backend.base import Events, Lock, Past
 from sandboxrun.backend.completed import completed, with_others
 from sandboxrun.backend.errors import (
     EngineError,
@@ -211,7 +211,13 @@ class Fake:
             return next((i for name, i in world.images.items() if reference in (name, i.id)), None)
 
     def observe(
-        self, profile: Profile, store: Any, *, workspaces: bool = False, events: Events | None = None
+        self,
+        profile: Profile,
+        store: Any,
+        *,
+        workspaces: bool = False,
+        events: Events | None = None,
+        held: Lock | None = None,
     ) -> Snapshot:
         with self.reached("listing containers"):
             found = self._snapshot(profile)

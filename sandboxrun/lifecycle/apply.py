@@ -9,13 +9,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct, field, structs
 
-from sandboxrun.backend.base import Backend, Events
+from sandboxrun.backend.base import Backend, Events, Lock
 from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.backend.session import (
     Listener,
@@ -345,27 +345,29 @@ def apply(
     settings: ApplySettings | None = None,
     confirm: Confirm = lambda plan: True,
     expected: SavedPlan | None = None,
-    waiting: bool = False,
+    holding: ExitStack | None = None,
     proof: Proof | None = None,
     events: Events | None = None,
     prepare: Callable[[Session], None] = _unchanged,
 ) -> Outcome:
     """Make the engine hold what the profile declares. `expected` is a saved plan: nothing else may come of it.
 
-    With `proof` what is to be made is verified first, and each sandbox once it runs. A caller that is `waiting` for the
-    sandboxes' ends gets no error for those not started because what they depend on failed: the outcome says it.
-    `events` is one that the caller follows already; `prepare` gets the session before the first step.
+    With `proof` what is to be made is verified first, and each sandbox once it runs. A caller that waits for the
+    sandboxes' ends gives the stack that is `holding` the project's lock from then on; it gets no error for those not
+    started because what they depend on failed: the outcome says it. `events` is one that the caller follows already;
+    `prepare` gets the session before the first step.
 
     Raises PlanError when the saved plan is stale, ApplyError when a step failed or the result is not as declared.
     """
-    settings = settings or ApplySettings()
+    settings, waiting = settings or ApplySettings(), holding is not None
     if expected is not None:
         options = expected.options
     with ExitStack() as stack:
         # Before the lock: whoever holds it may complete, in another checkout, what this one would run.
         events = events or stack.enter_context(engine.follow(profile.project, settings.began))
-        guard = stack.enter_context(locked(engine, profile, settings))
-        snapshot = engine.observe(profile, store, workspaces=True, events=events)
+        lock = (holding or stack).enter_context(held(engine, profile, settings))
+        guard = lock.check
+        snapshot = engine.observe(profile, store, workspaces=True, events=events, held=lock)
         if expected is not None and expected.destroy:
             made = make_destroy_plan(profile, snapshot, expected.options.targets)
         else:
@@ -406,12 +408,12 @@ def destroy(
 ) -> Outcome:
     """Keep the evidence of everything the project has on the engine, and remove it."""
     settings = settings or ApplySettings()
-    with locked(engine, profile, settings) as guard:
-        snapshot = engine.observe(profile, store)
+    with held(engine, profile, settings) as lock:
+        snapshot = engine.observe(profile, store, held=lock)
         made = make_destroy_plan(profile, snapshot, targets)
         if not confirm(made):
             return Outcome(plan=made)
-        outcome = carry_out(made, snapshot, engine, profile, store, settings, guard)
+        outcome = carry_out(made, snapshot, engine, profile, store, settings, lock.check)
         assert outcome.applied is not None
         outcome.applied.check()
     return outcome
@@ -464,10 +466,15 @@ def carry_out(
     return Outcome(plan=made, applied=applied, session=session)
 
 
+def held(engine: Backend, profile: Profile, settings: ApplySettings) -> AbstractContextManager[Lock]:
+    """Hold the project's lock."""
+    return engine.lock(profile.project, wait=settings.lock_wait, on_wait=settings.on_wait)
+
+
 @contextmanager
 def locked(engine: Backend, profile: Profile, settings: ApplySettings) -> Iterator[Callable[[], None]]:
-    """Hold the project's lock; gives the check to make before each change."""
-    with engine.lock(profile.project, wait=settings.lock_wait, on_wait=settings.on_wait) as lock:
+    """The same; gives the check to make before each change."""
+    with held(engine, profile, settings) as lock:
         yield lock.check
 
 

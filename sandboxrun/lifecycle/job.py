@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from sandboxrun.evidence.store import Captured, Store
 
+AT_ONCE = 2.0  # seconds that who makes sandboxes keeps the project's lock: what ends by then is collected under it
 Making = Callable[[], AbstractContextManager[Callable[[], None]]]
 
 
@@ -129,18 +130,26 @@ class Job:
         return Watch(self._engine, self._store, address=address, container=made.id, run=made.run, spec=spec, how=how)
 
     def wait(
-        self, addresses: Collection[str], patience: float | None = None, stop: threading.Event | None = None
-    ) -> None:
-        """Until all of these that were started have ended. Raises WaitTimeout after `patience` seconds, or once
-        `stop` is set."""
-        until = None if patience is None else monotonic() + patience
+        self,
+        addresses: Collection[str],
+        patience: float | None = None,
+        stop: threading.Event | None = None,
+        late: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """Until all of these that were started have ended; whether that was at once, else `late` was called meanwhile.
+        Raises WaitTimeout after `patience` seconds, or once `stop` is set."""
+        began, at_once = monotonic(), True
         watches = [w for w in self.watches.values() if w.begun and w.address in addresses]
         while running := [watch for watch in watches if not watch.ended]:
             if stop is not None and stop.is_set():
                 raise _still(running, "stopped while waiting for", "they go on running; apply or destroy collects them")
-            if until is not None and monotonic() >= until:
+            if patience is not None and monotonic() >= began + patience:
                 raise _still(running, f"after {patience:g} seconds these still run:", "wait longer, or destroy them")
+            if at_once and monotonic() >= began + AT_ONCE:
+                at_once = False
+                late()
             running[0].wait(0.1)  # bounded, so that signal handlers run
+        return at_once
 
     def close(self) -> None:
         """Give back what watching took."""

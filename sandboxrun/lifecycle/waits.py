@@ -7,6 +7,7 @@ ended is known whichever job took its evidence.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
 from msgspec import field
@@ -66,7 +67,7 @@ def apply_and_wait(
     """
     settings = settings or ApplySettings()
     targets = (expected.options if expected is not None else options or Options()).targets
-    with engine.follow(profile.project, settings.began) as events:
+    with engine.follow(profile.project, settings.began) as events, ExitStack() as lock:
         job = Job(engine, profile, store, settings, events)
         try:
             outcome = apply(
@@ -77,22 +78,29 @@ def apply_and_wait(
                 settings=settings,
                 confirm=confirm,
                 expected=expected,
-                waiting=True,
+                holding=lock,
                 proof=proof,
                 events=events,
                 prepare=lambda session: job.watch_from_start(session, lambda sandbox: Watching()),
             )
-            if outcome.applied is None or outcome.plan.destroy:
+            if outcome.applied is None or outcome.session is None or outcome.plan.destroy:
                 return Waited(outcome=outcome)
             chosen, blocked = select(profile, targets), not_started(profile, outcome.applied)
             needed = with_dependencies(profile, chosen)
             if blocked:  # what they depend on is reported too, for its code is the result
                 chosen = needed
             _join_those_that_stay(job, outcome, needed)
-            job.wait({sandbox.address for sandbox in chosen}, patience, settings.stop)
+            awaited = {sandbox.address for sandbox in chosen}
+            keeps = (
+                bool(outcome.session.made) and not targets
+            )  # others with targets have sandboxes of their own to make
+            if not keeps:
+                lock.close()
+            at_once = job.wait(awaited, patience, settings.stop, late=lock.close) and keeps
         finally:
             job.close()
-        job.collect(needed, own=False, whole=not targets)
+        guard = outcome.session.guard
+        job.collect(needed, own=False, whole=not targets, making=(lambda: nullcontext(guard)) if at_once else None)
         return _waited(job, outcome, chosen, blocked)
 
 

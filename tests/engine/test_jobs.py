@@ -19,6 +19,7 @@ from sandboxrun import SandboxService, Settings
 from sandboxrun.data import Data
 from sandboxrun.evidence.store import STAGING, Store
 from sandboxrun.lifecycle import apply as converge
+from sandboxrun.lifecycle.job import AT_ONCE
 from sandboxrun.lifecycle.waits import apply_and_wait
 from sandboxrun.lifecycle.watch import Watch
 from sandboxrun.spec.outcome import How
@@ -26,6 +27,7 @@ from tests.conftest import Cli, Ran, until
 from tests.engine.world import World, change, open_world
 
 TASK = "echo hi; sleep 0.5; exit 3"
+LONGER = f"echo hi; sleep {AT_ONCE + 0.5}; exit 3"  # others get the lock meanwhile, and join those who wait
 ENDLESS = "trap 'exit 7' TERM; while :; do sleep 0.1; done"
 
 
@@ -111,11 +113,11 @@ def sandbox(name: str, image: str, command: str, more: str = "") -> str:
     return f"  {name}: {{{options}}}\n"
 
 
-@pytest.mark.parametrize(("jobs", "places"), [(2, 2), (5, 1), (10, 4)])
+@pytest.mark.parametrize(("jobs", "places", "task"), [(2, 2, TASK), (5, 1, LONGER), (10, 4, LONGER)])
 def test_jobs_that_wait_for_one_task(
-    cli: Cli, project: str, busybox: str, starts: Starts, jobs: int, places: int
+    cli: Cli, project: str, busybox: str, starts: Starts, jobs: int, places: int, task: str
 ) -> None:
-    several = checkouts(cli, project, sandbox("a", busybox, TASK), count=places)
+    several = checkouts(cli, project, sandbox("a", busybox, task), count=places)
     ran = several.finish(several.start("apply", "--wait", "-y", count=jobs))
     assert [r.code for r in ran] == [3] * jobs, [r.out + r.err for r in ran]
     assert starts.close() == several.runs() == ["a"]

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from sandboxrun.backend.errors import EngineUnreachable
 from sandboxrun.backend.fake import Fake, Killed, World
 from sandboxrun.errors import ApplyError, PlanError, SandboxrunError
+from sandboxrun.lifecycle import job as job_room
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.run import run
 from sandboxrun.lifecycle.waits import apply_and_wait
+from sandboxrun.plan.planner import Options
 from sandboxrun.spec.state import Offers
 from tests.scenarios.world import Job, new_world, read
 
@@ -235,7 +237,11 @@ def test_what_a_killed_run_left_is_collected(tmp_path: Path, kind: str, then: st
 
 
 @pytest.mark.parametrize("count", [2, 5, 10])
-def test_jobs_on_one_project_run_an_agent_once(tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize("kept", [0.0, job_room.AT_ONCE], ids=["joined", "collected by its maker"])
+def test_jobs_on_one_project_run_an_agent_once(
+    tmp_path: Path, count: int, kept: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_room, "AT_ONCE", kept)
     world = new_world(latency=0.002)
     agents = {"agent": {"command": ["sh", "-c", "sleep 0.1; exit 5"]}}
     jobs = [job_on(world, tmp_path, agents, n) for n in range(count)]
@@ -254,6 +260,47 @@ def test_jobs_on_one_project_run_an_agent_once(tmp_path: Path, count: int) -> No
     assert codes == [5] * count
     assert len(world.removed) == 1
     assert len({entry.run for job in jobs for entry in job.store.entries("tale")}) == 1
+
+
+class Locking(Fake):
+    """Counts how often it takes the lock."""
+
+    locks = 0
+
+    def lock(self, *args: Any, **options: Any) -> Any:
+        self.locks += 1
+        return super().lock(*args, **options)
+
+
+@pytest.mark.parametrize(("seconds", "locks"), [(0.0, 1), (0.5, 2)])
+def test_what_ends_at_once_is_collected_under_the_lock_it_was_made_under(
+    tmp_path: Path, seconds: float, locks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes longer keeps nobody from the project: it is made, and another job takes its turn meanwhile."""
+    monkeypatch.setattr(job_room, "AT_ONCE", 60.0 if locks == 1 else 0.0)
+    backend = Locking(new_world())
+    agents = {"agent": {"command": ["sh", "-c", f"sleep {seconds}; exit 4"]}}
+    job = Job.of(backend, read(tmp_path, agents), tmp_path / "evidence")
+    codes: list[int] = []
+    waiting = threading.Thread(
+        target=lambda: codes.append(apply_and_wait(backend, job.profile, job.store).exit_code), daemon=True
+    )
+    waiting.start()
+    other = job_on(backend.world, tmp_path, agents, 1)
+    until = time.monotonic() + 60
+    while locks == 2 and not backend.world.boxes and time.monotonic() < until:
+        time.sleep(0.01)
+    if locks == 2:
+        assert other.apply(ApplySettings(lock_wait=60)).plan.empty
+    waiting.join(60)
+    assert (codes, backend.locks, backend.world.boxes) == ([4], locks, {})
+
+
+def test_a_job_with_targets_keeps_the_lock_from_nobody(tmp_path: Path) -> None:
+    backend = Locking(new_world())
+    job = Job.of(backend, read(tmp_path, {"agent": {"command": ["true"]}}), tmp_path / "evidence")
+    waited = apply_and_wait(backend, job.profile, job.store, options=Options(targets=("agent",)))
+    assert (waited.exit_code, backend.locks) == (0, 2)
 
 
 # -- snapshots

@@ -2,6 +2,7 @@
 
 Owns the algorithm. A contender makes its own volume, with a name nobody else has, and looks: of two at once at least
 one sees the other, and whoever sees another takes its own away and tries later, once it sees no live one.
+The volumes carry the project's label as its own do: one list tells a holder who else is there, and the project's own.
 A lock is dead when its process is gone (told on the same machine only) or its lease ran out by the engine's clock;
 anyone may remove a dead one. A holder renews its lease by a newer volume before it removes the older.
 """
@@ -21,6 +22,7 @@ from sandboxrun.backend.docker.calls import Json, uptime
 from sandboxrun.backend.errors import EngineError, LockHeld, LockLost, NotFound
 from sandboxrun.backend.owner import Owner, decode, this_process
 from sandboxrun.data import Data
+from sandboxrun.spec.labels import PROJECT
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
@@ -74,7 +76,8 @@ def claim_of(volume: Json) -> Claim:
 
 
 class ProjectLock:
-    """A project's lock, while it is held. `check` before each change."""
+    """A project's lock, while it is held. `check` before each change. `listed` are the project's volumes as the engine
+    listed them when it was taken."""
 
     def __init__(self, engine: Engine, project: str, lease: int) -> None:
         self._engine = engine
@@ -83,6 +86,7 @@ class ProjectLock:
         self._token = secrets.token_hex(8)
         self._owner = this_process().encode()
         self._volumes: list[str] = []
+        self.listed: tuple[Json, ...] = ()
         self._until = 0.0
         self._lost = False
         self._ending = threading.Event()
@@ -100,13 +104,20 @@ class ProjectLock:
 
     def claims(self) -> tuple[Claim, ...]:
         """All lock volumes of the project, this holder's too."""
-        return tuple(claim_of(v) for v in self._engine.volumes(labels={LABEL: self._project}))
+        self.listed = self._engine.volumes(labels={PROJECT: self._project})
+        return tuple(claim_of(v) for v in self.listed if (v.get("Labels") or {}).get(LABEL) == self._project)
 
     def create(self) -> None:
         """Make one more volume of this holder, and count the lease from before the call."""
         began = uptime()
         name = f"sandboxrun-lock-{self._project}-{self._token}-{len(self._volumes) + secrets.randbits(32):x}"
-        labels = {LABEL: self._project, _TOKEN: self._token, _OWNER: self._owner, _LEASE: f"{self._lease}"}
+        labels = {
+            PROJECT: self._project,
+            LABEL: self._project,
+            _TOKEN: self._token,
+            _OWNER: self._owner,
+            _LEASE: f"{self._lease}",
+        }
         self._volumes.append(name)  # before the call: when it is cut short, the volume may be there
         self._engine.create_volume({"Name": name, "Labels": labels})
         self._until = began + self._lease * 0.9  # what is begun before that ends before others may take over

@@ -52,6 +52,7 @@ from sandboxrun.spec.state import (
 from sandboxrun.spec.types import freeze
 
 if TYPE_CHECKING:
+    from sandboxrun.backend.docker.lock import ProjectLock
     from sandboxrun.evidence.store import Store
 
 
@@ -62,12 +63,19 @@ _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 
 
 def take_snapshot(
-    engine: Engine, profile: Profile, store: Store, *, workspaces: bool = False, events: Events | None = None
+    engine: Engine,
+    profile: Profile,
+    store: Store,
+    *,
+    workspaces: bool = False,
+    events: Events | None = None,
+    held: ProjectLock | None = None,
 ) -> Snapshot:
     """The project on the engine now. Raises EngineError.
 
     `workspaces`: those of sandboxes that have completed are compared with what they are now, which reads all their
-    files. With `events`, what other jobs saw completed since it began counts as this checkout's own record does.
+    files. With `events`, what other jobs saw completed since it began counts as this checkout's own record does. `held`
+    was taken just now, which showed the project's volumes.
     """
     images = _Images(engine)
     references = freeze(images.references(profile.sandboxes))
@@ -81,7 +89,8 @@ def take_snapshot(
     )
     companions, leftovers = _companions(helpers.values(), {o.run for o in sandboxes})
     sandboxes = _with_endings(engine, sandboxes)
-    networks, volumes = own_networks(engine, profile.project), own_volumes(engine, profile.project)
+    networks = own_networks(engine, profile.project)
+    volumes = own_volumes(engine, profile.project, listed=held.listed if held is not None else None)
     running = {o.address: o.applied for o in sandboxes if isinstance(o.state, Running) and not o.one_off}
     # Those that may have to be made or made again: what the engine can't enforce must be known before one goes.
     unsettled = [s for s in profile.sandboxes if running.get(s.address) != s.spec]
@@ -115,10 +124,15 @@ def own_networks(
 
 
 def own_volumes(
-    engine: Engine, project: str, *, more: Mapping[str, str | None] | None = None
+    engine: Engine,
+    project: str,
+    *,
+    more: Mapping[str, str | None] | None = None,
+    listed: Iterable[Mapping[str, Any]] | None = None,
 ) -> tuple[ObservedVolume, ...]:
-    """The project's volumes on the engine; those with the labels `more`. Raises EngineError."""
-    found = engine.volumes(labels={labels.PROJECT: project, **(more or {})})
+    """The project's volumes on the engine; those with the labels `more`. `listed` are all that have its label, where
+    they are known. Raises EngineError."""
+    found = engine.volumes(labels={labels.PROJECT: project, **(more or {})}) if listed is None else listed
     return tuple(observe_volume(answer) for answer in found if is_own_volume(answer, project))
 
 
