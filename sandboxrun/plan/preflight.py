@@ -119,7 +119,7 @@ def _sandbox_faults(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagno
     yield from _limits(sandbox, offers)
     yield from _processors(sandbox, offers)
     yield from _seccomp(sandbox, offers)
-    yield from _names(sandbox, offers)
+    yield from _gateways(sandbox, offers)
     yield from _podman(sandbox, offers)
     yield from _runtime(sandbox, offers)
     yield from _binds(sandbox, offers)
@@ -174,12 +174,19 @@ def _seccomp(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
         yield _fault(sandbox, "security_opt", message, help, item="seccomp")
 
 
-def _names(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
-    """A gateway is its sandbox's name server: without it no name is known, and nothing is reached."""
+def _gateways(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
+    """A gateway is its sandbox's name server: without it no name is known, and nothing is reached. It has no
+    capability, so it can listen on low ports only where the engine lets everybody."""
     egress = sandbox.spec.egress
-    if egress is not None and egress.has_gateway and not offers.hands_names:
+    if egress is None or not egress.has_gateway:
+        return
+    if not offers.hands_names:
         message = "egress: this version of the engine does not ask a sandbox's own name server on an internal network"
         yield _fault(sandbox, "egress", message, "update it (Docker 26.1.3 and newer do), or write egress: none")
+    if offers.low_ports_closed is not None:
+        message = f"egress: gateways can't listen on ports below 1024 on this engine: {offers.low_ports_closed}"
+        help = "it must take the sysctl net.ipv4.ip_unprivileged_port_start for containers; or write egress: none"
+        yield _fault(sandbox, "egress", message, help)
 
 
 def _podman(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:

@@ -275,6 +275,7 @@ class Offers(Data):
     pids: bool = True
     seccomp: bool = True
     hands_names: bool = True  # to a sandbox on an internal network, the name server it was given
+    low_ports_closed: str | None = None  # why gateways can't listen below 1024; None: they can, or nobody tried
     podman: bool = False  # Podman, by its Docker API, which drops some of what it is asked for
     architecture: str = ""  # as the engine names it; "": it was not asked
     quota: bool = True  # storage_opt size

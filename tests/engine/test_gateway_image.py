@@ -11,7 +11,9 @@ from pathlib import Path
 import docker
 import pytest
 
+from sandboxrun.backend.docker import codec
 from sandboxrun.backend.docker.client import Engine, connect
+from sandboxrun.backend.docker.facts import low_ports_closed
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.gateway import image
@@ -99,7 +101,9 @@ def test_a_base_that_is_nowhere(cli: Cli, project: str) -> None:
 
 
 def test_doctor_says_whether_it_is_there(cli: Cli, gateway_image: str, tmp_path: Path) -> None:
-    assert re.search(rf"^gateway +image {gateway_image}, HAProxy [0-9]+\.[0-9]", cli("doctor", cwd=tmp_path).out, re.M)
+    out = cli("doctor", cwd=tmp_path).out
+    assert re.search(r"^low ports +open to gateways", out, re.M)
+    assert re.search(rf"^gateway +image {gateway_image}, HAProxy [0-9]+\.[0-9]", out, re.M)
 
 
 def test_how_it_runs(engine_client: docker.DockerClient, gateway_image: str) -> None:
@@ -108,3 +112,22 @@ def test_how_it_runs(engine_client: docker.DockerClient, gateway_image: str) -> 
     assert config["Entrypoint"][:4] == ["python3", "-I", "-S", "-B"]
     haproxy = config["Labels"]["sandboxrun.gateway.haproxy"]
     assert config["Labels"]["sandboxrun.gateway.digest"] == image.image_digest(haproxy)
+
+
+@pytest.mark.parametrize(
+    ("sysctls", "why"),
+    [
+        ({}, None),
+        ({"net.ipv4.ip_unprivileged_port_start": "1024"}, "port 53: Permission denied"),
+        ({"net.ipv4.no_such_setting": "0"}, "no_such_setting"),
+    ],
+)
+def test_whether_low_ports_are_open_is_tried(
+    engine: Engine, gateway_image: str, monkeypatch: pytest.MonkeyPatch, sysctls: dict[str, str], why: str | None
+) -> None:
+    for name, value in sysctls.items():
+        monkeypatch.setitem(codec._GATEWAY_SYSCTLS, name, value)
+    said = low_ports_closed(engine, gateway_image)
+    assert (said is None) if why is None else (said is not None and why in said)
+    left = [c for c in engine.containers() if str(c["Names"]).find("sandboxrun-check-") >= 0]
+    assert all(c["Image"] != gateway_image or c["State"] == "removing" for c in left)

@@ -314,6 +314,19 @@ def taken_by(networks: Iterable[Mapping[str, Any]]) -> tuple[Network, ...]:
 _MEMORY = 64 * 1024**2
 _GATEWAY_MEMORY = 128 * 1024**2  # while rules change there may be three processes of HAProxy's
 _RECORDS = {"max-size": "16m", "max-file": "4"}  # more than the program's own budget of records
+_GATEWAY_SYSCTLS = {
+    "net.ipv4.ip_forward": "0",  # what is not asked of the program does not pass
+    "net.ipv4.ip_unprivileged_port_start": "0",  # it listens on 53, 80 and 443 without a capability
+}
+_LOW_PORTS = """\
+import socket
+try:
+    for port, kind in ((53, 2), (53, 1), (80, 1), (443, 1)):
+        socket.socket(2, kind).bind(("127.0.0.1", port))
+    print("open")
+except OSError as error:
+    print(f"port {port}: {error.strerror}")
+"""
 SEALED = {
     "com.docker.network.bridge.inhibit_ipv4": "true",  # no address of the host's on it, whatever listens there
     "com.docker.network.bridge.enable_icc": "true",  # sandbox and gateway are neighbours; there is nobody else
@@ -353,10 +366,7 @@ def gateway_payload(
         "Tmpfs": {GATEWAY_RUN: "rw,noexec,nosuid,nodev,size=8m,mode=0700,uid={},gid={}".format(*USER.split(":"))},
         "NetworkMode": names.network(EGRESS),
         "Dns": list(egress.resolvers) if egress is not None else [],
-        "Sysctls": {
-            "net.ipv4.ip_forward": "0",  # what is not asked of the program does not pass
-            "net.ipv4.ip_unprivileged_port_start": "0",  # it listens on 53, 80 and 443 without a capability
-        },
+        "Sysctls": dict(_GATEWAY_SYSCTLS),
         "Mounts": [rules],
         "LogConfig": {"Type": "local", "Config": dict(_RECORDS)},
     }
@@ -367,6 +377,23 @@ def gateway_payload(
         "StopTimeout": 2,
         "Labels": _companion_labels(sandbox, names.project, run, "gateway"),
         "HostConfig": host,
+    }
+
+
+def low_ports_payload(image: str) -> dict[str, Any]:
+    """The body of POST /containers/create for a container, confined as gateways are, that tries the ports that they
+    need, and says "open" where it may listen on them."""
+    return {
+        "Image": image,
+        "Entrypoint": ["python3", "-I", "-S", "-B", "-c", _LOW_PORTS],
+        "Cmd": [],
+        "User": USER,
+        "HostConfig": {
+            **_companion_host(memory=_MEMORY, pids=16),
+            "AutoRemove": True,  # it leaves nothing that is worth keeping
+            "NetworkMode": "none",
+            "Sysctls": dict(_GATEWAY_SYSCTLS),
+        },
     }
 
 

@@ -1,5 +1,6 @@
 """What an engine offers, read out of its own answers: for `doctor`, and for refusing early what it could not enforce.
-And of its machine: whether a path means the same there, and whether it drops what has no way back.
+And of its machine: whether a path means the same there, whether it drops what has no way back, and whether gateways may
+listen on low ports.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import secrets
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -297,6 +299,35 @@ def filters_paths(engine: Engine) -> bool | None:
         return any(int(Path(SETTINGS, of, "rp_filter").read_text("ascii")) > 0 for of in ("all", "default"))
     except (OSError, ValueError):
         return None
+
+
+# -- Whether gateways may listen on the ports of names, HTTP and TLS, though they have no capability
+
+PROBE_SECONDS = 30.0
+
+
+def low_ports_closed(engine: Engine, image: str) -> str | None:
+    """Why a gateway, made from `image`, can't listen on ports below 1024; None where it can. A container tries it."""
+    import threading
+
+    from sandboxrun.backend.docker.codec import low_ports_payload
+
+    try:
+        made = engine.create_container(f"sandboxrun-check-{secrets.token_hex(16)}", low_ports_payload(image))
+        try:
+            with engine.attach(made.id, tty=False) as output:
+                timer = threading.Timer(PROBE_SECONDS, output.close)
+                timer.daemon = True
+                timer.start()
+                engine.start_container(made.id)
+                said = b"".join(data for _, data in output)[:200].decode("utf-8", "replace").strip()
+                timer.cancel()
+        finally:
+            with suppress(EngineError):  # it is gone already, or going
+                engine.remove_container(made.id, force=True)
+    except EngineError as error:
+        return error.cause
+    return None if said == "open" else said or "the container that was to try it said nothing"
 
 
 # -- What a container uses

@@ -48,16 +48,20 @@ def doctor(given: opt.Given) -> int:
 
 
 def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
-    from sandboxrun.backend.docker.facts import filters_paths
+    from sandboxrun.backend.docker.facts import filters_paths, low_ports_closed
     from sandboxrun.backend.docker.observe import helper_on, offers_of
     from sandboxrun.plan.preflight import preflight
 
     facts = engine_facts(engine.version(), engine.info(), engine.networks())
     shares, why = engine.shares_filesystem(), engine.filesystem_reason()
+    helper = helper_on(engine)
+    closed = low_ports_closed(engine, helper.id) if helper.id is not None else None
     profile, faults = None, []
     if given.files or project.default_files():
         profile = project.load_profile(given)
-        faults = preflight(profile.sandboxes, profile, offers_of(engine, engine.info(), profile.sandboxes))
+        offers = offers_of(engine, engine.info(), profile.sandboxes)
+        offers = msgspec.structs.replace(offers, low_ports_closed=closed)
+        faults = preflight(profile.sandboxes, profile, offers)
     if given.as_json:
         judged = None
         if profile is not None:
@@ -69,7 +73,7 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
             }
         told = {
             "engine": engine_plain(facts, engine.api_version, endpoint, shares, why),
-            "gateway": gateway_plain(helper_on(engine)),
+            "gateway": gateway_plain(helper, closed),
             "host_filters_paths": filters_paths(engine),
             "profile": judged,
         }
@@ -77,7 +81,8 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
         return 1 if faults else 0
     lines = [
         *engine_lines(facts, engine.api_version, endpoint, shares, why),
-        gateway_line(helper_on(engine)),
+        gateway_line(helper),
+        ("low ports", _low_ports(helper, closed)),
         ("broadcasts", _BROADCASTS[filters_paths(engine)]),
         *(("warning", warning) for warning in facts.warnings),
     ]
@@ -162,14 +167,17 @@ def engine_plain(facts: EngineFacts, api: str, endpoint: Endpoint, shares: bool,
     }
 
 
-def gateway_plain(helper: Helper) -> dict[str, Any]:
-    """The image of sandboxes' gateways, whether the engine has it, and which HAProxy is in it."""
+def gateway_plain(helper: Helper, closed: str | None) -> dict[str, Any]:
+    """The image of sandboxes' gateways, whether the engine has it, which HAProxy is in it, and whether a gateway can
+    listen on ports below 1024 (None: nobody tried)."""
     present = helper.id is not None
     return {
         "image": helper.reference,
         "present": present,
         "haproxy": helper.haproxy or None,
         "unfit": helper.unfit,
+        "low_ports": closed is None if present else None,
+        "low_ports_closed": closed,
     }
 
 
@@ -180,6 +188,16 @@ def gateway_line(helper: Helper) -> tuple[str, str]:
     if helper.unfit is not None:
         return "gateway", f"image {helper.reference} {helper.unfit}: `sandboxrun gateway build` makes it again"
     return "gateway", f"image {helper.reference}, HAProxy {helper.haproxy}"
+
+
+def _low_ports(helper: Helper, closed: str | None) -> str:
+    if helper.id is None:
+        return "not tried: there is no gateway image to try them with"
+    return (
+        "open to gateways (53, 80 and 443, without a capability)"
+        if closed is None
+        else f"NOT open: {printable(closed)}"
+    )
 
 
 # What happens to what a sandbox sends to everybody on its network, the engine's machine among them

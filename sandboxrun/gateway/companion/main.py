@@ -46,6 +46,9 @@ def serve(address: str, path: str, folder: str) -> int:
 
     try:
         gateway = Gateway(ipaddress.ip_address(address), path, Path(folder))
+    except PermissionError as error:
+        print(f"gateway: no port below 1024 is open to it here ({error}): see `sandboxrun doctor`", file=sys.stderr)
+        return 1
     except (RulesError, OSError, ValueError) as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 1

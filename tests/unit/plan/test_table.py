@@ -619,6 +619,11 @@ def test_networks_that_nothing_uses_go_and_those_of_a_living_run_stay() -> None:
             {"hands_names": False},
             "egress: this version of the engine does not ask a sandbox's own name server on an internal network",
         ),
+        (
+            {"egress": PUBLIC},
+            {"low_ports_closed": "port 53: Permission denied"},
+            "egress: gateways can't listen on ports below 1024 on this engine: port 53: Permission denied",
+        ),
         ({"storage_opt": freeze({"size": "1g"})}, {"quota": False}, "the engine can't enforce storage quotas"),
         ({"cpus": 2.5}, {"cpus": 2}, "cpus is 2.5, and the engine has 2"),
         ({"cpuset": "0,2"}, {"cpus": 2}, "cpuset names CPU 2, and the engine has 2"),
