@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import socket
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -308,8 +309,6 @@ PROBE_SECONDS = 30.0
 
 def low_ports_closed(engine: Engine, image: str) -> str | None:
     """Why a gateway, made from `image`, can't listen on ports below 1024; None where it can. A container tries it."""
-    import threading
-
     from sandboxrun.backend.docker.codec import low_ports_payload
 
     try:

@@ -11,7 +11,7 @@ import msgspec
 
 from sandboxrun.backend.docker.client import connect
 from sandboxrun.backend.docker.config import Endpoint, resolve
-from sandboxrun.backend.docker.facts import EngineFacts, Quota, engine_facts
+from sandboxrun.backend.docker.facts import EngineFacts, Quota, engine_facts, filters_paths, low_ports_closed
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
@@ -48,7 +48,6 @@ def doctor(given: opt.Given) -> int:
 
 
 def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
-    from sandboxrun.backend.docker.facts import filters_paths, low_ports_closed
     from sandboxrun.backend.docker.observe import helper_on, offers_of
     from sandboxrun.plan.preflight import preflight
 
