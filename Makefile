@@ -1,7 +1,7 @@
 # What a checkout can do; every target sets up what it needs. `make help` lists them.
 #
 #   PYTHON=python3.13      the Python to make .venv with (3.11 or later)
-#   WORKERS=1              run tests one after the other, not two side by side
+#   WORKERS=1              run tests one after the other, not side by side
 #   PYTEST_ARGS="-k plan"  more arguments for pytest
 #   FULL_ARGS="chaos"      which parts of test-full (tests chaos engines pythons)
 #   ENGINES="podman-5"     the engines of test-engines (docker-26 docker-28 podman-5)
@@ -10,11 +10,10 @@
 #   DOCKER_HOST=...        the engine to use; without it the default socket's, or one started here
 
 PYTHON ?= python3
-WORKERS ?= 2
+WORKERS ?=
 PYTEST_ARGS ?=
 FULL_ARGS ?=
 SELECT ?= -m "not full"
-PARALLEL := $(if $(WORKERS),-n $(WORKERS))
 ENGINES ?=
 BENCH_ARGS ?=
 CHAOS_ARGS ?=
@@ -28,11 +27,12 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 check: lint  ## ruff, mypy and every test that needs neither an engine nor HAProxy
-	@$(RUN) -m pytest -q -m "not engine and not haproxy" $(PARALLEL) $(PYTEST_ARGS)
+	@$(RUN) -m pytest -q -m "not engine and not haproxy" -n $(or $(WORKERS),2) $(PYTEST_ARGS)
 
+# Tests on an engine mostly wait for it: more of them side by side than there are processors.
 test: lint engine image tools  ## that, and the tests on a real engine, with the coverage floors
 	@rm -rf .cache/coverage && mkdir -p .cache/coverage
-	@$(RUN) -m coverage run -m pytest --junitxml=.cache/junit.xml $(SELECT) $(PARALLEL) $(PYTEST_ARGS)
+	@$(RUN) -m coverage run -m pytest --junitxml=.cache/junit.xml $(SELECT) -n $(or $(WORKERS),4) $(PYTEST_ARGS)
 	@$(RUN) -m coverage combine --quiet
 	@$(RUN) -m coverage report
 	@$(RUN) -m scripts.floors .cache/junit.xml

@@ -21,7 +21,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.conftest import Cli
+from tests.conftest import Cli, until
 
 SLEEPER = "trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done"
 
@@ -86,14 +86,6 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
         line = process.stdout.readline()
         assert line, f"ended without {text!r}: {seen}"
         seen += line
-
-
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Look again and again until it holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came to be"
-        time.sleep(0.05)
 
 
 # -- plan and apply

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ import docker
 import pytest
 
 from sandboxrun.data import Data
-from tests.conftest import Cli
+from tests.conftest import Cli, until
 from tests.engine.own_engine import OwnEngine
 
 TRAP = "trap 'exit {}' TERM; echo ready; while :; do sleep 0.1; done"
+AWAY = "trap 'exit 0' USR1; echo ready; while :; do sleep 0.1; done"
 
 
 class Agents(Data):
@@ -54,20 +55,13 @@ class Agents(Data):
         found: Mapping[str, Any] = self.client.api.inspect_container(self.id(name))["State"]
         return found
 
-    def until(self, holds: Callable[[], bool]) -> None:
-        """Wait for something that must come."""
-        until = time.monotonic() + 60
-        while not holds():
-            assert time.monotonic() < until, "it did not come"
-            time.sleep(0.05)
-
     def ready(self, name: str) -> None:
         """Wait until its script has printed something."""
-        self.until(lambda: bool(self.client.api.logs(self.id(name))))
+        until(lambda: bool(self.client.api.logs(self.id(name))))
 
     def end(self, name: str) -> None:
         """Wait until it does not run."""
-        self.until(lambda: not self.state(name)["Running"])
+        until(lambda: not self.state(name)["Running"])
 
     def endings(self) -> dict[str, tuple[str, int | None]]:
         """How the runs ended whose evidence is here, by sandbox: the last one of each."""
@@ -229,7 +223,7 @@ def test_an_engine_that_is_killed_and_started_again(quiet: Agents, own_engine: O
     quiet.start(
         traps=TRAP.format(0),
         sleeps="echo ready; sleep 600",
-        away="echo ready; sleep 4; exit 0",
+        away=AWAY,
         before="exit 0",
         taken="exit 5",
     )
@@ -240,10 +234,12 @@ def test_an_engine_that_is_killed_and_started_again(quiet: Agents, own_engine: O
     assert quiet.cli("apply", "-y", "-q", "--target", "taken").code == 0  # its evidence is here before
     agent = quiet.cli.start("run", "sleeps")
     assert agent.stdout is not None and agent.stdout.readline() == "ready\n"
+    away = int(quiet.state("away")["Pid"])
     own_engine.kill()
     ran = quiet.cli.finish(agent)
     assert ran.code == 125 and "Traceback" not in ran.err
-    time.sleep(4)
+    os.kill(away, signal.SIGUSR1)  # it ends while no engine looks
+    until(lambda: not Path(f"/proc/{away}").exists())
     own_engine.start()
     plan = quiet.cli("plan").out
     assert "lost (the engine was restarted while it ran); it does not count as done" in plan
@@ -252,8 +248,8 @@ def test_an_engine_that_is_killed_and_started_again(quiet: Agents, own_engine: O
     quiet.start(after="exit 143")
     quiet.end("after")
     quiet.write(
-        traps=TRAP.format(0), sleeps="echo ready; sleep 600", away="echo ready; sleep 4; exit 0", before="exit 0",
-        taken="exit 5", after="exit 143",
+        traps=TRAP.format(0), sleeps="echo ready; sleep 600", away=AWAY, before="exit 0", taken="exit 5",
+        after="exit 143",
     )  # fmt: skip
     assert quiet.cli("destroy", "-y", "-q").code == 0
     found = quiet.endings()

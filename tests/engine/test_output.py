@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import select
 import shlex
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,9 +30,9 @@ from sandboxrun.lifecycle import run as oneoff
 from sandboxrun.lifecycle.job import RunResult
 from sandboxrun.lifecycle.watch import KeptOutput, Watch
 from sandboxrun.profile.loader import load
-from tests.conftest import Cli
+from tests.conftest import Cli, until
 
-SLOW = "for i in 1 2 3 4; do echo line $i; sleep 0.5; done"
+SLOW = "for i in 1 2 3 4; do echo line $i; sleep 0.3; done"
 BIG = "seq 400000"
 BIG_TEXT = "".join(f"{n}\n" for n in range(1, 400001))
 EVER = "trap '' TERM INT; while :; do echo and on and on; done"
@@ -57,7 +60,7 @@ def gone(engine_client: docker.DockerClient, project: str, cli: Cli) -> Iterator
     cli("destroy", "-y", "-q")
 
 
-def shell(line: str, cwd: Path, seconds: float = 90) -> tuple[int, str]:
+def shell(line: str, cwd: Path, seconds: float = 180) -> tuple[int, str]:
     """A shell line in which `sandboxrun` is this one: the exit code of its first command, and all of stderr."""
     command = f"{shlex.quote(sys.executable)} -m sandboxrun"
     script = f'{line.replace("sandboxrun", command)}; exit "${{PIPESTATUS[0]}}"'
@@ -123,7 +126,7 @@ def test_a_reader_that_does_not_read_does_not_outlast_the_timeout(stderr: int, p
     command = [sys.executable, "-m", "sandboxrun", "run", "-v"]
     with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True) as process:
         try:
-            code = process.wait(90)
+            code = process.wait(180)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -132,34 +135,44 @@ def test_a_reader_that_does_not_read_does_not_outlast_the_timeout(stderr: int, p
     assert out.startswith("and on and on\n")
 
 
+def full(process: subprocess.Popen[str]) -> bool:
+    """Whether the pipe that nobody reads takes no more."""
+    assert process.stdout is not None
+    waiting = fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4))
+    room = fcntl.fcntl(process.stdout, fcntl.F_GETPIPE_SZ)
+    return room - struct.unpack("i", waiting)[0] < select.PIPE_BUF
+
+
 @pytest.mark.parametrize("signals", [1, 2])
 def test_signals_end_a_run_whose_output_nobody_reads(signals: int, cli: Cli, profile: Callable[..., Path]) -> None:
     home = profile(EVER if signals > 1 else EVER.removeprefix("trap '' TERM INT; "))
     process = cli.start("run", cwd=home)
-    time.sleep(4)  # by then the pipe is full
-    for _ in range(signals):
+    until(lambda: full(process))
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(1 if signals > 1 else 90)
+    if signals > 1 and process.poll() is None:
         process.send_signal(signal.SIGTERM)
-        time.sleep(1)
-    assert process.wait(30) in (137, 143)
+    assert process.wait(90) in (137, 143)
     index, out, _ = evidence(home)
     assert (index["ending"]["how"], index["missing"]) == ("killed", []) and out.startswith("and on")
 
 
 def test_a_slow_reader_gets_everything(cli: Cli, profile: Callable[..., Path]) -> None:
     process = cli.start("run", "-q", cwd=profile(BIG, "    lifetime: {timeout: 60s}\n"))
-    time.sleep(4)
+    until(lambda: full(process))
     assert process.stdout is not None
     assert process.stdout.read() == BIG_TEXT
-    assert process.wait(30) == 0
+    assert process.wait(90) == 0
 
 
 def test_logs_and_exec_end_with_their_reader(cli: Cli, profile: Callable[..., Path], gone: None) -> None:
     home = profile("echo one; sleep 600")
     assert cli("apply", "-y", "-q").code == 0
-    assert shell("sandboxrun logs -f | head -1", home, seconds=30) == (141, "")  # although nothing more is written
-    assert shell("sandboxrun exec a yes | head -1", home, seconds=30) == (141, "")
+    assert shell("sandboxrun logs -f | head -1", home) == (141, "")  # although nothing more is written
+    assert shell("sandboxrun exec a yes | head -1", home) == (141, "")
     for command in ("logs", "exec a echo x", "exec a yes", "ps"):
-        code, err = shell(f"sandboxrun {command} >/dev/full", home, seconds=30)
+        code, err = shell(f"sandboxrun {command} >/dev/full", home)
         assert (code in (1, 125), err) == (True, "error: cannot write to stdout: No space left on device\n")
 
 
@@ -213,12 +226,6 @@ def boom(*_: Any, **__: Any) -> Any:
     raise RuntimeError("boom")
 
 
-def boom_later(*_: Any, **__: Any) -> Any:
-    """Once the agent is at work: a shell that has just begun dies of a signal that it is to catch."""
-    time.sleep(2)
-    boom()
-
-
 @pytest.mark.parametrize(
     ("owner", "method", "what"),
     [
@@ -228,9 +235,23 @@ def boom_later(*_: Any, **__: Any) -> Any:
     ],
 )
 def test_a_part_that_fails_ends_the_run_by_name(
-    owner: type, method: str, what: str, engine: Engine, profile: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    owner: type,
+    method: str,
+    what: str,
+    engine: Engine,
+    engine_client: docker.DockerClient,
+    project: str,
+    profile: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     home = profile("trap 'exit 3' TERM; while :; do echo on; sleep 0.1; done")
+
+    def boom_later(*_: Any, **__: Any) -> Any:
+        """Once the agent is at work: a shell that has just begun dies of a signal that it is to catch."""
+        [made] = engine_client.containers.list(filters={"label": f"sandboxrun.project={project}"})
+        until(made.logs)
+        boom()
+
     monkeypatch.setattr(owner, method, boom_later)
     with pytest.raises(oneoff.RunFailed) as caught:
         run_here(engine, home)
@@ -270,8 +291,14 @@ def test_on_output_that_fails_is_raised_by_wait(
         other.remove()
         stuck = threading.Event()
         third = service.create("c", command=["bash", "-c", BIG])
-        third.start(on_output=lambda stream, data: stuck.wait(60) and None)
-        time.sleep(1)
+        called = threading.Event()
+
+        def sticking(stream: int, data: bytes) -> None:
+            called.set()
+            stuck.wait(120)
+
+        third.start(on_output=sticking)
+        assert called.wait(120)
         captured = third.remove(force=True)
         stuck.set()
         assert (
