@@ -47,6 +47,7 @@ class Scalar(Data, unshown=("span",), uncompared=("span",)):
     value: Plain
     text: str = ""
     span: Span | None = None
+    tag: str = ""  # one of Compose's, where those were asked for
 
 
 class ListNode(Data, unshown=("span",), uncompared=("span",)):
@@ -54,6 +55,7 @@ class ListNode(Data, unshown=("span",), uncompared=("span",)):
 
     items: tuple[Node, ...]
     span: Span | None = None
+    tag: str = ""
 
 
 class MapNode(Data, unshown=("span",), uncompared=("span",)):
@@ -61,6 +63,7 @@ class MapNode(Data, unshown=("span",), uncompared=("span",)):
 
     entries: tuple[tuple[Scalar, Node], ...]
     span: Span | None = None
+    tag: str = ""
 
     def get(self, key: str) -> Node | None:
         """The value under `key`, or None."""

@@ -13,12 +13,13 @@ import msgspec
 
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, Problems
-from sandboxrun.profile.yaml import parse_yaml
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile
+from sandboxrun.profile.yaml import OVERRIDE, RESET, parse_documents
+from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, is_null
 
 DEEPEST = 10
 MOST_FILES = 100
-MOST_NODES = 200_000
+MOST_INCLUDES = 200  # of one load: a file that is included twice is taken twice
+MOST_TEXT = 4 << 20  # characters of all files
 EMPTY = MapNode(entries=())
 REMOTE = re.compile(r"^(?:https?|git|ssh|oci)://|^git@|^github\.com/|\.git(?:#|$)")
 
@@ -114,29 +115,33 @@ class _Project:
         self.files: dict[str, SourceFile] = {}
         self.missing: list[Missing] = []
         self.remote: list[tuple[str, str, Scalar]] = []
-        self.roots: dict[str, MapNode | None] = {}
-        self.nodes = 0
+        self.documents: dict[str, tuple[MapNode, ...]] = {}
+        self.taken = self.length = 0
 
-    def root(self, path: str, why: str) -> MapNode | None:
-        """The file's root mapping, parsed once."""
+    def roots(self, path: str, why: str) -> tuple[MapNode, ...]:
+        """The root mappings of a file's documents, parsed once. A later document overrides the earlier ones."""
         path = posixpath.normpath(path)
-        if path in self.roots:
-            return self.roots[path]
-        self.roots[path] = None
-        file = self.read(path) if len(self.roots) <= MOST_FILES else None
+        if path in self.documents:
+            return self.documents[path]
+        self.documents[path] = ()
+        file = self.read(path) if len(self.documents) <= MOST_FILES else None
         if file is None:
             self.missing.append(Missing(what=path, why=why, file=path))
-            return None
+            return ()
+        self.length += len(file.text)
+        if self.length > MOST_TEXT:
+            self.missing.append(Missing(what=path, why="the files of the project are too long together", file=path))
+            return ()
         self.files[path] = file
         before = len(self.problems)
-        node = parse_yaml(file, self.problems)
+        nodes = parse_documents(file, self.problems)
         if len(self.problems) > before:
-            return None
-        if not isinstance(node, MapNode):
+            return ()
+        found = tuple(node for node in nodes if isinstance(node, MapNode))
+        if not found or any(not isinstance(node, MapNode) and not is_null(node) for node in nodes):
             self.missing.append(Missing(what=path, why="it is not a mapping", file=file.name))
-            return None
-        self.roots[path] = node
-        return node
+        self.documents[path] = found
+        return found
 
     def values(self, directory: str, names: Sequence[str] = (".env",)) -> Mapping[str, str]:
         """The variables of the environment files of a directory. The caller's own environment plays no part: the
@@ -156,6 +161,9 @@ def load(paths: Sequence[str], read: Reader, directory: str | None = None) -> Se
     top: dict[str, MapNode] = {}
     for path in paths:
         _take(project, path, base, services, top, 0)
+    if any(RESET in file.text for file in project.files.values()):
+        services = {name: (key, _mapping(_without_reset(node))) for name, (key, node) in services.items()}
+        top = {name: _mapping(_without_reset(node)) for name, node in top.items()}
     return Services(
         services=services,
         top=top,
@@ -168,6 +176,10 @@ def load(paths: Sequence[str], read: Reader, directory: str | None = None) -> Se
     )
 
 
+def _mapping(node: Node) -> MapNode:
+    return node if isinstance(node, MapNode) else EMPTY
+
+
 def _take(
     project: _Project,
     path: str,
@@ -176,29 +188,47 @@ def _take(
     top: dict[str, MapNode],
     depth: int,
 ) -> None:
-    root = project.root(path, "it cannot be read")
-    if root is None:
+    project.taken += 1
+    if depth > DEEPEST or project.taken > MOST_INCLUDES:
+        if project.taken <= MOST_INCLUDES + 1:
+            project.missing.append(Missing(what=path, why="include goes in a circle, or too deep", file=path))
         return
     values = project.values(base)
-    for included, project_directory in _includes(project, root, base):
-        if depth < DEEPEST:
+    for root in project.roots(path, "it cannot be read"):
+        for included, project_directory in _includes(project, root, base):
             _take(project, included, project_directory, services, top, depth + 1)
-    for key in ("networks", "volumes", "secrets", "configs"):
-        node = root.get(key)
-        if isinstance(node, MapNode):
-            merged = merge((key,), top.get(key, EMPTY), filled(node, values))
-            assert isinstance(merged, MapNode)
-            top[key] = merged
-    listed = root.get("services")
-    for name, node in listed.entries if isinstance(listed, MapNode) else ():
-        body = node if isinstance(node, MapNode) else EMPTY
-        own = _extended(project, body, root, path, base, values, ())
-        earlier = services.get(str(name.value))
-        if earlier is not None:
-            merged = merge((), earlier[1], own)
-            assert isinstance(merged, MapNode)
-            own = merged
-        services[str(name.value)] = (name, own)
+        for key in ("networks", "volumes", "secrets", "configs"):
+            node = root.get(key)
+            if isinstance(node, MapNode):
+                merged = merge((key,), top.get(key, EMPTY), filled(node, values))
+                assert isinstance(merged, MapNode)
+                top[key] = merged
+        listed = root.get("services")
+        if listed is not None and listed.tag in (RESET, OVERRIDE):
+            services.clear()
+        for name, node in listed.entries if isinstance(listed, MapNode) and listed.tag != RESET else ():
+            body = node if isinstance(node, MapNode) else EMPTY
+            own = _extended(project, body, root, path, base, values, ())
+            earlier = services.pop(str(name.value), None)
+            if node.tag == RESET:
+                continue
+            if earlier is not None and node.tag != OVERRIDE:
+                merged = merge((), earlier[1], own)
+                assert isinstance(merged, MapNode)
+                own = merged
+            services[str(name.value)] = (name, own)
+
+
+def _without_reset(node: Node) -> Node:
+    """The node without what `!reset` took away, which no later file sets again."""
+    match node:
+        case ListNode():
+            items = tuple(_without_reset(item) for item in node.items if item.tag != RESET)
+            return msgspec.structs.replace(node, items=items)
+        case MapNode():
+            entries = tuple((key, _without_reset(value)) for key, value in node.entries if value.tag != RESET)
+            return msgspec.structs.replace(node, entries=entries)
+    return node
 
 
 def _includes(project: _Project, root: MapNode, base: str) -> Iterator[tuple[str, str]]:
@@ -245,13 +275,12 @@ def _extended(
             project.missing.append(Missing(what=file.value, why="it is fetched from elsewhere"))
             return own
         other_path = posixpath.normpath(posixpath.join(posixpath.dirname(path) or base, file.value))
-        found = project.root(other_path, f"{path} extends it, and it cannot be read")
-        if found is None:
+        found = project.roots(other_path, f"{path} extends it, and it cannot be read")
+        if not found:
             return own
-        other_root = found
+        other_root = next((one for one in reversed(found) if _service_of(one, name.value) is not None), found[0])
     step = (other_path, name.value)
-    services = other_root.get("services")
-    below = services.get(name.value) if isinstance(services, MapNode) else None
+    below = _service_of(other_root, name.value)
     if not isinstance(below, MapNode) or step in chain or len(chain) >= DEEPEST:
         why = "it does not exist" if below is None else "extends goes in a circle, or too deep"
         project.missing.append(Missing(what=f"{other_path}: {name.value}", why=why, file=path))
@@ -260,6 +289,11 @@ def _extended(
     merged = merge((), lower.without("depends_on", "links", "volumes_from"), own)
     assert isinstance(merged, MapNode)
     return merged
+
+
+def _service_of(root: MapNode, name: str) -> Node | None:
+    services = root.get("services")
+    return services.get(name) if isinstance(services, MapNode) else None
 
 
 # -- merging, as Compose does
@@ -304,7 +338,7 @@ def _maps(path: tuple[str, ...], low: MapNode, high: MapNode) -> MapNode:
     merged = {str(key.value): (key, value) for key, value in low.entries}
     for key, value in high.entries:
         name = str(key.value)
-        earlier = merged.get(name)
+        earlier = merged.get(name) if value.tag not in (RESET, OVERRIDE) else None
         merged[name] = (key, merge((*path, name), earlier[1], value) if earlier is not None else value)
     return MapNode(entries=tuple(merged.values()), span=high.span)
 

@@ -1,4 +1,4 @@
-"""YAML text to nodes with spans: one document, the core schema of YAML 1.2, anchors and `<<` merges, bounded.
+"""YAML text to nodes with spans: the core schema of YAML 1.2, anchors and `<<` merges, bounded.
 
 Owns what plain scalars mean and the words of syntax errors. The composer is PyYAML's, over libyaml's parser. libyaml's
 own composer is not enough: it drops the places of aliases, refuses an anchor that is set twice, and ends before
@@ -187,6 +187,26 @@ def parse_yaml(file: SourceFile, problems: Problems) -> Node | None:
     return made
 
 
+RESET, OVERRIDE = "!reset", "!override"
+
+
+def parse_documents(file: SourceFile, problems: Problems) -> tuple[Node, ...]:
+    """The root nodes of all documents of a Compose file, with Compose's own tags. Nothing after a fault that ends
+    reading."""
+    composer: Any = _Composer(file, problems, tags=(RESET, OVERRIDE))
+    roots = []
+    try:
+        while composer.check_node():
+            roots.append(composer.get_node().made)
+    except _Stop as stop:
+        problems.extend([stop.diagnostic])
+        return ()
+    except Exception as error:  # as in parse_yaml
+        problems.extend([syntax_error(error, file)])
+        return ()
+    return tuple(roots)
+
+
 class _Stop(Exception):
     """A fault after which the rest of the file means nothing."""
 
@@ -207,9 +227,9 @@ class _Composer(Composer):
     lines of its keys as `seen`, and a key what it is as `key` (None: faulty, its value is dropped).
     """
 
-    def __init__(self, file: SourceFile, problems: Problems) -> None:
+    def __init__(self, file: SourceFile, problems: Problems, tags: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self.file, self.problems = file, problems
+        self.file, self.problems, self.tags = file, problems, tags
         self.count = self.depth = 0
         self.lines: list[str] | None = None
         parser: Any
@@ -254,7 +274,7 @@ class _Composer(Composer):
                 message = f"this text is longer than {LONGEST_SCALAR // 1024} KiB"
                 raise _Stop(message, span, "put it in a file of its own")
             node = cast(Any, super().compose_node(parent, index))
-            node.made = Scalar(value=self._value(event, span), text=event.value, span=span)
+            node.made = Scalar(value=self._value(event, span), text=event.value, span=span, tag=self._kept(event))
             node.size = node.height = 1
             return node
         kind = "mapping" if isinstance(event, MappingStartEvent) else "sequence"
@@ -262,7 +282,9 @@ class _Composer(Composer):
             raise self._complex_key(kind, span)
         if self.depth >= DEEPEST:
             raise _Stop(f"more than {DEEPEST} levels of nesting", span, "flatten the file")
-        self._tag(event.tag, kind, span)
+        own = self._kept(event)
+        if not own:
+            self._tag(event.tag, kind, span)
         self.depth += 1
         node = cast(Any, super().compose_node(parent, index))
         self.depth -= 1
@@ -272,10 +294,12 @@ class _Composer(Composer):
             span = Span(file=self.file, line=span.line, column=span.column, length=length)
         if kind == "mapping":
             children = [value for _, value in node.value]
-            node.made = MapNode(entries=_merged([(key.key, value.made) for key, value in node.value]), span=span)
+            node.made = MapNode(
+                entries=_merged([(key.key, value.made) for key, value in node.value]), span=span, tag=own
+            )
         else:
             children = node.value
-            node.made = ListNode(items=tuple(item.made for item in children), span=span)
+            node.made = ListNode(items=tuple(item.made for item in children), span=span, tag=own)
         node.size = 1 + sum([child.size for child in children])
         node.height = 1 + max([child.height for child in children], default=0)
         return node
@@ -314,8 +338,8 @@ class _Composer(Composer):
     def _value(self, event: Any, span: Span) -> Plain:
         text: str = event.value
         try:
-            if event.tag is None and not event.style:
-                return resolve(text)
+            if self._kept(event) or event.tag is None:
+                return text if event.style else resolve(text)
             tag = self._tag(event.tag, "scalar", span)
             value = text if tag is None else tagged(tag, text)
         except ValueError as error:
@@ -325,6 +349,10 @@ class _Composer(Composer):
             self.problems.add("half of a surrogate pair is not a character", span, "write the character itself")
             return ""
         return value
+
+    def _kept(self, event: Any) -> str:
+        """The tag, where it is one that was asked for."""
+        return event.tag if event.tag in self.tags else ""
 
     def _tag(self, tag: str | None, kind: str, span: Span) -> str | None:
         """The known tag's short name; None without one (`!` alone says "a text as it stands")."""

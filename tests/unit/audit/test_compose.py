@@ -241,7 +241,67 @@ def test_a_file_outside_of_the_repository_is_a_gap(tmp_path: Path) -> None:
     assert "cannot be read" in verdict.gaps[0].why
 
 
-@pytest.mark.parametrize("text", ["services: [", "services: {a: {image: x}}\n---\n{}", "a: &a [*a]\nservices: {}"])
+def project(directory: Path, *texts: str) -> list[str]:
+    """The rules that several files break together, later ones merged over earlier ones."""
+    paths = [directory / f"compose.{number}.yaml" for number in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text)
+    verdict = review(targets((), compose=paths)[0], Terms(today=TODAY))
+    assert verdict.gaps == (), verdict.gaps
+    return rules_of(verdict)
+
+
+WIDE = closed("privileged: true\ncap_add: [SYS_ADMIN, NET_ADMIN]\nports: ['8080:80', '9090:90']")
+RESETS = {
+    "services: {agent: {privileged: !reset false, cap_add: !reset [], ports: !reset []}}": [],
+    "services: {agent: {privileged: !reset true, cap_add: !reset null, ports: !override ['127.0.0.1:8080:80']}}": [],
+    "services:\n  agent:\n    privileged: false\n    cap_add: !override\n      - NET_ADMIN\n    ports: !reset": [
+        "SBX103"
+    ],
+    "services: {agent: !reset null}": [],
+    "services: {agent: !override {image: x}}": None,
+    "services: !reset {}": [],
+}
+
+
+@pytest.mark.parametrize("text", RESETS)
+def test_reset_and_override(text: str, tmp_path: Path) -> None:
+    told = project(tmp_path, WIDE, text)
+    wanted = RESETS[text]
+    assert "SBX101" not in told
+    assert told == wanted if wanted is not None else "SBX108" in told
+
+
+def test_what_is_reset_can_be_set_again(tmp_path: Path) -> None:
+    reset = "services: {agent: {cap_add: !reset []}}"
+    again = "services: {agent: {privileged: false, ports: !reset [], cap_add: [NET_ADMIN]}}"
+    assert project(tmp_path, WIDE, reset, again) == ["SBX103"]
+
+
+def test_reset_of_what_is_extended(tmp_path: Path) -> None:
+    text = "  base: {cap_drop: [ALL], privileged: true}\n" + "  agent2: {extends: base, privileged: !reset null}\n"
+    assert "SBX101" not in project(tmp_path, "services:\n" + text.replace("privileged: true", "pid: host"))
+    verdict = reviewed(tmp_path, "services:\n" + text, "compose.yaml")
+    assert [one.subjects for one in verdict.findings if one.rule == "SBX101"] == [("base",)]
+
+
+def test_later_documents_override_earlier_ones(tmp_path: Path) -> None:
+    more = "---\nservices: {agent: {privileged: true}}\n---\n"
+    assert found(tmp_path, closed("") + more) == ["SBX101"]
+    last = "services: {agent: {privileged: false, cap_add: !reset [], ports: !reset []}}\n"
+    assert found(tmp_path, WIDE + "---\n" + last) == []
+
+
+def test_includes_that_multiply_end(tmp_path: Path) -> None:
+    for number in range(9):
+        names = ", ".join([f"'{number + 1}.yaml'"] * 50)
+        (tmp_path / f"{number}.yaml").write_text(f"include: [{names}]\nservices: {{s{number}: {{image: x}}}}\n")
+    (tmp_path / "9.yaml").write_text("include: ['0.yaml']\nservices: {}\n")
+    verdict = review(targets([tmp_path / "0.yaml"])[0], Terms(today=TODAY))
+    assert any("include goes in a circle" in gap.why for gap in verdict.gaps)
+
+
+@pytest.mark.parametrize("text", ["services: [", "services: {a: {image: x}}\n---\n[]", "a: &a [*a]\nservices: {}"])
 def test_a_file_that_cannot_be_read_is_a_gap(text: str, tmp_path: Path) -> None:
     assert len(reviewed(tmp_path, text, "compose.yaml").gaps) == 1
 
