@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import connect
     from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
     from sandboxrun.errors import ApplyError, PlanError, ProfileError, SandboxrunError, UsageError
-    from sandboxrun.evidence.store import Store, last_line, verify_chain
+    from sandboxrun.evidence.checking import verify_chain
+    from sandboxrun.evidence.store import Store, last_line
     from sandboxrun.lifecycle.apply import ApplySettings, apply, destroy, plan
     from sandboxrun.lifecycle.job import WaitTimeout
     from sandboxrun.probe.verdicts import Finding, Verdict
@@ -43,7 +44,7 @@ _HOME = {
     "UsageError": "errors",
     "Store": "evidence.store",
     "last_line": "evidence.store",
-    "verify_chain": "evidence.store",
+    "verify_chain": "evidence.checking",
     "ApplySettings": "lifecycle.apply",
     "apply": "lifecycle.apply",
     "destroy": "lifecycle.apply",

@@ -24,7 +24,7 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
         "init": CommandEntry("init:init", "Write a commented sandbox.yaml to start from."),
         "validate": CommandEntry("validate:validate", "Check profiles and report all errors, each with its line."),
         "render": CommandEntry("render:render", "Print the effective profile and the source of each value."),
-        "schema": CommandEntry("schema:schema", "Print the JSON Schema of a profile, for editors and other programs."),
+        "schema": CommandEntry("render:schema", "Print the JSON Schema of a profile, for editors and other programs."),
         "explain": CommandEntry("explain:explain", "Show the documentation of an option or an audit rule."),
     },
     "Review": {
@@ -42,6 +42,9 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
         "wait": CommandEntry("wait:wait", "Wait until sandboxes have ended."),
         "destroy": CommandEntry("destroy:destroy", "Save all evidence, then remove the sandboxes."),
     },
+    "Evidence": {
+        "evidence": CommandEntry("evidence:evidence", "Check and show the evidence of runs."),
+    },
     "Other": {
         "gateway": CommandEntry("gateway:gateway", "Build the image of the sandboxes' gateways."),
         "doctor": CommandEntry("doctor:doctor", "Show what the engine offers, and what it cannot enforce."),
@@ -57,10 +60,11 @@ COMMANDS: Mapping[str, CommandEntry] = {name: entry for part in SECTIONS.values(
 TABLE: Mapping[str, str] = {
     "0": "done; with plan --detailed-exitcode: no changes; with doctor: everything can be enforced; with verify: "
     "everything holds",
-    "1": "failed: the profile is wrong, no plan can be made, a step failed, doctor found what can't be enforced, or "
-    "verify what does not hold or is unknown",
+    "1": "failed: the profile is wrong, no plan can be made, a step failed, doctor found what can't be enforced, "
+    "verify what does not hold or is unknown, or evidence verify what differs from the record",
     "2": "the command line is wrong; with plan --detailed-exitcode: there are changes",
-    "3": "audit: something could not be audited, the command line and the policy included",
+    "3": "audit: something could not be audited, the command line and the policy included; evidence verify: nothing "
+    "differs, but the seals could not be checked",
     "124": "run, wait, apply --wait: a sandbox was ended by its timeout, or did not end in time",
     "125": "run, exec, wait, apply --wait: sandboxrun failed, not the agent",
     "130": "ended by SIGINT (^C)",

@@ -92,6 +92,13 @@ evidence = click.option(
     metavar="DIR",
     help="Where to save evidence, relative to the project. Default: .sandboxrun/evidence.",
 )
+directory = click.option(
+    "--dir",
+    "directory",
+    type=_PATH,
+    metavar="DIR",
+    help="The directory with the evidence. Default: .sandboxrun/evidence.",
+)
 policy = click.option(
     "--policy",
     type=_PATH,

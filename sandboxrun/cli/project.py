@@ -83,9 +83,23 @@ def announced(profile: Profile) -> Profile:
 
 def open_store(profile: Profile, given: Given) -> Store:
     """The store of the project's evidence."""
+    return _store(profile.directory, given.evidence)
+
+
+def store_in(directory: Path | None) -> Store:
+    """The store in a directory, without a profile; by default the one of the current directory's project."""
+    if directory is None:
+        return _store(Path.cwd(), None)
+    full = Path(os.path.abspath(directory))
+    if full.parts[-2:] == (".sandboxrun", "evidence"):
+        return _store(full.parent.parent, None)
+    return _store(Path.cwd(), full)
+
+
+def _store(project: Path, root: Path | None) -> Store:
     from sandboxrun.evidence.store import Store
 
-    return Store(project_directory=profile.directory, root=given.evidence)
+    return Store(project_directory=project, root=root)
 
 
 def open_engine(host: str | None, parallelism: int = 4) -> Engine:

@@ -83,6 +83,23 @@ class Folder:
         except FileNotFoundError:
             return 0
 
+    def walk(self, *, deepest: int = 200) -> Iterator[tuple[str, os.stat_result]]:
+        """All that is below, as path and lstat, but directories; what vanishes meanwhile is left out. Raises
+        EvidenceError for directories nested deeper than `deepest`."""
+        yield from self._below("", deepest)
+
+    def _below(self, above: str, left: int) -> Iterator[tuple[str, os.stat_result]]:
+        if left < 0:
+            raise EvidenceError(f"{self.path} is nested too deeply")
+        for name in self.names():
+            with contextlib.suppress(FileNotFoundError):
+                found = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode):
+                    with self.enter(name) as below:
+                        yield from below._below(f"{above}{name}/", left - 1)
+                else:
+                    yield f"{above}{name}", found
+
     def open(self, name: str) -> BufferedReader:
         """A regular file for reading. Raises FileNotFoundError, EvidenceError."""
         return cast(BufferedReader, _regular(self, name, _READ, "rb"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,7 +17,11 @@ from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.usage import Usage
 from sandboxrun.spec.outcome import Ending
 
+if TYPE_CHECKING:
+    from sandboxrun.evidence.store import Entry, Notice
+
 FORMAT_VERSION = "1.0"
+_LARGEST_ODD = 8 << 20  # bytes
 
 
 class Kept(Data):
@@ -97,22 +102,51 @@ class Index(Data):
     refused_total: int = 0  # `refused` lists the first of them
     previous: str | None = None  # SHA-256 of the chain's line before this run's
 
+    def plain(self) -> dict[str, Any]:
+        """As data for JSON."""
+        return {"format_version": FORMAT_VERSION, **msgspec.to_builtins(self, enc_hook=dict)}
+
     def to_json(self) -> bytes:
         """The file's bytes."""
-        body = {"format_version": FORMAT_VERSION, **msgspec.to_builtins(self, enc_hook=dict)}
-        return json.dumps(body, indent=2, ensure_ascii=True).encode() + b"\n"
+        return json.dumps(self.plain(), indent=2, ensure_ascii=True).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes) -> Index:
         """Read a file's bytes; raises EvidenceError for anything else than an index of this format."""
         try:
-            body = json.loads(data)
-            version = body.pop("format_version")
-            if str(version).partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
+            version = msgspec.json.decode(data, type=_Versioned).format_version
+            if version.partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
                 raise EvidenceError(
                     f"the evidence index has format {version}, this sandboxrun reads {FORMAT_VERSION}",
                     help="read it with the sandboxrun that wrote it, or a newer one",
                 )
-            return msgspec.convert(body, Index)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            try:
+                return msgspec.json.decode(data, type=Index)  # makes nothing of what is no field: bounded memory
+            except msgspec.ValidationError:
+                raise
+            except msgspec.DecodeError:  # the name of a file in an error's text may have bytes that are not UTF-8
+                if len(data) > _LARGEST_ODD:
+                    raise
+                return msgspec.convert(json.loads(data), Index)
+        except (ValueError, TypeError, RecursionError) as error:
             raise EvidenceError(f"not an evidence index: {error}") from error
+
+
+class _Versioned(Data):
+    format_version: str
+
+
+def remainder(entry: Entry, gone: Notice) -> Index:
+    """What is still known of a run whose evidence was removed."""
+    return Index(
+        run=entry.run,
+        project=entry.project,
+        sandbox=entry.sandbox,
+        container_id="",
+        container_name="",
+        ending=Ending(how=entry.outcome, exit_code=gone.exit_code),
+        finished_at=entry.finished_at,
+        digests=Digests(spec=entry.spec, inputs=entry.inputs, workspace=gone.workspace),
+        missing=(MissingPart(part="everything", reason=f"removed on {gone.at}: {gone.reason}"),),
+        previous=entry.previous,
+    )

@@ -1,5 +1,5 @@
-"""The evidence store: a folder a run, written crash-safely, its index last; the chain over all of them, its seals,
-and its check.
+"""The evidence store: a folder a run, written crash-safely, its index last; the chain over all of them, and its
+seals.
 """
 
 from __future__ import annotations
@@ -12,29 +12,56 @@ import json
 import os
 import re
 import secrets
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self, TypeVar
 
 import msgspec
 from msgspec import structs
 
 from sandboxrun.data import Data
+from sandboxrun.errors import did_you_mean, quoted
 from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.folder import INDEX, Folder, RunFolder, is_name, locked
 from sandboxrun.evidence.index import Index
 from sandboxrun.evidence.state import check_apart, discard, is_apart, open_state, signed, state_path
 from sandboxrun.spec.outcome import How
 
-# -- The chain: one line a run, each holding the SHA-256 of the line before it
+# -- The chain: a line for each run that was captured, and for what became of its evidence later; each line holds the
+# SHA-256 of the line before it
 
 NAME = "chain.jsonl"
 LARGEST = 128 << 20  # bytes: some 250,000 runs
+MOST_LINES = 1 << 19
+_LONGEST = 1 << 16  # bytes of a line
 
 
-class Entry(Data, forbid_unknown_fields=True):
+class ChainLine(Data, forbid_unknown_fields=True):
+    """What all lines have in common: how they are written, read and sealed."""
+
+    @property
+    def body(self) -> bytes:
+        """What the seal is made of: the line without it."""
+        return structs.replace(self, seal=None).to_line()
+
+    def to_line(self) -> bytes:
+        """The line, with its newline."""
+        return json.dumps(msgspec.to_builtins(self), ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Self:
+        """Read a line; ValueError when it is not one."""
+        try:
+            if len(line) > _LONGEST:
+                raise ValueError(f"not a line of the chain: longer than {_LONGEST} bytes")
+            return msgspec.convert(json.loads(line), cls)
+        except (msgspec.ValidationError, RecursionError) as error:
+            raise ValueError(f"not a line of the chain: {error}") from error
+
+
+class Entry(ChainLine):
     """One run that was captured. `folder` is a name in the store's root; `previous` None in the first line."""
 
     run: str
@@ -49,23 +76,41 @@ class Entry(Data, forbid_unknown_fields=True):
     finished_at: str | None
     seal: str | None = None  # None where the user has no place for a key
 
-    @property
-    def body(self) -> bytes:
-        """What the seal is made of: the line without it."""
-        return structs.replace(self, seal=None).to_line()
 
-    def to_line(self) -> bytes:
-        """The line, with its newline."""
-        body = {**structs.asdict(self), "outcome": self.outcome.value}
-        return json.dumps(body, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+class Action(StrEnum):
+    """What became of a run's evidence."""
 
-    @classmethod
-    def from_line(cls, line: bytes) -> Entry:
-        """Read a line; ValueError when it is not one."""
-        try:
-            return msgspec.convert(json.loads(line), cls)
-        except (msgspec.ValidationError, RecursionError) as error:
-            raise ValueError(f"not a line of the chain: {error}") from error
+    HELD = "held"
+    RELEASED = "released"
+    REMOVED = "removed"
+
+
+class Notice(ChainLine):
+    """What was done with the evidence of a run that an earlier line records: `index_sha256` and `folder` are that
+    line's. With a removed run's evidence its exit code and the digest of its workspace would go, by which a plan sees
+    that it has run: they stay here."""
+
+    action: Action
+    run: str
+    project: str
+    sandbox: str
+    folder: str
+    index_sha256: str
+    reason: str
+    at: str  # RFC 3339
+    by: str  # user@host
+    exit_code: int | None
+    workspace: str
+    previous: str | None
+    seal: str | None = None
+
+
+_ACTION = b'{"action":'  # what the line of a Notice begins with
+
+
+def line_of(line: bytes) -> Entry | Notice:
+    """Read a line of either kind; ValueError when it is neither."""
+    return (Notice if line.startswith(_ACTION) else Entry).from_line(line)
 
 
 def digest_of(line: bytes) -> str:
@@ -90,8 +135,10 @@ def read(root: Folder) -> bytes:
 
 def _bounded(file: BinaryIO, path: Path) -> bytes:
     data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise EvidenceError(f"{path} is larger than {LARGEST >> 20} MiB", help="move that directory to another place")
+    large = f"larger than {LARGEST >> 20} MiB" if len(data) > LARGEST else ""
+    if large or data.count(b"\n") > MOST_LINES:
+        what = large or f"longer than {MOST_LINES} lines"
+        raise EvidenceError(f"{path} is {what}", help="move that directory to another place")
     return data
 
 
@@ -104,11 +151,25 @@ def entries(data: bytes, containing: str = "") -> Iterator[Entry]:
                 yield Entry.from_line(line)
 
 
+def notices(data: bytes) -> Iterator[Notice]:
+    """The lines on what became of runs' evidence that can be read, in order."""
+    if _ACTION not in data:
+        return
+    for line in lines_of(data)[0]:
+        if line.startswith(_ACTION):
+            with contextlib.suppress(ValueError):
+                yield Notice.from_line(line)
+
+
+L = TypeVar("L", Entry, Notice)
+
+
 class Chain:
-    """The chain opened_chain for appending, under its lock."""
+    """The chain opened for appending, under its lock."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file, self._path = file, path
+        self._last: str | None = None  # the last line's digest, once this process has written one
 
     @property
     def data(self) -> bytes:
@@ -116,11 +177,12 @@ class Chain:
         self._file.seek(0)
         return _bounded(self._file, self._path)
 
-    def append(self, entry_after: Callable[[str | None], Entry]) -> Entry:
-        """Add the entry made from the last line's digest; on the disk, or not at all, when this returns."""
-        complete, _ = lines_of(self.data)
-        entry = entry_after(digest_of(complete[-1]) if complete else None)
-        fd, line = self._file.fileno(), entry.to_line()
+    def append(self, line_after: Callable[[str | None], L]) -> L:
+        """Add the line made from the last line's digest; on the disk, or not at all, when this returns."""
+        if self._last is None and (complete := lines_of(self.data)[0]):
+            self._last = digest_of(complete[-1])
+        added = line_after(self._last)
+        fd, line = self._file.fileno(), added.to_line()
         size = os.fstat(fd).st_size
         try:
             written = os.write(fd, line)
@@ -130,7 +192,8 @@ class Chain:
         except OSError:
             os.ftruncate(fd, size)
             raise
-        return entry
+        self._last = digest_of(line)
+        return added
 
     def mend(self) -> None:
         """A writer was killed in mid-line: a line that lacks only its end is completed, half a line is cut off."""
@@ -139,7 +202,7 @@ class Chain:
         if not torn:
             return
         try:
-            Entry.from_line(torn)
+            line_of(torn)
             os.write(fd, b"\n")
         except ValueError:
             os.ftruncate(fd, os.fstat(fd).st_size - len(torn))
@@ -214,9 +277,13 @@ def _made() -> bytes:
 
 HOME = ".sandboxrun"
 STAGING = "staging"  # in the state directory: what is needed of runs until they are captured
-_LARGEST_INDEX = 64 << 20  # bytes
+LARGEST_INDEX = 64 << 20  # bytes
 ENDED = frozenset({How.EXITED, How.FAILED, How.OOM, How.TIMEOUT})  # the ends of a run that had its chance
 _SHORT = 12
+LAST = "last"  # names the newest run of all
+_LEAST = 6  # characters of a run's id that name it
+_NAMED = 5
+_COMPARED = 1_000  # names that a mistyped one is compared with
 _DIFFER = f"the ids of runs must differ in their first {_SHORT} characters"
 
 
@@ -296,9 +363,46 @@ class Store(Data):
         """A run's entry, where this user captured it."""
         return self._own(self.chain(), run)
 
-    def is_own(self, entry: Entry) -> bool:
-        """Whether this user's sandboxrun wrote the entry."""
-        return is_apart(self.project_directory) and is_sealed(entry.body, entry.seal)
+    def is_own(self, line: Entry | Notice) -> bool:
+        """Whether this user's sandboxrun wrote the line."""
+        return is_apart(self.project_directory) and is_sealed(line.body, line.seal)
+
+    def has_key(self) -> bool:
+        """Whether seals can be checked: there is a key, and no checkout can have brought it."""
+        return is_apart(self.project_directory) and _key() is not None
+
+    def removed(self) -> Mapping[str, Notice]:
+        """By run, what this user's `prune` left of runs whose evidence it removed."""
+        gone = (notice for notice in notices(self.chain()) if notice.action is Action.REMOVED)
+        return {notice.run: notice for notice in gone if self.is_own(notice)}
+
+    def find(self, name: str) -> Entry:
+        """The run that a user means: `last`, a run's id or its beginning, its folder's name, or a sandbox, of which it
+        is the newest run. Raises EvidenceError."""
+        every = self.entries()
+        if not every:
+            raise EvidenceError(f"no run is recorded in {self.path}")
+        if name == LAST:
+            return every[-1]
+        for fits in (
+            lambda entry: name in (entry.run, entry.folder),
+            lambda entry: entry.sandbox == name,
+            lambda entry: entry.sandbox.partition("[")[0] == name,
+            lambda entry: len(name) >= _LEAST and entry.run.startswith(name),
+        ):
+            found = [entry for entry in every if fits(entry)]
+            which = sorted({(entry.project, entry.sandbox) for entry in found})
+            if len(which) > 1:
+                listed = ", ".join(f"{sandbox} of project {project}" for project, sandbox in which[:_NAMED])
+                raise EvidenceError(f"{quoted(name)} is ambiguous: {listed}", help="pass the id of the run")
+            if found:
+                return found[-1]
+        known = sorted({entry.sandbox for entry in every})
+        help = (
+            did_you_mean(name, known[:_COMPARED])
+            or f"pass a run's id, {LAST}, or a sandbox: {', '.join(known[:_NAMED])}"
+        )
+        raise EvidenceError(f"no run {quoted(name)} is recorded in {self.path}", help=help)
 
     def _own(self, data: bytes, run: str) -> Entry | None:
         """A line that says a run was captured has its container removed: none but this user's own counts."""
@@ -309,7 +413,7 @@ class Store(Data):
         from sandboxrun.evidence.index import Index
 
         with self.open(entry, INDEX) as file:
-            data = file.read(_LARGEST_INDEX)
+            data = file.read(LARGEST_INDEX)
         if hashlib.sha256(data).hexdigest() != entry.index_sha256:
             raise EvidenceError(f"{self.path / entry.folder / INDEX} is not the index that was recorded")
         return Index.from_json(data)
@@ -410,108 +514,13 @@ def _inside(path: Path, base: Path) -> tuple[str, ...] | None:
     return None if steps[0] in (os.pardir, os.curdir) else steps
 
 
-# -- Checks a store against its chain: is everything that was recorded still there, and nothing else
-
-_OLD_STAGING = ".staging"  # where runs waited to be captured before that lay in the state directory; never read
-
-
-class ChainProblem(Data):
-    """One thing that is not as it was recorded. `folder` is "" when it concerns the chain itself."""
-
-    folder: str
-    problem: str
-
-    def __str__(self) -> str:
-        return f"{self.folder}: {self.problem}" if self.folder else self.problem
-
-
-def verify_chain(store: Store) -> tuple[ChainProblem, ...]:
-    """Everything that is not as recorded, in the chain's order; empty for a store that holds (or is not there)."""
-    try:
-        with store.open_root() as root:
-            return tuple(_problems(root))
-    except FileNotFoundError:
-        return ()
-
-
-def _problems(root: Folder) -> Iterator[ChainProblem]:
-    complete, torn = lines_of(read(root))
-    previous, folders, runs = None, set[str](), set[str]()
-    for number, line in enumerate(complete, 1):
-        try:
-            entry = Entry.from_line(line)
-        except ValueError:
-            yield ChainProblem(folder="", problem=f"line {number} of the chain cannot be read")
-        else:
-            if entry.previous != previous:
-                yield ChainProblem(folder=entry.folder, problem=f"line {number} does not follow the line before it")
-            if entry.run in runs or entry.folder in folders:
-                yield ChainProblem(folder=entry.folder, problem=f"line {number} records a run a second time")
-            runs.add(entry.run)
-            folders.add(entry.folder)
-            yield from (ChainProblem(folder=entry.folder, problem=text) for text in _run_problems(root, entry))
-        previous = digest_of(line)
-    if torn:
-        yield ChainProblem(folder="", problem="the last line of the chain is torn (a writer was killed)")
-    for name in root.names():
-        if name not in folders and name not in (NAME, _OLD_STAGING):
-            yield ChainProblem(folder=name, problem="not recorded in the chain (an unfinished capture, or put there)")
-
-
-def _run_problems(root: Folder, entry: Entry) -> Iterator[str]:
-    if not is_name(entry.folder):
-        yield "not a folder's name"
-        return
-    try:
-        with root.enter(entry.folder) as folder:
-            yield from _folder_problems(folder, entry)
-    except (FileNotFoundError, EvidenceError) as error:
-        yield reason_of(error) if isinstance(error, EvidenceError) else "the folder is missing"
-
-
-def _folder_problems(folder: Folder, entry: Entry) -> Iterator[str]:
-    try:
-        with folder.open(INDEX) as file:
-            data = file.read()
-        if hashlib.sha256(data).hexdigest() != entry.index_sha256:
-            yield f"{INDEX} was changed"
-            return
-        index = Index.from_json(data)
-    except (FileNotFoundError, EvidenceError) as error:
-        yield f"{INDEX} is missing" if isinstance(error, FileNotFoundError) else f"{INDEX}: {reason_of(error)}"
-        return
-    found = dict(_files(folder, ""))
-    for kept in index.kept:
-        if kept.path not in found:
-            yield f"{kept.path} is missing"
-        elif found.pop(kept.path) != kept.sha256:
-            yield f"{kept.path} was changed"
-    yield from (f"{path} is not in the index" for path in sorted(found) if path != INDEX)
-    if index.run != entry.run or index.previous != entry.previous:
-        yield f"{INDEX} is that of another run"
-
-
-def _files(folder: Folder, above: str) -> Iterator[tuple[str, str]]:
-    """Path and SHA-256 of everything in it; what is neither a regular file nor a folder has the digest ""."""
-    for name in folder.names():
-        path, kind = f"{above}{name}", folder.kind(name)
-        if kind == stat.S_IFDIR:
-            with folder.enter(name) as below:
-                yield from _files(below, f"{path}/")
-        elif kind == stat.S_IFREG:
-            with folder.open(name) as file:
-                yield path, hashlib.file_digest(file, "sha256").hexdigest()
-        else:
-            yield path, ""
+# -- A run's evidence as its takers and readers have it
 
 
 def last_line(store: Store) -> str | None:
     """The SHA-256 of the chain's last complete line, to be kept elsewhere; None for an empty chain."""
     complete, _ = lines_of(store.chain())
     return digest_of(complete[-1]) if complete else None
-
-
-# -- A run's evidence as its takers and readers have it
 
 
 class Captured(Data):
@@ -533,6 +542,10 @@ def recorded(store: Store, run: str) -> Captured | None:
     if entry is None:
         return None
     folder = store.path / entry.folder
+    if gone := store.removed().get(run):
+        from sandboxrun.evidence.index import remainder
+
+        return Captured(entry=entry, index=remainder(entry, gone), already=True)
     try:
         return Captured(entry=entry, folder=folder, index=store.index(entry), already=True)
     except Exception as error:

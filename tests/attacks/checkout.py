@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sandboxrun.data import Data
-from sandboxrun.evidence.store import Store, verify_chain
+from sandboxrun.evidence.checking import verify_chain
+from sandboxrun.evidence.store import Store
 from tests.attacks.inside.record import TAMPERING, attack, held, won
 from tests.conftest import Cli, Ran
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import docker
 import pytest
 
+from sandboxrun.evidence.checking import verify_chain
 from sandboxrun.evidence.index import Index
-from sandboxrun.evidence.store import verify_chain
 from sandboxrun.spec.outcome import How
 from tests.attacks.cages import Cages, Ran
 from tests.attacks.inside.ending import ALONE

@@ -26,7 +26,8 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from sandboxrun.data import Data
-from sandboxrun.evidence.store import Store, verify_chain
+from sandboxrun.evidence.checking import verify_chain
+from sandboxrun.evidence.store import Store
 from scripts import engine
 from scripts.image import BUSYBOX
 from tests.engine.leftovers import sweep

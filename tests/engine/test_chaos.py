@@ -13,7 +13,7 @@ from typing import Any
 import docker
 import pytest
 
-from sandboxrun.evidence.store import verify_chain
+from sandboxrun.evidence.checking import verify_chain
 from tests.engine.chaos import FIRST, RUNNING, SECOND, Project, calls_of, killed_at
 from tests.engine.own_engine import OwnEngine
 

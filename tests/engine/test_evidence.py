@@ -17,9 +17,10 @@ from msgspec import structs
 
 from sandboxrun.backend.docker.client import Engine, connect
 from sandboxrun.evidence.capture import CaptureRequest, capture
+from sandboxrun.evidence.checking import verify_chain
 from sandboxrun.evidence.export import ExportLimits
 from sandboxrun.evidence.parts import CaptureLimits
-from sandboxrun.evidence.store import Captured, Store, verify_chain
+from sandboxrun.evidence.store import Captured, Store
 from sandboxrun.evidence.usage import USAGE, Sampler
 from sandboxrun.evidence.workspace import open_workspace, stage_workspace
 from sandboxrun.spec.outcome import How, StoppedBy

@@ -11,7 +11,7 @@ import docker
 import pytest
 
 from sandboxrun.errors import SandboxrunError
-from sandboxrun.evidence.store import verify_chain
+from sandboxrun.evidence.checking import verify_chain
 from sandboxrun.spec.outcome import How
 from tests.conftest import Cli
 from tests.engine.chaos import Project, killed_at

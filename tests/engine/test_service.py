@@ -20,8 +20,8 @@ from sandboxrun.api.sandbox import ExecTimeout
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.errors import EngineUnreachable, NotFound
 from sandboxrun.errors import ApplyError, PlanError, ProfileError, UsageError
+from sandboxrun.evidence.checking import verify_chain
 from sandboxrun.evidence.index import EvidenceError
-from sandboxrun.evidence.store import verify_chain
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.lifecycle.job import WaitTimeout
 from sandboxrun.profile.loader import load_data

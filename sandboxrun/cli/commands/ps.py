@@ -15,6 +15,7 @@ from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.plan.decide import differences
 from sandboxrun.report.evidence import duration
 from sandboxrun.report.table import table
+from sandboxrun.spec.outcome import How
 from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Running, Snapshot, State, parse_time
 from sandboxrun.spec.types import format_size
 
@@ -146,8 +147,6 @@ def _differs(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> 
 
 def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
     """The runs that were torn down, oldest first."""
-    from sandboxrun.spec.outcome import How
-
     lines = []
     for entry in store.entries(profile.project):
         if entry.run in live:

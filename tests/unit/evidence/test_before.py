@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from sandboxrun.errors import PlanError
+from sandboxrun.evidence.checking import verify_chain
 from sandboxrun.evidence.state import state_path
-from sandboxrun.evidence.store import Store, verify_chain
+from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.saved import read_saved
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import from_label, to_label

@@ -8,7 +8,8 @@ import pytest
 
 from sandboxrun.backend.fake import Fake
 from sandboxrun.errors import PlanError
-from sandboxrun.evidence.store import Store, verify_chain
+from sandboxrun.evidence.checking import verify_chain
+from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.places import check_outside
 from sandboxrun.profile.loader import load
 from sandboxrun.spec.project import Profile
