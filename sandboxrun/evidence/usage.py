@@ -15,6 +15,7 @@ from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
+    from sandboxrun.spec.state import Sample
 
 
 # -- The summary of a run's samples
@@ -74,14 +75,15 @@ class Sampler:
         self,
         engine: Backend,
         container_id: str,
-        file: BinaryIO,
+        file: BinaryIO | None,
         *,
         every: float = 1.0,
+        seen: Callable[[Sample], object] = lambda sample: None,
         failed: Callable[[BaseException], object] | None = None,
     ) -> None:
-        """`every` in seconds (at least 0.1); `file` is appended to, and each line flushed. `failed` gets what nobody
-        expects; what can happen to an engine or a disk is in `failure`."""
-        self._engine, self._id, self._file = engine, container_id, file
+        """`every` in seconds (at least 0.1); `file` is appended to, and each line flushed; `seen` gets each sample.
+        `failed` gets what nobody expects; what can happen to an engine or a disk is in `failure`."""
+        self._engine, self._id, self._file, self._seen = engine, container_id, file, seen
         self._every = max(every, SHORTEST)
         self._stop = threading.Event()
         self._failed = failed
@@ -116,8 +118,10 @@ class Sampler:
         if sample is None:
             return False
         if not self._stop.is_set():
-            self._file.write(json.dumps(sample.to_json(), separators=(",", ":")).encode() + b"\n")
-            self._file.flush()
+            self._seen(sample)
+            if self._file is not None:
+                self._file.write(json.dumps(sample.to_json(), separators=(",", ":")).encode() + b"\n")
+                self._file.flush()
             self.samples += 1
         return True
 

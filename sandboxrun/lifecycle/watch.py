@@ -25,10 +25,13 @@ from sandboxrun.errors import BUG, ApplyError, Diagnostic, printable
 from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.workspace import STDERR, STDOUT
 from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.state import Sample, parse_time
 from sandboxrun.spec.types import SECOND, format_duration
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sandboxrun.evidence.store import Store
     from sandboxrun.evidence.usage import Sampler
 
@@ -181,6 +184,43 @@ class Relay:
             self._changed.notify_all()
 
 
+# -- Since when a sandbox does nothing: it writes nothing, and uses next to no CPU time
+
+# An agent that waits for an answer, with an event loop, timers and a runtime's own threads, uses up to some tenths of a
+# per cent of one CPU; one that computes, compiles or reads uses several. What is above this counts as use.
+BUSY = 0.01  # of one CPU, between two samples
+
+
+class Idleness:
+    """What is known of one sandbox's silence. CPU time that nobody could read, or not yet, counts as use: then only the
+    timeout ends it."""
+
+    def __init__(self) -> None:
+        self._active = monotonic()  # when it last did something, as far as is known
+        self._sampled = 0.0  # up to when its use is known
+        self._last: tuple[datetime, int] | None = None  # the engine's time and CPU time of the last sample
+        self.deaf = False  # whether nothing can be known of its output
+
+    def wrote(self) -> None:
+        """It wrote something."""
+        self._active = monotonic()
+
+    def used(self, sample: Sample) -> None:
+        """How much CPU time it has used by now."""
+        at, now = parse_time(sample.time), monotonic()
+        if at is None or sample.cpu_ns is None:
+            return
+        seconds = (at - self._last[0]).total_seconds() if self._last is not None else 0
+        # nothing to compare it with: it is the first one, or the engine's clock was set
+        if self._last is None or seconds <= 0 or sample.cpu_ns - self._last[1] > BUSY * seconds * SECOND:
+            self._active = max(self._active, now)
+        self._last, self._sampled = (at, sample.cpu_ns), now
+
+    def lasts(self, seconds: float) -> bool:
+        """Whether it has certainly done nothing for so long."""
+        return not self.deaf and min(self._sampled, monotonic()) >= self._active + seconds
+
+
 # -- Watches one sandbox from its start to its end: output, usage, timeout, signals
 
 LOOK = 0.5  # seconds between looks at the clock while nothing happens
@@ -221,7 +261,7 @@ class Watch:
         self._engine, self._store, self._how = engine, store, how
         self._stops: list[_Stop] = []  # what was done to end it
         self._lost = False  # whether the connection to the engine broke while it ran
-        self._began = self._last_output = monotonic()
+        self._began, self._idleness = monotonic(), Idleness()
         self._ended = threading.Event()
         self._ended_at = monotonic()
         self._cleanup = contextlib.ExitStack()
@@ -232,7 +272,6 @@ class Watch:
         self._live = False
         self._written: dict[int, int] | None = None
         self._missing: list[tuple[str, str]] = []
-        self._deaf = False  # whether nothing can be known of its output, so that silence means nothing
 
     @property
     def ended(self) -> bool:
@@ -297,7 +336,7 @@ class Watch:
             self._thread("reading the output", self._read_output, "logs")
         elif self.spec.lifetime.idle is not None:
             self._thread("listening for output", self._listen)
-        if self._how.sample:
+        if self._how.sample or self.spec.lifetime.idle is not None:
             self._start_sampler()
         self._thread("waiting for the end", self._until_end)
 
@@ -361,15 +400,20 @@ class Watch:
         from sandboxrun.evidence.errors import EvidenceError, reason_of
         from sandboxrun.evidence.usage import USAGE, Sampler
 
+        file: BinaryIO | None = None
         try:
-            staging = self._cleanup.enter_context(self._store.staging(self.run, engine=self._engine.identity))
-            file = self._cleanup.enter_context(contextlib.closing(staging.append(USAGE)))
+            if self._how.sample:
+                staging = self._cleanup.enter_context(self._store.staging(self.run, engine=self._engine.identity))
+                file = self._cleanup.enter_context(contextlib.closing(staging.append(USAGE)))
         except (OSError, EvidenceError) as error:
             self._missing.append(("usage", reason_of(error)))
-            return
+            if self.spec.lifetime.idle is None:
+                return
         every = self.spec.evidence.usage_every / 1e9
         failed = partial(self._failed, "sampling the usage", "usage")
-        self._sampler = Sampler(self._engine, self.container, file, every=every, failed=failed)
+        self._sampler = Sampler(
+            self._engine, self.container, file, every=every, seen=self._idleness.used, failed=failed
+        )
         self._sampler.start()
 
     def _until_end(self) -> None:
@@ -410,17 +454,17 @@ class Watch:
         limit, idle = self._limit(), self.spec.lifetime.idle
         if limit is not None and monotonic() >= self._began + limit:
             self.end("timeout", f"past its timeout of {format_duration(round(limit * SECOND))}")
-        elif idle is not None and not self._deaf and monotonic() >= self._last_output + idle / 1e9:
-            self.end("timeout", f"no output for {format_duration(idle)}")
+        elif idle is not None and self._idleness.lasts(idle / 1e9):
+            self.end("timeout", f"no output and no CPU use for {format_duration(idle)}")
 
     def _listen(self) -> None:
         """Notice output, for its idle time; the engine's own log keeps it."""
         try:
             with self._engine.attach(self.container, tty=self.spec.tty) as self._stream:
                 for _ in self._stream:
-                    self._last_output = monotonic()
+                    self._idleness.wrote()
         except EngineError:
-            self._deaf = True
+            self._idleness.deaf = True
 
     def _read_output(self) -> None:
 
@@ -450,7 +494,7 @@ class Watch:
 
     def _take(self, stream: int, data: bytes, kept: KeptOutput) -> None:
         assert self.relay is not None
-        self._last_output = monotonic()
+        self._idleness.wrote()
         kept.write(stream, data)
         self.relay.put(stream, data)
 

@@ -247,7 +247,8 @@ class Lifetime(RowData):
     idle: int | None = option(
         Duration(),
         default=None,
-        description="Time without output after which `run` and `apply --wait` stop it.",
+        description="Time without output and CPU use after which `run`, `apply --wait` and `wait` stop it. CPU use is "
+        "more than 1 % of one CPU between two samples.",
         example="10m",
     )
     ttl: int | None = option(

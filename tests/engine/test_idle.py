@@ -14,9 +14,10 @@ from tests.conftest import Cli
 def profile(project: str, busybox: str, tmp_path: Path) -> Path:
     sandbox = {"image": busybox, "network_mode": "none", "lifetime": {"idle": "3s"}}
     silent = {**sandbox, "command": ["sh", "-c", "echo begun; sleep 600"]}
+    busy = {**sandbox, "command": ["sh", "-c", "timeout 8 sh -c 'while :; do :; done'; exit 0"]}
     lively = {**sandbox, "command": ["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 1; done"]}
     path = tmp_path / "sandbox.yaml"
-    path.write_text(json.dumps({"name": project, "sandboxes": {"silent": silent, "lively": lively}}))
+    path.write_text(json.dumps({"name": project, "sandboxes": {"silent": silent, "lively": lively, "busy": busy}}))
     return path
 
 
@@ -24,9 +25,10 @@ def profile(project: str, busybox: str, tmp_path: Path) -> Path:
 def test_silence_ends_a_sandbox(command: tuple[str, ...], profile: Path, cli: Cli) -> None:
     ran = cli(*command)
     assert ran.code == 124, ran.err
-    assert "silent: stopped: no output for 3s (exit 124)" in ran.out + ran.err
-    assert "no output for 3s" in ran.out + ran.err
+    assert "silent: stopped: no output and no CPU use for 3s (exit 124)" in ran.out + ran.err
+    assert "no output and no CPU use for 3s" in ran.out + ran.err
     assert "lively: completed (exit 0)" in ran.out + ran.err
+    assert "busy: completed (exit 0)" in ran.out + ran.err
     (log,) = (profile.parent / ".sandboxrun" / "evidence").glob("*-silent-*/stdout.log")
     assert log.read_text() == "begun\n"
 
