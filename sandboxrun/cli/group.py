@@ -54,6 +54,65 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
 
 COMMANDS: Mapping[str, CommandEntry] = {name: entry for part in SECTIONS.values() for name, entry in part.items()}
 
+# -- what users of Compose, Terraform and kubectl type
+
+COMMANDS_ELSEWHERE: Mapping[str, str] = {
+    "up": "use `sandboxrun apply`; with --wait it stays until the sandboxes have ended",
+    "create": "use `sandboxrun apply`",
+    "start": "use `sandboxrun apply`",
+    "restart": "use `sandboxrun apply --replace SANDBOX`, or --rerun for one that has ended",
+    "deploy": "use `sandboxrun apply`",
+    "down": "use `sandboxrun destroy`",
+    "stop": "use `sandboxrun destroy --target SANDBOX`: it saves the evidence first",
+    "kill": "use `sandboxrun destroy --target SANDBOX`: it saves the evidence first",
+    "rm": "use `sandboxrun destroy --target SANDBOX`: it saves the evidence first",
+    "remove": "use `sandboxrun destroy --target SANDBOX`: it saves the evidence first",
+    "delete": "use `sandboxrun destroy --target SANDBOX`: it saves the evidence first",
+    "ls": "use `sandboxrun ps`",
+    "list": "use `sandboxrun ps`",
+    "get": "use `sandboxrun ps`",
+    "status": "use `sandboxrun ps`",
+    "describe": "use `sandboxrun ps --json`",
+    "inspect": "use `sandboxrun ps --json`",
+    "attach": "use `sandboxrun logs --follow SANDBOX`",
+    "tail": "use `sandboxrun logs --follow SANDBOX`",
+    "config": "use `sandboxrun render`",
+    "convert": "use `sandboxrun render`",
+    "show": "use `sandboxrun render` for the profile, `sandboxrun plan` for what apply would do",
+    "preview": "use `sandboxrun plan`",
+    "lint": "use `sandboxrun validate`, and `sandboxrun audit` for a review",
+    "scan": "use `sandboxrun audit`",
+    "check": "use `sandboxrun validate`, and `sandboxrun audit` for a review",
+    "test": "use `sandboxrun verify`: it probes from inside whether each restriction holds",
+    "new": "use `sandboxrun init`",
+    "info": "use `sandboxrun doctor`",
+    "version": "use `sandboxrun --version`",
+    "pull": "apply and run pull what they need; see pull_policy in the profile",
+    "build": "build and push the image in an earlier step, then name it by digest in image:",
+}
+
+YES = "-y"
+OPTIONS_ELSEWHERE: Mapping[str, str] = {
+    "--auto-approve": YES,
+    "--force": YES,
+    "--assume-yes": YES,
+    "--no-input": YES,
+    "--dry-run": "use `sandboxrun plan`",
+    "--rm": "run removes the sandbox once its evidence is saved",
+    "--detach": "use `sandboxrun apply`: its sandboxes run in the background",
+    "-d": "use `sandboxrun apply`: its sandboxes run in the background",
+    "--memory": "set mem_limit: in the profile, or in a file beside it: -f sandbox.yaml -f more.yaml",
+    "--cpus": "set cpus: in the profile, or in a file beside it: -f sandbox.yaml -f more.yaml",
+    "--volume": "set volumes: or workspace: in the profile",
+    "--mount": "set volumes: or workspace: in the profile",
+    "--network": "set egress: or network_mode: in the profile",
+    "--env": "set environment: in the profile; --var sets a variable of its templates",
+    "--env-file": "set env_file: in the profile",
+    "--privileged": "a privileged container is not a sandbox; list single capabilities in cap_add:",
+    "--build": "build and push the image in an earlier step, then name it by digest in image:",
+    "--watch": "use `sandboxrun wait`, or `sandboxrun logs --follow`",
+}
+
 # -- exit codes
 
 # code → what it means, for the docs
@@ -102,7 +161,7 @@ def code_of_failure(command: str | None, arguments: Sequence[str], usual: int) -
 
 
 class LazyGroup(click.Group):
-    """The commands of `cli/table.py`."""
+    """The commands of the table above."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Their names, in the table's order."""
@@ -126,7 +185,8 @@ class LazyGroup(click.Group):
             return super().resolve_command(ctx, args)
         from sandboxrun.errors import UsageError, did_you_mean
 
-        help = did_you_mean(args[0], COMMANDS) or "`sandboxrun --help` lists the commands"
+        known = COMMANDS_ELSEWHERE.get(args[0]) or did_you_mean(args[0], COMMANDS)
+        help = known or "`sandboxrun --help` lists the commands"
         raise UsageError(f'there is no command "{args[0]}"', help=help)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from sandboxrun.cli.group import BROKEN_PIPE, COMPLETING, code_of_failure, root
+from sandboxrun.cli.group import BROKEN_PIPE, COMPLETING, OPTIONS_ELSEWHERE, YES, code_of_failure, root
 from sandboxrun.cli.output import hidden, hide, note, tell
 
 if TYPE_CHECKING:
@@ -69,14 +69,14 @@ def _run(group: click.Group, arguments: list[str]) -> int:
         if isinstance(error, OSError) and error.filename == STDOUT:
             raise
         command = context.invoked_subcommand if context is not None else None
-        return code_of_failure(command, arguments, _report(error))
+        return code_of_failure(command, arguments, _report(error, arguments))
 
 
-def _report(error: Exception) -> int:
+def _report(error: Exception, arguments: Sequence[str]) -> int:
     """Say what went wrong, on stderr; the usual exit code."""
     match error:
         case click.ClickException():
-            return _report_usage(error)
+            return _report_usage(error, arguments)
         case OSError(filename=str() | bytes() | os.PathLike()):
             from sandboxrun.errors import Diagnostic
 
@@ -91,9 +91,9 @@ def _report(error: Exception) -> int:
     return _report_bug(error)
 
 
-def _report_usage(error: click.ClickException) -> int:
+def _report_usage(error: click.ClickException, arguments: Sequence[str]) -> int:
     """What click found wrong with the command line, in our own form."""
-    from sandboxrun.errors import Diagnostic, did_you_mean
+    from sandboxrun.errors import Diagnostic
 
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "sandboxrun"
@@ -102,10 +102,28 @@ def _report_usage(error: click.ClickException) -> int:
     if isinstance(error, click.NoSuchOption) and context is not None:
         message = f"no such option {error.option_name}"
         known = [name for option in context.command.get_params(context) for name in option.opts]
-        help = did_you_mean(error.option_name, known)
+        help = _advice(error.option_name, context.info_name or "", known, arguments)
     message = (message[:1].lower() + message[1:]).rstrip(".").replace("\n", " ")
     _tell(Diagnostic(message=message, help=help or f"see `{path} --help`"))
     return error.exit_code
+
+
+def _advice(option: str, command: str, known: list[str], arguments: Sequence[str]) -> str | None:
+    """What to write in place of an option that there is not; None where nothing comes near it."""
+    from sandboxrun.errors import did_you_mean
+
+    for word in arguments:  # -target=a is read as -t
+        long = f"-{word.partition('=')[0]}"
+        if word.startswith(option) and not word.startswith("--") and long in known:
+            return f"write {long}: a long option has two dashes"
+    if option == "--rerun" and command == "run":
+        return "leave it out: run always runs again"
+    help = OPTIONS_ELSEWHERE.get(option)
+    if help == YES and YES not in known:
+        return f"leave it out: {command} does not ask"
+    if help is not None:
+        return f"use {help} (--yes)" if help == YES else help
+    return did_you_mean(option, known)
 
 
 def _report_bug(error: Exception) -> int:

@@ -24,6 +24,7 @@ from sandboxrun.evidence.index import Digests, Index, Kept, MissingPart
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.parts import CaptureLimits, Part, Source, egress
 from sandboxrun.evidence.store import Captured, Entry, Store, recorded
+from sandboxrun.evidence.usage import reaching
 from sandboxrun.evidence.workspace import staged_content
 from sandboxrun.spec.outcome import History, StoppedBy, decide, seen
 from sandboxrun.spec.state import Created, Document
@@ -48,8 +49,9 @@ class CaptureRequest(Data, unshown=("secrets", "document")):
     lies in memory, `artifacts` absolute paths in the container, `profile` the effective profile's text. `live_logs`:
     the runner kept all output in the staging folder, the engine's own log is not needed; `written`: how many bytes of
     each stream it saw; `missing`: what it already knows to be missing. `stopped_by` and `watched` as `outcome.decide`
-    has them; `exit_code` is what a watch saw, for a container that is gone by now. `document` is the engine's answer
-    about a container and `history` what it remembers of it, where the caller has them since it ended.
+    has them; `exit_code` is what a watch saw, for a container that is gone by now; `memory_limit` is in bytes.
+    `document` is the engine's answer about a container and `history` what it remembers of it, where the caller has them
+    since it ended.
     """
 
     run: str
@@ -62,6 +64,7 @@ class CaptureRequest(Data, unshown=("secrets", "document")):
     watched: bool = False
     live_logs: bool = False
     exit_code: int | None = None
+    memory_limit: int | None = None
     written: Mapping[int, int] | None = None
     missing: tuple[MissingPart, ...] = ()
     filesystem_changes: bool = True
@@ -278,7 +281,7 @@ class _Capture:
             digests=digests,
             engine=engine,
             labels=MappingProxyType({str(k): str(v) for k, v in self._masker.json(about.labels).items()}),
-            usage=told.usage,
+            usage=reaching(told.usage, request.memory_limit) if ending.oom_killed else told.usage,
             patched_paths=told.patched_paths,
             protected_paths_touched=tuple(map(masked, told.protected_paths_touched)),
             not_copied=tuple(map(masked, told.not_copied)),

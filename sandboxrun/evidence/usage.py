@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from msgspec import structs
+
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.data import Data
 from sandboxrun.evidence.errors import reason_of
@@ -25,7 +27,7 @@ class Usage(Data):
     """The summary of a run's samples.
 
     `memory_peak_bytes` is the kernel's own mark where it keeps one (`memory_peak_by` is "kernel"), else the highest
-    sample ("samples"): between two it may have been more.
+    sample ("samples"): between two it may have been more. "limit": it was killed at its memory limit.
     """
 
     samples: int
@@ -60,6 +62,13 @@ def summary_of(samples: Iterable[Mapping[str, Any]]) -> Usage | None:
         pids_peak=peak.get("pids"),
         **{key: peak.get(key) for key in counters},
     )
+
+
+def reaching(usage: Usage | None, limit: int | None) -> Usage | None:
+    """The summary of a sandbox that the kernel killed at its memory limit: it had that much, whatever was sampled."""
+    if not limit or (usage is not None and (usage.memory_peak_bytes or 0) >= limit):
+        return usage
+    return structs.replace(usage or Usage(samples=0), memory_peak_bytes=limit, memory_peak_by="limit")
 
 
 # -- Reads a running container's usage at an interval and writes it down, one line a sample

@@ -132,6 +132,8 @@ def _running(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Sna
 def differences(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot) -> tuple[Difference, ...]:
     """All in which a running sandbox is not as declared: its options, its gateway, its name."""
     found = [*compare(declared.spec, observed, snapshot.images.get(declared.spec.image))]
+    if observed.spec.runtime == snapshot.offers.default_runtime:  # which a sandbox without one would have too
+        found = [d for d in found if d.key != "runtime" or d.after is not None]
 
     def drift(key: str, before: object, after: object, effect: Effect, reason: str = "") -> Difference:
         return Difference(key=key, before=before, after=after, effect=effect, drift=True, reason=reason)

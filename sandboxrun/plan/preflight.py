@@ -65,7 +65,7 @@ def helper_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> I
 def unfetched(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> Iterator[Diagnostic]:
     """A warning for each image that is to be pulled and that its registry does not have, or could not be asked for."""
     seen = set()
-    for sandbox in sandboxes:
+    for sandbox in sandboxes if snapshot.engine_id else ():  # without an engine nobody was asked
         reference = sandbox.spec.image
         image = snapshot.images.get(reference)
         if image is None or image.digest is not None or reference in seen or not needs_pull(sandbox.spec, snapshot):

@@ -165,6 +165,9 @@ def refuse(problems: Problems, node: Node, expected: str, help: str | None = Non
     return INVALID
 
 
+LABEL_LENGTH = 63  # characters of a name: what a label of a host name may have
+
+
 class Text(OptionType):
     """A string, optionally matching `pattern` whole (`hint` says what it means in words), kept in its canonical form
     (one of forms.py) where it has several."""
@@ -191,7 +194,9 @@ class Text(OptionType):
         if not text and not self.empty:
             return refuse(problems, node, self.hint, "the value is empty")
         if self.pattern is not None and not re.fullmatch(self.pattern, text, re.ASCII):
-            return refuse(problems, node, self.hint)
+            long = len(text) > LABEL_LENGTH and re.fullmatch(self.pattern, text[:LABEL_LENGTH].rstrip("-._"), re.ASCII)
+            help = f"it has {len(text)} characters; at most {LABEL_LENGTH} are allowed" if long else None
+            return refuse(problems, node, self.hint, help)
         try:
             return self.form(text)
         except ValueError as error:

@@ -116,6 +116,8 @@ def test_memory_is_bounded(side: Side) -> None:
     assert result.exit_code == 137
     assert result.evidence is not None and result.evidence.entry is not None
     assert result.evidence.entry.outcome.value == "oom"
+    usage = result.evidence.index.usage if result.evidence.index is not None else None
+    assert usage is not None and (usage.memory_peak_bytes or 0) >= 16 << 20  # no sample need have seen it
 
 
 def test_what_was_applied_is_observed_and_stays(side: Side) -> None:

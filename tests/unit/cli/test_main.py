@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from sandboxrun import __version__
 from sandboxrun.cli import group, project
-from sandboxrun.cli.group import COMMANDS, root
+from sandboxrun.cli.group import COMMANDS, OPTIONS_ELSEWHERE, root
 from sandboxrun.errors import ExitCode
 
 from .conftest import Say
@@ -63,6 +63,13 @@ def test_every_command_can_be_imported_and_has_help() -> None:
     [
         (["valdate"], 2, 'error: there is no command "valdate"\n  help: did you mean "validate"?\n'),
         (["frob"], 2, 'error: there is no command "frob"\n  help: `sandboxrun --help` lists the commands\n'),
+        (["ls"], 2, 'error: there is no command "ls"\n  help: use `sandboxrun ps`\n'),
+        (["down", "-v"], 2, 'error: there is no command "down"\n  help: use `sandboxrun destroy`\n'),
+        (["apply", "--auto-approve"], 2, "error: no such option --auto-approve\n  help: use -y (--yes)\n"),
+        (["plan", "--force"], 2, "error: no such option --force\n  help: leave it out: plan does not ask\n"),
+        (["run", "--rerun", "a"], 125, "error: no such option --rerun\n  help: leave it out: run always runs again\n"),
+        (["run", "--detach"], 125, f"error: no such option --detach\n  help: {OPTIONS_ELSEWHERE['--detach']}\n"),
+        (["plan", "-target=a"], 2, "error: no such option -t\n  help: write --target: a long option has two dashes\n"),
         (["--bog"], 2, "error: no such option --bog\n  help: see `sandboxrun --help`\n"),
         (["plan", "--tarrget", "a"], 2, 'error: no such option --tarrget\n  help: did you mean "--target"?\n'),
         (
