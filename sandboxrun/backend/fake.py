@@ -574,7 +574,10 @@ class Fake:
         if config is None:
             raise NotFound(f"creating container {sandbox.name}", f"No such image: {sandbox.spec.image}", status=404)
         shared.check_places(sandbox, session.places)
-        id = self._make(sandbox.name, session.labels(sandbox), config.id, sandbox.spec)
+        own, egress = session.labels(sandbox), sandbox.spec.egress
+        if egress is not None and egress.has_gateway and not world.offers.hands_names:
+            own = {**own, labels.NAMES: " ".join(sorted(egress.listed or ()))}
+        id = self._make(sandbox.name, own, config.id, sandbox.spec)
         session.made[sandbox.address] = Made(id=id, run=session.run_of(sandbox.address))
         box = world.boxes[id]
         for key in tuple(networks_of(sandbox.spec))[:1] if sandbox.spec.networks else ():
@@ -663,6 +666,8 @@ class Fake:
             for box in world.boxes.values():
                 if box.labels.get(labels.RUN) == step.run and labels.ROLE not in box.labels:
                     box.applied = step.sandbox.spec
+                    if box.spec.egress is not None and box.spec.egress.has_gateway:  # an engine shows no rules
+                        box.spec = structs.replace(box.spec, egress=box.applied.egress)
 
     def _do_StopSandbox(self, step: op.StopSandbox, session: Session) -> None:
         session.stopped[step.container] = False

@@ -6,10 +6,11 @@ single option.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from sandboxrun.data import Data
+from sandboxrun.spec import labels
 from sandboxrun.spec.codec import without_inherited
 from sandboxrun.spec.option import Effect, Row, values_of
 from sandboxrun.spec.option_types import same_gateway
@@ -34,7 +35,8 @@ def compare(declared: SandboxSpec, observed: ObservedSandbox, image: Image | Non
     want = without_inherited(declared, config)
     applied = without_inherited(observed.applied, config) if observed.applied is not None else None
     found = [moved] if (moved := _moved(declared, observed, image)) is not None else []
-    return (*found, *_compare_rows(want, observed.spec, applied))
+    names = observed.labels.get(labels.NAMES)
+    return (*found, *_compare_rows(want, observed.spec, applied, names.split() if names is not None else None))
 
 
 def shown_before(declared: SandboxSpec, differences: tuple[Difference, ...]) -> dict[str, Any]:
@@ -77,24 +79,28 @@ def short(image_id: str) -> str:
     return image_id.removeprefix("sha256:")[:12]
 
 
-def _compare_rows(want: SandboxSpec, have: SandboxSpec, applied: SandboxSpec | None) -> Iterator[Difference]:
+def _compare_rows(
+    want: SandboxSpec, have: SandboxSpec, applied: SandboxSpec | None, names: Collection[str] | None = None
+) -> Iterator[Difference]:
+    """`names` are the hosts that stand in the sandbox's hosts file, where it asks no gateway for them."""
     before = values_of(applied) if applied is not None else _UNKNOWN
     for row, wanted, live, asked in zip(ROWS, values_of(want), values_of(have), before, strict=True):
         if wanted != live and _compared(row, wanted, asked):
-            yield _difference(row, wanted, live, drift=applied is not None and asked == wanted)
+            drift = applied is not None and asked == wanted
+            yield _difference(row, wanted, live, _effect(row, wanted, live, names), drift=drift)
 
 
 _UNKNOWN = (None,) * len(ROWS)
 
 
-def _difference(row: Row, wanted: Any, live: Any, *, drift: bool) -> Difference:
+def _difference(row: Row, wanted: Any, live: Any, effect: Effect, *, drift: bool) -> Difference:
     shown, asked = row.plain(live), row.plain(wanted)
     content = "the content has changed" if _less_content(shown) == _less_content(asked) else ""
     return Difference(
         key=row.key,
         before=shown,
         after=asked,
-        effect=_effect(row, wanted, live),
+        effect=effect,
         drift=drift,
         reason="changed on the engine" if drift else content,
     )
@@ -116,10 +122,10 @@ def _compared(row: Row, wanted: Any, applied: Any) -> bool:
     return wanted is not None or row.always or applied is not None
 
 
-def _effect(row: Row, wanted: Any, live: Any) -> Effect:
+def _effect(row: Row, wanted: Any, live: Any, names: Collection[str] | None) -> Effect:
     if row.effect is Effect.LIVE and not row.can_clear and not wanted and live:
         return Effect.REPLACE  # the engine reads 0 and "" as "unchanged"
-    if row.effect is Effect.RELOAD and not same_gateway(wanted, live):
+    if row.effect is Effect.RELOAD and not same_gateway(wanted, live, names):
         return Effect.REPLACE  # the sandbox is wired otherwise
     return row.effect
 

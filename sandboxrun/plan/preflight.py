@@ -17,6 +17,7 @@ from sandboxrun.plan.shared import needs_pull
 from sandboxrun.spec import seccomp
 from sandboxrun.spec.codec import ImageConfig, lacking, unsupported
 from sandboxrun.spec.names import GATEWAY
+from sandboxrun.spec.option_types import OPEN, Egress
 from sandboxrun.spec.options import CONFIGS_AT, SECRETS_AT
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Offers, Snapshot
@@ -181,12 +182,25 @@ def _gateways(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     if egress is None or not egress.has_gateway:
         return
     if not offers.hands_names:
-        message = "egress: this version of the engine does not ask a sandbox's own name server on an internal network"
-        yield _fault(sandbox, "egress", message, "update it (Docker 26.1.3 and newer do), or write egress: none")
+        yield from _unnamed(sandbox, egress)
     if offers.low_ports_closed is not None:
         message = f"egress: gateways can't listen on ports below 1024 on this engine: {offers.low_ports_closed}"
         help = "it must take the sysctl net.ipv4.ip_unprivileged_port_start for containers; or write egress: none"
         yield _fault(sandbox, "egress", message, help)
+
+
+def _unnamed(sandbox: DeclaredSandbox, egress: Egress) -> Iterator[Diagnostic]:
+    """Where the gateway is not asked for names, those that are listed stand in the sandbox's hosts file: no others."""
+    why = "this version of the engine does not ask a sandbox's own name server on an internal network"
+    help = "list every host by its name under allow:, or update the engine (Docker 26.1.3 and newer ask it)"
+    if egress.mode == OPEN:
+        yield _fault(sandbox, "egress", f"egress: mode open can't work: {why}", help)
+    for entry in egress.allow if egress.mode != OPEN else ():
+        if entry.startswith("*."):
+            yield _fault(sandbox, "egress", f"egress: {entry} can't work: {why}", help)
+    for name in sorted((egress.listed or frozenset()) & sandbox.spec.extra_hosts.keys()):
+        message = f"extra_hosts: {name} is allowed by egress, and must lead to the gateway on this engine"
+        yield _fault(sandbox, "extra_hosts", message, "remove it from one of the two", item=name)
 
 
 def _podman(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:

@@ -28,6 +28,7 @@ JOB = PREFIX + "job"  # the CI job that made it, JSON (ci.py)
 ONE_OFF = PREFIX + "one-off"  # made by `run`, not by `apply`
 ROLE = PREFIX + "role"  # courier (carries files into a volume; never started), gateway, keeper
 GATEWAY = PREFIX + "gateway"  # the address of a sandbox's gateway
+NAMES = PREFIX + "names"  # of a gateway that is no name server: the hosts that stand in the sandbox's own hosts file
 NETWORK = PREFIX + "network"  # the key of a network
 VOLUME = PREFIX + "volume"  # the key of a volume, or "<address>.<part>"
 CONFIG = PREFIX + "config-digest"  # of a network's or volume's own options

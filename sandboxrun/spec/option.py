@@ -223,12 +223,13 @@ class OwnAddresses(Data):
     subnet: str
     gateway: str
     sandbox: str
+    in_hosts: bool = False  # the names of hosts stand in the sandbox's hosts file: its engine asks no gateway for them
 
     @classmethod
-    def of(cls, subnet: str) -> OwnAddresses:
+    def of(cls, subnet: str, *, in_hosts: bool = False) -> OwnAddresses:
         """The addresses on a subnet of at least four addresses, such as 10.231.0.8/29."""
         network = ipaddress.ip_network(subnet)
-        return cls(subnet=str(network), gateway=str(network[2]), sandbox=str(network[3]))
+        return cls(subnet=str(network), gateway=str(network[2]), sandbox=str(network[3]), in_hosts=in_hosts)
 
 
 def private_network(container: str) -> str:

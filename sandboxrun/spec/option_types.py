@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sandboxrun.errors import Problems, did_you_mean
@@ -553,6 +553,12 @@ class Egress(RowData):
         """Whether the sandbox has a network, whose only way out is its gateway."""
         return self.mode != NONE
 
+    @property
+    def listed(self) -> frozenset[str] | None:
+        """The names of all hosts that it allows; None where they are not all known: open, or with a wildcard."""
+        hosts = frozenset(entry.rpartition(":")[0] for entry in self.allow)
+        return None if self.mode == OPEN or any(host.startswith("*.") for host in hosts) else hosts
+
 
 CLOSED, PUBLIC = Egress(mode=NONE), Egress(mode=OPEN)
 
@@ -615,7 +621,8 @@ class EgressOption(OptionType):
         return Short(record=self.record, read=_read, expected="none, open, or a mapping with allow")
 
 
-def same_gateway(one: Any, other: Any) -> bool:
-    """Whether a change from one to the other is a matter of the gateway's rules alone."""
+def same_gateway(one: Any, other: Any, names: Collection[str] | None = None) -> bool:
+    """Whether a change to `one` from `other` is a matter of the gateway's rules alone. `names` are the hosts that stand
+    in the sandbox's own hosts file, which stays as it was made; None where it asks the gateway for names."""
     both = isinstance(one, Egress) and isinstance(other, Egress) and one.has_gateway and other.has_gateway
-    return both and one.resolvers == other.resolvers
+    return both and one.resolvers == other.resolvers and (names is None or one.listed == frozenset(names))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ import docker
 import pytest
 from msgspec import structs
 
+from sandboxrun.backend.docker import facts
 from sandboxrun.data import Data
+from sandboxrun.errors import PlanError
 from sandboxrun.plan.changes import Action
 from tests.engine.outside import DENIED, FAR, NAMES, Outside, open_outside, why_not
 from tests.engine.world import World, change, open_world
@@ -267,6 +270,36 @@ def test_it_is_confined(inside: Inside, engine_client: docker.DockerClient) -> N
     assert (host["ReadonlyRootfs"], host["CapDrop"], host["CapAdd"]) == (True, ["ALL"], None)
     found = sorted(gateway.exec_run(["python3", "-c", CONFINED]).output.decode().splitlines())
     assert found == [f"{name} 65532 {'0' * 16} 1 2" for name in ("haproxy", "python3")]
+
+
+# -- an engine that asks no gateway for names: they stand in the hosts file
+
+
+def test_names_are_found_where_the_gateway_is_not_asked(
+    own: Inside, engine_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "hands_names", lambda version: False)
+    egress = own.egress("api.example.com:443", "api.example.com:80")
+    listed = own.profile(egress=egress)
+    own.world.destroy(listed)
+    own.world.apply(listed, rerun=True)
+    assert own.world.plan(listed).empty  # read back as it was asked
+    (id,) = own.world.ids(listed).values()
+    gateway = own.gateway(engine_client)
+    try:
+        os.kill(gateway.attrs["State"]["Pid"], signal.SIGSTOP)  # the name server; HAProxy goes on
+        assert own.world.run(id, "curl", "-sS", "https://api.example.com/data") == (0, "served\n")
+        assert own.world.run(id, "node", "-e", FETCH, "https://api.example.com/data") == (0, "served\n")
+    finally:
+        os.kill(gateway.attrs["State"]["Pid"], signal.SIGCONT)
+    assert own.world.run(id, "curl", "-sS", f"https://{DENIED}/data")[0] == 6
+    fewer = own.profile(egress=own.egress("api.example.com:443"))
+    assert change(own.world.apply(fewer), "a").action is Action.UPDATE
+    other = own.profile(egress=own.egress("git.example.com:443"))
+    assert change(own.world.plan(other), "a").action is Action.REPLACE
+    with pytest.raises(PlanError, match=r"\*.example.com:443 can't work"):
+        own.world.plan(own.profile())
+    own.world.apply(fewer)
 
 
 # -- its life

@@ -20,6 +20,7 @@ from sandboxrun.lifecycle import job as job_room
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.run import run
 from sandboxrun.lifecycle.waits import apply_and_wait
+from sandboxrun.plan.changes import Action
 from sandboxrun.plan.planner import Options
 from sandboxrun.spec.state import Offers
 from tests.scenarios.world import Job, new_world, read
@@ -149,6 +150,30 @@ def test_a_backend_without_an_option_refuses_it_by_name(tmp_path: Path) -> None:
     world = new_world(offers=Offers(api_version="1.51", pids=False))
     with pytest.raises(PlanError, match="can't enforce process limits"):
         job_on(world, tmp_path, {"agent": {"pids_limit": 10}}).plan()
+
+
+def test_names_in_the_hosts_file_stay_as_they_were_made(tmp_path: Path) -> None:
+    """Where the engine asks no gateway for names: other ports of the same hosts are other rules, other hosts another
+    sandbox, and wildcards are refused before anything goes."""
+    world = new_world(offers=Offers(api_version="1.45", hands_names=False))
+
+    def job(*allow: str) -> Job:
+        return job_on(world, tmp_path, {"agent": {"network_mode": None, "egress": {"allow": list(allow)}}})
+
+    job("a.example.com:443").apply()
+    (first,) = (box.id for box in world.boxes.values() if "sandboxrun.role" not in box.labels)
+    assert job("a.example.com:443").plan().empty
+    (change,) = [c for c in job("a.example.com:8443").plan().changes if c.kind == "sandbox"]
+    assert change.action is Action.UPDATE
+    job("a.example.com:8443").apply()
+    assert first in world.boxes and job("a.example.com:8443").plan().empty
+    (change,) = [c for c in job("b.example.com:443").plan().changes if c.kind == "sandbox"]
+    assert change.action is Action.REPLACE
+    with pytest.raises(PlanError, match=r"\*.example.com:443 can't work"):
+        job("*.example.com:443").apply()
+    assert first in world.boxes
+    job("b.example.com:443").apply()
+    assert first not in world.boxes and job("b.example.com:443").plan().empty
 
 
 def test_an_engine_that_goes_away_in_the_middle_is_reported_and_repaired(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from time import monotonic, sleep
 from typing import Any, BinaryIO
 
+from sandboxrun.backend.docker import facts
 from sandboxrun.backend.docker.codec import (
     SEALED,
     decode_network,
@@ -63,7 +64,7 @@ def create_private_network(step: op.CreatePrivateNetwork, session: Session) -> s
     with session.plotting:  # two steps must not choose the same subnet
         taken = taken_by(session.engine.networks())
         network, subnet = _first_free(step.sandbox, taken, session)
-    session.own_addresses[step.address] = OwnAddresses.of(subnet)
+    session.own_addresses[step.address] = OwnAddresses.of(subnet, in_hosts=_by_hosts_file(step.sandbox, session))
     session.private_networks[step.address] = network
     inspect = session.engine.network(network) or {}
     live = decode_network(inspect)
@@ -74,6 +75,16 @@ def create_private_network(step: op.CreatePrivateNetwork, session: Session) -> s
             help="see `sandboxrun doctor`",
         )
     return subnet
+
+
+def _by_hosts_file(sandbox: DeclaredSandbox, session: Session) -> bool:
+    """Whether the sandbox's hosts file must name its hosts. Raises ApplyError where it can't."""
+    if facts.hands_names(str(session.engine.version().get("Version", ""))):
+        return False
+    if sandbox.spec.egress is None or sandbox.spec.egress.listed is None:
+        message = f"{sandbox.address}: this version of the engine can't resolve names that egress does not list"
+        raise ApplyError(message, help="list every host by its name under allow:, or update the engine")
+    return True
 
 
 def _first_free(sandbox: DeclaredSandbox, taken: Iterable[Any], session: Session) -> tuple[str, str]:

@@ -553,9 +553,26 @@ class Resolvers(Place, kw_only=False, eq=False):
         return () if gateway and found == (gateway,) else found
 
 
+class Hosts(Place, kw_only=False, eq=False):
+    """The profile's lines of the hosts file; those that lead to the gateway are the wiring's."""
+
+    def put(self, value: Mapping[str, tuple[str, ...]], payload: Payload) -> None:
+        payload.host.setdefault("ExtraHosts", []).extend(to_hosts(value))
+
+    def get(self, live: Live) -> Mapping[str, tuple[str, ...]]:
+        wired = _wired_hosts(live)
+        return from_hosts(line for line in live.host("ExtraHosts") or () if line not in wired)
+
+
+def _wired_hosts(live: Live) -> set[str]:
+    """The lines of the hosts file that the wiring wrote; none where the sandbox asks the gateway for names."""
+    return {f"{name}:{live.label(labels.GATEWAY)}" for name in (live.label(labels.NAMES) or "").split()}
+
+
 class Wiring(Place, kw_only=False, eq=False):
-    """A network of the sandbox's own, with nothing on it but its gateway. The rules are the gateway's to hold; read
-    back is what was applied last, if the sandbox is wired as it was made."""
+    """A network of the sandbox's own, with nothing on it but its gateway, which is its name server; where the engine
+    does not ask it, the names stand in the hosts file. The rules are the gateway's to hold; read back is what was
+    applied last, if the sandbox is wired as it was made."""
 
     def put(self, value: Egress, payload: Payload) -> None:
         if not value.has_gateway or payload.own_addresses is None:
@@ -564,7 +581,12 @@ class Wiring(Place, kw_only=False, eq=False):
         payload.host["NetworkMode"] = network
         payload.endpoints[network] = {"IPAMConfig": {"IPv4Address": payload.own_addresses.sandbox}}
         payload.host["Dns"] = [payload.own_addresses.gateway]
-        payload.config.setdefault("Labels", {})[labels.GATEWAY] = payload.own_addresses.gateway
+        own = payload.config.setdefault("Labels", {})
+        own[labels.GATEWAY] = payload.own_addresses.gateway
+        if payload.own_addresses.in_hosts:
+            names = sorted(value.listed or ())
+            payload.host.setdefault("ExtraHosts", []).extend(f"{name}:{own[labels.GATEWAY]}" for name in names)
+            own[labels.NAMES] = " ".join(names)
 
     def get(self, live: Live) -> Egress | None:
         attached = set((live.inspect.get("NetworkSettings") or {}).get("Networks") or {})
@@ -582,6 +604,7 @@ def _is_wired(live: Live, attached: set[str]) -> bool:
         and live.host("NetworkMode") == network
         and bool(gateway)
         and tuple(live.host("Dns") or ()) == (gateway,)
+        and _wired_hosts(live) <= set(live.host("ExtraHosts") or ())
     )
 
 
@@ -650,7 +673,7 @@ FIELDS: Mapping[str, Place] = {
     "egress": Wiring("HostConfig.NetworkMode"),
     "dns_search": Host("DnsSearch", (), list, forms_of(forms.domain)),
     "dns_opt": Host("DnsOptions", (), list, lambda options: tuple(sorted(options, key=forms.resolver_option))),
-    "extra_hosts": Host("ExtraHosts", freeze({}), to_hosts, from_hosts),
+    "extra_hosts": Hosts("HostConfig.ExtraHosts"),
 }
 KEPT = frozenset({"pull_policy", "depends_on", "lifetime", "evidence"})  # in our label only: nothing of the engine's
 # What is read back: the others are taken from what was recorded.

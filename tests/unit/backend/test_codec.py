@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec import structs
 
 from sandboxrun.backend.docker.codec import decode, encode, encode_update, image_config
@@ -10,6 +14,7 @@ from sandboxrun.backend.docker.fields import FIELDS, KEPT, Live, field_of
 from sandboxrun.spec.codec import ImageConfig, from_label, own_labels, to_label, unsupported, without_inherited
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.option import Effect, OwnAddresses
+from sandboxrun.spec.option_types import Egress
 from sandboxrun.spec.records import Attachment, FileRef, Healthcheck, Logging, Mount, Workspace
 from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, settle
 from sandboxrun.spec.types import freeze
@@ -20,16 +25,17 @@ NAME = "p-a"
 NAMES = Names(project="p", given_networks={"shared": "office"}, given_volumes={"cache": "big.cache"})
 
 
-def there_and_back(spec: SandboxSpec, names: Names = NAMES) -> SandboxSpec:
+def there_and_back(spec: SandboxSpec, names: Names = NAMES, *, in_hosts: bool = False) -> SandboxSpec:
     own = own_labels(project="p", address="a", run="r", spec=spec)
-    body = encode(spec, name=NAME, names=names, own_labels=own, own_addresses=OwnAddresses.of("10.231.0.8/29"))
+    own_addresses = OwnAddresses.of("10.231.0.8/29", in_hosts=in_hosts)
+    body = encode(spec, name=NAME, names=names, own_labels=own, own_addresses=own_addresses)
     return decode(as_inspect(body, spec, name=NAME, names=names), names, spec)
 
 
-@given(spec=specs)
+@given(spec=specs, in_hosts=st.booleans())
 @settings(max_examples=80)
-def test_what_the_engine_shows_is_what_was_asked(spec: SandboxSpec) -> None:
-    found = there_and_back(spec)
+def test_what_the_engine_shows_is_what_was_asked(spec: SandboxSpec, in_hosts: bool) -> None:
+    found = there_and_back(spec, in_hosts=in_hosts)
     if spec.runtime is None:
         assert found.runtime == "runc"  # the engine's own; not compared where nobody asked for one
         found = structs.replace(found, runtime=None)
@@ -231,3 +237,31 @@ def test_every_option_has_a_place_on_the_engine_or_is_kept_in_our_label() -> Non
     assert {row.key for row in ROWS} - FIELDS.keys() - KEPT == set()
     assert (FIELDS.keys() | KEPT) - {row.key for row in ROWS} == set()
     assert FIELDS.keys() & KEPT == set()
+
+
+API = Egress(allow=("api.example.com:443", "db.example.com:5432", "db.example.com:22"))
+
+
+def in_hosts_file(spec: SandboxSpec) -> dict[str, Any]:
+    own = own_labels(project="p", address="a", run="r", spec=spec)
+    own_addresses = OwnAddresses.of("10.231.0.8/29", in_hosts=True)
+    return encode(spec, name=NAME, names=NAMES, own_labels=own, own_addresses=own_addresses)
+
+
+def test_where_the_gateway_is_not_asked_names_stand_in_the_hosts_file() -> None:
+    spec = settle(SandboxSpec(image="i", egress=API, extra_hosts=freeze({"other": ("192.0.2.1",)})))
+    body = in_hosts_file(spec)
+    lines = {"api.example.com:10.231.0.10", "db.example.com:10.231.0.10", "other:192.0.2.1"}
+    assert set(body["HostConfig"]["ExtraHosts"]) == lines and len(body["HostConfig"]["ExtraHosts"]) == 3
+    assert body["Labels"]["sandboxrun.names"] == "api.example.com db.example.com"
+    found = decode(as_inspect(body, spec, name=NAME, names=NAMES), NAMES, spec)
+    assert (found.egress, found.extra_hosts) == (spec.egress, spec.extra_hosts)
+
+
+@pytest.mark.parametrize("line", ["api.example.com:192.0.2.66", None])
+def test_a_hosts_file_that_leads_elsewhere_is_not_what_was_asked(line: str | None) -> None:
+    spec = settle(SandboxSpec(image="i", egress=API))
+    body = in_hosts_file(spec)
+    kept = [given for given in body["HostConfig"]["ExtraHosts"] if not given.startswith("api.")]
+    body["HostConfig"]["ExtraHosts"] = kept if line is None else [line, *kept]
+    assert decode(as_inspect(body, spec, name=NAME, names=NAMES), NAMES, spec).egress is None

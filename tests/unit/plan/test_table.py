@@ -17,7 +17,7 @@ from sandboxrun.plan.owned import networks_of
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, select
 from sandboxrun.spec.codec import ImageConfig
 from sandboxrun.spec.names import part_volume
-from sandboxrun.spec.option_types import PUBLIC
+from sandboxrun.spec.option_types import PUBLIC, Egress
 from sandboxrun.spec.project import NetworkSpec, VolumeSpec, config_digest
 from sandboxrun.spec.records import Attachment, Dependency, FileRef, Lifetime, Mount, Workspace
 from sandboxrun.spec.state import Companion, Completed, Created, Foreign, Image, ObservedVolume, Running
@@ -592,6 +592,10 @@ def test_networks_that_nothing_uses_go_and_those_of_a_living_run_stay() -> None:
     assert make_plan(profile(B), snapshot(observed(B), one_off)).empty
 
 
+NOT_ASKED = "this version of the engine does not ask a sandbox's own name server on an internal network"
+LISTED = Egress(allow=("a.example.com:443", "a.example.com:22"))
+
+
 @pytest.mark.parametrize(
     ("options", "offers", "message"),
     [
@@ -617,7 +621,17 @@ def test_networks_that_nothing_uses_go_and_those_of_a_living_run_stay() -> None:
         (
             {"egress": PUBLIC},
             {"hands_names": False},
-            "egress: this version of the engine does not ask a sandbox's own name server on an internal network",
+            f"egress: mode open can't work: {NOT_ASKED}",
+        ),
+        (
+            {"egress": Egress(allow=("a.example.com:443", "*.b.example.com:443"))},
+            {"hands_names": False},
+            f"egress: *.b.example.com:443 can't work: {NOT_ASKED}",
+        ),
+        (
+            {"egress": LISTED, "extra_hosts": freeze({"a.example.com": ("192.0.2.1",)})},
+            {"hands_names": False},
+            "extra_hosts: a.example.com is allowed by egress, and must lead to the gateway on this engine",
         ),
         (
             {"egress": PUBLIC},
@@ -658,6 +672,12 @@ def test_what_the_engine_cannot_enforce_is_refused_by_name(
         make_plan(profile(declared("a", network_mode="none", **options)), seen)
     assert f"a: {message}" in [d.message for d in caught.value.diagnostics]
     assert all(d.help for d in caught.value.diagnostics)
+
+
+def test_where_the_gateway_is_not_asked_for_names_listed_hosts_work() -> None:
+    seen = snapshot(networks=(), helper=HELPER)
+    seen = structs.replace(seen, offers=structs.replace(seen.offers, hands_names=False))
+    assert not make_plan(profile(declared("a", egress=LISTED)), seen).empty
 
 
 @pytest.mark.parametrize("value", ["engine", "unconfined"])
