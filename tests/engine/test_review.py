@@ -7,6 +7,7 @@ from pathlib import Path
 
 import docker
 
+from sandboxrun.audit.rules.engine import below_floors
 from tests.conftest import Cli
 
 
@@ -28,6 +29,8 @@ def test_any_container_is_judged(cli: Cli, engine_client: docker.DockerClient, p
     assert ran.code == 1, ran.err
     wanted = "103 105 106 108 111 120 201 205 211 302 316 319 401 403 404 407 409 501".split()
     assert {f"SBX{number}" for number in wanted} <= found(ran.out, f"{project}-weak")
+    versions = {one["Name"]: one["Version"] for one in engine_client.version()["Components"]}
+    assert found(ran.out, "the engine") == {rule.id for rule, _, _ in below_floors(versions)}
 
 
 def test_a_sandbox_that_runs_is_as_its_profile_says(cli: Cli, tmp_path: Path, project: str, busybox: str) -> None:

@@ -7,7 +7,7 @@ from functools import cache
 from types import ModuleType
 
 from sandboxrun.audit.finding import Rule
-from sandboxrun.audit.rules import filesystem, image, isolation, network, privilege, resources, secrets
+from sandboxrun.audit.rules import engine, filesystem, image, isolation, network, privilege, resources, secrets
 from sandboxrun.audit.rules.meta import META
 from sandboxrun.spec.types import freeze
 
@@ -23,5 +23,5 @@ def rules() -> tuple[Rule, ...]:
 
 @cache
 def by_id() -> Mapping[str, Rule]:
-    """All rules, those of the review's own files (9xx) too."""
-    return freeze({rule.id: rule for rule in (*rules(), *META)})
+    """All rules, those too that look at no sandbox: of the engine itself, and of the review's own files (9xx)."""
+    return freeze({rule.id: rule for rule in (*rules(), *engine.RULES, *META)})

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
+from sandboxrun.audit.finding import Finding, Hit
+from sandboxrun.audit.judge import placed
+from sandboxrun.audit.rules.engine import below_floors
 from sandboxrun.audit.subject import (
     CONTAINER,
     Machine,
@@ -56,6 +59,22 @@ def running_sandboxes(engine: Engine, names: Names) -> tuple[Subject, ...]:
             subject = structs.replace(subject, reach=reach)
         found.append(structs.replace(subject, name=one.address, sandbox=one.address.partition("[")[0]))
     return tuple(found)
+
+
+def components(engine: Engine) -> Mapping[str, str]:
+    """The versions of the engine and of the programs that it uses."""
+    listed = engine.version().get("Components")
+    found = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    return freeze({str(one.get("Name")): str(one.get("Version") or "") for one in found})
+
+
+def engine_findings(engine: Engine) -> list[Finding]:
+    """What is known of the versions of the engine itself."""
+    itself = Subject(name="the engine", kind=CONTAINER)
+    return [
+        placed(rule, Hit(key="", item=floor.cve, message=message), itself)
+        for rule, floor, message in below_floors(components(engine))
+    ]
 
 
 def _judged(engine: Engine, answers: Iterable[Json]) -> tuple[Subject, ...]:

@@ -146,15 +146,15 @@ def _live(
 ) -> Verdict:
     """The verdict on what the engine runs: all of it, or the sandboxes of the profiles."""
     from sandboxrun.audit.judge import judge
-    from sandboxrun.backend.docker.reviewing import every_container, running_sandboxes
+    from sandboxrun.backend.docker.reviewing import engine_findings, every_container, running_sandboxes
     from sandboxrun.lifecycle.declaring import load_target
 
     with project.open_engine(given.host) as engine:
         if all_containers:
-            return judge(every_container(engine), terms)
+            return judge(every_container(engine), terms, others=engine_findings(engine))
         profiles = [load_target(target, inputs).profile for target in found if target.kind == "profile"]
         subjects = [subject for profile in profiles for subject in running_sandboxes(engine, profile.names)]
-        return judge(subjects, terms)
+        return judge(subjects, terms, others=engine_findings(engine))
 
 
 def _check_clash(fixing: bool, writing: bool, unsafe: bool, base: str | None, fail_on_widening: bool) -> None:

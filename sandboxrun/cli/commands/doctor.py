@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from sandboxrun.audit.rules.engine import below_floors
 from sandboxrun.backend.docker.client import connect
 from sandboxrun.backend.docker.config import Endpoint, resolve
 from sandboxrun.backend.docker.facts import EngineFacts, Quota, engine_facts, filters_paths, low_ports_closed
+from sandboxrun.backend.docker.reviewing import components
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
@@ -53,6 +55,7 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
 
     facts = engine_facts(engine.version(), engine.info(), engine.networks())
     shares, why = engine.shares_filesystem(), engine.filesystem_reason()
+    holes = [message for _, _, message in below_floors(components(engine))]
     helper = helper_on(engine)
     closed = low_ports_closed(engine, helper.id) if helper.id is not None else None
     profile, faults = None, []
@@ -74,6 +77,7 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
             "engine": engine_plain(facts, engine.api_version, endpoint, shares, why),
             "gateway": gateway_plain(helper, closed),
             "host_filters_paths": filters_paths(engine),
+            "below_floors": holes,
             "profile": judged,
         }
         result(told)
@@ -83,6 +87,7 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
         gateway_line(helper),
         ("low ports", _low_ports(helper, closed)),
         ("broadcasts", _BROADCASTS[filters_paths(engine)]),
+        *(("version", printable(hole)) for hole in holes),
         *(("warning", warning) for warning in facts.warnings),
     ]
     width = max(len(name) for name, _ in lines)

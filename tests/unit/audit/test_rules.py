@@ -13,6 +13,7 @@ import pytest
 
 from sandboxrun.audit.finding import Rule
 from sandboxrun.audit.rules import by_id, rules
+from sandboxrun.audit.rules.engine import BELOW, PERHAPS, below_floors
 from sandboxrun.audit.rules.secrets import _FORMS, form_of
 from sandboxrun.report.audit import verdict_text
 from tests.unit.audit.reviewing import names, reviewed, rules_of
@@ -109,3 +110,37 @@ def test_a_workspace_outside_of_the_project_is_a_mount(
     rule = "SBX204" if rule == "SBX205" and access == "rw" else rule  # writable, not only readable
     kept = [(f.rule, f.key) for f in found.findings if f.rule in ("SBX201", "SBX204", "SBX205", "SBX206")]
     assert ((rule, "workspace") in kept) if rule else not kept
+
+
+@pytest.mark.parametrize(
+    ("version", "cves"),
+    [
+        ("1.0.0-rc6", "2019-5736 2021-30465 2024-21626 2025-31133 2025-52881"),
+        ("1.0.0-rc95", "2024-21626 2025-31133 2025-52881"),
+        ("1.1.11", "2024-21626 2025-31133 2025-52881"),
+        ("1.1.15", "2025-31133 2025-52881"),
+        ("1.2.7", "2025-31133 2025-52881"),
+        ("1.2.8", ""),
+        ("1.3.2", "2025-31133 2025-52881"),
+        ("v1.3.3", ""),
+        ("1.4.0-rc.2", "2025-31133 2025-52881"),
+        ("1.4.0-rc.3", ""),
+        ("1.4.0", ""),
+        ("2.0.0", ""),
+        ("unknown", "2019-5736 2021-30465 2024-21626 2025-31133 2025-52881"),
+    ],
+)
+def test_floors_of_versions(version: str, cves: str) -> None:
+    found = [(rule, floor.cve.removeprefix("CVE-")) for rule, floor, _ in below_floors({"runc": version})]
+    assert [cve for _, cve in found] == cves.split()
+    assert all(rule is BELOW for rule, _ in found)
+
+
+def test_a_distribution_may_have_the_fix() -> None:
+    for version in ("1.1.5+ds1", "1.1.5-0ubuntu1~22.04.1", "1.1.4-1.el9"):
+        assert all(rule is PERHAPS for rule, _, _ in below_floors({"runc": version}))
+    told = [message for _, _, message in below_floors({"Engine": "25.0.3", "containerd": "1.7.1"})]
+    assert told == [
+        "engine 25.0.3 has CVE-2024-29018: names asked for on an internal network reach name servers outside "
+        "(fixed in 23.0.11, 25.0.5, 26.0.0)"
+    ]
