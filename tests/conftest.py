@@ -24,7 +24,13 @@ hypothesis.settings.register_profile("sandboxrun", deadline=None, print_blob=Tru
 hypothesis.settings.load_profile("sandboxrun")
 
 # Files whose tests share what is costly to make: it is made once, not once a worker.
-ON_ONE_WORKER = ("tests/attacks/", "tests/engine/test_probes.py")
+ON_ONE_WORKER = (
+    "tests/attacks/",
+    "tests/engine/test_gateway.py",
+    "tests/engine/test_probes.py",
+    "tests/engine/test_seccomp.py",
+    "tests/unit/gateway/test_bypasses.py",
+)
 
 _STEERING = ("SANDBOXRUN_", "SANDBOX_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "COLUMNS")
 

@@ -14,6 +14,7 @@ import docker
 import pytest
 
 from sandboxrun.evidence.checking import verify_chain
+from tests.conftest import until
 from tests.engine.chaos import FIRST, RUNNING, SECOND, Project, calls_of, killed_at
 from tests.engine.own_engine import OwnEngine
 
@@ -32,10 +33,7 @@ def _begin(chaos: Project, client: docker.DockerClient) -> None:
     """One sandbox that has ended, one that will be undeclared, one that will be updated."""
     chaos.write(FIRST)
     chaos.apply()
-    deadline = time.monotonic() + 30
-    while client.containers.get(f"{chaos.name}-done").status != "exited":
-        assert time.monotonic() < deadline, "the sandbox `done` did not end"
-        time.sleep(0.02)
+    until(lambda: client.containers.get(f"{chaos.name}-done").status == "exited", "the sandbox `done` did not end")
     chaos.write(SECOND)
 
 
@@ -128,7 +126,8 @@ def test_ten_concurrent_applies_make_one_container_a_sandbox(
     chaos: Project, engine_client: docker.DockerClient
 ) -> None:
     chaos.write(SECOND.replace('command: [sh, -c, "echo finished; exit 3"]', 'command: [sleep, "300"]'))
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "sandboxrun.lifecycle.apply"])  # imported once, not ten times
     gate = context.Barrier(10)
     workers = [context.Process(target=_apply_quietly, args=(chaos, gate)) for _ in range(10)]
     for worker in workers:
@@ -157,12 +156,10 @@ def test_an_engine_that_stops_and_starts_in_mid_apply(project: str, tmp_path: Pa
     worker = threading.Thread(target=apply)
     worker.start()
     with contextlib.closing(own_engine.client()) as client:
-        deadline = time.monotonic() + 30
-        while not client.api.containers(filters={"label": f"sandboxrun.project={project}"}):
-            assert time.monotonic() < deadline, "no sandbox was started"
-            time.sleep(0.01)
+        own = {"label": f"sandboxrun.project={project}"}
+        until(lambda: client.api.containers(filters=own), "no sandbox was started")
     own_engine.stop()
-    worker.join(60)
+    worker.join(120)
     assert not worker.is_alive()
     assert failed and "Traceback" not in str(failed[0])
     own_engine.start()

@@ -399,8 +399,16 @@ class OnTerminal:
     def expect(self, text: bytes) -> None:
         """Read until `text` has come after what was seen before."""
         start = len(self.seen)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while text not in self.seen[start:]:
+            assert time.monotonic() < end and self._read(1.0), f"no {text!r} in {self.seen[start:]!r}"
+
+    def insist(self, keys: bytes, text: bytes) -> None:
+        """Type it again and again until `text` comes."""
+        start = len(self.seen)
+        end = time.monotonic() + 120
+        while text not in self.seen[start:]:
+            self.type(keys)
             assert time.monotonic() < end and self._read(1.0), f"no {text!r} in {self.seen[start:]!r}"
 
     def type(self, keys: bytes) -> None:
@@ -479,9 +487,8 @@ def test_an_interactive_run_has_a_terminal_of_the_right_size(on_terminal: OpenTe
     running.type(b"stty size\r")
     running.expect(b"31 99")
     running.resize(40, 120)
-    time.sleep(0.5)
-    running.type(b"stty size; exit 6\r")
-    running.expect(b"40 120")
+    running.insist(b"stty size\r", b"40 120")
+    running.type(b"exit 6\r")
     assert running.end() == 6
 
 

@@ -175,9 +175,9 @@ def test_the_lock_of_another_machines_dead_holder_runs_out(
 
 
 def test_a_lease_is_renewed(client: Engine, project: str) -> None:
-    with project_lock(client, project, wait=0, lease=2) as lock:
+    with project_lock(client, project, wait=0, lease=6) as lock:
         [first] = volumes(client, project)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while first in volumes(client, project) and time.monotonic() < until:
             assert volumes(client, project)  # never without
             time.sleep(0.05)

@@ -10,9 +10,8 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import docker
 import pytest
@@ -24,6 +23,7 @@ from sandboxrun.backend.errors import EngineUnreachable
 from sandboxrun.errors import ApplyError, UsageError
 from sandboxrun.lifecycle.job import WaitTimeout
 from sandboxrun.spec.outcome import How
+from tests.conftest import until
 from tests.engine.own_engine import OwnEngine
 
 PATIENCE = 120  # seconds; no test needs them
@@ -64,14 +64,6 @@ def workspace(tmp_path: Path) -> Path:
     if os.getuid() == 0:
         os.chown(made, 1000, 1000)
     return made
-
-
-def until(condition: Callable[[], Any]) -> None:
-    """Wait for a condition that has to come true."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.02)
 
 
 def runs(pid: int) -> bool:
@@ -137,8 +129,10 @@ def test_memory_is_enforced_and_told(spawner: AgentSpawner, workspace: Path) -> 
 
 
 def test_kill(spawner: AgentSpawner, workspace: Path) -> None:
-    session = spawner.spawn(["sh", "-c", "echo begun; exec sleep 600"], workspace=workspace)
-    until(lambda: session.state == "running")
+    seen = threading.Event()
+    command = ["sh", "-c", "echo begun; exec sleep 600"]
+    session = spawner.spawn(command, workspace=workspace, on_output=lambda *_: seen.set())
+    until(lambda: seen.is_set() and session.state == "running")
     session.kill()
     result = session.result(PATIENCE)
     assert (result.how, session.state) == (How.KILLED, "killed")
@@ -370,8 +364,10 @@ def test_an_engine_that_goes_away_loses_no_evidence(
 ) -> None:
     there = structs.replace(settings, docker_host=own_engine.host)
     with AgentSpawner(there, project=project, directory=home) as spawner:
-        session = spawner.spawn(["sh", "-c", "echo begun; exec sleep 600"], workspace=workspace)
-        until(lambda: session.state == "running" and spawner.service.list()[0].exec(["true"]).exit_code == 0)
+        seen = threading.Event()
+        command = ["sh", "-c", "echo begun; exec sleep 600"]
+        session = spawner.spawn(command, workspace=workspace, on_output=lambda *_: seen.set())
+        until(lambda: seen.is_set() and session.state == "running")
         own_engine.kill()
         with pytest.raises(EngineUnreachable):
             session.result(PATIENCE)
