@@ -9,16 +9,31 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from sandboxrun.api.processes import ProcessFailed
     from sandboxrun.api.service import ExecResult, ExecTimeout, Sandbox, SandboxService
     from sandboxrun.api.settings import Settings
     from sandboxrun.api.spawner import AgentResult, AgentSession, AgentSpawner, AgentState
     from sandboxrun.backend.docker.client import connect
-    from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
+    from sandboxrun.backend.errors import (
+        DependencyFailed,
+        EngineError,
+        EngineTimeout,
+        EngineUnreachable,
+        LockHeld,
+        LockLost,
+        NameConflict,
+        NotFound,
+        RegistryError,
+        Unsupported,
+    )
     from sandboxrun.errors import ApplyError, PlanError, ProfileError, SandboxrunError, UsageError
     from sandboxrun.evidence.checking import verify_chain
+    from sandboxrun.evidence.errors import EvidenceError
     from sandboxrun.evidence.store import Store, last_line
     from sandboxrun.lifecycle.apply import ApplySettings, apply, destroy, plan
     from sandboxrun.lifecycle.job import WaitTimeout
+    from sandboxrun.lifecycle.run import RunFailed
+    from sandboxrun.lifecycle.verify import Unverified
     from sandboxrun.probe.verdicts import Finding, Verdict
     from sandboxrun.profile.loader import load
     from sandboxrun.profile.variables import Inputs
@@ -54,6 +69,17 @@ _HOME = {
     "Verdict": "probe.verdicts",
     "load": "profile.loader",
     "Inputs": "profile.variables",
+    "NotFound": "backend.errors",
+    "NameConflict": "backend.errors",
+    "RegistryError": "backend.errors",
+    "Unsupported": "backend.errors",
+    "LockHeld": "backend.errors",
+    "LockLost": "backend.errors",
+    "DependencyFailed": "backend.errors",
+    "EvidenceError": "evidence.errors",
+    "Unverified": "lifecycle.verify",
+    "RunFailed": "lifecycle.run",
+    "ProcessFailed": "api.processes",
 }
 __all__ = [
     "AgentResult",
@@ -62,20 +88,31 @@ __all__ = [
     "AgentState",
     "ApplyError",
     "ApplySettings",
+    "DependencyFailed",
     "EngineError",
     "EngineTimeout",
     "EngineUnreachable",
+    "EvidenceError",
     "ExecResult",
     "ExecTimeout",
     "Finding",
     "Inputs",
+    "LockHeld",
+    "LockLost",
+    "NameConflict",
+    "NotFound",
     "PlanError",
+    "ProcessFailed",
     "ProfileError",
+    "RegistryError",
+    "RunFailed",
     "Sandbox",
     "SandboxService",
     "SandboxrunError",
     "Settings",
     "Store",
+    "Unsupported",
+    "Unverified",
     "UsageError",
     "Verdict",
     "WaitTimeout",

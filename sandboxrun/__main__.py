@@ -1,8 +1,11 @@
-"""`python -m sandboxrun`: the command line."""
+"""The command line: `sandboxrun`, and `python -m sandboxrun`."""
 
 import sys
 
-from sandboxrun.cli.main import main
+try:
+    from sandboxrun.cli.main import main
+except KeyboardInterrupt:  # ^C while the modules are still being read
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -27,17 +27,19 @@ STDOUT = "stdout"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (the process's own when left out); the exit code."""
-    gc.set_threshold(50_000, 20, 20)  # importing makes many objects that stay: looking through them is 8 % of a start
     given = list(sys.argv[1:] if arguments is None else arguments)
-    hide(())
-    _open_streams()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):  # a stream that a caller put in its place may lack it
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    group = root()
-    if COMPLETING in os.environ:
-        group.main(given, prog_name="sandboxrun", complete_var=COMPLETING)
     try:
+        gc.set_threshold(
+            50_000, 20, 20
+        )  # importing makes many objects that stay: looking through them is 8 % of a start
+        hide(())
+        _open_streams()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError):  # a stream that a caller put in its place may lack it
+                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        group = root()
+        if COMPLETING in os.environ:
+            group.main(given, prog_name="sandboxrun", complete_var=COMPLETING)
         code = _run(group, given)
         if code in (130, BROKEN_PIPE):  # what is left must not keep it waiting
             _drop_stdout()
