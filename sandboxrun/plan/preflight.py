@@ -8,6 +8,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
+from ipaddress import ip_address, ip_network
 
 from msgspec import structs
 
@@ -19,7 +20,7 @@ from sandboxrun.spec.codec import ImageConfig, lacking, unsupported
 from sandboxrun.spec.names import GATEWAY
 from sandboxrun.spec.option_types import OPEN, Egress
 from sandboxrun.spec.options import CONFIGS_AT, SECRETS_AT
-from sandboxrun.spec.project import DeclaredSandbox, Profile
+from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
 from sandboxrun.spec.state import Offers, Snapshot
 
 
@@ -44,13 +45,27 @@ def open_networks(sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> Ite
         known = {key: profile.networks.get(key) for key in sandbox.spec.networks}
         ways_out = [key for key, network in known.items() if network is None or not network.internal]
         if sandbox.spec.egress is None and ways_out:
+            sunk = any(network is not None and _sinks_metadata(network) for network in known.values())
+            among = f"but for cloud metadata at {METADATA}" if sunk else "cloud metadata among it"
             yield Diagnostic(
                 message=f"{sandbox.address}: on {', '.join(ways_out)} it has no gateway: it reaches everything that "
-                "the engine's host reaches, cloud metadata among it",
+                f"the engine's host reaches, {among}",
                 span=sandbox.place("networks"),
                 help="set internal: true on the network, or use egress instead of networks",
                 severity="warning",
             )
+
+
+METADATA = "169.254.169.254"  # of most clouds
+
+
+def _sinks_metadata(network: NetworkSpec) -> bool:
+    """Whether packets to the metadata address end on this network, where nobody has it: not the engine's host either,
+    which would lose its own way there if it had an address on it."""
+    if network.subnet is None or not network.internal:
+        return False
+    unaddressed = network.driver_opts.get("com.docker.network.bridge.inhibit_ipv4") == "true"
+    return unaddressed and ip_address(METADATA) in ip_network(network.subnet)
 
 
 def helper_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> Iterator[Diagnostic]:

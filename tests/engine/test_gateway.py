@@ -17,7 +17,7 @@ from msgspec import structs
 
 from sandboxrun.backend.docker import facts
 from sandboxrun.data import Data
-from sandboxrun.errors import PlanError
+from sandboxrun.errors import ApplyError, PlanError
 from sandboxrun.plan.changes import Action
 from tests.engine.outside import DENIED, FAR, NAMES, Outside, open_outside, why_not
 from tests.engine.world import World, change, open_world
@@ -300,6 +300,47 @@ def test_names_are_found_where_the_gateway_is_not_asked(
     with pytest.raises(PlanError, match=r"\*.example.com:443 can't work"):
         own.world.plan(own.profile())
     own.world.apply(fewer)
+
+
+# -- beside it: networks without a gateway, and the metadata address on one that ends nowhere
+
+ROUTE = """
+import errno, socket
+for address in ("169.254.169.254", "192.0.2.1"):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect((address, 80))
+    print(sock.getsockname()[0])
+try:
+    socket.create_connection(("169.254.169.254", 80), timeout=30)
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+
+
+def test_metadata_ends_on_a_network_of_its_own(
+    engine_host: str, project: str, agent_image: str, tmp_path: Path
+) -> None:
+    sink = {
+        "internal": True,
+        "subnet": "169.254.169.248/29",
+        "driver_opts": {"com.docker.network.bridge.inhibit_ipv4": "true"},
+    }
+    with open_world(engine_host, project, tmp_path, agent_image) as world:
+        options = {"network_mode": "bridge", "networks": ["outside", "sink"]}
+        profile = world.profile({"a": options}, networks={"outside": {}, "sink": sink})
+        try:
+            world.apply(profile)
+        except ApplyError as error:
+            if "overlap" not in str(error):
+                raise
+            pytest.skip("another network of this engine has the range")
+        code, text = world.run(world.ids(profile)["a"], "python3", "-c", ROUTE)
+        assert code == 0
+        metadata, elsewhere, how = text.split()
+        assert metadata.startswith("169.254.169.") and not elsewhere.startswith("169.254.")
+        assert how == "EHOSTUNREACH"
+        assert "169.254.169." not in Path("/proc/net/fib_trie").read_text()  # the host keeps its own way there
+        world.destroy(profile)
 
 
 # -- its life

@@ -30,3 +30,24 @@ def test_a_network_with_a_way_out_is_told_by_name(network: dict[str, Any], tmp_p
 )
 def test_what_has_a_gateway_or_no_way_out_is_not(options: dict[str, Any], tmp_path: Path) -> None:
     assert told(tmp_path, {"closed": {"internal": True}}, options) == []
+
+
+SINK = {
+    "internal": True,
+    "subnet": "169.254.0.0/16",
+    "driver_opts": {"com.docker.network.bridge.inhibit_ipv4": "true"},
+}
+
+
+@pytest.mark.parametrize(
+    ("sink", "end"),
+    [
+        (SINK, "but for cloud metadata at 169.254.169.254"),
+        ({**SINK, "internal": False}, "cloud metadata among it"),
+        ({**SINK, "subnet": "169.254.0.0/17"}, "cloud metadata among it"),
+        ({**SINK, "driver_opts": {}}, "cloud metadata among it"),  # the host would lose its own way there
+    ],
+)
+def test_a_network_that_metadata_ends_on(sink: dict[str, Any], end: str, tmp_path: Path) -> None:
+    (message,) = told(tmp_path, {"team": {}, "sink": sink}, {"networks": ["team", "sink"]})
+    assert message.endswith(f", {end}")
