@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
     from sandboxrun.plan.operations import Operation
     from sandboxrun.spec.codec import ImageConfig
+    from sandboxrun.spec.names import Names
     from sandboxrun.spec.outcome import History
     from sandboxrun.spec.project import DeclaredSandbox, Profile
     from sandboxrun.spec.spec import SandboxSpec
@@ -134,6 +135,9 @@ class Backend(Protocol):
     def observe_these(self, profile: Profile, store: Any, ids: Iterable[str], *, compare: bool = False) -> Snapshot:
         """The sandboxes `ids` that are there and all that is theirs alone, to be collected; with `compare` no more than
         what runs beside them, and less what their images set, to be compared with what is declared."""
+
+    def projects(self) -> tuple[Names, ...]:
+        """All projects of which anything is on the engine, each with the names of its networks and volumes that are."""
 
     def perform(self, step: Operation, session: Any) -> str | None:
         """Do one step of a plan; a note for its progress line, if any. Raises SandboxrunError."""

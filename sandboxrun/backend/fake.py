@@ -43,7 +43,7 @@ from sandboxrun.plan.diff import mismatches
 from sandboxrun.plan.owned import companions_of, networks_of
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, without_inherited
-from sandboxrun.spec.names import GATEWAY, KEEPER, PARTS, companion, part_volume
+from sandboxrun.spec.names import GATEWAY, KEEPER, PARTS, Names, companion, part_volume
 from sandboxrun.spec.option import private_network
 from sandboxrun.spec.outcome import History
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile, config_digest
@@ -244,6 +244,21 @@ class Fake:
             leftovers=(),
         )
 
+    def projects(self) -> tuple[Names, ...]:
+        with self.reached("listing containers") as world:
+            ours = {box.labels[labels.PROJECT] for box in world.boxes.values()} | set(world.whose.values())
+            return tuple(
+                Names(
+                    project=project,
+                    given_networks=freeze(self._named(world.networks, project)),
+                    given_volumes=freeze(self._named(world.volumes, project)),
+                )
+                for project in sorted(ours)
+            )
+
+    def _named(self, there: Mapping[str, ObservedNetwork | ObservedVolume], project: str) -> dict[str, str]:
+        return {o.key: name for name, o in there.items() if o.run is None and self.world.whose[name] == project}
+
     def _snapshot(self, profile: Profile) -> Snapshot:
         world, project = self.world, profile.project
         boxes = [box for box in world.boxes.values() if box.labels.get(labels.PROJECT) == project]
@@ -268,6 +283,7 @@ class Fake:
             images=freeze({s.spec.image: self._image(s.spec.image) for s in profile.sandboxes}),
             foreign=tuple(world.foreign),
             orphaned=frozenset(o.id for o in sandboxes if o.one_off and self._is_orphan(o)),
+            owned=frozenset(o.id for o in sandboxes if o.one_off and not self._is_orphan(o)),
             leftovers=tuple(c.id for c in beside if c.run not in runs),
             companions=tuple(c for c in beside if c.run in runs),
             helper=helper if needs_helper else None,
@@ -682,6 +698,7 @@ class Fake:
         with self.reached("removing volumes") as world:
             for volume in step.volumes:
                 world.volumes.pop(volume, None)
+        shared.unstage(step.container, session)
 
     def _remove(self, id: str) -> None:
         with self.reached(f"removing container {id[:12]}") as world:

@@ -5,6 +5,7 @@ Owns the rule that nothing is removed before its evidence is kept. Asks the engi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ from msgspec import structs
 from sandboxrun.backend.errors import DependencyFailed, NotFound
 from sandboxrun.backend.owner import decode, this_process
 from sandboxrun.backend.session import Session, StepProgress, Watched
-from sandboxrun.errors import ApplyError, Diagnostic
+from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.owned import companions_of, held_parts, shares
 from sandboxrun.profile.guarding import inside, sources_of
@@ -203,6 +204,12 @@ def _rests_on(workspace: Workspace, session: Session) -> Iterator[str]:
     """What of a copied workspace the profile depends on: a patch that changes it changes the next sandbox."""
     profile = session.profile
     return inside(str(profile.directory / workspace.source), profile.rests_on)
+
+
+def unstage(container: str, session: Session) -> None:
+    """A sandbox is gone: nothing of its run waits to be captured any more. What stays, the next command collects."""
+    with contextlib.suppress(OSError, SandboxrunError):
+        session.store.unstage(session.observed(container).run)
 
 
 # -- Host paths that sandboxes are given: each must still be what it was when the apply began

@@ -271,11 +271,15 @@ class CleanStop:
         self._begun = False
         self._before: dict[int, Any] = {}
 
+    def begin(self) -> None:
+        """From now on something is being changed: signals stop it cleanly."""
+        self._begun = True
+
     def before(self, begin: Callable[[Plan], None]) -> Callable[[Plan], None]:
         """`begin`, from when on something is being changed: signals then stop it cleanly."""
 
         def begun(plan: Plan) -> None:
-            self._begun = True
+            self.begin()
             begin(plan)
 
         return begun

@@ -41,6 +41,7 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
         "verify": CommandEntry("verify:verify", "Probe from inside whether each restriction holds."),
         "wait": CommandEntry("wait:wait", "Wait until sandboxes have ended."),
         "destroy": CommandEntry("destroy:destroy", "Save all evidence, then remove the sandboxes."),
+        "reap": CommandEntry("reap:reap", "Collect sandboxes that nobody waits for any more."),
     },
     "Evidence": {
         "evidence": CommandEntry("evidence:evidence", "Check and show the evidence of runs."),
@@ -120,7 +121,7 @@ TABLE: Mapping[str, str] = {
     "0": "done; with plan --detailed-exitcode: no changes; with doctor: everything can be enforced; with verify: "
     "everything holds",
     "1": "failed: the profile is wrong, no plan can be made, a step failed, doctor found what can't be enforced, "
-    "verify what does not hold or is unknown, or evidence verify what differs from the record",
+    "verify what does not hold or is unknown, evidence verify what differs from the record, or reap left something",
     "2": "the command line is wrong; with plan --detailed-exitcode: there are changes",
     "3": "audit: something could not be audited, the command line and the policy included; evidence verify: nothing "
     "differs, but the seals could not be checked",

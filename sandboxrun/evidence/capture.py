@@ -115,7 +115,7 @@ class _Capture:
             return recorded(self._store, self._request.run) or Captured(entry=None, failure="its record is gone")
         if captured.entry is not None:
             with contextlib.suppress(Exception):
-                self._store.unstage(self._request.run)
+                self._store.settle(self._request.run)
         return captured
 
     def _inspect(self) -> Document | None:

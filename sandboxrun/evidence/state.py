@@ -90,19 +90,23 @@ def is_apart(project: Path) -> bool:
 
 
 class Note(Data):
-    """Whose a directory is: the engine that it is about, and the process that made it."""
+    """Whose a directory is: the engine that it is about, the process that made it, and the project's directory and
+    place of evidence, None where they were not noted."""
 
     engine: str
     owner: Owner | None
+    directory: str | None = None
+    evidence: str | None = None
 
 
-def signed(opened: Callable[[], Folder], engine: str) -> Folder:
-    """A directory with a note of whose it is; one that is removed before it has its note is opened again."""
+def signed(opened: Callable[[], Folder], engine: str, **more: str) -> Folder:
+    """A directory with a note of whose it is; one that is removed before it has its note is opened again. `more` are
+    further fields of the note."""
     while True:
         folder = opened()
         try:
             if not folder.kind(OWNER):
-                note = {"engine": engine, "owner": this_process().encode()}
+                note = {"engine": engine, "owner": this_process().encode(), **more}
                 folder.write(OWNER, json.dumps(note).encode())
             return folder
         except FileNotFoundError:
@@ -125,8 +129,12 @@ def note_of(folder: Folder) -> Note | None:
     try:
         with folder.open(OWNER) as file:
             body = json.loads(file.read(_LARGEST))
-        return Note(engine=str(body["engine"]), owner=decode(str(body["owner"])))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        places = (body.get("directory"), body.get("evidence"))
+        directory, evidence = (place if isinstance(place, str) else None for place in places)
+        return Note(
+            engine=str(body["engine"]), owner=decode(str(body["owner"])), directory=directory, evidence=evidence
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -26,7 +26,7 @@ from sandboxrun.errors import did_you_mean, quoted
 from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.folder import INDEX, Folder, RunFolder, is_name, locked
 from sandboxrun.evidence.index import Index
-from sandboxrun.evidence.state import check_apart, discard, is_apart, open_state, signed, state_path
+from sandboxrun.evidence.state import OWNER, check_apart, discard, is_apart, note_of, open_state, signed, state_path
 from sandboxrun.spec.outcome import How
 
 # -- The chain: a line for each run that was captured, and for what became of its evidence later; each line holds the
@@ -436,13 +436,22 @@ class Store(Data):
         It is made for a run on the engine of that `identity`; without, FileNotFoundError is raised when there is none.
         """
         opened = partial(self.state, STAGING, safe_name(run), create=engine is not None)
-        with opened() if engine is None else signed(opened, engine) as folder:
+        home = {"directory": os.path.abspath(self.project_directory), "evidence": os.path.abspath(self.path)}
+        with opened() if engine is None else signed(opened, engine, **home) as folder:
             yield folder
 
     def unstage(self, run: str) -> None:
         """Remove a run's staging folder; fine when there is none."""
         with contextlib.suppress(FileNotFoundError), self.state(STAGING) as staging:
             discard(staging, safe_name(run))
+
+    def settle(self, run: str) -> None:
+        """Remove what a captured run needs no longer: all but the note of where its evidence is, as long as its
+        sandbox is there."""
+        with contextlib.suppress(FileNotFoundError), self.staging(run) as folder:
+            for name in folder.names():
+                if name != OWNER:
+                    folder.remove(name)
 
     def state(self, *parts: str, create: bool = False) -> Folder:
         """The user's state directory or one below it; see `open_state`. No project may hold it."""
@@ -485,6 +494,16 @@ class Store(Data):
                 raise EvidenceError(f"another run's evidence is in {root.path / fresh}", help=_DIFFER)
             now += datetime.timedelta(seconds=1)  # whoever wrote that line can't take the place of this run
         return root.enter(begun[-1] if begun else fresh, create=True)
+
+
+def home_of(run: str) -> Store | None:
+    """The store that a run's evidence belongs in, as this user's sandboxrun noted when it started the run; None where
+    it did not, or the project's directory is gone."""
+    with contextlib.suppress(OSError, EvidenceError), open_state(STAGING, safe_name(run)) as folder:
+        note = note_of(folder)
+        if note is not None and note.directory and note.evidence and os.path.isdir(note.directory):
+            return Store(project_directory=Path(note.directory), root=Path(note.evidence))
+    return None
 
 
 def _entry(index: Index, folder: str, data: bytes, previous: str | None) -> Entry:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +19,7 @@ from sandboxrun.backend.base import Backend, Events, Lock
 from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.backend.session import (
     Listener,
+    Made,
     Planned,
     Session,
     StepDone,
@@ -31,6 +32,7 @@ from sandboxrun.backend.session import (
 from sandboxrun.backend.shared import real_places
 from sandboxrun.data import Data, DataType
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, PlanError, SandboxrunError
+from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.lifecycle.places import (
     check_devices,
     check_outside,
@@ -41,7 +43,14 @@ from sandboxrun.lifecycle.places import (
     surveyed,
 )
 from sandboxrun.plan.changes import Action, Plan
-from sandboxrun.plan.operations import Operation, StartSandbox
+from sandboxrun.plan.operations import (
+    Operation,
+    RemoveLeftover,
+    RemoveNetwork,
+    RemoveSandbox,
+    RemoveVolume,
+    StartSandbox,
+)
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, not_as_declared
 from sandboxrun.plan.preflight import open_networks, unfetched
 from sandboxrun.plan.steps import levels
@@ -419,6 +428,9 @@ def destroy(
     return outcome
 
 
+_REMOVAL = RemoveSandbox | RemoveNetwork | RemoveVolume | RemoveLeftover  # what by itself needs no evidence store
+
+
 def carry_out(
     made: Plan,
     snapshot: Snapshot,
@@ -436,7 +448,7 @@ def carry_out(
     making = sandboxes_made(made, profile)
     check_outside(making, store)
     check_sources(making)
-    if made.operations:
+    if not all(isinstance(step, _REMOVAL) for step in made.operations):
         store.check()
     engine.check_neighbours(making, profile)
     contents = file_contents(profile, settings.environment, making)
@@ -458,6 +470,7 @@ def carry_out(
     )
     session.watched.update(watched or {})
     prepare(session)
+    _note_home(session)
     session.listener(Planned(operations=made.operations))
     try:
         applied = execute(made.operations, session, parallelism=settings.parallelism)
@@ -469,6 +482,18 @@ def carry_out(
 def held(engine: Backend, profile: Profile, settings: ApplySettings) -> AbstractContextManager[Lock]:
     """Hold the project's lock."""
     return engine.lock(profile.project, wait=settings.lock_wait, on_wait=settings.on_wait)
+
+
+def _note_home(session: Session) -> None:
+    """Note of each sandbox, before it starts, where its evidence belongs: whoever reaps it may know no profile."""
+    store, engine, before = session.store, session.engine, session.before_start
+
+    def starting(sandbox: DeclaredSandbox, made: Made) -> None:
+        with suppress(OSError, EvidenceError), store.staging(made.run, engine=engine.identity):
+            pass  # without a note a reaper asks for a place, or leaves it
+        before(sandbox, made)
+
+    session.before_start = starting
 
 
 @contextmanager

@@ -97,8 +97,12 @@ def decide_undeclared(
         Reason.SECOND: "an apply that replaced it did not finish",
         Reason.ORPHANED: "the run that made it is gone",
         Reason.EXPIRED: "past its ttl",
+        Reason.TIMEOUT: "past its timeout",
+        Reason.HALF_MADE: "made, but never started",
     }.get(reason, "")
-    ends = "timeout" if reason is Reason.EXPIRED else "killed"
+    if isinstance(observed.state, Ended) and not note:
+        note = ended_reason(observed.state)[1] if reason is not Reason.DESTROY else ""
+    ends = "timeout" if reason in (Reason.EXPIRED, Reason.TIMEOUT) else "killed"
     how = _how(observed) if isinstance(observed.state, Ended) else ends
     return _decision(declared, observed, Action.DELETE, reason, note, how=how)
 

@@ -6,7 +6,7 @@ share (networks, volumes, images), then the steps are made (`steps.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from msgspec import structs
@@ -22,6 +22,7 @@ from sandboxrun.plan.shared import image_changes, is_part, network_changes, volu
 from sandboxrun.plan.steps import lay
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import ObservedSandbox, Running, Snapshot
+from sandboxrun.spec.types import freeze
 
 
 class Options(Data):
@@ -63,8 +64,7 @@ def make_destroy_plan(profile: Profile, snapshot: Snapshot, targets: tuple[str, 
     known = {s.address: s for s in profile.sandboxes}
     _check_known(targets, [*known, *(o.address for o in snapshot.sandboxes)], "--target: ")
     chosen = [o for o in snapshot.sandboxes if not targets or _matches(o.address, targets)]
-    current = {o.id for o in _current(snapshot).values()}
-    second = {o.id for o in snapshot.sandboxes if not o.one_off} - current
+    second = superseded(snapshot)
     decisions = [
         decide_undeclared(o, known.get(o.address), snapshot, Reason.SECOND if o.id in second else Reason.DESTROY)
         for o in chosen
@@ -79,14 +79,15 @@ def make_collect_plan(
     *,
     networks: bool,
     leftovers: bool = False,
+    reasons: Mapping[str, Reason] = freeze({}),
 ) -> Plan:
-    """The plan that keeps the evidence of the containers `mine` and removes them: the end of a `run` or a wait. It
-    makes nothing, whatever the profile declares.
+    """The plan that keeps the evidence of the containers `mine` and removes them: the end of a `run` or a wait, or,
+    where there are `reasons` (by container), their reaping. It makes nothing, whatever the profile declares.
 
     `networks`: also those that nothing uses then; `leftovers`: also upload containers, and the volumes of
     sandboxes that are gone (the profile's own stay). Both only for the holder of the project's lock.
     """
-    decisions = [decide_undeclared(o, None, snapshot, Reason.DESTROY) for o in mine]
+    decisions = [decide_undeclared(o, None, snapshot, reasons.get(o.id, Reason.DESTROY)) for o in mine]
     own = structs.replace(
         snapshot,
         leftovers=snapshot.leftovers if leftovers else (),
@@ -158,6 +159,12 @@ def _current(snapshot: Snapshot) -> dict[str, ObservedSandbox]:
     # of several that were started at the same moment the first counts: a later one replaces none
     last = sorted((o for o in reversed(snapshot.sandboxes) if not o.one_off), key=started)
     return {observed.address: observed for observed in last}
+
+
+def superseded(snapshot: Snapshot) -> frozenset[str]:
+    """The ids of containers that another one of their address has replaced, or was to replace."""
+    current = {o.id for o in _current(snapshot).values()}
+    return frozenset(o.id for o in snapshot.sandboxes if not o.one_off and o.id not in current)
 
 
 def _undeclared(profile: Profile, snapshot: Snapshot, options: Options) -> list[Decision]:

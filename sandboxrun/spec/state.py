@@ -299,6 +299,7 @@ class Snapshot(Data):
     images: Mapping[str, Image] = freeze({})
     foreign: tuple[Foreign, ...] = ()
     orphaned: frozenset[str] = frozenset()  # ids of one-offs whose owner is gone
+    owned: frozenset[str] = frozenset()  # ids of one-offs whose owner lives; of others nothing is known
     leftovers: tuple[str, ...] = ()  # ids of upload containers left by an apply that was killed
     companions: tuple[Companion, ...] = ()
     helper: Helper | None = None  # the image of gateways and keepers; None where no sandbox needs one

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandboxrun.gateway.subnets import Network
     from sandboxrun.plan.operations import Operation
     from sandboxrun.spec.codec import ImageConfig
+    from sandboxrun.spec.names import Names
     from sandboxrun.spec.outcome import History
     from sandboxrun.spec.project import DeclaredSandbox, Profile
     from sandboxrun.spec.spec import SandboxSpec
@@ -101,6 +102,10 @@ class Engine(Streams):
     def observe_these(self, profile: Profile, store: Any, ids: Iterable[str], *, compare: bool = False) -> Snapshot:
         """Some containers and no more."""
         return _part("observe").snapshot_of_these(self, profile, store, ids, compare=compare)
+
+    def projects(self) -> tuple[Names, ...]:
+        """All projects of which anything is on the engine."""
+        return _part("observe").projects(self)
 
     def perform(self, step: Operation, session: Any) -> str | None:
         """Do one step."""

@@ -31,7 +31,7 @@ from sandboxrun.plan.owned import companions_of, networks_of, shares
 from sandboxrun.profile.guarding import sources_of
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, from_label, to_label
-from sandboxrun.spec.names import COMPANIONS, Names
+from sandboxrun.spec.names import COMPANIONS, PROJECT, Names
 from sandboxrun.spec.option_types import ALLOW
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
 from sandboxrun.spec.spec import SandboxSpec, digest_of
@@ -89,6 +89,7 @@ def take_snapshot(
     )
     companions, leftovers = _companions(helpers.values(), {o.run for o in sandboxes})
     sandboxes = _with_endings(engine, sandboxes)
+    owners = {o.id: by for o in sandboxes if o.one_off and (by := decode(o.owner or "")) is not None}
     networks = own_networks(engine, profile.project)
     volumes = own_volumes(engine, profile.project, listed=held.listed if held is not None else None)
     running = {o.address: o.applied for o in sandboxes if isinstance(o.state, Running) and not o.one_off}
@@ -104,7 +105,8 @@ def take_snapshot(
         networks=networks,
         volumes=volumes,
         images=references,
-        orphaned=frozenset(o.id for o in sandboxes if o.one_off and (by := decode(o.owner or "")) and by.is_gone),
+        orphaned=frozenset(id for id, owner in owners.items() if owner.is_gone),
+        owned=frozenset(id for id, owner in owners.items() if owner.is_alive),
         leftovers=leftovers,
         companions=companions,
         helper=_helper(engine, profile.sandboxes),
@@ -371,6 +373,35 @@ def _whose(found: Mapping[str, Any], ours: str) -> str:
     if project == ours:
         return "it has its label, but sandboxrun did not make it"
     return f"it is project {project}'s" if project else "it has no labels of sandboxrun"
+
+
+def projects(engine: Engine) -> tuple[Names, ...]:
+    """All projects of which anything is on the engine, in the order of their names. Raises EngineError."""
+
+    def project_of(answer: Mapping[str, Any]) -> str:
+        return labels.read(answer.get("Labels")).get(labels.PROJECT, "")
+
+    def of_image(container: Mapping[str, Any]) -> Collection[str]:
+        return reserved_of(str(container.get("ImageID") or ""))
+
+    reserved_of, ours = cache(partial(reserved, engine)), {labels.PROJECT: None}
+    containers = [c for c in engine.containers(labels=ours) if is_own_container(c, project_of(c), of_image(c))]
+    networks = [n for n in engine.networks(labels=ours) if is_own_network(n, project_of(n))]
+    volumes = [v for v in engine.volumes(labels=ours) if is_own_volume(v, project_of(v))]
+
+    def named(project: str, there: Iterable[Mapping[str, Any]], label: str) -> Mapping[str, str]:
+        own = ((labels.read(one.get("Labels")), str(one["Name"])) for one in there if project_of(one) == project)
+        return freeze({found[label]: name for found, name in own if labels.RUN not in found})
+
+    return tuple(
+        Names(
+            project=project,
+            given_networks=named(project, networks, labels.NETWORK),
+            given_volumes=named(project, volumes, labels.VOLUME),
+        )
+        for project in sorted({project_of(one) for one in (*containers, *networks, *volumes)})
+        if re.fullmatch(PROJECT, project)
+    )
 
 
 # -- Which objects are the project's own

@@ -80,6 +80,7 @@ def remove_sandbox(step: op.RemoveSandbox, session: Session) -> None:
     remove_companions(step.companions, step.network, session)
     for volume in step.volumes:
         _remove_volume(volume, session)
+    shared.unstage(step.container, session)
 
 
 def _remove_container(container: str, session: Session) -> None:

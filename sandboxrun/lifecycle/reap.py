@@ -1,0 +1,273 @@
+"""`reap`: what nobody waits for any more is collected, evidence first, whoever made it.
+
+Owns the order, and where each run's evidence goes: to the store that this user noted when it was started, to the
+profile's, or to a place the caller names. What has no such place stays, and so does whatever could not be saved; both
+are failures, by name. Any number of reapers may work at once, and each may be killed at any call.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from sandboxrun.backend.base import Backend
+from sandboxrun.backend.owner import decode
+from sandboxrun.data import Data
+from sandboxrun.errors import Diagnostic, SandboxrunError, one_line
+from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.state import state_path
+from sandboxrun.evidence.store import Store, home_of
+from sandboxrun.lifecycle.apply import ApplySettings, Outcome, carry_out, locked
+from sandboxrun.plan import operations as op
+from sandboxrun.plan.changes import Plan, Reason
+from sandboxrun.plan.decide import decide_undeclared
+from sandboxrun.plan.operations import Operation
+from sandboxrun.plan.planner import make_collect_plan
+from sandboxrun.plan.reaping import due
+from sandboxrun.report.reap import Left, Reaped, Result, Swept
+from sandboxrun.spec import labels
+from sandboxrun.spec.names import Names
+from sandboxrun.spec.project import Profile
+from sandboxrun.spec.state import Created, ObservedSandbox, Snapshot, parse_time
+
+if TYPE_CHECKING:
+    from sandboxrun.backend.session import Session
+
+
+class Scope(Data):
+    """What a reaper looks at: one project, or all; of these, only sandboxes made at least `older_than` seconds ago by
+    the engine's clock."""
+
+    project: str | None = None
+    older_than: float | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of a project is meant, what sandboxes share and leave behind included."""
+        return self.older_than is None
+
+    def has(self, observed: ObservedSandbox, snapshot: Snapshot) -> bool:
+        """Whether the sandbox is in it."""
+        if self.older_than is None:
+            return True
+        made = parse_time(observed.created)
+        return made is None or snapshot.taken - made >= timedelta(seconds=self.older_than)
+
+
+class Homes(Data):
+    """Where evidence may go that this user has no note of: `own` is the profile's store, for runs that were made in its
+    directory; `elsewhere` takes all other."""
+
+    own: Store | None = None
+    elsewhere: Path | None = None
+
+    def of(self, observed: ObservedSandbox) -> Store | None:
+        """The store for a run's evidence; None where there is none."""
+        if (noted := home_of(observed.run)) is not None:
+            return noted
+        made_in = observed.labels.get(labels.DIRECTORY)
+        if self.own is not None and made_in in (None, str(self.own.project_directory.absolute())):
+            return self.own  # None: made by a version that did not label it
+        return self.store_elsewhere
+
+    @property
+    def store_elsewhere(self) -> Store | None:
+        """The store in the place that the caller named."""
+        if self.elsewhere is None:
+            return None
+        place = Path(os.path.abspath(self.elsewhere))
+        return Store(project_directory=place, root=place)
+
+
+def reap(
+    engine: Backend,
+    scope: Scope,
+    *,
+    homes: Homes | None = None,
+    settings: ApplySettings | None = None,
+    dry_run: bool = False,
+) -> Result:
+    """Reap what is due, project by project. What fails is in the result, and keeps nothing else from being reaped.
+
+    Raises EngineError where the engine cannot be asked what there is.
+    """
+    settings, result = settings or ApplySettings(), Result(planned=dry_run)
+    for names in engine.projects():
+        if scope.project in (None, names.project) and not settings.stop.is_set():
+            work = ProjectReaper(engine, names, scope, homes or Homes(), settings)
+            result = result.joined(work.foretell() if dry_run else work.reap())
+    if not dry_run:
+        engine.collect(_no_store())
+    return result
+
+
+def _no_store() -> Store:
+    """For what takes no evidence: it lies nowhere, so that only the state directory is used."""
+    nowhere = state_path() / "nowhere"
+    return Store(project_directory=nowhere, root=nowhere)
+
+
+class ProjectReaper:
+    """The reaping of one project. SandboxrunErrors are in its results."""
+
+    def __init__(self, engine: Backend, names: Names, scope: Scope, homes: Homes, settings: ApplySettings) -> None:
+        self._engine, self._scope, self._homes, self._settings = engine, scope, homes, settings
+        self._profile = Profile(
+            project=names.project, directory=_no_store().project_directory, sandboxes=(), names=names
+        )
+        self._reaped: list[Reaped] = []
+        self._swept: list[Swept] = []
+        self._left: list[Left] = []
+
+    def foretell(self) -> Result:
+        """What would be reaped."""
+        with self._told_as_left():
+            snapshot = self._observe()
+            reasons = self._due(snapshot)
+            for _, mine in self._by_home(snapshot, reasons):
+                self._reaped += [self._result_of(o, snapshot, reasons[o.id]) for o in mine]
+                snapshot = _without(snapshot, mine)
+            self._note_swept(self._sweeping(snapshot).operations)
+        return Result(reaped=tuple(self._reaped), swept=tuple(self._swept), left=tuple(self._left), planned=True)
+
+    def reap(self) -> Result:
+        """Reap what is due. A project where nothing is, is not locked: somebody may work in it."""
+        began = monotonic()
+        with self._told_as_left():
+            snapshot = self._observe()
+            if self._due(snapshot) or self._sweeping(snapshot).operations:
+                with locked(self._engine, self._profile, self._settings) as guard:
+                    self._reap_all(self._observe(), guard)
+        return Result(
+            reaped=tuple(self._reaped),
+            swept=tuple(self._swept),
+            left=tuple(self._left),
+            seconds=monotonic() - began,
+        )
+
+    def _reap_all(self, snapshot: Snapshot, guard: Callable[[], None]) -> None:
+        reasons = self._due(snapshot)
+        for store, mine in self._by_home(snapshot, reasons):
+            plan = make_collect_plan(self._profile, snapshot, mine, networks=False, reasons=reasons)
+            try:
+                outcome = self._carry_out(plan, snapshot, store, guard)
+            except EvidenceError as error:
+                for observed in mine:
+                    self._leave(observed.address, *error.diagnostics)
+                continue
+            removed = [o for o in mine if self._is_removed(o, outcome)]
+            self._reaped += [self._result_of(o, snapshot, reasons[o.id], outcome.session) for o in removed]
+            snapshot = _without(snapshot, removed)
+        sweeping = self._sweeping(snapshot)
+        if sweeping.operations:
+            applied = self._carry_out(sweeping, snapshot, _no_store(), guard).applied
+            assert applied is not None
+            self._note_swept(step for step in sweeping.operations if step.id in applied.done)
+            for failure in applied.failures:
+                self._leave("", *failure.error.diagnostics)
+
+    def _carry_out(self, plan: Plan, snapshot: Snapshot, store: Store, guard: Callable[[], None]) -> Outcome:
+        return carry_out(plan, snapshot, self._engine, self._profile, store, self._settings, guard)
+
+    @contextmanager
+    def _told_as_left(self) -> Iterator[None]:
+        """What fails for the project as a whole is reported like what fails for one of its sandboxes."""
+        try:
+            yield
+        except SandboxrunError as error:
+            self._leave("", *error.diagnostics)
+
+    def _leave(self, address: str, *faults: Diagnostic) -> None:
+        self._left.append(Left(project=self._profile.project, address=address, faults=faults))
+
+    def _observe(self) -> Snapshot:
+        return self._engine.observe(self._profile, _no_store())
+
+    def _due(self, snapshot: Snapshot) -> Mapping[str, Reason]:
+        here = {o.id for o in snapshot.sandboxes if self._scope.has(o, snapshot)}
+        return {id: why for id, why in due(snapshot).items() if id in here}
+
+    def _sweeping(self, snapshot: Snapshot) -> Plan:
+        """What no sandbox uses, or was left by one that is gone; the profile's volumes stay."""
+        whole = self._scope.whole
+        return make_collect_plan(self._profile, snapshot, (), networks=whole, leftovers=whole)
+
+    def _by_home(self, snapshot: Snapshot, reasons: Mapping[str, Reason]) -> list[tuple[Store, list[ObservedSandbox]]]:
+        """What is due, by the store that its evidence goes to; what never ran needs none."""
+        groups: dict[Path, tuple[Store, list[ObservedSandbox]]] = {}
+        for observed in snapshot.sandboxes:
+            if observed.id not in reasons:
+                continue
+            store = _no_store() if isinstance(observed.state, Created) else self._homes.of(observed)
+            if store is None:
+                self._leave(observed.address, _homeless(observed))
+            else:
+                groups.setdefault(store.path, (store, []))[1].append(observed)
+        return [*groups.values()]
+
+    def _is_removed(self, observed: ObservedSandbox, outcome: Outcome) -> bool:
+        """Whether the sandbox is gone; why not is noted."""
+        applied = outcome.applied
+        assert applied is not None
+        mine = [step for step in outcome.plan.operations if getattr(step, "container", None) == observed.id]
+        if all(step.id in applied.done for step in mine):
+            return True
+        ids = {step.id for step in mine}
+        faults = [d for failure in applied.failures if failure.step.id in ids for d in failure.error.diagnostics]
+        self._leave(observed.address, *(faults or [Diagnostic(message="stopped before it was reaped")]))
+        return False
+
+    def _result_of(
+        self, observed: ObservedSandbox, snapshot: Snapshot, reason: Reason, session: Session | None = None
+    ) -> Reaped:
+        return Reaped(
+            project=self._profile.project,
+            address=observed.address,
+            run=observed.run,
+            reason=reason,
+            why=decide_undeclared(observed, None, snapshot, reason).change.note,
+            spec=observed.applied or observed.spec,
+            captured=session.captured.get(observed.run) if session is not None else None,
+        )
+
+    def _note_swept(self, steps: Iterable[Operation]) -> None:
+        for step in steps:
+            match step:
+                case op.RemoveNetwork(name=name):
+                    kind = "network"
+                case op.RemoveVolume(name=name):
+                    kind = "volume"
+                case op.RemoveLeftover(container=name):
+                    kind, name = "container", name[:12]
+                case _:
+                    continue
+            self._swept.append(Swept(project=self._profile.project, kind=kind, name=name))
+
+
+def _homeless(observed: ObservedSandbox) -> Diagnostic:
+    made_in = observed.labels.get(labels.DIRECTORY)
+    owner = decode(observed.owner or "")
+    whose = "".join((f" in {one_line(made_in)}" if made_in else "", f" by {one_line(owner.who)}" if owner else ""))
+    return Diagnostic(
+        message=f"nothing here shows where the evidence of this run belongs{f': it was made{whose}' if whose else ''}",
+        help="pass --evidence-dir DIR to save it there, or reap it as the user who made it, in the project's directory",
+    )
+
+
+def _without(snapshot: Snapshot, removed: Iterable[ObservedSandbox]) -> Snapshot:
+    """The snapshot, less these and all that was theirs alone."""
+    ids, runs = {o.id for o in removed}, {o.run for o in removed}
+    return structs.replace(
+        snapshot,
+        sandboxes=tuple(o for o in snapshot.sandboxes if o.id not in ids),
+        networks=tuple(n for n in snapshot.networks if n.run not in runs),
+        volumes=tuple(v for v in snapshot.volumes if v.run not in runs),
+        companions=tuple(c for c in snapshot.companions if c.run not in runs),
+    )

@@ -1,0 +1,286 @@
+"""The reaper on an engine in memory: what goes and what stays, where evidence goes, and what kills, rivals and failures
+leave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandboxrun.backend.fake import Fake, Killed, World
+from sandboxrun.errors import SandboxrunError
+from sandboxrun.evidence.store import Store
+from sandboxrun.lifecycle.reap import Homes, Scope, reap
+from sandboxrun.plan.changes import Reason
+from sandboxrun.report.reap import Result, left_diagnostics, reap_plain, reap_text
+from sandboxrun.spec import labels
+from sandboxrun.spec.state import ObservedVolume
+from sandboxrun.threads import together
+from tests.scenarios.world import Job, new_world, read
+
+QUICK = {"command": ["sh", "-c", "exit 3"]}
+WIRED = {"network_mode": None, "egress": {"allow": ["example.com:443"]}}
+
+
+def job_on(world: World, directory: Path, sandboxes: dict[str, dict[str, Any]], project: str = "tale") -> Job:
+    directory.mkdir(exist_ok=True)
+    return Job.of(Fake(world), read(directory, sandboxes, project), directory / "evidence")
+
+
+def ended(world: World) -> None:
+    """Wait until no sandbox's command runs that ends by itself."""
+    for box in world.boxes.values():
+        if box.spec.command == ("sh", "-c", "exit 3"):
+            box.wait(10)
+
+
+def reaped(result: Result) -> dict[str, Reason]:
+    return {one.address: one.reason for one in result.reaped}
+
+
+def empty(world: World) -> bool:
+    return not (world.boxes or world.networks or world.volumes)
+
+
+def orphan(world: World, directory: Path, **sandbox: Any) -> Job:
+    """A job whose `run` was killed while its sandbox ran."""
+    job = job_on(world, directory, {"agent": sandbox})
+    job.apply()
+    for box in world.boxes.values():
+        if labels.ROLE not in box.labels:
+            box.labels |= {labels.ONE_OFF: "1"}
+        box.job = Fake(world)
+        box.job.dead = True
+    return job
+
+
+def test_what_has_ended_is_reaped_and_what_runs_stays(tmp_path: Path) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {"quick": QUICK, "slow": {}})
+    job.apply()
+    ended(world)
+    result = reap(Fake(world), Scope(project="tale"))
+    assert (reaped(result), left_diagnostics(result)) == ({"quick": Reason.FAILED}, ())
+    assert [box.labels[labels.SANDBOX] for box in world.boxes.values()] == ["slow"]
+    (entry,) = job.store.entries("tale")
+    assert (entry.sandbox, entry.outcome.value) == ("quick", "failed")
+    assert reaped(reap(Fake(world), Scope())) == {}
+
+
+def test_a_run_that_lives_collects_its_own(tmp_path: Path) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {"agent": QUICK})
+    job.apply()
+    ended(world)
+    (box,) = world.boxes.values()
+    box.labels |= {labels.ONE_OFF: "1"}
+    assert reaped(reap(Fake(world), Scope())) == {}
+    job.backend.dead = True  # type: ignore[attr-defined]
+    assert reaped(reap(Fake(world), Scope())) == {"agent": Reason.ORPHANED}
+
+
+def test_an_orphan_is_ended_and_its_evidence_says_so(tmp_path: Path) -> None:
+    world = new_world()
+    job = orphan(world, tmp_path, **WIRED)
+    assert world.networks and world.volumes
+    result = reap(Fake(world), Scope())
+    assert reaped(result) == {"agent": Reason.ORPHANED} and empty(world)
+    (entry,) = job.store.entries("tale")
+    assert entry.outcome.value == "killed" and job.store.is_own(entry)
+
+
+@pytest.mark.parametrize("lifetime", [{"timeout": "1ms"}, {"ttl": "1ms"}])
+def test_what_is_past_its_time_is_ended_by_it(tmp_path: Path, lifetime: dict[str, str]) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {"agent": {"lifetime": lifetime}})
+    job.apply()
+    for box in world.boxes.values():
+        if labels.DEADLINE in box.labels:
+            box.labels[labels.DEADLINE] = "2020-01-01T00:00:00Z"
+    result = reap(Fake(world), Scope())
+    assert reaped(result) == {"agent": Reason.TIMEOUT if "timeout" in lifetime else Reason.EXPIRED}
+    assert [entry.outcome.value for entry in job.store.entries("tale")] == ["timeout"]
+
+
+def test_what_a_sandbox_that_is_gone_left_is_swept_and_a_profiles_volumes_stay(tmp_path: Path) -> None:
+    world = new_world()
+    job_on(world, tmp_path, {"agent": WIRED}).apply()
+    world.volumes["tale_cache"] = ObservedVolume(name="tale_cache", key="cache", config="sha256:" + "0" * 64)
+    world.whose["tale_cache"] = "tale"
+    for id in [id for id, box in world.boxes.items() if labels.ROLE not in box.labels]:
+        world.removed[id] = world.boxes.pop(id)
+    result = reap(Fake(world), Scope(project="tale"))
+    assert {one.kind for one in result.swept} == {"container", "network", "volume"}
+    assert (world.boxes, world.networks, [*world.volumes]) == ({}, {}, ["tale_cache"])
+
+
+def test_evidence_goes_to_the_checkout_that_made_the_run(tmp_path: Path) -> None:
+    world = new_world()
+    jobs = [job_on(world, tmp_path / name, {name: QUICK}) for name in ("one", "two")]
+    jobs[0].apply()
+    ended(world)
+    (first,) = world.boxes.values()
+    del world.boxes[first.id]
+    jobs[1].apply()
+    ended(world)
+    world.boxes[first.id] = first
+    other = Store(project_directory=tmp_path)
+    result = reap(Fake(world), Scope(project="tale"), homes=Homes(own=other, elsewhere=tmp_path / "elsewhere"))
+    assert len(result.reaped) == 2 and empty(world)
+    assert [[entry.sandbox for entry in job.store.entries()] for job in jobs] == [["one"], ["two"]]
+    assert not (tmp_path / "elsewhere").exists() and not other.path.exists()
+
+
+@pytest.fixture
+def strange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A world where another user's sandbox has ended."""
+    world = new_world()
+    job_on(world, tmp_path / "theirs", {"agent": QUICK}).apply()
+    ended(world)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state-of-this-user"))
+    return world
+
+
+def test_what_has_no_place_for_its_evidence_stays_and_is_a_failure(strange: World, tmp_path: Path) -> None:
+    here = Store(project_directory=tmp_path)
+    result = reap(Fake(strange), Scope(), homes=Homes(own=here))
+    assert (result.reaped, len(strange.boxes)) == ((), 1)
+    (fault,) = left_diagnostics(result)
+    assert fault.message == (
+        f"could not reap tale/agent: nothing here shows where the evidence of this run belongs: "
+        f"it was made in {tmp_path / 'theirs'}"
+    )
+    assert "--evidence-dir DIR" in (fault.help or "") and not here.path.exists()
+
+
+def test_a_place_that_is_named_takes_it(strange: World, tmp_path: Path) -> None:
+    homes = Homes(elsewhere=tmp_path / "kept")
+    result = reap(Fake(strange), Scope(), homes=homes)
+    assert (reaped(result), result.left, empty(strange)) == ({"agent": Reason.FAILED}, (), True)
+    assert homes.store_elsewhere is not None
+    assert [entry.sandbox for entry in homes.store_elsewhere.entries()] == ["agent"]
+    assert (tmp_path / "kept" / "chain.jsonl").exists()
+
+
+def test_the_directory_that_it_was_made_in_is_its_place(strange: World, tmp_path: Path) -> None:
+    own = Store(project_directory=tmp_path / "theirs")
+    assert reaped(reap(Fake(strange), Scope(), homes=Homes(own=own))) == {"agent": Reason.FAILED}
+    assert [entry.sandbox for entry in own.entries()] == ["agent"]
+
+
+def test_evidence_that_cannot_be_saved_keeps_its_sandbox_and_no_other(tmp_path: Path) -> None:
+    world = new_world()
+    for name in ("good", "bad"):
+        job_on(world, tmp_path / name, {name: QUICK}, name).apply()
+    ended(world)
+    chain = tmp_path / "bad" / "evidence" / "chain.jsonl"
+    chain.mkdir()
+    result = reap(Fake(world), Scope())
+    assert reaped(result) == {"good": Reason.FAILED}
+    (left,) = result.left
+    assert (left.project, left.address) == ("bad", "bad") and str(chain) in left.faults[0].message
+    chain.rmdir()
+    assert reaped(reap(Fake(world), Scope())) == {"bad": Reason.FAILED} and empty(world)
+
+
+def test_an_engine_that_goes_away_leaves_the_sandbox(tmp_path: Path) -> None:
+    world = new_world()
+    job_on(world, tmp_path, {"agent": QUICK}).apply()
+    ended(world)
+
+    def vanish(job: Fake, step: Any) -> None:
+        world.gone = True
+
+    world.before = vanish
+    result = reap(Fake(world), Scope())
+    assert (result.reaped, len(world.boxes)) == ((), 1) and result.left
+    world.gone, world.before = False, lambda job, step: None
+    assert reaped(reap(Fake(world), Scope())) == {"agent": Reason.FAILED}
+
+
+def test_only_what_is_old_enough(tmp_path: Path) -> None:
+    world = new_world()
+    job_on(world, tmp_path, {"old": QUICK, "new": QUICK}).apply()
+    ended(world)
+    next(b for b in world.boxes.values() if b.labels[labels.SANDBOX] == "old").created = "2020-01-01T00:00:00Z"
+    assert reaped(reap(Fake(world), Scope(older_than=3600))) == {"old": Reason.FAILED}
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(tmp_path: Path) -> None:
+    world = new_world()
+    orphan(world, tmp_path, **WIRED)
+    before = len(world.boxes)
+    told = reap(Fake(world), Scope(), dry_run=True)
+    assert len(world.boxes) == before and told.planned
+    done = reap(Fake(world), Scope())
+    assert reaped(told) == reaped(done)
+    assert {(s.kind, s.name) for s in told.swept} == {(s.kind, s.name) for s in done.swept}
+
+
+# -- kills and rivals
+
+MANY = {"wired": {**WIRED, **QUICK}, "plain": QUICK, "slow": {"lifetime": {"timeout": "1ms"}}}
+
+
+# of each reaper of MANY: a stop, the evidence and the removal of three, a network; evidence is none of the world's
+CALLS = [*((n, "before") for n in range(8)), *((n, "after") for n in range(5))]
+
+
+@pytest.mark.parametrize(("nth", "when"), CALLS)
+def test_a_kill_at_any_step_is_repaired_by_the_next_reaper(tmp_path: Path, nth: int, when: str) -> None:
+    world, steps = new_world(), list[str]()
+    job = job_on(world, tmp_path, MANY)
+    job.apply()
+    ended(world)
+
+    def kill(reaper: Fake, step: Any) -> None:
+        steps.append(step.id)
+        if len(steps) == nth + 1:
+            reaper.kill()
+
+    setattr(world, when, kill)
+    with pytest.raises((Killed, SandboxrunError)):
+        reap(Fake(world), Scope())
+    setattr(world, when, lambda job, step: None)
+    result = reap(Fake(world), Scope())
+    assert not result.left and empty(world)
+    found = [(entry.sandbox, entry.outcome.value) for entry in job.store.entries("tale")]
+    assert sorted(found) == [("plain", "failed"), ("slow", "timeout"), ("wired", "failed")]
+
+
+def test_the_kills_are_at_all_steps(tmp_path: Path) -> None:
+    world, steps = new_world(), list[tuple[str, str]]()
+    job_on(world, tmp_path, MANY).apply()
+    ended(world)
+    world.before = lambda job, step: steps.append((step.id, "before"))
+    world.after = lambda job, step: steps.append((step.id, "after"))
+    reap(Fake(world), Scope())
+    assert sorted(when for _, when in steps) == sorted(when for _, when in CALLS)
+
+
+def test_reapers_side_by_side_share_fifty_sandboxes(tmp_path: Path) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {f"s{n}": QUICK for n in range(50)})
+    job.apply()
+    ended(world)
+    results = together(lambda n: reap(Fake(world), Scope()), range(3), workers=3)
+    assert not any(result.left for result in results) and empty(world)
+    assert sorted(one.address for result in results for one in result.reaped) == sorted(f"s{n}" for n in range(50))
+    assert len(job.store.entries("tale")) == 50
+
+
+# -- words
+
+
+def test_what_is_printed(tmp_path: Path) -> None:
+    world = new_world()
+    orphan(world, tmp_path)
+    result = reap(Fake(world), Scope())
+    first, where, last = reap_text(result).splitlines()
+    assert first.startswith("Reaped tale/agent: the run that made it is gone, ")
+    assert where.startswith("    evidence: ") and last == "Reaped 1 sandbox."
+    plain = json.loads(json.dumps(reap_plain(result)))
+    assert plain["reaped"][0]["reason"] == "owner_gone" and plain["reaped"][0]["outcome"] == "killed"
+    assert reap_text(reap(Fake(world), Scope())) == "Nothing to reap."
