@@ -67,6 +67,9 @@ class Result(Data):
         )
 
 
+_NOT_ITS_END = (Reason.EXPIRED, Reason.ORPHANED, Reason.SECOND)  # reasons that its end does not tell
+
+
 def reap_text(result: Result) -> str:
     """A line or two for each sandbox that was reaped, then the counts."""
     return "\n".join([*(line for one in result.reaped for line in reaped_lines(one, result.planned)), _counts(result)])
@@ -77,10 +80,10 @@ def reaped_lines(one: Reaped, planned: bool = False) -> Iterator[str]:
     told, captured = [one.why], one.captured
     if captured is not None and captured.index is not None:
         index = captured.index
-        told = [one.why, ending_text(index.ending, one.spec)]
+        told = [*(told if one.reason in _NOT_ITS_END else ()), ending_text(index.ending, one.spec)]
         if index.ran_seconds is not None:
             told.append(f"after {duration(index.ran_seconds)}")
-    said = ", ".join(dict.fromkeys(filter(None, told)))
+    said = ", ".join(told)
     yield f"{'Would reap' if planned else 'Reaped'} {_named(one)}: {one_line(said)}"
     if captured is not None and captured.folder is not None:
         yield f"    evidence: {one_line(os.fspath(captured.folder))}"
