@@ -43,18 +43,21 @@ if TYPE_CHECKING:
 
 class Scope(Data):
     """What a reaper looks at: one project, or all; of these, only sandboxes made at least `older_than` seconds ago by
-    the engine's clock."""
+    the engine's clock, or by the CI job with the id `job`, which is over."""
 
     project: str | None = None
     older_than: float | None = None
+    job: str | None = None
 
     @property
     def whole(self) -> bool:
         """Whether all of a project is meant, what sandboxes share and leave behind included."""
-        return self.older_than is None
+        return self.older_than is None and self.job is None
 
     def has(self, observed: ObservedSandbox, snapshot: Snapshot) -> bool:
         """Whether the sandbox is in it."""
+        if self.job is not None and (observed.job is None or observed.job.id != self.job):
+            return False
         if self.older_than is None:
             return True
         made = parse_time(observed.created)
@@ -62,10 +65,11 @@ class Scope(Data):
 
 
 class Homes(Data):
-    """Where evidence may go that this user has no note of: `own` is the profile's store, for runs that were made in its
-    directory; `elsewhere` takes all other."""
+    """Where evidence may go that this user has no note of: `own` is the store of the `profile`, for runs that were made
+    in its directory; `elsewhere` takes all other."""
 
     own: Store | None = None
+    profile: Profile | None = None  # its secrets and sensitive values are masked in what goes to its store
     elsewhere: Path | None = None
 
     def of(self, observed: ObservedSandbox) -> Store | None:
@@ -174,7 +178,10 @@ class ProjectReaper:
                 self._leave("", *failure.error.diagnostics)
 
     def _carry_out(self, plan: Plan, snapshot: Snapshot, store: Store, guard: Callable[[], None]) -> Outcome:
-        return carry_out(plan, snapshot, self._engine, self._profile, store, self._settings, guard)
+        profile, homes = self._profile, self._homes
+        if homes.profile is not None and homes.own is not None and store.path == homes.own.path:
+            profile = structs.replace(homes.profile, sandboxes=(), names=profile.names)
+        return carry_out(plan, snapshot, self._engine, profile, store, self._settings, guard)
 
     @contextmanager
     def _told_as_left(self) -> Iterator[None]:
@@ -192,7 +199,8 @@ class ProjectReaper:
 
     def _due(self, snapshot: Snapshot) -> Mapping[str, Reason]:
         here = {o.id for o in snapshot.sandboxes if self._scope.has(o, snapshot)}
-        return {id: why for id, why in due(snapshot).items() if id in here}
+        over = here if self._scope.job is not None else ()
+        return {id: why for id, why in due(snapshot, over=over).items() if id in here}
 
     def _sweeping(self, snapshot: Snapshot) -> Plan:
         """What no sandbox uses, or was left by one that is gone; the profile's volumes stay."""

@@ -49,6 +49,7 @@ class Reason(enum.Enum):
     TIMEOUT = "delete_because_timeout"
     EXPIRED = "delete_because_expired"
     ORPHANED = "delete_because_owner_gone"
+    JOB_OVER = "delete_because_job_over"
     UNDECLARED = "delete_because_no_resource_config"
     SECOND = "delete_because_replaced"
     UNUSED = "delete_because_unused"

@@ -96,6 +96,7 @@ def decide_undeclared(
         Reason.UNDECLARED: "no longer declared",
         Reason.SECOND: "an apply that replaced it did not finish",
         Reason.ORPHANED: "the run that made it is gone",
+        Reason.JOB_OVER: "its job is over",
         Reason.EXPIRED: "past its ttl",
         Reason.TIMEOUT: "past its timeout",
         Reason.HALF_MADE: "made, but never started",

@@ -16,13 +16,15 @@ from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Running, Snap
 _FORGOTTEN = timedelta(minutes=10)
 
 
-def due(snapshot: Snapshot, lapsed: Collection[str] = ()) -> Mapping[str, Reason]:
-    """Why each sandbox goes that does, by container. `lapsed` are those whose owner let its lease run out."""
+def due(snapshot: Snapshot, *, lapsed: Collection[str] = (), over: Collection[str] = ()) -> Mapping[str, Reason]:
+    """Why each sandbox goes that does, by container. `lapsed` are those whose owner let its lease run out; `over` those
+    whose job is known to be over, so that they go unless their owner certainly lives."""
     second, orphans = superseded(snapshot), snapshot.orphaned.union(lapsed)
     found = {
         o.id: Reason.SECOND if o.id in second else _why(o, snapshot, orphan=o.id in orphans) for o in snapshot.sandboxes
     }
-    return {id: why for id, why in found.items() if why is not None}
+    known = {id: why for id, why in found.items() if why is not None}
+    return {**{id: Reason.JOB_OVER for id in over if id not in snapshot.owned}, **known}
 
 
 def _why(observed: ObservedSandbox, snapshot: Snapshot, *, orphan: bool) -> Reason | None:

@@ -67,7 +67,7 @@ class Result(Data):
         )
 
 
-_NOT_ITS_END = (Reason.EXPIRED, Reason.ORPHANED, Reason.SECOND)  # reasons that its end does not tell
+_NOT_ITS_END = (Reason.EXPIRED, Reason.ORPHANED, Reason.JOB_OVER, Reason.SECOND)  # reasons that its end does not tell
 
 
 def reap_text(result: Result) -> str:

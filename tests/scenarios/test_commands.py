@@ -62,3 +62,22 @@ def test_destroy_leaves_nothing(say: Say, world: World) -> None:
     say("apply", "-y")
     assert say("destroy", "-y")[0] == 0
     assert (world.boxes, world.volumes, world.networks) == ({}, {}, {})
+
+
+def test_reap_collects_what_has_ended_and_masks_what_the_profile_knows(
+    say: Say, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN", "s3cr3t-value")
+    (tmp_path / "sandbox.yaml").write_text(
+        PROFILE.replace("echo a;", "echo s3cr3t-value;") + "secrets: {token: {environment: TOKEN}}\n"
+    )
+    say("apply", "-y")
+    for box in world.boxes.values():
+        box.wait(10)
+    code, out = say("reap")
+    assert code == 0 and out.startswith("Reaped tale/agent: failed with exit 3, ")
+    (log,) = (tmp_path / ".sandboxrun/evidence").glob("*/stdout.log")
+    assert "s3cr3t-value" not in log.read_text() and world.boxes == {}
+    assert say("reap", "--project", "tale") == (0, "Nothing to reap.\n")
+    assert say("reap", "--project", "Tale")[0] == 2
+    assert say("reap", "--project", "tale", "--all")[0] == 2

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from sandboxrun.backend.fake import Fake, Killed, World
+from sandboxrun.backend.owner import this_process
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.store import Store
+from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.reap import Homes, Scope, reap
 from sandboxrun.plan.changes import Reason
 from sandboxrun.report.reap import Result, left_diagnostics, reap_plain, reap_text
 from sandboxrun.spec import labels
+from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.state import ObservedVolume
 from sandboxrun.threads import together
 from tests.scenarios.world import Job, new_world, read
@@ -150,7 +153,7 @@ def test_what_has_no_place_for_its_evidence_stays_and_is_a_failure(strange: Worl
     (fault,) = left_diagnostics(result)
     assert fault.message == (
         f"could not reap tale/agent: nothing here shows where the evidence of this run belongs: "
-        f"it was made in {tmp_path / 'theirs'}"
+        f"it was made in {tmp_path / 'theirs'} by {this_process().who}"
     )
     assert "--evidence-dir DIR" in (fault.help or "") and not here.path.exists()
 
@@ -206,6 +209,17 @@ def test_only_what_is_old_enough(tmp_path: Path) -> None:
     ended(world)
     next(b for b in world.boxes.values() if b.labels[labels.SANDBOX] == "old").created = "2020-01-01T00:00:00Z"
     assert reaped(reap(Fake(world), Scope(older_than=3600))) == {"old": Reason.FAILED}
+
+
+def test_a_job_that_is_over_leaves_nothing_running(tmp_path: Path) -> None:
+    world = new_world()
+    for name in ("mine", "other"):
+        job_on(world, tmp_path / name, {name: WIRED}, name).apply(ApplySettings(job=CiJob(system="ci", id=name)))
+    assert reaped(reap(Fake(world), Scope(job="mine"))) == {"mine": Reason.JOB_OVER}
+    assert {box.labels[labels.PROJECT] for box in world.boxes.values()} == {"other"}
+    box = next(box for box in world.boxes.values() if labels.ROLE not in box.labels)
+    box.labels |= {labels.ONE_OFF: "1"}  # its owner lives
+    assert reaped(reap(Fake(world), Scope(job="other"))) == {}
 
 
 def test_a_dry_run_says_the_same_and_changes_nothing(tmp_path: Path) -> None:

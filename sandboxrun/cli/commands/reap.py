@@ -25,10 +25,15 @@ from sandboxrun.spec.names import PROJECT
     click.option("--project", "name", metavar="NAME", help="Reap this project, without its profile."),
     click.option("--all", "everything", is_flag=True, help="Reap all projects on the engine."),
     click.option(
+        "--job",
+        metavar="ID",
+        help="Reap all that this CI job made, in any project: it is over. What a living process waits for stays.",
+    ),
+    click.option(
         "--older-than",
         type=opt.Seconds(),
         metavar="DURATION",
-        help="Only sandboxes that were created at least this long ago.",
+        help="Of these, only sandboxes that were created at least this long ago.",
     ),
     click.option(
         "--evidence-dir",
@@ -46,6 +51,7 @@ def reap(
     given: opt.Given,
     name: str | None,
     everything: bool,
+    job: str | None,
     older_than: float | None,
     evidence_dir: Path | None,
     dry_run: bool,
@@ -56,7 +62,16 @@ def reap(
     that still runs are left to it. Asks nothing. Exits with 1 if something could not be reaped.
     """
     import_ahead()
-    scope, homes = _chosen(given, name, everything, older_than, evidence_dir)
+    if name is not None and everything:
+        raise UsageError("--project and --all exclude each other")
+    if name is not None and not re.fullmatch(PROJECT, name):
+        raise UsageError(f"{quoted(name)} is not a project's name", help="use lower-case letters, digits, - and _")
+    profile = own = None
+    if name is None and job is None and not everything:
+        profile = project.load_profile(given)
+        name, own = profile.project, project.open_store(profile, given)
+    scope = Scope(project=name, older_than=older_than, job=job)
+    homes = Homes(own=own, profile=profile, elsewhere=evidence_dir)
     with (
         CleanStop() as stopping,
         project.open_engine(given.host, given.parallelism) as engine,
@@ -71,18 +86,3 @@ def reap(
         result(reap_text(done))
     tell_all(left_diagnostics(done))
     return stopping.exit_code(1 if done.left else 0)
-
-
-def _chosen(
-    given: opt.Given, name: str | None, everything: bool, older_than: float | None, elsewhere: Path | None
-) -> tuple[Scope, Homes]:
-    """What to reap, and where evidence goes: of the profile's project, unless another or all are named."""
-    if name is not None and everything:
-        raise UsageError("--project and --all exclude each other")
-    if name is not None and not re.fullmatch(PROJECT, name):
-        raise UsageError(f"{quoted(name)} is not a project's name", help="use lower-case letters, digits, - and _")
-    if name is not None or everything:
-        return Scope(project=name, older_than=older_than), Homes(elsewhere=elsewhere)
-    profile = project.load_profile(given)
-    homes = Homes(own=project.open_store(profile, given), elsewhere=elsewhere)
-    return Scope(project=profile.project, older_than=older_than), homes
