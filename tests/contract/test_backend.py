@@ -214,3 +214,14 @@ def test_two_jobs_at_once_run_an_agent_once(side: Side) -> None:
     assert codes == [5, 5]
     runs = {entry.run for job in jobs for entry in job.store.entries(side.project)}
     assert len(runs) == 1
+
+
+def test_a_project_is_listed_as_long_as_anything_of_it_is_there(side: Side) -> None:
+    job = side.job(agent={"network_mode": None, "networks": ["default"]})
+    names = job.profile.names
+    assert names.project not in {one.project for one in job.backend.projects()}
+    job.apply()
+    (found,) = (one for one in job.backend.projects() if one.project == names.project)
+    assert dict(found.given_networks) == {"default": names.network("default")}
+    job.destroy()
+    assert names.project not in {one.project for one in job.backend.projects()}

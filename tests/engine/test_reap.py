@@ -1,0 +1,107 @@
+"""The reaper on a real engine: what killed processes leave is collected, with the right ending, and nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from tests.conftest import Cli
+
+FOREVER = ["sh", "-c", "echo ready; exec sleep 600"]
+
+
+def until(holds: Callable[[], Any]) -> None:
+    """Wait for what must come."""
+    deadline = time.monotonic() + 90
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.05)
+
+
+def write(cli: Cli, project: str, **sandboxes: dict[str, Any]) -> None:
+    base = {"image": "sandboxrun/busybox:latest", "network_mode": "none", "stop_grace_period": "1s", "command": FOREVER}
+    merged = {name: {k: v for k, v in {**base, **own}.items() if v is not None} for name, own in sandboxes.items()}
+    (cli.cwd / "sandbox.yaml").write_text(json.dumps({"name": project, "sandboxes": merged}))
+
+
+def endings(cli: Cli) -> dict[str, str]:
+    found = {}
+    for path in (cli.cwd / ".sandboxrun/evidence").glob("*/index.json"):
+        index = json.loads(path.read_text())
+        found[index["sandbox"]] = index["ending"]["how"]
+    return found
+
+
+def there(client: docker.DockerClient, project: str) -> list[Any]:
+    own = {"label": f"sandboxrun.project={project}"}
+    return [*client.api.containers(all=True, filters=own), *client.api.networks(filters=own)]
+
+
+def test_a_killed_run_is_collected_by_anybody_anywhere(
+    cli: Cli, engine_client: docker.DockerClient, project: str, busybox: str, tmp_path: Path
+) -> None:
+    write(cli, project, wired={"network_mode": None, "egress": {"allow": ["example.com:443"]}}, plain={})
+    process = cli.start("run", "wired", "plain")
+    until(lambda: process.stdout is not None and "ready" in process.stdout.readline())
+    assert cli("reap").code == 0 and len(there(engine_client, project)) >= 4  # its owner lives
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    reapers = [cli.start("reap", "--project", project, "--json", cwd=elsewhere) for _ in range(2)]
+    results = [cli.finish(reaper) for reaper in reapers]
+    assert [result.code for result in results] == [0, 0], [result.err for result in results]
+    told = [one for result in results for one in json.loads(result.out)["reaped"]]
+    assert sorted((one["sandbox"], one["reason"]) for one in told) == [("plain", "owner_gone"), ("wired", "owner_gone")]
+    assert endings(cli) == {"plain": "killed", "wired": "killed"}
+    (log,) = (cli.cwd / ".sandboxrun/evidence").glob("*plain*/stdout.log")
+    assert log.read_text() == "ready\n"
+    assert there(engine_client, project) == []
+    assert cli("evidence", "verify", "--dir", cli.cwd / ".sandboxrun/evidence").code == 0
+
+
+def test_another_users_sandbox_stays_until_there_is_a_place_for_its_evidence(
+    cli: Cli, engine_client: docker.DockerClient, project: str, busybox: str, tmp_path: Path
+) -> None:
+    write(cli, project, agent={"command": ["sh", "-c", "exit 3"]})
+    assert cli("apply", "-y", "-q").code == 0
+    until(lambda: there(engine_client, project)[0]["State"] == "exited")
+    stranger = {"XDG_STATE_HOME": str(tmp_path / "stranger")}
+    refused = cli("reap", "--project", project, env=stranger)
+    assert refused.code == 1 and f"error: could not reap {project}/agent: " in refused.err
+    assert f"it was made in {cli.cwd}" in refused.err and len(there(engine_client, project)) == 1
+    place = tmp_path / "kept"
+    assert cli("reap", "--project", project, "--evidence-dir", place, env=stranger).code == 0
+    assert there(engine_client, project) == [] and endings(cli) == {}
+    (index,) = place.glob("*/index.json")
+    assert json.loads(index.read_text())["ending"]["exit_code"] == 3
+
+
+@pytest.mark.parametrize("at", ["stop", "evidence", "remove"])
+def test_a_killed_reaper_is_followed_by_the_next(
+    cli: Cli, engine_client: docker.DockerClient, project: str, busybox: str, at: str
+) -> None:
+    write(cli, project, **{f"s{n}": {"lifetime": {"timeout": "1s"}} for n in range(4)})
+    assert cli("apply", "-y", "-q").code == 0
+    until(lambda: "would reap 4" in cli("reap", "--dry-run").out.lower())
+    reaper = cli.start("reap", "-v", "--parallelism", "1")
+    assert reaper.stderr is not None
+    with contextlib.suppress(ValueError):
+        while (line := reaper.stderr.readline()) and {"stop": "stopp", "evidence": "evid", "remove": "remov"}[
+            at
+        ] not in line:
+            pass
+    os.killpg(reaper.pid, signal.SIGKILL)
+    reaper.wait()
+    assert cli("reap").code == 0
+    assert endings(cli) == dict.fromkeys((f"s{n}" for n in range(4)), "timeout")
+    assert there(engine_client, project) == []
