@@ -246,7 +246,8 @@ class Fake:
 
     def projects(self) -> tuple[Names, ...]:
         with self.reached("listing containers") as world:
-            ours = {box.labels[labels.PROJECT] for box in world.boxes.values()} | set(world.whose.values())
+            ours = {box.labels[labels.PROJECT] for box in world.boxes.values()}
+            ours |= {world.whose[name] for name in (*world.networks, *world.volumes)}
             return tuple(
                 Names(
                     project=project,
