@@ -39,7 +39,7 @@ from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.workspace import open_workspace, stage_workspace
 from sandboxrun.gateway.image import BASE, build, haproxy_of, reference, unfit
 from sandboxrun.plan import operations as op
-from sandboxrun.plan.diff import mismatches
+from sandboxrun.plan.changes import mismatches
 from sandboxrun.plan.owned import companions_of, networks_of
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, without_inherited

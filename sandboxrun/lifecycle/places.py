@@ -21,7 +21,7 @@ from sandboxrun.evidence.state import state_path
 from sandboxrun.plan.changes import Plan
 from sandboxrun.profile.files import project_root, reason
 from sandboxrun.profile.guarding import sources_of
-from sandboxrun.profile.objects import content_of, placed
+from sandboxrun.profile.sandbox import content_of, placed
 from sandboxrun.spec.guard import HIDDEN
 from sandboxrun.spec.names import CONFIGS, POLICY, SECRETS
 from sandboxrun.spec.project import DeclaredSandbox, Profile

@@ -17,7 +17,7 @@ from msgspec import structs
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.views import Accounts, GatewayView, HostView
 from sandboxrun.errors import Diagnostic, UsageError
-from sandboxrun.plan.diff import compare
+from sandboxrun.plan.changes import compare
 from sandboxrun.probe.checks import CHECKS, MASKED, MASKED_SYS, PROCESS_CHECKS, READ_ONLY
 from sandboxrun.probe.outside import (
     NAMESPACES,

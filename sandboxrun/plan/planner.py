@@ -14,11 +14,19 @@ from msgspec import structs
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, PlanError, UsageError, did_you_mean, quoted
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
-from sandboxrun.plan.decide import Decision, decide, decide_undeclared
+from sandboxrun.plan.decide import (
+    Decision,
+    decide,
+    decide_undeclared,
+    image_changes,
+    is_part,
+    network_changes,
+    volume_changes,
+    volume_faults,
+)
 from sandboxrun.plan.operations import Operation
 from sandboxrun.plan.owned import networks_of
 from sandboxrun.plan.preflight import helper_faults, image_faults, preflight
-from sandboxrun.plan.shared import image_changes, is_part, network_changes, volume_changes, volume_faults
 from sandboxrun.plan.steps import lay
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import ObservedSandbox, Running, Snapshot

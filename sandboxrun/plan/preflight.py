@@ -13,8 +13,8 @@ from ipaddress import ip_address, ip_network
 from msgspec import structs
 
 from sandboxrun.errors import Diagnostic
+from sandboxrun.plan.decide import needs_pull
 from sandboxrun.plan.owned import companions_of
-from sandboxrun.plan.shared import needs_pull
 from sandboxrun.spec import seccomp
 from sandboxrun.spec.codec import ImageConfig, lacking, unsupported
 from sandboxrun.spec.names import GATEWAY

@@ -12,8 +12,7 @@ from msgspec import structs
 
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, Problems, one_line, redact, redacted, shown
-from sandboxrun.plan.changes import Action, Change, Plan, Reason
-from sandboxrun.plan.diff import Difference, spec_plain
+from sandboxrun.plan.changes import Action, Change, Difference, Plan, Reason, spec_plain
 from sandboxrun.source import node_of
 from sandboxrun.spec.option import Effect
 from sandboxrun.spec.spec import BY_KEY, SandboxSpec, parse_spec, settle

@@ -10,7 +10,7 @@ from typing import Any
 from sandboxrun.backend.views import Accounts, Terms
 from sandboxrun.data import Data
 from sandboxrun.errors import shown
-from sandboxrun.plan.diff import Difference
+from sandboxrun.plan.changes import Difference
 from sandboxrun.probe.verdicts import GVISOR, NOTHING, Finding, Verdict
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import freeze

@@ -11,8 +11,7 @@ import pytest
 from msgspec import field
 
 from sandboxrun.data import Data
-from sandboxrun.plan.changes import Action
-from sandboxrun.plan.diff import compare
+from sandboxrun.plan.changes import Action, compare
 from sandboxrun.spec.codec import without_inherited
 from sandboxrun.spec.option import Effect, value_of
 from sandboxrun.spec.project import Profile

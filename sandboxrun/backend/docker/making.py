@@ -26,10 +26,10 @@ from sandboxrun.backend.session import Made, Session, StepProgress
 from sandboxrun.backend.shared import check_places
 from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.plan import operations as op
-from sandboxrun.plan.diff import mismatches, short
+from sandboxrun.plan.changes import mismatches, short
 from sandboxrun.plan.owned import held_parts
 from sandboxrun.plan.preflight import image_fault
-from sandboxrun.profile.objects import digest
+from sandboxrun.profile.sandbox import digest
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, to_label, without_inherited
 from sandboxrun.spec.names import KEEPER, SECRETS, WORKSPACE, companion, part_volume
@@ -454,7 +454,7 @@ def record_spec(step: op.RecordSpec, session: Session) -> None:
 
 def read_back_options(step: op.UpdateSandbox, session: Session) -> None:
     """Only what was updated: other differences may be another step's, such as a network to be joined."""
-    from sandboxrun.plan.diff import mismatches
+    from sandboxrun.plan.changes import mismatches
 
     live = decode(session.engine.inspect_container(step.container), session.profile.names, step.sandbox.spec)
     wrong = [d for d in mismatches(step.sandbox.spec, live) if d.key in step.options]

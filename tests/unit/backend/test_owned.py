@@ -14,7 +14,7 @@ from sandboxrun.backend.docker.codec import encode, observe, observe_companion, 
 from sandboxrun.backend.docker.observe import IDENTITY, is_own_container, is_own_network, is_own_volume
 from sandboxrun.backend.owner import decode as decode_owner
 from sandboxrun.errors import SandboxrunError
-from sandboxrun.plan.diff import compare, spec_plain
+from sandboxrun.plan.changes import compare, spec_plain
 from sandboxrun.plan.planner import make_destroy_plan
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, own_labels

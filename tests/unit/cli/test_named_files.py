@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.profile.objects import content_of
+from sandboxrun.profile.sandbox import content_of
 from sandboxrun.spec.project import FileSpec
 
 from .conftest import Say

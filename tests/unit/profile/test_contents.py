@@ -12,7 +12,7 @@ from sandboxrun.backend.docker.codec import decode, encode
 from sandboxrun.errors import ProfileError
 from sandboxrun.plan.planner import make_plan
 from sandboxrun.profile.loader import load, load_data
-from sandboxrun.profile.objects import digest
+from sandboxrun.profile.sandbox import digest
 from sandboxrun.profile.variables import Inputs
 from sandboxrun.spec.codec import from_label, to_label
 from sandboxrun.spec.project import Profile
