@@ -23,7 +23,7 @@ from scripts.daemon import Daemon, DaemonError, answers, listens
 if TYPE_CHECKING:
     import docker
 
-    from sandboxrun.backend.docker.config import Endpoint
+    from sandboxrun.backend.docker.transport import Endpoint
 
 DEFAULT_SOCKET = Path("/var/run/docker.sock")
 OURS = Daemon(root=Path(os.environ.get("SANDBOXRUN_DEV_STATE", "/var/lib/sandboxrun-dev")), socket=DEFAULT_SOCKET)
@@ -57,7 +57,7 @@ def endpoint() -> str:
 
 def _resolved() -> Endpoint:
     """By sandboxrun's own rule: tests that looked at another engine than the one it uses would prove nothing."""
-    from sandboxrun.backend.docker.config import resolve
+    from sandboxrun.backend.docker.transport import resolve
     from sandboxrun.errors import UsageError
 
     try:

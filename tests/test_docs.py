@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from sandboxrun.api.settings import _VARIABLES
-from sandboxrun.backend.docker.config import resolve
+from sandboxrun.backend.docker.transport import resolve
 from sandboxrun.cli.group import COMMANDS, TABLE, root
 from sandboxrun.data import Data
 from sandboxrun.profile.files import bases

@@ -28,11 +28,10 @@ if TYPE_CHECKING:
     from sandboxrun.api.lifecycle import Declared
     from sandboxrun.api.service import SandboxService
     from sandboxrun.backend.docker.client import Engine
-    from sandboxrun.backend.docker.streams import Exec, LogStream
+    from sandboxrun.backend.docker.objects import Exec, LogStream
     from sandboxrun.backend.session import Session
     from sandboxrun.evidence.store import Captured
-    from sandboxrun.lifecycle.job import Job
-    from sandboxrun.lifecycle.watch import Watch, Watching
+    from sandboxrun.lifecycle.job import Job, Watch, Watching
     from sandboxrun.spec.project import DeclaredSandbox
 
 
@@ -313,7 +312,7 @@ class Held(Struct, kw_only=True, eq=False):
 
     def how(self, sandbox: DeclaredSandbox) -> Watching:
         """How it is watched: its output is read where somebody wants it, and for its idle time."""
-        from sandboxrun.lifecycle.watch import Watching
+        from sandboxrun.lifecycle.job import Watching
 
         def output(_address: str, stream: int, data: bytes) -> None:
             if self.on_output is not None:
@@ -507,7 +506,7 @@ def _watched(watch: Watch, timeout: float | None) -> int | None:
     for what failed beside it: `on_output` has had everything, unless it is stuck."""
     if not watch.wait(timeout):
         return None
-    from sandboxrun.lifecycle.watch import DRAIN
+    from sandboxrun.lifecycle.job import DRAIN
 
     if watch.relay is not None:
         watch.relay.wait(DRAIN)

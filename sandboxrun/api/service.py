@@ -36,9 +36,8 @@ from sandboxrun.backend.errors import EngineError, NotFound
 from sandboxrun.backend.session import Made, Session
 from sandboxrun.errors import Diagnostic, PlanError, SandboxrunError, UsageError
 from sandboxrun.lifecycle.apply import ApplySettings, carry_out, execute, locked
-from sandboxrun.lifecycle.job import Job, shares
+from sandboxrun.lifecycle.job import NOTICE, Job, shares
 from sandboxrun.lifecycle.places import enforce, surveyed
-from sandboxrun.lifecycle.watch import NOTICE
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.owned import networks_of

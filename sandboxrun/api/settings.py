@@ -192,7 +192,7 @@ _VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 
 def _check_endpoint(env: Mapping[str, str], problems: Problems) -> None:
     """Each of the two by itself: DOCKER_SOCKET in force must not hide a DOCKER_HOST that makes no sense."""
-    from sandboxrun.backend.docker.config import resolve
+    from sandboxrun.backend.docker.transport import resolve
 
     for name in ("DOCKER_SOCKET", "DOCKER_HOST"):
         if env.get(name):

@@ -1,34 +1,522 @@
-"""A job's sandboxes: watched from their start to their end, collected, and how each ended. `run`, `apply --wait` and
-`wait` are orders of these verbs; making sandboxes is `apply.carry_out`.
+"""A job's sandboxes: each watched from its start to its end (output, usage, timeout, signals), collected, and how it
+ended. `run`, `apply --wait` and `wait` are orders of these verbs; making sandboxes is `apply.carry_out`.
+
+Owns the threads of a watch, and how output is kept and handed on. A watch ends a sandbox only for a reason it was
+given, and takes no evidence: it says what it saw.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from msgspec import structs
+from msgspec import Struct, structs
 
-from sandboxrun.backend.base import Backend, Events
+from sandboxrun.backend.base import Backend, Events, Terminal
+from sandboxrun.backend.base import Output as Stream
 from sandboxrun.backend.completed import taken_by_others
-from sandboxrun.backend.session import Made, Session
+from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
+from sandboxrun.backend.session import Made, Session, Watched
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, ExitCode, SandboxrunError
+from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode, SandboxrunError, printable
+from sandboxrun.evidence.errors import EvidenceError, reason_of
+from sandboxrun.evidence.workspace import STDERR, STDOUT
 from sandboxrun.lifecycle.apply import ApplySettings, carry_out, locked
-from sandboxrun.lifecycle.watch import Watch, Watching
 from sandboxrun.plan import owned
 from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.spec.outcome import RUN_ENDED, Ending, first_failure
 from sandboxrun.spec.project import DeclaredSandbox, Profile
-from sandboxrun.spec.state import Ended, ObservedSandbox, Running
+from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.state import Ended, ObservedSandbox, Running, Sample, parse_time
+from sandboxrun.spec.types import SECOND, format_duration
+from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from sandboxrun.evidence.store import Captured, Store
+    from sandboxrun.evidence.usage import Sampler
+
+
+# -- A copy of a sandbox's output in its run's staging folder, as it comes
+
+
+class KeptOutput:
+    """Up to one byte more than `limit` of each stream, which tells the capture that it was cut."""
+
+    def __init__(self, store: Store, run: str, engine: str, limit: int) -> None:
+        self.failure: str | None = None
+        self.seen = {1: 0, 2: 0}  # bytes of each stream, kept or not
+        self._most = limit + 1
+        self._files: dict[int, BinaryIO] = {}
+        self._closing = contextlib.ExitStack()
+        try:
+            staging = self._closing.enter_context(store.staging(run, engine=engine))
+            for stream, name in ((1, STDOUT), (2, STDERR)):
+                self._files[stream] = self._closing.enter_context(contextlib.closing(staging.append(name)))
+        except (OSError, EvidenceError) as error:
+            self._fail(error)
+
+    def write(self, stream: int, data: bytes) -> None:
+        """Add to a stream's file."""
+        left = memoryview(data)[: max(0, self._most - self.seen[stream])]
+        self.seen[stream] += len(data)
+        if self.failure is not None:
+            return
+        try:
+            while left:
+                left = left[self._files[stream].write(left) :]
+        except OSError as error:
+            self._fail(error)
+
+    def close(self) -> None:
+        """Close the files."""
+        try:
+            self._closing.close()
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Half a copy is of no use, and others need the room."""
+        self.failure = self.failure or reason_of(error)
+        for file in self._files.values():
+            with contextlib.suppress(OSError, ValueError):
+                file.truncate(0)
+
+
+# -- Hands a sandbox's output on to its consumer, in a thread of its own
+
+ROOM = 1 << 20  # bytes that may wait for the consumer while the sandbox runs
+BATCH = 1 << 16  # bytes that the consumer gets at once, or a piece more
+STUCK = 2.0  # seconds without progress after which a consumer counts as stuck once the sandbox is to end
+
+
+class Relay:
+    """Calls `output` (stream, data) for what is put in, in order. After a failure it drops the rest."""
+
+    def __init__(self, name: str, output: Callable[[int, bytes], None]) -> None:
+        self._output = output
+        self._queue: deque[tuple[int, bytes]] = deque()
+        self._waiting = 0  # bytes put in and not yet taken by the consumer
+        self._ending = self._over = self._closed = False
+        self._changed = threading.Condition()
+        self._moved = monotonic()
+        self.failure: BaseException | None = None
+        self.dropped = 0
+        self._thread = begin(self._work, name=f"output of {name}", failed=self._failed)
+
+    def put(self, stream: int, data: bytes) -> None:
+        """Queue `data`. Waits while too much waits already, but never for a consumer that failed or is stuck."""
+        with self._changed:
+            while self._waiting >= ROOM and self.failure is None and not self._over:
+                if self._ending and self.stuck_for > STUCK:
+                    break
+                self._changed.wait(0.2 if self._ending else None)
+            if self.failure is not None or (self._waiting >= ROOM and not self._over):
+                self.dropped += len(data)
+                return
+            self._queue.append((stream, data))
+            self._waiting += len(data)
+            self._changed.notify_all()
+
+    def ending(self, *, over: bool = False) -> None:
+        """The sandbox is to end; `over`: it has ended. What then still comes is what the engine holds, a few MB."""
+        with self._changed:
+            self._ending = True
+            self._over = self._over or over
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nothing more will be put in."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait at most `timeout` seconds for the consumer to have taken everything; whether it has."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def give_up(self) -> None:
+        """Stop waiting for the consumer: what it has not taken is dropped."""
+        with self._changed:
+            self.dropped += self._waiting
+            self._queue.clear()
+            self._closed = self._over = True
+            self._changed.notify_all()
+
+    @property
+    def stuck_for(self) -> float:
+        """Seconds since the consumer last took something."""
+        return monotonic() - self._moved
+
+    def _work(self) -> None:
+        while batch := self._take():
+            for stream, data in batch:
+                self._output(stream, data)
+                with self._changed:
+                    self._waiting -= len(data)
+                    self._moved = monotonic()
+                    self._changed.notify_all()
+
+    def _take(self) -> list[tuple[int, bytes]]:
+        """Some of what waits, neighbours of one stream joined; nothing at the end."""
+        with self._changed:
+            while not self._queue and not self._closed:
+                self._changed.wait()
+            pieces: list[tuple[int, bytes]] = []
+            size = 0
+            while self._queue and size < BATCH:
+                pieces.append(self._queue.popleft())
+                size += len(pieces[-1][1])
+            self._moved = monotonic()
+        batch: list[tuple[int, list[bytes]]] = []
+        for stream, data in pieces:
+            if batch and batch[-1][0] == stream:
+                batch[-1][1].append(data)
+            else:
+                batch.append((stream, [data]))
+        return [(stream, b"".join(parts)) for stream, parts in batch]
+
+    def _failed(self, error: BaseException) -> None:
+        with self._changed:
+            self.failure = error
+            self.dropped += self._waiting
+            self._queue.clear()
+            self._changed.notify_all()
+
+
+# -- Since when a sandbox does nothing: it writes nothing, and uses next to no CPU time
+
+# An agent that waits for an answer, with an event loop, timers and a runtime's own threads, uses up to some tenths of a
+# per cent of one CPU; one that computes, compiles or reads uses several. What is above this counts as use.
+BUSY = 0.01  # of one CPU, between two samples
+
+
+class Idleness:
+    """What is known of one sandbox's silence. CPU time that nobody could read, or not yet, counts as use: then only the
+    timeout ends it."""
+
+    def __init__(self) -> None:
+        self._active = monotonic()  # when it last did something, as far as is known
+        self._sampled = 0.0  # up to when its use is known
+        self._last: tuple[datetime, int] | None = None  # the engine's time and CPU time of the last sample
+        self.deaf = False  # whether nothing can be known of its output
+
+    def wrote(self) -> None:
+        """It wrote something."""
+        self._active = monotonic()
+
+    def used(self, sample: Sample) -> None:
+        """How much CPU time it has used by now."""
+        at, now = parse_time(sample.time), monotonic()
+        if at is None or sample.cpu_ns is None:
+            return
+        seconds = (at - self._last[0]).total_seconds() if self._last is not None else 0
+        # nothing to compare it with: it is the first one, or the engine's clock was set
+        if self._last is None or seconds <= 0 or sample.cpu_ns - self._last[1] > BUSY * seconds * SECOND:
+            self._active = max(self._active, now)
+        self._last, self._sampled = (at, sample.cpu_ns), now
+
+    def lasts(self, seconds: float) -> bool:
+        """Whether it has certainly done nothing for so long."""
+        return not self.deaf and min(self._sampled, monotonic()) >= self._active + seconds
+
+
+# -- Watches one sandbox from its start to its end: output, usage, timeout, signals
+
+LOOK = 0.5  # seconds between looks at the clock while nothing happens
+NOTICE = 10.0  # seconds until a watch has noticed that its sandbox was stopped
+DRAIN = 5.0  # seconds that the rest of the output may take once the sandbox has ended
+
+_HURRIED = ("timeout", "killed")  # ends after which nobody waits for a consumer of the output that is stuck
+
+Output = Callable[[str, int, bytes], None]  # address, stream (1 stdout, 2 stderr), data
+Pump = Callable[["Terminal", Callable[[bytes], None]], None]  # moves a terminal's bytes; tells what came out
+
+
+class Watching(Data):
+    """What a watch does beside waiting.
+
+    `output` gets what the sandbox prints, in a thread of its own; it is kept in the staging folder whatever becomes of
+    `output`. `sample` reads usage, `pump` gives it a terminal. `timeout` in seconds goes before the profile's.
+    """
+
+    output: Output | None = None
+    sample: bool = True
+    pump: Pump | None = None
+    timeout: float | None = None
+    elapsed: float = 0.0  # how long it runs already
+
+
+class Watch:
+    """One sandbox being watched. `before_start`, then `begin` once it runs, then `wait` for the result."""
+
+    def __init__(
+        self, engine: Backend, store: Store, *, address: str, container: str, run: str, spec: SandboxSpec, how: Watching
+    ) -> None:
+        self.address, self.container, self.run, self.spec = address, container, run, spec
+        self.exit_code: int | None = None
+        self.error: EngineError | None = None
+        self.failure: ApplyError | None = None  # a part of this watch that ended before its time
+        self.relay: Relay | None = None
+        self._engine, self._store, self._how = engine, store, how
+        self._stops: list[_Stop] = []  # what was done to end it
+        self._lost = False  # whether the connection to the engine broke while it ran
+        self._began, self._idleness = monotonic(), Idleness()
+        self._ended = threading.Event()
+        self._ended_at = monotonic()
+        self._cleanup = contextlib.ExitStack()
+        self._threads: list[threading.Thread] = []
+        self._sampler: Sampler | None = None
+        self._stream: Stream | None = None
+        self._terminal: Terminal | None = None
+        self._live = False
+        self._written: dict[int, int] | None = None
+        self._missing: list[tuple[str, str]] = []
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._ended.is_set()
+
+    @property
+    def begun(self) -> bool:
+        """Whether it was started: of one that could not be, no end will come."""
+        return bool(self._threads)
+
+    def faults(self) -> Iterator[Diagnostic]:
+        """What of this watch failed, and what of the output could not be handed on."""
+        if self.failure is not None:
+            yield from self.failure.diagnostics
+        kept = "the evidence has all of it"
+        if self.relay is not None and (error := self.relay.failure) is not None:
+            message = f"{self.address}: handing on its output failed: {type(error).__name__}: {printable(str(error))}"
+            yield Diagnostic(message=message, help=kept)
+        elif self.relay is not None and (dropped := self.relay.dropped):
+            message = f"{self.address}: up to {dropped} bytes of its output were not written: nothing reads them"
+            yield Diagnostic(message=message, help=kept)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it was ended from outside, or its time is over by now."""
+        limit = self._limit()
+        return self.result.stopped_by in _HURRIED or (limit is not None and monotonic() >= self._began + limit)
+
+    @property
+    def result(self) -> Watched:
+        """What teardown needs to know of it."""
+        stop = next((stop for stop in reversed(self._stops) if stop.reached), _Stop(by="itself"))
+        return Watched(
+            stopped_by="engine" if self._lost else stop.by,
+            live_logs=self._live,
+            note=stop.note,
+            exit_code=self.exit_code,
+            written=self._written,
+            missing=tuple(self._missing),
+        )
+
+    def before_start(self) -> None:
+        """Attach, so that nothing it prints is lost. Raises EngineError."""
+        if self._how.pump is not None:
+            self._terminal = self._engine.attach_terminal(self.container)
+        elif self._how.output is not None:
+            self._stream = self._engine.attach(self.container, tty=self.spec.tty)
+
+    def begin(self) -> None:
+        """It runs: read, sample and wait, each in a thread of its own. Raises EngineError, EvidenceError, OSError."""
+        try:
+            self._begin()
+        except BaseException:
+            self._ended.set()  # nobody waits for it: whoever waited would wait for ever
+            raise
+
+    def _begin(self) -> None:
+        self._began = monotonic() - self._how.elapsed
+        if self._how.output is not None:
+            self.relay = Relay(self.address, partial(self._how.output, self.address))
+            self._thread("reading the output", self._read_output, "logs")
+        elif self.spec.lifetime.idle is not None:
+            self._thread("listening for output", self._listen)
+        if self._how.sample or self.spec.lifetime.idle is not None:
+            self._start_sampler()
+        self._thread("waiting for the end", self._until_end)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait at most `timeout` seconds; whether it has ended."""
+        return self._ended.wait(timeout)
+
+    def send(self, signal: str) -> None:
+        """Forward a signal to its command: if it ends then, it was killed, whatever its code."""
+        self._stops.append(stop := _Stop(by="killed"))
+        try:
+            self._engine.signal(self.container, signal)
+        except EngineError as error:
+            stop.reached = error.status not in (404, 409)  # it had ended; of any other failure nobody knows
+
+    def end(self, stopped_by: str, note: str = "", *, grace: int | None = None) -> None:
+        """End it now, within its grace period."""
+        if self.ended:
+            return
+        self._stops.append(stop := _Stop(by=stopped_by, note=note))
+        if self.relay is not None and stopped_by in _HURRIED:
+            self.relay.ending()
+        seconds = -(-self.spec.stop_grace_period // 10**9) if grace is None else grace
+        with contextlib.suppress(EngineError):
+            stop.reached = self._engine.stop(self.container, timeout=seconds)
+
+    def close(self) -> None:
+        """Wait for the rest of what the engine has of its output, and give everything back. The consumer of the output
+        may still be behind: see `relay`."""
+        if self._sampler is not None:
+            self._sampler.stop()
+            if self._sampler.failure is not None and self._sampler.failed_at < self._ended_at - LOOK:
+                self._missing.append(("usage", f"sampling ended early: {self._sampler.failure}"))
+        for thread in self._threads if self.ended else ():  # of one that runs on there is no end to wait for
+            thread.join(DRAIN)
+        for stream in (self._stream, self._terminal):
+            if stream is not None:
+                stream.close()
+        if self.relay is not None:
+            self.relay.close()
+        self._cleanup.close()
+
+    # -- threads ----------------------------------------------------------------------------------------------
+
+    def _thread(self, what: str, target: Callable[[], None], part: str | None = None) -> None:
+        """A part of this watch; `part` of the evidence suffers where it fails."""
+        failed = partial(self._failed, what, part)
+        self._threads.append(begin(target, name=f"{what} of {self.address}", failed=failed))
+
+    def _failed(self, what: str, part: str | None, error: BaseException) -> None:
+        """A part of this watch failed: what it was to guard can't be left to itself."""
+        reason = f"{what} failed: {type(error).__name__}: {printable(str(error))}"
+        if self.failure is None:
+            self.failure = ApplyError(f"{self.address} was stopped: {reason}", help=BUG)
+            self.failure.__cause__ = error
+        if part is not None:
+            self._missing.append((part, f"{reason}; what came after is as the engine kept it"))
+        self.end("killed", f"sandboxrun failed: {reason}")
+
+    def _start_sampler(self) -> None:
+        from sandboxrun.evidence.errors import EvidenceError, reason_of
+        from sandboxrun.evidence.usage import USAGE, Sampler
+
+        file: BinaryIO | None = None
+        try:
+            if self._how.sample:
+                staging = self._cleanup.enter_context(self._store.staging(self.run, engine=self._engine.identity))
+                file = self._cleanup.enter_context(contextlib.closing(staging.append(USAGE)))
+        except (OSError, EvidenceError) as error:
+            self._missing.append(("usage", reason_of(error)))
+            if self.spec.lifetime.idle is None:
+                return
+        every = self.spec.evidence.usage_every / 1e9
+        failed = partial(self._failed, "sampling the usage", "usage")
+        self._sampler = Sampler(
+            self._engine, self.container, file, every=every, seen=self._idleness.used, failed=failed
+        )
+        self._sampler.start()
+
+    def _until_end(self) -> None:
+        try:
+            self._await_exit()
+        except Exception as error:
+            self._failed("waiting for the end", None, error)
+        finally:
+            self._ended_at = monotonic()
+            self._ended.set()
+            if self.relay is not None:
+                self.relay.ending(over=True)
+
+    def _await_exit(self) -> None:
+        try:
+            while self.exit_code is None:
+                try:
+                    self.exit_code = self._engine.wait(self.container, timeout=self._patience())
+                except EngineTimeout:
+                    self._enforce()
+        except EngineUnreachable as error:
+            # Its containers may have ended with it: whatever code they show later is not their own.
+            self.error, self._lost = error, True
+        except EngineError as error:
+            self.error = error
+
+    def _limit(self) -> float | None:
+        lifetime = self.spec.lifetime.timeout
+        return self._how.timeout if self._how.timeout is not None else None if lifetime is None else lifetime / 1e9
+
+    def _patience(self) -> float:
+        """How long to wait before looking at the clock again."""
+        limit = self._limit()
+        left = LOOK if limit is None else self._began + limit - monotonic()
+        return min(LOOK if self.spec.lifetime.idle is not None else 3600.0, max(left, 0.01) if limit else 3600.0)
+
+    def _enforce(self) -> None:
+        limit, idle = self._limit(), self.spec.lifetime.idle
+        if limit is not None and monotonic() >= self._began + limit:
+            self.end("timeout", f"past its timeout of {format_duration(round(limit * SECOND))}")
+        elif idle is not None and self._idleness.lasts(idle / 1e9):
+            self.end("timeout", f"no output and no CPU use for {format_duration(idle)}")
+
+    def _listen(self) -> None:
+        """Notice output, for its idle time; the engine's own log keeps it."""
+        try:
+            with self._engine.attach(self.container, tty=self.spec.tty) as self._stream:
+                for _ in self._stream:
+                    self._idleness.wrote()
+        except EngineError:
+            self._idleness.deaf = True
+
+    def _read_output(self) -> None:
+
+        assert self.relay is not None
+        kept = KeptOutput(self._store, self.run, self._engine.identity, self.spec.evidence.logs_limit)
+        try:
+            self._pump_or_read(kept)
+            kept.close()
+            # Where the copy failed, the engine's own log has it all, unless it is too long for that.
+            self._live, self._written = kept.failure is None, kept.seen
+        except EngineError as error:
+            self.error = self.error or error
+        finally:
+            kept.close()
+            self.relay.close()
+            for stream in (self._stream, self._terminal):  # nobody reads it any more: the engine must not wait
+                if stream is not None:
+                    stream.close()
+
+    def _pump_or_read(self, kept: KeptOutput) -> None:
+        if self._terminal is not None and self._how.pump is not None:
+            self._how.pump(self._terminal, lambda data: self._take(1, data, kept))
+            return
+        output: Iterable[tuple[int, bytes]] = self._stream if self._stream is not None else ()
+        for stream, data in output:
+            self._take(stream, data, kept)
+
+    def _take(self, stream: int, data: bytes, kept: KeptOutput) -> None:
+        assert self.relay is not None
+        self._idleness.wrote()
+        kept.write(stream, data)
+        self.relay.put(stream, data)
+
+
+class _Stop(Struct, kw_only=True):
+    """Something done to end it; `reached` is false once the engine has said that it did not run any more."""
+
+    by: str
+    note: str = ""
+    reached: bool = True
+
+
+# -- The sandboxes of one command
+
 
 AT_ONCE = 2.0  # seconds that who makes sandboxes keeps the project's lock: what ends by then is collected under it
 Making = Callable[[], AbstractContextManager[Callable[[], None]]]

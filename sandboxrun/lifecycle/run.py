@@ -18,9 +18,8 @@ from sandboxrun.backend.session import Made, Session
 from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode
 from sandboxrun.lifecycle.apply import Applied, ApplySettings, Proof, carry_out, not_started
-from sandboxrun.lifecycle.job import Job, Making, RunResult, code_of, shares
+from sandboxrun.lifecycle.job import NOTICE, Job, Making, Output, Pump, RunResult, Watch, Watching, code_of, shares
 from sandboxrun.lifecycle.places import surveyed
-from sandboxrun.lifecycle.watch import NOTICE, Output, Pump, Watch, Watching
 from sandboxrun.plan.planner import Options, make_plan, with_dependencies
 from sandboxrun.plan.steps import levels
 from sandboxrun.spec import labels

@@ -16,8 +16,7 @@ from sandboxrun.backend.base import Backend
 from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError
 from sandboxrun.lifecycle.apply import ApplySettings, Confirm, Outcome, Proof, apply, not_started
-from sandboxrun.lifecycle.job import Job, RunResult, WaitTimeout
-from sandboxrun.lifecycle.watch import Watching
+from sandboxrun.lifecycle.job import Job, RunResult, WaitTimeout, Watching
 from sandboxrun.plan.changes import Action
 from sandboxrun.plan.planner import Options, select, with_dependencies
 from sandboxrun.spec.outcome import How, code_of, first_failure

@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from sandboxrun.data import Data
-from sandboxrun.spec import labels
 from sandboxrun.errors import Diagnostic
 from sandboxrun.plan.operations import Operation, describe
+from sandboxrun.spec import labels
 from sandboxrun.spec.codec import without_inherited
 from sandboxrun.spec.option import Effect, Row, values_of
 from sandboxrun.spec.option_types import same_gateway

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sandboxrun.plan.changes import Action
-from sandboxrun.spec.seccomp.build import profile_text
+from sandboxrun.spec.seccomp import profile_text
 from tests.engine.world import World, change, open_world
 
 MIB = 1 << 20

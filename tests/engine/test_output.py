@@ -27,8 +27,7 @@ from sandboxrun.errors import ApplyError
 from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.usage import Sampler
 from sandboxrun.lifecycle import run as oneoff
-from sandboxrun.lifecycle.job import RunResult
-from sandboxrun.lifecycle.watch import KeptOutput, Watch
+from sandboxrun.lifecycle.job import KeptOutput, RunResult, Watch
 from sandboxrun.profile.loader import load
 from tests.conftest import Cli, until
 

@@ -13,9 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sandboxrun.backend.docker.codec import addresses_of, image_config, read_document, read_state, taken_by
-from sandboxrun.backend.docker.config import Endpoint, resolve
-from sandboxrun.backend.docker.streams import Streams
-from sandboxrun.backend.docker.transport import Transport, Unreachable, dial_ssh, dial_unix
+from sandboxrun.backend.docker.objects import Streams
+from sandboxrun.backend.docker.transport import Endpoint, Transport, Unreachable, dial_ssh, dial_unix, resolve
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
 from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.threads import begin

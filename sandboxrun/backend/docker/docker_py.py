@@ -41,7 +41,7 @@ from sandboxrun.backend.docker.transport import (
 from sandboxrun.backend.errors import Unsupported
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.docker.config import Endpoint, Tls
+    from sandboxrun.backend.docker.transport import Endpoint, Tls
 
 T = TypeVar("T")
 _BASE_VERSION = "1.41"  # docker-py wants one; the paths sent are this program's own

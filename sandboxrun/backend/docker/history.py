@@ -30,7 +30,7 @@ from sandboxrun.threads import begin
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.calls import Json
     from sandboxrun.backend.docker.client import Engine
-    from sandboxrun.backend.docker.streams import EventStream
+    from sandboxrun.backend.docker.objects import EventStream
 
 _DEFAULT_NETWORK = "bridge"  # Docker makes it again at every start, so its age is the engine's
 _NAMED = 20  # containers that a question names; of more, the answer is sorted out here

@@ -19,8 +19,8 @@ from msgspec import structs
 from sandboxrun.backend.docker.codec import decode, encode, encode_update, keeper_payload, not_taken, volume_payload
 from sandboxrun.backend.docker.fields import FIELDS
 from sandboxrun.backend.docker.leftovers import held
+from sandboxrun.backend.docker.objects import file_mode
 from sandboxrun.backend.docker.observe import UPLOAD, is_own_volume, record_update
-from sandboxrun.backend.docker.streams import file_mode
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound
 from sandboxrun.backend.session import Made, Session, StepProgress
 from sandboxrun.backend.shared import check_places

@@ -11,9 +11,9 @@ import msgspec
 
 from sandboxrun.audit.rules.engine import below_floors
 from sandboxrun.backend.docker.client import connect
-from sandboxrun.backend.docker.config import Endpoint, resolve
 from sandboxrun.backend.docker.facts import EngineFacts, Quota, engine_facts, filters_paths, low_ports_closed
 from sandboxrun.backend.docker.reviewing import components
+from sandboxrun.backend.docker.transport import Endpoint, resolve
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
@@ -119,7 +119,7 @@ _LIMITS = {
     "cpuset": "cpusets",
     "pids": "processes",
 }
-# What settles the engine, in the order it counts; the same as backend/docker/config.py has.
+# What settles the engine, in the order it counts; the same as backend/docker/transport.py has.
 SETTINGS = ("DOCKER_SOCKET", "DOCKER_HOST", "DOCKER_CONTEXT")
 
 

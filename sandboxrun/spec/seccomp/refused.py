@@ -7,7 +7,7 @@ only the native entry is open, see docs/profile.md for what happens at the other
 
 from __future__ import annotations
 
-from sandboxrun.spec.seccomp.rules import Denied
+from sandboxrun.spec.seccomp.allowed import Denied
 
 EPERM, ENOSYS = 1, 38
 

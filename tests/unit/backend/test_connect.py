@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from sandboxrun.backend.docker.client import connect
-from sandboxrun.backend.docker.config import DEFAULT, Tls, resolve
-from sandboxrun.backend.docker.transport import ssh_command
+from sandboxrun.backend.docker.transport import DEFAULT, Tls, resolve, ssh_command
 from sandboxrun.backend.errors import EngineUnreachable
 from sandboxrun.errors import UsageError
 

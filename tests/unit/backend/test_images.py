@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.backend.docker.config import registry_auth
 from sandboxrun.backend.docker.objects import split_reference
+from sandboxrun.backend.docker.transport import registry_auth
 from sandboxrun.backend.errors import EngineError
 
 DIGEST = "sha256:" + "a" * 64

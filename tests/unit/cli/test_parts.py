@@ -17,7 +17,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from sandboxrun.backend.docker.config import resolve
+from sandboxrun.backend.docker.transport import resolve
 from sandboxrun.cli.changing import CleanStop, Forwarding
 from sandboxrun.cli.commands import doctor
 from sandboxrun.cli.commands.logs import last_lines

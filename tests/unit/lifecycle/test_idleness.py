@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from sandboxrun.lifecycle import watch
-from sandboxrun.lifecycle.watch import Idleness
+from sandboxrun.lifecycle.job import Idleness
 from sandboxrun.spec.state import Sample
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
