@@ -81,9 +81,11 @@ class Reach(Data):
 
 
 class Port(Data):
-    """A published port. `address` is the host's; "" is all of them. `written` is the item's text."""
+    """A published port. `address` is the host's; "" is all of them. `published` is the port there, where the file says
+    it; `written` is the item's text."""
 
     target: str
+    published: str = ""
     address: str = ""
     written: str = ""
 
@@ -118,6 +120,7 @@ class Building(Data):
     """How the image is built."""
 
     context: str = "."
+    contexts: tuple[str, ...] = ()  # others
     args: Mapping[str, str] = NONE
     network: str = ""
     ssh: bool = False
@@ -179,6 +182,8 @@ class Subject(Data, unshown=("environment",)):
     ttl: int | None = None
     idle: int | None = None
     healthcheck: bool = False
+    unchecked: bool = False  # a health check is switched off
+    health_test: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
     artifacts_limit: int | None = None
     environment: Mapping[str, str | None] = NONE  # None: taken over from the caller
@@ -281,13 +286,20 @@ def network_of(
 
 # -- paths of the host, however they are spelled
 
-_HOME = re.compile(r"(?:~|\$HOME|\$\{HOME(?::?-[^}]*)?\}|/home/[^/]+|/Users/[^/]+|/root)(?=/|$)")
+_HOME = re.compile(
+    r"(?:~|\$HOME|\$\{HOME(?::?[-?+][^}]*)?\}|%USERPROFILE%|\$\{?USERPROFILE\}?|/home/[^/]+|/Users/[^/]+|/root)(?=/|$)"
+)
 _RUN = re.compile(r"^/var/run(?=/|$)")
+_RUNTIME = re.compile(r"^\$(?:XDG_RUNTIME_DIR\b|\{XDG_RUNTIME_DIR(?::?[-?+][^}]*)?\})")
+_WINDOWS = re.compile(r"^(?:[A-Za-z]:|%USERPROFILE%)?[\\/]|^\\\\")
 
 
 @lru_cache(4096)
 def host_path(text: str) -> str:
-    """One spelling of a host path: normalized, `/var/run` as `/run`, a home directory as `~`."""
+    """One spelling of a host path: normalized, `/var/run` as `/run`, a home directory as `~`, a drive as `/`."""
+    if _WINDOWS.match(text):
+        text = re.sub("^[A-Za-z]:", "", text.replace("\\", "/"))
+    text = _RUNTIME.sub("/run/user/1000", text)
     home = _HOME.match(text)
     if home is not None:
         rest = posixpath.normpath(text[home.end() :].lstrip("/") or ".")

@@ -203,11 +203,13 @@ def _take(
                 merged = merge((key,), top.get(key, EMPTY), filled(node, values))
                 assert isinstance(merged, MapNode)
                 top[key] = merged
-        listed = root.get("services")
-        if listed is not None and listed.tag in (RESET, OVERRIDE):
+        listed = _listed(project, root, path, depth)
+        if listed.tag in (RESET, OVERRIDE):
             services.clear()
-        for name, node in listed.entries if isinstance(listed, MapNode) and listed.tag != RESET else ():
+        for name, node in listed.entries if listed.tag != RESET else ():
             body = node if isinstance(node, MapNode) else EMPTY
+            if not isinstance(node, MapNode) and not is_null(node):
+                project.missing.append(Missing(what=f"the service {name.value}", why="it is not a mapping", file=path))
             own = _extended(project, body, root, path, base, values, ())
             earlier = services.pop(str(name.value), None)
             if node.tag == RESET:
@@ -217,6 +219,38 @@ def _take(
                 assert isinstance(merged, MapNode)
                 own = merged
             services[str(name.value)] = (name, own)
+
+
+# What the keys of the first format are called now.
+_RENAMED = {"net": "network_mode"}
+
+
+def _listed(project: _Project, root: MapNode, path: str, depth: int) -> MapNode:
+    """The services of a document. The first format of Compose has them at the top."""
+    listed = root.get("services")
+    if isinstance(listed, MapNode):
+        return listed
+    if listed is not None and listed.tag == RESET:
+        return msgspec.structs.replace(EMPTY, tag=RESET)
+    first = tuple(
+        node for _, node in root.entries if isinstance(node, MapNode) and (node.get("image") or node.get("build"))
+    )
+    if listed is None and first and len(first) == len(root.entries):
+        return msgspec.structs.replace(root, entries=tuple((name, _renamed(node)) for name, node in root.entries))
+    others = any(root.get(key) is not None for key in ("include", "networks", "volumes", "secrets", "configs"))
+    if (listed is not None and not is_null(listed)) or (depth == 0 and not others):
+        project.missing.append(Missing(what=path, why="its services are not a mapping, or there are none", file=path))
+    return EMPTY
+
+
+def _renamed(node: Node) -> Node:
+    if not isinstance(node, MapNode):
+        return node
+    entries = (
+        (msgspec.structs.replace(key, value=_RENAMED.get(str(key.value), key.value)), value)
+        for key, value in node.entries
+    )
+    return msgspec.structs.replace(node, entries=tuple(entries))
 
 
 def _without_reset(node: Node) -> Node:
@@ -233,6 +267,8 @@ def _without_reset(node: Node) -> Node:
 
 def _includes(project: _Project, root: MapNode, base: str) -> Iterator[tuple[str, str]]:
     listed = root.get("include")
+    if listed is not None and not isinstance(listed, ListNode) and not is_null(listed):
+        project.missing.append(Missing(what="include", why="it is not a list"))
     for item in listed.items if isinstance(listed, ListNode) else ():
         paths = item.get("path") if isinstance(item, MapNode) else item
         own = item.get("project_directory") if isinstance(item, MapNode) else None

@@ -146,6 +146,11 @@ def _size(node: Node | None) -> int | None:
         return None
 
 
+def _positive(node: Node | None) -> int | None:
+    size = _size(node)
+    return size if size is not None and size > 0 else None
+
+
 def _words(node: Node | None) -> tuple[str, ...]:
     if isinstance(node, ListNode):
         return tuple(map(_text, node.items))
@@ -197,6 +202,7 @@ class _Service:
         own_driver = _text(logging.get("driver"))
         bounded = {"max-size": "20m", "max-file": "5"} if own_driver == "local" else {}
         health = _map(self.get("healthcheck"))
+        unchecked = _flag(health.get("disable")) or _words(health.get("test"))[:1] == ("NONE",)
         return Subject(
             name=self.name,
             kind=COMPOSE,
@@ -226,7 +232,7 @@ class _Service:
             ports=tuple(self.ports()),
             dns=self.listed("dns"),
             hosts=freeze(dict(self.hosts())),
-            memory=_size(self.get("mem_limit")) or _size(limits.get("memory")) or None,
+            memory=_positive(self.get("mem_limit")) or _positive(limits.get("memory")),
             swap=_size(self.get("memswap_limit")),
             cpus=cpus,
             pids=pids if pids is not None and pids > 0 else None,
@@ -236,7 +242,9 @@ class _Service:
                 {**bounded, **{str(k.value): _text(v) for k, v in _map(logging.get("options")).entries}}
             ),
             restart=self.restart(),
-            healthcheck=bool(health.entries) and not _flag(health.get("disable")),
+            healthcheck=bool(health.entries) and not unchecked,
+            unchecked=unchecked,
+            health_test=_words(health.get("test")),
             environment=freeze(environment),
             passed=freeze(dict(self.passed(environment))),
             env_files=tuple(self.env_files()),
@@ -292,6 +300,8 @@ class _Service:
                 yield which, value
         if mode and mode != "none":
             yield "network", mode
+        elif not mode and self.on_host_network():
+            yield "network", "host"
 
     def devices(self) -> Iterator[Machine]:
         for item in _items(self.get("devices")):
@@ -351,7 +361,10 @@ class _Service:
                 kind="bind", source=device, target=target, written=device, read_only=read_only,
                 propagation=propagation, inside=self.is_inside(device),
             )  # fmt: skip
-        return Mounted(kind="volume", source=source, target=target, written=written or source, read_only=read_only)
+        return Mounted(
+            kind="volume", source=source, target=target, written=written or source, read_only=read_only,
+            propagation=propagation,
+        )  # fmt: skip
 
     def is_inside(self, source: str) -> bool:
         if source.startswith("${PWD}") or source.startswith("$PWD"):
@@ -377,6 +390,21 @@ class _Service:
         return made
 
     # -- network
+
+    def on_host_network(self) -> bool:
+        """Whether a network that it joins is the host's own, by its name or driver."""
+        top = _map(self.loaded.top.get("networks"))
+        named = self.get("networks")
+        names = (
+            [str(key.value) for key, _ in named.entries] if isinstance(named, MapNode) else map(_text, _items(named))
+        )
+        for name in names:
+            declared = _map(top.get(name))
+            external = declared.get("external")
+            own = _text(_map(external).get("name")) or _text(declared.get("name")) or name
+            if _text(declared.get("driver")) == "host" or (own == "host" and external is not None):
+                return True
+        return False
 
     def networks(self, mode: str) -> Iterator[Network]:
         if mode == "bridge":
@@ -408,15 +436,19 @@ class _Service:
         for item in _items(self.get("ports")):
             if isinstance(item, MapNode):
                 target, address = _text(item.get("target")), _text(item.get("host_ip"))
-                yield Port(target=target, address=address, written=self.at("ports", target, item))
+                published = _text(item.get("published"))
+                written = self.at("ports", target, item)
+                yield Port(target=target, published=published, address=address, written=written)
                 continue
             text = _text(item)
             bare = text.partition("/")[0]
             found = re.fullmatch(r"(?:(?P<ip>\[[^\]]*\]|[^:]*(?:\.[^:]*){3}|localhost):)?(?P<rest>.*)", bare)
             address = (found["ip"] or "") if found else ""
             rest = found["rest"] if found else bare
-            target = split_mount(rest)[-1]
-            yield Port(target=target, address=address.strip("[]"), written=self.at("ports", text, item))
+            *outer, target = split_mount(rest)
+            published = outer[-1] if outer else ""
+            written = self.at("ports", text, item)
+            yield Port(target=target, published=published, address=address.strip("[]"), written=written)
 
     def hosts(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         node = self.get("extra_hosts")
@@ -484,19 +516,16 @@ class _Service:
         top = _map(self.loaded.top.get(key))
         for item in _items(self.get(key)):
             source = _text(item.get("source") if isinstance(item, MapNode) else item)
-            mode = _text(item.get("mode")) if isinstance(item, MapNode) else ""
-            written = item.get("mode") if isinstance(item, MapNode) else None
-            text = written.text if isinstance(written, Scalar) else mode
+            mode = _mode(item.get("mode") if isinstance(item, MapNode) else None)
             declared = _map(top.get(source))
             origin = next(
                 (o for o in ("file", "environment", "content", "external") if declared.get(o) is not None), ""
             )
-            octal = text.removeprefix("0o")
             yield Given(
                 name=self.at(key, source, item),
                 origin=origin,
                 source=_text(declared.get(origin)),
-                mode=int(octal, 8) if re.fullmatch("[0-7]{3,5}", octal) else 0o400,
+                mode=mode,
                 content=_text(declared.get("content")),
             )
 
@@ -514,8 +543,10 @@ class _Service:
         args = {}
         for name, value in _map(by_name(body.get("args"))).entries:
             args[self.at("build", str(name.value), name if name.span is not None else value)] = _text(value)
+        others = _map(by_name(body.get("additional_contexts")))
         return Building(
             context=_text(body.get("context")) or ".",
+            contexts=tuple(_text(value) for _, value in others.entries),
             args=freeze(args),
             network=_text(body.get("network")),
             ssh=body.get("ssh") is not None,
@@ -557,6 +588,16 @@ class _Service:
             if node.span is not None:
                 self.places.setdefault((key, None), node.span)
             yield key, address
+
+
+def _mode(node: Node | None) -> int:
+    """Permissions: octal as a text or with a zero before it, else a decimal number, as Compose reads it."""
+    match node:
+        case Scalar(value=int() as number) if not node.text.startswith("0"):
+            return number
+        case Scalar(text=text) if re.fullmatch("(0o)?[0-7]{3,5}", text):
+            return int(text.removeprefix("0o"), 8)
+    return 0o400
 
 
 def _scratch(target: str, options: list[str], key: str) -> Scratch:

@@ -26,7 +26,7 @@ BELOW = rule(
     "Engine or runtime with a published hole",
     Gain.HOST,
     How.STEP,
-    cis("1.1.2"),
+    cis("1.2.2"),
     cwe(1395),
     nist("3.4.1", "4.4.1"),
     why=_WHY,
@@ -39,7 +39,7 @@ PERHAPS = rule(
     "Engine or runtime of a distribution, older than a fix",
     Gain.HOST,
     How.INDIRECT,
-    cis("1.1.2"),
+    cis("1.2.2"),
     cwe(1395),
     nist("3.4.1", "4.4.1"),
     why=_WHY

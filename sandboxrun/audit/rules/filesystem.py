@@ -29,6 +29,7 @@ _HOST_CRITICAL = (
     "/etc", "/boot", "/dev", "/proc", "/sys", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/var/lib/docker",
     "/var/lib/containerd", "/var/lib/containers", "/var/lib/kubelet", "/run/systemd", "/var/spool/cron", "/home",
     "/Users", "/var/lib/rancher", "/var/lib/etcd", "/var/lib", "/var", "/opt", "/snap",
+    "/Windows",
 )  # fmt: skip
 _PARTS_ONLY = {"/var", "/var/lib", "/opt", "/home", "/Users", "/snap"}  # the directory itself, not what is below
 _HARMLESS = ("/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/etc/ssl/certs", "/etc/ca-certificates",
@@ -61,7 +62,7 @@ def _at(mount: Mounted, message: str, help: str | None = None, edit: Edit | None
 
 def _is_engine_socket(mount: Mounted, path: str) -> bool:
     return (
-        _ENGINE_SOCKETS.search(path) is not None
+        (_ENGINE_SOCKETS.search(path) is not None and path.startswith(("/", "~", "$")))
         or path in _ENGINE_DIRECTORIES
         or re.fullmatch(r"/run/user/\d+(/podman)?", path) is not None
         or names_variable(mount.written, "DOCKER_SOCK", "DOCKER_SOCKET", "DOCKER_HOST_SOCKET")
@@ -100,7 +101,7 @@ def engine_socket(s: Subject) -> Iterator[Hit]:
     "Engine reached over the network",
     HOST,
     STEP,
-    cis("2.6"),
+    cis("2.7"),
     cwe(250, 668),
     nist("3.4.3"),
     why="DOCKER_HOST with an address lets the container start others on that engine, privileged ones too.",

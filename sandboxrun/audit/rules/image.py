@@ -199,8 +199,11 @@ _COMMIT = re.compile(r"[#@?](?:.*=)?[0-9a-f]{40}\b|@sha256:[0-9a-f]{64}")
 )
 def remote_context(s: Subject) -> Iterator[Hit]:
     """A context by address, without a commit."""
-    if s.build is not None and _REMOTE.search(s.build.context) and not _COMMIT.search(s.build.context):
-        yield Hit(key="build", item="context", message="the build's context is remote, and no commit is named")
+    if s.build is None:
+        return
+    for item, contexts in (("context", (s.build.context,)), ("additional_contexts", s.build.contexts)):
+        if any(_REMOTE.search(context) and not _COMMIT.search(context) for context in contexts):
+            yield Hit(key="build", item=item, message="the build's context is remote, and no commit is named")
 
 
 @rule(

@@ -49,7 +49,9 @@ def writable_cgroups(s: Subject) -> Iterator[Hit]:
 
 def _host_namespace(s: Subject, key: str, effect: str) -> Iterator[Hit]:
     if s.namespaces.get(key.removesuffix("_mode")) == "host":
-        yield Hit(key=key, message=f"{key}: host {effect}", edit=Edit(key=key, value=None))
+        by_network = key == "network_mode" and bool(s.networks)
+        edit = None if by_network else Edit(key=key, value=None)
+        yield Hit(key="networks" if by_network else key, message=f"{key}: host {effect}", edit=edit)
 
 
 @rule(
@@ -208,7 +210,8 @@ def volumes_from(s: Subject) -> Iterator[Hit]:
 
 _RAW_DEVICES = (
     "/dev/mem /dev/kmem /dev/port /dev/kcore /dev/kmsg /dev/sd /dev/hd /dev/vd /dev/xvd /dev/nvme /dev/dm- /dev/mapper "
-    "/dev/disk /dev/loop /dev/md /dev/sg /dev/cpu /dev/raw /dev/input /dev/uinput /dev/watchdog /dev/vhost"
+    "/dev/disk /dev/loop /dev/md /dev/sg /dev/cpu /dev/raw /dev/input /dev/uinput /dev/watchdog /dev/vhost /dev/mmcblk "
+    "/dev/nbd /dev/zd /dev/zvol /dev/rbd /dev/bcache /dev/pmem /dev/block /dev/vg /dev/mtd /dev/ubi /dev/sr /dev/fd0"
 ).split()
 
 
@@ -316,8 +319,9 @@ def devices_by_number(s: Subject) -> Iterator[Hit]:
 )
 def gpu(s: Subject) -> Iterator[Hit]:
     """gpus."""
-    if s.gpus:
-        yield Hit(key="gpus", message="the sandbox talks to the host's GPU driver")
+    if s.gpus or s.runtime == "nvidia":
+        key = "gpus" if s.gpus else "runtime"
+        yield Hit(key=key, message="the sandbox talks to the host's GPU driver")
 
 
 # Those that Kubernetes allows without a policy: they are namespaced and isolated from each other.

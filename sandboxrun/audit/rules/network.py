@@ -527,7 +527,46 @@ _SERVICES = {
     "5005": "the debugger of Java",
     "5678": "the debugger of Python",
     "9222": "the debugger of a browser",
+    "139": "file sharing",
+    "445": "file sharing",
+    "873": "rsync",
+    "2049": "NFS",
+    "1433": "a database",
+    "1521": "a database",
+    "3306": "a database",
+    "5432": "a database",
+    "5984": "a database",
+    "6379": "a database",
+    "9042": "a database",
+    "9200": "a database",
+    "11211": "a cache",
+    "27017": "a database",
+    "2379": "the store of a cluster",
+    "6443": "a cluster's API",
+    "10250": "a node's API",
 }
+
+
+@rule(
+    "SBX322",
+    "Privileged port of the host",
+    REACH,
+    INDIRECT,
+    cis("5.8"),
+    cwe(1327),
+    pss("Host Ports"),
+    why="Ports below 1024 are reserved for the host's own services: whoever connects trusts what answers there.",
+    fix="publish a port above 1023, behind a proxy of the host",
+    bad="services: {agent: {image: busybox, ports: ['80:8080']}}",
+    good="services: {agent: {image: busybox, ports: ['127.0.0.1:80:8080', '8080:80']}}",
+)
+def privileged_port(s: Subject) -> Iterator[Hit]:
+    """Host ports below 1024, but for those on loopback."""
+    for port in s.ports:
+        number = re.match(r"\d{1,5}", port.published)
+        if number is not None and 0 < int(number[0]) < 1024 and not _is_loopback(port.address):
+            message = f"port {port.published} of the host is a privileged one"
+            yield Hit(key="ports", item=port.written or port.target, message=message)
 
 
 @rule(

@@ -54,7 +54,7 @@ HARMLESS = {"NET_BIND_SERVICE"}
 
 
 def _name(capability: str) -> str:
-    return capability.upper().removeprefix("CAP_")
+    return capability.strip().upper().removeprefix("CAP_")
 
 
 def _added(subject: Subject) -> Iterator[tuple[str, str]]:

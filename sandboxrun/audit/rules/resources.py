@@ -225,6 +225,43 @@ def no_healthcheck(s: Subject) -> Iterator[Hit]:
 
 
 @rule(
+    "SBX413",
+    "No log",
+    TRACE,
+    DIRECT,
+    cis("2.13"),
+    cwe(778),
+    nist("3.4.3"),
+    why="With the driver none the engine keeps nothing of what the container prints: nobody can tell what it did.",
+    fix="remove the driver, or use local",
+    bad="services: {agent: {image: busybox, logging: {driver: none}}}",
+    good="services: {agent: {image: busybox, logging: {driver: local}}}",
+)
+def no_log(s: Subject) -> Iterator[Hit]:
+    """logging.driver none."""
+    if s.log_driver == "none":
+        edit = Edit(key="logging", value="{driver: local}", safe=True)
+        yield Hit(key="logging", message="nothing of what the container prints is kept", edit=edit)
+
+
+@rule(
+    "SBX414",
+    "Health check switched off",
+    TRACE,
+    INDIRECT,
+    cis("5.27"),
+    why="The image's own check is switched off: a program that hangs counts as running.",
+    fix="remove disable, or write a test",
+    bad="services: {agent: {image: busybox, healthcheck: {disable: true}}}",
+    good="services: {agent: {image: busybox, healthcheck: {test: [CMD, 'true']}}}",
+)
+def unchecked(s: Subject) -> Iterator[Hit]:
+    """healthcheck.disable, and the test NONE."""
+    if s.unchecked:
+        yield Hit(key="healthcheck", message="the health check is switched off")
+
+
+@rule(
     "SBX412",
     "Core dumps of secrets",
     DATA,

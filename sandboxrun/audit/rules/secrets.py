@@ -30,19 +30,35 @@ _FORMS: Mapping[str, str] = {
     "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY",
     "a JSON web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
     "an Azure storage key": r"AccountKey=[A-Za-z0-9+/]{80,}={0,2}",
+    "a Google OAuth secret": r"\bGOCSPX-[A-Za-z0-9_-]{20,}|\bya29\.[A-Za-z0-9_-]{30,}",
+    "a Slack app token": r"\bxapp-\d-[A-Z0-9]+-\d+-[A-Za-z0-9]{20,}",
+    "a DigitalOcean token": r"\bdo[opr]_v1_[a-f0-9]{64}\b",
+    "a Vault token": r"\bhv[sbr]\.[A-Za-z0-9_-]{24,}",
+    "a Grafana token": r"\bglsa_[A-Za-z0-9]{32}_[a-f0-9]{8}\b",
+    "a Shopify token": r"\bshp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}\b",
+    "an Atlassian token": r"\bATATT3[A-Za-z0-9_=-]{60,}",
+    "a Tailscale key": r"\btskey-[a-z]+-[A-Za-z0-9]{10,}-[A-Za-z0-9]{20,}",
+    "a Postman key": r"\bPMAK-[a-f0-9]{24}-[a-f0-9]{34}\b",
+    "a New Relic key": r"\bNRAK-[A-Z0-9]{27}\b",
+    "a RubyGems key": r"\brubygems_[a-f0-9]{48}\b",
+    "a Telegram token": r"\b\d{8,10}:AA[A-Za-z0-9_-]{33}\b",
+    "a Twilio key": r"\bSK[0-9a-f]{32}\b",
+    "an age key": r"\bAGE-SECRET-KEY-1[A-Z0-9]{50,}",
+    "an authorization header": r"\b(?:[Bb]earer|[Bb]asic) +[A-Za-z0-9._~+/-]{16,}={0,2}(?![A-Za-z0-9])",
 }
 # One of these is in every such text: looked for first, since compiling the patterns takes longer than most reviews.
 _MARKS = (
     "AKIA ASIA ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ gl xox hooks.slack.com AIza sk- rk_ sk_ npm_ pypi- hf_ dckr_pat_ "
-    "SG. -----BEGIN eyJ AccountKey="
+    "SG. -----BEGIN eyJ AccountKey= GOCSPX- ya29. xapp- _v1_ hvs. hvb. hvr. glsa_ shp ATATT3 tskey- PMAK- NRAK- "
+    "rubygems_ :AA SK AGE- earer asic"
 ).split()
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://([^\s/@:'\"]*):([^\s/@'\"]+)@", re.IGNORECASE)
 _TOKEN_URL = re.compile(r"\bhttps?://([A-Za-z0-9_.-]{20,})@", re.IGNORECASE)
 
 _SECRET_WORDS = re.compile(
-    r"(?:^|_)(?:PASSWORD|PASSWD|PASSPHRASE|PASS|PWD|SECRET|TOKEN|APIKEY|API_KEY|ACCESS_KEY|PRIVATE_KEY|SECRET_KEY|"
-    r"AUTH_KEY|ENCRYPTION_KEY|SIGNING_KEY|MASTER_KEY|CREDENTIALS?|COOKIE_SECRET|CLIENT_SECRET|KEY|DSN|CONNECTION_STRING|"
-    r"WEBHOOK_URL)(?:_\w+)?$"
+    r"(?:^|_)(?:PASSWORD|PASSWD|PASSPHRASE|PASS|PASSWRD|PWD|PW|SECRET|TOKEN|KEY|CREDENTIALS?|CREDS|DSN|REQUIREPASS|"
+    r"CONNECTION_STRING|WEBHOOK_URL|MASTERAUTH|(?:API|ACCESS|PRIVATE|SECRET|AUTH|ENCRYPTION|SIGNING|MASTER|LICENSE)KEY|"
+    r"(?:API|ACCESS|AUTH|BOT|REFRESH|BEARER)TOKEN|[A-Z]+(?:PASSWORD|PASSWD))(?:_\w+)?$"
 )
 # What such names hold besides: durations, counters, paths, switches.
 _HARMLESS_WORDS = re.compile(
@@ -51,6 +67,8 @@ _HARMLESS_WORDS = re.compile(
     r"ISSUER|AUDIENCE|ENDPOINT|REGION|FORMAT|MODE|HASH|BUDGET|WINDOW|PER_\w+|REFRESH|SECONDS|MINUTES|HOURS|DAYS)$|"
     r"^(?:MAX|MIN|NUM|TOTAL)_|TOKENS$|^(?:ALLOW|ENABLE|DISABLE|USE|REQUIRE|RANDOM)_|^PWD$|_?PUBLIC_KEY"
 )
+# In such names a number is a password, and no duration or counter.
+_PASSWORD_WORDS = re.compile(r"(?:PASSWORD|PASSWD|PASSPHRASE|_PASS|_PWD|_PIN)$|^PASS$")
 _PLACEHOLDER = re.compile(
     r"^(?:|true|false|yes|no|on|off|none|null|\d{1,9}(?:\.\d+)?(?:ms|s|m|h|d|[kmg]b?)?|\$\{?\w+.*|<[^>]*>|\*+|x{3,}|"
     r"\(.*\)|\{\{.*\}\}|/run/secrets/.*|/.*|\./.*)$",
@@ -63,9 +81,14 @@ _CLOUD = frozenset(
 )
 
 
+def _upper(name: str) -> str:
+    """`db-password`, `dbPassword` and `db.password` in one spelling."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).upper().replace("-", "_").replace(".", "_")
+
+
 def names_secret(name: str) -> bool:
     """Whether a variable of this name usually holds a credential."""
-    upper = name.upper().replace("-", "_").replace(".", "_")
+    upper = _upper(name)
     return bool(_SECRET_WORDS.search(upper)) and not _HARMLESS_WORDS.search(upper)
 
 
@@ -95,8 +118,13 @@ def _looks_random(text: str) -> bool:
     return -sum(n / len(text) * math.log2(n / len(text)) for n in counts) > 3.5
 
 
-def _is_literal(value: str | None) -> bool:
-    return value is not None and not _PLACEHOLDER.match(value.strip())
+def _is_literal(name: str, value: str | None) -> bool:
+    """Whether the value of a variable or option of that name is written out."""
+    if value is None:
+        return False
+    text = value.strip()
+    number = re.fullmatch(r"\d{3,}", text) is not None and _PASSWORD_WORDS.search(_upper(name)) is not None
+    return number or not _PLACEHOLDER.match(text)
 
 
 @rule(
@@ -121,8 +149,41 @@ def literal_environment(s: Subject) -> Iterator[Hit]:
         form = form_of(value)
         if form is not None:
             yield Hit(key="environment", item=name, message=f"{name} holds {form}")
-        elif names_secret(name) and _is_literal(value) and not credential_url(value):
+        elif names_secret(name) and _is_literal(name, value) and not credential_url(value):
             yield Hit(key="environment", item=name, message=f"{name} holds a credential in plain text")
+
+
+# Options of one letter that are followed by a password.
+_SHORT_OPTIONS = re.compile(
+    r"\bsshpass +-p *(?P<sshpass>[^\s'\"]+)|"
+    r"\b(?:mysql|mysqladmin|mysqldump|mariadb|mariadb-admin)\b[^;|&\n]{0,200}? -p(?P<mysql>[^\s'\"]+)|"
+    r"\bredis-cli\b[^;|&\n]{0,200}? -a +(?P<redis>[^\s'\"]+)|"
+    r"\b(?:curl|wget)\b[^;|&\n]{0,200}? (?:-u|--user)[ =]+(?P<curl>[^\s:'\"]+:[^\s'\"]+)"
+)
+_LONGEST_COMMAND = 8192  # characters that are looked at
+
+
+def _in_words(key: str, words: tuple[str, ...]) -> Iterator[str]:
+    """The credentials in a command, those too in a text that a shell runs."""
+    text = " ".join(words)[:_LONGEST_COMMAND]
+    for found in _SHORT_OPTIONS.finditer(text):
+        value = found[found.lastgroup or 0]
+        if not value.startswith(("$", "{", "<")) and ":$" not in value:
+            yield f"{key} holds a credential in plain text"
+    parts = [part.strip("'\"") for part in text.split()]
+    for at, word in enumerate(parts):
+        form = form_of(word)
+        if form is not None:
+            yield f"{key} holds {form}"
+            continue
+        option, equals, value = word.partition("=")
+        is_option = option.startswith("-") and names_secret(option.lstrip("-"))
+        if not is_option and not (equals and re.fullmatch("[A-Z_][A-Z0-9_]+", option) and names_secret(option)):
+            continue
+        following = parts[at + 1] if at + 1 < len(parts) else ""
+        given = value if equals else ("" if following.startswith("-") else following)
+        if _is_literal(option.lstrip("-"), given):
+            yield f"{option} is given a credential in plain text"
 
 
 @rule(
@@ -139,25 +200,15 @@ def literal_environment(s: Subject) -> Iterator[Hit]:
 )
 def literal_arguments(s: Subject) -> Iterator[Hit]:
     """Credentials in command, entrypoint, labels and build arguments."""
-    for key, words in (("command", s.command), ("entrypoint", s.entrypoint)):
-        for at, word in enumerate(words):
-            form = form_of(word)
-            if form is not None:
-                yield Hit(key=key, message=f"{key} holds {form}")
-                continue
-            option, equals, value = word.partition("=")
-            if option.startswith("-") and names_secret(option.lstrip("-")):
-                following = words[at + 1] if at + 1 < len(words) else ""
-                given = value if equals else ("" if following.startswith("-") else following)
-                if _is_literal(given):
-                    yield Hit(key=key, message=f"{option} is given a credential in plain text")
+    for key, words in (("command", s.command), ("entrypoint", s.entrypoint), ("healthcheck", s.health_test)):
+        yield from (Hit(key=key, message=message) for message in dict.fromkeys(_in_words(key, words)))
     for name, value in s.labels.items():
         form = form_of(value)
-        if form is not None or (names_secret(name) and _is_literal(value)):
+        if form is not None or (names_secret(name) and _is_literal(name, value)):
             yield Hit(key="labels", item=name, message=f"the label {name} holds {form or 'a credential'}")
     for name, value in s.build.args.items() if s.build is not None else ():
         form = form_of(value)
-        if form is not None or (names_secret(name) and _is_literal(value)):
+        if form is not None or (names_secret(name) and _is_literal(name, value)):
             message = f"the build argument {name} holds {form or 'a credential'}, which stays in the image"
             yield Hit(key="build", item=name, message=message)
 
@@ -360,3 +411,37 @@ def secret_config(s: Subject) -> Iterator[Hit]:
 
 def _inline(secrets: tuple[Given, ...]) -> Iterator[Given]:
     yield from (secret for secret in secrets if secret.origin == "content")
+
+
+# Settings of common images that let anybody in: variable → the values that do.
+_NO_PASSWORD: Mapping[str, tuple[str, ...]] = {
+    "MYSQL_ALLOW_EMPTY_PASSWORD": ("yes", "true", "1"),
+    "MARIADB_ALLOW_EMPTY_ROOT_PASSWORD": ("yes", "true", "1"),
+    "ALLOW_EMPTY_PASSWORD": ("yes", "true", "1"),
+    "ALLOW_ANONYMOUS_LOGIN": ("yes", "true", "1"),
+    "POSTGRES_HOST_AUTH_METHOD": ("trust",),
+    "XPACK_SECURITY_ENABLED": ("false",),
+    "DISABLE_SECURITY_PLUGIN": ("true",),
+    "PLUGINS_SECURITY_DISABLED": ("true",),
+    "NEO4J_AUTH": ("none",),
+}
+
+
+@rule(
+    "SBX511",
+    "Service without a password",
+    DATA,
+    STEP,
+    cwe(306, 258),
+    nist("3.4.2"),
+    why="Whoever reaches the service reads and changes what it holds: other containers on its network, and with a "
+    "published port everybody.",
+    fix="remove the variable, and give the password as a secret",
+    bad="environment: {POSTGRES_HOST_AUTH_METHOD: trust}",
+    good="environment: {POSTGRES_PASSWORD_FILE: /run/secrets/password}",
+)
+def no_password(s: Subject) -> Iterator[Hit]:
+    """Variables of common images that turn authentication off."""
+    for name, value in s.environment.items():
+        if value is not None and value.lower() in _NO_PASSWORD.get(_upper(name), ()):
+            yield Hit(key="environment", item=name, message=f"{name}: {value} lets anybody in without a password")

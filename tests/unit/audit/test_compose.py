@@ -29,6 +29,7 @@ TOP = """
 networks:
   closed: {internal: true, driver_opts: {com.docker.network.bridge.gateway_mode_ipv4: isolated}}
   out: {}
+  h: {external: true, name: host}
 secrets: {key: {file: ./key}}
 volumes: {data: {}}
 """
@@ -148,6 +149,45 @@ ONE_THING_MORE = {
     "image: busybox": "SBX602",
     "image: 'registry.example.com:5000/a'": "SBX602",
     "image: busybox:1.36": "SBX601",
+    "security_opt: [no-new-privileges, 'apparmor=Unconfined']": "SBX114",
+    "volumes: ['//./pipe/docker_engine:/pipe']": "SBX201",
+    "volumes: ['\\\\.\\pipe\\docker_engine:/pipe']": "SBX201",
+    "volumes: ['${XDG_RUNTIME_DIR}/podman/podman.sock:/c']": "SBX201",
+    "volumes: ['$XDG_RUNTIME_DIR:/run']": "SBX201",
+    "volumes: ['//var/run/../run/docker.sock:/x']": "SBX201",
+    "volumes: ['${HOME:?}/.aws:/x']": "SBX206",
+    "volumes: ['C:\\Users\\me\\.ssh:/x']": "SBX206",
+    "volumes: ['C:/:/x:ro']": "SBX205",
+    "volumes: ['data:/data:shared']": "SBX209",
+    "devices: ['/dev/mmcblk0:/x']": "SBX130",
+    "runtime: nvidia": "SBX134",
+    "networks: [h]\n": "SBX125",
+    "mem_limit: -1": "SBX401",
+    "mem_limit: 0": "SBX401",
+    "logging: {driver: none}": "SBX413",
+    "healthcheck: {disable: true}": "SBX414",
+    "healthcheck: {test: [NONE]}": "SBX414",
+    "healthcheck: {test: NONE}": "SBX414",
+    "healthcheck: {test: 'redis-cli -a hunter2 ping'}": "SBX502",
+    "healthcheck: {test: [CMD, mysqladmin, ping, -phunter2]}": "SBX502",
+    "command: redis-server --requirepass foobared": "SBX502",
+    "command: [sh, -c, 'curl -u user:pass https://example.com']": "SBX502",
+    "command: sh -c 'PGPASSWORD=hunter2 psql'": "SBX502",
+    "environment: {PGPASSWORD: hunter}": "SBX501",
+    "environment: {dbPassword: abcdef}": "SBX501",
+    "environment: {PASSWORD: 123456}": "SBX501",
+    "environment: {ENCRYPTIONKEY: abcd}": "SBX501",
+    "environment: {HEADER: 'Bearer abcdef0123456789'}": "SBX501",
+    "environment: {PASSWORD: '${PASSWORD:-changeme}'}": "SBX501",
+    "environment: ['PASSWORD=${PASSWORD:?missing}']": "SBX503",
+    "environment: {TOKEN: '${GITHUB_TOKEN:-}'}": "SBX503",
+    "environment: {MYSQL_ALLOW_EMPTY_PASSWORD: 'yes'}": "SBX511",
+    "secrets: [{source: key, mode: 292}]": "SBX505",
+    "secrets: [{source: key, mode: 0440}]": "SBX505",
+    "ports: ['5432:5432']": "SBX320",
+    "ports: ['80:8080']": "SBX322",
+    "ports: [{target: 8080, published: 443, host_ip: 192.0.2.1}]": "SBX322",
+    "build: {context: ., additional_contexts: {x: 'https://git.example.com/x.git'}}": "SBX610",
 }
 
 
@@ -176,6 +216,13 @@ SILENT = [
     "restart: on-failure:3",
     "tmpfs: ['/tmp:size=16m']",
     "x-note: anything",
+    "volumes: ['./docker.sock:/var/run/docker.sock']",
+    "environment: {TOKEN_LIMIT: 4096, PASSWORD_RETRIES_MAX: 5, KEY_ROTATION_DAYS: 30, API_KEY: '${X-}'}",
+    "secrets: [{source: key, mode: 256}]",
+    "secrets: [{source: key, mode: '0400'}]",
+    "command: [serve, --token-file, /run/secrets/key, '--password=$PASSWORD']",
+    "command: sh -c 'curl -u $USER:$PASS https://example.com'",
+    "healthcheck: {test: 'redis-cli -a $$PASS ping'}",
 ]
 
 
@@ -299,6 +346,27 @@ def test_includes_that_multiply_end(tmp_path: Path) -> None:
     (tmp_path / "9.yaml").write_text("include: ['0.yaml']\nservices: {}\n")
     verdict = review(targets([tmp_path / "0.yaml"])[0], Terms(today=TODAY))
     assert any("include goes in a circle" in gap.why for gap in verdict.gaps)
+
+
+GAPS = [
+    "version: '3'",
+    "services:",
+    "services: [a]",
+    "services: {a: text}",
+    "include: other.yaml\nservices: {a: {image: x}}",
+]
+
+
+@pytest.mark.parametrize("text", GAPS)
+def test_what_is_no_compose_file_is_not_clean(text: str, tmp_path: Path) -> None:
+    assert len(reviewed(tmp_path, text, "compose.yaml").gaps) == 1
+
+
+def test_the_first_format_of_compose(tmp_path: Path) -> None:
+    verdict = reviewed(tmp_path, "web:\n  image: x\n  net: host\n  privileged: true\n", "docker-compose.yml")
+    assert {"SBX101", "SBX125"} <= set(rules_of(verdict))
+    assert verdict.subjects == ("web",)
+    assert verdict.gaps == ()
 
 
 @pytest.mark.parametrize("text", ["services: [", "services: {a: {image: x}}\n---\n[]", "a: &a [*a]\nservices: {}"])

@@ -87,6 +87,21 @@ TOKENS = {
     "a private key": "-----BEGIN " + "RSA PRIVATE KEY-----",
     "a JSON web token": "eyJ" + "a1" * 6 + ".eyJ" + "a1" * 6 + "." + "a1" * 6,
     "an Azure storage key": "AccountKey=" + "a1" * 43 + "==",
+    "a Google OAuth secret": "GOCSPX-" + "a1" * 14,
+    "a Slack app token": "xapp-" + "1-A1B2-123-" + "a1" * 20,
+    "a DigitalOcean token": "dop_v1_" + "a1" * 32,
+    "a Vault token": "hvs." + "a1" * 14,
+    "a Grafana token": "glsa_" + "a1" * 16 + "_" + "a1" * 4,
+    "a Shopify token": "shpat_" + "a1" * 16,
+    "an Atlassian token": "ATATT3" + "a1" * 40,
+    "a Tailscale key": "tskey-" + "auth-" + "a1" * 8 + "-" + "a1" * 12,
+    "a Postman key": "PMAK-" + "a1" * 12 + "-" + "a1" * 17,
+    "a New Relic key": "NRAK-" + "A1" * 13 + "A",
+    "a RubyGems key": "rubygems_" + "a1" * 24,
+    "a Telegram token": "123456789" + ":AA" + "a1" * 16 + "b",
+    "a Twilio key": "SK" + "a1" * 16,
+    "an age key": "AGE-SECRET-KEY-1" + "A1" * 29,
+    "an authorization header": "Bearer " + "a1b2" * 6,
 }
 
 
