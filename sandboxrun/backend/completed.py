@@ -112,13 +112,14 @@ def _certain(past: Past, sandbox: DeclaredSandbox) -> Ending | None:
 
 
 def completed(profile: Profile, store: Store, compare: bool) -> Mapping[str, Mapping[str, Completed]]:
-    """Which of the declared specs ran to their end, by the record; one whose evidence was changed does not count.
+    """Which of the declared specs ran to their end, by the record; one whose evidence was changed does not count, one
+    whose evidence `prune` removed does.
 
     The last run of each; where workspaces are compared, the last one that had the workspace as it is now, if any.
     """
     wanted = {s.address: s for s in profile.sandboxes}
     found: dict[str, Completed] = {}
-    contents = Contents(store)
+    contents, removed = Contents(store), store.removed()
     for entry in store.entries(profile.project):
         sandbox = wanted.get(entry.sandbox)
         if sandbox is None or entry.spec not in sandbox.spec.digests or entry.outcome not in ENDED:
@@ -126,11 +127,14 @@ def completed(profile: Profile, store: Store, compare: bool) -> Mapping[str, Map
         if not store.is_own(entry):
             continue
         with contextlib.suppress(EvidenceError):
-            index = store.index(entry)
-            changed = compare and contents.differ(sandbox, index.digests.workspace)
-            record = Completed(
-                outcome=entry.outcome.value, exit_code=index.ending.exit_code, run=entry.run, workspace_changed=changed
-            )
+            gone = removed.get(entry.run)
+            if gone is not None:
+                code, workspace = gone.exit_code, gone.workspace
+            else:
+                index = store.index(entry)
+                code, workspace = index.ending.exit_code, index.digests.workspace
+            changed = compare and contents.differ(sandbox, workspace)
+            record = Completed(outcome=entry.outcome.value, exit_code=code, run=entry.run, workspace_changed=changed)
             earlier = found.get(entry.sandbox)
             if earlier is None or earlier.workspace_changed or not changed:
                 found[entry.sandbox] = record

@@ -44,7 +44,7 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
         "reap": CommandEntry("reap:reap", "Collect sandboxes that nobody waits for any more."),
     },
     "Evidence": {
-        "evidence": CommandEntry("evidence:evidence", "Check and show the evidence of runs."),
+        "evidence": CommandEntry("evidence:evidence", "Check, show, keep and remove the evidence of runs."),
     },
     "Other": {
         "gateway": CommandEntry("gateway:gateway", "Build the image of the sandboxes' gateways."),

@@ -1,15 +1,34 @@
 """How long evidence is kept: what may be removed, by age, number and size; what is held; and the removal itself.
 
 Owns the decision and its record: each hold, release and removal is a line of the chain. The newest run of a project
-stays, and whatever is held or was not saved by this user.
+stays, and so does whatever is held or was not saved by this user.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import datetime
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+from msgspec import structs
+
+from sandboxrun.backend.owner import this_process
 from sandboxrun.data import Data
-from sandboxrun.evidence.store import Action, Entry, Notice, Store, notices
+from sandboxrun.errors import one_line
+from sandboxrun.evidence.errors import EvidenceError, reason_of
+from sandboxrun.evidence.folder import Folder, locked
+from sandboxrun.evidence.state import check_apart
+from sandboxrun.evidence.store import Action, Chain, Entry, Notice, Store, entries, notices, opened_chain, seal_of
+
+LONGEST_REASON = 500  # characters
+_AT_ONCE = 500  # removals recorded under one lock, which captures wait for
+_WAIT = 60.0  # seconds for another process that removes a folder
+_BLOCK = 512  # bytes of a stat block
+_SAVED = "%Y%m%dT%H%M%SZ"  # what a folder's name begins with
+
+
+# -- What became of runs' evidence, by the chain
 
 
 class Fate(Data):
@@ -37,3 +56,254 @@ def fates(store: Store, data: bytes) -> Mapping[str, Fate]:
 def fate(store: Store, entry: Entry) -> Fate:
     """What became of one run's evidence."""
     return fates(store, store.chain()).get(entry.run, Fate())
+
+
+def hold(store: Store, entry: Entry, reason: str) -> Notice:
+    """Keep a run's evidence until it is released. Raises EvidenceError where it was removed, or for a bad reason."""
+    text = one_line(reason.strip())
+    if not 0 < len(text) <= LONGEST_REASON:
+        raise EvidenceError(f"the reason must have 1 to {LONGEST_REASON} characters")
+    with _changing(store) as opened:
+        now = fates(store, opened.data).get(entry.run, Fate())
+        if now.removed is not None:
+            raise EvidenceError(f"the evidence of run {entry.run} was removed on {now.removed.at}")
+        if now.held is not None and now.held.reason == text:
+            return now.held
+        return _append(opened, Action.HELD, entry, text)
+
+
+def release(store: Store, entry: Entry, reason: str = "") -> Notice:
+    """End a hold, whoever's it is. Raises EvidenceError where there is none."""
+    with _changing(store) as opened:
+        if fates(store, opened.data).get(entry.run, Fate()).held is None:
+            raise EvidenceError(f"the evidence of run {entry.run} is not held")
+        return _append(opened, Action.RELEASED, entry, one_line(reason.strip())[:LONGEST_REASON])
+
+
+@contextlib.contextmanager
+def _changing(store: Store) -> Iterator[Chain]:
+    check_apart(store.project_directory)
+    with store.open_root() as root, opened_chain(root) as opened:
+        yield opened
+
+
+def _append(
+    opened: Chain, action: Action, entry: Entry, reason: str, exit_code: int | None = None, workspace: str = ""
+) -> Notice:
+    def notice_after(previous: str | None) -> Notice:
+        notice = Notice(
+            action=action,
+            run=entry.run,
+            project=entry.project,
+            sandbox=entry.sandbox,
+            folder=entry.folder,
+            index_sha256=entry.index_sha256,
+            reason=reason,
+            at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            by=this_process().who,
+            exit_code=exit_code,
+            workspace=workspace,
+            previous=previous,
+        )
+        return structs.replace(notice, seal=seal_of(notice.body))
+
+    return opened.append(notice_after)
+
+
+# -- What may be removed
+
+
+class Retention(Data):
+    """What is kept. `older_than` seconds since it was saved, and `max_bytes` on the disk in all, say what goes, the
+    oldest first; without either, all but the newest goes. `keep` is how many of each project stay in any case."""
+
+    older_than: float | None = None
+    max_bytes: int | None = None
+    keep: int = 1
+
+
+class Removal(Data):
+    """A run whose evidence goes, its size on the disk, and why."""
+
+    entry: Entry
+    bytes: int
+    reason: str
+
+
+class Selection(Data):
+    """What would go: `removals`, the oldest first, and `interrupted` ones, which a killed process left half done.
+
+    `over` is how much of what this user saved is above the limit afterwards; `held` and `others` count the runs that
+    stay because they are held, or saved by another user.
+    """
+
+    removals: tuple[Removal, ...] = ()
+    interrupted: tuple[Removal, ...] = ()
+    over: int = 0
+    held: int = 0
+    others: int = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.removals and not self.interrupted
+
+
+def select(store: Store, kept: Retention, now: datetime.datetime) -> Selection:
+    """What the rules remove at that time. Changes nothing. Raises EvidenceError, OSError."""
+    try:
+        with store.open_root() as root:
+            return _select(store, root, kept, now)
+    except FileNotFoundError:
+        return Selection()
+
+
+def _select(store: Store, root: Folder, kept: Retention, now: datetime.datetime) -> Selection:
+    data = store.chain()
+    known = fates(store, data)
+    own, others, held, interrupted = list[Entry](), 0, 0, list[Removal]()
+    for entry in entries(data):
+        found = known.get(entry.run, Fate())
+        if not store.is_own(entry):
+            others += 1
+        elif found.removed is None:
+            own.append(entry)
+        elif root.kind(entry.folder):
+            interrupted.append(Removal(entry=entry, bytes=_size(root, entry), reason=found.removed.reason))
+    newest = _newest(own, max(1, kept.keep))
+    free = list[Entry]()
+    for entry in own:
+        if known.get(entry.run, Fate()).held is not None:
+            held += 1
+        elif entry.run not in newest:
+            free.append(entry)
+    sizes = {entry.run: _size(root, entry) for entry in (own if kept.max_bytes is not None else free)}
+    reasons = dict(_reasons(free, sizes, kept, now))
+    removals = [Removal(entry=e, bytes=sizes[e.run], reason=reasons[e.run]) for e in free if e.run in reasons]
+    left = sum(sizes.values()) - sum(removal.bytes for removal in removals)
+    over = max(0, left - kept.max_bytes) if kept.max_bytes is not None else 0
+    return Selection(removals=tuple(removals), interrupted=tuple(interrupted), over=over, held=held, others=others)
+
+
+def _newest(own: Sequence[Entry], count: int) -> set[str]:
+    """The runs that are the last `count` of their project."""
+    seen = Counter[str]()
+    found = set[str]()
+    for entry in reversed(own):
+        seen[entry.project] += 1
+        if seen[entry.project] <= count:
+            found.add(entry.run)
+    return found
+
+
+def _reasons(
+    free: Iterable[Entry], sizes: Mapping[str, int], kept: Retention, now: datetime.datetime
+) -> Iterator[tuple[str, str]]:
+    """By run, why it goes. The oldest come first, and the size counts what age has removed."""
+    left = sum(sizes.values())
+    for entry in free:
+        if kept.older_than is not None and (age := _age(entry, now)) is not None and age > kept.older_than:
+            reason = f"older than {_days(kept.older_than)}"
+        elif kept.older_than is None and kept.max_bytes is None:
+            reason = f"more than {kept.keep} newer {'run' if kept.keep == 1 else 'runs'} of project {entry.project}"
+        elif kept.max_bytes is not None and left > kept.max_bytes:
+            reason = f"more than {kept.max_bytes} bytes of evidence"
+        else:
+            continue
+        left -= sizes[entry.run]
+        yield entry.run, reason
+
+
+def _age(entry: Entry, now: datetime.datetime) -> float | None:
+    """Seconds since it was saved, by the name of its folder."""
+    try:
+        saved = datetime.datetime.strptime(entry.folder[:16], _SAVED).replace(tzinfo=datetime.UTC)
+    except ValueError:
+        return None
+    return (now - saved).total_seconds()
+
+
+def _days(seconds: float) -> str:
+    for unit, length in (("day", 86400), ("hour", 3600)):
+        if seconds >= length and not seconds % length:
+            return f"{seconds // length:g} {unit}{'' if seconds == length else 's'}"
+    return f"{seconds:g} seconds"
+
+
+def _size(root: Folder, entry: Entry) -> int:
+    """What the run's folder takes on the disk; 0 for what is no such folder, which its removal reports."""
+    with contextlib.suppress(FileNotFoundError, EvidenceError), root.enter(entry.folder) as folder:
+        return sum(found.st_blocks * _BLOCK for _, found in folder.walk())
+    return 0
+
+
+# -- The removal
+
+
+class Pruned(Data):
+    """What was removed, and of what could not be, the folder and why."""
+
+    removed: tuple[Removal, ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
+    selection: Selection = Selection()
+
+    @property
+    def bytes(self) -> int:
+        """How much room that made."""
+        return sum(removal.bytes for removal in self.removed)
+
+
+def prune(
+    store: Store,
+    kept: Retention,
+    *,
+    only: Collection[str] | None = None,
+    now: datetime.datetime | None = None,
+) -> Pruned:
+    """Remove what the rules select; with `only`, no run besides these. Each removal is recorded before its folder goes,
+    so that a kill at any moment leaves what the next one completes. What can't be removed is reported, nothing raised
+    for it. Raises EvidenceError where the chain can't be read or written."""
+    selection = select(store, kept, now or datetime.datetime.now(datetime.UTC))
+    if selection.empty:
+        return Pruned(selection=selection)
+    wanted = [removal for removal in selection.removals if only is None or removal.entry.run in only]
+    removed, failed = list[Removal](), list[tuple[str, str]]()
+    _erase(store, selection.interrupted, removed, failed)
+    for at in range(0, len(wanted), _AT_ONCE):
+        recorded = list(_record(store, wanted[at : at + _AT_ONCE], failed))
+        _erase(store, recorded, removed, failed)
+    return Pruned(removed=tuple(removed), failed=tuple(failed), selection=selection)
+
+
+def _erase(store: Store, recorded: Iterable[Removal], removed: list[Removal], failed: list[tuple[str, str]]) -> None:
+    """Remove the folders of runs whose removal is recorded. Another process may be at it, too: it is waited for."""
+    with store.open_root() as root:
+        for removal in recorded:
+            name = removal.entry.folder
+            try:
+                with root.enter(name) as folder, locked(folder.fd, folder.path, wait=_WAIT):
+                    root.remove(name)
+            except FileNotFoundError:
+                pass  # the other process was first
+            except (OSError, EvidenceError) as error:
+                failed.append((name, reason_of(error)))
+                continue
+            removed.append(removal)
+
+
+def _record(store: Store, removals: Iterable[Removal], failed: list[tuple[str, str]]) -> Iterator[Removal]:
+    """Write the lines of those that nobody has held or removed meanwhile, and whose index is as it was recorded."""
+    with _changing(store) as opened:
+        known = fates(store, opened.data)
+        for removal in removals:
+            entry, found = removal.entry, known.get(removal.entry.run, Fate())
+            if found.held is not None or found.removed is not None:
+                continue
+            try:
+                index = store.index(entry)
+            except EvidenceError as error:
+                failed.append((entry.folder, reason_of(error)))
+                continue
+            code, workspace = index.ending.exit_code, index.digests.workspace
+            _append(opened, Action.REMOVED, entry, removal.reason, code, workspace)
+            yield removal

@@ -12,15 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
-import msgspec
-from msgspec import structs
-
 from sandboxrun.data import Data
 from sandboxrun.errors import ExitCode, one_line, redact
-from sandboxrun.evidence.checking import Checked
-from sandboxrun.evidence.index import Index, Kept
-from sandboxrun.evidence.store import Captured, Entry, Notice
-from sandboxrun.report.table import table
+from sandboxrun.evidence.index import Index
+from sandboxrun.evidence.store import Captured
 from sandboxrun.spec.option_types import DESTINATION
 from sandboxrun.spec.outcome import RUN_ENDED, Ending, How
 from sandboxrun.spec.spec import SandboxSpec
@@ -89,15 +84,16 @@ def _run_lines(run: Run, base: Path | None) -> list[str]:
         return [f"{name}: {one_line(run.note) or 'was not run'}"]
     if captured.index is None:
         return [f"{name}: its evidence could not be saved: {one_line(captured.failure or 'the reason is unknown')}"]
-    return _block(f"{name}: {_told(captured.index, run)}", _rows(captured.index, captured.folder, base))
+    return block(f"{name}: {ending_facts(captured.index, run)}", rows_of(captured.index, captured.folder, base))
 
 
-def _block(head: str, rows: Sequence[tuple[str, str]]) -> list[str]:
+def block(head: str, rows: Sequence[tuple[str, str]]) -> list[str]:
+    """A head, and below it the rows' keys and values."""
     width = max((len(key) for key, _ in rows), default=0) + 1
     return [head, *(f"    {key + ':':<{width}} {one_line(text)}" for key, text in rows)]
 
 
-def _told(index: Index, run: Run) -> str:
+def ending_facts(index: Index, run: Run) -> str:
     """How it ended, and the figures that matter for that."""
     facts = [ending_text(index.ending, run.spec, run.note)]
     if index.ran_seconds is not None:
@@ -109,7 +105,8 @@ def _told(index: Index, run: Run) -> str:
     return ", ".join(facts)
 
 
-def _rows(index: Index, folder: Path | None, base: Path | None) -> list[tuple[str, str]]:
+def rows_of(index: Index, folder: Path | None, base: Path | None) -> list[tuple[str, str]]:
+    """Where the evidence is, what matters of it, and what it lacks."""
     rows = [("evidence", _place(folder, base))] if folder is not None else []
     return [*rows, *_saved(index), *_lost(index)]
 
@@ -118,7 +115,7 @@ def _saved(index: Index) -> Iterator[tuple[str, str]]:
     """The patch, and what was reached; what it may do, and who was refused, is what a reviewer looks for."""
     if any(kept.path == PATCH for kept in index.kept):
         count = index.patched_paths
-        files = "changes" if count is None else f"{_number(count, 'file')} changed"
+        files = "changes" if count is None else f"{number(count, 'file')} changed"
         yield "patch", f"{PATCH}, {files}" if count != 0 else "nothing changed in the workspace"
         if index.protected_paths_touched:
             yield "careful", f"the patch changes what the host runs: {_first(index.protected_paths_touched)}"
@@ -131,7 +128,7 @@ def _saved(index: Index) -> Iterator[tuple[str, str]]:
         yield "egress", "no host was asked for"
         return
     refused = f", {egress.denied} refused: {_first(egress.denied_targets)}" if egress.denied else ""
-    yield "egress", f"{_number(egress.allowed, 'request')} allowed{refused}"
+    yield "egress", f"{number(egress.allowed, 'request')} allowed{refused}"
     asked = [target if ":" in target else f"{target}:443" for target in egress.denied_targets]
     if named := [f'"{target}"' for target in asked if re.fullmatch(DESTINATION, target, re.ASCII)]:
         yield "to allow", f"add {_first(named)} to egress: allow: in the profile"
@@ -146,14 +143,15 @@ def _lost(index: Index) -> Iterator[tuple[str, str]]:
     if cut := [kept.path for kept in index.kept if kept.truncated]:
         yield "cut", _first(cut, " and more")
     if count := max(index.refused_total, len(index.refused)):
-        yield "refused", f"{_number(count, 'name')} that the agent left, see index.json"
+        yield "refused", f"{number(count, 'name')} that the agent left, see index.json"
 
 
 def _first(names: Sequence[str], more: str = " …") -> str:
     return ", ".join(names[:_LISTED]) + (more if len(names) > _LISTED else "")
 
 
-def _number(count: int, what: str) -> str:
+def number(count: int, what: str) -> str:
+    """A number of things: `1 run`, `2 runs`."""
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
@@ -197,99 +195,6 @@ def _place(folder: Path, base: Path | None) -> str:
         return str(folder)
     shown = os.path.relpath(folder, base)
     return str(folder) if shown.startswith(os.pardir) else shown
-
-
-# -- What a check of the evidence found, and one run's evidence
-
-
-def checked_text(checked: Checked) -> str:
-    """The problems, a line each, and what was compared."""
-    lines = [one_line(str(problem)) for problem in checked.problems]
-    count = f"{len(lines)}{' or more' if checked.more else ''}"
-    word = "problem" if count == "1" else "problems"
-    facts = [f"{_number(checked.runs, 'run')} with {_number(checked.files, 'file')}, {size(checked.bytes)}"]
-    facts.append(f"{count} {word} found" if lines else "all as recorded")
-    facts += [f"{_number(checked.removed, 'run')} removed earlier"] if checked.removed else []
-    facts += [f"{_number(checked.sealed, 'seal')} valid"] if checked.sealed else []
-    facts += [f"{_number(checked.unsealed, 'seal')} not checked"] if checked.unsealed else []
-    facts += [f"{_number(len(checked.unfinished), 'run')} being saved now"] if checked.unfinished else []
-    lines.append("; ".join(facts))
-    if checked.last_line is not None:
-        lines.append(f"last line: {checked.last_line}")
-    return "\n".join(lines)
-
-
-def checked_plain(checked: Checked) -> dict[str, Any]:
-    """The same as data."""
-    found = structs.asdict(checked)
-    problems = [{"folder": problem.folder, "problem": problem.problem} for problem in checked.problems]
-    return {"as_recorded": not problems, **found, "problems": problems, "unfinished": list(checked.unfinished)}
-
-
-class Record(Data):
-    """What is known of a run: its line, the index (None: removed, or `fault` says why not), whether the line has this
-    user's seal (None: it could not be checked), and what became of its evidence."""
-
-    entry: Entry
-    place: Path
-    index: Index | None = None
-    fault: str | None = None
-    sealed: bool | None = None
-    held: Notice | None = None
-    removed: Notice | None = None
-
-
-def record_text(record: Record) -> str:
-    """One run, for people: how it ended, what it ran, and the files that are kept."""
-    entry, index = record.entry, record.index
-    rows = list(_facts(record))
-    if index is None:
-        told = ending_text(Ending(how=entry.outcome))
-    else:
-        told = _told(index, Run(address=entry.sandbox, captured=None))
-        rows += _rows(index, record.place, None)
-    lines = _block(f"{one_line(entry.sandbox)}: {told}", rows)
-    if index is not None and index.kept:
-        listed = [(kept.path, size(kept.bytes), _marks(kept)) for kept in index.kept]
-        lines += ["", table(("FILE", "SIZE", ""), listed)]
-    return "\n".join(lines)
-
-
-def _facts(record: Record) -> Iterator[tuple[str, str]]:
-    entry, index = record.entry, record.index
-    yield "run", f"{entry.run} of project {entry.project}"
-    if index is not None:
-        times = (("started", index.started_at), ("ended", index.finished_at), ("saved", index.captured_at))
-        yield from ((key, when) for key, when in times if when)
-        if index.digests.image:
-            yield "image", " ".join((index.digests.image, *index.digests.repo_digests))
-    yield "spec", entry.spec
-    if record.held is not None:
-        yield "held", f"{record.held.reason} ({record.held.by}, {record.held.at})"
-    if record.removed is not None:
-        yield "removed", f"{record.removed.reason} ({record.removed.by}, {record.removed.at})"
-    elif record.fault is not None:
-        yield "careful", record.fault
-    seal = {True: "valid", False: "not this user's: it was changed, or another user saved this", None: "not checked"}
-    yield "seal", seal[record.sealed]
-
-
-def _marks(kept: Kept) -> str:
-    marks = (("cut at its limit", kept.truncated), ("contains a secret", kept.sensitive))
-    return ", ".join(text for text, holds in marks if holds)
-
-
-def record_plain(record: Record) -> dict[str, Any]:
-    """The same as data: the chain's lines and the index as they are."""
-    return {
-        "directory": str(record.place),
-        "line": msgspec.to_builtins(record.entry),
-        "sealed": record.sealed,
-        "held": msgspec.to_builtins(record.held),
-        "removed": msgspec.to_builtins(record.removed),
-        "index": None if record.index is None else record.index.plain(),
-        "fault": record.fault,
-    }
 
 
 def duration(seconds: float) -> str:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
-from sandboxrun.cli.output import result, warn
+from sandboxrun.cli.output import note, result, warn
+from sandboxrun.errors import UsageError
+from sandboxrun.evidence import retention
 from sandboxrun.evidence.checking import check
 from sandboxrun.evidence.errors import EvidenceError, reason_of
-from sandboxrun.evidence.retention import fate
 from sandboxrun.evidence.store import Entry, Store, key_path
-from sandboxrun.report.evidence import Record, checked_plain, checked_text, record_plain, record_text
+from sandboxrun.report.stored import (
+    Record,
+    checked_plain,
+    checked_text,
+    pruned_plain,
+    pruned_text,
+    record_plain,
+    record_text,
+    selection_plain,
+    selection_text,
+)
 
 _UNCHECKED = 3  # exit code: nothing differs, but seals could not be checked
 
@@ -70,9 +83,110 @@ def show(given: opt.Given, run: str, directory: Path | None) -> int:
     return 1 if record.fault is not None or record.sealed is False else 0
 
 
+@evidence.command()
+@opt.taking(
+    click.argument("run"),
+    click.option("--reason", required=True, metavar="TEXT", help="Why it must be kept; it is recorded."),
+    opt.directory,
+    opt.quiet,
+)
+def hold(given: opt.Given, run: str, directory: Path | None, reason: str) -> None:
+    """Keep the evidence of a run, whatever `evidence prune` is told, until `evidence release`.
+
+    RUN is an id or its beginning, the name of a run's directory, a sandbox (its newest run), or `last`, the newest run
+    of all.
+    """
+    store = project.store_in(directory)
+    entry = store.find(run)
+    retention.hold(store, entry, reason)
+    note(f"run {entry.run} of {entry.sandbox} is held", quiet=given.quiet)
+
+
+@evidence.command()
+@opt.taking(
+    click.argument("run"),
+    click.option("--reason", default="", metavar="TEXT", help="Why it need not be kept any longer; it is recorded."),
+    opt.directory,
+    opt.quiet,
+)
+def release(given: opt.Given, run: str, directory: Path | None, reason: str) -> None:
+    """End the hold on a run's evidence.
+
+    RUN is an id or its beginning, the name of a run's directory, a sandbox (its newest run), or `last`, the newest run
+    of all.
+    """
+    store = project.store_in(directory)
+    entry = store.find(run)
+    retention.release(store, entry, reason)
+    note(f"run {entry.run} of {entry.sandbox} is released", quiet=given.quiet)
+
+
+@evidence.command()
+@opt.taking(
+    click.option("--older-than", type=opt.Seconds(), metavar="DURATION", help="Remove what was saved longer ago: 30d."),
+    click.option("--max-size", type=opt.Size(), metavar="SIZE", help="Remove the oldest until all takes less: 5GB."),
+    click.option(
+        "--keep",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Keep the newest N runs of each project in any case. Alone: remove all others. Default: 1.",
+    ),
+    click.option("--dry-run", is_flag=True, help="Only print what would be removed."),
+    opt.directory,
+    opt.yes,
+    opt.as_json,
+    opt.quiet,
+)
+def prune(
+    given: opt.Given,
+    older_than: float | None,
+    max_size: int | None,
+    keep: int | None,
+    dry_run: bool,
+    directory: Path | None,
+) -> int:
+    """Remove the evidence of old runs. Asks first, unless -y.
+
+    Never removes the newest run of a project, a run on `evidence hold`, nor what another user saved. A removed run
+    leaves its line in the chain, and a line with the reason; plans still know that it has run. Exits with 1 if
+    something could not be removed, or the rest is larger than --max-size.
+    """
+    if older_than is None and max_size is None and keep is None:
+        raise UsageError("nothing says what to remove", help="pass --older-than, --max-size or --keep")
+    if not dry_run:
+        opt.check_json_asks_nobody(given)
+    store = project.store_in(directory)
+    kept = retention.Retention(older_than=older_than, max_bytes=max_size, keep=keep or 1)
+    selection = retention.select(store, kept, datetime.now(UTC))
+    if dry_run or not given.as_json:
+        result(selection_plain(selection) if given.as_json else selection_text(selection))
+    if dry_run or selection.empty:
+        return 1 if selection.over else 0
+    if not given.yes and not _confirmed():
+        return 1
+    only = {removal.entry.run for removal in selection.removals}
+    pruned = retention.prune(store, kept, only=only)
+    if given.as_json:
+        result(pruned_plain(pruned))
+    else:
+        note(pruned_text(pruned), quiet=given.quiet)
+    return 1 if pruned.failed or selection.over else 0
+
+
+def _confirmed() -> bool:
+    """Whether the user agrees. Raises UsageError where there is nobody to ask."""
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "prune asks for confirmation, but there is no terminal",
+            help="nothing was removed; review the list above, then pass --yes",
+        )
+    sys.stdout.flush()
+    return click.confirm("\nRemove this evidence?", err=True)
+
+
 def _record(store: Store, entry: Entry) -> Record:
 
-    found = fate(store, entry)
+    found = retention.fate(store, entry)
     index, fault = None, None
     if found.removed is None:
         try:

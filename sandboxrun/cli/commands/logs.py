@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from functools import partial
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sandboxrun.backend.errors import NotFound
+from sandboxrun.backend.errors import EngineTimeout, EngineUnreachable, NotFound
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
 from sandboxrun.cli.lines import Lines
@@ -18,13 +19,13 @@ from sandboxrun.errors import UsageError
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.workspace import STDERR, STDOUT
 from sandboxrun.report.streams import reader_gone
+from sandboxrun.spec.state import ObservedSandbox
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
     from sandboxrun.evidence.store import Entry, Store
     from sandboxrun.spec.project import Profile
-    from sandboxrun.spec.state import ObservedSandbox
 
 _CHUNK = 1 << 20  # bytes
 _TAILED = 256 << 20  # bytes at a log's end in which `--tail` finds its lines
@@ -49,7 +50,7 @@ _TAILED = 256 << 20  # bytes at a log's end in which `--tail` finds its lines
 def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw: bool) -> None:
     """Show the output of sandboxes; NAME is one, or all of a for_each. Without NAME, all.
 
-    Reads the evidence of those torn down. Makes terminal escapes visible.
+    Reads the evidence of those torn down, and of all if the engine cannot be reached. Makes terminal escapes visible.
     """
     names = given.names
     for name in names:
@@ -57,8 +58,16 @@ def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw
             raise UsageError(f'there is no sandbox "{name}"', help=f"here -f means follow: write --file {name}")
     profile = project.load_profile(given)
     store = project.open_store(profile, given)
-    with project.open_engine(given.host) as engine:
-        live = {label_of(o): o for o in project.observed(engine, profile)}
+    with contextlib.ExitStack() as stack:
+        engine, live, why = None, dict[str, ObservedSandbox](), "has been torn down"
+        try:
+            engine = stack.enter_context(project.open_engine(given.host))
+            live = {label_of(o): o for o in project.observed(engine, profile)}
+        except (EngineUnreachable, EngineTimeout) as error:
+            if follow or not any(not names or project.matches(a, names) for a in _kept(store, profile, set())):
+                raise
+            warn(f"{error.diagnostics[0].message}; only what the evidence has is shown")
+            engine, why = None, "may be on the engine again"
         kept = _kept(store, profile, {o.run for o in live.values()})
         there = [*(s.address for s in profile.sandboxes), *(o.address for o in live.values()), *kept]
         project.check_names(names, there)
@@ -67,9 +76,10 @@ def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw
         old = {a: e for a, e in kept.items() if a not in shown and (not names or project.matches(a, names))}
         lines = Lines([*live, *old], raw=raw, sensitive=profile.sensitive)
         for entry in old.values():
-            note(f"{entry.sandbox} has been torn down; this is from its evidence, {entry.folder}", quiet=given.quiet)
+            note(f"{entry.sandbox} {why}; this is from its evidence, {entry.folder}", quiet=given.quiet)
             _from_evidence(store, entry, lines, tail)
-        _from_engine(engine, live, lines, follow, tail, timestamps)
+        if engine is not None:
+            _from_engine(engine, live, lines, follow, tail, timestamps)
         lines.finish()
         lines.check()
 
@@ -81,7 +91,8 @@ def label_of(sandbox: ObservedSandbox) -> str:
 
 def _kept(store: Store, profile: Profile, live: set[str]) -> dict[str, Entry]:
     """The newest run of each sandbox whose evidence is kept and whose container is gone, in the profile's order."""
-    found = {entry.sandbox: entry for entry in store.entries(profile.project) if entry.run not in live}
+    gone = live | store.removed().keys()
+    found = {entry.sandbox: entry for entry in store.entries(profile.project) if entry.run not in gone}
     declared = [s.address for s in profile.sandboxes]
     order = [*(a for a in declared if a in found), *(a for a in found if a not in declared)]
     return {address: found[address] for address in order}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 import click
 
+from sandboxrun.backend.errors import EngineTimeout, EngineUnreachable
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
-from sandboxrun.cli.output import note, result
+from sandboxrun.cli.output import note, result, warn
 from sandboxrun.errors import ExitCode
 from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.index import remainder
 from sandboxrun.plan.decide import differences
 from sandboxrun.report.evidence import duration
 from sandboxrun.report.table import table
@@ -53,13 +55,20 @@ class Line(NamedTuple):
 def ps(given: opt.Given, everything: bool) -> None:
     """List sandboxes: their state, limits and health, and whether they match the profile.
 
-    NAME is one, or all of a for_each. Without NAME, all.
+    NAME is one, or all of a for_each. Without NAME, all. With -a, the recorded runs are listed even if the engine
+    cannot be reached.
     """
     profile = project.load_profile(given)
     store = project.open_store(profile, given)
-    with project.open_engine(given.host) as engine:
-        snapshot = engine.observe(profile, store)
-    live = [_live(o, profile, snapshot) for o in snapshot.sandboxes]
+    live, now = list[Line](), datetime.now(UTC)
+    try:
+        with project.open_engine(given.host) as engine:
+            snapshot = engine.observe(profile, store)
+        live, now = [_live(o, profile, snapshot) for o in snapshot.sandboxes], snapshot.taken
+    except (EngineUnreachable, EngineTimeout) as error:
+        if not everything:
+            raise
+        warn(f"{error.diagnostics[0].message}; only runs recorded in the evidence are listed")
     kept = _recorded(store, profile, {line.run for line in live})
     names = given.names
     project.check_names(names, [*(s.address for s in profile.sandboxes), *(line.address for line in [*live, *kept])])
@@ -70,7 +79,7 @@ def ps(given: opt.Given, everything: bool) -> None:
     if given.as_json:
         result([line._asdict() for line in shown])
     elif shown:
-        result(_text(shown, snapshot.taken))
+        result(_text(shown, now))
     else:
         hidden = f"; -a lists {len(kept)} from the evidence" if kept and not everything else ""
         note(f"project {profile.project} has no sandboxes on the engine{hidden}", quiet=given.quiet)
@@ -147,14 +156,14 @@ def _differs(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> 
 
 def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
     """The runs that were torn down, oldest first."""
-    lines = []
+    lines, removed = [], store.removed()
     for entry in store.entries(profile.project):
         if entry.run in live:
             continue
-        code, ran = None, None
+        code, ran, gone = None, None, removed.get(entry.run)
         words = entry.outcome.value.replace("_", " ")
         try:
-            index = store.index(entry)
+            index = store.index(entry) if gone is None else remainder(entry, gone)
             ran, code = index.ran_seconds, index.ending.exit_code
             if code is not None and entry.outcome is How.TIMEOUT:
                 code = index.ending.code
@@ -173,7 +182,7 @@ def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
                 run=entry.run,
                 exit_code=code,
                 container=None,
-                evidence=str(store.path / entry.folder),
+                evidence=str(store.path / entry.folder) if gone is None else None,
                 ran_seconds=ran,
             )
         )
@@ -202,7 +211,7 @@ def _text(lines: list[Line], now: datetime) -> str:
             line.state,
             _ago(line.since, now),
             duration(line.ran_seconds) if line.ran_seconds is not None else "",
-            (line.evidence or "").rpartition("/")[2],
+            (line.evidence or "removed").rpartition("/")[2],
         )
         for line in lines
         if line.container is None

@@ -94,3 +94,96 @@ def test_show_of_a_record_that_cannot_be_relied_on_fails(say: Say, here: Path, r
     assert said.code == 1 and "index.json is not the index that was recorded" in said.out
     said = say("evidence", "show", "nobody")
     assert said.code == 1 and 'no run "nobody" is recorded' in said.err
+
+
+def test_prune_shows_what_goes_and_asks(say: Say, here: Path, runs: list[Entry]) -> None:
+    said = say("evidence", "prune", "--keep", "2", "--dry-run")
+    heads, row, _, *rest = said.out.splitlines()
+    assert (said.code, said.err, heads.split()) == (0, "", ["RUN", "SANDBOX", "SIZE", "REASON"])
+    assert row.startswith(f"{runs[0].folder}  plain") and row.endswith("more than 2 newer runs of project demo")
+    assert [line.partition(",")[0] for line in rest] == ["1 run to remove"]
+    said = say("evidence", "prune", "--keep", "2")
+    assert said.code == 2 and "prune asks for confirmation, but there is no terminal" in said.err
+    assert (here / ".sandboxrun/evidence" / runs[0].folder).exists()
+    said = say("evidence", "prune", "--keep", "2", "-y")
+    assert said.code == 0 and said.err.startswith("1 run removed, ")
+    assert not (here / ".sandboxrun/evidence" / runs[0].folder).exists()
+    said = say("evidence", "verify")
+    assert said.code == 0 and "2 runs with 4 files, 32 B; all as recorded; 1 run removed earlier; 4 seals" in said.out
+    said = say("evidence", "show", "run-0-of")
+    assert said.code == 0 and "    removed: more than 2 newer runs of project demo (" in said.out
+    assert say("evidence", "prune", "--keep", "2", "-y").out == "Nothing to remove.\n"
+
+
+def test_prune_wants_to_know_what_to_remove(say: Say, runs: list[Entry]) -> None:
+    said = say("evidence", "prune", "-y")
+    assert said.code == 2 and "nothing says what to remove" in said.err
+    assert '"5 stones" is not a size, such as 512m or 5g' in say("evidence", "prune", "--max-size", "5 stones").err
+    assert say("evidence", "prune", "--keep", "0").code == 2
+    said = say("evidence", "prune", "--keep", "1", "--json")
+    assert said.code == 2 and "--json cannot ask for confirmation" in said.err
+
+
+def test_what_stays_above_the_limit_is_a_failure(say: Say, here: Path, runs: list[Entry]) -> None:
+    assert (
+        say("evidence", "hold", "agent", "--reason", "for the audit").err == 'run run-1-of-them of agent["a"] is held\n'
+    )
+    found = say("evidence", "prune", "--max-size", "1", "-y", "--json")
+    told = json.loads(found.out)
+    assert found.code == 1 and told["over"] > 0 and told["held"] == 1
+    assert [removal["run"] for removal in told["removed"]] == ["run-0-of-them"]
+    assert "    held:     for the audit (" in say("evidence", "show", "agent").out
+    assert say("evidence", "release", "agent").code == 0
+    assert say("evidence", "prune", "--max-size", "1", "-y").code == 1  # the newest stays
+    assert say("evidence", "release", "agent").code == 1
+
+
+def test_prune_says_what_stays_and_why(
+    say: Say, runs: list[Entry], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    say("evidence", "hold", "run-0-of", "--reason", "x")
+    assert say("evidence", "prune", "--keep", "2", "--dry-run").out == (
+        "Nothing to remove.\n1 run stays because of a hold.\n"
+    )
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
+    assert say("evidence", "prune", "--keep", "1", "--dry-run").out == (
+        "Nothing to remove.\n3 runs stay: another user or machine saved them.\n"
+    )
+
+
+# -- The commands that read it where the engine is away
+
+PROFILE = "name: demo\nsandboxes:\n  plain: {image: example}\n  agent: {image: example}\n"
+AWAY = "unix:///nonexistent/engine.sock"
+
+
+def test_ps_lists_the_recorded_runs_without_an_engine(say: Say, here: Path, runs: list[Entry]) -> None:
+    (here / "sandbox.yaml").write_text(PROFILE)
+    said = say("ps", "-a", "--host", AWAY)
+    assert said.code == 0 and "only runs recorded in the evidence are listed" in said.err
+    heads, *rows = (line.split() for line in said.out.splitlines())
+    assert heads == ["SANDBOX", "ENDED", "WHEN", "RAN", "EVIDENCE"]
+    assert sorted((row[0], row[-1]) for row in rows) == sorted((entry.sandbox, entry.folder) for entry in runs)
+    assert {row["run"] for row in json.loads(say("ps", "-a", "--json", "plain", "--host", AWAY).out)} == {
+        runs[0].run, runs[2].run,
+    }  # fmt: skip
+    said = say("ps", "--host", AWAY)
+    assert said.code == 1 and said.out == "" and "connecting to the engine" in said.err
+
+
+def test_ps_lists_a_removed_run_by_its_lines(say: Say, here: Path, runs: list[Entry]) -> None:
+    (here / "sandbox.yaml").write_text(PROFILE)
+    say("evidence", "prune", "--keep", "2", "-y")
+    first = say("ps", "-a", "plain", "--host", AWAY).out.splitlines()[1].split()
+    assert (first[:3], first[-1]) == (["plain", "exited", "0"], "removed")
+
+
+def test_logs_shows_what_the_evidence_has_without_an_engine(say: Say, here: Path, runs: list[Entry]) -> None:
+    (here / "sandbox.yaml").write_text(PROFILE)
+    said = say("logs", "plain", "--host", AWAY)
+    assert (said.code, said.out) == (0, "log")
+    assert "only what the evidence has is shown" in said.err
+    assert f"plain may be on the engine again; this is from its evidence, {runs[2].folder}" in said.err
+    assert say("logs", "-f", "plain", "--host", AWAY).code == 1
+    shutil.rmtree(here / ".sandboxrun")
+    assert say("logs", "plain", "--host", AWAY).code == 1

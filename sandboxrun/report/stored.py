@@ -1,0 +1,171 @@
+"""Saved evidence in words and as data: what a check of it found, one run of it, what retention removes.
+
+Owns the wording. Reads nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import structs
+
+from sandboxrun.data import Data
+from sandboxrun.errors import one_line
+from sandboxrun.evidence.checking import Checked
+from sandboxrun.evidence.index import Index, Kept
+from sandboxrun.evidence.retention import Pruned, Removal, Selection
+from sandboxrun.evidence.store import Entry, Notice
+from sandboxrun.report.evidence import Run, block, ending_facts, ending_text, number, rows_of, size
+from sandboxrun.report.table import table
+from sandboxrun.spec.outcome import Ending
+
+
+def checked_text(checked: Checked) -> str:
+    """The problems, a line each, and what was compared."""
+    lines = [one_line(str(problem)) for problem in checked.problems]
+    count = f"{len(lines)}{' or more' if checked.more else ''}"
+    word = "problem" if count == "1" else "problems"
+    facts = [f"{number(checked.runs, 'run')} with {number(checked.files, 'file')}, {size(checked.bytes)}"]
+    facts.append(f"{count} {word} found" if lines else "all as recorded")
+    facts += [f"{number(checked.removed, 'run')} removed earlier"] if checked.removed else []
+    facts += [f"{number(checked.sealed, 'seal')} valid"] if checked.sealed else []
+    facts += [f"{number(checked.unsealed, 'seal')} not checked"] if checked.unsealed else []
+    facts += [f"{number(len(checked.unfinished), 'run')} being saved now"] if checked.unfinished else []
+    lines.append("; ".join(facts))
+    if checked.last_line is not None:
+        lines.append(f"last line: {checked.last_line}")
+    return "\n".join(lines)
+
+
+def checked_plain(checked: Checked) -> dict[str, Any]:
+    """The same as data."""
+    found = structs.asdict(checked)
+    problems = [{"folder": problem.folder, "problem": problem.problem} for problem in checked.problems]
+    return {"as_recorded": not problems, **found, "problems": problems, "unfinished": list(checked.unfinished)}
+
+
+class Record(Data):
+    """What is known of a run: its line, the index (None: removed, or `fault` says why not), whether the line has this
+    user's seal (None: it could not be checked), and what became of its evidence."""
+
+    entry: Entry
+    place: Path
+    index: Index | None = None
+    fault: str | None = None
+    sealed: bool | None = None
+    held: Notice | None = None
+    removed: Notice | None = None
+
+
+def record_text(record: Record) -> str:
+    """One run, for people: how it ended, what it ran, and the files that are kept."""
+    entry, index = record.entry, record.index
+    rows = list(_facts(record))
+    if index is None:
+        told = ending_text(Ending(how=entry.outcome))
+    else:
+        told = ending_facts(index, Run(address=entry.sandbox, captured=None))
+        rows += rows_of(index, record.place, None)
+    lines = block(f"{one_line(entry.sandbox)}: {told}", rows)
+    if index is not None and index.kept:
+        listed = [(kept.path, size(kept.bytes), _marks(kept)) for kept in index.kept]
+        lines += ["", table(("FILE", "SIZE", ""), listed)]
+    return "\n".join(lines)
+
+
+def _facts(record: Record) -> Iterator[tuple[str, str]]:
+    entry, index = record.entry, record.index
+    yield "run", f"{entry.run} of project {entry.project}"
+    if index is not None:
+        times = (("started", index.started_at), ("ended", index.finished_at), ("saved", index.captured_at))
+        yield from ((key, when) for key, when in times if when)
+        if index.digests.image:
+            yield "image", " ".join((index.digests.image, *index.digests.repo_digests))
+    yield "spec", entry.spec
+    if record.held is not None:
+        yield "held", f"{record.held.reason} ({record.held.by}, {record.held.at})"
+    if record.removed is not None:
+        yield "removed", f"{record.removed.reason} ({record.removed.by}, {record.removed.at})"
+    elif record.fault is not None:
+        yield "careful", record.fault
+    seal = {True: "valid", False: "not this user's: it was changed, or another user saved this", None: "not checked"}
+    yield "seal", seal[record.sealed]
+
+
+def _marks(kept: Kept) -> str:
+    marks = (("cut at its limit", kept.truncated), ("contains a secret", kept.sensitive))
+    return ", ".join(text for text, holds in marks if holds)
+
+
+def record_plain(record: Record) -> dict[str, Any]:
+    """The same as data: the chain's lines and the index as they are."""
+    return {
+        "directory": str(record.place),
+        "line": msgspec.to_builtins(record.entry),
+        "sealed": record.sealed,
+        "held": msgspec.to_builtins(record.held),
+        "removed": msgspec.to_builtins(record.removed),
+        "index": None if record.index is None else record.index.plain(),
+        "fault": record.fault,
+    }
+
+
+# -- What retention removes
+
+
+def selection_text(selection: Selection) -> str:
+    """What would be removed, and what stays in any case."""
+    listed = [*selection.interrupted, *selection.removals]
+    rows = [(r.entry.folder, r.entry.sandbox, size(r.bytes), r.reason) for r in listed]
+    lines = [table(("RUN", "SANDBOX", "SIZE", "REASON"), rows), ""] if rows else []
+    total = size(sum(r.bytes for r in listed))
+    lines.append(f"{number(len(listed), 'run')} to remove, {total}." if rows else "Nothing to remove.")
+    if selection.held:
+        lines.append(f"{number(selection.held, 'run')} {_stay(selection.held)} because of a hold.")
+    if selection.others:
+        whose = f"another user or machine saved {'it' if selection.others == 1 else 'them'}"
+        lines.append(f"{number(selection.others, 'run')} {_stay(selection.others)}: {whose}.")
+
+    if selection.over:
+        lines.append(f"What stays is {size(selection.over)} larger than the limit.")
+    return "\n".join(lines)
+
+
+def _stay(count: int) -> str:
+    return "stays" if count == 1 else "stay"
+
+
+def selection_plain(selection: Selection) -> dict[str, Any]:
+    """The same as data."""
+    return {
+        "removals": [_removal(removal) for removal in (*selection.interrupted, *selection.removals)],
+        "over": selection.over,
+        "held": selection.held,
+        "others": selection.others,
+    }
+
+
+def pruned_text(pruned: Pruned) -> str:
+    """What was removed, and what could not be."""
+    failed = [f"{one_line(folder)} could not be removed: {one_line(reason)}" for folder, reason in pruned.failed]
+    return "\n".join([*failed, f"{number(len(pruned.removed), 'run')} removed, {size(pruned.bytes)} freed"])
+
+
+def pruned_plain(pruned: Pruned) -> dict[str, Any]:
+    """The same as data."""
+    return {
+        "removed": [_removal(removal) for removal in pruned.removed],
+        "failed": [{"folder": folder, "reason": reason} for folder, reason in pruned.failed],
+        "over": pruned.selection.over,
+        "held": pruned.selection.held,
+        "others": pruned.selection.others,
+    }
+
+
+def _removal(removal: Removal) -> dict[str, Any]:
+    entry = removal.entry
+    told = {"run": entry.run, "project": entry.project, "sandbox": entry.sandbox, "folder": entry.folder}
+    return {**told, "bytes": removal.bytes, "reason": removal.reason}
