@@ -81,6 +81,8 @@ def test_reap_collects_what_has_ended_and_masks_what_the_profile_knows(
     assert say("reap", "--project", "tale") == (0, "Nothing to reap.\n")
     assert say("reap", "--project", "Tale")[0] == 2
     assert say("reap", "--project", "tale", "--all")[0] == 2
+
+
 def test_what_has_run_does_not_run_again_for_its_evidence_was_removed(say: Say, world: World, tmp_path: Path) -> None:
     assert say("apply", "-y", "--wait")[0] == 3
     assert say("run", "agent")[0] == 3  # newer, and so the first one may go
