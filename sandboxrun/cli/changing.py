@@ -20,7 +20,7 @@ import click
 
 from sandboxrun.backend.session import Event
 from sandboxrun.cli.options import Given
-from sandboxrun.cli.output import hidden_texts, note, result, shout, tell_all, terminal_width
+from sandboxrun.cli.output import hidden_texts, note, result, shout, show_plan, tell_all, terminal_width
 from sandboxrun.errors import UsageError
 from sandboxrun.plan.changes import Plan
 from sandboxrun.report.progress import Progress, progress_for
@@ -115,8 +115,8 @@ class Telling:
         from sandboxrun.plan.text import warnings
 
         tell_all(warnings(plan))
-        if not self._json:
-            result(str(plan))
+        if not self._json and not (self._talk.quiet and self._talk.yes):
+            show_plan(str(plan))
 
     def begin(self, plan: Plan) -> None:
         """The plan is agreed on."""
@@ -215,14 +215,17 @@ class Telling:
 
     def _runs(self, runs: Iterable[Run], profile: Profile) -> None:
         """How runs ended, and where their evidence is."""
-        from sandboxrun.report.evidence import evidence_plain, evidence_text
+        from sandboxrun.report.evidence import evidence_plain, evidence_text, runs_text
 
-        for one in runs:
-            text = evidence_text([one], sensitive=profile.sensitive, relative_to=Path.cwd())
-            if self._json:
-                _json_line("run_ended", "run", evidence_plain(one), text.partition("\n")[0])
-            else:
+        every, here = tuple(runs), Path.cwd()
+        if not self._json:
+            text = runs_text(every, sensitive=profile.sensitive, relative_to=here, brief=self._talk.quiet)
+            if text:
                 result(text)
+            return
+        for one in every:
+            text = evidence_text([one], sensitive=profile.sensitive, relative_to=here)
+            _json_line("run_ended", "run", evidence_plain(one), text.partition("\n")[0])
 
     def _declined(self) -> None:
         note("Nothing was changed.", quiet=self._talk.quiet)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, assert_never
@@ -41,6 +42,61 @@ def evidence_text(
 ) -> str:
     """All runs, a few lines each. Paths below `relative_to` are shown from there."""
     return "\n".join(redact(line, sensitive) for run in runs for line in _run_lines(run, relative_to))
+
+
+MANY = 10  # runs: of more, those that went well are only counted
+
+
+def runs_text(
+    runs: Sequence[Run],
+    *,
+    sensitive: frozenset[str] = frozenset(),
+    relative_to: Path | None = None,
+    brief: bool = False,
+) -> str:
+    """All runs and, of several, how many ended how. `brief`, or of many: only those that did not complete, or of which
+    there is something to know, a few lines each."""
+    named = [run for run in runs if not (brief or len(runs) > MANY) or _is_notable(run)]
+    lines = [evidence_text(named, sensitive=sensitive, relative_to=relative_to)] if named else []
+    if len(runs) > 1:
+        counts = Counter(map(_result_of, runs))
+        told = ", ".join(f"{counts[word]} {word}" for word in _RESULTS if counts[word])
+        lines.append(f"{len(runs)} sandboxes: {told}")
+    return "\n".join(lines)
+
+
+_RESULTS = ("passed", "failed", "timed out", "out of memory", "stopped", "lost", "not run")
+
+
+def _result_of(run: Run) -> str:
+    """The word that it is counted by."""
+    index = run.captured.index if run.captured is not None else None
+    ending = run.seen or (index.ending if index is not None else None)
+    never = How.NOT_STARTED if run.captured is None else How.UNKNOWN  # its evidence could not be saved
+    match ending.how if ending is not None else never:
+        case How.EXITED:
+            return "passed"
+        case How.FAILED:
+            return "failed"
+        case How.TIMEOUT:
+            return "timed out"
+        case How.OOM:
+            return "out of memory"
+        case How.KILLED:
+            return "stopped"
+        case How.ENGINE_LOST | How.UNKNOWN:
+            return "lost"
+        case How.NOT_STARTED:
+            return "not run"
+
+
+def _is_notable(run: Run) -> bool:
+    """Whether there is more to know than that it completed: what it lacks, was refused, or changed with care."""
+    index = run.captured.index if run.captured is not None else None
+    if index is None or index.ending.how is not How.EXITED:
+        return True
+    egress = index.egress
+    return bool(index.protected_paths_touched or index.refused_total or (egress is not None and egress.denied))
 
 
 def ending_text(ending: Ending, spec: SandboxSpec | None = None, note: str = "") -> str:

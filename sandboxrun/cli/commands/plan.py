@@ -9,7 +9,7 @@ import click
 
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
-from sandboxrun.cli.output import note, result, tell_all
+from sandboxrun.cli.output import note, result, show_plan, tell_all
 from sandboxrun.errors import Diagnostic, UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +59,10 @@ def plan(given: opt.Given, destroying: bool, offline: bool, out: Path | None, de
             made = planning.plan(engine, profile, store, chosen)
     if form != "github":  # which has them as annotations
         tell_all(warnings(made))
-    result(plan_in(form, made))
+    if form == "text":
+        show_plan(str(made), quiet=given.quiet)
+    else:
+        result(plan_in(form, made))
     if out is not None:
         from sandboxrun.lifecycle.saved import write_saved
 

@@ -59,7 +59,7 @@ def run(
     from sandboxrun.backend.docker.client import import_ahead
     from sandboxrun.cli.changing import Telling, run_of
     from sandboxrun.cli.lines import TerminalPump
-    from sandboxrun.report.evidence import evidence_plain, evidence_text
+    from sandboxrun.report.evidence import evidence_plain, runs_text
 
     import_ahead()
     profile = project.enforced(one_off_profile(given, base, command, own), given)
@@ -100,7 +100,7 @@ def run(
             result({"runs": [evidence_plain(run) for run in runs]})
         else:
             sys.stdout.flush()
-            note(evidence_text(runs, sensitive=profile.sensitive, relative_to=Path.cwd()), quiet=given.quiet)
+            note(runs_text(runs, sensitive=profile.sensitive, relative_to=Path.cwd()), quiet=given.quiet)
     if error is not None:
         error.exit_code = forwarding.exit_code(error.exit_code)
         raise error

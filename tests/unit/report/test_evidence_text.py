@@ -10,7 +10,7 @@ import pytest
 from sandboxrun.evidence.index import EgressSummary, Index, Kept, MissingPart, RefusedName
 from sandboxrun.evidence.store import Captured
 from sandboxrun.evidence.usage import Usage
-from sandboxrun.report.evidence import Run, duration, ending_text, evidence_plain, evidence_text, size
+from sandboxrun.report.evidence import Run, duration, ending_text, evidence_plain, evidence_text, runs_text, size
 from sandboxrun.spec.outcome import Ending, How
 from sandboxrun.spec.records import Lifetime
 from sandboxrun.spec.spec import SandboxSpec
@@ -230,3 +230,18 @@ def test_what_was_asked_for_and_the_line_that_would_allow_it(egress: EgressSumma
     done = captured(Ending(how=How.EXITED, exit_code=0), egress=egress)
     lines = evidence_text([Run(address="lint", captured=done, spec=SPEC)], relative_to=ROOT).split("\n")
     assert lines[2:] == said
+
+
+def _many(*hows: How) -> list[Run]:
+    return [Run(address=f"a{n}", captured=captured(Ending(how=how, exit_code=0))) for n, how in enumerate(hows)]
+
+
+def test_several_are_counted_and_of_many_only_the_others_are_listed() -> None:
+    few = runs_text(_many(How.EXITED, How.FAILED)).splitlines()
+    assert few[0].startswith("a0: completed") and few[-1] == "2 sandboxes: 1 passed, 1 failed"
+    assert "sandboxes:" not in runs_text(_many(How.EXITED))
+    many = runs_text(_many(*[How.EXITED] * 18, How.FAILED, How.FAILED, How.TIMEOUT, How.OOM)).splitlines()
+    assert [line.partition(":")[0] for line in many if line[0] == "a"] == ["a18", "a19", "a20", "a21"]
+    assert many[-1] == "22 sandboxes: 18 passed, 2 failed, 1 timed out, 1 out of memory"
+    assert runs_text(_many(How.EXITED, How.EXITED), brief=True) == "2 sandboxes: 2 passed"
+    assert runs_text([Run(address="a", captured=None)] * 2).endswith("2 sandboxes: 2 not run")
