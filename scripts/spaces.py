@@ -95,4 +95,4 @@ class Space:
 
     def connect(self, host: str, port: int) -> socket.socket:
         """A connection from the namespace."""
-        return self.inside(lambda: socket.create_connection((host, port), timeout=10))
+        return self.inside(lambda: socket.create_connection((host, port), timeout=60))

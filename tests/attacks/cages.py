@@ -102,7 +102,7 @@ class Cages(Data):
             return Ran(result=result, output=file.read(), captured=captured, store=store)
 
 
-def until(condition: Any, seconds: float = 15) -> None:
+def until(condition: Any, seconds: float = 120) -> None:
     """Wait for it."""
     end = time.monotonic() + seconds
     while not condition():

@@ -266,7 +266,7 @@ def test_while_it_changes_the_first_signal_stops_cleanly(
     with pytest.raises(PlanError) as raised, CleanStop() as stopping:
         stopping.before(begun.append)(plan())
         os.kill(os.getpid(), number)
-        assert stopping.stop.wait(5) and len(begun) == 1
+        assert stopping.stop.wait(120) and len(begun) == 1
         assert stopping.exit_code(0) == code
         raise PlanError("stopped")
     assert raised.value.exit_code == code and signal.getsignal(number) is before

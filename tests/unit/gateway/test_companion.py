@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from sandboxrun.gateway.companion.haproxy import HEAD_SECONDS
 from sandboxrun.gateway.companion.records import End, Fault, Open, read_line
 from tests.unit.gateway.hellos import hello
 from tests.unit.gateway.test_bypasses import answering, get, refused, through
-from tests.unit.gateway.world import ALLOWED, OTHER, SERVER, World, echo, head_of, read_all, until, why_not
+from tests.unit.gateway.world import ALLOWED, OTHER, PATIENCE, SERVER, World, echo, head_of, read_all, until, why_not
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 LESS = tuple(entry for entry in ALLOWED if not entry.startswith("api."))
@@ -56,7 +57,7 @@ def test_what_is_still_allowed_goes_on_and_the_rest_ends(own: World) -> None:
         assert own.ask(443, hello(b"api.example.com"), end=True) == b""
         refused(own, "host", host="api.example.com", protocol="tls")
         assert len(own.workers()) == 2
-    until(lambda: len(own.workers()) == 1, 20)
+    until(lambda: len(own.workers()) == 1)
     assert own.event("request", host="a.models.example.org")["reason"] == ""
 
 
@@ -149,7 +150,7 @@ def test_it_ends_with_haproxy(own: World) -> None:
     own.start()
     assert own.process is not None
     os.kill(own.workers()[0], signal.SIGKILL)
-    assert own.process.wait(10) == 1
+    assert own.process.wait(PATIENCE) == 1
     own.event("died", code=-9)
     with pytest.raises(OSError):
         own.name("api.example.com")
@@ -160,7 +161,7 @@ def test_a_haproxy_that_hangs_is_ended(own: World) -> None:
     own.start()
     assert own.process is not None
     os.kill(own.workers()[0], signal.SIGSTOP)
-    assert own.process.wait(20) == 1
+    assert own.process.wait(PATIENCE) == 1
     own.event("died")
 
 
@@ -182,7 +183,7 @@ def test_rules_that_haproxy_does_not_take(own: World, tmp_path: Path) -> None:
     own.inner.ip("addr", "flush", "dev", "in")
     with pytest.raises(AssertionError):
         own.start()
-    assert own.process is not None and own.process.wait(10) == 1
+    assert own.process is not None and own.process.wait(PATIENCE) == 1
 
 
 # -- records
@@ -231,7 +232,7 @@ def test_a_log_that_is_not_read_stops_everything_and_loses_nothing(own: World, c
 
     def flood() -> int:
         done = 0
-        with socket.create_connection(("10.77.1.2", 80), timeout=2) as sock:
+        with socket.create_connection(("10.77.1.2", 80), timeout=10) as sock:
             for number in range(count):
                 try:
                     sock.sendall(b"GET / HTTP/1.1\r\nHost: %d%s.example.net\r\n\r\n" % (number, b"x" * 50))
@@ -272,7 +273,7 @@ def test_many_connections_starve_nobody_but_themselves(own: World) -> None:
         sock.sendall(b"\x16")
     data = hello(b"api.example.com")
     began = time.monotonic()
-    assert through(own, 443, data) == data and time.monotonic() - began < 2
+    assert through(own, 443, data) == data and time.monotonic() - began < HEAD_SECONDS
     assert own.name("api.example.com")[0] == 0
     for sock in slow:
         sock.close()

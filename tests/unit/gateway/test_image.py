@@ -198,7 +198,7 @@ def test_it_serves_as_the_image_starts_it(home: Path, tmp_path: Path) -> None:
             assert json.loads(process.stdout.readline())["event"] == "ready"
             process.send_signal(signal.SIGTERM)
             assert json.loads(process.stdout.readline())["event"] == "stopped"
-            assert process.wait(10) == 0
+            assert process.wait(120) == 0
 
 
 def test_it_loads_little(home: Path) -> None:
