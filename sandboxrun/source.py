@@ -7,11 +7,18 @@ values by :func:`node_of`, which is how the Python API reaches the parsers of th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from msgspec import structs
 
 from sandboxrun.data import Data
+
+
+@lru_cache(16)
+def _lines(text: str) -> list[str]:
+    """Every finding and fault asks for a line."""
+    return text.splitlines()
 
 
 class SourceFile(Data, unshown=("text",)):
@@ -22,7 +29,7 @@ class SourceFile(Data, unshown=("text",)):
 
     def line(self, number: int) -> str:
         """The text of line `number` (1-based), without its line end; "" past the end of the file."""
-        lines = self.text.splitlines()
+        lines = _lines(self.text)
         return lines[number - 1] if 0 < number <= len(lines) else ""
 
 

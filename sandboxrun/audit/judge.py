@@ -15,7 +15,7 @@ from sandboxrun.audit.finding import Finding, Hit, Rule, Severity, in_order
 from sandboxrun.audit.policy import Policy, breaches
 from sandboxrun.audit.rules import by_id, rules
 from sandboxrun.audit.subject import Subject
-from sandboxrun.audit.waivers import Baseline, Waivers, judged
+from sandboxrun.audit.waivers import Baseline, Waiver, Waivers, judged
 from sandboxrun.data import Data
 from sandboxrun.source import SourceFile
 
@@ -65,6 +65,7 @@ class Terms(Data):
     baseline: Baseline | None = None
     today: date = date.min
     strict: bool = False
+    trusted: Callable[[Waiver], bool] = lambda waiver: True  # whether an inline waiver counts
     greatest: Profile | None = None  # no sandbox may exceed its sandboxes
     path: Callable[[str], str] = lambda name: name  # a file's name → its path from the project's root
 
@@ -123,7 +124,7 @@ def judge(
             continue
         kept.append(msgspec.structs.replace(finding, severity=severity, path=path))
     return Verdict(
-        findings=in_order(judged(kept, texts, terms.waivers, terms.baseline, terms.policy, terms.today)),
+        findings=in_order(judged(kept, texts, terms.waivers, terms.baseline, terms.policy, terms.today, terms.trusted)),
         gaps=tuple(gaps),
         files=tuple(file.name for file in texts),
         subjects=tuple(subject.name for subject in every),

@@ -226,6 +226,9 @@ def callers(name: str) -> str:
     return f"(the caller's {name})"
 
 
+MOST_SHARED = 10  # others that are named: a file may hold thousands
+
+
 def with_sharing(made: list[Subject]) -> tuple[Subject, ...]:
     """The subjects, each with those that write to its volumes and bind sources or join its networks."""
     users: dict[str, list[str]] = {}
@@ -237,7 +240,7 @@ def with_sharing(made: list[Subject]) -> tuple[Subject, ...]:
             subject,
             sharing=freeze(
                 {
-                    thing: tuple(name for name in users[thing] if name != subject.name)
+                    thing: tuple(name for name in users[thing][:MOST_SHARED] if name != subject.name)
                     for thing in set(_shared(subject))
                     if len(users[thing]) > 1
                 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from typing import Any
 
@@ -18,7 +18,7 @@ import msgspec
 from sandboxrun.audit.finding import Finding, Rule
 from sandboxrun.audit.policy import Policy
 from sandboxrun.audit.rules import by_id
-from sandboxrun.audit.rules.meta import EXPIRED, INCOMPLETE, NOT_WAIVABLE, STALE_BASELINE, UNKNOWN, UNUSED
+from sandboxrun.audit.rules.meta import EXPIRED, INCOMPLETE, NOT_WAIVABLE, STALE_BASELINE, UNKNOWN, UNTRUSTED, UNUSED
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span
@@ -36,6 +36,12 @@ class Waiver(Data):
     file: str = "*"
     sandbox: str = "*"
     line: int | None = None  # of an inline one: the line that it waives
+    about: str = ""  # that line's text
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What must be the same for an inline one to be the one of another revision."""
+        return (self.rules, self.until, self.owner, self.reason, self.about)
 
     def covers(self, finding: Finding) -> bool:
         """Whether it is about a finding."""
@@ -94,6 +100,7 @@ def inline(file: SourceFile) -> Iterator[Waiver]:
             span=Span(file=file, line=number, column=at + 1, length=len(line.rstrip()) - at),
             file=file.name,
             line=target,
+            about=lines[target - 1].strip(),
         )
 
 
@@ -187,12 +194,17 @@ def judged(
     baseline: Baseline | None,
     policy: Policy,
     today: date,
+    trusted: Callable[[Waiver], bool] = lambda waiver: True,
 ) -> Iterator[Finding]:
-    """The findings, each with its status; and what is wrong with waivers and baseline, as findings."""
+    """The findings, each with its status; and what is wrong with waivers and baseline, as findings. `trusted` says
+    whether an inline waiver counts."""
     every = list(findings)
     accepted: list[Waiver] = []
     for waiver in (*waivers.waivers, *(one for file in files for one in inline(file))):
         faults = list(_faults(waiver, policy, today))
+        if waiver.line is not None and not faults and not trusted(waiver):
+            message = "the trusted revision has no such waiver of this line: it waives nothing"
+            faults.append(_raised(UNTRUSTED, waiver, message))
         yield from faults
         if not faults:
             accepted.append(waiver)

@@ -9,6 +9,7 @@ import difflib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from sandboxrun.audit.finding import Finding
@@ -18,7 +19,7 @@ from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, Problems, SandboxrunError
 from sandboxrun.profile.files import instead
 from sandboxrun.profile.yaml import parse_yaml
-from sandboxrun.source import SourceFile
+from sandboxrun.source import Node, SourceFile
 
 SAFE, CHANGES = "safe", "changes behaviour"
 
@@ -55,25 +56,41 @@ def edited(text: str, finding: Finding) -> str | None:
     if finding.edit is None or span is None or finding.when:
         return None
     sandbox = finding.subjects[0].partition("[")[0] if finding.subjects else ""
-    problems = Problems()
-    root = parse_yaml(SourceFile(name=span.file.name, text=text), problems)
-    if root is None or problems:
+    root = _parsed(text)
+    if root is None:
         return None
     made = fixed(text, root, sandbox, finding.edit)
-    if made is None or made == text:
-        return None
-    parse_yaml(SourceFile(name=span.file.name, text=made), problems)
-    return None if problems else made
+    return None if made is None or made == text or _parsed(made) is None else made
 
 
-def fixes_of(finding: Finding) -> Sequence[tuple[str, tuple[str, int, int, str]]]:
-    """A finding's fix for SARIF: a sentence, and the lines of its file that change."""
-    span = finding.shown
-    made = edited(span.file.text, finding) if span is not None else None
-    if made is None or span is None:
-        return ()
-    fix = Fix(finding=finding, file=span.file.name, before=span.file.text, after=made)
-    return ((f"{finding.help} ({fix.label})", (span.file.name, *fix.lines)),)
+@lru_cache(4)  # what one edit made is what the next one is made in
+def _parsed(text: str) -> Node | None:
+    problems = Problems()
+    root = parse_yaml(SourceFile(name="", text=text), problems)
+    return None if problems else root
+
+
+MOST_PARSED = 400_000  # characters of suggestions: each is parsed
+
+
+def suggester() -> Callable[[Finding], Sequence[tuple[str, tuple[str, int, int, str]]]]:
+    """A function that says of a finding its fix for SARIF: a sentence, and the lines of its file that change. Of very
+    many, the later ones have none."""
+    left = MOST_PARSED
+
+    def fixes_of(finding: Finding) -> Sequence[tuple[str, tuple[str, int, int, str]]]:
+        nonlocal left
+        span = finding.shown
+        if span is None or finding.edit is None or left < len(span.file.text):
+            return ()
+        left -= len(span.file.text)
+        made = edited(span.file.text, finding)
+        if made is None:
+            return ()
+        fix = Fix(finding=finding, file=span.file.name, before=span.file.text, after=made)
+        return ((f"{finding.help} ({fix.label})", (span.file.name, *fix.lines)),)
+
+    return fixes_of
 
 
 def fixes(verdict: Verdict, *, unsafe: bool) -> Iterator[Fix]:

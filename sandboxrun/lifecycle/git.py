@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +20,7 @@ from sandboxrun.errors import SandboxrunError
 MOST_FILES = 20_000
 LARGEST_FILE = 1 << 20
 LARGEST_TREE = 256 << 20  # bytes of all files that are read of one revision
+MOST_OUTPUT = 64 << 20  # bytes that one command may print, but for files
 _TIMEOUT = 60.0
 _WANTED = (".yaml", ".yml", ".json", ".env")
 
@@ -52,24 +56,36 @@ class Repository:
         top = self._git("rev-parse", "--show-toplevel").decode("utf-8", "surrogateescape").rstrip("\n")
         self.root = Path(os.path.realpath(top))
 
-    def _git(self, *arguments: str, input: bytes | None = None) -> bytes:
-        """What a plumbing command prints. Raises GitError with git's own words."""
+    def _git(self, *arguments: str, input: bytes | None = None, most: int = MOST_OUTPUT) -> bytes:
+        """What a plumbing command prints, up to `most` bytes. Raises GitError with git's own words."""
+
+        def bound() -> None:
+            """Trees that hold each other name more files than there are bytes: what git writes ends."""
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
         command = ["git", "--no-pager", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
         command += ["-c", "protocol.allow=never", "-C", str(self.directory), *arguments]
-        try:
-            done = subprocess.run(
-                command, input=input, capture_output=True, env=_environment(), timeout=_TIMEOUT, check=False,
-                stdin=None if input is not None else subprocess.DEVNULL,
-            )  # fmt: skip
-        except FileNotFoundError:
-            raise GitError("git is not installed", help="install it, or leave out --base and --trust-ref") from None
-        except subprocess.TimeoutExpired:
-            raise GitError(f"git took longer than {_TIMEOUT:g} s to read the repository") from None
-        if done.returncode != 0:
-            words = done.stderr.decode("utf-8", "replace").strip().splitlines()
-            said = re.sub(r"^(fatal|error): ", "", words[0]) if words else f"git ended with {done.returncode}"
-            raise GitError(f"the repository cannot be read: {said}", help=_help(said))
-        return done.stdout
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as errors:
+            given.write(input or b"")
+            given.seek(0)
+            try:
+                done = subprocess.run(
+                    command, stdin=given, stdout=told, stderr=errors, env=_environment(), timeout=_TIMEOUT, check=False,
+                    preexec_fn=bound,
+                )  # fmt: skip
+            except FileNotFoundError:
+                raise GitError("git is not installed", help="install it, or leave out --base and --trust-ref") from None
+            except subprocess.TimeoutExpired:
+                raise GitError(f"git took longer than {_TIMEOUT:g} s to read the repository") from None
+            if os.fstat(told.fileno()).st_size >= most or done.returncode == -signal.SIGXFSZ:
+                raise GitError("the revision is too large to be reviewed")
+            if done.returncode != 0:
+                errors.seek(0)
+                words = errors.read(10_000).decode("utf-8", "replace").strip().splitlines()
+                said = re.sub(r"^(fatal|error): ", "", words[0]) if words else f"git ended with {done.returncode}"
+                raise GitError(f"the repository cannot be read: {said}", help=_help(said))
+            told.seek(0)
+            return told.read()
 
     def commit(self, ref: str) -> str:
         """The commit that a name stands for. Raises GitError, for a shallow or partial clone by name."""
@@ -121,7 +137,7 @@ class Repository:
             total += int(words[2])
             if int(words[2]) > LARGEST_FILE or total > LARGEST_TREE:
                 raise GitError("the revision's files are too large to be reviewed")
-        data = self._git("cat-file", "--batch", input=lines)
+        data = self._git("cat-file", "--batch", input=lines, most=2 * LARGEST_TREE)
         at = 0
         for _ in objects:
             end = data.index(b"\n", at)

@@ -22,7 +22,7 @@ from sandboxrun.audit.judge import Gap, Terms, Verdict, judge, placed
 from sandboxrun.audit.policy import parse_policy
 from sandboxrun.audit.rules.meta import FREE_VARIABLE
 from sandboxrun.audit.subject import Subject
-from sandboxrun.audit.waivers import Baseline, Waivers, baseline_data, parse_baseline, parse_waivers
+from sandboxrun.audit.waivers import Baseline, Waiver, Waivers, baseline_data, inline, parse_baseline, parse_waivers
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems, UsageError
 from sandboxrun.profile.files import LARGEST_FILE, project_root, read_regular, read_source, reason
@@ -175,6 +175,11 @@ def terms(sources: Sources, *, today: date, strict: bool = False) -> Terms:
     greatest = sources.max_profile
     if greatest is None and policy.max_profile is not None:
         greatest = (policy_file_of(sources).parent / policy.max_profile) if policy_file else None
+    known = None if sources.trusted is None else _inline_waivers(sources.trusted)
+
+    def trusted(waiver: Waiver) -> bool:
+        return known is None or (path(waiver.file), *waiver.identity) in known
+
     return Terms(
         policy=policy,
         waivers=waivers,
@@ -182,8 +187,20 @@ def terms(sources: Sources, *, today: date, strict: bool = False) -> Terms:
         today=today,
         strict=strict,
         path=path,
+        trusted=trusted,
         greatest=_greatest(greatest),
     )
+
+
+def _inline_waivers(top: Path) -> frozenset[tuple[object, ...]]:
+    """The inline waivers of all files of a directory, each with its file's path there."""
+    found = []
+    for directory, _, names in os.walk(top):
+        for name in (name for name in names if name.endswith((".yaml", ".yml"))):
+            at = Path(directory, name)
+            file = SourceFile(name=str(at.relative_to(top)), text=at.read_text("utf-8", "replace"))
+            found += [(file.name, *waiver.identity) for waiver in inline(file)]
+    return frozenset(found)
 
 
 def _greatest(path: Path | None) -> Profile | None:

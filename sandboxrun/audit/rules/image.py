@@ -182,7 +182,7 @@ def build_network(s: Subject) -> Iterator[Hit]:
 
 
 _REMOTE = re.compile(r"^(?:https?|git|ssh|oci)://|^git@|^github\.com/|^docker-image://|\.git(?:#|$)")
-_COMMIT = re.compile(r"[#@?](?:.*=)?[0-9a-f]{40}\b|@sha256:[0-9a-f]{64}")
+_COMMIT = re.compile(r"[#@?](?:[^#@?]{0,100}=)?[0-9a-f]{40}\b|@sha256:[0-9a-f]{64}")
 
 
 @rule(

@@ -76,6 +76,15 @@ STALE_BASELINE = _meta(
     "A baseline may only shrink: an entry without a finding would hide the next one like it.",
     "write the baseline again with --write-baseline",
 )
+UNTRUSTED = _meta(
+    "SBX908",
+    "Waiver that the trusted revision does not have",
+    TRACE,
+    DIRECT,
+    "With --trust-ref a comment waives only what the same comment waived of the same line in that revision: a change "
+    "cannot accept its own risks.",
+    "have the waiver merged first, or review the finding",
+)
 IMAGE_POLICY = _meta(
     "SBX910", "Image not allowed", TRACE, DIRECT, "The policy lists the images that may run.", "use an allowed image"
 )

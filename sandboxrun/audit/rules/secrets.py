@@ -52,7 +52,7 @@ _MARKS = (
     "SG. -----BEGIN eyJ AccountKey= GOCSPX- ya29. xapp- _v1_ hvs. hvb. hvr. glsa_ shp ATATT3 tskey- PMAK- NRAK- "
     "rubygems_ :AA SK AGE- earer asic"
 ).split()
-_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://([^\s/@:'\"]*):([^\s/@'\"]+)@", re.IGNORECASE)
+_URL = re.compile(r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,30}://([^\s/@:'\"]*):([^\s/@'\"]+)@", re.IGNORECASE)
 _TOKEN_URL = re.compile(r"\bhttps?://([A-Za-z0-9_.-]{20,})@", re.IGNORECASE)
 
 _SECRET_WORDS = re.compile(
@@ -81,9 +81,12 @@ _CLOUD = frozenset(
 )
 
 
+_LONGEST_NAME = 200  # characters that are looked at
+
+
 def _upper(name: str) -> str:
     """`db-password`, `dbPassword` and `db.password` in one spelling."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).upper().replace("-", "_").replace(".", "_")
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name[:_LONGEST_NAME]).upper().replace("-", "_").replace(".", "_")
 
 
 def names_secret(name: str) -> bool:

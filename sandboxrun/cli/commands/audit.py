@@ -230,10 +230,10 @@ def verdict_in(
         case "json":
             return forms.verdict_json(verdict)
         case "sarif":
-            from sandboxrun.lifecycle.fixing import fixes_of
+            from sandboxrun.lifecycle.fixing import suggester
             from sandboxrun.report.sarif import verdict_sarif
 
-            return verdict_sarif(verdict, root, __version__, fixes_of)
+            return verdict_sarif(verdict, root, __version__, suggester())
         case "markdown":
             return forms.verdict_markdown(verdict)
         case "junit":

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -66,3 +67,26 @@ def test_any_profile_has_a_verdict(tmp_path: Path, data: Any) -> None:
     file.write_text(json.dumps({"sandboxes": {"a": {"image": "x", **data}}}, indent=2))
     every, gaps = targets([file])
     assert review(every, Terms(today=TODAY, strict=True), gaps=gaps)
+
+
+LONG: dict[str, dict[str, Any]] = {
+    "scheme": {"environment": {"X": "a." * 32_000}},
+    "scheme in a command": {"command": "a." * 32_000},
+    "fragment": {"build": "https://x" + "#" * 60_000},
+    "default": {"environment": {"X": "${A:-" * 12_000}},
+    "name": {"environment": ["_KEY" * 10_000 + ".=x"]},
+    "words": {"command": "mysql " * 10_000},
+    "mount": {"volumes": ["{:" * 30_000]},
+    "port": {"ports": [":." * 30_000]},
+    "path": {"volumes": ["/.." * 20_000 + ":/x"]},
+    "digits": {"cpus": "9" * 60_000, "mem_limit": "9" * 60_000},
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_texts_are_read_in_linear_time(name: str, tmp_path: Path) -> None:
+    """What would need seconds or minutes with a pattern that tries every way, as some did."""
+    file = tmp_path / "compose.yaml"
+    file.write_text(json.dumps({"services": {"a": {"image": "x", **LONG[name]}}}))
+    every, gaps = targets([file])
+    assert review(every, Terms(today=TODAY, strict=True), gaps=gaps).findings

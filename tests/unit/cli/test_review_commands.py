@@ -338,6 +338,55 @@ def test_policy_and_waivers_of_a_trusted_revision(say: Say, repository: Path) ->
     assert say("audit", "--trust-ref", "HEAD").code == 1
 
 
+WAIVER = '  # sandboxrun: ignore[SBX102] until=2999-01-01 reason="known"'
+
+
+def test_a_comment_waives_what_it_waived_in_the_trusted_revision(say: Say, repository: Path, profile: Path) -> None:
+    waived = PROFILE.replace("      - SYS_ADMIN  # why", f"      {WAIVER.strip()}\n      - SYS_ADMIN")
+    profile.write_text(waived)
+    trust = ("audit", "--trust-ref", "HEAD", "--fail-on", "high")
+    assert say("audit", "--fail-on", "high").code == 0
+    told = say(*trust)
+    assert (told.code, "SBX908" in told.out) == (1, True)  # the change brings its own
+    git(repository, "commit", "-q", "-a", "-m", "accepted")
+    assert say(*trust).code == 0
+    profile.write_text("# moved\n" + waived)
+    assert say(*trust).code == 0
+    profile.write_text(waived.replace("- SYS_ADMIN", "- SYS_MODULE"))
+    assert say(*trust).code == 1
+    profile.write_text(waived + f"    user: root\n    group_add:\n      {WAIVER.strip()}\n      - docker\n")
+    assert say(*trust).code == 1
+
+
+def test_trees_without_end_are_refused(say: Say, repository: Path) -> None:
+    """Ten levels of a hundred names each: as many files as nobody can list."""
+    blob = subprocess.run(
+        ["git", "hash-object", "-w", "--stdin"], input=b"x", cwd=repository, check=True, capture_output=True
+    )
+    kind, mode, name = "blob", "100644", blob.stdout.decode().strip()
+    for _ in range(10):
+        entries = "".join(f"{mode} {kind} {name}\t{number}.yaml\n" for number in range(100))
+        made = subprocess.run(
+            ["git", "mktree"], input=entries.encode(), cwd=repository, check=True, capture_output=True
+        )
+        kind, mode, name = "tree", "040000", made.stdout.decode().strip()
+    commit = subprocess.run(
+        ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit-tree", "-m", "x", name],
+        cwd=repository, check=True, capture_output=True,
+    )  # fmt: skip
+    said = say("audit", "--base", commit.stdout.decode().strip())
+    assert said.code == 3
+    assert "too large to be reviewed" in said.err
+
+
+def test_a_git_directory_that_leads_elsewhere_is_not_believed(say: Say, repository: Path, tmp_path: Path) -> None:
+    git(repository, "config", "core.worktree", str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").mkdir()
+    said = say("audit", "--base", "HEAD", "sandbox.yaml")
+    assert said.code == 3
+    assert "is not in the repository" in said.err
+
+
 def test_the_greatest_profile_is_that_of_the_trusted_revision(say: Say, repository: Path, profile: Path) -> None:
     (repository / "sandboxrun-policy.yaml").write_text("max_profile: most.yaml\nrules: {'SBX[1-6]*': off}\n")
     (repository / "most.yaml").write_text("sandboxes: {m: {image: 'node:20-alpine', egress: none}}\n")
