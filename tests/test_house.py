@@ -53,6 +53,7 @@ OWNERS = {
     "rich": {"report", "cli"},
     "jinja2": {"profile"},
     "yaml": {"profile"},
+    "prometheus_client": {"report"},
 }
 
 

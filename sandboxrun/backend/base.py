@@ -106,6 +106,17 @@ class Events(Protocol):
     def __exit__(self, kind: Any, error: Any, at: Any) -> None: ...
 
 
+class News(Protocol):
+    """The names of projects, each time that one of their sandboxes starts, ends or goes. Iterate it in one thread,
+    close it from any. Raises EngineError once the engine is away."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: Any, error: Any, at: Any) -> None: ...
+
+
 class Backend(Protocol):
     """One engine. Usable from several threads at once; every method may raise EngineError.
 
@@ -136,8 +147,12 @@ class Backend(Protocol):
         """The sandboxes `ids` that are there and all that is theirs alone, to be collected; with `compare` no more than
         what runs beside them, and less what their images set, to be compared with what is declared."""
 
-    def projects(self) -> tuple[Names, ...]:
-        """All projects of which anything is on the engine, each with the names of its networks and volumes that are."""
+    def projects(self, only: str | None = None) -> tuple[Names, ...]:
+        """All projects of which anything is on the engine, each with the names of its networks and volumes that are;
+        with `only`, that one if it is among them."""
+
+    def news(self) -> News:
+        """What happens from now on, to the sandboxes of all projects."""
 
     def perform(self, step: Operation, session: Any) -> str | None:
         """Do one step of a plan; a note for its progress line, if any. Raises SandboxrunError."""

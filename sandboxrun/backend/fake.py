@@ -141,6 +141,32 @@ class _Following:
             return _history(box) if box is not None and whole and not box.running else None
 
 
+class _News:
+    """Looks at what happened since it was made; a test's engine has few boxes."""
+
+    def __init__(self, job: Fake) -> None:
+        self._job, self._began, self._closed = job, time.time(), False
+        self._seen: set[tuple[str, str, float]] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._closed = True
+
+    def __iter__(self) -> Iterator[str]:
+        while not self._closed:
+            with self._job.reached("following the engine's events") as world:
+                boxes = [*world.boxes.values(), *world.removed.values()]
+            for box in boxes:
+                for action, when, _ in tuple(box.past):
+                    happened = (box.id, action, when)
+                    if action in ("start", "die", "destroy") and when >= self._began and happened not in self._seen:
+                        self._seen.add(happened)
+                        yield box.labels[labels.PROJECT]
+            time.sleep(0.005)
+
+
 def _past(box: Box, began: float) -> Past:
     times = {action: when for action, when, _ in box.past if when >= began}
     code = box.code if box.status == "exited" and "die" in times else None
@@ -244,7 +270,11 @@ class Fake:
             leftovers=(),
         )
 
-    def projects(self) -> tuple[Names, ...]:
+    def news(self) -> _News:
+        with self.reached("following the engine's events"):
+            return _News(self)
+
+    def projects(self, only: str | None = None) -> tuple[Names, ...]:
         with self.reached("listing containers") as world:
             ours = {box.labels[labels.PROJECT] for box in world.boxes.values()}
             ours |= {world.whose[name] for name in (*world.networks, *world.volumes)}
@@ -255,6 +285,7 @@ class Fake:
                     given_volumes=freeze(self._named(world.volumes, project)),
                 )
                 for project in sorted(ours)
+                if only in (None, project)
             )
 
     def _named(self, there: Mapping[str, ObservedNetwork | ObservedVolume], project: str) -> dict[str, str]:

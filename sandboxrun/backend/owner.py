@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,23 @@ class Owner(Data):
     def is_alive(self) -> bool:
         """True when it certainly still runs; False also when that cannot be known from here."""
         return bool(self.kernel) and self.kernel == _kernel() and not self.is_gone
+
+    def wait_until_gone(self) -> bool:
+        """Wait for its end, as long as that takes. False at once where it can't be waited for from here."""
+        if self.is_gone:
+            return True
+        if not self.is_alive or not hasattr(os, "pidfd_open"):
+            return False
+        try:
+            fd = os.pidfd_open(self.pid)
+        except OSError:
+            return self.is_gone
+        try:
+            if not self.is_gone:  # the pid is still its own: so is the descriptor
+                select.select([fd], [], [])
+        finally:
+            os.close(fd)
+        return True
 
 
 def this_process() -> Owner:

@@ -8,9 +8,10 @@ are failures, by name. Any number of reapers may work at once, and each may be k
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from sandboxrun.backend.base import Backend
-from sandboxrun.backend.owner import decode
+from sandboxrun.backend.errors import LockHeld
+from sandboxrun.backend.owner import Owner, decode
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, SandboxrunError, one_line
 from sandboxrun.evidence.errors import EvidenceError
@@ -30,7 +32,7 @@ from sandboxrun.plan.changes import Plan, Reason
 from sandboxrun.plan.decide import decide_undeclared
 from sandboxrun.plan.operations import Operation
 from sandboxrun.plan.planner import make_collect_plan
-from sandboxrun.plan.reaping import due
+from sandboxrun.plan.reaping import due, next_deadline, state_of
 from sandboxrun.report.reap import Left, Reaped, Result, Swept
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names
@@ -58,10 +60,13 @@ class Scope(Data):
         """Whether the sandbox is in it."""
         if self.job is not None and (observed.job is None or observed.job.id != self.job):
             return False
-        if self.older_than is None:
-            return True
+        ready = self.ready(observed)
+        return ready is None or snapshot.taken >= ready
+
+    def ready(self, observed: ObservedSandbox) -> datetime | None:
+        """When the sandbox is old enough; None where its age does not count."""
         made = parse_time(observed.created)
-        return made is None or snapshot.taken - made >= timedelta(seconds=self.older_than)
+        return made + timedelta(seconds=self.older_than) if self.older_than is not None and made is not None else None
 
 
 class Homes(Data):
@@ -103,32 +108,40 @@ def reap(
     Raises EngineError where the engine cannot be asked what there is.
     """
     settings, result = settings or ApplySettings(), Result(planned=dry_run)
-    for names in engine.projects():
-        if scope.project in (None, names.project) and not settings.stop.is_set():
+    for names in engine.projects(scope.project):
+        if not settings.stop.is_set():
             work = ProjectReaper(engine, names, scope, homes or Homes(), settings)
             result = result.joined(work.foretell() if dry_run else work.reap())
     if not dry_run:
-        engine.collect(_no_store())
+        engine.collect(no_store())
     return result
 
 
-def _no_store() -> Store:
+def no_store() -> Store:
     """For what takes no evidence: it lies nowhere, so that only the state directory is used."""
     nowhere = state_path() / "nowhere"
     return Store(project_directory=nowhere, root=nowhere)
 
 
 class ProjectReaper:
-    """The reaping of one project. SandboxrunErrors are in its results."""
+    """The reaping of one project. SandboxrunErrors are in its results.
+
+    Afterwards: whether somebody else had its lock (`busy`), how many of its sandboxes are there by `states`, in how
+    many seconds something is due that only the clock tells (`next_look`), and the living `owners` on this machine.
+    """
 
     def __init__(self, engine: Backend, names: Names, scope: Scope, homes: Homes, settings: ApplySettings) -> None:
         self._engine, self._scope, self._homes, self._settings = engine, scope, homes, settings
         self._profile = Profile(
-            project=names.project, directory=_no_store().project_directory, sandboxes=(), names=names
+            project=names.project, directory=no_store().project_directory, sandboxes=(), names=names
         )
         self._reaped: list[Reaped] = []
         self._swept: list[Swept] = []
         self._left: list[Left] = []
+        self.busy = False
+        self.states: Mapping[str, int] = {}
+        self.next_look: float | None = None
+        self.owners: frozenset[Owner] = frozenset()
 
     def foretell(self) -> Result:
         """What would be reaped."""
@@ -146,9 +159,10 @@ class ProjectReaper:
         began = monotonic()
         with self._told_as_left():
             snapshot = self._observe()
+            self._look_ahead(snapshot)
             if self._due(snapshot) or self._sweeping(snapshot).operations:
                 with locked(self._engine, self._profile, self._settings) as guard:
-                    self._reap_all(self._observe(), guard)
+                    self._look_ahead(self._reap_all(self._observe(), guard))
         return Result(
             reaped=tuple(self._reaped),
             swept=tuple(self._swept),
@@ -156,7 +170,18 @@ class ProjectReaper:
             seconds=monotonic() - began,
         )
 
-    def _reap_all(self, snapshot: Snapshot, guard: Callable[[], None]) -> None:
+    def _look_ahead(self, snapshot: Snapshot) -> None:
+        """What a reaper that goes on has to know of what is there."""
+        self.states = Counter(state_of(o) for o in snapshot.sandboxes)
+        owners = (decode(o.owner or "") for o in snapshot.sandboxes if o.id in snapshot.owned)
+        self.owners = frozenset(owner for owner in owners if owner is not None)
+        reasons = due(snapshot)
+        waiting = (self._scope.ready(o) for o in snapshot.sandboxes if o.id in reasons)
+        ahead = [at for at in (next_deadline(snapshot), *waiting) if at is not None and at > snapshot.taken]
+        self.next_look = min(((at - snapshot.taken).total_seconds() for at in ahead), default=None)
+
+    def _reap_all(self, snapshot: Snapshot, guard: Callable[[], None]) -> Snapshot:
+        """Reap what is due; what is there then."""
         reasons = self._due(snapshot)
         for store, mine in self._by_home(snapshot, reasons):
             plan = make_collect_plan(self._profile, snapshot, mine, networks=False, reasons=reasons)
@@ -171,11 +196,12 @@ class ProjectReaper:
             snapshot = _without(snapshot, removed)
         sweeping = self._sweeping(snapshot)
         if sweeping.operations:
-            applied = self._carry_out(sweeping, snapshot, _no_store(), guard).applied
+            applied = self._carry_out(sweeping, snapshot, no_store(), guard).applied
             assert applied is not None
             self._note_swept(step for step in sweeping.operations if step.id in applied.done)
             for failure in applied.failures:
                 self._leave("", *failure.error.diagnostics)
+        return snapshot
 
     def _carry_out(self, plan: Plan, snapshot: Snapshot, store: Store, guard: Callable[[], None]) -> Outcome:
         profile, homes = self._profile, self._homes
@@ -189,13 +215,14 @@ class ProjectReaper:
         try:
             yield
         except SandboxrunError as error:
+            self.busy = isinstance(error, LockHeld)
             self._leave("", *error.diagnostics)
 
     def _leave(self, address: str, *faults: Diagnostic) -> None:
         self._left.append(Left(project=self._profile.project, address=address, faults=faults))
 
     def _observe(self) -> Snapshot:
-        return self._engine.observe(self._profile, _no_store())
+        return self._engine.observe(self._profile, no_store())
 
     def _due(self, snapshot: Snapshot) -> Mapping[str, Reason]:
         here = {o.id for o in snapshot.sandboxes if self._scope.has(o, snapshot)}
@@ -213,7 +240,7 @@ class ProjectReaper:
         for observed in snapshot.sandboxes:
             if observed.id not in reasons:
                 continue
-            store = _no_store() if isinstance(observed.state, Created) else self._homes.of(observed)
+            store = no_store() if isinstance(observed.state, Created) else self._homes.of(observed)
             if store is None:
                 self._leave(observed.address, _homeless(observed))
             else:

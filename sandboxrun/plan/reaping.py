@@ -66,5 +66,21 @@ def timeout_of(observed: ObservedSandbox) -> datetime | None:
 
 def next_deadline(snapshot: Snapshot) -> datetime | None:
     """When the next sandbox is due that is not now, as far as the clock alone decides."""
-    ends = [at for o in snapshot.sandboxes for at in (o.deadline, timeout_of(o)) if not isinstance(o.state, Ended)]
+    ends = [at for observed in snapshot.sandboxes for at in _deadlines(observed, snapshot)]
     return min((at for at in ends if at is not None and at > snapshot.taken), default=None)
+
+
+def _deadlines(observed: ObservedSandbox, snapshot: Snapshot) -> tuple[datetime | None, ...]:
+    if isinstance(observed.state, Running) or observed.id in snapshot.owned:
+        return (observed.deadline, timeout_of(observed))
+    since = observed.state.finished if isinstance(observed.state, Ended) else parse_time(observed.created)
+    return (observed.deadline, since + _FORGOTTEN if since is not None else None)
+
+
+def state_of(observed: ObservedSandbox) -> str:
+    """The state in a word: created, running, paused, ended."""
+    match observed.state:
+        case Running(paused=True):
+            return "paused"
+        case state:
+            return type(state).__name__.lower()

@@ -6,13 +6,13 @@ Owns the records and the wording. What an engine or an agent wrote passes `one_l
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, one_line
+from sandboxrun.errors import Diagnostic, SandboxrunError, one_line
 from sandboxrun.evidence.store import Captured
 from sandboxrun.plan.changes import Reason
 from sandboxrun.report.evidence import Run, duration, ending_text, evidence_plain
@@ -67,6 +67,31 @@ class Result(Data):
         )
 
 
+# -- What a reaper tells that keeps running
+
+
+class Connected(Data):
+    """The engine is followed, from now on; all projects are looked at."""
+
+
+class Lost(Data):
+    """The engine can't be followed: it is tried again."""
+
+    error: SandboxrunError
+
+
+class Looked(Data):
+    """A project was looked at: what was reaped, and how many of its sandboxes are there now, by state."""
+
+    project: str
+    result: Result
+    states: Mapping[str, int]
+
+
+Told = Connected | Lost | Looked
+
+# -- In words and as plain data
+
 _NOT_ITS_END = (Reason.EXPIRED, Reason.ORPHANED, Reason.JOB_OVER, Reason.SECOND)  # reasons that its end does not tell
 
 
@@ -115,13 +140,18 @@ def reaped_plain(one: Reaped) -> dict[str, Any]:
         "project": one.project,
         "sandbox": one.address,
         "run": one.run,
-        "reason": one.reason.value.removeprefix("delete_because_").removeprefix("replace_because_"),
+        "reason": reason_word(one),
         "detail": one.why,
     }
     if one.captured is not None:
         told |= evidence_plain(Run(address=one.address, captured=one.captured))
         told.pop("note", None)
     return told
+
+
+def reason_word(one: Reaped) -> str:
+    """Why it was reaped, as one word of data."""
+    return one.reason.value.removeprefix("delete_because_").removeprefix("replace_because_")
 
 
 def left_plain(one: Left) -> dict[str, Any]:

@@ -4,23 +4,29 @@ leave."""
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from sandboxrun.backend.fake import Fake, Killed, World
-from sandboxrun.backend.owner import this_process
+from sandboxrun.backend.owner import Owner, this_process
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.reap import Homes, Scope, reap
+from sandboxrun.lifecycle.reaper import Reaper
 from sandboxrun.plan.changes import Reason
-from sandboxrun.report.reap import Result, left_diagnostics, reap_plain, reap_text
+from sandboxrun.report.reap import Looked, Lost, Result, Told, left_diagnostics, reap_plain, reap_text
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.state import ObservedVolume
-from sandboxrun.threads import together
+from sandboxrun.threads import begin, together
 from tests.scenarios.world import Job, new_world, read
 
 QUICK = {"command": ["sh", "-c", "exit 3"]}
@@ -308,3 +314,115 @@ def test_what_is_printed(tmp_path: Path) -> None:
     plain = json.loads(json.dumps(reap_plain(result)))
     assert plain["reaped"][0]["reason"] == "owner_gone" and plain["reaped"][0]["outcome"] == "killed"
     assert reap_text(reap(Fake(world), Scope())) == "Nothing to reap."
+
+
+# -- a reaper that keeps running
+
+
+class Watching:
+    """A reaper that watches in a thread, and what it tells."""
+
+    def __init__(self, world: World, scope: Scope | None = None, **rest: Any) -> None:
+        self.told: list[Told] = []
+        self.settings = ApplySettings(**rest)
+        reaper = Reaper(Fake(world), scope or Scope(), Homes(), self.settings, self.told.append)
+        self._thread = begin(reaper.run, name="reaper", failed=self._failed)
+        self._error: list[BaseException] = []
+
+    def _failed(self, error: BaseException) -> None:
+        self._error.append(error)
+
+    def until(self, holds: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 60
+        while not holds():
+            assert time.monotonic() < deadline and not self._error, (self.told, self._error)
+            time.sleep(0.005)
+
+    @property
+    def reaped(self) -> dict[str, Reason]:
+        looks = [told for told in self.told if isinstance(told, Looked)]
+        return {one.address: one.reason for look in looks for one in look.result.reaped}
+
+    def __enter__(self) -> Watching:
+        self.until(lambda: self.told)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.settings.stop.set()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+def test_a_watching_reaper_collects_what_ends(tmp_path: Path) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {f"s{n}": QUICK for n in range(50)})
+    with Watching(world) as watching:
+        job.apply()
+        watching.until(lambda: len(watching.reaped) == 50)
+        watching.until(lambda: empty(world))
+    assert len(job.store.entries("tale")) == 50
+
+
+def test_it_ends_what_is_due_by_the_clock_alone(tmp_path: Path) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {"agent": {"lifetime": {"timeout": "300ms"}}})
+    with Watching(world) as watching:
+        job.apply()
+        watching.until(lambda: watching.reaped == {"agent": Reason.TIMEOUT})
+    assert [entry.outcome.value for entry in job.store.entries("tale")] == ["timeout"]
+
+
+def test_it_looks_at_everything_after_the_engine_was_away(tmp_path: Path) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {"agent": {"command": ["sh", "-c", "sleep 1000"]}})
+    job.apply()
+    with Watching(world) as watching:
+        world.gone = True
+        watching.until(lambda: any(isinstance(told, Lost) for told in watching.told))
+        (box,) = world.boxes.values()
+        box.send(9)
+        box.wait(10)
+        world.gone = False
+        watching.until(lambda: "agent" in watching.reaped)
+    assert [entry.outcome.value for entry in job.store.entries("tale")] == ["killed"]
+
+
+def test_it_is_told_of_the_end_of_a_process_that_owns_a_sandbox(tmp_path: Path) -> None:
+    world = new_world()
+    job_on(world, tmp_path, {"agent": {}}).apply()
+    owner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        (box,) = world.boxes.values()
+        box.job = Fake(world)
+        box.labels |= {labels.ONE_OFF: "1", labels.OWNER: _owner_of(owner.pid).encode()}
+        with Watching(world) as watching:
+            watching.until(lambda: any(isinstance(told, Looked) for told in watching.told))
+            assert watching.reaped == {}
+            owner.kill()
+            owner.wait()
+            watching.until(lambda: watching.reaped == {"agent": Reason.ORPHANED})
+    finally:
+        owner.kill()
+        owner.wait()
+
+
+def _owner_of(pid: int) -> Owner:
+    started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return structs.replace(this_process(), pid=pid, started=started)
+
+
+def test_a_project_that_somebody_works_in_is_left_until_that_is_done(tmp_path: Path) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {"agent": QUICK})
+    job.apply()
+    ended(world)
+    with job.backend.lock("tale", wait=1), Watching(world) as watching:
+        watching.until(lambda: any(isinstance(told, Looked) for told in watching.told))
+        assert watching.reaped == {} and len(world.boxes) == 1
+    assert not any(told.result.left for told in watching.told if isinstance(told, Looked))
+
+
+def test_what_could_not_be_reaped_is_told_and_stays(strange: World) -> None:
+    with Watching(strange) as watching:
+        watching.until(lambda: any(told.result.left for told in watching.told if isinstance(told, Looked)))
+    assert len(strange.boxes) == 1

@@ -20,6 +20,7 @@ from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
+    from sandboxrun.backend.base import News
     from sandboxrun.backend.docker.history import ProjectEvents
     from sandboxrun.backend.docker.lock import ProjectLock
     from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
@@ -102,9 +103,13 @@ class Engine(Streams):
         """Some containers and no more."""
         return _part("observe").snapshot_of_these(self, profile, store, ids, compare=compare)
 
-    def projects(self) -> tuple[Names, ...]:
+    def projects(self, only: str | None = None) -> tuple[Names, ...]:
         """All projects of which anything is on the engine."""
-        return _part("observe").projects(self)
+        return _part("observe").projects(self, only)
+
+    def news(self) -> News:
+        """What happens to the sandboxes of all projects."""
+        return _part("history").news(self)
 
     def perform(self, step: Operation, session: Any) -> str | None:
         """Do one step."""

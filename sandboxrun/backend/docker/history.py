@@ -21,6 +21,7 @@ from msgspec import structs
 
 from sandboxrun.backend.base import Past
 from sandboxrun.backend.docker.facts import is_podman
+from sandboxrun.backend.docker.streams import Stream
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.spec import labels
 from sandboxrun.spec.outcome import History
@@ -28,6 +29,7 @@ from sandboxrun.spec.state import Ended, Running, State, parse_time
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
+    from sandboxrun.backend.base import News
     from sandboxrun.backend.docker.calls import Json
     from sandboxrun.backend.docker.client import Engine
     from sandboxrun.backend.docker.objects import EventStream
@@ -238,3 +240,14 @@ def _attributes(event: Json) -> dict[str, str]:
 
 def _nanoseconds(event: Json) -> int:
     return int(event.get("timeNano") or 0)
+
+
+# -- What happens to the sandboxes of all projects
+
+
+def news(engine: Engine) -> News:
+    """The names of projects whose containers start, end or go, from now on. Raises EngineError."""
+    since = f"{engine.clock().timestamp() - _SAME:.9f}"  # the engine answers a moment before it listens
+    filters = {"type": ["container"], "label": [labels.PROJECT], "event": ["start", "die", "destroy"]}
+    stream = engine.events(filters=filters, since=since)
+    return Stream((_attributes(event).get(labels.PROJECT, "") for event in stream), stream.close)

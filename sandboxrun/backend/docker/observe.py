@@ -375,8 +375,9 @@ def _whose(found: Mapping[str, Any], ours: str) -> str:
     return f"it is project {project}'s" if project else "it has no labels of sandboxrun"
 
 
-def projects(engine: Engine) -> tuple[Names, ...]:
-    """All projects of which anything is on the engine, in the order of their names. Raises EngineError."""
+def projects(engine: Engine, only: str | None = None) -> tuple[Names, ...]:
+    """All projects of which anything is on the engine, or `only` that one, in the order of their names. Raises
+    EngineError."""
 
     def project_of(answer: Mapping[str, Any]) -> str:
         return labels.read(answer.get("Labels")).get(labels.PROJECT, "")
@@ -384,7 +385,7 @@ def projects(engine: Engine) -> tuple[Names, ...]:
     def of_image(container: Mapping[str, Any]) -> Collection[str]:
         return reserved_of(str(container.get("ImageID") or ""))
 
-    reserved_of, ours = cache(partial(reserved, engine)), {labels.PROJECT: None}
+    reserved_of, ours = cache(partial(reserved, engine)), {labels.PROJECT: only}
     containers = [c for c in engine.containers(labels=ours) if is_own_container(c, project_of(c), of_image(c))]
     networks = [n for n in engine.networks(labels=ours) if is_own_network(n, project_of(n))]
     volumes = [v for v in engine.volumes(labels=ours) if is_own_volume(v, project_of(v))]

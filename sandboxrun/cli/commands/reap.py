@@ -8,14 +8,27 @@ from pathlib import Path
 import click
 
 from sandboxrun.backend.docker.client import import_ahead
+from sandboxrun.backend.session import silent
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
 from sandboxrun.cli.changing import CleanStop, Telling
-from sandboxrun.cli.output import result, tell_all
-from sandboxrun.errors import UsageError, quoted
+from sandboxrun.cli.output import note, result, tell_all
+from sandboxrun.errors import Diagnostic, UsageError, quoted
 from sandboxrun.lifecycle import reap as reaping
 from sandboxrun.lifecycle.reap import Homes, Scope
-from sandboxrun.report.reap import left_diagnostics, reap_plain, reap_text
+from sandboxrun.lifecycle.reaper import Reaper
+from sandboxrun.report.metrics import Metrics
+from sandboxrun.report.reap import (
+    Connected,
+    Looked,
+    Lost,
+    Told,
+    left_diagnostics,
+    reap_plain,
+    reap_text,
+    reaped_lines,
+    reaped_plain,
+)
 from sandboxrun.spec.names import PROJECT
 
 
@@ -42,6 +55,16 @@ from sandboxrun.spec.names import PROJECT
         help="Where to save the evidence of runs that belong to others. Without it, these are left and reported.",
     ),
     click.option("--dry-run", is_flag=True, help="Only show what would be reaped."),
+    click.option("--watch", is_flag=True, help="Keep running, and reap as sandboxes end, expire or lose their owner."),
+    click.option(
+        "--metrics", "endpoint", metavar="HOST:PORT", help="With --watch: serve metrics there, as OpenMetrics text."
+    ),
+    click.option(
+        "--metrics-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="With --watch: write metrics to this file after each change.",
+    ),
     opt.parallelism,
     opt.lock_timeout,
     opt.as_json,
@@ -55,6 +78,9 @@ def reap(
     older_than: float | None,
     evidence_dir: Path | None,
     dry_run: bool,
+    watch: bool,
+    endpoint: str | None,
+    metrics_file: Path | None,
 ) -> int:
     """Save the evidence of sandboxes that nobody waits for any more, then remove them, and what they left.
 
@@ -62,6 +88,10 @@ def reap(
     that still runs are left to it. Asks nothing. Exits with 1 if something could not be reaped.
     """
     import_ahead()
+    if (endpoint is not None or metrics_file is not None) and not watch:
+        raise UsageError("--metrics and --metrics-file need --watch")
+    if watch and dry_run:
+        raise UsageError("--watch and --dry-run exclude each other")
     if name is not None and everything:
         raise UsageError("--project and --all exclude each other")
     if name is not None and not re.fullmatch(PROJECT, name):
@@ -72,6 +102,9 @@ def reap(
         name, own = profile.project, project.open_store(profile, given)
     scope = Scope(project=name, older_than=older_than, job=job)
     homes = Homes(own=own, profile=profile, elsewhere=evidence_dir)
+    if watch:
+        metrics = Metrics(endpoint, metrics_file) if endpoint is not None or metrics_file is not None else None
+        return _watch(given, scope, homes, metrics)
     with (
         CleanStop() as stopping,
         project.open_engine(given.host, given.parallelism) as engine,
@@ -86,3 +119,45 @@ def reap(
         result(reap_text(done))
     tell_all(left_diagnostics(done))
     return stopping.exit_code(1 if done.left else 0)
+
+
+def _watch(given: opt.Given, scope: Scope, homes: Homes, metrics: Metrics | None) -> int:
+    """Until a signal ends it, which is no failure."""
+    printing = _Printing(given.as_json)
+
+    def tell(told: Told) -> None:
+        printing(told)
+        if metrics is not None:
+            try:
+                metrics(told)
+            except UsageError as error:  # reaping goes on
+                tell_all(error.diagnostics)
+
+    with CleanStop() as stopping, project.open_engine(given.host, given.parallelism) as engine:
+        stopping.begin()
+        settings = project.settings(given, silent, lambda text: None, stop=stopping.stop)
+        Reaper(engine, scope, homes, settings, tell).run()
+    return 0
+
+
+class _Printing:
+    """What a watching reaper prints: a line or an object for each sandbox, and errors once, until they change."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._json = as_json
+        self._errors: dict[str, tuple[Diagnostic, ...]] = {}
+
+    def __call__(self, told: Told) -> None:
+        match told:
+            case Connected():
+                note("Following the engine.")
+            case Lost(error=error):
+                tell_all(error.diagnostics)
+            case Looked(project=name, result=done):
+                for one in done.reaped:
+                    result(reaped_plain(one) if self._json else "\n".join(reaped_lines(one)), indent=None)
+                errors = left_diagnostics(done)
+                if errors != self._errors.pop(name, ()):
+                    tell_all(errors)
+                if errors:
+                    self._errors[name] = errors

@@ -1,0 +1,151 @@
+"""`reap --watch`: reaps as things happen, for as long as it runs.
+
+Owns when each project is looked at: when the engine says that something happened to it, when its next sandbox is due,
+when a process that owns one of its sandboxes ends on this machine, again after a failure, and all of them after each
+connection to the engine, since what happened in between is not known. It asks the engine nothing else meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from time import monotonic
+
+from msgspec import structs
+
+from sandboxrun.backend.base import Backend, News
+from sandboxrun.backend.errors import EngineError
+from sandboxrun.backend.owner import Owner, this_process
+from sandboxrun.lifecycle.apply import ApplySettings
+from sandboxrun.lifecycle.reap import Homes, ProjectReaper, Scope, no_store
+from sandboxrun.report.reap import Connected, Looked, Lost, Result, Told
+from sandboxrun.threads import begin
+
+_SLICE = 0.5  # seconds of waiting, so that signals are seen
+_BUSY = 5.0  # seconds until a project is looked at again whose lock somebody has
+_FAILED = 60.0  # seconds until one is looked at again where something could not be reaped
+_LONGEST = 3600.0  # seconds after which all is looked at in any case: an engine's clock may have been set meanwhile
+_BACKOFF = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds between attempts to reach the engine
+
+
+class Reaper:
+    """One `reap --watch`. `settings.stop` ends it, after what it is at."""
+
+    def __init__(
+        self, engine: Backend, scope: Scope, homes: Homes, settings: ApplySettings, tell: Callable[[Told], None]
+    ) -> None:
+        self._engine, self._scope, self._homes, self._tell = engine, scope, homes, tell
+        self._settings, self._patience = structs.replace(settings, lock_wait=0.0), settings.lock_wait
+        self._changed = threading.Condition()
+        self._everything = True  # whether all projects are to be looked at
+        self._lost: EngineError | None = None
+        self._next: dict[str, float] = {}  # project → when to look at it (time.monotonic)
+        self._owners: set[tuple[Owner, str]] = set()  # those whose end is waited for, by project
+        self._busy_since: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Until it is stopped."""
+        attempts = 0
+        while not self._settings.stop.is_set():
+            try:
+                with self._following():
+                    attempts = 0
+                    self._work()
+            except EngineError as error:
+                self._tell(Lost(error=error))
+                self._settings.stop.wait(_BACKOFF[min(attempts, len(_BACKOFF) - 1)])
+                attempts += 1
+
+    @contextmanager
+    def _following(self) -> Iterator[None]:
+        """First follow, then look at all: so nothing is missed in between."""
+        with self._engine.news() as news:
+            self._lost, self._everything = None, True
+            begin(partial(self._follow, news), name="engine events", failed=self._broken)
+            self._tell(Connected())
+            yield
+
+    def _follow(self, news: News) -> None:
+        for project in news:
+            self._wake(project)
+        raise EngineError("following the engine's events", "the engine ended the stream")
+
+    def _broken(self, error: BaseException) -> None:
+        told = error if isinstance(error, EngineError) else EngineError("following the engine's events", str(error))
+        with self._changed:
+            self._lost = told
+            self._changed.notify_all()
+
+    def _wake(self, project: str) -> None:
+        with self._changed:
+            self._next[project] = 0.0
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        """Look at what is to be looked at, until the engine is lost."""
+        look_at_all = monotonic()
+        while not self._settings.stop.is_set():
+            if self._everything or monotonic() >= look_at_all:
+                self._everything, look_at_all = False, monotonic() + _LONGEST
+                self._look_at_all()
+            project = self._take(look_at_all)
+            if project is not None:
+                self._look_at(project)
+
+    def _take(self, until: float) -> str | None:
+        """The next project to look at; None when something else is to be done first."""
+        with self._changed:
+            if self._lost is not None:
+                raise self._lost
+            soonest = min(self._next, key=lambda project: self._next[project], default=None)
+            when = min(until, self._next[soonest]) if soonest is not None else until
+            if soonest is not None and self._next[soonest] <= monotonic():
+                del self._next[soonest]
+                return soonest
+            self._changed.wait(min(_SLICE, max(0.0, when - monotonic())))
+            return None
+
+    def _look_at_all(self) -> None:
+        self._engine.collect(no_store())
+        there = {names.project for names in self._engine.projects(self._scope.project)}
+        with self._changed:
+            self._next = dict.fromkeys({*self._next, *there}, 0.0)
+
+    def _look_at(self, project: str) -> None:
+        if self._scope.project not in (None, project):
+            return
+        found = self._engine.projects(project)
+        if not found:  # nothing of it is there any more
+            self._tell(Looked(project=project, result=Result(), states={}))
+            return
+        work = ProjectReaper(self._engine, found[0], self._scope, self._homes, self._settings)
+        result, again = work.reap(), work.next_look
+        if work.busy:
+            again = _BUSY
+            since = self._busy_since.setdefault(project, monotonic())
+            if monotonic() - since < self._patience:
+                result = structs.replace(result, left=())  # whoever works there will have done soon
+        else:
+            self._busy_since.pop(project, None)
+            again = min(_FAILED, again or _FAILED) if result.left else again
+        self._tell(Looked(project=project, result=result, states=work.states))
+        for owner in work.owners:
+            self._await_end(owner, project)
+        if again is not None:
+            with self._changed:
+                self._next.setdefault(project, monotonic() + again)
+
+    def _await_end(self, owner: Owner, project: str) -> None:
+        """The engine tells nothing when a process ends that owns a sandbox."""
+        awaited = (owner, project)
+
+        def wait() -> None:
+            if owner.wait_until_gone():
+                self._owners.discard(awaited)
+                self._wake(project)
+
+        if awaited not in self._owners and owner != this_process():
+            self._owners.add(awaited)
+            begin(wait, name=f"process {owner.pid}", failed=lambda error: self._owners.discard(awaited))
