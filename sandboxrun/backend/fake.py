@@ -20,7 +20,7 @@ from uuid import uuid4
 from msgspec import Struct, field, structs
 
 from sandboxrun.backend import shared
-from sandboxrun.backend.base import Events, Lock, Past
+from sandboxrun.backend.base import Events, Lock
 from sandboxrun.backend.completed import completed, with_others
 from sandboxrun.backend.errors import (
     EngineError,
@@ -31,7 +31,7 @@ from sandboxrun.backend.errors import (
     NameConflict,
     NotFound,
 )
-from sandboxrun.backend.fake_process import Box, Output, text_of
+from sandboxrun.backend.fake_process import Box, Following, News, Output, history_of, text_of
 from sandboxrun.backend.owner import decode
 from sandboxrun.backend.session import Made, Session, Undone, Watched
 from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
@@ -113,70 +113,6 @@ class _Lock:
         """Raise LockLost unless the lock is still held."""
         if self._job.world.holders.get(self._project) is not self._job:
             raise LockLost(f"the lock of project {self._project} was lost", help="run the command again")
-
-
-class _Following:
-    def __init__(self, job: Fake, project: str, began: float) -> None:
-        self._job, self._project, self._began = job, project, began
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def past(self) -> Mapping[str, Past]:
-        """All that something happened to, by id."""
-        with self._job.reached("asking for events") as world:
-            boxes = {**world.removed, **world.boxes}
-            mine = {id: box for id, box in boxes.items() if box.labels.get(labels.PROJECT) == self._project}
-            found = {id: _past(box, self._began) for id, box in mine.items()}
-        return {id: past for id, past in found.items() if past.times}
-
-    def history(self, id: str) -> History | None:
-        """All that happened to one that has ended."""
-        with self._job.world.guard:
-            box = self._job.world.boxes.get(id)
-            whole = box is not None and any(what == "start" and when >= self._began for what, when, _ in box.past)
-            return _history(box) if box is not None and whole and not box.running else None
-
-
-class _News:
-    """Looks at what happened since it was made; a test's engine has few boxes."""
-
-    def __init__(self, job: Fake) -> None:
-        self._job, self._began, self._closed = job, time.time(), False
-        self._seen: set[tuple[str, str, float]] = set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._closed = True
-
-    def __iter__(self) -> Iterator[str]:
-        while not self._closed:
-            with self._job.reached("following the engine's events") as world:
-                boxes = [*world.boxes.values(), *world.removed.values()]
-            for box in boxes:
-                for action, when, _ in tuple(box.past):
-                    happened = (box.id, action, when)
-                    if action in ("start", "die", "destroy") and when >= self._began and happened not in self._seen:
-                        self._seen.add(happened)
-                        yield box.labels[labels.PROJECT]
-            time.sleep(0.005)
-
-
-def _past(box: Box, began: float) -> Past:
-    times = {action: when for action, when, _ in box.past if when >= began}
-    code = box.code if box.status == "exited" and "die" in times else None
-    return Past(id=box.id, name=box.name, labels=box.labels, times=times, exit_code=code, history=_history(box))
-
-
-def _history(box: Box) -> History:
-    sent = {number for action, _, number in box.past if action == "kill" and number is not None}
-    actions = {action for action, _, _ in box.past}
-    return History(started="start" in actions, died="die" in actions, signals=frozenset(sent), oom=box.oom)
 
 
 class Fake:
@@ -270,9 +206,9 @@ class Fake:
             leftovers=(),
         )
 
-    def news(self) -> _News:
+    def news(self) -> News:
         with self.reached("following the engine's events"):
-            return _News(self)
+            return News(self)
 
     def projects(self, only: str | None = None) -> tuple[Names, ...]:
         with self.reached("listing containers") as world:
@@ -385,8 +321,8 @@ class Fake:
                 return True
         return False
 
-    def follow(self, project: str, began: float) -> _Following:
-        return _Following(self, project, began)
+    def follow(self, project: str, began: float) -> Following:
+        return Following(self, project, began)
 
     # -- one sandbox --------------------------------------------------------------------------------------------
 
@@ -444,11 +380,11 @@ class Fake:
 
     def histories(self, ended: Mapping[str, State]) -> Mapping[str, History]:
         with self.reached("asking for events") as world:
-            return {id: _history(world.boxes[id]) for id in ended if id in world.boxes}
+            return {id: history_of(world.boxes[id]) for id in ended if id in world.boxes}
 
     def history_of_removed(self, id: str) -> History:
         with self.reached("asking for events") as world:
-            return _history(world.removed[id]) if id in world.removed else History(known=False)
+            return history_of(world.removed[id]) if id in world.removed else History(known=False)
 
     def pull(self, ref: str, *, platform: str | None = None, progress: Any = None) -> None:
         with self.reached(f"pulling {ref}") as world:

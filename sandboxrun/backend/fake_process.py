@@ -1,6 +1,6 @@
 """The containers of the fake engine: a process each, in a thread, and its output.
 
-Owns the commands that are interpreted, and what signals do to them.
+Owns the commands that are interpreted, what signals do to them, and what is remembered of them as events.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from datetime import UTC, datetime
 from typing import Any, Self
 from uuid import uuid4
 
+from sandboxrun.backend.base import Past
+from sandboxrun.spec import labels
+from sandboxrun.spec.outcome import History
 from sandboxrun.spec.records import Attachment
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import Created, Document, Ended, Running, State, parse_time
@@ -182,3 +185,74 @@ class Output:
 def text_of(seconds: float) -> str:
     """Seconds of UNIX time as an engine tells them."""
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+# -- What happened to them
+
+
+class Following:
+    """The events of one project since a moment."""
+
+    def __init__(self, job: Any, project: str, began: float) -> None:
+        self._job, self._project, self._began = job, project, began
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def past(self) -> Mapping[str, Past]:
+        """All that something happened to, by id."""
+        with self._job.reached("asking for events") as world:
+            boxes = {**world.removed, **world.boxes}
+            mine = {id: box for id, box in boxes.items() if box.labels.get(labels.PROJECT) == self._project}
+            found = {id: past_of(box, self._began) for id, box in mine.items()}
+        return {id: past for id, past in found.items() if past.times}
+
+    def history(self, id: str) -> History | None:
+        """All that happened to one that has ended."""
+        with self._job.world.guard:
+            box = self._job.world.boxes.get(id)
+            whole = box is not None and any(what == "start" and when >= self._began for what, when, _ in box.past)
+            return history_of(box) if box is not None and whole and not box.running else None
+
+
+class News:
+    """Looks at what happened since it was made; a test's engine has few boxes."""
+
+    def __init__(self, job: Any) -> None:
+        self._job, self._began, self._closed = job, time.time(), False
+        self._seen: set[tuple[str, str, float]] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._closed = True
+
+    def __iter__(self) -> Iterator[str]:
+        while not self._closed:
+            with self._job.reached("following the engine's events") as world:
+                boxes = [*world.boxes.values(), *world.removed.values()]
+            for box in boxes:
+                for action, when, _ in tuple(box.past):
+                    happened = (box.id, action, when)
+                    if action in ("start", "die", "destroy") and when >= self._began and happened not in self._seen:
+                        self._seen.add(happened)
+                        yield box.labels[labels.PROJECT]
+            time.sleep(0.005)
+
+
+def past_of(box: Box, began: float) -> Past:
+    """All that happened to it since `began`."""
+    times = {action: when for action, when, _ in box.past if when >= began}
+    code = box.code if box.status == "exited" and "die" in times else None
+    return Past(id=box.id, name=box.name, labels=box.labels, times=times, exit_code=code, history=history_of(box))
+
+
+def history_of(box: Box) -> History:
+    """What an engine remembers of its last start."""
+    sent = {number for action, _, number in box.past if action == "kill" and number is not None}
+    actions = {action for action, _, _ in box.past}
+    return History(started="start" in actions, died="die" in actions, signals=frozenset(sent), oom=box.oom)

@@ -225,3 +225,22 @@ def test_a_project_is_listed_as_long_as_anything_of_it_is_there(side: Side) -> N
     assert dict(found.given_networks) == {"default": names.network("default")}
     job.destroy()
     assert names.project not in {one.project for one in job.backend.projects()}
+
+
+def test_news_name_the_project_of_what_starts_ends_and_goes(side: Side) -> None:
+    job = side.job(agent=sh("exit 3"))
+    project, heard = job.profile.project, threading.Semaphore(0)
+    with job.backend.news() as news:
+
+        def listen() -> None:
+            for name in news:
+                if name == project:
+                    heard.release()
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        job.apply()
+        job.destroy()
+        assert all(heard.acquire(timeout=30) for _ in ("start", "die", "destroy"))
+    thread.join(30)
+    assert not thread.is_alive()

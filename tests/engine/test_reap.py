@@ -105,3 +105,24 @@ def test_a_killed_reaper_is_followed_by_the_next(
     assert cli("reap").code == 0
     assert endings(cli) == dict.fromkeys((f"s{n}" for n in range(4)), "timeout")
     assert there(engine_client, project) == []
+
+
+def test_a_watching_reaper_collects_what_ends_and_what_loses_its_owner(
+    cli: Cli, engine_client: docker.DockerClient, project: str, busybox: str, tmp_path: Path
+) -> None:
+    write(cli, project, quick={"command": ["sh", "-c", "exit 3"]}, late={"lifetime": {"timeout": "2s"}}, owned={})
+    metrics = tmp_path / "metrics"
+    reaper = cli.start("reap", "--project", project, "--watch", "--json", "--metrics-file", metrics)
+    assert reaper.stderr is not None and "Following the engine" in reaper.stderr.readline()
+    assert cli("apply", "-y", "-q", "--target", "quick", "--target", "late").code == 0
+    run = cli.start("run", "owned")
+    until(lambda: run.stdout is not None and "ready" in run.stdout.readline())
+    os.killpg(run.pid, signal.SIGKILL)
+    until(lambda: endings(cli) == {"quick": "failed", "late": "timeout", "owned": "killed"})
+    until(lambda: there(engine_client, project) == [])
+    until(lambda: 'reaped_total{reason="owner_gone"} 1.0' in metrics.read_text())
+    os.kill(reaper.pid, signal.SIGTERM)
+    result = cli.finish(reaper)
+    assert result.code == 0 and "error" not in result.err, result.err
+    told = {one["sandbox"]: one["reason"] for one in map(json.loads, result.out.splitlines())}
+    assert told == {"quick": "failed", "late": "timeout", "owned": "owner_gone"}
