@@ -75,7 +75,7 @@ def _by_record(step: op.AwaitSandbox, session: Session) -> None:
         raise ApplyError(f"{step.address} needs {step.dependency}, which is not there", help="--rerun runs it again")
     if step.condition == "service_completed_successfully" and not record.succeeded:
         raise DependencyFailed(
-            step.address, step.dependency, f"{record.ending} in an earlier run", help="--rerun runs it again"
+            step.address, step.dependency, f"{record.ending} in an earlier run", help="--rerun=failed runs it again"
         )
 
 

@@ -211,7 +211,8 @@ class Telling:
         if not self._json:
             for address, record in waited.earlier.items():
                 said = f"{record.ending} in an earlier run" if record is not None else "was not run"
-                result(f"{address} {said}; --rerun runs it again")
+                again = "--rerun" if record is not None and record.succeeded else "--rerun=failed"
+                result(f"{address} {said}; {again} runs it again")
 
     def _runs(self, runs: Iterable[Run], profile: Profile) -> None:
         """How runs ended, and where their evidence is."""

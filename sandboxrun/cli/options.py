@@ -30,7 +30,7 @@ class Given(NamedTuple):
     names: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     replace: tuple[str, ...] = ()
-    rerun: bool = False
+    rerun: str | None = None
     refresh_only: bool = False
     parallelism: int = 4
     lock_timeout: float = 60.0
@@ -120,7 +120,13 @@ target = click.option(
     help='Only this sandbox (all of its for_each, or one: reviewer["lint"]), and what it depends on.',
 )
 replace = click.option("--replace", multiple=True, metavar="NAME", help="Replace this sandbox even if nothing changed.")
-rerun = click.option("--rerun", is_flag=True, help="Run sandboxes again that have completed.")
+rerun = click.option(
+    "--rerun",
+    is_flag=False,
+    flag_value="all",
+    type=click.Choice(["all", "failed"]),
+    help="Run sandboxes again that have completed; --rerun=failed: those that failed or were stopped.",
+)
 refresh_only = click.option("--refresh-only", is_flag=True, help="Only look for changes made outside sandboxrun.")
 parallelism = click.option(
     "--parallelism",

@@ -150,7 +150,12 @@ def choices(given: Given) -> Options:
     """What the command line says of the plan to make."""
     from sandboxrun.plan.planner import Options
 
-    return Options(targets=given.targets, replace=given.replace, rerun=given.rerun, refresh_only=given.refresh_only)
+    return Options(
+        targets=given.targets,
+        replace=given.replace,
+        rerun="failed" if given.rerun == "failed" else given.rerun is not None,
+        refresh_only=given.refresh_only,
+    )
 
 
 # -- sandboxes by name, without a plan

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import assert_never
+from typing import Literal, assert_never
 
 from msgspec import structs
 
@@ -30,6 +30,8 @@ from sandboxrun.spec.state import (
     Running,
     Snapshot,
 )
+
+Rerun = bool | Literal["failed"]
 
 
 class Decision(Data):
@@ -65,7 +67,7 @@ class Decision(Data):
 
 
 def decide(
-    declared: DeclaredSandbox, observed: ObservedSandbox | None, snapshot: Snapshot, *, replace: bool, rerun: bool
+    declared: DeclaredSandbox, observed: ObservedSandbox | None, snapshot: Snapshot, *, replace: bool, rerun: Rerun
 ) -> Decision:
     """The decision for a declared sandbox."""
     decision = _decide(declared, observed, snapshot, replace=replace, rerun=rerun)
@@ -81,19 +83,22 @@ def decide(
 
 
 def _decide(
-    declared: DeclaredSandbox, observed: ObservedSandbox | None, snapshot: Snapshot, *, replace: bool, rerun: bool
+    declared: DeclaredSandbox, observed: ObservedSandbox | None, snapshot: Snapshot, *, replace: bool, rerun: Rerun
 ) -> Decision:
     runs = snapshot.completed.get(declared.address)
     record = runs.get(declared.spec.digest) if runs else None
     if observed is None:
-        return _absent(declared, record, rerun or replace)
+        return _absent(
+            declared, record, replace or rerun is True or (rerun == "failed" and not (record and record.succeeded))
+        )
     match observed.state:
         case Created():
             return _decision(declared, observed, Action.REPLACE, Reason.HALF_MADE, "made, but never started")
         case Running():
             return _running(declared, observed, snapshot, replace)
         case Ended() as ended:
-            return _ended(declared, observed, ended, rerun or replace)
+            failed = observed.timed_out or ended_reason(ended)[0] is not Reason.COMPLETED
+            return _ended(declared, observed, ended, replace or rerun is True or (rerun == "failed" and failed))
         case _:
             assert_never(observed.state)
 
@@ -127,7 +132,7 @@ def _absent(declared: DeclaredSandbox, record: Completed | None, again: bool) ->
     if record.workspace_changed:
         note = f"the workspace has changed since run {record.run[:12]}"
         return _decision(declared, None, Action.CREATE, Reason.WORKSPACE_CHANGED, note)
-    note = f"{said} in run {record.run[:12]}; --rerun runs it again"
+    note = f"{said} in run {record.run[:12]}; {'--rerun' if record.succeeded else '--rerun=failed'} runs it again"
     return _decision(declared, None, Action.NONE, Reason.DONE, note)
 
 

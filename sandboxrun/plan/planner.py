@@ -16,6 +16,7 @@ from sandboxrun.errors import Diagnostic, PlanError, UsageError, did_you_mean, q
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.decide import (
     Decision,
+    Rerun,
     decide,
     decide_undeclared,
     image_changes,
@@ -38,7 +39,7 @@ class Options(Data):
 
     targets: tuple[str, ...] = ()
     replace: tuple[str, ...] = ()
-    rerun: bool = False
+    rerun: Rerun = False  # what has completed: True, or only what did not succeed: "failed"
     refresh_only: bool = False
 
 

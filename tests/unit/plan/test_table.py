@@ -339,6 +339,22 @@ def test_ended_and_changed_meanwhile_is_torn_down_and_made() -> None:
     assert steps(plan) == ["evidence a", "remove a", "create a", "start a"]
 
 
+@pytest.mark.parametrize(
+    ("outcome", "code", "again"), [("exited", 0, False), ("exited", 3, True), ("timeout", 0, True)]
+)
+def test_only_what_failed_runs_again(outcome: str, code: int, again: bool) -> None:
+    record = Completed(outcome=outcome, exit_code=code, run="0123456789abcdef")
+    done = snapshot(completed={"a": freeze({A.spec.digest: record})}, **NONE)
+    assert make_plan(profile(A), done, Options(rerun="failed")).empty != again
+    assert ("--rerun=failed runs it again" in str(make_plan(profile(A), done))) == again
+
+
+def test_a_failure_that_is_still_there_runs_again() -> None:
+    for code, action in ((0, Action.DELETE), (1, Action.REPLACE)):
+        plan = make_plan(profile(A), snapshot(observed(A, ended(code)), **NONE), Options(rerun="failed"))
+        assert only(plan)[0] is action
+
+
 def test_rerun_and_replace() -> None:
     done = {"a": freeze({A.spec.digest: Completed(outcome="exited", exit_code=0, run="0123456789abcdef")})}
     plan = make_plan(profile(A), snapshot(completed=done, **NONE))
