@@ -562,7 +562,8 @@ class Fake:
         if egress is not None and egress.has_gateway and not world.offers.hands_names:
             own = {**own, labels.NAMES: " ".join(sorted(egress.listed or ()))}
         id = self._make(sandbox.name, own, config.id, sandbox.spec)
-        session.made[sandbox.address] = Made(id=id, run=session.run_of(sandbox.address))
+        session.made[sandbox.address] = made = Made(id=id, run=session.run_of(sandbox.address))
+        shared.note_revision(sandbox, made.run, session)
         box = world.boxes[id]
         for key in tuple(networks_of(sandbox.spec))[:1] if sandbox.spec.networks else ():
             self._join(box, session.profile.names.network(key), sandbox.spec.networks[key], session)

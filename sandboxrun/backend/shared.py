@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
@@ -213,6 +214,15 @@ def unstage(container: str, session: Session) -> None:
 
 
 # -- Host paths that sandboxes are given: each must still be what it was when the apply began
+
+
+def note_revision(sandbox: DeclaredSandbox, run: str, session: Session) -> None:
+    """Keep the git revision that a new sandbox's workspace is at, for its evidence."""
+    if sandbox.spec.workspace is not None:
+        from sandboxrun.evidence.revision import stage_revision
+
+        source = sandbox.workspace or Path(sandbox.spec.workspace.source)
+        stage_revision(session.store, run, source, engine=session.engine.identity)
 
 
 def real_places(sandboxes: Iterable[DeclaredSandbox]) -> Mapping[str, str]:

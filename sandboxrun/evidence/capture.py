@@ -14,18 +14,23 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 from msgspec import structs
 
+from sandboxrun import __version__
 from sandboxrun.data import Data
+from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence import parts
 from sandboxrun.evidence.errors import disk_full, reason_of
 from sandboxrun.evidence.folder import RunFolder
-from sandboxrun.evidence.index import Digests, Index, Kept, MissingPart
+from sandboxrun.evidence.index import Digests, Index, Kept, MissingPart, Revision
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.parts import CaptureLimits, Part, Source, egress
 from sandboxrun.evidence.store import Captured, Entry, Store, recorded
 from sandboxrun.evidence.usage import reaching
-from sandboxrun.evidence.workspace import staged_content
+from sandboxrun.evidence.workspace import REVISION, staged_content
+from sandboxrun.spec import labels
+from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.outcome import History, StoppedBy, decide, seen
 from sandboxrun.spec.state import Created, Document
 from sandboxrun.threads import Aside
@@ -262,6 +267,7 @@ class _Capture:
         about = answer or Document(id=self._id, name="", image="", state=Created(), labels={}, raw={})
         started, finished = about.started, about.finished if about.started is not None else None
         told, masked = self._told, self._masker.text
+        job = CiJob.from_label(about.labels.get(labels.JOB))
         egress = told.egress  # the hosts it asked for are the agent's words too
         if egress is not None:
             egress = structs.replace(egress, denied_targets=tuple(map(masked, egress.denied_targets)))
@@ -279,7 +285,10 @@ class _Capture:
             ran_seconds=_between(started, finished),
             capture_seconds=round(time.monotonic() - self._began, 3),
             digests=digests,
+            tool_version=__version__,
             engine=engine,
+            git=self._revision(),
+            job=MappingProxyType({k: masked(v) for k, v in job.plain.items()}) if job is not None else None,
             labels=MappingProxyType({str(k): str(v) for k, v in self._masker.json(about.labels).items()}),
             usage=reaching(told.usage, request.memory_limit) if ending.oom_killed else told.usage,
             patched_paths=told.patched_paths,
@@ -294,6 +303,15 @@ class _Capture:
             refused_total=told.refused_total,
             previous=previous,
         )
+
+    def _revision(self) -> Revision | None:
+        """What was noted of the workspace's revision when the sandbox was made."""
+        try:
+            with self._store.staging(self._request.run) as staging, staging.open(REVISION) as file:
+                found = msgspec.json.decode(file.read(), type=Revision)
+        except (OSError, SandboxrunError, msgspec.DecodeError):
+            return None
+        return structs.replace(found, branch=self._masker.text(found.branch) if found.branch else None)
 
 
 def _between(started: str | None, finished: str | None) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -20,7 +20,7 @@ from sandboxrun.spec.outcome import Ending
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Entry, Notice
 
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 _LARGEST_ODD = 8 << 20  # bytes
 
 
@@ -73,6 +73,17 @@ class Digests(Data):
     repo_digests: tuple[str, ...] = ()
 
 
+class Revision(Data):
+    """The git revision of a workspace. `commit` is None before the first one, `branch` None where none is checked out.
+    `dirty`: a tracked file differs from the commit; `untracked`: there are files that git neither tracks nor ignores;
+    None where that is not known."""
+
+    commit: str | None = None
+    branch: str | None = None
+    dirty: bool | None = None
+    untracked: bool | None = None
+
+
 class Index(Data):
     """One run. Times are UTC in RFC 3339, as the engine gives them, None where the thing never happened."""
 
@@ -89,7 +100,10 @@ class Index(Data):
     ran_seconds: float | None = None
     capture_seconds: float = 0.0
     digests: Digests = Digests()
+    tool_version: str = ""  # sandboxrun's, "" in an index of format 1.0
     engine: Mapping[str, str] = MappingProxyType({})
+    git: Revision | None = None  # when the sandbox was made; None without a workspace, or outside of a repository
+    job: Mapping[str, str] | None = None  # the CI job that made it: system, id, name, url
     labels: Mapping[str, str] = MappingProxyType({})
     usage: Usage | None = None
     patched_paths: int | None = None
@@ -114,26 +128,34 @@ class Index(Data):
     def from_json(cls, data: bytes) -> Index:
         """Read a file's bytes; raises EvidenceError for anything else than an index of this format."""
         try:
-            version = msgspec.json.decode(data, type=_Versioned).format_version
+            version = _decoded(data, _Versioned).format_version
             if version.partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
                 raise EvidenceError(
                     f"the evidence index has format {version}, this sandboxrun reads {FORMAT_VERSION}",
                     help="read it with the sandboxrun that wrote it, or a newer one",
                 )
-            try:
-                return msgspec.json.decode(data, type=Index)  # makes nothing of what is no field: bounded memory
-            except msgspec.ValidationError:
-                raise
-            except msgspec.DecodeError:  # the name of a file in an error's text may have bytes that are not UTF-8
-                if len(data) > _LARGEST_ODD:
-                    raise
-                return msgspec.convert(json.loads(data), Index)
+            return _decoded(data, Index)
         except (ValueError, TypeError, RecursionError) as error:
             raise EvidenceError(f"not an evidence index: {error}") from error
 
 
 class _Versioned(Data):
     format_version: str
+
+
+T = TypeVar("T")
+
+
+def _decoded(data: bytes, kind: type[T]) -> T:
+    """JSON, of which nothing is made that is no field of `kind`: a hostile file takes no memory."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:  # the name of a file in an error's text may have bytes that are not UTF-8
+        if len(data) > _LARGEST_ODD:
+            raise
+        return msgspec.convert(json.loads(data), kind)
 
 
 def remainder(entry: Entry, gone: Notice) -> Index:

@@ -96,7 +96,7 @@ def _directory_notes(root: Folder, git: str, work: str, inside: Inside) -> Itera
         if not value.startswith("#") and inside.lacks(f"{git}/objects", value):
             text = f"{at} borrows objects from {shown(value)}, which is not {inside.verb}: git will not work inside"
             yield _warning(text, "run `git repack -ad` in it and remove .git/objects/info/alternates, or use a clone")
-    settings = _settings("\n".join(_lines(root, f"{git}/config")))
+    settings = git_settings("\n".join(_lines(root, f"{git}/config")))
     worktree = settings.get("core.worktree")
     if worktree is not None and inside.lacks(git, worktree):
         text = (
@@ -132,7 +132,7 @@ def _read(place: Folder, name: str) -> str:
         return file.read(_LARGEST).decode("utf-8", "surrogateescape")
 
 
-def _settings(text: str) -> dict[str, str]:
+def git_settings(text: str) -> dict[str, str]:
     """Git's configuration, `section.key` or `section.name.key` in lower case; of several values the last."""
     section, found = "", dict[str, str]()
     for line in text.split("\n"):

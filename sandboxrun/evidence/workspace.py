@@ -27,6 +27,7 @@ from sandboxrun.evidence.store import Store
 
 # -- What of a run waits in its staging folder until it is captured: the workspace it began with
 
+REVISION = "revision.json"  # the revision of the workspace when the sandbox was made
 NOTE = "workspace.json"  # written when the tar is whole
 STDOUT, STDERR = "stdout.log", "stderr.log"  # live output as the runner saw it, cut one byte past the limit
 

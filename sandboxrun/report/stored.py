@@ -15,7 +15,7 @@ from msgspec import structs
 from sandboxrun.data import Data
 from sandboxrun.errors import one_line
 from sandboxrun.evidence.checking import Checked
-from sandboxrun.evidence.index import Index, Kept
+from sandboxrun.evidence.index import Index, Kept, Revision
 from sandboxrun.evidence.retention import Pruned, Removal, Selection
 from sandboxrun.evidence.store import Entry, Notice
 from sandboxrun.report.evidence import Run, block, ending_facts, ending_text, number, rows_of, size
@@ -82,6 +82,12 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
     if index is not None:
         times = (("started", index.started_at), ("ended", index.finished_at), ("saved", index.captured_at))
         yield from ((key, when) for key, when in times if when)
+        if index.git is not None:
+            yield "git", _revision(index.git)
+        if index.job is not None:
+            yield "job", " ".join(index.job.values())
+        if index.tool_version:
+            yield "version", f"sandboxrun {index.tool_version}"
         if index.digests.image:
             yield "image", " ".join((index.digests.image, *index.digests.repo_digests))
     yield "spec", entry.spec
@@ -93,6 +99,15 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
         yield "careful", record.fault
     seal = {True: "valid", False: "not this user's: it was changed, or another user saved this", None: "not checked"}
     yield "seal", seal[record.sealed]
+
+
+def _revision(git: Revision) -> str:
+    """The workspace's revision in words."""
+    told = [git.commit or "no commit", *([f"on {git.branch}"] if git.branch else [])]
+    if git.dirty is None and git.commit:
+        told.append("(not known whether files differ)")
+    marks = [text for text, holds in (("changed files", git.dirty), ("untracked files", git.untracked)) if holds]
+    return " ".join(told) + (f", with {' and '.join(marks)}" if marks else "")
 
 
 def _marks(kept: Kept) -> str:

@@ -23,7 +23,7 @@ from sandboxrun.backend.docker.objects import file_mode
 from sandboxrun.backend.docker.observe import UPLOAD, is_own_volume, record_update
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound
 from sandboxrun.backend.session import Made, Session, StepProgress
-from sandboxrun.backend.shared import check_places
+from sandboxrun.backend.shared import check_places, note_revision
 from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import mismatches, short
@@ -287,7 +287,8 @@ def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
     check_places(sandbox, session.places)
     with held(sandbox, session.store, session.engine):
         created = session.engine.create_container(sandbox.name, payload, platform=sandbox.spec.platform)
-    session.made[sandbox.address] = Made(id=created.id, run=session.run_of(sandbox.address))
+    session.made[sandbox.address] = made = Made(id=created.id, run=session.run_of(sandbox.address))
+    note_revision(sandbox, made.run, session)
     refuse_warnings(sandbox, created.warnings)
     if len(sandbox.spec.networks) <= 1:
         read_back(sandbox, created.id, session, step.image_id)

@@ -6,8 +6,9 @@ from types import MappingProxyType
 
 import jsonschema
 import pytest
+from msgspec import structs
 
-from sandboxrun.evidence.index import Digests, EvidenceError, Index, Kept, MissingPart, RefusedName
+from sandboxrun.evidence.index import Digests, EvidenceError, Index, Kept, MissingPart, RefusedName, Revision
 from sandboxrun.evidence.usage import Usage
 from sandboxrun.spec.outcome import Ending, How
 
@@ -28,6 +29,9 @@ FULL = Index(
     capture_seconds=0.25,
     digests=Digests(spec="s", inputs="i", profile="p", plan="l", image="sha256:1", repo_digests=("a@sha256:2",)),
     engine=MappingProxyType({"version": "20.10"}),
+    tool_version="0.1.0",
+    git=Revision(commit="0" * 40, branch="main", dirty=False),
+    job=MappingProxyType({"system": "gitlab", "id": "4"}),
     labels=MappingProxyType({"a": "b"}),
     patched_paths=3,
     usage=Usage(samples=2, cpu_seconds=1.5, memory_peak_bytes=10),
@@ -73,6 +77,7 @@ def test_the_schema_has_every_field_and_no_other() -> None:
     assert set(top["ending"]["properties"]) == fields(Ending)
     assert set(top["digests"]["properties"]) == fields(Digests)
     assert set(top["usage"]["oneOf"][1]["properties"]) == fields(Usage)
+    assert set(top["git"]["oneOf"][1]["properties"]) == fields(Revision)
     for name, kind in (("kept", Kept), ("missing", MissingPart), ("refused", RefusedName)):
         assert set(top[name]["items"]["properties"]) == fields(kind)
 
@@ -80,6 +85,21 @@ def test_the_schema_has_every_field_and_no_other() -> None:
 def test_a_later_index_of_the_same_format_can_be_read() -> None:
     body = {**json.loads(FULL.to_json()), "format_version": "1.7", "later": 1}
     assert Index.from_json(json.dumps(body).encode()) == FULL
+
+
+def test_an_index_of_the_first_format_is_read() -> None:
+    body = json.loads(FULL.to_json())
+    for key in ("tool_version", "git", "job"):
+        del body[key]
+    body["format_version"] = "1.0"
+    jsonschema.Draft202012Validator(SCHEMA).validate(body)
+    read = Index.from_json(json.dumps(body).encode())
+    assert (read.tool_version, read.git, read.job, read.kept) == ("", None, None, FULL.kept)
+
+
+def test_bytes_of_a_name_that_are_not_text_survive() -> None:
+    odd = structs.replace(FULL, missing=(MissingPart(part="logs", reason="\udcff: no such file"),))
+    assert Index.from_json(odd.to_json()) == odd
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"format_version": "1.0"}', b"\xff", b"null", b"[" * 100_000])
@@ -90,5 +110,5 @@ def test_what_is_no_index_is_an_error(data: bytes) -> None:
 
 def test_another_format_is_an_error_that_says_so() -> None:
     body = {**json.loads(FULL.to_json()), "format_version": "2.0"}
-    with pytest.raises(EvidenceError, match=r"has format 2\.0, this sandboxrun reads 1\.0"):
+    with pytest.raises(EvidenceError, match=r"has format 2\.0, this sandboxrun reads 1\.1"):
         Index.from_json(json.dumps(body).encode())
