@@ -155,7 +155,10 @@ def _decoded(data: bytes, kind: type[T]) -> T:
     except msgspec.DecodeError:  # the name of a file in an error's text may have bytes that are not UTF-8
         if len(data) > _LARGEST_ODD:
             raise
-        return msgspec.convert(json.loads(data), kind)
+        try:
+            return msgspec.convert(json.loads(data), kind)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
 
 
 def remainder(entry: Entry, gone: Notice) -> Index:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sandboxrun import __version__
 from sandboxrun.backend.fake import Fake, World
 from sandboxrun.cli import project
 from sandboxrun.cli.main import main
@@ -90,3 +92,23 @@ def test_what_has_run_does_not_run_again_for_its_evidence_was_removed(say: Say, 
     assert len(list((tmp_path / ".sandboxrun/evidence").glob("*/index.json"))) == 1
     assert say("plan", "--detailed-exitcode")[0] == 0
     assert say("evidence", "verify")[0] == 0
+
+
+@pytest.mark.parametrize("access", ["copy", "ro"])
+def test_the_index_says_what_was_run_by_what_and_where(
+    say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, access: str
+) -> None:
+    commit = "0123456789abcdef" * 2 + "01234567"
+    (tmp_path / ".git/refs/heads").mkdir(parents=True)
+    (tmp_path / ".git/HEAD").write_text("ref: refs/heads/main\n")
+    (tmp_path / ".git/refs/heads/main").write_text(f"{commit}\n")
+    monkeypatch.setenv("SANDBOXRUN_JOB", "nightly-4")
+    workspace = f"workspace: {{source: ., target: /workspace, access: {access}}}, "
+    (tmp_path / "sandbox.yaml").write_text(PROFILE.replace("network_mode", f"{workspace}network_mode"))
+    assert say("run", "agent")[0] == 3
+    found = json.loads(say("evidence", "show", "last", "--json")[1])["index"]
+    assert found["format_version"] == "1.1" and found["tool_version"] == __version__
+    assert (found["git"]["commit"], found["git"]["branch"]) == (commit, "main")
+    assert found["job"] == {"system": "custom", "id": "nightly-4"}
+    shown = say("evidence", "show", "last")[1]
+    assert f"    git:      {commit} on main" in shown and "    job:      custom nightly-4" in shown
