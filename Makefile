@@ -3,7 +3,7 @@
 #   PYTHON=python3.13      the Python to make .venv with (3.11 or later)
 #   WORKERS=1              run tests one after the other, not side by side
 #   PYTEST_ARGS="-k plan"  more arguments for pytest
-#   FULL_ARGS="chaos"      which parts of test-full (tests chaos engines pythons)
+#   FULL_ARGS="chaos"      which parts of test-full (tests chaos haproxy engines pythons)
 #   ENGINES="podman-5"     the engines of test-engines (docker-26 docker-28 podman-5)
 #   CHAOS_ARGS="--kills 60"  arguments for chaos (--kills, --seed, --projects)
 #   BENCH_ARGS=--quick     arguments for the benchmarks (--quick, --only NAME, --json)
@@ -37,7 +37,7 @@ test: lint engine image tools  ## that, and the tests on a real engine, with the
 	@$(RUN) -m coverage report
 	@$(RUN) -m scripts.floors .cache/junit.xml
 
-test-full: venv engine image tools  ## everything there is: slow tests, chaos, newer engines, other Pythons; says which ran
+test-full: venv engine image tools  ## everything there is: slow tests, chaos, a newer HAProxy, newer engines, other Pythons; says which ran
 	@WORKERS=$(or $(WORKERS),1) $(RUN) -m scripts.full $(FULL_ARGS)
 
 test-engines: venv engine image tools  ## the engine tests on newer engines, from newer Debian's packages; as root

@@ -93,7 +93,7 @@ def gateway(world: World, count: int, rounds: int) -> Iterator[Result]:
         print(f"the gateway is not measured: {reason}", file=sys.stderr)
         return
     try:
-        haproxy.main()
+        haproxy.ensure()
         squids = _squid(world)
     except SystemExit as error:  # no such package here
         print(f"the gateway is not measured: {error}", file=sys.stderr)

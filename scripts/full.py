@@ -1,6 +1,6 @@
 """Everything that can be tested on this machine, part after part: `make test-full`.
 
-Usage: python -m scripts.full [PART...]     parts: tests, chaos, engines, pythons
+Usage: python -m scripts.full [PART...]     parts: tests, chaos, haproxy, engines, pythons
 
 A part that fails does not keep the others from running. At the end a table says which ran, which could not and why,
 and how each ended; the exit code is 1 where one failed.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from scripts import system
+from scripts import haproxy, system
 
 OTHERS = ("3.12", "3.13", "3.14")  # what is tested beside the Python of .venv, where it is here
 OURS = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -35,6 +35,18 @@ def _tests() -> Iterator[Row]:
 
 def _chaos() -> Iterator[Row]:
     yield "kills at random moments", _make("chaos")
+
+
+def _haproxy() -> Iterator[Row]:
+    """The gateway's bytes on newer Debians' HAProxy."""
+    for suite in haproxy.NEWER:
+        if not system.is_root():
+            yield f"the gateway on HAProxy of {suite}", "left out: network namespaces need root"
+            continue
+        environment = {**os.environ, haproxy.CHOSEN: str(haproxy.of(suite))}
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "haproxy", "tests/unit/gateway"]
+        code = subprocess.run(command, cwd=system.REPOSITORY, env=environment, check=False).returncode
+        yield f"the gateway on HAProxy of {suite}", "passed" if code == 0 else f"FAILED (exit {code})"
 
 
 def _engines() -> Iterator[Row]:
@@ -71,7 +83,7 @@ def _said(python: str) -> str:
 
 
 PARTS: Mapping[str, Callable[[], Iterator[Row]]] = MappingProxyType(
-    {"tests": _tests, "chaos": _chaos, "engines": _engines, "pythons": _pythons}
+    {"tests": _tests, "chaos": _chaos, "haproxy": _haproxy, "engines": _engines, "pythons": _pythons}
 )
 
 

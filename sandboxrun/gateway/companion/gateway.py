@@ -26,6 +26,7 @@ from sandboxrun.gateway.companion.worker import ADMIN, Worker, WorkerError
 
 LIFETIME_SECONDS = 24 * 3600
 TICK = 0.5
+LOOK_SECONDS = 0.1  # between looks at all that is open, however much is being said
 HEALTH_SECONDS = 10.0
 STOP_SECONDS = 1.5
 QUERY_SECONDS = 5.0  # for a question over TCP
@@ -58,7 +59,7 @@ class Gateway:
         self._queries: dict[socket.socket, float] = {}
         self._paused = self._stopping = self._failed = False
         self._signals: set[int] = set()
-        self._health = 0.0
+        self._health = self._looked = 0.0
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
         self._udp = socket.socket(family, socket.SOCK_DGRAM)
         self._udp.bind((str(address), NAME_SERVICE))
@@ -95,7 +96,9 @@ class Gateway:
         while not self._stopping:
             self._turn(TICK)
             self._heed()
-            self._tick()
+            if time.monotonic() - self._looked >= LOOK_SECONDS:
+                self._looked = time.monotonic()
+                self._tick()
         self._end()
         return 1 if self._failed else 0
 
@@ -119,6 +122,8 @@ class Gateway:
     def _heed(self) -> None:
         """Do what signals ask for."""
         signals, self._signals = self._signals, set()
+        if signal.SIGCHLD in signals:
+            self._looked = 0.0
         if signals & {signal.SIGTERM, signal.SIGINT}:
             self._stopping = True
         elif signal.SIGHUP in signals and self._paused:

@@ -13,7 +13,7 @@ from sandboxrun.gateway.companion.addresses import NEVER, PRIVATE, Address, Netw
 from sandboxrun.gateway.companion.rules import HTTP, MAX_NAME, NAME, TLS, Rules
 
 MAX_CONNECTIONS = 192  # at once; more wait to be taken
-RATE = 1000  # connections taken a second; more wait
+RATE = 4000  # connections taken a second, more than a busy agent begins; more wait
 HEAD_SECONDS = 10  # for a request's head, or the start of TLS
 SILENCE_SECONDS = 3  # after which the server is to speak first, on a port that one host has alone
 SERVER_FIRST = frozenset({21, 25, 110, 143, 587, 2525, 3306, 5900})  # where it always is

@@ -85,11 +85,3 @@ def own_ipv6(interfaces: str) -> tuple[IPv6Network, ...]:
         digits, _, length, *_ = line.split()
         found.append(IPv6Network((bytes.fromhex(digits), int(length, 16)), strict=False))
     return tuple(dict.fromkeys(found))
-
-
-def has_ipv6() -> bool:
-    """Whether the machine has an IPv6 address that is more than its own or its link's."""
-    try:
-        return any(line.split()[3] not in ("10", "20") for line in _text("if_inet6").splitlines())
-    except OSError:
-        return False

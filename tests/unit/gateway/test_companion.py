@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,11 +16,13 @@ import pytest
 
 from sandboxrun.gateway.companion.haproxy import HEAD_SECONDS
 from sandboxrun.gateway.companion.records import End, Fault, Open, read_line
+from scripts import haproxy
 from tests.unit.gateway.hellos import hello
 from tests.unit.gateway.test_bypasses import answering, get, refused, through
 from tests.unit.gateway.world import ALLOWED, OTHER, PATIENCE, SERVER, World, echo, head_of, read_all, until, why_not
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+NAMED = os.environ.get(haproxy.CHOSEN)
 LESS = tuple(entry for entry in ALLOWED if not entry.startswith("api."))
 
 
@@ -38,6 +41,13 @@ def alive(sock: socket.socket) -> bool:
 
 def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_its_first_record_says_which_haproxy_it_is(own: World) -> None:
+    own.start()
+    said = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"HAProxy version {own.event('ready')['haproxy']} ")
+    assert NAMED is None or shutil.which("haproxy") == f"{NAMED}/haproxy"
 
 
 # -- other rules
