@@ -26,6 +26,7 @@ hypothesis.settings.load_profile("sandboxrun")
 # Files whose tests share what is costly to make: it is made once, not once a worker.
 ON_ONE_WORKER = (
     "tests/attacks/",
+    "tests/engine/test_clients.py",
     "tests/engine/test_gateway.py",
     "tests/engine/test_probes.py",
     "tests/engine/test_seccomp.py",

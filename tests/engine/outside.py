@@ -20,14 +20,15 @@ import subprocess
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from scripts.spaces import Space, impossible
-from tests.unit.gateway.world import NameServer
+from tests.unit.gateway.world import NameServer, Server
 
 NAMES = ("api.example.com", "git.example.com", "pypi.example.com", "npm.example.com", "a.models.example.org")
+SPOKEN = ("db.example.com", "ssh.example.com")  # hosts of other protocols, where a test has them served
 DENIED = "evil.example.net"
 FAR = "far.example.com"  # allowed; it leads where no sandbox may go
 
@@ -55,7 +56,7 @@ class Outside:
             self.space.ip("addr", "add", f"198.18.{number}.{end}/24", "dev", "in")
         self.space.ip("link", "set", "in", "up")
         self.space.ip("route", "add", "default", "via", f"198.18.{number}.1")
-        table = {name: [self.server] for name in (*NAMES, DENIED)}
+        table = {name: [self.server] for name in (*NAMES, *SPOKEN, DENIED)}
         self.names = NameServer(
             self.space.listen(self.names_at, 53, socket.SOCK_DGRAM), {**table, FAR: ["169.254.169.254"]}
         )
@@ -66,6 +67,7 @@ class Outside:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*_certificate(folder, self.authority))
         self._servers = [self._serve(443, context), self._serve(80, None)]
+        self._spoken: list[Server] = []
 
     def _ip(self, *arguments: str) -> None:
         subprocess.run(["ip", *arguments], check=True, capture_output=True)
@@ -77,6 +79,11 @@ class Outside:
         server.socket = plain if context is None else context.wrap_socket(plain, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return server
+
+    def speak(self, port: int, talk: Callable[[socket.socket], None]) -> Server:
+        """Serve another protocol."""
+        self._spoken.append(Server(self.space.listen(self.server, port), talk))
+        return self._spoken[-1]
 
     def _handler(outside) -> type[http.server.BaseHTTPRequestHandler]:
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -110,6 +117,8 @@ class Outside:
         for server in self._servers:
             server.shutdown()
             server.server_close()
+        for spoken in self._spoken:
+            spoken.close()
         self.names.close()
         subprocess.run(["ip", "link", "del", self.link], check=False, capture_output=True)
         self.space.close()

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,15 @@ from sandboxrun.backend.docker import facts
 from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, PlanError
 from sandboxrun.plan.changes import Action
+from sandboxrun.spec.types import freeze
 from tests.engine.outside import DENIED, FAR, NAMES, Outside, open_outside, why_not
 from tests.engine.world import World, change, open_world
 
 AUTHORITY = "/run/configs/authority"
 TRUST = ("CURL_CA_BUNDLE", "SSL_CERT_FILE", "GIT_SSL_CAINFO", "PIP_CERT", "NODE_EXTRA_CA_CERTS", "npm_config_cafile")
+
+
+LISTED = ("*.example.com:443", "api.example.com:80", "*.models.example.org:443")
 
 
 class Inside(Data):
@@ -33,6 +37,7 @@ class Inside(Data):
     outside: Outside
     directory: Path
     earlier: int = 0  # requests of other tests
+    options: Mapping[str, Any] = freeze({})
 
     def egress(self, *allow: str) -> dict[str, Any]:
         return {"allow": list(allow), "private_networks": [self.outside.subnet], "resolvers": [self.outside.names_at]}
@@ -40,10 +45,11 @@ class Inside(Data):
     def profile(self, **options: Any) -> Any:
         sandbox = {
             "network_mode": "bridge",
-            "egress": self.egress("*.example.com:443", "api.example.com:80", "*.models.example.org:443"),
+            "egress": self.egress(*LISTED),
             "configs": ["authority"],
             "environment": {**dict.fromkeys(TRUST, AUTHORITY), "HOME": "/tmp"},
             "pids_limit": 200,
+            **self.options,
             **options,
         }
         return self.world.profile({"a": sandbox}, configs={"authority": {"file": "./ca.pem"}})
@@ -77,11 +83,12 @@ class Inside(Data):
         return last[0]
 
 
-def _open(host: str, project: str, folder: Path, image: str) -> Iterator[Inside]:
+def open_inside(host: str, project: str, folder: Path, image: str, **options: Any) -> Iterator[Inside]:
+    """A sandbox with these options besides its own, and its outside."""
     if reason := why_not():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     with open_outside(folder) as outside, open_world(host, project, folder, image) as world:
-        inside = Inside(world=world, outside=outside, directory=folder)
+        inside = Inside(world=world, outside=outside, directory=folder, options=options)
         world.apply(inside.profile())
         yield inside
         world.destroy(inside.profile())
@@ -91,7 +98,7 @@ def _open(host: str, project: str, folder: Path, image: str) -> Iterator[Inside]
 def shared(
     engine_host: str, run_id: str, agent_image: str, gateway_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Inside]:
-    yield from _open(engine_host, f"{run_id}-clients", tmp_path_factory.mktemp("outside"), agent_image)
+    yield from open_inside(engine_host, f"{run_id}-clients", tmp_path_factory.mktemp("outside"), agent_image)
 
 
 @pytest.fixture
@@ -105,7 +112,7 @@ def inside(shared: Inside, engine_client: docker.DockerClient) -> Inside:
 @pytest.fixture
 def own(engine_host: str, project: str, agent_image: str, gateway_image: str, tmp_path: Path) -> Iterator[Inside]:
     """One of the test's own."""
-    yield from _open(engine_host, project, tmp_path, agent_image)
+    yield from open_inside(engine_host, project, tmp_path, agent_image)
 
 
 # -- clients
