@@ -96,34 +96,25 @@ def _pair(pair: Pair, inputs: Inputs) -> PrivilegeDiff:
     changes = [*{change.witness: change for change in (*old.unknown, *new.unknown)}.values(), *found.changes]
     if new.profile is not None and pair.new is not None and new.profile.variables:
         known = {(change.axis, change.witness, change.sandboxes) for change in changes}
-        for change in _varied(pair, old, pair.new, new.profile, inputs):
+        for change, words in _varied(pair, old, pair.new, new.profile, inputs):
             if (change.axis, change.witness, change.sandboxes) not in known:
                 known.add((change.axis, change.witness, change.sandboxes))
-                changes.append(change)
+                changes.append(msgspec.structs.replace(change, witness=f"{change.witness}, when {words}"))
     return msgspec.structs.replace(found, changes=tuple(changes))
 
 
-def _varied(pair: Pair, old: _Loaded, target: Target, new: Loaded, inputs: Inputs) -> Iterator[Change]:
-    """The differences under other values of the new profile's variables."""
+def _varied(pair: Pair, old: _Loaded, target: Target, new: Loaded, inputs: Inputs) -> Iterator[tuple[Change, str]]:
+    """The differences under other values of the new profile's variables, each with the values in words."""
     for count, other in enumerate(alternatives(target, new)):
-        if count >= MOST_LOADS:
+        if count >= MOST_LOADS and len(other.values) == 1:
             raise ProfileError(f"{pair.name}: its variables have too many values to compare")
-        after = _under(target, inputs, other.name, other.value)
+        values = dict(other.values)
+        after = load_under(target, inputs, values)
         if after is None:
             continue
-        before = _under(pair.old, inputs, other.name, other.value) if old.profile is not None and pair.old else None
+        before = load_under(pair.old, inputs, values) if old.profile is not None and pair.old else None
         base = _parties(before) if before is not None else old.parties
-        for change in difference(base, _parties(after)).changes:
-            yield msgspec.structs.replace(change, witness=f"{change.witness}, when {other.words}")
-
-
-def _under(target: Target, inputs: Inputs, name: str, value: object) -> Profile | None:
-    """The profile with one variable at a value; None where it refuses it."""
-    try:
-        loaded: Loaded = load_under(target, inputs, name, value)
-    except ProfileError:
-        return None
-    return loaded.profile
+        yield from ((change, other.words) for change in difference(base, _parties(after)).changes)
 
 
 def since(ref: str, found: Sequence[Target], inputs: Inputs | None = None) -> PrivilegeDiff:

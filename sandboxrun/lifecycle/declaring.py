@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
-from itertools import islice
+from itertools import combinations, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,14 @@ def load_target(target: Target, inputs: Inputs | None = None) -> Loaded:
     return _load(target.paths, given, _assumed(target.paths, given))
 
 
-def load_under(target: Target, inputs: Inputs, name: str, value: Any) -> Loaded:
-    """The same with one variable at a value. Raises ProfileError."""
-    kept = tuple(text for text in inputs.vars if text.partition("=")[0] != name)
+def load_under(target: Target, inputs: Inputs, values: Mapping[str, Any]) -> Profile | None:
+    """The same with some variables at other values; None where the profile refuses them."""
+    kept = tuple(text for text in inputs.vars if text.partition("=")[0] not in values)
     given = msgspec.structs.replace(inputs, vars=kept)
-    return _load(target.paths, given, {**_assumed(target.paths, given), name: value})
+    try:
+        return _load(target.paths, given, {**_assumed(target.paths, given), **values}).profile
+    except ProfileError:
+        return None
 
 
 def _load(paths: tuple[Path, ...], inputs: Inputs, values: Mapping[str, Any]) -> Loaded:
@@ -185,24 +188,27 @@ _WORST: Mapping[str, tuple[Any, ...]] = {
 def _vary(target: Target, inputs: Inputs, loaded: Loaded, made: Sequence[Subject], into: Reviewed) -> None:
     """Load the profile again with other values of its variables: what is found then, and not now, is a finding too."""
     known = {_identity(finding) for finding in look(made)}
+    seen: set[tuple[Any, ...]] = set()  # with another value of one variable: a pair that holds it is no news
     reported: set[tuple[str, str]] = set()
     for count, other in enumerate(alternatives(target, loaded)):
-        if count >= MOST_LOADS:
+        if count >= MOST_LOADS and len(other.values) == 1:
             why = f"its variables have more than {MOST_LOADS} values to try"
             into.gaps.append(Gap(what=str(target.paths[0]), why=why, file=str(target.paths[0])))
             return
         if (other.name, other.option) in reported:
             continue
-        for subject, finding in _under(target, inputs, other.name, other.value):
-            if _identity(finding) in known:
+        for subject, finding in _under(target, inputs, other):
+            if _identity(finding) in known or (len(other.values) > 1 and _identity(finding) in seen):
                 continue
             if not other.option:
+                seen.add(_identity(finding))
                 into.findings.append(msgspec.structs.replace(finding, when=other.words))
             elif finding.key == other.option:
                 reported.add((other.name, other.option))
+                rest = f" where {other.condition}" if len(other.values) > 1 else ""
                 message = (
-                    f'{other.option} is decided by the variable "{other.name}", which may hold anything: with '
-                    f"{_shown(other.value)}, {finding.message} ({finding.rule})"
+                    f'{other.option} is decided by the variable "{other.name}"{rest}, which may hold anything: with '
+                    f"{_shown(other.values[-1][1])}, {finding.message} ({finding.rule})"
                 )
                 raised = placed(FREE_VARIABLE, Hit(key=other.option, item=finding.item, message=message), subject)
                 into.findings.append(msgspec.structs.replace(raised, span=other.span or raised.span))
@@ -210,46 +216,79 @@ def _vary(target: Target, inputs: Inputs, loaded: Loaded, made: Sequence[Subject
 
 
 class Alternative(Data):
-    """Another value of a variable. `option` is the one that a free variable would open; "" where all values are
-    known."""
+    """Other values of one or two variables. `option` is the one that a free variable, the last one, would open; ""
+    where all values are known."""
 
-    name: str
-    value: Any
+    values: tuple[tuple[str, Any], ...]
     option: str = ""
     span: Span | None = None
 
     @property
+    def name(self) -> str:
+        """The variable that decides."""
+        return self.values[-1][0]
+
+    @property
     def words(self) -> str:
-        """The value as a condition."""
-        return f"{self.name} is {_shown(self.value)}"
+        """The values as a condition."""
+        return " and ".join(f"{name} is {_shown(value)}" for name, value in self.values)
+
+    @property
+    def condition(self) -> str:
+        """That of all but the one that decides."""
+        return msgspec.structs.replace(self, values=self.values[:-1]).words
+
+
+MOST_PAIRS = 60
 
 
 def alternatives(target: Target, loaded: Loaded) -> Iterator[Alternative]:
-    """Values that the variables in a profile's templates may have besides those given."""
+    """Values that the variables in a profile's templates may have besides those given, one variable after the other,
+    then of two that one option is made of, up to `MOST_PAIRS`."""
     uses = _uses(target, loaded.bases) if loaded.variables else {}
-    for name, variable in loaded.variables.items():
-        options = uses.get(name, {})
-        fixed = _domain(variable.rules)
-        if options and fixed is not None:
-            yield from (Alternative(name=name, value=value) for value in fixed)
-            continue
-        for option, span in options.items():
-            for value in _WORST.get(option, ()):
-                if _accepts(variable, value):
-                    yield Alternative(name=name, value=value, option=option, span=span)
+    singles = {name: list(_singles(name, loaded, uses.get(name, {}))) for name in loaded.variables}
+    for found in singles.values():
+        yield from found
+    yield from islice(_pairs(singles, uses), MOST_PAIRS)
+
+
+def _singles(name: str, loaded: Loaded, options: Mapping[str, Span | None]) -> Iterator[Alternative]:
+    variable, now = loaded.variables[name], loaded.profile.inputs.get(name)
+    fixed = _domain(variable.rules)
+    if options and fixed is not None:
+        for value in fixed:
+            if value != now or isinstance(value, bool) != isinstance(now, bool):
+                yield Alternative(values=((name, value),))
+        return
+    for option, span in options.items():
+        for value in _WORST.get(option, ()):
+            if _accepts(variable, value):
+                yield Alternative(values=((name, value),), option=option, span=span)
+
+
+def _pairs(
+    singles: Mapping[str, Sequence[Alternative]], uses: Mapping[str, Mapping[str, Span | None]]
+) -> Iterator[Alternative]:
+    """Of two variables in one option's templates, of which all values of at least one are known."""
+    for one, other in combinations(singles, 2):
+        shared = uses.get(one, {}).keys() & uses.get(other, {}).keys()
+        for a, b in product(singles[one], singles[other]) if shared else ():
+            if a.option:
+                a, b = b, a
+            if not a.option and (not b.option or b.option in shared):
+                yield msgspec.structs.replace(b, values=(*a.values, *b.values))
 
 
 def _identity(finding: Finding) -> tuple[Any, ...]:
     return (finding.rule, finding.subjects, finding.key, finding.item)
 
 
-def _under(target: Target, inputs: Inputs, name: str, value: Any) -> Iterator[tuple[Subject, Finding]]:
-    """What is found with one variable at another value; nothing where the profile refuses it."""
-    try:
-        other = load_under(target, inputs, name, value)
-    except ProfileError:
+def _under(target: Target, inputs: Inputs, other: Alternative) -> Iterator[tuple[Subject, Finding]]:
+    """What is found with other values; nothing where the profile refuses them."""
+    profile = load_under(target, inputs, dict(other.values))
+    if profile is None:
         return
-    for subject in declared.subjects(other.profile, declared.Disk(real=os.path.realpath, holds=held)):
+    for subject in declared.subjects(profile, declared.Disk(real=os.path.realpath, holds=held)):
         for finding in look((subject,)):
             yield subject, finding
 

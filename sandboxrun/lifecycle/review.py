@@ -77,7 +77,10 @@ def targets(paths: Sequence[Path], *, compose: Sequence[Path] = ()) -> tuple[tup
 
 
 def _target(kind: str, path: Path) -> Target:
-    """A Compose file that is found by its name has its override file with it."""
+    """A Compose file that is found by its name has its override file with it; an override goes with its file."""
+    if kind == "compose" and path.name in OVERRIDES:
+        base = next((path.parent / name for name in COMPOSE_NAMES if (path.parent / name).is_file()), None)
+        path = base if base is not None else path
     if kind == "compose" and path.name in COMPOSE_NAMES:
         stem, suffix = path.name.rsplit(".", 1)
         for name in dict.fromkeys((f"{stem}.override.{suffix}", f"{stem}.override.yaml", f"{stem}.override.yml")):

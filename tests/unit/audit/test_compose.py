@@ -248,6 +248,14 @@ def test_an_override_file_is_merged(tmp_path: Path) -> None:
     assert str(verdict.findings[0].span).endswith("compose.override.yaml:3:17")
 
 
+def test_an_override_file_that_is_named_goes_with_its_file(tmp_path: Path) -> None:
+    names = ("compose.override.yaml", "compose.yaml")
+    for name in names:
+        (tmp_path / name).write_text("services: {a: {image: x}}\n")
+    every, _ = targets([tmp_path / name for name in names])
+    assert [target.paths for target in every] == [(tmp_path / "compose.yaml", tmp_path / "compose.override.yaml")]
+
+
 def test_values_of_the_env_file_are_filled_in(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("WHERE=/etc\n")
     assert "SBX204" in found(tmp_path, closed("volumes: ['${WHERE:-./data}:/x']"))

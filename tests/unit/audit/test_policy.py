@@ -298,3 +298,24 @@ def test_a_variable_that_must_be_given_is_given_something(tmp_path: Path) -> Non
 def test_a_variable_with_no_value_to_try_is_a_gap(tmp_path: Path) -> None:
     text = variables("u: {type: string, pattern: 'x[0-9]{40}y'}", "user: '{{ u }}'")
     assert [gap.file for gap in judged(tmp_path, text).gaps] == [str(tmp_path / "sandbox.yaml")]
+
+
+def test_two_values_that_open_something_together(tmp_path: Path) -> None:
+    switches = "a: {type: boolean, default: false}, b: {type: boolean, default: false}"
+    found = judged(tmp_path, variables(switches, "read_only: '{{ not (a and b) }}'")).open
+    assert [finding.when for finding in found if finding.rule == "SBX211"] == ["a is true and b is true"]
+
+
+def test_a_free_variable_behind_a_switch(tmp_path: Path) -> None:
+    declared = "own: {type: boolean, default: false}, who: {type: string, default: '1000'}"
+    found = judged(tmp_path, variables(declared, "user: \"{{ who if own else '1000' }}\"")).open
+    assert [finding.message for finding in found if finding.rule == "SBX901"] == [
+        'user is decided by the variable "who" where own is true, which may hold anything: with "root", '
+        'user "root" is root (SBX107)'
+    ]
+
+
+def test_one_value_that_opens_something_is_not_told_again_with_another(tmp_path: Path) -> None:
+    switches = "a: {type: boolean, default: false}, b: {type: boolean, default: false}"
+    found = judged(tmp_path, variables(switches, "read_only: '{{ not (a or b) }}'")).open
+    assert [finding.when for finding in found if finding.rule == "SBX211"] == ["a is true", "b is true"]

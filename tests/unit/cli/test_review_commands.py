@@ -411,6 +411,18 @@ def test_diff_of_two_files(say: Say, here: Path) -> None:
     assert say("diff", "b.yaml", "a.yaml", "--fail-on-widening").code == 1
 
 
+def test_diff_under_other_values(say: Say, here: Path) -> None:
+    """What a value changes besides is told with it, and nothing twice."""
+    text = "variables: {v: {type: string, enum: [none, open], default: none}}\nsandboxes:\n  a: {image: 'busybox:1', "
+    (here / "a.yaml").write_text(text + "egress: none}\n")
+    (here / "b.yaml").write_text(text + "egress: '{{ v }}', user: root}\n")
+    assert say("diff", "a.yaml", "b.yaml").out.splitlines() == [
+        '+ WIDENED  network: a may now reach every public host, was nothing, when v is "open"  b.yaml:3:35',
+        "+ WIDENED  user: a now runs as root (root)  b.yaml:3:52",
+        "Privileges: 2 widened, 0 maybe, 0 narrowed.",
+    ]
+
+
 def test_diff_of_a_revision(say: Say, repository: Path, profile: Path) -> None:
     profile.write_text(PROFILE + "    user: root\n")
     assert "+ WIDENED  user: agent now runs as root (root)" in say("diff", "HEAD:sandbox.yaml", "sandbox.yaml").out
