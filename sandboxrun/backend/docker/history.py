@@ -21,7 +21,7 @@ from msgspec import structs
 
 from sandboxrun.backend.base import Past
 from sandboxrun.backend.docker.facts import is_podman
-from sandboxrun.backend.docker.streams import Stream
+from sandboxrun.backend.docker.objects import Stream
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.spec import labels
 from sandboxrun.spec.outcome import History
