@@ -8,13 +8,14 @@ project see them. The steps themselves are the plan's and the executor's.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from msgspec import structs
 
@@ -56,7 +57,20 @@ __all__ = ["ExecResult", "ExecTimeout", "Sandbox", "SandboxService"]
 
 
 _GONE = Ended(exit_code=0, oom=False, started=None, finished=None)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _FOREIGN = op.RemoveNetwork | op.DisconnectNetwork | op.RemoveVolume | op.StopSandbox | op.RemoveSandbox
+
+
+def _asked_as(source: Callable[_P, object]) -> Callable[[Callable[..., _T]], Callable[_P, _T]]:
+    """What is decorated takes the arguments of `source`: for type checkers, and for who looks at its signature."""
+
+    def shown(function: Callable[..., _T]) -> Callable[_P, _T]:
+        given, own = inspect.signature(source), inspect.signature(function)
+        function.__signature__ = given.replace(return_annotation=own.return_annotation)  # type: ignore[attr-defined]
+        return function
+
+    return shown
 
 
 class SandboxService:
@@ -153,22 +167,8 @@ class SandboxService:
         enforce(made.profile, self._policy, self.settings.environment)
         return made
 
-    def create(
-        self,
-        name: str,
-        *,
-        image: str | None = None,
-        command: Sequence[str] | str | None = None,
-        workspace: Path | str | None = None,
-        access: str = "copy",
-        target: str = "/workspace",
-        network_mode: str | None = None,
-        mem_limit: str | int | None = None,
-        cpus: float | None = None,
-        environment: Mapping[str, str | None] | None = None,
-        secrets: Mapping[str, str] | None = None,
-        **options: Any,
-    ) -> Sandbox:
+    @_asked_as(declare)
+    def create(self, *name: Any, **given: Any) -> Sandbox:
         """Make a sandbox and read it back, without starting it.
 
         What is left out is the settings' default, and closed. `name` is unique in the project. `mem_limit` is in a
@@ -179,21 +179,7 @@ class SandboxService:
         others of a profile by their names, in a profile's form. Raises UsageError and ProfileError for what makes no
         sense, ApplyError for an option the engine did not apply (what was made is removed), EngineError.
         """
-        declared = self.declare(
-            name,
-            image=image,
-            command=command,
-            workspace=workspace,
-            access=access,
-            target=target,
-            network_mode=network_mode,
-            mem_limit=mem_limit,
-            cpus=cpus,
-            environment=environment,
-            secrets=secrets,
-            **options,
-        )
-        return self.make(declared)
+        return self.make(self.declare(*name, **given))
 
     def make(self, declared: Declared, *, stop: threading.Event | None = None) -> Sandbox:
         """`create` from what `declare` gave. `stop`, when set by another thread, ends it cleanly with ApplyError."""
@@ -360,13 +346,14 @@ class SandboxService:
         with contextlib.suppress(SandboxrunError):
             self._collector.drop_networks()
 
+    @_asked_as(declare)
     @contextlib.contextmanager
-    def sandbox(self, name: str, **options: Any) -> Iterator[Sandbox]:
+    def sandbox(self, *name: Any, **given: Any) -> Iterator[Sandbox]:
         """A sandbox for a `with` block: created and started; at its end stopped, its evidence saved, removed.
 
         Arguments as `create` has them. `Sandbox.evidence` says afterwards what was kept.
         """
-        made = self.create(name, **options)
+        made = self.create(*name, **given)
         try:
             self.start(made)
             yield made
