@@ -21,7 +21,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
-from sandboxrun.api.sandbox import Output
+from sandboxrun.api.sandbox import BoundedOutput
 from sandboxrun.errors import Diagnostic, SandboxrunError
 from sandboxrun.threads import begin
 
@@ -132,7 +132,7 @@ class PlainProcess:
     """One agent as a plain process. `start`, `wait` and `reap` it in one thread, which lives on; `signal` from any."""
 
     def __init__(self, guard: Guard, *, limit: int, on_output: Callable[[int, bytes], None] | None) -> None:
-        self.output = Output(limit)
+        self.output = BoundedOutput(limit)
         self._guard, self._on_output = guard, on_output
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()

@@ -194,7 +194,7 @@ class ExecTimeout(SandboxrunError):
         super().__init__(Diagnostic(message=f"{what} ran longer than {timeout:g} seconds", help=help))
 
 
-class Output:
+class BoundedOutput:
     """Two streams being collected, each up to `limit` bytes."""
 
     def __init__(self, limit: int) -> None:
@@ -235,7 +235,7 @@ def run_command(
     """Run it to its end. Raises ExecTimeout after `timeout` seconds, and what the engine answers."""
     token = secrets.token_hex(16)
     env = [f"{key}={value}" for key, value in environment.items()] + [f"{_MARK}={token}"]
-    output, late = Output(limit), threading.Event()
+    output, late = BoundedOutput(limit), threading.Event()
     with engine.exec(container, list(argv), user=user, workdir=workdir, env=env) as process:
         timer = _timer(timeout, late, process)
         try:

@@ -31,7 +31,7 @@ from sandboxrun.backend.errors import (
     NameConflict,
     NotFound,
 )
-from sandboxrun.backend.fake_process import Box, Following, News, Output, history_of, text_of
+from sandboxrun.backend.fake_process import Box, BoxOutput, Following, News, history_of, text_of
 from sandboxrun.backend.owner import decode
 from sandboxrun.backend.session import Made, Session, Undone, Watched
 from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
@@ -326,15 +326,15 @@ class Fake:
 
     # -- one sandbox --------------------------------------------------------------------------------------------
 
-    def attach(self, id: str, *, tty: bool | None = None) -> Output:
+    def attach(self, id: str, *, tty: bool | None = None) -> BoxOutput:
         box = self._box(id, f"attaching to container {id[:12]}")
-        return Output(box, len(box.output), follow=True)
+        return BoxOutput(box, len(box.output), follow=True)
 
     def attach_terminal(self, id: str) -> Any:
         raise EngineError(f"attaching to container {id[:12]}", "it has no terminal", status=400)
 
-    def logs(self, id: str, *, tty: bool | None = None) -> Output:
-        return Output(self._box(id, f"reading the logs of container {id[:12]}"), 0, follow=False)
+    def logs(self, id: str, *, tty: bool | None = None) -> BoxOutput:
+        return BoxOutput(self._box(id, f"reading the logs of container {id[:12]}"), 0, follow=False)
 
     def wait(self, id: str, *, timeout: float | None = None) -> int:
         operation = f"waiting for container {id[:12]}"

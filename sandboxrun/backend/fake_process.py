@@ -151,7 +151,7 @@ class Box:
             self.changed.notify_all()
 
 
-class Output:
+class BoxOutput:
     """What a container writes: what it had written from piece `at` on, and with `follow` all that comes."""
 
     def __init__(self, box: Box, at: int, *, follow: bool) -> None:

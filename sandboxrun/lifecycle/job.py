@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from msgspec import Struct, structs
 
-from sandboxrun.backend.base import Backend, Events, Terminal
-from sandboxrun.backend.base import Output as Stream
+from sandboxrun.backend.base import Backend, Events, Output, Terminal
 from sandboxrun.backend.completed import taken_by_others
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
 from sandboxrun.backend.session import Made, Session, Watched
@@ -237,7 +236,7 @@ DRAIN = 5.0  # seconds that the rest of the output may take once the sandbox has
 
 _HURRIED = ("timeout", "killed")  # ends after which nobody waits for a consumer of the output that is stuck
 
-Output = Callable[[str, int, bytes], None]  # address, stream (1 stdout, 2 stderr), data
+Consumer = Callable[[str, int, bytes], None]  # address, stream (1 stdout, 2 stderr), data
 Pump = Callable[["Terminal", Callable[[bytes], None]], None]  # moves a terminal's bytes; tells what came out
 
 
@@ -248,7 +247,7 @@ class Watching(Data):
     `output`. `sample` reads usage, `pump` gives it a terminal. `timeout` in seconds goes before the profile's.
     """
 
-    output: Output | None = None
+    output: Consumer | None = None
     sample: bool = True
     pump: Pump | None = None
     timeout: float | None = None
@@ -275,7 +274,7 @@ class Watch:
         self._cleanup = contextlib.ExitStack()
         self._threads: list[threading.Thread] = []
         self._sampler: Sampler | None = None
-        self._stream: Stream | None = None
+        self._stream: Output | None = None
         self._terminal: Terminal | None = None
         self._live = False
         self._written: dict[int, int] | None = None

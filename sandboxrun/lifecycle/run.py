@@ -18,7 +18,7 @@ from sandboxrun.backend.session import Made, Session
 from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode
 from sandboxrun.lifecycle.apply import Applied, ApplySettings, Proof, carry_out, not_started
-from sandboxrun.lifecycle.job import NOTICE, Job, Making, Output, Pump, RunResult, Watch, Watching, code_of, shares
+from sandboxrun.lifecycle.job import NOTICE, Consumer, Job, Making, Pump, RunResult, Watch, Watching, code_of, shares
 from sandboxrun.lifecycle.places import surveyed
 from sandboxrun.plan.planner import Options, make_plan, with_dependencies
 from sandboxrun.plan.steps import levels
@@ -44,7 +44,7 @@ class RunOptions(Data):
 
     command: tuple[str, ...] | None = None
     timeout: float | None = None
-    output: Output | None = None
+    output: Consumer | None = None
     pump: Pump | None = None
     making: Making | None = None
     named: bool = False

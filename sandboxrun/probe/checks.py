@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from sandboxrun.probe.outside import (
     NAMESPACES,
     SETS,
-    Answer,
     Check,
+    Comparison,
     Looked,
     MountLine,
     first_number,
@@ -29,11 +29,11 @@ OPEN = "declared open"
 _UNKNOWN_USER = "the declared user's number could not be looked up"
 
 
-def user(looked: Looked) -> Answer | str:
+def user(looked: Looked) -> Comparison | str:
     """All four user and group ids of every process."""
     accounts, outside = looked.accounts, looked.outside
     if accounts is None:
-        return Answer(expected=looked.spec.user, seen="", holds=None, note=_UNKNOWN_USER)
+        return Comparison(expected=looked.spec.user, seen="", holds=None, note=_UNKNOWN_USER)
     wanted = {(accounts.uid, accounts.gid)}
     seen = {
         (inside(uid, outside.uid_map), inside(gid, outside.gid_map))
@@ -42,7 +42,7 @@ def user(looked: Looked) -> Answer | str:
     }
     complete = all(len(p.ids("Uid")) == len(p.ids("Gid")) == 4 for p in outside.processes)
     others = [p.name for p in outside.processes if set(p.ids("Uid")) != set(outside.processes[0].ids("Uid"))]
-    return Answer(
+    return Comparison(
         expected=f"{accounts.uid}:{accounts.gid}",
         seen=listed(sorted(f"{'?' if u is None else u}:{'?' if g is None else g}" for u, g in seen)) or "nothing",
         holds=complete and seen == wanted,
@@ -50,14 +50,14 @@ def user(looked: Looked) -> Answer | str:
     )
 
 
-def groups(looked: Looked) -> Answer | str:
+def groups(looked: Looked) -> Comparison | str:
     """The supplementary groups: the user's own, and those that the profile or the image's /etc/group give."""
     accounts, outside = looked.accounts, looked.outside
     if accounts is None:
-        return Answer(expected="", seen="", holds=None, note=_UNKNOWN_USER)
+        return Comparison(expected="", seen="", holds=None, note=_UNKNOWN_USER)
     seen = {inside(gid, outside.gid_map) for process in outside.processes for gid in process.ids("Groups")}
     most = {accounts.gid, *accounts.groups}
-    return Answer(
+    return Comparison(
         expected=f"only {listed(map(str, sorted(most)))}",
         seen=listed(sorted("?" if gid is None else str(gid) for gid in seen)) or "none",
         holds=seen <= most,
@@ -65,7 +65,7 @@ def groups(looked: Looked) -> Answer | str:
     )
 
 
-def capabilities(looked: Looked) -> Answer | str:
+def capabilities(looked: Looked) -> Comparison | str:
     """No set of any process has more than the profile leaves."""
     most = allowed(looked.spec.cap_add, looked.spec.cap_drop)
     held, incomplete = 0, False
@@ -77,7 +77,7 @@ def capabilities(looked: Looked) -> Answer | str:
     opened = [f"+{name}" for name in looked.spec.cap_add]
     if "ALL" not in looked.spec.cap_drop:
         opened += [name for name in sorted(DEFAULT) if name not in looked.spec.cap_drop]
-    return Answer(
+    return Comparison(
         expected=f"at most {listed(names(most), 16)}" if most else "none",
         seen=listed(names(held), 16) or "none",
         holds=None if incomplete else not held & ~most,
@@ -85,28 +85,28 @@ def capabilities(looked: Looked) -> Answer | str:
     )
 
 
-def no_new_privileges(looked: Looked) -> Answer | str:
+def no_new_privileges(looked: Looked) -> Comparison | str:
     """No process can gain any by executing a file."""
     return _flag(looked, "NoNewPrivs", "1", "1", looked.spec.security_opt.get("no-new-privileges") != "true")
 
 
-def seccomp(looked: Looked) -> Answer | str:
+def seccomp(looked: Looked) -> Comparison | str:
     """A filter is on every process. What it holds only a probe from inside can tell."""
     return _flag(looked, "Seccomp", "2", "2 (filter)", looked.spec.security_opt.get("seccomp") == "unconfined")
 
 
-def _flag(looked: Looked, field: str, wanted: str, expected: str, opened: bool) -> Answer:
+def _flag(looked: Looked, field: str, wanted: str, expected: str, opened: bool) -> Comparison:
     """A field of every process's status."""
     processes = looked.outside.processes
     seen = listed(sorted({process.status.get(field, "?") for process in processes}))
     if opened:
-        return Answer(expected="off", seen=seen, holds=True, note=f"{OPEN}: security_opt")
+        return Comparison(expected="off", seen=seen, holds=True, note=f"{OPEN}: security_opt")
     without = [process.name for process in processes if process.status.get(field) != wanted]
     note = f"not so: {listed(without)}" if without else ""
-    return Answer(expected=expected, seen=seen, holds=not without, note=note)
+    return Comparison(expected=expected, seen=seen, holds=not without, note=note)
 
 
-def namespaces(looked: Looked) -> Answer | str:
+def namespaces(looked: Looked) -> Comparison | str:
     """None is shared with the host or with another sandbox."""
     shared, missing = [], []
     for process in looked.outside.processes:
@@ -118,11 +118,11 @@ def namespaces(looked: Looked) -> Answer | str:
                 shared.append(f"{kind} of {looked.outside.host[link]}")
     expected = f"its own {', '.join(NAMESPACES)}"
     if shared:
-        return Answer(expected=expected, seen=f"shared: {listed(shared)}", holds=False)
+        return Comparison(expected=expected, seen=f"shared: {listed(shared)}", holds=False)
     if missing:
         note = f"unknown: {listed(missing)}"
-        return Answer(expected=expected, seen="", holds=None, note=note)
-    return Answer(expected=expected, seen="its own", holds=True)
+        return Comparison(expected=expected, seen="", holds=None, note=note)
+    return Comparison(expected=expected, seen="its own", holds=True)
 
 
 # -- Limits: the files of its cgroup, of version 1 and 2, and its ulimits
@@ -132,12 +132,12 @@ _NO_LIMIT = "no limit"
 _COMMON = frozenset({"1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:1", "5:2", "136:*", "10:200"})
 
 
-def memory(looked: Looked) -> Answer | str:
+def memory(looked: Looked) -> Comparison | str:
     """The hard limit."""
     return _limit(looked, "memory", looked.spec.mem_limit or -1, format_size)
 
 
-def swap(looked: Looked) -> Answer | str:
+def swap(looked: Looked) -> Comparison | str:
     """What it may swap: version 1 counts memory and swap together, version 2 swap alone."""
     spec = looked.spec
     both = spec.mem_limit or -1 if spec.memswap_limit is None else spec.memswap_limit or -1
@@ -145,14 +145,14 @@ def swap(looked: Looked) -> Answer | str:
     return _limit(looked, "swap", both - spec.mem_limit if alone and both > 0 else both, format_size)
 
 
-def pids(looked: Looked) -> Answer | str:
+def pids(looked: Looked) -> Comparison | str:
     """Processes and threads, in all."""
     return _limit(looked, "pids", looked.spec.pids_limit or -1, str)
 
 
-def _limit(looked: Looked, name: str, declared: int, show: Callable[[int], str]) -> Answer:
+def _limit(looked: Looked, name: str, declared: int, show: Callable[[int], str]) -> Comparison:
     found = first_number(looked.outside.cgroup.get(name, ""))
-    return Answer(
+    return Comparison(
         expected=_NO_LIMIT if declared < 0 else show(declared),
         seen="unknown" if found is None else _NO_LIMIT if found < 0 else show(found),
         holds=None if found is None else declared < 0 or 0 <= found <= declared,
@@ -160,15 +160,15 @@ def _limit(looked: Looked, name: str, declared: int, show: Callable[[int], str])
     )
 
 
-def cpus(looked: Looked) -> Answer | str:
+def cpus(looked: Looked) -> Comparison | str:
     """CPU time: how much of each period."""
     declared = looked.spec.cpus
     words = looked.outside.cgroup.get("cpu", "").split()
     quota, period = (first_number(word) for word in (*words, "", "")[:2])
     if quota is None or not period:
-        return Answer(expected=f"{declared:g}", seen="unknown", holds=None)
+        return Comparison(expected=f"{declared:g}", seen="unknown", holds=None)
     found = 0.0 if quota < 0 else quota / period
-    return Answer(
+    return Comparison(
         expected=f"{declared:g}" if declared else _NO_LIMIT,
         seen=f"{found:g}" if found else _NO_LIMIT,
         holds=not declared or 0 < found <= declared + 1 / period,  # the kernel counts whole microseconds
@@ -176,14 +176,14 @@ def cpus(looked: Looked) -> Answer | str:
     )
 
 
-def cpuset(looked: Looked) -> Answer | str:
+def cpuset(looked: Looked) -> Comparison | str:
     """The CPUs it may run on."""
     if looked.spec.cpuset is None:
         return "the profile binds it to no CPUs"
     declared, found = looked.spec.cpuset, looked.outside.cgroup.get("cpuset", "").strip()
     if not found:
-        return Answer(expected=declared, seen="unknown", holds=None)
-    return Answer(expected=declared, seen=found, holds=_numbers(found) <= _numbers(declared))
+        return Comparison(expected=declared, seen="unknown", holds=None)
+    return Comparison(expected=declared, seen=found, holds=_numbers(found) <= _numbers(declared))
 
 
 def _numbers(text: str) -> frozenset[int]:
@@ -194,7 +194,7 @@ def _numbers(text: str) -> frozenset[int]:
     return frozenset(numbers)
 
 
-def devices(looked: Looked) -> Answer | str:
+def devices(looked: Looked) -> Comparison | str:
     """The devices that it may open, beside those that every container has."""
     if looked.outside.cgroup_version == 2:
         return "cgroup v2 keeps them in a program of the kernel, not in a file: the probe from inside tries them"
@@ -206,7 +206,7 @@ def devices(looked: Looked) -> Answer | str:
         if kind and set(access) & set("rw") and not (kind in ("c", "b") and known):
             extra.append(line.strip())
     declared = [device.source for device in looked.spec.devices]
-    return Answer(
+    return Comparison(
         expected=f"the common ones and {listed(declared)}" if declared else "the common ones",
         seen=listed(extra) if extra else "no other" if text else "unknown",
         holds=not extra if text else None,
@@ -214,7 +214,7 @@ def devices(looked: Looked) -> Answer | str:
     )
 
 
-def ulimits(looked: Looked) -> Answer | str:
+def ulimits(looked: Looked) -> Comparison | str:
     """Each declared limit of the first process; processes can only lower them."""
     declared = {name: (limit.soft, limit.hard) for name, limit in looked.spec.ulimits.items()}
     if not declared:
@@ -226,7 +226,7 @@ def ulimits(looked: Looked) -> Answer | str:
         if limit is not None
         and not all(most < 0 or 0 <= value <= most for value, most in zip(limit, declared[name], strict=True))
     ]
-    return Answer(
+    return Comparison(
         expected=listed(f"{name} {_pair(limit)}" for name, limit in declared.items()),
         seen=listed(f"{name} {'unknown' if limit is None else _pair(limit)}" for name, limit in found.items()),
         holds=False if wide else None if None in found.values() else True,
@@ -238,10 +238,10 @@ def _pair(limit: tuple[int, int]) -> str:
     return soft if soft == hard else f"{soft} to {hard}"
 
 
-def oom(looked: Looked) -> Answer | str:
+def oom(looked: Looked) -> Comparison | str:
     """Not spared when the host runs out of memory."""
     declared, found = looked.spec.oom_score_adj, looked.outside.oom_score_adj
-    return Answer(
+    return Comparison(
         expected=f"at least {declared}",
         seen="unknown" if found is None else str(found),
         holds=None if found is None else found >= declared,
@@ -282,18 +282,18 @@ _FALLBACK = frozenset(
 )
 
 
-def root(looked: Looked) -> Answer | str:
+def root(looked: Looked) -> Comparison | str:
     """The root filesystem is mounted read-only where that is declared."""
     roots = [mount for mount in looked.outside.mounts if mount.target == "/"]
     if not roots:
-        return Answer(expected="", seen="unknown", holds=None)
+        return Comparison(expected="", seen="unknown", holds=None)
     seen = "writable" if roots[-1].writable else "read-only"
     if not looked.spec.read_only:
-        return Answer(expected="writable", seen=seen, holds=True, note=f"{OPEN}: read_only")
-    return Answer(expected="read-only", seen=seen, holds=not roots[-1].writable)
+        return Comparison(expected="writable", seen=seen, holds=True, note=f"{OPEN}: read_only")
+    return Comparison(expected="read-only", seen=seen, holds=not roots[-1].writable)
 
 
-def mounts(looked: Looked) -> Answer | str:
+def mounts(looked: Looked) -> Comparison | str:
     """Nothing is mounted but what is declared and what every container has; writable only where declared so."""
     declared = _declared(looked)
     found = {mount.target: mount for mount in looked.outside.mounts if not _engines_own(mount)}
@@ -304,7 +304,7 @@ def mounts(looked: Looked) -> Answer | str:
     wrong += [_said(mount) for mount in own if mount.writable]
     absent = [target for target in declared if target not in found and target not in links.values()]
     wrong += [f"{target} (not there)" for target in absent if target not in looked.volumes]
-    return Answer(
+    return Comparison(
         expected=listed(f"{path}{'' if writable else ' (read-only)'}" for path, writable in declared.items()) or "none",
         seen=listed(wrong) if wrong else "these and no other",
         holds=not wrong if looked.outside.mounts else None,
@@ -354,17 +354,17 @@ def _said(mount: MountLine) -> str:
     return f"{mount.target} ({'writable' if mount.writable else 'read-only'}, {mount.type})"
 
 
-def propagation(looked: Looked) -> Answer | str:
+def propagation(looked: Looked) -> Comparison | str:
     """What is mounted inside never appears on the host."""
     shared = [m.target for m in looked.outside.mounts if any(peer.startswith("shared:") for peer in m.peers)]
-    return Answer(
+    return Comparison(
         expected="none shared",
         seen=f"shared: {listed(shared)}" if shared else "none shared",
         holds=not shared if looked.outside.mounts else None,
     )
 
 
-def masked(looked: Looked) -> Answer | str:
+def masked(looked: Looked) -> Comparison | str:
     """The kernel's own files that tell of the host, or change it."""
     over = {mount.target: mount for mount in looked.outside.mounts}
     hidden, closed = (  # what is mounted over each of those that this host has
@@ -373,26 +373,26 @@ def masked(looked: Looked) -> Answer | str:
     )
     bare = [path for path, mount in hidden.items() if mount is None]
     bare += [f"{path} (writable)" for path, mount in closed.items() if mount is None or mount.writable]
-    return Answer(
+    return Comparison(
         expected="hidden or read-only",
         seen=f"open: {listed(bare)}" if bare else f"{len(hidden)} hidden, {len(closed)} read-only",
         holds=not bare if looked.outside.mounts else None,
     )
 
 
-def network(looked: Looked) -> Answer | str:
+def network(looked: Looked) -> Comparison | str:
     """No interface where it is to have none, and one where it has a gateway."""
     spec, outside = looked.spec, looked.outside
     interfaces = [name for name in outside.interfaces if name not in _FALLBACK]
     if spec.network_mode == "none" or (spec.egress is not None and spec.egress.mode == "none"):
         others = [name for name in interfaces if name != "lo"]
-        return Answer(
+        return Comparison(
             expected="lo alone", seen=listed(interfaces) or "nothing", holds=not others if interfaces else None
         )
     if spec.egress is None or not spec.egress.has_gateway:
         return "its networks determine what it reaches"
     # Where a default route of it leads nobody answers: that is its network's seal, which is looked at by itself.
-    return Answer(
+    return Comparison(
         expected="lo and one other",
         seen=listed(interfaces) or "nothing",
         holds=len(interfaces) <= 2 if interfaces else None,

@@ -214,7 +214,7 @@ class Looked(Data):
     volumes: frozenset[str] = frozenset()
 
 
-class Answer(Data):
+class Comparison(Data):
     """What was expected and seen; `holds` None: it could not be told, and `note` says why."""
 
     expected: str
@@ -231,7 +231,7 @@ class Check(Data):
     id: str
     title: str
     parts: tuple[str, ...]
-    look: Callable[[Looked], Answer | str]
+    look: Callable[[Looked], Comparison | str]
     kernel: bool = True
 
 
@@ -257,17 +257,17 @@ def findings(
     return tuple(found)
 
 
-def _answer(looked: Looked, check: Check) -> tuple[Verdict, Answer]:
+def _answer(looked: Looked, check: Check) -> tuple[Verdict, Comparison]:
     if check.kernel and (looked.spec.runtime or "").startswith(GVISOR):
-        return Verdict.NOT_APPLICABLE, Answer(expected="", seen="", holds=None, note=SENTRY)
+        return Verdict.NOT_APPLICABLE, Comparison(expected="", seen="", holds=None, note=SENTRY)
     unread = [looked.outside.unread[part] for part in check.parts if part in looked.outside.unread]
     if "processes" in check.parts and not looked.outside.processes:
         unread.append("no process of it was seen")
     if unread:
-        return Verdict.INCONCLUSIVE, Answer(expected="", seen="not read", holds=None, note=unread[0])
+        return Verdict.INCONCLUSIVE, Comparison(expected="", seen="not read", holds=None, note=unread[0])
     answer = check.look(looked)
     if isinstance(answer, str):
-        return Verdict.NOT_APPLICABLE, Answer(expected="", seen="", holds=None, note=answer)
+        return Verdict.NOT_APPLICABLE, Comparison(expected="", seen="", holds=None, note=answer)
     return verdict_of(answer.holds), answer
 
 

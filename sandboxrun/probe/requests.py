@@ -37,7 +37,7 @@ class Way(NamedTuple):
     host: str
 
 
-class Request(Data):
+class GatewayRequest(Data):
     """One request: `group` is the control that it belongs to, `host` whom it is for, as records would name it."""
 
     group: str
@@ -71,7 +71,7 @@ def ways(context: Context) -> tuple[Way, ...]:
     return found or (Way(NAMES, 53, listed[0][0]),)
 
 
-def requests(context: Context) -> tuple[Request, ...]:
+def requests(context: Context) -> tuple[GatewayRequest, ...]:
     """All, in the program's order. With egress open, only what is refused in that mode as well."""
     if context.egress is None or not context.egress.has_gateway:
         return ()
@@ -80,7 +80,7 @@ def requests(context: Context) -> tuple[Request, ...]:
     return (_ask(ALLOWED, Way(NAMES, 53, found[0].host), found[0].host), *allowed, *_refused_ones(context, found))
 
 
-def _refused_ones(context: Context, found: tuple[Way, ...]) -> Iterator[Request]:
+def _refused_ones(context: Context, found: tuple[Way, ...]) -> Iterator[GatewayRequest]:
     groups = {
         "addresses": (*SPELLINGS, *SIXES),
         "metadata": METADATA,
@@ -98,7 +98,9 @@ def _refused_ones(context: Context, found: tuple[Way, ...]) -> Iterator[Request]
         if way.kind != NAMES:
             told = f"GET http://{host}:{way.port}/ HTTP/1.1\r\nHost: {DENIED}\r\nConnection: close\r\n\r\n"
             also = f" in a request for {host}"
-            yield Request(group="host-field", kind=HTTP, port=way.port, host=DENIED, data=told.encode(), more=also)
+            yield GatewayRequest(
+                group="host-field", kind=HTTP, port=way.port, host=DENIED, data=told.encode(), more=also
+            )
     if context.egress is not None and context.egress.mode == ALLOW:
         yield from _by_list(context, found)
     listed = {int(port) for _, port in _entries(context)} | {*(context.egress.ports if context.egress else ())}
@@ -107,7 +109,7 @@ def _refused_ones(context: Context, found: tuple[Way, ...]) -> Iterator[Request]
             yield _ask("ports", Way(HTTP if port == 80 else TLS, port, found[0].host), found[0].host)
 
 
-def _by_list(context: Context, found: tuple[Way, ...]) -> Iterator[Request]:
+def _by_list(context: Context, found: tuple[Way, ...]) -> Iterator[GatewayRequest]:
     for at, host in enumerate(_unlisted(found[0].host)):
         way = found[at % len(found)]
         if _lets(context, host.lower()):
@@ -142,7 +144,7 @@ def _opened(text: str, context: Context) -> bool:
 # -- the bytes
 
 
-def _ask(group: str, way: Way, host: str) -> Request:
+def _ask(group: str, way: Way, host: str) -> GatewayRequest:
     if way.kind == NAMES:
         data = question(host)
     elif way.kind == TLS:
@@ -150,7 +152,7 @@ def _ask(group: str, way: Way, host: str) -> Request:
     else:
         field = host if way.port == 80 else f"{host}:{way.port}"
         data = f"GET / HTTP/1.1\r\nHost: {field}\r\nConnection: close\r\n\r\n".encode()
-    return Request(group=group, kind=way.kind, port=way.port, host=host, data=data)
+    return GatewayRequest(group=group, kind=way.kind, port=way.port, host=host, data=data)
 
 
 def question(name: str) -> bytes:

@@ -326,7 +326,7 @@ def _entries(answer: Answer) -> Iterator[Json]:
 
 
 T = TypeVar("T")
-Output = tuple[int, bytes]
+Piece = tuple[int, bytes]
 
 
 class Stream(Generic[T]):
@@ -360,7 +360,7 @@ class Stream(Generic[T]):
         self.close()
 
 
-class LogStream(Stream[Output]):
+class LogStream(Stream[Piece]):
     """(1 stdout or 2 stderr, bytes) as a container writes them; a container with a terminal: all 1."""
 
 
@@ -368,7 +368,7 @@ class EventStream(Stream[Json]):
     """The engine's events, as its API tells them."""
 
 
-class Terminal:
+class TerminalConnection:
     """The connection to a container's or a command's terminal: bytes both ways. Raises EngineErrors only."""
 
     def __init__(self, operation: str, connection: Connection, resize: Callable[[int, int], None]) -> None:
@@ -414,7 +414,9 @@ class Terminal:
 class Exec(LogStream):
     """A command in a container: its output to iterate, its exit code, and its input where it has one."""
 
-    def __init__(self, engine: Client, id: str, answer: Answer, terminal: Terminal | None, *, tty: bool) -> None:
+    def __init__(
+        self, engine: Client, id: str, answer: Answer, terminal: TerminalConnection | None, *, tty: bool
+    ) -> None:
         self.id = id
         self.terminal = terminal
         self._engine = engine
@@ -493,17 +495,17 @@ class Streams(Objects):
     def _has_tty(self, id: str) -> bool:
         return bool(self.inspect_container(id).get("Config", {}).get("Tty"))
 
-    def attach_terminal(self, id: str) -> Terminal:
+    def attach_terminal(self, id: str) -> TerminalConnection:
         """The terminal of a container that was created with Tty and OpenStdin."""
         query = {"stream": True, "stdin": True, "stdout": True, "stderr": True}
         answer = self._container("POST", id, "/attach", "attaching to", query=query, upgrade=True)
         return self._terminal(answer, path_of("containers", id, "/resize"), f"resizing container {named(id)}")
 
-    def _terminal(self, answer: Answer, path: str, operation: str) -> Terminal:
+    def _terminal(self, answer: Answer, path: str, operation: str) -> TerminalConnection:
         def resize(rows: int, columns: int) -> None:
             self.request("POST", path, operation, query={"h": rows, "w": columns}).read()
 
-        return Terminal(answer.operation, answer.connection(), resize)
+        return TerminalConnection(answer.operation, answer.connection(), resize)
 
     def exec(
         self,
@@ -591,7 +593,7 @@ class Streams(Objects):
         return _stat(self._container("HEAD", id, "/archive", f"looking at {path} in", query={"path": path}))
 
 
-def _output(answer: Answer, *, tty: bool) -> Iterator[Output]:
+def _output(answer: Answer, *, tty: bool) -> Iterator[Piece]:
     pieces = answer.pieces()
     return ((STDOUT, piece) for piece in pieces) if tty else demultiplex(pieces, answer.operation)
 
