@@ -78,7 +78,7 @@ reference: venv  ## write docs/reference.md, docs/seccomp.md and the controls of
 	@$(RUN) -m scripts.controls
 	@$(RUN) -m scripts.rules
 
-probe: venv  ## build the probe program anew from its C source
+probe: venv  ## build the probe and the init again from their C source
 	@$(RUN) -m scripts.probe
 
 bench: venv engine image  ## the benchmarks, as ratios side by side in one run

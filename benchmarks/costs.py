@@ -1,4 +1,4 @@
-"""What isolation costs a run: a gateway, secrets in memory, each beside the same run without.
+"""What isolation costs a run: a timeout, a gateway, secrets in memory, each beside the same run without.
 
 Owns those measures. The sandbox does nothing, so that all the time is what stands around it.
 """
@@ -24,6 +24,7 @@ sandboxes:
 """
 OPTIONS = {
     "no network": ("network_mode: none",),
+    "a timeout": ("network_mode: none", "lifetime: {timeout: 1h}"),
     "a network": ("networks: [default]",),
     "a gateway": ("egress: open",),
     "secrets": ("network_mode: none", "secrets: [token]"),
@@ -36,7 +37,8 @@ def isolation(world: World, rounds: int) -> Iterator[Result]:
     for name, options in OPTIONS.items():
         program = world.sandboxrun(f"run, {name}", "run", "--file", str(_write(world, name, options)))
         programs.append(structs.replace(program, env={**program.env, "SANDBOXRUN_BENCH_TOKEN": "value"}))
-    none, network, gateway, secrets = in_turns(programs, rounds)
+    none, timed, network, gateway, secrets = in_turns(programs, rounds)
+    yield compared("run of true with a timeout", timed, none, 1.1)  # our init beside the engine's own
     yield compared("run of true with a gateway", gateway, none)
     yield compared("run of true with a gateway", gateway, network)
     yield compared("run of true with secrets", secrets, none)

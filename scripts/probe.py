@@ -1,7 +1,8 @@
-"""Builds the probe program from its C source into the package.
+"""Builds the programs that run in sandboxes, the probe and the init, from their C source into the package.
 
 Usage: python -m scripts.probe [x86_64|aarch64 ...]. Needs gcc (and gcc-aarch64-linux-gnu for the other architecture)
-and the kernel's headers; no C library. The bytes depend on the compiler alone: `bin/BUILT` records which made them.
+and the kernel's headers; no C library. The bytes depend on the compiler alone: `bin/built.json` records which made
+them.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOM = Path(__file__).resolve().parents[1] / "sandboxrun" / "probe"
-SOURCE, BIN = ROOM / "c", ROOM / "bin"
-BUILT = BIN / "built.json"
+PACKAGE = Path(__file__).resolve().parents[1] / "sandboxrun"
+ROOMS = {"probe": PACKAGE / "probe", "init": PACKAGE / "backend" / "docker" / "init"}
 COMPILERS = {"x86_64": "x86_64-linux-gnu-gcc", "aarch64": "aarch64-linux-gnu-gcc"}
 FLAGS = (
     "-std=c11 -Wall -Wextra -Werror -Os -static -nostdlib -ffreestanding -fno-builtin -fno-stack-protector "
@@ -28,9 +28,9 @@ def flags(architecture: str) -> list[str]:
     return [flag for flag in FLAGS if architecture == "x86_64" or not flag.startswith("-fcf")]
 
 
-def sources() -> list[Path]:
+def sources(program: str) -> list[Path]:
     """The files that are compiled, in one order."""
-    return sorted(SOURCE.glob("*.c"))
+    return sorted((ROOMS[program] / "c").glob("*.c"))
 
 
 def compiler_version(architecture: str) -> str | None:
@@ -42,31 +42,35 @@ def compiler_version(architecture: str) -> str | None:
     return shown.stdout.splitlines()[0].partition(" ")[2]
 
 
-def build(architecture: str, into: Path) -> None:
-    """Compile the program into the file `into`. Raises subprocess.CalledProcessError where that fails."""
-    names = [path.name for path in sources()]  # relative: no path of this machine gets into the file
+def build(architecture: str, into: Path, program: str = "probe") -> None:
+    """Compile a program into the file `into`. Raises subprocess.CalledProcessError where that fails."""
+    names = [path.name for path in sources(program)]  # relative: no path of this machine gets into the file
     command = [COMPILERS[architecture], *flags(architecture), "-o", str(into.resolve()), *names]
-    subprocess.run(command, check=True, cwd=SOURCE)
+    subprocess.run(command, check=True, cwd=ROOMS[program] / "c")
 
 
-def recorded() -> dict[str, str]:
+def recorded(program: str = "probe") -> dict[str, str]:
     """The version of the compiler that made each committed file."""
-    return dict(json.loads(BUILT.read_text(encoding="utf-8"))) if BUILT.is_file() else {}
+    built = ROOMS[program] / "bin" / "built.json"
+    return dict(json.loads(built.read_text(encoding="utf-8"))) if built.is_file() else {}
 
 
 def main(architectures: Sequence[str]) -> None:
     """Build for these architectures, for all when none is named."""
-    BIN.mkdir(exist_ok=True)
-    versions = recorded()
-    for architecture in architectures or tuple(COMPILERS):
-        version = compiler_version(architecture)
-        if version is None:
-            sys.exit(f"there is no {COMPILERS[architecture]}: install gcc-{architecture.replace('_', '-')}-linux-gnu")
-        path = BIN / f"probe-{architecture}"
-        build(architecture, path)
-        versions[architecture] = version
-        print(f"{path.name}: {path.stat().st_size} bytes")
-    BUILT.write_text(json.dumps(versions, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for program, room in ROOMS.items():
+        folder, versions = room / "bin", recorded(program)
+        folder.mkdir(exist_ok=True)
+        for architecture in architectures or tuple(COMPILERS):
+            version = compiler_version(architecture)
+            if version is None:
+                package = f"gcc-{architecture.replace('_', '-')}-linux-gnu"
+                sys.exit(f"there is no {COMPILERS[architecture]}: install {package}")
+            path = folder / f"{program}-{architecture}"
+            build(architecture, path, program)
+            versions[architecture] = version
+            print(f"{path.name}: {path.stat().st_size} bytes")
+        text = json.dumps(versions, indent=2, sort_keys=True) + "\n"
+        (folder / "built.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from sandboxrun.api.lifecycle import (
 )
 from sandboxrun.api.sandbox import ExecResult, ExecTimeout, Held, Sandbox
 from sandboxrun.api.settings import Settings
+from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.observe import own_sandboxes
 from sandboxrun.backend.errors import EngineError, NotFound
 from sandboxrun.backend.session import Made, Session
@@ -362,15 +363,20 @@ class SandboxService:
 
     @contextlib.contextmanager
     def paused(self, sandbox: Sandbox) -> Iterator[None]:
-        """Nothing in it runs within the block; as it was before, afterwards."""
+        """Nothing in it runs within the block; as it was before, afterwards. Its timeout is later by that time."""
         running = sandbox.state == "running"
+        held = running and getattr(self.engine.state(sandbox.id), "limit", None) is not None
         if running:
+            if held:
+                self.engine.signal(sandbox.id, init.HOLD)
             self.engine.pause_container(sandbox.id)
         try:
             yield
         finally:
             if running:
                 with contextlib.suppress(EngineError):  # it was ended meanwhile
+                    if held:  # still paused: its init reads that before it looks at the time
+                        self.engine.signal(sandbox.id, init.RELEASE)
                     self.engine.unpause_container(sandbox.id)
 
     # -- what holds ----------------------------------------------------------------------------------------------

@@ -55,10 +55,12 @@ def ending_of(
         return None
     ran = past.ran(started) if past is not None else None
     timeout = spec.lifetime.timeout
-    if ran is not None and timeout is not None and ran >= timeout / 1e9:
+    limit = None if timeout is None else timeout / 1e9
+    if ran is not None and limit is not None and ran >= limit:
         stopped_by = StoppedBy.TIMEOUT  # as the planner has it, of whatever ended past its timeout
     history = past.history if past is not None else History()
-    return decide(seen(code), stopped_by=StoppedBy(stopped_by), watched=True, history=history)
+    state = seen(code, ran=ran, limit=limit)
+    return decide(state, stopped_by=StoppedBy(stopped_by), watched=True, history=history)
 
 
 def taken_by_others(

@@ -41,6 +41,7 @@ from sandboxrun.gateway.image import BASE, build, haproxy_of, reference, unfit
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import mismatches
 from sandboxrun.plan.owned import companions_of, networks_of
+from sandboxrun.plan.timeouts import needs_watcher
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, without_inherited
 from sandboxrun.spec.names import GATEWAY, KEEPER, PARTS, Names, companion, part_volume
@@ -526,7 +527,8 @@ class Fake:
                 (f.kind, f.name) == ("container", name) for f in world.foreign
             ):
                 raise NameConflict(operation, f'The container name "/{name}" is already in use', status=409)
-            box = Box(name, own, image, spec, self)
+            limit = None if needs_watcher(spec, world.offers) else spec.lifetime.timeout
+            box = Box(name, own, image, spec, self, limit=None if limit is None else limit / 1e9)
             box.note("create")
             world.boxes[box.id] = box
         return box.id

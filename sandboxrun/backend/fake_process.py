@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Self
 from uuid import uuid4
 
 from sandboxrun.backend.base import Past
 from sandboxrun.spec import labels
 from sandboxrun.spec.outcome import History
+from sandboxrun.errors import ExitCode
 from sandboxrun.spec.records import Attachment
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import Created, Document, Ended, Running, State, parse_time
@@ -27,11 +29,15 @@ _OOM = 137
 
 
 class Box:
-    """One container of the world, and its process. All of it is guarded by `changed`."""
+    """One container of the world, and its process. All of it is guarded by `changed`. It ends after `limit` seconds,
+    whoever watches."""
 
-    def __init__(self, name: str, own: Mapping[str, str], image: str, spec: SandboxSpec, job: Any) -> None:
+    def __init__(
+        self, name: str, own: Mapping[str, str], image: str, spec: SandboxSpec, job: Any, *, limit: float | None = None
+    ) -> None:
         self.id, self.name, self.labels, self.image, self.job = uuid4().hex * 2, name, dict(own), image, job
         self.spec = self.applied = spec
+        self.limit = limit
         self.networks: dict[str, Attachment] = {}
         self.created = text_of(time.time())
         self.started: str | None = None
@@ -43,6 +49,7 @@ class Box:
         self.changed = threading.Condition()
         self._deaf = False
         self._killed: int | None = None
+        self._over = False
 
     @property
     def running(self) -> bool:
@@ -60,6 +67,8 @@ class Box:
         self.started, self.finished, self.status, self._killed = text_of(time.time()), None, "running", None
         self.note("start")
         begin(self._run, name=f"fake {self.name}", failed=lambda error: self._end(255))
+        if self.limit is not None:
+            begin(partial(self._hold, self.limit), name=f"timeout of {self.name}", failed=lambda error: self._end(255))
 
     def send(self, number: int) -> None:
         """A signal for its process."""
@@ -92,12 +101,24 @@ class Box:
         """Its state."""
         started, finished = parse_time(self.started), parse_time(self.finished)
         if self.running and started is not None:
-            return Running(started=started, paused=self.paused)
+            return Running(started=started, paused=self.paused, limit=self.limit)
         if self.status == "created":
             return Created()
-        return Ended(exit_code=self.code, oom=self.oom, started=started, finished=finished)
+        return Ended(exit_code=self.code, oom=self.oom, started=started, finished=finished, limit=self.limit)
 
     # -- its process --------------------------------------------------------------------------------------------
+
+    def _hold(self, limit: float) -> None:
+        """Its PID 1: TERM after `limit`, KILL after the grace period, and a code of its own."""
+        with self.changed:
+            if self.changed.wait_for(lambda: not self.running, limit):
+                return
+            self._over = True
+            self._killed = None if self._deaf else signals.SIGTERM
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: not self.running, self.spec.stop_grace_period / 1e9)
+            self._killed = signals.SIGKILL
+            self.changed.notify_all()
 
     def _run(self) -> None:
         command = [*(self.spec.entrypoint or ()), *(self.spec.command or ())]
@@ -146,7 +167,8 @@ class Box:
 
     def _end(self, code: int) -> None:
         with self.changed:
-            self.code, self.status, self.finished = code, "exited", text_of(time.time())
+            self.code = ExitCode.TIMEOUT if self._over else code
+            self.status, self.finished = "exited", text_of(time.time())
             self.note("die")
             self.changed.notify_all()
 

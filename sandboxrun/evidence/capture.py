@@ -207,7 +207,7 @@ class _Capture:
             return
         calls: Mapping[str, Callable[[], Part]] = {
             "logs": lambda: parts.engine_logs(source, answer, request.written),
-            "changes": lambda: parts.changes(source),
+            "changes": lambda: parts.changes(source, answer.state),
             "artifacts": lambda: parts.artifacts(source, request.artifacts),
             "workspace": lambda: (
                 (parts.held_workspace(source, request.keeper, answer.state) if request.keeper is not None else None)

@@ -27,6 +27,7 @@ from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.usage import USAGE, Usage, summary_of
 from sandboxrun.evidence.workspace import STDERR, STDOUT, LeftOut, baseline_of, unpacked
 from sandboxrun.spec.guard import host_runs
+from sandboxrun.spec.options import INIT_AT
 from sandboxrun.spec.state import Document, Ended, Running, State
 
 if TYPE_CHECKING:
@@ -198,9 +199,11 @@ def _written(
     return Part(missing=(MissingPart(part="logs", reason=reason),) if reason else ())
 
 
-def changes(source: Source) -> Part:
-    """`changes.json`: [{"path", "kind": modified | added | deleted}], by path."""
-    found = sorted(source.engine.changes(source.container_id), key=lambda change: change[0])
+def changes(source: Source, state: State) -> Part:
+    """`changes.json`: [{"path", "kind": modified | added | deleted}], by path, less where its init is mounted."""
+    found = sorted(source.engine.changes(source.container_id))
+    if getattr(state, "limit", None) is not None:
+        found = [change for change in found if change != (INIT_AT, "added")]
     listed = [{"path": path, "kind": kind} for path, kind in found]
     most = source.limits.changes
     source.folder.write("changes.json", _json(source.masker.json(listed[:most])), truncated=len(listed) > most)

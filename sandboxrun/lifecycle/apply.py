@@ -54,6 +54,7 @@ from sandboxrun.plan.operations import (
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, not_as_declared
 from sandboxrun.plan.preflight import open_networks, unfetched
 from sandboxrun.plan.steps import levels
+from sandboxrun.plan.timeouts import watched_timeouts
 from sandboxrun.spec.ci import CiJob, job_of
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Snapshot
@@ -293,9 +294,9 @@ def plan(
     if errors := [fault for fault in found if fault.severity == "error"]:
         raise PlanError(*sorted(errors, key=lambda fault: fault.order))
     made = surveyed(made, profile, store)
-    return structs.replace(
-        made, warnings=(*made.warnings, *found, *open_networks(making, profile), *unfetched(making, snapshot))
-    )
+    warnings = (*open_networks(making, profile), *unfetched(making, snapshot))
+    warnings = (*warnings, *watched_timeouts(making, snapshot.offers))
+    return structs.replace(made, warnings=(*made.warnings, *found, *warnings))
 
 
 def destroy_plan(engine: Backend, profile: Profile, store: Store, targets: tuple[str, ...] = ()) -> Plan:

@@ -32,7 +32,7 @@ from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.spec.outcome import RUN_ENDED, Ending, first_failure
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.spec import SandboxSpec
-from sandboxrun.spec.state import Ended, ObservedSandbox, Running, Sample, parse_time
+from sandboxrun.spec.state import Ended, ObservedSandbox, Running, Sample, parse_time, reached
 from sandboxrun.spec.types import SECOND, format_duration
 from sandboxrun.threads import begin
 
@@ -244,13 +244,12 @@ class Watching(Data):
     """What a watch does beside waiting.
 
     `output` gets what the sandbox prints, in a thread of its own; it is kept in the staging folder whatever becomes of
-    `output`. `sample` reads usage, `pump` gives it a terminal. `timeout` in seconds goes before the profile's.
+    `output`. `sample` reads usage, `pump` gives it a terminal.
     """
 
     output: Consumer | None = None
     sample: bool = True
     pump: Pump | None = None
-    timeout: float | None = None
     elapsed: float = 0.0  # how long it runs already
 
 
@@ -441,15 +440,23 @@ class Watch:
                     self.exit_code = self._engine.wait(self.container, timeout=self._patience())
                 except EngineTimeout:
                     self._enforce()
+            self._note_timeout()
         except EngineUnreachable as error:
             # Its containers may have ended with it: whatever code they show later is not their own.
             self.error, self._lost = error, True
         except EngineError as error:
             self.error = error
 
+    def _note_timeout(self) -> None:
+        """Its own PID 1 may have ended it just before this watch would have."""
+        limit = self._limit()
+        marked = self.exit_code == ExitCode.TIMEOUT and self.result.stopped_by == "itself"
+        if limit is not None and marked and reached(monotonic() - self._began, limit):
+            self._stops.append(_Stop(by="timeout", note=_past(limit)))
+
     def _limit(self) -> float | None:
         lifetime = self.spec.lifetime.timeout
-        return self._how.timeout if self._how.timeout is not None else None if lifetime is None else lifetime / 1e9
+        return None if lifetime is None else lifetime / 1e9
 
     def _patience(self) -> float:
         """How long to wait before looking at the clock again."""
@@ -460,7 +467,7 @@ class Watch:
     def _enforce(self) -> None:
         limit, idle = self._limit(), self.spec.lifetime.idle
         if limit is not None and monotonic() >= self._began + limit:
-            self.end("timeout", f"past its timeout of {format_duration(round(limit * SECOND))}")
+            self.end("timeout", _past(limit))
         elif idle is not None and self._idleness.lasts(idle / 1e9):
             self.end("timeout", f"no output and no CPU use for {format_duration(idle)}")
 
@@ -504,6 +511,10 @@ class Watch:
         self._idleness.wrote()
         kept.write(stream, data)
         self.relay.put(stream, data)
+
+
+def _past(limit: float) -> str:
+    return f"past its timeout of {format_duration(round(limit * SECOND))}"
 
 
 class _Stop(Struct, kw_only=True):

@@ -25,6 +25,7 @@ from sandboxrun.plan.steps import levels
 from sandboxrun.spec import labels
 from sandboxrun.spec.outcome import RUN_ENDED, StoppedBy
 from sandboxrun.spec.project import DeclaredSandbox, Profile
+from sandboxrun.spec.types import SECOND
 from sandboxrun.threads import begin, together
 
 if TYPE_CHECKING:
@@ -121,6 +122,9 @@ class Runner:
         spec, named = sandbox.spec, sandbox.address in self._named
         if named and self._options.command is not None:
             spec = structs.replace(spec, command=self._options.command)
+        if named and self._options.timeout is not None:
+            timeout = round(self._options.timeout * SECOND)
+            spec = structs.replace(spec, lifetime=structs.replace(spec.lifetime, timeout=timeout))
         if named and self._options.pump is not None:
             spec = structs.replace(spec, tty=True, stdin_open=True)
         name = sandbox.name if self._options.named else f"{sandbox.name}-run-{uuid4().hex[:6]}"
@@ -131,9 +135,7 @@ class Runner:
 
         def how(sandbox: DeclaredSandbox) -> Watching:
             output = options.output or _nowhere
-            if sandbox.address not in self._named:
-                return Watching(output=output)
-            return Watching(output=output, pump=options.pump, timeout=options.timeout)
+            return Watching(output=output, pump=options.pump if sandbox.address in self._named else None)
 
         def prepare(session: Session) -> None:
             session.extra_labels = {labels.ONE_OFF: "1"}

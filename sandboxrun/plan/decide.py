@@ -15,6 +15,7 @@ from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic
 from sandboxrun.plan.changes import Action, Change, Difference, Reason, compare, short, shown_before, spec_plain
 from sandboxrun.plan.owned import companions_of, is_private, networks_of
+from sandboxrun.plan.timeouts import fixed_timeout
 from sandboxrun.spec import types as units
 from sandboxrun.spec.names import GATEWAY, PARTS, part_volume
 from sandboxrun.spec.option import Effect, to_plain
@@ -158,6 +159,9 @@ def differences(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: 
     def drift(key: str, before: object, after: object, effect: Effect, reason: str = "") -> Difference:
         return Difference(key=key, before=before, after=after, effect=effect, drift=True, reason=reason)
 
+    for at, d in enumerate(found):
+        if d.key == "lifetime" and (fixed := fixed_timeout(declared, observed, snapshot)):
+            found[at] = structs.replace(d, effect=Effect.REPLACE, reason=d.reason or fixed)
     gateway = snapshot.companion(observed.run, GATEWAY)
     wired = GATEWAY not in companions_of(declared.spec) or (gateway is not None and gateway.running)
     if not wired and not any(d.key == "egress" for d in found):  # it reaches nothing

@@ -26,6 +26,7 @@ from sandboxrun.profile.layers import OBJECTS, OUTSIDE, Each, Layer, ProfileDocu
 from sandboxrun.profile.templates import Renderer, Scope, check_keys
 from sandboxrun.profile.yaml import is_text
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, walk
+from sandboxrun.spec import labels
 from sandboxrun.spec.names import EGRESS, Names, address, container_name
 from sandboxrun.spec.option import Record, values_of
 from sandboxrun.spec.project import (
@@ -568,6 +569,8 @@ def parse_objects(
                     value = structs.replace(value, file=str(path))
             elif value.name is not None or value.external:
                 given[kind][name] = value.name or name
+                if kind == "volumes" and given[kind][name].startswith(labels.INIT_VOLUME):
+                    problems.add(f"volumes {labels.INIT_VOLUME}… are sandboxrun's own", key.span, "use another one")
             parsed[kind][name] = value
     names = Names(project=project, given_networks=given["networks"], given_volumes=given["volumes"])
     return DeclaredObjects(names=names, **{kind: freeze(values) for kind, values in parsed.items()})

@@ -34,6 +34,8 @@ NETWORK = PREFIX + "network"  # the key of a network
 VOLUME = PREFIX + "volume"  # the key of a volume, or "<address>.<part>"
 CONFIG = PREFIX + "config-digest"  # of a network's or volume's own options
 VERSION = PREFIX + "version"
+INIT = PREFIX + "init"  # the volume with the init that is PID 1; on a volume, the digest of the init in it
+INIT_VOLUME = "sandboxrun-init-"  # begins the names of those volumes: all projects of an engine share them
 
 
 def read(found: Any) -> dict[str, str]:

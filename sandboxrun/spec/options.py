@@ -392,6 +392,7 @@ class SecurityOptions(ResourceOptions):
 # -- Options of place: files, networks, and the sandbox's life as a task
 
 SECRETS_AT, CONFIGS_AT = "/run/secrets", "/run/configs"
+INIT_AT = "/.sandboxrun"  # the init of a sandbox with a timeout, read-only
 
 
 def _target(mount: Mount) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import signal as signals
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from sandboxrun.data import Data
 from sandboxrun.errors import ExitCode
@@ -100,13 +100,16 @@ class History(Data):
 _LOST = 255  # what an engine gives, at its start, to a container that it had left running and finds ended
 _HIGHEST_SIGNAL = 64
 _ENDING = frozenset({signals.SIGINT, signals.SIGQUIT, signals.SIGKILL, signals.SIGTERM})  # sent to end a program
-_MEMORY = "a process in it was killed for memory"
+_MEMORY, _KILLED_BEFORE = "a process in it was killed for memory", "a process in it had been killed for memory"
 _RESTARTED = "the engine was restarted while it ran"
 
 
-def seen(code: int) -> State:
-    """The state of one that somebody saw end with `code`, where it can't be asked any more."""
-    return Ended(exit_code=code, oom=False, started=datetime.fromtimestamp(0, UTC), finished=None)
+def seen(code: int, *, ran: float | None = None, limit: float | None = None) -> State:
+    """The state of one that somebody saw end with `code`, where it can't be asked any more: after `ran` seconds of
+    `limit`, where that is known."""
+    began = datetime.fromtimestamp(0, UTC)
+    finished = None if ran is None else began + timedelta(seconds=ran)
+    return Ended(exit_code=code, oom=False, started=began, finished=finished, limit=limit)
 
 
 def decide(
@@ -134,6 +137,8 @@ def decide(
         case Ended(started=None):
             return Ending(how=How.NOT_STARTED, exit_code=state.exit_code or None, detail=state.error or None)
     code, oom = state.exit_code, state.oom or history.oom
+    if state.held:
+        return Ending(how=How.TIMEOUT, exit_code=code, oom_killed=oom, detail=_KILLED_BEFORE if oom else None)
     lost = _engine_lost(state, stopped_by, watched, history)
     how, detail = lost or _how(code, oom, stopped_by, watched and stopped_by is not StoppedBy.ENGINE, history)
     return Ending(how=how, exit_code=code, signal=_signal_in(code), oom_killed=oom, detail=state.error or detail)
@@ -173,7 +178,7 @@ def _how(code: int | None, oom: bool, stopped_by: StoppedBy, watched: bool, hist
     ours = _OURS.get(stopped_by) if stopped_by is not StoppedBy.ENGINE else None
     if ours is not None and (history.signals or history.silent or not history.died):
         ended = RUN_ENDED if stopped_by is StoppedBy.RUN_ENDED else None
-        return ours, "a process in it had been killed for memory" if oom else ended
+        return ours, _KILLED_BEFORE if oom else ended
     if oom and code == 137 and signals.SIGKILL not in history.signals:
         return How.OOM, None
     if history.signals & (_ENDING | {signal}):

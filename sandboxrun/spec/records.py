@@ -242,7 +242,11 @@ class Lifetime(RowData):
     """How long a sandbox may live."""
 
     timeout: int | None = option(
-        Duration(), default=None, description="Wall-clock time after its start when it is stopped.", example="30m"
+        Duration(),
+        default=None,
+        description="Time after its start when its PID 1 ends it, whether or not anything watches. A change replaces "
+        "the sandbox.",
+        example="30m",
     )
     idle: int | None = option(
         Duration(),

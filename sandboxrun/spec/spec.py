@@ -24,7 +24,7 @@ from sandboxrun.spec import types as units
 from sandboxrun.spec.forms import IMAGE
 from sandboxrun.spec.option import Record, Row, rows, to_plain
 from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress, host_name
-from sandboxrun.spec.options import CONFIGS_AT, MIB, SECRETS_AT, PlaceOptions
+from sandboxrun.spec.options import CONFIGS_AT, INIT_AT, MIB, SECRETS_AT, PlaceOptions
 from sandboxrun.spec.types import ANY, INVALID, freeze, item_spans, name_of, span_of
 
 NOT_OFFERED: Mapping[str, str] = freeze(
@@ -179,8 +179,9 @@ def _targets(spec: SandboxSpec) -> Iterator[Fault]:
         at = (key, "target" if key == "workspace" else path)
         if path == "/":
             yield Fault(at, "nothing can be mounted over /")
-        if path == "/dev" or f"{path}/".startswith("/proc/"):
-            help = "the runtime needs what is there; choose another path"
+        if path == "/dev" or f"{path}/".startswith(("/proc/", f"{INIT_AT}/")):
+            needs = "sandboxrun's init" if path.startswith(INIT_AT) else "the runtime needs what"
+            help = f"{needs} is there; choose another path"
             yield Fault(at, f"nothing can be mounted over {path}", help)
         if (other := taken.get(path)) is not None:
             yield Fault(at, f"{path} is mounted by {other} and by {key}", "choose another path")

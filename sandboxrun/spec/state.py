@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from sandboxrun.data import Data
+from sandboxrun.errors import ExitCode
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.codec import ImageConfig
@@ -21,6 +22,14 @@ from sandboxrun.spec.types import freeze
 
 if TYPE_CHECKING:
     from sandboxrun.spec.outcome import History
+
+
+SLACK = 2.0  # seconds from a start until an engine has noted it: PID 1 counts them, the engine does not
+
+
+def reached(ran: float, limit: float) -> bool:
+    """Whether what ran so many seconds, by somebody else's clock, can have come to the limit of its PID 1."""
+    return ran >= limit - min(SLACK, limit / 2)
 
 
 class Created(Data):
@@ -34,6 +43,7 @@ class Running(Data):
     paused: bool = False
     health: str | None = None  # starting, healthy, unhealthy; None without a health check
     oom: bool = False  # whether something in it was killed for memory
+    limit: float | None = None  # seconds after which its PID 1 ends it, whoever watches
 
 
 class Ended(Data):
@@ -47,6 +57,14 @@ class Ended(Data):
     error: str = ""
     how: str | None = None
     detail: str = ""
+    limit: float | None = None  # seconds after which its PID 1 would have ended it
+
+    @property
+    def held(self) -> bool:
+        """Whether its PID 1 ended it for its timeout: anybody can exit with that code, so the times must agree."""
+        if self.limit is None or self.exit_code != ExitCode.TIMEOUT or self.started is None or self.finished is None:
+            return False
+        return reached((self.finished - self.started).total_seconds(), self.limit)
 
     @property
     def out_of_memory(self) -> bool:
@@ -163,6 +181,8 @@ class ObservedSandbox(Data, unshown=("document",), uncompared=("document",)):
         match self.state:
             case Ended(how=str(how)):
                 return how == "timeout"
+            case Ended(limit=float()) as ended:
+                return ended.held
             case Ended(started=datetime() as started, finished=datetime() as finished, error="") if timeout is not None:
                 return not self.one_off and finished - started >= timedelta(microseconds=timeout / 1000)
         return False

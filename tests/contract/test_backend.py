@@ -120,6 +120,29 @@ def test_memory_is_bounded(side: Side) -> None:
     assert usage is not None and (usage.memory_peak_bytes or 0) >= 16 << 20  # no sample need have seen it
 
 
+@pytest.mark.parametrize("script", ["sleep 300", "trap '' TERM; sleep 300"])
+def test_a_timeout_holds_though_nobody_watches(side: Side, script: str) -> None:
+    job, id = started(side, **sh(script), lifetime={"timeout": "2s"}, stop_grace_period="1s")
+    state = job.backend.state(id)
+    assert isinstance(state, Running) and state.limit == 2
+    assert job.plan().empty
+    assert job.backend.wait(id, timeout=60) == 124
+    state = job.backend.state(id)
+    assert isinstance(state, Ended) and state.held
+    observed = job.observed("agent")
+    assert observed.timed_out and observed.spec.command == observed.applied.command
+    job.apply()
+    assert [entry.outcome.value for entry in job.store.entries(job.profile.project)] == ["timeout"]
+
+
+def test_whoever_exits_with_the_code_of_a_timeout_has_ended_by_itself(side: Side) -> None:
+    job, id = started(side, **sh("exit 124"), lifetime={"timeout": "1m"})
+    assert job.backend.wait(id, timeout=60) == 124
+    assert not job.observed("agent").timed_out
+    job.apply()
+    assert [entry.outcome.value for entry in job.store.entries(job.profile.project)] == ["failed"]
+
+
 def test_what_was_applied_is_observed_and_stays(side: Side) -> None:
     job, id = started(side, pids_limit=100)
     observed = job.observed("agent")

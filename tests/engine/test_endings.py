@@ -145,7 +145,7 @@ def test_what_ended_before_the_stop_of_a_destroy_came(
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_what_ended_before_the_stop_of_its_timeout_came(agents: Agents, engine_host: str, code: int) -> None:
-    agents.write(a=f"sleep 2; exit {code}")
+    agents.write(a={"command": ["sh", "-c", f"sleep 2; exit {code}"], "init": False})  # a timeout that `run` enforces
     with held(engine_host.removeprefix("unix://"), b"/stop", lambda: agents.end("a")) as host:
         ran = agents.cli("run", "a", "--timeout", "1s", env={"DOCKER_HOST": host})
     assert ran.code == code and "timeout" not in ran.err

@@ -12,7 +12,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sandboxrun.backend.docker.codec import addresses_of, image_config, read_document, read_state, taken_by
+from sandboxrun.backend.docker.codec import addresses_of, image_config, read_document, state_of, taken_by
 from sandboxrun.backend.docker.objects import Streams
 from sandboxrun.backend.docker.transport import Endpoint, Transport, Unreachable, dial_ssh, dial_unix, resolve
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
@@ -143,7 +143,7 @@ class Engine(Streams):
 
     def state(self, id: str) -> State:
         """The state of one container."""
-        return read_state(self.inspect_container(id).get("State") or {})
+        return state_of(self.inspect_container(id))
 
     # -- what verifying looks at (looking.py)
 

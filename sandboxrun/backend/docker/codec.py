@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec import structs
 
+from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.fields import FIELDS, SHOWN, Live, Payload
 from sandboxrun.errors import Diagnostic, SandboxrunError
 from sandboxrun.gateway import DIRECTORY, FILE, USER
@@ -51,11 +52,12 @@ def encode(
     own_labels: Mapping[str, str],
     own_addresses: OwnAddresses | None = None,
     image: ImageConfig | None = None,
+    init_volume: str | None = None,
 ) -> dict[str, Any]:
     """The body of POST /containers/create for a settled spec.
 
     `own_labels` are sandboxrun's labels beside those that options themselves write; `own_addresses` are those of
-    a sandbox with a gateway; `image` what the spec's image sets.
+    a sandbox with a gateway; `image` what the spec's image sets; `init_volume` has the init that holds its timeout.
     """
     payload = Payload(name=name, names=names, own_addresses=own_addresses)
     for place, value in zip(_PLACES, values_of(spec), strict=True):
@@ -64,7 +66,21 @@ def encode(
     if spec.command == () and spec.entrypoint is None and image is not None:
         payload.config["Entrypoint"] = list(image.entrypoint)  # beside its own, an engine replaces an empty command
     payload.config.setdefault("Labels", {}).update(own_labels)
+    if init_volume is not None and image is not None:
+        _put_init(payload, spec, image, init_volume)
     return payload.body()
+
+
+def _put_init(payload: Payload, spec: SandboxSpec, image: ImageConfig, volume: str) -> None:
+    """Our init in place of the engine's. Where there is no command at all, the engine is left to say so."""
+    entrypoint, command = init.command_of(spec, image)
+    if not entrypoint and not command:
+        return
+    payload.host["Init"] = False
+    payload.host.setdefault("Mounts", []).append(init.mount(volume))
+    payload.config["Entrypoint"] = [*init.arguments(spec), *entrypoint]
+    payload.config["Cmd"] = list(command)
+    payload.config["Labels"][labels.INIT] = volume
 
 
 def encode_update(spec: SandboxSpec, keys: Iterable[str]) -> dict[str, Any]:
@@ -146,7 +162,7 @@ def _observe(
         name=str(inspect["Name"]).removeprefix("/"),
         address=str(own.get(labels.SANDBOX) or ""),
         run=str(own.get(labels.RUN) or inspect["Id"]),
-        state=read_state(inspect.get("State") or {}),
+        state=state_of(inspect),
         spec=spec,
         applied=applied,
         image_id=str(inspect.get("Image") or ""),
@@ -171,13 +187,20 @@ def addresses_of(inspect: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(filter(None, (str((of or {}).get("IPAddress") or "") for of in networks.values()))))
 
 
-def read_state(state: Mapping[str, Any]) -> State:
-    """The `State` of an inspect answer. One whose start failed counts as ended, with the engine's reason."""
+def state_of(inspect: Mapping[str, Any]) -> State:
+    """The state in an inspect answer."""
+    held = init.held(inspect)
+    return read_state(inspect.get("State") or {}, limit=held.seconds if held is not None else None)
+
+
+def read_state(state: Mapping[str, Any], *, limit: float | None = None) -> State:
+    """The `State` of an inspect answer; `limit` is its init's. One whose start failed counts as ended, with the
+    engine's reason."""
     started = parse_time(state.get("StartedAt"))
     health = (state.get("Health") or {}).get("Status")
     if any(state.get(key) for key in ("Running", "Restarting", "Paused")) or state.get("Status") in _ALIVE:
         epoch, oom = datetime.fromtimestamp(0, UTC), bool(state.get("OOMKilled"))
-        return Running(started=started or epoch, paused=bool(state.get("Paused")), health=health, oom=oom)
+        return Running(started=started or epoch, paused=bool(state.get("Paused")), health=health, oom=oom, limit=limit)
     if state.get("Status") == "created" and started is None and not state.get("Error"):
         return Created()
     code = state.get("ExitCode")
@@ -187,6 +210,7 @@ def read_state(state: Mapping[str, Any]) -> State:
         started=started,
         finished=parse_time(state.get("FinishedAt")),
         error=str(state.get("Error") or ""),
+        limit=limit,
     )
 
 
@@ -202,7 +226,7 @@ def read_document(inspect: Mapping[str, Any]) -> Document:
         id=str(inspect["Id"]),
         name=str(inspect.get("Name", "")).lstrip("/"),
         image=str(inspect.get("Image", "")),
-        state=read_state(state),
+        state=state_of(inspect),
         labels=config.get("Labels") or {},
         tty=bool(config.get("Tty")),
         replaces=log.get("Type") == "json-file",

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from msgspec import UNSET, field
+from msgspec import UNSET, field, structs
 
+from sandboxrun.backend.docker import init
 from sandboxrun.data import Data
 from sandboxrun.spec import forms, labels, seccomp
 from sandboxrun.spec.forms import join_security, split_security
@@ -26,6 +27,7 @@ from sandboxrun.spec.records import (
     Device,
     FileRef,
     Healthcheck,
+    Lifetime,
     Logging,
     Mount,
     Ulimit,
@@ -306,6 +308,38 @@ class Labels(Place, kw_only=False, eq=False):
         return freeze(labels.of_user(live.config("Labels")))
 
 
+class Entrypoint(Place, kw_only=False, eq=False):
+    """The sandbox's own, whatever init is before it (the codec puts that there)."""
+
+    def put(self, value: tuple[str, ...], payload: Payload) -> None:
+        payload.config["Entrypoint"] = list(value)
+
+    def get(self, live: Live) -> tuple[str, ...]:
+        held = init.held(live.inspect)
+        return held.entrypoint if held is not None else tuple(live.config("Entrypoint") or ())
+
+
+class Init(Place, kw_only=False, eq=False):
+    """The engine's init, or ours in its place."""
+
+    def put(self, value: bool, payload: Payload) -> None:
+        payload.host["Init"] = value
+
+    def get(self, live: Live) -> bool:
+        return bool(live.host("Init")) or init.held(live.inspect) is not None
+
+
+class TimeLimits(Place, kw_only=False, eq=False):
+    """The timeout that our init holds, where the sandbox was made with it; the others are in our label only."""
+
+    def get(self, live: Live) -> Lifetime:
+        recorded = live.recorded.lifetime if live.recorded is not None else Lifetime()
+        if not live.label(labels.INIT):
+            return recorded
+        held = init.held(live.inspect)
+        return structs.replace(recorded, timeout=held.timeout if held is not None else None)
+
+
 class Hostname(Place, kw_only=False, eq=False):
     """The engine names a container after its id when nothing was declared."""
 
@@ -356,7 +390,7 @@ class Volumes(Place, kw_only=False, eq=False):
         mounts = []
         for found in _live_mounts(live):
             target, kind, name = found["Destination"], found["Type"], found.get("Name") or ""
-            if name in own or target == workspace or target in inner or kind == "tmpfs":
+            if name in own or target == workspace or target in inner or kind == "tmpfs" or init.is_mount(found):
                 continue
             source = live.names.volume_key(name) if kind == "volume" else found["Source"]
             mounts.append(Mount(type=kind, source=source, target=target, read_only=not found["RW"]))
@@ -613,11 +647,11 @@ def _is_wired(live: Live, attached: set[str]) -> bool:
 FIELDS: Mapping[str, Place] = {
     "image": Config("Image", "", read=form(forms.image)),
     "command": Config("Cmd", (), list, tuple),
-    "entrypoint": Config("Entrypoint", (), list, tuple),
+    "entrypoint": Entrypoint("Config.Entrypoint"),
     "user": Config("User", "", read=form(forms.account)),
     "working_dir": Config("WorkingDir", None, read=form(forms.path)),
     "environment": Config("Env", freeze({}), to_equals, from_equals),
-    "init": Host("Init", False, read=bool),
+    "init": Init("HostConfig.Init"),
     "tty": Config("Tty", False, read=bool),
     "stdin_open": Config("OpenStdin", False, read=bool),
     "stop_signal": Config("StopSignal", "SIGTERM", read=form(forms.signal)),  # an engine's own default
@@ -674,8 +708,9 @@ FIELDS: Mapping[str, Place] = {
     "dns_search": Host("DnsSearch", (), list, forms_of(forms.domain)),
     "dns_opt": Host("DnsOptions", (), list, lambda options: tuple(sorted(options, key=forms.resolver_option))),
     "extra_hosts": Hosts("HostConfig.ExtraHosts"),
+    "lifetime": TimeLimits("Config.Entrypoint"),
 }
-KEPT = frozenset({"pull_policy", "depends_on", "lifetime", "evidence"})  # in our label only: nothing of the engine's
+KEPT = frozenset({"pull_policy", "depends_on", "evidence"})  # in our label only: nothing of the engine's
 # What is read back: the others are taken from what was recorded.
 SHOWN = {key: place for key, place in FIELDS.items() if type(place) is not Place}
 

@@ -68,7 +68,7 @@ _CONTROLS = {
     "HostConfig.Ulimits": "ulimits",
     "HostConfig.Ulimits nofile": "open-files",
     "HostConfig.NanoCpus": "cpu-quota cpu-time",
-    "none: sandboxrun ends it": "deadline",
+    "Config.Entrypoint, sandboxrun's init": "deadline",
     "HostConfig.NetworkMode, NetworkSettings.Networks": "routes routes-ipv6 metadata private-addresses",
     "Networks driver option com.docker.network.bridge.inhibit_ipv4": "host",
     "Networks driver option com.docker.network.bridge.enable_icc": "neighbours",

@@ -10,12 +10,14 @@ import json
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from secrets import token_hex
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from msgspec import structs
 
+from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.codec import decode, encode, encode_update, keeper_payload, not_taken, volume_payload
 from sandboxrun.backend.docker.fields import FIELDS
 from sandboxrun.backend.docker.leftovers import held
@@ -29,6 +31,7 @@ from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import mismatches, short
 from sandboxrun.plan.owned import held_parts
 from sandboxrun.plan.preflight import image_fault
+from sandboxrun.plan.timeouts import needs_watcher
 from sandboxrun.profile.sandbox import digest
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, to_label, without_inherited
@@ -283,6 +286,7 @@ def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
         own_labels=session.labels(sandbox),
         own_addresses=session.own_addresses.get(sandbox.address),
         image=session.image(step.image_id or sandbox.spec.image),
+        init_volume=provide_init(sandbox, session),
     )
     check_places(sandbox, session.places)
     with held(sandbox, session.store, session.engine):
@@ -400,6 +404,55 @@ def upload_container(
         session.engine.remove_container(made.id, force=True, volumes=True)
 
 
+# -- The init of sandboxes with a timeout, in a volume that all of an engine's sandboxes share
+
+
+def provide_init(sandbox: DeclaredSandbox, session: Session) -> str | None:
+    """The volume that has the init for a sandbox, filled first where the engine has none; None for one without it.
+
+    A second volume, which holds nothing, names the filled one in its label: making it is one call, and of several that
+    make it the engine keeps the first. So nobody ever sees a volume that is half filled.
+    """
+    if sandbox.spec.lifetime.timeout is None or needs_watcher(sandbox.spec, session.snapshot.offers):
+        return None
+    program = init.program(session.snapshot.offers.architecture)
+    mark = f"{labels.INIT_VOLUME}{digest(program).removeprefix('sha256:')[:16]}"
+    if (filled := _filled(session.engine.volume(mark), mark)) is not None:
+        return filled
+    name = f"{mark}-{token_hex(8)}"
+    session.engine.create_volume({"Name": name, "Driver": "local", "Labels": {labels.INIT: mark}})
+    try:
+        with upload_container(sandbox, init.FILE, name, session) as carrier:
+            tar = files_tar({FileRef(source=init.FILE, mode=init.MODE): program}, 0, 0)
+            session.engine.put_archive(carrier, f"{LANDING}/{init.FILE}", tar)
+        marked = session.engine.create_volume({"Name": mark, "Driver": "local", "Labels": {labels.INIT: name}})
+    except BaseException:
+        with suppress(EngineError):
+            session.engine.remove_volume(name)
+        raise
+    if (filled := _filled(marked, mark)) is None:
+        raise ApplyError(f"the volume {mark} exists and is not sandboxrun's", help="rename or remove it")
+    if filled != name:
+        session.engine.remove_volume(name)
+    return filled
+
+
+def _filled(mark: Mapping[str, Any] | None, name: str) -> str | None:
+    filled = labels.read((mark or {}).get("Labels")).get(labels.INIT, "")
+    return filled if filled.startswith(f"{name}-") else None
+
+
+def _without_init(address: str, container: str, session: Session, error: EngineError) -> ApplyError | None:
+    """What to say where a start failed for the init: somebody removed its volume. The next one gets another."""
+    volume = session.engine.inspect_container(container)["Config"]["Labels"].get(labels.INIT)
+    if volume is None or init.PROGRAM not in str(error):
+        return None
+    with suppress(EngineError):
+        session.engine.remove_volume(volume.rpartition("-")[0])
+    message = f"{address}: the engine could not start sandboxrun's init, which holds its timeout: {error.cause}"
+    return ApplyError(message, help=f"something changed the volume {volume}; run the command again for a new one")
+
+
 def start_sandbox(step: op.StartSandbox, session: Session) -> str:
     """Start the container, and read it back once more: what the start itself changed counts too."""
     container = session.made[step.address]
@@ -407,7 +460,12 @@ def start_sandbox(step: op.StartSandbox, session: Session) -> str:
     if not session.probing:
         check_tmpfs(step.sandbox, container.id, session)
     session.before_start(step.sandbox, container)
-    session.engine.start_container(container.id)
+    try:
+        session.engine.start_container(container.id)
+    except EngineUnreachable:
+        raise
+    except EngineError as error:
+        raise _without_init(step.address, container.id, session, error) or error from error
     session.after_start(step.sandbox, container)
     read_back(step.sandbox, container.id, session)
     if step.beside:

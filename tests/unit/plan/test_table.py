@@ -18,7 +18,7 @@ from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, selec
 from sandboxrun.spec.codec import ImageConfig
 from sandboxrun.spec.names import part_volume
 from sandboxrun.spec.option_types import PUBLIC, Egress
-from sandboxrun.spec.project import NetworkSpec, VolumeSpec, config_digest
+from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, VolumeSpec, config_digest
 from sandboxrun.spec.records import Attachment, Dependency, FileRef, Lifetime, Mount, Workspace
 from sandboxrun.spec.state import Companion, Completed, Created, Foreign, Image, ObservedVolume, Running
 from sandboxrun.spec.types import freeze
@@ -214,8 +214,28 @@ def test_of_two_the_one_that_was_started_last_is_the_sandbox() -> None:
     assert len(make_destroy_plan(profile(new), snapshot(observed(A), started, **NONE)).operations) == 6
 
 
+def test_another_timeout_makes_another_container_where_its_pid_1_holds_it() -> None:
+    def with_timeout(timeout: int | None, **options: Any) -> DeclaredSandbox:
+        return structs.replace(A, spec=spec(network_mode="none", lifetime=Lifetime(timeout=timeout), **options))
+
+    def planned(old: DeclaredSandbox, new: DeclaredSandbox, limit: float | None) -> tuple[Any, str]:
+        there = observed(old, Running(started=STARTED, limit=limit))
+        plan = make_plan(profile(new), snapshot(there, taken=STARTED, **NONE))
+        (change,) = plan.pending
+        return change.action, change.differences[0].reason
+
+    second = 10**9
+    held, added = "its PID 1 holds the timeout it was started with", "its PID 1 must hold the timeout"
+    assert planned(with_timeout(5 * second), with_timeout(6 * second), 5.0) == (Action.REPLACE, held)
+    assert planned(with_timeout(5 * second), with_timeout(None), 5.0) == (Action.REPLACE, held)
+    assert planned(with_timeout(None), with_timeout(6 * second), None) == (Action.REPLACE, added)
+    unheld = {"init": False}
+    assert planned(with_timeout(None, **unheld), with_timeout(6 * second, **unheld), None) == (Action.UPDATE, "")
+    assert planned(with_timeout(5 * second, **unheld), with_timeout(None, **unheld), None) == (Action.UPDATE, "")
+
+
 def test_an_option_of_our_own_is_recorded_and_nothing_else() -> None:
-    new = structs.replace(A, spec=spec(network_mode="none", lifetime=Lifetime(timeout=5 * 10**9)))
+    new = structs.replace(A, spec=spec(network_mode="none", lifetime=Lifetime(ttl=5 * 10**9)))
     plan = make_plan(profile(new), snapshot(observed(A), taken=STARTED, **NONE))
     assert only(plan) == (Action.UPDATE, Reason.CHANGED)
     assert steps(plan) == ["record a"]

@@ -1,0 +1,211 @@
+"""`lifetime.timeout` holds although nothing of sandboxrun runs, and whatever the agent does to be let alone.
+
+Every test ends the process that started the sandboxes before their time is over, and reads how they ended afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from sandboxrun.spec import labels
+from tests.conftest import Cli
+from tests.engine.own_engine import OwnEngine
+
+TIMEOUT = 6  # seconds: on a machine that is busy, all of what is tried has to be under way by then
+GRACE = 1
+AGENTS = {
+    "sleeps": "sleep 600",
+    "deaf": "trap '' TERM INT HUP; while :; do sleep 1; done",
+    "forks": "(setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' &); (sleep 600 &); sleep 600",
+    "leaves": "for i in 1 2 3; do (setsid sleep 600 &); done; setsid sh -c 'while :; do sleep 1; done' & wait",
+    "stops": "kill -STOP $$; sleep 600",
+    "attacks": (
+        "trap '' TERM INT HUP QUIT 62 63; echo renamed > /proc/self/comm; "
+        "for s in STOP KILL TERM INT HUP QUIT 62 63; do kill -$s 1; done; "
+        "for f in environ mem maps root exe cwd fd syscall; do "
+        "(cat /proc/1/$f || ls /proc/1/$f/) >/dev/null 2>&1 && echo read $f; done; "
+        "(echo x > /proc/1/comm) 2>/dev/null && echo renamed; renice 19 1 2>/dev/null; "
+        "echo tried; while :; do sleep 1; done"
+    ),
+}
+FORGERS = {
+    "forges": "exit 124",
+    "errs": "exit 3",
+    "dies": "kill -KILL $$",
+}
+
+
+def _profile(project: str, scripts: Mapping[str, str], **options: Any) -> dict[str, Any]:
+    base = {
+        "image": "sandboxrun/busybox:latest",
+        "network_mode": "none",
+        "lifetime": {"timeout": f"{TIMEOUT}s"},
+        "stop_grace_period": f"{GRACE}s",
+        **options,
+    }
+    sandboxes = {name: {**base, "command": ["sh", "-c", script]} for name, script in scripts.items()}
+    return {"name": project, "sandboxes": sandboxes}
+
+
+def _write(cli: Cli, project: str, scripts: Mapping[str, str], **options: Any) -> None:
+    (cli.cwd / "sandbox.yaml").write_text(json.dumps(_profile(project, scripts, **options)))
+
+
+def _containers(client: docker.DockerClient, project: str) -> dict[str, dict[str, Any]]:
+    """What inspect says of each sandbox of the project, by its address."""
+    listed = client.api.containers(all=True, filters={"label": f"{labels.PROJECT}={project}"})
+    found = (client.api.inspect_container(one["Id"]) for one in listed)
+    return {one["Config"]["Labels"][labels.SANDBOX]: one for one in found}
+
+
+def _until_all_ended(client: docker.DockerClient, project: str) -> dict[str, dict[str, Any]]:
+    until = time.monotonic() + 120
+    while True:
+        found = _containers(client, project)
+        if not any(one["State"]["Running"] for one in found.values()):
+            return found
+        assert time.monotonic() < until, {name: one["State"]["Status"] for name, one in found.items()}
+        time.sleep(0.2)
+
+
+def _endings(directory: Path) -> dict[str, tuple[str, int]]:
+    found = {}
+    for path in sorted((directory / ".sandboxrun/evidence").glob("*/index.json")):
+        index = json.loads(path.read_text())
+        found[index["sandbox"]] = (index["ending"]["how"], index["ending"]["exit_code"])
+    return found
+
+
+def test_it_holds_whatever_the_agent_does(project: str, cli: Cli, engine_client: docker.DockerClient) -> None:
+    _write(cli, project, {**AGENTS, **FORGERS})
+    assert (applied := cli("apply", "-y", "-q")).code == 0, applied.err  # and that process is gone now
+    found = _until_all_ended(engine_client, project)
+    for name in AGENTS:
+        state, entrypoint = found[name]["State"], found[name]["Config"]["Entrypoint"]
+        assert state["ExitCode"] == 124, (name, state)
+        assert entrypoint[0] == "/.sandboxrun/init" and found[name]["HostConfig"]["Init"] is False
+    log = engine_client.api.logs(found["attacks"]["Id"]).decode()
+    assert log.splitlines() == ["tried"]
+    planned = cli("plan")
+    assert planned.code == 0, planned.err
+    assert planned.out.count("stopped after its timeout") == len(AGENTS)
+    assert cli("apply", "-y", "-q").code == 0
+    ends = _endings(cli.cwd)
+    assert {name: how for name, (how, _) in ends.items()} == {
+        **dict.fromkeys(AGENTS, "timeout"),
+        **dict.fromkeys(FORGERS, "failed"),
+    }
+    assert (ends["forges"][1], ends["errs"][1], ends["dies"][1]) == (124, 3, 137)
+    assert _containers(engine_client, project) == {}
+
+
+def test_code_output_and_terminal_are_the_commands_own(project: str, cli: Cli) -> None:
+    scripts = {
+        "code": "echo out; echo err >&2; exit 7",
+        "signal": "kill -TERM $$",
+        "orphans": "(sleep 0.1 &); exec true",
+        "group": "test \"$(cut -d' ' -f8 /proc/self/stat)\" = \"$(cut -d' ' -f5 /proc/self/stat)\"",
+    }
+    _write(cli, project, scripts, lifetime={"timeout": "5m"})
+    profile = json.loads((cli.cwd / "sandbox.yaml").read_text())
+    profile["sandboxes"]["group"]["tty"] = True  # the foreground group is the command's
+    (cli.cwd / "sandbox.yaml").write_text(json.dumps(profile))
+    cli("run", "-q")
+    ends = _endings(cli.cwd)
+    assert ends == {"code": ("failed", 7), "signal": ("failed", 143), "orphans": ("exited", 0), "group": ("exited", 0)}
+    (folder,) = (cli.cwd / ".sandboxrun/evidence").glob("*-code-*")
+    assert ((folder / "stdout.log").read_text(), (folder / "stderr.log").read_text()) == ("out\n", "err\n")
+    assert json.loads((folder / "changes.json").read_text()) == []
+
+
+def test_a_command_that_is_not_there_does_not_replace_what_runs(
+    project: str, cli: Cli, engine_client: docker.DockerClient
+) -> None:
+    _write(cli, project, {"agent": "sleep 600"}, lifetime={"timeout": "5m"})
+    assert cli("apply", "-y", "-q").code == 0
+    before = _containers(engine_client, project)["agent"]["Id"]
+    profile = _profile(project, {"agent": "true"}, lifetime={"timeout": "5m"})
+    profile["sandboxes"]["agent"]["command"] = ["nothing-of-the-kind"]
+    (cli.cwd / "sandbox.yaml").write_text(json.dumps(profile))
+    tried = cli("apply", "-y")
+    assert tried.code == 1 and "its command could not be started (exit code 127)" in tried.err
+    assert _containers(engine_client, project)["agent"]["Id"] == before
+    assert cli("destroy", "-y").code == 0
+
+
+def test_plan_warns_where_it_needs_a_watcher_and_replaces_for_another_one(
+    project: str, cli: Cli, engine_client: docker.DockerClient
+) -> None:
+    _write(cli, project, {"agent": "sleep 600"}, init=False)
+    planned = cli("plan")
+    assert "agent: timeout needs a watcher here: init is false, so its command is PID 1" in planned.err + planned.out
+    _write(cli, project, {"agent": "sleep 600"}, lifetime={"timeout": "5m"})
+    assert cli("apply", "-y", "-q").code == 0
+    before = _containers(engine_client, project)["agent"]["Id"]
+    again = cli("plan", "--detailed-exitcode")
+    assert again.code == 0, again.out
+    _write(cli, project, {"agent": "sleep 600"}, lifetime={"timeout": "6m"})
+    planned = cli("plan")
+    assert "needs a watcher" not in planned.out + planned.err
+    assert "lifetime:  # forces replacement, its PID 1 holds the timeout it was started with" in planned.out
+    assert cli("apply", "-y", "-q").code == 0
+    after = _containers(engine_client, project)["agent"]
+    assert after["Id"] != before and f"timeout={360 * 10**9}" in after["Config"]["Entrypoint"]
+    assert cli("destroy", "-y").code == 0
+
+
+def test_a_signal_through_the_engine_reaches_the_command(
+    project: str, cli: Cli, engine_client: docker.DockerClient
+) -> None:
+    scripts = {"agent": "trap 'echo got; exit 9' USR1; echo ready; while :; do sleep 0.1; done"}
+    _write(cli, project, scripts, lifetime={"timeout": "5m"})
+    assert cli("apply", "-y", "-q").code == 0
+    id = _containers(engine_client, project)["agent"]["Id"]
+    until = time.monotonic() + 60
+    while b"ready" not in engine_client.api.logs(id):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    engine_client.api.kill(id, "USR1")
+    assert engine_client.api.wait(id)["StatusCode"] == 9
+    assert cli("destroy", "-y").code == 0
+
+
+# -- an engine that goes away meanwhile -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def surviving(make_engine: Any) -> Iterator[OwnEngine]:
+    """An engine whose containers run on without it."""
+    yield make_engine("--live-restore")
+
+
+def test_it_holds_while_the_engine_is_away(project: str, cli: Cli, surviving: OwnEngine) -> None:
+    _write(cli, project, {"away": AGENTS["deaf"], "back": AGENTS["forks"]})
+    profile = json.loads((cli.cwd / "sandbox.yaml").read_text())
+    profile["sandboxes"]["back"]["lifetime"] = {"timeout": "15s"}
+    (cli.cwd / "sandbox.yaml").write_text(json.dumps(profile))
+    host = {"DOCKER_HOST": surviving.host}
+    assert (applied := cli("apply", "-y", "-q", env=host)).code == 0, applied.err
+    client = surviving.client()
+    process = Path(f"/proc/{_containers(client, project)['away']['State']['Pid']}")
+    client.close()
+    assert process.exists()
+    surviving.kill()
+    until = time.monotonic() + 120
+    while process.exists():  # its time is over while nobody is there to see it
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    surviving.start()
+    client = surviving.client()
+    found = _until_all_ended(client, project)
+    client.close()
+    assert {name: one["State"]["ExitCode"] for name, one in found.items()} == {"away": 124, "back": 124}
+    assert (again := cli("apply", "-y", "-q", env=host)).code == 0, again.err
+    assert {name: how for name, (how, _) in _endings(cli.cwd).items()} == {"away": "timeout", "back": "timeout"}
