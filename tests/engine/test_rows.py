@@ -145,7 +145,10 @@ WALKS: Mapping[str, tuple[Walk, ...]] = {
     "extra_hosts": (Walk(first={"a.example.com": "192.0.2.1"}, then=["a.example.com:::1", "b=192.0.2.2"]),),
     # Nothing on the engine differs: the change is recorded beside it, and the sandbox keeps running.
     "pull_policy": (Walk(first="never", then="missing"),),
-    "lifetime": (Walk(first={"timeout": "1h"}, then={"timeout": "2h", "idle": "1h"}),),
+    "lifetime": (
+        Walk(first={"timeout": "1h"}, then={"timeout": "1h", "idle": "1h"}),
+        Walk(first={"timeout": "1h"}, then={"timeout": "2h"}, action=Action.REPLACE),  # PID 1 holds the first one
+    ),
     "evidence": (Walk(first={"artifacts": ["/tmp/a"]}, then={"patch": False, "usage_every": "2s"}),),
 }
 
