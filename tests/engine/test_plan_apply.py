@@ -212,7 +212,9 @@ def test_what_has_ended_is_torn_down_once_and_not_run_again(
 
 
 def test_past_its_lifetime_it_is_ended(world: World) -> None:
-    profile = world.profile({"a": {"lifetime": {"timeout": "1s"}, "init": False}, "b": {"lifetime": {"ttl": "1s"}}, "c": {}})
+    profile = world.profile(
+        {"a": {"lifetime": {"timeout": "1s"}, "init": False}, "b": {"lifetime": {"ttl": "1s"}}, "c": {}}
+    )
     world.apply(profile)
     started = world.observed(profile, "a").state
     assert isinstance(started, Running)

@@ -90,7 +90,7 @@ def test_another_users_sandbox_stays_until_there_is_a_place_for_its_evidence(
 def test_a_killed_reaper_is_followed_by_the_next(
     cli: Cli, engine_client: docker.DockerClient, project: str, busybox: str, at: str
 ) -> None:
-    write(cli, project, **{f"s{n}": {"lifetime": {"timeout": "1s"}} for n in range(4)})
+    write(cli, project, **{f"s{n}": {"lifetime": {"timeout": "1s"}, "init": False} for n in range(4)})
     assert cli("apply", "-y", "-q").code == 0
     until(lambda: "would reap 4" in cli("reap", "--dry-run").out.lower())
     reaper = cli.start("reap", "-v", "--parallelism", "1")
