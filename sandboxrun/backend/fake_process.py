@@ -16,9 +16,9 @@ from typing import Any, Self
 from uuid import uuid4
 
 from sandboxrun.backend.base import Past
+from sandboxrun.errors import ExitCode
 from sandboxrun.spec import labels
 from sandboxrun.spec.outcome import History
-from sandboxrun.errors import ExitCode
 from sandboxrun.spec.records import Attachment
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import Created, Document, Ended, Running, State, parse_time
