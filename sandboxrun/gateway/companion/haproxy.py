@@ -7,9 +7,10 @@ itself holds ports, addresses and constant paths, so nothing that a profile says
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from ipaddress import IPv6Address
 from typing import NamedTuple
 
-from sandboxrun.gateway.companion.addresses import NEVER, PRIVATE, Address, Network
+from sandboxrun.gateway.companion.addresses import NAT64, NEVER, PRIVATE, PUBLIC_IPV6, Address, Network
 from sandboxrun.gateway.companion.rules import HTTP, MAX_NAME, NAME, TLS, Rules
 
 MAX_CONNECTIONS = 192  # at once; more wait to be taken
@@ -29,7 +30,6 @@ RETIRED_ENTRY = "retired"
 
 # IPv4-mapped addresses would match every IPv4 address in a list of HAProxy's: they are told by their spelling.
 _NEVER = tuple(network for network in NEVER if str(network) != "::ffff:0.0.0.0/96" and str(network) != "::ffff:0:0/96")
-_NAT64 = "64:ff9b::/96"  # carries an IPv4 address that HAProxy can't take out of it
 
 # reason → what to do about it; read by whoever asked over plain HTTP
 ADVICE = {
@@ -76,14 +76,25 @@ def render(rules: Rules, place: Place) -> dict[str, bytes]:
         HOSTS: sorted({host for host, _ in exact}),
         DOMAINS: sorted({end for end, _ in below}),
         ONLY: [f"{port} {host}" for port, host in only],
-        RESERVED: [*map(str, (*_NEVER, *rules.refused, *place.own)), _NAT64],
-        PRIVATES: [str(network) for network in PRIVATE],
-        OPENED: [str(network) for network in rules.opened],
+        RESERVED: _listed(*_NEVER, *rules.refused, *place.own),
+        PRIVATES: _listed(*PRIVATE),
+        OPENED: _listed(*rules.opened),
         RETIRED: [],
         LUA: _OPEN.splitlines(),
     }
     lists[CONFIGURATION] = list(_configuration(rules, place))
     return {name: "".join(f"{line}\n" for line in lines).encode("ascii") for name, lines in lists.items()}
+
+
+def _listed(*networks: Network) -> list[str]:
+    """The networks, and those of IPv4 once more as they are within NAT64: HAProxy can't take an address out of one."""
+    first = int(NAT64.network_address)
+    carried = [
+        f"{IPv6Address(first | int(network.network_address))}/{96 + network.prefixlen}"
+        for network in networks
+        if network.version == 4
+    ]
+    return [*map(str, networks), *carried]
 
 
 def _configuration(rules: Rules, place: Place) -> Iterator[str]:
@@ -292,7 +303,7 @@ def _address_checks(folder: str, verb: str, refuse: Callable[..., list[str]]) ->
     retired = f"if {{ str({RETIRED_ENTRY}) -m str -f {folder}/{RETIRED} }}"
     private = f"{{ var(txn.dst) -m ip -f {folder}/{PRIVATES} }}"
     isatap = "{ var(txn.dst),ipmask(32,::ffff:ffff:0:0) -m ip ::5efe:0:0 ::200:5efe:0:0 }"
-    public = "{ var(txn.dst) -m reg ^[0-9.]+$ } or { var(txn.dst) -m ip 2000::/3 }"  # IPv6: all that is given out
+    public = f"{{ var(txn.dst) -m reg ^[0-9.]+$ }} or {{ var(txn.dst) -m ip {PUBLIC_IPV6} {NAT64} }}"
     return [
         *refuse("rules", retired),
         f"{verb} do-resolve(txn.dst,names,ipv4) var(txn.host)",
