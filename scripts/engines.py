@@ -171,6 +171,14 @@ def _client(daemon: Daemon) -> docker.DockerClient:
     return docker.DockerClient(base_url=daemon.endpoint, version="auto", timeout=600)
 
 
+def _fetch() -> None:
+    """What tests take from packages: in an engine's own network they could not."""
+    for package in ("busybox-static", "docker-registry"):
+        system.unpacked(package)
+    with contextlib.suppress(SystemExit):  # not every Debian has gVisor; its tests say so
+        system.unpacked("runsc")
+
+
 def tests(name: str, daemon: Daemon, arguments: Sequence[str]) -> Result:
     """Run the engine tests in the engine's network namespace. Their output goes to a file as well as here."""
     with contextlib.closing(_client(daemon)) as client:
@@ -236,6 +244,7 @@ def main(arguments: list[str]) -> None:
     if not system.is_root():
         system.fail("engines of one's own need root")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    _fetch()
     results = []
     try:
         for name in names:

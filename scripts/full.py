@@ -12,15 +12,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from scripts import haproxy, system
+from scripts import debian, engines, haproxy, system
 
 OTHERS = ("3.12", "3.13", "3.14")  # what is tested beside the Python of .venv, where it is here
 OURS = f"{sys.version_info.major}.{sys.version_info.minor}"
+# Where none is here, these come from a newer Debian, as root on Debian.
+NEWER: Mapping[str, engines.Kind] = MappingProxyType(
+    {"3.13": engines.Kind(suite="trixie", packages=("python3", "git", "iproute2", "procps"))}
+)
 _USABLE = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2])"
+_PIP = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+_PYTEST = ("-m", "pytest")
 Row = tuple[str, str]  # a part, and how it ended
 
 
@@ -61,17 +68,46 @@ def _pythons() -> Iterator[Row]:
 
 
 def _python(version: str) -> str:
-    """The tests without an engine in an environment of this Python's own."""
+    """The tests without an engine with this Python: the one that is here, or a newer Debian's."""
     found = shutil.which(f"python{version}")
-    if found is None or _said(found) != version:
-        return f"left out: no usable python{version} is here"
-    folder = system.CACHE / f"python{version}"
-    python = folder / "bin/python"
-    commands: tuple[list[str | Path], ...] = (
-        [found, "-m", "venv", "--clear", folder],
-        [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--editable", ".[test]"],
-        [python, "-m", "pytest", "-n", os.environ.get("WORKERS", "2"), "-m", "not engine"],
+    if found is not None and _said(found) == version:
+        return _with_own(found, system.CACHE / f"python{version}")
+    if version in NEWER and system.is_root() and debian.distribution() == "debian":
+        return f"{_with_newer_debian(version)}, with the Python of Debian {NEWER[version].suite}"
+    return f"left out: no usable python{version} is here"
+
+
+def _with_own(python: str, folder: Path) -> str:
+    """In an environment of its own."""
+    inside = folder / "bin/python"
+    return _all_of(
+        [python, "-m", "venv", "--clear", folder],
+        [inside, *_PIP, "--editable", ".[test]"],
+        [inside, *_PYTEST, "-n", os.environ.get("WORKERS", "2"), "-m", "not engine"],
     )
+
+
+def _with_newer_debian(version: str) -> str:
+    """Unpacked beside this system. Our own pip, which is set up for this machine, picks the packages for it. HAProxy is
+    this system's, so what starts it is left out."""
+    site = system.CACHE / f"python{version}-packages"
+    shutil.rmtree(site, ignore_errors=True)
+    project = tomllib.loads((system.REPOSITORY / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    try:
+        root = engines.system_root(NEWER[version])
+    except SystemExit as error:
+        return f"FAILED ({error})"
+    enter: list[str | Path] = [sys.executable, engines.ENTER, root, system.CACHE / f"python{version}-scratch", "--"]
+    path = f"PYTHONPATH={system.REPOSITORY}{os.pathsep}{site}"
+    which = ("-n", os.environ.get("WORKERS", "2"), "-m", "not engine and not haproxy")
+    return _all_of(
+        [sys.executable, *_PIP, "--target", site, "--python-version", version, "--only-binary=:all:", *needed],
+        [*enter, "env", path, f"python{version}", *_PYTEST, *which],
+    )
+
+
+def _all_of(*commands: Sequence[str | Path]) -> str:
     for command in commands:
         if (code := subprocess.run(command, cwd=system.REPOSITORY, check=False).returncode) != 0:
             return f"FAILED (exit {code})"
