@@ -292,6 +292,7 @@ class _Capture:
             labels=MappingProxyType({str(k): str(v) for k, v in self._masker.json(about.labels).items()}),
             usage=reaching(told.usage, request.memory_limit) if ending.oom_killed else told.usage,
             patched_paths=told.patched_paths,
+            untracked_paths=told.untracked_paths,
             protected_paths_touched=tuple(map(masked, told.protected_paths_touched)),
             not_copied=tuple(map(masked, told.not_copied)),
             egress=egress,

@@ -107,6 +107,7 @@ class Index(Data):
     labels: Mapping[str, str] = MappingProxyType({})
     usage: Usage | None = None
     patched_paths: int | None = None
+    untracked_paths: int | None = None  # in workspace-untracked.patch; None in an index of format 1.0
     protected_paths_touched: tuple[str, ...] = ()  # the first of those in the patch that the host runs
     not_copied: tuple[str, ...] = ()  # the first special files of the source, which the copy does not have
     egress: EgressSummary | None = None  # None: it had no gateway

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # -- The parts of a run's evidence, each a function that writes its files and says what it could not keep
 
+PATCH = "workspace.patch"
+UNTRACKED = "workspace-untracked.patch"  # of files that git does not track or ignores
 _CHUNK = 1 << 16
 _SOCKET = 1 << 24  # in Go's FileMode
 _REPLACEMENT = "\ufffd".encode()
@@ -63,6 +65,7 @@ class Part(Data):
     usage: Usage | None = None
     not_copied: tuple[str, ...] = ()
     patched_paths: int | None = None
+    untracked_paths: int | None = None
     protected_paths_touched: tuple[str, ...] = ()
     egress: EgressSummary | None = None
 
@@ -75,6 +78,7 @@ class Part(Data):
             usage=self.usage or other.usage,
             not_copied=self.not_copied + other.not_copied,
             patched_paths=other.patched_paths if self.patched_paths is None else self.patched_paths,
+            untracked_paths=other.untracked_paths if self.untracked_paths is None else self.untracked_paths,
             protected_paths_touched=self.protected_paths_touched + other.protected_paths_touched,
             egress=self.egress or other.egress,
         )
@@ -332,22 +336,30 @@ def _below(target: str, paths: Iterable[str]) -> Iterator[str]:
             yield relative
 
 
-def _patched(source: Source, patch: Patch, left_out: tuple[LeftOut, ...], own: frozenset[str]) -> Part:
+def _write_patch(source: Source, name: str, data: bytes) -> None:
     finder = source.masker.stream()
-    finder.feed(patch.data)
+    finder.feed(data)
     finder.finish()
-    with source.folder.writer("workspace.patch") as writer:
-        writer.write(patch.data)
+    with source.folder.writer(name) as writer:
+        writer.write(data)
         writer.commit(sensitive=finder.hits > 0)
+
+
+def _patched(source: Source, patch: Patch, left_out: tuple[LeftOut, ...], own: frozenset[str]) -> Part:
+    _write_patch(source, PATCH, patch.data)
+    if patch.untracked:
+        _write_patch(source, UNTRACKED, patch.untracked)
     if patch.git_changes:
         listed = [structs.asdict(change) for change in patch.git_changes]
         source.folder.write("workspace-git.json", _json(source.masker.json(listed)))
-    touched = [shown(path) for path in patch.paths if path in own or host_runs(path)]
+    every = (*patch.paths, *patch.untracked_paths)
+    touched = [shown(path) for path in every if path in own or host_runs(path)]
     return Part(
         refused=patch.left_out,
         refused_total=len(patch.left_out),
         not_copied=tuple(f"{shown(one.path)} ({one.kind})" for one in left_out[:_TOUCHED]),
         patched_paths=patch.changed,
+        untracked_paths=len(patch.untracked_paths),
         protected_paths_touched=tuple(touched[:_TOUCHED]),
     )
 

@@ -18,6 +18,7 @@ from msgspec import structs
 from sandboxrun.data import Data
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import Kind, Member, TarError, TarReader, is_git, name_fault, plain_name, shown
+from sandboxrun.evidence.ignoring import Apart, Ignoring, tracked_in
 from sandboxrun.evidence.index import RefusedName
 from sandboxrun.evidence.workspace import LEADING, LeftOut, excluder, is_within, parents, unpacked
 
@@ -255,6 +256,7 @@ class Tree:
         self.entries: dict[str, TreeEntry] = {}
         self.directories: set[str] = set()  # of a baseline
         self.git: dict[str, str] = {}
+        self.of_git: dict[str, TreeEntry] = {}  # what of a baseline's `.git` says which files are git's
         self.left_out: dict[str, RefusedName] = {}
 
     def content(self, entry: TreeEntry) -> bytes:
@@ -295,8 +297,30 @@ def read_baseline(tar: BinaryIO, chunks: Iterable[bytes]) -> Tree:
             continue
         at = reader.position
         oid = _oid(member.size, reader.content())
-        _add(tree, path, TreeEntry(path=path, mode=_mode(member), oid=oid, size=member.size, at=at))
+        entry = TreeEntry(path=path, mode=_mode(member), oid=oid, size=member.size, at=at)
+        if path in (_INDEX, _EXCLUDE):
+            tree.of_git[path] = entry
+        _add(tree, path, entry)
     return tree
+
+
+_INDEX, _EXCLUDE, _IGNORE = ".git/index", ".git/info/exclude", ".gitignore"
+_LARGEST_INDEX, _LARGEST_IGNORE = 64 << 20, 1 << 20  # bytes
+
+
+def apart_of(baseline: Tree) -> Apart:
+    """Which changes a clone would not take, by what the workspace began with."""
+    index, exclude = baseline.of_git.get(_INDEX), baseline.of_git.get(_EXCLUDE)
+    tracked = None
+    if index is not None and index.size <= _LARGEST_INDEX:
+        tracked = tracked_in(baseline.content(index))
+    ignoring = [("", exclude)] if exclude is not None else []
+    for path, entry in baseline.entries.items():
+        above, _, name = path.rpartition("/")
+        if name == _IGNORE and entry.mode != LINK:
+            ignoring.append((above, entry))
+    files = [(above, baseline.content(entry)) for above, entry in ignoring if entry.size <= _LARGEST_IGNORE]
+    return Apart(tracked, Ignoring(files))
 
 
 def read_workspace(
@@ -480,10 +504,14 @@ class GitChange(Data):
 
 
 class Patch(Data):
-    """`data` is the patch (b"" when nothing changed), `paths` those in it."""
+    """`data` is the patch (b"" when nothing changed), `paths` those in it. `untracked` is the part that a clone would
+    refuse, of files that git does not track or ignores; it applies after the other one, where the workspace came
+    from."""
 
     data: bytes
     paths: tuple[str, ...]
+    untracked: bytes
+    untracked_paths: tuple[str, ...]
     left_out: tuple[RefusedName, ...]
     git_changes: tuple[GitChange, ...]
 
@@ -535,10 +563,10 @@ def make_patch(
 
 def _patch(before: Tree, after: Tree, limits: PatchLimits, beyond: _Beyond, deadline: float | None) -> Patch:
     pieces: dict[str, bytes] = {}
-    size, read, budget = 0, 0, Budget()
-    for path in sorted(before.entries.keys() | after.entries.keys(), key=_bytes):
+    size, read, budget, apart = 0, 0, Budget(), apart_of(before)
+    for path in _in_order(before, after, apart):
         old, new = before.entries.get(path), after.entries.get(path)
-        if path in after.left_out or (old and new and (old.oid, old.mode) == (new.oid, new.mode)):
+        if path in after.left_out:
             continue
         if LINK in {entry.mode for entry in (old, new) if entry} and (fault := modules_fault(path)):
             after.leave_out(path, fault)
@@ -564,12 +592,27 @@ def _patch(before: Tree, after: Tree, limits: PatchLimits, beyond: _Beyond, dead
     for path, reason in _blocked(pieces, before, after, beyond):
         after.leave_out(path, reason)
         del pieces[path]
+    kept, untracked = (sorted(part, key=_bytes) for part in apart.split(pieces, before.entries))
     return Patch(
-        data=b"".join(pieces.values()),
-        paths=tuple(pieces),
+        data=b"".join(pieces[path] for path in kept),
+        paths=tuple(kept),
+        untracked=b"".join(pieces[path] for path in untracked),
+        untracked_paths=tuple(untracked),
         left_out=tuple(after.left_out[path] for path in sorted(after.left_out)),
         git_changes=tuple(_git_changes(before.git, after.git)),
     )
+
+
+def _in_order(before: Tree, after: Tree, apart: Apart) -> list[str]:
+    """The paths that differ: those of the first part come first, so that the others don't take its room."""
+    both = before.entries.keys() | after.entries.keys()
+    changed = [path for path in both if not _same(before.entries.get(path), after.entries.get(path))]
+    changed.sort(key=lambda path: (apart.has(path, existed=path in before.entries), _bytes(path)))
+    return changed
+
+
+def _same(old: TreeEntry | None, new: TreeEntry | None) -> bool:
+    return old is not None and new is not None and (old.oid, old.mode) == (new.oid, new.mode)
 
 
 class _Beyond:

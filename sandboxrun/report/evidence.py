@@ -22,7 +22,7 @@ from sandboxrun.spec.outcome import RUN_ENDED, Ending, How
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import format_duration, format_size
 
-PATCH = "workspace.patch"
+PATCH, UNTRACKED = "workspace.patch", "workspace-untracked.patch"
 _LISTED = 5  # missing parts that are named
 
 
@@ -173,6 +173,9 @@ def _saved(index: Index) -> Iterator[tuple[str, str]]:
         count = index.patched_paths
         files = "changes" if count is None else f"{number(count, 'file')} changed"
         yield "patch", f"{PATCH}, {files}" if count != 0 else "nothing changed in the workspace"
+        if index.untracked_paths:
+            files = number(index.untracked_paths, "file")
+            yield "untracked", f"{UNTRACKED}, {files} that git ignores or doesn't track"
         if index.protected_paths_touched:
             yield "careful", f"the patch changes what the host runs: {_first(index.protected_paths_touched)}"
     if index.not_copied:
