@@ -145,7 +145,7 @@ def _write_crash(error: BaseException) -> Path | None:
     import traceback
 
     from sandboxrun.evidence.errors import EvidenceError
-    from sandboxrun.evidence.state import state_path
+    from sandboxrun.evidence.folder import state_path
 
     folders: list[Path | None] = [None]
     with contextlib.suppress(EvidenceError):

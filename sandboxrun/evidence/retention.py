@@ -17,8 +17,7 @@ from sandboxrun.backend.owner import this_process
 from sandboxrun.data import Data
 from sandboxrun.errors import one_line
 from sandboxrun.evidence.errors import EvidenceError, reason_of
-from sandboxrun.evidence.folder import Folder, locked
-from sandboxrun.evidence.state import check_apart
+from sandboxrun.evidence.folder import Folder, check_apart, locked
 from sandboxrun.evidence.store import Action, Chain, Entry, Notice, Store, entries, notices, opened_chain, seal_of
 
 LONGEST_REASON = 500  # characters

@@ -24,9 +24,22 @@ from msgspec import structs
 from sandboxrun.data import Data
 from sandboxrun.errors import did_you_mean, quoted
 from sandboxrun.evidence.errors import EvidenceError, reason_of
-from sandboxrun.evidence.folder import INDEX, Folder, RunFolder, is_name, locked
+from sandboxrun.evidence.folder import (
+    INDEX,
+    OWNER,
+    Folder,
+    RunFolder,
+    check_apart,
+    discard,
+    is_apart,
+    is_name,
+    locked,
+    note_of,
+    open_state,
+    signed,
+    state_path,
+)
 from sandboxrun.evidence.index import Index
-from sandboxrun.evidence.state import OWNER, check_apart, discard, is_apart, note_of, open_state, signed, state_path
 from sandboxrun.spec.outcome import How
 
 # -- The chain: a line for each run that was captured, and for what became of its evidence later; each line holds the

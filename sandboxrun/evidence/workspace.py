@@ -21,8 +21,7 @@ from sandboxrun.data import Data
 from sandboxrun.errors import Problems
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import BLOCK, shown
-from sandboxrun.evidence.folder import Folder, sync
-from sandboxrun.evidence.state import state_path
+from sandboxrun.evidence.folder import Folder, state_path, sync
 from sandboxrun.evidence.store import Store
 
 # -- What of a run waits in its staging folder until it is captured: the workspace it began with

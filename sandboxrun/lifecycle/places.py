@@ -17,7 +17,7 @@ from msgspec import structs
 from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, Diagnostic, PlanError, Problems
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.state import state_path
+from sandboxrun.evidence.folder import state_path
 from sandboxrun.plan.changes import Plan
 from sandboxrun.profile.files import project_root, reason
 from sandboxrun.profile.guarding import sources_of

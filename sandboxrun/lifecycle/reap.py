@@ -24,7 +24,7 @@ from sandboxrun.backend.owner import Owner, decode
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, SandboxrunError, one_line
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.state import state_path
+from sandboxrun.evidence.folder import state_path
 from sandboxrun.evidence.store import Store, home_of
 from sandboxrun.lifecycle.apply import ApplySettings, Outcome, carry_out, locked
 from sandboxrun.plan import operations as op

@@ -15,7 +15,7 @@ from msgspec import structs
 from sandboxrun.backend.session import Made, Session, silent
 from sandboxrun.backend.views import Machine
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
-from sandboxrun.evidence.state import keep, scratch
+from sandboxrun.evidence.folder import keep, scratch
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.job import Making

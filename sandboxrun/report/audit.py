@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import textwrap
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sandboxrun.audit.finding import Finding, Severity
@@ -293,11 +292,3 @@ def rule_json(id: str) -> dict[str, Any]:
         "bad": rule.bad,
         "good": rule.good,
     }
-
-
-def counts_of(findings: Iterable[Finding]) -> Mapping[str, int]:
-    """How many findings each rule has."""
-    found: dict[str, int] = {}
-    for finding in findings:
-        found[finding.rule] = found.get(finding.rule, 0) + 1
-    return dict(sorted(found.items()))

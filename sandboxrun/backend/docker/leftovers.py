@@ -26,8 +26,7 @@ from msgspec import structs
 from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.folder import PARTIAL, Folder, locked
-from sandboxrun.evidence.state import GONE, collect_scratches, discard, note_of
+from sandboxrun.evidence.folder import GONE, PARTIAL, Folder, collect_scratches, discard, locked, note_of
 from sandboxrun.evidence.store import STAGING, safe_name
 from sandboxrun.spec import labels
 from sandboxrun.spec.guard import GUARDS, HIDDEN, MAKEFILES

@@ -9,7 +9,7 @@ import pytest
 
 from sandboxrun.errors import PlanError
 from sandboxrun.evidence.checking import verify_chain
-from sandboxrun.evidence.state import state_path
+from sandboxrun.evidence.folder import state_path
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.saved import read_saved
 from sandboxrun.spec import labels

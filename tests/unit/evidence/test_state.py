@@ -12,8 +12,7 @@ from msgspec import structs
 from sandboxrun.evidence import store as chain
 from sandboxrun.evidence.checking import verify_chain
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.folder import Folder
-from sandboxrun.evidence.state import open_state, state_path
+from sandboxrun.evidence.folder import Folder, open_state, state_path
 from sandboxrun.evidence.store import Entry, Store, is_sealed, seal_of
 from tests.unit.evidence.test_store import record
 

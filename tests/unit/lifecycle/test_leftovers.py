@@ -14,7 +14,7 @@ import pytest
 from msgspec import Struct, field
 
 from sandboxrun.backend.docker.leftovers import collect, held
-from sandboxrun.evidence.state import OWNER, keep, scratch, state_path
+from sandboxrun.evidence.folder import OWNER, keep, scratch, state_path
 from sandboxrun.evidence.store import Store
 from sandboxrun.profile.loader import load
 from sandboxrun.spec import labels
