@@ -364,16 +364,17 @@ class SandboxService:
     @contextlib.contextmanager
     def paused(self, sandbox: Sandbox) -> Iterator[None]:
         """Nothing in it runs within the block; as it was before, afterwards. Its timeout is later by that time."""
-        running = sandbox.state == "running"
-        held = running and getattr(self.engine.state(sandbox.id), "limit", None) is not None
-        if running:
+        if sandbox.state != "running":
+            yield
+            return
+        watch, held = sandbox._held.watch, getattr(self.engine.state(sandbox.id), "limit", None) is not None
+        with watch.pausing() if watch is not None else contextlib.nullcontext():
             if held:
                 self.engine.signal(sandbox.id, init.HOLD)
             self.engine.pause_container(sandbox.id)
-        try:
-            yield
-        finally:
-            if running:
+            try:
+                yield
+            finally:
                 with contextlib.suppress(EngineError):  # it was ended meanwhile
                     if held:  # still paused: its init reads that before it looks at the time
                         self.engine.signal(sandbox.id, init.RELEASE)

@@ -268,6 +268,7 @@ class Watch:
         self._stops: list[_Stop] = []  # what was done to end it
         self._lost = False  # whether the connection to the engine broke while it ran
         self._began, self._idleness = monotonic(), Idleness()
+        self._paused: float | None = None  # since when, if it is paused by us
         self._ended = threading.Event()
         self._ended_at = monotonic()
         self._cleanup = contextlib.ExitStack()
@@ -305,7 +306,7 @@ class Watch:
     def overdue(self) -> bool:
         """Whether it was ended from outside, or its time is over by now."""
         limit = self._limit()
-        return self.result.stopped_by in _HURRIED or (limit is not None and monotonic() >= self._began + limit)
+        return self.result.stopped_by in _HURRIED or (limit is not None and self._ran() >= limit)
 
     @property
     def result(self) -> Watched:
@@ -345,6 +346,20 @@ class Watch:
         if self._how.sample or self.spec.lifetime.idle is not None:
             self._start_sampler()
         self._thread("waiting for the end", self._until_end)
+
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """While it is paused by us: that time does not count."""
+        self._paused = monotonic()
+        try:
+            yield
+        finally:
+            self._began += monotonic() - self._paused
+            self._paused = None
+
+    def _ran(self) -> float:
+        """How many seconds of its timeout are over."""
+        return (self._paused or monotonic()) - self._began
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait at most `timeout` seconds; whether it has ended."""
@@ -451,7 +466,7 @@ class Watch:
         """Its own PID 1 may have ended it just before this watch would have."""
         limit = self._limit()
         marked = self.exit_code == ExitCode.TIMEOUT and self.result.stopped_by == "itself"
-        if limit is not None and marked and reached(monotonic() - self._began, limit):
+        if limit is not None and marked and reached(self._ran(), limit):
             self._stops.append(_Stop(by="timeout", note=_past(limit)))
 
     def _limit(self) -> float | None:
@@ -461,12 +476,12 @@ class Watch:
     def _patience(self) -> float:
         """How long to wait before looking at the clock again."""
         limit = self._limit()
-        left = LOOK if limit is None else self._began + limit - monotonic()
+        left = LOOK if limit is None else limit - self._ran()
         return min(LOOK if self.spec.lifetime.idle is not None else 3600.0, max(left, 0.01) if limit else 3600.0)
 
     def _enforce(self) -> None:
         limit, idle = self._limit(), self.spec.lifetime.idle
-        if limit is not None and monotonic() >= self._began + limit:
+        if limit is not None and self._ran() >= limit:
             self.end("timeout", _past(limit))
         elif idle is not None and self._idleness.lasts(idle / 1e9):
             self.end("timeout", f"no output and no CPU use for {format_duration(idle)}")

@@ -570,7 +570,9 @@ def parse_objects(
             elif value.name is not None or value.external:
                 given[kind][name] = value.name or name
                 if kind == "volumes" and given[kind][name].startswith(labels.INIT_VOLUME):
-                    problems.add(f"volumes {labels.INIT_VOLUME}… are sandboxrun's own", key.span, "use another one")
+                    problems.add(
+                        f"volumes named {labels.INIT_VOLUME}… are sandboxrun's own", key.span, "use another one"
+                    )
             parsed[kind][name] = value
     names = Names(project=project, given_networks=given["networks"], given_volumes=given["volumes"])
     return DeclaredObjects(names=names, **{kind: freeze(values) for kind, values in parsed.items()})

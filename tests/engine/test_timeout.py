@@ -5,16 +5,20 @@ Every test ends the process that started the sandboxes before their time is over
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 
+from sandboxrun import SandboxService, Settings
 from sandboxrun.spec import labels
+from sandboxrun.spec.state import Ended, Running
 from tests.conftest import Cli
 from tests.engine.own_engine import OwnEngine
 
@@ -175,6 +179,55 @@ def test_a_signal_through_the_engine_reaches_the_command(
     engine_client.api.kill(id, "USR1")
     assert engine_client.api.wait(id)["StatusCode"] == 9
     assert cli("destroy", "-y").code == 0
+
+
+def test_a_pause_for_an_upload_does_not_count(project: str, tmp_path: Path, busybox: str, engine_host: str) -> None:
+    settings = Settings(docker_host=engine_host, default_image=busybox, network_mode="none")
+    with SandboxService(settings, project=project, directory=tmp_path) as service:
+        timeout, until = timedelta(seconds=5), timedelta(seconds=8)
+        made = service.create("a", command=["sleep", "600"], lifetime={"timeout": "5s"}, stop_grace_period="1s")
+        service.start(made)
+        state = service.engine.state(made.id)
+        assert isinstance(state, Running)
+        with service.paused(made):
+            began = service.engine.clock()
+            while service.engine.clock() < state.started + until:
+                time.sleep(0.1)
+        assert began < state.started + timeout, "the machine was too slow for this to show anything"
+        service.engine.wait(made.id, timeout=60)
+        ended = service.engine.state(made.id)
+        assert isinstance(ended, Ended) and ended.exit_code == 124 and ended.finished is not None
+        assert ended.finished >= state.started + until + timedelta(seconds=1)
+        service.remove(made)
+
+
+# -- the volume that the init is in ---------------------------------------------------------------------------------
+
+
+def test_the_init_is_there_once_for_all_and_again_where_somebody_removed_it(
+    project: str, cli: Cli, own_engine: OwnEngine
+) -> None:
+    _write(cli, project, {"agent": "exit 3"}, lifetime={"timeout": "5m"})
+    host = {"DOCKER_HOST": own_engine.host}
+    several = [cli.start("run", env=host) for _ in range(3)]  # on an engine that has none yet
+    assert [cli.finish(process).code for process in several] == [3, 3, 3]
+    with contextlib.closing(own_engine.client()) as client:
+
+        def there() -> list[str]:
+            names = [one["Name"] for one in client.api.volumes()["Volumes"]]
+            return sorted((name for name in names if name.startswith(labels.INIT_VOLUME)), key=len)
+
+        mark, filled = there()
+        assert filled.startswith(f"{mark}-")
+        for name in (filled, mark):
+            client.api.remove_volume(name)
+        assert cli("run", env=host).code == 3
+        mark, filled = there()
+        client.api.remove_volume(filled)
+        failed = cli("run", env=host)
+        assert failed.code == 125 and f"something changed the volume {filled}" in failed.err, failed.err
+        assert cli("run", env=host).code == 3
+        assert client.api.containers(all=True) == []
 
 
 # -- an engine that goes away meanwhile -----------------------------------------------------------------------------
