@@ -249,7 +249,7 @@ def surveyed(made: Plan, profile: Profile, store: Store) -> Plan:
             faults += [_placed(sandbox, found) for found in error.diagnostics]
     if faults:
         raise PlanError(*faults)
-    return structs.replace(made, warnings=tuple(warnings))
+    return structs.replace(made, warnings=(*made.warnings, *warnings))
 
 
 def _surveyed(sandbox: DeclaredSandbox, store: Store) -> list[Diagnostic]:

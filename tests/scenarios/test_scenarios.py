@@ -348,3 +348,16 @@ def test_apply_and_wait_takes_two_snapshots_at_most(
     assert waited.exit_code == 0 and len(waited.results) == len(ending)
     assert backend.snapshots == most
     assert not backend.world.boxes
+
+
+def test_a_plan_says_whose_sandboxes_it_removes(tmp_path: Path) -> None:
+    """Two directories with one project name: each takes the other's sandboxes for its own, no longer declared."""
+    world, ours, theirs = new_world(), tmp_path / "ours", tmp_path / "theirs"
+    for directory in (ours, theirs):
+        directory.mkdir()
+    job_on(world, theirs, {"theirs": {}, "both": {}}).apply()
+    (warned,) = job_on(world, ours, {"both": {}, "ours": {}}).plan().warnings
+    assert f"theirs: this sandbox was made from the directory {theirs} by " in warned.message
+    replaced = job_on(world, ours, {"theirs": {}, "both": {"command": ["sleep", "9"]}}).plan().warnings
+    assert [warning.message.partition(":")[0] for warning in replaced] == ["both"]
+    assert job_on(world, theirs, {"both": {}}).plan().warnings == ()
