@@ -249,7 +249,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(tmp_path: Path) -> None:
 
 # -- kills and rivals
 
-MANY = {"wired": {**WIRED, **QUICK}, "plain": QUICK, "slow": {"lifetime": {"timeout": "1h"}}}
+MANY = {"wired": {**WIRED, **QUICK}, "plain": QUICK, "slow": {"lifetime": {"timeout": "1h"}, "init": False}}
 
 
 # of each reaper of MANY: a stop, the evidence and the removal of three, a network; evidence is none of the world's
