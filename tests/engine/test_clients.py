@@ -315,7 +315,7 @@ def test_java(
     clients = tmp_path / "clients"
     settings = next((bring("java", clients) / "etc").glob("java-*"))
     (clients / "Fetch.java").write_text(FETCH_IN_JAVA)
-    java = "$(echo /clients/java/usr/lib/jvm/*/bin/java) -Xshare:off /clients/Fetch.java"
+    java = "$(ls -d /clients/java/usr/lib/jvm/*/bin/java | head -1) -Xshare:off /clients/Fetch.java"
     volumes = [f"./{settings.relative_to(tmp_path)}:/etc/{settings.name}:ro"]
     for inside in opened(engine_host, project, tmp_path, agent_image, volumes=volumes, mem_limit="1g"):
         assert inside.sh(f"{java} https://api.example.com/data {AUTHORITY}") == (0, "served\n")
