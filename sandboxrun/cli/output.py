@@ -27,7 +27,7 @@ def coloured(stream: IO[Any]) -> bool:
 
 
 _MARK = {"+": "32", "~": "33", "-": "31", "-/+": "31"}  # OpenTofu's colours, as SGR codes
-_WIDENED, _FORCES = "This plan widens", "# forces replacement"
+_WIDENED, _FORCES = ("This plan widens", "This plan creates sandboxes that are more open"), "# forces replacement"
 
 
 def show_plan(text: str, *, quiet: bool = False) -> None:

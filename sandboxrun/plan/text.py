@@ -5,8 +5,8 @@ Owns the wording. Everything shown passes `errors.shown`, which masks what is se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
@@ -16,6 +16,9 @@ from sandboxrun.plan.changes import Action, Change, Difference, Plan, Reason, sp
 from sandboxrun.source import node_of
 from sandboxrun.spec.option import Effect
 from sandboxrun.spec.spec import BY_KEY, SandboxSpec, parse_spec, settle
+
+if TYPE_CHECKING:
+    from sandboxrun.spec.privilege import Step
 
 SYMBOL = {Action.CREATE: "+", Action.UPDATE: "~", Action.REPLACE: "-/+", Action.DELETE: "-", Action.NONE: " "}
 VERB = {
@@ -74,10 +77,46 @@ def plan_text(plan: Plan) -> str:
     done = [change for change in plan.changes if change.reason is Reason.DONE]
     if done:
         blocks.append("\n".join(f"    {label(c, plan.sensitive)}: {why(c, plan.sensitive)}" for c in done))
+    if opened := openings(plan):
+        lines = [f"  ! {redact(line, plan.sensitive)}" for line in opened]
+        blocks.append("\n".join(["This plan creates sandboxes that are more open than the defaults:", *lines]))
     if widened := widenings(plan):
         lines = [f"  + {redact(line, plan.sensitive)}" for line in widened]
         blocks.append("\n".join(["This plan widens what sandboxes may do:", *lines]))
     return "\n\n".join([*blocks, summary(plan)])
+
+
+# Axes on which a profile opens what is closed by default, and not only gives more of it.
+_CLOSED_AXES = (
+    "capabilities", "system calls", "confinement", "user", "groups", "namespaces", "devices", "root filesystem",
+    "mounts",
+)  # fmt: skip
+
+
+def openings(plan: Plan) -> list[str]:
+    """What new sandboxes may do that one with all defaults could not, a sentence each."""
+    told = []
+    for change in plan.pending:
+        if change.kind != "sandbox" or change.before is not None or change.after is None:
+            continue
+        new, closed = spec_shown(change.after), parse_spec(node_of({}), Problems())
+        if new is None or closed is None:
+            continue
+        steps = (
+            step
+            for axis, step in _steps(closed, new)
+            if axis in _CLOSED_AXES
+            and step.way.name == "WIDENED"
+            and (axis != "mounts" or "write to /" in step.witness)
+        )
+        name = label(change).removeprefix("sandbox ")
+        told += [one_line(f"{name} {_without_now(step.witness)}") for step in steps]
+    return told
+
+
+def _without_now(witness: str) -> str:
+    """A clause of what changes as one of what is."""
+    return witness.replace("may now ", "may ").replace("is now ", "is ").removeprefix("now ").partition(", was ")[0]
 
 
 def widenings(plan: Plan) -> list[str]:
@@ -102,19 +141,23 @@ def widened_by(plan: Plan) -> list[Widening]:
     for change in plan.pending:
         if change.kind != "sandbox" or change.before is None or change.after is None:
             continue
-        from sandboxrun.spec.privilege import AXES, Side, Way
-
         old, new = spec_shown(change.before), spec_shown(change.after)
         if old is None or new is None:
             continue  # of another version: its differences are in the plan
         name = label(change).removeprefix("sandbox ")
         told += [
-            Widening(sandbox=name, axis=axis.name, way=step.way.name, witness=step.witness)
-            for axis in AXES
-            for step in axis.compare(Side(spec=old), Side(spec=new))
-            if step.way in (Way.WIDENED, Way.MAYBE)
+            Widening(sandbox=name, axis=axis, way=step.way.name, witness=step.witness)
+            for axis, step in _steps(old, new)
+            if step.way.name in ("WIDENED", "MAYBE")
         ]
     return told
+
+
+def _steps(old: SandboxSpec, new: SandboxSpec) -> Iterator[tuple[str, Step]]:
+    from sandboxrun.spec.privilege import AXES, Side  # needed where something is new or differs only
+
+    for axis in AXES:
+        yield from ((axis.name, step) for step in axis.compare(Side(spec=old), Side(spec=new)))
 
 
 def spec_shown(side: Mapping[str, Any]) -> SandboxSpec | None:

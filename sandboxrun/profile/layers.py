@@ -30,7 +30,7 @@ from sandboxrun.spec.types import INVALID, Entry, ListOf, Text, describe, name_o
 OBJECTS = ("networks", "volumes", "secrets", "configs")
 TOP_KEYS = ("name", "variables", "sandboxes", *OBJECTS)
 _REFUSED = {
-    "services": "here they are called sandboxes:",
+    "services": "this is a Compose file: here they are called sandboxes:",
     "version": "remove it: Compose no longer reads it either",
     "include": "use extends: {file: …, sandbox: …} in a sandbox",
     "models": "give the sandbox a network and a secret instead",
@@ -91,15 +91,16 @@ def split_document(
         return None
     help = f"a profile has: {', '.join(TOP_KEYS)}, and x-… of your own"
     check_keys(node, TOP_KEYS, "the profile", help, problems, _REFUSED)
+    listed = node.get("sandboxes") or node.get("services")  # whose faults are told in the same round
     return ProfileDocument(
         file=file,
         directory=directory,
         base=base,
         name=node.get("name"),
         variables=node.get("variables"),
-        sandboxes=_sandboxes(node.get("sandboxes"), problems),
+        sandboxes=_sandboxes(listed, problems),
         objects={key: _object_map(node.get(key), key, problems) for key in OBJECTS},
-        has_sandboxes=node.get("sandboxes") is not None,
+        has_sandboxes=listed is not None,
     )
 
 

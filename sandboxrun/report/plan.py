@@ -12,7 +12,18 @@ from sandboxrun import __version__
 from sandboxrun.errors import mask, redact
 from sandboxrun.plan import text
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
-from sandboxrun.plan.text import SYMBOL, drift_lines, label, option_lines, summary, verb, warnings, why, widenings
+from sandboxrun.plan.text import (
+    SYMBOL,
+    drift_lines,
+    label,
+    openings,
+    option_lines,
+    summary,
+    verb,
+    warnings,
+    why,
+    widenings,
+)
 from sandboxrun.report.diagnostics import diagnostic_json
 from sandboxrun.report.markdown import Page, code, cut, escaped, fenced
 from sandboxrun.spec.option import Effect
@@ -38,6 +49,8 @@ def plan_markdown(plan: Plan, *, title: str = "sandboxrun plan") -> str:
         page.add("| | Resource | What happens | Why |\n| --- | --- | --- | --- |\n")
         page.add_each((_row(change, plan) for change in told), "of the changes' lines")
         page.add("\n")
+    opened = [f"- {escaped(cut(redact(line, plan.sensitive), 600))}\n" for line in openings(plan)]
+    page.add_each(["\n#### More open than the defaults\n\n", *opened, "\n"] if opened else [], "of what is open")
     widened = [f"- {escaped(cut(redact(line, plan.sensitive), 600))}\n" for line in widenings(plan)]
     page.add_each(["\n#### Widens what sandboxes may do\n\n", *widened, "\n"] if widened else [], "of the widenings")
     noted = [f"- {escaped(cut(warning.message, 600))}\n" for warning in warnings(plan)]

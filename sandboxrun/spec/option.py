@@ -122,6 +122,8 @@ class Record(OptionType):
     cls: type[RowData]
     title: str
     refused: Mapping[str, str] = field(default_factory=dict)  # known keys that are not offered, and what to do
+    # keys that are accepted with values that say what is so anyway: the values, or those of its own keys
+    same: Mapping[str, tuple[Any, ...] | Mapping[str, tuple[Any, ...]]] = field(default_factory=dict)
     check: Callable[[Any, MapNode, Problems], None] | None = None
 
     def parse(self, node: Node, problems: Problems) -> Any:
@@ -132,7 +134,9 @@ class Record(OptionType):
         values = {}
         for key, value in node.entries:
             row = by_key.get(str(key.value)) or self._derived(key)
-            if row is None:
+            if row is None and key.value in self.same:
+                self._says_the_same(key, value, problems)
+            elif row is None:
                 self._unknown(key, by_key, problems)
             elif isinstance(value, Scalar) and value.value is None and not row.required:
                 continue  # `key:` with nothing is the default, as in Compose
@@ -153,6 +157,24 @@ class Record(OptionType):
         found = (row for row in rows(self.cls) if row.derived and row.key == key.value)
         return next(found, None) if key.span is None else None
 
+    def _says_the_same(self, key: Scalar, value: Node, problems: Problems) -> None:
+        allowed = self.same[str(key.value)]
+        if isinstance(allowed, tuple):
+            found, known = {str(key.value): value}, {str(key.value): allowed}
+        else:
+            entries = value.entries if isinstance(value, MapNode) else ()
+            found, known = {str(name.value): inner for name, inner in entries}, dict(allowed)
+            if not isinstance(value, MapNode):
+                refuse(problems, value, f"a mapping of {', '.join(allowed)}")
+        for name, inner in found.items():
+            plain = inner.value if isinstance(inner, Scalar) else INVALID
+            if not any(plain is one or (isinstance(plain, str) and plain == one) for one in known.get(name, ())):
+                words = " or ".join(
+                    str(one).lower() if isinstance(one, bool) else str(one) for one in known.get(name, ())
+                )
+                help = f"it can only be {words}: leave it out" if words else f"known are {', '.join(known)}"
+                problems.add(f'"{name}" is not offered', inner.span or key.span, self.refused.get(name, help))
+
     def _unknown(self, key: Scalar, known: Mapping[str, Row], problems: Problems) -> None:
         word = str(key.value)
         if word in self.refused:
@@ -164,7 +186,14 @@ class Record(OptionType):
     def schema(self, keys: Collection[str] | None = None) -> Schema:
         """The schema of all keys, or of these alone."""
         offered = [row for row in rows(self.cls) if row.settable and (keys is None or row.key in keys)]
-        properties = {row.key: row_schema(row) for row in offered}
+        properties: Schema = {row.key: row_schema(row) for row in offered}
+        for key, allowed in self.same.items() if keys is None else ():
+            if isinstance(allowed, tuple):
+                properties[key] = _same(allowed)
+            else:
+                inner: Schema = {name: _same(values) for name, values in allowed.items()}
+                known = {"description": _SAME, "examples": [{name: values[0] for name, values in allowed.items()}]}
+                properties[key] = {"type": "object", "properties": inner, "additionalProperties": False, **known}
         required = [row.key for row in rows(self.cls) if row.required]
         schema: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
         if required:
@@ -173,6 +202,13 @@ class Record(OptionType):
 
     def plain(self, value: Any) -> Any:
         return to_plain(value, defaults=True)  # spelled out: a record's defaults are none of its reader's business
+
+
+_SAME = "Accepted from Compose files with the values that say what is so anyway."
+
+
+def _same(values: tuple[Any, ...]) -> Schema:
+    return {"enum": list(values), "description": _SAME, "examples": [values[0]]}
 
 
 def row_schema(row: Row) -> Schema:

@@ -112,8 +112,18 @@ def _check_config(spec: FileSpec, node: MapNode, problems: Problems) -> None:
         problems.add(f"exactly one source is needed, found {found}", node.span, "give file: or environment:")
 
 
-NetworkType = Record(cls=NetworkSpec, title="a network", refused=freeze({"driver": "it is always bridge"}))
-VolumeType = Record(cls=VolumeSpec, title="a volume", refused=freeze({"driver": "it is always local"}))
+NetworkType = Record(
+    cls=NetworkSpec,
+    title="a network",
+    refused=freeze({"driver": "it is always bridge"}),
+    same=freeze({"driver": ("bridge", "default")}),
+)
+VolumeType = Record(
+    cls=VolumeSpec,
+    title="a volume",
+    refused=freeze({"driver": "it is always local"}),
+    same=freeze({"driver": ("local", "default")}),
+)
 SecretType = Record(cls=FileSpec, title="a secret", check=_check_secret)
 ConfigType = Record(cls=FileSpec, title="a config", check=_check_config)
 

@@ -101,7 +101,28 @@ def read_mount(text: str) -> Mount:
 
 
 MountType = Short(
-    record=Record(cls=Mount, title="a volume", check=_check_mount),
+    record=Record(
+        cls=Mount,
+        title="a volume",
+        check=_check_mount,
+        refused=freeze(
+            {
+                "create_host_path": "the source must exist: create it in an earlier step, and leave this out",
+                "propagation": "mounts of a sandbox do not propagate: leave it out",
+                "selinux": "use security_opt: [label=…]",
+                "nocopy": "the engine fills a new volume from the image: leave it out",
+                "subpath": "name the directory as a bind",
+                "tmpfs": 'tmpfs has its own key: write tmpfs: ["/path:size=64m"]',
+            }
+        ),
+        same=freeze(
+            {
+                "bind": freeze({"create_host_path": (False,), "propagation": ("rprivate", "private")}),
+                "volume": freeze({"nocopy": (False,)}),
+                "consistency": ("consistent", "cached", "delegated", "default"),
+            }
+        ),
+    ),
     read=read_mount,
     expected="a volume, such as ./data:/data:ro",
     pattern=r"[^:]+:/[^:]*(:(ro|rw)(,(ro|rw))*)?",

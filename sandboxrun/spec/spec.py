@@ -25,6 +25,7 @@ from sandboxrun.spec.forms import IMAGE
 from sandboxrun.spec.option import Record, Row, rows, to_plain
 from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress, host_name
 from sandboxrun.spec.options import CONFIGS_AT, INIT_AT, MIB, SECRETS_AT, PlaceOptions
+from sandboxrun.spec.records import Logging
 from sandboxrun.spec.types import ANY, INVALID, freeze, item_spans, name_of, span_of
 
 NOT_OFFERED: Mapping[str, str] = freeze(
@@ -64,6 +65,40 @@ NOT_OFFERED: Mapping[str, str] = freeze(
         "domainname": "use hostname:",
         "post_start": "make it part of the command",
         "pre_stop": "make it part of the command",
+        # what other tools call them
+        "auto_remove": "sandboxrun removes the container once its evidence is saved",
+        "blkio_weight": "engines do not enforce it everywhere",
+        "capabilities": "use cap_add:",
+        "cpuset_cpus": "use cpuset:",
+        "cpuset_mems": "memory nodes are the engine's choice; cpuset: pins CPUs",
+        "detach": "use sandboxrun apply",
+        "dns_servers": "use dns:",
+        "env": "use environment:",
+        "etc_hosts": "use extra_hosts:",
+        "exposed_ports": "sandboxes do not reach each other; leave it out",
+        "groups": "use group_add:",
+        "ipc_mode": "use ipc:",
+        "kernel_memory": "use mem_limit:",
+        "log_driver": "use logging: {driver: …}",
+        "log_opt": "use logging: {options: …}",
+        "log_options": "use logging: {options: …}",
+        "memory": "use mem_limit:",
+        "memory_reservation": "use mem_reservation:",
+        "memory_swap": "use memswap_limit:",
+        "mounts": "use volumes:",
+        "net": "use network_mode:",
+        "paused": "a sandbox runs from its start to its end",
+        "pid_mode": "the PID namespace is always the sandbox's own",
+        "pids": "use pids_limit:",
+        "published_ports": "a sandbox publishes no ports; read results as evidence, or use sandboxrun exec",
+        "pull": "use pull_policy:",
+        "restart_policy": "use restart:",
+        "security_opts": "use security_opt:",
+        "stop_timeout": "use stop_grace_period:",
+        "timeout": "use lifetime: {timeout: …}",
+        "ttl": "use lifetime: {ttl: …}",
+        "uts_mode": "the UTS namespace is always the sandbox's own",
+        "volume_driver": "volumes are local",
     }
 )
 
@@ -362,6 +397,9 @@ def settle(spec: SandboxSpec) -> SandboxSpec:
         implied["pids_limit"] = 0
     if spec.entrypoint and spec.command == ():  # which is what it implies
         implied["command"] = None
+    if spec.logging.options and "max-size" not in spec.logging.options:  # another one does not lift the bound
+        options = freeze({**Logging().options, **spec.logging.options})
+        implied["logging"] = structs.replace(spec.logging, options=options)
     if spec.pull_policy == "if_not_present":
         implied["pull_policy"] = "missing"
     return structs.replace(spec, **implied) if implied else spec

@@ -10,7 +10,7 @@ import click
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
 from sandboxrun.cli.output import note, result, show_plan, tell_all
-from sandboxrun.errors import Diagnostic, UsageError
+from sandboxrun.errors import Diagnostic, UsageError, redact
 
 if TYPE_CHECKING:
     from sandboxrun.plan.changes import Plan
@@ -90,10 +90,13 @@ def plan_in(form: str, made: Plan) -> str | dict[str, Any]:
 
 def _for_a_job(made: Plan) -> str:
     """The text for the log of a GitHub job, where no line of it may be taken for a command, and a note on the job."""
-    from sandboxrun.plan.text import summary, warnings
+
+    from sandboxrun.plan.text import openings, summary, warnings, widenings
     from sandboxrun.report.diagnostics import annotation, without_commands
 
     severity = "warning" if any(change.drift for change in made.changes) else "notice"
     told = annotation(Diagnostic(message=summary(made), severity=severity))
     lines = map(without_commands, str(made).split("\n"))
-    return "\n".join([*lines, told, *map(annotation, warnings(made))])
+    weaker = [*widenings(made), *(f"{line}, unlike the defaults" for line in openings(made))]
+    marked = (annotation(Diagnostic(message=redact(line, made.sensitive), severity="warning")) for line in weaker)
+    return "\n".join([*lines, told, *map(annotation, warnings(made)), *marked])

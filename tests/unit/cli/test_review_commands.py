@@ -466,3 +466,10 @@ def test_a_rule_is_explained(say: Say, here: Path) -> None:
     )
     assert json.loads(say("explain", "SBX301", "--json").out)["severity"] == "medium"
     assert say("explain", "SBX999").code == 2
+
+
+def test_annotations_mark_what_a_plan_opens(say: Say, here: Path) -> None:
+    (here / "sandbox.yaml").write_text("sandboxes: {a: {image: 'busybox:1', user: root}}\n")
+    out = say("plan", "--offline", "--format", "github").out
+    assert "::warning title=sandboxrun::a runs as root (root), unlike the defaults" in out.splitlines()
+    assert "#### More open than the defaults" in say("plan", "--offline", "--format", "markdown").out

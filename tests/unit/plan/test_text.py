@@ -127,6 +127,19 @@ def test_what_a_plan_widens_is_told() -> None:
     assert "This plan widens what sandboxes may do:" not in text(narrower)
 
 
+def test_what_a_new_sandbox_opens_is_told() -> None:
+    """What is closed by default; more of what it has anyway is not."""
+    weak = declared("agent", user="root", read_only=False, cap_add=("NET_RAW",), mem_limit=2**31)
+    plan = make_plan(profile(weak), snapshot())
+    assert text(plan)[-6:-2] == [
+        "This plan creates sandboxes that are more open than the defaults:",
+        "  ! agent has the capabilities NET_RAW",
+        "  ! agent runs as root (root)",
+        "  ! agent may write to its root filesystem",
+    ]
+    assert "more open" not in str(make_plan(profile(declared("agent", mem_limit=2**31)), snapshot()))
+
+
 def test_drift_comes_first_and_is_put_right() -> None:
     live = snapshot(observed(LINT, environment=freeze({"CI": "0"})), observed(TESTS, mem_limit=2**29))
     assert text(make_plan(profile(LINT, TESTS), live)) == [
