@@ -111,6 +111,8 @@ class SandboxService:
         self._engine: Engine | None = None
         self._closed = False
         self._opening = threading.Lock()
+        self._leasing = contextlib.ExitStack()
+        self._token: str | None = None  # of the lease, from the first sandbox on
         self._gate = Gate(lambda: locked(self.engine, nothing_declared(self), self._how()))
         self._collector = Collector(self, self._gate)
         self._planning = threading.Lock()  # held from the snapshot until what others share was made
@@ -134,6 +136,14 @@ class SandboxService:
         from sandboxrun.backend.docker.client import connect
 
         return connect(self._host, parallelism=self._parallelism, env=self.settings.environment)
+
+    def _lease(self) -> str:
+        """Show others that this process waits for sandboxes, from now on; the token for their labels."""
+        engine = self.engine
+        with self._table:
+            if self._token is None:
+                self._token = self._leasing.enter_context(engine.lease())
+            return self._token
 
     # -- making ------------------------------------------------------------------------------------------------
 
@@ -187,7 +197,7 @@ class SandboxService:
         held = Held(declared=declared, job=self._job(declared, stop))
 
         def prepare(session: Session) -> None:
-            session.extra_labels = {labels.ONE_OFF: "1"}
+            session.extra_labels = {labels.ONE_OFF: "1", labels.LEASE: self._lease()}
             held.job.watch_from_start(session, held.how)
 
         profile, shared = declared.profile, shares(declared.profile.sandboxes)
@@ -461,6 +471,7 @@ class SandboxService:
         process has ended."""
         with self._opening:
             engine, self._engine, self._closed = self._engine, None, True
+        self._leasing.close()
         if engine is not None:
             engine.close()
         with self._table:

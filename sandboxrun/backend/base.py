@@ -168,6 +168,13 @@ class Backend(Protocol):
     ) -> AbstractContextManager[Lock]:
         """Hold a project's lock, one holder at a time on one engine. Raises ApplyError after `wait` seconds."""
 
+    def lease(self) -> AbstractContextManager[str]:
+        """While it is held, others know that this process lives, wherever they are; the token that says so in a
+        sandbox's labels. Never raises."""
+
+    def sweep_leases(self) -> None:
+        """Remove what is left of the leases of others that are over."""
+
     def follow(self, project: str, began: float) -> Events:
         """What happens to the project's sandboxes since `began` (UNIX time), while it is used as a context."""
 

@@ -97,6 +97,8 @@ class World(Struct, kw_only=True):
     volumes: dict[str, ObservedVolume] = field(default_factory=dict)
     whose: dict[str, str] = field(default_factory=dict)  # project, by the name of a network or volume
     foreign: list[Foreign] = field(default_factory=list)
+    leases: set[str] = field(default_factory=set)  # the tokens of those that did not run out
+    elsewhere: bool = False  # whether jobs run on other machines: only leases show that they live
     holders: dict[str, Fake] = field(default_factory=dict)  # project → who has its lock
     performed: list[str] = field(default_factory=list)
     guard: threading.RLock = field(default_factory=threading.RLock)
@@ -252,13 +254,21 @@ class Fake:
             images=freeze({s.spec.image: self._image(s.spec.image) for s in profile.sandboxes}),
             foreign=tuple(world.foreign),
             orphaned=frozenset(o.id for o in sandboxes if o.one_off and self._is_orphan(o)),
-            owned=frozenset(o.id for o in sandboxes if o.one_off and not self._is_orphan(o)),
+            owned=frozenset(o.id for o in sandboxes if o.one_off and self._lives(o)),
+            lapsed=frozenset(o.id for o in sandboxes if world.elsewhere and o.one_off and not self._lives(o)),
             leftovers=tuple(c.id for c in beside if c.run not in runs),
             companions=tuple(c for c in beside if c.run in runs),
             helper=helper if needs_helper else None,
         )
 
+    def _lives(self, observed: ObservedSandbox) -> bool:
+        if self.world.elsewhere:
+            return observed.labels.get(labels.LEASE) in self.world.leases
+        return not self._is_orphan(observed)
+
     def _is_orphan(self, observed: ObservedSandbox) -> bool:
+        if self.world.elsewhere:
+            return False
         owner = decode(observed.owner or "")
         return self.world.boxes[observed.id].job.dead or (owner is not None and owner.is_gone)
 
@@ -321,6 +331,20 @@ class Fake:
                 world.holders[project] = self
                 return True
         return False
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[str]:
+        token = uuid4().hex
+        self.world.leases.add(token)
+        try:
+            yield token
+        finally:
+            if not self.dead:
+                self.world.leases.discard(token)
+
+    def sweep_leases(self) -> None:
+        with self.reached("listing volumes"):
+            pass
 
     def follow(self, project: str, began: float) -> Following:
         return Following(self, project, began)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from sandboxrun.backend.base import Backend
-from sandboxrun.backend.errors import LockHeld
+from sandboxrun.backend.errors import EngineError, LockHeld
 from sandboxrun.backend.owner import Owner, decode
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, SandboxrunError, one_line
@@ -95,6 +95,9 @@ class Homes(Data):
         return Store(project_directory=place, root=place)
 
 
+DOUBT = 60.0  # seconds, longer than between renewals: an engine's clock that is set makes every lease look old
+
+
 def reap(
     engine: Backend,
     scope: Scope,
@@ -102,18 +105,34 @@ def reap(
     homes: Homes | None = None,
     settings: ApplySettings | None = None,
     dry_run: bool = False,
+    doubt: float = DOUBT,
 ) -> Result:
     """Reap what is due, project by project. What fails is in the result, and keeps nothing else from being reaped.
 
-    Raises EngineError where the engine cannot be asked what there is.
+    Where a lease seems to have run out, its owner has `doubt` seconds to renew it. Raises EngineError where the engine
+    cannot be asked what there is.
     """
-    settings, result = settings or ApplySettings(), Result(planned=dry_run)
+    settings, homes, result = settings or ApplySettings(), homes or Homes(), Result(planned=dry_run)
+    lapsed: list[tuple[Names, frozenset[str]]] = []
     for names in engine.projects(scope.project):
         if not settings.stop.is_set():
-            work = ProjectReaper(engine, names, scope, homes or Homes(), settings)
+            work = ProjectReaper(engine, names, scope, homes, settings)
             result = result.joined(work.foretell() if dry_run else work.reap())
-    if not dry_run:
-        engine.collect(no_store())
+            lapsed += [(names, work.lapsed)] if work.lapsed else []
+    if dry_run:
+        return result
+    if lapsed:
+        if settings.on_wait is not None:
+            settings.on_wait(f"waiting {doubt:g}s for processes on other machines to renew their lease")
+        settings.stop.wait(doubt)
+    for names, ids in lapsed:
+        if not settings.stop.is_set():
+            result = result.joined(ProjectReaper(engine, names, scope, homes, settings, lapsed=ids).reap())
+    try:
+        engine.sweep_leases()
+    except EngineError as error:
+        result = result.joined(Result(left=(Left(project="", address="", faults=error.diagnostics),)))
+    engine.collect(no_store())
     return result
 
 
@@ -127,10 +146,21 @@ class ProjectReaper:
     """The reaping of one project. SandboxrunErrors are in its results.
 
     Afterwards: whether somebody else had its lock (`busy`), how many of its sandboxes are there by `states`, in how
-    many seconds something is due that only the clock tells (`next_look`), and the living `owners` on this machine.
+    many seconds something is due that only the clock tells (`next_look`), the living `owners` on this machine, and the
+    ids of sandboxes whose lease has run out (`lapsed`): they are reaped by one who was given them, if they still are.
     """
 
-    def __init__(self, engine: Backend, names: Names, scope: Scope, homes: Homes, settings: ApplySettings) -> None:
+    def __init__(
+        self,
+        engine: Backend,
+        names: Names,
+        scope: Scope,
+        homes: Homes,
+        settings: ApplySettings,
+        *,
+        lapsed: frozenset[str] = frozenset(),
+    ) -> None:
+        self._doubted = lapsed
         self._engine, self._scope, self._homes, self._settings = engine, scope, homes, settings
         self._profile = Profile(
             project=names.project, directory=no_store().project_directory, sandboxes=(), names=names
@@ -142,11 +172,13 @@ class ProjectReaper:
         self.states: Mapping[str, int] = {}
         self.next_look: float | None = None
         self.owners: frozenset[Owner] = frozenset()
+        self.lapsed: frozenset[str] = frozenset()
 
     def foretell(self) -> Result:
         """What would be reaped."""
         with self._told_as_left():
             snapshot = self._observe()
+            self._doubted = snapshot.lapsed  # unless they are renewed meanwhile
             reasons = self._due(snapshot)
             for _, mine in self._by_home(snapshot, reasons):
                 self._reaped += [self._result_of(o, snapshot, reasons[o.id]) for o in mine]
@@ -175,6 +207,7 @@ class ProjectReaper:
         self.states = Counter(state_of(o) for o in snapshot.sandboxes)
         owners = (decode(o.owner or "") for o in snapshot.sandboxes if o.id in snapshot.owned)
         self.owners = frozenset(owner for owner in owners if owner is not None)
+        self.lapsed = snapshot.lapsed & {o.id for o in snapshot.sandboxes}
         reasons = due(snapshot)
         waiting = (self._scope.ready(o) for o in snapshot.sandboxes if o.id in reasons)
         ahead = [at for at in (next_deadline(snapshot), *waiting) if at is not None and at > snapshot.taken]
@@ -227,7 +260,8 @@ class ProjectReaper:
     def _due(self, snapshot: Snapshot) -> Mapping[str, Reason]:
         here = {o.id for o in snapshot.sandboxes if self._scope.has(o, snapshot)}
         over = here if self._scope.job is not None else ()
-        return {id: why for id, why in due(snapshot, over=over).items() if id in here}
+        lapsed = snapshot.lapsed & self._doubted
+        return {id: why for id, why in due(snapshot, lapsed=lapsed, over=over).items() if id in here}
 
     def _sweeping(self, snapshot: Snapshot) -> Plan:
         """What no sandbox uses, or was left by one that is gone; the profile's volumes stay."""

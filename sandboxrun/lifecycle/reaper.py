@@ -19,7 +19,7 @@ from sandboxrun.backend.base import Backend, News
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.owner import Owner, this_process
 from sandboxrun.lifecycle.apply import ApplySettings
-from sandboxrun.lifecycle.reap import Homes, ProjectReaper, Scope, no_store
+from sandboxrun.lifecycle.reap import DOUBT, Homes, ProjectReaper, Scope, no_store
 from sandboxrun.report.reap import Connected, Looked, Lost, Result, Told
 from sandboxrun.threads import begin
 
@@ -34,8 +34,16 @@ class Reaper:
     """One `reap --watch`. `settings.stop` ends it, after what it is at."""
 
     def __init__(
-        self, engine: Backend, scope: Scope, homes: Homes, settings: ApplySettings, tell: Callable[[Told], None]
+        self,
+        engine: Backend,
+        scope: Scope,
+        homes: Homes,
+        settings: ApplySettings,
+        tell: Callable[[Told], None],
+        *,
+        doubt: float = DOUBT,
     ) -> None:
+        self._doubt = doubt
         self._engine, self._scope, self._homes, self._tell = engine, scope, homes, tell
         self._settings, self._patience = structs.replace(settings, lock_wait=0.0), settings.lock_wait
         self._changed = threading.Condition()
@@ -44,6 +52,7 @@ class Reaper:
         self._next: dict[str, float] = {}  # project → when to look at it (time.monotonic)
         self._owners: set[tuple[Owner, str]] = set()  # those whose end is waited for, by project
         self._busy_since: dict[str, float] = {}
+        self._lapsed: dict[str, dict[str, float]] = {}  # project → its containers whose lease seems to be over → since
 
     def run(self) -> None:
         """Until it is stopped."""
@@ -108,6 +117,7 @@ class Reaper:
             return None
 
     def _look_at_all(self) -> None:
+        self._engine.sweep_leases()
         self._engine.collect(no_store())
         there = {names.project for names in self._engine.projects(self._scope.project)}
         with self._changed:
@@ -120,8 +130,13 @@ class Reaper:
         if not found:  # nothing of it is there any more
             self._tell(Looked(project=project, result=Result(), states={}))
             return
-        work = ProjectReaper(self._engine, found[0], self._scope, self._homes, self._settings)
+        now, seen = monotonic(), self._lapsed.pop(project, {})
+        doubted = frozenset(id for id, since in seen.items() if now - since >= self._doubt)
+        work = ProjectReaper(self._engine, found[0], self._scope, self._homes, self._settings, lapsed=doubted)
         result, again = work.reap(), work.next_look
+        if work.lapsed:
+            self._lapsed[project] = {id: seen.get(id, now) for id in work.lapsed}
+            again = min(self._doubt, again or self._doubt)
         if work.busy:
             again = _BUSY
             since = self._busy_since.setdefault(project, monotonic())

@@ -85,13 +85,14 @@ class Runner:
             self._options.proof.before(chosen, None)
         profile = structs.replace(self._profile, sandboxes=tuple(self._one_off(s) for s in chosen))
         job = self._job = Job(self._engine, profile, self._store, self._settings)
-        applied = self._start(profile, job)
-        try:
-            job.wait(self._named)
-            self._stop_dependencies(profile)
-        finally:
-            job.close()
-            job.collect(profile.sandboxes, own=True, whole=True, making=self._options.making)
+        with self._engine.lease() as lease:
+            applied = self._start(profile, job, lease)
+            try:
+                job.wait(self._named)
+                self._stop_dependencies(profile)
+            finally:
+                job.close()
+                job.collect(profile.sandboxes, own=True, whole=True, making=self._options.making)
         self._deliver()
         blocked = not_started(profile, applied)
         results = tuple(self._result(s.address, blocked.get(s.address, "")) for s in profile.sandboxes)
@@ -130,7 +131,7 @@ class Runner:
         name = sandbox.name if self._options.named else f"{sandbox.name}-run-{uuid4().hex[:6]}"
         return structs.replace(sandbox, name=name, spec=spec)
 
-    def _start(self, profile: Profile, job: Job) -> Applied:
+    def _start(self, profile: Profile, job: Job, lease: str) -> Applied:
         options = self._options
 
         def how(sandbox: DeclaredSandbox) -> Watching:
@@ -138,7 +139,7 @@ class Runner:
             return Watching(output=output, pump=options.pump if sandbox.address in self._named else None)
 
         def prepare(session: Session) -> None:
-            session.extra_labels = {labels.ONE_OFF: "1"}
+            session.extra_labels = {labels.ONE_OFF: "1", labels.LEASE: lease}
             session.wanted = self._named
             job.watch_from_start(session, how)
             begun = session.after_start

@@ -164,6 +164,8 @@ def left_plain(one: Left) -> dict[str, Any]:
 
 
 def _named(one: Reaped | Left) -> str:
+    if not one.project:
+        return "leases"
     return f"{one.project}/{one_line(one.address)}" if one.address else f"project {one.project}"
 
 

@@ -25,6 +25,7 @@ CONTENT = PREFIX + "content"  # the digest of a workspace copy, on the courier t
 DEADLINE = PREFIX + "ttl-deadline"  # absolute, RFC 3339; past it the container is collected whoever made it
 OWNER = PREFIX + "owner"  # the process that made it; with ONE_OFF, its death makes the container an orphan
 JOB = PREFIX + "job"  # the CI job that made it, JSON (ci.py)
+LEASE = PREFIX + "lease"  # the token of the lease that its owner renews, where that waits for it
 DIRECTORY = PREFIX + "directory"  # of the project: where the evidence belongs
 ONE_OFF = PREFIX + "one-off"  # made by `run`, not by `apply`
 ROLE = PREFIX + "role"  # courier (carries files into a volume; never started), gateway, keeper

@@ -319,7 +319,8 @@ class Snapshot(Data):
     images: Mapping[str, Image] = freeze({})
     foreign: tuple[Foreign, ...] = ()
     orphaned: frozenset[str] = frozenset()  # ids of one-offs whose owner is gone
-    owned: frozenset[str] = frozenset()  # ids of one-offs whose owner lives; of others nothing is known
+    owned: frozenset[str] = frozenset()  # ids of one-offs whose owner lives, or has a lease
+    lapsed: frozenset[str] = frozenset()  # ids of one-offs whose lease ran out; of any others nothing is known
     leftovers: tuple[str, ...] = ()  # ids of upload containers left by an apply that was killed
     companions: tuple[Companion, ...] = ()
     helper: Helper | None = None  # the image of gateways and keepers; None where no sandbox needs one

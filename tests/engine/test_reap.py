@@ -8,12 +8,17 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 
+from sandboxrun.backend.docker import lease
+from sandboxrun.backend.docker.client import connect
+from sandboxrun.backend.owner import this_process
+from sandboxrun.spec import labels
 from tests.conftest import Cli
 
 FOREVER = ["sh", "-c", "echo ready; exec sleep 600"]
@@ -126,3 +131,33 @@ def test_a_watching_reaper_collects_what_ends_and_what_loses_its_owner(
     assert result.code == 0 and "error" not in result.err, result.err
     told = {one["sandbox"]: one["reason"] for one in map(json.loads, result.out.splitlines())}
     assert told == {"quick": "failed", "late": "timeout", "owned": "owner_gone"}
+
+
+def test_a_lease_is_renewed_and_taken_away_and_a_dead_one_swept(
+    engine_host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(engine_host) as engine:
+        leases = lease.Leases(engine, renewed=0.05)
+
+        def volumes() -> set[str]:
+            found = engine.volumes(labels={labels.LEASE: leases.token})
+            return {str(one["Name"]) for one in found}
+
+        long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+        with leases.held() as token, leases.held():
+            until(volumes)
+            assert lease.living(engine, {"a": (token, long_ago), "b": ("other", long_ago)}) == {"a"}
+            first = volumes()
+            until(lambda: volumes() and not volumes() & first)
+            lease.sweep(engine)
+            assert volumes()
+            monkeypatch.setattr(lease, "LASTS", timedelta(seconds=-10))
+            assert lease.living(engine, {"a": (token, long_ago)}) == set()
+        assert volumes() == set()
+        monkeypatch.setattr(lease, "LASTS", timedelta(seconds=180))
+        assert lease.living(engine, {"c": ("none", engine.clock())}) == {"c"}  # it was made just now
+        gone = json.dumps({**json.loads(this_process().encode()), "started": 1})
+        own = {labels.LEASE: leases.token, f"{labels.LEASE}.owner": gone}
+        engine.create_volume({"Name": f"sandboxrun-lease-{leases.token}-dead", "Labels": own})
+        lease.sweep(engine)
+        assert volumes() == set()

@@ -21,6 +21,7 @@ from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.reap import Homes, Scope, reap
 from sandboxrun.lifecycle.reaper import Reaper
+from sandboxrun.lifecycle.run import RunOptions, run
 from sandboxrun.plan.changes import Reason
 from sandboxrun.report.reap import Looked, Lost, Result, Told, left_diagnostics, reap_plain, reap_text
 from sandboxrun.spec import labels
@@ -322,10 +323,10 @@ def test_what_is_printed(tmp_path: Path) -> None:
 class Watching:
     """A reaper that watches in a thread, and what it tells."""
 
-    def __init__(self, world: World, scope: Scope | None = None, **rest: Any) -> None:
+    def __init__(self, world: World, **rest: Any) -> None:
         self.told: list[Told] = []
-        self.settings = ApplySettings(**rest)
-        reaper = Reaper(Fake(world), scope or Scope(), Homes(), self.settings, self.told.append)
+        self.settings = ApplySettings()
+        reaper = Reaper(Fake(world), Scope(), Homes(), self.settings, self.told.append, **rest)
         self._thread = begin(reaper.run, name="reaper", failed=self._failed)
         self._error: list[BaseException] = []
 
@@ -426,3 +427,78 @@ def test_what_could_not_be_reaped_is_told_and_stays(strange: World) -> None:
     with Watching(strange) as watching:
         watching.until(lambda: any(told.result.left for told in watching.told if isinstance(told, Looked)))
     assert len(strange.boxes) == 1
+
+
+# -- leases: owners on other machines
+
+
+def elsewhere(tmp_path: Path) -> tuple[World, Job]:
+    """A world of jobs on other machines, one of which has made a sandbox and renews its lease."""
+    world = new_world(elsewhere=True)
+    job = job_on(world, tmp_path, {"agent": {}})
+    job.apply()
+    (box,) = world.boxes.values()
+    box.labels |= {labels.ONE_OFF: "1", labels.LEASE: "token"}
+    world.leases.add("token")
+    return world, job
+
+
+def test_a_lease_keeps_what_runs_and_what_has_ended(tmp_path: Path) -> None:
+    world, _ = elsewhere(tmp_path)
+    assert reaped(reap(Fake(world), Scope(), doubt=0)) == {}
+    (box,) = world.boxes.values()
+    box.send(9)
+    box.wait(10)
+    assert reaped(reap(Fake(world), Scope(), doubt=0)) == {}
+
+
+def test_a_lease_that_ran_out_makes_an_orphan(tmp_path: Path) -> None:
+    world, job = elsewhere(tmp_path)
+    world.leases.clear()
+    assert reaped(reap(Fake(world), Scope(), dry_run=True)) == {"agent": Reason.ORPHANED}
+    assert reaped(reap(Fake(world), Scope(), doubt=0)) == {"agent": Reason.ORPHANED}
+    assert [entry.outcome.value for entry in job.store.entries("tale")] == ["killed"] and empty(world)
+
+
+def test_an_engine_clock_that_is_set_kills_nobody(tmp_path: Path) -> None:
+    """Every lease looks as if it had run out, until its owner renews it."""
+    world, _ = elsewhere(tmp_path)
+    world.leases.clear()
+    settings = ApplySettings(on_wait=lambda text: world.leases.add("token"))
+    assert reaped(reap(Fake(world), Scope(), settings=settings, doubt=0)) == {} and len(world.boxes) == 1
+
+
+def test_without_a_lease_nothing_is_known_of_an_owner_elsewhere(tmp_path: Path) -> None:
+    world, _ = elsewhere(tmp_path)
+    world.elsewhere = False
+    (box,) = world.boxes.values()
+    box.labels[labels.OWNER] = structs.replace(this_process(), kernel="another/1").encode()
+    del box.labels[labels.LEASE]
+    assert reaped(reap(Fake(world), Scope(), doubt=0)) == {} and len(world.boxes) == 1
+
+
+def test_a_watching_reaper_gives_the_owner_time_to_renew(tmp_path: Path) -> None:
+    world, _ = elsewhere(tmp_path)
+    with Watching(world, doubt=0.2) as watching:
+        watching.until(lambda: any(isinstance(told, Looked) for told in watching.told))
+        world.leases.clear()
+        other = job_on(world, tmp_path, {"other": {}})
+        other.apply()  # an event
+        looks = len(watching.told)
+        watching.until(lambda: len(watching.told) > looks)
+        watching.until(lambda: watching.reaped == {"agent": Reason.ORPHANED})
+
+
+def test_a_run_holds_a_lease(tmp_path: Path) -> None:
+    world = new_world(elsewhere=True)
+    job = job_on(world, tmp_path, {"agent": {"command": ["sleep", "1000"]}})
+    seen: list[int] = []
+
+    def started(container: str) -> None:
+        assert world.boxes[container].labels[labels.LEASE] in world.leases
+        assert reaped(reap(Fake(world), Scope(), doubt=0)) == {}
+        seen.append(1)
+        world.boxes[container].send(9)
+
+    run(job.backend, job.profile, job.store, job.profile.sandboxes, options=RunOptions(started=started))
+    assert (seen, world.leases, world.boxes) == ([1], set(), {})

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -22,6 +23,7 @@ from sandboxrun.threads import begin
 if TYPE_CHECKING:
     from sandboxrun.backend.base import News
     from sandboxrun.backend.docker.history import ProjectEvents
+    from sandboxrun.backend.docker.lease import Leases
     from sandboxrun.backend.docker.lock import ProjectLock
     from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
     from sandboxrun.gateway.subnets import Network
@@ -45,6 +47,8 @@ class Engine(Streams):
         super().__init__(transport, api_version=api_version)
         self._sharing: tuple[bool, str] | None = None
         self._host: tuple[str, ...] | None = None
+        self._leases: Leases | None = None
+        self._leasing = threading.Lock()
         self._configs: dict[str, ImageConfig] = {}  # by full id, whose meaning never changes
 
     stop = Streams.stop_container
@@ -128,6 +132,17 @@ class Engine(Streams):
     ) -> contextlib.AbstractContextManager[ProjectLock]:
         """Hold a project's lock."""
         return _part("lock").project_lock(self, project, wait=wait, on_wait=on_wait)
+
+    def lease(self) -> contextlib.AbstractContextManager[str]:
+        """Show that this process lives."""
+        with self._leasing:
+            if self._leases is None:
+                self._leases = _part("lease").Leases(self)
+        return self._leases.held()
+
+    def sweep_leases(self) -> None:
+        """Remove the leases that are over."""
+        _part("lease").sweep(self)
 
     def follow(self, project: str, began: float) -> ProjectEvents:
         """What happens to the project's containers."""

@@ -24,6 +24,7 @@ from sandboxrun.backend.docker.calls import engine_id_of
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.codec import observe, observe_companion, observe_network, observe_volume
 from sandboxrun.backend.docker.fields import FIELDS, KEPT
+from sandboxrun.backend.docker.lease import living
 from sandboxrun.backend.errors import EngineError, EngineUnreachable
 from sandboxrun.backend.owner import decode
 from sandboxrun.errors import ApplyError, Diagnostic
@@ -48,6 +49,7 @@ from sandboxrun.spec.state import (
     Running,
     Snapshot,
     State,
+    parse_time,
 )
 from sandboxrun.spec.types import freeze
 
@@ -89,7 +91,7 @@ def take_snapshot(
     )
     companions, leftovers = _companions(helpers.values(), {o.run for o in sandboxes})
     sandboxes = _with_endings(engine, sandboxes)
-    owners = {o.id: by for o in sandboxes if o.one_off and (by := decode(o.owner or "")) is not None}
+    orphaned, owned, lapsed = _by_owner(engine, sandboxes)
     networks = own_networks(engine, profile.project)
     volumes = own_volumes(engine, profile.project, listed=held.listed if held is not None else None)
     running = {o.address: o.applied for o in sandboxes if isinstance(o.state, Running) and not o.one_off}
@@ -105,8 +107,9 @@ def take_snapshot(
         networks=networks,
         volumes=volumes,
         images=references,
-        orphaned=frozenset(id for id, owner in owners.items() if owner.is_gone),
-        owned=frozenset(id for id, owner in owners.items() if owner.is_alive),
+        orphaned=orphaned,
+        owned=owned,
+        lapsed=lapsed,
         leftovers=leftovers,
         companions=companions,
         helper=_helper(engine, profile.sandboxes),
@@ -115,6 +118,25 @@ def take_snapshot(
     if events is not None:
         snapshot = with_others(snapshot, profile, store, events)
     return structs.replace(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, unsettled)))
+
+
+def _by_owner(
+    engine: Engine, sandboxes: Iterable[ObservedSandbox]
+) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+    """The ids of one-offs: those whose owner is gone, those whose owner lives or has a lease, and those whose lease ran
+    out. Leases are asked for only where an owner's process can't be seen from here."""
+    owners = {o.id: by for o in sandboxes if o.one_off and (by := decode(o.owner or "")) is not None}
+    gone = frozenset(id for id, owner in owners.items() if owner.is_gone)
+    alive = frozenset(id for id, owner in owners.items() if owner.is_alive)
+    far = {
+        o.id: (o.labels[labels.LEASE], parse_time(o.created))
+        for o in sandboxes
+        if o.id in owners.keys() - gone - alive and labels.LEASE in o.labels
+    }
+    if not far:
+        return gone, alive, frozenset()
+    leased = living(engine, far)
+    return gone, alive | leased, frozenset(far) - leased
 
 
 def own_networks(

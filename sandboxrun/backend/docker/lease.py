@@ -1,0 +1,108 @@
+"""Leases: a process that waits for sandboxes shows that it lives to those who cannot see its pid.
+
+Owns their form on the engine. A sandbox is labelled with its owner's token; the lease of that token is a volume,
+renewed by a newer one before the older is removed. Only the engine's clock counts. A sandbox is its own first lease: a
+process whose sandboxes end soon makes none.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sandboxrun.backend.errors import EngineError, NotFound
+from sandboxrun.backend.owner import decode, this_process
+from sandboxrun.spec import labels
+from sandboxrun.spec.state import parse_time
+from sandboxrun.threads import begin
+
+if TYPE_CHECKING:
+    from sandboxrun.backend.docker.client import Engine
+
+LASTS = timedelta(seconds=180)
+RENEWED = 45.0  # seconds between renewals
+_OWNER = f"{labels.LEASE}.owner"
+
+
+class Leases:
+    """This process's lease on one engine, shared by all that it waits for there. Usable from several threads."""
+
+    def __init__(self, engine: Engine, *, renewed: float = RENEWED) -> None:
+        self.token = secrets.token_hex(16)
+        self._engine, self._renewed = engine, renewed
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._ending = threading.Event()
+        self._volumes: list[str] = []
+
+    @contextmanager
+    def held(self) -> Iterator[str]:
+        """Renew it meanwhile; its token. Without anybody who holds it, nothing is left of it."""
+        with self._lock:
+            self._holders += 1
+            if self._holders == 1:
+                ending = self._ending = threading.Event()
+                begin(lambda: self._keep(ending), name="lease", failed=lambda error: None)
+        try:
+            yield self.token
+        finally:
+            with self._lock:
+                self._holders -= 1
+                if not self._holders:
+                    self._ending.set()
+                    self._remove(self._volumes)
+
+    def _keep(self, ending: threading.Event) -> None:
+        while not ending.wait(self._renewed):
+            with self._lock, suppress(EngineError):  # the next renewal is in time
+                if ending.is_set():
+                    return
+                older = [*self._volumes]
+                name = f"sandboxrun-lease-{self.token}-{secrets.token_hex(4)}"
+                self._volumes.append(name)  # before the call: when it is cut short, the volume may be there
+                own = {labels.LEASE: self.token, _OWNER: this_process().encode()}
+                self._engine.create_volume({"Name": name, "Labels": own})
+                self._remove(older)
+
+    def _remove(self, volumes: list[str]) -> None:
+        """Those of an engine that is away are removed by a reaper, once they are old."""
+        for name in [*volumes]:
+            with suppress(EngineError):
+                with suppress(NotFound):
+                    self._engine.remove_volume(name)
+                self._volumes.remove(name)
+
+
+def living(engine: Engine, sandboxes: Mapping[str, tuple[str, datetime | None]]) -> frozenset[str]:
+    """Of sandboxes by id, each with its token and when it was made, those whose lease has not run out. Raises
+    EngineError."""
+    now = engine.clock()
+    young = {id for id, (_, made) in sandboxes.items() if made is not None and now - made <= LASTS}
+    if len(young) == len(sandboxes):
+        return frozenset(young)
+    listed = engine.volumes(labels={labels.LEASE: None})
+    tokens = {_token(volume) for volume in listed if now - _made(volume, now) <= LASTS}
+    return frozenset(young | {id for id, (token, _) in sandboxes.items() if token in tokens})
+
+
+def sweep(engine: Engine) -> None:
+    """Remove the leases of processes that are gone, and those that ran out long ago. Raises EngineError."""
+    now = engine.clock()
+    for volume in engine.volumes(labels={labels.LEASE: None}):
+        owner = decode(labels.read(volume.get("Labels")).get(_OWNER, ""))
+        if (owner is not None and owner.is_gone) or now - _made(volume, now) > 2 * LASTS:
+            with suppress(NotFound):
+                engine.remove_volume(str(volume["Name"]))
+
+
+def _token(volume: Mapping[str, Any]) -> str:
+    return labels.read(volume.get("Labels")).get(labels.LEASE, "")
+
+
+def _made(volume: Mapping[str, Any], now: datetime) -> datetime:
+    """When it was made; `now` where the engine does not say: nobody may be taken for dead by that."""
+    return parse_time(str(volume.get("CreatedAt") or "")) or now
