@@ -181,8 +181,9 @@ class Backend(Protocol):
     def check_neighbours(self, sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> None:
         """Raise ApplyError for a host path of theirs that another sandbox on the engine may move."""
 
-    def collect(self, store: Any) -> None:
-        """Take away what killed processes left on this machine of runs that are not on the engine. Never raises."""
+    def collect(self, store: Any, *, thorough: bool = False) -> None:
+        """Take away what killed processes left on this machine of runs that are not on the engine; `thorough`, also
+        what is left here of sandboxes that somebody else removed. Never raises."""
 
     def state(self, id: str) -> State:
         """The state of one sandbox. Raises NotFound."""

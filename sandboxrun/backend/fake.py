@@ -306,7 +306,7 @@ class Fake:
         with self.reached("listing containers"):
             pass
 
-    def collect(self, store: Any) -> None:
+    def collect(self, store: Any, *, thorough: bool = False) -> None:
         if self.dead:
             raise Killed
 

@@ -289,6 +289,7 @@ def _made() -> bytes:
 # -- The evidence store: a folder a run, written crash-safely, its index last, and the chain over all of them
 
 HOME = ".sandboxrun"
+SETTLED = "captured"  # in a run's folder there: only the container is to be removed
 STAGING = "staging"  # in the state directory: what is needed of runs until they are captured
 LARGEST_INDEX = 64 << 20  # bytes
 ENDED = frozenset({How.EXITED, How.FAILED, How.OOM, How.TIMEOUT})  # the ends of a run that had its chance
@@ -465,6 +466,7 @@ class Store(Data):
             for name in folder.names():
                 if name != OWNER:
                     folder.remove(name)
+            folder.write(SETTLED, b"")
 
     def state(self, *parts: str, create: bool = False) -> Folder:
         """The user's state directory or one below it; see `open_state`. No project may hold it."""

@@ -132,7 +132,7 @@ def reap(
         engine.sweep_leases()
     except EngineError as error:
         result = result.joined(Result(left=(Left(project="", address="", faults=error.diagnostics),)))
-    engine.collect(no_store())
+    engine.collect(no_store(), thorough=True)
     return result
 
 

@@ -118,7 +118,7 @@ class Reaper:
 
     def _look_at_all(self) -> None:
         self._engine.sweep_leases()
-        self._engine.collect(no_store())
+        self._engine.collect(no_store(), thorough=True)
         there = {names.project for names in self._engine.projects(self._scope.project)}
         with self._changed:
             self._next = dict.fromkeys({*self._next, *there}, 0.0)

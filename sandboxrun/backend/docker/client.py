@@ -152,9 +152,9 @@ class Engine(Streams):
         """Refuse host paths that another container may move."""
         _part("observe").check_neighbours(sandboxes, profile, self)
 
-    def collect(self, store: Any) -> None:
+    def collect(self, store: Any, *, thorough: bool = False) -> None:
         """Take away what killed processes left on this machine."""
-        _part("leftovers").collect(self, store)
+        _part("leftovers").collect(self, store, thorough=thorough)
 
     def state(self, id: str) -> State:
         """The state of one container."""

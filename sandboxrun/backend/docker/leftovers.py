@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import structs
 
+from sandboxrun.backend.docker.observe import APPLIED
 from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.folder import GONE, PARTIAL, Folder, collect_scratches, discard, locked, note_of
+from sandboxrun.evidence.folder import GONE, OWNER, PARTIAL, Folder, collect_scratches, discard, locked, note_of
 from sandboxrun.evidence.store import STAGING, safe_name
 from sandboxrun.spec import labels
 from sandboxrun.spec.guard import GUARDS, HIDDEN, MAKEFILES
@@ -238,18 +239,19 @@ def _used(engine: Engine) -> frozenset[str]:
     return frozenset(found)
 
 
-def collect(engine: Engine, store: Store) -> None:
-    """Take away what can be. Never raises: what can't be is left to the next time."""
+def collect(engine: Engine, store: Store, *, thorough: bool) -> None:
+    """Take away what can be; `thorough`, also of sandboxes that somebody else may have removed. Never raises: what
+    can't be is left to the next time."""
     release(engine, store)
     with contextlib.suppress(OSError, SandboxrunError), store.state(STAGING) as staging:
-        _unstage(engine, staging)
+        _unstage(engine, staging, thorough)
     with contextlib.suppress(OSError, SandboxrunError):
         collect_scratches(store)
 
 
-def _unstage(engine: Engine, staging: Folder) -> None:
+def _unstage(engine: Engine, staging: Folder, thorough: bool) -> None:
     """The folders first, the containers after: whatever folder is seen had its container before that."""
-    names = [name for name in staging.names() if _is_abandoned(engine, staging, name)]
+    names = [name for name in staging.names() if _is_abandoned(engine, staging, name, thorough)]
     if not names:
         return
     listed = engine.containers(labels={labels.RUN: None})
@@ -260,13 +262,16 @@ def _unstage(engine: Engine, staging: Folder) -> None:
                 discard(staging, name)
 
 
-def _is_abandoned(engine: Engine, staging: Folder, name: str) -> bool:
-    """Whether it is of a run on this engine, and its process is not known to be alive; or being removed already."""
+def _is_abandoned(engine: Engine, staging: Folder, name: str, thorough: bool) -> bool:
+    """Whether it is of a run on this engine, and its process is not known to be alive; or being removed already. What
+    has nothing but notes is of a sandbox that is there, unless somebody else removed it."""
     if name.startswith(GONE):
         return True
     with contextlib.suppress(OSError, SandboxrunError), staging.enter(name) as folder:
         note = note_of(folder)
         if note is not None:
+            if not thorough and {*folder.names()} <= {OWNER, APPLIED}:
+                return False
             here = note.engine in (engine.identity, engine.endpoint)
             return here and not (note.owner is not None and note.owner.is_alive)
         os.rmdir(name, dir_fd=staging.fd)  # its process was killed before it had anything in it

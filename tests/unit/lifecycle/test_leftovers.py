@@ -34,7 +34,7 @@ class Engine(Struct, kw_only=True):
 
 
 def collected(engine: Engine, store: Store) -> None:
-    collect(engine, store)  # type: ignore[arg-type]
+    collect(engine, store, thorough=False)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
