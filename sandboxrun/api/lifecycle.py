@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from sandboxrun.api.settings import check_options
-from sandboxrun.backend.docker.leftovers import collect
 from sandboxrun.backend.docker.observe import take_snapshot
 from sandboxrun.backend.session import Watched
 from sandboxrun.data import Data
@@ -249,7 +248,7 @@ class Collector:
         service = self._service
         if not made.operations and not (leftovers and self._lock_is_dead()):
             if leftovers:
-                collect(service.engine, service.store)
+                service.engine.collect(service.store)
             return {}
         with self._gate.alone() as guard:
             made, snapshot, profile = self._plan(choose, leftovers)

@@ -14,6 +14,7 @@ from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Running, Snap
 # A living owner starts what it made, and collects what has ended, within seconds. Whether one on another machine lives
 # is not known without a lease: what it has not touched for so long is not its own any more.
 _FORGOTTEN = timedelta(minutes=10)
+_PROMPT = timedelta(seconds=5)  # that ending it takes, beyond its grace period
 
 
 def due(snapshot: Snapshot, *, lapsed: Collection[str] = (), over: Collection[str] = ()) -> Mapping[str, Reason]:
@@ -57,11 +58,15 @@ def _is_its_owners(observed: ObservedSandbox, snapshot: Snapshot, since: datetim
 
 def timeout_of(observed: ObservedSandbox) -> datetime | None:
     """When a sandbox that runs is past its timeout; None for one that has none, or a `run`, which may have been given
-    another."""
-    timeout, state = (observed.applied or observed.spec).lifetime.timeout, observed.state
+    another. Where its PID 1 ends it then, that goes first."""
+    spec, state = observed.applied or observed.spec, observed.state
+    timeout = spec.lifetime.timeout
     if timeout is None or observed.one_off or not isinstance(state, Running):
         return None
-    return state.started + timedelta(microseconds=timeout / 1000)
+    its_own = (
+        timedelta(microseconds=spec.stop_grace_period / 1000) + _PROMPT if state.limit is not None else timedelta()
+    )
+    return state.started + timedelta(microseconds=timeout / 1000) + its_own
 
 
 def next_deadline(snapshot: Snapshot) -> datetime | None:
