@@ -21,6 +21,7 @@ from sandboxrun.probe.outside import (
     mask_of,
 )
 from sandboxrun.probe.privilege import DEFAULT, allowed, names
+from sandboxrun.spec.options import INIT_AT
 from sandboxrun.spec.types import format_size
 
 # -- Processes: who they are, what they may, what they see
@@ -255,7 +256,7 @@ MASKED = ("/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/
 MASKED_SYS = ("/sys/firmware",)
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 # The engine's init is /sbin/docker-init, which is elsewhere where the image's /sbin is a link.
-_INIT = ("/sbin/docker-init", "/usr/sbin/docker-init", "/usr/bin/docker-init")
+_INIT = ("/sbin/docker-init", "/usr/sbin/docker-init", "/usr/bin/docker-init", INIT_AT)
 _ENGINES_OWN = frozenset(
     {
         *_INIT,

@@ -26,6 +26,7 @@ from sandboxrun.audit.subject import (
     network_of,
     with_sharing,
 )
+from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.observe import own_sandboxes
 from sandboxrun.spec import labels, seccomp
 from sandboxrun.spec.forms import split_security
@@ -94,7 +95,7 @@ def subject_of(answer: Json, networks: Mapping[str, Json]) -> Subject:
     environment = dict(str(entry).partition("=")[::2] for entry in config.get("Env") or ())
     local = {"max-size": "20m", "max-file": "5"} if log.get("Type") == "local" else {}
     health: Json = config.get("Healthcheck") or {}
-    pids = host.get("PidsLimit") or 0
+    pids, held = host.get("PidsLimit") or 0, init.held(answer)
     return Subject(
         name=str(answer.get("Name") or "").removeprefix("/"),
         kind=CONTAINER,
@@ -140,7 +141,7 @@ def subject_of(answer: Json, networks: Mapping[str, Json]) -> Subject:
         healthcheck=bool(health.get("Test")) and health.get("Test") != ["NONE"],
         environment=freeze(environment),
         command=_texts(config.get("Cmd")),
-        entrypoint=_texts(config.get("Entrypoint")),
+        entrypoint=held.entrypoint if held is not None else _texts(config.get("Entrypoint")),
         labels=freeze(
             {str(k): str(v) for k, v in (config.get("Labels") or {}).items() if not str(k).startswith(labels.PREFIX)}
         ),
@@ -179,7 +180,7 @@ def _namespaces(host: Json, mode: str) -> Iterator[tuple[str, str]]:
 def _mounts(answer: Json) -> Iterator[Mounted]:
     for mount in answer.get("Mounts") or ():
         kind = str(mount.get("Type") or "bind")
-        if kind == "tmpfs":
+        if kind == "tmpfs" or init.is_mount(mount):
             continue
         name = str(mount.get("Name") or "")
         anonymous = len(name) == 64 and all(character in "0123456789abcdef" for character in name)

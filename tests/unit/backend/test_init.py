@@ -14,6 +14,7 @@ from msgspec import structs
 
 from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.codec import decode, encode, state_of
+from sandboxrun.backend.docker.reviewing import subject_of
 from sandboxrun.plan.timeouts import needs_watcher, watched_timeouts
 from sandboxrun.spec.codec import ImageConfig, without_inherited
 from sandboxrun.spec.names import Names
@@ -115,6 +116,11 @@ def test_entry_point_and_command_are_as_without_it(
 def test_an_engine_says_by_itself_that_there_is_no_command() -> None:
     body = made(timed(), BARE)
     assert "Entrypoint" not in body and body["HostConfig"]["Init"] is True
+
+
+def test_a_review_sees_the_sandboxs_own() -> None:
+    subject = subject_of(shown(made(timed(command=("a", "b")))), {})
+    assert (subject.entrypoint, subject.command, subject.mounts) == (("/entry", "-x"), ("a", "b"), ())
 
 
 @pytest.mark.parametrize("change", ["writable", "elsewhere", "gone", "told"])

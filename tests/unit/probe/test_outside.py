@@ -271,12 +271,12 @@ def test_declared_mounts_and_only_they() -> None:
     assert seen(looked(changed(mounts=MOUNTS + "\n".join(moved)), **given), "mounts")[0] == "holds"
 
 
-@pytest.mark.parametrize("folder", ["/usr/sbin", "/usr/bin"])
-def test_the_engines_init_where_the_image_has_a_link(folder: str) -> None:
-    elsewhere = MOUNTS.replace(" /sbin/docker-init ", f" {folder}/docker-init ")
+@pytest.mark.parametrize("path", ["/usr/sbin/docker-init", "/usr/bin/docker-init", "/.sandboxrun"])
+def test_the_engines_init_where_the_image_has_a_link_and_our_own(path: str) -> None:
+    elsewhere = MOUNTS.replace(" /sbin/docker-init ", f" {path} ")
     assert seen(looked(changed(mounts=elsewhere)), "mounts")[0] == "holds"
-    writable = elsewhere.replace("docker-init ro,", "docker-init rw,")
-    told = f"{folder}/docker-init (writable, ext4)"
+    writable = elsewhere.replace(f"{path} ro,", f"{path} rw,")
+    told = f"{path} (writable, ext4)"
     assert seen(looked(changed(mounts=writable)), "mounts") == ("does not hold", told)
 
 
