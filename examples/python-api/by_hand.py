@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from sandboxrun import SandboxService
 
@@ -20,7 +21,7 @@ def main(project: str) -> None:
     with SandboxService(project=project) as service:
         # A workspace is what it can write to: its root is read-only. `copy`: the directory here stays as it is.
         notes = Path(__file__).with_name("notes")
-        closed = {"network_mode": "none", "mem_limit": "128m"}  # any option of a profile, by its name
+        closed: dict[str, Any] = {"network_mode": "none", "mem_limit": "128m"}  # any option of a profile, by its name
         with service.sandbox("counter", command=IDLE, workspace=notes, **closed) as sandbox:
             print("state:", sandbox.state)
             sandbox.put({"count.sh": b'wc -w *.md > "$1"\n'}, "/workspace")

@@ -204,7 +204,7 @@ def _reasons(
         if kept.older_than is not None and (age := _age(entry, now)) is not None and age > kept.older_than:
             reason = f"older than {_days(kept.older_than)}"
         elif kept.older_than is None and kept.max_bytes is None:
-            reason = f"more than {kept.keep} newer {'run' if kept.keep == 1 else 'runs'} of project {entry.project}"
+            reason = f"project {entry.project} has {kept.keep} newer {'run' if kept.keep == 1 else 'runs'}"
         elif kept.max_bytes is not None and left > kept.max_bytes:
             reason = f"more than {kept.max_bytes} bytes of evidence"
         else:

@@ -51,7 +51,7 @@ def test_a_removed_run_leaves_its_line_and_the_reason(store: Store) -> None:
     assert store.entries() == (one, two)
     (notice,) = notices(store.chain())
     assert (notice.action, notice.run, notice.exit_code, notice.workspace) == ("removed", one.run, 0, "sha256:w")
-    assert notice.reason == "more than 1 newer run of project demo" and store.is_own(notice)
+    assert notice.reason == "project demo has 1 newer run" and store.is_own(notice)
     checked = check(store)
     assert (checked.problems, checked.runs, checked.removed, checked.sealed) == ((), 1, 1, 3)
     assert prune(store, NEWEST).removed == ()
