@@ -15,6 +15,7 @@ from sandboxrun.errors import ApplyError
 from sandboxrun.evidence.index import Index
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Reason
+from tests.conftest import until
 from tests.engine.world import World, change, open_world
 
 OPEN = {"network_mode": "bridge", "egress": "open"}
@@ -330,7 +331,9 @@ def test_without_resolvers_the_engines_own_is_asked(world: World, engine_client:
         api.start(near["Id"])
         code, output = world.run(sandbox, "sh", "-c", asking(world, sandbox, "near.example.com"))
         assert "denied: near.example.com:80" in output, (code, output)
-        asked = [r for r in said(gateway(world, engine_client)) if r["event"] == "request"]
+        serving = gateway(world, engine_client)
+        until(lambda: [r for r in said(serving) if r["event"] == "request"])  # an engine writes what it reads in time
+        asked = [r for r in said(serving) if r["event"] == "request"]
         assert [(r["host"], r["reason"]) for r in asked] == [("near.example.com", "reserved")]
         assert asked[0]["address"] in json.dumps(api.inspect_container(near["Id"])["NetworkSettings"]["Networks"])
     finally:
