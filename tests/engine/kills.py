@@ -209,6 +209,7 @@ def main() -> int:
     name = f"{given.name}-{os.urandom(4).hex()}"
     ground = Ground(base=base, name=name, projects=tuple(f"{name}-{n}" for n in range(given.projects)))
     ground.make()
+    os.environ["XDG_STATE_HOME"] = str(base / "state")  # with the key of the seals that are looked at here
     chaos, began = Chaos(ground=ground, by=random.Random(seed)), time.monotonic()
     try:
         chaos.measure()
