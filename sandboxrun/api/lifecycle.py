@@ -255,7 +255,7 @@ class Collector:
             watched = {
                 o.run: Watched(stopped_by="timeout", note="past its ttl")
                 for o in choose(snapshot)
-                if _expired(o, snapshot) and isinstance(o.state, Running)
+                if o.is_over(snapshot.taken) and isinstance(o.state, Running)
             }
             settings = converge.ApplySettings(lock_wait=LOCK_WAIT)
             outcome = converge.carry_out(
@@ -292,11 +292,11 @@ def nothing_declared(service: SandboxService) -> Profile:
 
 def _left(snapshot: Snapshot) -> list[ObservedSandbox]:
     """One-offs that nobody looks after any more."""
-    return [o for o in snapshot.sandboxes if o.one_off and (o.id in snapshot.orphaned or _expired(o, snapshot))]
+    return [o for o in snapshot.sandboxes if o.one_off and _is_left(o, snapshot)]
 
 
-def _expired(observed: ObservedSandbox, snapshot: Snapshot) -> bool:
-    return observed.deadline is not None and snapshot.taken >= observed.deadline
+def _is_left(observed: ObservedSandbox, snapshot: Snapshot) -> bool:
+    return observed.is_over(snapshot.taken) or (observed.id in snapshot.orphaned and not observed.kept)
 
 
 def _as_found(profile: Profile, snapshot: Snapshot) -> Profile:

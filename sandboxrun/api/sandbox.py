@@ -291,6 +291,7 @@ class Held(Struct, kw_only=True, eq=False):
     started: bool = False  # or being started, through this handle
     on_output: Callable[[int, bytes], None] | None = None
     removed: bool = False
+    kept: str = ""  # its container's name, once it is kept
     left: bool = False  # it should be gone, and could not be taken away: collecting tries again
     evidence: Captured | None = None
 
@@ -365,6 +366,11 @@ class Sandbox:
         return self._held.evidence
 
     @property
+    def kept(self) -> str:
+        """The name of its container, once it has ended and is kept; "" before, and where it is removed."""
+        return self._held.kept
+
+    @property
     def started(self) -> bool:
         """Whether it was started, or is being started, through this handle."""
         return self._held.started
@@ -396,6 +402,10 @@ class Sandbox:
     def remove(self, *, force: bool = False) -> Captured | None:
         """See `SandboxService.remove`."""
         return self._service.remove(self, force=force)
+
+    def finish(self, *, force: bool = False) -> Captured | None:
+        """See `SandboxService.finish`."""
+        return self._service.finish(self, force=force)
 
     def exec(
         self,

@@ -237,7 +237,10 @@ class SandboxService:
         snapshot = self.engine.observe(declared.profile, self.store)
         if any(other.name == sandbox.name for other in snapshot.sandboxes):
             raise _taken(sandbox, self.project)
-        snapshot = structs.replace(snapshot, sandboxes=(), completed={}, leftovers=())
+        # those that are kept have names that this one must not have; how long they stay is not this plan's to decide
+        kept = [o for o in snapshot.sandboxes if o.kept and o.address == sandbox.address]
+        kept = [structs.replace(o, applied=None, deadline=None) for o in kept]
+        snapshot = structs.replace(snapshot, sandboxes=tuple(kept), completed={}, leftovers=())
         plan = make_plan(declared.profile, snapshot, Options(targets=(sandbox.address,)))
         plan = surveyed(plan, declared.profile, self.store)
         for step in plan.operations:
@@ -317,6 +320,15 @@ class SandboxService:
         Refuses a running one unless `force`, which stops it first. Raises ApplyError when the evidence could not be
         kept: then it is not removed. No error when it was removed before.
         """
+        return self._take_away(sandbox, force=force, keep=False)
+
+    def finish(self, sandbox: Sandbox, *, force: bool = False) -> Captured | None:
+        """As `remove`, but it stays, stopped, where its `lifetime.on_complete` says so: `Sandbox.kept` is its
+        container's name then, and `remove` removes it, as `sandboxrun destroy` does. `sandbox` and the spawner end
+        theirs by this."""
+        return self._take_away(sandbox, force=force, keep=True)
+
+    def _take_away(self, sandbox: Sandbox, *, force: bool, keep: bool) -> Captured | None:
         held = sandbox._held
         with held.lock:
             if held.removed:
@@ -330,8 +342,12 @@ class SandboxService:
             held.job.close()
             held.observed = self._now(held)
             gone = (held.observed,) if held.observed.state is _GONE else ()
-            held.job.collect((held.declared.sandbox,), own=True, whole=False, gone=gone)
-            self._gone(held, held.job.captured.get(held.observed.run))
+            held.job.collect((held.declared.sandbox,), own=True, whole=False, gone=gone, keep=keep)
+            held.evidence = held.job.captured.get(held.observed.run)
+            if keep and held.observed.state is not _GONE and (name := held.job.kept(held.id)):
+                held.kept = name
+            else:
+                self._gone(held, held.evidence)
         self._drop_networks(held)
         return held.evidence
 
@@ -360,7 +376,8 @@ class SandboxService:
     @_asked_as(declare)
     @contextlib.contextmanager
     def sandbox(self, *name: Any, **given: Any) -> Iterator[Sandbox]:
-        """A sandbox for a `with` block: created and started; at its end stopped, its evidence saved, removed.
+        """A sandbox for a `with` block: created and started; at its end stopped, its evidence saved, removed
+        or kept, as its lifetime says (`finish`).
 
         Arguments as `create` has them. `Sandbox.evidence` says afterwards what was kept.
         """
@@ -369,7 +386,7 @@ class SandboxService:
             self.start(made)
             yield made
         finally:
-            self.remove(made, force=True)
+            self.finish(made, force=True)
 
     @contextlib.contextmanager
     def paused(self, sandbox: Sandbox) -> Iterator[None]:
@@ -438,6 +455,7 @@ class SandboxService:
         """The one-offs on the engine; this service's own come as they are held."""
         wanted = {labels.ONE_OFF: "1", **({labels.SANDBOX: name} if name is not None else {})}
         found = own_sandboxes(self.engine, Names(project=self.project), more=wanted)
+        found = tuple(sorted(found, key=lambda observed: observed.kept))  # those that are kept last
         with self._table:
             held = dict(self._held)
         return tuple(Sandbox(self, held.get(observed.id) or self._adopt(observed)) for observed in found)
@@ -452,7 +470,8 @@ class SandboxService:
         snapshot = Snapshot(project=self.project, taken=engine.clock(), offers=offers)
         session = Session(engine=engine, profile=profile, snapshot=snapshot, store=self.store, plan_digest="")
         session.made[address] = Made(id=observed.id, run=observed.run)
-        held = Held(declared=declared, job=self._job(declared), observed=observed)
+        kept = observed.name if observed.kept else ""
+        held = Held(declared=declared, job=self._job(declared), observed=observed, kept=kept)
         held.job.watch_from_start(session, held.how)
         return held
 

@@ -102,7 +102,7 @@ class SandboxedAgent:
             if not self._killed.is_set():
                 raise
         finally:
-            captured = sandbox.remove(force=True)
+            captured = sandbox.finish(force=True)
         return self._result(captured)
 
     def kill(self, grace: float | None) -> None:

@@ -145,7 +145,7 @@ def completed(profile: Profile, store: Store, compare: bool) -> Mapping[str, Map
 
 def with_others(snapshot: Snapshot, profile: Profile, store: Store, events: Events) -> Snapshot:
     """The snapshot, with the records of what would be made and has completed elsewhere."""
-    there = {o.address for o in snapshot.sandboxes if not o.one_off} | snapshot.completed.keys()
+    there = {o.address for o in snapshot.sandboxes if not o.apart} | snapshot.completed.keys()
     missing = tuple(s for s in profile.sandboxes if s.address not in there)
     if not missing:
         return snapshot

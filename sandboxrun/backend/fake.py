@@ -471,13 +471,14 @@ class Fake:
             time.sleep(world.latency)
         if isinstance(step, op.AwaitSandbox):
             shared.await_condition(step, session)
+            note = None
         elif isinstance(step, op.CaptureEvidence):
-            return shared.capture_evidence(step, session)
+            note = shared.capture_evidence(step, session)
         else:
-            getattr(self, f"_do_{type(step).__name__}")(step, session)
+            note = getattr(self, f"_do_{type(step).__name__}")(step, session)
         world.performed.append(step.id)
         world.after(self, step)
-        return None
+        return note
 
     def _do_PullImage(self, step: op.PullImage, session: Session) -> None:
         self.pull(step.reference)
@@ -694,6 +695,15 @@ class Fake:
             for volume in step.volumes:
                 world.volumes.pop(volume, None)
         shared.unstage(step.container, session)
+
+    def _do_KeepSandbox(self, step: op.KeepSandbox, session: Session) -> str:
+        for id in step.companions:
+            self._remove(id)
+        if step.network is not None:
+            self._remove_network(step.network)
+        box = self._box(step.container, f"renaming container {step.container[:12]}")
+        box.spec, box.name = structs.replace(box.spec, restart="no"), step.name
+        return f"as {step.name}"
 
     def _remove(self, id: str) -> None:
         with self.reached(f"removing container {id[:12]}") as world:

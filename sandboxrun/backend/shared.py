@@ -20,6 +20,7 @@ from sandboxrun.backend.owner import decode, this_process
 from sandboxrun.backend.session import Session, StepProgress, Watched
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.plan import operations as op
+from sandboxrun.plan.decide import record_of
 from sandboxrun.plan.owned import companions_of, held_parts, shares
 from sandboxrun.profile.guarding import inside, sources_of
 from sandboxrun.spec import labels
@@ -27,7 +28,7 @@ from sandboxrun.spec.names import GATEWAY, KEEPER, WORKSPACE, companion
 from sandboxrun.spec.option import to_plain
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import Workspace
-from sandboxrun.spec.state import Completed, Created, Ended, ObservedSandbox, Running, State
+from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Running, State
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.capture import CaptureRequest
@@ -62,7 +63,7 @@ def _container(step: op.AwaitSandbox, session: Session) -> str | Ended | None:
     if made is not None:
         return made.id
     for observed in session.snapshot.sandboxes:
-        if observed.address == step.dependency and not observed.one_off:
+        if observed.address == step.dependency and not observed.apart:
             return observed.state if isinstance(observed.state, Ended) else observed.id
     return None
 
@@ -70,8 +71,7 @@ def _container(step: op.AwaitSandbox, session: Session) -> str | Ended | None:
 def _by_record(step: op.AwaitSandbox, session: Session) -> None:
     """The dependency ran in an earlier run and is gone: the record says how it ended."""
     declared = session.profile.sandbox(step.dependency)
-    digest = declared.spec.digest if declared is not None else ""
-    record: Completed | None = session.snapshot.completed.get(step.dependency, {}).get(digest)
+    record = record_of(declared, session.snapshot) if declared is not None else None
     if record is None:
         raise ApplyError(f"{step.address} needs {step.dependency}, which is not there", help="--rerun runs it again")
     if step.condition == "service_completed_successfully" and not record.succeeded:

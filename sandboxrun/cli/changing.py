@@ -23,6 +23,7 @@ from sandboxrun.cli.options import Given
 from sandboxrun.cli.output import hidden_texts, note, result, shout, show_plan, tell_all, terminal_width
 from sandboxrun.errors import UsageError
 from sandboxrun.plan.changes import Plan
+from sandboxrun.plan.operations import KeepSandbox
 from sandboxrun.report.progress import Progress, progress_for
 
 if TYPE_CHECKING:
@@ -193,10 +194,12 @@ class Telling:
         if outcome.session is not None:
             session = outcome.session
             self._proven(session.profile)
-            self._runs([_run(one, session.profile) for one in session.captured.values()], session.profile)
+            kept = {step.container: step.name for step in outcome.plan.operations if isinstance(step, KeepSandbox)}
+            self._runs([_run(one, session.profile, kept) for one in session.captured.values()], session.profile)
         if not self._json and not outcome.plan.empty:
             add, change, destroyed = outcome.plan.counts
-            result(f"Done: {add} added, {change} changed, {destroyed} destroyed.")
+            kept_too = f", {outcome.plan.kept} kept" if outcome.plan.kept else ""
+            result(f"Done: {add} added, {change} changed, {destroyed} destroyed{kept_too}.")
 
     def waited(self, waited: Waited) -> None:
         """An apply --wait is done."""
@@ -238,15 +241,23 @@ def run_of(result: RunResult, profile: Profile) -> Run:
 
     sandbox = profile.sandbox(result.address)
     spec = sandbox.spec if sandbox is not None else None
-    return Run(address=result.address, captured=result.evidence, spec=spec, note=result.note, seen=result.seen)
+    return Run(
+        address=result.address,
+        captured=result.evidence,
+        spec=spec,
+        note=result.note,
+        seen=result.seen,
+        kept=result.kept,
+    )
 
 
-def _run(captured: Captured, profile: Profile) -> Run:
+def _run(captured: Captured, profile: Profile, kept: Mapping[str, str]) -> Run:
     from sandboxrun.report.evidence import Run
 
     address = captured.index.sandbox if captured.index is not None else "a sandbox"
     sandbox = profile.sandbox(address)
-    return Run(address=address, captured=captured, spec=sandbox.spec if sandbox is not None else None)
+    name = kept.get(captured.index.container_id, "") if captured.index is not None else ""
+    return Run(address=address, captured=captured, spec=sandbox.spec if sandbox is not None else None, kept=name)
 
 
 def _json_line(kind: str, key: str, told: Mapping[str, Any], message: str) -> None:

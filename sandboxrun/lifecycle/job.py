@@ -28,6 +28,7 @@ from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.workspace import STDERR, STDOUT
 from sandboxrun.lifecycle.apply import ApplySettings, carry_out, locked
 from sandboxrun.plan import owned
+from sandboxrun.plan.operations import KeepSandbox
 from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.spec.outcome import RUN_ENDED, Ending, first_failure
 from sandboxrun.spec.project import DeclaredSandbox, Profile
@@ -563,6 +564,7 @@ class RunResult(Data):
     blocked: bool = False  # not started: what it depends on failed
     named: bool = True
     seen: Ending | None = None
+    kept: str = ""  # the name of its container, where that is kept after its end
 
     @property
     def exit_code(self) -> int:
@@ -598,6 +600,7 @@ class Job:
         self._found: dict[str, Made] = {}
         self._started: dict[str, datetime | None] = {}  # of those that were found
         self._collected: dict[str, Captured] = {}  # by run
+        self._kept: dict[str, str] = {}  # container → its name now
         self._table = threading.Lock()
         self.watches: dict[str, Watch] = {}
 
@@ -638,6 +641,10 @@ class Job:
         """The evidence that was taken, by run."""
         return {**(self.session.captured if self.session is not None else {}), **self._collected}
 
+    def kept(self, container: str) -> str:
+        """The name of a container that was kept after its end; "" of one that was not."""
+        return self._kept.get(container, "")
+
     def _watch(self, sandbox: DeclaredSandbox, made: Made, how: Watching) -> Watch:
         address, spec = sandbox.address, sandbox.spec
         return Watch(self._engine, self._store, address=address, container=made.id, run=made.run, spec=spec, how=how)
@@ -677,9 +684,11 @@ class Job:
         whole: bool,
         making: Making | None = None,
         gone: tuple[ObservedSandbox, ...] = (),
+        keep: bool = True,
     ) -> None:
-        """Keep the evidence of what is there of this job, and remove it: nothing else. With `whole`, also networks that
-        nothing uses then. Where nothing is shared, nothing else is looked at.
+        """Save the evidence of what is there of this job, and remove it, or keep it where its lifetime says so (never
+        without `keep`): nothing else. With `whole`, also networks that nothing uses then. Where nothing is shared,
+        nothing else is looked at.
 
         Of one that is the job's `own` nobody else takes the evidence, so that the project's lock is needed for what is
         shared only, and it goes whatever its state. `gone` are those that somebody else removed, as they were: what is
@@ -698,7 +707,16 @@ class Job:
             snapshot = structs.replace(snapshot, sandboxes=(*snapshot.sandboxes, *gone))
             mine = [o for o in snapshot.sandboxes if o.run in runs and (own or isinstance(o.state, Ended))]
             leftovers = whole and not own
-            plan = make_collect_plan(profile, snapshot, mine, networks=together, leftovers=leftovers)
+            watched = {watch.run: watch.result for watch in self.watches.values() if own or watch.ended}
+            plan = make_collect_plan(
+                profile,
+                snapshot,
+                mine,
+                networks=together,
+                leftovers=leftovers,
+                keep=keep,
+                stopped={run: result.stopped_by for run, result in watched.items()},
+            )
             outcome = carry_out(
                 plan,
                 snapshot,
@@ -707,12 +725,13 @@ class Job:
                 self._store,
                 settings,
                 guard,
-                watched={watch.run: watch.result for watch in self.watches.values() if own or watch.ended},
+                watched=watched,
                 events=self._events,
             )
         assert outcome.applied is not None and outcome.session is not None
         outcome.applied.check()
         self._collected |= outcome.session.captured
+        self._kept |= {step.container: step.name for step in plan.operations if isinstance(step, KeepSandbox)}
 
     def making(self, *, locks: bool, making: Making | None = None) -> AbstractContextManager[Callable[[], None]]:
         """The project's lock, where it is needed; `making` replaces it if the caller holds it."""
@@ -729,7 +748,8 @@ class Job:
             captured, seen = taken_by_others(self._store, events, watch, self._started.get(address))
             if captured is None and seen is None and watch.error is not None:
                 note = note or str(watch.error)
-        return RunResult(address=address, evidence=captured, note=note, named=named, seen=seen)
+        kept = self.kept(self.made[address].id)
+        return RunResult(address=address, evidence=captured, note=note, named=named, seen=seen, kept=kept)
 
 
 def _still(running: list[Watch], what: str, help: str) -> WaitTimeout:

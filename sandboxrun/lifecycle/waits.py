@@ -18,6 +18,7 @@ from sandboxrun.errors import ApplyError
 from sandboxrun.lifecycle.apply import ApplySettings, Confirm, Outcome, Proof, apply, not_started
 from sandboxrun.lifecycle.job import Job, RunResult, WaitTimeout, Watching
 from sandboxrun.plan.changes import Action
+from sandboxrun.plan.decide import record_of
 from sandboxrun.plan.planner import Options, select, with_dependencies
 from sandboxrun.spec.outcome import How, code_of, first_failure
 from sandboxrun.spec.project import DeclaredSandbox, Profile
@@ -133,18 +134,14 @@ def _waited(job: Job, outcome: Outcome, chosen: Iterable[DeclaredSandbox], block
             results.append(job.result(address))
             codes.append(results[-1].exit_code)
         else:
-            earlier[address] = _record(outcome.session.snapshot, sandbox)
+            earlier[address] = record_of(sandbox, outcome.session.snapshot)
             codes.append(_recorded_code(earlier[address]))
     return Waited(outcome=outcome, results=tuple(results), earlier=earlier, codes=tuple(codes))
 
 
 def _by_address(snapshot: Snapshot) -> Mapping[str, ObservedSandbox]:
     """The first container of each, as the planner has it."""
-    return {o.address: o for o in reversed(snapshot.sandboxes) if not o.one_off}
-
-
-def _record(snapshot: Snapshot, sandbox: DeclaredSandbox) -> Completed | None:
-    return snapshot.completed.get(sandbox.address, {}).get(sandbox.spec.digest)
+    return {o.address: o for o in reversed(snapshot.sandboxes) if not o.apart}
 
 
 def _recorded_code(record: Completed | None) -> int | None:
@@ -194,9 +191,9 @@ def codes(
 
 
 def _codes(snapshot: Snapshot, sandboxes: Iterable[DeclaredSandbox]) -> Mapping[str, int | None]:
-    found = {sandbox.address: _recorded_code(_record(snapshot, sandbox)) for sandbox in sandboxes}
+    found = {sandbox.address: _recorded_code(record_of(sandbox, snapshot)) for sandbox in sandboxes}
     for observed in snapshot.sandboxes:
-        if observed.address in found and not observed.one_off and isinstance(observed.state, Ended):
+        if observed.address in found and not observed.apart and isinstance(observed.state, Ended):
             how = How.TIMEOUT if observed.timed_out else How(observed.state.how or How.EXITED)
             found[observed.address] = code_of(how, observed.state.exit_code)
     return found

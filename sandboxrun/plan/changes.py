@@ -152,6 +152,7 @@ class Action(enum.Enum):
     UPDATE = "update"
     REPLACE = "replace"
     DELETE = "delete"
+    KEEP = "keep"  # it has ended: its evidence is saved, and its container stays beside
 
 
 class Reason(enum.Enum):
@@ -179,10 +180,13 @@ class Reason(enum.Enum):
     JOB_OVER = "delete_because_job_over"
     UNDECLARED = "delete_because_no_resource_config"
     SECOND = "delete_because_replaced"
+    KEEP_OVER = "delete_because_keep_for_over"
     UNUSED = "delete_because_unused"
     DESTROY = "delete_because_destroy"
     UP_TO_DATE = "none_because_up_to_date"
     DONE = "none_because_completed"
+    KEEP = "keep_because_ended"
+    KEPT = "none_because_kept"
 
 
 class Change(Data, unshown=("before", "after")):
@@ -235,6 +239,11 @@ class Plan(Data, unshown=("sensitive",), uncompared=("warnings",)):
     def pending(self) -> tuple[Change, ...]:
         """The changes that do something."""
         return tuple(change for change in self.changes if change.action is not Action.NONE)
+
+    @property
+    def kept(self) -> int:
+        """How many containers it keeps that have ended."""
+        return sum(change.action is Action.KEEP for change in self.changes)
 
     @property
     def making(self) -> frozenset[str]:

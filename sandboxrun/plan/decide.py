@@ -42,6 +42,7 @@ class Decision(Data):
     declared: DeclaredSandbox | None
     observed: ObservedSandbox | None
     how: str | None = None
+    after: str = ""  # the newest container of it that is kept: its volumes have the name that is declared
 
     @property
     def makes(self) -> bool:
@@ -57,14 +58,20 @@ class Decision(Data):
     @property
     def made(self) -> DeclaredSandbox | None:
         """What is declared, by the name that it is made under: one of its own while another one has its name."""
-        if self.declared is None or self.observed is None or not self.beside:
+        other = self.observed.id if self.observed is not None and self.beside else self.after
+        if self.declared is None or not other:
             return self.declared
-        return structs.replace(self.declared, name=f"{self.declared.name}.next-{self.observed.id[:12]}")
+        return structs.replace(self.declared, name=f"{self.declared.name}.next-{other[:12]}")
 
     @property
     def ends(self) -> bool:
-        """Whether the container that is there goes."""
-        return self.observed is not None and self.change.action in (Action.REPLACE, Action.DELETE)
+        """Whether the container that is there goes, or stays only to be looked at."""
+        return self.observed is not None and self.change.action in (Action.REPLACE, Action.DELETE, Action.KEEP)
+
+    @property
+    def kept(self) -> ObservedSandbox | None:
+        """The container that is kept after its end, by this plan or an earlier one."""
+        return self.observed if self.change.reason in (Reason.KEEP, Reason.KEPT) else None
 
 
 def decide(
@@ -86,9 +93,8 @@ def decide(
 def _decide(
     declared: DeclaredSandbox, observed: ObservedSandbox | None, snapshot: Snapshot, *, replace: bool, rerun: Rerun
 ) -> Decision:
-    runs = snapshot.completed.get(declared.address)
-    record = runs.get(declared.spec.digest) if runs else None
     if observed is None:
+        record = record_of(declared, snapshot)
         return _absent(
             declared, record, replace or rerun is True or (rerun == "failed" and not (record and record.succeeded))
         )
@@ -97,9 +103,8 @@ def _decide(
             return _decision(declared, observed, Action.REPLACE, Reason.HALF_MADE, "made, but never started")
         case Running():
             return _running(declared, observed, snapshot, replace)
-        case Ended() as ended:
-            failed = observed.timed_out or ended_reason(ended)[0] is not Reason.COMPLETED
-            return _ended(declared, observed, ended, replace or rerun is True or (rerun == "failed" and failed))
+        case Ended():
+            return _ended(declared, observed, replace or runs_again(observed, rerun))
         case _:
             assert_never(observed.state)
 
@@ -116,12 +121,53 @@ def decide_undeclared(
         Reason.EXPIRED: "past its ttl",
         Reason.TIMEOUT: "past its timeout",
         Reason.HALF_MADE: "made, but never started",
+        Reason.KEEP_OVER: "was kept for as long as its keep_for says",
     }.get(reason, "")
     if isinstance(observed.state, Ended) and not note:
         note = ended_reason(observed.state)[1] if reason is not Reason.DESTROY else ""
     ends = "timeout" if reason in (Reason.EXPIRED, Reason.TIMEOUT) else "killed"
     how = _how(observed) if isinstance(observed.state, Ended) else ends
     return _decision(declared, observed, Action.DELETE, reason, note, how=how)
+
+
+def decide_ended(observed: ObservedSandbox, snapshot: Snapshot, stopped_by: str = "itself") -> Decision | None:
+    """The decision for a container that is to be kept, or has been; None for one that goes now that it has ended."""
+    if observed.is_over(snapshot.taken):
+        return None
+    if observed.kept:
+        until = observed.kept_until
+        note = f"{_ending(observed)[1]}; kept {f'until {until:%Y-%m-%d %H:%M} UTC' if until else 'until it is removed'}"
+        return _decision(None, observed, Action.NONE, Reason.KEPT, note)
+    if not observed.to_keep(stopped_by):
+        return None
+    return _decision(None, observed, Action.KEEP, Reason.KEEP, _ending(observed)[1], how=_how(observed))
+
+
+def record_of(declared: DeclaredSandbox, snapshot: Snapshot) -> Completed | None:
+    """That its spec ran to its end: by the record; by a container that was kept, where another checkout has that. What
+    a copied workspace held then is not known of the latter."""
+    runs, digest = snapshot.completed.get(declared.address), declared.spec.digest
+    if runs and digest in runs:
+        return runs[digest]
+    workspace = declared.spec.workspace
+    if workspace is not None and workspace.access == "copy":
+        return None
+    for observed in sorted(snapshot.sandboxes, key=lambda o: o.created, reverse=True):
+        same = (
+            observed.address == declared.address and observed.applied is not None and observed.applied.digest == digest
+        )
+        if observed.kept and not observed.one_off and same and isinstance(observed.state, Ended):
+            code, how = observed.state.exit_code, "timeout" if observed.timed_out else observed.state.how
+            how = how or ("exited" if code == 0 else "failed")
+            if how in ("exited", "failed", "oom", "timeout"):
+                return Completed(outcome=how, exit_code=code, run=observed.run)
+    return None
+
+
+def runs_again(observed: ObservedSandbox, rerun: Rerun) -> bool:
+    """Whether `--rerun` means one that has ended."""
+    failed = _ending(observed)[0] is not Reason.COMPLETED
+    return rerun is True or (rerun == "failed" and failed)
 
 
 def _absent(declared: DeclaredSandbox, record: Completed | None, again: bool) -> Decision:
@@ -189,14 +235,16 @@ def _overdue(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Sna
     ends = state.started + timedelta(microseconds=(timeout or 0) / 1000) if isinstance(state, Running) else None
     if timeout is not None and ends is not None and snapshot.taken >= ends:
         note = f"past its timeout of {units.format_duration(timeout)}"
+        if (observed.applied or observed.spec).lifetime.on_complete != "remove":
+            return _decision(None, observed, Action.KEEP, Reason.KEEP, note, how="timeout")
         return _decision(declared, observed, Action.DELETE, Reason.TIMEOUT, note, how="timeout")
     if observed.deadline is not None and snapshot.taken >= observed.deadline:
         return _decision(declared, observed, Action.DELETE, Reason.EXPIRED, "past its ttl", how="timeout")
     return None
 
 
-def _ended(declared: DeclaredSandbox, observed: ObservedSandbox, ended: Ended, again: bool) -> Decision:
-    reason, note = (Reason.TIMEOUT, "stopped after its timeout") if observed.timed_out else ended_reason(ended)
+def _ended(declared: DeclaredSandbox, observed: ObservedSandbox, again: bool) -> Decision:
+    reason, note = _ending(observed)
     how = _how(observed)
     if again:
         return _decision(declared, observed, Action.REPLACE, Reason.RERUN, note, how=how)
@@ -204,6 +252,12 @@ def _ended(declared: DeclaredSandbox, observed: ObservedSandbox, ended: Ended, a
         note = f"{note}; the profile has changed"
         return _decision(declared, observed, Action.REPLACE, Reason.ENDED_CHANGED, note, how=how)
     return _decision(declared, observed, Action.DELETE, reason, note, how=how)
+
+
+def _ending(observed: ObservedSandbox) -> tuple[Reason, str]:
+    if observed.timed_out or not isinstance(observed.state, Ended):
+        return Reason.TIMEOUT, "stopped after its timeout"
+    return ended_reason(observed.state)
 
 
 def _how(observed: ObservedSandbox) -> str | None:
@@ -239,7 +293,7 @@ def _decision(
     after = spec_plain(declared.spec) if declared is not None and action is not Action.DELETE else None
     address = observed.address if observed is not None else declared.address if declared is not None else ""
     name = observed.name if observed is not None and (stays or declared is None) else ""
-    if observed is not None and (observed.one_off or reason is Reason.SECOND):
+    if observed is not None and (observed.apart or reason in (Reason.SECOND, Reason.KEEP)):
         address = f"{address} (run {observed.run[:12]})"
     change = Change(
         kind="sandbox",
@@ -264,7 +318,7 @@ def remaining(decisions: Iterable[Decision], snapshot: Snapshot) -> list[Sandbox
     """The specs of all sandboxes there will be: those that stay, those made, and those the plan leaves alone. Of the
     last both what they are and what they were made as: its gateway is there though a sandbox has lost its wiring."""
     decided = {d.observed.id for d in decisions if d.observed is not None}
-    alone = [o for o in snapshot.sandboxes if o.id not in decided]
+    alone = [o for o in snapshot.sandboxes if o.id not in decided and not o.kept]  # kept ones are on no network
     specs = [spec for o in alone for spec in (o.spec, o.applied) if spec is not None]
     for decision in decisions:
         if decision.declared is not None and (decision.makes or (decision.observed and not decision.ends)):
@@ -349,7 +403,10 @@ def volume_changes(
     profile: Profile, snapshot: Snapshot, decisions: list[Decision], *, whole: bool, destroy: bool
 ) -> list[Change]:
     """A change for each volume of the profile's, and for what is left of sandboxes that are gone."""
-    specs = remaining(decisions, snapshot)
+    decided = {d.observed.id for d in decisions if d.observed is not None}
+    kept = [d.kept for d in decisions if d.kept is not None]
+    kept += [o for o in snapshot.sandboxes if o.kept and o.id not in decided]
+    specs = [*remaining(decisions, snapshot), *(o.spec for o in kept)]
     used = {mount.source or "" for spec in specs for mount in spec.volumes if mount.type == "volume"}
     observed = {volume.key: volume for volume in snapshot.volumes if not is_part(volume)}
     changes = []

@@ -247,6 +247,15 @@ class RemoveSandbox(_Step):
     replaced: bool = False  # as above
 
 
+class KeepSandbox(_Step):
+    """Keep a container that has ended, under the name `name`: what runs beside it goes, and what lies in memory."""
+
+    container: str
+    name: str
+    companions: tuple[str, ...] = ()
+    network: str | None = None
+
+
 Operation = (
     PullImage
     | BuildHelper
@@ -277,6 +286,7 @@ Operation = (
     | StopSandbox
     | CaptureEvidence
     | RemoveSandbox
+    | KeepSandbox
 )
 
 

@@ -19,10 +19,12 @@ from sandboxrun.plan.decide import (
     Decision,
     Rerun,
     decide,
+    decide_ended,
     decide_undeclared,
     image_changes,
     is_part,
     network_changes,
+    runs_again,
     volume_changes,
     volume_faults,
 )
@@ -91,14 +93,22 @@ def make_collect_plan(
     networks: bool,
     leftovers: bool = False,
     reasons: Mapping[str, Reason] = freeze({}),
+    keep: bool = True,
+    stopped: Mapping[str, str] = freeze({}),
 ) -> Plan:
-    """The plan that keeps the evidence of the containers `mine` and removes them: the end of a `run` or a wait, or,
-    where there are `reasons` (by container), their reaping. It makes nothing, whatever the profile declares.
+    """The plan that saves the evidence of the containers `mine` and removes them, or keeps those whose lifetime says
+    so: the end of a `run` or a wait, or, where there are `reasons` (by container), their reaping. It makes nothing,
+    whatever the profile declares.
 
-    `networks`: also those that nothing uses then; `leftovers`: also upload containers, and the volumes of
-    sandboxes that are gone (the profile's own stay). Both only for the holder of the project's lock.
+    Without `keep` all are removed; `stopped` is who stopped a run, where somebody watched it. `networks`: also those
+    that nothing uses then; `leftovers`: also upload containers, and the volumes of sandboxes that are gone (the
+    profile's own stay). Both only for the holder of the project's lock.
     """
-    decisions = [decide_undeclared(o, None, snapshot, reasons.get(o.id, Reason.DESTROY)) for o in mine]
+    decisions = [
+        (decide_ended(o, snapshot, stopped.get(o.run, "itself")) if keep else None)
+        or decide_undeclared(o, None, snapshot, reasons.get(o.id, Reason.DESTROY))
+        for o in mine
+    ]
     own = structs.replace(
         snapshot,
         leftovers=snapshot.leftovers if leftovers else (),
@@ -134,7 +144,7 @@ def _plan(
         operations = lay(profile, snapshot, decisions, networks=networks, volumes=volumes, images=images)
     # a `run` that comes and goes meanwhile does not make a saved plan stale
     decided = {d.observed.id for d in decisions if d.observed is not None}
-    bound = [o for o in snapshot.sandboxes if o.id in decided or not o.one_off]
+    bound = [o for o in snapshot.sandboxes if (o.id in decided and not o.kept) or not o.apart]
     return Plan(
         project=profile.project,
         changes=tuple(changes),
@@ -181,10 +191,24 @@ def _who(owner: str | None) -> str:
 def _declared(
     wanted: Iterable[DeclaredSandbox], snapshot: Snapshot, replaced: frozenset[str], options: Options
 ) -> list[Decision]:
-    current = _current(snapshot)
-    return [
-        decide(s, current.get(s.address), snapshot, replace=s.address in replaced, rerun=options.rerun) for s in wanted
-    ]
+    current, decisions = _current(snapshot), list[Decision]()
+    for sandbox in wanted:
+        observed = current.get(sandbox.address)
+        if observed is not None and (keeping := decide_ended(observed, snapshot)) is not None:
+            decisions.append(keeping)
+            again = sandbox.address in replaced or runs_again(observed, options.rerun)
+            if not again and observed.applied is not None and observed.applied.digest == sandbox.spec.digest:
+                continue  # it has run
+            observed = None
+        decision = decide(sandbox, observed, snapshot, replace=sandbox.address in replaced, rerun=options.rerun)
+        decisions.append(structs.replace(decision, after=_kept_before(sandbox, snapshot)))
+    return decisions
+
+
+def _kept_before(sandbox: DeclaredSandbox, snapshot: Snapshot) -> str:
+    """The newest container of the sandbox that is kept, or will be by now; "" where there is none."""
+    kept = [o for o in snapshot.sandboxes if o.address == sandbox.address and (o.kept or o.to_keep())]
+    return max(kept, key=lambda o: o.created).id if kept else ""
 
 
 def _current(snapshot: Snapshot) -> dict[str, ObservedSandbox]:
@@ -195,14 +219,14 @@ def _current(snapshot: Snapshot) -> dict[str, ObservedSandbox]:
         return getattr(observed.state, "started", None) or datetime.min.replace(tzinfo=UTC)
 
     # of several that were started at the same moment the first counts: a later one replaces none
-    last = sorted((o for o in reversed(snapshot.sandboxes) if not o.one_off), key=started)
+    last = sorted((o for o in reversed(snapshot.sandboxes) if not o.apart), key=started)
     return {observed.address: observed for observed in last}
 
 
 def superseded(snapshot: Snapshot) -> frozenset[str]:
     """The ids of containers that another one of their address has replaced, or was to replace."""
     current = {o.id for o in _current(snapshot).values()}
-    return frozenset(o.id for o in snapshot.sandboxes if not o.one_off and o.id not in current)
+    return frozenset(o.id for o in snapshot.sandboxes if not o.apart and o.id not in current)
 
 
 def _undeclared(profile: Profile, snapshot: Snapshot, options: Options) -> list[Decision]:
@@ -213,15 +237,22 @@ def _undeclared(profile: Profile, snapshot: Snapshot, options: Options) -> list[
     for observed in snapshot.sandboxes:
         if options.targets and not _matches(observed.address, options.targets):
             continue
-        if observed.one_off:  # taken away only once its `run` can't do it any more
+        if observed.kept:
+            expired = observed.deadline is not None and snapshot.taken >= observed.deadline
+            reason = Reason.EXPIRED if expired else Reason.KEEP_OVER
+            over = decide_undeclared(observed, None, snapshot, reason)
+            decisions.append(decide_ended(observed, snapshot) or over)
+        elif observed.one_off:  # taken away only once its `run` can't do it any more
             if observed.deadline is not None and snapshot.taken >= observed.deadline:
                 decisions.append(decide_undeclared(observed, None, snapshot, Reason.EXPIRED))
             elif observed.id in snapshot.orphaned:
-                decisions.append(decide_undeclared(observed, None, snapshot, Reason.ORPHANED))
+                orphan = decide_undeclared(observed, None, snapshot, Reason.ORPHANED)
+                decisions.append(decide_ended(observed, snapshot) or orphan)
         elif observed.id not in current:
             decisions.append(decide_undeclared(observed, None, snapshot, Reason.SECOND))
         elif observed.address not in declared:
-            decisions.append(decide_undeclared(observed, None, snapshot, Reason.UNDECLARED))
+            undeclared = decide_undeclared(observed, None, snapshot, Reason.UNDECLARED)
+            decisions.append(decide_ended(observed, snapshot) or undeclared)
     return decisions
 
 

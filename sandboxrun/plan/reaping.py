@@ -25,13 +25,16 @@ def due(snapshot: Snapshot, *, lapsed: Collection[str] = (), over: Collection[st
         o.id: Reason.SECOND if o.id in second else _why(o, snapshot, orphan=o.id in orphans) for o in snapshot.sandboxes
     }
     known = {id: why for id, why in found.items() if why is not None}
-    return {**{id: Reason.JOB_OVER for id in over if id not in snapshot.owned}, **known}
+    stay = {o.id for o in snapshot.sandboxes if o.kept}.union(snapshot.owned)
+    return {**{id: Reason.JOB_OVER for id in over if id not in stay}, **known}
 
 
 def _why(observed: ObservedSandbox, snapshot: Snapshot, *, orphan: bool) -> Reason | None:
     """None where it stays."""
     now, state = snapshot.taken, observed.state
     expired = observed.deadline is not None and now >= observed.deadline
+    if observed.kept:  # on purpose, its evidence saved
+        return Reason.EXPIRED if expired else Reason.KEEP_OVER if observed.is_over(now) else None
     if orphan:
         return Reason.ORPHANED
     match state:
@@ -76,6 +79,8 @@ def next_deadline(snapshot: Snapshot) -> datetime | None:
 
 
 def _deadlines(observed: ObservedSandbox, snapshot: Snapshot) -> tuple[datetime | None, ...]:
+    if observed.kept:
+        return (observed.deadline, observed.kept_until)
     if isinstance(observed.state, Running) or observed.id in snapshot.owned:
         return (observed.deadline, timeout_of(observed))
     since = observed.state.finished if isinstance(observed.state, Ended) else parse_time(observed.created)
@@ -83,7 +88,9 @@ def _deadlines(observed: ObservedSandbox, snapshot: Snapshot) -> tuple[datetime 
 
 
 def state_of(observed: ObservedSandbox) -> str:
-    """The state in a word: created, running, paused, ended."""
+    """The state in a word: created, running, paused, ended, kept."""
+    if observed.kept:
+        return "kept"
     match observed.state:
         case Running(paused=True):
             return "paused"

@@ -17,7 +17,7 @@ from sandboxrun.plan.changes import Action, Change, Reason
 from sandboxrun.plan.decide import Decision
 from sandboxrun.plan.owned import companions_of, held_parts, own_companions, own_network, own_volumes, parts_of
 from sandboxrun.spec import forms
-from sandboxrun.spec.names import CONFIGS, EGRESS, GATEWAY, KEEPER, SECRETS, WORKSPACE
+from sandboxrun.spec.names import CONFIGS, EGRESS, GATEWAY, KEEPER, SECRETS, WORKSPACE, kept_name
 from sandboxrun.spec.option import Effect
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile, VolumeSpec
 from sandboxrun.spec.records import Attachment
@@ -62,7 +62,7 @@ class Draft(Struct, kw_only=True):
 
     def gone(self, address: str) -> Ids:
         """The steps that remove the containers of a sandbox that go before anything is made of it."""
-        mine = [o.id for o in self.snapshot.sandboxes if o.address == address and not o.one_off]
+        mine = [o.id for o in self.snapshot.sandboxes if o.address == address and not o.apart]
         return tuple(self.removed[id] for id in mine if id in self.removed)
 
     def helper(self) -> tuple[str, Ids]:
@@ -148,6 +148,8 @@ def make(draft: Draft, sandbox: DeclaredSandbox, decision: Decision) -> None:
     if decision.beside:
         take_over(draft, sandbox, decision, tuple(ready), cause)
     else:
+        if decision.after:
+            ready.append(rename(draft, decision, None, (created, *draft.gone(address))))
         start(draft, sandbox, tuple(ready), cause)
 
 
@@ -352,7 +354,7 @@ def _replace_network(draft: Draft, change: Change, decisions: list[Decision]) ->
     )
     draft.anew.add(key)
     declared = {d.observed.id: d.declared for d in decisions if d.observed and d.declared and not d.beside}
-    staying = [o for o in draft.snapshot.sandboxes if o.id not in draft.removed]
+    staying = [o for o in draft.snapshot.sandboxes if o.id not in draft.removed and not o.kept]
     runs = {o.run: o.address for o in staying}
     gateways = [c for c in draft.snapshot.companions if c.role == GATEWAY and c.run in runs and key == EGRESS]
     sandboxes = [o for o in staying if key in o.spec.networks]
@@ -403,7 +405,7 @@ def teardown(draft: Draft, decision: Decision, after: Ids = ()) -> None:
             replaced=replaced,
         )
         last = (draft.add(stop),)
-    if isinstance(observed.state, Running | Ended):
+    if isinstance(observed.state, Running | Ended) and not observed.kept:  # of a kept one that is done
         gateway = draft.snapshot.companion(observed.run, GATEWAY)
         capture = op.CaptureEvidence(
             f"evidence {address}",
@@ -418,6 +420,22 @@ def teardown(draft: Draft, decision: Decision, after: Ids = ()) -> None:
             replaced=replaced,
         )
         last = (draft.add(capture),)
+    own_parts, companions = own_volumes(observed.base, draft.snapshot), own_companions(observed.run, draft.snapshot)
+    network = own_network(observed.base, draft.snapshot)
+    if change.action is Action.KEEP:
+        name = kept_name(observed.name, observed.run)
+        keep = op.KeepSandbox(
+            f"keep {address}",
+            address,
+            cause,
+            (*last, *draft.leftovers),
+            container=observed.id,
+            name=name,
+            companions=companions,
+            network=network,
+        )
+        draft.removed[observed.id] = draft.add(keep)
+        return
     remove = op.RemoveSandbox(
         f"remove {address}",
         address,
@@ -425,9 +443,9 @@ def teardown(draft: Draft, decision: Decision, after: Ids = ()) -> None:
         (*last, *draft.leftovers),  # an upload container holds the volumes that go with the container
         container=observed.id,
         name=observed.name,
-        volumes=own_volumes(observed.base, draft.snapshot),
-        companions=own_companions(observed.run, draft.snapshot),
-        network=own_network(observed.base, draft.snapshot),
+        volumes=own_parts,
+        companions=companions,
+        network=network,
         replaced=replaced,
     )
     draft.removed[observed.id] = draft.add(remove)

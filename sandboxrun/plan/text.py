@@ -20,12 +20,20 @@ from sandboxrun.spec.spec import BY_KEY, SandboxSpec, parse_spec, settle
 if TYPE_CHECKING:
     from sandboxrun.spec.privilege import Step
 
-SYMBOL = {Action.CREATE: "+", Action.UPDATE: "~", Action.REPLACE: "-/+", Action.DELETE: "-", Action.NONE: " "}
+SYMBOL = {
+    Action.CREATE: "+",
+    Action.UPDATE: "~",
+    Action.REPLACE: "-/+",
+    Action.DELETE: "-",
+    Action.KEEP: ".",
+    Action.NONE: " ",
+}
 VERB = {
     Action.CREATE: "will be created",
     Action.UPDATE: "will be updated in place",
     Action.REPLACE: "must be replaced",
     Action.DELETE: "will be removed",
+    Action.KEEP: "will be kept, stopped",
     Action.NONE: "is up to date",
 }
 _VERB_OF = {
@@ -74,7 +82,7 @@ def plan_text(plan: Plan) -> str:
     if plan.refresh_only:
         return "\n\n".join([*blocks, summary(plan)])
     blocks += [change_text(change, plan) for change in plan.pending]
-    done = [change for change in plan.changes if change.reason is Reason.DONE]
+    done = [change for change in plan.changes if change.reason in (Reason.DONE, Reason.KEPT)]
     if done:
         blocks.append("\n".join(f"    {label(c, plan.sensitive)}: {why(c, plan.sensitive)}" for c in done))
     if opened := openings(plan):
@@ -186,6 +194,8 @@ def summary(plan: Plan) -> str:
     if plan.empty:
         return f"No changes. What runs matches the profile ({plan.project})."
     add, change, destroy = plan.counts
+    if plan.kept:
+        return f"Plan: {add} to add, {change} to change, {destroy} to destroy, {plan.kept} to keep."
     if (add, change, destroy) == (0, 0, 0) and not any(c.kind == "image" for c in plan.pending):
         return f"Nothing to add, change or destroy ({plan.project})."
     return f"Plan: {add} to add, {change} to change, {destroy} to destroy."

@@ -35,6 +35,7 @@ class Run(Data):
     spec: SandboxSpec | None = None
     note: str = ""
     seen: Ending | None = None
+    kept: str = ""  # the name of its container, where that is kept
 
 
 def evidence_text(
@@ -124,6 +125,7 @@ def evidence_plain(run: Run) -> dict[str, Any]:
         "evidence": str(captured.folder) if captured.folder is not None else None,
         "missing": [item.part for item in index.missing],
         "protected_paths_touched": list(index.protected_paths_touched),
+        **({"kept": run.kept} if run.kept else {}),
     }
 
 
@@ -140,7 +142,12 @@ def _run_lines(run: Run, base: Path | None) -> list[str]:
         return [f"{name}: {one_line(run.note) or 'was not run'}"]
     if captured.index is None:
         return [f"{name}: its evidence could not be saved: {one_line(captured.failure or 'the reason is unknown')}"]
-    return block(f"{name}: {ending_facts(captured.index, run)}", rows_of(captured.index, captured.folder, base))
+    rows = rows_of(captured.index, captured.folder, base)
+    if run.kept:
+        keep_for = run.spec.lifetime.keep_for if run.spec is not None else None
+        time = f" for {format_duration(keep_for)}" if keep_for is not None else ""
+        rows.append(("container", f"kept{time} as {run.kept}; `sandboxrun destroy` removes it"))
+    return block(f"{name}: {ending_facts(captured.index, run)}", rows)
 
 
 def block(head: str, rows: Sequence[tuple[str, str]]) -> list[str]:

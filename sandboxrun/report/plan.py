@@ -44,7 +44,7 @@ def plan_markdown(plan: Plan, *, title: str = "sandboxrun plan") -> str:
         "",
     ]
     page = Page("\n".join([*head, ""]), whole="the whole plan")
-    told = [c for c in plan.changes if c.action is not Action.NONE or c.reason is Reason.DONE]
+    told = [c for c in plan.changes if c.action is not Action.NONE or c.reason in (Reason.DONE, Reason.KEPT)]
     if told and not plan.refresh_only:
         page.add("| | Resource | What happens | Why |\n| --- | --- | --- | --- |\n")
         page.add_each((_row(change, plan) for change in told), "of the changes' lines")
@@ -86,7 +86,11 @@ def _row(change: Change, plan: Plan) -> str:
     elif not reason:
         changed = ", ".join(d.key for d in change.differences)
         reason = changed or ("declared, and not there" if change.reason is Reason.NEW else "")
-    sign, happens = ("", "has run already") if done else (code(SYMBOL[change.action]), verb(change))
+    sign, happens = (
+        ("", "has run already" if done else "is kept")
+        if change.action is Action.NONE
+        else (code(SYMBOL[change.action]), verb(change))
+    )
     return f"| {sign} | {_name(label(change, plan.sensitive))} | {happens} | {escaped(cut(reason, 300))} |\n"
 
 
@@ -105,6 +109,7 @@ ACTIONS: Mapping[Action, tuple[str, ...]] = {
     Action.UPDATE: ("update",),
     Action.REPLACE: ("delete", "create"),
     Action.DELETE: ("delete",),
+    Action.KEEP: ("forget",),  # what it is for is over, and it is not destroyed
 }
 _ADDRESS = re.compile(r'(?P<name>.*?)(?:\["(?P<each>.*)"\])?(?: \(run (?P<run>[^()]*)\))?', re.DOTALL)
 _UNREMARKABLE = frozenset(

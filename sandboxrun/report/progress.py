@@ -97,6 +97,8 @@ def _words(step: Operation) -> tuple[str, str]:  # noqa: C901 - one case a class
             return "removing the old container", "old container removed"
         case op.RemoveNetwork() | op.RemoveVolume() | op.RemoveSandbox():
             return "removing", "removed"
+        case op.KeepSandbox():
+            return "keeping its container", "container kept"
         case op.RemoveLeftover():
             return "removing what an apply left behind", "removed"
         case op.CreatePart():

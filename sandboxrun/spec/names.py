@@ -56,6 +56,11 @@ def companion(container: str, role: str) -> str:
     return f"{container}.{role}"
 
 
+def kept_name(container: str, run: str) -> str:
+    """The name of a container that is kept after its end: its sandbox's own name is free for the next run."""
+    return f"{container}.kept-{run[:12]}"
+
+
 class Names(Data):
     """Keys of a profile's networks and volumes as engine names. `given` maps those with a name of their own
     (`name:` or `external:`); all others are `<project>_<key>`.

@@ -42,7 +42,8 @@ class Row(Data, eq=False):
     as "unchanged", so that removing the limit is a replace; `inherited` marks what an image may set;
     `always` is compared even where nothing was declared; `since` is the first API version that knows it;
     `settable` False fixes a value that no profile can change; `derived` is one that sandboxrun itself works out: no
-    profile can give it, and plans and labels show it.
+    profile can give it, and plans and labels show it; `later` is left out at its default, for it came after the first
+    version, whose digests must stay.
     """
 
     key: str
@@ -58,6 +59,7 @@ class Row(Data, eq=False):
     since: str | None = None
     settable: bool = True
     derived: bool = False
+    later: bool = False
     merge: str = "replace"  # how extends and several files combine it: replace, append, map, target
     required: bool = False
     attribute: str = ""  # the record's field that holds it
@@ -233,7 +235,7 @@ def to_plain(value: Any, *, defaults: bool = False) -> dict[str, Any]:
     plain = {}
     for row in rows(type(value)):
         item = getattr(value, row.attribute)
-        if item is None or not (row.settable or row.derived) or (row.derived and item == row.default):
+        if item is None or not (row.settable or row.derived) or ((row.derived or row.later) and item == row.default):
             continue
         if defaults or row.required or item != row.default:
             plain[row.key] = row.plain(item)

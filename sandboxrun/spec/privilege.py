@@ -17,6 +17,7 @@ from sandboxrun.data import Data
 from sandboxrun.spec import seccomp
 from sandboxrun.spec.option_types import NAMES, OPEN, OPEN_PORTS, Egress, options_of
 from sandboxrun.spec.project import FileSpec, NetworkSpec
+from sandboxrun.spec.records import Lifetime
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import format_duration, format_size, freeze, parse_size
 
@@ -610,6 +611,19 @@ def _cpus(text: str | None) -> frozenset[int] | None:
     return frozenset(found)
 
 
+def _stays(lifetime: Lifetime) -> tuple[int, float]:
+    """How much stays of it after its end: what it wrote lies on the engine as long."""
+    rank = ("remove", "keep_on_failure", "keep").index(lifetime.on_complete)
+    return rank, _unlimited(lifetime.keep_for) if rank else 0.0
+
+
+def _stays_words(lifetime: Lifetime) -> str:
+    if lifetime.on_complete == "remove":
+        return "is removed after its end"
+    until = f"for {format_duration(lifetime.keep_for)}" if lifetime.keep_for is not None else "until it is removed"
+    return f"is kept {'after a failure' if lifetime.on_complete == 'keep_on_failure' else 'after its end'} {until}"
+
+
 def _time(old: Side, new: Side) -> Iterator[Step]:
     for key, words in (("timeout", "run for"), ("idle", "be silent for"), ("ttl", "stay for")):
         before, after = (_unlimited(getattr(side.spec.lifetime, key)) for side in (old, new))
@@ -617,6 +631,11 @@ def _time(old: Side, new: Side) -> Iterator[Step]:
             shown = ["ever" if value == INFINITE else format_duration(int(value)) for value in (before, after)]
             step = wider if after > before else narrower
             yield step("lifetime", f"may {'now' if after > before else 'only'} {words} {shown[1]}, was {shown[0]}", key)
+    kept = [_stays(side.spec.lifetime) for side in (old, new)]
+    if kept[0] != kept[1]:
+        step = wider if kept[1] > kept[0] else narrower
+        key = "keep_for" if kept[0][0] == kept[1][0] else "on_complete"
+        yield step("lifetime", f"{_stays_words(new.spec.lifetime)}, was: {_stays_words(old.spec.lifetime)}", key)
     ranks = [_restarts(side.spec.restart) for side in (old, new)]
     if old.spec.restart != new.spec.restart:
         step = wider if ranks[1] > ranks[0] else narrower if ranks[1] < ranks[0] else maybe

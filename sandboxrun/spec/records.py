@@ -282,6 +282,20 @@ class Lifetime(RowData):
         description="Time after its creation when any command may remove it, whatever its state.",
         example="2h",
     )
+    on_complete: str = option(
+        Choice(values=("remove", "keep", "keep_on_failure")),
+        default="remove",
+        description="What becomes of the container once it has ended and its evidence is saved. A kept one stays, "
+        "stopped, until `destroy`, `reap`, or the next `apply` after `keep_for`.",
+        example="keep_on_failure",
+        later=True,
+    )
+    keep_for: int | None = option(
+        Duration(),
+        default=None,
+        description="How long after its end a kept container stays. Without it, until it is removed.",
+        example="2h",
+    )
 
 
 class EvidencePolicy(RowData):

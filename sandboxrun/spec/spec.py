@@ -363,9 +363,12 @@ def _is_ipv4(text: str) -> bool:
 
 
 def _lifetime(spec: SandboxSpec) -> Iterator[Fault]:
-    for key in ("timeout", "idle", "ttl"):
+    for key in ("timeout", "idle", "ttl", "keep_for"):
         if getattr(spec.lifetime, key) == 0:
             yield Fault(("lifetime", key), f"{key} must be greater than 0", "leave it out for no bound")
+    if spec.lifetime.keep_for is not None and spec.lifetime.on_complete == "remove":
+        help = "set on_complete: keep or keep_on_failure, or remove keep_for"
+        yield Fault(("lifetime", "keep_for"), "keep_for needs a container that is kept", help)
 
 
 def _place(node: MapNode, key: str, *path: str) -> Span | None:

@@ -16,6 +16,7 @@ from sandboxrun.errors import ExitCode
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.codec import ImageConfig
+from sandboxrun.spec.names import kept_name
 from sandboxrun.spec.project import NetworkSpec
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import freeze
@@ -165,6 +166,37 @@ class ObservedSandbox(Data, unshown=("document",), uncompared=("document",)):
     def base(self) -> str:
         """What the names of its own volumes, network and companions begin with: the name that it was made under."""
         return self.labels.get(labels.BASE) or self.name
+
+    @property
+    def kept(self) -> bool:
+        """Whether it ended and stays on purpose, its evidence saved. Its name says so, for labels can't change."""
+        return self.name.endswith(kept_name("", self.run))
+
+    @property
+    def apart(self) -> bool:
+        """Whether it is there beside what its address means: of a `run`, or kept after its end."""
+        return self.one_off or self.kept
+
+    def to_keep(self, stopped_by: str = "itself") -> bool:
+        """Whether it has ended and its lifetime says that it is to be kept then. `stopped_by` (outcome.StoppedBy) is
+        what somebody knows who watched it: to be stopped because nothing needed it any more is no failure."""
+        policy, state = (self.applied or self.spec).lifetime.on_complete, self.state
+        if not isinstance(state, Ended) or state.started is None:  # one that never ran has nothing to look at
+            return False
+        failed = self.timed_out or not state.succeeded if stopped_by == "itself" else stopped_by != "run_ended"
+        return policy == "keep" or (policy == "keep_on_failure" and failed)
+
+    @property
+    def kept_until(self) -> datetime | None:
+        """When a kept one may go; None where nothing but a command that says so removes it."""
+        keep_for = (self.applied or self.spec).lifetime.keep_for
+        finished = self.state.finished if isinstance(self.state, Ended) else None
+        return finished + timedelta(microseconds=keep_for / 1000) if finished and keep_for is not None else None
+
+    def is_over(self, now: datetime) -> bool:
+        """Whether its ttl has passed, or the time that it was kept for."""
+        until = self.kept_until if self.kept else None
+        return any(end is not None and now >= end for end in (self.deadline, until))
 
     @property
     def job(self) -> CiJob | None:

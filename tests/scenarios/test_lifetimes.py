@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sandboxrun.backend.fake import Fake, Killed
 from sandboxrun.backend.owner import decode, this_process
+from sandboxrun.errors import ApplyError, ProfileError
+from sandboxrun.lifecycle.reap import Homes, Scope, reap
 from sandboxrun.lifecycle.run import run
+from sandboxrun.lifecycle.waits import Waited, apply_and_wait
+from sandboxrun.plan.changes import Action
+from sandboxrun.profile.loader import load_data
+from sandboxrun.report.plan import plan_json
 from sandboxrun.spec.ci import CiJob
+from sandboxrun.spec.outcome import How
 from sandboxrun.spec.state import parse_time
-from tests.scenarios.world import Job, new_world, read
+from tests.scenarios.world import IMAGE, Job, new_world, read
 
 # -- whose it is
 
@@ -36,3 +46,268 @@ def test_a_sandbox_says_who_made_it(command: str, named: str, tmp_path: Path, mo
     created = parse_time(observed.created)
     assert created is not None and observed.deadline is not None
     assert 7190 < (observed.deadline - created).total_seconds() < 7210
+
+
+# -- what becomes of it once it has ended
+
+FAILS, WORKS = ["sh", "-c", "exit 3"], ["sh", "-c", "exit 0"]
+GATED = {"network_mode": None, "egress": {"allow": ["example.com:443"]}}
+
+
+class Tale:
+    """One project on one engine, seen from one checkout or several."""
+
+    def __init__(self, directory: Path) -> None:
+        self.world, self.directory = new_world(), directory
+
+    def job(self, *, checkout: int = 0, command: list[str] = FAILS, env: str = "1", **more: Any) -> Job:
+        lifetime = {"on_complete": "keep", **more.pop("lifetime", {})}
+        sandbox = {"command": command, "lifetime": lifetime, "environment": {"A": env}, **more}
+        profile = read(self.directory, {"agent": sandbox})
+        return Job.of(Fake(self.world), profile, self.directory / f"evidence-{checkout}")
+
+    def wait(self, job: Job) -> Waited:
+        return apply_and_wait(job.backend, job.profile, job.store)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the sandboxes' containers, in the order in which they were made."""
+        boxes = sorted(self.world.boxes.values(), key=lambda box: box.created)
+        return [box.name for box in boxes if "sandboxrun.role" not in box.labels]
+
+    def end(self) -> None:
+        """Until no sandbox runs."""
+        for box in list(self.world.boxes.values()):
+            if "sandboxrun.role" not in box.labels:
+                assert box.wait(30)
+
+    def later(self, hours: float) -> None:
+        """What has ended did so hours earlier."""
+        for box in self.world.boxes.values():
+            if box.finished is not None:
+                ended = parse_time(box.finished)
+                assert ended is not None
+                box.finished = (ended - timedelta(hours=hours)).isoformat()
+
+
+@pytest.fixture
+def tale(tmp_path: Path) -> Tale:
+    return Tale(tmp_path)
+
+
+def kept_name(tale: Tale, nth: int = 0) -> str:
+    box = sorted(tale.world.boxes.values(), key=lambda box: box.created)[nth]
+    return f"tale-agent.kept-{box.labels['sandboxrun.run'][:12]}"
+
+
+@pytest.mark.parametrize(
+    ("policy", "command", "kept"),
+    [
+        ("remove", FAILS, False),
+        ("keep", FAILS, True),
+        ("keep", WORKS, True),
+        ("keep_on_failure", FAILS, True),
+        ("keep_on_failure", WORKS, False),
+    ],
+)
+@pytest.mark.parametrize("how", ["run", "apply --wait", "apply"])
+def test_what_is_kept(tale: Tale, how: str, policy: str, command: list[str], kept: bool) -> None:
+    job = tale.job(command=command, lifetime={"on_complete": policy})
+    code = 3 if command is FAILS else 0
+    if how == "run":
+        (result,) = run(job.backend, job.profile, job.store, job.profile.sandboxes)
+        assert (result.exit_code, bool(result.kept)) == (code, kept)
+    elif how == "apply --wait":
+        waited = tale.wait(job)
+        assert (waited.exit_code, bool(waited.results[0].kept)) == (code, kept)
+    else:
+        job.apply()
+        tale.end()
+        job.apply()
+    assert len(job.store.entries("tale")) == 1
+    assert len(tale.names) == kept
+    if kept:
+        assert ".kept-" in tale.names[0]
+    assert job.plan().empty, str(job.plan())
+    job.destroy()
+    assert (tale.world.boxes, tale.world.networks, tale.world.volumes) == ({}, {}, {})
+    assert len(job.store.entries("tale")) == 1, "its evidence is taken once"
+
+
+def test_the_plan_shows_what_is_kept_and_for_how_long(tale: Tale) -> None:
+    job = tale.job(lifetime={"keep_for": "2h"})
+    job.apply()
+    tale.end()
+    plan = job.plan()
+    assert "  . sandbox agent (run" in str(plan) and "will be kept, stopped (exited with 3)" in str(plan)
+    assert str(plan).endswith("Plan: 0 to add, 0 to change, 0 to destroy, 1 to keep.")
+    assert [change["change"]["actions"] for change in plan_json(plan)["resource_changes"]] == [["forget"]]
+    job.apply()
+    plan = job.plan()
+    assert plan.empty
+    assert re.search(
+        r"sandbox agent \(run \w{12}\): exited with 3; kept until 20\d\d-\d\d-\d\d \d\d:\d\d UTC", str(plan)
+    )
+
+
+def test_a_kept_one_goes_with_the_next_apply_after_keep_for(tale: Tale) -> None:
+    job = tale.job(lifetime={"keep_for": "2h"})
+    tale.wait(job)
+    tale.later(1.9)
+    assert job.plan().empty
+    tale.later(0.2)
+    plan = job.plan()
+    assert "was kept for as long as its keep_for says" in str(plan)
+    job.apply()
+    assert tale.names == []
+    assert len(job.store.entries("tale")) == 1
+
+
+def test_a_ttl_ends_keeping_too(tale: Tale) -> None:
+    job = tale.job(lifetime={"ttl": "1h"})
+    tale.wait(job)
+    for box in tale.world.boxes.values():
+        box.labels["sandboxrun.ttl-deadline"] = "2020-01-01T00:00:00Z"
+    assert "past its ttl" in str(job.plan())
+    job.apply()
+    assert tale.names == []
+
+
+@pytest.mark.parametrize("again", ["rerun", "changed"])
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_next_run_is_made_beside_a_kept_one(tale: Tale, again: str, gated: bool) -> None:
+    more: dict[str, Any] = {**(GATED if gated else {}), "secrets": None}
+    for n in range(3):
+        job = tale.job(env=str(n) if again == "changed" else "1", **more)
+        job.apply(rerun=n > 0 and again == "rerun")
+        assert tale.names[-1] == "tale-agent"
+        assert len([name for name in tale.names if ".kept-" in name]) == n
+        tale.end()
+        if n == 1:
+            job.apply()  # kept by an apply of its own, not by the one that makes the next
+    assert job.plan().kept == 1
+    job.apply()
+    assert [name for name in tale.names if name != "tale-agent" and ".kept-" not in name] == []
+    assert len(tale.names) == 3, tale.names
+    assert len(job.store.entries("tale")) == 3
+    assert job.plan().empty, str(job.plan())
+    job.destroy()
+    assert (tale.world.boxes, tale.world.networks, tale.world.volumes) == ({}, {}, {})
+
+
+def test_what_ran_beside_a_kept_one_is_gone(tale: Tale) -> None:
+    job = tale.job(**GATED)
+    tale.wait(job)
+    assert [box.name for box in tale.world.boxes.values()] == [kept_name(tale)]
+    assert tale.world.networks == {}
+
+
+def test_volumes_that_a_kept_one_has_stay(tale: Tale, tmp_path: Path) -> None:
+    agent = {"image": IMAGE, "network_mode": "none", "command": FAILS, "volumes": ["data:/data"]}
+    declared = {"sandboxes": {"agent": {**agent, "lifetime": {"on_complete": "keep"}}}, "volumes": {"data": {}}}
+    profile = load_data({"name": "tale", **declared}, directory=tmp_path)
+    tale.wait(Job.of(Fake(tale.world), profile, tmp_path / "evidence-0"))
+    assert [*tale.world.volumes] == ["tale_data"]
+    without = tale.job()
+    assert [c for c in without.plan().changes if c.kind == "volume" and c.action is Action.DELETE] == []
+
+
+def test_a_kept_one_that_is_no_longer_declared_stays(tale: Tale) -> None:
+    tale.wait(tale.job())
+    other = Job.of(Fake(tale.world), read(tale.directory, {"other": {}}), tale.directory / "evidence-0")
+    other.apply()
+    assert tale.names == [kept_name(tale), "tale-other"]
+    other.destroy()
+    assert tale.names == []
+
+
+def test_another_checkout_takes_no_evidence_of_a_kept_one_and_does_not_run_it_again(tale: Tale) -> None:
+    tale.wait(tale.job())
+    other = tale.job(checkout=1)
+    assert other.plan().empty, str(other.plan())
+    assert tale.wait(other).exit_code == 3
+    other.destroy()
+    assert tale.names == []
+    assert other.store.entries("tale") == ()
+
+
+def test_a_running_one_past_its_timeout_is_kept(tale: Tale) -> None:
+    job = tale.job(command=["sleep", "1000"], lifetime={"timeout": "1h"})
+    job.apply()
+    for box in tale.world.boxes.values():
+        box.started = "2026-01-01T00:00:00Z"
+    assert "will be kept, stopped (past its timeout of 1h)" in str(job.plan())
+    job.apply()
+    (entry,) = job.store.entries("tale")
+    assert entry.outcome is How.TIMEOUT
+    assert tale.names == [kept_name(tale)]
+
+
+def test_a_dependency_that_a_run_stopped_did_not_fail(tale: Tale, tmp_path: Path) -> None:
+    lifetime = {"lifetime": {"on_complete": "keep_on_failure"}}
+    profile = read(tmp_path, {"base": lifetime, "agent": {**lifetime, "command": WORKS, "depends_on": ["base"]}})
+    job = Job.of(Fake(tale.world), profile, tmp_path / "evidence-0")
+    run(job.backend, profile, job.store, (profile.sandboxes[-1],))
+    assert tale.names == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("wanted", ["evidence", "keep", "rename", "start"])
+@pytest.mark.parametrize("then", ["apply", "destroy"])
+def test_a_kill_while_it_is_kept_is_repaired(tale: Tale, wanted: str, when: str, then: str) -> None:
+    first = tale.job(**GATED)
+    first.apply()
+    tale.end()
+
+    def kill(backend: Fake, step: Any) -> None:
+        if step.id.startswith(f"{wanted} agent"):
+            backend.kill()
+
+    setattr(tale.world, when, kill)
+    with pytest.raises((Killed, ApplyError)):
+        tale.job(env="2", **GATED).apply()
+    setattr(tale.world, when, lambda backend, step: None)
+    job = tale.job(env="2", **GATED)
+    if then == "apply":
+        job.apply()
+        tale.end()
+        job.apply()
+        assert job.plan().empty, str(job.plan())
+        assert len(tale.names) == 2 and all(".kept-" in name for name in tale.names), tale.names
+        assert len(job.store.entries("tale")) == 2
+    job.destroy()
+    assert (tale.world.boxes, tale.world.networks, tale.world.volumes) == ({}, {}, {})
+    entries = [entry.run for entry in job.store.entries("tale")]
+    assert len(entries) == len(set(entries)) >= 1
+
+
+def test_an_orphan_that_is_to_be_kept_is_kept(tale: Tale) -> None:
+    job = tale.job()
+    tale.world.before = lambda backend, step: backend.kill() if step.id.startswith("evidence") else None
+    with pytest.raises((Killed, ApplyError)):
+        run(job.backend, job.profile, job.store, job.profile.sandboxes)
+    tale.world.before = lambda backend, step: None
+    after = tale.job(command=WORKS)
+    after.apply()
+    assert sum(".kept-" in name for name in tale.names) == 1
+    assert len(after.store.entries("tale")) == 1
+
+
+def test_keep_for_without_keeping_is_an_error(tale: Tale) -> None:
+    with pytest.raises(ProfileError, match="keep_for needs a container that is kept"):
+        tale.job(lifetime={"on_complete": "remove", "keep_for": "1h"})
+
+
+def test_a_reaper_keeps_what_is_to_be_kept_and_reaps_it_when_its_time_is_over(tale: Tale) -> None:
+    job = tale.job(lifetime={"keep_for": "2h"})
+    homes = Homes(own=job.store)
+    job.apply()
+    tale.end()
+    assert not reap(job.backend, Scope(), homes=homes).left
+    assert tale.names == [kept_name(tale)]
+    again = reap(job.backend, Scope(), homes=homes)
+    assert not (again.reaped or again.swept or again.left)
+    tale.later(2.1)
+    (_,) = reap(job.backend, Scope(), homes=homes).reaped
+    assert tale.names == []
+    assert len(job.store.entries("tale")) == 1, "its evidence is taken once"

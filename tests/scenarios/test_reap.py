@@ -253,8 +253,8 @@ def test_a_dry_run_says_the_same_and_changes_nothing(tmp_path: Path) -> None:
 MANY = {"wired": {**WIRED, **QUICK}, "plain": QUICK, "slow": {"lifetime": {"timeout": "1h"}, "init": False}}
 
 
-# of each reaper of MANY: a stop, the evidence and the removal of three, a network; evidence is none of the world's
-CALLS = [*((n, "before") for n in range(8)), *((n, "after") for n in range(5))]
+# of each reaper of MANY: a stop, the evidence and the removal of three, a network
+CALLS = [(n, when) for when in ("before", "after") for n in range(8)]
 
 
 @pytest.mark.parametrize(("nth", "when"), CALLS)

@@ -94,7 +94,7 @@ def take_snapshot(
     orphaned, owned, lapsed = _by_owner(engine, sandboxes)
     networks = own_networks(engine, profile.project)
     volumes = own_volumes(engine, profile.project, listed=held.listed if held is not None else None)
-    running = {o.address: o.applied for o in sandboxes if isinstance(o.state, Running) and not o.one_off}
+    running = {o.address: o.applied for o in sandboxes if isinstance(o.state, Running) and not o.apart}
     # Those that may have to be made or made again: what the engine can't enforce must be known before one goes.
     unsettled = [s for s in profile.sandboxes if running.get(s.address) != s.spec]
     info = engine.info() if unsettled else None

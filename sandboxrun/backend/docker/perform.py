@@ -83,6 +83,16 @@ def remove_sandbox(step: op.RemoveSandbox, session: Session) -> None:
     shared.unstage(step.container, session)
 
 
+def keep_sandbox(step: op.KeepSandbox, session: Session) -> str:
+    """Take away what runs beside it, and only then give it the name of one that is kept: whoever is killed in between
+    leaves one that is not kept yet."""
+    remove_companions(step.companions, step.network, session)
+    if (session.observed(step.container).spec.restart or "no") != "no":
+        session.engine.update_container(step.container, {"RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}})
+    session.engine.rename_container(step.container, step.name)
+    return f"as {step.name}"
+
+
 def _remove_container(container: str, session: Session) -> None:
     """Remove it, or wait until whoever is removing it already has done so."""
     until = monotonic() + ITS_RUN
@@ -130,6 +140,7 @@ HANDLERS: Mapping[type[Operation], Callable[[Any, Session], str | None]] = {
     op.StopSandbox: stop_sandbox,
     op.CaptureEvidence: shared.capture_evidence,
     op.RemoveSandbox: remove_sandbox,
+    op.KeepSandbox: keep_sandbox,
     op.RemoveNetwork: remove_network,
     op.RemoveVolume: lambda step, session: _remove_volume(step.name, session),
     op.RemoveLeftover: lambda step, session: _remove_container(step.container, session),

@@ -62,7 +62,7 @@ def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw
         engine, live, why = None, dict[str, ObservedSandbox](), "has been torn down"
         try:
             engine = stack.enter_context(project.open_engine(given.host))
-            live = {label_of(o): o for o in project.observed(engine, profile)}
+            live = {label_of(o): o for o in project.observed(engine, profile) if not o.kept}
         except (EngineUnreachable, EngineTimeout) as error:
             if follow or not any(not names or project.matches(a, names) for a in _kept(store, profile, set())):
                 raise

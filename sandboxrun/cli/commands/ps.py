@@ -141,6 +141,9 @@ def _time(when: datetime | None) -> str | None:
 def _differs(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> str:
     """What is not as declared, in words; "" where all is."""
     declared = profile.sandbox(sandbox.address)
+    if sandbox.kept:
+        until = sandbox.kept_until
+        return f"kept until {_time(until)}" if until is not None else "kept"
     if sandbox.one_off:
         return "one run"
     if declared is None:
