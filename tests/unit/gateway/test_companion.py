@@ -43,6 +43,20 @@ def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+def test_a_connection_ends_at_its_greatest_age_however_busy(own: World) -> None:
+    own.start(lifetime=1.5)
+    own.serve(SERVER, 443, echo)
+    with tunnel(own, b"api.example.com") as sock:
+        sock.settimeout(15)
+        with contextlib.suppress(OSError):
+            while alive(sock):
+                time.sleep(0.05)
+    record = own.event("request", host="api.example.com", reason="lifetime")
+    assert record["verdict"] == "allowed" and record["seconds"] > 1
+    with tunnel(own, b"api.example.com") as again:
+        assert alive(again)
+
+
 def test_its_first_record_says_which_haproxy_it_is(own: World) -> None:
     own.start()
     said = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=True).stdout

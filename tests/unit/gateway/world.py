@@ -36,6 +36,14 @@ ALLOWED = (
 TABLE = {name: [SERVER] for name in ("api.example.com", "ssh.example.com", "one.example.com", "two.example.com")}
 TABLE |= {"a.models.example.org": [SERVER], "evil.example.net": [OTHER]}
 
+COMPANION = "sandboxrun.gateway.companion"
+WITH_LIFETIME = f"""
+import sys
+from {COMPANION} import gateway, main
+gateway.LIFETIME_SECONDS = {{}}
+sys.exit(main.main(sys.argv[1:]))
+"""
+
 
 def document(**values: Any) -> bytes:
     """A rules document."""
@@ -150,14 +158,15 @@ class World:
             space.ip("addr", "add", at, "dev", link)
             space.ip("link", "set", link, "up")
 
-    def start(self, *, output: Any = subprocess.PIPE, **rules: Any) -> None:
-        """Start the gateway with these rules, and wait until it serves."""
+    def start(self, *, output: Any = subprocess.PIPE, lifetime: float | None = None, **rules: Any) -> None:
+        """Start the gateway with these rules, and wait until it serves. `lifetime` is a connection's, in seconds."""
         self.rules.write_bytes(document(**rules))
         run = self.folder / "run"
         run.mkdir()
+        program = ["-m", COMPANION] if lifetime is None else ["-c", WITH_LIFETIME.format(lifetime)]
         self.process = subprocess.Popen(
             [
-                *self.inner.command, sys.executable, "-m", "sandboxrun.gateway.companion",
+                *self.inner.command, sys.executable, *program,
                 "serve", "--at", AT, "--rules", str(self.rules), "--run", str(run),
             ],
             stdout=output, stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
