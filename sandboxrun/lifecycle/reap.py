@@ -36,7 +36,7 @@ from sandboxrun.plan.reaping import due, next_deadline, state_of
 from sandboxrun.report.reap import Left, Reaped, Result, Swept
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names
-from sandboxrun.spec.project import Profile
+from sandboxrun.spec.project import Profile, undeclared
 from sandboxrun.spec.state import Created, ObservedSandbox, Snapshot, parse_time
 
 if TYPE_CHECKING:
@@ -162,9 +162,7 @@ class ProjectReaper:
     ) -> None:
         self._doubted = lapsed
         self._engine, self._scope, self._homes, self._settings = engine, scope, homes, settings
-        self._profile = Profile(
-            project=names.project, directory=no_store().project_directory, sandboxes=(), names=names
-        )
+        self._profile = undeclared(names, no_store().project_directory)
         self._reaped: list[Reaped] = []
         self._swept: list[Swept] = []
         self._left: list[Left] = []

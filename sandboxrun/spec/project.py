@@ -194,3 +194,8 @@ class Profile(
     def sandbox(self, address: str) -> DeclaredSandbox | None:
         """The sandbox of that address."""
         return next((s for s in self.sandboxes if s.address == address), None)
+
+
+def undeclared(names: Names, directory: Path) -> Profile:
+    """A project of which only the engine knows: its names, and nothing that is declared."""
+    return Profile(project=names.project, directory=directory, sandboxes=(), names=names)

@@ -66,6 +66,23 @@ def test_destroy_leaves_nothing(say: Say, world: World) -> None:
     assert (world.boxes, world.volumes, world.networks) == ({}, {}, {})
 
 
+def test_a_project_is_listed_and_destroyed_without_its_profile(say: Say, world: World, tmp_path: Path) -> None:
+    (tmp_path / "sandbox.yaml").write_text(PROFILE.replace("exit 3", "sleep 60"))
+    say("apply", "-y")
+    (tmp_path / "sandbox.yaml").unlink()
+    code, text = say("ps", "--all-projects")
+    assert (code, [line.split()[:3] for line in text.splitlines()[1:]]) == (0, [["tale", "agent", "running"]])
+    (one,) = json.loads(say("ps", "--all-projects", "--json")[1])
+    assert (one["project"], one["address"], one["state"]) == ("tale", "agent", "running")
+    assert say("destroy", "-y", "--project", "Tale")[0] == 2
+    assert say("destroy", "-y", "--project", "other")[1].startswith("Nothing to destroy.")
+    assert len(world.boxes) == 1
+    assert say("destroy", "-y", "--project", "tale")[0] == 0
+    assert (world.boxes, world.volumes, world.networks) == ({}, {}, {})
+    assert len(list((tmp_path / ".sandboxrun/evidence").glob("*-tale-agent-*"))) == 1
+    assert say("ps", "--all-projects") == (0, "")
+
+
 def test_reap_collects_what_has_ended_and_masks_what_the_profile_knows(
     say: Say, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

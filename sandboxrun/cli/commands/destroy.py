@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import click
 
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
 from sandboxrun.cli.changing import Asking, CleanStop, Telling
+from sandboxrun.errors import UsageError, quoted
+from sandboxrun.spec.names import PROJECT, Names
+from sandboxrun.spec.project import undeclared
 
 
 @click.command()
-@opt.taking(*opt.PROJECT, opt.target, opt.parallelism, opt.lock_timeout, opt.yes, opt.as_json, *opt.SPOKEN)
-def destroy(given: opt.Given) -> int:
+@opt.taking(
+    *opt.PROJECT,
+    click.option(
+        "--project",
+        "name",
+        metavar="NAME",
+        help="Destroy what this project has on the engine, without its profile. Evidence is saved in the current "
+        "directory, or in --evidence.",
+    ),
+    opt.target,
+    opt.parallelism,
+    opt.lock_timeout,
+    opt.yes,
+    opt.as_json,
+    *opt.SPOKEN,
+)
+def destroy(given: opt.Given, name: str | None) -> int:
     """Save all evidence of the project, then remove its sandboxes. Asks first, unless -y."""
     from sandboxrun.backend.docker.client import import_ahead
 
     opt.check_json_asks_nobody(given)
     import_ahead()
-    profile = project.load_profile(given)
+    declared = project.load_profile(given) if name is None else None
+    if name is not None and not re.fullmatch(PROJECT, name):
+        raise UsageError(f"{quoted(name)} is not a project's name", help="use lower-case letters, digits, - and _")
     from sandboxrun.lifecycle import apply as converge
 
-    store = project.open_store(profile, given)
     with (
         CleanStop() as stopping,
         project.open_engine(given.host, given.parallelism) as engine,
         Telling(given, given.as_json) as telling,
     ):
+        profile = declared
+        if profile is None:
+            found = next(iter(engine.projects(name)), Names(project=name or ""))
+            profile = undeclared(found, Path.cwd())
+        store = project.open_store(profile, given)
         settings = project.settings(given, telling.listener, telling.waiting, stop=stopping.stop)
         asking = Asking("destroy", yes=given.yes, show=telling.plan, begin=stopping.before(telling.begin))
         targets = given.targets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 import click
@@ -11,13 +12,14 @@ from sandboxrun.backend.errors import EngineTimeout, EngineUnreachable
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
 from sandboxrun.cli.output import note, result, warn
-from sandboxrun.errors import ExitCode
+from sandboxrun.errors import ExitCode, UsageError
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.index import remainder
 from sandboxrun.plan.decide import differences
 from sandboxrun.report.evidence import duration
 from sandboxrun.report.table import table
 from sandboxrun.spec.outcome import How
+from sandboxrun.spec.project import undeclared
 from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Running, Snapshot, State, parse_time
 from sandboxrun.spec.types import format_size
 
@@ -49,15 +51,20 @@ class Line(NamedTuple):
     opt.names,
     *opt.PROJECT,
     click.option("-a", "--all", "everything", is_flag=True, help="Also list the runs recorded in the evidence."),
+    click.option("--all-projects", is_flag=True, help="List what all projects have on the engine. Needs no profile."),
     opt.as_json,
     *opt.SPOKEN,
 )
-def ps(given: opt.Given, everything: bool) -> None:
+def ps(given: opt.Given, everything: bool, all_projects: bool) -> None:
     """List sandboxes: their state, limits and health, and whether they match the profile.
 
     NAME is one, or all of a for_each. Without NAME, all. With -a, the recorded runs are listed even if the engine
     cannot be reached.
     """
+    if all_projects:
+        if everything or given.names:
+            raise UsageError("--all-projects lists what is on the engine: it cannot be combined with -a or a NAME")
+        return _all_projects(given)
     profile = project.load_profile(given)
     store = project.open_store(profile, given)
     live, now = list[Line](), datetime.now(UTC)
@@ -83,6 +90,25 @@ def ps(given: opt.Given, everything: bool) -> None:
     else:
         hidden = f"; -a lists {len(kept)} from the evidence" if kept and not everything else ""
         note(f"project {profile.project} has no sandboxes on the engine{hidden}", quiet=given.quiet)
+
+
+def _all_projects(given: opt.Given) -> None:
+    """What each project has on the engine."""
+    found: list[tuple[str, Line]] = []
+    with project.open_engine(given.host) as engine:
+        now = datetime.now(UTC)
+        for names in engine.projects():
+            profile = undeclared(names, Path.cwd())
+            snapshot = engine.observe(profile, project.store_in(None))
+            found += [(names.project, _live(o, profile, snapshot)) for o in snapshot.sandboxes]
+            now = snapshot.taken
+    if given.as_json:
+        result([{"project": name, **line._asdict(), "differs": ""} for name, line in found])
+    elif found:
+        rows = [(name, e.address, e.state, _ago(e.since, now), e.image, (e.container or "")[:12]) for name, e in found]
+        result(table(("PROJECT", "SANDBOX", "STATE", "SINCE", "IMAGE", "CONTAINER"), rows))
+    else:
+        note("no project has sandboxes on the engine", quiet=given.quiet)
 
 
 def _live(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> Line:
