@@ -128,7 +128,8 @@ def exceeding(profile: Profile, by: Terms) -> Iterator[Finding]:
             yield placed(EXCEEDS, Hit(key="", message=message), subject)
             continue
         for axis, step in over(greatest, side_of(sandbox, profile)):
-            message = f"{axis}: {step.witness}, by the greatest profile"
+            clause, most = step.state
+            message = f"{axis}: {clause}, beyond the greatest profile{f' ({most})' if most else ''}"
             yield placed(EXCEEDS, Hit(key=step.key, item=step.item, message=message), subject)
 
 

@@ -118,13 +118,8 @@ def openings(plan: Plan) -> list[str]:
             and (axis != "mounts" or "write to /" in step.witness)
         )
         name = label(change).removeprefix("sandbox ")
-        told += [one_line(f"{name} {_without_now(step.witness)}") for step in steps]
+        told += [one_line(f"{name} {step.state[0]}") for step in steps]
     return told
-
-
-def _without_now(witness: str) -> str:
-    """A clause of what changes as one of what is."""
-    return witness.replace("may now ", "may ").replace("is now ", "is ").removeprefix("now ").partition(", was ")[0]
 
 
 def widenings(plan: Plan) -> list[str]:

@@ -41,6 +41,13 @@ class Step(Data):
     key: str
     item: str | None = None
 
+    @property
+    def state(self) -> tuple[str, str]:
+        """The sentence as one of what is, not of what changes, and what was before, where it says so."""
+        plain = self.witness.replace("may now ", "may ").replace("is now ", "is ").removeprefix("now ")
+        clause, _, before = plain.partition(", was ")
+        return clause, before
+
 
 class Side(Data):
     """One of the two: a settled spec, and what its names stand for in its profile."""

@@ -117,8 +117,8 @@ def test_the_greatest_profile(tmp_path: Path) -> None:
         "sandboxes: {most: {image: 'node:20-alpine', mem_limit: 1g, egress: {allow: ['*.example.com:443']}}}\n"
     )
     assert told(judged(tmp_path)) == [
-        "high SBX915 network: may now reach every public host, was listed hosts, by the greatest profile",
-        "high SBX915 limits: may now use processes: unlimited, was 256, by the greatest profile",
+        "high SBX915 network: may reach every public host, beyond the greatest profile (listed hosts)",
+        "high SBX915 limits: may use processes: unlimited, beyond the greatest profile (256)",
     ]
     inside = PROFILE.replace("open", "{allow: ['api.example.com:443']}").replace("-1", "64")
     assert told(judged(tmp_path, inside)) == []
