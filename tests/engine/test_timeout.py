@@ -176,8 +176,8 @@ def test_a_signal_through_the_engine_reaches_the_command(
 def test_a_pause_for_an_upload_does_not_count(project: str, tmp_path: Path, busybox: str, engine_host: str) -> None:
     settings = Settings(docker_host=engine_host, default_image=busybox, network_mode="none")
     with SandboxService(settings, project=project, directory=tmp_path) as service:
-        timeout, until = timedelta(seconds=5), timedelta(seconds=8)
-        made = service.create("a", command=["sleep", "600"], lifetime={"timeout": "5s"}, stop_grace_period="1s")
+        timeout, until = timedelta(seconds=15), timedelta(seconds=17)
+        made = service.create("a", command=["sleep", "600"], lifetime={"timeout": "15s"}, stop_grace_period="1s")
         service.start(made)
         state = service.engine.state(made.id)
         assert isinstance(state, Running)
