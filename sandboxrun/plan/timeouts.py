@@ -43,7 +43,7 @@ def watched_timeouts(sandboxes: Iterable[DeclaredSandbox], offers: Offers) -> It
             yield Diagnostic(
                 message=f"{sandbox.address}: timeout needs a watcher here: {why}",
                 span=sandbox.place("lifetime", "timeout"),
-                help="use `run`, `apply --wait` or `wait`, and leave it running until the sandbox has ended",
+                help="keep `run`, `apply --wait`, `wait` or `reap --watch` running until the sandbox has ended",
                 severity="warning",
             )
 
