@@ -16,6 +16,7 @@ from benchmarks import raw
 from benchmarks.calls import seccomp
 from benchmarks.costs import isolation
 from benchmarks.output import output
+from benchmarks.reaping import latency, throughput
 from benchmarks.reviewing import reviewing
 from benchmarks.routes import routes
 from benchmarks.table import Result, compared
@@ -210,6 +211,12 @@ def _to_gone(world: World, program: Program, label: str) -> float:
     return (at["destroy"] - at["die"]) / 1e9
 
 
+def reap(world: World, effort: Effort) -> Iterator[Result]:
+    """The reaper."""
+    yield from latency(world, _to_gone, effort.rounds)
+    yield from throughput(world, effort.applies[-1], effort.few)
+
+
 def gateway(world: World, effort: Effort) -> Iterator[Result]:
     """The egress gateway beside squid."""
     yield from proxies.gateway(world, count=400, rounds=effort.rounds)
@@ -221,6 +228,7 @@ MEASURES: Mapping[str, Callable[[World, Effort], Iterator[Result]]] = {
     "audit": lambda world, effort: reviewing(world, effort.profiles, effort.rounds, effort.few),
     "run": run,
     "exit": exit,
+    "reap": reap,
     "routes": lambda world, effort: routes(world, effort.rounds),
     "output": lambda world, effort: output(world, effort.outputs, effort.few),
     "isolation": lambda world, effort: isolation(world, effort.rounds),
