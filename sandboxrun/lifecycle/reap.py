@@ -179,7 +179,8 @@ class ProjectReaper:
             self._doubted = snapshot.lapsed  # unless they are renewed meanwhile
             reasons = self._due(snapshot)
             for _, mine in self._by_home(snapshot, reasons):
-                self._reaped += [self._result_of(o, snapshot, reasons[o.id]) for o in mine]
+                kept = _kept_by(make_collect_plan(self._profile, snapshot, mine, networks=False, reasons=reasons))
+                self._reaped += [self._result_of(o, snapshot, reasons[o.id], kept=o.id in kept) for o in mine]
                 snapshot = _without(snapshot, mine)
             self._note_swept(self._sweeping(snapshot).operations)
         return Result(reaped=tuple(self._reaped), swept=tuple(self._swept), left=tuple(self._left), planned=True)
@@ -223,7 +224,10 @@ class ProjectReaper:
                     self._leave(observed.address, *error.diagnostics)
                 continue
             removed = [o for o in mine if self._is_removed(o, outcome)]
-            self._reaped += [self._result_of(o, snapshot, reasons[o.id], outcome.session) for o in removed]
+            kept = _kept_by(plan)
+            self._reaped += [
+                self._result_of(o, snapshot, reasons[o.id], outcome.session, kept=o.id in kept) for o in removed
+            ]
             snapshot = _without(snapshot, removed)
         sweeping = self._sweeping(snapshot)
         if sweeping.operations:
@@ -292,7 +296,13 @@ class ProjectReaper:
         return False
 
     def _result_of(
-        self, observed: ObservedSandbox, snapshot: Snapshot, reason: Reason, session: Session | None = None
+        self,
+        observed: ObservedSandbox,
+        snapshot: Snapshot,
+        reason: Reason,
+        session: Session | None = None,
+        *,
+        kept: bool,
     ) -> Reaped:
         return Reaped(
             project=self._profile.project,
@@ -301,6 +311,7 @@ class ProjectReaper:
             reason=reason,
             why=decide_undeclared(observed, None, snapshot, reason).change.note,
             spec=observed.applied or observed.spec,
+            kept=kept,
             captured=session.captured.get(observed.run) if session is not None else None,
         )
 
@@ -316,6 +327,11 @@ class ProjectReaper:
                 case _:
                     continue
             self._swept.append(Swept(project=self._profile.project, kind=kind, name=name))
+
+
+def _kept_by(plan: Plan) -> frozenset[str]:
+    """The containers that a plan keeps after their end, as their lifetime says."""
+    return frozenset(step.container for step in plan.operations if isinstance(step, op.KeepSandbox))
 
 
 def _homeless(observed: ObservedSandbox) -> Diagnostic:

@@ -28,6 +28,7 @@ class Reaped(Data):
     reason: Reason
     why: str
     spec: SandboxSpec
+    kept: bool = False  # its evidence is saved, and its container stays for as long as its lifetime says
     captured: Captured | None = None
 
 
@@ -109,7 +110,8 @@ def reaped_lines(one: Reaped, planned: bool = False) -> Iterator[str]:
         if index.ran_seconds is not None:
             told.append(f"after {duration(index.ran_seconds)}")
     said = ", ".join(told)
-    yield f"{'Would reap' if planned else 'Reaped'} {_named(one)}: {one_line(said)}"
+    verb = ("Would keep" if planned else "Kept") if one.kept else ("Would reap" if planned else "Reaped")
+    yield f"{verb} {_named(one)}: {one_line(said)}"
     if captured is not None and captured.folder is not None:
         yield f"    evidence: {one_line(os.fspath(captured.folder))}"
 
@@ -142,6 +144,7 @@ def reaped_plain(one: Reaped) -> dict[str, Any]:
         "run": one.run,
         "reason": reason_word(one),
         "detail": one.why,
+        "kept": one.kept,
     }
     if one.captured is not None:
         told |= evidence_plain(Run(address=one.address, captured=one.captured))
@@ -150,7 +153,9 @@ def reaped_plain(one: Reaped) -> dict[str, Any]:
 
 
 def reason_word(one: Reaped) -> str:
-    """Why it was reaped, as one word of data."""
+    """Why it was reaped, or that it was kept, as one word of data."""
+    if one.kept:
+        return "kept"
     return one.reason.value.removeprefix("delete_because_").removeprefix("replace_because_")
 
 
@@ -172,10 +177,12 @@ def _named(one: Reaped | Left) -> str:
 def _counts(result: Result) -> str:
     kinds = [one.kind for one in result.swept]
     counts = [
-        (len(result.reaped), "sandbox", "es"),
+        (sum(not one.kept for one in result.reaped), "sandbox", "es"),
         *((kinds.count(k), k, "s") for k in ("container", "network", "volume")),
     ]
     said = ", ".join(f"{count} {kind if count == 1 else kind + plural}" for count, kind, plural in counts if count)
     if not said:
+        if any(one.kept for one in result.reaped):
+            return "Nothing else to reap."
         return "Nothing to reap." if not result.left else "Nothing was reaped."
     return f"{'Would reap' if result.planned else 'Reaped'} {said}."

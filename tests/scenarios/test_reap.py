@@ -23,7 +23,7 @@ from sandboxrun.lifecycle.reap import Homes, Scope, reap
 from sandboxrun.lifecycle.reaper import Reaper
 from sandboxrun.lifecycle.run import RunOptions, run
 from sandboxrun.plan.changes import Reason
-from sandboxrun.report.reap import Looked, Lost, Result, Told, left_diagnostics, reap_plain, reap_text
+from sandboxrun.report.reap import Looked, Lost, Result, Told, left_diagnostics, reap_plain, reap_text, reaped_lines
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.state import ObservedVolume
@@ -502,3 +502,23 @@ def test_a_run_holds_a_lease(tmp_path: Path) -> None:
 
     run(job.backend, job.profile, job.store, job.profile.sandboxes, options=RunOptions(started=started))
     assert (seen, world.leases, world.boxes) == ([1], set(), {})
+
+
+# -- containers that are kept after their end
+
+
+def test_what_is_to_be_kept_is_kept_until_its_time_is_over(tmp_path: Path) -> None:
+    world = new_world()
+    lifetime = {"on_complete": "keep", "keep_for": "1h"}
+    job = job_on(world, tmp_path, {"agent": {**QUICK, "lifetime": lifetime}})
+    job.apply()
+    ended(world)
+    (told,) = reap(Fake(world), Scope(), dry_run=True).reaped
+    (one,) = reap(Fake(world), Scope()).reaped
+    assert told.kept and one.kept and one.captured is not None and len(world.boxes) == 1
+    assert "\n".join(reaped_lines(one)).startswith("Kept tale/agent: failed with exit 3")
+    assert reaped(reap(Fake(world), Scope())) == {}
+    (box,) = world.boxes.values()
+    box.finished = "2020-01-01T00:00:00Z"
+    assert reaped(reap(Fake(world), Scope())) == {"agent": Reason.KEEP_OVER} and empty(world)
+    assert len(job.store.entries("tale")) == 1
