@@ -35,7 +35,7 @@ def explain_stale(saved: SavedPlan, fresh: Plan) -> Diagnostic:
     """The fault that tells what is not as it was when the plan was made. Call it when the digests differ."""
     reasons = [*_profile_moved(saved, fresh), *_engine_moved(saved, fresh)]
     if not reasons:
-        reasons = _steps_moved(saved, fresh)
+        reasons = _changes_moved(saved, fresh)
     told = "; ".join(reasons[:_MOST]) + (f"; and {len(reasons) - _MOST} more" if len(reasons) > _MOST else "")
     return Diagnostic(message=f"the saved plan is stale: {redact(told, fresh.sensitive)}", help=_AGAIN)
 
@@ -83,14 +83,31 @@ def _named(seen: SeenContainer) -> str:
     return f"{seen.address or 'the container'} ({seen.container[:12]})"
 
 
-def _steps_moved(saved: SavedPlan, fresh: Plan) -> list[str]:
-    now = steps_in(fresh)
-    come = [step for step in now if step not in saved.steps]
-    gone = [step for step in saved.steps if step not in now]
-    reasons = [f'it would now also do "{step}"' for step in come] + [f'it would no longer do "{step}"' for step in gone]
-    return reasons or [
-        "what it would do is the same, but not in every detail (images, networks, or how runs have ended)"
-    ]
+def _changes_moved(saved: SavedPlan, fresh: Plan) -> list[str]:
+    """What would become of each object, where the plan said otherwise."""
+    then, now = _actions_in(saved.plan), _actions_in(_plan_json(fresh))
+    moved = [address for address in {**now, **then} if then.get(address) != now.get(address)]
+    said = [f"{a} would now {now.get(a, _LEFT)}, and the plan says that it would {then.get(a, _LEFT)}" for a in moved]
+    return said or ["what it would do is the same, but not in every detail (images, networks, or how runs have ended)"]
+
+
+_LEFT = "be left as it is"
+_ACTIONS = {
+    ("create",): "be created",
+    ("update",): "be updated",
+    ("delete",): "be removed",
+    ("delete", "create"): "be replaced",
+    ("create", "delete"): "be replaced",
+    ("no-op",): _LEFT,
+}
+
+
+def _actions_in(plan: Mapping[str, Any]) -> dict[str, str]:
+    """By address, what a plan's JSON does to it. The file may hold anything."""
+    found = {}
+    for change in plan["resource_changes"]:
+        found[str(change["address"])] = _ACTIONS.get(tuple(change["change"]["actions"]), _LEFT)
+    return found
 
 
 # -- Saved plans: what `plan --out` writes and `apply FILE` reads
@@ -155,8 +172,6 @@ def saved_document(
     plan: Plan, *, path: Path, files: Sequence[Path], directory: Path, options: Options
 ) -> dict[str, Any]:
     """The file's content. The project's place is relative to the file's own: both may move together."""
-    from sandboxrun.report.plan import plan_json
-
     root, base = Path(os.path.realpath(directory)), os.path.realpath(path.parent)
     body = {
         "format": FORMAT,
@@ -175,9 +190,15 @@ def saved_document(
         "observed": [structs.asdict(seen) for seen in seen_in(plan)],
         "images": images_in(plan),
         "steps": steps_in(plan),
-        "plan": plan_json(plan),
+        "plan": _plan_json(plan),
     }
     return {**body, "checksum": digest_of(body)}
+
+
+def _plan_json(plan: Plan) -> dict[str, Any]:
+    from sandboxrun.report.plan import plan_json
+
+    return plan_json(plan)
 
 
 def _inside(file: Path, root: Path) -> str:

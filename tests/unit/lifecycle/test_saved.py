@@ -260,13 +260,12 @@ def test_images(project: Path) -> None:
     assert said(project, before, after) == "node:20-alpine means another image now"
 
 
-def test_other_steps_are_told_when_nothing_else_is_known(project: Path) -> None:
+def test_other_changes_are_told_when_nothing_else_is_known(project: Path) -> None:
     late = declared("lint", environment=freeze({"TOKEN": "x"}))
     before = make_plan(profile(late), snapshot(observed(late)))
     after = make_plan(profile(late), snapshot(observed(late)), Options(replace=("lint",)))
     assert said(project, before, after) == (
-        'it would now also do "create lint"; it would now also do "start lint"; it would now also do "stop lint"; '
-        'it would now also do "evidence lint"; it would now also do "remove lint"; it would now also do "rename lint"'
+        "lint would now be replaced, and the plan says that it would be left as it is"
     )
 
 
