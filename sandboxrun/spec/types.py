@@ -565,7 +565,7 @@ class Short(OptionType):
     record: OptionType
     read: Callable[[str], Any]
     expected: str
-    pattern: str = ".+"
+    pattern: str = r"[\s\S]+"  # not a dot, which takes no line ends in JSON Schema
 
     def parse(self, node: Node, problems: Problems) -> Any:
         if isinstance(node, MapNode):

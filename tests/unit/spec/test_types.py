@@ -105,6 +105,13 @@ def test_parser_and_schema_agree(case: Case, data: st.DataObject) -> None:
         assert case.name in STRICTER, str(problems.diagnostics[0])
 
 
+@pytest.mark.parametrize("text", ["\r", "\n", "a\nb", "\u2028"])
+@ALL
+def test_parser_and_schema_agree_on_line_ends(case: Case, text: str) -> None:
+    value, _ = parse(case, text)
+    assert value is INVALID or VALIDATORS[case.name].is_valid(text)
+
+
 @given(data=st.data())
 def test_a_sandbox_of_any_data_gives_a_spec_or_its_faults(data: st.DataObject) -> None:
     keys = data.draw(st.lists(st.sampled_from([case.name for case in CASES]), max_size=3, unique=True))
