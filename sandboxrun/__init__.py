@@ -9,6 +9,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from sandboxrun.api.events import (
+        SandboxCaptured,
+        SandboxCreated,
+        SandboxEnded,
+        SandboxEvent,
+        SandboxKept,
+        SandboxReaped,
+        SandboxRemoved,
+        SandboxStarted,
+    )
     from sandboxrun.api.processes import ProcessFailed
     from sandboxrun.api.service import ExecResult, ExecTimeout, Sandbox, SandboxService
     from sandboxrun.api.settings import Settings
@@ -39,6 +49,14 @@ if TYPE_CHECKING:
     from sandboxrun.profile.variables import Inputs
 
 _HOME = {
+    "SandboxCaptured": "api.events",
+    "SandboxCreated": "api.events",
+    "SandboxEnded": "api.events",
+    "SandboxEvent": "api.events",
+    "SandboxKept": "api.events",
+    "SandboxReaped": "api.events",
+    "SandboxRemoved": "api.events",
+    "SandboxStarted": "api.events",
     "ExecResult": "api.service",
     "ExecTimeout": "api.service",
     "Sandbox": "api.service",
@@ -107,7 +125,15 @@ __all__ = [
     "RegistryError",
     "RunFailed",
     "Sandbox",
+    "SandboxCaptured",
+    "SandboxCreated",
+    "SandboxEnded",
+    "SandboxEvent",
+    "SandboxKept",
+    "SandboxReaped",
+    "SandboxRemoved",
     "SandboxService",
+    "SandboxStarted",
     "SandboxrunError",
     "Settings",
     "Store",

@@ -290,6 +290,7 @@ class Held(Struct, kw_only=True, eq=False):
     lock: threading.RLock = field(default_factory=threading.RLock)
     started: bool = False  # or being started, through this handle
     on_output: Callable[[int, bytes], None] | None = None
+    ended: Callable[[int | None], None] = lambda code: None  # is told its exit code
     removed: bool = False
     kept: str = ""  # its container's name, once it is kept
     left: bool = False  # it should be gone, and could not be taken away: collecting tries again
@@ -320,7 +321,7 @@ class Held(Struct, kw_only=True, eq=False):
                 self.on_output(stream, data)
 
         wanted = self.on_output is not None or sandbox.spec.lifetime.idle is not None
-        return Watching(output=output if wanted else None)
+        return Watching(output=output if wanted else None, ended=lambda code: self.ended(code))
 
 
 class Sandbox:

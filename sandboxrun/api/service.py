@@ -19,6 +19,17 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from msgspec import structs
 
+from sandboxrun.api.events import (
+    OnEvent,
+    SandboxCaptured,
+    SandboxCreated,
+    SandboxEnded,
+    SandboxKept,
+    SandboxReaped,
+    SandboxRemoved,
+    SandboxStarted,
+    Telling,
+)
 from sandboxrun.api.lifecycle import (
     LOCK_WAIT,
     Collector,
@@ -94,8 +105,13 @@ class SandboxService:
         evidence: Path | str | None = None,
         policy: Path | str | None = None,
         parallelism: int = 8,
+        on_event: OnEvent | None = None,
     ) -> None:
-        """Raises UsageError for wrong settings or a directory that is none. `parallelism`: idle connections kept."""
+        """Raises UsageError for wrong settings or a directory that is none. `parallelism`: idle connections kept.
+
+        `on_event` gets each SandboxEvent: a function in the thread where it happens, a coroutine function on the event
+        loop that runs now. What it raises disturbs nothing: it is in `event_errors`.
+        """
         from sandboxrun.evidence.store import Store
 
         self.settings = settings if settings is not None else Settings.from_environment()
@@ -107,6 +123,7 @@ class SandboxService:
             project_directory=self.directory, root=Path(evidence).absolute() if evidence is not None else None
         )
         self._host, self._parallelism = host, parallelism
+        self._tell = Telling(on_event)
         self._policy = Path(policy).absolute() if policy is not None else None
         self._engine: Engine | None = None
         self._closed = False
@@ -119,6 +136,11 @@ class SandboxService:
         self._making: set[str] = set()
         self._held: dict[str, Held] = {}  # by container id; those of this service
         self._table = threading.Lock()
+
+    @property
+    def event_errors(self) -> tuple[BaseException, ...]:
+        """What `on_event` raised, the first hundred; it was called with what came after that, too."""
+        return self._tell.errors
 
     @property
     def engine(self) -> Engine:
@@ -199,6 +221,13 @@ class SandboxService:
         def prepare(session: Session) -> None:
             session.extra_labels = {labels.ONE_OFF: "1", labels.LEASE: self._lease()}
             held.job.watch_from_start(session, held.how)
+            begin = session.after_start
+
+            def started(sandbox: DeclaredSandbox, made: Made) -> None:
+                self._tell(SandboxStarted(**_of(held)))  # before anybody watches for its end
+                begin(sandbox, made)
+
+            session.after_start = started
 
         profile, shared = declared.profile, shares(declared.profile.sandboxes)
         together = self._gate.together() if shared else contextlib.nullcontext(lambda: None)
@@ -214,8 +243,10 @@ class SandboxService:
         outcome.session.networks_made.clear()  # others may use them by now: they go with the last of them
         outcome.session.volumes_made.clear()
         held.observed = self._now(held)
+        held.ended = lambda code: self._tell(SandboxEnded(**_of(held), exit_code=code))
         with self._table:
             self._held[held.id] = held
+        self._tell(SandboxCreated(**_of(held)))
         return Sandbox(self, held)
 
     @contextlib.contextmanager
@@ -343,9 +374,13 @@ class SandboxService:
             held.observed = self._now(held)
             gone = (held.observed,) if held.observed.state is _GONE else ()
             held.job.collect((held.declared.sandbox,), own=True, whole=False, gone=gone, keep=keep)
-            held.evidence = held.job.captured.get(held.observed.run)
+            evidence, before = held.job.captured.get(held.observed.run), held.evidence
+            held.evidence = evidence
+            if evidence is not None and evidence.entry is not None and before is None:
+                self._tell(SandboxCaptured(**_of(held), folder=evidence.folder))
             if keep and held.observed.state is not _GONE and (name := held.job.kept(held.id)):
                 held.kept = name
+                self._tell(SandboxKept(**_of(held), container=name))
             else:
                 self._gone(held, held.evidence)
         self._drop_networks(held)
@@ -360,6 +395,7 @@ class SandboxService:
 
     def _gone(self, held: Held, evidence: Captured | None) -> None:
         held.removed, held.evidence = True, evidence
+        self._tell(SandboxRemoved(**_of(held)))
         with self._table:
             self._held.pop(held.id, None)
 
@@ -483,7 +519,12 @@ class SandboxService:
         with self._table:
             left = [held for held in self._held.values() if held.left]
         again = [self.remove(Sandbox(self, held), force=True) for held in left]
-        return (*(one for one in again if one is not None), *self._collector.collect().values())
+        found = self._collector.collect()
+        for captured in found.values():
+            if (index := captured.index) is not None:
+                of = {"name": index.sandbox, "run": index.run, "container_id": index.container_id}
+                self._tell(SandboxReaped(**of, folder=captured.folder))
+        return (*(one for one in again if one is not None), *found.values())
 
     def close(self) -> None:
         """End the connections. Sandboxes that were not removed go on: the next start collects them once this
@@ -504,6 +545,11 @@ class SandboxService:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _of(held: Held) -> dict[str, str]:
+    """Whose an event is."""
+    return {"name": held.declared.sandbox.address, "run": held.observed.run, "container_id": held.id}
 
 
 def _taken(sandbox: DeclaredSandbox, project: str) -> UsageError:

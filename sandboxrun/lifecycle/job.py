@@ -252,6 +252,7 @@ class Watching(Data):
     sample: bool = True
     pump: Pump | None = None
     elapsed: float = 0.0  # how long it runs already
+    ended: Callable[[int | None], None] = lambda code: None  # is told its exit code once it has ended; must not raise
 
 
 class Watch:
@@ -445,6 +446,7 @@ class Watch:
             self._failed("waiting for the end", None, error)
         finally:
             self._ended_at = monotonic()
+            self._how.ended(self.exit_code)
             self._ended.set()
             if self.relay is not None:
                 self.relay.ending(over=True)

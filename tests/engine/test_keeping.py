@@ -10,6 +10,7 @@ import docker
 import docker.errors
 import pytest
 
+from sandboxrun import SandboxEvent, SandboxService
 from tests.conftest import Cli
 
 
@@ -60,3 +61,30 @@ def test_a_failed_one_stays_to_be_looked_at_until_it_is_destroyed(
     assert destroyed.code == 0, destroyed.err
     assert json.loads(cli("ps", "--json", env=env).out) == []
     assert len([*(tmp_path / ".sandboxrun" / "evidence").glob("*-agent-*")]) == 2
+
+
+def test_a_program_is_told_what_happens(project: str, busybox: str, tmp_path: Path) -> None:
+    told = list[SandboxEvent]()
+
+    def hear(event: SandboxEvent) -> None:
+        told.append(event)
+        raise ValueError("a callback that fails")
+
+    with SandboxService(project=project, directory=tmp_path, on_event=hear) as service:
+        ends = {"image": busybox, "user": "1000:1000", "network_mode": "none", "command": ["sh", "-c", "exit 3"]}
+        made = service.create("a", **ends, lifetime={"on_complete": "keep"})
+        made.start()
+        assert made.wait() == 3
+        assert service.finish(made) is not None
+        assert made.kept and [type(event).__name__ for event in told] == [
+            "SandboxCreated",
+            "SandboxStarted",
+            "SandboxEnded",
+            "SandboxCaptured",
+            "SandboxKept",
+        ]
+        again = service.create("a", **ends)  # beside the one that is kept
+        service.remove(again)
+        service.remove(made)
+        assert [type(event).__name__ for event in told[5:]] == ["SandboxCreated", "SandboxRemoved", "SandboxRemoved"]
+        assert len(service.event_errors) == len(told)
