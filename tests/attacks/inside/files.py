@@ -148,7 +148,11 @@ def leaked_descriptors() -> str:
 def _directories() -> list[str]:
     found = []
     for process in ("self", "1"):
-        for number in os.listdir(f"/proc/{process}/fd"):
+        try:
+            numbers = os.listdir(f"/proc/{process}/fd")
+        except PermissionError:  # an init of sandboxrun's own shows nothing of itself
+            continue
+        for number in numbers:
             path = f"/proc/{process}/fd/{number}"
             try:
                 scanning = os.readlink(path).endswith(f"/{os.getpid()}/fd")  # what lists it is open while it does
