@@ -10,8 +10,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from sandboxrun.data import Data
-from sandboxrun.evidence.checking import verify_chain
+from sandboxrun.evidence.checking import ChainProblem, verify_chain
 from sandboxrun.evidence.store import Store
 from tests.attacks.inside.record import TAMPERING, attack, held, won
 from tests.conftest import Cli, Ran
@@ -44,6 +46,12 @@ class Checkout(Data):
     @property
     def store(self) -> Store:
         return Store(project_directory=self.directory)
+
+    def problems(self) -> tuple[ChainProblem, ...]:
+        """What does not hold of its evidence, for the user whose key has sealed it."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_STATE_HOME", self.user("victim")["XDG_STATE_HOME"])
+            return verify_chain(self.store)
 
 
 @attack(
@@ -118,14 +126,14 @@ def an_ending_that_is_rewritten(checkout: Checkout) -> str:
     """change how a run ended, in its index, after the fact"""
     checkout.write()
     checkout.run("run", "job")
-    if verify_chain(checkout.store):
+    if checkout.problems():
         return "error: it does not hold before"
     (path,) = checkout.store.path.glob("*/index.json")
     index = json.loads(path.read_text())
     index["ending"]["how"] = "failed"
     path.chmod(0o644)
     path.write_text(json.dumps(index))
-    return _found(checkout.store)
+    return _found(checkout)
 
 
 @attack(
@@ -140,16 +148,16 @@ def a_run_that_is_forgotten(checkout: Checkout) -> str:
     checkout.write()
     for _ in range(2):
         checkout.run("run", "job")
-    if verify_chain(checkout.store):
+    if checkout.problems():
         return "error: it does not hold before"
     chain = checkout.store.path / "chain.jsonl"
     first, *rest = chain.read_bytes().splitlines(keepends=True)
     shutil.rmtree(checkout.store.path / json.loads(first)["folder"])
     chain.chmod(0o644)
     chain.write_bytes(b"".join(rest))
-    return _found(checkout.store)
+    return _found(checkout)
 
 
-def _found(store: Store) -> str:
-    problems = verify_chain(store)
+def _found(checkout: Checkout) -> str:
+    problems = checkout.problems()
     return held("; ".join(map(str, problems))) if problems else won("nobody sees it")
