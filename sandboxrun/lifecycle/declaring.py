@@ -216,7 +216,7 @@ def _vary(target: Target, inputs: Inputs, loaded: Loaded, made: Sequence[Subject
                 break
 
 
-class Alternative(Data):
+class Alternative(Data, unshown=("values",)):
     """Other values of one or two variables. `option` is the one that a free variable, the last one, would open; ""
     where all values are known."""
 

@@ -187,7 +187,7 @@ def test_result_gives_up_and_the_agent_runs_on(spawner: AgentSpawner, workspace:
 def test_wrong_arguments_are_refused_at_once(spawner: AgentSpawner, workspace: Path) -> None:
     with pytest.raises(UsageError, match="list of words"):
         spawner.spawn("true", workspace=workspace)
-    with pytest.raises(UsageError, match='no option "memory"'):
+    with pytest.raises(UsageError, match='"memory" is not offered'):
         spawner.spawn(["true"], workspace=workspace, memory="1g")
     with pytest.raises(UsageError, match="not a directory"):
         spawner.spawn(["true"], workspace=workspace / "none")
