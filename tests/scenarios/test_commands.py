@@ -129,3 +129,16 @@ def test_the_index_says_what_was_run_by_what_and_where(
     assert found["job"] == {"system": "custom", "id": "nightly-4"}
     shown = say("evidence", "show", "last")[1]
     assert f"    git:      {commit} on main" in shown and "    job:      custom nightly-4" in shown
+
+
+def test_reap_removes_old_evidence_too(say: Say, world: World, tmp_path: Path) -> None:
+    for _ in range(3):
+        say("run", "agent")
+    kept = tmp_path / ".sandboxrun/evidence"
+    assert len(list(kept.glob("*-tale-agent-*"))) == 3
+    assert say("reap", "--evidence-max-size", "1g")[0] == 0 and len(list(kept.glob("*-tale-agent-*"))) == 3
+    code, text = say("reap", "--json", "--evidence-older-than", "0s")
+    assert (code, len(json.loads(text)["pruned"][0]["removed"])) == (0, 2)
+    assert len(list(kept.glob("*-tale-agent-*"))) == 1  # the newest of a project stays
+    assert say("reap", "--all", "--evidence-max-size", "1g")[0] == 2
+    assert say("reap", "--dry-run", "--evidence-max-size", "1g")[0] == 2

@@ -33,7 +33,7 @@ from sandboxrun.spec.types import parse_size
 _UNCHECKED = 3  # exit code: nothing differs, but seals could not be checked
 
 
-class _Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
     """A size as a profile writes it (`512m`, `5GB`), in bytes."""
 
     name = "size"
@@ -139,7 +139,7 @@ def release(given: opt.Given, run: str, directory: Path | None, reason: str) -> 
 @evidence.command()
 @opt.taking(
     click.option("--older-than", type=opt.Seconds(), metavar="DURATION", help="Remove what was saved longer ago: 30d."),
-    click.option("--max-size", type=_Size(), metavar="SIZE", help="Remove the oldest until all takes less: 5GB."),
+    click.option("--max-size", type=Size(), metavar="SIZE", help="Remove the oldest until all takes less: 5GB."),
     click.option(
         "--keep",
         type=click.IntRange(1),

@@ -12,8 +12,10 @@ from sandboxrun.backend.session import silent
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
 from sandboxrun.cli.changing import CleanStop, Telling
+from sandboxrun.cli.commands.evidence import Size
 from sandboxrun.cli.output import note, result, tell_all
 from sandboxrun.errors import Diagnostic, UsageError, quoted
+from sandboxrun.evidence.retention import Retention, prune
 from sandboxrun.lifecycle import reap as reaping
 from sandboxrun.lifecycle.reap import Homes, Scope
 from sandboxrun.lifecycle.reaper import Reaper
@@ -29,6 +31,7 @@ from sandboxrun.report.reap import (
     reaped_lines,
     reaped_plain,
 )
+from sandboxrun.report.stored import pruned_plain, pruned_text
 from sandboxrun.spec.names import PROJECT
 
 
@@ -65,6 +68,18 @@ from sandboxrun.spec.names import PROJECT
         metavar="FILE",
         help="With --watch: write metrics to this file after each change.",
     ),
+    click.option(
+        "--evidence-older-than",
+        type=opt.Seconds(),
+        metavar="DURATION",
+        help="Then remove evidence that was saved longer ago, as `evidence prune` does.",
+    ),
+    click.option(
+        "--evidence-max-size",
+        type=Size(),
+        metavar="SIZE",
+        help="Then remove the oldest evidence until all takes less, as `evidence prune` does.",
+    ),
     opt.parallelism,
     opt.lock_timeout,
     opt.as_json,
@@ -81,6 +96,8 @@ def reap(
     watch: bool,
     endpoint: str | None,
     metrics_file: Path | None,
+    evidence_older_than: float | None,
+    evidence_max_size: int | None,
 ) -> int:
     """Save the evidence of sandboxes that nobody waits for any more, then remove them, and what they left.
 
@@ -100,6 +117,10 @@ def reap(
     if name is None and job is None and not everything:
         profile = project.load_profile(given)
         name, own = profile.project, project.open_store(profile, given)
+    kept = None
+    if evidence_older_than is not None or evidence_max_size is not None:
+        kept = Retention(older_than=evidence_older_than, max_bytes=evidence_max_size)
+        _check_retention(watch or dry_run, own is None and evidence_dir is None)
     scope = Scope(project=name, older_than=older_than, job=job)
     homes = Homes(own=own, profile=profile, elsewhere=evidence_dir)
     if watch:
@@ -113,12 +134,25 @@ def reap(
         settings = project.settings(given, telling.listener, telling.waiting, stop=stopping.stop)
         stopping.begin()
         done = reaping.reap(engine, scope, homes=homes, settings=settings, dry_run=dry_run)
+    stores = [store for store in (own, homes.store_elsewhere) if store is not None]
+    pruned = [prune(store, kept) for store in stores] if kept is not None else []
     if given.as_json:
-        result(reap_plain(done))
+        result({**reap_plain(done), **({"pruned": [pruned_plain(one) for one in pruned]} if pruned else {})})
     elif not given.quiet or done.reaped:
         result(reap_text(done))
+    for one in pruned:
+        note(pruned_text(one), quiet=given.quiet and not one.failed)
     tell_all(left_diagnostics(done))
-    return stopping.exit_code(1 if done.left else 0)
+    return stopping.exit_code(1 if done.left or any(one.failed or one.selection.over for one in pruned) else 0)
+
+
+def _check_retention(looking: bool, nowhere: bool) -> None:
+    """Raise UsageError where old evidence can't be removed."""
+    if looking:
+        help = "`sandboxrun evidence prune` removes old evidence, and has --dry-run"
+        raise UsageError("--watch and --dry-run remove no evidence", help=help)
+    if nowhere:
+        raise UsageError("whose evidence is meant: a profile or --evidence-dir says it")
 
 
 def _watch(given: opt.Given, scope: Scope, homes: Homes, metrics: Metrics | None) -> int:
