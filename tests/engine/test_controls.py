@@ -63,7 +63,8 @@ def look(engine: Engine, busybox: str, project: str, labels: Mapping[str, str]) 
 HOLDS: Mapping[str, tuple[Mapping[str, Any], str, str]] = {
     "mem_limit": (
         {"Memory": 16 * MIB, "MemorySwap": 16 * MIB},
-        "head -c 64000000 /dev/zero | tail",
+        # the engine hears of it from the kernel, and no more once the main process has ended: hence the second
+        "head -c 64000000 /dev/zero | tail; code=$?; sleep 1; exit $code",
         "exit 137 oom",
     ),
     "pids_limit": (

@@ -163,6 +163,8 @@ def test_who_waits_for_what_is_destroyed_learns_it_at_once(
         *(cli.start("run", "a", cwd=folder) for folder in (one, two)),
     ]
     until(lambda: len(starts.addresses) == 3)
+    for job in waiting[:3]:  # each has its plan: none is still to make it
+        assert job.stdout is not None and job.stdout.readline()
     late = [cli.start("wait", "-v", cwd=folder) for folder in (one, two)]
     for job in late:
         assert job.stderr is not None and job.stderr.readline() == "waiting for a\n"

@@ -171,7 +171,7 @@ def test_an_image_that_is_not_there_leaves_nothing(service: SandboxService) -> N
 
 
 def test_wrong_arguments_are_refused_before_anything_is_made(service: SandboxService, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match='no option "memory"'):
+    with pytest.raises(UsageError, match='"memory" is not offered'):
         service.create("a", memory="1g")
     with pytest.raises(UsageError, match="mem_limit: expected a size"):
         service.create("a", mem_limit="much")
