@@ -52,10 +52,8 @@ class Owner(Data):
 
     def wait_until_gone(self) -> bool:
         """Wait for its end, as long as that takes. False at once where it can't be waited for from here."""
-        if self.is_gone:
-            return True
-        if not self.is_alive or not hasattr(os, "pidfd_open"):
-            return False
+        if not self.kernel or self.kernel != _kernel() or not hasattr(os, "pidfd_open"):
+            return self.is_gone
         try:
             fd = os.pidfd_open(self.pid)
         except OSError:
