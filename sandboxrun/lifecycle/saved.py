@@ -103,11 +103,9 @@ _ACTIONS = {
 
 
 def _actions_in(plan: Mapping[str, Any]) -> dict[str, str]:
-    """By address, what a plan's JSON does to it. The file may hold anything."""
-    found = {}
-    for change in plan["resource_changes"]:
-        found[str(change["address"])] = _ACTIONS.get(tuple(change["change"]["actions"]), _LEFT)
-    return found
+    """By address, what a plan's JSON does to it. Raises KeyError and TypeError for JSON that is no plan's."""
+    changes = plan["resource_changes"]
+    return {str(c["address"]): _ACTIONS.get(tuple(c["change"]["actions"]), _LEFT) for c in changes}
 
 
 # -- Saved plans: what `plan --out` writes and `apply FILE` reads
@@ -275,6 +273,7 @@ def _saved(body: Mapping[str, Any], base: Path) -> SavedPlan:
         raise ValueError("project is not a valid project name")
     if outside := [file for file in found.files if os.pardir in file.parts]:
         raise ValueError(f'"{printable(str(outside[0]))[:80]}" points outside the project')
+    _actions_in(found.plan)  # which a stale one is compared by
     directory = Path(os.path.normpath(base / found.directory))
     return structs.replace(
         found,

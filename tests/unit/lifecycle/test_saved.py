@@ -274,3 +274,23 @@ def test_a_long_list_is_cut_and_secrets_are_masked(project: Path) -> None:
     p = profile(*many, sensitive=frozenset({"review-s1"}))
     told = said(project, make_plan(p, snapshot()), make_plan(p, snapshot(*(observed(s) for s in many))))
     assert told.endswith("; and 14 more") and "review-s1" not in told
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {},
+        {"resource_changes": None},
+        {"resource_changes": ["x"]},
+        {"resource_changes": [{}]},
+        {"resource_changes": [{"address": "a", "change": {"actions": [[]]}}]},
+    ],
+)
+def test_a_saved_plan_that_holds_another_plan_is_damaged(project: Path, plan: dict[str, Any]) -> None:
+    path = project / "saved.plan"
+    write_saved(path, made(), files=(), directory=project)
+    body = {**json.loads(path.read_text()), "plan": plan}
+    body["checksum"] = digest_of({key: value for key, value in body.items() if key != "checksum"})
+    path.write_text(json.dumps(body))
+    with pytest.raises(PlanError, match="is damaged"):
+        read_saved(path)
