@@ -17,7 +17,7 @@ from msgspec import Struct, field
 
 from sandboxrun.backend.owner import this_process
 from sandboxrun.data import Data, DataType
-from sandboxrun.errors import ApplyError, SandboxrunError, printable
+from sandboxrun.errors import ApplyError, SandboxrunError
 from sandboxrun.plan.operations import Operation
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, own_labels
@@ -197,7 +197,7 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
         """The labels of a container to be made."""
         extra = {
             labels.BASE: sandbox.name,
-            labels.DIRECTORY: printable(str(self.profile.directory)),
+            labels.DIRECTORY: labels.directory(str(self.profile.directory)),
             labels.PLAN_DIGEST: self.plan_digest,
             labels.PROFILE_DIGEST: self.profile.digest,
             labels.INPUTS_DIGEST: self.profile.inputs_digest,

@@ -20,7 +20,7 @@ import click
 
 from sandboxrun.backend.session import Event
 from sandboxrun.cli.options import Given
-from sandboxrun.cli.output import hidden_texts, note, result, shout, show_plan, tell_all, terminal_width
+from sandboxrun.cli.output import coloured, hidden_texts, note, result, shout, tell_all, terminal_width
 from sandboxrun.errors import UsageError
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.operations import KeepSandbox
@@ -113,11 +113,11 @@ class Telling:
 
     def plan(self, plan: Plan) -> None:
         """Show the plan; as JSON lines it is printed when it begins."""
-        from sandboxrun.plan.text import warnings
+        from sandboxrun.plan.text import painted, warnings
 
         tell_all(warnings(plan))
         if not self._json and not (self._talk.quiet and self._talk.yes):
-            show_plan(str(plan))
+            result(painted(plan, colour=coloured(sys.stdout)))
 
     def begin(self, plan: Plan) -> None:
         """The plan is agreed on."""
@@ -173,7 +173,6 @@ class Telling:
         elif report.verified and not self._talk.verbose:
             self._say(f"{looked.capitalize()}: {ended(report)}", quiet=self._talk.quiet)
         else:
-            from sandboxrun.cli.output import coloured
             from sandboxrun.report.verify import verify_text
 
             self._say(verify_text(report, width=terminal_width(), colour=coloured(sys.stdout)))

@@ -26,31 +26,6 @@ def coloured(stream: IO[Any]) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-_MARK = {"+": "32", "~": "33", "-": "31", "-/+": "31"}  # OpenTofu's colours, as SGR codes
-_WIDENED, _FORCES = ("This plan widens", "This plan creates sandboxes that are more open"), "# forces replacement"
-
-
-def show_plan(text: str, *, quiet: bool = False) -> None:
-    """Print a plan's text, coloured on a terminal as OpenTofu's is; `quiet`: only its last line."""
-    if quiet:
-        text = text.rpartition("\n")[2]
-    elif coloured(sys.stdout):
-        widened, lines = False, []
-        for line in text.split("\n"):
-            widened = line.startswith(_WIDENED) or (widened and line != "")
-            mark = line.lstrip().partition(" ")[0]
-            if widened:
-                line = f"\x1b[1;31m{line}\x1b[0m"
-            elif mark in _MARK:
-                line = line.replace(mark, f"\x1b[{_MARK[mark]}m{mark}\x1b[0m", 1)
-                line = line.replace(_FORCES, f"\x1b[31m{_FORCES}\x1b[0m")
-            elif line.startswith("Plan: "):
-                line = f"\x1b[1m{line}\x1b[0m"
-            lines.append(line)
-        text = "\n".join(lines)
-    result(text)
-
-
 def terminal_width() -> int | None:
     """The columns of the terminal that results go to; None where something else reads them."""
     if not sys.stdout.isatty():

@@ -6,6 +6,7 @@ Owns the default file names, and the words for what is not there.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ from msgspec import structs
 
 from sandboxrun.cli.options import Given
 from sandboxrun.errors import Diagnostic, UsageError, did_you_mean, quoted
+from sandboxrun.spec.names import PROJECT
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
@@ -62,6 +64,12 @@ def load_profile(given: Given) -> Profile:
     from sandboxrun.profile.loader import load
 
     return announced(load(profile_files(given), inputs=inputs_of(given), allow_outside=given.allow_outside))
+
+
+def check_project(name: str | None) -> None:
+    """Raise UsageError for what can't be the name of a project."""
+    if name is not None and not re.fullmatch(PROJECT, name):
+        raise UsageError(f"{quoted(name)} is not a project's name", help="use lower-case letters, digits, - and _")
 
 
 def enforced(profile: Profile, given: Given) -> Profile:

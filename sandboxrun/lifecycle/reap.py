@@ -82,7 +82,7 @@ class Homes(Data):
         if (noted := home_of(observed.run)) is not None:
             return noted
         made_in = observed.labels.get(labels.DIRECTORY)
-        if self.own is not None and made_in in (None, str(self.own.project_directory.absolute())):
+        if self.own is not None and made_in in (None, labels.directory(str(self.own.project_directory.absolute()))):
             return self.own  # None: made by a version that did not label it
         return self.store_elsewhere
 

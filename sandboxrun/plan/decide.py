@@ -479,14 +479,13 @@ def image_changes(decisions: list[Decision], snapshot: Snapshot) -> list[Change]
         if image is None or spec.image in changes or not needs_pull(spec, snapshot):
             continue
         there = image.config is not None
-        unknown = f"the registry could not be asked: {image.note}" if image.note else "its registry does not know it"
         changes[spec.image] = Change(
             kind="image",
             address=f"image.{spec.image}",
             name=spec.image,
             action=Action.UPDATE if there else Action.CREATE,
             reason=Reason.IMAGE_MOVED if there else Reason.NEW,
-            note=f"pull {image.digest}" if image.digest is not None else f"pull; {unknown}",
+            note=f"pull {image.digest}" if image.digest is not None else f"pull; {image.unknown}",
             before={"id": short(image.config.id)} if image.config is not None else None,
             after={"digest": image.digest} if image.digest else {},
         )

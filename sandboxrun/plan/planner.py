@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, PlanError, UsageError, did_you_mean, one_line, printable, quoted
+from sandboxrun.errors import Diagnostic, PlanError, UsageError, did_you_mean, one_line, quoted
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.decide import (
     Decision,
@@ -169,7 +169,7 @@ def _of_others(profile: Profile, decisions: Iterable[Decision]) -> Iterator[Diag
         if observed is None or observed.one_off or not decision.ends:
             continue
         made_in = observed.labels.get(labels.DIRECTORY)
-        if made_in is not None and made_in != printable(str(profile.directory)):
+        if made_in is not None and made_in != labels.directory(str(profile.directory)):
             who = _who(observed.owner)
             yield Diagnostic(
                 message=f"{observed.address}: this sandbox was made from the directory {one_line(made_in)}"

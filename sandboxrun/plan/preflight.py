@@ -87,9 +87,8 @@ def unfetched(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> Itera
         if image is None or image.digest is not None or reference in seen or not needs_pull(sandbox.spec, snapshot):
             continue
         seen.add(reference)
-        why = f"the registry could not be asked: {image.note}" if image.note else "its registry does not know it"
         help = "build or pull it on the engine, log in to its registry, or fix the name"
-        fault = _fault(sandbox, "image", f"the image {reference} can't be pulled: {why}", help)
+        fault = _fault(sandbox, "image", f"the image {reference} can't be pulled: {image.unknown}", help)
         yield structs.replace(fault, severity="warning")
 
 

@@ -49,7 +49,11 @@ WHY = {
     Reason.UNDECLARED: "no longer declared",
     Reason.UNUSED: "nothing uses it",
 }
-DEFAULTS = spec_plain(settle(SandboxSpec()))
+_CLOSED = settle(SandboxSpec())  # all defaults
+DEFAULTS = spec_plain(_CLOSED)
+_OPENS = "This plan creates sandboxes that are more open than the defaults:"
+_WIDENS = "This plan widens what sandboxes may do:"
+_FORCES = "forces replacement"
 # What a reviewer looks for first, shown even at its default.
 ALWAYS = frozenset({"image", "user", "mem_limit", "cpus", "pids_limit", "network_mode"})
 
@@ -87,11 +91,33 @@ def plan_text(plan: Plan) -> str:
         blocks.append("\n".join(f"    {label(c, plan.sensitive)}: {why(c, plan.sensitive)}" for c in done))
     if opened := openings(plan):
         lines = [f"  ! {redact(line, plan.sensitive)}" for line in opened]
-        blocks.append("\n".join(["This plan creates sandboxes that are more open than the defaults:", *lines]))
+        blocks.append("\n".join([_OPENS, *lines]))
     if widened := widenings(plan):
         lines = [f"  + {redact(line, plan.sensitive)}" for line in widened]
-        blocks.append("\n".join(["This plan widens what sandboxes may do:", *lines]))
+        blocks.append("\n".join([_WIDENS, *lines]))
     return "\n\n".join([*blocks, summary(plan)])
+
+
+_COLOURS = {"+": "32", "~": "33", "-": "31", "-/+": "31"}  # OpenTofu's, as SGR codes
+
+
+def painted(plan: Plan, *, colour: bool) -> str:
+    """The plan as a terminal shows it, in colours where they are wanted."""
+    if not colour:
+        return str(plan)
+    warned, lines = False, []
+    for line in str(plan).split("\n"):
+        warned = line in (_OPENS, _WIDENS) or (warned and line != "")
+        mark = line.lstrip().partition(" ")[0]
+        if warned:
+            line = f"\x1b[1;31m{line}\x1b[0m"
+        elif mark in _COLOURS:
+            line = line.replace(mark, f"\x1b[{_COLOURS[mark]}m{mark}\x1b[0m", 1)
+            line = line.replace(f"# {_FORCES}", f"\x1b[31m# {_FORCES}\x1b[0m")
+        elif line.startswith("Plan: "):
+            line = f"\x1b[1m{line}\x1b[0m"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 # Axes on which a profile opens what is closed by default, and not only gives more of it.
@@ -107,12 +133,12 @@ def openings(plan: Plan) -> list[str]:
     for change in plan.pending:
         if change.kind != "sandbox" or change.before is not None or change.after is None:
             continue
-        new, closed = spec_shown(change.after), parse_spec(node_of({}), Problems())
-        if new is None or closed is None:
+        new = spec_shown(change.after)
+        if new is None:
             continue
         steps = (
             step
-            for axis, step in _steps(closed, new)
+            for axis, step in _steps(_CLOSED, new)
             if axis in _CLOSED_AXES
             and step.way.name == "WIDENED"
             and (axis != "mounts" or "write to /" in step.witness)
@@ -298,7 +324,7 @@ def _inner(difference: Difference, sensitive: frozenset[str]) -> list[str]:
 
 
 def _remark(difference: Difference) -> str:
-    remarks = ["forces replacement"] if difference.effect is Effect.REPLACE else []
+    remarks = [_FORCES] if difference.effect is Effect.REPLACE else []
     remarks += [difference.reason] if difference.reason else []
     return f"  # {', '.join(remarks)}" if remarks else ""
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sandboxrun.errors import printable
+
 PREFIX = "sandboxrun."
 PROJECT = PREFIX + "project"
 SANDBOX = PREFIX + "sandbox"  # the address
@@ -44,6 +46,11 @@ def read(found: Any) -> dict[str, str]:
     if not isinstance(found, Mapping):
         return {}
     return {name: text for name, text in found.items() if isinstance(name, str) and isinstance(text, str)}
+
+
+def directory(path: str) -> str:
+    """A project's directory, an absolute path, as its label has it."""
+    return printable(path)
 
 
 def of_user(found: Any) -> dict[str, str]:

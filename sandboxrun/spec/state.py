@@ -266,6 +266,11 @@ class Image(Data):
         digests = self.config.digests if self.config is not None else ()
         return self.digest is not None and any(known.endswith(f"@{self.digest}") for known in digests)
 
+    @property
+    def unknown(self) -> str:
+        """Why the registry's digest is not known, as a clause."""
+        return f"the registry could not be asked: {self.note}" if self.note else "its registry does not know it"
+
 
 class Helper(Data):
     """The image of gateways and keepers: its reference, its id on the engine (None: it is to be built), and what it is

@@ -444,8 +444,10 @@ def _filled(mark: Mapping[str, Any] | None, name: str) -> str | None:
 
 def _without_init(address: str, container: str, session: Session, error: EngineError) -> ApplyError | None:
     """What to say where a start failed for the init: somebody removed its volume. The next one gets another."""
+    if init.PROGRAM not in str(error):
+        return None
     volume = session.engine.inspect_container(container)["Config"]["Labels"].get(labels.INIT)
-    if volume is None or init.PROGRAM not in str(error):
+    if volume is None:
         return None
     with suppress(EngineError):
         session.engine.remove_volume(volume.rpartition("-")[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
@@ -10,8 +9,7 @@ import click
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
 from sandboxrun.cli.changing import Asking, CleanStop, Telling
-from sandboxrun.errors import UsageError, quoted
-from sandboxrun.spec.names import PROJECT, Names
+from sandboxrun.spec.names import Names
 from sandboxrun.spec.project import undeclared
 
 
@@ -39,8 +37,7 @@ def destroy(given: opt.Given, name: str | None) -> int:
     opt.check_json_asks_nobody(given)
     import_ahead()
     declared = project.load_profile(given) if name is None else None
-    if name is not None and not re.fullmatch(PROJECT, name):
-        raise UsageError(f"{quoted(name)} is not a project's name", help="use lower-case letters, digits, - and _")
+    project.check_project(name)
     from sandboxrun.lifecycle import apply as converge
 
     with (

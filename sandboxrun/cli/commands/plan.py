@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import click
 
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
-from sandboxrun.cli.output import note, result, show_plan, tell_all
+from sandboxrun.cli.output import coloured, note, result, tell_all
 from sandboxrun.errors import Diagnostic, UsageError, redact
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def plan(given: opt.Given, destroying: bool, offline: bool, out: Path | None, de
     if not destroying:
         project.enforced(profile, given)
     from sandboxrun.lifecycle import apply as planning
-    from sandboxrun.plan.text import warnings
+    from sandboxrun.plan.text import summary, warnings
 
     if destroying and (given.replace or given.rerun or given.refresh_only):
         raise UsageError("--destroy removes everything: it can be combined with --target only")
@@ -59,10 +60,7 @@ def plan(given: opt.Given, destroying: bool, offline: bool, out: Path | None, de
             made = planning.plan(engine, profile, store, chosen)
     if form != "github":  # which has them as annotations
         tell_all(warnings(made))
-    if form == "text":
-        show_plan(str(made), quiet=given.quiet)
-    else:
-        result(plan_in(form, made))
+    result(summary(made) if form == "text" and given.quiet else plan_in(form, made))
     if out is not None:
         from sandboxrun.lifecycle.saved import write_saved
 
@@ -85,7 +83,9 @@ def plan_in(form: str, made: Plan) -> str | dict[str, Any]:
             return plan_markdown(made)
         case "github":
             return _for_a_job(made)
-    return str(made)
+    from sandboxrun.plan.text import painted
+
+    return painted(made, colour=coloured(sys.stdout))
 
 
 def _for_a_job(made: Plan) -> str:

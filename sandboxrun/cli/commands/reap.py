@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
@@ -14,7 +13,7 @@ from sandboxrun.cli import project
 from sandboxrun.cli.changing import CleanStop, Telling
 from sandboxrun.cli.commands.evidence import Size
 from sandboxrun.cli.output import note, result, tell_all
-from sandboxrun.errors import Diagnostic, UsageError, quoted
+from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.evidence.retention import Retention, prune
 from sandboxrun.lifecycle import reap as reaping
 from sandboxrun.lifecycle.reap import Homes, Scope
@@ -32,7 +31,6 @@ from sandboxrun.report.reap import (
     reaped_plain,
 )
 from sandboxrun.report.stored import pruned_plain, pruned_text
-from sandboxrun.spec.names import PROJECT
 
 
 @click.command()
@@ -111,8 +109,7 @@ def reap(
         raise UsageError("--watch and --dry-run exclude each other")
     if name is not None and everything:
         raise UsageError("--project and --all exclude each other")
-    if name is not None and not re.fullmatch(PROJECT, name):
-        raise UsageError(f"{quoted(name)} is not a project's name", help="use lower-case letters, digits, - and _")
+    project.check_project(name)
     profile = own = None
     if name is None and job is None and not everything:
         profile = project.load_profile(given)
