@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType
 
 import msgspec
 
@@ -53,23 +52,17 @@ class How(enum.Enum):
     INDIRECT = "only where another defence has failed"
 
 
-MATRIX: Mapping[tuple[Gain, How], Severity] = MappingProxyType(
+MATRIX: Mapping[tuple[Gain, How], Severity] = freeze(
     {
-        (Gain.HOST, How.DIRECT): Severity.CRITICAL,
-        (Gain.HOST, How.STEP): Severity.HIGH,
-        (Gain.HOST, How.INDIRECT): Severity.MEDIUM,
-        (Gain.DATA, How.DIRECT): Severity.HIGH,
-        (Gain.DATA, How.STEP): Severity.MEDIUM,
-        (Gain.DATA, How.INDIRECT): Severity.LOW,
-        (Gain.REACH, How.DIRECT): Severity.HIGH,
-        (Gain.REACH, How.STEP): Severity.MEDIUM,
-        (Gain.REACH, How.INDIRECT): Severity.LOW,
-        (Gain.WORK, How.DIRECT): Severity.MEDIUM,
-        (Gain.WORK, How.STEP): Severity.LOW,
-        (Gain.WORK, How.INDIRECT): Severity.INFO,
-        (Gain.TRACE, How.DIRECT): Severity.MEDIUM,
-        (Gain.TRACE, How.STEP): Severity.LOW,
-        (Gain.TRACE, How.INDIRECT): Severity.INFO,
+        (gain, how): severity
+        for gain, severities in {
+            Gain.HOST: (Severity.CRITICAL, Severity.HIGH, Severity.MEDIUM),
+            Gain.DATA: (Severity.HIGH, Severity.MEDIUM, Severity.LOW),
+            Gain.REACH: (Severity.HIGH, Severity.MEDIUM, Severity.LOW),
+            Gain.WORK: (Severity.MEDIUM, Severity.LOW, Severity.INFO),
+            Gain.TRACE: (Severity.MEDIUM, Severity.LOW, Severity.INFO),
+        }.items()
+        for how, severity in zip(How, severities, strict=True)
     }
 )
 
@@ -91,24 +84,17 @@ class Reference(msgspec.Struct, frozen=True):
         return f"{self.standard}-{self.control}".replace(" ", "-").lower()
 
 
-def cis(*controls: str) -> tuple[Reference, ...]:
-    """Controls of the CIS Docker Benchmark, as numbered in 1.6.0."""
-    return tuple(Reference("CIS Docker Benchmark", control) for control in controls)
-
-
-def cwe(*numbers: int) -> tuple[Reference, ...]:
-    """Weaknesses of the CWE list."""
-    return tuple(Reference("CWE", str(number)) for number in numbers)
-
-
-def nist(*sections: str) -> tuple[Reference, ...]:
-    """Sections of NIST SP 800-190."""
-    return tuple(Reference("NIST SP 800-190", section) for section in sections)
-
-
-def pss(*controls: str) -> tuple[Reference, ...]:
-    """Controls of the Kubernetes Pod Security Standards."""
-    return tuple(Reference("Pod Security Standards", control) for control in controls)
+def refers(
+    *, cis: str = "", cwe: int | tuple[int, ...] = (), nist: str | tuple[str, ...] = (), pss: str = ""
+) -> tuple[Reference, ...]:
+    """The controls that ask for the same: of the CIS Docker Benchmark 1.6.0, the CWE list, NIST SP 800-190 and the
+    Kubernetes Pod Security Standards."""
+    named = (("CIS Docker Benchmark", cis), ("CWE", cwe), ("NIST SP 800-190", nist), ("Pod Security Standards", pss))
+    return tuple(
+        Reference(standard, str(control))
+        for standard, given in named
+        for control in (given if isinstance(given, tuple) else (given,) if given else ())
+    )
 
 
 class Edit(Data):
@@ -183,9 +169,9 @@ FAMILIES: Mapping[str, str] = freeze(
 def rule(
     id: str,
     title: str,
-    gain: Gain,
-    how: How,
-    *references: tuple[Reference, ...],
+    risk: tuple[Gain, How],
+    references: tuple[Reference, ...],
+    *,
     why: str,
     fix: str,
     bad: str,
@@ -194,24 +180,21 @@ def rule(
     inline: bool = True,
 ) -> Callable[[Check], Rule]:
     """Declare a rule: a decorator of its check, a generator of hits in one subject."""
-
-    def declare(check: Check) -> Rule:
-        return Rule(
-            id=id,
-            title=title,
-            gain=gain,
-            how=how,
-            why=why,
-            fix=fix,
-            references=tuple(reference for group in references for reference in group),
-            bad=bad,
-            good=good,
-            check=check,
-            strict=strict,
-            inline=inline,
-        )
-
-    return declare
+    gain, how = risk
+    return lambda check: Rule(
+        id=id,
+        title=title,
+        gain=gain,
+        how=how,
+        why=why,
+        fix=fix,
+        references=references,
+        bad=bad,
+        good=good,
+        check=check,
+        strict=strict,
+        inline=inline,
+    )
 
 
 class Finding(Data):

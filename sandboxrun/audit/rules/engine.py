@@ -8,14 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from sandboxrun.audit.finding import Gain, Hit, How, Rule, cis, cwe, nist, rule
-from sandboxrun.audit.subject import Subject
+from sandboxrun.audit.finding import Gain, How, Rule, refers, rule
+from sandboxrun.audit.rules.meta import never
 from sandboxrun.data import Data
-
-
-def _never(s: Subject) -> Iterator[Hit]:
-    yield from ()
-
 
 _WHY = (
     "For each of these holes there is a published way out of a container, or into what a setting closed: whatever a "
@@ -24,30 +19,24 @@ _WHY = (
 BELOW = rule(
     "SBX604",
     "Engine or runtime with a published hole",
-    Gain.HOST,
-    How.STEP,
-    cis("1.2.2"),
-    cwe(1395),
-    nist("3.4.1", "4.4.1"),
+    (Gain.HOST, How.STEP),
+    refers(cis="1.2.2", cwe=1395, nist=("3.4.1", "4.4.1")),
     why=_WHY,
     fix="update the engine, containerd and runc",
     bad="",
     good="",
-)(_never)
+)(never)
 PERHAPS = rule(
     "SBX615",
     "Engine or runtime of a distribution, older than a fix",
-    Gain.HOST,
-    How.INDIRECT,
-    cis("1.2.2"),
-    cwe(1395),
-    nist("3.4.1", "4.4.1"),
+    (Gain.HOST, How.INDIRECT),
+    refers(cis="1.2.2", cwe=1395, nist=("3.4.1", "4.4.1")),
     why=_WHY
     + " Distributions bring fixes to older versions, so the version alone does not say whether this one has it.",
     fix="look the identifier up in the distribution's security tracker, and install its updates",
     bad="",
     good="",
-)(_never)
+)(never)
 RULES: tuple[Rule, ...] = (BELOW, PERHAPS)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from sandboxrun.audit.finding import Edit, Gain, Hit, How, cis, cwe, nist, pss, rule
+from sandboxrun.audit.finding import Edit, Gain, Hit, How, refers, rule
 from sandboxrun.audit.subject import COMPOSE, Mounted, Subject, below, host_path, names_variable
 from sandboxrun.spec.guard import GUARDS
 
@@ -72,12 +72,8 @@ def _is_engine_socket(mount: Mounted, path: str) -> bool:
 @rule(
     "SBX201",
     "Engine socket in the container",
-    HOST,
-    DIRECT,
-    cis("5.32"),
-    cwe(250, 668),
-    nist("3.4.3"),
-    pss("HostPath Volumes"),
+    (HOST, DIRECT),
+    refers(cis="5.32", cwe=(250, 668), nist="3.4.3", pss="HostPath Volumes"),
     why="Whoever talks to the engine starts a privileged container with the host's root directory. A read-only mount "
     "changes nothing: a socket is connected to, not written.",
     fix="remove the mount; let a service outside of the container do what needs the engine",
@@ -99,11 +95,8 @@ def engine_socket(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX202",
     "Engine reached over the network",
-    HOST,
-    STEP,
-    cis("2.7"),
-    cwe(250, 668),
-    nist("3.4.3"),
+    (HOST, STEP),
+    refers(cis="2.7", cwe=(250, 668), nist="3.4.3"),
     why="DOCKER_HOST with an address lets the container start others on that engine, privileged ones too.",
     fix="remove DOCKER_HOST; let a service outside of the container do what needs the engine",
     bad="environment: {DOCKER_HOST: 'tcp://engine:2375'}",
@@ -120,11 +113,8 @@ def engine_address(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX203",
     "Agent socket in the container",
-    DATA,
-    DIRECT,
-    cwe(522, 668),
-    nist("3.4.3"),
-    pss("HostPath Volumes"),
+    (DATA, DIRECT),
+    refers(cwe=(522, 668), nist="3.4.3", pss="HostPath Volumes"),
     why="Through the socket of an SSH or GPG agent, a keyring or D-Bus the container uses the host user's keys and "
     "services as they do themselves.",
     fix="remove the mount; give the task a key of its own, as a secret",
@@ -156,12 +146,8 @@ def _is_secret(path: str) -> bool:
 @rule(
     "SBX204",
     "Host's system writable",
-    HOST,
-    DIRECT,
-    cis("5.6"),
-    cwe(668, 732),
-    nist("3.4.3", "3.5.5"),
-    pss("HostPath Volumes"),
+    (HOST, DIRECT),
+    refers(cis="5.6", cwe=(668, 732), nist=("3.4.3", "3.5.5"), pss="HostPath Volumes"),
     why="Who writes to these directories changes what the host runs, with its rights.",
     fix="mount a directory of the project instead",
     bad="services: {agent: {image: busybox, volumes: ['/etc:/host/etc']}}",
@@ -177,12 +163,8 @@ def system_writable(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX205",
     "Host's system readable",
-    DATA,
-    DIRECT,
-    cis("5.6"),
-    cwe(552, 668),
-    nist("3.4.3", "3.5.5"),
-    pss("HostPath Volumes"),
+    (DATA, DIRECT),
+    refers(cis="5.6", cwe=(552, 668), nist=("3.4.3", "3.5.5"), pss="HostPath Volumes"),
     why="These directories hold the host's configuration, accounts, keys and the data of other containers.",
     fix="mount the single file that is needed, or a copy of it",
     bad="services: {agent: {image: busybox, volumes: ['/:/host:ro']}}",
@@ -198,12 +180,8 @@ def system_readable(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX206",
     "Credentials of the host's user",
-    DATA,
-    DIRECT,
-    cis("5.6"),
-    cwe(522, 552),
-    nist("3.4.3"),
-    pss("HostPath Volumes"),
+    (DATA, DIRECT),
+    refers(cis="5.6", cwe=(522, 552), nist="3.4.3", pss="HostPath Volumes"),
     why="Keys and tokens of the person who starts the container reach whatever they reach.",
     fix="remove the mount; give the task a credential of its own, as a secret",
     bad="services: {agent: {image: busybox, volumes: ['$HOME/.aws:/root/.aws:ro']}}",
@@ -231,11 +209,8 @@ def _is_outside(mount: Mounted, path: str) -> bool:
 @rule(
     "SBX207",
     "Writable path outside of the project",
-    DATA,
-    STEP,
-    cis("5.6"),
-    cwe(22, 668),
-    pss("HostPath Volumes"),
+    (DATA, STEP),
+    refers(cis="5.6", cwe=(22, 668), pss="HostPath Volumes"),
     why="A review of the project does not see what lies there, and what the container leaves there outlives it.",
     fix="mount a directory below the project, or a volume",
     bad="services: {agent: {image: busybox, volumes: ['../../other:/other']}}",
@@ -251,11 +226,8 @@ def outside_writable(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX208",
     "Path outside of the project",
-    DATA,
-    INDIRECT,
-    cis("5.6"),
-    cwe(22, 668),
-    pss("HostPath Volumes"),
+    (DATA, INDIRECT),
+    refers(cis="5.6", cwe=(22, 668), pss="HostPath Volumes"),
     why="A review of the project does not see what lies there.",
     fix="mount a directory below the project",
     bad="services: {agent: {image: busybox, volumes: ['/srv/data:/data:ro']}}",
@@ -271,10 +243,8 @@ def outside_readable(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX209",
     "Mounts propagate to the host",
-    HOST,
-    STEP,
-    cis("5.20"),
-    cwe(668),
+    (HOST, STEP),
+    refers(cis="5.20", cwe=668),
     why="With shared propagation what is mounted inside appears on the host, over its own files.",
     fix="remove the propagation: rprivate is the default",
     bad="services: {agent: {image: busybox, volumes: ['./data:/data:rshared']}}",
@@ -290,10 +260,8 @@ def shared_propagation(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX210",
     "Mounts of the host propagate",
-    DATA,
-    INDIRECT,
-    cis("5.20"),
-    cwe(668),
+    (DATA, INDIRECT),
+    refers(cis="5.20", cwe=668),
     why="What is mounted on the host later appears inside, without a review.",
     fix="remove the propagation: rprivate is the default",
     bad="services: {agent: {image: busybox, volumes: ['./data:/data:rslave']}}",
@@ -309,11 +277,8 @@ def slave_propagation(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX211",
     "Root filesystem writable",
-    HOST,
-    INDIRECT,
-    cis("5.13"),
-    cwe(732),
-    nist("3.4.3"),
+    (HOST, INDIRECT),
+    refers(cis="5.13", cwe=732, nist="3.4.3"),
     why="An attacker can replace programs of the image and keep tools; only the host's disk bounds the writable layer.",
     fix="write read_only: true, with tmpfs for what must be written",
     bad="read_only: false",
@@ -328,9 +293,8 @@ def writable_root(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX212",
     "Unbounded tmpfs",
-    WORK,
-    STEP,
-    cwe(770),
+    (WORK, STEP),
+    refers(cwe=770),
     why="Without a size a tmpfs may take half of the host's memory, unless the container's own memory is limited.",
     fix="add size=64m",
     bad="services: {agent: {image: busybox, tmpfs: [/tmp]}}",
@@ -346,9 +310,8 @@ def unbounded_tmpfs(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX213",
     "Programs run from a tmpfs",
-    DATA,
-    INDIRECT,
-    cwe(732),
+    (DATA, INDIRECT),
+    refers(cwe=732),
     why="Where downloads can be run, an attacker brings tools along; setuid programs and devices there are worse.",
     fix="add noexec,nosuid,nodev",
     bad="tmpfs: ['/tmp:size=64m,exec']",
@@ -366,9 +329,8 @@ def loose_tmpfs(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX214",
     "Git's own files writable",
-    HOST,
-    STEP,
-    cwe(829, 732),
+    (HOST, STEP),
+    refers(cwe=(829, 732)),
     why="Git on the host runs what .git holds: hooks, and commands of its configuration at a mere `git status`. An "
     "agent that writes there runs its code outside.",
     fix="remove .git from writable, or use access: copy",
@@ -387,9 +349,8 @@ def writable_git(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX215",
     "Files that the host runs are writable",
-    HOST,
-    STEP,
-    cwe(829, 732),
+    (HOST, STEP),
+    refers(cwe=(829, 732)),
     why="Editors, direnv, make, hooks and pipelines run these files with the rights of whoever opens the project.",
     fix="remove them from writable, or use access: copy",
     bad="workspace: {source: ., access: rw, writable: [.github]}",
@@ -410,9 +371,8 @@ def host_runs(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX216",
     "Project writable as a whole",
-    HOST,
-    INDIRECT,
-    cwe(829, 732),
+    (HOST, INDIRECT),
+    refers(cwe=(829, 732)),
     why="The project's directory holds what the host runs: .git, editor settings, hooks, workflow files, the Makefile. "
     "Protecting some of them from inside does not help, since the directory above can be moved.",
     fix="mount single directories, or use a workspace with access: copy",
@@ -434,9 +394,8 @@ def writable_project(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX217",
     "Volume written by several",
-    DATA,
-    INDIRECT,
-    cwe(668),
+    (DATA, INDIRECT),
+    refers(cwe=668),
     why="Through a volume that both may write, one sandbox changes what the other reads and runs.",
     fix="mount it read-only in all but one",
     bad="services:\n  a: {image: busybox, volumes: ['data:/data']}\n  b: {image: busybox, volumes: ['data:/data']}\n"
@@ -456,9 +415,8 @@ def shared_volume(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX218",
     "Artifacts without a bound",
-    WORK,
-    STEP,
-    cwe(770),
+    (WORK, STEP),
+    refers(cwe=770),
     why="Artifacts are copied to the host: without a bound an agent fills its disk.",
     fix="set evidence.artifacts_limit",
     bad="evidence: {artifacts: [/workspace/out], artifacts_limit: 0}",
@@ -475,9 +433,8 @@ def unbounded_artifacts(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX219",
     "Works on the directory itself",
-    DATA,
-    INDIRECT,
-    cwe(732),
+    (DATA, INDIRECT),
+    refers(cwe=732),
     why="What the agent changes stands in the checkout at once, before anybody has seen it. What the host runs by "
     "itself stays read-only.",
     fix="use access: copy: changes come back as a patch",
@@ -493,9 +450,8 @@ def workspace_itself(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX220",
     "Anonymous volume",
-    TRACE,
-    INDIRECT,
-    cwe(770),
+    (TRACE, INDIRECT),
+    refers(cwe=770),
     why="Nothing names it or bounds it: it stays writable under a read-only root, and is left behind on the host.",
     fix="name a volume, or use tmpfs",
     bad="services: {agent: {image: busybox, volumes: [/data]}}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from sandboxrun.audit.finding import Gain, Hit, How, cis, cwe, nist, pss, rule
+from sandboxrun.audit.finding import Gain, Hit, How, refers, rule
 from sandboxrun.audit.subject import Subject, host_path
 
 HOST, DATA, WORK, TRACE = Gain.HOST, Gain.DATA, Gain.WORK, Gain.TRACE
@@ -30,10 +30,8 @@ def _is_open(image: str) -> bool:
 @rule(
     "SBX601",
     "Image without a digest",
-    TRACE,
-    STEP,
-    cwe(829, 494),
-    nist("3.1.5", "4.1.5"),
+    (TRACE, STEP),
+    refers(cwe=(829, 494), nist=("3.1.5", "4.1.5")),
     why="Whoever may push to the registry changes what runs under a tag, after the review.",
     fix="write the digest as well: name:tag@sha256:…",
     bad="image: node:20-alpine",
@@ -48,11 +46,8 @@ def no_digest(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX602",
     "Image without a version",
-    TRACE,
-    DIRECT,
-    cis("5.28"),
-    cwe(829, 494),
-    nist("3.1.5", "4.1.5"),
+    (TRACE, DIRECT),
+    refers(cis="5.28", cwe=(829, 494), nist=("3.1.5", "4.1.5")),
     why="latest, or no tag at all, is another image tomorrow, and nobody can tell which one ran.",
     fix="name a version and its digest: name:tag@sha256:…",
     bad="image: busybox:latest",
@@ -67,10 +62,8 @@ def no_version(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX603",
     "Working directory in a process's files",
-    HOST,
-    STEP,
-    cwe(403, 668),
-    nist("3.4.1"),
+    (HOST, STEP),
+    refers(cwe=(403, 668), nist="3.4.1"),
     why="With runc before 1.1.12 a working directory below /proc/self/fd is a directory of the host (CVE-2024-21626).",
     fix="use a directory of the image",
     bad="working_dir: /proc/self/fd/8",
@@ -85,12 +78,8 @@ def leaked_directory(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX605",
     "Privileged hook",
-    HOST,
-    DIRECT,
-    cis("5.23"),
-    cwe(250),
-    nist("3.4.3"),
-    pss("Privileged Containers"),
+    (HOST, DIRECT),
+    refers(cis="5.23", cwe=250, nist="3.4.3", pss="Privileged Containers"),
     why="The command runs beside the main one with every capability, whatever the container is limited to.",
     fix="remove privileged from the hook",
     bad="services: {agent: {image: busybox, post_start: [{command: setup, privileged: true}]}}",
@@ -107,11 +96,8 @@ def privileged_hook(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX606",
     "Hook as root",
-    HOST,
-    INDIRECT,
-    cis("5.24"),
-    cwe(250),
-    pss("Running as Non-root user"),
+    (HOST, INDIRECT),
+    refers(cis="5.24", cwe=250, pss="Running as Non-root user"),
     why="The command runs as root beside a main one that does not.",
     fix="set the hook's user to that of the service",
     bad="services: {agent: {image: busybox, post_start: [{command: setup, user: root}]}}",
@@ -127,10 +113,8 @@ def root_hook(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX607",
     "Build with the host's rights",
-    HOST,
-    STEP,
-    cwe(250),
-    nist("3.4.3"),
+    (HOST, STEP),
+    refers(cwe=250, nist="3.4.3"),
     why="With this entitlement a step of the Dockerfile runs with the host's capabilities or network.",
     fix="remove it",
     bad="services: {agent: {build: {context: ., entitlements: [security.insecure]}}}",
@@ -149,9 +133,8 @@ def build_rights(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX608",
     "Build with the caller's SSH keys",
-    DATA,
-    STEP,
-    cwe(522, 668),
+    (DATA, STEP),
+    refers(cwe=(522, 668)),
     why="Every step of the Dockerfile, and what it downloads and runs, may use the keys of the agent.",
     fix="use a deploy key as a build secret",
     bad="services: {agent: {build: {context: ., ssh: [default]}}}",
@@ -166,10 +149,8 @@ def build_ssh(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX609",
     "Build on the host's network",
-    Gain.REACH,
-    STEP,
-    cis("5.10"),
-    cwe(668),
+    (Gain.REACH, STEP),
+    refers(cis="5.10", cwe=668),
     why="Steps of the Dockerfile reach services on the host's loopback.",
     fix="remove build.network",
     bad="services: {agent: {build: {context: ., network: host}}}",
@@ -188,10 +169,8 @@ _COMMIT = re.compile(r"[#@?](?:[^#@?]{0,100}=)?[0-9a-f]{40}\b|@sha256:[0-9a-f]{6
 @rule(
     "SBX610",
     "Remote build context",
-    TRACE,
-    DIRECT,
-    cwe(829, 494),
-    nist("3.1.5"),
+    (TRACE, DIRECT),
+    refers(cwe=(829, 494), nist="3.1.5"),
     why="What is built is somebody else's to change, after the review.",
     fix="name a commit: …#<40 hex digits>, or build from the project",
     bad="services: {agent: {build: 'https://git.example.com/agent.git#main'}}",
@@ -209,9 +188,8 @@ def remote_context(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX611",
     "Program of the host as a service",
-    HOST,
-    STEP,
-    cwe(829),
+    (HOST, STEP),
+    refers(cwe=829),
     why="A provider is a plug-in that runs on the host, with the caller's rights.",
     fix="remove provider",
     bad="services: {agent: {provider: {type: example}}}",
@@ -226,9 +204,8 @@ def provider(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX612",
     "System path copied into the container",
-    DATA,
-    STEP,
-    cwe(668),
+    (DATA, STEP),
+    refers(cwe=668),
     why="develop.watch copies what changes there into the container, credentials included.",
     fix="watch directories of the project",
     bad="services: {agent: {image: busybox, develop: {watch: [{path: /etc, action: sync, target: /etc}]}}}",
@@ -245,9 +222,8 @@ def watched(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX613",
     "Unknown key",
-    TRACE,
-    DIRECT,
-    cwe(1287),
+    (TRACE, DIRECT),
+    refers(cwe=1287),
     why="A misspelled key is ignored, and the restriction that it names does not hold.",
     fix="correct the key, or remove it",
     bad="services: {agent: {image: busybox, cap_dropp: [ALL]}}",
@@ -262,10 +238,8 @@ def unknown(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX614",
     "Included from elsewhere",
-    TRACE,
-    DIRECT,
-    cwe(829, 494),
-    nist("3.1.5"),
+    (TRACE, DIRECT),
+    refers(cwe=(829, 494), nist="3.1.5"),
     why="A file that is fetched when it is used was not reviewed, and can change at any time.",
     fix="copy it into the project, or name a commit or digest",
     bad="include: ['https://git.example.com/shared.git#main:compose.yaml']\nservices: {agent: {image: busybox}}",

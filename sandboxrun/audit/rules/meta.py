@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sandboxrun.audit.finding import Gain, Hit, How, Rule, cwe, rule
+from sandboxrun.audit.finding import Gain, Hit, How, Rule, refers, rule
 from sandboxrun.audit.subject import Subject
 
 HOST, TRACE, REACH, WORK, DATA = Gain.HOST, Gain.TRACE, Gain.REACH, Gain.WORK, Gain.DATA
 DIRECT, STEP, INDIRECT = How.DIRECT, How.STEP, How.INDIRECT
 
 
-def _never(s: Subject) -> Iterator[Hit]:
+def never(s: Subject) -> Iterator[Hit]:
+    """The check of a rule that looks at no sandbox."""
     yield from ()
 
 
 def _meta(id: str, title: str, gain: Gain, how: How, why: str, fix: str, bad: str = "", good: str = "") -> Rule:
-    return rule(id, title, gain, how, cwe(1188), why=why, fix=fix, bad=bad, good=good, inline=False)(_never)
+    references = refers(cwe=1188)
+    return rule(id, title, (gain, how), references, why=why, fix=fix, bad=bad, good=good, inline=False)(never)
 
 
 FREE_VARIABLE = _meta(

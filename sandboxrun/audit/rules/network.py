@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
-from sandboxrun.audit.finding import Gain, Hit, How, cis, cwe, nist, pss, rule
+from sandboxrun.audit.finding import Gain, Hit, How, refers, rule
 from sandboxrun.audit.subject import PROFILE, Subject
 
 DATA, REACH = Gain.DATA, Gain.REACH
@@ -73,10 +73,8 @@ def _tenant(host: str) -> str | None:
 @rule(
     "SBX301",
     "Every public host reachable",
-    REACH,
-    STEP,
-    cwe(923),
-    nist("3.4.2"),
+    (REACH, STEP),
+    refers(cwe=923, nist="3.4.2"),
     why="What a sandbox can read it can send to any host on the internet. The gateway keeps private, link-local and "
     "metadata addresses away, and nothing else.",
     fix='list what the task needs: egress: {allow: ["api.example.com:443"]}, or write egress: none',
@@ -94,10 +92,8 @@ def open_egress(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX302",
     "Network without a filter",
-    REACH,
-    STEP,
-    cwe(923),
-    nist("3.4.2"),
+    (REACH, STEP),
+    refers(cwe=923, nist="3.4.2"),
     why="Nothing stands between the container and the outside: the internet, the local network, the host's own "
     "addresses and the metadata service.",
     fix="use egress in a profile; in Compose an internal network, and a proxy that lists hosts",
@@ -115,10 +111,8 @@ def unfiltered(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX303",
     "Proxy that can be bypassed",
-    REACH,
-    STEP,
-    cwe(923),
-    nist("3.4.2"),
+    (REACH, STEP),
+    refers(cwe=923, nist="3.4.2"),
     why="A program that ignores the variable, or unsets it, connects directly: the proxy's list of hosts is advice.",
     fix="join internal networks only, so that the proxy is the one way out",
     bad="networks: [out]\nenvironment: {HTTPS_PROXY: 'http://proxy.example.com:3128'}",
@@ -135,9 +129,8 @@ def advisory_proxy(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX304",
     "Host reachable from an internal network",
-    REACH,
-    INDIRECT,
-    cwe(923),
+    (REACH, INDIRECT),
+    refers(cwe=923),
     why="An internal network has no way out, but the host's own addresses answer on it: services that listen on all "
     "interfaces are reached.",
     fix="set driver_opts com.docker.network.bridge.gateway_mode_ipv4: isolated (engine 27.1 and later), or "
@@ -157,11 +150,8 @@ def host_reach(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX305",
     "Network shared with others",
-    REACH,
-    INDIRECT,
-    cis("2.2"),
-    cwe(923),
-    nist("3.4.2"),
+    (REACH, INDIRECT),
+    refers(cis="2.2", cwe=923, nist="3.4.2"),
     why="Members of one network reach each other's ports, unless enable_icc is false.",
     fix='give each a network of its own, or set driver_opts com.docker.network.bridge.enable_icc: "false"',
     bad="services: {a: {image: busybox}, b: {image: busybox}}",
@@ -181,10 +171,8 @@ def shared_network(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX306",
     "Metadata service reachable",
-    DATA,
-    DIRECT,
-    cwe(918, 522),
-    nist("3.4.2"),
+    (DATA, DIRECT),
+    refers(cwe=(918, 522), nist="3.4.2"),
     why="A cloud's metadata service hands out the machine's credentials to whoever asks from it.",
     fix="remove the address",
     bad="extra_hosts: ['metadata.example.com:169.254.169.254']",
@@ -212,10 +200,8 @@ def metadata(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX307",
     "Private networks reachable",
-    REACH,
-    STEP,
-    cwe(918),
-    nist("3.4.2"),
+    (REACH, STEP),
+    refers(cwe=918, nist="3.4.2"),
     why="Services on a private network often trust whoever reaches them, and an allowed name may resolve to any "
     "address in the range.",
     fix="name the smallest range that holds the service",
@@ -233,10 +219,8 @@ def private_networks(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX308",
     "Host or private address by name",
-    REACH,
-    STEP,
-    cwe(918),
-    nist("3.4.2"),
+    (REACH, STEP),
+    refers(cwe=918, nist="3.4.2"),
     why="The entry leads a name to the host or into a private network, whose services expect friends only.",
     fix="remove the entry",
     bad="extra_hosts: ['host.docker.internal:host-gateway']",
@@ -265,10 +249,8 @@ def _is_private(found: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 @rule(
     "SBX309",
     "Wildcard destination",
-    REACH,
-    INDIRECT,
-    cwe(923, 183),
-    nist("3.4.2"),
+    (REACH, INDIRECT),
+    refers(cwe=(923, 183), nist="3.4.2"),
     why="Every name below the domain is allowed, those that are created tomorrow too.",
     fix="list the names that are needed",
     bad="egress: {allow: ['*.example.com:443']}",
@@ -285,10 +267,8 @@ def wildcard(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX310",
     "Destination that anybody can rent",
-    REACH,
-    STEP,
-    cwe(923, 183),
-    nist("3.4.2"),
+    (REACH, STEP),
+    refers(cwe=(923, 183), nist="3.4.2"),
     why="Names below this domain are given to customers: an attacker's own server is one of them.",
     fix="list the full name of your own service; where the path decides who answers, use a proxy of your own",
     bad="egress: {allow: ['*.amazonaws.com:443']}",
@@ -306,10 +286,8 @@ def tenants(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX311",
     "Port other than 443",
-    REACH,
-    INDIRECT,
-    cwe(319, 923),
-    nist("3.4.2"),
+    (REACH, INDIRECT),
+    refers(cwe=(319, 923), nist="3.4.2"),
     why="Port 80 is in clear text, 22 and 25 are tunnels and mail, others mostly services that have no TLS.",
     fix="use the service's TLS port",
     bad="egress: {allow: ['api.example.com:80']}",
@@ -328,10 +306,8 @@ def other_ports(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX312",
     "Name server outside",
-    REACH,
-    STEP,
-    cwe(923),
-    nist("3.4.2"),
+    (REACH, STEP),
+    refers(cwe=923, nist="3.4.2"),
     why="Queries to a name server of one's own carry data out, whatever else is filtered.",
     fix="remove dns",
     bad="networks: [out]\ndns: [8.8.8.8]",
@@ -348,9 +324,8 @@ def outside_dns(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX313",
     "Gateway asks a public name server",
-    REACH,
-    INDIRECT,
-    cwe(923),
+    (REACH, INDIRECT),
+    refers(cwe=923),
     why="The resolver learns every name that the sandbox asks for; queries to it are one more way out of the network.",
     fix="remove egress.resolvers, or name resolvers of your own",
     bad="egress: {allow: ['api.example.com:443'], resolvers: [8.8.8.8]}",
@@ -368,10 +343,8 @@ def public_resolvers(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX314",
     "Inside and outside at once",
-    REACH,
-    STEP,
-    cwe(923, 668),
-    nist("3.4.2"),
+    (REACH, STEP),
+    refers(cwe=(923, 668), nist="3.4.2"),
     why="A container on an internal and on another network is a bridge between them.",
     fix="join one of them only; let a proxy be the one member of both",
     bad="services: {agent: {image: busybox, networks: [closed, out]}}\nnetworks: {closed: {internal: true}, out: {}}",
@@ -389,10 +362,8 @@ def both_sides(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX315",
     "IPv6 without a policy",
-    REACH,
-    INDIRECT,
-    cwe(923),
-    nist("3.4.2"),
+    (REACH, INDIRECT),
+    refers(cwe=923, nist="3.4.2"),
     why="Filters are often written for IPv4 only, and a global IPv6 address is reachable from outside.",
     fix="remove enable_ipv6, or filter both",
     bad="services: {agent: {image: busybox, networks: [out]}}\nnetworks: {out: {enable_ipv6: true}}",
@@ -413,12 +384,8 @@ def _is_loopback(address: str) -> bool:
 @rule(
     "SBX316",
     "Port published on all interfaces",
-    REACH,
-    STEP,
-    cis("5.14"),
-    cwe(1327),
-    nist("3.4.2"),
-    pss("Host Ports"),
+    (REACH, STEP),
+    refers(cis="5.14", cwe=1327, nist="3.4.2", pss="Host Ports"),
     why="Without an address the port is open on every interface of the host, past most firewalls: the engine writes "
     "its own rules.",
     fix="write 127.0.0.1 before the port, or remove it",
@@ -437,11 +404,8 @@ def published_everywhere(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX317",
     "Port published on one interface",
-    REACH,
-    INDIRECT,
-    cis("5.14"),
-    cwe(1327),
-    pss("Host Ports"),
+    (REACH, INDIRECT),
+    refers(cis="5.14", cwe=1327, pss="Host Ports"),
     why="Whoever reaches that interface reaches the container.",
     fix="use 127.0.0.1, or remove the port",
     bad="services: {agent: {image: busybox, ports: ['192.0.2.1:8080:80']}}",
@@ -458,10 +422,8 @@ def published(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX318",
     "Directly on the local network",
-    REACH,
-    STEP,
-    cwe(923, 668),
-    nist("3.4.2"),
+    (REACH, STEP),
+    refers(cwe=(923, 668), nist="3.4.2"),
     why="With macvlan or ipvlan the container is a machine of its own on the local network, past the host's firewall.",
     fix="use the driver bridge",
     bad="services: {agent: {image: busybox, networks: [lan]}}\nnetworks: {lan: {driver: macvlan}}",
@@ -478,11 +440,8 @@ def macvlan(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX319",
     "Engine's default bridge",
-    REACH,
-    INDIRECT,
-    cis("5.30"),
-    cwe(923),
-    nist("3.4.2"),
+    (REACH, INDIRECT),
+    refers(cis="5.30", cwe=923, nist="3.4.2"),
     why="Every container without a network of its own is on it, and they reach each other.",
     fix="remove network_mode: bridge, so that the project's own network is used",
     bad="services: {agent: {image: busybox, network_mode: bridge}}",
@@ -497,11 +456,8 @@ def default_bridge(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX320",
     "Remote administration port",
-    REACH,
-    STEP,
-    cis("5.7", "5.8"),
-    cwe(1327),
-    pss("Host Ports"),
+    (REACH, STEP),
+    refers(cis=("5.7", "5.8"), cwe=1327, pss="Host Ports"),
     why="A shell, a database or an engine behind the port is open to whoever guesses a password.",
     fix="remove the port; use sandboxrun exec, or docker exec",
     bad="services: {agent: {image: busybox, ports: ['2222:22']}}",
@@ -550,11 +506,8 @@ _SERVICES = {
 @rule(
     "SBX322",
     "Privileged port of the host",
-    REACH,
-    INDIRECT,
-    cis("5.8"),
-    cwe(1327),
-    pss("Host Ports"),
+    (REACH, INDIRECT),
+    refers(cis="5.8", cwe=1327, pss="Host Ports"),
     why="Ports below 1024 are reserved for the host's own services: whoever connects trusts what answers there.",
     fix="publish a port above 1023, behind a proxy of the host",
     bad="services: {agent: {image: busybox, ports: ['80:8080']}}",
@@ -572,9 +525,8 @@ def privileged_port(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX321",
     "Fixed network of another project",
-    REACH,
-    INDIRECT,
-    cwe(923),
+    (REACH, INDIRECT),
+    refers(cwe=923),
     why="An external network has members that this file does not show.",
     fix="use a network of the project",
     bad="services: {agent: {image: busybox, networks: [shared]}}\nnetworks: {shared: {external: true}}",

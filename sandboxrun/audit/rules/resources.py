@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sandboxrun.audit.finding import Edit, Gain, Hit, How, cis, cwe, nist, rule
+from sandboxrun.audit.finding import Edit, Gain, Hit, How, refers, rule
 from sandboxrun.audit.subject import PROFILE, Subject
 
 DATA, WORK, TRACE = Gain.DATA, Gain.WORK, Gain.TRACE
@@ -15,11 +15,8 @@ _MANY_FILES = 65536
 @rule(
     "SBX401",
     "No memory limit",
-    WORK,
-    DIRECT,
-    cis("5.11"),
-    cwe(770),
-    nist("3.4.3"),
+    (WORK, DIRECT),
+    refers(cis="5.11", cwe=770, nist="3.4.3"),
     why="One container can use up the host's memory, and the kernel then ends other programs.",
     fix="set mem_limit",
     bad="mem_limit: 0",
@@ -34,10 +31,8 @@ def no_memory_limit(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX402",
     "Swap beyond memory",
-    WORK,
-    STEP,
-    cis("5.11"),
-    cwe(770),
+    (WORK, STEP),
+    refers(cis="5.11", cwe=770),
     why="Where memswap_limit is not set an engine allows as much swap again as memory; -1 allows all there is.",
     fix="set memswap_limit to the value of mem_limit",
     bad="memswap_limit: -1",
@@ -56,11 +51,8 @@ def swap(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX403",
     "No CPU limit",
-    WORK,
-    STEP,
-    cis("5.12"),
-    cwe(770),
-    nist("3.4.3"),
+    (WORK, STEP),
+    refers(cis="5.12", cwe=770, nist="3.4.3"),
     why="One container can use all CPUs of the host.",
     fix="set cpus",
     bad="cpus: 0",
@@ -75,11 +67,8 @@ def no_cpu_limit(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX404",
     "No process limit",
-    WORK,
-    DIRECT,
-    cis("5.29"),
-    cwe(770),
-    nist("3.4.3"),
+    (WORK, DIRECT),
+    refers(cis="5.29", cwe=770, nist="3.4.3"),
     why="A fork bomb in one container uses up the host's process ids.",
     fix="set pids_limit",
     bad="pids_limit: -1",
@@ -94,10 +83,8 @@ def no_process_limit(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX405",
     "Very many open files",
-    WORK,
-    STEP,
-    cis("5.19"),
-    cwe(770),
+    (WORK, STEP),
+    refers(cis="5.19", cwe=770),
     why="Open files are kernel memory, and programs that close all possible descriptors become slow.",
     fix="set ulimits.nofile to a few thousand",
     bad="ulimits: {nofile: 1048576}",
@@ -114,10 +101,8 @@ def many_files(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX406",
     "Default limits of the engine",
-    WORK,
-    INDIRECT,
-    cis("5.19"),
-    cwe(770),
+    (WORK, INDIRECT),
+    refers(cis="5.19", cwe=770),
     why="Without ulimits the engine's defaults hold, which are a million open files and core dumps of any size.",
     fix="set ulimits: {nofile: 4096, core: 0}",
     bad="services: {agent: {image: busybox}}",
@@ -134,9 +119,8 @@ def default_ulimits(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX407",
     "Logs without a bound",
-    WORK,
-    STEP,
-    cwe(770, 400),
+    (WORK, STEP),
+    refers(cwe=(770, 400)),
     why="json-file, the engine's default, keeps everything: a container that prints fills the host's disk.",
     fix="set logging.options.max-size and max-file, or use the driver local",
     bad="logging: {driver: json-file, options: {}}",
@@ -153,9 +137,8 @@ def unbounded_logs(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX408",
     "No deadline",
-    WORK,
-    INDIRECT,
-    cwe(770),
+    (WORK, INDIRECT),
+    refers(cwe=770),
     why="A task that hangs holds its memory and its secrets until somebody looks.",
     fix="set lifetime.timeout",
     bad="lifetime: {}",
@@ -171,10 +154,8 @@ def no_deadline(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX409",
     "Restarts without end",
-    WORK,
-    STEP,
-    cis("5.15"),
-    cwe(770),
+    (WORK, STEP),
+    refers(cis="5.15", cwe=770),
     why="A container that fails is started again and again, and one that was broken into comes back by itself.",
     fix='write restart: "no", or on-failure:5',
     bad="restart: always",
@@ -192,9 +173,8 @@ def restarts(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX410",
     "Accepted and not enforced",
-    WORK,
-    STEP,
-    cwe(1188),
+    (WORK, STEP),
+    refers(cwe=1188),
     why="The file reads as if there were a limit, and the engine applies none.",
     fix="use the option that the engine enforces",
     bad="services: {agent: {image: busybox, deploy: {resources: {reservations: {cpus: '1'}}}}}",
@@ -209,9 +189,8 @@ def not_enforced(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX411",
     "No health check",
-    TRACE,
-    INDIRECT,
-    cis("5.27"),
+    (TRACE, INDIRECT),
+    refers(cis="5.27"),
     why="Without one a program that hangs counts as running.",
     fix="add healthcheck",
     bad="services: {agent: {image: busybox}}",
@@ -227,11 +206,8 @@ def no_healthcheck(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX413",
     "No log",
-    TRACE,
-    DIRECT,
-    cis("2.13"),
-    cwe(778),
-    nist("3.4.3"),
+    (TRACE, DIRECT),
+    refers(cis="2.13", cwe=778, nist="3.4.3"),
     why="With the driver none the engine keeps nothing of what the container prints: nobody can tell what it did.",
     fix="remove the driver, or use local",
     bad="services: {agent: {image: busybox, logging: {driver: none}}}",
@@ -247,9 +223,8 @@ def no_log(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX414",
     "Health check switched off",
-    TRACE,
-    INDIRECT,
-    cis("5.27"),
+    (TRACE, INDIRECT),
+    refers(cis="5.27"),
     why="The image's own check is switched off: a program that hangs counts as running.",
     fix="remove disable, or write a test",
     bad="services: {agent: {image: busybox, healthcheck: {disable: true}}}",
@@ -264,9 +239,8 @@ def unchecked(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX412",
     "Core dumps of secrets",
-    DATA,
-    INDIRECT,
-    cwe(528),
+    (DATA, INDIRECT),
+    refers(cwe=528),
     why="A core dump holds the process's memory, with keys and tokens, and is written where the host says.",
     fix="set ulimits.core to 0",
     bad="ulimits: {core: -1}",

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-from sandboxrun.audit.finding import Gain, Hit, How, cis, cwe, nist, rule
+from sandboxrun.audit.finding import Gain, Hit, How, refers, rule
 from sandboxrun.audit.subject import Given, Subject
 
 DATA = Gain.DATA
@@ -133,11 +133,8 @@ def _is_literal(name: str, value: str | None) -> bool:
 @rule(
     "SBX501",
     "Secret in the environment",
-    DATA,
-    DIRECT,
-    cis("4.10"),
-    cwe(798, 526),
-    nist("3.1.4", "4.1.4"),
+    (DATA, DIRECT),
+    refers(cis="4.10", cwe=(798, 526), nist=("3.1.4", "4.1.4")),
     why="The file is in the repository, for all who read it and for ever; the variable is seen by every process "
     "inside, and by whoever may inspect the container.",
     fix="use secrets, and read the file below /run/secrets; then replace the credential, which is known now",
@@ -192,10 +189,8 @@ def _in_words(key: str, words: tuple[str, ...]) -> Iterator[str]:
 @rule(
     "SBX502",
     "Secret in arguments or labels",
-    DATA,
-    DIRECT,
-    cwe(798, 214),
-    nist("3.1.4"),
+    (DATA, DIRECT),
+    refers(cwe=(798, 214), nist="3.1.4"),
     why="Arguments are seen by every process of the machine, labels by whoever may list containers.",
     fix="use secrets, and read the file below /run/secrets; then replace the credential",
     bad="command: [run, --password=hunter2hunter]",
@@ -219,10 +214,8 @@ def literal_arguments(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX503",
     "Credential of the caller passed on",
-    DATA,
-    STEP,
-    cwe(526, 522),
-    nist("3.1.4"),
+    (DATA, STEP),
+    refers(cwe=(526, 522), nist="3.1.4"),
     why="The container gets the credential of whoever starts it, with all that it opens, and every process inside sees "
     "it.",
     fix="make a credential for the task, with the rights that it needs, and give it as a secret",
@@ -243,10 +236,8 @@ def passed_on(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX504",
     "Secret as a variable",
-    DATA,
-    INDIRECT,
-    cwe(526),
-    nist("3.1.4"),
+    (DATA, INDIRECT),
+    refers(cwe=526, nist="3.1.4"),
     why="A variable is inherited by every process and shown by inspect; a file with mode 0400 is not.",
     fix="declare it below secrets, and read /run/secrets/NAME",
     bad="variables: {key: {type: string, sensitive: true, required: false}}\n"
@@ -262,10 +253,8 @@ def secret_variable(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX505",
     "Secret readable by others",
-    DATA,
-    INDIRECT,
-    cwe(732),
-    nist("3.1.4"),
+    (DATA, INDIRECT),
+    refers(cwe=732, nist="3.1.4"),
     why="With this mode other users inside read the secret.",
     fix="leave out mode: 0400 is the default",
     bad="secrets: [{source: api_key, mode: 0444}]",
@@ -281,10 +270,8 @@ def open_secret(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX506",
     "Credential in an address",
-    DATA,
-    DIRECT,
-    cwe(798, 522),
-    nist("3.1.4"),
+    (DATA, DIRECT),
+    refers(cwe=(798, 522), nist="3.1.4"),
     why="Addresses are logged and shown in errors, with the password that stands in them.",
     fix="give the credential by a secret, and leave it out of the address",
     bad="environment: {DATABASE_URL: 'postgres://app:s3cretpass@db.example.com/app'}",
@@ -320,10 +307,8 @@ def _private_data(s: Subject) -> str | None:
 @rule(
     "SBX507",
     "Secret, private data and an open way out",
-    DATA,
-    DIRECT,
-    cwe(200, 923),
-    nist("3.4.2"),
+    (DATA, DIRECT),
+    refers(cwe=(200, 923), nist="3.4.2"),
     why="An agent that reads a hostile text can be talked into sending what it holds. With a secret, private files and "
     "every host within reach nothing stands in its way.",
     fix="list the destinations under egress.allow, or take one of the three away",
@@ -342,10 +327,8 @@ def trifecta(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX508",
     "Secret and private data within reach of others",
-    DATA,
-    INDIRECT,
-    cwe(200, 923),
-    nist("3.4.2"),
+    (DATA, INDIRECT),
+    refers(cwe=(200, 923), nist="3.4.2"),
     why="A listed destination that takes uploads from anybody is as good as an open way out.",
     fix="list only destinations whose accounts are yours",
     bad="secrets: [api_key]\nworkspace: {source: .}\negress: {allow: ['gist.github.com:443']}",
@@ -375,10 +358,8 @@ _TAKES = ("registry", "upload", "uploads")  # the first label of a host that pac
 @rule(
     "SBX509",
     "Environment file outside of the project",
-    DATA,
-    STEP,
-    cwe(22, 526),
-    nist("3.1.4"),
+    (DATA, STEP),
+    refers(cwe=(22, 526), nist="3.1.4"),
     why="What the file holds is not reviewed, and goes into the container as a whole.",
     fix="use a file of the project, with the values that are needed",
     bad="services: {agent: {image: busybox, env_file: ['../other/.env']}}",
@@ -394,10 +375,8 @@ def outside_env_file(s: Subject) -> Iterator[Hit]:
 @rule(
     "SBX510",
     "Secret in a config",
-    DATA,
-    DIRECT,
-    cwe(798),
-    nist("3.1.4"),
+    (DATA, DIRECT),
+    refers(cwe=798, nist="3.1.4"),
     why="The content of a config stands in the file, and in the repository with it.",
     fix="declare it below secrets, with file or environment",
     bad="configs: {app: {content: 'key: AKIA0123456789ABCDEF'}}\nsandboxes: {agent: {configs: [app]}}",
@@ -433,10 +412,8 @@ _NO_PASSWORD: Mapping[str, tuple[str, ...]] = {
 @rule(
     "SBX511",
     "Service without a password",
-    DATA,
-    STEP,
-    cwe(306, 258),
-    nist("3.4.2"),
+    (DATA, STEP),
+    refers(cwe=(306, 258), nist="3.4.2"),
     why="Whoever reaches the service reads and changes what it holds: other containers on its network, and with a "
     "published port everybody.",
     fix="remove the variable, and give the password as a secret",
