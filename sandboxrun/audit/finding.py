@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -52,7 +53,7 @@ class How(enum.Enum):
     INDIRECT = "only where another defence has failed"
 
 
-MATRIX: Mapping[tuple[Gain, How], Severity] = freeze(
+MATRIX: Mapping[tuple[Gain, How], Severity] = MappingProxyType(
     {
         (gain, how): severity
         for gain, severities in {
@@ -85,7 +86,11 @@ class Reference(msgspec.Struct, frozen=True):
 
 
 def refers(
-    *, cis: str = "", cwe: int | tuple[int, ...] = (), nist: str | tuple[str, ...] = (), pss: str = ""
+    *,
+    cis: str | tuple[str, ...] = (),
+    cwe: int | tuple[int, ...] = (),
+    nist: str | tuple[str, ...] = (),
+    pss: str | tuple[str, ...] = (),
 ) -> tuple[Reference, ...]:
     """The controls that ask for the same: of the CIS Docker Benchmark 1.6.0, the CWE list, NIST SP 800-190 and the
     Kubernetes Pod Security Standards."""
@@ -93,7 +98,7 @@ def refers(
     return tuple(
         Reference(standard, str(control))
         for standard, given in named
-        for control in (given if isinstance(given, tuple) else (given,) if given else ())
+        for control in (given if isinstance(given, tuple) else (given,))
     )
 
 
