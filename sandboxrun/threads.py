@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from time import monotonic
 from typing import Generic, Self, TypeVar
 
@@ -17,7 +18,8 @@ B = TypeVar("B")
 
 
 def begin(work: Callable[[], object], *, name: str, failed: Callable[[BaseException], object]) -> threading.Thread:
-    """Start `work` in a daemon thread. Whatever it raises goes to `failed`: no thread ends unnoticed.
+    """Start `work` in a daemon thread. Whatever it raises goes to `failed`: no thread ends unnoticed. It has the
+    context variables of who starts it.
 
     Every thread of this package starts here.
     """
@@ -28,7 +30,7 @@ def begin(work: Callable[[], object], *, name: str, failed: Callable[[BaseExcept
         except BaseException as error:
             failed(error)
 
-    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread = threading.Thread(target=copy_context().run, args=(run,), name=name, daemon=True)
     thread.start()
     return thread
 

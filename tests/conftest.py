@@ -34,7 +34,7 @@ ON_ONE_WORKER = (
     "tests/unit/gateway/test_bypasses.py",
 )
 
-_STEERING = ("SANDBOXRUN_", "SANDBOX_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "COLUMNS")
+_STEERING = ("SANDBOXRUN_", "SANDBOX_", "OTEL_", "TRACE", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "COLUMNS")
 
 
 def pytest_configure() -> None:

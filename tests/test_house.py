@@ -30,7 +30,7 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"data", "threads"}),
     frozenset({"source"}),
     frozenset({"errors"}),
-    frozenset({"spec"}),
+    frozenset({"spec", "tracing"}),
     frozenset({"profile", "plan", "audit"}),
     frozenset({"compose"}),  # reads YAML as a profile is read, into what the review judges
     frozenset({"backend"}),
@@ -54,6 +54,7 @@ OWNERS = {
     "jinja2": {"profile"},
     "yaml": {"profile"},
     "prometheus_client": {"report"},
+    "opentelemetry": {"tracing"},
 }
 
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from sandboxrun.cli.group import BROKEN_PIPE, COMPLETING, OPTIONS_ELSEWHERE, YES, code_of_failure, root
-from sandboxrun.cli.output import hidden, hide, note, tell
+from sandboxrun.cli.output import hidden, hide, note, tell, warn
 
 if TYPE_CHECKING:
     from sandboxrun.errors import Diagnostic
+    from sandboxrun.tracing import Opened
 
 STDOUT = "stdout"
 
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         group = root()
         if COMPLETING in os.environ:
             group.main(given, prog_name="sandboxrun", complete_var=COMPLETING)
-        code = _run(group, given)
+        with _traced(given) as root_span:
+            code = _run(group, given, root_span)
         if code in (130, BROKEN_PIPE):  # what is left must not keep it waiting
             _drop_stdout()
         sys.stdout.flush()
@@ -53,26 +55,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
             gc.freeze()  # the process ends: looking through all that is left once more takes 15 % of a plan's CPU time
 
 
-def _run(group: click.Group, arguments: list[str]) -> int:
+def _traced(arguments: list[str]) -> contextlib.AbstractContextManager[Opened | None]:
+    """The span of the whole command; None unless the user wants traces."""
+    wanted = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() not in ("", "none")
+    if not wanted or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return contextlib.nullcontext()
+    from sandboxrun.tracing import command
+
+    return command(arguments, warn)
+
+
+def _run(group: click.Group, arguments: list[str], root_span: Opened | None = None) -> int:
     """Parse, call, and turn what comes of it into an exit code. Raises an OSError of stdout's only."""
+    code, failure = _invoke(group, arguments)
+    if root_span is not None:
+        root_span.set({"process.exit.code": code})
+        if failure is not None:
+            root_span.fail(failure)
+    return code
+
+
+def _invoke(group: click.Group, arguments: list[str]) -> tuple[int, BaseException | None]:
+    """The exit code, and the error that it is of."""
     context: click.Context | None = None
     try:
         if not arguments:
             arguments = ["--help"]
         with group.make_context("sandboxrun", list(arguments)) as context:
-            return int(group.invoke(context) or 0)
+            return int(group.invoke(context) or 0), None
     except click.exceptions.Exit as exit:
-        return exit.exit_code
+        return exit.exit_code, None
     except BrokenPipeError:
         raise
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as interrupt:
         note("interrupted")
-        return 130
+        return 130, interrupt
     except Exception as error:
         if isinstance(error, OSError) and error.filename == STDOUT:
             raise
         command = context.invoked_subcommand if context is not None else None
-        return code_of_failure(command, arguments, _report(error, arguments))
+        return code_of_failure(command, arguments, _report(error, arguments)), error
 
 
 def _report(error: Exception, arguments: Sequence[str]) -> int:

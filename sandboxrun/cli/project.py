@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
+from sandboxrun import tracing
 from sandboxrun.cli.options import Given
 from sandboxrun.errors import Diagnostic, UsageError, did_you_mean, quoted
 from sandboxrun.spec.names import PROJECT
@@ -85,6 +86,7 @@ def announced(profile: Profile) -> Profile:
     from sandboxrun.cli.output import hide, tell_all
 
     hide(profile.sensitive)
+    tracing.hide(profile.sensitive)
     tell_all(profile.warnings)
     return profile
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
@@ -44,6 +44,7 @@ from sandboxrun.lifecycle.places import (
 )
 from sandboxrun.plan.changes import Action, Plan
 from sandboxrun.plan.operations import (
+    CaptureEvidence,
     Operation,
     RemoveLeftover,
     RemoveNetwork,
@@ -59,6 +60,7 @@ from sandboxrun.spec.ci import CiJob, job_of
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Snapshot
 from sandboxrun.threads import begin
+from sandboxrun.tracing import span
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
@@ -144,6 +146,17 @@ def execute(steps: Sequence[Operation], session: Session, *, parallelism: int) -
     return applied
 
 
+def _performed(step: Operation, session: Session) -> str | None:
+    """Carry a step out, as a span of its own; what is to be said of it."""
+    kind = "".join(f" {c.lower()}" if c.isupper() else c for c in type(step).__name__).strip()
+    with span(kind, step=step.id, sandbox=step.address) as opened:
+        note: str | None = session.engine.perform(step, session)
+        if isinstance(step, CaptureEvidence) and (captured := session.captured.get(step.run)) is not None:
+            index = captured.index
+            opened.note(run=step.run, ended=index.ending.how if index is not None else "")
+    return note
+
+
 class _Run:
     """The state that the workers share, all of it under one lock."""
 
@@ -200,7 +213,7 @@ class _Run:
         try:
             session.guard()
             session.listener(StepStarted(step=step))
-            note = session.engine.perform(step, session)
+            note = _performed(step, session)
         except SandboxrunError as error:
             session.listener(StepFailed(step=step, error=error))
             return error
@@ -284,7 +297,8 @@ def plan(
     Raises PlanError, EngineError.
     """
     check_outside(profile.sandboxes, store)
-    snapshot = engine.observe(profile, store, workspaces=True)
+    with span("observe", project=profile.project, sensitive=profile.sensitive):
+        snapshot = engine.observe(profile, store, workspaces=True)
     made = make_plan(profile, snapshot, options)
     making = sandboxes_made(made, profile)
     check_sources(making)
@@ -377,7 +391,8 @@ def apply(
         events = events or stack.enter_context(engine.follow(profile.project, settings.began))
         lock = (holding or stack).enter_context(held(engine, profile, settings))
         guard = lock.check
-        snapshot = engine.observe(profile, store, workspaces=True, events=events, held=lock)
+        with span("observe", project=profile.project):
+            snapshot = engine.observe(profile, store, workspaces=True, events=events, held=lock)
         if expected is not None and expected.destroy:
             made = make_destroy_plan(profile, snapshot, expected.options.targets)
         else:
@@ -389,7 +404,8 @@ def apply(
         if not confirm(made):
             return Outcome(plan=made)
         if proof is not None:
-            proof.before(sandboxes_made(made, profile), guard)
+            with span("verify", project=profile.project):
+                proof.before(sandboxes_made(made, profile), guard)
             snapshot = structs.replace(snapshot, taken=engine.clock())
 
         def prepared(session: Session) -> None:
@@ -419,7 +435,8 @@ def destroy(
     """Keep the evidence of everything the project has on the engine, and remove it."""
     settings = settings or ApplySettings()
     with held(engine, profile, settings) as lock:
-        snapshot = engine.observe(profile, store, held=lock)
+        with span("observe", project=profile.project):
+            snapshot = engine.observe(profile, store, held=lock)
         made = make_destroy_plan(profile, snapshot, targets)
         if not confirm(made):
             return Outcome(plan=made)
@@ -474,15 +491,20 @@ def carry_out(
     _note_home(session)
     session.listener(Planned(operations=made.operations))
     try:
-        applied = execute(made.operations, session, parallelism=settings.parallelism)
+        with span("carry out", sensitive=session.masked, project=profile.project, steps=len(made.operations)):
+            applied = execute(made.operations, session, parallelism=settings.parallelism)
     finally:
         engine.collect(store)
     return Outcome(plan=made, applied=applied, session=session)
 
 
-def held(engine: Backend, profile: Profile, settings: ApplySettings) -> AbstractContextManager[Lock]:
+@contextmanager
+def held(engine: Backend, profile: Profile, settings: ApplySettings) -> Iterator[Lock]:
     """Hold the project's lock."""
-    return engine.lock(profile.project, wait=settings.lock_wait, on_wait=settings.on_wait)
+    with ExitStack() as stack:
+        with span("lock", project=profile.project):
+            lock = stack.enter_context(engine.lock(profile.project, wait=settings.lock_wait, on_wait=settings.on_wait))
+        yield lock
 
 
 def _note_home(session: Session) -> None:

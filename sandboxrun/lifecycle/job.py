@@ -36,8 +36,10 @@ from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import Ended, ObservedSandbox, Running, Sample, parse_time, reached
 from sandboxrun.spec.types import SECOND, format_duration
 from sandboxrun.threads import begin
+from sandboxrun.tracing import Opened, here, open_span, span
 
 if TYPE_CHECKING:
+    from contextvars import Context
     from datetime import datetime
 
     from sandboxrun.evidence.store import Captured, Store
@@ -253,6 +255,7 @@ class Watching(Data):
     pump: Pump | None = None
     elapsed: float = 0.0  # how long it runs already
     ended: Callable[[int | None], None] = lambda code: None  # is told its exit code once it has ended; must not raise
+    within: Context | None = None  # where its span belongs
 
 
 class Watch:
@@ -270,6 +273,7 @@ class Watch:
         self._stops: list[_Stop] = []  # what was done to end it
         self._lost = False  # whether the connection to the engine broke while it ran
         self._began, self._idleness = monotonic(), Idleness()
+        self._span = Opened()
         self._paused: float | None = None  # since when, if it is paused by us
         self._ended = threading.Event()
         self._ended_at = monotonic()
@@ -340,6 +344,10 @@ class Watch:
 
     def _begin(self) -> None:
         self._began = monotonic() - self._how.elapsed
+        self._span = open_span(
+            "sandbox", within=self._how.within, sandbox=self.address, run=self.run, image=self.spec.image
+        )
+        self._span.set({"container.id": self.container})
         if self._how.output is not None:
             self.relay = Relay(self.address, partial(self._how.output, self.address))
             self._thread("reading the output", self._read_output, "logs")
@@ -420,7 +428,6 @@ class Watch:
         self.end("killed", f"sandboxrun failed: {reason}")
 
     def _start_sampler(self) -> None:
-        from sandboxrun.evidence.errors import EvidenceError, reason_of
         from sandboxrun.evidence.usage import USAGE, Sampler
 
         file: BinaryIO | None = None
@@ -446,10 +453,17 @@ class Watch:
             self._failed("waiting for the end", None, error)
         finally:
             self._ended_at = monotonic()
+            self._end_span()
             self._how.ended(self.exit_code)
             self._ended.set()
             if self.relay is not None:
                 self.relay.ending(over=True)
+
+    def _end_span(self) -> None:
+        self._span.note(exit_code=self.exit_code, stopped_by=self.result.stopped_by)
+        if self.exit_code != 0:
+            self._span.fail(self.error or str(self.exit_code))
+        self._span.end()
 
     def _await_exit(self) -> None:
         try:
@@ -604,6 +618,7 @@ class Job:
         self._collected: dict[str, Captured] = {}  # by run
         self._kept: dict[str, str] = {}  # container → its name now
         self._table = threading.Lock()
+        self._within = here()
         self.watches: dict[str, Watch] = {}
 
     def watch_from_start(self, session: Session, how: Callable[[DeclaredSandbox], Watching]) -> None:
@@ -648,7 +663,7 @@ class Job:
         return self._kept.get(container, "")
 
     def _watch(self, sandbox: DeclaredSandbox, made: Made, how: Watching) -> Watch:
-        address, spec = sandbox.address, sandbox.spec
+        address, spec, how = sandbox.address, sandbox.spec, structs.replace(how, within=self._within)
         return Watch(self._engine, self._store, address=address, container=made.id, run=made.run, spec=spec, how=how)
 
     def wait(
@@ -702,10 +717,11 @@ class Job:
         settings = structs.replace(self._settings, stop=threading.Event()) if own else self._settings
         runs, ids = {made.run for made in self.made.values()}, [made.id for made in self.made.values()]
         with self.making(locks=together or not own, making=making) as guard:
-            if together:
-                snapshot = self._engine.observe(profile, self._store)
-            else:
-                snapshot = self._engine.observe_these(profile, self._store, ids)
+            with span("observe", project=profile.project):
+                if together:
+                    snapshot = self._engine.observe(profile, self._store)
+                else:
+                    snapshot = self._engine.observe_these(profile, self._store, ids)
             snapshot = structs.replace(snapshot, sandboxes=(*snapshot.sandboxes, *gone))
             mine = [o for o in snapshot.sandboxes if o.run in runs and (own or isinstance(o.state, Ended))]
             leftovers = whole and not own

@@ -38,6 +38,7 @@ from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.project import Profile, undeclared
 from sandboxrun.spec.state import Created, ObservedSandbox, Snapshot, parse_time
+from sandboxrun.tracing import span
 
 if TYPE_CHECKING:
     from sandboxrun.backend.session import Session
@@ -192,7 +193,7 @@ class ProjectReaper:
             snapshot = self._observe()
             self._look_ahead(snapshot)
             if self._due(snapshot) or self._sweeping(snapshot).operations:
-                with locked(self._engine, self._profile, self._settings) as guard:
+                with self._reaping() as guard:
                     self._look_ahead(self._reap_all(self._observe(), guard))
         return Result(
             reaped=tuple(self._reaped),
@@ -200,6 +201,15 @@ class ProjectReaper:
             left=tuple(self._left),
             seconds=monotonic() - began,
         )
+
+    @contextmanager
+    def _reaping(self) -> Iterator[Callable[[], None]]:
+        with (
+            span("reap", project=self._profile.project) as opened,
+            locked(self._engine, self._profile, self._settings) as guard,
+        ):
+            yield guard
+            opened.note(reaped=len(self._reaped), left=len(self._left))
 
     def _look_ahead(self, snapshot: Snapshot) -> None:
         """What a reaper that goes on has to know of what is there."""

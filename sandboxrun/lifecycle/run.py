@@ -27,6 +27,7 @@ from sandboxrun.spec.outcome import RUN_ENDED, StoppedBy
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.types import SECOND
 from sandboxrun.threads import begin, together
+from sandboxrun.tracing import span
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
@@ -82,7 +83,8 @@ class Runner:
         self._named = frozenset(sandbox.address for sandbox in sandboxes)
         chosen = with_dependencies(self._profile, sandboxes)
         if self._options.proof is not None:
-            self._options.proof.before(chosen, None)
+            with span("verify", project=self._profile.project):
+                self._options.proof.before(chosen, None)
         profile = structs.replace(self._profile, sandboxes=tuple(self._one_off(s) for s in chosen))
         job = self._job = Job(self._engine, profile, self._store, self._settings)
         with self._engine.lease() as lease:
@@ -155,7 +157,8 @@ class Runner:
 
         shared = shares(profile.sandboxes)
         with job.making(locks=shared, making=options.making) as guard:
-            snapshot = self._engine.observe_before_run(profile, shared=shared)
+            with span("observe", project=profile.project):
+                snapshot = self._engine.observe_before_run(profile, shared=shared)
             targets = tuple(s.address for s in profile.sandboxes)
             made = surveyed(make_plan(profile, snapshot, Options(targets=targets)), profile, self._store)
             options.warned(made)
