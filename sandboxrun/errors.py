@@ -33,12 +33,27 @@ class ExitCode(enum.IntEnum):
 
 
 class Diagnostic(Data):
-    """One fault: what is wrong, where, and what to do. `message` is a clause without a full stop."""
+    """One fault: what is wrong, where, and what to do. `message` is a clause without a full stop.
+
+    Where the help names something that a caller can ask for, `option` is how the command line spells it and `argument`
+    how Python does: each kind of caller is shown its own.
+    """
 
     message: str
     span: Span | None = None
     help: str | None = None
     severity: str = "error"
+    option: str = ""
+    argument: str = ""
+
+    def helped(self, spelling: str) -> str | None:
+        """The help, with the `option` or the `argument` that it is about."""
+        return f"{self.help or 'use'} ({spelling})" if spelling else self.help
+
+    @property
+    def on_command_line(self) -> Diagnostic:
+        """As the command line shows it."""
+        return structs.replace(self, help=self.helped(self.option), option="", argument="")
 
     def __str__(self) -> str:
         """The text a person sees: place and message, the source line, a caret, the help."""
@@ -47,8 +62,8 @@ class Diagnostic(Data):
         else:
             head = f"{printable(str(self.span))}: {self.severity}: {printable(self.message)}"
             quoted = _quote(self.span)
-        helped = [f"  help: {printable(self.help)}"] if self.help else []
-        return "\n".join([head, *quoted, *helped])
+        help = self.helped(self.argument)
+        return "\n".join([head, *quoted, *([f"  help: {printable(help)}"] if help else [])])
 
     @property
     def order(self) -> tuple[str, int, int, str]:
@@ -93,9 +108,12 @@ class SandboxrunError(Exception):
 
     exit_code: int = ExitCode.ERROR
 
-    def __init__(self, *diagnostics: Diagnostic | str, help: str | None = None) -> None:
+    def __init__(
+        self, *diagnostics: Diagnostic | str, help: str | None = None, option: str = "", argument: str = ""
+    ) -> None:
         self.diagnostics: tuple[Diagnostic, ...] = tuple(
-            Diagnostic(message=d, help=help) if isinstance(d, str) else d for d in diagnostics
+            Diagnostic(message=d, help=help, option=option, argument=argument) if isinstance(d, str) else d
+            for d in diagnostics
         )
         super().__init__("\n".join(str(d) for d in self.diagnostics))
 

@@ -562,7 +562,10 @@ class Fake:
         name = session.profile.names.volume(step.key)
         with self.reached(f"creating volume {name}") as world:
             world.whose[name] = session.profile.project
-            made = ObservedVolume(name=name, key=step.key, config=config_digest(step.spec))
+            home, config = session.home, config_digest(step.spec)
+            made = ObservedVolume(
+                name=name, key=step.key, config=config, directory=home[labels.DIRECTORY], owner=home[labels.OWNER]
+            )
             world.volumes.setdefault(name, made)
         session.volumes_made.add(name)
 

@@ -193,15 +193,20 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
         """Take `config` for what `reference` means, instead of asking."""
         self._images[reference] = config
 
+    @property
+    def home(self) -> dict[str, str]:
+        """The labels that say where something was made, and by whom."""
+        directory = labels.directory(str(self.profile.directory))
+        return {labels.DIRECTORY: directory, labels.OWNER: this_process().encode()}
+
     def labels(self, sandbox: DeclaredSandbox) -> dict[str, str]:
         """The labels of a container to be made."""
         extra = {
             labels.BASE: sandbox.name,
-            labels.DIRECTORY: labels.directory(str(self.profile.directory)),
+            **self.home,
             labels.PLAN_DIGEST: self.plan_digest,
             labels.PROFILE_DIGEST: self.profile.digest,
             labels.INPUTS_DIGEST: self.profile.inputs_digest,
-            labels.OWNER: this_process().encode(),
             **self.extra_labels,
         }
         if self.job is not None:

@@ -21,7 +21,7 @@ import click
 from sandboxrun.backend.session import Event
 from sandboxrun.cli.options import Given
 from sandboxrun.cli.output import coloured, hidden_texts, note, result, shout, tell_all, terminal_width
-from sandboxrun.errors import UsageError
+from sandboxrun.errors import PlanError, UsageError
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.operations import KeepSandbox
 from sandboxrun.report.progress import Progress, progress_for
@@ -47,22 +47,31 @@ class Asking:
     def __init__(
         self,
         command: str,
+        given: Given,
         *,
-        yes: bool,
         show: Callable[[Plan], None],
         begin: Callable[[Plan], None],
     ) -> None:
-        self._command, self._yes, self._show, self._begin = command, yes, show, begin
+        self._command, self._given, self._show, self._begin = command, given, show, begin
         self.declined = False
 
     def __call__(self, plan: Plan) -> bool:
-        """Whether to go on. Raises UsageError where there is nobody to ask."""
+        """Whether to go on. Raises UsageError where there is nobody to ask, PlanError where --yes alone does not say
+        that others' sandboxes are meant, too."""
         self._show(plan)
-        if not plan.empty and not self._yes and not plan.refresh_only:
+        if self._given.yes:
+            if plan.others and not self._given.take_over:
+                raise PlanError(
+                    "--yes does not cover what was made from another directory: see the warning above",
+                    help="nothing was changed; if it is the same project in another checkout, pass --take-over; "
+                    "if not, give one of the two another name",
+                )
+        elif not plan.empty and not plan.refresh_only:
             if not sys.stdin.isatty():
+                passing = "--yes and --take-over" if plan.others and not self._given.take_over else "--yes"
                 raise UsageError(
                     f"{self._command} asks for confirmation, but there is no terminal",
-                    help="nothing was changed; review the plan above, then pass --yes",
+                    help=f"nothing was changed; review the plan above, then pass {passing}",
                 )
             sys.stdout.flush()
             self.declined = not click.confirm(f"\n{self._question(plan)}", err=True)
@@ -71,7 +80,9 @@ class Asking:
         return not self.declined
 
     def _question(self, plan: Plan) -> str:
-        return "Remove all of this?" if plan.destroy else "Carry this out?"
+        others = plan.others and not self._given.take_over
+        of = ", although some of it was made from another directory" if others else ""
+        return f"Remove all of this{of}?" if plan.destroy else f"Carry this out{of}?"
 
 
 class Telling:

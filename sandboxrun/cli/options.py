@@ -36,6 +36,7 @@ class Given(NamedTuple):
     lock_timeout: float = 60.0
     form: str | None = None
     yes: bool = False
+    take_over: bool = False
     as_json: bool = False
     quiet: bool = False
     verbose: bool = False
@@ -143,6 +144,9 @@ lock_timeout = click.option(
     metavar="DURATION",
     help="How long to wait for another run of the project. Default: 60s.",
 )
+take_over = click.option(
+    "--take-over", is_flag=True, help="Also change or remove what a profile in another directory made under this name."
+)
 yes = click.option("-y", "--yes", is_flag=True, help="Skip the confirmation.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 detailed_exitcode = click.option(
@@ -192,6 +196,11 @@ def check_json_asks_nobody(given: Given) -> None:
     """Raise UsageError for --json without --yes: JSON lines leave no room for a question."""
     if given.as_json and not given.yes:
         raise UsageError("--json cannot ask for confirmation", help="review the plan first, then pass --yes as well")
+
+
+def agreed(given: Given) -> bool:
+    """Whether what was made from another directory may be changed: it was asked for, or will be."""
+    return given.take_over or not given.yes
 
 
 def taking(*options: Decorator) -> Decorator:

@@ -52,6 +52,7 @@ from sandboxrun.plan.operations import (
     RemoveVolume,
     StartSandbox,
 )
+from sandboxrun.plan.others import check_others
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, not_as_declared
 from sandboxrun.plan.preflight import open_networks, unfetched
 from sandboxrun.plan.steps import levels
@@ -350,6 +351,7 @@ class ApplySettings(Struct, metaclass=DataType, frozen=False, kw_only=True, unsh
     began: float = field(default_factory=time.time)
     job: CiJob | None = field(default_factory=lambda: job_of(os.environ))
     probing: bool = False  # what does not hold is to be seen inside
+    take_over: bool = False  # also change or remove what another directory's profile of the same name made
 
 
 class Outcome(Data):
@@ -403,6 +405,7 @@ def apply(
             raise PlanError(explain_stale(expected, made))
         if not confirm(made):
             return Outcome(plan=made)
+        check_others(made, settings.take_over)
         if proof is not None:
             with span("verify", project=profile.project):
                 proof.before(sandboxes_made(made, profile), guard)
@@ -440,6 +443,7 @@ def destroy(
         made = make_destroy_plan(profile, snapshot, targets)
         if not confirm(made):
             return Outcome(plan=made)
+        check_others(made, settings.take_over)
         outcome = carry_out(made, snapshot, engine, profile, store, settings, lock.check)
         assert outcome.applied is not None
         outcome.applied.check()

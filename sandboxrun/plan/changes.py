@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic
+from sandboxrun.errors import Diagnostic, one_line
 from sandboxrun.plan.operations import Operation, describe
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import without_inherited
@@ -212,6 +212,20 @@ class Change(Data, unshown=("before", "after")):
         return tuple(d for d in self.differences if d.drift)
 
 
+class Other(Data):
+    """One thing of another directory, and what becomes of it; `who` is a user and host, "" where that is not known."""
+
+    address: str
+    action: Action
+    directory: str
+    who: str = ""
+
+    @property
+    def home(self) -> str:
+        """Where it was made, and by whom."""
+        return f"{one_line(self.directory)}{f' by {one_line(self.who)}' if self.who else ''}"
+
+
 class Plan(Data, unshown=("sensitive",), uncompared=("warnings",)):
     """What apply would do. `sensitive` are values that no output may show; `observed` binds a saved plan to
     the containers it was made for: id and state of each."""
@@ -229,6 +243,7 @@ class Plan(Data, unshown=("sensitive",), uncompared=("warnings",)):
     destroy: bool = False
     targeted: bool = False  # a part of the project only
     warnings: tuple[Diagnostic, ...] = ()  # of what to know first; not in the digest
+    others: tuple[Other, ...] = ()  # what it changes that was made from another directory; not in the digest
 
     def __str__(self) -> str:
         from sandboxrun.plan.text import plan_text

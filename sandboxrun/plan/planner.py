@@ -6,15 +6,14 @@ share (networks, volumes, images), then the steps are made (`steps.py`).
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, PlanError, UsageError, did_you_mean, one_line, quoted
-from sandboxrun.plan.changes import Action, Change, Plan, Reason
+from sandboxrun.errors import Diagnostic, PlanError, UsageError, did_you_mean, quoted
+from sandboxrun.plan.changes import Action, Change, Other, Plan, Reason
 from sandboxrun.plan.decide import (
     Decision,
     Rerun,
@@ -29,10 +28,10 @@ from sandboxrun.plan.decide import (
     volume_faults,
 )
 from sandboxrun.plan.operations import Operation
+from sandboxrun.plan.others import others_of, warnings_of
 from sandboxrun.plan.owned import networks_of
 from sandboxrun.plan.preflight import helper_faults, image_faults, preflight
 from sandboxrun.plan.steps import lay
-from sandboxrun.spec import labels
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import ObservedSandbox, Running, Snapshot
 from sandboxrun.spec.types import freeze
@@ -145,6 +144,9 @@ def _plan(
     # a `run` that comes and goes meanwhile does not make a saved plan stale
     decided = {d.observed.id for d in decisions if d.observed is not None}
     bound = [o for o in snapshot.sandboxes if (o.id in decided and not o.kept) or not o.apart]
+    others: tuple[Other, ...] = ()
+    if not (only_remove or options.refresh_only):
+        others = others_of(profile, snapshot, decisions, volumes)
     return Plan(
         project=profile.project,
         changes=tuple(changes),
@@ -158,34 +160,9 @@ def _plan(
         refresh_only=options.refresh_only,
         destroy=destroy,
         targeted=bool(options.targets),
-        warnings=() if only_remove or options.refresh_only else tuple(_of_others(profile, decisions)),
+        warnings=tuple(warnings_of(profile.project, others)),
+        others=others,
     )
-
-
-def _of_others(profile: Profile, decisions: Iterable[Decision]) -> Iterator[Diagnostic]:
-    """A warning for each sandbox that goes and that was made from another directory: two projects of one name."""
-    for decision in decisions:
-        observed = decision.observed
-        if observed is None or observed.one_off or not decision.ends:
-            continue
-        made_in = observed.labels.get(labels.DIRECTORY)
-        if made_in is not None and made_in != labels.directory(str(profile.directory)):
-            who = _who(observed.owner)
-            yield Diagnostic(
-                message=f"{observed.address}: this sandbox was made from the directory {one_line(made_in)}"
-                f"{f' by {one_line(who)}' if who else ''}, and this plan removes it",
-                span=decision.declared.span if decision.declared is not None else None,
-                help=f"if that is another project, give one of the two another name than {profile.project}",
-                severity="warning",
-            )
-
-
-def _who(owner: str | None) -> str:
-    """The user and host in an owner's label; "" where it does not say."""
-    try:
-        return str(json.loads(owner or "")["who"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return ""
 
 
 def _declared(

@@ -17,7 +17,7 @@ _CARET, _DIM, _RESET = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"
 
 def diagnostic_text(diagnostic: Diagnostic, *, colour: bool = False) -> str:
     """One: its place, the source line with a caret, the help. With `colour`, escape sequences for a terminal."""
-    text = str(diagnostic)
+    text = str(diagnostic.on_command_line)
     if not colour:
         return text
     place = f"{printable(str(diagnostic.span))}: " if diagnostic.span is not None else ""
@@ -51,6 +51,7 @@ def diagnostics_json(diagnostics: Iterable[Diagnostic]) -> dict[str, Any]:
 
 def diagnostic_json(diagnostic: Diagnostic) -> dict[str, Any]:
     """One: severity, summary, detail (the help), and the place as `range` and `snippet`; columns count from 1."""
+    diagnostic = diagnostic.on_command_line
     told: dict[str, Any] = {
         "severity": diagnostic.severity,
         "summary": printable(diagnostic.message),
@@ -76,7 +77,7 @@ def diagnostic_json(diagnostic: Diagnostic) -> dict[str, Any]:
 
 def annotation(diagnostic: Diagnostic) -> str:
     """One as a workflow command, which GitHub Actions shows beside the line in the pull request."""
-    properties = {"title": "sandboxrun"}
+    diagnostic, properties = diagnostic.on_command_line, {"title": "sandboxrun"}
     span = diagnostic.span
     if span is not None:
         properties |= {"file": span.file.name, "line": str(span.line), "col": str(span.column)}

@@ -250,6 +250,8 @@ class ObservedVolume(Data):
     key: str
     config: str | None
     run: str | None = None
+    directory: str | None = None  # of the project that made one of the profile's
+    owner: str | None = None
 
 
 class Image(Data):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from sandboxrun import __version__
 from sandboxrun.backend.fake import Fake, World
 from sandboxrun.cli import project
 from sandboxrun.cli.main import main
+from sandboxrun.spec import labels
 from tests.scenarios.world import IMAGE, new_world
 
 PROFILE = f"""\
@@ -81,6 +83,45 @@ def test_a_project_is_listed_and_destroyed_without_its_profile(say: Say, world: 
     assert (world.boxes, world.volumes, world.networks) == ({}, {}, {})
     assert len(list((tmp_path / ".sandboxrun/evidence").glob("*-tale-agent-*"))) == 1
     assert say("ps", "--all-projects") == (0, "")
+
+
+class Answering(io.StringIO):
+    """A terminal at which somebody has typed."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_yes_is_not_enough_for_what_another_directory_made(
+    say: Say, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sandbox.yaml").write_text(PROFILE.replace("exit 3", "sleep 60"))
+    assert say("apply", "-y")[0] == 0
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    (elsewhere / "sandbox.yaml").write_text(PROFILE)
+    before = dict(world.boxes)
+    for command in ("apply", "destroy"):
+        for options in (["-y"], ["-y", "--json"], [], ["--take-over"]):
+            code, text = say(command, *options)
+            assert code == (1 if "-y" in options else 2), text
+    for answer, code, left in (("n\n", 1, 1), ("y\n", 0, 0)):
+        assert world.boxes == before
+        monkeypatch.setattr("sys.stdin", Answering(answer))
+        assert (say("destroy")[0], len(world.boxes)) == (code, left)
+
+
+@pytest.mark.parametrize("command", [["apply", "-y", "--take-over"], ["destroy", "-y", "--project", "tale"]])
+def test_what_another_directory_made_can_be_named(
+    say: Say, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    (tmp_path / "sandbox.yaml").write_text(PROFILE.replace("exit 3", "sleep 60"))
+    assert say("apply", "-y")[0] == 0
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    (elsewhere / "sandbox.yaml").write_text(PROFILE.replace("agent", "mine"))
+    assert say(*command)[0] == 0
+    assert "agent" not in [box.labels[labels.SANDBOX] for box in world.boxes.values()]
 
 
 def test_reap_collects_what_has_ended_and_masks_what_the_profile_knows(

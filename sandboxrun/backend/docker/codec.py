@@ -255,13 +255,13 @@ def network_payload(key: str, spec: NetworkSpec, names: Names) -> dict[str, Any]
     }
 
 
-def volume_payload(key: str, spec: VolumeSpec, names: Names) -> dict[str, Any]:
-    """The body of POST /volumes/create."""
+def volume_payload(key: str, spec: VolumeSpec, names: Names, home: Mapping[str, str]) -> dict[str, Any]:
+    """The body of POST /volumes/create; `home` are the labels that say where it was made, and by whom."""
     return {
         "Name": names.volume(key),
         "Driver": "local",
         "DriverOpts": dict(spec.driver_opts),
-        "Labels": _own(key, labels.VOLUME, spec, names),
+        "Labels": {**_own(key, labels.VOLUME, spec, names), **home},
     }
 
 
@@ -317,6 +317,8 @@ def observe_volume(inspect: Mapping[str, Any]) -> ObservedVolume:
         key=str(own.get(labels.VOLUME) or ""),
         config=own.get(labels.CONFIG),
         run=own.get(labels.RUN),
+        directory=own.get(labels.DIRECTORY),
+        owner=own.get(labels.OWNER),
     )
 
 

@@ -247,7 +247,7 @@ def pull_image(step: op.PullImage, session: Session) -> str:
 
 def create_volume(step: op.CreateVolume, session: Session) -> None:
     """Make a volume of the profile's."""
-    made = session.engine.create_volume(volume_payload(step.key, step.spec, session.profile.names))
+    made = session.engine.create_volume(volume_payload(step.key, step.spec, session.profile.names, session.home))
     if not is_own_volume(made, session.profile.project):
         raise ApplyError(f"the volume {made.get('Name')} exists and is not this project's", help="rename it")
     session.volumes_made.add(str(made["Name"]))

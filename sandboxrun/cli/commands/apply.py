@@ -26,6 +26,7 @@ from sandboxrun.errors import UsageError
     opt.wait,
     opt.wait_timeout,
     opt.lock_timeout,
+    opt.take_over,
     opt.yes,
     opt.as_json,
     *opt.SPOKEN,
@@ -70,8 +71,15 @@ def apply(given: opt.Given, planfile: Path | None, verifying: bool, wait: bool, 
         project.open_engine(given.host, connections) as engine,
         Telling(given, given.as_json) as telling,
     ):
-        settings = project.settings(given, telling.listener, telling.waiting, stop=stopping.stop, began=process_began())
-        asking = Asking("apply", yes=given.yes, show=telling.plan, begin=stopping.before(telling.begin))
+        settings = project.settings(
+            given,
+            telling.listener,
+            telling.waiting,
+            stop=stopping.stop,
+            began=process_began(),
+            take_over=opt.agreed(given),
+        )
+        asking = Asking("apply", given, show=telling.plan, begin=stopping.before(telling.begin))
         code = 0
         with telling.proving(engine, profile, settings, wanted=verifying) as proof:
             if wait:

@@ -26,6 +26,7 @@ from sandboxrun.spec.project import undeclared
     opt.target,
     opt.parallelism,
     opt.lock_timeout,
+    opt.take_over,
     opt.yes,
     opt.as_json,
     *opt.SPOKEN,
@@ -46,12 +47,15 @@ def destroy(given: opt.Given, name: str | None) -> int:
         Telling(given, given.as_json) as telling,
     ):
         profile = declared
-        if profile is None:
+        if profile is None:  # who names the project means all of it
+            given = given._replace(take_over=True)
             found = next(iter(engine.projects(name)), Names(project=name or ""))
             profile = undeclared(found, Path.cwd())
         store = project.open_store(profile, given)
-        settings = project.settings(given, telling.listener, telling.waiting, stop=stopping.stop)
-        asking = Asking("destroy", yes=given.yes, show=telling.plan, begin=stopping.before(telling.begin))
+        settings = project.settings(
+            given, telling.listener, telling.waiting, stop=stopping.stop, take_over=opt.agreed(given)
+        )
+        asking = Asking("destroy", given, show=telling.plan, begin=stopping.before(telling.begin))
         targets = given.targets
         telling.ended(converge.destroy(engine, profile, store, targets=targets, settings=settings, confirm=asking))
         return stopping.exit_code(1 if asking.declined else 0)
