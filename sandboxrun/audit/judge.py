@@ -104,12 +104,14 @@ def judge(
     terms: Terms,
     *,
     files: Iterable[SourceFile] = (),
+    looked: Iterable[Finding] | None = None,
     others: Iterable[Finding] = (),
     gaps: Iterable[Gap] = (),
 ) -> Verdict:
-    """The verdict on subjects. `files` are the texts whose comments may waive; `others` findings made elsewhere."""
+    """The verdict on subjects. `files` are the texts whose comments may waive; `looked` what `look` found in the
+    subjects, where that is known; `others` findings made elsewhere."""
     every, texts = tuple(subjects), tuple({file.name: file for file in files}.values())
-    found = [*look(every), *others]
+    found = [*(look(every) if looked is None else looked), *others]
     for subject in every:
         home = subject.find("", None)
         path = terms.path(home.file.name) if home is not None else ""

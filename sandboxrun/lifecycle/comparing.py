@@ -94,25 +94,25 @@ def _pair(pair: Pair, inputs: Inputs) -> PrivilegeDiff:
     old, new = _load(pair.old, inputs), _load(pair.new, inputs)
     found = difference(old.parties, new.parties)
     changes = [*{change.witness: change for change in (*old.unknown, *new.unknown)}.values(), *found.changes]
-    if new.profile is not None and pair.new is not None and new.profile.variables:
+    if new.profile is not None and new.profile.written.variables:
         known = {(change.axis, change.witness, change.sandboxes) for change in changes}
-        for change, words in _varied(pair, old, pair.new, new.profile, inputs):
+        for change, words in _varied(pair, old, new.profile, inputs):
             if (change.axis, change.witness, change.sandboxes) not in known:
                 known.add((change.axis, change.witness, change.sandboxes))
                 changes.append(msgspec.structs.replace(change, witness=f"{change.witness}, when {words}"))
     return msgspec.structs.replace(found, changes=tuple(changes))
 
 
-def _varied(pair: Pair, old: _Loaded, target: Target, new: Loaded, inputs: Inputs) -> Iterator[tuple[Change, str]]:
+def _varied(pair: Pair, old: _Loaded, new: Loaded, inputs: Inputs) -> Iterator[tuple[Change, str]]:
     """The differences under other values of the new profile's variables, each with the values in words."""
-    for count, other in enumerate(alternatives(target, new)):
+    for count, other in enumerate(alternatives(new)):
         if count >= MOST_LOADS and len(other.values) == 1:
             raise ProfileError(f"{pair.name}: its variables have too many values to compare")
         values = dict(other.values)
-        after = load_under(target, inputs, values)
+        after = load_under(new, inputs, values)
         if after is None:
             continue
-        before = load_under(pair.old, inputs, values) if old.profile is not None and pair.old else None
+        before = load_under(old.profile, inputs, values) if old.profile is not None else None
         base = _parties(before) if before is not None else old.parties
         yield from ((change, other.words) for change in difference(base, _parties(after)).changes)
 

@@ -10,8 +10,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
+from functools import cache
 from itertools import combinations, islice, product
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,14 +22,13 @@ from sandboxrun.audit.diff import side_of
 from sandboxrun.audit.finding import Finding, Hit, Severity
 from sandboxrun.audit.judge import Gap, Terms, judge, look, placed
 from sandboxrun.audit.rules.meta import EXCEEDS, FREE_VARIABLE
-from sandboxrun.audit.subject import Subject, callers
+from sandboxrun.audit.subject import NONE, Subject, callers
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, Problems, ProfileError, SandboxrunError
+from sandboxrun.errors import Diagnostic, ProfileError, SandboxrunError
 from sandboxrun.lifecycle.review import Reviewed, Sources, Target, policy_file_of, terms
-from sandboxrun.profile.files import LARGEST_FILE, read_regular, reason
-from sandboxrun.profile.layers import ProfileDocument, read_document
-from sandboxrun.profile.loader import Loaded, load_whole
-from sandboxrun.profile.variables import InputRefused, Inputs, Variable, VariableRules, check, parse_variables
+from sandboxrun.profile.files import reason
+from sandboxrun.profile.loader import Loaded, Written, load_whole
+from sandboxrun.profile.variables import InputRefused, Inputs, Variable, VariableRules, check
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span
 from sandboxrun.spec.guard import GUARDS
 from sandboxrun.spec.project import DeclaredSandbox, Profile
@@ -49,38 +48,32 @@ class Everywhere(dict[str, str]):
 def load_target(target: Target, inputs: Inputs | None = None) -> Loaded:
     """A profile as the review loads it: no value of the caller's environment plays a part. Raises ProfileError."""
     given = inputs or Inputs()
-    return _load(target.paths, given, _assumed(target.paths, given))
+    return load_whole(target.paths, lambda variables: _completed(given, variables))
 
 
-def load_under(target: Target, inputs: Inputs, values: Mapping[str, Any]) -> Profile | None:
+def load_under(loaded: Loaded, inputs: Inputs, values: Mapping[str, Any]) -> Profile | None:
     """The same with some variables at other values; None where the profile refuses them."""
     kept = tuple(text for text in inputs.vars if text.partition("=")[0] not in values)
     given = msgspec.structs.replace(inputs, vars=kept)
     try:
-        return _load(target.paths, given, {**_assumed(target.paths, given), **values}).profile
+        return loaded.under(_completed(given, loaded.written.variables, values))
     except ProfileError:
         return None
 
 
-def _load(paths: tuple[Path, ...], inputs: Inputs, values: Mapping[str, Any]) -> Loaded:
-    whole = msgspec.structs.replace(inputs, environment=Everywhere(), values={**values, **inputs.values})
-    return load_whole(paths, inputs=whole, allow_outside=True)
+def _completed(inputs: Inputs, variables: Mapping[str, Variable], values: Mapping[str, Any] = NONE) -> Inputs:
+    """What is given, with values for variables that must be given and are not."""
+    assumed = {} if inputs.var_files else dict(_assumed(inputs, variables))
+    return msgspec.structs.replace(inputs, environment=Everywhere(), values={**assumed, **values, **inputs.values})
 
 
-def _assumed(paths: tuple[Path, ...], inputs: Inputs) -> dict[str, Any]:
-    """A value for each variable that must be given and is not."""
-    values: dict[str, Any] = {}
-    for path in paths:
-        document = read_document(path, str(path), path.parent, Problems())
-        if document is None or document.variables is None:
-            continue
-        given = {text.partition("=")[0] for text in inputs.vars}
-        for name, variable in parse_variables(document.variables, Problems()).items():
-            if variable.required and name not in given and name not in inputs.values and not inputs.var_files:
-                example = next(_examples(variable.rules), None)
-                if example is not None:
-                    values[name] = example
-    return values
+def _assumed(inputs: Inputs, variables: Mapping[str, Variable]) -> Iterator[tuple[str, Any]]:
+    given = {text.partition("=")[0] for text in inputs.vars}
+    for name, variable in variables.items():
+        if variable.required and name not in given and name not in inputs.values:
+            example = next(_examples(variable.rules), None)
+            if example is not None:
+                yield name, example
 
 
 def add_profile(target: Target, given: Inputs | None, by: Terms, into: Reviewed) -> None:
@@ -88,15 +81,16 @@ def add_profile(target: Target, given: Inputs | None, by: Terms, into: Reviewed)
     inputs = given or Inputs()
     path = target.paths[0]
     try:
-        text = read_regular(path, LARGEST_FILE)
-        loaded = _load(target.paths, inputs, _assumed(target.paths, inputs) if b"variables" in text else {})
+        loaded = load_target(target, inputs)
         into.files.update({file.name: file for file in loaded.profile.files})
-        disk = declared.Disk(real=os.path.realpath, holds=held)
+        disk = declared.Disk(real=cache(os.path.realpath), holds=cache(held))
         made = declared.subjects(loaded.profile, disk)
+        found = tuple(look(made))
         into.subjects += made
+        into.looked += found
         into.findings += exceeding(loaded.profile, by)
-        if loaded.variables:
-            _vary(target, inputs, loaded, made, into)
+        if loaded.written.variables:
+            _vary(target, inputs, loaded, disk, {_identity(finding) for finding in found}, into)
     except SandboxrunError as error:
         first = error.diagnostics[0]
         more = f", and {len(error.diagnostics) - 1} more" if len(error.diagnostics) > 1 else ""
@@ -186,19 +180,21 @@ _WORST: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def _vary(target: Target, inputs: Inputs, loaded: Loaded, made: Sequence[Subject], into: Reviewed) -> None:
-    """Load the profile again with other values of its variables: what is found then, and not now, is a finding too."""
-    known = {_identity(finding) for finding in look(made)}
+def _vary(
+    target: Target, inputs: Inputs, loaded: Loaded, disk: declared.Disk, known: set[tuple[Any, ...]], into: Reviewed
+) -> None:
+    """Load the profile again with other values of its variables: what is found then, and is not `known` from now, is a
+    finding too."""
     seen: set[tuple[Any, ...]] = set()  # with another value of one variable: a pair that holds it is no news
     reported: set[tuple[str, str]] = set()
-    for count, other in enumerate(alternatives(target, loaded)):
+    for count, other in enumerate(alternatives(loaded)):
         if count >= MOST_LOADS and len(other.values) == 1:
             why = f"its variables have more than {MOST_LOADS} values to try"
             into.gaps.append(Gap(what=str(target.paths[0]), why=why, file=str(target.paths[0])))
             return
         if (other.name, other.option) in reported:
             continue
-        for subject, finding in _under(target, inputs, other):
+        for subject, finding in _found_in(load_under(loaded, inputs, dict(other.values)), disk):
             if _identity(finding) in known or (len(other.values) > 1 and _identity(finding) in seen):
                 continue
             if not other.option:
@@ -243,18 +239,18 @@ class Alternative(Data, unshown=("values",)):
 MOST_PAIRS = 60
 
 
-def alternatives(target: Target, loaded: Loaded) -> Iterator[Alternative]:
+def alternatives(loaded: Loaded) -> Iterator[Alternative]:
     """Values that the variables in a profile's templates may have besides those given, one variable after the other,
     then of two that one option is made of, up to `MOST_PAIRS`."""
-    uses = _uses(target, loaded.bases) if loaded.variables else {}
-    singles = {name: list(_singles(name, loaded, uses.get(name, {}))) for name in loaded.variables}
+    uses = _uses(loaded.written)
+    singles = {name: list(_singles(name, loaded, uses.get(name, {}))) for name in loaded.written.variables}
     for found in singles.values():
         yield from found
     yield from islice(_pairs(singles, uses), MOST_PAIRS)
 
 
 def _singles(name: str, loaded: Loaded, options: Mapping[str, Span | None]) -> Iterator[Alternative]:
-    variable, now = loaded.variables[name], loaded.profile.inputs.get(name)
+    variable, now = loaded.written.variables[name], loaded.profile.inputs.get(name)
     fixed = _domain(variable.rules)
     if options and fixed is not None:
         for value in fixed:
@@ -284,12 +280,11 @@ def _identity(finding: Finding) -> tuple[Any, ...]:
     return (finding.rule, finding.subjects, finding.key, finding.item)
 
 
-def _under(target: Target, inputs: Inputs, other: Alternative) -> Iterator[tuple[Subject, Finding]]:
+def _found_in(profile: Profile | None, disk: declared.Disk) -> Iterator[tuple[Subject, Finding]]:
     """What is found with other values; nothing where the profile refuses them."""
-    profile = load_under(target, inputs, dict(other.values))
     if profile is None:
         return
-    for subject in declared.subjects(profile, declared.Disk(real=os.path.realpath, holds=held)):
+    for subject in declared.subjects(profile, disk):
         for finding in look((subject,)):
             yield subject, finding
 
@@ -345,12 +340,11 @@ def _fits(rules: VariableRules, value: Any) -> bool:
     return True
 
 
-def _uses(target: Target, bases: Sequence[ProfileDocument]) -> Mapping[str, Mapping[str, Span | None]]:
+def _uses(written: Written) -> Mapping[str, Mapping[str, Span | None]]:
     """Which options of sandboxes each variable is in a template of, and where."""
     found: dict[str, dict[str, Span | None]] = {}
-    own = [read_document(path, str(path), path.parent, Problems()) for path in target.paths]
-    for document in (*bases, *own):
-        for _, node in document.sandboxes.values() if document is not None else ():
+    for document in (*written.bases, *written.documents):
+        for _, node in document.sandboxes.values():
             for key, value in node.entries:
                 option = str(key.value)
                 for text in _templates(value):

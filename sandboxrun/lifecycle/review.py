@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sandboxrun.audit.finding import Finding, Hit
-from sandboxrun.audit.judge import Gap, Terms, Verdict, judge, placed
+from sandboxrun.audit.judge import Gap, Terms, Verdict, judge, look, placed
 from sandboxrun.audit.policy import parse_policy
 from sandboxrun.audit.rules.meta import FREE_VARIABLE
 from sandboxrun.audit.subject import Subject
@@ -236,9 +236,11 @@ def _source(sources: Sources, given: Path | None, name: str, problems: Problems)
 
 
 class Reviewed(msgspec.Struct, kw_only=True):
-    """What loading gave: what can be judged, what was found on the way, what could not be audited, and the texts."""
+    """What loading gave: what can be judged and what the rules find in it, what was found on the way, what could not be
+    audited, and the texts."""
 
     subjects: list[Subject] = msgspec.field(default_factory=list)
+    looked: list[Finding] = msgspec.field(default_factory=list)
     findings: list[Finding] = msgspec.field(default_factory=list)
     gaps: list[Gap] = msgspec.field(default_factory=list)
     files: dict[str, SourceFile] = msgspec.field(default_factory=dict)
@@ -254,7 +256,14 @@ def review(found: Sequence[Target], by: Terms, *, inputs: Inputs | None = None, 
             add_profile(target, inputs, by, loaded)
         else:
             _compose(target, loaded)
-    return judge(loaded.subjects, by, files=loaded.files.values(), others=loaded.findings, gaps=loaded.gaps)
+    return judge(
+        loaded.subjects,
+        by,
+        files=loaded.files.values(),
+        looked=loaded.looked,
+        others=loaded.findings,
+        gaps=loaded.gaps,
+    )
 
 
 def load_services(target: Target) -> tuple[Services, Composed]:
@@ -282,6 +291,7 @@ def _compose(target: Target, into: Reviewed) -> None:
     ]
     into.gaps += [Gap(what=one.what, why=one.why, file=one.file) for one in made.missing]
     into.subjects += made.subjects
+    into.looked += look(made.subjects)
     for subject in made.subjects:
         for option, _, variable in (text.partition("=") for text in made.free.get(subject.name, ())):
             message = f"{option} is decided by ${{{variable}}}, which may hold anything"

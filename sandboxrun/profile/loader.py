@@ -59,23 +59,50 @@ def load(
     binds, workspaces, secrets and configs name paths outside of that directory. Raises ProfileError with every fault.
     """
     loader = _Loader(directory or paths[0].parent, inputs, allow_outside, tuple(paths))
-    return loader.run(lambda: [read_document(path, str(path), loader.root, loader.problems) for path in paths])
+    return loader.run(lambda: loader.rendered(loader.read_files()))
+
+
+class Written(Data):
+    """What a profile's files say, whatever its variables hold. `sound`: every file and every variable could be read."""
+
+    documents: tuple[ProfileDocument, ...]
+    composed: tuple[Composed, ...]
+    extended: Mapping[Path, ProfileDocument | None]
+    variables: Mapping[str, Variable]
+    sound: bool
+
+    @property
+    def bases(self) -> tuple[ProfileDocument, ...]:
+        """The files that its sandboxes extend."""
+        return tuple(document for document in self.extended.values() if document is not None)
 
 
 class Loaded(Data):
-    """A profile, with the variables that it declares and the files that it extends."""
+    """A profile as a review loads it: with what its files say, so that other values need no second reading. No engine
+    is told of it, so it has no digest."""
 
     profile: Profile
-    variables: Mapping[str, Variable]
-    bases: tuple[ProfileDocument, ...]
+    written: Written
+    paths: tuple[Path, ...]
+
+    def under(self, inputs: Inputs) -> Profile:
+        """The profile with other values. Raises ProfileError."""
+        loader = _Loader(self.profile.directory, inputs, True, self.paths)
+        return loader.run(lambda: loader.rendered(self.written, digest=False))
 
 
-def load_whole(paths: Sequence[Path], *, inputs: Inputs | None = None, allow_outside: bool = False) -> Loaded:
-    """`load`, with what the review looks at besides."""
-    loader = _Loader(paths[0].parent, inputs, allow_outside, tuple(paths))
-    profile = loader.run(lambda: [read_document(path, str(path), loader.root, loader.problems) for path in paths])
-    bases = tuple(document for document in loader.bases.documents.values() if document is not None)
-    return Loaded(profile=profile, variables=loader.variables, bases=bases)
+def load_whole(paths: Sequence[Path], given: Callable[[Mapping[str, Variable]], Inputs]) -> Loaded:
+    """`load` for a review, with paths outside of the project allowed; `given` are the values for its variables."""
+    loader = _Loader(paths[0].parent, None, True, tuple(paths))
+    found: list[Written] = []
+
+    def rendered() -> Profile:
+        found.append(loader.read_files())
+        loader.inputs = given(found[0].variables)
+        return loader.rendered(found[0], digest=False)
+
+    profile = loader.run(rendered)
+    return Loaded(profile=profile, written=found[0], paths=loader.paths)
 
 
 def load_data(
@@ -84,15 +111,15 @@ def load_data(
     """The same from plain Python data in a profile's shape, for the Python API and for commands without a file."""
     loader = _Loader(directory, inputs, allow_outside)
 
-    def read() -> list[ProfileDocument | None]:
+    def read() -> Written:
         node = node_of(data)
         texts = (n.value for n in walk(node) if isinstance(n, Scalar) and isinstance(n.value, str))
         if not all(map(is_text, texts)):  # which no file can hold
             loader.problems.add("half of a surrogate pair is not a character")
-            return [None]
-        return [split_document(node, None, loader.root, loader.problems)]
+            return loader.read([None])
+        return loader.read([split_document(node, None, loader.root, loader.problems)])
 
-    return loader.run(read)
+    return loader.run(lambda: loader.rendered(read()))
 
 
 MOST_PROBLEMS = 200
@@ -127,29 +154,44 @@ class _Loader:
         self.renderer = Renderer(self.problems)
         self.secrets: frozenset[str] = frozenset()
         self.faulty: set[str] = set()  # the names of sandboxes that could not be made
-        self.variables: Mapping[str, Variable] = {}
 
-    def run(self, read: Callable[[], list[ProfileDocument | None]]) -> Profile:
-        """Read and load; raises ProfileError with the faults, up to `MOST_PROBLEMS`."""
+    def run(self, load: Callable[[], Profile]) -> Profile:
+        """Load; raises ProfileError with the faults, up to `MOST_PROBLEMS`."""
         try:
-            documents = read()
-            found = [document for document in documents if document is not None]
-            return self.profile(found, len(found) == len(documents))
+            return load()
         except _Enough:
             self._finish()
             raise AssertionError("enough faults, and none") from None
 
-    def profile(self, documents: list[ProfileDocument], complete: bool) -> Profile:
+    def read_files(self) -> Written:
+        """What the profile's files say."""
+        return self.read([read_document(path, str(path), self.root, self.problems) for path in self.paths])
+
+    def read(self, read: Sequence[ProfileDocument | None]) -> Written:
+        """What documents say, of which those that could not be read are None; with what they extend."""
+        documents = [document for document in read if document is not None]
         composed = self._compose(documents)
         before = len(self.problems)
-        bases = [document for document in self.bases.documents.values() if document is not None]
         declared: dict[str, Variable] = {}
-        for document in (*bases, *documents):  # the profile's own declaration of a name replaces a base's
-            declared.update(parse_variables(document.variables, self.problems))
-        self.variables = declared
-        values, files = resolve_values(declared, self.inputs, self.problems)
+        extended = dict(self.bases.documents)
+        for document in (*extended.values(), *documents):  # the profile's own declaration of a name replaces a base's
+            if document is not None:
+                declared.update(parse_variables(document.variables, self.problems))
+        return Written(
+            documents=tuple(documents),
+            composed=tuple(composed),
+            extended=extended,
+            variables=declared,
+            sound=len(documents) == len(read) and len(self.problems) == before,
+        )
+
+    def rendered(self, written: Written, *, digest: bool = True) -> Profile:
+        """What was read, with the values of its variables."""
+        documents, bases = written.documents, written.bases
+        before = len(self.problems)
+        values, files = resolve_values(written.variables, self.inputs, self.problems)
         self.secrets = values.secrets
-        if not complete or len(self.problems) > before:
+        if not written.sound or len(self.problems) > before:
             self._finish()  # without the values every template would fail for no fault of its own
         scope = Scope(values=values.values, sensitive=values.sensitive)
         project = self._project(documents, scope)
@@ -158,12 +200,12 @@ class _Loader:
         places = Places(root=self.root, directories=directories, allow_outside=self.allow_outside)
         maker = Maker(project, places, self.renderer, self.inputs.environment, self.problems)
         objects = parse_objects(project, documents, self.renderer, scope, places, self.problems)
-        made = self._instances(composed, maker, scope)
+        made = self._instances(written.composed, maker, scope)
         self._check_names(made)
-        sandboxes = with_dependencies(made, [one.name for one in composed], self.faulty, self.problems)
+        sandboxes = with_dependencies(made, [one.name for one in written.composed], self.faulty, self.problems)
         check_references(made, documents, bases, self.problems)
         check_addresses(made, objects.networks, self.problems)
-        extended = {path: document.file for path, document in self.bases.documents.items() if document is not None}
+        extended = {path: document.file for path, document in written.extended.items() if document is not None}
         read: dict[Path, SourceFile | None] = {**extended, **files, **maker.files}
         own = own_files((*self.paths, *read, *maker.other_files), objects.secrets, objects.configs)
         sandboxes = with_protected(sandboxes, own, places, self.problems)
@@ -184,16 +226,16 @@ class _Loader:
             configs=objects.configs,
             inputs=values.masked,
             sensitive=self._all_secrets(),
-            inputs_digest=digest_of(values.digested),
+            inputs_digest=digest_of(values.digested) if digest else "",
             files=tuple(f for f in (*(d.file for d in documents), *read.values()) if f is not None),
             warnings=self.problems.warnings,
             rests_on=own,
         )
-        return structs.replace(profile, digest=digest_of(effective(profile)))
+        return structs.replace(profile, digest=digest_of(effective(profile))) if digest else profile
 
     # -- composing -------------------------------------------------------------------------------------------
 
-    def _compose(self, documents: list[ProfileDocument]) -> list[Composed]:
+    def _compose(self, documents: Sequence[ProfileDocument]) -> list[Composed]:
         """The sandboxes of all files; one that several files hold has the layers of each."""
         found: dict[str, Composed] = {}
         if documents and not any(document.has_sandboxes for document in documents):
@@ -214,7 +256,7 @@ class _Loader:
             check_document(document, self.problems)
         return list(found.values())
 
-    def _project(self, documents: list[ProfileDocument], scope: Scope) -> str:
+    def _project(self, documents: Sequence[ProfileDocument], scope: Scope) -> str:
         """The project's name: given, else made of the directory's as Compose does."""
         given: Node | None = next((d.name for d in reversed(documents) if d.name is not None), None)
         if given is None or is_null(given):
@@ -228,7 +270,7 @@ class _Loader:
 
     # -- instances -------------------------------------------------------------------------------------------
 
-    def _instances(self, composed: list[Composed], maker: Maker, scope: Scope) -> list[Made]:
+    def _instances(self, composed: Sequence[Composed], maker: Maker, scope: Scope) -> list[Made]:
         made: list[Made] = []
         nodes = 0
         for one in composed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from sandboxrun.audit.finding import Severity
 from sandboxrun.audit.judge import Terms, Verdict
 from sandboxrun.errors import ProfileError
 from sandboxrun.lifecycle.review import Sources, review, targets, terms, write_baseline
+from sandboxrun.profile.layers import ProfileDocument, read_document
 from tests.unit.audit.reviewing import TODAY
 
 PROFILE = """\
@@ -319,3 +321,24 @@ def test_one_value_that_opens_something_is_not_told_again_with_another(tmp_path:
     switches = "a: {type: boolean, default: false}, b: {type: boolean, default: false}"
     found = judged(tmp_path, variables(switches, "read_only: '{{ not (a or b) }}'")).open
     assert [finding.when for finding in found if finding.rule == "SBX211"] == ["a is true", "b is true"]
+
+
+def test_other_values_need_no_second_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path, *given: Any, **more: Any) -> ProfileDocument | None:
+        read.append(path)
+        return read_document(path, *given, **more)
+
+    monkeypatch.setattr("sandboxrun.profile.loader.read_document", counted)
+    text = variables("u: {type: string, default: '1000'}, w: {type: boolean, default: true}", "user: '{{ u }}'")
+    assert any(finding.rule == "SBX901" for finding in judged(tmp_path, text).open)
+    assert read == [tmp_path / "sandbox.yaml"]
+
+
+def test_a_variable_that_a_base_demands_is_given_something(tmp_path: Path) -> None:
+    base = variables("u: {type: string, enum: ['1000', '2000']}", "user: '{{ u }}'")
+    (tmp_path / "base.yaml").write_text(base)
+    verdict = judged(tmp_path, "name: p\nsandboxes: {b: {extends: {file: base.yaml, sandbox: a}, image: x}}\n")
+    assert verdict.gaps == ()
+    assert verdict.subjects == ("b",)
