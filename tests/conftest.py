@@ -38,7 +38,13 @@ _STEERING = ("SANDBOXRUN_", "SANDBOX_", "OTEL_", "TRACE", "NO_COLOR", "FORCE_COL
 
 
 def pytest_configure() -> None:
-    """A script's background job ignores SIGINT, and so would all that the tests start."""
+    """What the caller's shell says of Python must not make every test slow, or fail.
+
+    Without bytecode each process that a test starts would compile the program anew: three times the CPU of a `plan`. A
+    script's background job ignores SIGINT, and so would all that the tests start.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -228,7 +228,8 @@ def content_faults(
 
 def sandboxes_made(made: Plan, profile: Profile) -> tuple[DeclaredSandbox, ...]:
     """The sandboxes that the plan makes: what they need must be right before anything is touched."""
-    return tuple(s for s in profile.sandboxes if s.address in made.making)
+    making = made.making
+    return tuple(s for s in profile.sandboxes if s.address in making)
 
 
 def surveyed(made: Plan, profile: Profile, store: Store) -> Plan:

@@ -39,7 +39,9 @@ def compare(declared: SandboxSpec, observed: ObservedSandbox, image: Image | Non
     """All differences of a sandbox, in the rows' order."""
     config = image.config if image is not None else None
     want = without_inherited(declared, config)
-    applied = without_inherited(observed.applied, config) if observed.applied is not None else None
+    applied = want if observed.applied is declared else None
+    if applied is None and observed.applied is not None:
+        applied = without_inherited(observed.applied, config)
     found = [moved] if (moved := _moved(declared, observed, image)) is not None else []
     names = observed.labels.get(labels.NAMES)
     return (*found, *_compare_rows(want, observed.spec, applied, names.split() if names is not None else None))
@@ -48,7 +50,7 @@ def compare(declared: SandboxSpec, observed: ObservedSandbox, image: Image | Non
 def shown_before(declared: SandboxSpec, differences: tuple[Difference, ...]) -> dict[str, Any]:
     """A sandbox as it is, as plans show it beside what is declared: as declared but for the differences. What the image
     or the engine chose where nobody declared anything is none."""
-    shown = dict(spec_plain(declared))
+    shown = dict(declared.shown)
     for difference in differences:
         given, value = shown.get(difference.key), difference.before
         if difference.key == "image" and difference.reason:
@@ -134,11 +136,6 @@ def _effect(row: Row, wanted: Any, live: Any, names: Collection[str] | None) -> 
     if row.effect is Effect.RELOAD and not same_gateway(wanted, live, names):
         return Effect.REPLACE  # the sandbox is wired otherwise
     return row.effect
-
-
-def spec_plain(spec: SandboxSpec) -> Mapping[str, Any]:
-    """A spec as plans show it: every option that has a value."""
-    return {row.key: row.plain(value) for row, value in zip(ROWS, values_of(spec), strict=True) if value is not None}
 
 
 # -- The plan

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic
-from sandboxrun.plan.changes import Action, Change, Difference, Reason, compare, short, shown_before, spec_plain
+from sandboxrun.plan.changes import Action, Change, Difference, Reason, compare, short, shown_before
 from sandboxrun.plan.owned import companions_of, is_private, networks_of
 from sandboxrun.plan.timeouts import fixed_timeout
 from sandboxrun.spec import types as units
@@ -82,7 +82,9 @@ def decide(
     if observed is None:
         return decision
     change = decision.change
-    found = change.differences or compare(declared.spec, observed, snapshot.images.get(declared.spec.image))
+    found = change.differences
+    if not found and change.reason is not Reason.UP_TO_DATE:
+        found = compare(declared.spec, observed, snapshot.images.get(declared.spec.image))
     implied = {d.key: d.after for d in change.differences if d.after is not None}  # the container's name, no command
     after = {**implied, **change.after} if change.after is not None else None
     return structs.replace(
@@ -152,11 +154,10 @@ def record_of(declared: DeclaredSandbox, snapshot: Snapshot) -> Completed | None
     workspace = declared.spec.workspace
     if workspace is not None and workspace.access == "copy":
         return None
-    for observed in sorted(snapshot.sandboxes, key=lambda o: o.created, reverse=True):
-        same = (
-            observed.address == declared.address and observed.applied is not None and observed.applied.digest == digest
-        )
-        if observed.kept and not observed.one_off and same and isinstance(observed.state, Ended):
+    kept = [o for o in snapshot.sandboxes if o.address == declared.address and o.kept and not o.one_off]
+    for observed in sorted(kept, key=lambda o: o.created, reverse=True):
+        same = observed.applied is not None and observed.applied.digest == digest
+        if same and isinstance(observed.state, Ended):
             code, how = observed.state.exit_code, "timeout" if observed.timed_out else observed.state.how
             how = how or ("exited" if code == 0 else "failed")
             if how in ("exited", "failed", "oom", "timeout"):
@@ -208,7 +209,7 @@ def differences(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: 
     for at, d in enumerate(found):
         if d.key == "lifetime" and (fixed := fixed_timeout(declared, observed, snapshot)):
             found[at] = structs.replace(d, effect=Effect.REPLACE, reason=d.reason or fixed)
-    gateway = snapshot.companion(observed.run, GATEWAY)
+    gateway = snapshot.companion(observed.run, GATEWAY) if GATEWAY in companions_of(declared.spec) else None
     wired = GATEWAY not in companions_of(declared.spec) or (gateway is not None and gateway.running)
     if not wired and not any(d.key == "egress" for d in found):  # it reaches nothing
         after = BY_KEY["egress"].plain(declared.spec.egress)
@@ -290,7 +291,7 @@ def _decision(
     how: str | None = None,
 ) -> Decision:
     stays = action in (Action.NONE, Action.UPDATE)
-    after = spec_plain(declared.spec) if declared is not None and action is not Action.DELETE else None
+    after = declared.spec.shown if declared is not None and action is not Action.DELETE else None
     address = observed.address if observed is not None else declared.address if declared is not None else ""
     name = observed.name if observed is not None and (stays or declared is None) else ""
     if observed is not None and (observed.apart or reason in (Reason.SECOND, Reason.KEEP)):
@@ -302,7 +303,7 @@ def _decision(
         action=action,
         reason=reason,
         note=note,
-        before=spec_plain(observed.spec) if observed is not None else None,
+        before=observed.spec.shown if observed is not None and not (stays and declared) else None,  # `decide` adds it
         after=after,
         differences=differences,
         container=observed.id if observed is not None else None,

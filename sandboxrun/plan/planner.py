@@ -168,7 +168,7 @@ def _plan(
 def _declared(
     wanted: Iterable[DeclaredSandbox], snapshot: Snapshot, replaced: frozenset[str], options: Options
 ) -> list[Decision]:
-    current, decisions = _current(snapshot), list[Decision]()
+    current, kept, decisions = _current(snapshot), _kept(snapshot), list[Decision]()
     for sandbox in wanted:
         observed = current.get(sandbox.address)
         if observed is not None and (keeping := decide_ended(observed, snapshot)) is not None:
@@ -178,14 +178,14 @@ def _declared(
                 continue  # it has run
             observed = None
         decision = decide(sandbox, observed, snapshot, replace=sandbox.address in replaced, rerun=options.rerun)
-        decisions.append(structs.replace(decision, after=_kept_before(sandbox, snapshot)))
+        decisions.append(structs.replace(decision, after=kept.get(sandbox.address, "")))
     return decisions
 
 
-def _kept_before(sandbox: DeclaredSandbox, snapshot: Snapshot) -> str:
-    """The newest container of the sandbox that is kept, or will be by now; "" where there is none."""
-    kept = [o for o in snapshot.sandboxes if o.address == sandbox.address and (o.kept or o.to_keep())]
-    return max(kept, key=lambda o: o.created).id if kept else ""
+def _kept(snapshot: Snapshot) -> Mapping[str, str]:
+    """The newest container of each address that is kept, or will be by now."""
+    kept = [o for o in reversed(snapshot.sandboxes) if o.kept or o.to_keep()]
+    return {o.address: o.id for o in sorted(kept, key=lambda o: o.created)}
 
 
 def _current(snapshot: Snapshot) -> dict[str, ObservedSandbox]:

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, Problems, one_line, redact, redacted, shown
-from sandboxrun.plan.changes import Action, Change, Difference, Plan, Reason, spec_plain
+from sandboxrun.plan.changes import Action, Change, Difference, Plan, Reason
 from sandboxrun.source import node_of
 from sandboxrun.spec.option import Effect
 from sandboxrun.spec.spec import BY_KEY, SandboxSpec, parse_spec, settle
@@ -50,7 +50,7 @@ WHY = {
     Reason.UNUSED: "nothing uses it",
 }
 _CLOSED = settle(SandboxSpec())  # all defaults
-DEFAULTS = spec_plain(_CLOSED)
+DEFAULTS = _CLOSED.shown
 _OPENS = "This plan creates sandboxes that are more open than the defaults:"
 _WIDENS = "This plan widens what sandboxes may do:"
 _FORCES = "forces replacement"

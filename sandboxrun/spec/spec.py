@@ -22,7 +22,7 @@ from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import ListNode, MapNode, Span
 from sandboxrun.spec import types as units
 from sandboxrun.spec.forms import IMAGE
-from sandboxrun.spec.option import Record, Row, rows, to_plain
+from sandboxrun.spec.option import Record, Row, rows, to_plain, values_of
 from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress, host_name
 from sandboxrun.spec.options import CONFIGS_AT, INIT_AT, MIB, SECRETS_AT, PlaceOptions
 from sandboxrun.spec.records import Logging
@@ -114,6 +114,12 @@ class SandboxSpec(PlaceOptions, dict=True):  # the dict is for what is worked ou
     def plain(self) -> Mapping[str, Any]:
         """The spec as canonical JSON data, defaults included. Made once: not to be changed."""
         return to_plain(self, defaults=True)
+
+    @cached_property
+    def shown(self) -> Mapping[str, Any]:
+        """The spec as plans show it: every option that has a value, those that no profile can set too. As `plain`."""
+        values = zip(ROWS, values_of(self), strict=True)
+        return {row.key: row.plain(value) for row, value in values if value is not None}
 
     @cached_property
     def digest(self) -> str:

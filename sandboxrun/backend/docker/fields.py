@@ -98,7 +98,9 @@ class Live(Data):
 
     def label(self, name: str) -> str | None:
         """A label's text."""
-        return labels.read(self.config("Labels")).get(name)
+        found = self.config("Labels")  # a dozen placements ask, so not all of them are read
+        text = found.get(name) if isinstance(found, Mapping) else None
+        return text if isinstance(text, str) else None
 
 
 # -- How single values are written for the engine and read back: pairs of small functions, one direction each

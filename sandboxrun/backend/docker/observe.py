@@ -28,6 +28,7 @@ from sandboxrun.backend.docker.lease import living
 from sandboxrun.backend.errors import EngineError, EngineUnreachable
 from sandboxrun.backend.owner import decode
 from sandboxrun.errors import ApplyError, Diagnostic
+from sandboxrun.evidence.store import STAGING, safe_name
 from sandboxrun.plan.owned import companions_of, networks_of, shares
 from sandboxrun.profile.guarding import sources_of
 from sandboxrun.spec import labels
@@ -55,6 +56,7 @@ from sandboxrun.spec.types import freeze
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.lock import ProjectLock
+    from sandboxrun.evidence.folder import Folder
     from sandboxrun.evidence.store import Store
 
 
@@ -85,9 +87,10 @@ def take_snapshot(
     helpers = {str(c["Id"]): c for c in listed if labels.ROLE in labels.read(c.get("Labels"))}
     inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in helpers])
     declared = _by_label(profile) if inspected else {}
+    updated = updated_specs(inspected, store)
     sandboxes = tuple(
-        observe(answer, profile.names, images.of(str(answer.get("Image") or "")), updated_spec(answer, store), declared)
-        for answer in inspected
+        observe(answer, profile.names, images.of(str(answer.get("Image") or "")), spec, declared)
+        for answer, spec in zip(inspected, updated, strict=True)
     )
     companions, leftovers = _companions(helpers.values(), {o.run for o in sandboxes})
     sandboxes = _with_endings(engine, sandboxes)
@@ -192,8 +195,8 @@ def snapshot_of_these(engine: Engine, profile: Profile, store: Store, ids: Itera
     found, declared, images = engine.inspect_containers(ids), _by_label(profile), _Images(engine)
     config = images.of if compare else lambda image: None
     sandboxes = tuple(
-        observe(answer, profile.names, config(str(answer.get("Image"))), updated_spec(answer, store), declared)
-        for answer in found
+        observe(answer, profile.names, config(str(answer.get("Image"))), spec, declared)
+        for answer, spec in zip(found, updated_specs(found, store), strict=True)
     )
     snapshot = Snapshot(
         project=profile.project,
@@ -566,24 +569,32 @@ def begin_rules(store: Store, run: str, *, engine: str) -> None:
         staging.write(UNFINISHED, b"")
 
 
-def updated_spec(inspect: Mapping[str, Any], store: Store) -> SandboxSpec | None:
-    """The spec of a container's last update in place; None when there was none, or it was recorded elsewhere.
+def updated_specs(inspected: Sequence[Mapping[str, Any]], store: Store) -> list[SandboxSpec | None]:
+    """Of each container the spec of its last update in place; None where there was none, or it was recorded elsewhere.
 
     After one that was not finished its egress allows nothing, which no profile can declare: the next apply gives the
     rules anew.
     """
-    own = labels.read((inspect.get("Config") or {}).get("Labels"))
-    run = own.get(labels.RUN)
-    if not run:
+    if not inspected:
+        return []
+    try:
+        with store.state(STAGING) as staging:
+            return [_updated(staging, labels.read((one.get("Config") or {}).get("Labels"))) for one in inspected]
+    except FileNotFoundError:
+        return [None] * len(inspected)
+
+
+def _updated(staging: Folder, own: Mapping[str, str]) -> SandboxSpec | None:
+    if not own.get(labels.RUN):
         return None
     recorded = ""
     try:
-        with store.staging(run) as staging:
-            with suppress(FileNotFoundError), staging.open(APPLIED) as file:
+        with staging.enter(safe_name(own[labels.RUN])) as folder:
+            with suppress(FileNotFoundError), folder.open(APPLIED) as file:
                 recorded = file.read().decode()
-            if not staging.kind(UNFINISHED):
+            if not folder.kind(UNFINISHED):
                 return from_label(recorded)
-        spec = from_label(recorded or str(own.get(labels.SPEC) or ""))
+        spec = from_label(recorded or own.get(labels.SPEC))
     except (OSError, ValueError):
         return None
     if spec is None or spec.egress is None or not spec.egress.has_gateway:

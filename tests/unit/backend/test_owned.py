@@ -14,7 +14,7 @@ from sandboxrun.backend.docker.codec import encode, observe, observe_companion, 
 from sandboxrun.backend.docker.observe import IDENTITY, is_own_container, is_own_network, is_own_volume
 from sandboxrun.backend.owner import decode as decode_owner
 from sandboxrun.errors import SandboxrunError
-from sandboxrun.plan.changes import compare, spec_plain
+from sandboxrun.plan.changes import compare
 from sandboxrun.plan.planner import make_destroy_plan
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, own_labels
@@ -116,7 +116,7 @@ def test_no_label_is_a_crash(own: Mapping[str, str], state: Any, more: Any) -> N
     inspect = as_inspect(payload, SPEC, name="p-s", names=NAMES)
     seen = observe(inspect, NAMES, ImageConfig())
     compare(SPEC, seen, None)
-    json.dumps(spec_plain(seen.spec))
+    json.dumps(seen.spec.shown)
     make_destroy_plan(profile(), snapshot(seen))
     decode_owner(seen.owner or "")
     for found in (own, more):
