@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.source import Span
+from sandboxrun.source import Span, place_order
 
 
 class ExitCode(enum.IntEnum):
@@ -68,9 +68,7 @@ class Diagnostic(Data):
     @property
     def order(self) -> tuple[str, int, int, str]:
         """The sort key: file, line, column, message; faults without a place come last."""
-        if self.span is None:
-            return ("\U0010ffff", 0, 0, self.message)
-        return (self.span.file.name, self.span.line, self.span.column, self.message)
+        return (*place_order(self.span), self.message)
 
 
 _WIDTH = 120
@@ -180,6 +178,11 @@ class Problems:
         """Raise `error` with all that was noted, if anything was."""
         if self._found:
             raise error(*self.diagnostics)
+
+
+def counted(count: int, what: str, plural: str = "s") -> str:
+    """A number of things: `1 run`, `2 runs`; `plural` is what the word ends with then."""
+    return f"{count} {what}{'' if count == 1 else plural}"
 
 
 def quoted(word: str) -> str:

@@ -45,6 +45,11 @@ class Span(Data, eq=False):
         return f"{self.file.name}:{self.line}:{self.column}"
 
 
+def place_order(span: Span | None) -> tuple[str, int, int]:
+    """The sort key of a place: file, line, column; what has none comes last."""
+    return ("\U0010ffff", 0, 0) if span is None else (span.file.name, span.line, span.column)
+
+
 Plain = str | int | float | bool | None
 
 

@@ -292,11 +292,10 @@ def nothing_declared(service: SandboxService) -> Profile:
 
 def _left(snapshot: Snapshot) -> list[ObservedSandbox]:
     """One-offs that nobody looks after any more."""
-    return [o for o in snapshot.sandboxes if o.one_off and _is_left(o, snapshot)]
-
-
-def _is_left(observed: ObservedSandbox, snapshot: Snapshot) -> bool:
-    return observed.is_over(snapshot.taken) or (observed.id in snapshot.orphaned and not observed.kept)
+    orphaned = snapshot.orphaned
+    return [
+        o for o in snapshot.sandboxes if o.one_off and (o.is_over(snapshot.taken) or (o.id in orphaned and not o.kept))
+    ]
 
 
 def _as_found(profile: Profile, snapshot: Snapshot) -> Profile:

@@ -12,7 +12,7 @@ import msgspec
 from sandboxrun.audit.beside import Grant, compare_grants, grants, side_of_service
 from sandboxrun.audit.subject import Place, Subject, nowhere
 from sandboxrun.data import Data
-from sandboxrun.source import Span
+from sandboxrun.source import Span, place_order
 from sandboxrun.spec.option_types import CLOSED
 from sandboxrun.spec.privilege import AXES, Side, Step, Way, level, places
 from sandboxrun.spec.project import DeclaredSandbox, Profile
@@ -35,9 +35,7 @@ class Change(Data):
     @property
     def order(self) -> tuple[object, ...]:
         """The sort key: the gravest first, then by place."""
-        span = self.span
-        place = (span.file.name, span.line, span.column) if span is not None else ("\U0010ffff", 0, 0)
-        return (_GRAVITY.index(self.way), place, self.axis, self.witness, self.sandboxes)
+        return (_GRAVITY.index(self.way), place_order(self.span), self.axis, self.witness, self.sandboxes)
 
 
 class PrivilegeDiff(Data):

@@ -13,7 +13,7 @@ import msgspec
 
 from sandboxrun.audit.subject import Subject
 from sandboxrun.data import Data
-from sandboxrun.source import Span
+from sandboxrun.source import Span, place_order
 from sandboxrun.spec.types import freeze
 
 
@@ -237,9 +237,7 @@ class Finding(Data):
     @property
     def order(self) -> tuple[str, int, int, str, str]:
         """The sort key: place, then rule."""
-        span = self.span
-        place = (span.file.name, span.line, span.column) if span is not None else ("\U0010ffff", 0, 0)
-        return (*place, self.rule, self.message)
+        return (*place_order(self.span), self.rule, self.message)
 
     @property
     def fingerprint(self) -> str:

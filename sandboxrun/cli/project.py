@@ -181,8 +181,7 @@ def observed(engine: Engine, profile: Profile) -> tuple[ObservedSandbox, ...]:
     from sandboxrun.backend.docker.observe import own_sandboxes
 
     seen = own_sandboxes(engine, profile.names)
-    order = {sandbox.address: n for n, sandbox in enumerate(profile.sandboxes)}
-    return tuple(sorted(seen, key=lambda o: (order.get(o.address, len(order)), o.address, o.one_off, o.created)))
+    return tuple(sorted(seen, key=lambda o: (profile.position(o.address), o.address, o.one_off, o.created)))
 
 
 def check_names(names: tuple[str, ...], addresses: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ import msgspec
 
 from sandboxrun.audit.finding import Finding, Hit
 from sandboxrun.audit.judge import Gap, Terms, Verdict, judge, look, placed
-from sandboxrun.audit.policy import parse_policy
+from sandboxrun.audit.policy import Policy, parse_policy
 from sandboxrun.audit.rules.meta import FREE_VARIABLE
 from sandboxrun.audit.subject import Subject
 from sandboxrun.audit.waivers import Baseline, Waiver, Waivers, baseline_data, inline, parse_baseline, parse_waivers
@@ -27,7 +27,7 @@ from sandboxrun.data import Data
 from sandboxrun.errors import Problems, UsageError
 from sandboxrun.profile.files import LARGEST_FILE, project_root, read_regular, read_source, reason
 from sandboxrun.profile.yaml import parse_yaml
-from sandboxrun.source import SourceFile, Span
+from sandboxrun.source import SourceFile
 from sandboxrun.spec.names import BASELINE, POLICY, WAIVERS
 
 if TYPE_CHECKING:
@@ -158,8 +158,9 @@ def terms(sources: Sources, *, today: date, strict: bool = False) -> Terms:
     policy_file = _source(sources, sources.policy, POLICY, problems)
     waivers_file = _source(sources, sources.waivers, WAIVERS, problems)
     baseline_file = _source(sources, sources.baseline, BASELINE, problems)
-    policy = parse_policy(parse_yaml(policy_file, problems) if policy_file else None, problems, _name(policy_file))
-    waivers = Waivers()
+    policy, waivers = Policy(), Waivers()
+    if policy_file is not None:
+        policy = parse_policy(parse_yaml(policy_file, problems), problems, policy_file.name)
     if waivers_file is not None:
         waivers = parse_waivers(parse_yaml(waivers_file, problems), problems, waivers_file.name)
     baseline: Baseline | None = None
@@ -218,10 +219,6 @@ def _greatest(path: Path | None) -> Profile | None:
 def policy_file_of(sources: Sources) -> Path:
     """Where the policy is."""
     return sources.policy if sources.policy is not None else sources.top / POLICY
-
-
-def _name(file: SourceFile | None) -> str:
-    return file.name if file is not None else ""
 
 
 def _source(sources: Sources, given: Path | None, name: str, problems: Problems) -> SourceFile | None:
@@ -287,7 +284,7 @@ def _compose(target: Target, into: Reviewed) -> None:
     loaded, made = load_services(target)
     into.files.update({file.name: file for file in loaded.files})
     into.gaps += [
-        Gap(what=fault.message, why="the file is not valid", file=_place(fault.span)) for fault in loaded.faults
+        Gap(what=fault.message, why="the file is not valid", file=str(fault.span or "")) for fault in loaded.faults
     ]
     into.gaps += [Gap(what=one.what, why=one.why, file=one.file) for one in made.missing]
     into.subjects += made.subjects
@@ -296,10 +293,6 @@ def _compose(target: Target, into: Reviewed) -> None:
         for option, _, variable in (text.partition("=") for text in made.free.get(subject.name, ())):
             message = f"{option} is decided by ${{{variable}}}, which may hold anything"
             into.findings.append(placed(FREE_VARIABLE, Hit(key=option, message=message), subject))
-
-
-def _place(span: Span | None) -> str:
-    return str(span) if span is not None else ""
 
 
 def write_baseline(path: Path, verdict: Verdict, by: Terms) -> None:

@@ -385,12 +385,11 @@ def verify_running(engine: Backend, profile: Profile, store: Store, names: tuple
         and not (o.one_off and any(config.source == CONFIG for config in (o.applied or o.spec).configs))
     ]
     chosen = _chosen(live, names, profile)
-    order = {sandbox.address: n for n, sandbox in enumerate(profile.sandboxes)}
-    chosen.sort(key=lambda o: (order.get(o.address, len(order)), o.address, o.one_off, o.name))
+    chosen.sort(key=lambda o: (profile.position(o.address), o.address, o.one_off, o.name))
     spaces: dict[str, Mapping[str, str]] = {}
     for o in live:
         with contextlib.suppress(OSError):  # what it shares, the other one's own look finds
-            spaces[o.id] = dict.fromkeys(namespaces_of(engine.host_view(o).pid).values(), label(o))
+            spaces[o.id] = dict.fromkeys(namespaces_of(engine.host_view(o).pid).values(), o.label)
     found: list[Finding] = []
     for observed in chosen:
         others = {link: whose for id, links in spaces.items() if id != observed.id for link, whose in links.items()}
@@ -398,7 +397,7 @@ def verify_running(engine: Backend, profile: Profile, store: Store, names: tuple
         if profile.sandbox(observed.address) is None:
             found.append(
                 Finding(
-                    sandbox=label(observed),
+                    sandbox=observed.label,
                     control="declared",
                     title="the profile declares it",
                     field="label sandboxrun.sandbox",
@@ -422,7 +421,7 @@ def look_at(
 ) -> tuple[Finding, ...]:
     """All findings of one live sandbox that must be as `spec`. `image` is what its reference means now, `others` are
     the namespaces of others, by whom they belong to."""
-    name = label(observed)
+    name = observed.label
     differences = compare(spec, observed, image if image is not None and image.config is not None else None)
     shown = options(
         name,
@@ -444,11 +443,6 @@ def look_at(
         *findings(name, looked, CHECKS, engine.terms.checks),
         *gateway_findings(engine, profile, name, spec, observed),
     )
-
-
-def label(observed: ObservedSandbox) -> str:
-    """How findings name it: its address, and of a one-off its run."""
-    return f"{observed.address} (run {observed.run[:12]})" if observed.one_off else observed.address
 
 
 def expected(profile: Profile, observed: ObservedSandbox) -> SandboxSpec:

@@ -21,7 +21,7 @@ from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.job import Making
 from sandboxrun.lifecycle.places import file_contents
 from sandboxrun.lifecycle.probing import Interrupted, Prober, gateway_of
-from sandboxrun.lifecycle.running import label, look_at, namespaces_of
+from sandboxrun.lifecycle.running import look_at, namespaces_of
 from sandboxrun.probe.controls import judge
 from sandboxrun.probe.staging import WEAK_NETWORK, staged_weak
 from sandboxrun.probe.verdicts import Context, Finding, Phase, Seen, Verdict
@@ -264,7 +264,7 @@ class Proving:
             self.outside += found
         faults = [finding for finding in found if finding.verdict is Verdict.FAILS]
         if faults:
-            help = f"{label(observed)} was ended, its evidence is kept"
+            help = f"{observed.label} was ended, its evidence is kept"
             raise Unverified(*(Diagnostic(message=_said(finding), help=help) for finding in faults))
 
 

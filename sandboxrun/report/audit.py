@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import os
 import textwrap
-from typing import Any
+from typing import Any, NamedTuple
 
 from sandboxrun.audit.finding import Finding, Severity
 from sandboxrun.audit.judge import Verdict
 from sandboxrun.audit.rules import by_id
-from sandboxrun.errors import Diagnostic, one_line, printable
+from sandboxrun.errors import Diagnostic, counted, one_line, printable
 from sandboxrun.report.diagnostics import annotation, diagnostic_text
 from sandboxrun.report.markdown import Page, code, escaped
 
@@ -54,17 +54,12 @@ def verdict_text(verdict: Verdict, *, colour: bool = False, verbose: bool = Fals
 def summary(verdict: Verdict) -> str:
     """The last line: how much was looked at, and what was found."""
     found = ", ".join(f"{count} {word}" for word, count in verdict.counts.items() if count) or "nothing found"
-    files, sandboxes = len(verdict.files), len(verdict.subjects)
-    told = f"{files} file{_s(files)}, {sandboxes} sandbox{'es' if sandboxes != 1 else ''}: {found}"
+    told = f"{counted(len(verdict.files), 'file')}, {counted(len(verdict.subjects), 'sandbox', 'es')}: {found}"
     for status, words in (("waived", "waived"), ("baseline", "in the baseline")):
-        count = sum(finding.status == status for finding in verdict.findings)
+        count = _count(verdict, status)
         told += f"; {count} {words}" if count else ""
     gaps = len(verdict.gaps)
     return f"{told}; {gaps} not audited" if gaps else told
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"
 
 
 # -- JSON
@@ -175,12 +170,23 @@ def _escaped(text: str) -> str:
 
 # -- annotations
 
-_ANNOTATED = {
-    Severity.CRITICAL: "error",
-    Severity.HIGH: "error",
-    Severity.MEDIUM: "warning",
-    Severity.LOW: "notice",
-    Severity.INFO: "notice",
+
+class Words(NamedTuple):
+    """A severity in the words of others. Services sort by `score`: above 9.0 is critical, from 7.0 high, from 4.0
+    medium."""
+
+    github: str
+    gitlab: str
+    sarif: str
+    score: str
+
+
+WORDS = {
+    Severity.CRITICAL: Words("error", "blocker", "error", "9.5"),
+    Severity.HIGH: Words("error", "critical", "error", "8.0"),
+    Severity.MEDIUM: Words("warning", "major", "warning", "5.5"),
+    Severity.LOW: Words("notice", "minor", "note", "2.5"),
+    Severity.INFO: Words("notice", "info", "note", "0.5"),
 }
 
 
@@ -190,21 +196,12 @@ def verdict_github(verdict: Verdict) -> str:
     for finding in verdict.open:
         message = f"{finding.rule} {message_of(finding)}"
         told = Diagnostic(
-            message=message, span=finding.shown, help=finding.help or None, severity=_ANNOTATED[finding.severity]
+            message=message, span=finding.shown, help=finding.help or None, severity=WORDS[finding.severity].github
         )
         lines.append(annotation(told))
     for gap in verdict.gaps:
         lines.append(annotation(Diagnostic(message=f"not audited: {gap.what}: {gap.why}")))
     return "\n".join([*lines, summary(verdict)]) + "\n"
-
-
-_GITLAB = {
-    Severity.CRITICAL: "blocker",
-    Severity.HIGH: "critical",
-    Severity.MEDIUM: "major",
-    Severity.LOW: "minor",
-    Severity.INFO: "info",
-}
 
 
 def verdict_gitlab(verdict: Verdict, root: str) -> str:
@@ -218,7 +215,7 @@ def verdict_gitlab(verdict: Verdict, root: str) -> str:
                 "description": f"{finding.rule}: {message_of(finding)}",
                 "check_name": finding.rule,
                 "fingerprint": finding.fingerprint,
-                "severity": _GITLAB[finding.severity],
+                "severity": WORDS[finding.severity].gitlab,
                 "location": {"path": path, "lines": {"begin": span.line if span is not None else 1}},
             }
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from sandboxrun.data import Data
-from sandboxrun.errors import ExitCode, one_line, redact
+from sandboxrun.errors import ExitCode, counted, one_line, redact
 from sandboxrun.evidence.index import Index
 from sandboxrun.evidence.store import Captured
 from sandboxrun.spec.option_types import DESTINATION
@@ -178,10 +178,10 @@ def _saved(index: Index) -> Iterator[tuple[str, str]]:
     """The patch, and what was reached; what it may do, and who was refused, is what a reviewer looks for."""
     if any(kept.path == PATCH for kept in index.kept):
         count = index.patched_paths
-        files = "changes" if count is None else f"{number(count, 'file')} changed"
+        files = "changes" if count is None else f"{counted(count, 'file')} changed"
         yield "patch", f"{PATCH}, {files}" if count != 0 else "nothing changed in the workspace"
         if index.untracked_paths:
-            files = number(index.untracked_paths, "file")
+            files = counted(index.untracked_paths, "file")
             yield "untracked", f"{UNTRACKED}, {files} that git ignores or doesn't track"
         if index.protected_paths_touched:
             yield "careful", f"the patch changes what the host runs: {_first(index.protected_paths_touched)}"
@@ -194,7 +194,7 @@ def _saved(index: Index) -> Iterator[tuple[str, str]]:
         yield "egress", "no host was asked for"
         return
     refused = f", {egress.denied} refused: {_first(egress.denied_targets)}" if egress.denied else ""
-    yield "egress", f"{number(egress.allowed, 'request')} allowed{refused}"
+    yield "egress", f"{counted(egress.allowed, 'request')} allowed{refused}"
     asked = [target if ":" in target else f"{target}:443" for target in egress.denied_targets]
     if named := [f'"{target}"' for target in asked if re.fullmatch(DESTINATION, target, re.ASCII)]:
         yield "to allow", f"add {_first(named)} to egress: allow: in the profile"
@@ -209,16 +209,11 @@ def _lost(index: Index) -> Iterator[tuple[str, str]]:
     if cut := [kept.path for kept in index.kept if kept.truncated]:
         yield "cut", _first(cut, " and more")
     if count := max(index.refused_total, len(index.refused)):
-        yield "refused", f"{number(count, 'name')} that the agent left, see index.json"
+        yield "refused", f"{counted(count, 'name')} that the agent left, see index.json"
 
 
 def _first(names: Sequence[str], more: str = " …") -> str:
     return ", ".join(names[:_LISTED]) + (more if len(names) > _LISTED else "")
-
-
-def number(count: int, what: str) -> str:
-    """A number of things: `1 run`, `2 runs`."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _ending(ending: Ending, spec: SandboxSpec | None, note: str) -> str:

@@ -120,12 +120,13 @@ _UNREMARKABLE = frozenset(
 def plan_json(plan: Plan) -> dict[str, Any]:
     """The document, as plain data."""
     declared = {_parts(c.address)["name"] for c in plan.changes if c.kind == "sandbox" and c.after is not None}
+    staying = [c for c in plan.changes if c.after is not None and c.action is not Action.DELETE]
     add, change, destroy = plan.counts
     return {
         "format_version": FORMAT_VERSION,
         "sandboxrun_version": __version__,
         "variables": {name: {"value": mask(value, plan.sensitive)} for name, value in plan.inputs.items()},
-        "planned_values": {"root_module": {"resources": [_planned(c, plan) for c in plan.changes if _stays(c)]}},
+        "planned_values": {"root_module": {"resources": [_planned(c, plan) for c in staying]}},
         "resource_changes": [_resource_change(c, plan, declared) for c in plan.changes],
         "resource_drift": [_drift_plan_json(c, plan) for c in plan.changes if c.drift],
         "applyable": not plan.empty,
@@ -185,10 +186,6 @@ def _masked(options: Mapping[str, Any] | None, plan: Plan) -> dict[str, Any] | N
 def _parts(address: str) -> dict[str, Any]:
     match = _ADDRESS.fullmatch(address)
     return match.groupdict() if match is not None else {"name": address, "each": None, "run": None}
-
-
-def _stays(change: Change) -> bool:
-    return change.after is not None and change.action is not Action.DELETE
 
 
 def _named(change: Change, plan: Plan) -> dict[str, Any]:

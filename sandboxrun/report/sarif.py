@@ -15,25 +15,10 @@ from sandboxrun.audit.finding import Finding, Rule, Severity
 from sandboxrun.audit.judge import Verdict
 from sandboxrun.audit.rules import by_id
 from sandboxrun.errors import one_line, printable
-from sandboxrun.report.audit import message_of, relative
+from sandboxrun.report.audit import WORDS, message_of, relative
 from sandboxrun.source import Span
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-# Services sort by this number: above 9.0 is critical, from 7.0 high, from 4.0 medium.
-SCORES = {
-    Severity.CRITICAL: "9.5",
-    Severity.HIGH: "8.0",
-    Severity.MEDIUM: "5.5",
-    Severity.LOW: "2.5",
-    Severity.INFO: "0.5",
-}
-LEVELS = {
-    Severity.CRITICAL: "error",
-    Severity.HIGH: "error",
-    Severity.MEDIUM: "warning",
-    Severity.LOW: "note",
-    Severity.INFO: "note",
-}
 MOST_RESULTS = 5000  # services refuse more than that a run, or show them no more
 
 # What replaces which lines of a file: its name, the first and last line that go (last < first: nothing), the new text.
@@ -77,6 +62,7 @@ def verdict_sarif(verdict: Verdict, root: str, version: str, fixes: Fixes = no_f
 
 
 def _rule(rule: Rule, severity: Severity) -> dict[str, Any]:
+    level = WORDS[severity].sarif
     references = "\n".join(f"- {reference}" for reference in rule.references)
     markdown = f"{rule.why}\n\n**Fix:** {rule.fix}.\n\n" + (f"**See:**\n{references}\n" if references else "")
     if rule.bad:
@@ -87,12 +73,12 @@ def _rule(rule: Rule, severity: Severity) -> dict[str, Any]:
         "shortDescription": {"text": rule.title},
         "fullDescription": {"text": rule.why},
         "help": {"text": f"{rule.why}\n\nFix: {rule.fix}.", "markdown": markdown},
-        "defaultConfiguration": {"level": LEVELS[severity]},
+        "defaultConfiguration": {"level": level},
         "properties": {
             "tags": ["security", rule.family, *(reference.tag for reference in rule.references)][:20],
             "precision": "high" if rule.how.name == "DIRECT" else "medium",
-            "security-severity": SCORES[severity],
-            "problem.severity": {"error": "error", "warning": "warning", "note": "recommendation"}[LEVELS[severity]],
+            "security-severity": WORDS[severity].score,
+            "problem.severity": "recommendation" if level == "note" else level,
         },
     }
 
@@ -101,7 +87,7 @@ def _result(finding: Finding, index: int, verdict: Verdict, root: str, fixes: Fi
     result: dict[str, Any] = {
         "ruleId": finding.rule,
         "ruleIndex": index,
-        "level": LEVELS[finding.severity],
+        "level": WORDS[finding.severity].sarif,
         "message": {"text": message_of(finding)},
         "locations": [{"physicalLocation": _place(finding.shown, verdict, root)}],
         "partialFingerprints": {

@@ -217,17 +217,14 @@ def row_schema(row: Row) -> Schema:
     """The schema fragment of a row, with its description, default and example."""
     fragment = dict(row.type.schema())
     if not row.required:
-        fragment = {"anyOf": [fragment, {"type": "null"}]} if "anyOf" not in fragment else _nullable(fragment)
+        rest, forms = ({**fragment}, fragment["anyOf"]) if "anyOf" in fragment else ({}, [fragment])
+        fragment = {**rest, "anyOf": [*forms, {"type": "null"}]}
     fragment["description"] = row.description
     if row.default not in (None, (), {}) and row.settable:
         fragment["default"] = row.type.plain(row.default)
     if row.example is not None:
         fragment["examples"] = [row.example]
     return fragment
-
-
-def _nullable(fragment: Schema) -> Schema:
-    return {**fragment, "anyOf": [*fragment["anyOf"], {"type": "null"}]}
 
 
 def to_plain(value: Any, *, defaults: bool = False) -> dict[str, Any]:

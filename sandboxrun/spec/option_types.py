@@ -606,7 +606,8 @@ class EgressOption(OptionType):
     record: OptionType = Record(cls=Egress, title="egress", check=_check_egress)
 
     def parse(self, node: Node, problems: Problems) -> Any:
-        return self._short().parse(node, problems)
+        short = Short(record=self.record, read=_read, expected="none, open, or a mapping with allow")
+        return short.parse(node, problems)
 
     def schema(self) -> Schema:
         return {"anyOf": [{"enum": [NONE, OPEN]}, self.record.schema()]}
@@ -616,9 +617,6 @@ class EgressOption(OptionType):
             return value.mode
         plain = self.record.plain(value)
         return {key: item for key, item in plain.items() if item not in ([], ()) and (key, item) != ("mode", ALLOW)}
-
-    def _short(self) -> Short:
-        return Short(record=self.record, read=_read, expected="none, open, or a mapping with allow")
 
 
 def same_gateway(one: Any, other: Any, names: Collection[str] | None = None) -> bool:

@@ -142,17 +142,10 @@ def _capabilities(old: Side, new: Side) -> Iterator[Step]:
     before, after = capabilities(old.spec), capabilities(new.spec)
     cause = "cap_add" if old.spec.cap_add != new.spec.cap_add else "cap_drop"
     if after - before:
-        yield wider(
-            cause,
-            f"now has the capabilities {', '.join(sorted(after - before))}",
-            _first(new.spec.cap_add, after - before),
-        )
+        written = next((one for one in new.spec.cap_add if one in after - before), None)
+        yield wider(cause, f"now has the capabilities {', '.join(sorted(after - before))}", written)
     if before - after:
         yield narrower(cause, f"no longer has the capabilities {', '.join(sorted(before - after))}")
-
-
-def _first(written: Iterable[str], wanted: frozenset[str]) -> str | None:
-    return next((one for one in written if one in wanted), None)
 
 
 def _rules(value: str) -> dict[str, set[str]] | None:

@@ -195,6 +195,10 @@ class Profile(
         """The sandbox of that address."""
         return next((s for s in self.sandboxes if s.address == address), None)
 
+    def position(self, address: str) -> int:
+        """Where its sandbox of that address is in the file; behind all others for one that it does not declare."""
+        return next((n for n, s in enumerate(self.sandboxes) if s.address == address), len(self.sandboxes))
+
 
 def undeclared(names: Names, directory: Path) -> Profile:
     """A project of which only the engine knows: its names, and nothing that is declared."""

@@ -168,6 +168,11 @@ class ObservedSandbox(Data, unshown=("document",), uncompared=("document",)):
         return self.labels.get(labels.BASE) or self.name
 
     @property
+    def label(self) -> str:
+        """How lines about it begin: its address, and the run of one of several."""
+        return f"{self.address} (run {self.run[:12]})" if self.one_off else self.address
+
+    @property
     def kept(self) -> bool:
         """Whether it ended and stays on purpose, its evidence saved. Its name says so, for labels can't change."""
         return self.name.endswith(kept_name("", self.run))

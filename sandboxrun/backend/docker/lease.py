@@ -85,7 +85,8 @@ def living(engine: Engine, sandboxes: Mapping[str, tuple[str, datetime | None]])
     if len(young) == len(sandboxes):
         return frozenset(young)
     listed = engine.volumes(labels={labels.LEASE: None})
-    tokens = {_token(volume) for volume in listed if now - _made(volume, now) <= LASTS}
+    unexpired = (labels.read(volume.get("Labels")) for volume in listed if now - _made(volume, now) <= LASTS)
+    tokens = {of.get(labels.LEASE, "") for of in unexpired}
     return frozenset(young | {id for id, (token, _) in sandboxes.items() if token in tokens})
 
 
@@ -97,10 +98,6 @@ def sweep(engine: Engine) -> None:
         if (owner is not None and owner.is_gone) or now - _made(volume, now) > 2 * LASTS:
             with suppress(NotFound):
                 engine.remove_volume(str(volume["Name"]))
-
-
-def _token(volume: Mapping[str, Any]) -> str:
-    return labels.read(volume.get("Labels")).get(labels.LEASE, "")
 
 
 def _made(volume: Mapping[str, Any], now: datetime) -> datetime:

@@ -92,7 +92,7 @@ def audit(
     _check_clash(fixing, writing, unsafe_fixes, base, fail_on_widening)
     if (running or all_containers) and (fixing or base is not None):
         raise UsageError("--running and --all-containers review what runs: --fix and --base do not go with them")
-    named = paths if paths or compose or all_containers else _here()
+    named = paths if paths or compose or all_containers else project.default_files() or (Path(),)
     found, gaps = review.targets(named, compose=compose)
     if not found and not gaps and not all_containers:
         raise UsageError("there is nothing to audit here", help="pass a profile, a Compose file or a directory")
@@ -166,10 +166,6 @@ def _check_clash(fixing: bool, writing: bool, unsafe: bool, base: str | None, fa
         raise UsageError("--fail-on-widening needs --base")
     if fixing and base is not None:
         raise UsageError("--fix and --base exclude each other")
-
-
-def _here() -> tuple[Path, ...]:
-    return project.default_files() or (Path(),)
 
 
 def _fix(verdict: Verdict, again: Callable[[], Verdict], writing: bool, unsafe: bool, *, quiet: bool) -> int:

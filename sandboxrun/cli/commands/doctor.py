@@ -18,7 +18,7 @@ from sandboxrun.backend.errors import EngineError
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
 from sandboxrun.cli.output import note, result, tell_all
-from sandboxrun.errors import printable
+from sandboxrun.errors import counted, printable
 from sandboxrun.report.diagnostics import diagnostic_json
 
 if TYPE_CHECKING:
@@ -95,13 +95,11 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
     if profile is None:
         note("\nThere is no profile here to check against it: pass one with --file.")
         return 0
-    count = len(profile.sandboxes)
-    of_what = f"its {count} sandbox{'' if count == 1 else 'es'}"
+    of_what = f"its {counted(len(profile.sandboxes), 'sandbox', 'es')}"
     if not faults:
         result(f"\nproject {profile.project}: every option of {of_what} can be enforced here")
         return 0
-    options = f"{len(faults)} option{'' if len(faults) == 1 else 's'}"
-    result(f"\nproject {profile.project}: {options} of {of_what} can't be enforced here")
+    result(f"\nproject {profile.project}: {counted(len(faults), 'option')} of {of_what} can't be enforced here")
     tell_all(faults)
     return 1
 

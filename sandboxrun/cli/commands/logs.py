@@ -62,7 +62,7 @@ def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw
         engine, live, why = None, dict[str, ObservedSandbox](), "has been torn down"
         try:
             engine = stack.enter_context(project.open_engine(given.host))
-            live = {label_of(o): o for o in project.observed(engine, profile) if not o.kept}
+            live = {o.label: o for o in project.observed(engine, profile) if not o.kept}
         except (EngineUnreachable, EngineTimeout) as error:
             if follow or not any(not names or project.matches(a, names) for a in _kept(store, profile, set())):
                 raise
@@ -82,11 +82,6 @@ def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw
             _from_engine(engine, live, lines, follow, tail, timestamps)
         lines.finish()
         lines.check()
-
-
-def label_of(sandbox: ObservedSandbox) -> str:
-    """What a container's lines begin with: its address, and the run where it is one of several."""
-    return f"{sandbox.address} (run {sandbox.run[:12]})" if sandbox.one_off else sandbox.address
 
 
 def _kept(store: Store, profile: Profile, live: set[str]) -> dict[str, Entry]:

@@ -81,8 +81,7 @@ def ps(given: opt.Given, everything: bool, all_projects: bool) -> None:
     project.check_names(names, [*(s.address for s in profile.sandboxes), *(line.address for line in [*live, *kept])])
     every = [*live, *(kept if everything else [])]
     shown = [line for line in every if not names or project.matches(line.address, names)]
-    order = {sandbox.address: n for n, sandbox in enumerate(profile.sandboxes)}
-    shown.sort(key=lambda line: (order.get(line.address, len(order)), line.address))
+    shown.sort(key=lambda line: (profile.position(line.address), line.address))
     if given.as_json:
         result([line._asdict() for line in shown])
     elif shown:

@@ -19,7 +19,7 @@ def validate(given: Given) -> int:
     Several --file are merged into one profile, as in all commands.
     """
     from sandboxrun.cli.project import inputs_of, profile_files
-    from sandboxrun.errors import Diagnostic, ProfileError
+    from sandboxrun.errors import Diagnostic, ProfileError, counted
     from sandboxrun.profile.loader import load
 
     form, files = chosen_format(given), profile_files(given)
@@ -46,9 +46,8 @@ def validate(given: Given) -> int:
     else:
         tell_all(warnings)
         if not given.quiet:
-            counted = f"{len(addresses)} sandbox{'' if len(addresses) == 1 else 'es'}"
             for file in files[:-1]:
                 result(f"{file}: valid, merged into {files[-1]}")
             named = f": {', '.join(addresses)}" if given.verbose and addresses else ""
-            result(f"{files[-1]}: valid, {counted}{named}")
+            result(f"{files[-1]}: valid, {counted(len(addresses), 'sandbox', 'es')}{named}")
     return 1 if faults else 0
