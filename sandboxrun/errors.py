@@ -180,7 +180,7 @@ class Problems:
             raise error(*self.diagnostics)
 
 
-def counted(count: int, what: str, plural: str = "s") -> str:
+def amount(count: int, what: str, plural: str = "s") -> str:
     """A number of things: `1 run`, `2 runs`; `plural` is what the word ends with then."""
     return f"{count} {what}{'' if count == 1 else plural}"
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sandboxrun.audit.finding import Finding, Severity
 from sandboxrun.audit.judge import Verdict
 from sandboxrun.audit.rules import by_id
-from sandboxrun.errors import Diagnostic, counted, one_line, printable
+from sandboxrun.errors import Diagnostic, amount, one_line, printable
 from sandboxrun.report.diagnostics import annotation, diagnostic_text
 from sandboxrun.report.markdown import Page, code, escaped
 
@@ -54,7 +54,7 @@ def verdict_text(verdict: Verdict, *, colour: bool = False, verbose: bool = Fals
 def summary(verdict: Verdict) -> str:
     """The last line: how much was looked at, and what was found."""
     found = ", ".join(f"{count} {word}" for word, count in verdict.counts.items() if count) or "nothing found"
-    told = f"{counted(len(verdict.files), 'file')}, {counted(len(verdict.subjects), 'sandbox', 'es')}: {found}"
+    told = f"{amount(len(verdict.files), 'file')}, {amount(len(verdict.subjects), 'sandbox', 'es')}: {found}"
     for status, words in (("waived", "waived"), ("baseline", "in the baseline")):
         count = _count(verdict, status)
         told += f"; {count} {words}" if count else ""

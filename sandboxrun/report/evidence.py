@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from sandboxrun.data import Data
-from sandboxrun.errors import ExitCode, counted, one_line, redact
+from sandboxrun.errors import ExitCode, amount, one_line, redact
 from sandboxrun.evidence.index import Index
 from sandboxrun.evidence.store import Captured
 from sandboxrun.spec.option_types import DESTINATION
@@ -45,7 +45,7 @@ def evidence_text(
     return "\n".join(redact(line, sensitive) for run in runs for line in _run_lines(run, relative_to))
 
 
-MANY = 10  # runs: of more, those that went well are only counted
+MANY = 10  # runs: of more, those that went well are only amount
 
 
 def runs_text(
@@ -70,7 +70,7 @@ _RESULTS = ("passed", "failed", "timed out", "out of memory", "stopped", "lost",
 
 
 def _result_of(run: Run) -> str:
-    """The word that it is counted by."""
+    """The word that it is amount by."""
     index = run.captured.index if run.captured is not None else None
     ending = run.seen or (index.ending if index is not None else None)
     never = How.NOT_STARTED if run.captured is None else How.UNKNOWN  # its evidence could not be saved
@@ -178,10 +178,10 @@ def _saved(index: Index) -> Iterator[tuple[str, str]]:
     """The patch, and what was reached; what it may do, and who was refused, is what a reviewer looks for."""
     if any(kept.path == PATCH for kept in index.kept):
         count = index.patched_paths
-        files = "changes" if count is None else f"{counted(count, 'file')} changed"
+        files = "changes" if count is None else f"{amount(count, 'file')} changed"
         yield "patch", f"{PATCH}, {files}" if count != 0 else "nothing changed in the workspace"
         if index.untracked_paths:
-            files = counted(index.untracked_paths, "file")
+            files = amount(index.untracked_paths, "file")
             yield "untracked", f"{UNTRACKED}, {files} that git ignores or doesn't track"
         if index.protected_paths_touched:
             yield "careful", f"the patch changes what the host runs: {_first(index.protected_paths_touched)}"
@@ -194,7 +194,7 @@ def _saved(index: Index) -> Iterator[tuple[str, str]]:
         yield "egress", "no host was asked for"
         return
     refused = f", {egress.denied} refused: {_first(egress.denied_targets)}" if egress.denied else ""
-    yield "egress", f"{counted(egress.allowed, 'request')} allowed{refused}"
+    yield "egress", f"{amount(egress.allowed, 'request')} allowed{refused}"
     asked = [target if ":" in target else f"{target}:443" for target in egress.denied_targets]
     if named := [f'"{target}"' for target in asked if re.fullmatch(DESTINATION, target, re.ASCII)]:
         yield "to allow", f"add {_first(named)} to egress: allow: in the profile"
@@ -209,7 +209,7 @@ def _lost(index: Index) -> Iterator[tuple[str, str]]:
     if cut := [kept.path for kept in index.kept if kept.truncated]:
         yield "cut", _first(cut, " and more")
     if count := max(index.refused_total, len(index.refused)):
-        yield "refused", f"{counted(count, 'name')} that the agent left, see index.json"
+        yield "refused", f"{amount(count, 'name')} that the agent left, see index.json"
 
 
 def _first(names: Sequence[str], more: str = " …") -> str:

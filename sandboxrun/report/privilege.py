@@ -11,7 +11,7 @@ from typing import Any
 from sandboxrun.audit.diff import Change, PrivilegeDiff
 from sandboxrun.audit.finding import Finding
 from sandboxrun.audit.rules.meta import WIDENED
-from sandboxrun.errors import counted, one_line, printable
+from sandboxrun.errors import amount, one_line, printable
 from sandboxrun.report.markdown import Page, escaped
 from sandboxrun.spec.privilege import Way
 
@@ -38,7 +38,7 @@ def diff_text(diff: PrivilegeDiff) -> str:
 def summary(diff: PrivilegeDiff) -> str:
     """The last line."""
     if not diff.changes:
-        return f"Privileges: unchanged, in {counted(len(diff.sandboxes), 'sandbox', 'es')}."
+        return f"Privileges: unchanged, in {amount(len(diff.sandboxes), 'sandbox', 'es')}."
     counts = {way: sum(change.way is way for change in diff.changes) for way in _MARKS}
     words = {Way.WIDENED: "widened", Way.MAYBE: "maybe", Way.NARROWED: "narrowed"}
     return "Privileges: " + ", ".join(f"{counts[way]} {words[way]}" for way in _MARKS) + "."

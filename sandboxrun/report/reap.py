@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, SandboxrunError, counted, one_line
+from sandboxrun.errors import Diagnostic, SandboxrunError, amount, one_line
 from sandboxrun.evidence.store import Captured
 from sandboxrun.plan.changes import Reason
 from sandboxrun.report.evidence import Run, duration, ending_text, evidence_plain
@@ -180,7 +180,7 @@ def _counts(result: Result) -> str:
         (sum(not one.kept for one in result.reaped), "sandbox", "es"),
         *((kinds.count(k), k, "s") for k in ("container", "network", "volume")),
     ]
-    said = ", ".join(counted(*one) for one in counts if one[0])
+    said = ", ".join(amount(*one) for one in counts if one[0])
     if not said:
         if any(one.kept for one in result.reaped):
             return "Nothing else to reap."

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import counted, one_line
+from sandboxrun.errors import amount, one_line
 from sandboxrun.evidence.checking import Checked
 from sandboxrun.evidence.index import Index, Kept, Revision
 from sandboxrun.evidence.retention import Pruned, Removal, Selection
@@ -28,12 +28,12 @@ def checked_text(checked: Checked) -> str:
     lines = [one_line(str(problem)) for problem in checked.problems]
     count = f"{len(lines)}{' or more' if checked.more else ''}"
     word = "problem" if count == "1" else "problems"
-    facts = [f"{counted(checked.runs, 'run')} with {counted(checked.files, 'file')}, {size(checked.bytes)}"]
+    facts = [f"{amount(checked.runs, 'run')} with {amount(checked.files, 'file')}, {size(checked.bytes)}"]
     facts.append(f"{count} {word} found" if lines else "all as recorded")
-    facts += [f"{counted(checked.removed, 'run')} removed earlier"] if checked.removed else []
-    facts += [f"{counted(checked.sealed, 'seal')} valid"] if checked.sealed else []
-    facts += [f"{counted(checked.unsealed, 'seal')} not checked"] if checked.unsealed else []
-    facts += [f"{counted(len(checked.unfinished), 'run')} being saved now"] if checked.unfinished else []
+    facts += [f"{amount(checked.removed, 'run')} removed earlier"] if checked.removed else []
+    facts += [f"{amount(checked.sealed, 'seal')} valid"] if checked.sealed else []
+    facts += [f"{amount(checked.unsealed, 'seal')} not checked"] if checked.unsealed else []
+    facts += [f"{amount(len(checked.unfinished), 'run')} being saved now"] if checked.unfinished else []
     lines.append("; ".join(facts))
     if checked.last_line is not None:
         lines.append(f"last line: {checked.last_line}")
@@ -137,12 +137,12 @@ def selection_text(selection: Selection) -> str:
     rows = [(r.entry.folder, r.entry.sandbox, size(r.bytes), r.reason) for r in listed]
     lines = [table(("RUN", "SANDBOX", "SIZE", "REASON"), rows), ""] if rows else []
     total = size(sum(r.bytes for r in listed))
-    lines.append(f"{counted(len(listed), 'run')} to remove, {total}." if rows else "Nothing to remove.")
+    lines.append(f"{amount(len(listed), 'run')} to remove, {total}." if rows else "Nothing to remove.")
     if selection.held:
-        lines.append(f"{counted(selection.held, 'run')} {_stay(selection.held)} because of a hold.")
+        lines.append(f"{amount(selection.held, 'run')} {_stay(selection.held)} because of a hold.")
     if selection.others:
         whose = f"another user or machine saved {'it' if selection.others == 1 else 'them'}"
-        lines.append(f"{counted(selection.others, 'run')} {_stay(selection.others)}: {whose}.")
+        lines.append(f"{amount(selection.others, 'run')} {_stay(selection.others)}: {whose}.")
 
     if selection.over:
         lines.append(f"What stays is {size(selection.over)} larger than the limit.")
@@ -166,7 +166,7 @@ def selection_plain(selection: Selection) -> dict[str, Any]:
 def pruned_text(pruned: Pruned) -> str:
     """What was removed, and what could not be."""
     failed = [f"{one_line(folder)} could not be removed: {one_line(reason)}" for folder, reason in pruned.failed]
-    return "\n".join([*failed, f"{counted(len(pruned.removed), 'run')} removed, {size(pruned.bytes)} freed"])
+    return "\n".join([*failed, f"{amount(len(pruned.removed), 'run')} removed, {size(pruned.bytes)} freed"])
 
 
 def pruned_plain(pruned: Pruned) -> dict[str, Any]:

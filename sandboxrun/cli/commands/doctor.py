@@ -18,7 +18,7 @@ from sandboxrun.backend.errors import EngineError
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
 from sandboxrun.cli.output import note, result, tell_all
-from sandboxrun.errors import counted, printable
+from sandboxrun.errors import amount, printable
 from sandboxrun.report.diagnostics import diagnostic_json
 
 if TYPE_CHECKING:
@@ -95,11 +95,11 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
     if profile is None:
         note("\nThere is no profile here to check against it: pass one with --file.")
         return 0
-    of_what = f"its {counted(len(profile.sandboxes), 'sandbox', 'es')}"
+    of_what = f"its {amount(len(profile.sandboxes), 'sandbox', 'es')}"
     if not faults:
         result(f"\nproject {profile.project}: every option of {of_what} can be enforced here")
         return 0
-    result(f"\nproject {profile.project}: {counted(len(faults), 'option')} of {of_what} can't be enforced here")
+    result(f"\nproject {profile.project}: {amount(len(faults), 'option')} of {of_what} can't be enforced here")
     tell_all(faults)
     return 1
 
@@ -135,9 +135,7 @@ def engine_lines(facts: EngineFacts, api: str, endpoint: Endpoint, shares: bool,
         ("limits", ", ".join(kept) + (f"; NOT {', '.join(missing)}" if missing else "")),
         (
             "swap",
-            "counted: memswap_limit is enforced"
-            if facts.limits.swap
-            else "NOT counted: memswap_limit can't be enforced",
+            "amount: memswap_limit is enforced" if facts.limits.swap else "NOT amount: memswap_limit can't be enforced",
         ),
         ("runtimes", f"{', '.join(facts.runtimes)}; default {facts.default_runtime}"),
         ("seccomp", f"on, profile {facts.seccomp}" if facts.seccomp else "OFF"),

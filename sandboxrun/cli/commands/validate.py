@@ -19,7 +19,7 @@ def validate(given: Given) -> int:
     Several --file are merged into one profile, as in all commands.
     """
     from sandboxrun.cli.project import inputs_of, profile_files
-    from sandboxrun.errors import Diagnostic, ProfileError, counted
+    from sandboxrun.errors import Diagnostic, ProfileError, amount
     from sandboxrun.profile.loader import load
 
     form, files = chosen_format(given), profile_files(given)
@@ -49,5 +49,5 @@ def validate(given: Given) -> int:
             for file in files[:-1]:
                 result(f"{file}: valid, merged into {files[-1]}")
             named = f": {', '.join(addresses)}" if given.verbose and addresses else ""
-            result(f"{files[-1]}: valid, {counted(len(addresses), 'sandbox', 'es')}{named}")
+            result(f"{files[-1]}: valid, {amount(len(addresses), 'sandbox', 'es')}{named}")
     return 1 if faults else 0
