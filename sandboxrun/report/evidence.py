@@ -45,7 +45,7 @@ def evidence_text(
     return "\n".join(redact(line, sensitive) for run in runs for line in _run_lines(run, relative_to))
 
 
-MANY = 10  # runs: of more, those that went well are only amount
+MANY = 10  # runs: of more, those that went well are only counted
 
 
 def runs_text(
@@ -70,7 +70,7 @@ _RESULTS = ("passed", "failed", "timed out", "out of memory", "stopped", "lost",
 
 
 def _result_of(run: Run) -> str:
-    """The word that it is amount by."""
+    """The word that it is counted by."""
     index = run.captured.index if run.captured is not None else None
     ending = run.seen or (index.ending if index is not None else None)
     never = How.NOT_STARTED if run.captured is None else How.UNKNOWN  # its evidence could not be saved

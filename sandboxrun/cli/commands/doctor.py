@@ -135,7 +135,9 @@ def engine_lines(facts: EngineFacts, api: str, endpoint: Endpoint, shares: bool,
         ("limits", ", ".join(kept) + (f"; NOT {', '.join(missing)}" if missing else "")),
         (
             "swap",
-            "amount: memswap_limit is enforced" if facts.limits.swap else "NOT amount: memswap_limit can't be enforced",
+            "counted: memswap_limit is enforced"
+            if facts.limits.swap
+            else "NOT counted: memswap_limit can't be enforced",
         ),
         ("runtimes", f"{', '.join(facts.runtimes)}; default {facts.default_runtime}"),
         ("seccomp", f"on, profile {facts.seccomp}" if facts.seccomp else "OFF"),
