@@ -91,6 +91,8 @@ def _parties(profile: Profile | None) -> Parties:
 
 
 def _pair(pair: Pair, inputs: Inputs) -> PrivilegeDiff:
+    if pair.new is None:
+        return _gone(pair, inputs)
     old, new = _load(pair.old, inputs), _load(pair.new, inputs)
     found = difference(old.parties, new.parties)
     changes = [*{change.witness: change for change in (*old.unknown, *new.unknown)}.values(), *found.changes]
@@ -101,6 +103,17 @@ def _pair(pair: Pair, inputs: Inputs) -> PrivilegeDiff:
                 known.add((change.axis, change.witness, change.sandboxes))
                 changes.append(msgspec.structs.replace(change, witness=f"{change.witness}, when {words}"))
     return msgspec.structs.replace(found, changes=tuple(changes))
+
+
+def _gone(pair: Pair, inputs: Inputs) -> PrivilegeDiff:
+    """What is not there any more allows nothing, whether it could be read or not."""
+    try:
+        names = tuple(_load(pair.old, inputs).parties) or (pair.name,)
+    except ProfileError:
+        names = (pair.name,)
+    witness = f"is no longer declared: {pair.name} is gone"
+    changes = (Change(axis="sandbox", way=Way.NARROWED, witness=witness, sandboxes=(name,)) for name in names)
+    return PrivilegeDiff(changes=tuple(changes), sandboxes=names)
 
 
 def _varied(pair: Pair, old: _Loaded, new: Loaded, inputs: Inputs) -> Iterator[tuple[Change, str]]:
@@ -117,21 +130,27 @@ def _varied(pair: Pair, old: _Loaded, new: Loaded, inputs: Inputs) -> Iterator[t
         yield from ((change, other.words) for change in difference(base, _parties(after)).changes)
 
 
-def since(ref: str, found: Sequence[Target], inputs: Inputs | None = None) -> PrivilegeDiff:
-    """What profiles and Compose files allow that a revision's did not. Raises GitError, ProfileError."""
-    if not found:
-        return PrivilegeDiff()
-    repository = Repository(found[0].paths[0].resolve().parent)
+def since(ref: str, named: Sequence[Path], found: Sequence[Target], inputs: Inputs | None = None) -> PrivilegeDiff:
+    """What the profiles and Compose files `found` in the paths `named` allow that a revision's did not. What the named
+    directories held then, and hold no more, allows nothing now. Raises GitError, ProfileError."""
+    place = (found[0].paths[0] if found else named[0]).resolve()
+    repository = Repository(place if place.is_dir() else place.parent)
     commit = repository.commit(ref)
     with tempfile.TemporaryDirectory(prefix="sandboxrun-") as name:
         top = Path(os.path.realpath(name))
         repository.export(commit, top)
-        pairs = []
+        pairs, compared_with = [], set[Path]()
         for target in found:
             earlier = [top / _in(repository, path) for path in target.paths]
             there = [path for path in earlier if path.is_file()]
             old = Target(kind=target.kind, paths=tuple(there)) if len(there) > 1 else _one(there)
             pairs.append(Pair(name=str(target.paths[0]), old=old, new=target))
+            compared_with.update(earlier)
+        for directory in (path for path in named if path.is_dir()):
+            earlier_one = top / _in(repository, directory)
+            before, _ = targets([earlier_one] if earlier_one.is_dir() else [])
+            gone = [target for target in before if compared_with.isdisjoint(target.paths)]
+            pairs += [Pair(name=str(target.paths[0].relative_to(top)), old=target, new=None) for target in gone]
         return compared(pairs, inputs)
 
 

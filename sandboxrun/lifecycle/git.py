@@ -81,9 +81,11 @@ class Repository:
                 raise GitError("the revision is too large to be reviewed")
             if done.returncode != 0:
                 errors.seek(0)
-                words = errors.read(10_000).decode("utf-8", "replace").strip().splitlines()
-                said = re.sub(r"^(fatal|error): ", "", words[0]) if words else f"git ended with {done.returncode}"
-                raise GitError(f"the repository cannot be read: {said}", help=_help(said))
+                words = errors.read(10_000).decode("utf-8", "replace").strip()
+                found = re.search(r"^(?:fatal|error): (.*)", words, re.MULTILINE)
+                said = found[1] if found is not None else words.partition("\n")[0]
+                said = said or f"git ended with {done.returncode}"
+                raise GitError(f"the repository cannot be read: {said}", help=_help(words))
             told.seek(0)
             return told.read()
 
@@ -91,6 +93,7 @@ class Repository:
         """The commit that a name stands for. Raises GitError, for a shallow or partial clone by name."""
         if not ref or ref.startswith("-") or not ref.isprintable():
             raise GitError(f'"{ref}" is not a revision')
+        self._check_one_meaning(ref)
         try:
             text = self._git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}").decode()
         except GitError:
@@ -99,6 +102,18 @@ class Repository:
         if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", found):
             raise self._absent(ref)
         return found
+
+    def _check_one_meaning(self, ref: str) -> None:
+        """Refuse a name that a branch and a tag both have: whoever can push a tag called origin/main would choose what
+        is trusted, for git takes it before the branch."""
+        name = re.split(r"[~^:]|@\{", ref)[0]
+        if not name or name.startswith("refs/") or re.search(r"[*?\[\\]", name):
+            return
+        places = [f"refs/{kind}{name}" for kind in ("", "tags/", "heads/", "remotes/")]
+        listed = self._git("for-each-ref", "--format=%(refname)", *places).decode("utf-8", "replace").split()
+        found = [place for place in places if place in listed]
+        if len(found) + bool(re.fullmatch("[0-9a-f]{4,40}|[0-9a-f]{64}", name)) > 1:
+            raise GitError(f'"{ref}" has several meanings', help=f"write the whole name: {' or '.join(found)}")
 
     def _absent(self, ref: str) -> GitError:
         shallow = self._git("rev-parse", "--is-shallow-repository").strip() == b"true"
@@ -132,8 +147,7 @@ class Repository:
         for line in sizes:
             words = line.split()
             if len(words) != 3:
-                help = "this clone is partial: fetch the revision's files first (git fetch --refetch)"
-                raise GitError(f"the object {words[0][:12] if words else '?'} is missing", help=help)
+                raise GitError(f"the object {words[0][:12] if words else '?'} is missing", help=_PARTIAL)
             total += int(words[2])
             if int(words[2]) > LARGEST_FILE or total > LARGEST_TREE:
                 raise GitError("the revision's files are too large to be reviewed")
@@ -161,9 +175,14 @@ def _is_wanted(path: str) -> bool:
     return name.endswith(_WANTED) or name.startswith(".env") or name == "env"
 
 
+_PARTIAL = "this clone is partial: fetch the revision's files first (git fetch --refetch)"
+
+
 def _help(said: str) -> str | None:
     if "dubious ownership" in said:
         return "the repository belongs to another user: run the review as its owner"
     if "not a git repository" in said:
         return "run the command inside a repository"
+    if "lazy fetching" in said or "promisor" in said:
+        return _PARTIAL
     return None

@@ -94,7 +94,7 @@ def audit(
         raise UsageError("--running and --all-containers review what runs: --fix and --base do not go with them")
     named = paths if paths or compose or all_containers else project.default_files() or (Path(),)
     found, gaps = review.targets(named, compose=compose)
-    if not found and not gaps and not all_containers:
+    if not found and not gaps and not all_containers and base is None:
         raise UsageError("there is nothing to audit here", help="pass a profile, a Compose file or a directory")
     root = project_root((*named, *compose, Path())[0])
     sources = review.Sources(
@@ -127,7 +127,7 @@ def audit(
     if base is not None and not verdict.gaps:  # what cannot be loaded cannot be compared: the exit code says so
         from sandboxrun.lifecycle.comparing import since
 
-        diff = since(base, found, inputs)
+        diff = since(base, named, found, inputs)
     result(verdict_in(form, verdict, str(root), diff, verbose=given.verbose))
     if diff is not None and diff.widens and fail_on_widening:
         return FOUND
