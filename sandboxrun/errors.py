@@ -180,6 +180,12 @@ class Problems:
             raise error(*self.diagnostics)
 
 
+def few(words: Iterable[str], most: int) -> str:
+    """The first of several words, and how many more there are: `a, b and 3 more`."""
+    every = list(words)
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
 def amount(count: int, what: str, plural: str = "s") -> str:
     """A number of things: `1 run`, `2 runs`; `plural` is what the word ends with then."""
     return f"{count} {what}{'' if count == 1 else plural}"

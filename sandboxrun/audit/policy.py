@@ -20,6 +20,7 @@ from sandboxrun.audit.subject import NONE, Subject, below
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, plain_of
+from sandboxrun.spec.privilege import covers
 from sandboxrun.spec.types import (
     Cpus,
     Duration,
@@ -323,15 +324,6 @@ def _image_fits(image: str, pattern: str) -> bool:
     spelled = {image, name}
     tagless = {one.rpartition(":")[0] for one in spelled if ":" in one.rpartition("/")[2] and "@" not in one}
     return any(fnmatch.fnmatchcase(one, pattern) for one in (*spelled, *tagless))
-
-
-def covers(pattern: str, destination: str) -> bool:
-    """Whether a destination of a list, `host:port` or `*.domain:port`, allows all that another one does."""
-    host, _, port = pattern.rpartition(":")
-    other, _, wanted = destination.rpartition(":")
-    if port not in ("*", wanted):
-        return False
-    return host in ("*", other) or (host.startswith("*.") and other.removeprefix("*").endswith(host[1:]))
 
 
 def _egress(subject: Subject, allowed: tuple[str, ...] | None, placed: Placed) -> Iterator[Finding]:

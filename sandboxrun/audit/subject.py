@@ -143,7 +143,6 @@ class Subject(Data, unshown=("environment",)):
     kind: str = PROFILE
     sandbox: str = ""  # the declared name, the same for all instances of a for_each
     image: str | None = None
-    pinned: str = ""  # the digest that an engine resolved it to
     user: str | None = None  # None: the image decides
     groups: tuple[str, ...] = ()
     privileged: bool = False

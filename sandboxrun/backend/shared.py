@@ -180,7 +180,7 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
             profile=own.get(labels.PROFILE_DIGEST, ""),
             plan=own.get(labels.PLAN_DIGEST, ""),
         ),
-        profile=json.dumps(to_plain(spec, defaults=True), indent=2, sort_keys=True, ensure_ascii=False) + "\n",
+        profile=json.dumps(to_plain(spec), indent=2, sort_keys=True, ensure_ascii=False) + "\n",
         memory_limit=spec.mem_limit,
         secrets=session.masked,
         stopped_by=StoppedBy(watched.stopped_by),

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 PATCH = "workspace.patch"
 UNTRACKED = "workspace-untracked.patch"  # of files that git does not track or ignores
-_CHUNK = 1 << 16
 _SOCKET = 1 << 24  # in Go's FileMode
 _REPLACEMENT = "\ufffd".encode()
 _REPLACED = "the engine's log driver json-file put U+FFFD in place of bytes that are not UTF-8"

@@ -15,7 +15,7 @@ from pathlib import Path
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic
+from sandboxrun.errors import Diagnostic, few
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import shown
 from sandboxrun.evidence.folder import Folder
@@ -289,10 +289,7 @@ def _git(source: Path, gits: Iterable[str], inside: Inside, uid: int | None) -> 
 
 
 def _note(names: Sequence[str], what: str) -> Diagnostic | None:
-    if not names:
-        return None
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return Diagnostic(message=f"{what}: {', '.join(names[:_NAMED])}{more}", severity="notice")
+    return Diagnostic(message=f"{what}: {few(names, _NAMED)}", severity="notice") if names else None
 
 
 def _outward(path: str, link: str, target: str) -> list[str]:

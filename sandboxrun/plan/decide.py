@@ -352,7 +352,7 @@ def network_changes(
 
 
 def _network(key: str, spec: NetworkSpec, observed: ObservedNetwork | None, profile: Profile) -> Change:
-    address, name, after = f"network.{key}", profile.names.network(key), to_plain(spec, defaults=True)
+    address, name, after = f"network.{key}", profile.names.network(key), to_plain(spec)
     if observed is None:
         return Change(kind="network", address=address, name=name, action=Action.CREATE, reason=Reason.NEW, after=after)
     differences = _network_differences(spec, observed)
@@ -362,7 +362,7 @@ def _network(key: str, spec: NetworkSpec, observed: ObservedNetwork | None, prof
         name=name,
         action=Action.REPLACE if differences else Action.NONE,
         reason=Reason.CANNOT_UPDATE if differences else Reason.UP_TO_DATE,
-        before=to_plain(observed.spec, defaults=True),
+        before=to_plain(observed.spec),
         after=after,
         differences=differences,
         container=observed.id,
@@ -395,7 +395,7 @@ def _unused(network: ObservedNetwork, note: str) -> Change:
         action=Action.DELETE,
         reason=Reason.UNUSED,
         note=note,
-        before=to_plain(network.spec, defaults=True),
+        before=to_plain(network.spec),
         container=network.id,
     )
 
@@ -423,8 +423,8 @@ def volume_changes(
                 name=profile.names.volume(key),
                 action=Action.NONE if there else Action.CREATE,
                 reason=Reason.UP_TO_DATE if there else Reason.NEW,
-                before=to_plain(spec, defaults=True) if there else None,
-                after=to_plain(spec, defaults=True),
+                before=to_plain(spec) if there else None,
+                after=to_plain(spec),
             )
         )
     if whole:

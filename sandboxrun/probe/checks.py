@@ -20,8 +20,10 @@ from sandboxrun.probe.outside import (
     listed,
     mask_of,
 )
-from sandboxrun.probe.privilege import DEFAULT, allowed, names
+from sandboxrun.probe.privilege import allowed, names
+from sandboxrun.spec import forms
 from sandboxrun.spec.options import INIT_AT
+from sandboxrun.spec.privilege import DEFAULT_CAPABILITIES
 from sandboxrun.spec.types import format_size
 
 # -- Processes: who they are, what they may, what they see
@@ -77,7 +79,7 @@ def capabilities(looked: Looked) -> Comparison | str:
             held |= found or 0
     opened = [f"+{name}" for name in looked.spec.cap_add]
     if "ALL" not in looked.spec.cap_drop:
-        opened += [name for name in sorted(DEFAULT) if name not in looked.spec.cap_drop]
+        opened += [name for name in sorted(DEFAULT_CAPABILITIES) if name not in looked.spec.cap_drop]
     return Comparison(
         expected=f"at most {listed(names(most), 16)}" if most else "none",
         seen=listed(names(held), 16) or "none",
@@ -184,15 +186,7 @@ def cpuset(looked: Looked) -> Comparison | str:
     declared, found = looked.spec.cpuset, looked.outside.cgroup.get("cpuset", "").strip()
     if not found:
         return Comparison(expected=declared, seen="unknown", holds=None)
-    return Comparison(expected=declared, seen=found, holds=_numbers(found) <= _numbers(declared))
-
-
-def _numbers(text: str) -> frozenset[int]:
-    numbers: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        numbers |= set(range(int(first), int(last or first) + 1))
-    return frozenset(numbers)
+    return Comparison(expected=declared, seen=found, holds=forms.cpu_numbers(found) <= forms.cpu_numbers(declared))
 
 
 def devices(looked: Looked) -> Comparison | str:

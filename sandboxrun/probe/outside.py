@@ -9,7 +9,7 @@ from typing import Any
 
 from sandboxrun.backend.views import Accounts, Terms
 from sandboxrun.data import Data
-from sandboxrun.errors import shown
+from sandboxrun.errors import few, shown
 from sandboxrun.plan.changes import Difference
 from sandboxrun.probe.verdicts import GVISOR, NOTHING, Finding, Verdict
 from sandboxrun.spec.spec import SandboxSpec
@@ -193,9 +193,7 @@ def first_number(text: str) -> int | None:
 
 def listed(words: Iterable[str], most: int = 8) -> str:
     """Some words, and how many more there are."""
-    every = list(dict.fromkeys(words))
-    more = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + more
+    return few(dict.fromkeys(words), most)
 
 
 # -- How one thing is looked at from outside: what a check is given, what it answers, and how answers become …

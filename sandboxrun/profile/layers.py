@@ -277,7 +277,7 @@ def inside(root: Path, directory: Path, text: str) -> Path | None:
 def closed_defaults() -> dict[str, Node]:
     """The lowest layer: the defaults of options that are merged."""
     merged = [row for row in ROWS if row.settable and row.merge != "replace" and row.default]
-    records = {row.key: to_plain(row.default, defaults=True) for row in merged if isinstance(row.default, RowData)}
+    records = {row.key: to_plain(row.default) for row in merged if isinstance(row.default, RowData)}
     return {row.key: node_of(records.get(row.key) or row.type.plain(row.default)) for row in merged}
 
 

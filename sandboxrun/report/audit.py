@@ -13,19 +13,16 @@ from typing import Any, NamedTuple
 from sandboxrun.audit.finding import Finding, Severity
 from sandboxrun.audit.judge import Verdict
 from sandboxrun.audit.rules import by_id
-from sandboxrun.errors import Diagnostic, amount, one_line, printable
+from sandboxrun.errors import Diagnostic, amount, few, one_line, printable
 from sandboxrun.report.diagnostics import annotation, diagnostic_text
 from sandboxrun.report.markdown import Page, code, escaped
-
-FORMATS = ("text", "json", "sarif", "markdown", "junit", "github", "gitlab")
 
 
 def message_of(finding: Finding) -> str:
     """What was found, with the sandboxes it is about and the values it is so for."""
-    names = ", ".join(finding.subjects[:3])
-    more = f" and {len(finding.subjects) - 3} more" if len(finding.subjects) > 3 else ""
+    names = few(finding.subjects, 3)
     when = f", when {finding.when}" if finding.when else ""
-    return one_line(f"{names}{more}: {finding.message}{when}" if names else f"{finding.message}{when}")
+    return one_line(f"{names}: {finding.message}{when}" if names else f"{finding.message}{when}")
 
 
 def _diagnostic(finding: Finding) -> Diagnostic:

@@ -11,17 +11,11 @@ from typing import Any
 from sandboxrun.audit.diff import Change, PrivilegeDiff
 from sandboxrun.audit.finding import Finding
 from sandboxrun.audit.rules.meta import WIDENED
-from sandboxrun.errors import amount, one_line, printable
+from sandboxrun.errors import amount, few, one_line, printable
 from sandboxrun.report.markdown import Page, escaped
 from sandboxrun.spec.privilege import Way
 
 _MARKS = {Way.WIDENED: "+", Way.MAYBE: "?", Way.NARROWED: "-"}
-
-
-def _names(change: Change) -> str:
-    shown = ", ".join(change.sandboxes[:3])
-    more = len(change.sandboxes) - 3
-    return one_line(f"{shown} and {more} more" if more > 0 else shown)
 
 
 def diff_text(diff: PrivilegeDiff) -> str:
@@ -31,7 +25,8 @@ def diff_text(diff: PrivilegeDiff) -> str:
         place = f"  {change.span}" if change.span is not None else ""
         count = f" ({len(change.sandboxes)} sandboxes)" if len(change.sandboxes) > 1 else ""
         mark = f"{_MARKS[change.way]} {change.way.value:<8}"
-        lines.append(f"{mark} {change.axis}: {_names(change)}{count} {one_line(change.witness)}{printable(place)}")
+        who = f"{one_line(few(change.sandboxes, 3))}{count}"
+        lines.append(f"{mark} {change.axis}: {who} {one_line(change.witness)}{printable(place)}")
     return "\n".join([*lines, summary(diff)]) + "\n"
 
 
@@ -72,7 +67,9 @@ def diff_markdown(diff: PrivilegeDiff) -> str:
     page = Page(f"### {escaped(summary(diff))}\n\n", whole="sandboxrun diff")
     if diff.changes:
         page.add("| verdict | axis | sandboxes | what |\n| --- | --- | --- | --- |\n")
-    rows = [f"| {c.way.value} | {c.axis} | {escaped(_names(c))} | {escaped(c.witness)} |\n" for c in diff.changes]
+    rows = [
+        f"| {c.way.value} | {c.axis} | {escaped(few(c.sandboxes, 3))} | {escaped(c.witness)} |\n" for c in diff.changes
+    ]
     page.add_each(rows, "of the changes")
     return page.text
 

@@ -230,7 +230,6 @@ class Tracker:
 
 # -- What an apply shows while it works: plain lines, a live display, JSON lines, or GitHub's annotations
 
-FORMS = ("auto", "lines", "live", "json", "github")
 PATIENCE = 5.0  # seconds that a line on stderr may wait for its reader
 EVERY = 5.0  # seconds between two lines on how far one step is
 

@@ -123,6 +123,12 @@ def cpus(text: str) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in joined)
 
 
+def cpu_numbers(text: str) -> frozenset[int]:
+    """The CPUs of a set, of a long span the first ones."""
+    spans = [part.partition("-") for part in text.split(",")]
+    return frozenset(n for low, _, high in spans for n in range(int(low), min(int(high or low), int(low) + 4096) + 1))
+
+
 def account(text: str) -> str:
     """A user or group, or both with a colon: numbers have no zeros in front."""
     return ":".join(str(int(part)) if part.isdecimal() else part for part in text.split(":"))

@@ -203,7 +203,7 @@ class Record(OptionType):
         return schema
 
     def plain(self, value: Any) -> Any:
-        return to_plain(value, defaults=True)  # spelled out: a record's defaults are none of its reader's business
+        return to_plain(value)
 
 
 _SAME = "Accepted from Compose files with the values that say what is so anyway."
@@ -227,14 +227,13 @@ def row_schema(row: Row) -> Schema:
     return fragment
 
 
-def to_plain(value: Any, *, defaults: bool = False) -> dict[str, Any]:
-    """A record as canonical JSON data; options at their default only with `defaults`."""
+def to_plain(value: Any) -> dict[str, Any]:
+    """A record as canonical JSON data, defaults spelled out: they are none of its reader's business."""
     plain = {}
     for row in rows(type(value)):
         item = getattr(value, row.attribute)
-        if item is None or not (row.settable or row.derived) or ((row.derived or row.later) and item == row.default):
-            continue
-        if defaults or row.required or item != row.default:
+        told = item is not None and (row.settable or row.derived)
+        if told and not ((row.derived or row.later) and item == row.default):
             plain[row.key] = row.plain(item)
     return plain
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sandboxrun.data import Data
-from sandboxrun.spec import seccomp
+from sandboxrun.errors import few
+from sandboxrun.spec import forms, seccomp
 from sandboxrun.spec.option_types import NAMES, OPEN, OPEN_PORTS, Egress, options_of
 from sandboxrun.spec.project import FileSpec, NetworkSpec
 from sandboxrun.spec.records import Lifetime
@@ -123,23 +124,22 @@ def _amounts(
 # -- privilege
 
 # What engines give where nothing is dropped.
-_DEFAULT_CAPABILITIES = frozenset(
+DEFAULT_CAPABILITIES = frozenset(
     """AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID
     SYS_CHROOT""".split()
 )
 
 
-def capabilities(spec: SandboxSpec) -> frozenset[str]:
-    """The capabilities that its processes may have."""
-    dropped, added = set(spec.cap_drop), set(spec.cap_add)
-    base = set() if "ALL" in dropped else set(NAMES) if "ALL" in added else set(_DEFAULT_CAPABILITIES)
+def capabilities(add: Iterable[str], drop: Iterable[str]) -> frozenset[str]:
+    """The most that processes with these options may hold, as the engine works it out."""
+    added, dropped = frozenset(add), frozenset(drop)
     if "ALL" in added:
-        return frozenset(set(NAMES) - (dropped - {"ALL"}))
-    return frozenset((base - dropped) | (added - (dropped - {"ALL"})))
+        return frozenset(NAMES) - dropped
+    return (frozenset() if "ALL" in dropped else DEFAULT_CAPABILITIES - dropped) | added
 
 
 def _capabilities(old: Side, new: Side) -> Iterator[Step]:
-    before, after = capabilities(old.spec), capabilities(new.spec)
+    before, after = capabilities(old.spec.cap_add, old.spec.cap_drop), capabilities(new.spec.cap_add, new.spec.cap_drop)
     cause = "cap_add" if old.spec.cap_add != new.spec.cap_add else "cap_drop"
     if after - before:
         written = next((one for one in new.spec.cap_add if one in after - before), None)
@@ -192,17 +192,13 @@ def _calls(old: Side, new: Side) -> Iterator[Step]:
     added = sorted(name for name, rules in other.items() if not _covered(rules, one.get(name)))
     removed = sorted(name for name, rules in one.items() if not _covered(rules, other.get(name)))
     if added:
-        yield wider("security_opt", f"may now call {_few(added)}", "seccomp")
+        yield wider("security_opt", f"may now call {few(added, 5)}", "seccomp")
     if removed:
-        yield narrower("security_opt", f"may no longer call {_few(removed)}", "seccomp")
+        yield narrower("security_opt", f"may no longer call {few(removed, 5)}", "seccomp")
 
 
 def _covered(rules: set[str], by: set[str] | None) -> bool:
     return by is not None and ("" in by or rules <= by)
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _confinement(old: Side, new: Side) -> Iterator[Step]:
@@ -371,12 +367,11 @@ def _mounts(old: Side, new: Side) -> Iterator[Step]:
         "may now write to {}, which the host runs",
         "may no longer write to {}, which the host runs",
     )
-    if one is not None and other is not None and set(one.exclude) - set(other.exclude):
-        yield wider("workspace", f"its copy now holds {_few(sorted(set(one.exclude) - set(other.exclude)))}", "exclude")
-    if one is not None and other is not None and set(other.exclude) - set(one.exclude):
-        yield narrower(
-            "workspace", f"its copy leaves out {_few(sorted(set(other.exclude) - set(one.exclude)))}", "exclude"
-        )
+    if one is not None and other is not None:
+        if fewer := sorted(set(one.exclude) - set(other.exclude)):
+            yield wider("workspace", f"its copy now holds {few(fewer, 5)}", "exclude")
+        if more := sorted(set(other.exclude) - set(one.exclude)):
+            yield narrower("workspace", f"its copy leaves out {few(more, 5)}", "exclude")
 
 
 def _tmpfs(old: Side, new: Side) -> Iterator[Step]:
@@ -424,10 +419,10 @@ def _network(side: Side, name: str) -> NetworkSpec:
 
 
 def covers(listed: str, destination: str) -> bool:
-    """Whether a destination of a list allows all that another one does."""
+    """Whether a destination of a list, `host:port` or `*.domain:port`, allows all that another one does."""
     host, _, port = listed.rpartition(":")
     other, _, wanted = destination.rpartition(":")
-    if port != wanted:
+    if port not in ("*", wanted):
         return False
     return host in ("*", other) or (host.startswith("*.") and other.removeprefix("*").endswith(host[1:]))
 
@@ -588,7 +583,7 @@ def _limits(old: Side, new: Side) -> Iterator[Step]:
         step = narrower if other.oom_score_adj > one.oom_score_adj else wider
         yield step("oom_score_adj", f"oom_score_adj is now {other.oom_score_adj}, was {one.oom_score_adj}")
     if one.cpuset != other.cpuset:
-        before, after = (_cpus(spec.cpuset) for spec in (one, other))
+        before, after = (None if spec.cpuset is None else forms.cpu_numbers(spec.cpuset) for spec in (one, other))
         if after is None or (before is not None and after - before):
             yield wider("cpuset", f"may now run on the CPUs {other.cpuset or 'that there are'}")
         else:
@@ -599,16 +594,6 @@ def _swap(spec: SandboxSpec) -> float:
     """What it may have beyond its memory."""
     both = spec.memswap_limit
     return INFINITE if spec.mem_limit == 0 or both is None or both <= 0 else both - spec.mem_limit
-
-
-def _cpus(text: str | None) -> frozenset[int] | None:
-    if text is None:
-        return None
-    found: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        found |= set(range(int(first), min(int(last or first), int(first) + 4096) + 1))
-    return frozenset(found)
 
 
 def _stays(lifetime: Lifetime) -> tuple[int, float]:

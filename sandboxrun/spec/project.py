@@ -130,7 +130,7 @@ ConfigType = Record(cls=FileSpec, title="a config", check=_check_config)
 
 def config_digest(spec: NetworkSpec | VolumeSpec) -> str:
     """What the label of a network or volume holds, to tell whether its options changed."""
-    return digest_of(to_plain(spec, defaults=True))
+    return digest_of(to_plain(spec))
 
 
 # -- What a profile declares, whole: the planner's desired state

@@ -113,7 +113,7 @@ class SandboxSpec(PlaceOptions, dict=True):  # the dict is for what is worked ou
     @cached_property
     def plain(self) -> Mapping[str, Any]:
         """The spec as canonical JSON data, defaults included. Made once: not to be changed."""
-        return to_plain(self, defaults=True)
+        return to_plain(self)
 
     @cached_property
     def shown(self) -> Mapping[str, Any]:

@@ -226,14 +226,13 @@ class ObservedSandbox(Data, unshown=("document",), uncompared=("document",)):
 
 
 class ObservedNetwork(Data):
-    """One network of ours; `attached` are the ids of running containers on it."""
+    """One network of ours."""
 
     id: str
     name: str
     key: str
     config: str
     spec: NetworkSpec
-    attached: tuple[str, ...] = ()
     run: str | None = None  # of the sandbox whose own it is
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sandboxrun.audit.finding import Edit, Gain, Hit, How, refers, rule
 from sandboxrun.audit.subject import PROFILE, Subject
+from sandboxrun.errors import few
 from sandboxrun.spec import seccomp
 
 HOST, DATA, REACH, WORK = Gain.HOST, Gain.DATA, Gain.REACH, Gain.WORK
@@ -321,8 +322,7 @@ def wide_seccomp(s: Subject) -> Iterator[Hit]:
         return
     allowed = _allowed_calls(text)
     if allowed:
-        shown = ", ".join(allowed[:4]) + (f" and {len(allowed) - 4} more" if len(allowed) > 4 else "")
-        yield Hit(key="security_opt", item="seccomp", message=f"the seccomp profile allows {shown}")
+        yield Hit(key="security_opt", item="seccomp", message=f"the seccomp profile allows {few(allowed, 4)}")
 
 
 def _allowed_calls(text: str) -> list[str]:

@@ -291,7 +291,6 @@ def observe_network(inspect: Mapping[str, Any]) -> ObservedNetwork:
         key=str(own.get(labels.NETWORK) or ""),
         config=str(own.get(labels.CONFIG) or ""),
         spec=decode_network(inspect),
-        attached=tuple(sorted(inspect.get("Containers") or ())),
         run=own.get(labels.RUN),
     )
 

@@ -25,7 +25,7 @@ from sandboxrun.probe.outside import (
     read_status,
 )
 from sandboxrun.probe.verdicts import Verdict
-from sandboxrun.spec.option_types import Egress
+from sandboxrun.spec.option_types import CAPABILITIES, Egress
 from sandboxrun.spec.records import Device, FileRef, Mount, Ulimit, Workspace
 from sandboxrun.spec.spec import SandboxSpec, settle
 from sandboxrun.spec.types import freeze
@@ -339,7 +339,7 @@ def test_reading() -> None:
 
 
 def test_capabilities_are_numbered_as_the_kernel_does() -> None:
-    assert len(capabilities.ORDER) == 41 and capabilities.mask(("CHOWN", "CHECKPOINT_RESTORE")) == 1 | 1 << 40
+    assert len(CAPABILITIES) == 41 and capabilities.mask(("CHOWN", "CHECKPOINT_RESTORE")) == 1 | 1 << 40
     assert capabilities.names(1 << 12 | 1 << 50) == ("NET_ADMIN", "capability 50")
     assert capabilities.allowed((), ("ALL",)) == 0
     assert capabilities.allowed(("NET_RAW",), ("ALL",)) == 1 << 13
