@@ -106,11 +106,30 @@ class Events(Protocol):
     def __exit__(self, kind: Any, error: Any, at: Any) -> None: ...
 
 
-class News(Protocol):
-    """The names of projects, each time that one of their sandboxes starts, ends or goes. Iterate it in one thread,
-    close it from any. Raises EngineError once the engine is away."""
+class Project(Data):
+    """A project of which anything is on an engine, with the names of its networks and volumes that are; and `ended`:
+    the labels of its sandboxes that have ended and are not kept, by id."""
 
-    def __iter__(self) -> Iterator[str]: ...
+    names: Names
+    ended: Mapping[str, Mapping[str, str]]
+
+
+class Happened(Data):
+    """A sandbox, or what runs beside one, did `start`, end (`die`) or go (`destroy`). `history` is there for one that
+    ended, where all was seen of it since its start."""
+
+    project: str
+    id: str
+    action: str
+    labels: Mapping[str, str]
+    history: History | None = None
+
+
+class News(Protocol):
+    """What happens to the sandboxes of all projects. Iterate it in one thread, close it from any. Raises EngineError
+    once the engine is away."""
+
+    def __iter__(self) -> Iterator[Happened]: ...
 
     def __enter__(self) -> Self: ...
 
@@ -147,9 +166,12 @@ class Backend(Protocol):
         """The sandboxes `ids` that are there and all that is theirs alone, to be collected; with `compare` no more than
         what runs beside them, and less what their images set, to be compared with what is declared."""
 
-    def projects(self, only: str | None = None) -> tuple[Names, ...]:
-        """All projects of which anything is on the engine, each with the names of its networks and volumes that are;
-        with `only`, that one if it is among them."""
+    def observe_ended(self, profile: Profile, store: Any, ended: Mapping[str, History | None]) -> Snapshot:
+        """Of the project's sandboxes, those with these ids, and all that is theirs alone, to be reaped; how they ended
+        by their histories, as far as they are known already."""
+
+    def projects(self, only: str | None = None) -> tuple[Project, ...]:
+        """All projects of which anything is on the engine; with `only`, that one if it is among them."""
 
     def news(self) -> News:
         """What happens from now on, to the sandboxes of all projects."""

@@ -20,7 +20,7 @@ from uuid import uuid4
 from msgspec import Struct, field, structs
 
 from sandboxrun.backend import shared
-from sandboxrun.backend.base import Events, Lock
+from sandboxrun.backend.base import Events, Lock, Project
 from sandboxrun.backend.completed import completed, with_others
 from sandboxrun.backend.errors import (
     EngineError,
@@ -31,7 +31,7 @@ from sandboxrun.backend.errors import (
     NameConflict,
     NotFound,
 )
-from sandboxrun.backend.fake_process import Box, BoxOutput, Following, News, history_of, text_of
+from sandboxrun.backend.fake_process import Box, BoxOutput, Following, News, ended_in, history_of, text_of
 from sandboxrun.backend.owner import decode
 from sandboxrun.backend.session import Made, Session, Undone, Watched
 from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
@@ -213,19 +213,19 @@ class Fake:
         with self.reached("following the engine's events"):
             return News(self)
 
-    def projects(self, only: str | None = None) -> tuple[Names, ...]:
+    def observe_ended(self, profile: Profile, store: Any, ended: Mapping[str, History | None]) -> Snapshot:
+        return self.observe_these(profile, store, ended)
+
+    def projects(self, only: str | None = None) -> tuple[Project, ...]:
         with self.reached("listing containers") as world:
             ours = {box.labels[labels.PROJECT] for box in world.boxes.values()}
             ours |= {world.whose[name] for name in (*world.networks, *world.volumes)}
-            return tuple(
-                Names(
-                    project=project,
-                    given_networks=freeze(self._named(world.networks, project)),
-                    given_volumes=freeze(self._named(world.volumes, project)),
-                )
-                for project in sorted(ours)
-                if only in (None, project)
-            )
+            return tuple(self._project(project, world) for project in sorted(ours) if only in (None, project))
+
+    def _project(self, name: str, world: World) -> Project:
+        networks, volumes = (freeze(self._named(there, name)) for there in (world.networks, world.volumes))
+        names = Names(project=name, given_networks=networks, given_volumes=volumes)
+        return Project(names=names, ended=ended_in(world.boxes.values(), name))
 
     def _named(self, there: Mapping[str, ObservedNetwork | ObservedVolume], project: str) -> dict[str, str]:
         return {o.key: name for name, o in there.items() if o.run is None and self.world.whose[name] == project}

@@ -9,15 +9,16 @@ import shlex
 import signal as signals
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Self
 from uuid import uuid4
 
-from sandboxrun.backend.base import Past
+from sandboxrun.backend.base import Happened, Past
 from sandboxrun.errors import ExitCode
 from sandboxrun.spec import labels
+from sandboxrun.spec.names import kept_name
 from sandboxrun.spec.outcome import History
 from sandboxrun.spec.records import Attachment
 from sandboxrun.spec.spec import SandboxSpec
@@ -253,7 +254,7 @@ class News:
     def __exit__(self, *error: object) -> None:
         self._closed = True
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Happened]:
         while not self._closed:
             with self._job.reached("following the engine's events") as world:
                 boxes = [*world.boxes.values(), *world.removed.values()]
@@ -262,7 +263,14 @@ class News:
                     happened = (box.id, action, when)
                     if action in ("start", "die", "destroy") and when >= self._began and happened not in self._seen:
                         self._seen.add(happened)
-                        yield box.labels[labels.PROJECT]
+                        began = any(what == "start" and at >= self._began for what, at, _ in box.past)
+                        yield Happened(
+                            project=box.labels[labels.PROJECT],
+                            id=box.id,
+                            action=action,
+                            labels=freeze(box.labels),
+                            history=history_of(box) if began and action == "die" else None,
+                        )
             time.sleep(0.005)
 
 
@@ -271,6 +279,17 @@ def past_of(box: Box, began: float) -> Past:
     times = {action: when for action, when, _ in box.past if when >= began}
     code = box.code if box.status == "exited" and "die" in times else None
     return Past(id=box.id, name=box.name, labels=box.labels, times=times, exit_code=code, history=history_of(box))
+
+
+def ended_in(boxes: Iterable[Box], project: str) -> Mapping[str, Mapping[str, str]]:
+    """The labels of a project's sandboxes that have ended and are not kept, by id."""
+
+    def counts(box: Box) -> bool:
+        own = box.labels
+        mine = own.get(labels.PROJECT) == project and labels.ROLE not in own and isinstance(box.state(), Ended)
+        return mine and not box.name.endswith(kept_name("", own[labels.RUN]))
+
+    return freeze({box.id: freeze(box.labels) for box in boxes if counts(box)})
 
 
 def history_of(box: Box) -> History:

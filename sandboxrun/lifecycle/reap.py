@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from sandboxrun.backend.base import Backend
+from sandboxrun.backend.base import Backend, Lock, Project
 from sandboxrun.backend.errors import EngineError, LockHeld
 from sandboxrun.backend.owner import Owner, decode
 from sandboxrun.data import Data
@@ -26,7 +26,7 @@ from sandboxrun.errors import Diagnostic, SandboxrunError, one_line
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import state_path
 from sandboxrun.evidence.store import Store, home_of
-from sandboxrun.lifecycle.apply import ApplySettings, Outcome, carry_out, locked
+from sandboxrun.lifecycle.apply import ApplySettings, Outcome, carry_out, held
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan, Reason
 from sandboxrun.plan.decide import decide_undeclared
@@ -35,7 +35,9 @@ from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.plan.reaping import due, next_deadline, state_of
 from sandboxrun.report.reap import Left, Reaped, Result, Swept
 from sandboxrun.spec import labels
+from sandboxrun.spec.codec import from_label
 from sandboxrun.spec.names import Names
+from sandboxrun.spec.outcome import History
 from sandboxrun.spec.project import Profile, undeclared
 from sandboxrun.spec.state import Created, ObservedSandbox, Snapshot, parse_time
 from sandboxrun.tracing import span
@@ -115,11 +117,11 @@ def reap(
     """
     settings, homes, result = settings or ApplySettings(), homes or Homes(), Result(planned=dry_run)
     lapsed: list[tuple[Names, frozenset[str]]] = []
-    for names in engine.projects(scope.project):
+    for found in engine.projects(scope.project):
         if not settings.stop.is_set():
-            work = ProjectReaper(engine, names, scope, homes, settings)
-            result = result.joined(work.foretell() if dry_run else work.reap())
-            lapsed += [(names, work.lapsed)] if work.lapsed else []
+            work = ProjectReaper(engine, found.names, scope, homes, settings)
+            result = result.joined(work.foretell() if dry_run else work.reap(sure=surely_due(found, scope)))
+            lapsed += [(found.names, work.lapsed)] if work.lapsed else []
     if dry_run:
         return result
     if lapsed:
@@ -137,6 +139,20 @@ def reap(
     return result
 
 
+def surely_due(project: Project, scope: Scope) -> bool:
+    """Whether anything of the project is to be reaped, as far as the engine's list of it tells."""
+    return scope.whole and any(map(is_over, project.ended.values()))
+
+
+def is_over(own: Mapping[str, str]) -> bool:
+    """Whether nobody collects a sandbox with these labels that has ended, and the engine does not start it again."""
+    owner = decode(own.get(labels.OWNER, ""))
+    if labels.ONE_OFF in own and (owner is None or not owner.is_gone):
+        return False
+    spec = from_label(own.get(labels.SPEC, ""))
+    return spec is not None and spec.restart in (None, "no")
+
+
 def no_store() -> Store:
     """For what takes no evidence: it lies nowhere, so that only the state directory is used."""
     nowhere = state_path() / "nowhere"
@@ -146,9 +162,10 @@ def no_store() -> Store:
 class ProjectReaper:
     """The reaping of one project. SandboxrunErrors are in its results.
 
-    Afterwards: whether somebody else had its lock (`busy`), how many of its sandboxes are there by `states`, in how
-    many seconds something is due that only the clock tells (`next_look`), the living `owners` on this machine, and the
-    ids of sandboxes whose lease has run out (`lapsed`): they are reaped by one who was given them, if they still are.
+    Afterwards: whether somebody else had its lock (`busy`), how many of its sandboxes are there by `states` (None where
+    not all were looked at), in how many seconds something is due that only the clock tells (`next_look`), the living
+    `owners` on this machine, and the ids of sandboxes whose lease has run out (`lapsed`): they are reaped by one who
+    was given them, if they still are.
     """
 
     def __init__(
@@ -168,7 +185,7 @@ class ProjectReaper:
         self._swept: list[Swept] = []
         self._left: list[Left] = []
         self.busy = False
-        self.states: Mapping[str, int] = {}
+        self.states: Mapping[str, int] | None = None
         self.next_look: float | None = None
         self.owners: frozenset[Owner] = frozenset()
         self.lapsed: frozenset[str] = frozenset()
@@ -186,15 +203,30 @@ class ProjectReaper:
             self._note_swept(self._sweeping(snapshot).operations)
         return Result(reaped=tuple(self._reaped), swept=tuple(self._swept), left=tuple(self._left), planned=True)
 
-    def reap(self) -> Result:
-        """Reap what is due. A project where nothing is, is not locked: somebody may work in it."""
+    def reap(self, *, sure: bool = False) -> Result:
+        """Reap what is due. A project where nothing is, is not locked, since somebody may work in it: it is looked at
+        before, unless something is `sure` to be due."""
         began = monotonic()
         with self._told_as_left():
-            snapshot = self._observe()
-            self._look_ahead(snapshot)
-            if self._due(snapshot) or self._sweeping(snapshot).operations:
-                with self._reaping() as guard:
-                    self._look_ahead(self._reap_all(self._observe(), guard))
+            if sure or self._has_work():
+                with self._reaping() as lock:
+                    snapshot = self._reap_due(self._engine.observe(self._profile, no_store(), held=lock), lock.check)
+                    self._sweep(snapshot, lock.check)
+                    self._look_ahead(snapshot)
+        if sure and self.busy:
+            with self._told_as_left():
+                self._has_work()
+        return self._result(began)
+
+    def reap_ended(self, ended: Mapping[str, History | None]) -> Result:
+        """Reap these containers, which have ended, and look at nothing else. Their histories as `observe_ended` has
+        them."""
+        began = monotonic()
+        with self._told_as_left(), self._reaping() as lock:
+            self._reap_due(self._engine.observe_ended(self._profile, no_store(), ended), lock.check)
+        return self._result(began)
+
+    def _result(self, began: float) -> Result:
         return Result(
             reaped=tuple(self._reaped),
             swept=tuple(self._swept),
@@ -203,13 +235,18 @@ class ProjectReaper:
         )
 
     @contextmanager
-    def _reaping(self) -> Iterator[Callable[[], None]]:
+    def _reaping(self) -> Iterator[Lock]:
         with (
             span("reap", project=self._profile.project) as opened,
-            locked(self._engine, self._profile, self._settings) as guard,
+            held(self._engine, self._profile, self._settings) as lock,
         ):
-            yield guard
+            yield lock
             opened.note(reaped=len(self._reaped), left=len(self._left))
+
+    def _has_work(self) -> bool:
+        snapshot = self._observe()
+        self._look_ahead(snapshot)
+        return bool(self._due(snapshot) or self._sweeping(snapshot).operations)
 
     def _look_ahead(self, snapshot: Snapshot) -> None:
         """What a reaper that goes on has to know of what is there."""
@@ -222,7 +259,7 @@ class ProjectReaper:
         ahead = [at for at in (next_deadline(snapshot), *waiting) if at is not None and at > snapshot.taken]
         self.next_look = min(((at - snapshot.taken).total_seconds() for at in ahead), default=None)
 
-    def _reap_all(self, snapshot: Snapshot, guard: Callable[[], None]) -> Snapshot:
+    def _reap_due(self, snapshot: Snapshot, guard: Callable[[], None]) -> Snapshot:
         """Reap what is due; what is there then."""
         reasons = self._due(snapshot)
         for store, mine in self._by_home(snapshot, reasons):
@@ -239,6 +276,10 @@ class ProjectReaper:
                 self._result_of(o, snapshot, reasons[o.id], outcome.session, kept=o.id in kept) for o in removed
             ]
             snapshot = _without(snapshot, removed)
+        return snapshot
+
+    def _sweep(self, snapshot: Snapshot, guard: Callable[[], None]) -> None:
+        """Remove what no sandbox uses any more."""
         sweeping = self._sweeping(snapshot)
         if sweeping.operations:
             applied = self._carry_out(sweeping, snapshot, no_store(), guard).applied
@@ -246,7 +287,6 @@ class ProjectReaper:
             self._note_swept(step for step in sweeping.operations if step.id in applied.done)
             for failure in applied.failures:
                 self._leave("", *failure.error.diagnostics)
-        return snapshot
 
     def _carry_out(self, plan: Plan, snapshot: Snapshot, store: Store, guard: Callable[[], None]) -> Outcome:
         profile, homes = self._profile, self._homes

@@ -65,7 +65,8 @@ class Metrics:
                 self._connected.set(0)
                 self._lost.inc()
             case Looked(project=project, result=result, states=states):
-                self._sandboxes[project] = states
+                if states is not None:
+                    self._sandboxes[project] = states
                 for state in _STATES:
                     self._there.labels(state).set(sum(one.get(state, 0) for one in self._sandboxes.values()))
                 for reaped in result.reaped:

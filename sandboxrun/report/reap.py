@@ -82,11 +82,12 @@ class Lost(Data):
 
 
 class Looked(Data):
-    """A project was looked at: what was reaped, and how many of its sandboxes are there now, by state."""
+    """A project was looked at: what was reaped, and how many of its sandboxes are there now, by state; None where not
+    all were looked at."""
 
     project: str
     result: Result
-    states: Mapping[str, int]
+    states: Mapping[str, int] | None
 
 
 Told = Connected | Lost | Looked

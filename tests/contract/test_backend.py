@@ -7,12 +7,16 @@ import time
 from typing import Any
 
 import pytest
+from msgspec import structs
 
+from sandboxrun.backend.base import Happened
 from sandboxrun.backend.errors import EngineError, EngineTimeout, LockHeld, NotFound
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.lifecycle.apply import ApplySettings
+from sandboxrun.lifecycle.reap import Homes, ProjectReaper, Scope
 from sandboxrun.lifecycle.run import RunOptions, run
 from sandboxrun.lifecycle.waits import apply_and_wait
+from sandboxrun.spec import labels
 from sandboxrun.spec.state import Ended, Running
 from tests.conftest import until
 from tests.contract.conftest import Side
@@ -240,30 +244,46 @@ def test_two_jobs_at_once_run_an_agent_once(side: Side) -> None:
 
 
 def test_a_project_is_listed_as_long_as_anything_of_it_is_there(side: Side) -> None:
-    job = side.job(agent={"network_mode": None, "networks": ["default"]})
+    job = side.job(agent={"network_mode": None, "networks": ["default"], **sh("exit 3")}, stays={})
     names = job.profile.names
-    assert names.project not in {one.project for one in job.backend.projects()}
+    assert not job.backend.projects(names.project)
     job.apply()
-    (found,) = (one for one in job.backend.projects() if one.project == names.project)
-    assert dict(found.given_networks) == {"default": names.network("default")}
+    until(lambda: job.backend.projects(names.project)[0].ended)
+    (found,) = (one for one in job.backend.projects() if one.names.project == names.project)
+    assert dict(found.names.given_networks) == {"default": names.network("default")}
+    assert [own[labels.SANDBOX] for own in found.ended.values()] == ["agent"]
     job.destroy()
-    assert names.project not in {one.project for one in job.backend.projects()}
+    assert not job.backend.projects(names.project)
 
 
-def test_news_name_the_project_of_what_starts_ends_and_goes(side: Side) -> None:
-    job = side.job(agent=sh("exit 3"))
-    project, heard = job.profile.project, threading.Semaphore(0)
+def test_news_tell_what_starts_ends_and_goes_and_how_it_ended(side: Side) -> None:
+    job = side.job(agent=sh("exit 3"), killed={})
+    project, heard = job.profile.project, list[Happened]()
     with job.backend.news() as news:
 
         def listen() -> None:
-            for name in news:
-                if name == project:
-                    heard.release()
+            for one in news:
+                if one.project == project:
+                    heard.append(one)
 
         thread = threading.Thread(target=listen, daemon=True)
         thread.start()
         job.apply()
-        job.destroy()
-        assert all(heard.acquire(timeout=30) for _ in ("start", "die", "destroy"))
+        ids = {address: job.observed(address).id for address in ("agent", "killed")}
+        job.backend.signal(ids["killed"], "KILL")
+
+        def told(action: str) -> dict[str, Happened]:
+            return {one.labels[labels.SANDBOX]: one for one in [*heard] if one.action == action}
+
+        until(lambda: told("start").keys() == told("die").keys() == {"agent", "killed"})
+        ended = {one.id: one.history for one in told("die").values()}
+        assert ended.keys() == set(ids.values())
+        assert all(history is None or history.started for history in ended.values())
+        other = structs.replace(job.profile, project="other")
+        assert job.backend.observe_ended(other, job.store, ended).sandboxes == ()
+        reaper = ProjectReaper(job.backend, job.profile.names, Scope(), Homes(), ApplySettings())
+        assert not reaper.reap_ended({**ended, "0" * 64: None}).left
+        assert {e.sandbox: e.outcome.value for e in job.store.entries()} == {"agent": "failed", "killed": "killed"}
+        until(lambda: told("destroy").keys() == {"agent", "killed"})
     thread.join(30)
     assert not thread.is_alive()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from msgspec import structs
@@ -19,13 +20,14 @@ from sandboxrun.backend.owner import Owner, this_process
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.apply import ApplySettings
-from sandboxrun.lifecycle.reap import Homes, Scope, reap
+from sandboxrun.lifecycle.reap import Homes, ProjectReaper, Scope, is_over, reap
 from sandboxrun.lifecycle.reaper import Reaper
 from sandboxrun.lifecycle.run import RunOptions, run
 from sandboxrun.plan.changes import Reason
 from sandboxrun.report.reap import Looked, Lost, Result, Told, left_diagnostics, reap_plain, reap_text, reaped_lines
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
+from sandboxrun.spec.outcome import History
 from sandboxrun.spec.state import ObservedVolume
 from sandboxrun.threads import begin, together
 from tests.scenarios.world import Job, new_world, read
@@ -302,6 +304,85 @@ def test_reapers_side_by_side_share_fifty_sandboxes(tmp_path: Path) -> None:
     assert len(job.store.entries("tale")) == 50
 
 
+# what ended by itself, as the engine's events told a watching reaper: the evidence and the removal of two
+TOLD = [(n, when) for when in ("before", "after") for n in range(4)]
+
+
+def told_ended(world: World, job: Job) -> Callable[[Fake], Result]:
+    """A reaper of two that have ended, named by the engine's events."""
+    job.apply()
+    ended(world)
+    ids: dict[str, History | None] = {box.id: None for box in world.boxes.values() if box.status == "exited"}
+
+    def by(backend: Fake) -> Result:
+        work = ProjectReaper(backend, job.profile.names, Scope(), Homes(), ApplySettings())
+        return work.reap_ended(ids)
+
+    return by
+
+
+@pytest.mark.parametrize(("nth", "when"), TOLD)
+def test_a_kill_at_any_step_of_what_was_told_is_repaired(tmp_path: Path, nth: int, when: str) -> None:
+    world, steps = new_world(), list[str]()
+    job = job_on(world, tmp_path, {"one": {**WIRED, **QUICK}, "two": QUICK, "slow": {}})
+    reaper = told_ended(world, job)
+
+    def kill(killed: Fake, step: Any) -> None:
+        steps.append(step.id)
+        if len(steps) == nth + 1:
+            killed.kill()
+
+    setattr(world, when, kill)
+    with pytest.raises((Killed, SandboxrunError)):
+        reaper(Fake(world))
+    setattr(world, when, lambda job, step: None)
+    assert not reap(Fake(world), Scope()).left
+    assert [box.labels[labels.SANDBOX] for box in world.boxes.values()] == ["slow"]
+    assert not world.networks and not world.volumes
+    assert sorted((e.sandbox, e.outcome.value) for e in job.store.entries()) == [("one", "failed"), ("two", "failed")]
+
+
+def test_two_reapers_that_are_told_the_same_share_it(tmp_path: Path) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {"one": QUICK, "two": QUICK, "slow": {}})
+    reaper = told_ended(world, job)
+    results = together(lambda n: reaper(Fake(world)), range(2), workers=2)
+    assert not any(result.left for result in results)
+    assert sorted(one.address for result in results for one in result.reaped) == ["one", "two"]
+    assert [box.labels[labels.SANDBOX] for box in world.boxes.values()] == ["slow"]
+    assert len(job.store.entries()) == 2
+
+
+def test_what_was_told_to_have_ended_and_runs_again_stays(tmp_path: Path) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {"agent": {}})
+    job.apply()
+    (box,) = world.boxes.values()
+    work = ProjectReaper(Fake(world), job.profile.names, Scope(), Homes(), ApplySettings())
+    assert work.reap_ended({box.id: None, "0" * 64: None}) == structs.replace(Result(), seconds=ANY)
+    assert [*world.boxes] == [box.id]
+
+
+def test_only_what_nobody_collects_is_surely_over(tmp_path: Path) -> None:
+    world = new_world()
+    sandboxes = {"plain": QUICK, "again": {**QUICK, "restart": "on-failure:1"}}
+    job_on(world, tmp_path, sandboxes).apply()
+    own = {box.labels[labels.SANDBOX]: dict(box.labels) for box in world.boxes.values()}
+    dead = structs.replace(this_process(), started=1).encode()
+    one_off = {**own["plain"], labels.ONE_OFF: "1"}
+    assert is_over(own["plain"]) and is_over({**one_off, labels.OWNER: dead})
+    far = structs.replace(this_process(), kernel="another/1").encode()
+    for other in (
+        own["again"],
+        one_off,
+        {**one_off, labels.OWNER: far},
+        {**one_off, labels.OWNER: "{}"},
+        {**own["plain"], labels.SPEC: "[]"},
+        {},
+    ):
+        assert not is_over(other)
+
+
 # -- words
 
 
@@ -364,6 +445,39 @@ def test_a_watching_reaper_collects_what_ends(tmp_path: Path) -> None:
     assert len(job.store.entries("tale")) == 50
 
 
+def test_a_watching_reaper_looks_at_nothing_else_when_one_ends(tmp_path: Path) -> None:
+    """It knows from the events which one, and how."""
+    world = new_world()
+    job = job_on(world, tmp_path, {"agent": {"command": ["sh", "-c", "sleep 1000"]}, "slow": {}})
+    job.apply()
+    with Watching(world) as watching:
+        watching.until(lambda: any(isinstance(told, Looked) for told in watching.told))
+        box = next(box for box in world.boxes.values() if box.labels[labels.SANDBOX] == "agent")
+        box.send(9)
+        watching.until(lambda: watching.reaped)
+        looks = [told for told in [*watching.told] if isinstance(told, Looked)]
+        (look,) = (look for look in looks if look.result.reaped)
+        assert look.states is None
+        watching.until(
+            lambda: any(isinstance(told, Looked) and told.states == {"running": 1} for told in watching.told)
+        )
+    assert [entry.outcome.value for entry in job.store.entries("tale")] == ["killed"]
+
+
+def test_a_watching_reaper_leaves_what_a_living_run_collects(tmp_path: Path) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {"agent": {"command": ["sh", "-c", "sleep 1000"]}, "other": QUICK})
+    job.apply(targets=("agent",))
+    (box,) = world.boxes.values()
+    box.labels |= {labels.ONE_OFF: "1"}
+    with Watching(world) as watching:
+        watching.until(lambda: any(isinstance(told, Looked) for told in watching.told))
+        box.send(9)
+        job.apply(targets=("other",))
+        watching.until(lambda: "other" in watching.reaped)
+        assert "agent" not in watching.reaped and [*world.boxes] == [box.id]
+
+
 def test_it_ends_what_is_due_by_the_clock_alone(tmp_path: Path) -> None:
     world = new_world()
     job = job_on(world, tmp_path, {"agent": {"lifetime": {"timeout": "300ms"}}})
@@ -420,7 +534,8 @@ def test_a_project_that_somebody_works_in_is_left_until_that_is_done(tmp_path: P
     with job.backend.lock("tale", wait=1), Watching(world) as watching:
         watching.until(lambda: any(isinstance(told, Looked) for told in watching.told))
         assert watching.reaped == {} and len(world.boxes) == 1
-    assert not any(told.result.left for told in watching.told if isinstance(told, Looked))
+    looks = [told for told in watching.told if isinstance(told, Looked)]
+    assert not any(told.result.left for told in looks) and looks[0].states == {"ended": 1}
 
 
 def test_what_could_not_be_reaped_is_told_and_stays(strange: World) -> None:

@@ -21,7 +21,7 @@ from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.base import News
+    from sandboxrun.backend.base import News, Project
     from sandboxrun.backend.docker.history import ProjectEvents
     from sandboxrun.backend.docker.lease import Leases
     from sandboxrun.backend.docker.lock import ProjectLock
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from sandboxrun.gateway.subnets import Network
     from sandboxrun.plan.operations import Operation
     from sandboxrun.spec.codec import ImageConfig
-    from sandboxrun.spec.names import Names
     from sandboxrun.spec.outcome import History
     from sandboxrun.spec.project import DeclaredSandbox, Profile
     from sandboxrun.spec.spec import SandboxSpec
@@ -107,7 +106,11 @@ class Engine(Streams):
         """Some containers and no more."""
         return _part("observe").snapshot_of_these(self, profile, store, ids, compare=compare)
 
-    def projects(self, only: str | None = None) -> tuple[Names, ...]:
+    def observe_ended(self, profile: Profile, store: Any, ended: Mapping[str, History | None]) -> Snapshot:
+        """Containers that have ended, to be reaped."""
+        return _part("observe").snapshot_of_ended(self, profile, store, ended)
+
+    def projects(self, only: str | None = None) -> tuple[Project, ...]:
         """All projects of which anything is on the engine."""
         return _part("observe").projects(self, only)
 

@@ -11,15 +11,15 @@ import math
 import signal as signals
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from functools import partial
+from functools import partial, reduce
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from msgspec import structs
 
-from sandboxrun.backend.base import Past
+from sandboxrun.backend.base import Happened, Past
 from sandboxrun.backend.docker.facts import is_podman
 from sandboxrun.backend.docker.objects import Stream
 from sandboxrun.backend.errors import EngineError
@@ -62,19 +62,22 @@ def of_removed(engine: Engine, id: str) -> History:
 
 def history_of(events: Iterable[Mapping[str, Any]], **engine: Any) -> History:
     """From the engine's events of one container, oldest first; `engine` are History's fields of the engine itself."""
-    found = History(**engine)
-    for event in events:
-        match event.get("Action"):
-            case "start":
-                found = History(started=True, **engine)
-            case "die" | "died":
-                found = structs.replace(found, died=True)
-            case "oom":
-                found = structs.replace(found, oom=True)
-            case "kill" if not found.died and (number := _signal_of(event)) is not None:
-                found = structs.replace(found, signals=found.signals | {number})
-            case "stop" if found.silent:
-                found = structs.replace(found, signals=found.signals | {signals.SIGTERM})
+    return reduce(_with_event, events, History(**engine))
+
+
+def _with_event(found: History, event: Mapping[str, Any]) -> History:
+    """What is remembered after one more event."""
+    match event.get("Action"):
+        case "start":
+            return structs.replace(found, started=True, died=False, signals=frozenset(), oom=False)
+        case "die" | "died":
+            return structs.replace(found, died=True)
+        case "oom":
+            return structs.replace(found, oom=True)
+        case "kill" if not found.died and (number := _signal_of(event)) is not None:
+            return structs.replace(found, signals=found.signals | {number})
+        case "stop" if found.silent:
+            return structs.replace(found, signals=found.signals | {signals.SIGTERM})
     return found
 
 
@@ -246,8 +249,23 @@ def _nanoseconds(event: Json) -> int:
 
 
 def news(engine: Engine) -> News:
-    """The names of projects whose containers start, end or go, from now on. Raises EngineError."""
+    """What happens to the containers of all projects, from now on. Raises EngineError."""
+    whole = not is_podman(engine.version(), {})  # its events do not have everything
     since = f"{engine.clock().timestamp() - _SAME:.9f}"  # the engine answers a moment before it listens
-    filters = {"type": ["container"], "label": [labels.PROJECT], "event": ["start", "die", "destroy"]}
+    filters = {"type": ["container"], "label": [labels.PROJECT], "event": ["start", "oom", "kill", "die", "destroy"]}
     stream = engine.events(filters=filters, since=since)
-    return Stream((_attributes(event).get(labels.PROJECT, "") for event in stream), stream.close)
+    return Stream(_happened(stream, whole=whole), stream.close)
+
+
+def _happened(stream: Iterable[Json], *, whole: bool) -> Iterator[Happened]:
+    """What each event says; a history for what has started since the stream began."""
+    histories: dict[str, History] = {}
+    for event in stream:
+        id, action, own = str((event.get("Actor") or {}).get("ID") or ""), event.get("Action"), _attributes(event)
+        if whole and (action == "start" or id in histories):
+            histories[id] = _with_event(histories.get(id, History()), event)
+        if action == "destroy":
+            histories.pop(id, None)
+        if action in ("start", "die", "destroy"):
+            ended = histories.get(id) if action == "die" else None
+            yield Happened(project=own.get(labels.PROJECT, ""), id=id, action=action, labels=own, history=ended)

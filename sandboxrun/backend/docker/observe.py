@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from sandboxrun.backend.base import Events
+from sandboxrun.backend.base import Events, Project
 from sandboxrun.backend.completed import completed, with_others
 from sandboxrun.backend.docker.calls import engine_id_of
 from sandboxrun.backend.docker.client import Engine
@@ -33,7 +33,7 @@ from sandboxrun.plan.owned import companions_of, networks_of, shares
 from sandboxrun.profile.guarding import sources_of
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, from_label, to_label
-from sandboxrun.spec.names import COMPANIONS, PROJECT, Names
+from sandboxrun.spec.names import COMPANIONS, PROJECT, Names, kept_name
 from sandboxrun.spec.option_types import ALLOW
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
 from sandboxrun.spec.spec import SandboxSpec, digest_of
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from sandboxrun.backend.docker.lock import ProjectLock
     from sandboxrun.evidence.folder import Folder
     from sandboxrun.evidence.store import Store
+    from sandboxrun.spec.outcome import History
 
 
 UPLOAD = "courier"
@@ -205,52 +206,90 @@ def snapshot_of_these(engine: Engine, profile: Profile, store: Store, ids: Itera
         sandboxes=sandboxes,
     )
     if not compare:
-        if not (runs := {o.run for o in sandboxes if shares(o.applied or o.spec)}):
-            return snapshot
-        more = {labels.RUN: next(iter(runs)) if len(runs) == 1 else None}
-        listed = own_containers(engine, profile.project, more={**more, labels.ROLE: None})
-        networks, volumes = (of(engine, profile.project, more=more) for of in (own_networks, own_volumes))
-        return structs.replace(
-            snapshot,
-            companions=_companions(listed, runs)[0],
-            networks=tuple(n for n in networks if n.run in runs),
-            volumes=tuple(v for v in volumes if v.run in runs),
-        )
+        return _with_their_own(engine, profile, snapshot)
     here = {o.address for o in sandboxes}
     named = {s.spec.image for s in profile.sandboxes if s.address in here}
     known = freeze({image: Image(reference=image, config=images.of(image)) for image in named})
-    listed = ()
+    listed: tuple[Mapping[str, Any], ...] = ()
     if any(companions_of(o.applied or o.spec) for o in sandboxes):
         listed = own_containers(engine, profile.project, more={labels.ROLE: None})
     beside, _ = _companions(listed, {o.run for o in sandboxes})
     return structs.replace(snapshot, images=known, companions=beside)
 
 
-def _with_endings(engine: Engine, sandboxes: tuple[ObservedSandbox, ...]) -> tuple[ObservedSandbox, ...]:
-    """What the engine says of how those ended that have."""
+def _with_their_own(engine: Engine, profile: Profile, snapshot: Snapshot) -> Snapshot:
+    """With all that is theirs alone: asked for only where they have anything."""
+    if not (runs := {o.run for o in snapshot.sandboxes if shares(o.applied or o.spec)}):
+        return snapshot
+    more = {labels.RUN: next(iter(runs)) if len(runs) == 1 else None}
+    listed = own_containers(engine, profile.project, more={**more, labels.ROLE: None})
+    networks, volumes = (of(engine, profile.project, more=more) for of in (own_networks, own_volumes))
+    return structs.replace(
+        snapshot,
+        companions=_companions(listed, runs)[0],
+        networks=tuple(n for n in networks if n.run in runs),
+        volumes=tuple(v for v in volumes if v.run in runs),
+    )
+
+
+def snapshot_of_ended(engine: Engine, profile: Profile, store: Store, ended: Mapping[str, History | None]) -> Snapshot:
+    """Containers that the engine's events named, if they are sandboxes of the project, and all that is theirs alone,
+    to be reaped. Raises EngineError."""
+    images = _Images(engine)
+    found = [one for one in engine.inspect_containers(ended) if _is_own_sandbox(engine, one, profile.project)]
+    sandboxes = tuple(
+        observe(answer, profile.names, images.of(str(answer.get("Image") or "")), spec)
+        for answer, spec in zip(found, updated_specs(found, store), strict=True)
+    )
+    sandboxes = _with_endings(engine, sandboxes, {id: known for id, known in ended.items() if known is not None})
+    orphaned, owned, lapsed = _by_owner(engine, sandboxes)
+    snapshot = Snapshot(
+        project=profile.project,
+        taken=engine.clock(),
+        offers=Offers(api_version=engine.api_version),
+        sandboxes=sandboxes,
+        orphaned=orphaned,
+        owned=owned,
+        lapsed=lapsed,
+    )
+    return _with_their_own(engine, profile, snapshot)
+
+
+def _is_own_sandbox(engine: Engine, inspect: Mapping[str, Any], project: str) -> bool:
+    own, image = (inspect.get("Config") or {}).get("Labels"), str(inspect.get("Image") or "")
+    role = labels.read(own).get(labels.ROLE)
+    return role is None and is_own_container({"Labels": own}, project, reserved(engine, image))
+
+
+def _with_endings(
+    engine: Engine, sandboxes: tuple[ObservedSandbox, ...], known: Mapping[str, History] = freeze({})
+) -> tuple[ObservedSandbox, ...]:
+    """What the engine says of how those ended that have; it is not asked for what is `known`."""
     ended: dict[str, State] = {o.id: o.state for o in sandboxes if isinstance(o.state, Ended)}
     if not ended:
         return sandboxes
     from sandboxrun.backend.docker.history import histories
-    from sandboxrun.spec.outcome import History, StoppedBy, decide
+    from sandboxrun.spec import outcome
 
+    found = dict(known)
     try:
-        found = histories(engine, ended)
+        found |= histories(engine, {id: state for id, state in ended.items() if id not in known})
     except EngineUnreachable:
         raise
     except EngineError:  # some proxies before an engine let nobody ask for its events
-        found = {}
+        pass
 
-    def known(observed: ObservedSandbox) -> ObservedSandbox:
+    def with_ending(observed: ObservedSandbox) -> ObservedSandbox:
         if not isinstance(observed.state, Ended):
             return observed
-        by = StoppedBy.TIMEOUT if observed.timed_out else StoppedBy.ITSELF
+        by = outcome.StoppedBy.TIMEOUT if observed.timed_out else outcome.StoppedBy.ITSELF
         history = found.get(observed.id)
-        ending = decide(ended[observed.id], stopped_by=by, history=history or History(known=False))
+        unknown = outcome.History(known=False)
+        ending = outcome.decide(ended[observed.id], stopped_by=by, history=history or unknown)
         state = structs.replace(observed.state, how=ending.how.value, detail=ending.detail or "")
         return structs.replace(observed, state=state, history=history)
 
-    return tuple(map(known, sandboxes))
+    return tuple(map(with_ending, sandboxes))
 
 
 def _companions(
@@ -400,7 +439,7 @@ def _whose(found: Mapping[str, Any], ours: str) -> str:
     return f"it is project {project}'s" if project else "it has no labels of sandboxrun"
 
 
-def projects(engine: Engine, only: str | None = None) -> tuple[Names, ...]:
+def projects(engine: Engine, only: str | None = None) -> tuple[Project, ...]:
     """All projects of which anything is on the engine, or `only` that one, in the order of their names. Raises
     EngineError."""
 
@@ -419,11 +458,24 @@ def projects(engine: Engine, only: str | None = None) -> tuple[Names, ...]:
         own = ((labels.read(one.get("Labels")), str(one["Name"])) for one in there if project_of(one) == project)
         return freeze({found[label]: name for found, name in own if labels.RUN not in found})
 
+    def has_ended(container: Mapping[str, Any], own: Mapping[str, str]) -> bool:
+        if labels.ROLE in own or container.get("State") not in ("exited", "dead"):
+            return False
+        kept = kept_name("", own[labels.RUN])
+        return not any(str(name).endswith(kept) for name in container.get("Names") or ())
+
+    ended: dict[str, dict[str, Mapping[str, str]]] = {}
+    for container in containers:
+        if has_ended(container, own := labels.read(container.get("Labels"))):
+            ended.setdefault(own[labels.PROJECT], {})[str(container["Id"])] = own
     return tuple(
-        Names(
-            project=project,
-            given_networks=named(project, networks, labels.NETWORK),
-            given_volumes=named(project, volumes, labels.VOLUME),
+        Project(
+            names=Names(
+                project=project,
+                given_networks=named(project, networks, labels.NETWORK),
+                given_volumes=named(project, volumes, labels.VOLUME),
+            ),
+            ended=freeze(ended.get(project, {})),
         )
         for project in sorted({project_of(one) for one in (*containers, *networks, *volumes)})
         if re.fullmatch(PROJECT, project)

@@ -49,8 +49,8 @@ def destroy(given: opt.Given, name: str | None) -> int:
         profile = declared
         if profile is None:  # who names the project means all of it
             given = given._replace(take_over=True)
-            found = next(iter(engine.projects(name)), Names(project=name or ""))
-            profile = undeclared(found, Path.cwd())
+            names = next((found.names for found in engine.projects(name)), Names(project=name or ""))
+            profile = undeclared(names, Path.cwd())
         store = project.open_store(profile, given)
         settings = project.settings(
             given, telling.listener, telling.waiting, stop=stopping.stop, take_over=opt.agreed(given)

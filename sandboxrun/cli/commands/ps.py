@@ -96,10 +96,10 @@ def _all_projects(given: opt.Given) -> None:
     found: list[tuple[str, Line]] = []
     with project.open_engine(given.host) as engine:
         now = datetime.now(UTC)
-        for names in engine.projects():
-            profile = undeclared(names, Path.cwd())
+        for one in engine.projects():
+            profile = undeclared(one.names, Path.cwd())
             snapshot = engine.observe(profile, project.store_in(None))
-            found += [(names.project, _live(o, profile, snapshot)) for o in snapshot.sandboxes]
+            found += [(profile.project, _live(o, profile, snapshot)) for o in snapshot.sandboxes]
             now = snapshot.taken
     if given.as_json:
         result([{"project": name, **line._asdict(), "differs": ""} for name, line in found])
