@@ -56,7 +56,9 @@ def test_a_killed_run_is_collected_by_anybody_anywhere(
 ) -> None:
     write(cli, project, wired={"network_mode": None, "egress": {"allow": ["example.com:443"]}}, plain={})
     process = cli.start("run", "wired", "plain")
-    until(lambda: process.stdout is not None and "ready" in process.stdout.readline())
+    assert process.stdout is not None
+    said = [next((line for line in process.stdout if "ready" in line), "ended") for _ in range(2)]
+    assert sorted(line.split()[0] for line in said) == ["plain", "wired"], process.stderr and process.stderr.read()
     assert cli("reap").code == 0 and len(there(engine_client, project)) >= 4  # its owner lives
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
