@@ -24,6 +24,8 @@ OBJECTS = (
     Case("config", ConfigType),
 )
 VALIDATORS = {case.name: jsonschema_rs.validator_for(case.type.schema()) for case in (*CASES, *OBJECTS)}
+VALUES = {case.name: values(case.type) for case in (*CASES, *OBJECTS)}  # made once: that takes longer than to draw
+RAW = {case.name: raw(case.type) for case in (*CASES, *OBJECTS)}
 ALL = pytest.mark.parametrize("case", [*CASES, *OBJECTS], ids=lambda case: case.name)
 
 # What the parser refuses beyond the schema, and why no schema can say it.
@@ -84,7 +86,7 @@ def parse(case: Case, data: Any) -> tuple[Any, Problems]:
 @given(data=st.data())
 @settings(max_examples=20)
 def test_the_canonical_form_is_read_as_the_value(case: Case, data: st.DataObject) -> None:
-    value = data.draw(values(case.type))
+    value = data.draw(VALUES[case.name])
     read, problems = parse(case, case.type.plain(value))
     assert not problems, str(problems.diagnostics[0])
     assert read == value
@@ -94,7 +96,7 @@ def test_the_canonical_form_is_read_as_the_value(case: Case, data: st.DataObject
 @given(data=st.data())
 @settings(max_examples=60)
 def test_parser_and_schema_agree(case: Case, data: st.DataObject) -> None:
-    given = data.draw(raw(case.type))
+    given = data.draw(RAW[case.name])
     value, problems = parse(case, given)
     in_schema = VALIDATORS[case.name].is_valid(given)
     assert (value is INVALID) is bool(problems)
@@ -115,8 +117,7 @@ def test_parser_and_schema_agree_on_line_ends(case: Case, text: str) -> None:
 @given(data=st.data())
 def test_a_sandbox_of_any_data_gives_a_spec_or_its_faults(data: st.DataObject) -> None:
     keys = data.draw(st.lists(st.sampled_from([case.name for case in CASES]), max_size=3, unique=True))
-    by_name = {case.name: case for case in CASES}
-    given = {key: data.draw(raw(by_name[key].type)) for key in keys}
+    given = {key: data.draw(RAW[key]) for key in keys}
     problems = Problems()
     value = SpecType.parse(node_of(given), problems)
     assert (value is INVALID) is bool(problems)
