@@ -539,7 +539,7 @@ def test_a_body_that_drips_is_given_up(peer: Peer, method: str) -> None:
 
     engine = peer(script)
     with pytest.raises(EngineTimeout, match="trying: no answer in time"):
-        engine.request(method, "/x", operation="trying", timeout=1).read()
+        engine.request(method, "/x", operation="trying", timeout=0.4).read()
 
 
 @WAYS
