@@ -286,8 +286,8 @@ class Backend(Protocol):
     def stop(self, id: str, *, timeout: int) -> bool:
         """Ask it to end, and kill it after `timeout` seconds. False when it did not run."""
 
-    def logs(self, id: str, *, tty: bool | None = None) -> Output:
-        """What it has written."""
+    def logs(self, id: str, *, tty: bool | None = None, tail: int | None = None) -> Output:
+        """What it has written; with `tail` only so many lines at the end."""
 
     def changes(self, id: str) -> Sequence[tuple[str, str]]:
         """What it changed in its file system: each path, and whether it was modified, added or deleted."""

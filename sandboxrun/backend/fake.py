@@ -358,8 +358,8 @@ class Fake:
     def attach_terminal(self, id: str) -> Any:
         raise EngineError(f"attaching to container {id[:12]}", "it has no terminal", status=400)
 
-    def logs(self, id: str, *, tty: bool | None = None) -> BoxOutput:
-        return BoxOutput(self._box(id, f"reading the logs of container {id[:12]}"), 0, follow=False)
+    def logs(self, id: str, *, tty: bool | None = None, tail: int | None = None) -> BoxOutput:
+        return BoxOutput(self._box(id, f"reading the logs of container {id[:12]}"), -(tail or 0), follow=False)
 
     def wait(self, id: str, *, timeout: float | None = None) -> int:
         operation = f"waiting for container {id[:12]}"

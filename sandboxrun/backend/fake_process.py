@@ -175,10 +175,12 @@ class Box:
 
 
 class BoxOutput:
-    """What a container writes: what it had written from piece `at` on, and with `follow` all that comes."""
+    """What a container writes: what it had written from piece `at` on, which may count from the end, and with `follow`
+    all that comes."""
 
     def __init__(self, box: Box, at: int, *, follow: bool) -> None:
-        self._box, self._at, self._follow, self._closed = box, at, follow, False
+        self._box, self._follow, self._closed = box, follow, False
+        self._at = at if at >= 0 else max(0, len(box.output) + at)
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         box = self._box

@@ -82,7 +82,24 @@ class Undone(Data):
     what: str
 
 
-Event = Planned | StepStarted | StepProgress | StepDone | StepFailed | StepSkipped | Undone
+class Alive(Data):
+    """A sandbox that runs: for how many seconds, its memory and the limit of that in bytes where they are known, and
+    the last line that it wrote, as it wrote it."""
+
+    address: str
+    seconds: float
+    memory: int | None = None
+    limit: int | None = None
+    line: str = ""
+
+
+class StillRunning(Data):
+    """What is waited for, from time to time."""
+
+    sandboxes: tuple[Alive, ...]
+
+
+Event = Planned | StepStarted | StepProgress | StepDone | StepFailed | StepSkipped | Undone | StillRunning
 Listener = Callable[[Event], None]
 
 

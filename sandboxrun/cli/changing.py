@@ -114,6 +114,11 @@ class Telling:
             self._over = True
             self._progress.end()
 
+    @property
+    def glance(self) -> float | None:
+        """How often to hear how those are that are waited for, in seconds."""
+        return self._progress.glance
+
     def listener(self, event: Event) -> None:
         """A step of the apply."""
         self._progress(event)
@@ -372,10 +377,15 @@ class Forwarding:
                 raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
             self.caught = number
             self._count += 1
+            name = signal.Signals(number).name
             if self._count > 2:
                 _say("Aborted. The next run, apply or destroy cleans up.")
                 os._exit(128 + number)
-            forward(signal.Signals(number).name.removeprefix("SIG"))
+            if self._count == 1:
+                _say(f"Stopping: sent {name} to what runs, waiting for it to end. Press Ctrl-C again to kill it.")
+            else:
+                _say("Killing what still runs, and saving its evidence. Press Ctrl-C again to abort immediately.")
+            forward(name.removeprefix("SIG"))
 
         before = {number: signal.signal(number, handle) for number in (*_CAUGHT, signal.SIGHUP, signal.SIGQUIT)}
         try:

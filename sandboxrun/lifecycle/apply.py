@@ -351,6 +351,7 @@ class ApplySettings(Struct, metaclass=DataType, frozen=False, kw_only=True, unsh
     began: float = field(default_factory=time.time)
     job: CiJob | None = field(default_factory=lambda: job_of(os.environ))
     probing: bool = False  # what does not hold is to be seen inside
+    glance: float | None = None  # seconds between reports of how those are that are waited for; None: none
     take_over: bool = False  # also change or remove what another directory's profile of the same name made
 
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -21,7 +22,7 @@ from msgspec import Struct, structs
 from sandboxrun.backend.base import Backend, Events, Output, Terminal
 from sandboxrun.backend.completed import taken_by_others
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
-from sandboxrun.backend.session import Made, Session, Watched
+from sandboxrun.backend.session import Alive, Made, Session, Watched
 from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode, SandboxrunError, printable
 from sandboxrun.evidence.errors import EvidenceError, reason_of
@@ -280,6 +281,7 @@ class Watch:
         self._cleanup = contextlib.ExitStack()
         self._threads: list[threading.Thread] = []
         self._sampler: Sampler | None = None
+        self._used: Sample | None = None  # the last sample
         self._stream: Output | None = None
         self._terminal: Terminal | None = None
         self._live = False
@@ -371,6 +373,17 @@ class Watch:
         """How many seconds of its timeout are over."""
         return (self._paused or monotonic()) - self._began
 
+    def glance(self, *, line: bool) -> Alive:
+        """How it is; with `line`, the last one that it wrote, where the engine has that."""
+        said = b""
+        if line:
+            asked = partial(self._engine.logs, self.container, tty=self.spec.tty, tail=1)
+            with contextlib.suppress(EngineError), asked() as output:
+                said = b"".join(data for _, data in islice(output, 2))
+        last = next((text for text in reversed(said.decode("utf-8", "replace").splitlines()) if text.strip()), "")
+        used, limit = self._used.memory_bytes if self._used is not None else None, self.spec.mem_limit or None
+        return Alive(address=self.address, seconds=self._ran(), memory=used, limit=limit, line=last.strip())
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait at most `timeout` seconds; whether it has ended."""
         return self._ended.wait(timeout)
@@ -441,10 +454,12 @@ class Watch:
                 return
         every = self.spec.evidence.usage_every / 1e9
         failed = partial(self._failed, "sampling the usage", "usage")
-        self._sampler = Sampler(
-            self._engine, self.container, file, every=every, seen=self._idleness.used, failed=failed
-        )
+        self._sampler = Sampler(self._engine, self.container, file, every=every, seen=self._sampled, failed=failed)
         self._sampler.start()
+
+    def _sampled(self, sample: Sample) -> None:
+        self._used = sample
+        self._idleness.used(sample)
 
     def _until_end(self) -> None:
         try:

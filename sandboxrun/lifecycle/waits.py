@@ -6,13 +6,15 @@ ended is known whichever job took its evidence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, nullcontext
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from msgspec import field
 
 from sandboxrun.backend.base import Backend
+from sandboxrun.backend.session import StillRunning, guarded
 from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError
 from sandboxrun.lifecycle.apply import ApplySettings, Confirm, Outcome, Proof, apply, not_started
@@ -23,10 +25,14 @@ from sandboxrun.plan.planner import Options, select, with_dependencies
 from sandboxrun.spec.outcome import How, code_of, first_failure
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Completed, Created, Ended, ObservedSandbox, Running, Snapshot
+from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
     from sandboxrun.lifecycle.saved import SavedPlan
+
+
+LINES = 12  # sandboxes of which the last line is looked for: each is a call to the engine
 
 
 class Waited(Data):
@@ -96,12 +102,34 @@ def apply_and_wait(
             )  # others with targets have sandboxes of their own to make
             if not keeps:
                 lock.close()
-            at_once = job.wait(awaited, patience, settings.stop, late=lock.close) and keeps
+            with glancing(job, awaited, settings):
+                at_once = job.wait(awaited, patience, settings.stop, late=lock.close) and keeps
         finally:
             job.close()
         guard = outcome.session.guard
         job.collect(needed, own=False, whole=not targets, making=(lambda: nullcontext(guard)) if at_once else None)
         return _waited(job, outcome, chosen, blocked)
+
+
+@contextmanager
+def glancing(job: Job, addresses: Collection[str], settings: ApplySettings) -> Iterator[None]:
+    """Meanwhile tell the listener how those of them are that run, as often as the settings say."""
+    over, listener = threading.Event(), guarded(settings.listener)
+
+    def work() -> None:
+        while not over.wait(settings.glance):
+            running = [w for w in job.watches.values() if w.begun and not w.ended and w.address in addresses]
+            alive = tuple(watch.glance(line=n < LINES) for n, watch in enumerate(running))
+            if not over.is_set():
+                listener(StillRunning(sandboxes=alive))
+
+    if settings.glance is not None:
+        begin(work, name="glances", failed=lambda error: None)  # nothing depends on it
+    try:
+        yield
+    finally:
+        over.set()
+        listener(StillRunning(sandboxes=()))
 
 
 def _join_those_that_stay(job: Job, outcome: Outcome, sandboxes: Iterable[DeclaredSandbox]) -> None:
@@ -155,15 +183,14 @@ def wait_for(
     sandboxes: Iterable[DeclaredSandbox],
     *,
     patience: float | None = None,
-    began: float | None = None,
+    settings: ApplySettings | None = None,
 ) -> Mapping[str, int | None]:
     """Wait until none of the sandboxes runs; their exit codes, as `codes` has them, whoever took their evidence
-    meanwhile. Their lifetimes are enforced. `began` as in ApplySettings.
+    meanwhile. Their lifetimes are enforced.
 
     Raises WaitTimeout after `patience` seconds.
     """
-    chosen = {s.address: s for s in sandboxes}
-    settings = ApplySettings() if began is None else ApplySettings(began=began)
+    chosen, settings = {s.address: s for s in sandboxes}, settings or ApplySettings()
     with engine.follow(profile.project, settings.began) as events:
         snapshot = engine.observe(profile, store, events=events)
         job = Job(engine, profile, store, settings, events)
@@ -171,7 +198,8 @@ def wait_for(
             for address, observed in _by_address(snapshot).items():
                 if address in chosen and not isinstance(observed.state, Created):
                     job.join(chosen[address], observed, snapshot.taken, sample=False)
-            job.wait(chosen, patience)
+            with glancing(job, chosen, settings):
+                job.wait(chosen, patience)
         finally:
             job.close()
         snapshot = engine.observe(profile, store, events=events)

@@ -17,6 +17,7 @@ from sandboxrun.data import Data
 from sandboxrun.errors import ExitCode, amount, one_line, redact
 from sandboxrun.evidence.index import Index
 from sandboxrun.evidence.store import Captured
+from sandboxrun.report.table import duration, size
 from sandboxrun.spec.option_types import DESTINATION
 from sandboxrun.spec.outcome import RUN_ENDED, Ending, How
 from sandboxrun.spec.spec import SandboxSpec
@@ -256,23 +257,3 @@ def _place(folder: Path, base: Path | None) -> str:
         return str(folder)
     shown = os.path.relpath(folder, base)
     return str(folder) if shown.startswith(os.pardir) else shown
-
-
-def duration(seconds: float) -> str:
-    """A duration as a person says it: `0.4s`, `12.3s`, `3m05s`, `2h03m`."""
-    if seconds < 60:
-        return f"{max(0.0, seconds):.1f}s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-def size(count: int) -> str:
-    """Bytes with one digit after the point: `41.2 MiB`."""
-    number = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:.1f} {unit}" if unit != "B" else f"{count} B"
-        number /= 1024
-    return f"{number:.1f} TiB"

@@ -11,6 +11,7 @@ from msgspec import Struct, field, structs
 
 from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.backend.session import (
+    Alive,
     Event,
     Planned,
     StepDone,
@@ -18,6 +19,7 @@ from sandboxrun.backend.session import (
     StepProgress,
     StepSkipped,
     StepStarted,
+    StillRunning,
     Undone,
 )
 from sandboxrun.errors import SandboxrunError, one_line, redact, redacted
@@ -25,6 +27,7 @@ from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.operations import Operation
 from sandboxrun.report.streams import write_all
+from sandboxrun.report.table import duration, size
 
 # -- What a plan's steps are called while an apply works. Owns the words. Pure
 
@@ -232,10 +235,17 @@ class Tracker:
 
 PATIENCE = 5.0  # seconds that a line on stderr may wait for its reader
 EVERY = 5.0  # seconds between two lines on how far one step is
+GLANCE = 30.0  # seconds between two reports of what is waited for, as lines
+GLANCE_LIVE = 2.0  # and on a terminal
+LISTED = 5  # sandboxes of one such report
+WIDEST = 100  # characters of a line that a sandbox wrote
 
 
 class Progress(Protocol):
-    """A listener of an apply. Call `begin` once the plan is agreed on and `end` when the apply is over, however."""
+    """A listener of an apply. Call `begin` once the plan is agreed on and `end` when the apply is over, however.
+    `glance` is how often, in seconds, it wants to hear how those are that are waited for."""
+
+    glance: float | None
 
     def begin(self, plan: Plan) -> None: ...
 
@@ -317,6 +327,7 @@ class LineProgress:
         sensitive: frozenset[str] = frozenset(),
         clock: Callable[[], float] = monotonic,
     ) -> None:
+        self.glance = None if quiet else GLANCE
         self._write = write
         self._verbose, self._quiet, self._github = verbose, quiet, github
         self.tracker = Tracker(clock)
@@ -369,6 +380,9 @@ class LineProgress:
                 return [f"{resource_of(address)}: {undone(what)}"]
             case StepDone() if resource is not None and not self._quiet:
                 return self._done(event, resource)
+            case StillRunning(sandboxes=alive) if not self._quiet:
+                lines = [f"{resource_of(one.address)}: {running(one, self.hide)}" for one in alive[:LISTED]]
+                return [*lines, *([f"and {len(alive) - LISTED} more"] if len(alive) > LISTED else [])]
             case StepProgress(step=step, text=text) if not self._quiet and self._due(step.id):
                 return [f"{resource_of(step.address)}: {doing(step, text)}"]
         return []
@@ -408,6 +422,15 @@ def finished(resource: Resource, now: float) -> str:
 def undone(what: str) -> str:
     """What happened to what an apply had made and could not finish."""
     return one_line(f"{what} again" if what.endswith("removed") else what)
+
+
+def running(alive: Alive, hide: Callable[[str], str] = str) -> str:
+    """How a sandbox is that is waited for: `running for 2m05s, 41.2 MiB of 512.0 MiB: compiling module 7`."""
+    of = f" of {size(alive.limit)}" if alive.limit else ""
+    memory = f", {size(alive.memory)}{of}" if alive.memory is not None else ""
+    said = one_line(hide(alive.line))  # masked whole: a part of what is sensitive is not found
+    line = f": {said if len(said) <= WIDEST else f'{said[: WIDEST - 1]}…'}" if said else ""
+    return f"running for {duration(alive.seconds)}{memory}{line}"
 
 
 def unfinished(resource: Resource) -> str:

@@ -12,7 +12,17 @@ from time import monotonic
 from typing import Any
 
 from sandboxrun import __version__
-from sandboxrun.backend.session import Event, StepDone, StepFailed, StepProgress, StepSkipped, StepStarted, Undone
+from sandboxrun.backend.session import (
+    Alive,
+    Event,
+    StepDone,
+    StepFailed,
+    StepProgress,
+    StepSkipped,
+    StepStarted,
+    StillRunning,
+    Undone,
+)
 from sandboxrun.errors import one_line, redact, redacted
 from sandboxrun.plan.changes import Action, Change, Plan
 from sandboxrun.plan.text import summary, warnings
@@ -47,6 +57,7 @@ class JsonProgress:
         clock: Callable[[], float] = monotonic,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
+        self.glance: float | None = steps.GLANCE
         self._write, self._now = write, now
         self._tracker = Tracker(clock)
         self._plan: Plan | None = None
@@ -82,6 +93,9 @@ class JsonProgress:
                 self._log("warn", f"{address}: {undone(what)}")
             case StepSkipped(step=step, why=why):
                 self._log("warn", f"{step.address}: {step.id}: skipped: {why or 'a dependency failed'}")
+            case StillRunning(sandboxes=alive):
+                for one in alive:
+                    self._alive(one)
             case _ if resource is not None:
                 self._step(event, resource)
 
@@ -122,6 +136,16 @@ class JsonProgress:
                     told_of = redacted(diagnostic, self._sensitive)
                     body = {"diagnostic": {**diagnostic_json(told_of), "address": self._shown(address)}}
                     self._line("error", f"Error: {told_of.message}", "diagnostic", body)
+
+    def _alive(self, alive: Alive) -> None:
+        hook = {
+            "resource": self._resource(alive.address),
+            "action": self._action_of(alive.address),
+            "elapsed_seconds": int(alive.seconds),
+            "memory_bytes": alive.memory,
+            "last_line": one_line(self._shown(alive.line))[: steps.WIDEST],
+        }
+        self._line("info", f"{alive.address}: {steps.running(alive, self._shown)}", "apply_progress", {"hook": hook})
 
     def _hook(self, type: str, resource: Resource, message: str, *, elapsed: bool = False, level: str = "info") -> None:
         hook: dict[str, Any] = {

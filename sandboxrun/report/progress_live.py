@@ -10,15 +10,17 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TextIO
 
+from msgspec import structs
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from sandboxrun.backend.session import Event, StepFailed
+from sandboxrun.backend.session import Alive, Event, StepFailed, StillRunning
 from sandboxrun.plan.changes import Plan
-from sandboxrun.report.progress import LineProgress, resource_of
+from sandboxrun.report import progress as steps
+from sandboxrun.report.progress import GLANCE_LIVE, LineProgress, resource_of
 
 _MOST = 12  # resources shown at once; more would scroll the display out of the window
 
@@ -45,13 +47,19 @@ class LiveProgress:
         self._spinner = Spinner("dots" if (self._console.encoding or "").startswith("utf") else "line")
         self._lines = LineProgress(self._print, verbose=verbose, sensitive=sensitive, clock=clock)
         self._live: Live | None = None
+        self._ended = False
+        self.glance: float | None = GLANCE_LIVE
+        self._running: tuple[float, tuple[Alive, ...]] = (0.0, ())  # what is waited for, and when that was
         self._printing = threading.Lock()  # never taken while rich draws: it would wait for us, and we for it
         self._style: str | None = None
 
     def begin(self, plan: Plan) -> None:
         """Start the display."""
         self._lines.begin(plan)
-        if self._live is None:
+        self._start()
+
+    def _start(self) -> None:
+        if self._live is None and not self._ended:
             self._live = Live(
                 get_renderable=self._draw, console=self._console, refresh_per_second=8, transient=True,
                 redirect_stdout=False, redirect_stderr=False,
@@ -59,6 +67,10 @@ class LiveProgress:
             self._guarded(self._live.start)
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, StillRunning):
+            self._running = (self._lines.tracker.now(), event.sandboxes)
+            self._start()
+            return
         with self._printing:
             self._style = "red" if isinstance(event, StepFailed) else None
             self._lines(event)
@@ -71,7 +83,7 @@ class LiveProgress:
 
     def end(self) -> None:
         """Take the display away; the lines stay."""
-        live, self._live = self._live, None
+        live, self._live, self._ended = self._live, None, True
         if live is not None:
             self._guarded(live.stop)
         with self._printing:
@@ -96,5 +108,12 @@ class LiveProgress:
             name = Text(resource_of(hide(resource.address)), style="bold", no_wrap=True)
             going_on = Text(hide("; ".join(resource.active.values())), overflow="ellipsis", no_wrap=True)
             rows.add_row(self._spinner, name, going_on, Text(f"{resource.seconds(now):.0f}s", style="dim"))
-        more = [Text(f"  and {len(active) - _MOST} more", style="dim")] if len(active) > _MOST else []
+        seen, alive = self._running
+        room = max(0, _MOST - len(active))
+        for one in alive[:room]:
+            later = structs.replace(one, seconds=one.seconds + now - seen)
+            told = Text(steps.running(later, hide), overflow="ellipsis", no_wrap=True)
+            rows.add_row(self._spinner, Text(resource_of(hide(one.address)), style="bold", no_wrap=True), told, "")
+        left = len(active) + len(alive) - _MOST
+        more = [Text(f"  and {left} more", style="dim")] if left > 0 else []
         return Group(rows, *more)

@@ -15,7 +15,8 @@ from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, SandboxrunError, amount, one_line
 from sandboxrun.evidence.store import Captured
 from sandboxrun.plan.changes import Reason
-from sandboxrun.report.evidence import Run, duration, ending_text, evidence_plain
+from sandboxrun.report.evidence import Run, ending_text, evidence_plain
+from sandboxrun.report.table import duration
 from sandboxrun.spec.spec import SandboxSpec
 
 

@@ -18,8 +18,8 @@ from sandboxrun.evidence.checking import Checked
 from sandboxrun.evidence.index import Index, Kept, Revision
 from sandboxrun.evidence.retention import Pruned, Removal, Selection
 from sandboxrun.evidence.store import Entry, Notice
-from sandboxrun.report.evidence import Run, block, ending_facts, ending_text, rows_of, size
-from sandboxrun.report.table import table
+from sandboxrun.report.evidence import Run, block, ending_facts, ending_text, rows_of
+from sandboxrun.report.table import size, table
 from sandboxrun.spec.outcome import Ending
 
 

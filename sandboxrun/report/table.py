@@ -1,4 +1,4 @@
-"""Plain tables: columns two spaces apart. Owns the layout. Pure."""
+"""Plain tables: columns two spaces apart; and numbers as a person says them. Owns the layout. Pure."""
 
 from __future__ import annotations
 
@@ -24,3 +24,23 @@ def columns(text: str) -> int:
     from unicodedata import combining, east_asian_width
 
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def duration(seconds: float) -> str:
+    """A duration as a person says it: `0.4s`, `12.3s`, `3m05s`, `2h03m`."""
+    if seconds < 60:
+        return f"{max(0.0, seconds):.1f}s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def size(count: int) -> str:
+    """Bytes with one digit after the point: `41.2 MiB`."""
+    number = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.1f} {unit}" if unit != "B" else f"{count} B"
+        number /= 1024
+    return f"{number:.1f} TiB"

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from sandboxrun.backend.base import Happened
 from sandboxrun.backend.errors import EngineError, EngineTimeout, LockHeld, NotFound
+from sandboxrun.backend.session import Event, StillRunning
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.reap import Homes, ProjectReaper, Scope
@@ -18,6 +19,7 @@ from sandboxrun.lifecycle.run import RunOptions, run
 from sandboxrun.lifecycle.waits import apply_and_wait
 from sandboxrun.spec import labels
 from sandboxrun.spec.state import Ended, Running
+from sandboxrun.threads import Aside
 from tests.conftest import until
 from tests.contract.conftest import Side
 
@@ -54,6 +56,32 @@ def test_the_exit_code_is_the_commands_own(side: Side, script: str, code: int) -
     state = job.backend.state(id)
     assert isinstance(state, Ended) and (state.exit_code, state.oom) == (code, False)
     assert state.started is not None and state.finished is not None
+
+
+def test_the_last_lines_can_be_read_alone(side: Side) -> None:
+    job, id = started(side, **sh("echo a; echo b; echo c; sleep 1000"))
+    until(lambda: said(job, id).endswith(b"c\n"))
+    for count, text in ((1, b"c\n"), (2, b"b\nc\n"), (9, b"a\nb\nc\n")):
+        with job.backend.logs(id, tail=count) as output:
+            assert b"".join(data for _, data in output) == text
+
+
+def test_who_waits_is_told_how_they_are_that_run(side: Side) -> None:
+    job, heard = side.job(agent=sh("echo hello; sleep 1000")), list[StillRunning]()
+
+    def listener(event: Event) -> None:
+        if isinstance(event, StillRunning):
+            heard.append(event)
+
+    how = ApplySettings(glance=0.05, listener=listener)
+    waiting = Aside(lambda: apply_and_wait(job.backend, job.profile, job.store, settings=how), name="waiting")
+    until(lambda: not waiting.alive or any(one.line == "hello" for event in heard for one in event.sandboxes))
+    job.destroy()
+    waited = waiting.result()
+    assert waited.exit_code == 137 or waited.exit_code == 143
+    (one,) = next(event.sandboxes for event in heard if event.sandboxes)
+    assert one.address == "agent" and one.seconds >= 0 and one.limit == job.profile.sandboxes[0].spec.mem_limit
+    assert heard[-1].sandboxes == ()
 
 
 def test_output_is_kept_by_stream_and_in_order(side: Side) -> None:

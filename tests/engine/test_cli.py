@@ -294,16 +294,19 @@ def test_run_forwards_signals(profile: Path, cli: Cli) -> None:
     process.send_signal(signal.SIGTERM)
     ran = cli.finish(process)
     assert ran.code == 5  # what its own trap says
-    assert ran.err.startswith('agent["lint"]: stopped before its end (exit 5), after ')
+    told, ended, *_ = ran.err.splitlines()
+    assert told.startswith("Stopping: sent SIGTERM to what runs, waiting for it to end.")
+    assert ended.startswith('agent["lint"]: stopped before its end (exit 5), after ')
 
 
 def test_the_second_signal_ends_what_does_not_listen(profile: Path, cli: Cli) -> None:
     process = cli.start("run", "good", "--", "sh", "-c", "trap '' INT TERM; echo up; while :; do sleep 0.1; done")
     wait_for(process, "up\n")
     process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    assert process.stderr is not None and process.stderr.readline().startswith("Stopping: sent SIGINT")
     process.send_signal(signal.SIGINT)
-    assert cli.finish(process).code == 137
+    ran = cli.finish(process)
+    assert ran.code == 137 and ran.err.startswith("Killing what still runs, and saving its evidence.")
 
 
 # -- logs, exec and wait

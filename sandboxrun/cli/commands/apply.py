@@ -78,6 +78,7 @@ def apply(given: opt.Given, planfile: Path | None, verifying: bool, wait: bool, 
             stop=stopping.stop,
             began=process_began(),
             take_over=opt.agreed(given),
+            glance=telling.glance,
         )
         asking = Asking("apply", given, show=telling.plan, begin=stopping.before(telling.begin))
         code = 0

@@ -16,8 +16,7 @@ from sandboxrun.errors import ExitCode, UsageError
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.index import remainder
 from sandboxrun.plan.decide import differences
-from sandboxrun.report.evidence import duration
-from sandboxrun.report.table import table
+from sandboxrun.report.table import duration, table
 from sandboxrun.spec.outcome import How
 from sandboxrun.spec.project import undeclared
 from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Running, Snapshot, State, parse_time

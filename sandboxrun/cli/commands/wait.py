@@ -17,19 +17,21 @@ def wait(given: opt.Given, timeout: float | None) -> int:
 
     Prints their exit codes, and exits with the first that is not 0. Enforces the profile's timeouts meanwhile.
     """
-    from sandboxrun.cli.project import load_profile, open_engine, open_store
+    from sandboxrun.cli.project import load_profile, open_engine, open_store, settings
 
     profile = load_profile(given)
     from sandboxrun.backend.owner import process_began
+    from sandboxrun.cli.changing import Telling
     from sandboxrun.lifecycle.waits import wait_for, without_code
     from sandboxrun.plan.planner import select
     from sandboxrun.spec.outcome import first_failure
 
     chosen = select(profile, given.names)
     store = open_store(profile, given)
-    with open_engine(given.host, parallelism=max(4, 2 * len(chosen) + 2)) as engine:
+    with open_engine(given.host, parallelism=max(4, 2 * len(chosen) + 2)) as engine, Telling(given) as telling:
         note(f"waiting for {', '.join(s.address for s in chosen)}", quiet=not given.verbose)
-        found = wait_for(engine, profile, store, chosen, patience=timeout, began=process_began())
+        how = settings(given, telling.listener, telling.waiting, began=process_began(), glance=telling.glance)
+        found = wait_for(engine, profile, store, chosen, patience=timeout, settings=how)
     result(
         {hidden(a): code for a, code in found.items()}
         if given.as_json

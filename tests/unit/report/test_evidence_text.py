@@ -10,7 +10,8 @@ import pytest
 from sandboxrun.evidence.index import EgressSummary, Index, Kept, MissingPart, RefusedName
 from sandboxrun.evidence.store import Captured
 from sandboxrun.evidence.usage import Usage
-from sandboxrun.report.evidence import Run, duration, ending_text, evidence_plain, evidence_text, runs_text, size
+from sandboxrun.report.evidence import Run, ending_text, evidence_plain, evidence_text, runs_text
+from sandboxrun.report.table import duration, size
 from sandboxrun.spec.outcome import Ending, How
 from sandboxrun.spec.records import Lifetime
 from sandboxrun.spec.spec import SandboxSpec

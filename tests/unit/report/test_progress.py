@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from msgspec import Struct, structs
+from rich.console import Console
 
 from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.backend.session import (
+    Alive,
     Event,
     Planned,
     StepDone,
@@ -22,6 +24,7 @@ from sandboxrun.backend.session import (
     StepProgress,
     StepSkipped,
     StepStarted,
+    StillRunning,
     Undone,
     guarded,
 )
@@ -262,6 +265,56 @@ def test_the_live_display_names_what_goes_on() -> None:
     progress.end()
     assert "lint creating 0s" in re.sub(r"\x1b\[\d+m", "", captured.get())
     assert "\x1b[31m" not in out.getvalue()
+
+
+def alive(address: str, line: str = "", seconds: float = 125) -> Alive:
+    return Alive(address=address, seconds=seconds, memory=41 << 20, limit=512 << 20, line=line)
+
+
+HOSTILE = f"key {SECRET} \x1b[2J" + "x" * 200
+SEEN = StillRunning(sandboxes=(alive("lint", "compiling module 7"), alive('agent["a"]', HOSTILE)))
+
+
+def test_what_is_waited_for() -> None:
+    def act(progress: Progress, clock: Clock) -> None:
+        progress.begin(rerun())
+        progress(SEEN)
+        progress(StillRunning(sandboxes=tuple(Alive(address=f"s{n}", seconds=3) for n in range(7))))
+        progress(StillRunning(sandboxes=()))
+
+    lint, agent, *others, more = lines_of(LineProgress, act)
+    assert lint == "lint: running for 2m05s, 41.0 MiB of 512.0 MiB: compiling module 7"
+    assert agent.startswith('agent["a"]: running for 2m05s, 41.0 MiB of 512.0 MiB: key (sensitive value) \\x1b[2Jxxx')
+    assert agent.endswith("xx…") and len(agent) < 180
+    assert others == [f"s{n}: running for 3.0s" for n in range(5)] and more == "and 2 more"
+    assert lines_of(LineProgress, act, quiet=True) == []
+    hooks = [json.loads(line) for line in lines_of(JsonProgress, act)]
+    first, second, *rest = [line for line in hooks if line["type"] == "apply_progress"]
+    assert first["@message"] == "lint: running for 2m05s, 41.0 MiB of 512.0 MiB: compiling module 7"
+    assert (first["hook"]["elapsed_seconds"], first["hook"]["memory_bytes"]) == (125, 41 << 20)
+    assert first["hook"]["last_line"] == "compiling module 7" and SECRET not in json.dumps(second)
+    assert len(rest) == 7
+
+
+def test_the_live_display_shows_what_is_waited_for() -> None:
+    clock = Clock()
+    progress = LiveProgress(Terminal(), colour=False, sensitive=frozenset({SECRET}), clock=clock)
+
+    def drawn() -> str:
+        Console(file=(out := io.StringIO()), width=100).print(progress._draw())
+        return out.getvalue()
+
+    progress(SEEN)  # without a plan: all of it ran already
+    clock.seconds += 10
+    shown = drawn()
+    assert re.search(r"lint +running for 2m15s, 41.0 MiB of 512.0 MiB: comp", shown) and SECRET not in shown
+    progress(StillRunning(sandboxes=tuple(alive(f"s{n}") for n in range(30))))
+    assert drawn().count("\n") == 13 and "and 18 more" in drawn()
+    progress(StillRunning(sandboxes=()))
+    assert "running" not in drawn()
+    progress.end()
+    progress(SEEN)
+    assert progress._live is None
 
 
 def test_many_at_once_do_not_fill_the_screen() -> None:
