@@ -231,4 +231,4 @@ def test_an_interrupt_does_not_change_how_it_had_ended(cli: Cli, project: str, b
     assert process.stdout.readline() == "db  | stopping\n"
     process.send_signal(signal.SIGINT)
     ran = cli.finish(process, timeout=60)
-    assert ran.err.splitlines()[0].startswith("app: completed (exit 0), ")
+    assert ran.err.splitlines()[1].startswith("app: completed (exit 0), ")
