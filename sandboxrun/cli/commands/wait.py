@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import click
 
 from sandboxrun.cli import options as opt
+from sandboxrun.cli.changing import Telling
 from sandboxrun.cli.output import hidden, note, result
+from sandboxrun.cli.project import load_profile, open_engine, open_store, settings
 
 
 @click.command()
@@ -17,11 +19,8 @@ def wait(given: opt.Given, timeout: float | None) -> int:
 
     Prints their exit codes, and exits with the first that is not 0. Enforces the profile's timeouts meanwhile.
     """
-    from sandboxrun.cli.project import load_profile, open_engine, open_store, settings
-
     profile = load_profile(given)
     from sandboxrun.backend.owner import process_began
-    from sandboxrun.cli.changing import Telling
     from sandboxrun.lifecycle.waits import wait_for, without_code
     from sandboxrun.plan.planner import select
     from sandboxrun.spec.outcome import first_failure
