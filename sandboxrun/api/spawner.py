@@ -21,6 +21,7 @@ from sandboxrun.api.processes import Guard, PlainProcess
 from sandboxrun.api.settings import Settings
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, ExitCode, SandboxrunError, UsageError
+from sandboxrun.evidence.parts import PATCH, UNTRACKED
 from sandboxrun.spec.outcome import How
 from sandboxrun.threads import begin
 
@@ -39,7 +40,7 @@ OnOutput = Callable[[int, bytes], None]
 KILL_GRACE = 10.0  # seconds that a plain process has to end by itself after SIGTERM
 
 
-class AgentResult(Data, unshown=("stdout", "stderr", "patch")):
+class AgentResult(Data, unshown=("stdout", "stderr", "patch", "untracked_patch")):
     """How an agent ended.
 
     `exit_code` is the agent's own; 124 for a timeout, 125 when it never ran or nothing is known of its end, 137 for
@@ -47,7 +48,8 @@ class AgentResult(Data, unshown=("stdout", "stderr", "patch")):
     `killed`, `engine_lost`, `unknown` or `not_started`. `stdout` and `stderr` hold the beginning of each stream up to
     the output limit, `truncated` says that there was more (the evidence has it). `evidence` is the folder of what was
     kept, None for a plain process and for one that was never started. `duration` is seconds from its start to its end.
-    `patch` is what it changed in a copied workspace, as `git apply` takes it; None without a copy.
+    `patch` is what it changed in a copied workspace, as `git apply` takes it; None without a copy. `untracked_patch` is
+    the same of files that git ignores or doesn't track, to be applied after it; None where there is nothing of these.
     """
 
     exit_code: int
@@ -58,6 +60,7 @@ class AgentResult(Data, unshown=("stdout", "stderr", "patch")):
     evidence: Path | None = None
     duration: float = 0.0
     patch: bytes | None = None
+    untracked_patch: bytes | None = None
 
     @property
     def ok(self) -> bool:
@@ -126,7 +129,8 @@ class SandboxedAgent:
             truncated=more_out or more_err,
             evidence=captured.folder,
             duration=index.ran_seconds or 0.0,
-            patch=_kept(store, captured, "workspace.patch", None),
+            patch=_kept(store, captured, PATCH, None),
+            untracked_patch=_kept(store, captured, UNTRACKED, None),
         )
 
     def _log(self, store: Store, captured: Captured, name: str) -> tuple[bytes, bool]:

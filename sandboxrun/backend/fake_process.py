@@ -27,6 +27,7 @@ from sandboxrun.spec.types import freeze
 from sandboxrun.threads import begin
 
 _OOM = 137
+_PROGRAMS = ("sh", "echo", "sleep", "trap", "tail", "true", "false", "exit")  # that there are in its images
 
 
 class Box:
@@ -48,6 +49,7 @@ class Box:
         self.files: bytes | None = None
         self.past: list[tuple[str, float, int | None]] = []  # action, when, signal
         self.changed = threading.Condition()
+        self.absent = ""  # what kept its command from running
         self._deaf = False
         self._killed: int | None = None
         self._over = False
@@ -105,7 +107,11 @@ class Box:
             return Running(started=started, paused=self.paused, limit=self.limit)
         if self.status == "created":
             return Created()
-        return Ended(exit_code=self.code, oom=self.oom, started=started, finished=finished, limit=self.limit)
+        if self.absent:  # as an engine has it that could not start it
+            started = None
+        return Ended(
+            exit_code=self.code, oom=self.oom, started=started, finished=finished, error=self.absent, limit=self.limit
+        )
 
     # -- its process --------------------------------------------------------------------------------------------
 
@@ -125,6 +131,11 @@ class Box:
         command = [*(self.spec.entrypoint or ()), *(self.spec.command or ())]
         script = command[2] if command[:2] == ["sh", "-c"] else shlex.join(command)
         code = 0
+        if command and command[:2] != ["sh", "-c"] and command[0] not in _PROGRAMS:
+            self._write(2, f"{command[0]}: command not found\n".encode())
+            self.absent = f"{command[0]}: command not found"
+            self._end(127)
+            return
         for part in script.replace("&&", ";").split(";"):
             words = shlex.split(part)
             if words[:1] == ["exit"]:

@@ -18,6 +18,7 @@ from sandboxrun.lifecycle.reap import Homes, ProjectReaper, Scope
 from sandboxrun.lifecycle.run import RunOptions, run
 from sandboxrun.lifecycle.waits import apply_and_wait
 from sandboxrun.spec import labels
+from sandboxrun.spec.outcome import How
 from sandboxrun.spec.state import Ended, Running
 from sandboxrun.threads import Aside
 from tests.conftest import until
@@ -82,6 +83,28 @@ def test_who_waits_is_told_how_they_are_that_run(side: Side) -> None:
     (one,) = next(event.sandboxes for event in heard if event.sandboxes)
     assert one.address == "agent" and one.seconds >= 0 and one.limit == job.profile.sandboxes[0].spec.mem_limit
     assert heard[-1].sandboxes == ()
+
+
+# Under the engine's init, which is mounted into the root as well, and under sandboxrun's.
+@pytest.mark.parametrize(("timeout", "read_only"), [(None, True), ("1h", True), ("1h", False)])
+def test_a_command_that_is_not_there_was_not_started(side: Side, timeout: str | None, read_only: bool) -> None:
+    lifetime = {} if timeout is None else {"lifetime": {"timeout": timeout}}
+    job = side.job(agent={"command": ["nothing-of-the-kind", "-v"], "read_only": read_only, **lifetime})
+    (result,) = run(job.backend, job.profile, job.store, job.profile.sandboxes)
+    assert result.evidence is not None and result.evidence.index is not None
+    ending = result.evidence.index.ending
+    assert (ending.how, ending.detail) == (How.NOT_STARTED, "nothing-of-the-kind: command not found")
+    assert result.exit_code == 125
+
+
+def test_a_command_that_removes_itself_has_run(side: Side) -> None:
+    """Nobody inside can make a run look as if it had never been."""
+    script = "echo a; rm -f $(command -v sh); exit 127"
+    job = side.job(agent=sh(script, read_only=False, user="0:0", lifetime={"timeout": "1h"}))
+    (result,) = run(job.backend, job.profile, job.store, job.profile.sandboxes)
+    assert result.evidence is not None and result.evidence.index is not None
+    ending = result.evidence.index.ending
+    assert (ending.how, ending.exit_code) == (How.FAILED, 127)
 
 
 def test_output_is_kept_by_stream_and_in_order(side: Side) -> None:

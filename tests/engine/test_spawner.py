@@ -18,6 +18,14 @@ import pytest
 from msgspec import structs
 
 from sandboxrun import AgentResult, AgentSession, AgentSpawner, SandboxService, Settings
+from sandboxrun.api.events import (
+    SandboxCaptured,
+    SandboxCreated,
+    SandboxEnded,
+    SandboxEvent,
+    SandboxRemoved,
+    SandboxStarted,
+)
 from sandboxrun.api.processes import ProcessFailed
 from sandboxrun.backend.errors import EngineUnreachable
 from sandboxrun.errors import ApplyError, UsageError
@@ -123,6 +131,57 @@ def test_a_copied_workspace_comes_back_as_a_patch(spawner: AgentSpawner, workspa
     assert (workspace / "file").read_text() == "one\n"
 
 
+def test_both_parts_of_the_changes_come_back(spawner: AgentSpawner, workspace: Path) -> None:
+    for words in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a", "commit", "-q", "--allow-empty", "-m", "a"],
+    ):
+        subprocess.run(["git", "-c", "safe.directory=*", *words], cwd=workspace, check=True)
+    (workspace / "notes.txt").write_text("one\n")  # which git does not track
+    session = spawner.spawn(["sh", "-c", "echo new > added; echo two >> notes.txt"], workspace=workspace, access="copy")
+    result = session.result(PATIENCE)
+    assert result.patch is not None and b"+new" in result.patch and b"notes" not in result.patch
+    assert result.untracked_patch is not None and b"+two" in result.untracked_patch
+
+
+def test_a_program_is_told_what_happens_to_its_agents(
+    _nothing_left: None, settings: Settings, project: str, home: Path, workspace: Path
+) -> None:
+    told: list[SandboxEvent] = []
+    with AgentSpawner(settings, project=project, directory=home, on_event=told.append) as agents:
+        session = agents.spawn(["sh", "-c", "exit 3"], name="agent", workspace=workspace)
+        result = session.result(PATIENCE)
+    kinds = [SandboxCreated, SandboxStarted, SandboxEnded, SandboxCaptured, SandboxRemoved]
+    assert [type(event) for event in told] == kinds
+    assert {event.container_id for event in told} == {session.container_id}
+    ended, captured = told[2], told[3]
+    assert isinstance(ended, SandboxEnded) and ended.exit_code == 3
+    assert isinstance(captured, SandboxCaptured) and captured.folder == result.evidence
+
+
+def test_a_coroutine_is_told_on_its_loop(
+    _nothing_left: None, settings: Settings, project: str, home: Path, workspace: Path
+) -> None:
+    async def main() -> list[str]:
+        removed, told = asyncio.Event(), []
+
+        async def hear(event: SandboxEvent) -> None:
+            told.append(type(event).__name__)
+            if isinstance(event, SandboxRemoved):
+                removed.set()
+
+        async with AgentSpawner(settings, project=project, directory=home, on_event=hear) as agents:
+            await agents.spawn(["true"], workspace=workspace)
+            await asyncio.wait_for(removed.wait(), PATIENCE)
+        return told
+
+    # each is scheduled where it happens, in a thread of its own kind: the loop may begin neighbours in either order
+    assert set(asyncio.run(main())) == {
+        "SandboxCreated", "SandboxStarted", "SandboxEnded", "SandboxCaptured", "SandboxRemoved"
+    }  # fmt: skip
+
+
 def test_output_beyond_the_limit_is_cut_in_the_result_only(spawner: AgentSpawner, workspace: Path) -> None:
     session = spawner.spawn(["sh", "-c", "yes | head -c 5000"], workspace=workspace, output_limit=100)
     result = session.result(PATIENCE)
@@ -180,8 +239,8 @@ def test_a_session_that_could_not_be_run(spawner: AgentSpawner, workspace: Path)
     with pytest.raises(ApplyError, match=r"example\.invalid/none"):
         session.result(PATIENCE)
     assert session.state == "failed" and session.wait(0)
-    missing = spawner.spawn(["no-such-program"], workspace=workspace)
-    assert missing.result(PATIENCE).exit_code == 127
+    missing = spawner.spawn(["no-such-program"], workspace=workspace).result(PATIENCE)
+    assert (missing.how, missing.exit_code) == (How.NOT_STARTED, 125)
 
 
 def test_result_gives_up_and_the_agent_runs_on(spawner: AgentSpawner, workspace: Path) -> None:

@@ -13,11 +13,14 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from sandboxrun.backend.docker.codec import addresses_of, image_config, read_document, state_of, taken_by
 from sandboxrun.backend.docker.objects import Streams
 from sandboxrun.backend.docker.transport import Endpoint, Transport, Unreachable, dial_ssh, dial_unix, resolve
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
 from sandboxrun.errors import Diagnostic, UsageError
+from sandboxrun.spec.state import Ended
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
@@ -161,7 +164,11 @@ class Engine(Streams):
 
     def state(self, id: str) -> State:
         """The state of one container."""
-        return state_of(self.inspect_container(id))
+        return self._known_state(self.inspect_container(id))
+
+    def _known_state(self, inspect: Mapping[str, Any]) -> State:
+        found = state_of(inspect)
+        return _part("history").state_with_command(self, inspect, found) if isinstance(found, Ended) else found
 
     # -- what verifying looks at (looking.py)
 
@@ -200,7 +207,9 @@ class Engine(Streams):
 
     def document(self, id: str, *, known: Mapping[str, Any] | None = None) -> Document:
         """The engine's own answer about one container."""
-        return read_document(self.inspect_container(id) if known is None else known)
+        inspect = self.inspect_container(id) if known is None else known
+        found = read_document(inspect)
+        return structs.replace(found, state=self._known_state(inspect))
 
     def usage(self, id: str) -> Sample | None:
         """What a container uses now."""

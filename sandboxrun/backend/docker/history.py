@@ -2,7 +2,7 @@
 
 Following them leaves nothing on the engine, whoever is killed, and names containers that are gone by now. The engine
 remembers only its last 256 events, of everything that it runs: what is older the stream has seen. Decides nothing:
-`outcome.py` does.
+`outcome.py` does. Also tells a command that ended from one that an init did not find.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial, reduce
+from pathlib import PurePosixPath
+from posixpath import join, normpath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from msgspec import structs
 
 from sandboxrun.backend.base import Happened, Past
+from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.facts import is_podman
 from sandboxrun.backend.docker.objects import Stream
-from sandboxrun.backend.errors import EngineError
+from sandboxrun.backend.errors import EngineError, EngineUnreachable, NotFound
 from sandboxrun.spec import labels
 from sandboxrun.spec.outcome import History
 from sandboxrun.spec.state import Ended, Running, State, parse_time
@@ -135,6 +138,104 @@ def _after(event: Mapping[str, Any], end: datetime | None) -> bool:
     """Whether an event is of this end, not of one before a restart by hand."""
     at = event.get("timeNano")
     return end is not None and isinstance(at, int) and at / 1e9 >= end.timestamp() - 0.001
+
+
+# -- A command that was never there: under an init it "starts", and ends at once with a code that it may have itself
+
+_NOT_STARTED = (126, 127)  # an init's codes: not executable, not found
+_MOST_PLACES = 64  # of a search path
+_DIRECTORY, _LINK = 1 << 31, 1 << 27  # of Go's FileMode
+_RUNTIMES = ("/proc", "/sys", "/dev")  # what lies there is no file of the container's
+
+
+def state_with_command(engine: Engine, inspect: Mapping[str, Any], state: State) -> State:
+    """The state of a container; of one whose command an init did not find, as without an init: its start failed.
+
+    Only where that is certain: nothing that the sandbox could write to decides it. Raises EngineUnreachable.
+    """
+    if not isinstance(state, Ended) or state.exit_code not in _NOT_STARTED or state.started is None or state.error:
+        return state
+    try:
+        program = _program_under_init(inspect)
+        found = program != "" and _is_missing(engine, inspect, program)
+    except EngineUnreachable:
+        raise
+    except EngineError:
+        return state
+    return structs.replace(state, started=None, error=f"{program}: command not found") if found else state
+
+
+def _program_under_init(inspect: Mapping[str, Any]) -> str:
+    """What the init was to run; "" where PID 1 is no init."""
+    held = init.held(inspect)
+    if held is not None:
+        command = (inspect.get("Config") or {}).get("Cmd") or ()
+        return str(next(iter((*held.entrypoint, *command)), ""))
+    return str(inspect.get("Path") or "") if (inspect.get("HostConfig") or {}).get("Init") else ""
+
+
+def _is_missing(engine: Engine, inspect: Mapping[str, Any], program: str) -> bool:
+    """Whether the program certainly was not there: it is not now, and nobody inside could have removed it."""
+    id, config, host = str(inspect["Id"]), inspect.get("Config") or {}, inspect.get("HostConfig") or {}
+    places = _places(program, str(config.get("WorkingDir") or "/"), config.get("Env") or ())
+    mounts = [(str(mount.get("Destination")), bool(mount.get("RW", True))) for mount in inspect.get("Mounts") or ()]
+    writable = [*_RUNTIMES, *(host.get("Tmpfs") or {}), *(path for path, writes in mounts if writes)]
+    stats = _Stats(engine, id)
+    if not places or any(_is_below(stats.resolved(place), writable) for place in places):
+        return False
+    if any(stats.executable(place) for place in places):
+        return False
+    if host.get("ReadonlyRootfs"):
+        return True
+    targets = [*_RUNTIMES, *(host.get("Tmpfs") or {}), *(path for path, _ in mounts)]
+    made = {str(above) for path in targets for above in (PurePosixPath(path), *PurePosixPath(path).parents)}
+    # Where it mounts the engine makes directories. Its own init is mounted too, into one of the image's: with that one
+    # in a root that can be written to, nothing is certain.
+    return all(path in made for path, _ in engine.changes(id))
+
+
+def _places(program: str, directory: str, environment: Iterable[str]) -> list[str]:
+    """Where it is looked for, in order; nothing where that is more than anybody needs."""
+    if "/" in program:
+        return [normpath(join("/", directory, program))]
+    path = next((str(text)[5:] for text in environment if str(text).startswith("PATH=")), "")
+    folders = path.split(":")
+    return [normpath(join("/", directory, at, program)) for at in folders] if len(folders) <= _MOST_PLACES else []
+
+
+def _is_below(path: str, folders: Iterable[str]) -> bool:
+    return any(f"{path}/".startswith(f"{folder.rstrip('/')}/") for folder in folders)
+
+
+class _Stats:
+    """What paths of a container are, each asked for once."""
+
+    def __init__(self, engine: Engine, id: str) -> None:
+        self._engine, self._id = engine, id
+        self._known: dict[str, Json | None] = {}
+
+    def of(self, path: str) -> Json | None:
+        """None for what is not there."""
+        if path not in self._known:
+            try:
+                self._known[path] = self._engine.stat_archive(self._id, path)
+            except NotFound:
+                self._known[path] = None
+        return self._known[path]
+
+    def resolved(self, path: str) -> str:
+        """The path with the first symlink among its folders followed, as the engine resolves that one to its end."""
+        for folder in reversed(PurePosixPath(path).parents):
+            stat = self.of(str(folder)) if str(folder) != "/" else None
+            if stat is not None and int(stat.get("mode") or 0) & _LINK:
+                return join(str(stat.get("linkTarget") or "/"), str(PurePosixPath(path).relative_to(folder)))
+        return path
+
+    def executable(self, path: str) -> bool:
+        """Whether it may be a program."""
+        stat = self.of(path)
+        mode = int(stat.get("mode") or 0) if stat is not None else 0
+        return bool(mode & _LINK or (mode & 0o111 and not mode & _DIRECTORY))
 
 
 # -- What happened to a project's containers
