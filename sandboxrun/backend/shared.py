@@ -6,7 +6,6 @@ Owns the rule that nothing is removed before its evidence is kept. Asks the engi
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -158,7 +157,7 @@ def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known
 def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, known: bool) -> CaptureRequest:
     from sandboxrun.evidence.capture import CaptureRequest
     from sandboxrun.evidence.export import ExportLimits
-    from sandboxrun.evidence.index import Digests, MissingPart
+    from sandboxrun.evidence.index import Digests, MissingPart, indented
     from sandboxrun.evidence.parts import CaptureLimits
     from sandboxrun.spec.outcome import StoppedBy
 
@@ -180,7 +179,7 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
             profile=own.get(labels.PROFILE_DIGEST, ""),
             plan=own.get(labels.PLAN_DIGEST, ""),
         ),
-        profile=json.dumps(to_plain(spec), indent=2, sort_keys=True, ensure_ascii=False) + "\n",
+        profile=indented(to_plain(spec), sort_keys=True, ensure_ascii=False),
         memory_limit=spec.mem_limit,
         secrets=session.masked,
         stopped_by=StoppedBy(watched.stopped_by),

@@ -24,6 +24,15 @@ FORMAT_VERSION = "1.1"
 _LARGEST_ODD = 8 << 20  # bytes
 
 
+def indented(value: Any, **how: bool) -> str:
+    """JSON for people, a line at the end: what `json.dumps` makes of it with an indent, where it is slow."""
+    text = json.dumps(value, **how)
+    try:
+        return msgspec.json.format(text, indent=2) + "\n"
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):  # half a surrogate pair, NaN
+        return json.dumps(value, indent=2, **how) + "\n"
+
+
 class Kept(Data):
     """A file of the evidence: `path` inside the run's folder, `bytes` its size, `truncated` at a limit.
 
@@ -123,7 +132,7 @@ class Index(Data):
 
     def to_json(self) -> bytes:
         """The file's bytes."""
-        return json.dumps(self.plain(), indent=2, ensure_ascii=True).encode() + b"\n"
+        return indented(self.plain()).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Index:

@@ -20,7 +20,7 @@ from sandboxrun.errors import printable
 from sandboxrun.evidence.errors import EvidenceError, disk_full, reason_of
 from sandboxrun.evidence.export import ExportLimits, export, shown
 from sandboxrun.evidence.folder import RunFolder, Writer
-from sandboxrun.evidence.index import EgressSummary, MissingPart, RefusedName
+from sandboxrun.evidence.index import EgressSummary, MissingPart, RefusedName, indented
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
 from sandboxrun.evidence.store import Store
@@ -98,7 +98,7 @@ class Source(Data):
 
 def inspect(source: Source, answer: Mapping[str, Any]) -> Part:
     """`inspect.json`: the engine's whole answer, secrets masked."""
-    source.folder.write("inspect.json", _json(source.masker.json(answer)))
+    source.folder.write("inspect.json", indented(source.masker.json(answer)).encode())
     return Part()
 
 
@@ -209,7 +209,8 @@ def changes(source: Source, state: State) -> Part:
         found = [change for change in found if change != (INIT_AT, "added")]
     listed = [{"path": path, "kind": kind} for path, kind in found]
     most = source.limits.changes
-    source.folder.write("changes.json", _json(source.masker.json(listed[:most])), truncated=len(listed) > most)
+    text = indented(source.masker.json(listed[:most]))
+    source.folder.write("changes.json", text.encode(), truncated=len(listed) > most)
     if len(listed) <= most:
         return Part()
     return Part(missing=(MissingPart(part="changes", reason=f"{len(listed)} changes, of which {most} are listed"),))
@@ -350,7 +351,7 @@ def _patched(source: Source, patch: Patch, left_out: tuple[LeftOut, ...], own: f
         _write_patch(source, UNTRACKED, patch.untracked)
     if patch.git_changes:
         listed = [structs.asdict(change) for change in patch.git_changes]
-        source.folder.write("workspace-git.json", _json(source.masker.json(listed)))
+        source.folder.write("workspace-git.json", indented(source.masker.json(listed)).encode())
     every = (*patch.paths, *patch.untracked_paths)
     touched = [shown(path) for path in every if path in own or host_runs(path)]
     return Part(
@@ -361,10 +362,6 @@ def _patched(source: Source, patch: Patch, left_out: tuple[LeftOut, ...], own: f
         untracked_paths=len(patch.untracked_paths),
         protected_paths_touched=tuple(touched[:_TOUCHED]),
     )
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, indent=2, ensure_ascii=True).encode() + b"\n"
 
 
 # -- The part of a run's evidence that its gateway has: every request, let pass or refused

@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import structs
 
-from sandboxrun.evidence.index import Digests, EvidenceError, Index, Kept, MissingPart, RefusedName, Revision
+from sandboxrun.evidence.index import Digests, EvidenceError, Index, Kept, MissingPart, RefusedName, Revision, indented
 from sandboxrun.evidence.usage import Usage
 from sandboxrun.spec.outcome import Ending, How
 
@@ -112,3 +115,16 @@ def test_another_format_is_an_error_that_says_so() -> None:
     body = {**json.loads(FULL.to_json()), "format_version": "2.0"}
     with pytest.raises(EvidenceError, match=r"has format 2\.0, this sandboxrun reads 1\.1"):
         Index.from_json(json.dumps(body).encode())
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(), max_size=4), inner),
+        max_leaves=12,
+    )
+)
+def test_indented_json_is_what_the_standard_library_makes(value: Any) -> None:
+    assert indented(value) == json.dumps(value, indent=2) + "\n"
+    plain = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    assert indented(value, sort_keys=True, ensure_ascii=False) == plain
