@@ -24,13 +24,13 @@ FORMAT_VERSION = "1.1"
 _LARGEST_ODD = 8 << 20  # bytes
 
 
-def indented(value: Any, **how: bool) -> str:
+def indented(value: Any, *, sort_keys: bool = False, ensure_ascii: bool = True) -> str:
     """JSON for people, a line at the end: what `json.dumps` makes of it with an indent, where it is slow."""
-    text = json.dumps(value, **how)
+    text = json.dumps(value, sort_keys=sort_keys, ensure_ascii=ensure_ascii)
     try:
         return msgspec.json.format(text, indent=2) + "\n"
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):  # half a surrogate pair, NaN
-        return json.dumps(value, indent=2, **how) + "\n"
+        return json.dumps(value, indent=2, sort_keys=sort_keys, ensure_ascii=ensure_ascii) + "\n"
 
 
 class Kept(Data):
