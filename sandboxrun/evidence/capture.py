@@ -173,7 +173,9 @@ class _Capture:
         digests = self._guarded("image digests", partial(image.result, self._until))
         engine = self._guarded("engine version", partial(version.result, self._until))
         self._history = self._guarded("history", partial(history.result, self._until)) or History(known=False)
-        workspace = self._guarded("workspace digest", lambda: staged_content(self._store, self._request.run))
+        workspace: str | None = None
+        if self._request.workspace is not None:
+            workspace = self._guarded("workspace digest", lambda: staged_content(self._store, self._request.run))
         digests = structs.replace(digests or self._request.digests, workspace=workspace or "")
         return digests, MappingProxyType(engine or {})
 

@@ -367,6 +367,12 @@ class Writer:
         self._place.close()
 
 
+def chunks_of(file: BinaryIO) -> Iterator[bytes]:
+    """What is left of a file, a megabyte at a time."""
+    while chunk := file.read(1 << 20):
+        yield chunk
+
+
 # -- The user's state directory: where it is, and what makes it this user's alone
 
 

@@ -19,13 +19,13 @@ from sandboxrun.data import Data
 from sandboxrun.errors import printable
 from sandboxrun.evidence.errors import EvidenceError, disk_full, reason_of
 from sandboxrun.evidence.export import ExportLimits, export, shown
-from sandboxrun.evidence.folder import RunFolder, Writer
+from sandboxrun.evidence.folder import RunFolder, Writer, chunks_of
 from sandboxrun.evidence.index import EgressSummary, MissingPart, RefusedName, indented
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
 from sandboxrun.evidence.store import Store
 from sandboxrun.evidence.usage import USAGE, Usage, summary_of
-from sandboxrun.evidence.workspace import STDERR, STDOUT, LeftOut, baseline_of, unpacked
+from sandboxrun.evidence.workspace import STDERR, STDOUT, LeftOut, baseline_of
 from sandboxrun.spec.guard import host_runs
 from sandboxrun.spec.options import INIT_AT
 from sandboxrun.spec.state import Document, Ended, Running, State
@@ -139,7 +139,7 @@ def live_logs(source: Source, written: Mapping[int, int] | None = None) -> Part:
         for log, file in ((logs[1], one), (logs[2], two)):
             # Masking makes it shorter: what is kept may then fit although it was cut.
             log.cut = os.fstat(file.fileno()).st_size > source.limits.log_bytes
-        chunks = ((n, chunk) for n, file in ((1, one), (2, two)) for chunk in unpacked(file))
+        chunks = ((n, chunk) for n, file in ((1, one), (2, two)) for chunk in chunks_of(file))
         return _written(logs, chunks, source, written)
 
 

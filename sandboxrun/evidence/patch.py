@@ -18,9 +18,10 @@ from msgspec import structs
 from sandboxrun.data import Data
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import Kind, Member, TarError, TarReader, is_git, name_fault, plain_name, shown
+from sandboxrun.evidence.folder import chunks_of
 from sandboxrun.evidence.ignoring import Apart, Ignoring, tracked_in
 from sandboxrun.evidence.index import RefusedName
-from sandboxrun.evidence.workspace import LEADING, LeftOut, excluder, is_within, parents, unpacked
+from sandboxrun.evidence.workspace import LEADING, LeftOut, excluder, is_within, parents
 
 # -- The hunks of a unified diff, with a bound on the work whatever the two texts are
 
@@ -545,7 +546,7 @@ def make_patch(
     bounds = limits or PatchLimits()
     try:
         baseline.seek(0)
-        before = read_baseline(baseline, unpacked(baseline))
+        before = read_baseline(baseline, chunks_of(baseline))
         with tempfile.SpooledTemporaryFile(max_size=8 << 20) as scratch:
             after = read_workspace(
                 current,

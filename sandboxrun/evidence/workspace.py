@@ -413,9 +413,3 @@ class _Packing:
         self._hash.update(data)
         self._tar_bytes += len(data)
         self._into.write(data)
-
-
-def unpacked(data: BinaryIO) -> Iterator[bytes]:
-    """A file as chunks."""
-    while chunk := data.read(_CHUNK):
-        yield chunk

@@ -10,13 +10,16 @@ import enum
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from msgspec import structs
+
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, one_line
-from sandboxrun.plan.operations import Operation, describe
+from sandboxrun.plan.operations import Operation
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import without_inherited
 from sandboxrun.spec.option import Effect, Row, values_of
 from sandboxrun.spec.option_types import same_gateway
+from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.spec import ROWS, SandboxSpec, digest_of
 from sandboxrun.spec.state import Image, ObservedSandbox
 from sandboxrun.spec.types import freeze
@@ -288,6 +291,22 @@ class Plan(Data, unshown=("sensitive",), uncompared=("warnings",)):
                 "inputs": self.inputs_digest,
                 "engine": self.engine_id,
                 "observed": [list(pair) for pair in self.observed],
-                "operations": [describe(operation) for operation in self.operations],
+                "operations": [_described(operation) for operation in self.operations],
             }
         )
+
+
+def _described(operation: Operation) -> Mapping[str, Any]:
+    """An operation as data, for the digest."""
+    plain: dict[str, Any] = {"kind": type(operation).__name__}
+    for name, value in structs.asdict(operation).items():
+        match value:
+            case DeclaredSandbox():
+                plain[name] = {"name": value.name, "spec": value.spec.digest}
+            case str() | int() | bool() | None:
+                plain[name] = value
+            case tuple():
+                plain[name] = [str(item) for item in value]
+            case _:
+                plain[name] = str(value)
+    return plain

@@ -6,11 +6,6 @@ Owns the union. Whoever walks it matches on the classes and ends with `assert_ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from msgspec import structs
-
 from sandboxrun.data import Data
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, VolumeSpec
 from sandboxrun.spec.records import Attachment, FileRef
@@ -288,19 +283,3 @@ Operation = (
     | RemoveSandbox
     | KeepSandbox
 )
-
-
-def describe(operation: Operation) -> Mapping[str, Any]:
-    """An operation as data: for saved plans and their digest."""
-    plain: dict[str, Any] = {"kind": type(operation).__name__}
-    for name, value in structs.asdict(operation).items():
-        match value:
-            case DeclaredSandbox():
-                plain[name] = {"name": value.name, "spec": value.spec.digest}
-            case str() | int() | bool() | None:
-                plain[name] = value
-            case tuple():
-                plain[name] = [str(item) for item in value]
-            case _:
-                plain[name] = str(value)
-    return plain

@@ -388,7 +388,7 @@ class Volumes(Place, kw_only=False, eq=False):
         own = {part_volume(live.base, part) for part in (WORKSPACE, SECRETS, CONFIGS)}
         label = _workspace_label(live)
         workspace = label.get("target")
-        inner = {f"{workspace}/{path}" for path, _ in mounts_of(_texts(label, "protected"))}
+        inner = {f"{workspace}/{path}" for path, _ in mounts_of(_texts(label, "protected"))} if label else ()
         mounts = []
         for found in _live_mounts(live):
             target, kind, name = found["Destination"], found["Type"], found.get("Name") or ""

@@ -77,7 +77,8 @@ def stop_sandbox(step: op.StopSandbox, session: Session) -> None:
 def remove_sandbox(step: op.RemoveSandbox, session: Session) -> None:
     """Remove the container and what is its own."""
     _remove_container(step.container, session)
-    remove_companions(step.companions, step.network, session)
+    if step.companions or step.network is not None:
+        remove_companions(step.companions, step.network, session)
     for volume in step.volumes:
         _remove_volume(volume, session)
     shared.unstage(step.container, session)
