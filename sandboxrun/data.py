@@ -1,11 +1,13 @@
 """`Data`, the base of every record: frozen, its fields given by name, and a class that is quick to make.
 
-Owns what msgspec's own Struct does not have: fields that no repr shows, and fields that no comparison looks at.
+Owns what msgspec's own Struct does not have: fields that no repr shows, and fields that no comparison looks at; and
+what all rooms do alike with JSON that anybody may have written, and with what is closed at the end of a block.
 """
 
 from __future__ import annotations
 
-from typing import Any, dataclass_transform
+import json
+from typing import Any, Self, TypeVar, dataclass_transform
 
 from msgspec import Struct, StructMeta, field
 
@@ -39,6 +41,34 @@ class DataType(StructMeta):
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Data(Struct, metaclass=DataType, frozen=True, kw_only=True):
     """A frozen record. `msgspec.structs.replace` makes one that differs, `asdict` of that module lists its fields."""
+
+
+J = TypeVar("J", dict[str, Any], list[Any])
+
+
+def json_as(kind: type[J], text: str | bytes) -> J:
+    """What a text that anybody may have written holds as JSON, an object or a list; an empty one for anything else."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return kind()
+    return found if isinstance(found, kind) else kind()
+
+
+class Closing:
+    """What is closed at the end of its `with` block."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _repr(self: Data) -> str:

@@ -14,7 +14,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from msgspec import structs
@@ -47,6 +46,7 @@ from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.observe import own_sandboxes
 from sandboxrun.backend.errors import EngineError, NotFound
 from sandboxrun.backend.session import Made, Session
+from sandboxrun.data import Closing
 from sandboxrun.errors import Diagnostic, PlanError, SandboxrunError, UsageError
 from sandboxrun.lifecycle.apply import ApplySettings, carry_out, execute, locked
 from sandboxrun.lifecycle.job import NOTICE, Job, shares
@@ -85,7 +85,7 @@ def _asked_as(source: Callable[_P, object]) -> Callable[[Callable[..., _T]], Cal
     return shown
 
 
-class SandboxService:
+class SandboxService(Closing):
     """Makes and ends sandboxes on one engine. Usable from several threads at once; a context manager.
 
     `project` names and labels every object: give a service a project of its own. Evidence goes to `evidence`, or to
@@ -542,9 +542,6 @@ class SandboxService:
     def __enter__(self) -> Self:
         self.collect()
         return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 def _of(held: Held) -> dict[str, str]:

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from sandboxrun.api.processes import Guard, PlainProcess
 from sandboxrun.api.settings import Settings
-from sandboxrun.data import Data
+from sandboxrun.data import Closing, Data
 from sandboxrun.errors import Diagnostic, ExitCode, SandboxrunError, UsageError
 from sandboxrun.evidence.parts import PATCH, UNTRACKED
 from sandboxrun.spec.outcome import How
@@ -386,7 +386,7 @@ MAX_PARALLEL = 32
 _TTL_SLACK = 3600  # seconds beyond its timeout after which anyone may collect what a lost spawner left
 
 
-class AgentSpawner:
+class AgentSpawner(Closing):
     """Spawns agents. Usable from several threads and from asyncio; a context manager of both kinds.
 
     At its start it collects what a spawner that was killed has left in the project, evidence first (`collect` False
@@ -529,12 +529,6 @@ class AgentSpawner:
         self._guard.close()
         if self._own:
             self.service.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     async def __aenter__(self) -> Self:
         return self

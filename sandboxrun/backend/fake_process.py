@@ -16,6 +16,7 @@ from typing import Any, Self
 from uuid import uuid4
 
 from sandboxrun.backend.base import Happened, Past
+from sandboxrun.data import Closing
 from sandboxrun.errors import ExitCode
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import kept_name
@@ -185,7 +186,7 @@ class Box:
             self.changed.notify_all()
 
 
-class BoxOutput:
+class BoxOutput(Closing):
     """What a container writes: what it had written from piece `at` on, which may count from the end, and with `follow`
     all that comes."""
 
@@ -204,12 +205,6 @@ class BoxOutput:
                 return
             self._at += len(pieces)
             yield from pieces
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """End it."""

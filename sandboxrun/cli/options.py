@@ -59,6 +59,21 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic from click 
             self.fail(f'"{value}" is not a duration, such as 90s, 30m or 1h30m', param, ctx)
 
 
+class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """A size as a profile writes it (`512m`, `5GB`), in bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The bytes. Fails for what is no size."""
+        from sandboxrun.spec.types import parse_size
+
+        try:
+            return parse_size(str(value))
+        except ValueError:
+            self.fail(f'"{value}" is not a size, such as 512m or 5g', param, ctx)
+
+
 _PATH = click.Path(path_type=Path)
 
 

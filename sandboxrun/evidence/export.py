@@ -260,8 +260,10 @@ def export(
     `part` names the stream in what is reported, `masker` finds (and does not change) secrets in the files,
     `deadline` is a `time.monotonic` value. Whatever is wrong with the stream ends it; what came before stays.
     """
-    task = _Export(into, part, under, limits or ExportLimits(), masker or Masker(), deadline)
-    reader = TarReader(task.bounded(stream))
+    limits = limits or ExportLimits()
+    task = _Export(into, part, under, limits, masker or Masker())
+    most = limits.bytes + limits.skipped_bytes + (limits.files + limits.refused) * 4096 + (1 << 20)  # headers included
+    reader = TarReader(bounded(stream, most, deadline, "the stream is longer than the limits allow"))
     try:
         for member in reader:
             task.take(member, reader)
@@ -275,12 +277,20 @@ def export(
     )
 
 
+def bounded(stream: Iterable[bytes], most: int, deadline: float | None, larger: str) -> Iterator[bytes]:
+    """The stream, as long as it has at most that many bytes, and until the deadline; then TarError."""
+    for chunk in stream:
+        most -= len(chunk)
+        if most < 0:
+            raise TarError(larger)
+        if deadline is not None and time.monotonic() > deadline:
+            raise TarError("ran out of time")
+        yield chunk
+
+
 class _Export:
-    def __init__(
-        self, into: RunFolder, part: str, under: str, limits: ExportLimits, masker: Masker, deadline: float | None
-    ) -> None:
-        self._into, self._part, self._under, self._limits = into, part, under, limits
-        self._masker, self._deadline = masker, deadline
+    def __init__(self, into: RunFolder, part: str, under: str, limits: ExportLimits, masker: Masker) -> None:
+        self._into, self._part, self._under, self._limits, self._masker = into, part, under, limits, masker
         self._bytes = 0
         self._members = 0
         self._directories = set[str]()
@@ -290,18 +300,6 @@ class _Export:
         self.refused: list[RefusedName] = []
         self.refused_total = 0
         self.missing: list[MissingPart] = []
-
-    def bounded(self, stream: Iterable[bytes]) -> Iterable[bytes]:
-        """The stream, cut where it is longer than what the limits can ask for (its headers included)."""
-        left = self._limits.bytes + self._limits.skipped_bytes
-        left += (self._limits.files + self._limits.refused) * 4096 + (1 << 20)
-        for chunk in stream:
-            left -= len(chunk)
-            if left < 0:
-                raise TarError("the stream is longer than the limits allow")
-            if self._deadline is not None and time.monotonic() > self._deadline:
-                raise TarError("ran out of time")
-            yield chunk
 
     def take(self, member: Member, reader: TarReader) -> None:
         self._members += 1

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from uuid import uuid4
 
 from sandboxrun.backend.owner import Owner, decode, this_process
-from sandboxrun.data import Data
+from sandboxrun.data import Closing, Data
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError
 
@@ -38,7 +38,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Folder:
+class Folder(Closing):
     """An open directory. `path` is for messages only. Close it, or use it as a context manager."""
 
     def __init__(self, fd: int, path: Path) -> None:
@@ -189,12 +189,6 @@ class Folder:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Folder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def is_name(text: str) -> bool:

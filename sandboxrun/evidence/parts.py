@@ -6,7 +6,6 @@ Failures are raised: `capture` turns them into the index's `missing`.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from sandboxrun.backend.errors import EngineUnreachable, NotFound
-from sandboxrun.data import Data
+from sandboxrun.data import Data, json_as
 from sandboxrun.errors import printable
 from sandboxrun.evidence.errors import EvidenceError, disk_full, reason_of
 from sandboxrun.evidence.export import ExportLimits, export, shown
@@ -229,21 +228,11 @@ def usage(source: Source, *, ran: bool) -> Part:
         return _unsampled("it ended before the first sample")
     source.folder.write(USAGE, data, truncated=cut)
     missing = (MissingPart(part="usage", reason=f"longer than {_USAGE_BYTES} bytes"),) if cut else ()
-    return Part(usage=summary_of(_samples(data)), missing=missing)
+    return Part(usage=summary_of(filter(None, map(record_of, data.splitlines()))), missing=missing)
 
 
 def _unsampled(reason: str) -> Part:
     return Part(missing=(MissingPart(part="usage", reason=reason),))
-
-
-def _samples(data: bytes) -> Iterator[Mapping[str, Any]]:
-    for line in data.splitlines():
-        try:
-            sample = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(sample, dict):
-            yield sample
 
 
 def artifacts(source: Source, paths: Iterable[str]) -> Part:
@@ -458,8 +447,4 @@ def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 def record_of(line: bytes) -> Mapping[str, Any]:
     """A line as the record it holds; {} for anything else."""
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return json_as(dict, line)

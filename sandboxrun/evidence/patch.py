@@ -17,7 +17,7 @@ from msgspec import structs
 
 from sandboxrun.data import Data
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.export import Kind, Member, TarError, TarReader, is_git, name_fault, plain_name, shown
+from sandboxrun.evidence.export import Kind, Member, TarError, TarReader, bounded, is_git, name_fault, plain_name, shown
 from sandboxrun.evidence.folder import chunks_of
 from sandboxrun.evidence.ignoring import Apart, Ignoring, tracked_in
 from sandboxrun.evidence.index import RefusedName
@@ -341,7 +341,8 @@ def read_workspace(
     end: a tree of a part of it would show everything else as deleted.
     """
     tree = Tree(spool)
-    reader = TarReader(_bounded(stream, limits, deadline))
+    most, larger = limits.bytes + limits.files * 2048, f"the workspace is larger than {limits.bytes} bytes"
+    reader = TarReader(bounded(stream, most, deadline, larger))
     count = 0
     for member in reader:
         count += 1
@@ -466,17 +467,6 @@ def modules_fault(path: str) -> str | None:
     """Git refuses a patch as a whole that makes, changes or removes a symlink of that name."""
     found = any(_MODULES.fullmatch(plain_name(part)) for part in re.split(r"[/\\]", path))
     return "a symlink named .gitmodules" if found else None
-
-
-def _bounded(stream: Iterable[bytes], limits: TreeLimits, deadline: float | None) -> Iterator[bytes]:
-    left = limits.bytes + limits.files * 2048
-    for chunk in stream:
-        left -= len(chunk)
-        if left < 0:
-            raise TarError(f"the workspace is larger than {limits.bytes} bytes")
-        if deadline is not None and time.monotonic() > deadline:
-            raise TarError("ran out of time")
-        yield chunk
 
 
 # -- A workspace's changes as a patch that `git apply` takes, made without git

@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
-from sandboxrun.data import Data
+from sandboxrun.data import Data, json_as
 
 VARIABLE = "SANDBOXRUN_JOB"  # names the job where no system does, or where a system's own id is not fine enough
 LONGEST = 200  # characters of an id or a name
@@ -39,12 +38,7 @@ class CiJob(Data):
     @classmethod
     def from_label(cls, text: str | None) -> CiJob | None:
         """From a label's value, which anybody may have written; None for anything else."""
-        try:
-            found: Any = json.loads(text) if text and len(text) <= _LONGEST_LABEL else None
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(found, dict):
-            return None
+        found = json_as(dict, text) if text and len(text) <= _LONGEST_LABEL else {}
         given = {key: value for key, value in found.items() if isinstance(value, str)}
         return _job(given.get("system", ""), given.get("id", ""), given.get("name", ""), given.get("url", ""))
 

@@ -13,7 +13,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sandboxrun.data import Data
+from sandboxrun.data import Data, json_as
 from sandboxrun.errors import few
 from sandboxrun.spec import forms, seccomp
 from sandboxrun.spec.option_types import NAMES, OPEN, OPEN_PORTS, Egress, options_of
@@ -151,11 +151,8 @@ def _capabilities(old: Side, new: Side) -> Iterator[Step]:
 def _rules(value: str) -> dict[str, set[str]] | None:
     """The calls that a seccomp profile allows, each with its conditions ("" is none); None where it allows by default
     or cannot be read."""
-    try:
-        profile = json.loads(seccomp.to_engine(value) or "{}") if value in seccomp.NAMES else json.loads(value)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(profile, dict) or profile.get("defaultAction") not in ("SCMP_ACT_ERRNO", "SCMP_ACT_KILL"):
+    profile = json_as(dict, seccomp.to_engine(value) or "" if value in seccomp.NAMES else value)
+    if profile.get("defaultAction") not in ("SCMP_ACT_ERRNO", "SCMP_ACT_KILL"):
         return None
     allowed: dict[str, set[str]] = {}
     rows = profile.get("syscalls")

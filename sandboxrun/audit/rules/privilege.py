@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from sandboxrun.audit.finding import Edit, Gain, Hit, How, refers, rule
 from sandboxrun.audit.subject import PROFILE, Subject
+from sandboxrun.data import json_as
 from sandboxrun.errors import few
 from sandboxrun.spec import seccomp
 
@@ -327,12 +326,7 @@ def wide_seccomp(s: Subject) -> Iterator[Hit]:
 
 def _allowed_calls(text: str) -> list[str]:
     """Those of the denied calls that a profile allows without a condition."""
-    try:
-        profile: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        return []
-    if not isinstance(profile, dict):
-        return []
+    profile = json_as(dict, text)
     open_ = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE")
     default = profile.get("defaultAction") in open_
     found = dict.fromkeys(_DENIED_BY_ENGINES, default)

@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote as _quote
 from urllib.parse import urlencode
 
@@ -28,7 +27,7 @@ from sandboxrun.backend.docker.transport import (
     Unreachable,
 )
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, Unsupported, failure
-from sandboxrun.data import Data
+from sandboxrun.data import Closing, Data, json_as
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
@@ -233,13 +232,8 @@ def _object(line: bytes, operation: str) -> dict[str, Any]:
 
 def message_of(data: bytes) -> str:
     """The engine's own text: Docker's {"message"}, Podman's {"cause", "message"}, or plain text from a proxy."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        value = None
-    if isinstance(value, dict) and isinstance(value.get("message"), str):
-        return value["message"][:MAX_MESSAGE]
-    return data[:MAX_MESSAGE].decode("utf-8", "replace")
+    message = json_as(dict, data).get("message")
+    return message[:MAX_MESSAGE] if isinstance(message, str) else data[:MAX_MESSAGE].decode("utf-8", "replace")
 
 
 def uptime() -> float:
@@ -247,7 +241,7 @@ def uptime() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-class Client:
+class Client(Closing):
     """Makes calls of the API over one Transport. Usable from several threads at once; a context manager. Raises
     EngineErrors."""
 
@@ -374,9 +368,3 @@ class Client:
     def close(self) -> None:
         """End all connections: streams that are being read end, calls under way fail."""
         self.transport.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()

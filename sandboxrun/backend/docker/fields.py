@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import UNSET, field, structs
 
 from sandboxrun.backend.docker import init
-from sandboxrun.data import Data
+from sandboxrun.data import Data, json_as
 from sandboxrun.spec import forms, labels, seccomp
 from sandboxrun.spec.forms import join_security, split_security
 from sandboxrun.spec.guard import HIDDEN, mounts_of, parents
@@ -386,7 +386,7 @@ class Volumes(Place, kw_only=False, eq=False):
 
     def get(self, live: Live) -> tuple[Mount, ...]:
         own = {part_volume(live.base, part) for part in (WORKSPACE, SECRETS, CONFIGS)}
-        label = _workspace_label(live)
+        label = json_as(dict, live.label(labels.WORKSPACE) or "")
         workspace = label.get("target")
         inner = {f"{workspace}/{path}" for path, _ in mounts_of(_texts(label, "protected"))} if label else ()
         mounts = []
@@ -397,19 +397,6 @@ class Volumes(Place, kw_only=False, eq=False):
             source = live.names.volume_key(name) if kind == "volume" else found["Source"]
             mounts.append(Mount(type=kind, source=source, target=target, read_only=not found["RW"]))
         return tuple(sorted(mounts, key=lambda mount: mount.target))
-
-
-def _workspace_label(live: Live) -> Mapping[str, Any]:
-    return _json_label(live, labels.WORKSPACE, {})
-
-
-def _json_label(live: Live, name: str, default: Any) -> Any:
-    """A label of ours as data. A label that anyone could have written is data, never trusted to be well-formed."""
-    try:
-        value = json.loads(live.label(name) or "null")
-    except (ValueError, RecursionError):
-        return default
-    return value if isinstance(value, type(default)) else default
 
 
 class WorkspaceMount(Place, kw_only=False, eq=False):
@@ -436,7 +423,7 @@ class WorkspaceMount(Place, kw_only=False, eq=False):
             _add_mount(payload, hidden if path == HIDDEN else _bind(f"{value.source}/{path}", target, read_only))
 
     def get(self, live: Live) -> Workspace | None:
-        label = _workspace_label(live)
+        label = json_as(dict, live.label(labels.WORKSPACE) or "")
         for found in _live_mounts(live):
             if found["Destination"] != label.get("target"):
                 continue
@@ -500,7 +487,7 @@ class Files(Place, kw_only=False, eq=False):
         )
         if not mounted:
             return ()
-        refs = _json_label(live, self.label, [])
+        refs = json_as(list, live.label(self.label) or "")
         found = (
             FileRef(source=source, target=None if source == name else name, uid=uid, gid=gid, mode=mode, digest=digest)
             for source, name, uid, gid, mode, digest in filter(_is_ref, refs)

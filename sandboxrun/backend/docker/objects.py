@@ -9,8 +9,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, BinaryIO, Generic, Self, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from sandboxrun.backend.docker.calls import (
     STDOUT,
@@ -25,7 +24,7 @@ from sandboxrun.backend.docker.calls import (
 )
 from sandboxrun.backend.docker.transport import PIECE, TIMEOUT, Connection, registry_auth
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound, RegistryError, help_for
-from sandboxrun.data import Data
+from sandboxrun.data import Closing, Data, json_as
 from sandboxrun.threads import together
 
 NOT_MODIFIED = 304  # as it was asked to be already
@@ -329,7 +328,7 @@ T = TypeVar("T")
 Piece = tuple[int, bytes]
 
 
-class Stream(Generic[T]):
+class Stream(Closing, Generic[T]):
     """Items that arrive from the engine. Iterate it in one thread; `close` from any. Also a context manager."""
 
     def __init__(self, items: Iterator[T], close: Callable[[], None]) -> None:
@@ -353,12 +352,6 @@ class Stream(Generic[T]):
         self._closed = True
         self._close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
 
 class LogStream(Stream[Piece]):
     """(1 stdout or 2 stderr, bytes) as a container writes them; a container with a terminal: all 1."""
@@ -368,7 +361,7 @@ class EventStream(Stream[Json]):
     """The engine's events, as its API tells them."""
 
 
-class TerminalConnection:
+class TerminalConnection(Closing):
     """The connection to a container's or a command's terminal: bytes both ways. Raises EngineErrors only."""
 
     def __init__(self, operation: str, connection: Connection, resize: Callable[[int, int], None]) -> None:
@@ -404,12 +397,6 @@ class TerminalConnection:
         """End it."""
         self._connection.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
 
 class Exec(LogStream):
     """A command in a container: its output to iterate, its exit code, and its input where it has one."""
@@ -442,7 +429,7 @@ class Exec(LogStream):
             pause = min(pause * 2, 0.25)
 
 
-class Archive(Data):
+class Archive(Closing, Data):
     """A file or folder of a container as a tar: `stat` is the API's ("name", "size", "mode", "mtime", "linkTarget").
 
     What the container wrote is hostile: the tar may hold anything.
@@ -454,12 +441,6 @@ class Archive(Data):
     def close(self) -> None:
         """Drop the rest."""
         self.stream.close()
-
-    def __enter__(self) -> Archive:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 class Streams(Objects):
@@ -608,10 +589,10 @@ def file_mode(mode: int) -> int:
 
 def _stat(answer: Answer) -> Json:
     try:
-        stat = json.loads(base64.b64decode(answer.headers.get("x-docker-container-path-stat", "")))
-    except (ValueError, RecursionError):
-        stat = None
-    if not isinstance(stat, dict):
+        stat = json_as(dict, base64.b64decode(answer.headers.get("x-docker-container-path-stat", "")))
+    except ValueError:  # not base64
+        stat = {}
+    if not stat:
         answer.close()
         raise EngineError(answer.operation, "the engine did not say what it is about to send")
     return stat

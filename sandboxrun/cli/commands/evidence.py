@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -28,22 +27,8 @@ from sandboxrun.report.stored import (
     selection_plain,
     selection_text,
 )
-from sandboxrun.spec.types import parse_size
 
 _UNCHECKED = 3  # exit code: nothing differs, but seals could not be checked
-
-
-class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
-    """A size as a profile writes it (`512m`, `5GB`), in bytes."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The bytes. Fails for what is no size."""
-        try:
-            return parse_size(str(value))
-        except ValueError:
-            self.fail(f'"{value}" is not a size, such as 512m or 5g', param, ctx)
 
 
 @click.group()
@@ -139,7 +124,7 @@ def release(given: opt.Given, run: str, directory: Path | None, reason: str) -> 
 @evidence.command()
 @opt.taking(
     click.option("--older-than", type=opt.Seconds(), metavar="DURATION", help="Remove what was saved longer ago: 30d."),
-    click.option("--max-size", type=Size(), metavar="SIZE", help="Remove the oldest until all takes less: 5GB."),
+    click.option("--max-size", type=opt.Bytes(), metavar="SIZE", help="Remove the oldest until all takes less: 5GB."),
     click.option(
         "--keep",
         type=click.IntRange(1),

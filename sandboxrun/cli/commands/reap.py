@@ -11,7 +11,6 @@ from sandboxrun.backend.session import silent
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
 from sandboxrun.cli.changing import CleanStop, Telling
-from sandboxrun.cli.commands.evidence import Size
 from sandboxrun.cli.output import note, result, tell_all
 from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.evidence.retention import Retention, prune
@@ -74,7 +73,7 @@ from sandboxrun.report.stored import pruned_plain, pruned_text
     ),
     click.option(
         "--evidence-max-size",
-        type=Size(),
+        type=opt.Bytes(),
         metavar="SIZE",
         help="Then remove the oldest evidence until all takes less, as `evidence prune` does.",
     ),

@@ -16,6 +16,8 @@ from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from sandboxrun.data import json_as
+
 if TYPE_CHECKING:
     from sandboxrun.spec.seccomp.allowed import Allowed, Argument
 
@@ -42,10 +44,7 @@ def from_engine(text: str | None) -> str:
     for name in VARIANTS:
         if text == profile_text(name):
             return name
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+    found = json_as(dict, text)
     return next((name for name in VARIANTS if found == profile(name)), text)
 
 
