@@ -414,5 +414,5 @@ def _tree(here: Path, entries: dict[str, tuple[str, str]]) -> str:
     data = b"".join(
         f"{mode} {name}".encode() + b"\0" + bytes.fromhex(object_id) for name, (mode, object_id) in entries.items()
     )
-    command = ["git", "-C", here, "hash-object", "-t", "tree", "-w", "--stdin", "--literally"]
+    command = ["git", "-C", str(here), "hash-object", "-t", "tree", "-w", "--stdin", "--literally"]
     return subprocess.run(command, input=data, check=True, capture_output=True).stdout.decode().strip()
