@@ -108,12 +108,24 @@ class Given(Data):
     content: str = ""
 
 
-class Hook(Data):
-    """A command that the engine runs inside beside the main one."""
+class Hook(Data, unshown=("environment",)):
+    """A command that is run inside beside the main one."""
 
     key: str
     user: str = ""
     privileged: bool = False
+    command: tuple[str, ...] = ()
+    environment: Mapping[str, str | None] = NONE
+
+
+class Note(Data):
+    """A text that whoever may list containers, images or volumes reads: `what` it is, `name` what its file calls it."""
+
+    what: str
+    name: str
+    text: str
+    key: str
+    item: str | None = None
 
 
 class Building(Data):
@@ -192,6 +204,7 @@ class Subject(Data, unshown=("environment",)):
     command: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
     labels: Mapping[str, str] = NONE
+    notes: tuple[Note, ...] = ()  # beside its labels: annotations, labels of image and service, options of volumes
     secrets: tuple[Given, ...] = ()
     configs: tuple[Given, ...] = ()
     working_dir: str = ""

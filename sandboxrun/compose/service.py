@@ -18,6 +18,7 @@ from sandboxrun.audit.subject import (
     Machine,
     Mounted,
     Network,
+    Note,
     Port,
     Scratch,
     Subject,
@@ -251,6 +252,7 @@ class _Service:
             command=_words(self.get("command")),
             entrypoint=_words(self.get("entrypoint")),
             labels=freeze({name: value or "" for name, value in self.pairs("labels")}),
+            notes=tuple(self.notes()),
             secrets=tuple(self.given("secrets")),
             configs=tuple(self.given("configs")),
             working_dir=_text(self.get("working_dir")),
@@ -356,7 +358,8 @@ class _Service:
         declared = _map(_map(self.loaded.top.get("volumes")).get(source))
         options = _map(declared.get("driver_opts"))
         device = _text(options.get("device"))
-        if device and re.search(r"(^|,)r?bind(,|$)", _text(options.get("o"))):
+        if device.startswith("/dev/") or (device and re.search(r"(^|,)r?bind(,|$)", _text(options.get("o")))):
+            self.at("volumes", target, options.get("device"))
             return Mounted(
                 kind="bind", source=device, target=target, written=device, read_only=read_only,
                 propagation=propagation, inside=self.is_inside(device),
@@ -407,8 +410,10 @@ class _Service:
         return False
 
     def networks(self, mode: str) -> Iterator[Network]:
-        if mode == "bridge":
+        if mode in ("bridge", "default"):
             yield Network(name="bridge", external=False)
+        if mode not in ("", "bridge", "none", "default", "host") and ":" not in mode:
+            yield Network(name=self.at("network_mode", mode, self.get("network_mode")), external=True)
         if mode:
             return
         top = _map(self.loaded.top.get("networks"))
@@ -558,7 +563,29 @@ class _Service:
         for key in ("post_start", "pre_stop"):
             for item in _items(self.get(key)):
                 if isinstance(item, MapNode):
-                    yield Hook(key=key, user=_text(item.get("user")), privileged=_flag(item.get("privileged")))
+                    yield _hook(key, item)
+        for item in _items(_map(self.get("develop")).get("watch")):
+            command = item.get("exec") if isinstance(item, MapNode) else None
+            if isinstance(command, MapNode):
+                yield _hook("develop", command)
+
+    def notes(self) -> Iterator[Note]:
+        labelled = (
+            ("annotations", "the annotation", self.get("annotations")),
+            ("deploy", "the service's label", _map(self.get("deploy")).get("labels")),
+            ("build", "the image's label", _map(self.get("build")).get("labels")),
+        )
+        for key, what, node in labelled:
+            for name, value in _map(by_name(node)).entries:
+                label = self.at(key, str(name.value), value)
+                yield Note(what=f"{what} {label}", name=label, text=_text(value), key=key, item=label)
+        for item in _items(self.get("volumes")):
+            used = _text(item.get("source")) if isinstance(item, MapNode) else split_mount(_text(item))[0]
+            declared = _map(_map(self.loaded.top.get("volumes")).get(used))
+            for name, value in _map(declared.get("driver_opts")).entries:
+                what = f"the option {name.value} of the volume {used}"
+                place = self.at("volumes", what, value)
+                yield Note(what=what, name=str(name.value), text=_text(value), key="volumes", item=place)
 
     def watched(self) -> Iterator[tuple[str, str]]:
         for item in _items(_map(self.get("develop")).get("watch")):
@@ -588,6 +615,17 @@ class _Service:
             if node.span is not None:
                 self.places.setdefault((key, None), node.span)
             yield key, address
+
+
+def _hook(key: str, node: MapNode) -> Hook:
+    environment = _map(by_name(node.get("environment"))).entries
+    return Hook(
+        key=key,
+        user=_text(node.get("user")),
+        privileged=_flag(node.get("privileged")),
+        command=_words(node.get("command")),
+        environment=freeze({str(name.value): _text(value) for name, value in environment}),
+    )
 
 
 def _mode(node: Node | None) -> int:

@@ -32,9 +32,11 @@ _HOST_CRITICAL = (
     "/Windows",
 )  # fmt: skip
 _PARTS_ONLY = {"/var", "/var/lib", "/opt", "/home", "/Users", "/snap"}  # the directory itself, not what is below
+# Only to be read; but the time zone's names, which many mount without a thought.
 _HARMLESS = ("/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/etc/ssl/certs", "/etc/ca-certificates",
              "/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/usr/share/fonts",
              "/etc/resolv.conf", "/etc/hosts", "/etc/machine-id", "/lib/modules")  # fmt: skip
+_TIME_ZONE = _HARMLESS[:2]
 _CREDENTIALS = (
     "~/.ssh", "~/.aws", "~/.azure", "~/.config/gcloud", "~/.kube", "~/.docker", "~/.gnupg", "~/.netrc", "~/.npmrc",
     "~/.pypirc", "~/.gitconfig", "~/.git-credentials", "~/.config/gh", "~/.config/git", "~/.config/op",
@@ -130,10 +132,10 @@ def agent_socket(s: Subject) -> Iterator[Hit]:
 
 
 @lru_cache(4096)
-def _is_host(path: str) -> bool:
+def _is_host(path: str, read_only: bool) -> bool:
     if path == "/":
         return True
-    if any(below(path, harmless) for harmless in _HARMLESS):
+    if any(below(path, harmless) for harmless in (_HARMLESS if read_only else _TIME_ZONE)):
         return False
     return any(path == top or (top not in _PARTS_ONLY and below(path, top)) for top in _HOST_CRITICAL)
 
@@ -141,6 +143,11 @@ def _is_host(path: str) -> bool:
 @lru_cache(4096)
 def _is_secret(path: str) -> bool:
     return path == "~" or any(below(path, top) or below(top, path) for top in _CREDENTIALS if path not in ("/", "/etc"))
+
+
+def _is_only_host(mount: Mounted, path: str) -> bool:
+    """Whether it is the host's system, of which no rule of its own speaks."""
+    return _is_host(path, mount.read_only) and not _is_engine_socket(mount, path) and not _is_secret(path)
 
 
 @rule(
@@ -156,7 +163,12 @@ def _is_secret(path: str) -> bool:
 def system_writable(s: Subject) -> Iterator[Hit]:
     """System directories, read-write."""
     for mount, path in _binds(s):
-        if not mount.read_only and _is_host(path) and not _is_engine_socket(mount, path) and not _is_secret(path):
+        if (
+            not mount.read_only
+            and _is_host(path, False)
+            and not _is_engine_socket(mount, path)
+            and not _is_secret(path)
+        ):
             yield _at(mount, f"{path} of the host can be written from inside")
 
 
@@ -173,7 +185,7 @@ def system_writable(s: Subject) -> Iterator[Hit]:
 def system_readable(s: Subject) -> Iterator[Hit]:
     """System directories, read-only."""
     for mount, path in _binds(s):
-        if mount.read_only and _is_host(path) and not _is_engine_socket(mount, path) and not _is_secret(path):
+        if mount.read_only and _is_only_host(mount, path):
             yield _at(mount, f"{path} of the host can be read from inside")
 
 
@@ -198,7 +210,12 @@ def credentials(s: Subject) -> Iterator[Hit]:
 
 def _is_special(mount: Mounted, path: str) -> bool:
     """Whether another rule speaks of the path."""
-    return _is_engine_socket(mount, path) or _is_secret(path) or _is_host(path) or bool(_AGENT_SOCKETS.search(path))
+    return (
+        _is_engine_socket(mount, path)
+        or _is_secret(path)
+        or _is_host(path, mount.read_only)
+        or bool(_AGENT_SOCKETS.search(path))
+    )
 
 
 def _is_outside(mount: Mounted, path: str) -> bool:

@@ -38,7 +38,9 @@ def _is_open(image: str) -> bool:
     good=f"image: node:20-alpine@sha256:{'0' * 64}",
 )
 def no_digest(s: Subject) -> Iterator[Hit]:
-    """A tag and no digest."""
+    """A tag and no digest; an image whose name or tag a variable without a default decides."""
+    if s.image and _is_open(s.image) and not _is_pinned(s.image):
+        yield Hit(key="image", message=f"{s.image} can be any image: whoever gives the variable decides")
     if s.image and not _is_pinned(s.image) and not _is_open(s.image) and _tag(s.image) not in ("", "latest"):
         yield Hit(key="image", message=f"{s.image} can change: it has no digest")
 
@@ -250,3 +252,20 @@ def included(s: Subject) -> Iterator[Hit]:
     for key, address in s.remote:
         if not _COMMIT.search(address):
             yield Hit(key=key, message=f"{key} fetches a file from elsewhere")
+
+
+@rule(
+    "SBX616",
+    "Build context outside of the project",
+    (DATA, INDIRECT),
+    refers(cwe=(22, 668), nist="4.1.4"),
+    why="All that lies there is sent to the builder and may get into the image, unseen by a review of the project.",
+    fix="build from a directory of the project",
+    bad="services: {agent: {build: /srv/agent}}",
+    good="services: {agent: {build: ./agent}}",
+)
+def outside_context(s: Subject) -> Iterator[Hit]:
+    """A local context by an absolute path, or in a home directory."""
+    for context in (s.build.context, *s.build.contexts) if s.build is not None else ():
+        if host_path(context).startswith(("/", "~")):
+            yield Hit(key="build", item="context", message=f"{context} of the host is sent to the builder")

@@ -213,9 +213,11 @@ def root_user(s: Subject) -> Iterator[Hit]:
     good='services: {agent: {image: busybox, user: "1000:1000"}}',
 )
 def unset_user(s: Subject) -> Iterator[Hit]:
-    """No user at all."""
+    """No user at all, or a variable without a default."""
     if not s.user:
         yield Hit(key="user", message="user is not set: the image decides, and may run as root")
+    elif s.user.startswith("$"):
+        yield Hit(key="user", message=f"user {s.user} is the caller's to choose, and root where it is not set")
 
 
 @rule(

@@ -2,132 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 
+from sandboxrun.audit.credentials import (
+    CLOUD,
+    LONGEST_COMMAND,
+    assigned,
+    credential_url,
+    form_of,
+    in_words,
+    is_literal,
+    names_secret,
+    one_spelling,
+)
 from sandboxrun.audit.finding import Gain, Hit, How, refers, rule
 from sandboxrun.audit.subject import Given, Subject
 
 DATA = Gain.DATA
 DIRECT, STEP, INDIRECT = How.DIRECT, How.STEP, How.INDIRECT
-
-# Forms of tokens, by their issuers' documentation. What a pattern matches is never shown.
-_FORMS: Mapping[str, str] = {
-    "an AWS access key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{60,})",
-    "a GitLab token": r"\bgl(?:pat|rt|dt|cbt|ptt)-[A-Za-z0-9_-]{20,}",
-    "a Slack token": r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}",
-    "a Slack webhook": r"hooks\.slack\.com/services/T[A-Z0-9]+/B[A-Z0-9]+/[A-Za-z0-9]{20,}",
-    "a Google API key": r"\bAIza[A-Za-z0-9_-]{35}",
-    "a key of an AI service": r"\bsk-(?:ant-|proj-|or-)?[A-Za-z0-9_-]{32,}",
-    "a Stripe key": r"\b[rs]k_(?:live|test)_[A-Za-z0-9]{20,}",
-    "an npm token": r"\bnpm_[A-Za-z0-9]{36}",
-    "a PyPI token": r"\bpypi-AgEIcHlwaS5vcmc[A-Za-z0-9_-]{50,}",
-    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
-    "a Docker Hub token": r"\bdckr_pat_[A-Za-z0-9_-]{20,}",
-    "a SendGrid key": r"\bSG\.[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{30,}",
-    "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY",
-    "a JSON web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
-    "an Azure storage key": r"AccountKey=[A-Za-z0-9+/]{80,}={0,2}",
-    "a Google OAuth secret": r"\bGOCSPX-[A-Za-z0-9_-]{20,}|\bya29\.[A-Za-z0-9_-]{30,}",
-    "a Slack app token": r"\bxapp-\d-[A-Z0-9]+-\d+-[A-Za-z0-9]{20,}",
-    "a DigitalOcean token": r"\bdo[opr]_v1_[a-f0-9]{64}\b",
-    "a Vault token": r"\bhv[sbr]\.[A-Za-z0-9_-]{24,}",
-    "a Grafana token": r"\bglsa_[A-Za-z0-9]{32}_[a-f0-9]{8}\b",
-    "a Shopify token": r"\bshp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}\b",
-    "an Atlassian token": r"\bATATT3[A-Za-z0-9_=-]{60,}",
-    "a Tailscale key": r"\btskey-[a-z]+-[A-Za-z0-9]{10,}-[A-Za-z0-9]{20,}",
-    "a Postman key": r"\bPMAK-[a-f0-9]{24}-[a-f0-9]{34}\b",
-    "a New Relic key": r"\bNRAK-[A-Z0-9]{27}\b",
-    "a RubyGems key": r"\brubygems_[a-f0-9]{48}\b",
-    "a Telegram token": r"\b\d{8,10}:AA[A-Za-z0-9_-]{33}\b",
-    "a Twilio key": r"\bSK[0-9a-f]{32}\b",
-    "an age key": r"\bAGE-SECRET-KEY-1[A-Z0-9]{50,}",
-    "an authorization header": r"\b(?:[Bb]earer|[Bb]asic) +[A-Za-z0-9._~+/-]{16,}={0,2}(?![A-Za-z0-9])",
-}
-# One of these is in every such text: looked for first, since compiling the patterns takes longer than most reviews.
-_MARKS = (
-    "AKIA ASIA ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ gl xox hooks.slack.com AIza sk- rk_ sk_ npm_ pypi- hf_ dckr_pat_ "
-    "SG. -----BEGIN eyJ AccountKey= GOCSPX- ya29. xapp- _v1_ hvs. hvb. hvr. glsa_ shp ATATT3 tskey- PMAK- NRAK- "
-    "rubygems_ :AA SK AGE- earer asic"
-).split()
-_URL = re.compile(r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,30}://([^\s/@:'\"]*):([^\s/@'\"]+)@", re.IGNORECASE)
-_TOKEN_URL = re.compile(r"\bhttps?://([A-Za-z0-9_.-]{20,})@", re.IGNORECASE)
-
-_SECRET_WORDS = re.compile(
-    r"(?:^|_)(?:PASSWORD|PASSWD|PASSPHRASE|PASS|PASSWRD|PWD|PW|SECRET|TOKEN|KEY|CREDENTIALS?|CREDS|DSN|REQUIREPASS|"
-    r"CONNECTION_STRING|WEBHOOK_URL|MASTERAUTH|(?:API|ACCESS|PRIVATE|SECRET|AUTH|ENCRYPTION|SIGNING|MASTER|LICENSE)KEY|"
-    r"(?:API|ACCESS|AUTH|BOT|REFRESH|BEARER)TOKEN|[A-Z]+(?:PASSWORD|PASSWD))(?:_\w+)?$"
-)
-# What such names hold besides: durations, counters, paths, switches.
-_HARMLESS_WORDS = re.compile(
-    r"_(?:FILE|PATH|DIR|TTL|TIMEOUT|EXPIRY|EXPIRES|EXPIRATION|LIFETIME|LENGTH|SIZE|LIMIT|COUNT|MAX|MIN|URL|URI|HOST|PORT|"
-    r"NAME|ID|TYPE|ENABLED|DISABLED|REQUIRED|POLICY|ALGORITHM|ALGO|HEADER|PREFIX|ROTATION|INTERVAL|AGE|VERSION|USER|"
-    r"ISSUER|AUDIENCE|ENDPOINT|REGION|FORMAT|MODE|HASH|BUDGET|WINDOW|PER_\w+|REFRESH|SECONDS|MINUTES|HOURS|DAYS)$|"
-    r"^(?:MAX|MIN|NUM|TOTAL)_|TOKENS$|^(?:ALLOW|ENABLE|DISABLE|USE|REQUIRE|RANDOM)_|^PWD$|_?PUBLIC_KEY"
-)
-# In such names a number is a password, and no duration or counter.
-_PASSWORD_WORDS = re.compile(r"(?:PASSWORD|PASSWD|PASSPHRASE|_PASS|_PWD|_PIN)$|^PASS$")
-_PLACEHOLDER = re.compile(
-    r"^(?:|true|false|yes|no|on|off|none|null|\d{1,9}(?:\.\d+)?(?:ms|s|m|h|d|[kmg]b?)?|\$\{?\w+.*|<[^>]*>|\*+|x{3,}|"
-    r"\(.*\)|\{\{.*\}\}|/run/secrets/.*|/.*|\./.*)$",
-    re.IGNORECASE,
-)
-_CLOUD = frozenset(
-    "AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN GOOGLE_APPLICATION_CREDENTIALS GOOGLE_API_KEY "
-    "AZURE_CLIENT_SECRET GH_TOKEN GITHUB_TOKEN GITLAB_TOKEN CI_JOB_TOKEN NPM_TOKEN OPENAI_API_KEY ANTHROPIC_API_KEY "
-    "SSH_AUTH_SOCK KUBECONFIG VAULT_TOKEN ACTIONS_ID_TOKEN_REQUEST_TOKEN ACTIONS_RUNTIME_TOKEN".split()
-)
-
-
-_LONGEST_NAME = 200  # characters that are looked at
-
-
-def _upper(name: str) -> str:
-    """`db-password`, `dbPassword` and `db.password` in one spelling."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name[:_LONGEST_NAME]).upper().replace("-", "_").replace(".", "_")
-
-
-def names_secret(name: str) -> bool:
-    """Whether a variable of this name usually holds a credential."""
-    upper = _upper(name)
-    return bool(_SECRET_WORDS.search(upper)) and not _HARMLESS_WORDS.search(upper)
-
-
-def form_of(text: str) -> str | None:
-    """What a text is by its form: "a GitHub token"; None where nothing is known of it."""
-    if len(text) < 16 or not any(mark in text for mark in _MARKS):
-        return None
-    return next((what for what, form in _FORMS.items() if re.search(form, text)), None)
-
-
-def credential_url(text: str) -> bool:
-    """Whether a text holds a URL with a password or token in it that is not filled in from elsewhere."""
-    for user, password in _URL.findall(text):
-        if not password.startswith(("$", "{{", "<", "%")) and password not in (
-            "x-oauth-basic",
-            user and "x-access-token",
-        ):
-            return True
-    return any(not token.startswith("$") and _looks_random(token) for token in _TOKEN_URL.findall(text))
-
-
-def _looks_random(text: str) -> bool:
-    """Whether a text is long, of mixed characters, and spreads over them evenly."""
-    if len(text) < 20 or not re.search(r"\d", text) or not re.search(r"[A-Za-z]", text):
-        return False
-    counts = [text.count(character) for character in set(text)]
-    return -sum(n / len(text) * math.log2(n / len(text)) for n in counts) > 3.5
-
-
-def _is_literal(name: str, value: str | None) -> bool:
-    """Whether the value of a variable or option of that name is written out."""
-    if value is None:
-        return False
-    text = value.strip()
-    number = re.fullmatch(r"\d{3,}", text) is not None and _PASSWORD_WORDS.search(_upper(name)) is not None
-    return number or not _PLACEHOLDER.match(text)
 
 
 @rule(
@@ -149,41 +42,8 @@ def literal_environment(s: Subject) -> Iterator[Hit]:
         form = form_of(value)
         if form is not None:
             yield Hit(key="environment", item=name, message=f"{name} holds {form}")
-        elif names_secret(name) and _is_literal(name, value) and not credential_url(value):
+        elif not credential_url(value) and ((names_secret(name) and is_literal(name, value)) or assigned(value)):
             yield Hit(key="environment", item=name, message=f"{name} holds a credential in plain text")
-
-
-# Options of one letter that are followed by a password.
-_SHORT_OPTIONS = re.compile(
-    r"\bsshpass +-p *(?P<sshpass>[^\s'\"]+)|"
-    r"\b(?:mysql|mysqladmin|mysqldump|mariadb|mariadb-admin)\b[^;|&\n]{0,200}? -p(?P<mysql>[^\s'\"]+)|"
-    r"\bredis-cli\b[^;|&\n]{0,200}? -a +(?P<redis>[^\s'\"]+)|"
-    r"\b(?:curl|wget)\b[^;|&\n]{0,200}? (?:-u|--user)[ =]+(?P<curl>[^\s:'\"]+:[^\s'\"]+)"
-)
-_LONGEST_COMMAND = 8192  # characters that are looked at
-
-
-def _in_words(key: str, words: tuple[str, ...]) -> Iterator[str]:
-    """The credentials in a command, those too in a text that a shell runs."""
-    text = " ".join(words)[:_LONGEST_COMMAND]
-    for found in _SHORT_OPTIONS.finditer(text):
-        value = found[found.lastgroup or 0]
-        if not value.startswith(("$", "{", "<")) and ":$" not in value:
-            yield f"{key} holds a credential in plain text"
-    parts = [part.strip("'\"") for part in text.split()]
-    for at, word in enumerate(parts):
-        form = form_of(word)
-        if form is not None:
-            yield f"{key} holds {form}"
-            continue
-        option, equals, value = word.partition("=")
-        is_option = option.startswith("-") and names_secret(option.lstrip("-"))
-        if not is_option and not (equals and re.fullmatch("[A-Z_][A-Z0-9_]+", option) and names_secret(option)):
-            continue
-        following = parts[at + 1] if at + 1 < len(parts) else ""
-        given = value if equals else ("" if following.startswith("-") else following)
-        if _is_literal(option.lstrip("-"), given):
-            yield f"{option} is given a credential in plain text"
 
 
 @rule(
@@ -197,18 +57,37 @@ def _in_words(key: str, words: tuple[str, ...]) -> Iterator[str]:
     good="command: [run, --password-file=/run/secrets/password]",
 )
 def literal_arguments(s: Subject) -> Iterator[Hit]:
-    """Credentials in command, entrypoint, labels and build arguments."""
-    for key, words in (("command", s.command), ("entrypoint", s.entrypoint), ("healthcheck", s.health_test)):
-        yield from (Hit(key=key, message=message) for message in dict.fromkeys(_in_words(key, words)))
+    """Credentials in command, entrypoint, labels, build arguments, and options of log and volume drivers."""
+    hooks = ((hook.key, hook.command) for hook in s.hooks)
+    for key, words in (
+        ("command", s.command), ("entrypoint", s.entrypoint), ("healthcheck", s.health_test), *hooks
+    ):  # fmt: skip
+        yield from (Hit(key=key, message=message) for message in dict.fromkeys(in_words(key, words)))
+    for hook in s.hooks:
+        if any(_held(name, value) for name, value in hook.environment.items()):
+            yield Hit(key=hook.key, message=f"the environment of {hook.key} holds a credential")
     for name, value in s.labels.items():
-        form = form_of(value)
-        if form is not None or (names_secret(name) and _is_literal(name, value)):
-            yield Hit(key="labels", item=name, message=f"the label {name} holds {form or 'a credential'}")
+        if held := _held(name, value):
+            yield Hit(key="labels", item=name, message=f"the label {name} holds {held}")
     for name, value in s.build.args.items() if s.build is not None else ():
-        form = form_of(value)
-        if form is not None or (names_secret(name) and _is_literal(name, value)):
-            message = f"the build argument {name} holds {form or 'a credential'}, which stays in the image"
-            yield Hit(key="build", item=name, message=message)
+        if held := _held(name, value):
+            yield Hit(
+                key="build",
+                item=name,
+                message=f"the build argument {name} holds {held}, which stays in the image",
+            )
+    for name, value in s.log_options.items():
+        if held := _held(name, value):
+            yield Hit(key="logging", item=name, message=f"the log driver's option {name} holds {held}")
+    for note in s.notes:
+        if (held := _held(note.name, note.text)) or assigned(note.text):
+            yield Hit(key=note.key, item=note.item, message=f"{note.what} holds {held or 'a credential'}")
+
+
+def _held(name: str, value: str | None) -> str:
+    """What credential a named text is; "" for none."""
+    form = form_of(value) if value else None
+    return form or ("a credential" if names_secret(name) and is_literal(name, value) else "")
 
 
 @rule(
@@ -228,7 +107,7 @@ def passed_on(s: Subject) -> Iterator[Hit]:
         if name in s.masked:
             continue
         given = s.passed.get(name, ()) if value is not None else (name,)
-        source = next((one for one in given if one.upper() in _CLOUD or names_secret(one)), None)
+        source = next((one for one in given if one.upper() in CLOUD or names_secret(one)), None)
         if source is not None:
             yield Hit(key="environment", item=name, message=f"{name} takes over the caller's {source}")
 
@@ -290,6 +169,9 @@ def credentials_in_url(s: Subject) -> Iterator[Hit]:
             yield Hit(key="labels", item=name, message=f"the label {name} holds an address with a password")
     if s.build is not None and credential_url(s.build.context):
         yield Hit(key="build", message="the build's context is an address with a password")
+    for name, value in s.build.args.items() if s.build is not None else ():
+        if credential_url(value):
+            yield Hit(key="build", item=name, message=f"the build argument {name} holds an address with a password")
 
 
 def _secrets_of(s: Subject) -> list[str]:
@@ -386,6 +268,8 @@ def secret_config(s: Subject) -> Iterator[Hit]:
     """Inline configs that hold tokens."""
     for config in (*s.configs, *_inline(s.secrets)):
         form = form_of(config.content) or ("an address with a password" if credential_url(config.content) else None)
+        if form is None and assigned(config.content):
+            form = "a credential in plain text"
         if form is not None:
             key = "configs" if config in s.configs else "secrets"
             yield Hit(key=key, item=config.name, message=f"{config.name} holds {form}")
@@ -406,7 +290,19 @@ _NO_PASSWORD: Mapping[str, tuple[str, ...]] = {
     "DISABLE_SECURITY_PLUGIN": ("true",),
     "PLUGINS_SECURITY_DISABLED": ("true",),
     "NEO4J_AUTH": ("none",),
+    "DISABLE_AUTH": ("true", "yes", "1"),
+    "MYSQL_ROOT_PASSWORD": ("",),
+    "MARIADB_ROOT_PASSWORD": ("",),
+    "AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED": ("true",),
+    "GF_AUTH_ANONYMOUS_ENABLED": ("true",),
+    "JUPYTER_TOKEN": ("",),
 }
+# A text, which is compiled where a command has options at all: that takes longer than most reviews.
+_NO_PASSWORD_OPTIONS = (
+    r"--api\.insecure(?:=true)?(?= |$)|--protected-mode +no\b|--skip-grant-tables\b|--noauth\b|--auth[= ]none\b|"
+    r"--(?:NotebookApp|ServerApp|IdentityProvider)\.(?:token|password)=(?:''|\"\")?(?= |$)|"
+    r"--no-?auth(?:entication)?(?= |$)|--anonymous-auth=true\b"
+)
 
 
 @rule(
@@ -416,12 +312,17 @@ _NO_PASSWORD: Mapping[str, tuple[str, ...]] = {
     refers(cwe=(306, 258), nist="3.4.2"),
     why="Whoever reaches the service reads and changes what it holds: other containers on its network, and with a "
     "published port everybody.",
-    fix="remove the variable, and give the password as a secret",
+    fix="remove the setting, and give the password as a secret",
     bad="environment: {POSTGRES_HOST_AUTH_METHOD: trust}",
     good="environment: {POSTGRES_PASSWORD_FILE: /run/secrets/password}",
 )
 def no_password(s: Subject) -> Iterator[Hit]:
-    """Variables of common images that turn authentication off."""
+    """Variables of common images, and options of common programs, that turn authentication off."""
     for name, value in s.environment.items():
-        if value is not None and value.lower() in _NO_PASSWORD.get(_upper(name), ()):
+        if value is not None and value.lower() in _NO_PASSWORD.get(one_spelling(name), ()):
             yield Hit(key="environment", item=name, message=f"{name}: {value} lets anybody in without a password")
+    for key, words in (("command", s.command), ("entrypoint", s.entrypoint)):
+        text = " ".join(words)[:LONGEST_COMMAND]
+        found = re.search(_NO_PASSWORD_OPTIONS, text) if "--" in text else None
+        if found is not None:
+            yield Hit(key=key, message=f"{found[0].strip()} lets anybody in without a password")

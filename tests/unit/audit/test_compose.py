@@ -31,7 +31,15 @@ networks:
   out: {}
   h: {external: true, name: host}
 secrets: {key: {file: ./key}}
-volumes: {data: {}}
+volumes:
+  data: {}
+  share: {driver_opts: {type: cifs, device: //nas.example.com/s, o: 'username=me,password=hunter22,vers=3.0'}}
+  disk: {driver_opts: {type: ext4, device: /dev/sda1}}
+  system: {driver_opts: {type: none, o: 'rw,bind', device: '${ROOT:-/etc}'}}
+  remote: {driver_opts: {type: nfs, device: ':/exports/data', o: 'addr=nas.example.com,nolock,soft'}}
+configs:
+  settings: {content: "[db]\\npassword = correcthorsebattery\\n"}
+  plain: {content: "[db]\\npassword_file = /run/secrets/key\\ntoken_ttl = 3600\\n"}
 """
 
 
@@ -188,6 +196,35 @@ ONE_THING_MORE = {
     "ports: ['80:8080']": "SBX322",
     "ports: [{target: 8080, published: 443, host_ip: 192.0.2.1}]": "SBX322",
     "build: {context: ., additional_contexts: {x: 'https://git.example.com/x.git'}}": "SBX610",
+    "volumes: ['share:/s']": "SBX502",
+    "volumes: ['disk:/s']": "SBX204",
+    "volumes: [{type: volume, source: system, target: /s}]": "SBX204",
+    "volumes: ['/lib/modules:/lib/modules']": "SBX204",
+    "volumes: ['/etc/hosts:/etc/hosts']": "SBX204",
+    "logging: {driver: splunk, options: {splunk-token: 176FCEBF-4CF5-4EDF-91BC-703796522D20, max-size: 1m}}": "SBX502",
+    "deploy: {labels: {note: ghp_0123456789abcdefghijklmnopqrstuvwxyzAB}}": "SBX502",
+    "build: {context: ., labels: ['note=ghp_0123456789abcdefghijklmnopqrstuvwxyzAB']}": "SBX502",
+    "annotations: {note: ghp_0123456789abcdefghijklmnopqrstuvwxyzAB}": "SBX502",
+    "post_start: [{command: [curl, -H, 'Authorization: Bearer abcdef0123456789abcdef'], user: '1000'}]": "SBX502",
+    "pre_stop: [{command: x, user: '1000', environment: {DB_PASSWORD: correcthorse}}]": "SBX502",
+    "configs: [settings]": "SBX510",
+    "environment: {SQL: 'Server=db;Database=x;User Id=sa;Password=Str0ng!Pass;'}": "SBX501",
+    "environment: {JDBC: 'jdbc:postgresql://db/x?user=app&password=hunter22'}": "SBX501",
+    "environment: {JAVA_OPTS: '-Xmx1g -Djavax.net.ssl.keyStorePassword=changeit'}": "SBX501",
+    "environment: {MYSQL_ROOT_PASSWORD: ''}": "SBX511",
+    "environment: {GF_AUTH_ANONYMOUS_ENABLED: 'true'}": "SBX511",
+    "command: ['--api.insecure=true', '--providers.docker=true']": "SBX511",
+    "command: jupyter notebook --ip=0.0.0.0 --NotebookApp.token='' --allow-root": "SBX511",
+    "command: redis-server --protected-mode no": "SBX511",
+    "command: mongod --noauth": "SBX511",
+    "user: '${UID}:${GID}'": "SBX108",
+    "network_mode: other_net": "SBX302",
+    "image: '${IMAGE}'": "SBX601",
+    "image: 'nginx:${TAG}'": "SBX601",
+    "build: {context: /srv/app}": "SBX616",
+    "build: ~/app": "SBX616",
+    "build: {context: ., args: {HTTP_PROXY: 'http://u:pa55word@p.example.com:3128'}}": "SBX506",
+    "develop: {watch: [{path: ., action: sync+exec, target: /x, exec: {command: x, user: root}}]}": "SBX606",
 }
 
 
@@ -223,6 +260,19 @@ SILENT = [
     "command: [serve, --token-file, /run/secrets/key, '--password=$PASSWORD']",
     "command: sh -c 'curl -u $USER:$PASS https://example.com'",
     "healthcheck: {test: 'redis-cli -a $$PASS ping'}",
+    "volumes: ['remote:/data']",
+    "volumes: ['/lib/modules:/lib/modules:ro', '/etc/ssl/certs:/etc/ssl/certs:ro']",
+    "configs: [plain]",
+    "sysctls: {net.core.somaxconn: 1024}",
+    "environment: {API_TOKEN_NAME: ci, PASSWORD_HASHER: argon2, KMS_KEY_ARN: 'arn:aws:kms:eu-west-1:1:key/x'}",
+    "environment: {PARTITION_KEY: id, SORT_KEY: name, CACHE_KEY_PREFIX: app, PRIMARY_KEY: uuid, SECRET_STORE: vault}",
+    "environment: {JAVA_OPTS: '-Xmx1g -Dpassword.file=/run/secrets/key'}",
+    "environment: {SQL: 'Server=db;Database=x;Integrated Security=true;Token Timeout=30'}",
+    "logging: {driver: json-file, options: {max-size: 10m, tag: '{{.Name}}', labels: 'key=value'}}",
+    "post_start: [{command: [curl, -H, 'Authorization: Bearer $$TOKEN'], user: '1000'}]",
+    "annotations: {com.example.key: '1', com.example.token-ttl: 3600s}",
+    "command: [serve, --auth, required, --no-authors]",
+    "build: {context: ./app, args: {VERSION: '1.2', KEY_SIZE: '4096'}, labels: {a: b}}",
 ]
 
 

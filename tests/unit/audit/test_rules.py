@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sandboxrun.audit.credentials import FORMS, form_of
 from sandboxrun.audit.finding import Rule
 from sandboxrun.audit.rules import by_id, rules
 from sandboxrun.audit.rules.engine import BELOW, PERHAPS, below_floors
-from sandboxrun.audit.rules.secrets import _FORMS, form_of
 from sandboxrun.report.audit import verdict_text
 from tests.unit.audit.reviewing import names, reviewed, rules_of
 
@@ -111,7 +111,7 @@ def test_tokens_are_known_by_their_form(what: str) -> None:
 
 
 def test_every_form_has_an_example() -> None:
-    assert TOKENS.keys() == _FORMS.keys()
+    assert TOKENS.keys() == FORMS.keys()
 
 
 @pytest.mark.parametrize(
