@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sandboxrun.audit.finding import FAMILIES, MATRIX, Gain, How, Rule
+from sandboxrun.audit.finding import FAMILIES, MATRIX, Directness, Gain, Rule
 from sandboxrun.audit.rules import by_id
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "rules.md"
@@ -25,8 +25,8 @@ A rule's severity comes from what whoever controls the sandbox's process wins, a
 
 def page() -> str:
     """The page's text."""
-    lines = [f"| what is won | {' | '.join(how.value for how in How)} |", "| --- | --- | --- | --- |"]
-    lines += [f"| {gain.value} | {' | '.join(MATRIX[gain, how].word for how in How)} |" for gain in Gain]
+    lines = [f"| what is won | {' | '.join(how.value for how in Directness)} |", "| --- | --- | --- | --- |"]
+    lines += [f"| {gain.value} | {' | '.join(MATRIX[gain, how].word for how in Directness)} |" for gain in Gain]
     for digit, family in FAMILIES.items():
         lines += ["", f"## {digit}xx {family}"]
         for rule in by_id().values():

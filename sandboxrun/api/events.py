@@ -67,7 +67,7 @@ SandboxEvent = (
 OnEvent = Callable[[SandboxEvent], Awaitable[None] | None]
 
 
-class Telling:
+class Notifier:
     """Hands events on to a program's callback: a function in the thread where it happens, a coroutine function on the
     event loop that ran when this was made. What it raises is in `errors`; the next event is told all the same."""
 

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 LONGEST = 5.0  # seconds after which no more are let in together: other processes want the lock as well
 
-Check = Callable[[], None]
-Hold = Callable[[], AbstractContextManager[Check]]
+StillHeld = Callable[[], None]
+Hold = Callable[[], AbstractContextManager[StillHeld]]
 
 
 class Gate:
@@ -53,11 +53,11 @@ class Gate:
         self._inside = 0
         self._wanted = 0  # who waits to be in alone goes first
         self._since = 0.0
-        self._held: AbstractContextManager[Check] | None = None
-        self._check: Check = lambda: None
+        self._held: AbstractContextManager[StillHeld] | None = None
+        self._check: StillHeld = lambda: None
 
     @contextmanager
-    def together(self) -> Iterator[Check]:
+    def together(self) -> Iterator[StillHeld]:
         """In with others that make things. Raises what taking the lock raises."""
         with self._changed:
             self._changed.wait_for(self._admits)
@@ -101,7 +101,7 @@ class Gate:
                 self._changed.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[Check]:
+    def alone(self) -> Iterator[StillHeld]:
         """In with nobody else. Raises what taking the lock raises."""
         with self._changed:
             self._wanted += 1

@@ -68,7 +68,7 @@ class ProcessFailed(SandboxrunError):
     """A plain process could not be started."""
 
 
-class Guard:
+class ProcessGuard:
     """Kills the groups it knows when this process ends, however it ends. One a spawner, started when first needed."""
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ class Guard:
 class PlainProcess:
     """One agent as a plain process. `start`, `wait` and `reap` it in one thread, which lives on; `signal` from any."""
 
-    def __init__(self, guard: Guard, *, limit: int, on_output: Callable[[int, bytes], None] | None) -> None:
+    def __init__(self, guard: ProcessGuard, *, limit: int, on_output: Callable[[int, bytes], None] | None) -> None:
         self.output = BoundedOutput(limit)
         self._guard, self._on_output = guard, on_output
         self._process: subprocess.Popen[bytes] | None = None

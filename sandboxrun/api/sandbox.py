@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 GET_LIMIT = 64 << 20  # bytes of one file that is read into memory
 _SPOOLED = 8 << 20
 
-Source = Path | str | Mapping[str, bytes | str]
+PutSource = Path | str | Mapping[str, bytes | str]
 
 
 def check_target(name: str, spec: SandboxSpec, target: str) -> None:
@@ -67,7 +67,7 @@ def check_target(name: str, spec: SandboxSpec, target: str) -> None:
 
 
 @contextmanager
-def packed(source: Source, uid: int, gid: int) -> Iterator[IO[bytes]]:
+def packed(source: PutSource, uid: int, gid: int) -> Iterator[IO[bytes]]:
     """A tar of `source`, rewound: its files as they shall lie in the target, owned by `uid` and `gid`.
 
     A mapping holds relative paths and contents; a directory gives what is in it, a file itself. Links are kept as
@@ -281,7 +281,7 @@ def _kill(engine: Engine, container: str, token: str, user: str | None) -> bool:
 # -- `Sandbox`: one sandbox as a program holds it
 
 
-class Held(Struct, kw_only=True, eq=False):
+class HeldSandbox(Struct, kw_only=True, eq=False):
     """What the service keeps of a sandbox between its steps. `lock` is held while one of them is under way."""
 
     declared: Declared
@@ -330,7 +330,7 @@ class Sandbox:
     All calls block: in asyncio, call them with `asyncio.to_thread`. Those on the engine raise EngineError.
     """
 
-    def __init__(self, service: SandboxService, held: Held) -> None:
+    def __init__(self, service: SandboxService, held: HeldSandbox) -> None:
         self._service, self._held = service, held
 
     def __repr__(self) -> str:
@@ -469,7 +469,7 @@ class Sandbox:
         except EngineTimeout:
             return None
 
-    def put(self, source: Source, target: str) -> None:
+    def put(self, source: PutSource, target: str) -> None:
         """Put files into the directory `target`, which must exist inside: owned by the sandbox's user.
 
         `source` is a file, a directory (what is in it goes there) or a mapping of relative paths to contents. It

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 from msgspec import structs
 
 from sandboxrun.api.events import (
+    Notifier,
     OnEvent,
     SandboxCaptured,
     SandboxCreated,
@@ -27,7 +28,6 @@ from sandboxrun.api.events import (
     SandboxReaped,
     SandboxRemoved,
     SandboxStarted,
-    Telling,
 )
 from sandboxrun.api.lifecycle import (
     LOCK_WAIT,
@@ -40,7 +40,7 @@ from sandboxrun.api.lifecycle import (
     workspace_option,
     writer_of,
 )
-from sandboxrun.api.sandbox import ExecResult, ExecTimeout, Held, Sandbox
+from sandboxrun.api.sandbox import ExecResult, ExecTimeout, HeldSandbox, Sandbox
 from sandboxrun.api.settings import Settings
 from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.observe import own_sandboxes
@@ -123,7 +123,7 @@ class SandboxService(Closing):
             project_directory=self.directory, root=Path(evidence).absolute() if evidence is not None else None
         )
         self._host, self._parallelism = host, parallelism
-        self._tell = Telling(on_event)
+        self._tell = Notifier(on_event)
         self._policy = Path(policy).absolute() if policy is not None else None
         self._engine: Engine | None = None
         self._closed = False
@@ -134,7 +134,7 @@ class SandboxService(Closing):
         self._collector = Collector(self, self._gate)
         self._planning = threading.Lock()  # held from the snapshot until what others share was made
         self._making: set[str] = set()
-        self._held: dict[str, Held] = {}  # by container id; those of this service
+        self._held: dict[str, HeldSandbox] = {}  # by container id; those of this service
         self._table = threading.Lock()
 
     @property
@@ -216,7 +216,7 @@ class SandboxService(Closing):
 
     def make(self, declared: Declared, *, stop: threading.Event | None = None) -> Sandbox:
         """`create` from what `declare` gave. `stop`, when set by another thread, ends it cleanly with ApplyError."""
-        held = Held(declared=declared, job=self._job(declared, stop))
+        held = HeldSandbox(declared=declared, job=self._job(declared, stop))
 
         def prepare(session: Session) -> None:
             session.extra_labels = {labels.ONE_OFF: "1", labels.LEASE: self._lease()}
@@ -317,7 +317,7 @@ class SandboxService(Closing):
         self._drop_networks(held)
         applied.check()
 
-    def _undone(self, held: Held) -> None:
+    def _undone(self, held: HeldSandbox) -> None:
         """After a start that failed: it was removed, unless that failed too."""
         try:
             self.engine.inspect_container(held.id)
@@ -386,20 +386,20 @@ class SandboxService(Closing):
         self._drop_networks(held)
         return held.evidence
 
-    def _now(self, held: Held) -> ObservedSandbox:
+    def _now(self, held: HeldSandbox) -> ObservedSandbox:
         """The sandbox as it is now; one that somebody else removed counts as ended, its evidence as far as known."""
         try:
             return self.engine.observe_one(held.declared.profile, held.id)
         except NotFound:
             return structs.replace(held.observed, state=_GONE)
 
-    def _gone(self, held: Held, evidence: Captured | None) -> None:
+    def _gone(self, held: HeldSandbox, evidence: Captured | None) -> None:
         held.removed, held.evidence = True, evidence
         self._tell(SandboxRemoved(**_of(held)))
         with self._table:
             self._held.pop(held.id, None)
 
-    def _drop_networks(self, gone: Held) -> None:
+    def _drop_networks(self, gone: HeldSandbox) -> None:
         """With the last sandbox of this process that used one. What fails here the next start finds by its label."""
         if not networks_of(gone.declared.sandbox.spec):
             return
@@ -496,7 +496,7 @@ class SandboxService(Closing):
             held = dict(self._held)
         return tuple(Sandbox(self, held.get(observed.id) or self._adopt(observed)) for observed in found)
 
-    def _adopt(self, observed: ObservedSandbox) -> Held:
+    def _adopt(self, observed: ObservedSandbox) -> HeldSandbox:
         """A sandbox that another process made, by its labels."""
         address, spec = observed.address, observed.applied or observed.spec
         sandbox = DeclaredSandbox(address=address, sandbox=address, each=None, name=observed.name, spec=spec)
@@ -507,7 +507,7 @@ class SandboxService(Closing):
         session = Session(engine=engine, profile=profile, snapshot=snapshot, store=self.store, plan_digest="")
         session.made[address] = Made(id=observed.id, run=observed.run)
         kept = observed.name if observed.kept else ""
-        held = Held(declared=declared, job=self._job(declared), observed=observed, kept=kept)
+        held = HeldSandbox(declared=declared, job=self._job(declared), observed=observed, kept=kept)
         held.job.watch_from_start(session, held.how)
         return held
 
@@ -544,7 +544,7 @@ class SandboxService(Closing):
         return self
 
 
-def _of(held: Held) -> dict[str, str]:
+def _of(held: HeldSandbox) -> dict[str, str]:
     """Whose an event is."""
     return {"name": held.declared.sandbox.address, "run": held.observed.run, "container_id": held.id}
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
-from sandboxrun.api.processes import Guard, PlainProcess
+from sandboxrun.api.processes import PlainProcess, ProcessGuard
 from sandboxrun.api.settings import Settings
 from sandboxrun.data import Closing, Data
 from sandboxrun.errors import Diagnostic, ExitCode, SandboxrunError, UsageError
@@ -153,7 +153,7 @@ class PlainAgent:
 
     def __init__(
         self,
-        guard: Guard,
+        guard: ProcessGuard,
         argv: Sequence[str],
         workspace: Path,
         environment: Mapping[str, str | None],
@@ -215,7 +215,7 @@ class PlainAgent:
         )
 
 
-class Told:
+class OutputRelay:
     """Hands output on to a caller's function. One that fails is not called again, and never stops the agent."""
 
     def __init__(self, on_output: OnOutput | None) -> None:
@@ -255,7 +255,7 @@ class AgentSession:
     its container is gone.
     """
 
-    def __init__(self, name: str, agent: Agent, told: Told) -> None:
+    def __init__(self, name: str, agent: Agent, told: OutputRelay) -> None:
         from concurrent.futures import Future
 
         self.name = name
@@ -405,7 +405,7 @@ class AgentSpawner(Closing):
     ) -> None:
         """`service` is one to use, and stays open; else one is made with `service_options` (project, directory, host,
         evidence). With the sandbox option off no engine is needed. Raises UsageError, EngineError, ApplyError."""
-        from sandboxrun.api.processes import Guard
+        from sandboxrun.api.processes import ProcessGuard
         from sandboxrun.api.service import SandboxService
 
         if max_parallel < 1:
@@ -415,7 +415,7 @@ class AgentSpawner(Closing):
         self.settings = settings or (service.settings if service is not None else Settings.from_environment())
         self._own = service is None
         self.service = service if service is not None else SandboxService(self.settings, **service_options)
-        self._guard = Guard()
+        self._guard = ProcessGuard()
         self._most = max_parallel
         self._lock = threading.Lock()
         self._waiting: deque[AgentSession] = deque()
@@ -465,7 +465,7 @@ class AgentSpawner(Closing):
             )
         wanted = self.settings.sandbox_enabled if sandbox is None else sandbox
         name = name or f"agent-{uuid4().hex[:10]}"
-        told = Told(on_output)
+        told = OutputRelay(on_output)
         agent: Agent
         if wanted:
             limits = {} if timeout is None else {"lifetime": _lifetime(timeout, options.pop("lifetime", None))}

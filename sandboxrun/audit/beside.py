@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sandboxrun.audit.rules.filesystem import engine_socket
-from sandboxrun.audit.subject import Building, Given, Mounted, Scratch, Subject, host_path
+from sandboxrun.audit.subject import Building, GivenFile, Mounted, Scratch, Subject, host_path
 from sandboxrun.data import Data
 from sandboxrun.spec import seccomp
 from sandboxrun.spec.option_types import CLOSED
@@ -261,7 +261,7 @@ def _networks(s: Subject) -> Iterator[tuple[str, NetworkSpec]]:
         )
 
 
-def _file(secret: Given) -> FileSpec:
+def _file(secret: GivenFile) -> FileSpec:
     match secret.origin:
         case "environment":
             return FileSpec(environment=secret.source)

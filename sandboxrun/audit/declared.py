@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 
 from sandboxrun.audit.subject import (
     PROFILE,
-    Given,
-    Machine,
+    GivenFile,
+    JoinedNetwork,
+    MappedDevice,
     Mounted,
-    Network,
+    MountedWorkspace,
     Reach,
     Scratch,
     Subject,
-    Work,
     below,
     callers,
     network_of,
@@ -67,7 +67,7 @@ def _subject(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Subject:
         security=spec.security_opt,
         namespaces=freeze({"userns": "host"} if spec.userns_mode == "host" else {}),
         devices=tuple(
-            Machine(source=d.source, target=d.target or d.source, permissions=d.permissions) for d in spec.devices
+            MappedDevice(source=d.source, target=d.target or d.source, permissions=d.permissions) for d in spec.devices
         ),
         gpus=spec.gpus is not None,
         sysctls=spec.sysctls,
@@ -77,7 +77,7 @@ def _subject(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Subject:
         scratch=tuple(_scratch(spec.tmpfs)),
         workspace=None
         if spec.workspace is None
-        else Work(
+        else MountedWorkspace(
             source=str(sandbox.workspace or spec.workspace.source),
             access=spec.workspace.access,
             writable=spec.workspace.writable,
@@ -129,7 +129,7 @@ def _subject(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Subject:
     )
 
 
-def _network(name: str, spec: NetworkSpec) -> Network:
+def _network(name: str, spec: NetworkSpec) -> JoinedNetwork:
     return network_of(name, spec.driver_opts, internal=spec.internal, external=spec.external, ipv6=spec.enable_ipv6)
 
 
@@ -193,11 +193,11 @@ def _log_options(logging: Logging) -> Mapping[str, str]:
     return freeze({**bounded, **logging.options})
 
 
-def _given(declared: Mapping[str, object], refs: tuple[object, ...]) -> Iterator[Given]:
+def _given(declared: Mapping[str, object], refs: tuple[object, ...]) -> Iterator[GivenFile]:
     for ref in refs:
         name = str(getattr(ref, "source", ""))
         spec = declared.get(name)
         origin = next((o for o in ("file", "environment", "content") if getattr(spec, o, None) is not None), "")
-        yield Given(
+        yield GivenFile(
             name=name, origin=origin, mode=getattr(ref, "mode", 0o400), content=getattr(spec, "content", None) or ""
         )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from sandboxrun.audit.beside import Grant, compare_grants, grants, side_of_service
-from sandboxrun.audit.subject import Place, Subject, nowhere
+from sandboxrun.audit.subject import PlaceOf, Subject, nowhere
 from sandboxrun.data import Data
 from sandboxrun.source import Span, place_order
 from sandboxrun.spec.option_types import CLOSED
@@ -22,7 +22,7 @@ from sandboxrun.spec.types import freeze
 _GRAVITY = (Way.WIDENED, Way.MAYBE, Way.NARROWED, Way.UNCHANGED)
 
 
-class Change(Data):
+class PrivilegeChange(Data):
     """One difference of one axis. `sandboxes` are all that it is about: one cause in a base may be many's."""
 
     axis: str
@@ -41,7 +41,7 @@ class Change(Data):
 class PrivilegeDiff(Data):
     """All differences, the gravest first."""
 
-    changes: tuple[Change, ...] = ()
+    changes: tuple[PrivilegeChange, ...] = ()
     sandboxes: tuple[str, ...] = ()
 
     @property
@@ -66,7 +66,7 @@ class Party(Data):
 
     side: Side
     grants: tuple[Grant, ...] = ()
-    place: Place = nowhere
+    place: PlaceOf = nowhere
     span: Span | None = None
 
 
@@ -169,23 +169,25 @@ def privilege_diff(old: Profile | None, new: Profile | None) -> PrivilegeDiff:
 
 def difference(old: Parties, new: Parties) -> PrivilegeDiff:
     """What those of `new` may do that those of `old` could not."""
-    found: list[Change] = []
+    found: list[PrivilegeChange] = []
     for address in dict.fromkeys((*old, *new)):
         found += _of(address, old.get(address), new.get(address))
     return PrivilegeDiff(changes=_counted(found), sandboxes=tuple(dict.fromkeys((*old, *new))))
 
 
-def _of(address: str, before: Party | None, after: Party | None) -> Iterator[Change]:
+def _of(address: str, before: Party | None, after: Party | None) -> Iterator[PrivilegeChange]:
     if after is None:
-        yield Change(axis="sandbox", way=Way.NARROWED, witness="is no longer declared", sandboxes=(address,))
+        yield PrivilegeChange(axis="sandbox", way=Way.NARROWED, witness="is no longer declared", sandboxes=(address,))
         return
     if before is None:
-        yield Change(axis="sandbox", way=Way.WIDENED, witness="is new", sandboxes=(address,), key="", span=after.span)
+        yield PrivilegeChange(
+            axis="sandbox", way=Way.WIDENED, witness="is new", sandboxes=(address,), key="", span=after.span
+        )
     earlier = before or Party(side=NOTHING)
     steps = (*compare(earlier.side, after.side), *compare_grants(earlier.grants, after.grants))
     for axis, step in steps:
         if before is not None or step.way is Way.WIDENED:
-            yield Change(
+            yield PrivilegeChange(
                 axis=axis,
                 way=step.way,
                 witness=step.witness,
@@ -195,9 +197,9 @@ def _of(address: str, before: Party | None, after: Party | None) -> Iterator[Cha
             )
 
 
-def _counted(changes: Iterable[Change]) -> tuple[Change, ...]:
+def _counted(changes: Iterable[PrivilegeChange]) -> tuple[PrivilegeChange, ...]:
     """One cause at one place as one change, with all sandboxes that have it."""
-    merged: dict[tuple[object, ...], Change] = {}
+    merged: dict[tuple[object, ...], PrivilegeChange] = {}
     for change in changes:
         place = str(change.span) if change.span is not None else change.sandboxes
         key = (change.axis, change.way, change.witness, place)

@@ -45,7 +45,7 @@ class Gain(enum.Enum):
     TRACE = "less is known about what ran"
 
 
-class How(enum.Enum):
+class Directness(enum.Enum):
     """How directly the setting gives it."""
 
     DIRECT = "by the setting alone"
@@ -53,7 +53,7 @@ class How(enum.Enum):
     INDIRECT = "only where another defence has failed"
 
 
-MATRIX: Mapping[tuple[Gain, How], Severity] = MappingProxyType(
+MATRIX: Mapping[tuple[Gain, Directness], Severity] = MappingProxyType(
     {
         (gain, how): severity
         for gain, severities in {
@@ -63,7 +63,7 @@ MATRIX: Mapping[tuple[Gain, How], Severity] = MappingProxyType(
             Gain.WORK: (Severity.MEDIUM, Severity.LOW, Severity.INFO),
             Gain.TRACE: (Severity.MEDIUM, Severity.LOW, Severity.INFO),
         }.items()
-        for how, severity in zip(How, severities, strict=True)
+        for how, severity in zip(Directness, severities, strict=True)
     }
 )
 
@@ -102,7 +102,7 @@ def refers(
     )
 
 
-class Edit(Data):
+class OptionEdit(Data):
     """A change of one option that settles a finding.
 
     `value` is YAML for the option `key` (`None` removes it), or for its `item`. `safe`: the program notices nothing.
@@ -121,10 +121,10 @@ class Hit(Data):
     message: str
     item: str | None = None
     help: str | None = None  # instead of the rule's own fix
-    edit: Edit | None = None
+    edit: OptionEdit | None = None
 
 
-Check = Callable[[Subject], Iterator[Hit]]
+RuleCheck = Callable[[Subject], Iterator[Hit]]
 
 
 class Rule(Data):
@@ -137,13 +137,13 @@ class Rule(Data):
     id: str
     title: str
     gain: Gain
-    how: How
+    how: Directness
     why: str
     fix: str
     references: tuple[Reference, ...]
     bad: str
     good: str
-    check: Check
+    check: RuleCheck
     strict: bool = False
     inline: bool = True
 
@@ -174,7 +174,7 @@ FAMILIES: Mapping[str, str] = freeze(
 def rule(
     id: str,
     title: str,
-    risk: tuple[Gain, How],
+    risk: tuple[Gain, Directness],
     references: tuple[Reference, ...],
     *,
     why: str,
@@ -183,7 +183,7 @@ def rule(
     good: str,
     strict: bool = False,
     inline: bool = True,
-) -> Callable[[Check], Rule]:
+) -> Callable[[RuleCheck], Rule]:
     """Declare a rule: a decorator of its check, a generator of hits in one subject."""
     gain, how = risk
     return lambda check: Rule(
@@ -202,7 +202,7 @@ def rule(
     )
 
 
-class Finding(Data):
+class AuditFinding(Data):
     """A hit as it is reported. `subjects` are all sandboxes that it was found in at this place."""
 
     rule: str
@@ -217,7 +217,7 @@ class Finding(Data):
     via: str = ""  # the base it comes from, "default", …
     help: str = ""
     references: tuple[Reference, ...] = ()
-    edit: Edit | None = None
+    edit: OptionEdit | None = None
     when: str = ""  # the values of variables under which it is so; "" for the values given
     path: str = ""  # of the sandbox's file, from the project's root
     status: str = ""  # "", "waived" or "baseline"
@@ -248,9 +248,9 @@ class Finding(Data):
         return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:32]
 
 
-def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+def in_order(findings: Iterable[AuditFinding]) -> tuple[AuditFinding, ...]:
     """Sorted by place; those of one rule, message and place as one, with all their subjects."""
-    merged: dict[tuple[object, ...], Finding] = {}
+    merged: dict[tuple[object, ...], AuditFinding] = {}
     for finding in findings:
         key = (finding.order, finding.key, finding.item, finding.when, None if finding.span else finding.subjects)
         earlier = merged.get(key)

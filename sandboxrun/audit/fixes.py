@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 
-from sandboxrun.audit.finding import Edit
+from sandboxrun.audit.finding import OptionEdit
 from sandboxrun.source import ListNode, MapNode, Node, Scalar
 
 _TOPS = ("sandboxes", "services")
 
 
-def fixed(text: str, root: Node, sandbox: str, edit: Edit) -> str | None:
+def fixed(text: str, root: Node, sandbox: str, edit: OptionEdit) -> str | None:
     """The text with the edit made in a sandbox or service; None where it cannot be made safely."""
     holder = _holder(root, sandbox)
     if holder is None:
@@ -173,7 +173,7 @@ def _replaced(lines: list[str], key: Scalar, value: Node | None, text: str) -> s
 
 
 def _item(
-    lines: list[str], name: Scalar, body: MapNode, key: Scalar | None, value: Node | None, edit: Edit
+    lines: list[str], name: Scalar, body: MapNode, key: Scalar | None, value: Node | None, edit: OptionEdit
 ) -> str | None:
     """An item of a list or mapping removed, replaced or added."""
     if key is None or value is None:

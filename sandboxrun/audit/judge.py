@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandboxrun.audit.finding import Finding, Hit, Rule, Severity, in_order
+from sandboxrun.audit.finding import AuditFinding, Hit, Rule, Severity, in_order
 from sandboxrun.audit.policy import Policy, breaches
 from sandboxrun.audit.rules import by_id, rules
 from sandboxrun.audit.subject import Subject
-from sandboxrun.audit.waivers import Baseline, Waiver, Waivers, judged
+from sandboxrun.audit.waivers import KnownFindings, Waiver, Waivers, judged
 from sandboxrun.data import Data
 from sandboxrun.source import SourceFile
 
@@ -31,20 +31,20 @@ class Gap(Data):
     file: str = ""
 
 
-class Verdict(Data):
+class AuditVerdict(Data):
     """The result of a review. `findings` are all, those waived or in the baseline too."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[AuditFinding, ...]
     gaps: tuple[Gap, ...] = ()
     files: tuple[str, ...] = ()
     subjects: tuple[str, ...] = ()
 
     @property
-    def open(self) -> tuple[Finding, ...]:
+    def open(self) -> tuple[AuditFinding, ...]:
         """Those that count."""
         return tuple(finding for finding in self.findings if not finding.status)
 
-    def at_least(self, severity: Severity) -> tuple[Finding, ...]:
+    def at_least(self, severity: Severity) -> tuple[AuditFinding, ...]:
         """The open ones of at least that severity."""
         return tuple(finding for finding in self.open if finding.severity >= severity)
 
@@ -57,12 +57,12 @@ class Verdict(Data):
         }
 
 
-class Terms(Data):
+class ReviewTerms(Data):
     """What a review is judged by, beside the rules. `strict`: rules for the strict reader too."""
 
     policy: Policy = Policy()
     waivers: Waivers = Waivers()
-    baseline: Baseline | None = None
+    baseline: KnownFindings | None = None
     today: date = date.min
     strict: bool = False
     trusted: Callable[[Waiver], bool] = lambda waiver: True  # whether an inline waiver counts
@@ -70,7 +70,7 @@ class Terms(Data):
     path: Callable[[str], str] = lambda name: name  # a file's name → its path from the project's root
 
 
-def look(subjects: Iterable[Subject], *, when: str = "") -> Iterator[Finding]:
+def look(subjects: Iterable[Subject], *, when: str = "") -> Iterator[AuditFinding]:
     """What every rule finds in the subjects, before any policy. `when`: under which values of variables."""
     every = rules()
     for subject in subjects:
@@ -79,9 +79,9 @@ def look(subjects: Iterable[Subject], *, when: str = "") -> Iterator[Finding]:
                 yield placed(rule, hit, subject, when=when)
 
 
-def placed(rule: Rule, hit: Hit, subject: Subject, *, when: str = "") -> Finding:
+def placed(rule: Rule, hit: Hit, subject: Subject, *, when: str = "") -> AuditFinding:
     """A hit as a finding, where its cause is written."""
-    return Finding(
+    return AuditFinding(
         rule=rule.id,
         title=rule.title,
         severity=rule.severity,
@@ -101,13 +101,13 @@ def placed(rule: Rule, hit: Hit, subject: Subject, *, when: str = "") -> Finding
 
 def judge(
     subjects: Iterable[Subject],
-    terms: Terms,
+    terms: ReviewTerms,
     *,
     files: Iterable[SourceFile] = (),
-    looked: Iterable[Finding] | None = None,
-    others: Iterable[Finding] = (),
+    looked: Iterable[AuditFinding] | None = None,
+    others: Iterable[AuditFinding] = (),
     gaps: Iterable[Gap] = (),
-) -> Verdict:
+) -> AuditVerdict:
     """The verdict on subjects. `files` are the texts whose comments may waive; `looked` what `look` found in the
     subjects, where that is known; `others` findings made elsewhere."""
     every, texts = tuple(subjects), tuple({file.name: file for file in files}.values())
@@ -125,7 +125,7 @@ def judge(
         if severity is None or (rule.strict and not terms.strict and not terms.policy.names(rule, path)):
             continue
         kept.append(msgspec.structs.replace(finding, severity=severity, path=path))
-    return Verdict(
+    return AuditVerdict(
         findings=in_order(judged(kept, texts, terms.waivers, terms.baseline, terms.policy, terms.today, terms.trusted)),
         gaps=tuple(gaps),
         files=tuple(file.name for file in texts),

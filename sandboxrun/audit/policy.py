@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from sandboxrun.audit.finding import SEVERITIES, Finding, Hit, Rule, Severity
+from sandboxrun.audit.finding import SEVERITIES, AuditFinding, Hit, Rule, Severity
 from sandboxrun.audit.rules import by_id
 from sandboxrun.audit.rules.meta import CEILING, EGRESS_POLICY, IMAGE_POLICY, MOUNT_ROOT, REQUIRED
 from sandboxrun.audit.subject import NONE, Subject, below
@@ -50,7 +50,7 @@ CEILINGS: Mapping[str, tuple[str, OptionType]] = freeze(
 KEYS = ("rules", "images", "egress", "ceilings", "mounts", "require", "waivers", "fail_on", "max_profile", "paths")
 
 
-class Part(Data):
+class PolicyPart(Data):
     """What a policy says, for all files or for those of some paths."""
 
     match: tuple[str, ...] = ()  # patterns of paths; () is every file
@@ -71,7 +71,7 @@ class Part(Data):
 class Policy(Data):
     """A whole policy: its parts in the file's order, of which the later ones win. `name` is its file's."""
 
-    parts: tuple[Part, ...] = ()
+    parts: tuple[PolicyPart, ...] = ()
     inline: bool = True  # whether comments may waive at all
     not_inline: tuple[str, ...] = ()  # patterns of rules that they may not
     longest: int | None = None  # days that a waiver may run
@@ -79,7 +79,7 @@ class Policy(Data):
     fail_on: Severity = Severity.MEDIUM  # the least severity that is refused
     name: str = ""
 
-    def of(self, file: str) -> Iterator[Part]:
+    def of(self, file: str) -> Iterator[PolicyPart]:
         """The parts about a file."""
         return (part for part in self.parts if part.holds_for(file))
 
@@ -151,10 +151,10 @@ def parse_policy(node: Node | None, problems: Problems, name: str = "") -> Polic
     )
 
 
-def _part(node: MapNode, problems: Problems) -> Part:
+def _part(node: MapNode, problems: Problems) -> PolicyPart:
     images, mounts = _map(node, "images", ("allow", "digests"), problems), _map(node, "mounts", ("roots",), problems)
     egress = _map(node, "egress", ("allow",), problems)
-    return Part(
+    return PolicyPart(
         rules=freeze(dict(_rules(node.get("rules"), problems))),
         images=_listed(images, "allow", problems),
         digests=_value(images.get("digests") if images else None, bool, False, problems),
@@ -276,10 +276,10 @@ def _value(node: Node | None, kind: type, default: Any, problems: Problems) -> A
 
 # -- what breaks it
 
-Placed = Callable[[Rule, Hit, Subject], Finding]
+Placed = Callable[[Rule, Hit, Subject], AuditFinding]
 
 
-def breaches(subject: Subject, path: str, policy: Policy, placed: Placed) -> Iterator[Finding]:
+def breaches(subject: Subject, path: str, policy: Policy, placed: Placed) -> Iterator[AuditFinding]:
     """What of a subject the policy does not allow. Later parts about its file's path replace earlier ones, key by
     key."""
     parts = tuple(policy.of(path))
@@ -305,7 +305,7 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=plain_of)
 
 
-def _images(subject: Subject, allowed: tuple[str, ...] | None, digests: bool, placed: Placed) -> Iterator[Finding]:
+def _images(subject: Subject, allowed: tuple[str, ...] | None, digests: bool, placed: Placed) -> Iterator[AuditFinding]:
     image = subject.image or ""
     if not image:
         return
@@ -326,7 +326,7 @@ def _image_fits(image: str, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(one, pattern) for one in (*spelled, *tagless))
 
 
-def _egress(subject: Subject, allowed: tuple[str, ...] | None, placed: Placed) -> Iterator[Finding]:
+def _egress(subject: Subject, allowed: tuple[str, ...] | None, placed: Placed) -> Iterator[AuditFinding]:
     if allowed is None:
         return
     if subject.reach is None:
@@ -343,7 +343,7 @@ def _egress(subject: Subject, allowed: tuple[str, ...] | None, placed: Placed) -
             yield placed(EGRESS_POLICY, Hit(key="egress", item="allow", message=message), subject)
 
 
-def _limits(subject: Subject, ceilings: Mapping[str, float], placed: Placed) -> Iterator[Finding]:
+def _limits(subject: Subject, ceilings: Mapping[str, float], placed: Placed) -> Iterator[AuditFinding]:
     for key, most in ceilings.items():
         value = getattr(subject, CEILINGS[key][0])
         option, _, item = key.partition(".")
@@ -359,7 +359,7 @@ def _amount(key: str, most: float) -> str:
     return format_size(int(most)) if key not in ("cpus", "pids_limit") else f"{most:g}"
 
 
-def _roots(subject: Subject, roots: tuple[str, ...] | None, placed: Placed) -> Iterator[Finding]:
+def _roots(subject: Subject, roots: tuple[str, ...] | None, placed: Placed) -> Iterator[AuditFinding]:
     if roots is None:
         return
     for mount in subject.mounts:

@@ -50,7 +50,7 @@ class Scratch(Data):
     key: str = "tmpfs"
 
 
-class Work(Data):
+class MountedWorkspace(Data):
     """The workspace."""
 
     source: str
@@ -58,7 +58,7 @@ class Work(Data):
     writable: tuple[str, ...] = ()
 
 
-class Network(Data):
+class JoinedNetwork(Data):
     """A network that the sandbox joins. `isolated`: members can't reach each other; `host_reach`: nor does it keep the
     host's own addresses away; `gateway`: the only way out is a gateway of sandboxrun's."""
 
@@ -90,7 +90,7 @@ class Port(Data):
     written: str = ""
 
 
-class Machine(Data):
+class MappedDevice(Data):
     """A host device in the sandbox."""
 
     source: str
@@ -98,7 +98,7 @@ class Machine(Data):
     permissions: str = "rwm"
 
 
-class Given(Data):
+class GivenFile(Data):
     """A secret or config file: its `origin` is file, environment, content or external; `source` which of them."""
 
     name: str
@@ -140,7 +140,7 @@ class Building(Data):
     privileged: bool = False
 
 
-Place = Callable[[str, str | None], Span | None]
+PlaceOf = Callable[[str, str | None], Span | None]
 
 
 def nowhere(key: str, item: str | None = None) -> Span | None:
@@ -162,7 +162,7 @@ class Subject(Data, unshown=("environment",)):
     cap_drop: tuple[str, ...] = ()
     security: Mapping[str, str] = NONE  # no-new-privileges, seccomp, apparmor, label, label=type, systempaths …
     namespaces: Mapping[str, str] = NONE  # pid, ipc, uts, cgroup, userns, network → host, container:x, service:x
-    devices: tuple[Machine, ...] = ()
+    devices: tuple[MappedDevice, ...] = ()
     device_rules: tuple[str, ...] = ()
     gpus: bool = False
     sysctls: Mapping[str, str] = NONE
@@ -173,9 +173,9 @@ class Subject(Data, unshown=("environment",)):
     mounts: tuple[Mounted, ...] = ()
     volumes_from: tuple[str, ...] = ()
     scratch: tuple[Scratch, ...] = ()
-    workspace: Work | None = None
+    workspace: MountedWorkspace | None = None
     api_socket: bool = False
-    networks: tuple[Network, ...] = ()
+    networks: tuple[JoinedNetwork, ...] = ()
     reach: Reach | None = None  # None: its networks decide
     no_network: bool = False
     ports: tuple[Port, ...] = ()
@@ -205,8 +205,8 @@ class Subject(Data, unshown=("environment",)):
     entrypoint: tuple[str, ...] = ()
     labels: Mapping[str, str] = NONE
     notes: tuple[Note, ...] = ()  # beside its labels: annotations, labels of image and service, options of volumes
-    secrets: tuple[Given, ...] = ()
-    configs: tuple[Given, ...] = ()
+    secrets: tuple[GivenFile, ...] = ()
+    configs: tuple[GivenFile, ...] = ()
     working_dir: str = ""
     runtime: str = ""
     build: Building | None = None
@@ -218,7 +218,7 @@ class Subject(Data, unshown=("environment",)):
     remote: tuple[tuple[str, str], ...] = ()  # what is included from elsewhere: key, address
     sharing: Mapping[str, tuple[str, ...]] = NONE  # volumes and networks → other subjects that use them
     options: Callable[[], Mapping[str, Any]] = dict  # as plain data by Compose's keys, for a policy's `require`
-    find: Place = nowhere
+    find: PlaceOf = nowhere
     via: Callable[[str], str] = lambda key: ""
 
     @property
@@ -286,9 +286,9 @@ def network_of(
     external: bool = False,
     ipv6: bool = False,
     driver: str = "",
-) -> Network:
+) -> JoinedNetwork:
     """A network by the options of its driver."""
-    return Network(
+    return JoinedNetwork(
         name=name,
         internal=internal,
         external=external,

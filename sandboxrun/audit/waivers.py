@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from sandboxrun.audit.finding import Finding, Rule
+from sandboxrun.audit.finding import AuditFinding, Rule
 from sandboxrun.audit.policy import Policy
 from sandboxrun.audit.rules import by_id
 from sandboxrun.audit.rules.meta import EXPIRED, INCOMPLETE, NOT_WAIVABLE, STALE_BASELINE, UNKNOWN, UNTRUSTED, UNUSED
@@ -43,7 +43,7 @@ class Waiver(Data):
         """What must be the same for an inline one to be the one of another revision."""
         return (self.rules, self.until, self.owner, self.reason, self.about)
 
-    def covers(self, finding: Finding) -> bool:
+    def covers(self, finding: AuditFinding) -> bool:
         """Whether it is about a finding."""
         if finding.rule not in self.rules:
             return False
@@ -64,7 +64,7 @@ class Waivers(Data):
     name: str = ""
 
 
-class Baseline(Data):
+class KnownFindings(Data):
     """The fingerprints of findings that were there before."""
 
     fingerprints: frozenset[str] = frozenset()
@@ -159,16 +159,16 @@ def parse_waivers(node: Node | None, problems: Problems, name: str = "") -> Waiv
     return Waivers(waivers=tuple(found), name=name)
 
 
-def parse_baseline(data: Any, problems: Problems, name: str) -> Baseline:
+def parse_baseline(data: Any, problems: Problems, name: str) -> KnownFindings:
     """A baseline from its JSON data."""
     listed = data.get("findings") if isinstance(data, dict) else None
     if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
         problems.add(f"{name} is not a baseline", help="write it with sandboxrun audit --write-baseline")
-        return Baseline(name=name)
-    return Baseline(fingerprints=frozenset(str(item.get("fingerprint")) for item in listed), name=name)
+        return KnownFindings(name=name)
+    return KnownFindings(fingerprints=frozenset(str(item.get("fingerprint")) for item in listed), name=name)
 
 
-def baseline_data(findings: Iterable[Finding], earlier: Baseline | None) -> dict[str, Any]:
+def baseline_data(findings: Iterable[AuditFinding], earlier: KnownFindings | None) -> dict[str, Any]:
     """What a baseline's file holds: all open findings; where there was one before, only those it had too."""
     kept = [
         finding
@@ -188,14 +188,14 @@ def baseline_data(findings: Iterable[Finding], earlier: Baseline | None) -> dict
 
 
 def judged(
-    findings: Iterable[Finding],
+    findings: Iterable[AuditFinding],
     files: Iterable[SourceFile],
     waivers: Waivers,
-    baseline: Baseline | None,
+    baseline: KnownFindings | None,
     policy: Policy,
     today: date,
     trusted: Callable[[Waiver], bool] = lambda waiver: True,
-) -> Iterator[Finding]:
+) -> Iterator[AuditFinding]:
     """The findings, each with its status; and what is wrong with waivers and baseline, as findings. `trusted` says
     whether an inline waiver counts."""
     every = list(findings)
@@ -230,7 +230,7 @@ def judged(
         yield _raised(STALE_BASELINE, Waiver(rules=()), message)
 
 
-def _faults(waiver: Waiver, policy: Policy, today: date) -> Iterator[Finding]:
+def _faults(waiver: Waiver, policy: Policy, today: date) -> Iterator[AuditFinding]:
     known = by_id()
     if not waiver.rules:
         yield _raised(UNKNOWN, waiver, "the waiver names no rule")
@@ -253,8 +253,8 @@ def _faults(waiver: Waiver, policy: Policy, today: date) -> Iterator[Finding]:
         yield _raised(INCOMPLETE, waiver, message)
 
 
-def _raised(rule: Rule, waiver: Waiver, message: str, help: str | None = None) -> Finding:
-    return Finding(
+def _raised(rule: Rule, waiver: Waiver, message: str, help: str | None = None) -> AuditFinding:
+    return AuditFinding(
         rule=rule.id,
         title=rule.title,
         severity=rule.severity,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from sandboxrun.data import Data
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
+    from sandboxrun.backend.views import Accounts, EngineTerms, GatewayView, HostView, Machine
     from sandboxrun.plan.operations import Operation
     from sandboxrun.spec.codec import ImageConfig
     from sandboxrun.spec.names import Names
@@ -230,7 +230,7 @@ class Backend(Protocol):
     # -- what verifying looks at, and no plan --------------------------------------------------------------------
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> EngineTerms:
         """The engine's own names of what is verified."""
 
     def machine(self) -> Machine:

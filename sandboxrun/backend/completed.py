@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sandboxrun.spec.spec import SandboxSpec
 
 
-class Seen(Protocol):
+class SeenRun(Protocol):
     """A run that somebody watched: what it was, and what was seen of its end."""
 
     run: str
@@ -64,7 +64,7 @@ def ending_of(
 
 
 def taken_by_others(
-    store: Store, events: Events, watch: Seen, started: datetime | None = None
+    store: Store, events: Events, watch: SeenRun, started: datetime | None = None
 ) -> tuple[Captured | None, Ending | None]:
     """The evidence of a watched run that this job did not take, where this checkout has it; else how it ended, as far
     as somebody saw it. What watching it has left in the staging folder goes. `started` of one that ran before."""
@@ -121,7 +121,7 @@ def completed(profile: Profile, store: Store, compare: bool) -> Mapping[str, Map
     """
     wanted = {s.address: s for s in profile.sandboxes}
     found: dict[str, Completed] = {}
-    contents, removed = Contents(store), store.removed()
+    contents, removed = WorkspaceContents(store), store.removed()
     for entry in store.entries(profile.project):
         sandbox = wanted.get(entry.sandbox)
         if sandbox is None or entry.spec not in sandbox.spec.digests or entry.outcome not in ENDED:
@@ -150,12 +150,12 @@ def with_others(snapshot: Snapshot, profile: Profile, store: Store, events: Even
     if not missing:
         return snapshot
     digests = {s.address: s.spec.digest for s in missing}
-    found = completed_elsewhere(events, missing, Contents(store).differ)
+    found = completed_elsewhere(events, missing, WorkspaceContents(store).differ)
     more = {address: freeze({digests[address]: record}) for address, record in found.items()}
     return structs.replace(snapshot, completed=freeze({**snapshot.completed, **more}))
 
 
-class Contents:
+class WorkspaceContents:
     """What workspaces hold now, each read once."""
 
     def __init__(self, store: Store) -> None:

@@ -34,7 +34,7 @@ from sandboxrun.backend.errors import (
 from sandboxrun.backend.fake_process import Box, BoxOutput, Following, News, ended_in, history_of, text_of
 from sandboxrun.backend.owner import decode
 from sandboxrun.backend.session import Made, Session, Undone, Watched
-from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
+from sandboxrun.backend.views import Accounts, EngineTerms, GatewayView, HostView, Machine
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.workspace import open_workspace, stage_workspace
 from sandboxrun.gateway.image import BASE, build, haproxy_of, reference, unfit
@@ -431,7 +431,7 @@ class Fake:
 
     # -- what verifying looks at: it has no processes, networks or gateways that could be seen -------------------
 
-    terms = Terms()
+    terms = EngineTerms()
 
     def machine(self) -> Machine:
         with self.reached("asking the engine about itself"):

@@ -8,7 +8,7 @@ from sandboxrun.data import Data
 from sandboxrun.spec.types import freeze
 
 
-class Terms(Data):
+class EngineTerms(Data):
     """The engine's own names of what is verified, for whoever looks it up there: by control (seen from inside), by
     check (seen from outside), by option; `shown` is how many options it shows."""
 

@@ -26,7 +26,7 @@ REMOTE = re.compile(r"^(?:https?|git|ssh|oci)://|^git@|^github\.com/|\.git(?:#|$
 Reader = Callable[[str], SourceFile | None]  # a path from where the command runs → its text; None: not readable
 
 
-class Missing(Data):
+class MissingFile(Data):
     """What could not be taken into account, and why."""
 
     what: str
@@ -43,7 +43,7 @@ class Services(Data):
     files: tuple[SourceFile, ...]
     directory: str
     remote: tuple[tuple[str, str, Scalar], ...] = ()
-    missing: tuple[Missing, ...] = ()
+    missing: tuple[MissingFile, ...] = ()
     faults: tuple[Diagnostic, ...] = ()
     read: Reader = lambda path: None
 
@@ -113,7 +113,7 @@ class _Project:
     def __init__(self, read: Reader) -> None:
         self.read, self.problems = read, Problems()
         self.files: dict[str, SourceFile] = {}
-        self.missing: list[Missing] = []
+        self.missing: list[MissingFile] = []
         self.remote: list[tuple[str, str, Scalar]] = []
         self.documents: dict[str, tuple[MapNode, ...]] = {}
         self.taken = self.length = 0
@@ -126,11 +126,11 @@ class _Project:
         self.documents[path] = ()
         file = self.read(path) if len(self.documents) <= MOST_FILES else None
         if file is None:
-            self.missing.append(Missing(what=path, why=why, file=path))
+            self.missing.append(MissingFile(what=path, why=why, file=path))
             return ()
         self.length += len(file.text)
         if self.length > MOST_TEXT:
-            self.missing.append(Missing(what=path, why="the files of the project are too long together", file=path))
+            self.missing.append(MissingFile(what=path, why="the files of the project are too long together", file=path))
             return ()
         self.files[path] = file
         before = len(self.problems)
@@ -139,7 +139,7 @@ class _Project:
             return ()
         found = tuple(node for node in nodes if isinstance(node, MapNode))
         if not found or any(not isinstance(node, MapNode) and not is_null(node) for node in nodes):
-            self.missing.append(Missing(what=path, why="it is not a mapping", file=file.name))
+            self.missing.append(MissingFile(what=path, why="it is not a mapping", file=file.name))
         self.documents[path] = found
         return found
 
@@ -191,7 +191,7 @@ def _take(
     project.taken += 1
     if depth > DEEPEST or project.taken > MOST_INCLUDES:
         if project.taken <= MOST_INCLUDES + 1:
-            project.missing.append(Missing(what=path, why="include goes in a circle, or too deep", file=path))
+            project.missing.append(MissingFile(what=path, why="include goes in a circle, or too deep", file=path))
         return
     values = project.values(base)
     for root in project.roots(path, "it cannot be read"):
@@ -209,7 +209,9 @@ def _take(
         for name, node in listed.entries if listed.tag != RESET else ():
             body = node if isinstance(node, MapNode) else EMPTY
             if not isinstance(node, MapNode) and not is_null(node):
-                project.missing.append(Missing(what=f"the service {name.value}", why="it is not a mapping", file=path))
+                project.missing.append(
+                    MissingFile(what=f"the service {name.value}", why="it is not a mapping", file=path)
+                )
             own = _extended(project, body, root, path, base, values, ())
             earlier = services.pop(str(name.value), None)
             if node.tag == RESET:
@@ -239,7 +241,9 @@ def _listed(project: _Project, root: MapNode, path: str, depth: int) -> MapNode:
         return msgspec.structs.replace(root, entries=tuple((name, _renamed(node)) for name, node in root.entries))
     others = any(root.get(key) is not None for key in ("include", "networks", "volumes", "secrets", "configs"))
     if (listed is not None and not is_null(listed)) or (depth == 0 and not others):
-        project.missing.append(Missing(what=path, why="its services are not a mapping, or there are none", file=path))
+        project.missing.append(
+            MissingFile(what=path, why="its services are not a mapping, or there are none", file=path)
+        )
     return EMPTY
 
 
@@ -268,7 +272,7 @@ def _without_reset(node: Node) -> Node:
 def _includes(project: _Project, root: MapNode, base: str) -> Iterator[tuple[str, str]]:
     listed = root.get("include")
     if listed is not None and not isinstance(listed, ListNode) and not is_null(listed):
-        project.missing.append(Missing(what="include", why="it is not a list"))
+        project.missing.append(MissingFile(what="include", why="it is not a list"))
     for item in listed.items if isinstance(listed, ListNode) else ():
         paths = item.get("path") if isinstance(item, MapNode) else item
         own = item.get("project_directory") if isinstance(item, MapNode) else None
@@ -278,7 +282,7 @@ def _includes(project: _Project, root: MapNode, base: str) -> Iterator[tuple[str
                 continue
             if REMOTE.search(one.value):
                 project.remote.append(("include", one.value, one))
-                project.missing.append(Missing(what=one.value, why="it is fetched from elsewhere"))
+                project.missing.append(MissingFile(what=one.value, why="it is fetched from elsewhere"))
                 continue
             place = posixpath.normpath(posixpath.join(base, one.value))
             if isinstance(own, Scalar) and isinstance(own.value, str):
@@ -308,7 +312,7 @@ def _extended(
     if isinstance(file, Scalar) and isinstance(file.value, str):
         if REMOTE.search(file.value):
             project.remote.append(("extends", file.value, file))
-            project.missing.append(Missing(what=file.value, why="it is fetched from elsewhere"))
+            project.missing.append(MissingFile(what=file.value, why="it is fetched from elsewhere"))
             return own
         other_path = posixpath.normpath(posixpath.join(posixpath.dirname(path) or base, file.value))
         found = project.roots(other_path, f"{path} extends it, and it cannot be read")
@@ -319,7 +323,7 @@ def _extended(
     below = _service_of(other_root, name.value)
     if not isinstance(below, MapNode) or step in chain or len(chain) >= DEEPEST:
         why = "it does not exist" if below is None else "extends goes in a circle, or too deep"
-        project.missing.append(Missing(what=f"{other_path}: {name.value}", why=why, file=path))
+        project.missing.append(MissingFile(what=f"{other_path}: {name.value}", why=why, file=path))
         return own
     lower = _extended(project, below, other_root, other_path, base, values, (*chain, step))
     merged = merge((), lower.without("depends_on", "links", "volumes_from"), own)

@@ -13,11 +13,11 @@ from typing import Any
 from sandboxrun.audit.subject import (
     COMPOSE,
     Building,
-    Given,
+    GivenFile,
     Hook,
-    Machine,
+    JoinedNetwork,
+    MappedDevice,
     Mounted,
-    Network,
     Note,
     Port,
     Scratch,
@@ -25,7 +25,16 @@ from sandboxrun.audit.subject import (
     network_of,
     with_sharing,
 )
-from sandboxrun.compose.files import EMPTY, Missing, Services, by_name, dotenv, interpolate, split_mount, variables_in
+from sandboxrun.compose.files import (
+    EMPTY,
+    MissingFile,
+    Services,
+    by_name,
+    dotenv,
+    interpolate,
+    split_mount,
+    variables_in,
+)
 from sandboxrun.data import Data
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, plain_of
 from sandboxrun.spec.forms import split_security
@@ -58,17 +67,17 @@ _TASK = frozenset(
 )
 
 
-class Composed(Data):
+class ComposeSubjects(Data):
     """The services; what could not be taken into account; and by service the options that a variable decides, as
     `key=variable`: `free` those that restrict, `variables` all but what is the task's own."""
 
     subjects: tuple[Subject, ...]
-    missing: tuple[Missing, ...]
+    missing: tuple[MissingFile, ...]
     free: Mapping[str, tuple[str, ...]]
     variables: Mapping[str, tuple[str, ...]]
 
 
-def subjects(loaded: Services) -> Composed:
+def subjects(loaded: Services) -> ComposeSubjects:
     """What the services of a project are."""
     made, missing, free, variables = [], list(loaded.missing), {}, {}
     for name, (key, node) in loaded.services.items():
@@ -84,7 +93,7 @@ def subjects(loaded: Services) -> Composed:
         )
         variables[name] = tuple(f"{option}={variable}" for option, variable in found)
         free[name] = tuple(f"{option}={variable}" for option, variable in found if option in _DECISIVE)
-    return Composed(subjects=with_sharing(made), missing=tuple(missing), free=free, variables=variables)
+    return ComposeSubjects(subjects=with_sharing(made), missing=tuple(missing), free=free, variables=variables)
 
 
 def _raw(node: Node | None) -> Node | None:
@@ -161,7 +170,7 @@ def _words(node: Node | None) -> tuple[str, ...]:
 class _Service:
     """Reads one service. `places` collects where options and their items are written."""
 
-    def __init__(self, name: str, key: Scalar, node: MapNode, loaded: Services, missing: list[Missing]) -> None:
+    def __init__(self, name: str, key: Scalar, node: MapNode, loaded: Services, missing: list[MissingFile]) -> None:
         self.name, self.key, self.node, self.loaded, self.missing = name, key, node, loaded, missing
         self.places: dict[tuple[str, str | None], Span] = {}
         for option, value in node.entries:
@@ -281,7 +290,7 @@ class _Service:
     def seccomp(self, path: str) -> str:
         file = self.loaded.read(posixpath.normpath(posixpath.join(self.loaded.directory, path)))
         if file is None:
-            self.missing.append(Missing(what=path, why="the seccomp profile cannot be read", file=self.file))
+            self.missing.append(MissingFile(what=path, why="the seccomp profile cannot be read", file=self.file))
             return path
         return file.text
 
@@ -305,7 +314,7 @@ class _Service:
         elif not mode and self.on_host_network():
             yield "network", "host"
 
-    def devices(self) -> Iterator[Machine]:
+    def devices(self) -> Iterator[MappedDevice]:
         for item in _items(self.get("devices")):
             if isinstance(item, MapNode):
                 source, target = _text(item.get("source")), _text(item.get("target"))
@@ -313,7 +322,7 @@ class _Service:
             else:
                 source, target, permissions, *_ = [*split_mount(_text(item)), "", ""]
             self.at("devices", target or source, item)
-            yield Machine(source=source, target=target or source, permissions=permissions or "rwm")
+            yield MappedDevice(source=source, target=target or source, permissions=permissions or "rwm")
 
     def reserves_devices(self) -> bool:
         resources = _map(_map(self.get("deploy")).get("resources"))
@@ -409,11 +418,11 @@ class _Service:
                 return True
         return False
 
-    def networks(self, mode: str) -> Iterator[Network]:
+    def networks(self, mode: str) -> Iterator[JoinedNetwork]:
         if mode in ("bridge", "default"):
-            yield Network(name="bridge", external=False)
+            yield JoinedNetwork(name="bridge", external=False)
         if mode not in ("", "bridge", "none", "default", "host") and ":" not in mode:
-            yield Network(name=self.at("network_mode", mode, self.get("network_mode")), external=True)
+            yield JoinedNetwork(name=self.at("network_mode", mode, self.get("network_mode")), external=True)
         if mode:
             return
         top = _map(self.loaded.top.get("networks"))
@@ -517,7 +526,7 @@ class _Service:
             path = item.get("path") if isinstance(item, MapNode) else item
             yield self.at("env_file", _text(path), item)
 
-    def given(self, key: str) -> Iterator[Given]:
+    def given(self, key: str) -> Iterator[GivenFile]:
         top = _map(self.loaded.top.get(key))
         for item in _items(self.get(key)):
             source = _text(item.get("source") if isinstance(item, MapNode) else item)
@@ -526,7 +535,7 @@ class _Service:
             origin = next(
                 (o for o in ("file", "environment", "content", "external") if declared.get(o) is not None), ""
             )
-            yield Given(
+            yield GivenFile(
                 name=self.at(key, source, item),
                 origin=origin,
                 source=_text(declared.get(origin)),

@@ -25,8 +25,8 @@ from sandboxrun.evidence.errors import disk_full, reason_of
 from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.index import Digests, Index, Kept, MissingPart, Revision
 from sandboxrun.evidence.masking import Masker
-from sandboxrun.evidence.parts import CaptureLimits, Part, Source, egress
-from sandboxrun.evidence.store import Captured, Entry, Store, recorded
+from sandboxrun.evidence.parts import CaptureLimits, CaptureSource, Part, egress
+from sandboxrun.evidence.store import Captured, ChainEntry, Store, recorded
 from sandboxrun.evidence.usage import reaching
 from sandboxrun.evidence.workspace import REVISION, staged_content
 from sandboxrun.spec import labels
@@ -115,7 +115,7 @@ class _Capture:
         answer = self._inspect()
         name = answer.name if answer is not None and answer.name else self._id[:12]
         with self._store.recording(self._request.run, name) as found:
-            captured = None if isinstance(found, Entry) else self._into(found, answer)
+            captured = None if isinstance(found, ChainEntry) else self._into(found, answer)
         if captured is None:
             return recorded(self._store, self._request.run) or Captured(entry=None, failure="its record is gone")
         if captured.entry is not None:
@@ -152,7 +152,7 @@ class _Capture:
 
     def _gather(self, folder: RunFolder, answer: Document | None) -> tuple[Digests, Mapping[str, str]]:
         """All parts: what the engine has to be asked for side by side, the rest meanwhile."""
-        source = Source(
+        source = CaptureSource(
             engine=self._engine,
             container_id=self._id,
             run=self._request.run,
@@ -179,7 +179,7 @@ class _Capture:
         digests = structs.replace(digests or self._request.digests, workspace=workspace or "")
         return digests, MappingProxyType(engine or {})
 
-    def _own_parts(self, source: Source, answer: Document | None) -> Iterator[tuple[str, Callable[[], Part]]]:
+    def _own_parts(self, source: CaptureSource, answer: Document | None) -> Iterator[tuple[str, Callable[[], Part]]]:
         """What is here already."""
         if self._request.profile:
             yield "profile", lambda: parts.profile(source, self._request.profile)
@@ -190,7 +190,7 @@ class _Capture:
         ran = answer is not None and answer.started is not None
         yield "usage", lambda: parts.usage(source, ran=ran)
 
-    def _engine_parts(self, source: Source, answer: Document | None) -> Iterator[tuple[str, Callable[[], Part]]]:
+    def _engine_parts(self, source: CaptureSource, answer: Document | None) -> Iterator[tuple[str, Callable[[], Part]]]:
         """What the engine has to be asked for; nothing without an answer to inspect, and the index says so."""
         request = self._request
         if gateway := request.gateway:

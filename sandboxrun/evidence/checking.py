@@ -19,9 +19,9 @@ from sandboxrun.evidence.index import Index, Kept
 from sandboxrun.evidence.store import (
     LARGEST_INDEX,
     NAME,
-    Action,
-    Entry,
+    ChainEntry,
     Notice,
+    NoticeKind,
     Store,
     digest_of,
     entries,
@@ -124,9 +124,9 @@ class _Check:
         self._sealing = seals and store.has_key()
         self._data = read(root)
         self._problems: list[ChainProblem] = []
-        self._entries: dict[str, Entry] = {}  # by run
+        self._entries: dict[str, ChainEntry] = {}  # by run
         self._folders: dict[str, str] = {}  # to the run
-        self._gone = {n.folder for n in notices(self._data) if n.action is Action.REMOVED}
+        self._gone = {n.folder for n in notices(self._data) if n.action is NoticeKind.REMOVED}
         self._held: set[str] = set()
         self._counts = dict.fromkeys(("runs", "removed", "files", "bytes", "sealed", "unsealed"), 0)
         self._left = self._limits.unsealed_bytes
@@ -171,7 +171,7 @@ class _Check:
             text = f"no line of the chain has the digest {last_line}: its end is missing, or it was rewritten"
             self._add("", text)
 
-    def _line(self, number: int, raw: bytes, line: Entry | Notice, previous: str | None) -> None:
+    def _line(self, number: int, raw: bytes, line: ChainEntry | Notice, previous: str | None) -> None:
         if line.previous != previous:
             self._add(line.folder, f"line {number} does not follow the line before it")
         if line.to_line() != raw + b"\n":
@@ -193,7 +193,7 @@ class _Check:
             for text in self._run_problems(line, sealed):
                 self._add(line.folder, text)
 
-    def _seal(self, number: int, line: Entry | Notice) -> bool:
+    def _seal(self, number: int, line: ChainEntry | Notice) -> bool:
         if not self._sealing:
             self._counts["unsealed"] += 1
             return False
@@ -211,14 +211,14 @@ class _Check:
             return
         held = line.run in self._held
         match line.action:
-            case Action.HELD:
+            case NoticeKind.HELD:
                 self._held.add(line.run)
-            case Action.RELEASED:
+            case NoticeKind.RELEASED:
                 self._held.discard(line.run)
-            case Action.REMOVED if held:
+            case NoticeKind.REMOVED if held:
                 self._add(line.folder, f"line {number} removes the evidence of a run that was held")
 
-    def _run_problems(self, entry: Entry, sealed: bool) -> Iterator[str]:
+    def _run_problems(self, entry: ChainEntry, sealed: bool) -> Iterator[str]:
         if not is_name(entry.folder):
             yield "not a folder's name"
             return
@@ -292,7 +292,7 @@ class _Check:
         if self._problems and (data := read(self._root)).startswith(self._data):
             later = data[len(self._data) :]
         captured = {entry.folder for entry in entries(later)}
-        removed = {n.folder for n in notices(later) if n.action is Action.REMOVED}
+        removed = {n.folder for n in notices(later) if n.action is NoticeKind.REMOVED}
         for problem in self._problems:
             vanished = problem.folder in removed and not problem.problem.startswith("line ")
             if not vanished and (problem.folder not in captured or problem.problem != _NOT_RECORDED):
@@ -315,7 +315,7 @@ def _facts(index: Index) -> Mapping[str, object]:
     }
 
 
-def _index(folder: Folder, entry: Entry) -> tuple[Index | None, str | None]:
+def _index(folder: Folder, entry: ChainEntry) -> tuple[Index | None, str | None]:
     """The run's index, or what is wrong with it."""
     try:
         with folder.open(INDEX) as file:

@@ -18,7 +18,7 @@ from sandboxrun.evidence.usage import Usage
 from sandboxrun.spec.outcome import Ending
 
 if TYPE_CHECKING:
-    from sandboxrun.evidence.store import Entry, Notice
+    from sandboxrun.evidence.store import ChainEntry, Notice
 
 FORMAT_VERSION = "1.1"
 _LARGEST_ODD = 8 << 20  # bytes
@@ -171,7 +171,7 @@ def _decoded(data: bytes, kind: type[T]) -> T:
             raise ValueError("nested too deeply") from error
 
 
-def remainder(entry: Entry, gone: Notice) -> Index:
+def remainder(entry: ChainEntry, gone: Notice) -> Index:
     """What is still known of a run whose evidence was removed."""
     return Index(
         run=entry.run,

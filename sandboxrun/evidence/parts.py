@@ -82,7 +82,7 @@ class Part(Data):
         )
 
 
-class Source(Data):
+class CaptureSource(Data):
     """Where the parts are read from and written to. `deadline` is a `time.monotonic` value."""
 
     engine: Backend
@@ -95,19 +95,19 @@ class Source(Data):
     deadline: float
 
 
-def inspect(source: Source, answer: Mapping[str, Any]) -> Part:
+def inspect(source: CaptureSource, answer: Mapping[str, Any]) -> Part:
     """`inspect.json`: the engine's whole answer, secrets masked."""
     source.folder.write("inspect.json", indented(source.masker.json(answer)).encode())
     return Part()
 
 
-def profile(source: Source, text: str) -> Part:
+def profile(source: CaptureSource, text: str) -> Part:
     """`profile.yaml`: the effective profile, secrets masked."""
     source.folder.write("profile.yaml", source.masker.text(text).encode("utf-8", "surrogateescape"))
     return Part()
 
 
-def engine_logs(source: Source, document: Document, written: Mapping[int, int] | None = None) -> Part:
+def engine_logs(source: CaptureSource, document: Document, written: Mapping[int, int] | None = None) -> Part:
     """`stdout.log` and `stderr.log` as the engine kept them, secrets masked.
 
     Byte for byte, but where the engine's log replaces what is not UTF-8. `written`: how many bytes of each
@@ -125,7 +125,7 @@ def engine_logs(source: Source, document: Document, written: Mapping[int, int] |
     return structs.replace(part, missing=(*part.missing, MissingPart(part="logs", reason=_REPLACED)))
 
 
-def live_logs(source: Source, written: Mapping[int, int] | None = None) -> Part:
+def live_logs(source: CaptureSource, written: Mapping[int, int] | None = None) -> Part:
     """The same from the files in which the runner kept the output as it came, up to a byte past the limit."""
     with (
         source.store.staging(source.run) as staging,
@@ -145,7 +145,7 @@ def live_logs(source: Source, written: Mapping[int, int] | None = None) -> Part:
 class _Log:
     """One log being masked and written up to its limit."""
 
-    def __init__(self, writer: Writer, source: Source) -> None:
+    def __init__(self, writer: Writer, source: CaptureSource) -> None:
         self._writer, self._mask, self._left = writer, source.masker.stream(), source.limits.log_bytes
         self.read = 0  # bytes
         self.full = False
@@ -172,7 +172,7 @@ class _Log:
 def _written(
     logs: Mapping[int, _Log],
     output: Iterable[tuple[int, bytes]],
-    source: Source,
+    source: CaptureSource,
     written: Mapping[int, int] | None,
 ) -> Part:
     """Write all of it; when reading fails in the middle, what came before is kept, and both logs count as cut."""
@@ -201,7 +201,7 @@ def _written(
     return Part(missing=(MissingPart(part="logs", reason=reason),) if reason else ())
 
 
-def changes(source: Source, state: State) -> Part:
+def changes(source: CaptureSource, state: State) -> Part:
     """`changes.json`: [{"path", "kind": modified | added | deleted}], by path, less where its init is mounted."""
     found = sorted(source.engine.changes(source.container_id))
     if getattr(state, "limit", None) is not None:
@@ -215,7 +215,7 @@ def changes(source: Source, state: State) -> Part:
     return Part(missing=(MissingPart(part="changes", reason=f"{len(listed)} changes, of which {most} are listed"),))
 
 
-def usage(source: Source, *, ran: bool) -> Part:
+def usage(source: CaptureSource, *, ran: bool) -> Part:
     """`usage.jsonl`: the samples taken while it ran, and their summary. `ran`: there should be some."""
     try:
         with source.store.staging(source.run) as staging, staging.open(USAGE) as file:
@@ -235,7 +235,7 @@ def _unsampled(reason: str) -> Part:
     return Part(missing=(MissingPart(part="usage", reason=reason),))
 
 
-def artifacts(source: Source, paths: Iterable[str]) -> Part:
+def artifacts(source: CaptureSource, paths: Iterable[str]) -> Part:
     """`artifacts/<path in the container>`: regular files and directories, under limits; each path on its own."""
     done = Part()
     for path in paths:
@@ -251,7 +251,7 @@ def artifacts(source: Source, paths: Iterable[str]) -> Part:
     return done
 
 
-def _exported(source: Source, path: str, part: str, under: str, limits: ExportLimits) -> Part:
+def _exported(source: CaptureSource, path: str, part: str, under: str, limits: ExportLimits) -> Part:
     above = [step for step in path.split("/") if step not in ("", ".")][:-1]
     if ".." in above or not path.startswith("/"):
         raise EvidenceError(f"not an absolute path in the container: {path}")
@@ -270,7 +270,7 @@ def _exported(source: Source, path: str, part: str, under: str, limits: ExportLi
     return Part(missing=done.missing, refused=done.refused, refused_total=done.refused_total)
 
 
-def held_workspace(source: Source, keeper: str, left: State) -> Part | None:
+def held_workspace(source: CaptureSource, keeper: str, left: State) -> Part | None:
     """None while a workspace in memory is what the sandbox `left` in that state; else a part that says why it is lost.
 
     Its volume is empty again once neither the sandbox nor its keeper has it mounted: what is read then would look as if
@@ -285,7 +285,9 @@ def held_workspace(source: Source, keeper: str, left: State) -> Part | None:
     return Part(missing=(MissingPart(part="workspace.patch", reason=reason),))
 
 
-def workspace(source: Source, target: str, artifacts: Iterable[str] = (), own: frozenset[str] = frozenset()) -> Part:
+def workspace(
+    source: CaptureSource, target: str, artifacts: Iterable[str] = (), own: frozenset[str] = frozenset()
+) -> Part:
     """`workspace.patch` against the staged baseline; without one, the whole workspace below `workspace/`.
 
     What is new below one of the `artifacts` is not in the patch as well. `own` are paths that the profile depends on.
@@ -325,7 +327,7 @@ def _below(target: str, paths: Iterable[str]) -> Iterator[str]:
             yield relative
 
 
-def _write_patch(source: Source, name: str, data: bytes) -> None:
+def _write_patch(source: CaptureSource, name: str, data: bytes) -> None:
     finder = source.masker.stream()
     finder.feed(data)
     finder.finish()
@@ -334,7 +336,7 @@ def _write_patch(source: Source, name: str, data: bytes) -> None:
         writer.commit(sensitive=finder.hits > 0)
 
 
-def _patched(source: Source, patch: Patch, left_out: tuple[LeftOut, ...], own: frozenset[str]) -> Part:
+def _patched(source: CaptureSource, patch: Patch, left_out: tuple[LeftOut, ...], own: frozenset[str]) -> Part:
     _write_patch(source, PATCH, patch.data)
     if patch.untracked:
         _write_patch(source, UNTRACKED, patch.untracked)
@@ -361,7 +363,7 @@ _LISTED = 20  # targets refused that the index names
 _GRACE = 3  # seconds for the records of connections that are still open
 
 
-def egress(source: Source, gateway: str) -> Part:
+def egress(source: CaptureSource, gateway: str) -> Part:
     """`egress.jsonl`: one JSON object a line, as the gateway wrote it, secrets masked; ends the gateway first."""
     missing = tuple(_ended_before(source, gateway))
     source.engine.stop(gateway, timeout=_GRACE)
@@ -392,7 +394,7 @@ def egress(source: Source, gateway: str) -> Part:
     return Part(egress=counted.result, missing=missing)
 
 
-def _ended_before(source: Source, gateway: str) -> Iterator[MissingPart]:
+def _ended_before(source: CaptureSource, gateway: str) -> Iterator[MissingPart]:
     """Why the gateway does not run though nobody ended it: from then on the sandbox reached nothing."""
     state = source.engine.state(gateway)
     if isinstance(state, Ended) and state.started is not None:

@@ -32,7 +32,7 @@ _STEPS_A_FILE = 2_000_000
 _BLOCK = 1 << 16
 _NO_NEWLINE = b"\\ No newline at end of file\n"
 
-Edit = tuple[int, int, int, int]  # lines old[a:b] became new[c:d]
+LineEdit = tuple[int, int, int, int]  # lines old[a:b] became new[c:d]
 
 
 class Budget:
@@ -104,7 +104,7 @@ def _lines(text: bytes) -> list[bytes]:
     return [*lines, last] if last else lines
 
 
-def _edits(old: list[bytes], new: list[bytes], budget: Budget) -> list[Edit]:
+def _edits(old: list[bytes], new: list[bytes], budget: Budget) -> list[LineEdit]:
     """What changed, in order; the lines at both ends that are the same are taken off first."""
     numbers: dict[bytes, int] = {}
     a = [numbers.setdefault(line, len(numbers)) for line in old]
@@ -122,7 +122,7 @@ def _edits(old: list[bytes], new: list[bytes], budget: Budget) -> list[Edit]:
     return [(i + head, j + head, k + head, m + head) for i, j, k, m in found]
 
 
-def _myers(a: list[int], b: list[int], budget: Budget) -> list[Edit] | None:
+def _myers(a: list[int], b: list[int], budget: Budget) -> list[LineEdit] | None:
     """A shortest edit script, or None when finding it would take too many steps."""
     steps = min(_STEPS_A_FILE, budget.left)
     if set(a).isdisjoint(b):
@@ -151,9 +151,9 @@ def _myers(a: list[int], b: list[int], budget: Budget) -> list[Edit] | None:
     return None
 
 
-def _path(trace: list[list[int]], x: int, y: int) -> list[Edit]:
+def _path(trace: list[list[int]], x: int, y: int) -> list[LineEdit]:
     """Walk back through what each round reached, collecting single edits, then join those that touch."""
-    edits: list[Edit] = []
+    edits: list[LineEdit] = []
     for d in range(len(trace) - 1, 0, -1):
         before, k = trace[d], x - y
 
@@ -166,7 +166,7 @@ def _path(trace: list[list[int]], x: int, y: int) -> list[Edit]:
         py = px - k
         edits.append((px, px, py, py + 1) if down else (px, px + 1, py, py))
         x, y = px, py
-    joined: list[Edit] = []
+    joined: list[LineEdit] = []
     for edit in reversed(edits):
         if joined and joined[-1][1] == edit[0] and joined[-1][3] == edit[2]:
             joined[-1] = (joined[-1][0], edit[1], joined[-1][2], edit[3])
@@ -175,9 +175,9 @@ def _path(trace: list[list[int]], x: int, y: int) -> list[Edit]:
     return joined
 
 
-def _groups(edits: list[Edit]) -> Iterator[list[Edit]]:
+def _groups(edits: list[LineEdit]) -> Iterator[list[LineEdit]]:
     """Edits whose context lines would touch, together."""
-    group: list[Edit] = []
+    group: list[LineEdit] = []
     for edit in edits:
         if group and edit[0] - group[-1][1] > 2 * CONTEXT:
             yield group
@@ -187,7 +187,7 @@ def _groups(edits: list[Edit]) -> Iterator[list[Edit]]:
         yield group
 
 
-def _hunk(group: list[Edit], old: list[bytes], new: list[bytes], first: int) -> bytes:
+def _hunk(group: list[LineEdit], old: list[bytes], new: list[bytes], first: int) -> bytes:
     begin, end = max(0, group[0][0] - CONTEXT), min(len(old), group[-1][1] + CONTEXT)
     new_begin = group[0][2] - (group[0][0] - begin)
     new_end = group[-1][3] + end - group[-1][1]

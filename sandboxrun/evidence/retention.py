@@ -18,7 +18,17 @@ from sandboxrun.data import Data
 from sandboxrun.errors import one_line
 from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.folder import Folder, check_apart, locked
-from sandboxrun.evidence.store import Action, Chain, Entry, Notice, Store, entries, notices, opened_chain, seal_of
+from sandboxrun.evidence.store import (
+    Chain,
+    ChainEntry,
+    Notice,
+    NoticeKind,
+    Store,
+    entries,
+    notices,
+    opened_chain,
+    seal_of,
+)
 
 LONGEST_REASON = 500  # characters
 _AT_ONCE = 500  # removals recorded under one lock, which captures wait for
@@ -43,21 +53,21 @@ def fates(store: Store, data: bytes) -> Mapping[str, Fate]:
     for notice in notices(data):
         now = found.get(notice.run, Fate())
         match notice.action:
-            case Action.HELD:
+            case NoticeKind.HELD:
                 found[notice.run] = Fate(held=notice, removed=now.removed)
-            case Action.RELEASED if store.is_own(notice):
+            case NoticeKind.RELEASED if store.is_own(notice):
                 found[notice.run] = Fate(removed=now.removed)
-            case Action.REMOVED if store.is_own(notice):
+            case NoticeKind.REMOVED if store.is_own(notice):
                 found[notice.run] = Fate(held=now.held, removed=notice)
     return found
 
 
-def fate(store: Store, entry: Entry) -> Fate:
+def fate(store: Store, entry: ChainEntry) -> Fate:
     """What became of one run's evidence."""
     return fates(store, store.chain()).get(entry.run, Fate())
 
 
-def hold(store: Store, entry: Entry, reason: str) -> Notice:
+def hold(store: Store, entry: ChainEntry, reason: str) -> Notice:
     """Keep a run's evidence until it is released. Raises EvidenceError where it was removed, or for a bad reason."""
     text = one_line(reason.strip())
     if not 0 < len(text) <= LONGEST_REASON:
@@ -68,15 +78,15 @@ def hold(store: Store, entry: Entry, reason: str) -> Notice:
             raise EvidenceError(f"the evidence of run {entry.run} was removed on {now.removed.at}")
         if now.held is not None and now.held.reason == text:
             return now.held
-        return _append(opened, Action.HELD, entry, text)
+        return _append(opened, NoticeKind.HELD, entry, text)
 
 
-def release(store: Store, entry: Entry, reason: str = "") -> Notice:
+def release(store: Store, entry: ChainEntry, reason: str = "") -> Notice:
     """End a hold, whoever's it is. Raises EvidenceError where there is none."""
     with _changing(store) as opened:
         if fates(store, opened.data).get(entry.run, Fate()).held is None:
             raise EvidenceError(f"the evidence of run {entry.run} is not held")
-        return _append(opened, Action.RELEASED, entry, one_line(reason.strip())[:LONGEST_REASON])
+        return _append(opened, NoticeKind.RELEASED, entry, one_line(reason.strip())[:LONGEST_REASON])
 
 
 @contextlib.contextmanager
@@ -87,7 +97,7 @@ def _changing(store: Store) -> Iterator[Chain]:
 
 
 def _append(
-    opened: Chain, action: Action, entry: Entry, reason: str, exit_code: int | None = None, workspace: str = ""
+    opened: Chain, action: NoticeKind, entry: ChainEntry, reason: str, exit_code: int | None = None, workspace: str = ""
 ) -> Notice:
     def notice_after(previous: str | None) -> Notice:
         notice = Notice(
@@ -124,7 +134,7 @@ class Retention(Data):
 class Removal(Data):
     """A run whose evidence goes, its size on the disk, and why."""
 
-    entry: Entry
+    entry: ChainEntry
     bytes: int
     reason: str
 
@@ -160,7 +170,7 @@ def select(store: Store, kept: Retention, now: datetime.datetime) -> Selection:
 def _select(store: Store, root: Folder, kept: Retention, now: datetime.datetime) -> Selection:
     data = store.chain()
     known = fates(store, data)
-    own, others, held, interrupted = list[Entry](), 0, 0, list[Removal]()
+    own, others, held, interrupted = list[ChainEntry](), 0, 0, list[Removal]()
     for entry in entries(data):
         found = known.get(entry.run, Fate())
         if not store.is_own(entry):
@@ -170,7 +180,7 @@ def _select(store: Store, root: Folder, kept: Retention, now: datetime.datetime)
         elif root.kind(entry.folder):
             interrupted.append(Removal(entry=entry, bytes=_size(root, entry), reason=found.removed.reason))
     newest = _newest(own, max(1, kept.keep))
-    free = list[Entry]()
+    free = list[ChainEntry]()
     for entry in own:
         if known.get(entry.run, Fate()).held is not None:
             held += 1
@@ -184,7 +194,7 @@ def _select(store: Store, root: Folder, kept: Retention, now: datetime.datetime)
     return Selection(removals=tuple(removals), interrupted=tuple(interrupted), over=over, held=held, others=others)
 
 
-def _newest(own: Sequence[Entry], count: int) -> set[str]:
+def _newest(own: Sequence[ChainEntry], count: int) -> set[str]:
     """The runs that are the last `count` of their project."""
     seen = Counter[str]()
     found = set[str]()
@@ -196,7 +206,7 @@ def _newest(own: Sequence[Entry], count: int) -> set[str]:
 
 
 def _reasons(
-    free: Iterable[Entry], sizes: Mapping[str, int], kept: Retention, now: datetime.datetime
+    free: Iterable[ChainEntry], sizes: Mapping[str, int], kept: Retention, now: datetime.datetime
 ) -> Iterator[tuple[str, str]]:
     """By run, why it goes. The oldest come first, and the size counts what age has removed."""
     left = sum(sizes.values())
@@ -213,7 +223,7 @@ def _reasons(
         yield entry.run, reason
 
 
-def _age(entry: Entry, now: datetime.datetime) -> float | None:
+def _age(entry: ChainEntry, now: datetime.datetime) -> float | None:
     """Seconds since it was saved, by the name of its folder."""
     try:
         saved = datetime.datetime.strptime(entry.folder[:16], _SAVED).replace(tzinfo=datetime.UTC)
@@ -229,7 +239,7 @@ def _days(seconds: float) -> str:
     return f"{seconds:g} seconds"
 
 
-def _size(root: Folder, entry: Entry) -> int:
+def _size(root: Folder, entry: ChainEntry) -> int:
     """What the run's folder takes on the disk; 0 for what is no such folder, which its removal reports."""
     with contextlib.suppress(FileNotFoundError, EvidenceError), root.enter(entry.folder) as folder:
         return sum(found.st_blocks * _BLOCK for _, found in folder.walk())
@@ -304,5 +314,5 @@ def _record(store: Store, removals: Iterable[Removal], failed: list[tuple[str, s
                 failed.append((entry.folder, reason_of(error)))
                 continue
             code, workspace = index.ending.exit_code, index.digests.workspace
-            _append(opened, Action.REMOVED, entry, removal.reason, code, workspace)
+            _append(opened, NoticeKind.REMOVED, entry, removal.reason, code, workspace)
             yield removal

@@ -74,7 +74,7 @@ class ChainLine(Data, forbid_unknown_fields=True):
             raise ValueError(f"not a line of the chain: {error}") from error
 
 
-class Entry(ChainLine):
+class ChainEntry(ChainLine):
     """One run that was captured. `folder` is a name in the store's root; `previous` None in the first line."""
 
     run: str
@@ -90,7 +90,7 @@ class Entry(ChainLine):
     seal: str | None = None  # None where the user has no place for a key
 
 
-class Action(StrEnum):
+class NoticeKind(StrEnum):
     """What became of a run's evidence."""
 
     HELD = "held"
@@ -103,7 +103,7 @@ class Notice(ChainLine):
     line's. With a removed run's evidence its exit code and the digest of its workspace would go, by which a plan sees
     that it has run: they stay here."""
 
-    action: Action
+    action: NoticeKind
     run: str
     project: str
     sandbox: str
@@ -121,9 +121,9 @@ class Notice(ChainLine):
 _ACTION = b'{"action":'  # what the line of a Notice begins with
 
 
-def line_of(line: bytes) -> Entry | Notice:
+def line_of(line: bytes) -> ChainEntry | Notice:
     """Read a line of either kind; ValueError when it is neither."""
-    return (Notice if line.startswith(_ACTION) else Entry).from_line(line)
+    return (Notice if line.startswith(_ACTION) else ChainEntry).from_line(line)
 
 
 def digest_of(line: bytes) -> str:
@@ -155,13 +155,13 @@ def _bounded(file: BinaryIO, path: Path) -> bytes:
     return data
 
 
-def entries(data: bytes, containing: str = "") -> Iterator[Entry]:
+def entries(data: bytes, containing: str = "") -> Iterator[ChainEntry]:
     """The lines that can be read, in order; only those holding the text `containing` are looked at."""
     needle = json.dumps(containing, ensure_ascii=True)[1:-1].encode()
     for line in lines_of(data)[0]:
         if needle in line:
             with contextlib.suppress(ValueError):
-                yield Entry.from_line(line)
+                yield ChainEntry.from_line(line)
 
 
 def notices(data: bytes) -> Iterator[Notice]:
@@ -174,7 +174,7 @@ def notices(data: bytes) -> Iterator[Notice]:
                 yield Notice.from_line(line)
 
 
-L = TypeVar("L", Entry, Notice)
+L = TypeVar("L", ChainEntry, Notice)
 
 
 class Chain:
@@ -327,7 +327,7 @@ class Store(Data):
             raise EvidenceError(what, help="make it writable, or name another place: --evidence DIR") from error
 
     @contextlib.contextmanager
-    def recording(self, run: str, name: str, *, wait: float = 60.0) -> Iterator[RunFolder | Entry]:
+    def recording(self, run: str, name: str, *, wait: float = 60.0) -> Iterator[RunFolder | ChainEntry]:
         """The empty folder to write a run's evidence to, held against others; its Entry when it is captured.
 
         A folder that a killed capture of the same run left is emptied and used again. Raises EvidenceError,
@@ -351,13 +351,15 @@ class Store(Data):
                 place.clear()
                 yield RunFolder(place, place.path.name)
 
-    def finish(self, folder: RunFolder, index_after: Callable[[str | None], Index], *, wait: float = 60.0) -> Entry:
+    def finish(
+        self, folder: RunFolder, index_after: Callable[[str | None], Index], *, wait: float = 60.0
+    ) -> ChainEntry:
         """Write the index (made from the digest of the chain's last line) and the chain's line. Raises EvidenceError
         where the line can't be sealed: nobody could rely on it."""
         check_apart(self.project_directory)
         with self.open_root(create=True) as root, opened_chain(root, wait=wait) as opened:
 
-            def entry_after(previous: str | None) -> Entry:
+            def entry_after(previous: str | None) -> ChainEntry:
                 index = index_after(previous)
                 data = index.to_json()
                 folder.folder.write(INDEX, data)
@@ -368,16 +370,16 @@ class Store(Data):
 
             return opened.append(entry_after)
 
-    def entries(self, project: str | None = None) -> tuple[Entry, ...]:
+    def entries(self, project: str | None = None) -> tuple[ChainEntry, ...]:
         """All runs that were captured (of one project), oldest first; anybody's, for showing them: see `is_own`."""
         found = entries(self.chain(), project or "")
         return tuple(entry for entry in found if project is None or entry.project == project)
 
-    def entry(self, run: str) -> Entry | None:
+    def entry(self, run: str) -> ChainEntry | None:
         """A run's entry, where this user captured it."""
         return self._own(self.chain(), run)
 
-    def is_own(self, line: Entry | Notice) -> bool:
+    def is_own(self, line: ChainEntry | Notice) -> bool:
         """Whether this user's sandboxrun wrote the line."""
         return is_apart(self.project_directory) and is_sealed(line.body, line.seal)
 
@@ -387,10 +389,10 @@ class Store(Data):
 
     def removed(self) -> Mapping[str, Notice]:
         """By run, what this user's `prune` left of runs whose evidence it removed."""
-        gone = (notice for notice in notices(self.chain()) if notice.action is Action.REMOVED)
+        gone = (notice for notice in notices(self.chain()) if notice.action is NoticeKind.REMOVED)
         return {notice.run: notice for notice in gone if self.is_own(notice)}
 
-    def find(self, name: str) -> Entry:
+    def find(self, name: str) -> ChainEntry:
         """The run that a user means: `last`, a run's id or its beginning, its folder's name, or a sandbox, of which it
         is the newest run. Raises EvidenceError."""
         every = self.entries()
@@ -418,11 +420,11 @@ class Store(Data):
         )
         raise EvidenceError(f"no run {quoted(name)} is recorded in {self.path}", help=help)
 
-    def _own(self, data: bytes, run: str) -> Entry | None:
+    def _own(self, data: bytes, run: str) -> ChainEntry | None:
         """A line that says a run was captured has its container removed: none but this user's own counts."""
         return next((entry for entry in entries(data, run) if entry.run == run and self.is_own(entry)), None)
 
-    def index(self, entry: Entry) -> Index:
+    def index(self, entry: ChainEntry) -> Index:
         """A run's index. Raises EvidenceError when it is gone or not the one that was chained."""
         from sandboxrun.evidence.index import Index
 
@@ -432,7 +434,7 @@ class Store(Data):
             raise EvidenceError(f"{self.path / entry.folder / INDEX} is not the index that was recorded")
         return Index.from_json(data)
 
-    def open(self, entry: Entry, path: str) -> BinaryIO:
+    def open(self, entry: ChainEntry, path: str) -> BinaryIO:
         """A file of a run's evidence, by its `Kept.path`. Raises EvidenceError."""
         *folders, name = (entry.folder, *path.split("/"))
         if not all(map(is_name, (*folders, name))):
@@ -521,8 +523,8 @@ def home_of(run: str) -> Store | None:
     return None
 
 
-def _entry(index: Index, folder: str, data: bytes, previous: str | None) -> Entry:
-    return Entry(
+def _entry(index: Index, folder: str, data: bytes, previous: str | None) -> ChainEntry:
+    return ChainEntry(
         run=index.run,
         project=index.project,
         sandbox=index.sandbox,
@@ -563,7 +565,7 @@ class Captured(Data):
     `already`: this run had been captured before, and that is what is reported here.
     """
 
-    entry: Entry | None
+    entry: ChainEntry | None
     folder: Path | None = None
     index: Index | None = None
     already: bool = False

@@ -31,7 +31,7 @@ NOTE = "workspace.json"  # written when the tar is whole
 STDOUT, STDERR = "stdout.log", "stderr.log"  # live output as the runner saw it, cut one byte past the limit
 
 
-class Baseline(Data):
+class StagedBaseline(Data):
     """A staged workspace, opened: `file` is the tar, the rest as in PackedWorkspace."""
 
     file: BinaryIO
@@ -114,7 +114,7 @@ class _Nowhere:
         return len(data)
 
 
-def baseline_of(staging: Folder) -> Baseline:
+def baseline_of(staging: Folder) -> StagedBaseline:
     """The staged workspace, checked to be whole. Raises FileNotFoundError, EvidenceError."""
     with staging.open(NOTE) as file:
         try:
@@ -128,7 +128,7 @@ def baseline_of(staging: Folder) -> Baseline:
     if hashlib.file_digest(tar, "sha256").hexdigest() != expected:
         tar.close()
         raise EvidenceError(f"{staging.path / BASELINE} is not what was packed")
-    return Baseline(file=tar, exclude=exclude, left_out=left_out, partial=partial)
+    return StagedBaseline(file=tar, exclude=exclude, left_out=left_out, partial=partial)
 
 
 # -- A workspace's directory as it is on the disk: what of it goes into a copy, what does not, and why
@@ -147,7 +147,7 @@ class WorkspaceLimits(Data):
     bytes: int = 512 << 20
 
 
-class Node(Data):
+class FileNode(Data):
     """A directory, regular file or symlink; `fd` is the open directory that it is in, `entry` what lstat says."""
 
     path: str
@@ -183,7 +183,7 @@ class SourceTree:
         self._limits = limits or WorkspaceLimits()
         self._is_excluded = excluder(exclude)
 
-    def walk(self, root: int) -> Iterator[Node]:
+    def walk(self, root: int) -> Iterator[FileNode]:
         """Everything that goes along below the open directory `root`, sorted, each directory before its content.
 
         Raises EvidenceError, all faults at once, for what is too large, too deep or can't be read.
@@ -213,7 +213,7 @@ class SourceTree:
             text = f"the workspace {self.top}: {shown(path)} cannot be read: {error.strerror}"
             self._problems.add(text, help="make it readable for the user who runs sandboxrun, or exclude it")
 
-    def _below(self, fd: int, above: str) -> Iterator[Node]:
+    def _below(self, fd: int, above: str) -> Iterator[FileNode]:
         if above.count("/") > DEEPEST:
             raise EvidenceError(f"the workspace is nested too deep: {shown(above)}", help="exclude that directory")
         for name in sorted(os.listdir(fd)):
@@ -229,9 +229,9 @@ class SourceTree:
             except OSError as error:
                 self.unreadable(path, error)
                 continue
-            yield from self._entry(Node(path=path, entry=entry, fd=fd))
+            yield from self._entry(FileNode(path=path, entry=entry, fd=fd))
 
-    def _entry(self, node: Node) -> Iterator[Node]:
+    def _entry(self, node: FileNode) -> Iterator[FileNode]:
         if kind := _SPECIAL.get(stat.S_IFMT(node.entry.st_mode)):
             self.left_out.append(LeftOut(path=node.path, kind=kind))
             self._note_partial(node.path)
@@ -357,7 +357,7 @@ class _Packing:
             partial=frozenset(source.partial),
         )
 
-    def _add(self, node: Node) -> None:
+    def _add(self, node: FileNode) -> None:
         info = self._info(f"{LEADING}/{node.path}", node.entry)
         try:
             if stat.S_ISDIR(node.entry.st_mode):
@@ -383,7 +383,7 @@ class _Packing:
         info.type, info.mode = tarfile.DIRTYPE, info.mode | 0o700
         self._emit_header(info)
 
-    def _add_file(self, info: tarfile.TarInfo, node: Node) -> None:
+    def _add_file(self, info: tarfile.TarInfo, node: FileNode) -> None:
         """The header with the size the file has once open; what a file grows by meanwhile is cut off."""
         with os.fdopen(os.open(node.name, _FILE, dir_fd=node.fd), "rb") as file:
             opened = os.fstat(file.fileno())

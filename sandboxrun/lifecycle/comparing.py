@@ -15,8 +15,8 @@ import msgspec
 from sandboxrun.audit import declared
 from sandboxrun.audit.diff import (
     NOBODY,
-    Change,
     Parties,
+    PrivilegeChange,
     PrivilegeDiff,
     declared_parties,
     difference,
@@ -50,7 +50,7 @@ class Pair(Data):
 def compared(pairs: Sequence[Pair], inputs: Inputs | None = None) -> PrivilegeDiff:
     """The differences of all pairs, under the values given and under all others that their variables may have."""
     given = inputs or Inputs()
-    changes: list[Change] = []
+    changes: list[PrivilegeChange] = []
     sandboxes: list[str] = []
     for pair in pairs:
         found = _pair(pair, given)
@@ -66,7 +66,7 @@ class _Loaded(Data):
 
     parties: Parties
     profile: Loaded | None = None
-    unknown: tuple[Change, ...] = ()
+    unknown: tuple[PrivilegeChange, ...] = ()
 
 
 def _load(target: Target | None, inputs: Inputs) -> _Loaded:
@@ -80,7 +80,7 @@ def _load(target: Target | None, inputs: Inputs) -> _Loaded:
         raise ProfileError(*services.faults)
     names = tuple(subject.name for subject in made.subjects)
     unknown = tuple(
-        Change(axis="files", way=Way.MAYBE, witness=f"{one.what} was not compared: {one.why}", sandboxes=names)
+        PrivilegeChange(axis="files", way=Way.MAYBE, witness=f"{one.what} was not compared: {one.why}", sandboxes=names)
         for one in made.missing
     )
     return _Loaded(parties=service_parties(made.subjects, made.variables), unknown=unknown)
@@ -112,11 +112,11 @@ def _gone(pair: Pair, inputs: Inputs) -> PrivilegeDiff:
     except ProfileError:
         names = (pair.name,)
     witness = f"is no longer declared: {pair.name} is gone"
-    changes = (Change(axis="sandbox", way=Way.NARROWED, witness=witness, sandboxes=(name,)) for name in names)
+    changes = (PrivilegeChange(axis="sandbox", way=Way.NARROWED, witness=witness, sandboxes=(name,)) for name in names)
     return PrivilegeDiff(changes=tuple(changes), sandboxes=names)
 
 
-def _varied(pair: Pair, old: _Loaded, new: Loaded, inputs: Inputs) -> Iterator[tuple[Change, str]]:
+def _varied(pair: Pair, old: _Loaded, new: Loaded, inputs: Inputs) -> Iterator[tuple[PrivilegeChange, str]]:
     """The differences under other values of the new profile's variables, each with the values in words."""
     for count, other in enumerate(alternatives(new)):
         if count >= MOST_LOADS and len(other.values) == 1:
@@ -222,7 +222,9 @@ def with_running(plan: Plan, profile: Profile, *, running_is_new: bool = False) 
     declared_side = msgspec.structs.replace(profile, sandboxes=told)
     made = privilege_diff(*((declared_side, running) if running_is_new else (running, declared_side)))
     maybe = [
-        Change(axis="sandbox", way=Way.MAYBE, witness="was made by another version: nobody can tell", sandboxes=(name,))
+        PrivilegeChange(
+            axis="sandbox", way=Way.MAYBE, witness="was made by another version: nobody can tell", sandboxes=(name,)
+        )
         for name in unknown
     ]
     return PrivilegeDiff(changes=(*maybe, *made.changes), sandboxes=(*unknown, *made.sandboxes))

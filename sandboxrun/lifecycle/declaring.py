@@ -19,8 +19,8 @@ import msgspec
 from sandboxrun.audit import declared
 from sandboxrun.audit.diff import exceeding as over
 from sandboxrun.audit.diff import side_of
-from sandboxrun.audit.finding import Finding, Hit, Severity
-from sandboxrun.audit.judge import Gap, Terms, judge, look, placed
+from sandboxrun.audit.finding import AuditFinding, Hit, Severity
+from sandboxrun.audit.judge import Gap, ReviewTerms, judge, look, placed
 from sandboxrun.audit.rules.meta import EXCEEDS, FREE_VARIABLE
 from sandboxrun.audit.subject import NONE, Subject, callers
 from sandboxrun.data import Data
@@ -76,7 +76,7 @@ def _assumed(inputs: Inputs, variables: Mapping[str, Variable]) -> Iterator[tupl
                 yield name, example
 
 
-def add_profile(target: Target, given: Inputs | None, by: Terms, into: Reviewed) -> None:
+def add_profile(target: Target, given: Inputs | None, by: ReviewTerms, into: Reviewed) -> None:
     """Load a profile into what is reviewed; one that cannot be loaded is a gap."""
     inputs = given or Inputs()
     path = target.paths[0]
@@ -109,7 +109,7 @@ def held(directory: str) -> tuple[str, ...]:
     return tuple(name for name in GUARDS if name in names)
 
 
-def exceeding(profile: Profile, by: Terms) -> Iterator[Finding]:
+def exceeding(profile: Profile, by: ReviewTerms) -> Iterator[AuditFinding]:
     """In what the sandboxes of a profile exceed the greatest one: of the same name there, else the only one."""
     if by.greatest is None:
         return
@@ -276,11 +276,11 @@ def _pairs(
                 yield msgspec.structs.replace(b, values=(*a.values, *b.values))
 
 
-def _identity(finding: Finding) -> tuple[Any, ...]:
+def _identity(finding: AuditFinding) -> tuple[Any, ...]:
     return (finding.rule, finding.subjects, finding.key, finding.item)
 
 
-def _found_in(profile: Profile | None, disk: declared.Disk) -> Iterator[tuple[Subject, Finding]]:
+def _found_in(profile: Profile | None, disk: declared.Disk) -> Iterator[tuple[Subject, AuditFinding]]:
     """What is found with other values; nothing where the profile refuses them."""
     if profile is None:
         return

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from sandboxrun.audit.finding import Finding
+from sandboxrun.audit.finding import AuditFinding
 from sandboxrun.audit.fixes import fixed
-from sandboxrun.audit.judge import Verdict
+from sandboxrun.audit.judge import AuditVerdict
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, Problems, SandboxrunError
 from sandboxrun.profile.files import instead
@@ -27,7 +27,7 @@ SAFE, CHANGES = "safe", "changes behaviour"
 class Fix(Data):
     """One edit that was made: of which finding, in which file, and the text before and after it."""
 
-    finding: Finding
+    finding: AuditFinding
     file: str
     before: str
     after: str
@@ -50,7 +50,7 @@ class Fix(Data):
         return start + 1, len(old) - end, "".join(new[start : len(new) - end])
 
 
-def edited(text: str, finding: Finding) -> str | None:
+def edited(text: str, finding: AuditFinding) -> str | None:
     """A file's text with a finding's edit made; None where it has none, or the result could not be read."""
     span = finding.shown
     if finding.edit is None or span is None or finding.when:
@@ -73,12 +73,12 @@ def _parsed(text: str) -> Node | None:
 MOST_PARSED = 400_000  # characters of suggestions: each is parsed
 
 
-def suggester() -> Callable[[Finding], Sequence[tuple[str, tuple[str, int, int, str]]]]:
+def suggester() -> Callable[[AuditFinding], Sequence[tuple[str, tuple[str, int, int, str]]]]:
     """A function that says of a finding its fix for SARIF: a sentence, and the lines of its file that change. Of very
     many, the later ones have none."""
     left = MOST_PARSED
 
-    def fixes_of(finding: Finding) -> Sequence[tuple[str, tuple[str, int, int, str]]]:
+    def fixes_of(finding: AuditFinding) -> Sequence[tuple[str, tuple[str, int, int, str]]]:
         nonlocal left
         span = finding.shown
         if span is None or finding.edit is None or left < len(span.file.text):
@@ -93,7 +93,7 @@ def suggester() -> Callable[[Finding], Sequence[tuple[str, tuple[str, int, int, 
     return fixes_of
 
 
-def fixes(verdict: Verdict, *, unsafe: bool) -> Iterator[Fix]:
+def fixes(verdict: AuditVerdict, *, unsafe: bool) -> Iterator[Fix]:
     """The fixes of the open findings, one after the other on each file's text. Without `unsafe`, the safe ones only."""
     texts: dict[str, str] = {}
     for finding in sorted(verdict.open, key=lambda one: one.order):
@@ -118,7 +118,7 @@ def diff(made: Sequence[Fix]) -> str:
     return "\n".join(parts)
 
 
-def check(made: Sequence[Fix], before: Verdict, again: Callable[[], Verdict]) -> None:
+def check(made: Sequence[Fix], before: AuditVerdict, again: Callable[[], AuditVerdict]) -> None:
     """Raise SandboxrunError where the files with their fixes could not be audited, or something new is found there that
     is no less severe than all that was fixed. `again` reviews; nothing is written yet."""
     with instead({fix.file: fix.after for fix in made}):
@@ -139,7 +139,7 @@ def check(made: Sequence[Fix], before: Verdict, again: Callable[[], Verdict]) ->
         raise SandboxrunError("the fixes were not written", *faults)
 
 
-def _identity(finding: Finding) -> tuple[object, ...]:
+def _identity(finding: AuditFinding) -> tuple[object, ...]:
     return (finding.rule, finding.subjects, finding.key, finding.when)
 
 

@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 # -- All that secrets and configs hold, read before anything is touched: a missing one fails the apply at once
 
 
-class Contents(Data, unshown=("files", "masked")):
+class FileContents(Data, unshown=("files", "masked")):
     """By part and key; `masked` are the secrets' values as texts, for masking evidence."""
 
     files: Mapping[tuple[str, str], bytes]
     masked: frozenset[str]
 
 
-def file_contents(profile: Profile, environment: Mapping[str, str], needed: Iterable[DeclaredSandbox]) -> Contents:
+def file_contents(profile: Profile, environment: Mapping[str, str], needed: Iterable[DeclaredSandbox]) -> FileContents:
     """All that `needed` sandboxes use, and whatever else can be read (for masking). Raises ApplyError."""
     problems = Problems()
     required: dict[tuple[str, str], tuple[DeclaredSandbox, FileRef]] = {}
@@ -62,7 +62,7 @@ def file_contents(profile: Profile, environment: Mapping[str, str], needed: Iter
             problems.extend([placed(content, sandbox, part, ref)])
     problems.check(ApplyError)
     texts = (files[at].decode("utf-8", "surrogateescape").strip() for at in files if at[0] == SECRETS)
-    return Contents(files=files, masked=frozenset(text for text in texts if text))
+    return FileContents(files=files, masked=frozenset(text for text in texts if text))
 
 
 # -- What sandboxes take from this machine, looked at before anything is made: host paths, devices, secrets …

@@ -22,7 +22,7 @@ from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.owner import Owner, this_process
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.reap import DOUBT, Homes, ProjectReaper, Scope, is_over, no_store, surely_due
-from sandboxrun.report.reap import Connected, Looked, Lost, Result, Told
+from sandboxrun.report.reap import Connected, Lost, ProjectLooked, ReaperEvent, Result
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.outcome import History
@@ -44,7 +44,7 @@ class Reaper:
         scope: Scope,
         homes: Homes,
         settings: ApplySettings,
-        tell: Callable[[Told], None],
+        tell: Callable[[ReaperEvent], None],
         *,
         doubt: float = DOUBT,
     ) -> None:
@@ -160,7 +160,7 @@ class Reaper:
     def _look_at_whole(self, project: str) -> None:
         found = self._engine.projects(project)
         if not found:  # nothing of it is there any more
-            self._tell(Looked(project=project, result=Result(), states={}))
+            self._tell(ProjectLooked(project=project, result=Result(), states={}))
             return
         now, seen = monotonic(), self._lapsed.pop(project, {})
         doubted = frozenset(id for id, since in seen.items() if now - since >= self._doubt)
@@ -184,7 +184,7 @@ class Reaper:
         else:
             self._busy_since.pop(project, None)
             again = min(_FAILED, again or _FAILED) if result.left else again
-        self._tell(Looked(project=project, result=result, states=work.states))
+        self._tell(ProjectLooked(project=project, result=result, states=work.states))
         if again is not None:
             with self._changed:
                 self._next.setdefault(project, monotonic() + again)

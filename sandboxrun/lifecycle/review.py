@@ -17,12 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sandboxrun.audit.finding import Finding, Hit
-from sandboxrun.audit.judge import Gap, Terms, Verdict, judge, look, placed
+from sandboxrun.audit.finding import AuditFinding, Hit
+from sandboxrun.audit.judge import AuditVerdict, Gap, ReviewTerms, judge, look, placed
 from sandboxrun.audit.policy import Policy, parse_policy
 from sandboxrun.audit.rules.meta import FREE_VARIABLE
 from sandboxrun.audit.subject import Subject
-from sandboxrun.audit.waivers import Baseline, Waiver, Waivers, baseline_data, inline, parse_baseline, parse_waivers
+from sandboxrun.audit.waivers import (
+    KnownFindings,
+    Waiver,
+    Waivers,
+    baseline_data,
+    inline,
+    parse_baseline,
+    parse_waivers,
+)
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems, UsageError
 from sandboxrun.profile.files import LARGEST_FILE, project_root, read_regular, read_source, reason
@@ -32,7 +40,7 @@ from sandboxrun.spec.names import BASELINE, POLICY, WAIVERS
 
 if TYPE_CHECKING:
     from sandboxrun.compose.files import Services
-    from sandboxrun.compose.service import Composed
+    from sandboxrun.compose.service import ComposeSubjects
     from sandboxrun.profile.variables import Inputs
     from sandboxrun.spec.project import Profile
 
@@ -152,7 +160,7 @@ class Sources(Data):
         return self.trusted if self.trusted is not None else self.root
 
 
-def terms(sources: Sources, *, today: date, strict: bool = False) -> Terms:
+def terms(sources: Sources, *, today: date, strict: bool = False) -> ReviewTerms:
     """What the review judges by. Raises ProfileError for a policy, waivers or a baseline that is wrong."""
     problems = Problems()
     policy_file = _source(sources, sources.policy, POLICY, problems)
@@ -163,7 +171,7 @@ def terms(sources: Sources, *, today: date, strict: bool = False) -> Terms:
         policy = parse_policy(parse_yaml(policy_file, problems), problems, policy_file.name)
     if waivers_file is not None:
         waivers = parse_waivers(parse_yaml(waivers_file, problems), problems, waivers_file.name)
-    baseline: Baseline | None = None
+    baseline: KnownFindings | None = None
     if baseline_file is not None:
         try:
             data: Any = json.loads(baseline_file.text)
@@ -184,7 +192,7 @@ def terms(sources: Sources, *, today: date, strict: bool = False) -> Terms:
     def trusted(waiver: Waiver) -> bool:
         return known is None or (path(waiver.file), *waiver.identity) in known
 
-    return Terms(
+    return ReviewTerms(
         policy=policy,
         waivers=waivers,
         baseline=baseline,
@@ -237,13 +245,15 @@ class Reviewed(msgspec.Struct, kw_only=True):
     audited, and the texts."""
 
     subjects: list[Subject] = msgspec.field(default_factory=list)
-    looked: list[Finding] = msgspec.field(default_factory=list)
-    findings: list[Finding] = msgspec.field(default_factory=list)
+    looked: list[AuditFinding] = msgspec.field(default_factory=list)
+    findings: list[AuditFinding] = msgspec.field(default_factory=list)
     gaps: list[Gap] = msgspec.field(default_factory=list)
     files: dict[str, SourceFile] = msgspec.field(default_factory=dict)
 
 
-def review(found: Sequence[Target], by: Terms, *, inputs: Inputs | None = None, gaps: Sequence[Gap] = ()) -> Verdict:
+def review(
+    found: Sequence[Target], by: ReviewTerms, *, inputs: Inputs | None = None, gaps: Sequence[Gap] = ()
+) -> AuditVerdict:
     """The verdict on targets."""
     loaded = Reviewed(gaps=list(gaps))
     for target in found:
@@ -263,7 +273,7 @@ def review(found: Sequence[Target], by: Terms, *, inputs: Inputs | None = None, 
     )
 
 
-def load_services(target: Target) -> tuple[Services, Composed]:
+def load_services(target: Target) -> tuple[Services, ComposeSubjects]:
     """The files of a Compose project put together, and what they say."""
     from sandboxrun.compose import files, service
 
@@ -295,7 +305,7 @@ def _compose(target: Target, into: Reviewed) -> None:
             into.findings.append(placed(FREE_VARIABLE, Hit(key=option, message=message), subject))
 
 
-def write_baseline(path: Path, verdict: Verdict, by: Terms) -> None:
+def write_baseline(path: Path, verdict: AuditVerdict, by: ReviewTerms) -> None:
     """Write the open findings to the baseline. One that is there already only shrinks."""
     data = baseline_data(verdict.findings, by.baseline)
     path.write_text(json.dumps(data, indent=2, ensure_ascii=True) + "\n", encoding="utf-8")

@@ -238,17 +238,17 @@ def excludes(old: ObservedSandbox, new: DeclaredSandbox) -> bool:
     return mounts or devices or bool((old_at & new_at) - {None})
 
 
-Place = tuple[str, str, bool]  # type, source, whether it is read-only
+MountedPlace = tuple[str, str, bool]  # type, source, whether it is read-only
 
 
-def _mounts(spec: SandboxSpec) -> Iterator[Place]:
+def _mounts(spec: SandboxSpec) -> Iterator[MountedPlace]:
     for mount in spec.volumes:
         yield mount.type, mount.source or "", mount.read_only
     if spec.workspace is not None and spec.workspace.access != "copy":
         yield "bind", spec.workspace.source, spec.workspace.access == "ro"
 
 
-def _clash(one: Place, other: Place) -> bool:
+def _clash(one: MountedPlace, other: MountedPlace) -> bool:
     if one[0] != other[0] or (one[2] and other[2]):
         return False
     if one[0] != "bind":

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from sandboxrun.backend.views import Accounts, Terms
+from sandboxrun.backend.views import Accounts, EngineTerms
 from sandboxrun.data import Data
 from sandboxrun.errors import few, shown
 from sandboxrun.plan.changes import Difference
@@ -286,7 +286,7 @@ def options(
     differences: Iterable[Difference],
     *,
     applied: bool,
-    terms: Terms,
+    terms: EngineTerms,
     sensitive: frozenset[str] = frozenset(),
 ) -> tuple[Finding, ...]:
     """A finding for each option that reaches the engine and differs; one for all of them where none does. `applied`:

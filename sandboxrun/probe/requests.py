@@ -29,7 +29,7 @@ PRIVATE = ("10.0.0.1", "172.16.0.1", "192.168.0.1", "100.64.0.1", "[fd12:3456::1
 PORTS = (22, 25, 80, 443, 2375, 8080, 8443)
 
 
-class Way(NamedTuple):
+class RequestWay(NamedTuple):
     """A protocol in which the gateway can be asked at a port, and a host that it allows there."""
 
     kind: str
@@ -58,17 +58,17 @@ class GatewayRequest(Data):
         return f"{self.name}|{self.port}|{self.data.hex()}"
 
 
-def ways(context: Context) -> tuple[Way, ...]:
+def ways(context: Context) -> tuple[RequestWay, ...]:
     """TLS and plain HTTP, each at a port where the gateway looks at names; else names alone."""
     egress = context.egress
     if egress is None or egress.mode != ALLOW or not egress.allow:
-        return Way(TLS, 443, PUBLIC), Way(HTTP, 80, PUBLIC)
+        return RequestWay(TLS, 443, PUBLIC), RequestWay(HTTP, 80, PUBLIC)
     listed = [(host.replace("*.", "sandboxrun-probe."), int(port)) for host, port in _entries(context)]
     judged = [(host, port) for host, port in listed if port not in ONE_HOST]
-    tls = [Way(TLS, port, host) for host, port in judged if port != 80]
-    plain = sorted((port != 80, Way(HTTP, port, host)) for host, port in judged if port != 443)
+    tls = [RequestWay(TLS, port, host) for host, port in judged if port != 80]
+    plain = sorted((port != 80, RequestWay(HTTP, port, host)) for host, port in judged if port != 443)
     found = (*tls[:1], *(way for _, way in plain[:1]))
-    return found or (Way(NAMES, 53, listed[0][0]),)
+    return found or (RequestWay(NAMES, 53, listed[0][0]),)
 
 
 def requests(context: Context) -> tuple[GatewayRequest, ...]:
@@ -77,10 +77,14 @@ def requests(context: Context) -> tuple[GatewayRequest, ...]:
         return ()
     found = ways(context)
     allowed = [_ask(ALLOWED, way, way.host) for way in found if way.kind != NAMES]
-    return (_ask(ALLOWED, Way(NAMES, 53, found[0].host), found[0].host), *allowed, *_refused_ones(context, found))
+    return (
+        _ask(ALLOWED, RequestWay(NAMES, 53, found[0].host), found[0].host),
+        *allowed,
+        *_refused_ones(context, found),
+    )
 
 
-def _refused_ones(context: Context, found: tuple[Way, ...]) -> Iterator[GatewayRequest]:
+def _refused_ones(context: Context, found: tuple[RequestWay, ...]) -> Iterator[GatewayRequest]:
     groups = {
         "addresses": (*SPELLINGS, *SIXES),
         "metadata": METADATA,
@@ -106,15 +110,15 @@ def _refused_ones(context: Context, found: tuple[Way, ...]) -> Iterator[GatewayR
     listed = {int(port) for _, port in _entries(context)} | {*(context.egress.ports if context.egress else ())}
     for port in PORTS:
         if port not in listed and port not in (way.port for way in found):
-            yield _ask("ports", Way(HTTP if port == 80 else TLS, port, found[0].host), found[0].host)
+            yield _ask("ports", RequestWay(HTTP if port == 80 else TLS, port, found[0].host), found[0].host)
 
 
-def _by_list(context: Context, found: tuple[Way, ...]) -> Iterator[GatewayRequest]:
+def _by_list(context: Context, found: tuple[RequestWay, ...]) -> Iterator[GatewayRequest]:
     for at, host in enumerate(_unlisted(found[0].host)):
         way = found[at % len(found)]
         if _lets(context, host.lower()):
             continue
-        yield _ask("hosts", Way(NAMES, 53, host), host)
+        yield _ask("hosts", RequestWay(NAMES, 53, host), host)
         if way.kind != NAMES:
             yield _ask("hosts", way, host)
 
@@ -144,7 +148,7 @@ def _opened(text: str, context: Context) -> bool:
 # -- the bytes
 
 
-def _ask(group: str, way: Way, host: str) -> GatewayRequest:
+def _ask(group: str, way: RequestWay, host: str) -> GatewayRequest:
     if way.kind == NAMES:
         data = question(host)
     elif way.kind == TLS:

@@ -24,9 +24,9 @@ from sandboxrun.profile.functions import (
     STEPS_A_SCALAR,
     TESTS,
     TEXT_METHODS,
-    Missing,
+    Allowance,
     TemplateError,
-    Work,
+    Undefined,
     contains,
     integer,
     kind,
@@ -194,7 +194,7 @@ def _check_offered(node: Any, kind: str) -> None:
 # -- Evaluating a template: a closed interpreter over Jinja's syntax tree
 
 
-def evaluate(program: Program, scope: Mapping[str, Any], work: Work) -> Any:
+def evaluate(program: Program, scope: Mapping[str, Any], work: Allowance) -> Any:
     """The template's value: of the expression's own type when it is one whole, else a text."""
     work.here = STEPS_A_SCALAR
     run = _Run(scope, work)
@@ -211,7 +211,7 @@ def evaluate(program: Program, scope: Mapping[str, Any], work: Work) -> Any:
 
 
 def _present(value: Any) -> Any:
-    if isinstance(value, Missing):
+    if isinstance(value, Undefined):
         raise value
     return value
 
@@ -219,7 +219,7 @@ def _present(value: Any) -> Any:
 class _Run:
     """One evaluation: its scopes (innermost last) and its work."""
 
-    def __init__(self, scope: Mapping[str, Any], work: Work) -> None:
+    def __init__(self, scope: Mapping[str, Any], work: Allowance) -> None:
         self.scopes: list[dict[str, Any]] = [dict(scope), {}]
         self.work = work
         self.length = 0
@@ -233,7 +233,7 @@ class _Run:
             value = self.name(part.name)
             for key in part.keys:
                 value = self.attribute(value, key)
-            return value if not isinstance(value, Missing) else _present(value)
+            return value if not isinstance(value, Undefined) else _present(value)
         except TemplateError as error:
             error.line = part.line
             raise
@@ -243,18 +243,18 @@ class _Run:
         for scope in reversed(self.scopes):
             if name in scope:
                 return scope[name]
-        return Missing(f'"{name}" has no value here', word=name)
+        return Undefined(f'"{name}" has no value here', word=name)
 
     def attribute(self, value: Any, key: Any) -> Any:
         self.work.spend()
-        if isinstance(value, Missing):
+        if isinstance(value, Undefined):
             return value
         if isinstance(value, dict):
             if key in value:
                 return value[key]
             help = did_you_mean(str(key), value)
-            return Missing(f'there is no "{key}" in this mapping', word=str(key), help=help)
-        return Missing(f'{kind(value)} has no "{key}"', word=str(key))
+            return Undefined(f'there is no "{key}" in this mapping', word=str(key), help=help)
+        return Undefined(f'{kind(value)} has no "{key}"', word=str(key))
 
     # -- statements ------------------------------------------------------------------------------------------
 
@@ -373,7 +373,7 @@ class _Run:
         if isinstance(value, list | str) and isinstance(key, int) and not isinstance(key, bool):
             if -len(value) <= key < len(value):
                 return value[key]
-            return Missing(f"{kind(value)} of length {len(value)} has no item {key}")
+            return Undefined(f"{kind(value)} of length {len(value)} has no item {key}")
         if isinstance(key, list | dict):
             raise TemplateError(f"{kind(key)} can't be a key")
         return self.attribute(value, key)
@@ -418,7 +418,7 @@ class _Run:
         if self.truth(node.test):
             return self.value(node.expr1)
         if node.expr2 is None:
-            return Missing("this condition has no else, and does not hold", help="add else")
+            return Undefined("this condition has no else, and does not hold", help="add else")
         return self.value(node.expr2)
 
     def arithmetic(self, node: Any) -> Any:
@@ -461,7 +461,7 @@ class _Run:
 
     def test(self, node: Any) -> Any:
         value = self.value(node.node)
-        if isinstance(value, Missing) and node.name not in ("defined", "undefined"):
+        if isinstance(value, Undefined) and node.name not in ("defined", "undefined"):
             raise value
         return self.apply(f'the test "{node.name}"', TESTS[_SYMBOLS.get(node.name, node.name)], (value,), node)
 

@@ -34,7 +34,7 @@ class TemplateError(Exception):
         super().__init__(message)
 
 
-class Work(Struct):
+class Allowance(Struct):
     """Counts the steps of all templates of one profile."""
 
     left: int = STEPS_A_PROFILE
@@ -89,7 +89,7 @@ def integer(value: int) -> int:
 # -- The tests and comparisons that a template may use: `is defined`, `==`, `in` and the like
 
 
-def _compared(check: Callable[[Any, Any], Any], work: Work, value: Any, other: Any) -> bool:
+def _compared(check: Callable[[Any, Any], Any], work: Allowance, value: Any, other: Any) -> bool:
     if isinstance(value, list | dict):
         work.tree(value)
     try:
@@ -98,7 +98,7 @@ def _compared(check: Callable[[Any, Any], Any], work: Work, value: Any, other: A
         raise TemplateError(f"{kind(value)} and {kind(other)} can't be compared") from None
 
 
-def contains(work: Work, container: Any, value: Any) -> bool:
+def contains(work: Allowance, container: Any, value: Any) -> bool:
     """`value in container`; a text holds texts only."""
     work.spend(1 + len(sized(container)) // 8)
     if isinstance(container, str):
@@ -106,7 +106,7 @@ def contains(work: Work, container: Any, value: Any) -> bool:
     return value in container
 
 
-def _divisible(work: Work, value: Any, by: Any) -> bool:
+def _divisible(work: Allowance, value: Any, by: Any) -> bool:
     value, by = need(value, "an integer", int), need(by, "an integer", int)
     if by == 0:
         raise TemplateError("nothing is divisible by zero")
@@ -119,7 +119,7 @@ COMPARISONS: Mapping[str, Function] = {  # by Jinja's names of operators
 }
 TESTS: Mapping[str, Function] = {
     "boolean": lambda work, value: isinstance(value, bool),
-    "defined": lambda work, value: not isinstance(value, Missing),
+    "defined": lambda work, value: not isinstance(value, Undefined),
     "divisibleby": _divisible,
     "eq": _COMPARED["eq"],
     "equalto": _COMPARED["eq"],
@@ -142,7 +142,7 @@ TESTS: Mapping[str, Function] = {
     "sequence": lambda work, value: isinstance(value, list | dict | str),
     "string": lambda work, value: isinstance(value, str),
     "true": lambda work, value: value is True,
-    "undefined": lambda work, value: isinstance(value, Missing),
+    "undefined": lambda work, value: isinstance(value, Undefined),
     "upper": lambda work, value: as_text(value).isupper(),
 }
 
@@ -150,7 +150,7 @@ TESTS: Mapping[str, Function] = {
 # -- What a template may call: the filters, tests and methods, each a function over plain data
 
 
-class Missing(TemplateError):
+class Undefined(TemplateError):
     """The value of something that is not there; using it raises it, testing it does not."""
 
 
@@ -170,7 +170,7 @@ _KINDS = {
 }
 
 
-def text_of(value: Any, work: Work) -> str:
+def text_of(value: Any, work: Allowance) -> str:
     """How a value appears inside a longer text: booleans as YAML writes them; null, lists and mappings not at all."""
     match value:
         case str():
@@ -181,7 +181,7 @@ def text_of(value: Any, work: Work) -> str:
             text = str(value)
         case None:
             raise TemplateError("null can't be used in a string", help="set a default: {{ name | default('…') }}")
-        case Missing():
+        case Undefined():
             raise value
         case _:
             raise TemplateError(f"{kind(value)} can't be used in a string", help="use | join(' ') or | tojson")
@@ -191,7 +191,7 @@ def text_of(value: Any, work: Work) -> str:
 
 def need(value: Any, what: str, *types: type) -> Any:
     """`value`, which must be of `types`. Raises TemplateError saying `what` was expected."""
-    if isinstance(value, Missing):
+    if isinstance(value, Undefined):
         raise value
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         raise TemplateError(f"expected {what}, found {kind(value)}")
@@ -216,12 +216,12 @@ def _number(value: Any) -> Any:
     return need(value, "a number", int, float)
 
 
-def _default(work: Work, value: Any, default: Any = "", boolean: bool = False) -> Any:
-    absent = value is None or isinstance(value, Missing) or (boolean and not value)
+def _default(work: Allowance, value: Any, default: Any = "", boolean: bool = False) -> Any:
+    absent = value is None or isinstance(value, Undefined) or (boolean and not value)
     return default if absent else value
 
 
-def replaced(work: Work, value: Any, old: Any, new: Any, count: Any = None) -> str:
+def replaced(work: Allowance, value: Any, old: Any, new: Any, count: Any = None) -> str:
     """The filter `replace`; what it may make is counted first."""
     text, gone, made = text_of(value, work), as_text(old), as_text(new)
     limit: int = -1 if count is None else need(count, "an integer", int)
@@ -229,7 +229,7 @@ def replaced(work: Work, value: Any, old: Any, new: Any, count: Any = None) -> s
     return text.replace(gone, made, limit)
 
 
-def joined(work: Work, value: Any, separator: Any = "") -> str:
+def joined(work: Allowance, value: Any, separator: Any = "") -> str:
     """The filter `join`; what it makes is counted first."""
     between = as_text(separator)
     parts = [text_of(item, work) for item in _list(value)]
@@ -237,7 +237,9 @@ def joined(work: Work, value: Any, separator: Any = "") -> str:
     return between.join(parts)
 
 
-def _converted(to: Callable[..., Any], what: str, work: Work, value: Any, default: Any = None, base: int = 10) -> Any:
+def _converted(
+    to: Callable[..., Any], what: str, work: Allowance, value: Any, default: Any = None, base: int = 10
+) -> Any:
     """A number made by `to`, which is `int` or `float`."""
     try:
         given = value if isinstance(value, str) else need(value, "a number or a text", int, float, bool)
@@ -254,7 +256,7 @@ def _converted(to: Callable[..., Any], what: str, work: Work, value: Any, defaul
     return integer(number) if to is int else number
 
 
-def _item(index: int, work: Work, value: Any) -> Any:
+def _item(index: int, work: Allowance, value: Any) -> Any:
     items = sized(value)
     if not items:
         raise TemplateError(f"{kind(items)} with nothing in it has no first or last")
@@ -265,7 +267,7 @@ def _folded(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
-def _ordered(work: Work, value: Any, key: Callable[[Any], Any], reverse: bool = False) -> list[Any]:
+def _ordered(work: Allowance, value: Any, key: Callable[[Any], Any], reverse: bool = False) -> list[Any]:
     items = _list(value)
     work.items(4 * len(items))
     try:
@@ -274,18 +276,18 @@ def _ordered(work: Work, value: Any, key: Callable[[Any], Any], reverse: bool = 
         raise TemplateError("values of different types have no order") from None
 
 
-def _sort(work: Work, value: Any, reverse: bool = False, case_sensitive: bool = False) -> list[Any]:
+def _sort(work: Allowance, value: Any, reverse: bool = False, case_sensitive: bool = False) -> list[Any]:
     return _ordered(work, value, (lambda item: item) if case_sensitive else _folded, reverse)
 
 
-def _extreme(index: int, work: Work, value: Any, case_sensitive: bool = False) -> Any:
+def _extreme(index: int, work: Allowance, value: Any, case_sensitive: bool = False) -> Any:
     ordered = _sort(work, value, case_sensitive=case_sensitive)
     if not ordered:
         raise TemplateError("an empty list has no least or greatest item")
     return ordered[index]
 
 
-def _unique(work: Work, value: Any, case_sensitive: bool = False) -> list[Any]:
+def _unique(work: Allowance, value: Any, case_sensitive: bool = False) -> list[Any]:
     items = _list(value)
     work.items(len(items))
     seen: dict[Any, Any] = {}
@@ -296,23 +298,23 @@ def _unique(work: Work, value: Any, case_sensitive: bool = False) -> list[Any]:
     return list(seen.values())
 
 
-def listed(work: Work, value: Any) -> list[Any]:
+def listed(work: Allowance, value: Any) -> list[Any]:
     """The filter `list`, its items counted."""
     work.items(len(sized(value)))
     return list(value)
 
 
-def _sum(work: Work, value: Any, start: Any = 0) -> Any:
+def _sum(work: Allowance, value: Any, start: Any = 0) -> Any:
     items = _list(value)
     work.items(len(items))
     total = sum(map(_number, items), _number(start))
     return integer(total) if isinstance(total, int) else total
 
 
-def _tojson(work: Work, value: Any, indent: Any = None) -> str:
+def _tojson(work: Allowance, value: Any, indent: Any = None) -> str:
     import json
 
-    if isinstance(value, Missing):
+    if isinstance(value, Undefined):
         raise value
     if indent is not None and not 0 <= need(indent, "an integer", int) <= 8:
         raise TemplateError("indent goes from 0 to 8")
@@ -321,21 +323,21 @@ def _tojson(work: Work, value: Any, indent: Any = None) -> str:
     return made
 
 
-def pairs_of(work: Work, value: Any) -> list[Any]:
+def pairs_of(work: Allowance, value: Any) -> list[Any]:
     """A mapping's keys and values as pairs, counted."""
     mapping = need(value, "a mapping", dict)
     work.items(len(mapping))
     return [[key, item] for key, item in mapping.items()]
 
 
-def _round(work: Work, value: Any, precision: Any = 0, method: Any = "common") -> float:
+def _round(work: Allowance, value: Any, precision: Any = 0, method: Any = "common") -> float:
     digits = need(precision, "an integer", int)
     if method != "common" or not 0 <= digits <= 15:
         raise TemplateError("round accepts a precision from 0 to 15 and only the method common")
     return float(round(_number(value), digits))
 
 
-def _changed(method: Callable[..., str], work: Work, value: Any) -> str:
+def _changed(method: Callable[..., str], work: Allowance, value: Any) -> str:
     return method(text_of(value, work))
 
 
@@ -374,7 +376,7 @@ FILTERS: Mapping[str, Function] = {
 # -- The methods of texts and mappings that a template may call, and `range`
 
 
-def _split(method: Callable[..., Any], work: Work, text: str, separator: Any = None, most: Any = -1) -> list[str]:
+def _split(method: Callable[..., Any], work: Allowance, text: str, separator: Any = None, most: Any = -1) -> list[str]:
     separator = None if separator is None else as_text(separator)
     if separator == "":
         raise TemplateError("the separator is empty: pass split a text")
@@ -383,11 +385,11 @@ def _split(method: Callable[..., Any], work: Work, text: str, separator: Any = N
     return parts
 
 
-def _strip(method: Callable[..., str], work: Work, text: str, chars: Any = None) -> str:
+def _strip(method: Callable[..., str], work: Allowance, text: str, chars: Any = None) -> str:
     return method(text, None if chars is None else as_text(chars))
 
 
-def _lines(work: Work, text: str) -> list[str]:
+def _lines(work: Allowance, text: str) -> list[str]:
     lines = text.splitlines()
     work.items(len(lines))
     return lines
@@ -419,7 +421,7 @@ MAP_METHODS: Mapping[str, Function] = {
 }
 
 
-def make_range(work: Work, *bounds: Any) -> list[int]:
+def make_range(work: Allowance, *bounds: Any) -> list[int]:
     """`range(stop)`, `range(start, stop[, step])` as a list, within the bound on lists."""
     if not 1 <= len(bounds) <= 3:
         raise TemplateError("range takes one to three integers")

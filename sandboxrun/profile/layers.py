@@ -16,7 +16,7 @@ from msgspec import field, structs
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, Problems, did_you_mean
 from sandboxrun.profile.files import bases, read_source
-from sandboxrun.profile.templates import Renderer, Scope, check_keys, is_template, is_template_key
+from sandboxrun.profile.templates import Renderer, TemplateScope, check_keys, is_template, is_template_key
 from sandboxrun.profile.yaml import parse_yaml
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, node_of, plain_of
 from sandboxrun.spec.names import KEY
@@ -357,7 +357,7 @@ class Each(Data):
     value: Any = None
 
 
-def instances(node: Node | None, renderer: Renderer, scope: Scope, problems: Problems) -> list[Each]:
+def instances(node: Node | None, renderer: Renderer, scope: TemplateScope, problems: Problems) -> list[Each]:
     """The instances; a single one without a key where there is no `for_each`."""
     if node is None or is_null(node):
         return [Each(key=None)]
@@ -394,7 +394,7 @@ def instances(node: Node | None, renderer: Renderer, scope: Scope, problems: Pro
     return list(found.values())
 
 
-def holds(node: Node | None, renderer: Renderer, scope: Scope, problems: Problems) -> bool:
+def holds(node: Node | None, renderer: Renderer, scope: TemplateScope, problems: Problems) -> bool:
     """Whether `when` keeps the sandbox; True without a `when`."""
     if node is None or is_null(node):
         return True

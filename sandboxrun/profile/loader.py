@@ -22,8 +22,8 @@ from sandboxrun.profile.layers import Bases, Layer, ProfileDocument, holds, inst
 from sandboxrun.profile.render import effective
 from sandboxrun.profile.sandbox import (
     MOST_NODES,
-    Composed,
-    Made,
+    ComposedSandbox,
+    MadeSandbox,
     Maker,
     check_addresses,
     check_options,
@@ -33,7 +33,7 @@ from sandboxrun.profile.sandbox import (
     with_dependencies,
     with_digests,
 )
-from sandboxrun.profile.templates import Renderer, Scope, literal
+from sandboxrun.profile.templates import Renderer, TemplateScope, literal
 from sandboxrun.profile.variables import Inputs, Variable, parse_variables, resolve_values
 from sandboxrun.profile.yaml import is_text
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, node_of, walk
@@ -66,7 +66,7 @@ class Written(Data):
     """What a profile's files say, whatever its variables hold. `sound`: every file and every variable could be read."""
 
     documents: tuple[ProfileDocument, ...]
-    composed: tuple[Composed, ...]
+    composed: tuple[ComposedSandbox, ...]
     extended: Mapping[Path, ProfileDocument | None]
     variables: Mapping[str, Variable]
     sound: bool
@@ -193,7 +193,7 @@ class _Loader:
         self.secrets = values.secrets
         if not written.sound or len(self.problems) > before:
             self._finish()  # without the values every template would fail for no fault of its own
-        scope = Scope(values=values.values, sensitive=values.sensitive)
+        scope = TemplateScope(values=values.values, sensitive=values.sensitive)
         project = self._project(documents, scope)
         # paths start at the project's directory but in files reached by `extends`
         directories = {d.file.name: d.directory for d in bases if d.file is not None and d.base is None}
@@ -235,9 +235,9 @@ class _Loader:
 
     # -- composing -------------------------------------------------------------------------------------------
 
-    def _compose(self, documents: Sequence[ProfileDocument]) -> list[Composed]:
+    def _compose(self, documents: Sequence[ProfileDocument]) -> list[ComposedSandbox]:
         """The sandboxes of all files; one that several files hold has the layers of each."""
-        found: dict[str, Composed] = {}
+        found: dict[str, ComposedSandbox] = {}
         if documents and not any(document.has_sandboxes for document in documents):
             file = documents[-1].file
             span = Span(file=file, line=1, column=1) if file is not None else None
@@ -247,7 +247,7 @@ class _Loader:
                 layers: tuple[Layer, ...] = tuple(self.bases.layers(document, name))
                 if name in found:
                     layers = (*found[name].layers, *layers)
-                found[name] = Composed(name=name, span=key.span, layers=layers)
+                found[name] = ComposedSandbox(name=name, span=key.span, layers=layers)
         for composed in found.values():
             check_options(composed, self.problems)
             for layer in composed.layers:
@@ -256,7 +256,7 @@ class _Loader:
             check_document(document, self.problems)
         return list(found.values())
 
-    def _project(self, documents: Sequence[ProfileDocument], scope: Scope) -> str:
+    def _project(self, documents: Sequence[ProfileDocument], scope: TemplateScope) -> str:
         """The project's name: given, else made of the directory's as Compose does."""
         given: Node | None = next((d.name for d in reversed(documents) if d.name is not None), None)
         if given is None or is_null(given):
@@ -270,8 +270,8 @@ class _Loader:
 
     # -- instances -------------------------------------------------------------------------------------------
 
-    def _instances(self, composed: Sequence[Composed], maker: Maker, scope: Scope) -> list[Made]:
-        made: list[Made] = []
+    def _instances(self, composed: Sequence[ComposedSandbox], maker: Maker, scope: TemplateScope) -> list[MadeSandbox]:
+        made: list[MadeSandbox] = []
         nodes = 0
         for one in composed:
             each = instances(one.top("for_each"), self.renderer, scope, self.problems)
@@ -292,7 +292,7 @@ class _Loader:
                     break
         return made
 
-    def _check_names(self, made: list[Made]) -> None:
+    def _check_names(self, made: list[MadeSandbox]) -> None:
         """No two containers of one name, companions of sandboxes included."""
         taken: dict[str, str] = {}
         for one in made:

@@ -23,7 +23,7 @@ from sandboxrun.data import Data
 from sandboxrun.errors import SHORTEST, Diagnostic, Problems, did_you_mean
 from sandboxrun.profile.files import Places, is_missing, read_regular, read_source, reason
 from sandboxrun.profile.layers import OBJECTS, OUTSIDE, Each, Layer, ProfileDocument, inside, merge_option
-from sandboxrun.profile.templates import Renderer, Scope, check_keys
+from sandboxrun.profile.templates import Renderer, TemplateScope, check_keys
 from sandboxrun.profile.yaml import is_text
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, walk
 from sandboxrun.spec import labels
@@ -147,7 +147,7 @@ OWN_KEYS = ("extends", "for_each", "when", "env_file")  # the profile's, beside 
 MOST_NODES = 500_000  # over all instances of a profile
 
 
-class Composed(Data):
+class ComposedSandbox(Data):
     """A sandbox before rendering: its name, its place, its layers (the lowest first)."""
 
     name: str
@@ -164,7 +164,7 @@ class Composed(Data):
         return sum(1 for layer in self.layers for _ in walk(layer.node))
 
 
-class Made(Data):
+class MadeSandbox(Data):
     """One instance: what is declared, and its options as rendered nodes (for the schema's check)."""
 
     sandbox: DeclaredSandbox
@@ -174,7 +174,7 @@ class Made(Data):
 _KEYS = frozenset((*OWN_KEYS, *(row.key for row in ROWS if row.settable)))
 
 
-def check_options(composed: Composed, problems: Problems) -> None:
+def check_options(composed: ComposedSandbox, problems: Problems) -> None:
     """Note keys that no sandbox has, with what to do instead."""
     for layer in composed.layers:
         help = "the options are listed by: sandboxrun explain"
@@ -194,7 +194,7 @@ class Maker:
         self._root = Path(os.path.realpath(places.root))
         self._dotenv: dict[Path, list[Pair]] = {}
 
-    def make(self, composed: Composed, each: Each, scope: Scope) -> Made | None:
+    def make(self, composed: ComposedSandbox, each: Each, scope: TemplateScope) -> MadeSandbox | None:
         """The instance. With faults, what is left of it, so that paths and dependencies are checked in the same run."""
         node = self._options(composed, scope)
         spec = parse_spec(node, self.problems)
@@ -214,9 +214,9 @@ class Maker:
             provenance=freeze(dict(_origins(spec, node, composed))),
             span=composed.span,
         )
-        return Made(sandbox=sandbox, node=node)
+        return MadeSandbox(sandbox=sandbox, node=node)
 
-    def _options(self, composed: Composed, scope: Scope) -> MapNode:
+    def _options(self, composed: ComposedSandbox, scope: TemplateScope) -> MapNode:
         """The options, merged; those that could not be rendered are left out, so that the others are checked too."""
         given: dict[str, list[tuple[Scalar, Node]]] = {}
         for layer in composed.layers:
@@ -237,7 +237,7 @@ class Maker:
                 entries.append((pairs[-1][0], merged))
         return _yielding(MapNode(entries=tuple(entries), span=composed.span))
 
-    def _env_file(self, values: list[Node], scope: Scope) -> MapNode | None:
+    def _env_file(self, values: list[Node], scope: TemplateScope) -> MapNode | None:
         """The variables of the layers' env files."""
         pairs: dict[str, tuple[Scalar, Node]] = {}
         span = None
@@ -364,7 +364,7 @@ def _source_span(node: Node) -> Span | None:
     return (source or node).span
 
 
-def _origins(spec: SandboxSpec, node: MapNode, composed: Composed) -> Iterator[tuple[str, Provenance]]:
+def _origins(spec: SandboxSpec, node: MapNode, composed: ComposedSandbox) -> Iterator[tuple[str, Provenance]]:
     documents = [layer.document for layer in composed.layers]
     bases = {document.file.name: document.base for document in documents if document.file is not None}
     given = {str(key.value): (key, value) for key, value in node.entries}
@@ -458,7 +458,7 @@ def with_digests(
 
 
 def with_dependencies(
-    made: Sequence[Made], known: Sequence[str], faulty: Collection[str], problems: Problems
+    made: Sequence[MadeSandbox], known: Sequence[str], faulty: Collection[str], problems: Problems
 ) -> tuple[DeclaredSandbox, ...]:
     """The sandboxes with their dependencies by address. `known` are all names, also those that `when` left out;
     `faulty` those that could not be made, whose faults are noted already."""
@@ -544,7 +544,7 @@ def parse_objects(
     project: str,
     documents: Sequence[ProfileDocument],
     renderer: Renderer,
-    scope: Scope,
+    scope: TemplateScope,
     places: Places,
     problems: Problems,
 ) -> DeclaredObjects:
@@ -578,7 +578,7 @@ def parse_objects(
     return DeclaredObjects(names=names, **{kind: freeze(values) for kind, values in parsed.items()})
 
 
-def with_default_network(objects: DeclaredObjects, made: Sequence[Made]) -> DeclaredObjects:
+def with_default_network(objects: DeclaredObjects, made: Sequence[MadeSandbox]) -> DeclaredObjects:
     """The objects with the network `default`, if a sandbox joins it and nobody declares it."""
     if "default" in objects.networks or not any("default" in one.sandbox.spec.networks for one in made):
         return objects
@@ -586,7 +586,10 @@ def with_default_network(objects: DeclaredObjects, made: Sequence[Made]) -> Decl
 
 
 def check_references(
-    made: Sequence[Made], documents: Sequence[ProfileDocument], bases: Sequence[ProfileDocument], problems: Problems
+    made: Sequence[MadeSandbox],
+    documents: Sequence[ProfileDocument],
+    bases: Sequence[ProfileDocument],
+    problems: Problems,
 ) -> None:
     """Note what sandboxes name and nobody declares in the profile's own documents."""
     declared = merged_objects(documents)  # faulty ones too
@@ -611,7 +614,7 @@ def check_references(
             problems.add(message, sandbox.place(kind, item), help)
 
 
-def check_addresses(made: Sequence[Made], networks: Mapping[str, NetworkSpec], problems: Problems) -> None:
+def check_addresses(made: Sequence[MadeSandbox], networks: Mapping[str, NetworkSpec], problems: Problems) -> None:
     """Note fixed addresses that their network can't give."""
     for one in made:
         for name, attachment in one.sandbox.spec.networks.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 from sandboxrun.errors import Problems
 from sandboxrun.profile.files import bases
-from sandboxrun.profile.sandbox import Made
+from sandboxrun.profile.sandbox import MadeSandbox
 from sandboxrun.profile.variables import KEYS as VARIABLE_KEYS
 from sandboxrun.source import ListNode, MapNode, Node, Span, plain_of
 from sandboxrun.spec.names import KEY, PROJECT
@@ -172,7 +172,7 @@ def _validator(keys: frozenset[str]) -> Any:
     return jsonschema_rs.Draft7Validator(SpecType.schema(keys))
 
 
-def check_schema(made: Sequence[Made], problems: Problems) -> None:
+def check_schema(made: Sequence[MadeSandbox], problems: Problems) -> None:
     """Note each option that the schema refuses, with its place."""
     every = {id(one.node): (one, plain_of(one.node)) for one in made}
     validator = _validator(frozenset(key for _, plain in every.values() for key in plain))

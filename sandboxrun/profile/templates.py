@@ -18,7 +18,7 @@ from msgspec import structs
 
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.profile.functions import CLOSING, LONGEST_TEMPLATE, MARKS, TemplateError, Work
+from sandboxrun.profile.functions import CLOSING, LONGEST_TEMPLATE, MARKS, Allowance, TemplateError
 from sandboxrun.profile.yaml import is_text
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, node_of
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from sandboxrun.profile.evaluate import Program
 
 
-class Scope(Data, unshown=("values",)):
+class TemplateScope(Data, unshown=("values",)):
     """The names that templates may use. `sensitive` names a part of them; `each_help` explains a missing `each`."""
 
     values: Mapping[str, Any]
     sensitive: frozenset[str] = frozenset()
 
-    def with_each(self, each: Any) -> Scope:
+    def with_each(self, each: Any) -> TemplateScope:
         """The scope of one instance of a `for_each`."""
         return structs.replace(self, values={**self.values, "each": each})
 
@@ -77,11 +77,11 @@ class Renderer:
 
     def __init__(self, problems: Problems) -> None:
         self.problems = problems
-        self.work = Work()
+        self.work = Allowance()
         self.secrets: set[str] = set()
         self._programs: dict[str, Program | TemplateError] = {}
 
-    def render(self, node: Node, scope: Scope, *, mapping: bool = False) -> Node | None:
+    def render(self, node: Node, scope: TemplateScope, *, mapping: bool = False) -> Node | None:
         """`node` with every template in it rendered; the very same node where there is none. None after a fault.
         `mapping`: one that is the whole node may make a mapping."""
         match node:
@@ -109,7 +109,7 @@ class Renderer:
                 same = all(new is old for (_, new), (_, old) in zip(entries, node.entries, strict=True))
                 return node if same else structs.replace(node, entries=tuple(entries))
 
-    def scalar(self, node: Scalar, scope: Scope, *, mapping: bool = False) -> Node | None:
+    def scalar(self, node: Scalar, scope: TemplateScope, *, mapping: bool = False) -> Node | None:
         """The node that a template makes, at its own place; None after a fault."""
         from sandboxrun.profile.evaluate import evaluate
 

@@ -10,22 +10,22 @@ import os
 import textwrap
 from typing import Any, NamedTuple
 
-from sandboxrun.audit.finding import Finding, Severity
-from sandboxrun.audit.judge import Verdict
+from sandboxrun.audit.finding import AuditFinding, Severity
+from sandboxrun.audit.judge import AuditVerdict
 from sandboxrun.audit.rules import by_id
 from sandboxrun.errors import Diagnostic, amount, few, one_line, printable
 from sandboxrun.report.diagnostics import annotation, diagnostic_text
 from sandboxrun.report.markdown import Page, code, escaped
 
 
-def message_of(finding: Finding) -> str:
+def message_of(finding: AuditFinding) -> str:
     """What was found, with the sandboxes it is about and the values it is so for."""
     names = few(finding.subjects, 3)
     when = f", when {finding.when}" if finding.when else ""
     return one_line(f"{names}: {finding.message}{when}" if names else f"{finding.message}{when}")
 
 
-def _diagnostic(finding: Finding) -> Diagnostic:
+def _diagnostic(finding: AuditFinding) -> Diagnostic:
     via = f" (from {finding.via})" if finding.via.startswith("base ") else ""
     return Diagnostic(
         message=f"{message_of(finding)}{via}",
@@ -35,7 +35,7 @@ def _diagnostic(finding: Finding) -> Diagnostic:
     )
 
 
-def verdict_text(verdict: Verdict, *, colour: bool = False, verbose: bool = False) -> str:
+def verdict_text(verdict: AuditVerdict, *, colour: bool = False, verbose: bool = False) -> str:
     """What a person reads: each open finding with its line, what was not audited, and a summary. `verbose`: those
     waived or in the baseline as well."""
     parts = [diagnostic_text(_diagnostic(finding), colour=colour) for finding in verdict.open]
@@ -48,7 +48,7 @@ def verdict_text(verdict: Verdict, *, colour: bool = False, verbose: bool = Fals
     return "\n\n".join([*parts, summary(verdict)]) + "\n"
 
 
-def summary(verdict: Verdict) -> str:
+def summary(verdict: AuditVerdict) -> str:
     """The last line: how much was looked at, and what was found."""
     found = ", ".join(f"{count} {word}" for word, count in verdict.counts.items() if count) or "nothing found"
     told = f"{amount(len(verdict.files), 'file')}, {amount(len(verdict.subjects), 'sandbox', 'es')}: {found}"
@@ -62,7 +62,7 @@ def summary(verdict: Verdict) -> str:
 # -- JSON
 
 
-def verdict_json(verdict: Verdict) -> dict[str, Any]:
+def verdict_json(verdict: AuditVerdict) -> dict[str, Any]:
     """The verdict as data; `schemas/audit.schema.json` describes it."""
     return {
         "format_version": "1.0",
@@ -75,11 +75,11 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _count(verdict: Verdict, status: str) -> int:
+def _count(verdict: AuditVerdict, status: str) -> int:
     return sum(finding.status == status for finding in verdict.findings)
 
 
-def finding_json(finding: Finding) -> dict[str, Any]:
+def finding_json(finding: AuditFinding) -> dict[str, Any]:
     """One finding."""
     told: dict[str, Any] = {
         "rule": finding.rule,
@@ -106,7 +106,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
 # -- Markdown, for a comment on a pull request
 
 
-def verdict_markdown(verdict: Verdict) -> str:
+def verdict_markdown(verdict: AuditVerdict) -> str:
     """A table of the open findings, the worst first, and what was not audited; as long as a comment may be."""
     page = Page(f"### sandboxrun audit\n\n**{escaped(summary(verdict))}**\n\n", whole="sandboxrun audit")
     rows = [
@@ -121,7 +121,7 @@ def verdict_markdown(verdict: Verdict) -> str:
     return page.text
 
 
-def _where(finding: Finding) -> str:
+def _where(finding: AuditFinding) -> str:
     span = finding.shown
     return f"{code(span.file.name)}:{span.line}" if span is not None else ""
 
@@ -129,7 +129,7 @@ def _where(finding: Finding) -> str:
 # -- JUnit
 
 
-def verdict_junit(verdict: Verdict) -> str:
+def verdict_junit(verdict: AuditVerdict) -> str:
     """A test case a finding, failed where it is open; what was not audited is an error."""
     cases = []
     for finding in verdict.findings:
@@ -187,7 +187,7 @@ WORDS = {
 }
 
 
-def verdict_github(verdict: Verdict) -> str:
+def verdict_github(verdict: AuditVerdict) -> str:
     """Workflow commands, which GitHub Actions shows beside the lines."""
     lines = []
     for finding in verdict.open:
@@ -201,7 +201,7 @@ def verdict_github(verdict: Verdict) -> str:
     return "\n".join([*lines, summary(verdict)]) + "\n"
 
 
-def verdict_gitlab(verdict: Verdict, root: str) -> str:
+def verdict_gitlab(verdict: AuditVerdict, root: str) -> str:
     """A code quality report of GitLab: paths from `root`, the repository."""
     issues = []
     for finding in verdict.open:

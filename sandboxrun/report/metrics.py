@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sandboxrun.errors import UsageError
-from sandboxrun.report.reap import Connected, Looked, Lost, Told, reason_word
+from sandboxrun.report.reap import Connected, Lost, ProjectLooked, ReaperEvent, reason_word
 
 _STATES = ("created", "running", "paused", "ended")
 _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
@@ -55,7 +55,7 @@ class Metrics:
             self._serve(endpoint, prometheus)
         self._write()
 
-    def __call__(self, told: Told) -> None:
+    def __call__(self, told: ReaperEvent) -> None:
         """Count it."""
         match told:
             case Connected():
@@ -64,7 +64,7 @@ class Metrics:
             case Lost():
                 self._connected.set(0)
                 self._lost.inc()
-            case Looked(project=project, result=result, states=states):
+            case ProjectLooked(project=project, result=result, states=states):
                 if states is not None:
                     self._sandboxes[project] = states
                 for state in _STATES:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sandboxrun.audit.diff import Change, PrivilegeDiff
-from sandboxrun.audit.finding import Finding
+from sandboxrun.audit.diff import PrivilegeChange, PrivilegeDiff
+from sandboxrun.audit.finding import AuditFinding
 from sandboxrun.audit.rules.meta import WIDENED
 from sandboxrun.errors import amount, few, one_line, printable
 from sandboxrun.report.markdown import Page, escaped
@@ -49,7 +49,7 @@ def diff_json(diff: PrivilegeDiff) -> dict[str, Any]:
     }
 
 
-def _change_json(change: Change) -> dict[str, Any]:
+def _change_json(change: PrivilegeChange) -> dict[str, Any]:
     told: dict[str, Any] = {
         "verdict": change.way.value,
         "axis": change.axis,
@@ -74,11 +74,11 @@ def diff_markdown(diff: PrivilegeDiff) -> str:
     return page.text
 
 
-def widenings(diff: PrivilegeDiff) -> Iterator[Finding]:
+def widenings(diff: PrivilegeDiff) -> Iterator[AuditFinding]:
     """What widens or may widen, as findings where it is written: for annotations and code scanning."""
     for change in diff.changes:
         if change.way in (Way.WIDENED, Way.MAYBE):
-            yield Finding(
+            yield AuditFinding(
                 rule=WIDENED.id,
                 title=WIDENED.title,
                 severity=WIDENED.severity,

@@ -82,7 +82,7 @@ class Lost(Data):
     error: SandboxrunError
 
 
-class Looked(Data):
+class ProjectLooked(Data):
     """A project was looked at: what was reaped, and how many of its sandboxes are there now, by state; None where not
     all were looked at."""
 
@@ -91,7 +91,7 @@ class Looked(Data):
     states: Mapping[str, int] | None
 
 
-Told = Connected | Lost | Looked
+ReaperEvent = Connected | Lost | ProjectLooked
 
 # -- In words and as plain data
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from sandboxrun.audit.finding import Finding, Rule, Severity
-from sandboxrun.audit.judge import Verdict
+from sandboxrun.audit.finding import AuditFinding, Rule, Severity
+from sandboxrun.audit.judge import AuditVerdict
 from sandboxrun.audit.rules import by_id
 from sandboxrun.errors import one_line, printable
 from sandboxrun.report.audit import WORDS, message_of, relative
@@ -22,16 +22,16 @@ SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sar
 MOST_RESULTS = 5000  # services refuse more than that a run, or show them no more
 
 # What replaces which lines of a file: its name, the first and last line that go (last < first: nothing), the new text.
-Change = tuple[str, int, int, str]
-Fixes = Callable[[Finding], Sequence[tuple[str, Change]]]
+Replacement = tuple[str, int, int, str]
+Fixes = Callable[[AuditFinding], Sequence[tuple[str, Replacement]]]
 
 
-def no_fixes(finding: Finding) -> Sequence[tuple[str, Change]]:
+def no_fixes(finding: AuditFinding) -> Sequence[tuple[str, Replacement]]:
     """Where nothing is known of fixes."""
     return ()
 
 
-def verdict_sarif(verdict: Verdict, root: str, version: str, fixes: Fixes = no_fixes) -> dict[str, Any]:
+def verdict_sarif(verdict: AuditVerdict, root: str, version: str, fixes: Fixes = no_fixes) -> dict[str, Any]:
     """The log. `root` is the repository's directory; `fixes` gives a finding's fixes, each with a sentence."""
     findings = sorted(verdict.open, key=lambda finding: (-finding.severity, finding.order))[:MOST_RESULTS]
     used = sorted({finding.rule for finding in findings})
@@ -83,7 +83,7 @@ def _rule(rule: Rule, severity: Severity) -> dict[str, Any]:
     }
 
 
-def _result(finding: Finding, index: int, verdict: Verdict, root: str, fixes: Fixes) -> dict[str, Any]:
+def _result(finding: AuditFinding, index: int, verdict: AuditVerdict, root: str, fixes: Fixes) -> dict[str, Any]:
     result: dict[str, Any] = {
         "ruleId": finding.rule,
         "ruleIndex": index,
@@ -104,7 +104,7 @@ def _result(finding: Finding, index: int, verdict: Verdict, root: str, fixes: Fi
     return result
 
 
-def _place(span: Span | None, verdict: Verdict, root: str) -> dict[str, Any]:
+def _place(span: Span | None, verdict: AuditVerdict, root: str) -> dict[str, Any]:
     """One line of a file of the repository; its first file's first line for what has no place."""
     name = span.file.name if span is not None else (verdict.files or (".",))[0]
     region: dict[str, Any] = {"startLine": 1}
@@ -123,7 +123,7 @@ def _location(name: str, root: str) -> dict[str, str]:
     return {"uri": quote(relative(name, root)), "uriBaseId": "%SRCROOT%"}
 
 
-def _line_hash(finding: Finding) -> str:
+def _line_hash(finding: AuditFinding) -> str:
     """Of the line's text, so that an alert stays the same while lines above it come and go."""
     span = finding.shown
     text = span.file.line(span.line).strip() if span is not None else ""
@@ -131,7 +131,7 @@ def _line_hash(finding: Finding) -> str:
     return f"{hashlib.sha256(parts.encode(errors='surrogatepass')).hexdigest()[:16]}:1"
 
 
-def _change(change: Change, root: str) -> dict[str, Any]:
+def _change(change: Replacement, root: str) -> dict[str, Any]:
     name, first, last, text = change
     region: dict[str, Any] = {"startLine": first, "startColumn": 1, "endLine": last + 1, "endColumn": 1}
     return {

@@ -17,7 +17,7 @@ from sandboxrun.errors import amount, one_line
 from sandboxrun.evidence.checking import Checked
 from sandboxrun.evidence.index import Index, Kept, Revision
 from sandboxrun.evidence.retention import Pruned, Removal, Selection
-from sandboxrun.evidence.store import Entry, Notice
+from sandboxrun.evidence.store import ChainEntry, Notice
 from sandboxrun.report.evidence import Run, block, ending_facts, ending_text, rows_of
 from sandboxrun.report.table import size, table
 from sandboxrun.spec.outcome import Ending
@@ -47,11 +47,11 @@ def checked_plain(checked: Checked) -> dict[str, Any]:
     return {"as_recorded": not problems, **found, "problems": problems, "unfinished": list(checked.unfinished)}
 
 
-class Record(Data):
+class StoredRun(Data):
     """What is known of a run: its line, the index (None: removed, or `fault` says why not), whether the line has this
     user's seal (None: it could not be checked), and what became of its evidence."""
 
-    entry: Entry
+    entry: ChainEntry
     place: Path
     index: Index | None = None
     fault: str | None = None
@@ -60,7 +60,7 @@ class Record(Data):
     removed: Notice | None = None
 
 
-def record_text(record: Record) -> str:
+def record_text(record: StoredRun) -> str:
     """One run, for people: how it ended, what it ran, and the files that are kept."""
     entry, index = record.entry, record.index
     rows = list(_facts(record))
@@ -76,7 +76,7 @@ def record_text(record: Record) -> str:
     return "\n".join(lines)
 
 
-def _facts(record: Record) -> Iterator[tuple[str, str]]:
+def _facts(record: StoredRun) -> Iterator[tuple[str, str]]:
     entry, index = record.entry, record.index
     yield "run", f"{entry.run} of project {entry.project}"
     if index is not None:
@@ -115,7 +115,7 @@ def _marks(kept: Kept) -> str:
     return ", ".join(text for text, holds in marks if holds)
 
 
-def record_plain(record: Record) -> dict[str, Any]:
+def record_plain(record: StoredRun) -> dict[str, Any]:
     """The same as data: the chain's lines and the index as they are."""
     return {
         "directory": str(record.place),

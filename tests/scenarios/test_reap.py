@@ -23,7 +23,16 @@ from sandboxrun.lifecycle.reap import Homes, ProjectReaper, Scope, is_over, reap
 from sandboxrun.lifecycle.reaper import Reaper
 from sandboxrun.lifecycle.run import RunOptions, run
 from sandboxrun.plan.changes import Reason
-from sandboxrun.report.reap import Looked, Lost, Result, Told, left_diagnostics, reap_plain, reap_text, reaped_lines
+from sandboxrun.report.reap import (
+    Lost,
+    ProjectLooked,
+    ReaperEvent,
+    Result,
+    left_diagnostics,
+    reap_plain,
+    reap_text,
+    reaped_lines,
+)
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.outcome import History
@@ -405,7 +414,7 @@ class Watching:
     """A reaper that watches in a thread, and what it tells."""
 
     def __init__(self, world: World, **rest: Any) -> None:
-        self.told: list[Told] = []
+        self.told: list[ReaperEvent] = []
         self.settings = ApplySettings()
         reaper = Reaper(Fake(world), Scope(), Homes(), self.settings, self.told.append, **rest)
         self._thread = begin(reaper.run, name="reaper", failed=self._failed)
@@ -422,7 +431,7 @@ class Watching:
 
     @property
     def reaped(self) -> dict[str, Reason]:
-        looks = [told for told in self.told if isinstance(told, Looked)]
+        looks = [told for told in self.told if isinstance(told, ProjectLooked)]
         return {one.address: one.reason for look in looks for one in look.result.reaped}
 
     def __enter__(self) -> Watching:
@@ -451,15 +460,15 @@ def test_a_watching_reaper_looks_at_nothing_else_when_one_ends(tmp_path: Path) -
     job = job_on(world, tmp_path, {"agent": {"command": ["sh", "-c", "sleep 1000"]}, "slow": {}})
     job.apply()
     with Watching(world) as watching:
-        watching.until(lambda: any(isinstance(told, Looked) for told in watching.told))
+        watching.until(lambda: any(isinstance(told, ProjectLooked) for told in watching.told))
         box = next(box for box in world.boxes.values() if box.labels[labels.SANDBOX] == "agent")
         box.send(9)
         watching.until(lambda: watching.reaped)
-        looks = [told for told in [*watching.told] if isinstance(told, Looked)]
+        looks = [told for told in [*watching.told] if isinstance(told, ProjectLooked)]
         (look,) = (look for look in looks if look.result.reaped)
         assert look.states is None
         watching.until(
-            lambda: any(isinstance(told, Looked) and told.states == {"running": 1} for told in watching.told)
+            lambda: any(isinstance(told, ProjectLooked) and told.states == {"running": 1} for told in watching.told)
         )
     assert [entry.outcome.value for entry in job.store.entries("tale")] == ["killed"]
 
@@ -471,7 +480,7 @@ def test_a_watching_reaper_leaves_what_a_living_run_collects(tmp_path: Path) -> 
     (box,) = world.boxes.values()
     box.labels |= {labels.ONE_OFF: "1"}
     with Watching(world) as watching:
-        watching.until(lambda: any(isinstance(told, Looked) for told in watching.told))
+        watching.until(lambda: any(isinstance(told, ProjectLooked) for told in watching.told))
         box.send(9)
         job.apply(targets=("other",))
         watching.until(lambda: "other" in watching.reaped)
@@ -511,7 +520,7 @@ def test_it_is_told_of_the_end_of_a_process_that_owns_a_sandbox(tmp_path: Path) 
         box.job = Fake(world)
         box.labels |= {labels.ONE_OFF: "1", labels.OWNER: _owner_of(owner.pid).encode()}
         with Watching(world) as watching:
-            watching.until(lambda: any(isinstance(told, Looked) for told in watching.told))
+            watching.until(lambda: any(isinstance(told, ProjectLooked) for told in watching.told))
             assert watching.reaped == {}
             owner.kill()
             owner.wait()
@@ -532,15 +541,15 @@ def test_a_project_that_somebody_works_in_is_left_until_that_is_done(tmp_path: P
     job.apply()
     ended(world)
     with job.backend.lock("tale", wait=1), Watching(world) as watching:
-        watching.until(lambda: any(isinstance(told, Looked) for told in watching.told))
+        watching.until(lambda: any(isinstance(told, ProjectLooked) for told in watching.told))
         assert watching.reaped == {} and len(world.boxes) == 1
-    looks = [told for told in watching.told if isinstance(told, Looked)]
+    looks = [told for told in watching.told if isinstance(told, ProjectLooked)]
     assert not any(told.result.left for told in looks) and looks[0].states == {"ended": 1}
 
 
 def test_what_could_not_be_reaped_is_told_and_stays(strange: World) -> None:
     with Watching(strange) as watching:
-        watching.until(lambda: any(told.result.left for told in watching.told if isinstance(told, Looked)))
+        watching.until(lambda: any(told.result.left for told in watching.told if isinstance(told, ProjectLooked)))
     assert len(strange.boxes) == 1
 
 
@@ -595,7 +604,7 @@ def test_without_a_lease_nothing_is_known_of_an_owner_elsewhere(tmp_path: Path) 
 def test_a_watching_reaper_gives_the_owner_time_to_renew(tmp_path: Path) -> None:
     world, _ = elsewhere(tmp_path)
     with Watching(world, doubt=0.2) as watching:
-        watching.until(lambda: any(isinstance(told, Looked) for told in watching.told))
+        watching.until(lambda: any(isinstance(told, ProjectLooked) for told in watching.told))
         world.leases.clear()
         other = job_on(world, tmp_path, {"other": {}})
         other.apply()  # an event

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from sandboxrun.audit.finding import Gain, How, Rule, refers, rule
+from sandboxrun.audit.finding import Directness, Gain, Rule, refers, rule
 from sandboxrun.audit.rules.meta import never
 from sandboxrun.data import Data
 
@@ -19,7 +19,7 @@ _WHY = (
 BELOW = rule(
     "SBX604",
     "Engine or runtime with a published hole",
-    (Gain.HOST, How.STEP),
+    (Gain.HOST, Directness.STEP),
     refers(cis="1.2.2", cwe=1395, nist=("3.4.1", "4.4.1")),
     why=_WHY,
     fix="update the engine, containerd and runc",
@@ -29,7 +29,7 @@ BELOW = rule(
 PERHAPS = rule(
     "SBX615",
     "Engine or runtime of a distribution, older than a fix",
-    (Gain.HOST, How.INDIRECT),
+    (Gain.HOST, Directness.INDIRECT),
     refers(cis="1.2.2", cwe=1395, nist=("3.4.1", "4.4.1")),
     why=_WHY
     + " Distributions bring fixes to older versions, so the version alone does not say whether this one has it.",

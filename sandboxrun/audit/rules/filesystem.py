@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from sandboxrun.audit.finding import Edit, Gain, Hit, How, refers, rule
+from sandboxrun.audit.finding import Directness, Gain, Hit, OptionEdit, refers, rule
 from sandboxrun.audit.subject import COMPOSE, Mounted, Subject, below, host_path, names_variable
 from sandboxrun.spec.guard import GUARDS
 
 HOST, DATA, WORK, TRACE = Gain.HOST, Gain.DATA, Gain.WORK, Gain.TRACE
-DIRECT, STEP, INDIRECT = How.DIRECT, How.STEP, How.INDIRECT
+DIRECT, STEP, INDIRECT = Directness.DIRECT, Directness.STEP, Directness.INDIRECT
 
 _ENGINE_SOCKETS = re.compile(
     r"(^|/)(docker\.sock|docker\.raw\.sock|podman\.sock|containerd\.sock|crio\.sock|buildkitd\.sock|dockershim\.sock|"
@@ -56,7 +56,7 @@ def _binds(s: Subject) -> Iterator[tuple[Mounted, str]]:
             yield mount, host_path(mount.source)
 
 
-def _at(mount: Mounted, message: str, help: str | None = None, edit: Edit | None = None) -> Hit:
+def _at(mount: Mounted, message: str, help: str | None = None, edit: OptionEdit | None = None) -> Hit:
     if mount.key == "workspace":  # has no items, and no edit that would leave a workspace
         return Hit(key="workspace", message=message, help=help)
     return Hit(key=mount.key, item=mount.target, message=message, help=help, edit=edit)
@@ -90,7 +90,7 @@ def engine_socket(s: Subject) -> Iterator[Hit]:
     for mount, path in _binds(s):
         if _is_engine_socket(mount, path):
             what = "the engine's socket" if _ENGINE_SOCKETS.search(path) else "the directory of the engine's socket"
-            edit = Edit(key=mount.key, item=mount.target, value=None)
+            edit = OptionEdit(key=mount.key, item=mount.target, value=None)
             yield _at(mount, f"{mount.written or path} is {what}: it gives control of the host", edit=edit)
 
 
@@ -127,7 +127,7 @@ def agent_socket(s: Subject) -> Iterator[Hit]:
     """ssh-agent, gpg-agent, keyrings, D-Bus, X11."""
     for mount, path in _binds(s):
         if _AGENT_SOCKETS.search(path) or names_variable(mount.written, "SSH_AUTH_SOCK", "DBUS_SESSION_BUS_ADDRESS"):
-            edit = Edit(key=mount.key, item=mount.target, value=None)
+            edit = OptionEdit(key=mount.key, item=mount.target, value=None)
             yield _at(mount, f"{mount.written or path} gives the use of the host user's agent or bus", edit=edit)
 
 
@@ -204,7 +204,7 @@ def credentials(s: Subject) -> Iterator[Hit]:
     for mount, path in _binds(s):
         if _is_secret(path) and not _is_engine_socket(mount, path) and path != "/":
             what = "a whole home directory" if path == "~" else f"{path}, which holds credentials,"
-            edit = Edit(key=mount.key, item=mount.target, value=None)
+            edit = OptionEdit(key=mount.key, item=mount.target, value=None)
             yield _at(mount, f"{what} is mounted into the container", edit=edit)
 
 
@@ -304,7 +304,9 @@ def slave_propagation(s: Subject) -> Iterator[Hit]:
 def writable_root(s: Subject) -> Iterator[Hit]:
     """read_only absent or false."""
     if not s.read_only:
-        yield Hit(key="read_only", message="the root filesystem is writable", edit=Edit(key="read_only", value="true"))
+        yield Hit(
+            key="read_only", message="the root filesystem is writable", edit=OptionEdit(key="read_only", value="true")
+        )
 
 
 @rule(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from sandboxrun.audit.finding import Gain, Hit, How, refers, rule
+from sandboxrun.audit.finding import Directness, Gain, Hit, refers, rule
 from sandboxrun.audit.subject import Subject, host_path
 
 HOST, DATA, WORK, TRACE = Gain.HOST, Gain.DATA, Gain.WORK, Gain.TRACE
-DIRECT, STEP, INDIRECT = How.DIRECT, How.STEP, How.INDIRECT
+DIRECT, STEP, INDIRECT = Directness.DIRECT, Directness.STEP, Directness.INDIRECT
 
 
 def _tag(image: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sandboxrun.audit.finding import Edit, Gain, Hit, How, refers, rule
+from sandboxrun.audit.finding import Directness, Gain, Hit, OptionEdit, refers, rule
 from sandboxrun.audit.subject import Subject
 
 HOST, DATA, REACH, WORK = Gain.HOST, Gain.DATA, Gain.REACH, Gain.WORK
-DIRECT, STEP, INDIRECT = How.DIRECT, How.STEP, How.INDIRECT
+DIRECT, STEP, INDIRECT = Directness.DIRECT, Directness.STEP, Directness.INDIRECT
 
 
 @rule(
@@ -24,7 +24,7 @@ DIRECT, STEP, INDIRECT = How.DIRECT, How.STEP, How.INDIRECT
 def unmasked(s: Subject) -> Iterator[Hit]:
     """systempaths=unconfined."""
     if s.security.get("systempaths", "").lower() == "unconfined":
-        edit = Edit(key="security_opt", item="systempaths", value=None)
+        edit = OptionEdit(key="security_opt", item="systempaths", value=None)
         yield Hit(key="security_opt", item="systempaths", message="/proc and /sys are not masked", edit=edit)
 
 
@@ -47,7 +47,7 @@ def writable_cgroups(s: Subject) -> Iterator[Hit]:
 def _host_namespace(s: Subject, key: str, effect: str) -> Iterator[Hit]:
     if s.namespaces.get(key.removesuffix("_mode")) == "host":
         by_network = key == "network_mode" and bool(s.networks)
-        edit = None if by_network else Edit(key=key, value=None)
+        edit = None if by_network else OptionEdit(key=key, value=None)
         yield Hit(key="networks" if by_network else key, message=f"{key}: host {effect}", edit=edit)
 
 
@@ -206,7 +206,7 @@ def raw_device(s: Subject) -> Iterator[Hit]:
     """Disks, memory and other devices that are the host."""
     for device in s.devices:
         if _is_raw(device.source):
-            edit = Edit(key="devices", item=device.target or device.source, value=None)
+            edit = OptionEdit(key="devices", item=device.target or device.source, value=None)
             message = f"device {device.source} controls the host"
             yield Hit(key="devices", item=device.target or device.source, message=message, edit=edit)
 
@@ -339,7 +339,7 @@ def own_parent(s: Subject) -> Iterator[Hit]:
 def no_oom_kill(s: Subject) -> Iterator[Hit]:
     """oom_kill_disable."""
     if s.oom_kill_disable:
-        edit = Edit(key="oom_kill_disable", value=None, safe=True)
+        edit = OptionEdit(key="oom_kill_disable", value=None, safe=True)
         yield Hit(key="oom_kill_disable", message="the container is not ended beyond its memory limit", edit=edit)
 
 
@@ -357,5 +357,5 @@ def protected_from_oom(s: Subject) -> Iterator[Hit]:
     """A negative oom_score_adj."""
     if s.oom_score_adj < 0:
         message = f"oom_score_adj {s.oom_score_adj}: the host's programs are killed before this container"
-        edit = Edit(key="oom_score_adj", value=None, safe=True)
+        edit = OptionEdit(key="oom_score_adj", value=None, safe=True)
         yield Hit(key="oom_score_adj", message=message, edit=edit)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sandboxrun.audit.finding import Gain, Hit, How, Rule, refers, rule
+from sandboxrun.audit.finding import Directness, Gain, Hit, Rule, refers, rule
 from sandboxrun.audit.subject import Subject
 
 HOST, TRACE, REACH, WORK, DATA = Gain.HOST, Gain.TRACE, Gain.REACH, Gain.WORK, Gain.DATA
-DIRECT, STEP, INDIRECT = How.DIRECT, How.STEP, How.INDIRECT
+DIRECT, STEP, INDIRECT = Directness.DIRECT, Directness.STEP, Directness.INDIRECT
 
 
 def never(s: Subject) -> Iterator[Hit]:
@@ -19,7 +19,7 @@ def never(s: Subject) -> Iterator[Hit]:
     yield from ()
 
 
-def _meta(id: str, title: str, gain: Gain, how: How, why: str, fix: str, bad: str = "", good: str = "") -> Rule:
+def _meta(id: str, title: str, gain: Gain, how: Directness, why: str, fix: str, bad: str = "", good: str = "") -> Rule:
     references = refers(cwe=1188)
     return rule(id, title, (gain, how), references, why=why, fix=fix, bad=bad, good=good, inline=False)(never)
 

@@ -6,11 +6,11 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
-from sandboxrun.audit.finding import Gain, Hit, How, refers, rule
+from sandboxrun.audit.finding import Directness, Gain, Hit, refers, rule
 from sandboxrun.audit.subject import PROFILE, Subject
 
 DATA, REACH = Gain.DATA, Gain.REACH
-DIRECT, STEP, INDIRECT = How.DIRECT, How.STEP, How.INDIRECT
+DIRECT, STEP, INDIRECT = Directness.DIRECT, Directness.STEP, Directness.INDIRECT
 
 METADATA = ("169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "100.100.100.200", "192.0.0.192")
 METADATA_NAMES = (

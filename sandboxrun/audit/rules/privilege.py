@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from sandboxrun.audit.finding import Edit, Gain, Hit, How, refers, rule
+from sandboxrun.audit.finding import Directness, Gain, Hit, OptionEdit, refers, rule
 from sandboxrun.audit.subject import PROFILE, Subject
 from sandboxrun.data import json_as
 from sandboxrun.errors import few
 from sandboxrun.spec import seccomp
 
 HOST, DATA, REACH, WORK = Gain.HOST, Gain.DATA, Gain.REACH, Gain.WORK
-DIRECT, STEP, INDIRECT = How.DIRECT, How.STEP, How.INDIRECT
+DIRECT, STEP, INDIRECT = Directness.DIRECT, Directness.STEP, Directness.INDIRECT
 
 # What each gives, for the message: with these alone a process leaves its container, or reads the host's files.
 DECISIVE = {
@@ -81,7 +81,7 @@ def privileged(s: Subject) -> Iterator[Hit]:
         yield Hit(
             key="privileged",
             message="the container is privileged: it controls the host",
-            edit=Edit(key="privileged", value=None),
+            edit=OptionEdit(key="privileged", value=None),
         )
 
 
@@ -89,7 +89,7 @@ def _giving(s: Subject, effects: Mapping[str, str]) -> Iterator[Hit]:
     """Capabilities that are added and of which `effects` says what each gives."""
     for name, written in _added(s):
         if name in effects:
-            edit = Edit(key="cap_add", item=written, value=None)
+            edit = OptionEdit(key="cap_add", item=written, value=None)
             yield Hit(key="cap_add", item=written, message=f"cap_add {name} gives {effects[name]}", edit=edit)
 
 
@@ -158,7 +158,7 @@ def capabilities_kept(s: Subject) -> Iterator[Hit]:
     yield Hit(
         key="cap_drop",
         message="cap_drop lacks ALL: the engine's default capabilities stay",
-        edit=Edit(key="cap_drop", value="[ALL]"),
+        edit=OptionEdit(key="cap_drop", value="[ALL]"),
     )
 
 
@@ -179,7 +179,7 @@ def new_privileges(s: Subject) -> Iterator[Hit]:
             key="security_opt",
             item="no-new-privileges",
             message="no-new-privileges is off: setuid programs give root",
-            edit=Edit(key="security_opt", item="no-new-privileges", value="no-new-privileges:true"),
+            edit=OptionEdit(key="security_opt", item="no-new-privileges", value="no-new-privileges:true"),
         )
 
 
@@ -271,7 +271,7 @@ def strong_group(s: Subject) -> Iterator[Hit]:
     """group_add of root, docker, disk and the like."""
     for group in s.groups:
         if group.lower() in _STRONG_GROUPS:
-            edit = Edit(key="group_add", item=group, value=None)
+            edit = OptionEdit(key="group_add", item=group, value=None)
             what = _STRONG_GROUPS[group.lower()]
             yield Hit(key="group_add", item=group, message=f"group {group} has the rights of {what}", edit=edit)
 
@@ -293,7 +293,7 @@ def no_seccomp(s: Subject) -> Iterator[Hit]:
             key="security_opt",
             item="seccomp",
             message="seccomp is off: every system call is allowed",
-            edit=Edit(key="security_opt", item="seccomp", value=None),
+            edit=OptionEdit(key="security_opt", item="seccomp", value=None),
         )
 
 
@@ -377,7 +377,7 @@ def looser_seccomp(s: Subject) -> Iterator[Hit]:
 def no_apparmor(s: Subject) -> Iterator[Hit]:
     """apparmor=unconfined."""
     if s.security.get("apparmor", "").lower() == "unconfined":
-        edit = Edit(key="security_opt", item="apparmor", value=None)
+        edit = OptionEdit(key="security_opt", item="apparmor", value=None)
         yield Hit(key="security_opt", item="apparmor", message="AppArmor is off", edit=edit)
 
 

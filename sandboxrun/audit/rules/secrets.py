@@ -16,11 +16,11 @@ from sandboxrun.audit.credentials import (
     names_secret,
     one_spelling,
 )
-from sandboxrun.audit.finding import Gain, Hit, How, refers, rule
-from sandboxrun.audit.subject import Given, Subject
+from sandboxrun.audit.finding import Directness, Gain, Hit, refers, rule
+from sandboxrun.audit.subject import GivenFile, Subject
 
 DATA = Gain.DATA
-DIRECT, STEP, INDIRECT = How.DIRECT, How.STEP, How.INDIRECT
+DIRECT, STEP, INDIRECT = Directness.DIRECT, Directness.STEP, Directness.INDIRECT
 
 
 @rule(
@@ -275,7 +275,7 @@ def secret_config(s: Subject) -> Iterator[Hit]:
             yield Hit(key=key, item=config.name, message=f"{config.name} holds {form}")
 
 
-def _inline(secrets: tuple[Given, ...]) -> Iterator[Given]:
+def _inline(secrets: tuple[GivenFile, ...]) -> Iterator[GivenFile]:
     yield from (secret for secret in secrets if secret.origin == "content")
 
 

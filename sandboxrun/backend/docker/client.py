@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sandboxrun.backend.docker.history import ProjectEvents
     from sandboxrun.backend.docker.lease import Leases
     from sandboxrun.backend.docker.lock import ProjectLock
-    from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
+    from sandboxrun.backend.views import Accounts, EngineTerms, GatewayView, HostView, Machine
     from sandboxrun.gateway.subnets import Network
     from sandboxrun.plan.operations import Operation
     from sandboxrun.spec.codec import ImageConfig
@@ -173,7 +173,7 @@ class Engine(Streams):
     # -- what verifying looks at (looking.py)
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> EngineTerms:
         """The engine's own names of what is verified."""
         return _part("looking").TERMS
 

@@ -19,7 +19,7 @@ from sandboxrun.backend.docker.making import login, look_up
 from sandboxrun.backend.docker.observe import own_containers
 from sandboxrun.backend.docker.transport import TransportError
 from sandboxrun.backend.errors import EngineError
-from sandboxrun.backend.views import Accounts, GatewayView, HostView, Machine, Terms
+from sandboxrun.backend.views import Accounts, EngineTerms, GatewayView, HostView, Machine
 from sandboxrun.errors import ApplyError, printable
 from sandboxrun.evidence.parts import lines, record_of
 from sandboxrun.gateway import DIRECTORY, FILE
@@ -111,7 +111,7 @@ CHECKS = freeze(
         "options": "inspect",
     }
 )
-TERMS = Terms(
+TERMS = EngineTerms(
     controls=freeze({control: field for field, controls in _CONTROLS.items() for control in controls.split()}),
     checks=CHECKS,
     options=freeze({key: place.engine for key, place in FIELDS.items()}),

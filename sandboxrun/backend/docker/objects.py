@@ -29,7 +29,7 @@ from sandboxrun.threads import together
 
 NOT_MODIFIED = 304  # as it was asked to be already
 BUILD_TIMEOUT = 600.0  # seconds until the engine begins to answer; a slow one unpacks the context first
-Labels = Mapping[str, str | None]  # a None value: any
+LabelFilter = Mapping[str, str | None]  # a None value: any
 
 # Measured with 100 containers on 2 cores: one after the other 34 ms, each alone on 4 threads 25, in batches 17.
 _BATCH = 25
@@ -38,7 +38,7 @@ _KINDS = {0: "modified", 1: "added", 2: "deleted"}
 _MOST_CHANGES = 16 << 20  # bytes
 
 
-class Created(Data):
+class CreatedContainer(Data):
     """A new container's id, and what the engine said it did not do."""
 
     id: str
@@ -74,7 +74,7 @@ class Objects(Client):
 
     # -- Containers
 
-    def containers(self, *, labels: Labels | None = None, names: Sequence[str] = ()) -> tuple[Json, ...]:
+    def containers(self, *, labels: LabelFilter | None = None, names: Sequence[str] = ()) -> tuple[Json, ...]:
         """The containers in any state with all `labels` and one of the exact `names`: GET json."""
         escaped = ["^/?" + name.replace(".", "\\.") + "$" for name in names]
         query = {"all": True, "filters": label_filter(labels or {}, {"name": escaped})}
@@ -97,12 +97,12 @@ class Objects(Client):
         batches = [wanted[at : at + _BATCH] for at in range(0, len(wanted), _BATCH)]
         return tuple(c for found in together(one, batches, workers=_INSPECTORS) for c in found if c is not None)
 
-    def create_container(self, name: str, payload: Json, *, platform: str | None = None) -> Created:
+    def create_container(self, name: str, payload: Json, *, platform: str | None = None) -> CreatedContainer:
         """Create a container from the Engine API's own payload. Raises NameConflict, NotFound (the image)."""
         query = {"name": name, "platform": platform}
         operation = f"creating container {name}"
         made = self.request("POST", "/containers/create", operation, query=query, payload=payload).mapping()
-        return Created(id=str(made["Id"]), warnings=tuple(made.get("Warnings") or ()))
+        return CreatedContainer(id=str(made["Id"]), warnings=tuple(made.get("Warnings") or ()))
 
     def start_container(self, id: str) -> None:
         """Start it; no error when it runs already."""
@@ -251,7 +251,7 @@ class Objects(Client):
 
     # -- Networks
 
-    def networks(self, *, labels: Labels | None = None) -> tuple[Json, ...]:
+    def networks(self, *, labels: LabelFilter | None = None) -> tuple[Json, ...]:
         """The networks with all `labels`. The list does not tell their containers."""
         query = {"filters": label_filter(labels or {})}
         return self.request("GET", "/networks", "listing networks", query=query).sequence()
@@ -288,7 +288,7 @@ class Objects(Client):
 
     # -- Volumes
 
-    def volumes(self, *, labels: Labels | None = None) -> tuple[Json, ...]:
+    def volumes(self, *, labels: LabelFilter | None = None) -> tuple[Json, ...]:
         """The volumes with all `labels`."""
         query = {"filters": label_filter(labels or {})}
         return tuple(self.request("GET", "/volumes", "listing volumes", query=query).mapping().get("Volumes") or ())

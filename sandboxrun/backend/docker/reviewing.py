@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from sandboxrun.audit.finding import Finding, Hit
+from sandboxrun.audit.finding import AuditFinding, Hit
 from sandboxrun.audit.judge import placed
 from sandboxrun.audit.rules.engine import below_floors
 from sandboxrun.audit.subject import (
     CONTAINER,
-    Machine,
+    JoinedNetwork,
+    MappedDevice,
     Mounted,
-    Network,
     Port,
     Reach,
     Scratch,
@@ -69,7 +69,7 @@ def components(engine: Engine) -> Mapping[str, str]:
     return freeze({str(one.get("Name")): str(one.get("Version") or "") for one in found})
 
 
-def engine_findings(engine: Engine) -> list[Finding]:
+def engine_findings(engine: Engine) -> list[AuditFinding]:
     """What is known of the versions of the engine itself."""
     itself = Subject(name="the engine", kind=CONTAINER)
     return [
@@ -108,7 +108,7 @@ def subject_of(answer: Json, networks: Mapping[str, Json]) -> Subject:
         security=freeze(dict(_security(host))),
         namespaces=freeze(dict(_namespaces(host, mode))),
         devices=tuple(
-            Machine(
+            MappedDevice(
                 source=str(one.get("PathOnHost")),
                 target=str(one.get("PathInContainer")),
                 permissions=str(one.get("CgroupPermissions")),
@@ -212,7 +212,7 @@ def _scratch(host: Json) -> Iterator[Scratch]:
             yield Scratch(target=str(mount.get("Target")), size=own.get("SizeBytes") or None, exec=False)
 
 
-def _networks(answer: Json, mode: str, known: Mapping[str, Json]) -> Iterator[Network]:
+def _networks(answer: Json, mode: str, known: Mapping[str, Json]) -> Iterator[JoinedNetwork]:
     if mode in ("host", "none") or mode.startswith("container:"):
         return
     for name in (answer.get("NetworkSettings") or {}).get("Networks") or {}:

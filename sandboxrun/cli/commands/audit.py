@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sandboxrun.audit.diff import PrivilegeDiff
-    from sandboxrun.audit.judge import Terms, Verdict
+    from sandboxrun.audit.judge import AuditVerdict, ReviewTerms
     from sandboxrun.lifecycle.review import Sources, Target
     from sandboxrun.profile.variables import Inputs
 
@@ -110,7 +110,7 @@ def audit(
             terms = review.terms(_trusted(sources, trust_ref, Path(name)), today=today, strict=strict)
     inputs = _inputs(given, found)
 
-    def reviewed() -> Verdict:
+    def reviewed() -> AuditVerdict:
         return review.review(found, terms, inputs=inputs, gaps=gaps)
 
     if running or all_containers:
@@ -142,8 +142,8 @@ def _inputs(given: opt.Given, found: Sequence[Target]) -> Inputs | None:
 
 
 def _live(
-    given: opt.Given, found: Sequence[Target], terms: Terms, inputs: Inputs | None, *, all_containers: bool
-) -> Verdict:
+    given: opt.Given, found: Sequence[Target], terms: ReviewTerms, inputs: Inputs | None, *, all_containers: bool
+) -> AuditVerdict:
     """The verdict on what the engine runs: all of it, or the sandboxes of the profiles."""
     from sandboxrun.audit.judge import judge
     from sandboxrun.backend.docker.reviewing import engine_findings, every_container, running_sandboxes
@@ -168,7 +168,7 @@ def _check_clash(fixing: bool, writing: bool, unsafe: bool, base: str | None, fa
         raise UsageError("--fix and --base exclude each other")
 
 
-def _fix(verdict: Verdict, again: Callable[[], Verdict], writing: bool, unsafe: bool, *, quiet: bool) -> int:
+def _fix(verdict: AuditVerdict, again: Callable[[], AuditVerdict], writing: bool, unsafe: bool, *, quiet: bool) -> int:
     from sandboxrun.lifecycle import fixing
 
     if not writing:
@@ -184,7 +184,7 @@ def _fix(verdict: Verdict, again: Callable[[], Verdict], writing: bool, unsafe: 
     return 0
 
 
-def exit_code(verdict: Verdict, fail_on: str) -> int:
+def exit_code(verdict: AuditVerdict, fail_on: str) -> int:
     """3 where something was not audited, which may be worse than what was found; 1 for findings; else 0."""
     from sandboxrun.audit.finding import SEVERITIES
 
@@ -204,7 +204,7 @@ def _trusted(sources: Sources, ref: str, into: Path) -> Sources:
 
 
 def verdict_in(
-    form: str, verdict: Verdict, root: str, diff: PrivilegeDiff | None = None, *, verbose: bool = False
+    form: str, verdict: AuditVerdict, root: str, diff: PrivilegeDiff | None = None, *, verbose: bool = False
 ) -> Any:
     """The verdict in one of the formats, and the privilege diff with it."""
     from sandboxrun.report import audit as forms

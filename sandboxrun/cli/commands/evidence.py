@@ -15,9 +15,9 @@ from sandboxrun.errors import UsageError
 from sandboxrun.evidence import retention
 from sandboxrun.evidence.checking import check
 from sandboxrun.evidence.errors import EvidenceError, reason_of
-from sandboxrun.evidence.store import Entry, Store, key_path
+from sandboxrun.evidence.store import ChainEntry, Store, key_path
 from sandboxrun.report.stored import (
-    Record,
+    StoredRun,
     checked_plain,
     checked_text,
     pruned_plain,
@@ -184,7 +184,7 @@ def _confirmed() -> bool:
     return click.confirm("\nRemove this evidence?", err=True)
 
 
-def _record(store: Store, entry: Entry) -> Record:
+def _record(store: Store, entry: ChainEntry) -> StoredRun:
 
     found = retention.fate(store, entry)
     index, fault = None, None
@@ -195,6 +195,6 @@ def _record(store: Store, entry: Entry) -> Record:
             fault = reason_of(error)
     sealed = store.is_own(entry) if store.has_key() else None
     place = store.path / entry.folder
-    return Record(
+    return StoredRun(
         entry=entry, place=place, index=index, fault=fault, sealed=sealed, held=found.held, removed=found.removed
     )

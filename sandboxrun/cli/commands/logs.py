@@ -24,7 +24,7 @@ from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
-    from sandboxrun.evidence.store import Entry, Store
+    from sandboxrun.evidence.store import ChainEntry, Store
     from sandboxrun.spec.project import Profile
 
 _CHUNK = 1 << 20  # bytes
@@ -84,7 +84,7 @@ def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw
         lines.check()
 
 
-def _kept(store: Store, profile: Profile, live: set[str]) -> dict[str, Entry]:
+def _kept(store: Store, profile: Profile, live: set[str]) -> dict[str, ChainEntry]:
     """The newest run of each sandbox whose evidence is kept and whose container is gone, in the profile's order."""
     gone = live | store.removed().keys()
     found = {entry.sandbox: entry for entry in store.entries(profile.project) if entry.run not in gone}
@@ -93,7 +93,7 @@ def _kept(store: Store, profile: Profile, live: set[str]) -> dict[str, Entry]:
     return {address: found[address] for address in order}
 
 
-def _from_evidence(store: Store, entry: Entry, lines: Lines, tail: int | None) -> None:
+def _from_evidence(store: Store, entry: ChainEntry, lines: Lines, tail: int | None) -> None:
     for stream, name in ((1, STDOUT), (2, STDERR)):
         try:
             with store.open(entry, name) as file:

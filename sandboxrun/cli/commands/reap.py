@@ -20,9 +20,9 @@ from sandboxrun.lifecycle.reaper import Reaper
 from sandboxrun.report.metrics import Metrics
 from sandboxrun.report.reap import (
     Connected,
-    Looked,
     Lost,
-    Told,
+    ProjectLooked,
+    ReaperEvent,
     left_diagnostics,
     reap_plain,
     reap_text,
@@ -155,7 +155,7 @@ def _watch(given: opt.Given, scope: Scope, homes: Homes, metrics: Metrics | None
     """Until a signal ends it, which is no failure."""
     printing = _Printing(given.as_json)
 
-    def tell(told: Told) -> None:
+    def tell(told: ReaperEvent) -> None:
         printing(told)
         if metrics is not None:
             try:
@@ -177,13 +177,13 @@ class _Printing:
         self._json = as_json
         self._errors: dict[str, tuple[Diagnostic, ...]] = {}
 
-    def __call__(self, told: Told) -> None:
+    def __call__(self, told: ReaperEvent) -> None:
         match told:
             case Connected():
                 note("Following the engine.")
             case Lost(error=error):
                 tell_all(error.diagnostics)
-            case Looked(project=name, result=done):
+            case ProjectLooked(project=name, result=done):
                 for one in done.reaped:
                     result(reaped_plain(one) if self._json else "\n".join(reaped_lines(one)), indent=None)
                 errors = left_diagnostics(done)

@@ -33,7 +33,7 @@ class WorkerError(Exception):
     """HAProxy did not start, or does not answer."""
 
 
-class Session(NamedTuple):
+class ProxySession(NamedTuple):
     """A connection or request that HAProxy is at."""
 
     pointer: str  # what HAProxy calls it
@@ -110,12 +110,12 @@ class Worker:
         found = _VERSION.search(self.ask("show info"))
         return found[1] if found else ""
 
-    def sessions(self) -> dict[str, Session]:
+    def sessions(self) -> dict[str, ProxySession]:
         """What it is at, by the ids of the records."""
         found = _SESSION.findall(self.ask("show sess all"))
-        return {f"{self.pid}-{number}": Session(pointer, of.startswith("to-")) for pointer, number, of in found}
+        return {f"{self.pid}-{number}": ProxySession(pointer, of.startswith("to-")) for pointer, number, of in found}
 
-    def close(self, sessions: Iterable[Session]) -> None:
+    def close(self, sessions: Iterable[ProxySession]) -> None:
         """End some; those that have ended already are fine."""
         for session in sessions:
             self.ask(f"shutdown session {session.pointer}")

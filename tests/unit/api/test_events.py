@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from sandboxrun.api.events import SandboxCreated, SandboxEnded, SandboxEvent, Telling
+from sandboxrun.api.events import Notifier, SandboxCreated, SandboxEnded, SandboxEvent
 from sandboxrun.errors import UsageError
 
 MADE = SandboxCreated(name="a", run="0" * 32, container_id="1" * 64)
@@ -15,7 +15,7 @@ ENDED = SandboxEnded(name="a", run="0" * 32, container_id="1" * 64, exit_code=3)
 
 def test_a_function_is_told_at_once() -> None:
     told = list[SandboxEvent]()
-    tell = Telling(told.append)
+    tell = Notifier(told.append)
     tell(MADE)
     tell(ENDED)
     assert told == [MADE, ENDED]
@@ -29,7 +29,7 @@ def test_a_function_that_fails_is_reported_and_told_the_next_event() -> None:
         told.append(event)
         raise ValueError(event.name)
 
-    tell = Telling(fail)
+    tell = Notifier(fail)
     for _ in range(150):
         tell(MADE)
     assert len(told) == 150
@@ -37,7 +37,7 @@ def test_a_function_that_fails_is_reported_and_told_the_next_event() -> None:
 
 
 def test_nobody_needs_to_listen() -> None:
-    Telling(None)(MADE)
+    Notifier(None)(MADE)
 
 
 def test_a_coroutine_function_is_told_on_its_loop() -> None:
@@ -49,8 +49,8 @@ def test_a_coroutine_function_is_told_on_its_loop() -> None:
         if event == ENDED:
             raise ValueError("heard enough")
 
-    async def main() -> Telling:
-        tell = Telling(hear)
+    async def main() -> Notifier:
+        tell = Notifier(hear)
         await asyncio.to_thread(tell, MADE)
         await asyncio.to_thread(tell, ENDED)
         while not tell.errors:
@@ -69,4 +69,4 @@ def test_a_coroutine_function_needs_a_loop() -> None:
         pass
 
     with pytest.raises(UsageError, match="no event loop runs"):
-        Telling(hear)
+        Notifier(hear)

@@ -21,7 +21,7 @@ class Lock:
         self.fails = False
 
     @contextmanager
-    def hold(self) -> Iterator[gates.Check]:
+    def hold(self) -> Iterator[gates.StillHeld]:
         if self.fails:
             raise KeyError("held by another")
         assert not self.held

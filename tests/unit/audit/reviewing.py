@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 
 from sandboxrun.audit.finding import Rule
-from sandboxrun.audit.judge import Terms, Verdict
+from sandboxrun.audit.judge import AuditVerdict, ReviewTerms
 from sandboxrun.lifecycle.review import review, targets
 
 TODAY = date(2027, 1, 15)
@@ -31,15 +31,15 @@ def whole(text: str) -> tuple[str, str]:
     return "sandbox.yaml", f"name: example\n{beside}sandboxes:\n  agent:\n{body}"
 
 
-def reviewed(directory: Path, text: str, name: str | None = None, terms: Terms | None = None) -> Verdict:
+def reviewed(directory: Path, text: str, name: str | None = None, terms: ReviewTerms | None = None) -> AuditVerdict:
     """The verdict on a text."""
     called, content = whole(text) if name is None else (name, text)
     (directory / called).write_text(content, encoding="utf-8")
     found, gaps = targets([directory / called])
-    return review(found, terms or Terms(today=TODAY, strict=True), gaps=gaps)
+    return review(found, terms or ReviewTerms(today=TODAY, strict=True), gaps=gaps)
 
 
-def rules_of(verdict: Verdict) -> list[str]:
+def rules_of(verdict: AuditVerdict) -> list[str]:
     """The rules that found something."""
     return sorted({finding.rule for finding in verdict.findings})
 

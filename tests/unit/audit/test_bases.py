@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sandboxrun.audit.finding import Severity
-from sandboxrun.audit.judge import Terms, Verdict
+from sandboxrun.audit.judge import AuditVerdict, ReviewTerms
 from sandboxrun.profile.files import bases
 from tests.unit.audit.reviewing import TODAY, reviewed
 
@@ -22,10 +22,10 @@ sandboxes:
 """
 
 
-def verdict_of(base: str, directory: Path) -> Verdict:
+def verdict_of(base: str, directory: Path) -> AuditVerdict:
     """The review of a sandbox that adds nothing to a base."""
     text = PROFILE.format(base=base, digest="0" * 64)
-    return reviewed(directory, text, "sandbox.yaml", Terms(today=TODAY, strict=True))
+    return reviewed(directory, text, "sandbox.yaml", ReviewTerms(today=TODAY, strict=True))
 
 
 def test_the_page_says_what_each_base_reports(tmp_path: Path) -> None:

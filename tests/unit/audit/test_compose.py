@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.audit.judge import Terms
+from sandboxrun.audit.judge import ReviewTerms
 from sandboxrun.lifecycle.review import review, targets
 from tests.unit.audit.reviewing import TODAY, reviewed, rules_of
 
@@ -53,7 +53,7 @@ def closed(options: str, top: str = TOP) -> str:
 
 def found(directory: Path, text: str) -> list[str]:
     """The rules that a Compose file breaks."""
-    verdict = reviewed(directory, text, "compose.yaml", Terms(today=TODAY, strict=True))
+    verdict = reviewed(directory, text, "compose.yaml", ReviewTerms(today=TODAY, strict=True))
     assert verdict.gaps == (), verdict.gaps
     return rules_of(verdict)
 
@@ -351,7 +351,7 @@ def project(directory: Path, *texts: str) -> list[str]:
     paths = [directory / f"compose.{number}.yaml" for number in range(len(texts))]
     for path, text in zip(paths, texts, strict=True):
         path.write_text(text)
-    verdict = review(targets((), compose=paths)[0], Terms(today=TODAY))
+    verdict = review(targets((), compose=paths)[0], ReviewTerms(today=TODAY))
     assert verdict.gaps == (), verdict.gaps
     return rules_of(verdict)
 
@@ -402,7 +402,7 @@ def test_includes_that_multiply_end(tmp_path: Path) -> None:
         names = ", ".join([f"'{number + 1}.yaml'"] * 50)
         (tmp_path / f"{number}.yaml").write_text(f"include: [{names}]\nservices: {{s{number}: {{image: x}}}}\n")
     (tmp_path / "9.yaml").write_text("include: ['0.yaml']\nservices: {}\n")
-    verdict = review(targets([tmp_path / "0.yaml"])[0], Terms(today=TODAY))
+    verdict = review(targets([tmp_path / "0.yaml"])[0], ReviewTerms(today=TODAY))
     assert any("include goes in a circle" in gap.why for gap in verdict.gaps)
 
 
@@ -443,4 +443,4 @@ def test_a_directory_is_searched(tmp_path: Path) -> None:
     every, gaps = targets([tmp_path])
     assert gaps == ()
     assert [str(target.paths[0].relative_to(tmp_path)) for target in every] == ["agents.yaml", "a/compose.yml"]
-    assert review(every, Terms(today=TODAY)).subjects == ("b", "a")
+    assert review(every, ReviewTerms(today=TODAY)).subjects == ("b", "a")

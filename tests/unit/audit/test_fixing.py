@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sandboxrun.audit.judge import Terms, Verdict
+from sandboxrun.audit.judge import AuditVerdict, ReviewTerms
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.lifecycle import fixing
 from sandboxrun.lifecycle.review import Target, review
@@ -28,8 +28,8 @@ def test_a_file_is_reviewed_with_its_fixes(edited: str, said: str | None, tmp_pa
     path = tmp_path / "compose.yaml"
     path.write_text(COMPOSE)
 
-    def again() -> Verdict:
-        return review([Target(kind="compose", paths=(path,))], Terms(today=TODAY))
+    def again() -> AuditVerdict:
+        return review([Target(kind="compose", paths=(path,))], ReviewTerms(today=TODAY))
 
     before = again()
     (fix, *_) = fixing.fixes(before, unsafe=True)

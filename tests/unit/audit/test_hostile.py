@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandboxrun.audit.judge import Terms
+from sandboxrun.audit.judge import ReviewTerms
 from sandboxrun.compose.service import KNOWN
 from sandboxrun.lifecycle.fixing import edited
 from sandboxrun.lifecycle.review import review, targets
@@ -46,7 +46,7 @@ def test_any_compose_file_has_a_verdict(tmp_path: Path, data: Any) -> None:
     file = tmp_path / "compose.yaml"
     file.write_text(json.dumps(data, indent=2))
     every, gaps = targets([file])
-    verdict = review(every, Terms(today=TODAY, strict=True), gaps=gaps)
+    verdict = review(every, ReviewTerms(today=TODAY, strict=True), gaps=gaps)
     for made in (
         forms.verdict_text,
         forms.verdict_json,
@@ -66,7 +66,7 @@ def test_any_profile_has_a_verdict(tmp_path: Path, data: Any) -> None:
     file = tmp_path / "sandbox.yaml"
     file.write_text(json.dumps({"sandboxes": {"a": {"image": "x", **data}}}, indent=2))
     every, gaps = targets([file])
-    assert review(every, Terms(today=TODAY, strict=True), gaps=gaps)
+    assert review(every, ReviewTerms(today=TODAY, strict=True), gaps=gaps)
 
 
 LONG: dict[str, dict[str, Any]] = {
@@ -89,4 +89,4 @@ def test_long_texts_are_read_in_linear_time(name: str, tmp_path: Path) -> None:
     file = tmp_path / "compose.yaml"
     file.write_text(json.dumps({"services": {"a": {"image": "x", **LONG[name]}}}))
     every, gaps = targets([file])
-    assert review(every, Terms(today=TODAY, strict=True), gaps=gaps).findings
+    assert review(every, ReviewTerms(today=TODAY, strict=True), gaps=gaps).findings

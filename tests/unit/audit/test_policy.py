@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sandboxrun.audit.finding import Severity
-from sandboxrun.audit.judge import Terms, Verdict
+from sandboxrun.audit.judge import AuditVerdict, ReviewTerms
 from sandboxrun.errors import ProfileError
 from sandboxrun.lifecycle.review import Sources, review, targets, terms, write_baseline
 from sandboxrun.profile.layers import ProfileDocument, read_document
@@ -25,7 +25,7 @@ sandboxes:
 """
 
 
-def judged(directory: Path, profile: str = PROFILE, *, today: date = TODAY, strict: bool = False) -> Verdict:
+def judged(directory: Path, profile: str = PROFILE, *, today: date = TODAY, strict: bool = False) -> AuditVerdict:
     """The verdict on a profile, by the files of the directory."""
     (directory / "sandbox.yaml").write_text(profile)
     by = terms(Sources(root=directory), today=today, strict=strict)
@@ -37,7 +37,7 @@ def policy(directory: Path, text: str) -> None:
     (directory / "sandboxrun-policy.yaml").write_text(text)
 
 
-def told(verdict: Verdict) -> list[str]:
+def told(verdict: AuditVerdict) -> list[str]:
     """The open findings as lines."""
     return [f"{finding.severity.word} {finding.rule} {finding.message}" for finding in verdict.open]
 
@@ -228,7 +228,7 @@ def test_a_grave_rule_can_be_waived_in_a_file(tmp_path: Path) -> None:
 
 def test_a_baseline_hides_what_was_there_and_may_only_shrink(tmp_path: Path) -> None:
     first = judged(tmp_path)
-    by = Terms(today=TODAY)
+    by = ReviewTerms(today=TODAY)
     write_baseline(tmp_path / "sandboxrun-baseline.json", first, by)
     assert told(judged(tmp_path)) == []
     moved = PROFILE.replace("sandboxes:", "# a comment\nsandboxes:") + "    user: root\n"

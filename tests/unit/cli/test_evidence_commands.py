@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.evidence.store import Entry, Store, last_line
+from sandboxrun.evidence.store import ChainEntry, Store, last_line
 from tests.unit.evidence.stores import record
 
 from .conftest import Say
 
 
 @pytest.fixture
-def runs(here: Path) -> list[Entry]:
+def runs(here: Path) -> list[ChainEntry]:
     store = Store(project_directory=here)
     return [record(store, f"run-{n}-of-them", sandbox=name) for n, name in enumerate(("plain", 'agent["a"]', "plain"))]
 
 
-def test_verify_prints_what_was_compared_and_the_last_line(say: Say, here: Path, runs: list[Entry]) -> None:
+def test_verify_prints_what_was_compared_and_the_last_line(say: Say, here: Path, runs: list[ChainEntry]) -> None:
     digest = last_line(Store(project_directory=here))
     said = say("evidence", "verify")
     assert (said.code, said.err) == (0, "")
@@ -29,7 +29,7 @@ def test_verify_prints_what_was_compared_and_the_last_line(say: Say, here: Path,
     assert one.out.startswith("1 run with 2 files, 16 B; all as recorded; 3 seals valid\n") and one.code == 0
 
 
-def test_verify_names_what_differs(say: Say, here: Path, runs: list[Entry]) -> None:
+def test_verify_names_what_differs(say: Say, here: Path, runs: list[ChainEntry]) -> None:
     (here / ".sandboxrun/evidence" / runs[0].folder / "stdout.log").write_bytes(b"\x1b[31mother")
     (here / ".sandboxrun/evidence" / "foreign\x1b[0m").mkdir()
     said = say("evidence", "verify", "--last-line", "0" * 64)
@@ -46,7 +46,7 @@ def test_verify_names_what_differs(say: Say, here: Path, runs: list[Entry]) -> N
 
 
 def test_seals_that_could_not_be_checked_have_an_exit_code(
-    say: Say, runs: list[Entry], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    say: Say, runs: list[ChainEntry], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
     said = say("evidence", "verify")
@@ -56,7 +56,7 @@ def test_seals_that_could_not_be_checked_have_an_exit_code(
     assert (said.code, said.err) == (0, "")
 
 
-def test_without_a_chain_it_is_an_error(say: Say, here: Path, runs: list[Entry]) -> None:
+def test_without_a_chain_it_is_an_error(say: Say, here: Path, runs: list[ChainEntry]) -> None:
     moved = here / "moved"
     shutil.move(here / ".sandboxrun" / "evidence", moved)
     said = say("evidence", "verify")
@@ -67,7 +67,7 @@ def test_without_a_chain_it_is_an_error(say: Say, here: Path, runs: list[Entry])
     assert said.code == 1 and "moved has no chain.jsonl: nothing in it can be checked" in said.err
 
 
-def test_show_prints_one_run(say: Say, here: Path, runs: list[Entry]) -> None:
+def test_show_prints_one_run(say: Say, here: Path, runs: list[ChainEntry]) -> None:
     said = say("evidence", "show", "last")
     assert (said.code, said.err) == (0, "")
     assert said.out.splitlines() == [
@@ -88,7 +88,7 @@ def test_show_prints_one_run(say: Say, here: Path, runs: list[Entry]) -> None:
     assert found["line"]["run"] == found["index"]["run"] == "run-1-of-them" and found["sealed"] is True
 
 
-def test_show_of_a_record_that_cannot_be_relied_on_fails(say: Say, here: Path, runs: list[Entry]) -> None:
+def test_show_of_a_record_that_cannot_be_relied_on_fails(say: Say, here: Path, runs: list[ChainEntry]) -> None:
     (here / ".sandboxrun/evidence" / runs[0].folder / "index.json").write_bytes(b"{}")
     said = say("evidence", "show", "run-0-of")
     assert said.code == 1 and "index.json is not the index that was recorded" in said.out
@@ -96,7 +96,7 @@ def test_show_of_a_record_that_cannot_be_relied_on_fails(say: Say, here: Path, r
     assert said.code == 1 and 'no run "nobody" is recorded' in said.err
 
 
-def test_prune_shows_what_goes_and_asks(say: Say, here: Path, runs: list[Entry]) -> None:
+def test_prune_shows_what_goes_and_asks(say: Say, here: Path, runs: list[ChainEntry]) -> None:
     said = say("evidence", "prune", "--keep", "2", "--dry-run")
     heads, row, _, *rest = said.out.splitlines()
     assert (said.code, said.err, heads.split()) == (0, "", ["RUN", "SANDBOX", "SIZE", "REASON"])
@@ -115,7 +115,7 @@ def test_prune_shows_what_goes_and_asks(say: Say, here: Path, runs: list[Entry])
     assert say("evidence", "prune", "--keep", "2", "-y").out == "Nothing to remove.\n"
 
 
-def test_prune_wants_to_know_what_to_remove(say: Say, runs: list[Entry]) -> None:
+def test_prune_wants_to_know_what_to_remove(say: Say, runs: list[ChainEntry]) -> None:
     said = say("evidence", "prune", "-y")
     assert said.code == 2 and "nothing says what to remove" in said.err
     assert '"5 stones" is not a size, such as 512m or 5g' in say("evidence", "prune", "--max-size", "5 stones").err
@@ -124,7 +124,7 @@ def test_prune_wants_to_know_what_to_remove(say: Say, runs: list[Entry]) -> None
     assert said.code == 2 and "--json cannot ask for confirmation" in said.err
 
 
-def test_what_stays_above_the_limit_is_a_failure(say: Say, here: Path, runs: list[Entry]) -> None:
+def test_what_stays_above_the_limit_is_a_failure(say: Say, here: Path, runs: list[ChainEntry]) -> None:
     assert (
         say("evidence", "hold", "agent", "--reason", "for the audit").err == 'run run-1-of-them of agent["a"] is held\n'
     )
@@ -139,7 +139,7 @@ def test_what_stays_above_the_limit_is_a_failure(say: Say, here: Path, runs: lis
 
 
 def test_prune_says_what_stays_and_why(
-    say: Say, runs: list[Entry], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    say: Say, runs: list[ChainEntry], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     say("evidence", "hold", "run-0-of", "--reason", "x")
     assert say("evidence", "prune", "--keep", "2", "--dry-run").out == (
@@ -157,7 +157,7 @@ PROFILE = "name: demo\nsandboxes:\n  plain: {image: example}\n  agent: {image: e
 AWAY = "unix:///nonexistent/engine.sock"
 
 
-def test_ps_lists_the_recorded_runs_without_an_engine(say: Say, here: Path, runs: list[Entry]) -> None:
+def test_ps_lists_the_recorded_runs_without_an_engine(say: Say, here: Path, runs: list[ChainEntry]) -> None:
     (here / "sandbox.yaml").write_text(PROFILE)
     said = say("ps", "-a", "--host", AWAY)
     assert said.code == 0 and "only runs recorded in the evidence are listed" in said.err
@@ -171,14 +171,14 @@ def test_ps_lists_the_recorded_runs_without_an_engine(say: Say, here: Path, runs
     assert said.code == 1 and said.out == "" and "connecting to the engine" in said.err
 
 
-def test_ps_lists_a_removed_run_by_its_lines(say: Say, here: Path, runs: list[Entry]) -> None:
+def test_ps_lists_a_removed_run_by_its_lines(say: Say, here: Path, runs: list[ChainEntry]) -> None:
     (here / "sandbox.yaml").write_text(PROFILE)
     say("evidence", "prune", "--keep", "2", "-y")
     first = say("ps", "-a", "plain", "--host", AWAY).out.splitlines()[1].split()
     assert (first[:3], first[-1]) == (["plain", "exited", "0"], "removed")
 
 
-def test_logs_shows_what_the_evidence_has_without_an_engine(say: Say, here: Path, runs: list[Entry]) -> None:
+def test_logs_shows_what_the_evidence_has_without_an_engine(say: Say, here: Path, runs: list[ChainEntry]) -> None:
     (here / "sandbox.yaml").write_text(PROFILE)
     said = say("logs", "plain", "--host", AWAY)
     assert (said.code, said.out) == (0, "log")

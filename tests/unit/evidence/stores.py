@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.index import Digests, Index
-from sandboxrun.evidence.store import Entry, Store
+from sandboxrun.evidence.store import ChainEntry, Store
 from sandboxrun.spec.outcome import Ending, How
 
 
@@ -45,9 +45,9 @@ def record(
     text: bytes = b"log",
     project: str = "demo",
     sandbox: str = 'agent["a"]',
-) -> Entry:
+) -> ChainEntry:
     with store.recording(run, "demo-agent") as folder:
-        if isinstance(folder, Entry):
+        if isinstance(folder, ChainEntry):
             return folder
         folder.write("stdout.log", text)
         folder.write("artifacts/deep/x", run.encode())

@@ -21,7 +21,7 @@ from sandboxrun.evidence import store as chain
 from sandboxrun.evidence.checking import Checked, CheckLimits, check, verify_chain
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.retention import Retention, hold, prune
-from sandboxrun.evidence.store import Entry, Store
+from sandboxrun.evidence.store import ChainEntry, Store
 from tests.unit.evidence.stores import record
 
 Change = Callable[[Path, st.DataObject], str]  # changes the store in that directory, and says what must be named
@@ -238,7 +238,7 @@ def test_the_last_line_is_bound_to_its_index_where_there_is_no_key(
     with whole.copy() as store:
         path = store.path / chain.NAME
         *rest, last = path.read_bytes().splitlines(keepends=True)[:5]
-        changed = structs.replace(Entry.from_line(last), **{field: "other"})
+        changed = structs.replace(ChainEntry.from_line(last), **{field: "other"})
         path.write_bytes(b"".join([*rest, changed.to_line()]))
         checked = check(store)
     assert checked.problems and (checked.sealed, checked.unsealed) == (0, 5)

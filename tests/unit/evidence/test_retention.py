@@ -18,7 +18,7 @@ from sandboxrun.evidence.checking import check, verify_chain
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import Folder
 from sandboxrun.evidence.retention import Retention, fate, hold, prune, release, select
-from sandboxrun.evidence.store import Action, Entry, Notice, Store, notices, recorded
+from sandboxrun.evidence.store import ChainEntry, Notice, NoticeKind, Store, notices, recorded
 from sandboxrun.spec.outcome import How
 from tests.unit.evidence.stores import record
 
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Store:
     return Store(project_directory=tmp_path / "project")
 
 
-def runs(store: Store, count: int, **how: str) -> list[Entry]:
+def runs(store: Store, count: int, **how: str) -> list[ChainEntry]:
     return [record(store, f"run-{how.get('project', '')}{n}", **how) for n in range(count)]  # type: ignore[arg-type]
 
 
@@ -70,7 +70,7 @@ def test_verify_accepts_exactly_that(store: Store) -> None:
     assert [p.problem for p in verify_chain(store)] == ["the folder is missing"]
 
 
-def _forged(store: Store, entry: Entry, action: Action) -> None:
+def _forged(store: Store, entry: ChainEntry, action: NoticeKind) -> None:
     """A line that fits the chain, by whoever can write to it, but not seal it."""
     with store.open_root() as root, chain.opened_chain(root) as opened:
         opened.append(
@@ -85,8 +85,8 @@ def _forged(store: Store, entry: Entry, action: Action) -> None:
 def test_a_removal_or_a_release_that_another_wrote_counts_for_nothing(store: Store) -> None:
     one, two, three = runs(store, 3)
     hold(store, two, "audit")
-    _forged(store, one, Action.REMOVED)
-    _forged(store, two, Action.RELEASED)
+    _forged(store, one, NoticeKind.REMOVED)
+    _forged(store, two, NoticeKind.RELEASED)
     assert store.removed() == {} and fate(store, one).removed is None and fate(store, two).held is not None
     assert [p.problem.split(" ", 2)[2] for p in verify_chain(store) if p.problem.startswith("line")] == [
         "is not sealed with this user's key: it was changed, or is another user's"
@@ -304,4 +304,4 @@ def test_a_line_of_the_chain_survives_being_read(store: Store) -> None:
     assert read == notice and store.is_own(notice)
     assert not store.is_own(structs.replace(notice, reason="another"))
     with pytest.raises(ValueError):
-        Entry.from_line(notice.to_line())
+        ChainEntry.from_line(notice.to_line())

@@ -10,10 +10,10 @@ from msgspec import structs
 
 from sandboxrun.evidence import store as seal
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.store import Entry
+from sandboxrun.evidence.store import ChainEntry
 from sandboxrun.spec.outcome import How
 
-ENTRY = Entry(
+ENTRY = ChainEntry(
     run="r1",
     project="p",
     sandbox="a",
@@ -32,13 +32,13 @@ def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
 
 
-def _sealed(entry: Entry) -> Entry:
+def _sealed(entry: ChainEntry) -> ChainEntry:
     return structs.replace(entry, seal=seal.seal_of(entry.body))
 
 
 def test_a_sealed_line_is_known_again_after_reading() -> None:
     line = _sealed(ENTRY).to_line()
-    read = Entry.from_line(line)
+    read = ChainEntry.from_line(line)
     assert read.seal is not None
     assert seal.is_sealed(read.body, read.seal)
 

@@ -13,7 +13,7 @@ from sandboxrun.evidence import store as chain
 from sandboxrun.evidence.checking import verify_chain
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import Folder, open_state, state_path
-from sandboxrun.evidence.store import Entry, Store, is_sealed, seal_of
+from sandboxrun.evidence.store import ChainEntry, Store, is_sealed, seal_of
 from tests.unit.evidence.test_store import record
 
 
@@ -77,7 +77,7 @@ def test_the_project_must_not_hold_it(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(EvidenceError, match=r"lies in the project's directory .*, where a checkout can bring it"):
         store.check()
     assert not (tmp_path / "project/state").exists()
-    (entry,) = [chain.Entry.from_line(_line(tmp_path / "project", "r1"))]
+    (entry,) = [chain.ChainEntry.from_line(_line(tmp_path / "project", "r1"))]
     assert is_sealed(entry.body, entry.seal) and not store.is_own(entry)
 
 
@@ -109,7 +109,7 @@ def test_a_line_that_is_not_this_users_does_not_say_that_a_run_was_captured(
 def test_a_folder_that_has_no_such_name(folder: str, tmp_path: Path) -> None:
     store = Store(project_directory=tmp_path)
     line = record(store, "run-1").to_line()
-    entry = Entry.from_line(line)
+    entry = ChainEntry.from_line(line)
     planted = structs.replace(entry, run="run-2", folder=folder)
     with (store.path / chain.NAME).open("ab") as file:
         file.write(planted.to_line())

@@ -13,7 +13,7 @@ from sandboxrun.evidence import store as chain
 from sandboxrun.evidence.checking import verify_chain
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import RunFolder
-from sandboxrun.evidence.store import Entry, Store, last_line
+from sandboxrun.evidence.store import ChainEntry, Store, last_line
 from sandboxrun.spec.outcome import How
 from tests.unit.evidence.stores import index, record
 
@@ -73,7 +73,7 @@ def test_killed_between_index_and_chain_is_done_again(store: Store, monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Entry, "to_line", killed)
+        patched.setattr(ChainEntry, "to_line", killed)
         record(store, "run-1")
     record(store, "run-0")
     record(store, "run-1")
@@ -106,7 +106,7 @@ def test_a_line_that_cannot_be_written_whole_is_taken_back(store: Store, monkeyp
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
         patched.setattr(os, "fsync", full)
         with chain.opened_chain(store.open_root()) as opened:
-            opened.append(lambda previous: Entry.from_line(before.rstrip()))
+            opened.append(lambda previous: ChainEntry.from_line(before.rstrip()))
     assert (store.path / "chain.jsonl").read_bytes() == before
 
 
@@ -293,7 +293,7 @@ def test_a_file_is_written_once(store: Store) -> None:
 @pytest.mark.parametrize("line", [b"[]", b"{}", b"null", b'{"outcome": "x"}', b"\xff", b"[" * 5000])
 def test_lines_that_are_none(line: bytes) -> None:
     with pytest.raises(ValueError):
-        Entry.from_line(line)
+        ChainEntry.from_line(line)
 
 
 def _record_for_ever(base: Path, runs: int) -> None:

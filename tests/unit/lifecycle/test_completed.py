@@ -11,7 +11,7 @@ from msgspec import structs
 from sandboxrun.backend.completed import completed as completed_in
 from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.index import Digests, Index
-from sandboxrun.evidence.store import Entry, Store
+from sandboxrun.evidence.store import ChainEntry, Store
 from sandboxrun.spec.outcome import Ending, How
 from sandboxrun.spec.project import DeclaredSandbox
 from tests.unit.plan.world import PROJECT, declared, profile
@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Store:
 
 def record(
     store: Store, run: str, how: How = How.EXITED, *, like: DeclaredSandbox = AGENT, project: str = PROJECT
-) -> Entry:
+) -> ChainEntry:
     with store.recording(run, like.name) as folder:
         assert isinstance(folder, RunFolder)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sandboxrun.errors import Problems, ProfileError
 from sandboxrun.profile.functions import LONGEST_TEXT, STEPS_A_SCALAR
-from sandboxrun.profile.templates import Renderer, Scope, is_template
+from sandboxrun.profile.templates import Renderer, TemplateScope, is_template
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, node_of, plain_of
 from tests.unit.profile.conftest import Load
 
@@ -30,10 +30,10 @@ VALUES: dict[str, Any] = {
     "map": {"k": "v", "a": "b"},
     "mark": "{{ n }}: [x]",
 }
-SCOPE = Scope(values=VALUES)
+SCOPE = TemplateScope(values=VALUES)
 
 
-def render(text: str, scope: Scope = SCOPE, *, mapping: bool = False) -> Any:
+def render(text: str, scope: TemplateScope = SCOPE, *, mapping: bool = False) -> Any:
     """The value a template makes; raises AssertionError with the diagnostics where it makes none."""
     problems = Problems()
     span = Span(file=SourceFile(name="f", text=text), line=1, column=1)
@@ -43,7 +43,7 @@ def render(text: str, scope: Scope = SCOPE, *, mapping: bool = False) -> Any:
     return plain_of(made)
 
 
-def refused(text: str, scope: Scope = SCOPE) -> str:
+def refused(text: str, scope: TemplateScope = SCOPE) -> str:
     """What is said of a template that makes nothing."""
     problems = Problems()
     span = Span(file=SourceFile(name="f", text=text), line=1, column=1)
@@ -310,7 +310,7 @@ def test_a_mapping_is_taken_where_it_is_asked_for() -> None:
 def test_what_is_made_with_sensitive_names_is_noted() -> None:
     problems = Problems()
     renderer = Renderer(problems)
-    scope = Scope(values={"token": "abcd", "n": 1}, sensitive=frozenset({"token"}))
+    scope = TemplateScope(values={"token": "abcd", "n": 1}, sensitive=frozenset({"token"}))
     for text in ("Bearer {{ token }}", "{{ n }}", "{{ token == 'x' }}", "{{ [token | upper] }}"):
         renderer.scalar(Scalar(value=text), scope)
     assert renderer.secrets == {"Bearer abcd", "ABCD"}
@@ -338,7 +338,7 @@ def keys(node: Node) -> Any:
 def test_rendering_never_adds_drops_or_renames_a_key(tree: Any, mark: str, words: list[str]) -> None:
     problems = Problems()
     before = node_of(tree)
-    scope = Scope(values={**VALUES, "mark": mark, "words": words})
+    scope = TemplateScope(values={**VALUES, "mark": mark, "words": words})
     after = Renderer(problems).render(before, scope)
     if after is None:
         assert problems

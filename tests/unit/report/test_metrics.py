@@ -11,14 +11,14 @@ import pytest
 from sandboxrun.errors import Diagnostic, SandboxrunError, UsageError
 from sandboxrun.plan.changes import Reason
 from sandboxrun.report.metrics import Metrics
-from sandboxrun.report.reap import Connected, Left, Looked, Lost, Reaped, Result, Swept
+from sandboxrun.report.reap import Connected, Left, Lost, ProjectLooked, Reaped, Result, Swept
 from sandboxrun.spec.spec import SandboxSpec
 
 parser = pytest.importorskip("prometheus_client.openmetrics.parser")
 
 
-def look(**states: int) -> Looked:
-    return Looked(project="tale", result=Result(), states=states)
+def look(**states: int) -> ProjectLooked:
+    return ProjectLooked(project="tale", result=Result(), states=states)
 
 
 def test_everything_that_is_told_is_counted(tmp_path: Path) -> None:
@@ -28,10 +28,10 @@ def test_everything_that_is_told_is_counted(tmp_path: Path) -> None:
     left = Left(project="tale", address="b", faults=(Diagnostic(message="no"),))
     swept = Swept(project="tale", kind="network", name="tale_default")
     metrics(Connected())
-    metrics(Looked(project="other", result=Result(), states={"running": 2}))
+    metrics(ProjectLooked(project="other", result=Result(), states={"running": 2}))
     metrics(look(running=1, ended=4))
     done = Result(reaped=(reaped,), swept=(swept,), left=(left,), seconds=0.2)
-    metrics(Looked(project="tale", result=done, states={"running": 1}))
+    metrics(ProjectLooked(project="tale", result=done, states={"running": 1}))
     text = file.read_text()
     assert text.endswith("# EOF\n") and list(parser.text_string_to_metric_families(text))
     for line in (
