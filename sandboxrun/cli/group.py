@@ -86,6 +86,14 @@ COMMANDS_ELSEWHERE: Mapping[str, str] = {
     "check": "use `sandboxrun validate`, and `sandboxrun audit` for a review",
     "test": "use `sandboxrun verify`: it probes from inside whether each restriction holds",
     "new": "use `sandboxrun init`",
+    "refresh": "use `sandboxrun plan --refresh-only`",
+    "state": "use `sandboxrun ps`: the engine's objects are the state",
+    "top": "use `sandboxrun exec SANDBOX top`; the evidence has what a sandbox used",
+    "stats": "use `sandboxrun apply --wait` or `sandboxrun wait`, which show it; the evidence has it too",
+    "history": "use `sandboxrun evidence`",
+    "report": "use `sandboxrun evidence show`",
+    "graph": "use `sandboxrun plan`",
+    "login": "use `docker login`: its credentials are used",
     "info": "use `sandboxrun doctor`",
     "version": "use `sandboxrun --version`",
     "pull": "apply and run pull what they need; see pull_policy in the profile",
@@ -93,11 +101,22 @@ COMMANDS_ELSEWHERE: Mapping[str, str] = {
 }
 
 YES = "-y"
+TTY = "leave it out: -i passes the terminal"
 OPTIONS_ELSEWHERE: Mapping[str, str] = {
     "--auto-approve": YES,
     "--force": YES,
     "--assume-yes": YES,
     "--no-input": YES,
+    "--yes": YES,
+    YES: YES,
+    "--force-recreate": "use --replace SANDBOX",
+    "--recreate": "use --replace SANDBOX",
+    "--tty": TTY,
+    "-t": TTY,
+    "--remove-orphans": "leave it out: apply removes what is no longer declared",
+    "--volumes": "leave it out: destroy removes the project's volumes, too",
+    "--no-color": "set NO_COLOR=1",
+    "--project-name": "set name: in the profile",
     "--dry-run": "use `sandboxrun plan`",
     "--rm": "run removes the sandbox once its evidence is saved",
     "--detach": "use `sandboxrun apply`: its sandboxes run in the background",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from sandboxrun.cli.group import BROKEN_PIPE, COMPLETING, OPTIONS_ELSEWHERE, YES, code_of_failure, root
+from sandboxrun.cli.group import BROKEN_PIPE, COMPLETING, OPTIONS_ELSEWHERE, TTY, YES, code_of_failure, root
 from sandboxrun.cli.output import hidden, hide, note, tell, warn
 
 if TYPE_CHECKING:
@@ -139,13 +139,17 @@ def _advice(option: str, command: str, known: list[str], arguments: Sequence[str
 
     for word in arguments:  # -target=a is read as -t
         long = f"-{word.partition('=')[0]}"
-        if word.startswith(option) and not word.startswith("--") and long in known:
-            return f"write {long}: a long option has two dashes"
+        if word.startswith(option) and not word.startswith("--") and len(word) > len(option):
+            if long in known:
+                return f"write {long}: a long option has two dashes"
+            option = long if long in OPTIONS_ELSEWHERE else option
     if option == "--rerun" and command == "run":
         return "leave it out: run always runs again"
     help = OPTIONS_ELSEWHERE.get(option)
     if help == YES and YES not in known:
         return f"leave it out: {command} does not ask"
+    if help == TTY and "-i" not in known:
+        help = None
     if help is not None:
         return f"use {help} (--yes)" if help == YES else help
     return did_you_mean(option, known)

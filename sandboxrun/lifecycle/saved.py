@@ -143,7 +143,6 @@ class SavedPlan(Data, unshown=("plan",)):
     ask: tuple[str, ...]
     observed: tuple[SeenContainer, ...]
     images: Mapping[str, str]  # reference → what it meant
-    steps: tuple[str, ...]
     plan: Mapping[str, Any]
 
 
@@ -187,7 +186,6 @@ def saved_document(
         "ask": [name for name, value in plan.inputs.items() if value == MASK],
         "observed": [structs.asdict(seen) for seen in seen_in(plan)],
         "images": images_in(plan),
-        "steps": steps_in(plan),
         "plan": _plan_json(plan),
     }
     return {**body, "checksum": digest_of(body)}
@@ -226,11 +224,6 @@ def images_in(plan: Plan) -> dict[str, str]:
             case op.PullImage() if step.digest is not None:
                 found[step.reference] = step.digest
     return found
-
-
-def steps_in(plan: Plan) -> list[str]:
-    """Its steps' names."""
-    return [redact(step.id, plan.sensitive) for step in plan.operations]
 
 
 # -- reading ----------------------------------------------------------------------------------------------------

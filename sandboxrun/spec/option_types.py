@@ -608,8 +608,13 @@ class EgressOption(OptionType):
     record: OptionType = Record(cls=Egress, title="egress", check=_check_egress)
 
     def parse(self, node: Node, problems: Problems) -> Any:
-        short = Short(record=self.record, read=_read, expected="none, open, or a mapping with allow")
-        return short.parse(node, problems)
+        expected = "none, open, or a mapping with allow"
+        match node:
+            case ListNode():
+                return refuse(problems, node, expected, "write {allow: […]}")
+            case Scalar(value=bool() as reaches):
+                return refuse(problems, node, expected, f"write {OPEN if reaches else NONE}")
+        return Short(record=self.record, read=_read, expected=expected).parse(node, problems)
 
     def schema(self) -> Schema:
         return {"anyOf": [{"enum": [NONE, OPEN]}, self.record.schema()]}

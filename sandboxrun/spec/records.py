@@ -62,12 +62,22 @@ class FileMode(OptionType):
         return f"0{value:03o}"  # the zero that parse asks for, before a setuid bit too
 
 
+class TmpfsMount(RowData):
+    """A memory filesystem, as the long form of a volume has it."""
+
+    size: int | None = option(Size(), default=None, description="Its size. 64m unless set otherwise.", example="64m")
+    mode: int | None = option(
+        FileMode(), default=None, description="The permissions of its root, in octal.", example="01777"
+    )
+
+
 class Mount(RowData):
-    """A mount that the profile asks for. `source` is a host path (bind) or a volume's key."""
+    """A mount that the profile asks for. `source` is a host path (bind) or a volume's key. Of type `tmpfs` it is only
+    another spelling of the option `tmpfs`: no settled spec has one."""
 
     type: str = option(
-        Choice(values=("bind", "volume"), refused={"tmpfs": 'tmpfs has its own key: write tmpfs: ["/path:size=64m"]'}),
-        description="The kind of mount.",
+        Choice(values=("bind", "volume", "tmpfs")),
+        description="The kind of mount; `tmpfs` is the same as the option `tmpfs`.",
         example="bind",
     )
     source: str | None = option(
@@ -78,11 +88,25 @@ class Mount(RowData):
     )
     target: str = option(AbsolutePath, description="The path in the sandbox.", example="/data")
     read_only: bool = option(Flag(), default=False, description="Mount it read-only.", example=True)
+    tmpfs: TmpfsMount | None = option(
+        Record(cls=TmpfsMount, title="a tmpfs"),
+        default=None,
+        description="Of a mount of type `tmpfs`.",
+        example={"size": "64m", "mode": "01777"},
+    )
 
 
 def _check_mount(mount: Mount, node: MapNode, problems: Problems) -> None:
+    if mount.type == "tmpfs":
+        if mount.source is not None:
+            problems.add('a tmpfs mount has no "source"', span_of(node, "source"), "remove it")
+        if mount.tmpfs is not None and mount.tmpfs.size == 0:
+            problems.add("a size of 0 is unlimited", span_of(node, "tmpfs"), "give it a size, such as 64m")
+        return
     if mount.source is None:
         problems.add(f'a {mount.type} mount needs a "source"', node.span)
+    if mount.tmpfs is not None:
+        problems.add(f"a {mount.type} mount has no tmpfs options", span_of(node, "tmpfs"), "write type: tmpfs")
 
 
 def read_mount(text: str) -> Mount:
@@ -112,7 +136,6 @@ MountType = Short(
                 "selinux": "use security_opt: [label=…]",
                 "nocopy": "the engine fills a new volume from the image: leave it out",
                 "subpath": "name the directory as a bind",
-                "tmpfs": 'tmpfs has its own key: write tmpfs: ["/path:size=64m"]',
             }
         ),
         same=freeze(
@@ -420,7 +443,10 @@ class Workspace(RowData):
         AbsolutePath, default="/workspace", description="The path in the sandbox.", example="/workspace"
     )
     access: str = option(
-        Choice(values=("copy", "rw", "ro")),
+        Choice(
+            values=("copy", "rw", "ro"),
+            refused={**dict.fromkeys(("readonly", "read-only"), "write ro"), "readwrite": "write rw"},
+        ),
         default="copy",
         description="copy: works on a copy, changes come back as a patch; rw, ro: the directory itself, of which rw "
         "keeps read-only what the host runs.",

@@ -23,9 +23,9 @@ from sandboxrun.source import ListNode, MapNode, Span
 from sandboxrun.spec import types as units
 from sandboxrun.spec.forms import IMAGE
 from sandboxrun.spec.option import Record, Row, rows, to_plain, values_of
-from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress, host_name
+from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress, host_name, read_options
 from sandboxrun.spec.options import CONFIGS_AT, INIT_AT, MIB, SECRETS_AT, PlaceOptions
-from sandboxrun.spec.records import Logging
+from sandboxrun.spec.records import Logging, Mount, TmpfsMount
 from sandboxrun.spec.types import ANY, INVALID, freeze, item_spans, name_of, span_of
 
 NOT_OFFERED: Mapping[str, str] = freeze(
@@ -66,11 +66,14 @@ NOT_OFFERED: Mapping[str, str] = freeze(
         "post_start": "make it part of the command",
         "pre_stop": "make it part of the command",
         # what other tools call them
+        "allow": "use egress: {allow: […]}",
+        "args": "use command:",
         "auto_remove": "sandboxrun removes the container once its evidence is saved",
         "blkio_weight": "engines do not enforce it everywhere",
         "capabilities": "use cap_add:",
         "cpuset_cpus": "use cpuset:",
         "cpuset_mems": "memory nodes are the engine's choice; cpuset: pins CPUs",
+        "cwd": "use working_dir:",
         "detach": "use sandboxrun apply",
         "dns_servers": "use dns:",
         "env": "use environment:",
@@ -82,16 +85,20 @@ NOT_OFFERED: Mapping[str, str] = freeze(
         "log_driver": "use logging: {driver: …}",
         "log_opt": "use logging: {options: …}",
         "log_options": "use logging: {options: …}",
+        "mem": "use mem_limit:",
         "memory": "use mem_limit:",
         "memory_reservation": "use mem_reservation:",
         "memory_swap": "use memswap_limit:",
+        "mount": "use volumes:",
         "mounts": "use volumes:",
         "net": "use network_mode:",
+        "network": "use egress:, network_mode: or networks:",
         "paused": "a sandbox runs from its start to its end",
         "pid_mode": "the PID namespace is always the sandbox's own",
         "pids": "use pids_limit:",
         "published_ports": "a sandbox publishes no ports; read results as evidence, or use sandboxrun exec",
         "pull": "use pull_policy:",
+        "resources": "set mem_limit, cpus and pids_limit on the sandbox",
         "restart_policy": "use restart:",
         "security_opts": "use security_opt:",
         "stop_timeout": "use stop_grace_period:",
@@ -430,7 +437,11 @@ def _settled_files(spec: SandboxSpec) -> dict[str, Any]:
     """Mounts, devices and files: in one order, each with the place that it has."""
     implied: dict[str, Any] = {}
     if spec.volumes:
-        implied["volumes"] = tuple(sorted(spec.volumes, key=lambda mount: mount.target))
+        mounts = [mount for mount in spec.volumes if mount.type != "tmpfs"]
+        implied["volumes"] = tuple(sorted(mounts, key=lambda mount: mount.target))
+        if len(mounts) < len(spec.volumes):
+            found = {**spec.tmpfs, **{m.target: _tmpfs_of(m) for m in spec.volumes if m.type == "tmpfs"}}
+            implied["tmpfs"] = freeze(dict(sorted(found.items())))
     if any(device.target is None for device in spec.devices):
         implied["devices"] = tuple(
             structs.replace(device, target=device.target or device.source) for device in spec.devices
@@ -440,6 +451,15 @@ def _settled_files(spec: SandboxSpec) -> dict[str, Any]:
         if any(ref.target == ref.source for ref in refs):
             implied[key] = tuple(structs.replace(r, target=None if r.target == r.source else r.target) for r in refs)
     return implied
+
+
+def _tmpfs_of(mount: Mount) -> str:
+    """The options of a mount of type tmpfs, as the option `tmpfs` has them."""
+    given = mount.tmpfs or TmpfsMount()
+    items = ["ro"] if mount.read_only else []
+    items += [f"size={given.size}"] if given.size is not None else []
+    items += [f"mode={given.mode:04o}"] if given.mode is not None else []
+    return read_options(",".join(items))
 
 
 def parse_spec(node: Any, problems: Problems) -> SandboxSpec | None:

@@ -213,6 +213,9 @@ class Text(OptionType):
         return {"anyOf": [text, {"type": "number"}]}
 
 
+_FLAGS = {**dict.fromkeys(("yes", "y", "on", "true"), "true"), **dict.fromkeys(("no", "n", "off", "false"), "false")}
+
+
 class Flag(OptionType):
     """true or false."""
 
@@ -220,6 +223,8 @@ class Flag(OptionType):
         match node:
             case Scalar(value=bool() as flag):
                 return flag
+            case Scalar(value=str() as text) if (meant := _FLAGS.get(text.lower())) is not None:
+                return refuse(problems, node, "true or false", f"write {meant}: in YAML 1.2 {text} is a text")
         return refuse(problems, node, "true or false")
 
     def schema(self) -> Schema:
@@ -275,6 +280,9 @@ class Cpus(OptionType):
                 number = float(value)
             case Scalar(value=str() as text) if re.fullmatch(_CPUS, text):
                 number = float(text)
+            case Scalar(value=str() as text) if re.fullmatch(r"[0-9]{1,6}m", text):  # as kubectl has it
+                help = f"write {int(text[:-1]) / 1000:g}"
+                return refuse(problems, node, "a number of CPUs, such as 1.5", help)
             case _:
                 return refuse(problems, node, "a number of CPUs, such as 1.5")
         if not math.isfinite(number) or number < 0 or number > 65536:
@@ -395,7 +403,9 @@ class ListOf(OptionType):
             case Scalar() if self.single and node.value is not None:
                 nodes = (node,)
             case _:
-                return refuse(problems, node, "a list")
+                word = node.text if isinstance(node, Scalar) and node.value is not None else ""
+                help = f"write [{word}]" if re.fullmatch(r"[\w./-]+", word) else None
+                return refuse(problems, node, "a list", help)
         before = len(problems)
         values = [self.item.parse(item, problems) for item in nodes]
         if self.unique:

@@ -128,6 +128,39 @@ def test_tmp_stays_beside_a_tmpfs_of_ones_own_and_gives_way_to_a_mount(load_text
     assert faults(load_text, clash) == ["/tmp is mounted by tmpfs and by volumes"]
 
 
+@pytest.mark.parametrize(
+    ("volume", "tmpfs"),
+    [
+        ("{type: tmpfs, target: /scratch}", "/scratch"),
+        ("{type: tmpfs, target: /scratch, tmpfs: {size: 128m, mode: 01777}}", "/scratch:size=128m,mode=1777"),
+        ("{type: tmpfs, target: /scratch, tmpfs: {size: 1048576, mode: '0700'}}", "/scratch:size=1m,mode=0700"),
+        ("{type: tmpfs, target: /scratch/, read_only: true, tmpfs: {mode: 0o755}}", "/scratch:ro,mode=0755"),
+        ("{type: tmpfs, target: /tmp, tmpfs: {size: 1m}}", "/tmp:size=1m"),
+    ],
+)
+def test_the_long_form_of_a_tmpfs_is_the_option(load_text: Load, volume: str, tmpfs: str) -> None:
+    long = f"sandboxes: {{agent: {{volumes: ['./a:/a', {volume}]}}}}"
+    short = f"sandboxes: {{agent: {{volumes: ['./a:/a'], tmpfs: ['{tmpfs}']}}}}"
+    assert spec(load_text(long)) == spec(load_text(short))
+
+
+@pytest.mark.parametrize(
+    ("volume", "fault"),
+    [
+        ("{type: tmpfs, target: /t, source: x}", 'a tmpfs mount has no "source"'),
+        ("{type: tmpfs, target: /t, tmpfs: {size: 0}}", "a size of 0 is unlimited"),
+        ("{type: tmpfs, target: /t, tmpfs: {size: 1q}}", "expected a size, such as 512m, 1.5g or a number of bytes, "
+         'found the text "1q"'),
+        ("{type: tmpfs, target: /t, tmpfs: {mode: 1777}}", "expected permissions in octal, such as 0400, "
+         "found the number 1777"),
+        ("{type: tmpfs, target: /a}", '"/a" is listed twice'),
+        ("{type: bind, source: ., target: /t, tmpfs: {size: 1m}}", "a bind mount has no tmpfs options"),
+    ],
+)  # fmt: skip
+def test_what_the_long_form_of_a_tmpfs_refuses(load_text: Load, volume: str, fault: str) -> None:
+    assert faults(load_text, f"sandboxes: {{agent: {{volumes: ['./a:/a', {volume}]}}}}") == [fault]
+
+
 def test_paths_start_at_the_project_and_in_a_base_at_its_file(load_text: Load, tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "base.yaml").write_text(
