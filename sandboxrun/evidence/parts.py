@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from msgspec import structs
 
@@ -39,6 +39,7 @@ UNTRACKED = "workspace-untracked.patch"  # of files that git does not track or i
 _SOCKET = 1 << 24  # in Go's FileMode
 _REPLACEMENT = "\ufffd".encode()
 _REPLACED = "the engine's log driver json-file put U+FFFD in place of bytes that are not UTF-8"
+_UNLOGGED = "the engine's log ends before what the sandbox wrote"
 _USAGE_BYTES = 64 << 20
 _TOUCHED = 100  # paths that the index names
 
@@ -111,14 +112,20 @@ def engine_logs(source: CaptureSource, document: Document, written: Mapping[int,
     """`stdout.log` and `stderr.log` as the engine kept them, secrets masked.
 
     Byte for byte, but where the engine's log replaces what is not UTF-8. `written`: how many bytes of each
-    stream there must be, where somebody counted them: the engine keeps only the end of a long log.
+    stream there must be, where somebody counted them: the engine keeps only the end of a long log. One that was killed
+    has lost the last lines: a runner that had seen them, and was killed too or could not go on, left them in its copy.
     """
     with (
+        contextlib.ExitStack() as copies,
         source.folder.writer(STDOUT) as out,
         source.folder.writer(STDERR) as err,
         source.engine.logs(source.container_id, tty=document.tty) as output,
     ):
         logs = {1: _Log(out, source), 2: _Log(err, source)}
+        for log, name in ((logs[1], STDOUT), (logs[2], STDERR)):
+            with contextlib.suppress(OSError, EvidenceError):
+                staging = copies.enter_context(source.store.staging(source.run))
+                log.compare(copies.enter_context(staging.open(name)))
         part = _written(logs, output, source, written)
     if not document.replaces or not any(log.replaced for log in logs.values()):
         return part
@@ -151,8 +158,16 @@ class _Log:
         self.full = False
         self.cut = False  # before it came here
         self.replaced = False  # whether U+FFFD was seen, ours or a log driver's
+        self.least = 0  # bytes that there must be
+        self._copy: BinaryIO | None = None
+
+    def compare(self, copy: BinaryIO) -> None:
+        """Know another one of the same, from its beginning, which may have more."""
+        self._copy, self.least = copy, os.fstat(copy.fileno()).st_size
 
     def write(self, data: bytes) -> None:
+        if self._copy is not None and self._copy.read(len(data)) != data:
+            self._copy = None  # it ended before, or this log has lost its beginning
         self.read += len(data)
         self.replaced = self.replaced or _REPLACEMENT in data
         self._put(self._mask.feed(data))
@@ -162,6 +177,14 @@ class _Log:
         data = data[: self._left]
         self._left -= len(data)
         self._writer.write(data)
+
+    def complete(self) -> int:
+        """Add what only the copy has; how many bytes that is."""
+        copy, self._copy, before = self._copy, None, self.read
+        for chunk in chunks_of(copy) if copy is not None else ():
+            if not self.full:
+                self.write(chunk)
+        return self.read - before
 
     def commit(self, cut: bool) -> None:
         if not cut:
@@ -189,13 +212,17 @@ def _written(
             raise
         reason = reason_of(error)
     ended = not expired and reason is None
-    lost = {n: (written or {}).get(n, 0) - log.read for n, log in logs.items() if ended and not (log.full or log.cut)}
+    added = sum(log.complete() for log in logs.values())
+    least = {n: max(log.least, (written or {}).get(n, 0)) for n, log in logs.items()}
+    lost = {n: least[n] - log.read for n, log in logs.items() if ended and not (log.full or log.cut)}
     for n, log in logs.items():
-        log.commit(cut=not ended or lost.get(n, 0) > 0)
+        log.commit(cut=not ended or added > 0 or lost.get(n, 0) > 0)
     if expired:
         reason = "ran out of time; the logs are cut"
     elif reason is None and any(log.full or log.cut for log in logs.values()):
         reason = f"longer than {source.limits.log_bytes} bytes; what came after is not kept"
+    elif reason is None and added:
+        reason = f"{_UNLOGGED}: {added} bytes are from the copy made while it ran, which may lack the end"
     elif reason is None and max(lost.values(), default=0) > 0:
         reason = f"{sum(max(0, n) for n in lost.values())} bytes of what it wrote are missing; only the rest was kept"
     return Part(missing=(MissingPart(part="logs", reason=reason),) if reason else ())

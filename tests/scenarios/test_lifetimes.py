@@ -12,6 +12,7 @@ import pytest
 from sandboxrun.backend.fake import Fake, Killed
 from sandboxrun.backend.owner import decode, this_process
 from sandboxrun.errors import ApplyError, ProfileError
+from sandboxrun.evidence.index import Index
 from sandboxrun.lifecycle.reap import Homes, Scope, reap
 from sandboxrun.lifecycle.run import run
 from sandboxrun.lifecycle.waits import Waited, apply_and_wait
@@ -311,3 +312,42 @@ def test_a_reaper_keeps_what_is_to_be_kept_and_reaps_it_when_its_time_is_over(ta
     (_,) = reap(job.backend, Scope(), homes=homes).reaped
     assert tale.names == []
     assert len(job.store.entries("tale")) == 1, "its evidence is taken once"
+
+
+# -- the copy of the output that a killed run left
+
+
+@pytest.mark.parametrize(
+    ("copy", "kept", "missing"),
+    [
+        (
+            b"one\ntwo\nthree\n",
+            b"one\ntwo\nthree\n",
+            "6 bytes are from the copy made while it ran, which may lack the end",
+        ),
+        (b"one\n", b"one\ntwo\n", None),
+        (b"one\ntwo\n", b"one\ntwo\n", None),
+        (b"", b"one\ntwo\n", None),
+        (b"zero\none\ntwo\n", b"one\ntwo\n", "5 bytes of what it wrote are missing; only the rest was kept"),
+    ],
+    ids=["longer", "shorter", "equal", "empty", "of a log that lost its beginning"],
+)
+def test_lines_that_the_engine_lost_come_from_the_copy(
+    tmp_path: Path, copy: bytes, kept: bytes, missing: str | None
+) -> None:
+    job = Job.of(
+        Fake(new_world()), read(tmp_path, {"agent": {"command": ["sh", "-c", "echo one; echo two"]}}), tmp_path
+    )
+    job.apply()
+    agent = job.observed("agent")
+    job.backend.wait(agent.id, timeout=30)
+    with job.store.staging(agent.run, engine=job.backend.identity) as staging:
+        staging.write("stdout.log", copy)
+        staging.write("stderr.log", b"")
+    job.destroy()
+    (path,) = tmp_path.glob("*/index.json")
+    index = Index.from_json(path.read_bytes())
+    assert (path.parent / "stdout.log").read_bytes() == kept
+    reasons = [one.reason for one in index.missing if one.part == "logs"]
+    assert [reason.partition(": ")[2] or reason for reason in reasons] == ([missing] if missing else [])
+    assert {one.path: one.truncated for one in index.kept}["stdout.log"] == bool(missing)
