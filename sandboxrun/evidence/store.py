@@ -468,7 +468,7 @@ class Store(Data):
             for name in folder.names():
                 if name != OWNER:
                     folder.remove(name)
-            folder.write(SETTLED, b"")
+            folder.append(SETTLED).close()  # not flushed: a thorough collection needs no such mark
 
     def state(self, *parts: str, create: bool = False) -> Folder:
         """The user's state directory or one below it; see `open_state`. No project may hold it."""

@@ -53,6 +53,7 @@ from sandboxrun.spec.state import (
     parse_time,
 )
 from sandboxrun.spec.types import freeze
+from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.lock import ProjectLock
@@ -101,7 +102,7 @@ def take_snapshot(
     running = {o.address: o.applied for o in sandboxes if isinstance(o.state, Running) and not o.apart}
     # Those that may have to be made or made again: what the engine can't enforce must be known before one goes.
     unsettled = [s for s in profile.sandboxes if running.get(s.address) != s.spec]
-    info = engine.info() if unsettled else None
+    info = _asked(engine) if unsettled else None
     snapshot = Snapshot(
         project=profile.project,
         taken=engine.clock(),
@@ -169,7 +170,7 @@ def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Sn
 
     Raises EngineError.
     """
-    images, info = _Images(engine), engine.info()
+    images, info = _Images(engine), _asked(engine)
     snapshot = Snapshot(
         project=profile.project,
         taken=engine.clock(),
@@ -352,6 +353,15 @@ class _Images:
         except EngineError as error:
             digest, note = None, error.cause
         return Image(reference=sandbox.spec.image, config=config, digest=digest, note=note)
+
+
+def _asked(engine: Engine) -> Mapping[str, Any]:
+    """What the engine says of itself, its version with it: it takes a while over either, so that both are asked at
+    once."""
+    with Aside(engine.version, name="version") as version:
+        info = engine.info()
+    version.result()  # raises what it raised
+    return info
 
 
 def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Iterable[DeclaredSandbox]) -> Offers:
