@@ -14,20 +14,19 @@ from sandboxrun.audit.subject import (
     MappedDevice,
     Mounted,
     MountedWorkspace,
-    Reach,
-    Scratch,
     Subject,
-    below,
     callers,
+    log_options,
     network_of,
+    reach_of,
+    scratch_of,
     with_sharing,
 )
 from sandboxrun.data import Data
 from sandboxrun.source import Span
-from sandboxrun.spec.option_types import options_of
+from sandboxrun.spec.forms import below
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
-from sandboxrun.spec.records import Logging
-from sandboxrun.spec.types import freeze, parse_size
+from sandboxrun.spec.types import freeze
 
 
 class Disk(Data):
@@ -74,7 +73,7 @@ def _subject(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Subject:
         oom_score_adj=spec.oom_score_adj,
         read_only=spec.read_only,
         mounts=tuple(_mounts(sandbox, profile, disk)),
-        scratch=tuple(_scratch(spec.tmpfs)),
+        scratch=tuple(scratch_of(target, text.split(",")) for target, text in spec.tmpfs.items()),
         workspace=None
         if spec.workspace is None
         else MountedWorkspace(
@@ -83,14 +82,7 @@ def _subject(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Subject:
             writable=spec.workspace.writable,
         ),
         networks=tuple(_network(name, profile.networks.get(name) or NetworkSpec()) for name in spec.networks),
-        reach=None
-        if spec.egress is None
-        else Reach(
-            mode=spec.egress.mode,
-            allow=spec.egress.allow,
-            private=spec.egress.private_networks,
-            resolvers=spec.egress.resolvers,
-        ),
+        reach=None if spec.egress is None else reach_of(spec.egress),
         no_network=spec.network_mode == "none",
         dns=spec.dns,
         hosts=spec.extra_hosts,
@@ -100,7 +92,7 @@ def _subject(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Subject:
         pids=spec.pids_limit if spec.pids_limit > 0 else None,
         ulimits=freeze({name: limit.hard for name, limit in spec.ulimits.items()}),
         log_driver=spec.logging.driver,
-        log_options=_log_options(spec.logging),
+        log_options=log_options(spec.logging.driver, spec.logging.options),
         restart=spec.restart,
         timeout=spec.lifetime.timeout,
         ttl=spec.lifetime.ttl,
@@ -173,24 +165,6 @@ def _mounts(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Iterator[
                 read_only=mount.read_only,
                 inside=not device or below(device, str(profile.directory)),
             )
-
-
-def _scratch(tmpfs: Mapping[str, str]) -> Iterator[Scratch]:
-    for target, text in tmpfs.items():
-        flags, size = text.split(","), options_of(text).get("size")
-        yield Scratch(
-            target=target,
-            size=parse_size(size) if size is not None else None,
-            exec="exec" in flags,
-            suid="suid" in flags,
-            dev="dev" in flags,
-        )
-
-
-def _log_options(logging: Logging) -> Mapping[str, str]:
-    """`local` keeps five files of 20 MB where nothing else is said."""
-    bounded = {"max-size": "20m", "max-file": "5"} if logging.driver == "local" else {}
-    return freeze({**bounded, **logging.options})
 
 
 def _given(declared: Mapping[str, object], refs: tuple[object, ...]) -> Iterator[GivenFile]:

@@ -13,6 +13,7 @@ from sandboxrun.audit.beside import Grant, compare_grants, grants, side_of_servi
 from sandboxrun.audit.subject import PlaceOf, Subject, nowhere
 from sandboxrun.data import Data
 from sandboxrun.source import Span, place_order
+from sandboxrun.spec.forms import below
 from sandboxrun.spec.option_types import CLOSED
 from sandboxrun.spec.privilege import AXES, Side, Step, Way, level, places
 from sandboxrun.spec.project import DeclaredSandbox, Profile
@@ -115,7 +116,7 @@ def service_parties(subjects: Iterable[Subject], variables: Mapping[str, tuple[s
 
 def _relative(path: str, profile: Profile) -> str:
     top = str(profile.directory)
-    return "." + path[len(top) :] if path == top or path.startswith(f"{top}/") else path
+    return "." + path[len(top) :] if below(path, top) else path
 
 
 def _moved(side: Side, profile: Profile) -> Side:

@@ -242,10 +242,15 @@ class AuditFinding(Data):
     @property
     def fingerprint(self) -> str:
         """What stays the same while lines move: the rule, the file, the sandboxes, the option and what was found."""
-        import hashlib
-
         parts = (self.rule, self.path, *sorted(self.subjects), self.key, self.item or "", self.when, self.message)
-        return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:32]
+        return fingerprint_of("\0".join(parts))
+
+
+def fingerprint_of(text: str) -> str:
+    """What tells one finding from another, in reports that code-scanning services compare."""
+    import hashlib
+
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def in_order(findings: Iterable[AuditFinding]) -> tuple[AuditFinding, ...]:

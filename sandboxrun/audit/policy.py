@@ -16,10 +16,11 @@ import msgspec
 from sandboxrun.audit.finding import SEVERITIES, AuditFinding, Hit, Rule, Severity
 from sandboxrun.audit.rules import by_id
 from sandboxrun.audit.rules.meta import CEILING, EGRESS_POLICY, IMAGE_POLICY, MOUNT_ROOT, REQUIRED
-from sandboxrun.audit.subject import NONE, Subject, below
+from sandboxrun.audit.subject import NONE, Subject
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, plain_of
+from sandboxrun.spec.forms import below
 from sandboxrun.spec.privilege import covers
 from sandboxrun.spec.types import (
     Cpus,

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
 from sandboxrun.data import Data
 from sandboxrun.source import Span
-from sandboxrun.spec.types import freeze
+from sandboxrun.spec.types import freeze, parse_size
+
+if TYPE_CHECKING:
+    from sandboxrun.spec.option_types import Egress
 
 PROFILE, COMPOSE, CONTAINER = "profile", "compose", "container"
 NONE: Mapping[str, Any] = freeze({})
@@ -299,6 +302,28 @@ def network_of(
     )
 
 
+def reach_of(egress: Egress) -> Reach:
+    """What a profile's egress lets out."""
+    return Reach(mode=egress.mode, allow=egress.allow, private=egress.private_networks, resolvers=egress.resolvers)
+
+
+def scratch_of(target: str, options: Sequence[str], key: str = "tmpfs") -> Scratch:
+    """A tmpfs by its options. Engines add noexec, nosuid and nodev where nothing else is said."""
+    sizes = [option.partition("=")[2] for option in options if option.startswith("size=")]
+    try:
+        size = parse_size(sizes[-1]) if sizes else None
+    except ValueError:
+        size = None
+    return Scratch(
+        target=target, size=size or None, exec="exec" in options, suid="suid" in options, dev="dev" in options, key=key
+    )
+
+
+def log_options(driver: str, options: Mapping[str, str]) -> Mapping[str, str]:
+    """`local` keeps five files of 20 MB where nothing else is said."""
+    return freeze({**({"max-size": "20m", "max-file": "5"} if driver == "local" else {}), **options})
+
+
 # -- paths of the host, however they are spelled
 
 _HOME = re.compile(
@@ -324,11 +349,6 @@ def host_path(text: str) -> str:
     if not text.startswith("/"):
         return posixpath.normpath(text) if text else ""
     return _RUN.sub("/run", "/" + posixpath.normpath(text).lstrip("/"))
-
-
-def below(path: str, top: str) -> bool:
-    """Whether a path is `top` or lies below it."""
-    return path == top or path.startswith(top.rstrip("/") + "/")
 
 
 def names_variable(text: str, *names: str) -> bool:

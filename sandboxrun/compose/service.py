@@ -8,7 +8,6 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from sandboxrun.audit.subject import (
     COMPOSE,
@@ -22,7 +21,9 @@ from sandboxrun.audit.subject import (
     Port,
     Scratch,
     Subject,
+    log_options,
     network_of,
+    scratch_of,
     with_sharing,
 )
 from sandboxrun.compose.files import (
@@ -210,7 +211,6 @@ class _Service:
         pids = _whole(self.get("pids_limit")) or _whole(limits.get("pids"))
         logging = _map(self.get("logging"))
         own_driver = _text(logging.get("driver"))
-        bounded = {"max-size": "20m", "max-file": "5"} if own_driver == "local" else {}
         health = _map(self.get("healthcheck"))
         unchecked = _flag(health.get("disable")) or _words(health.get("test"))[:1] == ("NONE",)
         return Subject(
@@ -248,8 +248,8 @@ class _Service:
             pids=pids if pids is not None and pids > 0 else None,
             ulimits=freeze(dict(self.ulimits())),
             log_driver=own_driver,
-            log_options=freeze(
-                {**bounded, **{str(k.value): _text(v) for k, v in _map(logging.get("options")).entries}}
+            log_options=log_options(
+                own_driver, {str(k.value): _text(v) for k, v in _map(logging.get("options")).entries}
             ),
             restart=self.restart(),
             healthcheck=bool(health.entries) and not unchecked,
@@ -343,7 +343,7 @@ class _Service:
         for item in _items(self.get("tmpfs")):
             target, _, options = _text(item).partition(":")
             self.at("tmpfs", target, item)
-            scratch.append(_scratch(target, options.split(",") if options else [], "tmpfs"))
+            scratch.append(scratch_of(target, options.split(",")))
         return tuple(mounts), tuple(scratch)
 
     def short_mount(self, text: str, item: Node) -> Mounted:
@@ -645,17 +645,3 @@ def _mode(node: Node | None) -> int:
         case Scalar(text=text) if re.fullmatch("(0o)?[0-7]{3,5}", text):
             return int(text.removeprefix("0o"), 8)
     return 0o400
-
-
-def _scratch(target: str, options: list[str], key: str) -> Scratch:
-    """A tmpfs by its options. Engines add noexec, nosuid and nodev where nothing else is said."""
-    sizes = [option.partition("=")[2] for option in options if option.startswith("size=")]
-    size: Any = None
-    if sizes:
-        try:
-            size = parse_size(sizes[-1])
-        except ValueError:
-            size = None
-    return Scratch(
-        target=target, size=size or None, exec="exec" in options, suid="suid" in options, dev="dev" in options, key=key
-    )

@@ -20,6 +20,7 @@ from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import shown
 from sandboxrun.evidence.folder import Folder
 from sandboxrun.evidence.workspace import SourceTree, WorkspaceLimits, excluder, is_within
+from sandboxrun.spec.forms import below
 
 # -- What a repository in a workspace needs from outside of it: git inside does not find that
 
@@ -41,13 +42,9 @@ class Inside(Data):
     def lacks(self, base: str, value: str) -> bool:
         """Whether `value`, written in git's directory `base` (from the workspace's top), is not there inside."""
         path = posixpath.normpath(posixpath.join(self.target, base, value))
-        if _is_below(path, self.target):
+        if below(path, self.target):
             return not self.kept(posixpath.relpath(path, self.target))
-        return not any(_is_below(path, mount) for mount in self.mounts)
-
-
-def _is_below(path: str, above: str) -> bool:
-    return path == above or path.startswith(f"{above.rstrip('/')}/")
+        return not any(below(path, mount) for mount in self.mounts)
 
 
 def git_notes(top: Path, git: str, inside: Inside) -> Iterator[Diagnostic]:
@@ -77,7 +74,7 @@ def _notes(root: Folder, place: Folder, git: str, name: str, inside: Inside) -> 
         yield _warning(f"{text}git will not work inside", _CLONE)
         return
     path = posixpath.normpath(posixpath.join(inside.target, base, value))
-    if _is_below(path, inside.target):  # else it is in another mount
+    if below(path, inside.target):  # else it is in another mount
         yield from _directory_notes(root, posixpath.relpath(path, inside.target), base, inside)
 
 

@@ -10,7 +10,7 @@ import os
 import textwrap
 from typing import Any, NamedTuple
 
-from sandboxrun.audit.finding import AuditFinding, Severity
+from sandboxrun.audit.finding import AuditFinding, Severity, fingerprint_of
 from sandboxrun.audit.judge import AuditVerdict
 from sandboxrun.audit.rules import by_id
 from sandboxrun.errors import Diagnostic, amount, few, one_line, printable
@@ -221,16 +221,10 @@ def verdict_gitlab(verdict: AuditVerdict, root: str) -> str:
         place = {"path": relative(where, root), "lines": {"begin": 1}}
         told = one_line(f"not audited: {gap.what}: {gap.why}")
         issues.append(
-            {"description": told, "check_name": "not-audited", "fingerprint": _digest(told), "severity": "critical",
-             "location": place}
+            {"description": told, "check_name": "not-audited", "fingerprint": fingerprint_of(told),
+             "severity": "critical", "location": place}
         )  # fmt: skip
     return json.dumps(issues, indent=2) + "\n"
-
-
-def _digest(text: str) -> str:
-    import hashlib
-
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def relative(name: str, root: str) -> str:

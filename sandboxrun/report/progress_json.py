@@ -74,7 +74,9 @@ class JsonProgress:
         self._changes = {change.address: change for change in plan.changes}
         self._started, self._ended = set(), {}
         self._tracker.expect(plan.operations)
-        self._version()
+        if not self._told_version:
+            self._told_version = True
+            self._line("info", f"sandboxrun {__version__}", "version", {"sandboxrun": __version__, "ui": UI_VERSION})
         for change in plan.changes:
             if change.drift:
                 self._planned("resource_drift", change, "Drift detected (update)", "update")
@@ -163,11 +165,6 @@ class JsonProgress:
     def _summary(self, message: str, add: int, change: int, remove: int, operation: str) -> None:
         counts = {"add": add, "change": change, "remove": remove, "operation": operation}
         self._line("info", message, "change_summary", {"changes": counts})
-
-    def _version(self) -> None:
-        if not self._told_version:
-            self._told_version = True
-            self._line("info", f"sandboxrun {__version__}", "version", {"sandboxrun": __version__, "ui": UI_VERSION})
 
     def _log(self, level: str, message: str) -> None:
         self._line(level, message, "log", {})

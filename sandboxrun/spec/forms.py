@@ -129,6 +129,11 @@ def cpu_numbers(text: str) -> frozenset[int]:
     return frozenset(n for low, _, high in spans for n in range(int(low), min(int(high or low), int(low) + 4096) + 1))
 
 
+def below(path: str, top: str) -> bool:
+    """Whether a path is `top` or lies below it."""
+    return path == top or path.startswith(f"{top.rstrip('/')}/")
+
+
 def account(text: str) -> str:
     """A user or group, or both with a colon: numbers have no zeros in front."""
     return ":".join(str(int(part)) if part.isdecimal() else part for part in text.split(":"))

@@ -338,8 +338,7 @@ def _mode_of(path: str, among: Mapping[str, tuple[str, str, str | None]]) -> str
     """The greatest mode in which a path is seen, by itself or with a directory above it."""
     best = ""
     for source, (mode, _, _) in among.items():
-        inside = path == source or path.startswith(source.rstrip("/") + "/")
-        if inside and _MODES.index(mode) > _MODES.index(best):
+        if forms.below(path, source) and _MODES.index(mode) > _MODES.index(best):
             best = mode
     return best
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from sandboxrun.audit.finding import Directness, Gain, Hit, OptionEdit, refers, rule
-from sandboxrun.audit.subject import COMPOSE, Mounted, Subject, below, host_path, names_variable
+from sandboxrun.audit.subject import COMPOSE, Mounted, Subject, host_path, names_variable
+from sandboxrun.spec.forms import below
 from sandboxrun.spec.guard import GUARDS
 
 HOST, DATA, WORK, TRACE = Gain.HOST, Gain.DATA, Gain.WORK, Gain.TRACE

@@ -20,10 +20,12 @@ from sandboxrun.audit.subject import (
     MappedDevice,
     Mounted,
     Port,
-    Reach,
     Scratch,
     Subject,
+    log_options,
     network_of,
+    reach_of,
+    scratch_of,
     with_sharing,
 )
 from sandboxrun.backend.docker import init
@@ -31,7 +33,7 @@ from sandboxrun.backend.docker.observe import own_sandboxes
 from sandboxrun.spec import labels, seccomp
 from sandboxrun.spec.forms import split_security
 from sandboxrun.spec.names import Names
-from sandboxrun.spec.types import freeze, parse_size
+from sandboxrun.spec.types import freeze
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
@@ -53,11 +55,7 @@ def running_sandboxes(engine: Engine, names: Names) -> tuple[Subject, ...]:
     for one in seen:
         subject, applied = made[one.name], one.applied
         if applied is not None and applied.egress is not None:
-            egress = applied.egress
-            reach = Reach(
-                mode=egress.mode, allow=egress.allow, private=egress.private_networks, resolvers=egress.resolvers
-            )
-            subject = structs.replace(subject, reach=reach)
+            subject = structs.replace(subject, reach=reach_of(applied.egress))
         found.append(structs.replace(subject, name=one.address, sandbox=one.address.partition("[")[0]))
     return tuple(found)
 
@@ -93,7 +91,6 @@ def subject_of(answer: Json, networks: Mapping[str, Json]) -> Subject:
     restart: Json = host.get("RestartPolicy") or {}
     name, count = str(restart.get("Name") or "no"), restart.get("MaximumRetryCount") or 0
     environment = dict(str(entry).partition("=")[::2] for entry in config.get("Env") or ())
-    local = {"max-size": "20m", "max-file": "5"} if log.get("Type") == "local" else {}
     health: Json = config.get("Healthcheck") or {}
     pids, held = host.get("PidsLimit") or 0, init.held(answer)
     return Subject(
@@ -136,7 +133,7 @@ def subject_of(answer: Json, networks: Mapping[str, Json]) -> Subject:
         pids=pids if pids > 0 else None,
         ulimits=freeze({str(one.get("Name")): int(one.get("Hard") or 0) for one in host.get("Ulimits") or ()}),
         log_driver=str(log.get("Type") or ""),
-        log_options=freeze({**local, **(log.get("Config") or {})}),
+        log_options=log_options(str(log.get("Type") or ""), log.get("Config") or {}),
         restart=f"{name}:{count}" if name == "on-failure" and count else name,
         healthcheck=bool(health.get("Test")) and health.get("Test") != ["NONE"],
         environment=freeze(environment),
@@ -197,15 +194,7 @@ def _mounts(answer: Json) -> Iterator[Mounted]:
 
 def _scratch(host: Json) -> Iterator[Scratch]:
     for target, text in (host.get("Tmpfs") or {}).items():
-        options = str(text).split(",")
-        sizes = [option.partition("=")[2] for option in options if option.startswith("size=")]
-        try:
-            size = parse_size(sizes[-1]) if sizes else None
-        except ValueError:
-            size = None
-        yield Scratch(
-            target=str(target), size=size, exec="exec" in options, suid="suid" in options, dev="dev" in options
-        )
+        yield scratch_of(str(target), str(text).split(","))
     for mount in host.get("Mounts") or ():
         if mount.get("Type") == "tmpfs":
             own: Json = mount.get("TmpfsOptions") or {}

@@ -36,7 +36,7 @@ def evidence() -> None:
     """Check, show, keep and remove the evidence of runs. Needs no engine and no profile."""
 
 
-@evidence.command()
+@evidence.command("verify")
 @opt.taking(
     click.argument("runs", nargs=-1, metavar="[RUN]..."),
     opt.directory,
@@ -46,7 +46,7 @@ def evidence() -> None:
     click.option("--without-seals", is_flag=True, help="Don't check seals: for evidence that another user saved."),
     opt.as_json,
 )
-def verify(
+def verify_evidence(
     given: opt.Given, runs: tuple[str, ...], directory: Path | None, last_line: str | None, without_seals: bool
 ) -> int:
     """Check evidence against the record: every line of the chain, its seal, and every file. Without RUN, of all runs.
