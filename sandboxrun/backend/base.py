@@ -190,9 +190,10 @@ class Backend(Protocol):
     ) -> AbstractContextManager[Lock]:
         """Hold a project's lock, one holder at a time on one engine. Raises ApplyError after `wait` seconds."""
 
-    def lease(self) -> AbstractContextManager[str]:
+    def lease(self, token: str = "") -> AbstractContextManager[str]:
         """While it is held, others know that this process lives, wherever they are; the token that says so in a
-        sandbox's labels. Never raises."""
+        sandbox's labels. With the `token` of another process's, that this one waits for the same sandboxes. Never
+        raises."""
 
     def sweep_leases(self) -> None:
         """Remove what is left of the leases of others that are over."""

@@ -31,8 +31,16 @@ from sandboxrun.backend.errors import (
     NameConflict,
     NotFound,
 )
-from sandboxrun.backend.fake_process import Box, BoxOutput, Following, News, ended_in, history_of, text_of
-from sandboxrun.backend.owner import decode
+from sandboxrun.backend.fake_process import (
+    Box,
+    BoxOutput,
+    Following,
+    News,
+    by_owner,
+    ended_in,
+    history_of,
+    text_of,
+)
 from sandboxrun.backend.session import Made, Session, Undone, Watched
 from sandboxrun.backend.views import Accounts, EngineTerms, GatewayView, HostView, Machine
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
@@ -97,7 +105,7 @@ class World(Struct, kw_only=True):
     volumes: dict[str, ObservedVolume] = field(default_factory=dict)
     whose: dict[str, str] = field(default_factory=dict)  # project, by the name of a network or volume
     foreign: list[Foreign] = field(default_factory=list)
-    leases: set[str] = field(default_factory=set)  # the tokens of those that did not run out
+    leases: dict[str, Fake] = field(default_factory=dict)  # the tokens of those that did not run out
     elsewhere: bool = False  # whether jobs run on other machines: only leases show that they live
     holders: dict[str, Fake] = field(default_factory=dict)  # project → who has its lock
     performed: list[str] = field(default_factory=list)
@@ -234,6 +242,7 @@ class Fake:
         world, project = self.world, profile.project
         boxes = [box for box in world.boxes.values() if box.labels.get(labels.PROJECT) == project]
         sandboxes = tuple(self._observed(box) for box in boxes if labels.ROLE not in box.labels)
+        orphaned, owned, lapsed = by_owner(boxes, world.leases, elsewhere=world.elsewhere)
         beside = [_companion(box) for box in boxes if labels.ROLE in box.labels]
         runs = {o.run for o in sandboxes}
         needs_helper = any(companions_of(s.spec) for s in profile.sandboxes)
@@ -253,24 +262,13 @@ class Fake:
             volumes=tuple(v for name, v in world.volumes.items() if world.whose[name] == project),
             images=freeze({s.spec.image: self._image(s.spec.image) for s in profile.sandboxes}),
             foreign=tuple(world.foreign),
-            orphaned=frozenset(o.id for o in sandboxes if o.one_off and self._is_orphan(o)),
-            owned=frozenset(o.id for o in sandboxes if o.one_off and self._lives(o)),
-            lapsed=frozenset(o.id for o in sandboxes if world.elsewhere and o.one_off and not self._lives(o)),
+            orphaned=orphaned,
+            owned=owned,
+            lapsed=lapsed,
             leftovers=tuple(c.id for c in beside if c.run not in runs),
             companions=tuple(c for c in beside if c.run in runs),
             helper=helper if needs_helper else None,
         )
-
-    def _lives(self, observed: ObservedSandbox) -> bool:
-        if self.world.elsewhere:
-            return observed.labels.get(labels.LEASE) in self.world.leases
-        return not self._is_orphan(observed)
-
-    def _is_orphan(self, observed: ObservedSandbox) -> bool:
-        if self.world.elsewhere:
-            return False
-        owner = decode(observed.owner or "")
-        return self.world.boxes[observed.id].job.dead or (owner is not None and owner.is_gone)
 
     def _image(self, reference: str) -> Image:
         known, offered = self.world.images.get(reference), self.world.registry.get(reference)
@@ -333,14 +331,14 @@ class Fake:
         return False
 
     @contextlib.contextmanager
-    def lease(self) -> Iterator[str]:
-        token = uuid4().hex
-        self.world.leases.add(token)
+    def lease(self, token: str = "") -> Iterator[str]:
+        token, joined = token or uuid4().hex, token
+        self.world.leases[held := f"{token}+{uuid4().hex}" if joined else token] = self
         try:
             yield token
         finally:
             if not self.dead:
-                self.world.leases.discard(token)
+                self.world.leases.pop(held, None)
 
     def sweep_leases(self) -> None:
         with self.reached("listing volumes"):

@@ -16,6 +16,7 @@ from typing import Any, Self
 from uuid import uuid4
 
 from sandboxrun.backend.base import Happened, Past
+from sandboxrun.backend.owner import decode
 from sandboxrun.data import Closing
 from sandboxrun.errors import ExitCode
 from sandboxrun.spec import labels
@@ -216,6 +217,34 @@ class BoxOutput(Closing):
 def text_of(seconds: float) -> str:
     """Seconds of UNIX time as an engine tells them."""
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+# -- Who waits for them
+
+
+def by_owner(boxes: Iterable[Box], leases: Mapping[str, Any], *, elsewhere: bool) -> tuple[frozenset[str], ...]:
+    """The ids of those that are waited for: whose owner is gone, whose lives, and whose lease ran out, which alone
+    tells of owners that are `elsewhere`."""
+    awaited = [box for box in boxes if labels.awaited(box.labels) and labels.ROLE not in box.labels]
+    alive = {box.id for box in awaited if (_is_leased(box, leases) if elsewhere else not _is_orphan(box, leases))}
+    rest = frozenset(box.id for box in awaited) - alive
+    return (frozenset(), frozenset(alive), rest) if elsewhere else (rest, frozenset(alive), frozenset())
+
+
+def _is_leased(box: Box, leases: Mapping[str, Any]) -> bool:
+    return box.labels.get(labels.LEASE) in leases or _is_joined(box, leases)
+
+
+def _is_orphan(box: Box, leases: Mapping[str, Any]) -> bool:
+    owner = decode(box.labels.get(labels.OWNER, ""))
+    return (box.job.dead or (owner is not None and owner.is_gone)) and not _is_joined(box, leases)
+
+
+def _is_joined(box: Box, leases: Mapping[str, Any]) -> bool:
+    """Whether another job waits for it too."""
+    token = box.labels.get(labels.LEASE)
+    others = (job for lease, job in leases.items() if token is not None and lease.startswith(f"{token}+"))
+    return any(not job.dead for job in others)
 
 
 # -- What happened to them

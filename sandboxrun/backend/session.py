@@ -156,6 +156,7 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
     listener: Listener = silent
     guard: Callable[[], None] = lambda: None
     extra_labels: Mapping[str, str] = field(default_factory=dict)
+    leases: Mapping[str, str] = field(default_factory=dict)  # address → the lease of who waits for it
     before_start: Callable[[DeclaredSandbox, Made], None] = lambda sandbox, made: None
     after_start: Callable[[DeclaredSandbox, Made], None] = lambda sandbox, made: None
     stop: threading.Event = field(default_factory=threading.Event)
@@ -226,6 +227,8 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
             labels.INPUTS_DIGEST: self.profile.inputs_digest,
             **self.extra_labels,
         }
+        if (lease := self.leases.get(sandbox.address)) is not None:
+            extra[labels.LEASE] = lease
         if self.job is not None:
             extra[labels.JOB] = self.job.to_label()
         ttl = sandbox.spec.lifetime.ttl

@@ -31,6 +31,7 @@ from sandboxrun.lifecycle.apply import ApplySettings, carry_out, locked
 from sandboxrun.plan import owned
 from sandboxrun.plan.operations import KeepSandbox
 from sandboxrun.plan.planner import make_collect_plan
+from sandboxrun.spec import labels
 from sandboxrun.spec.outcome import RUN_ENDED, Ending, first_failure
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.spec import SandboxSpec
@@ -634,6 +635,7 @@ class Job:
         self._kept: dict[str, str] = {}  # container → its name now
         self._table = threading.Lock()
         self._within = here()
+        self._joined = contextlib.ExitStack()  # leases of others that wait for the same sandboxes, or did
         self.watches: dict[str, Watch] = {}
 
     def watch_from_start(self, session: Session, how: Callable[[DeclaredSandbox], Watching]) -> None:
@@ -660,6 +662,8 @@ class Job:
         self._started[sandbox.address] = state.started if isinstance(state, Running | Ended) else None
         if isinstance(state, Running):
             ran = max(0.0, (now - state.started).total_seconds())
+        if lease := observed.labels.get(labels.LEASE):  # who made it may be gone before it ends, or already
+            self._joined.enter_context(self._engine.lease(lease))
         self.watches[sandbox.address] = watch = self._watch(sandbox, found, Watching(sample=sample, elapsed=ran))
         watch.begin()
 
@@ -694,7 +698,7 @@ class Job:
         watches = [w for w in self.watches.values() if w.begun and w.address in addresses]
         while running := [watch for watch in watches if not watch.ended]:
             if stop is not None and stop.is_set():
-                raise _still(running, "stopped while waiting for", "they go on running; apply or destroy collects them")
+                raise _still(running, "stopped while waiting for", _GO_ON)
             if patience is not None and monotonic() >= began + patience:
                 raise _still(running, f"after {patience:g} seconds these still run:", "wait longer, or destroy them")
             if at_once and monotonic() >= began + AT_ONCE:
@@ -707,6 +711,7 @@ class Job:
         """Give back what watching took."""
         for watch in self.watches.values():
             watch.close()
+        self._joined.close()
 
     def collect(
         self,
@@ -783,6 +788,9 @@ class Job:
                 note = note or str(watch.error)
         kept = self.kept(self.made[address].id)
         return RunResult(address=address, evidence=captured, note=note, named=named, seen=seen, kept=kept)
+
+
+_GO_ON = "they go on running; reap, apply or destroy collects them"
 
 
 def _still(running: list[Watch], what: str, help: str) -> WaitTimeout:

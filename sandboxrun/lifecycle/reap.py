@@ -98,6 +98,7 @@ class Homes(Data):
         return Store(project_directory=place, root=place)
 
 
+_JOINED = 60.0  # seconds after which is looked again whether somebody still waits for what a process left that is gone
 DOUBT = 60.0  # seconds, longer than between renewals: an engine's clock that is set makes every lease look old
 
 
@@ -147,8 +148,8 @@ def surely_due(project: Project, scope: Scope) -> bool:
 def is_over(own: Mapping[str, str]) -> bool:
     """Whether nobody collects a sandbox with these labels that has ended, and the engine does not start it again."""
     owner = decode(own.get(labels.OWNER, ""))
-    if labels.ONE_OFF in own and (owner is None or not owner.is_gone):
-        return False
+    if labels.awaited(own) and (owner is None or not owner.is_gone or labels.ONE_OFF not in own):
+        return False  # somebody else may wait for what an apply made
     spec = from_label(own.get(labels.SPEC, ""))
     return spec is not None and spec.restart in (None, "no")
 
@@ -251,13 +252,14 @@ class ProjectReaper:
     def _look_ahead(self, snapshot: Snapshot) -> None:
         """What a reaper that goes on has to know of what is there."""
         self.states = Counter(state_of(o) for o in snapshot.sandboxes)
-        owners = (decode(o.owner or "") for o in snapshot.sandboxes if o.id in snapshot.owned)
-        self.owners = frozenset(owner for owner in owners if owner is not None)
+        owners = {decode(o.owner or "") for o in snapshot.sandboxes if o.id in snapshot.owned}
+        self.owners = frozenset(owner for owner in owners if owner is not None and not owner.is_gone)
         self.lapsed = snapshot.lapsed & {o.id for o in snapshot.sandboxes}
         reasons = due(snapshot)
         waiting = (self._scope.ready(o) for o in snapshot.sandboxes if o.id in reasons)
         ahead = [at for at in (next_deadline(snapshot), *waiting) if at is not None and at > snapshot.taken]
-        self.next_look = min(((at - snapshot.taken).total_seconds() for at in ahead), default=None)
+        joined = [_JOINED] if len(self.owners) < len(owners) else []
+        self.next_look = min((*joined, *((at - snapshot.taken).total_seconds() for at in ahead)), default=None)
 
     def _reap_due(self, snapshot: Snapshot, guard: Callable[[], None]) -> Snapshot:
         """Reap what is due; what is there then."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec import field
 
 from sandboxrun.backend.base import Backend
-from sandboxrun.backend.session import StillRunning, guarded
+from sandboxrun.backend.session import Session, StillRunning, guarded
 from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError
 from sandboxrun.lifecycle.apply import ApplySettings, Confirm, Outcome, Proof, apply, not_started
@@ -73,8 +73,14 @@ def apply_and_wait(
     """
     settings = settings or ApplySettings()
     targets = (expected.options if expected is not None else options or Options()).targets
-    with engine.follow(profile.project, settings.began) as events, ExitStack() as lock:
+    following = engine.follow(profile.project, settings.began)
+    with following as events, engine.lease() as lease, ExitStack() as lock:
         job = Job(engine, profile, store, settings, events)
+
+        def prepare(session: Session) -> None:
+            session.leases = {sandbox.address: lease for sandbox in select(profile, targets)}
+            job.watch_from_start(session, lambda sandbox: Watching())
+
         try:
             outcome = apply(
                 engine,
@@ -87,7 +93,7 @@ def apply_and_wait(
                 holding=lock,
                 proof=proof,
                 events=events,
-                prepare=lambda session: job.watch_from_start(session, lambda sandbox: Watching()),
+                prepare=prepare,
             )
             if outcome.applied is None or outcome.session is None or outcome.plan.destroy:
                 return Waited(outcome=outcome)

@@ -118,7 +118,7 @@ def decide_undeclared(
     note = {
         Reason.UNDECLARED: "no longer declared",
         Reason.SECOND: "an apply that replaced it did not finish",
-        Reason.ORPHANED: "the run that made it is gone",
+        Reason.ORPHANED: f"the {'run that made' if observed.one_off else 'process that waited for'} it is gone",
         Reason.JOB_OVER: "its job is over",
         Reason.EXPIRED: "past its ttl",
         Reason.TIMEOUT: "past its timeout",

@@ -56,7 +56,7 @@ def _is_its_owners(observed: ObservedSandbox, snapshot: Snapshot, since: datetim
     """Whether its owner, which lives or may live, is about to start or collect it, which it could `since` then. What
     has no owner was made under the project's lock, and nobody else collects it."""
     forgotten = since is None or snapshot.taken - since >= _FORGOTTEN
-    return observed.one_off and (observed.id in snapshot.owned or not forgotten)
+    return observed.awaited and (observed.id in snapshot.owned or not forgotten)
 
 
 def timeout_of(observed: ObservedSandbox) -> datetime | None:

@@ -25,7 +25,7 @@ SECRETS = PREFIX + "secrets"
 CONFIGS = PREFIX + "configs"
 CONTENT = PREFIX + "content"  # the digest of a workspace copy, on the courier that carries it into its volume
 DEADLINE = PREFIX + "ttl-deadline"  # absolute, RFC 3339; past it the container is collected whoever made it
-OWNER = PREFIX + "owner"  # the process that made it; with ONE_OFF, its death makes the container an orphan
+OWNER = PREFIX + "owner"  # the process that made it; where that waits for it, its death makes the container an orphan
 JOB = PREFIX + "job"  # the CI job that made it, JSON (ci.py)
 LEASE = PREFIX + "lease"  # the token of the lease that its owner renews, where that waits for it
 DIRECTORY = PREFIX + "directory"  # of the project: where the evidence belongs
@@ -46,6 +46,11 @@ def read(found: Any) -> dict[str, str]:
     if not isinstance(found, Mapping):
         return {}
     return {name: text for name, text in found.items() if isinstance(name, str) and isinstance(text, str)}
+
+
+def awaited(own: Mapping[str, str]) -> bool:
+    """Whether the process that made a sandbox with these labels waits for its end."""
+    return ONE_OFF in own or LEASE in own
 
 
 def directory(path: str) -> str:

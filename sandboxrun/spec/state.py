@@ -178,6 +178,11 @@ class ObservedSandbox(Data, unshown=("document",), uncompared=("document",)):
         return self.name.endswith(kept_name("", self.run))
 
     @property
+    def awaited(self) -> bool:
+        """Whether the process that made it waits for its end: a `run`, the Python API, an `apply --wait`."""
+        return self.one_off or labels.LEASE in self.labels
+
+    @property
     def apart(self) -> bool:
         """Whether it is there beside what its address means: of a `run`, or kept after its end."""
         return self.one_off or self.kept
@@ -361,9 +366,9 @@ class Snapshot(Data):
     volumes: tuple[ObservedVolume, ...] = ()
     images: Mapping[str, Image] = freeze({})
     foreign: tuple[Foreign, ...] = ()
-    orphaned: frozenset[str] = frozenset()  # ids of one-offs whose owner is gone
+    orphaned: frozenset[str] = frozenset()  # ids of awaited ones whose owner is gone, and that nobody else waits for
     owned: frozenset[str] = frozenset()  # ids of one-offs whose owner lives, or has a lease
-    lapsed: frozenset[str] = frozenset()  # ids of one-offs whose lease ran out; of any others nothing is known
+    lapsed: frozenset[str] = frozenset()  # ids of awaited ones whose lease ran out; of any others nothing is known
     leftovers: tuple[str, ...] = ()  # ids of upload containers left by an apply that was killed
     companions: tuple[Companion, ...] = ()
     helper: Helper | None = None  # the image of gateways and keepers; None where no sandbox needs one

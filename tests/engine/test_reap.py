@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -74,6 +75,32 @@ def test_a_killed_run_is_collected_by_anybody_anywhere(
     assert log.read_text() == "ready\n"
     assert there(engine_client, project) == []
     assert cli("evidence", "verify", "--dir", cli.cwd / ".sandboxrun/evidence").code == 0
+
+
+def test_what_an_apply_made_is_collected_once_nobody_waits_for_it(
+    cli: Cli, engine_client: docker.DockerClient, project: str, busybox: str
+) -> None:
+    write(cli, project, agent={})
+    first = cli.start("apply", "-y", "--wait")
+    until(lambda: first.poll() is None and [one["State"] for one in there(engine_client, project)] == ["running"])
+    assert cli("reap").code == 0 and len(there(engine_client, project)) == 1  # its owner lives
+    second = cli.start("apply", "-y", "--wait")
+    lease = there(engine_client, project)[0]["Labels"]["sandboxrun.lease"]
+    mine = {"label": f"sandboxrun.lease={lease}"}
+    until(lambda: second.poll() is None and engine_client.api.volumes(filters=mine)["Volumes"])
+    _kill(first)
+    assert cli("reap").code == 0 and len(there(engine_client, project)) == 1  # another one waits for it
+    _kill(second)
+    ran = cli("reap", "--json")
+    (one,) = json.loads(ran.out)["reaped"]
+    assert (ran.code, one["sandbox"], one["reason"]) == (0, "agent", "owner_gone")
+    assert (endings(cli), there(engine_client, project)) == ({"agent": "killed"}, [])
+    assert not engine_client.api.volumes(filters=mine)["Volumes"]
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def test_another_users_sandbox_stays_until_there_is_a_place_for_its_evidence(

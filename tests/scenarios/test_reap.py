@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec import structs
@@ -22,7 +22,9 @@ from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.reap import Homes, ProjectReaper, Scope, is_over, reap
 from sandboxrun.lifecycle.reaper import Reaper
 from sandboxrun.lifecycle.run import RunOptions, run
+from sandboxrun.lifecycle.waits import apply_and_wait
 from sandboxrun.plan.changes import Reason
+from sandboxrun.plan.planner import Options
 from sandboxrun.report.reap import (
     Lost,
     ProjectLooked,
@@ -37,7 +39,8 @@ from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.outcome import History
 from sandboxrun.spec.state import ObservedVolume
-from sandboxrun.threads import begin, together
+from sandboxrun.threads import Aside, begin, together
+from tests.conftest import until
 from tests.scenarios.world import Job, new_world, read
 
 QUICK = {"command": ["sh", "-c", "exit 3"]}
@@ -563,7 +566,7 @@ def elsewhere(tmp_path: Path) -> tuple[World, Job]:
     job.apply()
     (box,) = world.boxes.values()
     box.labels |= {labels.ONE_OFF: "1", labels.LEASE: "token"}
-    world.leases.add("token")
+    world.leases["token"] = cast(Fake, job.backend)
     return world, job
 
 
@@ -586,9 +589,9 @@ def test_a_lease_that_ran_out_makes_an_orphan(tmp_path: Path) -> None:
 
 def test_an_engine_clock_that_is_set_kills_nobody(tmp_path: Path) -> None:
     """Every lease looks as if it had run out, until its owner renews it."""
-    world, _ = elsewhere(tmp_path)
+    world, job = elsewhere(tmp_path)
     world.leases.clear()
-    settings = ApplySettings(on_wait=lambda text: world.leases.add("token"))
+    settings = ApplySettings(on_wait=lambda text: world.leases.update(token=cast(Fake, job.backend)))
     assert reaped(reap(Fake(world), Scope(), settings=settings, doubt=0)) == {} and len(world.boxes) == 1
 
 
@@ -625,7 +628,7 @@ def test_a_run_holds_a_lease(tmp_path: Path) -> None:
         world.boxes[container].send(9)
 
     run(job.backend, job.profile, job.store, job.profile.sandboxes, options=RunOptions(started=started))
-    assert (seen, world.leases, world.boxes) == ([1], set(), {})
+    assert (seen, world.leases, world.boxes) == ([1], {}, {})
 
 
 # -- containers that are kept after their end
@@ -646,3 +649,103 @@ def test_what_is_to_be_kept_is_kept_until_its_time_is_over(tmp_path: Path) -> No
     box.finished = "2020-01-01T00:00:00Z"
     assert reaped(reap(Fake(world), Scope())) == {"agent": Reason.KEEP_OVER} and empty(world)
     assert len(job.store.entries("tale")) == 1
+
+
+# -- What an `apply --wait` made belongs to the process that waits
+
+
+def waiting(job: Job) -> Aside[Any]:
+    """An `apply --wait` in a thread, once its sandbox runs."""
+    begun = Aside(lambda: apply_and_wait(job.backend, job.profile, job.store), name="apply --wait")
+    boxes = cast(Fake, job.backend).world.boxes
+    until(lambda: not begun.alive or any(box.running and box.labels.get(labels.LEASE) for box in boxes.values()))
+    return begun
+
+
+def killed(job: Job) -> None:
+    """As SIGKILL has it: it calls no engine any more."""
+    cast(Fake, job.backend).dead = True
+
+
+def test_what_a_killed_apply_made_that_waited_is_reaped_at_once(tmp_path: Path) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {"agent": WIRED})
+    waiting(job)
+    assert reaped(reap(Fake(world), Scope())) == {}  # its owner lives
+    assert reaped(reap(Fake(world), Scope(job="other"))) == {}
+    killed(job)
+    result = reap(Fake(world), Scope())
+    assert (reaped(result), left_diagnostics(result)) == ({"agent": Reason.ORPHANED}, ())
+    assert "the process that waited for it is gone" in reap_text(result)
+    assert [entry.outcome.value for entry in job.store.entries("tale")] == ["killed"] and empty(world)
+
+
+def test_what_an_apply_made_that_does_not_wait_is_nobodys(tmp_path: Path) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {"agent": {}})
+    job.apply()
+    killed(job)
+    assert reaped(reap(Fake(world), Scope())) == {} and len(world.boxes) == 1
+
+
+def test_only_what_is_waited_for_is_owned(tmp_path: Path) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {"base": {}, "agent": {"depends_on": ["base"], "command": ["sh", "-c", "exit 3"]}})
+    waited = apply_and_wait(job.backend, job.profile, job.store, options=Options(targets=("agent",)))
+    assert waited.exit_code == 3
+    (left,) = world.boxes.values()
+    assert left.labels[labels.SANDBOX] == "base" and labels.LEASE not in left.labels
+    killed(job)
+    assert reaped(reap(Fake(world), Scope())) == {}
+
+
+def test_who_waits_too_keeps_what_a_killed_one_made(tmp_path: Path) -> None:
+    world = new_world()
+    first, second = (job_on(world, tmp_path / name, {"agent": {}}) for name in ("first", "second"))
+    waiting(first)
+    also = Aside(lambda: apply_and_wait(second.backend, second.profile, second.store), name="second")
+    until(lambda: not also.alive or any("+" in lease for lease in world.leases))
+    killed(first)
+    (left,) = world.boxes.values()
+    left.labels[labels.OWNER] = structs.replace(this_process(), started=1).encode()
+    work = ProjectReaper(Fake(world), first.profile.names, Scope(), Homes(), ApplySettings())
+    assert reaped(work.reap()) == {} and len(world.boxes) == 1
+    assert not work.owners and work.next_look is not None  # nothing tells of the other one's end
+    killed(second)
+    assert reaped(reap(Fake(world), Scope())) == {"agent": Reason.ORPHANED} and empty(world)
+
+
+def test_the_next_apply_that_waits_goes_on_with_what_a_killed_one_left(tmp_path: Path) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {"agent": {"command": ["sh", "-c", "sleep 0.4; exit 3"]}})
+    waiting(job)
+    killed(job)
+    (left,) = world.boxes
+    again = Job.of(Fake(world), job.profile, tmp_path / "evidence")
+    assert apply_and_wait(again.backend, again.profile, again.store).exit_code == 3
+    assert list(world.removed) == [left] and empty(world) and not any("+" in lease for lease in world.leases)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", ["create agent", "start agent"])
+def test_an_apply_that_waits_is_killed_while_it_makes(tmp_path: Path, step: str, when: str) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {"agent": {}})
+    setattr(world, when, lambda backend, at: backend.kill() if at.id == step and backend is job.backend else None)
+    with pytest.raises((Killed, SandboxrunError)):
+        apply_and_wait(job.backend, job.profile, job.store)
+    result = reap(Fake(world), Scope())
+    assert not result.left and empty(world)
+    assert [entry.outcome.value for entry in job.store.entries("tale")] == ["killed"] * (
+        step == "start agent" and when == "after"
+    )
+
+
+def test_elsewhere_the_lease_of_an_apply_that_waits_counts(tmp_path: Path) -> None:
+    world = new_world(elsewhere=True)
+    job = job_on(world, tmp_path, {"agent": {}})
+    waiting(job)
+    assert reaped(reap(Fake(world), Scope(), doubt=0.0)) == {}
+    killed(job)
+    world.leases.clear()  # it ran out
+    assert reaped(reap(Fake(world), Scope(), doubt=0.0)) == {"agent": Reason.ORPHANED} and empty(world)

@@ -139,8 +139,10 @@ class Engine(Streams):
         """Hold a project's lock."""
         return _part("lock").project_lock(self, project, wait=wait, on_wait=on_wait)
 
-    def lease(self) -> contextlib.AbstractContextManager[str]:
-        """Show that this process lives."""
+    def lease(self, token: str = "") -> contextlib.AbstractContextManager[str]:
+        """Show that this process lives; with a `token`, that it waits for another process's sandboxes too."""
+        if token:
+            return _part("lease").Leases(self, joins=token).held()
         with self._leasing:
             if self._leases is None:
                 self._leases = _part("lease").Leases(self)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -29,11 +29,14 @@ _OWNER = f"{labels.LEASE}.owner"
 
 
 class Leases:
-    """This process's lease on one engine, shared by all that it waits for there. Usable from several threads."""
+    """This process's lease on one engine, shared by all that it waits for there. Usable from several threads.
 
-    def __init__(self, engine: Engine, *, renewed: float = RENEWED) -> None:
-        self.token = secrets.token_hex(16)
-        self._engine, self._renewed = engine, renewed
+    One that `joins` the token of another process is there from its beginning: that process may be gone already.
+    """
+
+    def __init__(self, engine: Engine, *, renewed: float = RENEWED, joins: str = "") -> None:
+        self.token = joins or secrets.token_hex(16)
+        self._engine, self._renewed, self._joins = engine, renewed, joins != ""
         self._lock = threading.Lock()
         self._holders = 0
         self._ending = threading.Event()
@@ -45,6 +48,8 @@ class Leases:
         with self._lock:
             self._holders += 1
             if self._holders == 1:
+                if self._joins:
+                    self._renew()
                 ending = self._ending = threading.Event()
                 begin(lambda: self._keep(ending), name="lease", failed=lambda error: None)
         try:
@@ -58,15 +63,19 @@ class Leases:
 
     def _keep(self, ending: threading.Event) -> None:
         while not ending.wait(self._renewed):
-            with self._lock, suppress(EngineError):  # the next renewal is in time
+            with self._lock:
                 if ending.is_set():
                     return
-                older = [*self._volumes]
-                name = f"sandboxrun-lease-{self.token}-{secrets.token_hex(4)}"
-                self._volumes.append(name)  # before the call: when it is cut short, the volume may be there
-                own = {labels.LEASE: self.token, _OWNER: this_process().encode()}
-                self._engine.create_volume({"Name": name, "Labels": own})
-                self._remove(older)
+                self._renew()
+
+    def _renew(self) -> None:
+        with suppress(EngineError):  # the next renewal is in time
+            older = [*self._volumes]
+            name = f"sandboxrun-lease-{self.token}-{secrets.token_hex(4)}"
+            self._volumes.append(name)  # before the call: when it is cut short, the volume may be there
+            own = {labels.LEASE: self.token, _OWNER: this_process().encode()}
+            self._engine.create_volume({"Name": name, "Labels": own})
+            self._remove(older)
 
     def _remove(self, volumes: list[str]) -> None:
         """Those of an engine that is away are removed by a reaper, once they are old."""
@@ -88,6 +97,16 @@ def living(engine: Engine, sandboxes: Mapping[str, tuple[str, datetime | None]])
     unexpired = (labels.read(volume.get("Labels")) for volume in listed if now - _made(volume, now) <= LASTS)
     tokens = {of.get(labels.LEASE, "") for of in unexpired}
     return frozenset(young | {id for id, (token, _) in sandboxes.items() if token in tokens})
+
+
+def joined(engine: Engine, tokens: Collection[str]) -> frozenset[str]:
+    """The tokens of processes that are gone which another one has joined, and lives. Raises EngineError."""
+    if not tokens:
+        return frozenset()
+    now, listed = engine.clock(), engine.volumes(labels={labels.LEASE: None})
+    unexpired = (labels.read(volume.get("Labels")) for volume in listed if now - _made(volume, now) <= LASTS)
+    held = ((of.get(labels.LEASE, ""), decode(of.get(_OWNER, ""))) for of in unexpired)
+    return frozenset(token for token, owner in held if token in tokens and owner is not None and not owner.is_gone)
 
 
 def sweep(engine: Engine) -> None:

@@ -24,7 +24,7 @@ from sandboxrun.backend.docker.calls import engine_id_of
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.backend.docker.codec import observe, observe_companion, observe_network, observe_volume
 from sandboxrun.backend.docker.fields import FIELDS, KEPT
-from sandboxrun.backend.docker.lease import living
+from sandboxrun.backend.docker.lease import joined, living
 from sandboxrun.backend.errors import EngineError, EngineUnreachable
 from sandboxrun.backend.owner import decode
 from sandboxrun.errors import ApplyError, Diagnostic
@@ -128,11 +128,15 @@ def take_snapshot(
 def _by_owner(
     engine: Engine, sandboxes: Iterable[ObservedSandbox]
 ) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-    """The ids of one-offs: those whose owner is gone, those whose owner lives or has a lease, and those whose lease ran
-    out. Leases are asked for only where an owner's process can't be seen from here."""
-    owners = {o.id: by for o in sandboxes if o.one_off and (by := decode(o.owner or "")) is not None}
+    """The ids of those that are waited for: whose owner is gone, whose owner lives or has a lease, and whose lease ran
+    out. Leases are asked for only where an owner's process can't be seen from here, or may have been joined."""
+    owners = {o.id: by for o in sandboxes if o.awaited and (by := decode(o.owner or "")) is not None}
     gone = frozenset(id for id, owner in owners.items() if owner.is_gone)
     alive = frozenset(id for id, owner in owners.items() if owner.is_alive)
+    left = {o.id: o.labels[labels.LEASE] for o in sandboxes if o.id in gone and not o.one_off}
+    others = joined(engine, left.values())
+    alive |= {id for id, token in left.items() if token in others}
+    gone -= alive
     far = {
         o.id: (o.labels[labels.LEASE], parse_time(o.created))
         for o in sandboxes
