@@ -20,8 +20,7 @@ from sandboxrun.audit.subject import NONE, Subject
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, plain_of
-from sandboxrun.spec.forms import below
-from sandboxrun.spec.privilege import covers
+from sandboxrun.spec.forms import below, covers
 from sandboxrun.spec.types import (
     Cpus,
     Duration,

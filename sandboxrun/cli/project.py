@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from sandboxrun import tracing
 from sandboxrun.cli.options import Given
 from sandboxrun.errors import Diagnostic, UsageError, did_you_mean, quoted
 from sandboxrun.spec.names import PROJECT
@@ -83,6 +82,7 @@ def enforced(profile: Profile, given: Given) -> Profile:
 
 def announced(profile: Profile) -> Profile:
     """The profile: from now on its sensitive values are masked in all output. Its warnings are shown."""
+    from sandboxrun import tracing
     from sandboxrun.cli.output import hide, tell_all
 
     hide(profile.sensitive)

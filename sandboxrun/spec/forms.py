@@ -179,6 +179,15 @@ def domain(text: str) -> str:
     return text.lower().removesuffix(".") or "."
 
 
+def covers(listed: str, destination: str) -> bool:
+    """Whether a destination of a list, `host:port` or `*.domain:port`, allows all that another one does."""
+    host, _, port = listed.rpartition(":")
+    other, _, wanted = destination.rpartition(":")
+    if port not in ("*", wanted):
+        return False
+    return host in ("*", other) or (host.startswith("*.") and other.removeprefix("*").endswith(host[1:]))
+
+
 def resolver_option(text: str) -> str:
     """The name of an option of resolv.conf."""
     return text.partition(":")[0]

@@ -16,6 +16,7 @@ from typing import Any
 from sandboxrun.data import Data, json_as
 from sandboxrun.errors import few
 from sandboxrun.spec import forms, seccomp
+from sandboxrun.spec.forms import covers
 from sandboxrun.spec.option_types import NAMES, OPEN, OPEN_PORTS, Egress, options_of
 from sandboxrun.spec.project import FileSpec, NetworkSpec
 from sandboxrun.spec.records import Lifetime
@@ -412,15 +413,6 @@ def level(side: Side) -> str:
 
 def _network(side: Side, name: str) -> NetworkSpec:
     return side.networks.get(name) or NetworkSpec()
-
-
-def covers(listed: str, destination: str) -> bool:
-    """Whether a destination of a list, `host:port` or `*.domain:port`, allows all that another one does."""
-    host, _, port = listed.rpartition(":")
-    other, _, wanted = destination.rpartition(":")
-    if port not in ("*", wanted):
-        return False
-    return host in ("*", other) or (host.startswith("*.") and other.removeprefix("*").endswith(host[1:]))
 
 
 _WIDEST = ("unfiltered", "every public host")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -443,6 +444,17 @@ def test_what_a_change_of_a_compose_file_widens(say: Say, repository: Path) -> N
         "+ WIDENED  capabilities: web is now privileged: it controls the host  compose.override.yaml:3:17"
     )
     assert "is now privileged" in say("diff", "HEAD:compose.yaml", "compose.override.yaml").out
+
+
+def test_a_review_of_compose_files_imports_no_options(here: Path) -> None:
+    """They are what takes longest of a start."""
+    (here / "compose.yaml").write_text("services: {web: {image: 'nginx:1', environment: {TOKEN: abcdef12}}}\n")
+    code = (
+        "import sys; from sandboxrun.cli.main import main; main(['audit', 'compose.yaml']); "
+        "print(sorted({'sandboxrun.spec.options', 'sandboxrun.spec.spec', 'logging'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("\n[]\n"), done
 
 
 # -- what the review demands, plan refuses
