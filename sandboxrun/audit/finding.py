@@ -102,16 +102,15 @@ def refers(
     )
 
 
-class OptionEdit(Data):
-    """A change of one option that settles a finding.
+class OptionEdit(Data, kw_only=False):
+    """A change of the option that a finding is about, or of the item of it, that settles it: `value` is YAML, `None`
+    removes it. `safe`: the program notices nothing."""
 
-    `value` is YAML for the option `key` (`None` removes it), or for its `item`. `safe`: the program notices nothing.
-    """
-
-    key: str
     value: str | None
-    item: str | None = None
     safe: bool = False
+
+
+REMOVE = OptionEdit(None)
 
 
 class Hit(Data):

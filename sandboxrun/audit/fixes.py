@@ -8,84 +8,175 @@ from __future__ import annotations
 
 import re
 
-from sandboxrun.audit.finding import OptionEdit
+from sandboxrun.audit.finding import AuditFinding
 from sandboxrun.source import ListNode, MapNode, Node, Scalar
 
 _TOPS = ("sandboxes", "services")
 
 
-def fixed(text: str, root: Node, sandbox: str, edit: OptionEdit) -> str | None:
-    """The text with the edit made in a sandbox or service; None where it cannot be made safely."""
-    holder = _holder(root, sandbox)
-    if holder is None:
-        return None
-    name, body = holder
-    lines = text.splitlines(keepends=True)
-    key, value = body.key(edit.key), body.get(edit.key)
-    if key is not None and value is not None and not _is_own(key, value, lines):
-        return None
-    if edit.item is not None:
-        return _item(lines, name, body, key, value, edit)
-    if edit.value is None:
-        return None if key is None else _without_key(lines, key, value)
-    if key is None:
-        return _added(lines, name, body, f"{edit.key}: {edit.value}")
-    return _replaced(lines, key, value, edit.value)
-
-
-def _holder(root: Node, sandbox: str) -> tuple[Scalar, MapNode] | None:
-    for top in _TOPS:
-        listed = root.get(top) if isinstance(root, MapNode) else None
-        if isinstance(listed, MapNode):
-            name, body = listed.key(sandbox), listed.get(sandbox)
+def fixed(text: str, root: Node, sandbox: str, finding: AuditFinding) -> str | None:
+    """The text with a finding's edit made in a sandbox or service; None where it cannot be made safely."""
+    listed = (root.get(top) for top in _TOPS) if isinstance(root, MapNode) else ()
+    for services in listed:
+        if isinstance(services, MapNode):
+            name, body = services.key(sandbox), services.get(sandbox)
             if name is not None and isinstance(body, MapNode):
-                return name, body
+                return _Text(text.splitlines(keepends=True), name, body).edited(finding)
     return None
-
-
-def _is_own(key: Scalar, value: Node, lines: list[str]) -> bool:
-    """Whether key and value are written here: what came by an alias or a merge stands elsewhere."""
-    if key.span is None or key.span.line > len(lines):
-        return False
-    line = lines[key.span.line - 1]
-    written = re.match(rf"[\"']?{re.escape(str(key.value))}[\"']?\s*:(\s|$)", line[key.span.column - 1 :]) is not None
-    rest = line[key.span.column - 1 + key.span.length :]
-    return written and re.match(r"\s*:\s*[*&!|>]", rest) is None
 
 
 def _indent(line: str) -> int:
     return len(line) - len(line.lstrip(" "))
 
 
-def _block_end(lines: list[str], first: int, column: int) -> int:
-    """The line after the last of a block that begins at line `first` (0-based) and is indented by `column`; comments
-    and blank lines after it are not of it."""
-    end = first + 1
-    for at in range(first + 1, len(lines)):
-        line = lines[at]
-        if not line.strip():
-            continue
-        if line.lstrip().startswith("#") and _indent(line) <= column:
-            continue
-        is_item = line.lstrip().startswith("- ") or line.strip() == "-"
-        if _indent(line) > column or (is_item and _indent(line) == column and not _starts_item(lines[first])):
+class _Text:
+    """The lines of a file, and where a sandbox is in it. Every change gives the whole text, None where it can't be made
+    safely."""
+
+    def __init__(self, lines: list[str], name: Scalar, body: MapNode) -> None:
+        self._lines, self._name, self._body = lines, name, body
+
+    def edited(self, finding: AuditFinding) -> str | None:
+        """The text with the finding's edit made."""
+        assert finding.edit is not None
+        option, item, new = finding.key, finding.item, finding.edit.value
+        key, value = self._body.key(option), self._body.get(option)
+        if key is not None and value is not None and not self._is_own(key, value):
+            return None
+        if item is not None and key is not None and value is not None:
+            return self._item(key, value, item, new)
+        if new is None:
+            return self._without_key(key) if key is not None and item is None else None
+        if key is None:
+            return self._added(f"{option}: {new}" if item is None else f"{option}: [{_quoted(new)}]")
+        return self._replaced(key, value, new) if item is None else None
+
+    def _with(self, first: int, text: str = "", end: int | None = None) -> str:
+        """The whole text with these lines, from `first` to before `end`, replaced; one line where `end` is left out."""
+        return "".join((*self._lines[:first], text, *self._lines[first + 1 if end is None else end :]))
+
+    def _is_own(self, key: Scalar, value: Node) -> bool:
+        """Whether key and value are written here: what came by an alias or a merge stands elsewhere."""
+        if key.span is None or key.span.line > len(self._lines):
+            return False
+        line = self._lines[key.span.line - 1]
+        written = (
+            re.match(rf"[\"']?{re.escape(str(key.value))}[\"']?\s*:(\s|$)", line[key.span.column - 1 :]) is not None
+        )
+        rest = line[key.span.column - 1 + key.span.length :]
+        return written and re.match(r"\s*:\s*[*&!|>]", rest) is None
+
+    def _block_end(self, first: int, column: int) -> int:
+        """The line after the last of a block that begins at line `first` (0-based) and is indented by `column`;
+        comments and blank lines after it are not of it."""
+        end, in_list = first + 1, self._lines[first].lstrip().startswith("- ")
+        for at in range(first + 1, len(self._lines)):
+            line = self._lines[at]
+            if not line.strip() or (line.lstrip().startswith("#") and _indent(line) <= column):
+                continue
+            is_item = line.lstrip().startswith("- ") or line.strip() == "-"
+            if _indent(line) <= column and not (is_item and _indent(line) == column and not in_list):
+                break
             end = at + 1
-        else:
-            break
-    return end
+        return end
 
+    def _item_end(self, first: int, dash: int) -> int:
+        end = first + 1
+        while end < len(self._lines) and self._lines[end].strip() and _indent(self._lines[end]) > dash:
+            end += 1
+        return end
 
-def _starts_item(line: str) -> bool:
-    return line.lstrip().startswith("- ")
+    def _without_key(self, key: Scalar) -> str | None:
+        assert key.span is not None
+        first, column = key.span.line - 1, key.span.column - 1
+        if self._lines[first][:column].strip():
+            return self._without_entry(first, column)
+        return self._with(first, end=self._block_end(first, column))
 
+    def _without_entry(self, first: int, column: int) -> str | None:
+        """Without what begins there in a flow collection."""
+        line = self._lines[first]
+        end = _flow_end(line, column)
+        return None if end is None else self._with(first, _cut(line, column, end))
 
-def _without_key(lines: list[str], key: Scalar, value: Node | None) -> str | None:
-    assert key.span is not None
-    first, column = key.span.line - 1, key.span.column - 1
-    if lines[first][:column].strip():
-        return _without_flow(lines, first, column, key, value)
-    end = _block_end(lines, first, column)
-    return "".join((*lines[:first], *lines[end:]))
+    def _added(self, text: str) -> str | None:
+        """A new first entry of the sandbox."""
+        above = self._name.span
+        spans = (key.span for key, _ in self._body.entries if key.span is not None)
+        own = next((span for span in spans if above is not None and span.line >= above.line), None)
+        if own is None or own.line > len(self._lines):
+            return None
+        first, line = own.line - 1, self._lines[own.line - 1]
+        before, after = line[: own.column - 1], line[own.column - 1 :]
+        if not before.strip():
+            return self._with(first, f"{before}{text}\n{line}")
+        return self._with(first, f"{before}{text}, {after}") if before.rstrip().endswith(("{", ",")) else None
+
+    def _replaced(self, key: Scalar, value: Node | None, text: str) -> str | None:
+        assert key.span is not None
+        first, column = key.span.line - 1, key.span.column - 1
+        line = self._lines[first]
+        if isinstance(value, Scalar) and value.value is not None and value.span and value.span.line == key.span.line:
+            return self._swapped(value, text)
+        colon = line.index(":", column + key.span.length - 1)
+        if line[:column].strip():
+            end = _flow_end(line, column)
+            return None if end is None else self._with(first, f"{line[: colon + 1]} {text}{line[end:]}")
+        end = self._block_end(first, column)
+        comment = re.search(r"\s#.*$", line[colon + 1 :].rstrip("\n"))
+        tail = comment[0] if comment is not None and end > first + 1 else ""
+        return self._with(first, f"{line[: colon + 1]} {text}{tail}\n", end)
+
+    def _swapped(self, value: Node, text: str) -> str | None:
+        """Another text in place of a scalar's."""
+        if not isinstance(value, Scalar) or value.span is None or value.span.line > len(self._lines):
+            return None
+        line, start = self._lines[value.span.line - 1], value.span.column - 1
+        return self._with(value.span.line - 1, line[:start] + text + line[start + value.span.length :])
+
+    def _item(self, key: Scalar, value: Node, item: str, new: str | None) -> str | None:
+        """An item of a list or mapping removed, replaced or added."""
+        match value:
+            case ListNode(items=items):
+                at = next((one for one in items if _is_item(one, item)), None)
+                if at is None:
+                    return None if new is None else self._appended(key, value, new)
+                if new is not None:
+                    return self._swapped(at, _quoted(new))
+                return self._without_key(key) if len(items) == 1 else self._without_item(at)
+            case MapNode(entries=entries):
+                inner, old = value.key(item), value.get(item)
+                if inner is None or old is None or not self._is_own(inner, old):
+                    return None
+                if new is not None:
+                    return self._replaced(inner, old, new)
+                return self._without_key(key if len(entries) == 1 else inner)
+        return None
+
+    def _without_item(self, item: Node) -> str | None:
+        if item.span is None or item.span.line > len(self._lines):
+            return None
+        first, column = item.span.line - 1, item.span.column - 1
+        line = self._lines[first]
+        if re.fullmatch(r"\s*-\s+", line[:column]):
+            return self._with(first, end=self._item_end(first, line.index("-")))
+        return self._without_entry(first, column)
+
+    def _appended(self, key: Scalar, value: ListNode, text: str) -> str | None:
+        if not value.items:
+            return self._replaced(key, value, f"[{_quoted(text)}]")
+        last = value.items[-1].span
+        if last is None or last.line > len(self._lines):
+            return None
+        first, column, line = last.line - 1, last.column - 1, self._lines[last.line - 1]
+        if re.fullmatch(r"\s*-\s+", line[:column]):
+            dash = line.index("-")
+            after = self._item_end(first, dash)
+            return self._with(after, f"{line[:dash]}- {_quoted(text)}\n", after)
+        end = _flow_end(line, column)
+        if end is None or line[end] != "]":
+            return None
+        return self._with(first, f"{line[:end]}, {_quoted(text)}{line[end:]}")
 
 
 def _flow_end(line: str, start: int) -> int | None:
@@ -118,86 +209,6 @@ def _cut(line: str, start: int, end: int) -> str:
     return re.sub(r",\s*$", "", before) + after
 
 
-def _without_flow(lines: list[str], first: int, column: int, key: Scalar, value: Node | None) -> str | None:
-    end = _flow_end(lines[first], column)
-    if end is None:
-        return None
-    lines = [*lines]
-    lines[first] = _cut(lines[first], column, end)
-    return "".join(lines)
-
-
-def _added(lines: list[str], name: Scalar, body: MapNode, text: str) -> str | None:
-    """A new first entry of the sandbox."""
-    if name.span is None or not body.entries:
-        return None
-    own = [key for key, _ in body.entries if key.span is not None and key.span.line >= name.span.line]
-    if not own or own[0].span is None:
-        return None
-    first, column = own[0].span.line - 1, own[0].span.column - 1
-    if first >= len(lines):
-        return None
-    before = lines[first][:column]
-    if not before.strip():
-        return "".join((*lines[:first], f"{before}{text}\n", *lines[first:]))
-    lines = [*lines]
-    lines[first] = f"{before}{text}, {lines[first][column:]}" if before.rstrip().endswith(("{", ",")) else ""
-    return "".join(lines) if lines[first] else None
-
-
-def _replaced(lines: list[str], key: Scalar, value: Node | None, text: str) -> str | None:
-    assert key.span is not None
-    first, column = key.span.line - 1, key.span.column - 1
-    line = lines[first]
-    if (
-        isinstance(value, Scalar)
-        and value.span is not None
-        and value.span.line == key.span.line
-        and value.value is not None
-    ):
-        start = value.span.column - 1
-        new = line[:start] + text + line[start + value.span.length :]
-        return "".join((*lines[:first], new, *lines[first + 1 :]))
-    colon = line.index(":", column + key.span.length - 1)
-    if line[:column].strip():
-        end = _flow_end(line, column)
-        return (
-            None
-            if end is None
-            else "".join((*lines[:first], f"{line[: colon + 1]} {text}{line[end:]}", *lines[first + 1 :]))
-        )
-    end = _block_end(lines, first, column)
-    comment = re.search(r"\s#.*$", line[colon + 1 :].rstrip("\n"))
-    tail = comment[0] if comment is not None and end > first + 1 else ""
-    return "".join((*lines[:first], f"{line[: colon + 1]} {text}{tail}\n", *lines[end:]))
-
-
-def _item(
-    lines: list[str], name: Scalar, body: MapNode, key: Scalar | None, value: Node | None, edit: OptionEdit
-) -> str | None:
-    """An item of a list or mapping removed, replaced or added."""
-    if key is None or value is None:
-        return None if edit.value is None else _added(lines, name, body, f"{edit.key}: [{_quoted(edit.value)}]")
-    match value:
-        case ListNode():
-            at = next((item for item in value.items if _is_item(item, edit.item or "")), None)
-            if at is None:
-                return None if edit.value is None else _appended(lines, key, value, edit.value)
-            if edit.value is not None:
-                return _swapped(lines, at, _quoted(edit.value))
-            if len(value.items) == 1:
-                return _without_key(lines, key, value)
-            return _without_item(lines, at)
-        case MapNode():
-            inner, old = value.key(edit.item or ""), value.get(edit.item or "")
-            if inner is None or old is None or not _is_own(inner, old, lines):
-                return None
-            if edit.value is not None:
-                return _replaced(lines, inner, old, edit.value)
-            return _without_key(lines, key if len(value.entries) == 1 else inner, old)
-    return None
-
-
 def _quoted(text: str) -> str:
     return text if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_=-]*", text) else '"' + text.replace('"', '\\"') + '"'
 
@@ -213,50 +224,3 @@ def _is_item(item: Node, wanted: str) -> bool:
             target = item.get("target") or item.get("source")
             return isinstance(target, Scalar) and target.value == wanted
     return False
-
-
-def _without_item(lines: list[str], item: Node) -> str | None:
-    if item.span is None or item.span.line > len(lines):
-        return None
-    first, column = item.span.line - 1, item.span.column - 1
-    line = lines[first]
-    if re.fullmatch(r"\s*-\s+", line[:column]):
-        dash = line.index("-")
-        return "".join((*lines[:first], *lines[_item_end(lines, first, dash) :]))
-    end = _flow_end(line, column)
-    if end is None:
-        return None
-    return "".join((*lines[:first], _cut(line, column, end), *lines[first + 1 :]))
-
-
-def _item_end(lines: list[str], first: int, dash: int) -> int:
-    end = first + 1
-    while end < len(lines) and lines[end].strip() and _indent(lines[end]) > dash:
-        end += 1
-    return end
-
-
-def _swapped(lines: list[str], item: Node, text: str) -> str | None:
-    if not isinstance(item, Scalar) or item.span is None or item.span.line > len(lines):
-        return None
-    first, start = item.span.line - 1, item.span.column - 1
-    line = lines[first]
-    return "".join((*lines[:first], line[:start] + text + line[start + item.span.length :], *lines[first + 1 :]))
-
-
-def _appended(lines: list[str], key: Scalar, value: ListNode, text: str) -> str | None:
-    if not value.items:
-        return _replaced(lines, key, value, f"[{_quoted(text)}]")
-    last = value.items[-1]
-    if last.span is None or last.span.line > len(lines):
-        return None
-    first, column = last.span.line - 1, last.span.column - 1
-    line = lines[first]
-    if re.fullmatch(r"\s*-\s+", line[:column]):
-        dash = line.index("-")
-        after = _item_end(lines, first, dash)
-        return "".join((*lines[:after], f"{line[:dash]}- {_quoted(text)}\n", *lines[after:]))
-    end = _flow_end(line, column)
-    if end is None or line[end] != "]":
-        return None
-    return "".join((*lines[:first], f"{line[:end]}, {_quoted(text)}{line[end:]}", *lines[first + 1 :]))

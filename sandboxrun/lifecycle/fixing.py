@@ -59,7 +59,7 @@ def edited(text: str, finding: AuditFinding) -> str | None:
     root = _parsed(text)
     if root is None:
         return None
-    made = fixed(text, root, sandbox, finding.edit)
+    made = fixed(text, root, sandbox, finding)
     return None if made is None or made == text or _parsed(made) is None else made
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from sandboxrun.audit.finding import Directness, Gain, Hit, OptionEdit, refers, rule
+from sandboxrun.audit.finding import REMOVE, Directness, Gain, Hit, OptionEdit, refers, rule
 from sandboxrun.audit.subject import COMPOSE, Mounted, Subject, host_path, names_variable
 from sandboxrun.spec.forms import below
 from sandboxrun.spec.guard import GUARDS
@@ -91,8 +91,7 @@ def engine_socket(s: Subject) -> Iterator[Hit]:
     for mount, path in _binds(s):
         if _is_engine_socket(mount, path):
             what = "the engine's socket" if _ENGINE_SOCKETS.search(path) else "the directory of the engine's socket"
-            edit = OptionEdit(key=mount.key, item=mount.target, value=None)
-            yield _at(mount, f"{mount.written or path} is {what}: it gives control of the host", edit=edit)
+            yield _at(mount, f"{mount.written or path} is {what}: it gives control of the host", edit=REMOVE)
 
 
 @rule(
@@ -128,8 +127,7 @@ def agent_socket(s: Subject) -> Iterator[Hit]:
     """ssh-agent, gpg-agent, keyrings, D-Bus, X11."""
     for mount, path in _binds(s):
         if _AGENT_SOCKETS.search(path) or names_variable(mount.written, "SSH_AUTH_SOCK", "DBUS_SESSION_BUS_ADDRESS"):
-            edit = OptionEdit(key=mount.key, item=mount.target, value=None)
-            yield _at(mount, f"{mount.written or path} gives the use of the host user's agent or bus", edit=edit)
+            yield _at(mount, f"{mount.written or path} gives the use of the host user's agent or bus", edit=REMOVE)
 
 
 @lru_cache(4096)
@@ -205,8 +203,7 @@ def credentials(s: Subject) -> Iterator[Hit]:
     for mount, path in _binds(s):
         if _is_secret(path) and not _is_engine_socket(mount, path) and path != "/":
             what = "a whole home directory" if path == "~" else f"{path}, which holds credentials,"
-            edit = OptionEdit(key=mount.key, item=mount.target, value=None)
-            yield _at(mount, f"{what} is mounted into the container", edit=edit)
+            yield _at(mount, f"{what} is mounted into the container", edit=REMOVE)
 
 
 def _is_special(mount: Mounted, path: str) -> bool:
@@ -305,9 +302,7 @@ def slave_propagation(s: Subject) -> Iterator[Hit]:
 def writable_root(s: Subject) -> Iterator[Hit]:
     """read_only absent or false."""
     if not s.read_only:
-        yield Hit(
-            key="read_only", message="the root filesystem is writable", edit=OptionEdit(key="read_only", value="true")
-        )
+        yield Hit(key="read_only", message="the root filesystem is writable", edit=OptionEdit("true"))
 
 
 @rule(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sandboxrun.audit.finding import Directness, Gain, Hit, OptionEdit, refers, rule
+from sandboxrun.audit.finding import REMOVE, Directness, Gain, Hit, OptionEdit, refers, rule
 from sandboxrun.audit.subject import Subject
 
 HOST, DATA, REACH, WORK = Gain.HOST, Gain.DATA, Gain.REACH, Gain.WORK
@@ -24,8 +24,7 @@ DIRECT, STEP, INDIRECT = Directness.DIRECT, Directness.STEP, Directness.INDIRECT
 def unmasked(s: Subject) -> Iterator[Hit]:
     """systempaths=unconfined."""
     if s.security.get("systempaths", "").lower() == "unconfined":
-        edit = OptionEdit(key="security_opt", item="systempaths", value=None)
-        yield Hit(key="security_opt", item="systempaths", message="/proc and /sys are not masked", edit=edit)
+        yield Hit(key="security_opt", item="systempaths", message="/proc and /sys are not masked", edit=REMOVE)
 
 
 @rule(
@@ -47,7 +46,7 @@ def writable_cgroups(s: Subject) -> Iterator[Hit]:
 def _host_namespace(s: Subject, key: str, effect: str) -> Iterator[Hit]:
     if s.namespaces.get(key.removesuffix("_mode")) == "host":
         by_network = key == "network_mode" and bool(s.networks)
-        edit = None if by_network else OptionEdit(key=key, value=None)
+        edit = None if by_network else REMOVE
         yield Hit(key="networks" if by_network else key, message=f"{key}: host {effect}", edit=edit)
 
 
@@ -206,9 +205,8 @@ def raw_device(s: Subject) -> Iterator[Hit]:
     """Disks, memory and other devices that are the host."""
     for device in s.devices:
         if _is_raw(device.source):
-            edit = OptionEdit(key="devices", item=device.target or device.source, value=None)
             message = f"device {device.source} controls the host"
-            yield Hit(key="devices", item=device.target or device.source, message=message, edit=edit)
+            yield Hit(key="devices", item=device.target or device.source, message=message, edit=REMOVE)
 
 
 @rule(
@@ -339,8 +337,11 @@ def own_parent(s: Subject) -> Iterator[Hit]:
 def no_oom_kill(s: Subject) -> Iterator[Hit]:
     """oom_kill_disable."""
     if s.oom_kill_disable:
-        edit = OptionEdit(key="oom_kill_disable", value=None, safe=True)
-        yield Hit(key="oom_kill_disable", message="the container is not ended beyond its memory limit", edit=edit)
+        yield Hit(
+            key="oom_kill_disable",
+            message="the container is not ended beyond its memory limit",
+            edit=OptionEdit(None, safe=True),
+        )
 
 
 @rule(
@@ -357,5 +358,4 @@ def protected_from_oom(s: Subject) -> Iterator[Hit]:
     """A negative oom_score_adj."""
     if s.oom_score_adj < 0:
         message = f"oom_score_adj {s.oom_score_adj}: the host's programs are killed before this container"
-        edit = OptionEdit(key="oom_score_adj", value=None, safe=True)
-        yield Hit(key="oom_score_adj", message=message, edit=edit)
+        yield Hit(key="oom_score_adj", message=message, edit=OptionEdit(None, safe=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from sandboxrun.audit.finding import Directness, Gain, Hit, OptionEdit, refers, rule
+from sandboxrun.audit.finding import REMOVE, Directness, Gain, Hit, OptionEdit, refers, rule
 from sandboxrun.audit.subject import PROFILE, Subject
 from sandboxrun.data import json_as
 from sandboxrun.errors import few
@@ -78,19 +78,14 @@ def _added(subject: Subject) -> Iterator[tuple[str, str]]:
 def privileged(s: Subject) -> Iterator[Hit]:
     """Privileged mode."""
     if s.privileged:
-        yield Hit(
-            key="privileged",
-            message="the container is privileged: it controls the host",
-            edit=OptionEdit(key="privileged", value=None),
-        )
+        yield Hit(key="privileged", message="the container is privileged: it controls the host", edit=REMOVE)
 
 
 def _giving(s: Subject, effects: Mapping[str, str]) -> Iterator[Hit]:
     """Capabilities that are added and of which `effects` says what each gives."""
     for name, written in _added(s):
         if name in effects:
-            edit = OptionEdit(key="cap_add", item=written, value=None)
-            yield Hit(key="cap_add", item=written, message=f"cap_add {name} gives {effects[name]}", edit=edit)
+            yield Hit(key="cap_add", item=written, message=f"cap_add {name} gives {effects[name]}", edit=REMOVE)
 
 
 @rule(
@@ -156,9 +151,7 @@ def capabilities_kept(s: Subject) -> Iterator[Hit]:
     if s.privileged or any(_name(written) == "ALL" for written in s.cap_drop):
         return
     yield Hit(
-        key="cap_drop",
-        message="cap_drop lacks ALL: the engine's default capabilities stay",
-        edit=OptionEdit(key="cap_drop", value="[ALL]"),
+        key="cap_drop", message="cap_drop lacks ALL: the engine's default capabilities stay", edit=OptionEdit("[ALL]")
     )
 
 
@@ -179,7 +172,7 @@ def new_privileges(s: Subject) -> Iterator[Hit]:
             key="security_opt",
             item="no-new-privileges",
             message="no-new-privileges is off: setuid programs give root",
-            edit=OptionEdit(key="security_opt", item="no-new-privileges", value="no-new-privileges:true"),
+            edit=OptionEdit("no-new-privileges:true"),
         )
 
 
@@ -271,9 +264,8 @@ def strong_group(s: Subject) -> Iterator[Hit]:
     """group_add of root, docker, disk and the like."""
     for group in s.groups:
         if group.lower() in _STRONG_GROUPS:
-            edit = OptionEdit(key="group_add", item=group, value=None)
             what = _STRONG_GROUPS[group.lower()]
-            yield Hit(key="group_add", item=group, message=f"group {group} has the rights of {what}", edit=edit)
+            yield Hit(key="group_add", item=group, message=f"group {group} has the rights of {what}", edit=REMOVE)
 
 
 @rule(
@@ -290,10 +282,7 @@ def no_seccomp(s: Subject) -> Iterator[Hit]:
     """seccomp unconfined, in every spelling."""
     if s.security.get("seccomp", "").lower() == "unconfined":
         yield Hit(
-            key="security_opt",
-            item="seccomp",
-            message="seccomp is off: every system call is allowed",
-            edit=OptionEdit(key="security_opt", item="seccomp", value=None),
+            key="security_opt", item="seccomp", message="seccomp is off: every system call is allowed", edit=REMOVE
         )
 
 
@@ -377,8 +366,7 @@ def looser_seccomp(s: Subject) -> Iterator[Hit]:
 def no_apparmor(s: Subject) -> Iterator[Hit]:
     """apparmor=unconfined."""
     if s.security.get("apparmor", "").lower() == "unconfined":
-        edit = OptionEdit(key="security_opt", item="apparmor", value=None)
-        yield Hit(key="security_opt", item="apparmor", message="AppArmor is off", edit=edit)
+        yield Hit(key="security_opt", item="apparmor", message="AppArmor is off", edit=REMOVE)
 
 
 @rule(

@@ -25,7 +25,7 @@ _MANY_FILES = 65536
 def no_memory_limit(s: Subject) -> Iterator[Hit]:
     """mem_limit absent or 0."""
     if s.memory is None:
-        yield Hit(key="mem_limit", message="memory is not limited", edit=OptionEdit(key="mem_limit", value="512m"))
+        yield Hit(key="mem_limit", message="memory is not limited", edit=OptionEdit("512m"))
 
 
 @rule(
@@ -61,7 +61,7 @@ def swap(s: Subject) -> Iterator[Hit]:
 def no_cpu_limit(s: Subject) -> Iterator[Hit]:
     """cpus absent or 0."""
     if s.cpus is None:
-        yield Hit(key="cpus", message="CPU time is not limited", edit=OptionEdit(key="cpus", value="1.0"))
+        yield Hit(key="cpus", message="CPU time is not limited", edit=OptionEdit("1.0"))
 
 
 @rule(
@@ -77,7 +77,7 @@ def no_cpu_limit(s: Subject) -> Iterator[Hit]:
 def no_process_limit(s: Subject) -> Iterator[Hit]:
     """pids_limit absent, 0 or -1."""
     if s.pids is None:
-        yield Hit(key="pids_limit", message="processes are not limited", edit=OptionEdit(key="pids_limit", value="256"))
+        yield Hit(key="pids_limit", message="processes are not limited", edit=OptionEdit("256"))
 
 
 @rule(
@@ -129,9 +129,12 @@ def default_ulimits(s: Subject) -> Iterator[Hit]:
 def unbounded_logs(s: Subject) -> Iterator[Hit]:
     """json-file without max-size, or one of 0 or -1."""
     size = str(s.log_options.get("max-size", ""))
-    edit = OptionEdit(key="logging", value="{driver: local}", safe=True)
     if s.log_driver in ("", "json-file") and (not size or size in ("0", "-1")):
-        yield Hit(key="logging", message="the log has no max-size: output fills the host's disk", edit=edit)
+        yield Hit(
+            key="logging",
+            message="the log has no max-size: output fills the host's disk",
+            edit=OptionEdit("{driver: local}", safe=True),
+        )
 
 
 @rule(
@@ -216,8 +219,11 @@ def no_healthcheck(s: Subject) -> Iterator[Hit]:
 def no_log(s: Subject) -> Iterator[Hit]:
     """logging.driver none."""
     if s.log_driver == "none":
-        edit = OptionEdit(key="logging", value="{driver: local}", safe=True)
-        yield Hit(key="logging", message="nothing of what the container prints is kept", edit=edit)
+        yield Hit(
+            key="logging",
+            message="nothing of what the container prints is kept",
+            edit=OptionEdit("{driver: local}", safe=True),
+        )
 
 
 @rule(
@@ -249,5 +255,4 @@ def unchecked(s: Subject) -> Iterator[Hit]:
 def core_dumps(s: Subject) -> Iterator[Hit]:
     """A core limit above 0."""
     if s.ulimits.get("core", 0) != 0:
-        edit = OptionEdit(key="ulimits", item="core", value="0", safe=True)
-        yield Hit(key="ulimits", item="core", message="core dumps are allowed", edit=edit)
+        yield Hit(key="ulimits", item="core", message="core dumps are allowed", edit=OptionEdit("0", safe=True))
