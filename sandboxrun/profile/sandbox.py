@@ -389,6 +389,7 @@ _IMPLIED = {
     "working_dir": "workspace.target",
     "egress": "network_mode",
     "network_mode": "egress",
+    "tmpfs": "volumes",
 }
 
 
