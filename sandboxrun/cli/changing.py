@@ -180,7 +180,7 @@ class Telling:
     def _verified(self, findings: tuple[Finding, ...], profile: Profile, *, running: bool) -> None:
         from sandboxrun.report.verify import Report, ended
 
-        report = Report(project=profile.project, findings=findings, running=running, sensitive=profile.sensitive)
+        report = Report.of(profile, findings, running=running)
         looked = "looked at from outside" if running else "verified"
         if self._json and not self._aside:
             from sandboxrun.report.verify import verify_json

@@ -134,18 +134,18 @@ def openings(plan: Plan) -> list[str]:
         if change.kind != "sandbox" or change.before is not None or change.after is None:
             continue
         new = spec_shown(change.after)
-        if new is None:
-            continue
-        steps = (
-            step
-            for axis, step in _steps(_CLOSED, new)
-            if axis in _CLOSED_AXES
-            and step.way.name == "WIDENED"
-            and (axis != "mounts" or "write to /" in step.witness)
-        )
         name = label(change).removeprefix("sandbox ")
-        told += [one_line(f"{name} {step.state[0]}") for step in steps]
+        told += [f"{name} {sentence}" for sentence in opened(new)] if new is not None else []
     return told
+
+
+def opened(spec: SandboxSpec) -> tuple[str, ...]:
+    """What it may do that one with all defaults could not, a sentence each, without whose it is."""
+    return tuple(
+        one_line(step.state[0])
+        for axis, step in _steps(_CLOSED, spec)
+        if axis in _CLOSED_AXES and step.way.name == "WIDENED" and (axis != "mounts" or "write to /" in step.witness)
+    )
 
 
 def widenings(plan: Plan) -> list[str]:

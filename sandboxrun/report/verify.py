@@ -13,9 +13,13 @@ from typing import Any
 from sandboxrun import __version__
 from sandboxrun.data import Data
 from sandboxrun.errors import one_line, redact
+from sandboxrun.plan.text import opened
+from sandboxrun.probe.checks import OPEN
 from sandboxrun.probe.verdicts import Finding, Verdict
 from sandboxrun.report.markdown import Page, code, cut, escaped
 from sandboxrun.report.table import columns, table
+from sandboxrun.spec.project import Profile
+from sandboxrun.spec.types import freeze
 
 # -- A verification's findings, ready to be shown: counted, in order, masked, and with what to do
 
@@ -32,12 +36,25 @@ _WORDS = {
 
 class Report(Data, unshown=("sensitive",)):
     """What a verification found of a project. `running`: live sandboxes were looked at from outside; else the probe
-    ran in each."""
+    ran in each. `opened` is what the profile opens that the defaults don't, a sentence each, by sandbox."""
 
     project: str
     findings: tuple[Finding, ...]
     running: bool = False
     sensitive: frozenset[str] = frozenset()
+    opened: Mapping[str, tuple[str, ...]] = freeze({})
+
+    @classmethod
+    def of(cls, profile: Profile, findings: tuple[Finding, ...], *, running: bool) -> Report:
+        """What was found of a profile's sandboxes."""
+        declared = {name: profile.sandbox(_address(name)) for name in dict.fromkeys(f.sandbox for f in findings)}
+        return cls(
+            project=profile.project,
+            findings=findings,
+            running=running,
+            sensitive=profile.sensitive,
+            opened=freeze({name: opened(one.spec) for name, one in declared.items() if one is not None}),
+        )
 
     @property
     def verified(self) -> bool:
@@ -46,9 +63,13 @@ class Report(Data, unshown=("sensitive",)):
 
     @property
     def sandboxes(self) -> Mapping[str, tuple[Finding, ...]]:
-        """The findings by sandbox, in the order of the first of each; what matters first."""
+        """The findings by sandbox, in the order of the first of each; what matters first, and of what holds that which
+        the profile itself opens."""
         order = list(dict.fromkeys(finding.sandbox for finding in self.findings))
-        named = sorted(self.findings, key=lambda f: (order.index(f.sandbox), ORDER.index(f.verdict)))
+        named = sorted(
+            self.findings,
+            key=lambda f: (order.index(f.sandbox), ORDER.index(f.verdict), not f.note.startswith(OPEN)),
+        )
         return {name: tuple(group) for name, group in groupby(named, key=lambda f: f.sandbox)}
 
     @property
@@ -70,7 +91,7 @@ class Report(Data, unshown=("sensitive",)):
             case Verdict.INCONCLUSIVE:
                 return f"what is unknown counts as not enforced; docs/verify.md explains how {control} is seen"
             case Verdict.FAILS if self.running:
-                name = finding.sandbox.partition(" (run ")[0]
+                name = _address(finding.sandbox)
                 return self.masked(
                     f"what runs does not match the profile: run `sandboxrun apply --replace {name}` to replace it"
                 )
@@ -79,6 +100,11 @@ class Report(Data, unshown=("sensitive",)):
                     f"the engine does not enforce it: `sandboxrun doctor` shows what it offers, docs/verify.md how "
                     f"{control} is seen"
                 )
+
+
+def _address(sandbox: str) -> str:
+    """The address of a finding's sandbox, which may be followed by a run."""
+    return sandbox.partition(" (run ")[0]
 
 
 def counts(findings: Iterable[Finding]) -> Mapping[Verdict, int]:
@@ -100,6 +126,7 @@ def ended(report: Report) -> str:
 
 # -- A verification as text: a table a sandbox, what to do about each fault, the counts
 
+_OPENED = "The profile opens what the defaults close:"
 _HEADS = ("CONTROL", "ENGINE FIELD", "EXPECTED", "SEEN", "VERDICT")
 _CELL = 48  # columns of one cell of a table; what does not fit is shown whole below it, and in the other forms
 _SHADES = {Verdict.FAILS: "\x1b[1;31m", Verdict.INCONCLUSIVE: "\x1b[1;33m", Verdict.HOLDS: "\x1b[32m"}
@@ -113,7 +140,8 @@ def verify_text(report: Report, *, width: int | None = None, colour: bool = Fals
     def painted(text: str, shade: str) -> str:
         return f"{shade}{text}{_RESET}" if colour else text
 
-    blocks = []
+    opened = [f"  ! {report.masked(f'{name} {said}')}" for name, every in report.opened.items() for said in every]
+    blocks = ["\n".join([painted(_OPENED, _BOLD), *(painted(line, "\x1b[1;33m") for line in opened)])] if opened else []
     for name, found in report.sandboxes.items():
         head, *rows = table(_HEADS, [_row(finding, report) for finding in found]).split("\n")
         listed = width is not None and max(map(columns, (head, *rows))) > width
@@ -169,7 +197,7 @@ def _fault(finding: Finding, report: Report) -> list[str]:
 
 # -- A verification as JSON, for programs. Owns the format (`schemas/verify.schema.json`). Pure
 
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 
 
 def verify_json(report: Report) -> dict[str, Any]:
@@ -186,6 +214,7 @@ def verify_json(report: Report) -> dict[str, Any]:
                 "sandbox": report.masked(name),
                 "verified": all(finding.verdict.passes for finding in found),
                 "summary": _summary(found),
+                "opened": [report.masked(said) for said in report.opened.get(name, ())],
                 "findings": [_finding(finding, report) for finding in found],
             }
             for name, found in report.sandboxes.items()
@@ -229,6 +258,11 @@ def verify_markdown(report: Report) -> str:
         "",
     ]
     page = Page("\n".join([*head, ""]), whole="the job's log")
+    opened = [f"{name} {said}" for name, every in report.opened.items() for said in every]
+    if opened:
+        page.add(f"{_OPENED}\n\n")
+        page.add_each((f"- {_cell(said, report)}\n" for said in opened), "of what the profile opens")
+        page.add("\n")
     if report.faults:
         page.add("| | Sandbox | Control | Expected | Seen | What to do |\n| --- | --- | --- | --- | --- | --- |\n")
         page.add_each((_fault_row(fault, report) for fault in report.faults), "of the faults' lines")

@@ -52,7 +52,7 @@ def verify(given: opt.Given, running: bool) -> int:
             found = verify_running(engine, profile, project.open_store(profile, given), given.names)
     else:
         found = _probed(profile, chosen, given)
-    report = Report(project=profile.project, findings=found, running=running, sensitive=profile.sensitive)
+    report = Report.of(profile, found, running=running)
     result(report_in(form, report))
     return 0 if report.verified else 1
 

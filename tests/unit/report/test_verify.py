@@ -8,11 +8,13 @@ from typing import Any
 
 import jsonschema
 import pytest
+from msgspec import structs
 
 from sandboxrun import __version__
 from sandboxrun.probe.verdicts import Finding, Verdict
 from sandboxrun.report.markdown import LIMIT
 from sandboxrun.report.verify import LONGEST, Report, counted, verify_json, verify_markdown, verify_text
+from tests.unit.plan.world import declared, profile
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "schemas" / "verify.schema.json").read_text())
 HOSTILE = "a|b`c```</details></code><script>@octocat\n| x |\r\n# h [l](https://example.com) <!-- --> \x1b[2J"
@@ -71,6 +73,29 @@ def test_the_whole_text() -> None:
     )
 
 
+def test_what_the_profile_opens_comes_first() -> None:
+    options = {"user": "root", "cap_add": ("NET_ADMIN",), "read_only": False}
+    agent = declared("agent", network_mode="none", **options)
+    holds = (finding("memory"), finding("capabilities", note="declared open: +NET_ADMIN"))
+    found = (*holds, *(structs.replace(f, sandbox="agent (run 0123456789ab)") for f in holds))
+    report = Report.of(profile(agent, declared("lint")), found, running=True)
+    said = verify_text(report)
+    first, *opened = said.split("\n\n")[0].split("\n")
+    assert first == "The profile opens what the defaults close:"
+    assert {line.split()[1] for line in opened} == {"agent"} and len(opened) == len(set(opened)) >= 6
+    assert any("root" in line for line in opened) and any("NET_ADMIN" in line for line in opened)
+    assert [f.control for f in report.sandboxes["agent"]] == ["capabilities", "memory"]
+    document = verify_json(report)
+    jsonschema.validate(document, SCHEMA)
+    assert [f"  ! agent {line}" for line in document["sandboxes"][0]["opened"]] == opened[: len(opened) // 2]
+    comment = verify_markdown(report)
+    assert (
+        comment.index("The profile opens") < comment.index("<details>") and "agent has the capabilities NET" in comment
+    )
+    closed = Report.of(profile(declared("agent")), holds, running=True)
+    assert "opens" not in verify_text(closed) and "opens" not in verify_markdown(closed)
+
+
 def test_a_narrow_terminal_has_a_list() -> None:
     said = verify_text(Report(project="review", findings=FOUND[:3]), width=60)
     assert said.startswith(
@@ -102,7 +127,7 @@ def test_the_whole_document() -> None:
     summary = {"holds": 1, "does_not_hold": 1, "inconclusive": 0, "not_applicable": 0}
     document = verify_json(report)
     assert document == {
-        "format_version": "1.0",
+        "format_version": "1.1",
         "sandboxrun_version": __version__,
         "project": "review",
         "mode": "running",
@@ -113,6 +138,7 @@ def test_the_whole_document() -> None:
                 "sandbox": "agent",
                 "verified": False,
                 "summary": summary,
+                "opened": [],
                 "findings": [
                     {
                         "control": "pids",
