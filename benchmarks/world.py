@@ -145,6 +145,7 @@ class World(Data):
         there = [
             *connection.json("GET", f"/containers/json?all=1&filters={filters}"),
             *connection.json("GET", f"/networks?filters={filters}"),
+            *(connection.json("GET", f"/volumes?filters={filters}")["Volumes"] or ()),
         ]
         projects = sorted({f"{PROJECT}={o['Labels'][PROJECT]}" for o in there})
         mine = [label for label in projects if label.startswith(f"{PROJECT}={self.project('')}")]
@@ -158,6 +159,8 @@ class World(Data):
             filters = raw.quoted({"label": [label]})
             for network in connection.json("GET", f"/networks?filters={filters}"):
                 connection.request("DELETE", f"/networks/{network['Id']}")
+            for volume in connection.json("GET", f"/volumes?filters={filters}")["Volumes"] or ():
+                connection.request("DELETE", f"/volumes/{volume['Name']}")
         connection.close()
 
 
