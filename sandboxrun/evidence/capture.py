@@ -31,6 +31,7 @@ from sandboxrun.evidence.usage import reaching
 from sandboxrun.evidence.workspace import REVISION, staged_content
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
+from sandboxrun.spec.names import own_name
 from sandboxrun.spec.outcome import History, StoppedBy, decide, seen
 from sandboxrun.spec.state import Created, Document
 from sandboxrun.threads import Aside
@@ -113,7 +114,8 @@ class _Capture:
         if done := recorded(self._store, self._request.run):
             return done
         answer = self._inspect()
-        name = answer.name if answer is not None and answer.name else self._id[:12]
+        own = labels.read(answer.labels).get(labels.BASE) if answer is not None else None
+        name = own_name(own) if own else answer.name if answer is not None and answer.name else self._id[:12]
         with self._store.recording(self._request.run, name) as found:
             captured = None if isinstance(found, ChainEntry) else self._into(found, answer)
         if captured is None:

@@ -17,7 +17,7 @@ from sandboxrun.plan.changes import Action, Change, Difference, Reason, compare,
 from sandboxrun.plan.owned import companions_of, is_private, networks_of
 from sandboxrun.plan.timeouts import fixed_timeout
 from sandboxrun.spec import types as units
-from sandboxrun.spec.names import GATEWAY, PARTS, part_volume
+from sandboxrun.spec.names import GATEWAY, PARTS, next_name, part_volume
 from sandboxrun.spec.option import Effect, to_plain
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile, config_digest
 from sandboxrun.spec.spec import BY_KEY, SandboxSpec
@@ -61,7 +61,7 @@ class Decision(Data):
         other = self.observed.id if self.observed is not None and self.beside else self.after
         if self.declared is None or not other:
             return self.declared
-        return structs.replace(self.declared, name=f"{self.declared.name}.next-{other[:12]}")
+        return structs.replace(self.declared, name=next_name(self.declared.name, other))
 
     @property
     def ends(self) -> bool:

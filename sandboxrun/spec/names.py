@@ -61,6 +61,16 @@ def kept_name(container: str, run: str) -> str:
     return f"{container}.kept-{run[:12]}"
 
 
+def next_name(container: str, other: str) -> str:
+    """The name of a container that is made while another one, of the id `other`, has its sandbox's name."""
+    return f"{container}.next-{other[:12]}"
+
+
+def own_name(base: str) -> str:
+    """The name that a container has or gets which was made under `base`, whatever it was renamed to since."""
+    return re.sub(r"\.next-[0-9a-f]{12}$", "", base)
+
+
 class Names(Data):
     """Keys of a profile's networks and volumes as engine names. `given` maps those with a name of their own
     (`name:` or `external:`); all others are `<project>_<key>`.
