@@ -15,9 +15,7 @@ from tests.conftest import Cli, until
 WAITS = "echo up; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo done; exit 3"
 
 
-def renamed(
-    client: docker.DockerClient, project: str, container: str | None = None
-) -> Container:
+def renamed(client: docker.DockerClient, project: str, container: str | None = None) -> Container:
     """The one container of the project that runs, renamed."""
     found = client.containers.get(container) if container is not None else None
     filters = {"label": f"sandboxrun.project={project}", "status": "running"}

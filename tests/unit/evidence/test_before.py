@@ -48,7 +48,8 @@ def test_the_records_count_as_this_users_with_their_key_alone(store: Store) -> N
 def test_a_saved_plan_is_read_and_one_of_another_format_is_refused_by_name(tmp_path: Path) -> None:
     path = before.plan(tmp_path)
     saved = read_saved(path)
-    assert saved.project == "house-planned" and saved.steps == ("create later", "start later")
+    planned = [(change["address"], list(change["change"]["actions"])) for change in saved.plan["resource_changes"]]
+    assert (saved.project, planned) == ("house-planned", [("later", ["create"])])
     assert saved.files == (path.parent / "sandbox.yaml",)
     path.write_text(path.read_text().replace('"format_version": "1.0"', '"format_version": "0.9"', 1))
     with pytest.raises(PlanError, match=r"saved\.plan has format 0\.9, made by sandboxrun 0\.1\.0"):
