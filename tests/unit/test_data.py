@@ -58,7 +58,7 @@ NO_VALUES = {
     "Choice.values",  # what an option may be
     "Layer.document",  # of a file, parsed
     "_Step.document",  # of a file, parsed
-    "Scope.sensitive",  # names
+    "TemplateScope.sensitive",  # names
     "Values.sensitive",  # names
     "FileSpec.environment",  # a name
     "Profile.secrets",  # where each comes from
