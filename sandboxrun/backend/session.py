@@ -178,6 +178,8 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
     keepers: dict[str, str] = field(default_factory=dict)  # address → id, of those made here
     companions: dict[str, list[str]] = field(default_factory=dict)  # address → ids, of those made here
     plotting: threading.Lock = field(default_factory=threading.Lock)
+    providing: threading.Lock = field(default_factory=threading.Lock)  # guards init_volume while it is looked for
+    init_volume: str | None = None  # that has the init of sandboxes with a timeout, once it is known
     volumes_made: set[str] = field(default_factory=set)
     _images: dict[str, ImageConfig] = field(default_factory=dict)
     _began: float = field(default_factory=monotonic)

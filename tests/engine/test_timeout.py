@@ -20,6 +20,7 @@ from sandboxrun import SandboxService, Settings
 from sandboxrun.spec import labels
 from sandboxrun.spec.state import Ended, Running
 from tests.conftest import Cli, until
+from tests.engine.counting import counting
 from tests.engine.own_engine import OwnEngine
 
 TIMEOUT = 6  # seconds: on a machine that is busy, all of what is tried has to be under way by then
@@ -220,6 +221,16 @@ def test_the_init_is_there_once_for_all_and_again_where_somebody_removed_it(
         assert failed.code == 125 and f"something changed the volume {filled}" in failed.err, failed.err
         assert cli("run", env=host).code == 3
         assert client.api.containers(all=True) == []
+
+
+def test_the_engine_is_asked_for_the_init_once(project: str, cli: Cli, engine_host: str, tmp_path: Path) -> None:
+    if not engine_host.startswith("unix://"):
+        pytest.skip("requests are counted on a local socket only")
+    _write(cli, project, dict.fromkeys("abcd", "sleep 600"), lifetime={"timeout": "5m"})
+    with counting(engine_host.removeprefix("unix://"), tmp_path) as counted:
+        assert cli("apply", "-y", "-q", "--host", counted.host).code == 0
+        assert counted.take()["GET /volumes/*"] == 1
+    assert cli("destroy", "-y", "-q").code == 0
 
 
 # -- an engine that goes away meanwhile -----------------------------------------------------------------------------

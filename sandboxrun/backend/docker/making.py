@@ -408,13 +408,21 @@ def upload_container(
 
 
 def provide_init(sandbox: DeclaredSandbox, session: Session) -> str | None:
-    """The volume that has the init for a sandbox, filled first where the engine has none; None for one without it.
+    """The volume that has the init for a sandbox, asked for once a session; None for one without it."""
+    if sandbox.spec.lifetime.timeout is None or needs_watcher(sandbox.spec, session.snapshot.offers):
+        return None
+    with session.providing:
+        if session.init_volume is None:
+            session.init_volume = _volume_with_init(sandbox, session)
+    return session.init_volume
+
+
+def _volume_with_init(sandbox: DeclaredSandbox, session: Session) -> str:
+    """The engine's volume that has the init, filled first where there is none.
 
     A second volume, which holds nothing, names the filled one in its label: making it is one call, and of several that
     make it the engine keeps the first. So nobody ever sees a volume that is half filled.
     """
-    if sandbox.spec.lifetime.timeout is None or needs_watcher(sandbox.spec, session.snapshot.offers):
-        return None
     program = init.program(session.snapshot.offers.architecture)
     mark = f"{labels.INIT_VOLUME}{digest(program).removeprefix('sha256:')[:16]}"
     if (filled := _filled(session.engine.volume(mark), mark)) is not None:
