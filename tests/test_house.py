@@ -298,6 +298,19 @@ def test_no_test_pretends_to_be_an_engine() -> None:
     assert found == []
 
 
+def test_no_test_fails_for_a_container_that_goes_while_it_lists_them() -> None:
+    """docker-py lists them and then inspects each: those of other tests, or one that the engine is still removing."""
+    found = [
+        place(path, node.lineno)
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).endswith(".containers.list")
+        and not any(keyword.arg == "ignore_removed" for keyword in node.keywords)
+    ]
+    assert found == [], "pass ignore_removed=True"
+
+
 def _test_imports(path: Path) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):

@@ -157,5 +157,5 @@ def _weak(client: docker.DockerClient, hosts: str) -> Mapping[str, str]:
         output = weak.logs()
         return said_by(output)
     finally:
-        for container in client.containers.list(all=True):
+        for container in client.containers.list(all=True, ignore_removed=True):
             container.remove(force=True)

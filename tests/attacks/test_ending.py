@@ -73,7 +73,12 @@ def test_is_gone_when_its_time_is_over(cage: str, ended: Mapping[str, Ran]) -> N
 def test_leaves_nobody_behind(ended: Mapping[str, Ran], cages: Cages, engine_client: docker.DockerClient) -> None:
     """Its mark is an argument of what it left: no process of this machine has it, nor the engine a container."""
     assert index(ended["daemon"]).ending.how is How.EXITED
-    assert engine_client.containers.list(all=True, filters={"label": f"sandboxrun.project={cages.project}"}) == []
+    assert (
+        engine_client.containers.list(
+            all=True, filters={"label": f"sandboxrun.project={cages.project}"}, ignore_removed=True
+        )
+        == []
+    )
     assert [path for path in Path("/proc").glob("[0-9]*/cmdline") if cages.project.encode() in _read(path)] == []
 
 

@@ -48,4 +48,4 @@ def test_a_running_sandbox_is_shown_planned_and_torn_down(
     assert planned.code == 0 and "sandbox waiting must be replaced" in planned.out, planned
     gone = cli("destroy", "--yes")
     assert gone.code == 0 and "waiting: stopped before its end" in gone.out + gone.err, gone
-    assert engine_client.containers.list(all=True, filters={"name": name}) == []
+    assert engine_client.containers.list(all=True, filters={"name": name}, ignore_removed=True) == []

@@ -130,7 +130,10 @@ def test_apply_asks_and_without_a_terminal_changes_nothing(
         "  help: nothing was changed; review the plan above, then pass --yes\n"
     )
     assert "Plan: 5 to add" in ran.out
-    assert engine_client.containers.list(all=True, filters={"label": f"sandboxrun.project={project}"}) == []
+    assert (
+        engine_client.containers.list(all=True, filters={"label": f"sandboxrun.project={project}"}, ignore_removed=True)
+        == []
+    )
 
 
 def test_the_whole_way(profile: Path, cli: Cli, destroyed: None) -> None:

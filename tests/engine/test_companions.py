@@ -236,7 +236,12 @@ def test_a_gateway_that_does_not_serve_lets_no_sandbox_start(
     with pytest.raises(ApplyError, match="its gateway does not serve by its rules"):
         world.apply(world.profile({"a": OPEN}))
     own = {"sandboxrun.project": world.project}
-    assert engine_client.containers.list(all=True, filters={"label": f"sandboxrun.project={world.project}"}) == []
+    assert (
+        engine_client.containers.list(
+            all=True, filters={"label": f"sandboxrun.project={world.project}"}, ignore_removed=True
+        )
+        == []
+    )
     assert world.engine.networks(labels=own) == () and world.engine.volumes(labels=own) == ()
     assert tuple(world.store.entries(world.project)) == ()
 

@@ -247,7 +247,7 @@ def test_a_part_that_fails_ends_the_run_by_name(
 
     def boom_later(*_: Any, **__: Any) -> Any:
         """Once the agent is at work: a shell that has just begun dies of a signal that it is to catch."""
-        [made] = engine_client.containers.list(filters={"label": f"sandboxrun.project={project}"})
+        [made] = engine_client.containers.list(filters={"label": f"sandboxrun.project={project}"}, ignore_removed=True)
         until(made.logs)
         boom()
 

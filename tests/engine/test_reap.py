@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,17 +18,10 @@ from sandboxrun.backend.docker import lease
 from sandboxrun.backend.docker.client import connect
 from sandboxrun.backend.owner import this_process
 from sandboxrun.spec import labels
-from tests.conftest import Cli
+from tests.conftest import Cli, until
+from tests.engine.own_engine import OwnEngine
 
 FOREVER = ["sh", "-c", "echo ready; exec sleep 600"]
-
-
-def until(holds: Callable[[], Any]) -> None:
-    """Wait for what must come."""
-    deadline = time.monotonic() + 90
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.05)
 
 
 def write(cli: Cli, project: str, **sandboxes: dict[str, Any]) -> None:
@@ -160,6 +151,58 @@ def test_a_watching_reaper_collects_what_ends_and_what_loses_its_owner(
     assert result.code == 0 and "error" not in result.err, result.err
     told = {one["sandbox"]: one["reason"] for one in map(json.loads, result.out.splitlines())}
     assert told == {"quick": "failed", "late": "timeout", "owned": "owner_gone"}
+
+
+def test_fifty_that_end_at_once_leave_their_evidence_and_nothing_else(
+    cli: Cli, engine_client: docker.DockerClient, project: str, busybox: str
+) -> None:
+    """They end when one file is made in a directory that they all look at; the reaper watches."""
+    (cli.cwd / "here").mkdir()
+    script = "until [ -e /here/now ]; do sleep 0.2; done; exit {}"
+    ends = {f"s{n}": n % 2 * 3 for n in range(50)}
+    shared = [{"type": "bind", "source": "./here", "target": "/here", "read_only": True}]
+    write(cli, project, **{s: {"command": ["sh", "-c", script.format(c)], "volumes": shared} for s, c in ends.items()})
+    reaper = cli.start("reap", "--project", project, "--watch", "--json")
+    assert reaper.stderr is not None and "Following the engine" in reaper.stderr.readline()
+    assert cli("apply", "-y", "-q", "--parallelism", "8").code == 0
+    assert len(there(engine_client, project)) == 50
+    (cli.cwd / "here" / "now").touch()
+    until(lambda: len(endings(cli)) == 50)
+    until(lambda: there(engine_client, project) == [])
+    os.kill(reaper.pid, signal.SIGTERM)
+    result = cli.finish(reaper)
+    assert result.code == 0 and "error" not in result.err, result.err
+    assert endings(cli) == {name: "failed" if code else "exited" for name, code in ends.items()}
+    assert sorted(json.loads(line)["sandbox"] for line in result.out.splitlines()) == sorted(ends)
+    assert cli("evidence", "verify", "--dir", cli.cwd / ".sandboxrun/evidence").code == 0
+    assert engine_client.api.volumes(filters={"label": f"{labels.PROJECT}={project}"})["Volumes"] in (None, [])
+
+
+@pytest.mark.parametrize("how", ["stop", pytest.param("kill", marks=pytest.mark.full)])
+def test_a_watching_reaper_outlives_the_engine(how: str, cli: Cli, own_engine: OwnEngine, project: str) -> None:
+    """What ends while it is away is found when it is back, and what starts then is followed."""
+    host = {"DOCKER_HOST": own_engine.host}
+    write(cli, project, early={}, late={"command": ["sh", "-c", "exit 3"]})
+    reaper = cli.start("reap", "--project", project, "--watch", "--json", env=host)
+    assert reaper.stderr is not None and "Following the engine" in reaper.stderr.readline()
+    assert cli("apply", "-y", "-q", "--target", "early", env=host).code == 0
+    getattr(own_engine, how)()
+    said = ""
+    while "error" not in said:
+        line = reaper.stderr.readline()
+        assert line, said  # it ended
+        said += line
+    own_engine.start()
+    until(lambda: endings(cli), "what the engine's restart ended was not reaped")
+    assert endings(cli)["early"] in ("engine_lost", "unknown", "killed")
+    assert cli("apply", "-y", "-q", "--target", "late", env=host).code == 0
+    until(lambda: endings(cli).get("late") == "failed", "what ended after it was not reaped")
+    with contextlib.closing(own_engine.client()) as client:
+        until(lambda: there(client, project) == [])
+    os.kill(reaper.pid, signal.SIGTERM)
+    result = cli.finish(reaper)
+    assert result.code == 0, result.err
+    assert [json.loads(line)["sandbox"] for line in result.out.splitlines()] == ["early", "late"]
 
 
 def test_a_lease_is_renewed_and_taken_away_and_a_dead_one_swept(

@@ -20,8 +20,8 @@ def renamed(client: docker.DockerClient, project: str, container: str | None = N
     found = client.containers.get(container) if container is not None else None
     filters = {"label": f"sandboxrun.project={project}", "status": "running"}
     if found is None:
-        until(lambda: client.containers.list(filters=filters))
-        (found,) = client.containers.list(filters=filters)
+        until(lambda: client.containers.list(filters=filters, ignore_removed=True))
+        (found,) = client.containers.list(filters=filters, ignore_removed=True)
     found.rename(f"{project}-elsewhere")
     return found
 

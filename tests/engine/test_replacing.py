@@ -210,7 +210,10 @@ def test_a_replacement_that_is_killed_is_finished_by_the_next_apply(
         chaos.apply()
         assert chaos.plan().empty, str(chaos.plan())
         names = sorted(
-            c.name for c in engine_client.containers.list(filters={"label": f"sandboxrun.project={chaos.name}"})
+            c.name
+            for c in engine_client.containers.list(
+                filters={"label": f"sandboxrun.project={chaos.name}"}, ignore_removed=True
+            )
         )
         assert names == [f"{chaos.name}-shared", f"{chaos.name}-side"]
         for sandbox in ("side", "shared"):

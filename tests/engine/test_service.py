@@ -577,7 +577,12 @@ def _of_project(client: docker.DockerClient, project: str) -> set[str]:
     own, lock = ({"label": f"sandboxrun.{name}={project}"} for name in ("project", "lock"))
     volumes = client.volumes.list(filters=own) + client.volumes.list(filters=lock)
     return {
-        one.id for one in (*client.containers.list(all=True, filters=own), *client.networks.list(filters=own), *volumes)
+        one.id
+        for one in (
+            *client.containers.list(all=True, filters=own, ignore_removed=True),
+            *client.networks.list(filters=own),
+            *volumes,
+        )
     }
 
 

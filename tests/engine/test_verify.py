@@ -179,7 +179,7 @@ def test_an_engine_that_does_not_separate_neighbours_is_found_out(
     assert "error: agent: neighbours does not hold" in applied.err
     assert "Plan: 2 to add" in applied.out and "does not hold" in applied.out and "Done:" not in applied.out
     client = engine.client()
-    assert client.containers.list(all=True) == []
+    assert client.containers.list(all=True, ignore_removed=True) == []
     assert {n.name for n in client.networks.list()} == {"bridge", "host", "none"}
     client.close()
 
@@ -197,7 +197,10 @@ def test_a_signal_leaves_nothing(
     ran = cli.finish(process)
     assert ran.code == 128 + number
     assert ran.out == "" and "interrupted: nothing is known" in ran.err
-    assert engine_client.containers.list(all=True, filters={"label": f"sandboxrun.project={project}"}) == []
+    assert (
+        engine_client.containers.list(all=True, filters={"label": f"sandboxrun.project={project}"}, ignore_removed=True)
+        == []
+    )
 
 
 def test_what_a_killed_one_left_is_collected(
@@ -212,12 +215,12 @@ def test_what_a_killed_one_left_is_collected(
     process.kill()
     cli.finish(process)
     mine = {"label": f"sandboxrun.project={project}"}
-    assert engine_client.containers.list(all=True, filters=mine) != []
+    assert engine_client.containers.list(all=True, filters=mine, ignore_removed=True) != []
     planned = cli("plan", "--json")
     changes = {c["address"]: c["change"]["actions"] for c in json.loads(planned.out)["resource_changes"]}
     assert changes["agent"] == ["create"]
     assert cli("destroy", "-y", "-q").code == 0
-    assert engine_client.containers.list(all=True, filters=mine) == []
+    assert engine_client.containers.list(all=True, filters=mine, ignore_removed=True) == []
     assert engine_client.networks.list(filters=mine) == engine_client.volumes.list(filters=mine) == []
 
 
@@ -282,7 +285,10 @@ def test_one_that_does_not_hold_once_it_runs_is_ended_with_its_evidence(
     assert "its evidence is kept" in str(raised.value)
     assert {f.control for f in proof.outside if f.verdict is Verdict.FAILS} >= {"memory-limit", "swap-limit"}
     assert [entry.sandbox for entry in store.entries()] == ["agent"]
-    assert engine_client.containers.list(all=True, filters={"label": f"sandboxrun.project={project}"}) == []
+    assert (
+        engine_client.containers.list(all=True, filters={"label": f"sandboxrun.project={project}"}, ignore_removed=True)
+        == []
+    )
 
 
 def test_run_verifies_first(folder: Path, project: str, busybox: str, cli: Cli) -> None:
