@@ -371,12 +371,8 @@ class AgentSession:
 
 
 def _final(result: AgentResult) -> AgentState:
-    match result.how:
-        case How.TIMEOUT:
-            return AgentState.TIMED_OUT
-        case How.KILLED:
-            return AgentState.KILLED
-    return AgentState.COMPLETED if result.ok else AgentState.FAILED
+    ended = AgentState.COMPLETED if result.ok else AgentState.FAILED
+    return {How.TIMEOUT: AgentState.TIMED_OUT, How.KILLED: AgentState.KILLED}.get(result.how, ended)
 
 
 # -- `AgentSpawner`: runs agents side by side, each in a sandbox or, with the sandbox option off, as a plain …

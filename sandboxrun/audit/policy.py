@@ -297,12 +297,9 @@ def breaches(subject: Subject, path: str, policy: Policy, placed: Placed) -> Ite
     options = subject.options() if require else {}
     for key, wanted in require.items():
         if options.get(key) != wanted:
-            message = f"the policy requires {key}: {_shown(wanted)}"
+            shown = wanted if isinstance(wanted, str) else json.dumps(wanted, default=plain_of)
+            message = f"the policy requires {key}: {shown}"
             yield placed(REQUIRED, Hit(key=key, message=message), subject)
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=plain_of)
 
 
 def _images(subject: Subject, allowed: tuple[str, ...] | None, digests: bool, placed: Placed) -> Iterator[AuditFinding]:

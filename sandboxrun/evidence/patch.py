@@ -597,13 +597,10 @@ def _patch(before: Tree, after: Tree, limits: PatchLimits, beyond: _Beyond, dead
 def _in_order(before: Tree, after: Tree, apart: Apart) -> list[str]:
     """The paths that differ: those of the first part come first, so that the others don't take its room."""
     both = before.entries.keys() | after.entries.keys()
-    changed = [path for path in both if not _same(before.entries.get(path), after.entries.get(path))]
+    sides = {path: (before.entries.get(path), after.entries.get(path)) for path in both}
+    changed = [p for p, (old, new) in sides.items() if not old or not new or (old.oid, old.mode) != (new.oid, new.mode)]
     changed.sort(key=lambda path: (apart.has(path, existed=path in before.entries), _bytes(path)))
     return changed
-
-
-def _same(old: TreeEntry | None, new: TreeEntry | None) -> bool:
-    return old is not None and new is not None and (old.oid, old.mode) == (new.oid, new.mode)
 
 
 class _Beyond:

@@ -395,35 +395,26 @@ def network(looked: Looked) -> Comparison | str:
 
 
 PROCESS_CHECKS = (
-    Check(id="user", title="runs as the declared user", parts=("processes", "maps"), look=user),
-    Check(id="groups", title="has no group beyond the declared ones", parts=("processes", "maps"), look=groups),
-    Check(
-        id="capabilities", title="has no capability beyond the declared ones", parts=("processes",), look=capabilities
-    ),
-    Check(
-        id="no-new-privileges",
-        title="gains no privilege by executing a file",
-        parts=("processes",),
-        look=no_new_privileges,
-    ),
-    Check(id="seccomp", title="system calls are filtered", parts=("processes",), look=seccomp),
-    Check(id="namespaces", title="shares no namespace", parts=("processes", "namespaces"), look=namespaces),
+    Check("user", "runs as the declared user", ("processes", "maps"), user),
+    Check("groups", "has no group beyond the declared ones", ("processes", "maps"), groups),
+    Check("capabilities", "has no capability beyond the declared ones", ("processes",), capabilities),
+    Check("no-new-privileges", "gains no privilege by executing a file", ("processes",), no_new_privileges),
+    Check("seccomp", "system calls are filtered", ("processes",), seccomp),
+    Check("namespaces", "shares no namespace", ("processes", "namespaces"), namespaces),
 )
 CHECKS = (
     *PROCESS_CHECKS,
-    Check(id="memory-limit", title="memory is limited", parts=("cgroup", "cgroup memory"), look=memory, kernel=False),
-    Check(id="swap-limit", title="swap is limited", parts=("cgroup", "cgroup swap"), look=swap, kernel=False),
-    Check(id="pids-limit", title="processes are limited", parts=("cgroup", "cgroup pids"), look=pids, kernel=False),
-    Check(id="cpu-quota", title="CPU time is limited", parts=("cgroup", "cgroup cpu"), look=cpus, kernel=False),
-    Check(id="cpuset", title="runs on the declared CPUs", parts=("cgroup", "cgroup cpuset"), look=cpuset, kernel=False),
-    Check(
-        id="devices", title="opens no device beyond the declared ones", parts=("cgroup", "cgroup devices"), look=devices
-    ),
-    Check(id="ulimits", title="each process is limited", parts=("limits",), look=ulimits),
-    Check(id="oom-score", title="is not spared when memory runs out", parts=("oom_score_adj",), look=oom),
-    Check(id="root", title="the root filesystem is read-only", parts=("mounts",), look=root),
-    Check(id="mounts", title="only what is declared is mounted", parts=("mounts",), look=mounts),
-    Check(id="propagation", title="no mount is shared with the host", parts=("mounts",), look=propagation),
-    Check(id="masked-paths", title="the kernel's files are hidden", parts=("mounts",), look=masked),
-    Check(id="network", title="is on no network but the declared ones", parts=("network",), look=network),
+    Check("memory-limit", "memory is limited", ("cgroup", "cgroup memory"), memory, kernel=False),
+    Check("swap-limit", "swap is limited", ("cgroup", "cgroup swap"), swap, kernel=False),
+    Check("pids-limit", "processes are limited", ("cgroup", "cgroup pids"), pids, kernel=False),
+    Check("cpu-quota", "CPU time is limited", ("cgroup", "cgroup cpu"), cpus, kernel=False),
+    Check("cpuset", "runs on the declared CPUs", ("cgroup", "cgroup cpuset"), cpuset, kernel=False),
+    Check("devices", "opens no device beyond the declared ones", ("cgroup", "cgroup devices"), devices),
+    Check("ulimits", "each process is limited", ("limits",), ulimits),
+    Check("oom-score", "is not spared when memory runs out", ("oom_score_adj",), oom),
+    Check("root", "the root filesystem is read-only", ("mounts",), root),
+    Check("mounts", "only what is declared is mounted", ("mounts",), mounts),
+    Check("propagation", "no mount is shared with the host", ("mounts",), propagation),
+    Check("masked-paths", "the kernel's files are hidden", ("mounts",), masked),
+    Check("network", "is on no network but the declared ones", ("network",), network),
 )

@@ -221,7 +221,7 @@ class Comparison(Data):
     note: str = ""
 
 
-class Check(Data):
+class Check(Data, kw_only=False):
     """One thing that is looked at. `parts` are what it reads, by their names in `Outside.unread`; `kernel`: it reads
     what the host's kernel says of the processes, which means nothing where another kernel runs them. `look` gives the
     answer, or as a text why it does not apply."""

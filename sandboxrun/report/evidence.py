@@ -62,12 +62,22 @@ def runs_text(
     lines = [evidence_text(named, sensitive=sensitive, relative_to=relative_to)] if named else []
     if len(runs) > 1:
         counts = Counter(map(_result_of, runs))
-        told = ", ".join(f"{counts[word]} {word}" for word in _RESULTS if counts[word])
+        told = ", ".join(f"{counts[word]} {word}" for word in dict.fromkeys(_RESULTS.values()) if counts[word])
         lines.append(f"{len(runs)} sandboxes: {told}")
     return "\n".join(lines)
 
 
-_RESULTS = ("passed", "failed", "timed out", "out of memory", "stopped", "lost", "not run")
+# The words that runs are counted by, in the order in which they are reported.
+_RESULTS = {
+    How.EXITED: "passed",
+    How.FAILED: "failed",
+    How.TIMEOUT: "timed out",
+    How.OOM: "out of memory",
+    How.KILLED: "stopped",
+    How.ENGINE_LOST: "lost",
+    How.UNKNOWN: "lost",
+    How.NOT_STARTED: "not run",
+}
 
 
 def _result_of(run: Run) -> str:
@@ -75,21 +85,7 @@ def _result_of(run: Run) -> str:
     index = run.captured.index if run.captured is not None else None
     ending = run.seen or (index.ending if index is not None else None)
     never = How.NOT_STARTED if run.captured is None else How.UNKNOWN  # its evidence could not be saved
-    match ending.how if ending is not None else never:
-        case How.EXITED:
-            return "passed"
-        case How.FAILED:
-            return "failed"
-        case How.TIMEOUT:
-            return "timed out"
-        case How.OOM:
-            return "out of memory"
-        case How.KILLED:
-            return "stopped"
-        case How.ENGINE_LOST | How.UNKNOWN:
-            return "lost"
-        case How.NOT_STARTED:
-            return "not run"
+    return _RESULTS[ending.how if ending is not None else never]
 
 
 def _is_notable(run: Run) -> bool:

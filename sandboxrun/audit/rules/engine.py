@@ -40,7 +40,7 @@ PERHAPS = rule(
 RULES: tuple[Rule, ...] = (BELOW, PERHAPS)
 
 
-class Floor(Data):
+class Floor(Data, kw_only=False):
     """A published hole: in which component, what it allows, and in which versions it was fixed: the first of each
     release line that got the fix, the last of which all later ones have."""
 
@@ -52,46 +52,34 @@ class Floor(Data):
 
 # By the projects' own advisories.
 FLOORS = (
-    Floor(component="runc", cve="CVE-2019-5736", what="root inside overwrites runc on the host", fixed=("1.0.0-rc7",)),
+    Floor("runc", "CVE-2019-5736", "root inside overwrites runc on the host", ("1.0.0-rc7",)),
+    Floor("runc", "CVE-2021-30465", "a mount is led to the host by a symlink", ("1.0.0-rc95",)),
+    Floor("runc", "CVE-2024-21626", "a leaked directory leads to the host", ("1.1.12",)),
     Floor(
-        component="runc", cve="CVE-2021-30465", what="a mount is led to the host by a symlink", fixed=("1.0.0-rc95",)
-    ),
-    Floor(component="runc", cve="CVE-2024-21626", what="a leaked directory leads to the host", fixed=("1.1.12",)),
-    Floor(
-        component="runc",
-        cve="CVE-2025-31133",
-        what="masked paths are replaced by links, and the host's /proc is written",
-        fixed=("1.2.8", "1.3.3", "1.4.0-rc.3"),
+        "runc",
+        "CVE-2025-31133",
+        "masked paths are replaced by links, and the host's /proc is written",
+        ("1.2.8", "1.3.3", "1.4.0-rc.3"),
     ),
     Floor(
-        component="runc",
-        cve="CVE-2025-52881",
-        what="writes to /proc are redirected past the security module",
-        fixed=("1.2.8", "1.3.3", "1.4.0-rc.3"),
+        "runc",
+        "CVE-2025-52881",
+        "writes to /proc are redirected past the security module",
+        ("1.2.8", "1.3.3", "1.4.0-rc.3"),
     ),
     Floor(
-        component="containerd",
-        cve="CVE-2020-15257",
-        what="root on the host's network starts containers through an abstract socket",
-        fixed=("1.3.9", "1.4.3"),
+        "containerd",
+        "CVE-2020-15257",
+        "root on the host's network starts containers through an abstract socket",
+        ("1.3.9", "1.4.3"),
     ),
+    Floor("Engine", "CVE-2021-21284", "root of a user namespace becomes root of the host", ("19.3.15", "20.10.3")),
+    Floor("Engine", "CVE-2024-23653", "a build runs a container with the host's rights", ("24.0.9", "25.0.2")),
     Floor(
-        component="Engine",
-        cve="CVE-2021-21284",
-        what="root of a user namespace becomes root of the host",
-        fixed=("19.3.15", "20.10.3"),
-    ),
-    Floor(
-        component="Engine",
-        cve="CVE-2024-23653",
-        what="a build runs a container with the host's rights",
-        fixed=("24.0.9", "25.0.2"),
-    ),
-    Floor(
-        component="Engine",
-        cve="CVE-2024-29018",
-        what="names asked for on an internal network reach name servers outside",
-        fixed=("23.0.11", "25.0.5", "26.0.0"),
+        "Engine",
+        "CVE-2024-29018",
+        "names asked for on an internal network reach name servers outside",
+        ("23.0.11", "25.0.5", "26.0.0"),
     ),
 )
 _VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?:[-~.]?rc\.?(\d{1,4}))?", re.IGNORECASE)

@@ -17,7 +17,7 @@ from sandboxrun.audit.credentials import (
     one_spelling,
 )
 from sandboxrun.audit.finding import Directness, Gain, Hit, refers, rule
-from sandboxrun.audit.subject import GivenFile, Subject
+from sandboxrun.audit.subject import Subject
 
 DATA = Gain.DATA
 DIRECT, STEP, INDIRECT = Directness.DIRECT, Directness.STEP, Directness.INDIRECT
@@ -266,17 +266,13 @@ def outside_env_file(s: Subject) -> Iterator[Hit]:
 )
 def secret_config(s: Subject) -> Iterator[Hit]:
     """Inline configs that hold tokens."""
-    for config in (*s.configs, *_inline(s.secrets)):
+    for config in (*s.configs, *(secret for secret in s.secrets if secret.origin == "content")):
         form = form_of(config.content) or ("an address with a password" if credential_url(config.content) else None)
         if form is None and assigned(config.content):
             form = "a credential in plain text"
         if form is not None:
             key = "configs" if config in s.configs else "secrets"
             yield Hit(key=key, item=config.name, message=f"{config.name} holds {form}")
-
-
-def _inline(secrets: tuple[GivenFile, ...]) -> Iterator[GivenFile]:
-    yield from (secret for secret in secrets if secret.origin == "content")
 
 
 # Settings of common images that let anybody in: variable → the values that do.

@@ -86,7 +86,8 @@ def subject_of(answer: Json, networks: Mapping[str, Json]) -> Subject:
     config: Json = answer.get("Config") or {}
     host: Json = answer.get("HostConfig") or {}
     mode = str(host.get("NetworkMode") or "")
-    cpus = (host.get("NanoCpus") or 0) / 1e9 or _quota(host)
+    quota = max(0, host.get("CpuQuota") or 0) / (host.get("CpuPeriod") or 100_000)
+    cpus = (host.get("NanoCpus") or 0) / 1e9 or quota
     log: Json = host.get("LogConfig") or {}
     restart: Json = host.get("RestartPolicy") or {}
     name, count = str(restart.get("Name") or "no"), restart.get("MaximumRetryCount") or 0
@@ -149,11 +150,6 @@ def subject_of(answer: Json, networks: Mapping[str, Json]) -> Subject:
 
 def _texts(value: Any) -> tuple[str, ...]:
     return tuple(map(str, value or ()))
-
-
-def _quota(host: Json) -> float:
-    quota, period = host.get("CpuQuota") or 0, host.get("CpuPeriod") or 100_000
-    return quota / period if quota > 0 else 0.0
 
 
 def _security(host: Json) -> Iterator[tuple[str, str]]:
