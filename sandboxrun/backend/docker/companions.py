@@ -31,10 +31,11 @@ from sandboxrun.gateway import DIRECTORY, FILE
 from sandboxrun.gateway.rules import digest_of_rules, rules_document
 from sandboxrun.gateway.subnets import candidates
 from sandboxrun.plan import operations as op
-from sandboxrun.spec.names import GATEWAY, companion
+from sandboxrun.spec.names import COMPANIONS, GATEWAY, companion
 from sandboxrun.spec.option import OwnAddresses, private_network
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import FileRef
+from sandboxrun.threads import Aside, together
 
 PATIENCE = 30.0  # seconds until a gateway must serve
 MOST_TRIES = 50  # subnets that others took meanwhile
@@ -127,9 +128,10 @@ def create_gateway(step: op.CreateGateway, session: Session) -> str:
     session.gateways[step.address] = made.id
     if made.warnings:
         raise ApplyError(*(f"the gateway of {step.address}: the engine warned: {text}" for text in made.warnings))
-    _give_rules(sandbox, made.id, run, session)
     place = {"IPAMConfig": {"IPv4Address": own_addresses.gateway}}
-    session.engine.connect_network(network, made.id, place)
+    with Aside(lambda: session.engine.connect_network(network, made.id, place), name="connect gateway") as connecting:
+        _give_rules(sandbox, made.id, run, session)
+    connecting.result()
     lost = list(not_taken(payload, session.engine.inspect_container(made.id)))
     if lost:
         help = "see `sandboxrun doctor`"
@@ -222,10 +224,13 @@ def _await(output: Any, event: str, digest: str, address: str) -> None:
 
 
 def remove_companions(containers: Iterable[str], network: str | None, session: Session) -> None:
-    """Remove a sandbox's companions and its network; what is gone already is fine."""
-    for container in containers:
+    """Remove a sandbox's companions, and then its network; what is gone already is fine."""
+
+    def remove(container: str) -> None:
         with suppress(NotFound):
             session.engine.remove_container(container, force=True)
+
+    together(remove, tuple(containers), workers=len(COMPANIONS))
     if network is not None:
         with suppress(NotFound):
             session.engine.remove_network(network)

@@ -28,6 +28,9 @@ from sandboxrun.plan.operations import Operation
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import PARTS, part_volume
 from sandboxrun.spec.records import Attachment
+from sandboxrun.threads import together
+
+_SIDE_BY_SIDE = 4  # removals of one sandbox's own
 
 # -- Networks: made and removed, sandboxes attached and detached
 
@@ -48,8 +51,12 @@ def create_network(step: op.CreateNetwork, session: Session) -> None:
 
 def remove_network(step: op.RemoveNetwork, session: Session) -> None:
     """Remove a network."""
+    _remove_network(step.network, session)
+
+
+def _remove_network(network: str, session: Session) -> None:
     with suppress(NotFound):
-        session.engine.remove_network(step.network)
+        session.engine.remove_network(network)
 
 
 def connect(step: op.ConnectNetwork, session: Session) -> None:
@@ -75,12 +82,13 @@ def stop_sandbox(step: op.StopSandbox, session: Session) -> None:
 
 
 def remove_sandbox(step: op.RemoveSandbox, session: Session) -> None:
-    """Remove the container and what is its own."""
-    _remove_container(step.container, session)
-    if step.companions or step.network is not None:
-        remove_companions(step.companions, step.network, session)
-    for volume in step.volumes:
-        _remove_volume(volume, session)
+    """Remove the container and what is its own: all containers side by side, and then what they used."""
+    containers = (step.container, *step.companions)
+    together(partial(_remove_container, session=session), containers, workers=len(containers))
+    removals: list[Callable[[], None]] = [partial(_remove_volume, volume, session) for volume in step.volumes]
+    if step.network is not None:
+        removals.insert(0, partial(_remove_network, step.network, session))
+    together(lambda remove: remove(), removals, workers=_SIDE_BY_SIDE)
     shared.unstage(step.container, session)
 
 
