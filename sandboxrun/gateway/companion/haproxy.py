@@ -225,6 +225,7 @@ def _connections(rules: Rules, place: Place, port: int) -> list[str]:
         else:
             lines += [*_TLS_OR_HTTP, *_reject("protocol", f"unless {_TLS} or {_HTTP}"), *_HANDED_ON]
         lines += [
+            *_IN_ONE_RECORD,
             f"{_CONTENT} set-var(txn.host) req.ssl_sni,lower",
             *_reject("sni", "unless { var(txn.host) -m found }"),
             *_reject("name", f"unless {_NAMED}", f"unless {_LENGTH}"),
@@ -253,6 +254,12 @@ _HANDED_ON = (
     f"{_CONTENT} set-log-level silent if {_HTTP}",  # recorded request by request, where it goes on to
     f"{_CONTENT} accept if {_HTTP}",
 )
+# HAProxy reads a hello on into what follows its record, the next one's head included, and servers do not: of the two
+# they would read different names. So the record holds the hello, and nothing else.
+_IN_ONE_RECORD = (
+    f"{_CONTENT} set-var(txn.hello) req.payload(6,3),hex,hex2i if {_TLS}",
+    *_reject("hello", f"if {_TLS} !{{ req.payload(3,2),hex,hex2i,sub(txn.hello) eq 4 }}"),
+)
 
 
 def _told_apart(port: int) -> list[str]:
@@ -272,6 +279,7 @@ def _told_apart(port: int) -> list[str]:
         *_reject("request", f"if {begun} {line}"),
         f"{_CONTENT} set-var(txn.kind) str(tcp) if {begun}",
         *_HANDED_ON,
+        *_IN_ONE_RECORD,
         f"{_CONTENT} set-var(txn.sni) req.ssl_sni,lower if {_TLS}",
         *_reject("sni", f"if {_TLS} !{{ var(txn.sni),strcmp(txn.host) eq 0 }}"),
     ]
@@ -340,9 +348,10 @@ def _http(rules: Rules, place: Place, port: int, bind: str) -> list[str]:
         *deny(
             "request", "unless { req.hdr_cnt(host) 1 }", r"if { req.hdrs -m reg '[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]' }"
         ),
+        *deny("request", "unless { req.ver 1.0 1.1 }", "if { url -m reg -i '^http://([/?#]|$)' }"),
         *deny("name", f"unless {_NAMED}", f"unless {_LENGTH}"),
         f"{request} set-var(txn.shown) var(txn.host)",
-        *deny("method", "if { method CONNECT TRACE }"),
+        *deny("method", "if { method -m str -i CONNECT TRACE }"),
         *deny("scheme", "if { url -m reg ^[A-Za-z][A-Za-z0-9+.-]*: } !{ url -m beg -i http:// }"),
         *_looked_up(request, folder, port, rules),
         *deny("port", f"if !{_ALLOWED} {_KNOWN}"),
@@ -351,6 +360,8 @@ def _http(rules: Rules, place: Place, port: int, bind: str) -> list[str]:
         f"{request} set-dst var(txn.dst)",
         f"{request} set-dst-port int({port})",
         f"{request} set-uri %[pathq] if {{ url -m beg -i http:// }}",
+        f"{request} set-path / unless {{ path -m found }}",
+        f"{request} set-header transfer-encoding chunked if {{ req.hdr_cnt(transfer-encoding) gt 0 }}",
         f"{request} del-header proxy-authorization",
         f"{request} del-header proxy-connection",
         f"{request} del-header http2-settings",

@@ -56,3 +56,29 @@ def hello(name: bytes | None, *, size: int = 16384, more: Sequence[tuple[int, by
     """A whole ClientHello, in records."""
     named = [server_name(name)] if name is not None else []
     return records(message([*named, *more]), size)
+
+
+def read_in_two_ways(shown: bytes, meant: bytes) -> bytes:
+    """A hello over two records that names `meant`. Whoever takes the head of the second record for a part of it reads
+    what follows five bytes early, and so finds `shown`."""
+    listed = len(shown) + 3
+    # The end of the filler, the type of what carries the name, and its length, are then a name extension.
+    filler = bytes(20) + b"\0\0" + (listed + 2).to_bytes(2) + listed.to_bytes(2)[:1]
+    carrier = ((listed & 0xFF) << 8, shown)
+    others = [(10, vector(b"\0\x1d", 2)), (13, vector(b"\x04\x03\x08\x04", 2)), (43, vector(b"\x03\x04", 1))]
+    whole = message([(0x1234, filler), carrier, *others, server_name(meant)])
+    cut = whole.index(filler) + 5
+    return records(whole[:cut]) + records(whole[cut:])
+
+
+def name_read_by_a_server(data: bytes) -> str | None:
+    """Which host OpenSSL finds in a hello."""
+    names: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sni_callback = lambda _, name, __: names.append(name)
+    received = ssl.MemoryBIO()
+    side = context.wrap_bio(received, ssl.MemoryBIO(), server_side=True)
+    received.write(data)
+    with contextlib.suppress(ssl.SSLError):  # it has no certificate to answer with
+        side.do_handshake()
+    return names[0] if names else None

@@ -13,7 +13,15 @@ import pytest
 
 from sandboxrun.gateway.companion.addresses import refusal
 from tests.unit.gateway.conftest import fresh_world
-from tests.unit.gateway.hellos import hello, message, real_hello, records, server_name
+from tests.unit.gateway.hellos import (
+    hello,
+    message,
+    name_read_by_a_server,
+    read_in_two_ways,
+    real_hello,
+    records,
+    server_name,
+)
 from tests.unit.gateway.world import OTHER, SERVER, TABLE, World, echo, head_of, read_all, until, why_not
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -110,14 +118,29 @@ HELLOS: dict[str, tuple[bytes, str]] = {
     "an old hello": (b"\x80\x2e\x01\x03\x01\0\x15\0\0\0\x10" + b"x" * 40, "not-tls"),
     "CONNECT": (b"CONNECT api.example.com:443 HTTP/1.1\r\nHost: api.example.com:443\r\n\r\n", "not-tls"),
     "the proxy protocol": (b"PROXY TCP4 1.1.1.1 2.2.2.2 1 443\r\n" + hello(b"api.example.com"), "not-tls"),
-    "a name over several records": (hello(b"evil.example.net", size=50), "sni"),
-    "an allowed name over several records": (hello(b"api.example.com", size=50), "sni"),
+    "a name over several records": (hello(b"evil.example.net", size=50), "hello"),
+    "an allowed name over several records": (hello(b"api.example.com", size=50), "hello"),
+    "a name that only HAProxy reads": (read_in_two_ways(b"api.example.com", b"evil.example.net"), "hello"),
+    "the last byte in another record": (
+        hello(b"api.example.com", size=len(message([server_name(b"api.example.com")])) - 1),
+        "hello",
+    ),
+    "two hellos in one record": (
+        records(message([server_name(b"api.example.com")]) + message([server_name(b"evil.example.net")])),
+        "hello",
+    ),
     "two names": (records(message([(0, server_name(b"api.example.com")[1]), server_name(b"evil.example.net")])), "*"),
     "a second name extension": (
         records(message([server_name(b"evil.example.net"), server_name(b"api.example.com")])),
         "*",
     ),
 }
+
+
+def test_a_server_reads_what_only_haproxy_misreads() -> None:
+    """Else the case above would show nothing."""
+    assert name_read_by_a_server(read_in_two_ways(b"api.example.com", b"evil.example.net")) == "evil.example.net"
+    assert name_read_by_a_server(real_hello("api.example.com")) == "api.example.com"
 
 
 @pytest.mark.parametrize("case", HELLOS)
@@ -248,6 +271,7 @@ def test_a_server_that_speaks_first(gateway: World) -> None:
 ELSE: dict[str, tuple[bytes, str]] = {
     "TLS of another host": (hello(b"evil.example.net"), "sni"),
     "TLS without a name": (hello(None), "sni"),
+    "TLS that is read in two ways": (read_in_two_ways(b"ssh.example.com", b"evil.example.net"), "hello"),
     "the start of TLS": (hello(b"ssh.example.com")[:30], "hello"),
     "the start of a request": (b"GET / HTTP/1.1\r\nHost: evil.exam", "request"),
     "a request's first line": (b"GET / HT", "request"),
@@ -280,6 +304,8 @@ def test_a_port_of_several_hosts_carries_tls_and_requests_alone(gateway: World) 
     refused(gateway, "protocol", port=8443)
     assert gateway.ask(8443, hello(b"api.example.com"), end=True) == b""
     refused(gateway, "port", port=8443, host="api.example.com")
+    assert gateway.ask(8443, read_in_two_ways(b"two.example.com", b"evil.example.net"), end=True) == b""
+    refused(gateway, "hello", port=8443)
 
 
 def test_other_ports_are_closed(gateway: World) -> None:
@@ -319,6 +345,13 @@ def test_a_request_to_an_allowed_host(gateway: World, target: str, host: str) ->
     assert (record["protocol"], record["method"], record["host"]) == ("http", "GET", "api.example.com")
 
 
+def test_a_target_without_a_path_gets_one(gateway: World) -> None:
+    seen: list[bytes] = []
+    gateway.serve(SERVER, 80, answering(seen))
+    assert gateway.ask(80, get(target="http://api.example.com")).endswith(b"\r\n\r\nok")
+    assert seen[0].startswith(b"GET / HTTP/1.1\r\n")
+
+
 REQUESTS: dict[str, tuple[bytes, str, int]] = {
     "another host": (get(host="evil.example.net"), "host", 403),
     "a host of another port": (get(host="one.example.com"), "port", 403),
@@ -341,6 +374,11 @@ REQUESTS: dict[str, tuple[bytes, str, int]] = {
     "CONNECT": (get(method="CONNECT", target="api.example.com:80", host="api.example.com:80"), "method", 403),
     "CONNECT elsewhere": (get(method="CONNECT", target="evil.example.net:443"), "request", 400),
     "TRACE": (get(method="TRACE"), "method", 403),
+    "TRACE in other letters": (get(method="Trace"), "method", 403),
+    "CONNECT in other letters": (get(method="connect"), "method", 403),
+    "a version before fields": (get().replace(b"HTTP/1.1", b"HTTP/0.9"), "request", 400),
+    "a target without a host": (get(target="http://"), "request", 400),
+    "a target without a host, and a path": (get(target="http:///evil.example.net/"), "request", 400),
     "a NUL in a field": (get("X: a\0b"), "request", 400),
     "a control character in a field": (get("X: a\x01b"), "request", 400),
     "a space before the colon": (get("X : a"), "request", 400),
@@ -389,6 +427,20 @@ def test_length_and_chunks_reach_the_server_as_chunks_alone(gateway: World) -> N
     gateway.serve(SERVER, 80, answering(seen))
     gateway.ask(80, get("Content-Length: 4", "Transfer-Encoding: chunked", method="POST") + b"0\r\n\r\n", end=True)
     assert all(b"content-length" not in head.lower() for head in seen)
+
+
+@pytest.mark.parametrize("coding", ["chunked", "Chunked"])
+def test_chunks_arrive_whole_and_in_the_usual_letters(gateway: World, coding: str) -> None:
+    seen: list[bytes] = []
+
+    def talk(peer: socket.socket) -> None:
+        seen.append(head_of(peer) + peer.recv(15, socket.MSG_WAITALL))
+        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    gateway.serve(SERVER, 80, talk)
+    body = b"5\r\nhello\r\n0\r\n\r\n"
+    assert gateway.ask(80, get(f"Transfer-Encoding: {coding}", method="POST") + body).endswith(b"ok")
+    assert b"\r\ntransfer-encoding: chunked\r\n" in seen[0] and seen[0].endswith(b"\r\n\r\n" + body)
 
 
 def test_a_request_hidden_in_a_body(gateway: World) -> None:

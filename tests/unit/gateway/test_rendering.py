@@ -31,7 +31,8 @@ ACTIONS = {
         "set-var", "unset-var", "reject", "accept", "do-resolve", "set-dst", "set-log-level", "lua.opened",
     },
     "http-request": {
-        "set-var", "unset-var", "deny", "do-resolve", "set-dst", "set-dst-port", "set-uri", "del-header", "lua.opened",
+        "set-var", "unset-var", "deny", "do-resolve", "set-dst", "set-dst-port", "set-uri", "set-path",
+        "set-header", "del-header", "lua.opened",
     },
 }  # fmt: skip
 OPTIONS = {"dontlognull", "disable-h2-upgrade", "splice-auto"}
