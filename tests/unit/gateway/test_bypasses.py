@@ -268,6 +268,25 @@ def test_a_server_that_speaks_first(gateway: World) -> None:
         assert sock.recv(100) == b"220 hello\r\n"
 
 
+def test_after_silence_anything_goes_to_that_host_and_no_other(gateway: World) -> None:
+    """What is not defended, as docs/egress.md says it: another site of the same server can be named then."""
+
+    def talk(peer: socket.socket) -> None:
+        peer.sendall(b"220 hello\r\n")
+        echo(peer)
+
+    gateway.serve(SERVER, 22, talk)
+    other = gateway.serve(OTHER, 22, talk)
+    data = hello(b"evil.example.net")
+    with gateway.connect(22) as sock:
+        assert sock.recv(100) == b"220 hello\r\n"
+        sock.sendall(data)
+        assert sock.recv(len(data), socket.MSG_WAITALL) == data
+    record = gateway.event("request", verdict="allowed")
+    assert (record["host"], record["address"], record["protocol"]) == ("ssh.example.com", SERVER, "tcp")
+    assert other.connections == 0
+
+
 ELSE: dict[str, tuple[bytes, str]] = {
     "TLS of another host": (hello(b"evil.example.net"), "sni"),
     "TLS without a name": (hello(None), "sni"),

@@ -225,6 +225,10 @@ def test_a_run_of_no_time_at_all() -> None:
             EgressSummary(allowed=0, denied=1, denied_targets=("169.254.169.254:80",)),
             ["    egress:   0 requests allowed, 1 refused: 169.254.169.254:80"],
         ),
+        (
+            EgressSummary(allowed=0, denied=1, denied_targets=("*.example.org",)),
+            ["    egress:   0 requests allowed, 1 refused: *.example.org"],
+        ),
     ],
 )
 def test_what_was_asked_for_and_the_line_that_would_allow_it(egress: EgressSummary, said: list[str]) -> None:
