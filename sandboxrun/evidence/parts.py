@@ -387,7 +387,7 @@ def _patched(source: CaptureSource, patch: Patch, left_out: tuple[LeftOut, ...],
 FILE = "egress.jsonl"
 LONGEST = 128 << 20  # beyond the engine's bound of a gateway's log
 _LISTED = 20  # targets refused that the index names
-_GRACE = 3  # seconds for the records of connections that are still open
+_GRACE = 10  # seconds for the records of connections that are still open, and for those not written yet
 
 
 def egress(source: CaptureSource, gateway: str) -> Part:
@@ -414,6 +414,8 @@ def egress(source: CaptureSource, gateway: str) -> Part:
         missing += (MissingPart(part="egress", reason="the gateway's records are gone, or it never served"),)
     elif not counted.whole:
         missing += (MissingPart(part="egress", reason="the first of the gateway's records are gone"),)
+    if counted.faulty:
+        missing += (MissingPart(part="egress", reason="the gateway lost records, and so let nothing pass any more"),)
     if counted.spent:
         missing += (
             MissingPart(part="egress", reason="so many requests that its records were cut: it refused the rest"),
@@ -435,7 +437,7 @@ class Counted:
     """What the records come to."""
 
     def __init__(self) -> None:
-        self.served = self.spent = False
+        self.served = self.spent = self.faulty = False
         self.whole: bool | None = None  # whether the first record is the gateway's first; None: there is none
         self._allowed = self._denied = 0
         self._targets: dict[str, None] = {}
@@ -449,6 +451,8 @@ class Counted:
                 self.served = True
             case "budget":
                 self.spent = True
+            case "fault":
+                self.faulty = True
             case "request" if record.get("verdict") == "allowed":
                 self._allowed += 1
             case "request":

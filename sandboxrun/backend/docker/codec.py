@@ -399,7 +399,7 @@ def gateway_payload(
         "Image": image,
         "Cmd": ["serve", "--at", own_addresses.gateway, "--rules", f"{DIRECTORY}/{FILE}"],
         "User": USER,
-        "StopTimeout": 2,
+        "StopTimeout": 10,
         "Labels": _companion_labels(sandbox, names.project, run, "gateway"),
         "HostConfig": host,
     }

@@ -19,7 +19,7 @@ from typing import Any
 from sandboxrun.gateway.companion.addresses import Address, Network, refusal
 from sandboxrun.gateway.companion.haproxy import MAX_CONNECTIONS, MOST_WORKERS, Place, frontends, render
 from sandboxrun.gateway.companion.names import MAX_QUERY, answer
-from sandboxrun.gateway.companion.records import MAX_LINE, PAUSE_AT, End, Fault, Open, Records, clipped, read_line
+from sandboxrun.gateway.companion.records import MAX_LINE, PAUSE_AT, End, Fault, Last, Open, Records, clipped, read_line
 from sandboxrun.gateway.companion.rules import MAX_DOCUMENT, NAME_SERVICE, Rules, RulesError, read_rules
 from sandboxrun.gateway.companion.surroundings import Surroundings
 from sandboxrun.gateway.companion.worker import ADMIN, Worker, WorkerError
@@ -28,7 +28,8 @@ LIFETIME_SECONDS = 24 * 3600
 TICK = 0.5
 LOOK_SECONDS = 0.1  # between looks at all that is open, however much is being said
 HEALTH_SECONDS = 10.0
-STOP_SECONDS = 1.5
+STOP_SECONDS = 1.5  # for connections to end
+LAST_SECONDS = 6.0  # for all that a worker said to be heard; less than an engine waits
 QUERY_SECONDS = 5.0  # for a question over TCP
 MAX_QUERIES = 64  # over TCP, at once
 ASKED_AGAIN = 5.0  # seconds in which a name that was refused is not recorded again
@@ -58,6 +59,7 @@ class Gateway:
         self._asked: dict[str, float] = {}
         self._queries: dict[socket.socket, float] = {}
         self._paused = self._stopping = self._failed = False
+        self._last_words = 0
         self._signals: set[int] = set()
         self._health = self._looked = 0.0
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
@@ -153,8 +155,9 @@ class Gateway:
         try:
             if now >= self._health:
                 self._health = now + HEALTH_SECONDS
-                self._workers[-1].ask("show info")
-                if self._networks() != self._own:
+                for worker in self._workers:
+                    self._check_records(worker)
+                if self._networks() != self._own and not self._stopping:
                     self._replace_worker(self.rules)
             self._sweep(now)
         except (WorkerError, OSError, ValueError) as error:
@@ -167,6 +170,31 @@ class Gateway:
             self._drop_query(sock)
 
     # -- HAProxy
+
+    def _check_records(self, worker: Worker) -> None:
+        """What a worker had no room for, since it was heard too slowly, it tells only with the next record."""
+        if worker.ended() is None and not self._failed and (lost := worker.lost()):
+            self._fail("fault", error=f"{lost} records were lost")
+
+    def _dismiss(self, *workers: Worker) -> None:
+        """End workers that carry nothing any more, once all that they said is heard. What is not is a fault."""
+        until, wanted = time.monotonic() + LAST_SECONDS, self._last_words
+        try:
+            for worker in workers:
+                if worker.ended() is None:
+                    worker.last_word()
+                    wanted += 1
+            while self._last_words < wanted and not (self._failed or self.records.spent):
+                if time.monotonic() > until:
+                    self._fail("fault", error="there was no time to hear all records")
+                self._turn(0.02)
+            for worker in workers:
+                self._check_records(worker)
+        except WorkerError as error:
+            if not self._failed:
+                self._fail("fault", error=str(error)[:300])
+        for worker in workers:
+            worker.kill()
 
     def _networks(self) -> tuple[Network, ...]:
         return self._surroundings.networks()
@@ -198,16 +226,18 @@ class Gateway:
                 before.kill()
                 self._forget(before)
             while len(self._workers) > MOST_WORKERS:
-                self._workers[0].kill()
-                self._forget(self._workers[0])
+                oldest = self._workers[0]
+                self._dismiss(oldest)
+                self._forget(oldest)
             self._turn(0)  # what was allowed until now has been said
             self._sweep(time.monotonic())
 
     def _forget(self, worker: Worker) -> None:
         """A worker is gone, and with it what it carried. What it said of that is read first."""
         self._turn(0)
-        self._workers.remove(worker)
-        worker.forget()
+        if worker in self._workers:  # else the budget was spent meanwhile
+            self._workers.remove(worker)
+            worker.forget()
         for id in [id for id in self._open if id.startswith(f"{worker.pid}-")]:
             begun, since = self._open.pop(id)
             self._told.discard(id)
@@ -235,7 +265,7 @@ class Gateway:
             self._closing |= {id: why for id, why in wrong.items() if id in sessions}
             worker.close(sessions[id] for id in wrong if id in sessions)
             if retired and not sessions:
-                worker.kill()
+                self._dismiss(worker)
 
     def _still_allowed(self, begun: Open) -> bool:
         if not self.rules.allows(begun.host, begun.port):
@@ -268,17 +298,19 @@ class Gateway:
     def _end(self) -> None:
         """Stop taking connections, end those there are, and wait for what is said of them."""
         until = time.monotonic() + STOP_SECONDS
+        os.set_blocking(1, True)  # nothing more comes: what is recorded may wait for its reader
         for worker in self._workers:
+            if self._failed or worker.ended() is not None:
+                continue
+            worker.pause(on=False)
             with contextlib.suppress(WorkerError):
-                if self._paused or worker.ended() is not None:
-                    continue
+                worker.retire()
                 sessions = worker.sessions()
                 self._closing |= dict.fromkeys(sessions, "stopped")
                 worker.close(sessions.values())
         while self._open and self._workers and time.monotonic() < until and not self._failed:
             self._turn(0.02)
-        for worker in self._workers:
-            worker.kill()
+        self._dismiss(*self._workers)
         self._turn(0)
         for worker in self._workers[:]:
             for id in self._open:
@@ -325,8 +357,11 @@ class Gateway:
         except Fault as fault:
             self._fail("fault", error=str(fault))
 
-    def _heard(self, said: Open | End | None) -> None:
+    def _heard(self, said: Open | End | Last | None) -> None:
         if said is None:
+            return
+        if isinstance(said, Last):
+            self._last_words += 1
             return
         if isinstance(said, Open):
             if len(self._open) > 4 * MAX_CONNECTIONS:

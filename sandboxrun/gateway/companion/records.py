@@ -17,7 +17,9 @@ OVERHEAD = 64  # bytes that a log keeps beside each line
 PAUSE_AT = 1 << 20  # bytes not yet written at which nothing more may happen
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _TOKEN = re.compile(r"[A-Za-z0-9.:_-]{1,64}", re.ASCII)
-_NOTICE = re.compile(rb"Proxy (port|http)-[0-9]+ stopped ")
+_NOTICE = re.compile(rb"Proxy (port|http)-[0-9]+ stopped |(backend|proxy) tunnels has no server available!")
+_LOST = re.compile(rb"[0-9]+ events? dropped")
+_LAST = re.compile(rb"Server tunnels/there is (going )?DOWN ")  # once it was asked for a last word
 
 
 class Fault(Exception):
@@ -57,10 +59,18 @@ _FAILURES = frozenset({"unresolved"})  # of what the rules allow
 _IDLE, _BROKEN = frozenset({"cD", "sD", "cH", "sH"}), frozenset({"SD", "SH", "SL", "PH"})
 
 
-def read_line(line: bytes) -> Open | End | None:
-    """What a line of HAProxy's says; None for its notice that it no longer listens. Raises Fault."""
+class Last(NamedTuple):
+    """All that HAProxy said before it was asked for this is said."""
+
+
+def read_line(line: bytes) -> Open | End | Last | None:
+    """What a line of HAProxy's says; None for its notices that it ends. Raises Fault."""
+    if _LAST.match(line):
+        return Last()
     if _NOTICE.match(line):
         return None
+    if _LOST.match(line):
+        raise Fault("records were lost")
     try:
         fields = line.decode("ascii").split(" ")
         # Of a line of either kind, all but what a client wrote, which is in hexadecimal and may be long.

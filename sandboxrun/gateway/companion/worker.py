@@ -24,6 +24,7 @@ _SESSION = re.compile(
     r"^(0x[0-9a-f]+): \[[^\n]*\] id=([0-9]+) [^\n]*\n[^\n]*\n +frontend=(?:port|http)-\d+ [^\n]*\n +backend=(\S+) ",
     re.MULTILINE,
 )
+_LOST = re.compile(r"^ *records +: type=buffer, ([0-9]+) dropped", re.MULTILINE)
 _VERSION = re.compile(r"^Version: (\S{1,64})$", re.MULTILINE)
 _PROMPT = b"\n> "
 ADMIN = "admin.sock"
@@ -110,6 +111,13 @@ class Worker:
         found = _VERSION.search(self.ask("show info"))
         return found[1] if found else ""
 
+    def lost(self) -> int:
+        """How many records it had no room for. Raises WorkerError."""
+        found = _LOST.search(self.ask("show events"))
+        if found is None:
+            raise WorkerError("HAProxy does not say whether records were lost")
+        return int(found[1])
+
     def sessions(self) -> dict[str, ProxySession]:
         """What it is at, by the ids of the records."""
         found = _SESSION.findall(self.ask("show sess all"))
@@ -128,6 +136,10 @@ class Worker:
         self.ask(f"add acl {self.folder / RETIRED} {RETIRED_ENTRY}")
         for name in self._frontends:
             self.ask(f"shutdown frontend {name}")
+
+    def last_word(self) -> None:
+        """Have it say something more. Once that is heard, so is all that it said before. Raises WorkerError."""
+        self.ask("disable server tunnels/there")
 
     def pause(self, *, on: bool) -> None:
         """Stop it where it stands, or let it go on."""

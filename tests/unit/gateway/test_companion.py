@@ -44,7 +44,7 @@ def state_of(pid: int) -> str:
 
 
 def test_a_connection_ends_at_its_greatest_age_however_busy(own: World) -> None:
-    own.start(lifetime=1.5)
+    own.start(otherwise="gateway.LIFETIME_SECONDS = 1.5")
     own.serve(SERVER, 443, echo)
     with tunnel(own, b"api.example.com") as sock:
         sock.settimeout(15)
@@ -287,6 +287,43 @@ def listening(world: World) -> bool:
 
 
 # -- limits
+
+
+def test_records_that_are_lost_are_a_fault_even_at_the_end(own: World) -> None:
+    """A companion that gets no CPU reads slower than HAProxy writes. What HAProxy had no room for it says with the next
+    record, which here does not come."""
+    own.start(otherwise="haproxy.RING = 1 << 16")
+    assert own.process is not None
+    data = hello(b"x" * 60 + b"." + b"y" * 60 + b"." + b"z" * 60 + b".example.net")
+    own.process.send_signal(signal.SIGSTOP)
+    until(lambda: all(own.ask(443, data) == b"" for _ in range(100)) and dropped(own) > 0)
+    own.process.send_signal(signal.SIGTERM)
+    own.process.send_signal(signal.SIGCONT)
+    assert "records were lost" in own.event("fault")["error"]
+    assert own.process.wait(PATIENCE) == 1
+
+
+def test_what_was_said_and_not_heard_yet_is_heard_at_the_end(own: World) -> None:
+    """A sandbox that ends right behind a flood hides nothing by it."""
+    own.start()
+    assert own.process is not None
+    own.process.send_signal(signal.SIGSTOP)
+    for number in range(1500):
+        assert own.ask(443, hello(b"n%d.%s.example.net" % (number, b"x" * 60))) == b""
+    own.process.send_signal(signal.SIGTERM)
+    own.process.send_signal(signal.SIGCONT)
+    assert own.process.wait(PATIENCE) == 0
+    own.event("stopped")
+    assert [record["host"].partition(".")[0] for record in own.requests()] == [f"n{n}" for n in range(1500)]
+
+
+def dropped(world: World) -> int:
+    """How many records HAProxy had no room for, by its own words."""
+    with socket.socket(socket.AF_UNIX) as admin:
+        admin.connect(str(world.folder / "run/1/admin.sock"))
+        admin.sendall(b"show events\n")
+        (line,) = (line for line in read_all(admin).splitlines() if line.strip().startswith(b"records "))
+    return int(line.split(b"buffer, ")[1].split()[0])
 
 
 def test_many_connections_starve_nobody_but_themselves(own: World) -> None:

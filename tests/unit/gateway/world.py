@@ -37,10 +37,10 @@ TABLE = {name: [SERVER] for name in ("api.example.com", "ssh.example.com", "one.
 TABLE |= {"a.models.example.org": [SERVER], "evil.example.net": [OTHER]}
 
 COMPANION = "sandboxrun.gateway.companion"
-WITH_LIFETIME = f"""
+OTHERWISE = f"""
 import sys
-from {COMPANION} import gateway, main
-gateway.LIFETIME_SECONDS = {{}}
+from {COMPANION} import gateway, haproxy, main
+{{}}
 sys.exit(main.main(sys.argv[1:]))
 """
 
@@ -158,12 +158,12 @@ class World:
             space.ip("addr", "add", at, "dev", link)
             space.ip("link", "set", link, "up")
 
-    def start(self, *, output: Any = subprocess.PIPE, lifetime: float | None = None, **rules: Any) -> None:
-        """Start the gateway with these rules, and wait until it serves. `lifetime` is a connection's, in seconds."""
+    def start(self, *, output: Any = subprocess.PIPE, otherwise: str = "", **rules: Any) -> None:
+        """Start the gateway with these rules, and wait until it serves. `otherwise` sets limits of its to others."""
         self.rules.write_bytes(document(**rules))
         run = self.folder / "run"
         run.mkdir()
-        program = ["-m", COMPANION] if lifetime is None else ["-c", WITH_LIFETIME.format(lifetime)]
+        program = ["-c", OTHERWISE.format(otherwise)] if otherwise else ["-m", COMPANION]
         self.process = subprocess.Popen(
             [
                 *self.inner.command, sys.executable, *program,
