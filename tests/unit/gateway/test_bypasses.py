@@ -214,7 +214,12 @@ def test_a_name_that_is_rebound(gateway: World) -> None:
     good = gateway.serve(SERVER, 22, lambda peer: peer.sendall(b"good"))
     assert through(gateway, 22, b"SSH-")[:4] == b"good"
     gateway.names.table["ssh.example.com"] = ["127.0.0.9"]
-    until(lambda: gateway.ask(22, b"SSH-2.0\r\n") == b"", 5)
+
+    def judged() -> bool:  # on a busy machine the name server may be too late for some
+        assert gateway.ask(22, b"SSH-2.0\r\n") in (b"", b"good")
+        return any(record["reason"] == "reserved" for record in gateway.requests())
+
+    until(judged)
     refused(gateway, "reserved", host="ssh.example.com", address="127.0.0.9")
     assert good.connections >= 1
 
