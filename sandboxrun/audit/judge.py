@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
+from functools import cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -116,15 +117,21 @@ def judge(
         home = subject.find("", None)
         path = terms.path(home.file.name) if home is not None else ""
         found += breaches(subject, path, terms.policy, placed)
-    known = by_id()
+    known, policy = by_id(), terms.policy
+
+    @cache  # many findings are of one rule in one file
+    def severity_of(id: str, path: str) -> Severity | None:
+        """None where nobody is to see it."""
+        rule = known[id]
+        hidden = rule.strict and not terms.strict and not policy.names(rule, path)
+        return None if hidden else policy.severity(rule, path)
+
     kept = []
     for finding in in_order(found):
-        rule, home = known[finding.rule], finding.home
-        path = terms.path(home.file.name) if home is not None else ""
-        severity = terms.policy.severity(rule, path)
-        if severity is None or (rule.strict and not terms.strict and not terms.policy.names(rule, path)):
-            continue
-        kept.append(msgspec.structs.replace(finding, severity=severity, path=path))
+        path = terms.path(finding.home.file.name) if finding.home is not None else ""
+        severity = severity_of(finding.rule, path)
+        if severity is not None:
+            kept.append(msgspec.structs.replace(finding, severity=severity, path=path))
     return AuditVerdict(
         findings=in_order(judged(kept, texts, terms.waivers, terms.baseline, terms.policy, terms.today, terms.trusted)),
         gaps=tuple(gaps),

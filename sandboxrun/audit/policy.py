@@ -9,7 +9,7 @@ import fnmatch
 import json
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -34,6 +34,7 @@ from sandboxrun.spec.types import (
 )
 
 OFF = "off"
+T = TypeVar("T")
 # What a policy bounds: its key → the subject's field and the type that its value is read by. None there is unlimited.
 CEILINGS: Mapping[str, tuple[str, OptionType]] = freeze(
     {
@@ -104,6 +105,8 @@ class Policy(Data):
 
 # -- reading
 
+MOST_DAYS = 36_500
+
 
 def parse_policy(node: Node | None, problems: Problems, name: str = "") -> Policy:
     """A policy from its file's node; faults are noted, and what is faulty left out."""
@@ -132,6 +135,9 @@ def parse_policy(node: Node | None, problems: Problems, name: str = "") -> Polic
         inline = _value(waivers.get("inline"), bool, True, problems)
         forbidden = _texts(waivers.get("not_inline"), problems)
         longest = _value(waivers.get("longest_days"), int, None, problems)
+        if longest is not None and not 0 < longest <= MOST_DAYS:
+            problems.add(f"longest_days must be between 1 and {MOST_DAYS}", waivers.span)
+            longest = None
     elif waivers is not None:
         problems.add(f"expected a mapping, found {describe(waivers)}", waivers.span)
     greatest = _value(node.get("max_profile"), str, None, problems)
@@ -218,12 +224,22 @@ def _check_keys(node: MapNode, known: tuple[str, ...], what: str, problems: Prob
             problems.add(f'unknown key "{word}" in {what}', key.span, help)
 
 
+MOST_ITEMS = 1000  # of one list or mapping: each may be asked of each finding
+
+
+def _few(items: tuple[T, ...], what: str, node: Node, problems: Problems) -> tuple[T, ...]:
+    if len(items) > MOST_ITEMS:
+        problems.add(f"more than {MOST_ITEMS} {what}", node.span, "use patterns")
+        return ()
+    return items
+
+
 def _entries(node: Node | None, what: str, problems: Problems) -> tuple[tuple[Scalar, Node], ...]:
     match node:
         case None | Scalar(value=None):
             return ()
         case MapNode():
-            return node.entries
+            return _few(node.entries, what, node, problems)
     problems.add(f"expected a mapping of {what}, found {describe(node)}", node.span)
     return ()
 
@@ -233,7 +249,7 @@ def _items(node: Node | None, what: str, problems: Problems) -> tuple[Node, ...]
         case None | Scalar(value=None):
             return ()
         case ListNode():
-            return node.items
+            return _few(node.items, what, node, problems)
     problems.add(f"expected a list of {what}, found {describe(node)}", node.span)
     return ()
 

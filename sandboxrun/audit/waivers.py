@@ -9,8 +9,9 @@ from __future__ import annotations
 import fnmatch
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import date, timedelta
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import msgspec
@@ -43,19 +44,6 @@ class Waiver(Data):
         """What must be the same for an inline one to be the one of another revision."""
         return (self.rules, self.until, self.owner, self.reason, self.about)
 
-    def covers(self, finding: AuditFinding) -> bool:
-        """Whether it is about a finding."""
-        if finding.rule not in self.rules:
-            return False
-        if self.line is not None:
-            span = finding.span
-            return span is not None and span.line == self.line and self.span is not None and span.file.name == self.file
-        inside = all(
-            fnmatch.fnmatchcase(name, self.sandbox) or name.partition("[")[0] == self.sandbox
-            for name in finding.subjects
-        )
-        return inside and fnmatch.fnmatchcase(finding.path, self.file)
-
 
 class Waivers(Data):
     """The waivers of a file."""
@@ -82,15 +70,13 @@ def inline(file: SourceFile) -> Iterator[Waiver]:
     if "sandboxrun:" not in file.text:
         return
     lines = file.text.splitlines()
+    following = _following(lines)
     for number, line in enumerate(lines, start=1):
-        found = _INLINE.search(line)
+        found = _INLINE.search(line) if "sandboxrun:" in line else None
         if found is None:
             continue
         at = line.index("#", found.start())
-        target = number
-        if not line[:at].strip():
-            rest = enumerate(lines[number:], start=number + 1)
-            target = next((n for n, text in rest if text.strip() and not text.lstrip().startswith("#")), number)
+        target = number if line[:at].strip() else following[number]
         words = _words(found[2])
         yield Waiver(
             rules=tuple(rule.strip().upper() for rule in found[1].split(",") if rule.strip()),
@@ -102,6 +88,17 @@ def inline(file: SourceFile) -> Iterator[Waiver]:
             line=target,
             about=lines[target - 1].strip(),
         )
+
+
+def _following(lines: Sequence[str]) -> Sequence[int]:
+    """For each line, by its number, the next one that is not a comment; itself where there is none."""
+    found, after = [0] * (len(lines) + 1), 0
+    for number in range(len(lines), 0, -1):
+        found[number] = after or number
+        text = lines[number - 1].lstrip()
+        if text and not text.startswith("#"):
+            after = number
+    return found
 
 
 def _words(text: str) -> Mapping[str, str]:
@@ -119,6 +116,7 @@ def _day(text: str) -> date | None:
         return None
 
 
+MOST_WAIVERS = 1000  # of a file: each may be asked of each finding
 _KEYS = ("rules", "until", "owner", "reason", "file", "sandbox")
 
 
@@ -131,6 +129,9 @@ def parse_waivers(node: Node | None, problems: Problems, name: str = "") -> Waiv
         problems.add(
             f"expected a list of waivers, found {describe(listed)}", listed.span, "write waivers: [{rules: …}]"
         )
+        return Waivers(name=name)
+    if len(listed.items) > MOST_WAIVERS:
+        problems.add(f"more than {MOST_WAIVERS} waivers", listed.span, "use patterns, or a baseline")
         return Waivers(name=name)
     found = []
     for item in listed.items:
@@ -208,10 +209,11 @@ def judged(
         yield from faults
         if not faults:
             accepted.append(waiver)
+    covering_of = _covering(accepted)
     used: set[int] = set()
     seen: set[str] = set()
     for finding in every:
-        covering = [one for one in accepted if one.covers(finding)]
+        covering = covering_of(finding)
         if covering:
             waiver = covering[0]
             used |= {id(one) for one in covering}
@@ -228,6 +230,32 @@ def judged(
     if baseline is not None and (gone := len(baseline.fingerprints - seen)):
         message = f"{gone} of {baseline.name} {'is' if gone == 1 else 'are'} no longer found"
         yield _raised(STALE_BASELINE, Waiver(rules=()), message)
+
+
+def _covering(waivers: Iterable[Waiver]) -> Callable[[AuditFinding], list[Waiver]]:
+    """Which of the waivers are about a finding."""
+    beside: dict[tuple[str, int], list[Waiver]] = defaultdict(list)
+    of_rule: dict[str, list[tuple[Waiver, re.Pattern[str], re.Pattern[str]]]] = defaultdict(list)
+    for waiver in waivers:
+        if waiver.line is not None:
+            beside[waiver.file, waiver.line].append(waiver)
+            continue
+        file, sandbox = (re.compile(fnmatch.translate(pattern)) for pattern in (waiver.file, waiver.sandbox))
+        for rule in dict.fromkeys(waiver.rules):
+            of_rule[rule].append((waiver, file, sandbox))
+
+    def covering(finding: AuditFinding) -> list[Waiver]:
+        found = [
+            waiver
+            for waiver, file, sandbox in of_rule.get(finding.rule, ())
+            if file.match(finding.path)
+            and all(sandbox.match(one) or one.partition("[")[0] == waiver.sandbox for one in finding.subjects)
+        ]
+        span = finding.span
+        near = beside.get((span.file.name, span.line), ()) if span is not None else ()
+        return [*found, *(waiver for waiver in near if finding.rule in waiver.rules)]
+
+    return covering
 
 
 def _faults(waiver: Waiver, policy: Policy, today: date) -> Iterator[AuditFinding]:
@@ -248,7 +276,7 @@ def _faults(waiver: Waiver, policy: Policy, today: date) -> Iterator[AuditFindin
         yield _raised(INCOMPLETE, waiver, f"the waiver has no {' and no '.join(missing)}: it waives nothing")
     elif waiver.until is not None and waiver.until < today:
         yield _raised(EXPIRED, waiver, f"the waiver of {', '.join(waiver.rules)} expired on {waiver.until}")
-    elif waiver.until and policy.longest is not None and waiver.until > today + timedelta(days=policy.longest):
+    elif waiver.until and policy.longest is not None and (waiver.until - today).days > policy.longest:
         message = f"the policy lets a waiver run {policy.longest} days, and this runs until {waiver.until}"
         yield _raised(INCOMPLETE, waiver, message)
 

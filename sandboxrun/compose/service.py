@@ -36,7 +36,7 @@ from sandboxrun.compose.files import (
     split_mount,
     variables_in,
 )
-from sandboxrun.data import Data
+from sandboxrun.data import Data, json_as
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, plain_of
 from sandboxrun.spec.forms import split_security
 from sandboxrun.spec.types import freeze, parse_size
@@ -292,6 +292,8 @@ class _Service:
         if file is None:
             self.missing.append(MissingFile(what=path, why="the seccomp profile cannot be read", file=self.file))
             return path
+        if not isinstance(json_as(dict, file.text).get("defaultAction"), str):
+            self.missing.append(MissingFile(what=path, why="it is not a seccomp profile", file=self.file))
         return file.text
 
     @property

@@ -149,20 +149,27 @@ def _capabilities(old: Side, new: Side) -> Iterator[Step]:
         yield narrower(cause, f"no longer has the capabilities {', '.join(sorted(before - after))}")
 
 
+# Of an action that is neither denying nor allowing (a tracer or a listener decides) nobody can tell.
+_DENYING = ("SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP")
+
+
 def _rules(value: str) -> dict[str, set[str]] | None:
     """The calls that a seccomp profile allows, each with its conditions ("" is none); None where it allows by default
     or cannot be read."""
     profile = json_as(dict, seccomp.to_engine(value) or "" if value in seccomp.NAMES else value)
-    if profile.get("defaultAction") not in ("SCMP_ACT_ERRNO", "SCMP_ACT_KILL"):
+    if profile.get("defaultAction") not in _DENYING:
         return None
     allowed: dict[str, set[str]] = {}
     rows = profile.get("syscalls")
     for row in rows if isinstance(rows, list) else ():
-        if not isinstance(row, dict) or row.get("action") in ("SCMP_ACT_ERRNO", "SCMP_ACT_KILL"):
+        if not isinstance(row, dict) or row.get("action") in _DENYING:
             continue
+        names = row.get("names") or [row.get("name")]
+        if row.get("action") not in ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG") or not isinstance(names, list):
+            return None
         conditions = {name: row[name] for name in ("args", "includes", "excludes") if row.get(name)}
         text = json.dumps(conditions, sort_keys=True) if conditions else ""
-        for name in row.get("names") or [row.get("name")]:
+        for name in names:
             allowed.setdefault(str(name), set()).add(text)
     return allowed
 

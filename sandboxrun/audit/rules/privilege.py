@@ -329,7 +329,7 @@ def _allowed_calls(text: str) -> list[str]:
         action = row.get("action") in open_
         conditional = bool(row.get("args") or (row.get("includes") or {}) or (row.get("excludes") or {}))
         for name in names if isinstance(names, list) else ():
-            if name in found and not (conditional and action):
+            if isinstance(name, str) and name in found and not (conditional and action):
                 found[name] = action
     return [name for name, allowed in found.items() if allowed]
 

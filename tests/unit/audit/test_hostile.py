@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandboxrun.audit.judge import ReviewTerms
+from sandboxrun.audit.waivers import inline
 from sandboxrun.compose.service import KNOWN
+from sandboxrun.errors import ProfileError
+from sandboxrun.lifecycle.comparing import Pair, compared
 from sandboxrun.lifecycle.fixing import edited
-from sandboxrun.lifecycle.review import review, targets
+from sandboxrun.lifecycle.review import Sources, Target, review, targets, terms
 from sandboxrun.report import audit as forms
 from sandboxrun.report.sarif import verdict_sarif
+from sandboxrun.source import SourceFile
 from tests.unit.audit.reviewing import TODAY
 
 WORDS = st.sampled_from(
@@ -90,3 +95,104 @@ def test_long_texts_are_read_in_linear_time(name: str, tmp_path: Path) -> None:
     file.write_text(json.dumps({"services": {"a": {"image": "x", **LONG[name]}}}))
     every, gaps = targets([file])
     assert review(every, ReviewTerms(today=TODAY, strict=True), gaps=gaps).findings
+
+
+ODD_SECCOMP: dict[str, bool] = {  # whether it is judged
+    '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [5, {"names": [{"a": 1}, ["b"], null], "action": []}]}': True,
+    '{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": {"names": 1}, "architectures": 7}': True,
+    '{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": 7, "action": "SCMP_ACT_ALLOW"}]}': True,
+    '{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": {"mount": 1}, "action": {"a": 1}, "args": 1}]}': True,
+    '{"defaultAction": 5}': False,
+    "{}": False,
+    "[" * 90_000: False,
+    '"text"': False,
+    "": False,
+}
+
+
+@pytest.mark.parametrize("text", ODD_SECCOMP, ids=lambda text: text[:60])
+def test_an_odd_seccomp_file_is_judged_or_said(text: str, tmp_path: Path) -> None:
+    for name, opened in (("a", "'seccomp:s.json'"), ("b", "'seccomp:unconfined'")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "s.json").write_text(text)
+        (tmp_path / name / "compose.yaml").write_text(
+            f"services: {{a: {{image: x, security_opt: [no-new-privileges, {opened}]}}}}\n"
+        )
+    every, gaps = targets([tmp_path / "a"])
+    verdict = review(every, ReviewTerms(today=TODAY), gaps=gaps)
+    assert bool(verdict.gaps) is not ODD_SECCOMP[text]
+    for old, new in (("a", "b"), ("b", "a")):
+        pair = [targets([tmp_path / name])[0][0] for name in (old, new)]
+        assert compared([Pair(name="x", old=pair[0], new=pair[1])]).changes
+
+
+SECCOMP = '{{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{{"names": ["mount"], "action": "{action}"}}]}}'
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "way"),
+    [
+        ("SCMP_ACT_KILL_PROCESS", "SCMP_ACT_ALLOW", "WIDENED"),
+        ("SCMP_ACT_TRAP", "SCMP_ACT_LOG", "WIDENED"),
+        ("SCMP_ACT_ALLOW", "SCMP_ACT_KILL_THREAD", "NARROWED"),
+        ("SCMP_ACT_TRACE", "SCMP_ACT_ALLOW", "MAYBE"),
+        ("SCMP_ACT_ERRNO", "SCMP_ACT_NOTIFY", "MAYBE"),
+        ("SCMP_ACT_ERRNO", "SCMP_ACT_UNHEARD_OF", "MAYBE"),
+    ],
+)
+def test_what_a_seccomp_row_does_decides(before: str, after: str, way: str, tmp_path: Path) -> None:
+    pair: list[Target] = []
+    for name, action in (("a", before), ("b", after)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "s.json").write_text(SECCOMP.format(action=action))
+        (tmp_path / name / "compose.yaml").write_text("services: {a: {image: x, security_opt: ['seccomp:s.json']}}\n")
+        pair += targets([tmp_path / name])[0]
+    found = compared([Pair(name="x", old=pair[0], new=pair[1])]).changes
+    assert [change.way.value for change in found] == [way]
+
+
+# A policy, waivers and comments that each finding would be asked about, one after the other.
+MANY = 2000
+SERVICES_TEXT = "services:\n" + "".join(f"  s{n}: {{image: x, privileged: true}}\n" for n in range(MANY))
+COMMENTS = "".join(f'# sandboxrun: ignore[SBX{n % 900:03}] until=2999-01-01 reason="x"\n' for n in range(9000))
+
+
+def test_a_comment_is_asked_of_its_own_line_only() -> None:
+    """Thousands of comments and thousands of findings: each finding meets those of its line, no others."""
+    file = SourceFile(name="compose.yaml", text=SERVICES_TEXT + COMMENTS)
+    made = list(inline(file))
+    assert len(made) == 9000
+    assert {waiver.line for waiver in made} == {waiver.span.line for waiver in made if waiver.span is not None}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rules:\n" + "".join(f'  "SBX{n:05}*": off\n' for n in range(20_000)),
+        "paths:\n" + "  - {match: [x], rules: {}}\n" * 5000,
+        "images: {allow: [" + "x, " * 5000 + "]}\n",
+        "waivers: {longest_days: 99999999999999}\n",
+        "waivers: {longest_days: -1}\n",
+    ],
+    ids=("rules", "paths", "images", "days", "no days"),
+)
+def test_a_policy_of_any_size_is_an_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "sandboxrun-policy.yaml").write_text(text)
+    with pytest.raises(ProfileError) as caught:
+        terms(Sources(root=tmp_path), today=TODAY)
+    assert len(caught.value.diagnostics) == 1
+
+
+def test_waivers_of_any_number_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "sandboxrun-waivers.yaml").write_text("waivers:\n" + "  - {rules: [SBX101]}\n" * 5000)
+    with pytest.raises(ProfileError, match="more than 1000 waivers"):
+        terms(Sources(root=tmp_path), today=TODAY)
+
+
+def test_a_waiver_that_runs_for_ever_is_judged(tmp_path: Path) -> None:
+    (tmp_path / "sandboxrun-policy.yaml").write_text("waivers: {longest_days: 36500}\n")
+    (tmp_path / "compose.yaml").write_text(
+        'services: {a: {image: x, cap_add: [ALL]}} # sandboxrun: ignore[SBX102] until=9999-12-31 reason="x"\n'
+    )
+    by = terms(Sources(root=tmp_path), today=date(9999, 1, 1))
+    assert review(targets([tmp_path / "compose.yaml"])[0], by).findings
