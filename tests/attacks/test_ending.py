@@ -22,9 +22,10 @@ from tests.attacks.shipping import COMMAND
 from tests.conftest import Cli
 
 BASE = {"egress": "none", "stop_grace_period": "1s"}
+IN_TIME = {"timeout": "12s"}  # on a busy machine the attack has to be under way by then
 ENDS: Mapping[str, Mapping[str, object]] = {
-    "stubborn": {"lifetime": {"timeout": "3s"}},
-    "stopped": {"lifetime": {"timeout": "3s"}},
+    "stubborn": {"lifetime": IN_TIME},
+    "stopped": {"lifetime": IN_TIME},
     "flood": {"evidence": {"logs_limit": "1m"}},
     "memory": {"mem_limit": "64m"},
 }

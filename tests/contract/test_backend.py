@@ -175,12 +175,16 @@ def test_memory_is_bounded(side: Side) -> None:
     assert usage is not None and (usage.memory_peak_bytes or 0) >= 16 << 20  # no sample need have seen it
 
 
+def test_a_timeout_is_seen_on_what_runs(side: Side) -> None:
+    job, id = started(side, **sh("sleep 300"), lifetime={"timeout": "5m"})
+    state = job.backend.state(id)
+    assert isinstance(state, Running) and state.limit == 300
+    assert job.plan().empty
+
+
 @pytest.mark.parametrize("script", ["sleep 300", "trap '' TERM; sleep 300"])
 def test_a_timeout_holds_though_nobody_watches(side: Side, script: str) -> None:
     job, id = started(side, **sh(script), lifetime={"timeout": "2s"}, stop_grace_period="1s")
-    state = job.backend.state(id)
-    assert isinstance(state, Running) and state.limit == 2
-    assert job.plan().empty
     assert job.backend.wait(id, timeout=60) == 124
     state = job.backend.state(id)
     assert isinstance(state, Ended) and state.held

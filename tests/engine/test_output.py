@@ -118,7 +118,7 @@ def test_stderr_that_is_lost_is_a_failure_too(profile: Callable[..., Path]) -> N
 @pytest.mark.parametrize("stderr", [subprocess.DEVNULL, subprocess.STDOUT], ids=["", "2>&1"])
 def test_a_reader_that_does_not_read_does_not_outlast_the_timeout(stderr: int, profile: Callable[..., Path]) -> None:
     """It ends although the pipe is open and full to the end of the test."""
-    home = profile(EVER, "    lifetime: {timeout: 2s}\n")
+    home = profile(EVER, "    lifetime: {timeout: 5s}\n")
     command = [sys.executable, "-m", "sandboxrun", "run", "-v"]
     with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True) as process:
         try:

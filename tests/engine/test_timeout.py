@@ -98,11 +98,10 @@ def test_it_holds_whatever_the_agent_does(project: str, cli: Cli, engine_client:
     assert planned.out.count("stopped after its timeout") == len(AGENTS)
     assert cli("apply", "-y", "-q").code == 0
     ends = _endings(cli.cwd)
-    assert {name: how for name, (how, _) in ends.items()} == {
-        **dict.fromkeys(AGENTS, "timeout"),
-        **dict.fromkeys(FORGERS, "failed"),
-    }
-    assert (ends["forges"][1], ends["errs"][1], ends["dies"][1]) == (124, 3, 137)
+    # nobody watched: whose code may be a signal's is only known while the engine remembers its end, 256 events long
+    assert ends.pop("dies") in (("failed", 137), ("unknown", 137))
+    assert (ends.pop("forges"), ends.pop("errs")) == (("failed", 124), ("failed", 3))
+    assert {name: how for name, (how, _) in ends.items()} == dict.fromkeys(AGENTS, "timeout")
     assert _containers(engine_client, project) == {}
 
 
