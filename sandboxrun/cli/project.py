@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from sandboxrun.cli.options import Given
-from sandboxrun.errors import Diagnostic, UsageError, did_you_mean, quoted
+from sandboxrun.errors import UsageError, quoted
 from sandboxrun.spec.names import PROJECT
 
 if TYPE_CHECKING:
@@ -171,29 +171,9 @@ def choices(given: Given) -> Options:
 # -- sandboxes by name, without a plan
 
 
-def matches(address: str, names: Iterable[str]) -> bool:
-    """Whether one of the names means this address: itself, or the sandbox that it is an instance of."""
-    return address in names or address.partition("[")[0] in names
-
-
 def observed(engine: Engine, profile: Profile) -> tuple[ObservedSandbox, ...]:
     """The project's containers, in the profile's order, those it does not declare last."""
     from sandboxrun.backend.docker.observe import own_sandboxes
 
     seen = own_sandboxes(engine, profile.names)
     return tuple(sorted(seen, key=lambda o: (profile.position(o.address), o.address, o.one_off, o.created)))
-
-
-def check_names(names: tuple[str, ...], addresses: Iterable[str]) -> None:
-    """Raise UsageError for names that mean no sandbox."""
-    known = sorted({name for a in addresses for name in (a, a.partition("[")[0])})
-    faults = [
-        Diagnostic(
-            message=f"there is no sandbox {quoted(name)}",
-            help=did_you_mean(name, known) or f"there are: {', '.join(known) or 'none'}",
-        )
-        for name in names
-        if name not in known
-    ]
-    if faults:
-        raise UsageError(*faults)

@@ -38,6 +38,7 @@ from sandboxrun.probe.outside import (
 )
 from sandboxrun.probe.staging import CONFIG
 from sandboxrun.probe.verdicts import Finding, Verdict
+from sandboxrun.spec.names import matches
 from sandboxrun.spec.project import Profile
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import Image, ObservedSandbox, Running
@@ -458,9 +459,8 @@ def expected(profile: Profile, observed: ObservedSandbox) -> SandboxSpec:
 
 def _chosen(live: list[ObservedSandbox], names: tuple[str, ...], profile: Profile) -> list[ObservedSandbox]:
     """Those that `names` mean: an address, or all of a for_each."""
-    called = {o.id: {o.address, o.address.partition("[")[0]} for o in live}
-    chosen = [o for o in live if not names or called[o.id].intersection(names)]
-    missing = [name for name in names if not any(name in those for those in called.values())]
+    chosen = [o for o in live if not names or matches(o.address, names)]
+    missing = [name for name in names if not any(matches(o.address, (name,)) for o in live)]
     if chosen and not missing:
         return chosen
     texts = [f"no sandbox {name} runs" for name in missing] or [f"no sandbox of {profile.project} runs"]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, PlanError, UsageError, did_you_mean, quoted
+from sandboxrun.errors import Diagnostic, PlanError
 from sandboxrun.plan.changes import Action, Change, Other, Plan, Reason
 from sandboxrun.plan.decide import (
     Decision,
@@ -32,6 +32,7 @@ from sandboxrun.plan.others import others_of, warnings_of
 from sandboxrun.plan.owned import networks_of
 from sandboxrun.plan.preflight import helper_faults, image_faults, preflight
 from sandboxrun.plan.steps import lay
+from sandboxrun.spec.names import check_names, matches
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import ObservedSandbox, Running, Snapshot
 from sandboxrun.spec.types import freeze
@@ -74,8 +75,8 @@ def not_as_declared(profile: Profile, snapshot: Snapshot, targets: tuple[str, ..
 def make_destroy_plan(profile: Profile, snapshot: Snapshot, targets: tuple[str, ...] = ()) -> Plan:
     """The plan that keeps the evidence of everything the project has on the engine, and removes it."""
     known = {s.address: s for s in profile.sandboxes}
-    _check_known(targets, [*known, *(o.address for o in snapshot.sandboxes)], "--target: ")
-    chosen = [o for o in snapshot.sandboxes if not targets or _matches(o.address, targets)]
+    check_names(targets, [*known, *(o.address for o in snapshot.sandboxes)], "--target: ")
+    chosen = [o for o in snapshot.sandboxes if not targets or matches(o.address, targets)]
     second = superseded(snapshot)
     decisions = [
         decide_undeclared(o, known.get(o.address), snapshot, Reason.SECOND if o.id in second else Reason.DESTROY)
@@ -212,7 +213,7 @@ def _undeclared(profile: Profile, snapshot: Snapshot, options: Options) -> list[
     current = {o.id for o in _current(snapshot).values()}
     decisions = []
     for observed in snapshot.sandboxes:
-        if options.targets and not _matches(observed.address, options.targets):
+        if options.targets and not matches(observed.address, options.targets):
             continue
         if observed.kept:
             expired = observed.deadline is not None and snapshot.taken >= observed.deadline
@@ -254,26 +255,8 @@ def with_dependencies(profile: Profile, sandboxes: Iterable[DeclaredSandbox]) ->
 
 
 def _selected(profile: Profile, names: tuple[str, ...], option: str) -> tuple[DeclaredSandbox, ...]:
-    _check_known(names, [s.address for s in profile.sandboxes], option)
-    return tuple(s for s in profile.sandboxes if _matches(s.address, names))
-
-
-def _matches(address: str, names: tuple[str, ...]) -> bool:
-    return address in names or address.partition("[")[0] in names
-
-
-def _check_known(names: tuple[str, ...], addresses: list[str], option: str) -> None:
-    known = {*addresses, *(a.partition("[")[0] for a in addresses)}
-    faults = [
-        Diagnostic(
-            message=f"{option}there is no sandbox {quoted(name)}",
-            help=did_you_mean(name, known) or f"there are: {', '.join(sorted(known)) or 'none'}",
-        )
-        for name in names
-        if name not in known
-    ]
-    if faults:
-        raise UsageError(*faults)
+    check_names(names, [s.address for s in profile.sandboxes], option)
+    return tuple(s for s in profile.sandboxes if matches(s.address, names))
 
 
 def select(profile: Profile, names: tuple[str, ...]) -> tuple[DeclaredSandbox, ...]:

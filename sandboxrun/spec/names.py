@@ -7,11 +7,12 @@ a sandbox's own volumes `<container>.<part>`. Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import field
 
 from sandboxrun.data import Data
+from sandboxrun.errors import Diagnostic, UsageError, did_you_mean, quoted
 
 PROJECT = r"[a-z0-9][a-z0-9_-]{0,62}"  # Compose's rule for project names
 KEY = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
@@ -31,6 +32,26 @@ def address(sandbox: str, each: str | None = None) -> str:
         return sandbox
     escaped = each.replace("\\", "\\\\").replace('"', '\\"')
     return f'{sandbox}["{escaped}"]'
+
+
+def matches(address: str, names: Collection[str]) -> bool:
+    """Whether one of the names means this address: itself, or the sandbox that it is an instance of."""
+    return address in names or address.partition("[")[0] in names
+
+
+def check_names(names: Iterable[str], addresses: Iterable[str], option: str = "") -> None:
+    """Raise UsageError for names that mean none of the addresses; `option` is what begins its message."""
+    known = sorted({name for address in addresses for name in (address, address.partition("[")[0])})
+    faults = [
+        Diagnostic(
+            message=f"{option}there is no sandbox {quoted(name)}",
+            help=did_you_mean(name, known) or f"there are: {', '.join(known) or 'none'}",
+        )
+        for name in names
+        if name not in known
+    ]
+    if faults:
+        raise UsageError(*faults)
 
 
 def container_name(project: str, sandbox: str, each: str | None = None) -> str:

@@ -11,6 +11,7 @@ from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
 from sandboxrun.cli.output import warn
 from sandboxrun.errors import SandboxrunError, UsageError
+from sandboxrun.spec.names import check_names, matches
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
@@ -85,8 +86,8 @@ def the_running(engine: Engine, profile: Profile, name: str) -> ObservedSandbox:
     from sandboxrun.spec.state import Running
 
     there = project.observed(engine, profile)
-    project.check_names((name,), [*(s.address for s in profile.sandboxes), *(o.address for o in there)])
-    running = [o for o in there if project.matches(o.address, (name,)) and isinstance(o.state, Running)]
+    check_names((name,), [*(s.address for s in profile.sandboxes), *(o.address for o in there)])
+    running = [o for o in there if matches(o.address, (name,)) and isinstance(o.state, Running)]
     if not running:
         raise SandboxrunError(f"{name} is not running", help="`sandboxrun ps` lists what is running; apply starts it")
     if len(running) > 1:

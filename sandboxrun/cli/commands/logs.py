@@ -19,6 +19,7 @@ from sandboxrun.errors import UsageError
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.workspace import STDERR, STDOUT
 from sandboxrun.report.streams import reader_gone
+from sandboxrun.spec.names import check_names, matches
 from sandboxrun.spec.state import ObservedSandbox
 from sandboxrun.threads import begin
 
@@ -64,16 +65,16 @@ def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw
             engine = stack.enter_context(project.open_engine(given.host))
             live = {o.label: o for o in project.observed(engine, profile) if not o.kept}
         except (EngineUnreachable, EngineTimeout) as error:
-            if follow or not any(not names or project.matches(a, names) for a in _kept(store, profile, set())):
+            if follow or not any(not names or matches(a, names) for a in _kept(store, profile, set())):
                 raise
             warn(f"{error.diagnostics[0].message}; only what the evidence has is shown")
             engine, why = None, "may be on the engine again"
         kept = _kept(store, profile, {o.run for o in live.values()})
         there = [*(s.address for s in profile.sandboxes), *(o.address for o in live.values()), *kept]
-        project.check_names(names, there)
-        live = {label: o for label, o in live.items() if not names or project.matches(o.address, names)}
+        check_names(names, there)
+        live = {label: o for label, o in live.items() if not names or matches(o.address, names)}
         shown = {o.address for o in live.values()}
-        old = {a: e for a, e in kept.items() if a not in shown and (not names or project.matches(a, names))}
+        old = {a: e for a, e in kept.items() if a not in shown and (not names or matches(a, names))}
         lines = Lines([*live, *old], raw=raw, sensitive=profile.sensitive)
         for entry in old.values():
             note(f"{entry.sandbox} {why}; this is from its evidence, {entry.folder}", quiet=given.quiet)

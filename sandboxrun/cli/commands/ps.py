@@ -17,6 +17,7 @@ from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.index import remainder
 from sandboxrun.plan.decide import differences
 from sandboxrun.report.table import duration, table
+from sandboxrun.spec.names import check_names, matches
 from sandboxrun.spec.outcome import How
 from sandboxrun.spec.project import undeclared
 from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Running, Snapshot, State, parse_time
@@ -77,9 +78,9 @@ def ps(given: opt.Given, everything: bool, all_projects: bool) -> None:
         warn(f"{error.diagnostics[0].message}; only runs recorded in the evidence are listed")
     kept = _recorded(store, profile, {line.run for line in live})
     names = given.names
-    project.check_names(names, [*(s.address for s in profile.sandboxes), *(line.address for line in [*live, *kept])])
+    check_names(names, [*(s.address for s in profile.sandboxes), *(line.address for line in [*live, *kept])])
     every = [*live, *(kept if everything else [])]
-    shown = [line for line in every if not names or project.matches(line.address, names)]
+    shown = [line for line in every if not names or matches(line.address, names)]
     shown.sort(key=lambda line: (profile.position(line.address), line.address))
     if given.as_json:
         result([line._asdict() for line in shown])

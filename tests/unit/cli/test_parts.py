@@ -23,9 +23,9 @@ from sandboxrun.cli.commands import doctor
 from sandboxrun.cli.commands.logs import last_lines
 from sandboxrun.cli.lines import LONGEST, Lines, OutputFailed
 from sandboxrun.cli.options import Seconds, WithCommand
-from sandboxrun.cli.project import matches
 from sandboxrun.errors import PlanError
 from sandboxrun.plan.changes import Plan
+from sandboxrun.spec.names import matches
 
 from .conftest import Say
 
