@@ -36,7 +36,8 @@ _BACKOFF = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds between attempts to reach
 
 
 class Reaper:
-    """One `reap --watch`. `settings.stop` ends it, after what it is at."""
+    """One `reap --watch`. `settings.stop` ends it, after what it is at. `tidy` is called after each look at all, once
+    an hour at least; it must not raise."""
 
     def __init__(
         self,
@@ -47,7 +48,9 @@ class Reaper:
         tell: Callable[[ReaperEvent], None],
         *,
         doubt: float = DOUBT,
+        tidy: Callable[[], None] = lambda: None,
     ) -> None:
+        self._tidy, self._untidy = tidy, False
         self._doubt = doubt
         self._engine, self._scope, self._homes, self._tell = engine, scope, homes, tell
         self._settings, self._patience = structs.replace(settings, lock_wait=0.0), settings.lock_wait
@@ -118,6 +121,9 @@ class Reaper:
             project = self._take(look_at_all)
             if project is not None:
                 self._look_at(project)
+            elif self._untidy:
+                self._untidy = False
+                self._tidy()
 
     def _take(self, until: float) -> str | None:
         """The next project to look at; None when something else is to be done first."""
@@ -138,6 +144,7 @@ class Reaper:
         there = {found.names.project for found in self._engine.projects(self._scope.project)}
         with self._changed:
             self._next = dict.fromkeys({*self._next, *there}, 0.0)
+        self._untidy = True
 
     def _look_at(self, project: str) -> None:
         if self._scope.project not in (None, project):

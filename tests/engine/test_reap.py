@@ -205,6 +205,19 @@ def test_a_watching_reaper_outlives_the_engine(how: str, cli: Cli, own_engine: O
     assert [json.loads(line)["sandbox"] for line in result.out.splitlines()] == ["early", "late"]
 
 
+def test_a_watching_reaper_removes_old_evidence(cli: Cli, project: str, busybox: str) -> None:
+    write(cli, project, agent={"command": ["true"]})
+    assert [cli("run", "-q").code for _ in range(2)] == [0, 0]
+    saved = cli.cwd / ".sandboxrun/evidence"
+    assert len([*saved.glob("*/index.json")]) == 2
+    reaper = cli.start("reap", "--watch", "--evidence-older-than", "0s")
+    until(lambda: len([*saved.glob("*/index.json")]) == 1)  # the newest of a project stays
+    os.kill(reaper.pid, signal.SIGTERM)
+    result = cli.finish(reaper)
+    assert result.code == 0 and "1 run removed" in result.err, result.err
+    assert cli("evidence", "verify").code == 0
+
+
 def test_a_lease_is_renewed_and_taken_away_and_a_dead_one_swept(
     engine_host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -490,6 +490,16 @@ def test_a_watching_reaper_leaves_what_a_living_run_collects(tmp_path: Path) -> 
         assert "agent" not in watching.reaped and [*world.boxes] == [box.id]
 
 
+def test_a_watching_reaper_tidies_once_it_has_reaped(tmp_path: Path) -> None:
+    world = new_world()
+    job_on(world, tmp_path, {"agent": QUICK}).apply()
+    ended(world)
+    there: list[int] = []
+    with Watching(world, tidy=lambda: there.append(len(world.boxes))) as watching:
+        watching.until(lambda: there)
+    assert there == [0]
+
+
 def test_it_ends_what_is_due_by_the_clock_alone(tmp_path: Path) -> None:
     world = new_world()
     job = job_on(world, tmp_path, {"agent": {"lifetime": {"timeout": "300ms"}}})

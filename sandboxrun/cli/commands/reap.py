@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -12,8 +14,9 @@ from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
 from sandboxrun.cli.changing import CleanStop, Telling
 from sandboxrun.cli.output import note, result, tell_all
-from sandboxrun.errors import Diagnostic, UsageError
+from sandboxrun.errors import Diagnostic, SandboxrunError, UsageError
 from sandboxrun.evidence.retention import Retention, prune
+from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle import reap as reaping
 from sandboxrun.lifecycle.reap import Homes, Scope
 from sandboxrun.lifecycle.reaper import Reaper
@@ -69,13 +72,13 @@ from sandboxrun.report.stored import pruned_plain, pruned_text
         "--evidence-older-than",
         type=opt.Seconds(),
         metavar="DURATION",
-        help="Then remove evidence that was saved longer ago, as `evidence prune` does.",
+        help="Then remove evidence that was saved longer ago, as `evidence prune` does; with --watch every hour.",
     ),
     click.option(
         "--evidence-max-size",
         type=opt.Bytes(),
         metavar="SIZE",
-        help="Then remove the oldest evidence until all takes less, as `evidence prune` does.",
+        help="Then remove the oldest evidence until all takes less, as `evidence prune` does; with --watch every hour.",
     ),
     opt.parallelism,
     opt.lock_timeout,
@@ -113,15 +116,16 @@ def reap(
     if name is None and job is None and not everything:
         profile = project.load_profile(given)
         name, own = profile.project, project.open_store(profile, given)
-    kept = None
-    if evidence_older_than is not None or evidence_max_size is not None:
-        kept = Retention(older_than=evidence_older_than, max_bytes=evidence_max_size)
-        _check_retention(watch or dry_run, own is None and evidence_dir is None)
+    kept = Retention(older_than=evidence_older_than, max_bytes=evidence_max_size)
+    prunes = evidence_older_than is not None or evidence_max_size is not None
+    if prunes:
+        _check_retention(dry_run, own is None and evidence_dir is None)
     scope = Scope(project=name, older_than=older_than, job=job)
     homes = Homes(own=own, profile=profile, elsewhere=evidence_dir)
+    stores = [store for store in (own, homes.store_elsewhere) if store is not None and prunes]
     if watch:
         metrics = Metrics(endpoint, metrics_file) if endpoint is not None or metrics_file is not None else None
-        return _watch(given, scope, homes, metrics)
+        return _watch(given, scope, homes, metrics, partial(_prune, stores, kept))
     with (
         CleanStop() as stopping,
         project.open_engine(given.host, given.parallelism) as engine,
@@ -130,8 +134,7 @@ def reap(
         settings = project.settings(given, telling.listener, telling.waiting, stop=stopping.stop)
         stopping.begin()
         done = reaping.reap(engine, scope, homes=homes, settings=settings, dry_run=dry_run)
-    stores = [store for store in (own, homes.store_elsewhere) if store is not None]
-    pruned = [prune(store, kept) for store in stores] if kept is not None else []
+    pruned = [prune(store, kept) for store in stores]
     if given.as_json:
         result({**reap_plain(done), **({"pruned": [pruned_plain(one) for one in pruned]} if pruned else {})})
     elif not given.quiet or done.reaped:
@@ -146,12 +149,23 @@ def _check_retention(looking: bool, nowhere: bool) -> None:
     """Raise UsageError where old evidence can't be removed."""
     if looking:
         help = "`sandboxrun evidence prune` removes old evidence, and has --dry-run"
-        raise UsageError("--watch and --dry-run remove no evidence", help=help)
+        raise UsageError("--dry-run removes no evidence", help=help)
     if nowhere:
         raise UsageError("whose evidence is meant: a profile or --evidence-dir says it")
 
 
-def _watch(given: opt.Given, scope: Scope, homes: Homes, metrics: Metrics | None) -> int:
+def _prune(stores: Iterable[Store], kept: Retention) -> None:
+    """Remove old evidence, and tell what was removed or could not be: reaping goes on."""
+    for store in stores:
+        try:
+            pruned = prune(store, kept)
+        except SandboxrunError as error:
+            tell_all(error.diagnostics)
+        else:
+            note(pruned_text(pruned), quiet=not pruned.removed and not pruned.failed)
+
+
+def _watch(given: opt.Given, scope: Scope, homes: Homes, metrics: Metrics | None, tidy: Callable[[], None]) -> int:
     """Until a signal ends it, which is no failure."""
     printing = _Printing(given.as_json)
 
@@ -166,7 +180,7 @@ def _watch(given: opt.Given, scope: Scope, homes: Homes, metrics: Metrics | None
     with CleanStop() as stopping, project.open_engine(given.host, given.parallelism) as engine:
         stopping.begin()
         settings = project.settings(given, silent, lambda text: None, stop=stopping.stop)
-        Reaper(engine, scope, homes, settings, tell).run()
+        Reaper(engine, scope, homes, settings, tell, tidy=tidy).run()
     return 0
 
 
