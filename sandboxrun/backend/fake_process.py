@@ -16,7 +16,7 @@ from typing import Any, Self
 from uuid import uuid4
 
 from sandboxrun.backend.base import Happened, Past
-from sandboxrun.backend.owner import decode
+from sandboxrun.backend.owner import clock_set_since, decode
 from sandboxrun.data import Closing
 from sandboxrun.errors import ExitCode
 from sandboxrun.spec import labels
@@ -112,7 +112,13 @@ class Box:
         if self.absent:  # as an engine has it that could not start it
             started = None
         return Ended(
-            exit_code=self.code, oom=self.oom, started=started, finished=finished, error=self.absent, limit=self.limit
+            exit_code=self.code,
+            oom=self.oom,
+            started=started,
+            finished=finished,
+            error=self.absent,
+            limit=self.limit,
+            set_ahead=clock_set_since(self.labels.get(labels.CLOCK, "")),
         )
 
     # -- its process --------------------------------------------------------------------------------------------

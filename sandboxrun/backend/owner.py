@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +80,25 @@ def this_process() -> Owner:
 
 def process_began() -> float:
     """When this process began, as a UNIX time; now, where the system does not tell."""
-    import time
-
     found = _state(os.getpid())
     if found is None:
         return time.time()
     return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - found[1] / os.sysconf("SC_CLK_TCK"))
+
+
+def clock_mark() -> str:
+    """How far this machine's wall clock is ahead of the time since its boot, which nobody sets, as a label's value; ""
+    where the system does not tell."""
+    boot = _kernel().partition("/")[0]
+    return f"{boot} {time.time() - time.clock_gettime(time.CLOCK_BOOTTIME):.3f}" if boot else ""
+
+
+def clock_set_since(mark: str) -> float:
+    """By how many seconds the wall clock was set ahead since the mark was made; 0 where that is not known from here."""
+    (boot, _, then), (here, _, now) = mark.partition(" "), clock_mark().partition(" ")
+    if not here or boot != here or not re.fullmatch(r"-?[0-9]{1,12}\.[0-9]{3}", then):
+        return 0.0
+    return float(now) - float(then)
 
 
 def decode(text: str) -> Owner | None:

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from msgspec import Struct, field
 
-from sandboxrun.backend.owner import this_process
+from sandboxrun.backend.owner import clock_mark, this_process
 from sandboxrun.data import Data, DataType
 from sandboxrun.errors import ApplyError, SandboxrunError
 from sandboxrun.plan.operations import Operation
@@ -233,6 +233,8 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
             extra[labels.LEASE] = lease
         if self.job is not None:
             extra[labels.JOB] = self.job.to_label()
+        if sandbox.spec.lifetime.timeout is not None and (mark := clock_mark()):
+            extra[labels.CLOCK] = mark
         ttl = sandbox.spec.lifetime.ttl
         if ttl is not None:
             extra[labels.DEADLINE] = rfc3339(self.now().timestamp() + ttl / 1e9)

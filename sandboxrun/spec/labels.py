@@ -26,6 +26,7 @@ CONFIGS = PREFIX + "configs"
 CONTENT = PREFIX + "content"  # the digest of a workspace copy, on the courier that carries it into its volume
 DEADLINE = PREFIX + "ttl-deadline"  # absolute, RFC 3339; past it the container is collected whoever made it
 OWNER = PREFIX + "owner"  # the process that made it; where that waits for it, its death makes the container an orphan
+CLOCK = PREFIX + "clock"  # the wall clock beside the time since boot, when it was made (owner.py)
 JOB = PREFIX + "job"  # the CI job that made it, JSON (ci.py)
 LEASE = PREFIX + "lease"  # the token of the lease that its owner renews, where that waits for it
 DIRECTORY = PREFIX + "directory"  # of the project: where the evidence belongs

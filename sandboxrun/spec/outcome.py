@@ -101,6 +101,7 @@ _LOST = 255  # what an engine gives, at its start, to a container that it had le
 _HIGHEST_SIGNAL = 64
 _ENDING = frozenset({signals.SIGINT, signals.SIGQUIT, signals.SIGKILL, signals.SIGTERM})  # sent to end a program
 _MEMORY, _KILLED_BEFORE = "a process in it was killed for memory", "a process in it had been killed for memory"
+_UNTIMED = "the clock was set meanwhile: its exit code is that of a timeout, and its times do not tell whether it was"
 _RESTARTED = "the engine was restarted while it ran"
 
 
@@ -139,6 +140,10 @@ def decide(
     code, oom = state.exit_code, state.oom or history.oom
     if state.held:
         return Ending(how=How.TIMEOUT, exit_code=code, oom_killed=oom, detail=_KILLED_BEFORE if oom else None)
+    if state.marked and watched and stopped_by is StoppedBy.TIMEOUT:  # by a clock that nobody sets
+        return Ending(how=How.TIMEOUT, exit_code=code, oom_killed=oom, detail=_KILLED_BEFORE if oom else None)
+    if state.untimed and not watched:
+        return Ending(how=How.UNKNOWN, exit_code=code, oom_killed=oom, detail=_UNTIMED)
     lost = _engine_lost(state, stopped_by, watched, history)
     how, detail = lost or _how(code, oom, stopped_by, watched and stopped_by is not StoppedBy.ENGINE, history)
     return Ending(how=how, exit_code=code, signal=_signal_in(code), oom_killed=oom, detail=state.error or detail)

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 SLACK = 2.0  # seconds from a start until an engine has noted it: PID 1 counts them, the engine does not
 
 
+_STEADY = 1.0  # seconds: a clock that differs by less was not set
+_LATE = 10.0  # seconds by which a busy engine may note a start after the end
+
+
 def reached(ran: float, limit: float) -> bool:
     """Whether what ran so many seconds, by somebody else's clock, can have come to the limit of its PID 1."""
     return ran >= limit - min(SLACK, limit / 2)
@@ -59,13 +63,34 @@ class Ended(Data):
     how: str | None = None
     detail: str = ""
     limit: float | None = None  # seconds after which its PID 1 would have ended it
+    set_ahead: float = 0.0  # seconds by which the clock that `started` and `finished` are of was set since it was made
+
+    @property
+    def marked(self) -> bool:
+        """Whether its code is the one that its PID 1 gives a timeout, which anybody can exit with."""
+        return self.limit is not None and self.exit_code == ExitCode.TIMEOUT
 
     @property
     def held(self) -> bool:
-        """Whether its PID 1 ended it for its timeout: anybody can exit with that code, so the times must agree."""
-        if self.limit is None or self.exit_code != ExitCode.TIMEOUT or self.started is None or self.finished is None:
-            return False
-        return reached((self.finished - self.started).total_seconds(), self.limit)
+        """Whether its PID 1 ended it for its timeout: the times must agree."""
+        return self.marked and set(self._reached()) == {True}
+
+    @property
+    def untimed(self) -> bool:
+        """Whether it may have been ended so, and the clock was set meanwhile, so that nobody can tell."""
+        return self.marked and (len(set(self._reached())) > 1 or self._ran < -_LATE)
+
+    @property
+    def _ran(self) -> float:
+        known = self.started is not None and self.finished is not None
+        return (self.finished - self.started).total_seconds() if known else 0.0  # type: ignore[operator]
+
+    def _reached(self) -> tuple[bool, ...]:
+        """Whether it ran up to its limit, whether the clock was set before its start, after its end, or in between."""
+        if self.limit is None or self.started is None or self.finished is None:
+            return (False,)
+        set_ahead = self.set_ahead if abs(self.set_ahead) > _STEADY else 0.0
+        return reached(self._ran, self.limit), reached(self._ran - set_ahead, self.limit)
 
     @property
     def out_of_memory(self) -> bool:

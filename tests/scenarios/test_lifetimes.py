@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sandboxrun.backend.fake import Fake, Killed
+from sandboxrun.backend.fake import Fake, Killed, World
+from sandboxrun.backend.fake_process import text_of
 from sandboxrun.backend.owner import decode, this_process
 from sandboxrun.errors import ApplyError, ProfileError
 from sandboxrun.evidence.index import Index
 from sandboxrun.lifecycle.reap import Homes, Scope, reap
-from sandboxrun.lifecycle.run import run
+from sandboxrun.lifecycle.run import RunOptions, run
 from sandboxrun.lifecycle.waits import Waited, apply_and_wait
 from sandboxrun.plan.changes import Action
 from sandboxrun.profile.loader import load_data
 from sandboxrun.report.plan import plan_json
+from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.outcome import How
 from sandboxrun.spec.state import parse_time
@@ -47,6 +51,49 @@ def test_a_sandbox_says_who_made_it(command: str, named: str, tmp_path: Path, mo
     created = parse_time(observed.created)
     assert created is not None and observed.deadline is not None
     assert 7190 < (observed.deadline - created).total_seconds() < 7210
+
+
+# -- a clock that is set while it runs
+
+
+def set_back(world: World, hours: float) -> None:
+    """The wall clock is set back while the only sandbox runs, which has ended since."""
+    (box,) = world.boxes.values()
+    box.wait(60)
+    boot, _, ahead = box.labels[labels.CLOCK].partition(" ")
+    box.labels[labels.CLOCK] = f"{boot} {float(ahead) + hours * 3600:.3f}"
+    finished = parse_time(box.finished)
+    assert finished is not None
+    box.finished = text_of(finished.timestamp() - hours * 3600)
+
+
+def test_a_timeout_that_nobody_watched_is_unknown_if_the_clock_was_set(tmp_path: Path) -> None:
+    world = new_world()
+    sandbox = {"command": ["sleep", "1000"], "lifetime": {"timeout": "0.2s"}}
+    job = Job.of(Fake(world), read(tmp_path, {"agent": sandbox}), tmp_path / "evidence")
+    job.apply()
+    set_back(world, 1)
+    reap(Fake(world), Scope())
+    (entry,) = job.store.entries("tale")
+    ending = job.store.index(entry).ending
+    assert (ending.how, ending.exit_code) == (How.UNKNOWN, 124)
+    assert "the clock was set meanwhile" in (ending.detail or "")
+
+
+def test_a_timeout_that_was_watched_is_one_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, back = new_world(), [0.0]
+    clock = SimpleNamespace(time=lambda: time.time() - back[0], sleep=time.sleep)
+    monkeypatch.setattr("sandboxrun.backend.fake_process.time", clock)
+    sandbox = {"command": ["sleep", "1000"], "lifetime": {"timeout": "0.5s"}}
+    job = Job.of(Fake(world), read(tmp_path, {"agent": sandbox}), tmp_path / "evidence")
+    options = RunOptions(started=lambda container: back.__setitem__(0, 3600.0))
+    (result,) = run(job.backend, job.profile, job.store, job.profile.sandboxes, options=options)
+    assert result.evidence is not None and result.evidence.index is not None
+    index = result.evidence.index
+    assert index.ran_seconds == 0  # by the engine's clock it ended before it began
+    assert (index.ending.how, result.exit_code) == (How.TIMEOUT, 124)
 
 
 # -- what becomes of it once it has ended

@@ -170,7 +170,7 @@ class Engine(Streams):
 
     def _known_state(self, inspect: Mapping[str, Any]) -> State:
         found = state_of(inspect)
-        return _part("history").state_with_command(self, inspect, found) if isinstance(found, Ended) else found
+        return _part("history").known_state(self, inspect, found) if isinstance(found, Ended) else found
 
     # -- what verifying looks at (looking.py)
 

@@ -26,6 +26,7 @@ from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.facts import is_podman
 from sandboxrun.backend.docker.objects import Stream
 from sandboxrun.backend.errors import EngineError, EngineUnreachable, NotFound
+from sandboxrun.backend.owner import clock_set_since
 from sandboxrun.spec import labels
 from sandboxrun.spec.outcome import History
 from sandboxrun.spec.state import Ended, Running, State, parse_time
@@ -148,11 +149,15 @@ _DIRECTORY, _LINK = 1 << 31, 1 << 27  # of Go's FileMode
 _RUNTIMES = ("/proc", "/sys", "/dev")  # what lies there is no file of the container's
 
 
-def state_with_command(engine: Engine, inspect: Mapping[str, Any], state: State) -> State:
-    """The state of a container; of one whose command an init did not find, as without an init: its start failed.
+def known_state(engine: Engine, inspect: Mapping[str, Any], state: State) -> State:
+    """The state of a container, with what its clock did where that matters; of one whose command an init did not find,
+    as without an init: its start failed.
 
     Only where that is certain: nothing that the sandbox could write to decides it. Raises EngineUnreachable.
     """
+    if isinstance(state, Ended) and state.marked:
+        mark = labels.read((inspect.get("Config") or {}).get("Labels")).get(labels.CLOCK, "")
+        return structs.replace(state, set_ahead=clock_set_since(mark))
     if not isinstance(state, Ended) or state.exit_code not in _NOT_STARTED or state.started is None or state.error:
         return state
     try:

@@ -273,7 +273,7 @@ def _with_endings(
     ended: dict[str, State] = {o.id: o.state for o in sandboxes if isinstance(o.state, Ended)}
     if not ended:
         return sandboxes
-    from sandboxrun.backend.docker.history import histories, state_with_command
+    from sandboxrun.backend.docker.history import histories, known_state
     from sandboxrun.spec import outcome
 
     found = dict(known)
@@ -289,7 +289,7 @@ def _with_endings(
             return observed
         by = outcome.StoppedBy.TIMEOUT if observed.timed_out else outcome.StoppedBy.ITSELF
         history = found.get(observed.id)
-        state = state_with_command(engine, observed.document, observed.state)
+        state = known_state(engine, observed.document, observed.state)
         unknown = outcome.History(known=False)
         ending = outcome.decide(state, stopped_by=by, history=history or unknown)
         state = structs.replace(state, how=ending.how.value, detail=ending.detail or "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from msgspec import structs
 
 from sandboxrun.backend.docker.lock import LEASE, claim_of
-from sandboxrun.backend.owner import decode, this_process
+from sandboxrun.backend.owner import clock_mark, clock_set_since, decode, this_process
 
 SINCE = datetime(2026, 11, 24, 10, 0, 0, tzinfo=UTC)
 
@@ -68,3 +69,20 @@ def test_a_claim_of_a_dead_process_needs_no_clock() -> None:
     labels = {"sandboxrun.lock.owner": owner.encode()}
     claim = claim_of({"Name": "v", "CreatedAt": "2026-11-24T10:00:00Z", "Labels": labels})
     assert claim.is_dead(lambda: pytest.fail("the clock was asked"))
+
+
+def test_a_clock_that_is_set_is_noticed_on_the_same_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    mark, real = clock_mark(), time.time
+    assert abs(clock_set_since(mark)) < 1
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+    assert -3601 < clock_set_since(mark) < -3599
+
+
+@pytest.mark.parametrize("then", ["", "x", "nan", "1e9", "1.000 ", "9" * 40 + ".000", "1.0", "-"])
+def test_a_mark_that_is_none_says_nothing(then: str) -> None:
+    boot = clock_mark().partition(" ")[0]
+    assert clock_set_since(f"{boot} {then}") == clock_set_since(then) == clock_set_since(f"another {then}") == 0
+
+
+def test_a_mark_of_another_boot_says_nothing() -> None:
+    assert clock_set_since("00000000-0000-0000-0000-000000000000 1.000") == 0

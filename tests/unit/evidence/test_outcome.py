@@ -8,6 +8,7 @@ import pytest
 from sandboxrun.backend.docker.codec import NEVER, read_state
 from sandboxrun.backend.docker.history import history_of
 from sandboxrun.spec.outcome import Ending, History, How, StoppedBy, decide
+from sandboxrun.spec.state import Ended
 
 RAN = {"Status": "exited", "StartedAt": "2026-01-01T00:00:00Z", "ExitCode": 0, "OOMKilled": False, "Error": ""}
 START, DIE = {"Action": "start"}, {"Action": "die"}
@@ -167,3 +168,39 @@ def test_memory_and_a_kill_side_by_side(sent_to_it: list[dict[str, Any]]) -> Non
     state = {**RAN, "ExitCode": 137, "OOMKilled": True}
     ending = decide(read_state(state), stopped_by=StoppedBy.KILLED, history=history_of([START, *sent_to_it, DIE]))
     assert (ending.how, ending.oom_killed) == (How.KILLED if sent_to_it else How.OOM, True)
+
+
+HOUR = 3600.0
+
+
+def ended(minutes: float, *, set_ahead: float = 0.0, code: int = 124) -> Ended:
+    """One whose PID 1 ends it after an hour, and that seems to have run for so long."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    finish = start + timedelta(minutes=minutes)
+    return Ended(exit_code=code, oom=False, started=start, finished=finish, limit=HOUR, set_ahead=set_ahead)
+
+
+@pytest.mark.parametrize(
+    ("state", "how"),
+    [
+        (ended(60), How.TIMEOUT),
+        (ended(60, set_ahead=0.5), How.TIMEOUT),  # a clock that is being adjusted
+        (ended(30), How.FAILED),  # anybody can exit with 124
+        (ended(30, set_ahead=0.5), How.FAILED),
+        (ended(30, set_ahead=-1800), How.UNKNOWN),  # set back by half an hour: meanwhile, or afterwards
+        (ended(30, set_ahead=-600), How.FAILED),  # by too little
+        (ended(-0.05), How.FAILED),  # a busy engine notes a start late
+        (ended(-30), How.UNKNOWN),  # set back, though nobody else has seen it
+        (ended(-30, set_ahead=-5400), How.UNKNOWN),
+        (ended(90, set_ahead=3600), How.UNKNOWN),  # set ahead: it may have ended by itself after half an hour
+        (ended(90, set_ahead=1800), How.TIMEOUT),
+        (ended(30, set_ahead=-1800, code=3), How.FAILED),
+    ],
+)
+def test_a_clock_that_was_set_hides_no_timeout_and_makes_none(state: Ended, how: How) -> None:
+    seen = History(started=True, died=True)
+    ending = decide(state, history=seen)
+    assert (ending.how, ending.exit_code) == (how, state.exit_code)
+    assert (how is How.UNKNOWN) == ("the clock was set" in (ending.detail or ""))
+    watched = decide(state, stopped_by=StoppedBy.TIMEOUT, watched=True, history=seen)
+    assert watched.how is (How.TIMEOUT if state.exit_code == 124 else How.FAILED)
