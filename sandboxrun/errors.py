@@ -150,9 +150,17 @@ class Problems:
         """Note what may well be wrong, and is no fault: it counts for nothing but being shown."""
         self._warnings.append(Diagnostic(message=message, span=span, help=help, severity="warning"))
 
-    def add(self, message: str, span: Span | None = None, help: str | None = None) -> None:
+    def add(
+        self,
+        message: str,
+        span: Span | None = None,
+        help: str | None = None,
+        *,
+        option: str = "",
+        argument: str = "",
+    ) -> None:
         """Note one fault."""
-        self._found.append(Diagnostic(message=message, span=span, help=help))
+        self._found.append(Diagnostic(message=message, span=span, help=help, option=option, argument=argument))
 
     def extend(self, diagnostics: Iterable[Diagnostic]) -> None:
         """Note several."""

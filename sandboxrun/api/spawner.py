@@ -47,7 +47,7 @@ class AgentResult(Data, unshown=("stdout", "stderr", "patch", "untracked_patch")
     memory, 143 for one that was killed, where it has none of its own. `how` is `exited`, `failed`, `oom`, `timeout`,
     `killed`, `engine_lost`, `unknown` or `not_started`. `stdout` and `stderr` hold the beginning of each stream up to
     the output limit, `truncated` says that there was more (the evidence has it). `evidence` is the folder of what was
-    kept, None for a plain process and for one that was never started. `duration` is seconds from its start to its end.
+    kept, None for a plain process and for one that was not `started`. `duration` is seconds from its start to its end.
     `patch` is what it changed in a copied workspace, as `git apply` takes it; None without a copy. `untracked_patch` is
     the same of files that git ignores or doesn't track, to be applied after it; None where there is nothing of these.
     """
@@ -61,6 +61,7 @@ class AgentResult(Data, unshown=("stdout", "stderr", "patch", "untracked_patch")
     duration: float = 0.0
     patch: bytes | None = None
     untracked_patch: bytes | None = None
+    started: bool = True
 
     @property
     def ok(self) -> bool:
@@ -68,7 +69,7 @@ class AgentResult(Data, unshown=("stdout", "stderr", "patch", "untracked_patch")
         return self.how is How.EXITED and self.exit_code == 0
 
 
-NEVER_RAN = AgentResult(exit_code=ExitCode.TERMINATED, how=How.KILLED, stdout=b"", stderr=b"")
+NEVER_RAN = AgentResult(exit_code=ExitCode.TERMINATED, how=How.KILLED, stdout=b"", stderr=b"", started=False)
 
 
 class SandboxedAgent:
@@ -131,6 +132,7 @@ class SandboxedAgent:
             duration=index.ran_seconds or 0.0,
             patch=_kept(store, captured, PATCH, None),
             untracked_patch=_kept(store, captured, UNTRACKED, None),
+            started=index.ending.how is not How.NOT_STARTED,
         )
 
     def _log(self, store: Store, captured: Captured, name: str) -> tuple[bytes, bool]:

@@ -60,8 +60,18 @@ class LockLost(ApplyError):
 class DependencyFailed(ApplyError):
     """What a sandbox waits for can't come any more: `dependency` (an address) has ended, and `ending` says how."""
 
-    def __init__(self, address: str, dependency: str, ending: str, *, help: str | None = None) -> None:
-        super().__init__(f"{address} needs {dependency}, which {ending}", help=help)
+    def __init__(
+        self,
+        address: str,
+        dependency: str,
+        ending: str,
+        *,
+        help: str | None = None,
+        option: str = "",
+        argument: str = "",
+    ) -> None:
+        message = f"{address} needs {dependency}, which {ending}"
+        super().__init__(message, help=help, option=option, argument=argument)
         self.address, self.dependency, self.ending = address, dependency, ending
 
 

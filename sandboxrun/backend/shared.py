@@ -72,10 +72,16 @@ def _by_record(step: op.AwaitSandbox, session: Session) -> None:
     declared = session.profile.sandbox(step.dependency)
     record = record_of(declared, session.snapshot) if declared is not None else None
     if record is None:
-        raise ApplyError(f"{step.address} needs {step.dependency}, which is not there", help="--rerun runs it again")
+        what = f"{step.address} needs {step.dependency}, which is not there"
+        raise ApplyError(what, help="run it again", option="--rerun", argument="Options(rerun=True)")
     if step.condition == "service_completed_successfully" and not record.succeeded:
         raise DependencyFailed(
-            step.address, step.dependency, f"{record.ending} in an earlier run", help="--rerun=failed runs it again"
+            step.address,
+            step.dependency,
+            f"{record.ending} in an earlier run",
+            help="run it again",
+            option="--rerun=failed",
+            argument='Options(rerun="failed")',
         )
 
 
@@ -149,7 +155,9 @@ def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known
     if captured.entry is None:
         raise ApplyError(
             f"the evidence of {observed.address} could not be saved: {captured.failure}",
-            help=f"container {observed.name} was not removed: fix the cause, or pass --evidence DIR, and run destroy",
+            help=f"container {observed.name} was not removed: fix the cause, or keep evidence elsewhere",
+            option="--evidence DIR",
+            argument="Store(root=…)",
         )
     return str(captured.folder or "")
 

@@ -90,10 +90,10 @@ def check(
     try:
         with store.open_root() as root:
             if not root.kind(NAME):
-                raise EvidenceError(f"{store.path} has no {NAME}: nothing in it can be checked", help=_help(store))
+                raise _elsewhere(f"{store.path} has no {NAME}: nothing in it can be checked", store)
             return _Check(store, root, only, seals, limits or CheckLimits()).run(last_line)
     except FileNotFoundError:
-        raise EvidenceError(f"there is no evidence in {store.path}", help=_help(store)) from None
+        raise _elsewhere(f"there is no evidence in {store.path}", store) from None
 
 
 def verify_chain(store: Store) -> tuple[ChainProblem, ...]:
@@ -107,9 +107,11 @@ def verify_chain(store: Store) -> tuple[ChainProblem, ...]:
         return ()
 
 
-def _help(store: Store) -> str:
+def _elsewhere(message: str, store: Store) -> EvidenceError:
     inner = store.path / ".sandboxrun" / "evidence"
-    return f"pass --dir {inner}" if (inner / NAME).is_file() else f"pass the directory that has {NAME}: --dir DIR"
+    found = (inner / NAME).is_file()
+    help = f"it is in {inner}" if found else f"name the directory that has {NAME}"
+    return EvidenceError(message, help=help, option=f"--dir {inner if found else 'DIR'}")
 
 
 class _Enough(Exception):

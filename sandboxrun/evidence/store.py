@@ -324,7 +324,8 @@ class Store(Data):
                 read(root)
         except OSError as error:
             what = f"evidence can't be kept in {self.path}: {error.strerror or error}"
-            raise EvidenceError(what, help="make it writable, or name another place: --evidence DIR") from error
+            help = "make it writable, or keep evidence elsewhere"
+            raise EvidenceError(what, help=help, option="--evidence DIR", argument="Store(root=…)") from error
 
     @contextlib.contextmanager
     def recording(self, run: str, name: str, *, wait: float = 60.0) -> Iterator[RunFolder | ChainEntry]:

@@ -130,8 +130,8 @@ def pull_base(engine: Backend, base: str) -> None:
     try:
         engine.pull(base)
     except EngineError as error:
-        help = "--from names an image that the engine has, with Python 3.11 and HAProxy 2.6 or newer in it"
-        raise SandboxrunError(error.diagnostics[0].message, help=help) from error
+        help = "name an image that the engine has, with Python 3.11 and HAProxy 2.6 or newer in it"
+        raise SandboxrunError(error.diagnostics[0].message, help=help, option="--from IMAGE") from error
 
 
 def build(engine: Backend, base: str = BASE) -> str:

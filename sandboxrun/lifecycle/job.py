@@ -32,7 +32,7 @@ from sandboxrun.plan import owned
 from sandboxrun.plan.operations import KeepSandbox
 from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.spec import labels
-from sandboxrun.spec.outcome import RUN_ENDED, Ending, first_failure
+from sandboxrun.spec.outcome import Ending, How
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import Ended, ObservedSandbox, Running, Sample, parse_time, reached
@@ -599,20 +599,20 @@ class RunResult(Data):
     kept: str = ""  # the name of its container, where that is kept after its end
 
     @property
+    def started(self) -> bool:
+        """Whether it was started, as far as is known."""
+        return self.ending is not None and self.ending.how is not How.NOT_STARTED
+
+    @property
+    def ending(self) -> Ending | None:
+        """How it ended, as far as is known."""
+        index = self.evidence.index if self.evidence is not None else None
+        return self.seen or (index.ending if index is not None else None)
+
+    @property
     def exit_code(self) -> int:
         """The agent's own code; 124 for a timeout, 125 when it did not run or nothing is known of its end."""
-        index = self.evidence.index if self.evidence is not None else None
-        ending = self.seen or (index.ending if index is not None else None)
-        return ExitCode.NOT_RUN if ending is None else ending.code
-
-
-def code_of(results: Iterable[RunResult]) -> int:
-    """What a program that ran these exits with: the first code that is not 0, of those named that came to run. A
-    dependency's counts where it kept one of them from starting."""
-    every = tuple(results)
-    blocked = any(result.blocked and result.named for result in every)
-    counted = (r for r in every if r.named or (blocked and r.note != RUN_ENDED))
-    return first_failure((r.exit_code for r in counted if not r.blocked), blocked=blocked)
+        return ExitCode.NOT_RUN if self.ending is None else self.ending.code
 
 
 def shares(sandboxes: Iterable[DeclaredSandbox]) -> bool:

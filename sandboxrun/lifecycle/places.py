@@ -155,12 +155,13 @@ def check_outside(sandboxes: Iterable[DeclaredSandbox], store: Store) -> None:
             if place.is_relative_to(os.path.realpath(source)) and not covered:
                 which = "the workspace" if key == "workspace" else "the bind"
                 message = f"{sandbox.address}: {which} {source} {what}"
-                faults.append(Diagnostic(message=message, span=sandbox.place(key, item), help=_OUTSIDE))
+                where = {"option": "--evidence DIR", "argument": "Store(root=…)"}
+                faults.append(Diagnostic(message=message, span=sandbox.place(key, item), help=_OUTSIDE, **where))
     if faults:
         raise PlanError(*faults)
 
 
-_OUTSIDE = "use access: copy, name a directory below it, or keep the evidence elsewhere: --evidence DIR"
+_OUTSIDE = "use access: copy, name a directory below it, or keep the evidence elsewhere"
 
 
 def source_warnings(sandboxes: Iterable[DeclaredSandbox]) -> Iterator[Diagnostic]:

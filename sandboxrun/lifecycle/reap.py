@@ -392,7 +392,8 @@ def _homeless(observed: ObservedSandbox) -> Diagnostic:
     whose = "".join((f" in {one_line(made_in)}" if made_in else "", f" by {one_line(owner.who)}" if owner else ""))
     return Diagnostic(
         message=f"nothing here shows where the evidence of this run belongs{f': it was made{whose}' if whose else ''}",
-        help="pass --evidence-dir DIR to save it there, or reap it as the user who made it, in the project's directory",
+        help="reap it as the user who made it, in the project's directory, or name a place for its evidence",
+        option="--evidence-dir DIR",
     )
 
 

@@ -6,7 +6,7 @@ project collects it, evidence first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -18,12 +18,12 @@ from sandboxrun.backend.session import Made, Session
 from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode
 from sandboxrun.lifecycle.apply import Applied, ApplySettings, Proof, carry_out, not_started
-from sandboxrun.lifecycle.job import NOTICE, Consumer, Job, Making, Pump, RunResult, Watch, Watching, code_of, shares
+from sandboxrun.lifecycle.job import NOTICE, Consumer, Job, Making, Pump, RunResult, Watch, Watching, shares
 from sandboxrun.lifecycle.places import surveyed
 from sandboxrun.plan.planner import Options, make_plan, with_dependencies
 from sandboxrun.plan.steps import levels
 from sandboxrun.spec import labels
-from sandboxrun.spec.outcome import RUN_ENDED, StoppedBy
+from sandboxrun.spec.outcome import RUN_ENDED, StoppedBy, first_failure
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.types import SECOND
 from sandboxrun.threads import begin, together
@@ -53,6 +53,15 @@ class RunOptions(Data):
     started: Callable[[str], None] = lambda container: None
     warned: Callable[[Plan], None] = lambda made: None
     proof: Proof | None = None
+
+
+def code_of(results: Iterable[RunResult]) -> int:
+    """What a program that ran these exits with: the first code that is not 0, of those named that came to run. A
+    dependency's counts where it kept one of them from starting."""
+    every = tuple(results)
+    blocked = any(result.blocked and result.named for result in every)
+    counted = (r for r in every if r.named or (blocked and r.note != RUN_ENDED))
+    return first_failure((r.exit_code for r in counted if not r.blocked), blocked=blocked)
 
 
 class RunFailed(ApplyError):

@@ -464,5 +464,5 @@ def _chosen(live: list[ObservedSandbox], names: tuple[str, ...], profile: Profil
     if chosen and not missing:
         return chosen
     texts = [f"no sandbox {name} runs" for name in missing] or [f"no sandbox of {profile.project} runs"]
-    help = "apply first; without --running, sandboxes are started to be verified"
+    help = "apply first; `sandboxrun verify` starts sandboxes to verify them, without `--running`"
     raise UsageError(*(Diagnostic(message=text, help=help) for text in texts))

@@ -239,10 +239,10 @@ def read_saved(path: Path) -> SavedPlan:
         said = getattr(error, "msg", "") or "not JSON"
         raise PlanError(f"{path} is damaged or not a saved plan: {said}", help="make a new plan") from error
     if not isinstance(body, dict):
-        raise PlanError(f"{path} is not a saved plan", help="sandboxrun plan --out FILE makes one")
+        raise PlanError(f"{path} is not a saved plan", help="`sandboxrun plan --out FILE` makes one")
     if body.get("format") != FORMAT:
         told = "a plan's JSON, not a saved plan" if "resource_changes" in body else "not a saved plan"
-        raise PlanError(f"{path} is {told}", help="sandboxrun plan --out FILE makes one")
+        raise PlanError(f"{path} is {told}", help="`sandboxrun plan --out FILE` makes one")
     version = str(body.get("format_version"))
     if version.partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
         made = str(body.get("sandboxrun_version"))[:40]

@@ -205,6 +205,7 @@ class Change(Data, unshown=("before", "after")):
     after: Mapping[str, Any] | None = None
     differences: tuple[Difference, ...] = ()
     container: str | None = None
+    again: str = ""  # of one that has run: which rerun runs it again, "all" or "failed"
 
     @property
     def drift(self) -> tuple[Difference, ...]:

@@ -180,8 +180,8 @@ def _absent(declared: DeclaredSandbox, record: Completed | None, again: bool) ->
     if record.workspace_changed:
         note = f"the workspace has changed since run {record.run[:12]}"
         return _decision(declared, None, Action.CREATE, Reason.WORKSPACE_CHANGED, note)
-    note = f"{said} in run {record.run[:12]}; {'--rerun' if record.succeeded else '--rerun=failed'} runs it again"
-    return _decision(declared, None, Action.NONE, Reason.DONE, note)
+    done = _decision(declared, None, Action.NONE, Reason.DONE, f"{said} in run {record.run[:12]}")
+    return structs.replace(done, change=structs.replace(done.change, again="all" if record.succeeded else "failed"))
 
 
 def _running(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot, replace: bool) -> Decision:
@@ -189,7 +189,7 @@ def _running(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Sna
     if over is not None:
         return over
     if replace:
-        return _decision(declared, observed, Action.REPLACE, Reason.REQUESTED, "--replace")
+        return _decision(declared, observed, Action.REPLACE, Reason.REQUESTED)
     found = differences(declared, observed, snapshot)
     if not found:
         return _decision(declared, observed, Action.NONE, Reason.UP_TO_DATE)

@@ -51,7 +51,7 @@ def make_plan(profile: Profile, snapshot: Snapshot, options: Options | None = No
     """The plan that makes the engine hold what the profile declares. Raises PlanError, all faults at once."""
     options = options or Options()
     wanted = _targeted(profile, options.targets)
-    replaced = frozenset(s.address for s in _selected(profile, options.replace, "--replace: "))
+    replaced = frozenset(s.address for s in _selected(profile, options.replace))
     faults = [
         *preflight(wanted, profile, snapshot.offers),
         *image_faults(wanted, snapshot),
@@ -75,7 +75,7 @@ def not_as_declared(profile: Profile, snapshot: Snapshot, targets: tuple[str, ..
 def make_destroy_plan(profile: Profile, snapshot: Snapshot, targets: tuple[str, ...] = ()) -> Plan:
     """The plan that keeps the evidence of everything the project has on the engine, and removes it."""
     known = {s.address: s for s in profile.sandboxes}
-    check_names(targets, [*known, *(o.address for o in snapshot.sandboxes)], "--target: ")
+    check_names(targets, [*known, *(o.address for o in snapshot.sandboxes)])
     chosen = [o for o in snapshot.sandboxes if not targets or matches(o.address, targets)]
     second = superseded(snapshot)
     decisions = [
@@ -238,7 +238,7 @@ def _targeted(profile: Profile, targets: tuple[str, ...]) -> tuple[DeclaredSandb
     """The sandboxes of `--target`, with everything they depend on, in the file's order."""
     if not targets:
         return profile.sandboxes
-    return with_dependencies(profile, _selected(profile, targets, "--target: "))
+    return with_dependencies(profile, _selected(profile, targets))
 
 
 def with_dependencies(profile: Profile, sandboxes: Iterable[DeclaredSandbox]) -> tuple[DeclaredSandbox, ...]:
@@ -254,14 +254,14 @@ def with_dependencies(profile: Profile, sandboxes: Iterable[DeclaredSandbox]) ->
     return tuple(s for s in profile.sandboxes if s.address in chosen)
 
 
-def _selected(profile: Profile, names: tuple[str, ...], option: str) -> tuple[DeclaredSandbox, ...]:
-    check_names(names, [s.address for s in profile.sandboxes], option)
+def _selected(profile: Profile, names: tuple[str, ...]) -> tuple[DeclaredSandbox, ...]:
+    check_names(names, [s.address for s in profile.sandboxes])
     return tuple(s for s in profile.sandboxes if matches(s.address, names))
 
 
 def select(profile: Profile, names: tuple[str, ...]) -> tuple[DeclaredSandbox, ...]:
     """The sandboxes named, all when none is. Raises UsageError for an unknown name."""
-    return _selected(profile, names, "") if names else profile.sandboxes
+    return _selected(profile, names) if names else profile.sandboxes
 
 
 def _conflicts(profile: Profile, snapshot: Snapshot, wanted: Iterable[DeclaredSandbox]) -> list[Diagnostic]:

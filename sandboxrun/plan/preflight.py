@@ -74,7 +74,7 @@ def helper_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> I
     for sandbox in sandboxes if helper is not None and helper.unfit is not None else ():
         if helper is not None and GATEWAY in companions_of(sandbox.spec):
             message = f"egress: the gateway's image {helper.reference} {helper.unfit}"
-            help = "`sandboxrun gateway build` builds it again; --from IMAGE builds it on an image of your own"
+            help = "`sandboxrun gateway build` builds it again, with `--from IMAGE` on an image of your own"
             yield _fault(sandbox, "egress", message, help)
 
 

@@ -43,8 +43,8 @@ _VERB_OF = {
     ("volume", Action.DELETE): "will be removed with all that is in it",
 }
 WHY = {
-    Reason.RERUN: "asked for with --rerun",
-    Reason.REQUESTED: "asked for with --replace",
+    Reason.RERUN: "asked to run again",
+    Reason.REQUESTED: "asked to be replaced",
     Reason.IMAGE_MOVED: "its tag means another image now",
     Reason.UNDECLARED: "no longer declared",
     Reason.UNUSED: "nothing uses it",
@@ -75,20 +75,27 @@ def why(change: Change, sensitive: frozenset[str] = frozenset()) -> str:
     note, more = WHY.get(change.reason, ""), change.note
     if change.kind == "image":
         more = more.removeprefix("pull").lstrip(" ;")  # which its verb says
-    if more and not more.startswith("--"):
+    if more:
         note = f"{note}; {more}" if change.reason in (Reason.RERUN, Reason.REQUESTED) else more
     return one_line(redact(note, sensitive))
 
 
-def plan_text(plan: Plan) -> str:
-    """The whole plan: drift first, then every change, then what has run already, then the counts."""
+_AGAIN = {"all": "Options(rerun=True)", "failed": 'Options(rerun="failed")'}
+_AGAIN_ON_COMMAND_LINE = {"all": "--rerun", "failed": "--rerun=failed"}
+
+
+def plan_text(plan: Plan, again: Mapping[str, str] = _AGAIN) -> str:
+    """The whole plan: drift first, then every change, then what has run already, then the counts. `again` is how its
+    reader asks for what has run to run again."""
     blocks = [_drift_text(plan)] if any(c.drift for c in plan.changes) else []
     if plan.refresh_only:
         return "\n\n".join([*blocks, summary(plan)])
     blocks += [change_text(change, plan) for change in plan.pending]
     done = [change for change in plan.changes if change.reason in (Reason.DONE, Reason.KEPT)]
     if done:
-        blocks.append("\n".join(f"    {label(c, plan.sensitive)}: {why(c, plan.sensitive)}" for c in done))
+        runs = {c.address: f"; {again[c.again]} runs it again" if c.again else "" for c in done}
+        lines = [f"    {label(c, plan.sensitive)}: {why(c, plan.sensitive)}{runs[c.address]}" for c in done]
+        blocks.append("\n".join(lines))
     if opened := openings(plan):
         lines = [f"  ! {redact(line, plan.sensitive)}" for line in opened]
         blocks.append("\n".join([_OPENS, *lines]))
@@ -102,11 +109,12 @@ _COLOURS = {"+": "32", "~": "33", "-": "31", "-/+": "31"}  # OpenTofu's, as SGR 
 
 
 def painted(plan: Plan, *, colour: bool) -> str:
-    """The plan as a terminal shows it, in colours where they are wanted."""
+    """The plan as the command line shows it, in colours where they are wanted."""
+    text = plan_text(plan, _AGAIN_ON_COMMAND_LINE)
     if not colour:
-        return str(plan)
+        return text
     warned, lines = False, []
-    for line in str(plan).split("\n"):
+    for line in text.split("\n"):
         warned = line in (_OPENS, _WIDENS) or (warned and line != "")
         mark = line.lstrip().partition(" ")[0]
         if warned:
@@ -208,7 +216,7 @@ def summary(plan: Plan) -> str:
     """The last line."""
     if plan.refresh_only:
         if any(change.drift for change in plan.changes):
-            return "Nothing is changed by this: plan without --refresh-only shows how it would be put right."
+            return "Nothing is changed by this: a plan that is not for refreshing only shows how it would be put right."
         return f"No drift. What runs is as it was applied ({plan.project})."
     if plan.empty and plan.destroy:
         return f"Nothing to destroy. The engine has nothing of {plan.project}."

@@ -6,7 +6,7 @@ from sandboxrun.probe.program import complete, small_memory, small_processes, sw
 from sandboxrun.probe.verdicts import OUTCOME, Context, Control, Phase, Seen, every, fails, number, result, value
 
 UNLIMITED = 1 << 62  # beyond it, version 1 of cgroups means none
-GVISOR = "gVisor shows no cgroup inside; verify --running reads it on the host"
+GVISOR = "gVisor shows no cgroup inside; `sandboxrun verify --running` reads it on the host"
 TOLERANCE = 1.25  # the quota is counted again every tenth of a second: the last one may count twice
 
 

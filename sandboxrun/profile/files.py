@@ -45,8 +45,13 @@ class Places(Data):
         """
         path = self.absolute(text, span)
         if not self.allows(path):
-            help = "use a path below the project's directory, or allow it with --allow-outside if you trust the profile"
-            problems.add(f'{what} "{text}" is outside of the project', span, help)
+            problems.add(
+                f'{what} "{text}" is outside of the project',
+                span,
+                "use a path below the project's directory, or allow others if you trust the profile",
+                option="--allow-outside",
+                argument="allow_outside=True",
+            )
         return path
 
     def allows(self, path: Path) -> bool:

@@ -132,8 +132,10 @@ class _Enough(Exception):
 class _Bounded(Problems):
     """Faults, up to a number."""
 
-    def add(self, message: str, span: Span | None = None, help: str | None = None) -> None:
-        super().add(message, span, help)
+    def add(
+        self, message: str, span: Span | None = None, help: str | None = None, *, option: str = "", argument: str = ""
+    ) -> None:
+        super().add(message, span, help, option=option, argument=argument)
         if len(self) >= MOST_PROBLEMS:
             raise _Enough
 
@@ -367,7 +369,7 @@ def check_document(document: ProfileDocument, problems: Problems) -> None:
         for key in ("default", "enum"):
             value = declared.get(key) if isinstance(declared, MapNode) else None
             for scalar, found in _found(value, _ANY):
-                help = "write the value out, or give it with --var or SANDBOXRUN_VAR_…"
+                help = "write the value out, or give it from outside, as in SANDBOXRUN_VAR_…"
                 problems.warn(f'"{found}" in a variable stays as it is', _at(scalar, found), help)
     for kind, block in document.objects.items():
         for _, node in block.entries:

@@ -472,8 +472,13 @@ def resolve_values(
     for name, variable in declared.items():
         if name not in found:
             purpose = f" ({variable.description})" if variable.description else ""
-            help = f"give it: --var {name}=…, a --var-file, or {PREFIX}{name}"
-            problems.add(f'the variable "{name}" has no value{purpose}', variable.span, help)
+            problems.add(
+                f'the variable "{name}" has no value{purpose}',
+                variable.span,
+                f"give it one, in a file of variables or as {PREFIX}{name}",
+                option=f"--var {name}=…, --var-file FILE",
+                argument=f'Inputs(values={{"{name}": …}})',
+            )
     made = Values(
         values=MappingProxyType({name: found[name] for name in declared if name in found}),
         sensitive=frozenset(name for name, variable in declared.items() if variable.sensitive),
@@ -510,9 +515,9 @@ def _given_values(
     for option in inputs.vars:
         name, equals, text = option.partition("=")
         if equals and name:
-            yield _Given(name, text, "--var", "--var")
+            yield _Given(name, text, f"{name}=…", "the value")
         else:
-            problems.add(f'--var "{option}" is not NAME=value', None, "write --var NAME=value")
+            problems.add(f'"{option}" is not NAME=value', None, "write NAME=value", option="--var NAME=value")
     for name, value in inputs.values.items():
         yield _Given(name, node_of(value), "the caller", "the value")
 

@@ -121,7 +121,7 @@ def reaped_lines(one: Reaped, planned: bool = False) -> Iterator[str]:
 def left_diagnostics(result: Result) -> tuple[Diagnostic, ...]:
     """What is still there, as errors."""
     return tuple(
-        Diagnostic(message=f"could not reap {_named(one)}: {fault.message}", span=fault.span, help=fault.help)
+        structs.replace(fault, message=f"could not reap {_named(one)}: {fault.message}", severity="error")
         for one in result.left
         for fault in one.faults
     )
@@ -166,7 +166,7 @@ def left_plain(one: Left) -> dict[str, Any]:
     return {
         "project": one.project,
         "sandbox": one.address or None,
-        "errors": [{"message": fault.message, "help": fault.help} for fault in one.faults],
+        "errors": [{"message": fault.message, "help": fault.on_command_line.help} for fault in one.faults],
     }
 
 

@@ -39,12 +39,12 @@ def matches(address: str, names: Collection[str]) -> bool:
     return address in names or address.partition("[")[0] in names
 
 
-def check_names(names: Iterable[str], addresses: Iterable[str], option: str = "") -> None:
-    """Raise UsageError for names that mean none of the addresses; `option` is what begins its message."""
+def check_names(names: Iterable[str], addresses: Iterable[str]) -> None:
+    """Raise UsageError for names that mean none of the addresses."""
     known = sorted({name for address in addresses for name in (address, address.partition("[")[0])})
     faults = [
         Diagnostic(
-            message=f"{option}there is no sandbox {quoted(name)}",
+            message=f"there is no sandbox {quoted(name)}",
             help=did_you_mean(name, known) or f"there are: {', '.join(known) or 'none'}",
         )
         for name in names

@@ -116,7 +116,7 @@ def test_targets(profile: Path, cli: Cli) -> None:
     wrong = cli("plan", "--target", "agnet")
     assert (wrong.code, wrong.err) == (
         2,
-        'error: --target: there is no sandbox "agnet"\n  help: did you mean "agent"?\n',
+        'error: there is no sandbox "agnet"\n  help: did you mean "agent"?\n',
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from sandboxrun.errors import ApplyError, ExitCode
 from sandboxrun.lifecycle import run as oneoff
-from sandboxrun.lifecycle.job import code_of
+from sandboxrun.lifecycle.run import code_of
 from sandboxrun.lifecycle.waits import apply_and_wait, codes
 from sandboxrun.plan.planner import Options
 from sandboxrun.spec.outcome import How

@@ -440,7 +440,7 @@ def test_tls_is_checked(socket_path: str, certificate_folder: Path, tmp_path: Pa
 
 def test_nothing_at_a_tcp_address() -> None:
     with pytest.raises(
-        EngineUnreachable, match=r"at tcp://127\.0\.0\.1:1 \(from --host\): no connection \(Connection ref"
+        EngineUnreachable, match=r"at tcp://127\.0\.0\.1:1 \(from the host given\): no connection \(Connection ref"
     ):
         connect("tcp://127.0.0.1:1")
 
@@ -451,7 +451,9 @@ def test_no_ssh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         connect("ssh://engine.example.com")
     (tmp_path / "ssh").write_text("#!/bin/sh\nexit 255\n")
     (tmp_path / "ssh").chmod(0o755)
-    with pytest.raises(EngineUnreachable, match=r"ssh://engine\.example\.com \(from --host\): .*\n.*system dial-stdio"):
+    with pytest.raises(
+        EngineUnreachable, match=r"ssh://engine\.example\.com \(from the host given\): .*\n.*system dial-stdio"
+    ):
         connect("ssh://engine.example.com")
 
 

@@ -188,7 +188,7 @@ def test_what_another_checkout_completed_counts_for_who_began_before(world: Worl
     waited = apply_and_wait(world.engine, profile, world.store, settings=converge.ApplySettings(began=began))
     assert (waited.exit_code, waited.outcome.plan.empty) == (3, True)
     (done,) = waited.outcome.plan.changes
-    assert done.note.startswith("exited with 3 in run ") and done.note.endswith("; --rerun=failed runs it again")
+    assert done.note.startswith("exited with 3 in run ") and done.again == "failed"
     later = apply_and_wait(world.engine, profile, world.store)
     assert [str(c.action.value) for c in later.outcome.plan.changes] == ["create"]
 

@@ -203,7 +203,7 @@ def test_kill(spawner: AgentSpawner, workspace: Path) -> None:
     session.kill()
     result = session.result(PATIENCE)
     assert (result.how, session.state) == (How.KILLED, "killed")
-    assert result.stdout == b"begun\n" and result.evidence is not None
+    assert result.stdout == b"begun\n" and result.evidence is not None and result.started
     assert spawner.sessions == ()
 
 
@@ -221,8 +221,9 @@ def test_kill_at_any_moment_of_the_making_leaves_nothing(spawner: AgentSpawner, 
         session = spawner.spawn(["sleep", "600"], workspace=workspace, access="copy")
         time.sleep(pause)
         session.kill(grace=1)
-        assert session.result(PATIENCE).how is How.KILLED
-        assert session.state == "killed"
+        result = session.result(PATIENCE)
+        assert result.how is How.KILLED and session.state == "killed"
+        assert result.started is (result.evidence is not None)
     assert spawner.service.list() == ()
 
 

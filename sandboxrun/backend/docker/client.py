@@ -275,4 +275,4 @@ def _help(endpoint: Endpoint, error: EngineError) -> str:
     [diagnostic] = error.diagnostics
     if endpoint.url.startswith("ssh://") and not isinstance(error.__cause__, Unreachable):
         return "see ssh's output above; on the remote machine, `docker system dial-stdio` must work for this user"
-    return diagnostic.help or "start the engine, or name another one with --host or DOCKER_HOST"
+    return diagnostic.help or "start the engine, or name another one with DOCKER_HOST"

@@ -162,12 +162,20 @@ def reload_gateway(step: op.ReloadGateway, session: Session) -> str:
     return "rules reloaded"
 
 
+_REPLACING = {"option": "--replace", "argument": "Options(replace=…)"}
+
+
 def _addresses_of(network: str, session: Session) -> OwnAddresses:
     """The addresses on a network that is there."""
     found = session.engine.network(network)
     subnet = decode_network(found).subnet if found is not None else None
     if subnet is None:
-        raise ApplyError(f"the network {network} is gone", help="replace the sandbox: --replace")
+        raise ApplyError(
+            f"the network {network} is gone",
+            help="replace the sandbox",
+            option="--replace",
+            argument="Options(replace=…)",
+        )
     return OwnAddresses.of(subnet)
 
 
@@ -215,11 +223,12 @@ def _await(output: Any, event: str, digest: str, address: str) -> None:
         timer.cancel()
     help = {
         "ready": "nothing passes it; `sandboxrun gateway build` rebuilds the gateway's image",
-        "rules": "it may serve by its old rules still: apply again, or replace the sandbox: --replace",
+        "rules": "it may serve by its old rules still: apply again, or replace the sandbox",
     }
     raise ApplyError(
         f"{address}: its gateway does not serve by its rules{': ' + printable(last) if last else ''}",
         help=help[event],
+        **(_REPLACING if event == "rules" else {}),
     )
 
 

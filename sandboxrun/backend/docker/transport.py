@@ -67,9 +67,9 @@ class Endpoint(Data):
 
 
 def resolve(host: str | None, env: Mapping[str, str]) -> Endpoint:
-    """The endpoint that `host` (--host) or the settings in `env` name. Raises UsageError for an invalid one."""
+    """The endpoint that `host` or the settings in `env` name. Raises UsageError for an invalid one."""
     if host:
-        return _endpoint(host, "--host", env)
+        return _endpoint(host, "the host given", env)
     if env.get("DOCKER_SOCKET"):
         return _endpoint(_socket(env["DOCKER_SOCKET"]), "DOCKER_SOCKET", env)
     if env.get("DOCKER_HOST"):
@@ -79,7 +79,7 @@ def resolve(host: str | None, env: Mapping[str, str]) -> Endpoint:
     try:
         current = read_config(env).get("currentContext")
     except ValueError as error:
-        raise UsageError(Diagnostic(message=str(error), help="fix the file, or pass --host")) from error
+        raise UsageError(Diagnostic(message=str(error), help="fix the file, or set DOCKER_HOST")) from error
     if current:
         return _context(str(current), "the docker command's current context", env)
     return Endpoint(url=DEFAULT, origin="the default")
@@ -352,7 +352,7 @@ def dial_unix(path: str) -> Dial:
 def _refused(path: str, error: OSError) -> TransportError:
     match error:
         case FileNotFoundError():
-            return Unreachable(f"there is no socket {path}", "start the engine, or pass its address with --host")
+            return Unreachable(f"there is no socket {path}", "start the engine, or set DOCKER_HOST to its address")
         case PermissionError():
             help = 'join the group that owns the socket (usually `sudo usermod -aG docker "$USER"`, then log in again)'
             return Unreachable(f"no permission to use {path}", help)

@@ -91,12 +91,12 @@ def plan_in(form: str, made: Plan) -> str | dict[str, Any]:
 def _for_a_job(made: Plan) -> str:
     """The text for the log of a GitHub job, where no line of it may be taken for a command, and a note on the job."""
 
-    from sandboxrun.plan.text import openings, summary, warnings, widenings
+    from sandboxrun.plan.text import openings, painted, summary, warnings, widenings
     from sandboxrun.report.diagnostics import annotation, without_commands
 
     severity = "warning" if any(change.drift for change in made.changes) else "notice"
     told = annotation(Diagnostic(message=summary(made), severity=severity))
-    lines = map(without_commands, str(made).split("\n"))
+    lines = map(without_commands, painted(made, colour=False).split("\n"))
     weaker = [*widenings(made), *(f"{line}, unlike the defaults" for line in openings(made))]
     marked = (annotation(Diagnostic(message=redact(line, made.sensitive), severity="warning")) for line in weaker)
     return "\n".join([*lines, told, *map(annotation, warnings(made)), *marked])

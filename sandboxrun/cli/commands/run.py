@@ -64,8 +64,7 @@ def run(
     import_ahead()
     profile = project.enforced(one_off_profile(given, base, command, own), given)
     chosen = run_choice(profile, given.names, command, interactive)
-    from sandboxrun.lifecycle.job import code_of
-    from sandboxrun.lifecycle.run import RunFailed, Runner, RunOptions
+    from sandboxrun.lifecycle.run import RunFailed, Runner, RunOptions, code_of
     from sandboxrun.plan.planner import with_dependencies
     from sandboxrun.plan.text import warnings
 

@@ -38,8 +38,8 @@ def home(tmp_path: Path) -> Path:
     [
         (None, {}, DEFAULT, "the default"),
         (None, {"DOCKER_HOST": "", "DOCKER_SOCKET": "", "DOCKER_CONTEXT": ""}, DEFAULT, "the default"),
-        ("unix:///a.sock", {"DOCKER_SOCKET": "/b", "DOCKER_HOST": "unix:///c"}, "unix:///a.sock", "--host"),
-        ("/a.sock", {}, "unix:///a.sock", "--host"),
+        ("unix:///a.sock", {"DOCKER_SOCKET": "/b", "DOCKER_HOST": "unix:///c"}, "unix:///a.sock", "the host given"),
+        ("/a.sock", {}, "unix:///a.sock", "the host given"),
         (None, {"DOCKER_SOCKET": "/b", "DOCKER_HOST": "unix:///c"}, "unix:///b", "DOCKER_SOCKET"),
         (None, {"DOCKER_SOCKET": "unix:///b"}, "unix:///b", "DOCKER_SOCKET"),
         (None, {"DOCKER_HOST": "unix:///c", "DOCKER_CONTEXT": "near"}, "unix:///c", "DOCKER_HOST"),
@@ -87,14 +87,14 @@ def test_tls_from_the_environment(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("host", "env", "message"),
     [
-        ("localhost:2375", {}, "--host is not an engine's address: localhost:2375"),
-        ("unix://relative", {}, "--host is not an engine's address: unix://relative"),
-        ("tcp://", {}, "--host is not an engine's address: tcp://"),
-        ("npipe:////./pipe/x", {}, "--host is not an engine's address: npipe:////./pipe/x"),
+        ("localhost:2375", {}, "the host given is not an engine's address: localhost:2375"),
+        ("unix://relative", {}, "the host given is not an engine's address: unix://relative"),
+        ("tcp://", {}, "the host given is not an engine's address: tcp://"),
+        ("npipe:////./pipe/x", {}, "the host given is not an engine's address: npipe:////./pipe/x"),
         (None, {"DOCKER_HOST": "ssh://"}, "DOCKER_HOST is not an engine's address: ssh://"),
         (None, {"DOCKER_SOCKET": "tcp://a:1"}, "DOCKER_SOCKET is not a path: tcp://a:1"),
         (None, {"DOCKER_CONTEXT": "gone"}, 'the docker context "gone" (from DOCKER_CONTEXT) cannot be read'),
-        ("ssh://-oProxyCommand=x", {}, "--host: an ssh address has the form ssh://[user@]host[:port]"),
+        ("ssh://-oProxyCommand=x", {}, "the host given: an ssh address has the form ssh://[user@]host[:port]"),
     ],
 )
 def test_settings_that_make_no_sense(tmp_path: Path, host: str | None, env: dict[str, str], message: str) -> None:
@@ -133,7 +133,7 @@ def test_no_socket(tmp_path: Path) -> None:
         connect(env={"DOCKER_SOCKET": str(path), "HOME": str(tmp_path)})
     assert str(raised.value) == (
         f"error: connecting to the engine at unix://{path} (from DOCKER_SOCKET): there is no socket {path}\n"
-        "  help: start the engine, or pass its address with --host"
+        "  help: start the engine, or set DOCKER_HOST to its address"
     )
 
 

@@ -366,7 +366,7 @@ def test_only_what_failed_runs_again(outcome: str, code: int, again: bool) -> No
     record = Completed(outcome=outcome, exit_code=code, run="0123456789abcdef")
     done = snapshot(completed={"a": freeze({A.spec.digest: record})}, **NONE)
     assert make_plan(profile(A), done, Options(rerun="failed")).empty != again
-    assert ("--rerun=failed runs it again" in str(make_plan(profile(A), done))) == again
+    assert ('Options(rerun="failed") runs it again' in str(make_plan(profile(A), done))) == again
 
 
 def test_a_failure_that_is_still_there_runs_again() -> None:
@@ -380,7 +380,7 @@ def test_rerun_and_replace() -> None:
     plan = make_plan(profile(A), snapshot(completed=done, **NONE))
     assert plan.empty
     assert [(c.reason, c.note) for c in plan.changes] == [(Reason.DONE, plan.changes[0].note)]
-    assert "--rerun runs it again" in str(plan)
+    assert "Options(rerun=True) runs it again" in str(plan)
     for options in (Options(rerun=True), Options(replace=("a",))):
         assert only(make_plan(profile(A), snapshot(completed=done, **NONE), options)) == (Action.CREATE, Reason.RERUN)
         ran = snapshot(observed(A, ended(1)), **NONE)
@@ -502,9 +502,9 @@ def test_targets_bring_what_they_depend_on_and_remove_nothing_else() -> None:
     ]
     assert [c.address for c in make_plan(all, seen, Options(targets=('m["x"]',))).pending] == ['m["x"]']
     assert [c.address for c in make_plan(all, seen, Options(targets=("m",))).pending] == ['m["x"]', 'm["y"]']
-    with pytest.raises(UsageError, match=r'--target: there is no sandbox "n"'):
+    with pytest.raises(UsageError, match=r'there is no sandbox "n"'):
         make_plan(all, seen, Options(targets=("n",)))
-    with pytest.raises(UsageError, match=r'--replace: there is no sandbox "aa"'):
+    with pytest.raises(UsageError, match=r'there is no sandbox "aa"'):
         make_plan(all, seen, Options(replace=("aa",)))
     assert select(all, ()) == all.sandboxes
     assert [s.address for s in select(all, ("m", "a"))] == ["a", 'm["x"]', 'm["y"]']

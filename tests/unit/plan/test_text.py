@@ -174,7 +174,7 @@ def test_refresh_only_shows_drift_and_nothing_else() -> None:
         '  ~ sandbox agent["tests"]',
         '      ~ mem_limit: "1g" -> "512m"',
         "",
-        "Nothing is changed by this: plan without --refresh-only shows how it would be put right.",
+        "Nothing is changed by this: a plan that is not for refreshing only shows how it would be put right.",
     ]
     same = make_plan(profile(TESTS), snapshot(observed(TESTS)), Options(refresh_only=True))
     assert text(same) == ["No drift. What runs is as it was applied (review)."]
@@ -204,13 +204,13 @@ def test_what_has_run_already_is_told_with_how_to_run_it_again() -> None:
     }
     plan = make_plan(profile(LINT), snapshot(networks=(), completed=record))
     assert text(plan) == [
-        "    sandbox lint: exited with 0 in run 0123456789ab; --rerun runs it again",
+        "    sandbox lint: exited with 0 in run 0123456789ab; Options(rerun=True) runs it again",
         "",
         "No changes. What runs matches the profile (review).",
     ]
     again = make_plan(profile(LINT), snapshot(completed=record), Options(rerun=True))
     assert text(again)[0] == (
-        "  + sandbox lint will be created (asked for with --rerun; exited with 0 in run 0123456789ab)"
+        "  + sandbox lint will be created (asked to run again; exited with 0 in run 0123456789ab)"
     )
 
 

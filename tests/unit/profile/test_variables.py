@@ -156,10 +156,10 @@ def test_faults_of_values(tmp_path: Path) -> None:
     assert faults(block, var_files=(path,), vars=("b=x", "odd", "q=1"), values={"z": 1}) == [
         "expected a string, found a list",
         'this file gives "other", which is not declared',
-        '--var "odd" is not NAME=value',
-        '--var for "b": expected an integer, found "x"',
-        '--var gives "q", which is not declared',
+        '"odd" is not NAME=value',
+        'q=… gives "q", which is not declared',
         'the caller gives "z", which is not declared',
+        'the value for "b": expected an integer, found "x"',
         'the variable "c" has no value',
     ]
 
@@ -175,7 +175,7 @@ def test_sensitive_values_are_masked_and_not_told() -> None:
     assert found.masked == {"token": "(sensitive value)", "n": 1}
     assert found.secrets == {"correct horse"}
     assert "horse" not in repr(found)
-    assert faults(block, vars=("token=short",)) == ['--var for "token" breaks the variable\'s rules']
+    assert faults(block, vars=("token=short",)) == ['the value for "token" breaks the variable\'s rules']
 
 
 def test_a_sensitive_value_in_a_file_is_not_quoted(tmp_path: Path) -> None:
