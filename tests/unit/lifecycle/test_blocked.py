@@ -50,6 +50,6 @@ def test_another_failure_beside_it_stays_an_error() -> None:
 
 
 def test_a_result_says_whether_it_was_started() -> None:
-    ended = {how: RunResult(address="a", evidence=None, seen=Ending(how=how, code=1)) for how in How}
+    ended = {how: RunResult(address="a", evidence=None, seen=Ending(how=how, exit_code=1)) for how in How}
     assert {how for how, result in ended.items() if not result.started} == {How.NOT_STARTED}
     assert not RunResult(address="a", evidence=None, note="not started: b failed", blocked=True).started
