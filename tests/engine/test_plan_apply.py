@@ -618,7 +618,6 @@ def _saved(plan: Plan) -> SavedPlan:
         ask=(),
         observed=(),
         images={},
-        steps=(),
         plan={},
     )
 
