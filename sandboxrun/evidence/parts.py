@@ -415,7 +415,7 @@ def egress(source: CaptureSource, gateway: str) -> Part:
     elif not counted.whole:
         missing += (MissingPart(part="egress", reason="the first of the gateway's records are gone"),)
     if counted.faulty:
-        missing += (MissingPart(part="egress", reason="the gateway lost records, and so let nothing pass any more"),)
+        missing += (MissingPart(part="egress", reason="some of the gateway's records were lost"),)
     if counted.spent:
         missing += (
             MissingPart(part="egress", reason="so many requests that its records were cut: it refused the rest"),

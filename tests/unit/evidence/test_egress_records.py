@@ -31,6 +31,14 @@ def test_a_log_whose_beginning_is_gone_is_not_whole(
     assert (counted.served, counted.whole) == (served, whole)
 
 
+@pytest.mark.parametrize(("event", "faulty", "spent"), [("fault", True, False), ("budget", False, True)])
+def test_a_gateway_that_lost_records_or_refused_the_rest_is_told(event: str, faulty: bool, spent: bool) -> None:
+    counted = Counted()
+    for record in (READY, ASKED, {"event": event}, {"event": "stopped"}):
+        counted.add(json.dumps(record).encode())
+    assert (counted.faulty, counted.spent, counted.whole) == (faulty, spent, True)
+
+
 def test_a_name_that_was_refused_has_no_port() -> None:
     counted = Counted()
     for host, port in (("evil.example.net", 0), ("api.example.com", 8443), ("", 0), ("evil.example.net", 0)):
