@@ -7,14 +7,15 @@ import json
 import os
 import signal
 import subprocess
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 
-from sandboxrun.backend.docker import lease
+from sandboxrun.backend.docker import calls, lease
 from sandboxrun.backend.docker.client import connect
 from sandboxrun.backend.owner import this_process
 from sandboxrun.spec import labels
@@ -218,9 +219,21 @@ def test_a_watching_reaper_removes_old_evidence(cli: Cli, project: str, busybox:
     assert cli("evidence", "verify").code == 0
 
 
+@pytest.mark.parametrize("ahead", [0, 600, -600], ids=["same clock", "ten minutes ahead", "ten minutes behind"])
 def test_a_lease_is_renewed_and_taken_away_and_a_dead_one_swept(
-    engine_host: str, monkeypatch: pytest.MonkeyPatch
+    engine_host: str, monkeypatch: pytest.MonkeyPatch, ahead: int
 ) -> None:
+    """By the engine's clock alone: this machine's may differ."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Clock:
+            return cls.fromtimestamp(time.time(), tz)
+
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    monkeypatch.setattr(lease, "datetime", Clock)
+    monkeypatch.setattr(calls, "datetime", Clock, raising=False)
     with connect(engine_host) as engine:
         leases = lease.Leases(engine, renewed=0.05)
 
