@@ -12,6 +12,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -264,7 +265,7 @@ def _faults(waiver: Waiver, policy: Policy, today: date) -> Iterator[AuditFindin
         yield _raised(UNKNOWN, waiver, "the waiver names no rule")
     for rule in waiver.rules:
         if rule not in known:
-            yield _raised(UNKNOWN, waiver, f"{rule} is not a rule", did_you_mean(rule, known))
+            yield _raised(UNKNOWN, waiver, f"{rule} is not a rule", _nearest(rule))
         elif waiver.line is not None and not policy.lets_inline(known[rule]):
             yield _raised(NOT_WAIVABLE, waiver, f"{rule} can't be waived by a comment")
     missing = [
@@ -279,6 +280,11 @@ def _faults(waiver: Waiver, policy: Policy, today: date) -> Iterator[AuditFindin
     elif waiver.until and policy.longest is not None and (waiver.until - today).days > policy.longest:
         message = f"the policy lets a waiver run {policy.longest} days, and this runs until {waiver.until}"
         yield _raised(INCOMPLETE, waiver, message)
+
+
+@lru_cache(1000)  # thousands of comments may name one rule
+def _nearest(rule: str) -> str | None:
+    return did_you_mean(rule, by_id())
 
 
 def _raised(rule: Rule, waiver: Waiver, message: str, help: str | None = None) -> AuditFinding:

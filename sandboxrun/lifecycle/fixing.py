@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -93,18 +93,35 @@ def suggester() -> Callable[[AuditFinding], Sequence[tuple[str, tuple[str, int, 
     return fixes_of
 
 
-def fixes(verdict: AuditVerdict, *, unsafe: bool) -> Iterator[Fix]:
+MOST_FIXED = 20_000_000  # characters of texts that fixes are made in: each is parsed for each
+
+
+class Fixes(Data):
+    """The fixes that were made, and how many findings were `left` without one since their files are so large."""
+
+    made: tuple[Fix, ...]
+    left: int = 0
+
+
+def fixes(verdict: AuditVerdict, *, unsafe: bool) -> Fixes:
     """The fixes of the open findings, one after the other on each file's text. Without `unsafe`, the safe ones only."""
     texts: dict[str, str] = {}
+    made: list[Fix] = []
+    parsed = left = 0
     for finding in sorted(verdict.open, key=lambda one: one.order):
         span = finding.shown
         if span is None or finding.edit is None or not (unsafe or finding.edit.safe):
             continue
         before = texts.get(span.file.name, span.file.text)
+        parsed += len(before)
+        if parsed > max(MOST_FIXED, len(before)):
+            left += 1
+            continue
         after = edited(before, finding)
         if after is not None:
             texts[span.file.name] = after
-            yield Fix(finding=finding, file=span.file.name, before=before, after=after)
+            made.append(Fix(finding=finding, file=span.file.name, before=before, after=after))
+    return Fixes(made=tuple(made), left=left)
 
 
 def diff(made: Sequence[Fix]) -> str:

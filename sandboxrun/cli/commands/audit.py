@@ -171,14 +171,17 @@ def _check_clash(fixing: bool, writing: bool, unsafe: bool, base: str | None, fa
 def _fix(verdict: AuditVerdict, again: Callable[[], AuditVerdict], writing: bool, unsafe: bool, *, quiet: bool) -> int:
     from sandboxrun.lifecycle import fixing
 
+    fixes = fixing.fixes(verdict, unsafe=unsafe or not writing)
+    made = fixes.made
+    if fixes.left:
+        note(f"{fixes.left} findings are not fixed yet: write these fixes, and run the command again", quiet=quiet)
     if not writing:
-        result(fixing.diff(tuple(fixing.fixes(verdict, unsafe=True))) or "nothing to fix")
+        result(fixing.diff(made) or "nothing to fix")
         return 0
-    made = tuple(fixing.fixes(verdict, unsafe=unsafe))
     fixing.check(made, verdict, again)
     for name in fixing.write(made):
         note(f"wrote {name}: {sum(fix.file == name for fix in made)} fixed", quiet=quiet)
-    left = sum(finding.edit is not None for finding in verdict.open) - len(made)
+    left = sum(finding.edit is not None for finding in verdict.open) - len(made) - fixes.left
     if left > 0 and not unsafe:
         note(f"{left} left that change behaviour: pass --unsafe-fixes to write them too", quiet=quiet)
     return 0

@@ -11,7 +11,7 @@ from sandboxrun.audit.judge import AuditVerdict, ReviewTerms
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.lifecycle import fixing
 from sandboxrun.lifecycle.review import Target, review
-from tests.unit.audit.reviewing import TODAY, rules_of
+from tests.unit.audit.reviewing import TODAY, reviewed, rules_of
 
 COMPOSE = "services:\n  agent:\n    image: busybox:1.36\n    security_opt: [seccomp=unconfined]\n"
 
@@ -32,7 +32,7 @@ def test_a_file_is_reviewed_with_its_fixes(edited: str, said: str | None, tmp_pa
         return review([Target(kind="compose", paths=(path,))], ReviewTerms(today=TODAY))
 
     before = again()
-    (fix, *_) = fixing.fixes(before, unsafe=True)
+    (fix, *_) = fixing.fixes(before, unsafe=True).made
     fixing.check([fix], before, again)
     worse = msgspec.structs.replace(fix, after=fix.after + edited)
     if said is None:
@@ -43,3 +43,16 @@ def test_a_file_is_reviewed_with_its_fixes(edited: str, said: str | None, tmp_pa
         assert said in str(raised.value)
     assert path.read_text() == COMPOSE
     assert rules_of(again()) == rules_of(before)
+
+
+def test_of_too_many_fixes_the_rest_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fix is parsed with its whole file: a large file with thousands would take hours."""
+    services = "".join(f"  s{number}: {{image: x, privileged: true}}\n" for number in range(20))
+    before = reviewed(tmp_path, f"services:\n{services}", "compose.yaml")
+    every = fixing.fixes(before, unsafe=True)
+    assert every.left == 0
+    monkeypatch.setattr(fixing, "MOST_FIXED", 3000)
+    some = fixing.fixes(before, unsafe=True)
+    assert 0 < len(some.made) < len(every.made)
+    assert some.made == every.made[: len(some.made)]
+    assert some.left >= len(every.made) - len(some.made)
