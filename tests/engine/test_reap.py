@@ -154,21 +154,22 @@ def test_a_watching_reaper_collects_what_ends_and_what_loses_its_owner(
     assert told == {"quick": "failed", "late": "timeout", "owned": "owner_gone"}
 
 
-def test_fifty_that_end_at_once_leave_their_evidence_and_nothing_else(
-    cli: Cli, engine_client: docker.DockerClient, project: str, busybox: str
+@pytest.mark.parametrize("count", [pytest.param(50, marks=pytest.mark.full), 12])
+def test_many_that_end_at_once_leave_their_evidence_and_nothing_else(
+    cli: Cli, engine_client: docker.DockerClient, project: str, busybox: str, count: int
 ) -> None:
     """They end when one file is made in a directory that they all look at; the reaper watches."""
     (cli.cwd / "here").mkdir()
     script = "until [ -e /here/now ]; do sleep 0.2; done; exit {}"
-    ends = {f"s{n}": n % 2 * 3 for n in range(50)}
+    ends = {f"s{n}": n % 2 * 3 for n in range(count)}
     shared = [{"type": "bind", "source": "./here", "target": "/here", "read_only": True}]
     write(cli, project, **{s: {"command": ["sh", "-c", script.format(c)], "volumes": shared} for s, c in ends.items()})
     reaper = cli.start("reap", "--project", project, "--watch", "--json")
     assert reaper.stderr is not None and "Following the engine" in reaper.stderr.readline()
     assert cli("apply", "-y", "-q", "--parallelism", "8").code == 0
-    assert len(there(engine_client, project)) == 50
+    assert len(there(engine_client, project)) == count
     (cli.cwd / "here" / "now").touch()
-    until(lambda: len(endings(cli)) == 50)
+    until(lambda: len(endings(cli)) == count)
     until(lambda: there(engine_client, project) == [])
     os.kill(reaper.pid, signal.SIGTERM)
     result = cli.finish(reaper)
