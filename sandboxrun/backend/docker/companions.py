@@ -114,7 +114,8 @@ def _remove_left(name: str, session: Session) -> None:
         return
     if not is_own_network(found, session.profile.project):
         raise ApplyError(f"the network {name} exists and is not this project's", help="rename or remove it")
-    session.engine.remove_network(str(found["Id"]))
+    with suppress(NotFound):  # the engine may be at removing it, too, for whoever was killed
+        session.engine.remove_network(str(found["Id"]))
 
 
 def create_gateway(step: op.CreateGateway, session: Session) -> str:
