@@ -183,7 +183,7 @@ def test_what_has_no_place_for_its_evidence_stays_and_is_a_failure(strange: Worl
         f"could not reap tale/agent: nothing here shows where the evidence of this run belongs: "
         f"it was made in {tmp_path / 'theirs'} by {this_process().who}"
     )
-    assert "--evidence-dir DIR" in (fault.help or "") and not here.path.exists()
+    assert fault.option == "--evidence-dir DIR" and not here.path.exists()
 
 
 def test_a_place_that_is_named_takes_it(strange: World, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ def doctor(given: opt.Given) -> int:
     Exits with 1 if something cannot be enforced, or if no engine answers.
     """
     endpoint = resolve(given.host, os.environ)
+    if given.host:
+        endpoint = msgspec.structs.replace(endpoint, origin="--host")
     try:
         engine = connect(given.host)
     except EngineError as error:
