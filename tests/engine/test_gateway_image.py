@@ -97,7 +97,8 @@ def test_the_command_prints_its_name(cli: Cli, gateway_image: str) -> None:
 def test_a_base_that_is_nowhere(cli: Cli, project: str) -> None:
     ran = cli("gateway", "build", "--from", f"127.0.0.1:1/{project}:none")
     assert ran.code == 1 and ran.out == ""
-    assert "help: --from names an image that the engine has, with Python 3.11 and HAProxy 2.6 or newer in it" in ran.err
+    help = "name an image that the engine has, with Python 3.11 and HAProxy 2.6 or newer in it (--from IMAGE)"
+    assert f"help: {help}\n" in ran.err
 
 
 def test_doctor_says_whether_it_is_there(cli: Cli, gateway_image: str, tmp_path: Path) -> None:
