@@ -111,7 +111,7 @@ def test_two_projects_do_not_meet(client: Engine, project: str) -> None:
 def test_who_holds_it_is_told(client: Engine, project: str) -> None:
     told: list[str] = []
     with project_lock(client, project, wait=0):
-        with pytest.raises(LockHeld) as raised, project_lock(client, project, wait=0.2, on_wait=told.append):
+        with pytest.raises(LockHeld) as raised, project_lock(client, project, wait=5, on_wait=told.append):
             pytest.fail("two holders")
         assert len(volumes(client, project)) == 1
     who = f"process {os.getpid()} of {this_process().who}, since "

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from secrets import token_hex
+from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -213,7 +214,8 @@ def start_keeper(step: op.StartKeeper, session: Session) -> str:
 # -- Makes sandboxes: volume, container, files, start, and the read-back after each
 
 NO_IMAGE = "check the name, or `docker login`; to use an image that is on the engine set pull_policy: missing or never"
-_SETTLED = 0.5  # seconds after which a command has been started, or could not be
+_SETTLED = 0.5  # seconds after which a command has mostly been started, or could not be
+_BUSY = 20.0  # seconds that an init may need for that on a busy machine
 _NOT_STARTED = (126, 127)  # as a shell and the engine's init have it: not executable, not found
 LANDING = "/sandboxrun"  # where an upload container has what it carries
 
@@ -478,20 +480,32 @@ def start_sandbox(step: op.StartSandbox, session: Session) -> str:
         raise _without_init(step.address, container.id, session, error) or error from error
     session.after_start(step.sandbox, container)
     read_back(step.sandbox, container.id, session)
-    if step.beside:
+    if step.beside and step.sandbox.spec.init:
         refuse_not_started(step.address, container.id, session)
     return container.id[:12]
 
 
 def refuse_not_started(address: str, container: str, session: Session) -> None:
-    """Raise ApplyError where its program is not there: under the engine's init it "starts" then, and ends at once."""
-    try:
-        code = session.engine.wait_container(container, timeout=_SETTLED)
-    except EngineTimeout:
-        return
+    """Raise ApplyError where its program is not there: under an init it "starts" then, and ends at once."""
+    until = monotonic() + _BUSY
+    while True:
+        try:
+            code = session.engine.wait_container(container, timeout=_SETTLED)
+            break
+        except EngineTimeout:
+            if monotonic() >= until or not _init_alone(container, session):
+                return
     if code in _NOT_STARTED:
         help = "what runs is left as it is; check command and entrypoint: the image must have the program"
         raise ApplyError(f"{address}: its command could not be started (exit code {code})", help=help)
+
+
+def _init_alone(container: str, session: Session) -> bool:
+    """Whether its init has not started the command yet: there is it, or it and a copy that will become the command."""
+    try:
+        return len(set(session.engine.commands(container))) == 1
+    except EngineError:
+        return True  # it has ended meanwhile
 
 
 def update_sandbox(step: op.UpdateSandbox, session: Session) -> str:

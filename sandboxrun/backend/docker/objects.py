@@ -151,6 +151,11 @@ class Objects(Client):
             raise EngineError(answer.operation, str(message))
         return int(told["StatusCode"])
 
+    def commands(self, id: str) -> tuple[str, ...]:
+        """The command lines of its processes, as the engine's host sees them."""
+        answer = self._container("GET", id, "/top", "listing the processes of", query={"ps_args": "-eo pid,args"})
+        return tuple(" ".join(map(str, row[1:])) for row in answer.mapping().get("Processes") or ())
+
     def changes(self, id: str) -> tuple[tuple[str, str], ...]:
         """What its filesystem has over the image's: path and kind (modified, added, deleted).
 
