@@ -26,6 +26,10 @@ from sandboxrun.errors import Problems, did_you_mean
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span
 from sandboxrun.spec.types import describe
 
+_ABOUT_WAIVERS = frozenset(
+    rule.id for rule in (EXPIRED, INCOMPLETE, NOT_WAIVABLE, STALE_BASELINE, UNKNOWN, UNTRUSTED, UNUSED)
+)
+
 
 class Waiver(Data):
     """One accepted risk. An inline one is about its own line; `file` and `sandbox` are patterns of one in a file."""
@@ -171,11 +175,14 @@ def parse_baseline(data: Any, problems: Problems, name: str) -> KnownFindings:
 
 
 def baseline_data(findings: Iterable[AuditFinding], earlier: KnownFindings | None) -> dict[str, Any]:
-    """What a baseline's file holds: all open findings; where there was one before, only those it had too."""
+    """What a baseline's file holds: all open findings; where there was one before, only those it had too. What is wrong
+    with waivers and the baseline itself is never of it."""
     kept = [
         finding
         for finding in findings
-        if finding.status != "waived" and (earlier is None or finding.fingerprint in earlier.fingerprints)
+        if finding.status != "waived"
+        and finding.rule not in _ABOUT_WAIVERS
+        and (earlier is None or finding.fingerprint in earlier.fingerprints)
     ]
     return {
         "format_version": "1.0",

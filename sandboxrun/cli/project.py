@@ -16,7 +16,7 @@ from msgspec import structs
 
 from sandboxrun.cli.options import Given
 from sandboxrun.errors import UsageError, quoted
-from sandboxrun.spec.names import PROJECT
+from sandboxrun.spec.names import PROFILES, PROJECT
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
@@ -30,12 +30,10 @@ if TYPE_CHECKING:
     from sandboxrun.spec.project import Profile
     from sandboxrun.spec.state import ObservedSandbox
 
-DEFAULT_FILES = ("sandbox.yaml", "sandbox.yml")
-
 
 def default_files() -> tuple[Path, ...]:
     """The profile in the current directory, if there is one."""
-    found = [Path(name) for name in DEFAULT_FILES if os.path.lexists(name)]
+    found = [Path(name) for name in PROFILES if os.path.lexists(name)]
     if len(found) > 1:
         raise UsageError("there are both sandbox.yaml and sandbox.yml", help="pass the one you mean with --file")
     return tuple(found)

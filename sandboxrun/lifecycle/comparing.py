@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -24,7 +25,7 @@ from sandboxrun.audit.diff import (
     service_parties,
 )
 from sandboxrun.data import Data
-from sandboxrun.errors import ProfileError
+from sandboxrun.errors import ProfileError, UsageError
 from sandboxrun.lifecycle.declaring import alternatives, load_target, load_under
 from sandboxrun.lifecycle.git import Repository
 from sandboxrun.lifecycle.review import Target, load_services, targets
@@ -32,6 +33,7 @@ from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.text import spec_shown
 from sandboxrun.profile.loader import Loaded
 from sandboxrun.profile.variables import Inputs
+from sandboxrun.source import Span
 from sandboxrun.spec.privilege import Way
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.spec import settle
@@ -151,7 +153,8 @@ def since(ref: str, named: Sequence[Path], found: Sequence[Target], inputs: Inpu
             before, _ = targets([earlier_one] if earlier_one.is_dir() else [])
             gone = [target for target in before if compared_with.isdisjoint(target.paths)]
             pairs += [Pair(name=str(target.paths[0].relative_to(top)), old=target, new=None) for target in gone]
-        return compared(pairs, inputs)
+        with called({top: ref}):
+            return compared(pairs, inputs)
 
 
 def _in(repository: Repository, path: Path) -> Path:
@@ -178,11 +181,40 @@ def between(
 ) -> PrivilegeDiff:
     """Two profiles or Compose files, each on the disk or in a revision (its name, or None)."""
     with tempfile.TemporaryDirectory(prefix="sandboxrun-") as name:
-        sides = [
-            _side(ref, path, Path(os.path.realpath(name)) / str(number))
-            for number, (ref, path) in enumerate((one, other))
-        ]
-        return compared([Pair(name=str(other[1]), old=sides[0], new=sides[1])], inputs)
+        tops = [Path(os.path.realpath(name)) / str(number) for number in range(2)]
+        with called({top: ref for top, (ref, _) in zip(tops, (one, other), strict=True) if ref is not None}) as told:
+            sides = [_side(*side, top) for side, top in zip((one, other), tops, strict=True)]
+            if sides == [None, None]:
+                raise UsageError(f"neither revision has its file: {one[1]}, {other[1]}", help="check the paths")
+            found = compared([Pair(name=str(other[1]), old=sides[0], new=sides[1])], inputs)
+            changes = (msgspec.structs.replace(change, span=told(change.span)) for change in found.changes)
+            return msgspec.structs.replace(found, changes=tuple(changes))
+
+
+@contextmanager
+def called(revisions: Mapping[Path, str]) -> Iterator[Callable[[Span | None], Span | None]]:
+    """A function that gives a place in a revision's files, which are below a directory meanwhile, as REVISION:FILE. So
+    are the places in errors."""
+
+    def told(span: Span | None) -> Span | None:
+        if span is None or (name := said(span.file.name)) == span.file.name:
+            return span
+        return msgspec.structs.replace(span, file=msgspec.structs.replace(span.file, name=name))
+
+    def said(text: str) -> str:
+        for top, ref in revisions.items():
+            text = text.replace(f"{top}{os.sep}", f"{ref}:")
+        return text
+
+    try:
+        yield told
+    except ProfileError as error:
+        raise ProfileError(
+            *(
+                msgspec.structs.replace(fault, message=said(fault.message), span=told(fault.span))
+                for fault in error.diagnostics
+            )
+        ) from error
 
 
 def _side(ref: str | None, path: Path, into: Path) -> Target | None:

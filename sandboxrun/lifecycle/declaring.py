@@ -21,6 +21,7 @@ from sandboxrun.audit.diff import exceeding as over
 from sandboxrun.audit.diff import side_of
 from sandboxrun.audit.finding import AuditFinding, Hit, Severity
 from sandboxrun.audit.judge import Gap, ReviewTerms, judge, look, placed
+from sandboxrun.audit.policy import breaches
 from sandboxrun.audit.rules.meta import EXCEEDS, FREE_VARIABLE
 from sandboxrun.audit.subject import NONE, Subject, callers
 from sandboxrun.data import Data
@@ -88,9 +89,11 @@ def add_profile(target: Target, given: Inputs | None, by: ReviewTerms, into: Rev
         found = tuple(look(made))
         into.subjects += made
         into.looked += found
-        into.findings += exceeding(loaded.profile, by)
+        beyond = tuple(exceeding(loaded.profile, by))
+        into.findings += beyond
         if loaded.written.variables:
-            _vary(target, inputs, loaded, disk, {_identity(finding) for finding in found}, into)
+            now = (*found, *beyond, *(breach for subject in made for breach in _breaches(subject, by)))
+            _vary(target, inputs, loaded, disk, {_identity(finding) for finding in now}, by, into)
     except SandboxrunError as error:
         first = error.diagnostics[0]
         more = f", and {len(error.diagnostics) - 1} more" if len(error.diagnostics) > 1 else ""
@@ -180,8 +183,20 @@ _WORST: Mapping[str, tuple[Any, ...]] = {
 }
 
 
+def _breaches(subject: Subject, by: ReviewTerms) -> Iterator[AuditFinding]:
+    """What of a sandbox the policy does not allow."""
+    home = subject.find("", None)
+    return breaches(subject, by.path(home.file.name) if home is not None else "", by.policy, placed)
+
+
 def _vary(
-    target: Target, inputs: Inputs, loaded: Loaded, disk: declared.Disk, known: set[tuple[Any, ...]], into: Reviewed
+    target: Target,
+    inputs: Inputs,
+    loaded: Loaded,
+    disk: declared.Disk,
+    known: set[tuple[Any, ...]],
+    by: ReviewTerms,
+    into: Reviewed,
 ) -> None:
     """Load the profile again with other values of its variables: what is found then, and is not `known` from now, is a
     finding too."""
@@ -194,7 +209,7 @@ def _vary(
             return
         if (other.name, other.option) in reported:
             continue
-        for subject, finding in _found_in(load_under(loaded, inputs, dict(other.values)), disk):
+        for subject, finding in _found_in(load_under(loaded, inputs, dict(other.values)), disk, by):
             if _identity(finding) in known or (len(other.values) > 1 and _identity(finding) in seen):
                 continue
             if not other.option:
@@ -280,13 +295,16 @@ def _identity(finding: AuditFinding) -> tuple[Any, ...]:
     return (finding.rule, finding.subjects, finding.key, finding.item)
 
 
-def _found_in(profile: Profile | None, disk: declared.Disk) -> Iterator[tuple[Subject, AuditFinding]]:
-    """What is found with other values; nothing where the profile refuses them."""
+def _found_in(profile: Profile | None, disk: declared.Disk, by: ReviewTerms) -> Iterator[tuple[Subject, AuditFinding]]:
+    """What is found with other values, and what the policy says of them; nothing where the profile refuses them."""
     if profile is None:
         return
-    for subject in declared.subjects(profile, disk):
-        for finding in look((subject,)):
+    subjects = {subject.name: subject for subject in declared.subjects(profile, disk)}
+    for subject in subjects.values():
+        for finding in (*look((subject,)), *_breaches(subject, by)):
             yield subject, finding
+    for finding in exceeding(profile, by):
+        yield subjects[finding.subjects[0]], finding
 
 
 def _shown(value: Any) -> str:

@@ -35,8 +35,8 @@ from sandboxrun.data import Data
 from sandboxrun.errors import Problems, UsageError
 from sandboxrun.profile.files import LARGEST_FILE, project_root, read_regular, read_source, reason
 from sandboxrun.profile.yaml import parse_yaml
-from sandboxrun.source import SourceFile
-from sandboxrun.spec.names import BASELINE, POLICY, WAIVERS
+from sandboxrun.source import MapNode, SourceFile
+from sandboxrun.spec.names import BASELINE, POLICY, PROFILES, WAIVERS
 
 if TYPE_CHECKING:
     from sandboxrun.compose.files import Services
@@ -51,7 +51,7 @@ MOST_FILES = 20_000
 _SKIPPED = frozenset({".git", "node_modules", ".venv", "venv", ".sandboxrun", ".tox", "__pycache__", ".mypy_cache"})
 _PROFILE = re.compile(r"^[\"']?sandboxes[\"']?\s*:", re.MULTILINE)
 _COMPOSE = re.compile(r"^[\"']?services[\"']?\s*:|^\{\s*[\"']?services|^include\s*:", re.MULTILINE)
-_FLOW_PROFILE = re.compile(r"^\{\s*[\"']?sandboxes")
+_MAY_HOLD = re.compile(r"sandboxes|services|include|\\[xuU\r\n]")  # in whatever spelling YAML has for a key
 
 
 class Target(Data):
@@ -103,22 +103,41 @@ def _kind(path: Path, gaps: list[Gap]) -> str | None:
     except OSError as error:
         gaps.append(Gap(what=str(path), why=f"it cannot be read: {reason(error)}", file=str(path)))
         return None
-    if _PROFILE.search(text) or _FLOW_PROFILE.match(text):
-        return "profile"
-    if _COMPOSE.search(text) or path.name in (*COMPOSE_NAMES, *OVERRIDES):
-        return "compose"
+    held = _held(text)
+    if held is not None or path.name in (*COMPOSE_NAMES, *OVERRIDES):
+        return held or "compose"
     gaps.append(Gap(what=str(path), why="it is neither a profile nor a Compose file", file=str(path)))
     return None
 
 
+def _held(text: str) -> str | None:
+    """What a YAML text is, by the keys of its top level; None for neither a profile nor a Compose file."""
+    if _PROFILE.search(text):
+        return "profile"
+    if _COMPOSE.search(text):
+        return "compose"
+    root = parse_yaml(SourceFile(name="", text=text), Problems()) if _MAY_HOLD.search(text) else None
+    if not isinstance(root, MapNode):
+        return None
+    if root.get("sandboxes") is not None:
+        return "profile"
+    return "compose" if root.get("services") is not None or root.get("include") is not None else None
+
+
 def _in_directory(top: Path, gaps: list[Gap]) -> Iterator[Target]:
-    """Profiles by what they hold, Compose files by their names. Links are not followed."""
+    """Profiles by what they hold, Compose files by their names. Links are not followed; one that is named as either,
+    and leads to nothing that is found, is a gap."""
     count = 0
+    links: list[Path] = []
+    seen: set[str] = set()
     for directory, names, found in os.walk(top):
         names[:] = sorted(name for name in names if name not in _SKIPPED)
         for name in sorted(found):
             path = Path(directory, name)
-            if not name.endswith((".yaml", ".yml")) or path.is_symlink():
+            if not name.endswith((".yaml", ".yml")):
+                continue
+            if path.is_symlink():
+                links += [path] * (name in (*PROFILES, *COMPOSE_NAMES))
                 continue
             count += 1
             if count > MOST_FILES:
@@ -126,18 +145,25 @@ def _in_directory(top: Path, gaps: list[Gap]) -> Iterator[Target]:
                 return
             if name in OVERRIDES:
                 continue
-            if name in COMPOSE_NAMES:
-                yield _target("compose", path)
-            elif _holds_profile(path):
-                yield Target(kind="profile", paths=(path,))
+            if name in COMPOSE_NAMES or _holds_profile(path, gaps):
+                seen.add(os.path.realpath(path))
+                yield _target("compose", path) if name in COMPOSE_NAMES else Target(kind="profile", paths=(path,))
+    gaps += [
+        Gap(what=str(link), why="it is a link, which is not followed: name it as an argument", file=str(link))
+        for link in links
+        if os.path.realpath(link) not in seen
+    ]
 
 
-def _holds_profile(path: Path) -> bool:
+def _holds_profile(path: Path, gaps: list[Gap]) -> bool:
     try:
-        text = read_regular(path, LARGEST_FILE).decode("utf-8", "replace")
-    except OSError:
+        text = read_regular(path, LARGEST_FILE).decode("utf-8-sig", "replace")
+    except PermissionError as error:
+        gaps.append(Gap(what=str(path), why=f"it cannot be read: {reason(error)}", file=str(path)))
         return False
-    return _PROFILE.search(text) is not None
+    except OSError:  # no profile either: none is as large, or anything but a regular file
+        return False
+    return _held(text) == "profile"
 
 
 # -- what it is judged by

@@ -15,7 +15,7 @@ from sandboxrun.audit.judge import AuditVerdict
 from sandboxrun.audit.rules import by_id
 from sandboxrun.errors import Diagnostic, amount, few, one_line, printable
 from sandboxrun.report.diagnostics import annotation, diagnostic_text
-from sandboxrun.report.markdown import Page, code, escaped
+from sandboxrun.report.markdown import Page, code, escaped, place_of
 
 
 def message_of(finding: AuditFinding) -> str:
@@ -110,7 +110,7 @@ def verdict_markdown(verdict: AuditVerdict) -> str:
     """A table of the open findings, the worst first, and what was not audited; as long as a comment may be."""
     page = Page(f"### sandboxrun audit\n\n**{escaped(summary(verdict))}**\n\n", whole="sandboxrun audit")
     rows = [
-        f"| {finding.severity.word} | {finding.rule} | {_where(finding)} | {escaped(message_of(finding))} |\n"
+        f"| {finding.severity.word} | {finding.rule} | {place_of(finding.shown)} | {escaped(message_of(finding))} |\n"
         for finding in sorted(verdict.open, key=lambda finding: (-finding.severity, finding.order))
     ]
     if rows:
@@ -119,11 +119,6 @@ def verdict_markdown(verdict: AuditVerdict) -> str:
     gaps = [f"- {code(gap.what)}: {escaped(gap.why)}\n" for gap in verdict.gaps]
     page.add_each(["\n**Not audited:**\n\n", *gaps] if gaps else [], "of what was not audited")
     return page.text
-
-
-def _where(finding: AuditFinding) -> str:
-    span = finding.shown
-    return f"{code(span.file.name)}:{span.line}" if span is not None else ""
 
 
 # -- JUnit

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 
 from sandboxrun.errors import one_line
+from sandboxrun.source import Span
 
 LIMIT = 60_000  # characters; GitHub refuses a comment of more than 65 536
 _LINE = 2_500  # characters of one option: two values that were cut already fit, and none crowds out the rest
@@ -30,6 +31,11 @@ def _reference(character: str) -> str:
 def code(text: str) -> str:
     """`text` as code. In `<code>` GitHub looks for no mentions, issues or emoji."""
     return f"<code>{escaped(text)}</code>"
+
+
+def place_of(span: Span | None) -> str:
+    """A file and line, or nothing."""
+    return f"{code(span.file.name)}:{span.line}" if span is not None else ""
 
 
 class Page:

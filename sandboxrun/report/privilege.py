@@ -12,7 +12,7 @@ from sandboxrun.audit.diff import PrivilegeChange, PrivilegeDiff
 from sandboxrun.audit.finding import AuditFinding
 from sandboxrun.audit.rules.meta import WIDENED
 from sandboxrun.errors import amount, few, one_line, printable
-from sandboxrun.report.markdown import Page, escaped
+from sandboxrun.report.markdown import Page, escaped, place_of
 from sandboxrun.spec.privilege import Way
 
 _MARKS = {Way.WIDENED: "+", Way.MAYBE: "?", Way.NARROWED: "-"}
@@ -22,11 +22,11 @@ def diff_text(diff: PrivilegeDiff) -> str:
     """A line a change, the gravest first, with its place and how many sandboxes it is about; then a summary."""
     lines = []
     for change in diff.changes:
-        place = f"  {change.span}" if change.span is not None else ""
+        where = f"  {change.span}" if change.span is not None else ""
         count = f" ({len(change.sandboxes)} sandboxes)" if len(change.sandboxes) > 1 else ""
         mark = f"{_MARKS[change.way]} {change.way.value:<8}"
         who = f"{one_line(few(change.sandboxes, 3))}{count}"
-        lines.append(f"{mark} {change.axis}: {who} {one_line(change.witness)}{printable(place)}")
+        lines.append(f"{mark} {change.axis}: {who} {one_line(change.witness)}{printable(where)}")
     return "\n".join([*lines, summary(diff)]) + "\n"
 
 
@@ -66,9 +66,10 @@ def diff_markdown(diff: PrivilegeDiff) -> str:
     """A table for a comment on a pull request, as long as one may be."""
     page = Page(f"### {escaped(summary(diff))}\n\n", whole="sandboxrun diff")
     if diff.changes:
-        page.add("| verdict | axis | sandboxes | what |\n| --- | --- | --- | --- |\n")
+        page.add("| verdict | axis | where | sandboxes | what |\n| --- | --- | --- | --- | --- |\n")
     rows = [
-        f"| {c.way.value} | {c.axis} | {escaped(few(c.sandboxes, 3))} | {escaped(c.witness)} |\n" for c in diff.changes
+        f"| {c.way.value} | {c.axis} | {place_of(c.span)} | {escaped(few(c.sandboxes, 3))} | {escaped(c.witness)} |\n"
+        for c in diff.changes
     ]
     page.add_each(rows, "of the changes")
     return page.text

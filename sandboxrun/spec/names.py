@@ -22,6 +22,7 @@ RULES = "rules"  # of the sandbox's gateway
 PARTS = (WORKSPACE, SECRETS, CONFIGS, RULES)
 EGRESS = "egress"  # the key of the network on which a project's gateways reach the outside
 GATEWAY, KEEPER = "gateway", "keeper"
+PROFILES = ("sandbox.yaml", "sandbox.yml")  # what a profile is called where none is named
 POLICY, WAIVERS, BASELINE = "sandboxrun-policy.yaml", "sandboxrun-waivers.yaml", "sandboxrun-baseline.json"
 COMPANIONS = (GATEWAY, KEEPER)  # containers that live and go with one sandbox
 

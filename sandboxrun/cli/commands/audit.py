@@ -13,8 +13,8 @@ import msgspec
 from sandboxrun import __version__
 from sandboxrun.cli import options as opt
 from sandboxrun.cli import project
-from sandboxrun.cli.output import coloured, note, result
-from sandboxrun.errors import UsageError
+from sandboxrun.cli.output import coloured, note, result, shout
+from sandboxrun.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,8 +106,12 @@ def audit(
     else:
         import tempfile
 
+        from sandboxrun.lifecycle.comparing import called
+
         with tempfile.TemporaryDirectory(prefix="sandboxrun-") as name:
-            terms = review.terms(_trusted(sources, trust_ref, Path(name)), today=today, strict=strict)
+            top = Path(name).resolve()
+            with called({top: trust_ref}):
+                terms = review.terms(_trusted(sources, trust_ref, top), today=today, strict=strict)
     inputs = _inputs(given, found)
 
     def reviewed() -> AuditVerdict:
@@ -175,16 +179,19 @@ def _fix(verdict: AuditVerdict, again: Callable[[], AuditVerdict], writing: bool
     made = fixes.made
     if fixes.left:
         note(f"{fixes.left} findings are not fixed yet: write these fixes, and run the command again", quiet=quiet)
+    for gap in verdict.gaps:
+        shout(f"not audited: {one_line(gap.what)}: {one_line(gap.why)}")
+    code = NOT_AUDITED if verdict.gaps else 0
     if not writing:
         result(fixing.diff(made) or "nothing to fix")
-        return 0
+        return code
     fixing.check(made, verdict, again)
     for name in fixing.write(made):
         note(f"wrote {name}: {sum(fix.file == name for fix in made)} fixed", quiet=quiet)
     left = sum(finding.edit is not None for finding in verdict.open) - len(made) - fixes.left
     if left > 0 and not unsafe:
         note(f"{left} left that change behaviour: pass --unsafe-fixes to write them too", quiet=quiet)
-    return 0
+    return code
 
 
 def exit_code(verdict: AuditVerdict, fail_on: str) -> int:

@@ -196,3 +196,62 @@ def test_a_waiver_that_runs_for_ever_is_judged(tmp_path: Path) -> None:
     )
     by = terms(Sources(root=tmp_path), today=date(9999, 1, 1))
     assert review(targets([tmp_path / "compose.yaml"])[0], by).findings
+
+
+SANDBOXES = "{agent: {image: busybox, cap_add: [SYS_ADMIN]}}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"\ufeffsandboxes: {SANDBOXES}\nname: p\n",
+        f'"sandb\\x6fxes": {SANDBOXES}\n',
+        f'"s\\u0061ndboxes": {SANDBOXES}\n',
+        f"{{name: p, sandboxes: {SANDBOXES}}}\n",
+        f"--- {{name: p, sandboxes: {SANDBOXES}}}\n",
+        f" name: p\n sandboxes: {SANDBOXES}\n",
+        f"? sandboxes\n: {SANDBOXES}\n",
+        f'? "sand\\\n  boxes"\n: {SANDBOXES}\n',
+        f"name: &name sandboxes\n*name : {SANDBOXES}\n",
+    ],
+)
+def test_a_profile_is_found_however_it_is_spelled(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    for path in (tmp_path, tmp_path / "a.yaml"):
+        found, gaps = targets([path])
+        assert [target.kind for target in found] == ["profile"] and not gaps
+        verdict = review(found, ReviewTerms())
+        assert "SBX102" in [finding.rule for finding in verdict.findings] and not verdict.gaps
+
+
+def test_other_yaml_is_not_taken_for_a_profile(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text('jobs: {sandboxes: {}}\ntext: "a\\u0062"\n')
+    (tmp_path / "b.yaml").write_text("- sandboxes\n")
+    (tmp_path / "c.yaml").write_text("a: [sandboxes\n")
+    assert targets([tmp_path]) == ((), ())
+
+
+def test_a_link_that_hides_a_profile_is_said(tmp_path: Path) -> None:
+    (tmp_path / "outside.yaml").write_text("sandboxes: {}\n")
+    top = tmp_path / "top"
+    top.mkdir()
+    (top / "inside.yaml").write_text("sandboxes: {}\n")
+    (top / "compose.yaml").symlink_to("../outside.yaml")
+    (top / "sandbox.yaml").symlink_to("inside.yaml")
+    (top / "other.yaml").symlink_to("../outside.yaml")
+    found, gaps = targets([top])
+    assert [target.paths for target in found] == [(top / "inside.yaml",)]
+    assert [(gap.what, gap.why) for gap in gaps] == [
+        (str(top / "compose.yaml"), "it is a link, which is not followed: name it as an argument")
+    ]
+
+
+def test_a_file_that_nobody_may_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.yaml").write_text("sandboxes: {}\n")
+
+    def refuse(path: Path, most: int) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("sandboxrun.lifecycle.review.read_regular", refuse)
+    found, gaps = targets([tmp_path])
+    assert not found and [gap.what for gap in gaps] == [str(tmp_path / "a.yaml")]

@@ -126,6 +126,32 @@ def test_the_greatest_profile(tmp_path: Path) -> None:
     assert told(judged(tmp_path, inside)) == []
 
 
+def test_the_policy_judges_what_a_variable_may_hold_too(tmp_path: Path) -> None:
+    policy(tmp_path, "ceilings: {mem_limit: 4g}\nmax_profile: greatest.yaml\nrules: {'SBX[1-6]*': off}")
+    (tmp_path / "greatest.yaml").write_text(
+        "sandboxes: {most: {image: 'node:20-alpine', egress: none, mem_limit: 2g}}\n"
+    )
+    profile = (
+        "variables: {size: {type: string, enum: [1g, 16g], default: 1g}}\n"
+        "sandboxes: {agent: {image: 'node:20-alpine', egress: none, mem_limit: '{{ size }}'}}\n"
+    )
+    assert [(finding.rule, finding.message, finding.when) for finding in judged(tmp_path, profile).open] == [
+        ("SBX912", "the policy's ceiling for mem_limit is 4g, and this is above it", 'size is "16g"'),
+        ("SBX915", "limits: may use memory: 16g, beyond the greatest profile (2g)", 'size is "16g"'),
+    ]
+    now = profile.replace("default: 1g", "default: 16g")
+    assert [finding.when for finding in judged(tmp_path, now).open] == ["", ""]
+
+
+def test_the_policy_judges_what_a_free_variable_may_hold(tmp_path: Path) -> None:
+    policy(tmp_path, "images: {allow: ['registry.example.com/*']}\nrules: {'SBX[1-6]*': off}")
+    profile = (
+        "variables: {image: {type: string, default: 'registry.example.com/a:1'}}\n"
+        "sandboxes: {agent: {image: '{{ image }}', egress: none}}\n"
+    )
+    assert [finding.rule for finding in judged(tmp_path, profile).open] == ["SBX901"]
+
+
 FAULTS = [
     ("rule: {}", 'unknown key "rule" in a policy'),
     ("rules: {SBX999: high}", '"SBX999" is not a rule'),
@@ -240,6 +266,16 @@ def test_a_baseline_hides_what_was_there_and_may_only_shrink(tmp_path: Path) -> 
     )
     write_baseline(tmp_path / "sandboxrun-baseline.json", verdict, terms(Sources(root=tmp_path), today=TODAY))
     assert told(judged(tmp_path, fixed)) == ['medium SBX107 user "root" is root']
+
+
+def test_a_baseline_has_nothing_of_what_is_wrong_with_waivers(tmp_path: Path) -> None:
+    profile = PROFILE.replace("open\n", "open  # sandboxrun: ignore[SBX301] until=2020-01-01 reason='old'\n")
+    write_baseline(tmp_path / "sandboxrun-baseline.json", judged(tmp_path, profile), ReviewTerms(today=TODAY))
+    expired = ["medium SBX902 the waiver of SBX301 expired on 2020-01-01"]
+    assert told(judged(tmp_path, profile)) == expired
+    again = terms(Sources(root=tmp_path), today=TODAY)
+    write_baseline(tmp_path / "sandboxrun-baseline.json", judged(tmp_path, profile), again)
+    assert told(judged(tmp_path, profile)) == expired
 
 
 def test_a_baseline_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -252,6 +252,13 @@ def test_all_fixes_are_written(say: Say, profile: Path) -> None:
     assert "# the agent" in profile.read_text()
 
 
+def test_a_fix_says_what_was_not_audited(say: Say, profile: Path) -> None:
+    (profile.parent / "other.yaml").write_text("sandboxes: {a: {image: 'busybox:1', frob: 1}}\n")
+    for arguments in ((), ("--write",)):
+        said = say("audit", ".", "--fix", *arguments)
+        assert said.code == 3 and "not audited: other.yaml: " in said.err
+
+
 # -- revisions
 
 
@@ -428,6 +435,29 @@ def test_diff_of_a_revision(say: Say, repository: Path, profile: Path) -> None:
     profile.write_text(PROFILE + "    user: root\n")
     assert "+ WIDENED  user: agent now runs as root (root)" in say("diff", "HEAD:sandbox.yaml", "sandbox.yaml").out
     assert "user" in say("diff", "HEAD", "sandbox.yaml").out
+
+
+def test_places_in_a_revision_are_told_by_its_name(say: Say, repository: Path, profile: Path) -> None:
+    profile.write_text(PROFILE.replace("SYS_ADMIN", "SYS_PTRACE"))
+    git(repository, "commit", "-q", "-a", "-m", "y")
+    said = say("diff", "HEAD~1", "HEAD")
+    assert said.out.startswith("+ WIDENED") and "  HEAD:sandbox.yaml:8:9\n" in said.out
+    where = "| WIDENED | capabilities | <code>HEAD&#58;sandbox&#46;yaml</code>:8 | agent |"
+    assert where in say("diff", "HEAD~1", "HEAD", "--format", "markdown").out
+    data = json.loads(say("diff", "HEAD~1", "HEAD", "--json").out)
+    assert data["changes"][0]["place"]["file"] == "HEAD:sandbox.yaml"
+    profile.write_text("sandboxes: {a: {frob: 1}}\n")
+    git(repository, "commit", "-q", "-a", "-m", "z")
+    assert say("diff", "HEAD~1", "HEAD").err.startswith("HEAD:sandbox.yaml:1:17: error: unknown key")
+    profile.write_text(PROFILE)
+    assert say("audit", "--base", "HEAD").err.startswith("HEAD:sandbox.yaml:1:17: error: unknown key")
+
+
+def test_two_paths_that_no_revision_has_are_not_equal(say: Say, repository: Path) -> None:
+    said = say("diff", "HEAD:typo.yaml", "HEAD:typos.yaml")
+    assert (said.code, said.err.splitlines()[0]) == (
+        2, "error: neither revision has its file: typo.yaml, typos.yaml"
+    )  # fmt: skip
 
 
 def test_what_a_change_of_a_compose_file_widens(say: Say, repository: Path) -> None:
