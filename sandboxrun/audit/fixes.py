@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from sandboxrun.audit.finding import AuditFinding
+from sandboxrun.audit.subject import DEPLOYED
 from sandboxrun.source import ListNode, MapNode, Node, Scalar
 
 _TOPS = ("sandboxes", "services")
@@ -23,6 +24,20 @@ def fixed(text: str, root: Node, sandbox: str, finding: AuditFinding) -> str | N
             if name is not None and isinstance(body, MapNode):
                 return _Text(text.splitlines(keepends=True), name, body).edited(finding)
     return None
+
+
+def holder(root: Node, line: int) -> str | None:
+    """The sandbox or service that a line is in: of several that extend one another, the one that says it."""
+    found = None
+    for key, value in root.entries if isinstance(root, MapNode) else ():
+        if key.span is None or key.span.line > line:
+            continue
+        found = None  # another key of the top level has begun
+        if key.value in _TOPS and isinstance(value, MapNode):
+            for name, _ in value.entries:
+                if name.span is not None and name.span.line <= line:
+                    found = str(name.value)
+    return found
 
 
 def _indent(line: str) -> int:
@@ -47,9 +62,21 @@ class _Text:
             return self._item(key, value, item, new)
         if new is None:
             return self._without_key(key) if key is not None and item is None else None
+        if key is None and (limit := self._deployed(option)) is not None:
+            return self._replaced(*limit, new) if self._is_own(*limit) else None
         if key is None:
             return self._added(f"{option}: {new}" if item is None else f"{option}: [{_quoted(new)}]")
         return self._replaced(key, value, new) if item is None else None
+
+    def _deployed(self, option: str) -> tuple[Scalar, Node] | None:
+        """A limit where Compose has it below `deploy`: it may not be written in both places."""
+        node: Node | None = self._body
+        for name in ("deploy", "resources", "limits"):
+            node = node.get(name) if isinstance(node, MapNode) else None
+        if not isinstance(node, MapNode) or option not in DEPLOYED:
+            return None
+        key, value = node.key(DEPLOYED[option]), node.get(DEPLOYED[option])
+        return (key, value) if key is not None and value is not None else None
 
     def _with(self, first: int, text: str = "", end: int | None = None) -> str:
         """The whole text with these lines, from `first` to before `end`, replaced; one line where `end` is left out."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sandboxrun.spec.option_types import Egress
 
 PROFILE, COMPOSE, CONTAINER = "profile", "compose", "container"
+DEPLOYED = {"mem_limit": "memory", "cpus": "cpus", "pids_limit": "pids"}  # what deploy.resources.limits calls them
 NONE: Mapping[str, Any] = freeze({})
 
 

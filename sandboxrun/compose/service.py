@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from sandboxrun.audit.subject import (
     COMPOSE,
+    DEPLOYED,
     Building,
     GivenFile,
     Hook,
@@ -203,6 +204,10 @@ class _Service:
 
     def subject(self) -> Subject:
         limits = _map(_map(_map(self.get("deploy")).get("resources")).get("limits"))
+        for option, name in DEPLOYED.items():
+            limit = limits.get(name)
+            if limit is not None and limit.span is not None:
+                self.places.setdefault((option, None), limit.span)
         mounts, scratch = self.mounts()
         mode = _text(self.get("network_mode"))
         environment = self.environment()

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from sandboxrun.audit.finding import AuditFinding
-from sandboxrun.audit.fixes import fixed
+from sandboxrun.audit.fixes import fixed, holder
 from sandboxrun.audit.judge import AuditVerdict
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, Problems, SandboxrunError
@@ -55,11 +55,13 @@ def edited(text: str, finding: AuditFinding) -> str | None:
     span = finding.shown
     if finding.edit is None or span is None or finding.when:
         return None
-    sandbox = finding.subjects[0].partition("[")[0] if finding.subjects else ""
+    names = [name.partition("[")[0] for name in finding.subjects] or [""]
+    written = _parsed(span.file.text)
+    home = holder(written, span.line) if written is not None else None
     root = _parsed(text)
     if root is None:
         return None
-    made = fixed(text, root, sandbox, finding)
+    made = fixed(text, root, home if home in names else names[0], finding)
     return None if made is None or made == text or _parsed(made) is None else made
 
 

@@ -56,3 +56,30 @@ def test_of_too_many_fixes_the_rest_is_counted(tmp_path: Path, monkeypatch: pyte
     assert 0 < len(some.made) < len(every.made)
     assert some.made == every.made[: len(some.made)]
     assert some.left >= len(every.made) - len(some.made)
+
+
+def test_a_limit_below_deploy_is_fixed_where_it_is(tmp_path: Path) -> None:
+    """Compose refuses a limit that is written in both places."""
+    text = (
+        "services:\n  agent:\n    image: busybox:1.36\n    read_only: true\n"
+        "    deploy:\n      resources:\n        limits:\n          memory: 1g\n          cpus: '1'\n          pids: -1\n"
+    )
+    verdict = reviewed(tmp_path, text, "compose.yaml")
+    (finding,) = (one for one in verdict.findings if one.rule == "SBX404")
+    assert finding.span is not None and (finding.span.line, finding.span.column) == (10, 17)
+    assert fixing.edited(text, finding) == text.replace("pids: -1", "pids: 256")
+
+
+def test_a_fix_is_made_in_the_sandbox_that_says_it(tmp_path: Path) -> None:
+    """Not in one of those that extend it, which would leave the others as they are."""
+    text = (
+        "variables: {}\nsandboxes:\n  a:\n    extends: {sandbox: common}\n"
+        "  common:\n    image: busybox:1\n    pids_limit: -1\n    cap_add: [SYS_ADMIN]\n"
+        "  z:\n    extends: {sandbox: common}\nname: p\n"
+    )
+    verdict = reviewed(tmp_path, text, "sandbox.yaml")
+    made = {one.rule: fixing.edited(text, one) for one in verdict.findings if one.rule in ("SBX102", "SBX404")}
+    assert made == {
+        "SBX102": text.replace("    cap_add: [SYS_ADMIN]\n", ""),
+        "SBX404": text.replace("pids_limit: -1", "pids_limit: 256"),
+    }
