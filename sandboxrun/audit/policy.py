@@ -353,7 +353,7 @@ def _egress(subject: Subject, allowed: tuple[str, ...] | None, placed: Placed) -
     for destination in subject.reach.allow:
         if not any(covers(pattern, destination) for pattern in allowed):
             message = f"{destination} is not a destination that the policy allows"
-            yield placed(EGRESS_POLICY, Hit(key="egress", item="allow", message=message), subject)
+            yield placed(EGRESS_POLICY, Hit(key="egress", item=destination, message=message), subject)
 
 
 def _limits(subject: Subject, ceilings: Mapping[str, float], placed: Placed) -> Iterator[AuditFinding]:

@@ -457,10 +457,10 @@ def _destinations(old: Egress | None, new: Egress | None) -> Iterator[Step]:
     before, after = _opened(old), _opened(new)
     for destination in after:
         if destination not in _PUBLIC and not any(covers(listed, destination) for listed in before):
-            yield wider("egress", f"may now open {_named(destination)}", _item(destination))
+            yield wider("egress", f"may now open {_named(destination)}", _item(destination, destination))
     for destination in before:
         if destination not in _PUBLIC and not any(covers(listed, destination) for listed in after):
-            yield narrower("egress", f"may no longer open {_named(destination)}", _item(destination))
+            yield narrower("egress", f"may no longer open {_named(destination)}", _item(destination, "allow"))
 
 
 _PUBLIC = tuple(f"*:{port}" for port in sorted(OPEN_PORTS))  # told by the level
@@ -477,8 +477,8 @@ def _named(destination: str) -> str:
     return destination.replace("*:", "every public name on port ", 1) if destination.startswith("*:") else destination
 
 
-def _item(destination: str) -> str:
-    return "ports" if destination.startswith("*:") else "allow"
+def _item(destination: str, listed: str) -> str:
+    return "ports" if destination.startswith("*:") else listed
 
 
 def _within(network: str, among: Iterable[str]) -> bool:

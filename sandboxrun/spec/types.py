@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -619,10 +620,13 @@ def name_of(name: Any) -> str:
 
 
 def item_spans(type_: OptionType, node: Node | None) -> Mapping[str, Span]:
-    """Where each item of an option's value is, by `name_of`; of several of one name, the first."""
+    """Where each item of an option's value is, by `name_of`; of several of one name, the first. A mapping's are its
+    keys, and what is in lists below them."""
     match node:
         case MapNode():
             items = [(key.value, key.span or value.span) for key, value in node.entries]
+            lists = (value.items for _, value in node.entries if isinstance(value, ListNode))
+            items += [(one.text.lower(), one.span) for one in chain(*lists) if isinstance(one, Scalar)]
         case None:
             items = []
         case _:

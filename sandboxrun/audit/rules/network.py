@@ -190,7 +190,7 @@ def metadata(s: Subject) -> Iterator[Hit]:
         return
     for destination in s.reach.allow:
         if is_metadata(destination.rpartition(":")[0].removeprefix("*.")):
-            yield Hit(key="egress", item="allow", message=f"{destination} is a metadata service")
+            yield Hit(key="egress", item=destination, message=f"{destination} is a metadata service")
     for network in s.reach.private:
         if _covers_metadata(network):
             message = f"private_networks {network} holds the address of a metadata service"
@@ -261,7 +261,7 @@ def wildcard(s: Subject) -> Iterator[Hit]:
     for destination in s.reach.allow if s.reach is not None else ():
         host = destination.rpartition(":")[0]
         if host.startswith("*.") and _tenant(host) is None:
-            yield Hit(key="egress", item="allow", message=f"{destination} allows every name below {host[2:]}")
+            yield Hit(key="egress", item=destination, message=f"{destination} allows every name below {host[2:]}")
 
 
 @rule(
@@ -280,7 +280,7 @@ def tenants(s: Subject) -> Iterator[Hit]:
         host = destination.rpartition(":")[0]
         domain = _tenant(host)
         if domain is not None and (host.startswith("*.") or host == domain):
-            yield Hit(key="egress", item="allow", message=f"{destination}: {domain} serves anybody's content")
+            yield Hit(key="egress", item=destination, message=f"{destination}: {domain} serves anybody's content")
 
 
 @rule(
@@ -300,7 +300,7 @@ def other_ports(s: Subject) -> Iterator[Hit]:
         if port != "443":
             what = {"80": " is clear text", "22": " tunnels anything", "25": " sends mail", "53": " tunnels anything"}
             message = f"{destination}: port {port}{what.get(port, ' is not HTTPS')}"
-            yield Hit(key="egress", item="allow", message=message)
+            yield Hit(key="egress", item=destination, message=message)
 
 
 @rule(

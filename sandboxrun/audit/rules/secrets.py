@@ -226,7 +226,7 @@ def upload_anywhere(s: Subject) -> Iterator[Hit]:
         known = host in _UPLOADS or any(host.endswith(f".{name}") for name in _UPLOADS)
         if known or host.partition(".")[0] in _TAKES:
             message = f"holds {held[0]}, reads {data}, and {destination} takes uploads from anybody"
-            yield Hit(key="egress", item="allow", message=message)
+            yield Hit(key="egress", item=destination, message=message)
 
 
 _UPLOADS = (

@@ -62,7 +62,8 @@ def test_a_limit_below_deploy_is_fixed_where_it_is(tmp_path: Path) -> None:
     """Compose refuses a limit that is written in both places."""
     text = (
         "services:\n  agent:\n    image: busybox:1.36\n    read_only: true\n"
-        "    deploy:\n      resources:\n        limits:\n          memory: 1g\n          cpus: '1'\n          pids: -1\n"
+        "    deploy:\n      resources:\n        limits:\n"
+        "          memory: 1g\n          cpus: '1'\n          pids: -1\n"
     )
     verdict = reviewed(tmp_path, text, "compose.yaml")
     (finding,) = (one for one in verdict.findings if one.rule == "SBX404")

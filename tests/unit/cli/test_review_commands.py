@@ -285,13 +285,22 @@ def test_what_a_change_widens(say: Say, repository: Path, profile: Path) -> None
     )
     said = say("audit", "--base", "HEAD", "--fail-on", "never")
     assert said.out.splitlines()[:3] == [
-        "+ WIDENED  network: agent may now open b.example.com:443 while holding the secret k  sandbox.yaml:5:14",
+        "+ WIDENED  network: agent may now open b.example.com:443 while holding the secret k  sandbox.yaml:5:45",
         "+ WIDENED  secrets: agent now holds the secret k while api.example.com:443, b.example.com:443 can be reached  "
         "sandbox.yaml:10:15",
         "Privileges: 2 widened, 0 maybe, 0 narrowed.",
     ]
     assert said.code == 0
     assert say("audit", "--base", "HEAD", "--fail-on", "never", "--fail-on-widening").code == 1
+
+
+def test_a_destination_is_told_at_its_own_line(say: Say, here: Path) -> None:
+    text = "sandboxes:\n  a:\n    image: busybox:1\n    egress:\n      allow:\n        - api.example.com:443\n"
+    (here / "old.yaml").write_text(text)
+    (here / "new.yaml").write_text(f"{text}        - GIST.github.com:80  # new\n")
+    said = say("diff", "old.yaml", "new.yaml").out.splitlines()[0]
+    assert said == "+ WIDENED  network: a may now open gist.github.com:80  new.yaml:7:11"
+    assert "new.yaml:7:11: low[SBX311]: a: gist.github.com:80: port 80 is clear text" in say("audit", "new.yaml").out
 
 
 def test_nothing_changed(say: Say, repository: Path) -> None:
