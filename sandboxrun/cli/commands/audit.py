@@ -90,6 +90,10 @@ def audit(
 
     form = opt.chosen_format(given)
     _check_clash(fixing, writing, unsafe_fixes, base, fail_on_widening)
+    if trust_ref is not None and write_baseline:
+        raise UsageError(
+            "--trust-ref and --write-baseline exclude each other: a baseline is written beside its profile"
+        )
     if (running or all_containers) and (fixing or base is not None):
         raise UsageError("--running and --all-containers review what runs: --fix and --base do not go with them")
     named = paths if paths or compose or all_containers else project.default_files() or (Path(),)

@@ -259,6 +259,13 @@ def test_a_fix_says_what_was_not_audited(say: Say, profile: Path) -> None:
         assert said.code == 3 and "not audited: other.yaml: " in said.err
 
 
+def test_a_baseline_is_not_written_by_another_revisions(say: Say, profile: Path) -> None:
+    (profile.parent / "sandboxrun-baseline.json").write_text('{"findings": []}')
+    said = say("audit", "--trust-ref", "HEAD", "--write-baseline")
+    assert said.code == 3 and "--trust-ref and --write-baseline exclude each other" in said.err
+    assert (profile.parent / "sandboxrun-baseline.json").read_text() == '{"findings": []}'
+
+
 # -- revisions
 
 
