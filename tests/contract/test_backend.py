@@ -166,7 +166,7 @@ def test_what_is_not_there_is_not_found(side: Side, call: str) -> None:
 
 
 def test_memory_is_bounded(side: Side) -> None:
-    job = side.job(agent=sh("tail /dev/zero", mem_limit="16m"))
+    job = side.job(agent=sh("sleep 1; tail /dev/zero; sleep 1; exit 137", mem_limit="16m"))
     (result,) = run(job.backend, job.profile, job.store, job.profile.sandboxes)
     assert result.exit_code == 137
     assert result.evidence is not None and result.evidence.entry is not None

@@ -289,7 +289,7 @@ def test_an_engine_that_is_shut_down_in_order(quiet: Agents, own_engine: OwnEngi
 
 @pytest.mark.parametrize("code", [0, 5])
 def test_a_child_that_is_killed_for_memory(agents: Agents, code: int, tmp_path: Path) -> None:
-    script = f"sh -c 'tail /dev/zero' || echo too big; exit {code}"
+    script = f"sleep 1; sh -c 'tail /dev/zero' || echo too big; sleep 1; exit {code}"
     agents.write(a={"command": ["sh", "-c", script], "mem_limit": "16m"})
     ran = agents.cli("run", "a")
     said = "completed (exit 0); " if code == 0 else "failed with exit 5: "

