@@ -253,7 +253,7 @@ class Collector:
         with self._gate.alone() as guard:
             made, snapshot, profile = self._plan(choose, leftovers)
             watched = {
-                o.run: Watched(stopped_by="timeout", note="past its ttl")
+                o.run: Watched(stopped_by="expired", note="past its ttl")
                 for o in choose(snapshot)
                 if o.is_over(snapshot.taken) and isinstance(o.state, Running)
             }

@@ -239,7 +239,7 @@ LOOK = 0.5  # seconds between looks at the clock while nothing happens
 NOTICE = 10.0  # seconds until a watch has noticed that its sandbox was stopped
 DRAIN = 5.0  # seconds that the rest of the output may take once the sandbox has ended
 
-_HURRIED = ("timeout", "killed")  # ends after which nobody waits for a consumer of the output that is stuck
+_HURRIED = ("timeout", "idle", "killed")  # ends after which nobody waits for a consumer of the output that is stuck
 
 Consumer = Callable[[str, int, bytes], None]  # address, stream (1 stdout, 2 stderr), data
 Pump = Callable[["Terminal", Callable[[bytes], None]], None]  # moves a terminal's bytes; tells what came out
@@ -517,7 +517,7 @@ class Watch:
         if limit is not None and self._ran() >= limit:
             self.end("timeout", _past(limit))
         elif idle is not None and self._idleness.lasts(idle / 1e9):
-            self.end("timeout", f"no output and no CPU use for {format_duration(idle)}")
+            self.end("idle", f"no output and no CPU use for {format_duration(idle)}")
 
     def _listen(self) -> None:
         """Notice output, for its idle time; the engine's own log keeps it."""

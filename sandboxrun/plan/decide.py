@@ -127,7 +127,7 @@ def decide_undeclared(
     }.get(reason, "")
     if isinstance(observed.state, Ended) and not note:
         note = ended_reason(observed.state)[1] if reason is not Reason.DESTROY else ""
-    ends = "timeout" if reason in (Reason.EXPIRED, Reason.TIMEOUT) else "killed"
+    ends = {Reason.EXPIRED: "expired", Reason.TIMEOUT: "timeout"}.get(reason, "killed")
     how = _how(observed) if isinstance(observed.state, Ended) else ends
     return _decision(declared, observed, Action.DELETE, reason, note, how=how)
 
@@ -240,7 +240,7 @@ def _overdue(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Sna
             return _decision(None, observed, Action.KEEP, Reason.KEEP, note, how="timeout")
         return _decision(declared, observed, Action.DELETE, Reason.TIMEOUT, note, how="timeout")
     if observed.deadline is not None and snapshot.taken >= observed.deadline:
-        return _decision(declared, observed, Action.DELETE, Reason.EXPIRED, "past its ttl", how="timeout")
+        return _decision(declared, observed, Action.DELETE, Reason.EXPIRED, "past its ttl", how="expired")
     return None
 
 

@@ -13,13 +13,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
+from msgspec import structs
+
 from sandboxrun.data import Data
 from sandboxrun.errors import ExitCode, amount, one_line, redact
 from sandboxrun.evidence.index import Index
 from sandboxrun.evidence.store import Captured
 from sandboxrun.report.table import duration, size
 from sandboxrun.spec.option_types import DESTINATION
-from sandboxrun.spec.outcome import RUN_ENDED, Ending, How
+from sandboxrun.spec.outcome import PAST_TTL, RUN_ENDED, WAS_IDLE, Ending, How
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import format_duration, format_size
 
@@ -215,7 +217,15 @@ def _first(names: Sequence[str], more: str = " …") -> str:
     return ", ".join(names[:_LISTED]) + (more if len(names) > _LISTED else "")
 
 
+def _worded(ending: Ending, note: str) -> tuple[Ending, str]:
+    """What it was stopped for is said once: by the caller, who knows the time, else as its evidence has it."""
+    if ending.detail not in (PAST_TTL, WAS_IDLE):
+        return ending, note
+    return structs.replace(ending, detail=None), note or ending.detail
+
+
 def _ending(ending: Ending, spec: SandboxSpec | None, note: str) -> str:
+    ending, note = _worded(ending, note)
     code = f" (exit {_code(ending)})" if _code(ending) is not None else ""
     why, aside = (f"{mark} {ending.detail}" if ending.detail else "" for mark in (":", ";"))
     match ending.how:

@@ -108,7 +108,8 @@ def reaped_lines(one: Reaped, planned: bool = False) -> Iterator[str]:
     told, captured = [one.why], one.captured
     if captured is not None and captured.index is not None:
         index = captured.index
-        told = [*(told if one.reason in _NOT_ITS_END else ()), ending_text(index.ending, one.spec)]
+        apart = one.reason in _NOT_ITS_END and index.ending.detail != one.why
+        told = [*(told if apart else ()), ending_text(index.ending, one.spec)]
         if index.ran_seconds is not None:
             told.append(f"after {duration(index.ran_seconds)}")
     said = ", ".join(told)

@@ -34,11 +34,15 @@ class StoppedBy(enum.StrEnum):
 
     ITSELF = "itself"
     TIMEOUT = "timeout"
+    IDLE = "idle"
+    EXPIRED = "expired"
     KILLED = "killed"
     ENGINE = "engine"  # the connection to the engine broke while it ran
     RUN_ENDED = "run_ended"  # it ran for others, which have ended
 
 
+PAST_TTL = "past its ttl"  # these two are the detail of what was not stopped for its timeout
+WAS_IDLE = "no output and no CPU use for as long as its idle says"
 RUN_ENDED = "the run ended"  # the detail of what a run stopped because nothing needed it any more
 
 
@@ -151,10 +155,14 @@ def decide(
 
 _OURS = {
     StoppedBy.TIMEOUT: How.TIMEOUT,
+    StoppedBy.IDLE: How.TIMEOUT,
+    StoppedBy.EXPIRED: How.TIMEOUT,
     StoppedBy.KILLED: How.KILLED,
     StoppedBy.RUN_ENDED: How.KILLED,
     StoppedBy.ENGINE: How.ENGINE_LOST,
 }
+
+_FOR = {StoppedBy.IDLE: WAS_IDLE, StoppedBy.EXPIRED: PAST_TTL, StoppedBy.RUN_ENDED: RUN_ENDED}
 
 
 def _engine_lost(state: Ended, stopped_by: StoppedBy, watched: bool, history: History) -> tuple[How, str | None] | None:
@@ -182,8 +190,7 @@ def _how(code: int | None, oom: bool, stopped_by: StoppedBy, watched: bool, hist
     memory, signal = _MEMORY if oom else None, _signal_in(code)
     ours = _OURS.get(stopped_by) if stopped_by is not StoppedBy.ENGINE else None
     if ours is not None and (history.signals or history.silent or not history.died):
-        ended = RUN_ENDED if stopped_by is StoppedBy.RUN_ENDED else None
-        return ours, _KILLED_BEFORE if oom else ended
+        return ours, _KILLED_BEFORE if oom else _FOR.get(stopped_by)
     if oom and code == 137 and signals.SIGKILL not in history.signals:
         return How.OOM, None
     if history.signals & (_ENDING | {signal}):

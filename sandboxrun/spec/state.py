@@ -339,10 +339,10 @@ class Completed(Data):
 
     @property
     def ending(self) -> str:
-        """How it ended, as a clause: `exited with 3`, `was stopped after its timeout`."""
+        """How it ended, as a clause: `exited with 3`, `timed out`."""
         code = "" if self.exit_code is None else f" with {self.exit_code}"
         known = {
-            "timeout": "was stopped after its timeout",
+            "timeout": "timed out",  # or was idle, or past its ttl
             "oom": f"was killed for exceeding its memory limit{f' (exit {self.exit_code})' if code else ''}",
         }
         return known.get(self.outcome) or f"exited{code}"

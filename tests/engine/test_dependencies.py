@@ -125,7 +125,7 @@ def test_what_ended_past_its_timeout_is_told_as_that(world: World, code: int) ->
     assert (change.note, change.reason.value) == ("stopped after its timeout", "delete_because_timeout")
     world.apply(profile)
     (done,) = world.plan(profile).changes
-    assert done.note.startswith("was stopped after its timeout in run ")
+    assert done.note.startswith("timed out in run ")
     assert dict(codes(world.engine, profile, world.store, profile.sandboxes)) == {"slow": ExitCode.TIMEOUT}
 
 

@@ -29,6 +29,8 @@ def test_silence_ends_a_sandbox(command: tuple[str, ...], profile: Path, cli: Cl
     assert "no output and no CPU use for 3s" in ran.out + ran.err
     assert "lively: completed (exit 0)" in ran.out + ran.err
     assert "busy: completed (exit 0)" in ran.out + ran.err
+    shown = cli("evidence", "show", "silent")
+    assert shown.out.startswith("silent: stopped: no output and no CPU use for as long as its idle says (exit 124)")
     (log,) = (profile.parent / ".sandboxrun" / "evidence").glob("*-silent-*/stdout.log")
     assert log.read_text() == "begun\n"
 

@@ -133,6 +133,9 @@ def test_what_is_past_its_time_is_ended_by_it(tmp_path: Path, lifetime: dict[str
     result = reap(Fake(world), Scope())
     assert reaped(result) == {"agent": Reason.TIMEOUT if "timeout" in lifetime else Reason.EXPIRED}
     assert [entry.outcome.value for entry in job.store.entries("tale")] == ["timeout"]
+    (one,) = result.reaped
+    assert one.captured is not None and one.captured.index is not None
+    assert one.captured.index.ending.detail == (None if "timeout" in lifetime else "past its ttl")
 
 
 def test_what_a_sandbox_that_is_gone_left_is_swept_and_a_profiles_volumes_stay(tmp_path: Path) -> None:

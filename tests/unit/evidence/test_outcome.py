@@ -7,7 +7,7 @@ import pytest
 
 from sandboxrun.backend.docker.codec import NEVER, read_state
 from sandboxrun.backend.docker.history import history_of
-from sandboxrun.spec.outcome import Ending, History, How, StoppedBy, decide
+from sandboxrun.spec.outcome import PAST_TTL, WAS_IDLE, Ending, History, How, StoppedBy, decide
 from sandboxrun.spec.state import Ended
 
 RAN = {"Status": "exited", "StartedAt": "2026-01-01T00:00:00Z", "ExitCode": 0, "OOMKilled": False, "Error": ""}
@@ -42,6 +42,16 @@ KILL = sent("9")
             {"ExitCode": 143},
             {"stopped_by": StoppedBy.TIMEOUT},
             Ending(how=How.TIMEOUT, exit_code=143, signal=15),
+        ),
+        (
+            {"ExitCode": 143},
+            {"stopped_by": StoppedBy.EXPIRED},
+            Ending(how=How.TIMEOUT, exit_code=143, signal=15, detail=PAST_TTL),
+        ),
+        (
+            {"ExitCode": 143},
+            {"stopped_by": StoppedBy.IDLE},
+            Ending(how=How.TIMEOUT, exit_code=143, signal=15, detail=WAS_IDLE),
         ),
         (
             {"ExitCode": 137, "OOMKilled": True},

@@ -12,7 +12,7 @@ from sandboxrun.evidence.store import Captured
 from sandboxrun.evidence.usage import Usage
 from sandboxrun.report.evidence import Run, ending_text, evidence_plain, evidence_text, runs_text
 from sandboxrun.report.table import duration, size
-from sandboxrun.spec.outcome import Ending, How
+from sandboxrun.spec.outcome import WAS_IDLE, Ending, How
 from sandboxrun.spec.records import Lifetime
 from sandboxrun.spec.spec import SandboxSpec
 
@@ -98,6 +98,13 @@ def test_what_is_missing_cut_and_refused_is_said() -> None:
             "past its timeout of 5s",
             "stopped after its timeout of 5s (exit 124)",
         ),
+        (Ending(how=How.TIMEOUT, exit_code=143, detail="past its ttl"), "", "stopped after its ttl (exit 124)"),
+        (
+            Ending(how=How.TIMEOUT, exit_code=143, detail=WAS_IDLE),
+            "no output and no CPU use for 3s",
+            "stopped: no output and no CPU use for 3s (exit 124)",
+        ),
+        (Ending(how=How.TIMEOUT, detail=WAS_IDLE), "", f"stopped: {WAS_IDLE} (exit 124)"),
         (Ending(how=How.TIMEOUT), "no output for 10m", "stopped: no output for 10m (exit 124)"),
         (Ending(how=How.KILLED, exit_code=137), "", "stopped before its end (exit 137)"),
         (
