@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sandboxrun.backend.session import Event
+from sandboxrun.backend.session import Event, Session
 from sandboxrun.cli.options import Given
 from sandboxrun.cli.output import coloured, hidden_texts, note, result, shout, tell_all, terminal_width
 from sandboxrun.errors import PlanError, UsageError
@@ -210,7 +210,7 @@ class Telling:
             session = outcome.session
             self._proven(session.profile)
             kept = {step.container: step.name for step in outcome.plan.operations if isinstance(step, KeepSandbox)}
-            self._runs([_run(one, session.profile, kept) for one in session.captured.values()], session.profile)
+            self._runs([_run(one, session, kept) for one in session.captured.values()], session.profile)
         if not self._json and not outcome.plan.empty:
             add, change, destroyed = outcome.plan.counts
             kept_too = f", {outcome.plan.kept} kept" if outcome.plan.kept else ""
@@ -266,13 +266,15 @@ def run_of(result: RunResult, profile: Profile) -> Run:
     )
 
 
-def _run(captured: Captured, profile: Profile, kept: Mapping[str, str]) -> Run:
+def _run(captured: Captured, session: Session, kept: Mapping[str, str]) -> Run:
+    """With the limits that it had, which the profile may say otherwise by now."""
     from sandboxrun.report.evidence import Run
 
-    address = captured.index.sandbox if captured.index is not None else "a sandbox"
-    sandbox = profile.sandbox(address)
-    name = kept.get(captured.index.container_id, "") if captured.index is not None else ""
-    return Run(address=address, captured=captured, spec=sandbox.spec if sandbox is not None else None, kept=name)
+    index = captured.index
+    if index is None:
+        return Run(address="a sandbox", captured=captured)
+    ran = next((o.applied or o.spec for o in session.snapshot.sandboxes if o.run == index.run), None)
+    return Run(address=index.sandbox, captured=captured, spec=ran, kept=kept.get(index.container_id, ""))
 
 
 def _json_line(kind: str, key: str, told: Mapping[str, Any], message: str) -> None:

@@ -62,6 +62,22 @@ def test_apply_with_wait_runs_it_once(say: Say, world: World) -> None:
     assert len(world.removed) == 1
 
 
+def test_an_end_is_told_with_the_limit_it_had(say: Say, tmp_path: Path) -> None:
+    limits = PROFILE.replace("exit 3", "tail /dev/zero").replace("command:", "mem_limit: 64m, command:")
+    (tmp_path / "sandbox.yaml").write_text(limits)
+    assert say("apply", "-y")[0] == 0
+    (tmp_path / "sandbox.yaml").write_text(limits.replace("64m", "128m"))
+    code, text = say("apply", "-y")
+    assert code == 0 and "agent: killed for exceeding its memory limit of 64m (exit 137)" in text
+
+
+def test_what_was_not_started_is_listed_as_that(say: Say, tmp_path: Path) -> None:
+    path = tmp_path / "sandbox.yaml"
+    path.write_text(PROFILE.replace("[sh,", "[nothere,").replace("command:", "lifetime: {timeout: 1h}, command:"))
+    assert say("apply", "-y")[0] == 0
+    assert say("ps")[1].splitlines()[1].split()[:3] == ["agent", "not", "started"]
+
+
 def test_destroy_leaves_nothing(say: Say, world: World) -> None:
     say("apply", "-y")
     assert say("destroy", "-y")[0] == 0

@@ -137,6 +137,8 @@ def state_words(state: State) -> str:
             return "paused"
         case Running():
             return "running"
+        case Ended(started=None):  # its command is not there, or the engine could not start it
+            return "not started"
         case Ended(out_of_memory=True):
             return "out of memory"
         case Ended(how="engine_lost"):
