@@ -13,11 +13,11 @@ import msgspec
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import amount, one_line
+from sandboxrun.errors import Diagnostic, amount, one_line
 from sandboxrun.evidence.checking import Checked
 from sandboxrun.evidence.index import Index, Kept, Revision
 from sandboxrun.evidence.retention import Pruned, Removal, Selection
-from sandboxrun.evidence.store import ChainEntry, Notice
+from sandboxrun.evidence.store import ChainEntry, Notice, Store
 from sandboxrun.report.evidence import Run, block, ending_facts, ending_text, rows_of
 from sandboxrun.report.table import size, table
 from sandboxrun.spec.outcome import Ending
@@ -167,6 +167,14 @@ def pruned_text(pruned: Pruned) -> str:
     """What was removed, and what could not be."""
     failed = [f"{one_line(folder)} could not be removed: {one_line(reason)}" for folder, reason in pruned.failed]
     return "\n".join([*failed, f"{amount(len(pruned.removed), 'run')} removed, {size(pruned.bytes)} freed"])
+
+
+def over_diagnostics(store: Store, pruned: Pruned) -> tuple[Diagnostic, ...]:
+    """What stays and is larger than the limit, as an error."""
+    over = pruned.selection.over
+    message = f"the evidence in {one_line(str(store.path))} is still {size(over)} larger than its limit"
+    help = "the newest run of each project stays, as does what is held or another user saved"
+    return (Diagnostic(message=message, help=help),) if over else ()
 
 
 def pruned_plain(pruned: Pruned) -> dict[str, Any]:

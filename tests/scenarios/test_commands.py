@@ -188,7 +188,9 @@ def test_the_index_says_what_was_run_by_what_and_where(
     assert f"    git:      {commit} on main" in shown and "    job:      custom nightly-4" in shown
 
 
-def test_reap_removes_old_evidence_too(say: Say, world: World, tmp_path: Path) -> None:
+def test_reap_removes_old_evidence_too(
+    say: Say, world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     for _ in range(3):
         say("run", "agent")
     kept = tmp_path / ".sandboxrun/evidence"
@@ -197,5 +199,9 @@ def test_reap_removes_old_evidence_too(say: Say, world: World, tmp_path: Path) -
     code, text = say("reap", "--json", "--evidence-older-than", "0s")
     assert (code, len(json.loads(text)["pruned"][0]["removed"])) == (0, 2)
     assert len(list(kept.glob("*-tale-agent-*"))) == 1  # the newest of a project stays
+    capfd.readouterr()
+    assert main(["reap", "--evidence-max-size", "1b"]) == 1
+    assert f"error: the evidence in {kept} is still " in (said := capfd.readouterr().err)
+    assert " larger than its limit\n  help: the newest run of each project stays" in said
     assert say("reap", "--all", "--evidence-max-size", "1g")[0] == 2
     assert say("reap", "--dry-run", "--evidence-max-size", "1g")[0] == 2

@@ -32,7 +32,7 @@ from sandboxrun.report.reap import (
     reaped_lines,
     reaped_plain,
 )
-from sandboxrun.report.stored import pruned_plain, pruned_text
+from sandboxrun.report.stored import over_diagnostics, pruned_plain, pruned_text
 
 
 @click.command()
@@ -139,8 +139,9 @@ def reap(
         result({**reap_plain(done), **({"pruned": [pruned_plain(one) for one in pruned]} if pruned else {})})
     elif not given.quiet or done.reaped:
         result(reap_text(done))
-    for one in pruned:
+    for store, one in zip(stores, pruned, strict=True):
         note(pruned_text(one), quiet=given.quiet and not one.failed)
+        tell_all(over_diagnostics(store, one))
     tell_all(left_diagnostics(done))
     return stopping.exit_code(1 if done.left or any(one.failed or one.selection.over for one in pruned) else 0)
 
@@ -163,6 +164,7 @@ def _prune(stores: Iterable[Store], kept: Retention) -> None:
             tell_all(error.diagnostics)
         else:
             note(pruned_text(pruned), quiet=not pruned.removed and not pruned.failed)
+            tell_all(over_diagnostics(store, pruned))
 
 
 def _watch(given: opt.Given, scope: Scope, homes: Homes, metrics: Metrics | None, tidy: Callable[[], None]) -> int:
