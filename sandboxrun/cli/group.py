@@ -85,7 +85,14 @@ COMMANDS_ELSEWHERE: Mapping[str, str] = {
         "info": "use `sandboxrun doctor`",
         "version": "use `sandboxrun --version`",
         "pull": "apply and run pull what they need; see pull_policy in the profile",
-        "build": "build and push the image in an earlier step, then name it by digest in image:",
+        "build push": "build and push the image in an earlier step, then name it by digest in image:",
+        "cp": "name what is to be kept under evidence: {artifacts: […]}",
+        "events watch": "use `sandboxrun wait`, or `sandboxrun logs --follow SANDBOX`",
+        "help": "use `sandboxrun --help`, or `sandboxrun COMMAND --help`",
+        "clean prune": "use `sandboxrun destroy`, or `sandboxrun reap` for what nobody waits for any more",
+        "shell sh bash": "use `sandboxrun exec -i -t SANDBOX sh`",
+        "taint": "use `sandboxrun apply --replace SANDBOX`",
+        "pause unpause": "a sandbox runs from its start to its end",
     }.items()
     for word in words.split()
 }
@@ -102,7 +109,9 @@ OPTIONS_ELSEWHERE: Mapping[str, str] = {
         "--volumes": "leave it out: destroy removes the project's volumes, too",
         "--no-color": "set NO_COLOR=1",
         "--project-name": "set name: in the profile",
-        "--dry-run": "use `sandboxrun plan`",
+        "--dry-run --check": "use `sandboxrun plan`",
+        "--all": "leave it out: without names a command is about all sandboxes",
+        "--rmi": "leave it out: images stay on the engine",
         "--rm": "run removes the sandbox once its evidence is saved",
         "--detach -d": "use `sandboxrun apply`: its sandboxes run in the background",
         "--memory": "set mem_limit: in the profile, or in a file beside it: -f sandbox.yaml -f more.yaml",

@@ -114,9 +114,8 @@ class _Capture:
         if done := recorded(self._store, self._request.run):
             return done
         answer = self._inspect()
-        own = labels.read(answer.labels).get(labels.BASE) if answer is not None else None
-        name = own_name(own) if own else answer.name if answer is not None and answer.name else self._id[:12]
-        with self._store.recording(self._request.run, name) as found:
+        name = _made_as(answer) if answer is not None else ""
+        with self._store.recording(self._request.run, name or self._id[:12]) as found:
             captured = None if isinstance(found, ChainEntry) else self._into(found, answer)
         if captured is None:
             return recorded(self._store, self._request.run) or Captured(entry=None, failure="its record is gone")
@@ -280,7 +279,7 @@ class _Capture:
             project=request.project,
             sandbox=request.sandbox,
             container_id=about.id,
-            container_name=about.name,
+            container_name=_made_as(about),
             ending=structs.replace(ending, detail=masked(ending.detail) if ending.detail else None),
             created_at=about.created,
             started_at=started,
@@ -328,3 +327,9 @@ def _between(started: str | None, finished: str | None) -> float | None:
     except ValueError:
         return None
     return round(max(0.0, seconds.total_seconds()), 6)
+
+
+def _made_as(answer: Document) -> str:
+    """The container's name, whatever somebody renamed it to since: the folder and the index have the same."""
+    own = labels.read(answer.labels).get(labels.BASE)
+    return own_name(own) if own else answer.name

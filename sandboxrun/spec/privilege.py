@@ -188,11 +188,11 @@ def _calls(old: Side, new: Side) -> Iterator[Step]:
             or (before in order and after in order and order.index(after) > order.index(before))
             else narrower
         )
-        yield step("security_opt", f"the seccomp profile is now {known[1]}, was {known[0]}", "seccomp")
+        yield step("security_opt", f"now has the seccomp profile {known[1]}, was {known[0]}", "seccomp")
         return
     one, other = _rules(before), _rules(after)
     if one is None or other is None:
-        yield maybe("security_opt", "the seccomp profile is another one", "seccomp")
+        yield maybe("security_opt", "now has another seccomp profile", "seccomp")
         return
     added = sorted(name for name, rules in other.items() if not _covered(rules, one.get(name)))
     removed = sorted(name for name, rules in one.items() if not _covered(rules, other.get(name)))
@@ -211,18 +211,18 @@ def _confinement(old: Side, new: Side) -> Iterator[Step]:
     nnp = "no-new-privileges"
     if before.get(nnp) != after.get(nnp):
         if after.get(nnp) == "true":
-            yield narrower("security_opt", "setuid programs no longer give privileges", nnp)
+            yield narrower("security_opt", "gets no more privileges from setuid programs", nnp)
         else:
-            yield wider("security_opt", "setuid programs may now give it root", nnp)
+            yield wider("security_opt", "may now get root from setuid programs", nnp)
     for name, off in (("apparmor", "unconfined"), ("label", "disable")):
         if before.get(name) != after.get(name):
-            words = "AppArmor" if name == "apparmor" else "SELinux's label"
+            words = "AppArmor profile" if name == "apparmor" else "SELinux label"
             if after.get(name) == off:
-                yield wider("security_opt", f"{words} no longer confines it", name)
+                yield wider("security_opt", f"is no longer confined by an {words}", name)
             elif before.get(name) == off:
-                yield narrower("security_opt", f"{words} confines it", name)
+                yield narrower("security_opt", f"is confined by an {words}", name)
             else:
-                yield maybe("security_opt", f"{words} is another one", name)
+                yield maybe("security_opt", f"is confined by another {words}", name)
     for name in sorted({n for n in (*before, *after) if n.startswith("label=")}):
         if before.get(name) != after.get(name):
             yield maybe("security_opt", f"{name} is now {after.get(name) or 'not set'}", name)

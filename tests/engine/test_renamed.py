@@ -41,6 +41,7 @@ def test_whoever_waits_for_it_collects_it(
     assert ran.code == 3, ran.out + ran.err
     (folder,) = (tmp_path / ".sandboxrun/evidence").glob("*/index.json")
     assert f"-{project}-agent-" in folder.parent.name and "done" in (folder.parent / "stdout.log").read_text()
+    assert json.loads(folder.read_text())["container_name"].startswith(f"{project}-agent")
 
 
 def test_a_program_that_holds_it_goes_on(

@@ -41,7 +41,7 @@ WITNESSES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"device_cgroup_rules": ["a *:* rwm"]}, 'WIDENED may now use the devices "a *:* rwm"'),
     ({"security_opt": ["systempaths:unconfined"]}, "WIDENED now has the security option systempaths=unconfined"),
-    ({"security_opt": ["seccomp:unconfined"]}, "WIDENED the seccomp profile is now unconfined, was engine"),
+    ({"security_opt": ["seccomp:unconfined"]}, "WIDENED now has the seccomp profile unconfined, was engine"),
     ({"cgroup_parent": "/x"}, "MAYBE is now in the cgroup /x"),
     ({"oom_kill_disable": True}, "WIDENED is now not ended beyond its memory limit"),
     (
