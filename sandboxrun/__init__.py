@@ -4,11 +4,12 @@ The names below are the Python API. They are imported on first use, so that impo
 nothing on the command line's start-up path.
 """
 
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # not typing's: a ^C while that is read would show a traceback, for nothing catches it yet
 if TYPE_CHECKING:
+    from typing import Any
+
     from sandboxrun.api.events import (
         SandboxCaptured,
         SandboxCreated,
@@ -128,7 +129,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

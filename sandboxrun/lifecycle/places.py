@@ -147,21 +147,24 @@ def check_outside(sandboxes: Iterable[DeclaredSandbox], store: Store) -> None:
     for sandbox, key, item, source, writable in given:
         workspace = sandbox.spec.workspace if key == "workspace" else None
         hidden = source / HIDDEN if workspace is not None and HIDDEN in workspace.protected else None
-        wrong = [(state, f"gives the sandbox the state directory {state}, with the key that seals evidence")]
-        wrong += [(evidence, "lets the sandbox write to its own evidence")] if writable else []
-        for place, what in wrong:
+        what = f"gives the sandbox the state directory {state}, with the key that seals evidence"
+        wrong: list[tuple[Path, str, str, dict[str, str]]] = [(state, what, _STATE_ELSEWHERE, {})]
+        if writable:
+            where = {"option": "--evidence DIR", "argument": "Store(root=…)"}
+            wrong.append((evidence, "lets the sandbox write to its own evidence", _EVIDENCE_ELSEWHERE, where))
+        for place, what, help, where in wrong:
             # Another mount stands over what is hidden; not where that is a link, which stays in the sandbox's reach.
             covered = hidden is not None and not hidden.is_symlink() and place.is_relative_to(os.path.realpath(hidden))
             if place.is_relative_to(os.path.realpath(source)) and not covered:
                 which = "the workspace" if key == "workspace" else "the bind"
                 message = f"{sandbox.address}: {which} {source} {what}"
-                where = {"option": "--evidence DIR", "argument": "Store(root=…)"}
-                faults.append(Diagnostic(message=message, span=sandbox.place(key, item), help=_OUTSIDE, **where))
+                faults.append(Diagnostic(message=message, span=sandbox.place(key, item), help=help, **where))
     if faults:
         raise PlanError(*faults)
 
 
-_OUTSIDE = "use access: copy, name a directory below it, or keep the evidence elsewhere"
+_EVIDENCE_ELSEWHERE = "use access: copy, name a directory below it, or keep the evidence elsewhere"
+_STATE_ELSEWHERE = "use access: copy, name a directory below it, or set XDG_STATE_HOME to a directory elsewhere"
 
 
 def source_warnings(sandboxes: Iterable[DeclaredSandbox]) -> Iterator[Diagnostic]:

@@ -90,6 +90,11 @@ def _result_of(run: Run) -> str:
     return _RESULTS[ending.how if ending is not None else never]
 
 
+def ended_by_itself(run: Run) -> bool:
+    """Whether its command ended as it liked, well or badly."""
+    return _result_of(run) in (_RESULTS[How.EXITED], _RESULTS[How.FAILED])
+
+
 def _is_notable(run: Run) -> bool:
     """Whether there is more to know than that it completed: what it lacks, was refused, or changed with care."""
     index = run.captured.index if run.captured is not None else None

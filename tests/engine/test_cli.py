@@ -262,6 +262,9 @@ def test_run_several(profile: Path, cli: Cli) -> None:
     assert ran.code == 4
     assert sorted(ran.out.splitlines()) == ["bad  | out", "good | a\\x1b[2Jb"]
     assert "bad  | err\n" in ran.err
+    briefly = cli("run", "good", "bad", "-q").err
+    assert "good: " not in briefly and "bad: failed with exit 4" in briefly
+    assert briefly.endswith("2 sandboxes: 1 passed, 1 failed\n")
     one = cli("run", "bad", "-q", "--", "echo", "in its place")
     assert (one.code, one.out, one.err) == (0, "in its place\n", "")
     told = cli("run", "bad", "--json")
@@ -288,7 +291,8 @@ def test_run_ends_in_time(profile: Path, cli: Cli) -> None:
     assert (ran.code, ran.out) == (124, "up\n")
     said = ran.err.removeprefix("Terminated\n")  # the shell's word, where its child got the signal first
     assert said.startswith('agent["lint"]: stopped after its timeout of 5s (exit 124), after ')
-    assert cli("run", "hog", "-q").code == 137
+    killed = cli("run", "hog", "-q")
+    assert killed.code == 137 and "hog: killed for exceeding its memory limit" in killed.err
 
 
 def test_run_forwards_signals(profile: Path, cli: Cli) -> None:

@@ -59,7 +59,7 @@ def run(
     from sandboxrun.backend.docker.client import import_ahead
     from sandboxrun.cli.changing import Telling, run_of
     from sandboxrun.cli.lines import TerminalPump
-    from sandboxrun.report.evidence import evidence_plain, runs_text
+    from sandboxrun.report.evidence import ended_by_itself, evidence_plain, runs_text
 
     import_ahead()
     profile = project.enforced(one_off_profile(given, base, command, own), given)
@@ -99,7 +99,9 @@ def run(
             result({"runs": [evidence_plain(run) for run in runs]})
         else:
             sys.stdout.flush()
-            note(runs_text(runs, sensitive=profile.sensitive, relative_to=Path.cwd()), quiet=given.quiet)
+            alone = given.quiet and len(runs) == 1 and ended_by_itself(runs[0])  # its code says it all
+            told = runs_text(runs, sensitive=profile.sensitive, relative_to=Path.cwd(), brief=given.quiet)
+            note(told, quiet=alone)
     if error is not None:
         error.exit_code = forwarding.exit_code(error.exit_code)
         raise error

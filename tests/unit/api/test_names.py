@@ -44,3 +44,10 @@ import sandboxrun.__main__
 def test_an_interrupt_while_modules_are_read_is_no_traceback() -> None:
     ran = subprocess.run([sys.executable, "-c", _INTERRUPTED], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+
+
+def test_the_package_itself_reads_no_other_module() -> None:
+    """What it read would be read before anything catches an interrupt."""
+    program = "import sys; before = set(sys.modules); import sandboxrun; print(*set(sys.modules) - before)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["sandboxrun"]

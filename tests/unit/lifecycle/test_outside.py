@@ -61,6 +61,7 @@ def test_a_place_that_holds_the_state_is_refused(tmp_path: Path, options: str, m
     (fault,) = caught.value.diagnostics
     state = tmp_path / "below/state/sandboxrun"
     assert fault.message.endswith(f"gives the sandbox the state directory {state}, with the key that seals evidence")
+    assert "XDG_STATE_HOME" in (fault.help or "") and not fault.option  # another --evidence would not help
 
 
 @pytest.mark.parametrize(
