@@ -416,6 +416,8 @@ def egress(source: CaptureSource, gateway: str) -> Part:
         missing += (MissingPart(part="egress", reason="the first of the gateway's records are gone"),)
     if counted.faulty:
         missing += (MissingPart(part="egress", reason="some of the gateway's records were lost"),)
+    if counted.cut_off and not cut:
+        missing += (MissingPart(part="egress", reason="the gateway was killed: its last records may be missing"),)
     if counted.spent:
         missing += (
             MissingPart(part="egress", reason="so many requests that its records were cut: it refused the rest"),
@@ -439,6 +441,7 @@ class Counted:
     def __init__(self) -> None:
         self.served = self.spent = self.faulty = False
         self.whole: bool | None = None  # whether the first record is the gateway's first; None: there is none
+        self._serving = self._killed = False
         self._allowed = self._denied = 0
         self._targets: dict[str, None] = {}
 
@@ -448,7 +451,10 @@ class Counted:
             self.whole = record.get("event") == "ready"
         match record.get("event"):
             case "ready":
-                self.served = True
+                self._killed |= self._serving
+                self.served = self._serving = True
+            case "stopped":
+                self._serving = False
             case "budget":
                 self.spent = True
             case "fault":
@@ -462,6 +468,11 @@ class Counted:
                     named = port == 0 and host != "?"  # a name that was asked for
                     target = host if named else f"{host}:{port or '?'}"
                     self._targets.setdefault(printable(target[:300]))
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether it ended, once or at last, without the record with which a gateway ends."""
+        return self._killed or self._serving
 
     @property
     def result(self) -> EgressSummary:

@@ -534,7 +534,7 @@ class Egress(RowData):
     ports: tuple[int, ...] = option(
         ListOf(item=Integer(least=1, most=65535), unique=True, ordered=False),
         default=(),
-        description="With mode open: ports besides 80 and 443 on which every public name is open.",
+        description="With mode open: ports besides 80 and 443 on which every public name is open, by TLS or plain HTTP.",
         example=[8443],
     )
     private_networks: tuple[str, ...] = option(
@@ -588,6 +588,9 @@ def _check_egress(egress: Egress, node: MapNode, problems: Problems) -> None:
         problems.add("port 53 is the gateway's own name server", span if 53 in hosts else span_of(node, "ports"))
     if len(hosts.keys() | {*egress.ports}) > MOST_PORTS:
         problems.add(f"more than {MOST_PORTS} ports", span)
+    if shared := sorted(ONE_HOST & {*egress.ports}):
+        message = f"port {shared[0]} is given to every public host: clients do not say which they want"
+        problems.add(message, span_of(node, "ports"), f'list the host that is meant under allow: "HOST:{shared[0]}"')
     for number, named in sorted(hosts.items()):
         if number in ONE_HOST and (len(named) > 1 or named[0].startswith("*.")):
             message = f"port {number} is given to {' and '.join(sorted(named))}: clients do not say which they want"

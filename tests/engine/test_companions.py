@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from tests.conftest import until
 from tests.engine.world import World, change, open_world
 
 OPEN = {"network_mode": "bridge", "egress": "open"}
+KILLED = "the gateway was killed: its last records may be missing"
 VALUE = "a value that stands nowhere on a disk 7c1e"
 KEEPS = {"secrets": ["token"]}
 TOKEN = {"token": {"environment": "TOKEN"}}
@@ -213,8 +216,21 @@ def test_a_gateway_that_ended_before_its_sandbox_is_told(world: World, engine_cl
     world.apply(profile)
     gateway(world, engine_client).kill()
     world.destroy(profile)
-    (missing,) = [m for m in evidence(world)[0].missing if m.part == "egress"]
-    assert missing.reason == "the gateway ended before the sandbox (exit 137): it reached nothing then"
+    assert [m.reason for m in evidence(world)[0].missing if m.part == "egress"] == [
+        "the gateway ended before the sandbox (exit 137): it reached nothing then",
+        KILLED,
+    ]
+
+
+def test_a_gateway_that_is_killed_while_it_stops_is_told(
+    world: World, engine_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandboxrun.evidence.parts._GRACE", 1)
+    profile = world.profile({"a": OPEN})
+    world.apply(profile)
+    os.kill(gateway(world, engine_client).attrs["State"]["Pid"], signal.SIGSTOP)  # it does not heed the engine's TERM
+    world.destroy(profile)
+    assert [m.reason for m in evidence(world)[0].missing if m.part == "egress"] == [KILLED]
 
 
 def test_a_gateway_that_is_gone_is_told_with_its_records(world: World, engine_client: docker.DockerClient) -> None:

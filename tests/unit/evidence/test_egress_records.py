@@ -39,6 +39,29 @@ def test_a_gateway_that_lost_records_or_refused_the_rest_is_told(event: str, fau
     assert (counted.faulty, counted.spent, counted.whole) == (faulty, spent, True)
 
 
+STOPPED = {"event": "stopped", "unrecorded": 0}
+
+
+@pytest.mark.parametrize(
+    ("records", "cut_off"),
+    [
+        ([READY, ASKED, STOPPED], False),
+        ([READY, STOPPED, READY, ASKED, STOPPED], False),  # started again by an apply
+        ([READY, {"event": "died", "code": 1}, STOPPED], False),  # HAProxy was; the gateway has told it
+        ([READY, ASKED], True),  # killed while it stopped
+        ([READY], True),
+        ([READY, ASKED, READY, STOPPED], True),  # killed, and started again
+        ([{"event": "rules-refused"}], False),  # it never served, which is told as that
+        ([], False),
+    ],
+)
+def test_a_gateway_that_was_killed_is_told(records: list[dict[str, object]], cut_off: bool) -> None:
+    counted = Counted()
+    for record in records:
+        counted.add(json.dumps(record).encode())
+    assert counted.cut_off is cut_off
+
+
 def test_a_name_that_was_refused_has_no_port() -> None:
     counted = Counted()
     for host, port in (("evil.example.net", 0), ("api.example.com", 8443), ("", 0), ("evil.example.net", 0)):
