@@ -273,7 +273,8 @@ class _Capture:
         job = CiJob.from_label(about.labels.get(labels.JOB))
         egress = told.egress  # the hosts it asked for are the agent's words too
         if egress is not None:
-            egress = structs.replace(egress, denied_targets=tuple(map(masked, egress.denied_targets)))
+            refused, unlisted = (tuple(map(masked, t)) for t in (egress.denied_targets, egress.unlisted_targets))
+            egress = structs.replace(egress, denied_targets=refused, unlisted_targets=unlisted)
         return Index(
             run=request.run,
             project=request.project,

@@ -65,8 +65,11 @@ class EgressSummary(Data):
     """What the sandbox asked its gateway for: how many requests it let pass and refused; the first targets refused."""
 
     allowed: int = 0
+    failed: int = 0  # of those allowed: whose host has no address, or does not answer
     denied: int = 0
     denied_targets: tuple[str, ...] = ()
+    unlisted_targets: tuple[str, ...] = ()  # of these, which the list does not have
+    private_addresses: tuple[str, ...] = ()  # to which listed hosts led, and that are not opened
 
 
 class Digests(Data):

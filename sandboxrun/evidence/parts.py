@@ -387,6 +387,8 @@ def _patched(source: CaptureSource, patch: Patch, left_out: tuple[LeftOut, ...],
 FILE = "egress.jsonl"
 LONGEST = 128 << 20  # beyond the engine's bound of a gateway's log
 _LISTED = 20  # targets refused that the index names
+_UNLISTED = frozenset({"host", "port"})  # reasons: what the list does not have
+_FOUND_NOBODY = frozenset({"unresolved", "unreachable", "timeout"})  # reasons: allowed, and of no use
 _GRACE = 10  # seconds for the records of connections that are still open, and for those not written yet
 
 
@@ -442,8 +444,10 @@ class Counted:
         self.served = self.spent = self.faulty = False
         self.whole: bool | None = None  # whether the first record is the gateway's first; None: there is none
         self._serving = self._killed = False
-        self._allowed = self._denied = 0
+        self._allowed = self._failed = self._denied = 0
         self._targets: dict[str, None] = {}
+        self._unlisted: dict[str, None] = {}
+        self._private: dict[str, None] = {}
 
     def add(self, line: bytes) -> None:
         record = record_of(line)
@@ -461,13 +465,20 @@ class Counted:
                 self.faulty = True
             case "request" if record.get("verdict") == "allowed":
                 self._allowed += 1
+                self._failed += record.get("reason") in _FOUND_NOBODY
             case "request":
                 self._denied += 1
-                if len(self._targets) < _LISTED:
-                    host, port = record.get("host") or "?", record.get("port")
-                    named = port == 0 and host != "?"  # a name that was asked for
-                    target = host if named else f"{host}:{port or '?'}"
-                    self._targets.setdefault(printable(target[:300]))
+                self._refused(record)
+
+    def _refused(self, record: Mapping[str, Any]) -> None:
+        host, port, reason = record.get("host") or "?", record.get("port"), record.get("reason")
+        named = port == 0 and host != "?"  # a name that was asked for
+        target = host if named else f"{host}:{port or '?'}"
+        _list(self._targets, target)
+        if reason in _UNLISTED:
+            _list(self._unlisted, target)
+        if reason == "private":
+            _list(self._private, str(record.get("address")))
 
     @property
     def cut_off(self) -> bool:
@@ -476,7 +487,19 @@ class Counted:
 
     @property
     def result(self) -> EgressSummary:
-        return EgressSummary(allowed=self._allowed, denied=self._denied, denied_targets=tuple(self._targets))
+        return EgressSummary(
+            allowed=self._allowed,
+            failed=self._failed,
+            denied=self._denied,
+            denied_targets=tuple(self._targets),
+            unlisted_targets=tuple(self._unlisted),
+            private_addresses=tuple(self._private),
+        )
+
+
+def _list(into: dict[str, None], text: str) -> None:
+    if len(into) < _LISTED:
+        into.setdefault(printable(text[:300]))
 
 
 def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -198,12 +198,15 @@ def _saved(index: Index) -> Iterator[tuple[str, str]]:
         yield "egress", "no host was asked for"
         return
     refused = f", {egress.denied} refused: {_first(egress.denied_targets)}" if egress.denied else ""
-    yield "egress", f"{amount(egress.allowed, 'request')} allowed{refused}"
-    asked = [target if ":" in target else f"{target}:443" for target in egress.denied_targets]
+    failed = f" ({egress.failed} found no host)" if egress.failed else ""
+    yield "egress", f"{amount(egress.allowed, 'request')} allowed{failed}{refused}"
+    asked = [target if ":" in target else f"{target}:443" for target in egress.unlisted_targets]
     # An agent that asks for a name with an asterisk does not get more suggested than one host.
     hosts = [t for t in asked if re.fullmatch(DESTINATION, t, re.ASCII) and not t.startswith("*")]
     if named := [f'"{target}"' for target in hosts]:
         yield "to allow", f"add {_first(named)} to egress: allow: in the profile"
+    if private := egress.private_addresses:
+        yield "to allow", f"list a range that has {_first(private)} under egress: private_networks: in the profile"
 
 
 def _lost(index: Index) -> Iterator[tuple[str, str]]:

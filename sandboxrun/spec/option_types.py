@@ -534,7 +534,7 @@ class Egress(RowData):
     ports: tuple[int, ...] = option(
         ListOf(item=Integer(least=1, most=65535), unique=True, ordered=False),
         default=(),
-        description="With mode open: ports besides 80 and 443 on which every public name is open, by TLS or plain HTTP.",
+        description="With mode open: ports besides 80 and 443 on which every public name is open, to TLS and HTTP.",
         example=[8443],
     )
     private_networks: tuple[str, ...] = option(

@@ -67,3 +67,26 @@ def test_a_name_that_was_refused_has_no_port() -> None:
     for host, port in (("evil.example.net", 0), ("api.example.com", 8443), ("", 0), ("evil.example.net", 0)):
         counted.add(json.dumps({**ASKED, "host": host, "port": port}).encode())
     assert counted.result.denied_targets == ("evil.example.net", "api.example.com:8443", "?:?")
+
+
+def test_what_would_open_each_is_known_by_its_reason() -> None:
+    counted = Counted()
+    for host, port, reason, address in (
+        ("paste.example.net", 0, "host", ""),
+        ("api.example.com", 8443, "port", ""),
+        ("db.example.com", 5432, "private", "10.1.2.3"),
+        ("far.example.com", 443, "reserved", "169.254.169.254"),
+        ("api.example.com", 80, "method", ""),
+    ):
+        counted.add(json.dumps({**ASKED, "host": host, "port": port, "reason": reason, "address": address}).encode())
+    told = counted.result
+    assert (told.denied, len(told.denied_targets)) == (5, 5)
+    assert told.unlisted_targets == ("paste.example.net", "api.example.com:8443")
+    assert told.private_addresses == ("10.1.2.3",)
+
+
+def test_allowed_requests_that_found_no_host_are_counted() -> None:
+    counted = Counted()
+    for reason in ("", "unresolved", "unreachable", "timeout", "idle", "stopped"):
+        counted.add(json.dumps({**ASKED, "verdict": "allowed", "reason": reason}).encode())
+    assert (counted.result.allowed, counted.result.failed) == (6, 3)

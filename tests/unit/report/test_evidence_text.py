@@ -221,7 +221,10 @@ def test_a_run_of_no_time_at_all() -> None:
         (EgressSummary(allowed=1, denied=0), ["    egress:   1 request allowed"]),
         (
             EgressSummary(
-                allowed=2, denied=3, denied_targets=("paste.example.org", "b.example.org:22", "?:80", "x y.example")
+                allowed=2,
+                denied=3,
+                denied_targets=("paste.example.org", "b.example.org:22", "?:80", "x y.example"),
+                unlisted_targets=("paste.example.org", "b.example.org:22", "x y.example"),
             ),
             [
                 "    egress:   2 requests allowed, 3 refused: paste.example.org, b.example.org:22, ?:80, x y.example",
@@ -229,12 +232,30 @@ def test_a_run_of_no_time_at_all() -> None:
             ],
         ),
         (
-            EgressSummary(allowed=0, denied=1, denied_targets=("169.254.169.254:80",)),
+            EgressSummary(
+                allowed=0,
+                denied=1,
+                denied_targets=("169.254.169.254:80",),
+                unlisted_targets=("169.254.169.254:80",),
+            ),
             ["    egress:   0 requests allowed, 1 refused: 169.254.169.254:80"],
         ),
         (
-            EgressSummary(allowed=0, denied=1, denied_targets=("*.example.org",)),
+            EgressSummary(allowed=0, denied=1, denied_targets=("*.example.org",), unlisted_targets=("*.example.org",)),
             ["    egress:   0 requests allowed, 1 refused: *.example.org"],
+        ),
+        (
+            EgressSummary(allowed=3, failed=1, denied=0),
+            ["    egress:   3 requests allowed (1 found no host)"],
+        ),
+        (  # it is listed: another line of the list would not help
+            EgressSummary(
+                allowed=0, denied=1, denied_targets=("db.example.org:5432",), private_addresses=("10.1.2.3",)
+            ),
+            [
+                "    egress:   0 requests allowed, 1 refused: db.example.org:5432",
+                "    to allow: list a range that has 10.1.2.3 under egress: private_networks: in the profile",
+            ],
         ),
     ],
 )
