@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
@@ -175,8 +176,10 @@ def _fetch() -> None:
     """What tests take from packages: in an engine's own network they could not."""
     for package in ("busybox-static", "docker-registry"):
         system.unpacked(package)
-    with contextlib.suppress(SystemExit):  # not every Debian has gVisor; its tests say so
-        system.unpacked("runsc")
+    # Not every Debian has gVisor, or these versions of clients; the tests say so.
+    for package in ("runsc", *chain.from_iterable(system.CLIENTS.values())):
+        with contextlib.suppress(SystemExit):
+            system.unpacked(package)
 
 
 def tests(name: str, daemon: Daemon, arguments: Sequence[str]) -> Result:

@@ -12,12 +12,23 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CACHE = REPOSITORY / ".cache"
+# Clients that tests bring along, by Debian 12's packages: what the image of agents lacks of each.
+CLIENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "ssh": ("openssh-client", "libedit2", "libbsd0", "libfido2-1", "libcbor0.8"),
+        "psql": ("postgresql-client-15", "libpq5"),
+        "musl": ("musl-dev",),
+        "java": ("openjdk-17-jre-headless",),
+        "go": ("golang-1.19-go", "golang-1.19-src"),
+    }
+)
 # cron, su and some CI runners leave sbin out of root's path; dockerd and iptables live there.
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 

@@ -23,14 +23,6 @@ from tests.engine.test_gateway import AUTHORITY, LISTED, Inside, open_inside
 
 # Each client asks for a denied name of its own: one that is asked for again within seconds is recorded once.
 ALLOW = (*LISTED, "db.example.com:5432", "ssh.example.com:22")
-# Debian 12's: what the image of agents lacks of each client.
-PACKAGES = {
-    "ssh": ("openssh-client", "libedit2", "libbsd0", "libfido2-1", "libcbor0.8"),
-    "psql": ("postgresql-client-15", "libpq5"),
-    "musl": ("musl-dev",),
-    "java": ("openjdk-17-jre-headless",),
-    "go": ("golang-1.19-go", "golang-1.19-src"),
-}
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 
 
@@ -38,7 +30,7 @@ def bring(client: str, folder: Path) -> Path:
     """A client's files, below `folder`; skips where its packages can't be had."""
     target = folder / client
     try:
-        for package in PACKAGES[client]:
+        for package in system.CLIENTS[client]:
             shutil.copytree(system.unpacked(package), target, symlinks=True, dirs_exist_ok=True)
     except SystemExit as error:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no {client} to bring along: {error}")

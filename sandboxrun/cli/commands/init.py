@@ -16,7 +16,8 @@ TEXT = """\
 # yaml-language-server: $schema=%(schema)s
 #
 # What each sandbox of this project is and may do. What is not named here is closed: no capability, no write to the
-# root filesystem, no swap, bounded memory, CPU, processes and output.
+# root filesystem, no swap, bounded memory, CPU, processes and output. The network alone is open to every public host
+# where egress does not say otherwise.
 #
 #   sandboxrun plan              what apply would do, and why
 #   sandboxrun apply --wait      do it, wait for the end, exit with the agent's own code

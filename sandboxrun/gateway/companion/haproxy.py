@@ -329,7 +329,7 @@ def _http(rules: Rules, place: Place, port: int, bind: str) -> list[str]:
 
     def deny(reason: str, *conditions: str) -> list[str]:
         status = 503 if reason in ("unresolved", "rules") else 400 if reason == "request" else 403
-        what = "allowed, but" if status == 503 else "denied:"
+        what = "failed:" if status == 503 else "denied:"
         text = f'"sandboxrun: {what} %[var(txn.shown)]:{port}\\n{ADVICE[reason]}\\n"'
         answer = f"{request} deny deny_status {status} content-type text/plain lf-string {text}"
         return [f"{request} set-var(txn.reason) str({reason})", *(f"{answer} {c}" for c in conditions)]

@@ -243,6 +243,14 @@ def test_a_name_without_an_address(gateway: World, answers: list[str] | None) ->
     gateway.event("request", verdict="allowed", reason="unresolved", host="api.example.com", address="", sent=0)
 
 
+def test_a_plain_request_for_a_name_without_an_address_says_so(gateway: World) -> None:
+    gateway.names.table["api.example.com"] = []
+    answer = gateway.ask(80, get(host="api.example.com"))
+    assert answer.startswith(b"HTTP/1.1 503 ") and answer.endswith(
+        b"\r\n\r\nsandboxrun: failed: api.example.com:80\nthe name is allowed, but it has no address\n"
+    )
+
+
 def test_a_host_that_is_not_there(gateway: World) -> None:
     assert gateway.ask(443, hello(b"api.example.com"), end=True) == b""
     record = gateway.event("request", verdict="allowed")
