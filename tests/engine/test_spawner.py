@@ -190,7 +190,9 @@ def test_output_beyond_the_limit_is_cut_in_the_result_only(spawner: AgentSpawner
 
 
 def test_memory_is_enforced_and_told(spawner: AgentSpawner, workspace: Path) -> None:
-    session = spawner.spawn(["sh", "-c", "sleep 1; tail /dev/zero; sleep 1; exit 137"], workspace=workspace, mem_limit="16m")
+    session = spawner.spawn(
+        ["sh", "-c", "sleep 1; tail /dev/zero; sleep 1; exit 137"], workspace=workspace, mem_limit="16m"
+    )
     result = session.result(PATIENCE)
     assert (result.how, result.exit_code, session.state) == (How.OOM, 137, "failed")
 
