@@ -154,7 +154,8 @@ def test_the_allowlist_lets_out_to_one_host(
         "169.254.169.254:80: EHOSTUNREACH",
         "192.0.2.1:443: EHOSTUNREACH",
     ]
-    assert "egress:   1 request allowed, 1 refused: paste.example.net" in ran.out + ran.err
+    allowed = "1 request allowed" if known else "1 request allowed (1 found no host)"
+    assert f"egress:   {allowed}, 1 refused: paste.example.net" in ran.out + ran.err
 
 
 @pytest.mark.usefixtures("agent_image")
