@@ -59,9 +59,9 @@ class Opened:
             return
         with suppress(Exception):
             self._span.set_attribute("error.type", error if isinstance(error, str) else type(error).__name__)
-            status = import_module("opentelemetry.trace").Status
-            code = import_module("opentelemetry.trace").StatusCode.ERROR
-            self._span.set_status(status(code, "" if isinstance(error, str) else _text_of(error)))
+            trace = import_module("opentelemetry.trace")
+            text = "" if isinstance(error, str) else _text_of(error)
+            self._span.set_status(trace.Status(trace.StatusCode.ERROR, text))
 
     def end(self) -> None:
         """It is over."""

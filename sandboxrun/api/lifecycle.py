@@ -27,6 +27,7 @@ from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.profile.functions import MARKS
 from sandboxrun.profile.variables import Inputs
 from sandboxrun.spec.names import Names
+from sandboxrun.spec.outcome import PAST_TTL
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
 from sandboxrun.spec.state import ObservedSandbox, Running, Snapshot
 
@@ -253,7 +254,7 @@ class Collector:
         with self._gate.alone() as guard:
             made, snapshot, profile = self._plan(choose, leftovers)
             watched = {
-                o.run: Watched(stopped_by="expired", note="past its ttl")
+                o.run: Watched(stopped_by="expired", note=PAST_TTL)
                 for o in choose(snapshot)
                 if o.is_over(snapshot.taken) and isinstance(o.state, Running)
             }

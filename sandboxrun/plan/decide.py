@@ -19,6 +19,7 @@ from sandboxrun.plan.timeouts import fixed_timeout
 from sandboxrun.spec import types as units
 from sandboxrun.spec.names import GATEWAY, PARTS, next_name, part_volume
 from sandboxrun.spec.option import Effect, to_plain
+from sandboxrun.spec.outcome import PAST_TTL
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile, config_digest
 from sandboxrun.spec.spec import BY_KEY, SandboxSpec
 from sandboxrun.spec.state import (
@@ -120,7 +121,7 @@ def decide_undeclared(
         Reason.SECOND: "an apply that replaced it did not finish",
         Reason.ORPHANED: f"the {'run that made' if observed.one_off else 'process that waited for'} it is gone",
         Reason.JOB_OVER: "its job is over",
-        Reason.EXPIRED: "past its ttl",
+        Reason.EXPIRED: PAST_TTL,
         Reason.TIMEOUT: "past its timeout",
         Reason.HALF_MADE: "made, but never started",
         Reason.KEEP_OVER: "was kept for as long as its keep_for says",
@@ -240,7 +241,7 @@ def _overdue(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Sna
             return _decision(None, observed, Action.KEEP, Reason.KEEP, note, how="timeout")
         return _decision(declared, observed, Action.DELETE, Reason.TIMEOUT, note, how="timeout")
     if observed.deadline is not None and snapshot.taken >= observed.deadline:
-        return _decision(declared, observed, Action.DELETE, Reason.EXPIRED, "past its ttl", how="expired")
+        return _decision(declared, observed, Action.DELETE, Reason.EXPIRED, PAST_TTL, how="expired")
     return None
 
 

@@ -7,10 +7,10 @@ Pure.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 
-from sandboxrun.errors import Diagnostic, PlanError, one_line, redacted
+from sandboxrun.data import json_as
+from sandboxrun.errors import Diagnostic, PlanError, few, one_line, redacted
 from sandboxrun.plan.changes import Action, Change, Other, Plan, Reason
 from sandboxrun.plan.decide import Decision
 from sandboxrun.spec import labels
@@ -60,10 +60,7 @@ def _is_ours(observed: ObservedSandbox, profile: Profile) -> bool:
 
 def _who(owner: str | None, job: CiJob | None) -> str:
     """The user and host in an owner's label, and the CI job; "" where neither says anything."""
-    try:
-        who = str(json.loads(owner or "")["who"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        who = ""
+    who = str(json_as(dict, owner or "").get("who", ""))
     return f"{who or 'an unknown user'} (job {job.id} of {job.system})" if job is not None else who
 
 
@@ -97,7 +94,6 @@ def _told(others: tuple[Other, ...]) -> Iterator[str]:
         parts = []
         for action, verb in _VERBS.items():
             names = [one_line(other.address) for other in mine if other.action is action]
-            more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
-            parts += [f"{verb} {', '.join(names[:_MOST])}{more}"] if names else []
+            parts += [f"{verb} {few(names, _MOST)}"] if names else []
         was = "which was" if len(mine) == 1 else "which were"
         yield f"this plan {' and '.join(parts)}, {was} made from the directory {home}"

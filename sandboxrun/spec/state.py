@@ -205,7 +205,7 @@ class ObservedSandbox(Data, unshown=("document",), uncompared=("document",)):
     @property
     def awaited(self) -> bool:
         """Whether the process that made it waits for its end: a `run`, the Python API, an `apply --wait`."""
-        return self.one_off or labels.LEASE in self.labels
+        return labels.awaited(self.labels)
 
     @property
     def apart(self) -> bool:

@@ -162,12 +162,7 @@ def _is_only_host(mount: Mounted, path: str) -> bool:
 def system_writable(s: Subject) -> Iterator[Hit]:
     """System directories, read-write."""
     for mount, path in _binds(s):
-        if (
-            not mount.read_only
-            and _is_host(path, False)
-            and not _is_engine_socket(mount, path)
-            and not _is_secret(path)
-        ):
+        if not mount.read_only and _is_only_host(mount, path):
             yield _at(mount, f"{path} of the host can be written from inside")
 
 

@@ -171,12 +171,7 @@ def _addresses_of(network: str, session: Session) -> OwnAddresses:
     found = session.engine.network(network)
     subnet = decode_network(found).subnet if found is not None else None
     if subnet is None:
-        raise ApplyError(
-            f"the network {network} is gone",
-            help="replace the sandbox",
-            option="--replace",
-            argument="Options(replace=…)",
-        )
+        raise ApplyError(f"the network {network} is gone", help="replace the sandbox", **_REPLACING)
     return OwnAddresses.of(subnet)
 
 

@@ -28,6 +28,7 @@ from sandboxrun.backend.docker.objects import Stream
 from sandboxrun.backend.errors import EngineError, EngineUnreachable, NotFound
 from sandboxrun.backend.owner import clock_set_since
 from sandboxrun.spec import labels
+from sandboxrun.spec.forms import below
 from sandboxrun.spec.outcome import History
 from sandboxrun.spec.state import Ended, Running, State, parse_time
 from sandboxrun.threads import begin
@@ -143,7 +144,6 @@ def _after(event: Mapping[str, Any], end: datetime | None) -> bool:
 
 # -- A command that was never there: under an init it "starts", and ends at once with a code that it may have itself
 
-_NOT_STARTED = (126, 127)  # an init's codes: not executable, not found
 _MOST_PLACES = 64  # of a search path
 _DIRECTORY, _LINK = 1 << 31, 1 << 27  # of Go's FileMode
 _RUNTIMES = ("/proc", "/sys", "/dev")  # what lies there is no file of the container's
@@ -158,7 +158,7 @@ def known_state(engine: Engine, inspect: Mapping[str, Any], state: State) -> Sta
     if isinstance(state, Ended) and state.marked:
         mark = labels.read((inspect.get("Config") or {}).get("Labels")).get(labels.CLOCK, "")
         return structs.replace(state, set_ahead=clock_set_since(mark))
-    if not isinstance(state, Ended) or state.exit_code not in _NOT_STARTED or state.started is None or state.error:
+    if not isinstance(state, Ended) or state.exit_code not in init.NOT_STARTED or state.started is None or state.error:
         return state
     try:
         program = _program_under_init(inspect)
@@ -186,7 +186,7 @@ def _is_missing(engine: Engine, inspect: Mapping[str, Any], program: str) -> boo
     mounts = [(str(mount.get("Destination")), bool(mount.get("RW", True))) for mount in inspect.get("Mounts") or ()]
     writable = [*_RUNTIMES, *(host.get("Tmpfs") or {}), *(path for path, writes in mounts if writes)]
     stats = _Stats(engine, id)
-    if not places or any(_is_below(stats.resolved(place), writable) for place in places):
+    if not places or any(below(stats.resolved(place), folder) for place in places for folder in writable):
         return False
     if any(stats.executable(place) for place in places):
         return False
@@ -206,10 +206,6 @@ def _places(program: str, directory: str, environment: Iterable[str]) -> list[st
     path = next((str(text)[5:] for text in environment if str(text).startswith("PATH=")), "")
     folders = path.split(":")
     return [normpath(join("/", directory, at, program)) for at in folders] if len(folders) <= _MOST_PLACES else []
-
-
-def _is_below(path: str, folders: Iterable[str]) -> bool:
-    return any(f"{path}/".startswith(f"{folder.rstrip('/')}/") for folder in folders)
 
 
 class _Stats:

@@ -93,9 +93,7 @@ def living(engine: Engine, sandboxes: Mapping[str, tuple[str, datetime | None]])
     young = {id for id, (_, made) in sandboxes.items() if made is not None and now - made <= LASTS}
     if len(young) == len(sandboxes):
         return frozenset(young)
-    listed = engine.volumes(labels={labels.LEASE: None})
-    unexpired = (labels.read(volume.get("Labels")) for volume in listed if now - _made(volume, now) <= LASTS)
-    tokens = {of.get(labels.LEASE, "") for of in unexpired}
+    tokens = {of.get(labels.LEASE, "") for of in _unexpired(engine, now)}
     return frozenset(young | {id for id, (token, _) in sandboxes.items() if token in tokens})
 
 
@@ -103,10 +101,15 @@ def joined(engine: Engine, tokens: Collection[str]) -> frozenset[str]:
     """The tokens of processes that are gone which another one has joined, and lives. Raises EngineError."""
     if not tokens:
         return frozenset()
-    now, listed = engine.clock(), engine.volumes(labels={labels.LEASE: None})
-    unexpired = (labels.read(volume.get("Labels")) for volume in listed if now - _made(volume, now) <= LASTS)
-    held = ((of.get(labels.LEASE, ""), decode(of.get(_OWNER, ""))) for of in unexpired)
+    held = ((of.get(labels.LEASE, ""), decode(of.get(_OWNER, ""))) for of in _unexpired(engine, engine.clock()))
     return frozenset(token for token, owner in held if token in tokens and owner is not None and not owner.is_gone)
+
+
+def _unexpired(engine: Engine, now: datetime) -> Iterator[dict[str, str]]:
+    """The labels of leases that have not run out."""
+    for volume in engine.volumes(labels={labels.LEASE: None}):
+        if now - _made(volume, now) <= LASTS:
+            yield labels.read(volume.get("Labels"))
 
 
 def sweep(engine: Engine) -> None:

@@ -216,7 +216,6 @@ def start_keeper(step: op.StartKeeper, session: Session) -> str:
 NO_IMAGE = "check the name, or `docker login`; to use an image that is on the engine set pull_policy: missing or never"
 _SETTLED = 0.5  # seconds after which a command has mostly been started, or could not be
 _BUSY = 20.0  # seconds that an init may need for that on a busy machine
-_NOT_STARTED = (126, 127)  # as a shell and the engine's init have it: not executable, not found
 LANDING = "/sandboxrun"  # where an upload container has what it carries
 
 
@@ -495,7 +494,7 @@ def refuse_not_started(address: str, container: str, session: Session) -> None:
         except EngineTimeout:
             if monotonic() >= until or not _init_alone(container, session):
                 return
-    if code in _NOT_STARTED:
+    if code in init.NOT_STARTED:
         help = "what runs is left as it is; check command and entrypoint: the image must have the program"
         raise ApplyError(f"{address}: its command could not be started (exit code {code})", help=help)
 

@@ -17,6 +17,7 @@ from sandboxrun.spec.spec import SandboxSpec
 
 FILE = "init"
 PROGRAM = f"{INIT_AT}/{FILE}"
+NOT_STARTED = (126, 127)  # an init's codes, the engine's too: the command is not executable, not found
 HOLD, RELEASE = "62", "63"  # signals around a pause of ours, whose time is not the command's; from outside only
 MODE = 0o111  # a program that can't be read can't be traced from its first moment on
 _BIN = Path(__file__).resolve().parent / "bin"
