@@ -5,18 +5,16 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sandboxrun import __version__
-from sandboxrun.backend.fake import Fake, World
-from sandboxrun.cli import project
+from sandboxrun.backend.fake import World
 from sandboxrun.cli.main import main
 from sandboxrun.spec import labels
-from tests.scenarios.world import IMAGE, new_world
+from tests.conftest import Ran
+from tests.scenarios.world import IMAGE
 
 PROFILE = f"""\
 name: tale
@@ -27,24 +25,13 @@ Say = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def world() -> World:
-    return new_world()
-
-
-@pytest.fixture
-def say(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Say:
-    """Runs a command as a job of its own; its code and what it printed."""
-
-    def open_engine(*args: Any) -> Any:
-        return nullcontext(Fake(world))
-
-    monkeypatch.setattr(project, "open_engine", open_engine)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "sandbox.yaml").write_text(PROFILE)
+def say(in_process: Callable[..., Ran], here: Path) -> Say:
+    """Runs a command; its code and what it printed."""
+    (here / "sandbox.yaml").write_text(PROFILE)
 
     def run(*arguments: str) -> tuple[int, str]:
-        capfd.readouterr()
-        return main(list(arguments)), capfd.readouterr().out
+        ran = in_process(*arguments)
+        return ran.code, ran.out
 
     return run
 

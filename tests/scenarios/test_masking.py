@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.fake import Fake, World
 from sandboxrun.cli import output, project
 from sandboxrun.cli.lines import Lines
-from sandboxrun.cli.main import main
 from sandboxrun.errors import EVIDENCE_MASK, MASK, Diagnostic, mask, redact, redact_texts, redacted, spellings
 from sandboxrun.evidence.store import Captured
 from sandboxrun.plan.operations import Operation, StartSandbox
@@ -25,7 +23,8 @@ from sandboxrun.report.diagnostics import annotations_text, diagnostic_text, dia
 from sandboxrun.report.evidence import Run, evidence_text
 from sandboxrun.report.verify import Report, verify_json, verify_markdown, verify_text
 from sandboxrun.spec.outcome import Ending, How
-from tests.scenarios.world import IMAGE, new_world
+from tests.conftest import Ran
+from tests.scenarios.world import IMAGE
 
 VARIABLE = "hunter2 'quoted' \"twice\" \\ end"
 SECRET = "-----BEGIN KEY-----\n0123456789abcdefghij\nklmnopqrstuvwxyz0123\n-----END KEY-----"
@@ -67,11 +66,6 @@ def leaks(text: str | bytes) -> list[bytes]:
 
 
 @pytest.fixture
-def world() -> World:
-    return new_world()
-
-
-@pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     here = tmp_path / "checkout"
@@ -85,16 +79,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def say(world: World, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Say:
+def say(in_process: Callable[..., Ran]) -> Say:
     """Runs a command; its code, and all that it printed, in which nothing sensitive is."""
-    monkeypatch.setattr(project, "open_engine", lambda *args, **rest: nullcontext(Fake(world)))
 
     def run(*arguments: str) -> tuple[int, str]:
-        capfd.readouterr()
-        code = main(list(arguments))
-        printed = capfd.readouterr()
-        assert leaks(printed.out + printed.err) == [], arguments
-        return code, printed.out + printed.err
+        ran = in_process(*arguments)
+        assert leaks(ran.out + ran.err) == [], arguments
+        return ran.code, ran.out + ran.err
 
     return run
 

@@ -20,12 +20,12 @@ from sandboxrun import tracing
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.fake import Fake, World
 from sandboxrun.cli import project
-from sandboxrun.cli.main import main
 from sandboxrun.errors import MASK, spellings
 from sandboxrun.plan.operations import Operation, StartSandbox
+from tests.conftest import Ran
 from tests.scenarios.test_masking import ENVIRONMENT, EVERY
 from tests.scenarios.test_masking import PROFILE as SENSITIVE
-from tests.scenarios.world import IMAGE, new_world
+from tests.scenarios.world import IMAGE
 
 service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 
@@ -91,24 +91,13 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 
 
 @pytest.fixture
-def world() -> World:
-    return new_world()
-
-
-@pytest.fixture
-def say(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Say:
+def say(in_process: Callable[..., Ran], here: Path) -> Say:
     """Runs a command; its code and what it printed on stderr."""
-
-    def open_engine(*args: Any) -> Any:
-        return nullcontext(Fake(world))
-
-    monkeypatch.setattr(project, "open_engine", open_engine)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "sandbox.yaml").write_text(PROFILE)
+    (here / "sandbox.yaml").write_text(PROFILE)
 
     def run(*arguments: str) -> tuple[int, str]:
-        capfd.readouterr()
-        return main(list(arguments)), capfd.readouterr().err
+        ran = in_process(*arguments)
+        return ran.code, ran.err
 
     return run
 
