@@ -118,13 +118,24 @@ def capture_evidence(step: op.CaptureEvidence, session: Session) -> str:
     watched = session.watched.get(step.run, Watched())
     reached = session.stopped.get(step.container)
     unseen = watched.stopped_by == "itself" or (reached and watched.stopped_by == "engine")
-    if step.how is not None and reached is not False and unseen:
+    if step.how is not None and unseen and (reached is not False or _had_timed_out(step, observed, session)):
         # our stop found it running; or the plan knows what it was stopped for
         watched = structs.replace(watched, stopped_by=step.how)
     folder = keep(observed, watched, session, known=step.run in session.watched, gateway=step.gateway)
     if step.replaced:
         session.given_up[step.address] = folder
     return folder
+
+
+def _had_timed_out(step: op.CaptureEvidence, observed: ObservedSandbox, session: Session) -> bool:
+    """Whether one that our stop came too late for had run out of its time: whoever stopped it did it for that, maybe a
+    job that was killed while the engine went on."""
+    if step.how != "timeout":
+        return False
+    try:
+        return structs.replace(observed, state=session.engine.state(observed.id)).timed_out
+    except NotFound:
+        return False
 
 
 def _taken_by_its_run(observed: ObservedSandbox, session: Session) -> bool:

@@ -123,6 +123,25 @@ def test_an_orphan_is_ended_and_its_evidence_says_so(tmp_path: Path) -> None:
     assert entry.outcome.value == "killed" and job.store.is_own(entry)
 
 
+def test_what_a_killed_reaper_was_stopping_has_ended_for_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine goes on with a stop whose caller is gone: the next one sees it running, and stops what has ended."""
+    world = new_world()
+    job = job_on(world, tmp_path, {"agent": {"lifetime": {"timeout": "1h"}}})
+    job.apply()
+    long_ago(world)
+    stop = Fake.stop
+
+    def after_another(self: Fake, id: str, *, timeout: int) -> bool:
+        stop(self, id, timeout=timeout)
+        return stop(self, id, timeout=timeout)
+
+    monkeypatch.setattr(Fake, "stop", after_another)
+    assert reaped(reap(Fake(world), Scope())) == {"agent": Reason.TIMEOUT}
+    assert [entry.outcome.value for entry in job.store.entries("tale")] == ["timeout"]
+
+
 @pytest.mark.parametrize("lifetime", [{"timeout": "1h"}, {"ttl": "1h"}])
 def test_what_is_past_its_time_is_ended_by_it(tmp_path: Path, lifetime: dict[str, str]) -> None:
     world = new_world()
