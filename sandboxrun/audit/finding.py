@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
@@ -53,15 +54,17 @@ class Directness(enum.Enum):
     INDIRECT = "only where another defence has failed"
 
 
+HOST, DATA, REACH, WORK, TRACE = Gain
+DIRECT, STEP, INDIRECT = Directness
 MATRIX: Mapping[tuple[Gain, Directness], Severity] = MappingProxyType(
     {
         (gain, how): severity
         for gain, severities in {
-            Gain.HOST: (Severity.CRITICAL, Severity.HIGH, Severity.MEDIUM),
-            Gain.DATA: (Severity.HIGH, Severity.MEDIUM, Severity.LOW),
-            Gain.REACH: (Severity.HIGH, Severity.MEDIUM, Severity.LOW),
-            Gain.WORK: (Severity.MEDIUM, Severity.LOW, Severity.INFO),
-            Gain.TRACE: (Severity.MEDIUM, Severity.LOW, Severity.INFO),
+            HOST: (Severity.CRITICAL, Severity.HIGH, Severity.MEDIUM),
+            DATA: (Severity.HIGH, Severity.MEDIUM, Severity.LOW),
+            REACH: (Severity.HIGH, Severity.MEDIUM, Severity.LOW),
+            WORK: (Severity.MEDIUM, Severity.LOW, Severity.INFO),
+            TRACE: (Severity.MEDIUM, Severity.LOW, Severity.INFO),
         }.items()
         for how, severity in zip(Directness, severities, strict=True)
     }
@@ -85,23 +88,6 @@ class Reference(msgspec.Struct, frozen=True):
         return f"{self.standard}-{self.control}".replace(" ", "-").lower()
 
 
-def refers(
-    *,
-    cis: str | tuple[str, ...] = (),
-    cwe: int | tuple[int, ...] = (),
-    nist: str | tuple[str, ...] = (),
-    pss: str | tuple[str, ...] = (),
-) -> tuple[Reference, ...]:
-    """The controls that ask for the same: of the CIS Docker Benchmark 1.6.0, the CWE list, NIST SP 800-190 and the
-    Kubernetes Pod Security Standards."""
-    named = (("CIS Docker Benchmark", cis), ("CWE", cwe), ("NIST SP 800-190", nist), ("Pod Security Standards", pss))
-    return tuple(
-        Reference(standard, str(control))
-        for standard, given in named
-        for control in (given if isinstance(given, tuple) else (given,))
-    )
-
-
 class OptionEdit(Data, kw_only=False):
     """A change of the option that a finding is about, or of the item of it, that settles it: `value` is YAML, `None`
     removes it. `safe`: the program notices nothing."""
@@ -113,7 +99,7 @@ class OptionEdit(Data, kw_only=False):
 REMOVE = OptionEdit(None)
 
 
-class Hit(Data):
+class Hit(Data, kw_only=False):
     """What a rule saw in a subject: at an option, or an item of it."""
 
     key: str
@@ -137,9 +123,9 @@ class Rule(Data):
     title: str
     gain: Gain
     how: Directness
+    references: tuple[Reference, ...]
     why: str
     fix: str
-    references: tuple[Reference, ...]
     bad: str
     good: str
     check: RuleCheck
@@ -170,35 +156,40 @@ FAMILIES: Mapping[str, str] = freeze(
 )
 
 
-def rule(
+def about(
     id: str,
     title: str,
-    risk: tuple[Gain, Directness],
-    references: tuple[Reference, ...],
+    gain: Gain,
+    how: Directness,
+    *,
+    cis: str | tuple[str, ...] = (),
+    cwe: int | tuple[int, ...] = (),
+    nist: str | tuple[str, ...] = (),
+    pss: str | tuple[str, ...] = (),
+) -> Mapping[str, Any]:
+    """The head of a rule: what it is called, what the matrix has it under, and the controls that ask for the same: of
+    the CIS Docker Benchmark 1.6.0, the CWE list, NIST SP 800-190 and the Kubernetes Pod Security Standards."""
+    named = (("CIS Docker Benchmark", cis), ("CWE", cwe), ("NIST SP 800-190", nist), ("Pod Security Standards", pss))
+    references = tuple(
+        Reference(standard, str(control))
+        for standard, given in named
+        for control in (given if isinstance(given, tuple) else (given,))
+    )
+    return {"id": id, "title": title, "gain": gain, "how": how, "references": references}
+
+
+def rule(
+    head: Mapping[str, Any],
     *,
     why: str,
     fix: str,
-    bad: str,
-    good: str,
+    bad: str = "",
+    good: str = "",
     strict: bool = False,
     inline: bool = True,
 ) -> Callable[[RuleCheck], Rule]:
-    """Declare a rule: a decorator of its check, a generator of hits in one subject."""
-    gain, how = risk
-    return lambda check: Rule(
-        id=id,
-        title=title,
-        gain=gain,
-        how=how,
-        why=why,
-        fix=fix,
-        references=references,
-        bad=bad,
-        good=good,
-        check=check,
-        strict=strict,
-        inline=inline,
-    )
+    """Declare a rule: a decorator of its check, a generator of hits in one subject. `head` is what `about` gives."""
+    return lambda check: Rule(**head, why=why, fix=fix, bad=bad, good=good, check=check, strict=strict, inline=inline)
 
 
 class AuditFinding(Data):

@@ -315,7 +315,7 @@ def breaches(subject: Subject, path: str, policy: Policy, placed: Placed) -> Ite
         if options.get(key) != wanted:
             shown = wanted if isinstance(wanted, str) else json.dumps(wanted, default=plain_of)
             message = f"the policy requires {key}: {shown}"
-            yield placed(REQUIRED, Hit(key=key, message=message), subject)
+            yield placed(REQUIRED, Hit(key, message), subject)
 
 
 def _images(subject: Subject, allowed: tuple[str, ...] | None, digests: bool, placed: Placed) -> Iterator[AuditFinding]:
@@ -324,11 +324,9 @@ def _images(subject: Subject, allowed: tuple[str, ...] | None, digests: bool, pl
         return
     if allowed is not None and not any(_image_fits(image, pattern) for pattern in allowed):
         message = f"{image} is not an image that the policy allows"
-        yield placed(IMAGE_POLICY, Hit(key="image", message=message), subject)
+        yield placed(IMAGE_POLICY, Hit("image", message), subject)
     if digests and "@sha256:" not in image:
-        yield placed(
-            IMAGE_POLICY, Hit(key="image", message=f"the policy requires a digest, and {image} has none"), subject
-        )
+        yield placed(IMAGE_POLICY, Hit("image", f"the policy requires a digest, and {image} has none"), subject)
 
 
 def _image_fits(image: str, pattern: str) -> bool:
@@ -345,15 +343,15 @@ def _egress(subject: Subject, allowed: tuple[str, ...] | None, placed: Placed) -
     if subject.reach is None:
         if subject.open_network:
             message = "the policy lists destinations, and nothing filters what this reaches"
-            yield placed(EGRESS_POLICY, Hit(key="networks", message=message), subject)
+            yield placed(EGRESS_POLICY, Hit("networks", message), subject)
         return
     if subject.reach.mode == "open":
         message = "the policy lists destinations, and egress is open"
-        yield placed(EGRESS_POLICY, Hit(key="egress", message=message), subject)
+        yield placed(EGRESS_POLICY, Hit("egress", message), subject)
     for destination in subject.reach.allow:
         if not any(covers(pattern, destination) for pattern in allowed):
             message = f"{destination} is not a destination that the policy allows"
-            yield placed(EGRESS_POLICY, Hit(key="egress", item=destination, message=message), subject)
+            yield placed(EGRESS_POLICY, Hit("egress", message, item=destination), subject)
 
 
 def _limits(subject: Subject, ceilings: Mapping[str, float], placed: Placed) -> Iterator[AuditFinding]:
@@ -363,7 +361,7 @@ def _limits(subject: Subject, ceilings: Mapping[str, float], placed: Placed) -> 
         if value is None or value < 0 or value > most or value == 0:
             shown = "is not limited" if value in (None, 0) or value < 0 else "is above it"
             message = f"the policy's ceiling for {key} is {_amount(key, most)}, and this {shown}"
-            yield placed(CEILING, Hit(key=option, item=item or None, message=message), subject)
+            yield placed(CEILING, Hit(option, message, item=item or None), subject)
 
 
 def _amount(key: str, most: float) -> str:
@@ -381,4 +379,4 @@ def _roots(subject: Subject, roots: tuple[str, ...] | None, placed: Placed) -> I
         relative = mount.inside and any(root in (".", "./") for root in roots)
         if not relative and not any(below(mount.source, posixpath.normpath(root)) for root in roots):
             message = f"{mount.written or mount.source} is outside of the roots that the policy allows"
-            yield placed(MOUNT_ROOT, Hit(key=mount.key, item=mount.target, message=message), subject)
+            yield placed(MOUNT_ROOT, Hit(mount.key, message, item=mount.target), subject)

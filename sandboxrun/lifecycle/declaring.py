@@ -122,12 +122,12 @@ def exceeding(profile: Profile, by: ReviewTerms) -> Iterator[AuditFinding]:
         greatest = named.get(sandbox.sandbox, only)
         if greatest is None:
             message = f"the greatest profile has no sandbox {sandbox.sandbox}"
-            yield placed(EXCEEDS, Hit(key="", message=message), subject)
+            yield placed(EXCEEDS, Hit("", message), subject)
             continue
         for axis, step in over(greatest, side_of(sandbox, profile)):
             clause, most = step.state
             message = f"{axis}: {clause}, beyond the greatest profile{f' ({most})' if most else ''}"
-            yield placed(EXCEEDS, Hit(key=step.key, item=step.item, message=message), subject)
+            yield placed(EXCEEDS, Hit(step.key, message, item=step.item), subject)
 
 
 def refuse(profile: Profile, sources: Sources, environment: Mapping[str, str], today: date) -> None:
@@ -222,7 +222,7 @@ def _vary(
                     f'{other.option} is decided by the variable "{other.name}"{rest}, which may hold anything: with '
                     f"{_shown(other.values[-1][1])}, {finding.message} ({finding.rule})"
                 )
-                raised = placed(FREE_VARIABLE, Hit(key=other.option, item=finding.item, message=message), subject)
+                raised = placed(FREE_VARIABLE, Hit(other.option, message, item=finding.item), subject)
                 into.findings.append(msgspec.structs.replace(raised, span=other.span or raised.span))
                 break
 

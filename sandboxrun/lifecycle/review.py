@@ -328,7 +328,7 @@ def _compose(target: Target, into: Reviewed) -> None:
     for subject in made.subjects:
         for option, _, variable in (text.partition("=") for text in made.free.get(subject.name, ())):
             message = f"{option} is decided by ${{{variable}}}, which may hold anything"
-            into.findings.append(placed(FREE_VARIABLE, Hit(key=option, message=message), subject))
+            into.findings.append(placed(FREE_VARIABLE, Hit(option, message), subject))
 
 
 def write_baseline(path: Path, verdict: AuditVerdict, by: ReviewTerms) -> None:

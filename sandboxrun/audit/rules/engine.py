@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from sandboxrun.audit.finding import Directness, Gain, Rule, refers, rule
+from sandboxrun.audit.finding import HOST, INDIRECT, STEP, Rule, about, rule
 from sandboxrun.audit.rules.meta import never
 from sandboxrun.data import Data
 
@@ -17,25 +17,31 @@ _WHY = (
     "profile says, the engine does not hold it."
 )
 BELOW = rule(
-    "SBX604",
-    "Engine or runtime with a published hole",
-    (Gain.HOST, Directness.STEP),
-    refers(cis="1.2.2", cwe=1395, nist=("3.4.1", "4.4.1")),
+    about(
+        "SBX604",
+        "Engine or runtime with a published hole",
+        HOST,
+        STEP,
+        cis="1.2.2",
+        cwe=1395,
+        nist=("3.4.1", "4.4.1"),
+    ),
     why=_WHY,
     fix="update the engine, containerd and runc",
-    bad="",
-    good="",
 )(never)
 PERHAPS = rule(
-    "SBX615",
-    "Engine or runtime of a distribution, older than a fix",
-    (Gain.HOST, Directness.INDIRECT),
-    refers(cis="1.2.2", cwe=1395, nist=("3.4.1", "4.4.1")),
+    about(
+        "SBX615",
+        "Engine or runtime of a distribution, older than a fix",
+        HOST,
+        INDIRECT,
+        cis="1.2.2",
+        cwe=1395,
+        nist=("3.4.1", "4.4.1"),
+    ),
     why=_WHY
     + " Distributions bring fixes to older versions, so the version alone does not say whether this one has it.",
     fix="look the identifier up in the distribution's security tracker, and install its updates",
-    bad="",
-    good="",
 )(never)
 RULES: tuple[Rule, ...] = (BELOW, PERHAPS)
 

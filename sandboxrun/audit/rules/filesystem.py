@@ -6,13 +6,23 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from sandboxrun.audit.finding import REMOVE, Directness, Gain, Hit, OptionEdit, refers, rule
+from sandboxrun.audit.finding import (
+    DATA,
+    DIRECT,
+    HOST,
+    INDIRECT,
+    REMOVE,
+    STEP,
+    TRACE,
+    WORK,
+    Hit,
+    OptionEdit,
+    about,
+    rule,
+)
 from sandboxrun.audit.subject import COMPOSE, Mounted, Subject, host_path, names_variable
 from sandboxrun.spec.forms import below
 from sandboxrun.spec.guard import GUARDS
-
-HOST, DATA, WORK, TRACE = Gain.HOST, Gain.DATA, Gain.WORK, Gain.TRACE
-DIRECT, STEP, INDIRECT = Directness.DIRECT, Directness.STEP, Directness.INDIRECT
 
 _ENGINE_SOCKETS = re.compile(
     r"(^|/)(docker\.sock|docker\.raw\.sock|podman\.sock|containerd\.sock|crio\.sock|buildkitd\.sock|dockershim\.sock|"
@@ -59,8 +69,8 @@ def _binds(s: Subject) -> Iterator[tuple[Mounted, str]]:
 
 def _at(mount: Mounted, message: str, help: str | None = None, edit: OptionEdit | None = None) -> Hit:
     if mount.key == "workspace":  # has no items, and no edit that would leave a workspace
-        return Hit(key="workspace", message=message, help=help)
-    return Hit(key=mount.key, item=mount.target, message=message, help=help, edit=edit)
+        return Hit("workspace", message, help=help)
+    return Hit(mount.key, message, item=mount.target, help=help, edit=edit)
 
 
 def _is_engine_socket(mount: Mounted, path: str) -> bool:
@@ -73,10 +83,16 @@ def _is_engine_socket(mount: Mounted, path: str) -> bool:
 
 
 @rule(
-    "SBX201",
-    "Engine socket in the container",
-    (HOST, DIRECT),
-    refers(cis="5.32", cwe=(250, 668), nist="3.4.3", pss="HostPath Volumes"),
+    about(
+        "SBX201",
+        "Engine socket in the container",
+        HOST,
+        DIRECT,
+        cis="5.32",
+        cwe=(250, 668),
+        nist="3.4.3",
+        pss="HostPath Volumes",
+    ),
     why="Whoever talks to the engine starts a privileged container with the host's root directory. A read-only mount "
     "changes nothing: a socket is connected to, not written.",
     fix="remove the mount; let a service outside of the container do what needs the engine",
@@ -87,7 +103,7 @@ def _is_engine_socket(mount: Mounted, path: str) -> bool:
 def engine_socket(s: Subject) -> Iterator[Hit]:
     """Sockets of docker, containerd, CRI-O and podman, and the directories above them."""
     if s.api_socket:
-        yield Hit(key="use_api_socket", message="use_api_socket gives the container the engine")
+        yield Hit("use_api_socket", "use_api_socket gives the container the engine")
     for mount, path in _binds(s):
         if _is_engine_socket(mount, path):
             what = "the engine's socket" if _ENGINE_SOCKETS.search(path) else "the directory of the engine's socket"
@@ -95,10 +111,7 @@ def engine_socket(s: Subject) -> Iterator[Hit]:
 
 
 @rule(
-    "SBX202",
-    "Engine reached over the network",
-    (HOST, STEP),
-    refers(cis="2.7", cwe=(250, 668), nist="3.4.3"),
+    about("SBX202", "Engine reached over the network", HOST, STEP, cis="2.7", cwe=(250, 668), nist="3.4.3"),
     why="DOCKER_HOST with an address lets the container start others on that engine, privileged ones too.",
     fix="remove DOCKER_HOST; let a service outside of the container do what needs the engine",
     bad="environment: {DOCKER_HOST: 'tcp://engine:2375'}",
@@ -109,14 +122,13 @@ def engine_address(s: Subject) -> Iterator[Hit]:
     for name in ("DOCKER_HOST", "CONTAINER_HOST", "CONTAINERD_ADDRESS"):
         value = s.environment.get(name)
         if value and not value.startswith(("unix://", "npipe://")):
-            yield Hit(key="environment", item=name, message=f"{name} names an engine: whoever reaches it controls it")
+            yield Hit("environment", f"{name} names an engine: whoever reaches it controls it", item=name)
 
 
 @rule(
-    "SBX203",
-    "Agent socket in the container",
-    (DATA, DIRECT),
-    refers(cwe=(522, 668), nist="3.4.3", pss="HostPath Volumes"),
+    about(
+        "SBX203", "Agent socket in the container", DATA, DIRECT, cwe=(522, 668), nist="3.4.3", pss="HostPath Volumes"
+    ),
     why="Through the socket of an SSH or GPG agent, a keyring or D-Bus the container uses the host user's keys and "
     "services as they do themselves.",
     fix="remove the mount; give the task a key of its own, as a secret",
@@ -150,10 +162,16 @@ def _is_only_host(mount: Mounted, path: str) -> bool:
 
 
 @rule(
-    "SBX204",
-    "Host's system writable",
-    (HOST, DIRECT),
-    refers(cis="5.6", cwe=(668, 732), nist=("3.4.3", "3.5.5"), pss="HostPath Volumes"),
+    about(
+        "SBX204",
+        "Host's system writable",
+        HOST,
+        DIRECT,
+        cis="5.6",
+        cwe=(668, 732),
+        nist=("3.4.3", "3.5.5"),
+        pss="HostPath Volumes",
+    ),
     why="Who writes to these directories changes what the host runs, with its rights.",
     fix="mount a directory of the project instead",
     bad="services: {agent: {image: busybox, volumes: ['/etc:/host/etc']}}",
@@ -167,10 +185,16 @@ def system_writable(s: Subject) -> Iterator[Hit]:
 
 
 @rule(
-    "SBX205",
-    "Host's system readable",
-    (DATA, DIRECT),
-    refers(cis="5.6", cwe=(552, 668), nist=("3.4.3", "3.5.5"), pss="HostPath Volumes"),
+    about(
+        "SBX205",
+        "Host's system readable",
+        DATA,
+        DIRECT,
+        cis="5.6",
+        cwe=(552, 668),
+        nist=("3.4.3", "3.5.5"),
+        pss="HostPath Volumes",
+    ),
     why="These directories hold the host's configuration, accounts, keys and the data of other containers.",
     fix="mount the single file that is needed, or a copy of it",
     bad="services: {agent: {image: busybox, volumes: ['/:/host:ro']}}",
@@ -184,10 +208,16 @@ def system_readable(s: Subject) -> Iterator[Hit]:
 
 
 @rule(
-    "SBX206",
-    "Credentials of the host's user",
-    (DATA, DIRECT),
-    refers(cis="5.6", cwe=(522, 552), nist="3.4.3", pss="HostPath Volumes"),
+    about(
+        "SBX206",
+        "Credentials of the host's user",
+        DATA,
+        DIRECT,
+        cis="5.6",
+        cwe=(522, 552),
+        nist="3.4.3",
+        pss="HostPath Volumes",
+    ),
     why="Keys and tokens of the person who starts the container reach whatever they reach.",
     fix="remove the mount; give the task a credential of its own, as a secret",
     bad="services: {agent: {image: busybox, volumes: ['$HOME/.aws:/root/.aws:ro']}}",
@@ -217,10 +247,9 @@ def _is_outside(mount: Mounted, path: str) -> bool:
 
 
 @rule(
-    "SBX207",
-    "Writable path outside of the project",
-    (DATA, STEP),
-    refers(cis="5.6", cwe=(22, 668), pss="HostPath Volumes"),
+    about(
+        "SBX207", "Writable path outside of the project", DATA, STEP, cis="5.6", cwe=(22, 668), pss="HostPath Volumes"
+    ),
     why="A review of the project does not see what lies there, and what the container leaves there outlives it.",
     fix="mount a directory below the project, or a volume",
     bad="services: {agent: {image: busybox, volumes: ['../../other:/other']}}",
@@ -234,10 +263,7 @@ def outside_writable(s: Subject) -> Iterator[Hit]:
 
 
 @rule(
-    "SBX208",
-    "Path outside of the project",
-    (DATA, INDIRECT),
-    refers(cis="5.6", cwe=(22, 668), pss="HostPath Volumes"),
+    about("SBX208", "Path outside of the project", DATA, INDIRECT, cis="5.6", cwe=(22, 668), pss="HostPath Volumes"),
     why="A review of the project does not see what lies there.",
     fix="mount a directory below the project",
     bad="services: {agent: {image: busybox, volumes: ['/srv/data:/data:ro']}}",
@@ -251,10 +277,7 @@ def outside_readable(s: Subject) -> Iterator[Hit]:
 
 
 @rule(
-    "SBX209",
-    "Mounts propagate to the host",
-    (HOST, STEP),
-    refers(cis="5.20", cwe=668),
+    about("SBX209", "Mounts propagate to the host", HOST, STEP, cis="5.20", cwe=668),
     why="With shared propagation what is mounted inside appears on the host, over its own files.",
     fix="remove the propagation: rprivate is the default",
     bad="services: {agent: {image: busybox, volumes: ['./data:/data:rshared']}}",
@@ -268,10 +291,7 @@ def shared_propagation(s: Subject) -> Iterator[Hit]:
 
 
 @rule(
-    "SBX210",
-    "Mounts of the host propagate",
-    (DATA, INDIRECT),
-    refers(cis="5.20", cwe=668),
+    about("SBX210", "Mounts of the host propagate", DATA, INDIRECT, cis="5.20", cwe=668),
     why="What is mounted on the host later appears inside, without a review.",
     fix="remove the propagation: rprivate is the default",
     bad="services: {agent: {image: busybox, volumes: ['./data:/data:rslave']}}",
@@ -285,10 +305,7 @@ def slave_propagation(s: Subject) -> Iterator[Hit]:
 
 
 @rule(
-    "SBX211",
-    "Root filesystem writable",
-    (HOST, INDIRECT),
-    refers(cis="5.13", cwe=732, nist="3.4.3"),
+    about("SBX211", "Root filesystem writable", HOST, INDIRECT, cis="5.13", cwe=732, nist="3.4.3"),
     why="An attacker can replace programs of the image and keep tools; only the host's disk bounds the writable layer.",
     fix="write read_only: true, with tmpfs for what must be written",
     bad="read_only: false",
@@ -297,14 +314,11 @@ def slave_propagation(s: Subject) -> Iterator[Hit]:
 def writable_root(s: Subject) -> Iterator[Hit]:
     """read_only absent or false."""
     if not s.read_only:
-        yield Hit(key="read_only", message="the root filesystem is writable", edit=OptionEdit("true"))
+        yield Hit("read_only", "the root filesystem is writable", edit=OptionEdit("true"))
 
 
 @rule(
-    "SBX212",
-    "Unbounded tmpfs",
-    (WORK, STEP),
-    refers(cwe=770),
+    about("SBX212", "Unbounded tmpfs", WORK, STEP, cwe=770),
     why="Without a size a tmpfs may take half of the host's memory, unless the container's own memory is limited.",
     fix="add size=64m",
     bad="services: {agent: {image: busybox, tmpfs: [/tmp]}}",
@@ -314,14 +328,11 @@ def unbounded_tmpfs(s: Subject) -> Iterator[Hit]:
     """tmpfs without a size."""
     for scratch in s.scratch:
         if not scratch.size:
-            yield Hit(key=scratch.key, item=scratch.target, message=f"the tmpfs {scratch.target} has no size")
+            yield Hit(scratch.key, f"the tmpfs {scratch.target} has no size", item=scratch.target)
 
 
 @rule(
-    "SBX213",
-    "Programs run from a tmpfs",
-    (DATA, INDIRECT),
-    refers(cwe=732),
+    about("SBX213", "Programs run from a tmpfs", DATA, INDIRECT, cwe=732),
     why="Where downloads can be run, an attacker brings tools along; setuid programs and devices there are worse.",
     fix="add noexec,nosuid,nodev",
     bad="tmpfs: ['/tmp:size=64m,exec']",
@@ -332,15 +343,11 @@ def loose_tmpfs(s: Subject) -> Iterator[Hit]:
     for scratch in s.scratch:
         open_ = [name for name in ("exec", "suid", "dev") if getattr(scratch, name)]
         if open_:
-            message = f"the tmpfs {scratch.target} allows {', '.join(open_)}"
-            yield Hit(key=scratch.key, item=scratch.target, message=message)
+            yield Hit(scratch.key, f"the tmpfs {scratch.target} allows {', '.join(open_)}", item=scratch.target)
 
 
 @rule(
-    "SBX214",
-    "Git's own files writable",
-    (HOST, STEP),
-    refers(cwe=(829, 732)),
+    about("SBX214", "Git's own files writable", HOST, STEP, cwe=(829, 732)),
     why="Git on the host runs what .git holds: hooks, and commands of its configuration at a mere `git status`. An "
     "agent that writes there runs its code outside.",
     fix="remove .git from writable, or use access: copy",
@@ -350,17 +357,14 @@ def loose_tmpfs(s: Subject) -> Iterator[Hit]:
 def writable_git(s: Subject) -> Iterator[Hit]:
     """A writable .git."""
     if s.workspace is not None and ".git" in s.workspace.writable:
-        yield Hit(key="workspace", item=".git", message="the workspace's .git is writable: git on the host runs it")
+        yield Hit("workspace", "the workspace's .git is writable: git on the host runs it", item=".git")
     for mount, path in _binds(s):
         if not mount.read_only and (path.rpartition("/")[2] == ".git" or "/.git/" in f"{path}/"):
             yield _at(mount, f"{mount.written or path} is writable: git on the host runs what it holds")
 
 
 @rule(
-    "SBX215",
-    "Files that the host runs are writable",
-    (HOST, STEP),
-    refers(cwe=(829, 732)),
+    about("SBX215", "Files that the host runs are writable", HOST, STEP, cwe=(829, 732)),
     why="Editors, direnv, make, hooks and pipelines run these files with the rights of whoever opens the project.",
     fix="remove them from writable, or use access: copy",
     bad="workspace: {source: ., access: rw, writable: [.github]}",
@@ -371,7 +375,7 @@ def host_runs(s: Subject) -> Iterator[Hit]:
     for name in s.workspace.writable if s.workspace is not None else ():
         if name != ".git":
             why = GUARDS[name].why if name in GUARDS else "the host runs it"
-            yield Hit(key="workspace", item=name, message=f"{name} is writable from inside: {why}")
+            yield Hit("workspace", f"{name} is writable from inside: {why}", item=name)
     for mount, path in _binds(s):
         name = path.rpartition("/")[2]
         if not mount.read_only and name in GUARDS and name != ".git":
@@ -379,10 +383,7 @@ def host_runs(s: Subject) -> Iterator[Hit]:
 
 
 @rule(
-    "SBX216",
-    "Project writable as a whole",
-    (HOST, INDIRECT),
-    refers(cwe=(829, 732)),
+    about("SBX216", "Project writable as a whole", HOST, INDIRECT, cwe=(829, 732)),
     why="The project's directory holds what the host runs: .git, editor settings, hooks, workflow files, the Makefile. "
     "Protecting some of them from inside does not help, since the directory above can be moved.",
     fix="mount single directories, or use a workspace with access: copy",
@@ -402,10 +403,7 @@ def writable_project(s: Subject) -> Iterator[Hit]:
 
 
 @rule(
-    "SBX217",
-    "Volume written by several",
-    (DATA, INDIRECT),
-    refers(cwe=668),
+    about("SBX217", "Volume written by several", DATA, INDIRECT, cwe=668),
     why="Through a volume that both may write, one sandbox changes what the other reads and runs.",
     fix="mount it read-only in all but one",
     bad="services:\n  a: {image: busybox, volumes: ['data:/data']}\n  b: {image: busybox, volumes: ['data:/data']}\n"
@@ -423,10 +421,7 @@ def shared_volume(s: Subject) -> Iterator[Hit]:
 
 
 @rule(
-    "SBX218",
-    "Artifacts without a bound",
-    (WORK, STEP),
-    refers(cwe=770),
+    about("SBX218", "Artifacts without a bound", WORK, STEP, cwe=770),
     why="Artifacts are copied to the host: without a bound an agent fills its disk.",
     fix="set evidence.artifacts_limit",
     bad="evidence: {artifacts: [/workspace/out], artifacts_limit: 0}",
@@ -437,14 +432,11 @@ def unbounded_artifacts(s: Subject) -> Iterator[Hit]:
     limit = s.artifacts_limit
     if s.artifacts and limit is not None and (limit == 0 or limit > 4 * 1024**3):
         shown = "no limit" if limit == 0 else f"a limit of {limit // 1024**3} GiB"
-        yield Hit(key="evidence", item="artifacts_limit", message=f"artifacts have {shown}")
+        yield Hit("evidence", f"artifacts have {shown}", item="artifacts_limit")
 
 
 @rule(
-    "SBX219",
-    "Works on the directory itself",
-    (DATA, INDIRECT),
-    refers(cwe=732),
+    about("SBX219", "Works on the directory itself", DATA, INDIRECT, cwe=732),
     why="What the agent changes stands in the checkout at once, before anybody has seen it. What the host runs by "
     "itself stays read-only.",
     fix="use access: copy: changes come back as a patch",
@@ -454,14 +446,11 @@ def unbounded_artifacts(s: Subject) -> Iterator[Hit]:
 def workspace_itself(s: Subject) -> Iterator[Hit]:
     """workspace.access rw."""
     if s.workspace is not None and s.workspace.access == "rw":
-        yield Hit(key="workspace", item="access", message="the agent writes to the workspace's directory itself")
+        yield Hit("workspace", "the agent writes to the workspace's directory itself", item="access")
 
 
 @rule(
-    "SBX220",
-    "Anonymous volume",
-    (TRACE, INDIRECT),
-    refers(cwe=770),
+    about("SBX220", "Anonymous volume", TRACE, INDIRECT, cwe=770),
     why="Nothing names it or bounds it: it stays writable under a read-only root, and is left behind on the host.",
     fix="name a volume, or use tmpfs",
     bad="services: {agent: {image: busybox, volumes: [/data]}}",

@@ -5,11 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from sandboxrun.audit.finding import Directness, Gain, Hit, refers, rule
+from sandboxrun.audit.finding import DATA, DIRECT, HOST, INDIRECT, REACH, STEP, TRACE, Hit, about, rule
 from sandboxrun.audit.subject import Subject, host_path
-
-HOST, DATA, WORK, TRACE = Gain.HOST, Gain.DATA, Gain.WORK, Gain.TRACE
-DIRECT, STEP, INDIRECT = Directness.DIRECT, Directness.STEP, Directness.INDIRECT
 
 
 def _tag(image: str) -> str:
@@ -28,10 +25,7 @@ def _is_open(image: str) -> bool:
 
 
 @rule(
-    "SBX601",
-    "Image without a digest",
-    (TRACE, STEP),
-    refers(cwe=(829, 494), nist=("3.1.5", "4.1.5")),
+    about("SBX601", "Image without a digest", TRACE, STEP, cwe=(829, 494), nist=("3.1.5", "4.1.5")),
     why="Whoever may push to the registry changes what runs under a tag, after the review.",
     fix="write the digest as well: name:tag@sha256:…",
     bad="image: node:20-alpine",
@@ -40,16 +34,13 @@ def _is_open(image: str) -> bool:
 def no_digest(s: Subject) -> Iterator[Hit]:
     """A tag and no digest; an image whose name or tag a variable without a default decides."""
     if s.image and _is_open(s.image) and not _is_pinned(s.image):
-        yield Hit(key="image", message=f"{s.image} can be any image: whoever gives the variable decides")
+        yield Hit("image", f"{s.image} can be any image: whoever gives the variable decides")
     if s.image and not _is_pinned(s.image) and not _is_open(s.image) and _tag(s.image) not in ("", "latest"):
-        yield Hit(key="image", message=f"{s.image} can change: it has no digest")
+        yield Hit("image", f"{s.image} can change: it has no digest")
 
 
 @rule(
-    "SBX602",
-    "Image without a version",
-    (TRACE, DIRECT),
-    refers(cis="5.28", cwe=(829, 494), nist=("3.1.5", "4.1.5")),
+    about("SBX602", "Image without a version", TRACE, DIRECT, cis="5.28", cwe=(829, 494), nist=("3.1.5", "4.1.5")),
     why="latest, or no tag at all, is another image tomorrow, and nobody can tell which one ran.",
     fix="name a version and its digest: name:tag@sha256:…",
     bad="image: busybox:latest",
@@ -58,14 +49,11 @@ def no_digest(s: Subject) -> Iterator[Hit]:
 def no_version(s: Subject) -> Iterator[Hit]:
     """latest, or no tag."""
     if s.image and not _is_pinned(s.image) and not _is_open(s.image) and _tag(s.image) in ("", "latest"):
-        yield Hit(key="image", message=f"{s.image} has no version")
+        yield Hit("image", f"{s.image} has no version")
 
 
 @rule(
-    "SBX603",
-    "Working directory in a process's files",
-    (HOST, STEP),
-    refers(cwe=(403, 668), nist="3.4.1"),
+    about("SBX603", "Working directory in a process's files", HOST, STEP, cwe=(403, 668), nist="3.4.1"),
     why="With runc before 1.1.12 a working directory below /proc/self/fd is a directory of the host (CVE-2024-21626).",
     fix="use a directory of the image",
     bad="working_dir: /proc/self/fd/8",
@@ -74,14 +62,11 @@ def no_version(s: Subject) -> Iterator[Hit]:
 def leaked_directory(s: Subject) -> Iterator[Hit]:
     """working_dir below /proc/*/fd."""
     if re.match(r"/+proc/+[^/]+/+(fd|cwd|root)(/|$)", s.working_dir):
-        yield Hit(key="working_dir", message=f"working_dir {s.working_dir} leads to descriptors of the engine")
+        yield Hit("working_dir", f"working_dir {s.working_dir} leads to descriptors of the engine")
 
 
 @rule(
-    "SBX605",
-    "Privileged hook",
-    (HOST, DIRECT),
-    refers(cis="5.23", cwe=250, nist="3.4.3", pss="Privileged Containers"),
+    about("SBX605", "Privileged hook", HOST, DIRECT, cis="5.23", cwe=250, nist="3.4.3", pss="Privileged Containers"),
     why="The command runs beside the main one with every capability, whatever the container is limited to.",
     fix="remove privileged from the hook",
     bad="services: {agent: {image: busybox, post_start: [{command: setup, privileged: true}]}}",
@@ -92,14 +77,11 @@ def privileged_hook(s: Subject) -> Iterator[Hit]:
     """post_start and pre_stop, privileged."""
     for hook in s.hooks:
         if hook.privileged:
-            yield Hit(key=hook.key, message=f"{hook.key} runs privileged: it controls the host")
+            yield Hit(hook.key, f"{hook.key} runs privileged: it controls the host")
 
 
 @rule(
-    "SBX606",
-    "Hook as root",
-    (HOST, INDIRECT),
-    refers(cis="5.24", cwe=250, pss="Running as Non-root user"),
+    about("SBX606", "Hook as root", HOST, INDIRECT, cis="5.24", cwe=250, pss="Running as Non-root user"),
     why="The command runs as root beside a main one that does not.",
     fix="set the hook's user to that of the service",
     bad="services: {agent: {image: busybox, post_start: [{command: setup, user: root}]}}",
@@ -109,14 +91,11 @@ def root_hook(s: Subject) -> Iterator[Hit]:
     """post_start and pre_stop, as root."""
     for hook in s.hooks:
         if hook.user.partition(":")[0] in ("root", "0"):
-            yield Hit(key=hook.key, message=f"{hook.key} runs as root")
+            yield Hit(hook.key, f"{hook.key} runs as root")
 
 
 @rule(
-    "SBX607",
-    "Build with the host's rights",
-    (HOST, STEP),
-    refers(cwe=250, nist="3.4.3"),
+    about("SBX607", "Build with the host's rights", HOST, STEP, cwe=250, nist="3.4.3"),
     why="With this entitlement a step of the Dockerfile runs with the host's capabilities or network.",
     fix="remove it",
     bad="services: {agent: {build: {context: ., entitlements: [security.insecure]}}}",
@@ -127,16 +106,13 @@ def build_rights(s: Subject) -> Iterator[Hit]:
     if s.build is None:
         return
     for name in s.build.entitlements:
-        yield Hit(key="build", item="entitlements", message=f"the build is entitled to {name}")
+        yield Hit("build", f"the build is entitled to {name}", item="entitlements")
     if s.build.privileged:
-        yield Hit(key="build", item="privileged", message="the build is privileged")
+        yield Hit("build", "the build is privileged", item="privileged")
 
 
 @rule(
-    "SBX608",
-    "Build with the caller's SSH keys",
-    (DATA, STEP),
-    refers(cwe=(522, 668)),
+    about("SBX608", "Build with the caller's SSH keys", DATA, STEP, cwe=(522, 668)),
     why="Every step of the Dockerfile, and what it downloads and runs, may use the keys of the agent.",
     fix="use a deploy key as a build secret",
     bad="services: {agent: {build: {context: ., ssh: [default]}}}",
@@ -145,14 +121,11 @@ def build_rights(s: Subject) -> Iterator[Hit]:
 def build_ssh(s: Subject) -> Iterator[Hit]:
     """build.ssh."""
     if s.build is not None and s.build.ssh:
-        yield Hit(key="build", item="ssh", message="the build may use the caller's SSH keys")
+        yield Hit("build", "the build may use the caller's SSH keys", item="ssh")
 
 
 @rule(
-    "SBX609",
-    "Build on the host's network",
-    (Gain.REACH, STEP),
-    refers(cis="5.10", cwe=668),
+    about("SBX609", "Build on the host's network", REACH, STEP, cis="5.10", cwe=668),
     why="Steps of the Dockerfile reach services on the host's loopback.",
     fix="remove build.network",
     bad="services: {agent: {build: {context: ., network: host}}}",
@@ -161,7 +134,7 @@ def build_ssh(s: Subject) -> Iterator[Hit]:
 def build_network(s: Subject) -> Iterator[Hit]:
     """build.network: host."""
     if s.build is not None and s.build.network == "host":
-        yield Hit(key="build", item="network", message="the build runs on the host's network")
+        yield Hit("build", "the build runs on the host's network", item="network")
 
 
 _REMOTE = re.compile(r"^(?:https?|git|ssh|oci)://|^git@|^github\.com/|^docker-image://|\.git(?:#|$)")
@@ -169,10 +142,7 @@ _COMMIT = re.compile(r"[#@?](?:[^#@?]{0,100}=)?[0-9a-f]{40}\b|@sha256:[0-9a-f]{6
 
 
 @rule(
-    "SBX610",
-    "Remote build context",
-    (TRACE, DIRECT),
-    refers(cwe=(829, 494), nist="3.1.5"),
+    about("SBX610", "Remote build context", TRACE, DIRECT, cwe=(829, 494), nist="3.1.5"),
     why="What is built is somebody else's to change, after the review.",
     fix="name a commit: …#<40 hex digits>, or build from the project",
     bad="services: {agent: {build: 'https://git.example.com/agent.git#main'}}",
@@ -184,14 +154,11 @@ def remote_context(s: Subject) -> Iterator[Hit]:
         return
     for item, contexts in (("context", (s.build.context,)), ("additional_contexts", s.build.contexts)):
         if any(_REMOTE.search(context) and not _COMMIT.search(context) for context in contexts):
-            yield Hit(key="build", item=item, message="the build's context is remote, and no commit is named")
+            yield Hit("build", "the build's context is remote, and no commit is named", item=item)
 
 
 @rule(
-    "SBX611",
-    "Program of the host as a service",
-    (HOST, STEP),
-    refers(cwe=829),
+    about("SBX611", "Program of the host as a service", HOST, STEP, cwe=829),
     why="A provider is a plug-in that runs on the host, with the caller's rights.",
     fix="remove provider",
     bad="services: {agent: {provider: {type: example}}}",
@@ -200,14 +167,11 @@ def remote_context(s: Subject) -> Iterator[Hit]:
 def provider(s: Subject) -> Iterator[Hit]:
     """provider."""
     if s.provider:
-        yield Hit(key="provider", message=f'the plug-in "{s.provider}" runs on the host')
+        yield Hit("provider", f'the plug-in "{s.provider}" runs on the host')
 
 
 @rule(
-    "SBX612",
-    "System path copied into the container",
-    (DATA, STEP),
-    refers(cwe=668),
+    about("SBX612", "System path copied into the container", DATA, STEP, cwe=668),
     why="develop.watch copies what changes there into the container, credentials included.",
     fix="watch directories of the project",
     bad="services: {agent: {image: busybox, develop: {watch: [{path: /etc, action: sync, target: /etc}]}}}",
@@ -218,14 +182,11 @@ def watched(s: Subject) -> Iterator[Hit]:
     for path, _ in s.watched:
         real = host_path(path)
         if real.startswith(("/", "~", "..")):
-            yield Hit(key="develop", item=path, message=f"{path} of the host is copied into the container")
+            yield Hit("develop", f"{path} of the host is copied into the container", item=path)
 
 
 @rule(
-    "SBX613",
-    "Unknown key",
-    (TRACE, DIRECT),
-    refers(cwe=1287),
+    about("SBX613", "Unknown key", TRACE, DIRECT, cwe=1287),
     why="A misspelled key is ignored, and the restriction that it names does not hold.",
     fix="correct the key, or remove it",
     bad="services: {agent: {image: busybox, cap_dropp: [ALL]}}",
@@ -234,14 +195,11 @@ def watched(s: Subject) -> Iterator[Hit]:
 def unknown(s: Subject) -> Iterator[Hit]:
     """Keys of a service that Compose does not know."""
     for key in s.unknown:
-        yield Hit(key=key, message=f'unknown key "{key}": nothing reads it')
+        yield Hit(key, f'unknown key "{key}": nothing reads it')
 
 
 @rule(
-    "SBX614",
-    "Included from elsewhere",
-    (TRACE, DIRECT),
-    refers(cwe=(829, 494), nist="3.1.5"),
+    about("SBX614", "Included from elsewhere", TRACE, DIRECT, cwe=(829, 494), nist="3.1.5"),
     why="A file that is fetched when it is used was not reviewed, and can change at any time.",
     fix="copy it into the project, or name a commit or digest",
     bad="include: ['https://git.example.com/shared.git#main:compose.yaml']\nservices: {agent: {image: busybox}}",
@@ -251,14 +209,11 @@ def included(s: Subject) -> Iterator[Hit]:
     """Remote include and extends."""
     for key, address in s.remote:
         if not _COMMIT.search(address):
-            yield Hit(key=key, message=f"{key} fetches a file from elsewhere")
+            yield Hit(key, f"{key} fetches a file from elsewhere")
 
 
 @rule(
-    "SBX616",
-    "Build context outside of the project",
-    (DATA, INDIRECT),
-    refers(cwe=(22, 668), nist="4.1.4"),
+    about("SBX616", "Build context outside of the project", DATA, INDIRECT, cwe=(22, 668), nist="4.1.4"),
     why="All that lies there is sent to the builder and may get into the image, unseen by a review of the project.",
     fix="build from a directory of the project",
     bad="services: {agent: {build: /srv/agent}}",
@@ -268,4 +223,4 @@ def outside_context(s: Subject) -> Iterator[Hit]:
     """A local context by an absolute path, or in a home directory."""
     for context in (s.build.context, *s.build.contexts) if s.build is not None else ():
         if host_path(context).startswith(("/", "~")):
-            yield Hit(key="build", item="context", message=f"{context} of the host is sent to the builder")
+            yield Hit("build", f"{context} of the host is sent to the builder", item="context")

@@ -5,13 +5,11 @@ These look at no sandbox by themselves: the review raises them where it judges.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from sandboxrun.audit.finding import Directness, Gain, Hit, Rule, refers, rule
+from sandboxrun.audit.finding import DATA, DIRECT, HOST, INDIRECT, REACH, STEP, TRACE, WORK, Hit, Rule, about, rule
 from sandboxrun.audit.subject import Subject
-
-HOST, TRACE, REACH, WORK, DATA = Gain.HOST, Gain.TRACE, Gain.REACH, Gain.WORK, Gain.DATA
-DIRECT, STEP, INDIRECT = Directness.DIRECT, Directness.STEP, Directness.INDIRECT
 
 
 def never(s: Subject) -> Iterator[Hit]:
@@ -19,16 +17,12 @@ def never(s: Subject) -> Iterator[Hit]:
     yield from ()
 
 
-def _meta(id: str, title: str, gain: Gain, how: Directness, why: str, fix: str, bad: str = "", good: str = "") -> Rule:
-    references = refers(cwe=1188)
-    return rule(id, title, (gain, how), references, why=why, fix=fix, bad=bad, good=good, inline=False)(never)
+def _meta(head: Mapping[str, Any], why: str, fix: str, **examples: str) -> Rule:
+    return rule(head, why=why, fix=fix, inline=False, **examples)(never)
 
 
 FREE_VARIABLE = _meta(
-    "SBX901",
-    "A free variable decides a restriction",
-    HOST,
-    INDIRECT,
+    about("SBX901", "A free variable decides a restriction", HOST, INDIRECT, cwe=1188),
     "The file does not say what the sandbox may do: whoever gives the variable does, and this review cannot.",
     "add enum or pattern to the variable, or write the value out",
     bad="variables: {who: {type: string, default: '1000:1000'}}\nsandboxes: {agent: {user: '{{ who }}'}}",
@@ -36,96 +30,74 @@ FREE_VARIABLE = _meta(
     "sandboxes: {agent: {user: '{{ who }}'}}",
 )
 EXPIRED = _meta(
-    "SBX902",
-    "Waiver expired",
-    TRACE,
-    DIRECT,
+    about("SBX902", "Waiver expired", TRACE, DIRECT, cwe=1188),
     "The risk was accepted until a day that has passed.",
     "fix what it waives, or accept the risk again with a new date",
 )
 UNUSED = _meta(
-    "SBX903",
-    "Waiver without a finding",
-    TRACE,
-    STEP,
+    about("SBX903", "Waiver without a finding", TRACE, STEP, cwe=1188),
     "What it waives is not there any more; it would hide the next finding of its rule.",
     "remove it",
 )
 UNKNOWN = _meta(
-    "SBX904", "Waiver of an unknown rule", TRACE, DIRECT, "There is no such rule: nothing is waived.", "correct the id"
+    about("SBX904", "Waiver of an unknown rule", TRACE, DIRECT, cwe=1188),
+    "There is no such rule: nothing is waived.",
+    "correct the id",
 )
 INCOMPLETE = _meta(
-    "SBX905",
-    "Waiver without a date, an owner or a reason",
-    TRACE,
-    DIRECT,
+    about("SBX905", "Waiver without a date, an owner or a reason", TRACE, DIRECT, cwe=1188),
     "Nobody can tell who accepted the risk, why, and until when. It waives nothing.",
     'write until=YYYY-MM-DD owner=NAME reason="…"',
 )
 NOT_WAIVABLE = _meta(
-    "SBX906",
-    "Rule that a comment cannot waive",
-    TRACE,
-    DIRECT,
+    about("SBX906", "Rule that a comment cannot waive", TRACE, DIRECT, cwe=1188),
     "The rule is too grave for a comment beside the line: it waives nothing.",
     "fix what it says, or ask for a waiver in the policy's file",
 )
 STALE_BASELINE = _meta(
-    "SBX907",
-    "Baseline holds what is gone",
-    TRACE,
-    STEP,
+    about("SBX907", "Baseline holds what is gone", TRACE, STEP, cwe=1188),
     "A baseline may only shrink: an entry without a finding would hide the next one like it.",
     "write the baseline again with --write-baseline",
 )
 UNTRUSTED = _meta(
-    "SBX908",
-    "Waiver that the trusted revision does not have",
-    TRACE,
-    DIRECT,
+    about("SBX908", "Waiver that the trusted revision does not have", TRACE, DIRECT, cwe=1188),
     "With --trust-ref a comment waives only what the same comment waived of the same line in that revision: a change "
     "cannot accept its own risks.",
     "have the waiver merged first, or review the finding",
 )
 IMAGE_POLICY = _meta(
-    "SBX910", "Image not allowed", TRACE, DIRECT, "The policy lists the images that may run.", "use an allowed image"
+    about("SBX910", "Image not allowed", TRACE, DIRECT, cwe=1188),
+    "The policy lists the images that may run.",
+    "use an allowed image",
 )
 EGRESS_POLICY = _meta(
-    "SBX911",
-    "Destination not allowed",
-    REACH,
-    DIRECT,
+    about("SBX911", "Destination not allowed", REACH, DIRECT, cwe=1188),
     "The policy lists the destinations that may be reached.",
     "remove the destination",
 )
 CEILING = _meta(
-    "SBX912", "Above the policy's ceiling", WORK, DIRECT, "The policy bounds this option.", "lower it to the ceiling"
+    about("SBX912", "Above the policy's ceiling", WORK, DIRECT, cwe=1188),
+    "The policy bounds this option.",
+    "lower it to the ceiling",
 )
 MOUNT_ROOT = _meta(
-    "SBX913",
-    "Mount outside of the allowed roots",
-    DATA,
-    DIRECT,
+    about("SBX913", "Mount outside of the allowed roots", DATA, DIRECT, cwe=1188),
     "The policy lists the directories that may be mounted.",
     "mount a directory below them",
 )
 REQUIRED = _meta(
-    "SBX914", "Required option missing", TRACE, DIRECT, "The policy requires this value.", "set the option as required"
+    about("SBX914", "Required option missing", TRACE, DIRECT, cwe=1188),
+    "The policy requires this value.",
+    "set the option as required",
 )
 EXCEEDS = _meta(
-    "SBX915",
-    "Exceeds the greatest profile",
-    HOST,
-    STEP,
+    about("SBX915", "Exceeds the greatest profile", HOST, STEP, cwe=1188),
     "The policy names a profile that no sandbox may exceed, option by option.",
     "narrow the option to what that profile allows",
 )
 
 WIDENED = _meta(
-    "SBX920",
-    "May do more than before",
-    TRACE,
-    STEP,
+    about("SBX920", "May do more than before", TRACE, STEP, cwe=1188),
     "Compared with the base, the sandbox may do what it could not do then, or nobody can tell.",
     "narrow it again, or have the change reviewed",
 )

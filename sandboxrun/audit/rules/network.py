@@ -6,11 +6,8 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
-from sandboxrun.audit.finding import Directness, Gain, Hit, refers, rule
+from sandboxrun.audit.finding import DATA, DIRECT, INDIRECT, REACH, STEP, Hit, about, rule
 from sandboxrun.audit.subject import PROFILE, Subject
-
-DATA, REACH = Gain.DATA, Gain.REACH
-DIRECT, STEP, INDIRECT = Directness.DIRECT, Directness.STEP, Directness.INDIRECT
 
 METADATA = ("169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "100.100.100.200", "192.0.0.192")
 METADATA_NAMES = (
@@ -71,10 +68,7 @@ def _tenant(host: str) -> str | None:
 
 
 @rule(
-    "SBX301",
-    "Every public host reachable",
-    (REACH, STEP),
-    refers(cwe=923, nist="3.4.2"),
+    about("SBX301", "Every public host reachable", REACH, STEP, cwe=923, nist="3.4.2"),
     why="What a sandbox can read it can send to any host on the internet. The gateway keeps private, link-local and "
     "metadata addresses away, and nothing else.",
     fix='list what the task needs: egress: {allow: ["api.example.com:443"]}, or write egress: none',
@@ -85,15 +79,11 @@ def open_egress(s: Subject) -> Iterator[Hit]:
     """egress: open, said or implied."""
     if s.reach is not None and s.reach.mode == "open":
         said = s.via("egress") not in ("default", "implied by network_mode")
-        message = "egress is open: every public host can be reached"
-        yield Hit(key="egress" if said else "network_mode", message=message)
+        yield Hit("egress" if said else "network_mode", "egress is open: every public host can be reached")
 
 
 @rule(
-    "SBX302",
-    "Network without a filter",
-    (REACH, STEP),
-    refers(cwe=923, nist="3.4.2"),
+    about("SBX302", "Network without a filter", REACH, STEP, cwe=923, nist="3.4.2"),
     why="Nothing stands between the container and the outside: the internet, the local network, the host's own "
     "addresses and the metadata service.",
     fix="use egress in a profile; in Compose an internal network, and a proxy that lists hosts",
@@ -105,14 +95,11 @@ def unfiltered(s: Subject) -> Iterator[Hit]:
     if s.open_network and s.namespaces.get("network") != "host":
         names = ", ".join(network.name for network in s.networks if not network.internal)
         key = "network_mode" if s.namespaces.get("network") else "networks"
-        yield Hit(key=key, message=f"network {names}: nothing filters what the container reaches")
+        yield Hit(key, f"network {names}: nothing filters what the container reaches")
 
 
 @rule(
-    "SBX303",
-    "Proxy that can be bypassed",
-    (REACH, STEP),
-    refers(cwe=923, nist="3.4.2"),
+    about("SBX303", "Proxy that can be bypassed", REACH, STEP, cwe=923, nist="3.4.2"),
     why="A program that ignores the variable, or unsets it, connects directly: the proxy's list of hosts is advice.",
     fix="join internal networks only, so that the proxy is the one way out",
     bad="networks: [out]\nenvironment: {HTTPS_PROXY: 'http://proxy.example.com:3128'}",
@@ -123,14 +110,11 @@ def advisory_proxy(s: Subject) -> Iterator[Hit]:
     """Proxy variables while another way out is open."""
     name = next((name for name in _PROXIES if s.environment.get(name)), None)
     if name is not None and s.open_network:
-        yield Hit(key="environment", item=name, message=f"{name} is set, and a direct way out is open as well")
+        yield Hit("environment", f"{name} is set, and a direct way out is open as well", item=name)
 
 
 @rule(
-    "SBX304",
-    "Host reachable from an internal network",
-    (REACH, INDIRECT),
-    refers(cwe=923),
+    about("SBX304", "Host reachable from an internal network", REACH, INDIRECT, cwe=923),
     why="An internal network has no way out, but the host's own addresses answer on it: services that listen on all "
     "interfaces are reached.",
     fix="set driver_opts com.docker.network.bridge.gateway_mode_ipv4: isolated (engine 27.1 and later), or "
@@ -144,14 +128,11 @@ def host_reach(s: Subject) -> Iterator[Hit]:
     """Internal bridges with an address of the host."""
     for network in s.networks:
         if network.internal and network.host_reach and network.driver == "bridge":
-            yield Hit(key="networks", item=network.name, message=f"the host answers on the network {network.name}")
+            yield Hit("networks", f"the host answers on the network {network.name}", item=network.name)
 
 
 @rule(
-    "SBX305",
-    "Network shared with others",
-    (REACH, INDIRECT),
-    refers(cis="2.2", cwe=923, nist="3.4.2"),
+    about("SBX305", "Network shared with others", REACH, INDIRECT, cis="2.2", cwe=923, nist="3.4.2"),
     why="Members of one network reach each other's ports, unless enable_icc is false.",
     fix='give each a network of its own, or set driver_opts com.docker.network.bridge.enable_icc: "false"',
     bad="services: {a: {image: busybox}, b: {image: busybox}}",
@@ -165,14 +146,11 @@ def shared_network(s: Subject) -> Iterator[Hit]:
         others = s.sharing.get(f"network {network.name}", ())
         if not network.isolated and (others or network.external):
             who = ", ".join(others[:3]) if others else "others"
-            yield Hit(key="networks", item=network.name, message=f"{who} can be reached on the network {network.name}")
+            yield Hit("networks", f"{who} can be reached on the network {network.name}", item=network.name)
 
 
 @rule(
-    "SBX306",
-    "Metadata service reachable",
-    (DATA, DIRECT),
-    refers(cwe=(918, 522), nist="3.4.2"),
+    about("SBX306", "Metadata service reachable", DATA, DIRECT, cwe=(918, 522), nist="3.4.2"),
     why="A cloud's metadata service hands out the machine's credentials to whoever asks from it.",
     fix="remove the address",
     bad="extra_hosts: ['metadata.example.com:169.254.169.254']",
@@ -184,24 +162,20 @@ def metadata(s: Subject) -> Iterator[Hit]:
     for name, addresses in s.hosts.items():
         for address in addresses:
             if is_metadata(address):
-                message = f"{name} is {address}, the address of a metadata service"
-                yield Hit(key="extra_hosts", item=name, message=message)
+                yield Hit("extra_hosts", f"{name} is {address}, the address of a metadata service", item=name)
     if s.reach is None:
         return
     for destination in s.reach.allow:
         if is_metadata(destination.rpartition(":")[0].removeprefix("*.")):
-            yield Hit(key="egress", item=destination, message=f"{destination} is a metadata service")
+            yield Hit("egress", f"{destination} is a metadata service", item=destination)
     for network in s.reach.private:
         if _covers_metadata(network):
             message = f"private_networks {network} holds the address of a metadata service"
-            yield Hit(key="egress", item="private_networks", message=message)
+            yield Hit("egress", message, item="private_networks")
 
 
 @rule(
-    "SBX307",
-    "Private networks reachable",
-    (REACH, STEP),
-    refers(cwe=918, nist="3.4.2"),
+    about("SBX307", "Private networks reachable", REACH, STEP, cwe=918, nist="3.4.2"),
     why="Services on a private network often trust whoever reaches them, and an allowed name may resolve to any "
     "address in the range.",
     fix="name the smallest range that holds the service",
@@ -213,14 +187,11 @@ def private_networks(s: Subject) -> Iterator[Hit]:
     for network in s.reach.private if s.reach is not None else ():
         if not _covers_metadata(network):
             message = f"private_networks {network}: allowed names may resolve to any address in it"
-            yield Hit(key="egress", item="private_networks", message=message)
+            yield Hit("egress", message, item="private_networks")
 
 
 @rule(
-    "SBX308",
-    "Host or private address by name",
-    (REACH, STEP),
-    refers(cwe=918, nist="3.4.2"),
+    about("SBX308", "Host or private address by name", REACH, STEP, cwe=918, nist="3.4.2"),
     why="The entry leads a name to the host or into a private network, whose services expect friends only.",
     fix="remove the entry",
     bad="extra_hosts: ['host.docker.internal:host-gateway']",
@@ -232,9 +203,9 @@ def private_names(s: Subject) -> Iterator[Hit]:
         for address in addresses:
             found = _address(address)
             if address == "host-gateway":
-                yield Hit(key="extra_hosts", item=name, message=f"{name} is the host itself")
+                yield Hit("extra_hosts", f"{name} is the host itself", item=name)
             elif found is not None and _is_private(found) and not is_metadata(address):
-                yield Hit(key="extra_hosts", item=name, message=f"{name} is {address}, a private address")
+                yield Hit("extra_hosts", f"{name} is {address}, a private address", item=name)
 
 
 _DOCUMENTED = tuple(map(ipaddress.ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")))
@@ -247,10 +218,7 @@ def _is_private(found: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 @rule(
-    "SBX309",
-    "Wildcard destination",
-    (REACH, INDIRECT),
-    refers(cwe=(923, 183), nist="3.4.2"),
+    about("SBX309", "Wildcard destination", REACH, INDIRECT, cwe=(923, 183), nist="3.4.2"),
     why="Every name below the domain is allowed, those that are created tomorrow too.",
     fix="list the names that are needed",
     bad="egress: {allow: ['*.example.com:443']}",
@@ -261,14 +229,11 @@ def wildcard(s: Subject) -> Iterator[Hit]:
     for destination in s.reach.allow if s.reach is not None else ():
         host = destination.rpartition(":")[0]
         if host.startswith("*.") and _tenant(host) is None:
-            yield Hit(key="egress", item=destination, message=f"{destination} allows every name below {host[2:]}")
+            yield Hit("egress", f"{destination} allows every name below {host[2:]}", item=destination)
 
 
 @rule(
-    "SBX310",
-    "Destination that anybody can rent",
-    (REACH, STEP),
-    refers(cwe=(923, 183), nist="3.4.2"),
+    about("SBX310", "Destination that anybody can rent", REACH, STEP, cwe=(923, 183), nist="3.4.2"),
     why="Names below this domain are given to customers: an attacker's own server is one of them.",
     fix="list the full name of your own service; where the path decides who answers, use a proxy of your own",
     bad="egress: {allow: ['*.amazonaws.com:443']}",
@@ -280,14 +245,11 @@ def tenants(s: Subject) -> Iterator[Hit]:
         host = destination.rpartition(":")[0]
         domain = _tenant(host)
         if domain is not None and (host.startswith("*.") or host == domain):
-            yield Hit(key="egress", item=destination, message=f"{destination}: {domain} serves anybody's content")
+            yield Hit("egress", f"{destination}: {domain} serves anybody's content", item=destination)
 
 
 @rule(
-    "SBX311",
-    "Port other than 443",
-    (REACH, INDIRECT),
-    refers(cwe=(319, 923), nist="3.4.2"),
+    about("SBX311", "Port other than 443", REACH, INDIRECT, cwe=(319, 923), nist="3.4.2"),
     why="Port 80 is in clear text, 22 and 25 are tunnels and mail, others mostly services that have no TLS.",
     fix="use the service's TLS port",
     bad="egress: {allow: ['api.example.com:80']}",
@@ -299,15 +261,11 @@ def other_ports(s: Subject) -> Iterator[Hit]:
         port = destination.rpartition(":")[2]
         if port != "443":
             what = {"80": " is clear text", "22": " tunnels anything", "25": " sends mail", "53": " tunnels anything"}
-            message = f"{destination}: port {port}{what.get(port, ' is not HTTPS')}"
-            yield Hit(key="egress", item=destination, message=message)
+            yield Hit("egress", f"{destination}: port {port}{what.get(port, ' is not HTTPS')}", item=destination)
 
 
 @rule(
-    "SBX312",
-    "Name server outside",
-    (REACH, STEP),
-    refers(cwe=923, nist="3.4.2"),
+    about("SBX312", "Name server outside", REACH, STEP, cwe=923, nist="3.4.2"),
     why="Queries to a name server of one's own carry data out, whatever else is filtered.",
     fix="remove dns",
     bad="networks: [out]\ndns: [8.8.8.8]",
@@ -318,14 +276,11 @@ def outside_dns(s: Subject) -> Iterator[Hit]:
     for server in s.dns:
         found = _address(server)
         if found is not None and not found.is_loopback:
-            yield Hit(key="dns", item=server, message=f"the container asks the name server {server}")
+            yield Hit("dns", f"the container asks the name server {server}", item=server)
 
 
 @rule(
-    "SBX313",
-    "Gateway asks a public name server",
-    (REACH, INDIRECT),
-    refers(cwe=923),
+    about("SBX313", "Gateway asks a public name server", REACH, INDIRECT, cwe=923),
     why="The resolver learns every name that the sandbox asks for; queries to it are one more way out of the network.",
     fix="remove egress.resolvers, or name resolvers of your own",
     bad="egress: {allow: ['api.example.com:443'], resolvers: [8.8.8.8]}",
@@ -337,14 +292,11 @@ def public_resolvers(s: Subject) -> Iterator[Hit]:
     for server in s.reach.resolvers if s.reach is not None else ():
         found = _address(server)
         if found is not None and found.is_global:
-            yield Hit(key="egress", item="resolvers", message=f"the gateway asks {server}, a public name server")
+            yield Hit("egress", f"the gateway asks {server}, a public name server", item="resolvers")
 
 
 @rule(
-    "SBX314",
-    "Inside and outside at once",
-    (REACH, STEP),
-    refers(cwe=(923, 668), nist="3.4.2"),
+    about("SBX314", "Inside and outside at once", REACH, STEP, cwe=(923, 668), nist="3.4.2"),
     why="A container on an internal and on another network is a bridge between them.",
     fix="join one of them only; let a proxy be the one member of both",
     bad="services: {agent: {image: busybox, networks: [closed, out]}}\nnetworks: {closed: {internal: true}, out: {}}",
@@ -356,14 +308,11 @@ def both_sides(s: Subject) -> Iterator[Hit]:
     outer = [network.name for network in s.networks if not network.internal]
     if closed and outer:
         message = f"on the internal network {closed[0]} and on {outer[0]}, which leads outside"
-        yield Hit(key="networks", item=outer[0], message=message)
+        yield Hit("networks", message, item=outer[0])
 
 
 @rule(
-    "SBX315",
-    "IPv6 without a policy",
-    (REACH, INDIRECT),
-    refers(cwe=923, nist="3.4.2"),
+    about("SBX315", "IPv6 without a policy", REACH, INDIRECT, cwe=923, nist="3.4.2"),
     why="Filters are often written for IPv4 only, and a global IPv6 address is reachable from outside.",
     fix="remove enable_ipv6, or filter both",
     bad="services: {agent: {image: busybox, networks: [out]}}\nnetworks: {out: {enable_ipv6: true}}",
@@ -373,7 +322,7 @@ def ipv6(s: Subject) -> Iterator[Hit]:
     """enable_ipv6."""
     for network in s.networks:
         if network.ipv6:
-            yield Hit(key="networks", item=network.name, message=f"the network {network.name} has IPv6 as well")
+            yield Hit("networks", f"the network {network.name} has IPv6 as well", item=network.name)
 
 
 def _is_loopback(address: str) -> bool:
@@ -382,10 +331,9 @@ def _is_loopback(address: str) -> bool:
 
 
 @rule(
-    "SBX316",
-    "Port published on all interfaces",
-    (REACH, STEP),
-    refers(cis="5.14", cwe=1327, nist="3.4.2", pss="Host Ports"),
+    about(
+        "SBX316", "Port published on all interfaces", REACH, STEP, cis="5.14", cwe=1327, nist="3.4.2", pss="Host Ports"
+    ),
     why="Without an address the port is open on every interface of the host, past most firewalls: the engine writes "
     "its own rules.",
     fix="write 127.0.0.1 before the port, or remove it",
@@ -398,14 +346,11 @@ def published_everywhere(s: Subject) -> Iterator[Hit]:
         if port.address in ("", "0.0.0.0", "::", "[::]", "*"):
             message = f"port {port.target} is published on all interfaces"
             help = f"write 127.0.0.1:{port.written or port.target}"
-            yield Hit(key="ports", item=port.written or port.target, message=message, help=help)
+            yield Hit("ports", message, item=port.written or port.target, help=help)
 
 
 @rule(
-    "SBX317",
-    "Port published on one interface",
-    (REACH, INDIRECT),
-    refers(cis="5.14", cwe=1327, pss="Host Ports"),
+    about("SBX317", "Port published on one interface", REACH, INDIRECT, cis="5.14", cwe=1327, pss="Host Ports"),
     why="Whoever reaches that interface reaches the container.",
     fix="use 127.0.0.1, or remove the port",
     bad="services: {agent: {image: busybox, ports: ['192.0.2.1:8080:80']}}",
@@ -415,15 +360,11 @@ def published(s: Subject) -> Iterator[Hit]:
     """Ports on another address than loopback."""
     for port in s.ports:
         if port.address not in ("", "0.0.0.0", "::", "[::]", "*") and not _is_loopback(port.address):
-            message = f"port {port.target} is published on {port.address}"
-            yield Hit(key="ports", item=port.written or port.target, message=message)
+            yield Hit("ports", f"port {port.target} is published on {port.address}", item=port.written or port.target)
 
 
 @rule(
-    "SBX318",
-    "Directly on the local network",
-    (REACH, STEP),
-    refers(cwe=(923, 668), nist="3.4.2"),
+    about("SBX318", "Directly on the local network", REACH, STEP, cwe=(923, 668), nist="3.4.2"),
     why="With macvlan or ipvlan the container is a machine of its own on the local network, past the host's firewall.",
     fix="use the driver bridge",
     bad="services: {agent: {image: busybox, networks: [lan]}}\nnetworks: {lan: {driver: macvlan}}",
@@ -433,15 +374,11 @@ def macvlan(s: Subject) -> Iterator[Hit]:
     """macvlan and ipvlan."""
     for network in s.networks:
         if network.driver in ("macvlan", "ipvlan"):
-            message = f"{network.driver} puts the container on the local network"
-            yield Hit(key="networks", item=network.name, message=message)
+            yield Hit("networks", f"{network.driver} puts the container on the local network", item=network.name)
 
 
 @rule(
-    "SBX319",
-    "Engine's default bridge",
-    (REACH, INDIRECT),
-    refers(cis="5.30", cwe=923, nist="3.4.2"),
+    about("SBX319", "Engine's default bridge", REACH, INDIRECT, cis="5.30", cwe=923, nist="3.4.2"),
     why="Every container without a network of its own is on it, and they reach each other.",
     fix="remove network_mode: bridge, so that the project's own network is used",
     bad="services: {agent: {image: busybox, network_mode: bridge}}",
@@ -450,14 +387,11 @@ def macvlan(s: Subject) -> Iterator[Hit]:
 def default_bridge(s: Subject) -> Iterator[Hit]:
     """network_mode: bridge outside of a profile."""
     if s.kind != PROFILE and s.namespaces.get("network") == "bridge":
-        yield Hit(key="network_mode", message="on the engine's default bridge, with everybody else")
+        yield Hit("network_mode", "on the engine's default bridge, with everybody else")
 
 
 @rule(
-    "SBX320",
-    "Remote administration port",
-    (REACH, STEP),
-    refers(cis=("5.7", "5.8"), cwe=1327, pss="Host Ports"),
+    about("SBX320", "Remote administration port", REACH, STEP, cis=("5.7", "5.8"), cwe=1327, pss="Host Ports"),
     why="A shell, a database or an engine behind the port is open to whoever guesses a password.",
     fix="remove the port; use sandboxrun exec, or docker exec",
     bad="services: {agent: {image: busybox, ports: ['2222:22']}}",
@@ -469,7 +403,7 @@ def administration(s: Subject) -> Iterator[Hit]:
         number = re.match(r"\d+", port.target)
         what = _SERVICES.get(number[0]) if number else None
         if what is not None and not _is_loopback(port.address):
-            yield Hit(key="ports", item=port.written or port.target, message=f"{what} (port {number[0]}) is published")  # type: ignore[index]
+            yield Hit("ports", f"{what} (port {number[0]}) is published", item=port.written or port.target)  # type: ignore[index]
 
 
 _SERVICES = {
@@ -504,10 +438,7 @@ _SERVICES = {
 
 
 @rule(
-    "SBX322",
-    "Privileged port of the host",
-    (REACH, INDIRECT),
-    refers(cis="5.8", cwe=1327, pss="Host Ports"),
+    about("SBX322", "Privileged port of the host", REACH, INDIRECT, cis="5.8", cwe=1327, pss="Host Ports"),
     why="Ports below 1024 are reserved for the host's own services: whoever connects trusts what answers there.",
     fix="publish a port above 1023, behind a proxy of the host",
     bad="services: {agent: {image: busybox, ports: ['80:8080']}}",
@@ -519,14 +450,11 @@ def privileged_port(s: Subject) -> Iterator[Hit]:
         number = re.match(r"\d{1,5}", port.published)
         if number is not None and 0 < int(number[0]) < 1024 and not _is_loopback(port.address):
             message = f"port {port.published} of the host is a privileged one"
-            yield Hit(key="ports", item=port.written or port.target, message=message)
+            yield Hit("ports", message, item=port.written or port.target)
 
 
 @rule(
-    "SBX321",
-    "Fixed network of another project",
-    (REACH, INDIRECT),
-    refers(cwe=923),
+    about("SBX321", "Fixed network of another project", REACH, INDIRECT, cwe=923),
     why="An external network has members that this file does not show.",
     fix="use a network of the project",
     bad="services: {agent: {image: busybox, networks: [shared]}}\nnetworks: {shared: {external: true}}",
@@ -537,4 +465,4 @@ def foreign_network(s: Subject) -> Iterator[Hit]:
     for network in s.networks:
         if network.external:
             message = f"the network {network.name} has members that this file does not show"
-            yield Hit(key="networks", item=network.name, message=message)
+            yield Hit("networks", message, item=network.name)

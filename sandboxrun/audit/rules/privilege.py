@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from sandboxrun.audit.finding import REMOVE, Directness, Gain, Hit, OptionEdit, refers, rule
+from sandboxrun.audit.finding import DATA, DIRECT, HOST, INDIRECT, REMOVE, STEP, Hit, OptionEdit, about, rule
 from sandboxrun.audit.subject import PROFILE, Subject
 from sandboxrun.data import json_as
 from sandboxrun.errors import few
 from sandboxrun.spec import seccomp
-
-HOST, DATA, REACH, WORK = Gain.HOST, Gain.DATA, Gain.REACH, Gain.WORK
-DIRECT, STEP, INDIRECT = Directness.DIRECT, Directness.STEP, Directness.INDIRECT
 
 # What each gives, for the message: with these alone a process leaves its container, or reads the host's files.
 DECISIVE = {
@@ -64,10 +61,9 @@ def _added(subject: Subject) -> Iterator[tuple[str, str]]:
 
 
 @rule(
-    "SBX101",
-    "Privileged container",
-    (HOST, DIRECT),
-    refers(cis="5.5", cwe=250, nist="3.4.3", pss="Privileged Containers"),
+    about(
+        "SBX101", "Privileged container", HOST, DIRECT, cis="5.5", cwe=250, nist="3.4.3", pss="Privileged Containers"
+    ),
     why="A privileged container has every capability, all devices of the host and no seccomp or AppArmor profile: root "
     "in it is root on the host.",
     fix="remove privileged; add the single capability or device that is needed",
@@ -78,21 +74,20 @@ def _added(subject: Subject) -> Iterator[tuple[str, str]]:
 def privileged(s: Subject) -> Iterator[Hit]:
     """Privileged mode."""
     if s.privileged:
-        yield Hit(key="privileged", message="the container is privileged: it controls the host", edit=REMOVE)
+        yield Hit("privileged", "the container is privileged: it controls the host", edit=REMOVE)
 
 
 def _giving(s: Subject, effects: Mapping[str, str]) -> Iterator[Hit]:
     """Capabilities that are added and of which `effects` says what each gives."""
     for name, written in _added(s):
         if name in effects:
-            yield Hit(key="cap_add", item=written, message=f"cap_add {name} gives {effects[name]}", edit=REMOVE)
+            yield Hit("cap_add", f"cap_add {name} gives {effects[name]}", item=written, edit=REMOVE)
 
 
 @rule(
-    "SBX102",
-    "Capability that leads to the host",
-    (HOST, STEP),
-    refers(cis="5.4", cwe=250, nist="3.4.3", pss="Capabilities"),
+    about(
+        "SBX102", "Capability that leads to the host", HOST, STEP, cis="5.4", cwe=250, nist="3.4.3", pss="Capabilities"
+    ),
     why="With this capability a process can take over the host, by documented steps and without a hole in the kernel.",
     fix="remove it from cap_add",
     bad="cap_add: [SYS_ADMIN]",
@@ -104,10 +99,7 @@ def decisive_capability(s: Subject) -> Iterator[Hit]:
 
 
 @rule(
-    "SBX103",
-    "Dangerous capability",
-    (HOST, INDIRECT),
-    refers(cis="5.4", cwe=250, nist="3.4.3", pss="Capabilities"),
+    about("SBX103", "Dangerous capability", HOST, INDIRECT, cis="5.4", cwe=250, nist="3.4.3", pss="Capabilities"),
     why="The capability reaches parts of the kernel, or of other users' files, that a task does not need.",
     fix="remove it from cap_add, or run what needs it outside of the sandbox",
     bad="cap_add: [NET_ADMIN]",
@@ -119,10 +111,7 @@ def dangerous_capability(s: Subject) -> Iterator[Hit]:
 
 
 @rule(
-    "SBX104",
-    "Capability added",
-    (DATA, INDIRECT),
-    refers(cis="5.4", cwe=250, pss="Capabilities"),
+    about("SBX104", "Capability added", DATA, INDIRECT, cis="5.4", cwe=250, pss="Capabilities"),
     why="Each capability is a part of root. Only NET_BIND_SERVICE is of no use to an attacker.",
     fix="remove it from cap_add if the task runs without it",
     bad="cap_add: [CHOWN]",
@@ -132,14 +121,11 @@ def other_capability(s: Subject) -> Iterator[Hit]:
     """Other capabilities."""
     for name, written in _added(s):
         if name not in DECISIVE and name not in DANGEROUS and name not in HARMLESS:
-            yield Hit(key="cap_add", item=written, message=f"cap_add {name} gives a part of root")
+            yield Hit("cap_add", f"cap_add {name} gives a part of root", item=written)
 
 
 @rule(
-    "SBX105",
-    "Capabilities not dropped",
-    (HOST, INDIRECT),
-    refers(cis="5.4", cwe=250, nist="3.4.3", pss="Capabilities"),
+    about("SBX105", "Capabilities not dropped", HOST, INDIRECT, cis="5.4", cwe=250, nist="3.4.3", pss="Capabilities"),
     why="Without cap_drop ALL an engine leaves about fourteen capabilities, among them those to change owners, ignore "
     "file permissions and forge packets.",
     fix="write cap_drop: [ALL], and add back what is needed",
@@ -150,16 +136,20 @@ def capabilities_kept(s: Subject) -> Iterator[Hit]:
     """cap_drop that lacks ALL."""
     if s.privileged or any(_name(written) == "ALL" for written in s.cap_drop):
         return
-    yield Hit(
-        key="cap_drop", message="cap_drop lacks ALL: the engine's default capabilities stay", edit=OptionEdit("[ALL]")
-    )
+    yield Hit("cap_drop", "cap_drop lacks ALL: the engine's default capabilities stay", edit=OptionEdit("[ALL]"))
 
 
 @rule(
-    "SBX106",
-    "New privileges possible",
-    (HOST, INDIRECT),
-    refers(cis="5.26", cwe=269, nist="3.4.3", pss="Privilege Escalation"),
+    about(
+        "SBX106",
+        "New privileges possible",
+        HOST,
+        INDIRECT,
+        cis="5.26",
+        cwe=269,
+        nist="3.4.3",
+        pss="Privilege Escalation",
+    ),
     why="Without no-new-privileges a setuid program in the image makes its caller root.",
     fix='add "no-new-privileges:true" to security_opt',
     bad="services: {agent: {image: busybox}}",
@@ -169,18 +159,15 @@ def new_privileges(s: Subject) -> Iterator[Hit]:
     """no-new-privileges absent or false."""
     if s.security.get("no-new-privileges", "false") != "true":
         yield Hit(
-            key="security_opt",
+            "security_opt",
+            "no-new-privileges is off: setuid programs give root",
             item="no-new-privileges",
-            message="no-new-privileges is off: setuid programs give root",
             edit=OptionEdit("no-new-privileges:true"),
         )
 
 
 @rule(
-    "SBX107",
-    "Runs as root",
-    (HOST, INDIRECT),
-    refers(cis="4.1", cwe=250, nist="3.4.3", pss="Running as Non-root user"),
+    about("SBX107", "Runs as root", HOST, INDIRECT, cis="4.1", cwe=250, nist="3.4.3", pss="Running as Non-root user"),
     why="Root in a container is root on the host after an escape, and owns all files of the image and of mounts.",
     fix="set user to a uid and gid above 0, such as 1000:1000",
     bad="user: root",
@@ -190,16 +177,15 @@ def root_user(s: Subject) -> Iterator[Hit]:
     """An explicit root."""
     user, _, group = (s.user or "").partition(":")
     if s.user and (user in ("root", "0") or (user.isdecimal() and int(user) == 0)):
-        yield Hit(key="user", message=f'user "{s.user}" is root')
+        yield Hit("user", f'user "{s.user}" is root')
     elif group in ("root", "0"):
-        yield Hit(key="user", message=f'user "{s.user}" is in the group root')
+        yield Hit("user", f'user "{s.user}" is in the group root')
 
 
 @rule(
-    "SBX108",
-    "User left to the image",
-    (HOST, INDIRECT),
-    refers(cis="4.1", cwe=250, nist="3.4.3", pss="Running as Non-root"),
+    about(
+        "SBX108", "User left to the image", HOST, INDIRECT, cis="4.1", cwe=250, nist="3.4.3", pss="Running as Non-root"
+    ),
     why="Without user the image decides, and most images run as root.",
     fix='set user, for example "1000:1000"',
     bad="services: {agent: {image: busybox}}",
@@ -208,16 +194,13 @@ def root_user(s: Subject) -> Iterator[Hit]:
 def unset_user(s: Subject) -> Iterator[Hit]:
     """No user at all, or a variable without a default."""
     if not s.user:
-        yield Hit(key="user", message="user is not set: the image decides, and may run as root")
+        yield Hit("user", "user is not set: the image decides, and may run as root")
     elif s.user.startswith("$"):
-        yield Hit(key="user", message=f"user {s.user} is the caller's to choose, and root where it is not set")
+        yield Hit("user", f"user {s.user} is the caller's to choose, and root where it is not set")
 
 
 @rule(
-    "SBX109",
-    "User by name",
-    (HOST, INDIRECT),
-    refers(cwe=250, pss="Running as Non-root user"),
+    about("SBX109", "User by name", HOST, INDIRECT, cwe=250, pss="Running as Non-root user"),
     why="A name is looked up in the image's /etc/passwd, where it can be uid 0.",
     fix="write the uid and gid as numbers",
     bad="user: node",
@@ -228,7 +211,7 @@ def named_user(s: Subject) -> Iterator[Hit]:
     """A user given by its name only."""
     user = (s.user or "").partition(":")[0]
     if user and not user.isdecimal() and user != "root" and "$" not in user:
-        yield Hit(key="user", message=f'which uid "{user}" is, the image decides')
+        yield Hit("user", f'which uid "{user}" is, the image decides')
 
 
 _STRONG_GROUPS = {
@@ -251,10 +234,7 @@ _STRONG_GROUPS = {
 
 
 @rule(
-    "SBX110",
-    "Group with the host's rights",
-    (HOST, STEP),
-    refers(cwe=(250, 269), pss="Running as Non-root"),
+    about("SBX110", "Group with the host's rights", HOST, STEP, cwe=(250, 269), pss="Running as Non-root"),
     why="The group owns sockets, devices or files that control the host, as soon as one of them is mounted.",
     fix="remove the group from group_add",
     bad="group_add: [docker]",
@@ -265,14 +245,11 @@ def strong_group(s: Subject) -> Iterator[Hit]:
     for group in s.groups:
         if group.lower() in _STRONG_GROUPS:
             what = _STRONG_GROUPS[group.lower()]
-            yield Hit(key="group_add", item=group, message=f"group {group} has the rights of {what}", edit=REMOVE)
+            yield Hit("group_add", f"group {group} has the rights of {what}", item=group, edit=REMOVE)
 
 
 @rule(
-    "SBX111",
-    "No seccomp profile",
-    (HOST, STEP),
-    refers(cis="5.22", cwe=693, nist="3.4.3", pss="Seccomp"),
+    about("SBX111", "No seccomp profile", HOST, STEP, cis="5.22", cwe=693, nist="3.4.3", pss="Seccomp"),
     why="Without seccomp every system call of the kernel can be reached, those with most of its holes too.",
     fix="remove seccomp=unconfined",
     bad="security_opt: [seccomp=unconfined]",
@@ -281,9 +258,7 @@ def strong_group(s: Subject) -> Iterator[Hit]:
 def no_seccomp(s: Subject) -> Iterator[Hit]:
     """seccomp unconfined, in every spelling."""
     if s.security.get("seccomp", "").lower() == "unconfined":
-        yield Hit(
-            key="security_opt", item="seccomp", message="seccomp is off: every system call is allowed", edit=REMOVE
-        )
+        yield Hit("security_opt", "seccomp is off: every system call is allowed", item="seccomp", edit=REMOVE)
 
 
 # What an engine's own profile denies without capabilities, and an attacker wants.
@@ -295,10 +270,7 @@ _DENIED_BY_ENGINES = (
 
 
 @rule(
-    "SBX112",
-    "Seccomp profile wider than the engine's",
-    (HOST, STEP),
-    refers(cis="5.22", cwe=693, pss="Seccomp"),
+    about("SBX112", "Seccomp profile wider than the engine's", HOST, STEP, cis="5.22", cwe=693, pss="Seccomp"),
     why="A custom profile replaces the engine's. This one allows calls that the engine denies because containers were "
     "left through them.",
     fix="start from the engine's profile and add single calls, or use seccomp=sandboxrun",
@@ -312,7 +284,7 @@ def wide_seccomp(s: Subject) -> Iterator[Hit]:
         return
     allowed = _allowed_calls(text)
     if allowed:
-        yield Hit(key="security_opt", item="seccomp", message=f"the seccomp profile allows {few(allowed, 4)}")
+        yield Hit("security_opt", f"the seccomp profile allows {few(allowed, 4)}", item="seccomp")
 
 
 def _allowed_calls(text: str) -> list[str]:
@@ -335,10 +307,7 @@ def _allowed_calls(text: str) -> list[str]:
 
 
 @rule(
-    "SBX113",
-    "Seccomp profile looser than the default",
-    (DATA, INDIRECT),
-    refers(cis="5.22", cwe=693, pss="Seccomp"),
+    about("SBX113", "Seccomp profile looser than the default", DATA, INDIRECT, cis="5.22", cwe=693, pss="Seccomp"),
     why="The engine's own profile leaves io_uring (on older engines), ptrace and most socket families open; debug "
     "opens ptrace.",
     fix="remove it: seccomp=sandboxrun is the default",
@@ -350,14 +319,11 @@ def looser_seccomp(s: Subject) -> Iterator[Hit]:
     value = s.security.get("seccomp")
     if s.kind == PROFILE and value in (seccomp.DEBUG, seccomp.ENGINE):
         what = "opens ptrace" if value == seccomp.DEBUG else "is the engine's own, wider one"
-        yield Hit(key="security_opt", item="seccomp", message=f"seccomp={value} {what}")
+        yield Hit("security_opt", f"seccomp={value} {what}", item="seccomp")
 
 
 @rule(
-    "SBX114",
-    "AppArmor off",
-    (HOST, INDIRECT),
-    refers(cis="5.2", cwe=693, nist="3.4.3", pss="AppArmor"),
+    about("SBX114", "AppArmor off", HOST, INDIRECT, cis="5.2", cwe=693, nist="3.4.3", pss="AppArmor"),
     why="AppArmor denies writes below /proc and /sys and mounts, whatever capabilities a process has.",
     fix="remove apparmor=unconfined",
     bad="security_opt: [apparmor=unconfined]",
@@ -366,14 +332,11 @@ def looser_seccomp(s: Subject) -> Iterator[Hit]:
 def no_apparmor(s: Subject) -> Iterator[Hit]:
     """apparmor=unconfined."""
     if s.security.get("apparmor", "").lower() == "unconfined":
-        yield Hit(key="security_opt", item="apparmor", message="AppArmor is off", edit=REMOVE)
+        yield Hit("security_opt", "AppArmor is off", item="apparmor", edit=REMOVE)
 
 
 @rule(
-    "SBX115",
-    "SELinux separation off",
-    (HOST, INDIRECT),
-    refers(cis="5.3", cwe=693, nist="3.4.3", pss="SELinux"),
+    about("SBX115", "SELinux separation off", HOST, INDIRECT, cis="5.3", cwe=693, nist="3.4.3", pss="SELinux"),
     why="Without its label a container's process may touch every file that its user may.",
     fix="remove the label option",
     bad="security_opt: [label=disable]",
@@ -382,7 +345,7 @@ def no_apparmor(s: Subject) -> Iterator[Hit]:
 def no_label(s: Subject) -> Iterator[Hit]:
     """label=disable, and types that are as good as none."""
     if s.security.get("label") == "disable":
-        yield Hit(key="security_opt", item="label", message="label=disable turns SELinux off for this container")
+        yield Hit("security_opt", "label=disable turns SELinux off for this container", item="label")
     kind = s.security.get("label=type", "")
     if kind in ("spc_t", "unconfined_t", "container_runtime_t", "init_t"):
-        yield Hit(key="security_opt", item="label=type", message=f"label type {kind} is not confined by SELinux")
+        yield Hit("security_opt", f"label type {kind} is not confined by SELinux", item="label=type")

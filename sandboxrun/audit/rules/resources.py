@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sandboxrun.audit.finding import Directness, Gain, Hit, OptionEdit, refers, rule
+from sandboxrun.audit.finding import DATA, DIRECT, INDIRECT, STEP, TRACE, WORK, Hit, OptionEdit, about, rule
 from sandboxrun.audit.subject import PROFILE, Subject
 
-DATA, WORK, TRACE = Gain.DATA, Gain.WORK, Gain.TRACE
-DIRECT, STEP, INDIRECT = Directness.DIRECT, Directness.STEP, Directness.INDIRECT
 _MANY_FILES = 65536
 
 
 @rule(
-    "SBX401",
-    "No memory limit",
-    (WORK, DIRECT),
-    refers(cis="5.11", cwe=770, nist="3.4.3"),
+    about("SBX401", "No memory limit", WORK, DIRECT, cis="5.11", cwe=770, nist="3.4.3"),
     why="One container can use up the host's memory, and the kernel then ends other programs.",
     fix="set mem_limit",
     bad="mem_limit: 0",
@@ -25,14 +20,11 @@ _MANY_FILES = 65536
 def no_memory_limit(s: Subject) -> Iterator[Hit]:
     """mem_limit absent or 0."""
     if s.memory is None:
-        yield Hit(key="mem_limit", message="memory is not limited", edit=OptionEdit("512m"))
+        yield Hit("mem_limit", "memory is not limited", edit=OptionEdit("512m"))
 
 
 @rule(
-    "SBX402",
-    "Swap beyond memory",
-    (WORK, STEP),
-    refers(cis="5.11", cwe=770),
+    about("SBX402", "Swap beyond memory", WORK, STEP, cis="5.11", cwe=770),
     why="Where memswap_limit is not set an engine allows as much swap again as memory; -1 allows all there is.",
     fix="set memswap_limit to the value of mem_limit",
     bad="memswap_limit: -1",
@@ -41,18 +33,15 @@ def no_memory_limit(s: Subject) -> Iterator[Hit]:
 def swap(s: Subject) -> Iterator[Hit]:
     """memswap_limit unset (where the engine doubles) or -1."""
     if s.swap == -1:
-        yield Hit(key="memswap_limit", message="swap is not limited")
+        yield Hit("memswap_limit", "swap is not limited")
     elif s.memory is not None and (s.swap is None or s.swap == 0):
-        yield Hit(key="memswap_limit", message="memswap_limit is not set: the engine allows as much swap as memory")
+        yield Hit("memswap_limit", "memswap_limit is not set: the engine allows as much swap as memory")
     elif s.memory is not None and s.swap is not None and s.swap > s.memory:
-        yield Hit(key="memswap_limit", message="swap beyond memory is allowed")
+        yield Hit("memswap_limit", "swap beyond memory is allowed")
 
 
 @rule(
-    "SBX403",
-    "No CPU limit",
-    (WORK, STEP),
-    refers(cis="5.12", cwe=770, nist="3.4.3"),
+    about("SBX403", "No CPU limit", WORK, STEP, cis="5.12", cwe=770, nist="3.4.3"),
     why="One container can use all CPUs of the host.",
     fix="set cpus",
     bad="cpus: 0",
@@ -61,14 +50,11 @@ def swap(s: Subject) -> Iterator[Hit]:
 def no_cpu_limit(s: Subject) -> Iterator[Hit]:
     """cpus absent or 0."""
     if s.cpus is None:
-        yield Hit(key="cpus", message="CPU time is not limited", edit=OptionEdit("1.0"))
+        yield Hit("cpus", "CPU time is not limited", edit=OptionEdit("1.0"))
 
 
 @rule(
-    "SBX404",
-    "No process limit",
-    (WORK, DIRECT),
-    refers(cis="5.29", cwe=770, nist="3.4.3"),
+    about("SBX404", "No process limit", WORK, DIRECT, cis="5.29", cwe=770, nist="3.4.3"),
     why="A fork bomb in one container uses up the host's process ids.",
     fix="set pids_limit",
     bad="pids_limit: -1",
@@ -77,14 +63,11 @@ def no_cpu_limit(s: Subject) -> Iterator[Hit]:
 def no_process_limit(s: Subject) -> Iterator[Hit]:
     """pids_limit absent, 0 or -1."""
     if s.pids is None:
-        yield Hit(key="pids_limit", message="processes are not limited", edit=OptionEdit("256"))
+        yield Hit("pids_limit", "processes are not limited", edit=OptionEdit("256"))
 
 
 @rule(
-    "SBX405",
-    "Very many open files",
-    (WORK, STEP),
-    refers(cis="5.19", cwe=770),
+    about("SBX405", "Very many open files", WORK, STEP, cis="5.19", cwe=770),
     why="Open files are kernel memory, and programs that close all possible descriptors become slow.",
     fix="set ulimits.nofile to a few thousand",
     bad="ulimits: {nofile: 1048576}",
@@ -95,14 +78,11 @@ def many_files(s: Subject) -> Iterator[Hit]:
     limit = s.ulimits.get("nofile")
     if limit is not None and (limit == -1 or limit > _MANY_FILES):
         shown = "unlimited" if limit == -1 else f"{limit:,}"
-        yield Hit(key="ulimits", item="nofile", message=f"open files: {shown}")
+        yield Hit("ulimits", f"open files: {shown}", item="nofile")
 
 
 @rule(
-    "SBX406",
-    "Default limits of the engine",
-    (WORK, INDIRECT),
-    refers(cis="5.19", cwe=770),
+    about("SBX406", "Default limits of the engine", WORK, INDIRECT, cis="5.19", cwe=770),
     why="Without ulimits the engine's defaults hold, which are a million open files and core dumps of any size.",
     fix="set ulimits: {nofile: 4096, core: 0}",
     bad="services: {agent: {image: busybox}}",
@@ -113,14 +93,11 @@ def default_ulimits(s: Subject) -> Iterator[Hit]:
     """nofile or core unset."""
     missing = [name for name in ("nofile", "core") if name not in s.ulimits]
     if missing:
-        yield Hit(key="ulimits", message=f"ulimits does not set {' and '.join(missing)}")
+        yield Hit("ulimits", f"ulimits does not set {' and '.join(missing)}")
 
 
 @rule(
-    "SBX407",
-    "Logs without a bound",
-    (WORK, STEP),
-    refers(cwe=(770, 400)),
+    about("SBX407", "Logs without a bound", WORK, STEP, cwe=(770, 400)),
     why="json-file, the engine's default, keeps everything: a container that prints fills the host's disk.",
     fix="set logging.options.max-size and max-file, or use the driver local",
     bad="logging: {driver: json-file, options: {}}",
@@ -131,17 +108,14 @@ def unbounded_logs(s: Subject) -> Iterator[Hit]:
     size = str(s.log_options.get("max-size", ""))
     if s.log_driver in ("", "json-file") and (not size or size in ("0", "-1")):
         yield Hit(
-            key="logging",
-            message="the log has no max-size: output fills the host's disk",
+            "logging",
+            "the log has no max-size: output fills the host's disk",
             edit=OptionEdit("{driver: local}", safe=True),
         )
 
 
 @rule(
-    "SBX408",
-    "No deadline",
-    (WORK, INDIRECT),
-    refers(cwe=770),
+    about("SBX408", "No deadline", WORK, INDIRECT, cwe=770),
     why="A task that hangs holds its memory and its secrets until somebody looks.",
     fix="set lifetime.timeout",
     bad="lifetime: {}",
@@ -151,14 +125,11 @@ def unbounded_logs(s: Subject) -> Iterator[Hit]:
 def no_deadline(s: Subject) -> Iterator[Hit]:
     """Neither timeout nor ttl."""
     if s.kind == PROFILE and s.timeout is None and s.ttl is None:
-        yield Hit(key="lifetime", message="the sandbox has no timeout and no ttl")
+        yield Hit("lifetime", "the sandbox has no timeout and no ttl")
 
 
 @rule(
-    "SBX409",
-    "Restarts without end",
-    (WORK, STEP),
-    refers(cis="5.15", cwe=770),
+    about("SBX409", "Restarts without end", WORK, STEP, cis="5.15", cwe=770),
     why="A container that fails is started again and again, and one that was broken into comes back by itself.",
     fix='write restart: "no", or on-failure:5',
     bad="restart: always",
@@ -168,16 +139,13 @@ def restarts(s: Subject) -> Iterator[Hit]:
     """always, unless-stopped, and on-failure without a count."""
     name, _, count = s.restart.partition(":")
     if name in ("always", "unless-stopped"):
-        yield Hit(key="restart", message=f"restart: {name} has no end")
+        yield Hit("restart", f"restart: {name} has no end")
     elif name == "on-failure" and (not count.isdecimal() or int(count) == 0 or int(count) > 5):
-        yield Hit(key="restart", message="restart: on-failure without a count of at most 5")
+        yield Hit("restart", "restart: on-failure without a count of at most 5")
 
 
 @rule(
-    "SBX410",
-    "Accepted and not enforced",
-    (WORK, STEP),
-    refers(cwe=1188),
+    about("SBX410", "Accepted and not enforced", WORK, STEP, cwe=1188),
     why="The file reads as if there were a limit, and the engine applies none.",
     fix="use the option that the engine enforces",
     bad="services: {agent: {image: busybox, deploy: {resources: {reservations: {cpus: '1'}}}}}",
@@ -186,14 +154,11 @@ def restarts(s: Subject) -> Iterator[Hit]:
 def not_enforced(s: Subject) -> Iterator[Hit]:
     """Keys that Compose reads and no engine acts on."""
     for key, why in s.ignored:
-        yield Hit(key=key.split(".")[0], item=key, message=f"{key} is not enforced: {why}")
+        yield Hit(key.split(".")[0], f"{key} is not enforced: {why}", item=key)
 
 
 @rule(
-    "SBX411",
-    "No health check",
-    (TRACE, INDIRECT),
-    refers(cis="5.27"),
+    about("SBX411", "No health check", TRACE, INDIRECT, cis="5.27"),
     why="Without one a program that hangs counts as running.",
     fix="add healthcheck",
     bad="services: {agent: {image: busybox}}",
@@ -203,14 +168,11 @@ def not_enforced(s: Subject) -> Iterator[Hit]:
 def no_healthcheck(s: Subject) -> Iterator[Hit]:
     """A service without a health check; a sandbox is a task, and needs none."""
     if s.kind != PROFILE and not s.healthcheck:
-        yield Hit(key="healthcheck", message="no health check")
+        yield Hit("healthcheck", "no health check")
 
 
 @rule(
-    "SBX413",
-    "No log",
-    (TRACE, DIRECT),
-    refers(cis="2.13", cwe=778, nist="3.4.3"),
+    about("SBX413", "No log", TRACE, DIRECT, cis="2.13", cwe=778, nist="3.4.3"),
     why="With the driver none the engine keeps nothing of what the container prints: nobody can tell what it did.",
     fix="remove the driver, or use local",
     bad="services: {agent: {image: busybox, logging: {driver: none}}}",
@@ -220,17 +182,12 @@ def no_log(s: Subject) -> Iterator[Hit]:
     """logging.driver none."""
     if s.log_driver == "none":
         yield Hit(
-            key="logging",
-            message="nothing of what the container prints is kept",
-            edit=OptionEdit("{driver: local}", safe=True),
+            "logging", "nothing of what the container prints is kept", edit=OptionEdit("{driver: local}", safe=True)
         )
 
 
 @rule(
-    "SBX414",
-    "Health check switched off",
-    (TRACE, INDIRECT),
-    refers(cis="5.27"),
+    about("SBX414", "Health check switched off", TRACE, INDIRECT, cis="5.27"),
     why="The image's own check is switched off: a program that hangs counts as running.",
     fix="remove disable, or write a test",
     bad="services: {agent: {image: busybox, healthcheck: {disable: true}}}",
@@ -239,14 +196,11 @@ def no_log(s: Subject) -> Iterator[Hit]:
 def unchecked(s: Subject) -> Iterator[Hit]:
     """healthcheck.disable, and the test NONE."""
     if s.unchecked:
-        yield Hit(key="healthcheck", message="the health check is switched off")
+        yield Hit("healthcheck", "the health check is switched off")
 
 
 @rule(
-    "SBX412",
-    "Core dumps of secrets",
-    (DATA, INDIRECT),
-    refers(cwe=528),
+    about("SBX412", "Core dumps of secrets", DATA, INDIRECT, cwe=528),
     why="A core dump holds the process's memory, with keys and tokens, and is written where the host says.",
     fix="set ulimits.core to 0",
     bad="ulimits: {core: -1}",
@@ -255,4 +209,4 @@ def unchecked(s: Subject) -> Iterator[Hit]:
 def core_dumps(s: Subject) -> Iterator[Hit]:
     """A core limit above 0."""
     if s.ulimits.get("core", 0) != 0:
-        yield Hit(key="ulimits", item="core", message="core dumps are allowed", edit=OptionEdit("0", safe=True))
+        yield Hit("ulimits", "core dumps are allowed", item="core", edit=OptionEdit("0", safe=True))

@@ -16,18 +16,12 @@ from sandboxrun.audit.credentials import (
     names_secret,
     one_spelling,
 )
-from sandboxrun.audit.finding import Directness, Gain, Hit, refers, rule
+from sandboxrun.audit.finding import DATA, DIRECT, INDIRECT, STEP, Hit, about, rule
 from sandboxrun.audit.subject import Subject
-
-DATA = Gain.DATA
-DIRECT, STEP, INDIRECT = Directness.DIRECT, Directness.STEP, Directness.INDIRECT
 
 
 @rule(
-    "SBX501",
-    "Secret in the environment",
-    (DATA, DIRECT),
-    refers(cis="4.10", cwe=(798, 526), nist=("3.1.4", "4.1.4")),
+    about("SBX501", "Secret in the environment", DATA, DIRECT, cis="4.10", cwe=(798, 526), nist=("3.1.4", "4.1.4")),
     why="The file is in the repository, for all who read it and for ever; the variable is seen by every process "
     "inside, and by whoever may inspect the container.",
     fix="use secrets, and read the file below /run/secrets; then replace the credential, which is known now",
@@ -41,16 +35,13 @@ def literal_environment(s: Subject) -> Iterator[Hit]:
             continue
         form = form_of(value)
         if form is not None:
-            yield Hit(key="environment", item=name, message=f"{name} holds {form}")
+            yield Hit("environment", f"{name} holds {form}", item=name)
         elif not credential_url(value) and ((names_secret(name) and is_literal(name, value)) or assigned(value)):
-            yield Hit(key="environment", item=name, message=f"{name} holds a credential in plain text")
+            yield Hit("environment", f"{name} holds a credential in plain text", item=name)
 
 
 @rule(
-    "SBX502",
-    "Secret in arguments or labels",
-    (DATA, DIRECT),
-    refers(cwe=(798, 214), nist="3.1.4"),
+    about("SBX502", "Secret in arguments or labels", DATA, DIRECT, cwe=(798, 214), nist="3.1.4"),
     why="Arguments are seen by every process of the machine, labels by whoever may list containers.",
     fix="use secrets, and read the file below /run/secrets; then replace the credential",
     bad="command: [run, --password=hunter2hunter]",
@@ -62,26 +53,22 @@ def literal_arguments(s: Subject) -> Iterator[Hit]:
     for key, words in (
         ("command", s.command), ("entrypoint", s.entrypoint), ("healthcheck", s.health_test), *hooks
     ):  # fmt: skip
-        yield from (Hit(key=key, message=message) for message in dict.fromkeys(in_words(key, words)))
+        yield from (Hit(key, message) for message in dict.fromkeys(in_words(key, words)))
     for hook in s.hooks:
         if any(_held(name, value) for name, value in hook.environment.items()):
-            yield Hit(key=hook.key, message=f"the environment of {hook.key} holds a credential")
+            yield Hit(hook.key, f"the environment of {hook.key} holds a credential")
     for name, value in s.labels.items():
         if held := _held(name, value):
-            yield Hit(key="labels", item=name, message=f"the label {name} holds {held}")
+            yield Hit("labels", f"the label {name} holds {held}", item=name)
     for name, value in s.build.args.items() if s.build is not None else ():
         if held := _held(name, value):
-            yield Hit(
-                key="build",
-                item=name,
-                message=f"the build argument {name} holds {held}, which stays in the image",
-            )
+            yield Hit("build", f"the build argument {name} holds {held}, which stays in the image", item=name)
     for name, value in s.log_options.items():
         if held := _held(name, value):
-            yield Hit(key="logging", item=name, message=f"the log driver's option {name} holds {held}")
+            yield Hit("logging", f"the log driver's option {name} holds {held}", item=name)
     for note in s.notes:
         if (held := _held(note.name, note.text)) or assigned(note.text):
-            yield Hit(key=note.key, item=note.item, message=f"{note.what} holds {held or 'a credential'}")
+            yield Hit(note.key, f"{note.what} holds {held or 'a credential'}", item=note.item)
 
 
 def _held(name: str, value: str | None) -> str:
@@ -91,10 +78,7 @@ def _held(name: str, value: str | None) -> str:
 
 
 @rule(
-    "SBX503",
-    "Credential of the caller passed on",
-    (DATA, STEP),
-    refers(cwe=(526, 522), nist="3.1.4"),
+    about("SBX503", "Credential of the caller passed on", DATA, STEP, cwe=(526, 522), nist="3.1.4"),
     why="The container gets the credential of whoever starts it, with all that it opens, and every process inside sees "
     "it.",
     fix="make a credential for the task, with the rights that it needs, and give it as a secret",
@@ -109,14 +93,11 @@ def passed_on(s: Subject) -> Iterator[Hit]:
         given = s.passed.get(name, ()) if value is not None else (name,)
         source = next((one for one in given if one.upper() in CLOUD or names_secret(one)), None)
         if source is not None:
-            yield Hit(key="environment", item=name, message=f"{name} takes over the caller's {source}")
+            yield Hit("environment", f"{name} takes over the caller's {source}", item=name)
 
 
 @rule(
-    "SBX504",
-    "Secret as a variable",
-    (DATA, INDIRECT),
-    refers(cwe=526, nist="3.1.4"),
+    about("SBX504", "Secret as a variable", DATA, INDIRECT, cwe=526, nist="3.1.4"),
     why="A variable is inherited by every process and shown by inspect; a file with mode 0400 is not.",
     fix="declare it below secrets, and read /run/secrets/NAME",
     bad="variables: {key: {type: string, sensitive: true, required: false}}\n"
@@ -126,14 +107,11 @@ def passed_on(s: Subject) -> Iterator[Hit]:
 def secret_variable(s: Subject) -> Iterator[Hit]:
     """A sensitive value of a template in environment."""
     for name in s.masked:
-        yield Hit(key="environment", item=name, message=f"{name} holds a sensitive value")
+        yield Hit("environment", f"{name} holds a sensitive value", item=name)
 
 
 @rule(
-    "SBX505",
-    "Secret readable by others",
-    (DATA, INDIRECT),
-    refers(cwe=732, nist="3.1.4"),
+    about("SBX505", "Secret readable by others", DATA, INDIRECT, cwe=732, nist="3.1.4"),
     why="With this mode other users inside read the secret.",
     fix="leave out mode: 0400 is the default",
     bad="secrets: [{source: api_key, mode: 0444}]",
@@ -143,14 +121,11 @@ def open_secret(s: Subject) -> Iterator[Hit]:
     """A mode with more than the owner's rights."""
     for secret in s.secrets:
         if secret.mode & 0o077:
-            yield Hit(key="secrets", item=secret.name, message=f"the secret {secret.name} has mode {secret.mode:04o}")
+            yield Hit("secrets", f"the secret {secret.name} has mode {secret.mode:04o}", item=secret.name)
 
 
 @rule(
-    "SBX506",
-    "Credential in an address",
-    (DATA, DIRECT),
-    refers(cwe=(798, 522), nist="3.1.4"),
+    about("SBX506", "Credential in an address", DATA, DIRECT, cwe=(798, 522), nist="3.1.4"),
     why="Addresses are logged and shown in errors, with the password that stands in them.",
     fix="give the credential by a secret, and leave it out of the address",
     bad="environment: {DATABASE_URL: 'postgres://app:s3cretpass@db.example.com/app'}",
@@ -160,18 +135,18 @@ def credentials_in_url(s: Subject) -> Iterator[Hit]:
     """URLs with a password, wherever they stand."""
     for name, value in s.environment.items():
         if value is not None and credential_url(value):
-            yield Hit(key="environment", item=name, message=f"{name} holds an address with a password")
+            yield Hit("environment", f"{name} holds an address with a password", item=name)
     for key, words in (("command", s.command), ("entrypoint", s.entrypoint)):
         if any(credential_url(word) for word in words):
-            yield Hit(key=key, message=f"{key} holds an address with a password")
+            yield Hit(key, f"{key} holds an address with a password")
     for name, value in s.labels.items():
         if credential_url(value):
-            yield Hit(key="labels", item=name, message=f"the label {name} holds an address with a password")
+            yield Hit("labels", f"the label {name} holds an address with a password", item=name)
     if s.build is not None and credential_url(s.build.context):
-        yield Hit(key="build", message="the build's context is an address with a password")
+        yield Hit("build", "the build's context is an address with a password")
     for name, value in s.build.args.items() if s.build is not None else ():
         if credential_url(value):
-            yield Hit(key="build", item=name, message=f"the build argument {name} holds an address with a password")
+            yield Hit("build", f"the build argument {name} holds an address with a password", item=name)
 
 
 def _secrets_of(s: Subject) -> list[str]:
@@ -187,10 +162,7 @@ def _private_data(s: Subject) -> str | None:
 
 
 @rule(
-    "SBX507",
-    "Secret, private data and an open way out",
-    (DATA, DIRECT),
-    refers(cwe=(200, 923), nist="3.4.2"),
+    about("SBX507", "Secret, private data and an open way out", DATA, DIRECT, cwe=(200, 923), nist="3.4.2"),
     why="An agent that reads a hostile text can be talked into sending what it holds. With a secret, private files and "
     "every host within reach nothing stands in its way.",
     fix="list the destinations under egress.allow, or take one of the three away",
@@ -203,14 +175,11 @@ def trifecta(s: Subject) -> Iterator[Hit]:
     out = s.open_network or (s.reach is not None and s.reach.mode == "open")
     if held and data and out and s.kind != "container":
         key = "egress" if s.reach is not None and s.via("egress") == "" else "network_mode" if s.reach else "networks"
-        yield Hit(key=key, message=f"holds {held[0]}, reads {data}, and every host can be reached")
+        yield Hit(key, f"holds {held[0]}, reads {data}, and every host can be reached")
 
 
 @rule(
-    "SBX508",
-    "Secret and private data within reach of others",
-    (DATA, INDIRECT),
-    refers(cwe=(200, 923), nist="3.4.2"),
+    about("SBX508", "Secret and private data within reach of others", DATA, INDIRECT, cwe=(200, 923), nist="3.4.2"),
     why="A listed destination that takes uploads from anybody is as good as an open way out.",
     fix="list only destinations whose accounts are yours",
     bad="secrets: [api_key]\nworkspace: {source: .}\negress: {allow: ['gist.github.com:443']}",
@@ -226,7 +195,7 @@ def upload_anywhere(s: Subject) -> Iterator[Hit]:
         known = host in _UPLOADS or any(host.endswith(f".{name}") for name in _UPLOADS)
         if known or host.partition(".")[0] in _TAKES:
             message = f"holds {held[0]}, reads {data}, and {destination} takes uploads from anybody"
-            yield Hit(key="egress", item=destination, message=message)
+            yield Hit("egress", message, item=destination)
 
 
 _UPLOADS = (
@@ -238,10 +207,7 @@ _TAKES = ("registry", "upload", "uploads")  # the first label of a host that pac
 
 
 @rule(
-    "SBX509",
-    "Environment file outside of the project",
-    (DATA, STEP),
-    refers(cwe=(22, 526), nist="3.1.4"),
+    about("SBX509", "Environment file outside of the project", DATA, STEP, cwe=(22, 526), nist="3.1.4"),
     why="What the file holds is not reviewed, and goes into the container as a whole.",
     fix="use a file of the project, with the values that are needed",
     bad="services: {agent: {image: busybox, env_file: ['../other/.env']}}",
@@ -251,14 +217,11 @@ def outside_env_file(s: Subject) -> Iterator[Hit]:
     """env_file by .., ~ or an absolute path."""
     for path in s.env_files:
         if path.startswith(("/", "~", "$HOME", "${HOME")) or path == ".." or path.startswith("../"):
-            yield Hit(key="env_file", item=path, message=f"env_file {path} is outside of the project")
+            yield Hit("env_file", f"env_file {path} is outside of the project", item=path)
 
 
 @rule(
-    "SBX510",
-    "Secret in a config",
-    (DATA, DIRECT),
-    refers(cwe=798, nist="3.1.4"),
+    about("SBX510", "Secret in a config", DATA, DIRECT, cwe=798, nist="3.1.4"),
     why="The content of a config stands in the file, and in the repository with it.",
     fix="declare it below secrets, with file or environment",
     bad="configs: {app: {content: 'key: AKIA0123456789ABCDEF'}}\nsandboxes: {agent: {configs: [app]}}",
@@ -272,7 +235,7 @@ def secret_config(s: Subject) -> Iterator[Hit]:
             form = "a credential in plain text"
         if form is not None:
             key = "configs" if config in s.configs else "secrets"
-            yield Hit(key=key, item=config.name, message=f"{config.name} holds {form}")
+            yield Hit(key, f"{config.name} holds {form}", item=config.name)
 
 
 # Settings of common images that let anybody in: variable → the values that do.
@@ -302,10 +265,7 @@ _NO_PASSWORD_OPTIONS = (
 
 
 @rule(
-    "SBX511",
-    "Service without a password",
-    (DATA, STEP),
-    refers(cwe=(306, 258), nist="3.4.2"),
+    about("SBX511", "Service without a password", DATA, STEP, cwe=(306, 258), nist="3.4.2"),
     why="Whoever reaches the service reads and changes what it holds: other containers on its network, and with a "
     "published port everybody.",
     fix="remove the setting, and give the password as a secret",
@@ -316,9 +276,9 @@ def no_password(s: Subject) -> Iterator[Hit]:
     """Variables of common images, and options of common programs, that turn authentication off."""
     for name, value in s.environment.items():
         if value is not None and value.lower() in _NO_PASSWORD.get(one_spelling(name), ()):
-            yield Hit(key="environment", item=name, message=f"{name}: {value} lets anybody in without a password")
+            yield Hit("environment", f"{name}: {value} lets anybody in without a password", item=name)
     for key, words in (("command", s.command), ("entrypoint", s.entrypoint)):
         text = " ".join(words)[:LONGEST_COMMAND]
         found = re.search(_NO_PASSWORD_OPTIONS, text) if "--" in text else None
         if found is not None:
-            yield Hit(key=key, message=f"{found[0].strip()} lets anybody in without a password")
+            yield Hit(key, f"{found[0].strip()} lets anybody in without a password")

@@ -71,7 +71,7 @@ def engine_findings(engine: Engine) -> list[AuditFinding]:
     """What is known of the versions of the engine itself."""
     itself = Subject(name="the engine", kind=CONTAINER)
     return [
-        placed(rule, Hit(key="", item=floor.cve, message=message), itself)
+        placed(rule, Hit("", message, item=floor.cve), itself)
         for rule, floor, message in below_floors(components(engine))
     ]
 
