@@ -174,7 +174,7 @@ OWN_KEYS = {  # of /proc/PID/status
     ("lifecycle/running.py", "Name"),
     ("lifecycle/running.py", "State"),
 }
-OWN_WORDS = {("audit/rules/isolation.py", "Sysctls")}  # a control of the Pod Security Standards
+OWN_WORDS = {("audit/rules/privilege.py", "Sysctls")}  # a control of the Pod Security Standards
 
 
 def engine_words(path: Path) -> Iterator[str]:

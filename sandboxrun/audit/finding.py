@@ -144,15 +144,7 @@ class Rule(Data):
 
 
 FAMILIES: Mapping[str, str] = freeze(
-    {
-        "1": "privilege",
-        "2": "filesystem",
-        "3": "network",
-        "4": "resources",
-        "5": "secrets",
-        "6": "image",
-        "9": "meta",
-    }
+    {"1": "privilege", "2": "filesystem", "3": "network", "4": "resources", "5": "secrets", "6": "image", "9": "meta"}
 )
 
 

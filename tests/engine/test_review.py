@@ -7,7 +7,7 @@ from pathlib import Path
 
 import docker
 
-from sandboxrun.audit.rules.engine import below_floors
+from sandboxrun.audit.rules.image import below_floors
 from tests.conftest import Cli
 
 

@@ -1,12 +1,19 @@
-"""6xx, image and engine: what runs, how it was built, and what runs beside it."""
+"""6xx, image and engine: what runs, how it was built, what runs beside it, and engines with published ways out.
+
+Owns the floors of the engine's programs and how a version is compared with them. Those rules look at no sandbox: the
+review of what runs raises them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from sandboxrun.audit.finding import DATA, DIRECT, HOST, INDIRECT, REACH, STEP, TRACE, Hit, about, rule
+from sandboxrun.audit.finding import DATA, DIRECT, HOST, INDIRECT, REACH, STEP, TRACE, Hit, Rule, about, rule
+from sandboxrun.audit.rules.meta import never
 from sandboxrun.audit.subject import Subject, host_path
+from sandboxrun.data import Data
 
 
 def _tag(image: str) -> str:
@@ -224,3 +231,98 @@ def outside_context(s: Subject) -> Iterator[Hit]:
     for context in (s.build.context, *s.build.contexts) if s.build is not None else ():
         if host_path(context).startswith(("/", "~")):
             yield Hit("build", f"{context} of the host is sent to the builder", item="context")
+
+
+# -- the engine's own programs
+
+_WHY = (
+    "For each of these holes there is a published way out of a container, or into what a setting closed: whatever a "
+    "profile says, the engine does not hold it."
+)
+_REFERS: Mapping[str, Any] = {"cis": "1.2.2", "cwe": 1395, "nist": ("3.4.1", "4.4.1")}
+BELOW = rule(
+    about("SBX604", "Engine or runtime with a published hole", HOST, STEP, **_REFERS),
+    why=_WHY,
+    fix="update the engine, containerd and runc",
+)(never)
+PERHAPS = rule(
+    about("SBX615", "Engine or runtime of a distribution, older than a fix", HOST, INDIRECT, **_REFERS),
+    why=_WHY
+    + " Distributions bring fixes to older versions, so the version alone does not say whether this one has it.",
+    fix="look the identifier up in the distribution's security tracker, and install its updates",
+)(never)
+
+
+class Floor(Data, kw_only=False):
+    """A published hole: in which component, what it allows, and in which versions it was fixed: the first of each
+    release line that got the fix, the last of which all later ones have."""
+
+    component: str
+    cve: str
+    what: str
+    fixed: tuple[str, ...]
+
+
+# By the projects' own advisories.
+FLOORS = (
+    Floor("runc", "CVE-2019-5736", "root inside overwrites runc on the host", ("1.0.0-rc7",)),
+    Floor("runc", "CVE-2021-30465", "a mount is led to the host by a symlink", ("1.0.0-rc95",)),
+    Floor("runc", "CVE-2024-21626", "a leaked directory leads to the host", ("1.1.12",)),
+    Floor(
+        "runc",
+        "CVE-2025-31133",
+        "masked paths are replaced by links, and the host's /proc is written",
+        ("1.2.8", "1.3.3", "1.4.0-rc.3"),
+    ),
+    Floor(
+        "runc",
+        "CVE-2025-52881",
+        "writes to /proc are redirected past the security module",
+        ("1.2.8", "1.3.3", "1.4.0-rc.3"),
+    ),
+    Floor(
+        "containerd",
+        "CVE-2020-15257",
+        "root on the host's network starts containers through an abstract socket",
+        ("1.3.9", "1.4.3"),
+    ),
+    Floor("Engine", "CVE-2021-21284", "root of a user namespace becomes root of the host", ("19.3.15", "20.10.3")),
+    Floor("Engine", "CVE-2024-23653", "a build runs a container with the host's rights", ("24.0.9", "25.0.2")),
+    Floor(
+        "Engine",
+        "CVE-2024-29018",
+        "names asked for on an internal network reach name servers outside",
+        ("23.0.11", "25.0.5", "26.0.0"),
+    ),
+)
+_VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?:[-~.]?rc\.?(\d{1,4}))?", re.IGNORECASE)
+_PACKAGED = re.compile(r"[+~](?:ds|dfsg|deb)|ubuntu|debian|\.(?:el|fc|amzn|mga)\d|alpine|suse", re.IGNORECASE)
+_FINAL = 10_000  # above every release candidate
+
+
+def _parsed(version: str) -> tuple[int, int, int, int] | None:
+    found = _VERSION.match(version)
+    if found is None:
+        return None
+    major, minor, patch, candidate = found.groups()
+    return int(major), int(minor), int(patch or 0), int(candidate) if candidate else _FINAL
+
+
+def is_below(version: str, fixed: tuple[str, ...]) -> bool:
+    """Whether a version has none of the fixes. One that cannot be read counts as having none."""
+    own = _parsed(version)
+    if own is None:
+        return True
+    fixes = [one for text in fixed if (one := _parsed(text)) is not None]
+    return own < fixes[-1] and not any(own[:2] == fix[:2] and own >= fix for fix in fixes)
+
+
+def below_floors(components: Mapping[str, str]) -> Iterator[tuple[Rule, Floor, str]]:
+    """The holes that the versions of an engine's components have, or may have, each with a sentence."""
+    for floor in FLOORS:
+        version = components.get(floor.component)
+        if version and is_below(version, floor.fixed):
+            packaged = _PACKAGED.search(version) is not None
+            has = "may have" if packaged else "has"
+            shown = f"{floor.component.lower()} {version} {has} {floor.cve}: {floor.what}"
+            yield PERHAPS if packaged else BELOW, floor, f"{shown} (fixed in {', '.join(floor.fixed)})"

@@ -17,8 +17,8 @@ def never(s: Subject) -> Iterator[Hit]:
     yield from ()
 
 
-def _meta(head: Mapping[str, Any], why: str, fix: str, **examples: str) -> Rule:
-    return rule(head, why=why, fix=fix, inline=False, **examples)(never)
+def _meta(head: Mapping[str, Any], why: str, fix: str, bad: str = "", good: str = "") -> Rule:
+    return rule(head, why=why, fix=fix, bad=bad, good=good, inline=False)(never)
 
 
 FREE_VARIABLE = _meta(

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from sandboxrun.audit.finding import AuditFinding, Hit
 from sandboxrun.audit.judge import placed
-from sandboxrun.audit.rules.engine import below_floors
+from sandboxrun.audit.rules.image import below_floors
 from sandboxrun.audit.subject import (
     CONTAINER,
     JoinedNetwork,

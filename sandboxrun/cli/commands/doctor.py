@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from sandboxrun.audit.rules.engine import below_floors
+from sandboxrun.audit.rules.image import below_floors
 from sandboxrun.backend.docker.client import connect
 from sandboxrun.backend.docker.facts import EngineFacts, Quota, engine_facts, filters_paths, low_ports_closed
 from sandboxrun.backend.docker.reviewing import components

@@ -14,7 +14,7 @@ import pytest
 from sandboxrun.audit.credentials import FORMS, form_of
 from sandboxrun.audit.finding import Rule
 from sandboxrun.audit.rules import by_id, rules
-from sandboxrun.audit.rules.engine import BELOW, PERHAPS, below_floors
+from sandboxrun.audit.rules.image import BELOW, PERHAPS, below_floors
 from sandboxrun.report.audit import verdict_text
 from tests.unit.audit.reviewing import names, reviewed, rules_of
 
