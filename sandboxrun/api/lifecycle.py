@@ -22,7 +22,7 @@ from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.lifecycle.places import check_outside, check_sources, may_write
 from sandboxrun.plan.changes import Plan
-from sandboxrun.plan.owned import is_private, networks_of
+from sandboxrun.plan.operations import is_private, networks_of
 from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.profile.functions import MARKS
 from sandboxrun.profile.variables import Inputs

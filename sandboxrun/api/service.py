@@ -53,7 +53,7 @@ from sandboxrun.lifecycle.job import NOTICE, Job, shares
 from sandboxrun.lifecycle.places import enforce, surveyed
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan
-from sandboxrun.plan.owned import networks_of
+from sandboxrun.plan.operations import networks_of
 from sandboxrun.plan.planner import Options, make_plan
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names

@@ -48,8 +48,8 @@ from sandboxrun.evidence.workspace import open_workspace, stage_workspace
 from sandboxrun.gateway.image import BASE, build, haproxy_of, reference, unfit
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import mismatches
-from sandboxrun.plan.owned import companions_of, networks_of
-from sandboxrun.plan.timeouts import needs_watcher
+from sandboxrun.plan.operations import companions_of, networks_of
+from sandboxrun.plan.preflight import needs_watcher
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, without_inherited
 from sandboxrun.spec.names import GATEWAY, KEEPER, PARTS, Names, companion, part_volume

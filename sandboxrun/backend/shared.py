@@ -20,7 +20,7 @@ from sandboxrun.backend.session import Session, StepProgress, Watched
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.decide import record_of
-from sandboxrun.plan.owned import companions_of, held_parts, shares
+from sandboxrun.plan.operations import companions_of, held_parts, shares
 from sandboxrun.profile.guarding import inside, sources_of
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import GATEWAY, KEEPER, WORKSPACE, companion

@@ -52,11 +52,9 @@ from sandboxrun.plan.operations import (
     RemoveVolume,
     StartSandbox,
 )
-from sandboxrun.plan.others import check_others
-from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, not_as_declared
-from sandboxrun.plan.preflight import open_networks, unfetched
+from sandboxrun.plan.planner import Options, check_others, make_destroy_plan, make_plan, not_as_declared
+from sandboxrun.plan.preflight import open_networks, unfetched, watched_timeouts
 from sandboxrun.plan.steps import levels
-from sandboxrun.plan.timeouts import watched_timeouts
 from sandboxrun.spec.ci import CiJob, job_of
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Snapshot

@@ -28,7 +28,7 @@ from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode, SandboxrunE
 from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.workspace import STDERR, STDOUT
 from sandboxrun.lifecycle.apply import ApplySettings, carry_out, locked
-from sandboxrun.plan import owned
+from sandboxrun.plan import operations as owned
 from sandboxrun.plan.operations import KeepSandbox
 from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.spec import labels

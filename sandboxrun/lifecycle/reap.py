@@ -361,7 +361,7 @@ class ProjectReaper:
             address=observed.address,
             run=observed.run,
             reason=reason,
-            why=decide_undeclared(observed, None, snapshot, reason).change.note,
+            why=decide_undeclared(observed, None, reason).change.note,
             spec=observed.applied or observed.spec,
             kept=kept,
             captured=session.captured.get(observed.run) if session is not None else None,

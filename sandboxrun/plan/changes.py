@@ -17,7 +17,7 @@ from sandboxrun.errors import Diagnostic, one_line
 from sandboxrun.plan.operations import Operation
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import without_inherited
-from sandboxrun.spec.option import Effect, Row, values_of
+from sandboxrun.spec.option import Effect, values_of
 from sandboxrun.spec.option_types import same_gateway
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.spec import ROWS, SandboxSpec, digest_of
@@ -45,9 +45,9 @@ def compare(declared: SandboxSpec, observed: ObservedSandbox, image: Image | Non
     applied = want if observed.applied is declared else None
     if applied is None and observed.applied is not None:
         applied = without_inherited(observed.applied, config)
-    found = [moved] if (moved := _moved(declared, observed, image)) is not None else []
     names = observed.labels.get(labels.NAMES)
-    return (*found, *_compare_rows(want, observed.spec, applied, names.split() if names is not None else None))
+    found = _compare_rows(want, observed.spec, applied, names.split() if names is not None else None)
+    return (*_moved(declared, observed, image), *found)
 
 
 def shown_before(declared: SandboxSpec, differences: tuple[Difference, ...]) -> dict[str, Any]:
@@ -69,20 +69,18 @@ def mismatches(asked: SandboxSpec, live: SandboxSpec) -> tuple[Difference, ...]:
     return tuple(_compare_rows(asked, live, None))
 
 
-def _moved(declared: SandboxSpec, observed: ObservedSandbox, image: Image | None) -> Difference | None:
+def _moved(declared: SandboxSpec, observed: ObservedSandbox, image: Image | None) -> Iterator[Difference]:
     """A tag that means another image now: on the engine, or in the registry where the newest is wanted."""
-    if image is None or image.config is None or declared.image != observed.spec.image:
-        return None
-    newer = image.digest if declared.pull_policy == "always" and not image.current else None
-    if newer is None and image.config.id == observed.image_id:
-        return None
-    return Difference(
-        key="image",
-        before=f"{declared.image} ({short(observed.image_id)})",
-        after=f"{declared.image} ({short(newer or image.config.id)})",
-        effect=Effect.REPLACE,
-        reason="the tag has moved to another image",
-    )
+    if image is not None and image.config is not None and declared.image == observed.spec.image:
+        newer = image.digest if declared.pull_policy == "always" and not image.current else None
+        if newer is not None or image.config.id != observed.image_id:
+            yield Difference(
+                key="image",
+                before=f"{declared.image} ({short(observed.image_id)})",
+                after=f"{declared.image} ({short(newer or image.config.id)})",
+                effect=Effect.REPLACE,
+                reason="the tag has moved to another image",
+            )
 
 
 def short(image_id: str) -> str:
@@ -94,27 +92,21 @@ def _compare_rows(
     want: SandboxSpec, have: SandboxSpec, applied: SandboxSpec | None, names: Collection[str] | None = None
 ) -> Iterator[Difference]:
     """`names` are the hosts that stand in the sandbox's hosts file, where it asks no gateway for them."""
-    before = values_of(applied) if applied is not None else _UNKNOWN
+    before = values_of(applied) if applied is not None else (None,) * len(ROWS)
     for row, wanted, live, asked in zip(ROWS, values_of(want), values_of(have), before, strict=True):
-        if wanted != live and _compared(row, wanted, asked):
-            drift = applied is not None and asked == wanted
-            yield _difference(row, wanted, live, _effect(row, wanted, live, names), drift=drift)
-
-
-_UNKNOWN = (None,) * len(ROWS)
-
-
-def _difference(row: Row, wanted: Any, live: Any, effect: Effect, *, drift: bool) -> Difference:
-    shown, asked = row.plain(live), row.plain(wanted)
-    content = "the content has changed" if _less_content(shown) == _less_content(asked) else ""
-    return Difference(
-        key=row.key,
-        before=shown,
-        after=asked,
-        effect=effect,
-        drift=drift,
-        reason="changed on the engine" if drift else content,
-    )
+        # an option that nobody declares is the engine's to choose, unless it is of security; one that was declared and
+        # no longer is has to go
+        if wanted == live or (wanted is None and not row.always and asked is None):
+            continue
+        effect, drift = row.effect, applied is not None and asked == wanted
+        if effect is Effect.LIVE and not row.can_clear and not wanted and live:
+            effect = Effect.REPLACE  # the engine reads 0 and "" as "unchanged"
+        elif effect is Effect.RELOAD and not same_gateway(wanted, live, names):
+            effect = Effect.REPLACE  # the sandbox is wired otherwise
+        was, becomes = row.plain(live), row.plain(wanted)
+        content = "the content has changed" if _less_content(was) == _less_content(becomes) else ""
+        reason = "changed on the engine" if drift else content
+        yield Difference(key=row.key, before=was, after=becomes, effect=effect, drift=drift, reason=reason)
 
 
 def _less_content(plain: Any) -> Any:
@@ -125,20 +117,6 @@ def _less_content(plain: Any) -> Any:
         {key: value for key, value in item.items() if key != "digest"} if isinstance(item, Mapping) else item
         for item in plain
     ]
-
-
-def _compared(row: Row, wanted: Any, applied: Any) -> bool:
-    """An option that nobody declares is the engine's to choose, unless it is of security; one that was
-    declared and no longer is has to go."""
-    return wanted is not None or row.always or applied is not None
-
-
-def _effect(row: Row, wanted: Any, live: Any, names: Collection[str] | None) -> Effect:
-    if row.effect is Effect.LIVE and not row.can_clear and not wanted and live:
-        return Effect.REPLACE  # the engine reads 0 and "" as "unchanged"
-    if row.effect is Effect.RELOAD and not same_gateway(wanted, live, names):
-        return Effect.REPLACE  # the sandbox is wired otherwise
-    return row.effect
 
 
 # -- The plan
@@ -292,22 +270,21 @@ class Plan(Data, unshown=("sensitive",), uncompared=("warnings",)):
                 "inputs": self.inputs_digest,
                 "engine": self.engine_id,
                 "observed": [list(pair) for pair in self.observed],
-                "operations": [_described(operation) for operation in self.operations],
+                "operations": [
+                    {"kind": type(step).__name__, **{k: _plain(v) for k, v in structs.asdict(step).items()}}
+                    for step in self.operations
+                ],
             }
         )
 
 
-def _described(operation: Operation) -> Mapping[str, Any]:
-    """An operation as data, for the digest."""
-    plain: dict[str, Any] = {"kind": type(operation).__name__}
-    for name, value in structs.asdict(operation).items():
-        match value:
-            case DeclaredSandbox():
-                plain[name] = {"name": value.name, "spec": value.spec.digest}
-            case str() | int() | bool() | None:
-                plain[name] = value
-            case tuple():
-                plain[name] = [str(item) for item in value]
-            case _:
-                plain[name] = str(value)
-    return plain
+def _plain(value: Any) -> Any:
+    """What an operation has, as data for the digest."""
+    match value:
+        case DeclaredSandbox():
+            return {"name": value.name, "spec": value.spec.digest}
+        case str() | int() | bool() | None:
+            return value
+        case tuple():
+            return [str(item) for item in value]
+    return str(value)

@@ -14,8 +14,8 @@ from msgspec import structs
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic
 from sandboxrun.plan.changes import Action, Change, Difference, Reason, compare, short, shown_before
-from sandboxrun.plan.owned import companions_of, is_private, networks_of
-from sandboxrun.plan.timeouts import fixed_timeout
+from sandboxrun.plan.operations import companions_of, is_private, networks_of
+from sandboxrun.plan.preflight import fixed_timeout, needs_pull
 from sandboxrun.spec import types as units
 from sandboxrun.spec.names import GATEWAY, PARTS, next_name, part_volume
 from sandboxrun.spec.option import Effect, to_plain
@@ -79,9 +79,22 @@ def decide(
     declared: DeclaredSandbox, observed: ObservedSandbox | None, snapshot: Snapshot, *, replace: bool, rerun: Rerun
 ) -> Decision:
     """The decision for a declared sandbox."""
-    decision = _decide(declared, observed, snapshot, replace=replace, rerun=rerun)
     if observed is None:
-        return decision
+        return _absent(declared, record_of(declared, snapshot), replace, rerun)
+    match observed.state:
+        case Created():
+            decision = _decision(declared, observed, Action.REPLACE, Reason.HALF_MADE, "made, but never started")
+        case Running():
+            decision = _running(declared, observed, snapshot, replace)
+        case Ended():
+            (reason, note), action, how = _ending(observed), Action.DELETE, _how(observed)
+            if replace or runs_again(observed, rerun):
+                action, reason = Action.REPLACE, Reason.RERUN
+            elif observed.applied is not None and observed.applied.digest != declared.spec.digest:
+                action, reason, note = Action.REPLACE, Reason.ENDED_CHANGED, f"{note}; the profile has changed"
+            decision = _decision(declared, observed, action, reason, note, how=how)
+        case _:
+            assert_never(observed.state)
     change = decision.change
     found = change.differences
     if not found and change.reason is not Reason.UP_TO_DATE:
@@ -93,28 +106,7 @@ def decide(
     )
 
 
-def _decide(
-    declared: DeclaredSandbox, observed: ObservedSandbox | None, snapshot: Snapshot, *, replace: bool, rerun: Rerun
-) -> Decision:
-    if observed is None:
-        record = record_of(declared, snapshot)
-        return _absent(
-            declared, record, replace or rerun is True or (rerun == "failed" and not (record and record.succeeded))
-        )
-    match observed.state:
-        case Created():
-            return _decision(declared, observed, Action.REPLACE, Reason.HALF_MADE, "made, but never started")
-        case Running():
-            return _running(declared, observed, snapshot, replace)
-        case Ended():
-            return _ended(declared, observed, replace or runs_again(observed, rerun))
-        case _:
-            assert_never(observed.state)
-
-
-def decide_undeclared(
-    observed: ObservedSandbox, declared: DeclaredSandbox | None, snapshot: Snapshot, reason: Reason
-) -> Decision:
+def decide_undeclared(observed: ObservedSandbox, declared: DeclaredSandbox | None, reason: Reason) -> Decision:
     """The decision for a container that goes whatever its state."""
     note = {
         Reason.UNDECLARED: "no longer declared",
@@ -172,30 +164,32 @@ def runs_again(observed: ObservedSandbox, rerun: Rerun) -> bool:
     return rerun is True or (rerun == "failed" and failed)
 
 
-def _absent(declared: DeclaredSandbox, record: Completed | None, again: bool) -> Decision:
+def _absent(declared: DeclaredSandbox, record: Completed | None, replace: bool, rerun: Rerun) -> Decision:
     if record is None:
         return _decision(declared, None, Action.CREATE, Reason.NEW)
-    said = record.ending
-    if again:
-        return _decision(declared, None, Action.CREATE, Reason.RERUN, f"{said} in run {record.run[:12]}")
+    run = f"run {record.run[:12]}"
+    if replace or rerun is True or (rerun == "failed" and not record.succeeded):
+        return _decision(declared, None, Action.CREATE, Reason.RERUN, f"{record.ending} in {run}")
     if record.workspace_changed:
-        note = f"the workspace has changed since run {record.run[:12]}"
+        note = f"the workspace has changed since {run}"
         return _decision(declared, None, Action.CREATE, Reason.WORKSPACE_CHANGED, note)
-    done = _decision(declared, None, Action.NONE, Reason.DONE, f"{said} in run {record.run[:12]}")
+    done = _decision(declared, None, Action.NONE, Reason.DONE, f"{record.ending} in {run}")
     return structs.replace(done, change=structs.replace(done.change, again="all" if record.succeeded else "failed"))
 
 
 def _running(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot, replace: bool) -> Decision:
-    over = _overdue(declared, observed, snapshot)
-    if over is not None:
+    if (over := _overdue(declared, observed, snapshot)) is not None:
         return over
     if replace:
         return _decision(declared, observed, Action.REPLACE, Reason.REQUESTED)
     found = differences(declared, observed, snapshot)
-    if not found:
-        return _decision(declared, observed, Action.NONE, Reason.UP_TO_DATE)
-    action = Action.REPLACE if any(d.effect is Effect.REPLACE for d in found) else Action.UPDATE
-    return _decision(declared, observed, action, _why(action, found), differences=found)
+    action, reason = Action.NONE, Reason.UP_TO_DATE
+    if forcing := [d for d in found if d.effect is Effect.REPLACE]:
+        moved = all(d.key == "image" and d.reason for d in forcing)
+        action, reason = Action.REPLACE, Reason.IMAGE_MOVED if moved else Reason.CANNOT_UPDATE
+    elif found:
+        action, reason = Action.UPDATE, Reason.DRIFTED if all(d.drift for d in found) else Reason.CHANGED
+    return _decision(declared, observed, action, reason, differences=found)
 
 
 def differences(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot) -> tuple[Difference, ...]:
@@ -222,14 +216,6 @@ def differences(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: 
     return tuple(found)
 
 
-def _why(action: Action, differences: tuple[Difference, ...]) -> Reason:
-    if action is Action.UPDATE:
-        return Reason.DRIFTED if all(d.drift for d in differences) else Reason.CHANGED
-    forcing = [d for d in differences if d.effect is Effect.REPLACE]
-    moved = all(d.key == "image" and d.reason for d in forcing)
-    return Reason.IMAGE_MOVED if moved else Reason.CANNOT_UPDATE
-
-
 def _overdue(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot) -> Decision | None:
     """A sandbox past its lifetime: it is ended, its evidence saved, and it is not run again."""
     state = observed.state
@@ -243,17 +229,6 @@ def _overdue(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Sna
     if observed.deadline is not None and snapshot.taken >= observed.deadline:
         return _decision(declared, observed, Action.DELETE, Reason.EXPIRED, PAST_TTL, how="expired")
     return None
-
-
-def _ended(declared: DeclaredSandbox, observed: ObservedSandbox, again: bool) -> Decision:
-    reason, note = _ending(observed)
-    how = _how(observed)
-    if again:
-        return _decision(declared, observed, Action.REPLACE, Reason.RERUN, note, how=how)
-    if observed.applied is not None and observed.applied.digest != declared.spec.digest:
-        note = f"{note}; the profile has changed"
-        return _decision(declared, observed, Action.REPLACE, Reason.ENDED_CHANGED, note, how=how)
-    return _decision(declared, observed, Action.DELETE, reason, note, how=how)
 
 
 def _ending(observed: ObservedSandbox) -> tuple[Reason, str]:
@@ -339,35 +314,47 @@ def network_changes(
     by_key = {network.key: network for network in common}
     changes = []
     for key in needed:
-        spec = profile.networks.get(key, NetworkSpec())
-        if not spec.external:
-            changes.append(_network(key, spec, by_key.get(key), profile))
-    for network in common:
-        if network.key not in needed and whole:
-            changes.append(_unused(network, "no sandbox uses it"))
-    runs = {o.run for o in snapshot.sandboxes}
+        spec, observed = profile.networks.get(key, NetworkSpec()), by_key.get(key)
+        if spec.external:
+            continue
+        differences = _network_differences(spec, observed) if observed is not None else ()
+        action, reason = Action.NONE, Reason.UP_TO_DATE
+        if observed is None:
+            action, reason = Action.CREATE, Reason.NEW
+        elif differences:
+            action, reason = Action.REPLACE, Reason.CANNOT_UPDATE
+        changes.append(
+            Change(
+                kind="network",
+                address=f"network.{key}",
+                name=profile.names.network(key),
+                action=action,
+                reason=reason,
+                before=to_plain(observed.spec) if observed is not None else None,
+                after=to_plain(spec),
+                differences=differences,
+                container=observed.id if observed is not None else None,
+            )
+        )
+    gone = [(network, "no sandbox uses it") for network in common if network.key not in needed and whole]
     if sweep:  # of containers that are not there: an apply was killed between two calls
+        runs = {o.run for o in snapshot.sandboxes}
         left = [network for network in snapshot.networks if is_private(network) and network.run not in runs]
-        changes += [_unused(network, "left by a sandbox that is gone") for network in left]
+        gone += [(network, "left by a sandbox that is gone") for network in left]
+    for network, note in gone:
+        changes.append(
+            Change(
+                kind="network",
+                address=f"network.{network.key}",
+                name=network.name,
+                action=Action.DELETE,
+                reason=Reason.UNUSED,
+                note=note,
+                before=to_plain(network.spec),
+                container=network.id,
+            )
+        )
     return changes
-
-
-def _network(key: str, spec: NetworkSpec, observed: ObservedNetwork | None, profile: Profile) -> Change:
-    address, name, after = f"network.{key}", profile.names.network(key), to_plain(spec)
-    if observed is None:
-        return Change(kind="network", address=address, name=name, action=Action.CREATE, reason=Reason.NEW, after=after)
-    differences = _network_differences(spec, observed)
-    return Change(
-        kind="network",
-        address=address,
-        name=name,
-        action=Action.REPLACE if differences else Action.NONE,
-        reason=Reason.CANNOT_UPDATE if differences else Reason.UP_TO_DATE,
-        before=to_plain(observed.spec),
-        after=after,
-        differences=differences,
-        container=observed.id,
-    )
 
 
 def _network_differences(spec: NetworkSpec, observed: ObservedNetwork) -> tuple[Difference, ...]:
@@ -378,26 +365,12 @@ def _network_differences(spec: NetworkSpec, observed: ObservedNetwork) -> tuple[
         ("enable_ipv6", live.enable_ipv6, spec.enable_ipv6),
         ("driver_opts", {k: live.driver_opts.get(k) for k in spec.driver_opts}, dict(spec.driver_opts)),
         ("labels", {k: live.labels.get(k) for k in spec.labels}, dict(spec.labels)),
+        ("subnet", live.subnet if spec.subnet is not None else None, spec.subnet),
     ]
-    if spec.subnet is not None:
-        pairs.append(("subnet", live.subnet, spec.subnet))
     return tuple(
         Difference(key=key, before=before, after=after, effect=Effect.REPLACE, drift=drift)
         for key, before, after in pairs
         if before != after
-    )
-
-
-def _unused(network: ObservedNetwork, note: str) -> Change:
-    return Change(
-        kind="network",
-        address=f"network.{network.key}",
-        name=network.name,
-        action=Action.DELETE,
-        reason=Reason.UNUSED,
-        note=note,
-        before=to_plain(network.spec),
-        container=network.id,
     )
 
 
@@ -413,31 +386,43 @@ def volume_changes(
     observed = {volume.key: volume for volume in snapshot.volumes if not is_part(volume)}
     changes = []
     for key in sorted(used) if not destroy else ():
-        spec = profile.volumes.get(key)
-        if spec is None or spec.external:
-            continue
-        there = key in observed
-        changes.append(
-            Change(
-                kind="volume",
-                address=f"volume.{key}",
-                name=profile.names.volume(key),
-                action=Action.NONE if there else Action.CREATE,
-                reason=Reason.UP_TO_DATE if there else Reason.NEW,
-                before=to_plain(spec) if there else None,
-                after=to_plain(spec),
+        spec, there = profile.volumes.get(key), key in observed
+        if spec is not None and not spec.external:
+            changes.append(
+                Change(
+                    kind="volume",
+                    address=f"volume.{key}",
+                    name=profile.names.volume(key),
+                    action=Action.NONE if there else Action.CREATE,
+                    reason=Reason.UP_TO_DATE if there else Reason.NEW,
+                    before=to_plain(spec) if there else None,
+                    after=to_plain(spec),
+                )
             )
-        )
+    gone: list[tuple[ObservedVolume, Reason, str]] = []
     if whole:
         reason = Reason.DESTROY if destroy else Reason.UNDECLARED
-        gone = [v for v in observed.values() if (destroy or v.key not in profile.volumes) and v.key not in used]
-        changes += [_volume_gone(volume, reason) for volume in gone]
+        unused = [v for v in observed.values() if (destroy or v.key not in profile.volumes) and v.key not in used]
+        gone += [(volume, reason, "") for volume in unused]
         # of containers that are not there: an apply was killed between two calls. A sandbox that is made takes care of
         # its own, which may be among them
         names = {o.base for o in snapshot.sandboxes} | {d.made.name for d in decisions if d.makes and d.made}
         owned = {part_volume(name, part) for name in names for part in PARTS}
         left = [volume for volume in snapshot.volumes if is_part(volume) and volume.name not in owned]
-        changes += [_volume_gone(volume, Reason.UNUSED) for volume in left]
+        gone += [(volume, Reason.UNUSED, "left by a sandbox that is gone") for volume in left]
+    for volume, reason, note in gone:
+        address = f"volume.{volume.key}"
+        changes.append(
+            Change(
+                kind="volume",
+                address=address,
+                name=volume.name,
+                action=Action.DELETE,
+                reason=reason,
+                note=note,
+                before={},
+            )
+        )
     return changes
 
 
@@ -458,18 +443,6 @@ def volume_faults(profile: Profile, snapshot: Snapshot, wanted: Iterable[Declare
 def is_part(volume: ObservedVolume) -> bool:
     """Whether it is a sandbox's own volume, not one of the profile's."""
     return volume.key.rpartition(".")[2] in PARTS and volume.run is not None
-
-
-def _volume_gone(volume: ObservedVolume, reason: Reason) -> Change:
-    return Change(
-        kind="volume",
-        address=f"volume.{volume.key}",
-        name=volume.name,
-        action=Action.DELETE,
-        reason=reason,
-        note="left by a sandbox that is gone" if reason is Reason.UNUSED else "",
-        before={},
-    )
 
 
 def image_changes(decisions: list[Decision], snapshot: Snapshot) -> list[Change]:
@@ -503,13 +476,3 @@ def image_changes(decisions: list[Decision], snapshot: Snapshot) -> list[Change]
             after={},
         )
     return [*changes.values()]
-
-
-def needs_pull(spec: SandboxSpec, snapshot: Snapshot) -> bool:
-    """Whether the image has to be fetched: it is not there, or the registry has another under the tag."""
-    image = snapshot.images.get(spec.image)
-    if image is None or image.config is None:
-        return spec.pull_policy != "never"
-    if spec.pull_policy != "always":
-        return False
-    return not image.current

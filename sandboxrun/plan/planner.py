@@ -1,18 +1,18 @@
 """The planner: a profile and one snapshot of the engine in, a plan out.
 
-Pure: no engine, no clock, no prompt. Each sandbox is decided by itself (`decide.py`), then what they
-share (networks, volumes, images), then the steps are made (`steps.py`).
+Pure: no engine, no clock, no prompt. Each sandbox is decided by itself (`decide.py`), then what they share (networks,
+volumes, images), then the steps are made (`steps.py`); last, whose it is what the plan would change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from msgspec import structs
 
-from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, PlanError
+from sandboxrun.data import Data, json_as
+from sandboxrun.errors import Diagnostic, PlanError, few, one_line, redacted
 from sandboxrun.plan.changes import Action, Change, Other, Plan, Reason
 from sandboxrun.plan.decide import (
     Decision,
@@ -27,13 +27,13 @@ from sandboxrun.plan.decide import (
     volume_changes,
     volume_faults,
 )
-from sandboxrun.plan.operations import Operation
-from sandboxrun.plan.others import others_of, warnings_of
-from sandboxrun.plan.owned import networks_of
+from sandboxrun.plan.operations import Operation, networks_of
 from sandboxrun.plan.preflight import helper_faults, image_faults, preflight
 from sandboxrun.plan.steps import lay
+from sandboxrun.spec import labels
+from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.names import check_names, matches
-from sandboxrun.spec.project import DeclaredSandbox, Profile
+from sandboxrun.spec.project import DeclaredSandbox, Profile, config_digest
 from sandboxrun.spec.state import ObservedSandbox, Running, Snapshot
 from sandboxrun.spec.types import freeze
 
@@ -53,7 +53,7 @@ def make_plan(profile: Profile, snapshot: Snapshot, options: Options | None = No
     wanted = _targeted(profile, options.targets)
     replaced = frozenset(s.address for s in _selected(profile, options.replace))
     faults = [
-        *preflight(wanted, profile, snapshot.offers),
+        *preflight(wanted, snapshot.offers),
         *image_faults(wanted, snapshot),
         *helper_faults(wanted, snapshot),
         *_conflicts(profile, snapshot, wanted),
@@ -79,8 +79,7 @@ def make_destroy_plan(profile: Profile, snapshot: Snapshot, targets: tuple[str, 
     chosen = [o for o in snapshot.sandboxes if not targets or matches(o.address, targets)]
     second = superseded(snapshot)
     decisions = [
-        decide_undeclared(o, known.get(o.address), snapshot, Reason.SECOND if o.id in second else Reason.DESTROY)
-        for o in chosen
+        decide_undeclared(o, known.get(o.address), Reason.SECOND if o.id in second else Reason.DESTROY) for o in chosen
     ]
     return _plan(profile, snapshot, decisions, Options(targets=targets), destroy=True)
 
@@ -106,7 +105,7 @@ def make_collect_plan(
     """
     decisions = [
         (decide_ended(o, snapshot, stopped.get(o.run, "itself")) if keep else None)
-        or decide_undeclared(o, None, snapshot, reasons.get(o.id, Reason.DESTROY))
+        or decide_undeclared(o, None, reasons.get(o.id, Reason.DESTROY))
         for o in mine
     ]
     own = structs.replace(
@@ -161,7 +160,9 @@ def _plan(
         refresh_only=options.refresh_only,
         destroy=destroy,
         targeted=bool(options.targets),
-        warnings=tuple(warnings_of(profile.project, others)),
+        warnings=tuple(
+            Diagnostic(message=text, help=_OTHERS.format(profile.project), severity="warning") for text in _told(others)
+        ),
         others=others,
     )
 
@@ -169,7 +170,9 @@ def _plan(
 def _declared(
     wanted: Iterable[DeclaredSandbox], snapshot: Snapshot, replaced: frozenset[str], options: Options
 ) -> list[Decision]:
-    current, kept, decisions = _current(snapshot), _kept(snapshot), list[Decision]()
+    current, decisions = _current(snapshot), list[Decision]()
+    looked_at = [o for o in reversed(snapshot.sandboxes) if o.kept or o.to_keep()]  # that are kept, or will be by now
+    newest = {o.address: o.id for o in sorted(looked_at, key=lambda o: o.created)}
     for sandbox in wanted:
         observed = current.get(sandbox.address)
         if observed is not None and (keeping := decide_ended(observed, snapshot)) is not None:
@@ -179,14 +182,8 @@ def _declared(
                 continue  # it has run
             observed = None
         decision = decide(sandbox, observed, snapshot, replace=sandbox.address in replaced, rerun=options.rerun)
-        decisions.append(structs.replace(decision, after=kept.get(sandbox.address, "")))
+        decisions.append(structs.replace(decision, after=newest.get(sandbox.address, "")))
     return decisions
-
-
-def _kept(snapshot: Snapshot) -> Mapping[str, str]:
-    """The newest container of each address that is kept, or will be by now."""
-    kept = [o for o in reversed(snapshot.sandboxes) if o.kept or o.to_keep()]
-    return {o.address: o.id for o in sorted(kept, key=lambda o: o.created)}
 
 
 def _current(snapshot: Snapshot) -> dict[str, ObservedSandbox]:
@@ -213,24 +210,19 @@ def _undeclared(profile: Profile, snapshot: Snapshot, options: Options) -> list[
     current = {o.id for o in _current(snapshot).values()}
     decisions = []
     for observed in snapshot.sandboxes:
-        if options.targets and not matches(observed.address, options.targets):
-            continue
+        reason: Reason | None = None
+        expired = observed.deadline is not None and snapshot.taken >= observed.deadline
         if observed.kept:
-            expired = observed.deadline is not None and snapshot.taken >= observed.deadline
             reason = Reason.EXPIRED if expired else Reason.KEEP_OVER
-            over = decide_undeclared(observed, None, snapshot, reason)
-            decisions.append(decide_ended(observed, snapshot) or over)
         elif observed.one_off:  # taken away only once its `run` can't do it any more
-            if observed.deadline is not None and snapshot.taken >= observed.deadline:
-                decisions.append(decide_undeclared(observed, None, snapshot, Reason.EXPIRED))
-            elif observed.id in snapshot.orphaned:
-                orphan = decide_undeclared(observed, None, snapshot, Reason.ORPHANED)
-                decisions.append(decide_ended(observed, snapshot) or orphan)
+            reason = Reason.EXPIRED if expired else Reason.ORPHANED if observed.id in snapshot.orphaned else None
         elif observed.id not in current:
-            decisions.append(decide_undeclared(observed, None, snapshot, Reason.SECOND))
+            reason = Reason.SECOND
         elif observed.address not in declared:
-            undeclared = decide_undeclared(observed, None, snapshot, Reason.UNDECLARED)
-            decisions.append(decide_ended(observed, snapshot) or undeclared)
+            reason = Reason.UNDECLARED
+        if reason is not None and (not options.targets or matches(observed.address, options.targets)):
+            stays = decide_ended(observed, snapshot) if reason is not Reason.SECOND else None
+            decisions.append(stays or decide_undeclared(observed, None, reason))
     return decisions
 
 
@@ -280,3 +272,71 @@ def _conflicts(profile: Profile, snapshot: Snapshot, wanted: Iterable[DeclaredSa
         for foreign in snapshot.foreign
         if (foreign.kind, foreign.name) in needed
     ]
+
+
+# -- What a plan would change that was made from another directory: two projects of one name, or two checkouts of one.
+# What this profile declares as it is counts as this project's, wherever it was made, and so does what nobody waits for:
+# jobs in several checkouts share their sandboxes
+
+_OTHERS = "if that is another project, give one of the two another name than {}"
+_MOST = 10  # names of one directory that are listed
+_VERBS = {
+    Action.DELETE: "removes",
+    Action.REPLACE: "replaces",
+    Action.UPDATE: "changes",
+    Action.KEEP: "collects",
+}
+
+
+def others_of(
+    profile: Profile, snapshot: Snapshot, decisions: Iterable[Decision], volumes: Iterable[Change]
+) -> tuple[Other, ...]:
+    """All of them, in the plan's order."""
+    here = labels.directory(str(profile.directory))
+    others: list[Other] = []
+
+    def add(change: Change, made_in: str | None, owner: str | None, job: CiJob | None = None) -> None:
+        if made_in not in (None, here) and change.action in _VERBS and change.reason is not Reason.ORPHANED:
+            who = str(json_as(dict, owner or "").get("who", ""))  # a user and host
+            who = f"{who or 'an unknown user'} (job {job.id} of {job.system})" if job is not None else who
+            others.append(Other(address=change.address, action=change.action, directory=made_in or "", who=who))
+
+    for decision in decisions:
+        observed = decision.observed
+        if observed is None or observed.is_over(snapshot.taken):
+            continue
+        mine, applied = profile.sandbox(observed.address), observed.applied
+        if mine is None or applied is None or applied.digest != mine.spec.digest:
+            add(decision.change, observed.labels.get(labels.DIRECTORY), observed.owner, observed.job)
+    found = {f"volume.{volume.key}": volume for volume in snapshot.volumes}
+    for change in volumes:
+        volume = found.get(change.address)
+        declared = profile.volumes.get(volume.key) if volume is not None else None
+        if volume is not None and (declared is None or volume.config != config_digest(declared)):
+            add(change, volume.directory, volume.owner)
+    return tuple(others)
+
+
+def check_others(plan: Plan, take_over: bool) -> None:
+    """Raise PlanError, saying whose it is, for a plan that changes what another directory's profile made, unless that
+    was agreed to."""
+    if take_over or not plan.others:
+        return
+    help = f"{_OTHERS.format(plan.project)}; if it is this one in another checkout, take it over"
+    told = (
+        Diagnostic(message=text, help=help, option="--take-over", argument="ApplySettings(take_over=True)")
+        for text in _told(plan.others)
+    )
+    raise PlanError(*(redacted(diagnostic, plan.sensitive) for diagnostic in told))
+
+
+def _told(others: tuple[Other, ...]) -> Iterator[str]:
+    """For each directory, in a sentence, what happens to what was made there."""
+    for home in dict.fromkeys(other.home for other in others):
+        mine = [other for other in others if other.home == home]
+        parts = []
+        for action, verb in _VERBS.items():
+            names = [one_line(other.address) for other in mine if other.action is action]
+            parts += [f"{verb} {few(names, _MOST)}"] if names else []
+        was = "which was" if len(mine) == 1 else "which were"
+        yield f"this plan {' and '.join(parts)}, {was} made from the directory {home}"

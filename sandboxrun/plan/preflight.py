@@ -1,4 +1,5 @@
-"""What the engine could not enforce: each such option is refused before anything is made.
+"""What the engine could not enforce: each such option is refused before anything is made; what it can only with help,
+as a timeout with a watcher; and what has to be fetched first.
 
 Pure: the offers come with the snapshot.
 """
@@ -13,30 +14,17 @@ from ipaddress import ip_address, ip_network
 from msgspec import structs
 
 from sandboxrun.errors import Diagnostic
-from sandboxrun.plan.decide import needs_pull
-from sandboxrun.plan.owned import companions_of
+from sandboxrun.plan.operations import companions_of
 from sandboxrun.spec import seccomp
 from sandboxrun.spec.codec import ImageConfig, lacking, unsupported
 from sandboxrun.spec.names import GATEWAY
-from sandboxrun.spec.option_types import OPEN, Egress
+from sandboxrun.spec.option_types import OPEN
 from sandboxrun.spec.options import CONFIGS_AT, SECRETS_AT
-from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
-from sandboxrun.spec.state import Offers, Snapshot
+from sandboxrun.spec.project import DeclaredSandbox, Profile
+from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.state import ObservedSandbox, Offers, Running, Snapshot
 
-
-def preflight(sandboxes: Iterable[DeclaredSandbox], profile: Profile, offers: Offers) -> list[Diagnostic]:
-    """One diagnostic for each option of each sandbox that the engine can't enforce, in the file's order."""
-    return [fault for sandbox in sandboxes for fault in _sandbox_faults(sandbox, offers)]
-
-
-# What Podman's Docker API takes without an error and does not do, or does not show: tests/engine/test_controls.py
-# looks at each on a real one.
-_PODMAN = {
-    "cgroup": "Podman leaves it in the host's control-group namespace",
-    "read_only": "with a read-only root, Podman mounts /run and /var/tmp writable and unlimited",
-    "logging": "Podman has no driver local, and does not show the bounds of the others",
-    "networks": "Podman lets an internal network reach the host, and sandboxes on one network reach each other",
-}
+METADATA = "169.254.169.254"  # of most clouds
 
 
 def open_networks(sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> Iterator[Diagnostic]:
@@ -45,7 +33,15 @@ def open_networks(sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> Ite
         known = {key: profile.networks.get(key) for key in sandbox.spec.networks}
         ways_out = [key for key, network in known.items() if network is None or not network.internal]
         if sandbox.spec.egress is None and ways_out:
-            sunk = any(network is not None and _sinks_metadata(network) for network in known.values())
+            # Packets to it end on a network where nobody has it: not the engine's host either, which would lose its
+            # own way there if it had an address on it.
+            sunk = any(
+                network.internal
+                and network.driver_opts.get("com.docker.network.bridge.inhibit_ipv4") == "true"
+                and ip_address(METADATA) in ip_network(network.subnet)
+                for network in known.values()
+                if network is not None and network.subnet is not None
+            )
             among = f"but for cloud metadata at {METADATA}" if sunk else "cloud metadata among it"
             yield Diagnostic(
                 message=f"{sandbox.address}: on {', '.join(ways_out)} it has no gateway: it reaches everything that "
@@ -56,26 +52,22 @@ def open_networks(sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> Ite
             )
 
 
-METADATA = "169.254.169.254"  # of most clouds
-
-
-def _sinks_metadata(network: NetworkSpec) -> bool:
-    """Whether packets to the metadata address end on this network, where nobody has it: not the engine's host either,
-    which would lose its own way there if it had an address on it."""
-    if network.subnet is None or not network.internal:
-        return False
-    unaddressed = network.driver_opts.get("com.docker.network.bridge.inhibit_ipv4") == "true"
-    return unaddressed and ip_address(METADATA) in ip_network(network.subnet)
-
-
 def helper_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> Iterator[Diagnostic]:
     """One diagnostic for each sandbox whose gateway can't run from the image that is there."""
     helper = snapshot.helper
-    for sandbox in sandboxes if helper is not None and helper.unfit is not None else ():
-        if helper is not None and GATEWAY in companions_of(sandbox.spec):
+    for sandbox in sandboxes:
+        if helper is not None and helper.unfit is not None and GATEWAY in companions_of(sandbox.spec):
             message = f"egress: the gateway's image {helper.reference} {helper.unfit}"
             help = "`sandboxrun gateway build` builds it again, with `--from IMAGE` on an image of your own"
             yield _fault(sandbox, "egress", message, help)
+
+
+def needs_pull(spec: SandboxSpec, snapshot: Snapshot) -> bool:
+    """Whether the image has to be fetched: it is not there, or the registry has another under the tag."""
+    image = snapshot.images.get(spec.image)
+    if image is None or image.config is None:
+        return spec.pull_policy != "never"
+    return spec.pull_policy == "always" and not image.current
 
 
 def unfetched(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> Iterator[Diagnostic]:
@@ -124,20 +116,22 @@ def image_fault(sandbox: DeclaredSandbox, image: ImageConfig) -> Diagnostic | No
     return _fault(sandbox, "image", message, f"write tmpfs: [{sized}], or mount a volume there")
 
 
-def _sandbox_faults(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
+# -- Option by option
+
+
+def preflight(sandboxes: Iterable[DeclaredSandbox], offers: Offers) -> list[Diagnostic]:
+    """One diagnostic for each option of each sandbox that the engine can't enforce, in the file's order."""
+    rules = (_options, _limits, _security, _gateways, _podman, _runtime, _binds)
+    return [fault for sandbox in sandboxes for rule in rules for fault in rule(sandbox, offers)]
+
+
+def _options(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     for key in lacking(sandbox.spec, offers.options):
         message = f"the engine can't enforce {key}"
         yield _fault(sandbox, key, message, f"remove {key}, or use an engine that has it")
     for row in unsupported(sandbox.spec, offers.api_version):
         message = f"the engine's API {offers.api_version} does not know {row.key}"
         yield _fault(sandbox, row.key, message, f"it needs API {row.since}")
-    yield from _limits(sandbox, offers)
-    yield from _processors(sandbox, offers)
-    yield from _seccomp(sandbox, offers)
-    yield from _gateways(sandbox, offers)
-    yield from _podman(sandbox, offers)
-    yield from _runtime(sandbox, offers)
-    yield from _binds(sandbox, offers)
 
 
 def _limits(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
@@ -155,77 +149,74 @@ def _limits(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     for key, asked, offered, what in wanted:
         if asked and not offered:
             yield _fault(sandbox, key, f"the engine can't enforce {what}", "see `sandboxrun doctor`")
-    for name, value in spec.security_opt.items():
+    if offers.cpus is not None and spec.cpus > offers.cpus:
+        yield _fault(sandbox, "cpus", f"cpus is {spec.cpus:g}, and the engine has {offers.cpus}", "take fewer")
+    highest = max(map(int, re.findall("[0-9]+", spec.cpuset or "")), default=-1)
+    if offers.cpus is not None and highest >= offers.cpus:
+        message = f"cpuset names CPU {highest}, and the engine has {offers.cpus}"
+        yield _fault(sandbox, "cpuset", message, "count from 0")
+
+
+def _security(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
+    """What a host's kernel must have. A seccomp profile is sent as its content, which Podman takes for a path; ours
+    knows two architectures."""
+    for name, value in sandbox.spec.security_opt.items():
         offered = {"apparmor": offers.apparmor, "label": offers.selinux}.get(name.partition("=")[0], True)
         if not offered and value != "unconfined" and "disable" not in (name.partition("=")[2], value):
             message = f"the engine's host has no {'SELinux' if name.startswith('label') else 'AppArmor'}"
             yield _fault(sandbox, "security_opt", f"{message}: {name} would be ignored", "remove it", item=name)
-
-
-def _processors(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
-    """No more CPUs than there are."""
-    spec = sandbox.spec
-    if offers.cpus is None:
+    value = sandbox.spec.security_opt.get("seccomp", "")
+    message = ""
+    if value in ("", seccomp.ENGINE, seccomp.UNCONFINED) or not offers.seccomp:
         return
-    if spec.cpus > offers.cpus:
-        yield _fault(sandbox, "cpus", f"cpus is {spec.cpus:g}, and the engine has {offers.cpus}", "take fewer")
-    numbers = [int(number) for number in re.findall("[0-9]+", spec.cpuset or "")]
-    if numbers and max(numbers) >= offers.cpus:
-        message = f"cpuset names CPU {max(numbers)}, and the engine has {offers.cpus}"
-        yield _fault(sandbox, "cpuset", message, "count from 0")
-
-
-def _seccomp(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
-    """A profile is sent as its content, which Podman takes for a path; ours knows two architectures."""
-    value = sandbox.spec.security_opt.get("seccomp")
-    if value in (None, seccomp.ENGINE, seccomp.UNCONFINED) or not offers.seccomp:
-        return
-    help = "security_opt: [seccomp=engine] uses the engine's own profile"
     if offers.podman:
         message = "the engine accepts a seccomp profile only as a path on its host, not as content"
-        yield _fault(sandbox, "security_opt", message, help, item="seccomp")
     elif value in (seccomp.OWN, seccomp.DEBUG) and offers.architecture not in ("", *seccomp.ARCHITECTURES):
         message = f"seccomp={value} is not made for the engine's architecture, {offers.architecture}"
+    if message:
+        help = "security_opt: [seccomp=engine] uses the engine's own profile"
         yield _fault(sandbox, "security_opt", message, help, item="seccomp")
 
 
 def _gateways(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
-    """A gateway is its sandbox's name server: without it no name is known, and nothing is reached. It has no
-    capability, so it can listen on low ports only where the engine lets everybody."""
+    """A gateway is its sandbox's name server: without it no name is known, and nothing is reached; where it is not
+    asked, those that are listed stand in the sandbox's hosts file: no others. It has no capability, so it can listen on
+    low ports only where the engine lets everybody."""
     egress = sandbox.spec.egress
     if egress is None or not egress.has_gateway:
         return
     if not offers.hands_names:
-        yield from _unnamed(sandbox, egress)
+        why = "this version of the engine does not ask a sandbox's own name server on an internal network"
+        help = "list every host by its name under allow:, or update the engine (Docker 26.1.3 and newer ask it)"
+        unnamed = [entry for entry in egress.allow if entry.startswith("*.")]
+        for what in ("mode open",) if egress.mode == OPEN else unnamed:
+            yield _fault(sandbox, "egress", f"egress: {what} can't work: {why}", help)
+        for name in sorted((egress.listed or frozenset()) & sandbox.spec.extra_hosts.keys()):
+            message = f"extra_hosts: {name} is allowed by egress, and must lead to the gateway on this engine"
+            yield _fault(sandbox, "extra_hosts", message, "remove it from one of the two", item=name)
     if offers.low_ports_closed is not None:
         message = f"egress: gateways can't listen on ports below 1024 on this engine: {offers.low_ports_closed}"
         help = "it must take the sysctl net.ipv4.ip_unprivileged_port_start for containers; or write egress: none"
         yield _fault(sandbox, "egress", message, help)
 
 
-def _unnamed(sandbox: DeclaredSandbox, egress: Egress) -> Iterator[Diagnostic]:
-    """Where the gateway is not asked for names, those that are listed stand in the sandbox's hosts file: no others."""
-    why = "this version of the engine does not ask a sandbox's own name server on an internal network"
-    help = "list every host by its name under allow:, or update the engine (Docker 26.1.3 and newer ask it)"
-    if egress.mode == OPEN:
-        yield _fault(sandbox, "egress", f"egress: mode open can't work: {why}", help)
-    for entry in egress.allow if egress.mode != OPEN else ():
-        if entry.startswith("*."):
-            yield _fault(sandbox, "egress", f"egress: {entry} can't work: {why}", help)
-    for name in sorted((egress.listed or frozenset()) & sandbox.spec.extra_hosts.keys()):
-        message = f"extra_hosts: {name} is allowed by egress, and must lead to the gateway on this engine"
-        yield _fault(sandbox, "extra_hosts", message, "remove it from one of the two", item=name)
+# What Podman's Docker API takes without an error and does not do, or does not show: tests/engine/test_controls.py
+# looks at each on a real one.
+_PODMAN = {
+    "cgroup": "Podman leaves it in the host's control-group namespace",
+    "read_only": "with a read-only root, Podman mounts /run and /var/tmp writable and unlimited",
+    "logging": "Podman has no driver local, and does not show the bounds of the others",
+    "networks": "Podman lets an internal network reach the host, and sandboxes on one network reach each other",
+}
 
 
 def _podman(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     """No sandbox has its own control-group namespace there, hence none is made, whatever it declares."""
-    spec = sandbox.spec
+    spec, help = sandbox.spec, "use Docker's engine: docs/engines.md shows what each engine supports"
     asked = {"cgroup": True, "read_only": spec.read_only, "logging": True, "networks": spec.network_mode != "none"}
     for key, why in _PODMAN.items():
         if offers.podman and asked[key]:
-            yield _fault(
-                sandbox, key, f"{key}: {why}", "use Docker's engine: docs/engines.md shows what each engine supports"
-            )
+            yield _fault(sandbox, key, f"{key}: {why}", help)
 
 
 def _runtime(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
@@ -237,17 +228,59 @@ def _runtime(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
 
 def _binds(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     """A bind names a path of the engine's host: on an engine elsewhere that is another directory, or none."""
-    if offers.shares_filesystem:
-        return
+    workspace, binds = sandbox.spec.workspace, [mount for mount in sandbox.spec.volumes if mount.type == "bind"]
+    found: list[tuple[str, str, str | None]] = [("volumes", f"the bind {m.target}", m.target) for m in binds]
+    if workspace is not None and workspace.access != "copy":
+        found.insert(0, ("workspace", f"workspace access {workspace.access}", None))
     help = "use workspace: {access: copy}, which is uploaded, or a volume"
-    if sandbox.spec.workspace is not None and sandbox.spec.workspace.access != "copy":
-        access = sandbox.spec.workspace.access
-        yield _fault(sandbox, "workspace", f"workspace access {access} can't be right: {offers.filesystem_note}", help)
-    for mount in sandbox.spec.volumes:
-        if mount.type == "bind":
-            message = f"the bind {mount.target} can't be right: {offers.filesystem_note}"
-            yield _fault(sandbox, "volumes", message, help, item=mount.target)
+    for key, what, item in found if not offers.shares_filesystem else ():
+        yield _fault(sandbox, key, f"{what} can't be right: {offers.filesystem_note}", help, item=item)
 
 
 def _fault(sandbox: DeclaredSandbox, key: str, message: str, help: str, *, item: str | None = None) -> Diagnostic:
     return Diagnostic(message=f"{sandbox.address}: {message}", span=sandbox.place(key, item), help=help)
+
+
+# -- Timeouts: where a sandbox's own PID 1 holds its timeout, where that needs a watcher, and what a change of it asks
+
+# What lets a process inside stop, trace or change its PID 1, or the kernel below both.
+_UNLEASHED = frozenset({"ALL", "BPF", "PERFMON", "SYS_ADMIN", "SYS_MODULE", "SYS_PTRACE", "SYS_RAWIO"})
+_RUNTIMES = ("", "runc", "crun", "io.containerd.runc.v2", "nvidia")  # containers of the host's own kernel
+
+
+def needs_watcher(spec: SandboxSpec, offers: Offers) -> str:
+    """Why the sandbox's own PID 1 can't hold its timeout, as a clause; "" where it does, or where there is none."""
+    if spec.lifetime.timeout is None:
+        return ""
+    runtime = spec.runtime or offers.default_runtime
+    if not spec.init:
+        return "init is false, so its command is PID 1"
+    if spec.restart != "no":
+        return f"with restart: {spec.restart} every start would have the whole time again"
+    if able := sorted(_UNLEASHED.intersection(spec.cap_add)):
+        return f"with {', '.join(able)} it could stop its PID 1"
+    if offers.podman or runtime not in _RUNTIMES:
+        return f"sandboxrun's init is not tested under {'Podman' if offers.podman else f'the runtime {runtime}'}"
+    if offers.architecture not in ("", *seccomp.ARCHITECTURES):
+        return f"sandboxrun's init is not built for {offers.architecture}"
+    return ""
+
+
+def watched_timeouts(sandboxes: Iterable[DeclaredSandbox], offers: Offers) -> Iterator[Diagnostic]:
+    """A warning for each sandbox whose timeout holds only while somebody watches it."""
+    for sandbox in sandboxes:
+        if why := needs_watcher(sandbox.spec, offers):
+            help = "keep `run`, `apply --wait`, `wait` or `reap --watch` running until the sandbox has ended"
+            fault = _fault(sandbox, "lifetime", f"timeout needs a watcher here: {why}", help, item="timeout")
+            yield structs.replace(fault, severity="warning")
+
+
+def fixed_timeout(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot) -> str:
+    """Why another timeout makes another container: its PID 1 was told the timeout when it was made."""
+    limit = observed.state.limit if isinstance(observed.state, Running) else None
+    wanted = declared.spec.lifetime.timeout
+    if wanted == (observed.applied or observed.spec).lifetime.timeout:
+        return ""
+    if limit is not None:
+        return "its PID 1 holds the timeout it was started with"
+    return "" if wanted is None or needs_watcher(declared.spec, snapshot.offers) else "its PID 1 must hold the timeout"

@@ -74,17 +74,16 @@ def timeout_of(observed: ObservedSandbox) -> datetime | None:
 
 def next_deadline(snapshot: Snapshot) -> datetime | None:
     """When the next sandbox is due that is not now, as far as the clock alone decides."""
-    ends = [at for observed in snapshot.sandboxes for at in _deadlines(observed, snapshot)]
+    ends = [observed.deadline for observed in snapshot.sandboxes]
+    for observed in snapshot.sandboxes:
+        if observed.kept:
+            ends.append(observed.kept_until)
+        elif isinstance(observed.state, Running) or observed.id in snapshot.owned:
+            ends.append(timeout_of(observed))
+        else:
+            since = observed.state.finished if isinstance(observed.state, Ended) else parse_time(observed.created)
+            ends.append(since + _FORGOTTEN if since is not None else None)
     return min((at for at in ends if at is not None and at > snapshot.taken), default=None)
-
-
-def _deadlines(observed: ObservedSandbox, snapshot: Snapshot) -> tuple[datetime | None, ...]:
-    if observed.kept:
-        return (observed.deadline, observed.kept_until)
-    if isinstance(observed.state, Running) or observed.id in snapshot.owned:
-        return (observed.deadline, timeout_of(observed))
-    since = observed.state.finished if isinstance(observed.state, Ended) else parse_time(observed.created)
-    return (observed.deadline, since + _FORGOTTEN if since is not None else None)
 
 
 def state_of(observed: ObservedSandbox) -> str:

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Change, Reason
 from sandboxrun.plan.decide import Decision
-from sandboxrun.plan.owned import companions_of, held_parts, own_companions, own_network, own_volumes, parts_of
+from sandboxrun.plan.operations import companions_of, held_parts, parts_of
 from sandboxrun.spec import forms
 from sandboxrun.spec.names import CONFIGS, EGRESS, GATEWAY, KEEPER, SECRETS, WORKSPACE, kept_name
 from sandboxrun.spec.option import Effect
@@ -113,20 +113,28 @@ def make(draft: Draft, sandbox: DeclaredSandbox, decision: Decision) -> None:
     needs = (*needs, *map(draft.add, parts))
     held: Ids = ()
     if in_memory := held_parts(spec):
-        image, built = draft.helper()
-        keeper = f"start {address} {KEEPER}"
-        step = op.StartKeeper(keeper, address, cause, (*needs, *built), sandbox=sandbox, image=image, parts=in_memory)
+        (helper, built), keeper = draft.helper(), f"start {address} {KEEPER}"
+        step = op.StartKeeper(keeper, address, cause, (*needs, *built), sandbox=sandbox, image=helper, parts=in_memory)
         held = (draft.add(step),)
     wired: Ids = ()
     if GATEWAY in companions_of(spec):
         network = draft.add(op.CreatePrivateNetwork(f"network {address}", address, cause, needs, sandbox=sandbox))
         wired = (open_gateway(draft, sandbox, (*needs, network), cause, run=None),)
         needs = (*needs, network)
-    image_id = _image_id(draft, spec.image)
+    image = draft.snapshot.images.get(spec.image)  # what the reference means now; None where it is pulled first
+    known = image.config if image is not None and spec.image not in draft.pulls else None
+    image_id = known.id if known is not None else None
     created = draft.add(
         op.CreateSandbox(f"create {address}", address, cause, needs, sandbox=sandbox, image_id=image_id)
     )
-    ready = [created, *wired, *_fill(draft, sandbox, (created, *held), cause)]
+    ready = [created, *wired]
+    if sandbox.workspace is not None:
+        upload = op.UploadWorkspace(f"upload {address} {WORKSPACE}", address, cause, (created, *held), sandbox=sandbox)
+        ready.append(draft.add(upload))
+    for part, files in ((SECRETS, spec.secrets), (CONFIGS, spec.configs)):
+        if files:
+            id, after = f"upload {address} {part}", (created, *held)
+            ready.append(draft.add(op.UploadFiles(id, address, cause, after, sandbox=sandbox, part=part, files=files)))
     for key, attachment in list(spec.networks.items())[1:]:  # the first is given at creation: API 1.43 takes one there
         to = draft.profile.names.network(key)
         join = f"connect {address} {key}"
@@ -180,25 +188,6 @@ def _give_volumes(draft: Draft, sandbox: DeclaredSandbox, created: str, cause: s
     return [draft.given[m.source or ""] for m in mounts if m.source in draft.given]
 
 
-def _image_id(draft: Draft, reference: str) -> str | None:
-    """What the reference means now; None where it is pulled first."""
-    image = draft.snapshot.images.get(reference)
-    if image is None or image.config is None or reference in draft.pulls:
-        return None
-    return image.config.id
-
-
-def _fill(draft: Draft, sandbox: DeclaredSandbox, ready: Ids, cause: str) -> Iterator[str]:
-    address = sandbox.address
-    if sandbox.workspace is not None:
-        upload = f"upload {address} {WORKSPACE}"
-        yield draft.add(op.UploadWorkspace(upload, address, cause, ready, sandbox=sandbox))
-    for part, files in ((SECRETS, sandbox.spec.secrets), (CONFIGS, sandbox.spec.configs)):
-        if files:
-            upload = f"upload {address} {part}"
-            yield draft.add(op.UploadFiles(upload, address, cause, ready, sandbox=sandbox, part=part, files=files))
-
-
 # -- The last steps of a replacement: start the new container, end the old one, and give the new one its name
 
 
@@ -249,12 +238,11 @@ def _mounts(spec: SandboxSpec) -> Iterator[MountedPlace]:
 
 
 def _clash(one: MountedPlace, other: MountedPlace) -> bool:
-    if one[0] != other[0] or (one[2] and other[2]):
+    (kind, source, fixed), (other_kind, other_source, other_fixed) = one, other
+    if kind != other_kind or (fixed and other_fixed):
         return False
-    if one[0] != "bind":
-        return one[1] == other[1]
-    paths = [forms.path(place[1]) for place in (one, other)]
-    return posixpath.commonpath(paths) in paths
+    paths = [forms.path(source), forms.path(other_source)]
+    return source == other_source if kind != "bind" else posixpath.commonpath(paths) in paths
 
 
 # -- The steps that change a sandbox while it runs: limits, its gateway's rules, the networks it is on
@@ -346,12 +334,8 @@ def _create_network(draft: Draft, change: Change, needs: Ids) -> str:
 
 def _replace_network(draft: Draft, change: Change, decisions: list[Decision]) -> None:
     """Detach everything that stays, make it again, reattach everything: running sandboxes keep running."""
-    key, address, cause, network = (
-        change.address.removeprefix("network."),
-        change.address,
-        change.reason.value,
-        change.name,
-    )
+    address, cause, network = change.address, change.reason.value, change.name
+    key = address.removeprefix("network.")
     draft.anew.add(key)
     declared = {d.observed.id: d.declared for d in decisions if d.observed and d.declared and not d.beside}
     staying = [o for o in draft.snapshot.sandboxes if o.id not in draft.removed and not o.kept]
@@ -388,67 +372,40 @@ def remove_leftover(draft: Draft, container: str) -> str:
 
 def teardown(draft: Draft, decision: Decision, after: Ids = ()) -> None:
     """Stop it if it runs, keep its evidence, remove it with all that is its own. `after`: what must be done first."""
-    observed, change, replaced = decision.observed, decision.change, decision.beside
+    observed, change, replaced, snapshot = decision.observed, decision.change, decision.beside, draft.snapshot
     assert observed is not None
-    address, cause = change.address, change.note or change.reason.value
+    address, cause, id, run = change.address, change.note or change.reason.value, observed.id, observed.run
     how = decision.how or ("killed" if isinstance(observed.state, Running) else None)
     last = after
     if isinstance(observed.state, Running):
+        grace, how = -(-(observed.applied or observed.spec).stop_grace_period // 1_000_000_000), how or "killed"
         stop = op.StopSandbox(
-            f"stop {address}",
-            address,
-            cause,
-            last,
-            container=observed.id,
-            grace=-(-(observed.applied or observed.spec).stop_grace_period // 1_000_000_000),
-            how=how or "killed",
-            replaced=replaced,
+            f"stop {address}", address, cause, last, container=id, grace=grace, how=how, replaced=replaced
         )
         last = (draft.add(stop),)
     if isinstance(observed.state, Running | Ended) and not observed.kept:  # of a kept one that is done
-        gateway = draft.snapshot.companion(observed.run, GATEWAY)
+        found = snapshot.companion(run, GATEWAY)
+        gateway, name = found.id if found is not None else None, observed.name
         capture = op.CaptureEvidence(
-            f"evidence {address}",
-            address,
-            cause,
-            last,
-            container=observed.id,
-            name=observed.name,
-            run=observed.run,
-            how=how,
-            gateway=gateway.id if gateway is not None else None,
-            replaced=replaced,
-        )
+            f"evidence {address}", address, cause, last,
+            container=id, name=name, run=run, how=how, gateway=gateway, replaced=replaced,
+        )  # fmt: skip
         last = (draft.add(capture),)
-    own_parts, companions = own_volumes(observed.base, draft.snapshot), own_companions(observed.run, draft.snapshot)
-    network = own_network(observed.base, draft.snapshot)
+    last = (*last, *draft.leftovers)  # an upload container holds the volumes that go with the container
+    companions, network = op.own_companions(run, snapshot), op.own_network(observed.base, snapshot)
+    goes: op.Operation
     if change.action is Action.KEEP:
-        name = kept_name(observed.name, observed.run)
-        keep = op.KeepSandbox(
-            f"keep {address}",
-            address,
-            cause,
-            (*last, *draft.leftovers),
-            container=observed.id,
-            name=name,
-            companions=companions,
-            network=network,
+        name = kept_name(observed.name, run)
+        goes = op.KeepSandbox(
+            f"keep {address}", address, cause, last, container=id, name=name, companions=companions, network=network
         )
-        draft.removed[observed.id] = draft.add(keep)
-        return
-    remove = op.RemoveSandbox(
-        f"remove {address}",
-        address,
-        cause,
-        (*last, *draft.leftovers),  # an upload container holds the volumes that go with the container
-        container=observed.id,
-        name=observed.name,
-        volumes=own_parts,
-        companions=companions,
-        network=network,
-        replaced=replaced,
-    )
-    draft.removed[observed.id] = draft.add(remove)
+    else:
+        goes = op.RemoveSandbox(
+            f"remove {address}", address, cause, last,
+            container=id, name=observed.name, volumes=op.own_volumes(observed.base, snapshot),
+            companions=companions, network=network, replaced=replaced,
+        )  # fmt: skip
+    draft.removed[id] = draft.add(goes)
 
 
 def remove_shared(draft: Draft, networks: list[Change], volumes: list[Change]) -> None:

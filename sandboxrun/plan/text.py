@@ -87,7 +87,12 @@ _AGAIN_ON_COMMAND_LINE = {"all": "--rerun", "failed": "--rerun=failed"}
 def plan_text(plan: Plan, again: Mapping[str, str] = _AGAIN) -> str:
     """The whole plan: drift first, then every change, then what has run already, then the counts. `again` is how its
     reader asks for what has run to run again."""
-    blocks = [_drift_text(plan)] if any(c.drift for c in plan.changes) else []
+    blocks = list[str]()
+    for change in plan.changes:
+        if change.drift:
+            head = [] if blocks else ["Changed outside sandboxrun since the last apply:", ""]
+            lines = [f"      {line}" for line in drift_lines(change, plan.sensitive)]
+            blocks.append("\n".join([*head, f"  ~ {label(change, plan.sensitive)}", *lines]))
     if plan.refresh_only:
         return "\n\n".join([*blocks, summary(plan)])
     blocks += [change_text(change, plan) for change in plan.pending]
@@ -199,12 +204,8 @@ def _steps(old: SandboxSpec, new: SandboxSpec) -> Iterator[tuple[str, Step]]:
 
 def spec_shown(side: Mapping[str, Any]) -> SandboxSpec | None:
     """The options of one side of a change, as a plan shows them, as a spec; None where another version wrote them."""
-    return parse_spec(node_of({key: value for key, value in side.items() if _is_set(key)}), Problems())
-
-
-def _is_set(key: str) -> bool:
-    """Whether a profile can set the option: the others are the same for every sandbox."""
-    return key in BY_KEY and BY_KEY[key].settable
+    settable = {key: value for key, value in side.items() if key in BY_KEY and BY_KEY[key].settable}
+    return parse_spec(node_of(settable), Problems())  # the others are the same for every sandbox
 
 
 def warnings(plan: Plan) -> list[Diagnostic]:
@@ -230,15 +231,6 @@ def summary(plan: Plan) -> str:
     return f"Plan: {add} to add, {change} to change, {destroy} to destroy."
 
 
-def _drift_text(plan: Plan) -> str:
-    lines = ["Changed outside sandboxrun since the last apply:"]
-    for change in plan.changes:
-        if change.drift:
-            lines += ["", f"  ~ {label(change, plan.sensitive)}"]
-            lines += [f"      {line}" for line in drift_lines(change, plan.sensitive)]
-    return "\n".join(lines)
-
-
 def drift_lines(change: Change, sensitive: frozenset[str]) -> list[str]:
     """What drifted, from what was applied to what is, a line each."""
     turned = [structs.replace(d, before=d.after, after=d.before, effect=Effect.NONE, reason="") for d in change.drift]
@@ -254,47 +246,35 @@ def change_text(change: Change, plan: Plan) -> str:
 
 def option_lines(change: Change, sensitive: frozenset[str]) -> list[str]:
     """The options of a change, a line each, every one with its symbol: differences, or what a new one is made of."""
-    differences = change.differences or _since_it_ran(change)
+    before, after, differences = change.before, change.after, change.differences
+    if not differences and change.kind == "sandbox" and change.action is Action.REPLACE and before and after:
+        differences = tuple(  # what one that has ended and runs again will have changed
+            Difference(key=key, before=before.get(key), after=after.get(key), effect=Effect.NONE)
+            for key in [*after, *(k for k in before if k not in after)]
+            if before.get(key) != after.get(key)
+        )
     if differences:
         return _difference_lines(differences, sensitive)
-    if change.action is not Action.CREATE or change.after is None:
+    if change.action is not Action.CREATE or after is None:
         return []
-    if change.kind != "sandbox":
-        return [f"+ {row}" for row in _aligned([(k, shown(v, sensitive)) for k, v in change.after.items() if v])]
-    told = {key: value for key, value in change.after.items() if key in ALWAYS or not _implied(key, change.after)}
-    rows = _aligned([(key, shown(value, sensitive)) for key, value in told.items()])
-    rest = "# every other option at its closed default: see sandboxrun render"
-    return [*(f"+ {row}" for row in rows), *_companions(change.after), *_unbounded(change.after), rest]
-
-
-def _companions(after: Mapping[str, Any]) -> list[str]:
-    """A remark on what is made along with it, for it is seen on the engine."""
-    if after.get("egress") in (None, "none"):
-        return []
-    return ["# with a network and a gateway of its own, its only way out: <container>.net, <container>.gateway"]
-
-
-def _unbounded(after: Mapping[str, Any]) -> list[str]:
-    """A remark on a root that may grow as it likes."""
-    if after.get("read_only") is not False or "size" in (after.get("storage_opt") or {}):
-        return []
-    return ["# its root may fill the engine's disk: storage_opt: {size: …} bounds it where the engine has quotas"]
-
-
-def _since_it_ran(change: Change) -> tuple[Difference, ...]:
-    """What a sandbox that has ended and runs again will have changed."""
-    before, after = change.before, change.after
-    if change.kind != "sandbox" or change.action is not Action.REPLACE or before is None or after is None:
-        return ()
-    return tuple(
-        Difference(key=key, before=before.get(key), after=after.get(key), effect=Effect.NONE)
-        for key in [*after, *(k for k in before if k not in after)]
-        if before.get(key) != after.get(key)
-    )
+    sandbox = change.kind == "sandbox"
+    told = {key: value for key, value in after.items() if (not _implied(key, after) if sandbox else value)}
+    rows = [f"+ {row}" for row in _aligned([(key, shown(value, sensitive)) for key, value in told.items()])]
+    if not sandbox:
+        return rows
+    if after.get("egress") not in (None, "none"):  # what is made along with it, for it is seen on the engine
+        rows.append("# with a network and a gateway of its own, its only way out: <container>.net, <container>.gateway")
+    if after.get("read_only") is False and "size" not in (after.get("storage_opt") or {}):
+        rows.append(
+            "# its root may fill the engine's disk: storage_opt: {size: …} bounds it where the engine has quotas"
+        )
+    return [*rows, "# every other option at its closed default: see sandboxrun render"]
 
 
 def _implied(key: str, after: Mapping[str, Any]) -> bool:
     """Whether an option says nothing that the defaults or another option do not say already."""
+    if key in ALWAYS:
+        return False
     if key == "networks" and not after[key]:
         return True  # network_mode or egress says it
     if key == "egress":
@@ -311,7 +291,8 @@ def _difference_lines(differences: Iterable[Difference], sensitive: frozenset[st
     for d in differences:
         inner = _inner(d, sensitive)
         pair = f" {shown(d.before, sensitive)} -> {shown(d.after, sensitive)}" if not inner else ""
-        lines.append(f"~ {d.key + ':':<{width if pair else 0}}{pair}{_remark(d)}")
+        remarks = ", ".join(filter(None, (_FORCES if d.effect is Effect.REPLACE else "", d.reason)))
+        lines.append(f"~ {d.key + ':':<{width if pair else 0}}{pair}{f'  # {remarks}' if remarks else ''}")
         lines += inner
     return lines
 
@@ -329,12 +310,6 @@ def _inner(difference: Difference, sensitive: frozenset[str]) -> list[str]:
         symbols.append("~" if len(sides) == 2 else "-" if key in before else "+")
         rows.append((one_line(redact(str(key), sensitive)), " -> ".join(sides)))
     return [f"    {symbol} {row}" for symbol, row in zip(symbols, _aligned(rows), strict=True)]
-
-
-def _remark(difference: Difference) -> str:
-    remarks = [_FORCES] if difference.effect is Effect.REPLACE else []
-    remarks += [difference.reason] if difference.reason else []
-    return f"  # {', '.join(remarks)}" if remarks else ""
 
 
 def _aligned(rows: list[tuple[str, str]]) -> list[str]:

@@ -30,9 +30,8 @@ from sandboxrun.backend.shared import check_places, note_revision
 from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import mismatches, short
-from sandboxrun.plan.owned import held_parts
-from sandboxrun.plan.preflight import image_fault
-from sandboxrun.plan.timeouts import needs_watcher
+from sandboxrun.plan.operations import held_parts
+from sandboxrun.plan.preflight import image_fault, needs_watcher
 from sandboxrun.profile.sandbox import digest
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, to_label, without_inherited

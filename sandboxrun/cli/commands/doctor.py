@@ -65,7 +65,7 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
         profile = project.load_profile(given)
         offers = offers_of(engine, engine.info(), profile.sandboxes)
         offers = msgspec.structs.replace(offers, low_ports_closed=closed)
-        faults = preflight(profile.sandboxes, profile, offers)
+        faults = preflight(profile.sandboxes, offers)
     if given.as_json:
         judged = None
         if profile is not None:

@@ -15,7 +15,7 @@ from msgspec import structs
 from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.codec import decode, encode, state_of
 from sandboxrun.backend.docker.reviewing import subject_of
-from sandboxrun.plan.timeouts import needs_watcher, watched_timeouts
+from sandboxrun.plan.preflight import needs_watcher, watched_timeouts
 from sandboxrun.spec.codec import ImageConfig, without_inherited
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.outcome import History, How, StoppedBy, decide

@@ -13,7 +13,7 @@ from msgspec import structs
 from sandboxrun.errors import PlanError, UsageError
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Plan, Reason
-from sandboxrun.plan.owned import networks_of
+from sandboxrun.plan.operations import networks_of
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, select
 from sandboxrun.spec.codec import ImageConfig
 from sandboxrun.spec.names import part_volume
