@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
     from sandboxrun.api.lifecycle import Declared
     from sandboxrun.api.service import SandboxService
-    from sandboxrun.backend.docker.client import Engine
-    from sandboxrun.backend.docker.objects import Exec, LogStream
+    from sandboxrun.backend.docker.client import Engine, Exec, LogStream
     from sandboxrun.backend.session import Session
     from sandboxrun.evidence.store import Captured
     from sandboxrun.lifecycle.job import Job, Watch, Watching

@@ -31,7 +31,7 @@ from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Terminal
-    from sandboxrun.backend.docker.objects import Exec
+    from sandboxrun.backend.docker.client import Exec
 
 _BLANKS = {ord("\n"): None, ord("\t"): None}
 LONGEST = 1 << 20  # bytes of a line that are looked at as one: a longer one is written in parts

@@ -11,7 +11,7 @@ import docker
 import pytest
 
 from sandboxrun.backend.docker.client import connect
-from sandboxrun.backend.docker.objects import file_mode
+from sandboxrun.backend.docker.making import file_mode
 from sandboxrun.backend.errors import NotFound
 from tests.conftest import Cli
 

@@ -23,8 +23,8 @@ from msgspec import structs
 
 from sandboxrun.backend.base import Happened, Past
 from sandboxrun.backend.docker import init
+from sandboxrun.backend.docker.client import Stream
 from sandboxrun.backend.docker.facts import is_podman
-from sandboxrun.backend.docker.objects import Stream
 from sandboxrun.backend.errors import EngineError, EngineUnreachable, NotFound
 from sandboxrun.backend.owner import clock_set_since
 from sandboxrun.spec import labels
@@ -36,8 +36,7 @@ from sandboxrun.threads import begin
 if TYPE_CHECKING:
     from sandboxrun.backend.base import News
     from sandboxrun.backend.docker.calls import Json
-    from sandboxrun.backend.docker.client import Engine
-    from sandboxrun.backend.docker.objects import EventStream
+    from sandboxrun.backend.docker.client import Engine, EventStream
 
 _DEFAULT_NETWORK = "bridge"  # Docker makes it again at every start, so its age is the engine's
 _NAMED = 20  # containers that a question names; of more, the answer is sorted out here

@@ -239,7 +239,7 @@ def _used(engine: Engine) -> frozenset[str]:
     return frozenset(found)
 
 
-def collect(engine: Engine, store: Store, *, thorough: bool) -> None:
+def collect(engine: Engine, store: Store, *, thorough: bool = False) -> None:
     """Take away what can be; `thorough`, also of sandboxes that somebody else may have removed. Never raises: what
     can't be is left to the next time."""
     release(engine, store)

@@ -22,7 +22,6 @@ from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.codec import decode, encode, encode_update, keeper_payload, not_taken, volume_payload
 from sandboxrun.backend.docker.fields import FIELDS
 from sandboxrun.backend.docker.leftovers import held
-from sandboxrun.backend.docker.objects import file_mode
 from sandboxrun.backend.docker.observe import UPLOAD, is_own_volume, record_update
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound
 from sandboxrun.backend.session import Made, Session, StepProgress
@@ -561,6 +560,7 @@ def owner(sandbox: DeclaredSandbox, container: str, session: Session) -> tuple[i
 KEEPS_MODES = (1, 1, 8)  # runc's first version that lets a declared mode win
 _MADE = 0o755  # of a directory that a runtime makes to mount on: it is there when the container starts again
 _LINK = 1 << 27  # in Go's FileMode
+_GO_BITS = {1 << 23: 0o4000, 1 << 22: 0o2000, 1 << 20: 0o1000}  # setuid, setgid and sticky in that
 _RUNTIMES_OWN = ("/dev/", "/proc/", "/sys/")  # below mounts that are new at every start
 
 
@@ -615,3 +615,8 @@ def _mode_at(session: Session, container: str, path: str) -> int | None:
     except NotFound:
         return None
     return file_mode(int(stat["mode"]))
+
+
+def file_mode(mode: int) -> int:
+    """The permissions of Go's FileMode, with the setuid, setgid and sticky bits where chmod has them."""
+    return mode & 0o777 | sum(bit for go, bit in _GO_BITS.items() if mode & go)

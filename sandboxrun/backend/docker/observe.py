@@ -195,7 +195,9 @@ def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Sn
     return structs.replace(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, profile.sandboxes)))
 
 
-def snapshot_of_these(engine: Engine, profile: Profile, store: Store, ids: Iterable[str], *, compare: bool) -> Snapshot:
+def snapshot_of_these(
+    engine: Engine, profile: Profile, store: Store, ids: Iterable[str], *, compare: bool = False
+) -> Snapshot:
     """The containers `ids` and all that is theirs alone, to be collected; with `compare` no more than what runs beside
     them and what their images set, to be compared with what is declared. Raises EngineError."""
     found, declared, images = engine.inspect_containers(ids), _by_label(profile), _Images(engine)
@@ -577,7 +579,7 @@ def reserved(engine: Engine, image: str) -> Collection[str]:
     return config.reserved if config is not None else ()
 
 
-def check_neighbours(sandboxes: Iterable[DeclaredSandbox], profile: Profile, engine: Engine) -> None:
+def check_neighbours(engine: Engine, sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> None:
     """Raise ApplyError for a path that a sandbox which is on the engine now, and not in the profile, may move.
 
     Those of one profile are compared when it is read.

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandboxrun.backend.docker.calls import json_lines, label_filter, quote, target
-from sandboxrun.backend.docker.objects import named, path_of
+from sandboxrun.backend.docker.client import named, path_of
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.threads import together
 

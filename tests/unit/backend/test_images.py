@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.backend.docker.objects import split_reference
+from sandboxrun.backend.docker.client import split_reference
 from sandboxrun.backend.docker.transport import registry_auth
 from sandboxrun.backend.errors import EngineError
 
