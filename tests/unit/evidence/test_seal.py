@@ -49,6 +49,13 @@ def test_a_changed_field_breaks_the_seal(field: str) -> None:
     assert not seal.is_sealed(changed.body, changed.seal)
 
 
+@pytest.mark.parametrize("text", ["\u00e9" * 64, "\\ud800", "\\u0000", "0" * 1000])
+def test_any_text_may_stand_where_the_seal_is(text: str) -> None:
+    line = _sealed(ENTRY).to_line().replace(_sealed(ENTRY).seal.encode(), text.encode())  # type: ignore[union-attr]
+    read = ChainEntry.from_line(line)
+    assert not seal.is_sealed(read.body, read.seal)
+
+
 def test_a_line_without_a_seal_or_with_another_users_is_not_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
