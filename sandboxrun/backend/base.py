@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from sandboxrun.spec.state import Document, ObservedSandbox, Sample, Snapshot, State
 
 
+Changes = Sequence[tuple[str, str]]  # paths, and whether each was modified, added or deleted
+
+
 class Output(Protocol):
     """What a sandbox writes: (1 stdout or 2 stderr, bytes), in order. Iterate it in one thread, close it from any."""
 
@@ -290,8 +293,8 @@ class Backend(Protocol):
     def logs(self, id: str, *, tty: bool | None = None, tail: int | None = None) -> Output:
         """What it has written; with `tail` only so many lines at the end."""
 
-    def changes(self, id: str) -> Sequence[tuple[str, str]]:
-        """What it changed in its file system: each path, and whether it was modified, added or deleted."""
+    def changes(self, id: str) -> Changes:
+        """What it changed in its file system."""
 
     def usage(self, id: str) -> Sample | None:
         """A sample of what it uses now; None where it does not run."""

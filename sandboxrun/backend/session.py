@@ -26,9 +26,10 @@ from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import ObservedSandbox, Snapshot
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.base import Events
+    from sandboxrun.backend.base import Changes, Events
     from sandboxrun.evidence.store import Captured, Store
     from sandboxrun.spec.ci import CiJob
+    from sandboxrun.threads import Aside
 
 
 # -- What is told: one event a step's beginning, progress and end
@@ -167,6 +168,7 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
     made: dict[str, Made] = field(default_factory=dict)
     watched: dict[str, Watched] = field(default_factory=dict)  # by run
     stopped: dict[str, bool] = field(default_factory=dict)  # container → whether our stop found it running
+    changes: dict[str, Aside[Changes]] = field(default_factory=dict)  # container → what it changed, asked for already
     captured: dict[str, Captured] = field(default_factory=dict)  # run → its evidence
     given_up: dict[str, str] = field(default_factory=dict)  # address → where the evidence is of one that was replaced
     networks_made: dict[str, str] = field(default_factory=dict)  # engine name → id

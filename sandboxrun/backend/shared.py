@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
@@ -27,7 +28,9 @@ from sandboxrun.spec.names import GATEWAY, KEEPER, WORKSPACE, companion
 from sandboxrun.spec.option import to_plain
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import Workspace
+from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Running, State
+from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.capture import CaptureRequest
@@ -156,6 +159,26 @@ def _taken_by_its_run(observed: ObservedSandbox, session: Session) -> bool:
         sleep(LOOK)
 
 
+def ask_ahead(steps: Iterable[op.Operation], session: Session, *, most: int) -> None:
+    """Ask what sandboxes that have ended changed in their file systems, of `most` of them: of all that evidence needs
+    it takes an engine longest, and who takes the evidence has to prepare that meanwhile."""
+    for step in steps:
+        if len(session.changes) == most:
+            return
+        if isinstance(step, op.CaptureEvidence):
+            observed = session.observed(step.container)
+            spec = observed.applied or observed.spec
+            if _is_over(observed, spec) and spec.evidence.filesystem_changes:
+                asked = Aside(partial(session.engine.changes, observed.id), name=f"changes of {step.address}")
+                session.changes[observed.id] = asked
+
+
+def _is_over(observed: ObservedSandbox, spec: SandboxSpec) -> bool:
+    """Whether the engine showed its end and does not start it again: nothing changes any more."""
+    state = observed.state
+    return isinstance(state, Ended) and state.finished is not None and spec.restart == "no"
+
+
 def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known: bool, gateway: str | None) -> str:
     """Take one container's evidence. `known`: the caller saw it end; `gateway`: the container that has its records."""
     from sandboxrun.evidence.capture import capture
@@ -181,9 +204,7 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
     from sandboxrun.spec.outcome import StoppedBy
 
     spec, own = observed.applied or observed.spec, observed.labels
-    # Of one whose end the engine showed nothing changes any more, unless the engine starts it again.
-    state = observed.state
-    ended = isinstance(state, Ended) and state.finished is not None and spec.restart == "no"
+    ended = _is_over(observed, spec)
     heard = session.events.history(observed.id) if ended and session.events is not None else None
     policy, workspace = spec.evidence, spec.workspace
     copied = workspace is not None and workspace.access == "copy" and policy.patch
@@ -208,6 +229,7 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
         written=watched.written,
         missing=tuple(MissingPart(part=part, reason=reason) for part, reason in watched.missing),
         filesystem_changes=policy.filesystem_changes,
+        changes=session.changes.pop(observed.id, None),
         artifacts=policy.artifacts,
         workspace=workspace.target if copied and workspace is not None else None,
         wired=GATEWAY in companions_of(spec),

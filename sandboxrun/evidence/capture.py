@@ -37,7 +37,7 @@ from sandboxrun.spec.state import Created, Document
 from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.base import Backend
+    from sandboxrun.backend.base import Backend, Changes
 
 
 # -- Takes a run's evidence: all parts, each on its own, within a time, then the index and the chain
@@ -56,8 +56,8 @@ class CaptureRequest(Data, unshown=("secrets", "document")):
     the runner kept all output in the staging folder, the engine's own log is not needed; `written`: how many bytes of
     each stream it saw; `missing`: what it already knows to be missing. `stopped_by` and `watched` as `outcome.decide`
     has them; `exit_code` is what a watch saw, for a container that is gone by now; `memory_limit` is in bytes.
-    `document` is the engine's answer about a container and `history` what it remembers of it, where the caller has them
-    since it ended.
+    `document` is the engine's answer about a container, `history` what it remembers of it and `changes` what that
+    changed in its file system, where the caller has them, or has asked for them, since it ended.
     """
 
     run: str
@@ -74,6 +74,7 @@ class CaptureRequest(Data, unshown=("secrets", "document")):
     written: Mapping[int, int] | None = None
     missing: tuple[MissingPart, ...] = ()
     filesystem_changes: bool = True
+    changes: Aside[Changes] | None = None
     artifacts: tuple[str, ...] = ()
     workspace: str | None = None
     own: frozenset[str] = frozenset()
@@ -210,7 +211,7 @@ class _Capture:
             return
         calls: Mapping[str, Callable[[], Part]] = {
             "logs": lambda: parts.engine_logs(source, answer, request.written),
-            "changes": lambda: parts.changes(source, answer.state),
+            "changes": lambda: parts.changes(source, answer.state, self._request.changes),
             "artifacts": lambda: parts.artifacts(source, request.artifacts),
             "workspace": lambda: (
                 (parts.held_workspace(source, request.keeper, answer.state) if request.keeper is not None else None)

@@ -28,9 +28,10 @@ from sandboxrun.evidence.workspace import STDERR, STDOUT, LeftOut, baseline_of
 from sandboxrun.spec.guard import host_runs
 from sandboxrun.spec.options import INIT_AT
 from sandboxrun.spec.state import Document, Ended, Running, State
+from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.base import Backend
+    from sandboxrun.backend.base import Backend, Changes
 
 # -- The parts of a run's evidence, each a function that writes its files and says what it could not keep
 
@@ -228,9 +229,10 @@ def _written(
     return Part(missing=(MissingPart(part="logs", reason=reason),) if reason else ())
 
 
-def changes(source: CaptureSource, state: State) -> Part:
-    """`changes.json`: [{"path", "kind": modified | added | deleted}], by path, less where its init is mounted."""
-    found = sorted(source.engine.changes(source.container_id))
+def changes(source: CaptureSource, state: State, asked: Aside[Changes] | None = None) -> Part:
+    """`changes.json`: [{"path", "kind": modified | added | deleted}], by path, less where its init is mounted. They may
+    have been `asked` for already."""
+    found = sorted(asked.result() if asked is not None else source.engine.changes(source.container_id))
     if getattr(state, "limit", None) is not None:
         found = [change for change in found if change != (INIT_AT, "added")]
     listed = [{"path": path, "kind": kind} for path, kind in found]

@@ -29,7 +29,7 @@ from sandboxrun.backend.session import (
     Watched,
     silent,
 )
-from sandboxrun.backend.shared import real_places
+from sandboxrun.backend.shared import ask_ahead, real_places
 from sandboxrun.data import Data, DataType
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, PlanError, SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError
@@ -493,6 +493,7 @@ def carry_out(
     prepare(session)
     _note_home(session)
     session.listener(Planned(operations=made.operations))
+    ask_ahead(made.operations, session, most=settings.parallelism)
     try:
         with span("carry out", sensitive=session.masked, project=profile.project, steps=len(made.operations)):
             applied = execute(made.operations, session, parallelism=settings.parallelism)

@@ -162,7 +162,7 @@ class Runner:
             session.after_start = started
             if options.proof is not None:
                 options.proof.prepare(session)
-            begin(_get_ready, name="get ready", failed=self._failures.append)
+            begin(partial(_get_ready, self._engine), name="get ready", failed=self._failures.append)
 
         shared = shares(profile.sandboxes)
         with job.making(locks=shared, making=options.making) as guard:
@@ -215,9 +215,11 @@ class Runner:
         return RunResult(address=address, evidence=None, note=note, blocked=bool(blocked), named=named)
 
 
-def _get_ready() -> None:
+def _get_ready(engine: Backend) -> None:
     """What keeps the evidence is imported while the engine starts the sandboxes, not once they have ended."""
     import sandboxrun.evidence.capture  # noqa: F401
+
+    engine.histories({})  # of nothing: with it comes what it needs
 
 
 def _nowhere(address: str, stream: int, data: bytes) -> None:

@@ -26,6 +26,7 @@ from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.outcome import How
 from sandboxrun.spec.state import parse_time
+from tests.conftest import until
 from tests.scenarios.world import IMAGE, Job, new_world, read
 
 # -- whose it is
@@ -398,3 +399,32 @@ def test_lines_that_the_engine_lost_come_from_the_copy(
     reasons = [one.reason for one in index.missing if one.part == "logs"]
     assert [reason.partition(": ")[2] or reason for reason in reasons] == ([missing] if missing else [])
     assert {one.path: one.truncated for one in index.kept}["stdout.log"] == bool(missing)
+
+
+# -- what is asked before its evidence is taken
+
+
+def test_what_ended_ones_changed_is_asked_ahead_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {f"done{n}": {"command": ["true"], "restart": "no"} for n in range(6)}
+    given |= {"runs": {}, "again": {"command": ["true"], "restart": "on-failure"}}
+    given |= {"silent": {"command": ["true"], "evidence": {"filesystem_changes": False}}}
+    world, asked, ahead, changes = new_world(), list[str](), list[str](), Fake.changes
+    job = Job.of(Fake(world), read(tmp_path, given), tmp_path / "evidence")
+    job.apply()
+    until(lambda: sum(not box.running for box in world.boxes.values()) == len(given) - 1)
+    names = {box.id: box.name for box in world.boxes.values()}
+
+    def counted(self: Fake, id: str) -> Any:
+        asked.append(names[id])
+        return changes(self, id)
+
+    def first(backend: Fake, step: Any) -> None:
+        if not ahead:
+            until(lambda: len(asked) == 4)  # as many as there are workers
+            ahead.extend(asked)
+
+    monkeypatch.setattr(Fake, "changes", counted)
+    world.before = first
+    job.destroy()
+    assert len(ahead) == 4 and all("done" in name for name in ahead)
+    assert sorted(asked) == sorted(f"tale-{name}" for name in given if name != "silent")
