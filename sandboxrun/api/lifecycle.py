@@ -24,7 +24,7 @@ from sandboxrun.lifecycle.places import check_outside, check_sources, may_write
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.operations import is_private, networks_of
 from sandboxrun.plan.planner import make_collect_plan
-from sandboxrun.profile.functions import MARKS
+from sandboxrun.profile.templates import MARKS
 from sandboxrun.profile.variables import Inputs
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.outcome import PAST_TTL

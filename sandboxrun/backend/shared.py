@@ -22,7 +22,7 @@ from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.decide import record_of
 from sandboxrun.plan.operations import companions_of, held_parts, shares
-from sandboxrun.profile.guarding import inside, sources_of
+from sandboxrun.profile.files import below, sources_of
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import GATEWAY, KEEPER, WORKSPACE, companion
 from sandboxrun.spec.option import to_plain
@@ -244,7 +244,7 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
 def _rests_on(workspace: Workspace, session: Session) -> Iterator[str]:
     """What of a copied workspace the profile depends on: a patch that changes it changes the next sandbox."""
     profile = session.profile
-    return inside(str(profile.directory / workspace.source), profile.rests_on)
+    return below(str(profile.directory / workspace.source), profile.rests_on)
 
 
 def unstage(container: str, session: Session) -> None:

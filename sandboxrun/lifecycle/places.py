@@ -19,8 +19,7 @@ from sandboxrun.errors import ApplyError, Diagnostic, PlanError, Problems
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import state_path
 from sandboxrun.plan.changes import Plan
-from sandboxrun.profile.files import project_root, reason
-from sandboxrun.profile.guarding import sources_of
+from sandboxrun.profile.files import project_root, reason, sources_of
 from sandboxrun.profile.sandbox import content_of, placed
 from sandboxrun.spec.guard import HIDDEN
 from sandboxrun.spec.names import CONFIGS, POLICY, SECRETS

@@ -9,29 +9,31 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from sandboxrun.data import Data
 from sandboxrun.errors import did_you_mean
 from sandboxrun.profile.functions import (
     COMPARISONS,
-    DEEPEST_EXPRESSION,
     FILTERS,
-    LONGEST_TEMPLATE,
     MAP_METHODS,
-    MARKS,
-    STEPS_A_SCALAR,
     TESTS,
     TEXT_METHODS,
-    Allowance,
-    TemplateError,
     Undefined,
     contains,
     integer,
     kind,
     make_range,
     text_of,
+)
+from sandboxrun.profile.templates import (
+    DEEPEST_EXPRESSION,
+    LONGEST_TEMPLATE,
+    MARKS,
+    STEPS_A_SCALAR,
+    Allowance,
+    TemplateError,
 )
 
 # -- A scalar's template, read and checked: which names it uses, and that it uses nothing it must not
@@ -62,8 +64,9 @@ class Program(Data):
     body: tuple[Any, ...] = ()
 
 
+@lru_cache(maxsize=4096)
 def read_template(text: str) -> Program:
-    """Raises TemplateError for what can't be read or is not offered."""
+    """A text's program. Raises TemplateError for what can't be read or is not offered."""
     if len(text) > LONGEST_TEMPLATE:
         raise TemplateError(f"a template longer than {LONGEST_TEMPLATE // 1024} KiB", help="put the text in a file")
     if (program := _read_simple(text)) is not None:
@@ -73,7 +76,12 @@ def read_template(text: str) -> Program:
     try:
         body = _parser().parse(text).body
     except TemplateSyntaxError as error:
-        raise _syntax_error(str(error.message), error.lineno) from None
+        for pattern, message, help in _SYNTAX:
+            if match := re.search(pattern, str(error.message), re.DOTALL):
+                words = [_TOKENS.get(word, word) for word in match.groups()]
+                help = help and help.format(*words)
+                raise TemplateError(message.format(*words), line=error.lineno, help=help) from None
+        raise TemplateError("the template can't be read", line=error.lineno) from None
     except RecursionError:
         raise TemplateError("this template is nested too deeply") from None
     except (ValueError, OverflowError):  # numbers with thousands of digits
@@ -128,14 +136,6 @@ _SYNTAX = (
     (r"unexpected '(.*?)'", 'the template has "{0}" where it means nothing', None),
 )
 _TOKENS = {"end of print statement": '"}}"', "end of statement block": '"%}"', "end of template": "its end"}
-
-
-def _syntax_error(said: str, line: int) -> TemplateError:
-    for pattern, message, help in _SYNTAX:
-        if match := re.search(pattern, said, re.DOTALL):
-            words = [_TOKENS.get(word, word) for word in match.groups()]
-            return TemplateError(message.format(*words), line=line, help=help and help.format(*words))
-    return TemplateError("the template can't be read", line=line)
 
 
 # -- the static check --------------------------------------------------------------------------------------------

@@ -1,12 +1,14 @@
 """A file's parts; `extends`, merging and `for_each`: a sandbox as the layers it is made of, combined option by option,
-as often as it is wanted.
+as often as it is wanted; and what a file has that only Compose would read.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,9 @@ from msgspec import field, structs
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, Problems, did_you_mean
 from sandboxrun.profile.files import bases, read_source
-from sandboxrun.profile.templates import Renderer, TemplateScope, check_keys, is_template, is_template_key
+from sandboxrun.profile.templates import Renderer, TemplateScope, check_keys, is_template, is_template_key, literal
 from sandboxrun.profile.yaml import parse_yaml
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, node_of, plain_of
+from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, node_of, plain_of, walk
 from sandboxrun.spec.names import KEY
 from sandboxrun.spec.option import Row, RowData, to_plain
 from sandboxrun.spec.option_types import Hosts, Tmpfs, by_name
@@ -92,14 +94,25 @@ def split_document(
     help = f"a profile has: {', '.join(TOP_KEYS)}, and x-… of your own"
     check_keys(node, TOP_KEYS, "the profile", help, problems, _REFUSED)
     listed = node.get("sandboxes") or node.get("services")  # whose faults are told in the same round
+    entries = _object_map(listed, "sandboxes", problems).entries
+    if len(entries) > MOST_SANDBOXES and listed is not None:
+        problems.add(f"more than {MOST_SANDBOXES} sandboxes", listed.span, "use for_each")
+        entries = ()
+    sandboxes: dict[str, tuple[Scalar, MapNode]] = {}
+    for key, value in entries:
+        value = MapNode(entries=(), span=key.span) if is_null(value) else value
+        if isinstance(value, MapNode):
+            sandboxes[str(key.value)] = (key, value)
+        else:
+            problems.add(f"expected a sandbox, found {describe(value)}", value.span, "write image: … below it")
     return ProfileDocument(
         file=file,
         directory=directory,
         base=base,
         name=node.get("name"),
         variables=node.get("variables"),
-        sandboxes=_sandboxes(listed, problems),
-        objects={key: _object_map(node.get(key), key, problems) for key in OBJECTS},
+        sandboxes=sandboxes,
+        objects={kind: _object_map(node.get(kind), kind, problems) for kind in OBJECTS},
         has_sandboxes=listed is not None,
     )
 
@@ -114,22 +127,6 @@ def _object_map(node: Node | None, key: str, problems: Problems) -> MapNode:
             return structs.replace(node, entries=named)
     problems.add(f"expected a mapping of {key}, found {describe(node)}", node.span, f"write {key}: {{NAME: {{…}}}}")
     return EMPTY
-
-
-def _sandboxes(node: Node | None, problems: Problems) -> dict[str, tuple[Scalar, MapNode]]:
-    mapping = _object_map(node, "sandboxes", problems)
-    if len(mapping.entries) > MOST_SANDBOXES:
-        problems.add(f"more than {MOST_SANDBOXES} sandboxes", mapping.span, "use for_each")
-        return {}
-    found: dict[str, tuple[Scalar, MapNode]] = {}
-    for key, value in mapping.entries:
-        if is_null(value):
-            value = MapNode(entries=(), span=key.span)
-        if isinstance(value, MapNode):
-            found[str(key.value)] = (key, value)
-        else:
-            problems.add(f"expected a sandbox, found {describe(value)}", value.span, "write image: … below it")
-    return found
 
 
 # -- `extends`: a sandbox as the layers it is made of, the lowest first
@@ -406,3 +403,162 @@ def holds(node: Node | None, renderer: Renderer, scope: TemplateScope, problems:
     help = "compare: {{ name == 'value' }}, or write true or false"
     problems.add(f"when takes true or false, found {describe(rendered)}", node.span, help)
     return False
+
+
+# -- Dollars as Compose reads them: `$$`, `${NAME:-x}` and `$NAME` are plain text here, with a message that says so. An
+# error where no shell can read the text; in commands, which shells read, a warning for what no correct script has;
+# nothing for what a template makes, which is meant as it is
+
+_BRACES = r"\$\{[A-Za-z_](?:[^{}\n]|\{[^{}\n]*\})*\}?"  # Compose's may hold another: ${A:-${B}}
+_ANY = re.compile(rf"\$\$|{_BRACES}|\$[A-Za-z_]\w*")
+_BRACED = re.compile(rf"\$\$|{_BRACES}|^\$[A-Za-z_]\w*$")
+_CONTENT = re.compile(rf"\$\$(?=[A-Za-z_{{(])|(?<!\$){_BRACES}")
+_ESCAPED = re.compile(r"\$\$(?=[A-Za-z_{(])")  # a shell takes it for its process id, with a name right after it
+_PARTS = re.compile(r"\$\{?(\w+)(?::?-([^}]*))?")
+
+_SHELLS = frozenset("sh bash dash ash zsh ksh fish busybox".split())
+_CODE = _SHELLS | frozenset("awk gawk mawk nawk sed jq perl envsubst".split())  # give dollars a meaning of their own
+_CODE_NEXT = re.compile(r"-[a-z]*[ce]|-p|--eval|--command|--print")  # what follows is a program's text
+
+
+def check_layer(layer: Layer, problems: Problems) -> None:
+    """Note the dollars in a sandbox of a file."""
+    entrypoint = _words_of(layer.node.get("entrypoint"))
+    for key, value in layer.node.entries:
+        match str(key.value):
+            case word if word.startswith("x-"):
+                continue
+            case "command" | "entrypoint":
+                _command(value, entrypoint, problems)
+            case "healthcheck" if isinstance(value, MapNode):
+                _refused("", value.without("test"), problems)
+                test = value.get("test")
+                if isinstance(test, ListNode) and _words_of(test)[:1] != ["CMD-SHELL"]:
+                    _command(test, (), problems)
+                    continue
+                for scalar, found in _found(test, _ESCAPED):
+                    _warn(scalar, found, "a shell reads it as its process id", problems)
+            case word:
+                _refused(word, key, problems)
+                _refused(word, value, problems)
+
+
+def check_document(document: ProfileDocument, problems: Problems) -> None:
+    """Note the dollars in the rest of a file: its name, its variables, its networks, volumes, secrets and configs."""
+    _refused("name", document.name, problems)
+    variables = document.variables.entries if isinstance(document.variables, MapNode) else ()
+    for _, declared in variables:
+        for key in ("default", "enum"):
+            value = declared.get(key) if isinstance(declared, MapNode) else None
+            for scalar, found in _found(value, _ANY):
+                help = "write the value out, or give it from outside, as in SANDBOXRUN_VAR_…"
+                problems.warn(f'"{found}" in a variable stays as it is', _at(scalar, found), help)
+    for kind, block in document.objects.items():
+        for _, node in block.entries:
+            value = node
+            if kind == "configs" and isinstance(value, MapNode):
+                # another program's text: a script's dollars are its own, a template's may be
+                content = value.get("content")
+                script = isinstance(content, Scalar) and str(content.value).startswith("#!")
+                for scalar, found in _found(content, _ESCAPED if script else _CONTENT):
+                    if found == "$$":
+                        _warn(scalar, found, "Compose writes one $ for it", problems)
+                    else:
+                        message = f'"{found}" stays as it is: Compose would fill it in'
+                        problems.warn(message, _at(scalar, found), f"{_declare(found)}; {_meant(found)}")
+                value = value.without("content")
+            _refused(kind, value, problems)
+
+
+def _meant(found: str) -> str:
+    return f"if the text is meant, write {{{{ '$' }}}}{found[1:]}"
+
+
+def _refused(option: str, node: Node | None, problems: Problems) -> None:
+    mappings = [inner for inner in walk(node) if isinstance(inner, MapNode)] if node else []
+    keys = {id(key) for mapping in mappings for key, _ in mapping.entries}
+    for scalar, found in _found(node, _ANY):
+        if found == "$$":
+            help = "write one $; if two are meant, write {{ '$$' }}"
+            problems.add('"$$" stays "$$" here: it is not read as one "$"', _at(scalar, found), help)
+            continue
+        whole = str(scalar.value).partition("=")[2] or str(scalar.value)
+        passes = option == "environment" and whole == found
+        passed = f"to pass the caller's {_named(found)[0]}, leave the value out; else " if passes else ""
+        help = f"{passed}{_declare(found)}; {_meant(found)}"
+        if id(scalar) in keys:
+            help = "write the key out: only values are filled in"
+        problems.add(f'nothing is filled in from "{found}"', _at(scalar, found), help)
+
+
+def _named(found: str) -> tuple[str, str]:
+    """The name of a variable, and its default."""
+    match = _PARTS.match(found)
+    return (match[1], match[2] or "") if match is not None else ("", "")
+
+
+def _declare(found: str) -> str:
+    name, default = _named(found)
+    own = name.lower()
+    rules = "type: string" + (f", default: {default}" if re.fullmatch(r"[\w./-]+", default) else "")
+    own_directory = 'for the project\'s directory write "."; else ' if name == "PWD" else ""
+    return f"{own_directory}declare a variable, variables: {{{own}: {{{rules}}}}}, and write {{{{ {own} }}}}"
+
+
+def _command(node: Node, entrypoint: Sequence[str], problems: Problems) -> None:
+    words = _words_of(node)
+    coded = any(os.path.basename(word) in _CODE for word in (*entrypoint, *words))
+    items = node.items if isinstance(node, ListNode) else (node,)
+    before = ""
+    for item in items:
+        code = coded or _CODE_NEXT.fullmatch(before) is not None
+        pattern = _ESCAPED if code else _BRACED if isinstance(node, ListNode) else _ANY
+        for scalar, found in _found(item, pattern):
+            reads = "a shell reads it as its process id" if code else "no shell reads this command"
+            _warn(scalar, found, reads, problems)
+        before = str(item.value) if isinstance(item, Scalar) else ""
+
+
+def _words_of(node: Node | None) -> list[str]:
+    if isinstance(node, ListNode):
+        return [str(item.value) for item in node.items if isinstance(item, Scalar)]
+    text = str(node.value) if isinstance(node, Scalar) and isinstance(node.value, str) else ""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()
+
+
+def _warn(scalar: Scalar, found: str, why: str, problems: Problems) -> None:
+    if found == "$$":
+        help = "write one $ for what Compose writes $$; if two are meant, write {{ '$$' }}"
+        problems.warn(f'"$$" stays "$$" here: {why}', _at(scalar, found), help)
+    else:
+        help = f"{_declare(found)}, or run it by a shell: [sh, -c, …]"
+        problems.warn(f'nothing is filled in from "{found}": {why}', _at(scalar, found), help)
+
+
+def _found(node: Node | None, pattern: re.Pattern[str]) -> Iterator[tuple[Scalar, str]]:
+    """The texts below a node, keys too, with each different match of `pattern` that a file has literally."""
+    match node:
+        case Scalar(value=str() as text) if "$" in text and node.span is not None:
+            yield from ((node, found) for found in dict.fromkeys(pattern.findall(literal(text))))
+        case ListNode():
+            for item in node.items:
+                yield from _found(item, pattern)
+        case MapNode():
+            for key, value in node.entries:
+                yield from _found(key, pattern)
+                yield from _found(value, pattern)
+
+
+def _at(scalar: Scalar, found: str) -> Span | None:
+    """Where `found` is in the file: the first line from the scalar's on that has it."""
+    span = scalar.span
+    if span is None:
+        return None
+    for number in range(span.line, span.line + str(scalar.value).count("\n") + 2):
+        at = span.file.line(number).find(found, span.column - 1 if number == span.line else 0)
+        if at >= 0:
+            return Span(file=span.file, line=number, column=at + 1, length=len(found))
+    return span

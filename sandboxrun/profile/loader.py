@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +17,40 @@ from msgspec import structs
 
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems, ProfileError, redacted
-from sandboxrun.profile.files import Places
-from sandboxrun.profile.guarding import own_files, with_protected
-from sandboxrun.profile.layers import Bases, Layer, ProfileDocument, holds, instances, read_document, split_document
-from sandboxrun.profile.render import effective
+from sandboxrun.profile.files import Places, own_files, with_protected
+from sandboxrun.profile.layers import (
+    OBJECTS,
+    Bases,
+    Layer,
+    ProfileDocument,
+    check_document,
+    check_layer,
+    holds,
+    instances,
+    read_document,
+    split_document,
+)
 from sandboxrun.profile.sandbox import (
     MOST_NODES,
     ComposedSandbox,
     MadeSandbox,
     Maker,
     check_addresses,
-    check_options,
     check_references,
     parse_objects,
-    with_default_network,
     with_dependencies,
     with_digests,
 )
-from sandboxrun.profile.templates import Renderer, TemplateScope, literal
+from sandboxrun.profile.templates import Renderer, TemplateScope, check_keys
 from sandboxrun.profile.variables import Inputs, Variable, parse_variables, resolve_values
 from sandboxrun.profile.yaml import is_text
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, node_of, walk
+from sandboxrun.source import MapNode, Node, Scalar, SourceFile, Span, is_null, node_of, plain_of, walk
 from sandboxrun.spec.names import COMPANIONS, PROJECT, companion
-from sandboxrun.spec.project import Profile
-from sandboxrun.spec.spec import digest_of
-from sandboxrun.spec.types import Text
+from sandboxrun.spec.option import Row, RowData, rows, values_of
+from sandboxrun.spec.option_types import EgressOption
+from sandboxrun.spec.project import NetworkSpec, Profile
+from sandboxrun.spec.spec import NOT_OFFERED, ROWS, SpecType, digest_of
+from sandboxrun.spec.types import Text, freeze
 
 MOST_INSTANCES = 2000
 _STOP_AFTER = 10  # faulty instances of one for_each: more would say the same again
@@ -59,7 +69,8 @@ def load(
     binds, workspaces, secrets and configs name paths outside of that directory. Raises ProfileError with every fault.
     """
     loader = _Loader(directory or paths[0].parent, inputs, allow_outside, tuple(paths))
-    return loader.run(lambda: loader.rendered(loader.read_files()))
+    with loader.bounded():
+        return loader.rendered(loader.read_files())
 
 
 class Written(Data):
@@ -88,38 +99,31 @@ class Loaded(Data):
     def under(self, inputs: Inputs) -> Profile:
         """The profile with other values. Raises ProfileError."""
         loader = _Loader(self.profile.directory, inputs, True, self.paths)
-        return loader.run(lambda: loader.rendered(self.written, digest=False))
+        with loader.bounded():
+            return loader.rendered(self.written, digest=False)
 
 
 def load_whole(paths: Sequence[Path], given: Callable[[Mapping[str, Variable]], Inputs]) -> Loaded:
     """`load` for a review, with paths outside of the project allowed; `given` are the values for its variables."""
     loader = _Loader(paths[0].parent, None, True, tuple(paths))
-    found: list[Written] = []
-
-    def rendered() -> Profile:
-        found.append(loader.read_files())
-        loader.inputs = given(found[0].variables)
-        return loader.rendered(found[0], digest=False)
-
-    profile = loader.run(rendered)
-    return Loaded(profile=profile, written=found[0], paths=loader.paths)
+    with loader.bounded():
+        written = loader.read_files()
+        loader.inputs = given(written.variables)
+        return Loaded(profile=loader.rendered(written, digest=False), written=written, paths=loader.paths)
 
 
 def load_data(
     data: Mapping[str, Any], *, directory: Path, inputs: Inputs | None = None, allow_outside: bool = False
 ) -> Profile:
     """The same from plain Python data in a profile's shape, for the Python API and for commands without a file."""
-    loader = _Loader(directory, inputs, allow_outside)
-
-    def read() -> Written:
-        node = node_of(data)
+    loader, node, document = _Loader(directory, inputs, allow_outside), node_of(data), None
+    with loader.bounded():
         texts = (n.value for n in walk(node) if isinstance(n, Scalar) and isinstance(n.value, str))
-        if not all(map(is_text, texts)):  # which no file can hold
+        if all(map(is_text, texts)):
+            document = split_document(node, None, loader.root, loader.problems)
+        else:  # which no file can hold
             loader.problems.add("half of a surrogate pair is not a character")
-            return loader.read([None])
-        return loader.read([split_document(node, None, loader.root, loader.problems)])
-
-    return loader.run(lambda: loader.rendered(read()))
+        return loader.rendered(loader.read([document]))
 
 
 MOST_PROBLEMS = 200
@@ -157,10 +161,11 @@ class _Loader:
         self.secrets: frozenset[str] = frozenset()
         self.faulty: set[str] = set()  # the names of sandboxes that could not be made
 
-    def run(self, load: Callable[[], Profile]) -> Profile:
-        """Load; raises ProfileError with the faults, up to `MOST_PROBLEMS`."""
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """For loading within: raises ProfileError with the faults, up to `MOST_PROBLEMS`."""
         try:
-            return load()
+            yield
         except _Enough:
             self._finish()
             raise AssertionError("enough faults, and none") from None
@@ -212,17 +217,17 @@ class _Loader:
         own = own_files((*self.paths, *read, *maker.other_files), objects.secrets, objects.configs)
         sandboxes = with_protected(sandboxes, own, places, self.problems)
         if not self.problems:
-            from sandboxrun.profile.schema import check_schema
-
-            check_schema(made, self.problems)
+            _check_schema(made, self.problems)
         self._finish()
-        objects = with_default_network(objects, made)
+        networks = objects.networks
+        if "default" not in networks and any("default" in one.sandbox.spec.networks for one in made):
+            networks = freeze({"default": NetworkSpec(), **networks})
         profile = Profile(
             project=project,
             directory=self.root,
             sandboxes=with_digests(sandboxes, objects.configs, self.root, self.inputs.environment, self._all_secrets()),
             names=objects.names,
-            networks=objects.networks,
+            networks=networks,
             volumes=objects.volumes,
             secrets=objects.secrets,
             configs=objects.configs,
@@ -250,8 +255,10 @@ class _Loader:
                 if name in found:
                     layers = (*found[name].layers, *layers)
                 found[name] = ComposedSandbox(name=name, span=key.span, layers=layers)
+        help = "the options are listed by: sandboxrun explain"
         for composed in found.values():
-            check_options(composed, self.problems)
+            for layer in composed.layers:
+                check_keys(layer.node, _KEYS, "a sandbox", help, self.problems, NOT_OFFERED)
             for layer in composed.layers:
                 check_layer(layer, self.problems)
         for document in documents:
@@ -319,173 +326,93 @@ class _Loader:
             raise ProfileError(*(redacted(diagnostic, self._all_secrets()) for diagnostic in every))
 
 
+_KEYS = frozenset(("extends", "for_each", "when", "env_file", *(row.key for row in ROWS if row.settable)))
 _NAME = Text(pattern=PROJECT, hint="a project's name: lower-case letters, digits, - and _")
 
 
-# -- Dollars as Compose reads them: `$$`, `${NAME:-x}` and `$NAME` are plain text here, with a message that says so. An
-# error where no shell can read the text; in commands, which shells read, a warning for what no correct script has;
-# nothing for what a template makes, which is meant as it is
+# -- The last check: the rendered options against the JSON Schema that the rows derive
 
 
-_BRACES = r"\$\{[A-Za-z_](?:[^{}\n]|\{[^{}\n]*\})*\}?"  # Compose's may hold another: ${A:-${B}}
-_ANY = re.compile(rf"\$\$|{_BRACES}|\$[A-Za-z_]\w*")
-_BRACED = re.compile(rf"\$\$|{_BRACES}|^\$[A-Za-z_]\w*$")
-_CONTENT = re.compile(rf"\$\$(?=[A-Za-z_{{(])|(?<!\$){_BRACES}")
-_ESCAPED = re.compile(r"\$\$(?=[A-Za-z_{(])")  # a shell takes it for its process id, with a name right after it
-_PARTS = re.compile(r"\$\{?(\w+)(?::?-([^}]*))?")
+@lru_cache(maxsize=64)
+def _validator(keys: frozenset[str]) -> Any:
+    """Of the options that are used alone: to compile the schema of all of them takes 10 ms."""
+    import jsonschema_rs
 
-_SHELLS = frozenset("sh bash dash ash zsh ksh fish busybox".split())
-_CODE = _SHELLS | frozenset("awk gawk mawk nawk sed jq perl envsubst".split())  # give dollars a meaning of their own
-_CODE_NEXT = re.compile(r"-[a-z]*[ce]|-p|--eval|--command|--print")  # what follows is a program's text
+    return jsonschema_rs.Draft7Validator(SpecType.schema(keys))
 
 
-def check_layer(layer: Layer, problems: Problems) -> None:
-    """Note the dollars in a sandbox of a file."""
-    entrypoint = _words(layer.node.get("entrypoint"))
-    for key, value in layer.node.entries:
-        match str(key.value):
-            case word if word.startswith("x-"):
-                continue
-            case "command" | "entrypoint":
-                _command(value, entrypoint, problems)
-            case "healthcheck" if isinstance(value, MapNode):
-                _refused("", value.without("test"), problems)
-                test = value.get("test")
-                if isinstance(test, ListNode) and _words(test)[:1] != ["CMD-SHELL"]:
-                    _command(test, (), problems)
-                    continue
-                for scalar, found in _found(test, _ESCAPED):
-                    _warn(scalar, found, "a shell reads it as its process id", problems)
-            case word:
-                _refused(word, key, problems)
-                _refused(word, value, problems)
-
-
-def check_document(document: ProfileDocument, problems: Problems) -> None:
-    """Note the dollars in the rest of a file: its name, its variables, its networks, volumes, secrets and configs."""
-    _refused("name", document.name, problems)
-    variables = document.variables.entries if isinstance(document.variables, MapNode) else ()
-    for _, declared in variables:
-        for key in ("default", "enum"):
-            value = declared.get(key) if isinstance(declared, MapNode) else None
-            for scalar, found in _found(value, _ANY):
-                help = "write the value out, or give it from outside, as in SANDBOXRUN_VAR_…"
-                problems.warn(f'"{found}" in a variable stays as it is', _at(scalar, found), help)
-    for kind, block in document.objects.items():
-        for _, node in block.entries:
-            value = node
-            if kind == "configs" and isinstance(value, MapNode):
-                # another program's text: a script's dollars are its own, a template's may be
-                content = value.get("content")
-                script = isinstance(content, Scalar) and str(content.value).startswith("#!")
-                for scalar, found in _found(content, _ESCAPED if script else _CONTENT):
-                    if found == "$$":
-                        _warn(scalar, found, "Compose writes one $ for it", problems)
-                    else:
-                        message = f'"{found}" stays as it is: Compose would fill it in'
-                        problems.warn(message, _at(scalar, found), f"{_declare(found)}; {_meant(found)}")
-                value = value.without("content")
-            _refused(kind, value, problems)
-
-
-def _meant(found: str) -> str:
-    return f"if the text is meant, write {{{{ '$' }}}}{found[1:]}"
-
-
-# -- where no shell reads it -------------------------------------------------------------------------------------
-
-
-def _refused(option: str, node: Node | None, problems: Problems) -> None:
-    keys = (
-        {id(key) for inner in walk(node) if isinstance(inner, MapNode) for key, _ in inner.entries} if node else set()
-    )
-    for scalar, found in _found(node, _ANY):
-        if found == "$$":
-            help = "write one $; if two are meant, write {{ '$$' }}"
-            problems.add('"$$" stays "$$" here: it is not read as one "$"', _at(scalar, found), help)
+def _check_schema(made: Sequence[MadeSandbox], problems: Problems) -> None:
+    """Note each option that the schema refuses, with its place."""
+    every = {id(one.node): (one, plain_of(one.node)) for one in made}
+    validator = _validator(frozenset(key for _, plain in every.values() for key in plain))
+    for one, plain in every.values():
+        if validator.is_valid(plain):
             continue
-        whole = str(scalar.value).partition("=")[2] or str(scalar.value)
-        passes = option == "environment" and whole == found
-        passed = f"to pass the caller's {_parts(found)[0]}, leave the value out; else " if passes else ""
-        help = f"{passed}{_declare(found)}; {_meant(found)}"
-        if id(scalar) in keys:
-            help = "write the key out: only values are filled in"
-        problems.add(f'nothing is filled in from "{found}"', _at(scalar, found), help)
+        for error in validator.iter_errors(plain):
+            node: Any = one.node
+            span, path = one.node.span, error.instance_path
+            for step in path:
+                node = node.get(str(step)) if isinstance(node, MapNode) else node.items[step]
+                span = node.span or span
+            option = str(path[0]) if path else "the sandbox"
+            message = f"the schema does not accept this value of {option}: {str(error.message)[:200]}"
+            problems.add(message, span or one.sandbox.span, "see sandboxrun schema for the forms it takes")
 
 
-def _declare(found: str) -> str:
-    name, default = _parts(found)
-    own = name.lower()
-    rules = "type: string" + (f", default: {default}" if re.fullmatch(r"[\w./-]+", default or "") else "")
-    own_directory = 'for the project\'s directory write "."; else ' if name == "PWD" else ""
-    return f"{own_directory}declare a variable, variables: {{{own}: {{{rules}}}}}, and write {{{{ {own} }}}}"
+# -- The effective profile as plain data: every option written out, every template rendered
 
 
-def _parts(found: str) -> tuple[str, str | None]:
-    match = _PARTS.match(found)
-    return (match[1], match[2]) if match is not None else ("", None)
+def effective(profile: Profile) -> dict[str, Any]:
+    """JSON data: name, sandboxes by address with all their options, networks, volumes, secrets, configs."""
+    places, sandboxes = Places(root=profile.directory, directories={}), {}
+    for sandbox in profile.sandboxes:
+        own = sandboxes[sandbox.address] = _spelled_out(sandbox.spec)
+        for mount in own.get("volumes", ()):
+            if mount.get("type") == "bind":
+                _relate(mount, "source", places)
+        _relate(own.get("workspace", {}), "source", places)
+        if sandbox.depends_on:
+            own["depends_on"] = {address: _spelled_out(waits) for address, waits in sandbox.depends_on.items()}
+    plain: dict[str, Any] = {"name": profile.project, "sandboxes": sandboxes}
+    for kind in OBJECTS:
+        if specs := {key: _spelled_out(spec) for key, spec in getattr(profile, kind).items()}:
+            for spec in specs.values():
+                _relate(spec, "file", places)
+            plain[kind] = specs
+    return plain
 
 
-# -- commands ----------------------------------------------------------------------------------------------------
+def _spelled_out(record: Any) -> dict[str, Any]:
+    """A record as plain data with every option that has a value, also in the records inside it."""
+    return {
+        row.key: _written(row, value)
+        for row, value in zip(rows(type(record)), values_of(record), strict=True)
+        if row.settable and value is not None
+    }
 
 
-def _command(node: Node, entrypoint: Sequence[str], problems: Problems) -> None:
-    words = _words(node)
-    coded = any(os.path.basename(word) in _CODE for word in (*entrypoint, *words))
-    items = node.items if isinstance(node, ListNode) else (node,)
-    before = ""
-    for item in items:
-        code = coded or _CODE_NEXT.fullmatch(before) is not None
-        pattern = _ESCAPED if code else _BRACED if isinstance(node, ListNode) else _ANY
-        for scalar, found in _found(item, pattern):
-            reads = "a shell reads it as its process id" if code else "no shell reads this command"
-            _warn(scalar, found, reads, problems)
-        before = str(item.value) if isinstance(item, Scalar) else ""
+_DEFAULTS: dict[int, tuple[Row, Any]] = {}  # most options have their default: write each once
 
 
-def _words(node: Node | None) -> list[str]:
-    if isinstance(node, ListNode):
-        return [str(item.value) for item in node.items if isinstance(item, Scalar)]
-    text = str(node.value) if isinstance(node, Scalar) and isinstance(node.value, str) else ""
-    try:
-        return shlex.split(text)
-    except ValueError:
-        return text.split()
+def _written(row: Row, value: Any) -> Any:
+    if value is row.default:
+        if id(row) not in _DEFAULTS:
+            _DEFAULTS[id(row)] = (row, _form(row, value))
+        return _DEFAULTS[id(row)][1]
+    return _form(row, value)
 
 
-def _warn(scalar: Scalar, found: str, why: str, problems: Problems) -> None:
-    if found == "$$":
-        help = "write one $ for what Compose writes $$; if two are meant, write {{ '$$' }}"
-        problems.warn(f'"$$" stays "$$" here: {why}', _at(scalar, found), help)
-    else:
-        help = f"{_declare(found)}, or run it by a shell: [sh, -c, …]"
-        problems.warn(f'nothing is filled in from "{found}": {why}', _at(scalar, found), help)
+def _form(row: Row, value: Any) -> Any:
+    if isinstance(value, RowData) and not isinstance(row.type, EgressOption):  # that has a form in one word
+        return _spelled_out(value)
+    if isinstance(value, tuple) and value and isinstance(value[0], RowData):
+        return [_spelled_out(item) for item in value]
+    if isinstance(value, Mapping) and value and isinstance(next(iter(value.values())), RowData):
+        return {key: _spelled_out(item) for key, item in value.items()}
+    return row.type.plain(value)
 
 
-# -- finding -----------------------------------------------------------------------------------------------------
-
-
-def _found(node: Node | None, pattern: re.Pattern[str]) -> Iterator[tuple[Scalar, str]]:
-    """The texts below a node, keys too, with each different match of `pattern` that a file has literally."""
-    match node:
-        case Scalar(value=str() as text) if "$" in text and node.span is not None:
-            yield from ((node, found) for found in dict.fromkeys(pattern.findall(literal(text))))
-        case ListNode():
-            for item in node.items:
-                yield from _found(item, pattern)
-        case MapNode():
-            for key, value in node.entries:
-                yield from _found(key, pattern)
-                yield from _found(value, pattern)
-
-
-def _at(scalar: Scalar, found: str) -> Span | None:
-    """Where `found` is in the file: the first line from the scalar's on that has it."""
-    span = scalar.span
-    if span is None:
-        return None
-    for number in range(span.line, span.line + str(scalar.value).count("\n") + 2):
-        at = span.file.line(number).find(found, span.column - 1 if number == span.line else 0)
-        if at >= 0:
-            return Span(file=span.file, line=number, column=at + 1, length=len(found))
-    return span
+def _relate(plain: dict[str, Any], key: str, places: Places) -> None:
+    """Write an absolute path from the project's directory where it lies below."""
+    if plain.get(key, "").startswith("/"):
+        plain[key] = places.relative(Path(plain[key]))

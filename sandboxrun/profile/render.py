@@ -7,83 +7,12 @@ import functools
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from sandboxrun.errors import mask
-from sandboxrun.profile.files import Places
+from sandboxrun.profile.loader import effective
 from sandboxrun.profile.yaml import resolve
-from sandboxrun.spec.option import Row, RowData, rows, values_of
-from sandboxrun.spec.option_types import EgressOption
-from sandboxrun.spec.project import DeclaredSandbox, Profile, Provenance
-
-# -- The effective profile as plain data: every option written out, every template rendered
-
-
-def effective(profile: Profile) -> dict[str, Any]:
-    """JSON data: name, sandboxes by address with all their options, networks, volumes, secrets, configs."""
-    places = Places(root=profile.directory, directories={})
-    plain: dict[str, Any] = {
-        "name": profile.project,
-        "sandboxes": {sandbox.address: sandbox_plain(sandbox, places) for sandbox in profile.sandboxes},
-    }
-    for kind in ("networks", "volumes", "secrets", "configs"):
-        if specs := {key: spelled_out(spec) for key, spec in getattr(profile, kind).items()}:
-            for spec in specs.values():
-                _relate(spec, "file", places)
-            plain[kind] = specs
-    return plain
-
-
-def sandbox_plain(sandbox: DeclaredSandbox, places: Places) -> dict[str, Any]:
-    """One sandbox's options, the defaults included, dependencies by address."""
-    plain = spelled_out(sandbox.spec)
-    for mount in plain.get("volumes", ()):
-        if mount.get("type") == "bind":
-            _relate(mount, "source", places)
-    _relate(plain.get("workspace", {}), "source", places)
-    if sandbox.depends_on:
-        plain["depends_on"] = {address: spelled_out(dependency) for address, dependency in sandbox.depends_on.items()}
-    return plain
-
-
-def spelled_out(record: Any) -> dict[str, Any]:
-    """A record as plain data with every option that has a value, also in the records inside it."""
-    return {
-        row.key: _spelled(row, value)
-        for row, value in zip(rows(type(record)), values_of(record), strict=True)
-        if row.settable and value is not None
-    }
-
-
-_DEFAULTS: dict[int, tuple[Row, Any]] = {}  # most options have their default: write each once
-
-
-def _spelled(row: Row, value: Any) -> Any:
-    if value is not row.default:
-        return _written(row, value)
-    if id(row) not in _DEFAULTS:
-        _DEFAULTS[id(row)] = (row, _written(row, value))
-    return _DEFAULTS[id(row)][1]
-
-
-def _written(row: Row, value: Any) -> Any:
-    if isinstance(value, RowData) and not isinstance(row.type, EgressOption):  # that has a form in one word
-        return spelled_out(value)
-    if isinstance(value, tuple) and value and isinstance(value[0], RowData):
-        return [spelled_out(item) for item in value]
-    if isinstance(value, Mapping) and value and isinstance(next(iter(value.values())), RowData):
-        return {key: spelled_out(item) for key, item in value.items()}
-    return row.type.plain(value)
-
-
-def _relate(plain: dict[str, Any], key: str, places: Places) -> None:
-    """Write an absolute path from the project's directory where it lies below."""
-    if plain.get(key, "").startswith("/"):
-        plain[key] = places.relative(Path(plain[key]))
-
-
-# -- The effective profile as text: YAML with where each value came from, or JSON. Secrets are masked
+from sandboxrun.spec.project import Profile
 
 _COLUMN = 60  # where comments begin, when the line is shorter
 
@@ -112,7 +41,10 @@ def render_yaml(profile: Profile, *, defaults: bool = True) -> str:
     for sandbox in profile.sandboxes:
         lines.append(f"  {_scalar(sandbox.address)}:")
         for key, value in sandboxes[sandbox.address].items():
-            origin = _origin(sandbox.provenance.get(key))
+            found = sandbox.provenance.get(key)
+            origin = found.via if found is not None else ""
+            if found is not None and found.span is not None and not origin.startswith("base "):
+                origin = f"{found.span.file.name}:{found.span.line}"
             if origin != "default" or defaults:
                 first, *rest = _mapping({key: value}, "    ")
                 lines += [f"{first:<{_COLUMN}}  # {origin}" if origin else first, *rest]
@@ -120,14 +52,6 @@ def render_yaml(profile: Profile, *, defaults: bool = True) -> str:
         lines.append(f"{kind}:")
         lines += _mapping(specs, "  ")
     return "\n".join(lines) + "\n"
-
-
-def _origin(provenance: Provenance | None) -> str:
-    if provenance is None:
-        return ""
-    if provenance.via.startswith("base ") or provenance.span is None:
-        return provenance.via
-    return f"{provenance.span.file.name}:{provenance.span.line}"
 
 
 def _hidden(profile: Profile) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from sandboxrun.spec.project import (
 )
 from sandboxrun.spec.records import Dependency, FileRef
 from sandboxrun.spec.seccomp import NAMES as SECCOMP_NAMES
-from sandboxrun.spec.spec import BY_KEY, NOT_OFFERED, ROWS, SandboxSpec, parse_rest, parse_spec
+from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, parse_rest, parse_spec
 from sandboxrun.spec.types import INVALID, describe, freeze, item_span, item_spans, name_of
 
 # -- Dotenv files: `NAME=value` lines, as Compose reads them, less interpolation. python-dotenv is not enough: it
@@ -143,7 +143,6 @@ def seccomp_text(content: str | bytes, what: str, span: Span | None, problems: P
 
 # -- One sandbox, from its layers to what is declared: render, merge, parse, settle
 
-OWN_KEYS = ("extends", "for_each", "when", "env_file")  # the profile's, beside the model's rows
 MOST_NODES = 500_000  # over all instances of a profile
 
 
@@ -169,16 +168,6 @@ class MadeSandbox(Data):
 
     sandbox: DeclaredSandbox
     node: MapNode
-
-
-_KEYS = frozenset((*OWN_KEYS, *(row.key for row in ROWS if row.settable)))
-
-
-def check_options(composed: ComposedSandbox, problems: Problems) -> None:
-    """Note keys that no sandbox has, with what to do instead."""
-    for layer in composed.layers:
-        help = "the options are listed by: sandboxrun explain"
-        check_keys(layer.node, _KEYS, "a sandbox", help, problems, NOT_OFFERED)
 
 
 class Maker:
@@ -577,13 +566,6 @@ def parse_objects(
             parsed[kind][name] = value
     names = Names(project=project, given_networks=given["networks"], given_volumes=given["volumes"])
     return DeclaredObjects(names=names, **{kind: freeze(values) for kind, values in parsed.items()})
-
-
-def with_default_network(objects: DeclaredObjects, made: Sequence[MadeSandbox]) -> DeclaredObjects:
-    """The objects with the network `default`, if a sandbox joins it and nobody declares it."""
-    if "default" in objects.networks or not any("default" in one.sandbox.spec.networks for one in made):
-        return objects
-    return structs.replace(objects, networks=freeze({"default": NetworkSpec(), **objects.networks}))
 
 
 def check_references(

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
-from sandboxrun.errors import Problems
 from sandboxrun.profile.files import bases
-from sandboxrun.profile.sandbox import MadeSandbox
 from sandboxrun.profile.variables import KEYS as VARIABLE_KEYS
-from sandboxrun.source import ListNode, MapNode, Node, Span, plain_of
 from sandboxrun.spec.names import KEY, PROJECT
 from sandboxrun.spec.project import ConfigType, NetworkType, SecretType, VolumeType
 from sandboxrun.spec.spec import SpecType
@@ -35,6 +30,7 @@ def schema_text() -> str:
 def profile_schema() -> Schema:
     """The schema of a whole profile file, templates allowed."""
     name = "The project: it names and labels every object. The directory's name when left out."
+    variables = {name: _told(key.description, key.example, **key.schema) for name, key in VARIABLE_KEYS.items()}
     secrets, settings = {"api_key": {"environment": "AGENT_API_KEY"}}, {"settings": {"file": "./settings.json"}}
     return {
         "$schema": DRAFT,
@@ -43,7 +39,13 @@ def profile_schema() -> Schema:
         "type": "object",
         "properties": {
             "name": _told(name, "review", **_templated({"type": "string", "pattern": f"^(?:{PROJECT})$"})),
-            "variables": _variables(),
+            "variables": _told(
+                "The inputs of the templates, each typed.",
+                {"ref": {"type": "string", "default": "main"}},
+                type="object",
+                propertyNames={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$"},
+                additionalProperties=_record("type", **variables),
+            ),
             "sandboxes": _map("The sandboxes by name.", {"agent": {"image": "node:20-alpine"}}, _SANDBOX),
             "networks": _objects(NetworkType, "The project's networks by key.", {"default": {"internal": True}}),
             "volumes": _objects(VolumeType, "The project's volumes by key.", {"cache": {}}),
@@ -121,17 +123,6 @@ def _sandbox() -> Schema:
     return {**schema, "description": "One sandbox.", "properties": properties, "patternProperties": _PRIVATE}
 
 
-def _variables() -> Schema:
-    keys = {name: _told(key.description, key.example, **key.schema) for name, key in VARIABLE_KEYS.items()}
-    return _told(
-        "The inputs of the templates, each typed.",
-        {"ref": {"type": "string", "default": "main"}},
-        type="object",
-        propertyNames={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$"},
-        additionalProperties=_record("type", **keys),
-    )
-
-
 # -- templates where a value may be ------------------------------------------------------------------------------
 
 
@@ -159,42 +150,3 @@ def _loose(schema: Schema) -> Schema:
     if "anyOf" in loose:
         loose["anyOf"] = [_loose(form) for form in loose["anyOf"]]
     return loose
-
-
-# -- The last check: the rendered options against the JSON Schema that the rows derive
-
-
-@lru_cache(maxsize=64)
-def _validator(keys: frozenset[str]) -> Any:
-    """Of the options that are used alone: to compile the schema of all of them takes 10 ms."""
-    import jsonschema_rs
-
-    return jsonschema_rs.Draft7Validator(SpecType.schema(keys))
-
-
-def check_schema(made: Sequence[MadeSandbox], problems: Problems) -> None:
-    """Note each option that the schema refuses, with its place."""
-    every = {id(one.node): (one, plain_of(one.node)) for one in made}
-    validator = _validator(frozenset(key for _, plain in every.values() for key in plain))
-    for one, plain in every.values():
-        if validator.is_valid(plain):
-            continue
-        for error in validator.iter_errors(plain):
-            span, option = _place(one.node, error.instance_path)
-            message = f"the schema does not accept this value of {option}: {str(error.message)[:200]}"
-            problems.add(message, span or one.sandbox.span, "see sandboxrun schema for the forms it takes")
-
-
-def _place(node: Node, path: Sequence[str | int]) -> tuple[Span | None, str]:
-    span = node.span
-    for step in path:
-        child: Node | None = None
-        match node:
-            case MapNode():
-                child = node.get(str(step))
-            case ListNode() if isinstance(step, int):
-                child = node.items[step]
-        if child is None:
-            break
-        node, span = child, child.span or span
-    return span, str(path[0]) if path else "the sandbox"

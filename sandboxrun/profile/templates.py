@@ -14,16 +14,84 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.profile.functions import CLOSING, LONGEST_TEMPLATE, MARKS, Allowance, TemplateError
 from sandboxrun.profile.yaml import is_text
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, node_of
 
 if TYPE_CHECKING:
-    from sandboxrun.profile.evaluate import Program
+    pass
+
+
+# -- How much a profile's templates may do: steps, text and lists, each a number of its own
+
+MARKS = re.compile(r"\{\{|\{%|\{#")  # what makes a scalar a template
+LONGEST_TEXT = 64 * 1024  # characters that one value may have, on the way or at its end
+LONGEST_LIST = 10_000
+LARGEST_INTEGER = 2**63 - 1
+STEPS_A_SCALAR = 50_000
+STEPS_A_PROFILE = 2_000_000
+DEEPEST_EXPRESSION = 60
+LONGEST_TEMPLATE = 16 * 1024  # characters of source
+CLOSING = {"{{": "}}", "{%": "%}", "{#": "#}"}
+
+
+class TemplateError(Exception):
+    """A fault in a template: a clause, its line in the scalar (0: not known yet), the word to point at, a help."""
+
+    def __init__(self, message: str, *, line: int = 0, word: str = "", help: str | None = None) -> None:
+        self.message, self.line, self.word, self.help = message, line, word, help
+        super().__init__(message)
+
+
+class Allowance(Struct):
+    """Counts the steps of all templates of one profile."""
+
+    left: int = STEPS_A_PROFILE
+    here: int = STEPS_A_SCALAR
+
+    def spend(self, steps: int = 1) -> None:
+        """Raises TemplateError when the scalar or the profile has none left."""
+        self.here -= steps
+        self.left -= steps
+        if self.here < 0:
+            raise TemplateError("this template does too much work", help="shorten its loops")
+        if self.left < 0:
+            raise TemplateError("the templates of this profile do too much work together", help="shorten their loops")
+
+    def text(self, length: int) -> None:
+        """Raises TemplateError when a text of `length` characters must not be made; else pays for it."""
+        self.fits(length)
+        self.spend(1 + length // 64)
+
+    @staticmethod
+    def fits(length: int) -> None:
+        """Raises TemplateError when a text of `length` characters must not be made."""
+        if length > LONGEST_TEXT:
+            raise TemplateError(f"this template makes a text longer than {LONGEST_TEXT // 1024} KiB")
+
+    def items(self, count: int) -> None:
+        """The same for a list of `count` items."""
+        if count > LONGEST_LIST:
+            raise TemplateError(f"this template makes a list longer than {LONGEST_LIST} items")
+        self.spend(1 + count // 8)
+
+    def tree(self, value: Any) -> None:
+        """The same for all that a list or a mapping holds, written out: one list may occur in it many times."""
+        count, waiting = 0, [value]
+        while waiting:
+            node = waiting.pop()
+            parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+            waiting.extend(parts)
+            count += 1 + len(parts)
+            if count > 2 * LONGEST_LIST:
+                self.items(count)
+        self.items(count // 2)
+
+
+# -- Rendering
 
 
 class TemplateScope(Data, unshown=("values",)):
@@ -70,7 +138,7 @@ def check_keys(
 
 
 class Renderer:
-    """Renders the nodes of one profile: programs are read once, and all work is counted together.
+    """Renders the nodes of one profile: all work is counted together.
 
     `secrets` collects the texts that were made with sensitive names, for masking.
     """
@@ -79,7 +147,6 @@ class Renderer:
         self.problems = problems
         self.work = Allowance()
         self.secrets: set[str] = set()
-        self._programs: dict[str, Program | TemplateError] = {}
 
     def render(self, node: Node, scope: TemplateScope, *, mapping: bool = False) -> Node | None:
         """`node` with every template in it rendered; the very same node where there is none. None after a fault.
@@ -111,13 +178,13 @@ class Renderer:
 
     def scalar(self, node: Scalar, scope: TemplateScope, *, mapping: bool = False) -> Node | None:
         """The node that a template makes, at its own place; None after a fault."""
-        from sandboxrun.profile.evaluate import evaluate
+        from sandboxrun.profile.evaluate import evaluate, read_template
 
         text = str(node.value)
         if self.work.left < 0:  # said once already
             return None
         try:
-            program = self._program(text)
+            program = read_template(text)
             unknown = [(name, line) for name, line in program.names if name not in scope.values]
             if not unknown:
                 value = evaluate(program, scope.values, self.work)
@@ -140,19 +207,6 @@ class Renderer:
         if any(name in scope.sensitive for name, _ in program.names):
             self.secrets.update(texts_of(value))
         return node_of(value, node.span)
-
-    def _program(self, text: str) -> Program:
-        from sandboxrun.profile.evaluate import read_template
-
-        if text not in self._programs:
-            try:
-                self._programs[text] = read_template(text)
-            except TemplateError as error:
-                self._programs[text] = error
-        program = self._programs[text]
-        if isinstance(program, TemplateError):
-            raise program.with_traceback(None)
-        return program
 
     @staticmethod
     def _check_value(value: Any, mapping: bool) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import re
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 from yaml import AliasEvent, BaseLoader, MappingStartEvent, ScalarEvent
@@ -173,18 +174,10 @@ _TAG_HELP = "remove it: only !!str, !!int, !!float, !!bool, !!null, !!map and !!
 
 def parse_yaml(file: SourceFile, problems: Problems) -> Node | None:
     """The document's root node; an empty file is a null scalar. None after a fault that ends reading."""
-    try:
-        root: Any = _Composer(file, problems).get_single_node()
-    except _Stop as stop:
-        problems.extend([stop.diagnostic])
-        return None
-    except Exception as error:  # the parser's own code raises ValueError and kin for odd escapes and versions
-        problems.extend([syntax_error(error, file)])
-        return None
-    if root is None:
+    roots = _composed(file, problems, (), lambda composer: [composer.get_single_node()])
+    if roots == (None,):
         return Scalar(value=None, span=Span(file=file, line=1, column=1))
-    made: Node = root.made
-    return made
+    return roots[0].made if roots else None
 
 
 RESET, OVERRIDE = "!reset", "!override"
@@ -193,18 +186,24 @@ RESET, OVERRIDE = "!reset", "!override"
 def parse_documents(file: SourceFile, problems: Problems) -> tuple[Node, ...]:
     """The root nodes of all documents of a Compose file, with Compose's own tags. Nothing after a fault that ends
     reading."""
-    composer: Any = _Composer(file, problems, tags=(RESET, OVERRIDE))
-    roots = []
-    try:
+
+    def every(composer: Any) -> Iterator[Any]:
         while composer.check_node():
-            roots.append(composer.get_node().made)
+            yield composer.get_node()
+
+    return tuple(root.made for root in _composed(file, problems, (RESET, OVERRIDE), every))
+
+
+def _composed(
+    file: SourceFile, problems: Problems, tags: tuple[str, ...], compose: Callable[[Any], Iterable[Any]]
+) -> tuple[Any, ...]:
+    try:
+        return tuple(compose(_Composer(file, problems, tags)))
     except _Stop as stop:
         problems.extend([stop.diagnostic])
-        return ()
-    except Exception as error:  # as in parse_yaml
+    except Exception as error:  # the parser's own code raises ValueError and kin for odd escapes and versions
         problems.extend([syntax_error(error, file)])
-        return ()
-    return tuple(roots)
+    return ()
 
 
 class _Stop(Exception):
@@ -216,10 +215,6 @@ class _Stop(Exception):
 
 
 _MERGE = Scalar(value="<<", text="<<")
-
-
-def _unresolved(*_: Any) -> None:
-    """No tag: what a value is, is said by its text alone."""
 
 
 class _Composer(Composer):
@@ -241,7 +236,7 @@ class _Composer(Composer):
             parser = BaseLoader(file.text)
         self.check_event, self.peek_event, self.get_event = parser.check_event, parser.peek_event, parser.get_event
 
-    descend_resolver = ascend_resolver = resolve = _unresolved
+    descend_resolver = ascend_resolver = resolve = lambda *_: None  # what a value is, is said by its text alone
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """The next node. `index` is the key of a mapping's value, and None for a key and for the root."""

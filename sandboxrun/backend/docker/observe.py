@@ -30,7 +30,7 @@ from sandboxrun.backend.owner import decode
 from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.evidence.store import STAGING, safe_name
 from sandboxrun.plan.operations import companions_of, networks_of, shares
-from sandboxrun.profile.guarding import sources_of
+from sandboxrun.profile.files import sources_of
 from sandboxrun.spec import labels
 from sandboxrun.spec.codec import ImageConfig, from_label, to_label
 from sandboxrun.spec.names import COMPANIONS, PROJECT, Names, kept_name

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sandboxrun.errors import ProfileError
 from sandboxrun.profile.files import bases
-from sandboxrun.profile.loader import load, load_data
-from sandboxrun.profile.render import effective, render_json, render_yaml
+from sandboxrun.profile.loader import effective, load, load_data
+from sandboxrun.profile.render import render_json, render_yaml
 from sandboxrun.profile.variables import Inputs
 from sandboxrun.spec.option import rows, value_of
 from sandboxrun.spec.option_types import CLOSED, PUBLIC

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from sandboxrun.errors import Problems, ProfileError
-from sandboxrun.profile import schema as gate
+from sandboxrun.profile import loader as gate
 from sandboxrun.profile.files import bases
 from sandboxrun.profile.schema import profile_schema, schema_text
 from sandboxrun.profile.yaml import parse_yaml

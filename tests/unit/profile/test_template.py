@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandboxrun.errors import Problems, ProfileError
-from sandboxrun.profile.functions import LONGEST_TEXT, STEPS_A_SCALAR
-from sandboxrun.profile.templates import Renderer, TemplateScope, is_template
+from sandboxrun.profile.templates import LONGEST_TEXT, STEPS_A_SCALAR, Renderer, TemplateScope, is_template
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, node_of, plain_of
 from tests.unit.profile.conftest import Load
 

@@ -11,8 +11,7 @@ from msgspec import structs
 
 from sandboxrun.backend.docker.codec import decode, encode
 from sandboxrun.backend.docker.fields import SHOWN
-from sandboxrun.profile.loader import load_data
-from sandboxrun.profile.render import effective
+from sandboxrun.profile.loader import effective, load_data
 from sandboxrun.spec.codec import ImageConfig, own_labels, without_inherited
 from sandboxrun.spec.option import OwnAddresses, value_of
 from sandboxrun.spec.project import DeclaredSandbox, Profile, config_digest
