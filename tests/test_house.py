@@ -36,7 +36,7 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"backend"}),
     frozenset({"evidence", "gateway", "probe"}),
     frozenset({"backend.session", "backend.fake_process"}),
-    frozenset({"backend.completed", "backend.shared"}),
+    frozenset({"backend.completed"}),
     frozenset({"backend.docker", "backend.fake"}),
     frozenset({"report"}),
     frozenset({"lifecycle"}),  # a saved plan holds the JSON of the report

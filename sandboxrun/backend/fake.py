@@ -14,13 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from msgspec import Struct, field, structs
 
-from sandboxrun.backend import shared
-from sandboxrun.backend.base import Events, Lock, Project
+from sandboxrun.backend.base import Accounts, EngineTerms, Events, GatewayView, HostView, Lock, Machine, Project
 from sandboxrun.backend.completed import completed, with_others
 from sandboxrun.backend.errors import (
     EngineError,
@@ -41,8 +41,20 @@ from sandboxrun.backend.fake_process import (
     history_of,
     text_of,
 )
-from sandboxrun.backend.session import Made, Session, Undone, Watched
-from sandboxrun.backend.views import Accounts, EngineTerms, GatewayView, HostView, Machine
+from sandboxrun.backend.session import (
+    WIRING,
+    Made,
+    Session,
+    Undone,
+    Watched,
+    await_condition,
+    capture_evidence,
+    check_places,
+    keep,
+    note_revision,
+    unfinished,
+    unstage,
+)
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.workspace import open_workspace, stage_workspace
 from sandboxrun.gateway.image import BASE, build, haproxy_of, reference, unfit
@@ -147,12 +159,15 @@ class Fake:
     @contextlib.contextmanager
     def reached(self, operation: str) -> Iterator[World]:
         """The world for one call, under its guard. Raises EngineUnreachable while it is gone."""
+        self.reach(operation)
+        with self.world.guard:
+            yield self.world
+
+    def reach(self, operation: str) -> None:
         if self.dead:
             raise Killed
         if self.world.gone:
             raise EngineUnreachable(operation, "the engine does not answer")
-        with self.world.guard:
-            yield self.world
 
     def _box(self, id: str, operation: str) -> Box:
         with self.reached(operation) as world:
@@ -164,8 +179,8 @@ class Fake:
     # -- what there is ------------------------------------------------------------------------------------------
 
     def clock(self) -> datetime:
-        with self.reached("asking the engine for its time"):
-            return datetime.now(UTC)
+        self.reach("asking the engine for its time")
+        return datetime.now(UTC)
 
     def about(self) -> Mapping[str, str]:
         return {}
@@ -218,8 +233,8 @@ class Fake:
         )
 
     def news(self) -> News:
-        with self.reached("following the engine's events"):
-            return News(self)
+        self.reach("following the engine's events")
+        return News(self)
 
     def observe_ended(self, profile: Profile, store: Any, ended: Mapping[str, History | None]) -> Snapshot:
         return self.observe_these(profile, store, ended)
@@ -230,28 +245,38 @@ class Fake:
             ours |= {world.whose[name] for name in (*world.networks, *world.volumes)}
             return tuple(self._project(project, world) for project in sorted(ours) if only in (None, project))
 
-    def _project(self, name: str, world: World) -> Project:
-        networks, volumes = (freeze(self._named(there, name)) for there in (world.networks, world.volumes))
-        names = Names(project=name, given_networks=networks, given_volumes=volumes)
-        return Project(names=names, ended=ended_in(world.boxes.values(), name))
-
-    def _named(self, there: Mapping[str, ObservedNetwork | ObservedVolume], project: str) -> dict[str, str]:
-        return {o.key: name for name, o in there.items() if o.run is None and self.world.whose[name] == project}
+    def _project(self, project: str, world: World) -> Project:
+        networks, volumes = (
+            freeze({o.key: name for name, o in there.items() if o.run is None and world.whose[name] == project})
+            for there in (world.networks, world.volumes)
+        )
+        names = Names(project=project, given_networks=networks, given_volumes=volumes)
+        return Project(names=names, ended=ended_in(world.boxes.values(), project))
 
     def _snapshot(self, profile: Profile) -> Snapshot:
         world, project = self.world, profile.project
         boxes = [box for box in world.boxes.values() if box.labels.get(labels.PROJECT) == project]
         sandboxes = tuple(self._observed(box) for box in boxes if labels.ROLE not in box.labels)
         orphaned, owned, lapsed = by_owner(boxes, world.leases, elsewhere=world.elsewhere)
-        beside = [_companion(box) for box in boxes if labels.ROLE in box.labels]
+        beside = [
+            Companion(
+                id=box.id,
+                name=box.name,
+                role=box.labels[labels.ROLE],
+                run=box.labels[labels.RUN],
+                running=box.running,
+                started=box.started is not None,
+            )
+            for box in boxes
+            if labels.ROLE in box.labels
+        ]
         runs = {o.run for o in sandboxes}
         needs_helper = any(companions_of(s.spec) for s in profile.sandboxes)
-        name, built = reference(), world.images.get(reference())
-        own = world.labels.get(name, {})
-        why_not = unfit(own) if built is not None else None
-        helper = Helper(
-            reference=name, id=built.id if built else None, base=BASE, haproxy=haproxy_of(own), unfit=why_not
-        )
+        name = reference()
+        built, own = world.images.get(name), world.labels.get(name, {})
+        helper = Helper(reference=name, id=None, base=BASE, haproxy=haproxy_of(own))
+        if built is not None:
+            helper = structs.replace(helper, id=built.id, unfit=unfit(own))
         return Snapshot(
             project=project,
             taken=datetime.now(UTC),
@@ -301,8 +326,7 @@ class Fake:
         return without_inherited(box.spec, config)
 
     def check_neighbours(self, sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> None:
-        with self.reached("listing containers"):
-            pass
+        self.reach("listing containers")
 
     def collect(self, store: Any, *, thorough: bool = False) -> None:
         if self.dead:
@@ -311,7 +335,12 @@ class Fake:
     @contextlib.contextmanager
     def lock(self, project: str, *, wait: float, on_wait: Callable[[str], None] | None = None) -> Iterator[_Lock]:
         until = time.monotonic() + wait
-        while not self._taken(project):
+        while True:
+            with self.reached("taking the lock") as world:
+                holder = world.holders.get(project)
+                if holder is None or holder.dead:
+                    world.holders[project] = self
+                    break
             if time.monotonic() >= until:
                 raise LockHeld(f"project {project} is in use by another run", help="wait for it to end")
             time.sleep(0.005)
@@ -321,14 +350,6 @@ class Fake:
             with self.world.guard:
                 if not self.dead and self.world.holders.get(project) is self:
                     del self.world.holders[project]
-
-    def _taken(self, project: str) -> bool:
-        with self.reached("taking the lock") as world:
-            holder = world.holders.get(project)
-            if holder is None or holder.dead:
-                world.holders[project] = self
-                return True
-        return False
 
     @contextlib.contextmanager
     def lease(self, token: str = "") -> Iterator[str]:
@@ -341,8 +362,7 @@ class Fake:
                 self.world.leases.pop(held, None)
 
     def sweep_leases(self) -> None:
-        with self.reached("listing volumes"):
-            pass
+        self.reach("listing volumes")
 
     def follow(self, project: str, began: float) -> Following:
         return Following(self, project, began)
@@ -399,7 +419,7 @@ class Fake:
         workspace = box.spec.workspace
         if box.files is None or workspace is None or path != workspace.target:
             raise NotFound(operation, f"Could not find the file {path} in container {id}", status=404)
-        return _Tree(box.files)
+        return contextlib.nullcontext(SimpleNamespace(stat={"mode": 0o755}, stream=iter((box.files,))))
 
     def histories(self, ended: Mapping[str, State]) -> Mapping[str, History]:
         with self.reached("asking for events") as world:
@@ -432,8 +452,8 @@ class Fake:
     terms = EngineTerms()
 
     def machine(self) -> Machine:
-        with self.reached("asking the engine about itself"):
-            return Machine(runtime="fake", cgroup=2, cpus=1)
+        self.reach("asking the engine about itself")
+        return Machine(runtime="fake", cgroup=2, cpus=1)
 
     def subnets(self) -> tuple[Any, ...]:
         return ()
@@ -468,10 +488,10 @@ class Fake:
         if world.latency:
             time.sleep(world.latency)
         if isinstance(step, op.AwaitSandbox):
-            shared.await_condition(step, session)
+            await_condition(step, session)
             note = None
         elif isinstance(step, op.CaptureEvidence):
-            note = shared.capture_evidence(step, session)
+            note = capture_evidence(step, session)
         else:
             note = getattr(self, f"_do_{type(step).__name__}")(step, session)
         world.performed.append(step.id)
@@ -585,13 +605,13 @@ class Fake:
         config = world.images.get(sandbox.spec.image)
         if config is None:
             raise NotFound(f"creating container {sandbox.name}", f"No such image: {sandbox.spec.image}", status=404)
-        shared.check_places(sandbox, session.places)
+        check_places(sandbox, session.places)
         own, egress = session.labels(sandbox), sandbox.spec.egress
         if egress is not None and egress.has_gateway and not world.offers.hands_names:
             own = {**own, labels.NAMES: " ".join(sorted(egress.listed or ()))}
         id = self._make(sandbox.name, own, config.id, sandbox.spec)
         session.made[sandbox.address] = made = Made(id=id, run=session.run_of(sandbox.address))
-        shared.note_revision(sandbox, made.run, session)
+        note_revision(sandbox, made.run, session)
         box = world.boxes[id]
         for key in tuple(networks_of(sandbox.spec))[:1] if sandbox.spec.networks else ():
             self._join(box, session.profile.names.network(key), sandbox.spec.networks[key], session)
@@ -658,7 +678,7 @@ class Fake:
 
     def _do_StartSandbox(self, step: op.StartSandbox, session: Session) -> None:
         made = session.made[step.address]
-        shared.check_places(step.sandbox, session.places)
+        check_places(step.sandbox, session.places)
         session.before_start(step.sandbox, made)
         self._box(made.id, f"starting container {made.id[:12]}").start()
         session.after_start(step.sandbox, made)
@@ -695,7 +715,7 @@ class Fake:
         with self.reached("removing volumes") as world:
             for volume in step.volumes:
                 world.volumes.pop(volume, None)
-        shared.unstage(step.container, session)
+        unstage(step.container, session)
 
     def _do_KeepSandbox(self, step: op.KeepSandbox, session: Session) -> str:
         for id in step.companions:
@@ -723,14 +743,14 @@ class Fake:
     def undo(self, session: Session, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
         if self.dead:
             raise Killed
-        for address in sorted(shared.unfinished(failed, skipped) & session.made.keys()):
+        for address in sorted(unfinished(failed, skipped) & session.made.keys()):
             try:
                 what = self._discard(address, session)
             except SandboxrunError as error:
                 what = f"could not be removed: {error}"
             session.listener(Undone(address=address, what=what))
         for step in (*failed, *skipped):
-            if isinstance(step, op.CreatePart | op.CreateSandbox | shared.WIRING) and step.address not in session.made:
+            if isinstance(step, op.CreatePart | op.CreateSandbox | WIRING) and step.address not in session.made:
                 with contextlib.suppress(SandboxrunError):
                     self._remove_beside(step.address, session)
         with contextlib.suppress(SandboxrunError), self.reached("removing volumes") as world:
@@ -750,7 +770,7 @@ class Fake:
             reached = self.stop(made.id, timeout=1)
             ended = Watched(stopped_by="killed" if reached else "itself")
             gateway = session.gateways.get(address)
-            shared.keep(self._observed(box), ended, session, known=True, gateway=gateway)
+            keep(self._observed(box), ended, session, known=True, gateway=gateway)
         self._remove(made.id)
         session.store.unstage(made.run)
         self._remove_beside(address, session)
@@ -775,24 +795,3 @@ class Fake:
                     was, box = session.observed(step.container).spec, self._box(step.container, "updating")
                     box.spec = structs.replace(box.spec, **{key: getattr(was, key) for key in step.options})
                     session.listener(Undone(address=step.address, what="limits restored"))
-
-
-class _Tree:
-    """A directory of a container, as a tar."""
-
-    def __init__(self, data: bytes) -> None:
-        self.stat: Mapping[str, Any] = {"mode": 0o755}
-        self.stream = iter((data,))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-
-def _companion(box: Box) -> Companion:
-    own, began = box.labels, box.started is not None
-    return Companion(
-        id=box.id, name=box.name, role=own[labels.ROLE], run=own[labels.RUN], running=box.running, started=began
-    )

@@ -27,9 +27,10 @@ from sandboxrun.backend.session import (
     StepSkipped,
     StepStarted,
     Watched,
+    ask_ahead,
+    real_places,
     silent,
 )
-from sandboxrun.backend.shared import ask_ahead, real_places
 from sandboxrun.data import Data, DataType
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, PlanError, SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
+from sandboxrun.backend.base import Accounts, GatewayView, HostView
 from sandboxrun.backend.errors import EngineError
-from sandboxrun.backend.views import Accounts, GatewayView, HostView
 from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.plan.changes import compare
 from sandboxrun.probe.checks import CHECKS, MASKED, MASKED_SYS, PROCESS_CHECKS, READ_ONLY

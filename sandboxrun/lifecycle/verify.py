@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
+from sandboxrun.backend.base import Machine
 from sandboxrun.backend.session import Made, Session, silent
-from sandboxrun.backend.views import Machine
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.folder import keep, scratch
 from sandboxrun.evidence.store import Store

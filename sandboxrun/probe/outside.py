@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from sandboxrun.backend.views import Accounts, EngineTerms
+from sandboxrun.backend.base import Accounts, EngineTerms
 from sandboxrun.data import Data
 from sandboxrun.errors import few, shown
 from sandboxrun.plan.changes import Difference

@@ -51,8 +51,8 @@ from sandboxrun.spec.state import Ended
 from sandboxrun.threads import begin, together
 
 if TYPE_CHECKING:
+    from sandboxrun.backend.base import EngineTerms, HostView
     from sandboxrun.backend.docker.lease import Leases
-    from sandboxrun.backend.views import EngineTerms, HostView
     from sandboxrun.gateway.subnets import Network
     from sandboxrun.plan.operations import Operation
     from sandboxrun.spec.codec import ImageConfig

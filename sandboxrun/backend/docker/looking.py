@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from sandboxrun.backend.base import Accounts, EngineTerms, GatewayView, HostView, Machine
 from sandboxrun.backend.docker.codec import SEALED, decode_network, gateway_payload, not_taken, observe
 from sandboxrun.backend.docker.fields import FIELDS, SHOWN
 from sandboxrun.backend.docker.making import login, look_up
 from sandboxrun.backend.docker.observe import own_containers
 from sandboxrun.backend.docker.transport import TransportError
 from sandboxrun.backend.errors import EngineError
-from sandboxrun.backend.views import Accounts, EngineTerms, GatewayView, HostView, Machine
 from sandboxrun.errors import ApplyError, printable
 from sandboxrun.evidence.parts import lines, record_of
 from sandboxrun.gateway import DIRECTORY, FILE

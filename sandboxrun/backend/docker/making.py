@@ -24,8 +24,7 @@ from sandboxrun.backend.docker.fields import FIELDS
 from sandboxrun.backend.docker.leftovers import held
 from sandboxrun.backend.docker.observe import UPLOAD, is_own_volume, record_update
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound
-from sandboxrun.backend.session import Made, Session, StepProgress
-from sandboxrun.backend.shared import check_places, note_revision
+from sandboxrun.backend.session import Made, Session, StepProgress, check_places, note_revision
 from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import mismatches, short

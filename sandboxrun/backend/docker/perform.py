@@ -13,15 +13,25 @@ from functools import partial
 from time import monotonic, sleep
 from typing import Any
 
-from sandboxrun.backend import shared
 from sandboxrun.backend.docker import companions as gateways
 from sandboxrun.backend.docker import making as make
 from sandboxrun.backend.docker.codec import decode_network, encode_update, network_payload, observe
 from sandboxrun.backend.docker.companions import remove_companions
 from sandboxrun.backend.docker.fields import endpoint
 from sandboxrun.backend.errors import EngineError, NotFound
-from sandboxrun.backend.session import Session, Undone, Watched
-from sandboxrun.backend.shared import ITS_RUN, LOOK, WIRING, unfinished
+from sandboxrun.backend.session import (
+    ITS_RUN,
+    LOOK,
+    WIRING,
+    Session,
+    Undone,
+    Watched,
+    await_condition,
+    capture_evidence,
+    keep,
+    unfinished,
+    unstage,
+)
 from sandboxrun.errors import ApplyError, SandboxrunError
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.operations import Operation
@@ -89,7 +99,7 @@ def remove_sandbox(step: op.RemoveSandbox, session: Session) -> None:
     if step.network is not None:
         removals.insert(0, partial(_remove_network, step.network, session))
     together(lambda remove: remove(), removals, workers=_SIDE_BY_SIDE)
-    shared.unstage(step.container, session)
+    unstage(step.container, session)
 
 
 def keep_sandbox(step: op.KeepSandbox, session: Session) -> str:
@@ -141,13 +151,13 @@ HANDLERS: Mapping[type[Operation], Callable[[Any, Session], str | None]] = {
     op.GiveVolume: make.give_volume,
     op.ConnectNetwork: connect,
     op.DisconnectNetwork: disconnect,
-    op.AwaitSandbox: shared.await_condition,
+    op.AwaitSandbox: await_condition,
     op.StartSandbox: make.start_sandbox,
     op.UpdateSandbox: make.update_sandbox,
     op.ResumeSandbox: make.resume_sandbox,
     op.RecordSpec: make.record_spec,
     op.StopSandbox: stop_sandbox,
-    op.CaptureEvidence: shared.capture_evidence,
+    op.CaptureEvidence: capture_evidence,
     op.RemoveSandbox: remove_sandbox,
     op.KeepSandbox: keep_sandbox,
     op.RemoveNetwork: remove_network,
@@ -201,7 +211,7 @@ def discard(address: str, session: Session) -> str:
     if started:
         reached = session.engine.stop_container(made.id, timeout=1)
         ended = Watched(stopped_by="killed" if reached else "itself")
-        shared.keep(observed, ended, session, known=True, gateway=session.gateways.get(address))
+        keep(observed, ended, session, known=True, gateway=session.gateways.get(address))
     session.engine.remove_container(made.id, force=True, volumes=True)
     session.store.unstage(made.run)
     remove_companions(session.companions.get(address, ()), session.private_networks.get(address), session)

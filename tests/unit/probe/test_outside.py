@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from sandboxrun.backend.views import Accounts
+from sandboxrun.backend.base import Accounts
 from sandboxrun.probe import privilege as capabilities
 from sandboxrun.probe.checks import CHECKS
 from sandboxrun.probe.outside import (
