@@ -22,7 +22,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from sandboxrun.api.sandbox import BoundedOutput
-from sandboxrun.errors import Diagnostic, SandboxrunError
+from sandboxrun.errors import SandboxrunError
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
@@ -78,11 +78,18 @@ class ProcessGuard:
 
     def add(self, group: int) -> None:
         """Know a group. Raises ProcessFailed when the guard does not answer: then nothing may be started."""
+        import subprocess
+
         with self._lock:
             new = {group}
             if self._process is None or self._process.poll() is not None:
                 self._drop()
-                self._process, new = self._start(), {*self._groups, group}
+                # In a session of its own: a terminal's ^C or hang-up must not end it before this process.
+                argv, pipe = [sys.executable, "-I", "-S", "-c", _GUARD], subprocess.PIPE
+                self._process = subprocess.Popen(
+                    argv, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True, cwd="/"
+                )
+                new |= self._groups
             for each in new:
                 self._tell(self._process, f"+{each}\n")
             self._groups.add(group)
@@ -107,15 +114,6 @@ class ProcessGuard:
                 process.stdin.close()
             process.wait()
             process.stdout.close()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        import subprocess
-
-        # In a session of its own: a terminal's ^C or hang-up must not end it before this process.
-        argv = [sys.executable, "-I", "-S", "-c", _GUARD]
-        return subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True, cwd="/"
-        )
 
     def _tell(self, process: subprocess.Popen[bytes], line: str) -> None:
         assert process.stdin is not None and process.stdout is not None
@@ -147,19 +145,37 @@ class PlainProcess:
 
     def start(self, argv: Sequence[str], *, cwd: Path, environment: Mapping[str, str | None]) -> None:
         """Start it. Raises ProcessFailed when the command cannot be executed."""
+        import subprocess
+
         gate_out, gate_in = os.pipe()
         report_out, report_in = os.pipe()
+        own = [f"{os.getpid()}", f"{gate_out}", f"{report_in}"]
         with contextlib.ExitStack() as ours:
             ours.callback(os.close, gate_in)
             ours.callback(os.close, report_out)
-            try:
-                self._process = _launch(argv, cwd, process_environment(environment), gate_out, report_in)
+            try:  # the launcher, waiting at its gate, in a session and a group of its own
+                process = self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _LAUNCHER, *own, *argv],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    bufsize=0,
+                    cwd=cwd,
+                    env=process_environment(environment),
+                    start_new_session=True,
+                    pass_fds=(gate_out, report_in),
+                )
+            except (OSError, ValueError) as error:  # the directory, or a NUL in a word
+                raise _failed(argv[0], getattr(error, "strerror", None) or str(error)) from error
             finally:
                 os.close(gate_out)
                 os.close(report_in)
-            self._read()
+            for number, stream in ((1, process.stdout), (2, process.stderr)):
+                assert stream is not None
+                work = partial(self._pump, number, stream.fileno())
+                self._readers.append(begin(work, name=f"output of process {process.pid}", failed=self._fail))
             try:
-                self._guard.add(self._process.pid)
+                self._guard.add(process.pid)
             except SandboxrunError:
                 self.reap()
                 raise
@@ -168,13 +184,6 @@ class PlainProcess:
             if fault := os.read(report_out, 4096):
                 self.reap()
                 raise _failed(argv[0], fault.decode(errors="replace"))
-
-    def _read(self) -> None:
-        assert self._process is not None
-        for number, stream in ((1, self._process.stdout), (2, self._process.stderr)):
-            assert stream is not None
-            work = partial(self._pump, number, stream.fileno())
-            self._readers.append(begin(work, name=f"output of process {self._process.pid}", failed=self._fail))
 
     def _fail(self, error: BaseException) -> None:
         """Its output can't be read any more: it would wait for its reader for ever."""
@@ -203,20 +212,14 @@ class PlainProcess:
             has_ended(self._process.pid, None)
             self._guard.discard(self._process.pid)
             code = self._process.wait()
-        for reader in self._readers:
+        for reader, stream in zip(self._readers, (self._process.stdout, self._process.stderr), strict=True):
             reader.join(_DRAIN)
-        self._close()
+            if stream is not None and not reader.is_alive():  # else a process that left the group still has it open
+                stream.close()
         if self._failure is not None:
             what = f"{type(self._failure).__name__}: {self._failure}"
             raise ProcessFailed(f"reading the output of process {self._process.pid} failed: {what}") from self._failure
         return code
-
-    def _close(self) -> None:
-        """Give the pipes back, unless a process that left the group still holds one open: its reader has it then."""
-        assert self._process is not None
-        for reader, stream in zip(self._readers, (self._process.stdout, self._process.stderr), strict=True):
-            if stream is not None and not reader.is_alive():
-                stream.close()
 
     def signal(self, number: int) -> None:
         """Send its group a signal; nothing when it has ended."""
@@ -224,29 +227,6 @@ class PlainProcess:
             if self._process is not None and not self._ended:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._process.pid, number)
-
-
-def _launch(
-    argv: Sequence[str], cwd: Path, environment: Mapping[str, str], gate: int, report: int
-) -> subprocess.Popen[bytes]:
-    """The launcher, waiting at its gate, in a session and a group of its own."""
-    import subprocess
-
-    launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, f"{os.getpid()}", f"{gate}", f"{report}", *argv]
-    try:
-        return subprocess.Popen(
-            launcher,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            cwd=cwd,
-            env=environment,
-            start_new_session=True,
-            pass_fds=(gate, report),
-        )
-    except (OSError, ValueError) as error:  # the directory, or a NUL in a word
-        raise _failed(argv[0], getattr(error, "strerror", None) or str(error)) from error
 
 
 def has_ended(pid: int, timeout: float | None) -> bool:
@@ -258,7 +238,11 @@ def has_ended(pid: int, timeout: float | None) -> bool:
     try:
         descriptor = os.pidfd_open(pid)
     except (AttributeError, OSError):  # before Linux 5.3
-        return _poll(pid, until)
+        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            if monotonic() >= until:
+                return False
+            sleep(0.02)
+        return True
     try:
         import select
 
@@ -267,14 +251,6 @@ def has_ended(pid: int, timeout: float | None) -> bool:
         return bool(poll.poll(timeout * 1000))
     finally:
         os.close(descriptor)
-
-
-def _poll(pid: int, until: float) -> bool:
-    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-        if monotonic() >= until:
-            return False
-        sleep(0.02)
-    return True
 
 
 def process_environment(given: Mapping[str, str | None]) -> dict[str, str]:
@@ -292,6 +268,4 @@ def process_environment(given: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def _failed(command: str, why: str) -> ProcessFailed:
-    return ProcessFailed(
-        Diagnostic(message=f"{command} could not be started: {why}", help="check the command and its workspace")
-    )
+    return ProcessFailed(f"{command} could not be started: {why}", help="check the command and its workspace")

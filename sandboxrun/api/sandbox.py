@@ -25,8 +25,8 @@ from sandboxrun.spec.state import Created, ObservedSandbox, Running
 if TYPE_CHECKING:
     import tarfile
 
-    from sandboxrun.api.lifecycle import Declared
     from sandboxrun.api.service import SandboxService
+    from sandboxrun.api.settings import Declared
     from sandboxrun.backend.docker.client import Engine, Exec, LogStream
     from sandboxrun.backend.session import Session
     from sandboxrun.evidence.store import Captured
@@ -57,12 +57,8 @@ def check_target(name: str, spec: SandboxSpec, target: str) -> None:
     if fault:
         open_to = sorted(at for at, why in places.items() if not why)
         where = f"put goes to {', '.join(open_to)}" if open_to else "give it a workspace or a volume"
-        raise UsageError(
-            Diagnostic(
-                message=f"nothing can be put to {target} in {name}: it is on a {fault}",
-                help=f"{where}; or write it with exec, or declare read_only=False",
-            )
-        )
+        message = f"nothing can be put to {target} in {name}: it is on a {fault}"
+        raise UsageError(message, help=f"{where}; or write it with exec, or declare read_only=False")
 
 
 @contextmanager
@@ -190,7 +186,7 @@ class ExecTimeout(SandboxrunError):
     def __init__(self, what: str, timeout: float, stdout: bytes, stderr: bytes, *, killed: bool) -> None:
         self.stdout, self.stderr, self.killed = stdout, stderr, killed
         help = None if killed else "it could not be ended from within and may run on: stop the sandbox to end it"
-        super().__init__(Diagnostic(message=f"{what} ran longer than {timeout:g} seconds", help=help))
+        super().__init__(f"{what} ran longer than {timeout:g} seconds", help=help)
 
 
 class BoundedOutput:
@@ -219,62 +215,22 @@ class BoundedOutput:
         return bytes(self._kept[2])
 
 
-def run_command(
-    engine: Engine,
-    container: str,
-    name: str,
-    argv: Sequence[str],
-    *,
-    timeout: float | None,
-    user: str | None,
-    workdir: str | None,
-    environment: Mapping[str, str],
-    limit: int,
-) -> ExecResult:
-    """Run it to its end. Raises ExecTimeout after `timeout` seconds, and what the engine answers."""
-    token = secrets.token_hex(16)
-    env = [f"{key}={value}" for key, value in environment.items()] + [f"{_MARK}={token}"]
-    output, late = BoundedOutput(limit), threading.Event()
-    with engine.exec(container, list(argv), user=user, workdir=workdir, env=env) as process:
-        timer = _timer(timeout, late, process)
-        try:
-            for stream, data in process:
-                output.add(stream, data)
-            code = None if late.is_set() else process.exit_code()
-        finally:
-            timer.cancel()
-    if code is None:
-        assert timeout is not None
-        killed = _kill(engine, container, token, user)
-        what = f"{argv[0]} in {name}"
-        raise ExecTimeout(what, timeout, output.stdout, output.stderr, killed=killed)
-    return ExecResult(exit_code=code, stdout=output.stdout, stderr=output.stderr, truncated=output.truncated)
-
-
-def _timer(timeout: float | None, late: threading.Event, process: Exec) -> threading.Timer:
-    """Ends the reading after `timeout` seconds: a stream that is closed comes to its end."""
+@contextmanager
+def _closing_after(timeout: float | None, process: Exec, late: threading.Event) -> Iterator[None]:
+    """Ends the reading after `timeout` seconds, which `late` says: a stream that is closed comes to its end."""
 
     def expire() -> None:
         late.set()
         process.close()
 
-    timer = threading.Timer(0.0 if timeout is None else timeout, expire)
+    timer = threading.Timer(timeout or 0.0, expire)
     timer.daemon = True
     if timeout is not None:
         timer.start()
-    return timer
-
-
-def _kill(engine: Engine, container: str, token: str, user: str | None) -> bool:
-    """Kill whatever carries `token` in its environment: the engine itself has no call for it."""
-    killing = ["sh", "-c", _KILLER, "sh", token]
-    with contextlib.suppress(EngineError), engine.exec(container, killing, user=user) as killer:
-        timer = _timer(_KILLER_TIME, threading.Event(), killer)
-        try:
-            return killer.exit_code(timeout=_KILLER_TIME) == 0
-        finally:
-            timer.cancel()
-    return False
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 # -- `Sandbox`: one sandbox as a program holds it
@@ -424,17 +380,25 @@ class Sandbox:
         """
         if isinstance(argv, str) or not argv:
             raise UsageError("exec needs a list of words", help='such as ["sh", "-c", "ls | wc -l"]')
-        return run_command(
-            self._service.engine,
-            self.id,
-            self.name,
-            argv,
-            timeout=timeout,
-            user=user,
-            workdir=workdir,
-            environment=environment or {},
-            limit=limit,
-        )
+        engine, token = self._service.engine, secrets.token_hex(16)
+        env = [f"{key}={value}" for key, value in (environment or {}).items()] + [f"{_MARK}={token}"]
+        output, late = BoundedOutput(limit), threading.Event()
+        running = engine.exec(self.id, list(argv), user=user, workdir=workdir, env=env)
+        with running as process, _closing_after(timeout, process, late):
+            for stream, data in process:
+                output.add(stream, data)
+            code = None if late.is_set() else process.exit_code()
+        if code is not None:
+            return ExecResult(exit_code=code, stdout=output.stdout, stderr=output.stderr, truncated=output.truncated)
+        assert timeout is not None
+        killed, killing = False, ["sh", "-c", _KILLER, "sh", token]  # the engine itself has no call for it
+        with (
+            contextlib.suppress(EngineError),
+            engine.exec(self.id, killing, user=user) as killer,
+            _closing_after(_KILLER_TIME, killer, threading.Event()),
+        ):
+            killed = killer.exit_code(timeout=_KILLER_TIME) == 0
+        raise ExecTimeout(f"{argv[0]} in {self.name}", timeout, output.stdout, output.stderr, killed=killed)
 
     def logs(self, *, follow: bool = False, tail: int | None = None) -> LogStream:
         """What its command has written: an iterator of (stream, bytes), 1 stdout and 2 stderr; also a context manager.
@@ -449,24 +413,28 @@ class Sandbox:
 
         137 is a command killed for memory as well: `remove` gives the evidence that says which.
         """
-        from sandboxrun.lifecycle.job import WaitTimeout
+        from sandboxrun.lifecycle.job import DRAIN, WaitTimeout
 
         self._check_there()
         watch = self._held.watch
         if watch is None and self.state == "created":
             raise UsageError(f"{self.name} was never started", help="start it first")
-        code = self._wait_for_engine(timeout) if watch is None else _watched(watch, timeout)
+        code = None
+        if watch is None:  # another process watches it
+            with contextlib.suppress(EngineTimeout):
+                code = self._service.engine.wait_container(self.id, timeout=timeout)
+        elif watch.wait(timeout):
+            if watch.relay is not None:
+                watch.relay.wait(DRAIN)  # `on_output` has had everything then, unless it is stuck
+            if faults := tuple(watch.faults()):
+                raise ApplyError(*faults)
+            if watch.exit_code is None and watch.error is not None:
+                raise watch.error
+            code = watch.exit_code
         if code is None:
             message = f"{self.name} still runs after {timeout or 0:g} seconds"
-            raise WaitTimeout(Diagnostic(message=message, help="wait longer, or stop it"))
+            raise WaitTimeout(message, help="wait longer, or stop it")
         return code
-
-    def _wait_for_engine(self, timeout: float | None) -> int | None:
-        """The exit code of a sandbox that another process watches; None when it still runs."""
-        try:
-            return self._service.engine.wait_container(self.id, timeout=timeout)
-        except EngineTimeout:
-            return None
 
     def put(self, source: PutSource, target: str) -> None:
         """Put files into the directory `target`, which must exist inside: owned by the sandbox's user.
@@ -506,22 +474,4 @@ class Sandbox:
     def _check_there(self) -> None:
         if self._held.removed:
             folder = self.evidence.folder if self.evidence is not None else None
-            raise UsageError(
-                Diagnostic(message=f"{self.name} was removed", help=f"its evidence is in {folder}" if folder else None)
-            )
-
-
-def _watched(watch: Watch, timeout: float | None) -> int | None:
-    """The exit code of a sandbox that is watched; None when it still runs. Raises what the watch met, and ApplyError
-    for what failed beside it: `on_output` has had everything, unless it is stuck."""
-    if not watch.wait(timeout):
-        return None
-    from sandboxrun.lifecycle.job import DRAIN
-
-    if watch.relay is not None:
-        watch.relay.wait(DRAIN)
-    if faults := tuple(watch.faults()):
-        raise ApplyError(*faults)
-    if watch.exit_code is None and watch.error is not None:
-        raise watch.error
-    return watch.exit_code
+            raise UsageError(f"{self.name} was removed", help=f"its evidence is in {folder}" if folder else None)

@@ -13,7 +13,9 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from msgspec import structs
@@ -29,35 +31,26 @@ from sandboxrun.api.events import (
     SandboxRemoved,
     SandboxStarted,
 )
-from sandboxrun.api.lifecycle import (
-    LOCK_WAIT,
-    Collector,
-    Declared,
-    Gate,
-    check_writable,
-    declare,
-    nothing_declared,
-    workspace_option,
-    writer_of,
-)
 from sandboxrun.api.sandbox import ExecResult, ExecTimeout, HeldSandbox, Sandbox
-from sandboxrun.api.settings import Settings
+from sandboxrun.api.settings import Declared, Settings, declare, workspace_option
 from sandboxrun.backend.docker import init
-from sandboxrun.backend.docker.observe import own_sandboxes
+from sandboxrun.backend.docker.lock import LABEL, claim_of
+from sandboxrun.backend.docker.observe import own_sandboxes, take_snapshot
 from sandboxrun.backend.errors import EngineError, NotFound
-from sandboxrun.backend.session import Made, Session
+from sandboxrun.backend.session import Made, Session, Watched
 from sandboxrun.data import Closing
-from sandboxrun.errors import Diagnostic, PlanError, SandboxrunError, UsageError
+from sandboxrun.errors import PlanError, SandboxrunError, UsageError
 from sandboxrun.lifecycle.apply import ApplySettings, carry_out, execute, locked
 from sandboxrun.lifecycle.job import NOTICE, Job, shares
-from sandboxrun.lifecycle.places import enforce, surveyed
+from sandboxrun.lifecycle.places import check_outside, check_sources, enforce, may_write, surveyed
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan
-from sandboxrun.plan.operations import networks_of
-from sandboxrun.plan.planner import Options, make_plan
+from sandboxrun.plan.operations import is_private, networks_of
+from sandboxrun.plan.planner import Options, make_collect_plan, make_plan
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names
-from sandboxrun.spec.project import DeclaredSandbox
+from sandboxrun.spec.outcome import PAST_TTL
+from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
 from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Offers, Running, Snapshot
 
 if TYPE_CHECKING:
@@ -72,6 +65,69 @@ _GONE = Ended(exit_code=0, oom=False, started=None, finished=None)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _FOREIGN = op.RemoveNetwork | op.DisconnectNetwork | op.RemoveVolume | op.StopSandbox | op.RemoveSandbox
+_LOCK_WAIT = 300.0  # seconds: another process may be uploading a large workspace
+LONGEST = 5.0  # seconds after which no more are let in together: other processes want the lock as well
+
+StillHeld = Callable[[], None]
+
+
+class Gate:
+    """One hold of a project's lock for all threads of a service. `hold` takes the lock and gives the check that it is
+    still held."""
+
+    def __init__(self, hold: Callable[[], AbstractContextManager[StillHeld]]) -> None:
+        self._hold, self._held = hold, contextlib.ExitStack()
+        self._changed = threading.Condition()
+        self._turning = False  # the lock is being taken or given back, or somebody is in alone
+        self._inside = self._wanted = 0  # who waits to be in alone goes first
+        self._since = 0.0
+        self._check: StillHeld = lambda: None
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[StillHeld]:
+        """In with others that make things. Raises what taking the lock raises."""
+        with self._changed:
+            self._changed.wait_for(self._admits)
+            self._inside += 1
+            self._turning = first = self._inside == 1
+        try:
+            if first:
+                with self._turn():
+                    self._check, self._since = self._held.enter_context(self._hold()), monotonic()
+            yield self._check
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._turning = last = not self._inside
+            if last:
+                with self._turn():
+                    self._held.close()
+
+    def _admits(self) -> bool:
+        if self._turning or self._wanted:
+            return False
+        return not self._inside or monotonic() < self._since + LONGEST
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[StillHeld]:
+        """In with nobody else. Raises what taking the lock raises."""
+        with self._changed:
+            self._wanted += 1
+            self._changed.wait_for(lambda: not self._turning and not self._inside)
+            self._wanted -= 1
+            self._turning = True
+        with self._turn(), self._hold() as check:
+            yield check
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Whoever waits looks again after it."""
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._turning = False
+                self._changed.notify_all()
 
 
 def _asked_as(source: Callable[_P, object]) -> Callable[[Callable[..., _T]], Callable[_P, _T]]:
@@ -130,8 +186,7 @@ class SandboxService(Closing):
         self._opening = threading.Lock()
         self._leasing = contextlib.ExitStack()
         self._token: str | None = None  # of the lease, from the first sandbox on
-        self._gate = Gate(lambda: locked(self.engine, nothing_declared(self), self._how()))
-        self._collector = Collector(self, self._gate)
+        self._gate = Gate(lambda: locked(self.engine, self._nothing_declared(), self._how()))
         self._planning = threading.Lock()  # held from the snapshot until what others share was made
         self._making: set[str] = set()
         self._held: dict[str, HeldSandbox] = {}  # by container id; those of this service
@@ -148,16 +203,13 @@ class SandboxService(Closing):
         with self._opening:
             if self._closed:
                 raise UsageError("this SandboxService was closed", help="make another one")
-            if self._engine is None:
-                self._engine = self._connect()
+            if self._engine is None and self._host is None:
+                self._engine = self.settings.connect(parallelism=self._parallelism)
+            elif self._engine is None:
+                from sandboxrun.backend.docker.client import connect
+
+                self._engine = connect(self._host, parallelism=self._parallelism, env=self.settings.environment)
             return self._engine
-
-    def _connect(self) -> Engine:
-        if self._host is None:
-            return self.settings.connect(parallelism=self._parallelism)
-        from sandboxrun.backend.docker.client import connect
-
-        return connect(self._host, parallelism=self._parallelism, env=self.settings.environment)
 
     def _lease(self) -> str:
         """Show others that this process waits for sandboxes, from now on; the token for their labels."""
@@ -191,12 +243,19 @@ class SandboxService(Closing):
         given |= {**self.settings.options, **{key: value for key, value in named.items() if value is not None}}
         if workspace is not None:
             given["workspace"] = workspace_option(workspace, access, target)
-            if access == "rw" and given.get("user") is None:
-                given["user"] = writer_of(Path(workspace))
+            if access == "rw" and given.get("user") is None and (owner := os.stat(workspace)).st_uid != 0:
+                given["user"] = f"{owner.st_uid}:{owner.st_gid}"
         made = declare(
             self.project, self.directory, name, given, secrets=secrets, environment=self.settings.environment
         )
-        check_writable(made.sandbox, self.store)
+        check_outside((made.sandbox,), self.store)
+        check_sources((made.sandbox,))
+        spec = made.sandbox.spec
+        if spec.workspace is not None and spec.workspace.access == "rw":
+            source = Path(os.path.realpath(spec.workspace.source))
+            if not may_write(source, spec):
+                message = f"the sandbox's user {spec.user} cannot write to the workspace {source}"
+                raise UsageError(message, help="give it to that user (chown), say user=, or use access='copy'")
         enforce(made.profile, self._policy, self.settings.environment)
         return made
 
@@ -276,18 +335,16 @@ class SandboxService(Closing):
         plan = surveyed(plan, declared.profile, self.store)
         for step in plan.operations:
             if isinstance(step, _FOREIGN):
+                message = f"{step.address}: project {self.project} has another one of that name"
                 raise PlanError(
-                    Diagnostic(
-                        message=f"{step.address}: project {self.project} has another one of that name",
-                        help="a profile of that project made it: give the service a project of its own",
-                    )
+                    message, help="a profile of that project made it: give the service a project of its own"
                 )
         steps = tuple(step for step in plan.operations if not isinstance(step, op.StartSandbox))
         return structs.replace(plan, operations=steps), snapshot
 
     def _how(self, declared: Declared | None = None, stop: threading.Event | None = None) -> ApplySettings:
         environment = declared.environment if declared is not None else {}
-        return ApplySettings(environment=environment, stop=stop or threading.Event(), lock_wait=LOCK_WAIT)
+        return ApplySettings(environment=environment, stop=stop or threading.Event(), lock_wait=_LOCK_WAIT)
 
     def _job(self, declared: Declared, stop: threading.Event | None = None) -> Job:
         return Job(self.engine, declared.profile, self.store, self._how(declared, stop))
@@ -313,20 +370,15 @@ class SandboxService(Closing):
             if not applied.failures and not applied.skipped:
                 return
             held.job.close()
-            self._undone(held)
+            try:
+                self.engine.inspect_container(held.id)
+                held.left = True
+            except NotFound:  # as it should be after a start that failed
+                self._gone(held, held.job.captured.get(held.observed.run))
+            except SandboxrunError:
+                held.left = True
         self._drop_networks(held)
         applied.check()
-
-    def _undone(self, held: HeldSandbox) -> None:
-        """After a start that failed: it was removed, unless that failed too."""
-        try:
-            self.engine.inspect_container(held.id)
-        except NotFound:
-            self._gone(held, held.job.captured.get(held.observed.run))
-            return
-        except SandboxrunError:
-            pass
-        held.left = True
 
     def stop(self, sandbox: Sandbox, timeout: float | None = None) -> None:
         """Ask it to end and wait; after `timeout` seconds (its stop_grace_period when left out) it is killed.
@@ -368,7 +420,7 @@ class SandboxService(Closing):
             if isinstance(self._now(held).state, Running):
                 if not force:
                     message = f"{held.declared.sandbox.address} still runs"
-                    raise UsageError(Diagnostic(message=message, help="stop it first, or give force=True"))
+                    raise UsageError(message, help="stop it first, or give force=True")
                 self.stop(sandbox)
             held.job.close()
             held.observed = self._now(held)
@@ -407,7 +459,7 @@ class SandboxService(Closing):
             if any(networks_of(held.declared.sandbox.spec) for held in self._held.values()):
                 return
         with contextlib.suppress(SandboxrunError):
-            self._collector.drop_networks()
+            self._collect_left(leftovers=False)
 
     @_asked_as(declare)
     @contextlib.contextmanager
@@ -464,7 +516,7 @@ class SandboxService(Closing):
         sandbox, profile = held.declared.sandbox, held.declared.profile
         with held.lock:
             if held.removed or not isinstance(self._now(held).state, Running):
-                raise UsageError(Diagnostic(message=f"{sandbox.address} does not run", help="start it first"))
+                raise UsageError(f"{sandbox.address} does not run", help="start it first")
             snapshot = self.engine.observe_these(profile, self.store, [held.id], compare=True)
             (observed,), image = snapshot.sandboxes, snapshot.images[sandbox.spec.image]
             return look_at(self.engine, profile, observed, sandbox.spec, image, {})
@@ -475,12 +527,8 @@ class SandboxService(Closing):
         """The sandbox of that name, this process's or another's. Raises UsageError when there is none."""
         found = self._find(name)
         if not found:
-            raise UsageError(
-                Diagnostic(
-                    message=f'project {self.project} has no sandbox "{name}" on the engine',
-                    help="it may have been removed; its evidence is kept",
-                )
-            )
+            message = f'project {self.project} has no sandbox "{name}" on the engine'
+            raise UsageError(message, help="it may have been removed; its evidence is kept")
         return found[0]
 
     def list(self) -> tuple[Sandbox, ...]:
@@ -500,7 +548,7 @@ class SandboxService(Closing):
         """A sandbox that another process made, by its labels."""
         address, spec = observed.address, observed.applied or observed.spec
         sandbox = DeclaredSandbox(address=address, sandbox=address, each=None, name=observed.name, spec=spec)
-        profile = structs.replace(nothing_declared(self), sandboxes=(sandbox,))
+        profile = structs.replace(self._nothing_declared(), sandboxes=(sandbox,))
         declared, engine = Declared(profile=profile, sandbox=sandbox, environment={}), self.engine
         offers = Offers(api_version=engine.api_version)
         snapshot = Snapshot(project=self.project, taken=engine.clock(), offers=offers)
@@ -519,12 +567,58 @@ class SandboxService(Closing):
         with self._table:
             left = [held for held in self._held.values() if held.left]
         again = [self.remove(Sandbox(self, held), force=True) for held in left]
-        found = self._collector.collect()
+        found = self._collect_left(leftovers=True)
         for captured in found.values():
             if (index := captured.index) is not None:
                 of = {"name": index.sandbox, "run": index.run, "container_id": index.container_id}
                 self._tell(SandboxReaped(**of, folder=captured.folder))
         return (*(one for one in again if one is not None), *found.values())
+
+    def _collect_left(self, *, leftovers: bool) -> Mapping[str, Captured]:
+        """Take away what killed processes left, evidence first, and networks that nothing uses; without `leftovers`
+        these alone. What was kept, by run. Raises ApplyError for what could not be taken away."""
+        plan, *_ = self._plan_left(leftovers)  # without the lock: mostly there is nothing
+        if not plan.operations and not (leftovers and self._lock_is_dead()):
+            if leftovers:
+                self.engine.collect(self.store)
+            return {}
+        with self._gate.alone() as guard:
+            plan, snapshot, profile, left = self._plan_left(leftovers)
+            over = [o for o in left if o.is_over(snapshot.taken) and isinstance(o.state, Running)]
+            watched = {o.run: Watched(stopped_by="expired", note=PAST_TTL) for o in over}
+            how = self._how()
+            outcome = carry_out(plan, snapshot, self.engine, profile, self.store, how, guard, watched=watched)
+        assert outcome.applied is not None and outcome.session is not None
+        outcome.applied.check()
+        return outcome.session.captured
+
+    def _plan_left(self, leftovers: bool) -> tuple[Plan, Snapshot, Profile, tuple[ObservedSandbox, ...]]:
+        """The plan, what it was made for, and the one-offs that nobody looks after any more."""
+        profile = self._nothing_declared()
+        snapshot = take_snapshot(self.engine, profile, self.store)
+        # the project's networks as they are: collecting must not put right what others declared
+        common = [network for network in snapshot.networks if not is_private(network)]
+        networks = {n.key: n.spec for n in common}
+        for key in (key for observed in snapshot.sandboxes for key in networks_of(observed.spec)):
+            networks.setdefault(key, NetworkSpec(external=True))
+        names = structs.replace(profile.names, given_networks={n.key: n.name for n in common})
+        profile = structs.replace(profile, networks=networks, names=names)
+        orphaned = snapshot.orphaned if leftovers else ()
+        left = tuple(
+            o
+            for o in snapshot.sandboxes
+            if leftovers and o.one_off and (o.is_over(snapshot.taken) or (o.id in orphaned and not o.kept))
+        )
+        return make_collect_plan(profile, snapshot, left, networks=True, leftovers=leftovers), snapshot, profile, left
+
+    def _lock_is_dead(self) -> bool:
+        """Whether a killed process left the lock itself: taking it takes that away."""
+        claims = [claim_of(volume) for volume in self.engine.volumes(labels={LABEL: self.project})]
+        return any(claim.is_dead(self.engine.clock) for claim in claims)
+
+    def _nothing_declared(self) -> Profile:
+        names = Names(project=self.project)
+        return Profile(project=self.project, directory=self.directory, sandboxes=(), names=names)
 
     def close(self) -> None:
         """End the connections. Sandboxes that were not removed go on: the next start collects them once this
@@ -551,4 +645,4 @@ def _of(held: HeldSandbox) -> dict[str, str]:
 
 def _taken(sandbox: DeclaredSandbox, project: str) -> UsageError:
     message = f"there is a sandbox {sandbox.address} of project {project} already"
-    return UsageError(Diagnostic(message=message, help="remove it first, or choose another name"))
+    return UsageError(message, help="remove it first, or choose another name")

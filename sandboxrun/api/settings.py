@@ -1,6 +1,8 @@
-"""What its environment tells a program that starts sandboxes: the engine, whether to sandbox, the defaults.
+"""What a program that starts sandboxes says of them: by its environment (the engine, whether to sandbox, the defaults),
+and by the arguments of its calls.
 
-Owns the variables' names, their checks, and the default spec. Talks to no engine before `connect`.
+Owns the variables' names, their checks, the default spec, and the profile that a call declares. Talks to no engine
+before `connect`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from msgspec import field, structs
 
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems, UsageError, did_you_mean
+from sandboxrun.profile.templates import MARKS
 from sandboxrun.source import MapNode, Scalar, node_of
+from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.spec import BY_KEY, NOT_OFFERED, ROWS, SandboxSpec, parse_spec
 from sandboxrun.spec.types import freeze
 
@@ -53,21 +57,30 @@ class Settings(Data, unshown=("environment",), uncompared=("environment",)):
         SANDBOX_DEFAULT_IMAGE, SANDBOX_DEFAULT_MEMORY_MB (whole MiB, 6 or more), SANDBOX_DEFAULT_CPU_LIMIT (CPUs, above
         0), SANDBOX_NETWORK_MODE (bridge or none): empty or senseless is an error, never the default.
         """
+        from sandboxrun.backend.docker.transport import resolve
+
         env = os.environ if env is None else env
         problems = Problems()
         values: dict[str, Any] = {"environment": freeze(dict(env))}
-        for name, (setting, read) in _VARIABLES.items():
+        for name, (setting, read, help) in _VARIABLES.items():
             if (text := env.get(name)) is None:
                 continue
-            try:
-                values[setting] = read(text)
-            except ValueError as error:
-                problems.add(f'{name} is "{text[:80]}"', help=str(error))
-        _check_endpoint(env, problems)
+            values[setting] = read(text)
+            if values[setting] is None:
+                problems.add(f'{name} is "{text[:80]}"', help=help)
+        for name in (
+            "DOCKER_SOCKET",
+            "DOCKER_HOST",
+        ):  # each by itself: neither hides that the other makes no sense
+            if env.get(name):
+                try:
+                    resolve(None, {name: env[name]})
+                except UsageError as error:
+                    problems.extend(error.diagnostics)
         problems.check(UsageError)
-        return cls(
-            docker_socket=_socket_path(env.get("DOCKER_SOCKET")), docker_host=env.get("DOCKER_HOST") or None, **values
-        )
+        if socket := env.get("DOCKER_SOCKET"):
+            values["docker_socket"] = Path(os.path.abspath(socket.removeprefix("unix://")))
+        return cls(docker_host=env.get("DOCKER_HOST") or None, **values)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -85,9 +98,14 @@ class Settings(Data, unshown=("environment",), uncompared=("environment",)):
         Everything else is closed: a non-root user (1000:1000), no capabilities, a read-only root, and never removed by
         the engine itself. None takes an option's default. Raises UsageError, all faults at once.
         """
+        from sandboxrun.profile.layers import merge_option
+
         check_options(overrides)
         problems = Problems()
-        spec = parse_spec(_merged({**self.options, **overrides}), problems)
+        # over the closed defaults of those that merge, as in a profile: adding a tmpfs keeps /tmp
+        merged = {key: merge_option(BY_KEY[key], [node_of(v)]) for key, v in {**self.options, **overrides}.items()}
+        entries = tuple((Scalar(value=key, text=key), node) for key, node in merged.items() if node is not None)
+        spec = parse_spec(MapNode(entries=entries), problems)
         problems.check(UsageError)
         assert spec is not None
         return spec
@@ -121,86 +139,130 @@ def check_options(options: Mapping[str, Any]) -> None:
             help = did_you_mean(key, known) or "the options are listed by: sandboxrun explain"
             problems.add(f'a sandbox has no option "{key}"', help=help)
         elif value is not None:
-            _check_value(key, value, problems)
+            found = Problems()
+            try:
+                BY_KEY[key].type.parse(node_of(value), found)
+            except TypeError as error:
+                found.add(str(error), help="give texts, numbers, lists and mappings")
+            problems.extend(structs.replace(d, message=f"{key}: {d.message}") for d in found.diagnostics)
     problems.check(UsageError)
 
 
-def _check_value(key: str, value: Any, problems: Problems) -> None:
-    found = Problems()
-    try:
-        BY_KEY[key].type.parse(node_of(value), found)
-    except TypeError as error:
-        found.add(str(error), help="give texts, numbers, lists and mappings")
-    problems.extend(structs.replace(d, message=f"{key}: {d.message}") for d in found.diagnostics)
+# -- single variables: the setting of each, how its text is read (None: it can't be), and what to write instead
 
 
-def _merged(options: Mapping[str, Any]) -> MapNode:
-    """The options over the closed defaults of those that merge, as in a profile: adding a tmpfs keeps /tmp."""
-    from sandboxrun.profile.layers import merge_option
-
-    entries = []
-    for key, value in options.items():
-        merged = merge_option(BY_KEY[key], [node_of(value)])
-        if merged is not None:
-            entries.append((Scalar(value=key, text=key), merged))
-    return MapNode(entries=tuple(entries))
-
-
-# -- single variables --------------------------------------------------------------------------------------------
-
-
-def _read_flag(text: str) -> bool:
-    if text.lower() not in _WORDS:
-        raise ValueError("write true or false (or 1, 0, yes, no)")
-    return _WORDS[text.lower()]
-
-
-def _read_image(text: str) -> str:
+def _image(text: str) -> str | None:
     problems = Problems()
     BY_KEY["image"].type.parse(node_of(text), problems)
-    if problems:
-        raise ValueError("write an image reference, such as node:20-alpine")
-    return text
+    return None if problems else text
 
 
-def _read_memory(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < LEAST_MEMORY_MB:
-        raise ValueError(f"write a whole number of megabytes, {LEAST_MEMORY_MB} or more, such as 512")
-    return int(text)
+def _number(text: str, form: str, least: float) -> float | None:
+    return float(text) if re.fullmatch(form, text) and float(text) >= least else None
 
 
-def _read_cpus(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,9})?", text) or float(text) < 0.01:
-        raise ValueError("write a number of CPUs, 0.01 or more, such as 1.5")
-    return float(text)
-
-
-def _read_network(text: str) -> str:
-    if text not in ("bridge", "none"):
-        raise ValueError("write bridge (a network of its own, public hosts through a gateway) or none")
-    return text
-
-
-_VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
-    "SANDBOX_ENABLED": ("sandbox_enabled", _read_flag),
-    "SANDBOX_DEFAULT_IMAGE": ("default_image", _read_image),
-    "SANDBOX_DEFAULT_MEMORY_MB": ("default_memory_mb", _read_memory),
-    "SANDBOX_DEFAULT_CPU_LIMIT": ("default_cpu_limit", _read_cpus),
-    "SANDBOX_NETWORK_MODE": ("network_mode", _read_network),
+_VARIABLES: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
+    "SANDBOX_ENABLED": (
+        "sandbox_enabled",
+        lambda text: _WORDS.get(text.lower()),
+        "write true or false (or 1, 0, yes, no)",
+    ),
+    "SANDBOX_DEFAULT_IMAGE": ("default_image", _image, "write an image reference, such as node:20-alpine"),
+    "SANDBOX_DEFAULT_MEMORY_MB": (
+        "default_memory_mb",
+        lambda text: int(text) if _number(text, r"[0-9]{1,9}", LEAST_MEMORY_MB) is not None else None,
+        f"write a whole number of megabytes, {LEAST_MEMORY_MB} or more, such as 512",
+    ),
+    "SANDBOX_DEFAULT_CPU_LIMIT": (
+        "default_cpu_limit",
+        lambda text: _number(text, r"[0-9]{1,5}(\.[0-9]{1,9})?", 0.01),
+        "write a number of CPUs, 0.01 or more, such as 1.5",
+    ),
+    "SANDBOX_NETWORK_MODE": (
+        "network_mode",
+        lambda text: text if text in ("bridge", "none") else None,
+        "write bridge (a network of its own, public hosts through a gateway) or none",
+    ),
 }
 
 
-def _check_endpoint(env: Mapping[str, str], problems: Problems) -> None:
-    """Each of the two by itself: DOCKER_SOCKET in force must not hide a DOCKER_HOST that makes no sense."""
-    from sandboxrun.backend.docker.transport import resolve
+# -- From a Python call's arguments to a profile of one sandbox
 
-    for name in ("DOCKER_SOCKET", "DOCKER_HOST"):
-        if env.get(name):
-            try:
-                resolve(None, {name: env[name]})
-            except UsageError as error:
-                problems.extend(error.diagnostics)
+_SECRET = "SANDBOXRUN_API_SECRET_"
 
 
-def _socket_path(text: str | None) -> Path | None:
-    return Path(os.path.abspath(text.removeprefix("unix://"))) if text and "\0" not in text else None
+class Declared(Data, unshown=("environment",)):
+    """One sandbox as a program declared it. `environment` holds the secrets' values, which no file or label does."""
+
+    profile: Profile
+    sandbox: DeclaredSandbox
+    environment: Mapping[str, str]
+
+
+def declare(
+    project: str,
+    directory: Path,
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    secrets: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Declared:
+    """The profile of one sandbox. `options` are a profile's, in its form; None leaves an option at its default.
+
+    `secrets` become files under /run/secrets; `environment` gives values to names without one. Raises UsageError
+    for an option that there is not or that does not take its value, ProfileError for what does not fit together.
+    """
+    from sandboxrun.profile.loader import load_data
+    from sandboxrun.profile.variables import Inputs
+
+    given = {key: _plain(value) for key, value in options.items() if value is not None}
+    check_options(given)
+    texts: dict[str, str] = {}
+    values = {f"{_SECRET}{number}": value for number, value in enumerate((secrets or {}).values())}
+    if secrets:
+        given["secrets"] = [*given.get("secrets", ()), *secrets]
+    data: dict[str, Any] = {"name": project, "sandboxes": {name: _literal(given, texts)}}
+    if secrets:
+        data["secrets"] = {key: {"environment": at} for key, at in zip(secrets, values, strict=True)}
+    if texts:
+        data["variables"] = {key: {"type": "string"} for key in texts}
+    inputs = Inputs(values=texts, environment=environment or {})
+    profile = load_data(data, directory=directory, inputs=inputs, allow_outside=True)  # a program's own word, no file's
+    return Declared(profile=profile, sandbox=profile.sandboxes[0], environment=values)
+
+
+def _plain(value: Any) -> Any:
+    """Paths as texts, everything else as it is."""
+    match value:
+        case os.PathLike():
+            return os.fspath(value)
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item) for item in value]
+    return value
+
+
+def _literal(value: Any, texts: dict[str, str]) -> Any:
+    """`value` with each text that would be read as a template made a variable that holds it."""
+    match value:
+        case str() if MARKS.search(value) is not None:
+            key = f"text{len(texts)}"
+            texts[key] = value
+            return f"{{{{ {key} }}}}"
+        case dict():
+            return {key: _literal(item, texts) for key, item in value.items()}
+        case list():
+            return [_literal(item, texts) for item in value]
+    return value
+
+
+def workspace_option(workspace: Path | str, access: str, target: str) -> dict[str, str]:
+    """The workspace option of a directory. Raises UsageError when it is none, or `access` is not copy, rw or ro."""
+    path = Path(os.path.abspath(workspace))
+    if not os.path.isdir(path):
+        raise UsageError(f"the workspace {path} is not a directory", help="give the directory the agent works on")
+    if access not in ("copy", "rw", "ro"):
+        raise UsageError(f'a workspace has no access "{access}"', help="choose copy, rw or ro")
+    return {"source": str(path), "target": target, "access": access}

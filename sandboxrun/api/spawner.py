@@ -18,20 +18,22 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from sandboxrun.api.processes import PlainProcess, ProcessGuard
-from sandboxrun.api.settings import Settings
+from sandboxrun.api.settings import Settings, workspace_option
 from sandboxrun.data import Closing, Data
-from sandboxrun.errors import Diagnostic, ExitCode, SandboxrunError, UsageError
+from sandboxrun.errors import ExitCode, SandboxrunError, UsageError
 from sandboxrun.evidence.parts import PATCH, UNTRACKED
+from sandboxrun.evidence.workspace import STDERR, STDOUT
 from sandboxrun.spec.outcome import How
+from sandboxrun.spec.types import format_duration
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from sandboxrun.api.lifecycle import Declared
     from sandboxrun.api.sandbox import Sandbox
     from sandboxrun.api.service import SandboxService
-    from sandboxrun.evidence.store import Captured, Store
+    from sandboxrun.api.settings import Declared
+    from sandboxrun.evidence.store import Captured
 
 
 # -- One agent being run, in a sandbox or as a plain process: the steps from its start to its result
@@ -119,35 +121,29 @@ class SandboxedAgent:
     def _result(self, captured: Captured | None) -> AgentResult:
         if captured is None or captured.index is None or captured.entry is None:
             return NEVER_RAN
-        index, store = captured.index, self._service.store
-        out, more_out = self._log(store, captured, "stdout.log")
-        err, more_err = self._log(store, captured, "stderr.log")
+        index, entry = captured.index, captured.entry
+        files = {kept.path: kept for kept in index.kept}
+
+        def kept(name: str, limit: int = -1) -> bytes | None:
+            """A file of the evidence; None when it was not kept."""
+            if name not in files:
+                return None
+            with self._service.store.open(entry, name) as file:
+                return file.read(limit)
+
+        logs = {name: kept(name, self._limit + 1) or b"" for name in (STDOUT, STDERR)}
         return AgentResult(
             exit_code=index.ending.code,
             how=index.ending.how,
-            stdout=out,
-            stderr=err,
-            truncated=more_out or more_err,
+            stdout=logs[STDOUT][: self._limit],
+            stderr=logs[STDERR][: self._limit],
+            truncated=any(n in files and (files[n].truncated or len(log) > self._limit) for n, log in logs.items()),
             evidence=captured.folder,
             duration=index.ran_seconds or 0.0,
-            patch=_kept(store, captured, PATCH, None),
-            untracked_patch=_kept(store, captured, UNTRACKED, None),
+            patch=kept(PATCH),
+            untracked_patch=kept(UNTRACKED),
             started=index.ending.how is not How.NOT_STARTED,
         )
-
-    def _log(self, store: Store, captured: Captured, name: str) -> tuple[bytes, bool]:
-        data = _kept(store, captured, name, self._limit + 1) or b""
-        cut = any(kept.path == name and kept.truncated for kept in captured.index.kept) if captured.index else False
-        return data[: self._limit], cut or len(data) > self._limit
-
-
-def _kept(store: Store, captured: Captured, name: str, limit: int | None) -> bytes | None:
-    """A file of the evidence; None when it was not kept."""
-    assert captured.entry is not None and captured.index is not None
-    if all(kept.path != name for kept in captured.index.kept):
-        return None
-    with store.open(captured.entry, name) as file:
-        return file.read() if limit is None else file.read(limit)
 
 
 class PlainAgent:
@@ -155,16 +151,13 @@ class PlainAgent:
 
     def __init__(
         self,
-        guard: ProcessGuard,
+        process: PlainProcess,
         argv: Sequence[str],
         workspace: Path,
         environment: Mapping[str, str | None],
-        *,
         timeout: float | None,
-        limit: int,
-        on_output: OnOutput,
     ) -> None:
-        self._process = PlainProcess(guard, limit=limit, on_output=on_output)
+        self._process = process
         self._argv, self._workspace, self._environment, self._timeout = argv, workspace, environment, timeout
         self._how: How | None = None
         self._ended = threading.Event()
@@ -309,7 +302,7 @@ class AgentSession:
 
         if not self.wait(timeout):
             message = f"{self.name} has not ended after {timeout or 0:g} seconds"
-            raise WaitTimeout(Diagnostic(message=message, help="wait longer, or kill it"))
+            raise WaitTimeout(message, help="wait longer, or kill it")
         return self._future.result()
 
     async def result_async(self) -> AgentResult:
@@ -342,7 +335,8 @@ class AgentSession:
         except BaseException as error:
             self.fail(error)
         else:
-            self._state = _final(result)
+            ended = AgentState.COMPLETED if result.ok else AgentState.FAILED
+            self._state = {How.TIMEOUT: AgentState.TIMED_OUT, How.KILLED: AgentState.KILLED}.get(result.how, ended)
             self._future.set_result(result)
 
     def fail(self, error: BaseException) -> None:
@@ -372,11 +366,6 @@ class AgentSession:
             await self.result_async()
 
 
-def _final(result: AgentResult) -> AgentState:
-    ended = AgentState.COMPLETED if result.ok else AgentState.FAILED
-    return {How.TIMEOUT: AgentState.TIMED_OUT, How.KILLED: AgentState.KILLED}.get(result.how, ended)
-
-
 # -- `AgentSpawner`: runs agents side by side, each in a sandbox or, with the sandbox option off, as a plain …
 
 OUTPUT_LIMIT = 8 << 20  # bytes of each stream that a result holds
@@ -403,7 +392,6 @@ class AgentSpawner(Closing):
     ) -> None:
         """`service` is one to use, and stays open; else one is made with `service_options` (project, directory, host,
         evidence). With the sandbox option off no engine is needed. Raises UsageError, EngineError, ApplyError."""
-        from sandboxrun.api.processes import ProcessGuard
         from sandboxrun.api.service import SandboxService
 
         if max_parallel < 1:
@@ -466,27 +454,22 @@ class AgentSpawner(Closing):
         told = OutputRelay(on_output)
         agent: Agent
         if wanted:
-            limits = {} if timeout is None else {"lifetime": _lifetime(timeout, options.pop("lifetime", None))}
-            declared = self.service.declare(
-                name,
-                command=list(command),
-                workspace=workspace,
-                access=access,
-                environment=environment,
-                **{**options, **limits},
-            )
+            if timeout is not None:  # its own, and a time after which anyone may collect it, if this process is lost
+                nanoseconds = max(1_000_000, round(timeout * 1000) * 1_000_000)
+                limits = {"ttl": format_duration(nanoseconds + _TTL_SLACK * 10**9), **(options.get("lifetime") or {})}
+                options["lifetime"] = {**limits, "timeout": format_duration(nanoseconds)}
+            options |= {"workspace": workspace, "access": access, "environment": environment}
+            declared = self.service.declare(name, command=list(command), **options)
             agent = SandboxedAgent(self.service, declared, limit=output_limit, on_output=told)
         else:
-            directory = _plain_workspace(workspace, access, options)
-            agent = PlainAgent(
-                self._guard,
-                list(command),
-                directory,
-                environment or {},
-                timeout=timeout,
-                limit=output_limit,
-                on_output=told,
-            )
+            directory = Path(workspace_option(workspace, access, "/workspace")["source"])
+            faults = [f"workspace access {access}"] if access != "rw" else []
+            faults += ["secrets"] if options.get("secrets") else []
+            if faults:
+                message = f"a plain process cannot have {' and '.join(faults)}"
+                raise UsageError(message, help="turn the sandbox on (SANDBOX_ENABLED), or leave that out")
+            process = PlainProcess(self._guard, limit=output_limit, on_output=told)
+            agent = PlainAgent(process, list(command), directory, environment or {}, timeout)
         return self._enqueue(AgentSession(name, agent, told))
 
     # -- threads -----------------------------------------------------------------------------------------------
@@ -537,32 +520,6 @@ class AgentSpawner(Closing):
         import asyncio
 
         await asyncio.to_thread(self.close)
-
-
-def _lifetime(timeout: float, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The timeout as the sandbox's own, and a time after which anyone may collect it, if this process is lost."""
-    from sandboxrun.spec.types import format_duration
-
-    nanoseconds = max(1_000_000, round(timeout * 1000) * 1_000_000)
-    ttl = format_duration(nanoseconds + _TTL_SLACK * 10**9)
-    return {"ttl": ttl, **(given or {}), "timeout": format_duration(nanoseconds)}
-
-
-def _plain_workspace(workspace: Path | str, access: str, options: Mapping[str, Any]) -> Path:
-    """The directory of a plain process. Raises UsageError for what only a sandbox could give."""
-    from sandboxrun.api.lifecycle import workspace_option
-
-    directory = Path(workspace_option(workspace, access, "/workspace")["source"])
-    faults = [f"workspace access {access}"] if access != "rw" else []
-    faults += ["secrets"] if options.get("secrets") else []
-    if faults:
-        raise UsageError(
-            Diagnostic(
-                message=f"a plain process cannot have {' and '.join(faults)}",
-                help="turn the sandbox on (SANDBOX_ENABLED), or leave that out",
-            )
-        )
-    return directory
 
 
 def _close_at_exit(spawner: AgentSpawner) -> None:

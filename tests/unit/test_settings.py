@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandboxrun import Settings
-from sandboxrun.api.lifecycle import declare
+from sandboxrun.api.settings import declare
 from sandboxrun.errors import UsageError
 from sandboxrun.spec.types import freeze
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from sandboxrun.api import lifecycle as gates
-from sandboxrun.api.lifecycle import Gate
+from sandboxrun.api import service as gates
+from sandboxrun.api.service import Gate
 
 
 class Lock:
