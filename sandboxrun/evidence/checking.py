@@ -25,6 +25,7 @@ from sandboxrun.evidence.store import (
     Store,
     digest_of,
     entries,
+    entry_of,
     line_of,
     lines_of,
     notices,
@@ -226,14 +227,15 @@ class _Check:
             return
         try:
             with self._root.enter(entry.folder) as folder:
-                index, fault = _index(folder, entry)
-                if fault is not None or index is None:
-                    yield fault or f"{INDEX} is missing"
+                index = _index(folder, entry)
+                if not isinstance(index, Index):
+                    yield index
                     return
                 yield from self._files(folder, {kept.path: kept for kept in index.kept}, sealed)
+                again = entry_of(index, entry.folder, entry.index_sha256, index.previous)
                 if index.run != entry.run or index.previous != entry.previous:
                     yield f"{INDEX} is that of another run"
-                elif differing := [name for name, value in _facts(index).items() if getattr(entry, name) != value]:
+                elif differing := [name for name in _REPEATED if getattr(entry, name) != getattr(again, name)]:
                     yield f"its line in the chain differs from {INDEX} in {', '.join(differing)}"
         except (FileNotFoundError, EvidenceError) as error:
             yield reason_of(error) if isinstance(error, EvidenceError) else "the folder is missing"
@@ -302,33 +304,22 @@ class _Check:
 
 
 _NOT_RECORDED = "not recorded in the chain (an unfinished capture, or put there)"
-_SAME = ("project", "sandbox", "folder", "index_sha256")
+_SAME = ("project", "sandbox", "folder", "index_sha256")  # in a notice and the line that it is about
+_REPEATED = ("project", "sandbox", "spec", "inputs", "outcome", "finished_at")  # what a run's line has of its index
 
 
-def _facts(index: Index) -> Mapping[str, object]:
-    """What a run's line repeats of its index."""
-    return {
-        "project": index.project,
-        "sandbox": index.sandbox,
-        "spec": index.digests.spec,
-        "inputs": index.digests.inputs,
-        "outcome": index.ending.how,
-        "finished_at": index.finished_at,
-    }
-
-
-def _index(folder: Folder, entry: ChainEntry) -> tuple[Index | None, str | None]:
+def _index(folder: Folder, entry: ChainEntry) -> Index | str:
     """The run's index, or what is wrong with it."""
     try:
         with folder.open(INDEX) as file:
             data = file.read(LARGEST_INDEX + 1)
         if len(data) > LARGEST_INDEX or hashlib.sha256(data).hexdigest() != entry.index_sha256:
-            return None, f"{INDEX} was changed"
-        return Index.from_json(data), None
+            return f"{INDEX} was changed"
+        return Index.from_json(data)
     except FileNotFoundError:
-        return None, f"{INDEX} is missing"
+        return f"{INDEX} is missing"
     except EvidenceError as error:
-        return None, f"{INDEX}: {reason_of(error)}"
+        return f"{INDEX}: {reason_of(error)}"
 
 
 def _is_written(root: Folder, name: str) -> bool:

@@ -140,21 +140,24 @@ class TarReader:
     def _extension(self, flag: bytes, size: int) -> dict[str, str]:
         if size > _LONGEST_EXTENSION:
             raise TarError("an extension header is too long")
-        data = b"".join(self._exactly(size))
-        for _ in self._exactly(_padded(size) - size):
-            pass
-        match flag:
-            case b"L":
-                return {"path": _text(data)}
-            case b"K":
-                return {"linkpath": _text(data)}
-        return _pax(data)
-
-    def _exactly(self, size: int) -> Iterator[bytes]:
-        while size:
-            chunk = self._take(min(size, 1 << 16))
-            size -= len(chunk)
-            yield chunk
+        data = self._take(_padded(size))[:size]
+        if flag in (b"L", b"K"):
+            return {"path" if flag == b"L" else "linkpath": _text(data)}
+        # pax: records `LENGTH KEY=VALUE\n`, of which extended attributes and other keys are of no use here
+        records: dict[str, str] = {}
+        at = 0
+        while at < len(data):
+            length, space, _ = data[at : at + 20].partition(b" ")
+            if not space or not length.isdigit():
+                raise TarError("a pax record without a length")
+            record = data[at + len(length) + 1 : at + int(length)]
+            if not record.endswith(b"\n") or at + int(length) > len(data):
+                raise TarError("a pax record that is cut short")
+            key, _, value = record[:-1].partition(b"=")
+            if key in (b"path", b"linkpath", b"size") or key.startswith(b"GNU.sparse"):
+                records[key.decode("ascii", "replace")] = value.decode("utf-8", "surrogateescape")
+            at += int(length)
+        return records
 
     def _take(self, size: int, *, at_end: bool = False) -> bytes:
         """`size` bytes; b"" at the stream's end if that is allowed here."""
@@ -189,24 +192,6 @@ def _number(field: bytes) -> int:
     if any(digit not in b"01234567" for digit in digits):
         raise TarError("a number that is not one")
     return int(digits, 8)
-
-
-def _pax(data: bytes) -> dict[str, str]:
-    """The records `LENGTH KEY=VALUE\\n`. Extended attributes and other keys are of no use here."""
-    records: dict[str, str] = {}
-    at = 0
-    while at < len(data):
-        length, space, _ = data[at : at + 20].partition(b" ")
-        if not space or not length.isdigit():
-            raise TarError("a pax record without a length")
-        record = data[at + len(length) + 1 : at + int(length)]
-        if not record.endswith(b"\n") or at + int(length) > len(data):
-            raise TarError("a pax record that is cut short")
-        key, _, value = record[:-1].partition(b"=")
-        if key in (b"path", b"linkpath", b"size") or key.startswith(b"GNU.sparse"):
-            records[key.decode("ascii", "replace")] = value.decode("utf-8", "surrogateescape")
-        at += int(length)
-    return records
 
 
 # -- Takes files out of a container: regular files and directories, under limits, and nothing else
@@ -306,10 +291,15 @@ class _Export:
         if self._members > 8 * self._limits.files + self._limits.refused:
             raise TarError("too many members")
         path = f"{self._under}/{member.name.rstrip('/')}"
-        if reason := name_fault(member.name) or _kind_fault(member):
+        regular, known = member.kind is Kind.FILE, member.kind in (Kind.FILE, Kind.DIRECTORY)
+        setuid = "a setuid or setgid file" if regular and member.mode & _SETUID_SETGID else None
+        if reason := name_fault(member.name) or (setuid if known else f"a {member.kind.value}"):
             return self._refuse(member, reason)
         if (repository := git_part(member.name.rstrip("/"))) is not None:
-            return self._refuse_repository(member, repository)
+            told = repository in self._repositories  # once for all that lies in it
+            self._repositories.add(repository)
+            member = structs.replace(member, name=repository)
+            return None if told else self._refuse(member, "a repository: git on the host would run what is in it")
         if self._masker.data(raw := member.name.encode("utf-8", "surrogateescape")) != raw:
             return self._refuse(member, "a name that holds a secret")
         if self._names.setdefault(_folded(path), path) != path:
@@ -343,14 +333,6 @@ class _Export:
             stream.finish()
             self.kept.append(writer.commit(sensitive=stream.hits > 0))
         return None
-
-    def _refuse_repository(self, member: Member, repository: str) -> None:
-        """Once for all that lies in it."""
-        if repository not in self._repositories:
-            self._repositories.add(repository)
-            self._refuse(
-                structs.replace(member, name=repository), "a repository: git on the host would run what is in it"
-            )
 
     def _refuse(self, member: Member, reason: str) -> None:
         self.refused_total += 1
@@ -410,9 +392,3 @@ def _folded(path: str) -> str:
 
 def _length(name: str) -> int:
     return len(name.encode("utf-8", "surrogateescape"))
-
-
-def _kind_fault(member: Member) -> str | None:
-    if member.kind not in (Kind.FILE, Kind.DIRECTORY):
-        return f"a {member.kind.value}"
-    return "a setuid or setgid file" if member.kind is Kind.FILE and member.mode & _SETUID_SETGID else None

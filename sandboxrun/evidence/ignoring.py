@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from sandboxrun.data import Data
+from sandboxrun.evidence.workspace import parents
 
 _MOST_PATTERNS = 5_000
 _LONGEST = 1_000  # characters of a pattern
 _MOST_STEPS = 3_000_000  # patterns tried, in all: some seconds
 _GITLINK, _TREE = 0o160000, 0o040000
-_ENTRY, _FLAGS_AT, _MODE_AT = 62, 60, 24
+_ENTRY = 62  # bytes of an entry before its name: the mode is the 24th, the flags are the 60th
 
 
 # -- The index: which files git tracks
@@ -39,33 +40,24 @@ class Tracked(Data):
 
 def tracked_in(index: bytes) -> Tracked | None:
     """What an index lists; None for one that is damaged, split, or of a repository with other hashes."""
+    at, name, files, whole = 12, b"", set[str](), set[str]()
     try:
-        return _tracked(index)
+        magic, version, count = struct.unpack_from(">4sII", index)
+        sum_ = index[-20:]
+        if magic != b"DIRC" or version not in (2, 3, 4) or (any(sum_) and hashlib.sha1(index[:-20]).digest() != sum_):
+            return None
+        for _ in range(count):
+            mode, flags = struct.unpack_from(">24xI32xH", index, at)
+            begin, strip = at + _ENTRY + (2 if flags & 0x4000 else 0), len(name)
+            if version == 4:  # it tells how much of the name before it goes, then what comes instead
+                strip, begin = _varint(index, begin)
+            end = index.index(b"\0", begin)
+            name = name[: len(name) - strip] + index[begin:end]
+            at = end + 1 if version == 4 else end + 8 - (end - at) % 8
+            path = name.decode("utf-8", "surrogateescape").rstrip("/")
+            (whole if mode in (_GITLINK, _TREE) else files).add(path)
     except (struct.error, ValueError, IndexError):
         return None
-
-
-def _tracked(index: bytes) -> Tracked | None:
-    magic, version, count = struct.unpack_from(">4sII", index)
-    sum_ = index[-20:]
-    if magic != b"DIRC" or version not in (2, 3, 4) or (any(sum_) and hashlib.sha1(index[:-20]).digest() != sum_):
-        return None
-    at, name, files, whole = 12, b"", set[str](), set[str]()
-    for _ in range(count):
-        (mode,), (flags,) = (
-            struct.unpack_from(">I", index, at + _MODE_AT),
-            struct.unpack_from(">H", index, at + _FLAGS_AT),
-        )
-        begin = at + _ENTRY + (2 if flags & 0x4000 else 0)
-        if version == 4:
-            strip, begin = _varint(index, begin)
-            end = index.index(b"\0", begin)
-            name, at = name[: len(name) - strip] + index[begin:end], end + 1
-        else:
-            end = index.index(b"\0", begin)
-            name, at = index[begin:end], end + 8 - (end - at) % 8
-        path = name.decode("utf-8", "surrogateescape").rstrip("/")
-        (whole if mode in (_GITLINK, _TREE) else files).add(path)
     return None if index[at : at + 4] == b"link" else Tracked(files=frozenset(files), whole=frozenset(whole))
 
 
@@ -213,23 +205,13 @@ class Apart:
                 return True
         return self._ignoring.ignores(path)
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether not all patterns could be tried."""
-        return self._ignoring.exhausted
-
     def split(self, pieces: Mapping[str, bytes], existed: Mapping[str, object]) -> tuple[list[str], list[str]]:
         """The paths of a patch in two, of which the first applies before the second: what stands above or below a path
         of the second goes along with it."""
         apart = {path for path in pieces if self.has(path, existed=path in existed)}
         while True:
-            above = {parent for path in apart for parent in _parents(path)}
-            more = {p for p in pieces if p not in apart and (p in above or any(q in apart for q in _parents(p)))}
+            above = {parent for path in apart for parent in parents(path)}
+            more = {p for p in pieces if p not in apart and (p in above or not apart.isdisjoint(parents(p)))}
             if not more:
                 return [p for p in pieces if p not in apart], [p for p in pieces if p in apart]
             apart |= more
-
-
-def _parents(path: str) -> list[str]:
-    parts = path.split("/")
-    return ["/".join(parts[:n]) for n in range(1, len(parts))]

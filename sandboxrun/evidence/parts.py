@@ -378,7 +378,7 @@ def _patched(source: CaptureSource, patch: Patch, left_out: tuple[LeftOut, ...],
         refused=patch.left_out,
         refused_total=len(patch.left_out),
         not_copied=tuple(f"{shown(one.path)} ({one.kind})" for one in left_out[:_TOUCHED]),
-        patched_paths=patch.changed,
+        patched_paths=len(patch.paths),
         untracked_paths=len(patch.untracked_paths),
         protected_paths_touched=tuple(touched[:_TOUCHED]),
     )

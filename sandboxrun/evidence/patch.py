@@ -10,7 +10,7 @@ import hashlib
 import posixpath
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import BinaryIO, cast
 
 from msgspec import structs
@@ -46,29 +46,30 @@ def hunks(old: bytes, new: bytes, budget: Budget) -> bytes:
     """The hunks that turn `old` into `new`, lines ending at b"\\n" alone; b"" for equal texts."""
     if old == new:
         return b""
-    start, old_end, new_end = _window(old, new)
-    first = old.count(b"\n", 0, start)
-    old, new = old[start:old_end], new[start:new_end]
-    if old.count(b"\n") > _MOST_LINES or new.count(b"\n") > _MOST_LINES:
-        return _replacement(old, new, first)
-    old_lines, new_lines = _lines(old), _lines(new)
-    edits = _edits(old_lines, new_lines, budget)
-    return b"".join(_hunk(group, old_lines, new_lines, first) for group in _groups(edits))
-
-
-def _window(old: bytes, new: bytes) -> tuple[int, int, int]:
-    """Where the part begins and ends that holds all differences and, where there are any, context lines around."""
+    # only the part that holds all differences, with the context lines there are around it, is split into lines
     shortest = min(len(old), len(new))
     same = _common(old, new, shortest)
-    start = old.rfind(b"\n", 0, same) + 1
+    tail = _common(old[::-1], new[::-1], shortest - same)
+    start, end = old.rfind(b"\n", 0, same) + 1, len(old) - tail
     for _ in range(CONTEXT):
         start = old.rfind(b"\n", 0, max(0, start - 1)) + 1
-    tail = _common_end(old, new, shortest - same)
-    end = len(old) - tail
     for _ in range(CONTEXT + 1):
-        found = old.find(b"\n", end)
-        end = len(old) if found < 0 else found + 1
-    return start, end, end + len(new) - len(old)
+        end = (old.find(b"\n", end) + 1) or len(old)
+    first = old.count(b"\n", 0, start)
+    old, new = old[start:end], new[start : end + len(new) - len(old)]
+    if old.count(b"\n") > _MOST_LINES or new.count(b"\n") > _MOST_LINES:  # one hunk, without splitting either
+        counts = [text.count(b"\n") + (not text.endswith(b"\n")) if text else 0 for text in (old, new)]
+        return _head(first, counts[0], first, counts[1]) + _marked(b"-", old) + _marked(b"+", new)
+    old_lines, new_lines = _lines(old), _lines(new)
+    groups: list[list[LineEdit]] = []  # edits whose context lines would touch, together
+    for edit in _edits(old_lines, new_lines, budget):
+        if not groups or edit[0] - groups[-1][-1][1] > 2 * CONTEXT:
+            groups.append([])
+        groups[-1].append(edit)
+    return b"".join(_hunk(group, old_lines, new_lines, first) for group in groups)
+
+
+_lines = re.compile(rb"[^\n]*\n|[^\n]+").findall
 
 
 def _common(old: bytes, new: bytes, most: int) -> int:
@@ -83,25 +84,6 @@ def _common(old: bytes, new: bytes, most: int) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if old[at : at + middle] == new[at : at + middle] else (low, middle - 1)
     return at + low
-
-
-def _common_end(old: bytes, new: bytes, most: int) -> int:
-    """How many bytes are the same at the end, `most` at the most."""
-    at = 0
-    while at < most:
-        size = min(_BLOCK, most - at)
-        ends = len(old) - at, len(new) - at
-        one, other = old[ends[0] - size : ends[0]], new[ends[1] - size : ends[1]]
-        if one != other:
-            return at + _common(one[::-1], other[::-1], size)
-        at += size
-    return at
-
-
-def _lines(text: bytes) -> list[bytes]:
-    lines = [line + b"\n" for line in text.split(b"\n")]
-    last = lines.pop()[:-1]
-    return [*lines, last] if last else lines
 
 
 def _edits(old: list[bytes], new: list[bytes], budget: Budget) -> list[LineEdit]:
@@ -175,36 +157,17 @@ def _path(trace: list[list[int]], x: int, y: int) -> list[LineEdit]:
     return joined
 
 
-def _groups(edits: list[LineEdit]) -> Iterator[list[LineEdit]]:
-    """Edits whose context lines would touch, together."""
-    group: list[LineEdit] = []
-    for edit in edits:
-        if group and edit[0] - group[-1][1] > 2 * CONTEXT:
-            yield group
-            group = []
-        group.append(edit)
-    if group:
-        yield group
-
-
 def _hunk(group: list[LineEdit], old: list[bytes], new: list[bytes], first: int) -> bytes:
     begin, end = max(0, group[0][0] - CONTEXT), min(len(old), group[-1][1] + CONTEXT)
     new_begin = group[0][2] - (group[0][0] - begin)
     new_end = group[-1][3] + end - group[-1][1]
     body, at = [], begin
     for a, b, c, d in group:
-        body += [_line(b" ", line) for line in old[at:a]]
-        body += [_line(b"-", line) for line in old[a:b]]
-        body += [_line(b"+", line) for line in new[c:d]]
+        for mark, lines in ((b" ", old[at:a]), (b"-", old[a:b]), (b"+", new[c:d])):
+            body.append(_marked(mark, b"".join(lines)))
         at = b
-    body += [_line(b" ", line) for line in old[at:end]]
+    body.append(_marked(b" ", b"".join(old[at:end])))
     return _head(first + begin, end - begin, first + new_begin, new_end - new_begin) + b"".join(body)
-
-
-def _replacement(old: bytes, new: bytes, first: int) -> bytes:
-    """One hunk that takes all of `old` out and puts all of `new` in, without splitting either."""
-    counts = [text.count(b"\n") + (not text.endswith(b"\n")) if text else 0 for text in (old, new)]
-    return _head(first, counts[0], first, counts[1]) + _marked(b"-", old) + _marked(b"+", new)
 
 
 def _marked(mark: bytes, text: bytes) -> bytes:
@@ -213,10 +176,6 @@ def _marked(mark: bytes, text: bytes) -> bytes:
     whole = text.endswith(b"\n")
     marked = mark + (text[:-1] if whole else text).replace(b"\n", b"\n" + mark) + b"\n"
     return marked if whole else marked + _NO_NEWLINE
-
-
-def _line(mark: bytes, line: bytes) -> bytes:
-    return mark + line if line.endswith(b"\n") else mark + line + b"\n" + _NO_NEWLINE
 
 
 def _head(old_at: int, old_count: int, new_at: int, new_count: int) -> bytes:
@@ -353,24 +312,20 @@ def read_workspace(
             continue
         if path not in baseline.entries and any(path == at or path.startswith(f"{at}/") for at in elsewhere):
             continue
-        if member.kind is Kind.DIRECTORY:
-            _directory(tree, baseline, path)
-        else:
-            _read(tree, baseline, member, path, reader, limits)
+        _read(tree, baseline, member, path, reader, limits)
     return tree
 
 
-def _directory(tree: Tree, baseline: Tree, path: str) -> None:
-    """One too deep is told, once for all below it: what no path can name, the engine leaves out in silence."""
-    fault = name_fault(path, odd=True)
-    if fault and path not in baseline.directories and not name_fault(path.rpartition("/")[0] or "top", odd=True):
-        tree.leave_out(path, f"a directory: {fault}")
-
-
 def _read(tree: Tree, baseline: Tree, member: Member, path: str, reader: TarReader, limits: TreeLimits) -> None:
-    if path not in baseline.entries and (fault := name_fault(path, odd=True)):
+    fault = name_fault(path, odd=True)
+    if fault and member.kind is not Kind.DIRECTORY and path not in baseline.entries:
         return tree.leave_out(path, fault)
     match member.kind:
+        case Kind.DIRECTORY:  # one too deep is told, once for all below it: the engine leaves out what no path can name
+            above = path.rpartition("/")[0] or "top"
+            if fault and path not in baseline.directories and not name_fault(above, odd=True):
+                tree.leave_out(path, f"a directory: {fault}")
+            return None
         case Kind.FILE:
             return _add(tree, path, _spooled(tree, baseline, member, path, reader, limits))
         case Kind.SYMLINK:
@@ -506,11 +461,6 @@ class Patch(Data):
     left_out: tuple[RefusedName, ...]
     git_changes: tuple[GitChange, ...]
 
-    @property
-    def changed(self) -> int:
-        """How many paths are in it."""
-        return len(self.paths)
-
 
 def make_patch(
     baseline: BinaryIO,
@@ -547,16 +497,28 @@ def make_patch(
                 elsewhere=tuple(artifacts),
                 deadline=deadline,
             )
-            return _patch(before, after, bounds, _Beyond(left_out, partial), deadline)
+            beyond = {one.path: one.kind for one in left_out}
+            return _patch(before, after, bounds, beyond, frozenset(partial), deadline)
     except TarError as error:
         raise EvidenceError(f"no patch of the workspace could be made: {error}") from error
 
 
-def _patch(before: Tree, after: Tree, limits: PatchLimits, beyond: _Beyond, deadline: float | None) -> Patch:
+def _patch(
+    before: Tree,
+    after: Tree,
+    limits: PatchLimits,
+    special: Mapping[str, str],
+    partial: frozenset[str],
+    deadline: float | None,
+) -> Patch:
     pieces: dict[str, bytes] = {}
     size, read, budget, apart = 0, 0, Budget(), apart_of(before)
-    for path in _in_order(before, after, apart):
-        old, new = before.entries.get(path), after.entries.get(path)
+    both = before.entries.keys() | after.entries.keys()
+    sides = {path: (before.entries.get(path), after.entries.get(path)) for path in both}
+    changed = [p for p, (old, new) in sides.items() if not old or not new or (old.oid, old.mode) != (new.oid, new.mode)]
+    # those of the first part come first, so that the others don't take its room
+    for path in sorted(changed, key=lambda path: (apart.has(path, existed=path in before.entries), _bytes(path))):
+        old, new = sides[path]
         if path in after.left_out:
             continue
         if LINK in {entry.mode for entry in (old, new) if entry} and (fault := modules_fault(path)):
@@ -580,7 +542,7 @@ def _patch(before: Tree, after: Tree, limits: PatchLimits, beyond: _Beyond, dead
             continue
         pieces[path] = piece
         size += len(piece)
-    for path, reason in _blocked(pieces, before, after, beyond):
+    for path, reason in _blocked(pieces, before, after, special, partial):
         after.leave_out(path, reason)
         del pieces[path]
     kept, untracked = (sorted(part, key=_bytes) for part in apart.split(pieces, before.entries))
@@ -590,28 +552,17 @@ def _patch(before: Tree, after: Tree, limits: PatchLimits, beyond: _Beyond, dead
         untracked=b"".join(pieces[path] for path in untracked),
         untracked_paths=tuple(untracked),
         left_out=tuple(after.left_out[path] for path in sorted(after.left_out)),
-        git_changes=tuple(_git_changes(before.git, after.git)),
+        git_changes=tuple(
+            GitChange(path=path, before=before.git.get(path), after=after.git.get(path))
+            for path in sorted(before.git.keys() | after.git.keys())
+            if before.git.get(path) != after.git.get(path)
+        ),
     )
 
 
-def _in_order(before: Tree, after: Tree, apart: Apart) -> list[str]:
-    """The paths that differ: those of the first part come first, so that the others don't take its room."""
-    both = before.entries.keys() | after.entries.keys()
-    sides = {path: (before.entries.get(path), after.entries.get(path)) for path in both}
-    changed = [p for p, (old, new) in sides.items() if not old or not new or (old.oid, old.mode) != (new.oid, new.mode)]
-    changed.sort(key=lambda path: (apart.has(path, existed=path in before.entries), _bytes(path)))
-    return changed
-
-
-class _Beyond:
-    """What the source has and the baseline has not."""
-
-    def __init__(self, left_out: Iterable[LeftOut], partial: Iterable[str]) -> None:
-        self.special = {one.path: one.kind for one in left_out}
-        self.partial = frozenset(partial)
-
-
-def _blocked(pieces: dict[str, bytes], before: Tree, after: Tree, beyond: _Beyond) -> list[tuple[str, str]]:
+def _blocked(
+    pieces: Mapping[str, bytes], before: Tree, after: Tree, special: Mapping[str, str], partial: frozenset[str]
+) -> list[tuple[str, str]]:
     """New paths of the patch that something of the source is in the way of, for it is not in the patch, and why.
 
     `git apply` would refuse all of it, or worse, apply a part.
@@ -619,12 +570,12 @@ def _blocked(pieces: dict[str, bytes], before: Tree, after: Tree, beyond: _Beyon
     new = [path for path in pieces if path not in before.entries]
     if not new:
         return []
-    stays = {path for path in before.entries if path not in pieces or path in after.entries} | beyond.special.keys()
-    directories = {*beyond.partial, *(above for path in stays for above in parents(path))}
+    stays = {path for path in before.entries if path not in pieces or path in after.entries} | special.keys()
+    directories = {*partial, *(above for path in stays for above in parents(path))}
     found = []
     for path in new:
-        if path in beyond.special:
-            found.append((path, f"the source has a {beyond.special[path]} of that name, which was not copied"))
+        if path in special:
+            found.append((path, f"the source has a {special[path]} of that name, which was not copied"))
         elif path in directories:
             found.append(
                 (path, "the source has a directory of that name, not all of which is in the copy or the patch")
@@ -650,12 +601,6 @@ def _is_loop(path: str, tree: Tree) -> bool:
             return False
         path = posixpath.normpath(posixpath.join(posixpath.dirname(link), target) + path[len(link) :])
     return True
-
-
-def _git_changes(before: dict[str, str], after: dict[str, str]) -> Iterator[GitChange]:
-    for path in sorted(before.keys() | after.keys()):
-        if before.get(path) != after.get(path):
-            yield GitChange(path=path, before=before.get(path), after=after.get(path))
 
 
 class _TooLargeError(Exception):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from msgspec import structs
 
@@ -161,66 +161,48 @@ class Selection(Data):
 def select(store: Store, kept: Retention, now: datetime.datetime) -> Selection:
     """What the rules remove at that time. Changes nothing. Raises EvidenceError, OSError."""
     try:
-        with store.open_root() as root:
-            return _select(store, root, kept, now)
+        root = store.open_root()
     except FileNotFoundError:
         return Selection()
-
-
-def _select(store: Store, root: Folder, kept: Retention, now: datetime.datetime) -> Selection:
-    data = store.chain()
-    known = fates(store, data)
-    own, others, held, interrupted = list[ChainEntry](), 0, 0, list[Removal]()
-    for entry in entries(data):
-        found = known.get(entry.run, Fate())
-        if not store.is_own(entry):
-            others += 1
-        elif found.removed is None:
-            own.append(entry)
-        elif root.kind(entry.folder):
-            interrupted.append(Removal(entry=entry, bytes=_size(root, entry), reason=found.removed.reason))
-    newest = _newest(own, max(1, kept.keep))
-    free = list[ChainEntry]()
-    for entry in own:
-        if known.get(entry.run, Fate()).held is not None:
-            held += 1
-        elif entry.run not in newest:
-            free.append(entry)
-    sizes = {entry.run: _size(root, entry) for entry in (own if kept.max_bytes is not None else free)}
-    reasons = dict(_reasons(free, sizes, kept, now))
-    removals = [Removal(entry=e, bytes=sizes[e.run], reason=reasons[e.run]) for e in free if e.run in reasons]
-    left = sum(sizes.values()) - sum(removal.bytes for removal in removals)
+    with root:
+        data = store.chain()
+        known = fates(store, data)
+        own, others, held, interrupted = list[ChainEntry](), 0, 0, list[Removal]()
+        for entry in entries(data):
+            found = known.get(entry.run, Fate())
+            if not store.is_own(entry):
+                others += 1
+            elif found.removed is None:
+                own.append(entry)
+            elif root.kind(entry.folder):
+                interrupted.append(Removal(entry=entry, bytes=_size(root, entry), reason=found.removed.reason))
+        free, seen = list[ChainEntry](), Counter[str]()  # how many of a project are as new or newer
+        for entry in reversed(own):
+            seen[entry.project] += 1
+            if known.get(entry.run, Fate()).held is not None:
+                held += 1
+            elif seen[entry.project] > max(1, kept.keep):
+                free.append(entry)
+        free.reverse()
+        sizes = {entry.run: _size(root, entry) for entry in (own if kept.max_bytes is not None else free)}
+    left, removals = sum(sizes.values()), list[Removal]()
+    for entry in free:  # the oldest come first, and the size counts what age has removed
+        if (reason := _reason(entry, left, kept, now)) is not None:
+            left -= sizes[entry.run]
+            removals.append(Removal(entry=entry, bytes=sizes[entry.run], reason=reason))
     over = max(0, left - kept.max_bytes) if kept.max_bytes is not None else 0
     return Selection(removals=tuple(removals), interrupted=tuple(interrupted), over=over, held=held, others=others)
 
 
-def _newest(own: Sequence[ChainEntry], count: int) -> set[str]:
-    """The runs that are the last `count` of their project."""
-    seen = Counter[str]()
-    found = set[str]()
-    for entry in reversed(own):
-        seen[entry.project] += 1
-        if seen[entry.project] <= count:
-            found.add(entry.run)
-    return found
-
-
-def _reasons(
-    free: Iterable[ChainEntry], sizes: Mapping[str, int], kept: Retention, now: datetime.datetime
-) -> Iterator[tuple[str, str]]:
-    """By run, why it goes. The oldest come first, and the size counts what age has removed."""
-    left = sum(sizes.values())
-    for entry in free:
-        if kept.older_than is not None and (age := _age(entry, now)) is not None and age > kept.older_than:
-            reason = f"older than {_days(kept.older_than)}"
-        elif kept.older_than is None and kept.max_bytes is None:
-            reason = f"project {entry.project} has {kept.keep} newer {'run' if kept.keep == 1 else 'runs'}"
-        elif kept.max_bytes is not None and left > kept.max_bytes:
-            reason = f"more than {kept.max_bytes} bytes of evidence"
-        else:
-            continue
-        left -= sizes[entry.run]
-        yield entry.run, reason
+def _reason(entry: ChainEntry, left: int, kept: Retention, now: datetime.datetime) -> str | None:
+    """Why it goes, while `left` bytes are left; None for one that stays."""
+    if kept.older_than is not None and (age := _age(entry, now)) is not None and age > kept.older_than:
+        return f"older than {_days(kept.older_than)}"
+    if kept.older_than is None and kept.max_bytes is None:
+        return f"project {entry.project} has {kept.keep} newer {'run' if kept.keep == 1 else 'runs'}"
+    if kept.max_bytes is not None and left > kept.max_bytes:
+        return f"more than {kept.max_bytes} bytes of evidence"
+    return None
 
 
 def _age(entry: ChainEntry, now: datetime.datetime) -> float | None:

@@ -25,6 +25,7 @@ from sandboxrun.evidence.folder import Folder, is_name
 from sandboxrun.evidence.index import Revision
 from sandboxrun.evidence.survey import git_settings
 from sandboxrun.evidence.workspace import REVISION
+from sandboxrun.spec.guard import GIT_ENVIRONMENT, GIT_OPTIONS
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
@@ -45,7 +46,10 @@ def revision_of(workspace: Path) -> Revision | None:
         if found is None:
             return None
         top, git = found
-        with Folder.at(git) as own, Folder.at(_common(own)) as common:
+        with Folder.at(git) as own, contextlib.ExitStack() as more:
+            common = own
+            with contextlib.suppress(FileNotFoundError):  # what several working trees share
+                common = more.enter_context(Folder.at(own.path / _text(own, "commondir").strip()))
             commit, branch = _head(own, common)
             dirty, untracked = None, None
             if commit is not None:
@@ -81,13 +85,6 @@ def _repository(workspace: Path) -> tuple[Path, Path] | None:
     return None
 
 
-def _common(git: Folder) -> Path:
-    """What several working trees share: by default the directory itself."""
-    with contextlib.suppress(FileNotFoundError):
-        return git.path / _text(git, "commondir").strip()
-    return git.path
-
-
 def _head(git: Folder, common: Folder) -> tuple[str | None, str | None]:
     """The commit, and the branch."""
     text = _text(git, "HEAD").strip()
@@ -100,20 +97,15 @@ def _head(git: Folder, common: Folder) -> tuple[str | None, str | None]:
     with contextlib.suppress(FileNotFoundError), common.walk_to(tuple(above)) as place:
         found = _text(place, name).strip()
         return (found if _COMMIT.fullmatch(found) else None), named[2]
-    return _packed(common, named[1]), named[2]
+    with contextlib.suppress(FileNotFoundError):
+        line = re.search(rf"(?m)^({_COMMIT.pattern}) {re.escape(named[1])}$", _text(common, "packed-refs", _LARGE))
+        return (line[1] if line is not None else None), named[2]
+    return None, named[2]
 
 
-def _packed(common: Folder, ref: str) -> str | None:
-    with contextlib.suppress(FileNotFoundError), common.open("packed-refs") as file:
-        packed = file.read(_LARGE).decode("utf-8", "surrogateescape")
-        found = re.search(rf"(?m)^({_COMMIT.pattern}) {re.escape(ref)}$", packed)
-        return found[1] if found is not None else None
-    return None
-
-
-def _text(folder: Folder, name: str) -> str:
+def _text(folder: Folder, name: str, most: int = _SMALL) -> str:
     with folder.open(name) as file:
-        return file.read(_SMALL).decode("utf-8", "surrogateescape")
+        return file.read(most).decode("utf-8", "surrogateescape")
 
 
 # -- Files, compared by git
@@ -165,19 +157,11 @@ class _Git:
         self._top, self._end = top, time.monotonic() + _SECONDS
         self._environment = {
             **{name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ},
-            "LC_ALL": "C",
-            "HOME": os.devnull,
+            **GIT_ENVIRONMENT,
             "GIT_DIR": str(own),
             "GIT_WORK_TREE": str(top),
             "GIT_INDEX_FILE": str(own / "index"),
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_ATTR_NOSYSTEM": "1",
-            "GIT_NO_LAZY_FETCH": "1",
-            "GIT_ALLOW_PROTOCOL": "none",
-            "GIT_NO_REPLACE_OBJECTS": "1",
             "GIT_LITERAL_PATHSPECS": "1",
-            "GIT_TERMINAL_PROMPT": "0",
         }
 
     def differs(self, *command: str) -> bool | None:
@@ -203,7 +187,7 @@ class _Git:
         """The process, which ends with the block; None where there is no git."""
         try:
             process = subprocess.Popen(
-                ["git", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", *command],
+                ["git", *GIT_OPTIONS, *command],
                 cwd=self._top, env=self._environment, stdin=subprocess.DEVNULL, stdout=out,
                 stderr=subprocess.DEVNULL,
             )  # fmt: skip

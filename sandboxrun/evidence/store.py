@@ -367,7 +367,7 @@ class Store(Data):
                 folder.folder.write(INDEX, data)
                 folder.folder.sync()
                 root.sync()
-                entry = _entry(index, folder.name, data, previous)
+                entry = entry_of(index, folder.name, hashlib.sha256(data).hexdigest(), previous)
                 return structs.replace(entry, seal=seal_of(entry.body))
 
             return opened.append(entry_after)
@@ -525,13 +525,14 @@ def home_of(run: str) -> Store | None:
     return None
 
 
-def _entry(index: Index, folder: str, data: bytes, previous: str | None) -> ChainEntry:
+def entry_of(index: Index, folder: str, index_sha256: str, previous: str | None) -> ChainEntry:
+    """The line of a run with that index, without its seal."""
     return ChainEntry(
         run=index.run,
         project=index.project,
         sandbox=index.sandbox,
         folder=folder,
-        index_sha256=hashlib.sha256(data).hexdigest(),
+        index_sha256=index_sha256,
         previous=previous,
         spec=index.digests.spec,
         inputs=index.digests.inputs,

@@ -12,40 +12,22 @@ import resource
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
 
 from sandboxrun.errors import SandboxrunError
+from sandboxrun.spec.guard import GIT_ENVIRONMENT, GIT_OPTIONS
 
 MOST_FILES = 20_000
 LARGEST_FILE = 1 << 20
 LARGEST_TREE = 256 << 20  # bytes of all files that are read of one revision
 MOST_OUTPUT = 64 << 20  # bytes that one command may print, but for files
 _TIMEOUT = 60.0
-_WANTED = (".yaml", ".yml", ".json", ".env")
+_WANTED = re.compile(r"(\.(yaml|yml|json|env)|(^|/)(\.env[^/]*|env))\Z")
 
 
 class GitError(SandboxrunError):
     """The repository cannot be read, or has no such revision."""
-
-
-def _environment() -> Mapping[str, str]:
-    """Nothing of the caller's that git obeys, and no way out of the machine."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
-    return {
-        **kept,
-        "LC_ALL": "C",
-        "HOME": os.devnull,
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_ATTR_NOSYSTEM": "1",
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_OPTIONAL_LOCKS": "0",
-        "GIT_NO_LAZY_FETCH": "1",  # git 2.44 and later
-        "GIT_ALLOW_PROTOCOL": "none",  # earlier ones would fetch what a partial clone lacks: over no protocol
-        "GIT_NO_REPLACE_OBJECTS": "1",
-        "GIT_PAGER": "cat",
-    }
 
 
 class Repository:
@@ -63,14 +45,16 @@ class Repository:
             """Trees that hold each other name more files than there are bytes: what git writes ends."""
             resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
-        command = ["git", "--no-pager", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
-        command += ["-c", "protocol.allow=never", "-C", str(self.directory), *arguments]
+        never = ("-c", "protocol.allow=never")
+        command = ["git", "--no-pager", *GIT_OPTIONS, *never, "-C", str(self.directory), *arguments]
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+        environment = {**kept, **GIT_ENVIRONMENT, "GIT_OPTIONAL_LOCKS": "0"}
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as errors:
             given.write(input or b"")
             given.seek(0)
             try:
                 done = subprocess.run(
-                    command, stdin=given, stdout=told, stderr=errors, env=_environment(), timeout=_TIMEOUT, check=False,
+                    command, stdin=given, stdout=told, stderr=errors, env=environment, timeout=_TIMEOUT, check=False,
                     preexec_fn=bound,
                 )  # fmt: skip
             except FileNotFoundError:
@@ -116,11 +100,9 @@ class Repository:
             raise GitError(f'"{ref}" has several meanings', help=f"write the whole name: {' or '.join(found)}")
 
     def _absent(self, ref: str) -> GitError:
-        shallow = self._git("rev-parse", "--is-shallow-repository").strip() == b"true"
-        if shallow:
+        help = "fetch it first, or check its name"
+        if self._git("rev-parse", "--is-shallow-repository").strip() == b"true":
             help = "this clone is shallow: fetch the revision first (git fetch --unshallow, or fetch-depth: 0)"
-        else:
-            help = "fetch it first, or check its name"
         return GitError(f'the repository has no revision "{ref}"', help=help)
 
     def files(self, commit: str) -> Iterator[tuple[str, str]]:
@@ -161,18 +143,13 @@ class Repository:
 
     def export(self, commit: str, into: Path) -> None:
         """Write the files of a revision that profiles are made of into a directory: regular files, no links."""
-        wanted = [(path, object_id) for path, object_id in self.files(commit) if _is_wanted(path)]
+        wanted = [(path, object_id) for path, object_id in self.files(commit) if _WANTED.search(path)]
         if len(wanted) > MOST_FILES:
             raise GitError(f"the revision has more than {MOST_FILES} files to review")
         for (path, _), content in zip(wanted, self.blobs([one for _, one in wanted]), strict=True):
             place = into / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(content)
-
-
-def _is_wanted(path: str) -> bool:
-    name = PurePosixPath(path).name
-    return name.endswith(_WANTED) or name.startswith(".env") or name == "env"
 
 
 _PARTIAL = "this clone is partial: fetch the revision's files first (git fetch --refetch)"

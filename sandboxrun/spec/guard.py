@@ -84,3 +84,19 @@ def mounts_of(protected: Iterable[str]) -> tuple[tuple[str, bool], ...]:
 def pins(paths: Iterable[str]) -> tuple[str, ...]:
     """The directories above the paths, sorted: each is mounted on itself, since a mount can't be renamed."""
     return tuple(sorted({above for path in paths for above in parents(path)}))
+
+
+# How git is run on a repository that may be hostile: nothing of the caller's or the repository's that it obeys or runs,
+# and no way out of the machine.
+GIT_OPTIONS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+GIT_ENVIRONMENT: Mapping[str, str] = {
+    "LC_ALL": "C",
+    "HOME": "/dev/null",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_NO_LAZY_FETCH": "1",  # git 2.44 and later
+    "GIT_ALLOW_PROTOCOL": "none",  # earlier ones would fetch what a partial clone lacks: over no protocol
+    "GIT_NO_REPLACE_OBJECTS": "1",
+}

@@ -332,7 +332,7 @@ def test_limits(tmp_path: Path) -> None:
     limits = PatchLimits(tree=TreeLimits(file_bytes=2000), patch_bytes=800)
     patch = patch_of({"gone": ("f", b"1\n")}, after, tmp_path, limits=limits)
     assert {refused.path for refused in patch.left_out} == {"big", "random"}
-    assert patch.changed == 2
+    assert len(patch.paths) == 2
     baseline = packed(tmp_path / "before")
     for bound in (TreeLimits(files=2), TreeLimits(bytes=10, files=1)):
         with pytest.raises(EvidenceError):
@@ -364,7 +364,7 @@ def test_what_is_new_below_an_artifact_is_kept_there_alone(tmp_path: Path) -> No
         "diff --git a/report/old b/report/old",
         "diff --git a/reports b/reports",
     ]
-    assert (patch.changed, patch.left_out) == (3, ())
+    assert (len(patch.paths), patch.left_out) == (3, ())
 
 
 @pytest.mark.parametrize(
