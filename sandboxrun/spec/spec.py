@@ -28,125 +28,75 @@ from sandboxrun.spec.options import CONFIGS_AT, INIT_AT, MIB, SECRETS_AT, PlaceO
 from sandboxrun.spec.records import Logging, Mount, TmpfsMount
 from sandboxrun.spec.types import ANY, INVALID, freeze, item_spans, name_of, span_of
 
+# What Compose and other tools call what is an option here, and that option.
+_OURS = """profiles=when cpu_period=cpus cpu_quota=cpus cpu_count=cpus cpu_percent=cpus cpu_rt_runtime=cpus
+    cpu_rt_period=cpus mem_swappiness=memswap_limit label_file=labels domainname=hostname args=command
+    capabilities=cap_add cpuset_cpus=cpuset cwd=working_dir dns_servers=dns env=environment etc_hosts=extra_hosts
+    groups=group_add ipc_mode=ipc kernel_memory=mem_limit mem=mem_limit memory=mem_limit
+    memory_reservation=mem_reservation memory_swap=memswap_limit mount=volumes mounts=volumes net=network_mode
+    pids=pids_limit pull=pull_policy restart_policy=restart security_opts=security_opt
+    stop_timeout=stop_grace_period device_requests=gpus dns_opts=dns_opt dns_search_domains=dns_search
+    force_kill=stop_grace_period interactive=stdin_open kill_signal=stop_signal storage_opts=storage_opt uid=user
+    gid=user working_directory=working_dir workdir=working_dir""".split()
+# What is not offered at all, and what to do instead, or why.
+_WHY = {
+    "build": "build and push the image in an earlier step, then name it by digest in image:",
+    "ports published_ports default_host_ip publish_all_ports": "a sandbox publishes no ports; read results as "
+    "evidence, or use sandboxrun exec",
+    "expose exposed_ports": "sandboxes do not reach each other; leave it out",
+    "privileged": "a privileged container is not a sandbox; list single capabilities in cap_add:",
+    "container_name": "containers are named after project and sandbox; set name: at the top level",
+    "deploy": "set mem_limit, cpus and pids_limit on the sandbox; for several of one kind use for_each",
+    "scale": "use for_each",
+    "links external_links": "use networks",
+    "volumes_from": "name each volume under volumes:",
+    "pid pid_mode": "the PID namespace is always the sandbox's own",
+    "uts uts_mode": "the UTS namespace is always the sandbox's own",
+    "cgroup cgroupns_mode": "the cgroup namespace is always the sandbox's own",
+    "cgroup_parent": "limits are set on the sandbox itself",
+    "oom_kill_disable oom_killer": "a sandbox beyond its memory limit is ended and reported as OOM",
+    "device_cgroup_rules": "name each device under devices:",
+    "credential_spec isolation": "it is for Windows containers",
+    "develop": "it is for development with Compose",
+    "provider": "it is for Compose's plug-ins",
+    "mac_address": "the engine chooses it",
+    "blkio_config": "engines before API 1.55 accept and ignore it",
+    "attach output_logs": "use sandboxrun logs",
+    "post_start pre_stop": "make it part of the command",
+    "allow": "use egress: {allow: […]}",
+    "auto_remove rm": "sandboxrun removes the container once its evidence is saved",
+    "blkio_weight device_read_bps device_read_iops device_write_bps device_write_iops": "engines do not enforce it "
+    "everywhere",
+    "cpuset_mems": "memory nodes are the engine's choice; cpuset: pins CPUs",
+    "detach": "use sandboxrun apply",
+    "log_driver": "use logging: {driver: …}",
+    "log_opt log_options": "use logging: {options: …}",
+    "network": "use egress:, network_mode: or networks:",
+    "paused": "a sandbox runs from its start to its end",
+    "resources": "set mem_limit, cpus and pids_limit on the sandbox",
+    "timeout": "use lifetime: {timeout: …}",
+    "ttl": "use lifetime: {ttl: …}",
+    "volume_driver": "volumes are local",
+    "cleanup": "use lifetime: {on_complete: …}: it says whether a sandbox that has ended stays",
+    "command_handling": "command is Compose's: a list of words, or a text that is split as a shell would",
+    "comparisons image_comparison image_label_mismatch image_name_mismatch": "plan compares every option with what "
+    "runs",
+    "container_default_behavior": "`sandboxrun render --defaults` prints what the profile doesn't say",
+    "docker_host": "set DOCKER_HOST, or run `sandboxrun plan --host URL`",
+    "healthy_wait_timeout": "a sandbox that depends on a healthy one waits for it; see depends_on:",
+    "keep_volumes": "destroy removes the project's volumes; a volume that is external: true stays",
+    "models": "give the model's address in environment:, and its host under egress:",
+    "name": "a sandbox has the name of its key; the project has name: at the top level",
+    "networks_cli_compatible purge_networks": "a sandbox joins the networks that it lists, and no other",
+    "recreate": "use `sandboxrun apply --replace SANDBOX`",
+    "removal_wait_timeout": "destroy waits until the sandbox is gone",
+    "restart_retries": "use restart: on-failure:N",
+    "state": "use sandboxrun apply and destroy; for one that is not wanted now, when: false",
+    "use_api_socket": "the engine's socket gives control of the host",
+}
 NOT_OFFERED: Mapping[str, str] = freeze(
-    {
-        "build": "build and push the image in an earlier step, then name it by digest in image:",
-        "ports": "a sandbox publishes no ports; read results as evidence, or use sandboxrun exec",
-        "expose": "sandboxes do not reach each other; leave it out",
-        "privileged": "a privileged container is not a sandbox; list single capabilities in cap_add:",
-        "container_name": "containers are named after project and sandbox; set name: at the top level",
-        "deploy": "set mem_limit, cpus and pids_limit on the sandbox; for several of one kind use for_each",
-        "scale": "use for_each",
-        "links": "use networks",
-        "external_links": "use networks",
-        "volumes_from": "name each volume under volumes:",
-        "pid": "the PID namespace is always the sandbox's own",
-        "uts": "the UTS namespace is always the sandbox's own",
-        "cgroup": "the cgroup namespace is always the sandbox's own",
-        "cgroup_parent": "limits are set on the sandbox itself",
-        "oom_kill_disable": "a sandbox beyond its memory limit is ended and reported as OOM",
-        "device_cgroup_rules": "name each device under devices:",
-        "credential_spec": "it is for Windows containers",
-        "isolation": "it is for Windows containers",
-        "develop": "it is for development with Compose",
-        "profiles": "use when:",
-        "provider": "it is for Compose's plug-ins",
-        "mac_address": "the engine chooses it",
-        "cpu_period": "use cpus:",
-        "cpu_quota": "use cpus:",
-        "cpu_count": "use cpus:",
-        "cpu_percent": "use cpus:",
-        "cpu_rt_runtime": "use cpus:",
-        "cpu_rt_period": "use cpus:",
-        "mem_swappiness": "use memswap_limit:",
-        "blkio_config": "engines before API 1.55 accept and ignore it",
-        "attach": "use sandboxrun logs",
-        "label_file": "use labels:",
-        "domainname": "use hostname:",
-        "post_start": "make it part of the command",
-        "pre_stop": "make it part of the command",
-        # what other tools call them
-        "allow": "use egress: {allow: […]}",
-        "args": "use command:",
-        "auto_remove": "sandboxrun removes the container once its evidence is saved",
-        "blkio_weight": "engines do not enforce it everywhere",
-        "capabilities": "use cap_add:",
-        "cpuset_cpus": "use cpuset:",
-        "cpuset_mems": "memory nodes are the engine's choice; cpuset: pins CPUs",
-        "cwd": "use working_dir:",
-        "detach": "use sandboxrun apply",
-        "dns_servers": "use dns:",
-        "env": "use environment:",
-        "etc_hosts": "use extra_hosts:",
-        "exposed_ports": "sandboxes do not reach each other; leave it out",
-        "groups": "use group_add:",
-        "ipc_mode": "use ipc:",
-        "kernel_memory": "use mem_limit:",
-        "log_driver": "use logging: {driver: …}",
-        "log_opt": "use logging: {options: …}",
-        "log_options": "use logging: {options: …}",
-        "mem": "use mem_limit:",
-        "memory": "use mem_limit:",
-        "memory_reservation": "use mem_reservation:",
-        "memory_swap": "use memswap_limit:",
-        "mount": "use volumes:",
-        "mounts": "use volumes:",
-        "net": "use network_mode:",
-        "network": "use egress:, network_mode: or networks:",
-        "paused": "a sandbox runs from its start to its end",
-        "pid_mode": "the PID namespace is always the sandbox's own",
-        "pids": "use pids_limit:",
-        "published_ports": "a sandbox publishes no ports; read results as evidence, or use sandboxrun exec",
-        "pull": "use pull_policy:",
-        "resources": "set mem_limit, cpus and pids_limit on the sandbox",
-        "restart_policy": "use restart:",
-        "security_opts": "use security_opt:",
-        "stop_timeout": "use stop_grace_period:",
-        "timeout": "use lifetime: {timeout: …}",
-        "ttl": "use lifetime: {ttl: …}",
-        "uts_mode": "the UTS namespace is always the sandbox's own",
-        "volume_driver": "volumes are local",
-        "cleanup": "use lifetime: {on_complete: …}: it says whether a sandbox that has ended stays",
-        "cgroupns_mode": "the cgroup namespace is always the sandbox's own",
-        "command_handling": "command is Compose's: a list of words, or a text that is split as a shell would",
-        "comparisons": "plan compares every option with what runs",
-        "container_default_behavior": "`sandboxrun render --defaults` prints what the profile doesn't say",
-        "default_host_ip": "a sandbox publishes no ports; read results as evidence, or use sandboxrun exec",
-        "device_read_bps": "engines do not enforce it everywhere",
-        "device_read_iops": "engines do not enforce it everywhere",
-        "device_requests": "use gpus:",
-        "device_write_bps": "engines do not enforce it everywhere",
-        "device_write_iops": "engines do not enforce it everywhere",
-        "dns_opts": "use dns_opt:",
-        "dns_search_domains": "use dns_search:",
-        "docker_host": "set DOCKER_HOST, or run `sandboxrun plan --host URL`",
-        "force_kill": "use stop_grace_period:",
-        "healthy_wait_timeout": "a sandbox that depends on a healthy one waits for it; see depends_on:",
-        "image_comparison": "plan compares every option with what runs",
-        "image_label_mismatch": "plan compares every option with what runs",
-        "image_name_mismatch": "plan compares every option with what runs",
-        "interactive": "use stdin_open:",
-        "keep_volumes": "destroy removes the project's volumes; a volume that is external: true stays",
-        "kill_signal": "use stop_signal:",
-        "models": "give the model's address in environment:, and its host under egress:",
-        "name": "a sandbox has the name of its key; the project has name: at the top level",
-        "networks_cli_compatible": "a sandbox joins the networks that it lists, and no other",
-        "oom_killer": "a sandbox beyond its memory limit is ended and reported as OOM",
-        "output_logs": "use sandboxrun logs",
-        "publish_all_ports": "a sandbox publishes no ports; read results as evidence, or use sandboxrun exec",
-        "purge_networks": "a sandbox joins the networks that it lists, and no other",
-        "recreate": "use `sandboxrun apply --replace SANDBOX`",
-        "removal_wait_timeout": "destroy waits until the sandbox is gone",
-        "restart_retries": "use restart: on-failure:N",
-        "rm": "sandboxrun removes the container once its evidence is saved",
-        "state": "use sandboxrun apply and destroy; for one that is not wanted now, when: false",
-        "storage_opts": "use storage_opt:",
-        "uid": "use user:",
-        "gid": "use user:",
-        "use_api_socket": "the engine's socket gives control of the host",
-        "working_directory": "use working_dir:",
-        "workdir": "use working_dir:",
-    }
+    {word: f"use {ours}:" for word, _, ours in (pair.partition("=") for pair in _OURS)}
+    | {word: why for words, why in _WHY.items() for word in words.split()}
 )
 
 
@@ -402,17 +352,11 @@ def _names(spec: SandboxSpec) -> Iterator[Fault]:
             help = f"write {name}:2" if name in _COUNTED else known or "see resolv.conf(5)"
             yield Fault(("dns_opt", option), f'"{option}" is not an option of resolv.conf', help)
     for key, item in spec.networks.items():
-        if item.ipv4_address is not None and not _is_ipv4(item.ipv4_address):
+        try:
+            ipaddress.IPv4Address(item.ipv4_address or "0.0.0.0")
+        except ValueError:
             at = ("networks", key, "ipv4_address")
             yield Fault(at, f'"{item.ipv4_address}" is not an IPv4 address', "such as 10.77.0.2")
-
-
-def _is_ipv4(text: str) -> bool:
-    try:
-        ipaddress.IPv4Address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _lifetime(spec: SandboxSpec) -> Iterator[Fault]:
@@ -442,7 +386,13 @@ def settle(spec: SandboxSpec) -> SandboxSpec:
 
     Idempotent. Plans, payloads and labels hold settled specs only.
     """
-    implied: dict[str, Any] = {**_settled_network(spec), **_settled_files(spec)}
+    implied: dict[str, Any] = _settled_files(spec)
+    if spec.egress is None:
+        implied["egress"] = _egress(spec)
+    if spec.egress == CLOSED:
+        implied["network_mode"] = "none"
+    if spec.network_mode == "bridge" and spec.networks:
+        implied["networks"] = freeze(dict(sorted(spec.networks.items())))
     if spec.memswap_limit is None:
         implied["memswap_limit"] = spec.mem_limit
     if spec.working_dir is None and spec.workspace is not None:
@@ -459,18 +409,6 @@ def settle(spec: SandboxSpec) -> SandboxSpec:
     if spec.pull_policy == "if_not_present":
         implied["pull_policy"] = "missing"
     return structs.replace(spec, **implied) if implied else spec
-
-
-def _settled_network(spec: SandboxSpec) -> dict[str, Any]:
-    """What it reaches, written out."""
-    implied: dict[str, Any] = {}
-    if spec.egress is None:
-        implied["egress"] = _egress(spec)
-    if spec.egress == CLOSED:
-        implied["network_mode"] = "none"
-    if spec.network_mode == "bridge" and spec.networks:
-        implied["networks"] = freeze(dict(sorted(spec.networks.items())))
-    return implied
 
 
 def _settled_files(spec: SandboxSpec) -> dict[str, Any]:
