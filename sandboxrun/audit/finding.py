@@ -228,6 +228,26 @@ class AuditFinding(Data):
         return fingerprint_of("\0".join(parts))
 
 
+def placed(rule: Rule, hit: Hit, subject: Subject, *, when: str = "") -> AuditFinding:
+    """A hit as a finding, where its cause is written."""
+    return AuditFinding(
+        rule=rule.id,
+        title=rule.title,
+        severity=rule.severity,
+        message=hit.message,
+        key=hit.key,
+        item=hit.item,
+        subjects=(subject.name,),
+        span=subject.find(hit.key, hit.item),
+        home=subject.find("", None),
+        via=subject.via(hit.key),
+        help=hit.help or rule.fix,
+        references=rule.references,
+        edit=hit.edit,
+        when=when,
+    )
+
+
 def fingerprint_of(text: str) -> str:
     """What tells one finding from another, in reports that code-scanning services compare."""
     import hashlib

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandboxrun.audit.finding import AuditFinding, Hit, Rule, Severity, in_order
+from sandboxrun.audit.finding import AuditFinding, Severity, in_order, placed
 from sandboxrun.audit.policy import Policy, breaches
 from sandboxrun.audit.rules import by_id, rules
 from sandboxrun.audit.subject import Subject
@@ -80,26 +80,6 @@ def look(subjects: Iterable[Subject], *, when: str = "") -> Iterator[AuditFindin
                 yield placed(rule, hit, subject, when=when)
 
 
-def placed(rule: Rule, hit: Hit, subject: Subject, *, when: str = "") -> AuditFinding:
-    """A hit as a finding, where its cause is written."""
-    return AuditFinding(
-        rule=rule.id,
-        title=rule.title,
-        severity=rule.severity,
-        message=hit.message,
-        key=hit.key,
-        item=hit.item,
-        subjects=(subject.name,),
-        span=subject.find(hit.key, hit.item),
-        home=subject.find("", None),
-        via=subject.via(hit.key),
-        help=hit.help or rule.fix,
-        references=rule.references,
-        edit=hit.edit,
-        when=when,
-    )
-
-
 def judge(
     subjects: Iterable[Subject],
     terms: ReviewTerms,
@@ -116,7 +96,7 @@ def judge(
     for subject in every:
         home = subject.find("", None)
         path = terms.path(home.file.name) if home is not None else ""
-        found += breaches(subject, path, terms.policy, placed)
+        found += breaches(subject, path, terms.policy)
     known, policy = by_id(), terms.policy
 
     @cache  # many findings are of one rule in one file

@@ -8,18 +8,18 @@ from __future__ import annotations
 import fnmatch
 import json
 import posixpath
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
-from sandboxrun.audit.finding import SEVERITIES, AuditFinding, Hit, Rule, Severity
+from sandboxrun.audit.finding import SEVERITIES, AuditFinding, Hit, Rule, Severity, placed
 from sandboxrun.audit.rules import by_id
 from sandboxrun.audit.rules.meta import CEILING, EGRESS_POLICY, IMAGE_POLICY, MOUNT_ROOT, REQUIRED
 from sandboxrun.audit.subject import NONE, Subject
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, plain_of
+from sandboxrun.source import ListNode, MapNode, Node, Scalar, is_null, plain_of
 from sandboxrun.spec.forms import below, covers
 from sandboxrun.spec.types import (
     Cpus,
@@ -28,8 +28,6 @@ from sandboxrun.spec.types import (
     OptionType,
     Size,
     describe,
-    format_duration,
-    format_size,
     freeze,
 )
 
@@ -110,14 +108,14 @@ MOST_DAYS = 36_500
 
 def parse_policy(node: Node | None, problems: Problems, name: str = "") -> Policy:
     """A policy from its file's node; faults are noted, and what is faulty left out."""
-    if node is None or (isinstance(node, Scalar) and node.value is None):
+    if node is None or is_null(node):
         return Policy(name=name)
     if not isinstance(node, MapNode):
         problems.add(f"expected a policy, found {describe(node)}", node.span, f"its keys are {', '.join(KEYS)}")
         return Policy(name=name)
     _check_keys(node, KEYS, "a policy", problems)
     parts = [_part(node, problems)]
-    for item in _items(node.get("paths"), "paths", problems):
+    for item in _inside(node.get("paths"), ListNode, "paths", problems):
         if isinstance(item, MapNode):
             _check_keys(item, ("match", *KEYS[:6]), "a part of a policy", problems)
             match = _texts(item.get("match"), problems)
@@ -127,20 +125,11 @@ def parse_policy(node: Node | None, problems: Problems, name: str = "") -> Polic
             parts.append(msgspec.structs.replace(_part(item, problems), match=match))
         else:
             problems.add(f"expected a mapping, found {describe(item)}", item.span)
-    waivers = node.get("waivers")
-    inline, longest = True, None
-    forbidden: tuple[str, ...] = ()
-    if isinstance(waivers, MapNode):
-        _check_keys(waivers, ("inline", "not_inline", "longest_days"), "waivers", problems)
-        inline = _value(waivers.get("inline"), bool, True, problems)
-        forbidden = _texts(waivers.get("not_inline"), problems)
-        longest = _value(waivers.get("longest_days"), int, None, problems)
-        if longest is not None and not 0 < longest <= MOST_DAYS:
-            problems.add(f"longest_days must be between 1 and {MOST_DAYS}", waivers.span)
-            longest = None
-    elif waivers is not None:
-        problems.add(f"expected a mapping, found {describe(waivers)}", waivers.span)
-    greatest = _value(node.get("max_profile"), str, None, problems)
+    waivers = _map(node, "waivers", ("inline", "not_inline", "longest_days"), problems)
+    longest = _value(waivers.get("longest_days"), int, None, problems)
+    if longest is not None and not 0 < longest <= MOST_DAYS:
+        problems.add(f"longest_days must be between 1 and {MOST_DAYS}", waivers.span)
+        longest = None
     word = _value(node.get("fail_on"), str, "medium", problems)
     if word not in SEVERITIES:
         at = node.get("fail_on")
@@ -149,30 +138,31 @@ def parse_policy(node: Node | None, problems: Problems, name: str = "") -> Polic
     return Policy(
         parts=tuple(parts),
         fail_on=SEVERITIES.get(word, Severity.MEDIUM),
-        inline=inline,
-        not_inline=forbidden,
+        inline=_value(waivers.get("inline"), bool, True, problems),
+        not_inline=_texts(waivers.get("not_inline"), problems),
         longest=longest,
-        max_profile=greatest,
+        max_profile=_value(node.get("max_profile"), str, None, problems),
         name=name,
     )
 
 
 def _part(node: MapNode, problems: Problems) -> PolicyPart:
     images, mounts = _map(node, "images", ("allow", "digests"), problems), _map(node, "mounts", ("roots",), problems)
-    egress = _map(node, "egress", ("allow",), problems)
+    lists = (images.get("allow"), _map(node, "egress", ("allow",), problems).get("allow"), mounts.get("roots"))
+    allowed, egress, roots = (None if one is None else _texts(one, problems) for one in lists)
     return PolicyPart(
         rules=freeze(dict(_rules(node.get("rules"), problems))),
-        images=_listed(images, "allow", problems),
-        digests=_value(images.get("digests") if images else None, bool, False, problems),
-        egress=_listed(egress, "allow", problems),
+        images=allowed,
+        digests=_value(images.get("digests"), bool, False, problems),
+        egress=egress,
         ceilings=freeze(dict(_ceilings(node.get("ceilings"), problems))),
-        roots=_listed(mounts, "roots", problems),
+        roots=roots,
         require=freeze(dict(_require(node.get("require"), problems))),
     )
 
 
 def _rules(node: Node | None, problems: Problems) -> Iterator[tuple[str, Severity | None]]:
-    for key, value in _entries(node, "rules", problems):
+    for key, value in _inside(node, MapNode, "rules", problems):
         pattern = str(key.value).upper()
         if not any(fnmatch.fnmatchcase(id, pattern) for id in by_id()):
             problems.add(f'"{key.value}" is not a rule', key.span, did_you_mean(pattern, by_id()))
@@ -188,7 +178,7 @@ def _rules(node: Node | None, problems: Problems) -> Iterator[tuple[str, Severit
 
 
 def _ceilings(node: Node | None, problems: Problems) -> Iterator[tuple[str, float]]:
-    for key, value in _entries(node, "ceilings", problems):
+    for key, value in _inside(node, MapNode, "ceilings", problems):
         word = str(key.value)
         if word not in CEILINGS:
             help = did_you_mean(word, CEILINGS) or f"known are {', '.join(CEILINGS)}"
@@ -205,7 +195,7 @@ def _require(node: Node | None, problems: Problems) -> Iterator[tuple[str, Any]]
         return
     from sandboxrun.spec.spec import BY_KEY  # all options are read for it
 
-    for key, value in _entries(node, "require", problems):
+    for key, value in _inside(node, MapNode, "require", problems):
         word = str(key.value)
         if word not in BY_KEY:
             problems.add(f'"{word}" is not an option', key.span, did_you_mean(word, BY_KEY))
@@ -227,52 +217,35 @@ def _check_keys(node: MapNode, known: tuple[str, ...], what: str, problems: Prob
 MOST_ITEMS = 1000  # of one list or mapping: each may be asked of each finding
 
 
-def _few(items: tuple[T, ...], what: str, node: Node, problems: Problems) -> tuple[T, ...]:
-    if len(items) > MOST_ITEMS:
+def _inside(node: Node | None, kind: type[MapNode] | type[ListNode], what: str, problems: Problems) -> tuple[Any, ...]:
+    """The entries of a mapping, or the items of a list."""
+    if node is None or is_null(node):
+        return ()
+    if not isinstance(node, kind):
+        problems.add(
+            f"expected a {'list' if kind is ListNode else 'mapping'} of {what}, found {describe(node)}", node.span
+        )
+        return ()
+    found = node.entries if isinstance(node, MapNode) else node.items
+    if len(found) > MOST_ITEMS:
         problems.add(f"more than {MOST_ITEMS} {what}", node.span, "use patterns")
         return ()
-    return items
+    return found
 
 
-def _entries(node: Node | None, what: str, problems: Problems) -> tuple[tuple[Scalar, Node], ...]:
-    match node:
-        case None | Scalar(value=None):
-            return ()
-        case MapNode():
-            return _few(node.entries, what, node, problems)
-    problems.add(f"expected a mapping of {what}, found {describe(node)}", node.span)
-    return ()
-
-
-def _items(node: Node | None, what: str, problems: Problems) -> tuple[Node, ...]:
-    match node:
-        case None | Scalar(value=None):
-            return ()
-        case ListNode():
-            return _few(node.items, what, node, problems)
-    problems.add(f"expected a list of {what}, found {describe(node)}", node.span)
-    return ()
-
-
-def _map(node: MapNode, key: str, known: tuple[str, ...], problems: Problems) -> MapNode | None:
+def _map(node: MapNode, key: str, known: tuple[str, ...], problems: Problems) -> MapNode:
     value = node.get(key)
-    if value is None:
-        return None
     if isinstance(value, MapNode):
         _check_keys(value, known, key, problems)
         return value
-    problems.add(f"expected a mapping, found {describe(value)}", value.span)
-    return None
-
-
-def _listed(node: MapNode | None, key: str, problems: Problems) -> tuple[str, ...] | None:
-    value = node.get(key) if node is not None else None
-    return None if value is None else _texts(value, problems)
+    if value is not None:
+        problems.add(f"expected a mapping, found {describe(value)}", value.span)
+    return MapNode(entries=())
 
 
 def _texts(node: Node | None, problems: Problems) -> tuple[str, ...]:
     found = []
-    for item in _items(node, "texts", problems):
+    for item in _inside(node, ListNode, "texts", problems):
         if isinstance(item, Scalar) and isinstance(item.value, str):
             found.append(item.value)
         else:
@@ -281,7 +254,7 @@ def _texts(node: Node | None, problems: Problems) -> tuple[str, ...]:
 
 
 def _value(node: Node | None, kind: type, default: Any, problems: Problems) -> Any:
-    if node is None or (isinstance(node, Scalar) and node.value is None):
+    if node is None or is_null(node):
         return default
     if isinstance(node, Scalar) and type(node.value) is kind:
         return node.value
@@ -292,41 +265,34 @@ def _value(node: Node | None, kind: type, default: Any, problems: Problems) -> A
 
 # -- what breaks it
 
-Placed = Callable[[Rule, Hit, Subject], AuditFinding]
 
-
-def breaches(subject: Subject, path: str, policy: Policy, placed: Placed) -> Iterator[AuditFinding]:
+def breaches(subject: Subject, path: str, policy: Policy) -> Iterator[AuditFinding]:
     """What of a subject the policy does not allow. Later parts about its file's path replace earlier ones, key by
     key."""
     parts = tuple(policy.of(path))
-    if not parts:
-        return
-    images = next((part.images for part in reversed(parts) if part.images is not None), None)
-    allowed = next((part.egress for part in reversed(parts) if part.egress is not None), None)
-    roots = next((part.roots for part in reversed(parts) if part.roots is not None), None)
-    ceilings = {key: most for part in parts for key, most in part.ceilings.items()}
-    require = {key: value for part in parts for key, value in part.require.items()}
-    yield from _images(subject, images, any(part.digests for part in parts), placed)
-    yield from _egress(subject, allowed, placed)
-    yield from _limits(subject, ceilings, placed)
-    yield from _roots(subject, roots, placed)
-    options = subject.options() if require else {}
-    for key, wanted in require.items():
-        if options.get(key) != wanted:
-            shown = wanted if isinstance(wanted, str) else json.dumps(wanted, default=plain_of)
-            message = f"the policy requires {key}: {shown}"
-            yield placed(REQUIRED, Hit(key, message), subject)
+    images, allowed, roots = (
+        next((one for part in reversed(parts) if (one := getattr(part, key)) is not None), None)
+        for key in ("images", "egress", "roots")
+    )
+    found = (
+        *_images(subject, images, any(part.digests for part in parts)),
+        *_egress(subject, allowed),
+        *_limits(subject, {key: most for part in parts for key, most in part.ceilings.items()}),
+        *_roots(subject, roots),
+        *_required(subject, {key: value for part in parts for key, value in part.require.items()}),
+    )
+    return (placed(rule, hit, subject) for rule, hit in found)
 
 
-def _images(subject: Subject, allowed: tuple[str, ...] | None, digests: bool, placed: Placed) -> Iterator[AuditFinding]:
+Breaches = Iterator[tuple[Rule, Hit]]
+
+
+def _images(subject: Subject, allowed: tuple[str, ...] | None, digests: bool) -> Breaches:
     image = subject.image or ""
-    if not image:
-        return
-    if allowed is not None and not any(_image_fits(image, pattern) for pattern in allowed):
-        message = f"{image} is not an image that the policy allows"
-        yield placed(IMAGE_POLICY, Hit("image", message), subject)
-    if digests and "@sha256:" not in image:
-        yield placed(IMAGE_POLICY, Hit("image", f"the policy requires a digest, and {image} has none"), subject)
+    if image and allowed is not None and not any(_image_fits(image, pattern) for pattern in allowed):
+        yield IMAGE_POLICY, Hit("image", f"{image} is not an image that the policy allows")
+    if image and digests and "@sha256:" not in image:
+        yield IMAGE_POLICY, Hit("image", f"the policy requires a digest, and {image} has none")
 
 
 def _image_fits(image: str, pattern: str) -> bool:
@@ -337,46 +303,43 @@ def _image_fits(image: str, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(one, pattern) for one in (*spelled, *tagless))
 
 
-def _egress(subject: Subject, allowed: tuple[str, ...] | None, placed: Placed) -> Iterator[AuditFinding]:
+def _egress(subject: Subject, allowed: tuple[str, ...] | None) -> Breaches:
+    reach = subject.reach
     if allowed is None:
         return
-    if subject.reach is None:
-        if subject.open_network:
-            message = "the policy lists destinations, and nothing filters what this reaches"
-            yield placed(EGRESS_POLICY, Hit("networks", message), subject)
-        return
-    if subject.reach.mode == "open":
-        message = "the policy lists destinations, and egress is open"
-        yield placed(EGRESS_POLICY, Hit("egress", message), subject)
-    for destination in subject.reach.allow:
+    if reach is None and subject.open_network:
+        yield EGRESS_POLICY, Hit("networks", "the policy lists destinations, and nothing filters what this reaches")
+    if reach is not None and reach.mode == "open":
+        yield EGRESS_POLICY, Hit("egress", "the policy lists destinations, and egress is open")
+    for destination in reach.allow if reach is not None else ():
         if not any(covers(pattern, destination) for pattern in allowed):
             message = f"{destination} is not a destination that the policy allows"
-            yield placed(EGRESS_POLICY, Hit("egress", message, item=destination), subject)
+            yield EGRESS_POLICY, Hit("egress", message, item=destination)
 
 
-def _limits(subject: Subject, ceilings: Mapping[str, float], placed: Placed) -> Iterator[AuditFinding]:
+def _limits(subject: Subject, ceilings: Mapping[str, float]) -> Breaches:
     for key, most in ceilings.items():
-        value = getattr(subject, CEILINGS[key][0])
+        field, kind = CEILINGS[key]
+        value = getattr(subject, field)
         option, _, item = key.partition(".")
-        if value is None or value < 0 or value > most or value == 0:
-            shown = "is not limited" if value in (None, 0) or value < 0 else "is above it"
-            message = f"the policy's ceiling for {key} is {_amount(key, most)}, and this {shown}"
-            yield placed(CEILING, Hit(option, message, item=item or None), subject)
+        if value is None or not 0 < value <= most:
+            shown = "is above it" if value is not None and value > 0 else "is not limited"
+            message = f"the policy's ceiling for {key} is {kind.plain(most)}, and this {shown}"
+            yield CEILING, Hit(option, message, item=item or None)
 
 
-def _amount(key: str, most: float) -> str:
-    if key.startswith("lifetime."):
-        return format_duration(int(most))
-    return format_size(int(most)) if key not in ("cpus", "pids_limit") else f"{most:g}"
-
-
-def _roots(subject: Subject, roots: tuple[str, ...] | None, placed: Placed) -> Iterator[AuditFinding]:
-    if roots is None:
-        return
-    for mount in subject.mounts:
-        if mount.kind != "bind":
-            continue
-        relative = mount.inside and any(root in (".", "./") for root in roots)
-        if not relative and not any(below(mount.source, posixpath.normpath(root)) for root in roots):
+def _roots(subject: Subject, roots: tuple[str, ...] | None) -> Breaches:
+    for mount in subject.mounts if roots is not None else ():
+        relative = mount.inside and any(root in (".", "./") for root in roots or ())
+        within = relative or any(below(mount.source, posixpath.normpath(root)) for root in roots or ())
+        if mount.kind == "bind" and not within:
             message = f"{mount.written or mount.source} is outside of the roots that the policy allows"
-            yield placed(MOUNT_ROOT, Hit(mount.key, message, item=mount.target), subject)
+            yield MOUNT_ROOT, Hit(mount.key, message, item=mount.target)
+
+
+def _required(subject: Subject, require: Mapping[str, Any]) -> Breaches:
+    options = subject.options() if require else {}
+    for key, wanted in require.items():
+        if options.get(key) != wanted:
+            shown = wanted if isinstance(wanted, str) else json.dumps(wanted, default=plain_of)
+            yield REQUIRED, Hit(key, f"the policy requires {key}: {shown}")

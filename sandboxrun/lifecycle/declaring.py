@@ -19,8 +19,8 @@ import msgspec
 from sandboxrun.audit import declared
 from sandboxrun.audit.diff import exceeding as over
 from sandboxrun.audit.diff import side_of
-from sandboxrun.audit.finding import AuditFinding, Hit, Severity
-from sandboxrun.audit.judge import Gap, ReviewTerms, judge, look, placed
+from sandboxrun.audit.finding import AuditFinding, Hit, Severity, placed
+from sandboxrun.audit.judge import Gap, ReviewTerms, judge, look
 from sandboxrun.audit.policy import breaches
 from sandboxrun.audit.rules.meta import EXCEEDS, FREE_VARIABLE
 from sandboxrun.audit.subject import NONE, Subject, callers
@@ -186,7 +186,7 @@ _WORST: Mapping[str, tuple[Any, ...]] = {
 def _breaches(subject: Subject, by: ReviewTerms) -> Iterator[AuditFinding]:
     """What of a sandbox the policy does not allow."""
     home = subject.find("", None)
-    return breaches(subject, by.path(home.file.name) if home is not None else "", by.policy, placed)
+    return breaches(subject, by.path(home.file.name) if home is not None else "", by.policy)
 
 
 def _vary(

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sandboxrun.audit.finding import AuditFinding, Hit
-from sandboxrun.audit.judge import AuditVerdict, Gap, ReviewTerms, judge, look, placed
+from sandboxrun.audit.finding import AuditFinding, Hit, placed
+from sandboxrun.audit.judge import AuditVerdict, Gap, ReviewTerms, judge, look
 from sandboxrun.audit.policy import Policy, parse_policy
 from sandboxrun.audit.rules.meta import FREE_VARIABLE
 from sandboxrun.audit.subject import Subject

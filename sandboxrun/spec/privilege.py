@@ -11,6 +11,7 @@ import ipaddress
 import json
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from sandboxrun.data import Data, json_as
@@ -35,12 +36,12 @@ class Way(enum.Enum):
     UNCHANGED = "UNCHANGED"
 
 
-class Step(Data):
-    """One difference: which way, in a sentence that goes on after the sandbox's name, and where it is written."""
+class Step(Data, kw_only=False):
+    """One difference: which way, where it is written, and in a sentence that goes on after the sandbox's name."""
 
     way: Way
-    witness: str
     key: str
+    witness: str
     item: str | None = None
 
     @property
@@ -71,19 +72,19 @@ class Axis(Data):
     compare: Compare
 
 
-def wider(key: str, witness: str, item: str | None = None) -> Step:
-    """It may do more."""
-    return Step(way=Way.WIDENED, witness=witness, key=key, item=item)
+# It may do more; it may do less; nobody can tell from the files. Each takes a key, a witness, and an item.
+wider, narrower, maybe = (partial(Step, way) for way in (Way.WIDENED, Way.NARROWED, Way.MAYBE))
 
 
-def narrower(key: str, witness: str, item: str | None = None) -> Step:
-    """It may do less."""
-    return Step(way=Way.NARROWED, witness=witness, key=key, item=item)
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """The names whose values differ, sorted."""
+    return (name for name in sorted({*before, *after}) if before.get(name) != after.get(name))
 
 
-def maybe(key: str, witness: str, item: str | None = None) -> Step:
-    """Nobody can tell from the files."""
-    return Step(way=Way.MAYBE, witness=witness, key=key, item=item)
+def _switched(key: str, more: Sequence[bool], now_more: str, now_less: str, item: str | None = None) -> Iterator[Step]:
+    """A switch, before and after; `more` says where it lets the sandbox do more."""
+    if more[0] != more[1]:
+        yield wider(key, now_more, item) if more[1] else narrower(key, now_less, item)
 
 
 def _sets(key: str, values: Sequence[Iterable[str]], more: str, less: str) -> Iterator[Step]:
@@ -91,16 +92,6 @@ def _sets(key: str, values: Sequence[Iterable[str]], more: str, less: str) -> It
     before, after = map(set, values)
     yield from (wider(key, more.format(one), one) for one in sorted(after - before))
     yield from (narrower(key, less.format(one), one) for one in sorted(before - after))
-
-
-def _ranks(key: str, old: Any, new: Any, order: tuple[Any, ...], what: str) -> Iterator[Step]:
-    if old == new:
-        return
-    if old not in order or new not in order:
-        yield maybe(key, f"{what} is now {new}, was {old}")
-    else:
-        step = wider if order.index(new) > order.index(old) else narrower
-        yield step(key, f"{what} is now {new}, was {old}")
 
 
 def _amounts(
@@ -140,7 +131,7 @@ def capabilities(add: Iterable[str], drop: Iterable[str]) -> frozenset[str]:
 
 
 def _capabilities(old: Side, new: Side) -> Iterator[Step]:
-    before, after = capabilities(old.spec.cap_add, old.spec.cap_drop), capabilities(new.spec.cap_add, new.spec.cap_drop)
+    before, after = (capabilities(spec.cap_add, spec.cap_drop) for spec in (old.spec, new.spec))
     cause = "cap_add" if old.spec.cap_add != new.spec.cap_add else "cap_drop"
     if after - before:
         written = next((one for one in new.spec.cap_add if one in after - before), None)
@@ -175,19 +166,14 @@ def _rules(value: str) -> dict[str, set[str]] | None:
 
 
 def _calls(old: Side, new: Side) -> Iterator[Step]:
-    before = old.spec.security_opt.get("seccomp", seccomp.OWN)
-    after = new.spec.security_opt.get("seccomp", seccomp.OWN)
+    before, after = (side.spec.security_opt.get("seccomp", seccomp.OWN) for side in (old, new))
     if before == after:
         return
     order = (seccomp.OWN, seccomp.DEBUG, seccomp.ENGINE, seccomp.UNCONFINED)
     if (before in order and after in order) or seccomp.UNCONFINED in (before, after):
         known = [value if value in order else "a profile of its own" for value in (before, after)]
-        step = (
-            wider
-            if after == seccomp.UNCONFINED
-            or (before in order and after in order and order.index(after) > order.index(before))
-            else narrower
-        )
+        ranks = [order.index(value) if value in order else 0 for value in (before, after)]  # its own: beside the widest
+        step = wider if ranks[1] > ranks[0] else narrower
         yield step("security_opt", f"now has the seccomp profile {known[1]}, was {known[0]}", "seccomp")
         return
     one, other = _rules(before), _rules(after)
@@ -210,10 +196,8 @@ def _confinement(old: Side, new: Side) -> Iterator[Step]:
     before, after = old.spec.security_opt, new.spec.security_opt
     nnp = "no-new-privileges"
     if before.get(nnp) != after.get(nnp):
-        if after.get(nnp) == "true":
-            yield narrower("security_opt", "gets no more privileges from setuid programs", nnp)
-        else:
-            yield wider("security_opt", "may now get root from setuid programs", nnp)
+        less, more = "gets no more privileges from setuid programs", "may now get root from setuid programs"
+        yield narrower("security_opt", less, nnp) if after.get(nnp) == "true" else wider("security_opt", more, nnp)
     for name, off in (("apparmor", "unconfined"), ("label", "disable")):
         if before.get(name) != after.get(name):
             words = "AppArmor profile" if name == "apparmor" else "SELinux label"
@@ -223,8 +207,8 @@ def _confinement(old: Side, new: Side) -> Iterator[Step]:
                 yield narrower("security_opt", f"is confined by an {words}", name)
             else:
                 yield maybe("security_opt", f"is confined by another {words}", name)
-    for name in sorted({n for n in (*before, *after) if n.startswith("label=")}):
-        if before.get(name) != after.get(name):
+    for name in _changed(before, after):
+        if name.startswith("label="):
             yield maybe("security_opt", f"{name} is now {after.get(name) or 'not set'}", name)
 
 
@@ -232,7 +216,10 @@ def _user(old: Side, new: Side) -> Iterator[Step]:
     before, after = old.spec.user, new.spec.user
     if before == after:
         return
-    root = [_is_root(user) for user in (before, after)]
+    root = [
+        any(part == "root" or (part.isdecimal() and int(part) == 0) for part in user.split(":"))
+        for user in (before, after)
+    ]
     if root == [False, True]:
         yield wider("user", f"now runs as root ({after})")
     elif root == [True, False]:
@@ -245,30 +232,26 @@ def _user(old: Side, new: Side) -> Iterator[Step]:
         yield maybe("user", f"now runs as {after}, was {before}: files of that user are its own")
 
 
-def _is_root(user: str) -> bool:
-    return any(part in ("root", "0") or (part.isdecimal() and int(part) == 0) for part in user.split(":"))
-
-
 def _groups(old: Side, new: Side) -> Iterator[Step]:
-    yield from _sets(
-        "group_add", (old.spec.group_add, new.spec.group_add), "is now in the group {}", "left the group {}"
-    )
+    added = (old.spec.group_add, new.spec.group_add)
+    yield from _sets("group_add", added, "is now in the group {}", "left the group {}")
 
 
 def _namespaces(old: Side, new: Side) -> Iterator[Step]:
-    if old.spec.userns_mode != new.spec.userns_mode:
-        if new.spec.userns_mode == "host":
-            yield wider("userns_mode", "no longer has the engine's user namespace")
-        else:
-            yield narrower("userns_mode", "has the engine's user namespace")
-    yield from _ranks("ipc", old.spec.ipc, new.spec.ipc, ("none", "private", "shareable"), "ipc")
+    host = [side.spec.userns_mode == "host" for side in (old, new)]
+    more, less = "no longer has the engine's user namespace", "has the engine's user namespace"
+    yield from _switched("userns_mode", host, more, less)
+    before, after, order = old.spec.ipc, new.spec.ipc, ("none", "private", "shareable")
+    if before != after:
+        known = before in order and after in order
+        step = maybe if not known else wider if order.index(after) > order.index(before) else narrower
+        yield step("ipc", f"ipc is now {after}, was {before}")
 
 
 def _sysctls(old: Side, new: Side) -> Iterator[Step]:
-    before, after = old.spec.sysctls, new.spec.sysctls
-    for name in sorted({*before, *after}):
-        if before.get(name) != after.get(name):
-            yield maybe("sysctls", f"the sysctl {name} is now {after.get(name, 'not set')}", name)
+    after = new.spec.sysctls
+    for name in _changed(old.spec.sysctls, after):
+        yield maybe("sysctls", f"the sysctl {name} is now {after.get(name, 'not set')}", name)
 
 
 def _devices(old: Side, new: Side) -> Iterator[Step]:
@@ -300,21 +283,18 @@ def _runtime(old: Side, new: Side) -> Iterator[Step]:
 
 
 def _annotations(old: Side, new: Side) -> Iterator[Step]:
-    before, after = old.spec.annotations, new.spec.annotations
-    for name in sorted({*before, *after}):
-        if before.get(name) != after.get(name):
-            yield maybe("annotations", f"the runtime's annotation {name} is now {after.get(name, 'not set')}", name)
+    after = new.spec.annotations
+    for name in _changed(old.spec.annotations, after):
+        yield maybe("annotations", f"the runtime's annotation {name} is now {after.get(name, 'not set')}", name)
 
 
 # -- files
 
 
 def _root(old: Side, new: Side) -> Iterator[Step]:
-    if old.spec.read_only != new.spec.read_only:
-        if new.spec.read_only:
-            yield narrower("read_only", "may no longer write to its root filesystem")
-        else:
-            yield wider("read_only", "may now write to its root filesystem")
+    writable = (not old.spec.read_only, not new.spec.read_only)
+    more, less = "may now write to its root filesystem", "may no longer write to its root filesystem"
+    yield from _switched("read_only", writable, more, less)
 
 
 _MODES = ("", "copy", "ro", "rw")
@@ -328,27 +308,27 @@ def _normal(path: str) -> str:
 
 def places(side: Side) -> Mapping[str, tuple[str, str, str | None]]:
     """What of the host it sees: path or volume → mode ("copy", "ro", "rw"), and where that is written."""
+    spec, work = side.spec, side.spec.workspace
+    seen = [
+        (
+            _normal(mount.source or "") if mount.type == "bind" else f"volume {mount.source}",
+            ("ro" if mount.read_only else "rw", "volumes", mount.target),
+        )
+        for mount in spec.volumes
+    ]
+    if work is not None:
+        seen.append((_normal(side.workspace or work.source), (work.access, "workspace", "access")))
     found: dict[str, tuple[str, str, str | None]] = {}
-    spec = side.spec
-    for mount in spec.volumes:
-        source = _normal(mount.source or "") if mount.type == "bind" else f"volume {mount.source}"
-        mode = "ro" if mount.read_only else "rw"
-        if _MODES.index(mode) >= _MODES.index(found.get(source, ("", "", None))[0]):
-            found[source] = (mode, "volumes", mount.target)
-    if spec.workspace is not None:
-        source = _normal(side.workspace or spec.workspace.source)
-        if _MODES.index(spec.workspace.access) >= _MODES.index(found.get(source, ("", "", None))[0]):
-            found[source] = (spec.workspace.access, "workspace", "access")
+    for source, entry in seen:
+        if source not in found or _MODES.index(entry[0]) >= _MODES.index(found[source][0]):
+            found[source] = entry
     return found
 
 
 def _mode_of(path: str, among: Mapping[str, tuple[str, str, str | None]]) -> str:
     """The greatest mode in which a path is seen, by itself or with a directory above it."""
-    best = ""
-    for source, (mode, _, _) in among.items():
-        if forms.below(path, source) and _MODES.index(mode) > _MODES.index(best):
-            best = mode
-    return best
+    modes = (mode for source, (mode, _, _) in among.items() if forms.below(path, source))
+    return max(modes, key=_MODES.index, default="")
 
 
 _WORDS = {"copy": "read a copy of", "ro": "read", "rw": "write to"}
@@ -380,22 +360,16 @@ def _mounts(old: Side, new: Side) -> Iterator[Step]:
 
 def _tmpfs(old: Side, new: Side) -> Iterator[Step]:
     before, after = old.spec.tmpfs, new.spec.tmpfs
-    for path in sorted({*before, *after}):
+    for path in _changed(before, after):
         one, other = before.get(path), after.get(path)
-        if one == other:
-            continue
         if one is None:
             yield wider("tmpfs", f"may now write to a tmpfs at {path}", path)
         if other is None:
             yield narrower("tmpfs", f"has no tmpfs at {path}")
             continue
         flags = (set((one or "noexec,nosuid,nodev,ro").split(",")), set(other.split(",")))
-        for flag, words in (
-            ("exec", "run programs"),
-            ("suid", "use setuid programs"),
-            ("dev", "use devices"),
-            ("rw", "write"),
-        ):
+        uses = {"exec": "run programs", "suid": "use setuid programs", "dev": "use devices", "rw": "write"}
+        for flag, words in uses.items():
             if flag in flags[1] - flags[0] and not (flag == "rw" and one is None):
                 yield wider("tmpfs", f"may now {words} in {path}", path)
             elif flag in flags[0] - flags[1]:
@@ -429,13 +403,15 @@ def _reach(old: Side, new: Side) -> Iterator[Step]:
     before, after = level(old), level(new)
     one, other = old.spec.egress, new.spec.egress
     yield from _joined(old, new)
+    keys = ("networks", "egress", "network_mode")
+    cause = next((key for key in keys if getattr(old.spec, key) != getattr(new.spec, key)), "networks")
     if before != after and (before in _WIDEST or after in _WIDEST):
         ranks = [_WIDEST.index(reach) if reach in _WIDEST else len(_WIDEST) for reach in (before, after)]
         if ranks[1] < ranks[0]:
             words = "anything, unfiltered" if after == "unfiltered" else after
-            yield wider(_cause(old, new), f"may now reach {words}, was {before}")
+            yield wider(cause, f"may now reach {words}, was {before}")
         else:
-            yield narrower(_cause(old, new), f"may only reach {after}, was {before}")
+            yield narrower(cause, f"may only reach {after}, was {before}")
     if "unfiltered" not in (before, after):  # which reaches everything that is listed, and private addresses as well
         yield from _destinations(one, other)
         yield from _private(one, other)
@@ -446,21 +422,17 @@ def _reach(old: Side, new: Side) -> Iterator[Step]:
             )
 
 
-def _cause(old: Side, new: Side) -> str:
-    for key in ("networks", "egress", "network_mode"):
-        if getattr(old.spec, key) != getattr(new.spec, key):
-            return key
-    return "networks"
-
-
 def _destinations(old: Egress | None, new: Egress | None) -> Iterator[Step]:
     before, after = _opened(old), _opened(new)
-    for destination in after:
-        if destination not in _PUBLIC and not any(covers(listed, destination) for listed in before):
-            yield wider("egress", f"may now open {_named(destination)}", _item(destination, destination))
-    for destination in before:
-        if destination not in _PUBLIC and not any(covers(listed, destination) for listed in after):
-            yield narrower("egress", f"may no longer open {_named(destination)}", _item(destination, "allow"))
+    sides = ((after, before, wider, "may now"), (before, after, narrower, "may no longer"))
+    for these, those, step, words in sides:
+        for destination in these:
+            if destination in _PUBLIC or any(covers(listed, destination) for listed in those):
+                continue
+            port = destination.removeprefix("*:") if destination.startswith("*:") else ""
+            shown = f"every public name on port {port}" if port else destination
+            item = "ports" if port else destination if step is wider else "allow"
+            yield step("egress", f"{words} open {shown}", item)
 
 
 _PUBLIC = tuple(f"*:{port}" for port in sorted(OPEN_PORTS))  # told by the level
@@ -471,14 +443,6 @@ def _opened(egress: Egress | None) -> tuple[str, ...]:
     if egress is None:
         return ()
     return (*(_PUBLIC if egress.mode == OPEN else ()), *(f"*:{port}" for port in egress.ports), *egress.allow)
-
-
-def _named(destination: str) -> str:
-    return destination.replace("*:", "every public name on port ", 1) if destination.startswith("*:") else destination
-
-
-def _item(destination: str, listed: str) -> str:
-    return "ports" if destination.startswith("*:") else listed
 
 
 def _within(network: str, among: Iterable[str]) -> bool:
@@ -492,12 +456,10 @@ def _within(network: str, among: Iterable[str]) -> bool:
 
 def _private(old: Egress | None, new: Egress | None) -> Iterator[Step]:
     before, after = (egress.private_networks if egress is not None else () for egress in (old, new))
-    for network in after:
-        if not _within(network, before):
-            yield wider("egress", f"may now reach private addresses in {network}", "private_networks")
-    for network in before:
-        if not _within(network, after):
-            yield narrower("egress", f"may no longer reach private addresses in {network}", "private_networks")
+    for these, those, step, words in ((after, before, wider, "may now"), (before, after, narrower, "may no longer")):
+        for network in these:
+            if not _within(network, those):
+                yield step("egress", f"{words} reach private addresses in {network}", "private_networks")
 
 
 def _joined(old: Side, new: Side) -> Iterator[Step]:
@@ -505,31 +467,21 @@ def _joined(old: Side, new: Side) -> Iterator[Step]:
     yield from _sets("networks", (before, after), "is now on the network {}", "left the network {}")
     for name in sorted({*before} & {*after}):
         one, other = _network(old, name), _network(new, name)
-        if one == other:
-            continue
-        if one.internal != other.internal:
-            step = narrower if other.internal else wider
-            yield step(
-                "networks", f"the network {name} now {'has no way out' if other.internal else 'leads outside'}", name
-            )
-        elif one.enable_ipv6 != other.enable_ipv6:
-            step = wider if other.enable_ipv6 else narrower
-            yield step("networks", f"the network {name} {'now has' if other.enable_ipv6 else 'has no'} IPv6", name)
-        if (one.driver_opts, one.subnet, one.external, one.name) != (
-            other.driver_opts,
-            other.subnet,
-            other.external,
-            other.name,
-        ):
+        outer = [not net.internal for net in (one, other)]
+        more, less = f"the network {name} now leads outside", f"the network {name} now has no way out"
+        yield from _switched("networks", outer, more, less, name)
+        if one.internal == other.internal:
+            more, less = f"the network {name} now has IPv6", f"the network {name} has no IPv6"
+            yield from _switched("networks", (one.enable_ipv6, other.enable_ipv6), more, less, name)
+        if any(getattr(one, key) != getattr(other, key) for key in ("driver_opts", "subnet", "external", "name")):
             yield maybe("networks", f"the network {name} is another one, or has other options", name)
 
 
 def _names(old: Side, new: Side) -> Iterator[Step]:
     before, after = old.spec.extra_hosts, new.spec.extra_hosts
-    for name in sorted({*before, *after}):
-        if before.get(name) != after.get(name):
-            shown = ", ".join(after.get(name, ())) or "not set"
-            yield maybe("extra_hosts", f"the name {name} now leads to {shown}", name)
+    for name in _changed(before, after):
+        shown = ", ".join(after.get(name, ())) or "not set"
+        yield maybe("extra_hosts", f"the name {name} now leads to {shown}", name)
     servers = [{one for one in side.spec.dns if not _is_loopback(one)} for side in (old, new)]
     yield from _sets("dns", servers, "may now ask the name server {}", "may no longer ask the name server {}")
 
@@ -560,7 +512,10 @@ def _limits(old: Side, new: Side) -> Iterator[Step]:
     ):
         values = [_unlimited(getattr(spec, key), *none) for spec in (one, other)]
         yield from _amounts(key, values, words, show)
-    yield from _amounts("memswap_limit", [_swap(spec) for spec in (one, other)], "swap", format_size)
+    swaps = [  # what it may have beyond its memory
+        _unlimited(spec.memswap_limit if spec.mem_limit else None, 0, -1) - spec.mem_limit for spec in (one, other)
+    ]
+    yield from _amounts("memswap_limit", swaps, "swap", format_size)
     for name in sorted({*one.ulimits, *other.ulimits}):
         hard = [_unlimited(spec.ulimits[name].hard if name in spec.ulimits else None, -1) for spec in (one, other)]
         yield from _amounts("ulimits", hard, f"the ulimit {name}", str, name)
@@ -585,23 +540,14 @@ def _limits(old: Side, new: Side) -> Iterator[Step]:
             yield narrower("cpuset", f"may only run on the CPUs {other.cpuset}")
 
 
-def _swap(spec: SandboxSpec) -> float:
-    """What it may have beyond its memory."""
-    both = spec.memswap_limit
-    return INFINITE if spec.mem_limit == 0 or both is None or both <= 0 else both - spec.mem_limit
-
-
-def _stays(lifetime: Lifetime) -> tuple[int, float]:
-    """How much stays of it after its end: what it wrote lies on the engine as long."""
-    rank = ("remove", "keep_on_failure", "keep").index(lifetime.on_complete)
-    return rank, _unlimited(lifetime.keep_for) if rank else 0.0
-
-
 def _stays_words(lifetime: Lifetime) -> str:
     if lifetime.on_complete == "remove":
         return "is removed after its end"
     until = f"for {format_duration(lifetime.keep_for)}" if lifetime.keep_for is not None else "until it is removed"
     return f"is kept {'after a failure' if lifetime.on_complete == 'keep_on_failure' else 'after its end'} {until}"
+
+
+_KEEPING = ("remove", "keep_on_failure", "keep")
 
 
 def _time(old: Side, new: Side) -> Iterator[Step]:
@@ -611,7 +557,10 @@ def _time(old: Side, new: Side) -> Iterator[Step]:
             shown = ["ever" if value == INFINITE else format_duration(int(value)) for value in (before, after)]
             step = wider if after > before else narrower
             yield step("lifetime", f"may {'now' if after > before else 'only'} {words} {shown[1]}, was {shown[0]}", key)
-    kept = [_stays(side.spec.lifetime) for side in (old, new)]
+    kept = [  # how much stays of it after its end: what it wrote lies on the engine as long
+        (rank := _KEEPING.index(life.on_complete), _unlimited(life.keep_for) if rank else 0.0)
+        for life in (old.spec.lifetime, new.spec.lifetime)
+    ]
     if kept[0] != kept[1]:
         step = wider if kept[1] > kept[0] else narrower
         key = "keep_for" if kept[0][0] == kept[1][0] else "on_complete"
@@ -671,16 +620,11 @@ def _short(image: str) -> str:
 def _kept(old: Side, new: Side) -> Iterator[Step]:
     one, other = old.spec.evidence, new.spec.evidence
     for key, words in (("filesystem_changes", "its changes of files"), ("patch", "the patch of its workspace")):
-        if getattr(one, key) != getattr(other, key):
-            kept = getattr(other, key)
-            step = narrower if kept else wider
-            yield step("evidence", f"{words} {'is' if kept else 'is no longer'} kept", key)
-    for key, words in (
-        ("artifacts_limit", "the host's disk for artifacts"),
-        ("logs_limit", "the host's disk for output"),
-    ):
+        lost = [not getattr(policy, key) for policy in (one, other)]
+        yield from _switched("evidence", lost, f"{words} is no longer kept", f"{words} is kept", key)
+    for key, words in (("artifacts_limit", "artifacts"), ("logs_limit", "output")):
         values = [_unlimited(getattr(policy, key), 0) for policy in (one, other)]
-        yield from _amounts("evidence", values, words, format_size, key)
+        yield from _amounts("evidence", values, f"the host's disk for {words}", format_size, key)
     yield from _sets(
         "evidence", (one.artifacts, other.artifacts), "{} is now copied to the host", "{} is no longer copied"
     )
@@ -702,10 +646,6 @@ def _log_bound(spec: SandboxSpec) -> float | None:
     except ValueError:
         return None
     return size * files
-
-
-def _nothing(old: Side, new: Side) -> Iterator[Step]:
-    yield from ()
 
 
 AXES: tuple[Axis, ...] = (
@@ -739,6 +679,6 @@ AXES: tuple[Axis, ...] = (
         keys=("command", "entrypoint", "working_dir", "environment", "init", "tty", "stdin_open", "stop_signal",
               "stop_grace_period", "healthcheck", "hostname", "labels", "platform", "pull_policy", "configs",
               "depends_on", "dns_search", "dns_opt"),
-        compare=_nothing,
+        compare=lambda old, new: iter(()),
     ),
 )  # fmt: skip

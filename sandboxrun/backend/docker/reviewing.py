@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from sandboxrun.audit.finding import AuditFinding, Hit
-from sandboxrun.audit.judge import placed
+from sandboxrun.audit.finding import AuditFinding, Hit, placed
 from sandboxrun.audit.rules.image import below_floors
 from sandboxrun.audit.subject import (
     CONTAINER,
