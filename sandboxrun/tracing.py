@@ -6,7 +6,6 @@ that uses the Python API and has set up OpenTelemetry itself. Tracing never fail
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -236,20 +235,21 @@ def _flushed(provider: Any) -> str:
     return ""
 
 
-class _Troubles(logging.Handler):
+class _Troubles:
     """Takes what OpenTelemetry logs, none of which is printed: the `first` error, and the `last` message. `tell` gets
-    the first error at once."""
+    the first error at once. A handler by what it has, not by its class: importing logging is 2 % of a plan's start."""
 
     def __init__(self, tell: Warn | None) -> None:
-        super().__init__(logging.WARNING)
+        self._logging = import_module("logging")
         self._tell, self.first, self.last = tell, "", ""
-        self._logger = logging.getLogger("opentelemetry")
+        self.level = self._logging.WARNING
+        self._logger = self._logging.getLogger("opentelemetry")
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def handle(self, record: Any) -> None:
         """Called by the exporter's thread."""
         with suppress(Exception):
             self.last = one_line(_masked(record.getMessage()))[:_LONGEST]
-            if self.first or (record.levelno < logging.ERROR and "dropping" not in self.last.lower()):
+            if self.first or (record.levelno < self._logging.ERROR and "dropping" not in self.last.lower()):
                 return
             self.first = self.last
             if self._tell is not None:

@@ -409,16 +409,17 @@ def holds(node: Node | None, renderer: Renderer, scope: TemplateScope, problems:
 # error where no shell can read the text; in commands, which shells read, a warning for what no correct script has;
 # nothing for what a template makes, which is meant as it is
 
+# Compiled with their first use, as few profiles have any.
 _BRACES = r"\$\{[A-Za-z_](?:[^{}\n]|\{[^{}\n]*\})*\}?"  # Compose's may hold another: ${A:-${B}}
-_ANY = re.compile(rf"\$\$|{_BRACES}|\$[A-Za-z_]\w*")
-_BRACED = re.compile(rf"\$\$|{_BRACES}|^\$[A-Za-z_]\w*$")
-_CONTENT = re.compile(rf"\$\$(?=[A-Za-z_{{(])|(?<!\$){_BRACES}")
-_ESCAPED = re.compile(r"\$\$(?=[A-Za-z_{(])")  # a shell takes it for its process id, with a name right after it
-_PARTS = re.compile(r"\$\{?(\w+)(?::?-([^}]*))?")
+_ANY = rf"\$\$|{_BRACES}|\$[A-Za-z_]\w*"
+_BRACED = rf"\$\$|{_BRACES}|^\$[A-Za-z_]\w*$"
+_CONTENT = rf"\$\$(?=[A-Za-z_{{(])|(?<!\$){_BRACES}"
+_ESCAPED = r"\$\$(?=[A-Za-z_{(])"  # a shell takes it for its process id, with a name right after it
+_PARTS = r"\$\{?(\w+)(?::?-([^}]*))?"
 
 _SHELLS = frozenset("sh bash dash ash zsh ksh fish busybox".split())
 _CODE = _SHELLS | frozenset("awk gawk mawk nawk sed jq perl envsubst".split())  # give dollars a meaning of their own
-_CODE_NEXT = re.compile(r"-[a-z]*[ce]|-p|--eval|--command|--print")  # what follows is a program's text
+_CODE_NEXT = r"-[a-z]*[ce]|-p|--eval|--command|--print"  # what follows is a program's text
 
 
 def check_layer(layer: Layer, problems: Problems) -> None:
@@ -493,7 +494,7 @@ def _refused(option: str, node: Node | None, problems: Problems) -> None:
 
 def _named(found: str) -> tuple[str, str]:
     """The name of a variable, and its default."""
-    match = _PARTS.match(found)
+    match = re.match(_PARTS, found)
     return (match[1], match[2] or "") if match is not None else ("", "")
 
 
@@ -511,7 +512,7 @@ def _command(node: Node, entrypoint: Sequence[str], problems: Problems) -> None:
     items = node.items if isinstance(node, ListNode) else (node,)
     before = ""
     for item in items:
-        code = coded or _CODE_NEXT.fullmatch(before) is not None
+        code = coded or re.fullmatch(_CODE_NEXT, before) is not None
         pattern = _ESCAPED if code else _BRACED if isinstance(node, ListNode) else _ANY
         for scalar, found in _found(item, pattern):
             reads = "a shell reads it as its process id" if code else "no shell reads this command"
@@ -538,11 +539,11 @@ def _warn(scalar: Scalar, found: str, why: str, problems: Problems) -> None:
         problems.warn(f'nothing is filled in from "{found}": {why}', _at(scalar, found), help)
 
 
-def _found(node: Node | None, pattern: re.Pattern[str]) -> Iterator[tuple[Scalar, str]]:
+def _found(node: Node | None, pattern: str) -> Iterator[tuple[Scalar, str]]:
     """The texts below a node, keys too, with each different match of `pattern` that a file has literally."""
     match node:
         case Scalar(value=str() as text) if "$" in text and node.span is not None:
-            yield from ((node, found) for found in dict.fromkeys(pattern.findall(literal(text))))
+            yield from ((node, found) for found in dict.fromkeys(re.findall(pattern, literal(text))))
         case ListNode():
             for item in node.items:
                 yield from _found(item, pattern)

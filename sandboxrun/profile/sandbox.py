@@ -48,11 +48,11 @@ from sandboxrun.spec.types import INVALID, describe, freeze, item_span, item_spa
 # -- Dotenv files: `NAME=value` lines, as Compose reads them, less interpolation. python-dotenv is not enough: it
 # tells no places, and fills values in from the caller's environment
 
-_LINE = re.compile(r"\s*(?:export\s+)?(?P<name>[^\s=#]+)\s*=[ \t]*(?P<value>.*)$")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_LINE = r"\s*(?:export\s+)?(?P<name>[^\s=#]+)\s*=[ \t]*(?P<value>.*)$"
+_NAME = r"[A-Za-z_][A-Za-z0-9_.-]*"
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "$"}
-_QUOTED = {"'": re.compile(r"'([^']*)'(.*)"), '"': re.compile(r'"((?:[^"\\]|\\.)*)"(.*)')}
-_VARIABLE = re.compile(r"(?<!\\)\$(?:\{|[A-Za-z_])")
+_QUOTED = {"'": r"'([^']*)'(.*)", '"': r'"((?:[^"\\]|\\.)*)"(.*)'}
+_VARIABLE = r"(?<!\\)\$(?:\{|[A-Za-z_])"
 MOST_LINES = 10_000
 
 Pair = tuple[Scalar, Scalar]
@@ -68,7 +68,7 @@ def parse_dotenv(file: SourceFile, problems: Problems) -> list[Pair]:
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        match = _LINE.match(line)
+        match = re.match(_LINE, line)
         if match is None:
             column = len(line) - len(line.lstrip()) + 1
             span = Span(file=file, line=number, column=column, length=len(line.strip()))
@@ -77,7 +77,7 @@ def parse_dotenv(file: SourceFile, problems: Problems) -> list[Pair]:
         name, rest = match["name"], match["value"]
         at = Span(file=file, line=number, column=match.start("name") + 1, length=len(name))
         span = Span(file=file, line=number, column=match.start("value") + 1, length=max(1, len(rest.rstrip())))
-        if not _NAME.fullmatch(name):
+        if not re.fullmatch(_NAME, name):
             problems.add(f'"{name}" is not a valid variable name', at, "use letters, digits and _")
             continue
         try:
@@ -100,7 +100,7 @@ def _value(rest: str) -> str:
     """The value of what follows `=`. Raises ValueError with a clause and a help."""
     quote = rest[:1]
     if quote in _QUOTED:
-        match = _QUOTED[quote].match(rest)
+        match = re.match(_QUOTED[quote], rest)
         if match is None:
             help = "add the closing quote on the same line; for a line break write \\n in double quotes"
             raise ValueError("the quoted value is not closed", help)
@@ -109,7 +109,7 @@ def _value(rest: str) -> str:
             raise ValueError("there is text after the closing quote", None)
     else:
         value = re.split(r"(?:^|\s)#", rest, maxsplit=1)[0].rstrip()
-    if quote != "'" and _VARIABLE.search(value):
+    if quote != "'" and re.search(_VARIABLE, value):
         help = "write it out, or put it in single quotes if the $ is meant"
         raise ValueError("a value can't be filled in from another variable", help)
     return re.sub(r"\\(.)", lambda m: _ESCAPES.get(m[1], m[0]), value) if quote == '"' else value

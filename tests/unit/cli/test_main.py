@@ -252,3 +252,16 @@ def test_colours_only_on_a_terminal_that_wants_them(monkeypatch: pytest.MonkeyPa
     assert coloured(terminal)  # type: ignore[arg-type]
     monkeypatch.setenv("TERM", "dumb")
     assert not coloured(terminal)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("thread", [False, True])
+def test_the_process_ends_with_its_command_and_loses_nothing(thread: bool) -> None:
+    waits = "threading.Timer(0.2, lambda: os.write(1, b'thread\\n')).start(); " if thread else ""
+    code = (
+        "import atexit, os, sys, threading; atexit.register(lambda: os.write(1, b'exit\\n')); "
+        f"{waits}sys.argv = ['sandboxrun', 'no-such-command']; "
+        "from sandboxrun.cli.main import main; sys.exit(main())"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (2, "thread\nexit\n" if thread else "exit\n"), ran.stderr
+    assert "no-such-command" in ran.stderr
