@@ -26,6 +26,8 @@ from sandboxrun.gateway.companion.worker import ADMIN, Worker, WorkerError
 
 LIFETIME_SECONDS = 24 * 3600
 TICK = 0.5
+HEAR_SECONDS = 0.01  # for which records gather in HAProxy: woken for each, this process takes as much time as it does
+PIECE = 1 << 16  # bytes of records that are read at once
 LOOK_SECONDS = 0.1  # between looks at all that is open, however much is being said
 HEALTH_SECONDS = 10.0
 STOP_SECONDS = 1.5  # for connections to end
@@ -57,6 +59,8 @@ class Gateway:
         self._told: set[str] = set()  # of these, which have a record already
         self._closing: dict[str, str] = {}  # id → why it is being ended
         self._asked: dict[str, float] = {}
+        self._gathering: dict[socket.socket, Callable[[Any], object]] = {}  # whose records are read at `_hear_at`
+        self._hear_at = 0.0
         self._queries: dict[socket.socket, float] = {}
         self._paused = self._stopping = self._failed = False
         self._last_words = 0
@@ -96,7 +100,7 @@ class Gateway:
             return 1
         self.records.tell("ready", digest=self.rules.digest, haproxy=haproxy)
         while not self._stopping:
-            self._turn(TICK)
+            self._turn(TICK, gather=True)
             self._heed()
             if time.monotonic() - self._looked >= LOOK_SECONDS:
                 self._looked = time.monotonic()
@@ -104,7 +108,14 @@ class Gateway:
         self._end()
         return 1 if self._failed else 0
 
-    def _turn(self, seconds: float) -> None:
+    def _turn(self, seconds: float, *, gather: bool = False) -> None:
+        """Do what is asked, and hear what is said, within `seconds`; with `gather` what HAProxy says may wait a bit."""
+        wait = self._hear_at - time.monotonic() if self._gathering else 0.0
+        if gather and wait > 0:
+            seconds = min(seconds, wait)
+        else:
+            while self._gathering:
+                self._on(*self._gathering.popitem())
         for key, _ in self._selector.select(seconds):
             key.data(key.fileobj)
         if self.records.spent and self._workers:
@@ -331,21 +342,29 @@ class Gateway:
             sock, _ = listener.accept()
             sock.setblocking(False)
             buffer = bytearray()
-            self._on(sock, lambda peer: self._hear(peer, buffer))
 
-    def _hear(self, sock: socket.socket, buffer: bytearray) -> None:
+            def hear(peer: socket.socket) -> None:
+                if self._hear(peer, buffer):
+                    self._selector.unregister(peer)
+                    self._gathering[peer] = hear
+                    self._hear_at = time.monotonic() + HEAR_SECONDS
+
+            self._on(sock, hear)
+
+    def _hear(self, sock: socket.socket, buffer: bytearray) -> bool:
+        """Read a piece of what it says; whether that was all for now."""
         if self.records.behind > 2 * PAUSE_AT:
-            return  # it waits in HAProxy's own buffer, which is as large as all that can happen meanwhile
+            return True  # it waits in HAProxy's own buffer, which is as large as all that can happen meanwhile
         try:
-            data = sock.recv(65536)
+            data = sock.recv(PIECE)
         except BlockingIOError:
-            return
+            return True
         except OSError:
             data = b""
         if not data:
             self._selector.unregister(sock)
             sock.close()
-            return
+            return False
         buffer += data
         *lines, rest = buffer.split(b"\n")
         buffer[:] = rest
@@ -356,6 +375,7 @@ class Gateway:
                 self._heard(read_line(bytes(line)))
         except Fault as fault:
             self._fail("fault", error=str(fault))
+        return len(data) < PIECE
 
     def _heard(self, said: Open | End | Last | None) -> None:
         if said is None:

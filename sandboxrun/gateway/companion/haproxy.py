@@ -19,10 +19,11 @@ HEAD_SECONDS = 10  # for a request's head, or the start of TLS
 SILENCE_SECONDS = 3  # after which the server is to speak first, on a port that one host has alone
 SERVER_FIRST = frozenset({21, 25, 110, 143, 587, 2525, 3306, 5900})  # where it always is
 BUFFER = 65536
-RING = 8 << 20  # bytes of records on their way
+RECORDS = "records"  # the ring that they are on their way in
+RING = 8 << 20  # its bytes
 MOST_WORKERS = 3  # of which all but one serve by earlier rules
 
-CONFIGURATION, LUA = "haproxy.cfg", "open.lua"
+CONFIGURATION = "haproxy.cfg"
 EXACT, BELOW, HOSTS, DOMAINS, ONLY = "exact.map", "below.map", "hosts.lst", "domains.lst", "only.map"
 RESERVED, PRIVATES, OPENED = "reserved.lst", "private.lst", "opened.lst"
 RETIRED = "retired.lst"  # holds RETIRED_ENTRY once other rules hold
@@ -44,14 +45,6 @@ ADVICE = {
     "private": "it resolves to a private address: list its range under egress: private_networks: in the profile",
     "rules": "the sandbox's rules were changed meanwhile; try again",
 }
-
-_OPEN = """\
-core.register_action("opened", {"tcp-req", "http-req"}, function(txn)
-  local function of(name) return tostring(txn:get_var("txn." .. name) or "-") end
-  txn:Info("open " .. txn.f:unique_id() .. " " .. of("kind") .. " " .. of("port") .. " " .. of("dst") .. " "
-    .. txn.c:hex(of("host")))
-end)
-"""
 
 
 class Place(NamedTuple):
@@ -80,7 +73,6 @@ def render(rules: Rules, place: Place) -> dict[str, bytes]:
         PRIVATES: _listed(*PRIVATE),
         OPENED: _listed(*rules.opened),
         RETIRED: [],
-        LUA: _OPEN.splitlines(),
     }
     lists[CONFIGURATION] = list(_configuration(rules, place))
     return {name: "".join(f"{line}\n" for line in lines).encode("ascii") for name, lines in lists.items()}
@@ -130,7 +122,7 @@ def _globals(place: Place) -> Iterator[str]:
     yield from _block(
         "global",
         [
-            "log ring@records local0",
+            f"log ring@{RECORDS} local0",
             f"maxconn {MAX_CONNECTIONS}",
             f"maxsessrate {RATE}",
             "nbthread 1",
@@ -138,11 +130,11 @@ def _globals(place: Place) -> Iterator[str]:
             "stats timeout 48h",  # the companion's connection lasts as long as the process
             f"tune.bufsize {BUFFER}",
             "tune.maxrewrite 1024",
-            f"lua-load {place.folder}/{LUA}",
+            "httpclient.ssl.verify none",  # of its own client, which nothing here uses: it would load every CA
         ],
     )
     yield from _block(
-        "ring records",
+        f"ring {RECORDS}",
         [
             "format raw",
             "maxlen 2048",
@@ -193,6 +185,12 @@ def _log(default_kind: str, port: int) -> str:
     return "log-format " + "\\ ".join(fields)
 
 
+def _opened(verb: str, port: int) -> list[str]:
+    """Say what begins, by the one converter that writes into a ring at once: a log line comes at the end alone."""
+    said = f"unique-id,concat(/,txn.kind,/{port}/),concat(,txn.dst,/),concat(,txn.name)"
+    return [f"{verb} set-var(txn.name) var(txn.host),hex", f"{verb} set-var(txn.open) {said},debug(open,{RECORDS})"]
+
+
 _CONTENT, _REQUEST = "tcp-request content", "http-request"
 _TLS, _HTTP, _TCP = (f"{{ var(txn.kind) -m str {kind} }}" for kind in ("tls", "http", "tcp"))
 
@@ -238,7 +236,7 @@ def _connections(rules: Rules, place: Place, port: int) -> list[str]:
         f"{_CONTENT} set-dst var(txn.dst)",
         f"{_CONTENT} set-var(txn.verdict) str(allowed)",
         f"{_CONTENT} unset-var(txn.reason)",
-        f"{_CONTENT} lua.opened",
+        *_opened(_CONTENT, port),
     ]
     if port != TLS:
         lines.append(f"use_backend to-http-{port} if {_HTTP}")
@@ -369,7 +367,7 @@ def _http(rules: Rules, place: Place, port: int, bind: str) -> list[str]:
         f"{request} del-header connection unless {_WEBSOCKET}",  # HAProxy writes its own
         f"{request} set-var(txn.verdict) str(allowed)",
         f"{request} unset-var(txn.reason)",
-        f"{request} lua.opened",
+        *_opened(request, port),
         "default_backend requests",
     ]
     return _block(f"frontend http-{port}", lines)

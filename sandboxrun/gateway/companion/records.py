@@ -5,6 +5,7 @@ Owns their form, their bounds and their budget. Does not decide what is allowed.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -16,7 +17,13 @@ MAX_LINE = 2048  # bytes of a line of HAProxy's
 OVERHEAD = 64  # bytes that a log keeps beside each line
 PAUSE_AT = 1 << 20  # bytes not yet written at which nothing more may happen
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-_TOKEN = re.compile(r"[A-Za-z0-9.:_-]{1,64}", re.ASCII)
+_ID, _WORD, _ADDRESS = "[0-9]+-[0-9]+|-", "[a-z-]{1,64}", "[0-9a-f.:-]{1,64}"
+_NUMBER, _HEX = "-?[0-9]{1,19}", "[0-9A-F]*|-"
+_OPEN = re.compile(rf"\[debug\] open: type=str <({_ID})/({_WORD})/({_NUMBER})/({_ADDRESS})/({_HEX})>")
+_END = re.compile(
+    rf"end ({_ID}) ({_NUMBER}) ({_NUMBER}) ({_WORD}) ({_NUMBER}) ({_WORD}) ({_WORD}) ({_ADDRESS}) ({_HEX}) ({_HEX})"
+    rf" ({_NUMBER}) ({_NUMBER}) ({_NUMBER}) ([A-Za-z-]{{2,4}}) ({_NUMBER})"
+)
 _NOTICE = re.compile(rb"Proxy (port|http)-[0-9]+ stopped |(backend|proxy) tunnels has no server available!")
 _LOST = re.compile(rb"[0-9]+ events? dropped")
 _LAST = re.compile(rb"Server tunnels/there is (going )?DOWN ")  # once it was asked for a last word
@@ -65,40 +72,36 @@ class Last(NamedTuple):
 
 def read_line(line: bytes) -> Open | End | Last | None:
     """What a line of HAProxy's says; None for its notices that it ends. Raises Fault."""
+    text = line.decode("ascii", "replace")
+    try:
+        if found := _END.fullmatch(text):
+            id, seconds, ms, kind, port, verdict, reason, address, method, host, *rest = found.groups()
+            sent, received, took, state, status = rest
+            refused = verdict != "allowed"  # or failed before anything was connected to
+            return End(
+                id=id,
+                began=int(seconds) + int(ms) / 1000,
+                kind="http" if kind == "-" else kind,  # a request so malformed that no rule saw it
+                port=int(port),
+                verdict="denied" if refused and reason not in _FAILURES else "allowed",
+                reason=_why_refused(reason, state, status) if refused else _why_ended(state),
+                address="" if address == "-" else address,
+                method=_text(method),
+                host=_text(host),
+                sent=0 if refused else int(sent),
+                received=0 if refused else int(received),
+                seconds=int(took) / 1000,
+            )
+        if found := _OPEN.fullmatch(text):
+            id, kind, port, address, host = found.groups()
+            return Open(id, kind, int(port), address, _text(host))
+    except ValueError:
+        raise Fault("a record could not be read") from None
     if _LAST.match(line):
         return Last()
     if _NOTICE.match(line):
         return None
-    if _LOST.match(line):
-        raise Fault("records were lost")
-    try:
-        fields = line.decode("ascii").split(" ")
-        # Of a line of either kind, all but what a client wrote, which is in hexadecimal and may be long.
-        if not all(_TOKEN.fullmatch(field) for field in fields[: 5 if fields[0] == "open" else 9]):
-            raise ValueError("a field is malformed")
-        match fields:
-            case ["open", id, kind, port, address, host]:
-                return Open(id, kind, int(port), address, _text(host))
-            case ["end", id, seconds, ms, kind, port, verdict, reason, address, method, host, *rest]:
-                sent, received, took, state, status = rest
-                refused = verdict != "allowed"  # or failed before anything was connected to
-                return End(
-                    id=id,
-                    began=int(seconds) + int(ms) / 1000,
-                    kind=kind,
-                    port=int(port),
-                    verdict="denied" if refused and reason not in _FAILURES else "allowed",
-                    reason=_why_refused(reason, state, status) if refused else _why_ended(state),
-                    address="" if address == "-" else address,
-                    method=_text(method),
-                    host=_text(host),
-                    sent=0 if refused else int(sent),
-                    received=0 if refused else int(received),
-                    seconds=int(took) / 1000,
-                )
-    except (ValueError, UnicodeDecodeError):
-        pass
-    raise Fault("a record could not be read")
+    raise Fault("records were lost" if _LOST.match(line) else "a record could not be read")
 
 
 def _text(digits: str) -> str:
@@ -171,7 +174,12 @@ class Records:
 def timestamp(seconds: float) -> str:
     """UTC, to the millisecond, as RFC 3339 has it."""
     whole = int(seconds)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int((seconds - whole) * 1000):03d}Z"
+    return f"{_to_the_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@functools.lru_cache(maxsize=16)
+def _to_the_second(whole: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
 
 
 def clipped(text: str) -> str:

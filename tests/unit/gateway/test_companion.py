@@ -405,10 +405,18 @@ def test_open_mode(own: World) -> None:
 @pytest.mark.parametrize("host", ["a.example.com", f"{'a' * 60}.{'b' * 60}.example.com", f"{'a.' * 120}example.com"])
 def test_what_is_said_of_a_long_name_is_read(host: str) -> None:
     written = host.encode().hex().upper()
-    begun = read_line(f"open 7-1 tls 443 198.41.0.10 {written}".encode())
+    begun = read_line(f"[debug] open: type=str <7-1/tls/443/198.41.0.10/{written}>".encode())
     assert isinstance(begun, Open) and begun.host == host[:255]
     end = f"end 7-1 1764442800 12 tls 443 allowed - 198.41.0.10 - {written} 517 80 1200 -- 0"
     over = read_line(end.encode())
     assert isinstance(over, End) and over.host == host[:255]
-    with pytest.raises(Fault):
-        read_line(f"open 7-1 {written[:20]}! 443 198.41.0.10 {written}".encode())
+    for line in (
+        f"[debug] open: type=str <7-1/{written[:20]}!/443/198.41.0.10/{written}>",
+        f"[debug] open: type=str <7-1/tls/443/198.41.0.10/{written}",
+        f"{end} 0",
+        f"{end}\n",
+        end.replace("443", "x"),
+        end.replace(written, "6Z"),
+    ):
+        with pytest.raises(Fault):
+            read_line(line.encode())

@@ -13,7 +13,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from sandboxrun.gateway.companion.haproxy import BELOW, CONFIGURATION, EXACT, LUA, Place, render
+from sandboxrun.gateway.companion.haproxy import BELOW, CONFIGURATION, EXACT, Place, render
 from sandboxrun.gateway.companion.rules import Rules, RulesError, read_rules
 from tests.unit.gateway.world import document, why_not
 
@@ -21,18 +21,18 @@ from tests.unit.gateway.world import document, why_not
 SECTIONS = {"global", "ring", "defaults", "resolvers", "frontend", "backend"}
 KEYWORDS = {
     "log", "maxconn", "maxsessrate", "nbthread", "stats socket", "stats timeout", "tune.bufsize", "tune.maxrewrite",
-    "lua-load",
+    "httpclient.ssl.verify",
     "format", "maxlen", "size", "server", "timeout", "retries", "no option", "option", "unique-id-format",
     "nameserver", "accepted_payload_size", "resolve_retries", "hold", "mode", "bind", "log-format", "http-reuse",
     "tcp-request inspect-delay", "tcp-request content", "http-request", "use_backend", "default_backend",
 }  # fmt: skip
 ACTIONS = {
     "tcp-request content": {
-        "set-var", "unset-var", "reject", "accept", "do-resolve", "set-dst", "set-log-level", "lua.opened",
+        "set-var", "unset-var", "reject", "accept", "do-resolve", "set-dst", "set-log-level",
     },
     "http-request": {
         "set-var", "unset-var", "deny", "do-resolve", "set-dst", "set-dst-port", "set-uri", "set-path",
-        "set-header", "del-header", "lua.opened",
+        "set-header", "del-header",
     },
 }  # fmt: skip
 OPTIONS = {"dontlognull", "disable-h2-upgrade", "splice-auto"}
@@ -96,7 +96,7 @@ def test_names_are_in_lists_alone() -> None:
     exact = sorted(f"{entry} 1" for entry in json.loads(document())["allow"] if not entry.startswith("*"))
     assert sorted(files[EXACT].decode().splitlines()) == exact
     assert files[BELOW] == b".models.example.org:443 1\n"
-    assert b"example" not in files[CONFIGURATION] and b"example" not in files[LUA]
+    assert b"example" not in files[CONFIGURATION]
 
 
 def test_the_same_rules_make_the_same_bytes() -> None:
