@@ -15,7 +15,7 @@ import click
 
 from sandboxrun.backend.docker.fields import FIELDS
 from sandboxrun.cli.commands import explain as explaining
-from sandboxrun.cli.group import SECTIONS, TABLE, root
+from sandboxrun.cli.main import SECTIONS, TABLE, root
 from sandboxrun.profile.schema import profile_schema
 from sandboxrun.spec.option import Record, Row, row_schema, rows
 from sandboxrun.spec.project import ConfigType, NetworkType, SecretType, VolumeType

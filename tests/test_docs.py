@@ -18,7 +18,7 @@ import yaml
 
 from sandboxrun.api.settings import _VARIABLES
 from sandboxrun.backend.docker.transport import resolve
-from sandboxrun.cli.group import COMMANDS, TABLE, root
+from sandboxrun.cli.main import COMMANDS, TABLE, root
 from sandboxrun.data import Data
 from sandboxrun.profile.files import bases
 from sandboxrun.profile.functions import FILTERS, MAP_METHODS, TEXT_METHODS

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import pytest
 
-from sandboxrun.cli.group import COMMANDS
+from sandboxrun.cli.main import COMMANDS
 from sandboxrun.profile.files import bases
 from sandboxrun.profile.loader import load
 from sandboxrun.profile.schema import schema_text

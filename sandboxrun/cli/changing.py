@@ -14,53 +14,44 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from sandboxrun.backend.session import Event, Session
+from sandboxrun.backend.session import Event
 from sandboxrun.cli.options import Given
 from sandboxrun.cli.output import coloured, hidden_texts, note, result, shout, tell_all, terminal_width
-from sandboxrun.errors import PlanError, UsageError
+from sandboxrun.data import Closing
+from sandboxrun.errors import PlanError, SandboxrunError, UsageError
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.operations import KeepSandbox
 from sandboxrun.report.progress import Progress, progress_for
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
-    from sandboxrun.evidence.store import Captured
     from sandboxrun.lifecycle.apply import ApplySettings, Outcome
     from sandboxrun.lifecycle.job import RunResult
     from sandboxrun.lifecycle.verify import Proving
     from sandboxrun.lifecycle.waits import Waited
-    from sandboxrun.probe.verdicts import Finding
     from sandboxrun.report.evidence import Run
     from sandboxrun.spec.project import Profile
 
 
 class Asking:
-    """What apply and destroy call with the plan they have made, under the project's lock.
+    """What apply and destroy call with the plan they have made, under the project's lock: it is shown, and agreed on.
+    `declined` is True once the user has said no."""
 
-    `show` prints the plan, `begin` is called when changing begins. `declined` is True once the user has said no.
-    """
-
-    def __init__(
-        self,
-        command: str,
-        given: Given,
-        *,
-        show: Callable[[Plan], None],
-        begin: Callable[[Plan], None],
-    ) -> None:
-        self._command, self._given, self._show, self._begin = command, given, show, begin
+    def __init__(self, command: str, given: Given, telling: Telling, stopping: CleanStop) -> None:
+        self._command, self._given, self._telling, self._stopping = command, given, telling, stopping
         self.declined = False
 
     def __call__(self, plan: Plan) -> bool:
         """Whether to go on. Raises UsageError where there is nobody to ask, PlanError where --yes alone does not say
         that others' sandboxes are meant, too."""
-        self._show(plan)
+        self._telling.plan(plan)
+        others = bool(plan.others) and not self._given.take_over
         if self._given.yes:
-            if plan.others and not self._given.take_over:
+            if others:
                 raise PlanError(
                     "--yes does not cover what was made from another directory: see the warning above",
                     help="nothing was changed; if it is the same project in another checkout, pass --take-over; "
@@ -68,24 +59,22 @@ class Asking:
                 )
         elif not plan.empty and not plan.refresh_only:
             if not sys.stdin.isatty():
-                passing = "--yes and --take-over" if plan.others and not self._given.take_over else "--yes"
+                passing = "--yes and --take-over" if others else "--yes"
                 raise UsageError(
                     f"{self._command} asks for confirmation, but there is no terminal",
                     help=f"nothing was changed; review the plan above, then pass {passing}",
                 )
             sys.stdout.flush()
-            self.declined = not click.confirm(f"\n{self._question(plan)}", err=True)
+            of = ", although some of it was made from another directory" if others else ""
+            question = f"Remove all of this{of}?" if plan.destroy else f"Carry this out{of}?"
+            self.declined = not click.confirm(f"\n{question}", err=True)
         if not self.declined:
-            self._begin(plan)
+            self._stopping.begin()  # from now on something is being changed
+            self._telling.begin(plan)
         return not self.declined
 
-    def _question(self, plan: Plan) -> str:
-        others = plan.others and not self._given.take_over
-        of = ", although some of it was made from another directory" if others else ""
-        return f"Remove all of this{of}?" if plan.destroy else f"Carry this out{of}?"
 
-
-class Telling:
+class Telling(Closing):
     """A context around one change of the engine; its methods are what the workflow calls back."""
 
     def __init__(self, talk: Given, as_json: bool = False) -> None:
@@ -103,13 +92,8 @@ class Telling:
         self._aside: Given | None = None
         self.on_verifying: Callable[[], None] = lambda: None
 
-    def __enter__(self) -> Telling:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._end()
-
-    def _end(self) -> None:
+    def close(self) -> None:
+        """The progress is over: what comes now are results."""
         if not self._over:
             self._over = True
             self._progress.end()
@@ -165,7 +149,7 @@ class Telling:
         try:
             yield self._proving
         finally:
-            self._end()
+            self.close()
             self._proven(profile)
 
     def _proven(self, profile: Profile) -> None:
@@ -173,44 +157,45 @@ class Telling:
         proving, self._proving = self._proving, None
         if proving is None:
             return
+        from sandboxrun.report.verify import Report, ended, verify_json, verify_text
+
         for findings, running in ((proving.inside, False), (proving.outside, True)):
-            if findings:
-                self._verified(findings, profile, running=running)
-
-    def _verified(self, findings: tuple[Finding, ...], profile: Profile, *, running: bool) -> None:
-        from sandboxrun.report.verify import Report, ended
-
-        report = Report.of(profile, findings, running=running)
-        looked = "looked at from outside" if running else "verified"
-        if self._json and not self._aside:
-            from sandboxrun.report.verify import verify_json
-
-            _json_line("verification", "verification", verify_json(report), f"{looked}: {ended(report)}")
-        elif report.verified and not self._talk.verbose:
-            self._say(f"{looked.capitalize()}: {ended(report)}", quiet=self._talk.quiet)
-        else:
-            from sandboxrun.report.verify import verify_text
-
-            self._say(verify_text(report, width=terminal_width(), colour=coloured(sys.stdout)))
-
-    def _say(self, text: str, *, quiet: bool = False) -> None:
-        """What does not hold is always printed."""
-        if self._aside is not None:
-            note(text, quiet=quiet and self._aside.quiet)
-        elif not quiet:
-            result(text)
+            if not findings:
+                continue
+            report = Report.of(profile, findings, running=running)
+            looked, quiet = "looked at from outside" if running else "verified", False
+            if self._json and not self._aside:
+                _json_line("verification", "verification", verify_json(report), f"{looked}: {ended(report)}")
+                continue
+            if report.verified and not self._talk.verbose:
+                text, quiet = f"{looked.capitalize()}: {ended(report)}", self._talk.quiet
+            else:  # what does not hold is always printed
+                text = verify_text(report, width=terminal_width(), colour=coloured(sys.stdout))
+            if self._aside is not None:
+                note(text, quiet=quiet and self._aside.quiet)
+            elif not quiet:
+                result(text)
 
     def ended(self, outcome: Outcome) -> None:
         """An apply or destroy is done."""
         if outcome.applied is None:
             self._declined()
             return
-        self._end()
-        if outcome.session is not None:
-            session = outcome.session
+        self.close()
+        if (session := outcome.session) is not None:
+            from sandboxrun.report.evidence import Run
+
             self._proven(session.profile)
             kept = {step.container: step.name for step in outcome.plan.operations if isinstance(step, KeepSandbox)}
-            self._runs([_run(one, session, kept) for one in session.captured.values()], session.profile)
+            # with the limits that each had, which the profile may say otherwise by now
+            had = {o.run: o.applied or o.spec for o in session.snapshot.sandboxes}
+            runs = [
+                Run(address=i.sandbox, captured=one, spec=had.get(i.run), kept=kept.get(i.container_id, ""))
+                if (i := one.index) is not None
+                else Run(address="a sandbox", captured=one)
+                for one in session.captured.values()
+            ]
+            self._runs(runs, session.profile)
         if not self._json and not outcome.plan.empty:
             add, change, destroyed = outcome.plan.counts
             kept_too = f", {outcome.plan.kept} kept" if outcome.plan.kept else ""
@@ -221,7 +206,7 @@ class Telling:
         if waited.outcome.applied is None:
             self._declined()
             return
-        self._end()
+        self.close()
         assert waited.outcome.session is not None
         profile = waited.outcome.session.profile
         self._proven(profile)
@@ -266,17 +251,6 @@ def run_of(result: RunResult, profile: Profile) -> Run:
     )
 
 
-def _run(captured: Captured, session: Session, kept: Mapping[str, str]) -> Run:
-    """With the limits that it had, which the profile may say otherwise by now."""
-    from sandboxrun.report.evidence import Run
-
-    index = captured.index
-    if index is None:
-        return Run(address="a sandbox", captured=captured)
-    ran = next((o.applied or o.spec for o in session.snapshot.sandboxes if o.run == index.run), None)
-    return Run(address=index.sandbox, captured=captured, spec=ran, kept=kept.get(index.container_id, ""))
-
-
 def _json_line(kind: str, key: str, told: Mapping[str, Any], message: str) -> None:
     """A run's end, or a verification, in the shape of the other JSON lines."""
     line = {"@level": "info", "@message": message, "@module": "sandboxrun.ui", key: told, "type": kind}
@@ -285,81 +259,82 @@ def _json_line(kind: str, key: str, told: Mapping[str, Any], message: str) -> No
 
 # -- what ^C and SIGTERM do meanwhile: the first asks for a clean stop, the second ends at once
 
-_CAUGHT = (signal.SIGINT, signal.SIGTERM)
 
+class _Signals:
+    """A context in which the first signals, once something has begun, have a text each, and the next ends the process.
+    Before that a signal ends the command as it would any."""
 
-def _say(text: str) -> None:
-    """From a handler, which must never wait: whatever it interrupted may be a write to the same stream."""
-    shout(text, patience=0.0)
+    numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+    texts: tuple[str, ...]
+    aborted: str
 
-
-class CleanStop:
-    """A context: `stop` is set by the first signal after what `before` wraps was called. A SandboxrunError that
-    leaves it then has the signal's exit code."""
-
-    def __init__(self) -> None:
-        self.stop = threading.Event()
+    def __init__(self, act: Callable[[str], None]) -> None:
         self.caught: int | None = None
-        self._begun = False
+        self._act = act
+        self._begun, self._count = False, 0
         self._before: dict[int, Any] = {}
 
     def begin(self) -> None:
-        """From now on something is being changed: signals stop it cleanly."""
+        """From now on there is something to stop."""
         self._begun = True
 
-    def before(self, begin: Callable[[Plan], None]) -> Callable[[Plan], None]:
-        """`begin`, from when on something is being changed: signals then stop it cleanly."""
-
-        def begun(plan: Plan) -> None:
-            self.begin()
-            begin(plan)
-
-        return begun
-
-    def exit_code(self, usual: int) -> int:
-        """The exit code: the signal's, when there was one."""
-        return usual if self.caught is None else 128 + self.caught
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._begun:
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-        if self.caught is not None:
-            _say("Aborted. The next apply or destroy cleans up.")
-            os._exit(128 + number)
-        self.caught = number
-        self.stop.set()
-        _say("Stopping after the current steps. Press Ctrl-C again to abort immediately.")
-
-    def __enter__(self) -> CleanStop:
-        for number in _CAUGHT:
+    def __enter__(self) -> Self:
+        for number in self.numbers:
             self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self.caught is not None and error is not None:
-            from sandboxrun.errors import SandboxrunError
 
-            if isinstance(error, SandboxrunError):
-                error.exit_code = self.exit_code(error.exit_code)
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._begun:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        # a handler must never wait: whatever it interrupted may be a write to the same stream
+        if self._count == len(self.texts):
+            shout(self.aborted, patience=0.0)
+            os._exit(128 + number)
+        name = signal.Signals(number).name
+        shout(self.texts[self._count].format(name), patience=0.0)
+        self.caught = number
+        self._count += 1
+        self._act(name.removeprefix("SIG"))
 
 
-class Forwarding:
-    """Signals go to what runs: the first is forwarded, the second ends it, the third ends this process.
+class CleanStop(_Signals):
+    """A context: `stop` is set by the first signal after `begin`. A SandboxrunError that leaves it then has the
+    signal's exit code."""
 
-    Before the first step a signal ends the command as it would any.
-    """
+    texts = ("Stopping after the current steps. Press Ctrl-C again to abort immediately.",)
+    aborted = "Aborted. The next apply or destroy cleans up."
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        super().__init__(lambda name: self.stop.set())
+
+    def exit_code(self, usual: int) -> int:
+        """The exit code: the signal's, when there was one."""
+        return usual if self.caught is None else 128 + self.caught
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        super().__exit__(kind, error, at)
+        if isinstance(error, SandboxrunError):
+            error.exit_code = self.exit_code(error.exit_code)
+
+
+class Forwarding(_Signals):
+    """Signals go to what runs: the first is forwarded, the second ends it, the third ends this process."""
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    texts = (
+        "Stopping: sent {} to what runs, waiting for it to end. Press Ctrl-C again to kill it.",
+        "Killing what still runs, and saving its evidence. Press Ctrl-C again to abort immediately.",
+    )
+    aborted = "Aborted. The next run, apply or destroy cleans up."
 
     def __init__(self, listener: Callable[[Event], None]) -> None:
-        self.caught: int | None = None
+        super().__init__(lambda name: None)
         self._listener = listener
-        self._begun = False
-        self._count = 0
-
-    def begin(self) -> None:
-        """From now on there is something to forward to."""
-        self._begun = True
 
     def listener(self, event: Event) -> None:
         """To be called with each step: the first is the beginning."""
@@ -370,28 +345,7 @@ class Forwarding:
         """The exit code: that of a sandbox that a signal kept from running is the signal's."""
         return 128 + self.caught if self.caught is not None and usual in (0, 125) else usual
 
-    @contextlib.contextmanager
-    def to(self, forward: Callable[[str], None]) -> Iterator[None]:
-        """Forward to `forward` meanwhile."""
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if not self._begun:
-                raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-            self.caught = number
-            self._count += 1
-            name = signal.Signals(number).name
-            if self._count > 2:
-                _say("Aborted. The next run, apply or destroy cleans up.")
-                os._exit(128 + number)
-            if self._count == 1:
-                _say(f"Stopping: sent {name} to what runs, waiting for it to end. Press Ctrl-C again to kill it.")
-            else:
-                _say("Killing what still runs, and saving its evidence. Press Ctrl-C again to abort immediately.")
-            forward(name.removeprefix("SIG"))
-
-        before = {number: signal.signal(number, handle) for number in (*_CAUGHT, signal.SIGHUP, signal.SIGQUIT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def to(self, forward: Callable[[str], None]) -> Self:
+        """The context in which signals are forwarded to `forward`."""
+        self._act = forward
+        return self

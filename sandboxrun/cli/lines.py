@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from sandboxrun.cli.group import BROKEN_PIPE
+from sandboxrun.cli.main import BROKEN_PIPE
 from sandboxrun.cli.output import colour_of, coloured
 from sandboxrun.errors import ExitCode, SandboxrunError, longest_spelling, printable, redact
 from sandboxrun.report.diagnostics import without_commands
@@ -119,7 +119,8 @@ class Lines:
     def _write_begun(self, address: str, stream: int, line: bytes) -> bytes:
         """Write the beginning of a long line; the rest, in which a text to be masked may have begun."""
         line = _coded(self._masked(_text(line), begins=False))
-        cut = _between_characters(line, len(line) - self._kept_back)
+        at = len(line) - self._kept_back  # where no character of UTF-8 is cut
+        cut = next((at - back for back in range(4) if line[at - back] & 0xC0 != 0x80), at)
         self._put(stream, self._form(address, stream, line[:cut], b""))
         return line[cut:]
 
@@ -145,7 +146,8 @@ class Lines:
         (self._inside.discard if end else self._inside.add)((address, stream))
         prefix = ""
         if self._prefixed:
-            prefix, end = self._prefix(address, stream), b"\n"
+            prefix, end, coloured_as = f"{printable(address):<{self._width}} | ", b"\n", self._colours.get(address)
+            prefix = click.style(prefix, fg=coloured_as) if coloured(self._target(stream)) else prefix
         if self._raw:
             return prefix.encode() + line + end
         readable = self._prefixed or self._target(stream).isatty()
@@ -160,11 +162,6 @@ class Lines:
         if not self._in_a_job:
             return text
         return without_commands(text) if begins or self._prefixed else without_commands(f".{text}")[1:]
-
-    def _prefix(self, address: str, stream: int) -> str:
-        text = f"{printable(address):<{self._width}} | "
-        target = self._target(stream)
-        return click.style(text, fg=self._colours.get(address)) if coloured(target) else text
 
     def _target(self, stream: int) -> TextIO:
         return sys.stderr if stream == 2 or self._aside else sys.stdout
@@ -185,14 +182,6 @@ def _text(data: bytes) -> str:
 
 def _coded(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
-
-
-def _between_characters(data: bytes, at: int) -> int:
-    """The nearest place at or before `at` where no character of UTF-8 is cut."""
-    for back in range(4):
-        if data[at - back] & 0xC0 != 0x80:
-            return at - back
-    return at
 
 
 # -- this process's terminal joined to one in a sandbox: keys go in, output comes out, the size follows

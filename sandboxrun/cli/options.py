@@ -1,18 +1,38 @@
-"""The options, each declared once: a decorator a option, and groups of those that go together.
+"""The options, each declared once: a decorator a option, and groups of those that go together; and what commands work
+on by them: the profile, the engine, the evidence store, the sandboxes that names mean.
 
-Owns names, help texts and what is read from the text. What a command does with them is its own.
+Owns names, help texts, what is read from the text, the default file names, and the words for what is not there.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from msgspec import structs
 
-from sandboxrun.errors import UsageError
+from sandboxrun.errors import UsageError, quoted
+from sandboxrun.spec.names import PROFILES
+from sandboxrun.spec.names import PROJECT as PROJECT_NAME
+
+if TYPE_CHECKING:
+    from sandboxrun.backend.base import Backend
+    from sandboxrun.backend.docker.client import Engine
+    from sandboxrun.backend.session import Event
+    from sandboxrun.evidence.store import Store
+    from sandboxrun.lifecycle.apply import ApplySettings
+    from sandboxrun.lifecycle.saved import SavedPlan
+    from sandboxrun.plan.planner import Options
+    from sandboxrun.profile.variables import Inputs
+    from sandboxrun.spec.project import Profile
+    from sandboxrun.spec.state import ObservedSandbox
+
 
 Decorator = Callable[[Any], Any]
 
@@ -42,154 +62,108 @@ class Given(NamedTuple):
     verbose: bool = False
 
 
-class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
+class _Quantity(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """A number with a unit, as a profile writes it."""
+
+    examples = ""
+
+    def parse(self, text: str) -> float | int:
+        """The number in seconds, or in bytes. Raises ValueError."""
+        raise NotImplementedError
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | int:
+        """The number. Fails for what is none."""
+        try:
+            return value if isinstance(value, int | float) else self.parse(value)
+        except ValueError:
+            self.fail(f'"{value}" is not a {self.name}, such as {self.examples}', param, ctx)
+
+
+class Seconds(_Quantity):
     """A duration as a profile writes it (`90s`, `30m`, `1h30m`), or a number of seconds; in seconds."""
 
-    name = "duration"
+    name, examples = "duration", "90s, 30m or 1h30m"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The seconds. Fails for what is neither."""
-        if isinstance(value, (int, float)):
-            return float(value)
+    def parse(self, text: str) -> float:
+        """The seconds."""
         from sandboxrun.spec.types import SECOND, parse_duration
 
-        try:
-            return float(value) if value.replace(".", "", 1).isdecimal() else parse_duration(value) / SECOND
-        except ValueError:
-            self.fail(f'"{value}" is not a duration, such as 90s, 30m or 1h30m', param, ctx)
+        return float(text) if text.replace(".", "", 1).isdecimal() else parse_duration(text) / SECOND
 
 
-class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
+class Bytes(_Quantity):
     """A size as a profile writes it (`512m`, `5GB`), in bytes."""
 
-    name = "size"
+    name, examples = "size", "512m or 5g"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The bytes. Fails for what is no size."""
+    def parse(self, text: str) -> int:
+        """The bytes."""
         from sandboxrun.spec.types import parse_size
 
-        try:
-            return parse_size(str(value))
-        except ValueError:
-            self.fail(f'"{value}" is not a size, such as 512m or 5g', param, ctx)
+        return parse_size(text)
 
 
-_PATH = click.Path(path_type=Path)
+def duration(*names: str, help: str, default: float | None = None) -> Decorator:
+    """An option that takes a duration, in seconds."""
+    return click.option(*names, type=Seconds(), metavar="DURATION", default=default, help=help)
 
 
-def _file(*spelled: str) -> Decorator:
-    return click.option(
-        *spelled,
-        "files",
-        multiple=True,
-        type=_PATH,
-        metavar="FILE",
-        help="The profile; several are merged, later ones over earlier ones. Default: sandbox.yaml, sandbox.yml.",
-    )
+def size(*names: str, help: str) -> Decorator:
+    """An option that takes a size, in bytes."""
+    return click.option(*names, type=Bytes(), metavar="SIZE", help=help)
 
 
-file = _file("-f", "--file")
-file_spelled_out = _file("--file")  # where -f means follow
+def path(*names: str, help: str, metavar: str = "FILE", multiple: bool = False) -> Decorator:
+    """An option that takes a path."""
+    return click.option(*names, multiple=multiple, type=click.Path(path_type=Path), metavar=metavar, help=help)
+
+
+def flag(*names: str, help: str) -> Decorator:
+    """An option that is given or not."""
+    return click.option(*names, is_flag=True, help=help)
+
+
+_FILE = "The profile; several are merged, later ones over earlier ones. Default: sandbox.yaml, sandbox.yml."
+file = path("-f", "--file", "files", multiple=True, help=_FILE)
+file_spelled_out = path("--file", "files", multiple=True, help=_FILE)  # where -f means follow
 var = click.option("--var", "vars", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
-var_file = click.option(
-    "--var-file",
-    "var_files",
-    multiple=True,
-    type=_PATH,
-    metavar="FILE",
-    help="Read variables from a YAML or dotenv file.",
+var_file = path("--var-file", "var_files", multiple=True, help="Read variables from a YAML or dotenv file.")
+allow_outside = flag(
+    "--allow-outside", help="Let binds, workspaces, secrets and configs name paths outside the project."
 )
-allow_outside = click.option(
-    "--allow-outside", is_flag=True, help="Let binds, workspaces, secrets and configs name paths outside the project."
-)
-evidence = click.option(
-    "--evidence",
-    type=_PATH,
-    metavar="DIR",
-    help="Where to save evidence, relative to the project. Default: .sandboxrun/evidence.",
-)
-directory = click.option(
-    "--dir",
-    "directory",
-    type=_PATH,
-    metavar="DIR",
-    help="The directory with the evidence. Default: .sandboxrun/evidence.",
-)
-policy = click.option(
-    "--policy",
-    type=_PATH,
-    metavar="FILE",
-    help="Refuse what this policy does not allow. Default: sandboxrun-policy.yaml in the project's root.",
-)
-host = click.option(
-    "--host",
-    metavar="URL",
-    help="The engine: unix:///path, tcp://host:port or ssh://user@host. Default: same as the docker CLI.",
-)
-quiet = click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors.")
-verbose = click.option("-v", "--verbose", is_flag=True, help="Print each step.")
-target = click.option(
-    "--target",
-    "targets",
-    multiple=True,
-    metavar="NAME",
-    help='Only this sandbox (all of its for_each, or one: reviewer["lint"]), and what it depends on.',
-)
+_EVIDENCE = "Where to save evidence, relative to the project. Default: .sandboxrun/evidence."
+evidence = path("--evidence", metavar="DIR", help=_EVIDENCE)
+_DIRECTORY = "The directory with the evidence. Default: .sandboxrun/evidence."
+directory = path("--dir", "directory", metavar="DIR", help=_DIRECTORY)
+_POLICY = "Refuse what this policy does not allow. Default: sandboxrun-policy.yaml in the project's root."
+policy = path("--policy", help=_POLICY)
+_HOST = "The engine: unix:///path, tcp://host:port or ssh://user@host. Default: same as the docker CLI."
+host = click.option("--host", metavar="URL", help=_HOST)
+quiet = flag("-q", "--quiet", help="Print only the result and errors.")
+verbose = flag("-v", "--verbose", help="Print each step.")
+_TARGET = 'Only this sandbox (all of its for_each, or one: reviewer["lint"]), and what it depends on.'
+target = click.option("--target", "targets", multiple=True, metavar="NAME", help=_TARGET)
 replace = click.option("--replace", multiple=True, metavar="NAME", help="Replace this sandbox even if nothing changed.")
-rerun = click.option(
-    "--rerun",
-    is_flag=False,
-    flag_value="all",
-    type=click.Choice(["all", "failed"]),
-    help="Run sandboxes again that have completed; --rerun=failed: those that failed or were stopped.",
+_RERUN = "Run sandboxes again that have completed; --rerun=failed: those that failed or were stopped."
+rerun = click.option("--rerun", is_flag=False, flag_value="all", type=click.Choice(["all", "failed"]), help=_RERUN)
+refresh_only = flag("--refresh-only", help="Only look for changes made outside sandboxrun.")
+_STEPS: dict[str, Any] = {"default": 4, "show_default": True, "metavar": "N", "help": "How many steps to run at once."}
+parallelism = click.option("--parallelism", type=click.IntRange(1, 64), **_STEPS)
+lock_timeout = duration(
+    "--lock-timeout", default=60.0, help="How long to wait for another run of the project. Default: 60s."
 )
-refresh_only = click.option("--refresh-only", is_flag=True, help="Only look for changes made outside sandboxrun.")
-parallelism = click.option(
-    "--parallelism",
-    type=click.IntRange(1, 64),
-    default=4,
-    show_default=True,
-    metavar="N",
-    help="How many steps to run at once.",
-)
-lock_timeout = click.option(
-    "--lock-timeout",
-    type=Seconds(),
-    default=60.0,
-    metavar="DURATION",
-    help="How long to wait for another run of the project. Default: 60s.",
-)
-take_over = click.option(
-    "--take-over", is_flag=True, help="Also change or remove what a profile in another directory made under this name."
-)
-yes = click.option("-y", "--yes", is_flag=True, help="Skip the confirmation.")
-as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-detailed_exitcode = click.option(
-    "--detailed-exitcode", is_flag=True, help="Exit with 0 for no changes, 1 for an error, 2 for changes."
-)
-out = click.option("--out", type=_PATH, metavar="FILE", help="Save the plan, for apply to carry out exactly as shown.")
-wait = click.option(
-    "--wait",
-    is_flag=True,
-    help="Wait until all have ended, tear them down, and exit with the first code that is not 0.",
-)
-wait_timeout = click.option(
-    "--wait-timeout",
-    type=Seconds(),
-    metavar="DURATION",
-    help="With --wait: stop waiting after this; the sandboxes keep running.",
-)
-verifying = click.option(
-    "--verify", "verifying", is_flag=True, help="Start nothing unless probes show that all restrictions hold."
-)
-timeout = click.option("--timeout", type=Seconds(), metavar="DURATION", help="End a named sandbox that runs longer.")
-timeout_of_wait = click.option(
-    "--timeout", type=Seconds(), metavar="DURATION", help="Stop waiting after this; the sandboxes keep running."
-)
-interactive = click.option(
-    "-i", "--interactive", is_flag=True, help="Pass standard input (with run: the terminal) to the sandbox."
-)
-raw = click.option("--raw", is_flag=True, help="Print terminal escapes unchanged, instead of making them visible.")
+take_over = flag("--take-over", help="Also change or remove what a profile in another directory made under this name.")
+yes = flag("-y", "--yes", help="Skip the confirmation.")
+as_json = flag("--json", "as_json", help="Print the result as JSON.")
+detailed_exitcode = flag("--detailed-exitcode", help="Exit with 0 for no changes, 1 for an error, 2 for changes.")
+out = path("--out", help="Save the plan, for apply to carry out exactly as shown.")
+wait = flag("--wait", help="Wait until all have ended, tear them down, and exit with the first code that is not 0.")
+wait_timeout = duration("--wait-timeout", help="With --wait: stop waiting after this; the sandboxes keep running.")
+verifying = flag("--verify", "verifying", help="Start nothing unless probes show that all restrictions hold.")
+timeout = duration("--timeout", help="End a named sandbox that runs longer.")
+timeout_of_wait = duration("--timeout", help="Stop waiting after this; the sandboxes keep running.")
+interactive = flag("-i", "--interactive", help="Pass standard input (with run: the terminal) to the sandbox.")
+raw = flag("--raw", help="Print terminal escapes unchanged, instead of making them visible.")
 names = click.argument("names", nargs=-1, metavar="[NAME]...")
 
 
@@ -257,3 +231,152 @@ class WithCommand(click.Command):
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         """The usage line's words."""
         return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]
+
+
+# -- From options to what commands work on
+
+
+def default_files() -> tuple[Path, ...]:
+    """The profile in the current directory, if there is one."""
+    found = [Path(name) for name in PROFILES if os.path.lexists(name)]
+    if len(found) > 1:
+        raise UsageError("there are both sandbox.yaml and sandbox.yml", help="pass the one you mean with --file")
+    return tuple(found)
+
+
+def profile_files(given: Given) -> tuple[Path, ...]:
+    """The files of the profile. Raises UsageError when there is none."""
+    files = given.files or default_files()
+    if not files:
+        raise UsageError(
+            f"there is no profile here: neither sandbox.yaml nor sandbox.yml is in {os.getcwd()}",
+            help="create one with `sandboxrun init`, or pass one with --file",
+        )
+    return files
+
+
+def inputs_of(given: Given) -> Inputs:
+    """What the command line gives the profile's variables."""
+    from sandboxrun.profile.variables import Inputs
+
+    return Inputs(vars=given.vars, var_files=given.var_files, environment=os.environ)
+
+
+def load_profile(given: Given) -> Profile:
+    """The profile that the options name. Raises UsageError, ProfileError."""
+    from sandboxrun.profile.loader import load
+
+    return announced(load(profile_files(given), inputs=inputs_of(given), allow_outside=given.allow_outside))
+
+
+def check_project(name: str | None) -> None:
+    """Raise UsageError for what can't be the name of a project."""
+    if name is not None and not re.fullmatch(PROJECT_NAME, name):
+        raise UsageError(f"{quoted(name)} is not a project's name", help="use lower-case letters, digits, - and _")
+
+
+def enforced(profile: Profile, given: Given) -> Profile:
+    """The profile, which the policy allows: that of --policy, or of the project's root. Raises ProfileError."""
+    from sandboxrun.lifecycle.places import enforce
+
+    enforce(profile, given.policy, os.environ)
+    return profile
+
+
+def announced(profile: Profile) -> Profile:
+    """The profile: from now on its sensitive values are masked in all output. Its warnings are shown."""
+    from sandboxrun import tracing
+    from sandboxrun.cli.output import hide, tell_all
+
+    hide(profile.sensitive)
+    tracing.hide(profile.sensitive)
+    tell_all(profile.warnings)
+    return profile
+
+
+def open_store(profile: Profile, given: Given) -> Store:
+    """The store of the project's evidence."""
+    return _store(profile.directory, given.evidence)
+
+
+def store_in(directory: Path | None) -> Store:
+    """The store in a directory, without a profile; by default the one of the current directory's project."""
+    if directory is None:
+        return _store(Path.cwd(), None)
+    full = Path(os.path.abspath(directory))
+    if full.parts[-2:] == (".sandboxrun", "evidence"):
+        return _store(full.parent.parent, None)
+    return _store(Path.cwd(), full)
+
+
+def _store(project: Path, root: Path | None) -> Store:
+    from sandboxrun.evidence.store import Store
+
+    return Store(project_directory=project, root=root)
+
+
+def open_engine(host: str | None, parallelism: int = 4) -> Engine:
+    """The engine. Raises EngineUnreachable, UsageError."""
+    from sandboxrun.backend.docker.client import connect
+
+    return connect(host, parallelism=parallelism)
+
+
+def no_engine() -> AbstractContextManager[Backend]:
+    """An engine that has nothing, for plans that ask none."""
+    from sandboxrun.backend.fake import Fake, World
+
+    return nullcontext(Fake(World(blank=True)))
+
+
+def load_saved(given: Given, saved: SavedPlan) -> Profile:
+    """The profile that a plan was made from, with the values it was made with; sensitive ones are given again.
+
+    The command line's names and values win, so that a plan that does not fit them is refused as stale.
+    """
+
+    from sandboxrun.profile.loader import load
+
+    named = {text.partition("=")[0] for text in given.vars}
+    values = {name: value for name, value in saved.inputs.items() if name not in named}
+    inputs = structs.replace(inputs_of(given), values=values)
+    return announced(load(saved.files, inputs=inputs, directory=saved.directory, allow_outside=given.allow_outside))
+
+
+def settings(
+    given: Given, listener: Callable[[Event], None], on_wait: Callable[[str], None], **rest: Any
+) -> ApplySettings:
+    """How an apply goes; `listener` hears of its steps, `on_wait` of waiting for the project's lock."""
+    from sandboxrun.lifecycle.apply import ApplySettings
+
+    return ApplySettings(
+        parallelism=given.parallelism,
+        lock_wait=given.lock_timeout,
+        listener=listener,
+        on_wait=on_wait,
+        environment=os.environ,
+        **rest,
+    )
+
+
+def choices(given: Given) -> Options:
+    """What the command line says of the plan to make."""
+    from sandboxrun.plan.planner import Options
+
+    return Options(
+        targets=given.targets,
+        replace=given.replace,
+        rerun="failed" if given.rerun == "failed" else given.rerun is not None,
+        refresh_only=given.refresh_only,
+    )
+
+
+# -- sandboxes by name, without a plan
+
+
+def observed(engine: Engine, profile: Profile) -> tuple[ObservedSandbox, ...]:
+    """The project's containers, in the profile's order, those it does not declare last."""
+    from sandboxrun.backend.docker.observe import own_sandboxes
+
+    seen = own_sandboxes(engine, profile.names)
+    return tuple(sorted(seen, key=lambda o: (profile.position(o.address), o.address, o.one_off, o.created)))

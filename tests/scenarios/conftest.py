@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sandboxrun.backend.fake import Fake, World
-from sandboxrun.cli import project
+from sandboxrun.cli import options as project
 from sandboxrun.cli.main import main
 from tests.conftest import Ran
 from tests.scenarios.world import new_world

@@ -11,7 +11,8 @@ import pytest
 
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.fake import Fake, World
-from sandboxrun.cli import output, project
+from sandboxrun.cli import options as project
+from sandboxrun.cli import output
 from sandboxrun.cli.lines import Lines
 from sandboxrun.errors import EVIDENCE_MASK, MASK, Diagnostic, mask, redact, redact_texts, redacted, spellings
 from sandboxrun.evidence.store import Captured

@@ -19,7 +19,7 @@ import pytest
 from sandboxrun import tracing
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.fake import Fake, World
-from sandboxrun.cli import project
+from sandboxrun.cli import options as project
 from sandboxrun.errors import MASK, spellings
 from sandboxrun.plan.operations import Operation, StartSandbox
 from tests.conftest import Ran

@@ -1,1 +1,1 @@
-"""The commands, each in a file of its own; `cli/group.py` lists them. Each gives its exit code, or None for 0."""
+"""The commands; `cli/main.py` lists them. Each gives its exit code, or None for 0."""

@@ -1,4 +1,4 @@
-"""`sandboxrun apply`: the plan, carried out."""
+"""`sandboxrun apply`, `wait` and `destroy`: the plan carried out, its end waited for, all off the engine again."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 
 from sandboxrun.cli import options as opt
-from sandboxrun.cli import project
 from sandboxrun.cli.changing import Asking, CleanStop, Telling
+from sandboxrun.cli.output import hidden, note, result
 from sandboxrun.errors import UsageError
+from sandboxrun.spec.names import Names
+from sandboxrun.spec.project import undeclared
 
 
 @click.command()
@@ -48,30 +50,30 @@ def apply(given: opt.Given, planfile: Path | None, verifying: bool, wait: bool, 
         raise UsageError(
             "--refresh-only changes nothing: it cannot be combined with --replace, --rerun, --wait or --verify"
         )
-    chosen = project.choices(given)
+    chosen = opt.choices(given)
     import_ahead()
     if planfile is None:
-        saved, profile = None, project.load_profile(given)
+        saved, profile = None, opt.load_profile(given)
     elif given.files or chosen != Options():
         raise UsageError("a saved plan cannot be combined with --file, --target, --replace, --rerun or --refresh-only")
     else:
         from sandboxrun.lifecycle.saved import read_saved
 
         saved = read_saved(planfile)
-        profile = project.load_saved(given, saved)
-    project.enforced(profile, given)
+        profile = opt.load_saved(given, saved)
+    opt.enforced(profile, given)
     from sandboxrun.lifecycle import apply as converge
     from sandboxrun.lifecycle.waits import apply_and_wait
 
-    store = project.open_store(profile, given)
+    store = opt.open_store(profile, given)
     # What asks the engine at once: a wait has three threads a sandbox, and four probes run side by side.
     connections = max(given.parallelism, 3 * len(profile.sandboxes) + 2 if wait else 0, 16 if verifying else 0)
     with (
         CleanStop() as stopping,
-        project.open_engine(given.host, connections) as engine,
+        opt.open_engine(given.host, connections) as engine,
         Telling(given, given.as_json) as telling,
     ):
-        settings = project.settings(
+        settings = opt.settings(
             given,
             telling.listener,
             telling.waiting,
@@ -80,7 +82,7 @@ def apply(given: opt.Given, planfile: Path | None, verifying: bool, wait: bool, 
             take_over=opt.agreed(given),
             glance=telling.glance,
         )
-        asking = Asking("apply", given, show=telling.plan, begin=stopping.before(telling.begin))
+        asking = Asking("apply", given, telling, stopping)
         code = 0
         with telling.proving(engine, profile, settings, wanted=verifying) as proof:
             if wait:
@@ -97,3 +99,79 @@ def apply(given: opt.Given, planfile: Path | None, verifying: bool, wait: bool, 
                 )  # fmt: skip
                 telling.ended(outcome)
         return stopping.exit_code(1 if asking.declined else code)
+
+
+@click.command()
+@opt.taking(opt.names, *opt.PROJECT, opt.timeout_of_wait, opt.as_json, *opt.SPOKEN)
+def wait(given: opt.Given, timeout: float | None) -> int:
+    """Wait until sandboxes have ended; NAME is one, or all of a for_each. Without NAME, all.
+
+    Prints their exit codes, and exits with the first that is not 0. Enforces the profile's timeouts meanwhile.
+    """
+    profile = opt.load_profile(given)
+    from sandboxrun.backend.owner import process_began
+    from sandboxrun.lifecycle.waits import wait_for, without_code
+    from sandboxrun.plan.planner import select
+    from sandboxrun.report.table import table
+    from sandboxrun.spec.outcome import first_failure
+
+    chosen = select(profile, given.names)
+    store = opt.open_store(profile, given)
+    with opt.open_engine(given.host, parallelism=max(4, 2 * len(chosen) + 2)) as engine, Telling(given) as telling:
+        note(f"waiting for {', '.join(s.address for s in chosen)}", quiet=not given.verbose)
+        how = opt.settings(given, telling.listener, telling.waiting, began=process_began(), glance=telling.glance)
+        found = wait_for(engine, profile, store, chosen, patience=timeout, settings=how)
+    if given.as_json:
+        result({hidden(address): code for address, code in found.items()})
+    else:
+        others = without_code(store, profile, found)
+        rows = [(address, others[address] if code is None else str(code)) for address, code in found.items()]
+        result(table(("SANDBOX", "EXIT CODE"), rows))
+    return first_failure(found.values())
+
+
+@click.command()
+@opt.taking(
+    *opt.PROJECT,
+    click.option(
+        "--project",
+        "name",
+        metavar="NAME",
+        help="Destroy what this project has on the engine, without its profile. Evidence is saved in the current "
+        "directory, or in --evidence.",
+    ),
+    opt.target,
+    opt.parallelism,
+    opt.lock_timeout,
+    opt.take_over,
+    opt.yes,
+    opt.as_json,
+    *opt.SPOKEN,
+)
+def destroy(given: opt.Given, name: str | None) -> int:
+    """Save all evidence of the project, then remove its sandboxes. Asks first, unless -y."""
+    from sandboxrun.backend.docker.client import import_ahead
+
+    opt.check_json_asks_nobody(given)
+    import_ahead()
+    declared = opt.load_profile(given) if name is None else None
+    opt.check_project(name)
+    from sandboxrun.lifecycle import apply as converge
+
+    with (
+        CleanStop() as stopping,
+        opt.open_engine(given.host, given.parallelism) as engine,
+        Telling(given, given.as_json) as telling,
+    ):
+        profile = declared
+        if profile is None:  # who names the project means all of it
+            given = given._replace(take_over=True)
+            names = next((found.names for found in engine.projects(name)), Names(project=name or ""))
+            profile = undeclared(names, Path.cwd())
+        store = opt.open_store(profile, given)
+        settings = opt.settings(
+            given, telling.listener, telling.waiting, stop=stopping.stop, take_over=opt.agreed(given)
+        )
+        asking, targets = Asking("destroy", given, telling, stopping), given.targets
+        telling.ended(converge.destroy(engine, profile, store, targets=targets, settings=settings, confirm=asking))
+        return stopping.exit_code(1 if asking.declined else 0)

@@ -1,8 +1,9 @@
-"""`sandboxrun audit`: review profiles and Compose files as a security reviewer would."""
+"""`sandboxrun audit` and `diff`: review profiles and Compose files as a security reviewer would."""
 
 from __future__ import annotations
 
 import datetime
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ import msgspec
 
 from sandboxrun import __version__
 from sandboxrun.cli import options as opt
-from sandboxrun.cli import project
 from sandboxrun.cli.output import coloured, note, result, shout
 from sandboxrun.errors import UsageError, one_line
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sandboxrun.audit.judge import AuditVerdict, ReviewTerms
     from sandboxrun.lifecycle.review import Sources, Target
     from sandboxrun.profile.variables import Inputs
+
 
 _PATH = click.Path(path_type=Path)
 _FORMATS = ("text", "json", "sarif", "markdown", "junit", "github", "gitlab")
@@ -96,7 +97,7 @@ def audit(
         )
     if (running or all_containers) and (fixing or base is not None):
         raise UsageError("--running and --all-containers review what runs: --fix and --base do not go with them")
-    named = paths if paths or compose or all_containers else project.default_files() or (Path(),)
+    named = paths if paths or compose or all_containers else opt.default_files() or (Path(),)
     found, gaps = review.targets(named, compose=compose)
     if not found and not gaps and not all_containers and base is None:
         raise UsageError("there is nothing to audit here", help="pass a profile, a Compose file or a directory")
@@ -146,7 +147,7 @@ def _inputs(given: opt.Given, found: Sequence[Target]) -> Inputs | None:
     """The values for profiles' variables; Compose files have none, and are reviewed without what reads profiles."""
     if not any(target.kind == "profile" for target in found):
         return None
-    return project.inputs_of(given)
+    return opt.inputs_of(given)
 
 
 def _live(
@@ -157,7 +158,7 @@ def _live(
     from sandboxrun.backend.docker.reviewing import engine_findings, every_container, running_sandboxes
     from sandboxrun.lifecycle.declaring import load_target
 
-    with project.open_engine(given.host) as engine:
+    with opt.open_engine(given.host) as engine:
         if all_containers:
             return judge(every_container(engine), terms, others=engine_findings(engine))
         profiles = [load_target(target, inputs).profile for target in found if target.kind == "profile"]
@@ -253,3 +254,62 @@ def verdict_in(
         case "gitlab":
             return forms.verdict_gitlab(verdict, root)
     return forms.verdict_text(verdict, colour=coloured(sys.stdout), verbose=verbose)
+
+
+RUNNING = "running"
+
+
+@click.command()
+@click.argument("old")
+@click.argument("new")
+@opt.taking(*opt.PROJECT, opt.format_of("text", "json", "markdown"), opt.as_json)
+@click.option("--fail-on-widening", is_flag=True, help="Exit with 1 if a sandbox may do more, or maybe.")
+def diff(given: opt.Given, old: str, new: str, fail_on_widening: bool) -> int:
+    """Compare what the sandboxes of OLD and NEW may do, axis by axis, each difference with a witness.
+
+    Each is a profile or Compose file, REVISION:FILE, or a revision (of the profile that --file names). One may be the
+    word `running`: the other profile's sandboxes as they are on the engine. MAYBE means that nobody can tell.
+    """
+    from sandboxrun.lifecycle.comparing import between
+    from sandboxrun.report import privilege
+
+    form = opt.chosen_format(given)
+    if RUNNING in (old, new):
+        found = _with_running(given, old, new)
+    else:
+        found = between(_side(old, given.files), _side(new, given.files), opt.inputs_of(given))
+    match form:
+        case "json":
+            result(privilege.diff_json(found))
+        case "markdown":
+            result(privilege.diff_markdown(found))
+        case _:
+            result(privilege.diff_text(found))
+    return 1 if fail_on_widening and found.widens else 0
+
+
+def _with_running(given: opt.Given, old: str, new: str) -> PrivilegeDiff:
+    """What runs beside a profile on the disk, which is loaded as `plan` loads it."""
+    from sandboxrun.lifecycle import apply as planning
+    from sandboxrun.lifecycle.comparing import with_running
+
+    name = new if old == RUNNING else old
+    if not os.path.exists(name):
+        raise UsageError(f'"{name}" is not a file', help=f"`{RUNNING}` is compared with a profile on the disk")
+    profile = opt.load_profile(given._replace(files=(Path(name),)))
+    with opt.open_engine(given.host) as engine:
+        plan = planning.plan(engine, profile, opt.open_store(profile, given))
+    return with_running(plan, profile, running_is_new=new == RUNNING)
+
+
+def _side(text: str, files: tuple[Path, ...]) -> tuple[str | None, Path]:
+    """A revision (None is the disk) and a path."""
+    if os.path.exists(text):
+        return None, Path(text)
+    revision, colon, path = text.partition(":")
+    if colon and path:
+        return revision, Path(path)
+    named = files or opt.default_files()
+    if len(named) != 1:
+        raise UsageError(f'"{text}" is not a file', help="for a revision, pass its profile with --file")
+    return text, named[0]

@@ -1,4 +1,6 @@
-"""`sandboxrun doctor`: the engine's facts in words, what of a profile it can't enforce, where an engine was sought."""
+"""`sandboxrun doctor`: the engine's facts in words, what of a profile it can't enforce, where an engine was sought; and
+`sandboxrun gateway`: the image that sandboxes' gateways run from.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,6 @@ from sandboxrun.backend.docker.reviewing import components
 from sandboxrun.backend.docker.transport import Endpoint, resolve
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.cli import options as opt
-from sandboxrun.cli import project
 from sandboxrun.cli.output import note, result, tell_all
 from sandboxrun.errors import amount, printable
 from sandboxrun.report.diagnostics import diagnostic_json
@@ -61,8 +62,8 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
     helper = helper_on(engine)
     closed = low_ports_closed(engine, helper.id) if helper.id is not None else None
     profile, faults = None, []
-    if given.files or project.default_files():
-        profile = project.load_profile(given)
+    if given.files or opt.default_files():
+        profile = opt.load_profile(given)
         offers = offers_of(engine, engine.info(), profile.sandboxes)
         offers = msgspec.structs.replace(offers, low_ports_closed=closed)
         faults = preflight(profile.sandboxes, offers)
@@ -243,3 +244,47 @@ def advice(endpoint: Endpoint) -> list[str]:
         "does the engine listen on that address, and do firewalls let it through?",
         "with TLS: DOCKER_TLS_VERIFY=1, and ca.pem, cert.pem and key.pem in DOCKER_CERT_PATH",
     ]
+
+
+@click.group()
+def gateway() -> None:
+    """Build the image of the gateways through which sandboxes reach the network."""
+
+
+@gateway.command()
+@opt.taking(
+    click.option(
+        "--from",
+        "base",
+        metavar="IMAGE",
+        help="What to build on: any image with Python 3.11 or newer as python3; HAProxy 2.6 or newer is installed from "
+        "its packages if it is missing. Default: python:3.13-alpine.",
+    ),
+    click.option(
+        "--pull",
+        "again",
+        is_flag=True,
+        help="Pull the base and build again, even if the image is there: to get a fixed HAProxy.",
+    ),
+    opt.host,
+    opt.quiet,
+)
+def build(given: opt.Given, base: str | None, again: bool) -> None:
+    """Build the gateway's image on the engine, if it is missing, and print its name.
+
+    Downloads only the base image and HAProxy, if the engine or the base does not have them. Gateways that run keep the
+    image that they were made from; sandboxes created later get the new one.
+    """
+    from sandboxrun.backend.docker.observe import helper_on
+    from sandboxrun.gateway import image
+
+    with opt.open_engine(given.host) as engine:
+        there = helper_on(engine)
+        if there.id is None or there.unfit is not None or base is not None or again:
+            base = base or image.BASE
+            if again or engine.image(base) is None:
+                note(f"pulling {base}", quiet=given.quiet)
+                image.pull_base(engine, base)
+            note(f"building {image.reference()} on {base}", quiet=given.quiet)
+            image.build(engine, base)
+        result(image.reference())

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from sandboxrun.cli import options as opt
-from sandboxrun.cli import project
 from sandboxrun.cli.output import note, result, warn
 from sandboxrun.errors import UsageError
 from sandboxrun.evidence import retention
@@ -55,7 +54,7 @@ def verify_evidence(
     of all. Exits with 1 if anything differs, and with 3 if nothing does, but the seals could not be checked.
     """
 
-    store = project.store_in(directory)
+    store = opt.store_in(directory)
     only = {store.find(name).run for name in runs} if runs else None
     checked = check(store, only=only, last_line=last_line, seals=not without_seals)
     result(checked_plain(checked) if given.as_json else checked_text(checked))
@@ -77,7 +76,7 @@ def show(given: opt.Given, run: str, directory: Path | None) -> int:
     of all. Exits with 1 if the record can't be relied on.
     """
 
-    store = project.store_in(directory)
+    store = opt.store_in(directory)
     record = _record(store, store.find(run))
     result(record_plain(record) if given.as_json else record_text(record))
     return 1 if record.fault is not None or record.sealed is False else 0
@@ -96,7 +95,7 @@ def hold(given: opt.Given, run: str, directory: Path | None, reason: str) -> Non
     RUN is an id or its beginning, the name of a run's directory, a sandbox (its newest run), or `last`, the newest run
     of all.
     """
-    store = project.store_in(directory)
+    store = opt.store_in(directory)
     entry = store.find(run)
     retention.hold(store, entry, reason)
     note(f"run {entry.run} of {entry.sandbox} is held", quiet=given.quiet)
@@ -115,7 +114,7 @@ def release(given: opt.Given, run: str, directory: Path | None, reason: str) -> 
     RUN is an id or its beginning, the name of a run's directory, a sandbox (its newest run), or `last`, the newest run
     of all.
     """
-    store = project.store_in(directory)
+    store = opt.store_in(directory)
     entry = store.find(run)
     retention.release(store, entry, reason)
     note(f"run {entry.run} of {entry.sandbox} is released", quiet=given.quiet)
@@ -155,7 +154,7 @@ def prune(
         raise UsageError("nothing says what to remove", help="pass --older-than, --max-size or --keep")
     if not dry_run:
         opt.check_json_asks_nobody(given)
-    store = project.store_in(directory)
+    store = opt.store_in(directory)
     kept = retention.Retention(older_than=older_than, max_bytes=max_size, keep=keep or 1)
     selection = retention.select(store, kept, datetime.now(UTC))
     if dry_run or not given.as_json:

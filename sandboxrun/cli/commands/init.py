@@ -1,4 +1,4 @@
-"""`sandboxrun init`: a commented profile to start from."""
+"""`sandboxrun init` and `completion`: what is done once, a commented profile to start from and a shell's completion."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 import click
+from click.shell_completion import get_completion_class
 
+from sandboxrun.cli.main import COMPLETING, root
 from sandboxrun.cli.options import SPOKEN, Given, taking
 from sandboxrun.cli.output import note, result
 
@@ -120,3 +122,16 @@ def _write_schema(directory: Path) -> None:
         except OSError as error:
             message = f"{SCHEMA} cannot be written: {reason(error)}"
             raise SandboxrunError(Diagnostic(message=message, help="remove what is in its place")) from error
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="bash|zsh|fish")
+def completion(shell: str) -> None:
+    """Print the completion script of SHELL.
+
+    For bash, add to ~/.bashrc:  eval "$(sandboxrun completion bash)"
+    """
+    found = get_completion_class(shell)
+    if found is None:
+        raise click.UsageError(f"there is no completion for {shell}")
+    result(found(root(), {}, "sandboxrun", COMPLETING).source())

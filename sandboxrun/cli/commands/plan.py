@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sandboxrun.cli import options as opt
-from sandboxrun.cli import project
 from sandboxrun.cli.output import coloured, note, result, tell_all
 from sandboxrun.errors import Diagnostic, UsageError, redact
 
@@ -37,9 +36,9 @@ if TYPE_CHECKING:
 def plan(given: opt.Given, destroying: bool, offline: bool, out: Path | None, detailed_exitcode: bool) -> int:
     """Show what apply would create, update in place, replace or tear down, and why. Changes nothing."""
     form = opt.chosen_format(given)
-    profile = project.load_profile(given)
+    profile = opt.load_profile(given)
     if not destroying:
-        project.enforced(profile, given)
+        opt.enforced(profile, given)
     from sandboxrun.lifecycle import apply as planning
     from sandboxrun.plan.text import summary, warnings
 
@@ -52,8 +51,8 @@ def plan(given: opt.Given, destroying: bool, offline: bool, out: Path | None, de
             "--offline cannot be combined with --destroy, --refresh-only, --replace or --out",
             help="these depend on what is on the engine",
         )
-    store, chosen = project.open_store(profile, given), project.choices(given)
-    with project.no_engine() if offline else project.open_engine(given.host, given.parallelism) as engine:
+    store, chosen = opt.open_store(profile, given), opt.choices(given)
+    with opt.no_engine() if offline else opt.open_engine(given.host, given.parallelism) as engine:
         if destroying:
             made = planning.destroy_plan(engine, profile, store, given.targets)
         else:
@@ -64,7 +63,7 @@ def plan(given: opt.Given, destroying: bool, offline: bool, out: Path | None, de
     if out is not None:
         from sandboxrun.lifecycle.saved import write_saved
 
-        write_saved(out, made, files=project.profile_files(given), directory=profile.directory, options=chosen)
+        write_saved(out, made, files=opt.profile_files(given), directory=profile.directory, options=chosen)
         note(f"saved: `sandboxrun apply {out}` carries out exactly this", quiet=given.quiet)
     differs = any(change.drift for change in made.changes) if made.refresh_only else not made.empty
     return 2 if detailed_exitcode and differs else 0

@@ -10,7 +10,6 @@ import click
 
 from sandboxrun.backend.errors import EngineTimeout, EngineUnreachable
 from sandboxrun.cli import options as opt
-from sandboxrun.cli import project
 from sandboxrun.cli.output import note, result, warn
 from sandboxrun.errors import ExitCode, UsageError
 from sandboxrun.evidence.errors import EvidenceError
@@ -65,11 +64,11 @@ def ps(given: opt.Given, everything: bool, all_projects: bool) -> None:
         if everything or given.names:
             raise UsageError("--all-projects lists what is on the engine: it cannot be combined with -a or a NAME")
         return _all_projects(given)
-    profile = project.load_profile(given)
-    store = project.open_store(profile, given)
+    profile = opt.load_profile(given)
+    store = opt.open_store(profile, given)
     live, now = list[Line](), datetime.now(UTC)
     try:
-        with project.open_engine(given.host) as engine:
+        with opt.open_engine(given.host) as engine:
             snapshot = engine.observe(profile, store)
         live, now = [_live(o, profile, snapshot) for o in snapshot.sandboxes], snapshot.taken
     except (EngineUnreachable, EngineTimeout) as error:
@@ -94,11 +93,11 @@ def ps(given: opt.Given, everything: bool, all_projects: bool) -> None:
 def _all_projects(given: opt.Given) -> None:
     """What each project has on the engine."""
     found: list[tuple[str, Line]] = []
-    with project.open_engine(given.host) as engine:
+    with opt.open_engine(given.host) as engine:
         now = datetime.now(UTC)
         for one in engine.projects():
             profile = undeclared(one.names, Path.cwd())
-            snapshot = engine.observe(profile, project.store_in(None))
+            snapshot = engine.observe(profile, opt.store_in(None))
             found += [(profile.project, _live(o, profile, snapshot)) for o in snapshot.sandboxes]
             now = snapshot.taken
     if given.as_json:

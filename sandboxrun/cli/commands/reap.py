@@ -11,7 +11,6 @@ import click
 from sandboxrun.backend.docker.client import import_ahead
 from sandboxrun.backend.session import silent
 from sandboxrun.cli import options as opt
-from sandboxrun.cli import project
 from sandboxrun.cli.changing import CleanStop, Telling
 from sandboxrun.cli.output import note, result, tell_all
 from sandboxrun.errors import Diagnostic, SandboxrunError, UsageError
@@ -111,11 +110,11 @@ def reap(
         raise UsageError("--watch and --dry-run exclude each other")
     if name is not None and everything:
         raise UsageError("--project and --all exclude each other")
-    project.check_project(name)
+    opt.check_project(name)
     profile = own = None
     if name is None and job is None and not everything:
-        profile = project.load_profile(given)
-        name, own = profile.project, project.open_store(profile, given)
+        profile = opt.load_profile(given)
+        name, own = profile.project, opt.open_store(profile, given)
     kept = Retention(older_than=evidence_older_than, max_bytes=evidence_max_size)
     prunes = evidence_older_than is not None or evidence_max_size is not None
     if prunes:
@@ -128,10 +127,10 @@ def reap(
         return _watch(given, scope, homes, metrics, partial(_prune, stores, kept))
     with (
         CleanStop() as stopping,
-        project.open_engine(given.host, given.parallelism) as engine,
+        opt.open_engine(given.host, given.parallelism) as engine,
         Telling(given) as telling,
     ):
-        settings = project.settings(given, telling.listener, telling.waiting, stop=stopping.stop)
+        settings = opt.settings(given, telling.listener, telling.waiting, stop=stopping.stop)
         stopping.begin()
         done = reaping.reap(engine, scope, homes=homes, settings=settings, dry_run=dry_run)
     pruned = [prune(store, kept) for store in stores]
@@ -179,9 +178,9 @@ def _watch(given: opt.Given, scope: Scope, homes: Homes, metrics: Metrics | None
             except UsageError as error:  # reaping goes on
                 tell_all(error.diagnostics)
 
-    with CleanStop() as stopping, project.open_engine(given.host, given.parallelism) as engine:
+    with CleanStop() as stopping, opt.open_engine(given.host, given.parallelism) as engine:
         stopping.begin()
-        settings = project.settings(given, silent, lambda text: None, stop=stopping.stop)
+        settings = opt.settings(given, silent, lambda text: None, stop=stopping.stop)
         Reaper(engine, scope, homes, settings, tell, tidy=tidy).run()
     return 0
 

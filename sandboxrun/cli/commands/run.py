@@ -12,7 +12,6 @@ import click
 from msgspec import structs
 
 from sandboxrun.cli import options as opt
-from sandboxrun.cli import project
 from sandboxrun.cli.changing import Forwarding
 from sandboxrun.cli.lines import Lines
 from sandboxrun.cli.output import note, result, tell_all
@@ -62,7 +61,7 @@ def run(
     from sandboxrun.report.evidence import ended_by_itself, evidence_plain, runs_text
 
     import_ahead()
-    profile = project.enforced(one_off_profile(given, base, command, own), given)
+    profile = opt.enforced(one_off_profile(given, base, command, own), given)
     chosen = run_choice(profile, given.names, command, interactive)
     from sandboxrun.lifecycle.run import RunFailed, Runner, RunOptions, code_of
     from sandboxrun.plan.planner import with_dependencies
@@ -73,11 +72,11 @@ def run(
     error: RunFailed | None = None
     with contextlib.ExitStack() as stack:
         connections = max(given.parallelism, 4 * len(every) + 2, 16 * verifying)
-        engine = stack.enter_context(project.open_engine(given.host, connections))
+        engine = stack.enter_context(opt.open_engine(given.host, connections))
         telling = stack.enter_context(Telling(given._replace(quiet=not given.verbose)))
         forwarding = Forwarding(telling.listener)
         telling.on_verifying = forwarding.begin
-        settings = project.settings(given, forwarding.listener, telling.waiting)
+        settings = opt.settings(given, forwarding.listener, telling.waiting)
         options = RunOptions(
             command=command,
             timeout=timeout,
@@ -86,7 +85,7 @@ def run(
             proof=stack.enter_context(telling.proving(engine, profile, settings, wanted=verifying, aside=given)),
             warned=lambda plan: tell_all(() if given.quiet else warnings(plan)),
         )
-        runner = Runner(engine, profile, project.open_store(profile, given), settings, options)
+        runner = Runner(engine, profile, opt.open_store(profile, given), settings, options)
         with forwarding.to(runner.signal):
             try:
                 results = runner.run(chosen)
@@ -132,14 +131,14 @@ def one_off_profile(
 
     Raises UsageError.
     """
-    files = given.files or project.default_files()
+    files = given.files or opt.default_files()
     if base is None and (files or command is None):
         if any(own.values()):
             raise UsageError(
                 "--image, --user and --no-workspace are for a run in a base, not for a profile's sandboxes",
                 help="change the profile, or pass --base default",
             )
-        return project.load_profile(given)
+        return opt.load_profile(given)
     if given.files:
         raise UsageError("--base and --file exclude each other")
     if command is None:
@@ -162,7 +161,7 @@ def _of_base(base: str, given: opt.Given, own: Mapping[str, Any]) -> Profile:
         sandbox |= {"workspace": None}
     here = Path.cwd()
     data = {"name": project_name(here), "sandboxes": {base: sandbox}}
-    return project.announced(load_data(data, directory=here, inputs=project.inputs_of(given)))
+    return opt.announced(load_data(data, directory=here, inputs=opt.inputs_of(given)))
 
 
 def run_choice(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sandboxrun.cli import options as opt
-from sandboxrun.cli import project
 from sandboxrun.cli.output import coloured, note, result, tell_all, terminal_width
 
 _CONNECTIONS = 16  # of the probes that run side by side, four each
@@ -42,14 +41,14 @@ def verify(given: opt.Given, running: bool) -> int:
     from sandboxrun.report.verify import Report
 
     form = opt.chosen_format(given)
-    profile = project.load_profile(given)
+    profile = opt.load_profile(given)
     chosen = profile.sandboxes if running else select(profile, given.names)
     tell_all(open_networks(chosen, profile))
     if running:
         from sandboxrun.lifecycle.running import verify_running
 
-        with project.open_engine(given.host, given.parallelism) as engine:
-            found = verify_running(engine, profile, project.open_store(profile, given), given.names)
+        with opt.open_engine(given.host, given.parallelism) as engine:
+            found = verify_running(engine, profile, opt.open_store(profile, given), given.names)
     else:
         found = _probed(profile, chosen, given)
     report = Report.of(profile, found, running=running)
@@ -65,9 +64,9 @@ def _probed(profile: Profile, chosen: tuple[DeclaredSandbox, ...], given: opt.Gi
     def tell(text: str) -> None:
         note(text, quiet=not given.verbose)
 
-    with project.open_engine(given.host, max(given.parallelism, _CONNECTIONS)) as engine:
+    with opt.open_engine(given.host, max(given.parallelism, _CONNECTIONS)) as engine:
         forwarding = Forwarding(lambda event: None)
-        settings = project.settings(given, forwarding.listener, tell)
+        settings = opt.settings(given, forwarding.listener, tell)
         verification = Verification(engine, profile, settings, tell=tell)
         try:
             with forwarding.to(verification.signal):

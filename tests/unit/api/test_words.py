@@ -12,7 +12,7 @@ import click
 import pytest
 
 import sandboxrun
-from sandboxrun.cli.group import COMMANDS, root
+from sandboxrun.cli.main import COMMANDS, root
 from sandboxrun.errors import Diagnostic, SandboxrunError
 from sandboxrun.report.diagnostics import annotation, diagnostic_json, diagnostic_text
 

@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from sandboxrun import __version__
-from sandboxrun.cli import group, project
-from sandboxrun.cli.group import COMMANDS, OPTIONS_ELSEWHERE, root
+from sandboxrun.cli import main as group
+from sandboxrun.cli import options as project
+from sandboxrun.cli.main import COMMANDS, OPTIONS_ELSEWHERE, root
 from sandboxrun.errors import ExitCode
 
 from .conftest import Say

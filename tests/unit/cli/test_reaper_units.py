@@ -12,7 +12,7 @@ import click
 import pytest
 import yaml
 
-from sandboxrun.cli.group import root
+from sandboxrun.cli.main import root
 
 HERE = Path(__file__).resolve().parents[3] / "examples" / "reaper"
 UNITS = sorted(HERE.glob("*.service"))
