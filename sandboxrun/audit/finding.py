@@ -230,6 +230,12 @@ class AuditFinding(Data):
 
 def placed(rule: Rule, hit: Hit, subject: Subject, *, when: str = "") -> AuditFinding:
     """A hit as a finding, where its cause is written."""
+    span, home, via = subject.find(hit.key, hit.item), subject.find("", None), subject.via(hit.key)
+    return raised(rule, hit, subjects=(subject.name,), span=span, home=home, via=via, when=when)
+
+
+def raised(rule: Rule, hit: Hit, *, span: Span | None, subjects: tuple[str, ...] = (), **more: Any) -> AuditFinding:
+    """A hit of a rule as a finding."""
     return AuditFinding(
         rule=rule.id,
         title=rule.title,
@@ -237,14 +243,12 @@ def placed(rule: Rule, hit: Hit, subject: Subject, *, when: str = "") -> AuditFi
         message=hit.message,
         key=hit.key,
         item=hit.item,
-        subjects=(subject.name,),
-        span=subject.find(hit.key, hit.item),
-        home=subject.find("", None),
-        via=subject.via(hit.key),
+        subjects=subjects,
+        span=span,
         help=hit.help or rule.fix,
         references=rule.references,
         edit=hit.edit,
-        when=when,
+        **more,
     )
 
 

@@ -10,20 +10,20 @@ import fnmatch
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from sandboxrun.audit.finding import AuditFinding, Rule
+from sandboxrun.audit.finding import AuditFinding, Hit, Rule, raised
 from sandboxrun.audit.policy import Policy
 from sandboxrun.audit.rules import by_id
 from sandboxrun.audit.rules.meta import EXPIRED, INCOMPLETE, NOT_WAIVABLE, STALE_BASELINE, UNKNOWN, UNTRUSTED, UNUSED
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span
+from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null
 from sandboxrun.spec.types import describe
 
 _ABOUT_WAIVERS = frozenset(
@@ -75,50 +75,36 @@ def inline(file: SourceFile) -> Iterator[Waiver]:
     if "sandboxrun:" not in file.text:
         return
     lines = file.text.splitlines()
-    following = _following(lines)
+    following, after = [0] * (len(lines) + 1), 0  # for each line, the next that is no comment; itself where none is
+    for number in range(len(lines), 0, -1):
+        following[number] = after or number
+        text = lines[number - 1].lstrip()
+        after = number if text and not text.startswith("#") else after
     for number, line in enumerate(lines, start=1):
         found = _INLINE.search(line) if "sandboxrun:" in line else None
         if found is None:
             continue
         at = line.index("#", found.start())
         target = number if line[:at].strip() else following[number]
-        words = _words(found[2])
-        yield Waiver(
-            rules=tuple(rule.strip().upper() for rule in found[1].split(",") if rule.strip()),
-            until=_day(words.get("until", "")),
-            owner=words.get("owner", ""),
-            reason=words.get("reason", ""),
-            span=Span(file=file, line=number, column=at + 1, length=len(line.rstrip()) - at),
-            file=file.name,
-            line=target,
-            about=lines[target - 1].strip(),
-        )
+        try:
+            parts = [part.partition("=") for part in shlex.split(found[2])]
+        except ValueError:  # a quote that is not closed
+            parts = []
+        rules = (rule.strip() for rule in found[1].split(","))
+        span = Span(file=file, line=number, column=at + 1, length=len(line.rstrip()) - at)
+        words = {name: value for name, equals, value in parts if equals} | {"file": file.name, "sandbox": "*"}
+        yield _waiver(filter(None, rules), words, span, line=target, about=lines[target - 1].strip())
 
 
-def _following(lines: Sequence[str]) -> Sequence[int]:
-    """For each line, by its number, the next one that is not a comment; itself where there is none."""
-    found, after = [0] * (len(lines) + 1), 0
-    for number in range(len(lines), 0, -1):
-        found[number] = after or number
-        text = lines[number - 1].lstrip()
-        if text and not text.startswith("#"):
-            after = number
-    return found
-
-
-def _words(text: str) -> Mapping[str, str]:
+def _waiver(rules: Iterable[str], words: Mapping[str, str], span: Span | None, **at: Any) -> Waiver:
+    """A waiver of what its form says, however it is written."""
+    until = words.get("until", "")
     try:
-        parts = shlex.split(text)
-    except ValueError:  # a quote that is not closed
-        return {}
-    return {name: value for name, equals, value in (part.partition("=") for part in parts) if equals}
-
-
-def _day(text: str) -> date | None:
-    try:
-        return date.fromisoformat(text) if _DATE.fullmatch(text) else None
+        day = date.fromisoformat(until) if _DATE.fullmatch(until) else None
     except ValueError:
-        return None
+        day = None
+    given = {key: words[key] for key in ("owner", "reason", "file", "sandbox") if key in words}
+    return Waiver(rules=tuple(rule.upper() for rule in rules), until=day, span=span, **given, **at)
 
 
 MOST_WAIVERS = 1000  # of a file: each may be asked of each finding
@@ -128,7 +114,7 @@ _KEYS = ("rules", "until", "owner", "reason", "file", "sandbox")
 def parse_waivers(node: Node | None, problems: Problems, name: str = "") -> Waivers:
     """A file of waivers: `waivers:` with a list of rules, until, owner, reason, and patterns of file and sandbox."""
     listed = node.get("waivers") if isinstance(node, MapNode) else node
-    if listed is None or (isinstance(listed, Scalar) and listed.value is None):
+    if listed is None or is_null(listed):
         return Waivers(name=name)
     if not isinstance(listed, ListNode):
         problems.add(
@@ -151,17 +137,8 @@ def parse_waivers(node: Node | None, problems: Problems, name: str = "") -> Waiv
         given = words.get("rules")
         rules = given.items if isinstance(given, ListNode) else (given,) if given is not None else ()
         texts = {key: str(value.value) for key, value in words.items() if isinstance(value, Scalar)}
-        found.append(
-            Waiver(
-                rules=tuple(str(rule.value).upper() for rule in rules if isinstance(rule, Scalar)),
-                until=_day(texts.get("until", "")),
-                owner=texts.get("owner", ""),
-                reason=texts.get("reason", ""),
-                span=item.span,
-                file=texts.get("file", "*"),
-                sandbox=texts.get("sandbox", "*"),
-            )
-        )
+        written = (str(rule.value) for rule in rules if isinstance(rule, Scalar))
+        found.append(_waiver(written, texts, item.span))
     return Waivers(waivers=tuple(found), name=name)
 
 
@@ -207,7 +184,6 @@ def judged(
 ) -> Iterator[AuditFinding]:
     """The findings, each with its status; and what is wrong with waivers and baseline, as findings. `trusted` says
     whether an inline waiver counts."""
-    every = list(findings)
     accepted: list[Waiver] = []
     for waiver in (*waivers.waivers, *(one for file in files for one in inline(file))):
         faults = list(_faults(waiver, policy, today))
@@ -220,7 +196,7 @@ def judged(
     covering_of = _covering(accepted)
     used: set[int] = set()
     seen: set[str] = set()
-    for finding in every:
+    for finding in findings:
         covering = covering_of(finding)
         if covering:
             waiver = covering[0]
@@ -295,14 +271,4 @@ def _nearest(rule: str) -> str | None:
 
 
 def _raised(rule: Rule, waiver: Waiver, message: str, help: str | None = None) -> AuditFinding:
-    return AuditFinding(
-        rule=rule.id,
-        title=rule.title,
-        severity=rule.severity,
-        message=message,
-        key="",
-        subjects=(),
-        span=waiver.span,
-        help=help or rule.fix,
-        references=rule.references,
-    )
+    return raised(rule, Hit("", message, help=help), span=waiver.span)

@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sandboxrun.audit.credentials import FORMS, form_of
 from sandboxrun.audit.finding import Rule
 from sandboxrun.audit.rules import by_id, rules
 from sandboxrun.audit.rules.image import BELOW, PERHAPS, below_floors
+from sandboxrun.audit.rules.secrets import FORMS, form_of
 from sandboxrun.report.audit import verdict_text
 from tests.unit.audit.reviewing import names, reviewed, rules_of
 
