@@ -14,9 +14,9 @@ from pathlib import Path
 from msgspec import structs
 
 from sandboxrun.backend.docker.looking import TERMS
-from sandboxrun.probe.checks import CHECKS
 from sandboxrun.probe.controls import FAMILIES
 from sandboxrun.probe.kernel import OURS, THEMES
+from sandboxrun.probe.outside import CHECKS
 from sandboxrun.probe.verdicts import Context, Control
 from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress
 from sandboxrun.spec.project import NetworkSpec

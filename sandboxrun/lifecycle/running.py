@@ -18,9 +18,13 @@ from sandboxrun.backend.base import Accounts, GatewayView, HostView
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.plan.changes import compare
-from sandboxrun.probe.checks import CHECKS, MASKED, MASKED_SYS, PROCESS_CHECKS, READ_ONLY
 from sandboxrun.probe.outside import (
+    CHECKS,
+    MASKED,
+    MASKED_SYS,
     NAMESPACES,
+    PROCESS_CHECKS,
+    READ_ONLY,
     Looked,
     MountLine,
     Outside,

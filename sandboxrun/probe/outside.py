@@ -1,5 +1,8 @@
-"""What the host shows of a running container: the types, how the kernel's text is read, how answers become
-findings. Pure.
+"""What the host shows of a running container, check by check, as text of its kernel; and what the engine shows of it,
+option by option. Pure.
+
+Every process of the container is looked at, one that came in later (an exec) like the first. A limit that is tighter
+than declared holds.
 """
 
 from __future__ import annotations
@@ -11,9 +14,13 @@ from sandboxrun.backend.base import Accounts, EngineTerms
 from sandboxrun.data import Data
 from sandboxrun.errors import few, shown
 from sandboxrun.plan.changes import Difference
+from sandboxrun.probe.privilege import allowed, names
 from sandboxrun.probe.verdicts import GVISOR, NOTHING, Finding, Verdict
+from sandboxrun.spec import forms
+from sandboxrun.spec.options import INIT_AT
+from sandboxrun.spec.privilege import DEFAULT_CAPABILITIES
 from sandboxrun.spec.spec import SandboxSpec
-from sandboxrun.spec.types import freeze
+from sandboxrun.spec.types import format_size, freeze
 
 # -- What the host shows of a running container, as text of its kernel: the types, and how the text is read
 
@@ -85,22 +92,17 @@ def read_status(text: str) -> Mapping[str, str]:
     return freeze({name: value.strip() for name, _, value in pairs})
 
 
+# What /proc/<pid>/limits calls the ulimits.
 _LIMITS = {
-    "Max cpu time": "cpu",
-    "Max file size": "fsize",
-    "Max data size": "data",
-    "Max stack size": "stack",
-    "Max core file size": "core",
-    "Max resident set": "rss",
-    "Max processes": "nproc",
-    "Max open files": "nofile",
-    "Max locked memory": "memlock",
-    "Max file locks": "locks",
-    "Max pending signals": "sigpending",
-    "Max msgqueue size": "msgqueue",
-    "Max nice priority": "nice",
-    "Max realtime priority": "rtprio",
-    "Max realtime timeout": "rttime",
+    f"Max {title}": name
+    for title, _, name in (
+        pair.partition("=")
+        for pair in (
+            "cpu time=cpu,file size=fsize,data size=data,stack size=stack,core file size=core,resident set=rss,"
+            "processes=nproc,open files=nofile,locked memory=memlock,file locks=locks,pending signals=sigpending,"
+            "msgqueue size=msgqueue,nice priority=nice,realtime priority=rtprio,realtime timeout=rttime"
+        ).split(",")
+    )
 }
 
 
@@ -111,12 +113,9 @@ def read_limits(text: str) -> Mapping[str, tuple[int, int]]:
         for line in text.split("\n"):
             words = line.removeprefix(title).split()
             if line.startswith(f"{title} ") and len(words) >= 2:
-                found[name] = (_limit(words[0]), _limit(words[1]))
+                soft, hard = (-1 if word == "unlimited" else int(word) for word in words[:2])
+                found[name] = (soft, hard)
     return freeze(found)
-
-
-def _limit(word: str) -> int:
-    return -1 if word == "unlimited" else int(word)
 
 
 def read_mounts(text: str) -> tuple[MountLine, ...]:
@@ -237,22 +236,20 @@ def findings(
     sandbox: str, looked: Looked, checks: Iterable[Check], fields: Mapping[str, str] = NOTHING
 ) -> tuple[Finding, ...]:
     """One finding a check, in their order; `fields` are the engine's own names of the checks."""
-    found = []
-    for check in checks:
-        verdict, answer = _answer(looked, check)
-        found.append(
-            Finding(
-                sandbox=sandbox,
-                control=check.id,
-                title=check.title,
-                field=fields.get(check.id, ""),
-                expected=answer.expected,
-                seen=answer.seen,
-                verdict=verdict,
-                note=answer.note,
-            )
+    return tuple(
+        Finding(
+            sandbox=sandbox,
+            control=check.id,
+            title=check.title,
+            field=fields.get(check.id, ""),
+            expected=answer.expected,
+            seen=answer.seen,
+            verdict=verdict,
+            note=answer.note,
         )
-    return tuple(found)
+        for check in checks
+        for verdict, answer in (_answer(looked, check),)
+    )
 
 
 def _answer(looked: Looked, check: Check) -> tuple[Verdict, Comparison]:
@@ -321,3 +318,379 @@ def options(
             verdict=Verdict.HOLDS,
         ),
     )
+
+
+# -- Processes: who they are, what they may, what they see
+
+OPEN = "declared open"
+_UNKNOWN_USER = "the declared user's number could not be looked up"
+
+
+def user(looked: Looked) -> Comparison | str:
+    """All four user and group ids of every process."""
+    accounts, outside = looked.accounts, looked.outside
+    if accounts is None:
+        return Comparison(expected=looked.spec.user, seen="", holds=None, note=_UNKNOWN_USER)
+    wanted = {(accounts.uid, accounts.gid)}
+    seen = {
+        (inside(uid, outside.uid_map), inside(gid, outside.gid_map))
+        for process in outside.processes
+        for uid, gid in zip(process.ids("Uid"), process.ids("Gid"), strict=False)
+    }
+    complete = all(len(p.ids("Uid")) == len(p.ids("Gid")) == 4 for p in outside.processes)
+    others = [p.name for p in outside.processes if set(p.ids("Uid")) != set(outside.processes[0].ids("Uid"))]
+    return Comparison(
+        expected=f"{accounts.uid}:{accounts.gid}",
+        seen=listed(sorted(f"{'?' if u is None else u}:{'?' if g is None else g}" for u, g in seen)) or "nothing",
+        holds=complete and seen == wanted,
+        note=f"{OPEN}: root" if accounts.uid == 0 else f"also {listed(others)}" if others else "",
+    )
+
+
+def groups(looked: Looked) -> Comparison | str:
+    """The supplementary groups: the user's own, and those that the profile or the image's /etc/group give."""
+    accounts, outside = looked.accounts, looked.outside
+    if accounts is None:
+        return Comparison(expected="", seen="", holds=None, note=_UNKNOWN_USER)
+    seen = {inside(gid, outside.gid_map) for process in outside.processes for gid in process.ids("Groups")}
+    most = {accounts.gid, *accounts.groups}
+    return Comparison(
+        expected=f"only {listed(map(str, sorted(most)))}",
+        seen=listed(sorted("?" if gid is None else str(gid) for gid in seen)) or "none",
+        holds=seen <= most,
+        note=f"{OPEN}: {listed(looked.spec.group_add)}" if looked.spec.group_add else "",
+    )
+
+
+def capabilities(looked: Looked) -> Comparison | str:
+    """No set of any process has more than the profile leaves."""
+    most = allowed(looked.spec.cap_add, looked.spec.cap_drop)
+    held, incomplete = 0, False
+    for process in looked.outside.processes:
+        for field in SETS:
+            found = mask_of(process.status, field)
+            incomplete |= found is None
+            held |= found or 0
+    opened = [f"+{name}" for name in looked.spec.cap_add]
+    if "ALL" not in looked.spec.cap_drop:
+        opened += [name for name in sorted(DEFAULT_CAPABILITIES) if name not in looked.spec.cap_drop]
+    return Comparison(
+        expected=f"at most {listed(names(most), 16)}" if most else "none",
+        seen=listed(names(held), 16) or "none",
+        holds=None if incomplete else not held & ~most,
+        note=f"{OPEN}: {listed(opened, 16)}" if opened else "",
+    )
+
+
+def no_new_privileges(looked: Looked) -> Comparison | str:
+    """No process can gain any by executing a file."""
+    return _flag(looked, "NoNewPrivs", "1", "1", looked.spec.security_opt.get("no-new-privileges") != "true")
+
+
+def seccomp(looked: Looked) -> Comparison | str:
+    """A filter is on every process. What it holds only a probe from inside can tell."""
+    return _flag(looked, "Seccomp", "2", "2 (filter)", looked.spec.security_opt.get("seccomp") == "unconfined")
+
+
+def _flag(looked: Looked, field: str, wanted: str, expected: str, opened: bool) -> Comparison:
+    """A field of every process's status."""
+    processes = looked.outside.processes
+    seen = listed(sorted({process.status.get(field, "?") for process in processes}))
+    if opened:
+        return Comparison(expected="off", seen=seen, holds=True, note=f"{OPEN}: security_opt")
+    without = [process.name for process in processes if process.status.get(field) != wanted]
+    note = f"not so: {listed(without)}" if without else ""
+    return Comparison(expected=expected, seen=seen, holds=not without, note=note)
+
+
+def namespaces(looked: Looked) -> Comparison | str:
+    """None is shared with the host or with another sandbox."""
+    shared, missing = [], []
+    for process in looked.outside.processes:
+        for kind in NAMESPACES:
+            link = process.namespaces.get(kind)
+            if link is None:
+                missing.append(kind)
+            elif link in looked.outside.host:
+                shared.append(f"{kind} of {looked.outside.host[link]}")
+    expected = f"its own {', '.join(NAMESPACES)}"
+    if shared:
+        return Comparison(expected=expected, seen=f"shared: {listed(shared)}", holds=False)
+    if missing:
+        return Comparison(expected=expected, seen="", holds=None, note=f"unknown: {listed(missing)}")
+    return Comparison(expected=expected, seen="its own", holds=True)
+
+
+# -- Limits: the files of its cgroup, of version 1 and 2, and its ulimits
+
+_NO_LIMIT = "no limit"
+# What every container may have: null, zero, full, random, urandom, tty, console, ptmx, pts, and net/tun by older runc.
+_COMMON = frozenset({"1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:1", "5:2", "136:*", "10:200"})
+
+
+def memory(looked: Looked) -> Comparison | str:
+    """The hard limit."""
+    return _most(looked, "memory", looked.spec.mem_limit or -1, format_size)
+
+
+def swap(looked: Looked) -> Comparison | str:
+    """What it may swap: version 1 counts memory and swap together, version 2 swap alone."""
+    spec = looked.spec
+    both = spec.mem_limit or -1 if spec.memswap_limit is None else spec.memswap_limit or -1
+    alone = looked.outside.cgroup_version == 2
+    return _most(looked, "swap", both - spec.mem_limit if alone and both > 0 else both, format_size)
+
+
+def pids(looked: Looked) -> Comparison | str:
+    """Processes and threads, in all."""
+    return _most(looked, "pids", looked.spec.pids_limit or -1, str)
+
+
+def _most(looked: Looked, name: str, declared: int, show: Callable[[int], str]) -> Comparison:
+    found = first_number(looked.outside.cgroup.get(name, ""))
+    return Comparison(
+        expected=_NO_LIMIT if declared < 0 else show(declared),
+        seen="unknown" if found is None else _NO_LIMIT if found < 0 else show(found),
+        holds=None if found is None else declared < 0 or 0 <= found <= declared,
+        note=f"{OPEN}: {_NO_LIMIT}" if declared < 0 else "",
+    )
+
+
+def cpus(looked: Looked) -> Comparison | str:
+    """CPU time: how much of each period."""
+    declared = looked.spec.cpus
+    words = looked.outside.cgroup.get("cpu", "").split()
+    quota, period = (first_number(word) for word in (*words, "", "")[:2])
+    if quota is None or not period:
+        return Comparison(expected=f"{declared:g}", seen="unknown", holds=None)
+    found = 0.0 if quota < 0 else quota / period
+    return Comparison(
+        expected=f"{declared:g}" if declared else _NO_LIMIT,
+        seen=f"{found:g}" if found else _NO_LIMIT,
+        holds=not declared or 0 < found <= declared + 1 / period,  # the kernel counts whole microseconds
+        note="" if declared else f"{OPEN}: {_NO_LIMIT}",
+    )
+
+
+def cpuset(looked: Looked) -> Comparison | str:
+    """The CPUs it may run on."""
+    if looked.spec.cpuset is None:
+        return "the profile binds it to no CPUs"
+    declared, found = looked.spec.cpuset, looked.outside.cgroup.get("cpuset", "").strip()
+    if not found:
+        return Comparison(expected=declared, seen="unknown", holds=None)
+    return Comparison(expected=declared, seen=found, holds=forms.cpu_numbers(found) <= forms.cpu_numbers(declared))
+
+
+def devices(looked: Looked) -> Comparison | str:
+    """The devices that it may open, beside those that every container has."""
+    if looked.outside.cgroup_version == 2:
+        return "cgroup v2 keeps them in a program of the kernel, not in a file: the probe from inside tries them"
+    text, extra = looked.outside.cgroup.get("devices", ""), []
+    for line in text.split("\n"):
+        kind, _, rest = line.partition(" ")
+        number, _, access = rest.partition(" ")
+        known = number in _COMMON or f"{kind} {number}" in looked.devices
+        if kind and set(access) & set("rw") and not (kind in ("c", "b") and known):
+            extra.append(line.strip())
+    declared = [device.source for device in looked.spec.devices]
+    return Comparison(
+        expected=f"the common ones and {listed(declared)}" if declared else "the common ones",
+        seen=listed(extra) if extra else "no other" if text else "unknown",
+        holds=not extra if text else None,
+        note=f"{OPEN}: {listed(declared)}" if declared else "",
+    )
+
+
+def ulimits(looked: Looked) -> Comparison | str:
+    """Each declared limit of the first process; processes can only lower them."""
+    declared = {name: (limit.soft, limit.hard) for name, limit in looked.spec.ulimits.items()}
+    if not declared:
+        return "the profile sets none"
+    found = {name: looked.outside.limits.get(name) for name in declared}
+    wide = [
+        name
+        for name, limit in found.items()
+        if limit is not None
+        and not all(most < 0 or 0 <= value <= most for value, most in zip(limit, declared[name], strict=True))
+    ]
+
+    def shown(name: str, limit: tuple[int, int] | None) -> str:
+        words = [_NO_LIMIT if value < 0 else str(value) for value in limit or ()]
+        return f"{name} {' to '.join(dict.fromkeys(words)) or 'unknown'}"
+
+    return Comparison(
+        expected=listed(shown(name, limit) for name, limit in declared.items()),
+        seen=listed(shown(name, limit) for name, limit in found.items()),
+        holds=False if wide else None if None in found.values() else True,
+    )
+
+
+def oom(looked: Looked) -> Comparison | str:
+    """Not spared when the host runs out of memory."""
+    declared, found = looked.spec.oom_score_adj, looked.outside.oom_score_adj
+    return Comparison(
+        expected=f"at least {declared}",
+        seen="unknown" if found is None else str(found),
+        holds=None if found is None else found >= declared,
+    )
+
+
+# -- Filesystem and network: its mounts, its interfaces
+
+# Paths that the engine hides or makes read-only, where the host has them.
+MASKED = ("/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/scsi")
+MASKED_SYS = ("/sys/firmware",)
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+# The engine's init is /sbin/docker-init, which is elsewhere where the image's /sbin is a link.
+_INIT = ("/sbin/docker-init", "/usr/sbin/docker-init", "/usr/bin/docker-init", INIT_AT)
+_ENGINES_OWN = frozenset(
+    "/ /proc /dev /dev/pts /dev/mqueue /dev/shm /dev/console /sys /dev/init /run/podman-init /run/.containerenv "
+    "/etc/resolv.conf /etc/hostname /etc/hosts".split()
+) | {*_INIT}
+_READ_ONLY_OWN = (*_INIT, "/sys", "/dev/init", "/run/podman-init")
+# Tunnels that the kernel puts into every network namespace once their modules are loaded; they are down.
+_FALLBACK = frozenset(
+    "tunl0 gre0 gretap0 erspan0 ip_vti0 ip6_vti0 sit0 ip6tnl0 ip6gre0 ip6gretap0 ip6erspan0 teql0".split()
+)
+
+
+def root(looked: Looked) -> Comparison | str:
+    """The root filesystem is mounted read-only where that is declared."""
+    roots = [mount for mount in looked.outside.mounts if mount.target == "/"]
+    if not roots:
+        return Comparison(expected="", seen="unknown", holds=None)
+    seen = "writable" if roots[-1].writable else "read-only"
+    if not looked.spec.read_only:
+        return Comparison(expected="writable", seen=seen, holds=True, note=f"{OPEN}: read_only")
+    return Comparison(expected="read-only", seen=seen, holds=not roots[-1].writable)
+
+
+def mounts(looked: Looked) -> Comparison | str:
+    """Nothing is mounted but what is declared and what every container has; writable only where declared so."""
+    declared = _declared(looked)
+    found = {mount.target: mount for mount in looked.outside.mounts if not _engines_own(mount)}
+    links = _moved(declared, found)
+    wrong = []
+    for target, mount in found.items():
+        path = links.get(target, target)
+        # What protects a part of something declared is read-only.
+        part = not mount.writable and any(path.startswith(f"{one}/") for one in declared)
+        if not (declared[path] or not mount.writable if path in declared else part):
+            wrong.append(_said(mount))
+    # The engine's own program, the kernel's settings, and the limits themselves are never writable.
+    own = [m for m in looked.outside.mounts if m.target in _READ_ONLY_OWN or m.type in ("cgroup", "cgroup2")]
+    wrong += [_said(mount) for mount in own if mount.writable]
+    absent = [target for target in declared if target not in found and target not in links.values()]
+    wrong += [f"{target} (not there)" for target in absent if target not in looked.volumes]
+    return Comparison(
+        expected=listed(f"{path}{'' if writable else ' (read-only)'}" for path, writable in declared.items()) or "none",
+        seen=listed(wrong) if wrong else "these and no other",
+        holds=not wrong if looked.outside.mounts else None,
+    )
+
+
+def _declared(looked: Looked) -> Mapping[str, bool]:
+    """Where something is to be mounted, and whether it may be written to."""
+    spec = looked.spec
+    declared = {path: ",ro," not in f",{options}," for path, options in spec.tmpfs.items()}
+    declared |= {mount.target: not mount.read_only for mount in spec.volumes}
+    if spec.workspace is not None:
+        declared[spec.workspace.target] = spec.workspace.access != "ro"
+    declared |= {"/run/secrets": False} if spec.secrets else {}
+    declared |= {"/run/configs": False} if spec.configs else {}
+    declared |= {path: True for path in looked.volumes if path not in declared}
+    return {path.rstrip("/"): writable for path, writable in sorted(declared.items())}
+
+
+def _engines_own(mount: MountLine) -> bool:
+    """What it mounts into every container; a device file of its own, as where devices can't be made, is no folder of
+    the host's."""
+    target, device = mount.target, mount.type in ("devtmpfs", "tmpfs") and mount.root != "/"
+    return target in _ENGINES_OWN or target.startswith(("/proc/", "/sys/")) or (target.startswith("/dev/") and device)
+
+
+def _moved(declared: Mapping[str, bool], found: Mapping[str, MountLine]) -> Mapping[str, str]:
+    """Mounts at the target of an image's symlink in the declared path (/var/run to /run), by that target."""
+    missing = [path for path in declared if path not in found]
+    moved: dict[str, str] = {}
+    for target in found:
+        same = [path for path in missing if path.rpartition("/")[2] == target.rpartition("/")[2]]
+        if target not in declared and len(same) == 1:
+            moved[target] = same[0]
+            missing.remove(same[0])
+    return moved
+
+
+def _said(mount: MountLine) -> str:
+    return f"{mount.target} ({'writable' if mount.writable else 'read-only'}, {mount.type})"
+
+
+def propagation(looked: Looked) -> Comparison | str:
+    """What is mounted inside never appears on the host."""
+    shared = [m.target for m in looked.outside.mounts if any(peer.startswith("shared:") for peer in m.peers)]
+    return Comparison(
+        expected="none shared",
+        seen=f"shared: {listed(shared)}" if shared else "none shared",
+        holds=not shared if looked.outside.mounts else None,
+    )
+
+
+def masked(looked: Looked) -> Comparison | str:
+    """The kernel's own files that tell of the host, or change it."""
+    over = {mount.target: mount for mount in looked.outside.mounts}
+    hidden, closed = (  # what is mounted over each of those that this host has
+        {path: over.get(path) for path in paths if path in looked.outside.present}
+        for paths in ((*MASKED, *MASKED_SYS), READ_ONLY)
+    )
+    bare = [path for path, mount in hidden.items() if mount is None]
+    bare += [f"{path} (writable)" for path, mount in closed.items() if mount is None or mount.writable]
+    return Comparison(
+        expected="hidden or read-only",
+        seen=f"open: {listed(bare)}" if bare else f"{len(hidden)} hidden, {len(closed)} read-only",
+        holds=not bare if looked.outside.mounts else None,
+    )
+
+
+def network(looked: Looked) -> Comparison | str:
+    """No interface where it is to have none, and one where it has a gateway."""
+    spec, outside = looked.spec, looked.outside
+    interfaces = [name for name in outside.interfaces if name not in _FALLBACK]
+    if spec.network_mode == "none" or (spec.egress is not None and spec.egress.mode == "none"):
+        others = [name for name in interfaces if name != "lo"]
+        shown = listed(interfaces) or "nothing"
+        return Comparison(expected="lo alone", seen=shown, holds=not others if interfaces else None)
+    if spec.egress is None or not spec.egress.has_gateway:
+        return "its networks determine what it reaches"
+    # Where a default route of it leads nobody answers: that is its network's seal, which is looked at by itself.
+    return Comparison(
+        expected="lo and one other",
+        seen=listed(interfaces) or "nothing",
+        holds=len(interfaces) <= 2 if interfaces else None,
+    )
+
+
+PROCESS_CHECKS = (
+    Check("user", "runs as the declared user", ("processes", "maps"), user),
+    Check("groups", "has no group beyond the declared ones", ("processes", "maps"), groups),
+    Check("capabilities", "has no capability beyond the declared ones", ("processes",), capabilities),
+    Check("no-new-privileges", "gains no privilege by executing a file", ("processes",), no_new_privileges),
+    Check("seccomp", "system calls are filtered", ("processes",), seccomp),
+    Check("namespaces", "shares no namespace", ("processes", "namespaces"), namespaces),
+)
+CHECKS = (
+    *PROCESS_CHECKS,
+    Check("memory-limit", "memory is limited", ("cgroup", "cgroup memory"), memory, kernel=False),
+    Check("swap-limit", "swap is limited", ("cgroup", "cgroup swap"), swap, kernel=False),
+    Check("pids-limit", "processes are limited", ("cgroup", "cgroup pids"), pids, kernel=False),
+    Check("cpu-quota", "CPU time is limited", ("cgroup", "cgroup cpu"), cpus, kernel=False),
+    Check("cpuset", "runs on the declared CPUs", ("cgroup", "cgroup cpuset"), cpuset, kernel=False),
+    Check("devices", "opens no device beyond the declared ones", ("cgroup", "cgroup devices"), devices),
+    Check("ulimits", "each process is limited", ("limits",), ulimits),
+    Check("oom-score", "is not spared when memory runs out", ("oom_score_adj",), oom),
+    Check("root", "the root filesystem is read-only", ("mounts",), root),
+    Check("mounts", "only what is declared is mounted", ("mounts",), mounts),
+    Check("propagation", "no mount is shared with the host", ("mounts",), propagation),
+    Check("masked-paths", "the kernel's files are hidden", ("mounts",), masked),
+    Check("network", "is on no network but the declared ones", ("network",), network),
+)

@@ -14,7 +14,7 @@ from sandboxrun import __version__
 from sandboxrun.data import Data
 from sandboxrun.errors import one_line, redact
 from sandboxrun.plan.text import opened
-from sandboxrun.probe.checks import OPEN
+from sandboxrun.probe.outside import OPEN
 from sandboxrun.probe.verdicts import Finding, Verdict
 from sandboxrun.report.markdown import Page, code, cut, escaped
 from sandboxrun.report.table import columns, table

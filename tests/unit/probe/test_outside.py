@@ -9,8 +9,8 @@ from msgspec import structs
 
 from sandboxrun.backend.base import Accounts
 from sandboxrun.probe import privilege as capabilities
-from sandboxrun.probe.checks import CHECKS
 from sandboxrun.probe.outside import (
+    CHECKS,
     NAMESPACES,
     Looked,
     Outside,
