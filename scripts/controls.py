@@ -15,8 +15,8 @@ from msgspec import structs
 
 from sandboxrun.backend.docker.looking import TERMS
 from sandboxrun.probe.controls import FAMILIES
-from sandboxrun.probe.kernel import OURS, THEMES
 from sandboxrun.probe.outside import CHECKS
+from sandboxrun.probe.privilege import OURS, THEMES
 from sandboxrun.probe.verdicts import Context, Control
 from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress
 from sandboxrun.spec.project import NetworkSpec

@@ -103,7 +103,7 @@ def _waiver(rules: Iterable[str], words: Mapping[str, str], span: Span | None, *
         day = date.fromisoformat(until) if _DATE.fullmatch(until) else None
     except ValueError:
         day = None
-    given = {key: words[key] for key in ("owner", "reason", "file", "sandbox") if key in words}
+    given: dict[str, Any] = {key: words[key] for key in ("owner", "reason", "file", "sandbox") if key in words}
     return Waiver(rules=tuple(rule.upper() for rule in rules), until=day, span=span, **given, **at)
 
 

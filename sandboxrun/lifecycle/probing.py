@@ -20,8 +20,18 @@ from sandboxrun.gateway.subnets import candidates
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.job import Making, RunResult
 from sandboxrun.lifecycle.run import Runner, RunOptions
-from sandboxrun.probe.program import MOST_BYTES, command, parse, program, with_outcome
-from sandboxrun.probe.staging import CONFIG, WEAK_NETWORK, WEAK_NETWORK_SPEC, staged, staged_weak
+from sandboxrun.probe.program import (
+    CONFIG,
+    MOST_BYTES,
+    WEAK_NETWORK,
+    WEAK_NETWORK_SPEC,
+    command,
+    parse,
+    program,
+    staged,
+    staged_weak,
+    with_outcome,
+)
 from sandboxrun.probe.verdicts import OUTCOME, Context, Phase, Seen, value
 from sandboxrun.spec import labels
 from sandboxrun.spec.option import OwnAddresses

@@ -40,7 +40,7 @@ from sandboxrun.probe.outside import (
     read_status,
     verdict_of,
 )
-from sandboxrun.probe.staging import CONFIG
+from sandboxrun.probe.program import CONFIG
 from sandboxrun.probe.verdicts import Finding, Verdict
 from sandboxrun.spec.names import matches
 from sandboxrun.spec.project import Profile

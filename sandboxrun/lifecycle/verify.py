@@ -23,7 +23,7 @@ from sandboxrun.lifecycle.places import file_contents
 from sandboxrun.lifecycle.probing import Interrupted, Prober, gateway_of
 from sandboxrun.lifecycle.running import look_at, namespaces_of
 from sandboxrun.probe.controls import judge
-from sandboxrun.probe.staging import WEAK_NETWORK, staged_weak
+from sandboxrun.probe.program import WEAK_NETWORK, staged_weak
 from sandboxrun.probe.verdicts import Context, Finding, Phase, Seen, Verdict
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Image, Running

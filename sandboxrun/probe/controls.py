@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandboxrun.probe import files, filesystem, kernel, network, privilege, requests, resources
+from sandboxrun.probe import filesystem, network, privilege, requests, resources
 from sandboxrun.probe.verdicts import NOTHING, Context, Control, Finding, Phase, Seen, Verdict
 from sandboxrun.spec.types import freeze
 
@@ -16,10 +16,10 @@ FAMILIES: dict[str, tuple[Control, ...]] = {
     "Privilege": privilege.CONTROLS,
     "File system": filesystem.CONTROLS,
     "Resources": resources.CONTROLS,
-    "Kernel": kernel.CONTROLS,
+    "Kernel": privilege.KERNEL,
     "Network": network.CONTROLS,
     "Gateway": requests.CONTROLS,
-    "Files": files.CONTROLS,
+    "Files": filesystem.FILES,
 }
 CONTROLS: tuple[Control, ...] = tuple(control for family in FAMILIES.values() for control in family)
 BY_ID = freeze({control.id: control for control in CONTROLS})

@@ -1,11 +1,13 @@
-"""Controls of the file system: what is mounted, what can be written and run, what stays hidden. Pure."""
+"""Controls of the file system: what is mounted, what can be written and run, what stays hidden; and of files: secrets,
+and the workspace's .git. Pure.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-from sandboxrun.probe.program import noexec_paths, tmpfs_sizes
+from sandboxrun.probe.program import git_path, noexec_paths, tmpfs_sizes
 from sandboxrun.probe.verdicts import (
     UNKNOWN,
     Context,
@@ -49,14 +51,6 @@ def _root_options(seen: Seen) -> list[str]:
     return mounts(seen).get("/", {}).get("options", "").split(",")
 
 
-def _root_holds(seen: Seen, context: Context) -> bool | None:
-    tried = seen.get("root", {})
-    if not tried or not _listed(seen):
-        return None
-    written = [place for place, how in tried.items() if how == "ok" and place != "dev"]
-    return "ro" in _root_options(seen) and not written
-
-
 def _declared(context: Context) -> set[str]:
     spec = context.spec
     paths = {path for path, options in spec.tmpfs.items() if "ro" not in options.split(",")}
@@ -66,6 +60,9 @@ def _declared(context: Context) -> set[str]:
     return {path.rstrip("/") or "/" for path in paths} | (set() if spec.read_only else {"/"})
 
 
+_OWN = {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}  # with a writable root these are writable, too
+
+
 def _writable(seen: Seen) -> set[str]:
     """The mounts that the sandbox's user can write to. /proc/keys and the like lie under /dev/null."""
     return {
@@ -73,14 +70,6 @@ def _writable(seen: Seen) -> set[str]:
         for path, mount in mounts(seen).items()
         if mount.get("write") == "ok" and not (path.startswith("/proc/") and mount.get("root") == "/null")
     } - ENGINE
-
-
-def _writable_holds(seen: Seen, context: Context) -> bool | None:
-    if not _listed(seen):
-        return None
-    # With a writable root these are, too.
-    own = set() if context.spec.read_only else {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
-    return _writable(seen) <= _declared(context) | own
 
 
 def _shared(seen: Seen) -> list[str]:
@@ -106,14 +95,8 @@ def _noexec_holds(seen: Seen, context: Context) -> bool | None:
     return every(None if not how or "made" in how else how in allowed for how in found)
 
 
-def _sizes_seen(seen: Seen) -> str:
-    found = ((one.get("path", ""), number(one.get("bytes", "")), one.get("take", "")) for one in numbered(seen, "size"))
-    return "; ".join(f"{path}: {size} bytes, one page more: {result(take)}" for path, size, take in found)
-
-
-def _sizes_hold(seen: Seen, context: Context) -> bool | None:
-    found = {one.get("path", ""): one for one in numbered(seen, "size")}
-    return every(_bounded(found.get(path), size) for path, size in tmpfs_sizes(context.spec).items())
+def _sizes(seen: Seen) -> dict[str, Mapping[str, str]]:
+    return {one.get("path", ""): one for one in numbered(seen, "size")}
 
 
 def _bounded(one: Mapping[str, str] | None, declared: int) -> bool | None:
@@ -158,12 +141,16 @@ def _devices(seen: Seen) -> set[str]:
     return {f"/dev/{name}" for name in seen.get("devices", {}) if name != "count"}
 
 
+def _hosts(context: Context) -> list[str]:
+    return [device.target or device.source for device in context.spec.devices]
+
+
 def _devices_hold(seen: Seen, context: Context) -> bool | None:
     count = number(value(seen, "devices", "count"))
     if count is None:
         return None
-    declared = {device.target or device.source for device in context.spec.devices}
-    return len(_devices(seen)) == count and _devices(seen) <= declared | (GVISOR if context.gvisor else set())
+    own = GVISOR if context.gvisor else frozenset()
+    return len(_devices(seen)) == count and _devices(seen) <= {*_hosts(context)} | own
 
 
 def _devices_seen(seen: Seen) -> str:
@@ -171,20 +158,9 @@ def _devices_seen(seen: Seen) -> str:
     return ", ".join(sorted(_devices(seen))) or ("none" if count == "0" else f"{count} without a name" if count else "")
 
 
-def _devices_expected(context: Context) -> str:
-    declared = [device.target or device.source for device in context.spec.devices]
-    return f"none but {', '.join(declared)}" if declared else "none"
-
-
 def _count(seen: Seen, probe: str, key: str) -> bool | None:
     found = number(value(seen, probe, key))
     return found == 0 if found is not None else None
-
-
-def _engines_seen(seen: Seen) -> str:
-    engines = seen.get("engines", {})
-    shown = [path for key, path in engines.items() if key != "count"]
-    return ", ".join(shown) or ("none" if engines.get("count") == "0" else "")
 
 
 # -- whether the user can use a memory filesystem that is declared to be its own or everybody's ------------------------
@@ -199,26 +175,15 @@ def _usable(context: Context) -> list[str]:
         if "mode" not in values or "ro" in options.split(","):
             continue
         mode, gid = int(values["mode"], 8), group or user
-        if values.get("uid", "0") == user:
-            usable = mode & 0o300 == 0o300
-        elif values.get("gid", "0") == gid:
-            usable = mode & 0o030 == 0o030
-        else:
-            usable = mode & 0o003 == 0o003
-        found += [path] if usable or user == "0" else []
+        own = 0o300 if values.get("uid", "0") == user else 0o030 if values.get("gid", "0") == gid else 0o003
+        found += [path] if mode & own == own or user == "0" else []
     return found
 
 
 def _uses(seen: Seen) -> dict[str, str]:
     """How making a file in each ended: from what was tried for its size, or to run it."""
     made = {one.get("path", ""): one.get("copy", "") for one in numbered(seen, "execution")}
-    return made | {one.get("path", ""): one["take"] for one in numbered(seen, "size") if one.get("take")}
-
-
-def _modes_hold(seen: Seen, context: Context) -> bool | None:
-    uses = _uses(seen)
-    found = (uses.get(path, "") for path in _usable(context))
-    return every(None if not how or how in UNKNOWN else not fails(how, "EACCES", "EPERM") for how in found)
+    return made | {path: one["take"] for path, one in _sizes(seen).items() if one.get("take")}
 
 
 CONTROLS = (
@@ -230,14 +195,22 @@ CONTROLS = (
         seen=lambda seen: (
             f"{_root_options(seen)[0]}; {results(seen['root'])}" if "root" in seen and _listed(seen) else ""
         ),
-        holds=_root_holds,
+        holds=lambda seen, context: (
+            "ro" in _root_options(seen) and not any(how == "ok" and at != "dev" for at, how in seen["root"].items())
+            if seen.get("root") and _listed(seen)
+            else None
+        ),
     ),
     Control(
         id="writable-mounts",
         title="Only declared mounts can be written",
         expected=lambda context: f"none but {', '.join(sorted(_declared(context)))}" if _declared(context) else "none",
         seen=lambda seen: (", ".join(sorted(_writable(seen))) or "none") if _listed(seen) else "",
-        holds=_writable_holds,
+        holds=lambda seen, context: (
+            _writable(seen) <= _declared(context) | (set() if context.spec.read_only else _OWN)
+            if _listed(seen)
+            else None
+        ),
         negative=lambda strong, weak, context: "/" in _writable(weak),
     ),
     Control(
@@ -255,8 +228,13 @@ CONTROLS = (
         title="Memory filesystems are bounded",
         applies=lambda context: None if tmpfs_sizes(context.spec) else "there is none",
         expected=lambda context: "; ".join(f"{path}: {size} bytes" for path, size in tmpfs_sizes(context.spec).items()),
-        seen=_sizes_seen,
-        holds=_sizes_hold,
+        seen=lambda seen: "; ".join(
+            f"{path}: {number(one.get('bytes', ''))} bytes, one page more: {result(one.get('take', ''))}"
+            for path, one in _sizes(seen).items()
+        ),
+        holds=lambda seen, context: every(
+            _bounded(_sizes(seen).get(path), size) for path, size in tmpfs_sizes(context.spec).items()
+        ),
     ),
     Control(
         id="propagation",
@@ -291,7 +269,7 @@ CONTROLS = (
     Control(
         id="devices",
         title="Only declared host devices",
-        expected=_devices_expected,
+        expected=lambda context: f"none but {', '.join(_hosts(context))}" if _hosts(context) else "none",
         seen=_devices_seen,
         holds=_devices_hold,
     ),
@@ -316,7 +294,10 @@ CONTROLS = (
         id="engine-sockets",
         title="No engine's socket can be reached",
         expected=lambda context: "none",
-        seen=_engines_seen,
+        seen=lambda seen: (
+            ", ".join(path for key, path in seen.get("engines", {}).items() if key != "count")
+            or ("none" if value(seen, "engines", "count") == "0" else "")
+        ),
         holds=lambda seen, context: _count(seen, "engines", "count"),
     ),
     Control(
@@ -329,6 +310,128 @@ CONTROLS = (
             f"{path}: {'no' if fails(how, 'EACCES', 'EPERM') else 'a'} file could be made"
             for path, how in _uses(seen).items()
         ),
-        holds=_modes_hold,
+        holds=lambda seen, context: every(
+            None if (how := _uses(seen).get(path, "")) in UNKNOWN else not fails(how, "EACCES", "EPERM")
+            for path in _usable(context)
+        ),
+    ),
+)
+
+
+# -- files: secrets, and the workspace's .git
+
+TMPFS = 0x01021994  # statfs(2)'s number of a memory filesystem
+RAMFS = 0x858458F6
+
+
+def _secrets_apply(context: Context) -> str | None:
+    return None if context.spec.secrets else "the profile gives it no secrets"
+
+
+def _secrets(seen: Seen) -> list[Mapping[str, str]]:
+    return list(numbered(seen, "secret"))
+
+
+def _each(seen: Seen, context: Context, closed: Callable[[Mapping[str, str]], bool | None]) -> bool | None:
+    """Whether every secret is closed; None if one of the declared is missing and none of the others open."""
+    found = _secrets(seen)
+    missing = {ref.file_name for ref in context.spec.secrets} - {one.get("name") for one in found}
+    listed = value(seen, "secrets", "open") == "ok" and not missing
+    return every([*map(closed, found), *([] if listed else [None])])
+
+
+def _expected_of(context: Context, name: str) -> tuple[int, int | None]:
+    """The declared mode and owner of a secret's file; the closed ones for a stranger's."""
+    user = number(context.spec.user.partition(":")[0])
+    for ref in context.spec.secrets:
+        if ref.file_name == name:
+            return ref.mode, ref.uid if ref.uid is not None else user
+    return 0o400, user
+
+
+def _closed(one: Mapping[str, str], context: Context) -> bool | None:
+    mode, owner = one.get("mode", ""), number(one.get("uid", ""))
+    if owner is None or not mode or set(mode) - set("01234567"):
+        return None
+    allowed, user = _expected_of(context, one.get("name", ""))
+    return int(mode, 8) & ~allowed == 0 and (user is None or owner == user)
+
+
+def _memory_seen(seen: Seen) -> str:
+    kinds = {TMPFS: "tmpfs", RAMFS: "ramfs"}
+    shown = ((one.get("name"), number(one.get("magic", ""))) for one in _secrets(seen))
+    return ", ".join(f"{name}: {kinds.get(magic or 0, f'file system {magic or 0:#x}')}" for name, magic in shown)
+
+
+def _environment_seen(seen: Seen) -> str:
+    found = [one for one in _secrets(seen) if "environ" in one]
+    held = [one.get("name", "") for one in found if "yes" in (one.get("environ"), one.get("arguments"))]
+    return f"{', '.join(held)} in them" if held else "in neither" if found else ""
+
+
+def _git_applies(context: Context) -> str | None:
+    return None if git_path(context) else "no directory of the host's is writable as its workspace"
+
+
+def _git_absent(strong: Seen, weak: Seen, context: Context) -> str | None:
+    return "the workspace has no .git" if fails(value(strong, "git", "write"), "ENOENT") else None
+
+
+FILES = (
+    Control(
+        id="secrets-mode",
+        title="Secrets belong to the user alone",
+        applies=_secrets_apply,
+        expected=lambda context: ", ".join(
+            f"{ref.file_name}: {ref.mode:04o}, owner {_expected_of(context, ref.file_name)[1]}"
+            for ref in context.spec.secrets
+        ),
+        seen=lambda seen: ", ".join(
+            f"{one.get('name')}: {one.get('mode', '').zfill(4)}, owner {one.get('uid')}" for one in _secrets(seen)
+        ),
+        holds=lambda seen, context: _each(seen, context, lambda one: _closed(one, context)),
+    ),
+    Control(
+        id="secrets-memory",
+        title="Secrets lie in memory",
+        applies=_secrets_apply,
+        expected=lambda context: "tmpfs",
+        seen=_memory_seen,
+        holds=lambda seen, context: _each(seen, context, lambda one: number(one.get("magic", "")) in (TMPFS, RAMFS)),
+    ),
+    Control(
+        id="secrets-environment",
+        title="Secrets are in no environment",
+        applies=_secrets_apply,
+        expected=lambda context: "in neither",
+        seen=_environment_seen,
+        # one that can't be read, or has no more than three bytes, can't be looked for
+        holds=lambda seen, context: _each(
+            seen,
+            context,
+            lambda one: {one.get("environ"), one.get("arguments")} == {"no"} if "environ" in one else None,
+        ),
+    ),
+    Control(
+        id="git-moved",
+        title="The workspace's .git can't be moved",
+        applies=_git_applies,
+        expected=lambda context: "EBUSY",
+        seen=lambda seen: result(value(seen, "git", "move")) if "git" in seen else "",
+        holds=lambda seen, context: (
+            None
+            if (how := value(seen, "git", "move")) in UNKNOWN or fails(how, "ENOENT")
+            else fails(how, "EBUSY", "EROFS", "EACCES", "EPERM", "EXDEV")
+        ),
+        moot=_git_absent,
+    ),
+    Control(
+        id="git-written",
+        title="The workspace's .git can't be written",
+        applies=_git_applies,
+        expected=lambda context: "EROFS",
+        seen=lambda seen: result(value(seen, "git", "write")) if "git" in seen else "",
+        holds=lambda seen, context: none_worked([value(seen, "git", "write")]),
+        moot=_git_absent,
     ),
 )

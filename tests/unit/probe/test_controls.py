@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 
 from sandboxrun.backend.docker.looking import TERMS
-from sandboxrun.probe import kernel
+from sandboxrun.probe import privilege
 from sandboxrun.probe.controls import BY_ID, CONTROLS, FAMILIES
 from sandboxrun.probe.requests import requests
 from sandboxrun.probe.verdicts import OUTCOME, Context, Control, Phase, Seen, result, results
@@ -241,7 +241,7 @@ def test_a_tmpfs_is_looked_at_where_the_user_may_write(options: str, looked_at: 
 
 def test_every_control_is_looked_at_here() -> None:
     elsewhere = {"namespaces", "tmpfs-size", "ulimits", "secrets-mode", "secrets-memory", "secrets-environment"}
-    elsewhere |= {one.id for one in (*kernel.CONTROLS, *FAMILIES["Gateway"])}
+    elsewhere |= {one.id for one in (*privilege.KERNEL, *FAMILIES["Gateway"])}
     assert {one.id for one in CONTROLS} - {case[0] for case in CASES} <= elsewhere
 
 
@@ -388,8 +388,8 @@ def profiled(name: str, **changed: object) -> Context:
     return context(spec={"security_opt": freeze({"no-new-privileges": "true", "seccomp": name})}, **changed)
 
 
-@pytest.mark.parametrize("theme", kernel.THEMES, ids=lambda theme: theme.id)
-def test_themes_by_seccomp_profile(theme: kernel.Theme) -> None:
+@pytest.mark.parametrize("theme", privilege.THEMES, ids=lambda theme: theme.id)
+def test_themes_by_seccomp_profile(theme: privilege.Theme) -> None:
     one = BY_ID[theme.id]
     assert one.applies(profiled("sandboxrun")) is None
     assert (one.applies(profiled("debug")) is None) == (not theme.debug)

@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from sandboxrun.backend.docker.codec import encode
-from sandboxrun.probe.staging import CONFIG, MARK, WEAK_NETWORK, WEAK_NETWORK_SPEC, staged, staged_weak, weak
+from sandboxrun.probe.program import CONFIG, MARK, WEAK_NETWORK, WEAK_NETWORK_SPEC, staged, staged_weak, weak
 from sandboxrun.probe.verdicts import Phase
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.option import value_of
