@@ -162,7 +162,7 @@ def _variables() -> Iterator[str]:
 def _not_offered() -> Iterator[str]:
     yield "## Not offered\n"
     yield "Keys that a reader of Compose files may miss; each is refused by name, with this advice.\n"
-    yield from _table(("key", "instead"), ((_code(key), advice) for key, advice in NOT_OFFERED.items()))
+    yield from _table(("key", "instead"), ((_code(key), advice) for key, advice in sorted(NOT_OFFERED.items())))
     yield ""
 
 
