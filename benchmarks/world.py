@@ -124,7 +124,7 @@ class World(Data):
         """What sandboxrun would have the engine create for `profile`, for the floor to create the same."""
         from sandboxrun.backend.docker.codec import encode
         from sandboxrun.profile.loader import load
-        from sandboxrun.spec.codec import own_labels
+        from sandboxrun.spec.state import own_labels
 
         loaded = load([profile])
         containers = []

@@ -49,9 +49,8 @@ from sandboxrun.plan.operations import is_private, networks_of
 from sandboxrun.plan.planner import Options, make_collect_plan, make_plan
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names
-from sandboxrun.spec.outcome import PAST_TTL
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
-from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Offers, Running, Snapshot
+from sandboxrun.spec.state import PAST_TTL, Created, Ended, ObservedSandbox, Offers, Running, Snapshot
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine

@@ -16,12 +16,10 @@ from sandboxrun.spec.types import freeze
 
 if TYPE_CHECKING:
     from sandboxrun.plan.operations import Operation
-    from sandboxrun.spec.codec import ImageConfig
     from sandboxrun.spec.names import Names
-    from sandboxrun.spec.outcome import History
     from sandboxrun.spec.project import DeclaredSandbox, Profile
     from sandboxrun.spec.spec import SandboxSpec
-    from sandboxrun.spec.state import Document, ObservedSandbox, Sample, Snapshot, State
+    from sandboxrun.spec.state import Document, History, ImageConfig, ObservedSandbox, Sample, Snapshot, State
 
 
 Changes = Sequence[tuple[str, str]]  # paths, and whether each was modified, added or deleted

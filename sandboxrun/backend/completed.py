@@ -18,9 +18,7 @@ from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.store import ENDED, Captured, recorded
 from sandboxrun.spec import labels
-from sandboxrun.spec.codec import to_label
-from sandboxrun.spec.outcome import Ending, History, How, StoppedBy, decide, seen
-from sandboxrun.spec.state import Completed, Snapshot
+from sandboxrun.spec.state import Completed, Ending, History, How, Snapshot, StoppedBy, decide, seen, to_label
 from sandboxrun.spec.types import freeze
 
 if TYPE_CHECKING:

@@ -63,10 +63,8 @@ from sandboxrun.plan.changes import mismatches
 from sandboxrun.plan.operations import companions_of, networks_of
 from sandboxrun.plan.preflight import needs_watcher
 from sandboxrun.spec import labels
-from sandboxrun.spec.codec import ImageConfig, without_inherited
 from sandboxrun.spec.names import GATEWAY, KEEPER, PARTS, Names, companion, part_volume
 from sandboxrun.spec.option import private_network
-from sandboxrun.spec.outcome import History
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile, config_digest
 from sandboxrun.spec.records import Attachment
 from sandboxrun.spec.spec import SandboxSpec
@@ -75,7 +73,9 @@ from sandboxrun.spec.state import (
     Document,
     Foreign,
     Helper,
+    History,
     Image,
+    ImageConfig,
     ObservedNetwork,
     ObservedSandbox,
     ObservedVolume,
@@ -84,6 +84,7 @@ from sandboxrun.spec.state import (
     Snapshot,
     State,
     parse_time,
+    without_inherited,
 )
 from sandboxrun.spec.types import freeze
 

@@ -21,10 +21,9 @@ from sandboxrun.data import Closing
 from sandboxrun.errors import ExitCode
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import kept_name
-from sandboxrun.spec.outcome import History
 from sandboxrun.spec.records import Attachment
 from sandboxrun.spec.spec import SandboxSpec
-from sandboxrun.spec.state import Created, Document, Ended, Running, State, parse_time
+from sandboxrun.spec.state import Created, Document, Ended, History, Running, State, parse_time
 from sandboxrun.spec.types import freeze
 from sandboxrun.threads import begin
 

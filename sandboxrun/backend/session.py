@@ -29,12 +29,11 @@ from sandboxrun.plan.decide import record_of
 from sandboxrun.plan.operations import Operation, companions_of, held_parts, shares
 from sandboxrun.profile.files import below, sources_of
 from sandboxrun.spec import labels
-from sandboxrun.spec.codec import ImageConfig, own_labels
 from sandboxrun.spec.names import GATEWAY, KEEPER, WORKSPACE, companion
 from sandboxrun.spec.option import OwnAddresses, to_plain
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.spec import SandboxSpec
-from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Running, Snapshot, State
+from sandboxrun.spec.state import Created, Ended, ImageConfig, ObservedSandbox, Running, Snapshot, State, own_labels
 from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
@@ -438,7 +437,7 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
     from sandboxrun.evidence.export import ExportLimits
     from sandboxrun.evidence.index import Digests, MissingPart, indented
     from sandboxrun.evidence.parts import CaptureLimits
-    from sandboxrun.spec.outcome import StoppedBy
+    from sandboxrun.spec.state import StoppedBy
 
     spec, own = observed.applied or observed.spec, observed.labels
     ended = _is_over(observed, spec)

@@ -32,8 +32,7 @@ from sandboxrun.evidence.workspace import REVISION, staged_content
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.names import own_name
-from sandboxrun.spec.outcome import History, StoppedBy, decide, seen
-from sandboxrun.spec.state import Created, Document
+from sandboxrun.spec.state import Created, Document, History, StoppedBy, decide, seen
 from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:

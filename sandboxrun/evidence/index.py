@@ -15,7 +15,7 @@ import msgspec
 from sandboxrun.data import Data
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.usage import Usage
-from sandboxrun.spec.outcome import Ending
+from sandboxrun.spec.state import Ending
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import ChainEntry, Notice

@@ -40,7 +40,7 @@ from sandboxrun.evidence.folder import (
     state_path,
 )
 from sandboxrun.evidence.index import Index
-from sandboxrun.spec.outcome import How
+from sandboxrun.spec.state import How
 
 # -- The chain: a line for each run that was captured, and for what became of its evidence later; each line holds the
 # SHA-256 of the line before it

@@ -32,10 +32,9 @@ from sandboxrun.plan import operations as owned
 from sandboxrun.plan.operations import KeepSandbox
 from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.spec import labels
-from sandboxrun.spec.outcome import Ending, How
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.spec import SandboxSpec
-from sandboxrun.spec.state import Ended, ObservedSandbox, Running, Sample, parse_time, reached
+from sandboxrun.spec.state import Ended, Ending, How, ObservedSandbox, Running, Sample, parse_time, reached
 from sandboxrun.spec.types import SECOND, format_duration
 from sandboxrun.threads import begin
 from sandboxrun.tracing import Opened, here, open_span, span

@@ -35,11 +35,9 @@ from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.plan.reaping import due, next_deadline, state_of
 from sandboxrun.report.reap import Left, Reaped, Result, Swept
 from sandboxrun.spec import labels
-from sandboxrun.spec.codec import from_label
 from sandboxrun.spec.names import Names
-from sandboxrun.spec.outcome import History
 from sandboxrun.spec.project import Profile, undeclared
-from sandboxrun.spec.state import Created, ObservedSandbox, Snapshot, parse_time
+from sandboxrun.spec.state import Created, History, ObservedSandbox, Snapshot, from_label, parse_time
 from sandboxrun.tracing import span
 
 if TYPE_CHECKING:

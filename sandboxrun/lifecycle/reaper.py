@@ -25,7 +25,7 @@ from sandboxrun.lifecycle.reap import DOUBT, Homes, ProjectReaper, Scope, is_ove
 from sandboxrun.report.reap import Connected, Lost, ProjectLooked, ReaperEvent, Result
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names
-from sandboxrun.spec.outcome import History
+from sandboxrun.spec.state import History
 from sandboxrun.threads import begin
 
 _SLICE = 0.5  # seconds of waiting, so that signals are seen

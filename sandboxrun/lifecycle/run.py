@@ -23,8 +23,8 @@ from sandboxrun.lifecycle.places import surveyed
 from sandboxrun.plan.planner import Options, make_plan, with_dependencies
 from sandboxrun.plan.steps import levels
 from sandboxrun.spec import labels
-from sandboxrun.spec.outcome import RUN_ENDED, StoppedBy, first_failure
 from sandboxrun.spec.project import DeclaredSandbox, Profile
+from sandboxrun.spec.state import RUN_ENDED, StoppedBy, first_failure
 from sandboxrun.spec.types import SECOND
 from sandboxrun.threads import begin, together
 from sandboxrun.tracing import span

@@ -22,9 +22,18 @@ from sandboxrun.lifecycle.job import Job, RunResult, WaitTimeout, Watching
 from sandboxrun.plan.changes import Action
 from sandboxrun.plan.decide import record_of
 from sandboxrun.plan.planner import Options, select, with_dependencies
-from sandboxrun.spec.outcome import How, code_of, first_failure
 from sandboxrun.spec.project import DeclaredSandbox, Profile
-from sandboxrun.spec.state import Completed, Created, Ended, ObservedSandbox, Running, Snapshot
+from sandboxrun.spec.state import (
+    Completed,
+    Created,
+    Ended,
+    How,
+    ObservedSandbox,
+    Running,
+    Snapshot,
+    code_of,
+    first_failure,
+)
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:

@@ -16,12 +16,11 @@ from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, one_line
 from sandboxrun.plan.operations import Operation
 from sandboxrun.spec import labels
-from sandboxrun.spec.codec import without_inherited
 from sandboxrun.spec.option import Effect, values_of
 from sandboxrun.spec.option_types import same_gateway
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.spec import ROWS, SandboxSpec, digest_of
-from sandboxrun.spec.state import Image, ObservedSandbox
+from sandboxrun.spec.state import Image, ObservedSandbox, without_inherited
 from sandboxrun.spec.types import freeze
 
 # -- Spec against spec: which options differ, since when, and what each difference asks of the engine

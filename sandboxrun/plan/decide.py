@@ -19,10 +19,10 @@ from sandboxrun.plan.preflight import fixed_timeout, needs_pull
 from sandboxrun.spec import types as units
 from sandboxrun.spec.names import GATEWAY, PARTS, next_name, part_volume
 from sandboxrun.spec.option import Effect, to_plain
-from sandboxrun.spec.outcome import PAST_TTL
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile, config_digest
 from sandboxrun.spec.spec import BY_KEY, SandboxSpec
 from sandboxrun.spec.state import (
+    PAST_TTL,
     Completed,
     Created,
     Ended,

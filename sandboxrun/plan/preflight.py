@@ -16,13 +16,12 @@ from msgspec import structs
 from sandboxrun.errors import Diagnostic
 from sandboxrun.plan.operations import companions_of
 from sandboxrun.spec import seccomp
-from sandboxrun.spec.codec import ImageConfig, lacking, unsupported
 from sandboxrun.spec.names import GATEWAY
 from sandboxrun.spec.option_types import OPEN
 from sandboxrun.spec.options import CONFIGS_AT, SECRETS_AT
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.spec import SandboxSpec
-from sandboxrun.spec.state import ObservedSandbox, Offers, Running, Snapshot
+from sandboxrun.spec.state import ImageConfig, ObservedSandbox, Offers, Running, Snapshot, lacking, unsupported
 
 METADATA = "169.254.169.254"  # of most clouds
 

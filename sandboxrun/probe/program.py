@@ -70,7 +70,7 @@ def with_outcome(
     gateway: str = "",
     passed: str = "",
 ) -> Seen:
-    """What was seen with what is known from outside: how the run ended (`spec.outcome.How`), its code, whether the
+    """What was seen with what is known from outside: how the run ended (`spec.state.How`), its code, whether the
     kernel killed it for memory, how many seconds it ran, the address of its gateway, and each host:port that this let
     pass."""
     outcome = {

@@ -21,8 +21,8 @@ from sandboxrun.evidence.index import Index
 from sandboxrun.evidence.store import Captured
 from sandboxrun.report.table import duration, size
 from sandboxrun.spec.option_types import DESTINATION
-from sandboxrun.spec.outcome import PAST_TTL, RUN_ENDED, WAS_IDLE, Ending, How
 from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.state import PAST_TTL, RUN_ENDED, WAS_IDLE, Ending, How
 from sandboxrun.spec.types import format_duration, format_size
 
 PATCH, UNTRACKED = "workspace.patch", "workspace-untracked.patch"

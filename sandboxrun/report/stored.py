@@ -20,7 +20,7 @@ from sandboxrun.evidence.retention import Pruned, Removal, Selection
 from sandboxrun.evidence.store import ChainEntry, Notice, Store
 from sandboxrun.report.evidence import Run, block, ending_facts, ending_text, rows_of
 from sandboxrun.report.table import size, table
-from sandboxrun.spec.outcome import Ending
+from sandboxrun.spec.state import Ending
 
 
 def checked_text(checked: Checked) -> str:

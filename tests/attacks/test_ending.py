@@ -15,7 +15,7 @@ import pytest
 
 from sandboxrun.evidence.checking import verify_chain
 from sandboxrun.evidence.index import Index
-from sandboxrun.spec.outcome import How
+from sandboxrun.spec.state import How
 from tests.attacks.cages import Cages, Ran
 from tests.attacks.inside.ending import ALONE
 from tests.attacks.shipping import COMMAND

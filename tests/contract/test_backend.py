@@ -18,8 +18,7 @@ from sandboxrun.lifecycle.reap import Homes, ProjectReaper, Scope
 from sandboxrun.lifecycle.run import RunOptions, run
 from sandboxrun.lifecycle.waits import apply_and_wait
 from sandboxrun.spec import labels
-from sandboxrun.spec.outcome import How
-from sandboxrun.spec.state import Ended, Running
+from sandboxrun.spec.state import Ended, How, Running
 from sandboxrun.threads import Aside
 from tests.conftest import until
 from tests.contract.conftest import Side

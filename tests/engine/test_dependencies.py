@@ -16,8 +16,8 @@ from sandboxrun.lifecycle import run as oneoff
 from sandboxrun.lifecycle.run import code_of
 from sandboxrun.lifecycle.waits import apply_and_wait, codes
 from sandboxrun.plan.planner import Options
-from sandboxrun.spec.outcome import How
 from sandboxrun.spec.project import Profile
+from sandboxrun.spec.state import How
 from tests.conftest import Cli, Ran
 from tests.engine.world import World, open_world
 

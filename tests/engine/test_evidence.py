@@ -24,7 +24,7 @@ from sandboxrun.evidence.parts import CaptureLimits
 from sandboxrun.evidence.store import SETTLED, Captured, Store
 from sandboxrun.evidence.usage import USAGE, Sampler
 from sandboxrun.evidence.workspace import open_workspace, stage_workspace
-from sandboxrun.spec.outcome import How, StoppedBy
+from sandboxrun.spec.state import How, StoppedBy
 from tests.conftest import Cli
 
 from .own_engine import OwnEngine

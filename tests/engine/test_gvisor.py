@@ -19,8 +19,8 @@ from sandboxrun.lifecycle import run as oneoff
 from sandboxrun.lifecycle.running import verify_running
 from sandboxrun.lifecycle.verify import Verification
 from sandboxrun.probe.verdicts import Verdict
-from sandboxrun.spec.outcome import Ending, How
 from sandboxrun.spec.project import Profile
+from sandboxrun.spec.state import Ending, How
 from scripts import system
 from tests.engine.own_engine import open_engine, why_impossible
 from tests.engine.world import World, open_world

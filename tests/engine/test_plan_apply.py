@@ -19,9 +19,8 @@ from sandboxrun.lifecycle.saved import SavedPlan
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
 from sandboxrun.plan.planner import Options, make_plan
 from sandboxrun.spec import labels as own
-from sandboxrun.spec.outcome import How
 from sandboxrun.spec.project import Profile
-from sandboxrun.spec.state import Ended, Running
+from sandboxrun.spec.state import Ended, How, Running
 from tests.engine.own_engine import open_engine, why_impossible
 from tests.engine.world import World, change, open_world
 

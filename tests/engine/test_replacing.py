@@ -12,7 +12,7 @@ import pytest
 
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.checking import verify_chain
-from sandboxrun.spec.outcome import How
+from sandboxrun.spec.state import How
 from tests.conftest import Cli
 from tests.engine.chaos import Project, killed_at
 from tests.engine.world import World, open_world

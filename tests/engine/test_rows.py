@@ -12,10 +12,10 @@ from msgspec import field
 
 from sandboxrun.data import Data
 from sandboxrun.plan.changes import Action, compare
-from sandboxrun.spec.codec import without_inherited
 from sandboxrun.spec.option import Effect, value_of
 from sandboxrun.spec.project import Profile
 from sandboxrun.spec.spec import BY_KEY, ROWS
+from sandboxrun.spec.state import without_inherited
 from tests.engine.world import World, change, open_world
 
 UNSET = object()

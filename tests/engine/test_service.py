@@ -24,7 +24,7 @@ from sandboxrun.evidence.index import EvidenceError
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.lifecycle.job import WaitTimeout
 from sandboxrun.profile.loader import load_data
-from sandboxrun.spec.outcome import How
+from sandboxrun.spec.state import How
 from tests.conftest import until
 from tests.engine.chaos import killed_at
 

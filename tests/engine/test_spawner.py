@@ -30,7 +30,7 @@ from sandboxrun.api.processes import ProcessFailed
 from sandboxrun.backend.errors import EngineUnreachable
 from sandboxrun.errors import ApplyError, UsageError
 from sandboxrun.lifecycle.job import WaitTimeout
-from sandboxrun.spec.outcome import How
+from sandboxrun.spec.state import How
 from tests.conftest import until
 from tests.engine.own_engine import OwnEngine
 

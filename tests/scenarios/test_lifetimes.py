@@ -24,8 +24,7 @@ from sandboxrun.profile.loader import load_data
 from sandboxrun.report.plan import plan_json
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
-from sandboxrun.spec.outcome import How
-from sandboxrun.spec.state import parse_time
+from sandboxrun.spec.state import How, parse_time
 from tests.conftest import until
 from tests.scenarios.world import IMAGE, Job, new_world, read
 

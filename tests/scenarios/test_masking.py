@@ -23,7 +23,7 @@ from sandboxrun.profile.variables import Inputs
 from sandboxrun.report.diagnostics import annotations_text, diagnostic_text, diagnostics_json
 from sandboxrun.report.evidence import Run, evidence_text
 from sandboxrun.report.verify import Report, verify_json, verify_markdown, verify_text
-from sandboxrun.spec.outcome import Ending, How
+from sandboxrun.spec.state import Ending, How
 from tests.conftest import Ran
 from tests.scenarios.world import IMAGE
 

@@ -37,8 +37,7 @@ from sandboxrun.report.reap import (
 )
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
-from sandboxrun.spec.outcome import History
-from sandboxrun.spec.state import ObservedVolume
+from sandboxrun.spec.state import History, ObservedVolume
 from sandboxrun.threads import Aside, begin, together
 from tests.conftest import until
 from tests.scenarios.world import Job, new_world, read

@@ -14,9 +14,8 @@ from sandboxrun.lifecycle.apply import ApplySettings, Outcome
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.planner import Options
 from sandboxrun.profile.loader import load_data
-from sandboxrun.spec.codec import ImageConfig
 from sandboxrun.spec.project import Profile
-from sandboxrun.spec.state import ObservedSandbox
+from sandboxrun.spec.state import ImageConfig, ObservedSandbox
 
 IMAGE = "sandboxrun/busybox:latest"
 FOREVER = ["sleep", "1000"]

@@ -55,8 +55,7 @@ if TYPE_CHECKING:
     from sandboxrun.backend.docker.lease import Leases
     from sandboxrun.gateway.subnets import Network
     from sandboxrun.plan.operations import Operation
-    from sandboxrun.spec.codec import ImageConfig
-    from sandboxrun.spec.state import Document, ObservedSandbox, Sample, State
+    from sandboxrun.spec.state import Document, ImageConfig, ObservedSandbox, Sample, State
 
 NOT_MODIFIED = 304  # as it was asked to be already
 BUILD_TIMEOUT = 600.0  # seconds until the engine begins to answer; a slow one unpacks the context first

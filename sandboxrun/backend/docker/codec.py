@@ -19,7 +19,6 @@ from sandboxrun.gateway import DIRECTORY, FILE, USER
 from sandboxrun.gateway import RUN as GATEWAY_RUN
 from sandboxrun.gateway.subnets import Network
 from sandboxrun.spec import forms, labels, seccomp
-from sandboxrun.spec.codec import ImageConfig, from_label, without_inherited
 from sandboxrun.spec.names import EGRESS, RULES, Names, part_volume
 from sandboxrun.spec.option import OwnAddresses, private_network, value_of, values_of
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, VolumeSpec, config_digest
@@ -29,12 +28,15 @@ from sandboxrun.spec.state import (
     Created,
     Document,
     Ended,
+    ImageConfig,
     ObservedNetwork,
     ObservedSandbox,
     ObservedVolume,
     Running,
     State,
+    from_label,
     parse_time,
+    without_inherited,
 )
 from sandboxrun.spec.types import freeze
 

@@ -29,8 +29,7 @@ from sandboxrun.backend.errors import EngineError, EngineUnreachable, NotFound
 from sandboxrun.backend.owner import clock_set_since
 from sandboxrun.spec import labels
 from sandboxrun.spec.forms import below
-from sandboxrun.spec.outcome import History
-from sandboxrun.spec.state import Ended, Running, State, parse_time
+from sandboxrun.spec.state import Ended, History, Running, State, parse_time
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:

@@ -32,12 +32,11 @@ from sandboxrun.plan.operations import held_parts
 from sandboxrun.plan.preflight import image_fault, needs_watcher
 from sandboxrun.profile.sandbox import digest
 from sandboxrun.spec import labels
-from sandboxrun.spec.codec import ImageConfig, to_label, without_inherited
 from sandboxrun.spec.names import KEEPER, SECRETS, WORKSPACE, companion, part_volume
 from sandboxrun.spec.option_types import options_of
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import FileRef
-from sandboxrun.spec.state import Offers
+from sandboxrun.spec.state import ImageConfig, Offers, to_label, without_inherited
 from sandboxrun.spec.types import format_size
 
 if TYPE_CHECKING:

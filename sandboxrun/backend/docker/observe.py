@@ -32,7 +32,6 @@ from sandboxrun.evidence.store import STAGING, safe_name
 from sandboxrun.plan.operations import companions_of, networks_of, shares
 from sandboxrun.profile.files import sources_of
 from sandboxrun.spec import labels
-from sandboxrun.spec.codec import ImageConfig, from_label, to_label
 from sandboxrun.spec.names import COMPANIONS, PROJECT, Names, kept_name
 from sandboxrun.spec.option_types import ALLOW
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
@@ -42,7 +41,9 @@ from sandboxrun.spec.state import (
     Ended,
     Foreign,
     Helper,
+    History,
     Image,
+    ImageConfig,
     ObservedNetwork,
     ObservedSandbox,
     ObservedVolume,
@@ -50,7 +51,11 @@ from sandboxrun.spec.state import (
     Running,
     Snapshot,
     State,
+    StoppedBy,
+    decide,
+    from_label,
     parse_time,
+    to_label,
 )
 from sandboxrun.spec.types import freeze
 from sandboxrun.threads import Aside
@@ -59,7 +64,6 @@ if TYPE_CHECKING:
     from sandboxrun.backend.docker.lock import ProjectLock
     from sandboxrun.evidence.folder import Folder
     from sandboxrun.evidence.store import Store
-    from sandboxrun.spec.outcome import History
 
 
 UPLOAD = "courier"
@@ -276,7 +280,6 @@ def _with_endings(
     if not ended:
         return sandboxes
     from sandboxrun.backend.docker.history import histories, known_state
-    from sandboxrun.spec import outcome
 
     found = dict(known)
     try:
@@ -289,11 +292,11 @@ def _with_endings(
     def with_ending(observed: ObservedSandbox) -> ObservedSandbox:
         if not isinstance(observed.state, Ended):
             return observed
-        by = outcome.StoppedBy.TIMEOUT if observed.timed_out else outcome.StoppedBy.ITSELF
+        by = StoppedBy.TIMEOUT if observed.timed_out else StoppedBy.ITSELF
         history = found.get(observed.id)
         state = known_state(engine, observed.document, observed.state)
-        unknown = outcome.History(known=False)
-        ending = outcome.decide(state, stopped_by=by, history=history or unknown)
+        unknown = History(known=False)
+        ending = decide(state, stopped_by=by, history=history or unknown)
         state = structs.replace(state, how=ending.how.value, detail=ending.detail or "")
         return structs.replace(observed, state=state, history=history)
 

@@ -113,7 +113,7 @@ def wait(given: opt.Given, timeout: float | None) -> int:
     from sandboxrun.lifecycle.waits import wait_for, without_code
     from sandboxrun.plan.planner import select
     from sandboxrun.report.table import table
-    from sandboxrun.spec.outcome import first_failure
+    from sandboxrun.spec.state import first_failure
 
     chosen = select(profile, given.names)
     store = opt.open_store(profile, given)

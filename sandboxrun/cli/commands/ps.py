@@ -17,9 +17,8 @@ from sandboxrun.evidence.index import remainder
 from sandboxrun.plan.decide import differences
 from sandboxrun.report.table import duration, table
 from sandboxrun.spec.names import check_names, matches
-from sandboxrun.spec.outcome import How
 from sandboxrun.spec.project import undeclared
-from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Running, Snapshot, State, parse_time
+from sandboxrun.spec.state import Created, Ended, How, ObservedSandbox, Running, Snapshot, State, parse_time
 from sandboxrun.spec.types import format_size
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from msgspec import structs
 
 from sandboxrun.backend.docker.codec import decode, encode, encode_update, image_config
 from sandboxrun.backend.docker.fields import FIELDS, KEPT, Live, field_of
-from sandboxrun.spec.codec import ImageConfig, from_label, own_labels, to_label, unsupported, without_inherited
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.option import Effect, OwnAddresses
 from sandboxrun.spec.option_types import Egress
 from sandboxrun.spec.records import Attachment, FileRef, Healthcheck, Logging, Mount, Workspace
 from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, settle
+from sandboxrun.spec.state import ImageConfig, from_label, own_labels, to_label, unsupported, without_inherited
 from sandboxrun.spec.types import freeze
 from tests.unit.spec.echo import as_inspect
 from tests.unit.spec.values import specs

@@ -16,12 +16,10 @@ from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.codec import decode, encode, state_of
 from sandboxrun.backend.docker.reviewing import subject_of
 from sandboxrun.plan.preflight import needs_watcher, watched_timeouts
-from sandboxrun.spec.codec import ImageConfig, without_inherited
 from sandboxrun.spec.names import Names
-from sandboxrun.spec.outcome import History, How, StoppedBy, decide
 from sandboxrun.spec.records import Lifetime
 from sandboxrun.spec.spec import SandboxSpec
-from sandboxrun.spec.state import Ended, Offers
+from sandboxrun.spec.state import Ended, History, How, ImageConfig, Offers, StoppedBy, decide, without_inherited
 from sandboxrun.spec.types import SECOND
 from scripts import probe
 from tests.unit.plan.world import declared

@@ -17,10 +17,9 @@ from sandboxrun.errors import SandboxrunError
 from sandboxrun.plan.changes import compare
 from sandboxrun.plan.planner import make_destroy_plan
 from sandboxrun.spec import labels
-from sandboxrun.spec.codec import ImageConfig, own_labels
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.spec import SandboxSpec, settle
-from sandboxrun.spec.state import parse_time
+from sandboxrun.spec.state import ImageConfig, own_labels, parse_time
 from tests.unit.plan.world import profile, snapshot
 from tests.unit.spec.echo import as_inspect
 

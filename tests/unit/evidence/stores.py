@@ -7,7 +7,7 @@ from types import MappingProxyType
 from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.index import Digests, Index
 from sandboxrun.evidence.store import ChainEntry, Store
-from sandboxrun.spec.outcome import Ending, How
+from sandboxrun.spec.state import Ending, How
 
 
 def index(

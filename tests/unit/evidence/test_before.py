@@ -13,7 +13,7 @@ from sandboxrun.evidence.folder import state_path
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.saved import read_saved
 from sandboxrun.spec import labels
-from sandboxrun.spec.codec import from_label, to_label
+from sandboxrun.spec.state import from_label, to_label
 from tests import before
 
 

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from sandboxrun.evidence.index import Digests, EvidenceError, Index, Kept, MissingPart, RefusedName, Revision, indented
 from sandboxrun.evidence.usage import Usage
-from sandboxrun.spec.outcome import Ending, How
+from sandboxrun.spec.state import Ending, How
 
 SCHEMA = json.loads(Path(__file__, "../../../../schemas/evidence.schema.json").resolve().read_bytes())
 

@@ -7,8 +7,7 @@ import pytest
 
 from sandboxrun.backend.docker.codec import NEVER, read_state
 from sandboxrun.backend.docker.history import history_of
-from sandboxrun.spec.outcome import PAST_TTL, WAS_IDLE, Ending, History, How, StoppedBy, decide
-from sandboxrun.spec.state import Ended
+from sandboxrun.spec.state import PAST_TTL, WAS_IDLE, Ended, Ending, History, How, StoppedBy, decide
 
 RAN = {"Status": "exited", "StartedAt": "2026-01-01T00:00:00Z", "ExitCode": 0, "OOMKilled": False, "Error": ""}
 START, DIE = {"Action": "start"}, {"Action": "die"}

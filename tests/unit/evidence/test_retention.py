@@ -19,7 +19,7 @@ from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import Folder
 from sandboxrun.evidence.retention import Retention, fate, hold, prune, release, select
 from sandboxrun.evidence.store import ChainEntry, Notice, NoticeKind, Store, notices, recorded
-from sandboxrun.spec.outcome import How
+from sandboxrun.spec.state import How
 from tests.unit.evidence.stores import record
 
 NEWEST = Retention()  # all but the newest of each project goes

@@ -11,7 +11,7 @@ from msgspec import structs
 from sandboxrun.evidence import store as seal
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.store import ChainEntry
-from sandboxrun.spec.outcome import How
+from sandboxrun.spec.state import How
 
 ENTRY = ChainEntry(
     run="r1",

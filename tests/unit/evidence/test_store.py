@@ -14,7 +14,7 @@ from sandboxrun.evidence.checking import verify_chain
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.store import ChainEntry, Store, last_line
-from sandboxrun.spec.outcome import How
+from sandboxrun.spec.state import How
 from tests.unit.evidence.stores import index, record
 
 

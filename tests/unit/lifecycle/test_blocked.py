@@ -9,9 +9,9 @@ from sandboxrun.errors import ApplyError, SandboxrunError
 from sandboxrun.lifecycle.apply import Applied, Failure, not_started
 from sandboxrun.lifecycle.job import RunResult
 from sandboxrun.plan import operations as op
-from sandboxrun.spec.outcome import Ending, How
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import Dependency
+from sandboxrun.spec.state import Ending, How
 from sandboxrun.spec.types import freeze
 from tests.unit.plan.world import declared, profile
 

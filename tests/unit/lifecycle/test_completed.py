@@ -12,8 +12,8 @@ from sandboxrun.backend.completed import completed as completed_in
 from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.index import Digests, Index
 from sandboxrun.evidence.store import ChainEntry, Store
-from sandboxrun.spec.outcome import Ending, How
 from sandboxrun.spec.project import DeclaredSandbox
+from sandboxrun.spec.state import Ending, How
 from tests.unit.plan.world import PROJECT, declared, profile
 
 AGENT = declared("agent")

@@ -11,10 +11,9 @@ import pytest
 from sandboxrun.backend.completed import completed_elsewhere, ending_of
 from sandboxrun.backend.docker.history import ProjectEvents
 from sandboxrun.spec import labels
-from sandboxrun.spec.codec import to_label
-from sandboxrun.spec.outcome import How
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import Lifetime
+from sandboxrun.spec.state import How, to_label
 from sandboxrun.spec.types import SECOND
 from tests.unit.plan.world import declared
 

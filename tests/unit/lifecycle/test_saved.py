@@ -18,9 +18,8 @@ from sandboxrun.lifecycle.saved import SavedPlan, explain_stale, read_saved, wri
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
 from sandboxrun.report.plan import plan_json
-from sandboxrun.spec.codec import ImageConfig
 from sandboxrun.spec.spec import digest_of
-from sandboxrun.spec.state import Image
+from sandboxrun.spec.state import Image, ImageConfig
 from sandboxrun.spec.types import freeze
 from tests.unit.plan.world import declared, ended, observed, profile, snapshot
 

@@ -12,10 +12,9 @@ from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Plan, Reason
 from sandboxrun.plan.planner import Options, make_plan
 from sandboxrun.report.plan import plan_json
-from sandboxrun.spec.codec import ImageConfig, without_inherited
 from sandboxrun.spec.option import Effect
 from sandboxrun.spec.records import Healthcheck
-from sandboxrun.spec.state import Image, ObservedSandbox
+from sandboxrun.spec.state import Image, ImageConfig, ObservedSandbox, without_inherited
 from sandboxrun.spec.types import freeze
 from tests.unit.plan.world import NODE, RUNNING, declared, ended, observed, profile, snapshot
 

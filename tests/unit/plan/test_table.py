@@ -15,12 +15,11 @@ from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Plan, Reason
 from sandboxrun.plan.operations import networks_of
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, select
-from sandboxrun.spec.codec import ImageConfig
 from sandboxrun.spec.names import part_volume
 from sandboxrun.spec.option_types import PUBLIC, Egress
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, VolumeSpec, config_digest
 from sandboxrun.spec.records import Attachment, Dependency, FileRef, Lifetime, Mount, Workspace
-from sandboxrun.spec.state import Companion, Completed, Created, Foreign, Image, ObservedVolume, Running
+from sandboxrun.spec.state import Companion, Completed, Created, Foreign, Image, ImageConfig, ObservedVolume, Running
 from sandboxrun.spec.types import freeze
 from tests.unit.plan.world import (
     HELPER,

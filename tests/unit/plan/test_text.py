@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from sandboxrun.errors import MASK, mask, redact
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
-from sandboxrun.spec.codec import ImageConfig
 from sandboxrun.spec.option_types import PUBLIC
-from sandboxrun.spec.state import Completed, Created, Image
+from sandboxrun.spec.state import Completed, Created, Image, ImageConfig
 from sandboxrun.spec.types import freeze
 from tests.unit.plan.world import HELPER, NODE, declared, ended, network, observed, profile, snapshot
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from msgspec import structs
 
-from sandboxrun.spec.codec import ImageConfig
 from sandboxrun.spec.names import Names, address, container_name
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
 from sandboxrun.spec.records import Attachment
@@ -19,6 +18,7 @@ from sandboxrun.spec.state import (
     Ended,
     Helper,
     Image,
+    ImageConfig,
     ObservedNetwork,
     ObservedSandbox,
     Offers,

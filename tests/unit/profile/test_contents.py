@@ -14,8 +14,8 @@ from sandboxrun.plan.planner import make_plan
 from sandboxrun.profile.loader import load, load_data
 from sandboxrun.profile.sandbox import digest
 from sandboxrun.profile.variables import Inputs
-from sandboxrun.spec.codec import from_label, to_label
 from sandboxrun.spec.project import Profile
+from sandboxrun.spec.state import from_label, to_label
 from tests.unit.plan.world import observed, snapshot
 
 HELLO = digest(b"hello")

@@ -12,9 +12,9 @@ from sandboxrun.evidence.store import Captured
 from sandboxrun.evidence.usage import Usage
 from sandboxrun.report.evidence import Run, ending_text, evidence_plain, evidence_text, runs_text
 from sandboxrun.report.table import duration, size
-from sandboxrun.spec.outcome import WAS_IDLE, Ending, How
 from sandboxrun.spec.records import Lifetime
 from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.state import WAS_IDLE, Ending, How
 
 ROOT = Path("/project")
 FOLDER = ROOT / ".sandboxrun/evidence/20260301T120000Z-review-lint-0123456789ab"

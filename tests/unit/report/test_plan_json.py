@@ -12,8 +12,7 @@ import pytest
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
 from sandboxrun.report.plan import plan_json, resource_of, sensitive_parts
-from sandboxrun.spec.codec import ImageConfig
-from sandboxrun.spec.state import Created, Image
+from sandboxrun.spec.state import Created, Image, ImageConfig
 from sandboxrun.spec.types import freeze
 from tests.unit.plan.world import declared, ended, network, observed, profile, snapshot
 

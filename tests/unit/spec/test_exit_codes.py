@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sandboxrun.spec.outcome import Ending, How, first_failure
+from sandboxrun.spec.state import Ending, How, first_failure
 
 NOT_RUN = 125
 CODES = {  # the code that the engine shows → the exit code

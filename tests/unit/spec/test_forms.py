@@ -12,10 +12,10 @@ from msgspec import structs
 from sandboxrun.backend.docker.codec import decode, encode
 from sandboxrun.backend.docker.fields import SHOWN
 from sandboxrun.profile.loader import effective, load_data
-from sandboxrun.spec.codec import ImageConfig, own_labels, without_inherited
 from sandboxrun.spec.option import OwnAddresses, value_of
 from sandboxrun.spec.project import DeclaredSandbox, Profile, config_digest
 from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, digest_of
+from sandboxrun.spec.state import ImageConfig, own_labels, without_inherited
 from tests.spellings import MANY, ONE_FORM, SPELLINGS, Many, Spelling
 from tests.unit.spec.echo import as_inspect
 

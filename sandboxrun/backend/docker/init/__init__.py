@@ -11,9 +11,9 @@ from typing import Any
 
 from sandboxrun.data import Data
 from sandboxrun.spec import labels
-from sandboxrun.spec.codec import ImageConfig
 from sandboxrun.spec.options import INIT_AT
 from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.state import ImageConfig
 
 FILE = "init"
 PROGRAM = f"{INIT_AT}/{FILE}"
