@@ -1,21 +1,26 @@
-"""A review's verdict as text, JSON, Markdown, JUnit and annotations of GitHub and GitLab.
+"""A review's verdict as text, JSON, Markdown, JUnit, SARIF and annotations of GitHub and GitLab.
 
-Owns these forms; SARIF has a module of its own. What a file says is untrusted in all of them.
+Owns these forms. What a file says is untrusted in all of them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import textwrap
+from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
-from sandboxrun.audit.finding import AuditFinding, Severity, fingerprint_of
+from sandboxrun.audit.finding import AuditFinding, Rule, Severity, fingerprint_of
 from sandboxrun.audit.judge import AuditVerdict
 from sandboxrun.audit.rules import by_id
 from sandboxrun.errors import Diagnostic, amount, few, one_line, printable
 from sandboxrun.report.diagnostics import annotation, diagnostic_text
 from sandboxrun.report.markdown import Page, code, escaped, place_of
+from sandboxrun.source import Span
 
 
 def message_of(finding: AuditFinding) -> str:
@@ -135,7 +140,7 @@ def verdict_junit(verdict: AuditVerdict) -> str:
         if finding.status:
             cases.append(f"{head}><skipped message={_quoted(finding.reason or finding.status)}/></testcase>")
         else:
-            body = _escaped(f"{message_of(finding)}\n{printable(finding.help)}")
+            body = escape(f"{message_of(finding)}\n{printable(finding.help)}")
             kind = f'<failure type="{finding.severity.word}" message={_quoted(finding.title)}>'
             cases.append(f"{head}>{kind}{body}</failure></testcase>")
     for gap in verdict.gaps:
@@ -151,13 +156,7 @@ def verdict_junit(verdict: AuditVerdict) -> str:
 
 
 def _quoted(text: str) -> str:
-    return f'"{_escaped(one_line(text))}"'
-
-
-def _escaped(text: str) -> str:
-    from html import escape
-
-    return escape(text)
+    return f'"{escape(one_line(text))}"'
 
 
 # -- annotations
@@ -275,3 +274,116 @@ def rule_json(id: str) -> dict[str, Any]:
         "bad": rule.bad,
         "good": rule.good,
     }
+
+
+# -- SARIF 2.1.0, as code-scanning services read it: one-line regions, paths from the repository's root, results that
+# are waived or in the baseline left out, a fix where one is known
+
+
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+MOST_RESULTS = 5000  # services refuse more than that a run, or show them no more
+
+# What replaces which lines of a file: its name, the first and last line that go (last < first: nothing), the new text.
+Replacement = tuple[str, int, int, str]
+Fixes = Callable[[AuditFinding], Sequence[tuple[str, Replacement]]]
+
+
+def no_fixes(finding: AuditFinding) -> Sequence[tuple[str, Replacement]]:
+    """Where nothing is known of fixes."""
+    return ()
+
+
+def verdict_sarif(verdict: AuditVerdict, root: str, version: str, fixes: Fixes = no_fixes) -> dict[str, Any]:
+    """The log. `root` is the repository's directory; `fixes` gives a finding's fixes, each with a sentence."""
+    findings = sorted(verdict.open, key=lambda finding: (-finding.severity, finding.order))[:MOST_RESULTS]
+    used = sorted({finding.rule for finding in findings})
+    index = {id: number for number, id in enumerate(used)}
+    worst = {id: max(f.severity for f in findings if f.rule == id) for id in used}
+    run: dict[str, Any] = {
+        "tool": {
+            "driver": {
+                "name": "sandboxrun",
+                "semanticVersion": version,
+                "rules": [_rule(by_id()[id], worst[id]) for id in used],
+            }
+        },
+        "columnKind": "unicodeCodePoints",
+        "originalUriBaseIds": {"%SRCROOT%": {"description": {"text": "The root of the repository."}}},
+        "invocations": [
+            {
+                "executionSuccessful": not verdict.gaps,
+                "toolExecutionNotifications": [
+                    {"level": "error", "message": {"text": one_line(f"not audited: {gap.what}: {gap.why}")}}
+                    for gap in verdict.gaps
+                ],
+            }
+        ],
+        "results": [_result(finding, index[finding.rule], verdict, root, fixes) for finding in findings],
+    }
+    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
+
+
+def _rule(rule: Rule, severity: Severity) -> dict[str, Any]:
+    level = WORDS[severity].sarif
+    references = "\n".join(f"- {reference}" for reference in rule.references)
+    markdown = f"{rule.why}\n\n**Fix:** {rule.fix}.\n\n" + (f"**See:**\n{references}\n" if references else "")
+    if rule.bad:
+        markdown += f"\n**Found:**\n\n```yaml\n{rule.bad}\n```\n\n**Not found:**\n\n```yaml\n{rule.good}\n```\n"
+    return {
+        "id": rule.id,
+        "name": "".join(word.capitalize() for word in rule.title.replace("-", " ").replace("'", "").split()),
+        "shortDescription": {"text": rule.title},
+        "fullDescription": {"text": rule.why},
+        "help": {"text": f"{rule.why}\n\nFix: {rule.fix}.", "markdown": markdown},
+        "defaultConfiguration": {"level": level},
+        "properties": {
+            "tags": ["security", rule.family, *(reference.tag for reference in rule.references)][:20],
+            "precision": "high" if rule.how.name == "DIRECT" else "medium",
+            "security-severity": WORDS[severity].score,
+            "problem.severity": "recommendation" if level == "note" else level,
+        },
+    }
+
+
+def _result(finding: AuditFinding, index: int, verdict: AuditVerdict, root: str, fixes: Fixes) -> dict[str, Any]:
+    span = finding.shown
+    line = span.file.line(span.line).strip() if span is not None else ""
+    parts = f"{finding.rule}\0{line}\0{finding.item or ''}\0{finding.when}"
+    result: dict[str, Any] = {
+        "ruleId": finding.rule,
+        "ruleIndex": index,
+        "level": WORDS[finding.severity].sarif,
+        "message": {"text": message_of(finding)},
+        "locations": [{"physicalLocation": _place(span, verdict, root)}],
+        "partialFingerprints": {
+            # of the line's text, so that an alert stays the same while lines above it come and go
+            "primaryLocationLineHash": f"{hashlib.sha256(parts.encode(errors='surrogatepass')).hexdigest()[:16]}:1",
+            "sandboxrun/v1": finding.fingerprint,
+        },
+    }
+    made = []
+    for sentence, (name, first, last, text) in fixes(finding):
+        region = {"startLine": first, "startColumn": 1, "endLine": last + 1, "endColumn": 1}
+        new = {"deletedRegion": region, "insertedContent": {"text": text}}
+        change = {"artifactLocation": _location(name, root), "replacements": [new]}
+        made.append({"description": {"text": sentence}, "artifactChanges": [change]})
+    return {**result, "fixes": made} if made else result
+
+
+def _place(span: Span | None, verdict: AuditVerdict, root: str) -> dict[str, Any]:
+    """One line of a file of the repository; its first file's first line for what has no place."""
+    name = span.file.name if span is not None else (verdict.files or (".",))[0]
+    region: dict[str, Any] = {"startLine": 1}
+    if span is not None:
+        region = {
+            "startLine": span.line,
+            "startColumn": span.column,
+            "endLine": span.line,
+            "endColumn": span.column + max(1, span.length),
+        }
+        region["snippet"] = {"text": printable(span.file.line(span.line))}
+    return {"artifactLocation": _location(name, root), "region": region}
+
+
+def _location(name: str, root: str) -> dict[str, str]:
+    return {"uri": quote(relative(name, root)), "uriBaseId": "%SRCROOT%"}

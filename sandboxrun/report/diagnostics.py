@@ -83,7 +83,8 @@ def annotation(diagnostic: Diagnostic) -> str:
         properties |= {"file": span.file.name, "line": str(span.line), "col": str(span.column)}
         properties |= {"endColumn": str(span.column + max(1, span.length))}
     message = diagnostic.message + (f"\n{diagnostic.help}" if diagnostic.help else "")
-    named = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
+    told = {key: _data(value).replace(":", "%3A").replace(",", "%2C") for key, value in properties.items()}
+    named = ",".join(f"{key}={value}" for key, value in told.items())
     command = diagnostic.severity if diagnostic.severity in ("error", "warning") else "notice"
     return f"::{command} {named}::{_data(message)}"
 
@@ -101,7 +102,3 @@ def without_commands(line: str) -> str:
 
 def _data(text: str) -> str:
     return printable(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -106,6 +106,8 @@ def _is_notable(run: Run) -> bool:
 
 def ending_text(ending: Ending, spec: SandboxSpec | None = None, note: str = "") -> str:
     """How it ended, as a clause: `killed for exceeding its memory limit of 512m (exit 137)`."""
+    if ending.detail in (PAST_TTL, WAS_IDLE):  # said once: by the caller, who knows the time, else as its evidence says
+        ending, note = structs.replace(ending, detail=None), note or ending.detail or ""
     return one_line(_ending(ending, spec, note))
 
 
@@ -174,7 +176,10 @@ def ending_facts(index: Index, run: Run) -> str:
 
 def rows_of(index: Index, folder: Path | None, base: Path | None) -> list[tuple[str, str]]:
     """Where the evidence is, what matters of it, and what it lacks."""
-    rows = [("evidence", _place(folder, base))] if folder is not None else []
+    rows = []
+    if folder is not None:
+        place = os.path.relpath(folder, base) if base is not None else os.pardir
+        rows = [("evidence", str(folder) if place.startswith(os.pardir) else place)]
     return [*rows, *_saved(index), *_lost(index)]
 
 
@@ -225,15 +230,7 @@ def _first(names: Sequence[str], more: str = " …") -> str:
     return ", ".join(names[:_LISTED]) + (more if len(names) > _LISTED else "")
 
 
-def _worded(ending: Ending, note: str) -> tuple[Ending, str]:
-    """What it was stopped for is said once: by the caller, who knows the time, else as its evidence has it."""
-    if ending.detail not in (PAST_TTL, WAS_IDLE):
-        return ending, note
-    return structs.replace(ending, detail=None), note or ending.detail
-
-
 def _ending(ending: Ending, spec: SandboxSpec | None, note: str) -> str:
-    ending, note = _worded(ending, note)
     code = f" (exit {_code(ending)})" if _code(ending) is not None else ""
     why, aside = (f"{mark} {ending.detail}" if ending.detail else "" for mark in (":", ";"))
     match ending.how:
@@ -251,9 +248,8 @@ def _ending(ending: Ending, spec: SandboxSpec | None, note: str) -> str:
             after = note.replace("past", "after", 1) if note.startswith("past ") else None
             return f"stopped {after}{code}{aside}" if after else f"stopped: {note}{code}{aside}"
         case How.TIMEOUT:
-            limit = (
-                f" of {format_duration(spec.lifetime.timeout)}" if spec and spec.lifetime.timeout is not None else ""
-            )
+            timeout = spec.lifetime.timeout if spec is not None else None
+            limit = f" of {format_duration(timeout)}" if timeout is not None else ""
             return f"stopped after its timeout{limit}{code}{aside}"
         case How.KILLED if ending.detail == RUN_ENDED:
             return f"stopped because {RUN_ENDED}{code}"
@@ -266,10 +262,3 @@ def _ending(ending: Ending, spec: SandboxSpec | None, note: str) -> str:
         case How.NOT_STARTED:
             return f"not started{code}{why}"
     assert_never(ending.how)
-
-
-def _place(folder: Path, base: Path | None) -> str:
-    if base is None:
-        return str(folder)
-    shown = os.path.relpath(folder, base)
-    return str(folder) if shown.startswith(os.pardir) else shown

@@ -112,21 +112,28 @@ ACTIONS: Mapping[Action, tuple[str, ...]] = {
     Action.KEEP: ("forget",),  # what it is for is over, and it is not destroyed
 }
 _ADDRESS = re.compile(r'(?P<name>.*?)(?:\["(?P<each>.*)"\])?(?: \(run (?P<run>[^()]*)\))?', re.DOTALL)
-_UNREMARKABLE = frozenset(
-    {Reason.NEW, Reason.BUILD, Reason.CHANGED, Reason.UP_TO_DATE}
-)  # OpenTofu gives no reason here
+_UNREMARKABLE = (Reason.NEW, Reason.BUILD, Reason.CHANGED, Reason.UP_TO_DATE)  # OpenTofu gives no reason here
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
     """The document, as plain data."""
     declared = {_parts(c.address)["name"] for c in plan.changes if c.kind == "sandbox" and c.after is not None}
-    staying = [c for c in plan.changes if c.after is not None and c.action is not Action.DELETE]
+    planned = [
+        {
+            **_named(change, plan),
+            "schema_version": 0,
+            "values": _masked(change.after, plan),
+            "sensitive_values": sensitive_parts(change.after, plan.sensitive),
+        }
+        for change in plan.changes
+        if change.after is not None and change.action is not Action.DELETE
+    ]
     add, change, destroy = plan.counts
     return {
         "format_version": FORMAT_VERSION,
         "sandboxrun_version": __version__,
         "variables": {name: {"value": mask(value, plan.sensitive)} for name, value in plan.inputs.items()},
-        "planned_values": {"root_module": {"resources": [_planned(c, plan) for c in staying]}},
+        "planned_values": {"root_module": {"resources": planned}},
         "resource_changes": [_resource_change(c, plan, declared) for c in plan.changes],
         "resource_drift": [_drift_plan_json(c, plan) for c in plan.changes if c.drift],
         "applyable": not plan.empty,
@@ -140,7 +147,13 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             "inputs_digest": plan.inputs_digest,
             "engine_id": plan.engine_id,
             "mode": "destroy" if plan.destroy else "refresh-only" if plan.refresh_only else "apply",
-            "steps": [_step(step, plan) for step in plan.operations],
+            "steps": [
+                {
+                    **{key: redact(getattr(step, key), plan.sensitive) for key in ("id", "address", "cause")},
+                    "needs": [redact(need, plan.sensitive) for need in step.needs],
+                }
+                for step in plan.operations
+            ],
             "warnings": [diagnostic_json(warning) for warning in warnings(plan)],
             "widenings": [mask(to_builtins(widened), plan.sensitive, whole=False) for widened in text.widened_by(plan)],
         },
@@ -192,15 +205,6 @@ def _named(change: Change, plan: Plan) -> dict[str, Any]:
     return {key: redact(text, plan.sensitive) for key, text in resource_of(change.kind, change.address).items()}
 
 
-def _planned(change: Change, plan: Plan) -> dict[str, Any]:
-    return {
-        **_named(change, plan),
-        "schema_version": 0,
-        "values": _masked(change.after, plan),
-        "sensitive_values": sensitive_parts(change.after, plan.sensitive),
-    }
-
-
 def _resource_change(change: Change, plan: Plan, declared: set[str]) -> dict[str, Any]:
     before, after = change.before, change.after
     if change.action is Action.NONE:
@@ -248,13 +252,4 @@ def _change(
         "after_unknown": {},
         "before_sensitive": sensitive_parts(before, plan.sensitive),
         "after_sensitive": sensitive_parts(after, plan.sensitive),
-    }
-
-
-def _step(step: Any, plan: Plan) -> dict[str, Any]:
-    return {
-        "id": redact(step.id, plan.sensitive),
-        "address": redact(step.address, plan.sensitive),
-        "cause": redact(step.cause, plan.sensitive),
-        "needs": [redact(need, plan.sensitive) for need in step.needs],
     }

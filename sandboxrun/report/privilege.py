@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sandboxrun.audit.diff import PrivilegeChange, PrivilegeDiff
+from sandboxrun.audit.diff import PrivilegeDiff
 from sandboxrun.audit.finding import AuditFinding
 from sandboxrun.audit.rules.meta import WIDENED
 from sandboxrun.errors import amount, few, one_line, printable
@@ -41,25 +41,24 @@ def summary(diff: PrivilegeDiff) -> str:
 
 def diff_json(diff: PrivilegeDiff) -> dict[str, Any]:
     """The same as data, and the verdict per sandbox and axis."""
+    changes = []
+    for change in diff.changes:
+        told: dict[str, Any] = {
+            "verdict": change.way.value,
+            "axis": change.axis,
+            "witness": printable(change.witness),
+            "sandboxes": list(change.sandboxes),
+            "option": change.key,
+        }
+        if change.span is not None:
+            told["place"] = {"file": change.span.file.name, "line": change.span.line, "column": change.span.column}
+        changes.append(told)
     return {
         "format_version": "1.0",
         "widens": diff.widens,
-        "changes": [_change_json(change) for change in diff.changes],
+        "changes": changes,
         "sandboxes": {name: {axis: way.value for axis, way in row.items()} for name, row in diff.by_axis().items()},
     }
-
-
-def _change_json(change: PrivilegeChange) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "verdict": change.way.value,
-        "axis": change.axis,
-        "witness": printable(change.witness),
-        "sandboxes": list(change.sandboxes),
-        "option": change.key,
-    }
-    if change.span is not None:
-        told["place"] = {"file": change.span.file.name, "line": change.span.line, "column": change.span.column}
-    return told
 
 
 def diff_markdown(diff: PrivilegeDiff) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
-from typing import Protocol, TextIO, assert_never
+from typing import Protocol, TextIO
 
 from msgspec import Struct, field, structs
 
@@ -57,16 +57,9 @@ def done(step: Operation, note: str = "") -> str:
 
 
 _MINOR = (
-    op.CreatePart
-    | op.RecordSpec
-    | op.GiveVolume
-    | op.CreatePrivateNetwork
-    | op.CreateGateway
-    | op.StartGateway
-    | op.StartKeeper
-    | op.CheckSandbox
-    | op.RenameSandbox
-)
+    op.CreatePart | op.RecordSpec | op.GiveVolume | op.CreatePrivateNetwork | op.CreateGateway | op.StartGateway
+    | op.StartKeeper | op.CheckSandbox | op.RenameSandbox
+)  # fmt: skip
 
 
 def minor(step: Operation) -> bool:
@@ -74,65 +67,47 @@ def minor(step: Operation) -> bool:
     return isinstance(step, _MINOR)
 
 
-def _words(step: Operation) -> tuple[str, str]:  # noqa: C901 - one case a class
-    match step:
-        case op.PullImage():
-            return "pulling", "pulled"
-        case op.BuildHelper():
-            return "building", "built"
-        case op.StartKeeper():
-            return f"reserving memory for {' and '.join(step.parts)}", "memory reserved"
-        case op.CreateNetwork() | op.CreateVolume() | op.CreateSandbox():
-            return "creating", "created"
-        case op.CreatePrivateNetwork():
-            return "creating its network", "network created"
-        case op.CreateGateway():
-            return "creating its gateway", "gateway created"
-        case op.StartGateway():
-            return "starting its gateway", "gateway ready"
-        case op.ReloadGateway():
-            return "reloading the gateway rules", "gateway rules reloaded"
-        case op.CheckSandbox():
-            return "reading it back", "read back"
-        case op.RenameSandbox():
-            return "renaming", "renamed"
-        case op.RemoveSandbox(replaced=True):
-            return "removing the old container", "old container removed"
-        case op.RemoveNetwork() | op.RemoveVolume() | op.RemoveSandbox():
-            return "removing", "removed"
-        case op.KeepSandbox():
-            return "keeping its container", "container kept"
-        case op.RemoveLeftover():
-            return "removing what an apply left behind", "removed"
-        case op.CreatePart():
-            return f"making the {step.part} volume", f"{step.part} volume made"
-        case op.UploadWorkspace():
-            return "copying the workspace in", "workspace copied in"
-        case op.UploadFiles():
-            return f"putting {step.part} in place", f"{step.part} in place"
-        case op.GiveVolume():
-            return f"giving the volume {step.key} to its user", f"volume {step.key} given to its user"
-        case op.ConnectNetwork():
-            return f"connecting to {step.network}", f"connected to {step.network}"
-        case op.DisconnectNetwork():
-            return f"disconnecting from {step.network}", f"disconnected from {step.network}"
-        case op.AwaitSandbox():
-            return f"waiting for {step.dependency} {_UNTIL[step.condition]}", f"waited for {step.dependency}"
-        case op.StartSandbox():
-            return "starting", "started"
-        case op.UpdateSandbox():
-            return f"updating {', '.join(step.options)}", f"updated {', '.join(step.options)}"
-        case op.ResumeSandbox():
-            return "unpausing", "unpaused"
-        case op.RecordSpec():
-            return "recording the new spec", "recorded"
-        case op.StopSandbox(replaced=True):
-            return "stopping the old container", "old container stopped"
-        case op.StopSandbox():
-            return "stopping", "stopped"
-        case op.CaptureEvidence():
-            return "saving evidence", "evidence saved"
-    assert_never(step)
+WORDS: Mapping[type, tuple[str, str]] = {  # as something that goes on, and as something done
+    op.PullImage: ("pulling", "pulled"),
+    op.BuildHelper: ("building", "built"),
+    op.StartKeeper: ("reserving memory for {parts}", "memory reserved"),
+    op.CreateNetwork: ("creating", "created"),
+    op.CreateVolume: ("creating", "created"),
+    op.CreateSandbox: ("creating", "created"),
+    op.CreatePrivateNetwork: ("creating its network", "network created"),
+    op.CreateGateway: ("creating its gateway", "gateway created"),
+    op.StartGateway: ("starting its gateway", "gateway ready"),
+    op.ReloadGateway: ("reloading the gateway rules", "gateway rules reloaded"),
+    op.CheckSandbox: ("reading it back", "read back"),
+    op.RenameSandbox: ("renaming", "renamed"),
+    op.RemoveSandbox: ("removing", "removed"),
+    op.RemoveNetwork: ("removing", "removed"),
+    op.RemoveVolume: ("removing", "removed"),
+    op.KeepSandbox: ("keeping its container", "container kept"),
+    op.RemoveLeftover: ("removing what an apply left behind", "removed"),
+    op.CreatePart: ("making the {step.part} volume", "{step.part} volume made"),
+    op.UploadWorkspace: ("copying the workspace in", "workspace copied in"),
+    op.UploadFiles: ("putting {step.part} in place", "{step.part} in place"),
+    op.GiveVolume: ("giving the volume {step.key} to its user", "volume {step.key} given to its user"),
+    op.ConnectNetwork: ("connecting to {step.network}", "connected to {step.network}"),
+    op.DisconnectNetwork: ("disconnecting from {step.network}", "disconnected from {step.network}"),
+    op.AwaitSandbox: ("waiting for {step.dependency} {until}", "waited for {step.dependency}"),
+    op.StartSandbox: ("starting", "started"),
+    op.UpdateSandbox: ("updating {options}", "updated {options}"),
+    op.ResumeSandbox: ("unpausing", "unpaused"),
+    op.RecordSpec: ("recording the new spec", "recorded"),
+    op.StopSandbox: ("stopping", "stopped"),
+    op.CaptureEvidence: ("saving evidence", "evidence saved"),
+}
+
+
+def _words(step: Operation) -> tuple[str, ...]:
+    words = WORDS[type(step)]
+    if isinstance(step, op.StopSandbox | op.RemoveSandbox) and step.replaced:
+        words = (f"{words[0]} the old container", f"old container {words[1]}")
+    parts, options = (getattr(step, name, ()) for name in ("parts", "options"))
+    until = _UNTIL.get(getattr(step, "condition", ""), "")
+    return tuple(w.format(step=step, parts=" and ".join(parts), options=", ".join(options), until=until) for w in words)
 
 
 # -- Puts an apply's events together, per resource: what a person wants to see is one line for each, when it is …

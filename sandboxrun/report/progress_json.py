@@ -34,16 +34,8 @@ from sandboxrun.report.progress import Resource, Tracker, finished, undone, unfi
 UI_VERSION = "1.0"
 _ACTION = {Action.NONE: "noop"}
 _BEGUN = {
-    "create": "Creating",
-    "update": "Modifying",
-    "delete": "Destroying",
-    "replace": "Replacing",
-    "noop": "Working",
-}
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
+    "create": "Creating", "update": "Modifying", "delete": "Destroying", "replace": "Replacing", "noop": "Working",
+}  # fmt: skip
 
 
 class JsonProgress:
@@ -55,7 +47,7 @@ class JsonProgress:
         *,
         sensitive: frozenset[str] = frozenset(),
         clock: Callable[[], float] = monotonic,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.glance: float | None = steps.GLANCE
         self._write, self._now = write, now
@@ -150,13 +142,10 @@ class JsonProgress:
         self._line("info", f"{alive.address}: {steps.running(alive, self._shown)}", "apply_progress", {"hook": hook})
 
     def _hook(self, type: str, resource: Resource, message: str, *, elapsed: bool = False, level: str = "info") -> None:
-        hook: dict[str, Any] = {
-            "resource": self._resource(resource.address),
-            "action": self._action_of(resource.address),
-        }
-        if elapsed:
-            hook["elapsed_seconds"] = int(resource.seconds(self._tracker.now()))
-        self._line(level, f"{resource.address}: {message}", type, {"hook": hook})
+        address = resource.address
+        hook = {"resource": self._resource(address), "action": self._action_of(address)}
+        took = {"elapsed_seconds": int(resource.seconds(self._tracker.now()))} if elapsed else {}
+        self._line(level, f"{address}: {message}", type, {"hook": {**hook, **took}})
 
     def _planned(self, type: str, change: Change, message: str, action: str) -> None:
         told = {"resource": self._resource(change.address), "action": action}

@@ -15,7 +15,7 @@ from msgspec import structs
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, amount, one_line
 from sandboxrun.evidence.checking import Checked
-from sandboxrun.evidence.index import Index, Kept, Revision
+from sandboxrun.evidence.index import Index
 from sandboxrun.evidence.retention import Pruned, Removal, Selection
 from sandboxrun.evidence.store import ChainEntry, Notice, Store
 from sandboxrun.report.evidence import Run, block, ending_facts, ending_text, rows_of
@@ -71,7 +71,10 @@ def record_text(record: StoredRun) -> str:
         rows += rows_of(index, record.place, None)
     lines = block(f"{one_line(entry.sandbox)}: {told}", rows)
     if index is not None and index.kept:
-        listed = [(kept.path, size(kept.bytes), _marks(kept)) for kept in index.kept]
+        listed = []
+        for kept in index.kept:
+            marks = (("cut at its limit", kept.truncated), ("contains a secret", kept.sensitive))
+            listed.append((kept.path, size(kept.bytes), ", ".join(text for text, holds in marks if holds)))
         lines += ["", table(("FILE", "SIZE", ""), listed)]
     return "\n".join(lines)
 
@@ -83,7 +86,13 @@ def _facts(record: StoredRun) -> Iterator[tuple[str, str]]:
         times = (("started", index.started_at), ("ended", index.finished_at), ("saved", index.captured_at))
         yield from ((key, when) for key, when in times if when)
         if index.git is not None:
-            yield "git", _revision(index.git)
+            git = index.git
+            told = [git.commit or "no commit", *([f"on {git.branch}"] if git.branch else [])]
+            told += ["(not known whether files differ)"] if git.dirty is None and git.commit else []
+            marks = [
+                text for text, holds in (("changed files", git.dirty), ("untracked files", git.untracked)) if holds
+            ]
+            yield "git", " ".join(told) + (f", with {' and '.join(marks)}" if marks else "")
         if index.job is not None:
             yield "job", " ".join(index.job.values())
         if index.tool_version:
@@ -99,20 +108,6 @@ def _facts(record: StoredRun) -> Iterator[tuple[str, str]]:
         yield "careful", record.fault
     seal = {True: "valid", False: "not this user's: it was changed, or another user saved this", None: "not checked"}
     yield "seal", seal[record.sealed]
-
-
-def _revision(git: Revision) -> str:
-    """The workspace's revision in words."""
-    told = [git.commit or "no commit", *([f"on {git.branch}"] if git.branch else [])]
-    if git.dirty is None and git.commit:
-        told.append("(not known whether files differ)")
-    marks = [text for text, holds in (("changed files", git.dirty), ("untracked files", git.untracked)) if holds]
-    return " ".join(told) + (f", with {' and '.join(marks)}" if marks else "")
-
-
-def _marks(kept: Kept) -> str:
-    marks = (("cut at its limit", kept.truncated), ("contains a secret", kept.sensitive))
-    return ", ".join(text for text, holds in marks if holds)
 
 
 def record_plain(record: StoredRun) -> dict[str, Any]:

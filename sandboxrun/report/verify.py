@@ -143,22 +143,30 @@ def verify_text(report: Report, *, width: int | None = None, colour: bool = Fals
     opened = [f"  ! {report.masked(f'{name} {said}')}" for name, every in report.opened.items() for said in every]
     blocks = ["\n".join([painted(_OPENED, _BOLD), *(painted(line, "\x1b[1;33m") for line in opened)])] if opened else []
     for name, found in report.sandboxes.items():
-        head, *rows = table(_HEADS, [_row(finding, report) for finding in found]).split("\n")
+        cells = [[*map(report.masked, (f.control, f.field, f.expected, f.seen))] for f in found]
+        last = [_cut(_verdict(finding, report), 2 * _CELL) for finding in found]
+        every = [(*map(_cut, row), verdict) for row, verdict in zip(cells, last, strict=True)]
+        head, *rows = table(_HEADS, every).split("\n")
         listed = width is not None and max(map(columns, (head, *rows))) > width
         body = [] if listed else [painted(head, _DIM)]
-        for finding, row in zip(found, rows, strict=True):
-            first, *rest = _listed(finding, report) if listed else [row]
-            body += [painted(first, _SHADES.get(finding.verdict, _DIM)), *rest]
+        for finding, row, (control, _, expected, seen) in zip(found, rows, cells, strict=True):
+            if listed:
+                row = f"{_MARKS[finding.verdict]} {control}: {_verdict(finding, report)}"
+            body.append(painted(row, _SHADES.get(finding.verdict, _DIM)))
+            if listed and finding.verdict is not Verdict.NOT_APPLICABLE:
+                body.append(f"    expected {expected or '-'}, seen {seen or '-'}")
         blocks.append("\n".join([painted(f"{report.masked(name)}: {counted(found)}", _BOLD), *body]))
-    if report.faults:
-        blocks.append("\n".join(line for fault in report.faults for line in _fault(fault, report)))
+    lines = []  # what is wrong, whole, and what to do
+    for f in report.faults:
+        name, control, title = map(report.masked, (f.sandbox, f.control, f.title))
+        lines.append(f"{name}, {control}: {f.verdict.value} ({title})")
+        lines.append(f"    expected: {report.masked(f.expected) or '-'}")
+        lines.append(f"    seen:     {report.masked(f.seen) or '-'}")
+        lines += [f"    note:     {report.masked(f.note)}"] if f.note else []
+        lines.append(f"    to do:    {report.advice(f)}")
+    blocks += ["\n".join(lines)] if lines else []
     blocks.append(painted(ended(report), _SHADES[Verdict.HOLDS if report.verified else Verdict.FAILS]))
     return "\n\n".join(blocks)
-
-
-def _row(finding: Finding, report: Report) -> tuple[str, ...]:
-    cells = (finding.control, finding.field, finding.expected, finding.seen)
-    return (*(_cut(report.masked(cell)) for cell in cells), _cut(_verdict(finding, report), 2 * _CELL))
 
 
 def _verdict(finding: Finding, report: Report) -> str:
@@ -174,30 +182,10 @@ def _cut(text: str, most: int = _CELL) -> str:
     return f"{text}…"
 
 
-def _listed(finding: Finding, report: Report) -> list[str]:
-    """A finding on lines of its own, for a terminal that has no room for the table."""
-    lines = [f"{_MARKS[finding.verdict]} {report.masked(finding.control)}: {_verdict(finding, report)}"]
-    if finding.verdict is not Verdict.NOT_APPLICABLE:
-        lines.append(
-            f"    expected {report.masked(finding.expected) or '-'}, seen {report.masked(finding.seen) or '-'}"
-        )
-    return lines
-
-
-def _fault(finding: Finding, report: Report) -> list[str]:
-    """What is wrong, whole, and what to do."""
-    name, control = report.masked(finding.sandbox), report.masked(finding.control)
-    lines = [f"{name}, {control}: {finding.verdict.value} ({report.masked(finding.title)})"]
-    lines.append(f"    expected: {report.masked(finding.expected) or '-'}")
-    lines.append(f"    seen:     {report.masked(finding.seen) or '-'}")
-    if finding.note:
-        lines.append(f"    note:     {report.masked(finding.note)}")
-    return [*lines, f"    to do:    {report.advice(finding)}"]
-
-
 # -- A verification as JSON, for programs. Owns the format (`schemas/verify.schema.json`). Pure
 
 FORMAT_VERSION = "1.1"
+_SHOWN = ("control", "title", "field", "expected", "seen")
 
 
 def verify_json(report: Report) -> dict[str, Any]:
@@ -215,7 +203,15 @@ def verify_json(report: Report) -> dict[str, Any]:
                 "verified": all(finding.verdict.passes for finding in found),
                 "summary": _summary(found),
                 "opened": [report.masked(said) for said in report.opened.get(name, ())],
-                "findings": [_finding(finding, report) for finding in found],
+                "findings": [
+                    {
+                        **{key: report.masked(getattr(finding, key)) for key in _SHOWN},
+                        "verdict": _word(finding.verdict.value),
+                        "note": report.masked(finding.note),
+                        "advice": report.advice(finding),
+                    }
+                    for finding in found
+                ],
             }
             for name, found in report.sandboxes.items()
         ],
@@ -228,12 +224,6 @@ def _summary(findings: Iterable[Finding]) -> dict[str, int]:
 
 def _word(text: str) -> str:
     return text.replace(" ", "_")
-
-
-def _finding(finding: Finding, report: Report) -> dict[str, str]:
-    texts = {key: report.masked(getattr(finding, key)) for key in ("control", "title", "field", "expected", "seen")}
-    verdict = _word(finding.verdict.value)
-    return {**texts, "verdict": verdict, "note": report.masked(finding.note), "advice": report.advice(finding)}
 
 
 # -- A verification as Markdown, for a pull request's comment
@@ -263,9 +253,15 @@ def verify_markdown(report: Report) -> str:
         page.add(f"{_OPENED}\n\n")
         page.add_each((f"- {_cell(said, report)}\n" for said in opened), "of what the profile opens")
         page.add("\n")
-    if report.faults:
+    faults = []
+    for f in report.faults:
+        cells = " | ".join(_cell(text, report) for text in (f.expected, f.seen))
+        do = "; ".join(filter(None, (report.masked(f.note), report.advice(f))))
+        named = " | ".join(code(cut(report.masked(text), _LONG_CELL)) for text in (f.sandbox, f.control))
+        faults.append(f"| {_SIGNS[f.verdict]} | {named} | {cells} | {escaped(cut(do, 600))} |\n")
+    if faults:
         page.add("| | Sandbox | Control | Expected | Seen | What to do |\n| --- | --- | --- | --- | --- | --- |\n")
-        page.add_each((_fault_row(fault, report) for fault in report.faults), "of the faults' lines")
+        page.add_each(faults, "of the faults' lines")
         page.add("\n")
     blocks = [_details(name, found, report) for name, found in report.sandboxes.items()]
     page.add_each(blocks, "of the sandboxes' tables")
@@ -275,13 +271,6 @@ def verify_markdown(report: Report) -> str:
 def _cell(text: str, report: Report) -> str:
     told = cut(report.masked(text), _LONG_CELL)
     return escaped(told) if told else ""
-
-
-def _fault_row(finding: Finding, report: Report) -> str:
-    cells = " | ".join(_cell(text, report) for text in (finding.expected, finding.seen))
-    do = "; ".join(filter(None, (report.masked(finding.note), report.advice(finding))))
-    named = " | ".join(code(cut(report.masked(text), _LONG_CELL)) for text in (finding.sandbox, finding.control))
-    return f"| {_SIGNS[finding.verdict]} | {named} | {cells} | {escaped(cut(do, 600))} |\n"
 
 
 def _details(name: str, found: tuple[Finding, ...], report: Report) -> str:

@@ -242,7 +242,7 @@ def verdict_in(
             return forms.verdict_json(verdict)
         case "sarif":
             from sandboxrun.lifecycle.fixing import suggester
-            from sandboxrun.report.sarif import verdict_sarif
+            from sandboxrun.report.audit import verdict_sarif
 
             return verdict_sarif(verdict, root, __version__, suggester())
         case "markdown":

@@ -19,10 +19,10 @@ from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle import reap as reaping
 from sandboxrun.lifecycle.reap import Homes, Scope
 from sandboxrun.lifecycle.reaper import Reaper
-from sandboxrun.report.metrics import Metrics
 from sandboxrun.report.reap import (
     Connected,
     Lost,
+    Metrics,
     ProjectLooked,
     ReaperEvent,
     left_diagnostics,

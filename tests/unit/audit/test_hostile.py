@@ -19,7 +19,7 @@ from sandboxrun.lifecycle.comparing import Pair, compared
 from sandboxrun.lifecycle.fixing import edited
 from sandboxrun.lifecycle.review import Sources, Target, review, targets, terms
 from sandboxrun.report import audit as forms
-from sandboxrun.report.sarif import verdict_sarif
+from sandboxrun.report.audit import verdict_sarif
 from sandboxrun.source import SourceFile
 from tests.unit.audit.reviewing import TODAY
 

@@ -10,8 +10,7 @@ import pytest
 
 from sandboxrun.errors import Diagnostic, SandboxrunError, UsageError
 from sandboxrun.plan.changes import Reason
-from sandboxrun.report.metrics import Metrics
-from sandboxrun.report.reap import Connected, Left, Lost, ProjectLooked, Reaped, Result, Swept
+from sandboxrun.report.reap import Connected, Left, Lost, Metrics, ProjectLooked, Reaped, Result, Swept
 from sandboxrun.spec.spec import SandboxSpec
 
 parser = pytest.importorskip("prometheus_client.openmetrics.parser")

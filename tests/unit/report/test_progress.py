@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from msgspec import Struct, structs
@@ -462,3 +462,7 @@ def test_every_step_has_words() -> None:
     assert steps.doing(waiting("service_healthy"), "unhealthy") == "waiting for db to be healthy: unhealthy"
     assert told["ConnectNetwork"] == ("connecting to review_x", "connected to review_x")
     assert steps.resource_of("") == "leftovers" and steps.resource_of("volume.x\ny") == "volume x\\ny"
+
+
+def test_every_step_has_its_words() -> None:
+    assert set(steps.WORDS) == set(get_args(Operation))
