@@ -54,7 +54,7 @@ from sandboxrun.plan.operations import (
     StartSandbox,
 )
 from sandboxrun.plan.planner import Options, check_others, make_destroy_plan, make_plan, not_as_declared
-from sandboxrun.plan.preflight import open_networks, unfetched, watched_timeouts
+from sandboxrun.plan.preflight import unfetched, watched_timeouts
 from sandboxrun.plan.steps import levels
 from sandboxrun.spec.ci import CiJob, job_of
 from sandboxrun.spec.project import DeclaredSandbox, Profile
@@ -308,8 +308,7 @@ def plan(
     if errors := [fault for fault in found if fault.severity == "error"]:
         raise PlanError(*sorted(errors, key=lambda fault: fault.order))
     made = surveyed(made, profile, store)
-    warnings = (*open_networks(making, profile), *unfetched(making, snapshot))
-    warnings = (*warnings, *watched_timeouts(making, snapshot.offers))
+    warnings = (*unfetched(making, snapshot), *watched_timeouts(making, snapshot.offers))
     return structs.replace(made, warnings=(*made.warnings, *found, *warnings))
 
 

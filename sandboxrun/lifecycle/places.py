@@ -19,6 +19,7 @@ from sandboxrun.errors import ApplyError, Diagnostic, PlanError, Problems
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import state_path
 from sandboxrun.plan.changes import Plan
+from sandboxrun.plan.preflight import open_networks
 from sandboxrun.profile.files import project_root, reason, sources_of
 from sandboxrun.profile.sandbox import content_of, placed
 from sandboxrun.spec.guard import HIDDEN
@@ -236,10 +237,11 @@ def sandboxes_made(made: Plan, profile: Profile) -> tuple[DeclaredSandbox, ...]:
 
 
 def surveyed(made: Plan, profile: Profile, store: Store) -> Plan:
-    """The plan with what is to be said of its workspaces and binds. Raises PlanError for those that can't be used."""
+    """The plan with what is to be said of its networks, workspaces and binds. Raises PlanError for those of the latter
+    that can't be used."""
     making = sandboxes_made(made, profile)
     check_sources(making)
-    faults, warnings = list[Diagnostic](), list(source_warnings(making))
+    faults, warnings = list[Diagnostic](), [*source_warnings(making), *open_networks(making, profile)]
     root = os.path.realpath(profile.directory)
     outside = [s for s in making if not all(Path(os.path.realpath(p)).is_relative_to(root) for _, _, p, _ in _given(s))]
     if outside:  # the review is only imported where there is such a place

@@ -20,7 +20,7 @@ from sandboxrun.errors import ExitCode, amount, one_line, redact
 from sandboxrun.evidence.index import Index
 from sandboxrun.evidence.store import Captured
 from sandboxrun.report.table import duration, size
-from sandboxrun.spec.option_types import DESTINATION
+from sandboxrun.spec.option_types import DESTINATION, METADATA_NAMES
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import PAST_TTL, RUN_ENDED, WAS_IDLE, Ending, How
 from sandboxrun.spec.types import format_duration, format_size
@@ -208,7 +208,12 @@ def _saved(index: Index) -> Iterator[tuple[str, str]]:
     asked = [target if ":" in target else f"{target}:443" for target in egress.unlisted_targets]
     # An agent that asks for a name with an asterisk does not get more suggested than one host.
     hosts = [t for t in asked if re.fullmatch(DESTINATION, t, re.ASCII) and not t.startswith("*")]
-    if named := [f'"{target}"' for target in hosts]:
+    if metadata := [t for t in hosts if t.partition(":")[0].lower() in METADATA_NAMES]:
+        yield (
+            "metadata",
+            f"no setting allows {_first(metadata)}: it hands out the cloud's credentials; some SDKs try it",
+        )
+    if named := [f'"{target}"' for target in hosts if target not in metadata]:
         yield "to allow", f"add {_first(named)} to egress: allow: in the profile"
     if private := egress.private_addresses:
         yield "to allow", f"list a range that has {_first(private)} under egress: private_networks: in the profile"

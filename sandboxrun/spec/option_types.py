@@ -459,6 +459,12 @@ _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _NAME_egress = (
     rf"(?:\*\.)?(?:{_LABEL}\.)+(?=[A-Za-z0-9-]*[A-Za-z]){_LABEL}"  # a last label of digits alone is an address's
 )
+METADATA_NAMES = frozenset(  # of clouds' metadata services; the addresses that they have are open to no gateway
+    {
+        "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal",
+        "metadata.azure.internal", "metadata.oraclecloud.com", "metadata.tencentyun.com",
+    }
+)  # fmt: skip
 DESTINATION = rf"{_NAME_egress}:[0-9]{{1,5}}"
 
 

@@ -41,6 +41,15 @@ def test_a_run_prints_the_output_and_exits_with_the_agents_code(say: Say, world:
     assert world.boxes == {}
 
 
+@pytest.mark.parametrize("command", [("plan",), ("run",), ("apply", "-y"), ("apply", "-y", "--wait")])
+def test_who_joins_a_network_without_a_gateway_is_warned(
+    command: tuple[str, ...], in_process: Callable[..., Ran], here: Path
+) -> None:
+    (here / "sandbox.yaml").write_text(PROFILE.replace("network_mode: none", "networks: [default]"))
+    warned = "warning: agent: on default it has no gateway: it reaches everything that the engine's host reaches"
+    assert in_process(*command).err.count(warned) == 1
+
+
 def test_apply_with_wait_runs_it_once(say: Say, world: World) -> None:
     assert say("plan", "--detailed-exitcode")[0] == 2
     assert say("apply", "-y", "--wait")[0] == 3

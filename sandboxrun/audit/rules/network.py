@@ -8,16 +8,9 @@ from collections.abc import Iterator
 
 from sandboxrun.audit.finding import DATA, DIRECT, INDIRECT, REACH, STEP, Hit, about, rule
 from sandboxrun.audit.subject import PROFILE, Subject
+from sandboxrun.spec.option_types import METADATA_NAMES
 
 METADATA = ("169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "100.100.100.200", "192.0.0.192")
-METADATA_NAMES = (
-    "metadata.google.internal",
-    "metadata.goog",
-    "instance-data",
-    "instance-data.ec2.internal",
-    "metadata.azure.internal",
-    "metadata.oraclecloud.com",
-)
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 # Names below these belong to whoever registers them: a wildcard, and often one name too, is anybody's server.
 TENANTS = (

@@ -73,7 +73,7 @@ class Worker:
                 self._admin.connect(str(self.folder / ADMIN))
             except OSError:
                 self._admin.close()
-                time.sleep(0.005)
+                time.sleep(0.002)
                 continue
             self.ask("prompt")
             return

@@ -241,6 +241,20 @@ def test_a_run_of_no_time_at_all() -> None:
             ["    egress:   0 requests allowed, 1 refused: 169.254.169.254:80"],
         ),
         (
+            EgressSummary(
+                allowed=0,
+                denied=2,
+                denied_targets=("Metadata.google.internal", "instance-data.ec2.internal:80"),
+                unlisted_targets=("b.example.org", "Metadata.google.internal", "instance-data.ec2.internal:80"),
+            ),
+            [
+                "    egress:   0 requests allowed, 2 refused: Metadata.google.internal, instance-data.ec2.internal:80",
+                "    metadata: no setting allows Metadata.google.internal:443, instance-data.ec2.internal:80: "
+                "it hands out the cloud's credentials; some SDKs try it",
+                '    to allow: add "b.example.org:443" to egress: allow: in the profile',
+            ],
+        ),
+        (
             EgressSummary(allowed=0, denied=1, denied_targets=("*.example.org",), unlisted_targets=("*.example.org",)),
             ["    egress:   0 requests allowed, 1 refused: *.example.org"],
         ),
