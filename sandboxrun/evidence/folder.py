@@ -15,6 +15,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -24,6 +25,7 @@ from sandboxrun.backend.owner import Owner, decode, this_process
 from sandboxrun.data import Closing, Data
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.index import Kept
@@ -257,7 +259,11 @@ INDEX = "index.json"
 
 
 class RunFolder:
-    """A run's folder. Usable from several threads; after `close_parts` nothing more can be added."""
+    """A run's folder. Usable from several threads; after `close_parts` nothing more can be added.
+
+    Files are brought to the disk in threads of their own: side by side they take little longer than one, and meanwhile
+    the next ones are made.
+    """
 
     def __init__(self, folder: Folder, name: str) -> None:
         self.folder = folder
@@ -265,6 +271,7 @@ class RunFolder:
         self._lock = threading.Lock()
         self._kept: dict[str, Kept] = {}
         self._open = True
+        self._flushing: list[Aside[None]] = []
         self._unsynced = False
 
     @property
@@ -288,18 +295,22 @@ class RunFolder:
             writer.write(data)
             return writer.commit(truncated=truncated)
 
-    def put_in_place(self, place: Folder, partial: str, name: str, kept: Kept, durable: bool) -> Kept:
-        """Rename a finished file and note it; refused once the index is being written."""
+    def put_in_place(self, place: Folder, half: str, name: str, kept: Kept, file: BinaryIO | None) -> Kept:
+        """Rename a finished file and note it; refused once the index is being written. `file`: flush this one by
+        itself."""
         with self._lock:
             if not self._open:
                 raise EvidenceError(f"{kept.path} came too late")
-            place.rename(partial, name)
+            place.rename(half, name)
             self._kept[kept.path] = kept
-            self._unsynced = self._unsynced or not durable
+            if file is not None:
+                self._flushing.append(Aside(partial(_flush, os.dup(file.fileno())), name=f"evidence: flush {name}"))
+            self._unsynced = self._unsynced or file is None
         return kept
 
     def close_parts(self) -> tuple[Kept, ...]:
-        """All that is kept, by path; whoever still writes is shut out, and what they left half-written removed."""
+        """All that is kept, by path, on the disk; whoever still writes is shut out, and what they left half-written
+        removed."""
         with self._lock:
             self._open = False
         for place, _, files, fd in os.fwalk(".", dir_fd=self.folder.fd, follow_symlinks=False):
@@ -307,13 +318,29 @@ class RunFolder:
             for name in files:
                 if name.startswith(PARTIAL):
                     os.unlink(name, dir_fd=fd)
+        for flushing in self._flushing:
+            flushing.result()
         if self._unsynced:
             os.sync()
         return tuple(self._kept[path] for path in sorted(self._kept))
 
+    def write_index(self, data: bytes) -> None:
+        """The last file; on the disk, with the names of all, when this returns."""
+        with os.fdopen(self.folder.create(INDEX), "wb") as file:  # its name first, so that one flush brings both
+            file.write(data)
+            sync(file)
+        self.folder.sync()
+
     def close(self) -> None:
         """Let go of the folder."""
         self.folder.close()
+
+
+def _flush(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 class Writer:
@@ -341,13 +368,12 @@ class Writer:
         """Put it in place, whole."""
         from sandboxrun.evidence.index import Kept
 
-        if self._durable:
-            sync(self._file)
-        self._file.close()
+        self._file.flush()
         kept = Kept(
             path=self.path, sha256=self._hash.hexdigest(), bytes=self.bytes, truncated=truncated, sensitive=sensitive
         )
-        self._run.put_in_place(self._place, self._partial, self._name, kept, self._durable)
+        self._run.put_in_place(self._place, self._partial, self._name, kept, self._file if self._durable else None)
+        self._file.close()
         self._done = True
         return kept
 

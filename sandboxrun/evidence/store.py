@@ -295,6 +295,7 @@ STAGING = "staging"  # in the state directory: what is needed of runs until they
 LARGEST_INDEX = 64 << 20  # bytes
 ENDED = frozenset({How.EXITED, How.FAILED, How.OOM, How.TIMEOUT})  # the ends of a run that had its chance
 _SHORT = 12
+_TIME = re.compile(r"\d{8}T\d{6}Z")
 LAST = "last"  # names the newest run of all
 _LEAST = 6  # characters of a run's id that name it
 _NAMED = 5
@@ -364,8 +365,7 @@ class Store(Data):
             def entry_after(previous: str | None) -> ChainEntry:
                 index = index_after(previous)
                 data = index.to_json()
-                folder.folder.write(INDEX, data)
-                folder.folder.sync()
+                folder.write_index(data)
                 root.sync()
                 entry = entry_of(index, folder.name, hashlib.sha256(data).hexdigest(), previous)
                 return structs.replace(entry, seal=seal_of(entry.body))
@@ -506,7 +506,7 @@ class Store(Data):
         """The run's folder: the one a killed capture began, or a new one named by the time."""
         tail = f"-{safe_name(name)}-{safe_name(run)[:_SHORT]}"
         recorded = {entry.folder: entry for entry in entries(read(root), tail[1:])}
-        begun = [n for n in root.names() if re.fullmatch(r"\d{8}T\d{6}Z" + re.escape(tail), n) and n not in recorded]
+        begun = [n for n in root.names() if n.endswith(tail) and _TIME.fullmatch(n[: -len(tail)]) and n not in recorded]
         now = datetime.datetime.now(datetime.UTC)
         while (fresh := f"{now:%Y%m%dT%H%M%SZ}{tail}") in recorded and not begun:
             if self.is_own(recorded[fresh]):

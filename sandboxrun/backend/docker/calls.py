@@ -22,6 +22,7 @@ from sandboxrun.backend.docker.transport import (
     Request,
     Response,
     TimedOut,
+    TooLarge,
     Transport,
     TransportError,
     Unreachable,
@@ -70,6 +71,8 @@ def translated(operation: str, error: TransportError) -> EngineError:
     match error:
         case Unreachable():
             return EngineUnreachable(operation, str(error), help=error.help)
+        case TooLarge():
+            return EngineError(operation, str(error))
         case TimedOut():
             return EngineTimeout(operation, str(error), help="the engine may be overloaded: try again")
         case Broken():
@@ -83,6 +86,7 @@ class Answer(Data, unshown=("response",)):
 
     operation: str
     response: Response
+    most: int | None = None  # bytes of a body that is read whole: an agent may have shaped what is in it
 
     @property
     def status(self) -> int:
@@ -94,9 +98,9 @@ class Answer(Data, unshown=("response",)):
         """The head's fields, names in lower case."""
         return self.response.headers
 
-    def read(self, limit: int | None = None) -> bytes:
-        """The whole body. One of more bytes than `limit` is an error: an agent may have shaped what is in it."""
-        limit = MAX_WHOLE if limit is None else limit
+    def read(self) -> bytes:
+        """The whole body. One of more bytes than there may be is an error."""
+        limit = MAX_WHOLE if self.most is None else self.most
         data = bytearray()
         for piece in self.pieces():
             data += piece
@@ -105,9 +109,9 @@ class Answer(Data, unshown=("response",)):
                 raise EngineError(self.operation, f"the engine's answer is larger than {limit} bytes")
         return bytes(data)
 
-    def json(self, limit: int | None = None) -> Any:
+    def json(self) -> Any:
         """The whole body as JSON."""
-        data = self.read(limit)
+        data = self.read()
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:
@@ -120,9 +124,9 @@ class Answer(Data, unshown=("response",)):
             raise EngineError(self.operation, "the engine's answer is not a JSON object", status=self.status)
         return value
 
-    def sequence(self, limit: int | None = None) -> tuple[Any, ...]:
+    def sequence(self) -> tuple[Any, ...]:
         """The whole body as a JSON array; null, which the engine sends for an empty one, is empty."""
-        value = self.json(limit)
+        value = self.json()
         if not isinstance(value, list | None):
             raise EngineError(self.operation, "the engine's answer is not a JSON array", status=self.status)
         return tuple(value or ())
@@ -295,6 +299,7 @@ class Client(Closing):
         timeout: float | None = TIMEOUT,
         upgrade: bool = False,
         stream: bool = False,
+        most: int | None = None,
         versioned: bool = True,
     ) -> Answer:
         """One call of the API: every request to the engine is made here.
@@ -315,11 +320,12 @@ class Client(Closing):
             timeout=timeout,
             upgrade=upgrade,
             stream=stream,
+            most=most,
         )
         response = guarded(operation, lambda: self.transport.request(request))
         if date := response.headers.get("date"):
             self._told = uptime(), date
-        answer = Answer(operation=operation, response=response)
+        answer = Answer(operation=operation, response=response, most=most)
         # Redirects are failures too: no engine sends them, and what is between must not choose where requests go.
         if response.status < 300 or response.status == 304:
             return answer

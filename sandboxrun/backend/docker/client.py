@@ -425,9 +425,8 @@ class Engine(Client):
 
         Raises EngineError for a list of more than 16 MiB: an agent can make any number of files.
         """
-        answer = self._container("GET", id, "/changes", "listing the changes of", stream=True)
-        found = answer.sequence(_MOST_CHANGES)
-        return tuple((str(c.get("Path", "")), _KINDS.get(c.get("Kind", 0), "?")) for c in found)
+        answer = self._container("GET", id, "/changes", "listing the changes of", most=_MOST_CHANGES)
+        return tuple((str(c.get("Path", "")), _KINDS.get(c.get("Kind", 0), "?")) for c in answer.sequence())
 
     def stats(self, id: str) -> Json:
         """One sample of its usage, at once (`precpu_stats` is empty)."""

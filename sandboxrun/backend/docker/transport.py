@@ -224,6 +224,10 @@ class Broken(TransportError):
     """The connection ended, or carried something that is not HTTP, before the answer was complete."""
 
 
+class TooLarge(TransportError):
+    """An answer that was to be read whole, and is larger than that may be."""
+
+
 class TimedOut(TransportError):
     """No (complete) answer within the time given."""
 
@@ -232,7 +236,8 @@ class Request(Data):
     """One request. Raises ValueError for what would end a line of its head.
 
     `target` is path and query, quoted. `timeout` in seconds bounds connecting, and the whole exchange unless `stream`
-    (then up to the answer's head). `upgrade` asks to take the connection over.
+    (then up to the answer's head). `upgrade` asks to take the connection over. What is read whole may have `most`
+    bytes.
     """
 
     method: str
@@ -242,6 +247,7 @@ class Request(Data):
     timeout: float | None = TIMEOUT
     upgrade: bool = False
     stream: bool = False
+    most: int | None = None
 
     def __post_init__(self) -> None:
         if any(map(_CONTROL.search, (self.target, *self.headers, *self.headers.values()))):
@@ -510,7 +516,7 @@ class LocalTransport:
             sock.settimeout(seconds_left(deadline))
             connection.request(request.method, request.target, headers={"User-Agent": "sandboxrun", **request.headers})
             answer = connection.getresponse()
-            body = _body(answer, sock, deadline)
+            body = _body(answer, sock, deadline, request.most)
         finally:
             with self._lock:
                 self._asking.discard(sock)
@@ -544,13 +550,13 @@ class LocalTransport:
             self._docker_py.close()
 
 
-def _body(answer: http.client.HTTPResponse, sock: socket.socket, deadline: float | None) -> bytes:
+def _body(answer: http.client.HTTPResponse, sock: socket.socket, deadline: float | None, most: int | None) -> bytes:
     """All of it. Piece by piece, for else neither its size nor the time it takes had an end."""
-    body = bytearray()
+    body, most = bytearray(), MAX_WHOLE if most is None else most
     while piece := answer.read1(PIECE):
         body += piece
-        if len(body) > MAX_WHOLE:
-            raise Broken(f"the engine's answer is larger than {MAX_WHOLE} bytes")
+        if len(body) > most:
+            raise TooLarge(f"the engine's answer is larger than {most} bytes")
         sock.settimeout(seconds_left(deadline))
     if answer.length and answer.chunked is False:
         raise http.client.IncompleteRead(bytes(body), answer.length)

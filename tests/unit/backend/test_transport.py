@@ -527,6 +527,14 @@ def test_a_huge_body_is_given_up(peer: Peer, method: str, monkeypatch: pytest.Mo
 
 
 @WAYS
+def test_a_body_larger_than_was_asked_for_is_an_error_of_that_call_alone(peer: Peer, method: str) -> None:
+    engine = peer(saying(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 200_000))
+    with pytest.raises(EngineError, match="the engine's answer is larger than 1000 bytes") as caught:
+        engine.request(method, "/x", operation="trying", most=1000).read()
+    assert not isinstance(caught.value, EngineUnreachable)
+
+
+@WAYS
 def test_a_body_that_drips_is_given_up(peer: Peer, method: str) -> None:
     """The time is for all of an answer, not for each of its pieces."""
 

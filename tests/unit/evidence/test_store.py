@@ -110,6 +110,23 @@ def test_a_line_that_cannot_be_written_whole_is_taken_back(store: Store, monkeyp
     assert (store.path / "chain.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize("part", ["stdout.log", "index.json"])
+def test_what_does_not_reach_the_disk_is_not_recorded(store: Store, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fsync
+
+    def failing(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(f"/{part}"):
+            raise OSError(5, "Input/output error")
+        real(fd)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="Input/output"):
+        patched.setattr(os, "fsync", failing)
+        record(store, "run-1")
+    assert store.entries() == ()
+    record(store, "run-1")
+    assert verify_chain(store) == () and len(store.entries()) == 1
+
+
 def test_what_was_changed_is_found(store: Store) -> None:
     one, two, three, four = (record(store, f"run-{n}") for n in range(1, 5))
     (store.path / one.folder / "stdout.log").write_bytes(b"other")
