@@ -118,14 +118,11 @@ def entered(package: Path, host: str) -> Mapping[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / "sandbox.yaml"
         profile.write_text(_PLAIN.format(project=f"house-{Path(folder).name.lower().replace('_', '-')}"))
-        sys.argv = ["sandboxrun", "run", "-q", "-f", str(profile), "--host", host]
         threading.setprofile(note)
         sys.setprofile(note)
         try:
-            main()
-        except SystemExit as end:
-            if end.code:
-                sys.exit(f"error: the run failed with {end.code}")
+            if code := main(["run", "-q", "-f", str(profile), "--host", host]):
+                sys.exit(f"error: the run failed with {code}")
         finally:
             sys.setprofile(None)
             threading.setprofile(None)
