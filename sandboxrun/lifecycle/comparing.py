@@ -51,16 +51,10 @@ class Pair(Data):
 
 def compared(pairs: Sequence[Pair], inputs: Inputs | None = None) -> PrivilegeDiff:
     """The differences of all pairs, under the values given and under all others that their variables may have."""
-    given = inputs or Inputs()
-    changes: list[PrivilegeChange] = []
-    sandboxes: list[str] = []
-    for pair in pairs:
-        found = _pair(pair, given)
-        changes += found.changes
-        sandboxes += found.sandboxes
-    return PrivilegeDiff(
-        changes=tuple(sorted(changes, key=lambda change: change.order)), sandboxes=tuple(dict.fromkeys(sandboxes))
-    )
+    found = [_pair(pair, inputs or Inputs()) for pair in pairs]
+    changes = sorted((change for one in found for change in one.changes), key=lambda change: change.order)
+    sandboxes = dict.fromkeys(name for one in found for name in one.sandboxes)
+    return PrivilegeDiff(changes=tuple(changes), sandboxes=tuple(sandboxes))
 
 
 class _Loaded(Data):
@@ -93,8 +87,14 @@ def _parties(profile: Profile | None) -> Parties:
 
 
 def _pair(pair: Pair, inputs: Inputs) -> PrivilegeDiff:
-    if pair.new is None:
-        return _gone(pair, inputs)
+    if pair.new is None:  # what is not there any more allows nothing, whether it could be read or not
+        try:
+            names = tuple(_load(pair.old, inputs).parties) or (pair.name,)
+        except ProfileError:
+            names = (pair.name,)
+        witness = f"is no longer declared: {pair.name} is gone"
+        gone = (PrivilegeChange(axis="sandbox", way=Way.NARROWED, witness=witness, sandboxes=(n,)) for n in names)
+        return PrivilegeDiff(changes=tuple(gone), sandboxes=names)
     old, new = _load(pair.old, inputs), _load(pair.new, inputs)
     found = difference(old.parties, new.parties)
     changes = [*{change.witness: change for change in (*old.unknown, *new.unknown)}.values(), *found.changes]
@@ -105,17 +105,6 @@ def _pair(pair: Pair, inputs: Inputs) -> PrivilegeDiff:
                 known.add((change.axis, change.witness, change.sandboxes))
                 changes.append(msgspec.structs.replace(change, witness=f"{change.witness}, when {words}"))
     return msgspec.structs.replace(found, changes=tuple(changes))
-
-
-def _gone(pair: Pair, inputs: Inputs) -> PrivilegeDiff:
-    """What is not there any more allows nothing, whether it could be read or not."""
-    try:
-        names = tuple(_load(pair.old, inputs).parties) or (pair.name,)
-    except ProfileError:
-        names = (pair.name,)
-    witness = f"is no longer declared: {pair.name} is gone"
-    changes = (PrivilegeChange(axis="sandbox", way=Way.NARROWED, witness=witness, sandboxes=(name,)) for name in names)
-    return PrivilegeDiff(changes=tuple(changes), sandboxes=names)
 
 
 def _varied(pair: Pair, old: _Loaded, new: Loaded, inputs: Inputs) -> Iterator[tuple[PrivilegeChange, str]]:
@@ -209,11 +198,9 @@ def called(revisions: Mapping[Path, str]) -> Iterator[Callable[[Span | None], Sp
     try:
         yield told
     except ProfileError as error:
+        replace = msgspec.structs.replace
         raise ProfileError(
-            *(
-                msgspec.structs.replace(fault, message=said(fault.message), span=told(fault.span))
-                for fault in error.diagnostics
-            )
+            *(replace(fault, message=said(fault.message), span=told(fault.span)) for fault in error.diagnostics)
         ) from error
 
 
@@ -238,25 +225,17 @@ def with_running(plan: Plan, profile: Profile, *, running_is_new: bool = False) 
     for change in plan.changes:
         if change.kind != "sandbox" or change.before is None:
             continue
-        declared = profile.sandbox(change.address)
         spec = spec_shown(change.before)
         if spec is None:
             unknown.append(change.address)
-        elif declared is not None:
-            found.append(msgspec.structs.replace(declared, spec=settle(spec)))
-        else:
-            sandbox = change.address.partition("[")[0]
-            found.append(
-                DeclaredSandbox(address=change.address, sandbox=sandbox, each=None, name=change.name, spec=settle(spec))
-            )
+            continue
+        at, sandbox = change.address, change.address.partition("[")[0]
+        undeclared = DeclaredSandbox(address=at, sandbox=sandbox, each=None, name=change.name, spec=spec)
+        found.append(msgspec.structs.replace(profile.sandbox(at) or undeclared, spec=settle(spec)))
     running = msgspec.structs.replace(profile, sandboxes=tuple(found))
     told = tuple(one for one in profile.sandboxes if one.address not in unknown)
     declared_side = msgspec.structs.replace(profile, sandboxes=told)
     made = privilege_diff(*((declared_side, running) if running_is_new else (running, declared_side)))
-    maybe = [
-        PrivilegeChange(
-            axis="sandbox", way=Way.MAYBE, witness="was made by another version: nobody can tell", sandboxes=(name,)
-        )
-        for name in unknown
-    ]
+    witness = "was made by another version: nobody can tell"
+    maybe = [PrivilegeChange(axis="sandbox", way=Way.MAYBE, witness=witness, sandboxes=(name,)) for name in unknown]
     return PrivilegeDiff(changes=(*maybe, *made.changes), sandboxes=(*unknown, *made.sandboxes))

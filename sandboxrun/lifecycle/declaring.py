@@ -64,17 +64,10 @@ def load_under(loaded: Loaded, inputs: Inputs, values: Mapping[str, Any]) -> Pro
 
 def _completed(inputs: Inputs, variables: Mapping[str, Variable], values: Mapping[str, Any] = NONE) -> Inputs:
     """What is given, with values for variables that must be given and are not."""
-    assumed = {} if inputs.var_files else dict(_assumed(inputs, variables))
+    known = {text.partition("=")[0] for text in inputs.vars} | inputs.values.keys()
+    needed = {n: v for n, v in variables.items() if v.required and n not in known and not inputs.var_files}
+    assumed = {name: example for name, v in needed.items() for example in islice(_examples(v.rules), 1)}
     return msgspec.structs.replace(inputs, environment=Everywhere(), values={**assumed, **values, **inputs.values})
-
-
-def _assumed(inputs: Inputs, variables: Mapping[str, Variable]) -> Iterator[tuple[str, Any]]:
-    given = {text.partition("=")[0] for text in inputs.vars}
-    for name, variable in variables.items():
-        if variable.required and name not in given and name not in inputs.values:
-            example = next(_examples(variable.rules), None)
-            if example is not None:
-                yield name, example
 
 
 def add_profile(target: Target, given: Inputs | None, by: ReviewTerms, into: Reviewed) -> None:
@@ -136,18 +129,13 @@ def refuse(profile: Profile, sources: Sources, environment: Mapping[str, str], t
     disk = declared.Disk(real=os.path.realpath, holds=held, caller=environment.get)
     made = declared.subjects(profile, disk)
     verdict = judge(made, by, files=profile.files, others=exceeding(profile, by))
-    refused = verdict.at_least(by.policy.fail_on)
-    if refused:
-        raise ProfileError(
-            *(
-                Diagnostic(
-                    message=f"{', '.join(finding.subjects)}: {finding.message} ({finding.rule})",
-                    span=finding.span,
-                    help=f"the policy {policy_file_of(sources)} refuses it: {finding.help}",
-                )
-                for finding in refused
-            )
-        )
+    faults = []
+    for finding in verdict.at_least(by.policy.fail_on):
+        message = f"{', '.join(finding.subjects)}: {finding.message} ({finding.rule})"
+        help = f"the policy {policy_file_of(sources)} refuses it: {finding.help}"
+        faults.append(Diagnostic(message=message, span=finding.span, help=help))
+    if faults:
+        raise ProfileError(*faults)
 
 
 # -- every value that a variable may have
@@ -266,7 +254,7 @@ def alternatives(loaded: Loaded) -> Iterator[Alternative]:
 
 def _singles(name: str, loaded: Loaded, options: Mapping[str, Span | None]) -> Iterator[Alternative]:
     variable, now = loaded.written.variables[name], loaded.profile.inputs.get(name)
-    fixed = _domain(variable.rules)
+    kind, fixed = variable.rules.type, _domain(variable.rules)
     if options and fixed is not None:
         for value in fixed:
             if value != now or isinstance(value, bool) != isinstance(now, bool):
@@ -274,7 +262,8 @@ def _singles(name: str, loaded: Loaded, options: Mapping[str, Span | None]) -> I
         return
     for option, span in options.items():
         for value in _WORST.get(option, ()):
-            if _accepts(variable, value):
+            typed = isinstance(value, bool) == (kind == "boolean") and isinstance(value, _KINDS.get(kind, ()))
+            if typed and _fits(variable.rules, value):
                 yield Alternative(values=((name, value),), option=option, span=span)
 
 
@@ -339,15 +328,9 @@ def _examples(rules: VariableRules) -> Iterator[Any]:
     yield from (value for value in candidates if value is not None and _fits(rules, value))
 
 
-def _accepts(variable: Variable, value: Any) -> bool:
-    """Whether a variable takes a value, by its type."""
-    rules = variable.rules
-    kinds: Mapping[str, tuple[type, ...]] = {
-        "string": (str,), "integer": (int,), "number": (int, float), "array": (list,), "boolean": (bool,),
-    }  # fmt: skip
-    if isinstance(value, bool) != (rules.type == "boolean") or not isinstance(value, kinds.get(rules.type, ())):
-        return False
-    return _fits(rules, value)
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "string": (str,), "integer": (int,), "number": (int, float), "array": (list,), "boolean": (bool,),
+}  # fmt: skip
 
 
 def _fits(rules: VariableRules, value: Any) -> bool:

@@ -75,9 +75,15 @@ def targets(paths: Sequence[Path], *, compose: Sequence[Path] = ()) -> tuple[tup
         elif not os.path.lexists(path):
             raise UsageError(f"{path} does not exist", help="pass a profile, a Compose file or a directory")
         else:
-            kind = _kind(path, gaps)
+            try:
+                kind = _held(path) or ("compose" if path.name in (*COMPOSE_NAMES, *OVERRIDES) else None)
+                why = "it is neither a profile nor a Compose file"
+            except OSError as error:
+                kind, why = None, f"it cannot be read: {reason(error)}"
             if kind is not None:
                 found.append(_target(kind, path))
+            else:
+                gaps.append(Gap(what=str(path), why=why, file=str(path)))
     if compose:
         found.append(Target(kind="compose", paths=tuple(compose)))
     unique = {target.paths: target for target in found}
@@ -97,21 +103,9 @@ def _target(kind: str, path: Path) -> Target:
     return Target(kind=kind, paths=(path,))
 
 
-def _kind(path: Path, gaps: list[Gap]) -> str | None:
-    try:
-        text = read_regular(path, LARGEST_FILE).decode("utf-8-sig", "replace")
-    except OSError as error:
-        gaps.append(Gap(what=str(path), why=f"it cannot be read: {reason(error)}", file=str(path)))
-        return None
-    held = _held(text)
-    if held is not None or path.name in (*COMPOSE_NAMES, *OVERRIDES):
-        return held or "compose"
-    gaps.append(Gap(what=str(path), why="it is neither a profile nor a Compose file", file=str(path)))
-    return None
-
-
-def _held(text: str) -> str | None:
-    """What a YAML text is, by the keys of its top level; None for neither a profile nor a Compose file."""
+def _held(path: Path) -> str | None:
+    """What a YAML file is, by the keys of its top level; None for neither profile nor Compose file. Raises OSError."""
+    text = read_regular(path, LARGEST_FILE).decode("utf-8-sig", "replace")
     if _PROFILE.search(text):
         return "profile"
     if _COMPOSE.search(text):
@@ -145,25 +139,23 @@ def _in_directory(top: Path, gaps: list[Gap]) -> Iterator[Target]:
                 return
             if name in OVERRIDES:
                 continue
-            if name in COMPOSE_NAMES or _holds_profile(path, gaps):
+            kind = "compose"
+            if name not in COMPOSE_NAMES:
+                try:
+                    kind = _held(path) or ""
+                except PermissionError as error:
+                    gaps.append(Gap(what=str(path), why=f"it cannot be read: {reason(error)}", file=str(path)))
+                    continue
+                except OSError:  # no profile either: none is as large, or anything but a regular file
+                    continue
+            if name in COMPOSE_NAMES or kind == "profile":
                 seen.add(os.path.realpath(path))
-                yield _target("compose", path) if name in COMPOSE_NAMES else Target(kind="profile", paths=(path,))
+                yield _target(kind, path)
     gaps += [
         Gap(what=str(link), why="it is a link, which is not followed: name it as an argument", file=str(link))
         for link in links
         if os.path.realpath(link) not in seen
     ]
-
-
-def _holds_profile(path: Path, gaps: list[Gap]) -> bool:
-    try:
-        text = read_regular(path, LARGEST_FILE).decode("utf-8-sig", "replace")
-    except PermissionError as error:
-        gaps.append(Gap(what=str(path), why=f"it cannot be read: {reason(error)}", file=str(path)))
-        return False
-    except OSError:  # no profile either: none is as large, or anything but a regular file
-        return False
-    return _held(text) == "profile"
 
 
 # -- what it is judged by
@@ -213,6 +205,11 @@ def terms(sources: Sources, *, today: date, strict: bool = False) -> ReviewTerms
     greatest = sources.max_profile
     if greatest is None and policy.max_profile is not None:
         greatest = (policy_file_of(sources).parent / policy.max_profile) if policy_file else None
+    most: Profile | None = None
+    if greatest is not None:  # read from the disk: a policy that names one names a file
+        from sandboxrun.lifecycle.declaring import load_target
+
+        most = load_target(Target(kind="profile", paths=(greatest,))).profile
     known = None if sources.trusted is None else _inline_waivers(sources.trusted)
 
     def trusted(waiver: Waiver) -> bool:
@@ -226,7 +223,7 @@ def terms(sources: Sources, *, today: date, strict: bool = False) -> ReviewTerms
         strict=strict,
         path=path,
         trusted=trusted,
-        greatest=_greatest(greatest),
+        greatest=most,
     )
 
 
@@ -239,15 +236,6 @@ def _inline_waivers(top: Path) -> frozenset[tuple[object, ...]]:
             file = SourceFile(name=str(at.relative_to(top)), text=at.read_text("utf-8", "replace"))
             found += [(file.name, *waiver.identity) for waiver in inline(file)]
     return frozenset(found)
-
-
-def _greatest(path: Path | None) -> Profile | None:
-    """The profile that no sandbox may exceed. It is read from the disk: a policy that names one names a file."""
-    if path is None:
-        return None
-    from sandboxrun.lifecycle.declaring import load_target
-
-    return load_target(Target(kind="profile", paths=(path,))).profile
 
 
 def policy_file_of(sources: Sources) -> Path:

@@ -62,51 +62,40 @@ def gateway_findings(
     """Findings of the gateway; none for a sandbox that has none."""
     if spec.egress is None or not spec.egress.has_gateway:
         return ()
-    fields = engine.terms.checks
+    fields, found = engine.terms.checks, list[Finding]()
 
-    def finding(
-        control: str, title: str, expected: str, seen: str, holds: bool | None, note: str = "", field: str = ""
-    ) -> Finding:
-        return Finding(
-            sandbox=name,
-            control=control,
-            title=title,
-            field=fields.get(field or control, ""),
-            expected=expected,
-            seen=seen,
-            verdict=verdict_of(holds),
-            note=note,
-        )
+    def add(what: tuple[str, str, str], seen: str, holds: bool | None, note: str = "", field: str = "") -> None:
+        control, title, expected = what
+        shown, verdict = fields.get(field or control, ""), verdict_of(holds)
+        about = {"sandbox": name, "control": control, "title": title, "field": shown, "expected": expected}
+        found.append(Finding(**about, seen=seen, verdict=verdict, note=note))
 
+    runs = ("gateway", "its gateway runs", "running")
     try:
         view = engine.gateway_view(profile, spec, observed)
-        processes = _gateway_processes(engine, name, view)
     except EngineError as error:
-        return (finding("gateway", "its gateway runs", "running", "unknown", None, error.cause),)
-    running = view.status == "running"
-    found = [finding("gateway", "its gateway runs", "running", view.status, running)]
-    control, title = "gateway network", "only its gateway is on its network"
-    expected, wrong = "sealed; the sandbox and its gateway", view.between
-    if wrong is None:
-        found.append(finding(control, title, expected, "not there", False, field="gateway network gone"))
-    else:
-        found.append(finding(control, title, expected, listed(wrong) or expected, not wrong))
-    if not running:
+        add(runs, "unknown", None, error.cause)
         return tuple(found)
-    control, title, expected = "gateway rules", "its gateway serves by the declared rules", "the declared rules"
+    add(runs, view.status, view.status == "running")
+    sealed = ("gateway network", "only its gateway is on its network", "sealed; the sandbox and its gateway")
+    if view.between is None:
+        add(sealed, "not there", False, field="gateway network gone")
+    else:
+        add(sealed, listed(view.between) or sealed[2], not view.between)
+    if view.status != "running":
+        return tuple(found)
+    rules = ("gateway rules", "its gateway serves by the declared rules", "the declared rules")
     if view.said:
         differs = _differing_rules(view, spec, observed)
-        seen = listed(differs) or f"the declared rules ({view.said[:19]})"
-        found.append(finding(control, title, expected, seen, not differs))
+        add(rules, listed(differs) or f"the declared rules ({view.said[:19]})", not differs)
     else:
-        note = "its log no longer shows which rules it uses"
-        found.append(finding(control, title, expected, "unknown", None, note))
-    control, title = "gateway options", "its gateway is as it was made"
+        add(rules, "unknown", None, "its log no longer shows which rules it uses")
+    made = ("gateway options", "its gateway is as it was made", "as made")
     if view.lost is None:
-        found.append(finding(control, title, "as made", "unknown", None, "its network is not there"))
+        add(made, "unknown", None, "its network is not there")
     else:
-        found.append(finding(control, title, "as made", listed(view.lost) or "as made", not view.lost))
-    return (*found, *processes)
+        add(made, listed(view.lost) or "as made", not view.lost)
+    return (*found, *_gateway_processes(engine, name, view))
 
 
 def _differing_rules(view: GatewayView, spec: SandboxSpec, observed: ObservedSandbox) -> list[str]:
@@ -172,22 +161,17 @@ def look(view: HostView, others: Mapping[str, str]) -> Outside:
         return unreadable(_why(error))
     if not _is_in(view.id, cgroups):
         return unreadable(f"process {view.pid}, reported by the engine, is in none of the container's cgroups here")
-    _settle(view.pid)
+    until = monotonic() + PATIENCE
+    with contextlib.suppress(OSError):  # until the runtime made way for the command: it gives up its rights last of all
+        while read_status(_read(PROC / str(view.pid) / "status")).get("Name", "").startswith(_RUNTIMES):
+            if monotonic() > until:
+                break  # then that is what runs there
+            sleep(0.02)
     host: dict[str, str] = {}
     for pid in (os.getpid(), 1, view.engine):  # the host's: this process's, the first process's and the engine's own
         with contextlib.suppress(OSError):  # this process's own are always there; the others are mostly the same
             host |= dict.fromkeys(namespaces_of(pid).values(), "the host")
     return _Reading(view.id, view.pid, cgroups, others).outside(host)
-
-
-def _settle(pid: int) -> None:
-    """Wait until the runtime has made way for the sandbox's command: it gives up its rights last of all."""
-    until = monotonic() + PATIENCE
-    with contextlib.suppress(OSError):
-        while read_status(_read(PROC / str(pid) / "status")).get("Name", "").startswith(_RUNTIMES):
-            if monotonic() > until:
-                return  # then that is what runs there
-            sleep(0.02)
 
 
 def namespaces_of(pid: int) -> Mapping[str, str]:
@@ -221,7 +205,10 @@ class _Reading:
     def __init__(self, container: str, pid: int, cgroups: Mapping[str, str], others: Mapping[str, str]) -> None:
         self._container, self._pid, self._cgroups, self._others = container, pid, cgroups, others
         self._unread: dict[str, str] = {}
-        self._hierarchies = _hierarchies()
+        self._hierarchies: tuple[MountLine, ...] = ()
+        with contextlib.suppress(OSError):
+            mounts = read_mounts(_read(PROC / "self" / "mountinfo"))
+            self._hierarchies = tuple(mount for mount in mounts if mount.type in ("cgroup", "cgroup2"))
 
     def outside(self, host: Mapping[str, str]) -> Outside:
         """All of it; the first process must still be the container's in the end, else nothing of it counts."""
@@ -308,10 +295,10 @@ class _Reading:
         path = self._cgroups.get(controller)
         for mount in self._hierarchies:
             named = mount.type == "cgroup2" if controller == "" else controller in mount.system
-            below = _below(path or "", mount.root) if named else None
-            if below is None:
+            root = mount.root.rstrip("/")
+            if not named or not f"{path or ''}/".startswith(f"{root}/"):  # it is not below the part that is mounted
                 continue
-            parts = below.split("/")
+            parts = (path or "").removeprefix(root).strip("/").split("/")
             own = next((n for n, part in enumerate(parts) if self._container in part), None)
             if own is not None:
                 folders = [Path(mount.target, *parts[: n + 1]) for n in range(own, len(parts))]
@@ -325,21 +312,6 @@ class _Reading:
             raise OSError("its cgroup is not mounted here")
         texts = [" ".join(_read(folder / file).strip() for file in files) for folder in folders]
         return next((text for text in texts if first_number(text) != -1), texts[0])
-
-
-def _hierarchies() -> tuple[MountLine, ...]:
-    try:
-        mounts = read_mounts(_read(PROC / "self" / "mountinfo"))
-    except OSError:
-        return ()
-    return tuple(mount for mount in mounts if mount.type in ("cgroup", "cgroup2"))
-
-
-def _below(path: str, root: str) -> str | None:
-    """A cgroup's path below the part of the hierarchy that is mounted."""
-    if root == "/":
-        return path.strip("/")
-    return path.removeprefix(root).strip("/") if f"{path}/".startswith(f"{root}/") else None
 
 
 # What limits it: controller, then the files whose texts are joined.
@@ -389,7 +361,12 @@ def verify_running(engine: Backend, profile: Profile, store: Store, names: tuple
         if isinstance(o.state, Running)
         and not (o.one_off and any(config.source == CONFIG for config in (o.applied or o.spec).configs))
     ]
-    chosen = _chosen(live, names, profile)
+    chosen = [o for o in live if not names or matches(o.address, names)]
+    missing = [f"no sandbox {name} runs" for name in names if not any(matches(o.address, (name,)) for o in live)]
+    if missing or not chosen:
+        help = "apply first; `sandboxrun verify` starts sandboxes to verify them, without `--running`"
+        texts = missing or [f"no sandbox of {profile.project} runs"]
+        raise UsageError(*(Diagnostic(message=text, help=help) for text in texts))
     chosen.sort(key=lambda o: (profile.position(o.address), o.address, o.one_off, o.name))
     spaces: dict[str, Mapping[str, str]] = {}
     for o in live:
@@ -459,14 +436,3 @@ def expected(profile: Profile, observed: ObservedSandbox) -> SandboxSpec:
     if observed.one_off and applied is not None:
         return structs.replace(declared.spec, command=applied.command, tty=applied.tty, stdin_open=applied.stdin_open)
     return declared.spec
-
-
-def _chosen(live: list[ObservedSandbox], names: tuple[str, ...], profile: Profile) -> list[ObservedSandbox]:
-    """Those that `names` mean: an address, or all of a for_each."""
-    chosen = [o for o in live if not names or matches(o.address, names)]
-    missing = [name for name in names if not any(matches(o.address, (name,)) for o in live)]
-    if chosen and not missing:
-        return chosen
-    texts = [f"no sandbox {name} runs" for name in missing] or [f"no sandbox of {profile.project} runs"]
-    help = "apply first; `sandboxrun verify` starts sandboxes to verify them, without `--running`"
-    raise UsageError(*(Diagnostic(message=text, help=help) for text in texts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,19 +29,12 @@ from sandboxrun.spec.types import freeze
 # -- What has moved since a plan was saved, in words. Owns them. Pure
 
 _AGAIN = "make and review a new plan, and apply that; or run apply without the file to see what it would do now"
+_DETAILS = "what it would do is the same, but not in every detail (images, networks, or how runs have ended)"
 _MOST = 6  # reasons told
 
 
 def explain_stale(saved: SavedPlan, fresh: Plan) -> Diagnostic:
     """The fault that tells what is not as it was when the plan was made. Call it when the digests differ."""
-    reasons = [*_profile_moved(saved, fresh), *_engine_moved(saved, fresh)]
-    if not reasons:
-        reasons = _changes_moved(saved, fresh)
-    told = "; ".join(reasons[:_MOST]) + (f"; and {len(reasons) - _MOST} more" if len(reasons) > _MOST else "")
-    return Diagnostic(message=f"the saved plan is stale: {redact(told, fresh.sensitive)}", help=_AGAIN)
-
-
-def _profile_moved(saved: SavedPlan, fresh: Plan) -> list[str]:
     reasons = []
     if saved.project != fresh.project:
         reasons.append(f"it is for the project {saved.project}, this profile is {fresh.project}")
@@ -48,14 +42,19 @@ def _profile_moved(saved: SavedPlan, fresh: Plan) -> list[str]:
         maybe = f", or another value is given for a sensitive variable ({', '.join(saved.ask)})" if saved.ask else ""
         reasons.append(f"the profile has changed{maybe}")
     if saved.inputs_digest != fresh.inputs_digest:
-        reasons.append(_inputs_moved(saved, fresh))
-    return reasons
-
-
-def _inputs_moved(saved: SavedPlan, fresh: Plan) -> str:
-    now = {name: value for name, value in fresh.inputs.items() if name not in saved.ask}
-    names = [n for n in sorted({*saved.inputs, *now}) if saved.inputs.get(n) != now.get(n)]
-    return f"other values are given for {', '.join(names)}" if names else "other variables are sensitive"
+        given = {name: value for name, value in fresh.inputs.items() if name not in saved.ask}
+        names = [n for n in sorted({*saved.inputs, *given}) if saved.inputs.get(n) != given.get(n)]
+        reasons.append(f"other values are given for {', '.join(names)}" if names else "other variables are sensitive")
+    reasons += _engine_moved(saved, fresh)
+    if not reasons:  # what would become of each object, where the plan said otherwise
+        then, now = _actions_in(saved.plan), _actions_in(_plan_json(fresh))
+        told = [(a, then.get(a, _LEFT), now.get(a, _LEFT)) for a in {**now, **then} if then.get(a) != now.get(a)]
+        reasons = [f"{a} would now {does}, and the plan says that it would {did}" for a, did, does in told]
+        reasons = reasons or [
+            "what it would do is the same, but not in every detail (images, networks, or how runs have ended)"
+        ]
+    told_of = "; ".join(reasons[:_MOST]) + (f"; and {len(reasons) - _MOST} more" if len(reasons) > _MOST else "")
+    return Diagnostic(message=f"the saved plan is stale: {redact(told_of, fresh.sensitive)}", help=_AGAIN)
 
 
 def _engine_moved(saved: SavedPlan, fresh: Plan) -> list[str]:
@@ -81,14 +80,6 @@ _STATE = {"Created": "is only created", "Running": "runs now", "Ended": "has end
 
 def _named(seen: SeenContainer) -> str:
     return f"{seen.address or 'the container'} ({seen.container[:12]})"
-
-
-def _changes_moved(saved: SavedPlan, fresh: Plan) -> list[str]:
-    """What would become of each object, where the plan said otherwise."""
-    then, now = _actions_in(saved.plan), _actions_in(_plan_json(fresh))
-    moved = [address for address in {**now, **then} if then.get(address) != now.get(address)]
-    said = [f"{a} would now {now.get(a, _LEFT)}, and the plan says that it would {then.get(a, _LEFT)}" for a in moved]
-    return said or ["what it would do is the same, but not in every detail (images, networks, or how runs have ended)"]
 
 
 _LEFT = "be left as it is"
@@ -170,13 +161,20 @@ def saved_document(
 ) -> dict[str, Any]:
     """The file's content. The project's place is relative to the file's own: both may move together."""
     root, base = Path(os.path.realpath(directory)), os.path.realpath(path.parent)
+    places = [os.path.relpath(os.path.join(os.path.realpath(file.parent), file.name), root) for file in files]
+    for file, place in zip(files, places, strict=True):
+        if place.split(os.sep)[0] == os.pardir:
+            raise PlanError(
+                f"{file} is outside the project {root}: a saved plan could not find it again",
+                help="move it into the project, or apply without saving the plan",
+            )
     body = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "sandboxrun_version": __version__,
         "project": plan.project,
         "directory": os.path.relpath(root, base),
-        "files": [_inside(file, root) for file in files],
+        "files": places,
         "digest": plan.digest,
         "profile_digest": plan.profile_digest,
         "inputs_digest": plan.inputs_digest,
@@ -195,16 +193,6 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
     from sandboxrun.report.plan import plan_json
 
     return plan_json(plan)
-
-
-def _inside(file: Path, root: Path) -> str:
-    steps = os.path.relpath(os.path.join(os.path.realpath(file.parent), file.name), root)
-    if steps.split(os.sep)[0] == os.pardir:
-        raise PlanError(
-            f"{file} is outside the project {root}: a saved plan could not find it again",
-            help="move it into the project, or apply without saving the plan",
-        )
-    return steps
 
 
 def seen_in(plan: Plan) -> tuple[SeenContainer, ...]:
@@ -253,30 +241,24 @@ def read_saved(path: Path) -> SavedPlan:
     try:
         if body.pop("checksum", None) != digest_of(body):
             raise ValueError("its checksum does not match")
-        return _saved(body, Path(os.path.realpath(path.parent)))
+        found = msgspec.convert(body, SavedPlan, dec_hook=_relative)
+        if not re.fullmatch(PROJECT, found.project):
+            raise ValueError("project is not a valid project name")
+        if outside := [file for file in found.files if os.pardir in file.parts]:
+            raise ValueError(f'"{printable(str(outside[0]))[:80]}" points outside the project')
+        _actions_in(found.plan)  # which a stale one is compared by
+        directory = Path(os.path.normpath(Path(os.path.realpath(path.parent)) / found.directory))
+        return structs.replace(
+            found,
+            directory=directory,
+            files=tuple(directory / file for file in found.files),
+            destroy=msgspec.convert(body["options"]["destroy"], bool),
+            inputs=freeze(found.inputs),
+            images=freeze(found.images),
+            plan=freeze(found.plan),
+        )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise PlanError(f"{path} is damaged: {error}", help="make a new plan") from error
-
-
-def _saved(body: Mapping[str, Any], base: Path) -> SavedPlan:
-    import re
-
-    found = msgspec.convert(body, SavedPlan, dec_hook=_relative)
-    if not re.fullmatch(PROJECT, found.project):
-        raise ValueError("project is not a valid project name")
-    if outside := [file for file in found.files if os.pardir in file.parts]:
-        raise ValueError(f'"{printable(str(outside[0]))[:80]}" points outside the project')
-    _actions_in(found.plan)  # which a stale one is compared by
-    directory = Path(os.path.normpath(base / found.directory))
-    return structs.replace(
-        found,
-        directory=directory,
-        files=tuple(directory / file for file in found.files),
-        destroy=msgspec.convert(body["options"]["destroy"], bool),
-        inputs=freeze(found.inputs),
-        images=freeze(found.images),
-        plan=freeze(found.plan),
-    )
 
 
 def _relative(kind: type, value: Any) -> Path:
