@@ -20,7 +20,7 @@ from sandboxrun.backend.docker.client import Engine, connect
 from sandboxrun.data import Data
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.apply import ApplySettings
-from sandboxrun.lifecycle.probing import Prober
+from sandboxrun.lifecycle.verify import Prober
 from sandboxrun.probe.controls import BY_ID, CONTROLS, failed, judge
 from sandboxrun.probe.program import complete
 from sandboxrun.probe.verdicts import Context, Phase, Seen, Verdict

@@ -19,8 +19,7 @@ from sandboxrun.backend.owner import Owner, this_process
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.apply import ApplySettings
-from sandboxrun.lifecycle.reap import Homes, ProjectReaper, Scope, is_over, reap
-from sandboxrun.lifecycle.reaper import Reaper
+from sandboxrun.lifecycle.reap import Homes, ProjectReaper, Reaper, Scope, is_over, reap
 from sandboxrun.lifecycle.run import RunOptions, run
 from sandboxrun.lifecycle.waits import apply_and_wait
 from sandboxrun.plan.changes import Reason

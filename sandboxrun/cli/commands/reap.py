@@ -17,8 +17,7 @@ from sandboxrun.errors import Diagnostic, SandboxrunError, UsageError
 from sandboxrun.evidence.retention import Retention, prune
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle import reap as reaping
-from sandboxrun.lifecycle.reap import Homes, Scope
-from sandboxrun.lifecycle.reaper import Reaper
+from sandboxrun.lifecycle.reap import Homes, Reaper, Scope
 from sandboxrun.report.reap import (
     Connected,
     Lost,

@@ -58,8 +58,7 @@ def verify(given: opt.Given, running: bool) -> int:
 
 def _probed(profile: Profile, chosen: tuple[DeclaredSandbox, ...], given: opt.Given) -> tuple[Finding, ...]:
     from sandboxrun.cli.changing import Forwarding
-    from sandboxrun.lifecycle.probing import Interrupted
-    from sandboxrun.lifecycle.verify import Verification
+    from sandboxrun.lifecycle.verify import Interrupted, Verification
 
     def tell(text: str) -> None:
         note(text, quiet=not given.verbose)
