@@ -25,9 +25,8 @@ from sandboxrun.evidence.errors import disk_full, reason_of
 from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.index import Digests, Index, Kept, MissingPart, Revision
 from sandboxrun.evidence.masking import Masker
-from sandboxrun.evidence.parts import CaptureLimits, CaptureSource, Part, egress
+from sandboxrun.evidence.parts import CaptureLimits, CaptureSource, Part
 from sandboxrun.evidence.store import Captured, ChainEntry, Store, recorded
-from sandboxrun.evidence.usage import reaching
 from sandboxrun.evidence.workspace import REVISION, staged_content
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
@@ -195,7 +194,7 @@ class _Capture:
         """What the engine has to be asked for; nothing without an answer to inspect, and the index says so."""
         request = self._request
         if gateway := request.gateway:
-            yield "egress", lambda: egress(source, gateway)
+            yield "egress", lambda: parts.egress(source, gateway)
         elif request.wired:
             self._missing.append(MissingPart(part="egress", reason="its gateway is gone, and the records with it"))
         asked = {
@@ -294,7 +293,7 @@ class _Capture:
             git=self._revision(),
             job=MappingProxyType({k: masked(v) for k, v in job.plain.items()}) if job is not None else None,
             labels=MappingProxyType({str(k): str(v) for k, v in self._masker.json(about.labels).items()}),
-            usage=reaching(told.usage, request.memory_limit) if ending.oom_killed else told.usage,
+            usage=parts.reaching(told.usage, request.memory_limit) if ending.oom_killed else told.usage,
             patched_paths=told.patched_paths,
             untracked_paths=told.untracked_paths,
             protected_paths_touched=tuple(map(masked, told.protected_paths_touched)),

@@ -14,7 +14,6 @@ import msgspec
 
 from sandboxrun.data import Data
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.usage import Usage
 from sandboxrun.spec.state import Ending
 
 if TYPE_CHECKING:
@@ -59,6 +58,24 @@ class RefusedName(Data):
     part: str
     path: str
     reason: str
+
+
+class Usage(Data):
+    """The summary of a run's samples.
+
+    `memory_peak_bytes` is the kernel's own mark where it keeps one (`memory_peak_by` is "kernel"), else the highest
+    sample ("samples"): between two it may have been more. "limit": it was killed at its memory limit.
+    """
+
+    samples: int
+    cpu_seconds: float | None = None
+    memory_peak_bytes: int | None = None
+    memory_peak_by: str | None = None
+    pids_peak: int | None = None
+    read_bytes: int | None = None
+    write_bytes: int | None = None
+    received_bytes: int | None = None
+    sent_bytes: int | None = None
 
 
 class EgressSummary(Data):

@@ -19,12 +19,11 @@ from sandboxrun.errors import printable
 from sandboxrun.evidence.errors import EvidenceError, disk_full, reason_of
 from sandboxrun.evidence.export import ExportLimits, export, shown
 from sandboxrun.evidence.folder import RunFolder, Writer, chunks_of
-from sandboxrun.evidence.index import EgressSummary, MissingPart, RefusedName, indented
+from sandboxrun.evidence.index import EgressSummary, MissingPart, RefusedName, Usage, indented
 from sandboxrun.evidence.masking import Masker
-from sandboxrun.evidence.patch import Patch, PatchLimits, make_patch
+from sandboxrun.evidence.patch import PatchLimits, make_patch
 from sandboxrun.evidence.store import Store
-from sandboxrun.evidence.usage import USAGE, Usage, summary_of
-from sandboxrun.evidence.workspace import STDERR, STDOUT, LeftOut, baseline_of
+from sandboxrun.evidence.workspace import STDERR, STDOUT, USAGE, baseline_of
 from sandboxrun.spec.guard import host_runs
 from sandboxrun.spec.options import INIT_AT
 from sandboxrun.spec.state import Document, Ended, Running, State
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
 PATCH = "workspace.patch"
 UNTRACKED = "workspace-untracked.patch"  # of files that git does not track or ignores
+_STREAMS = {1: STDOUT, 2: STDERR}
 _SOCKET = 1 << 24  # in Go's FileMode
 _REPLACEMENT = "\ufffd".encode()
 _REPLACED = "the engine's log driver json-file put U+FFFD in place of bytes that are not UTF-8"
@@ -70,18 +70,17 @@ class Part(Data):
     egress: EgressSummary | None = None
 
     def joined(self, other: Part) -> Part:
-        """The two together."""
-        return Part(
-            missing=self.missing + other.missing,
-            refused=self.refused + other.refused,
-            refused_total=self.refused_total + other.refused_total,
-            usage=self.usage or other.usage,
-            not_copied=self.not_copied + other.not_copied,
-            patched_paths=other.patched_paths if self.patched_paths is None else self.patched_paths,
-            untracked_paths=other.untracked_paths if self.untracked_paths is None else self.untracked_paths,
-            protected_paths_touched=self.protected_paths_touched + other.protected_paths_touched,
-            egress=self.egress or other.egress,
-        )
+        """The two together: what both list, and of all else what either has."""
+        both = {}
+        for name in self.__struct_fields__:
+            one, more = getattr(self, name), getattr(other, name)
+            adds = isinstance(one, tuple) or name == "refused_total"
+            both[name] = one + more if adds else more if one is None else one
+        return Part(**both)
+
+
+def _lost(part: str, *reasons: str) -> Part:
+    return Part(missing=tuple(MissingPart(part=part, reason=reason) for reason in reasons))
 
 
 class CaptureSource(Data):
@@ -116,38 +115,32 @@ def engine_logs(source: CaptureSource, document: Document, written: Mapping[int,
     stream there must be, where somebody counted them: the engine keeps only the end of a long log. One that was killed
     has lost the last lines: a runner that had seen them, and was killed too or could not go on, left them in its copy.
     """
-    with (
-        contextlib.ExitStack() as copies,
-        source.folder.writer(STDOUT) as out,
-        source.folder.writer(STDERR) as err,
-        source.engine.logs(source.container_id, tty=document.tty) as output,
-    ):
-        logs = {1: _Log(out, source), 2: _Log(err, source)}
-        for log, name in ((logs[1], STDOUT), (logs[2], STDERR)):
+    with contextlib.ExitStack() as opened:
+        logs = _logs(source, opened)
+        output = opened.enter_context(source.engine.logs(source.container_id, tty=document.tty))
+        for n, name in _STREAMS.items():
             with contextlib.suppress(OSError, EvidenceError):
-                staging = copies.enter_context(source.store.staging(source.run))
-                log.compare(copies.enter_context(staging.open(name)))
+                staging = opened.enter_context(source.store.staging(source.run))
+                logs[n].compare(opened.enter_context(staging.open(name)))
         part = _written(logs, output, source, written)
-    if not document.replaces or not any(log.replaced for log in logs.values()):
-        return part
-    return structs.replace(part, missing=(*part.missing, MissingPart(part="logs", reason=_REPLACED)))
+    replaced = document.replaces and any(log.replaced for log in logs.values())
+    return part.joined(_lost("logs", _REPLACED)) if replaced else part
 
 
 def live_logs(source: CaptureSource, written: Mapping[int, int] | None = None) -> Part:
     """The same from the files in which the runner kept the output as it came, up to a byte past the limit."""
-    with (
-        source.store.staging(source.run) as staging,
-        source.folder.writer(STDOUT) as out,
-        source.folder.writer(STDERR) as err,
-        staging.open(STDOUT) as one,
-        staging.open(STDERR) as two,
-    ):
-        logs = {1: _Log(out, source), 2: _Log(err, source)}
-        for log, file in ((logs[1], one), (logs[2], two)):
+    with source.store.staging(source.run) as staging, contextlib.ExitStack() as opened:
+        logs = _logs(source, opened)
+        files = {n: opened.enter_context(staging.open(name)) for n, name in _STREAMS.items()}
+        for n, file in files.items():
             # Masking makes it shorter: what is kept may then fit although it was cut.
-            log.cut = os.fstat(file.fileno()).st_size > source.limits.log_bytes
-        chunks = ((n, chunk) for n, file in ((1, one), (2, two)) for chunk in chunks_of(file))
+            logs[n].cut = os.fstat(file.fileno()).st_size > source.limits.log_bytes
+        chunks = ((n, chunk) for n, file in files.items() for chunk in chunks_of(file))
         return _written(logs, chunks, source, written)
+
+
+def _logs(source: CaptureSource, opened: contextlib.ExitStack) -> Mapping[int, _Log]:
+    return {n: _Log(opened.enter_context(source.folder.writer(name)), source) for n, name in _STREAMS.items()}
 
 
 class _Log:
@@ -226,7 +219,7 @@ def _written(
         reason = f"{_UNLOGGED}: {added} bytes are from the copy made while it ran, which may lack the end"
     elif reason is None and max(lost.values(), default=0) > 0:
         reason = f"{sum(max(0, n) for n in lost.values())} bytes of what it wrote are missing; only the rest was kept"
-    return Part(missing=(MissingPart(part="logs", reason=reason),) if reason else ())
+    return _lost("logs", reason) if reason else Part()
 
 
 def changes(source: CaptureSource, state: State, asked: Aside[Changes] | None = None) -> Part:
@@ -239,9 +232,7 @@ def changes(source: CaptureSource, state: State, asked: Aside[Changes] | None = 
     most = source.limits.changes
     text = indented(source.masker.json(listed[:most]))
     source.folder.write("changes.json", text.encode(), truncated=len(listed) > most)
-    if len(listed) <= most:
-        return Part()
-    return Part(missing=(MissingPart(part="changes", reason=f"{len(listed)} changes, of which {most} are listed"),))
+    return _lost("changes", f"{len(listed)} changes, of which {most} are listed") if len(listed) > most else Part()
 
 
 def usage(source: CaptureSource, *, ran: bool) -> Part:
@@ -250,18 +241,44 @@ def usage(source: CaptureSource, *, ran: bool) -> Part:
         with source.store.staging(source.run) as staging, staging.open(USAGE) as file:
             data = file.read(_USAGE_BYTES + 1)
     except FileNotFoundError:
-        return _unsampled("no samples: it ended before sandboxrun attached") if ran else Part()
+        return _lost("usage", "no samples: it ended before sandboxrun attached") if ran else Part()
     cut = len(data) > _USAGE_BYTES
     data = data[: data.rfind(b"\n", 0, _USAGE_BYTES) + 1]
     if not data:
-        return _unsampled("it ended before the first sample")
+        return _lost("usage", "it ended before the first sample")
     source.folder.write(USAGE, data, truncated=cut)
-    missing = (MissingPart(part="usage", reason=f"longer than {_USAGE_BYTES} bytes"),) if cut else ()
-    return Part(usage=summary_of(filter(None, map(record_of, data.splitlines()))), missing=missing)
+    found = Part(usage=summary_of(filter(None, map(record_of, data.splitlines()))))
+    return found.joined(_lost("usage", f"longer than {_USAGE_BYTES} bytes")) if cut else found
 
 
-def _unsampled(reason: str) -> Part:
-    return Part(missing=(MissingPart(part="usage", reason=reason),))
+def summary_of(samples: Iterable[Mapping[str, Any]]) -> Usage | None:
+    """The summary of samples in their JSON form, in order; None when there is none."""
+    count = 0
+    peak: dict[str, int] = {}
+    for sample in samples:
+        count += 1
+        for key, value in sample.items():
+            if isinstance(value, int) and not isinstance(value, bool):
+                peak[key] = max(peak.get(key, 0), value)
+    if not count:
+        return None
+    memory = [peak[key] for key in ("memory_bytes", "memory_peak_bytes") if key in peak]
+    counters = ("read_bytes", "write_bytes", "received_bytes", "sent_bytes")
+    return Usage(
+        samples=count,
+        cpu_seconds=round(peak["cpu_ns"] / 1e9, 6) if "cpu_ns" in peak else None,
+        memory_peak_bytes=max(memory, default=None),
+        memory_peak_by=("kernel" if "memory_peak_bytes" in peak else "samples") if memory else None,
+        pids_peak=peak.get("pids"),
+        **{key: peak.get(key) for key in counters},
+    )
+
+
+def reaching(usage: Usage | None, limit: int | None) -> Usage | None:
+    """The summary of a sandbox that the kernel killed at its memory limit: it had that much, whatever was sampled."""
+    if not limit or (usage is not None and (usage.memory_peak_bytes or 0) >= limit):
+        return usage
+    return structs.replace(usage or Usage(samples=0), memory_peak_bytes=limit, memory_peak_by="limit")
 
 
 def artifacts(source: CaptureSource, paths: Iterable[str]) -> Part:
@@ -276,7 +293,7 @@ def artifacts(source: CaptureSource, paths: Iterable[str]) -> Part:
         except Exception as error:
             if disk_full(error):
                 raise
-            done = done.joined(Part(missing=(MissingPart(part=name, reason=reason_of(error)),)))
+            done = done.joined(_lost(name, reason_of(error)))
     return done
 
 
@@ -310,8 +327,7 @@ def held_workspace(source: CaptureSource, keeper: str, left: State) -> Part | No
         state = source.engine.state(keeper)
         if isinstance(state, Running) and (ended is None or state.started < ended):
             return None
-    reason = "it was in memory, and its keeper exited before it could be read"
-    return Part(missing=(MissingPart(part="workspace.patch", reason=reason),))
+    return _lost("workspace.patch", "it was in memory, and its keeper exited before it could be read")
 
 
 def workspace(
@@ -327,8 +343,7 @@ def workspace(
     except (FileNotFoundError, EvidenceError) as error:
         why = "its baseline is not on this machine" if isinstance(error, FileNotFoundError) else reason_of(error)
         part = _exported(source, target, "workspace", "workspace", source.limits.workspace)
-        note = MissingPart(part="workspace.patch", reason=f"{why}: the workspace is kept whole instead")
-        return structs.replace(part, missing=(note, *part.missing))
+        return _lost("workspace.patch", f"{why}: the workspace is kept whole instead").joined(part)
     with (
         baseline.file,
         source.folder.folder.scratch() as spool,
@@ -345,7 +360,22 @@ def workspace(
             spool=spool,
             deadline=source.deadline,
         )
-    return _patched(source, patch, baseline.left_out, own)
+    _write_patch(source, PATCH, patch.data)
+    if patch.untracked:
+        _write_patch(source, UNTRACKED, patch.untracked)
+    if patch.git_changes:
+        listed = [structs.asdict(change) for change in patch.git_changes]
+        source.folder.write("workspace-git.json", indented(source.masker.json(listed)).encode())
+    every = (*patch.paths, *patch.untracked_paths)
+    touched = [shown(path) for path in every if path in own or host_runs(path)]
+    return Part(
+        refused=patch.left_out,
+        refused_total=len(patch.left_out),
+        not_copied=tuple(f"{shown(one.path)} ({one.kind})" for one in baseline.left_out[:_TOUCHED]),
+        patched_paths=len(patch.paths),
+        untracked_paths=len(patch.untracked_paths),
+        protected_paths_touched=tuple(touched[:_TOUCHED]),
+    )
 
 
 def _below(target: str, paths: Iterable[str]) -> Iterator[str]:
@@ -365,25 +395,6 @@ def _write_patch(source: CaptureSource, name: str, data: bytes) -> None:
         writer.commit(sensitive=finder.hits > 0)
 
 
-def _patched(source: CaptureSource, patch: Patch, left_out: tuple[LeftOut, ...], own: frozenset[str]) -> Part:
-    _write_patch(source, PATCH, patch.data)
-    if patch.untracked:
-        _write_patch(source, UNTRACKED, patch.untracked)
-    if patch.git_changes:
-        listed = [structs.asdict(change) for change in patch.git_changes]
-        source.folder.write("workspace-git.json", indented(source.masker.json(listed)).encode())
-    every = (*patch.paths, *patch.untracked_paths)
-    touched = [shown(path) for path in every if path in own or host_runs(path)]
-    return Part(
-        refused=patch.left_out,
-        refused_total=len(patch.left_out),
-        not_copied=tuple(f"{shown(one.path)} ({one.kind})" for one in left_out[:_TOUCHED]),
-        patched_paths=len(patch.paths),
-        untracked_paths=len(patch.untracked_paths),
-        protected_paths_touched=tuple(touched[:_TOUCHED]),
-    )
-
-
 # -- The part of a run's evidence that its gateway has: every request, let pass or refused
 
 FILE = "egress.jsonl"
@@ -396,7 +407,10 @@ _GRACE = 10  # seconds for the records of connections that are still open, and f
 
 def egress(source: CaptureSource, gateway: str) -> Part:
     """`egress.jsonl`: one JSON object a line, as the gateway wrote it, secrets masked; ends the gateway first."""
-    missing = tuple(_ended_before(source, gateway))
+    state, reasons = source.engine.state(gateway), list[str]()
+    if isinstance(state, Ended) and state.started is not None:  # though nobody ended it
+        how = "out of memory" if state.oom else f"exit {state.exit_code}"
+        reasons.append(f"the gateway ended before the sandbox ({how}): it reached nothing then")
     source.engine.stop(gateway, timeout=_GRACE)
     counted, cut = Counted(), False
     with (
@@ -415,28 +429,16 @@ def egress(source: CaptureSource, gateway: str) -> Part:
         writer.write(mask.finish()[:left])
         writer.commit(truncated=cut)
     if not counted.served:
-        missing += (MissingPart(part="egress", reason="the gateway's records are gone, or it never served"),)
+        reasons.append("the gateway's records are gone, or it never served")
     elif not counted.whole:
-        missing += (MissingPart(part="egress", reason="the first of the gateway's records are gone"),)
+        reasons.append("the first of the gateway's records are gone")
     if counted.faulty:
-        missing += (MissingPart(part="egress", reason="some of the gateway's records were lost"),)
+        reasons.append("some of the gateway's records were lost")
     if counted.cut_off and not cut:
-        missing += (MissingPart(part="egress", reason="the gateway was killed: its last records may be missing"),)
+        reasons.append("the gateway was killed: its last records may be missing")
     if counted.spent:
-        missing += (
-            MissingPart(part="egress", reason="so many requests that its records were cut: it refused the rest"),
-        )
-    return Part(egress=counted.result, missing=missing)
-
-
-def _ended_before(source: CaptureSource, gateway: str) -> Iterator[MissingPart]:
-    """Why the gateway does not run though nobody ended it: from then on the sandbox reached nothing."""
-    state = source.engine.state(gateway)
-    if isinstance(state, Ended) and state.started is not None:
-        how = "out of memory" if state.oom else f"exit {state.exit_code}"
-        yield MissingPart(
-            part="egress", reason=f"the gateway ended before the sandbox ({how}): it reached nothing then"
-        )
+        reasons.append("so many requests that its records were cut: it refused the rest")
+    return structs.replace(_lost("egress", *reasons), egress=counted.result)
 
 
 class Counted:
@@ -470,17 +472,14 @@ class Counted:
                 self._failed += record.get("reason") in _FOUND_NOBODY
             case "request":
                 self._denied += 1
-                self._refused(record)
-
-    def _refused(self, record: Mapping[str, Any]) -> None:
-        host, port, reason = record.get("host") or "?", record.get("port"), record.get("reason")
-        named = port == 0 and host != "?"  # a name that was asked for
-        target = host if named else f"{host}:{port or '?'}"
-        _list(self._targets, target)
-        if reason in _UNLISTED:
-            _list(self._unlisted, target)
-        if reason == "private":
-            _list(self._private, str(record.get("address")))
+                host, port, reason = record.get("host") or "?", record.get("port"), record.get("reason")
+                named = port == 0 and host != "?"  # a name that was asked for
+                target = host if named else f"{host}:{port or '?'}"
+                _list(self._targets, target)
+                if reason in _UNLISTED:
+                    _list(self._unlisted, target)
+                if reason == "private":
+                    _list(self._private, str(record.get("address")))
 
     @property
     def cut_off(self) -> bool:

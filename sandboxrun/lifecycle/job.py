@@ -8,12 +8,13 @@ given, and takes no evidence: it says what it saw.
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -26,14 +27,13 @@ from sandboxrun.backend.session import Alive, Made, Session, Watched
 from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode, SandboxrunError, printable
 from sandboxrun.evidence.errors import EvidenceError, reason_of
-from sandboxrun.evidence.workspace import STDERR, STDOUT
+from sandboxrun.evidence.workspace import STDERR, STDOUT, USAGE
 from sandboxrun.lifecycle.apply import ApplySettings, carry_out, locked
 from sandboxrun.plan import operations as owned
 from sandboxrun.plan.operations import KeepSandbox
 from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.spec import labels
 from sandboxrun.spec.project import DeclaredSandbox, Profile
-from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import Ended, Ending, How, ObservedSandbox, Running, Sample, parse_time, reached
 from sandboxrun.spec.types import SECOND, format_duration
 from sandboxrun.threads import begin
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sandboxrun.evidence.store import Captured, Store
-    from sandboxrun.evidence.usage import Sampler
 
 
 # -- A copy of a sandbox's output in its run's staging folder, as it comes
@@ -149,10 +148,8 @@ class Relay:
     def give_up(self) -> None:
         """Stop waiting for the consumer: what it has not taken is dropped."""
         with self._changed:
-            self.dropped += self._waiting
-            self._queue.clear()
             self._closed = self._over = True
-            self._changed.notify_all()
+            self._drop()
 
     @property
     def stuck_for(self) -> float:
@@ -179,20 +176,18 @@ class Relay:
                 pieces.append(self._queue.popleft())
                 size += len(pieces[-1][1])
             self._moved = monotonic()
-        batch: list[tuple[int, list[bytes]]] = []
-        for stream, data in pieces:
-            if batch and batch[-1][0] == stream:
-                batch[-1][1].append(data)
-            else:
-                batch.append((stream, [data]))
-        return [(stream, b"".join(parts)) for stream, parts in batch]
+        joined = groupby(pieces, lambda piece: piece[0])
+        return [(stream, b"".join(data for _, data in part)) for stream, part in joined]
 
     def _failed(self, error: BaseException) -> None:
         with self._changed:
             self.failure = error
-            self.dropped += self._waiting
-            self._queue.clear()
-            self._changed.notify_all()
+            self._drop()
+
+    def _drop(self) -> None:
+        self.dropped += self._waiting
+        self._queue.clear()
+        self._changed.notify_all()
 
 
 # -- Since when a sandbox does nothing: it writes nothing, and uses next to no CPU time
@@ -232,8 +227,60 @@ class Idleness:
         return not self.deaf and min(self._sampled, monotonic()) >= self._active + seconds
 
 
+# -- Its usage, at an interval
+
+
+class Sampler:
+    """Samples a container from now to `stop`, `every` so many seconds, and writes each sample down: a line in `file`,
+    which the caller closes. `seen` gets each sample, `failed` what nobody expects: what can happen to an engine or a
+    disk is in `failure`."""
+
+    def __init__(
+        self,
+        engine: Backend,
+        container: str,
+        file: BinaryIO | None,
+        *,
+        every: float,
+        seen: Callable[[Sample], object],
+        failed: Callable[[BaseException], object],
+    ) -> None:
+        self._engine, self._container, self._file = engine, container, file
+        self._every, self._seen, self._failed = max(every, SHORTEST), seen, failed
+        self._stop = threading.Event()
+        self.failure: str | None = None
+        self.failed_at = 0.0  # by `time.monotonic`
+        self._thread = begin(self._work, name=f"usage of {container[:12]}", failed=self._note)
+
+    def stop(self, *, wait: float = 5.0) -> None:
+        """End, waiting at most `wait` seconds for a sample that is being taken. May be called again."""
+        self._stop.set()
+        self._thread.join(wait)
+
+    def _work(self) -> None:
+        while not self._stop.is_set() and self._sample():
+            self._stop.wait(self._every)
+
+    def _sample(self) -> bool:
+        """One sample; False when the container does not run (any more)."""
+        sample = self._engine.usage(self._container)
+        if sample is not None and not self._stop.is_set():
+            self._seen(sample)
+            if self._file is not None:
+                self._file.write(json.dumps(sample.to_json(), separators=(",", ":")).encode() + b"\n")
+                self._file.flush()
+        return sample is not None
+
+    def _note(self, error: BaseException) -> None:
+        if isinstance(error, EngineError | OSError):
+            self.failure, self.failed_at = reason_of(error), monotonic()
+        else:
+            self._failed(error)
+
+
 # -- Watches one sandbox from its start to its end: output, usage, timeout, signals
 
+SHORTEST = 0.1  # seconds between samples; each is an engine call
 LOOK = 0.5  # seconds between looks at the clock while nothing happens
 NOTICE = 10.0  # seconds until a watch has noticed that its sandbox was stopped
 DRAIN = 5.0  # seconds that the rest of the output may take once the sandbox has ended
@@ -256,23 +303,24 @@ class Watching(Data):
     pump: Pump | None = None
     elapsed: float = 0.0  # how long it runs already
     ended: Callable[[int | None], None] = lambda code: None  # is told its exit code once it has ended; must not raise
-    within: Context | None = None  # where its span belongs
 
 
 class Watch:
     """One sandbox being watched. `before_start`, then `begin` once it runs, then `wait` for the result."""
 
     def __init__(
-        self, engine: Backend, store: Store, *, address: str, container: str, run: str, spec: SandboxSpec, how: Watching
+        self, engine: Backend, store: Store, sandbox: DeclaredSandbox, made: Made, how: Watching, within: Context | None
     ) -> None:
-        self.address, self.container, self.run, self.spec = address, container, run, spec
+        """`within` is where its span belongs."""
+        self.address, self.spec, self.container, self.run = sandbox.address, sandbox.spec, made.id, made.run
         self.exit_code: int | None = None
         self.error: EngineError | None = None
         self.failure: ApplyError | None = None  # a part of this watch that ended before its time
         self.relay: Relay | None = None
-        self._engine, self._store, self._how = engine, store, how
+        self._engine, self._store, self._how, self._within = engine, store, how, within
         self._stops: list[_Stop] = []  # what was done to end it
         self._lost = False  # whether the connection to the engine broke while it ran
+        self._limit = timeout / 1e9 if (timeout := self.spec.lifetime.timeout) is not None else None  # seconds
         self._began, self._idleness = monotonic(), Idleness()
         self._span = Opened()
         self._paused: float | None = None  # since when, if it is paused by us
@@ -302,19 +350,19 @@ class Watch:
         """What of this watch failed, and what of the output could not be handed on."""
         if self.failure is not None:
             yield from self.failure.diagnostics
-        kept = "the evidence has all of it"
+        lost = ""
         if self.relay is not None and (error := self.relay.failure) is not None:
-            message = f"{self.address}: handing on its output failed: {type(error).__name__}: {printable(str(error))}"
-            yield Diagnostic(message=message, help=kept)
+            lost = f"handing on its output failed: {type(error).__name__}: {printable(str(error))}"
         elif self.relay is not None and (dropped := self.relay.dropped):
-            message = f"{self.address}: up to {dropped} bytes of its output were not written: nothing reads them"
-            yield Diagnostic(message=message, help=kept)
+            lost = f"up to {dropped} bytes of its output were not written: nothing reads them"
+        if lost:
+            yield Diagnostic(message=f"{self.address}: {lost}", help="the evidence has all of it")
 
     @property
     def overdue(self) -> bool:
         """Whether it was ended from outside, or its time is over by now."""
-        limit = self._limit()
-        return self.result.stopped_by in _HURRIED or (limit is not None and self._ran() >= limit)
+        late = self._limit is not None and self._ran() >= self._limit
+        return late or self.result.stopped_by in _HURRIED
 
     @property
     def result(self) -> Watched:
@@ -338,26 +386,22 @@ class Watch:
 
     def begin(self) -> None:
         """It runs: read, sample and wait, each in a thread of its own. Raises EngineError, EvidenceError, OSError."""
+        about = {"sandbox": self.address, "run": self.run, "image": self.spec.image}
         try:
-            self._begin()
+            self._began = monotonic() - self._how.elapsed
+            self._span = open_span("sandbox", within=self._within, **about)
+            self._span.set({"container.id": self.container})
+            if self._how.output is not None:
+                self.relay = Relay(self.address, partial(self._how.output, self.address))
+                self._thread("reading the output", self._read_output, "logs")
+            elif self.spec.lifetime.idle is not None:
+                self._thread("listening for output", self._listen)
+            if self._how.sample or self.spec.lifetime.idle is not None:
+                self._start_sampler()
+            self._thread("waiting for the end", self._until_end)
         except BaseException:
             self._ended.set()  # nobody waits for it: whoever waited would wait for ever
             raise
-
-    def _begin(self) -> None:
-        self._began = monotonic() - self._how.elapsed
-        self._span = open_span(
-            "sandbox", within=self._how.within, sandbox=self.address, run=self.run, image=self.spec.image
-        )
-        self._span.set({"container.id": self.container})
-        if self._how.output is not None:
-            self.relay = Relay(self.address, partial(self._how.output, self.address))
-            self._thread("reading the output", self._read_output, "logs")
-        elif self.spec.lifetime.idle is not None:
-            self._thread("listening for output", self._listen)
-        if self._how.sample or self.spec.lifetime.idle is not None:
-            self._start_sampler()
-        self._thread("waiting for the end", self._until_end)
 
     @contextlib.contextmanager
     def pausing(self) -> Iterator[None]:
@@ -441,9 +485,12 @@ class Watch:
         self.end("killed", f"sandboxrun failed: {reason}")
 
     def _start_sampler(self) -> None:
-        from sandboxrun.evidence.usage import USAGE, Sampler
-
         file: BinaryIO | None = None
+
+        def seen(sample: Sample) -> None:
+            self._used = sample
+            self._idleness.used(sample)
+
         try:
             if self._how.sample:
                 staging = self._cleanup.enter_context(self._store.staging(self.run, engine=self._engine.identity))
@@ -454,12 +501,7 @@ class Watch:
                 return
         every = self.spec.evidence.usage_every / 1e9
         failed = partial(self._failed, "sampling the usage", "usage")
-        self._sampler = Sampler(self._engine, self.container, file, every=every, seen=self._sampled, failed=failed)
-        self._sampler.start()
-
-    def _sampled(self, sample: Sample) -> None:
-        self._used = sample
-        self._idleness.used(sample)
+        self._sampler = Sampler(self._engine, self.container, file, every=every, seen=seen, failed=failed)
 
     def _until_end(self) -> None:
         try:
@@ -468,51 +510,36 @@ class Watch:
             self._failed("waiting for the end", None, error)
         finally:
             self._ended_at = monotonic()
-            self._end_span()
+            self._span.note(exit_code=self.exit_code, stopped_by=self.result.stopped_by)
+            if self.exit_code != 0:
+                self._span.fail(self.error or str(self.exit_code))
+            self._span.end()
             self._how.ended(self.exit_code)
             self._ended.set()
             if self.relay is not None:
                 self.relay.ending(over=True)
 
-    def _end_span(self) -> None:
-        self._span.note(exit_code=self.exit_code, stopped_by=self.result.stopped_by)
-        if self.exit_code != 0:
-            self._span.fail(self.error or str(self.exit_code))
-        self._span.end()
-
     def _await_exit(self) -> None:
+        limit, longest = self._limit, LOOK if self.spec.lifetime.idle is not None else 3600.0
         try:
             while self.exit_code is None:
+                patience = longest if limit is None else min(longest, max(limit - self._ran(), 0.01))
                 try:
-                    self.exit_code = self._engine.wait(self.container, timeout=self._patience())
+                    self.exit_code = self._engine.wait(self.container, timeout=patience)
                 except EngineTimeout:
                     self._enforce()
-            self._note_timeout()
+            marked = self.exit_code == ExitCode.TIMEOUT and self.result.stopped_by == "itself"
+            if limit is not None and marked and reached(self._ran(), limit):
+                # its own PID 1 ended it just before this watch would have
+                self._stops.append(_Stop(by="timeout", note=_past(limit)))
         except EngineUnreachable as error:
             # Its containers may have ended with it: whatever code they show later is not their own.
             self.error, self._lost = error, True
         except EngineError as error:
             self.error = error
 
-    def _note_timeout(self) -> None:
-        """Its own PID 1 may have ended it just before this watch would have."""
-        limit = self._limit()
-        marked = self.exit_code == ExitCode.TIMEOUT and self.result.stopped_by == "itself"
-        if limit is not None and marked and reached(self._ran(), limit):
-            self._stops.append(_Stop(by="timeout", note=_past(limit)))
-
-    def _limit(self) -> float | None:
-        lifetime = self.spec.lifetime.timeout
-        return None if lifetime is None else lifetime / 1e9
-
-    def _patience(self) -> float:
-        """How long to wait before looking at the clock again."""
-        limit = self._limit()
-        left = LOOK if limit is None else limit - self._ran()
-        return min(LOOK if self.spec.lifetime.idle is not None else 3600.0, max(left, 0.01) if limit else 3600.0)
-
     def _enforce(self) -> None:
-        limit, idle = self._limit(), self.spec.lifetime.idle
+        limit, idle = self._limit, self.spec.lifetime.idle
         if limit is not None and self._ran() >= limit:
             self.end("timeout", _past(limit))
         elif idle is not None and self._idleness.lasts(idle / 1e9):
@@ -528,11 +555,21 @@ class Watch:
             self._idleness.deaf = True
 
     def _read_output(self) -> None:
-
-        assert self.relay is not None
         kept = KeptOutput(self._store, self.run, self._engine.identity, self.spec.evidence.logs_limit)
+        relay = self.relay
+        assert relay is not None
+
+        def take(stream: int, data: bytes) -> None:
+            self._idleness.wrote()
+            kept.write(stream, data)
+            relay.put(stream, data)
+
         try:
-            self._pump_or_read(kept)
+            if self._terminal is not None and self._how.pump is not None:
+                self._how.pump(self._terminal, partial(take, 1))
+            elif self._stream is not None:
+                for stream, data in self._stream:
+                    take(stream, data)
             kept.close()
             # Where the copy failed, the engine's own log has it all, unless it is too long for that.
             self._live, self._written = kept.failure is None, kept.seen
@@ -540,24 +577,10 @@ class Watch:
             self.error = self.error or error
         finally:
             kept.close()
-            self.relay.close()
-            for stream in (self._stream, self._terminal):  # nobody reads it any more: the engine must not wait
-                if stream is not None:
-                    stream.close()
-
-    def _pump_or_read(self, kept: KeptOutput) -> None:
-        if self._terminal is not None and self._how.pump is not None:
-            self._how.pump(self._terminal, lambda data: self._take(1, data, kept))
-            return
-        output: Iterable[tuple[int, bytes]] = self._stream if self._stream is not None else ()
-        for stream, data in output:
-            self._take(stream, data, kept)
-
-    def _take(self, stream: int, data: bytes, kept: KeptOutput) -> None:
-        assert self.relay is not None
-        self._idleness.wrote()
-        kept.write(stream, data)
-        self.relay.put(stream, data)
+            relay.close()
+            for open_still in (self._stream, self._terminal):  # nobody reads it any more: the engine must not wait
+                if open_still is not None:
+                    open_still.close()
 
 
 def _past(limit: float) -> str:
@@ -574,7 +597,7 @@ class _Stop(Struct, kw_only=True):
 
 # -- The sandboxes of one command
 
-
+_GO_ON = "they go on running; reap, apply or destroy collects them"
 AT_ONCE = 2.0  # seconds that who makes sandboxes keeps the project's lock: what ends by then is collected under it
 Making = Callable[[], AbstractContextManager[Callable[[], None]]]
 
@@ -681,8 +704,7 @@ class Job:
         return self._kept.get(container, "")
 
     def _watch(self, sandbox: DeclaredSandbox, made: Made, how: Watching) -> Watch:
-        address, spec, how = sandbox.address, sandbox.spec, structs.replace(how, within=self._within)
-        return Watch(self._engine, self._store, address=address, container=made.id, run=made.run, spec=spec, how=how)
+        return Watch(self._engine, self._store, sandbox, made, how, self._within)
 
     def wait(
         self,
@@ -696,10 +718,12 @@ class Job:
         began, at_once = monotonic(), True
         watches = [w for w in self.watches.values() if w.begun and w.address in addresses]
         while running := [watch for watch in watches if not watch.ended]:
+            names = ", ".join(watch.address for watch in running)
             if stop is not None and stop.is_set():
-                raise _still(running, "stopped while waiting for", _GO_ON)
+                raise WaitTimeout(f"stopped while waiting for {names}", help=_GO_ON)
             if patience is not None and monotonic() >= began + patience:
-                raise _still(running, f"after {patience:g} seconds these still run:", "wait longer, or destroy them")
+                message = f"after {patience:g} seconds these still run: {names}"
+                raise WaitTimeout(message, help="wait longer, or destroy them")
             if at_once and monotonic() >= began + AT_ONCE:
                 at_once = False
                 late()
@@ -745,26 +769,12 @@ class Job:
             mine = [o for o in snapshot.sandboxes if o.run in runs and (own or isinstance(o.state, Ended))]
             leftovers = whole and not own
             watched = {watch.run: watch.result for watch in self.watches.values() if own or watch.ended}
+            stopped = {run: result.stopped_by for run, result in watched.items()}
             plan = make_collect_plan(
-                profile,
-                snapshot,
-                mine,
-                networks=together,
-                leftovers=leftovers,
-                keep=keep,
-                stopped={run: result.stopped_by for run, result in watched.items()},
+                profile, snapshot, mine, networks=together, leftovers=leftovers, keep=keep, stopped=stopped
             )
-            outcome = carry_out(
-                plan,
-                snapshot,
-                self._engine,
-                profile,
-                self._store,
-                settings,
-                guard,
-                watched=watched,
-                events=self._events,
-            )
+            engine, store, events = self._engine, self._store, self._events
+            outcome = carry_out(plan, snapshot, engine, profile, store, settings, guard, watched=watched, events=events)
         assert outcome.applied is not None and outcome.session is not None
         outcome.applied.check()
         self._collected |= outcome.session.captured
@@ -787,11 +797,3 @@ class Job:
                 note = note or str(watch.error)
         kept = self.kept(self.made[address].id)
         return RunResult(address=address, evidence=captured, note=note, named=named, seen=seen, kept=kept)
-
-
-_GO_ON = "they go on running; reap, apply or destroy collects them"
-
-
-def _still(running: list[Watch], what: str, help: str) -> WaitTimeout:
-    names = ", ".join(watch.address for watch in running)
-    return WaitTimeout(Diagnostic(message=f"{what} {names}", help=help))

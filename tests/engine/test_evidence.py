@@ -22,9 +22,9 @@ from sandboxrun.evidence.export import ExportLimits
 from sandboxrun.evidence.folder import OWNER
 from sandboxrun.evidence.parts import CaptureLimits
 from sandboxrun.evidence.store import SETTLED, Captured, Store
-from sandboxrun.evidence.usage import USAGE, Sampler
-from sandboxrun.evidence.workspace import open_workspace, stage_workspace
-from sandboxrun.spec.state import How, StoppedBy
+from sandboxrun.evidence.workspace import USAGE, open_workspace, stage_workspace
+from sandboxrun.lifecycle.job import Sampler
+from sandboxrun.spec.state import How, Sample, StoppedBy
 from tests.conftest import Cli
 
 from .own_engine import OwnEngine
@@ -163,22 +163,24 @@ def test_a_program_that_is_not_there_and_a_container_nobody_started(
 def test_a_timeout_and_usage(engine: Engine, store: Store, make: Make, request_of: CaptureRequest) -> None:
     container = make("while :; do :; done", host={"Init": True})
     engine.start_container(container)
+    seen, failed = list[Sample](), list[BaseException]()
     with (
         store.staging(request_of.run, engine=engine.identity) as staging,
         staging.append(USAGE) as file,
-        Sampler(engine, container, file, every=0.1) as sampler,
     ):
+        sampler = Sampler(engine, container, file, every=0.1, seen=seen.append, failed=failed.append)
         end = time.monotonic() + 30
-        while sampler.samples < 3 and time.monotonic() < end:
+        while len(seen) < 3 and time.monotonic() < end:
             time.sleep(0.02)
         engine.stop_container(container, timeout=1)
-    assert sampler.failure is None
+        sampler.stop()
+    assert (sampler.failure, failed) == (None, [])
     captured = capture(engine, container, structs.replace(request_of, stopped_by=StoppedBy.TIMEOUT), store)
     checked(store, captured)
     assert captured.index is not None
     usage = captured.index.usage
     assert captured.index.ending.how is How.TIMEOUT and usage is not None
-    assert usage.samples == sampler.samples >= 3
+    assert usage.samples == len(seen) >= 3
     assert usage.cpu_seconds and usage.memory_peak_bytes and usage.pids_peak
     lines = content(store, captured, USAGE).splitlines()
     assert len(lines) == usage.samples and {"time", "cpu_ns", "memory_bytes", "pids"} <= set(json.loads(lines[0]))
@@ -188,15 +190,15 @@ def test_a_timeout_and_usage(engine: Engine, store: Store, make: Make, request_o
 
 def test_a_sampler_of_a_container_that_ends_stops_by_itself(engine: Engine, make: Make) -> None:
     container = run(engine, make("true"))
-    sampler = Sampler(engine, container, io.BytesIO())
-    sampler.start()
+    seen = list[object]()
+    sampler = Sampler(engine, container, io.BytesIO(), every=0.1, seen=seen.append, failed=seen.append)
     sampler.stop(wait=30)
-    assert (sampler.samples, sampler.failure) == (0, None)
-    gone = Sampler(engine, "no-such-container", io.BytesIO())
-    with gone:
-        end = time.monotonic() + 30
-        while gone.failure is None and time.monotonic() < end:
-            time.sleep(0.01)
+    assert (seen, sampler.failure) == ([], None)
+    gone = Sampler(engine, "no-such-container", io.BytesIO(), every=0.1, seen=seen.append, failed=seen.append)
+    end = time.monotonic() + 30
+    while gone.failure is None and time.monotonic() < end:
+        time.sleep(0.01)
+    gone.stop()
     assert "o such container" in (gone.failure or "")
 
 

@@ -11,8 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from sandboxrun.evidence.index import Digests, EvidenceError, Index, Kept, MissingPart, RefusedName, Revision, indented
-from sandboxrun.evidence.usage import Usage
+from sandboxrun.evidence.index import (
+    Digests,
+    EvidenceError,
+    Index,
+    Kept,
+    MissingPart,
+    RefusedName,
+    Revision,
+    Usage,
+    indented,
+)
 from sandboxrun.spec.state import Ending, How
 
 SCHEMA = json.loads(Path(__file__, "../../../../schemas/evidence.schema.json").resolve().read_bytes())

@@ -3,7 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 from sandboxrun.backend.docker.facts import sample_of
-from sandboxrun.evidence.usage import Usage, summary_of
+from sandboxrun.evidence.index import Usage
+from sandboxrun.evidence.parts import summary_of
 from sandboxrun.spec.state import Sample
 
 V1: dict[str, Any] = {

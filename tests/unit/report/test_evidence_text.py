@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.evidence.index import EgressSummary, Index, Kept, MissingPart, RefusedName
+from sandboxrun.evidence.index import EgressSummary, Index, Kept, MissingPart, RefusedName, Usage
 from sandboxrun.evidence.store import Captured
-from sandboxrun.evidence.usage import Usage
 from sandboxrun.report.evidence import Run, ending_text, evidence_plain, evidence_text, runs_text
 from sandboxrun.report.table import duration, size
 from sandboxrun.spec.records import Lifetime
