@@ -9,8 +9,7 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sandboxrun.spec.seccomp.allowed import ALLOWED, Allowed, Argument
-from sandboxrun.spec.seccomp.refused import REFUSED, REFUSED_SOCKETS
+from sandboxrun.spec.seccomp.table import ALLOWED, REFUSED, REFUSED_SOCKETS, Allowed, Argument
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "seccomp.md"
 HEAD = """\

@@ -43,96 +43,87 @@ class CiJob(Data):
         return _job(given.get("system", ""), given.get("id", ""), given.get("name", ""), given.get("url", ""))
 
 
+_SET = r".+"
+_TRUE = r"(?i)true|1"
+
+
 class _System(Data):
-    """How one system is recognised, by a variable's value, and what identifies its jobs. `id` are variables that are
-    joined by `/`, of which only those in `optional` may be missing. `url` may name variables in braces."""
+    """How one system is recognised, by a variable whose value matches a pattern, and what identifies its jobs: the
+    variables of `id`, joined by `/`, of which those with a `?` may be missing. `url` may name variables in braces."""
 
     name: str
-    mark: tuple[str, str]  # a variable, and the pattern of its value
-    id: tuple[str, ...]
-    optional: tuple[str, ...] = ()
+    mark: str
+    pattern: str = _TRUE
+    id: str
     named: str = ""
     url: str = ""
 
 
-_SET = r".+"
-_TRUE = r"(?i)true|1"
 _SYSTEMS = (
     _System(
         name="github-actions",
-        mark=("GITHUB_ACTIONS", _TRUE),
-        id=("GITHUB_RUN_ID", "GITHUB_RUN_ATTEMPT", "GITHUB_JOB"),
-        optional=("GITHUB_RUN_ATTEMPT",),  # Gitea and Forgejo set the same variables, less this one
+        mark="GITHUB_ACTIONS",
+        id="GITHUB_RUN_ID GITHUB_RUN_ATTEMPT? GITHUB_JOB",  # Gitea and Forgejo set the same, less the attempt
         named="GITHUB_WORKFLOW",
         url="{GITHUB_SERVER_URL}/{GITHUB_REPOSITORY}/actions/runs/{GITHUB_RUN_ID}",
     ),
-    _System(name="gitlab", mark=("GITLAB_CI", _TRUE), id=("CI_JOB_ID",), named="CI_JOB_NAME", url="{CI_JOB_URL}"),
-    _System(name="jenkins", mark=("BUILD_TAG", r"jenkins-.+"), id=("BUILD_TAG",), named="JOB_NAME", url="{BUILD_URL}"),
+    _System(name="gitlab", mark="GITLAB_CI", id="CI_JOB_ID", named="CI_JOB_NAME", url="{CI_JOB_URL}"),
+    _System(
+        name="jenkins", mark="BUILD_TAG", pattern="jenkins-.+", id="BUILD_TAG", named="JOB_NAME", url="{BUILD_URL}"
+    ),
     _System(
         name="buildkite",
-        mark=("BUILDKITE", _TRUE),
-        id=("BUILDKITE_JOB_ID",),
+        mark="BUILDKITE",
+        id="BUILDKITE_JOB_ID",
         named="BUILDKITE_LABEL",
         url="{BUILDKITE_BUILD_URL}#{BUILDKITE_JOB_ID}",
     ),
     _System(
-        name="circleci",
-        mark=("CIRCLECI", _TRUE),
-        id=("CIRCLE_WORKFLOW_JOB_ID",),
-        named="CIRCLE_JOB",
-        url="{CIRCLE_BUILD_URL}",
+        name="circleci", mark="CIRCLECI", id="CIRCLE_WORKFLOW_JOB_ID", named="CIRCLE_JOB", url="{CIRCLE_BUILD_URL}"
     ),
     _System(
         name="azure-pipelines",
-        mark=("TF_BUILD", _TRUE),
-        id=("BUILD_BUILDID", "SYSTEM_JOBID", "SYSTEM_JOBATTEMPT"),
-        optional=("SYSTEM_JOBATTEMPT",),
+        mark="TF_BUILD",
+        id="BUILD_BUILDID SYSTEM_JOBID SYSTEM_JOBATTEMPT?",
         named="SYSTEM_JOBDISPLAYNAME",
         url="{SYSTEM_COLLECTIONURI}{SYSTEM_TEAMPROJECT}/_build/results?buildId={BUILD_BUILDID}",
     ),
     _System(
         name="woodpecker",
-        mark=("CI_SYSTEM_NAME", "woodpecker"),
-        id=("CI_REPO", "CI_PIPELINE_NUMBER", "CI_WORKFLOW_NUMBER", "CI_STEP_NUMBER"),
-        optional=("CI_WORKFLOW_NUMBER", "CI_STEP_NUMBER"),
+        mark="CI_SYSTEM_NAME",
+        pattern="woodpecker",
+        id="CI_REPO CI_PIPELINE_NUMBER CI_WORKFLOW_NUMBER? CI_STEP_NUMBER?",
         named="CI_WORKFLOW_NAME",
         url="{CI_PIPELINE_URL}",
     ),
     _System(
         name="drone",
-        mark=("DRONE", _TRUE),
-        id=("DRONE_REPO", "DRONE_BUILD_NUMBER", "DRONE_STAGE_NUMBER", "DRONE_STEP_NUMBER"),
-        optional=("DRONE_STAGE_NUMBER", "DRONE_STEP_NUMBER"),
+        mark="DRONE",
+        id="DRONE_REPO DRONE_BUILD_NUMBER DRONE_STAGE_NUMBER? DRONE_STEP_NUMBER?",
         named="DRONE_STAGE_NAME",
         url="{DRONE_BUILD_LINK}",
     ),
     _System(
         name="bitbucket",
-        mark=("BITBUCKET_BUILD_NUMBER", _SET),
-        id=("BITBUCKET_REPO_FULL_NAME", "BITBUCKET_BUILD_NUMBER", "BITBUCKET_STEP_UUID"),
-        optional=("BITBUCKET_STEP_UUID",),
+        mark="BITBUCKET_BUILD_NUMBER",
+        pattern=_SET,
+        id="BITBUCKET_REPO_FULL_NAME BITBUCKET_BUILD_NUMBER BITBUCKET_STEP_UUID?",
     ),
     _System(
-        name="codebuild", mark=("CODEBUILD_BUILD_ID", _SET), id=("CODEBUILD_BUILD_ID",), url="{CODEBUILD_BUILD_URL}"
+        name="codebuild",
+        mark="CODEBUILD_BUILD_ID",
+        pattern=_SET,
+        id="CODEBUILD_BUILD_ID",
+        url="{CODEBUILD_BUILD_URL}",
     ),
+    _System(name="travis", mark="TRAVIS", id="TRAVIS_JOB_ID", named="TRAVIS_JOB_NAME", url="{TRAVIS_JOB_WEB_URL}"),
     _System(
-        name="travis",
-        mark=("TRAVIS", _TRUE),
-        id=("TRAVIS_JOB_ID",),
-        named="TRAVIS_JOB_NAME",
-        url="{TRAVIS_JOB_WEB_URL}",
-    ),
-    _System(
-        name="slurm",
-        mark=("SLURM_JOB_ID", _SET),
-        id=("SLURM_CLUSTER_NAME", "SLURM_JOB_ID"),
-        optional=("SLURM_CLUSTER_NAME",),
-        named="SLURM_JOB_NAME",
+        name="slurm", mark="SLURM_JOB_ID", pattern=_SET, id="SLURM_CLUSTER_NAME? SLURM_JOB_ID", named="SLURM_JOB_NAME"
     ),
 )
 
 
-MARKS = frozenset(system.mark[0] for system in _SYSTEMS)  # the variables that systems are recognised by
+MARKS = frozenset(system.mark for system in _SYSTEMS)  # the variables that systems are recognised by
 
 
 def job_of(environ: Mapping[str, str]) -> CiJob | None:
@@ -140,21 +131,14 @@ def job_of(environ: Mapping[str, str]) -> CiJob | None:
     if VARIABLE in environ:
         return _job("custom", environ[VARIABLE])
     for system in _SYSTEMS:
-        variable, pattern = system.mark
-        if re.fullmatch(pattern, environ.get(variable, "")):
-            parts = {name: environ.get(name, "") for name in system.id}
-            if all(text or name in system.optional for name, text in parts.items()):
+        if re.fullmatch(system.pattern, environ.get(system.mark, "")):
+            parts = {name: environ.get(name.rstrip("?"), "") for name in system.id.split()}
+            if all(text or name.endswith("?") for name, text in parts.items()):
+                known = all(environ.get(name) for name in re.findall(r"\{(\w+)\}", system.url))
+                url = re.sub(r"\{(\w+)\}", lambda found: environ[found[1]], system.url) if known else ""
                 id = "/".join(text for text in parts.values() if text)
-                return _job(system.name, id, environ.get(system.named, ""), _filled(system.url, environ))
+                return _job(system.name, id, environ.get(system.named, ""), url)
     return None
-
-
-def _filled(url: str, environ: Mapping[str, str]) -> str:
-    """The address with its variables' values; "" where one is missing."""
-    names = re.findall(r"\{(\w+)\}", url)
-    if not all(environ.get(name) for name in names):
-        return ""
-    return re.sub(r"\{(\w+)\}", lambda found: environ[found[1]], url)
 
 
 def _job(system: str, id: str, name: str = "", url: str = "") -> CiJob | None:

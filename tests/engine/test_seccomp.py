@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 
 from sandboxrun.spec.project import Profile
-from sandboxrun.spec.seccomp.allowed import ALLOWED
-from sandboxrun.spec.seccomp.refused import REFUSED, REFUSED_SOCKETS
+from sandboxrun.spec.seccomp.table import ALLOWED, REFUSED, REFUSED_SOCKETS
 from tests.engine import calls
 from tests.engine.calls import ENOSYS, EPERM, SIGSYS
 from tests.engine.world import World, open_world

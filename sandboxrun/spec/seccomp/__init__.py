@@ -1,6 +1,6 @@
 """The seccomp profile of sandboxrun's own: a table of system calls, each group with its reason, and what is made of it.
 
-Owns the table (`allowed.py`, `refused.py`), the names that a profile uses for it, and the JSON as the engine takes it:
+Owns the table (`table.py`), the names that a profile uses for it, and the JSON as the engine takes it:
 one line, the same for every machine. That form is the engine's (20.10 and later), which picks the rows for its machine
 and hands them to the runtime. `archMap` names each architecture without others beside it, so that the native entry
 alone is open; without any, runc 1.1 would answer EPERM, not ENOSYS, to calls newer than it knows. The runtime skips
@@ -11,7 +11,7 @@ names that its machine or its library lacks. `errnoRet` is set on single rules, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sandboxrun.data import json_as
 
 if TYPE_CHECKING:
-    from sandboxrun.spec.seccomp.allowed import Allowed, Argument
+    from sandboxrun.spec.seccomp.table import Argument
 
 OWN, DEBUG, ENGINE, UNCONFINED = "sandboxrun", "debug", "engine", "unconfined"
 ARCHITECTURES = ("x86_64", "aarch64")  # others order clone's arguments, or number socket families, differently
@@ -56,32 +56,23 @@ def profile_text(name: str) -> str:
 
 def profile(name: str) -> dict[str, Any]:
     """The same as data."""
-    from sandboxrun.spec.seccomp.allowed import ALLOWED
-    from sandboxrun.spec.seccomp.refused import EPERM, REFUSED
+    from sandboxrun.spec.seccomp.table import ALLOWED, EPERM, REFUSED
 
     variants = VARIANTS[name]
     rows = [row for row in ALLOWED if row.variant is None or row.variant in variants]
     always = sorted(call for row in rows if not row.when and row.capability is None for call in row.names)
     rules: list[dict[str, Any]] = [{"names": always, "action": ALLOW}]
-    for row in rows:
-        rules.extend(_conditional(row))
-    other = [row for row in REFUSED if row.errno != EPERM]
-    rules.extend({"names": list(row.names), "action": ERRNO, "errnoRet": row.errno} for row in other)
-    machines = [{"architecture": f"SCMP_ARCH_{name.upper()}", "subArchitectures": []} for name in ARCHITECTURES]
-    return {"defaultAction": ERRNO, "archMap": machines, "syscalls": rules}
-
-
-def _conditional(row: Allowed) -> Iterator[dict[str, Any]]:
-    """A rule for each alternative; none for a row that is always allowed, which is among the others."""
-    if not row.when and row.capability is None:
-        return
-    for when in row.when or ((),):
+    for row, when in ((one, when) for one in rows for when in one.when or ((),)):
         rule: dict[str, Any] = {"names": list(row.names), "action": ALLOW}
         if when:
             rule["args"] = [_argument(item) for item in when]
         if row.capability is not None:
             rule["includes"] = {"caps": [f"CAP_{row.capability}"]}
-        yield rule
+        rules += [rule] if len(rule) > 2 else []  # else it is among those that are always allowed
+    other = [row for row in REFUSED if row.errno != EPERM]
+    rules.extend({"names": list(row.names), "action": ERRNO, "errnoRet": row.errno} for row in other)
+    machines = [{"architecture": f"SCMP_ARCH_{name.upper()}", "subArchitectures": []} for name in ARCHITECTURES]
+    return {"defaultAction": ERRNO, "archMap": machines, "syscalls": rules}
 
 
 def _argument(item: Argument) -> dict[str, Any]:

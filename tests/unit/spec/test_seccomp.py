@@ -15,8 +15,7 @@ import pytest
 from sandboxrun.backend.docker import fields as convert
 from sandboxrun.spec import seccomp
 from sandboxrun.spec.seccomp import profile, profile_text
-from sandboxrun.spec.seccomp.allowed import ALLOWED
-from sandboxrun.spec.seccomp.refused import ENOSYS, REFUSED, REFUSED_SOCKETS
+from sandboxrun.spec.seccomp.table import ALLOWED, ENOSYS, REFUSED, REFUSED_SOCKETS
 from sandboxrun.spec.types import freeze
 
 OWN = "sandboxrun"
