@@ -118,6 +118,18 @@ class _Project:
         self.documents: dict[str, tuple[MapNode, ...]] = {}
         self.taken = self.length = 0
 
+    def miss(self, what: str, why: str, file: str = "") -> None:
+        """Note what could not be taken into account."""
+        self.missing.append(MissingFile(what=what, why=why, file=file))
+
+    def elsewhere(self, key: str, place: Scalar) -> bool:
+        """Whether a file is fetched, which is noted; nothing is fetched here."""
+        if not REMOTE.search(address := str(place.value)):
+            return False
+        self.remote.append((key, address, place))
+        self.miss(address, "it is fetched from elsewhere")
+        return True
+
     def roots(self, path: str, why: str) -> tuple[MapNode, ...]:
         """The root mappings of a file's documents, parsed once. A later document overrides the earlier ones."""
         path = posixpath.normpath(path)
@@ -126,11 +138,11 @@ class _Project:
         self.documents[path] = ()
         file = self.read(path) if len(self.documents) <= MOST_FILES else None
         if file is None:
-            self.missing.append(MissingFile(what=path, why=why, file=path))
+            self.miss(path, why, path)
             return ()
         self.length += len(file.text)
         if self.length > MOST_TEXT:
-            self.missing.append(MissingFile(what=path, why="the files of the project are too long together", file=path))
+            self.miss(path, "the files of the project are too long together", path)
             return ()
         self.files[path] = file
         before = len(self.problems)
@@ -139,7 +151,7 @@ class _Project:
             return ()
         found = tuple(node for node in nodes if isinstance(node, MapNode))
         if not found or any(not isinstance(node, MapNode) and not is_null(node) for node in nodes):
-            self.missing.append(MissingFile(what=path, why="it is not a mapping", file=file.name))
+            self.miss(path, "it is not a mapping", file.name)
         self.documents[path] = found
         return found
 
@@ -162,8 +174,8 @@ def load(paths: Sequence[str], read: Reader, directory: str | None = None) -> Se
     for path in paths:
         _take(project, path, base, services, top, 0)
     if any(RESET in file.text for file in project.files.values()):
-        services = {name: (key, _mapping(_without_reset(node))) for name, (key, node) in services.items()}
-        top = {name: _mapping(_without_reset(node)) for name, node in top.items()}
+        services = {name: (key, as_map(_without_reset(node))) for name, (key, node) in services.items()}
+        top = {name: as_map(_without_reset(node)) for name, node in top.items()}
     return Services(
         services=services,
         top=top,
@@ -176,7 +188,8 @@ def load(paths: Sequence[str], read: Reader, directory: str | None = None) -> Se
     )
 
 
-def _mapping(node: Node) -> MapNode:
+def as_map(node: Node | None) -> MapNode:
+    """A mapping; what is none counts as an empty one."""
     return node if isinstance(node, MapNode) else EMPTY
 
 
@@ -191,7 +204,7 @@ def _take(
     project.taken += 1
     if depth > DEEPEST or project.taken > MOST_INCLUDES:
         if project.taken <= MOST_INCLUDES + 1:
-            project.missing.append(MissingFile(what=path, why="include goes in a circle, or too deep", file=path))
+            project.miss(path, "include goes in a circle, or too deep", path)
         return
     values = project.values(base)
     for root in project.roots(path, "it cannot be read"):
@@ -200,31 +213,20 @@ def _take(
         for key in ("networks", "volumes", "secrets", "configs"):
             node = root.get(key)
             if isinstance(node, MapNode):
-                merged = merge((key,), top.get(key, EMPTY), filled(node, values))
-                assert isinstance(merged, MapNode)
-                top[key] = merged
+                top[key] = _maps((key,), top.get(key, EMPTY), as_map(filled(node, values)))
         listed = _listed(project, root, path, depth)
         if listed.tag in (RESET, OVERRIDE):
             services.clear()
         for name, node in listed.entries if listed.tag != RESET else ():
-            body = node if isinstance(node, MapNode) else EMPTY
             if not isinstance(node, MapNode) and not is_null(node):
-                project.missing.append(
-                    MissingFile(what=f"the service {name.value}", why="it is not a mapping", file=path)
-                )
-            own = _extended(project, body, root, path, base, values, ())
+                project.miss(f"the service {name.value}", "it is not a mapping", path)
+            own = _extended(project, as_map(node), root, path, base, values, ())
             earlier = services.pop(str(name.value), None)
             if node.tag == RESET:
                 continue
             if earlier is not None and node.tag != OVERRIDE:
-                merged = merge((), earlier[1], own)
-                assert isinstance(merged, MapNode)
-                own = merged
+                own = _maps((), earlier[1], own)
             services[str(name.value)] = (name, own)
-
-
-# What the keys of the first format are called now.
-_RENAMED = {"net": "network_mode"}
 
 
 def _listed(project: _Project, root: MapNode, path: str, depth: int) -> MapNode:
@@ -234,27 +236,22 @@ def _listed(project: _Project, root: MapNode, path: str, depth: int) -> MapNode:
         return listed
     if listed is not None and listed.tag == RESET:
         return msgspec.structs.replace(EMPTY, tag=RESET)
-    first = tuple(
-        node for _, node in root.entries if isinstance(node, MapNode) and (node.get("image") or node.get("build"))
-    )
+    first = [
+        (name, msgspec.structs.replace(node, entries=tuple((_renamed(key), value) for key, value in node.entries)))
+        for name, node in root.entries
+        if isinstance(node, MapNode) and (node.get("image") or node.get("build"))
+    ]
     if listed is None and first and len(first) == len(root.entries):
-        return msgspec.structs.replace(root, entries=tuple((name, _renamed(node)) for name, node in root.entries))
+        return msgspec.structs.replace(root, entries=tuple(first))
     others = any(root.get(key) is not None for key in ("include", "networks", "volumes", "secrets", "configs"))
     if (listed is not None and not is_null(listed)) or (depth == 0 and not others):
-        project.missing.append(
-            MissingFile(what=path, why="its services are not a mapping, or there are none", file=path)
-        )
+        project.miss(path, "its services are not a mapping, or there are none", path)
     return EMPTY
 
 
-def _renamed(node: Node) -> Node:
-    if not isinstance(node, MapNode):
-        return node
-    entries = (
-        (msgspec.structs.replace(key, value=_RENAMED.get(str(key.value), key.value)), value)
-        for key, value in node.entries
-    )
-    return msgspec.structs.replace(node, entries=tuple(entries))
+def _renamed(key: Scalar) -> Scalar:
+    """What a key of the first format is called now."""
+    return msgspec.structs.replace(key, value="network_mode") if key.value == "net" else key
 
 
 def _without_reset(node: Node) -> Node:
@@ -272,17 +269,13 @@ def _without_reset(node: Node) -> Node:
 def _includes(project: _Project, root: MapNode, base: str) -> Iterator[tuple[str, str]]:
     listed = root.get("include")
     if listed is not None and not isinstance(listed, ListNode) and not is_null(listed):
-        project.missing.append(MissingFile(what="include", why="it is not a list"))
+        project.miss("include", "it is not a list")
     for item in listed.items if isinstance(listed, ListNode) else ():
         paths = item.get("path") if isinstance(item, MapNode) else item
         own = item.get("project_directory") if isinstance(item, MapNode) else None
         every = paths.items if isinstance(paths, ListNode) else (paths,) if paths is not None else ()
         for one in every:
-            if not isinstance(one, Scalar) or not isinstance(one.value, str):
-                continue
-            if REMOTE.search(one.value):
-                project.remote.append(("include", one.value, one))
-                project.missing.append(MissingFile(what=one.value, why="it is fetched from elsewhere"))
+            if not isinstance(one, Scalar) or not isinstance(one.value, str) or project.elsewhere("include", one):
                 continue
             place = posixpath.normpath(posixpath.join(base, one.value))
             if isinstance(own, Scalar) and isinstance(own.value, str):
@@ -301,8 +294,7 @@ def _extended(
     chain: tuple[tuple[str, str], ...],
 ) -> MapNode:
     """A service with what it extends below it."""
-    own = filled(node.without("extends"), values)
-    assert isinstance(own, MapNode)
+    own = as_map(filled(node.without("extends"), values))
     extends = node.get("extends")
     name: Node | None = extends.get("service") if isinstance(extends, MapNode) else extends
     if not isinstance(name, Scalar) or not isinstance(name.value, str):
@@ -310,9 +302,7 @@ def _extended(
     file = extends.get("file") if isinstance(extends, MapNode) else None
     other_path, other_root = path, root
     if isinstance(file, Scalar) and isinstance(file.value, str):
-        if REMOTE.search(file.value):
-            project.remote.append(("extends", file.value, file))
-            project.missing.append(MissingFile(what=file.value, why="it is fetched from elsewhere"))
+        if project.elsewhere("extends", file):
             return own
         other_path = posixpath.normpath(posixpath.join(posixpath.dirname(path) or base, file.value))
         found = project.roots(other_path, f"{path} extends it, and it cannot be read")
@@ -323,33 +313,20 @@ def _extended(
     below = _service_of(other_root, name.value)
     if not isinstance(below, MapNode) or step in chain or len(chain) >= DEEPEST:
         why = "it does not exist" if below is None else "extends goes in a circle, or too deep"
-        project.missing.append(MissingFile(what=f"{other_path}: {name.value}", why=why, file=path))
+        project.miss(f"{other_path}: {name.value}", why, path)
         return own
     lower = _extended(project, below, other_root, other_path, base, values, (*chain, step))
-    merged = merge((), lower.without("depends_on", "links", "volumes_from"), own)
-    assert isinstance(merged, MapNode)
-    return merged
+    return _maps((), lower.without("depends_on", "links", "volumes_from"), own)
 
 
 def _service_of(root: MapNode, name: str) -> Node | None:
-    services = root.get("services")
-    return services.get(name) if isinstance(services, MapNode) else None
+    return as_map(root.get("services")).get(name)
 
 
 # -- merging, as Compose does
 
 _REPLACED = {("command",), ("entrypoint",), ("healthcheck", "test"), ("image",)}
-_BY_NAME = (
-    "environment",
-    "labels",
-    "args",
-    "extra_hosts",
-    "sysctls",
-    "annotations",
-    "ulimits",
-    "networks",
-    "depends_on",
-)
+_BY_NAME = "environment labels args extra_hosts sysctls annotations ulimits networks depends_on".split()
 _BY_TARGET = ("volumes", "devices", "secrets", "configs")
 
 
@@ -394,10 +371,8 @@ def by_name(node: Node | None) -> MapNode | None:
                 if not isinstance(item, Scalar):
                     return None
                 text = str(item.value)
-                at = min((i for c in "=:" if (i := text.find(c)) >= 0), default=-1)
-                if "=" in text:
-                    at = text.index("=")
-                name, value = (text[:at], text[at + 1 :]) if at >= 0 else (text, None)
+                name, separator, rest = text.partition("=" if "=" in text else ":")
+                value = rest if separator else None
                 key = Scalar(value=name, text=name, span=item.span)
                 raw = item.text.partition("=")[2] if "=" in item.text else value
                 entries.append((key, Scalar(value=value, text=raw or "", span=item.span)))

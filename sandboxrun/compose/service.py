@@ -28,9 +28,9 @@ from sandboxrun.audit.subject import (
     with_sharing,
 )
 from sandboxrun.compose.files import (
-    EMPTY,
     MissingFile,
     Services,
+    as_map,
     by_name,
     dotenv,
     interpolate,
@@ -123,10 +123,6 @@ def _flag(node: Node | None) -> bool:
     return _text(node).lower() in ("true", "yes", "on", "1")
 
 
-def _map(node: Node | None) -> MapNode:
-    return node if isinstance(node, MapNode) else EMPTY
-
-
 def _items(node: Node | None) -> tuple[Node, ...]:
     match node:
         case ListNode():
@@ -134,6 +130,10 @@ def _items(node: Node | None) -> tuple[Node, ...]:
         case Scalar() if node.value is not None:
             return (node,)
     return ()
+
+
+def _texts(node: MapNode) -> dict[str, str]:
+    return {str(key.value): _text(value) for key, value in node.entries}
 
 
 def _whole(node: Node | None) -> int | None:
@@ -192,18 +192,25 @@ class _Service:
     def get(self, key: str) -> Node | None:
         return self.node.get(key)
 
+    def within(self, *keys: str) -> MapNode:
+        """The mapping below several keys."""
+        node = self.node
+        for key in keys:
+            node = as_map(node.get(key))
+        return node
+
     def listed(self, key: str) -> tuple[str, ...]:
         return tuple(self.at(key, _text(item), item) for item in _items(self.get(key)))
 
     def pairs(self, key: str) -> Iterator[tuple[str, str | None]]:
         """A mapping, or a list of NAME=value; None where only a name is given."""
-        for name, value in _map(by_name(self.get(key))).entries:
+        for name, value in as_map(by_name(self.get(key))).entries:
             self.at(key, str(name.value), value if value.span is not None else name)
             bare = isinstance(value, Scalar) and value.value is None
             yield str(name.value), None if bare else _text(value)
 
     def subject(self) -> Subject:
-        limits = _map(_map(_map(self.get("deploy")).get("resources")).get("limits"))
+        limits = self.within("deploy", "resources", "limits")
         for option, name in DEPLOYED.items():
             limit = limits.get(name)
             if limit is not None and limit.span is not None:
@@ -214,9 +221,8 @@ class _Service:
         quota, period = _real(self.get("cpu_quota")), _real(self.get("cpu_period")) or 100_000
         cpus = _real(self.get("cpus")) or _real(limits.get("cpus")) or (quota / period if quota and quota > 0 else None)
         pids = _whole(self.get("pids_limit")) or _whole(limits.get("pids"))
-        logging = _map(self.get("logging"))
-        own_driver = _text(logging.get("driver"))
-        health = _map(self.get("healthcheck"))
+        own_driver = _text(self.within("logging").get("driver"))
+        health = self.within("healthcheck")
         unchecked = _flag(health.get("disable")) or _words(health.get("test"))[:1] == ("NONE",)
         return Subject(
             name=self.name,
@@ -232,7 +238,9 @@ class _Service:
             namespaces=freeze(dict(self.namespaces(mode))),
             devices=tuple(self.devices()),
             device_rules=self.listed("device_cgroup_rules"),
-            gpus=bool(_items(self.get("gpus"))) or self.reserves_devices(),
+            gpus=bool(
+                _items(self.get("gpus")) or _items(self.within("deploy", "resources", "reservations").get("devices"))
+            ),
             sysctls=freeze({name: value or "" for name, value in self.pairs("sysctls")}),
             cgroup_parent=_text(self.get("cgroup_parent")),
             oom_kill_disable=_flag(self.get("oom_kill_disable")),
@@ -253,9 +261,7 @@ class _Service:
             pids=pids if pids is not None and pids > 0 else None,
             ulimits=freeze(dict(self.ulimits())),
             log_driver=own_driver,
-            log_options=log_options(
-                own_driver, {str(k.value): _text(v) for k, v in _map(logging.get("options")).entries}
-            ),
+            log_options=log_options(own_driver, _texts(self.within("logging", "options"))),
             restart=self.restart(),
             healthcheck=bool(health.entries) and not unchecked,
             unchecked=unchecked,
@@ -273,7 +279,7 @@ class _Service:
             runtime=_text(self.get("runtime")),
             build=self.build(),
             hooks=tuple(self.hooks()),
-            provider=_text(_map(self.get("provider")).get("type")),
+            provider=_text(self.within("provider").get("type")),
             watched=tuple(self.watched()),
             unknown=tuple(self.unknown()),
             ignored=tuple(self.ignored()),
@@ -306,16 +312,10 @@ class _Service:
         return self.key.span.file.name if self.key.span is not None else ""
 
     def namespaces(self, mode: str) -> Iterator[tuple[str, str]]:
-        for which, key in (
-            ("pid", "pid"),
-            ("ipc", "ipc"),
-            ("uts", "uts"),
-            ("cgroup", "cgroup"),
-            ("userns", "userns_mode"),
-        ):
+        for key in ("pid", "ipc", "uts", "cgroup", "userns_mode"):
             value = _text(self.get(key))
             if value == "host" or value.startswith(("container:", "service:")):
-                yield which, value
+                yield key.removesuffix("_mode"), value
         if mode and mode != "none":
             yield "network", mode
         elif not mode and self.on_host_network():
@@ -330,10 +330,6 @@ class _Service:
                 source, target, permissions, *_ = [*split_mount(_text(item)), "", ""]
             self.at("devices", target or source, item)
             yield MappedDevice(source=source, target=target or source, permissions=permissions or "rwm")
-
-    def reserves_devices(self) -> bool:
-        resources = _map(_map(self.get("deploy")).get("resources"))
-        return bool(_items(_map(resources.get("reservations")).get("devices")))
 
     # -- files
 
@@ -364,26 +360,24 @@ class _Service:
 
     def mounted(self, source: str, target: str, written: str, read_only: bool, propagation: str) -> Mounted:
         """A bind where the source is a path, else a volume, which may be a bind by its driver's options."""
+        kind, inside = "volume", True
         if source.startswith((".", "/", "~", "$", "\\")) or re.match(r"[A-Za-z]:[\\/]", source):
-            kind = "npipe" if source.startswith("\\\\") else "bind"
-            inside = self.is_inside(source)
-            return Mounted(
-                kind=kind, source=source, target=target, written=written or source, read_only=read_only,
-                propagation=propagation, inside=inside,
-            )  # fmt: skip
-        declared = _map(_map(self.loaded.top.get("volumes")).get(source))
-        options = _map(declared.get("driver_opts"))
-        device = _text(options.get("device"))
-        if device.startswith("/dev/") or (device and re.search(r"(^|,)r?bind(,|$)", _text(options.get("o")))):
-            self.at("volumes", target, options.get("device"))
-            return Mounted(
-                kind="bind", source=device, target=target, written=device, read_only=read_only,
-                propagation=propagation, inside=self.is_inside(device),
-            )  # fmt: skip
+            kind, inside = "npipe" if source.startswith("\\\\") else "bind", self.is_inside(source)
+        else:
+            options = as_map(as_map(as_map(self.loaded.top.get("volumes")).get(source)).get("driver_opts"))
+            device = _text(options.get("device"))
+            if device.startswith("/dev/") or (device and re.search(r"(^|,)r?bind(,|$)", _text(options.get("o")))):
+                self.at("volumes", target, options.get("device"))
+                kind, source, written, inside = "bind", device, device, self.is_inside(device)
         return Mounted(
-            kind="volume", source=source, target=target, written=written or source, read_only=read_only,
+            kind=kind,
+            source=source,
+            target=target,
+            written=written or source,
+            read_only=read_only,
             propagation=propagation,
-        )  # fmt: skip
+            inside=inside,
+        )
 
     def is_inside(self, source: str) -> bool:
         if source.startswith("${PWD}") or source.startswith("$PWD"):
@@ -398,29 +392,28 @@ class _Service:
         kind, source = _text(node.get("type")) or "volume", node.get("source")
         target, read_only = _text(node.get("target")), _flag(node.get("read_only"))
         if kind == "tmpfs":
-            options = _map(node.get("tmpfs"))
+            options = as_map(node.get("tmpfs"))
             return Scratch(target=target, size=_size(options.get("size")) or None, exec=False, key="volumes")
-        propagation = _text(_map(node.get("bind")).get("propagation"))
+        propagation = _text(as_map(node.get("bind")).get("propagation"))
         text = _text(source)
         written = source.text if isinstance(source, Scalar) and source.text else text
         if kind == "bind" and not text.startswith((".", "/", "~", "$", "\\")):
             text = f"./{text}"
-        made = self.mounted(text, target, written, read_only, propagation)
-        return made
+        return self.mounted(text, target, written, read_only, propagation)
 
     # -- network
 
+    def joined(self) -> list[tuple[str, Node, MapNode]]:
+        """The networks that it names: the name, where it is written, and what is declared of it."""
+        named, top = self.get("networks"), as_map(self.loaded.top.get("networks"))
+        nodes = [key for key, _ in named.entries] if isinstance(named, MapNode) else _items(named)
+        return [(_text(node), node, as_map(top.get(_text(node)))) for node in nodes]
+
     def on_host_network(self) -> bool:
         """Whether a network that it joins is the host's own, by its name or driver."""
-        top = _map(self.loaded.top.get("networks"))
-        named = self.get("networks")
-        names = (
-            [str(key.value) for key, _ in named.entries] if isinstance(named, MapNode) else map(_text, _items(named))
-        )
-        for name in names:
-            declared = _map(top.get(name))
+        for name, _, declared in self.joined():
             external = declared.get("external")
-            own = _text(_map(external).get("name")) or _text(declared.get("name")) or name
+            own = _text(as_map(external).get("name")) or _text(declared.get("name")) or name
             if _text(declared.get("driver")) == "host" or (own == "host" and external is not None):
                 return True
         return False
@@ -432,21 +425,14 @@ class _Service:
             yield JoinedNetwork(name=self.at("network_mode", mode, self.get("network_mode")), external=True)
         if mode:
             return
-        top = _map(self.loaded.top.get("networks"))
-        named = self.get("networks")
-        if isinstance(named, MapNode):
-            entries = [(str(key.value), key) for key, _ in named.entries]
-        else:
-            entries = [(_text(item), item) for item in _items(named)]  # type: ignore[misc]
-        for name, node in entries or [("default", self.key)]:
-            if entries:
+        named, top = self.joined(), as_map(self.loaded.top.get("networks"))
+        for name, node, declared in named or [("default", self.key, as_map(top.get("default")))]:
+            if named:
                 self.at("networks", name, node)
-            declared = _map(top.get(name))
-            options = {str(k.value): _text(v) for k, v in _map(declared.get("driver_opts")).entries}
             external = declared.get("external")
             yield network_of(
                 name,
-                options,
+                _texts(as_map(declared.get("driver_opts"))),
                 internal=_flag(declared.get("internal")),
                 external=_flag(external) or isinstance(external, MapNode),
                 ipv6=_flag(declared.get("enable_ipv6")),
@@ -488,7 +474,7 @@ class _Service:
     # -- limits
 
     def ulimits(self) -> Iterator[tuple[str, int]]:
-        for key, value in _map(self.get("ulimits")).entries:
+        for key, value in as_map(self.get("ulimits")).entries:
             hard = _whole(value.get("hard")) if isinstance(value, MapNode) else _whole(value)
             self.at("ulimits", str(key.value), key)
             if hard is not None:
@@ -496,7 +482,7 @@ class _Service:
 
     def restart(self) -> str:
         given = _text(self.get("restart"))
-        policy = _map(_map(self.get("deploy")).get("restart_policy"))
+        policy = self.within("deploy", "restart_policy")
         if given or not policy.entries:
             return "no" if given in ("", "false") else given
         condition, most = _text(policy.get("condition")) or "any", _text(policy.get("max_attempts"))
@@ -512,7 +498,7 @@ class _Service:
             file = self.loaded.read(posixpath.normpath(posixpath.join(self.loaded.directory, path)))
             for key, value in dotenv(file):
                 found[self.at("environment", str(key.value), value)] = str(value.value)
-        for key, node in _map(by_name(self.get("environment"))).entries:
+        for key, node in as_map(by_name(self.get("environment"))).entries:
             place = node.span or key.span
             if place is not None:
                 self.places["environment", str(key.value)] = place  # instead of the file's, which it replaces
@@ -522,7 +508,7 @@ class _Service:
 
     def passed(self, environment: Mapping[str, str | None]) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Variables that the caller's own may fill in: those without a value in an environment file of the project."""
-        for key, node in _map(by_name(self.get("environment"))).entries:
+        for key, node in as_map(by_name(self.get("environment"))).entries:
             name, raw = str(key.value), _raw(node)
             found = variables_in(raw)
             if found and isinstance(raw, Scalar) and interpolate(raw.text, {}) == environment.get(name):
@@ -534,11 +520,11 @@ class _Service:
             yield self.at("env_file", _text(path), item)
 
     def given(self, key: str) -> Iterator[GivenFile]:
-        top = _map(self.loaded.top.get(key))
+        top = as_map(self.loaded.top.get(key))
         for item in _items(self.get(key)):
             source = _text(item.get("source") if isinstance(item, MapNode) else item)
             mode = _mode(item.get("mode") if isinstance(item, MapNode) else None)
-            declared = _map(top.get(source))
+            declared = as_map(top.get(source))
             origin = next(
                 (o for o in ("file", "environment", "content", "external") if declared.get(o) is not None), ""
             )
@@ -558,13 +544,13 @@ class _Service:
             return None
         if isinstance(node, Scalar):
             return Building(context=_text(node))
-        body = _map(node)
+        body = as_map(node)
         for key, value in body.entries:
             self.at("build", str(key.value), key if key.span is not None else value)
         args = {}
-        for name, value in _map(by_name(body.get("args"))).entries:
+        for name, value in as_map(by_name(body.get("args"))).entries:
             args[self.at("build", str(name.value), name if name.span is not None else value)] = _text(value)
-        others = _map(by_name(body.get("additional_contexts")))
+        others = as_map(by_name(body.get("additional_contexts")))
         return Building(
             context=_text(body.get("context")) or ".",
             contexts=tuple(_text(value) for _, value in others.entries),
@@ -580,7 +566,7 @@ class _Service:
             for item in _items(self.get(key)):
                 if isinstance(item, MapNode):
                     yield _hook(key, item)
-        for item in _items(_map(self.get("develop")).get("watch")):
+        for item in _items(self.within("develop").get("watch")):
             command = item.get("exec") if isinstance(item, MapNode) else None
             if isinstance(command, MapNode):
                 yield _hook("develop", command)
@@ -588,23 +574,23 @@ class _Service:
     def notes(self) -> Iterator[Note]:
         labelled = (
             ("annotations", "the annotation", self.get("annotations")),
-            ("deploy", "the service's label", _map(self.get("deploy")).get("labels")),
-            ("build", "the image's label", _map(self.get("build")).get("labels")),
+            ("deploy", "the service's label", self.within("deploy").get("labels")),
+            ("build", "the image's label", self.within("build").get("labels")),
         )
         for key, what, node in labelled:
-            for name, value in _map(by_name(node)).entries:
+            for name, value in as_map(by_name(node)).entries:
                 label = self.at(key, str(name.value), value)
                 yield Note(what=f"{what} {label}", name=label, text=_text(value), key=key, item=label)
         for item in _items(self.get("volumes")):
             used = _text(item.get("source")) if isinstance(item, MapNode) else split_mount(_text(item))[0]
-            declared = _map(_map(self.loaded.top.get("volumes")).get(used))
-            for name, value in _map(declared.get("driver_opts")).entries:
+            declared = as_map(as_map(self.loaded.top.get("volumes")).get(used))
+            for name, value in as_map(declared.get("driver_opts")).entries:
                 what = f"the option {name.value} of the volume {used}"
                 place = self.at("volumes", what, value)
                 yield Note(what=what, name=str(name.value), text=_text(value), key="volumes", item=place)
 
     def watched(self) -> Iterator[tuple[str, str]]:
-        for item in _items(_map(self.get("develop")).get("watch")):
+        for item in _items(self.within("develop").get("watch")):
             if isinstance(item, MapNode):
                 path = _text(item.get("path"))
                 yield self.at("develop", path, item.get("path")), _text(item.get("target"))
@@ -621,7 +607,7 @@ class _Service:
         for key, why in _NOT_ENFORCED.items():
             if self.get(key) is not None:
                 yield key, why
-        reservations = _map(_map(_map(self.get("deploy")).get("resources")).get("reservations"))
+        reservations = self.within("deploy", "resources", "reservations")
         if reservations.get("cpus") is not None:
             self.at("deploy", "deploy.resources.reservations.cpus", reservations.get("cpus"))
             yield "deploy.resources.reservations.cpus", "an engine reserves no CPUs; set cpus"
@@ -634,14 +620,9 @@ class _Service:
 
 
 def _hook(key: str, node: MapNode) -> Hook:
-    environment = _map(by_name(node.get("environment"))).entries
-    return Hook(
-        key=key,
-        user=_text(node.get("user")),
-        privileged=_flag(node.get("privileged")),
-        command=_words(node.get("command")),
-        environment=freeze({str(name.value): _text(value) for name, value in environment}),
-    )
+    environment = freeze(_texts(as_map(by_name(node.get("environment")))))
+    user, command = _text(node.get("user")), _words(node.get("command"))
+    return Hook(key=key, user=user, privileged=_flag(node.get("privileged")), command=command, environment=environment)
 
 
 def _mode(node: Node | None) -> int:
