@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote as _quote
 from urllib.parse import urlencode
 
@@ -18,7 +18,6 @@ from sandboxrun.backend.docker.transport import (
     MAX_WHOLE,
     TIMEOUT,
     Broken,
-    Connection,
     Request,
     Response,
     TimedOut,
@@ -29,6 +28,9 @@ from sandboxrun.backend.docker.transport import (
 )
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, Unsupported, failure
 from sandboxrun.data import Closing, Data, json_as
+
+if TYPE_CHECKING:
+    from sandboxrun.backend.docker.docker_py import HijackedConnection
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
@@ -136,7 +138,7 @@ class Answer(Data, unshown=("response",)):
         while piece := guarded(self.operation, self.response.some):
             yield piece
 
-    def connection(self) -> Connection:
+    def connection(self) -> HijackedConnection:
         """The connection itself, after an upgrade."""
         return self.response.connection()
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Self, TypeVar
 
 from msgspec import structs
 
@@ -34,7 +34,6 @@ from sandboxrun.backend.docker.codec import addresses_of, image_config, read_doc
 from sandboxrun.backend.docker.transport import (
     PIECE,
     TIMEOUT,
-    Connection,
     Endpoint,
     LocalTransport,
     Transport,
@@ -52,6 +51,7 @@ from sandboxrun.threads import begin, together
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import EngineTerms, HostView
+    from sandboxrun.backend.docker.docker_py import HijackedConnection
     from sandboxrun.backend.docker.lease import Leases
     from sandboxrun.gateway.subnets import Network
     from sandboxrun.plan.operations import Operation
@@ -127,6 +127,17 @@ class Stream(Closing, Generic[T]):
         self._closed = True
         self._close()
 
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[Self]:
+        """For at most that long: then it ends."""
+        timer = threading.Timer(seconds, self.close)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield self
+        finally:
+            timer.cancel()
+
 
 LogStream = Stream[Piece]  # (1 stdout or 2 stderr, bytes) as a container writes them; with a terminal all are 1
 EventStream = Stream[Json]  # the engine's events, as its API tells them
@@ -135,7 +146,7 @@ EventStream = Stream[Json]  # the engine's events, as its API tells them
 class TerminalConnection(Closing):
     """The connection to a container's or a command's terminal: bytes both ways. Raises EngineErrors only."""
 
-    def __init__(self, operation: str, connection: Connection, resize: Callable[[int, int], None]) -> None:
+    def __init__(self, operation: str, connection: HijackedConnection, resize: Callable[[int, int], None]) -> None:
         self._operation = operation
         self._connection = connection
         self._resize = resize
@@ -383,8 +394,9 @@ class Engine(Client):
         self._container("POST", id, "/kill", f"sending {signal} to", query={"signal": signal}).read()
 
     def remove_container(self, id: str, *, force: bool = False, volumes: bool = False) -> None:
-        """Remove it: running ones with `force` only; its anonymous volumes with `volumes`. Raises NotFound."""
-        self._container("DELETE", id, "", "removing", query={"force": force, "v": volumes}).read()
+        """Remove it: running ones with `force` only; its anonymous volumes with `volumes`. One that is gone is fine."""
+        with contextlib.suppress(NotFound):
+            self._container("DELETE", id, "", "removing", query={"force": force, "v": volumes}).read()
 
     def pause_container(self, id: str) -> None:
         """Freeze its processes."""
@@ -539,8 +551,9 @@ class Engine(Client):
         return str(self.request("POST", "/networks/create", operation, payload=payload).mapping()["Id"])
 
     def remove_network(self, id: str) -> None:
-        """Remove a network that no container uses. Raises NotFound."""
-        self.request("DELETE", path_of("networks", id), f"removing network {named(id)}").read()
+        """Remove a network that no container uses. One that is gone is fine."""
+        with contextlib.suppress(NotFound):
+            self.request("DELETE", path_of("networks", id), f"removing network {named(id)}").read()
 
     def connect_network(self, network: str, container: str, config: Json | None = None) -> None:
         """Attach a container; `config` is the API's EndpointConfig (Aliases, IPAMConfig …)."""
@@ -571,8 +584,9 @@ class Engine(Client):
         return self.request("POST", "/volumes/create", operation, payload=payload).mapping()
 
     def remove_volume(self, name: str) -> None:
-        """Remove a volume that no container uses. Raises NotFound."""
-        self.request("DELETE", path_of("volumes", name), f"removing volume {name}").read()
+        """Remove a volume that no container uses. One that is gone is fine."""
+        with contextlib.suppress(NotFound):
+            self.request("DELETE", path_of("volumes", name), f"removing volume {name}").read()
 
     # -- Calls that go on: logs, attached output, terminals, commands, events, archives. Every stream has close(), which
     # any thread may call: its reader then gets to the end

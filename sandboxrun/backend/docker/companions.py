@@ -6,9 +6,8 @@ the sandbox does not start. No decisions.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
-from contextlib import suppress
+from functools import partial
 from time import monotonic, sleep
 from typing import Any, BinaryIO
 
@@ -23,7 +22,7 @@ from sandboxrun.backend.docker.codec import (
 )
 from sandboxrun.backend.docker.making import files_tar
 from sandboxrun.backend.docker.observe import begin_rules, is_own_network
-from sandboxrun.backend.errors import EngineError, EngineUnreachable, NameConflict, NotFound
+from sandboxrun.backend.errors import EngineError, EngineUnreachable, NameConflict
 from sandboxrun.backend.session import Session
 from sandboxrun.errors import ApplyError, SandboxrunError, printable
 from sandboxrun.evidence.parts import lines, record_of
@@ -114,8 +113,7 @@ def _remove_left(name: str, session: Session) -> None:
         return
     if not is_own_network(found, session.profile.project):
         raise ApplyError(f"the network {name} exists and is not this project's", help="rename or remove it")
-    with suppress(NotFound):  # the engine may be at removing it, too, for whoever was killed
-        session.engine.remove_network(str(found["Id"]))
+    session.engine.remove_network(str(found["Id"]))  # it may be at removing it, too, for whoever was killed
 
 
 def create_gateway(step: op.CreateGateway, session: Session) -> str:
@@ -199,11 +197,8 @@ def rules_tar(document: bytes) -> BinaryIO:
 
 def _await(output: Any, event: str, digest: str, address: str) -> None:
     """Read what the gateway says until it says `event` for these rules. Raises ApplyError when it does not."""
-    timer = threading.Timer(PATIENCE, output.close)
-    timer.daemon = True
-    timer.start()
     last = ""
-    try:
+    with output.within(PATIENCE):
         for line in lines(data for _, data in output):
             said = record_of(line)
             if said.get("event") == event and said.get("digest") == digest:
@@ -215,8 +210,6 @@ def _await(output: Any, event: str, digest: str, address: str) -> None:
                 last = str(said.get("error") or said.get("event"))
             elif not said:
                 last = line.decode(errors="replace")[:300]
-    finally:
-        timer.cancel()
     help = {
         "ready": "nothing passes it; `sandboxrun gateway build` rebuilds the gateway's image",
         "rules": "it may serve by its old rules still: apply again, or replace the sandbox",
@@ -230,12 +223,6 @@ def _await(output: Any, event: str, digest: str, address: str) -> None:
 
 def remove_companions(containers: Iterable[str], network: str | None, session: Session) -> None:
     """Remove a sandbox's companions, and then its network; what is gone already is fine."""
-
-    def remove(container: str) -> None:
-        with suppress(NotFound):
-            session.engine.remove_container(container, force=True)
-
-    together(remove, tuple(containers), workers=len(COMPANIONS))
+    together(partial(session.engine.remove_container, force=True), tuple(containers), workers=len(COMPANIONS))
     if network is not None:
-        with suppress(NotFound):
-            session.engine.remove_network(network)
+        session.engine.remove_network(network)

@@ -143,7 +143,7 @@ def _never_connected(error: BaseException) -> bool:
 
 
 class HijackedConnection:
-    """A connection taken over from docker-py's session."""
+    """A connection taken over from docker-py's session: bytes both ways. Reading and closing may be in two threads."""
 
     def __init__(self, response: Any) -> None:
         self._response = response
@@ -165,7 +165,7 @@ class HijackedConnection:
             return b""  # nothing there yet (with TLS, said by an exception)
 
     def recv(self, size: int) -> bytes:
-        """What has arrived; b"" at the end."""
+        """What has arrived, at most `size` bytes; waits for the first; b"" when the other side has ended."""
         if self._early:
             taken, self._early = self._early[:size], self._early[size:]
             return taken
@@ -208,17 +208,17 @@ class HijackedConnection:
             waiter.poll()
 
     def end_input(self) -> None:
-        """Nothing more will be sent. TLS in Python can only be ended both ways at once: Unsupported."""
+        """Nothing more will be sent; reading goes on. TLS in Python ends only both ways at once: Unsupported."""
         if isinstance(self._sock, ssl.SSLSocket):
             raise Unsupported("ending a command's input", "a connection with TLS cannot be ended in one direction")
         self._sock.shutdown(socket.SHUT_WR)
 
     def fileno(self) -> int:
-        """The socket's descriptor."""
+        """For select; look at `pending` first."""
         return self._sock.fileno()
 
     def pending(self) -> bool:
-        """True with bytes from the head's read, or decrypted ones."""
+        """True when `recv` has bytes already that a select would not announce: from the head's read, or decrypted."""
         return bool(self._early) or bool(getattr(self._sock, "pending", int)())
 
     def close(self) -> None:

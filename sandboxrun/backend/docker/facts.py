@@ -10,7 +10,6 @@ import os
 import re
 import secrets
 import socket
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -314,13 +313,9 @@ def low_ports_closed(engine: Engine, image: str) -> str | None:
     try:
         made = engine.create_container(f"sandboxrun-check-{secrets.token_hex(16)}", low_ports_payload(image))
         try:
-            with engine.attach(made.id, tty=False) as output:
-                timer = threading.Timer(PROBE_SECONDS, output.close)
-                timer.daemon = True
-                timer.start()
+            with engine.attach(made.id, tty=False) as output, output.within(PROBE_SECONDS):
                 engine.start_container(made.id)
                 said = b"".join(data for _, data in output)[:200].decode("utf-8", "replace").strip()
-                timer.cancel()
         finally:
             with suppress(EngineError):  # it is gone already, or going
                 engine.remove_container(made.id, force=True)

@@ -8,6 +8,7 @@ remembers only its last 256 events, of everything that it runs: what is older th
 from __future__ import annotations
 
 import math
+import re
 import signal as signals
 import threading
 import time
@@ -53,7 +54,15 @@ def histories(engine: Engine, ended: Mapping[str, State]) -> Mapping[str, Histor
     found = {id: history_of(events[id], silent=is_podman(engine.version(), {})) for id in ended}
     if all(history.started and history.died for history in found.values()):
         return found  # one engine saw all of them from start to end: it was not restarted
-    about = _about(engine, min(began_at))
+    about: dict[str, Any] = {"outlives": True, "silent": True}
+    if not is_podman(engine.version(), {}):
+        created = (engine.network(_DEFAULT_NETWORK) or {}).get("Created")
+        began = parse_time(created) if isinstance(created, str) else None
+        if began is not None and began <= min(began_at):
+            about = {"began": began}
+        else:
+            outlives = bool(engine.info().get("LiveRestoreEnabled"))
+            about = {"began": began, "outlives": outlives, "known": began is not None or outlives}
     return {id: history_of(events[id], **about) for id in ended}
 
 
@@ -77,29 +86,11 @@ def _with_event(found: History, event: Mapping[str, Any]) -> History:
             return structs.replace(found, died=True)
         case "oom":
             return structs.replace(found, oom=True)
-        case "kill" if not found.died and (number := _signal_of(event)) is not None:
-            return structs.replace(found, signals=found.signals | {number})
+        case "kill" if not found.died and re.fullmatch("[0-9]{1,2}", number := _attributes(event).get("signal", "")):
+            return structs.replace(found, signals=found.signals | {int(number)})
         case "stop" if found.silent:
             return structs.replace(found, signals=found.signals | {signals.SIGTERM})
     return found
-
-
-def _signal_of(event: Mapping[str, Any]) -> int | None:
-    actor = event.get("Actor")
-    attributes = actor.get("Attributes") if isinstance(actor, Mapping) else None
-    text = str(attributes.get("signal") or "") if isinstance(attributes, Mapping) else ""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 2 else None
-
-
-def _about(engine: Engine, earliest: datetime) -> Mapping[str, Any]:
-    if is_podman(engine.version(), {}):
-        return {"outlives": True, "silent": True}
-    created = (engine.network(_DEFAULT_NETWORK) or {}).get("Created")
-    began = parse_time(created) if isinstance(created, str) else None
-    if began is not None and began <= earliest:
-        return {"began": began}
-    outlives = bool(engine.info().get("LiveRestoreEnabled"))
-    return {"began": began, "outlives": outlives, "known": began is not None or outlives}
 
 
 def _events(engine: Engine, ends: Mapping[str, datetime | None], since: datetime) -> dict[str, list[Mapping[str, Any]]]:
@@ -110,34 +101,20 @@ def _events(engine: Engine, ends: Mapping[str, datetime | None], since: datetime
     fresh = any(end is None or end >= now - timedelta(seconds=2) for end in ends.values())
     filters = {"type": ["container"], **({"container": list(ends)} if len(ends) <= _NAMED else {})}
     missing = {id for id, end in ends.items() if end is not None}
-    with engine.events(
-        filters=filters,
-        since=str(int(since.timestamp()) - 1),
-        until=str(math.ceil(now.timestamp()) + (2 if fresh else 0)),
-    ) as stream:
-        timer = threading.Timer(_PATIENCE, stream.close)
-        timer.daemon = True
-        timer.start()
-        try:
-            for event in stream:
-                actor = event.get("Actor")
-                id = str(actor.get("ID")) if isinstance(actor, Mapping) else ""
-                if id not in found:
-                    continue
-                found[id].append(event)
-                if event.get("Action") in ("die", "died") and _after(event, ends[id]):
-                    missing.discard(id)
-                    if not missing:
-                        break
-        finally:
-            timer.cancel()
+    until = str(math.ceil(now.timestamp()) + (2 if fresh else 0))
+    stream = engine.events(filters=filters, since=str(int(since.timestamp()) - 1), until=until)
+    with stream, stream.within(_PATIENCE):
+        for event in stream:
+            if (id := _id_of(event)) not in found:
+                continue
+            found[id].append(event)
+            end = ends[id]
+            # of this end, not of one before a restart by hand
+            if event.get("Action") in ("die", "died") and end and _nanoseconds(event) / 1e9 >= end.timestamp() - 0.001:
+                missing.discard(id)
+                if not missing:
+                    break
     return found
-
-
-def _after(event: Mapping[str, Any], end: datetime | None) -> bool:
-    """Whether an event is of this end, not of one before a restart by hand."""
-    at = event.get("timeNano")
-    return end is not None and isinstance(at, int) and at / 1e9 >= end.timestamp() - 0.001
 
 
 # -- A command that was never there: under an init it "starts", and ends at once with a code that it may have itself
@@ -158,23 +135,17 @@ def known_state(engine: Engine, inspect: Mapping[str, Any], state: State) -> Sta
         return structs.replace(state, set_ahead=clock_set_since(mark))
     if not isinstance(state, Ended) or state.exit_code not in init.NOT_STARTED or state.started is None or state.error:
         return state
+    config, held = inspect.get("Config") or {}, init.held(inspect)
+    program = str(inspect.get("Path") or "") if (inspect.get("HostConfig") or {}).get("Init") else ""
+    if held is not None:
+        program = str(next(iter((*held.entrypoint, *(config.get("Cmd") or ()))), ""))
     try:
-        program = _program_under_init(inspect)
         found = program != "" and _is_missing(engine, inspect, program)
     except EngineUnreachable:
         raise
     except EngineError:
         return state
     return structs.replace(state, started=None, error=f"{program}: command not found") if found else state
-
-
-def _program_under_init(inspect: Mapping[str, Any]) -> str:
-    """What the init was to run; "" where PID 1 is no init."""
-    held = init.held(inspect)
-    if held is not None:
-        command = (inspect.get("Config") or {}).get("Cmd") or ()
-        return str(next(iter((*held.entrypoint, *command)), ""))
-    return str(inspect.get("Path") or "") if (inspect.get("HostConfig") or {}).get("Init") else ""
 
 
 def _is_missing(engine: Engine, inspect: Mapping[str, Any], program: str) -> bool:
@@ -315,9 +286,8 @@ class ProjectEvents:
 
     def _take(self, stream: Iterable[Json]) -> None:
         for event in stream:
-            container = str((event.get("Actor") or {}).get("ID") or "")
             with self._lock:
-                self._events[container, _nanoseconds(event), str(event.get("Action"))] = event
+                self._events[_id_of(event), _nanoseconds(event), str(event.get("Action"))] = event
                 self._lock.notify_all()
 
 
@@ -335,14 +305,21 @@ def _past(container: str, events: list[Json]) -> Past:
     )
 
 
+def _id_of(event: Json) -> str:
+    actor = event.get("Actor")
+    return str(actor.get("ID") or "") if isinstance(actor, Mapping) else ""
+
+
 def _attributes(event: Json) -> dict[str, str]:
     """What the event says of its container, its labels among it."""
-    found: Any = (event.get("Actor") or {}).get("Attributes") or {}
-    return {str(name): str(value) for name, value in found.items()}
+    actor = event.get("Actor")
+    found = actor.get("Attributes") if isinstance(actor, Mapping) else None
+    return {str(name): str(value) for name, value in found.items()} if isinstance(found, Mapping) else {}
 
 
 def _nanoseconds(event: Json) -> int:
-    return int(event.get("timeNano") or 0)
+    at = event.get("timeNano")
+    return at if isinstance(at, int) else 0
 
 
 # -- What happens to the sandboxes of all projects
@@ -361,7 +338,7 @@ def _happened(stream: Iterable[Json], *, whole: bool) -> Iterator[Happened]:
     """What each event says; a history for what has started since the stream began."""
     histories: dict[str, History] = {}
     for event in stream:
-        id, action, own = str((event.get("Actor") or {}).get("ID") or ""), event.get("Action"), _attributes(event)
+        id, action, own = _id_of(event), event.get("Action"), _attributes(event)
         if whole and (action == "start" or id in histories):
             histories[id] = _with_event(histories.get(id, History()), event)
         if action == "destroy":

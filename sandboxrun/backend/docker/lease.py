@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sandboxrun.backend.errors import EngineError, NotFound
+from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.owner import decode, this_process
 from sandboxrun.spec import labels
 from sandboxrun.spec.state import parse_time
@@ -81,8 +81,7 @@ class Leases:
         """Those of an engine that is away are removed by a reaper, once they are old."""
         for name in [*volumes]:
             with suppress(EngineError):
-                with suppress(NotFound):
-                    self._engine.remove_volume(name)
+                self._engine.remove_volume(name)
                 self._volumes.remove(name)
 
 
@@ -118,8 +117,7 @@ def sweep(engine: Engine) -> None:
     for volume in engine.volumes(labels={labels.LEASE: None}):
         owner = decode(labels.read(volume.get("Labels")).get(_OWNER, ""))
         if (owner is not None and owner.is_gone) or now - _made(volume, now) > 2 * LASTS:
-            with suppress(NotFound):
-                engine.remove_volume(str(volume["Name"]))
+            engine.remove_volume(str(volume["Name"]))
 
 
 def _made(volume: Mapping[str, Any], now: datetime) -> datetime:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sandboxrun.backend.docker.calls import Json, uptime
-from sandboxrun.backend.errors import EngineError, LockHeld, LockLost, NotFound
+from sandboxrun.backend.errors import EngineError, LockHeld, LockLost
 from sandboxrun.backend.owner import Owner, decode, this_process
 from sandboxrun.data import Data
 from sandboxrun.spec.labels import PROJECT
@@ -127,8 +127,7 @@ class ProjectLock:
         gone = self._volumes[:-1] if keep_newest else self._volumes[:]
         for name in gone:
             with suppress(EngineError):
-                with suppress(NotFound):
-                    self._engine.remove_volume(name)
+                self._engine.remove_volume(name)
                 self._volumes.remove(name)
 
     def abandon(self) -> None:
@@ -143,8 +142,7 @@ class ProjectLock:
             if claim.token == self._token:
                 continue
             if claim.is_dead(self._engine.clock):
-                with suppress(NotFound):
-                    self._engine.remove_volume(claim.volume)
+                self._engine.remove_volume(claim.volume)
             else:
                 live.append(claim)
         return tuple(live)

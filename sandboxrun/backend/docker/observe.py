@@ -92,12 +92,7 @@ def take_snapshot(
     listed = own_containers(engine, profile.project)
     helpers = {str(c["Id"]): c for c in listed if labels.ROLE in labels.read(c.get("Labels"))}
     inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in helpers])
-    declared = _by_label(profile) if inspected else {}
-    updated = updated_specs(inspected, store)
-    sandboxes = tuple(
-        observe(answer, profile.names, images.of(str(answer.get("Image") or "")), spec, declared)
-        for answer, spec in zip(inspected, updated, strict=True)
-    )
+    sandboxes = _observed(inspected, profile, store, images)
     companions, leftovers = _companions(helpers.values(), {o.run for o in sandboxes})
     sandboxes = _with_endings(engine, sandboxes)
     orphaned, owned, lapsed = _by_owner(engine, sandboxes)
@@ -204,12 +199,8 @@ def snapshot_of_these(
 ) -> Snapshot:
     """The containers `ids` and all that is theirs alone, to be collected; with `compare` no more than what runs beside
     them and what their images set, to be compared with what is declared. Raises EngineError."""
-    found, declared, images = engine.inspect_containers(ids), _by_label(profile), _Images(engine)
-    config = images.of if compare else lambda image: None
-    sandboxes = tuple(
-        observe(answer, profile.names, config(str(answer.get("Image"))), spec, declared)
-        for answer, spec in zip(found, updated_specs(found, store), strict=True)
-    )
+    images = _Images(engine)
+    sandboxes = _observed(engine.inspect_containers(ids), profile, store, images if compare else None)
     snapshot = Snapshot(
         project=profile.project,
         taken=engine.clock(),
@@ -246,12 +237,13 @@ def _with_their_own(engine: Engine, profile: Profile, snapshot: Snapshot) -> Sna
 def snapshot_of_ended(engine: Engine, profile: Profile, store: Store, ended: Mapping[str, History | None]) -> Snapshot:
     """Containers that the engine's events named, if they are sandboxes of the project, and all that is theirs alone,
     to be reaped. Raises EngineError."""
-    images = _Images(engine)
-    found = [one for one in engine.inspect_containers(ended) if _is_own_sandbox(engine, one, profile.project)]
-    sandboxes = tuple(
-        observe(answer, profile.names, images.of(str(answer.get("Image") or "")), spec)
-        for answer, spec in zip(found, updated_specs(found, store), strict=True)
-    )
+    found = []
+    for one in engine.inspect_containers(ended):
+        listed = {"Labels": (one.get("Config") or {}).get("Labels")}
+        of_image = reserved(engine, str(one.get("Image") or ""))
+        if labels.ROLE not in labels.read(listed["Labels"]) and is_own_container(listed, profile.project, of_image):
+            found.append(one)
+    sandboxes = _observed(found, profile, store, _Images(engine))
     sandboxes = _with_endings(engine, sandboxes, {id: known for id, known in ended.items() if known is not None})
     orphaned, owned, lapsed = _by_owner(engine, sandboxes)
     snapshot = Snapshot(
@@ -264,12 +256,6 @@ def snapshot_of_ended(engine: Engine, profile: Profile, store: Store, ended: Map
         lapsed=lapsed,
     )
     return _with_their_own(engine, profile, snapshot)
-
-
-def _is_own_sandbox(engine: Engine, inspect: Mapping[str, Any], project: str) -> bool:
-    own, image = (inspect.get("Config") or {}).get("Labels"), str(inspect.get("Image") or "")
-    role = labels.read(own).get(labels.ROLE)
-    return role is None and is_own_container({"Labels": own}, project, reserved(engine, image))
 
 
 def _with_endings(
@@ -328,9 +314,18 @@ def helper_on(engine: Engine) -> Helper:
     return Helper(reference=name, id=str(found.get("Id") or ""), base=BASE, haproxy=haproxy_of(own), unfit=unfit(own))
 
 
-def _by_label(profile: Profile) -> Mapping[str, SandboxSpec]:
-    """The declared specs by their label's text: what runs is mostly one of them, and need not be parsed then."""
-    return {to_label(s.spec): s.spec for s in profile.sandboxes}
+def _observed(
+    inspected: Sequence[Mapping[str, Any]], profile: Profile, store: Store, images: _Images | None
+) -> tuple[ObservedSandbox, ...]:
+    """Sandboxes by the engine's answers; less what their images set, where those are asked for."""
+    if not inspected:
+        return ()
+    declared = {to_label(s.spec): s.spec for s in profile.sandboxes}  # what runs is mostly one of them: not parsed then
+    config = images.of if images is not None else lambda image: None
+    return tuple(
+        observe(answer, profile.names, config(str(answer.get("Image") or "")), spec, declared)
+        for answer, spec in zip(inspected, updated_specs(inspected, store), strict=True)
+    )
 
 
 class _Images:
@@ -373,7 +368,7 @@ def _asked(engine: Engine) -> Mapping[str, Any]:
     return info
 
 
-def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Iterable[DeclaredSandbox]) -> Offers:
+def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Collection[DeclaredSandbox]) -> Offers:
     """What the engine can enforce; asked only where something may have to be made."""
     if info is None:
         return Offers(api_version=engine.api_version)
@@ -381,7 +376,9 @@ def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Iterabl
 
     version = engine.version()
     facts = engine_facts({"Components": version.get("Components")}, info, ())
-    shares = not any(_binds(s.spec) for s in sandboxes) or engine.shares_filesystem()
+    direct = [s.spec.workspace for s in sandboxes if s.spec.workspace is not None and s.spec.workspace.access != "copy"]
+    binds = [mount for s in sandboxes for mount in s.spec.volumes if mount.type == "bind"]
+    shares = not (direct or binds) or engine.shares_filesystem()
     return Offers(
         api_version=engine.api_version,
         options=KEPT.union(FIELDS),
@@ -406,12 +403,6 @@ def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Iterabl
     )
 
 
-def _binds(spec: SandboxSpec) -> bool:
-    """Whether the sandbox has a path of the host in it."""
-    direct = spec.workspace is not None and spec.workspace.access != "copy"
-    return direct or any(mount.type == "bind" for mount in spec.volumes)
-
-
 def _foreign(
     engine: Engine, profile: Profile, snapshot: Snapshot, sandboxes: Iterable[DeclaredSandbox]
 ) -> Iterable[Foreign]:
@@ -424,28 +415,15 @@ def _foreign(
             yield Foreign(
                 kind="container", name=name, id=str(container["Id"]), whose=_whose(container, profile.project)
             )
-    yield from _foreign_networks(engine, profile, snapshot, sandboxes)
-    yield from _foreign_volumes(engine, profile, snapshot, sandboxes)
-
-
-def _foreign_networks(
-    engine: Engine, profile: Profile, snapshot: Snapshot, sandboxes: Iterable[DeclaredSandbox]
-) -> Iterable[Foreign]:
-    there = {network.key for network in snapshot.networks}
-    for key in sorted({key for s in sandboxes for key in networks_of(s.spec)} - there):
+    joined = {key for s in sandboxes for key in networks_of(s.spec)}
+    for key in sorted(joined - {network.key for network in snapshot.networks}):
         external = profile.networks.get(key, NetworkSpec()).external
         name = profile.names.network(key)
         found = engine.network(name)
         if found is not None and not external and not is_own_network(found, profile.project):
             yield Foreign(kind="network", name=name, id=str(found["Id"]), whose=_whose(found, profile.project))
-
-
-def _foreign_volumes(
-    engine: Engine, profile: Profile, snapshot: Snapshot, sandboxes: Iterable[DeclaredSandbox]
-) -> Iterable[Foreign]:
-    there = {volume.key for volume in snapshot.volumes}
-    used = {m.source or "" for s in sandboxes for m in s.spec.volumes if m.type == "volume"} - there
-    for key in sorted(used):
+    used = {m.source or "" for s in sandboxes for m in s.spec.volumes if m.type == "volume"}
+    for key in sorted(used - {volume.key for volume in snapshot.volumes}):
         spec = profile.volumes.get(key)
         found = engine.volume(profile.names.volume(key)) if spec is not None and not spec.external else None
         if found is not None and not is_own_volume(found, profile.project):
@@ -513,7 +491,10 @@ def is_own_container(listed: Mapping[str, Any], project: str, of_image: Collecti
         return False
     match own.get(labels.ROLE):
         case None:
-            return _has_run(own) and _is_spec(own.get(labels.SPEC), own.get(labels.SPEC_DIGEST))
+            try:  # a spec that another version wrote too, which nobody here can read, is that of its digest
+                return _has_run(own) and digest_of(json.loads(own[labels.SPEC])) == own[labels.SPEC_DIGEST]
+            except (KeyError, ValueError, RecursionError):
+                return False
         case str(role) if role in COMPANIONS:
             return _has_run(own)
         case str(role) if role == UPLOAD:
@@ -543,14 +524,6 @@ def _is_own_object(inspect: Mapping[str, Any], label: str, project: str) -> bool
 
 def _has_run(own: Mapping[str, str]) -> bool:
     return bool(own.get(labels.SANDBOX)) and _RUN.fullmatch(own.get(labels.RUN, "")) is not None
-
-
-def _is_spec(text: str | None, digest: str | None) -> bool:
-    """Whether the digest is that of the spec: of one that another version wrote too, which nobody here can read."""
-    try:
-        return text is not None and digest is not None and digest_of(json.loads(text)) == digest
-    except (ValueError, RecursionError):
-        return False
 
 
 def own_containers(
@@ -647,8 +620,6 @@ def updated_specs(inspected: Sequence[Mapping[str, Any]], store: Store) -> list[
     After one that was not finished its egress allows nothing, which no profile can declare: the next apply gives the
     rules anew.
     """
-    if not inspected:
-        return []
     try:
         with store.state(STAGING) as staging:
             return [_updated(staging, labels.read((one.get("Config") or {}).get("Labels"))) for one in inspected]

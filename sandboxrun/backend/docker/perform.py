@@ -59,16 +59,6 @@ def create_network(step: op.CreateNetwork, session: Session) -> None:
         )
 
 
-def remove_network(step: op.RemoveNetwork, session: Session) -> None:
-    """Remove a network."""
-    _remove_network(step.network, session)
-
-
-def _remove_network(network: str, session: Session) -> None:
-    with suppress(NotFound):
-        session.engine.remove_network(network)
-
-
 def connect(step: op.ConnectNetwork, session: Session) -> None:
     """Attach a container."""
     container = step.container or session.made[step.address].id
@@ -95,9 +85,9 @@ def remove_sandbox(step: op.RemoveSandbox, session: Session) -> None:
     """Remove the container and what is its own: all containers side by side, and then what they used."""
     containers = (step.container, *step.companions)
     together(partial(_remove_container, session=session), containers, workers=len(containers))
-    removals: list[Callable[[], None]] = [partial(_remove_volume, volume, session) for volume in step.volumes]
+    removals: list[Callable[[], None]] = [partial(session.engine.remove_volume, volume) for volume in step.volumes]
     if step.network is not None:
-        removals.insert(0, partial(_remove_network, step.network, session))
+        removals.insert(0, partial(session.engine.remove_network, step.network))
     together(lambda remove: remove(), removals, workers=_SIDE_BY_SIDE)
     unstage(step.container, session)
 
@@ -115,19 +105,14 @@ def keep_sandbox(step: op.KeepSandbox, session: Session) -> str:
 def _remove_container(container: str, session: Session) -> None:
     """Remove it, or wait until whoever is removing it already has done so."""
     until = monotonic() + ITS_RUN
-    with suppress(NotFound):
-        while True:
-            try:
-                return session.engine.remove_container(container, force=True, volumes=True)
-            except EngineError as error:
-                if error.status != 409 or monotonic() >= until:
-                    raise
-                sleep(LOOK)
-
-
-def _remove_volume(name: str, session: Session) -> None:
-    with suppress(NotFound):
-        session.engine.remove_volume(name)
+    while True:
+        try:
+            session.engine.remove_container(container, force=True, volumes=True)
+            return
+        except EngineError as error:
+            if error.status != 409 or monotonic() >= until:
+                raise
+            sleep(LOOK)
 
 
 # -- The handler of each step
@@ -160,8 +145,8 @@ HANDLERS: Mapping[type[Operation], Callable[[Any, Session], str | None]] = {
     op.CaptureEvidence: capture_evidence,
     op.RemoveSandbox: remove_sandbox,
     op.KeepSandbox: keep_sandbox,
-    op.RemoveNetwork: remove_network,
-    op.RemoveVolume: lambda step, session: _remove_volume(step.name, session),
+    op.RemoveNetwork: lambda step, session: session.engine.remove_network(step.network),
+    op.RemoveVolume: lambda step, session: session.engine.remove_volume(step.name),
     op.RemoveLeftover: lambda step, session: _remove_container(step.container, session),
 }
 
@@ -216,7 +201,7 @@ def discard(address: str, session: Session) -> str:
     session.store.unstage(made.run)
     remove_companions(session.companions.get(address, ()), session.private_networks.get(address), session)
     for part in PARTS:
-        _remove_volume(part_volume(observed.base, part), session)
+        session.engine.remove_volume(part_volume(observed.base, part))
     return "evidence saved, removed" if started else "removed"
 
 

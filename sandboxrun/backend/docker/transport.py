@@ -35,7 +35,7 @@ from sandboxrun.errors import Diagnostic, UsageError, printable
 from sandboxrun.profile.files import read_regular
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.docker.docker_py import DockerPyTransport
+    from sandboxrun.backend.docker.docker_py import DockerPyTransport, HijackedConnection
 
 
 # -- Which engine to talk to. docker-py is asked only about a configuration that holds credentials: its import takes a
@@ -268,34 +268,6 @@ def seconds_left(deadline: float | None) -> float | None:
     return left
 
 
-class Connection(Protocol):
-    """A connection that was taken over from HTTP: bytes both ways. Reading and closing may be in two threads."""
-
-    def recv(self, size: int) -> bytes:
-        """What has arrived, at most `size` bytes; waits for the first; b"" when the other side has ended."""
-        ...
-
-    def send(self, data: bytes) -> int:
-        """Send all of `data`; its length."""
-        ...
-
-    def end_input(self) -> None:
-        """Say that nothing more will be sent; reading goes on."""
-        ...
-
-    def fileno(self) -> int:
-        """For select; look at `pending` first."""
-        ...
-
-    def pending(self) -> bool:
-        """True when `recv` has bytes already that a select on `fileno` would not announce."""
-        ...
-
-    def close(self) -> None:
-        """End it; a reader in another thread gets b""."""
-        ...
-
-
 class Response(Protocol):
     """An answer whose head has arrived. Read it piece by piece, or take the connection over: one of them."""
 
@@ -304,15 +276,12 @@ class Response(Protocol):
 
     def some(self) -> bytes:
         """The next piece of the body as it arrives; b"" at its end, or after `close`."""
-        ...
 
-    def connection(self) -> Connection:
+    def connection(self) -> HijackedConnection:
         """The connection itself, after an upgrade."""
-        ...
 
     def close(self) -> None:
         """Drop the rest; a reader in another thread gets b""."""
-        ...
 
 
 class Transport(Protocol):
@@ -322,18 +291,15 @@ class Transport(Protocol):
 
     def request(self, request: Request) -> Response:
         """Send it and wait for the answer's head. Raises TransportError."""
-        ...
 
     def peer_pid(self) -> int | None:
         """The process that listens, as a local socket tells it: 0 when it is not in this pid namespace.
 
         None when the connection does not tell (anything that is not a local socket).
         """
-        ...
 
     def close(self) -> None:
         """End all connections, those in use too."""
-        ...
 
 
 Dial = Callable[[float | None], socket.socket]  # opens a connection, within so many seconds; raises TransportError
@@ -448,7 +414,7 @@ class Whole(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("bo
         taken, self.body = self.body, b""
         return taken
 
-    def connection(self) -> Connection:
+    def connection(self) -> HijackedConnection:
         """There is none."""
         raise Broken("the engine did not hand the connection over")
 
