@@ -6,10 +6,10 @@ known to that backend alone: an answer that has to be kept as evidence is handed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sandboxrun.data import Data
 from sandboxrun.spec.types import freeze
@@ -25,14 +25,8 @@ if TYPE_CHECKING:
 Changes = Sequence[tuple[str, str]]  # paths, and whether each was modified, added or deleted
 
 
-class Output(Protocol):
+class Output(Iterable[tuple[int, bytes]], AbstractContextManager["Output"], Protocol):
     """What a sandbox writes: (1 stdout or 2 stderr, bytes), in order. Iterate it in one thread, close it from any."""
-
-    def __iter__(self) -> Iterator[tuple[int, bytes]]: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, kind: Any, error: Any, at: Any) -> None: ...
 
     def close(self) -> None:
         """End it; whoever waits for the next piece gets to the end."""
@@ -91,8 +85,8 @@ class Past(Data):
         return action in self.times
 
 
-class Events(Protocol):
-    """What happened to a project's sandboxes since a moment."""
+class Events(AbstractContextManager["Events"], Protocol):
+    """What happened to a project's sandboxes since a moment. As a context it follows them from then on."""
 
     def past(self) -> Mapping[str, Past]:
         """All that something happened to, by id. Raises EngineError where that is not known."""
@@ -100,11 +94,6 @@ class Events(Protocol):
     def history(self, id: str) -> History | None:
         """Of one that has ended, what was seen of it; None unless that is all since its start. Asks the engine nothing
         and never raises."""
-
-    def __enter__(self) -> Self:
-        """Follow them from now on."""
-
-    def __exit__(self, kind: Any, error: Any, at: Any) -> None: ...
 
 
 class Project(Data):
@@ -126,15 +115,9 @@ class Happened(Data):
     history: History | None = None
 
 
-class News(Protocol):
-    """What happens to the sandboxes of all projects. Iterate it in one thread, close it from any. Raises EngineError
-    once the engine is away."""
-
-    def __iter__(self) -> Iterator[Happened]: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, kind: Any, error: Any, at: Any) -> None: ...
+class News(Iterable[Happened], AbstractContextManager["News"], Protocol):
+    """What happens to the sandboxes of all projects. Iterate it in one thread. Raises EngineError once the engine is
+    away."""
 
 
 # -- What verifying asks, and no plan does: how the engine's machine and a live sandbox look

@@ -86,7 +86,6 @@ _HELP: tuple[tuple[str, str], ...] = (
     ("bind source path does not exist", "the engine looks for the path on its own filesystem: create it there"),
     ("no space left on device", "free some space on the engine's disk (docker system df shows what uses it)"),
     ("storage-opt", "a disk quota needs a storage driver that has one: see `sandboxrun doctor`"),
-    ("--storage-opt", "a disk quota needs a storage driver that has one: see `sandboxrun doctor`"),
     ("port is already allocated", "another container publishes this port: choose a different one"),
     ("no such host", "the engine can't reach the registry: check its network, or name an image that is already there"),
     ("x509", "the registry's certificate is not trusted by the engine"),
@@ -100,11 +99,7 @@ def help_for(cause: str) -> str | None:
     return next((help for mark, help in _HELP if mark in lowered), None)
 
 
-def _is_name_conflict(status: int, cause: str) -> bool:
-    """409 is also "container is running"; Podman (5.4) answers 500 when a name is taken."""
-    lowered = cause.lower()
-    taken = any(mark in lowered for mark in ("is already in use", "already exists", "name is in use", "already used"))
-    return taken and status in (409, 500)
+_TAKEN = ("is already in use", "already exists", "name is in use", "already used")
 
 
 def failure(operation: str, status: int, cause: str) -> EngineError:
@@ -113,6 +108,7 @@ def failure(operation: str, status: int, cause: str) -> EngineError:
     help = help_for(cause)
     if status == 404:
         return NotFound(operation, cause, status=status, help=help)
-    if _is_name_conflict(status, cause):
+    # 409 is also "container is running"; Podman (5.4) answers 500 when a name is taken
+    if status in (409, 500) and any(mark in cause.lower() for mark in _TAKEN):
         return NameConflict(operation, cause, status=status, help=help)
     return EngineError(operation, cause, status=status, help=help)

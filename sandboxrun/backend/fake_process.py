@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Self
+from typing import Any
 from uuid import uuid4
 
 from sandboxrun.backend.base import Happened, Past
@@ -231,41 +231,28 @@ def by_owner(boxes: Iterable[Box], leases: Mapping[str, Any], *, elsewhere: bool
     """The ids of those that are waited for: whose owner is gone, whose lives, and whose lease ran out, which alone
     tells of owners that are `elsewhere`."""
     awaited = [box for box in boxes if labels.awaited(box.labels) and labels.ROLE not in box.labels]
-    alive = {box.id for box in awaited if (_is_leased(box, leases) if elsewhere else not _is_orphan(box, leases))}
+    alive = set()
+    for box in awaited:
+        token, owner = box.labels.get(labels.LEASE), decode(box.labels.get(labels.OWNER, ""))
+        others = (job for lease, job in leases.items() if token is not None and lease.startswith(f"{token}+"))
+        held = token in leases if elsewhere else not (box.job.dead or (owner is not None and owner.is_gone))
+        if held or any(not job.dead for job in others):  # another job may wait for it too
+            alive.add(box.id)
     rest = frozenset(box.id for box in awaited) - alive
     return (frozenset(), frozenset(alive), rest) if elsewhere else (rest, frozenset(alive), frozenset())
-
-
-def _is_leased(box: Box, leases: Mapping[str, Any]) -> bool:
-    return box.labels.get(labels.LEASE) in leases or _is_joined(box, leases)
-
-
-def _is_orphan(box: Box, leases: Mapping[str, Any]) -> bool:
-    owner = decode(box.labels.get(labels.OWNER, ""))
-    return (box.job.dead or (owner is not None and owner.is_gone)) and not _is_joined(box, leases)
-
-
-def _is_joined(box: Box, leases: Mapping[str, Any]) -> bool:
-    """Whether another job waits for it too."""
-    token = box.labels.get(labels.LEASE)
-    others = (job for lease, job in leases.items() if token is not None and lease.startswith(f"{token}+"))
-    return any(not job.dead for job in others)
 
 
 # -- What happened to them
 
 
-class Following:
+class Following(Closing):
     """The events of one project since a moment."""
 
     def __init__(self, job: Any, project: str, began: float) -> None:
         self._job, self._project, self._began = job, project, began
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
+    def close(self) -> None:
+        """There is nothing to end."""
 
     def past(self) -> Mapping[str, Past]:
         """All that something happened to, by id."""
@@ -283,17 +270,15 @@ class Following:
             return history_of(box) if box is not None and whole and not box.running else None
 
 
-class News:
+class News(Closing):
     """Looks at what happened since it was made; a test's engine has few boxes."""
 
     def __init__(self, job: Any) -> None:
         self._job, self._began, self._closed = job, time.time(), False
         self._seen: set[tuple[str, str, float]] = set()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """End it."""
         self._closed = True
 
     def __iter__(self) -> Iterator[Happened]:

@@ -267,13 +267,10 @@ class Client(Closing):
 
     @property
     def api_version(self) -> str:
-        """The API version in use, such as "1.41"."""
-        if self._version is None:
-            self._version = self._negotiate()
-        return self._version
-
-    def _negotiate(self) -> str:
-        """The newest version that both sides know. Raises Unsupported for an engine that is too old."""
+        """The API version in use, such as "1.41": the newest that both sides know. Raises Unsupported for an engine
+        that is too old."""
+        if self._version is not None:
+            return self._version
         operation = "asking the engine for its version"
         answer = self.request("GET", "/_ping", operation, versioned=False, timeout=30)
         answer.read()
@@ -286,7 +283,8 @@ class Client(Closing):
         if (major, minor) < OLDEST:
             cause = f"the engine speaks API {theirs}, and {'.'.join(map(str, OLDEST))} is the oldest that will do"
             raise Unsupported(operation, cause, help="upgrade to Docker 20.10 or newer")
-        return ".".join(map(str, min((major, minor), NEWEST)))
+        self._version = ".".join(map(str, min((major, minor), NEWEST)))
+        return self._version
 
     def request(
         self,

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Self, TypeVar
 
@@ -242,8 +242,6 @@ class Engine(Client):
     def __init__(self, transport: Transport, *, api_version: str | None = None) -> None:
         """Use `transport`; an `api_version` that is not given is agreed upon with the first call."""
         super().__init__(transport, api_version=api_version)
-        self._sharing: tuple[bool, str] | None = None
-        self._host: tuple[str, ...] | None = None
         self._leases: Leases | None = None
         self._leasing = threading.Lock()
         self._configs: dict[str, ImageConfig] = {}  # by full id, whose meaning never changes
@@ -267,8 +265,7 @@ class Engine(Client):
     gateway_view = _Verb("looking", "gateway_view")
 
     def perform(self, step: Operation, session: Any) -> str | None:
-        note: str | None = _part("perform").carry_out(step, session)
-        return note
+        return _part("perform").carry_out(step, session)
 
     def undo(self, session: Any, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
         _part("perform").undo(session, failed, skipped)
@@ -296,23 +293,21 @@ class Engine(Client):
 
     # -- What is known of it
 
+    @cached_property
     def host_addresses(self) -> tuple[str, ...]:
-        """The addresses of the engine's own machine, asked once."""
-        if self._host is None:
-            self._host = _part("looking").host_addresses(self)
-        return self._host
+        """The addresses of the engine's own machine."""
+        return _part("looking").host_addresses(self)
+
+    @cached_property
+    def _sharing(self) -> tuple[bool, str]:
+        return _part("facts").sharing(self)
 
     def shares_filesystem(self) -> bool:
-        return self._shared()[0]
+        return self._sharing[0]
 
     def filesystem_reason(self) -> str:
         """Why shares_filesystem says what it says, as a clause."""
-        return self._shared()[1]
-
-    def _shared(self) -> tuple[bool, str]:
-        if self._sharing is None:
-            self._sharing = _part("facts").sharing(self)
-        return self._sharing
+        return self._sharing[1]
 
     def image_config(self, reference: str) -> ImageConfig | None:
         """What an image sets by itself; None where the engine has none of that name. By its id it is asked once."""

@@ -69,20 +69,13 @@ def encode(
         payload.config["Entrypoint"] = list(image.entrypoint)  # beside its own, an engine replaces an empty command
     payload.config.setdefault("Labels", {}).update(own_labels)
     if init_volume is not None and image is not None:
-        _put_init(payload, spec, image, init_volume)
+        entrypoint, command = init.command_of(spec, image)
+        if entrypoint or command:  # where there is no command at all, the engine is left to say so
+            payload.host["Init"] = False  # ours is in its place
+            payload.host.setdefault("Mounts", []).append(init.mount(init_volume))
+            payload.config.update(Entrypoint=[*init.arguments(spec), *entrypoint], Cmd=list(command))
+            payload.config["Labels"][labels.INIT] = init_volume
     return payload.body()
-
-
-def _put_init(payload: Payload, spec: SandboxSpec, image: ImageConfig, volume: str) -> None:
-    """Our init in place of the engine's. Where there is no command at all, the engine is left to say so."""
-    entrypoint, command = init.command_of(spec, image)
-    if not entrypoint and not command:
-        return
-    payload.host["Init"] = False
-    payload.host.setdefault("Mounts", []).append(init.mount(volume))
-    payload.config["Entrypoint"] = [*init.arguments(spec), *entrypoint]
-    payload.config["Cmd"] = list(command)
-    payload.config["Labels"][labels.INIT] = volume
 
 
 def encode_update(spec: SandboxSpec, keys: Iterable[str]) -> dict[str, Any]:
@@ -135,52 +128,37 @@ def observe(
     an answer that no engine should give.
     """
     try:
-        return _observe(inspect, names, image, updated, known or {})
+        own = labels.read((inspect.get("Config") or {}).get("Labels"))
+        text = str(own.get(labels.SPEC) or "")
+        applied = updated or (known or {}).get(text) or from_label(text)
+        deadline = parse_time(own.get(labels.DEADLINE))
+        if updated is not None:  # its `lifetime` may have been changed while it ran
+            ttl, made = updated.lifetime.ttl, parse_time(inspect.get("Created"))
+            deadline = made + timedelta(microseconds=ttl / 1000) if ttl is not None and made is not None else None
+        spec = without_inherited(decode(inspect, names, applied), image)
+        if spec.stop_grace_period is None:  # the engine's own, where nobody set one: the same as the option's
+            spec = structs.replace(spec, stop_grace_period=BY_KEY["stop_grace_period"].default)
+        return ObservedSandbox(
+            id=str(inspect["Id"]),
+            name=str(inspect["Name"]).removeprefix("/"),
+            address=str(own.get(labels.SANDBOX) or ""),
+            run=str(own.get(labels.RUN) or inspect["Id"]),
+            state=state_of(inspect),
+            spec=spec,
+            applied=applied,
+            image_id=str(inspect.get("Image") or ""),
+            deadline=deadline,
+            one_off=labels.ONE_OFF in own,
+            owner=own.get(labels.OWNER),
+            labels=freeze(own),
+            created=str(inspect.get("Created") or ""),
+            document=inspect,
+        )
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         name, why = str(inspect.get("Name")).removeprefix("/"), f"{type(error).__name__}: {error}"
         message = f"the engine's answer about container {name} cannot be read ({why})"
         help = "look at it with docker inspect, and remove it if it is not needed"
         raise SandboxrunError(Diagnostic(message=message, help=help)) from error
-
-
-def _observe(
-    inspect: Mapping[str, Any],
-    names: Names,
-    image: ImageConfig | None,
-    updated: SandboxSpec | None,
-    known: Mapping[str, SandboxSpec],
-) -> ObservedSandbox:
-    own = labels.read((inspect.get("Config") or {}).get("Labels"))
-    text = str(own.get(labels.SPEC) or "")
-    applied = updated or known.get(text) or from_label(text)
-    deadline = parse_time(own.get(labels.DEADLINE))
-    if updated is not None:
-        deadline = _deadline(updated, parse_time(inspect.get("Created")))
-    spec = without_inherited(decode(inspect, names, applied), image)
-    if spec.stop_grace_period is None:  # the engine's own, where nobody set one: the same as the option's
-        spec = structs.replace(spec, stop_grace_period=BY_KEY["stop_grace_period"].default)
-    return ObservedSandbox(
-        id=str(inspect["Id"]),
-        name=str(inspect["Name"]).removeprefix("/"),
-        address=str(own.get(labels.SANDBOX) or ""),
-        run=str(own.get(labels.RUN) or inspect["Id"]),
-        state=state_of(inspect),
-        spec=spec,
-        applied=applied,
-        image_id=str(inspect.get("Image") or ""),
-        deadline=deadline,
-        one_off=labels.ONE_OFF in own,
-        owner=own.get(labels.OWNER),
-        labels=freeze(own),
-        created=str(inspect.get("Created") or ""),
-        document=inspect,
-    )
-
-
-def _deadline(spec: SandboxSpec, created: datetime | None) -> datetime | None:
-    """When a sandbox may be collected whose `lifetime` was changed while it ran."""
-    ttl = spec.lifetime.ttl
-    return created + timedelta(microseconds=ttl / 1000) if ttl is not None and created is not None else None
 
 
 def addresses_of(inspect: Mapping[str, Any]) -> tuple[str, ...]:

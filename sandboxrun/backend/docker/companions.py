@@ -175,7 +175,7 @@ def _addresses_of(network: str, session: Session) -> OwnAddresses:
 
 def _rules(sandbox: DeclaredSandbox, run: str, session: Session) -> bytes:
     assert sandbox.spec.egress is not None
-    refused = session.engine.host_addresses()
+    refused = session.engine.host_addresses
     return rules_document(sandbox.spec.egress, sandbox=sandbox.address, run=run, refused=refused)
 
 

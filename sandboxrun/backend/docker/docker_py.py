@@ -117,7 +117,6 @@ def _cause(error: BaseException) -> BaseException:
 
 def _translated(error: BaseException) -> TransportError:
     """What requests, urllib3 or a socket raised, as one of ours."""
-    told = lost(_cause(error))
     match error:
         case requests.exceptions.SSLError():
             return Unreachable(f"TLS failed ({_text(error)})", "check DOCKER_CERT_PATH and the certificates in it")
@@ -125,21 +124,18 @@ def _translated(error: BaseException) -> TransportError:
             return TimedOut("no connection in time")
         case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError():
             return TimedOut("no answer in time")
-        case requests.exceptions.ConnectionError() if _never_connected(error):
-            return Unreachable(
-                f"no connection ({_text(error)})", "check the address, and that the engine listens there"
-            )
-    return told
+        case requests.exceptions.ConnectionError(args=[first, *_]) if isinstance(
+            getattr(first, "reason", first),
+            urllib3.exceptions.NewConnectionError | urllib3.exceptions.NameResolutionError,
+        ):
+            help = "check the address, and that the engine listens there"
+            return Unreachable(f"no connection ({_text(error)})", help)
+    return lost(_cause(error))
 
 
 def _text(error: BaseException) -> str:
     cause = _cause(error)
     return str(getattr(cause, "strerror", None) or cause) or type(cause).__name__
-
-
-def _never_connected(error: BaseException) -> bool:
-    reason = getattr(error.args[0], "reason", error.args[0]) if error.args else None
-    return isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.NameResolutionError)
 
 
 class HijackedConnection:

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 NOTES = "stand-ins"  # in the state directory: a note a workspace and engine
 _LARGEST = 16 << 20  # bytes of a note
 _WAIT = 30.0  # seconds for another process that makes or removes stand-ins
-_COPY = "use access: copy"
 
 
 @contextlib.contextmanager
@@ -58,19 +57,10 @@ def held(sandbox: DeclaredSandbox, store: Store, engine: Engine) -> Iterator[Non
                 if missing:
                     _stand_in(top, missing, os.path.realpath(workspace.source), engine.identity, notes)
         except (OSError, EvidenceError) as error:
-            raise ApplyError(_refused(sandbox, str(error))) from error
-        except _Fault as fault:
-            raise ApplyError(_refused(sandbox, str(fault))) from fault
+            message = f"{sandbox.address}: the workspace can't be protected: {error}"
+            fault = Diagnostic(message=message, span=sandbox.place("workspace"), help="use access: copy")
+            raise ApplyError(fault) from error
         yield
-
-
-class _Fault(Exception):
-    """Why a path can't be kept."""
-
-
-def _refused(sandbox: DeclaredSandbox, why: str) -> Diagnostic:
-    message = f"{sandbox.address}: the workspace can't be protected: {why}"
-    return Diagnostic(message=message, span=sandbox.place("workspace"), help=_COPY)
 
 
 class _StandIn(Data):
@@ -112,20 +102,20 @@ def _read(notes: Folder, name: str) -> _Note | None:
 
 
 def _is_missing(top: Folder, path: str) -> bool:
-    """Whether nothing is there; raises _Fault for what can't be kept."""
+    """Whether nothing is there; raises EvidenceError for what can't be kept."""
     *above, name = path.split("/")
     try:
         opened = top.walk_to(tuple(above))
     except FileNotFoundError as error:
-        raise _Fault(f"{'/'.join(above)} is not there, and {path} must be kept") from error
+        raise EvidenceError(f"{'/'.join(above)} is not there, and {path} must be kept") from error
     with opened as place:
         kind = place.kind(name)
         if kind == stat.S_IFLNK:
-            raise _Fault(f"{path} is a link")
+            raise EvidenceError(f"{path} is a link")
         if kind == stat.S_IFREG and os.stat(name, dir_fd=place.fd, follow_symlinks=False).st_nlink > 1:
-            raise _Fault(f"{path} is a hard link: it could be written to by its other name")
+            raise EvidenceError(f"{path} is a hard link: it could be written to by its other name")
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise _Fault(f"{path} is neither a file nor a directory")
+            raise EvidenceError(f"{path} is neither a file nor a directory")
         return kind == 0
 
 

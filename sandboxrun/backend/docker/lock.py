@@ -184,24 +184,6 @@ class ProjectLock:
         self._ending.set()
 
 
-def _acquire(lock: ProjectLock, project: str, wait: float, on_wait: Callable[[str], None] | None) -> None:
-    """Try until it is taken. Raises LockHeld after `wait` seconds."""
-    until = time.monotonic() + wait
-    most = 0.05
-    told = ""
-    while rivals := lock.try_once(look=bool(told)):
-        holder = min(rivals, key=lambda claim: claim.since).holder
-        if time.monotonic() >= until:
-            message = f"project {project} is in use by another run: {holder}"
-            help = "wait for it to end, or wait longer for the lock; a dead run's lock ends within a minute"
-            raise LockHeld(message, help=help)
-        if on_wait is not None and holder != told:
-            on_wait(f"waiting for another run of project {project}: {holder}")
-        told = holder
-        time.sleep(min(random.uniform(0.01, most), max(0.0, until - time.monotonic())))
-        most = min(most * 2, 1.0)
-
-
 @contextmanager
 def project_lock(
     engine: Engine,
@@ -219,7 +201,18 @@ def project_lock(
     lock = ProjectLock(engine, project, lease)
     keeper: threading.Thread | None = None
     try:
-        _acquire(lock, project, wait, on_wait)
+        until, most, told = time.monotonic() + wait, 0.05, ""
+        while rivals := lock.try_once(look=bool(told)):
+            holder = min(rivals, key=lambda claim: claim.since).holder
+            if time.monotonic() >= until:
+                message = f"project {project} is in use by another run: {holder}"
+                help = "wait for it to end, or wait longer for the lock; a dead run's lock ends within a minute"
+                raise LockHeld(message, help=help)
+            if on_wait is not None and holder != told:
+                on_wait(f"waiting for another run of project {project}: {holder}")
+            told = holder
+            time.sleep(min(random.uniform(0.01, most), max(0.0, until - time.monotonic())))
+            most = min(most * 2, 1.0)
         keeper = begin(lock.keep, name="sandboxrun-lock", failed=lock.fail)
         yield lock
     finally:

@@ -130,7 +130,7 @@ def machine(engine: Engine) -> Machine:
         if network.get("Name") != "bridge"
         for config in (network.get("IPAM") or {}).get("Config") or ()
     }
-    own = [a for a in engine.host_addresses() if ipaddress.ip_address(a).version == 4 and a not in passing]
+    own = [a for a in engine.host_addresses if ipaddress.ip_address(a).version == 4 and a not in passing]
     return Machine(
         runtime=str(info.get("DefaultRuntime") or "runc"),
         cgroup=int(info.get("CgroupVersion") or 1),

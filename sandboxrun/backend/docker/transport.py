@@ -71,7 +71,11 @@ def resolve(host: str | None, env: Mapping[str, str]) -> Endpoint:
     if host:
         return _endpoint(host, "the host given", env)
     if env.get("DOCKER_SOCKET"):
-        return _endpoint(_socket(env["DOCKER_SOCKET"]), "DOCKER_SOCKET", env)
+        value = env["DOCKER_SOCKET"]
+        if "://" in value and not value.startswith("unix://"):
+            help = "for another address, set DOCKER_HOST"
+            raise UsageError(Diagnostic(message=f"DOCKER_SOCKET is not a path: {value}", help=help))
+        return _endpoint(value if "://" in value else os.path.abspath(value), "DOCKER_SOCKET", env)
     if env.get("DOCKER_HOST"):
         return _endpoint(env["DOCKER_HOST"], "DOCKER_HOST", env)
     if env.get("DOCKER_CONTEXT"):
@@ -85,15 +89,6 @@ def resolve(host: str | None, env: Mapping[str, str]) -> Endpoint:
     return Endpoint(url=DEFAULT, origin="the default")
 
 
-def _socket(value: str) -> str:
-    if value.startswith("unix://"):
-        return value
-    if "://" in value:
-        help = "for another address, set DOCKER_HOST"
-        raise UsageError(Diagnostic(message=f"DOCKER_SOCKET is not a path: {value}", help=help))
-    return f"unix://{os.path.abspath(value)}"
-
-
 def _endpoint(address: str, origin: str, env: Mapping[str, str]) -> Endpoint:
     """An address as users write it, checked."""
     if address.startswith("/"):
@@ -103,22 +98,17 @@ def _endpoint(address: str, origin: str, env: Mapping[str, str]) -> Endpoint:
         case "unix" if rest.startswith("/"):
             return Endpoint(url=address, origin=origin)
         case "tcp" | "http" | "https" if rest.rstrip("/"):
-            # a missing port is docker-py's own default: 2375, or 2376 with TLS
-            return Endpoint(url=f"tcp://{rest.rstrip('/')}", origin=origin, tls=_tls(scheme, env))
+            # a missing port is docker-py's own default: 2375, or 2376 with TLS, as the docker command decides on it
+            verify, tls = bool(env.get("DOCKER_TLS_VERIFY")) or scheme == "https", None
+            if verify or env.get("DOCKER_TLS"):
+                folder = Path(env["DOCKER_CERT_PATH"]) if env.get("DOCKER_CERT_PATH") else config_folder(env)
+                tls = _tls_files(folder, verify=verify)
+            return Endpoint(url=f"tcp://{rest.rstrip('/')}", origin=origin, tls=tls)
         case "ssh" if rest:
             return Endpoint(url=address, origin=origin)
     message = f"{origin} is not an engine's address: {address}"
     help = "write unix:///path/to/docker.sock, tcp://host:port or ssh://user@host"
     raise UsageError(Diagnostic(message=message, help=help))
-
-
-def _tls(scheme: str, env: Mapping[str, str]) -> Tls | None:
-    """TLS as the docker command decides it: DOCKER_TLS_VERIFY or DOCKER_TLS, files in DOCKER_CERT_PATH."""
-    verify = bool(env.get("DOCKER_TLS_VERIFY"))
-    if not verify and not env.get("DOCKER_TLS") and scheme != "https":
-        return None
-    folder = Path(env["DOCKER_CERT_PATH"]) if env.get("DOCKER_CERT_PATH") else config_folder(env)
-    return _tls_files(folder, verify=verify or scheme == "https")
 
 
 def _tls_files(folder: Path, *, verify: bool) -> Tls:
