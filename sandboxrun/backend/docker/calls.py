@@ -17,7 +17,6 @@ from urllib.parse import urlencode
 from sandboxrun.backend.docker.transport import (
     MAX_WHOLE,
     TIMEOUT,
-    Broken,
     Request,
     Response,
     TimedOut,
@@ -70,17 +69,14 @@ def label_filter(labels: Mapping[str, str | None], more: Mapping[str, Sequence[s
 
 def translated(operation: str, error: TransportError) -> EngineError:
     """A failed transport, as the error that the user sees."""
-    match error:
-        case Unreachable():
-            return EngineUnreachable(operation, str(error), help=error.help)
-        case TooLarge():
-            return EngineError(operation, str(error))
-        case TimedOut():
-            return EngineTimeout(operation, str(error), help="the engine may be overloaded: try again")
-        case Broken():
-            help = "see whether the engine still runs (its log tells why it stopped), then run the command again"
-            return EngineUnreachable(operation, str(error), help=help, maybe_done=True)
-    return EngineUnreachable(operation, str(error), maybe_done=True)
+    if isinstance(error, Unreachable):
+        return EngineUnreachable(operation, str(error), help=error.help)
+    if isinstance(error, TooLarge):
+        return EngineError(operation, str(error))
+    if isinstance(error, TimedOut):
+        return EngineTimeout(operation, str(error), help="the engine may be overloaded: try again")
+    help = "see whether the engine still runs (its log tells why it stopped), then run the command again"
+    return EngineUnreachable(operation, str(error), help=help, maybe_done=True)
 
 
 class Answer(Data, unshown=("response",)):
@@ -89,16 +85,6 @@ class Answer(Data, unshown=("response",)):
     operation: str
     response: Response
     most: int | None = None  # bytes of a body that is read whole: an agent may have shaped what is in it
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return self.response.status
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The head's fields, names in lower case."""
-        return self.response.headers
 
     def read(self) -> bytes:
         """The whole body. One of more bytes than there may be is an error."""
@@ -117,20 +103,20 @@ class Answer(Data, unshown=("response",)):
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise EngineError(self.operation, "the engine's answer is not JSON", status=self.status) from error
+            raise EngineError(self.operation, "the engine's answer is not JSON", status=self.response.status) from error
 
     def mapping(self) -> Json:
         """The whole body as a JSON object."""
         value = self.json()
         if not isinstance(value, dict):
-            raise EngineError(self.operation, "the engine's answer is not a JSON object", status=self.status)
+            raise EngineError(self.operation, "the engine's answer is not a JSON object", status=self.response.status)
         return value
 
     def sequence(self) -> tuple[Any, ...]:
         """The whole body as a JSON array; null, which the engine sends for an empty one, is empty."""
         value = self.json()
         if not isinstance(value, list | None):
-            raise EngineError(self.operation, "the engine's answer is not a JSON array", status=self.status)
+            raise EngineError(self.operation, "the engine's answer is not a JSON array", status=self.response.status)
         return tuple(value or ())
 
     def pieces(self) -> Iterator[bytes]:
@@ -274,7 +260,7 @@ class Client(Closing):
         operation = "asking the engine for its version"
         answer = self.request("GET", "/_ping", operation, versioned=False, timeout=30)
         answer.read()
-        theirs = answer.headers.get("api-version", "")
+        theirs = answer.response.headers.get("api-version", "")
         try:
             major, minor = (int(part) for part in theirs.split("."))
         except ValueError:

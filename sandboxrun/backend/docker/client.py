@@ -382,7 +382,7 @@ class Engine(Client):
         """Signal it to stop, and kill it after `timeout` seconds. False, and no error, when it did not run."""
         answer = self._container("POST", id, "/stop", "stopping", query={"t": timeout}, timeout=TIMEOUT + timeout)
         answer.read()
-        return answer.status != NOT_MODIFIED
+        return answer.response.status != NOT_MODIFIED
 
     def kill_container(self, id: str, signal: str = "KILL") -> None:
         """Send it a signal. Raises EngineError with status 409 when it does not run."""
@@ -736,7 +736,7 @@ def _output(answer: Answer, *, tty: bool) -> Iterator[Piece]:
 
 def _stat(answer: Answer) -> Json:
     try:
-        stat = json_as(dict, base64.b64decode(answer.headers.get("x-docker-container-path-stat", "")))
+        stat = json_as(dict, base64.b64decode(answer.response.headers.get("x-docker-container-path-stat", "")))
     except ValueError:  # not base64
         stat = {}
     if not stat:

@@ -149,9 +149,13 @@ _KEEPS_NAMES = (((23, 0, 11), (24, 0, 0)), ((25, 0, 5), (26, 1, 3)))
 
 def hands_names(version: str) -> bool:
     """Whether an engine of this version asks the name server of a container on an internal network."""
+    return not any(first <= number_of(version) < end for first, end in _KEEPS_NAMES)
+
+
+def number_of(version: str) -> tuple[int, ...]:
+    """The first three parts of a version; () where it has no such number."""
     found = re.match(r"([0-9]+)\.([0-9]+)\.([0-9]+)", version)
-    number = tuple(map(int, found.groups())) if found else ()
-    return not any(first <= number < end for first, end in _KEEPS_NAMES)
+    return tuple(map(int, found.groups())) if found else ()
 
 
 def is_podman(version: Json, info: Json) -> bool:

@@ -137,28 +137,10 @@ def from_ulimits(value: Any) -> Mapping[str, Ulimit]:
     return freeze({name: Ulimit(soft=int(i["Soft"]), hard=int(i["Hard"])) for name, i in sorted(named.items())})
 
 
-def to_equals(value: Mapping[str, str | None]) -> list[str]:
-    """A mapping as NAME=value."""
-    return [name if item is None else f"{name}={item}" for name, item in value.items()]
-
-
 def from_equals(value: Any) -> Mapping[str, str | None]:
     """NAME=value as a mapping."""
     pairs = (str(item).partition("=") for item in value or ())
     return freeze({name: item if equals else None for name, equals, item in pairs})
-
-
-def to_hosts(value: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Names and addresses as NAME:address, a line for each address."""
-    return [f"{name}:{address}" for name, addresses in value.items() for address in addresses]
-
-
-def from_hosts(value: Any) -> Mapping[str, tuple[str, ...]]:
-    """NAME:address as a mapping; an address may hold colons, and a name have several."""
-    found: dict[str, list[str]] = {}
-    for name, _, address in (str(item).partition(":") for item in value):
-        found.setdefault(name, []).append(address)
-    return freeze({name: tuple(addresses) for name, addresses in found.items()})
 
 
 def to_security(value: Mapping[str, str]) -> list[str]:
@@ -209,11 +191,6 @@ def from_health(value: Any) -> Healthcheck:
         retries=value.get("Retries") or 3,
         start_period=value.get("StartPeriod") or 0,
     )
-
-
-def to_logging(value: Logging) -> dict[str, Any]:
-    """Logging to HostConfig.LogConfig."""
-    return {"Type": value.driver, "Config": dict(value.options)}
 
 
 def from_logging(value: Mapping[str, Any]) -> Logging:
@@ -281,11 +258,6 @@ class Field(Place, kw_only=False, eq=False):
         return self.empty if value in _NOTHING and self.empty is not UNSET else self.read(value)
 
 
-def _field(section: str, name: str, *how: Any, **more: Any) -> Field:
-    return Field(f"{section}.{name}", section, name, *how, **more)
-
-
-Host, Config = partial(_field, "HostConfig"), partial(_field, "Config")
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -310,22 +282,16 @@ class Labels(Place, kw_only=False, eq=False):
         return freeze(labels.of_user(live.config("Labels")))
 
 
-class Entrypoint(Place, kw_only=False, eq=False):
+class Entrypoint(Field, kw_only=False, eq=False):
     """The sandbox's own, whatever init is before it (the codec puts that there)."""
-
-    def put(self, value: tuple[str, ...], payload: Payload) -> None:
-        payload.config["Entrypoint"] = list(value)
 
     def get(self, live: Live) -> tuple[str, ...]:
         held = init.held(live.inspect)
         return held.entrypoint if held is not None else tuple(live.config("Entrypoint") or ())
 
 
-class Init(Place, kw_only=False, eq=False):
+class Init(Field, kw_only=False, eq=False):
     """The engine's init, or ours in its place."""
-
-    def put(self, value: bool, payload: Payload) -> None:
-        payload.host["Init"] = value
 
     def get(self, live: Live) -> bool:
         return bool(live.host("Init")) or init.held(live.inspect) is not None
@@ -342,11 +308,8 @@ class TimeLimits(Place, kw_only=False, eq=False):
         return structs.replace(recorded, timeout=held.timeout if held is not None else None)
 
 
-class Hostname(Place, kw_only=False, eq=False):
+class Hostname(Field, kw_only=False, eq=False):
     """The engine names a container after its id when nothing was declared."""
-
-    def put(self, value: str, payload: Payload) -> None:
-        payload.config["Hostname"] = value
 
     def get(self, live: Live) -> str | None:
         name = live.config("Hostname") or None
@@ -404,14 +367,8 @@ class WorkspaceMount(Place, kw_only=False, eq=False):
     what the sandbox must not write to."""
 
     def put(self, value: Workspace, payload: Payload) -> None:
-        label = {
-            "source": value.source,
-            "target": value.target,
-            "exclude": list(value.exclude),
-            "size": value.size,
-            "writable": list(value.writable),
-            "protected": list(value.protected),
-        }
+        label = {"source": value.source, "target": value.target, "size": value.size, "exclude": list(value.exclude)}
+        label |= {"writable": list(value.writable), "protected": list(value.protected)}
         payload.config.setdefault("Labels", {})[labels.WORKSPACE] = json.dumps(label, sort_keys=True)
         if value.access == "copy":
             _add_mount(payload, _volume(part_volume(payload.name, WORKSPACE), value.target, False))
@@ -512,15 +469,10 @@ class NetworkMode(Place, kw_only=False, eq=False):
 
     def get(self, live: Live) -> str:
         mode = live.host("NetworkMode")
-        if mode == "none":
-            return "none"
-        attached = ((live.inspect.get("NetworkSettings") or {}).get("Networks") or {}).keys()
         # the engine's own networks are never ours: show them for what they are
-        return (
-            str(mode)
-            if mode in ("host", "bridge", "default") or str(mode).startswith("container:")
-            else ("bridge" if attached or mode else "none")
-        )
+        if mode in ("none", "host", "bridge", "default") or str(mode).startswith("container:"):
+            return str(mode)
+        return "bridge" if mode or (live.inspect.get("NetworkSettings") or {}).get("Networks") else "none"
 
 
 class Networks(Place, kw_only=False, eq=False):
@@ -534,13 +486,14 @@ class Networks(Place, kw_only=False, eq=False):
 
     def get(self, live: Live) -> Mapping[str, Attachment]:
         found = (live.inspect.get("NetworkSettings") or {}).get("Networks") or {}
-        return freeze(
-            {
-                live.names.network_key(name): _attachment(live, settings or {})
-                for name, settings in sorted(found.items())
-                if name not in ("none", private_network(live.base))  # that one is the egress option's
-            }
-        )
+        own = {str(live.inspect.get("Id", ""))[:12], live.name, live.base}
+        attached = {}
+        for name in sorted(found.keys() - {"none", private_network(live.base)}):  # that one is the egress option's
+            settings = found[name] or {}
+            aliases = {forms.domain(alias) for alias in settings.get("Aliases") or () if alias not in own}
+            address = (settings.get("IPAMConfig") or {}).get("IPv4Address") or None
+            attached[live.names.network_key(name)] = Attachment(aliases=tuple(sorted(aliases)), ipv4_address=address)
+        return freeze(attached)
 
 
 def endpoint(attachment: Attachment) -> dict[str, Any]:
@@ -553,22 +506,11 @@ def endpoint(attachment: Attachment) -> dict[str, Any]:
     return settings
 
 
-def _attachment(live: Live, settings: Mapping[str, Any]) -> Attachment:
-    own = {str(live.inspect.get("Id", ""))[:12], live.name, live.base}
-    aliases = {forms.domain(alias) for alias in settings.get("Aliases") or () if alias not in own}
-    return Attachment(
-        aliases=tuple(sorted(aliases)), ipv4_address=(settings.get("IPAMConfig") or {}).get("IPv4Address") or None
-    )
-
-
 # -- Placements of options that wiring touches: name servers, and egress itself
 
 
-class Resolvers(Place, kw_only=False, eq=False):
+class Resolvers(Field, kw_only=False, eq=False):
     """The name servers of the profile; the gateway as one is the wiring's."""
-
-    def put(self, value: tuple[str, ...], payload: Payload) -> None:
-        payload.host["Dns"] = list(value)
 
     def get(self, live: Live) -> tuple[str, ...]:
         found = forms_of(forms.address)(live.host("Dns") or ())
@@ -580,11 +522,16 @@ class Hosts(Place, kw_only=False, eq=False):
     """The profile's lines of the hosts file; those that lead to the gateway are the wiring's."""
 
     def put(self, value: Mapping[str, tuple[str, ...]], payload: Payload) -> None:
-        payload.host.setdefault("ExtraHosts", []).extend(to_hosts(value))
+        lines = (f"{name}:{address}" for name, addresses in value.items() for address in addresses)
+        payload.host.setdefault("ExtraHosts", []).extend(lines)
 
     def get(self, live: Live) -> Mapping[str, tuple[str, ...]]:
-        wired = _wired_hosts(live)
-        return from_hosts(line for line in live.host("ExtraHosts") or () if line not in wired)
+        wired, found = _wired_hosts(live), dict[str, tuple[str, ...]]()
+        for line in live.host("ExtraHosts") or ():
+            name, _, address = str(line).partition(":")  # an address may hold colons, and a name have several
+            if line not in wired:
+                found[name] = (*found.get(name, ()), address)
+        return freeze(found)
 
 
 def _wired_hosts(live: Live) -> set[str]:
@@ -615,44 +562,52 @@ class Wiring(Place, kw_only=False, eq=False):
         attached = set((live.inspect.get("NetworkSettings") or {}).get("Networks") or {})
         if live.host("NetworkMode") == "none" and attached <= {"none"}:
             return CLOSED
-        egress = getattr(live.recorded, "egress", None)
-        wired = isinstance(egress, Egress) and egress.has_gateway and _is_wired(live, attached)
-        return egress if wired else None
+        egress, network = getattr(live.recorded, "egress", None), private_network(live.base)
+        gateway = live.label(labels.GATEWAY)
+        is_wired = (
+            isinstance(egress, Egress)
+            and egress.has_gateway
+            and network in attached  # what else it is on is the option networks' business
+            and live.host("NetworkMode") == network
+            and bool(gateway)
+            and tuple(live.host("Dns") or ()) == (gateway,)
+            and _wired_hosts(live) <= set(live.host("ExtraHosts") or ())
+        )
+        return egress if is_wired else None
 
 
-def _is_wired(live: Live, attached: set[str]) -> bool:
-    network, gateway = private_network(live.base), live.label(labels.GATEWAY)
-    return (
-        network in attached  # what else it is on is the option networks' business
-        and live.host("NetworkMode") == network
-        and bool(gateway)
-        and tuple(live.host("Dns") or ()) == (gateway,)
-        and _wired_hosts(live) <= set(live.host("ExtraHosts") or ())
-    )
+def _field(section: str, name: str, *how: Any, kind: type[Field] = Field, **more: Any) -> Field:
+    return kind(f"{section}.{name}", section, name, *how, **more)
 
+
+Host, Config = partial(_field, "HostConfig"), partial(_field, "Config")
 
 # -- The table: where each option of spec/options.py lives. What an engine shows nothing of is kept in our label
 
 FIELDS: Mapping[str, Place] = {
     "image": Config("Image", "", read=form(forms.image)),
     "command": Config("Cmd", (), list, tuple),
-    "entrypoint": Entrypoint("Config.Entrypoint"),
+    "entrypoint": Config("Entrypoint", write=list, kind=Entrypoint),
     "user": Config("User", "", read=form(forms.account)),
     "working_dir": Config("WorkingDir", None, read=form(forms.path)),
-    "environment": Config("Env", freeze({}), to_equals, from_equals),
-    "init": Init("HostConfig.Init"),
+    "environment": Config(
+        "Env", freeze({}), lambda of: [k if v is None else f"{k}={v}" for k, v in of.items()], from_equals
+    ),
+    "init": Host("Init", kind=Init),
     "tty": Config("Tty", False, read=bool),
     "stdin_open": Config("OpenStdin", False, read=bool),
     "stop_signal": Config("StopSignal", "SIGTERM", read=form(forms.signal)),  # an engine's own default
     "stop_grace_period": Config("StopTimeout", None, lambda ns: -(-ns // SECOND), lambda s: int(s) * SECOND),
     "restart": Host("RestartPolicy", "no", to_restart, from_restart),
     "healthcheck": Config("Healthcheck", None, to_health, from_health),
-    "hostname": Hostname("Config.Hostname"),
+    "hostname": Config("Hostname", kind=Hostname),
     "labels": Labels("Config.Labels"),
     "annotations": Host("Annotations", freeze({}), dict, freeze),
     "platform": Place("label sandboxrun.spec"),
     "runtime": Host("Runtime", None, read=str),
-    "logging": Host("LogConfig", Logging(driver=""), to_logging, from_logging),
+    "logging": Host(
+        "LogConfig", Logging(driver=""), lambda v: {"Type": v.driver, "Config": {**v.options}}, from_logging
+    ),
     "group_add": Host("GroupAdd", (), list, ordered),
     "mem_limit": Host("Memory", 0, read=int),
     "memswap_limit": Host("MemorySwap", 0, read=int),
@@ -692,7 +647,7 @@ FIELDS: Mapping[str, Place] = {
     "configs": Files("HostConfig.Mounts", CONFIGS, labels.CONFIGS, CONFIGS_AT),
     "network_mode": NetworkMode("HostConfig.NetworkMode"),
     "networks": Networks("NetworkSettings.Networks"),
-    "dns": Resolvers("HostConfig.Dns"),
+    "dns": Host("Dns", write=list, kind=Resolvers),
     "egress": Wiring("HostConfig.NetworkMode"),
     "dns_search": Host("DnsSearch", (), list, forms_of(forms.domain)),
     "dns_opt": Host("DnsOptions", (), list, lambda options: tuple(sorted(options, key=forms.resolver_option))),

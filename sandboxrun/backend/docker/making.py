@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import posixpath
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from secrets import token_hex
@@ -20,6 +19,7 @@ from msgspec import structs
 
 from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.codec import decode, encode, encode_update, keeper_payload, not_taken, volume_payload
+from sandboxrun.backend.docker.facts import number_of
 from sandboxrun.backend.docker.fields import FIELDS
 from sandboxrun.backend.docker.leftovers import held
 from sandboxrun.backend.docker.observe import UPLOAD, is_own_volume, record_update
@@ -36,7 +36,7 @@ from sandboxrun.spec.names import KEEPER, SECRETS, WORKSPACE, companion, part_vo
 from sandboxrun.spec.option_types import options_of
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import FileRef
-from sandboxrun.spec.state import ImageConfig, Offers, to_label, without_inherited
+from sandboxrun.spec.state import ImageConfig, to_label, without_inherited
 from sandboxrun.spec.types import format_size
 
 if TYPE_CHECKING:
@@ -45,31 +45,23 @@ if TYPE_CHECKING:
 # -- The tars that upload containers carry: secrets, configs, and a directory's owner
 
 
-def files_tar(contents: Mapping[FileRef, bytes], uid: int, gid: int) -> BinaryIO:
-    """One file for each reference, owned by its own uid and gid, or by those given."""
+def files_tar(contents: Mapping[FileRef, bytes], uid: int, gid: int, *, directory: str = "") -> BinaryIO:
+    """One file for each reference, owned by its own uid and gid, or by those given; a `directory` of those given is
+    empty: unpacked above one that is there, it changes the owner alone."""
     import tarfile
 
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        if directory:
+            info = tarfile.TarInfo(directory)
+            info.type, info.mode, info.uid, info.gid = tarfile.DIRTYPE, 0o755, uid, gid
+            tar.addfile(info)
         for ref, content in contents.items():
             info = tarfile.TarInfo(ref.file_name)
             info.size, info.mode = len(content), ref.mode
             info.uid = uid if ref.uid is None else ref.uid
             info.gid = gid if ref.gid is None else ref.gid
             tar.addfile(info, io.BytesIO(content))
-    buffer.seek(0)
-    return buffer
-
-
-def directory_tar(name: str, uid: int, gid: int) -> BinaryIO:
-    """An empty directory of that owner: unpacked above one that is there, it changes the owner alone."""
-    import tarfile
-
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        info = tarfile.TarInfo(name)
-        info.type, info.mode, info.uid, info.gid = tarfile.DIRTYPE, 0o755, uid, gid
-        tar.addfile(info)
     buffer.seek(0)
     return buffer
 
@@ -338,7 +330,6 @@ def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
 
 def upload_files(step: op.UploadFiles, session: Session) -> None:
     """Put secrets or configs into their volume."""
-
     sandbox, container = step.sandbox, session.made[step.address]
     uid, gid = owner(sandbox, container.id, session)
     contents = {ref: session.files[step.part, ref.source] for ref in step.files}
@@ -355,11 +346,10 @@ def upload_files(step: op.UploadFiles, session: Session) -> None:
 
 def give_volume(step: op.GiveVolume, session: Session) -> None:
     """Give a volume's root to the sandbox's user."""
-
     sandbox, part = step.sandbox, f"volume-{step.key}"
     uid, gid = owner(sandbox, session.made[step.address].id, session)
     with upload_container(sandbox, part, session.profile.names.volume(step.key), session) as carrier:
-        session.engine.put_archive(carrier, LANDING, directory_tar(part, uid, gid))
+        session.engine.put_archive(carrier, LANDING, files_tar({}, uid, gid, directory=part))
 
 
 @contextmanager
@@ -488,19 +478,16 @@ def refuse_not_started(address: str, container: str, session: Session) -> None:
             code = session.engine.wait_container(container, timeout=_SETTLED)
             break
         except EngineTimeout:
-            if monotonic() >= until or not _init_alone(container, session):
+            try:
+                # its init has not started the command yet: there is it, or it and a copy that will become the command
+                alone = len(set(session.engine.commands(container))) == 1
+            except EngineError:
+                alone = True  # it has ended meanwhile
+            if monotonic() >= until or not alone:
                 return
     if code in init.NOT_STARTED:
         help = "what runs is left as it is; check command and entrypoint: the image must have the program"
         raise ApplyError(f"{address}: its command could not be started (exit code {code})", help=help)
-
-
-def _init_alone(container: str, session: Session) -> bool:
-    """Whether its init has not started the command yet: there is it, or it and a copy that will become the command."""
-    try:
-        return len(set(session.engine.commands(container))) == 1
-    except EngineError:
-        return True  # it has ended meanwhile
 
 
 def update_sandbox(step: op.UpdateSandbox, session: Session) -> str:
@@ -509,7 +496,14 @@ def update_sandbox(step: op.UpdateSandbox, session: Session) -> str:
         check_tmpfs(step.sandbox, step.container, session)
     payload = encode_update(step.sandbox.spec, step.options)
     refuse_warnings(step.sandbox, session.engine.update_container(step.container, payload))
-    read_back_options(step, session)
+    live = decode(session.engine.inspect_container(step.container), session.profile.names, step.sandbox.spec)
+    # only what was updated: other differences may be another step's, such as a network to be joined
+    wrong = [d for d in mismatches(step.sandbox.spec, live) if d.key in step.options]
+    if wrong:
+        raise ApplyError(
+            *(f"{step.address}: the engine did not apply {d.key}: it is {d.before}, not {d.after}" for d in wrong),
+            help="see `sandboxrun doctor`",
+        )
     return ", ".join(step.options)
 
 
@@ -530,25 +524,11 @@ def record_spec(step: op.RecordSpec, session: Session) -> None:
     record_update(session.store, step.run, to_label(step.sandbox.spec), engine=session.engine.identity)
 
 
-def read_back_options(step: op.UpdateSandbox, session: Session) -> None:
-    """Only what was updated: other differences may be another step's, such as a network to be joined."""
-    from sandboxrun.plan.changes import mismatches
-
-    live = decode(session.engine.inspect_container(step.container), session.profile.names, step.sandbox.spec)
-    wrong = [d for d in mismatches(step.sandbox.spec, live) if d.key in step.options]
-    if wrong:
-        raise ApplyError(
-            *(f"{step.address}: the engine did not apply {d.key}: it is {d.before}, not {d.after}" for d in wrong),
-            help="see `sandboxrun doctor`",
-        )
-
-
 def owner(sandbox: DeclaredSandbox, container: str, session: Session) -> tuple[int, int]:
     """uid and gid of the sandbox's user; names are looked up in the image's own /etc/passwd and /etc/group."""
     user, _, group = sandbox.spec.user.partition(":")
     if user.isdigit() and (group.isdigit() or not group):
         return int(user), int(group or user)
-
     return look_up(session.engine, container, user, group)
 
 
@@ -566,7 +546,7 @@ def check_tmpfs(sandbox: DeclaredSandbox, container: str, session: Session) -> N
     """Raise ApplyError for each tmpfs whose mode would not be the declared one. The container is made and filled."""
     spec, offers = sandbox.spec, session.snapshot.offers
     runtime = spec.runtime or offers.default_runtime
-    if _keeps_modes(runtime, offers):
+    if runtime == "runc" and number_of(offers.runc) >= KEEPS_MODES:
         return
     version = f" {offers.runc}" if runtime == "runc" and offers.runc else ""
     faults = []
@@ -579,19 +559,11 @@ def check_tmpfs(sandbox: DeclaredSandbox, container: str, session: Session) -> N
                 f"{sandbox.address}: the tmpfs {path} is declared with mode={declared:04o}, and the runtime "
                 f"{runtime}{version} gives it the mode of the directory below it, {found:04o}"
             )
-            help = (
-                f"set the mode of {path} in the image, declare mode={found:04o} with uid and gid of the user, or use "
-            )
-            faults.append(
-                Diagnostic(message=message, span=sandbox.place("tmpfs", path), help=f"{help}runc 1.1.8 or newer")
-            )
+            help = f"set the mode of {path} in the image, declare mode={found:04o} with uid and gid of the user, "
+            help += "or use runc 1.1.8 or newer"
+            faults.append(Diagnostic(message=message, span=sandbox.place("tmpfs", path), help=help))
     if faults:
         raise ApplyError(*faults)
-
-
-def _keeps_modes(runtime: str, offers: Offers) -> bool:
-    numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", offers.runc)
-    return runtime == "runc" and numbers is not None and tuple(map(int, numbers.groups())) >= KEEPS_MODES
 
 
 def _with_mode(sandbox: DeclaredSandbox) -> Iterator[tuple[str, int]]:
