@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 from uuid import uuid4
 
 from msgspec import Struct, field, structs
@@ -52,7 +52,7 @@ from sandboxrun.backend.session import (
     check_places,
     keep,
     note_revision,
-    unfinished,
+    take_away,
     unstage,
 )
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
@@ -488,33 +488,114 @@ class Fake:
         world.before(self, step)
         if world.latency:
             time.sleep(world.latency)
-        if isinstance(step, op.AwaitSandbox):
-            await_condition(step, session)
-            note = None
-        elif isinstance(step, op.CaptureEvidence):
-            note = capture_evidence(step, session)
-        else:
-            note = getattr(self, f"_do_{type(step).__name__}")(step, session)
+        note = self._do(step, session)
         world.performed.append(step.id)
         world.after(self, step)
         return note
 
-    def _do_PullImage(self, step: op.PullImage, session: Session) -> None:
-        self.pull(step.reference)
-
-    def _do_BuildHelper(self, step: op.BuildHelper, session: Session) -> None:
-        build(self, step.base)
-
-    def _do_CreateNetwork(self, step: op.CreateNetwork, session: Session) -> None:
-        name = session.profile.names.network(step.key)
-        session.networks_made[name] = self._network(session.profile.project, name, step.key, step.spec)
-
-    def _do_CreatePrivateNetwork(self, step: op.CreatePrivateNetwork, session: Session) -> None:
-        name = private_network(step.sandbox.name)
-        run, project = session.run_of(step.address), session.profile.project
-        if name in self.world.networks and self.world.whose[name] == project:
-            self._remove_network(name)  # left by an apply that was killed
-        session.private_networks[step.address] = self._network(project, name, name, NetworkSpec(internal=True), run)
+    def _do(self, step: Operation, session: Session) -> str | None:  # noqa: C901 - one case a class
+        names, project = session.profile.names, session.profile.project
+        match step:
+            case op.AwaitSandbox():
+                await_condition(step, session)
+            case op.CaptureEvidence():
+                return capture_evidence(step, session)
+            case op.PullImage():
+                self.pull(step.reference)
+            case op.BuildHelper():
+                build(self, step.base)
+            case op.CreateNetwork():
+                name = names.network(step.key)
+                session.networks_made[name] = self._network(project, name, step.key, step.spec)
+            case op.CreatePrivateNetwork():
+                name, run = private_network(step.sandbox.name), session.run_of(step.address)
+                if name in self.world.networks and self.world.whose[name] == project:
+                    self._remove_network(name)  # left by an apply that was killed
+                made = self._network(project, name, name, NetworkSpec(internal=True), run)
+                session.private_networks[step.address] = made
+            case op.RemoveNetwork():
+                self._remove_network(step.network)
+            case op.CreateGateway():
+                session.gateways[step.address] = self._beside(step.sandbox, GATEWAY, step.run, session)
+            case op.StartGateway():
+                self._serve(step.container or session.gateways[step.address])
+            case op.ReloadGateway():
+                self._box(step.container, "reloading the gateway")
+            case op.StartKeeper():
+                session.keepers[step.address] = self._beside(step.sandbox, KEEPER, None, session)
+                self._serve(session.keepers[step.address])
+            case op.CreateVolume():
+                self._create_volume(step, session)
+            case op.CreatePart():
+                name = part_volume(step.sandbox.name, step.part)
+                with self.reached(f"creating volume {name}") as world:
+                    world.whose[name] = project
+                    part = ObservedVolume(name=name, key=name, config=None, run=session.run_of(step.address))
+                    world.volumes[name] = part
+            case op.RemoveVolume():
+                with self.reached(f"removing volume {step.name}") as world:
+                    world.volumes.pop(step.name, None)
+            case op.RemoveLeftover():
+                self._remove(step.container)
+            case op.CreateSandbox():
+                self._create_sandbox(step, session)
+            case op.CheckSandbox():
+                box = self._box(session.made[step.address].id, f"inspecting {step.address}")
+                self._read_back(step.sandbox, box)
+            case op.RenameSandbox():
+                box = self._box(step.container or session.made[step.address].id, f"renaming {step.address}")
+                box.name = step.name
+            case op.UploadWorkspace():
+                self._upload_workspace(step, session)
+            case op.UploadFiles():
+                self._box(session.made[step.address].id, f"uploading {step.part}")
+            case op.GiveVolume():
+                self._box(session.made[step.address].id, f"uploading to {step.key}")
+            case op.ConnectNetwork():
+                operation = f"connecting to network {step.network}"
+                with self.reached(operation):
+                    box = self._box(step.container or session.made[step.address].id, operation)
+                    self._join(box, step.network, step.attachment, session)
+            case op.DisconnectNetwork():
+                with contextlib.suppress(NotFound):
+                    box = self._box(step.container, f"disconnecting from network {step.network}")
+                    if box.networks.pop(step.network, None) is not None:
+                        self._renetwork(box, session)
+            case op.StartSandbox():
+                container = session.made[step.address]
+                check_places(step.sandbox, session.places)
+                session.before_start(step.sandbox, container)
+                self._box(container.id, f"starting container {container.id[:12]}").start()
+                session.after_start(step.sandbox, container)
+                self._read_back(step.sandbox, self._box(container.id, f"inspecting container {container.id[:12]}"))
+            case op.UpdateSandbox():
+                box = self._box(step.container, f"updating container {step.container[:12]}")
+                changed = {key: getattr(step.sandbox.spec, key) for key in step.options}
+                box.spec = structs.replace(box.spec, **{**changed, **self.world.ignored})
+                box.note("update")
+                self._read_back(step.sandbox, box, step.options)
+            case op.ResumeSandbox():
+                self._box(step.container, f"unpausing container {step.container[:12]}").paused = False
+            case op.RecordSpec():
+                self._record_spec(step)
+            case op.StopSandbox():
+                session.stopped[step.container] = False
+                with contextlib.suppress(NotFound):
+                    session.stopped[step.container] = self.stop(step.container, timeout=step.grace)
+            case op.RemoveSandbox():
+                self._remove_beside((step.container, *step.companions), step.network)
+                with self.reached("removing volumes") as world:
+                    for volume in step.volumes:
+                        world.volumes.pop(volume, None)
+                unstage(step.container, session)
+            case op.KeepSandbox():
+                self._remove_beside(step.companions, step.network)
+                box = self._box(step.container, f"renaming container {step.container[:12]}")
+                box.spec, box.name = structs.replace(box.spec, restart="no"), step.name
+                return f"as {step.name}"
+            case _:
+                assert_never(step)
+        return None
 
     def _network(self, project: str, name: str, key: str, spec: NetworkSpec, run: str | None = None) -> str:
         with self.reached(f"creating network {name}") as world:
@@ -524,9 +605,6 @@ class Fake:
             world.networks[name] = ObservedNetwork(id=made, name=name, key=key, config=config, spec=spec, run=run)
         return made
 
-    def _do_RemoveNetwork(self, step: op.RemoveNetwork, session: Session) -> None:
-        self._remove_network(step.network)
-
     def _remove_network(self, network: str) -> None:
         with self.reached(f"removing network {network[:12]}") as world:
             for name, known in list(world.networks.items()):
@@ -534,19 +612,6 @@ class Fake:
                     if any(name in box.networks and box.running for box in world.boxes.values()):
                         raise EngineError(f"removing network {name}", "network has active endpoints", status=403)
                     del world.networks[name]
-
-    def _do_CreateGateway(self, step: op.CreateGateway, session: Session) -> None:
-        session.gateways[step.address] = self._beside(step.sandbox, GATEWAY, step.run, session)
-
-    def _do_StartGateway(self, step: op.StartGateway, session: Session) -> None:
-        self._serve(step.container or session.gateways[step.address])
-
-    def _do_ReloadGateway(self, step: op.ReloadGateway, session: Session) -> None:
-        self._box(step.container, "reloading the gateway")
-
-    def _do_StartKeeper(self, step: op.StartKeeper, session: Session) -> None:
-        session.keepers[step.address] = self._beside(step.sandbox, KEEPER, None, session)
-        self._serve(session.keepers[step.address])
 
     def _beside(self, sandbox: DeclaredSandbox, role: str, run: str | None, session: Session) -> str:
         own = {
@@ -564,6 +629,16 @@ class Fake:
         box.spec = structs.replace(box.spec, command=("sleep", "86400"))
         box.start()
 
+    def _create_volume(self, step: op.CreateVolume, session: Session) -> None:
+        name, home, config = session.profile.names.volume(step.key), session.home, config_digest(step.spec)
+        made = ObservedVolume(
+            name=name, key=step.key, config=config, directory=home[labels.DIRECTORY], owner=home[labels.OWNER]
+        )
+        with self.reached(f"creating volume {name}") as world:
+            world.whose[name] = session.profile.project
+            world.volumes.setdefault(name, made)
+        session.volumes_made.add(name)
+
     def _make(self, name: str, own: Mapping[str, str], image: str, spec: SandboxSpec) -> str:
         operation = f"creating container {name}"
         with self.reached(operation) as world:
@@ -577,31 +652,7 @@ class Fake:
             world.boxes[box.id] = box
         return box.id
 
-    def _do_CreateVolume(self, step: op.CreateVolume, session: Session) -> None:
-        name = session.profile.names.volume(step.key)
-        with self.reached(f"creating volume {name}") as world:
-            world.whose[name] = session.profile.project
-            home, config = session.home, config_digest(step.spec)
-            made = ObservedVolume(
-                name=name, key=step.key, config=config, directory=home[labels.DIRECTORY], owner=home[labels.OWNER]
-            )
-            world.volumes.setdefault(name, made)
-        session.volumes_made.add(name)
-
-    def _do_CreatePart(self, step: op.CreatePart, session: Session) -> None:
-        name, run = part_volume(step.sandbox.name, step.part), session.run_of(step.address)
-        with self.reached(f"creating volume {name}") as world:
-            world.whose[name] = session.profile.project
-            world.volumes[name] = ObservedVolume(name=name, key=name, config=None, run=run)
-
-    def _do_RemoveVolume(self, step: op.RemoveVolume, session: Session) -> None:
-        with self.reached(f"removing volume {step.name}") as world:
-            world.volumes.pop(step.name, None)
-
-    def _do_RemoveLeftover(self, step: op.RemoveLeftover, session: Session) -> None:
-        self._remove(step.container)
-
-    def _do_CreateSandbox(self, step: op.CreateSandbox, session: Session) -> None:
+    def _create_sandbox(self, step: op.CreateSandbox, session: Session) -> None:
         sandbox, world = step.sandbox, self.world
         config = world.images.get(sandbox.spec.image)
         if config is None:
@@ -642,15 +693,7 @@ class Fake:
             box.spec, networks=freeze({names.network_key(n): a for n, a in box.networks.items()})
         )
 
-    def _do_CheckSandbox(self, step: op.CheckSandbox, session: Session) -> None:
-        id = session.made[step.address].id
-        self._read_back(step.sandbox, self._box(id, f"inspecting container {id[:12]}"))
-
-    def _do_RenameSandbox(self, step: op.RenameSandbox, session: Session) -> None:
-        id = step.container or session.made[step.address].id
-        self._box(id, f"renaming container {id[:12]}").name = step.name
-
-    def _do_UploadWorkspace(self, step: op.UploadWorkspace, session: Session) -> None:
+    def _upload_workspace(self, step: op.UploadWorkspace, session: Session) -> None:
         made, policy = session.made[step.address], step.sandbox.spec.workspace
         assert step.sandbox.workspace is not None and policy is not None
         source = step.sandbox.workspace
@@ -660,42 +703,7 @@ class Fake:
         with open_workspace(session.store, made.run) as tar:
             self._box(made.id, "uploading the workspace").files = tar.read()
 
-    def _do_UploadFiles(self, step: op.UploadFiles, session: Session) -> None:
-        self._box(session.made[step.address].id, f"uploading {step.part}")
-
-    def _do_GiveVolume(self, step: op.GiveVolume, session: Session) -> None:
-        self._box(session.made[step.address].id, f"uploading to {step.key}")
-
-    def _do_ConnectNetwork(self, step: op.ConnectNetwork, session: Session) -> None:
-        id = step.container or session.made[step.address].id
-        with self.reached(f"connecting to network {step.network}"):
-            self._join(self._box(id, f"connecting to network {step.network}"), step.network, step.attachment, session)
-
-    def _do_DisconnectNetwork(self, step: op.DisconnectNetwork, session: Session) -> None:
-        with contextlib.suppress(NotFound):
-            box = self._box(step.container, f"disconnecting from network {step.network}")
-            if box.networks.pop(step.network, None) is not None:
-                self._renetwork(box, session)
-
-    def _do_StartSandbox(self, step: op.StartSandbox, session: Session) -> None:
-        made = session.made[step.address]
-        check_places(step.sandbox, session.places)
-        session.before_start(step.sandbox, made)
-        self._box(made.id, f"starting container {made.id[:12]}").start()
-        session.after_start(step.sandbox, made)
-        self._read_back(step.sandbox, self._box(made.id, f"inspecting container {made.id[:12]}"))
-
-    def _do_UpdateSandbox(self, step: op.UpdateSandbox, session: Session) -> None:
-        box = self._box(step.container, f"updating container {step.container[:12]}")
-        changed = {key: getattr(step.sandbox.spec, key) for key in step.options}
-        box.spec = structs.replace(box.spec, **{**changed, **self.world.ignored})
-        box.note("update")
-        self._read_back(step.sandbox, box, step.options)
-
-    def _do_ResumeSandbox(self, step: op.ResumeSandbox, session: Session) -> None:
-        self._box(step.container, f"unpausing container {step.container[:12]}").paused = False
-
-    def _do_RecordSpec(self, step: op.RecordSpec, session: Session) -> None:
+    def _record_spec(self, step: op.RecordSpec) -> None:
         with self.reached("recording the spec") as world:
             for box in world.boxes.values():
                 if box.labels.get(labels.RUN) == step.run and labels.ROLE not in box.labels:
@@ -703,29 +711,11 @@ class Fake:
                     if box.spec.egress is not None and box.spec.egress.has_gateway:  # an engine shows no rules
                         box.spec = structs.replace(box.spec, egress=box.applied.egress)
 
-    def _do_StopSandbox(self, step: op.StopSandbox, session: Session) -> None:
-        session.stopped[step.container] = False
-        with contextlib.suppress(NotFound):
-            session.stopped[step.container] = self.stop(step.container, timeout=step.grace)
-
-    def _do_RemoveSandbox(self, step: op.RemoveSandbox, session: Session) -> None:
-        for id in (step.container, *step.companions):
+    def _remove_beside(self, containers: Iterable[str], network: str | None) -> None:
+        for id in containers:
             self._remove(id)
-        if step.network is not None:
-            self._remove_network(step.network)
-        with self.reached("removing volumes") as world:
-            for volume in step.volumes:
-                world.volumes.pop(volume, None)
-        unstage(step.container, session)
-
-    def _do_KeepSandbox(self, step: op.KeepSandbox, session: Session) -> str:
-        for id in step.companions:
-            self._remove(id)
-        if step.network is not None:
-            self._remove_network(step.network)
-        box = self._box(step.container, f"renaming container {step.container[:12]}")
-        box.spec, box.name = structs.replace(box.spec, restart="no"), step.name
-        return f"as {step.name}"
+        if network is not None:
+            self._remove_network(network)
 
     def _remove(self, id: str) -> None:
         with self.reached(f"removing container {id[:12]}") as world:
@@ -744,16 +734,13 @@ class Fake:
     def undo(self, session: Session, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
         if self.dead:
             raise Killed
-        for address in sorted(unfinished(failed, skipped) & session.made.keys()):
-            try:
-                what = self._discard(address, session)
-            except SandboxrunError as error:
-                what = f"could not be removed: {error}"
-            session.listener(Undone(address=address, what=what))
+        take_away(self._discard, session, failed, skipped)
         for step in (*failed, *skipped):
             if isinstance(step, op.CreatePart | op.CreateSandbox | WIRING) and step.address not in session.made:
                 with contextlib.suppress(SandboxrunError):
-                    self._remove_beside(step.address, session)
+                    self._remove_beside(
+                        session.companions.get(step.address, ()), session.private_networks.get(step.address)
+                    )
         with contextlib.suppress(SandboxrunError), self.reached("removing volumes") as world:
             runs = {session.run_of(step.address) for step in (*failed, *skipped) if step.address not in session.made}
             for name in [name for name, volume in world.volumes.items() if volume.run in runs]:
@@ -774,17 +761,10 @@ class Fake:
             keep(self._observed(box), ended, session, known=True, gateway=gateway)
         self._remove(made.id)
         session.store.unstage(made.run)
-        self._remove_beside(address, session)
+        self._remove_beside(session.companions.get(address, ()), session.private_networks.get(address))
         for part in PARTS:
             self.world.volumes.pop(part_volume(box.name, part), None)
         return "evidence saved, removed" if began else "removed"
-
-    def _remove_beside(self, address: str, session: Session) -> None:
-        """What this session made for a sandbox beside its container."""
-        for id in session.companions.get(address, ()):
-            self._remove(id)
-        if address in session.private_networks:
-            self._remove_network(session.private_networks[address])
 
     def restore(self, session: Session, steps: Sequence[Operation], done: Collection[str]) -> None:
         if self.dead:

@@ -521,9 +521,23 @@ _FILLING = op.UploadWorkspace | op.UploadFiles | op.GiveVolume
 _MAKING = op.CreatePart | op.CreateSandbox | op.CheckSandbox | _FILLING | op.ConnectNetwork | op.StartSandbox | WIRING
 
 
-def unfinished(failed: Iterable[op.Operation], skipped: Iterable[op.Operation]) -> set[str]:
-    """The addresses of sandboxes whose making did not come to its end."""
+def take_away(
+    discard: Callable[[str, Session], str],
+    session: Session,
+    failed: Iterable[op.Operation],
+    skipped: Iterable[op.Operation],
+) -> None:
+    """Remove the sandboxes whose making did not come to its end: `discard` gets their addresses, and what it says of
+    each is reported."""
     left = (*failed, *skipped)
     found = {step.address for step in left if isinstance(step, _MAKING | op.AwaitSandbox)}
     # one that runs beside the container it was to replace, which has not been stopped
-    return found | {step.address for step in left if isinstance(step, op.StopSandbox) and step.replaced}
+    found |= {step.address for step in left if isinstance(step, op.StopSandbox) and step.replaced}
+    for address in sorted(found & session.made.keys()):
+        try:
+            what = discard(address, session)
+        except SandboxrunError as error:
+            what = f"could not be removed: {error}"
+        if kept := session.given_up.get(address):
+            what += f"; the container it was to replace had been stopped, its evidence is in {kept}"
+        session.listener(Undone(address=address, what=what))

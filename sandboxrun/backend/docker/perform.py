@@ -29,7 +29,7 @@ from sandboxrun.backend.session import (
     await_condition,
     capture_evidence,
     keep,
-    unfinished,
+    take_away,
     unstage,
 )
 from sandboxrun.errors import ApplyError, SandboxrunError
@@ -161,14 +161,7 @@ def carry_out(step: Operation, session: Session) -> str | None:
 
 def undo(session: Session, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
     """Remove the sandboxes whose making did not come to its end, then volumes and networks that nothing uses."""
-    for address in sorted(unfinished(failed, skipped) & session.made.keys()):
-        try:
-            what = discard(address, session)
-        except SandboxrunError as error:
-            what = f"could not be removed: {error}"
-        if kept := session.given_up.get(address):
-            what += f"; the container it was to replace had been stopped, its evidence is in {kept}"
-        session.listener(Undone(address=address, what=what))
+    take_away(discard, session, failed, skipped)
     for step in (*failed, *skipped):
         if isinstance(step, op.CreatePart | op.CreateSandbox | WIRING) and step.address not in session.made:
             _undo_parts(step, session)
