@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import structs
@@ -23,6 +23,7 @@ from sandboxrun.spec.types import freeze
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from pathlib import Path
 
     from sandboxrun.backend.session import Watched
     from sandboxrun.evidence.store import Store
@@ -119,7 +120,7 @@ def completed(profile: Profile, store: Store, compare: bool) -> Mapping[str, Map
     """
     wanted = {s.address: s for s in profile.sandboxes}
     found: dict[str, Completed] = {}
-    contents, removed = WorkspaceContents(store), store.removed()
+    differ, removed = contents_compared(store), store.removed()
     for entry in store.entries(profile.project):
         sandbox = wanted.get(entry.sandbox)
         if sandbox is None or entry.spec not in sandbox.spec.digests or entry.outcome not in ENDED:
@@ -133,7 +134,7 @@ def completed(profile: Profile, store: Store, compare: bool) -> Mapping[str, Map
             else:
                 index = store.index(entry)
                 code, workspace = index.ending.exit_code, index.digests.workspace
-            changed = compare and contents.differ(sandbox, workspace)
+            changed = compare and differ(sandbox, workspace)
             record = Completed(outcome=entry.outcome.value, exit_code=code, run=entry.run, workspace_changed=changed)
             earlier = found.get(entry.sandbox)
             if earlier is None or earlier.workspace_changed or not changed:
@@ -148,25 +149,24 @@ def with_others(snapshot: Snapshot, profile: Profile, store: Store, events: Even
     if not missing:
         return snapshot
     digests = {s.address: s.spec.digest for s in missing}
-    found = completed_elsewhere(events, missing, WorkspaceContents(store).differ)
+    found = completed_elsewhere(events, missing, contents_compared(store))
     more = {address: freeze({digests[address]: record}) for address, record in found.items()}
     return structs.replace(snapshot, completed=freeze({**snapshot.completed, **more}))
 
 
-class WorkspaceContents:
-    """What workspaces hold now, each read once."""
+def contents_compared(store: Store) -> Callable[[DeclaredSandbox, str], bool]:
+    """What says whether a sandbox's copy of its workspace would be another than the one recorded (a content's digest).
+    Each workspace is read once."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._known: dict[tuple[Path, tuple[str, ...]], str | None] = {}
-
-    def differ(self, sandbox: DeclaredSandbox, recorded: str) -> bool:
-        """Whether the sandbox's copy would be another than the one recorded."""
-        if sandbox.workspace is None or sandbox.spec.workspace is None:
-            return False
+    @cache
+    def now(workspace: Path, exclude: tuple[str, ...]) -> str | None:
         from sandboxrun.evidence.workspace import content_now
 
-        key = (sandbox.workspace, sandbox.spec.workspace.exclude)
-        if key not in self._known:
-            self._known[key] = content_now(self._store, *key)
-        return self._known[key] != recorded
+        return content_now(store, workspace, exclude)
+
+    def differ(sandbox: DeclaredSandbox, recorded: str) -> bool:
+        if sandbox.workspace is None or sandbox.spec.workspace is None:
+            return False
+        return now(sandbox.workspace, sandbox.spec.workspace.exclude) != recorded
+
+    return differ

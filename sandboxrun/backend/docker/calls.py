@@ -18,10 +18,8 @@ from sandboxrun.backend.docker.transport import (
     MAX_WHOLE,
     TIMEOUT,
     Request,
-    Response,
     TimedOut,
     TooLarge,
-    Transport,
     TransportError,
     Unreachable,
 )
@@ -29,7 +27,7 @@ from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreacha
 from sandboxrun.data import Closing, Data, json_as
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.docker.docker_py import HijackedConnection
+    from sandboxrun.backend.docker.docker_py import HijackedConnection, Response, Transport
 
 T = TypeVar("T")
 Json = Mapping[str, Any]

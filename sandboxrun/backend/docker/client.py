@@ -36,7 +36,6 @@ from sandboxrun.backend.docker.transport import (
     TIMEOUT,
     Endpoint,
     LocalTransport,
-    Transport,
     Unreachable,
     dial_ssh,
     dial_unix,
@@ -51,7 +50,7 @@ from sandboxrun.threads import begin, together
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import EngineTerms, HostView
-    from sandboxrun.backend.docker.docker_py import HijackedConnection
+    from sandboxrun.backend.docker.docker_py import HijackedConnection, Transport
     from sandboxrun.backend.docker.lease import Leases
     from sandboxrun.gateway.subnets import Network
     from sandboxrun.plan.operations import Operation

@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import structs
 
 from sandboxrun.backend.docker import init
-from sandboxrun.backend.docker.fields import FIELDS, SHOWN, Live, Payload
+from sandboxrun.backend.docker.fields import FIELDS, SHOWN, Live, Payload, volume_mount
 from sandboxrun.errors import Diagnostic, SandboxrunError
 from sandboxrun.gateway import DIRECTORY, FILE, USER
 from sandboxrun.gateway import RUN as GATEWAY_RUN
@@ -21,6 +21,7 @@ from sandboxrun.gateway.subnets import Network
 from sandboxrun.spec import forms, labels, seccomp
 from sandboxrun.spec.names import EGRESS, RULES, Names, part_volume
 from sandboxrun.spec.option import OwnAddresses, private_network, value_of, values_of
+from sandboxrun.spec.options import INIT_AT
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, VolumeSpec, config_digest
 from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec
 from sandboxrun.spec.state import (
@@ -72,7 +73,7 @@ def encode(
         entrypoint, command = init.command_of(spec, image)
         if entrypoint or command:  # where there is no command at all, the engine is left to say so
             payload.host["Init"] = False  # ours is in its place
-            payload.host.setdefault("Mounts", []).append(init.mount(init_volume))
+            payload.host.setdefault("Mounts", []).append(volume_mount(init_volume, INIT_AT, read_only=True))
             payload.config.update(Entrypoint=[*init.arguments(spec), *entrypoint], Cmd=list(command))
             payload.config["Labels"][labels.INIT] = init_volume
     return payload.body()
@@ -222,16 +223,19 @@ def read_document(inspect: Mapping[str, Any]) -> Document:
 
 def network_payload(key: str, spec: NetworkSpec, names: Names) -> dict[str, Any]:
     """The body of POST /networks/create."""
-    ipam = {"Driver": "default", "Config": [{"Subnet": spec.subnet}] if spec.subnet else []}
+    return _network(names.network(key), spec, _own(key, labels.NETWORK, spec, names))
+
+
+def _network(name: str, spec: NetworkSpec, own: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "Name": names.network(key),
+        "Name": name,
         "CheckDuplicate": True,
         "Driver": "bridge",
         "Internal": spec.internal,
         "EnableIPv6": spec.enable_ipv6,
-        "IPAM": ipam,
+        "IPAM": {"Driver": "default", "Config": [{"Subnet": spec.subnet}] if spec.subnet else []},
         "Options": dict(spec.driver_opts),
-        "Labels": _own(key, labels.NETWORK, spec, names),
+        "Labels": own,
     }
 
 
@@ -342,16 +346,7 @@ def private_network_payload(sandbox: DeclaredSandbox, project: str, run: str, su
     """The body of POST /networks/create for a sandbox's own network."""
     name = private_network(sandbox.name)
     own = {labels.PROJECT: project, labels.SANDBOX: sandbox.address, labels.RUN: run, labels.NETWORK: name}
-    return {
-        "Name": name,
-        "CheckDuplicate": True,
-        "Driver": "bridge",
-        "Internal": True,
-        "EnableIPv6": False,
-        "IPAM": {"Driver": "default", "Config": [{"Subnet": subnet}]},
-        "Options": dict(SEALED),
-        "Labels": own,
-    }
+    return _network(name, NetworkSpec(internal=True, subnet=subnet, driver_opts=SEALED), own)
 
 
 def gateway_payload(
@@ -359,12 +354,6 @@ def gateway_payload(
 ) -> dict[str, Any]:
     """The body of POST /containers/create for a sandbox's gateway."""
     egress = sandbox.spec.egress
-    rules = {
-        "Type": "volume",
-        "Source": part_volume(sandbox.name, RULES),
-        "Target": DIRECTORY,
-        "VolumeOptions": {"NoCopy": True},  # root's: the program reads it, the engine writes it
-    }
     host = {
         **_companion_host(memory=_GATEWAY_MEMORY, pids=64),
         "Init": False,  # the program is the first process: it ends with HAProxy, and HAProxy with it
@@ -372,7 +361,7 @@ def gateway_payload(
         "NetworkMode": names.network(EGRESS),
         "Dns": list(egress.resolvers) if egress is not None else [],
         "Sysctls": dict(_GATEWAY_SYSCTLS),
-        "Mounts": [rules],
+        "Mounts": [volume_mount(part_volume(sandbox.name, RULES), DIRECTORY)],  # root's, and the engine writes it
         "LogConfig": {"Type": "local", "Config": dict(_RECORDS)},
     }
     return {
@@ -409,15 +398,7 @@ def keeper_payload(
 
     `places`: where it has each of the sandbox's parts. The engine fills them; it can read none of the files.
     """
-    mounts = [
-        {
-            "Type": "volume",
-            "Source": part_volume(sandbox.name, part),
-            "Target": target,
-            "VolumeOptions": {"NoCopy": True},
-        }
-        for part, target in places.items()
-    ]
+    mounts = [volume_mount(part_volume(sandbox.name, part), target) for part, target in places.items()]
     return {
         "Image": image,
         "Cmd": ["keep"],

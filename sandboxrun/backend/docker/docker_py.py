@@ -30,10 +30,12 @@ from sandboxrun.backend.docker.transport import (
     PIECE,
     Broken,
     Dial,
+    LocalTransport,
     Request,
     TimedOut,
     TransportError,
     Unreachable,
+    Whole,
     lost,
     seconds_left,
     shut,
@@ -246,7 +248,7 @@ class DockerPyResponse:
             self.some()
 
     def some(self) -> bytes:
-        """The next piece; b"" at the end."""
+        """The next piece of the body as it arrives; b"" at its end, or after `close`."""
         if self._hijacked is not None:
             return self._hijacked.recv(PIECE)
         if self._ended:
@@ -285,7 +287,7 @@ class DockerPyResponse:
         return self._hijacked
 
     def close(self) -> None:
-        """Drop the rest."""
+        """Drop the rest; a reader in another thread gets b""."""
         if self._hijacked is not None:
             self._hijacked.close()
         elif self._ends() and self._sock is not None:
@@ -319,7 +321,8 @@ class DockerPyTransport:
             self._client.mount(scheme, adapter)
 
     def request(self, request: Request) -> DockerPyResponse:
-        """See Transport. A head that drips in is bounded by `timeout` for each of its pieces, as requests has it."""
+        """Send it and wait for the answer's head. One that drips in is bounded by `timeout` for each of its pieces, as
+        requests has it. Raises TransportError."""
         deadline = request.deadline()
         try:
             response = self._send(request)
@@ -357,7 +360,7 @@ class DockerPyTransport:
             raise _translated(error) from error
 
     def peer_pid(self) -> None:
-        """See Transport: neither tcp nor ssh tells."""
+        """The process that listens: neither tcp nor ssh tells."""
         return None
 
     def close(self) -> None:
@@ -368,3 +371,7 @@ class DockerPyTransport:
         for response in live:
             response.close()
         self._client.close()
+
+
+Response = Whole | DockerPyResponse  # read it piece by piece, or take the connection over: one of them
+Transport = LocalTransport | DockerPyTransport  # carries requests to one engine; usable from several threads at once

@@ -321,8 +321,8 @@ def _bind(source: str, target: str, read_only: bool) -> dict[str, Any]:
     return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only, "BindOptions": options}
 
 
-def _volume(source: str, target: str, read_only: bool) -> dict[str, Any]:
-    # NoCopy: an image's own files at that place must not become the sandbox's input
+def volume_mount(source: str, target: str, *, read_only: bool = False) -> dict[str, Any]:
+    """A volume as the engine's mount. An image's own files at that place do not become the container's input."""
     options = {"NoCopy": True}
     return {"Type": "volume", "Source": source, "Target": target, "ReadOnly": read_only, "VolumeOptions": options}
 
@@ -345,7 +345,7 @@ class Volumes(Place, kw_only=False, eq=False):
             if mount.type == "bind":
                 _add_mount(payload, _bind(source, mount.target, mount.read_only))
             else:
-                _add_mount(payload, _volume(payload.names.volume(source), mount.target, mount.read_only))
+                _add_mount(payload, volume_mount(payload.names.volume(source), mount.target, read_only=mount.read_only))
 
     def get(self, live: Live) -> tuple[Mount, ...]:
         own = {part_volume(live.base, part) for part in (WORKSPACE, SECRETS, CONFIGS)}
@@ -371,7 +371,7 @@ class WorkspaceMount(Place, kw_only=False, eq=False):
         label |= {"writable": list(value.writable), "protected": list(value.protected)}
         payload.config.setdefault("Labels", {})[labels.WORKSPACE] = json.dumps(label, sort_keys=True)
         if value.access == "copy":
-            _add_mount(payload, _volume(part_volume(payload.name, WORKSPACE), value.target, False))
+            _add_mount(payload, volume_mount(part_volume(payload.name, WORKSPACE), value.target))
             return
         _add_mount(payload, _bind(value.source, value.target, value.access == "ro"))
         for path, read_only in mounts_of(value.protected):
@@ -434,7 +434,7 @@ class Files(Place, kw_only=False, eq=False):
         if value:
             refs = [[ref.source, ref.file_name, ref.uid, ref.gid, ref.mode, ref.digest] for ref in value]
             payload.config.setdefault("Labels", {})[self.label] = json.dumps(refs)
-            _add_mount(payload, _volume(part_volume(payload.name, self.part), self.directory, True))
+            _add_mount(payload, volume_mount(part_volume(payload.name, self.part), self.directory, read_only=True))
 
     def get(self, live: Live) -> tuple[FileRef, ...]:
         volume = part_volume(live.base, self.part)

@@ -85,7 +85,7 @@ class _Note(Data):
     def write(self, notes: Folder) -> None:
         """Keep it, while there is anything in it."""
         if self.made:
-            notes.write(self.name, json.dumps(msgspec.to_builtins(self)).encode())
+            notes.write(self.name, msgspec.json.encode(self))
         else:
             notes.unlink(self.name)
 
@@ -94,10 +94,8 @@ def _read(notes: Folder, name: str) -> _Note | None:
     """A note; None for one that can't be read."""
     try:
         with notes.open(name) as file:
-            body = json.loads(file.read(_LARGEST))
-        made = {str(path): _StandIn(**one) for path, one in body["made"].items()}
-        return _Note(source=str(body["source"]), engine=str(body["engine"]), made=made)
-    except (OSError, EvidenceError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return msgspec.json.decode(file.read(_LARGEST), type=_Note)
+    except (OSError, EvidenceError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
 
 

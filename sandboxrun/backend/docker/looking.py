@@ -82,23 +82,16 @@ _CONTROLS = {
     "HostConfig.Mounts workspace/.git": "git-moved git-written",
 }
 # Of what is seen from outside, by the check.
+_BY_CONTROL = freeze({control: field for field, controls in _CONTROLS.items() for control in controls.split()})
+_ALIKE = "user groups capabilities memory-limit swap-limit pids-limit cpu-quota devices ulimits root"  # from both sides
 CHECKS = freeze(
     {
-        "user": "Config.User",
-        "groups": "HostConfig.GroupAdd",
-        "capabilities": "HostConfig.CapDrop, CapAdd",
+        **{check: _BY_CONTROL[check] for check in _ALIKE.split()},
         "no-new-privileges": "HostConfig.SecurityOpt",
         "seccomp": "HostConfig.SecurityOpt",
         "namespaces": "HostConfig.PidMode, IpcMode, UTSMode, NetworkMode, CgroupnsMode",
-        "memory-limit": "HostConfig.Memory",
-        "swap-limit": "HostConfig.MemorySwap",
-        "pids-limit": "HostConfig.PidsLimit",
-        "cpu-quota": "HostConfig.NanoCpus",
         "cpuset": "HostConfig.CpusetCpus",
-        "devices": "HostConfig.Devices",
-        "ulimits": "HostConfig.Ulimits",
         "oom-score": "HostConfig.OomScoreAdj",
-        "root": "HostConfig.ReadonlyRootfs",
         "mounts": "HostConfig.Mounts, Tmpfs",
         "propagation": "HostConfig.Mounts[].BindOptions.Propagation",
         "masked-paths": "HostConfig.MaskedPaths, ReadonlyPaths",
@@ -112,7 +105,7 @@ CHECKS = freeze(
     }
 )
 TERMS = EngineTerms(
-    controls=freeze({control: field for field, controls in _CONTROLS.items() for control in controls.split()}),
+    controls=_BY_CONTROL,
     checks=CHECKS,
     options=freeze({key: place.engine for key, place in FIELDS.items()}),
     shown=len(SHOWN),

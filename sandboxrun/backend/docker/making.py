@@ -20,7 +20,7 @@ from msgspec import structs
 from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.codec import decode, encode, encode_update, keeper_payload, not_taken, volume_payload
 from sandboxrun.backend.docker.facts import number_of
-from sandboxrun.backend.docker.fields import FIELDS
+from sandboxrun.backend.docker.fields import FIELDS, volume_mount
 from sandboxrun.backend.docker.leftovers import held
 from sandboxrun.backend.docker.observe import UPLOAD, is_own_volume, record_update
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound
@@ -368,12 +368,6 @@ def upload_container(
     The engine takes no upload through a read-only mount, and none into the directory above a mount when the
     root is read-only; only from there can a volume's own root be given to the sandbox's user.
     """
-    mount = {
-        "Type": "volume",
-        "Source": volume,
-        "Target": posixpath.join(landing, part),
-        "VolumeOptions": {"NoCopy": True},
-    }
     made = session.engine.create_container(
         f"{sandbox.name}.courier-{part}",
         {
@@ -381,7 +375,7 @@ def upload_container(
             "Cmd": ["true"],
             "NetworkDisabled": True,
             "Labels": {labels.PROJECT: session.profile.project, labels.ROLE: UPLOAD, **more},
-            "HostConfig": {"NetworkMode": "none", "Mounts": [mount]},
+            "HostConfig": {"NetworkMode": "none", "Mounts": [volume_mount(volume, posixpath.join(landing, part))]},
         },
         platform=sandbox.spec.platform,
     )

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct, structs
@@ -35,7 +35,7 @@ from sandboxrun.errors import Diagnostic, UsageError, printable
 from sandboxrun.profile.files import read_regular
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.docker.docker_py import DockerPyTransport, HijackedConnection
+    from sandboxrun.backend.docker.docker_py import DockerPyTransport, HijackedConnection, Response
 
 
 # -- Which engine to talk to. docker-py is asked only about a configuration that holds credentials: its import takes a
@@ -258,40 +258,6 @@ def seconds_left(deadline: float | None) -> float | None:
     return left
 
 
-class Response(Protocol):
-    """An answer whose head has arrived. Read it piece by piece, or take the connection over: one of them."""
-
-    status: int
-    headers: Mapping[str, str]  # names in lower case
-
-    def some(self) -> bytes:
-        """The next piece of the body as it arrives; b"" at its end, or after `close`."""
-
-    def connection(self) -> HijackedConnection:
-        """The connection itself, after an upgrade."""
-
-    def close(self) -> None:
-        """Drop the rest; a reader in another thread gets b""."""
-
-
-class Transport(Protocol):
-    """Carries requests to one engine; usable from several threads at once."""
-
-    endpoint: str  # where to, as a URL for a person
-
-    def request(self, request: Request) -> Response:
-        """Send it and wait for the answer's head. Raises TransportError."""
-
-    def peer_pid(self) -> int | None:
-        """The process that listens, as a local socket tells it: 0 when it is not in this pid namespace.
-
-        None when the connection does not tell (anything that is not a local socket).
-        """
-
-    def close(self) -> None:
-        """End all connections, those in use too."""
-
-
 Dial = Callable[[float | None], socket.socket]  # opens a connection, within so many seconds; raises TransportError
 
 
@@ -393,14 +359,14 @@ def lost(error: BaseException) -> TransportError:
 
 
 class Whole(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("body",)):
-    """An answer that was read whole."""
+    """An answer that was read whole; its headers' names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     def some(self) -> bytes:
-        """What was not taken yet, at once; then b""."""
+        """The next piece of the body: what was not taken yet; b"" at its end."""
         taken, self.body = self.body, b""
         return taken
 
@@ -433,7 +399,7 @@ class LocalTransport:
         return DockerPyTransport(self._where, self._dial, parallelism=self._parallelism)
 
     def request(self, request: Request) -> Response:
-        """See Transport."""
+        """Send it and wait for the answer's head. Raises TransportError."""
         if request.method in ("GET", "HEAD") and request.body is None and not (request.upgrade or request.stream):
             return self._ask(request)
         with self._lock:  # made once, and not after `close`
@@ -485,7 +451,7 @@ class LocalTransport:
         return Whole(status=answer.status, headers=fields, body=body)
 
     def peer_pid(self) -> int:
-        """See Transport."""
+        """The process that listens: 0 when it is not in this pid namespace. Raises TransportError, OSError."""
         with self._dial(10) as sock:
             try:
                 told = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -494,7 +460,7 @@ class LocalTransport:
         return int(struct.unpack("3i", told)[0])
 
     def close(self) -> None:
-        """End all connections."""
+        """End all connections, those in use too."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []

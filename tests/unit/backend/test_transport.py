@@ -24,8 +24,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandboxrun.backend.docker.client import Engine, open_transport
-from sandboxrun.backend.docker.docker_py import DockerPyTransport
-from sandboxrun.backend.docker.transport import Endpoint, LocalTransport, Transport
+from sandboxrun.backend.docker.docker_py import DockerPyTransport, Transport
+from sandboxrun.backend.docker.transport import Endpoint, LocalTransport
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound, Unsupported
 from tests.engine.forwarders import ssh_command
 

@@ -55,12 +55,6 @@ def arguments(spec: SandboxSpec) -> list[str]:
     return [PROGRAM, f"timeout={spec.lifetime.timeout}", f"grace={spec.stop_grace_period}", "--"]
 
 
-def mount(volume: str) -> dict[str, Any]:
-    """Where the sandbox has it, as the engine's mount."""
-    options = {"NoCopy": True}
-    return {"Type": "volume", "Source": volume, "Target": INIT_AT, "ReadOnly": True, "VolumeOptions": options}
-
-
 def is_mount(found: Mapping[str, Any]) -> bool:
     """Whether an entry of the engine's own list of mounts is the init's, and read-only."""
     named = str(found.get("Name") or "").startswith(labels.INIT_VOLUME)
