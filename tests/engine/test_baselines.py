@@ -33,7 +33,7 @@ _HIDDEN = (
     (re.compile(r"    missing:  usage \(.*\n|, peak memory [0-9.]+ \S+"), ""),  # the first sample may come in time
     (re.compile(r"\d{8}T\d{6}Z-\S*?-plain-\S*"), "RUN"),
     (re.compile(r"\b\d+(\.\d+)? (B|KiB|MiB)\b"), "SIZE"),
-    (re.compile(r"\b\d+\.\d+s\b"), "SECONDS"),
+    (re.compile(r"\b(less than )?\d+\.\d+s\b"), "SECONDS"),
     (re.compile(r"-run-[0-9a-f]{6}"), "-run-ID"),
     (re.compile(r"(?<![0-9a-z])[0-9a-f]{12,64}(?![0-9a-z])"), "ID"),
 )
