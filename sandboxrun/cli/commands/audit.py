@@ -29,6 +29,8 @@ _PATH = click.Path(path_type=Path)
 _FORMATS = ("text", "json", "sarif", "markdown", "junit", "github", "gitlab")
 _SEVERITIES = ("info", "low", "medium", "high", "critical", "never")
 FOUND, NOT_AUDITED = 1, 3
+_BESIDE = "--trust-ref and --write-baseline exclude each other: a baseline is written beside its profile"
+_RUNNING = "--running and --all-containers review what runs: --fix and --base do not go with them"
 
 
 @click.command()
@@ -90,13 +92,17 @@ def audit(
     from sandboxrun.spec.names import BASELINE
 
     form = opt.chosen_format(given)
-    _check_clash(fixing, writing, unsafe_fixes, base, fail_on_widening)
-    if trust_ref is not None and write_baseline:
-        raise UsageError(
-            "--trust-ref and --write-baseline exclude each other: a baseline is written beside its profile"
-        )
-    if (running or all_containers) and (fixing or base is not None):
-        raise UsageError("--running and --all-containers review what runs: --fix and --base do not go with them")
+    live = running or all_containers
+    for clashes, message in (
+        (writing and not fixing, "--write needs --fix"),
+        (unsafe_fixes and not writing, "--unsafe-fixes needs --fix --write"),
+        (fail_on_widening and base is None, "--fail-on-widening needs --base"),
+        (fixing and base is not None, "--fix and --base exclude each other"),
+        (trust_ref is not None and write_baseline, _BESIDE),
+        (live and (fixing or base is not None), _RUNNING),
+    ):
+        if clashes:
+            raise UsageError(message)
     named = paths if paths or compose or all_containers else opt.default_files() or (Path(),)
     found, gaps = review.targets(named, compose=compose)
     if not found and not gaps and not all_containers and base is None:
@@ -117,15 +123,13 @@ def audit(
             top = Path(name).resolve()
             with called({top: trust_ref}):
                 terms = review.terms(_trusted(sources, trust_ref, top), today=today, strict=strict)
-    inputs = _inputs(given, found)
+    # Compose files have no variables, and are reviewed without what reads profiles
+    inputs = opt.inputs_of(given) if any(target.kind == "profile" for target in found) else None
 
     def reviewed() -> AuditVerdict:
         return review.review(found, terms, inputs=inputs, gaps=gaps)
 
-    if running or all_containers:
-        verdict = _live(given, found, terms, inputs, all_containers=all_containers)
-    else:
-        verdict = reviewed()
+    verdict = _live(given, found, terms, inputs, all_containers=all_containers) if live else reviewed()
     if fixing:
         return _fix(verdict, reviewed, writing, unsafe_fixes, quiet=given.quiet)
     if write_baseline:
@@ -143,13 +147,6 @@ def audit(
     return exit_code(verdict, fail_on or terms.policy.fail_on.word)
 
 
-def _inputs(given: opt.Given, found: Sequence[Target]) -> Inputs | None:
-    """The values for profiles' variables; Compose files have none, and are reviewed without what reads profiles."""
-    if not any(target.kind == "profile" for target in found):
-        return None
-    return opt.inputs_of(given)
-
-
 def _live(
     given: opt.Given, found: Sequence[Target], terms: ReviewTerms, inputs: Inputs | None, *, all_containers: bool
 ) -> AuditVerdict:
@@ -164,17 +161,6 @@ def _live(
         profiles = [load_target(target, inputs).profile for target in found if target.kind == "profile"]
         subjects = [subject for profile in profiles for subject in running_sandboxes(engine, profile.names)]
         return judge(subjects, terms, others=engine_findings(engine))
-
-
-def _check_clash(fixing: bool, writing: bool, unsafe: bool, base: str | None, fail_on_widening: bool) -> None:
-    if writing and not fixing:
-        raise UsageError("--write needs --fix")
-    if unsafe and not writing:
-        raise UsageError("--unsafe-fixes needs --fix --write")
-    if fail_on_widening and base is None:
-        raise UsageError("--fail-on-widening needs --base")
-    if fixing and base is not None:
-        raise UsageError("--fix and --base exclude each other")
 
 
 def _fix(verdict: AuditVerdict, again: Callable[[], AuditVerdict], writing: bool, unsafe: bool, *, quiet: bool) -> int:
@@ -274,8 +260,17 @@ def diff(given: opt.Given, old: str, new: str, fail_on_widening: bool) -> int:
     from sandboxrun.report import privilege
 
     form = opt.chosen_format(given)
-    if RUNNING in (old, new):
-        found = _with_running(given, old, new)
+    if RUNNING in (old, new):  # beside a profile on the disk, which is loaded as `plan` loads it
+        from sandboxrun.lifecycle import apply as planning
+        from sandboxrun.lifecycle.comparing import with_running
+
+        name = new if old == RUNNING else old
+        if not os.path.exists(name):
+            raise UsageError(f'"{name}" is not a file', help=f"`{RUNNING}` is compared with a profile on the disk")
+        profile = opt.load_profile(given._replace(files=(Path(name),)))
+        with opt.open_engine(given.host) as engine:
+            plan = planning.plan(engine, profile, opt.open_store(profile, given))
+        found = with_running(plan, profile, running_is_new=new == RUNNING)
     else:
         found = between(_side(old, given.files), _side(new, given.files), opt.inputs_of(given))
     match form:
@@ -286,20 +281,6 @@ def diff(given: opt.Given, old: str, new: str, fail_on_widening: bool) -> int:
         case _:
             result(privilege.diff_text(found))
     return 1 if fail_on_widening and found.widens else 0
-
-
-def _with_running(given: opt.Given, old: str, new: str) -> PrivilegeDiff:
-    """What runs beside a profile on the disk, which is loaded as `plan` loads it."""
-    from sandboxrun.lifecycle import apply as planning
-    from sandboxrun.lifecycle.comparing import with_running
-
-    name = new if old == RUNNING else old
-    if not os.path.exists(name):
-        raise UsageError(f'"{name}" is not a file', help=f"`{RUNNING}` is compared with a profile on the disk")
-    profile = opt.load_profile(given._replace(files=(Path(name),)))
-    with opt.open_engine(given.host) as engine:
-        plan = planning.plan(engine, profile, opt.open_store(profile, given))
-    return with_running(plan, profile, running_is_new=new == RUNNING)
 
 
 def _side(text: str, files: tuple[Path, ...]) -> tuple[str | None, Path]:

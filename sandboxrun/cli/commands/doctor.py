@@ -85,10 +85,15 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
         }
         result(told)
         return 1 if faults else 0
+    low_ports = "open to gateways (53, 80 and 443, without a capability)"
+    if helper.id is None:
+        low_ports = "not tried: there is no gateway image to try them with"
+    elif closed is not None:
+        low_ports = f"NOT open: {printable(closed)}"
     lines = [
         *engine_lines(facts, engine.api_version, endpoint, shares, why),
         gateway_line(helper),
-        ("low ports", _low_ports(helper, closed)),
+        ("low ports", low_ports),
         ("broadcasts", _BROADCASTS[filters_paths(engine)]),
         *(("version", printable(hole)) for hole in holes),
         *(("warning", warning) for warning in facts.warnings),
@@ -113,13 +118,9 @@ _QUOTA = {
     Quota.UNKNOWN: "depends on a mount option (pquota) that the engine does not report",
 }
 _LIMITS = {
-    "memory": "memory",
-    "swap": "swap",
-    "cpus": "CPUs",
-    "cpu_shares": "CPU shares",
-    "cpuset": "cpusets",
+    "memory": "memory", "swap": "swap", "cpus": "CPUs", "cpu_shares": "CPU shares", "cpuset": "cpusets",
     "pids": "processes",
-}
+}  # fmt: skip
 # What settles the engine, in the order it counts; the same as backend/docker/transport.py has.
 SETTINGS = ("DOCKER_SOCKET", "DOCKER_HOST", "DOCKER_CONTEXT")
 
@@ -129,6 +130,9 @@ def engine_lines(facts: EngineFacts, api: str, endpoint: Endpoint, shares: bool,
     limits = msgspec.structs.asdict(facts.limits)
     missing = [words for key, words in _LIMITS.items() if not limits[key]]
     kept = [words for key, words in _LIMITS.items() if limits[key]]
+    there = {"AppArmor": facts.apparmor, "SELinux": facts.selinux, "user namespaces": facts.userns}
+    on = [name for name, holds in {**there, "rootless": facts.rootless}.items() if holds]
+    swap = "counted: memswap_limit is enforced" if limits["swap"] else "NOT counted: memswap_limit can't be enforced"
     told = [
         ("engine", f"{facts.name} {facts.version} at {endpoint}"),
         ("API", f"{api} in use, {facts.api_version} offered"),
@@ -136,15 +140,10 @@ def engine_lines(facts: EngineFacts, api: str, endpoint: Endpoint, shares: bool,
         ("machine", f"{facts.cpus} CPUs, {facts.memory / 2**30:.1f} GiB of memory"),
         ("cgroups", f"version {facts.cgroup_version}, driver {facts.cgroup_driver}"),
         ("limits", ", ".join(kept) + (f"; NOT {', '.join(missing)}" if missing else "")),
-        (
-            "swap",
-            "counted: memswap_limit is enforced"
-            if facts.limits.swap
-            else "NOT counted: memswap_limit can't be enforced",
-        ),
+        ("swap", swap),
         ("runtimes", f"{', '.join(facts.runtimes)}; default {facts.default_runtime}"),
         ("seccomp", f"on, profile {facts.seccomp}" if facts.seccomp else "OFF"),
-        ("security", _security(facts)),
+        ("security", ", ".join(on) or "no AppArmor, SELinux, user namespaces or rootless mode"),
         ("storage", f"{facts.storage_driver}; a sandbox's disk use {_QUOTA[facts.storage_quota]}"),
         ("logging", f"{facts.logging_driver} by default"),
         ("networks", f"room for {facts.free_subnets} more"),
@@ -153,17 +152,10 @@ def engine_lines(facts: EngineFacts, api: str, endpoint: Endpoint, shares: bool,
     return [(name, printable(text)) for name, text in told]
 
 
-def _security(facts: EngineFacts) -> str:
-    kinds = {"AppArmor": facts.apparmor, "SELinux": facts.selinux, "user namespaces": facts.userns}
-    on = [name for name, there in {**kinds, "rootless": facts.rootless}.items() if there]
-    return ", ".join(on) or "no AppArmor, SELinux, user namespaces or rootless mode"
-
-
 def engine_plain(facts: EngineFacts, api: str, endpoint: Endpoint, shares: bool, why: str) -> dict[str, Any]:
     """The same as data."""
-    plain = msgspec.to_builtins(facts)
     return {
-        **plain,
+        **msgspec.to_builtins(facts),
         "api_in_use": api,
         "endpoint": endpoint.url,
         "origin": endpoint.origin,
@@ -195,16 +187,6 @@ def gateway_line(helper: Helper) -> tuple[str, str]:
     return "gateway", f"image {helper.reference}, HAProxy {helper.haproxy}"
 
 
-def _low_ports(helper: Helper, closed: str | None) -> str:
-    if helper.id is None:
-        return "not tried: there is no gateway image to try them with"
-    return (
-        "open to gateways (53, 80 and 443, without a capability)"
-        if closed is None
-        else f"NOT open: {printable(closed)}"
-    )
-
-
 # What happens to what a sandbox sends to everybody on its network, the engine's machine among them
 _BROADCASTS = {
     True: "of sandboxes are dropped by the host (rp_filter)",
@@ -213,13 +195,11 @@ _BROADCASTS = {
 }
 
 
-def sought(host: str | None, environment: Mapping[str, str], taken: Endpoint | None) -> list[str]:
+def sought(host: str | None, environment: Mapping[str, str], taken: Endpoint) -> list[str]:
     """Where an engine was looked for, in the order that counts, the one that was taken marked."""
     given = [("--host", host), *((name, environment.get(name)) for name in SETTINGS)]
     lines = [f"{name:<26} {printable(value) if value else 'not given'}" for name, value in given]
     lines += ["docker's current context", "the usual socket"]
-    if taken is None:
-        return lines
     names = ["--host", *SETTINGS]
     at = next((n for n, name in enumerate(names) if given[n][1]), None)
     if at is None:

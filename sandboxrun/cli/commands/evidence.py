@@ -14,7 +14,7 @@ from sandboxrun.errors import UsageError
 from sandboxrun.evidence import retention
 from sandboxrun.evidence.checking import check
 from sandboxrun.evidence.errors import EvidenceError, reason_of
-from sandboxrun.evidence.store import ChainEntry, Store, key_path
+from sandboxrun.evidence.store import key_path
 from sandboxrun.report.stored import (
     StoredRun,
     checked_plain,
@@ -77,7 +77,22 @@ def show(given: opt.Given, run: str, directory: Path | None) -> int:
     """
 
     store = opt.store_in(directory)
-    record = _record(store, store.find(run))
+    entry = store.find(run)
+    found, index, fault = retention.fate(store, entry), None, None
+    if found.removed is None:
+        try:
+            index = store.index(entry)
+        except EvidenceError as error:
+            fault = reason_of(error)
+    record = StoredRun(
+        entry=entry,
+        place=store.path / entry.folder,
+        index=index,
+        fault=fault,
+        sealed=store.is_own(entry) if store.has_key() else None,
+        held=found.held,
+        removed=found.removed,
+    )
     result(record_plain(record) if given.as_json else record_text(record))
     return 1 if record.fault is not None or record.sealed is False else 0
 
@@ -122,8 +137,8 @@ def release(given: opt.Given, run: str, directory: Path | None, reason: str) -> 
 
 @evidence.command()
 @opt.taking(
-    click.option("--older-than", type=opt.Seconds(), metavar="DURATION", help="Remove what was saved longer ago: 30d."),
-    click.option("--max-size", type=opt.Bytes(), metavar="SIZE", help="Remove the oldest until all takes less: 5GB."),
+    opt.duration("--older-than", help="Remove what was saved longer ago: 30d."),
+    opt.size("--max-size", help="Remove the oldest until all takes less: 5GB."),
     click.option(
         "--keep",
         type=click.IntRange(1),
@@ -161,8 +176,15 @@ def prune(
         result(selection_plain(selection) if given.as_json else selection_text(selection))
     if dry_run or selection.empty:
         return 1 if selection.over else 0
-    if not given.yes and not _confirmed():
-        return 1
+    if not given.yes:
+        if not sys.stdin.isatty():
+            raise UsageError(
+                "prune asks for confirmation, but there is no terminal",
+                help="nothing was removed; review the list above, then pass --yes",
+            )
+        sys.stdout.flush()
+        if not click.confirm("\nRemove this evidence?", err=True):
+            return 1
     only = {removal.entry.run for removal in selection.removals}
     pruned = retention.prune(store, kept, only=only)
     if given.as_json:
@@ -170,30 +192,3 @@ def prune(
     else:
         note(pruned_text(pruned), quiet=given.quiet)
     return 1 if pruned.failed or selection.over else 0
-
-
-def _confirmed() -> bool:
-    """Whether the user agrees. Raises UsageError where there is nobody to ask."""
-    if not sys.stdin.isatty():
-        raise UsageError(
-            "prune asks for confirmation, but there is no terminal",
-            help="nothing was removed; review the list above, then pass --yes",
-        )
-    sys.stdout.flush()
-    return click.confirm("\nRemove this evidence?", err=True)
-
-
-def _record(store: Store, entry: ChainEntry) -> StoredRun:
-
-    found = retention.fate(store, entry)
-    index, fault = None, None
-    if found.removed is None:
-        try:
-            index = store.index(entry)
-        except EvidenceError as error:
-            fault = reason_of(error)
-    sealed = store.is_own(entry) if store.has_key() else None
-    place = store.path / entry.folder
-    return StoredRun(
-        entry=entry, place=place, index=index, fault=fault, sealed=sealed, held=found.held, removed=found.removed
-    )

@@ -42,7 +42,14 @@ def explain(option: str | None, as_json: bool) -> None:
     its id: SBX301.
     """
     if option is not None and option.upper().startswith("SBX"):
-        result(_rule(option.upper(), as_json))
+        from sandboxrun.audit.rules import by_id
+        from sandboxrun.report.audit import rule_json, rule_text
+
+        id = option.upper()
+        if id not in by_id():
+            help = did_you_mean(id, by_id()) or "they are listed in docs/rules.md"
+            raise UsageError(f'there is no audit rule "{id}"', help=help)
+        result(rule_json(id) if as_json else rule_text(id))
         return
     if option is None:
         listed = options()
@@ -58,16 +65,6 @@ def explain(option: str | None, as_json: bool) -> None:
         return
     facts = {name.split()[-1]: fact for name, fact in found.facts.items()}
     result({"option": found.name, "description": found.description, **facts, "schema": found.schema})
-
-
-def _rule(id: str, as_json: bool) -> Any:
-    from sandboxrun.audit.rules import by_id
-    from sandboxrun.report.audit import rule_json, rule_text
-
-    if id not in by_id():
-        help = did_you_mean(id, by_id()) or "they are listed in docs/rules.md"
-        raise UsageError(f'there is no audit rule "{id}"', help=help)
-    return rule_json(id) if as_json else rule_text(id)
 
 
 # -- an option in words

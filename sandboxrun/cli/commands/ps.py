@@ -32,15 +32,15 @@ class Line(NamedTuple):
     address: str
     state: str
     since: str | None  # RFC 3339
-    image: str
-    memory: int  # bytes, 0: no limit
-    cpus: float
-    health: str | None
-    differs: str
-    run: str
-    exit_code: int | None
-    container: str | None
-    evidence: str | None
+    image: str = ""
+    memory: int = 0  # bytes, 0: no limit
+    cpus: float = 0.0
+    health: str | None = None
+    differs: str = ""
+    run: str = ""
+    exit_code: int | None = None
+    container: str | None = None
+    evidence: str | None = None
     ran_seconds: float | None = None
 
 
@@ -110,10 +110,11 @@ def _all_projects(given: opt.Given) -> None:
 
 def _live(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> Line:
     state = sandbox.state
+    since = state.started if isinstance(state, Running) else state.finished if isinstance(state, Ended) else None
     return Line(
         address=sandbox.address,
         state="timeout" if sandbox.timed_out else state_words(state),
-        since=_time(_since(state)),
+        since=_time(since),
         image=sandbox.spec.image,
         memory=sandbox.spec.mem_limit,
         cpus=sandbox.spec.cpus,
@@ -122,7 +123,6 @@ def _live(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> Lin
         run=sandbox.run,
         exit_code=ExitCode.TIMEOUT if sandbox.timed_out else state.exit_code if isinstance(state, Ended) else None,
         container=sandbox.id,
-        evidence=None,
     )
 
 
@@ -143,18 +143,6 @@ def state_words(state: State) -> str:
             return "lost"
         case Ended(exit_code=code):
             return f"exited {code}"
-        case _:
-            assert_never(state)
-
-
-def _since(state: State) -> datetime | None:
-    match state:
-        case Created():
-            return None
-        case Running():
-            return state.started
-        case Ended():
-            return state.finished
         case _:
             assert_never(state)
 
@@ -202,14 +190,8 @@ def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
                 address=entry.sandbox,
                 state=f"{words} {code}" if code is not None else words,
                 since=entry.finished_at,
-                image="",
-                memory=0,
-                cpus=0.0,
-                health=None,
-                differs="",
                 run=entry.run,
                 exit_code=code,
-                container=None,
                 evidence=str(store.path / entry.folder) if gone is None else None,
                 ran_seconds=ran,
             )

@@ -43,15 +43,9 @@ from sandboxrun.report.stored import over_diagnostics, pruned_plain, pruned_text
         metavar="ID",
         help="Reap all that this CI job made, in any project: it is over. What a living process waits for stays.",
     ),
-    click.option(
-        "--older-than",
-        type=opt.Seconds(),
-        metavar="DURATION",
-        help="Of these, only sandboxes that were created at least this long ago.",
-    ),
-    click.option(
+    opt.duration("--older-than", help="Of these, only sandboxes that were created at least this long ago."),
+    opt.path(
         "--evidence-dir",
-        type=click.Path(path_type=Path),
         metavar="DIR",
         help="Where to save the evidence of runs that belong to others. Without it, these are left and reported.",
     ),
@@ -60,22 +54,13 @@ from sandboxrun.report.stored import over_diagnostics, pruned_plain, pruned_text
     click.option(
         "--metrics", "endpoint", metavar="HOST:PORT", help="With --watch: serve metrics there, as OpenMetrics text."
     ),
-    click.option(
-        "--metrics-file",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="With --watch: write metrics to this file after each change.",
-    ),
-    click.option(
+    opt.path("--metrics-file", help="With --watch: write metrics to this file after each change."),
+    opt.duration(
         "--evidence-older-than",
-        type=opt.Seconds(),
-        metavar="DURATION",
         help="Then remove evidence that was saved longer ago, as `evidence prune` does; with --watch every hour.",
     ),
-    click.option(
+    opt.size(
         "--evidence-max-size",
-        type=opt.Bytes(),
-        metavar="SIZE",
         help="Then remove the oldest evidence until all takes less, as `evidence prune` does; with --watch every hour.",
     ),
     opt.parallelism,
@@ -116,8 +101,11 @@ def reap(
         name, own = profile.project, opt.open_store(profile, given)
     kept = Retention(older_than=evidence_older_than, max_bytes=evidence_max_size)
     prunes = evidence_older_than is not None or evidence_max_size is not None
-    if prunes:
-        _check_retention(dry_run, own is None and evidence_dir is None)
+    if prunes and dry_run:
+        help = "`sandboxrun evidence prune` removes old evidence, and has --dry-run"
+        raise UsageError("--dry-run removes no evidence", help=help)
+    if prunes and own is None and evidence_dir is None:
+        raise UsageError("whose evidence is meant: a profile or --evidence-dir says it")
     scope = Scope(project=name, older_than=older_than, job=job)
     homes = Homes(own=own, profile=profile, elsewhere=evidence_dir)
     stores = [store for store in (own, homes.store_elsewhere) if store is not None and prunes]
@@ -142,15 +130,6 @@ def reap(
         tell_all(over_diagnostics(store, one))
     tell_all(left_diagnostics(done))
     return stopping.exit_code(1 if done.left or any(one.failed or one.selection.over for one in pruned) else 0)
-
-
-def _check_retention(looking: bool, nowhere: bool) -> None:
-    """Raise UsageError where old evidence can't be removed."""
-    if looking:
-        help = "`sandboxrun evidence prune` removes old evidence, and has --dry-run"
-        raise UsageError("--dry-run removes no evidence", help=help)
-    if nowhere:
-        raise UsageError("whose evidence is meant: a profile or --evidence-dir says it")
 
 
 def _prune(stores: Iterable[Store], kept: Retention) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from msgspec import structs
+from msgspec.structs import replace
 
 from sandboxrun.cli import options as opt
 from sandboxrun.cli.changing import Forwarding
@@ -90,7 +90,12 @@ def run(
             try:
                 results = runner.run(chosen)
             except RunFailed as failed:
-                results, error = failed.results, _of_base_image(failed, profile)
+                results, error = failed.results, failed
+                if all(file.name.startswith("shipped:") for file in profile.files):  # its image is to be named here
+                    shown = [
+                        replace(d, help=_IMAGE) if d.message.startswith(_PULLING) else d for d in failed.diagnostics
+                    ]
+                    error = RunFailed(failed.results, *shown, code=failed.exit_code)
     lines.finish()
     if results or error is None:
         runs = [run_of(one, profile) for one in results]
@@ -108,17 +113,8 @@ def run(
     return forwarding.exit_code(code_of(results))
 
 
-BASE_IMAGE = "name an image that is on the engine or that it can pull with --image IMAGE, or `docker login`"
-
-
-def _of_base_image(error: RunFailed, profile: Profile) -> RunFailed:
-    """The error; where a built-in base was run, an image that can't be had is to be named on the command line."""
-    if any(not file.name.startswith("shipped:") for file in profile.files):
-        return error
-    told = [
-        structs.replace(d, help=BASE_IMAGE) if d.message.startswith("pulling image ") else d for d in error.diagnostics
-    ]
-    return type(error)(error.results, *told, code=error.exit_code)
+_PULLING = "pulling image "
+_IMAGE = "name an image that is on the engine or that it can pull with --image IMAGE, or `docker login`"
 
 
 # -- what to run: the profile's sandboxes, or a built-in base made into a project of its own
