@@ -61,9 +61,7 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
         "destroy": CommandEntry("apply:destroy", "Save all evidence, then remove the sandboxes."),
         "reap": CommandEntry("reap:reap", "Collect sandboxes that nobody waits for any more."),
     },
-    "Evidence": {
-        "evidence": CommandEntry("evidence:evidence", "Check, show, keep and remove the evidence of runs."),
-    },
+    "Evidence": {"evidence": CommandEntry("evidence:evidence", "Check, show, keep and remove the evidence of runs.")},
     "Other": {
         "gateway": CommandEntry("doctor:gateway", "Build the image of the sandboxes' gateways."),
         "doctor": CommandEntry("doctor:doctor", "Show what the engine offers, and what it cannot enforce."),
@@ -196,11 +194,9 @@ class LazyGroup(click.Group):
     """The commands of the table above."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Their names, in the table's order."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one."""
         if cmd_name not in COMMANDS:
             return None
         from importlib import import_module
@@ -234,7 +230,6 @@ class LazyGroup(click.Group):
         return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Where to begin."""
         with formatter.section("A first result"):
             formatter.write_dl(
                 [

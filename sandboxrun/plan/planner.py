@@ -280,12 +280,7 @@ def _conflicts(profile: Profile, snapshot: Snapshot, wanted: Iterable[DeclaredSa
 
 _OTHERS = "if that is another project, give one of the two another name than {}"
 _MOST = 10  # names of one directory that are listed
-_VERBS = {
-    Action.DELETE: "removes",
-    Action.REPLACE: "replaces",
-    Action.UPDATE: "changes",
-    Action.KEEP: "collects",
-}
+_VERBS = {Action.DELETE: "removes", Action.REPLACE: "replaces", Action.UPDATE: "changes", Action.KEEP: "collects"}
 
 
 def others_of(

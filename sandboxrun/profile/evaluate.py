@@ -183,7 +183,7 @@ def _check_offered(node: Any, kind: str) -> None:
         raise TemplateError(f'"{word}" is not offered in a profile', line=node.lineno or 1, word=word.split()[0])
     for what, known, symbols in (("filter", FILTERS, ()), ("test", TESTS, _SYMBOLS)):
         if kind == what.capitalize() and node.name not in known and node.name not in symbols:
-            help = did_you_mean(node.name, known) or f"{what}s are: {', '.join(known)}"
+            help = did_you_mean(node.name, known) or f"{what}s are: {', '.join(sorted(known))}"
             raise TemplateError(f'unknown {what} "{node.name}"', line=node.lineno or 1, word=node.name, help=help)
     if kind in ("Filter", "Test", "Call") and (node.dyn_args is not None or node.dyn_kwargs is not None):
         raise TemplateError("* and ** arguments are not offered", line=node.lineno or 1)

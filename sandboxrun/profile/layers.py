@@ -56,13 +56,7 @@ class ProfileDocument(Data):
 
 
 def read_document(
-    path: Path,
-    name: str,
-    directory: Path,
-    problems: Problems,
-    *,
-    base: str | None = None,
-    asked_at: Span | None = None,
+    path: Path, name: str, directory: Path, problems: Problems, *, base: str | None = None, asked_at: Span | None = None
 ) -> ProfileDocument | None:
     """The file at `path` as a document; None, with the reason noted, when it is none."""
     file = read_source(path, name, problems, asked_at=asked_at)

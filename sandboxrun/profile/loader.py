@@ -57,11 +57,7 @@ _STOP_AFTER = 10  # faulty instances of one for_each: more would say the same ag
 
 
 def load(
-    paths: Sequence[Path],
-    *,
-    inputs: Inputs | None = None,
-    directory: Path | None = None,
-    allow_outside: bool = False,
+    paths: Sequence[Path], *, inputs: Inputs | None = None, directory: Path | None = None, allow_outside: bool = False
 ) -> Profile:
     """The profile in `paths`, later files merged over earlier ones.
 

@@ -28,7 +28,7 @@ from sandboxrun.profile.yaml import is_text
 from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, walk
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import EGRESS, Names, address, container_name
-from sandboxrun.spec.option import Record, values_of
+from sandboxrun.spec.option import values_of
 from sandboxrun.spec.project import (
     ConfigType,
     DeclaredSandbox,
@@ -496,12 +496,7 @@ def circles(edges: Mapping[str, Collection[str]]) -> Iterator[tuple[str, ...]]:
 
 # -- What a profile declares besides sandboxes (networks, volumes, secrets, configs), and what sandboxes name of it
 
-_TYPES: Mapping[str, Record] = {
-    "networks": NetworkType,
-    "volumes": VolumeType,
-    "secrets": SecretType,
-    "configs": ConfigType,
-}
+_TYPES = dict(zip(OBJECTS, (NetworkType, VolumeType, SecretType, ConfigType), strict=True))
 
 
 class DeclaredObjects(Data):
@@ -560,9 +555,8 @@ def parse_objects(
             elif value.name is not None or value.external:
                 given[kind][name] = value.name or name
                 if kind == "volumes" and given[kind][name].startswith(labels.INIT_VOLUME):
-                    problems.add(
-                        f"volumes named {labels.INIT_VOLUME}… are sandboxrun's own", key.span, "use another one"
-                    )
+                    message = f"volumes named {labels.INIT_VOLUME}… are sandboxrun's own"
+                    problems.add(message, key.span, "use another one")
             parsed[kind][name] = value
     names = Names(project=project, given_networks=given["networks"], given_volumes=given["volumes"])
     return DeclaredObjects(names=names, **{kind: freeze(values) for kind, values in parsed.items()})

@@ -109,9 +109,7 @@ def _sandbox() -> Schema:
             anyOf=[items, {"type": "object", "maxProperties": 1000}, _TEMPLATE, _NULL],
         ),
         "when": _told(
-            "Whether the sandbox exists at all.",
-            "{{ ref != 'skip' }}",
-            anyOf=[{"type": "boolean"}, _TEMPLATE, _NULL],
+            "Whether the sandbox exists at all.", "{{ ref != 'skip' }}", anyOf=[{"type": "boolean"}, _TEMPLATE, _NULL]
         ),
         "env_file": _told(
             "Files of NAME=value lines for the environment; `environment` overrides them.",

@@ -66,13 +66,8 @@ def tagged(tag: str, text: str) -> Plain:
     if tag == "str":
         return text
     value = resolve(text)
-    fits = {
-        "null": value is None,
-        "bool": isinstance(value, bool),
-        "int": isinstance(value, int) and not isinstance(value, bool),
-        "float": isinstance(value, int | float) and not isinstance(value, bool),
-    }[tag]
-    if not fits:
+    types = {"null": type(None), "bool": bool, "int": int, "float": int | float}[tag]
+    if not isinstance(value, types) or (isinstance(value, bool) and tag != "bool"):
         raise ValueError(f"the value does not fit its tag !!{tag}")
     return float(value) if tag == "float" and isinstance(value, int) else value
 

@@ -31,30 +31,31 @@ from sandboxrun.spec.option import Effect
 # -- A plan as Markdown, for a pull request's comment
 
 
-def plan_markdown(plan: Plan, *, title: str = "sandboxrun plan") -> str:
+def plan_markdown(plan: Plan) -> str:
     """The comment: counts, a table of changes, drift, and the options behind `<details>`; within LIMIT characters.
 
     Its first line is a comment that names the project, by which a pipeline finds its own comment to replace it.
     """
-    head = [
+    title = [
         f"<!-- sandboxrun plan {re.sub('-{2,}', '-', plan.project)} -->",
-        f"### {escaped(title)}: {code(plan.project)}",
+        f"### {escaped('sandboxrun plan')}: {code(plan.project)}",
         "",
         f"**{escaped(redact(summary(plan), plan.sensitive))}**",
         "",
     ]
-    page = Page("\n".join([*head, ""]), whole="the whole plan")
+    page = Page("\n".join([*title, ""]), whole="the whole plan")
     told = [c for c in plan.changes if c.action is not Action.NONE or c.reason in (Reason.DONE, Reason.KEPT)]
     if told and not plan.refresh_only:
         page.add("| | Resource | What happens | Why |\n| --- | --- | --- | --- |\n")
         page.add_each((_row(change, plan) for change in told), "of the changes' lines")
         page.add("\n")
-    opened = [f"- {escaped(cut(redact(line, plan.sensitive), 600))}\n" for line in openings(plan)]
-    page.add_each(["\n#### More open than the defaults\n\n", *opened, "\n"] if opened else [], "of what is open")
-    widened = [f"- {escaped(cut(redact(line, plan.sensitive), 600))}\n" for line in widenings(plan)]
-    page.add_each(["\n#### Widens what sandboxes may do\n\n", *widened, "\n"] if widened else [], "of the widenings")
-    noted = [f"- {escaped(cut(warning.message, 600))}\n" for warning in warnings(plan)]
-    page.add_each(["\n#### Warnings\n\n", *noted, "\n"] if noted else [], "of the warnings")
+    for head, lines, of_what in (
+        ("More open than the defaults", openings(plan), "of what is open"),
+        ("Widens what sandboxes may do", widenings(plan), "of the widenings"),
+        ("Warnings", [warning.message for warning in warnings(plan)], "of the warnings"),
+    ):
+        listed = [f"- {escaped(cut(redact(line, plan.sensitive), 600))}\n" for line in lines]
+        page.add_each([f"\n#### {head}\n\n", *listed, "\n"] if listed else [], of_what)
     drifted = [
         f"\n{_name(label(change, plan.sensitive))}\n\n{fenced(_coloured(drift_lines(change, plan.sensitive)))}"
         for change in plan.changes

@@ -174,7 +174,6 @@ class Tracker:
             return structs.replace(self._of(step), words=list(self._of(step).words), steps=set(self._of(step).steps))
 
     def now(self) -> float:
-        """The clock's time."""
         return self._clock()
 
     def active(self) -> list[Resource]:
@@ -312,7 +311,6 @@ class LineProgress:
         self._lock = threading.Lock()
 
     def begin(self, plan: Plan) -> None:
-        """The steps to expect."""
         self._sensitive |= plan.sensitive
         self.tracker.expect(plan.operations)
 
@@ -322,7 +320,6 @@ class LineProgress:
             self._write(self.hide(line))
 
     def say(self, text: str) -> None:
-        """A remark."""
         if not self._quiet:
             self._write(one_line(self.hide(text)))
 

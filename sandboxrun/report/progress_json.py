@@ -94,7 +94,6 @@ class JsonProgress:
                 self._step(event, resource)
 
     def say(self, text: str) -> None:
-        """A remark."""
         self._log("info", text)
 
     def end(self) -> None:

@@ -76,7 +76,6 @@ class LiveProgress:
             self._lines(event)
 
     def say(self, text: str) -> None:
-        """A remark."""
         with self._printing:
             self._style = "dim"
             self._lines.say(text)

@@ -209,26 +209,20 @@ class Metrics:
             raise UsageError("metrics need the package prometheus-client", help=help) from error
         self._file, self._generate = file, cast("Callable[[Any], bytes]", generate_latest)
         self._sandboxes: dict[str, Mapping[str, int]] = {}  # by project
-        registry = self._registry = prometheus.CollectorRegistry()
-        self._there = prometheus.Gauge("sandboxrun_sandboxes", "Sandboxes on the engine.", ["state"], registry=registry)
-        self._reaped = prometheus.Counter(
-            "sandboxrun_reaped", "Sandboxes that were reaped.", ["reason"], registry=registry
-        )
-        self._swept = prometheus.Counter(
-            "sandboxrun_swept", "Objects without a sandbox that were removed.", ["kind"], registry=registry
-        )
-        self._failed = prometheus.Counter(
-            "sandboxrun_reap_failures", "Times that a sandbox or project could not be reaped.", registry=registry
-        )
-        self._lost = prometheus.Counter(
-            "sandboxrun_engine_lost", "Times that the engine could not be followed.", registry=registry
-        )
-        self._connected = prometheus.Gauge(
-            "sandboxrun_engine_connected", "Whether the engine is followed.", registry=registry
-        )
-        self._seconds = prometheus.Histogram(
-            "sandboxrun_reap_seconds", "Time to reap what is due of a project.", buckets=_BUCKETS, registry=registry
-        )
+        self._registry = prometheus.CollectorRegistry()
+
+        def made(kind: Any, name: str, help: str, *labels: str, **rest: Any) -> Any:
+            return kind(f"sandboxrun_{name}", help, labels, registry=self._registry, **rest)
+
+        self._there = made(prometheus.Gauge, "sandboxes", "Sandboxes on the engine.", "state")
+        self._reaped = made(prometheus.Counter, "reaped", "Sandboxes that were reaped.", "reason")
+        self._swept = made(prometheus.Counter, "swept", "Objects without a sandbox that were removed.", "kind")
+        failed = "Times that a sandbox or project could not be reaped."
+        self._failed = made(prometheus.Counter, "reap_failures", failed)
+        self._lost = made(prometheus.Counter, "engine_lost", "Times that the engine could not be followed.")
+        self._connected = made(prometheus.Gauge, "engine_connected", "Whether the engine is followed.")
+        took = "Time to reap what is due of a project."
+        self._seconds = made(prometheus.Histogram, "reap_seconds", took, buckets=_BUCKETS)
         for state in _STATES:
             self._there.labels(state)
         if endpoint is not None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TextIO
 
 _SURE = 4096  # bytes that a pipe takes at once when it says that it takes some
@@ -24,7 +22,7 @@ def write_all(stream: TextIO, data: bytes, *, patience: float | None = None) -> 
         stream.buffer.write(data) if hasattr(stream, "buffer") else stream.write(data.decode("utf-8", "replace"))
         stream.flush()
         return
-    with _named(stream, descriptor):
+    try:
         if patience is None:
             stream.flush()
         left = memoryview(data)
@@ -35,6 +33,10 @@ def write_all(stream: TextIO, data: bytes, *, patience: float | None = None) -> 
                 left = left[os.write(descriptor, left if patience is None else left[:_SURE]) :]
             except BlockingIOError:
                 _wait(descriptor, patience)
+    except OSError as error:
+        name = str(getattr(stream, "name", "output")).strip("<>")
+        error.filename = {1: "stdout", 2: "stderr"}.get(descriptor, name)
+        raise
 
 
 def reader_gone(stream: TextIO) -> bool:
@@ -59,13 +61,3 @@ def _descriptor(stream: TextIO) -> int | None:
         return stream.fileno()
     except (OSError, ValueError, AttributeError):  # in memory
         return None
-
-
-@contextmanager
-def _named(stream: TextIO, descriptor: int) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        name = str(getattr(stream, "name", "output")).strip("<>")
-        error.filename = {1: "stdout", 2: "stderr"}.get(descriptor, name)
-        raise

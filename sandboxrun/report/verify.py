@@ -67,8 +67,7 @@ class Report(Data, unshown=("sensitive",)):
         the profile itself opens."""
         order = list(dict.fromkeys(finding.sandbox for finding in self.findings))
         named = sorted(
-            self.findings,
-            key=lambda f: (order.index(f.sandbox), ORDER.index(f.verdict), not f.note.startswith(OPEN)),
+            self.findings, key=lambda f: (order.index(f.sandbox), ORDER.index(f.verdict), not f.note.startswith(OPEN))
         )
         return {name: tuple(group) for name, group in groupby(named, key=lambda f: f.sandbox)}
 

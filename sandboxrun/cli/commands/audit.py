@@ -224,22 +224,15 @@ def verdict_in(
         verdict = msgspec.structs.replace(verdict, findings=(*verdict.findings, *privilege.widenings(diff)))
 
     match form:
-        case "json":
-            return forms.verdict_json(verdict)
+        case "text":
+            return forms.verdict_text(verdict, colour=coloured(sys.stdout), verbose=verbose)
         case "sarif":
             from sandboxrun.lifecycle.fixing import suggester
-            from sandboxrun.report.audit import verdict_sarif
 
-            return verdict_sarif(verdict, root, __version__, suggester())
-        case "markdown":
-            return forms.verdict_markdown(verdict)
-        case "junit":
-            return forms.verdict_junit(verdict)
-        case "github":
-            return forms.verdict_github(verdict)
+            return forms.verdict_sarif(verdict, root, __version__, suggester())
         case "gitlab":
             return forms.verdict_gitlab(verdict, root)
-    return forms.verdict_text(verdict, colour=coloured(sys.stdout), verbose=verbose)
+    return getattr(forms, f"verdict_{form}")(verdict)
 
 
 RUNNING = "running"
@@ -273,13 +266,8 @@ def diff(given: opt.Given, old: str, new: str, fail_on_widening: bool) -> int:
         found = with_running(plan, profile, running_is_new=new == RUNNING)
     else:
         found = between(_side(old, given.files), _side(new, given.files), opt.inputs_of(given))
-    match form:
-        case "json":
-            result(privilege.diff_json(found))
-        case "markdown":
-            result(privilege.diff_markdown(found))
-        case _:
-            result(privilege.diff_text(found))
+    forms: dict[str, Any] = {"json": privilege.diff_json, "markdown": privilege.diff_markdown}
+    result(forms.get(form, privilege.diff_text)(found))
     return 1 if fail_on_widening and found.widens else 0
 
 

@@ -71,19 +71,15 @@ def plan(given: opt.Given, destroying: bool, offline: bool, out: Path | None, de
 
 def plan_in(form: str, made: Plan) -> str | dict[str, Any]:
     """The plan in one of the formats."""
-    match form:
-        case "json":
-            from sandboxrun.report.plan import plan_json
-
-            return plan_json(made)
-        case "markdown":
-            from sandboxrun.report.plan import plan_markdown
-
-            return plan_markdown(made)
-        case "github":
-            return _for_a_job(made)
     from sandboxrun.plan.text import painted
 
+    match form:
+        case "json" | "markdown":
+            from sandboxrun.report.plan import plan_json, plan_markdown
+
+            return plan_json(made) if form == "json" else plan_markdown(made)
+        case "github":
+            return _for_a_job(made)
     return painted(made, colour=coloured(sys.stdout))
 
 

@@ -112,11 +112,7 @@ def reap(
     if watch:
         metrics = Metrics(endpoint, metrics_file) if endpoint is not None or metrics_file is not None else None
         return _watch(given, scope, homes, metrics, partial(_prune, stores, kept))
-    with (
-        CleanStop() as stopping,
-        opt.open_engine(given.host, given.parallelism) as engine,
-        Telling(given) as telling,
-    ):
+    with CleanStop() as stopping, opt.open_engine(given.host, given.parallelism) as engine, Telling(given) as telling:
         settings = opt.settings(given, telling.listener, telling.waiting, stop=stopping.stop)
         stopping.begin()
         done = reaping.reap(engine, scope, homes=homes, settings=settings, dry_run=dry_run)

@@ -79,9 +79,6 @@ def report_in(form: str, report: Report) -> str | dict[str, Any]:
     """The report in one of the formats."""
     from sandboxrun.report.verify import verify_json, verify_markdown, verify_text
 
-    match form:
-        case "json":
-            return verify_json(report)
-        case "markdown":
-            return verify_markdown(report)
-    return verify_text(report, width=terminal_width(), colour=coloured(sys.stdout))
+    if form == "text":
+        return verify_text(report, width=terminal_width(), colour=coloured(sys.stdout))
+    return verify_json(report) if form == "json" else verify_markdown(report)
