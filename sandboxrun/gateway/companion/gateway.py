@@ -21,7 +21,7 @@ from sandboxrun.gateway.companion.haproxy import MAX_CONNECTIONS, MOST_WORKERS, 
 from sandboxrun.gateway.companion.names import MAX_QUERY, answer
 from sandboxrun.gateway.companion.records import MAX_LINE, PAUSE_AT, End, Fault, Last, Open, Records, clipped, read_line
 from sandboxrun.gateway.companion.rules import MAX_DOCUMENT, NAME_SERVICE, Rules, RulesError, read_rules
-from sandboxrun.gateway.companion.surroundings import Surroundings
+from sandboxrun.gateway.companion.surroundings import networks
 from sandboxrun.gateway.companion.worker import ADMIN, Worker, WorkerError
 
 LIFETIME_SECONDS = 24 * 3600
@@ -51,7 +51,6 @@ class Gateway:
         self.rules = load(path)
         self.records = Records(1, self.rules.budget)
         self._selector = selectors.DefaultSelector()
-        self._surroundings = Surroundings()
         self._own: tuple[Network, ...] = ()
         self._workers: list[Worker] = []  # the last is the one that takes connections
         self._folders = 0
@@ -168,7 +167,7 @@ class Gateway:
                 self._health = now + HEALTH_SECONDS
                 for worker in self._workers:
                     self._check_records(worker)
-                if self._networks() != self._own and not self._stopping:
+                if networks() != self._own and not self._stopping:
                     self._replace_worker(self.rules)
             self._sweep(now)
         except (WorkerError, OSError, ValueError) as error:
@@ -176,7 +175,7 @@ class Gateway:
         for id, (begun, since) in self._open.items():
             if id not in self._told and now - since > 1:
                 self._told.add(id)
-                self.records.client("open", time.time() - (now - since), self._values(begun))
+                self.records.client("open", self.rules.sandbox, so_far(begun, now - since))
         for sock in [sock for sock, since in self._queries.items() if now - since > QUERY_SECONDS]:
             self._drop_query(sock)
 
@@ -207,12 +206,9 @@ class Gateway:
         for worker in workers:
             worker.kill()
 
-    def _networks(self) -> tuple[Network, ...]:
-        return self._surroundings.networks()
-
     def _replace_worker(self, rules: Rules) -> None:
         """Serve by these rules from now on; connections that are still allowed go on. Raises WorkerError, OSError."""
-        self._own = self._networks()
+        self._own = networks()
         self._folders += 1
         folder = self._folder / str(self._folders)
         folder.mkdir(mode=0o700)
@@ -253,8 +249,8 @@ class Gateway:
             begun, since = self._open.pop(id)
             self._told.discard(id)
             took = time.monotonic() - since
-            values = {**self._values(begun), "reason": self._closing.pop(id, "rules"), "seconds": round(took, 3)}
-            self.records.client("request", time.time() - took, values)
+            said = so_far(begun, took)._replace(reason=self._closing.pop(id, "rules"), seconds=round(took, 3))
+            self.records.client("request", self.rules.sandbox, said)
 
     def _sweep(self, now: float) -> None:
         """End what the rules no longer allow, what earlier workers carry without it being known, and what is old."""
@@ -391,36 +387,9 @@ class Gateway:
         self._open.pop(said.id, None)
         self._told.discard(said.id)
         why = self._closing.pop(said.id, None)
-        values = {
-            "sandbox": self.rules.sandbox,
-            "protocol": said.kind,
-            "method": said.method,
-            "host": said.host,
-            "port": said.port,
-            "address": said.address,
-            "verdict": said.verdict,
-            "reason": why if why is not None and said.reason in ("closed", "") else said.reason,
-            "sent": said.sent,
-            "received": said.received,
-            "seconds": said.seconds,
-        }
-        self.records.client("request", said.began, values)
-
-    def _values(self, begun: Open) -> dict[str, Any]:
-        """A record of what has begun, and is not over."""
-        return {
-            "sandbox": self.rules.sandbox,
-            "protocol": begun.kind,
-            "method": "",
-            "host": begun.host,
-            "port": begun.port,
-            "address": begun.address,
-            "verdict": "allowed",
-            "reason": "",
-            "sent": 0,
-            "received": 0,
-            "seconds": 0.0,
-        }
+        if why is not None and said.reason in ("closed", ""):
+            said = said._replace(reason=why)
+        self.records.client("request", self.rules.sandbox, said)
 
     # -- names
 
@@ -453,20 +422,9 @@ class Gateway:
         if len(self._asked) >= MAX_ASKED:
             del self._asked[next(iter(self._asked))]
         self._asked[name] = now
-        values = {
-            "sandbox": self.rules.sandbox,
-            "protocol": "dns",
-            "method": "",
-            "host": name,
-            "port": 0,
-            "address": "",
-            "verdict": "denied",
-            "reason": "host" if name else "request",
-            "sent": 0,
-            "received": 0,
-            "seconds": 0.0,
-        }
-        self.records.client("request", time.time(), values)
+        reason = "host" if name else "request"
+        said = End("", time.time(), kind="dns", port=0, host=name, verdict="denied", reason=reason)
+        self.records.client("request", self.rules.sandbox, said)
 
     def _asker(self, listener: socket.socket) -> None:
         try:
@@ -502,6 +460,11 @@ class Gateway:
         if self._queries.pop(sock, None) is not None:
             self._selector.unregister(sock)
             sock.close()
+
+
+def so_far(begun: Open, seconds: float) -> End:
+    """What can be said of what began as long ago and is not over."""
+    return End(begun.id, time.time() - seconds, begun.kind, begun.port, begun.host, address=begun.address)
 
 
 def nothing_of(rules: Rules) -> Rules:

@@ -44,20 +44,20 @@ class Open(NamedTuple):
 
 
 class End(NamedTuple):
-    """One that is over, or that was refused."""
+    """One that is over, or that was refused: what a record says of it."""
 
     id: str
     began: float  # seconds since 1970
     kind: str
     port: int
-    verdict: str
-    reason: str
-    address: str
-    method: str
     host: str
-    sent: int
-    received: int
-    seconds: float
+    verdict: str = "allowed"
+    reason: str = ""
+    address: str = ""
+    method: str = ""
+    sent: int = 0
+    received: int = 0
+    seconds: float = 0.0
 
 
 # How a session of HAProxy's ended, where its rules did not say why: who ended it, and during what.
@@ -147,12 +147,28 @@ class Records:
         """An event that no client can cause; it counts towards nothing."""
         self._add({"event": event, "time": timestamp(time.time()), **values})
 
-    def client(self, event: str, began: float, values: dict[str, Any]) -> None:
-        """What a client caused, at `began` (seconds since 1970). Past the budget it is only counted."""
+    def client(self, event: str, sandbox: str, said: End) -> None:
+        """What a client caused. Past the budget it is only counted."""
         if self.spent:
             self.unrecorded += 1
             return
-        self._left -= self._add({"event": event, "time": timestamp(began), **values})
+        self._left -= self._add(
+            {
+                "event": event,
+                "time": timestamp(said.began),
+                "sandbox": sandbox,
+                "protocol": said.kind,
+                "method": said.method,
+                "host": said.host,
+                "port": said.port,
+                "address": said.address,
+                "verdict": said.verdict,
+                "reason": said.reason,
+                "sent": said.sent,
+                "received": said.received,
+                "seconds": said.seconds,
+            }
+        )
         if self._left <= 0:
             self.spent = True
             self.tell("budget")

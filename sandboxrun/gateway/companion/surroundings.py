@@ -6,34 +6,25 @@ and the gateways of other sandboxes.
 
 from __future__ import annotations
 
-import time
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from sandboxrun.gateway.companion.addresses import Network
 
-_FRESH = 1.0  # seconds
+
+def networks() -> tuple[Network, ...]:
+    """Own addresses and neighbouring networks. Raises OSError when they can't be read."""
+    # gVisor has no fib_trie, and what that would say lies in the neighbouring networks; others have no IPv6.
+    return (*neighbours(_text("route")), *own_ipv4(_text("fib_trie", "")), *own_ipv6(_text("if_inet6", "")))
 
 
-class Surroundings:
-    """The networks around, read anew when they are older than a second; the same object while nothing changed."""
-
-    def __init__(self) -> None:
-        self._networks: tuple[Network, ...] = ()
-        self._read = -_FRESH
-
-    def networks(self) -> tuple[Network, ...]:
-        """Own addresses and neighbouring networks. Raises OSError when they can't be read."""
-        now = time.monotonic()
-        if now - self._read >= _FRESH:
-            found: tuple[Network, ...] = (*neighbours(_text("route")), *_own_ipv4(), *_own_ipv6())
-            self._networks = self._networks if found == self._networks else found
-            self._read = now
-        return self._networks
-
-
-def _text(name: str) -> str:
-    with open(f"/proc/net/{name}", encoding="ascii") as file:
-        return file.read()
+def _text(name: str, missing: str | None = None) -> str:
+    try:
+        with open(f"/proc/net/{name}", encoding="ascii") as file:
+            return file.read()
+    except FileNotFoundError:
+        if missing is None:
+            raise
+        return missing
 
 
 def neighbours(routes: str) -> tuple[IPv4Network, ...]:
@@ -52,13 +43,6 @@ def _address(digits: str) -> IPv4Address:
     return IPv4Address(bytes.fromhex(digits)[::-1])  # in the machine's byte order: all that Docker runs on are little
 
 
-def _own_ipv4() -> tuple[IPv4Network, ...]:
-    try:
-        return own_ipv4(_text("fib_trie"))
-    except FileNotFoundError:  # gVisor has none; what it would say lies in the neighbouring networks
-        return ()
-
-
 def own_ipv4(trie: str) -> tuple[IPv4Network, ...]:
     """From /proc/net/fib_trie: the machine's own addresses."""
     found, last = [], ""
@@ -69,13 +53,6 @@ def own_ipv4(trie: str) -> tuple[IPv4Network, ...]:
         elif words[:3] == ["/32", "host", "LOCAL"]:
             found.append(IPv4Network(last))
     return tuple(dict.fromkeys(found))
-
-
-def _own_ipv6() -> tuple[IPv6Network, ...]:
-    try:
-        return own_ipv6(_text("if_inet6"))
-    except FileNotFoundError:  # without IPv6
-        return ()
 
 
 def own_ipv6(interfaces: str) -> tuple[IPv6Network, ...]:

@@ -39,7 +39,7 @@ TABLE |= {"a.models.example.org": [SERVER], "evil.example.net": [OTHER]}
 COMPANION = "sandboxrun.gateway.companion"
 OTHERWISE = f"""
 import sys
-from {COMPANION} import gateway, haproxy, main
+from {COMPANION} import __main__ as main, gateway, haproxy
 {{}}
 sys.exit(main.main(sys.argv[1:]))
 """
