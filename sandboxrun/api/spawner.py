@@ -4,10 +4,12 @@ plain process.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import enum
 import signal
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
@@ -182,7 +184,18 @@ class PlainAgent:
                 self._how = self._how or How.TIMEOUT
                 self._process.signal(signal.SIGTERM)
                 self._process.wait(KILL_GRACE)
-            return self._result(self._process.reap(), monotonic() - began)
+            code, output = self._process.reap(), self._process.output
+            shell = code if code >= 0 else 128 - code
+            how = self._how or (How.EXITED if code == 0 else How.FAILED)
+            own = {How.TIMEOUT: ExitCode.TIMEOUT, How.KILLED: shell or ExitCode.TERMINATED}
+            return AgentResult(
+                exit_code=own.get(how, shell),
+                how=how,
+                stdout=output.stdout,
+                stderr=output.stderr,
+                truncated=output.truncated,
+                duration=monotonic() - began,
+            )
         finally:
             self._ended.set()
 
@@ -194,20 +207,6 @@ class PlainAgent:
         self._process.signal(signal.SIGTERM)
         if not self._ended.wait(KILL_GRACE if grace is None else grace):
             self._process.signal(signal.SIGKILL)
-
-    def _result(self, code: int, duration: float) -> AgentResult:
-        shell = code if code >= 0 else 128 - code
-        how = self._how or (How.EXITED if code == 0 else How.FAILED)
-        own = {How.TIMEOUT: ExitCode.TIMEOUT, How.KILLED: shell or ExitCode.TERMINATED}
-        output = self._process.output
-        return AgentResult(
-            exit_code=own.get(how, shell),
-            how=how,
-            stdout=output.stdout,
-            stderr=output.stderr,
-            truncated=output.truncated,
-            duration=duration,
-        )
 
 
 class OutputRelay:
@@ -410,7 +409,15 @@ class AgentSpawner(Closing):
         self._closed = False
         if collect and self.settings.sandbox_enabled:
             self.service.collect()
-        _close_at_exit(self)
+        # a program that ends without closing its spawner leaves nothing behind either
+        reference = weakref.ref(self)
+
+        def close() -> None:
+            if (found := reference()) is not None and found.sessions:
+                with contextlib.suppress(RuntimeError):  # newer Pythons begin no threads any more: the next collects
+                    found.close()
+
+        atexit.register(close)
 
     @property
     def sessions(self) -> tuple[AgentSession, ...]:
@@ -520,18 +527,3 @@ class AgentSpawner(Closing):
         import asyncio
 
         await asyncio.to_thread(self.close)
-
-
-def _close_at_exit(spawner: AgentSpawner) -> None:
-    """A program that ends without closing its spawner leaves nothing behind either."""
-    import atexit
-    import weakref
-
-    reference = weakref.ref(spawner)
-
-    def close() -> None:
-        if (found := reference()) is not None and found.sessions:
-            with contextlib.suppress(RuntimeError):  # newer Pythons begin no threads any more: the next start collects
-                found.close()
-
-    atexit.register(close)

@@ -31,7 +31,7 @@ from sandboxrun.evidence.workspace import REVISION, staged_content
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.names import own_name
-from sandboxrun.spec.state import Created, Document, History, StoppedBy, decide, seen
+from sandboxrun.spec.state import Created, Document, History, StoppedBy, decide, parse_time, seen
 from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
@@ -268,6 +268,8 @@ class _Capture:
         )
         about = answer or Document(id=self._id, name="", image="", state=Created(), labels={}, raw={})
         started, finished = about.started, about.finished if about.started is not None else None
+        began, ended = parse_time(started), parse_time(finished)
+        ran = round(max(0.0, (ended - began).total_seconds()), 6) if began is not None and ended is not None else None
         told, masked = self._told, self._masker.text
         job = CiJob.from_label(about.labels.get(labels.JOB))
         egress = told.egress  # the hosts it asked for are the agent's words too
@@ -285,7 +287,7 @@ class _Capture:
             started_at=started,
             finished_at=finished,
             captured_at=datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z"),
-            ran_seconds=_between(started, finished),
+            ran_seconds=ran,
             capture_seconds=round(time.monotonic() - self._began, 3),
             digests=digests,
             tool_version=__version__,
@@ -316,17 +318,6 @@ class _Capture:
         except (OSError, SandboxrunError, msgspec.DecodeError):
             return None
         return structs.replace(found, branch=self._masker.text(found.branch) if found.branch else None)
-
-
-def _between(started: str | None, finished: str | None) -> float | None:
-    """Seconds between two of the engine's times; None when one is missing or cannot be read."""
-    if started is None or finished is None:
-        return None
-    try:
-        seconds = datetime.datetime.fromisoformat(finished) - datetime.datetime.fromisoformat(started)
-    except ValueError:
-        return None
-    return round(max(0.0, seconds.total_seconds()), 6)
 
 
 def _made_as(answer: Document) -> str:

@@ -246,7 +246,13 @@ def key_path() -> Path:
 
 def seal_of(body: bytes) -> str:
     """The seal of `body`; the key is made when there is none. Raises EvidenceError when it can't be."""
-    return _seal(_key() or _made(), body)
+    if (key := _key()) is None:  # a new one, unless another process makes one meanwhile
+        with open_state(create=True) as state, contextlib.suppress(FileExistsError):
+            state.write(_NAME, secrets.token_bytes(SIZE), replace=False)
+        key = _key()
+    if key is None:
+        raise EvidenceError(f"{key_path()} is not a key of sandboxrun", help="remove it; a new one is made")
+    return _seal(key, body)
 
 
 def is_sealed(body: bytes, seal: str | None) -> bool:
@@ -275,16 +281,6 @@ def _read(path: Path, changed: int) -> bytes | None:
     with open_state() as state, state.open(_NAME) as file:
         key = file.read(SIZE + 1)
     return key if len(key) == SIZE else None
-
-
-def _made() -> bytes:
-    """A new key, unless another process made one meanwhile."""
-    with open_state(create=True) as state, contextlib.suppress(FileExistsError):
-        state.write(_NAME, secrets.token_bytes(SIZE), replace=False)
-    key = _key()
-    if key is None:
-        raise EvidenceError(f"{key_path()} is not a key of sandboxrun", help="remove it; a new one is made")
-    return key
 
 
 # -- The evidence store: a folder a run, written crash-safely, its index last, and the chain over all of them
@@ -487,8 +483,9 @@ class Store(Data):
 
     def open_root(self, *, create: bool = False) -> Folder:
         """The root, opened. Raises FileNotFoundError when it is not there and not to be made."""
-        parts = _inside(self.path, self.project_directory)
-        if parts is None:
+        full, top = os.path.abspath(self.path), os.path.abspath(self.project_directory)
+        parts = tuple(os.path.relpath(full, top).split(os.sep))  # by name only, nothing is looked up
+        if parts[0] in (os.pardir, os.curdir):
             if create:
                 self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self.path.parent.is_dir():
@@ -544,13 +541,6 @@ def entry_of(index: Index, folder: str, index_sha256: str, previous: str | None)
 def safe_name(text: str) -> str:
     """`text` as part of a folder's name: labels may hold anything."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:100].lstrip(".") or "_"
-
-
-def _inside(path: Path, base: Path) -> tuple[str, ...] | None:
-    """The steps from `base` down to `path`; None when it lies elsewhere. By name only, nothing is looked up."""
-    full, top = os.path.abspath(path), os.path.abspath(base)
-    steps = tuple(os.path.relpath(full, top).split(os.sep))
-    return None if steps[0] in (os.pardir, os.curdir) else steps
 
 
 # -- A run's evidence as its takers and readers have it

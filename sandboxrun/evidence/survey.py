@@ -50,32 +50,25 @@ class Inside(Data):
 def git_notes(top: Path, git: str, inside: Inside) -> Iterator[Diagnostic]:
     """What does not work inside of the repository whose `.git` is at the path `git` below `top`."""
     *above, name = git.split("/")
-    try:
-        with Folder.at(top) as root, root.walk_to(tuple(above)) as place:
-            yield from _notes(root, place, git, name, inside)
-    except (OSError, EvidenceError, ValueError):
-        return  # the walk over the workspace reports what can't be read
-
-
-def _notes(root: Folder, place: Folder, git: str, name: str, inside: Inside) -> Iterator[Diagnostic]:
-    base, kind = posixpath.dirname(git), place.kind(name)
-    if kind == stat.S_IFDIR:
-        yield from _directory_notes(root, git, base, inside)
-        return
-    if kind == stat.S_IFLNK:
-        value, what = os.readlink(name, dir_fd=place.fd), "a symlink"
-    else:
-        found = re.match(r"gitdir:[ \t]*(.*)", _read(place, name))
-        value, what = found[1].rstrip() if found else "", "a file"
-    if not value:
-        return
-    if inside.lacks(base, value):
-        text = f"{shown(git)} is {what} that points to {shown(value)}, which is not {inside.verb}: "
-        yield _warning(f"{text}git will not work inside", _CLONE)
-        return
-    path = posixpath.normpath(posixpath.join(inside.target, base, value))
-    if below(path, inside.target):  # else it is in another mount
-        yield from _directory_notes(root, posixpath.relpath(path, inside.target), base, inside)
+    base = posixpath.dirname(git)
+    # the walk over the workspace reports what can't be read
+    with contextlib.suppress(OSError, EvidenceError, ValueError), Folder.at(top) as root:
+        with root.walk_to(tuple(above)) as place:
+            kind = place.kind(name)
+            if kind == stat.S_IFLNK:
+                value, what = os.readlink(name, dir_fd=place.fd), "a symlink"
+            elif kind != stat.S_IFDIR:
+                found = re.match(r"gitdir:[ \t]*(.*)", _read(place, name))
+                value, what = found[1].rstrip() if found else "", "a file"
+        if kind == stat.S_IFDIR:
+            yield from _directory_notes(root, git, base, inside)
+        elif value and inside.lacks(base, value):
+            text = f"{shown(git)} is {what} that points to {shown(value)}, which is not {inside.verb}: "
+            yield _warning(f"{text}git will not work inside", _CLONE)
+        elif value:
+            path = posixpath.normpath(posixpath.join(inside.target, base, value))
+            if below(path, inside.target):  # else it is in another mount
+                yield from _directory_notes(root, posixpath.relpath(path, inside.target), base, inside)
 
 
 _CLONE = "use a clone as the workspace: `git clone --no-local SOURCE DIRECTORY`"
@@ -142,34 +135,6 @@ def git_settings(text: str) -> dict[str, str]:
     return found
 
 
-def repository_above(top: Path) -> Path | None:
-    """The repository whose `.git` is in a directory above `top`, if there is one."""
-    real = Path(os.path.realpath(top))
-    for above in real.parents:
-        git = above / ".git"
-        if os.path.isfile(git) or os.path.isfile(git / "HEAD"):
-            return above
-    return None
-
-
-def ownership_note(top: Path, git: str, uid: int | None, inside: Inside) -> Diagnostic | None:
-    """Git refuses a repository of another user's ("dubious ownership"); None where `uid` is the owner or not known."""
-    if uid is None:
-        return None
-    try:
-        owners = {os.lstat(path).st_uid for path in (top / posixpath.dirname(git), top / git)}
-    except OSError:
-        return None
-    if owners <= {uid}:
-        return None
-    at = posixpath.join(inside.target, posixpath.dirname(git))
-    return _warning(
-        f"{shown(git)} belongs to user {min(owners - {uid})} and the sandbox's user is {uid}: git inside refuses it",
-        f"use access: copy, that user, or environment: {{GIT_CONFIG_COUNT: 1, GIT_CONFIG_KEY_0: safe.directory, "
-        f"GIT_CONFIG_VALUE_0: {shown(at.rstrip('/'))}}}",
-    )
-
-
 def _warning(message: str, help: str | None = None) -> Diagnostic:
     return Diagnostic(message=message, help=help, severity="warning")
 
@@ -210,7 +175,10 @@ def survey_copy(
                 gits.append(node.path)
             elif stat.S_ISLNK(mode):
                 with contextlib.suppress(OSError):  # gone meanwhile
-                    links += _outward(node.path, os.readlink(node.name, dir_fd=node.fd), view.target)
+                    link = os.readlink(node.name, dir_fd=node.fd)
+                    at = os.path.normpath(os.path.join(view.target, os.path.dirname(node.path), link))
+                    if link and not below(at, view.target):  # outside of the workspace, by its text
+                        links.append(f"{shown(node.path)} -> {shown(link)}")
             if stat.S_ISREG(mode):
                 tree.count(node.entry.st_size)
                 setuid += [shown(node.path)] if mode & (stat.S_ISUID | stat.S_ISGID) else []
@@ -264,7 +232,7 @@ def _mounted(source: Path, help: str) -> tuple[list[str], list[Diagnostic]]:
         notes.append(structs.replace(note, severity="warning", help=help))
     if todo:
         text = f"more than {_LOOKED_AT} files: not all were checked for sockets, fifos and devices"
-        notes.append(Diagnostic(message=text, severity="notice"))
+        notes.append(_notice(text))
     return gits, notes
 
 
@@ -273,25 +241,25 @@ def _git(source: Path, gits: Iterable[str], inside: Inside, uid: int | None) -> 
     found, every = list[Diagnostic](), sorted(gits)
     for git in every[:_MOST_REPOSITORIES]:
         found += git_notes(source, git, inside)
-        if (note := ownership_note(source, git, uid, inside)) is not None:
-            found.append(note)
-    if ".git" not in every and (above := repository_above(source)) is not None:
-        part = os.path.relpath(os.path.realpath(source), above)
+        owners = set[int]()
+        with contextlib.suppress(OSError):
+            owners = {os.lstat(path).st_uid for path in (source / posixpath.dirname(git), source / git)} - {uid}
+        if owners and uid is not None:  # git refuses a repository of another user's ("dubious ownership")
+            at, owner = posixpath.join(inside.target, posixpath.dirname(git)).rstrip("/"), min(owners)
+            text = f"{shown(git)} belongs to user {owner} and the sandbox's user is {uid}: git inside refuses it"
+            trusted = f"GIT_CONFIG_COUNT: 1, GIT_CONFIG_KEY_0: safe.directory, GIT_CONFIG_VALUE_0: {shown(at)}"
+            found.append(_warning(text, f"use access: copy, that user, or environment: {{{trusted}}}"))
+    real = Path(os.path.realpath(source))
+    over = (path for path in real.parents if os.path.isfile(path / ".git") or os.path.isfile(path / ".git" / "HEAD"))
+    if ".git" not in every and (above := next(over, None)) is not None:
+        part = os.path.relpath(real, above)
         text = (
             f"part of the git repository {shown(str(above))}, whose .git is not {inside.verb}: git does not work inside"
         )
         help = f"apply a patch of it from there with `git apply --directory={shown(part)}`"
-        found.append(Diagnostic(message=text, help=help, severity="notice"))
+        found.append(_notice(text, help))
     return found
 
 
 def _note(names: Sequence[str], what: str) -> Diagnostic | None:
-    return Diagnostic(message=f"{what}: {few(names, _NAMED)}", severity="notice") if names else None
-
-
-def _outward(path: str, link: str, target: str) -> list[str]:
-    """`path -> link` for a symlink that resolves to something outside of the workspace at `target`, by its text."""
-    at = os.path.normpath(os.path.join(target, os.path.dirname(path), link))
-    if not link or at == target or at.startswith(f"{target.rstrip('/')}/"):
-        return []
-    return [f"{shown(path)} -> {shown(link)}"]
+    return _notice(f"{what}: {few(names, _NAMED)}") if names else None

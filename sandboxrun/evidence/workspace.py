@@ -221,7 +221,7 @@ class SourceTree:
             path = f"{above}{name}"
             if self._is_excluded(path):
                 self.excluded.append(path)
-                self._note_partial(path)
+                self.partial.update(parents(path))
                 continue
             try:
                 entry = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -235,7 +235,7 @@ class SourceTree:
     def _entry(self, node: FileNode) -> Iterator[FileNode]:
         if kind := _SPECIAL.get(stat.S_IFMT(node.entry.st_mode)):
             self.left_out.append(LeftOut(path=node.path, kind=kind))
-            self._note_partial(node.path)
+            self.partial.update(parents(node.path))
             return
         self.files += 1
         if self.files > self._limits.files:
@@ -252,9 +252,6 @@ class SourceTree:
                 yield from self._below(below, f"{node.path}/")
             finally:
                 os.close(below)
-
-    def _note_partial(self, path: str) -> None:
-        self.partial.update(parents(path))
 
     def _too_large(self, how: str) -> EvidenceError:
         return EvidenceError(

@@ -94,29 +94,20 @@ class Applied(Data):
     def check(self) -> None:
         """Raise ApplyError, naming every failure, unless all steps were done."""
         if self.failures:
-            # two steps may find the same fault
-            told = {d.message: d for failure in self.failures for d in _told(failure)}
+            told: dict[str, Diagnostic] = {}  # two steps may find the same fault
+            for failure in self.failures:
+                address, image = failure.step.address, failure.step.address.removeprefix("image.")
+                named = tuple(f"{address}{then}" for then in (": ", " needs ", " waits "))
+                for d in failure.error.diagnostics:
+                    if address and not d.message.startswith(named) and (image == address or image not in d.message):
+                        d = structs.replace(d, message=f"{address}: {d.message}")
+                    told[d.message] = d
             raise ApplyError(*told.values())
         if self.skipped:
             raise ApplyError(
                 f"stopped before it was finished: {len(self.skipped)} steps were skipped",
                 help="run apply again: it goes on where this one ended",
             )
-
-
-def _told(failure: Failure) -> list[Diagnostic]:
-    step = failure.step
-    return [
-        d if _names(d.message, step.address) else structs.replace(d, message=f"{step.address}: {d.message}")
-        for d in failure.error.diagnostics
-    ]
-
-
-def _names(message: str, address: str) -> bool:
-    """Whether the message names the resource already."""
-    if address.startswith("image."):
-        return address.removeprefix("image.") in message
-    return not address or message.startswith(tuple(f"{address}{then}" for then in (": ", " needs ", " waits ")))
 
 
 def execute(steps: Sequence[Operation], session: Session, *, parallelism: int) -> Applied:
@@ -144,17 +135,6 @@ def execute(steps: Sequence[Operation], session: Session, *, parallelism: int) -
         error = run.broken
         raise ApplyError(f"a worker failed: {type(error).__name__}: {error}", help=BUG) from error
     return applied
-
-
-def _performed(step: Operation, session: Session) -> str | None:
-    """Carry a step out, as a span of its own; what is to be said of it."""
-    kind = "".join(f" {c.lower()}" if c.isupper() else c for c in type(step).__name__).strip()
-    with span(kind, step=step.id, sandbox=step.address) as opened:
-        note: str | None = session.engine.perform(step, session)
-        if isinstance(step, CaptureEvidence) and (captured := session.captured.get(step.run)) is not None:
-            index = captured.index
-            opened.note(run=step.run, ended=index.ending.how if index is not None else "")
-    return note
 
 
 class _Run:
@@ -213,7 +193,12 @@ class _Run:
         try:
             session.guard()
             session.listener(StepStarted(step=step))
-            note = _performed(step, session)
+            kind = "".join(f" {c.lower()}" if c.isupper() else c for c in type(step).__name__).strip()
+            with span(kind, step=step.id, sandbox=step.address) as opened:
+                note = session.engine.perform(step, session)
+                if isinstance(step, CaptureEvidence) and (captured := session.captured.get(step.run)) is not None:
+                    index = captured.index
+                    opened.note(run=step.run, ended=index.ending.how if index is not None else "")
         except SandboxrunError as error:
             session.listener(StepFailed(step=step, error=error))
             return error
