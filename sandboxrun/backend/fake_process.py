@@ -104,8 +104,9 @@ class Box:
     def state(self) -> State:
         """Its state."""
         started, finished = parse_time(self.started), parse_time(self.finished)
+        set_ahead = clock_set_since(self.labels.get(labels.CLOCK, ""))
         if self.running and started is not None:
-            return Running(started=started, paused=self.paused, limit=self.limit)
+            return Running(started=started, paused=self.paused, limit=self.limit, set_ahead=set_ahead)
         if self.status == "created":
             return Created()
         if self.absent:  # as an engine has it that could not start it
@@ -117,7 +118,7 @@ class Box:
             finished=finished,
             error=self.absent,
             limit=self.limit,
-            set_ahead=clock_set_since(self.labels.get(labels.CLOCK, "")),
+            set_ahead=set_ahead,
         )
 
     # -- its process --------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def clock_mark() -> str:
 
 def clock_set_since(mark: str) -> float:
     """By how many seconds the wall clock was set ahead since the mark was made; 0 where that is not known from here."""
-    (boot, _, then), (here, _, now) = mark.partition(" "), clock_mark().partition(" ")
+    (boot, _, then), (here, _, now) = mark.partition(" "), (mark and clock_mark()).partition(" ")
     if not here or boot != here or not re.fullmatch(r"-?[0-9]{1,12}\.[0-9]{3}", then):
         return 0.0
     return float(now) - float(then)

@@ -322,7 +322,9 @@ def held_workspace(source: CaptureSource, keeper: str, left: State) -> Part | No
     Its volume is empty again once neither the sandbox nor its keeper has it mounted: what is read then would look as if
     the agent had removed everything.
     """
-    ended = left.finished if isinstance(left, Ended) else None
+    began, ended = (left.started, left.finished) if isinstance(left, Ended) else (None, None)
+    if began is not None and ended is not None and ended < began:  # the clock was set back meanwhile
+        ended = began
     with contextlib.suppress(NotFound):
         state = source.engine.state(keeper)
         if isinstance(state, Running) and (ended is None or state.started < ended):

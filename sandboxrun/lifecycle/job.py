@@ -683,7 +683,7 @@ class Job:
         found, state, ran = self.find(sandbox, observed), observed.state, 0.0
         self._started[sandbox.address] = state.started if isinstance(state, Running | Ended) else None
         if isinstance(state, Running):
-            ran = max(0.0, (now - state.started).total_seconds())
+            ran = max(0.0, (now - state.began).total_seconds())
         if lease := observed.labels.get(labels.LEASE):  # who made it may be gone before it ends, or already
             self._joined.enter_context(self._engine.lease(lease))
         self.watches[sandbox.address] = watch = self._watch(sandbox, found, Watching(sample=sample, elapsed=ran))

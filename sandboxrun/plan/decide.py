@@ -220,7 +220,7 @@ def _overdue(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Sna
     """A sandbox past its lifetime: it is ended, its evidence saved, and it is not run again."""
     state = observed.state
     timeout = declared.spec.lifetime.timeout
-    ends = state.started + timedelta(microseconds=(timeout or 0) / 1000) if isinstance(state, Running) else None
+    ends = state.began + timedelta(microseconds=(timeout or 0) / 1000) if isinstance(state, Running) else None
     if timeout is not None and ends is not None and snapshot.taken >= ends:
         note = f"past its timeout of {units.format_duration(timeout)}"
         if (observed.applied or observed.spec).lifetime.on_complete != "remove":

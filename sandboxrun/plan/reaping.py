@@ -69,7 +69,7 @@ def timeout_of(observed: ObservedSandbox) -> datetime | None:
     its_own = (
         timedelta(microseconds=spec.stop_grace_period / 1000) + _PROMPT if state.limit is not None else timedelta()
     )
-    return state.started + timedelta(microseconds=timeout / 1000) + its_own
+    return state.began + timedelta(microseconds=timeout / 1000) + its_own
 
 
 def next_deadline(snapshot: Snapshot) -> datetime | None:

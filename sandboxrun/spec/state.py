@@ -140,6 +140,10 @@ def reached(ran: float, limit: float) -> bool:
     return ran >= limit - min(SLACK, limit / 2)
 
 
+def _steady(set_ahead: float) -> float:
+    return set_ahead if abs(set_ahead) > _STEADY else 0.0
+
+
 class Created(Data):
     """Made, never started: the apply that made it did not live to start it."""
 
@@ -152,6 +156,12 @@ class Running(Data):
     health: str | None = None  # starting, healthy, unhealthy; None without a health check
     oom: bool = False  # whether something in it was killed for memory
     limit: float | None = None  # seconds after which its PID 1 ends it, whoever watches
+    set_ahead: float = 0.0  # seconds by which the clock that `started` is of was set since it was made
+
+    @property
+    def began(self) -> datetime:
+        """When it was started, as the clock has it now: what it has run so far counts from here."""
+        return self.started + timedelta(seconds=_steady(self.set_ahead))
 
 
 class Ended(Data):
@@ -181,7 +191,7 @@ class Ended(Data):
     @property
     def untimed(self) -> bool:
         """Whether it may have been ended so, and the clock was set meanwhile, so that nobody can tell."""
-        return self.marked and (len(set(self._reached())) > 1 or self._ran < -_LATE)
+        return self.marked and len(set(self._reached())) > 1
 
     @property
     def _ran(self) -> float:
@@ -192,8 +202,10 @@ class Ended(Data):
         """Whether it ran up to its limit, whether the clock was set before its start, after its end, or in between."""
         if self.limit is None or self.started is None or self.finished is None:
             return (False,)
-        set_ahead = self.set_ahead if abs(self.set_ahead) > _STEADY else 0.0
-        return reached(self._ran, self.limit), reached(self._ran - set_ahead, self.limit)
+        in_between = reached(self._ran - _steady(self.set_ahead), self.limit)
+        if self._ran < -_LATE:  # it was certainly set in between; by how much may be known
+            return (in_between,) if self.set_ahead < -_LATE else (True, False)
+        return reached(self._ran, self.limit), in_between
 
     @property
     def out_of_memory(self) -> bool:

@@ -19,12 +19,12 @@ from sandboxrun.evidence.index import Index
 from sandboxrun.lifecycle.reap import Homes, Scope, reap
 from sandboxrun.lifecycle.run import RunOptions, run
 from sandboxrun.lifecycle.waits import Waited, apply_and_wait
-from sandboxrun.plan.changes import Action
+from sandboxrun.plan.changes import Action, Reason
 from sandboxrun.profile.loader import load_data
 from sandboxrun.report.plan import plan_json
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
-from sandboxrun.spec.state import How, parse_time
+from sandboxrun.spec.state import How, Running, parse_time
 from tests.conftest import until
 from tests.scenarios.world import IMAGE, Job, new_world, read
 
@@ -67,17 +67,50 @@ def set_back(world: World, hours: float) -> None:
     box.finished = text_of(finished.timestamp() - hours * 3600)
 
 
-def test_a_timeout_that_nobody_watched_is_unknown_if_the_clock_was_set(tmp_path: Path) -> None:
+@pytest.mark.parametrize("booted", [False, True])
+def test_a_timeout_that_nobody_watched_counts_if_it_is_known_how_the_clock_was_set(
+    tmp_path: Path, booted: bool
+) -> None:
     world = new_world()
     sandbox = {"command": ["sleep", "1000"], "lifetime": {"timeout": "0.2s"}}
     job = Job.of(Fake(world), read(tmp_path, {"agent": sandbox}), tmp_path / "evidence")
     job.apply()
     set_back(world, 1)
+    if booted:
+        (box,) = world.boxes.values()
+        box.labels[labels.CLOCK] = f"another {box.labels[labels.CLOCK].partition(' ')[2]}"
     reap(Fake(world), Scope())
     (entry,) = job.store.entries("tale")
     ending = job.store.index(entry).ending
-    assert (ending.how, ending.exit_code) == (How.UNKNOWN, 124)
-    assert "the clock was set meanwhile" in (ending.detail or "")
+    assert (ending.how, ending.exit_code) == (How.UNKNOWN if booted else How.TIMEOUT, 124)
+    assert ("the clock was set meanwhile" in (ending.detail or "")) == booted
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("hours", [2, -2])
+def test_a_set_clock_ends_nothing_early_or_late(tmp_path: Path, hours: float, held: bool) -> None:
+    """Neither who reaps, nor a plan, nor who joins the wait for it."""
+    world = new_world()
+    own = {"command": ["sleep", "1000"], "init": None if held else False}
+    sandboxes = {
+        "young": {**own, "lifetime": {"timeout": "1h"}},
+        "old": {**own, "lifetime": {"timeout": "5h"}},
+    }
+    job = Job.of(Fake(world), read(tmp_path, sandboxes), tmp_path / "evidence")
+    job.apply()
+    for box in world.boxes.values():
+        boot, _, ahead = box.labels[labels.CLOCK].partition(" ")
+        started = parse_time(box.started)
+        assert started is not None
+        ran = 6 if box.labels[labels.SANDBOX] == "old" else 0
+        box.labels[labels.CLOCK] = f"{boot} {float(ahead) - hours * 3600:.3f}"
+        box.started = text_of(started.timestamp() - (hours + ran) * 3600)
+    changes = {change.address: (change.action, change.reason) for change in job.plan().changes}
+    assert changes == {"young": (Action.NONE, Reason.UP_TO_DATE), "old": (Action.DELETE, Reason.TIMEOUT)}
+    for dry_run in (True, False):
+        found = reap(Fake(world), Scope(), dry_run=dry_run)
+        assert [(one.address, one.reason) for one in found.reaped] == [("old", Reason.TIMEOUT)]
+    assert isinstance(job.observed("young").state, Running)
 
 
 def test_a_timeout_that_was_watched_is_one_whatever_the_clock_says(

@@ -1,6 +1,7 @@
 """Between specs and the engine: payloads of what is made or changed, and what the engine's answers really say.
 
-A sandbox's options are a loop over the rows and their places; none is named but where two share one engine field. Pure.
+A sandbox's options are a loop over the rows and their places; none is named but where two share one engine field. Pure,
+but for asking whether this machine's clock was set.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from msgspec import structs
 
 from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.fields import FIELDS, SHOWN, Live, Payload, volume_mount
+from sandboxrun.backend.owner import clock_set_since
 from sandboxrun.errors import Diagnostic, SandboxrunError
 from sandboxrun.gateway import DIRECTORY, FILE, USER
 from sandboxrun.gateway import RUN as GATEWAY_RUN
@@ -169,19 +171,23 @@ def addresses_of(inspect: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def state_of(inspect: Mapping[str, Any]) -> State:
-    """The state in an inspect answer."""
-    held = init.held(inspect)
-    return read_state(inspect.get("State") or {}, limit=held.seconds if held is not None else None)
+    """The state in an inspect answer; by this machine's clock, where it was made here."""
+    held, own = init.held(inspect), labels.read((inspect.get("Config") or {}).get("Labels"))
+    limit, set_ahead = held.seconds if held is not None else None, clock_set_since(own.get(labels.CLOCK, ""))
+    return read_state(inspect.get("State") or {}, limit=limit, set_ahead=set_ahead)
 
 
-def read_state(state: Mapping[str, Any], *, limit: float | None = None) -> State:
-    """The `State` of an inspect answer; `limit` is its init's. One whose start failed counts as ended, with the
-    engine's reason."""
+def read_state(state: Mapping[str, Any], *, limit: float | None = None, set_ahead: float = 0.0) -> State:
+    """The `State` of an inspect answer; `limit` is its init's, `set_ahead` what the clock was set since it was made.
+    One whose start failed counts as ended, with the engine's reason."""
     started = parse_time(state.get("StartedAt"))
     health = (state.get("Health") or {}).get("Status")
     if any(state.get(key) for key in ("Running", "Restarting", "Paused")) or state.get("Status") in _ALIVE:
         epoch, oom = datetime.fromtimestamp(0, UTC), bool(state.get("OOMKilled"))
-        return Running(started=started or epoch, paused=bool(state.get("Paused")), health=health, oom=oom, limit=limit)
+        return Running(
+            started=started or epoch, paused=bool(state.get("Paused")), health=health, oom=oom, limit=limit,
+            set_ahead=set_ahead,
+        )  # fmt: skip
     if state.get("Status") == "created" and started is None and not state.get("Error"):
         return Created()
     code = state.get("ExitCode")
@@ -192,6 +198,7 @@ def read_state(state: Mapping[str, Any], *, limit: float | None = None) -> State
         finished=parse_time(state.get("FinishedAt")),
         error=str(state.get("Error") or ""),
         limit=limit,
+        set_ahead=set_ahead,
     )
 
 

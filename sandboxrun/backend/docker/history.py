@@ -24,10 +24,10 @@ from msgspec import structs
 
 from sandboxrun.backend.base import Happened, Past
 from sandboxrun.backend.docker import init
+from sandboxrun.backend.docker.calls import uptime
 from sandboxrun.backend.docker.client import Stream
 from sandboxrun.backend.docker.facts import is_podman
 from sandboxrun.backend.errors import EngineError, EngineUnreachable, NotFound
-from sandboxrun.backend.owner import clock_set_since
 from sandboxrun.spec import labels
 from sandboxrun.spec.forms import below
 from sandboxrun.spec.state import Ended, History, Running, State, parse_time
@@ -94,15 +94,16 @@ def _with_event(found: History, event: Mapping[str, Any]) -> History:
 
 
 def _events(engine: Engine, ends: Mapping[str, datetime | None], since: datetime) -> dict[str, list[Mapping[str, Any]]]:
-    """Their events, oldest first. A container's end is reported a moment after its state shows it, so
-    that of one that has just ended is waited for."""
+    """Their events, oldest first. A container's end is reported a moment after its state shows it, so that of one that
+    has just ended is waited for. Where the clock was set back meanwhile, the last are earlier than the first."""
     found: dict[str, list[Mapping[str, Any]]] = {id: [] for id in ends}
     now = engine.clock()
     fresh = any(end is None or end >= now - timedelta(seconds=2) for end in ends.values())
     filters = {"type": ["container"], **({"container": list(ends)} if len(ends) <= _NAMED else {})}
     missing = {id for id, end in ends.items() if end is not None}
-    until = str(math.ceil(now.timestamp()) + (2 if fresh else 0))
-    stream = engine.events(filters=filters, since=str(int(since.timestamp()) - 1), until=until)
+    times = [at.timestamp() for at in (since, now, *ends.values()) if at is not None]
+    until = str(math.ceil(max(times)) + (2 if fresh else 0))
+    stream = engine.events(filters=filters, since=str(int(min(times)) - 1), until=until)
     with stream, stream.within(_PATIENCE):
         for event in stream:
             if (id := _id_of(event)) not in found:
@@ -125,14 +126,10 @@ _RUNTIMES = ("/proc", "/sys", "/dev")  # what lies there is no file of the conta
 
 
 def known_state(engine: Engine, inspect: Mapping[str, Any], state: State) -> State:
-    """The state of a container, with what its clock did where that matters; of one whose command an init did not find,
-    as without an init: its start failed.
+    """The state of a container; of one whose command an init did not find, as without an init: its start failed.
 
     Only where that is certain: nothing that the sandbox could write to decides it. Raises EngineUnreachable.
     """
-    if isinstance(state, Ended) and state.marked:
-        mark = labels.read((inspect.get("Config") or {}).get("Labels")).get(labels.CLOCK, "")
-        return structs.replace(state, set_ahead=clock_set_since(mark))
     if not isinstance(state, Ended) or state.exit_code not in init.NOT_STARTED or state.started is None or state.error:
         return state
     config, held = inspect.get("Config") or {}, init.held(inspect)
@@ -226,16 +223,17 @@ class ProjectEvents:
             "label": [f"{labels.PROJECT}={project}"],
             "event": list(_ACTIONS),
         }
+        self._offset = time.time() - uptime()
         ahead = engine.clock().timestamp() - time.time()
         self._ahead = 0.0 if abs(ahead) <= _SAME else ahead
-        self._since = f"{began + self._ahead:.9f}"
+        self._began = began + self._ahead
         self._events: dict[tuple[str, int, str], Json] = {}  # container, time, action: the engine may tell it twice
         self._lost: EngineError | None = None
         self._stream: EventStream | None = None
         self._lock = threading.Condition()
 
     def __enter__(self) -> Self:
-        self._stream = self._engine.events(filters=self._filters, since=self._since)
+        self._stream = self._engine.events(filters=self._filters, since=f"{self._began:.9f}")
         begin(partial(self._follow, self._stream), name="events", failed=self._failed)
         return self
 
@@ -245,8 +243,11 @@ class ProjectEvents:
 
     def past(self) -> Mapping[str, Past]:
         """All containers that something happened to until now, by id. Raises EngineError once the stream was lost."""
-        until = f"{time.time() + self._ahead:.9f}"
-        with self._engine.events(filters=self._filters, since=self._since, until=until) as remembered:
+        now = time.time()
+        set_back = self._offset - (now - uptime())  # else nothing would be between then and now
+        set_back = set_back if set_back > _SAME else 0.0
+        since, until = f"{self._began - set_back:.9f}", f"{now + self._ahead:.9f}"
+        with self._engine.events(filters=self._filters, since=since, until=until) as remembered:
             self._take(remembered)
         if self._lost is not None:
             raise self._lost

@@ -200,7 +200,8 @@ def ended(minutes: float, *, set_ahead: float = 0.0, code: int = 124) -> Ended:
         (ended(30, set_ahead=-600), How.FAILED),  # by too little
         (ended(-0.05), How.FAILED),  # a busy engine notes a start late
         (ended(-30), How.UNKNOWN),  # set back, though nobody else has seen it
-        (ended(-30, set_ahead=-5400), How.UNKNOWN),
+        (ended(-30, set_ahead=-5400), How.TIMEOUT),  # it can only have been set meanwhile
+        (ended(-30, set_ahead=-3600), How.FAILED),
         (ended(90, set_ahead=3600), How.UNKNOWN),  # set ahead: it may have ended by itself after half an hour
         (ended(90, set_ahead=1800), How.TIMEOUT),
         (ended(30, set_ahead=-1800, code=3), How.FAILED),
