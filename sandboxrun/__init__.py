@@ -10,7 +10,11 @@ TYPE_CHECKING = False  # not typing's: a ^C while that is read would show a trac
 if TYPE_CHECKING:
     from typing import Any
 
-    from sandboxrun.api.events import (
+    from sandboxrun.api.processes import ProcessFailed
+    from sandboxrun.api.service import (
+        ExecResult,
+        ExecTimeout,
+        Sandbox,
         SandboxCaptured,
         SandboxCreated,
         SandboxEnded,
@@ -18,10 +22,9 @@ if TYPE_CHECKING:
         SandboxKept,
         SandboxReaped,
         SandboxRemoved,
+        SandboxService,
         SandboxStarted,
     )
-    from sandboxrun.api.processes import ProcessFailed
-    from sandboxrun.api.service import ExecResult, ExecTimeout, Sandbox, SandboxService
     from sandboxrun.api.settings import Settings
     from sandboxrun.api.spawner import AgentResult, AgentSession, AgentSpawner, AgentState
     from sandboxrun.backend.docker.client import connect
@@ -52,10 +55,9 @@ if TYPE_CHECKING:
 _HOME = {
     name: module
     for module, names in {
-        "api.events": "SandboxCaptured SandboxCreated SandboxEnded SandboxEvent "
-        "SandboxKept SandboxReaped SandboxRemoved SandboxStarted",
         "api.processes": "ProcessFailed",
-        "api.service": "ExecResult ExecTimeout Sandbox SandboxService",
+        "api.service": "ExecResult ExecTimeout Sandbox SandboxCaptured SandboxCreated SandboxEnded SandboxEvent "
+        "SandboxKept SandboxReaped SandboxRemoved SandboxService SandboxStarted",
         "api.settings": "Settings",
         "api.spawner": "AgentResult AgentSession AgentSpawner AgentState",
         "backend.docker.client": "connect",

@@ -206,12 +206,10 @@ class BoundedOutput:
 
     @property
     def stdout(self) -> bytes:
-        """What came on stream 1."""
         return bytes(self._kept[1])
 
     @property
     def stderr(self) -> bytes:
-        """What came on stream 2."""
         return bytes(self._kept[2])
 
 
@@ -258,7 +256,6 @@ class HeldSandbox(Struct, kw_only=True, eq=False):
 
     @property
     def session(self) -> Session:
-        """What it was made with."""
         assert self.job.session is not None
         return self.job.session
 

@@ -7,12 +7,13 @@ project see them. The steps themselves are the plan's and the executor's.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from time import monotonic
@@ -20,17 +21,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from msgspec import structs
 
-from sandboxrun.api.events import (
-    Notifier,
-    OnEvent,
-    SandboxCaptured,
-    SandboxCreated,
-    SandboxEnded,
-    SandboxKept,
-    SandboxReaped,
-    SandboxRemoved,
-    SandboxStarted,
-)
 from sandboxrun.api.sandbox import ExecResult, ExecTimeout, HeldSandbox, Sandbox
 from sandboxrun.api.settings import Declared, Settings, declare, workspace_option
 from sandboxrun.backend.docker import init
@@ -38,7 +28,7 @@ from sandboxrun.backend.docker.lock import LABEL, claim_of
 from sandboxrun.backend.docker.observe import own_sandboxes, take_snapshot
 from sandboxrun.backend.errors import EngineError, NotFound
 from sandboxrun.backend.session import Made, Session, Watched
-from sandboxrun.data import Closing
+from sandboxrun.data import Closing, Data
 from sandboxrun.errors import PlanError, SandboxrunError, UsageError
 from sandboxrun.lifecycle.apply import ApplySettings, carry_out, execute, locked
 from sandboxrun.lifecycle.job import NOTICE, Job, shares
@@ -68,6 +58,110 @@ _LOCK_WAIT = 300.0  # seconds: another process may be uploading a large workspac
 LONGEST = 5.0  # seconds after which no more are let in together: other processes want the lock as well
 
 StillHeld = Callable[[], None]
+
+
+# -- What a program is told of its sandboxes while they live: `on_event`, as a function or a coroutine function
+
+_REMEMBERED = 100  # failures of a callback
+
+
+class _Event(Data):
+    name: str  # the sandbox's
+    run: str
+    container_id: str
+
+
+class SandboxCreated(_Event):
+    """Its container was made, and is not started."""
+
+
+class SandboxStarted(_Event):
+    """It runs."""
+
+
+class SandboxEnded(_Event):
+    """Its command has ended. `exit_code` is None where the engine tells none."""
+
+    exit_code: int | None
+
+
+class SandboxCaptured(_Event):
+    """Its evidence was saved in `folder`."""
+
+    folder: Path | None
+
+
+class SandboxKept(_Event):
+    """It stays, stopped, as its lifetime says, as the container `container`."""
+
+    container: str
+
+
+class SandboxRemoved(_Event):
+    """It is gone."""
+
+
+class SandboxReaped(_Event):
+    """It was left by a process that is gone, or its ttl was over: its evidence was saved in `folder`."""
+
+    folder: Path | None
+
+
+SandboxEvent = (
+    SandboxCreated | SandboxStarted | SandboxEnded | SandboxCaptured | SandboxKept | SandboxRemoved | SandboxReaped
+)
+OnEvent = Callable[[SandboxEvent], Awaitable[None] | None]
+
+
+class Notifier:
+    """Hands events on to a program's callback: a function in the thread where it happens, a coroutine function on the
+    event loop that ran when this was made. What it raises is in `errors`; the next event is told all the same."""
+
+    def __init__(self, on_event: OnEvent | None) -> None:
+        """Raises UsageError for a coroutine function outside of a running event loop."""
+        self._on_event, self._loop = on_event, None
+        self._errors: list[BaseException] = []
+        self._table = threading.Lock()
+        if inspect.iscoroutinefunction(on_event):
+            try:
+                self._loop = asyncio.get_running_loop()
+            except RuntimeError:
+                help = "make it in a coroutine, or pass a plain function"
+                raise UsageError("on_event is a coroutine function, and no event loop runs", help=help) from None
+
+    @property
+    def errors(self) -> tuple[BaseException, ...]:
+        """What the callback raised, the first hundred."""
+        with self._table:
+            return tuple(self._errors)
+
+    def __call__(self, event: SandboxEvent) -> None:
+        """Tell it. Never raises an Exception."""
+        if self._on_event is None:
+            return
+        try:
+            told: Any = self._on_event(event)
+            if self._loop is not None:
+                self._schedule(told)
+        except Exception as error:
+            self._failed(error)
+
+    def _schedule(self, coroutine: Any) -> None:
+        assert self._loop is not None
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:  # the loop was closed
+            coroutine.close()
+            raise
+        future.add_done_callback(lambda done: self._failed(None if done.cancelled() else done.exception()))
+
+    def _failed(self, error: BaseException | None) -> None:
+        with self._table, contextlib.suppress(MemoryError):
+            if error is not None and len(self._errors) < _REMEMBERED:
+                self._errors.append(error)
+
+
+# -- One hold of the project's lock for all threads
 
 
 class Gate:

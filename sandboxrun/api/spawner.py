@@ -88,11 +88,9 @@ class SandboxedAgent:
 
     @property
     def container_id(self) -> str | None:
-        """Its container, once it was made."""
         return self._sandbox.container_id if self._sandbox is not None else None
 
     def run(self, started: Callable[[], None]) -> AgentResult:
-        """Make, start, wait, keep the evidence, remove."""
         try:
             sandbox = self._sandbox = self._service.make(self._declared, stop=self._killed)
         except SandboxrunError:
@@ -114,7 +112,6 @@ class SandboxedAgent:
         return self._result(captured)
 
     def kill(self, grace: float | None) -> None:
-        """Stop it, or what is being made of it."""
         self._grace = grace
         self._killed.set()
         if self._sandbox is not None and self._sandbox.started:
@@ -167,11 +164,9 @@ class PlainAgent:
 
     @property
     def pid(self) -> int | None:
-        """Its process id, once it was started."""
         return self._process.pid
 
     def run(self, started: Callable[[], None]) -> AgentResult:
-        """Start, wait, end its group."""
         try:
             if self._how is not None:
                 return NEVER_RAN

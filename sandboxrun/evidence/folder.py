@@ -160,7 +160,6 @@ class Folder(Closing):
         return os.fdopen(fd, "w+b")
 
     def rename(self, old: str, new: str) -> None:
-        """Put a file in place."""
         os.rename(old, new, src_dir_fd=self.fd, dst_dir_fd=self.fd)
 
     def unlink(self, name: str) -> None:
@@ -178,7 +177,6 @@ class Folder(Closing):
             self.unlink(name)
 
     def clear(self) -> None:
-        """Remove all that is in it."""
         for name in os.listdir(self.fd):
             self.remove(name)
 
@@ -187,7 +185,6 @@ class Folder(Closing):
         os.fsync(self.fd)
 
     def close(self) -> None:
-        """Give the descriptor back."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -276,7 +273,6 @@ class RunFolder:
 
     @property
     def path(self) -> Path:
-        """Where it is."""
         return self.folder.path
 
     def writer(self, path: str, *, durable: bool = True) -> Writer:
@@ -332,7 +328,6 @@ class RunFolder:
         self.folder.sync()
 
     def close(self) -> None:
-        """Let go of the folder."""
         self.folder.close()
 
 
@@ -359,7 +354,6 @@ class Writer:
         self._done = False
 
     def write(self, data: bytes) -> None:
-        """Add to it."""
         self._hash.update(data)
         self.bytes += len(data)
         self._file.write(data)

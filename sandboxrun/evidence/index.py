@@ -151,7 +151,6 @@ class Index(Data):
         return {"format_version": FORMAT_VERSION, **msgspec.to_builtins(self, enc_hook=dict)}
 
     def to_json(self) -> bytes:
-        """The file's bytes."""
         return indented(self.plain()).encode()
 
     @classmethod

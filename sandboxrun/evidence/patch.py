@@ -91,16 +91,10 @@ def _edits(old: list[bytes], new: list[bytes], budget: Budget) -> list[LineEdit]
     numbers: dict[bytes, int] = {}
     a = [numbers.setdefault(line, len(numbers)) for line in old]
     b = [numbers.setdefault(line, len(numbers)) for line in new]
-    head = 0
-    while head < min(len(a), len(b)) and a[head] == b[head]:
-        head += 1
-    tail = 0
-    while tail < min(len(a), len(b)) - head and a[-1 - tail] == b[-1 - tail]:
-        tail += 1
+    head = len(posixpath.commonprefix([a, b]))
+    tail = len(posixpath.commonprefix([a[head:][::-1], b[head:][::-1]]))
     a, b = a[head : len(a) - tail], b[head : len(b) - tail]
-    found = _myers(a, b, budget) if a and b else None
-    if found is None:
-        found = [(0, len(a), 0, len(b))]
+    found = (_myers(a, b, budget) if a and b else None) or [(0, len(a), 0, len(b))]
     return [(i + head, j + head, k + head, m + head) for i, j, k, m in found]
 
 
@@ -204,7 +198,6 @@ class TreeEntry(Data):
 
     @property
     def known(self) -> bool:
-        """Whether the content can be read."""
         return self.at is not None or self.target is not None
 
 
@@ -220,7 +213,6 @@ class Tree:
         self.left_out: dict[str, RefusedName] = {}
 
     def content(self, entry: TreeEntry) -> bytes:
-        """An entry's bytes."""
         if entry.target is not None:
             return entry.target
         assert entry.at is not None

@@ -154,7 +154,6 @@ class Selection(Data):
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to do."""
         return not self.removals and not self.interrupted
 
 

@@ -186,7 +186,6 @@ class Chain:
 
     @property
     def data(self) -> bytes:
-        """All of it."""
         self._file.seek(0)
         return _bounded(self._file, self._path)
 

@@ -209,7 +209,6 @@ class SourceTree:
             raise self._too_large(f"{self._limits.bytes} bytes")
 
     def unreadable(self, path: str, error: OSError) -> None:
-        """Note what can't be read."""
         if len(self._problems) < _MOST_NAMED:
             text = f"the workspace {self.top}: {shown(path)} cannot be read: {error.strerror}"
             self._problems.add(text, help="make it readable for the user who runs sandboxrun, or exclude it")

@@ -317,10 +317,6 @@ class Proof(Protocol):
         """To look at each sandbox once it runs."""
 
 
-def _unchanged(session: Session) -> None:
-    """A session as it is."""
-
-
 class ApplySettings(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("environment",)):
     """How a change of the engine is carried out. Times in seconds; `stop` set from a signal ends it cleanly. What ran
     to its end since `began` (a UNIX time) is not run again, whichever checkout's job ran it."""
@@ -358,7 +354,7 @@ def apply(
     holding: ExitStack | None = None,
     proof: Proof | None = None,
     events: Events | None = None,
-    prepare: Callable[[Session], None] = _unchanged,
+    prepare: Callable[[Session], None] = lambda session: None,
 ) -> Outcome:
     """Make the engine hold what the profile declares. `expected` is a saved plan: nothing else may come of it.
 
@@ -448,7 +444,7 @@ def carry_out(
     *,
     watched: Mapping[str, Watched] | None = None,
     events: Events | None = None,
-    prepare: Callable[[Session], None] = _unchanged,
+    prepare: Callable[[Session], None] = lambda session: None,
 ) -> Outcome:
     """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`."""
     making = sandboxes_made(made, profile)
@@ -476,7 +472,15 @@ def carry_out(
     )
     session.watched.update(watched or {})
     prepare(session)
-    _note_home(session)
+    before = session.before_start
+
+    def starting(sandbox: DeclaredSandbox, made: Made) -> None:
+        """Note first where its evidence belongs: whoever reaps it may know no profile."""
+        with suppress(OSError, EvidenceError), store.staging(made.run, engine=engine.identity):
+            pass  # without a note a reaper asks for a place, or leaves it
+        before(sandbox, made)
+
+    session.before_start = starting
     session.listener(Planned(operations=made.operations))
     ask_ahead(made.operations, session, most=settings.parallelism)
     try:
@@ -494,18 +498,6 @@ def held(engine: Backend, profile: Profile, settings: ApplySettings) -> Iterator
         with span("lock", project=profile.project):
             lock = stack.enter_context(engine.lock(profile.project, wait=settings.lock_wait, on_wait=settings.on_wait))
         yield lock
-
-
-def _note_home(session: Session) -> None:
-    """Note of each sandbox, before it starts, where its evidence belongs: whoever reaps it may know no profile."""
-    store, engine, before = session.store, session.engine, session.before_start
-
-    def starting(sandbox: DeclaredSandbox, made: Made) -> None:
-        with suppress(OSError, EvidenceError), store.staging(made.run, engine=engine.identity):
-            pass  # without a note a reaper asks for a place, or leaves it
-        before(sandbox, made)
-
-    session.before_start = starting
 
 
 @contextmanager

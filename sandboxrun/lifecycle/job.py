@@ -66,7 +66,6 @@ class KeptOutput:
             self._fail(error)
 
     def write(self, stream: int, data: bytes) -> None:
-        """Add to a stream's file."""
         left = memoryview(data)[: max(0, self._most - self.seen[stream])]
         self.seen[stream] += len(data)
         if self.failure is not None:
@@ -78,7 +77,6 @@ class KeptOutput:
             self._fail(error)
 
     def close(self) -> None:
-        """Close the files."""
         try:
             self._closing.close()
         except OSError as error:
@@ -208,7 +206,6 @@ class Idleness:
         self.deaf = False  # whether nothing can be known of its output
 
     def wrote(self) -> None:
-        """It wrote something."""
         self._active = monotonic()
 
     def used(self, sample: Sample) -> None:
@@ -338,7 +335,6 @@ class Watch:
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended."""
         return self._ended.is_set()
 
     @property

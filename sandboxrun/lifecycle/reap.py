@@ -62,7 +62,6 @@ class Scope(Data):
         return self.older_than is None and self.job is None
 
     def has(self, observed: ObservedSandbox, snapshot: Snapshot) -> bool:
-        """Whether the sandbox is in it."""
         if self.job is not None and (observed.job is None or observed.job.id != self.job):
             return False
         ready = self.ready(observed)

@@ -18,7 +18,8 @@ import pytest
 from msgspec import structs
 
 from sandboxrun import AgentResult, AgentSession, AgentSpawner, SandboxService, Settings
-from sandboxrun.api.events import (
+from sandboxrun.api.processes import ProcessFailed
+from sandboxrun.api.service import (
     SandboxCaptured,
     SandboxCreated,
     SandboxEnded,
@@ -26,7 +27,6 @@ from sandboxrun.api.events import (
     SandboxRemoved,
     SandboxStarted,
 )
-from sandboxrun.api.processes import ProcessFailed
 from sandboxrun.backend.errors import EngineUnreachable
 from sandboxrun.errors import ApplyError, UsageError
 from sandboxrun.lifecycle.job import WaitTimeout

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from sandboxrun.api.events import Notifier, SandboxCreated, SandboxEnded, SandboxEvent
+from sandboxrun.api.service import Notifier, SandboxCreated, SandboxEnded, SandboxEvent
 from sandboxrun.errors import UsageError
 
 MADE = SandboxCreated(name="a", run="0" * 32, container_id="1" * 64)
