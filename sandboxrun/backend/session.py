@@ -33,12 +33,21 @@ from sandboxrun.spec.names import GATEWAY, KEEPER, WORKSPACE, companion
 from sandboxrun.spec.option import OwnAddresses, to_plain
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.spec import SandboxSpec
-from sandboxrun.spec.state import Created, Ended, ImageConfig, ObservedSandbox, Running, Snapshot, State, own_labels
+from sandboxrun.spec.state import (
+    Created,
+    Ended,
+    ImageConfig,
+    ObservedSandbox,
+    Running,
+    Snapshot,
+    State,
+    StoppedBy,
+    own_labels,
+)
 from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Changes, Events
-    from sandboxrun.evidence.capture import CaptureRequest
     from sandboxrun.evidence.store import Captured, Store
     from sandboxrun.spec.ci import CiJob
 
@@ -417,27 +426,10 @@ def _is_over(observed: ObservedSandbox, spec: SandboxSpec) -> bool:
 
 def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known: bool, gateway: str | None) -> str:
     """Take one container's evidence. `known`: the caller saw it end; `gateway`: the container that has its records."""
-    from sandboxrun.evidence.capture import capture
-
-    request = structs.replace(_request(observed, watched, session, known=known), gateway=gateway)
-    captured = capture(session.engine, observed.id, request, session.store)
-    session.captured[observed.run] = captured
-    if captured.entry is None:
-        raise ApplyError(
-            f"the evidence of {observed.address} could not be saved: {captured.failure}",
-            help=f"container {observed.name} was not removed: fix the cause, or keep evidence elsewhere",
-            option="--evidence DIR",
-            argument="Store(root=…)",
-        )
-    return str(captured.folder or "")
-
-
-def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, known: bool) -> CaptureRequest:
-    from sandboxrun.evidence.capture import CaptureRequest
+    from sandboxrun.evidence.capture import CaptureRequest, capture
     from sandboxrun.evidence.export import ExportLimits
     from sandboxrun.evidence.index import Digests, MissingPart, indented
     from sandboxrun.evidence.parts import CaptureLimits
-    from sandboxrun.spec.state import StoppedBy
 
     spec, own = observed.applied or observed.spec, observed.labels
     ended = _is_over(observed, spec)
@@ -445,7 +437,7 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
     policy, workspace = spec.evidence, spec.workspace
     copied = workspace if workspace is not None and workspace.access == "copy" and policy.patch else None
     source = str(session.profile.directory / copied.source) if copied is not None else ""
-    return CaptureRequest(
+    request = CaptureRequest(
         run=observed.run,
         project=session.profile.project,
         sandbox=observed.address,
@@ -469,6 +461,7 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
         changes=session.changes.pop(observed.id, None),
         artifacts=policy.artifacts,
         workspace=copied.target if copied is not None else None,
+        gateway=gateway,
         wired=GATEWAY in companions_of(spec),
         keeper=companion(observed.base, KEEPER) if WORKSPACE in held_parts(spec) else None,
         document=observed.document if ended else None,
@@ -477,6 +470,16 @@ def _request(observed: ObservedSandbox, watched: Watched, session: Session, *, k
         own=frozenset(below(source, session.profile.rests_on) if copied is not None else ()),
         limits=CaptureLimits(log_bytes=policy.logs_limit, artifacts=ExportLimits(bytes=policy.artifacts_limit)),
     )
+    captured = capture(session.engine, observed.id, request, session.store)
+    session.captured[observed.run] = captured
+    if captured.entry is None:
+        raise ApplyError(
+            f"the evidence of {observed.address} could not be saved: {captured.failure}",
+            help=f"container {observed.name} was not removed: fix the cause, or keep evidence elsewhere",
+            option="--evidence DIR",
+            argument="Store(root=…)",
+        )
+    return str(captured.folder or "")
 
 
 def unstage(container: str, session: Session) -> None:

@@ -142,41 +142,37 @@ LogStream = Stream[Piece]  # (1 stdout or 2 stderr, bytes) as a container writes
 EventStream = Stream[Json]  # the engine's events, as its API tells them
 
 
-class TerminalConnection(Closing):
-    """The connection to a container's or a command's terminal: bytes both ways. Raises EngineErrors only."""
+class TerminalConnection(Closing, Data, eq=False):
+    """The connection to a container's or a command's terminal: bytes both ways. `resize` tells the other side its rows
+    and columns. Raises EngineErrors only."""
 
-    def __init__(self, operation: str, connection: HijackedConnection, resize: Callable[[int, int], None]) -> None:
-        self._operation = operation
-        self._connection = connection
-        self._resize = resize
+    operation: str
+    connection: HijackedConnection
+    resize: Callable[[int, int], None]
 
     def recv(self, size: int = PIECE) -> bytes:
         """What has arrived, at most `size` bytes; b"" at the end."""
-        return guarded(self._operation, lambda: self._connection.recv(size))
+        return guarded(self.operation, lambda: self.connection.recv(size))
 
     def send(self, data: bytes) -> int:
         """Send all of `data`; its length."""
-        return guarded(self._operation, lambda: self._connection.send(data))
+        return guarded(self.operation, lambda: self.connection.send(data))
 
     def end_input(self) -> None:
         """End the other side's standard input; its output goes on. Not possible over TLS: Unsupported."""
-        guarded(self._operation, self._connection.end_input)
+        guarded(self.operation, self.connection.end_input)
 
     def pending(self) -> bool:
         """True when `recv` would not wait although a select on `fileno` tells nothing: look before each select."""
-        return self._connection.pending()
+        return self.connection.pending()
 
     def fileno(self) -> int:
         """For select."""
-        return self._connection.fileno()
-
-    def resize(self, rows: int, columns: int) -> None:
-        """Tell the other side how large the terminal is."""
-        self._resize(rows, columns)
+        return self.connection.fileno()
 
     def close(self) -> None:
         """End it."""
-        self._connection.close()
+        self.connection.close()
 
 
 class Exec(LogStream):
@@ -393,11 +389,9 @@ class Engine(Client):
             self._container("DELETE", id, "", "removing", query={"force": force, "v": volumes}).read()
 
     def pause_container(self, id: str) -> None:
-        """Freeze its processes."""
         self._container("POST", id, "/pause", "pausing").read()
 
     def unpause_container(self, id: str) -> None:
-        """Let its processes go on."""
         self._container("POST", id, "/unpause", "unpausing").read()
 
     def update_container(self, id: str, payload: Json) -> tuple[str, ...]:
@@ -556,7 +550,6 @@ class Engine(Client):
         self.request("POST", path_of("networks", network, "/connect"), operation, payload=payload).read()
 
     def disconnect_network(self, network: str, container: str, *, force: bool = False) -> None:
-        """Detach a container."""
         payload = {"Container": container, "Force": force}
         operation = f"disconnecting container {named(container)} from network {named(network)}"
         self.request("POST", path_of("networks", network, "/disconnect"), operation, payload=payload).read()
@@ -625,7 +618,7 @@ class Engine(Client):
         def resize(rows: int, columns: int) -> None:
             self.request("POST", path, operation, query={"h": rows, "w": columns}).read()
 
-        return TerminalConnection(answer.operation, answer.connection(), resize)
+        return TerminalConnection(operation=answer.operation, connection=answer.connection(), resize=resize)
 
     def exec(
         self,

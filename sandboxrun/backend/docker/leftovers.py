@@ -13,10 +13,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ import msgspec
 from msgspec import structs
 
 from sandboxrun.backend.docker.observe import APPLIED
-from sandboxrun.data import Data
+from sandboxrun.data import Data, json_as
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import GONE, OWNER, PARTIAL, Folder, collect_scratches, discard, locked, note_of
@@ -176,17 +176,11 @@ def release(engine: Engine, store: Store) -> None:
                 if note is None:
                     notes.unlink(name)
                 elif note.engine in (engine.identity, engine.endpoint):
-                    _release(note, used, notes)
-
-
-def _release(note: _Note, used: frozenset[str], notes: Folder) -> None:
-    left = {
-        path: one
-        for path, one in note.made.items()
-        if os.path.join(note.source, path) in used or not _taken_away(note.source, path, one)
-    }
-    if left.keys() != note.made.keys():
-        structs.replace(note, made=left).write(notes)
+                    at = partial(os.path.join, note.source)
+                    made = note.made.items()
+                    left = {p: one for p, one in made if at(p) in used or not _taken_away(note.source, p, one)}
+                    if left.keys() != note.made.keys():
+                        structs.replace(note, made=left).write(notes)
 
 
 def _taken_away(source: str, path: str, one: _StandIn) -> bool:
@@ -218,12 +212,10 @@ def _used(engine: Engine) -> frozenset[str]:
     """All that a workspace on the engine has protected, whosever it is. By label: a listing need not show mounts."""
     found = set()
     for container in engine.containers(labels={labels.WORKSPACE: None}):
-        try:
-            label = json.loads(labels.read(container.get("Labels")).get(labels.WORKSPACE, "{}"))
+        label = json_as(dict, labels.read(container.get("Labels")).get(labels.WORKSPACE, ""))
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             source = os.path.realpath(str(label["source"]))
             found |= {os.path.join(source, str(path)) for path in label["protected"]}
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
     return frozenset(found)
 
 

@@ -91,6 +91,10 @@ def subject_of(answer: Json, networks: Mapping[str, Json]) -> Subject:
     restart: Json = host.get("RestartPolicy") or {}
     name, count = str(restart.get("Name") or "no"), restart.get("MaximumRetryCount") or 0
     environment = dict(str(entry).partition("=")[::2] for entry in config.get("Env") or ())
+    hosts: dict[str, tuple[str, ...]] = {}
+    for line in _texts(host.get("ExtraHosts")):
+        alias, _, address = line.partition(":")
+        hosts[alias] = (*hosts.get(alias, ()), address.strip("[]"))
     health: Json = config.get("Healthcheck") or {}
     pids, held = host.get("PidsLimit") or 0, init.held(answer)
     return Subject(
@@ -126,7 +130,7 @@ def subject_of(answer: Json, networks: Mapping[str, Json]) -> Subject:
         no_network=mode == "none",
         ports=tuple(_ports(host)),
         dns=_texts(host.get("Dns")),
-        hosts=freeze(_hosts(host)),
+        hosts=freeze(hosts),
         memory=host.get("Memory") or None,
         swap=host.get("MemorySwap"),
         cpus=cpus or None,
@@ -139,9 +143,7 @@ def subject_of(answer: Json, networks: Mapping[str, Json]) -> Subject:
         environment=freeze(environment),
         command=_texts(config.get("Cmd")),
         entrypoint=held.entrypoint if held is not None else _texts(config.get("Entrypoint")),
-        labels=freeze(
-            {str(k): str(v) for k, v in (config.get("Labels") or {}).items() if not str(k).startswith(labels.PREFIX)}
-        ),
+        labels=freeze(labels.of_user(config.get("Labels"))),
         working_dir=str(config.get("WorkingDir") or ""),
         runtime=str(host.get("Runtime") or ""),
     )
@@ -217,11 +219,3 @@ def _ports(host: Json) -> Iterator[Port]:
             address, port = str(binding.get("HostIp") or ""), str(binding.get("HostPort") or "")
             inner = str(target).partition("/")[0]
             yield Port(target=inner, address=address, written=f"{port}:{inner}")
-
-
-def _hosts(host: Json) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for line in _texts(host.get("ExtraHosts")):
-        name, _, address = line.partition(":")
-        found[name] = (*found.get(name, ()), address.strip("[]"))
-    return found
