@@ -297,10 +297,9 @@ class Fake:
         )
 
     def _image(self, reference: str) -> Image:
-        known, offered = self.world.images.get(reference), self.world.registry.get(reference)
-        if known is None and offered is None:
-            return Image(reference=reference, config=None, note="offline")
-        return Image(reference=reference, config=known)
+        known = self.world.images.get(reference)
+        offline = known is None and reference not in self.world.registry
+        return Image(reference=reference, config=known, note="offline" if offline else None)
 
     def _observed(self, box: Box) -> ObservedSandbox:
         own = box.labels

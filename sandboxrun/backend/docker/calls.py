@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
+LabelFilter = Mapping[str, str | None]  # a None value: any
 Query = Mapping[str, str | int | bool | None]
 
 OLDEST = (1, 41)  # engine 20.10; older ones lack one-shot stats and private cgroup namespaces
@@ -57,7 +58,7 @@ def target(path: str, query: Query | None) -> str:
     return f"{path}?{urlencode(pairs, quote_via=_quote, errors='surrogateescape')}" if pairs else path
 
 
-def label_filter(labels: Mapping[str, str | None], more: Mapping[str, Sequence[str]] | None = None) -> str | None:
+def label_filter(labels: LabelFilter | None, more: Mapping[str, Sequence[str]] | None = None) -> str | None:
     """The `filters` value for objects that carry all `labels` (a None value: any); None when nothing is asked."""
     filters: dict[str, list[str]] = {key: list(values) for key, values in (more or {}).items() if values}
     if labels:

@@ -86,15 +86,8 @@ class EngineFacts(Data):
 
 
 # libnetwork's own (ipamutils), used when the engine tells no others; 20.10 to 28 agree.
-DEFAULT_POOLS = (
-    Pool(base="172.17.0.0/16", size=16),
-    Pool(base="172.18.0.0/16", size=16),
-    Pool(base="172.19.0.0/16", size=16),
-    Pool(base="172.20.0.0/14", size=16),
-    Pool(base="172.24.0.0/14", size=16),
-    Pool(base="172.28.0.0/14", size=16),
-    Pool(base="192.168.0.0/16", size=20),
-)
+_SIXTEENS = "172.17.0.0/16 172.18.0.0/16 172.19.0.0/16 172.20.0.0/14 172.24.0.0/14 172.28.0.0/14"
+DEFAULT_POOLS = (*(Pool(base=base, size=16) for base in _SIXTEENS.split()), Pool(base="192.168.0.0/16", size=20))
 
 
 def engine_facts(version: Json, info: Json, networks: Sequence[Json]) -> EngineFacts:

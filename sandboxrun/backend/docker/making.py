@@ -160,7 +160,6 @@ def read_back(sandbox: DeclaredSandbox, container: str, session: Session, image_
 PLACE = "/held"
 LEAST = 1 << 20  # bytes; what is put there needs whole pages
 PAGE, LEAST_INODES = 4096, 4096
-FLAGS = "noexec,nosuid,nodev"
 
 
 def held_at(part: str) -> str:
@@ -176,11 +175,12 @@ def part_options(step: op.CreatePart, session: Session) -> Mapping[str, str]:
     if step.part == WORKSPACE:
         assert spec.workspace is not None and spec.workspace.size is not None
         size = spec.workspace.size
-        inodes = max(LEAST_INODES, size // PAGE)  # without a bound, empty files would fill the memory outside of it
-        return {"type": "tmpfs", "device": "tmpfs", "o": f"size={size},nr_inodes={inodes},mode=0755,nosuid,nodev"}
-    wanted = [(SECRETS, ref.source) for ref in spec.secrets]
-    size = max(LEAST, 2 * sum(len(session.files[at]) + 4096 for at in wanted))
-    return {"type": "tmpfs", "device": "tmpfs", "o": f"size={size},mode=0755,{FLAGS}"}
+        # without a bound, empty files would fill the memory outside of it
+        how = f"nr_inodes={max(LEAST_INODES, size // PAGE)},mode=0755,nosuid,nodev"
+    else:
+        size = max(LEAST, 2 * sum(len(session.files[SECRETS, ref.source]) + PAGE for ref in spec.secrets))
+        how = "mode=0755,noexec,nosuid,nodev"
+    return {"type": "tmpfs", "device": "tmpfs", "o": f"size={size},{how}"}
 
 
 def start_keeper(step: op.StartKeeper, session: Session) -> str:
