@@ -26,7 +26,7 @@ from msgspec import structs
 from sandboxrun.backend.docker.observe import APPLIED
 from sandboxrun.data import Data, json_as
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
-from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.folder import GONE, OWNER, PARTIAL, Folder, collect_scratches, discard, locked, note_of
 from sandboxrun.evidence.store import STAGING, safe_name
 from sandboxrun.spec import labels
@@ -57,7 +57,7 @@ def held(sandbox: DeclaredSandbox, store: Store, engine: Engine) -> Iterator[Non
                 if missing:
                     _stand_in(top, missing, os.path.realpath(workspace.source), engine.identity, notes)
         except (OSError, EvidenceError) as error:
-            message = f"{sandbox.address}: the workspace can't be protected: {error}"
+            message = f"{sandbox.address}: the workspace can't be protected: {reason_of(error)}"
             fault = Diagnostic(message=message, span=sandbox.place("workspace"), help="use access: copy")
             raise ApplyError(fault) from error
         yield

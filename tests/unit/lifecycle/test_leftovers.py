@@ -14,6 +14,7 @@ import pytest
 from msgspec import Struct, field
 
 from sandboxrun.backend.docker.leftovers import collect, held
+from sandboxrun.errors import ApplyError
 from sandboxrun.evidence.folder import OWNER, keep, scratch, state_path
 from sandboxrun.evidence.store import Store
 from sandboxrun.profile.loader import load
@@ -206,6 +207,14 @@ def test_what_was_put_to_use_or_put_in_its_place_is_the_users(made: Path, store:
     (made / ".idea").mkdir()
     collected(Engine(), store)
     assert names(made) == [".env", ".idea", ".vscode", "GNUmakefile", "aside", "makefile", "was-idea"]
+
+
+def test_what_became_a_link_is_refused_by_name(sandbox: DeclaredSandbox, store: Store, project: Path) -> None:
+    (project / "ws" / ".git").symlink_to("aside")
+    with pytest.raises(ApplyError) as raised, held(sandbox, store, Engine()):  # type: ignore[arg-type]
+        pass
+    [fault] = raised.value.diagnostics
+    assert fault.message == f"{sandbox.address}: the workspace can't be protected: .git is a link"
 
 
 def test_no_link_is_followed_to_a_stand_in(made: Path, store: Store, tmp_path: Path) -> None:
