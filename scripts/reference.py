@@ -16,7 +16,7 @@ import click
 from sandboxrun.backend.docker.fields import FIELDS
 from sandboxrun.cli.commands import explain as explaining
 from sandboxrun.cli.main import SECTIONS, TABLE, root
-from sandboxrun.profile.schema import profile_schema
+from sandboxrun.profile.render import profile_schema
 from sandboxrun.spec.option import Record, Row, row_schema, rows
 from sandboxrun.spec.project import ConfigType, NetworkType, SecretType, VolumeType
 from sandboxrun.spec.spec import NOT_OFFERED, SandboxSpec

@@ -16,7 +16,7 @@ import pytest
 from sandboxrun.cli.main import COMMANDS
 from sandboxrun.profile.files import bases
 from sandboxrun.profile.loader import load
-from sandboxrun.profile.schema import schema_text
+from sandboxrun.profile.render import schema_text
 from sandboxrun.spec import project, records, spec
 from sandboxrun.spec.option import Record, Row, rows
 from scripts.house import figures

@@ -91,7 +91,8 @@ class Lines:
     def __call__(self, address: str, stream: int, data: bytes) -> None:
         """Take some output."""
         with self._lock:
-            if self._as_it_is(stream):
+            readable = self._sensitive or self._in_a_job or self._target(stream).isatty()
+            if not self._prefixed and (self._raw or not readable):  # as they come, without a look at the lines in them
                 self._put(stream, data)
                 return
             whole = self._begun.pop((address, stream), b"") + data
@@ -123,12 +124,6 @@ class Lines:
         cut = next((at - back for back in range(4) if line[at - back] & 0xC0 != 0x80), at)
         self._put(stream, self._form(address, stream, line[:cut], b""))
         return line[cut:]
-
-    def _as_it_is(self, stream: int) -> bool:
-        """Whether bytes pass as they come, without a look at the lines in them."""
-        if self._prefixed:
-            return False
-        return self._raw or not (self._sensitive or self._in_a_job or self._target(stream).isatty())
 
     def _is_plain(self, address: str, stream: int, lines: bytes) -> bool:
         """Whether whole lines have nothing that any form of them would change: looked at as one, since an agent may

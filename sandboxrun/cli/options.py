@@ -296,22 +296,20 @@ def announced(profile: Profile) -> Profile:
 
 def open_store(profile: Profile, given: Given) -> Store:
     """The store of the project's evidence."""
-    return _store(profile.directory, given.evidence)
+    from sandboxrun.evidence.store import Store
+
+    return Store(project_directory=profile.directory, root=given.evidence)
 
 
 def store_in(directory: Path | None) -> Store:
     """The store in a directory, without a profile; by default the one of the current directory's project."""
-    if directory is None:
-        return _store(Path.cwd(), None)
-    full = Path(os.path.abspath(directory))
-    if full.parts[-2:] == (".sandboxrun", "evidence"):
-        return _store(full.parent.parent, None)
-    return _store(Path.cwd(), full)
-
-
-def _store(project: Path, root: Path | None) -> Store:
     from sandboxrun.evidence.store import Store
 
+    project, root = Path.cwd(), None
+    if directory is not None:
+        root = Path(os.path.abspath(directory))
+        if root.parts[-2:] == (".sandboxrun", "evidence"):
+            project, root = root.parent.parent, None
     return Store(project_directory=project, root=root)
 
 

@@ -120,7 +120,7 @@ def image_fault(sandbox: DeclaredSandbox, image: ImageConfig) -> Diagnostic | No
 
 def preflight(sandboxes: Iterable[DeclaredSandbox], offers: Offers) -> list[Diagnostic]:
     """One diagnostic for each option of each sandbox that the engine can't enforce, in the file's order."""
-    rules = (_options, _limits, _security, _gateways, _podman, _runtime, _binds)
+    rules = (_options, _limits, _security, _gateways, _podman, _binds)
     return [fault for sandbox in sandboxes for rule in rules for fault in rule(sandbox, offers)]
 
 
@@ -131,6 +131,10 @@ def _options(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     for row in unsupported(sandbox.spec, offers.api_version):
         message = f"the engine's API {offers.api_version} does not know {row.key}"
         yield _fault(sandbox, row.key, message, f"it needs API {row.since}")
+    runtime = sandbox.spec.runtime
+    if runtime is not None and offers.runtimes is not None and runtime not in offers.runtimes:
+        have = ", ".join(sorted(offers.runtimes))
+        yield _fault(sandbox, "runtime", f'the engine has no runtime "{runtime}"', f"it has: {have}")
 
 
 def _limits(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
@@ -216,13 +220,6 @@ def _podman(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     for key, why in _PODMAN.items():
         if offers.podman and asked[key]:
             yield _fault(sandbox, key, f"{key}: {why}", help)
-
-
-def _runtime(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
-    runtime = sandbox.spec.runtime
-    if runtime is not None and offers.runtimes is not None and runtime not in offers.runtimes:
-        have = ", ".join(sorted(offers.runtimes))
-        yield _fault(sandbox, "runtime", f'the engine has no runtime "{runtime}"', f"it has: {have}")
 
 
 def _binds(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:

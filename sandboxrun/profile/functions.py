@@ -85,15 +85,10 @@ def kind(value: Any) -> str:
     return _KINDS.get(type(value), "a value")
 
 
-_KINDS = {
-    type(None): "null",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a number",
-    str: "a text",
-    list: "a list",
+_KINDS: dict[type, str] = {
+    type(None): "null", bool: "a boolean", int: "an integer", float: "a number", str: "a text", list: "a list",
     dict: "a mapping",
-}
+}  # fmt: skip
 
 
 def text_of(value: Any, work: Allowance) -> str:

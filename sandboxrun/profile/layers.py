@@ -183,7 +183,20 @@ class Bases:
         other: ProfileDocument | None = document
         match node:
             case Scalar(value=str() as name, span=span) if not is_template(node):
-                other = self._shipped(name, span, document)
+                known = bases()
+                if name not in known:
+                    help = did_you_mean(name, known) or f"shipped are: {', '.join(known)}"
+                    if name in document.sandboxes:
+                        help = f"for a sandbox of this file write extends: {{sandbox: {name}}}"
+                    self.problems.add(f'there is no built-in base "{name}"', span, help)
+                    return None
+                path = known[name]
+                if (
+                    path not in self.documents
+                ):  # a base's own paths start at the project: it has no directory of its own
+                    told = f"shipped:{path.name}"
+                    self.documents[path] = read_document(path, told, self.root, self.problems, base=name)
+                other = self.documents[path]
             case MapNode():
                 words = self._words(node)
                 if words is None:
@@ -202,20 +215,6 @@ class Bases:
         where = other.file.name if other.file else "the profile"
         self.problems.add(f'{where} has no sandbox "{name}"', span, help)
         return None
-
-    def _shipped(self, name: str, span: Span | None, document: ProfileDocument) -> ProfileDocument | None:
-        known = bases()
-        if name not in known:
-            help = did_you_mean(name, known) or f"shipped are: {', '.join(known)}"
-            if name in document.sandboxes:
-                help = f"for a sandbox of this file write extends: {{sandbox: {name}}}"
-            self.problems.add(f'there is no built-in base "{name}"', span, help)
-            return None
-        path = known[name]
-        if path not in self.documents:
-            # a base's own paths start at the project, so it has no directory of its own
-            self.documents[path] = read_document(path, f"shipped:{path.name}", self.root, self.problems, base=name)
-        return self.documents[path]
 
     def _words(self, node: MapNode) -> dict[str, Scalar] | None:
         """The values of a reference to a sandbox of this file or of another one."""

@@ -374,12 +374,9 @@ def _origins(spec: SandboxSpec, node: MapNode, composed: ComposedSandbox) -> Ite
 
 _BY_DEFAULT = Provenance(via="default")
 _IMPLIED = {
-    "memswap_limit": "mem_limit",
-    "working_dir": "workspace.target",
-    "egress": "network_mode",
-    "network_mode": "egress",
-    "tmpfs": "volumes",
-}
+    "memswap_limit": "mem_limit", "working_dir": "workspace.target", "egress": "network_mode",
+    "network_mode": "egress", "tmpfs": "volumes",
+}  # fmt: skip
 
 
 # -- What secrets and configs hold: read from the caller's environment, from files, or from the profile itself

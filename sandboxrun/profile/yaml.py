@@ -77,6 +77,9 @@ def tagged(tag: str, text: str) -> Plain:
 QUOTE_TEMPLATE = (
     'a template is quoted as a whole: "{{ … }}"; braces meant for another program are: "{% raw %}{{ … }}{% endraw %}"'
 )
+_TAG_HELP = "remove it: only !!str, !!int, !!float, !!bool, !!null, !!map and !!seq are known"
+_ANCHOR_HELP = "write &name and *name; quote a text that begins with & or *"
+_INDENT_HELP = "check the indentation, and quote what begins with a special character"
 # What the parser says, our message, our help; the first whose pattern is found is taken.
 _KNOWN: tuple[tuple[str, str, str | None], ...] = (
     (
@@ -95,11 +98,7 @@ _KNOWN: tuple[tuple[str, str, str | None], ...] = (
         "write \\\\ for a backslash, or use single quotes",
     ),
     ("Unicode character escape|hexdecimal|hexadecimal", "an escape that names no character", None),
-    (
-        "undefined tag handle",
-        "unknown tag",
-        "remove it: only !!str, !!int, !!float, !!bool, !!null, !!map and !!seq are known",
-    ),
+    ("undefined tag handle", "unknown tag", _TAG_HELP),
     ("incompatible YAML document", "unknown YAML version", "remove the %YAML line"),
     ("could not find expected ':'", 'a ":" is missing after this key', "write KEY: VALUE"),
     (
@@ -107,16 +106,8 @@ _KNOWN: tuple[tuple[str, str, str | None], ...] = (
         "the block text's header is wrong",
         "write | or >, then the text on the next lines",
     ),
-    (
-        "while scanning an alias|while scanning an anchor",
-        "an anchor's name is missing",
-        "write &name and *name; quote a text that begins with & or *",
-    ),
-    (
-        "did not find expected key",
-        "this line fits nothing above it",
-        "check the indentation, and quote what begins with a special character",
-    ),
+    ("while scanning an alias|while scanning an anchor", "an anchor's name is missing", _ANCHOR_HELP),
+    ("did not find expected key", "this line fits nothing above it", _INDENT_HELP),
     ("did not find expected <document start>", "this line fits nothing above it", "check the indentation"),
     ("found another document", "a second document begins here", "put it in a file of its own"),
     ("unexpected end of stream", "the file ends in the middle of a value", None),
@@ -164,7 +155,6 @@ MOST_NODES = 50_000  # aliases written out
 LONGEST_SCALAR = 64 * 1024  # characters
 _TAG = "tag:yaml.org,2002:"
 _TAGS = {"scalar": ("str", "int", "float", "bool", "null"), "mapping": ("map",), "sequence": ("seq",)}
-_TAG_HELP = "remove it: only !!str, !!int, !!float, !!bool, !!null, !!map and !!seq are known"
 
 
 def parse_yaml(file: SourceFile, problems: Problems) -> Node | None:

@@ -20,7 +20,6 @@ from sandboxrun.audit.rules import by_id
 from sandboxrun.errors import Diagnostic, amount, few, one_line, printable
 from sandboxrun.report.diagnostics import annotation, diagnostic_text
 from sandboxrun.report.markdown import Page, code, escaped, place_of
-from sandboxrun.source import Span
 
 
 def message_of(finding: AuditFinding) -> str:
@@ -347,14 +346,19 @@ def _rule(rule: Rule, severity: Severity) -> dict[str, Any]:
 
 def _result(finding: AuditFinding, index: int, verdict: AuditVerdict, root: str, fixes: Fixes) -> dict[str, Any]:
     span = finding.shown
-    line = span.file.line(span.line).strip() if span is not None else ""
-    parts = f"{finding.rule}\0{line}\0{finding.item or ''}\0{finding.when}"
+    line, name = "", (verdict.files or (".",))[0]  # its first file's first line, for what has no place
+    region: dict[str, Any] = {"startLine": 1}
+    if span is not None:
+        line, name = span.file.line(span.line), span.file.name
+        ends = {"endLine": span.line, "endColumn": span.column + max(1, span.length)}
+        region = {"startLine": span.line, "startColumn": span.column, **ends, "snippet": {"text": printable(line)}}
+    parts = f"{finding.rule}\0{line.strip()}\0{finding.item or ''}\0{finding.when}"
     result: dict[str, Any] = {
         "ruleId": finding.rule,
         "ruleIndex": index,
         "level": WORDS[finding.severity].sarif,
         "message": {"text": message_of(finding)},
-        "locations": [{"physicalLocation": _place(span, verdict, root)}],
+        "locations": [{"physicalLocation": {"artifactLocation": _location(name, root), "region": region}}],
         "partialFingerprints": {
             # of the line's text, so that an alert stays the same while lines above it come and go
             "primaryLocationLineHash": f"{hashlib.sha256(parts.encode(errors='surrogatepass')).hexdigest()[:16]}:1",
@@ -368,21 +372,6 @@ def _result(finding: AuditFinding, index: int, verdict: AuditVerdict, root: str,
         change = {"artifactLocation": _location(name, root), "replacements": [new]}
         made.append({"description": {"text": sentence}, "artifactChanges": [change]})
     return {**result, "fixes": made} if made else result
-
-
-def _place(span: Span | None, verdict: AuditVerdict, root: str) -> dict[str, Any]:
-    """One line of a file of the repository; its first file's first line for what has no place."""
-    name = span.file.name if span is not None else (verdict.files or (".",))[0]
-    region: dict[str, Any] = {"startLine": 1}
-    if span is not None:
-        region = {
-            "startLine": span.line,
-            "startColumn": span.column,
-            "endLine": span.line,
-            "endColumn": span.column + max(1, span.length),
-        }
-        region["snippet"] = {"text": printable(span.file.line(span.line))}
-    return {"artifactLocation": _location(name, root), "region": region}
 
 
 def _location(name: str, root: str) -> dict[str, str]:

@@ -20,12 +20,9 @@ _PLAIN = re.compile(r"[A-Za-z0-9 ,=-]")
 
 def escaped(text: str) -> str:
     """`text` as literal text on one line: every character that could mean something is a character reference."""
-    return "".join(c if _PLAIN.fullmatch(c) or ord(c) > 127 else _reference(c) for c in one_line(text))
-
-
-def _reference(character: str) -> str:
+    references = (c if _PLAIN.fullmatch(c) or ord(c) > 127 else f"&#{ord(c)};" for c in one_line(text))
     # Comments around it keep e-mail addresses from becoming links: those are looked for after references are read.
-    return "<!-- -->&#64;<!-- -->" if character == "@" else f"&#{ord(character)};"
+    return "".join(references).replace("&#64;", "<!-- -->&#64;<!-- -->")
 
 
 def code(text: str) -> str:

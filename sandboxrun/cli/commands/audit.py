@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sandboxrun.audit.diff import PrivilegeDiff
     from sandboxrun.audit.judge import AuditVerdict, ReviewTerms
-    from sandboxrun.lifecycle.review import Sources, Target
+    from sandboxrun.lifecycle.review import Target
     from sandboxrun.profile.variables import Inputs
 
 
@@ -118,11 +118,17 @@ def audit(
         import tempfile
 
         from sandboxrun.lifecycle.comparing import called
+        from sandboxrun.lifecycle.git import Repository
 
+        # the revision's, once it is written into a directory; files that are named are the caller's, read as they are
+        repository = Repository(root)
         with tempfile.TemporaryDirectory(prefix="sandboxrun-") as name:
             top = Path(name).resolve()
             with called({top: trust_ref}):
-                terms = review.terms(_trusted(sources, trust_ref, top), today=today, strict=strict)
+                repository.export(repository.commit(trust_ref), top)
+                trusted = top / root.resolve().relative_to(repository.root)
+                sources = msgspec.structs.replace(sources, trusted=trusted)
+                terms = review.terms(sources, today=today, strict=strict)
     # Compose files have no variables, and are reviewed without what reads profiles
     inputs = opt.inputs_of(given) if any(target.kind == "profile" for target in found) else None
 
@@ -192,16 +198,6 @@ def exit_code(verdict: AuditVerdict, fail_on: str) -> int:
     if verdict.gaps:
         return NOT_AUDITED
     return FOUND if fail_on != "never" and verdict.at_least(SEVERITIES[fail_on]) else 0
-
-
-def _trusted(sources: Sources, ref: str, into: Path) -> Sources:
-    """Where a revision's policy, waivers and baseline are, once it is written into a directory. Files that are named on
-    the command line are its caller's, and are read as they are."""
-    from sandboxrun.lifecycle.git import Repository
-
-    repository = Repository(sources.root)
-    repository.export(repository.commit(ref), into)
-    return msgspec.structs.replace(sources, trusted=into / sources.root.resolve().relative_to(repository.root))
 
 
 def verdict_in(

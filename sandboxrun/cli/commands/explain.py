@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -178,7 +177,7 @@ def _of_rows(name: str, path: list[Row]) -> Explained:
 
 def _own_keys() -> Mapping[str, Any]:
     """The keys that are the profile's own rather than rows, with their schemas."""
-    from sandboxrun.profile.schema import profile_schema
+    from sandboxrun.profile.render import profile_schema
 
     properties = profile_schema()["definitions"]["sandbox"]["properties"]
     return {name: schema for name, schema in properties.items() if name not in BY_KEY}
@@ -214,21 +213,19 @@ def words(type_: Any) -> str:  # noqa: C901 - one case a class
             return f"{type_.expected}; or a mapping with {_keys(type_.record)}"
         case Record():
             return f"a mapping with {_keys(type_)}"
-    return _by_schema(type_)
-
-
-def _keys(type_: Any) -> str:
-    return ", ".join(row.key for row in inner_rows(type_)) or "entries"
-
-
-def _by_schema(type_: Any) -> str:
-    """A type of its own kind: what its schema takes."""
-    kinds = {"array": "a list", "object": "a mapping", "string": "a text", "integer": "a whole number"}
-    schema = type_.schema()
+    # a type of its own kind: what its schema takes
+    kinds, schema = (
+        {"array": "a list", "object": "a mapping", "string": "a text", "integer": "a whole number"},
+        type_.schema(),
+    )
     takes = [kinds[s["type"]] for s in schema.get("anyOf", [schema]) if s.get("type") in kinds]
     inside = inner_rows(type_)
     tail = f" of names to {', '.join(row.key for row in inside)}" if inside else ""
     return (" or ".join(dict.fromkeys(takes)) or "see the schema") + tail
+
+
+def _keys(type_: Any) -> str:
+    return ", ".join(row.key for row in inner_rows(type_)) or "entries"
 
 
 def shown(value: Any) -> str:
@@ -238,31 +235,11 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
-def example_text(value: Any, indent: int = 0) -> str:
-    """An example as YAML: mappings in block style, all else in flow style."""
-    pad = " " * indent
-    lines = []
-    for key, inner in value.items():
-        if isinstance(inner, Mapping) and inner:
-            lines += [f"{pad}{key}:", example_text(inner, indent + 2)]
-        else:
-            lines.append(f"{pad}{key}: {_flow(inner)}")
-    return "\n".join(lines)
+def example_text(value: Mapping[str, Any], indent: int = 0) -> str:
+    """An example as YAML."""
+    from sandboxrun.profile.render import block
 
-
-_BARE = re.compile(r"[A-Za-z./][A-Za-z0-9._/:@-]*|[0-9]+[a-z]+")
-_NO_TEXTS = frozenset("y n yes no on off true false null".split())
-
-
-def _flow(value: Any) -> str:
-    match value:
-        case str() if _BARE.fullmatch(value) and value.lower() not in _NO_TEXTS and not value.endswith(":"):
-            return value
-        case list() | tuple():
-            return "[" + ", ".join(map(_flow, value)) + "]"
-        case Mapping():
-            return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
-    return json.dumps(value, ensure_ascii=False)
+    return "\n".join(block(value, " " * indent))
 
 
 def text(found: Explained) -> str:

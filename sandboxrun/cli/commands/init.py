@@ -78,8 +78,11 @@ sandboxes:
 )
 def init(given: Given, file: Path, image: str) -> None:
     """Write a commented profile, FILE or sandbox.yaml, and its schema for editors. Overwrites nothing."""
-    from sandboxrun.errors import Problems, UsageError
-    from sandboxrun.profile.files import bases
+    from sandboxrun.errors import Diagnostic, Problems, SandboxrunError, UsageError
+    from sandboxrun.evidence.folder import Folder
+    from sandboxrun.evidence.store import HOME
+    from sandboxrun.profile.files import bases, reason
+    from sandboxrun.profile.render import schema_text
     from sandboxrun.source import node_of
     from sandboxrun.spec.spec import BY_KEY
 
@@ -96,24 +99,7 @@ def init(given: Given, file: Path, image: str) -> None:
             stream.write(text)
     except FileExistsError:
         raise UsageError(f"{file} exists", help="nothing was written; name another file") from None
-    _write_schema(directory)
-    result(f"{file} is written")
-    note("next: `sandboxrun plan` shows what it comes to, `sandboxrun run` runs it", quiet=given.quiet)
-
-
-def project_name(directory: Path) -> str:
-    """A project's name made of the directory's."""
-    return re.sub(r"[^a-z0-9_-]+", "-", directory.name.lower()).strip("-_")[:63] or "sandbox"
-
-
-def _write_schema(directory: Path) -> None:
-    """The schema beside the evidence, where git does not see it; links are not followed."""
-    from sandboxrun.errors import Diagnostic, SandboxrunError
-    from sandboxrun.evidence.folder import Folder
-    from sandboxrun.evidence.store import HOME
-    from sandboxrun.profile.files import reason
-    from sandboxrun.profile.schema import schema_text
-
+    # the schema beside the evidence, where git does not see it; links are not followed
     with Folder.at(directory) as project, project.enter(HOME, create=True) as home:
         if not home.kind(".gitignore"):
             home.write(".gitignore", b"*\n")
@@ -122,6 +108,13 @@ def _write_schema(directory: Path) -> None:
         except OSError as error:
             message = f"{SCHEMA} cannot be written: {reason(error)}"
             raise SandboxrunError(Diagnostic(message=message, help="remove what is in its place")) from error
+    result(f"{file} is written")
+    note("next: `sandboxrun plan` shows what it comes to, `sandboxrun run` runs it", quiet=given.quiet)
+
+
+def project_name(directory: Path) -> str:
+    """A project's name made of the directory's."""
+    return re.sub(r"[^a-z0-9_-]+", "-", directory.name.lower()).strip("-_")[:63] or "sandbox"
 
 
 @click.command()

@@ -40,12 +40,7 @@ _TAILED = 256 << 20  # bytes at a log's end in which `--tail` finds its lines
     *opt.PROJECT[1:],
     click.option("-f", "--follow", is_flag=True, help="Follow the output until they end."),
     click.option("--tail", type=click.IntRange(0), metavar="N", help="Show only the last N lines of each."),
-    click.option(
-        "--timestamps",
-        "-t",
-        is_flag=True,
-        help="Prefix each line with its time (only for containers that still exist).",
-    ),
+    opt.flag("--timestamps", "-t", help="Prefix each line with its time (only for containers that still exist)."),
     opt.raw,
     *opt.SPOKEN,
 )

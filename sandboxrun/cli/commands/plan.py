@@ -71,7 +71,7 @@ def plan(given: opt.Given, destroying: bool, offline: bool, out: Path | None, de
 
 def plan_in(form: str, made: Plan) -> str | dict[str, Any]:
     """The plan in one of the formats."""
-    from sandboxrun.plan.text import painted
+    from sandboxrun.plan.text import openings, painted, summary, warnings, widenings
 
     match form:
         case "json" | "markdown":
@@ -79,19 +79,13 @@ def plan_in(form: str, made: Plan) -> str | dict[str, Any]:
 
             return plan_json(made) if form == "json" else plan_markdown(made)
         case "github":
-            return _for_a_job(made)
+            from sandboxrun.report.diagnostics import annotation, without_commands
+
+            # the text for the log of a job, where no line of it may be taken for a command, and a note on the job
+            severity = "warning" if any(change.drift for change in made.changes) else "notice"
+            notes = [Diagnostic(message=summary(made), severity=severity), *warnings(made)]
+            weaker = [*widenings(made), *(f"{line}, unlike the defaults" for line in openings(made))]
+            notes += [Diagnostic(message=redact(line, made.sensitive), severity="warning") for line in weaker]
+            lines = map(without_commands, painted(made, colour=False).split("\n"))
+            return "\n".join([*lines, *map(annotation, notes)])
     return painted(made, colour=coloured(sys.stdout))
-
-
-def _for_a_job(made: Plan) -> str:
-    """The text for the log of a GitHub job, where no line of it may be taken for a command, and a note on the job."""
-
-    from sandboxrun.plan.text import openings, painted, summary, warnings, widenings
-    from sandboxrun.report.diagnostics import annotation, without_commands
-
-    severity = "warning" if any(change.drift for change in made.changes) else "notice"
-    told = annotation(Diagnostic(message=summary(made), severity=severity))
-    lines = map(without_commands, painted(made, colour=False).split("\n"))
-    weaker = [*widenings(made), *(f"{line}, unlike the defaults" for line in openings(made))]
-    marked = (annotation(Diagnostic(message=redact(line, made.sensitive), severity="warning")) for line in weaker)
-    return "\n".join([*lines, told, *map(annotation, warnings(made)), *marked])

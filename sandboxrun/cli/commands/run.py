@@ -139,11 +139,8 @@ def one_off_profile(
         raise UsageError("--base and --file exclude each other")
     if command is None:
         raise UsageError("--base needs a command", help="sandboxrun run --base default -- COMMAND")
-    return _of_base(base or "default", given, own)
-
-
-def _of_base(base: str, given: opt.Given, own: Mapping[str, Any]) -> Profile:
-    """A project named by the current directory, with one sandbox called after its base."""
+    # a project named by the current directory, with one sandbox called after its base
+    base = base or "default"
     from sandboxrun.cli.commands.init import project_name
     from sandboxrun.profile.files import bases
     from sandboxrun.profile.loader import load_data

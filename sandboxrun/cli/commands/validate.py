@@ -88,6 +88,6 @@ def schema(**asked: bool) -> None:
 
         result((data_directory("schemas") / f"{named[0]}.schema.json").read_text(encoding="utf-8"))
     else:
-        from sandboxrun.profile.schema import schema_text
+        from sandboxrun.profile.render import schema_text
 
         result(schema_text())

@@ -12,7 +12,7 @@ import yaml
 
 from sandboxrun.cli.commands import explain as explaining
 from sandboxrun.errors import Problems
-from sandboxrun.profile.schema import schema_text
+from sandboxrun.profile.render import schema_text
 from sandboxrun.source import node_of
 from sandboxrun.spec.spec import ROWS, SpecType
 

@@ -14,7 +14,7 @@ import pytest
 from sandboxrun.errors import Problems, ProfileError
 from sandboxrun.profile import loader as gate
 from sandboxrun.profile.files import bases
-from sandboxrun.profile.schema import profile_schema, schema_text
+from sandboxrun.profile.render import profile_schema, schema_text
 from sandboxrun.profile.yaml import parse_yaml
 from sandboxrun.source import SourceFile, node_of, plain_of
 from sandboxrun.spec.option import rows
