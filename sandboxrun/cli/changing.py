@@ -235,20 +235,13 @@ class Telling(Closing):
         note("Nothing was changed.", quiet=self._talk.quiet)
 
 
-def run_of(result: RunResult, profile: Profile) -> Run:
+def run_of(one: RunResult, profile: Profile) -> Run:
     """A result as the report tells it."""
     from sandboxrun.report.evidence import Run
 
-    sandbox = profile.sandbox(result.address)
+    sandbox = profile.sandbox(one.address)
     spec = sandbox.spec if sandbox is not None else None
-    return Run(
-        address=result.address,
-        captured=result.evidence,
-        spec=spec,
-        note=result.note,
-        seen=result.seen,
-        kept=result.kept,
-    )
+    return Run(address=one.address, captured=one.evidence, spec=spec, note=one.note, seen=one.seen, kept=one.kept)
 
 
 def _json_line(kind: str, key: str, told: Mapping[str, Any], message: str) -> None:

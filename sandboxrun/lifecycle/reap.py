@@ -34,8 +34,7 @@ from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan, Reason
 from sandboxrun.plan.decide import decide_undeclared
 from sandboxrun.plan.operations import Operation
-from sandboxrun.plan.planner import make_collect_plan
-from sandboxrun.plan.reaping import due, next_deadline, state_of
+from sandboxrun.plan.planner import due, make_collect_plan, next_deadline, state_of
 from sandboxrun.report.reap import Connected, Left, Lost, ProjectLooked, Reaped, ReaperEvent, Result, Swept
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names

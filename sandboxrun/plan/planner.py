@@ -1,13 +1,15 @@
 """The planner: a profile and one snapshot of the engine in, a plan out.
 
 Pure: no engine, no clock, no prompt. Each sandbox is decided by itself (`decide.py`), then what they share (networks,
-volumes, images), then the steps are made (`steps.py`); last, whose it is what the plan would change.
+volumes, images), then the steps are made (`steps.py`); last, whose it is what the plan would change. And what of a
+project may be reaped, because nobody waits for it any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import assert_never
 
 from msgspec import structs
 
@@ -20,6 +22,7 @@ from sandboxrun.plan.decide import (
     decide,
     decide_ended,
     decide_undeclared,
+    ended_reason,
     image_changes,
     is_part,
     network_changes,
@@ -34,7 +37,7 @@ from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.names import check_names, matches
 from sandboxrun.spec.project import DeclaredSandbox, Profile, config_digest
-from sandboxrun.spec.state import ObservedSandbox, Running, Snapshot
+from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Running, Snapshot, parse_time
 from sandboxrun.spec.types import freeze
 
 
@@ -50,8 +53,8 @@ class Options(Data):
 def make_plan(profile: Profile, snapshot: Snapshot, options: Options | None = None) -> Plan:
     """The plan that makes the engine hold what the profile declares. Raises PlanError, all faults at once."""
     options = options or Options()
-    wanted = _targeted(profile, options.targets)
-    replaced = frozenset(s.address for s in _selected(profile, options.replace))
+    wanted = with_dependencies(profile, select(profile, options.targets))
+    replaced = frozenset(s.address for s in select(profile, options.replace)) if options.replace else frozenset()
     faults = [
         *preflight(wanted, snapshot.offers),
         *image_faults(wanted, snapshot),
@@ -68,7 +71,8 @@ def make_plan(profile: Profile, snapshot: Snapshot, options: Options | None = No
 def not_as_declared(profile: Profile, snapshot: Snapshot, targets: tuple[str, ...]) -> tuple[Change, ...]:
     """Of the running sandboxes of a snapshot, those that differ from what is declared: the read-back of an apply."""
     running = {o.id for o in snapshot.sandboxes if isinstance(o.state, Running)}
-    decisions = _declared(_targeted(profile, targets), snapshot, frozenset(), Options())
+    wanted = with_dependencies(profile, select(profile, targets))
+    decisions = _declared(wanted, snapshot, frozenset(), Options())
     return tuple(d.change for d in decisions if d.change.container in running and d.change.differences)
 
 
@@ -226,15 +230,8 @@ def _undeclared(profile: Profile, snapshot: Snapshot, options: Options) -> list[
     return decisions
 
 
-def _targeted(profile: Profile, targets: tuple[str, ...]) -> tuple[DeclaredSandbox, ...]:
-    """The sandboxes of `--target`, with everything they depend on, in the file's order."""
-    if not targets:
-        return profile.sandboxes
-    return with_dependencies(profile, _selected(profile, targets))
-
-
 def with_dependencies(profile: Profile, sandboxes: Iterable[DeclaredSandbox]) -> tuple[DeclaredSandbox, ...]:
-    """The sandboxes and all that they depend on, in the file's order."""
+    """The sandboxes (as those of `--target`) and all that they depend on, in the file's order."""
     chosen = {s.address for s in sandboxes}
     todo = list(chosen)
     while todo:
@@ -246,14 +243,10 @@ def with_dependencies(profile: Profile, sandboxes: Iterable[DeclaredSandbox]) ->
     return tuple(s for s in profile.sandboxes if s.address in chosen)
 
 
-def _selected(profile: Profile, names: tuple[str, ...]) -> tuple[DeclaredSandbox, ...]:
-    check_names(names, [s.address for s in profile.sandboxes])
-    return tuple(s for s in profile.sandboxes if matches(s.address, names))
-
-
 def select(profile: Profile, names: tuple[str, ...]) -> tuple[DeclaredSandbox, ...]:
     """The sandboxes named, all when none is. Raises UsageError for an unknown name."""
-    return _selected(profile, names) if names else profile.sandboxes
+    check_names(names, [s.address for s in profile.sandboxes])
+    return tuple(s for s in profile.sandboxes if not names or matches(s.address, names))
 
 
 def _conflicts(profile: Profile, snapshot: Snapshot, wanted: Iterable[DeclaredSandbox]) -> list[Diagnostic]:
@@ -335,3 +328,92 @@ def _told(others: tuple[Other, ...]) -> Iterator[str]:
             parts += [f"{verb} {few(names, _MOST)}"] if names else []
         was = "which was" if len(mine) == 1 else "which were"
         yield f"this plan {' and '.join(parts)}, {was} made from the directory {home}"
+
+
+# -- What may be reaped, and why: sandboxes that nobody waits for any more
+
+
+# A living owner starts what it made, and collects what has ended, within seconds. Whether one on another machine lives
+# is not known without a lease: what it has not touched for so long is not its own any more.
+_FORGOTTEN = timedelta(minutes=10)
+_PROMPT = timedelta(seconds=5)  # that ending it takes, beyond its grace period
+
+
+def due(snapshot: Snapshot, *, lapsed: Collection[str] = (), over: Collection[str] = ()) -> Mapping[str, Reason]:
+    """Why each sandbox goes that does, by container. `lapsed` are those whose owner let its lease run out; `over` those
+    whose job is known to be over, so that they go unless their owner certainly lives."""
+    second, orphans = superseded(snapshot), snapshot.orphaned.union(lapsed)
+    found = {
+        o.id: Reason.SECOND if o.id in second else _why(o, snapshot, orphan=o.id in orphans) for o in snapshot.sandboxes
+    }
+    known = {id: why for id, why in found.items() if why is not None}
+    stay = {o.id for o in snapshot.sandboxes if o.kept}.union(snapshot.owned)
+    return {**{id: Reason.JOB_OVER for id in over if id not in stay}, **known}
+
+
+def _why(observed: ObservedSandbox, snapshot: Snapshot, *, orphan: bool) -> Reason | None:
+    """None where it stays."""
+    now, state = snapshot.taken, observed.state
+    expired = observed.deadline is not None and now >= observed.deadline
+    if observed.kept:  # on purpose, its evidence saved
+        return Reason.EXPIRED if expired else Reason.KEEP_OVER if observed.is_over(now) else None
+    if orphan:
+        return Reason.ORPHANED
+    match state:
+        case Created():
+            kept = _is_its_owners(observed, snapshot, parse_time(observed.created))
+            return None if kept and not expired else Reason.HALF_MADE
+        case Running():
+            over = (ends := timeout_of(observed)) is not None and now >= ends
+            return Reason.EXPIRED if expired else Reason.TIMEOUT if over else None
+        case Ended():
+            kept = _is_its_owners(observed, snapshot, state.finished)
+            how = Reason.TIMEOUT if observed.timed_out else ended_reason(state)[0]
+            return None if kept and not expired else how
+        case _:
+            assert_never(state)
+
+
+def _is_its_owners(observed: ObservedSandbox, snapshot: Snapshot, since: datetime | None) -> bool:
+    """Whether its owner, which lives or may live, is about to start or collect it, which it could `since` then. What
+    has no owner was made under the project's lock, and nobody else collects it."""
+    forgotten = since is None or snapshot.taken - since >= _FORGOTTEN
+    return observed.awaited and (observed.id in snapshot.owned or not forgotten)
+
+
+def timeout_of(observed: ObservedSandbox) -> datetime | None:
+    """When a sandbox that runs is past its timeout; None for one that has none, or a `run`, which may have been given
+    another. Where its PID 1 ends it then, that goes first."""
+    spec, state = observed.applied or observed.spec, observed.state
+    timeout = spec.lifetime.timeout
+    if timeout is None or observed.one_off or not isinstance(state, Running):
+        return None
+    its_own = (
+        timedelta(microseconds=spec.stop_grace_period / 1000) + _PROMPT if state.limit is not None else timedelta()
+    )
+    return state.began + timedelta(microseconds=timeout / 1000) + its_own
+
+
+def next_deadline(snapshot: Snapshot) -> datetime | None:
+    """When the next sandbox is due that is not now, as far as the clock alone decides."""
+    ends = [observed.deadline for observed in snapshot.sandboxes]
+    for observed in snapshot.sandboxes:
+        if observed.kept:
+            ends.append(observed.kept_until)
+        elif isinstance(observed.state, Running) or observed.id in snapshot.owned:
+            ends.append(timeout_of(observed))
+        else:
+            since = observed.state.finished if isinstance(observed.state, Ended) else parse_time(observed.created)
+            ends.append(since + _FORGOTTEN if since is not None else None)
+    return min((at for at in ends if at is not None and at > snapshot.taken), default=None)
+
+
+def state_of(observed: ObservedSandbox) -> str:
+    """The state in a word: created, running, paused, ended, kept."""
+    if observed.kept:
+        return "kept"
+    match observed.state:
+        case Running(paused=True):
+            return "paused"
+        case state:
+            return type(state).__name__.lower()

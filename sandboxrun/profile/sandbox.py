@@ -434,11 +434,11 @@ def with_digests(
             if not any(secret and secret in text for secret in sensitive):
                 known[name] = digest(content)
 
-    def with_own(sandbox: DeclaredSandbox) -> DeclaredSandbox:
+    found = []
+    for sandbox in sandboxes:
         refs = tuple(structs.replace(ref, digest=known.get(ref.source)) for ref in sandbox.spec.configs)
-        return structs.replace(sandbox, spec=structs.replace(sandbox.spec, configs=refs)) if refs else sandbox
-
-    return tuple(map(with_own, sandboxes))
+        found.append(structs.replace(sandbox, spec=structs.replace(sandbox.spec, configs=refs)) if refs else sandbox)
+    return tuple(found)
 
 
 # -- `depends_on` between sandboxes: from names to addresses, and no circles

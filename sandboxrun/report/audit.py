@@ -1,4 +1,5 @@
-"""A review's verdict as text, JSON, Markdown, JUnit, SARIF and annotations of GitHub and GitLab.
+"""A review's verdict as text, JSON, Markdown, JUnit, SARIF and annotations of GitHub and GitLab; a privilege diff as
+text, JSON and Markdown, and as findings at the changed lines for all other formats.
 
 Owns these forms. What a file says is untrusted in all of them.
 """
@@ -9,17 +10,21 @@ import hashlib
 import json
 import os
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from sandboxrun.audit.finding import AuditFinding, Rule, Severity, fingerprint_of
 from sandboxrun.audit.judge import AuditVerdict
 from sandboxrun.audit.rules import by_id
+from sandboxrun.audit.rules.meta import WIDENED
 from sandboxrun.errors import Diagnostic, amount, few, one_line, printable
 from sandboxrun.report.diagnostics import annotation, diagnostic_text
 from sandboxrun.report.markdown import Page, code, escaped, place_of
+
+if TYPE_CHECKING:
+    from sandboxrun.audit.diff import PrivilegeDiff
 
 
 def message_of(finding: AuditFinding) -> str:
@@ -376,3 +381,81 @@ def _result(finding: AuditFinding, index: int, verdict: AuditVerdict, root: str,
 
 def _location(name: str, root: str) -> dict[str, str]:
     return {"uri": quote(relative(name, root)), "uriBaseId": "%SRCROOT%"}
+
+
+# -- A privilege diff
+
+
+_WAYS = {"WIDENED": ("+", "widened"), "MAYBE": ("?", "maybe"), "NARROWED": ("-", "narrowed")}
+
+
+def diff_text(diff: PrivilegeDiff) -> str:
+    """A line a change, the gravest first, with its place and how many sandboxes it is about; then a summary."""
+    lines = []
+    for change in diff.changes:
+        where = f"  {change.span}" if change.span is not None else ""
+        count = f" ({len(change.sandboxes)} sandboxes)" if len(change.sandboxes) > 1 else ""
+        mark = f"{_WAYS[change.way.name][0]} {change.way.value:<8}"
+        who = f"{one_line(few(change.sandboxes, 3))}{count}"
+        lines.append(f"{mark} {change.axis}: {who} {one_line(change.witness)}{printable(where)}")
+    return "\n".join([*lines, diff_summary(diff)]) + "\n"
+
+
+def diff_summary(diff: PrivilegeDiff) -> str:
+    """The last line."""
+    if not diff.changes:
+        return f"Privileges: unchanged, in {amount(len(diff.sandboxes), 'sandbox', 'es')}."
+    ways = [change.way.name for change in diff.changes]
+    return "Privileges: " + ", ".join(f"{ways.count(way)} {word}" for way, (_, word) in _WAYS.items()) + "."
+
+
+def diff_json(diff: PrivilegeDiff) -> dict[str, Any]:
+    """The same as data, and the verdict per sandbox and axis."""
+    changes = []
+    for change in diff.changes:
+        told: dict[str, Any] = {
+            "verdict": change.way.value,
+            "axis": change.axis,
+            "witness": printable(change.witness),
+            "sandboxes": list(change.sandboxes),
+            "option": change.key,
+        }
+        if change.span is not None:
+            told["place"] = {"file": change.span.file.name, "line": change.span.line, "column": change.span.column}
+        changes.append(told)
+    return {
+        "format_version": "1.0",
+        "widens": diff.widens,
+        "changes": changes,
+        "sandboxes": {name: {axis: way.value for axis, way in row.items()} for name, row in diff.by_axis().items()},
+    }
+
+
+def diff_markdown(diff: PrivilegeDiff) -> str:
+    """A table for a comment on a pull request, as long as one may be."""
+    page = Page(f"### {escaped(diff_summary(diff))}\n\n", whole="sandboxrun diff")
+    if diff.changes:
+        page.add("| verdict | axis | where | sandboxes | what |\n| --- | --- | --- | --- | --- |\n")
+    rows = [
+        f"| {c.way.value} | {c.axis} | {place_of(c.span)} | {escaped(few(c.sandboxes, 3))} | {escaped(c.witness)} |\n"
+        for c in diff.changes
+    ]
+    page.add_each(rows, "of the changes")
+    return page.text
+
+
+def widenings(diff: PrivilegeDiff) -> Iterator[AuditFinding]:
+    """What widens or may widen, as findings where it is written: for annotations and code scanning."""
+    for change in diff.changes:
+        if change.way.name in ("WIDENED", "MAYBE"):
+            yield AuditFinding(
+                rule=WIDENED.id,
+                title=WIDENED.title,
+                severity=WIDENED.severity,
+                message=f"{change.way.value} {change.axis}: {change.witness}",
+                key=change.key,
+                subjects=change.sandboxes,
+                span=change.span,
+                home=change.span,
+                help=WIDENED.fix,
+            )

@@ -207,17 +207,15 @@ def verdict_in(
     from sandboxrun.report import audit as forms
 
     if diff is not None:
-        from sandboxrun.report import privilege
-
         match form:
             case "text":
                 told = forms.verdict_text(verdict, colour=coloured(sys.stdout), verbose=verbose)
-                return f"{privilege.diff_text(diff)}\n{told}"
+                return f"{forms.diff_text(diff)}\n{told}"
             case "json":
-                return {**forms.verdict_json(verdict), "privilege_diff": privilege.diff_json(diff)}
+                return {**forms.verdict_json(verdict), "privilege_diff": forms.diff_json(diff)}
             case "markdown":
-                return f"{privilege.diff_markdown(diff)}\n{forms.verdict_markdown(verdict)}"
-        verdict = msgspec.structs.replace(verdict, findings=(*verdict.findings, *privilege.widenings(diff)))
+                return f"{forms.diff_markdown(diff)}\n{forms.verdict_markdown(verdict)}"
+        verdict = msgspec.structs.replace(verdict, findings=(*verdict.findings, *forms.widenings(diff)))
 
     match form:
         case "text":
@@ -246,7 +244,7 @@ def diff(given: opt.Given, old: str, new: str, fail_on_widening: bool) -> int:
     word `running`: the other profile's sandboxes as they are on the engine. MAYBE means that nobody can tell.
     """
     from sandboxrun.lifecycle.comparing import between
-    from sandboxrun.report import privilege
+    from sandboxrun.report.audit import diff_json, diff_markdown, diff_text
 
     form = opt.chosen_format(given)
     if RUNNING in (old, new):  # beside a profile on the disk, which is loaded as `plan` loads it
@@ -262,8 +260,8 @@ def diff(given: opt.Given, old: str, new: str, fail_on_widening: bool) -> int:
         found = with_running(plan, profile, running_is_new=new == RUNNING)
     else:
         found = between(_side(old, given.files), _side(new, given.files), opt.inputs_of(given))
-    forms: dict[str, Any] = {"json": privilege.diff_json, "markdown": privilege.diff_markdown}
-    result(forms.get(form, privilege.diff_text)(found))
+    forms: dict[str, Any] = {"json": diff_json, "markdown": diff_markdown}
+    result(forms.get(form, diff_text)(found))
     return 1 if fail_on_widening and found.widens else 0
 
 
