@@ -162,22 +162,28 @@ class _Capture:
             limits=self._request.limits,
             deadline=self._deadline,
         )
-        image = _aside("image digests", lambda: self._image(answer))
-        version = _aside("engine version", self._engine.about)
-        history = _aside("history", lambda: self._remembered(answer))
         asked = {name: _aside(name, part) for name, part in self._engine_parts(source, answer)}
+        about = _aside("the engine", lambda: self._about(answer))
         for name, part in self._own_parts(source, answer):
             self._add(self._guarded(name, part))
         for name, call in asked.items():
             self._add(self._guarded(name, partial(call.result, self._until)))
-        digests = self._guarded("image digests", partial(image.result, self._until))
-        engine = self._guarded("engine version", partial(version.result, self._until))
-        self._history = self._guarded("history", partial(history.result, self._until)) or History(known=False)
+        found = self._guarded("what the engine knows", partial(about.result, self._until))
+        digests, engine, history = found or (None, None, None)
+        self._history = history or History(known=False)
         workspace: str | None = None
         if self._request.workspace is not None:
             workspace = self._guarded("workspace digest", lambda: staged_content(self._store, self._request.run))
         digests = structs.replace(digests or self._request.digests, workspace=workspace or "")
         return digests, MappingProxyType(engine or {})
+
+    def _about(self, answer: Document | None) -> tuple[Digests | None, Mapping[str, str] | None, History | None]:
+        """What the engine knows beside the sandbox itself; mostly it was asked for the first two before."""
+        return (
+            self._guarded("image digests", lambda: self._image(answer)),
+            self._guarded("engine version", self._engine.about),
+            self._guarded("history", lambda: self._remembered(answer)),
+        )
 
     def _own_parts(self, source: CaptureSource, answer: Document | None) -> Iterator[tuple[str, Callable[[], Part]]]:
         """What is here already."""

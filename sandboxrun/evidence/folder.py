@@ -440,8 +440,8 @@ def _check_own(state: Folder) -> None:
 
 def check_apart(project: Path) -> None:
     """Raise EvidenceError where the project's directory holds the state directory: a checkout could bring that."""
-    path = state_path()
-    if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(project)):
+    path, top = state_path(), os.path.realpath(project)
+    if os.path.commonpath((os.path.realpath(path), top)) == top:  # asked for with each look at it: no paths are made
         message = f"the state directory {path} lies in the project's directory {project}, where a checkout can bring it"
         raise EvidenceError(message, help=_HELP)
 
