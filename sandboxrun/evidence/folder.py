@@ -262,7 +262,8 @@ class RunFolder:
     the next ones are made.
     """
 
-    def __init__(self, folder: Folder, name: str) -> None:
+    def __init__(self, folder: Folder, name: str, root: Folder | None = None) -> None:
+        """Where it was made in `root`, its own name goes to the disk as well."""
         self.folder = folder
         self.name = name
         self._lock = threading.Lock()
@@ -270,6 +271,11 @@ class RunFolder:
         self._open = True
         self._flushing: list[Aside[None]] = []
         self._unsynced = False
+        if root is not None:
+            self._flush(root.fd, "the names of runs")
+
+    def _flush(self, fd: int, what: str) -> None:
+        self._flushing.append(Aside(partial(_flush, os.dup(fd)), name=f"evidence: flush {what}"))
 
     @property
     def path(self) -> Path:
@@ -300,7 +306,7 @@ class RunFolder:
             place.rename(half, name)
             self._kept[kept.path] = kept
             if file is not None:
-                self._flushing.append(Aside(partial(_flush, os.dup(file.fileno())), name=f"evidence: flush {name}"))
+                self._flush(file.fileno(), name)
             self._unsynced = self._unsynced or file is None
         return kept
 
@@ -314,6 +320,8 @@ class RunFolder:
             for name in files:
                 if name.startswith(PARTIAL):
                     os.unlink(name, dir_fd=fd)
+        os.close(self.folder.create(INDEX))  # empty, so that its name goes to the disk with the others
+        self._flush(self.folder.fd, "names")
         for flushing in self._flushing:
             flushing.result()
         if self._unsynced:
@@ -321,11 +329,13 @@ class RunFolder:
         return tuple(self._kept[path] for path in sorted(self._kept))
 
     def write_index(self, data: bytes) -> None:
-        """The last file; on the disk, with the names of all, when this returns."""
-        with os.fdopen(self.folder.create(INDEX), "wb") as file:  # its name first, so that one flush brings both
-            file.write(data)
+        """The last file, after `close_parts`; on the disk when this returns. Until the chain has its line, nobody
+        reads it."""
+        with self.folder.append(INDEX) as file:
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
             sync(file)
-        self.folder.sync()
 
     def close(self) -> None:
         self.folder.close()

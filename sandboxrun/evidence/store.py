@@ -347,7 +347,7 @@ class Store(Data):
                 if any(other.folder == place.path.name for other in entries(recorded, place.path.name)):
                     raise EvidenceError(f"another run's evidence is in {place.path}", help=_DIFFER)
                 place.clear()
-                yield RunFolder(place, place.path.name)
+                yield RunFolder(place, place.path.name, root)
 
     def finish(
         self, folder: RunFolder, index_after: Callable[[str | None], Index], *, wait: float = 60.0
@@ -361,7 +361,6 @@ class Store(Data):
                 index = index_after(previous)
                 data = index.to_json()
                 folder.write_index(data)
-                root.sync()
                 entry = entry_of(index, folder.name, hashlib.sha256(data).hexdigest(), previous)
                 return structs.replace(entry, seal=seal_of(entry.body))
 
